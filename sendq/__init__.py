@@ -1,0 +1,95 @@
+"""sendq: a resilient send queue in front of the Nylas v3 email API.
+
+What a web application imports. It accepts work durably, in the application's own transaction; worker processes, which
+are not part of this package, carry it out.
+
+    from sendq import Message, SendQueue
+
+    queue = SendQueue("postgresql+psycopg://…")
+    message = Message(to=["leyah@example.com"], subject="Invoice 42", body="<p>…</p>")
+    job = queue.send("grant-id", message, key="invoice-42")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sendq.async_queue import AsyncSendQueue
+    from sendq.errors import (
+        InvalidJob,
+        KeyConflict,
+        LaneFull,
+        LedgerUnavailable,
+        NotFound,
+        Problem,
+        Retryable,
+        SchemaMismatch,
+        SendqError,
+    )
+    from sendq.message import CustomHeader, Message, Recipient, TrackingOptions
+    from sendq.planning import NEVER, Options, Send
+    from sendq.queue import SendQueue
+    from sendq.states import State
+    from sendq.views import AttemptView, Batch, BatchView, Job, JobView, Priority, Why
+
+__version__ = "0.1.0"
+
+# Where each name lives. It is imported when it is first asked for: the simulator needs no SQLAlchemy, the policy no
+# pydantic, and whoever does not use asyncio needs no greenlet (the extra sendq[asyncio]).
+_HOMES = {
+    "sendq.async_queue": ("AsyncSendQueue",),
+    "sendq.errors": (
+        "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Retryable",
+        "SchemaMismatch", "SendqError",
+    ),
+    "sendq.message": ("CustomHeader", "Message", "Recipient", "TrackingOptions"),
+    "sendq.planning": ("NEVER", "Options", "Send"),
+    "sendq.queue": ("SendQueue",),
+    "sendq.states": ("State",),
+    "sendq.views": ("AttemptView", "Batch", "BatchView", "Job", "JobView", "Priority", "Why"),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "NEVER",
+    "AsyncSendQueue",
+    "AttemptView",
+    "Batch",
+    "BatchView",
+    "CustomHeader",
+    "InvalidJob",
+    "Job",
+    "JobView",
+    "KeyConflict",
+    "LaneFull",
+    "LedgerUnavailable",
+    "Message",
+    "NotFound",
+    "Options",
+    "Priority",
+    "Problem",
+    "Recipient",
+    "Retryable",
+    "SchemaMismatch",
+    "Send",
+    "SendQueue",
+    "SendqError",
+    "State",
+    "TrackingOptions",
+    "Why",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOME_OF[name]
+    except KeyError:
+        raise AttributeError(f"module 'sendq' has no attribute {name!r}") from None
+    value = globals()[name] = getattr(import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOME_OF]

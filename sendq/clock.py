@@ -1,0 +1,37 @@
+"""Time as the ledger keeps it: whole microseconds since 1970, UTC.
+
+One integer compares, sorts and indexes alike on PostgreSQL and SQLite and survives every driver; people get datetimes
+at the edge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Micros = int
+Clock = Callable[[], Micros]
+
+SECOND: Micros = 1_000_000
+
+
+def now() -> Micros:
+    """The wall clock of this machine."""
+    return time.time_ns() // 1_000
+
+
+def micros(moment: datetime) -> Micros:
+    """An aware datetime as microseconds."""
+    seconds = int(moment.timestamp() // 1)
+    return seconds * SECOND + moment.microsecond
+
+
+def moment(at: Micros) -> datetime:
+    """Microseconds as an aware datetime in UTC."""
+    return datetime.fromtimestamp(at // SECOND, UTC).replace(microsecond=at % SECOND)
+
+
+def seconds(duration: float) -> Micros:
+    """A duration in seconds as microseconds."""
+    return round(duration * SECOND)

@@ -1,0 +1,86 @@
+"""The errors that an application meets.
+
+    SendqError                    everything below
+    ├── InvalidJob                bad input at enqueue: every problem with its field; nothing was stored
+    ├── KeyConflict               the key belongs to a job with other content
+    ├── NotFound                  no such job, batch or key
+    ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
+    ├── LaneFull                  the lane holds as many waiting jobs as its cap allows
+    ├── SchemaMismatch            the ledger's schema is older or newer than this code
+    └── LedgerUnavailable         the ledger cannot be reached
+
+A mistake in the call itself (a sync session handed to the async queue) is a ``TypeError``: the program is wrong, not
+its data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class SendqError(Exception):
+    """Anything that sendq reports to the application that uses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with one field of a call.
+
+    ``field`` is a path (``to[2].email``, ``messages[7].subject``), ``reason`` says what is wrong with it and
+    ``remedy`` what to do. Neither repeats the value: it may be an address or a subject.
+    """
+
+    field: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}; {self.remedy}"
+
+    def under(self, prefix: str) -> Problem:
+        """The same problem, seen from further out."""
+        joint = "" if self.field.startswith("[") else "."
+        return Problem(f"{prefix}{joint}{self.field}" if self.field else prefix, self.reason, self.remedy)
+
+
+class InvalidJob(SendqError, ValueError):
+    """The call cannot become a job. Every problem is listed; nothing was stored."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__(f"not enqueued, {head}: " + " | ".join(str(problem) for problem in self.problems))
+
+
+class KeyConflict(SendqError):
+    """The key was used before, for a job with other content."""
+
+    def __init__(self, key: str, job_id: str) -> None:
+        self.key, self.job_id = key, job_id
+        # The key is not shown: it may have been made from an address.
+        super().__init__(
+            f"key: it already belongs to {job_id}, which has other content; "
+            "use a new key for new content, or look the first one up with job(key=…)"
+        )
+
+
+class NotFound(SendqError, LookupError):
+    """There is no such job, batch or key in this ledger."""
+
+
+class Retryable(SendqError):
+    """The database broke off the transaction (deadlock, serialization failure): nothing was stored, run it again."""
+
+
+class LaneFull(SendqError):
+    """The lane already holds as many waiting jobs as its cap allows."""
+
+
+class SchemaMismatch(SendqError):
+    """The ledger's schema is not the one this code was written for."""
+
+
+class LedgerUnavailable(SendqError):
+    """The ledger cannot be reached."""

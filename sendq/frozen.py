@@ -1,0 +1,137 @@
+"""Freezing: the exact bytes that go over the wire, made once and stored with the job.
+
+Nylas compares a repeated request with the first one under the same idempotency key, and does not say how (bytes or
+meaning). So nothing is built anew for a repeat: the same bytes go again. Freezing is deterministic as well, so that
+equal input gives equal bytes.
+
+Each message carries its job's id twice, as a metadata pair and as the header ``X-Sendq-Job``: that is how a send whose
+answer was lost is found again. The *digest* of a job leaves both out. It stands for what the caller asked for, and
+tells "the same key, the same content" from "the same key by mistake". Digests are compared months later, by newer code:
+what goes into one changes only with `_DIGEST_VERSION`.
+
+What is frozen here has been checked before (`sendq.validation`): a lone surrogate would be a ``UnicodeEncodeError``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from json import JSONEncoder
+from typing import TYPE_CHECKING, Any
+
+from sendq.addresses import wire_form
+
+if TYPE_CHECKING:
+    from sendq.message import Message, Recipient
+
+JOB_HEADER = "X-Sendq-Job"
+
+_DIGEST_VERSION = 1
+
+# Not pydantic's serialiser: these bytes go into digests that outlive its versions.
+_encode = JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1") -> bytes:
+    """The body of the send request: compact JSON in UTF-8, with the fields that were set and the job's id twice."""
+    payload = _send_payload(message)
+    payload["metadata"] = {**payload.get("metadata", {}), metadata_key: job_id}
+    payload["custom_headers"] = [*payload.get("custom_headers", ()), {"name": JOB_HEADER, "value": job_id}]
+    return _encode(payload).encode()
+
+
+def freeze_changes(
+    *,
+    unread: bool | None = None,
+    starred: bool | None = None,
+    folders: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """The body of a modification: compact JSON in UTF-8, with the fields that are not None."""
+    changes: dict[str, Any] = {
+        "unread": unread,
+        "starred": starred,
+        "folders": None if folders is None else list(folders),
+        "metadata": None if metadata is None else dict(sorted(metadata.items())),
+    }
+    return _encode({field: value for field, value in changes.items() if value is not None}).encode()
+
+
+def send_digest(
+    message: Message,
+    *,
+    application: str,
+    grant_id: str,
+    due_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> bytes:
+    """What a key of a send stands for, as `content_digest`. Give the times only if the caller gave them."""
+    payload = _encode(_send_payload(message)).encode()
+    return content_digest("send", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
+
+
+def modify_digest(
+    message_ids: Iterable[str],
+    changes: bytes,
+    *,
+    application: str,
+    grant_id: str,
+    due_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> bytes:
+    """What a key of a modification stands for; ``changes`` as frozen. The order of the ids does not count."""
+    payload = _encode(sorted(message_ids)).encode() + b"\n" + changes
+    return content_digest("modify", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
+
+
+def content_digest(
+    operation: str,
+    application: str,
+    grant_id: str,
+    payload: bytes,
+    *,
+    due_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> bytes:
+    """32 bytes (SHA-256) that stand for one piece of content.
+
+    ``payload`` is the request's without the job's marks. The times are aware, and count only where the caller gave them
+    (a default that moves with the clock would make every repeat another content); equal instants count as equal.
+    """
+    times = [time and time.astimezone(UTC).isoformat(timespec="microseconds") for time in (due_at, expires_at)]
+    head = _encode([_DIGEST_VERSION, operation, application, grant_id, *times]).encode()
+    # JSON escapes line feeds, so the first one ends the head.
+    return hashlib.sha256(head + b"\n" + payload).digest()
+
+
+def _send_payload(message: Message) -> dict[str, Any]:
+    """The fields that were set, by their names on the wire, without the job's marks."""
+    payload: dict[str, Any] = {"to": _people(message.to)}
+    if message.cc:
+        payload["cc"] = _people(message.cc)
+    if message.bcc:
+        payload["bcc"] = _people(message.bcc)
+    if message.reply_to:
+        payload["reply_to"] = _people(message.reply_to)
+    if message.from_:
+        payload["from"] = _people(message.from_)
+    for field in ("subject", "body", "is_plaintext", "reply_to_message_id"):
+        value = getattr(message, field)
+        if value is not None:
+            payload[field] = value
+    if message.custom_headers:
+        payload["custom_headers"] = [{"name": header.name, "value": header.value} for header in message.custom_headers]
+    if message.metadata:
+        payload["metadata"] = dict(sorted(message.metadata.items()))
+    if message.tracking_options is not None:
+        payload["tracking_options"] = message.tracking_options.model_dump(exclude_none=True)
+    return payload
+
+
+def _people(people: tuple[Recipient, ...]) -> list[dict[str, str]]:
+    return [_person(wire_form(person.email) or person.email, person.name) for person in people]
+
+
+def _person(email: str, name: str | None) -> dict[str, str]:
+    return {"email": email, "name": name} if name else {"email": email}

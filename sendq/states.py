@@ -1,0 +1,86 @@
+"""The life of a job, as one visible table.
+
+Everything that can move a job stands here; a move the table does not show raises and changes nothing. Waiting for a
+time, being held and being parked for reauth are not states of a job but of its lane (or its due time): a lane with
+50,000 jobs is held by writing one row.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a job is."""
+
+    #                           what it means                             who moves it on
+    QUEUED = "queued"  #        its turn has not come                     the dispatcher, by way of a worker
+    SENDING = "sending"  #      begun; its outcome is not recorded yet    that worker, else the rescuer
+    IN_DOUBT = "in_doubt"  #    it may have gone out; nobody knows        reconciliation, else an operator
+    SENT = "sent"  #            the API accepted it                       nobody
+    DEAD = "dead"  #            given up, kept as evidence                an operator, by hand
+    CANCELLED = "cancelled"  #  withdrawn before it went out              nobody
+    EXPIRED = "expired"  #      its time was over before it went out      nobody
+
+
+class Event(StrEnum):
+    """What can happen to a job."""
+
+    BEGIN = "begin"  #      a worker is about to make the call
+    ACCEPT = "accept"  #    the API accepted it (or a late fact says so)
+    RETURN = "return"  #    back to the queue: retry, requeue, reauth, a turn that ended, a worker that died
+    DOUBT = "doubt"  #      the outcome is unknown and the key can no longer tell
+    GIVE_UP = "give_up"  #  dead letter
+    CANCEL = "cancel"
+    EXPIRE = "expire"
+    REVIVE = "revive"  #    an operator sends it round again
+
+
+MOVES: dict[State, dict[Event, State]] = {
+    State.QUEUED: {
+        Event.BEGIN: State.SENDING,
+        Event.ACCEPT: State.SENT,  # a fact that came late: the worker was taken for dead and was not
+        Event.DOUBT: State.IN_DOUBT,  # its key ran out while it waited
+        Event.GIVE_UP: State.DEAD,
+        Event.CANCEL: State.CANCELLED,
+        Event.EXPIRE: State.EXPIRED,
+    },
+    State.SENDING: {
+        Event.ACCEPT: State.SENT,
+        Event.RETURN: State.QUEUED,
+        Event.DOUBT: State.IN_DOUBT,
+        Event.GIVE_UP: State.DEAD,
+        Event.CANCEL: State.CANCELLED,  # asked for while it was on the wire, and the answer was "not sent"
+        Event.EXPIRE: State.EXPIRED,  # likewise
+    },
+    State.IN_DOUBT: {
+        Event.ACCEPT: State.SENT,
+        Event.RETURN: State.QUEUED,
+        Event.GIVE_UP: State.DEAD,
+    },
+    # Facts are never refused: what went out has gone out, whatever was believed before.
+    State.DEAD: {Event.REVIVE: State.QUEUED, Event.ACCEPT: State.SENT},
+    State.CANCELLED: {Event.ACCEPT: State.SENT},
+    State.EXPIRED: {Event.ACCEPT: State.SENT},
+    State.SENT: {},
+}
+
+FINAL = frozenset({State.SENT, State.DEAD, State.CANCELLED, State.EXPIRED})
+WAITING = frozenset({State.QUEUED, State.SENDING, State.IN_DOUBT})
+
+
+class IllegalMove(Exception):
+    """A move that the table does not show: a bug of ours."""
+
+
+def move(state: State, event: Event) -> State:
+    """The state after ``event``; raises `IllegalMove` if the table shows none."""
+    try:
+        return MOVES[state][event]
+    except KeyError:
+        raise IllegalMove(f"no move {event.value!r} from {state.value!r}") from None
+
+
+def sources(event: Event) -> tuple[str, ...]:
+    """The states from which ``event`` is legal, as they stand in the ledger (for a compare and set)."""
+    return tuple(state.value for state, moves in MOVES.items() if event in moves)
