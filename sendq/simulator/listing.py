@@ -1,0 +1,120 @@
+"""``GET /v3/grants/{id}/messages``: filters, pages, and the five metadata keys that can be filtered by.
+
+Query parameters follow the OpenAPI document (``get-messages``): ``limit`` 50 unless said otherwise and 200 at most,
+``page_token`` from ``next_cursor``, one ``metadata_pair`` that goes together with no other filter. Filters that only a
+provider can answer (``search_query_native`` …) are refused, rather than answered wrongly.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from sendq.simulator.answers import invalid
+from sendq.simulator.store import INDEXED_KEYS, Message, Store
+
+DEFAULT_LIMIT, MAX_LIMIT = 50, 200
+_BASIC_HEADERS = frozenset({"message-id", "in-reply-to", "references"})
+
+Document = dict[str, Any]
+Filter = Callable[[Document, str], bool]
+
+
+def _names(field: str) -> Filter:
+    return lambda document, wanted: any(one["email"].lower() == wanted.lower() for one in document[field])
+
+
+def _any_email(document: Document, wanted: str) -> bool:
+    return any(_names(field)(document, one) for one in wanted.split(",") for field in ("to", "from", "cc", "bcc"))
+
+
+_FILTERS: Mapping[str, Filter] = {
+    "to": _names("to"),
+    "from": _names("from"),
+    "cc": _names("cc"),
+    "bcc": _names("bcc"),
+    "any_email": _any_email,
+    "in": lambda document, wanted: wanted in document["folders"],
+    "subject": lambda document, wanted: wanted in document["subject"],
+    "thread_id": lambda document, wanted: document["thread_id"] == wanted,
+    "unread": lambda document, wanted: document["unread"] is (wanted == "true"),
+    "starred": lambda document, wanted: document["starred"] is (wanted == "true"),
+    "has_attachment": lambda document, wanted: bool(document["attachments"]) is (wanted == "true"),
+    "received_after": lambda document, wanted: bool(document["date"] > _integer("received_after", wanted)),
+    "received_before": lambda document, wanted: bool(document["date"] < _integer("received_before", wanted)),
+}
+_SHAPING = frozenset({"limit", "page_token", "select", "fields", "metadata_pair"})
+
+
+def page(store: Store, grant_id: str, query: Mapping[str, list[str]]) -> tuple[list[Document], str | None]:
+    """One page of documents, newest first, and the token of the next page (None: there is none).
+
+    ``query`` maps each parameter to all its values. Raises `Refusal` (400) for what the API refuses.
+    """
+    last = {name: values[-1] for name, values in query.items()}  # of a repeated parameter one is kept
+    unknown = last.keys() - _FILTERS.keys() - _SHAPING
+    if unknown:
+        raise invalid("unknown or unsupported query parameter", "invalid_query_params")
+    limit = _integer("limit", last.get("limit", str(DEFAULT_LIMIT)))
+    if not 1 <= limit <= MAX_LIMIT:
+        raise invalid(f"limit: must be between 1 and {MAX_LIMIT}", "invalid_query_params")
+    before = _integer("page_token", last["page_token"]) if "page_token" in last else None
+    filters = [(name, _FILTERS[name], value) for name, value in last.items() if name in _FILTERS]
+    with store.changed:
+        matching = _matching(_candidates(store, grant_id, query, filters), filters, before)
+        found = list(itertools.islice(matching, limit + 1))
+        documents = [shown(message, last.get("fields"), last.get("select")) for message in found[:limit]]
+    return documents, str(found[limit - 1].number) if len(found) > limit else None
+
+
+def shown(message: Message, fields: str | None = None, select: str | None = None) -> Document:
+    """A message as the API shows it; ``fields`` adds headers, ``select`` keeps some top-level members."""
+    document = dict(message.document)
+    headers = header_fields(message, fields)
+    if headers is not None:
+        document["headers"] = headers
+    if select:
+        wanted = {name.strip() for name in select.split(",")}
+        document = {name: value for name, value in document.items() if name in wanted}
+    return document
+
+
+def header_fields(message: Message, fields: str | None) -> list[dict[str, str]] | None:
+    """The headers that ``fields`` asks for, or None."""
+    if fields == "include_headers":
+        return message.headers
+    if fields == "include_basic_headers":
+        return [header for header in message.headers if header["name"].lower() in _BASIC_HEADERS]
+    return None
+
+
+def _candidates(
+    store: Store, grant_id: str, query: Mapping[str, list[str]], filters: list[tuple[str, Filter, str]]
+) -> Iterable[Message]:
+    if "metadata_pair" not in query:
+        return store.newest_first(grant_id)
+    key, colon, value = query["metadata_pair"][0].partition(":")
+    if len(query["metadata_pair"]) > 1 or not colon:
+        raise invalid("metadata_pair: exactly one key:value pair", "invalid_query_params")
+    if key not in INDEXED_KEYS:
+        raise invalid("metadata_pair: only key1 to key5 can be filtered by", "invalid_query_params")
+    if filters:
+        raise invalid("metadata_pair: cannot be combined with provider filters", "invalid_query_params")
+    return store.with_metadata(grant_id, key, value)
+
+
+def _matching(
+    messages: Iterable[Message], filters: list[tuple[str, Filter, str]], before: int | None
+) -> Iterable[Message]:
+    for message in messages:
+        if (before is None or message.number < before) and all(
+            fits(message.document, value) for _, fits, value in filters
+        ):
+            yield message
+
+
+def _integer(name: str, value: str) -> int:
+    if not value.isdecimal() or len(value) > 15:
+        raise invalid(f"{name}: must be a whole number", "invalid_query_params")
+    return int(value)

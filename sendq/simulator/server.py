@@ -1,0 +1,305 @@
+"""The simulator on a real socket: an aiohttp server with an event loop and a thread of its own.
+
+`Simulator` is what tests hold in their hands; everything it shows may be read from any thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Self
+
+try:
+    from aiohttp import web
+    from aiohttp.web_protocol import RequestHandler
+except ImportError as error:
+    raise ImportError("the simulator needs aiohttp: pip install 'sendq[simulator]'", name="aiohttp") from error
+
+from sendq.simulator.answers import Answer
+from sendq.simulator.api import Api, Behaviour
+from sendq.simulator.checks import MAX_MULTIPART
+from sendq.simulator.control import PREFIX, Control
+from sendq.simulator.faults import Fault, FaultBook, Script, with_changes
+from sendq.simulator.idempotency import Keys
+from sendq.simulator.store import Accepted, Grant, Message, Modified, Request, Store
+
+STOP_TIMEOUT = 0.05  # seconds for calls under way; longer ones are cut, hanging ones always (0 would mean no limit)
+START_TIMEOUT = 10.0  # seconds for the thread to open its socket; it takes milliseconds unless the machine is stuck
+
+
+class Simulator:
+    """A stand-in for the Nylas v3 API. As a context manager it runs in a thread; `serve_forever` runs it in this one.
+
+    ``api_key``: the only key that is let in. ``port`` 0 takes a free one. ``seed`` decides the faults that happen by
+    chance. ``tls``: a server-side context makes it https. ``clock`` gives the time of day in seconds (keys, index and
+    dates go by it). ``auto_grants``: unknown grants are made on first sight, else they are a 404. ``auto_messages``: an
+    unknown message is made when it is first modified, else it is a 404. ``log_bodies=False`` leaves bodies out of the
+    log of requests. The other options are those of `Behaviour`; ``behaviour`` lets them change while it runs.
+
+    Raises OSError when the address cannot be had.
+    """
+
+    def __init__(
+        self,
+        api_key: str = "test-key",
+        *,
+        latency: float = 0.0,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        seed: int = 0,
+        tls: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.time,
+        auto_grants: bool = True,
+        auto_messages: bool = True,
+        stores_throttles: bool = True,
+        index_delay: float = 0.0,
+        index_timeouts: bool = True,
+        log_bodies: bool = True,
+    ) -> None:
+        self.behaviour = Behaviour(api_key, latency, stores_throttles, index_delay, index_timeouts)
+        self._host, self._port, self._tls, self._log_bodies = host, port, tls, log_bodies
+        self._store = Store(clock=clock, auto_grants=auto_grants, auto_messages=auto_messages)
+        self._faults = FaultBook(seed)
+        self._keys = Keys()
+        self._api = Api(self._store, self._faults, self._keys, self.behaviour)
+        self._control = Control(self._store, self._faults, self.reset)
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._gone: dict[object, asyncio.Event] = {}
+
+    # What it is told
+
+    def grant(
+        self, grant_id: str, *, provider: str | None = None, email: str | None = None, status: str | None = None
+    ) -> Grant:
+        """Make a grant (``google`` and ``valid`` unless said otherwise), or change what is given of a known one.
+
+        Raises ValueError for a provider or status that does not exist.
+        """
+        return self._store.put_grant(grant_id, provider, email, status)
+
+    def message(self, grant_id: str, message_id: str, **members: Any) -> Message:
+        """Make a message that can be found and modified; ``members`` are those of the API's message object."""
+        return self._store.put_message(grant_id, message_id, **members)
+
+    def will(
+        self,
+        fault: Fault | str,
+        *,
+        grant: str | None = None,
+        operation: str | None = None,
+        times: int | None = 1,
+        **changes: Any,
+    ) -> None:
+        """Script a fault for the next ``times`` requests that fit (None: for good). Scripts happen in order.
+
+        ``fault`` may be the name of a magic recipient; ``changes`` set fields of the fault differently.
+        """
+        self._add(Script(with_changes(fault, **changes), grant, operation, times))
+
+    def sometimes(
+        self,
+        probability: float,
+        fault: Fault | str,
+        *,
+        grant: str | None = None,
+        operation: str | None = None,
+        **changes: Any,
+    ) -> None:
+        """Make a fault happen by chance, ``probability`` between 0 and 1."""
+        self._add(Script(with_changes(fault, **changes), grant, operation, None, probability))
+
+    def reset(self) -> None:
+        """Forget everything: grants, messages, log, mailbox, faults, keys. Behaviour and address stay."""
+        with self._store.changed:
+            self._store.clear()
+            self._faults.clear()
+            self._keys.clear()
+
+    # What it tells
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a trailing slash."""
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self._port}"
+
+    @property
+    def requests(self) -> list[Request]:
+        """Every request so far, in the order of arrival."""
+        with self._store.changed:
+            return list(self._store.requests)
+
+    @property
+    def mailbox(self) -> list[Accepted]:
+        """Every message that was accepted, in order; one sent twice stands here twice."""
+        with self._store.changed:
+            return list(self._store.mailbox)
+
+    @property
+    def modified(self) -> list[Modified]:
+        """Every change that was made to a message, in order."""
+        with self._store.changed:
+            return list(self._store.modified)
+
+    def wait_for(self, predicate: Callable[[Simulator], Any], timeout: float = 10.0) -> Any:
+        """Wait until ``predicate`` of this simulator holds, and return its value.
+
+        It is asked after every change, never by the clock. Raises TimeoutError after ``timeout`` seconds.
+        """
+        value = self._store.wait_for(lambda: predicate(self), timeout)
+        if not value:
+            raise TimeoutError(
+                f"not within {timeout} s: {len(self.requests)} requests, {len(self.mailbox)} accepted, "
+                f"{len(self.modified)} modified"
+            )
+        return value
+
+    # How it runs
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> Self:
+        """Open the socket and serve in a thread; returns when requests are answered."""
+        if self._thread is not None:
+            raise RuntimeError("this simulator runs already")
+        ready = threading.Event()
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                self._run(lambda _: ready.set())
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                ready.set()
+
+        self._thread = threading.Thread(target=run, name="nylas-simulator", daemon=True)
+        self._thread.start()
+        if not ready.wait(START_TIMEOUT):
+            raise TimeoutError("the simulator did not open its socket")
+        if failed:
+            self._thread.join()
+            self._thread = None
+            raise failed[0]
+        return self
+
+    def stop(self) -> None:
+        """Close every connection and end the thread; `start` comes back at the same address, with nothing forgotten.
+
+        Stopping twice is no error.
+        """
+        if self._thread is None:
+            return
+        if self._loop is not None and self._stop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed already
+                self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self._thread = None
+
+    def serve_forever(self, started: Callable[[str], None] | None = None) -> None:
+        """Serve in the main thread until SIGINT or SIGTERM; ``started`` is called with the URL once it answers."""
+        self._run(started or (lambda url: None), signals=(signal.SIGINT, signal.SIGTERM))
+
+    def _run(self, started: Callable[[str], None], signals: Iterable[signal.Signals] = ()) -> None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._serve(started, signals))
+
+    async def _serve(self, started: Callable[[str], None], signals: Iterable[signal.Signals]) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        for each in signals:
+            # Through the loop: an exception from a plain signal handler could surface in the middle of any answer.
+            self._loop.add_signal_handler(each, self._stop.set)
+        server = _Server(self._handle, self._gone, request_factory=_request, access_log=None)
+        runner = web.ServerRunner(server, shutdown_timeout=STOP_TIMEOUT)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, self._host, self._port, ssl_context=self._tls, backlog=1024)
+            await site.start()
+            self._port = runner.addresses[0][1]
+            started(self.url)
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+    async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        path = http.raw_path
+        body = await http.read()
+        if path.startswith(PREFIX):
+            return _response(self._control.answer(http.method, path, body))
+        headers = {name.lower(): value for name, value in http.headers.items()}
+        request = Request(
+            at=time.monotonic(),
+            wall=self._store.clock(),
+            method=http.method,
+            path=path,
+            headers=headers,
+            body=body,
+            request_id=f"5fa64c92-e840-4357-86b9-{self._store.next_id():012x}",
+            key=headers.get("idempotency-key"),
+        )
+        answer = await self._api.serve(request, lambda: self._until_gone(http))
+        if not self._log_bodies:
+            request.body = b""
+        if answer is None:
+            if http.transport is not None:
+                http.transport.abort()
+            return web.Response()
+        return _response(answer)
+
+    async def _until_gone(self, http: web.BaseRequest) -> None:
+        """Until the client of this request closes its connection; a simulator that stops cancels the wait."""
+        if http.transport is None:
+            return
+        event = self._gone[http.protocol] = asyncio.Event()
+        try:
+            await event.wait()
+        finally:
+            del self._gone[http.protocol]
+
+    def _add(self, script: Script) -> None:
+        with self._store.changed:
+            self._faults.add(script)
+
+
+class _Server(web.Server):
+    """Tells a handler that waits for it that its client has gone (aiohttp says so only to handlers it cancels)."""
+
+    def __init__(self, handler: Any, gone: dict[object, asyncio.Event], **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._gone = gone
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        if handler in self._gone:
+            self._gone[handler].set()
+        super().connection_lost(handler, exc)
+
+
+def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    # Above the API's own limits, so that it is the API that refuses; without a word, aiohttp's limit is 1 MB.
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=2 * MAX_MULTIPART)
+
+
+def _response(answer: Answer) -> web.Response:
+    headers = {"Content-Type": answer.content_type, "x-request-id": answer.request_id, **answer.headers}
+    return web.Response(body=answer.body, status=answer.status, headers=headers)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's loop where there is one: it nearly doubles what a core can answer."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
