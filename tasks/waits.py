@@ -1,0 +1,99 @@
+"""How long an answer asks us to wait: the header, the provider's data, or a time inside its text. Pure.
+
+Nonsense counts as not stated: a wait that is negative, not a number, or longer than a week is nobody's intention (RFC
+9110, 10.2.3 allows any; no provider's window is longer than a day). Where several are stated, the longest is
+respected.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime, timedelta
+from email.utils import parsedate_to_datetime
+
+PLAUSIBLE_S = 7 * 24 * 3600.0
+
+_MOMENT = re.compile(
+    r"(?:retry|try again|available|reset\w*|until)\D{0,40}?"
+    r"(\d{4}-\d\d-\d\d[t ]\d\d:\d\d:\d\d)(?:\.\d{1,9})?\s?(z|utc|gmt|[+-]\d\d:?\d\d)?"
+)
+_AFTER = re.compile(
+    r"(?:retry[\s_-]?after|try again (?:in|after)|wait(?: for)?|retry in)[\s:=\"']{1,4}"
+    r"(\d{1,9}(?:\.\d{1,6})?)(?![-\d:])\s?"
+    r"(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h)?\b"
+)
+_UNITS = {"ms": 0.001, "mi": 60.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def stated_wait(headers: Mapping[str, str], text: str, data: Iterable[float] = (), *, now: float) -> float | None:
+    """The wait in seconds that an answer states, or None. ``text`` is lower-case, ``now`` in unix seconds."""
+    found = [
+        _header(headers.get("retry-after", ""), now),
+        _number(headers.get("retry-after-ms", "") or headers.get("x-ms-retry-after-ms", ""), 0.001),
+        *data,
+        *_in_text(text, now),
+    ]
+    plausible = [wait for wait in found if wait is not None and 0 < wait <= PLAUSIBLE_S]
+    return max(plausible, default=None)
+
+
+def _header(value: str, now: float) -> float | None:
+    """``Retry-After``: seconds or a date."""
+    value = value.strip()[:64]
+    if (seconds := _number(value, 1.0)) is not None:
+        return seconds
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return _moment(value.lower(), None, now) if re.match(r"\d{4}-\d\d-\d\d[tT ]", value) else None
+    return _until(moment, now)
+
+
+def _number(value: str, unit: float) -> float | None:
+    return float(value) * unit if re.fullmatch(r"\d{1,12}(\.\d{1,9})?", value.strip(), re.ASCII) else None
+
+
+def _in_text(text: str, now: float) -> Iterable[float | None]:
+    for found in _MOMENT.finditer(text):
+        yield _moment(found[1], found[2], now)
+    for found in _AFTER.finditer(text):
+        unit = found[2] or "s"
+        scale = _UNITS["ms" if unit.startswith(("ms", "milli")) else unit[0]]
+        yield float(found[1]) * scale
+
+
+def _moment(stamp: str, zone: str | None, now: float) -> float | None:
+    """The wait until a time written as in RFC 3339; without a zone it is UTC."""
+    offset = zone if zone and zone[0] in "+-" else "+00:00"
+    try:
+        return _until(datetime.fromisoformat(stamp.upper()[:19] + offset), now)
+    except ValueError:
+        return None
+
+
+def _until(moment: datetime, now: float) -> float | None:
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, OverflowError):
+        return None
+
+
+def until_midnight_pacific(now: float) -> float:
+    """Seconds from ``now`` (unix) to the next midnight in California, when Google's daily quotas begin anew.
+
+    The zone's rule is written out (daylight time from the second Sunday in March to the first in November, since 2007):
+    small images carry no time zone data. On the two days of the change the result may be an hour late, never early.
+    """
+    utc = datetime.fromtimestamp(now, UTC)
+    standard = utc - timedelta(hours=8)
+    begins = _sunday(standard.year, 3, 2)
+    ends = _sunday(standard.year, 11, 1)
+    local = standard + timedelta(hours=1) if begins < standard.date() < ends else standard
+    midnight = datetime(local.year, local.month, local.day, tzinfo=UTC) + timedelta(days=1)
+    return (midnight - local).total_seconds()
+
+
+def _sunday(year: int, month: int, number: int) -> date:
+    first = date(year, month, 1)
+    return first + timedelta(days=(6 - first.weekday()) % 7 + 7 * (number - 1))

@@ -1,0 +1,258 @@
+"""From a failure and a job's facts to one decision."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sendq.states import Event
+from tasks.decide import CONCURRENT_TRIES, KEY_TRUSTED_S, Decision, JobFacts, decide
+from tasks.failure import Answer, parse
+from tasks.row import Route, Scope, Sent
+from tests.unit.test_policy import assert_sound
+
+NOW = 1_767_863_513.0
+SEND = JobFacts("send")
+MODIFY = JobFacts("modify")
+UNKNOWN = replace(SEND, unknown_before=True, key_age_s=160.0, attempt_known=True)
+
+
+def meet(
+    status: int | None,
+    body: Any = None,
+    job: JobFacts = SEND,
+    *,
+    headers: dict[str, str] | None = None,
+    fault: str | None = None,
+    chance: float = 0.5,
+) -> Decision:
+    raw = b"" if body is None else json.dumps(body).encode()
+    answer = Answer(status, headers or {}, raw, fault)
+    outcome = parse(answer, provider="google", operation=job.operation, now=NOW)
+    return decide(outcome, job, now=NOW, chance=lambda: chance)
+
+
+def error(kind: str, message: str = "x", provider_error: Any = None) -> dict[str, Any]:
+    inner = {"type": kind, "message": message}
+    return {"request_id": "r", "error": {**inner, "provider_error": provider_error} if provider_error else inner}
+
+
+EXCHANGE = error("rate_limit_error", "The Exchange account has been throttled")
+REPLAYED = {"idempotent-response": "true"}
+
+
+class TestASuccess:
+    def test_accepts_the_job(self) -> None:
+        decision = meet(200, {"data": {"id": "m"}})
+        assert (decision.event, decision.route, decision.sent) == (Event.ACCEPT, None, Sent.YES)
+        assert decision.costs_attempt
+
+    def test_costs_nothing_as_a_replay(self) -> None:
+        assert not meet(200, {"data": {"id": "m"}}, headers=REPLAYED).costs_attempt
+
+
+class TestAHold:
+    def test_lasts_what_was_stated_and_a_little_more(self) -> None:
+        ends = [meet(429, EXCHANGE, headers={"retry-after": "100"}, chance=chance).wait_s for chance in (0.0, 1.0)]
+        assert ends == [100.0, 105.0]
+
+    def test_concerns_its_scope_and_costs_nothing(self) -> None:
+        decision = meet(429, EXCHANGE, chance=0.0)
+        assert decision.hold is not None
+        assert (decision.hold.scope, decision.hold.until, decision.hold.rule) == (
+            Scope.GRANT,
+            NOW + 1200,
+            decision.rule,
+        )
+        assert not decision.costs_attempt
+
+    def test_moves_the_generation_since_the_api_stores_the_refusal(self) -> None:
+        assert meet(429, EXCHANGE).new_generation
+        assert not meet(429, EXCHANGE, MODIFY).new_generation
+
+    def test_keeps_the_job_even_if_its_time_ends_inside(self) -> None:
+        assert meet(429, EXCHANGE, replace(SEND, expires_at=NOW + 5)).event is Event.RETURN
+
+    def test_of_an_unreachable_api_keeps_the_key(self) -> None:
+        decision = meet(None, fault="connect")
+        assert (decision.route, decision.scope, decision.new_generation) == (Route.REQUEUE, Scope.APPLICATION, False)
+
+    def test_tells_the_lane_what_to_keep_to(self) -> None:
+        concurrency = error("rate_limit_error", "x", {"code": "ApplicationThrottled", "message": "MailboxConcurrency"})
+        assert meet(429, concurrency).width == 1
+        assert meet(429, error("x", "Resource has been exhausted (e.g. check quota).")).spacing_s == 1.0
+
+
+class TestReauth:
+    def test_closes_the_lane_until_somebody_signs_in(self) -> None:
+        decision = meet(403, error("insufficient_scopes"))
+        assert decision.hold is not None
+        assert (decision.event, decision.hold.until, decision.hold.scope) == (Event.RETURN, None, Scope.GRANT)
+
+    def test_checks_the_grant_first_if_it_could_be_the_key(self) -> None:
+        decision = meet(401, error("authentication_error", "Could not verify access credentials"))
+        assert decision.check_grant
+        assert "the grant is checked first" in decision.why
+
+    def test_never_comes_from_a_bad_key(self) -> None:
+        decision = meet(401, error("token.unauthorized_access"))
+        assert (decision.route, decision.scope, decision.alert) == (Route.REQUEUE, Scope.APPLICATION, True)
+
+
+class TestAnUnknownOutcome:
+    def test_asks_again_with_the_same_key(self) -> None:
+        for decision in (meet(504), meet(None, fault="timeout"), meet(200, "a page")):
+            assert (decision.event, decision.new_generation, decision.sent) == (Event.RETURN, False, Sent.MAYBE)
+            assert decision.costs_attempt
+
+    def test_is_a_doubt_once_the_key_is_old(self) -> None:
+        assert meet(504, job=replace(SEND, key_age_s=KEY_TRUSTED_S)).event is Event.DOUBT
+
+    def test_is_a_doubt_if_the_key_would_be_old_when_it_is_due(self) -> None:
+        young = replace(SEND, attempts=5, key_age_s=KEY_TRUSTED_S - 60)
+        assert meet(504, job=young, chance=0.0).event is Event.RETURN
+        assert meet(504, job=young, chance=1.0).event is Event.DOUBT
+
+    def test_is_a_doubt_past_expiry_and_not_an_expiry(self) -> None:
+        assert meet(504, job=replace(SEND, expires_at=NOW)).event is Event.DOUBT
+
+    def test_is_a_doubt_and_no_dead_letter_when_tries_are_used_up(self) -> None:
+        assert meet(504, job=replace(SEND, attempts=50)).event is Event.DOUBT
+
+    def test_is_no_doubt_for_a_modification(self) -> None:
+        assert meet(504, job=MODIFY).event is Event.RETURN
+        assert meet(504, job=replace(MODIFY, attempts=50)).event is Event.GIVE_UP
+
+
+class TestAfterAnUnknownOutcome:
+    def test_a_refusal_by_the_gate_proves_nothing_about_the_first_request(self) -> None:
+        decision = meet(429, error("rate_limit_error"), UNKNOWN)
+        assert (decision.event, decision.new_generation, decision.sent) == (Event.RETURN, False, Sent.MAYBE)
+
+    def test_a_hold_keeps_the_key(self) -> None:
+        decision = meet(401, error("token.unauthorized_access"), UNKNOWN)
+        assert decision.hold is not None
+        assert not decision.new_generation
+
+    def test_a_final_refusal_by_the_gate_is_a_doubt(self) -> None:
+        assert meet(400, error("invalid_request_error"), UNKNOWN).event is Event.DOUBT
+
+    def test_a_refusal_by_the_provider_is_definite(self) -> None:
+        decision = meet(429, error("rate_limit_error", "x", {"message": "throttled"}), UNKNOWN)
+        assert (decision.new_generation, decision.sent) == (True, Sent.NO)
+
+    def test_the_stored_refusal_is_definite(self) -> None:
+        assert meet(400, error("invalid_request_error"), UNKNOWN, headers=REPLAYED).event is Event.GIVE_UP
+
+    def test_a_partly_refused_send_is_never_sent_again(self) -> None:
+        decision = meet(402, error("x", "Sending to at least one recipient failed"), UNKNOWN)
+        assert (decision.event, decision.sent) == (Event.GIVE_UP, Sent.PARTLY)
+
+
+class TestAReplayedAnswer:
+    def test_costs_no_attempt(self) -> None:
+        assert not meet(422, error("x"), headers=REPLAYED).costs_attempt
+
+    def test_of_a_server_error_ends_the_asking(self) -> None:
+        assert meet(500, job=UNKNOWN, headers=REPLAYED).event is Event.DOUBT
+
+    def test_holds_nobody_if_the_ledger_knows_an_attempt_with_its_key(self) -> None:
+        decision = meet(429, EXCHANGE, UNKNOWN, headers=REPLAYED)
+        assert (decision.hold, decision.due_at, decision.new_generation) == (None, NOW, True)
+
+    def test_holds_its_scope_if_the_attempt_was_lost(self) -> None:
+        assert meet(429, EXCHANGE, headers=REPLAYED).hold is not None
+
+    def test_does_not_outlive_the_jobs_time(self) -> None:
+        late = replace(UNKNOWN, expires_at=NOW)
+        assert meet(429, EXCHANGE, late, headers=REPLAYED).event is Event.EXPIRE
+
+
+class TestARetry:
+    def test_has_full_jitter(self) -> None:
+        waits = [meet(503, job=replace(MODIFY, attempts=3), chance=chance).wait_s for chance in (0.0, 0.5, 1.0)]
+        assert waits == [0.0, 20.0, 40.0]
+
+    def test_waits_at_least_what_was_stated(self) -> None:
+        assert meet(503, job=MODIFY, headers={"retry-after": "90"}, chance=0.0).wait_s == 90
+
+    def test_ends_as_a_dead_letter(self) -> None:
+        submission = error("provider_error", "Message delivery submission failed.")
+        assert meet(422, submission, replace(SEND, attempts=2)).event is Event.RETURN
+        assert meet(422, submission, replace(SEND, attempts=3)).event is Event.GIVE_UP
+
+    def test_uses_a_new_key_after_a_definite_refusal(self) -> None:
+        assert meet(422, error("provider_error")).new_generation
+
+    def test_is_not_made_past_the_jobs_expiry(self) -> None:
+        assert meet(422, error("provider_error"), replace(SEND, expires_at=NOW + 1)).event is Event.EXPIRE
+
+
+class TestTheKeysConflicts:
+    def test_a_request_still_running_is_asked_for_with_the_same_key(self) -> None:
+        decision = meet(409, error("api.concurrent_idempotent_request"), UNKNOWN)
+        assert (decision.event, decision.new_generation, decision.costs_attempt) == (Event.RETURN, False, False)
+        assert decision.wait_s is not None
+        assert 3 <= decision.wait_s <= 6
+
+    def test_a_key_that_is_stuck_is_a_doubt(self) -> None:
+        stuck = replace(UNKNOWN, conflicts=CONCURRENT_TRIES - 1)
+        assert meet(409, error("api.concurrent_idempotent_request"), stuck).event is Event.DOUBT
+
+    def test_another_payload_under_the_key_goes_to_a_person(self) -> None:
+        decision = meet(409, error("api.invalid_idempotent_request"))
+        assert (decision.event, decision.sent, decision.alert) == (Event.GIVE_UP, Sent.MAYBE, True)
+
+    def test_another_payload_after_an_unknown_outcome_is_a_doubt(self) -> None:
+        assert meet(409, error("api.invalid_idempotent_request"), UNKNOWN).event is Event.DOUBT
+
+
+FACTS = st.builds(
+    JobFacts,
+    operation=st.sampled_from(["send", "modify"]),
+    attempts=st.integers(0, 10_000),
+    key_age_s=st.floats(0, 10_000),
+    expires_at=st.none() | st.floats(NOW - 1e6, NOW + 1e6),
+    unknown_before=st.booleans(),
+    attempt_known=st.booleans(),
+    conflicts=st.integers(0, 100),
+    streak=st.integers(0, 10_000),
+)
+
+
+class TestAnyAnswer:
+    @given(
+        job=FACTS,
+        status=st.none() | st.integers(100, 600),
+        message=st.sampled_from(
+            ["", "throttled", "550 5.1.1 no", "at least one recipient", "invalid_grant", "quota exceeded"]
+        ),
+        provider_error=st.sampled_from([None, "x", "451 4.7.1"]),
+        retry_after=st.sampled_from(["", "1", "30", "90000"]),
+        replayed=st.booleans(),
+        chance=st.floats(0, 1),
+    )
+    def test_leads_to_a_sound_decision(
+        self,
+        job: JobFacts,
+        status: int | None,
+        message: str,
+        provider_error: str | None,
+        retry_after: str,
+        replayed: bool,
+        chance: float,
+    ) -> None:
+        headers = {"retry-after": retry_after, "idempotent-response": str(replayed)}
+        decision = meet(
+            status, error("x", message, provider_error), job, headers=headers, fault="timeout", chance=chance
+        )
+        assert_sound(decision, job)
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500])
+    def test_never_moves_the_generation_of_a_send_that_may_have_gone_out(self, status: int) -> None:
+        assert not meet(status, error("x"), UNKNOWN).new_generation

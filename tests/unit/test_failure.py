@@ -1,0 +1,276 @@
+"""From bytes to a failure: all dialects, all damages, no address kept, nothing raised."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.failure import Answer, Failure, Success, parse
+from tasks.text import redact
+from tasks.waits import until_midnight_pacific
+
+NOW = 1_767_863_513.0  # 2026-01-08T09:11:53Z
+
+
+def read(status: int | None, body: Any, headers: dict[str, str] | None = None, **facts: str) -> Success | Failure:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = Answer(status, headers or {}, raw, facts.pop("fault", None))
+    return parse(answer, provider=facts.get("provider", "google"), operation=facts.get("operation", "send"), now=NOW)
+
+
+def failure(status: int | None, body: Any, headers: dict[str, str] | None = None, **facts: str) -> Failure:
+    outcome = read(status, body, headers, **facts)
+    assert isinstance(outcome, Failure)
+    return outcome
+
+
+def success(status: int, body: Any, headers: dict[str, str] | None = None) -> Success:
+    outcome = read(status, body, headers)
+    assert isinstance(outcome, Success)
+    return outcome
+
+
+class TestReadingASuccess:
+    def test_takes_the_ids(self) -> None:
+        got = success(200, {"request_id": "r", "data": {"id": "m", "thread_id": "t"}})
+        assert (got.message_id, got.thread_id, got.request_id, got.queued, got.replayed) == (
+            "m",
+            "t",
+            "r",
+            False,
+            False,
+        )
+
+    def test_needs_no_id_when_queued(self) -> None:
+        got = success(202, {"request_id": "r", "schedule_id": "s", "data": {"subject": "x"}})
+        assert got.queued
+        assert got.message_id is None
+
+    @pytest.mark.parametrize("body", [b"", b'{"request_id":"r","data":{"id":"m","bo', b"{}", b'{"data": null}'])
+    def test_believes_the_status_without_an_id(self, body: bytes) -> None:
+        assert success(200, body).message_id is None
+
+    def test_sees_that_it_is_a_replay(self) -> None:
+        assert success(200, {"data": {"id": "m"}}, {"idempotent-response": "true"}).replayed
+
+    def test_ignores_broken_characters_beside_the_id(self) -> None:
+        assert success(200, b'{"data":{"id":"m","subject":"\xff\xfe"}}').message_id == "m"
+
+    def test_unpacks_what_was_left_compressed(self) -> None:
+        assert success(200, gzip.compress(b'{"data":{"id":"m"}}')).message_id == "m"
+
+    def test_stays_one_when_the_body_broke_off(self) -> None:
+        assert isinstance(read(200, b'{"data": {"i', fault="cut"), Success)
+
+
+class TestA200ThatIsNone:
+    def test_carries_a_legacy_error(self) -> None:
+        body = {
+            "type": "api_error",
+            "message": "Sending to at least one recipent failed",
+            "failures": {"a@b.c": [550, "no"]},
+        }
+        assert failure(200, body).refused == 1
+
+    @pytest.mark.parametrize("body", [{"error": {"type": "api_error", "message": "x"}}, {"error": "x"}])
+    def test_carries_an_error(self, body: Any) -> None:
+        assert failure(200, body).message == "x"
+
+    @pytest.mark.parametrize("body", [b"<html>Sign in to our network</html>", b"OK", b"[]", b"null", b"\x00\x01"])
+    def test_was_written_by_somebody_in_between(self, body: bytes) -> None:
+        assert failure(200, body).origin == "edge"
+
+    def test_is_believed_if_the_api_signed_it(self) -> None:
+        assert isinstance(read(200, b"OK", {"x-request-id": "r"}), Success)
+
+
+class TestReadingAnError:
+    def test_takes_type_and_message_from_each_dialect(self) -> None:
+        nested = failure(400, {"request_id": "r", "error": {"type": "api.invalid_request_error", "message": "m"}})
+        flat = failure(400, {"type": "invalid_request_error", "message": "m"})
+        coded = failure(400, {"error": {"code": "api.invalid_request_error", "message": "m"}})
+        for got in (nested, flat, coded):
+            assert (got.type, got.message) == ("invalid_request_error", "m")
+        assert nested.request_id == "r"
+
+    def test_takes_a_string_for_the_message(self) -> None:
+        assert failure(502, {"error": "upstream server is unavailable"}).message == "upstream server is unavailable"
+
+    def test_takes_the_title_of_a_page(self) -> None:
+        got = failure(502, b"<html><head><title>502 Bad Gateway</title></head><body>x</body></html>")
+        assert got.message.startswith("502 Bad Gateway")
+        assert got.origin == "edge"
+
+    @pytest.mark.parametrize(
+        "provider_error",
+        [
+            {"error": {"code": "ErrorX", "message": "deep"}},
+            {"code": 403, "message": "deep"},
+            "deep",
+            [{"reason": "deep"}],
+        ],
+    )
+    def test_finds_the_providers_words_wherever_they_are(self, provider_error: Any) -> None:
+        got = failure(403, {"error": {"type": "provider_error", "message": "m", "provider_error": provider_error}})
+        assert "deep" in got.text
+        assert got.origin == "provider"
+
+    def test_knows_a_providers_envelope_without_a_wrapper(self) -> None:
+        assert failure(429, {"error": {"code": 429, "message": "x", "errors": []}}).origin == "provider"
+
+    def test_falls_back_to_the_headers_request_id(self) -> None:
+        assert failure(500, b"", {"x-request-id": "h"}).request_id == "h"
+
+    @pytest.mark.parametrize(
+        ("body", "code"),
+        [
+            ({"message": "x", "server_error": "550 : 5.1.1 no such user"}, 550),
+            ({"error": {"message": "(451, '4.7.1 greylisted')"}}, 451),
+            ({"error": {"message": "said: 4.2.2 mailbox full"}}, 400),
+            ({"error": {"message": "gave up after 550ms on 10.5.5.1"}}, None),
+            ({"error": {"message": "x", "provider_error": {"code": 422}}}, None),
+        ],
+    )
+    def test_finds_the_smtp_code(self, body: Any, code: int | None) -> None:
+        assert failure(422, body).smtp == code
+
+    def test_takes_no_bare_number_of_a_5xx_for_a_refusal(self) -> None:
+        assert failure(504, {"error": {"message": "x", "provider_error": {"code": 550}}}).smtp is None
+        assert failure(502, {"error": {"message": "x", "provider_error": "550 5.7.1 spam"}}).smtp == 550
+
+
+class TestAStatedWait:
+    @pytest.mark.parametrize(
+        ("header", "seconds"),
+        [
+            ("30", 30), (" 30 ", 30), ("1.5", 1.5), ("Thu, 08 Jan 2026 09:26:53 GMT", 900),
+            ("2026-01-08T09:26:53Z", 900),
+            ("0", None), ("-5", None), ("999999999", None), ("soon", None), ("", None), ("nan", None), ("1e3", None),
+            ("Thu, 08 Jan 2026 09:00:00 GMT", None), ("Thu, 99 Jan 2026 99:00:00 GMT", None), ("٣", None),
+        ],
+    )  # fmt: skip
+    def test_is_read_from_the_header(self, header: str, seconds: float | None) -> None:
+        assert failure(429, b"", {"retry-after": header}).stated_s == seconds
+
+    @pytest.mark.parametrize(
+        ("text", "seconds"),
+        [
+            ("User-rate limit exceeded.  Retry after 2026-01-08T09:26:53Z", 900),
+            ("User-rate limit exceeded.  Retry after 2026-01-08T09:26:53.123Z (Mail sending)", 900),
+            ("Retry after 2026-01-08T10:26:53+01:00", 900),
+            ("retry after 45 seconds", 45), ("Please try again in 5 minutes.", 300), ("Retry-After: 20", 20),
+            ("wait 200 ms", 0.2), ("retry after 2025-01-08T09:26:53Z", None), ("retry after lunch", None),
+            ("Retry after 2026-99-99T09:26:53Z", None),
+        ],
+    )  # fmt: skip
+    def test_is_read_from_the_text(self, text: str, seconds: float | None) -> None:
+        assert failure(429, {"error": {"message": text}}).stated_s == seconds
+
+    def test_is_read_from_data(self) -> None:
+        body = {"error": {"message": "x", "provider_error": {"details": [{"retryDelay": "34.5s"}]}}}
+        assert failure(429, body).stated_s == 34.5
+
+    def test_is_the_longest_of_several(self) -> None:
+        assert failure(429, {"error": {"message": "retry after 90 seconds"}}, {"retry-after": "30"}).stated_s == 90
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("text", "safe"),
+        [
+            ("no such user leyah@example.com here", "no such user …@example.com here"),
+            ("<leyah.smith+x@example.com>: refused", "<…@example.com>: refused"),
+            ('"leyah smith"@example.com', "…@example.com"),
+            ("leyah%40example.com", "…@example.com"),
+            ("a@b.c,d@e.f", "…@b.c,…@e.f"),
+            ("nothing here", "nothing here"),
+        ],
+    )
+    def test_lose_their_local_part(self, text: str, safe: str) -> None:
+        assert redact(text) == safe
+
+    def test_survive_nowhere_in_a_failure(self) -> None:
+        address = "leyah@example.com"
+        body = {
+            "type": address,
+            "message": f"Sending to at least one recipient failed: {address}",
+            "failures": {address: [550, f"no {address}"]},
+            "server_error": f"550 : {address}",
+            "error": {"message": address, "provider_error": {"x": [address]}},
+        }
+        assert "leyah" not in repr(failure(402, body))
+
+    def test_cost_no_more_than_their_length(self) -> None:
+        assert redact("a" * 200_000 + "@" * 1000).endswith("@")
+
+
+class TestWhateverTheBytes:
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"[" * 100_000, b'{"a":' * 100_000, b"x" * 5_000_000, b"\xff" * 1000, b"1" * 10_000, b"NaN", b'"text"',
+            b'{"error":' + b"9" * 9_999 + b"}", b'{"error": {"type": 5, "message": {"a": []}}}',
+            b'{"error": null, "error": {"type": "x"}}', b"\x1f\x8bnonsense", b'{"error":{"message":"\\ud800\\u0000"}}',
+            b'{"a": NaN, "b": Infinity}', b"\xef\xbb\xbf{}", b'{"failures": "x"}',
+        ],
+        ids=range(15),
+    )  # fmt: skip
+    @pytest.mark.parametrize("status", [None, 200, 402, 429, 503, 999])
+    def test_an_answer_is_read(self, status: int | None, body: bytes) -> None:
+        outcome = read(status, body)
+        assert "\x00" not in repr(outcome)
+        if isinstance(outcome, Failure):
+            assert len(outcome.message) <= 500
+            outcome.message.encode()
+            outcome.text.encode()
+
+    @given(
+        status=st.none() | st.integers(-5, 1000),
+        body=st.binary(max_size=300),
+        retry=st.text(max_size=40),
+        provider=st.text(max_size=9),
+    )
+    def test_random_bytes_are_read(self, status: int | None, body: bytes, retry: str, provider: str) -> None:
+        read(status, body, {"retry-after": retry, "idempotent-response": retry}, provider=provider)
+
+    @settings(max_examples=50)
+    @given(status=st.sampled_from([200, 400, 402, 403, 422, 429, 500]), data=st.data())
+    def test_random_json_is_read(self, status: int, data: st.DataObject) -> None:
+        leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
+        names = st.sampled_from(
+            [
+                "error",
+                "type",
+                "message",
+                "provider_error",
+                "failures",
+                "data",
+                "id",
+                "code",
+                "retryAfter",
+                "server_error",
+            ]
+        )
+        tree = st.recursive(leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=5))
+        read(status, json.dumps(data.draw(tree)).encode())
+
+
+class TestMidnightInCalifornia:
+    @pytest.mark.parametrize(
+        ("now", "hours"),
+        [
+            (1_767_863_513.0 - 713, 23),  # 8 January 2026, 09:00 UTC is 01:00 standard time
+            (1_783_500_000.0 - 1_783_500_000.0 % 86_400 + 7 * 3600, 24),  # in July midnight is at 07:00 UTC
+        ],
+    )
+    def test_comes_when_it_is_midnight_there(self, now: float, hours: float) -> None:
+        assert until_midnight_pacific(now) == hours * 3600
+
+    @given(st.floats(1_500_000_000, 2_500_000_000))
+    def test_is_within_a_day(self, now: float) -> None:
+        assert 0 < until_midnight_pacific(now) <= 25 * 3600
