@@ -1,0 +1,15 @@
+"""What goes wrong with settings, in sentences for the person who sets them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sendq.errors import Problem
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. One line per problem: the variable, what is wrong, what to do; never the value."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))

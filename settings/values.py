@@ -1,0 +1,151 @@
+"""The values a variable can hold: checked, brought into one form, and silent about their secrets."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, Secret, SecretStr
+from pydantic_core import PydanticCustomError
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+KIND = "sendq"  # the type of our own errors, so that they can be told from pydantic's
+
+
+def refuse(reason: str, remedy: str) -> PydanticCustomError:
+    """An error that carries what is wrong and what to do; neither may repeat the value."""
+    return PydanticCustomError(KIND, "{reason}", {"reason": reason, "remedy": remedy})
+
+
+def mask(url: str) -> str:
+    """The address with every password in it replaced by ``***``; when in doubt, too much is replaced."""
+    url = re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
+    return re.sub(r"(?i)([?&][^=&]*(?:password|passwd|secret)[^=&]*=)[^&]*", r"\1***", url)
+
+
+class SecretUrl(Secret[str]):
+    """An address that may hold a password: ``get_secret_value()`` is the address, everything else shows ``***``."""
+
+    def _display(self) -> str:
+        return mask(self.get_secret_value())
+
+
+def _api_uri(value: str) -> str:
+    parts = _split(value)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise refuse("is not a web address", "set it to https://api.us.nylas.com or https://api.eu.nylas.com")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise refuse("holds more than scheme and host", "leave name, query and fragment away")
+    if parts.path.strip("/"):
+        raise refuse("holds a path", "leave the path away (paths begin with /v3, and are added here)")
+    if parts.scheme == "http" and "." in parts.hostname and not parts.hostname.startswith("127."):
+        raise refuse(
+            "would send the API key unencrypted", "write https:// (http:// is for this machine and simulators)"
+        )
+    return value.rstrip("/")
+
+
+def _split(value: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        parts.port  # noqa: B018  # raises for a port that is not a number
+    except ValueError:
+        raise refuse("is not an address", "check brackets and port") from None
+    return parts
+
+
+OTHER_LEDGER = "write postgresql://user:password@host/database, or sqlite:////absolute/path.db"
+
+
+def _ledger_url(secret: SecretUrl) -> SecretUrl:
+    """PostgreSQL through psycopg 3, or a SQLite file."""
+    try:
+        url = make_url(secret.get_secret_value())
+    except (ArgumentError, ValueError):  # their words would quote the password
+        raise refuse("is not a database address", OTHER_LEDGER) from None
+    kind, _, driver = url.drivername.partition("+")
+    if kind not in ("postgres", "postgresql", "sqlite"):
+        raise refuse("is neither PostgreSQL nor SQLite", OTHER_LEDGER)
+    if driver not in ("", "psycopg", "pysqlite"):
+        raise refuse("names another driver, and workers use psycopg 3 (or sqlite3)", OTHER_LEDGER)
+    if kind == "sqlite":
+        if url.database in (None, "", ":memory:"):
+            raise refuse("is a database in memory, which every process would have for itself", OTHER_LEDGER)
+        url = url.set(drivername="sqlite")
+    else:
+        if not url.database:
+            raise refuse("names no database", OTHER_LEDGER)
+        url = url.set(drivername="postgresql+psycopg")
+    return SecretUrl(url.render_as_string(hide_password=False))
+
+
+CLUSTER = "is a Redis Cluster, which Celery cannot use (its keys would lie on several nodes)"
+ONE_SERVER = "give the address of a single server: redis://:password@host:6379/0 (rediss:// for TLS)"
+
+
+def _redis_url(secret: SecretUrl) -> SecretUrl:
+    """One Redis server, in the form that kombu reads; TLS is verified unless the address says otherwise."""
+    scheme, _, rest = secret.get_secret_value().partition("://")
+    host = rest.partition("/")[0].rpartition("@")[2]
+    # The last of these is what ElastiCache calls the address of a whole cluster.
+    if "cluster" in scheme or "," in host or host.startswith("clustercfg."):
+        raise refuse(CLUSTER, ONE_SERVER)
+    parts = _split(secret.get_secret_value())
+    if parts.scheme in ("unix", "redis+socket"):
+        return SecretUrl(_socket_url(parts))
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise refuse("is not the address of a Redis server", ONE_SERVER)
+    if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+        raise refuse("names a database that is not a number", "end it with /0, or the number of another database")
+    query = dict(parse_qsl(parts.query))
+    if any(not name.startswith("ssl_") for name in query) or (query and parts.scheme == "redis"):
+        raise refuse(
+            "has options that the broker does not read",
+            "put the database into the path; only rediss:// takes options, and only ssl_… ones",
+        )
+    if parts.scheme == "rediss":
+        demand = query.get("ssl_cert_reqs", "required")  # kombu's own default is not to verify
+        query["ssl_cert_reqs"] = demand.lower().removeprefix("cert_")  # redis-py reads the short form alone
+    return SecretUrl(parts._replace(query=urlencode(query)).geturl())
+
+
+def _socket_url(parts: SplitResult) -> str:
+    if not parts.path.strip("/"):
+        raise refuse("names no socket", "write redis+socket:///path/to/redis.sock?virtual_host=0")
+    query = dict(parse_qsl(parts.query))
+    database = query.get("db", query.get("virtual_host", "0")).strip("/") or "0"
+    if not database.isdecimal():
+        raise refuse("names a database that is not a number", "end it with ?virtual_host=0")
+    login = parts.netloc.rpartition("@")[0]
+    if "password" in query and not login:
+        login = f":{quote(query['password'], safe='')}"
+    return f"redis+socket://{login}{'@' if login else ''}{parts.path}?virtual_host={database}"
+
+
+def _key(secret: SecretStr) -> SecretStr:
+    """A secret that goes into an HTTP header: printable ASCII, no blanks (those at its ends are cut off)."""
+    value = secret.get_secret_value().strip()
+    if not value:
+        raise refuse("is empty", "set it to the key from the Nylas dashboard")
+    if not re.fullmatch(r"[!-~]+", value):
+        raise refuse("holds characters that no key has", "copy it again, without quotes, blanks or line breaks")
+    return SecretStr(value)
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _strip(value: object) -> object:
+    return value.strip() if isinstance(value, str) else value
+
+
+Trimmed = BeforeValidator(_strip)
+ApiUri = Annotated[str, Trimmed, AfterValidator(_api_uri)]
+LedgerUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_ledger_url)]
+RedisUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_redis_url)]
+Key = Annotated[SecretStr, AfterValidator(_key)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute), PlainSerializer(str, when_used="json")]

@@ -1,0 +1,78 @@
+"""What every test gets: no network beyond this machine, the same examples in every run, and servers on request."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+from tests.support.ledger import (
+    ledger,
+    ledger_url,
+    pg_ledger,
+    pg_ledger_url,
+    pg_migrated,
+    sqlite_ledger_url,
+    sqlite_template,
+)
+from tests.support.servers import pg_server, pg_url, redis_server, redis_url
+
+__all__ = [
+    "ledger",
+    "ledger_url",
+    "network_stays_here",
+    "pg_ledger",
+    "pg_ledger_url",
+    "pg_migrated",
+    "pg_server",
+    "pg_url",
+    "redis_server",
+    "redis_url",
+    "sqlite_ledger_url",
+    "sqlite_template",
+]
+
+# The same examples in every run, so that a red run means a change; `--hypothesis-profile=explore` looks for new ones.
+# No deadline: the machine may be busy.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("repeatable")
+
+
+def _is_here(family: int, address: Any) -> bool:
+    """Whether a socket address lies on this machine: a unix socket, or loopback."""
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        return True
+    host = address[0]
+    if host in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def network_stays_here() -> Iterator[None]:
+    """Whoever connects to anything but loopback or a unix socket gets an error that says so.
+
+    Holds for this process and for sockets that Python opens; libpq, libuv and processes that a test starts are not
+    seen, so their addresses must come from fixtures.
+    """
+
+    def guarded(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: socket.socket, *args: Any) -> Any:
+            if not _is_here(self.family, args[-1]):
+                raise RuntimeError(f"a test reached for the network: {args[-1][0]}; tests use this machine alone")
+            return real(self, *args)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex", "sendto"):
+            patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
+        yield

@@ -1,0 +1,1 @@
+"""What several floors of tests share: real servers, and no network beyond this machine."""

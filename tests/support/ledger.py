@@ -1,0 +1,290 @@
+"""A migrated ledger for each test, on SQLite and on PostgreSQL, and short words for what happens in it.
+
+The schema is made once in a session; each test gets it empty. Time stands still unless a test moves it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, Row, select
+
+from sendq import Message, SendQueue, State
+from sendq.clock import SECOND, Micros
+from sendq.ids import lane_id, new_id
+from sendq.ledger import lanes, migrate, schema, turns
+from sendq.ledger.engine import open_engine, writing
+from sendq.ledger.record import Begin, End, Group, Outcome, Recorded
+from sendq.ledger.record import record as record_in
+from sendq.pace import pace_of
+from sendq.states import Event
+from tests.support.servers import PgServer
+
+START: Micros = 1_780_000_000 * SECOND  # June 2026; any time would do
+MESSAGE = Message(to=["leyah@example.com"], subject="Invoice 42", body="<p>42</p>")
+
+
+class Clock:
+    """A clock that moves only when told."""
+
+    def __init__(self, at: Micros = START) -> None:
+        self.at = at
+
+    def __call__(self) -> Micros:
+        return self.at
+
+    def advance(self, seconds: float) -> Micros:
+        """Let time pass; gives the new time."""
+        self.at += round(seconds * SECOND)
+        return self.at
+
+
+@dataclass
+class Ledger:
+    """A ledger with a queue in front of it, a clock, and one worker."""
+
+    engine: Engine
+    clock: Clock = field(default_factory=Clock)
+    worker: UUID = field(default_factory=new_id)
+
+    def __post_init__(self) -> None:
+        self.queue = SendQueue(self.engine, now=self.clock)
+
+    def writing(self) -> AbstractContextManager[Connection]:
+        """One transaction."""
+        return writing(self.engine)
+
+    # --- enqueue ------------------------------------------------------------------------------------------------------
+
+    def send(self, grant: str = "g1", **options: Any) -> UUID:
+        """Enqueue one message; its job's id."""
+        return UUID(self.queue.send(grant, MESSAGE, **options).id)
+
+    def modify(self, grant: str, objects: Sequence[str], **options: Any) -> list[UUID]:
+        """Enqueue a batch; the ids of its jobs, in the order of ``objects``."""
+        batch = self.queue.modify(grant, objects, **({"unread": False} | options))
+        found = {job.object_id: job.id for job in self.rows(schema.job) if job.batch_id == UUID(batch.id)}
+        return [found[name] for name in objects]
+
+    # --- dispatch and work --------------------------------------------------------------------------------------------
+
+    def absorb(self) -> int:
+        """The dispatcher takes in the wake rows that are there; how many."""
+        with self.writing() as connection:
+            found = lanes.take_wakes(connection, limit=10_000)
+            lanes.wake(connection, found, now=self.clock(), pace_of=pace_of)
+        return len(found)
+
+    def due(self) -> list[UUID]:
+        """The lanes that the dispatcher would serve now."""
+        with self.writing() as connection:
+            return [lane for lane, _ in self._due(connection)]
+
+    def _due(self, connection: Connection) -> list[tuple[UUID, int]]:
+        now = self.clock()
+        open_pairs = [pair for pair in lanes.pairs(connection) if pair.wants_at <= now]
+        return [served for pair in open_pairs for served in lanes.due(connection, pair, now=now, limit=1_000)]
+
+    def offer(self) -> list[lanes.Turn]:
+        """What one round of the dispatcher does: take in new jobs, choose all due lanes, open their turns."""
+        self.absorb()
+        with self.writing() as connection:
+            return lanes.offer(connection, self._due(connection), now=self.clock())
+
+    def claim(
+        self, offered: Iterable[lanes.Turn], *, worker: UUID | None = None, jobs_each: int = 50
+    ) -> list[turns.Claimed]:
+        """A worker claims turns."""
+        with self.writing() as connection:
+            return turns.claim(
+                connection,
+                [(turn.lane_id, turn.fence) for turn in offered],
+                worker=worker or self.worker,
+                now=self.clock(),
+                jobs_each=jobs_each,
+            )
+
+    def serve(self, *, worker: UUID | None = None, jobs_each: int = 50) -> turns.Claimed:
+        """The one due lane gets a turn, and the worker claims it."""
+        (claimed,) = self.claim(self.offer(), worker=worker, jobs_each=jobs_each)
+        return claimed
+
+    def record(
+        self,
+        *outcomes: Outcome,
+        begins: Iterable[tuple[turns.Claimed, UUID]] = (),
+        ends: Iterable[End] = (),
+    ) -> Recorded:
+        """Commit one group."""
+        return self.record_group(
+            Group(
+                outcomes,
+                [Begin(claimed.lane.id, claimed.lane.fence, job) for claimed, job in begins],
+                list(ends),
+            )
+        )
+
+    def record_group(self, group: Group) -> Recorded:
+        """Commit this group."""
+        with self.writing() as connection:
+            return record_in(connection, group, now=self.clock())
+
+    def finish(self, claimed: turns.Claimed) -> None:
+        """All jobs of a turn are accepted, begun a few at a time as a worker would, and it ends."""
+        waiting = [job for job in claimed.jobs if job.id not in claimed.begun]
+        begun = [job for job in claimed.jobs if job.id in claimed.begun]
+        while begun:
+            following = waiting[: claimed.lane.ramp]
+            waiting = waiting[claimed.lane.ramp :]
+            self.record(
+                *(outcome(claimed, job, Event.ACCEPT, sent="yes") for job in begun),
+                begins=[(claimed, job.id) for job in following],
+            )
+            begun = following
+        self.record(ends=[end(claimed)])
+
+    # --- look ---------------------------------------------------------------------------------------------------------
+
+    def rows(self, table: Any) -> Sequence[Row[Any]]:
+        """All rows of a table."""
+        with self.engine.connect() as connection:
+            return connection.execute(select(table)).all()
+
+    def job(self, job_id: UUID) -> Row[Any]:
+        """A job's row."""
+        with self.engine.connect() as connection:
+            return connection.execute(select(schema.job).where(schema.job.c.id == job_id)).one()
+
+    def state(self, job_id: UUID) -> State:
+        """A job's state."""
+        return State(self.job(job_id).state)
+
+    def lane(self, grant: str = "g1", application: str = "default") -> Row[Any]:
+        """A lane's row."""
+        wanted = lane_id(application, grant)
+        with self.engine.connect() as connection:
+            return connection.execute(select(schema.lane).where(schema.lane.c.id == wanted)).one()
+
+    def set_lane(self, grant: str = "g1", **values: Any) -> None:
+        """Write a lane's columns directly."""
+        with self.writing() as connection:
+            table = schema.lane
+            connection.execute(table.update().where(table.c.id == lane_id("default", grant)).values(**values))
+
+    def set_job(self, job_id: UUID, **values: Any) -> None:
+        """Write a job's columns directly."""
+        with self.writing() as connection:
+            connection.execute(schema.job.update().where(schema.job.c.id == job_id).values(**values))
+
+
+def outcome(claimed: turns.Claimed, job: Any, event: Event, *, called: bool = True, **given: Any) -> Outcome:
+    """What became of a begun job of a turn; with its attempt, unless no call was made."""
+    begun_at = given.pop("begun_at", claimed.lane.turn_at or START)
+    generation = given.pop("generation", job.generation)
+    outcome_id = given.pop("id", None) or new_id()
+    values: dict[str, Any] = {"rule": "test", "next_at": job.next_at, "sent": "no"} | given
+    attempt = {
+        "id": outcome_id,
+        "job_id": job.id,
+        "generation": generation,
+        "worker_id": None,
+        "begun_at": begun_at,
+        "ended_at": begun_at + 1,
+        "status": 200 if event is Event.ACCEPT else 503,
+        "rule": values["rule"],
+        "route": None if event is Event.ACCEPT else "retry",
+        "sent": values["sent"],
+        "error_type": None,
+        "error": None,
+        "request_id": None,
+        "replayed": False,
+    }
+    return Outcome(
+        id=outcome_id,
+        lane_id=claimed.lane.id,
+        fence=claimed.lane.fence,
+        job_id=job.id,
+        operation=job.operation,
+        event=event,
+        begun_at=begun_at,
+        attempt=attempt if called else None,
+        **values,
+    )
+
+
+def end(claimed: turns.Claimed, *, ready_at: Micros = 0, ramp: int | None = None) -> End:
+    """The end of a turn."""
+    return End(claimed.lane.id, claimed.lane.fence, ready_at, ramp or claimed.lane.ramp)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, to be copied."""
+    path = tmp_path_factory.mktemp("ledger") / "template.db"
+    migrate.run(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def sqlite_ledger_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """The address of a migrated, empty SQLite ledger."""
+    path = tmp_path / "ledger.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="session")
+def pg_migrated(pg_server: PgServer) -> PgServer:
+    """A PostgreSQL whose database ``ledger`` is migrated."""
+    pg_server.execute("CREATE DATABASE ledger")
+    migrate.run(pg_server.url("ledger"))
+    return pg_server
+
+
+@pytest.fixture
+def pg_ledger_url(pg_migrated: PgServer) -> Iterator[str]:
+    """The address of a migrated, empty PostgreSQL ledger.
+
+    One database for all tests, emptied after each: to copy one takes half a second, to delete a few rows nothing.
+    """
+    yield pg_migrated.url("ledger")
+    pg_migrated.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ledger'")
+    with psycopg.connect(
+        host=pg_migrated.host, port=pg_migrated.port, user="postgres", dbname="ledger", autocommit=True
+    ) as db:
+        for table in schema.metadata.sorted_tables:
+            if table is not schema.leader:
+                db.execute(f"DELETE FROM {table.name}".encode())
+        db.execute("UPDATE sendq_leader SET holder = NULL, fence = 0, expires_at = 0, sleeps_until = 0")
+        db.execute(f"UPDATE {schema.VERSION_TABLE} SET version_num = '{migrate.wanted()}'".encode())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def ledger_url(request: pytest.FixtureRequest) -> str:
+    """The address of a migrated, empty ledger, on either database."""
+    name = "sqlite_ledger_url" if request.param == "sqlite" else "pg_ledger_url"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def ledger(ledger_url: str) -> Iterator[Ledger]:
+    """A ledger on either database."""
+    engine = open_engine(ledger_url)
+    yield Ledger(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def pg_ledger(pg_ledger_url: str) -> Iterator[Ledger]:
+    """A ledger on PostgreSQL, with enough connections for a test's threads."""
+    engine = open_engine(pg_ledger_url, pool_size=20)
+    yield Ledger(engine)
+    engine.dispose()

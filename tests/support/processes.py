@@ -1,0 +1,102 @@
+"""Processes of the command line, and finding whatever they leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+LIMIT_S = 30.0
+
+# Set for a process under test and so for all that it starts: whoever carries it later is a leftover.
+MARK = "LEFT_BEHIND_BY"
+
+
+class Running:
+    """One process of the command line with a temporary directory of its own."""
+
+    def __init__(self, arguments: list[str], tmp: Path, environment: dict[str, str]) -> None:
+        self.mark, self.tmp = uuid.uuid4().hex, tmp
+        # As short as it gets: a socket's path has room for 107 bytes.
+        inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", *arguments],
+            cwd=ROOT,
+            env={**inherited, "HOME": str(tmp), "TMPDIR": str(tmp), MARK: self.mark, **environment},
+            stdout=subprocess.PIPE,
+            stderr=(tmp / "stderr").open("wb"),
+            text=True,
+            start_new_session=True,
+        )
+
+    @property
+    def stderr(self) -> str:
+        """What it has said on stderr so far."""
+        return (self.tmp / "stderr").read_text()
+
+    def line_with(self, words: str) -> str:
+        """Read stdout up to a line with these words."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if words in line:
+                return line
+        raise AssertionError(f"it ended without a line with {words!r}: {self.stderr}")
+
+    def interrupt(self, signum: signal.Signals = signal.SIGINT) -> int:
+        """What a terminal does on Ctrl-C: signal the whole foreground group. Gives the exit status."""
+        os.killpg(self.process.pid, signum)
+        self.process.communicate(timeout=LIMIT_S)
+        return self.process.returncode
+
+    def family(self) -> Iterator[tuple[psutil.Process, str]]:
+        """Every process that carries the mark, with its command line. (The embedded Redis has an environment of its
+        own; its guard shows for it.)
+        """
+        for each in psutil.process_iter():
+            try:
+                if each.environ().get(MARK) == self.mark and each.status() != psutil.STATUS_ZOMBIE:
+                    yield each, " ".join(each.cmdline())
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+
+    def alive(self) -> list[str]:
+        """The command lines of every process that carries the mark, or works in our temporary directory."""
+        servers = [
+            each.info["cmdline"]
+            for each in psutil.process_iter(["cmdline"])
+            if each.info["cmdline"] and any(str(self.tmp) in part for part in each.info["cmdline"])
+        ]
+        return [line for _, line in self.family()] + [" ".join(line) for line in servers]
+
+    def files(self) -> list[str]:
+        """What stands in its temporary directory, but for what we put there."""
+        return sorted(path.name for path in self.tmp.iterdir() if path.name != "stderr")
+
+
+@contextmanager
+def running(arguments: list[str], tmp: Path, **environment: str) -> Iterator[Running]:
+    """Run a command; whatever is left of it at the end is killed."""
+    it = Running(arguments, tmp, environment)
+    try:
+        yield it
+    finally:
+        it.process.kill()
+        it.process.communicate()
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Wait for it, with a limit."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {LIMIT_S:.0f} s: {what}")
+        time.sleep(0.02)

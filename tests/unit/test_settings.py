@@ -1,0 +1,457 @@
+"""The settings: read once, checked whole, and silent about their secrets."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentry_sdk
+import structlog
+from celery.app import defaults
+from pydantic import ValidationError
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+
+from settings import Settings, SettingsError
+from settings.celery import celery_config
+from settings.logs import start_logs
+from settings.redact import redact, redact_all
+from settings.sentry import start_sentry
+
+SECRETS = {
+    "NYLAS_API_KEY": "nyk_v0_hush",
+    "NYLAS_WEBHOOK_SECRET": "hush-hook",
+    "DATABASE_URL": "postgres://web:hush-ledger@db.example.com/app",
+    "REDIS_URL": "rediss://:hush-broker@redis.example.com:6380/1",
+    "SENTRY_DSN": "https://hush-dsn@sentry.example.com/1",
+    "SENDQ_APPLICATIONS": '{"eu": {"api_key": "hush-eu"}}',
+}
+
+
+def refused(**environ: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Settings.load(environ)
+    return str(caught.value)
+
+
+class TestLoading:
+    def test_an_empty_environment_gives_the_defaults(self) -> None:
+        settings = Settings.load({})
+        assert settings == Settings()
+        assert (settings.concurrency, settings.read_timeout_s, settings.key_max_age_s) == (100, 150.0, 2700.0)
+
+    def test_reads_our_names_and_the_usual_ones(self) -> None:
+        settings = Settings.load({"SENDQ_CONCURRENCY": "7", "NYLAS_CLIENT_ID": "abc", "SENDQ_SEND_EVENTS": "true"})
+        assert (settings.concurrency, settings.nylas_client_id, settings.send_events) == (7, "abc", True)
+
+    def test_our_name_wins_over_the_usual_one(self) -> None:
+        settings = Settings.load({"DATABASE_URL": "sqlite:////a.db", "SENDQ_DATABASE_URL": "sqlite:////b.db"})
+        assert settings.ledger_url.get_secret_value() == "sqlite:////b.db"
+
+    def test_an_empty_variable_counts_as_unset(self) -> None:
+        assert Settings.load({"SENDQ_CONCURRENCY": "", "DATABASE_URL": " "}) == Settings()
+
+    def test_made_by_hand_it_does_not_look_at_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SENDQ_CONCURRENCY", "7")
+        assert Settings().concurrency == 100
+        assert Settings.load().concurrency == 7
+
+    def test_nothing_can_be_changed_afterwards(self) -> None:
+        with pytest.raises(ValidationError, match="frozen"):
+            setattr(Settings(), "concurrency", 3)  # noqa: B010  # mypy refuses the plain form
+
+    def test_a_changed_copy_keeps_the_rest_and_is_checked_again(self) -> None:
+        settings = Settings.load(SECRETS).replace(redis_url="unix:///run/redis.sock?db=2", concurrency=3)
+        assert settings.broker_url.get_secret_value() == "redis+socket:///run/redis.sock?virtual_host=2"
+        assert settings.application("eu").api_key().get_secret_value() == "hush-eu"
+        assert settings.slow_calls == 3
+        with pytest.raises(ValidationError):
+            settings.replace(concurrency=0)
+
+
+class TestAMistake:
+    def test_every_one_is_told_at_once_each_with_variable_reason_and_remedy(self) -> None:
+        assert refused(SENDQ_CONCURRENCY="many", SENDQ_TURN_S="0", SENDQ_LOG_FORMAT="xml").splitlines() == [
+            "SENDQ_CONCURRENCY: should be a valid integer, unable to parse string as an integer; "
+            "correct it, or leave it away for the default of 100 calls",
+            "SENDQ_TURN_S: should be greater than 0; correct it, or leave it away for the default of 2 s",
+            "SENDQ_LOG_FORMAT: should be 'json' or 'console'; correct it, or leave it away for the default of json",
+        ]
+
+    def test_is_told_under_the_name_that_was_used(self) -> None:
+        assert refused(DATABASE_URL="mysql://h/d").startswith("DATABASE_URL: is neither PostgreSQL nor SQLite; ")
+        assert refused(SENDQ_DATABASE_URL="mysql://h/d").startswith("SENDQ_DATABASE_URL: ")
+
+    def test_in_a_name_is_told_with_the_nearest_one(self) -> None:
+        assert refused(SENDQ_CONCURENCY="3") == "SENDQ_CONCURENCY: is not a setting; did you mean SENDQ_CONCURRENCY?"
+        assert refused(SENDQ_ZZZ="3") == "SENDQ_ZZZ: is not a setting; remove it"
+
+    def test_is_not_what_kubernetes_or_dev_put_there(self) -> None:
+        Settings.load(
+            {
+                "SENDQ_SERVICE_HOST": "10.0.0.1",
+                "SENDQ_SERVICE_PORT_HTTP": "80",
+                "SENDQ_PORT": "tcp://10.0.0.1:80",
+                "SENDQ_FLOWER_PORT_5555_TCP_ADDR": "10.0.0.1",
+                "SENDQ_PYTHON": "python3.12",
+            }
+        )
+
+    @pytest.mark.parametrize(
+        ("environ", "named", "because"),
+        [
+            ({"SENDQ_STALE_AFTER_S": "6"}, "SENDQ_STALE_AFTER_S", "two late beats"),
+            ({"SENDQ_UNCLAIMED_AFTER_S": "2"}, "SENDQ_UNCLAIMED_AFTER_S", "handed out twice"),
+            ({"SENDQ_POLL_S": "1.5"}, "SENDQ_POLL_S", "loses its lease"),
+            ({"SENDQ_SLOW_AFTER_S": "150"}, "SENDQ_SLOW_AFTER_S", "never counts as slow"),
+            ({"SENDQ_KEY_MAX_AGE_S": "3450"}, "SENDQ_KEY_MAX_AGE_S", "the hour that Nylas keeps keys"),
+            ({"NYLAS_API_KEY": "a", "NYLAS_API_KEY_FILE": "/b"}, "NYLAS_API_KEY", "one of the two"),
+        ],
+    )
+    def test_between_two_settings_is_told_with_its_reason(
+        self, environ: dict[str, str], named: str, because: str
+    ) -> None:
+        said = refused(**environ)
+        assert said.startswith(f"{named}: ")
+        assert because in said
+        assert "\n" not in said
+
+    def test_never_repeats_a_value(self) -> None:
+        wrong = {
+            "NYLAS_API_KEY": "hush hush",
+            "NYLAS_WEBHOOK_SECRET": "hush\nhush",
+            "DATABASE_URL": "mysql://me:hush@host/db",
+            "REDIS_URL": "redis://:hush@host/hush",
+            "SENDQ_APPLICATIONS": '{"eu": {"api_key": "hush hush", "api_kei": "hush"}}',
+            "NYLAS_API_URI": "https://hush@host",
+        }
+        said = refused(**wrong)
+        assert said.count("\n") == 6
+        assert "hush" not in said
+
+
+class TestSecrets:
+    def test_never_print(self, tmp_path: Path) -> None:
+        settings = Settings.load(SECRETS)
+        shown = [repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()]
+        shown += [repr(settings.applications), str(settings.ledger_url), repr(settings.broker_url)]
+        assert not [text for text in shown if "hush" in text]
+
+    def test_leave_the_rest_of_an_address_readable(self) -> None:
+        settings = Settings.load(SECRETS)
+        assert str(settings.ledger_url) == "postgresql+psycopg://web:***@db.example.com/app"
+        assert str(settings.broker_url) == "rediss://:***@redis.example.com:6380/1?ssl_cert_reqs=required"
+
+    def test_do_not_print_when_a_value_made_by_hand_is_wrong(self) -> None:
+        with pytest.raises(ValidationError) as caught:
+            Settings(database_url="mysql://me:hush@host/db", nylas_api_key="hush hush")
+        assert "hush" not in str(caught.value)
+
+
+class TestTheLedgersAddress:
+    @pytest.mark.parametrize(
+        ("given", "used"),
+        [
+            ("postgres://u:p@h:5/d", "postgresql+psycopg://u:p@h:5/d"),
+            ("postgresql://u@h/d?sslmode=require", "postgresql+psycopg://u@h/d?sslmode=require"),
+            ("postgresql+psycopg://h/d", "postgresql+psycopg://h/d"),
+            ("postgresql:///d?host=/run/pg", "postgresql+psycopg:///d?host=%2Frun%2Fpg"),
+            ("sqlite:////var/s.db", "sqlite:////var/s.db"),
+            ("sqlite+pysqlite:///s.db", "sqlite:///s.db"),
+        ],
+    )
+    def test_is_brought_into_one_form(self, given: str, used: str) -> None:
+        assert Settings.load({"DATABASE_URL": given}).ledger_url.get_secret_value() == used
+
+    @pytest.mark.parametrize(
+        ("given", "reason"),
+        [
+            ("mysql://h/d", "neither PostgreSQL nor SQLite"),
+            ("postgresql+asyncpg://h/d", "another driver"),
+            ("sqlite+aiosqlite:///s.db", "another driver"),
+            ("sqlite://", "in memory"),
+            ("sqlite:///:memory:", "in memory"),
+            ("postgresql://h", "names no database"),
+            ("postgresql://h:port/d", "not a database address"),
+            ("app.db", "not a database address"),
+        ],
+    )
+    def test_of_another_kind_is_refused(self, given: str, reason: str) -> None:
+        assert reason in refused(DATABASE_URL=given)
+
+    def test_is_a_file_at_home_by_default(self, tmp_path: Path) -> None:
+        url = Settings.load({"SENDQ_HOME": str(tmp_path / "a b")}).ledger_url.get_secret_value()
+        assert url == f"sqlite:///{tmp_path}/a b/sendq.db"
+
+
+class TestTheBrokersAddress:
+    @pytest.mark.parametrize(
+        ("given", "used"),
+        [
+            ("redis://h", "redis://h"),
+            ("redis://:p@h:6379/3", "redis://:p@h:6379/3"),
+            ("rediss://h", "rediss://h?ssl_cert_reqs=required"),
+            ("rediss://h?ssl_cert_reqs=CERT_NONE", "rediss://h?ssl_cert_reqs=none"),
+            ("unix:///run/r.sock", "redis+socket:///run/r.sock?virtual_host=0"),
+            ("unix:///run/r.sock?db=3&password=a%40b", "redis+socket://:a%40b@/run/r.sock?virtual_host=3"),
+            ("redis+socket:///run/r.sock?virtual_host=2", "redis+socket:///run/r.sock?virtual_host=2"),
+        ],
+    )
+    def test_is_brought_into_the_form_that_celery_reads(self, given: str, used: str) -> None:
+        assert Settings.load({"REDIS_URL": given}).broker_url.get_secret_value() == used
+
+    @pytest.mark.parametrize(
+        ("given", "reason"),
+        [
+            ("redis-cluster://h:6379", "Redis Cluster"),
+            ("redis://a:6379,b:6379", "Redis Cluster"),
+            ("rediss://clustercfg.x.cache.amazonaws.com:6379", "Redis Cluster"),
+            ("amqp://h", "not the address of a Redis"),
+            ("redis://h/jobs", "not a number"),
+            ("redis://h:port/0", "not an address"),
+            ("redis://h?db=1", "options that the broker does not read"),
+            ("unix://", "names no socket"),
+        ],
+    )
+    def test_that_celery_cannot_use_is_refused(self, given: str, reason: str) -> None:
+        assert reason in refused(REDIS_URL=given)
+
+    def test_is_missed_with_a_remedy(self) -> None:
+        with pytest.raises(SettingsError, match=r"REDIS_URL: is not set; .*sendq up"):
+            celery_config(Settings())
+
+
+class TestApplications:
+    def test_default_comes_from_the_plain_names(self) -> None:
+        settings = Settings.load({"NYLAS_API_KEY": " key\n", "NYLAS_API_URI": "https://api.eu.nylas.com/"})
+        application = settings.application()
+        assert application.api_key().get_secret_value() == "key"
+        assert application.api_uri == "https://api.eu.nylas.com"
+
+    def test_others_come_by_name(self) -> None:
+        settings = Settings.load(SECRETS)
+        assert list(settings.applications) == ["default", "eu"]
+        assert settings.application("eu").api_uri == "https://api.us.nylas.com"
+
+    def test_named_ones_alone_need_no_default(self) -> None:
+        settings = Settings.load({"SENDQ_APPLICATIONS": '{"eu": {"api_key": "key"}}'})
+        assert list(settings.applications) == ["eu"]
+        with pytest.raises(SettingsError, match="has no application 'default'"):
+            settings.application()
+
+    def test_a_key_file_is_read_each_time(self, tmp_path: Path) -> None:
+        file = tmp_path / "key"
+        application = Settings.load({"NYLAS_API_KEY_FILE": str(file)}).application()
+        for key in ("first", "second"):
+            file.write_text(f"{key}\n")
+            assert application.api_key().get_secret_value() == key
+
+    def test_without_a_readable_key_are_all_told(self, tmp_path: Path) -> None:
+        (tmp_path / "empty").write_text("\n")
+        (tmp_path / "letter").write_text("hush, it is a secret")
+        named = {name: {"api_key_file": str(tmp_path / name)} for name in ("gone", "empty", "letter")}
+        settings = Settings.load({"NYLAS_CLIENT_ID": "x", "SENDQ_APPLICATIONS": json.dumps(named | {"none": {}})})
+        with pytest.raises(SettingsError) as caught:
+            settings.require_keys()
+        said = str(caught.value).splitlines()
+        assert said[0].startswith("SENDQ_APPLICATIONS.gone.api_key_file: cannot be read (No such file or directory); ")
+        assert [line.split(";")[0] for line in said[1:]] == [
+            "SENDQ_APPLICATIONS.empty.api_key_file: names a file that holds no key",
+            "SENDQ_APPLICATIONS.letter.api_key_file: names a file that holds no key",
+            "SENDQ_APPLICATIONS.none.api_key: is not set",
+        ]
+        assert "hush" not in str(caught.value)
+
+    def test_a_missing_key_is_no_error_before_a_worker_asks_for_it(self) -> None:
+        settings = Settings.load({})
+        with pytest.raises(SettingsError, match="NYLAS_API_KEY: is not set; set it to the API key"):
+            settings.require_keys()
+
+    @pytest.mark.parametrize(
+        ("given", "reason"),
+        [
+            ("eu", "is not JSON"),
+            ("[]", "is not a JSON object"),
+            ('{"a b": {}}', "1 name(s) that do not fit"),
+            ('{"eu": 3}', "SENDQ_APPLICATIONS.eu: "),
+            ('{"eu": {"api_kei": "x"}}', "SENDQ_APPLICATIONS.eu.api_kei: extra inputs are not permitted"),
+            ('{"eu": {"api_key": "x", "api_key_file": "/y"}}', "keep one of the two"),
+        ],
+    )
+    def test_written_wrongly_are_refused(self, given: str, reason: str) -> None:
+        assert reason in refused(SENDQ_APPLICATIONS=given)
+
+    def test_default_is_configured_in_one_place(self) -> None:
+        said = refused(NYLAS_API_KEY="x", SENDQ_APPLICATIONS='{"default": {"api_key": "y"}}')
+        assert "mean the same application" in said
+
+    @pytest.mark.parametrize(
+        ("uri", "reason"),
+        [
+            ("api.us.nylas.com", "not a web address"),
+            ("https://api.us.nylas.com/v3", "holds a path"),
+            ("https://key@api.us.nylas.com", "more than scheme and host"),
+            ("http://api.us.nylas.com", "unencrypted"),
+            ("https://api.us.nylas.com:x", "not an address"),
+        ],
+    )
+    def test_at_a_wrong_address_are_refused(self, uri: str, reason: str) -> None:
+        assert reason in refused(NYLAS_API_URI=uri)
+
+    @pytest.mark.parametrize(
+        "uri", ["http://127.0.0.1:8080", "http://localhost:1", "http://simulator:80", "http://[::1]:1"]
+    )
+    def test_may_be_a_simulator_nearby(self, uri: str) -> None:
+        assert Settings.load({"NYLAS_API_URI": uri}).application().api_uri == uri
+
+
+class TestTheTableOfSettings:
+    def test_tells_the_meaning_of_every_field(self) -> None:
+        table = Settings.describe()
+        assert [row.name for row in table] == list(Settings.model_fields)
+        assert all(row.meaning and row.env for row in table)
+
+    def test_tells_the_unit_of_every_number(self) -> None:
+        numbers = [row for row in Settings.describe() if row.default.replace(".", "").isdecimal()]
+        assert len(numbers) > 10
+        assert all(row.unit for row in numbers)
+        assert all((row.unit == "s") == row.name.endswith("_s") for row in numbers)
+
+    def test_gives_no_variable_to_two_fields(self) -> None:
+        names = [name for row in Settings.describe() for name in row.env]
+        assert len(names) == len(set(names))
+
+    def test_knows_nothing_of_the_machine_that_printed_it(self) -> None:
+        assert next(row.default for row in Settings.describe() if row.name == "home") == ".run/sendq"
+
+
+class TestCelerysConfiguration:
+    config = celery_config(Settings(redis_url="redis://h", threads=8))
+
+    def test_uses_only_names_that_celery_knows(self) -> None:
+        known = {name for name, _ in defaults.flatten(defaults.NAMESPACES)} | {"worker_enable_prefetch_count_reduction"}
+        assert not self.config.keys() - known
+
+    def test_lives_beside_another_celery_on_the_same_redis(self) -> None:
+        own = {**self.config, **self.config["broker_transport_options"]}
+        for name in ("task_default_queue", "control_exchange", "event_exchange", "unacked_key", "unacked_index_key",
+                     "unacked_mutex_key"):  # fmt: skip
+            assert own[name].startswith("sendq")
+
+    def test_leaves_time_and_truth_to_the_ledger(self) -> None:
+        assert self.config["result_backend"] is None
+        assert self.config["task_acks_late"] is False
+        assert self.config["accept_content"] == ["json"]
+
+    def test_has_a_connection_for_every_thread(self) -> None:
+        assert self.config["broker_pool_limit"] > self.config["worker_concurrency"]
+
+
+class TestRedaction:
+    @pytest.mark.parametrize(
+        ("text", "left"),
+        [
+            ("to leyah@example.com, failed", "to [address], failed"),
+            ('{"email": "le.yah+x@mail.example.co.uk"}', '{"email": "[address]"}'),
+            ("Leyah <leyah@bücher.example>", "Leyah <[address]>"),
+            ("redis://:p@ss@h.example:1/0", "redis://:[password]@h.example:1/0"),
+            ("postgresql://u:p@127.0.0.1/d", "postgresql://u:[password]@127.0.0.1/d"),
+            ("Authorization: Bearer abcdefgh12345", "Authorization: [key]"),
+            ("key nyk_v0_abc-d is wrong", "key [key] is wrong"),
+            ("2 @ 3, celery@host and job_01", "2 @ 3, celery@host and job_01"),
+        ],
+    )
+    def test_takes_out_people_and_secrets_and_nothing_else(self, text: str, left: str) -> None:
+        assert redact(text) == left
+
+    def test_goes_to_the_bottom_of_a_structure(self) -> None:
+        assert redact_all({"a": [{"b": ("x@y.example", 1)}], "c": None}) == {"a": [{"b": ["[address]", 1]}], "c": None}
+
+
+class TestTheLog:
+    @pytest.fixture
+    def log(self) -> Iterator[io.StringIO]:
+        root = logging.getLogger()
+        before = root.handlers[:], root.level
+        stream = io.StringIO()
+        start_logs(Settings(), stream)
+        yield stream
+        root.handlers[:], root.level = before
+        structlog.reset_defaults()
+
+    def test_is_one_json_object_a_line_whoever_speaks(self, log: io.StringIO) -> None:
+        structlog.get_logger("ours").info("job.sent", job="j1")
+        logging.getLogger("theirs").warning("lost %s", "connection")
+        ours, theirs = map(json.loads, log.getvalue().splitlines())
+        assert (ours["event"], ours["job"], ours["level"]) == ("job.sent", "j1", "info")
+        assert (theirs["event"], theirs["logger"], theirs["level"]) == ("lost connection", "theirs", "warning")
+        assert ours["timestamp"].endswith("Z")
+
+    def test_holds_no_address_even_if_an_exception_does(self, log: io.StringIO) -> None:
+        try:
+            raise ValueError("bad recipient hush@example.com")
+        except ValueError:
+            structlog.get_logger().exception("refused", by="hush@example.com")
+            logging.getLogger().exception("refused %s", "hush@example.com")
+        assert "ValueError: bad recipient [address]" in log.getvalue()
+        assert "hush" not in log.getvalue()
+
+    def test_keeps_quiet_below_its_level(self, log: io.StringIO) -> None:
+        structlog.get_logger().debug("detail")
+        logging.getLogger().debug("detail")
+        assert log.getvalue() == ""
+
+    def test_has_columns_for_people(self, log: io.StringIO) -> None:
+        people = io.StringIO()
+        start_logs(Settings(log_format="console"), people)
+        structlog.get_logger().info("job.sent", job="j1")
+        assert "job.sent" in people.getvalue()
+        assert "{" not in people.getvalue()
+
+
+class Caught(Transport):
+    """A transport that keeps what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Any] = []
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        self.events.append(envelope.get_event())
+
+
+class TestSentry:
+    @pytest.fixture
+    def caught(self) -> Iterator[Caught]:
+        transport = Caught()
+        assert start_sentry(Settings(sentry_dsn="https://key@sentry.example.com/1"), transport=transport)
+        yield transport
+        sentry_sdk.get_client().close()
+        sentry_sdk.init()
+
+    def test_is_off_without_an_address(self) -> None:
+        assert not start_sentry(Settings())
+        assert not sentry_sdk.is_initialized()
+
+    def test_hears_of_no_variable_and_no_address(self, caught: Caught) -> None:
+        recipient = "hush@example.com"
+        sentry_sdk.set_extra("celery-job", {"args": ["hush"]})
+        sentry_sdk.set_extra("request", {"deep": {"subject": "hush", "to": ["hush"]}})
+        sentry_sdk.add_breadcrumb(message=f"asked {recipient}")
+        try:
+            raise ValueError(f"bad recipient {recipient}")
+        except ValueError:
+            sentry_sdk.capture_exception()
+        (event,) = caught.events
+        assert event["exception"]["values"][0]["value"] == "bad recipient [address]"
+        sources = ("pre_context", "context_line", "post_context")
+        for frame in event["exception"]["values"][0]["stacktrace"]["frames"]:
+            assert "vars" not in frame
+            for source in sources:  # the code of this test holds the word itself
+                frame.pop(source, None)
+        assert "hush" not in json.dumps(event, default=str)

@@ -1,0 +1,154 @@
+"""A server of our own that never outlives us, not even by ``kill -9``.
+
+Between the process that wants a server and the server stands a guard, a small Python process with one thread that
+matters. The guard holds the reading end of a pipe whose writing end is ours: however we end, the kernel closes it, and
+the guard stops the server. The guard itself started the server with ``PR_SET_PDEATHSIG``, so that the server stops when
+the guard is killed. (Straight from us to the server that signal would be a trap: it fires when the *thread* that forked
+ends, and workers start and end threads all day. The guard forks from its main thread, which lives as long as it does.)
+
+    we ──pipe──> guard ──PR_SET_PDEATHSIG──> server
+
+Guard and server run in a session of their own: a Ctrl-C on the terminal reaches us alone, and we stop the server last.
+On systems without ``PR_SET_PDEATHSIG`` only the death of the guard itself goes unnoticed.
+
+This file is also the guard's program: it is run by path, isolated, and imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+# How often the guard asks whether we are still its parent. Only a net: a process that we forked holds a copy of the
+# pipe and can keep it open after us.
+PARENT_CHECK_S = 1.0
+
+
+class Guarded:
+    """A server that was started under a guard.
+
+    ``argv`` is the server's command line, ``stop`` the signal that ends it in good order, and ``grace_s`` the seconds
+    it then has before SIGKILL. Its output goes to ``log``. As root, ``user`` and ``group`` name whom it runs as.
+    ``pass_fds`` stay open in the server as long as it lives (a lock, for one); ``remove`` are directories that go with
+    it: ``stop`` deletes them, or the guard does if we end without it.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        log: Path,
+        stop: signal.Signals = signal.SIGTERM,
+        grace_s: float = 5.0,
+        user: int | None = None,
+        group: int | None = None,
+        pass_fds: Sequence[int] = (),
+        remove: Iterable[Path] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._grace_s = grace_s
+        self._remove = tuple(remove)
+        orders = {
+            "argv": [str(part) for part in argv],
+            "stop": int(stop),
+            "grace_s": grace_s,
+            "user": user,
+            "group": group,
+            "pass_fds": list(pass_fds),
+            "remove": [str(path) for path in self._remove],
+            "parent": os.getpid(),
+        }
+        with log.open("ab") as output:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", __file__, json.dumps(orders)],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                pass_fds=pass_fds,
+                env=None if env is None else dict(env),
+            )
+
+    @property
+    def pid(self) -> int:
+        """The guard's process id (the server is its only child)."""
+        return self._guard.pid
+
+    def ended(self) -> bool:
+        """Whether the server is gone, and the guard with it."""
+        return self._guard.poll() is not None
+
+    def stop(self) -> None:
+        """End the server in good order and wait until it is gone; a second call does nothing."""
+        assert self._guard.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._guard.stdin.close()
+        if not self.ended():
+            self._guard.terminate()
+        try:
+            self._guard.wait(self._grace_s + 5.0)  # the guard's own SIGKILL comes first
+        except subprocess.TimeoutExpired:
+            self._guard.kill()
+            self._guard.wait()
+        for path in self._remove:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _signal_on_parents_death(signum: int) -> Callable[[], None]:
+    """What a child runs between fork and exec, so that the kernel signals it when its parent ends."""
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded before the fork: a child must not take the loader's lock
+    return lambda: prctl(PR_SET_PDEATHSIG, signum)
+
+
+def _stop_when_abandoned(child: subprocess.Popen[bytes], orders: Mapping[str, Any], abandoned: threading.Event) -> None:
+    """Wait until the parent lets go of the pipe or is gone, then end the child, by SIGKILL after its grace."""
+    while os.getppid() == orders["parent"]:
+        readable, _, _ = select.select([0], [], [], PARENT_CHECK_S)
+        if readable and not os.read(0, 1):
+            break
+    abandoned.set()
+    child.send_signal(orders["stop"])
+    try:
+        child.wait(orders["grace_s"])
+    except subprocess.TimeoutExpired:
+        child.kill()
+
+
+def main(orders: Mapping[str, Any]) -> int:
+    """Run the server until it ends or must end; returns its exit status."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    as_other = {} if orders["user"] is None else {"user": orders["user"], "group": orders["group"], "extra_groups": []}
+    child = subprocess.Popen(
+        orders["argv"],
+        stdin=subprocess.DEVNULL,
+        pass_fds=orders["pass_fds"],
+        preexec_fn=_signal_on_parents_death(orders["stop"]),
+        **as_other,
+    )
+    signal.signal(signal.SIGTERM, lambda *_: child.send_signal(orders["stop"]))
+    abandoned = threading.Event()
+    threading.Thread(target=_stop_when_abandoned, args=(child, orders, abandoned), daemon=True).start()
+    status = child.wait()
+    for path in orders["remove"] if abandoned.is_set() else ():  # else the log may still be wanted
+        shutil.rmtree(path, ignore_errors=True)
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(json.loads(sys.argv[1])))
