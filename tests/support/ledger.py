@@ -86,9 +86,10 @@ class Ledger:
     def due(self) -> list[UUID]:
         """The lanes that the dispatcher would serve now."""
         with self.writing() as connection:
-            return [lane for lane, _ in self._due(connection)]
+            return [lane for lane, _ in self.due_in(connection)]
 
-    def _due(self, connection: Connection) -> list[tuple[UUID, int]]:
+    def due_in(self, connection: Connection) -> list[tuple[UUID, int]]:
+        """The same in a transaction that is open, with the calls that each may make at once."""
         now = self.clock()
         open_pairs = [pair for pair in lanes.pairs(connection) if pair.wants_at <= now]
         return [served for pair in open_pairs for served in lanes.due(connection, pair, now=now, limit=1_000)]
@@ -97,7 +98,7 @@ class Ledger:
         """What one round of the dispatcher does: take in new jobs, choose all due lanes, open their turns."""
         self.absorb()
         with self.writing() as connection:
-            return lanes.offer(connection, self._due(connection), now=self.clock())
+            return lanes.offer(connection, self.due_in(connection), now=self.clock())
 
     def claim(
         self, offered: Iterable[lanes.Turn], *, worker: UUID | None = None, jobs_each: int = 50

@@ -28,15 +28,16 @@ class Running:
         self.mark, self.tmp = uuid.uuid4().hex, tmp
         # As short as it gets: a socket's path has room for 107 bytes.
         inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "worker.cli", *arguments],
-            cwd=ROOT,
-            env={**inherited, "HOME": str(tmp), "TMPDIR": str(tmp), MARK: self.mark, **environment},
-            stdout=subprocess.PIPE,
-            stderr=(tmp / "stderr").open("wb"),
-            text=True,
-            start_new_session=True,
-        )
+        with (tmp / "stderr").open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "worker.cli", *arguments],
+                cwd=ROOT,
+                env={**inherited, "HOME": str(tmp), "TMPDIR": str(tmp), MARK: self.mark, **environment},
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
 
     @property
     def stderr(self) -> str:
@@ -90,7 +91,9 @@ def running(arguments: list[str], tmp: Path, **environment: str) -> Iterator[Run
         yield it
     finally:
         it.process.kill()
-        it.process.communicate()
+        it.process.wait()
+        assert it.process.stdout is not None
+        it.process.stdout.close()
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

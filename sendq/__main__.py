@@ -1,0 +1,78 @@
+"""The command line that comes with the package alone: ``python -m sendq migrate``.
+
+This door reads the environment (``DATABASE_URL``, the default of ``--url``); nothing else in the package does. The
+workers' own command line, ``sendq``, has all the other commands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from sqlalchemy import exc
+
+from sendq.errors import SendqError
+from sendq.ledger import migrate
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. What went wrong is one sentence on stderr, and status 2."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    url = given.url or os.environ.get("DATABASE_URL", "")
+    if not url:
+        return _complain("no database is named; give --url or set DATABASE_URL")
+    try:
+        if given.sql:
+            sys.stdout.write(migrate.sql(url))
+        else:
+            sys.stdout.write(_told(migrate.run(url), as_json=given.json))
+    except (SendqError, ValueError) as error:
+        return _complain(str(error))
+    except (ModuleNotFoundError, exc.NoSuchModuleError) as error:
+        return _complain(f"the URL's database driver cannot be loaded ({error}); install it, or name another one")
+    except exc.DBAPIError as error:
+        return _complain(f"the database refused: {str(error.orig).strip().splitlines()[0]}")
+    return 0
+
+
+def _told(done: migrate.Upgrade, *, as_json: bool) -> str:
+    if as_json:
+        return json.dumps(dataclasses.asdict(done)) + "\n"
+    if not done.applied:
+        return f"the ledger's schema is {done.after} already; nothing to do\n"
+    return f"applied {', '.join(done.applied)}; the ledger's schema is {done.after} now\n"
+
+
+def _complain(sentence: str) -> int:
+    sys.stderr.write(f"sendq: {sentence}\n")
+    return USAGE_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sendq", description="sendq, as far as a web application needs it.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "migrate",
+        help="bring the ledger's tables in a database up to date",
+        description="Bring the ledger's tables in a database up to date. Safe to run again, and by several at once.",
+    )
+    command.add_argument(
+        "--url",
+        help="the database: postgresql://user@host/name or sqlite:///path; by default the variable DATABASE_URL "
+        "(the one thing that sendq reads from the environment by itself)",
+    )
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--sql", action="store_true", help="print the statements instead; no server is asked")
+    form.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""`AsyncSendQueue`: the same queue for asyncio, over the same code of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from sendq import clock
+from sendq.errors import LedgerUnavailable
+from sendq.ledger import migrate, read
+from sendq.ledger.engine import open_async_engine, translated
+from sendq.ledger.joined import async_connection_of, connection_of
+from sendq.message import Message
+from sendq.planning import (
+    DEFAULT_APPLICATION,
+    Expiry,
+    Modification,
+    Options,
+    Send,
+    plan_modification,
+    plan_sends,
+)
+from sendq.queue import stored_batch, stored_jobs
+from sendq.states import State
+from sendq.views import Batch, BatchView, Job, JobView, Priority, Why
+from sendq.why import explain
+
+T = TypeVar("T")
+
+
+class AsyncSendQueue:
+    """`SendQueue` for asyncio: the same methods with the same meaning, to be awaited.
+
+    ``ledger`` is a database URL (a plain ``postgresql://`` means asyncpg, ``sqlite://`` aiosqlite) or an `AsyncEngine`.
+    ``session`` takes an `AsyncSession` or `AsyncConnection`.
+    """
+
+    def __init__(
+        self, ledger: str | URL | AsyncEngine, *, metadata_key: str = "key1", now: clock.Clock = clock.now
+    ) -> None:
+        self._engine = ledger if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
+        self._metadata_key = metadata_key
+        self._now = now
+        self._checked = False
+
+    async def send(
+        self,
+        grant_id: str,
+        message: Message,
+        *,
+        key: str | None = None,
+        due_at: datetime | None = None,
+        expires_at: Expiry = None,
+        priority: Priority | str | int = Priority.NORMAL,
+        application: str = DEFAULT_APPLICATION,
+        provider: str | None = None,
+        on_outcome: str | None = None,
+        session: Any = None,
+    ) -> Job:
+        """See `SendQueue.send`."""
+        options = Options(
+            key=key,
+            due_at=due_at,
+            expires_at=expires_at,
+            priority=priority,
+            application=application,
+            provider=provider,
+            on_outcome=on_outcome,
+        )
+        return (await self._store_sends([Send(grant_id, message, options)], indexed=False, session=session))[0]
+
+    async def send_many(self, sends: Iterable[Send], *, session: Any = None) -> list[Job]:
+        """See `SendQueue.send_many`."""
+        return await self._store_sends(list(sends), indexed=True, session=session)
+
+    async def modify(
+        self,
+        grant_id: str,
+        message_ids: Iterable[str],
+        *,
+        unread: bool | None = None,
+        starred: bool | None = None,
+        folders: Sequence[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        key: str | None = None,
+        due_at: datetime | None = None,
+        expires_at: Expiry = None,
+        priority: Priority | str | int = Priority.NORMAL,
+        application: str = DEFAULT_APPLICATION,
+        provider: str | None = None,
+        on_outcome: str | None = None,
+        session: Any = None,
+    ) -> Batch:
+        """See `SendQueue.modify`."""
+        options = Options(
+            key=key,
+            due_at=due_at,
+            expires_at=expires_at,
+            priority=priority,
+            application=application,
+            provider=provider,
+            on_outcome=on_outcome,
+        )
+        call = Modification(grant_id, message_ids, unread, starred, folders, metadata, options)
+        now = self._now()
+        planned, total = plan_modification(call, now=now, metadata_key=self._metadata_key)
+        return await self._write(session, lambda connection: stored_batch(connection, planned, total, now=now))
+
+    async def job(
+        self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+    ) -> JobView:
+        """See `SendQueue.job`."""
+        return await self._read(
+            lambda connection: read.job(connection, read.job_id(connection, job_id, application, key))
+        )
+
+    async def why(
+        self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+    ) -> Why:
+        """See `SendQueue.why`."""
+        return await self._read(
+            lambda connection: explain(
+                read.surroundings(connection, read.job_id(connection, job_id, application, key)), now=self._now()
+            )
+        )
+
+    async def batch(
+        self, batch_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+    ) -> BatchView:
+        """See `SendQueue.batch`."""
+        return await self._read(
+            lambda connection: read.batch(connection, read.batch_id(connection, batch_id, application, key))
+        )
+
+    async def cancel(self, job_id: str, *, session: Any = None) -> State:
+        """See `SendQueue.cancel`."""
+        wanted = read.parse_id(job_id, what="job")
+        return await self._write(session, lambda connection: read.cancel(connection, wanted, now=self._now()))
+
+    async def close(self) -> None:
+        """Close the pooled connections."""
+        await self._engine.dispose()
+
+    async def _store_sends(self, sends: Sequence[Send], *, indexed: bool, session: Any) -> list[Job]:
+        now = self._now()
+        planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key)
+        if not sends:
+            return []
+        return await self._write(session, lambda connection: stored_jobs(connection, planned, now=now))
+
+    async def _write(self, session: Any, action: Callable[[Connection], T]) -> T:
+        with _translated():
+            if session is not None:
+                return await async_connection_of(session).run_sync(lambda joined: action(connection_of(joined)))
+            await self._check_schema()
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(action)
+
+    async def _read(self, question: Callable[[Connection], T]) -> T:
+        with _translated():
+            await self._check_schema()
+            async with self._engine.connect() as connection:
+                await connection.execution_options(sendq_reads=True)
+                return await connection.run_sync(question)
+
+    async def _check_schema(self) -> None:
+        if not self._checked:
+            async with self._engine.connect() as connection:
+                await connection.execution_options(sendq_reads=True)
+                await connection.run_sync(migrate.require)
+            self._checked = True
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    with translated():
+        try:
+            yield
+        except OSError as error:  # asyncpg's way to say that nobody listens; SQLAlchemy passes it through
+            raise LedgerUnavailable(
+                "the ledger cannot be reached; check the database URL and that the server runs"
+            ) from error

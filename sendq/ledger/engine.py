@@ -1,0 +1,175 @@
+"""Connections to the ledger: how they are opened, and what their errors mean.
+
+PostgreSQL 14 and later, or SQLite 3.35 and later. No session state is used (no SET, no advisory locks, no named
+prepared statements), so that PgBouncer in transaction mode may stand in between.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, exc
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
+
+# How long a SQLite writer waits for another one. A commit takes milliseconds; whoever holds the lock for longer than
+# this has forgotten it.
+SQLITE_BUSY_S = 30.0
+
+_ASYNC_DRIVERS = {
+    "sqlite": "sqlite+aiosqlite",
+    "postgresql": "postgresql+asyncpg",
+    "postgresql+psycopg": "postgresql+psycopg",
+    "postgresql+asyncpg": "postgresql+asyncpg",
+    "sqlite+aiosqlite": "sqlite+aiosqlite",
+}
+
+
+def ledger_url(url: str | URL) -> URL:
+    """The URL with its driver named: ``postgres://`` and ``postgresql://`` mean psycopg 3.
+
+    Raises:
+        ValueError: the URL is not one, or names a database that sendq does not speak.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise ValueError(
+            "the ledger's URL is not a database URL; write postgresql://user@host/name or sqlite:///path"
+        ) from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("postgresql", "sqlite"):
+        raise ValueError(
+            f"the ledger cannot live in {parsed.get_backend_name()!r}; write postgresql://user@host/name or sqlite:///path"
+        )
+    return parsed
+
+
+def open_engine(url: str | URL, **options: Any) -> Engine:
+    """An engine for the ledger, with what each driver needs (see `_prepare`); ``options`` go to SQLAlchemy.
+
+    Parameters are hidden: bodies and addresses have no place in the text of an error.
+    """
+    parsed = ledger_url(url)
+    engine = create_engine(parsed, hide_parameters=True, **_options(parsed), **options)
+    _prepare(engine)
+    return engine
+
+
+def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
+    """The same for asyncio; a URL without an async driver gets asyncpg or aiosqlite."""
+    parsed = make_url(url)
+    name = "postgresql" if parsed.drivername == "postgres" else parsed.drivername
+    if name not in _ASYNC_DRIVERS:
+        raise ValueError(
+            f"{name!r} is no asyncio driver; write postgresql+asyncpg://, postgresql+psycopg:// or sqlite://"
+        )
+    parsed = parsed.set(drivername=_ASYNC_DRIVERS[name])
+    engine = create_async_engine(parsed, hide_parameters=True, **_options(parsed), **options)
+    _prepare(engine.sync_engine)
+    return engine
+
+
+def _options(url: URL) -> dict[str, Any]:
+    """What each driver needs to work behind a pooler, and to fail rather than hang."""
+    if url.get_backend_name() == "sqlite":
+        return {"connect_args": {"timeout": SQLITE_BUSY_S}}
+    if url.drivername == "postgresql+psycopg":
+        return {"connect_args": {"prepare_threshold": None}, "pool_pre_ping": True}
+    if url.drivername == "postgresql+asyncpg":
+        # Unnamed statements: a named one may meet another server connection behind PgBouncer.
+        return {
+            "connect_args": {"prepared_statement_name_func": str, "statement_cache_size": 0},
+            "pool_pre_ping": True,
+        }
+    return {"pool_pre_ping": True}
+
+
+def _prepare(engine: Engine) -> None:
+    """SQLite: write-ahead log, every commit on disk, and transactions that begin when they say so.
+
+    A deferred transaction that reads first and writes later fails at once when somebody else wrote in between; one
+    that begins IMMEDIATE waits for its turn instead. Reading ones ask for ``sendq_reads=True``.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+
+    @event.listens_for(engine, "connect")
+    def opened(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # SQLAlchemy's "begin" below is the only one who says BEGIN
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("sendq_reads", False)
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One transaction that writes; the errors of the database become ours."""
+    with translated(), engine.begin() as connection:
+        yield connection
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One transaction that only reads."""
+    with translated(), engine.connect().execution_options(sendq_reads=True) as connection:
+        yield connection
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what a driver raises into `Retryable`, `LedgerUnavailable` or `SchemaMismatch`; the rest goes through."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        meaning = meaning_of(error)
+        if meaning is None:
+            raise
+        raise meaning from error
+    except exc.TimeoutError as error:
+        raise LedgerUnavailable("no connection to the ledger became free; raise the pool's size or timeout") from error
+
+
+def meaning_of(error: exc.DBAPIError) -> Retryable | LedgerUnavailable | SchemaMismatch | None:
+    """What an error of the database means to the caller; None: nothing we know of, hence a bug."""
+    original = error.orig
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    if state in ("40001", "40P01", "55P03"):
+        return Retryable("the database broke off the transaction; roll back and run it again")
+    if state in ("42P01", "42703"):
+        return SchemaMismatch("the ledger has no such table or column; run: python -m sendq migrate")
+    if isinstance(original, sqlite3.OperationalError):
+        message = str(original)
+        if "locked" in message or "busy" in message:
+            return Retryable("the SQLite ledger is locked by another writer; roll back and run it again")
+        if "no such table" in message or "no such column" in message:
+            return SchemaMismatch("the ledger has no such table or column; run: python -m sendq migrate")
+        if "unable to open" in message or "readonly" in message:
+            return LedgerUnavailable("the SQLite ledger cannot be opened for writing; check its path and permissions")
+        return None
+    if is_disconnect(error):
+        return LedgerUnavailable("the ledger cannot be reached; check the database URL and that the server runs")
+    return None
+
+
+def is_disconnect(error: exc.DBAPIError) -> bool:
+    """Whether the connection, and not the statement, is at fault."""
+    if error.connection_invalidated:
+        return True
+    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    if state is not None:
+        # Connection exceptions, server shutting down, too many connections, out of disk or memory.
+        return str(state)[:2] in ("08", "57", "53", "58")
+    return isinstance(error, exc.OperationalError | exc.InterfaceError)

@@ -1,0 +1,102 @@
+"""Enqueue: the rows of new jobs, in the caller's own transaction.
+
+No lane is written here: two requests that enqueue for the grants A, B and B, A would wait for each other. Lanes learn
+of new jobs from the append-only ``wake`` rows. Only callers with equal keys wait, and since keys are inserted in
+order, they cannot wait in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, select, text, tuple_
+
+from sendq.clock import Micros
+from sendq.errors import KeyConflict
+from sendq.ledger import schema
+from sendq.ledger.bulk import chunks, insert_new, insert_rows
+
+# The leader's row says until when it sleeps. A commit that it would sleep through wakes it; at any other time a
+# NOTIFY would only cost (it takes a lock that all commits share).
+CHANNEL = "sendq_wake"
+_NOTIFY = text("SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleeps_until > :at")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one call of enqueue stores: rows, ready to go in.
+
+    ``jobs`` and ``payloads`` may be generators; they are read in chunks. ``wakes`` holds a row for each lane.
+    """
+
+    jobs: Iterable[Mapping[str, Any]]
+    payloads: Iterable[Mapping[str, Any]] = ()
+    batch: Mapping[str, Any] | None = None
+    keys: Sequence[Mapping[str, Any]] = ()
+    wakes: Sequence[Mapping[str, Any]] = field(default_factory=list)
+
+
+def store(connection: Connection, plan: Plan, *, at: Micros) -> dict[tuple[str, str], UUID]:
+    """Insert a plan; gives the job or batch that each key of it already named, by (application, key).
+
+    A key that is there with the same content makes its part of the plan void; with other content it is an error.
+
+    Raises:
+        KeyConflict: a key names a job or batch with other content.
+    """
+    found = _claim_keys(connection, plan.keys)
+    known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
+    if plan.batch is not None:
+        if plan.batch["id"] in known:
+            return found
+        insert_rows(connection, schema.batch, [plan.batch])
+    stored = 0
+    for chunk in chunks(job for job in plan.jobs if job["id"] not in known):
+        insert_rows(connection, schema.job, chunk)
+        stored += len(chunk)
+    for chunk in chunks(payload for payload in plan.payloads if payload["job_id"] not in known):
+        insert_rows(connection, schema.payload, chunk)
+    if stored:
+        append_wakes(connection, plan.wakes, at=at)
+    return found
+
+
+def append_wakes(connection: Connection, wakes: Sequence[Mapping[str, Any]], *, at: Micros) -> None:
+    """Say which lanes have new jobs, and wake the dispatcher if it would sleep past them."""
+    insert_rows(connection, schema.wake, wakes)
+    notify(connection, at=at)
+
+
+def notify(connection: Connection, *, at: Micros) -> None:
+    """Wake the dispatcher at commit, if it sleeps until later than ``at``. SQLite has no such thing: there it polls."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_NOTIFY, {"at": at})
+
+
+def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], UUID]:
+    """Insert the keys; those that were there already, with what they name."""
+    found: dict[tuple[str, str], UUID] = {}
+    wanted = sorted(keys, key=lambda row: (row["application"], row["key"]))
+    by_application = groupby(wanted, key=lambda row: row["application"])
+    for chunk in (chunk for _, rows in by_application for chunk in chunks(rows)):
+        # Of one application, for what comes back is the key alone.
+        fresh = insert_new(connection, schema.key, chunk, returning="key")
+        taken = [row for row in chunk if row["key"] not in fresh]
+        if not taken:
+            continue
+        names = [(row["application"], row["key"]) for row in taken]
+        table = schema.key.c
+        rows = connection.execute(select(schema.key).where(tuple_(table.application, table.key).in_(names)))
+        there = {(row.application, row.key): row for row in rows}
+        for row in taken:
+            name = (row["application"], row["key"])
+            first = there[name]
+            target = first.job_id or first.batch_id
+            if bytes(first.digest) != row["digest"]:
+                raise KeyConflict(row["key"], str(target))
+            found[name] = target
+    return found

@@ -1,0 +1,280 @@
+"""Grants whose owner must sign in again: closed lanes, from the first suspicion to the reopening.
+
+    an answer says so ──▶ closed (suspected if the answer could mean something else)
+        │                    │
+        │                    ├─ the API is asked: valid ──▶ open again, one call first
+        │                    ├─ invalid, or certain from the start ──▶ announced: one event, one alert
+        │                    ├─ unknown to the API ──▶ gone: its waiting jobs end
+        │                    └─ many alike within minutes ──▶ not theirs but the application's trouble: one hold above
+        └─ webhook, check or a person's word ──▶ open again
+
+Announcing waits a little, so that the trouble of an application is not announced to a thousand people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, exists, func, select, update
+
+from sendq.clock import SECOND, Micros
+from sendq.ledger import events, schema
+from sendq.ledger.enqueue import notify
+from sendq.ledger.jobs import end_waiting
+from sendq.ledger.lanes import lock, settle
+from sendq.states import Event, State
+
+# Between two questions about one grant: rarely, for most people come back within minutes or not today.
+CHECK_FIRST: Micros = 60 * SECOND
+CHECK_MOST: Micros = 15 * 60 * SECOND
+
+# A suspicion is looked into at once, and soon again if nobody could tell.
+SUSPECT_AGAIN: Micros = 15 * SECOND
+
+# The API says that the grant is valid and the provider refuses it all the same: after so many times it is believed.
+SUSPECTED_MOST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A grant that the API should be asked about."""
+
+    lane_id: UUID
+    application: str
+    grant_id: str
+    suspected: bool
+
+
+def lane_of(connection: Connection, application: str, grant_id: str) -> UUID | None:
+    """The lane of a grant, if it ever had a job."""
+    table = schema.lane.c
+    wanted = select(table.id).where(table.application == application, table.grant_id == grant_id)
+    return connection.execute(wanted).scalar()
+
+
+def close(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Micros) -> bool:
+    """Close a lane on somebody's word; False if it was closed already."""
+    row = lock(connection, [lane_id])[lane_id]
+    if row.closed_at is not None and not row.suspected:
+        return False
+    change = {"closed_at": now, "closed_rule": rule, "suspected": False, "check_at": now + CHECK_FIRST, "checks": 0}
+    settle(connection, {lane_id: row}, {lane_id: change}, now=now)
+    _event(connection, "closed", row, by=by, rule=rule, now=now)
+    return True
+
+
+def reopen(connection: Connection, lane_id: UUID, *, by: str, now: Micros, reason: str | None = None) -> bool:
+    """Open a closed lane again, with one call at first; False if it was open."""
+    row = lock(connection, [lane_id])[lane_id]
+    if row.closed_at is None:
+        return False
+    notify(connection, at=settle(connection, {lane_id: row}, {lane_id: _opened(now) | {"streak": 0}}, now=now))
+    _event(connection, "reopened", row, by=by, rule=row.closed_rule, now=now, reason=reason)
+    return True
+
+
+def _opened(now: Micros) -> dict[str, Any]:
+    return {
+        "closed_at": None,
+        "closed_rule": None,
+        "suspected": False,
+        "announced_at": None,
+        "check_at": None,
+        "checks": 0,
+        "gone": False,
+        "opened_at": now,
+        "held_until": None,
+        "ramp": 1,
+    }
+
+
+# --- asking the API ---------------------------------------------------------------------------------------------------
+
+
+def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
+    """Closed lanes with waiting jobs about which the API should be asked now; nobody else is given them for a while.
+
+    Inside a hold of their application or provider nothing is asked.
+    """
+    table, pair = schema.lane, schema.pair
+    held = exists().where(
+        pair.c.application == table.c.application,
+        pair.c.provider.in_([table.c.provider, "*"]),
+        pair.c.held_until > now,
+    )
+    waits = exists().where(schema.job.c.lane_id == table.c.id, schema.job.c.state == State.QUEUED.value)
+    rows = connection.execute(
+        select(table)
+        .where(table.c.closed_at.is_not(None), table.c.check_at <= now, table.c.gone.is_(False), waits, ~held)
+        .order_by(table.c.check_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        pause = SUSPECT_AGAIN if row.suspected else min(CHECK_MOST, CHECK_FIRST * 2**row.checks)
+        connection.execute(
+            update(table).where(table.c.id == row.id).values(check_at=now + pause, checks=min(row.checks + 1, 30))
+        )
+    return [Check(row.id, row.application, row.grant_id, row.suspected) for row in rows]
+
+
+def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
+    """The API says that the grant is in order: open its lane.
+
+    Unless the provider has refused it several times since, whatever the API says: then its owner is called for.
+    """
+    row = lock(connection, [lane_id])[lane_id]
+    if row.closed_at is None:
+        return
+    if row.suspected and row.streak >= SUSPECTED_MOST:
+        found_invalid(connection, lane_id, now=now)
+        return
+    streak = row.streak + 1 if row.suspected else 0
+    notify(connection, at=settle(connection, {lane_id: row}, {lane_id: _opened(now) | {"streak": streak}}, now=now))
+    _event(connection, "reopened", row, by="check", rule=row.closed_rule, now=now)
+
+
+def found_invalid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
+    """The API says that the owner must sign in again: no suspicion any more."""
+    row = lock(connection, [lane_id])[lane_id]
+    if row.closed_at is not None and row.suspected:
+        change = {"suspected": False, "check_at": now + CHECK_FIRST, "checks": 0}
+        settle(connection, {lane_id: row}, {lane_id: change}, now=now)
+
+
+def found_gone(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Micros) -> None:
+    """The grant exists no more: its lane stays closed, and what waits in it ends (`end_gone`)."""
+    row = lock(connection, [lane_id])[lane_id]
+    if row.gone:
+        return
+    change = {
+        "closed_at": row.closed_at or now,
+        "closed_rule": rule,
+        "suspected": False,
+        "gone": True,
+        "check_at": None,
+    }
+    settle(connection, {lane_id: row}, {lane_id: change}, now=now)
+    _event(connection, "grant_gone", row, by=by, rule=rule, now=now)
+
+
+def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
+    """Dead-letter up to ``limit`` jobs that wait for grants which exist no more."""
+    job, lane = schema.job.c, schema.lane.c
+    rows = connection.execute(
+        select(job.id, job.operation, job.doubt_at)
+        .join(schema.lane, lane.id == job.lane_id)
+        .where(lane.closed_at.is_not(None), lane.gone.is_(True), job.state == State.QUEUED.value)
+        .limit(limit)
+    ).all()
+    ends = {
+        row.id: Event.DOUBT if row.operation == "send" and row.doubt_at is not None else Event.GIVE_UP for row in rows
+    }
+    return len(end_waiting(connection, ends, now=now, rule="grant_not_found"))
+
+
+# --- announcing, and looking higher -----------------------------------------------------------------------------------
+
+
+def to_announce(connection: Connection, *, closed_before: Micros, now: Micros, limit: int) -> list[Row[Any]]:
+    """Lanes that are certainly closed since before then and whose owners were not called for: they are now."""
+    table = schema.lane
+    rows = connection.execute(
+        select(table)
+        .where(
+            table.c.closed_at <= closed_before,
+            table.c.suspected.is_(False),
+            table.c.announced_at.is_(None),
+            table.c.gone.is_(False),
+        )
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        connection.execute(update(table).where(table.c.id == row.id).values(announced_at=now))
+        _event(connection, "reauth_required", row, by="policy", rule=row.closed_rule, now=now)
+    return list(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """Many grants failed alike: the trouble is looked for above them."""
+
+    application: str
+    provider: str
+    rule: str
+    grants: int
+
+
+def escalate(connection: Connection, *, since: Micros, number: int, held_until: Micros, now: Micros) -> list[Escalated]:
+    """Where ``number`` grants of one pair were closed by one rule since then: hold the pair and open their lanes again.
+
+    Nobody is asked to sign in again for that; whose lane is closed once more after the hold, is.
+    """
+    table = schema.lane
+    fresh = (table.c.closed_at >= since, table.c.announced_at.is_(None), table.c.gone.is_(False))
+    groups = connection.execute(
+        select(table.c.application, table.c.provider, table.c.closed_rule, func.count().label("grants"))
+        .where(*fresh)
+        .group_by(table.c.application, table.c.provider, table.c.closed_rule)
+        .having(func.count() >= number)
+    ).all()
+    found = []
+    for group in groups:
+        alike = (
+            table.c.application == group.application,
+            table.c.provider == group.provider,
+            table.c.closed_rule == group.closed_rule,
+        )
+        ids = connection.execute(select(table.c.id).where(*fresh, *alike)).scalars().all()
+        rows = lock(connection, ids)
+        settle(connection, rows, {lane_id: _opened(now) for lane_id in rows}, now=now)
+        _hold_pair(connection, group.application, group.provider, group.closed_rule, held_until, now=now)
+        found.append(Escalated(group.application, group.provider, group.closed_rule, len(rows)))
+        events.append(
+            connection,
+            "escalated",
+            at=now,
+            by="policy",
+            application=group.application,
+            provider=group.provider,
+            rule=group.closed_rule,
+            reason=f"{len(rows)} grants failed alike",
+        )
+    return found
+
+
+def _hold_pair(
+    connection: Connection, application: str, provider: str, rule: str, until: Micros, *, now: Micros
+) -> None:
+    table = schema.pair
+    connection.execute(
+        update(table)
+        .where(table.c.application == application, table.c.provider == provider)
+        .values(held_until=until, held_since=now, held_rule=rule, held_by="escalation", ramp=1)
+    )
+
+
+def _event(
+    connection: Connection,
+    kind: str,
+    row: Row[Any],
+    *,
+    by: str,
+    rule: str | None,
+    now: Micros,
+    reason: str | None = None,
+) -> None:
+    events.append(
+        connection,
+        kind,
+        at=now,
+        by=by,
+        application=row.application,
+        provider=row.provider,
+        grant_id=row.grant_id,
+        rule=rule,
+        reason=reason,
+    )

@@ -1,0 +1,204 @@
+"""Joining the caller's transaction: from whatever the application holds to a SQLAlchemy connection.
+
+    Connection, Session, scoped_session       their own connection
+    django.db.connection inside atomic()      a SQLAlchemy connection over Django's own
+    AsyncConnection, AsyncSession             themselves, checked: `sendq` works inside their ``run_sync``
+
+What is joined stays the caller's: nothing here commits, rolls back or closes it. So a transaction has to be there to
+join; with autocommit, half a call could be stored and the other half not, and that is refused.
+
+Django is not imported; its connection is known by its manners. Django's connection and SQLAlchemy's share one driver
+connection, and SQLAlchemy is told nothing that would make it prepare it: no type is registered on it, no function, and
+not one statement is sent that the caller did not ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, exc
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+from sqlalchemy.pool import NullPool
+
+T = TypeVar("T")
+
+_ASYNC = (AsyncConnection, AsyncSession, async_scoped_session)
+
+_WANTED = "session: hand over a SQLAlchemy Connection or Session, or django.db.connection inside atomic()"
+_WANTED_ASYNC = "session: hand over a SQLAlchemy AsyncConnection or AsyncSession"
+
+# Django's drivers, by the module that its connection names as `Database`, and the dialect that speaks to each.
+_DIALECTS = {
+    "psycopg": "postgresql+psycopg",
+    "psycopg2": "postgresql+psycopg2",
+    "sqlite3": "sqlite+pysqlite",
+}
+
+
+class RunsSync(Protocol):
+    """What the async queue needs of a connection or session: to run a function of its sync counterpart."""
+
+    async def run_sync(self, fn: Callable[..., T], *arg: Any, **kw: Any) -> T:
+        """Await ``fn(sync counterpart, …)``."""
+
+
+def connection_of(session: object) -> Connection:
+    """The connection of the transaction that the caller has open.
+
+    Args:
+        session: a SQLAlchemy ``Connection``, ``Session`` or ``scoped_session``, or Django's ``connection`` (one of
+            ``django.db.connections``) inside ``atomic()``.
+
+    Returns:
+        A connection to execute on, and nothing else: its transaction belongs to the caller.
+
+    Raises:
+        TypeError: it is something else (an asyncio session, an engine, a database that the ledger does not speak).
+        RuntimeError: there is no transaction to join: autocommit, or Django outside of ``atomic()``.
+        django.db.transaction.TransactionManagementError: the ``atomic()`` block failed already and will roll back.
+    """
+    if isinstance(session, _ASYNC):
+        raise TypeError(f"session: {type(session).__name__} belongs to asyncio; use AsyncSendQueue with it")
+    if isinstance(session, Connection):
+        return _checked(session)
+    if _is_django(session):
+        return _over_django(session)
+    ask = getattr(session, "connection", None)
+    if isinstance(session, type) or not callable(ask):
+        raise _not(session, _WANTED)
+    try:
+        found = ask()
+    except exc.UnboundExecutionError:
+        raise TypeError(
+            "session: this Session has several databases; hand over the ledger's: session.connection(bind_arguments=…)"
+        ) from None
+    if not isinstance(found, Connection):
+        if hasattr(found, "close"):
+            found.close()  # a coroutine that nobody will await
+        raise _not(session, _WANTED)
+    return _checked(found)
+
+
+def async_connection_of(session: object) -> RunsSync:
+    """The asyncio connection or session of the transaction that the caller has open.
+
+    Use it as ``await async_connection_of(session).run_sync(work)``, where ``work`` begins with `connection_of`: that
+    is where autocommit is refused.
+
+    Args:
+        session: a SQLAlchemy ``AsyncConnection``, ``AsyncSession`` or ``async_scoped_session``.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(session, async_scoped_session):
+        session = session()
+    if isinstance(session, AsyncConnection | AsyncSession):
+        return session
+    if _is_django(session):
+        raise TypeError("session: Django's connection is not an asyncio one; use SendQueue, inside sync_to_async")
+    if isinstance(session, Connection) or callable(getattr(session, "connection", None)):
+        raise TypeError(f"session: {type(session).__name__} is not an asyncio one; use SendQueue with it")
+    raise _not(session, _WANTED_ASYNC)
+
+
+def _not(session: object, wanted: str) -> TypeError:
+    """The error about something else; it names the kind alone, for the thing itself may hold a password."""
+    name = session.__name__ if isinstance(session, type) else type(session).__name__
+    return TypeError(f"{wanted}, not {name}")
+
+
+def _checked(connection: Connection) -> Connection:
+    """The same connection, if the ledger can live there and a transaction holds what it is told."""
+    if connection.dialect.name not in ("postgresql", "sqlite"):
+        raise TypeError(f"session: the ledger cannot live in {connection.dialect.name!r}, only in PostgreSQL or SQLite")
+    if _autocommits(connection):
+        raise RuntimeError(
+            "session: the connection is in AUTOCOMMIT, which could store half a call; open a transaction without it"
+        )
+    return connection
+
+
+def _autocommits(connection: Connection) -> bool:
+    """Whether each statement commits by itself; asks nobody over the wire."""
+    level = connection.get_execution_options().get("isolation_level")
+    if level is None:  # of create_engine(isolation_level=…); there is no public way to it that sends no statement
+        level = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    if level is not None:
+        return str(level).upper() == "AUTOCOMMIT"
+    return getattr(connection.connection.dbapi_connection, "autocommit", False) is True
+
+
+def _is_django(session: object) -> bool:
+    return all(hasattr(session, name) for name in ("vendor", "ensure_connection", "in_atomic_block"))
+
+
+def _over_django(django: Any) -> Connection:
+    """A connection over Django's own, in the ``atomic()`` block that is open."""
+    if not django.in_atomic_block:
+        raise RuntimeError(
+            "session: Django's connection is outside of atomic(), where each statement commits by itself and half a "
+            "call could be stored; wrap the call in django.db.transaction.atomic()"
+        )
+    driver = django.Database.__name__.partition(".")[0]  # `sqlite3.dbapi2` is how Django imports sqlite3
+    if driver not in _DIALECTS:
+        raise TypeError(f"session: the ledger cannot live in {django.vendor!r}, only in PostgreSQL or SQLite")
+    # Django's cursors see to these three; ours go past them.
+    django.validate_thread_sharing()
+    django.validate_no_broken_transaction()
+    django.ensure_connection()
+    token = _handed_over.set(_Borrowed(django.connection))
+    try:
+        return _engine(driver).connect()
+    finally:
+        _handed_over.reset(token)
+
+
+class _Borrowed:
+    """A driver's connection whose transaction and life are somebody else's.
+
+    SQLAlchemy may use cursors and read what it likes. What would end the transaction or the connection does nothing,
+    and what would change it (``autocommit = …``) is an AttributeError.
+    """
+
+    __slots__ = ("_lent",)
+
+    def __init__(self, lent: Any) -> None:
+        object.__setattr__(self, "_lent", lent)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._lent, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name!r} of a borrowed connection is its owner's to set")
+
+    def commit(self) -> None:
+        """The owner commits."""
+
+    def rollback(self) -> None:
+        """The owner rolls back."""
+
+    def close(self) -> None:
+        """The owner closes."""
+
+
+# How a connection reaches the pool, which calls its creator without arguments, in the same thread.
+_handed_over: ContextVar[_Borrowed] = ContextVar("sendq_borrowed_connection")
+
+
+@cache
+def _engine(driver: str) -> Engine:
+    """One engine for each driver, for its dialect and its cache of compiled statements; it keeps no connections.
+
+    Not by ``create_engine``: that one registers types and functions on a new connection and asks the server about
+    itself, in the middle of the caller's transaction. PostgreSQL 14 answers nothing that the dialect does not assume.
+    """
+    url = make_url(f"{_DIALECTS[driver]}://")
+    dialect_class: Any = url.get_dialect()
+    dialect = dialect_class(dbapi=dialect_class.import_dbapi())
+    pool = NullPool(_handed_over.get, reset_on_return=None, dialect=dialect)
+    return Engine(pool, dialect, url, hide_parameters=True)

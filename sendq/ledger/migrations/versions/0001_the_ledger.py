@@ -1,0 +1,281 @@
+"""The ledger."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "sendq_attempt",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("worker_id", sa.Uuid(), nullable=True),
+        sa.Column("begun_at", sa.BigInteger(), nullable=False),
+        sa.Column("ended_at", sa.BigInteger(), nullable=False),
+        sa.Column("status", sa.SmallInteger(), nullable=True),
+        sa.Column("rule", sa.Text(), nullable=False),
+        sa.Column("route", sa.Text(), nullable=True),
+        sa.Column("sent", sa.Text(), nullable=False),
+        sa.Column("error_type", sa.Text(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("request_id", sa.Text(), nullable=True),
+        sa.Column("replayed", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_attempt_pkey")),
+    )
+    op.create_index("sendq_attempt_job_id_idx", "sendq_attempt", ["job_id"], unique=False)
+    op.create_table(
+        "sendq_batch",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("lane_id", sa.Uuid(), nullable=False),
+        sa.Column("operation", sa.Text(), nullable=False),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("content_type", sa.Text(), nullable=False),
+        sa.Column("cipher_key", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("on_outcome", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_batch_pkey")),
+    )
+    op.create_table(
+        "sendq_batch_change",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("batch_id", sa.Uuid(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("count", sa.Integer(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_batch_change_pkey")),
+    )
+    op.create_index("sendq_batch_change_batch_id_idx", "sendq_batch_change", ["batch_id"], unique=False)
+    op.create_table(
+        "sendq_event",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("application", sa.Text(), nullable=True),
+        sa.Column("provider", sa.Text(), nullable=True),
+        sa.Column("grant_id", sa.Text(), nullable=True),
+        sa.Column("job_id", sa.Uuid(), nullable=True),
+        sa.Column("rule", sa.Text(), nullable=True),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_event_pkey")),
+    )
+    op.create_index("sendq_event_at_idx", "sendq_event", ["at"], unique=False)
+    op.create_table(
+        "sendq_job",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("lane_id", sa.Uuid(), nullable=False),
+        sa.Column("batch_id", sa.Uuid(), nullable=True),
+        sa.Column("operation", sa.Text(), nullable=False),
+        sa.Column("object_id", sa.Text(), nullable=True),
+        sa.Column("priority", sa.SmallInteger(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("next_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("deaths", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("conflicts", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("generation", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("key_at", sa.BigInteger(), nullable=True),
+        sa.Column("doubt_at", sa.BigInteger(), nullable=True),
+        sa.Column("turn", sa.BigInteger(), nullable=True),
+        sa.Column("begun_at", sa.BigInteger(), nullable=True),
+        sa.Column("cancel_at", sa.BigInteger(), nullable=True),
+        sa.Column("finished_at", sa.BigInteger(), nullable=True),
+        sa.Column("rule", sa.Text(), nullable=True),
+        sa.Column("message_id", sa.Text(), nullable=True),
+        sa.Column("on_outcome", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
+    )
+    op.create_index(
+        "sendq_job_batch_idx",
+        "sendq_job",
+        ["batch_id"],
+        unique=False,
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
+    )
+    op.create_index(
+        "sendq_job_begun_idx",
+        "sendq_job",
+        ["lane_id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'sending'"),
+        sqlite_where=sa.text("state = 'sending'"),
+    )
+    op.create_index(
+        "sendq_job_doubt_idx",
+        "sendq_job",
+        ["lane_id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'in_doubt'"),
+        sqlite_where=sa.text("state = 'in_doubt'"),
+    )
+    op.create_index(
+        "sendq_job_expiry_idx",
+        "sendq_job",
+        ["expires_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued' AND expires_at IS NOT NULL"),
+        sqlite_where=sa.text("state = 'queued' AND expires_at IS NOT NULL"),
+    )
+    op.create_index(
+        "sendq_job_object_idx",
+        "sendq_job",
+        ["lane_id", "object_id"],
+        unique=False,
+        postgresql_where=sa.text("object_id IS NOT NULL AND state IN ('queued', 'sending')"),
+        sqlite_where=sa.text("object_id IS NOT NULL AND state IN ('queued', 'sending')"),
+    )
+    op.create_index(
+        "sendq_job_waiting_idx",
+        "sendq_job",
+        ["lane_id", "priority", "next_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued'"),
+        sqlite_where=sa.text("state = 'queued'"),
+    )
+    op.create_table(
+        "sendq_key",
+        sa.Column("application", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=True),
+        sa.Column("batch_id", sa.Uuid(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("application", "key", name=op.f("sendq_key_pkey")),
+    )
+    op.create_table(
+        "sendq_lane",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("application", sa.Text(), nullable=False),
+        sa.Column("grant_id", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("next_at", sa.BigInteger(), nullable=True),
+        sa.Column("high_mark", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("normal_mark", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("low_mark", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("turn", sa.Text(), nullable=True),
+        sa.Column("turn_at", sa.BigInteger(), nullable=True),
+        sa.Column("turn_worker", sa.Uuid(), nullable=True),
+        sa.Column("turn_slots", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("width", sa.SmallInteger(), nullable=False),
+        sa.Column("ramp", sa.SmallInteger(), nullable=False),
+        sa.Column("spacing", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("ready_at", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("held_until", sa.BigInteger(), nullable=True),
+        sa.Column("held_since", sa.BigInteger(), nullable=True),
+        sa.Column("held_rule", sa.Text(), nullable=True),
+        sa.Column("held_by", sa.Text(), nullable=True),
+        sa.Column("streak", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("closed_at", sa.BigInteger(), nullable=True),
+        sa.Column("closed_rule", sa.Text(), nullable=True),
+        sa.Column("suspected", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("announced_at", sa.BigInteger(), nullable=True),
+        sa.Column("check_at", sa.BigInteger(), nullable=True),
+        sa.Column("checks", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("opened_at", sa.BigInteger(), nullable=True),
+        sa.Column("gone", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_lane_pkey")),
+    )
+    op.create_index(
+        "sendq_lane_closed_idx",
+        "sendq_lane",
+        ["check_at"],
+        unique=False,
+        postgresql_where=sa.text("closed_at IS NOT NULL"),
+        sqlite_where=sa.text("closed_at IS NOT NULL"),
+    )
+    op.create_index(
+        "sendq_lane_due_idx",
+        "sendq_lane",
+        ["application", "provider", "next_at"],
+        unique=False,
+        postgresql_where=sa.text("turn IS NULL AND next_at IS NOT NULL"),
+        sqlite_where=sa.text("turn IS NULL AND next_at IS NOT NULL"),
+    )
+    op.create_index(
+        "sendq_lane_turn_idx",
+        "sendq_lane",
+        ["turn_worker", "turn_at"],
+        unique=False,
+        postgresql_where=sa.text("turn IS NOT NULL"),
+        sqlite_where=sa.text("turn IS NOT NULL"),
+    )
+    op.create_table(
+        "sendq_leader",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("holder", sa.Uuid(), nullable=True),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=False),
+        sa.Column("sleeps_until", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("sendq_leader_pkey")),
+    )
+    op.create_table(
+        "sendq_pair",
+        sa.Column("application", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("ramp", sa.Integer(), server_default="1", nullable=True),
+        sa.Column("proven_at", sa.BigInteger(), nullable=True),
+        sa.Column("streak", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("held_until", sa.BigInteger(), nullable=True),
+        sa.Column("held_since", sa.BigInteger(), nullable=True),
+        sa.Column("held_rule", sa.Text(), nullable=True),
+        sa.Column("held_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("application", "provider", name=op.f("sendq_pair_pkey")),
+    )
+    op.create_table(
+        "sendq_payload",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("body", sa.LargeBinary(), nullable=False),
+        sa.Column("content_type", sa.Text(), nullable=False),
+        sa.Column("cipher_key", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("sendq_payload_pkey")),
+    )
+    op.create_table(
+        "sendq_wake",
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("lane_id", sa.Uuid(), nullable=False),
+        sa.Column("application", sa.Text(), nullable=False),
+        sa.Column("grant_id", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=True),
+        sa.Column("high_at", sa.BigInteger(), nullable=True),
+        sa.Column("normal_at", sa.BigInteger(), nullable=True),
+        sa.Column("low_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_wake_pkey")),
+    )
+    op.create_table(
+        "sendq_webhook",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_webhook_pkey")),
+    )
+    op.create_table(
+        "sendq_worker",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("version", sa.Text(), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("beats", sa.BigInteger(), nullable=False),
+        sa.Column("beat_at", sa.BigInteger(), nullable=False),
+        sa.Column("capacity", sa.Integer(), nullable=False),
+        sa.Column("slow", sa.Integer(), nullable=False),
+        sa.Column("stopping", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_worker_pkey")),
+    )
+    op.execute(
+        "INSERT INTO sendq_leader (name, holder, fence, expires_at, sleeps_until) VALUES ('dispatcher', NULL, 0, 0, 0)"
+    )

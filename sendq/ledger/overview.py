@@ -1,0 +1,300 @@
+"""The ledger from above: how many jobs in which state, which lanes are left alone and why, who works, who leads.
+
+What a person who looks after it asks for. Nothing here writes. Counts of jobs that wait go through the partial indexes
+and stop at `COUNT_MOST`; `jobs_by_lane` alone reads every job, and is for small ledgers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, func, or_, select
+
+from sendq.clock import Micros, moment
+from sendq.ids import lane_id
+from sendq.ledger import schema
+from sendq.ledger.workers import DISPATCHER
+from sendq.states import WAITING, State
+from sendq.views import plain
+
+# Counting one state stops here: with millions of waiting jobs "at least 100,000" is answer enough, in milliseconds.
+COUNT_MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Lanes by state. ``served``: in a turn; ``waiting``: they want one; the rest of ``total`` has nothing to do."""
+
+    total: int
+    served: int
+    waiting: int
+    held: int
+    closed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A scope that is left alone, ``until`` a time, or (None) until the grant is authorised anew.
+
+    ``grant_id`` is None when the hold is on a provider, ``provider`` as well when it is on the whole application.
+    """
+
+    application: str
+    provider: str | None
+    grant_id: str | None
+    since: datetime | None
+    until: datetime | None
+    rule: str | None
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker process as it registered itself; ``capacity`` is in calls at once."""
+
+    id: str
+    name: str
+    pid: int
+    version: str
+    started_at: datetime
+    beat_at: datetime
+    capacity: int
+    stopping: bool
+    leads: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """``jobs`` has every state; a count of `COUNT_MOST` for one that is not final means "at least"."""
+
+    at: datetime
+    jobs: dict[State, int]
+    lanes: Lanes
+    holds: tuple[Hold, ...]
+    workers: tuple[Worker, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return _deeply_plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class JobLine:
+    """A job in a list. ``grant_id`` is None while the dispatcher has not yet seen the job's lane."""
+
+    id: str
+    state: State
+    operation: str
+    application: str | None
+    grant_id: str | None
+    batch_id: str | None
+    created_at: datetime
+    next_at: datetime
+    finished_at: datetime | None
+    attempts: int
+    rule: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+def overview(connection: Connection, *, now: Micros, holds: int = 20) -> Overview:
+    """Everything at one glance, with at most ``holds`` holds of lanes, the latest first."""
+    return Overview(
+        at=moment(now),
+        jobs=job_counts(connection),
+        lanes=lane_counts(connection, now=now),
+        holds=tuple(held(connection, now=now, limit=holds)),
+        workers=tuple(workers(connection, now=now)),
+    )
+
+
+def job_counts(connection: Connection) -> dict[State, int]:
+    """How many jobs are in each state."""
+    table = schema.job.c
+    counts = dict.fromkeys(State, 0)
+    for state in WAITING:
+        some = select(table.id).where(table.state == _literal(state)).limit(COUNT_MOST).subquery()
+        counts[state] = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+    ended = [state for state in State if state not in WAITING]
+    sums = select(table.state, func.count().label("number")).where(table.state.in_(ended)).group_by(table.state)
+    for row in connection.execute(sums):
+        counts[State(row.state)] = int(row.number)
+    return counts
+
+
+def lane_counts(connection: Connection, *, now: Micros) -> Lanes:
+    """How many lanes are in which state; each is counted once, as the first that fits of closed, held, served."""
+    table = schema.lane.c
+    closed, held, served = table.closed_at.is_not(None), table.held_until > now, table.turn.is_not(None)
+    state = case((closed, "closed"), (held, "held"), (served, "served"), (table.next_at.is_not(None), "waiting"))
+    found = connection.execute(select(state.label("state"), func.count().label("number")).group_by(state))
+    counts = {row.state: int(row.number) for row in found}
+    return Lanes(
+        total=sum(counts.values()),
+        served=counts.get("served", 0),
+        waiting=counts.get("waiting", 0),
+        held=counts.get("held", 0),
+        closed=counts.get("closed", 0),
+    )
+
+
+def held(connection: Connection, *, now: Micros, limit: int) -> list[Hold]:
+    """What is left alone now: applications and providers, all of them, then at most ``limit`` lanes."""
+    pair, lane = schema.pair, schema.lane
+    pairs = connection.execute(
+        select(pair).where(pair.c.held_until > now).order_by(pair.c.application, pair.c.provider)
+    )
+    wide = [_pair_hold(row) for row in pairs]
+    since = func.coalesce(lane.c.closed_at, lane.c.held_since)
+    rows = connection.execute(
+        select(lane)
+        .where(or_(lane.c.closed_at.is_not(None), lane.c.held_until > now))
+        .order_by(since.desc(), lane.c.id)
+        .limit(limit)
+    )
+    return wide + [_lane_hold(row) for row in rows]
+
+
+def workers(connection: Connection, *, now: Micros) -> list[Worker]:
+    """Every worker that is registered, the oldest first, and which of them leads."""
+    table, leader = schema.worker, schema.leader
+    leads = connection.execute(
+        select(leader.c.holder).where(leader.c.name == DISPATCHER, leader.c.expires_at > now)
+    ).scalar()
+    rows = connection.execute(select(table).order_by(table.c.started_at, table.c.id))
+    return [
+        Worker(
+            id=str(row.id),
+            name=row.name,
+            pid=row.pid,
+            version=row.version,
+            started_at=moment(row.started_at),
+            beat_at=moment(row.beat_at),
+            capacity=row.capacity,
+            stopping=row.stopping,
+            leads=row.id == leads,
+        )
+        for row in rows
+    ]
+
+
+def latest_jobs(
+    connection: Connection,
+    *,
+    states: Collection[State] = (),
+    application: str = "default",
+    grant_id: str | None = None,
+    limit: int,
+) -> list[JobLine]:
+    """The jobs that were enqueued last, the newest first; of some states, or of one grant of ``application`` only."""
+    job, lane = schema.job, schema.lane
+    wanted: list[ColumnElement[bool]] = []
+    if states:
+        wanted.append(job.c.state.in_(sorted(states)))
+    if grant_id is not None:
+        wanted.append(job.c.lane_id == lane_id(application, grant_id))
+    statement = (
+        select(job, lane.c.application, lane.c.grant_id)
+        .outerjoin(lane, lane.c.id == job.c.lane_id)
+        .where(*wanted)
+        .order_by(job.c.id.desc())  # ids sort by the time they were made
+        .limit(limit)
+    )
+    return [_job_line(row) for row in connection.execute(statement)]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneJobs:
+    """A lane and its jobs by state."""
+
+    id: UUID
+    grant_id: str
+    provider: str
+    closed: bool
+    held_until: datetime | None
+    jobs: dict[State, int]
+
+
+def jobs_by_lane(connection: Connection, *, now: Micros) -> list[LaneJobs]:
+    """Every lane with all its jobs counted by state, in the order of grants. Reads every job."""
+    job, lane = schema.job, schema.lane
+    counts: dict[UUID, dict[State, int]] = {}
+    sums = select(job.c.lane_id, job.c.state, func.count().label("number")).group_by(job.c.lane_id, job.c.state)
+    for row in connection.execute(sums):
+        counts.setdefault(row.lane_id, {})[State(row.state)] = int(row.number)
+    return [
+        LaneJobs(
+            id=row.id,
+            grant_id=row.grant_id,
+            provider=row.provider,
+            closed=row.closed_at is not None,
+            held_until=moment(row.held_until) if row.held_until is not None and row.held_until > now else None,
+            jobs=counts.get(row.id, {}),
+        )
+        for row in connection.execute(select(lane).order_by(lane.c.grant_id))
+    ]
+
+
+def _literal(state: State) -> ColumnElement[str]:
+    # Spelled out in the statement: SQLite uses a partial index only if it sees the value.
+    return bindparam(None, state.value, literal_execute=True)
+
+
+def _pair_hold(row: Row[Any]) -> Hold:
+    return Hold(
+        application=row.application,
+        provider=None if row.provider == "*" else row.provider,
+        grant_id=None,
+        since=_moment(row.held_since),
+        until=moment(row.held_until),
+        rule=row.held_rule,
+        by=row.held_by,
+    )
+
+
+def _lane_hold(row: Row[Any]) -> Hold:
+    closed = row.closed_at is not None
+    return Hold(
+        application=row.application,
+        provider=row.provider,
+        grant_id=row.grant_id,
+        since=_moment(row.closed_at if closed else row.held_since),
+        until=None if closed else moment(row.held_until),
+        rule=row.closed_rule if closed else row.held_rule,
+        by="policy" if closed else row.held_by,
+    )
+
+
+def _job_line(row: Row[Any]) -> JobLine:
+    return JobLine(
+        id=str(row.id),
+        state=State(row.state),
+        operation=row.operation,
+        application=row.application,
+        grant_id=row.grant_id,
+        batch_id=str(row.batch_id) if row.batch_id else None,
+        created_at=moment(row.created_at),
+        next_at=moment(row.next_at),
+        finished_at=_moment(row.finished_at),
+        attempts=row.attempts,
+        rule=row.rule,
+    )
+
+
+def _moment(at: Micros | None) -> datetime | None:
+    return None if at is None else moment(at)
+
+
+def _deeply_plain(values: dict[str, Any]) -> dict[str, Any]:
+    """`plain`, for the rows of nested lists too."""
+    return {key: [plain(item) for item in value] if _is_rows(value) else value for key, value in plain(values).items()}
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(row, dict) for row in value)

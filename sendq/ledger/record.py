@@ -1,0 +1,292 @@
+"""Record: outcomes of many turns in one transaction.
+
+Facts are never fenced. An attempt, a "sent", a hold is recorded however late it comes: a worker that was taken for
+dead and was not still tells the truth about what went out. Only the return of a job to the queue, the lane's slot and
+its pace need the turn to be open still.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, update
+
+from sendq.clock import Micros
+from sendq.ledger import schema
+from sendq.ledger.bulk import insert_new, update_rows
+from sendq.ledger.enqueue import notify
+from sendq.ledger.grants import CHECK_FIRST
+from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, lock_jobs, withdrawal
+from sendq.ledger.lanes import CLOSED_TURN, NEVER, lock, lower_in, prove, settle
+from sendq.ledger.turns import begin
+from sendq.states import FINAL, MOVES, Event, State
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Leave a scope alone until a time. ``until`` None closes a lane: a person must sign in again."""
+
+    scope: str  # grant | provider | application
+    rule: str
+    by: str  # who holds: "policy", or an operator's name
+    until: Micros | None
+    suspected: bool = False  # closed, but the API is asked about the grant before anybody is bothered
+    gone: bool = False  # closed for good: the grant exists no more
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one begun job. ``attempt`` is its row, or None when no call was made after all."""
+
+    id: UUID
+    lane_id: UUID
+    fence: int
+    job_id: UUID
+    operation: str
+    event: Event
+    rule: str
+    next_at: Micros
+    attempt: Mapping[str, Any] | None = None
+    counts: bool = False  # whether it costs the job an attempt
+    sent: str = "no"  # no | maybe | partly | yes
+    new_generation: bool = False
+    message_id: str | None = None
+    conflict: bool = False  # the API still worked on an earlier request with this key
+    hold: Hold | None = None
+    width: int | None = None  # what the lane keeps to from now on; None: as before
+    spacing: Micros | None = None
+    begun_at: Micros = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A turn wants to make the call for this job next."""
+
+    lane_id: UUID
+    fence: int
+    job_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A turn is over; what it learned of the lane's pace."""
+
+    lane_id: UUID
+    fence: int
+    ready_at: Micros
+    ramp: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What is committed together."""
+
+    outcomes: Sequence[Outcome] = ()
+    begins: Sequence[Begin] = ()
+    ends: Sequence[End] = ()
+    proven: Mapping[tuple[str, str], Micros] = field(default_factory=dict)  # pairs that work, since a call begun then
+
+    def lane_ids(self) -> set[UUID]:
+        """The lanes that it touches."""
+        return (
+            {item.lane_id for item in self.outcomes}
+            | {item.lane_id for item in self.begins}
+            | {item.lane_id for item in self.ends}
+        )
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What became of a group: the jobs that may go on the wire, and facts that came too late for their turn."""
+
+    begun: set[UUID] = field(default_factory=set)
+    late: list[Outcome] = field(default_factory=list)
+    sent_twice: list[Outcome] = field(default_factory=list)
+    incidents: list[Outcome] = field(default_factory=list)  # whose holds above a grant began something new
+    ramps: dict[tuple[str, str], int | None] = field(default_factory=dict)  # of the pairs that were proven
+
+
+def record(connection: Connection, group: Group, *, now: Micros) -> Recorded:
+    """Write a group. Repeating one whose commit may or may not have happened changes nothing the second time."""
+    recorded = Recorded()
+    lanes = lock(connection, group.lane_ids())
+    changes: dict[UUID, dict[str, Any]] = {}
+    _apply_outcomes(connection, group.outcomes, lanes, changes, recorded, now=now)
+    open_turns = {lane_id for lane_id, row in lanes.items() if row.turn == "claimed"}
+    recorded.begun = begin(
+        connection,
+        [
+            (item.job_id, item.fence)
+            for item in group.begins
+            if item.lane_id in open_turns and lanes[item.lane_id].fence == item.fence
+        ],
+        now=now,
+    )
+    for end in group.ends:
+        if end.lane_id in open_turns and lanes[end.lane_id].fence == end.fence:
+            lane = lanes[end.lane_id]
+            ramp = min(end.ramp, lane.width)
+            if lane.held_since is not None and lane.held_since >= lane.turn_at:
+                ramp = min(ramp, lane.ramp)
+            changes.setdefault(end.lane_id, {}).update(CLOSED_TURN, ready_at=end.ready_at)
+            # A hold that fell meanwhile has reset the ramp; a turn that began before it must not undo that, whether
+            # the hold is in this group or was recorded before.
+            changes[end.lane_id].setdefault("ramp", ramp)
+    for (application, provider), begun_at in sorted(group.proven.items()):
+        ramp = prove(connection, application, provider, begun_at=begun_at, now=now)
+        recorded.ramps[application, provider] = ramp
+    notify_at = settle(connection, lanes, changes, now=now)
+    if notify_at != NEVER:
+        notify(connection, at=notify_at)
+    return recorded
+
+
+def _apply_outcomes(
+    connection: Connection,
+    outcomes: Sequence[Outcome],
+    lanes: Mapping[UUID, Row[Any]],
+    changes: dict[UUID, dict[str, Any]],
+    recorded: Recorded,
+    *,
+    now: Micros,
+) -> None:
+    attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
+    fresh = insert_new(connection, schema.attempt, attempts, returning="id")
+    news = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
+    jobs: dict[UUID, Any] = dict(lock_jobs(connection, [outcome.job_id for outcome in news]))
+    rows: dict[UUID, dict[str, Any]] = {}
+    finished: Counter[tuple[UUID, str]] = Counter()
+    for outcome in news:
+        job = jobs.get(outcome.job_id)
+        if job is None:
+            continue  # pruned, or erased, while it was on the wire
+        in_turn = job.state == State.SENDING and job.turn == outcome.fence
+        if not in_turn:
+            recorded.late.append(outcome)
+            if job.state == State.SENT and _is_of_another_generation(job, outcome):
+                recorded.sent_twice.append(outcome)
+        if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES[State(job.state)]):
+            row = rows[job.id] = _after(job, outcome, now=now)
+            if row["state"] == State.QUEUED:
+                lower_in(changes, lanes[outcome.lane_id], job.priority, row["next_at"])
+            if job.batch_id is not None:
+                count_change(finished, job.batch_id, job.state, row["state"])
+            # Two turns may speak of one job in one group: the second meets it as the first has left it.
+            jobs[job.id] = SimpleNamespace(**dict(job._mapping) | row, _mapping=dict(job._mapping) | row)
+        if _apply_to_lane(connection, outcome, lanes, changes, now=now):
+            recorded.incidents.append(outcome)
+    update_rows(connection, schema.job, list(rows.values()))
+    append_batch_changes(connection, finished, now=now)
+
+
+def _is_of_another_generation(job: Any, outcome: Outcome) -> bool:
+    """Whether a "sent" is of another key than the one that the job is known to be sent with: two mails, then.
+
+    The same key answered twice is one mail: that is what keys are for.
+    """
+    if outcome.event is not Event.ACCEPT or outcome.attempt is None:
+        return False
+    return bool(outcome.attempt["generation"] != job.generation)
+
+
+def _after(job: Any, outcome: Outcome, *, now: Micros) -> dict[str, Any]:
+    """The job's row once ``outcome`` has happened to it."""
+    event = outcome.event
+    if event is Event.RETURN and job.cancel_at is not None:
+        known = outcome.sent == "no" and (job.doubt_at is None or outcome.new_generation)
+        event = withdrawal(job.operation, may_have_gone_out=not known)
+    row = {name: job._mapping[name] for name in JOB_CHANGES}
+    row["state"] = MOVES[State(job.state)][event].value
+    row["rule"] = outcome.rule
+    row["attempts"] = job.attempts + outcome.counts
+    row["conflicts"] = job.conflicts + 1 if outcome.conflict else 0
+    row["turn"] = row["begun_at"] = None
+    row["next_at"] = outcome.next_at
+    if outcome.message_id is not None:
+        row["message_id"] = outcome.message_id
+    if outcome.sent == "maybe":
+        row["doubt_at"] = outcome.begun_at
+    if outcome.new_generation:
+        row["generation"], row["key_at"], row["doubt_at"] = job.generation + 1, None, None
+    elif outcome.attempt is None and job.key_at == job.begun_at:
+        row["key_at"] = None  # first used by this beginning, and given back before any request: it is unused still
+    if outcome.event is Event.ACCEPT and outcome.attempt is not None:
+        row["generation"] = outcome.attempt["generation"]  # the one that went out, which may be an older one
+    if row["state"] in FINAL:
+        row["finished_at"] = now
+    return row
+
+
+def _apply_to_lane(
+    connection: Connection,
+    outcome: Outcome,
+    lanes: Mapping[UUID, Row[Any]],
+    changes: dict[UUID, dict[str, Any]],
+    *,
+    now: Micros,
+) -> bool:
+    """What an outcome says of its lane, or of more than its lane; whether it began an incident above the grant."""
+    lane = lanes[outcome.lane_id]
+    if outcome.event is Event.ACCEPT and lane.streak:
+        changes.setdefault(lane.id, {})["streak"] = 0
+    if outcome.width is not None:
+        width = max(1, min(lane.width, outcome.width))
+        changes.setdefault(lane.id, {}).update(width=width, ramp=min(lane.ramp, width))
+    if outcome.spacing is not None:
+        changes.setdefault(lane.id, {})["spacing"] = max(lane.spacing, outcome.spacing)
+    return outcome.hold is not None and _apply_hold(connection, outcome, lanes, changes, now=now)
+
+
+def _apply_hold(
+    connection: Connection,
+    outcome: Outcome,
+    lanes: Mapping[UUID, Row[Any]],
+    changes: dict[UUID, dict[str, Any]],
+    *,
+    now: Micros,
+) -> bool:
+    """One incident, one step: what was on the wire when a hold fell does not lengthen it.
+
+    Whether it is the first step of an incident above the grant, with a success since the last.
+    """
+    hold, lane = outcome.hold, lanes[outcome.lane_id]
+    assert hold is not None
+    if hold.scope == "grant":
+        change = changes.setdefault(lane.id, {})
+        held_since = change.get("held_since", lane.held_since)
+        if hold.until is None:
+            known = lane.closed_at is not None and (hold.suspected or not lane.suspected)
+            if not known and (lane.opened_at is None or outcome.begun_at >= lane.opened_at):
+                change.update(closed_at=now, closed_rule=hold.rule, suspected=hold.suspected, gone=hold.gone)
+                change.update(check_at=now if hold.suspected else now + CHECK_FIRST, checks=0)
+        elif held_since is None or outcome.begun_at >= held_since:
+            change.update(held_until=hold.until, held_since=now, held_rule=hold.rule, held_by=hold.by)
+            change.update(ramp=1, streak=lane.streak + 1)
+        return False
+    provider = lane.provider if hold.scope == "provider" else "*"
+    insert_new(connection, schema.pair, [{"application": lane.application, "provider": provider}], returning="provider")
+    table = schema.pair
+    changed = connection.execute(
+        update(table)
+        .where(table.c.application == lane.application, table.c.provider == provider)
+        .where(table.c.held_since.is_(None) | (table.c.held_since <= outcome.begun_at))
+        .values(
+            held_until=hold.until,
+            held_since=now,
+            held_rule=hold.rule,
+            held_by=hold.by,
+            streak=table.c.streak + 1,
+        )
+        .returning(table.c.streak)
+    ).scalar()
+    if changed is None:
+        return False
+    # Afterwards one call, then 1, 2, 4 …
+    held = update(table).where(table.c.application == lane.application)
+    connection.execute((held if provider == "*" else held.where(table.c.provider == provider)).values(ramp=1))
+    return bool(changed == 1)

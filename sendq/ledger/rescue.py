@@ -1,0 +1,192 @@
+"""Rescue: what lost workers and lost messages leave behind comes back to the queue.
+
+Only jobs that were *begun* can have gone out. They return with their key, so that the repeat is recognised; the others
+of their turn return as if nothing had been.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Uuid, bindparam, select, text
+
+from sendq.clock import Micros
+from sendq.ids import new_id
+from sendq.ledger import schema
+from sendq.ledger.bulk import insert_rows, update_rows
+from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, end_waiting, lock_jobs, withdrawal
+from sendq.ledger.lanes import CLOSED_TURN, lock, lower_in, settle
+from sendq.ledger.turns import give_back
+from sendq.ledger.workers import deregister
+from sendq.preflight import KEY_MAX_AGE, objection
+from sendq.states import FINAL, MOVES, Event, State
+
+DIED = "worker_died"
+STOPPED = "worker_stopped"
+UNKNOWN = "the worker ended while this call was begun; whether it went out is unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """What a dead worker left: turns taken back, and the jobs that it had begun."""
+
+    turns: int
+    begun: int
+
+
+def bury(
+    connection: Connection, worker: UUID, *, now: Micros, died: bool = True, key_max_age: Micros = KEY_MAX_AGE
+) -> Buried:
+    """Take back all turns of a worker that is dead, and forget it. One that stopped on purpose has not ``died``."""
+    table = schema.lane
+    held = connection.execute(select(table.c.id).where(table.c.turn_worker == worker, table.c.turn.is_not(None)))
+    lanes = lock(connection, held.scalars().all())
+    lanes = {lane_id: row for lane_id, row in lanes.items() if row.turn_worker == worker and row.turn is not None}
+    changes: dict[UUID, dict[str, Any]] = {lane_id: dict(CLOSED_TURN) for lane_id in lanes}
+    begun = _begun_in(connection, lanes)
+    _return_begun(connection, begun, lanes, changes, worker, now=now, died=died, key_max_age=key_max_age)
+    settle(connection, lanes, changes, now=now)
+    deregister(connection, worker)
+    return Buried(turns=len(lanes), begun=len(begun))
+
+
+def _begun_in(connection: Connection, lanes: Mapping[UUID, Row[Any]]) -> dict[UUID, Row[Any]]:
+    job = schema.job
+    ids = connection.execute(
+        select(job.c.id).where(job.c.lane_id.in_(sorted(lanes)), job.c.state == State.SENDING.value)
+    )
+    jobs = lock_jobs(connection, ids.scalars().all()) if lanes else {}
+    return {
+        job_id: row
+        for job_id, row in jobs.items()
+        if row.state == State.SENDING and row.turn == lanes[row.lane_id].fence
+    }
+
+
+def _return_begun(
+    connection: Connection,
+    begun: Mapping[UUID, Row[Any]],
+    lanes: Mapping[UUID, Row[Any]],
+    changes: dict[UUID, dict[str, Any]],
+    worker: UUID,
+    *,
+    now: Micros,
+    died: bool,
+    key_max_age: Micros,
+) -> None:
+    rule = DIED if died else STOPPED
+    rows, attempts = [], []
+    counts: Counter[tuple[UUID, str]] = Counter()
+    for job in begun.values():
+        state = MOVES[State.SENDING][_what_next(job, now=now, key_max_age=key_max_age)]
+        row = {name: job._mapping[name] for name in JOB_CHANGES}
+        row["finished_at"] = now if state in FINAL else None
+        row |= {"state": state.value, "next_at": now, "deaths": job.deaths + died, "rule": rule}
+        row |= {"doubt_at": job.begun_at, "turn": None, "begun_at": None}
+        rows.append(row)
+        if state is State.QUEUED:
+            lower_in(changes, lanes[job.lane_id], job.priority, now)
+        if job.batch_id is not None:
+            count_change(counts, job.batch_id, job.state, state)
+        attempts.append(
+            {
+                "id": new_id(),
+                "job_id": job.id,
+                "generation": job.generation,
+                "worker_id": worker,
+                "begun_at": job.begun_at,
+                "ended_at": now,
+                "status": None,
+                "rule": rule,
+                "route": "retry",
+                "sent": "maybe",
+                "error_type": None,
+                "error": UNKNOWN,
+                "request_id": None,
+                "replayed": False,
+            }
+        )
+    update_rows(connection, schema.job, rows)
+    insert_rows(connection, schema.attempt, attempts)
+    append_batch_changes(connection, counts, now=now)
+
+
+def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:
+    """What becomes of a begun job of which nobody will tell."""
+    if job.cancel_at is not None:
+        return withdrawal(job.operation, may_have_gone_out=True)
+    too_old = job.key_at is None or now - job.key_at >= key_max_age
+    return Event.DOUBT if job.operation == "send" and too_old else Event.RETURN
+
+
+def take_back_unclaimed(connection: Connection, *, offered_before: Micros, now: Micros) -> int:
+    """Close turns that nobody claimed: the broker lost their message, or no worker is there to read it.
+
+    Those too that a worker claimed which is buried already: frozen and taken for dead, it woke up and claimed before
+    its next beat could tell it. If it dies then, nobody looks for it any more.
+    """
+    table = schema.lane.c
+    stale = connection.execute(
+        select(table.id, table.fence).where(
+            table.turn == "offered", table.turn_worker.is_(None), table.turn_at < offered_before
+        )
+    ).all()
+    if stale:
+        give_back(connection, [(row.id, row.fence) for row in stale], now=now)
+    alive = select(schema.worker.c.id)
+    forgotten = connection.execute(
+        select(table.turn_worker)
+        .where(table.turn == "claimed", table.turn_at < offered_before, table.turn_worker.not_in(alive))
+        .distinct()
+    )
+    return len(stale) + sum(bury(connection, worker, now=now).turns for worker in forgotten.scalars().all())
+
+
+def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micros = KEY_MAX_AGE) -> int:
+    """End waiting jobs whose time is over, in whatever lane: closed ones too, which get no turn."""
+    table = schema.job
+    over = connection.execute(
+        select(table)
+        .where(table.c.state == State.QUEUED.value, table.c.expires_at <= now)
+        .order_by(table.c.expires_at)
+        .limit(limit)
+    ).all()
+    events = {job.id: objection(job, now=now, key_max_age=key_max_age) for job in over}
+    return len(end_waiting(connection, {job_id: event for job_id, event in events.items() if event}, now=now))
+
+
+# Lanes with waiting jobs, one index probe for each: the net below all wake rows.
+_LANES_THAT_WAIT = (
+    text(
+        "WITH RECURSIVE walk (lane_id, step) AS ("
+        " SELECT (SELECT j.lane_id FROM sendq_job AS j WHERE j.state = 'queued' AND j.lane_id > :after"
+        "  ORDER BY j.lane_id LIMIT 1), 1"
+        " UNION ALL"
+        " SELECT (SELECT j.lane_id FROM sendq_job AS j WHERE j.state = 'queued' AND j.lane_id > walk.lane_id"
+        "  ORDER BY j.lane_id LIMIT 1), step + 1 FROM walk WHERE walk.lane_id IS NOT NULL AND step < :limit"
+        ") SELECT lane_id FROM walk WHERE lane_id IS NOT NULL"
+    )
+    .bindparams(bindparam("after", type_=Uuid()))
+    .columns(lane_id=Uuid())
+)
+
+
+def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tuple[UUID | None, int]:
+    """Wake lanes that hold waiting jobs and believe that nothing waits; looks at up to ``limit`` lanes after one id.
+
+    Returns where to go on (None: the end was reached) and how many lanes were found asleep. More than none is a bug
+    or a lost write, and worth an alert.
+    """
+    ids = connection.execute(_LANES_THAT_WAIT, {"after": after, "limit": limit}).scalars().all()
+    rows = lock(connection, ids)
+    asleep = {
+        lane_id: {"high_mark": 0, "normal_mark": 0, "low_mark": 0}
+        for lane_id, row in rows.items()
+        if row.next_at is None and row.turn is None and row.closed_at is None
+    }
+    settle(connection, rows, asleep, now=now)
+    return (ids[-1] if len(ids) == limit else None), len(asleep)

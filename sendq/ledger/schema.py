@@ -1,0 +1,284 @@
+"""The ledger's tables: the only truth.
+
+Times are microseconds since 1970, UTC (`sendq.clock`). Every name begins with ``sendq_``, so that the tables can live
+in an application's own database. Nothing points at anything with a foreign key: rows of a job are written together,
+retention deletes in steps, and a key outlives its job on purpose.
+
+    job ── payload            what goes over the wire, frozen (a modification's bytes are kept once, with its batch)
+     ├── attempt              one row for each HTTP call
+     └── batch ── batch_change   appended counts; progress is their sum
+    key                       finds a job or batch again, also long after it was pruned
+    wake                      "this lane has new jobs": appended by enqueue, deleted by the dispatcher
+    lane ── pair              a lane belongs to one (application, provider); both can be held
+    worker, leader            who is alive, and who dispatches
+    event                     what happened to lanes and holds, and what operators did, with author and time
+    webhook                   notifications that were taken in
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    text,
+)
+
+# SQLite gives a table its rowid only for INTEGER, not for BIGINT.
+Serial = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+    }
+)
+
+
+def _when(condition: str) -> dict[str, Any]:
+    """A partial index, spelled for both databases."""
+    return {"postgresql_where": text(condition), "sqlite_where": text(condition)}
+
+
+job = Table(
+    "sendq_job",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("lane_id", Uuid, nullable=False),
+    Column("batch_id", Uuid),
+    Column("operation", Text, nullable=False),  # send | modify
+    Column("object_id", Text),  # the message that is modified; jobs for one object run one after another
+    Column("priority", SmallInteger, nullable=False),  # 0 high, 1 normal, 2 low
+    Column("state", Text, nullable=False),
+    Column("due_at", BigInteger, nullable=False),  # what the caller asked for; never changes
+    Column("next_at", BigInteger, nullable=False),  # when it may next begin; a retry moves it
+    Column("expires_at", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),  # those that count; waiting costs none
+    Column("deaths", SmallInteger, nullable=False, server_default="0"),  # workers that died while it was begun
+    Column("conflicts", SmallInteger, nullable=False, server_default="0"),  # "still running" answers in a row
+    Column("generation", Integer, nullable=False, server_default="0"),  # of the idempotency key `<id>:<generation>`
+    Column("key_at", BigInteger),  # first request with that key; null: the key is unused
+    Column("doubt_at", BigInteger),  # last request whose outcome nobody knows; null: every outcome is known
+    Column("turn", BigInteger),  # the fence of the turn that began it
+    Column("begun_at", BigInteger),
+    Column("cancel_at", BigInteger),  # asked for while it was on the wire
+    Column("finished_at", BigInteger),
+    Column("rule", Text),  # the policy's row that decided last
+    Column("message_id", Text),  # the provider's id of what was sent
+    Column("on_outcome", Text),  # whom to tell when it ends
+    # What a lane's turn reads, in its order. Rows leave the index as they begin.
+    Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
+    Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
+    Index("sendq_job_doubt_idx", "lane_id", **_when("state = 'in_doubt'")),
+    Index(
+        "sendq_job_object_idx",
+        "lane_id",
+        "object_id",
+        **_when("object_id IS NOT NULL AND state IN ('queued', 'sending')"),
+    ),
+    Index("sendq_job_batch_idx", "batch_id", **_when("batch_id IS NOT NULL")),
+    Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
+)
+
+payload = Table(
+    "sendq_payload",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("body", LargeBinary, nullable=False),  # the exact bytes of the request
+    Column("content_type", Text, nullable=False),
+    Column("cipher_key", Text),  # which key it is encrypted with; null: none
+)
+
+batch = Table(
+    "sendq_batch",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("lane_id", Uuid, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("body", LargeBinary, nullable=False),  # the request that each of its jobs makes
+    Column("content_type", Text, nullable=False),
+    Column("cipher_key", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("on_outcome", Text),
+)
+
+batch_change = Table(
+    "sendq_batch_change",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("batch_id", Uuid, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Index("sendq_batch_change_batch_id_idx", "batch_id"),
+)
+
+key = Table(
+    "sendq_key",
+    metadata,
+    Column("application", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),  # of what the key stands for: other content is a conflict
+    Column("job_id", Uuid),
+    Column("batch_id", Uuid),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+wake = Table(
+    "sendq_wake",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("lane_id", Uuid, nullable=False),
+    Column("application", Text, nullable=False),
+    Column("grant_id", Text, nullable=False),
+    Column("provider", Text),  # null: the caller did not say
+    # The earliest due time of the new jobs by priority; null: none of it.
+    Column("high_at", BigInteger),
+    Column("normal_at", BigInteger),
+    Column("low_at", BigInteger),
+)
+
+lane = Table(
+    "sendq_lane",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("application", Text, nullable=False),
+    Column("grant_id", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    # When the lane next wants a turn; null: nothing waits, or it is closed.
+    Column("next_at", BigInteger),
+    # Where a scan for waiting jobs begins, by priority: no waiting job stands before it.
+    Column("high_mark", BigInteger, nullable=False, server_default="0"),
+    Column("normal_mark", BigInteger, nullable=False, server_default="0"),
+    Column("low_mark", BigInteger, nullable=False, server_default="0"),
+    # Its one open turn. The fence only grows: (lane, fence) names a turn for ever.
+    Column("fence", BigInteger, nullable=False, server_default="0"),
+    Column("turn", Text),  # offered | claimed; null: no open turn
+    Column("turn_at", BigInteger),
+    Column("turn_worker", Uuid),
+    Column("turn_slots", SmallInteger, nullable=False, server_default="0"),  # calls at once that it may make
+    # Pace.
+    Column("width", SmallInteger, nullable=False),  # calls at once when all is well
+    Column("ramp", SmallInteger, nullable=False),  # calls at once now: 1, 2, 4 … width after a hold
+    Column("spacing", BigInteger, nullable=False, server_default="0"),  # least time between two starts
+    Column("ready_at", BigInteger, nullable=False, server_default="0"),  # the next start by that spacing
+    # Hold, and closed for reauth.
+    Column("held_until", BigInteger),
+    Column("held_since", BigInteger),
+    Column("held_rule", Text),
+    Column("held_by", Text),
+    Column("streak", SmallInteger, nullable=False, server_default="0"),  # holds since the last success
+    Column("closed_at", BigInteger),
+    Column("closed_rule", Text),
+    Column(
+        "suspected", Boolean, nullable=False, server_default=text("false")
+    ),  # closed, and the API is asked about it first
+    Column("announced_at", BigInteger),  # when its owner was called for; null: not yet
+    Column("check_at", BigInteger),  # when the API is next asked about the grant
+    Column("checks", SmallInteger, nullable=False, server_default="0"),
+    Column("opened_at", BigInteger),  # last reopened; what was begun before does not close it again
+    Column("gone", Boolean, nullable=False, server_default=text("false")),  # the grant exists no more: its jobs end
+    Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),
+    Index("sendq_lane_closed_idx", "check_at", **_when("closed_at IS NOT NULL")),
+    Index("sendq_lane_turn_idx", "turn_worker", "turn_at", **_when("turn IS NOT NULL")),
+)
+
+pair = Table(
+    "sendq_pair",
+    metadata,
+    Column("application", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),  # "*": the application as a whole
+    # Calls at once in all while it is not known to work: 1, 2, 4 …; null: no such limit.
+    Column("ramp", Integer, server_default="1"),
+    Column("proven_at", BigInteger),  # a success that is recent enough; null: none yet
+    Column("streak", SmallInteger, nullable=False, server_default="0"),  # holds since the last success
+    Column("held_until", BigInteger),
+    Column("held_since", BigInteger),
+    Column("held_rule", Text),
+    Column("held_by", Text),
+)
+
+attempt = Table(
+    "sendq_attempt",
+    metadata,
+    Column("id", Uuid, primary_key=True),  # made by the worker: recording it twice is a no-op
+    Column("job_id", Uuid, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("worker_id", Uuid),
+    Column("begun_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger, nullable=False),
+    Column("status", SmallInteger),  # of HTTP; null: no answer
+    Column("rule", Text, nullable=False),
+    Column("route", Text),  # retry | requeue | reauth | dead_letter; null: accepted
+    Column("sent", Text, nullable=False),  # no | maybe | partly | yes
+    Column("error_type", Text),
+    Column("error", Text),  # cleaned and bounded; no address
+    Column("request_id", Text),
+    Column("replayed", Boolean, nullable=False),
+    Index("sendq_attempt_job_id_idx", "job_id"),
+)
+
+event = Table(
+    "sendq_event",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("application", Text),
+    Column("provider", Text),
+    Column("grant_id", Text),
+    Column("job_id", Uuid),
+    Column("rule", Text),
+    Column("by", Text, nullable=False),  # policy, webhook, check, or an operator's name
+    Column("reason", Text),
+    Index("sendq_event_at_idx", "at"),
+)
+
+webhook = Table(
+    "sendq_webhook",
+    metadata,
+    Column("id", Text, primary_key=True),  # of the notification: a second delivery changes nothing
+    Column("at", BigInteger, nullable=False),
+)
+
+worker = Table(
+    "sendq_worker",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("beats", BigInteger, nullable=False),  # counts up; staleness is judged by its standing still
+    Column("beat_at", BigInteger, nullable=False),
+    Column("capacity", Integer, nullable=False),  # calls at once
+    Column("slow", Integer, nullable=False),  # calls that moved to the slow allowance: their slots are free again
+    Column("stopping", Boolean, nullable=False),
+)
+
+leader = Table(
+    "sendq_leader",
+    metadata,
+    Column("name", Text, primary_key=True),  # "dispatcher"
+    Column("holder", Uuid),
+    Column("fence", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("sleeps_until", BigInteger, nullable=False),  # a commit that wants it sooner wakes it; 0: it is awake
+)
+
+# What the schema's version table is called; it stands beside an application's own `alembic_version`.
+VERSION_TABLE = "sendq_version"

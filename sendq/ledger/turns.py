@@ -1,0 +1,278 @@
+"""Turns: a worker claims one, loads the jobs it may run, and begins them a few at a time.
+
+A claim is a compare and set on the lane's fence: a message that the broker delivers twice claims nothing the second
+time. Of the jobs that a claim loads, only as many as the lane may have on the wire at once are *begun*; the others
+stay as they were, with nothing to undo if the worker dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from sqlalchemy import BigInteger, BindParameter, Connection, LargeBinary, Row, Text, Uuid, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql.base import Executable
+
+from sendq.clock import SECOND, Micros
+from sendq.ledger import schema
+from sendq.ledger.bulk import update_rows
+from sendq.ledger.jobs import end_waiting
+from sendq.ledger.lanes import CLOSED_TURN, lock, settle
+from sendq.preflight import KEY_MAX_AGE, objection
+
+# A job that must wait for an earlier one of the same object, which is itself not in sight, is looked at again then.
+BEHIND_RECHECK = 1 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A turn that is ours: its lane as it was at the claim, and its jobs in the order in which they may begin."""
+
+    lane: Row[Any]
+    jobs: Sequence[Row[Any]]  # columns: see `_JOB`, with `body` and `content_type`
+    begun: frozenset[UUID]
+
+    @property
+    def slots(self) -> int:
+        """Calls at once that it may make."""
+        return slots_of(self.lane, len(self.jobs))
+
+
+def slots_of(lane: Row[Any], jobs: int) -> int:
+    """Calls at once that a turn may make: no more than it was offered, or has jobs; one for its own sake."""
+    return max(1, min(int(lane.ramp), int(lane.turn_slots), jobs))
+
+
+def claim(
+    connection: Connection,
+    turns: Iterable[tuple[UUID, int]],
+    *,
+    worker: UUID,
+    now: Micros,
+    jobs_each: int,
+    key_max_age: Micros = KEY_MAX_AGE,
+) -> list[Claimed]:
+    """Claim those of ``turns`` (lane, fence) that are still offered, and begin the first jobs of each.
+
+    Jobs that may not go out any more (expired, or in doubt with a key too old to tell) end here.
+    """
+    fences = dict(turns)
+    rows = lock(connection, fences)
+    ours = {lane_id: row for lane_id, row in rows.items() if row.turn == "offered" and row.fence == fences[lane_id]}
+    if not ours:
+        return []
+    loaded = _load(connection, ours, now=now, jobs_each=jobs_each)
+    objections = {
+        job.id: event
+        for jobs in loaded.values()
+        for job in jobs
+        if (event := objection(job, now=now, key_max_age=key_max_age)) is not None
+    }
+    if objections:
+        end_waiting(connection, objections, now=now)
+        loaded = {lane_id: [job for job in jobs if job.id not in objections] for lane_id, jobs in loaded.items()}
+    to_begin = [
+        (job.id, row.fence)
+        for lane_id, row in ours.items()
+        for job in first_to_begin(loaded[lane_id], min(row.ramp, row.turn_slots))
+    ]
+    begun = begin(connection, to_begin, now=now)
+    update_rows(
+        connection,
+        schema.lane,
+        [
+            {
+                "id": lane_id,
+                "turn": "claimed",
+                "turn_worker": worker,
+                "turn_at": now,
+                "turn_slots": slots_of(row, len(loaded[lane_id])),
+            }
+            for lane_id, row in ours.items()
+        ],
+    )
+    return [
+        Claimed(row, loaded[lane_id], frozenset(job.id for job in loaded[lane_id] if job.id in begun))
+        for lane_id, row in ours.items()
+    ]
+
+
+class OfObject(Protocol):
+    """A job, as far as the order within its object goes."""
+
+    @property
+    def object_id(self) -> str | None: ...
+
+
+JobT = TypeVar("JobT", bound=OfObject)
+
+
+def first_to_begin(jobs: Sequence[JobT], width: int) -> list[JobT]:
+    """The first ``width`` jobs, leaving out those behind another one of the same object."""
+    chosen: list[JobT] = []
+    objects: set[str] = set()
+    for job in jobs:
+        if len(chosen) == width:
+            break
+        if job.object_id is not None:
+            if job.object_id in objects:
+                continue
+            objects.add(job.object_id)
+        chosen.append(job)
+    return chosen
+
+
+def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros) -> set[UUID]:
+    """Mark jobs as begun in the turn of the given fence; those that were (still) waiting, or begun in it already.
+
+    A job that was cancelled in the meantime is not among them, and must not be sent.
+    """
+    if not jobs:
+        return set()
+    ordered = sorted(jobs)
+    if connection.dialect.name == "postgresql":
+        ids, fences = zip(*ordered, strict=True)
+        found = connection.execute(_BEGIN_MANY, {"ids": list(ids), "fences": list(fences), "now": now})
+        return set(found.scalars())
+    begun: set[UUID] = set()
+    for job_id, fence in ordered:
+        begun.update(connection.execute(_BEGIN_ONE, {"id": job_id, "fence": fence, "now": now}).scalars())
+    return begun
+
+
+_BEGIN_SET = (
+    "UPDATE sendq_job SET state = 'sending', begun_at = :now, key_at = coalesce(sendq_job.key_at, :now), turn = "
+)
+_BEGIN_ONE = (
+    text(
+        _BEGIN_SET + ":fence WHERE id = :id AND (state = 'queued' OR (state = 'sending' AND turn = :fence))"
+        " RETURNING id"
+    )
+    .bindparams(bindparam("id", type_=Uuid()))
+    .columns(id=Uuid())
+)
+_BEGIN_MANY = (
+    text(
+        _BEGIN_SET + "v.fence FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS v (id, fence)"
+        " WHERE sendq_job.id = v.id"
+        " AND (sendq_job.state = 'queued' OR (sendq_job.state = 'sending' AND sendq_job.turn = v.fence))"
+        " RETURNING sendq_job.id"
+    )
+    .bindparams(
+        bindparam("ids", type_=ARRAY(Uuid())),
+        bindparam("fences", type_=ARRAY(BigInteger)),
+        bindparam("now", type_=BigInteger),
+    )
+    .columns(id=Uuid())
+)
+
+
+def give_back(connection: Connection, turns: Iterable[tuple[UUID, int]], *, now: Micros) -> Micros:
+    """Close turns that were offered and not claimed; gives when the first of their lanes wants the next."""
+    fences = dict(turns)
+    rows = lock(connection, fences)
+    unused = {
+        lane_id: CLOSED_TURN for lane_id, row in rows.items() if row.turn == "offered" and row.fence == fences[lane_id]
+    }
+    return settle(connection, rows, unused, now=now)
+
+
+# --- which jobs -------------------------------------------------------------------------------------------------------
+
+_JOB = (
+    "id", "lane_id", "batch_id", "operation", "object_id", "priority", "due_at", "next_at", "expires_at",
+    "attempts", "deaths", "conflicts", "generation", "key_at", "doubt_at",
+)  # fmt: skip
+
+
+def _load(
+    connection: Connection, lanes: Mapping[UUID, Row[Any]], *, now: Micros, jobs_each: int
+) -> dict[UUID, list[Row[Any]]]:
+    """The first jobs of each lane that may run now, by priority, due time and arrival."""
+    marks = ("high_mark", "normal_mark", "low_mark")
+    if connection.dialect.name == "postgresql":
+        columns: dict[str, Any] = {"lane": list(lanes)}
+        columns |= {f"mark{p}": [getattr(row, name) for row in lanes.values()] for p, name in enumerate(marks)}
+        found = connection.execute(_load_of("postgresql"), columns | {"now": now, "each": jobs_each}).all()
+    else:
+        found = []
+        for lane_id, row in lanes.items():
+            values: dict[str, Any] = {f"mark{p}": getattr(row, name) for p, name in enumerate(marks)}
+            values |= {"lane": lane_id, "now": now, "each": jobs_each}
+            found += connection.execute(_load_of("sqlite"), values).all()
+    loaded: dict[UUID, list[Row[Any]]] = {lane_id: [] for lane_id in lanes}
+    behind = _behind(found, now=now)
+    for job in sorted(found, key=lambda job: (job.priority, job.next_at, job.id)):
+        if job.id not in behind:
+            loaded[job.lane_id].append(job)
+    # Out of the way, or they would stand first in every scan of their lane, and make it look due when it is not.
+    update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
+    # The order first and then the cut, or the cut could leave out the earlier of two and keep the later one.
+    return {lane_id: _in_object_order(jobs)[:jobs_each] for lane_id, jobs in loaded.items()}
+
+
+def _behind(found: Sequence[Row[Any]], *, now: Micros) -> dict[UUID, Micros]:
+    """The jobs that must wait for an earlier one of their object which this turn will not run, and until when."""
+    in_sight = {job.id for job in found}
+    waits_until: dict[tuple[UUID, str], Micros] = {}
+    behind: dict[UUID, Micros] = {}
+    for job in sorted(found, key=lambda job: (job.due_at, job.id)):
+        if job.behind is None:
+            continue
+        name = (job.lane_id, job.object_id)
+        if job.behind not in in_sight:
+            waits_until[name] = max(job.behind_next_at, now + BEHIND_RECHECK)
+        if name in waits_until:  # and so do all that come after it, in sight or not
+            behind[job.id] = waits_until[name]
+    return behind
+
+
+def _in_object_order(jobs: list[Row[Any]]) -> list[Row[Any]]:
+    """The jobs with those of one object in the order in which they were asked for, whatever their priority."""
+    if all(job.behind is None for job in jobs):
+        return jobs
+    by_object: dict[str, list[Row[Any]]] = {}
+    for job in sorted(jobs, key=lambda job: (job.due_at, job.id)):
+        if job.object_id is not None:
+            by_object.setdefault(job.object_id, []).append(job)
+    return [job if job.object_id is None else by_object[job.object_id].pop(0) for job in jobs]
+
+
+@lru_cache
+def _load_of(dialect: str) -> Executable:
+    prefix = "v." if dialect == "postgresql" else ":"
+    columns = ", ".join(_JOB)
+    parts = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT {columns} FROM sendq_job WHERE lane_id = {prefix}lane AND state = 'queued'"  # noqa: S608
+        f" AND priority = {priority} AND next_at >= {prefix}mark{priority} AND next_at <= :now"
+        f" ORDER BY next_at, id LIMIT :each) AS p{priority}"
+        for priority in range(3)
+    )
+    # The nearest earlier job of the same object that is not over yet; it must go first, or a late repeat of it
+    # would undo what this one does.
+    before = (
+        "FROM sendq_job AS o WHERE o.lane_id = j.lane_id AND o.object_id = j.object_id"
+        " AND o.state IN ('queued', 'sending') AND (o.due_at, o.id) < (j.due_at, j.id)"
+        " ORDER BY o.due_at DESC, o.id DESC LIMIT 1"
+    )
+    selected = (
+        f"SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
+        f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.id {before}) END AS behind,"
+        f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.next_at {before}) END AS behind_next_at"
+    )
+    joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
+    if dialect == "postgresql":
+        arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:mark{p} AS bigint[])" for p in range(3)])
+        source = f"FROM unnest({arrays}) AS v (lane, mark0, mark1, mark2) CROSS JOIN LATERAL ({parts}) AS j"
+        binds: list[BindParameter[Any]] = [bindparam("lane", type_=ARRAY(Uuid()))]
+        binds += [bindparam(f"mark{priority}", type_=ARRAY(BigInteger)) for priority in range(3)]
+    else:
+        source = f"FROM ({parts}) AS j"
+        binds = [bindparam("lane", type_=Uuid())]
+    types: dict[str, Any] = {name: schema.job.c[name].type for name in _JOB}
+    types |= {"body": LargeBinary(), "content_type": Text(), "behind": Uuid(), "behind_next_at": BigInteger()}
+    return text(f"{selected} {source} {joins}").bindparams(*binds).columns(**types)

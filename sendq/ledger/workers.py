@@ -1,0 +1,106 @@
+"""Who is alive, and who dispatches.
+
+A worker's row counts its beats. Whoever watches judges a worker by that count standing still on the watcher's own
+monotonic clock; no clock of one machine is ever compared with that of another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from sendq.clock import Micros
+from sendq.ledger import schema
+
+DISPATCHER = "dispatcher"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much a worker can do (calls at once) and how many of its calls are in the slow allowance."""
+
+    capacity: int
+    slow: int
+    stopping: bool = False
+
+
+def register(
+    connection: Connection, worker: UUID, *, name: str, pid: int, version: str, load: Load, now: Micros
+) -> None:
+    """A worker comes into being. Its id is never used again."""
+    connection.execute(
+        insert(schema.worker).values(
+            id=worker,
+            name=name,
+            pid=pid,
+            version=version,
+            started_at=now,
+            beats=0,
+            beat_at=now,
+            capacity=load.capacity,
+            slow=load.slow,
+            stopping=load.stopping,
+        )
+    )
+
+
+def beat(connection: Connection, worker: UUID, *, load: Load, now: Micros) -> bool:
+    """Say that it lives; False: it was taken for dead and buried, and must go on under a new id."""
+    table = schema.worker
+    changed = connection.execute(
+        update(table)
+        .where(table.c.id == worker)
+        .values(beats=table.c.beats + 1, beat_at=now, capacity=load.capacity, slow=load.slow, stopping=load.stopping)
+    )
+    return changed.rowcount == 1
+
+
+def beats(connection: Connection) -> dict[UUID, int]:
+    """The count of beats of every worker."""
+    table = schema.worker
+    return {row.id: row.beats for row in connection.execute(select(table.c.id, table.c.beats))}
+
+
+def beats_of(connection: Connection, worker: UUID) -> int | None:
+    """The count of beats of one worker, its row locked; None if it is gone."""
+    table = schema.worker
+    found = connection.execute(select(table.c.beats).where(table.c.id == worker).with_for_update()).scalar()
+    return None if found is None else int(found)
+
+
+def deregister(connection: Connection, worker: UUID) -> None:
+    """A worker is gone."""
+    connection.execute(delete(schema.worker).where(schema.worker.c.id == worker))
+
+
+def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros) -> int | None:
+    """Take or renew the dispatcher's lease; its fence, or None while somebody else holds it."""
+    table = schema.leader
+    row = connection.execute(
+        select(table.c.holder, table.c.expires_at, table.c.fence).where(table.c.name == DISPATCHER).with_for_update()
+    ).one()
+    if row.holder not in (None, holder) and row.expires_at > now:
+        return None
+    fence = row.fence if row.holder == holder else row.fence + 1
+    connection.execute(
+        update(table)
+        .where(table.c.name == DISPATCHER)
+        .values(holder=holder, expires_at=now + lease, fence=fence, sleeps_until=0)
+    )
+    return int(fence)
+
+
+def resign(connection: Connection, holder: UUID) -> None:
+    """Give the lease back, if it is ours."""
+    table = schema.leader
+    mine = update(table).where(table.c.name == DISPATCHER, table.c.holder == holder)
+    connection.execute(mine.values(holder=None, expires_at=0, sleeps_until=0))
+
+
+def sleep_until(connection: Connection, holder: UUID, until: Micros) -> bool:
+    """Ask to be woken by any commit that wants a turn before ``until``; False: the lease is lost."""
+    table = schema.leader
+    mine = update(table).where(table.c.name == DISPATCHER, table.c.holder == holder)
+    return connection.execute(mine.values(sleeps_until=until)).rowcount == 1

@@ -1,0 +1,329 @@
+"""From a call to the rows it stores: checked whole, before anything touches the ledger. Pure but for new ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sendq.arguments import PRIORITIES, check_grant, check_ids, check_key, check_priority, check_times
+from sendq.characters import text_fault
+from sendq.clock import Micros, micros, moment
+from sendq.errors import InvalidJob, Problem
+from sendq.frozen import freeze_changes, freeze_send, modify_digest, send_digest
+from sendq.ids import lane_id, new_id
+from sendq.ledger.enqueue import Plan
+from sendq.message import Message
+from sendq.pace import PROVIDERS
+from sendq.validation import check_changes, check_message
+from sendq.views import Priority
+
+# Nobody wants three-month-old mail: a send that could not go out for three days after its due time ends, and says so.
+SEND_EXPIRY = timedelta(hours=72)
+
+JSON_TYPE = "application/json"
+DEFAULT_APPLICATION = "default"
+
+
+class Never:
+    """``expires_at=NEVER``: the job does not expire."""
+
+    def __repr__(self) -> str:
+        return "sendq.NEVER"
+
+
+NEVER = Never()
+
+Expiry = datetime | Never | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What can be said of any job beside its content.
+
+    ``due_at``: not before then (aware; None: at once). ``expires_at``: not after then (None: 72 hours after the due
+    time for sends, never for modifications; `NEVER`). ``priority``: high, normal or low, within its lane. ``key`` finds
+    the job again and makes a repeat of the call harmless. ``application``: the name of a configured Nylas application.
+    ``provider``: the grant's, if known. ``on_outcome``: whom to tell when it ends.
+    """
+
+    key: str | None = None
+    due_at: datetime | None = None
+    expires_at: Expiry = None
+    priority: Priority | str | int = Priority.NORMAL
+    application: str = DEFAULT_APPLICATION
+    provider: str | None = None
+    on_outcome: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One element of ``send_many``."""
+
+    grant_id: str
+    message: Message
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True, slots=True)
+class Modification:
+    """One call of ``modify``."""
+
+    grant_id: str
+    message_ids: Iterable[str]
+    unread: bool | None
+    starred: bool | None
+    folders: Sequence[str] | None
+    metadata: Mapping[str, str] | None
+    options: Options
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and for each job (or the batch) its id and the (application, key) that may name an older one instead."""
+
+    plan: Plan
+    ids: Sequence[UUID]
+    names: Sequence[tuple[str, str] | None]
+
+
+def plan_sends(sends: Sequence[Send], *, indexed: bool, now: Micros, metadata_key: str) -> Planned:
+    """The rows of some sends. With ``indexed``, problems carry the position: ``[7].to[0].email``.
+
+    Raises:
+        InvalidJob: with every problem of every send.
+    """
+    problems: list[Problem] = []
+    for position, send in enumerate(sends):
+        found = _send_problems(send, now=now, metadata_key=metadata_key)
+        problems += [problem.under(f"[{position}]") for problem in found] if indexed else found
+    if not problems:
+        problems = _repeated_keys(sends)
+    if problems:
+        raise InvalidJob(problems)
+    jobs, payloads, keys, ids, names = [], [], [], [], []
+    wakes = _Wakes()
+    for position, send in enumerate(sends):
+        options, job_id = send.options, new_id()
+        row = _job_row("send", job_id, lane_id(options.application, send.grant_id), options, now=now, position=position)
+        body = freeze_send(send.message, job_id=str(job_id), metadata_key=metadata_key)
+        jobs.append(row)
+        payloads.append({"job_id": job_id, "body": body, "content_type": JSON_TYPE})
+        ids.append(job_id)
+        names.append(None if options.key is None else (options.application, options.key))
+        wakes.add(row["lane_id"], options, send.grant_id, row["priority"], row["next_at"])
+        if options.key is not None:
+            digest = send_digest(
+                send.message,
+                application=options.application,
+                grant_id=send.grant_id,
+                due_at=options.due_at,
+                expires_at=_given(options.expires_at),
+            )
+            keys.append(_key_row(options, digest, now=now, job_id=job_id))
+    return Planned(Plan(jobs=jobs, payloads=payloads, keys=keys, wakes=wakes.rows()), ids, names)
+
+
+def plan_modification(call: Modification, *, now: Micros, metadata_key: str) -> tuple[Planned, int]:
+    """The rows of a batch, and the number of its jobs. The rows of the jobs are made as they are read.
+
+    Raises:
+        InvalidJob: with every problem. What ``message_ids`` raises while it is read comes out as it is.
+    """
+    options = call.options
+    message_ids, id_problems = check_ids(call.message_ids)
+    problems = [
+        *_option_problems(call.grant_id, options, now=now),
+        *id_problems,
+        *check_changes(
+            unread=call.unread,
+            starred=call.starred,
+            folders=call.folders,
+            metadata=call.metadata,
+            provider=options.provider if isinstance(options.provider, str) else None,
+            metadata_key=metadata_key,
+        ),
+    ]
+    if problems:
+        raise InvalidJob(problems)
+    changes = freeze_changes(unread=call.unread, starred=call.starred, folders=call.folders, metadata=call.metadata)
+    batch_id, lane = new_id(), lane_id(options.application, call.grant_id)
+    keys = []
+    if options.key is not None:
+        digest = modify_digest(
+            message_ids,
+            changes,
+            application=options.application,
+            grant_id=call.grant_id,
+            due_at=options.due_at,
+            expires_at=_given(options.expires_at),
+        )
+        keys.append(_key_row(options, digest, now=now, batch_id=batch_id))
+    wakes = _Wakes()
+    wakes.add(lane, options, call.grant_id, _priority(options), _next_at(options, now=now))
+    batch = {
+        "id": batch_id,
+        "lane_id": lane,
+        "operation": "modify",
+        "total": len(message_ids),
+        "body": changes,
+        "content_type": JSON_TYPE,
+        "created_at": now,
+        "on_outcome": options.on_outcome,
+    }
+    jobs = _modification_rows(message_ids, batch_id, lane, options, now=now)
+    name = None if options.key is None else (options.application, options.key)
+    planned = Planned(Plan(jobs=jobs, batch=batch, keys=keys, wakes=wakes.rows()), [batch_id], [name])
+    return planned, len(message_ids)
+
+
+def _modification_rows(
+    message_ids: Sequence[str], batch_id: UUID, lane: UUID, options: Options, *, now: Micros
+) -> Iterator[dict[str, Any]]:
+    for position, message_id in enumerate(message_ids):
+        row = _job_row("modify", new_id(), lane, options, now=now, position=position)
+        yield row | {"batch_id": batch_id, "object_id": message_id, "on_outcome": None}
+
+
+def _job_row(
+    operation: str, job_id: UUID, lane: UUID, options: Options, *, now: Micros, position: int
+) -> dict[str, Any]:
+    due_at = _next_at(options, now=now)
+    # A microsecond more for each job of a call: this time alone gives the order of arrival, and a scan of a lane that
+    # starts at one passes over none that went before. Not in `due_at`, which orders the jobs of one object: the last
+    # of a large call would come after the first of the next one.
+    next_at = due_at + position
+    return {
+        "id": job_id,
+        "lane_id": lane,
+        "batch_id": None,
+        "operation": operation,
+        "object_id": None,
+        "priority": _priority(options),
+        "state": "queued",
+        "due_at": due_at,
+        "next_at": next_at,
+        "expires_at": _expires_at(operation, options, now=now),
+        "created_at": now,
+        "on_outcome": options.on_outcome,
+    }
+
+
+def _key_row(
+    options: Options, digest: bytes, *, now: Micros, job_id: UUID | None = None, batch_id: UUID | None = None
+) -> dict[str, Any]:
+    return {
+        "application": options.application,
+        "key": options.key,
+        "digest": digest,
+        "job_id": job_id,
+        "batch_id": batch_id,
+        "created_at": now,
+    }
+
+
+def _priority(options: Options) -> int:
+    value = options.priority
+    return PRIORITIES[value] if isinstance(value, str) else int(value)
+
+
+def _next_at(options: Options, *, now: Micros) -> Micros:
+    return now if options.due_at is None else max(now, micros(options.due_at))
+
+
+def _given(expires_at: Expiry) -> datetime | None:
+    return expires_at if isinstance(expires_at, datetime) else None
+
+
+def _expires_at(operation: str, options: Options, *, now: Micros) -> Micros | None:
+    if isinstance(options.expires_at, datetime):
+        return micros(options.expires_at)
+    if isinstance(options.expires_at, Never) or operation != "send":
+        return None
+    return _next_at(options, now=now) + micros_of(SEND_EXPIRY)
+
+
+def micros_of(duration: timedelta) -> Micros:
+    """A duration in microseconds."""
+    return duration // timedelta(microseconds=1)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _send_problems(send: Send, *, now: Micros, metadata_key: str) -> list[Problem]:
+    problems = _option_problems(send.grant_id, send.options, now=now)
+    message: object = send.message
+    if not isinstance(message, Message):
+        return [
+            *problems,
+            Problem("message", "is not a sendq.Message", "build one: Message(to=[…], subject=…, body=…)"),
+        ]
+    provider = send.options.provider
+    return problems + check_message(
+        message, provider=provider if isinstance(provider, str) else None, metadata_key=metadata_key
+    )
+
+
+def _option_problems(grant_id: object, options: Options, *, now: Micros) -> list[Problem]:
+    expires_at = None if isinstance(options.expires_at, Never) else options.expires_at
+    problems = [
+        *check_grant(grant_id),
+        *check_key(options.key),
+        *check_priority(options.priority),
+        *check_times(options.due_at, expires_at, moment(now)),
+    ]
+    if options.provider is not None and options.provider not in PROVIDERS:
+        problems.append(Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}, or None"))
+    for name, value in (("application", options.application), ("on_outcome", options.on_outcome)):
+        if value is None and name == "on_outcome":
+            continue
+        if not isinstance(value, str) or not 0 < len(value) <= 255 or text_fault(value) is not None:
+            problems.append(Problem(name, "is not a string of 1 to 255 clean characters", "give its configured name"))
+    return problems
+
+
+def _repeated_keys(sends: Sequence[Send]) -> list[Problem]:
+    first: dict[tuple[str, str], int] = {}
+    problems = []
+    for position, send in enumerate(sends):
+        if send.options.key is None:
+            continue
+        name = (send.options.application, send.options.key)
+        if name in first:
+            reason = f"is the same as that of [{first[name]}]"
+            problems.append(Problem(f"[{position}].key", reason, "give each message of a call its own key"))
+        else:
+            first[name] = position
+    return problems
+
+
+# --- wake rows --------------------------------------------------------------------------------------------------------
+
+
+class _Wakes:
+    """One wake row for each lane of a call: the earliest due time of its new jobs, by priority."""
+
+    def __init__(self) -> None:
+        self._rows: dict[UUID, dict[str, Any]] = {}
+
+    def add(self, lane: UUID, options: Options, grant_id: str, priority: int, at: Micros) -> None:
+        row = self._rows.setdefault(
+            lane,
+            {
+                "lane_id": lane,
+                "application": options.application,
+                "grant_id": grant_id,
+                "provider": options.provider,
+                "high_at": None,
+                "normal_at": None,
+                "low_at": None,
+            },
+        )
+        name = ("high_at", "normal_at", "low_at")[priority]
+        row[name] = at if row[name] is None else min(row[name], at)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return list(self._rows.values())

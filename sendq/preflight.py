@@ -1,0 +1,41 @@
+"""What must hold directly before a call. Pure; asked at the claim and again, job by job, before the wire."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sendq.clock import SECOND, Micros
+from sendq.states import Event
+
+# A key is valid for one hour from its first request and then sends anew ("Idempotent send", Nylas). With this much
+# less, clocks may differ and a call may take its whole read timeout.
+KEY_MAX_AGE: Micros = 45 * 60 * SECOND
+
+
+class Startable(Protocol):
+    """What is known of a job that is about to begin."""
+
+    @property
+    def operation(self) -> str: ...
+    @property
+    def expires_at(self) -> Micros | None: ...
+    @property
+    def key_at(self) -> Micros | None: ...
+    @property
+    def doubt_at(self) -> Micros | None: ...
+
+
+def objection(job: Startable, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE) -> Event | None:
+    """What happens to the job instead of the call; None: nothing speaks against it.
+
+    A send whose last outcome is unknown goes again under the same key only while that key still tells repeats from
+    new mail. A job past its time expires, but only if it surely never went out.
+    """
+    if job.operation == "send" and job.doubt_at is not None:
+        if job.key_at is None or now - job.key_at >= key_max_age:
+            return Event.DOUBT
+        if job.expires_at is not None and now >= job.expires_at:
+            return Event.DOUBT
+    elif job.expires_at is not None and now >= job.expires_at:
+        return Event.EXPIRE
+    return None

@@ -1,0 +1,271 @@
+"""`SendQueue`: what a web application holds.
+
+It writes rows, in the caller's own transaction if it likes; workers, elsewhere, do the rest. No broker is touched and
+nothing goes over HTTP here.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine
+
+from sendq import clock
+from sendq.ledger import migrate, read
+from sendq.ledger.engine import open_engine, reading, translated, writing
+from sendq.ledger.enqueue import store
+from sendq.ledger.joined import connection_of
+from sendq.message import Message
+from sendq.planning import (
+    DEFAULT_APPLICATION,
+    Expiry,
+    Modification,
+    Options,
+    Planned,
+    Send,
+    plan_modification,
+    plan_sends,
+)
+from sendq.states import State
+from sendq.views import Batch, BatchView, Job, JobView, Priority, Why
+from sendq.why import explain
+
+T = TypeVar("T")
+
+
+class SendQueue:
+    """A queue over one ledger.
+
+    ``ledger`` is a database URL (``postgresql+psycopg://…``, ``sqlite:///sendq.db``) or an `Engine` of yours.
+    ``metadata_key`` is the name of the metadata pair that carries the job's id (``key1`` … ``key5`` are the ones that
+    Nylas can search).
+
+    One object serves all threads, and may be made before a fork (``gunicorn --preload``): no connection is opened
+    before the first call, and a child opens its own. Every method that takes ``session`` joins the transaction of a
+    SQLAlchemy `Session` or `Connection`, or of ``django.db.connection`` inside ``atomic()``: roll back, and the job was
+    never there.
+    """
+
+    def __init__(
+        self,
+        ledger: str | URL | Engine,
+        *,
+        metadata_key: str = "key1",
+        now: clock.Clock = clock.now,
+    ) -> None:
+        self._engine = ledger if isinstance(ledger, Engine) else open_engine(ledger)
+        self._metadata_key = metadata_key
+        self._now = now
+        self._checked = False
+        _forget_connections_after_fork(self)
+
+    def send(
+        self,
+        grant_id: str,
+        message: Message,
+        *,
+        key: str | None = None,
+        due_at: datetime | None = None,
+        expires_at: Expiry = None,
+        priority: Priority | str | int = Priority.NORMAL,
+        application: str = DEFAULT_APPLICATION,
+        provider: str | None = None,
+        on_outcome: str | None = None,
+        session: Any = None,
+    ) -> Job:
+        """Accept one message for sending through ``grant_id``; durable once the transaction commits.
+
+        With a ``key`` that was used before for the same content, the first job is given back and nothing is stored.
+        What the other arguments mean stands at `sendq.planning.Options`.
+
+        Raises:
+            InvalidJob: with every problem and its field; nothing was stored.
+            KeyConflict: the key belongs to other content.
+            Retryable: the database broke the transaction off; run it again.
+            LedgerUnavailable, SchemaMismatch: the ledger is away, or is not this version's.
+        """
+        options = Options(
+            key=key,
+            due_at=due_at,
+            expires_at=expires_at,
+            priority=priority,
+            application=application,
+            provider=provider,
+            on_outcome=on_outcome,
+        )
+        return self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)[0]
+
+    def send_many(self, sends: Iterable[Send], *, session: Any = None) -> list[Job]:
+        """Accept many messages, all or none; a problem's field begins with its position (``[7].to[0].email``).
+
+        Raises what `send` raises.
+        """
+        return self._store_sends(list(sends), indexed=True, session=session)
+
+    def modify(
+        self,
+        grant_id: str,
+        message_ids: Iterable[str],
+        *,
+        unread: bool | None = None,
+        starred: bool | None = None,
+        folders: Sequence[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        key: str | None = None,
+        due_at: datetime | None = None,
+        expires_at: Expiry = None,
+        priority: Priority | str | int = Priority.NORMAL,
+        application: str = DEFAULT_APPLICATION,
+        provider: str | None = None,
+        on_outcome: str | None = None,
+        session: Any = None,
+    ) -> Batch:
+        """Accept one modification for each of ``message_ids``: a batch of jobs, one request each.
+
+        ``folders`` and ``metadata`` **replace** what a message had before. Modifications of one message run strictly
+        one after another, in the order in which they were asked for.
+
+        Raises what `send` raises; what ``message_ids`` itself raises comes out as it is, and nothing was stored.
+        """
+        options = Options(
+            key=key,
+            due_at=due_at,
+            expires_at=expires_at,
+            priority=priority,
+            application=application,
+            provider=provider,
+            on_outcome=on_outcome,
+        )
+        call = Modification(grant_id, message_ids, unread, starred, folders, metadata, options)
+        now = self._now()
+        planned, total = plan_modification(call, now=now, metadata_key=self._metadata_key)
+        with self._writing(session) as connection:
+            return stored_batch(connection, planned, total, now=now)
+
+    def job(
+        self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+    ) -> JobView:
+        """A job by its id, or by the key it was enqueued with. Raises `NotFound`."""
+        return self._reading(lambda connection: read.job(connection, read.job_id(connection, job_id, application, key)))
+
+    def why(self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION) -> Why:
+        """Why a job is where it is, and until when. Raises `NotFound`."""
+        return self._reading(
+            lambda connection: explain(
+                read.surroundings(connection, read.job_id(connection, job_id, application, key)), now=self._now()
+            )
+        )
+
+    def batch(
+        self, batch_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+    ) -> BatchView:
+        """A batch by its id or key, with its progress. Raises `NotFound`."""
+        return self._reading(
+            lambda connection: read.batch(connection, read.batch_id(connection, batch_id, application, key))
+        )
+
+    def cancel(self, job_id: str, *, session: Any = None) -> State:
+        """Withdraw a job that has not gone out; gives the state it is in then.
+
+        ``cancelled``: it will not go out. ``sending``: it is on the wire, and is cancelled only if the answer is "not
+        sent". ``in_doubt``: it may have gone out before, and is not tried again. Any other: it had ended already.
+
+        Raises `NotFound`.
+        """
+        with self._writing(session) as connection:
+            return read.cancel(connection, read.parse_id(job_id, what="job"), now=self._now())
+
+    def close(self) -> None:
+        """Close the pooled connections. The queue opens new ones if it is used again."""
+        self._engine.dispose()
+
+    def _store_sends(self, sends: Sequence[Send], *, indexed: bool, session: Any) -> list[Job]:
+        now = self._now()
+        planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key)
+        if not sends:
+            return []
+        with self._writing(session) as connection:
+            return stored_jobs(connection, planned, now=now)
+
+    @contextmanager
+    def _writing(self, session: Any) -> Iterator[Connection]:
+        if session is None:
+            self._check_schema()
+            with writing(self._engine) as connection:
+                yield connection
+        else:
+            with translated():
+                yield connection_of(session)
+
+    def _reading(self, question: Callable[[Connection], T]) -> T:
+        self._check_schema()
+        with reading(self._engine) as connection:
+            return question(connection)
+
+    def _check_schema(self) -> None:
+        if not self._checked:
+            migrate.require(self._engine)
+            self._checked = True
+
+
+def stored_jobs(connection: Connection, planned: Planned, *, now: clock.Micros) -> list[Job]:
+    """Store planned sends; for each its job, which may be an older one that its key names."""
+    found = store_whole(connection, planned, now=now)
+    return [
+        Job(str(found[name]), existed=True) if name is not None and name in found else Job(str(job_id))
+        for job_id, name in zip(planned.ids, planned.names, strict=True)
+    ]
+
+
+def stored_batch(connection: Connection, planned: Planned, total: int, *, now: clock.Micros) -> Batch:
+    """Store a planned batch, or give the older one that its key names."""
+    found = store_whole(connection, planned, now=now)
+    name = planned.names[0]
+    if name is not None and name in found:
+        return Batch(str(found[name]), total, existed=True)
+    return Batch(str(planned.ids[0]), total)
+
+
+def store_whole(connection: Connection, planned: Planned, *, now: clock.Micros) -> Mapping[tuple[str, str], Any]:
+    """All of a plan or nothing, also for a caller who catches `KeyConflict` and commits the rest of its transaction."""
+    several = len(planned.plan.keys) > 1
+    if several:
+        _begin_before_savepoint(connection)
+    with connection.begin_nested() if several else nullcontext():
+        return store(connection, planned.plan, at=now)
+
+
+def _begin_before_savepoint(connection: Connection) -> None:
+    """On an engine that is not ours, Python's sqlite3 begins no transaction before the first INSERT.
+
+    A savepoint would be the outermost then, and its release a commit that the caller did not ask for.
+    """
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite" and not driver.in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _forget_connections_after_fork(queue: SendQueue) -> None:
+    """A forked child must not speak on its parent's sockets: it leaves them open and opens its own.
+
+    SQLite's idle connections are closed before the fork. A child that inherits one also inherits the belief that its
+    process holds the file's locks, which it does not: whoever closes first then deletes the log that the other writes.
+    """
+    weak = weakref.ref(queue)
+
+    def in_parent() -> None:
+        forking = weak()
+        if forking is not None and forking._engine.dialect.name == "sqlite":
+            forking._engine.dispose()
+
+    def in_child() -> None:
+        forked = weak()
+        if forked is not None:
+            forked._engine.dispose(close=False)
+
+    os.register_at_fork(before=in_parent, after_in_child=in_child)

@@ -1,0 +1,103 @@
+"""Why a job is where it is, and until when: the dispatcher's own reasons, in its own order. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from sendq.clock import Micros, moment
+from sendq.ledger.read import Surroundings
+from sendq.states import State
+from sendq.views import Why
+
+_ENDED = {
+    State.SENT: "the API accepted it",
+    State.DEAD: "it was given up; its trail says why",
+    State.CANCELLED: "it was cancelled before it went out",
+    State.EXPIRED: "its time was over before it went out",
+    State.IN_DOUBT: "it may have gone out, and nobody knows; it is not sent again before that is settled",
+}
+
+
+def explain(around: Surroundings, *, now: Micros) -> Why:
+    """The first reason that holds, in the order in which the dispatcher and the worker look."""
+    job = around.job
+    state = State(job.state)
+    if state in _ENDED:
+        return _why(job, state.value, _ENDED[state], rule=job.rule)
+    if state is State.SENDING:
+        return _why(job, "on_the_wire", "a worker is making the call now")
+    if around.lane is not None and around.lane.closed_at is not None:
+        return _why(
+            job, "reauth", "the grant must be authorised anew by its owner", rule=around.lane.closed_rule, by="policy"
+        )
+    held = _held(around, now=now)
+    if held is not None:
+        return held
+    before = around.before
+    if before is not None and (before.state == State.SENDING or before.next_at > now):
+        until = before.next_at if before.state == State.QUEUED else None
+        return _why(job, "behind", f"an earlier change of the same message goes first: job {before.id}", until=until)
+    if job.next_at > now:
+        if job.attempts or job.doubt_at is not None:
+            return _why(job, "retry", "it failed before and is tried again then", until=job.next_at, rule=job.rule)
+        return _why(job, "not_due", "it is not due before then", until=job.next_at)
+    return _unserved(around, now=now)
+
+
+def _held(around: Surroundings, *, now: Micros) -> Why | None:
+    scopes = (
+        ("application", around.application_hold),
+        ("provider", around.provider_hold),
+        ("grant", around.lane),
+    )
+    for scope, row in scopes:
+        if row is not None and row.held_until is not None and row.held_until > now:
+            return _why(
+                around.job,
+                "held",
+                f"the {scope} is left alone until then",
+                until=row.held_until,
+                rule=row.held_rule,
+                by=row.held_by,
+            )
+    return None
+
+
+def _unserved(around: Surroundings, *, now: Micros) -> Why:
+    """It could go: so it waits for its turn, or for somebody to give it one."""
+    job, lane = around.job, around.lane
+    if not around.workers:
+        return _why(job, "no_worker", "no worker is running; start one with: sendq worker", ahead=around.ahead)
+    if around.dispatcher_until <= now:
+        return _why(job, "no_dispatcher", "no worker leads just now; one takes over within seconds", ahead=around.ahead)
+    if lane is not None and lane.ready_at > now:
+        return _why(job, "pace", "its lane keeps a distance between calls", until=lane.ready_at, ahead=around.ahead)
+    if lane is None or (lane.turn is None and (lane.next_at is None or lane.next_at > now)):
+        return _why(job, "new", "the dispatcher has not taken it in yet", ahead=around.ahead)
+    if lane.turn is not None:
+        return _why(job, "in_line", "its lane is being served, and others are ahead of it", ahead=around.ahead)
+    return _why(job, "due", "it is due and waits for a free slot", ahead=around.ahead)
+
+
+def _why(
+    job: Row[Any],
+    reason: str,
+    says: str,
+    *,
+    until: Micros | None = None,
+    rule: str | None = None,
+    by: str | None = None,
+    ahead: int | None = None,
+) -> Why:
+    return Why(
+        job_id=str(job.id),
+        state=State(job.state),
+        reason=reason,
+        says=says,
+        until=moment(until) if until is not None else None,
+        rule=rule,
+        by=by,
+        ahead=ahead,
+    )

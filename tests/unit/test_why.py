@@ -1,0 +1,138 @@
+"""Why a job is where it is: one answer, the dispatcher's own, and the first that holds.
+
+That it agrees with what the dispatcher does is tested against a ledger (tests/integration/test_lanes.py).
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from sendq.clock import SECOND, moment
+from sendq.ledger.read import Surroundings
+from sendq.states import State
+from sendq.views import Why
+from sendq.why import explain
+
+NOW = 1_780_000_000 * SECOND
+LATER = NOW + 60 * SECOND
+JOB = UUID(int=1)
+
+
+def why(
+    *,
+    job: dict[str, Any] | None = None,
+    lane: dict[str, Any] | None = None,
+    no_lane: bool = False,
+    **around: Any,
+) -> Why:
+    """The answer for a job that is due in an open lane with a worker and a dispatcher, but for what is given."""
+    job_row = {"id": JOB, "state": "queued", "next_at": NOW, "attempts": 0, "doubt_at": None, "rule": None} | (
+        job or {}
+    )
+    lane_row = {
+        "closed_at": None,
+        "closed_rule": None,
+        "held_until": None,
+        "held_rule": None,
+        "held_by": None,
+        "next_at": NOW,
+        "ready_at": 0,
+        "turn": None,
+    } | (lane or {})
+    values: dict[str, Any] = {
+        "job": SimpleNamespace(**job_row),
+        "lane": None if no_lane else SimpleNamespace(**lane_row),
+        "application_hold": None,
+        "provider_hold": None,
+        "ahead": 3,
+        "workers": 1,
+        "dispatcher_until": LATER,
+        "before": None,
+    } | around
+    return explain(Surroundings(**values), now=NOW)
+
+
+def hold(until: int = LATER) -> Any:
+    return SimpleNamespace(held_until=until, held_rule="throttled", held_by="policy")
+
+
+class TestAJobThatEnded:
+    @pytest.mark.parametrize("state", ["sent", "dead", "cancelled", "expired", "in_doubt"])
+    def test_says_how(self, state: str) -> None:
+        found = why(job={"state": state, "rule": "a rule"}, lane={"closed_at": NOW})
+        assert (found.reason, found.state, found.rule) == (state, State(state), "a rule")
+        assert found.until is None
+
+
+class TestAJobThatWaits:
+    def test_is_on_the_wire(self) -> None:
+        assert why(job={"state": "sending"}).reason == "on_the_wire"
+
+    def test_for_the_grant_to_be_authorised_anew(self) -> None:
+        found = why(lane={"closed_at": NOW, "closed_rule": "grant expired", "held_until": LATER})
+        assert (found.reason, found.rule) == ("reauth", "grant expired")
+
+    @pytest.mark.parametrize("scope", ["application", "provider"])
+    def test_because_more_than_its_lane_is_held(self, scope: str) -> None:
+        found = why(**{f"{scope}_hold": hold()})
+        assert (found.reason, found.until, found.rule, found.by) == ("held", moment(LATER), "throttled", "policy")
+        assert scope in found.says
+
+    def test_because_its_lane_is_held(self) -> None:
+        found = why(lane={"held_until": LATER, "held_rule": "throttled", "held_by": "ana"})
+        assert (found.reason, found.until, found.by) == ("held", moment(LATER), "ana")
+
+    def test_no_longer_for_a_hold_that_is_over(self) -> None:
+        assert why(provider_hold=hold(NOW), application_hold=hold(NOW), lane={"held_until": NOW}).reason == "due"
+
+    def test_for_its_due_time(self) -> None:
+        found = why(job={"next_at": LATER})
+        assert (found.reason, found.until) == ("not_due", moment(LATER))
+
+    @pytest.mark.parametrize("before", [{"attempts": 1}, {"doubt_at": NOW}])
+    def test_for_its_next_try(self, before: dict[str, int]) -> None:
+        found = why(job={"next_at": LATER, "rule": "service_unavailable"} | before)
+        assert (found.reason, found.until, found.rule) == ("retry", moment(LATER), "service_unavailable")
+
+    def test_for_an_earlier_change_of_the_same_message(self) -> None:
+        earlier = SimpleNamespace(id=UUID(int=7), state="queued", next_at=LATER)
+        found = why(before=earlier)
+        assert (found.reason, found.until) == ("behind", moment(LATER))
+        assert str(UUID(int=7)) in found.says
+
+    def test_for_a_worker(self) -> None:
+        assert why(workers=0).reason == "no_worker"
+
+    def test_for_a_dispatcher(self) -> None:
+        assert why(dispatcher_until=NOW).reason == "no_dispatcher"
+
+    def test_for_the_dispatcher_to_take_it_in(self) -> None:
+        assert why(no_lane=True).reason == "new"
+        assert why(lane={"next_at": None}).reason == "new"
+
+    def test_for_the_dispatcher_to_take_it_in_though_its_lane_waits_for_a_later_job(self) -> None:
+        assert why(lane={"next_at": LATER}).reason == "new"
+
+    def test_for_its_lanes_pace(self) -> None:
+        found = why(lane={"ready_at": LATER, "next_at": LATER})
+        assert (found.reason, found.until) == ("pace", moment(LATER))
+
+    def test_behind_others_of_its_lane(self) -> None:
+        found = why(lane={"turn": "claimed"})
+        assert (found.reason, found.ahead) == ("in_line", 3)
+
+    def test_for_a_free_slot(self) -> None:
+        found = why()
+        assert (found.reason, found.ahead, found.until) == ("due", 3, None)
+
+
+class TestTheAnswer:
+    def test_is_plain_json(self) -> None:
+        found = why(provider_hold=hold()).as_json()
+        assert found["reason"] == "held"
+        assert found["until"] == moment(LATER).isoformat()
+        assert found["state"] == "queued"
