@@ -109,6 +109,22 @@ class Settings(BaseSettings):
         "key1", "the metadata key that carries the job's id; your messages cannot use it (Nylas indexes key1 to key5)"
     )
 
+    announce_after_s: float = setting(
+        30.0, "the owner of a grant is called for this long after its lane was closed: time to see whether many failed "
+        "alike, which is the application's trouble and not theirs", unit="s", ge=0,
+    )  # fmt: skip
+    escalate_grants: int = setting(
+        10, "so many grants of one provider closed by one rule within SENDQ_ESCALATE_WINDOW_S are the application's "
+        "trouble: the provider is held, and nobody is asked to sign in again", unit="grants", ge=2,
+    )  # fmt: skip
+    escalate_window_s: float = setting(
+        300.0, "see SENDQ_ESCALATE_GRANTS; more than SENDQ_ANNOUNCE_AFTER_S", unit="s", gt=0
+    )
+    escalate_hold_s: float = setting(900.0, "how long that hold lasts before one call is tried", unit="s", gt=0)
+    reauth_url: str | None = setting(
+        None, "your page on which a person signs in again; {grant_id} and {application} are filled in (default: Nylas's "
+        "hosted authentication, if the client id is known)",
+    )  # fmt: skip
     policy_file: AbsolutePath | None = setting(
         None, "rows of the error policy that come before the table's own (TOML; see `sendq policy check`)"
     )
@@ -259,6 +275,9 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
     if s.poll_s >= s.lease_s / 3:
         yield Problem("SENDQ_POLL_S", "is not less than a third of SENDQ_LEASE_S",
                       "lower it, or the dispatcher loses its lease while it sleeps")  # fmt: skip
+    if s.announce_after_s >= s.escalate_window_s:
+        yield Problem("SENDQ_ANNOUNCE_AFTER_S", "is not less than SENDQ_ESCALATE_WINDOW_S",
+                      "lower it, or people are called for before anybody can see that many failed alike")  # fmt: skip
     if s.slow_after_s >= s.read_timeout_s:
         yield Problem("SENDQ_SLOW_AFTER_S", "is not less than SENDQ_READ_TIMEOUT_S",
                       "lower it, or a hanging call never counts as slow")  # fmt: skip

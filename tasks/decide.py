@@ -129,7 +129,9 @@ def decide(
         return _unknown(decision, row, outcome, job, now=now, chance=chance)
     decision = replace(decision, new_generation=_uses_up_key(row, outcome, job))
     if row.route is Route.DEAD_LETTER or (row.route is Route.RETRY and _exhausted(row, outcome, job)):
-        return replace(decision, event=Event.GIVE_UP, new_generation=False)
+        # A dead letter of a whole grant: it is gone, and what else waits for it will fare no better.
+        gone = Hold(row.scope, None, row.id) if row.route is Route.DEAD_LETTER and row.scope is Scope.GRANT else None
+        return replace(decision, event=Event.GIVE_UP, new_generation=False, hold=gone)
     return _return(decision, row, outcome, job, now=now, chance=chance)
 
 

@@ -1,0 +1,335 @@
+"""A turn: a few jobs of one lane, carried out by one worker, on the event loop of its process.
+
+    claimed ─▶ for each job:  may it go?  ─▶ call ─▶ decide ─▶ record ─▶ the next may begin
+                                  │                              │
+                                  └ no: it goes back, or ends    └ one commit holds the outcome and the next beginning
+
+A job is on the wire only after the ledger has committed that it is begun, and a lane never has more jobs begun without
+a recorded outcome than its ramp allows: only those can be in doubt if this process dies. A turn ends when nothing is
+left to begin, when its time is over, or when an answer concerns more than its job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from typing import Protocol
+from uuid import UUID
+
+from sendq.clock import SECOND, Micros
+from sendq.ids import new_id
+from sendq.ledger.jobs import RULE_OF
+from sendq.ledger.record import Begin, End, Hold, Outcome
+from sendq.ledger.turns import Claimed, first_to_begin
+from sendq.pace import next_ramp
+from sendq.preflight import objection
+from sendq.states import Event
+from tasks.decide import Decision, JobFacts, decide
+from tasks.failure import Answer, Failure, Success, parse
+from tasks.nylas import Application, NylasClient
+from tasks.row import Policy, Route, Scope
+
+# A turn does not wait longer than this for its lane's pace: it ends, gives its slot to others, and another one comes.
+LONGEST_PAUSE: Micros = 1 * SECOND
+
+RETURNED = "not_begun"
+BUG = "internal_error"
+
+
+class Job(Protocol):
+    """What a turn reads of a job: the columns that the claim loaded."""
+
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def operation(self) -> str: ...
+    @property
+    def object_id(self) -> str | None: ...
+    @property
+    def next_at(self) -> Micros: ...
+    @property
+    def expires_at(self) -> Micros | None: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def conflicts(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def key_at(self) -> Micros | None: ...
+    @property
+    def doubt_at(self) -> Micros | None: ...
+    @property
+    def body(self) -> bytes: ...
+
+
+class Surroundings(Protocol):
+    """What a turn needs of the process that it runs in."""
+
+    client: NylasClient
+    policy: Policy
+    worker_id: UUID
+    turn_time: Micros
+    key_max_age: Micros
+
+    def now(self) -> Micros:
+        """The wall clock."""
+
+    def chance(self) -> float:
+        """A number from 0 to 1."""
+
+    def application(self, name: str) -> Application:
+        """A configured application; a name that nobody configured gives one whose calls fail without a call."""
+
+    def may_call(self, application: str, provider: str) -> bool:
+        """Whether the process may begin calls for this pair: its lease holds, it is not stopping, nothing is held."""
+
+    def hold(self, application: str, provider: str, hold: Hold) -> None:
+        """Tell the other turns of this process at once; the ledger learns it with the outcome."""
+
+    async def record(
+        self, pair: tuple[str, str], outcome: Outcome, begins: Collection[Begin], end: End | None
+    ) -> Collection[UUID]:
+        """Commit; gives those of ``begins`` that may go on the wire."""
+
+    async def finish(self, pair: tuple[str, str], end: End) -> None:
+        """Commit the end of a turn that has no outcome to go with it."""
+
+    def on_the_wire(self, provider: str) -> AbstractContextManager[object]:
+        """Counts a call while it lasts, and gives its slot to others when it is slow."""
+
+    def bug(self, job_id: UUID) -> None:
+        """An exception that should not have been is being handled: log it, alert."""
+
+
+async def run(claimed: Claimed, around: Surroundings) -> None:
+    """Carry out one turn, to its recorded end."""
+    await _Turn(claimed, around).run()
+
+
+class _Turn:
+    """The state of one turn. Everything happens on one event loop, so nothing is locked."""
+
+    def __init__(self, claimed: Claimed, around: Surroundings) -> None:
+        self._lane, self._around = claimed.lane, around
+        self._pair = (claimed.lane.application, claimed.lane.provider)
+        self._worker_id = around.worker_id
+        self._waiting: deque[Job] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
+        self._begun: deque[Job] = deque(job for job in claimed.jobs if job.id in claimed.begun)
+        self._ramp: int = claimed.lane.ramp  # what the lane has earned
+        self._slots: int = claimed.lane.turn_slots  # what this turn was given, and earns by succeeding
+        self._ready_at: Micros = claimed.lane.ready_at
+        self._ends_at = around.now() + around.turn_time
+        self._stopped = False
+        self._objects: set[str] = set()  # with a job of this turn that is begun, or did not succeed
+        self._open = 0  # begun jobs without a recorded outcome, but for those being recorded
+        self._ended = False
+
+    async def run(self) -> None:
+        """Until every begun job has a recorded outcome and no further one may begin."""
+        running: set[asyncio.Task[None]] = set()
+        while self._begun or running:
+            while self._begun:
+                running.add(asyncio.create_task(self._carry_out(self._begun.popleft())))
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        if not self._ended:
+            await self._around.finish(self._pair, self._end())
+
+    async def _carry_out(self, job: Job) -> None:
+        self._open += 1
+        if job.object_id is not None:
+            self._objects.add(job.object_id)
+        try:
+            outcome = await self._outcome_of(job)
+        except Exception:  # a bug of ours, which must not take the lane's other jobs with it
+            self._around.bug(job.id)
+            event = Event.DOUBT if job.operation == "send" else Event.GIVE_UP
+            outcome = self._without_call(job, event, BUG, sent="maybe")
+        self._open -= 1
+        if outcome.event is Event.ACCEPT and job.object_id is not None:
+            self._objects.discard(job.object_id)
+        begins = self._next_to_begin()
+        end = self._end() if not begins and not self._open and not self._begun else None
+        self._ended = end is not None
+        lane = self._lane
+        # Until this is committed, these jobs count as open: a second outcome must not begin as many again.
+        self._open += len(begins)
+        wanted = [Begin(lane.id, lane.fence, begin.id) for begin in begins]
+        may_go = await self._around.record(self._pair, outcome, wanted, end)
+        self._open -= len(begins)
+        self._begun.extend(begin for begin in begins if begin.id in may_go)
+
+    def _next_to_begin(self) -> list[Job]:
+        """The jobs to begin with the commit of an outcome: as many as the ramp has room for."""
+        lane, now = self._lane, self._around.now()
+        if now >= self._ends_at or not self._may_go_on():
+            return []
+        if lane.spacing and self._ready_at - now > LONGEST_PAUSE:
+            return []
+        room = min(self._ramp, self._slots) - self._open - len(self._begun)
+        free = [job for job in self._waiting if job.object_id is None or job.object_id not in self._objects]
+        chosen: list[Job] = first_to_begin(free, max(0, room))
+        for job in chosen:
+            self._waiting.remove(job)
+            if job.object_id is not None:
+                self._objects.add(job.object_id)
+        return chosen
+
+    def _may_go_on(self) -> bool:
+        """Whether a call may begin: nothing has stopped the turn, and its worker has not been taken for dead."""
+        around, lane = self._around, self._lane
+        if self._stopped or around.worker_id != self._worker_id:
+            return False
+        return around.may_call(lane.application, lane.provider)
+
+    def _end(self) -> End:
+        return End(self._lane.id, self._lane.fence, ready_at=self._ready_at, ramp=self._ramp)
+
+    async def _outcome_of(self, job: Job) -> Outcome:
+        """Make the call if nothing speaks against it, and decide what the answer means."""
+        around, lane = self._around, self._lane
+        if lane.spacing:
+            await self._keep_distance()
+        begun_at = around.now()
+        # Directly before the wire, not only at the claim: much can have happened since.
+        if not self._may_go_on():
+            return self._without_call(job, Event.RETURN, RETURNED)
+        event = objection(job, now=begun_at, key_max_age=around.key_max_age)
+        if event is not None:
+            return self._without_call(job, event, RULE_OF[event])
+        with around.on_the_wire(lane.provider):
+            answer = await self._call(job)
+        ended_at = around.now()
+        result = parse(answer, provider=lane.provider, operation=job.operation, now=ended_at / SECOND)
+        decision = decide(
+            result,
+            self._facts(job, begun_at),
+            now=ended_at / SECOND,
+            chance=around.chance,
+            policy=around.policy,
+        )
+        self._learn(decision)
+        return self._as_outcome(job, result, decision, begun_at=begun_at, ended_at=ended_at)
+
+    async def _call(self, job: Job) -> Answer:
+        around, lane = self._around, self._lane
+        application = around.application(lane.application)
+        if job.operation == "send":
+            key = f"{job.id}:{job.generation}"
+            return await around.client.send(application, lane.grant_id, job.body, key)
+        assert job.object_id is not None
+        return await around.client.modify(application, lane.grant_id, job.object_id, job.body)
+
+    async def _keep_distance(self) -> None:
+        """Wait for the lane's next start; what comes after waits for the one after that."""
+        around = self._around
+        start = max(self._ready_at, around.now())
+        self._ready_at = start + self._lane.spacing
+        while (pause := start - around.now()) > 0 and not self._stopped:
+            await asyncio.sleep(pause / SECOND)
+
+    def _facts(self, job: Job, begun_at: Micros) -> JobFacts:
+        key_at = job.key_at if job.key_at is not None else begun_at
+        return JobFacts(
+            operation=job.operation,
+            attempts=job.attempts,
+            generation=job.generation,
+            key_age_s=(begun_at - key_at) / SECOND,
+            expires_at=None if job.expires_at is None else job.expires_at / SECOND,
+            unknown_before=job.doubt_at is not None,
+            attempt_known=job.doubt_at is not None,
+            conflicts=job.conflicts,
+            streak=self._lane.streak,
+        )
+
+    def _learn(self, decision: Decision) -> None:
+        """What the turn itself takes from an answer; the ledger takes it from the outcome."""
+        lane = self._lane
+        succeeded = decision.event is Event.ACCEPT
+        self._ramp = next_ramp(self._ramp, lane.width, succeeded=succeeded)
+        self._slots = next_ramp(self._slots, lane.width, succeeded=succeeded)
+        if decision.hold is not None or decision.route in (Route.REQUEUE, Route.REAUTH):
+            self._stopped = True
+        if decision.hold is not None and decision.hold.scope is not Scope.GRANT:
+            self._around.hold(lane.application, lane.provider, _hold(decision))
+
+    def _next_at(self, job: Job, decision: Decision, ended_at: Micros) -> Micros:
+        """When the job may go again. Behind a hold it keeps its place: it is the lane that waits."""
+        if decision.hold is not None or decision.due_at is None:
+            return min(job.next_at, ended_at)
+        return round(decision.due_at * SECOND)
+
+    def _without_call(self, job: Job, event: Event, rule: str, *, sent: str = "no") -> Outcome:
+        return Outcome(
+            id=new_id(),
+            lane_id=self._lane.id,
+            fence=self._lane.fence,
+            job_id=job.id,
+            operation=job.operation,
+            event=event,
+            rule=rule,
+            next_at=job.next_at,
+            sent=sent,
+            begun_at=self._around.now(),
+        )
+
+    def _as_outcome(
+        self, job: Job, result: Success | Failure, decision: Decision, *, begun_at: Micros, ended_at: Micros
+    ) -> Outcome:
+        attempt_id = new_id()
+        failure = result if isinstance(result, Failure) else None
+        return Outcome(
+            id=attempt_id,
+            lane_id=self._lane.id,
+            fence=self._lane.fence,
+            job_id=job.id,
+            operation=job.operation,
+            event=decision.event,
+            rule=decision.rule,
+            next_at=self._next_at(job, decision, ended_at),
+            attempt={
+                "id": attempt_id,
+                "job_id": job.id,
+                "generation": job.generation,
+                "worker_id": self._worker_id,
+                "begun_at": begun_at,
+                "ended_at": ended_at,
+                "status": result.status,
+                "rule": decision.rule,
+                "route": decision.route,
+                "sent": decision.sent.value,
+                "error_type": failure.type if failure else None,
+                "error": failure.message if failure else None,
+                "request_id": result.request_id,
+                "replayed": result.replayed,
+            },
+            counts=decision.costs_attempt,
+            sent=decision.sent.value,
+            new_generation=decision.new_generation,
+            message_id=result.message_id if isinstance(result, Success) and job.operation == "send" else None,
+            conflict=decision.rule == CONFLICT_RULE,
+            hold=_hold(decision) if decision.hold is not None else None,
+            width=decision.width,
+            spacing=None if decision.spacing_s is None else round(decision.spacing_s * SECOND),
+            begun_at=begun_at,
+        )
+
+
+CONFLICT_RULE = "key_in_progress"
+
+
+def _hold(decision: Decision) -> Hold:
+    assert decision.hold is not None
+    until = decision.hold.until
+    return Hold(
+        scope=decision.hold.scope.value,
+        rule=decision.hold.rule,
+        by="policy",
+        until=None if until is None else round(until * SECOND),
+        suspected=decision.check_grant,
+        gone=decision.route is Route.DEAD_LETTER,
+    )

@@ -1,0 +1,135 @@
+"""What Flower shows, and that our Celery lives beside somebody else's on the same Redis."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendq import State
+from tests.support.servers import PgServer
+from tests.support.system import ROOT, System, eventually, mail, running
+
+
+@pytest.fixture
+def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
+    with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
+        yield system
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def child(command: list[str], environ: dict[str, str], log: Path, cwd: Path = ROOT) -> Iterator[None]:
+    """A process that ends with the block."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, env=environ, cwd=cwd, stdout=stream, stderr=stream)
+    try:
+        yield
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+        process.wait(20)
+
+
+@contextmanager
+def flower(system: System) -> Iterator[Callable[[str], Any]]:
+    """Flower beside the system; gives what asks its API."""
+    port = free_port()
+    environ = system.environ(FLOWER_UNAUTHENTICATED_API="true")
+    command = [sys.executable, "-m", "celery", "-A", "worker", "flower", "--address=127.0.0.1", f"--port={port}"]
+
+    def ask(path: str) -> Any:
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return json.load(answer)
+        return None
+
+    with child(command, environ, system.directory / "flower.log"):
+        eventually(lambda: ask("/api/task/types") is not None, "Flower's first answer")
+        yield ask
+
+
+class TestFlower:
+    def test_lists_each_job_by_its_id_and_name_with_the_deciding_rule(self, system: System) -> None:
+        system.api.grant("closed", status="invalid")
+        with flower(system) as ask:
+            system.start_worker("-E")
+            eventually(lambda: "sendq" in str(ask("/api/workers?refresh=1")) or None, "Flower's view of the worker")
+            sent = system.queue.send("open", mail())
+            dead = system.queue.send("open", mail("bad@marked.example"))
+            parked = system.queue.send("closed", mail())
+            batch = system.queue.modify("open", ["m1"], unread=True)
+            system.wait_for(State.SENT, 2)
+            wanted = {sent.id, dead.id, parked.id}
+            tasks = eventually(lambda: complete(ask("/api/tasks"), wanted), "the tasks in Flower")
+        assert (tasks[sent.id]["name"], tasks[sent.id]["state"]) == ("sendq.send", "SUCCESS")
+        assert "accepted (200)" in tasks[sent.id]["result"]
+        assert (tasks[dead.id]["state"], tasks[dead.id]["exception"]) == ("FAILURE", "bad_request (400)")
+        assert tasks[parked.id]["state"] == "PARKED"
+        assert [task["state"] for task in tasks.values() if task["name"] == "sendq.modify"] == ["SUCCESS"]
+        assert system.queue.batch(batch.id).waiting == 0
+        # Jobs, not the bundles that carry them; and nothing private.
+        assert {task["name"] for task in tasks.values()} == {"sendq.send", "sendq.modify"}
+        assert "marked" not in str(tasks)
+
+
+def complete(tasks: dict[str, dict[str, Any]] | None, wanted: set[str]) -> dict[str, dict[str, Any]] | None:
+    """The tasks, once all that are wanted have ended."""
+    if not tasks or len(tasks) <= len(wanted) or not wanted <= tasks.keys():
+        return None
+    over = {"SUCCESS", "FAILURE", "PARKED"}
+    return tasks if all(task["state"] in over for task in tasks.values()) else None
+
+
+FOREIGN = '''
+"""Somebody else's Celery application, on the same Redis database, with Celery's defaults."""
+import os, pathlib
+from celery import Celery
+app = Celery("theirs", broker=os.environ["REDIS_URL"])
+
+@app.task
+def theirs(number):
+    with pathlib.Path(os.environ["DONE"]).open("a") as done:
+        done.write(f"{number}\\n")
+'''
+
+
+def test_a_foreign_celery_application_on_the_same_redis_is_left_alone(system: System, tmp_path: Path) -> None:
+    home, done = tmp_path / "theirs", tmp_path / "done"
+    home.mkdir()
+    (home / "theirs.py").write_text(FOREIGN)
+    environ = {**os.environ, "REDIS_URL": system.redis.url, "DONE": str(done), "PYTHONPATH": str(home)}
+    run = [sys.executable, "-m", "celery", "-A", "theirs"]
+    call = [sys.executable, "-c", "import theirs; [theirs.theirs.delay(number) for number in range(50)]"]
+    # Theirs waits in the broker while only our worker runs: ours must not take it.
+    system.start_worker()
+    subprocess.run(call, env=environ, cwd=home, check=True, timeout=60)
+    ours = [system.queue.send("beside", mail()).id for _ in range(20)]
+    system.wait_for(State.SENT, 20)
+    assert not done.exists()
+    with child([*run, "worker", "-P", "solo"], environ, tmp_path / "theirs.log", cwd=home):
+        eventually(lambda: done.exists() and len(done.read_text().split()) == 50, "their 50 tasks")
+        more = [system.queue.send("beside", mail()).id for _ in range(20)]
+        system.wait_for(State.SENT, 40)
+        # Their remote control reaches their workers, not ours.
+        subprocess.run([*run, "control", "shutdown"], env=environ, cwd=home, capture_output=True, timeout=60)
+        last = system.queue.send("beside", mail()).id
+        eventually(lambda: system.state(last) is State.SENT, "a job after their shutdown")
+    assert sorted(done.read_text().split(), key=int) == [str(number) for number in range(50)]
+    accepted = system.accepted()
+    assert all(accepted[job] == 1 for job in [*ours, *more, last])

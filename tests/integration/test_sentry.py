@@ -1,0 +1,104 @@
+"""What Sentry is told: one issue for each rule, ids and nothing else. The envelopes of a real worker are read."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendq import Message, State
+from sendq.simulator import Fault
+from tests.support.servers import PgServer
+from tests.support.system import API_KEY, System, eventually, running
+
+MARKED = Message(
+    to=["bad+marked-address@marked-domain.example"], subject="marked-subject", body="<p>marked-body</p>"
+)  # fmt: skip
+
+
+class Ingest:
+    """A stand-in for Sentry's door: keeps the envelopes it is sent."""
+
+    def __init__(self) -> None:
+        self.envelopes: list[str] = []
+        outer = self
+
+        class Door(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if self.headers.get("content-encoding") == "gzip":
+                    body = gzip.decompress(body)
+                outer.envelopes.append(body.decode())
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+
+    @property
+    def dsn(self) -> str:
+        return f"http://key@127.0.0.1:{self.server.server_address[1]}/1"
+
+    def events(self) -> list[dict[str, Any]]:
+        """The events in the envelopes: the lines that have a fingerprint."""
+        lines = (line for envelope in self.envelopes for line in envelope.splitlines() if line.startswith("{"))
+        return [event for event in map(json.loads, lines) if "fingerprint" in event]
+
+    def fingerprints(self) -> set[tuple[str, ...]]:
+        return {tuple(event["fingerprint"]) for event in self.events()}
+
+
+@pytest.fixture
+def ingest() -> Iterator[Ingest]:
+    ingest = Ingest()
+    ingest.thread.start()
+    yield ingest
+    ingest.server.shutdown()
+    ingest.server.server_close()
+    ingest.thread.join(10)
+
+
+def test_one_issue_for_each_rule_with_ids_alone(pg_server: PgServer, tmp_path: Path, ingest: Ingest) -> None:
+    with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
+        meet_trouble(system, ingest)
+    text = "".join(ingest.envelopes)
+    for mark in ("marked", API_KEY, "@"):
+        assert mark not in text.replace(ingest.dsn, ""), mark
+    dead = [event for event in ingest.events() if event["fingerprint"] == ["sendq", "dead_letter", "bad_request"]]
+    assert len(dead) == 1
+    assert dead[0]["message"] == "dead_letter: bad_request"
+    assert dead[0]["contexts"]["sendq"]["job"]
+
+
+def meet_trouble(system: System, ingest: Ingest) -> None:
+    system.api.grant("closed", status="invalid")
+    system.api.will(Fault.status(418), grant="teapot", times=None)
+    system.api.will(
+        Fault.status(403, message="Gmail API has not been used in project 1 before or it is disabled."),
+        grant="disabled",
+        times=None,
+    )
+    worker = system.start_worker(SENTRY_DSN=ingest.dsn, SENDQ_ANNOUNCE_AFTER_S="0")
+    for _ in range(5):
+        system.queue.send("open", MARKED)
+    system.queue.send("closed", MARKED)
+    system.queue.send("teapot", MARKED)
+    system.wait_for(State.DEAD, 6)
+    system.queue.send("disabled", MARKED, provider="google")
+    wanted = {
+        ("sendq", "dead_letter", "bad_request"),
+        ("sendq", "dead_letter", "undocumented_4xx"),
+        ("sendq", "reauth_required", "grant_unauthorized"),
+        ("sendq", "hold", "gmail_api_disabled"),
+    }
+    eventually(lambda: wanted <= ingest.fingerprints(), f"{wanted} at Sentry")
+    assert worker.terminate() == 0

@@ -1,0 +1,111 @@
+"""The Celery application: ``celery -A worker worker``, ``celery -A worker flower``.
+
+Celery runs the processes and carries bundles of turns. One task, thin: what comes out of the broker goes to the engine
+of this process. Importing this module reads the environment.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import sentry_sdk
+from celery import Celery, Task, bootsteps
+
+from sendq.errors import SendqError
+from sendq.ledger.lanes import Turn
+from settings import Settings, SettingsError
+from settings.celery import QUEUE, celery_config
+from settings.logs import start_logs
+from settings.sentry import start_sentry
+from worker.process import Process, as_message
+
+BUNDLE = "sendq.bundle"
+
+
+def _settings() -> tuple[Settings, dict[str, Any]]:
+    """One sentence and exit status 2 for an environment that does not fit; a traceback would say less."""
+    try:
+        settings = Settings.load()
+        return settings, celery_config(settings)
+    except SettingsError as error:
+        print(f"sendq: {error}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2) from None
+
+
+settings, _config = _settings()
+app = Celery("sendq")
+app.conf.update(_config)
+
+
+class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """sendq's part of the worker, between Celery's pool and its consumer."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, parent: Any, **options: Any) -> None:
+        super().__init__(parent, **options)
+        self.process: Process | None = None
+
+    def start(self, parent: Any) -> None:
+        start_logs(settings)
+        start_sentry(settings)
+        try:
+            settings.require_keys()
+            self.process = Process(settings, publish, Events(parent))
+            self.process.start()
+        except (SettingsError, SendqError) as error:
+            print(f"sendq: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(2) from None
+        running.append(self.process)
+
+    def stop(self, parent: Any) -> None:
+        if self.process is not None:
+            running.remove(self.process)
+            self.process.stop()
+            self.process = None
+            sentry_sdk.flush(2)  # its own hook serves the prefork pool alone
+
+
+app.steps["worker"].add(SendqStep)
+
+# The process of this worker; one at most.
+running: list[Process] = []
+
+
+class Events:
+    """Celery's event dispatcher, which is made anew with each connection to the broker."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+
+    @property
+    def _dispatcher(self) -> Any:
+        return getattr(getattr(self._worker, "consumer", None), "event_dispatcher", None)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anybody asked for events."""
+        dispatcher = self._dispatcher
+        return dispatcher is not None and bool(dispatcher.enabled)
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send one event."""
+        dispatcher = self._dispatcher
+        if dispatcher is not None:
+            dispatcher.send(kind, **fields)
+
+
+def publish(bundles: Sequence[Sequence[Turn]]) -> None:
+    """Give bundles to the broker; raises what its client raises."""
+    with app.producer_or_acquire() as producer:
+        for bundle in bundles:
+            take_on.apply_async((as_message(bundle),), queue=QUEUE, producer=producer, retry=False)
+
+
+@app.task(name=BUNDLE, bind=True, send_events=False, ignore_result=True)  # type: ignore[untyped-decorator]
+def take_on(_task: Task, turns: list[list[Any]]) -> None:
+    """Carry out a bundle of turns; returns as soon as they are on their way."""
+    if running:
+        running[0].take_on(turns)

@@ -1,0 +1,71 @@
+"""How a command comes to the settings and to the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+    from sendq import SendQueue
+    from settings import Settings
+
+T = TypeVar("T")
+
+CONNECT_S = 10  # a server that is not there should not keep a person waiting for minutes
+
+
+def load_settings() -> Settings:
+    """The settings in the environment; raises `SettingsError`."""
+    from settings import Settings
+
+    return Settings.load()
+
+
+@contextmanager
+def open_queue() -> Iterator[SendQueue]:
+    """A queue over the configured ledger. Raises `LedgerUnavailable` rather than make a SQLite file by looking."""
+    from sendq import SendQueue
+    from sendq.ledger.engine import open_engine
+
+    settings = load_settings()
+    queue = SendQueue(open_engine(_url(settings)), metadata_key=settings.metadata_key)
+    try:
+        yield queue
+    finally:
+        queue.close()
+
+
+def read_ledger(question: Callable[[Connection], T]) -> T:
+    """One question to the configured ledger, in one transaction."""
+    from sendq.ledger import migrate
+    from sendq.ledger.engine import open_engine, reading
+
+    engine = open_engine(_url(load_settings()))
+    try:
+        migrate.require(engine)
+        with reading(engine) as connection:
+            return question(connection)
+    finally:
+        engine.dispose()
+
+
+def _url(settings: Settings) -> str:
+    from sqlalchemy import make_url
+
+    from sendq.errors import LedgerUnavailable
+
+    url = make_url(settings.ledger_url.get_secret_value())
+    if url.get_backend_name() == "sqlite":
+        if not Path(url.database or "").exists():
+            raise LedgerUnavailable(
+                "the ledger's SQLite file is not there yet; run: sendq migrate (or correct DATABASE_URL)"
+            )
+    elif "connect_timeout" not in url.query:
+        url = url.update_query_dict({"connect_timeout": str(CONNECT_S)})
+    return url.render_as_string(hide_password=False)

@@ -1,0 +1,97 @@
+"""The commands together, and what becomes of everything that can go wrong: one sentence and a status, no traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from worker.cli import acting, policies, reading, running
+from worker.cli.output import FAILED, UNUSABLE, complain
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # what a shell reports of any program that its reader left
+
+EPILOG = """\b
+Exit status: 0 done; 1 there is no such thing, or it failed; 2 the command, the settings or the ledger cannot be used
+(one sentence on stderr says what to do); 130 after Ctrl-C. Output goes to stdout, everything else to stderr."""
+
+
+@click.group(
+    name="sendq",
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+def sendq() -> None:
+    """A resilient send queue in front of the Nylas v3 email API.
+
+    Settings come from the environment; `sendq settings` lists them and `sendq check` tries them.
+    """
+
+
+for module in (running, reading, acting, policies):
+    for command in module.COMMANDS:
+        sendq.add_command(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character gets its number instead of a traceback.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    try:
+        status = _run(arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read us has left. Python would complain again when it closes stdout, so it gets another one.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except (KeyboardInterrupt, click.Abort):
+        return INTERRUPTED
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        # Not sendq.main(): click would answer a reader that leaves with a status of its own.
+        with sendq.make_context("sendq", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            sendq.invoke(context)
+        return 0
+    except click.exceptions.Exit as end:
+        return end.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (BrokenPipeError, KeyboardInterrupt, click.Abort):
+        raise
+    except Exception as error:
+        return _explained(error)
+
+
+def _explained(error: Exception) -> int:
+    """The status of an error that people can do something about; any other is a bug and goes on as a traceback."""
+    from sqlalchemy.exc import DBAPIError
+
+    from sendq.errors import NotFound, SendqError
+    from sendq.ledger.migrate import COMMAND
+    from settings.errors import SettingsError
+    from worker.embedded import EmbeddedError
+
+    if isinstance(error, NotFound):
+        complain(str(error))
+        return FAILED
+    if isinstance(error, SettingsError | SendqError | EmbeddedError):
+        complain(str(error).replace(COMMAND, "sendq migrate"))
+        return UNUSABLE
+    if isinstance(error, DBAPIError):
+        # The driver's own words may quote names and addresses; `check` knows what the usual ones mean.
+        complain(f"the ledger refused ({type(error.orig).__name__}); run: sendq check")
+        return UNUSABLE
+    if isinstance(error, OSError) and error.filename is not None:
+        complain(f"{error.filename}: {error.strerror}; check the path, and who may use it")
+        return UNUSABLE
+    raise error

@@ -1,0 +1,88 @@
+"""How the command line speaks: JSON or tables on stdout, sentences on stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+
+FAILED = 1
+UNUSABLE = 2
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Wide enough for any line of ours: where nobody looks at it, a table is not folded to a terminal's width.
+NO_TERMINAL_WIDTH = 1000
+
+
+def json_option(command: F) -> F:
+    """``--json``, as every reading command has it."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+
+
+def complain(sentence: str) -> None:
+    """One thing for the person who can act, on stderr."""
+    for line in sentence.splitlines():
+        print(f"sendq: {line}", file=sys.stderr)
+
+
+def tell(line: str = "") -> None:
+    """A line of the output itself."""
+    print(line, flush=True)  # somebody may be watching through a pipe
+
+
+def tell_json(value: Any) -> None:
+    """The output as JSON: one line for programs, indented for people who look."""
+    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def tell_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, folds: bool = False) -> None:
+    """Rows under headings. The first column is never cut: it names the row. ``folds``: the others are folded to the
+    terminal's width instead of being cut.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    terminal = sys.stdout.isatty()
+    # Not straight to stdout: when a reader leaves, rich would end the process in its own way.
+    written = io.StringIO()
+    console = Console(
+        file=written, markup=False, emoji=False, highlight=False, force_terminal=terminal,
+        width=shutil.get_terminal_size().columns if terminal else NO_TERMINAL_WIDTH,
+    )  # fmt: skip
+    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
+    cells = [[clean(cell) for cell in row] for row in rows]
+    for position, column in enumerate(columns):
+        widest = max((len(line) for row in cells for line in row[0].splitlines()), default=0)
+        table.add_column(
+            column,
+            overflow="fold" if folds else "ellipsis",
+            no_wrap=not folds,
+            min_width=widest if position == 0 else None,
+        )
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+    for line in written.getvalue().splitlines():
+        tell(line.rstrip())
+
+
+def clean(value: object) -> str:
+    """Text that cannot speak to the terminal: control characters become question marks."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return when(value)
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in str(value))
+
+
+def when(at: datetime) -> str:
+    """A time for people: to the second, UTC."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"

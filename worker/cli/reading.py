@@ -1,0 +1,180 @@
+"""What is going on: status, jobs, why, batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.door import open_queue, read_ledger
+from worker.cli.output import json_option, tell, tell_json, tell_table, when
+
+if TYPE_CHECKING:
+    from sendq.ledger.overview import Hold, Overview
+    from sendq.views import AttemptView
+
+# Spelled out, so that --help needs no import of the package's own list; a test holds the two together.
+STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired")
+
+
+@click.command()
+@json_option
+def status(as_json: bool) -> None:
+    """Jobs by state, lanes, what is held and why, workers, and who leads."""
+    from sendq import clock
+    from sendq.ledger.overview import overview
+
+    seen = read_ledger(lambda connection: overview(connection, now=clock.now()))
+    if as_json:
+        tell_json(seen.as_json())
+        return
+    _tell_overview(seen)
+
+
+def _tell_overview(seen: Overview) -> None:
+    from sendq.ledger.overview import COUNT_MOST
+    from sendq.states import WAITING
+
+    tell_table(
+        ("jobs", "number"),
+        [
+            (state.value, f"{number:,}" + (" or more" if state in WAITING and number >= COUNT_MOST else ""))
+            for state, number in seen.jobs.items()
+        ],
+    )
+    tell()
+    lanes = seen.lanes
+    idle = lanes.total - lanes.served - lanes.waiting - lanes.held - lanes.closed
+    numbers = (lanes.served, lanes.waiting, lanes.held, lanes.closed, idle)
+    names = ("served now", "wait for a turn or a time", "held", "closed for reauth", "have nothing to do")
+    tell_table(("lanes", "number"), [(name, f"{number:,}") for name, number in zip(names, numbers, strict=True)])
+    if seen.holds:
+        tell()
+        tell_table(
+            ("held", "since", "until", "rule", "by"),
+            [
+                (_scope(hold), hold.since, hold.until or "its owner signs in again", hold.rule, hold.by)
+                for hold in seen.holds
+            ],
+        )
+    tell()
+    if not seen.workers:
+        tell("no worker is running; start one with: sendq worker")
+        return
+    tell_table(
+        ("worker", "pid", "calls at once", "started", "last beat", ""),
+        [
+            (
+                worker.name, worker.pid, worker.capacity, worker.started_at, worker.beat_at,
+                "stopping" if worker.stopping else "leads" if worker.leads else "",
+            )
+            for worker in seen.workers
+        ],
+    )  # fmt: skip
+
+
+def _scope(hold: Hold) -> str:
+    if hold.grant_id is not None:
+        return f"grant {hold.grant_id}" + ("" if hold.application == "default" else f" of {hold.application}")
+    return f"application {hold.application}" + (f", provider {hold.provider}" if hold.provider else "")
+
+
+@click.command()
+@click.option(
+    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state; repeatable."
+)
+@click.option("--grant", metavar="ID", help="Only jobs of this grant.")
+@click.option("--application", default="default", show_default=True, help="The application that the grant belongs to.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
+@json_option
+def jobs(states: tuple[str, ...], grant: str | None, application: str, limit: int, as_json: bool) -> None:
+    """The jobs that were enqueued last, the newest first."""
+    from sendq.ledger.overview import latest_jobs
+    from sendq.states import State
+
+    found = read_ledger(
+        lambda connection: latest_jobs(
+            connection,
+            states={State(name) for name in states},
+            application=application,
+            grant_id=grant,
+            limit=limit,
+        )
+    )
+    if as_json:
+        tell_json([job.as_json() for job in found])
+        return
+    columns = ("job", "state", "operation", "grant", "enqueued", "attempts", "rule")
+    tell_table(
+        columns,
+        [
+            (job.id, job.state, job.operation, job.grant_id, job.created_at, job.attempts, job.rule)
+            for job in found
+        ],
+    )  # fmt: skip
+
+
+@click.command()
+@click.argument("job", required=False)
+@click.option("--key", help="The key that it was enqueued with, in place of its id.")
+@click.option("--application", default="default", show_default=True, help="The application that the key belongs to.")
+@json_option
+def why(job: str | None, key: str | None, application: str, as_json: bool) -> None:
+    """Why JOB is where it is, until when, and what has happened to it so far."""
+    _one_of(job, key, "JOB")
+    with open_queue() as queue:
+        reason = queue.why(job, key=key, application=application)
+        seen = queue.job(reason.job_id)
+    if as_json:
+        tell_json({**reason.as_json(), "job": seen.as_json()})
+        return
+    tell(f"{seen.operation} {seen.id} is {reason.state}: {reason.says}")
+    if reason.until is not None:
+        tell(f"until: {when(reason.until)}")
+    if reason.rule is not None:
+        tell(f"rule: {reason.rule}" + (f" (by {reason.by})" if reason.by else ""))
+    if reason.ahead:
+        tell(f"ahead of it in its lane: {reason.ahead}")
+    tell(f"grant: {seen.grant_id or 'not seen by the dispatcher yet'}; enqueued {when(seen.created_at)}")
+    if seen.trail:
+        tell()
+        columns = ("attempt", "seconds", "status", "rule", "then", "sent", "what the API said")
+        tell_table(columns, [_attempt_cells(attempt) for attempt in seen.trail], folds=True)
+
+
+def _attempt_cells(attempt: AttemptView) -> tuple[object, ...]:
+    return (
+        attempt.begun_at,
+        f"{(attempt.ended_at - attempt.begun_at).total_seconds():.2f}",
+        attempt.status or "no answer",
+        attempt.rule,
+        attempt.route or "done",
+        attempt.sent,
+        attempt.error,
+    )
+
+
+@click.command()
+@click.argument("batch", required=False)
+@click.option("--key", help="The key that it was enqueued with, in place of its id.")
+@click.option("--application", default="default", show_default=True, help="The application that the key belongs to.")
+@json_option
+def batch(batch: str | None, key: str | None, application: str, as_json: bool) -> None:
+    """How far BATCH is."""
+    _one_of(batch, key, "BATCH")
+    with open_queue() as queue:
+        seen = queue.batch(batch, key=key, application=application)
+    if as_json:
+        tell_json(seen.as_json())
+        return
+    tell(f"batch {seen.id}: {seen.total:,} jobs ({seen.operation}) through grant {seen.grant_id or '(not seen yet)'}")
+    ended = ", ".join(f"{number:,} {state}" for state, number in seen.counts.items())
+    tell(f"{seen.progress:.1%} done: {ended or 'none ended'}; {seen.waiting:,} waiting")
+
+
+def _one_of(given: str | None, key: str | None, name: str) -> None:
+    if (given is None) == (key is None):
+        raise click.UsageError(f"name it either by {name} or by --key")
+
+
+COMMANDS = (status, jobs, why, batch)

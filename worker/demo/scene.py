@@ -1,0 +1,113 @@
+"""What is seen of the demo: a moment of it, as a live table for a terminal or as a plain line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from sendq import SendQueue, State, clock
+from sendq.ledger.engine import reading
+from sendq.ledger.overview import LaneJobs, jobs_by_lane
+from sendq.views import BatchView
+from worker.demo.story import JOBS
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+GOING_ON = (State.QUEUED, State.SENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """How things stand: lanes with their jobs, the batch, and the seconds since the first job was enqueued."""
+
+    at: clock.Micros
+    lanes: Sequence[LaneJobs]
+    batch: BatchView
+    elapsed_s: float
+
+    def count(self, state: State) -> int:
+        """Jobs in a state."""
+        return sum(lane.jobs.get(state, 0) for lane in self.lanes)
+
+    @property
+    def parked(self) -> int:
+        """Jobs that wait in closed lanes, for somebody to sign in."""
+        return sum(lane.jobs.get(State.QUEUED, 0) for lane in self.lanes if lane.closed)
+
+    @property
+    def ended(self) -> int:
+        """Jobs that have come to an end, or are in doubt: nothing more happens to them in the demo."""
+        return sum(self.count(state) for state in State if state not in GOING_ON)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that will go without anybody's help, those whose lane the dispatcher has not yet seen among them."""
+        return JOBS - self.ended - self.parked - self.count(State.SENDING)
+
+    @property
+    def over(self) -> bool:
+        """Whether every job has ended or is parked."""
+        return self.ended + self.parked == JOBS
+
+    @property
+    def rate(self) -> float:
+        """Jobs that ended, per second so far."""
+        return self.ended / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+
+def look(ledger: Engine, queue: SendQueue, batch_id: str, elapsed_s: float) -> Scene:
+    """A moment of it, out of the ledger."""
+    now = clock.now()
+    with reading(ledger) as connection:
+        lanes = jobs_by_lane(connection, now=now)
+    return Scene(now, lanes, queue.batch(batch_id), elapsed_s)
+
+
+def plain_line(scene: Scene) -> str:
+    """The moment in one line."""
+    return (
+        f"{scene.elapsed_s:5.1f} s  sent {scene.count(State.SENT):3d}  on the wire {scene.count(State.SENDING):2d}  "
+        f"waiting {scene.waiting:3d}  parked {scene.parked:2d}  dead {scene.count(State.DEAD)}  "
+        f"batch {scene.batch.progress:4.0%}  {scene.rate:3.0f}/s"
+    )
+
+
+def live_view(scene: Scene) -> RenderableType:
+    """The moment as a table of lanes with a bar for the batch."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="lanes", box=None, pad_edge=False, title_justify="left")
+    for column in ("grant", "provider"):
+        table.add_column(column)
+    for column in ("sent", "on the wire", "waiting", "dead"):
+        table.add_column(column, justify="right")
+    table.add_column("lane", min_width=26)
+    for lane in scene.lanes:
+        counts = (lane.jobs.get(state, 0) for state in (State.SENT, State.SENDING, State.QUEUED, State.DEAD))
+        cells = [Text(str(number), style="" if number else "dim") for number in counts]
+        table.add_row(lane.grant_id, lane.provider, *cells, _lane_state(lane, scene.at))
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        "batch", ProgressBar(total=1.0, completed=scene.batch.progress, width=40), f"{scene.batch.progress:.0%}"
+    )
+    return Group(table, Text(), bar, Text(plain_line(scene).strip(), style="bold"))
+
+
+def _lane_state(lane: LaneJobs, now: clock.Micros) -> RenderableType:
+    from rich.text import Text
+
+    if lane.closed:
+        return Text("closed: sign in again", style="red")
+    if lane.held_until is not None:
+        left = (clock.micros(lane.held_until) - now) / clock.SECOND
+        return Text(f"held for {left:.1f} s more", style="yellow")
+    if lane.jobs.get(State.SENDING):
+        return Text("served", style="green")
+    return Text("waiting" if lane.jobs.get(State.QUEUED) else "done", style="dim")

@@ -1,0 +1,79 @@
+"""The account at the end: does everything that was enqueued stand somewhere, and did the API see each once?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sendq import State
+from sendq.simulator import Simulator
+from worker.demo.scene import Scene
+from worker.demo.story import CHANGES, EXPIRING, JOBS, MESSAGES, TIDIED
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the ledger says beside what the API has seen. ``repeated``: messages and changes made more than once."""
+
+    sent: int
+    dead: int
+    parked: int
+    other: int
+    messages: int
+    changes: int
+    repeated: int
+    faults: Counter[str]
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether nothing is missing, nothing was done twice, and both sides agree."""
+        return (
+            self.sent + self.dead + self.parked == JOBS
+            and self.messages + self.changes == self.sent
+            and self.changes == CHANGES
+            and self.repeated == 0
+        )
+
+
+def account(scene: Scene, nylas: Simulator) -> Account:
+    """Both sides of the story."""
+    messages = Counter(accepted.job for accepted in nylas.mailbox)
+    changes = Counter((modified.grant, modified.id) for modified in nylas.modified)
+    sent, dead = scene.count(State.SENT), scene.count(State.DEAD)
+    return Account(
+        sent=sent,
+        dead=dead,
+        parked=scene.parked,
+        other=JOBS - sent - dead - scene.parked,
+        messages=len(messages),
+        changes=len(changes),
+        repeated=sum(number - 1 for number in (*messages.values(), *changes.values())),
+        faults=Counter(request.fault for request in nylas.requests if request.fault is not None),
+    )
+
+
+def lines(found: Account, elapsed_s: float, home_url: str) -> Iterator[str]:
+    """The summary, for people."""
+    yield f"{JOBS} jobs in {elapsed_s:.1f} s: {MESSAGES} messages over 12 grants, and {CHANGES} changes for {TIDIED}"
+    yield ""
+    yield f"  {found.sent:4d}  sent         the API accepted each"
+    yield f"  {found.dead:4d}  dead         a refused recipient: nobody has the message, asking again would not help"
+    yield f"  {found.parked:4d}  parked       {EXPIRING} must sign in again; then they go on by themselves"
+    if found.other:
+        yield f"  {found.other:4d}  unfinished   this should not be"
+    yield f"= {found.sent + found.dead + found.parked + found.other:4d}"
+    yield ""
+    verdict = "the two agree" if found.adds_up else "THE TWO DO NOT AGREE"
+    yield (
+        f"The API itself has {found.messages} messages and {found.changes} changes, "
+        f"{found.repeated} of them twice: {verdict}."
+    )
+    failures = ", ".join(f"{name} ({number})" for name, number in sorted(found.faults.items()))
+    yield f"Failures that it answered with on the way: {failures}."
+    yield ""
+    yield "Next: NYLAS_API_KEY=… ./dev sendq up        and, in a program of your own:"
+    yield ""
+    yield "    from sendq import Message, SendQueue"
+    yield f'    queue = SendQueue("{home_url}")'
+    yield '    queue.send("your-grant-id", Message(to=["you@example.com"], subject="Hello", body="<p>Hello!</p>"))'

@@ -1,0 +1,206 @@
+"""The dispatcher: gives due lanes their turns. One at a time leads; the others stand by.
+
+One round is one transaction: take in new jobs, see which lanes are due and how many calls the workers have room for,
+open turns, commit. Only then the turns are published, in bundles. What the broker loses of them comes back by itself
+(`worker.rescuer`), so nothing here waits for an answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, exc
+
+from sendq import choice, clock
+from sendq.clock import Micros
+from sendq.errors import SendqError
+from sendq.ledger import lanes, turns, workers
+from sendq.ledger.engine import writing
+from sendq.ledger.lanes import NEVER, Turn, Used
+from sendq.pace import PROBE_PATIENCE, pace_of, probing_room
+from worker import journal
+from worker.bell import Bell
+
+Publish = Callable[[Sequence[Sequence[Turn]]], None]
+
+# New jobs' lanes taken in by one round; the rest by the next, which follows at once.
+WAKES_MOST = 1_000
+
+# Between two rounds that found something to do: new turns every few milliseconds, without a busy loop.
+BUSY_PAUSE: Micros = clock.seconds(0.005)
+# While turns are open or lanes are due but no worker has room, this often.
+FULL_PAUSE: Micros = clock.seconds(0.02)
+# With nothing to do for this long, ask to be woken by commits and sleep.
+IDLE_AFTER: Micros = clock.seconds(0.05)
+
+NOTHING_USED = Used(young=0, old=0)
+
+# After a failed publication.
+BROKER_PAUSE_FIRST, BROKER_PAUSE_MOST = clock.seconds(0.5), clock.seconds(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What one round did, and when something is due next."""
+
+    turns: Sequence[Turn]
+    woken: int
+    next_at: Micros
+    full: bool
+
+
+class Dispatcher:
+    """A loop in a thread of its own. ``run_once`` is one round of it."""
+
+    def __init__(
+        self,
+        ledger: Engine,
+        publish: Publish,
+        bell: Bell,
+        *,
+        holder: Callable[[], UUID],
+        now: clock.Clock,
+        lease_s: float,
+        poll_s: float,
+        bundle_turns: int,
+        bundle_slots: int,
+    ) -> None:
+        self._ledger, self._publish, self._bell, self._holder, self._now = ledger, publish, bell, holder, now
+        self._lease, self._poll = clock.seconds(lease_s), clock.seconds(poll_s)
+        self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
+        self._fence: int | None = None
+        self._renew_at: Micros = 0
+        self._quiet_since: Micros | None = None
+        self._broker_pause: Micros = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sendq-dispatcher", daemon=True)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that dispatches (and rescues)."""
+        return self._fence is not None
+
+    def start(self) -> None:
+        """Begin to stand by, or to lead."""
+        self._thread.start()
+
+    def stop(self, limit_s: float) -> None:
+        """Give no further turns, and the lease to whoever wants it."""
+        self._stopping.set()
+        self._bell.ring()
+        self._thread.join(limit_s)
+        if self._fence is not None:
+            try:
+                with writing(self._ledger) as connection:
+                    workers.resign(connection, self._holder())
+            except SendqError:
+                pass  # it runs out by itself
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                pause = self.run_once()
+            except (SendqError, exc.SQLAlchemyError) as error:
+                journal.ledger_away(error, held_back=0)
+                self._fence = None
+                pause = clock.seconds(1)
+            except Exception:
+                journal.bug("dispatcher")
+                pause = clock.seconds(1)
+            if pause > 0:
+                self._bell.wait(pause / clock.SECOND)
+
+    def run_once(self) -> Micros:
+        """Lead if possible, and do one round; gives how long to wait before the next, unless the bell rings."""
+        now = self._now()
+        if now >= self._renew_at or self._fence is None:
+            self._take_lease(now)
+        if self._fence is None:
+            return self._poll
+        done = self._round(now)
+        if done.turns:
+            self._publish_or_take_back(done.turns)
+        return self._pause_after(done)
+
+    def _take_lease(self, now: Micros) -> None:
+        with writing(self._ledger) as connection:
+            fence = workers.lead(connection, self._holder(), now=now, lease=self._lease)
+        if fence is not None and fence != self._fence:
+            journal.leading(self._holder(), fence)
+        self._fence = fence
+        self._renew_at = now + self._lease // 3
+
+    def _round(self, now: Micros) -> Round:
+        with writing(self._ledger) as connection:
+            wakes = lanes.take_wakes(connection, limit=WAKES_MOST)
+            if wakes:
+                lanes.wake(connection, wakes, now=now, pace_of=pace_of)
+            pairs = lanes.pairs(connection)
+            due = [pair for pair in pairs if pair.wants_at <= now]
+            next_at = min((pair.wants_at for pair in pairs), default=NEVER)
+            if not due:
+                return Round((), len(wakes), next_at, full=False)
+            return self._serve(connection, due, now=now, woken=len(wakes), next_at=next_at)
+
+    def _serve(
+        self, connection: Connection, due: Sequence[lanes.PairView], *, now: Micros, woken: int, next_at: Micros
+    ) -> Round:
+        used = lanes.used_slots(connection, old_before=now - PROBE_PATIENCE)
+        free = lanes.capacity(connection) - sum(one.young + one.old for one in used.values())
+        waiting = {}
+        for pair in due:
+            allowed = pair.allows(now=now)
+            if allowed is not None and pair.ramp is None:
+                lanes.unprove(connection, pair)
+            room = free
+            if allowed is not None:
+                by_pair = used.get((pair.application, pair.provider), NOTHING_USED)
+                room = min(free, probing_room(allowed, young=by_pair.young, old=by_pair.old))
+            if room > 0:
+                waiting[pair] = choice.fit(lanes.due(connection, pair, now=now, limit=room), room)
+        offered = lanes.offer(connection, choice.choose(waiting, free), now=now)
+        return Round(offered, woken, next_at, full=not offered or len(offered) < sum(map(len, waiting.values())))
+
+    def _publish_or_take_back(self, offered: Sequence[Turn]) -> None:
+        bundles = choice.bundles(
+            [(turn, turn.slots) for turn in offered], turns_each=self._bundle_turns, slots_each=self._bundle_slots
+        )
+        try:
+            self._publish(bundles)
+            self._broker_pause = 0
+            journal.dispatched(len(offered), len(bundles))
+        except Exception as error:  # whatever the broker's client raises; the turns come back in any case
+            journal.publish_failed(len(offered), error)
+            self._broker_pause = min(BROKER_PAUSE_MOST, max(BROKER_PAUSE_FIRST, self._broker_pause * 2))
+            with writing(self._ledger) as connection:
+                turns.give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=self._now())
+
+    def _pause_after(self, done: Round) -> Micros:
+        now = self._now()
+        if self._broker_pause:
+            return self._broker_pause
+        if done.woken == WAKES_MOST:
+            return 0
+        if done.turns or done.woken:
+            self._quiet_since = None
+            return FULL_PAUSE if done.full else BUSY_PAUSE
+        if done.full:
+            return FULL_PAUSE
+        self._quiet_since = now if self._quiet_since is None else self._quiet_since
+        wait = max(0, min(done.next_at - now, self._poll, self._renew_at - now))
+        if now - self._quiet_since < IDLE_AFTER:
+            return min(wait, BUSY_PAUSE)
+        return self._sleep(now, wait)
+
+    def _sleep(self, now: Micros, wait: Micros) -> Micros:
+        """Ask commits to ring; whoever committed before they could read that is seen by looking once more."""
+        if not self._bell.rings:
+            return min(wait, self._bell.look_every)
+        with writing(self._ledger) as connection:
+            workers.sleep_until(connection, self._holder(), now + wait)
+        with writing(self._ledger) as connection:
+            missed = lanes.any_wakes(connection)
+        return 0 if missed else wait

@@ -1,0 +1,330 @@
+"""The engine: what carries out turns in one worker process.
+
+    Celery's threads ── take_on(turns): wait for room, claim, load ──▶ one event loop ── calls, decisions ──▶ recorder
+                                                                            │
+                                                                     a beat every 2 s
+
+The loop beats, so a loop that hangs is a worker that is dead. The Celery task returns as soon as its turns are on the
+loop; how much this process does at once is counted in calls (`worker.slots`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine as Ledger
+from sqlalchemy import exc
+
+import sendq
+from sendq import clock
+from sendq.clock import Micros
+from sendq.errors import SendqError
+from sendq.ids import new_id
+from sendq.ledger import rescue, workers
+from sendq.ledger.engine import writing
+from sendq.ledger.enqueue import notify
+from sendq.ledger.record import Begin, End, Hold, Outcome, Recorded
+from sendq.ledger.turns import Claimed, claim, give_back
+from sendq.ledger.workers import Load
+from settings import Settings
+from tasks import turn
+from tasks.failure import Answer
+from tasks.nylas import Application, NylasClient
+from tasks.row import Policy
+from worker import journal
+from worker.endpoints import Endpoints
+from worker.lease import Lease
+from worker.recorder import Entry, Recorder
+from worker.slots import Slots
+
+# The lease ends this long before a rescuer may call this worker dead: a call may take as long to leave the process.
+LEASE_MARGIN_S = 2.0
+
+# A bundle that finds no room for this long is given back, for another worker to take.
+ROOM_LIMIT_S = 5.0
+
+# Between the last moment for calls and the end of the grace time: to record what is unfinished.
+LAST_WORDS_S = 3.0
+
+Told = Callable[[Sequence[Outcome], Recorded], None]
+
+
+class Engine:
+    """One per process. `take_on` and `stop` may be called from any thread; the rest belongs to the event loop.
+
+    It is also what a turn sees of its process (`tasks.turn.Surroundings`).
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, *, policy: Policy, told: Told, now: clock.Clock) -> None:
+        self.settings, self.policy, self.now = settings, policy, now
+        self.chance: Callable[[], float] = random.random
+        self.worker_id = new_id()
+        self.turn_time: Micros = clock.seconds(settings.turn_s)
+        self.key_max_age: Micros = clock.seconds(settings.key_max_age_s)
+        self.slots = Slots(settings.concurrency, slow_each=settings.slow_calls)
+        self.lease = Lease(settings.stale_after_s - LEASE_MARGIN_S, time.monotonic, now)
+        self.client: NylasClient  # made on the loop, where its connections live
+        self._ledger = ledger
+        self._endpoints = Endpoints(settings)
+        self._recorder = Recorder(ledger, now=now, told=told)
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
+        self._turns: set[asyncio.Task[None]] = set()
+        self._held: dict[tuple[str, str], Micros] = {}
+        self._stopping = False
+        self._ended = threading.Event()
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Register with the ledger and begin to beat."""
+        began = self.lease.begin()
+        self._register()
+        self.lease.renew(began)
+        self._recorder.start()
+        self._thread.start()
+        journal.worker_started(self.worker_id, capacity=self.slots.capacity)
+
+    def stop(self) -> None:
+        """Finish what can be finished within the grace time, record the rest as unknown, and leave the ledger."""
+        self._stopping = True
+        journal.worker_stopping(self.worker_id, calls=len(self._turns))
+        limit = self.settings.grace_s - LAST_WORDS_S
+        done = asyncio.run_coroutine_threadsafe(self._drain(limit), self._loop)
+        done.result()
+        recorded = self._recorder.stop(LAST_WORDS_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(LAST_WORDS_S)
+        if recorded:
+            try:
+                with writing(self._ledger) as connection:
+                    rescue.bury(connection, self.worker_id, now=self.now(), died=False, key_max_age=self.key_max_age)
+            except SendqError:
+                pass  # somebody buries it, as if it had died
+        self._ended.set()
+        journal.worker_stopped(self.worker_id)
+
+    def _register(self) -> None:
+        with writing(self._ledger) as connection:
+            workers.register(
+                connection,
+                self.worker_id,
+                name=f"{socket.gethostname()}:{os.getpid()}",
+                pid=os.getpid(),
+                version=sendq.__version__,
+                load=self._load(),
+                now=self.now(),
+            )
+            notify(connection, at=self.now())  # there is capacity now that was not
+
+    def _load(self) -> Load:
+        return Load(capacity=self.slots.capacity, slow=self.slots.slow, stopping=self._stopping)
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.create_task(self._beat_for_ever())
+        self._loop.run_forever()
+        self._loop.run_until_complete(self._close())
+        self._loop.close()
+
+    async def _close(self) -> None:
+        if hasattr(self, "client"):
+            await self.client.close()
+        for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
+            task.cancel()
+
+    async def _drain(self, limit_s: float) -> None:
+        """Let the calls on the wire end; those that do not in time are left as they are, begun."""
+        if self._turns:
+            _, unfinished = await asyncio.wait(self._turns, timeout=limit_s)
+            for task in unfinished:
+                task.cancel()
+            if unfinished:
+                await asyncio.wait(unfinished, timeout=LAST_WORDS_S)
+
+    # --- beats --------------------------------------------------------------------------------------------------------
+
+    async def _beat_for_ever(self) -> None:
+        while True:
+            await self._beat()
+            await asyncio.sleep(self.settings.beat_interval_s)
+
+    async def _beat(self) -> None:
+        """Ordered by the loop, written by a thread: a loop that hangs beats no more."""
+        began = self.lease.begin()
+        try:
+            lives = await asyncio.to_thread(self._write_beat)
+        except (SendqError, exc.SQLAlchemyError):
+            return  # the lease runs out by itself
+        if lives:
+            self.lease.renew(began)
+        else:
+            self._be_reborn()
+
+    def _write_beat(self) -> bool:
+        with writing(self._ledger) as connection:
+            return workers.beat(connection, self.worker_id, load=self._load(), now=self.now())
+
+    def _be_reborn(self) -> None:
+        """Taken for dead: what was begun goes on and its facts count, but new turns are claimed under a new name."""
+        self.lease.lose()
+        old, self.worker_id = self.worker_id, new_id()
+        journal.worker_reborn(old, self.worker_id)
+        try:
+            self._register()
+        except (SendqError, exc.SQLAlchemyError):
+            self.worker_id = old  # the next beat finds it gone, and comes here again
+
+    # --- turns --------------------------------------------------------------------------------------------------------
+
+    def take_on(self, turns: Sequence[tuple[UUID, int, int]]) -> int:
+        """Claim some turns (lane, fence, slots) and put them on the loop; gives how many were ours.
+
+        Called in a thread of Celery's, which it holds only until the turns are on the loop.
+        """
+        wanted = sum(slots for _, _, slots in turns)
+        names = [(lane, fence) for lane, fence, _ in turns]
+        if self._stopping or not self.lease.holds() or not self.slots.take(wanted, limit_s=ROOM_LIMIT_S):
+            with writing(self._ledger) as connection:
+                notify(connection, at=give_back(connection, names, now=self.now()))
+            return 0
+        taken = 0
+        try:
+            with writing(self._ledger) as connection:
+                claimed = claim(
+                    connection,
+                    names,
+                    worker=self.worker_id,
+                    now=self.now(),
+                    jobs_each=self.settings.turn_jobs,
+                    key_max_age=self.key_max_age,
+                )
+            taken = sum(one.slots for one in claimed)
+            self._loop.call_soon_threadsafe(self._begin, claimed)
+            return len(claimed)
+        except BaseException:
+            taken = 0
+            raise
+        finally:
+            self.slots.give(wanted - taken)
+
+    def _begin(self, claimed: Sequence[Claimed]) -> None:
+        self._opened_client()
+        for one in claimed:
+            task = self._loop.create_task(self._carry_out(one))
+            self._turns.add(task)
+            task.add_done_callback(self._turns.discard)
+
+    async def _carry_out(self, claimed: Claimed) -> None:
+        try:
+            await turn.run(claimed, self)
+        except Exception:
+            journal.bug("turn", lane=str(claimed.lane.id))
+        finally:
+            self.slots.give(claimed.slots)
+
+    def ask(self, question: Callable[[NylasClient], Coroutine[Any, Any, Answer]], *, limit_s: float) -> Answer:
+        """Put a question to the API from another thread; the loop makes the call.
+
+        Raises ``TimeoutError`` if there was no answer within the limit.
+        """
+
+        async def asked() -> Answer:
+            return await question(self._opened_client())
+
+        return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(limit_s)
+
+    def _opened_client(self) -> NylasClient:
+        """The client, made on the loop that its connections belong to."""
+        if not hasattr(self, "client"):
+            s = self.settings
+            self.client = NylasClient(limit=0, connect_s=s.connect_timeout_s, read_s=s.read_timeout_s)
+        return self.client
+
+    # --- what a turn sees ---------------------------------------------------------------------------------------------
+
+    def application(self, name: str) -> Application:
+        """A configured application by its name."""
+        return self._endpoints[name]
+
+    def may_call(self, application: str, provider: str) -> bool:
+        """Whether a call for this pair may begin now."""
+        if self._stopping or not self.lease.holds():
+            return False
+        if not self._held:
+            return True
+        now = self.now()
+        return all(self._held.get(scope, 0) <= now for scope in ((application, "*"), (application, provider)))
+
+    def hold(self, application: str, provider: str, hold: Hold) -> None:
+        """The other turns of this process need not ask to learn what one answer said."""
+        scope = (application, provider if hold.scope == "provider" else "*")
+        self._held[scope] = max(self._held.get(scope, 0), hold.until or 0)
+
+    async def record(
+        self, pair: tuple[str, str], outcome: Outcome, begins: Collection[Begin], end: End | None
+    ) -> Collection[UUID]:
+        """Have an outcome committed; gives the jobs that may go on the wire."""
+        committed = self._loop.create_future()
+        self._recorder.put(Entry(pair, outcome, tuple(begins), end, self._teller(committed)))
+        begun: set[UUID] = await committed
+        return begun
+
+    async def finish(self, pair: tuple[str, str], end: End) -> None:
+        """Have the end of a turn committed."""
+        committed = self._loop.create_future()
+        self._recorder.put(Entry(pair, None, (), end, self._teller(committed)))
+        await committed
+
+    def _teller(self, committed: asyncio.Future[set[UUID]]) -> Callable[[set[UUID]], None]:
+        def tell(begun: set[UUID]) -> None:
+            if not committed.done():
+                committed.set_result(begun)
+
+        return lambda begun: _quietly(self._loop, tell, begun)
+
+    @contextmanager
+    def on_the_wire(self, provider: str) -> Iterator[None]:
+        """Count a call, and let it give its slot away once it is slow."""
+        slow = False
+
+        def slow_down() -> None:
+            nonlocal slow
+            slow = self.slots.slow_down(provider)
+
+        timer = self._loop.call_later(self.settings.slow_after_s, slow_down)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if slow:
+                self.slots.slow_call_ended(provider)
+
+    def bug(self, job_id: UUID) -> None:
+        """An exception that should not have been is being handled."""
+        journal.bug("attempt", job=str(job_id))
+
+
+def _quietly(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: Any) -> None:
+    """Hand something to a loop that may be closed by now."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *args)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """uvloop where there is one: half the CPU of asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop

@@ -1,0 +1,137 @@
+"""One worker process: its engine, its dispatcher (leading or standing by) and its rescuer, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine as Ledger
+
+from sendq import clock
+from sendq.errors import Problem
+from sendq.ledger import migrate
+from sendq.ledger.engine import open_engine
+from sendq.ledger.lanes import Turn
+from sendq.ledger.record import Outcome, Recorded
+from settings import Settings, SettingsError
+from tasks.policy import POLICY
+from tasks.policy_file import PolicyFileError, policy_with
+from tasks.row import Policy
+from worker import journal
+from worker.alerts import Alerts
+from worker.bell import Bell, PostgresBell, SqliteBell
+from worker.checker import Checker
+from worker.dispatcher import Dispatcher, Publish
+from worker.engine import Engine
+from worker.reporter import Reporter
+from worker.rescuer import Rescuer
+
+# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, checker.
+OTHER_CONNECTIONS = 5
+
+
+class Process:
+    """Everything of sendq's in one worker process. Made in the process that runs it: after any fork."""
+
+    def __init__(self, settings: Settings, publish: Publish, events: Any) -> None:
+        self.ledger = open_ledger(settings)
+        self.reporter = Reporter(events)
+        policy = policy_of(settings)
+        self.alerts = Alerts(policy)
+        self.engine = Engine(settings, self.ledger, policy=policy, told=self._told, now=clock.now)
+        self.bell = bell_of(self.ledger)
+        self.dispatcher = Dispatcher(
+            self.ledger,
+            publish,
+            self.bell,
+            holder=lambda: self.engine.worker_id,
+            now=clock.now,
+            lease_s=settings.lease_s,
+            poll_s=settings.poll_s,
+            bundle_turns=settings.bundle_turns,
+            bundle_slots=settings.concurrency,
+        )
+        self.rescuer = Rescuer(
+            self.ledger,
+            leads=lambda: self.dispatcher.leads,
+            now=clock.now,
+            stale_after_s=settings.stale_after_s,
+            unclaimed_after_s=settings.unclaimed_after_s,
+            key_max_age=clock.seconds(settings.key_max_age_s),
+        )
+        self.checker = Checker(self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
+
+    def start(self) -> None:
+        """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
+        migrate.require(self.ledger)
+        self.engine.start()
+        self.reporter.start()
+        self.dispatcher.start()
+        self.rescuer.start()
+        self.checker.start()
+
+    def stop(self) -> None:
+        """Hand over, finish, leave."""
+        self.dispatcher.stop(limit_s=2.0)
+        self.rescuer.stop(limit_s=2.0)
+        self.checker.stop(limit_s=2.0)
+        self.engine.stop()
+        self.reporter.stop(limit_s=1.0)
+        self.bell.close()
+        self.ledger.dispose()
+
+    def take_on(self, turns: Sequence[Sequence[Any]]) -> int:
+        """A bundle has come out of the broker."""
+        return self.engine.take_on([(UUID(lane), fence, slots) for lane, fence, slots in turns])
+
+    def _told(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
+        for outcome in outcomes:
+            journal.recorded(outcome)
+            if outcome.hold is not None and outcome.hold.scope == "grant":
+                journal.held(outcome)
+        for outcome in recorded.incidents:
+            journal.held(outcome)
+        if recorded.late:
+            journal.late(recorded.late)
+        if recorded.sent_twice:
+            journal.sent_twice(recorded.sent_twice)
+        self.reporter.tell(outcomes)
+        self.alerts.recorded(outcomes, recorded)
+        # A turn that ended may leave its lane due: the leader, if it is this process, need not wait for its poll.
+        self.bell.ring()
+
+
+def as_message(turns: Sequence[Turn]) -> list[list[Any]]:
+    """A bundle as it goes through the broker: ids and numbers alone."""
+    return [[turn.lane_id.hex, turn.fence, turn.slots] for turn in turns]
+
+
+def policy_of(settings: Settings) -> Policy:
+    """The error policy, with the rows of ``SENDQ_POLICY_FILE`` in front."""
+    if settings.policy_file is None:
+        return POLICY
+    field, remedy = "SENDQ_POLICY_FILE", "correct it; `sendq policy check FILE` shows every finding with its line"
+    try:
+        return policy_with(settings.policy_file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError([Problem(field, f"cannot be read ({type(error).__name__})", remedy)]) from None
+    except PolicyFileError as error:
+        raise SettingsError([Problem(field, f"names a file that is no policy: {error}", remedy)]) from None
+
+
+def open_ledger(settings: Settings) -> Ledger:
+    """The ledger's engine, with a connection for every thread that may want one."""
+    url = settings.ledger_url.get_secret_value()
+    if url.startswith("sqlite"):
+        settings.home.mkdir(parents=True, exist_ok=True)
+        return open_engine(url)
+    return open_engine(url, pool_size=settings.threads + OTHER_CONNECTIONS, max_overflow=2)
+
+
+def bell_of(ledger: Ledger) -> Bell:
+    """What wakes the dispatcher on this ledger."""
+    if ledger.dialect.name == "sqlite":
+        assert ledger.url.database is not None
+        return SqliteBell(ledger.url.database)
+    return PostgresBell(ledger)

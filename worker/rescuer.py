@@ -1,0 +1,138 @@
+"""The rescuer: brings back what dead workers, lost messages and forgotten lanes hold.
+
+Every worker process watches the others' beats; only the one that leads acts. A worker is stale when its count of beats
+has stood still for a while on this process's monotonic clock, and only time in which this process could itself reach
+the ledger counts: after an outage of the ledger everybody gets to speak first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Engine, exc
+
+from sendq import clock
+from sendq.errors import SendqError
+from sendq.ledger import rescue, workers
+from sendq.ledger.engine import reading, writing
+from worker import journal
+
+ROUND_S = 1.0
+
+# More between two looks does not count as silence: this process was away itself (suspended, or without a ledger).
+LOOK_MOST_S = 2.0
+
+EXPIRE_MOST = 500
+
+# The net under all wake rows goes round slowly: what it finds should never be there.
+SWEEP_EVERY_S = 30.0
+SWEEP_MOST = 1_000
+
+_FIRST = UUID(int=0)
+
+
+@dataclass(slots=True)
+class _Watched:
+    beats: int
+    silent_s: float = 0.0
+
+
+class Rescuer:
+    """A loop in a thread of its own. ``run_once`` is one round of it."""
+
+    def __init__(
+        self,
+        ledger: Engine,
+        *,
+        leads: Callable[[], bool],
+        now: clock.Clock,
+        stale_after_s: float,
+        unclaimed_after_s: float,
+        key_max_age: clock.Micros,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ledger, self._leads, self._now, self._monotonic = ledger, leads, now, monotonic
+        self._stale_after_s, self._unclaimed_after = stale_after_s, clock.seconds(unclaimed_after_s)
+        self._key_max_age = key_max_age
+        self._watched: dict[UUID, _Watched] = {}
+        self._looked_at: float | None = None
+        self._sweep_at = monotonic()
+        self._sweep_after = _FIRST
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sendq-rescuer", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self, limit_s: float) -> None:
+        """Watch no more."""
+        self._stopping.set()
+        self._thread.join(limit_s)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(ROUND_S):
+            try:
+                self.run_once()
+            except (SendqError, exc.SQLAlchemyError):
+                self._looked_at = None  # the dispatcher says so already; time without the ledger does not count
+            except Exception:
+                journal.bug("rescuer")
+
+    def run_once(self) -> None:
+        """Look at everybody's beats; if this process leads, bring back what is lost."""
+        stale = self._look()
+        if not self._leads():
+            return
+        for worker in stale:
+            self._bury(worker)
+        now = self._now()
+        with writing(self._ledger) as connection:
+            taken_back = rescue.take_back_unclaimed(connection, offered_before=now - self._unclaimed_after, now=now)
+        if taken_back:
+            journal.unclaimed(taken_back)
+        self._expire(now)
+        if self._monotonic() >= self._sweep_at:
+            self._sweep(now)
+
+    def _look(self) -> list[UUID]:
+        with reading(self._ledger) as connection:
+            beats = workers.beats(connection)
+        looked_at = self._monotonic()
+        passed = 0.0 if self._looked_at is None else min(LOOK_MOST_S, looked_at - self._looked_at)
+        self._looked_at = looked_at
+        for worker, count in beats.items():
+            known = self._watched.get(worker)
+            if known is None or known.beats != count:
+                self._watched[worker] = _Watched(count)
+            else:
+                known.silent_s += passed
+        for worker in self._watched.keys() - beats.keys():
+            del self._watched[worker]
+        return [worker for worker, watched in self._watched.items() if watched.silent_s >= self._stale_after_s]
+
+    def _bury(self, worker: UUID) -> None:
+        with writing(self._ledger) as connection:
+            # Once more under lock: a beat may have come since.
+            if workers.beats_of(connection, worker) != self._watched[worker].beats:
+                return
+            buried = rescue.bury(connection, worker, now=self._now(), key_max_age=self._key_max_age)
+        journal.worker_buried(worker, turns=buried.turns, begun=buried.begun)
+
+    def _expire(self, now: clock.Micros) -> None:
+        with writing(self._ledger) as connection:
+            jobs = rescue.expire(connection, now=now, limit=EXPIRE_MOST, key_max_age=self._key_max_age)
+        if jobs:
+            journal.expired(jobs)
+
+    def _sweep(self, now: clock.Micros) -> None:
+        with writing(self._ledger) as connection:
+            onwards, lanes = rescue.sweep(connection, after=self._sweep_after, limit=SWEEP_MOST, now=now)
+        if lanes:
+            journal.asleep(lanes)
+        self._sweep_after = onwards or _FIRST
+        self._sweep_at = self._monotonic() + (0 if onwards else SWEEP_EVERY_S)

@@ -1,0 +1,67 @@
+"""How many calls this process may take on: counted in calls, not in tasks.
+
+A turn takes as many slots as it may have calls at once. A call that is slow gives its slot to others and counts
+against an allowance of its provider instead, so that accounts that hang cannot fill the process; with the allowance
+used up, it keeps its slot.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+
+class Slots:
+    """Thread-safe: Celery's threads take, the event loop gives back."""
+
+    def __init__(self, capacity: int, *, slow_each: int) -> None:
+        self.capacity, self._slow_each = capacity, slow_each
+        self._used = 0
+        self._slow: Counter[str] = Counter()
+        self._changed = threading.Condition()
+
+    @property
+    def used(self) -> int:
+        """Slots that are taken."""
+        return self._used
+
+    @property
+    def slow(self) -> int:
+        """Calls in the slow allowance."""
+        with self._changed:
+            return sum(self._slow.values())
+
+    def take(self, slots: int, *, limit_s: float) -> bool:
+        """Wait for room for ``slots`` and take it; False if there was none within the limit.
+
+        More than the whole capacity is taken as soon as nothing else is, or it would wait for ever.
+        """
+        with self._changed:
+            fits = self._changed.wait_for(
+                lambda: self._used == 0 or self._used + slots <= self.capacity, timeout=limit_s
+            )
+            if fits:
+                self._used += slots
+            return fits
+
+    def give(self, slots: int) -> None:
+        """Give slots back."""
+        with self._changed:
+            self._used -= slots
+            self._changed.notify_all()
+
+    def slow_down(self, provider: str) -> bool:
+        """A call has become slow: it gives its slot back, if its provider's allowance has room."""
+        with self._changed:
+            if self._slow[provider] >= self._slow_each:
+                return False
+            self._slow[provider] += 1
+            self._used -= 1
+            self._changed.notify_all()
+            return True
+
+    def slow_call_ended(self, provider: str) -> None:
+        """A call of the slow allowance is over. Its turn's slot, given away, is taken again, full house or not."""
+        with self._changed:
+            self._slow[provider] -= 1
+            self._used += 1

@@ -1,0 +1,147 @@
+"""`sendq up`: all of it on one machine. Migrated ledger, broker, workers, and Flower if wanted; one Ctrl-C ends it.
+
+Everything that is started is a guarded child (`worker.guard`): it ends with us even when we are killed. What the
+children log comes out of our stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sendq.ledger import migrate
+from settings import Settings
+from worker.children import celery_argv, start_child, worker_argv
+from worker.embedded import EmbeddedRedis
+from worker.guard import Guarded
+from worker.stopping import Stop, Stopping, stoppable
+
+FLOWER_PORT = 5555
+
+# A worker that ends sooner than this could not run at all (its sentence is on stderr): starting it again would only
+# repeat the sentence. One that ends later is started again.
+LEAST_LIFE_S = 10.0
+
+LOOK_S = 0.5  # how often the children are looked at
+
+FAILED = 1
+
+
+def up(
+    settings: Settings, *, workers: int, flower: bool, environ: Mapping[str, str], say: Callable[[str], None]
+) -> int:
+    """Run until asked to stop; returns the exit status. ``say`` takes lines for people.
+
+    Raises `SettingsError` (no API key), what `migrate.run` raises, and `EmbeddedError` (no Redis to be had).
+    """
+    settings.require_keys()
+    with stoppable() as stop, ExitStack() as running:
+        try:
+            broker_url = _servers(settings, running, say)
+            stop.check()
+            children = running.enter_context(_Children(_environ(settings, environ, broker_url), settings.grace_s))
+            events = ["-E"] if flower else []
+            for number in range(1, workers + 1):
+                children.start(
+                    f"worker {number}", worker_argv("-l", settings.log_level, "-n", f"sendq{number}@%h", *events)
+                )
+            if flower:
+                children.start("flower", celery_argv("flower", "--address=127.0.0.1", f"--port={FLOWER_PORT}"))
+                say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
+            say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
+            failed = children.watch(stop, say)
+        except Stopping:
+            say("stopping: calls on the wire are finished first")
+            failed = False
+    say("stopped")
+    if failed:
+        return FAILED
+    return 0 if stop.signum == signal.SIGTERM else stop.exit_status  # what a supervisor asks for is no failure
+
+
+def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None]) -> str:
+    """The ledger migrated, a broker running; the broker's address."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    done = migrate.run(settings.ledger_url.get_secret_value())
+    say(f"ledger: {settings.ledger_url} (schema {done.after})")
+    if settings.redis_url is not None:
+        say(f"broker: {settings.redis_url}")
+        return settings.redis_url.get_secret_value()
+    redis = running.enter_context(EmbeddedRedis(settings.redis_home))
+    say(f"broker: embedded, in {settings.redis_home}")
+    return redis.url
+
+
+def _environ(settings: Settings, environ: Mapping[str, str], broker_url: str) -> dict[str, str]:
+    # The children write to a pipe and cannot see whether a person reads; we can.
+    log_format = "console" if sys.stderr.isatty() else settings.log_format
+    return {"SENDQ_LOG_FORMAT": log_format, **environ, "REDIS_URL": broker_url, "SENDQ_HOME": str(settings.home)}
+
+
+class _Children:
+    """The processes that were started, under names for people."""
+
+    def __init__(self, environ: Mapping[str, str], grace_s: float) -> None:
+        self._environ, self._grace_s = environ, grace_s
+        self._running: dict[str, tuple[Guarded, list[str], float]] = {}
+        self._outputs = ExitStack()
+
+    def __enter__(self) -> _Children:
+        self._log = self._outputs.enter_context(_to_stderr())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ask all at once, then wait for all."""
+        with self._outputs, ThreadPoolExecutor(max(1, len(self._running))) as stopping:
+            list(stopping.map(lambda child: child[0].stop(), self._running.values()))
+
+    def start(self, name: str, argv: list[str]) -> None:
+        child = start_child(argv, log=self._log, environ=self._environ, grace_s=self._grace_s)
+        self._running[name] = child, argv, time.monotonic()
+
+    def watch(self, stop: Stop, say: Callable[[str], None]) -> bool:
+        """Start again who ends; True when one cannot run at all. Raises `Stopping`."""
+        while True:
+            stop.wait(LOOK_S)
+            for name, (child, argv, since) in list(self._running.items()):
+                if not child.ended():
+                    continue
+                if time.monotonic() - since < LEAST_LIFE_S:
+                    say(f"{name} ended at once; its reason is above")
+                    return True
+                say(f"{name} ended and is started again")
+                child.stop()
+                self.start(name, argv)
+
+
+@contextmanager
+def _to_stderr() -> Iterator[Path]:
+    """A path to write to; what is written comes out of our stderr.
+
+    Not /dev/stderr itself: under a supervisor that is often a socket, or a terminal of somebody else's, and then it
+    cannot be opened a second time. A pipe of our own can.
+    """
+    reader, writer = os.pipe()
+
+    def pump() -> None:
+        with open(reader, "rb", buffering=0) as source:
+            while chunk := source.read(65536):
+                with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more: the children go on
+                    sys.stderr.buffer.write(chunk)
+                    sys.stderr.buffer.flush()
+
+    thread = threading.Thread(target=pump, name="sendq-output", daemon=True)
+    thread.start()
+    try:
+        yield Path(f"/dev/fd/{writer}")
+    finally:
+        os.close(writer)
+        thread.join(1.0)  # all writers are gone by now, so the rest is there
