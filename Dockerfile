@@ -1,0 +1,28 @@
+# One image for everything that runs beside a web application: worker, migration, Flower (docker-compose.yml).
+# The dependencies are those of requirements/worker.txt, by hash; all of them come as wheels, so nothing is compiled.
+
+FROM python:3.12-slim AS build
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY requirements/worker.txt /tmp/worker.txt
+RUN python -m venv /opt/venv \
+    && /opt/venv/bin/pip install --require-hashes --only-binary :all: -r /tmp/worker.txt \
+    && /opt/venv/bin/pip uninstall --yes pip
+
+FROM python:3.12-slim
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin sendq
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /app
+COPY sendq sendq
+COPY tasks tasks
+COPY worker worker
+COPY settings settings
+COPY deploy/worker_health.py deploy/worker_health.py
+# PYTHONPATH: the `celery` script does not look into the working directory by itself.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER 10001
+# Celery's warm stop. Give the container more time than SENDQ_GRACE_S (30 s), or calls on the wire are cut off.
+STOPSIGNAL SIGTERM
+CMD ["celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle", "-E"]

@@ -1,0 +1,29 @@
+"""``./dev bench`` lists the benchmarks; ``./dev bench NAME [OPTIONS]`` runs one."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+NAMES = {
+    "first-reading": "CPU per send of one worker: many lanes, real PostgreSQL, real Redis, a simulated API",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 2 for a benchmark that does not exist, else the benchmark's own."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: ./dev bench NAME [OPTIONS]   (--help after a name shows its options)\n")
+        for name, measures in NAMES.items():
+            print(f"  {name:<15} {measures}")
+        return 0
+    name, *options = arguments
+    if name not in NAMES:
+        print(f"no benchmark {name!r}; ./dev bench lists them", file=sys.stderr)
+        return 2
+    status: int = import_module(f"benchmarks.{name.replace('-', '_')}").main(options)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

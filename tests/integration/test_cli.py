@@ -1,0 +1,317 @@
+"""The commands that read and change a ledger, and what they say when there is none to be had."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendq import SendQueue
+from sendq.clock import SECOND
+from sendq.ids import new_id
+from sendq.ledger import workers
+from sendq.states import Event
+from tests.support.ledger import MESSAGE, Ledger, outcome
+from worker.cli.main import main
+
+ROOT = Path(__file__).parents[2]
+NOBODY = "0192f0c1-2f3e-7c4d-9a5b-0123456789ab"
+
+Result = tuple[int, str, str]
+Cli = Callable[..., Result]
+
+
+def bare_environment(**more: str) -> dict[str, str]:
+    """The variables of this process, but for those that are settings."""
+    ours = ("SENDQ_", "NYLAS_", "DATABASE_URL", "REDIS_URL", "SENTRY_DSN")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
+
+
+def run_process(*arguments: str, **environment: str) -> Result:
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.cli", *arguments],
+        cwd=ROOT,
+        env=bare_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run a command in this process: its status, what it said on stdout and on stderr."""
+    for name in set(os.environ) - set(bare_environment()):
+        monkeypatch.delenv(name)
+
+    def one(*arguments: str) -> Result:
+        before = signal.getsignal(signal.SIGINT)
+        try:
+            status = main(arguments)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else -1
+        finally:
+            signal.signal(signal.SIGINT, before)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return one
+
+
+@pytest.fixture
+def cli(run: Cli, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """The same, over the ledger of this test."""
+    monkeypatch.setenv("DATABASE_URL", ledger_url)
+    return run
+
+
+def as_json(result: Result) -> Any:
+    status, out, err = result
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+class TestStatus:
+    def test_it_counts_jobs_and_lanes(self, cli: Cli, ledger: Ledger) -> None:
+        ledger.send("a")
+        ledger.send("b")
+        ledger.absorb()
+        ledger.set_lane("b", closed_at=ledger.clock(), closed_rule="expired")
+        seen = as_json(cli("status", "--json"))
+        assert seen["jobs"]["queued"] == 2
+        assert seen["lanes"] == {"total": 2, "served": 0, "waiting": 1, "held": 0, "closed": 1}
+        assert [hold["grant_id"] for hold in seen["holds"]] == ["b"]
+
+    def test_for_people_it_says_what_is_held_and_that_nobody_works(self, cli: Cli, ledger: Ledger) -> None:
+        ledger.send("grant-7")
+        ledger.absorb()
+        ledger.set_lane("grant-7", closed_at=ledger.clock(), closed_rule="expired")
+        status, out, err = cli("status")
+        assert (status, err) == (0, "")
+        assert "grant grant-7" in out
+        assert "its owner signs in again" in out
+        assert "sendq worker" in out
+
+    def test_it_lists_workers_and_who_leads(self, cli: Cli, ledger: Ledger) -> None:
+        worker = new_id()
+        with ledger.writing() as connection:
+            load = workers.Load(capacity=100, slow=0)
+            workers.register(connection, worker, name="w1", pid=7, version="0", load=load, now=ledger.clock())
+            workers.lead(connection, worker, now=2**60, lease=SECOND)
+        (seen,) = as_json(cli("status", "--json"))["workers"]
+        assert (seen["name"], seen["capacity"], seen["leads"]) == ("w1", 100, True)
+        assert "leads" in cli("status")[1]
+
+
+class TestJobs:
+    def test_the_latest_come_first(self, cli: Cli, ledger: Ledger) -> None:
+        ids = [str(ledger.send()) for _ in range(3)]
+        assert [job["id"] for job in as_json(cli("jobs", "--json", "--limit", "2"))] == ids[:0:-1]
+        out = cli("jobs")[1]
+        assert [line.split()[0] for line in out.splitlines()[1:]] == ids[::-1]
+
+    def test_state_and_grant_narrow_the_list(self, cli: Cli, ledger: Ledger) -> None:
+        sent = ledger.send("a")
+        ledger.send("a")
+        ledger.set_job(ledger.send("b"), state="sent")
+        ledger.set_job(sent, state="sent")
+        found = as_json(cli("jobs", "--json", "--state", "sent", "--state", "dead", "--grant", "a"))
+        assert [job["id"] for job in found] == [str(sent)]
+
+    def test_a_state_that_does_not_exist_is_a_usage_error(self, cli: Cli) -> None:
+        status, out, err = cli("jobs", "--state", "done")
+        assert (status, out) == (2, "")
+        assert "in_doubt" in err
+
+
+class TestWhy:
+    def test_it_says_why_and_what_happened_so_far(self, cli: Cli, ledger: Ledger) -> None:
+        job = ledger.send(key="invoice-42")
+        claimed = ledger.serve()
+        ledger.record(begins=[(claimed, job)])
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule="bad_request"))
+        seen = as_json(cli("why", str(job), "--json"))
+        assert (seen["state"], seen["rule"]) == ("dead", "bad_request")
+        assert [attempt["status"] for attempt in seen["job"]["trail"]] == [503]
+        assert as_json(cli("why", "--key", "invoice-42", "--json")) == seen
+        out = cli("why", str(job))[1]
+        assert "given up" in out
+        assert "bad_request" in out
+
+    def test_no_such_job_is_one_sentence_and_status_1(self, cli: Cli) -> None:
+        for given in (NOBODY, "not-an-id"):
+            status, out, err = cli("why", given)
+            assert (status, out, err.count("\n")) == (1, "", 1)
+
+    def test_a_job_is_named_by_id_or_key_and_not_by_both(self, cli: Cli) -> None:
+        assert cli("why")[0] == 2
+        assert cli("why", NOBODY, "--key", "k")[0] == 2
+
+
+class TestBatch:
+    def test_it_says_how_far_it_is(self, cli: Cli, ledger: Ledger) -> None:
+        batch = ledger.queue.modify("a", ["m1", "m2"], unread=False, key="tidy")
+        seen = as_json(cli("batch", batch.id, "--json"))
+        assert (seen["total"], seen["waiting"], seen["progress"]) == (2, 2, 0)
+        assert "0.0% done" in cli("batch", "--key", "tidy")[1]
+        assert cli("batch", NOBODY)[0] == 1
+
+
+class TestCancel:
+    def test_a_job_that_waits_is_withdrawn(self, cli: Cli, ledger: Ledger) -> None:
+        job = str(ledger.send())
+        assert as_json(cli("cancel", job, "--json")) == {"job_id": job, "state": "cancelled"}
+        assert ledger.queue.job(job).state == "cancelled"
+
+    def test_one_that_has_ended_is_status_1_and_says_how(self, cli: Cli, ledger: Ledger) -> None:
+        job = ledger.send()
+        ledger.set_job(job, state="sent")
+        status, out, _ = cli("cancel", str(job))
+        assert status == 1
+        assert "is sent" in out
+
+    def test_one_on_the_wire_says_so(self, cli: Cli, ledger: Ledger) -> None:
+        job = ledger.send()
+        ledger.set_job(job, state="sending")
+        status, out, _ = cli("cancel", str(job))
+        assert status == 0
+        assert "on the wire" in out
+
+
+class TestMigrate:
+    def test_it_makes_the_embedded_ledger_where_it_belongs(
+        self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SENDQ_HOME", str(tmp_path / "new" / "home"))
+        assert as_json(run("migrate", "--json"))["applied"]
+        assert "nothing to do" in run("migrate")[1]
+        SendQueue(f"sqlite:///{tmp_path}/new/home/sendq.db").send("a", MESSAGE)
+        assert as_json(run("status", "--json"))["jobs"]["queued"] == 1
+
+    def test_sql_is_printed_and_nothing_made(self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SENDQ_HOME", str(tmp_path / "home"))
+        status, out, _ = run("migrate", "--sql")
+        assert status == 0
+        assert "CREATE TABLE sendq_job" in out
+        assert not (tmp_path / "home").exists()
+        assert run("migrate", "--sql", "--json")[0] == 2
+
+
+class TestCheck:
+    def test_it_has_a_line_for_each_thing_and_status_2_if_one_is_missing(self, cli: Cli) -> None:
+        status, out, err = cli("check")
+        assert (status, err) == (2, "")
+        assert any(line.startswith("ok") and "ledger" in line for line in out.splitlines())
+        assert any(line.startswith("fail") and "NYLAS_API_KEY" in line for line in out.splitlines())
+        items = json.loads(cli("check", "--json")[1])
+        assert {"name", "state", "says", "remedy"} == set(items[0])
+
+
+class TestWhenTheLedgerCannotBeUsed:
+    def refused(self, run: Cli, *words: str) -> None:
+        for command in (["status"], ["jobs"], ["why", NOBODY], ["batch", NOBODY], ["cancel", NOBODY]):
+            status, out, err = run(*command)
+            assert (status, out, err.count("\n")) == (2, "", 1)
+            assert all(word in err for word in words)
+
+    def test_looking_makes_no_file(self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/none.db")
+        self.refused(run, "sendq migrate")
+        assert not (tmp_path / "none.db").exists()
+
+    def test_one_without_tables_names_the_remedy(
+        self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sqlite3.connect(tmp_path / "empty.db").close()
+        (tmp_path / "empty.db").touch()
+        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/empty.db")
+        self.refused(run, "run: sendq migrate")
+
+    def test_a_file_that_is_no_database_is_said_to_be_none(
+        self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "text.db").write_text("not a database, but long enough to be looked at as one\n" * 50)
+        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/text.db")
+        self.refused(run, "sendq check")
+
+    def test_a_server_that_is_not_there(self, run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATABASE_URL", "postgresql://sendq:hush@127.0.0.1:1/x")
+        self.refused(run, "cannot be reached")
+        assert "hush" not in run("status")[2]
+
+    @pytest.mark.parametrize("url", ["nonsense", "mysql://127.0.0.1/x", "postgresql://hush@[::1/x"])
+    def test_a_wrong_url(self, run: Cli, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+        monkeypatch.setenv("DATABASE_URL", url)
+        self.refused(run, "DATABASE_URL")
+
+
+class TestStartingAWorker:
+    def test_without_a_key_it_is_one_sentence(self, sqlite_ledger_url: str) -> None:
+        status, out, err = run_process("worker", DATABASE_URL=sqlite_ledger_url, REDIS_URL="redis://127.0.0.1:1/0")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "NYLAS_API_KEY" in err
+
+    def test_without_a_broker_it_is_one_sentence(self, sqlite_ledger_url: str) -> None:
+        status, out, err = run_process("worker", DATABASE_URL=sqlite_ledger_url, NYLAS_API_KEY="k")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "REDIS_URL" in err
+
+    def test_without_a_ledger_it_is_one_sentence(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path}/none.db"
+        status, out, err = run_process("worker", DATABASE_URL=url, NYLAS_API_KEY="k", REDIS_URL="redis://127.0.0.1:1/0")
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert "sendq migrate" in err
+
+    def test_it_becomes_celerys_worker_with_celerys_options(self, sqlite_ledger_url: str, redis_url: str) -> None:
+        environment = bare_environment(
+            DATABASE_URL=sqlite_ledger_url, NYLAS_API_KEY="k", NYLAS_API_URI="http://127.0.0.1:1", REDIS_URL=redis_url
+        )
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "worker", "-E", "-n", "named@%h", "-l", "INFO"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert worker.stderr is not None
+            assert any("named@" in line and "ready" in line for line in worker.stderr)
+            worker.send_signal(signal.SIGTERM)
+            worker.stderr.read()
+            assert worker.wait(30) == 0
+        finally:
+            worker.kill()
+            worker.communicate()
+
+
+class TestTheSimulator:
+    def test_its_options_are_its_own(self) -> None:
+        status, out, _ = run_process("simulator", "--help")
+        assert status == 0
+        assert "--latency" in out
+
+    def test_it_prints_its_address_and_ends_on_ctrl_c(self) -> None:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "worker.cli", "simulator", "--port", "0"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("http://127.0.0.1:")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.communicate()

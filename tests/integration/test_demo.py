@@ -1,0 +1,95 @@
+"""The demo, played for real."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import running, wait_until
+
+
+@pytest.fixture
+def tmp() -> Iterator[Path]:
+    """A directory with a short name: a socket's path has room for 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="demo-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.slow
+class TestTheDemo:
+    def test_it_ends_by_itself_within_a_minute_and_adds_up(self, tmp: Path) -> None:
+        begun = time.monotonic()
+        with running(["demo"], tmp) as demo:
+            out, _ = demo.process.communicate(timeout=90)
+            assert (demo.process.returncode, demo.stderr) == (0, "")
+            assert time.monotonic() - begun < 60
+            assert "\x1b" not in out
+            assert demo.alive() == []
+            assert demo.files() == []
+        sent, dead, parked = (int(re.search(rf"(?m)^ +(\d+)  {word}  ", out)[1]) for word in ("sent", "dead", "parked"))  # type: ignore[index]
+        assert sent + dead + parked == 500
+        assert dead == 1
+        assert parked > 0
+        assert f"{sent - 300} messages and 300 changes, 0 of them twice" in out
+        assert "from sendq import Message, SendQueue" in out
+
+    @pytest.mark.parametrize("begun", ["interpreter", "temporary directory", "redis", "worker"])
+    def test_ctrl_c_during_its_start_leaves_nothing(self, tmp: Path, begun: str) -> None:
+        with running(["demo"], tmp) as demo:
+            signs = {
+                "interpreter": lambda: True,
+                "temporary directory": demo.files,
+                "redis": lambda: any("redis-server" in line for line in demo.alive()),
+                "worker": lambda: any("celery" in line for line in demo.alive()),
+            }
+            wait_until(signs[begun], begun)
+            # A process that has not yet come to our first line dies of the signal itself.
+            assert demo.interrupt() in ((130, -signal.SIGINT) if begun == "interpreter" else (130,))
+            assert "Traceback" not in demo.stderr
+            assert demo.alive() == []
+            assert demo.files() == []
+
+    @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    def test_a_signal_midway_leaves_nothing(self, tmp: Path, signum: signal.Signals, status: int) -> None:
+        with running(["demo"], tmp) as demo:
+            demo.line_with("dead 1")
+            assert demo.interrupt(signum) == status
+            assert "nothing is left running" in demo.stderr
+            assert "Traceback" not in demo.stderr
+            assert demo.alive() == []
+            assert demo.files() == []
+
+    def test_a_kill_leaves_nothing_running(self, tmp: Path) -> None:
+        with running(["demo"], tmp) as demo:
+            demo.line_with("dead 1")
+            demo.process.kill()
+            wait_until(lambda: demo.alive() == [], "the end of everything that was started")
+
+    def test_a_reader_that_leaves_ends_it(self, tmp: Path) -> None:
+        with running(["demo"], tmp) as demo:
+            demo.line_with("sent")
+            assert demo.process.stdout is not None
+            demo.process.stdout.close()
+            assert demo.process.wait(30) == 141
+            assert demo.stderr == ""
+            assert demo.alive() == []
+            assert demo.files() == []
+
+    def test_a_worker_that_dies_is_told_and_its_log_kept(self, tmp: Path) -> None:
+        with running(["demo"], tmp) as demo:
+            demo.line_with("dead 1")
+            (worker,) = [each for each, line in demo.family() if "celery" in line and "guard.py" not in line]
+            worker.kill()
+            demo.process.communicate(timeout=60)
+            assert demo.process.returncode == 1
+            (log,) = demo.files()
+            assert log in demo.stderr
+            assert demo.alive() == []

@@ -1,0 +1,74 @@
+"""`sendq up`: everything on one machine, and all of it gone afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sendq import SendQueue
+from sendq.simulator import Simulator
+from tests.support.ledger import MESSAGE
+from tests.support.processes import running, wait_until
+
+
+@pytest.fixture
+def tmp() -> Iterator[Path]:
+    """A directory with a short name: a socket's path has room for 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="up-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def nylas() -> Iterator[Simulator]:
+    with Simulator("k") as simulator:
+        yield simulator
+
+
+class TestUp:
+    def test_without_a_key_it_is_one_sentence_and_nothing_is_made(self, tmp: Path) -> None:
+        with running(["up"], tmp, SENDQ_HOME=str(tmp / "home")) as up:
+            up.process.communicate(timeout=30)
+            assert up.process.returncode == 2
+            assert "NYLAS_API_KEY" in up.stderr
+            assert up.stderr.count("\n") == 1
+            assert up.files() == []
+
+    @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+    def test_it_carries_out_jobs_until_it_is_asked_to_stop(
+        self, tmp: Path, nylas: Simulator, signum: signal.Signals, status: int
+    ) -> None:
+        home = tmp / "home"
+        with running(["up", "--workers", "2"], tmp, SENDQ_HOME=str(home), **api(nylas)) as up:
+            wait_until(lambda: up.stderr.count("ready.") == 2, "two workers")
+            queue = SendQueue(f"sqlite:///{home}/sendq.db")
+            queue.send("grant", MESSAGE)
+            nylas.wait_for(lambda sim: len(sim.mailbox) == 1, timeout=30)
+            queue.close()
+            assert up.interrupt(signum) == status
+            assert "Traceback" not in up.stderr
+            assert up.stderr.endswith("sendq: stopped\n")
+            assert up.alive() == []
+
+    def test_a_worker_that_cannot_run_ends_it_with_status_1(self, tmp: Path, nylas: Simulator) -> None:
+        (tmp / "celery.py").write_text("raise SystemExit(3)\n")  # found before the real one
+        with running(["up"], tmp, PYTHONPATH=str(tmp), SENDQ_HOME=str(tmp / "home"), **api(nylas)) as up:
+            up.process.communicate(timeout=60)
+            assert up.process.returncode == 1
+            assert "ended at once" in up.stderr
+            assert up.alive() == []
+
+    def test_a_kill_leaves_nothing_running(self, tmp: Path, nylas: Simulator) -> None:
+        with running(["up"], tmp, SENDQ_HOME=str(tmp / "home"), **api(nylas)) as up:
+            wait_until(lambda: "ready." in up.stderr, "a worker")
+            up.process.kill()
+            wait_until(lambda: up.alive() == [], "the end of everything that was started")
+
+
+def api(nylas: Simulator) -> dict[str, str]:
+    return {"NYLAS_API_KEY": "k", "NYLAS_API_URI": nylas.url, "SENDQ_GRACE_S": "6"}

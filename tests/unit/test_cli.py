@@ -1,0 +1,188 @@
+"""The command line as far as it needs no server: help, explain, policy, settings, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sendq.states import State
+from tasks.failure import OPERATIONS, PROVIDERS
+from worker.cli import policies, reading
+from worker.cli.main import main
+from worker.cli.output import clean
+
+ROOT = Path(__file__).parents[2]
+KEYS = ["rule", "title", "documented", "route", "scope", "delay_s", "sent", "why", "remedy", "doc"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else -1
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def give_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+class TestHelp:
+    def test_it_lists_every_command_and_the_exit_statuses(self, capsys: pytest.CaptureFixture[str]) -> None:
+        status, out, err = run(capsys, "--help")
+        assert (status, err) == (0, "")
+        listed = {line.split()[0] for line in out.splitlines() if line.startswith("  ") and line.split()}
+        assert listed >= {
+            "demo", "up", "worker", "status", "jobs", "why", "batch", "cancel", "migrate", "check", "simulator",
+            "policy", "explain", "settings",
+        }  # fmt: skip
+        assert "Exit status" in out
+
+    @pytest.mark.parametrize("command", ["status", "jobs", "why", "batch", "cancel", "check", "policy", "settings"])
+    def test_every_reading_command_takes_json(self, capsys: pytest.CaptureFixture[str], command: str) -> None:
+        assert "--json" in run(capsys, command, "--help")[1]
+
+    def test_an_unknown_command_is_one_sentence_and_status_2(self, capsys: pytest.CaptureFixture[str]) -> None:
+        status, out, err = run(capsys, "sttaus")
+        assert (status, out) == (2, "")
+        assert "sttaus" in err
+        assert "Traceback" not in err
+
+    def test_it_imports_neither_celery_nor_the_database(self) -> None:
+        asked = """if True:
+            import sys
+            from worker.cli.main import main
+            main(["explain", "--status", "429"])
+            print([name for name in ("celery", "sqlalchemy", "aiohttp", "pydantic", "rich") if name in sys.modules])
+        """
+        done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "[]"
+
+    def test_the_choices_are_the_programs_own(self) -> None:
+        assert set(reading.STATES) == {state.value for state in State}
+        assert tuple(PROVIDERS) == policies.PROVIDERS
+        assert tuple(OPERATIONS) == policies.OPERATIONS
+
+
+class TestExplain:
+    def explain(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+        status, out, err = run(capsys, "explain", "--json", *arguments)
+        assert (status, err) == (0, "")
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    def test_it_prints_one_object_with_exactly_these_keys(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        give_stdin(monkeypatch, b'{"error": {"type": "rate_limit_error", "message": "Exchange account throttled"}}')
+        asked = ["--status", "429", "--provider", "microsoft", "--header", "Retry-After: 30", "--body", "-"]
+        found = self.explain(capsys, *asked)
+        assert list(found) == KEYS
+        assert found["rule"] == "exchange_throttled"
+        assert found["delay_s"][0] == 30
+
+    @pytest.mark.parametrize("body", [b"\x00\xff\xfe", b'{"error": 7}', b"[" * 100_000, b"", b"<html>"])
+    @pytest.mark.parametrize("status", ["200", "401", "no number", "-1", "99999999999999999999999"])
+    def test_it_answers_whatever_it_is_given(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, status: str, body: bytes
+    ) -> None:
+        give_stdin(monkeypatch, body)
+        assert list(self.explain(capsys, "--status", status, "--body", "-", "--header", "nonsense")) == KEYS
+
+    def test_without_a_status_it_explains_that_no_answer_came(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert self.explain(capsys)["sent"] == "maybe"
+
+    def test_a_batch_has_a_line_for_each_line_with_its_id(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        give_stdin(monkeypatch, b'{"id": "a", "status": 400}\nno json\n\n{"id": 2, "status": 503}\n')
+        status, out, err = run(capsys, "explain", "--batch")
+        answers = [json.loads(line) for line in out.splitlines()]
+        assert (status, err) == (0, "")
+        assert [answer["id"] for answer in answers] == ["a", None, 2]
+        assert all(list(answer) == ["id", *KEYS] for answer in answers)
+
+    def test_for_people_it_says_why_and_what_to_do(self, capsys: pytest.CaptureFixture[str]) -> None:
+        out = run(capsys, "explain", "--status", "400")[1]
+        assert "dead letter" in out
+        assert "remedy:" in out
+
+
+class TestPolicy:
+    def test_as_json_it_has_every_row_in_order(self, capsys: pytest.CaptureFixture[str]) -> None:
+        from tasks.policy import POLICY
+
+        out = run(capsys, "policy", "--json")[1]
+        assert [row["id"] for row in json.loads(out)] == [row.id for row in POLICY.rows]
+
+    def test_as_a_table_it_has_a_line_for_each_row(self, capsys: pytest.CaptureFixture[str]) -> None:
+        out = run(capsys, "policy")[1]
+        assert "exchange_throttled" in out
+        assert "\x1b" not in out
+
+    def test_as_markdown_it_is_the_documentations_table(self, capsys: pytest.CaptureFixture[str]) -> None:
+        from tasks.explain import policy_table_markdown
+
+        assert run(capsys, "policy", "--markdown")[1] == policy_table_markdown()
+
+    def test_rows_of_ones_own_come_first(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        file = tmp_path / "policy.toml"
+        file.write_text(
+            '[[row]]\nid = "teapot"\ntitle = "Teapot"\nstatus = [418]\nroute = "dead_letter"\nscope = "job"\n'
+            'sent = "no"\nwhy = "It is a teapot."\nremedy = "Ask a coffee pot."\n'
+        )
+        out = run(capsys, "policy", "--json", "--file", str(file))[1]
+        assert json.loads(out)[0]["id"] == "teapot"
+        out = run(capsys, "explain", "--json", "--status", "418", "--file", str(file))[1]
+        assert json.loads(out)["rule"] == "teapot"
+
+    def test_a_file_that_cannot_be_used_is_status_2(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        file = tmp_path / "policy.toml"
+        file.write_text("[[row]]\nid = 7\n")
+        for arguments in (["policy"], ["explain", "--status", "400"]):
+            status, out, err = run(capsys, *arguments, "--file", str(file))
+            assert (status, out) == (2, "")
+            assert "line 2" in err
+        status, out, err = run(capsys, "policy", "--file", str(tmp_path / "none.toml"))
+        assert (status, out) == (2, "")
+        assert "cannot be read" in err
+
+    def test_check_names_each_line_and_is_status_1_for_errors(
+        self, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        file = tmp_path / "policy.toml"
+        file.write_text("[[row]]\nid = 7\n")
+        status, out, _ = run(capsys, "policy", "check", str(file))
+        assert status == 1
+        assert "line 2: error" in out
+
+
+class TestSettings:
+    def test_it_lists_every_setting(self, capsys: pytest.CaptureFixture[str]) -> None:
+        from settings import Settings
+
+        out = run(capsys, "settings", "--json")[1]
+        assert [row["name"] for row in json.loads(out)] == list(Settings.model_fields)
+        assert "NYLAS_API_KEY" in run(capsys, "settings")[1]
+
+
+class TestOutput:
+    def test_text_from_the_ledger_cannot_speak_to_the_terminal(self) -> None:
+        assert clean("a\x1b[31mb\x07c") == "a?[31mb?c"
+
+    def test_a_reader_that_leaves_ends_it_without_a_traceback(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [sys.executable, "-m", "worker.cli", "policy"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+        )
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, "")

@@ -1,0 +1,146 @@
+"""The house itself: what the documents say is what the tree holds, and nothing in it speaks of one machine.
+
+``./dev python -m tests.unit.test_house`` writes the README's table of the policy anew.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sysconfig
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.explain import policy_table_markdown
+
+ROOT = Path(__file__).parents[2]
+BEGIN, END = "<!-- policy: begin -->\n", "<!-- policy: end -->"
+ROOMS = ("sendq", "tasks", "worker", "settings")
+
+
+def with_policy_table(readme: str) -> str:
+    """The README with the policy's table between its markers."""
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}{policy_table_markdown()}{END}{after}"
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def kept_files() -> Iterator[Path]:
+    """Every text that belongs to the repository (what git would keep), this file excepted."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.is_file() and path != Path(__file__):
+            yield path
+
+
+def sections(markdown: str) -> dict[str, str]:
+    """Second and third level headings and what stands below each."""
+    parts = re.split(r"^##+ (.+)$", markdown, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+class TestTheReadme:
+    def test_has_the_table_of_the_policy(self) -> None:
+        assert read("README.md") == with_policy_table(read("README.md")), "./dev python -m tests.unit.test_house"
+
+    def test_names_commands_that_exist(self) -> None:
+        usage = subprocess.run(["bash", "dev"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        known = set(re.findall(r"^  (\w+) ", usage, re.MULTILINE))
+        for document in ("README.md", "CONTRIBUTING.md"):
+            assert set(re.findall(r"\./dev (\w+)", read(document))) <= known
+
+    def test_names_commands_of_the_command_line_that_exist(self) -> None:
+        from worker.cli.main import sendq
+
+        named = set(re.findall(r"\./dev sendq (\w+)", read("README.md")))
+        assert named <= sendq.commands.keys()
+
+    @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+    def test_links_to_what_is_there(self, document: str) -> None:
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", read(document)):
+            name, _, anchor = target.partition("#")
+            assert not name or (ROOT / name).exists()
+            assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in sections(read(document))}
+
+
+class TestTheMapOfTheRooms:
+    @pytest.mark.parametrize("room", [*ROOMS, "sendq/ledger", "sendq/simulator"])
+    def test_shows_every_file_and_none_that_is_not_there(self, room: str) -> None:
+        text = next(text for title, text in sections(read("CONTRIBUTING.md")).items() if title.startswith(f"`{room}/`"))
+        shown = set(re.findall(r"`(\w+\.py|\w+/)`", text))
+        folders = {f"{path.name}/" for path in (ROOT / room).iterdir() if (path / "__init__.py").exists()}
+        there = {path.name for path in (ROOT / room).glob("*.py")} | folders
+        assert shown == there - {"__init__.py", "ledger/", "simulator/"}
+
+
+class TestDev:
+    def test_without_a_command_lists_what_there_is(self) -> None:
+        done = subprocess.run(["bash", "dev"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        commands = set(re.findall(r"^  ([\w|-]+)\)", read("dev"), re.MULTILINE)) - {"help|-h|--help"}
+        assert commands == set(re.findall(r"^  (\w+) ", done.stdout, re.MULTILINE))
+
+    def test_refuses_a_command_that_it_does_not_know(self) -> None:
+        done = subprocess.run(["bash", "dev", "frobnicate"], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "no command 'frobnicate'" in done.stderr
+
+    @pytest.mark.parametrize("script", ["dev", ".ci/run"])
+    def test_is_sound_shell(self, script: str) -> None:
+        subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
+        shellcheck = shutil.which("shellcheck", path=sysconfig.get_path("scripts"))
+        if shellcheck is None:
+            pytest.skip("shellcheck comes as a wheel for some platforms alone")
+        done = subprocess.run(
+            [shellcheck, "--severity=warning", script], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.stdout == ""
+
+    def test_is_what_ci_runs_with_the_readmes_test_command(self) -> None:
+        assert "./dev test     #" in read("README.md")
+        assert re.findall(r"^\./dev .+$", read(".ci/run"), re.MULTILINE) == [
+            "./dev lint || status=$?",
+            "./dev test || status=$?",
+        ]
+
+
+class TestWhatIsKept:
+    def test_names_no_path_of_one_machine(self) -> None:
+        found = re.compile(r"(?<![\w.])/(?:work|root|Users|home(?!/me/))/\w")  # /home/me is nobody's
+        assert [path.name for path in kept_files() if found.search(path.read_text("utf-8", "replace"))] == []
+
+    @pytest.mark.parametrize("name", ["worker", "dev", "uv"])
+    def test_pins_by_hash_and_names_no_index(self, name: str) -> None:
+        text = read(f"requirements/{name}.txt")
+        assert not re.search(r"https?://|--(?:extra-)?index-url|--find-links|file:", text)
+        pins = re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+        assert pins
+        assert [pin.split()[0] for pin in pins if "==" not in pin or "--hash=sha256:" not in pin] == []
+
+    def test_declares_no_index_either(self) -> None:
+        declared = tomllib.loads(read("pyproject.toml"))
+        assert "index" not in declared.get("tool", {}).get("uv", {})
+
+    def test_has_one_version(self) -> None:
+        import sendq
+
+        assert tomllib.loads(read("pyproject.toml"))["project"]["version"] == sendq.__version__
+
+    def test_keeps_no_secret_of_the_compose_file(self) -> None:
+        assert not re.search(r"^\w*(?:PASSWORD|KEY)=.", read(".env.example"), re.MULTILINE)
+
+
+if __name__ == "__main__":
+    (ROOT / "README.md").write_text(with_policy_table(read("README.md")), encoding="utf-8")
