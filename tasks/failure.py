@@ -146,7 +146,7 @@ def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: 
     return Failure(
         status=answer.status,
         type=_type(said.type),
-        message=clean(redact(people))[:MESSAGE_CHARS],
+        message=clean(redact(people))[:MESSAGE_CHARS] + _refused_words(said.refused),
         text=text,
         request_id=_id((body.document or {}).get("request_id")) or _id(answer.headers.get("x-request-id")),
         stated_s=stated_wait(answer.headers, text, body.waits(), now=now),
@@ -158,6 +158,11 @@ def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: 
         provider=provider if provider in PROVIDERS else "unknown",
         operation=operation if operation in OPERATIONS else "send",
     )
+
+
+def _refused_words(refused: int) -> str:
+    """For the person who has to find out who has the message: how many of its recipients do not."""
+    return f" ({refused} recipient{'s' if refused > 1 else ''} refused)" if refused else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,11 +83,15 @@ class Surroundings(Protocol):
     def application(self, name: str) -> Application:
         """A configured application; a name that nobody configured gives one whose calls fail without a call."""
 
-    def may_call(self, application: str, provider: str) -> bool:
-        """Whether the process may begin calls for this pair: its lease holds, it is not stopping, nothing is held."""
+    def may_call(self, pair: tuple[str, str], offered_at: Micros) -> bool:
+        """Whether a turn of this pair may begin calls: the lease holds, the process is not stopping, and no hold of
+        the pair fell after the turn was offered."""
 
-    def hold(self, application: str, provider: str, hold: Hold) -> None:
-        """Tell the other turns of this process at once; the ledger learns it with the outcome."""
+    def hold(self, pair: tuple[str, str], scope: str, *, recorded: bool) -> None:
+        """Tell the other turns of this process at once that a hold falls, and again when the ledger knows it.
+
+        Turns that are offered after that are none of this process's business: the ledger has let them go.
+        """
 
     async def record(
         self, pair: tuple[str, str], outcome: Outcome, begins: Collection[Begin], end: End | None
@@ -115,6 +119,7 @@ class _Turn:
     def __init__(self, claimed: Claimed, around: Surroundings) -> None:
         self._lane, self._around = claimed.lane, around
         self._pair = (claimed.lane.application, claimed.lane.provider)
+        self._offered_at: Micros = claimed.lane.turn_at
         self._worker_id = around.worker_id
         self._waiting: deque[Job] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
         self._begun: deque[Job] = deque(job for job in claimed.jobs if job.id in claimed.begun)
@@ -161,6 +166,8 @@ class _Turn:
         wanted = [Begin(lane.id, lane.fence, begin.id) for begin in begins]
         may_go = await self._around.record(self._pair, outcome, wanted, end)
         self._open -= len(begins)
+        if outcome.hold is not None and outcome.hold.scope != Scope.GRANT:
+            self._around.hold(self._pair, outcome.hold.scope, recorded=True)
         self._begun.extend(begin for begin in begins if begin.id in may_go)
 
     def _next_to_begin(self) -> list[Job]:
@@ -170,7 +177,8 @@ class _Turn:
             return []
         if lane.spacing and self._ready_at - now > LONGEST_PAUSE:
             return []
-        room = min(self._ramp, self._slots) - self._open - len(self._begun)
+        width = 1 if lane.spacing else min(self._ramp, self._slots)
+        room = width - self._open - len(self._begun)
         free = [job for job in self._waiting if job.object_id is None or job.object_id not in self._objects]
         chosen: list[Job] = first_to_begin(free, max(0, room))
         for job in chosen:
@@ -181,10 +189,10 @@ class _Turn:
 
     def _may_go_on(self) -> bool:
         """Whether a call may begin: nothing has stopped the turn, and its worker has not been taken for dead."""
-        around, lane = self._around, self._lane
+        around = self._around
         if self._stopped or around.worker_id != self._worker_id:
             return False
-        return around.may_call(lane.application, lane.provider)
+        return around.may_call(self._pair, self._offered_at)
 
     def _end(self) -> End:
         return End(self._lane.id, self._lane.fence, ready_at=self._ready_at, ramp=self._ramp)
@@ -229,8 +237,7 @@ class _Turn:
         around = self._around
         start = max(self._ready_at, around.now())
         self._ready_at = start + self._lane.spacing
-        while (pause := start - around.now()) > 0 and not self._stopped:
-            await asyncio.sleep(pause / SECOND)
+        await asyncio.sleep(max(0, start - around.now()) / SECOND)
 
     def _facts(self, job: Job, begun_at: Micros) -> JobFacts:
         key_at = job.key_at if job.key_at is not None else begun_at
@@ -255,7 +262,7 @@ class _Turn:
         if decision.hold is not None or decision.route in (Route.REQUEUE, Route.REAUTH):
             self._stopped = True
         if decision.hold is not None and decision.hold.scope is not Scope.GRANT:
-            self._around.hold(lane.application, lane.provider, _hold(decision))
+            self._around.hold(self._pair, decision.hold.scope.value, recorded=False)
 
     def _next_at(self, job: Job, decision: Decision, ended_at: Micros) -> Micros:
         """When the job may go again. Behind a hold it keeps its place: it is the lane that waits."""

@@ -32,7 +32,8 @@ from sendq.ids import new_id
 from sendq.ledger import rescue, workers
 from sendq.ledger.engine import writing
 from sendq.ledger.enqueue import notify
-from sendq.ledger.record import Begin, End, Hold, Outcome, Recorded
+from sendq.ledger.lanes import NEVER
+from sendq.ledger.record import Begin, End, Outcome, Recorded
 from sendq.ledger.turns import Claimed, claim, give_back
 from sendq.ledger.workers import Load
 from settings import Settings
@@ -79,9 +80,8 @@ class Engine:
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
         self._turns: set[asyncio.Task[None]] = set()
-        self._held: dict[tuple[str, str], Micros] = {}
+        self._held: dict[tuple[str, str], Micros] = {}  # turns offered until then begin no further call
         self._stopping = False
-        self._ended = threading.Event()
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -110,7 +110,6 @@ class Engine:
                     rescue.bury(connection, self.worker_id, now=self.now(), died=False, key_max_age=self.key_max_age)
             except SendqError:
                 pass  # somebody buries it, as if it had died
-        self._ended.set()
         journal.worker_stopped(self.worker_id)
 
     def _register(self) -> None:
@@ -168,19 +167,19 @@ class Engine:
         if lives:
             self.lease.renew(began)
         else:
-            self._be_reborn()
+            await self._be_reborn()
 
     def _write_beat(self) -> bool:
         with writing(self._ledger) as connection:
             return workers.beat(connection, self.worker_id, load=self._load(), now=self.now())
 
-    def _be_reborn(self) -> None:
+    async def _be_reborn(self) -> None:
         """Taken for dead: what was begun goes on and its facts count, but new turns are claimed under a new name."""
         self.lease.lose()
         old, self.worker_id = self.worker_id, new_id()
         journal.worker_reborn(old, self.worker_id)
         try:
-            self._register()
+            await asyncio.to_thread(self._register)
         except (SendqError, exc.SQLAlchemyError):
             self.worker_id = old  # the next beat finds it gone, and comes here again
 
@@ -256,19 +255,19 @@ class Engine:
         """A configured application by its name."""
         return self._endpoints[name]
 
-    def may_call(self, application: str, provider: str) -> bool:
-        """Whether a call for this pair may begin now."""
+    def may_call(self, pair: tuple[str, str], offered_at: Micros) -> bool:
+        """Whether a turn of this pair that was offered then may begin a call now."""
         if self._stopping or not self.lease.holds():
             return False
         if not self._held:
             return True
-        now = self.now()
-        return all(self._held.get(scope, 0) <= now for scope in ((application, "*"), (application, provider)))
+        application, _ = pair
+        return all(self._held.get(scope, 0) < offered_at for scope in ((application, "*"), pair))
 
-    def hold(self, application: str, provider: str, hold: Hold) -> None:
+    def hold(self, pair: tuple[str, str], scope: str, *, recorded: bool) -> None:
         """The other turns of this process need not ask to learn what one answer said."""
-        scope = (application, provider if hold.scope == "provider" else "*")
-        self._held[scope] = max(self._held.get(scope, 0), hold.until or 0)
+        application, _ = pair
+        self._held[pair if scope == "provider" else (application, "*")] = self.now() if recorded else NEVER
 
     async def record(
         self, pair: tuple[str, str], outcome: Outcome, begins: Collection[Begin], end: End | None

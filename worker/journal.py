@@ -59,6 +59,11 @@ def asleep(lanes: int) -> None:
     _log.error("lanes_found_asleep", lanes=lanes)
 
 
+def orphans(jobs: int) -> None:
+    """Jobs were begun in turns that are over: outcomes that could not be recorded."""
+    _log.error("orphans_returned", jobs=jobs)
+
+
 def expired(jobs: int) -> None:
     _log.info("jobs_expired", jobs=jobs)
 

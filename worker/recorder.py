@@ -56,6 +56,7 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="sendq-recorder", daemon=True)
         self._gone = threading.Event()
         self._proven_until: dict[tuple[str, str], float] = {}
+        self.tries = 0  # commits in vain
 
     def start(self) -> None:
         """Begin to record."""
@@ -93,6 +94,7 @@ class Recorder:
                 self._commit(entries)
                 return
             except exc.SQLAlchemyError as error:  # the connection, a lock, a full disk: not what we wrote
+                self.tries += 1
                 journal.ledger_away(error, held_back=len(entries) + self._entries.qsize())
                 time.sleep(pause)
                 pause = min(PAUSE_MOST_S, pause * 2)

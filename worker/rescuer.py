@@ -32,6 +32,9 @@ EXPIRE_MOST = 500
 SWEEP_EVERY_S = 30.0
 SWEEP_MOST = 1_000
 
+# A begun job whose turn is over is nobody's after this long; an outcome that is being recorded is quicker.
+ORPHAN_AGE = clock.seconds(60)
+
 _FIRST = UUID(int=0)
 
 
@@ -132,7 +135,12 @@ class Rescuer:
     def _sweep(self, now: clock.Micros) -> None:
         with writing(self._ledger) as connection:
             onwards, lanes = rescue.sweep(connection, after=self._sweep_after, limit=SWEEP_MOST, now=now)
+            orphans = rescue.take_back_orphans(
+                connection, begun_before=now - ORPHAN_AGE, now=now, key_max_age=self._key_max_age
+            )
         if lanes:
             journal.asleep(lanes)
+        if orphans:
+            journal.orphans(orphans)
         self._sweep_after = onwards or _FIRST
         self._sweep_at = self._monotonic() + (0 if onwards else SWEEP_EVERY_S)

@@ -27,6 +27,7 @@ from sendq.states import FINAL, MOVES, Event, State
 
 DIED = "worker_died"
 STOPPED = "worker_stopped"
+ORPHANS_MOST = 100
 UNKNOWN = "the worker ended while this call was begun; whether it went out is unknown"
 
 
@@ -54,6 +55,37 @@ def bury(
     return Buried(turns=len(lanes), begun=len(begun))
 
 
+def take_back_orphans(
+    connection: Connection, *, begun_before: Micros, now: Micros, key_max_age: Micros = KEY_MAX_AGE
+) -> int:
+    """Return jobs that are begun in a turn which is over; gives how many there were.
+
+    A turn ends after its outcomes are recorded, so there should be none: a worker that could not record one (a bug)
+    leaves one behind. It may have gone out, and returns like those of a dead worker.
+    """
+    job, lane = schema.job.c, schema.lane
+    stray = connection.execute(
+        select(job.id, job.lane_id)
+        .join(lane, lane.c.id == job.lane_id)
+        .where(job.state == State.SENDING.value, job.begun_at < begun_before)
+        .where(lane.c.turn.is_(None) | (lane.c.fence != job.turn))
+        .limit(ORPHANS_MOST)
+    ).all()
+    if not stray:
+        return 0
+    lanes = lock(connection, {row.lane_id for row in stray})
+    jobs = lock_jobs(connection, [row.id for row in stray])
+    orphans = {
+        job_id: row
+        for job_id, row in jobs.items()
+        if row.state == State.SENDING and (lanes[row.lane_id].turn is None or lanes[row.lane_id].fence != row.turn)
+    }
+    changes: dict[UUID, dict[str, Any]] = {}
+    _return_begun(connection, orphans, lanes, changes, None, now=now, died=False, key_max_age=key_max_age)
+    settle(connection, lanes, changes, now=now)
+    return len(orphans)
+
+
 def _begun_in(connection: Connection, lanes: Mapping[UUID, Row[Any]]) -> dict[UUID, Row[Any]]:
     job = schema.job
     ids = connection.execute(
@@ -72,7 +104,7 @@ def _return_begun(
     begun: Mapping[UUID, Row[Any]],
     lanes: Mapping[UUID, Row[Any]],
     changes: dict[UUID, dict[str, Any]],
-    worker: UUID,
+    worker: UUID | None,
     *,
     now: Micros,
     died: bool,

@@ -43,7 +43,9 @@ class Claimed:
 
 
 def slots_of(lane: Row[Any], jobs: int) -> int:
-    """Calls at once that a turn may make: no more than it was offered, or has jobs; one for its own sake."""
+    """Calls at once that a turn may make: no more than it was offered, or has jobs; one if it keeps a distance."""
+    if lane.spacing:
+        return 1
     return max(1, min(int(lane.ramp), int(lane.turn_slots), jobs))
 
 
@@ -78,7 +80,7 @@ def claim(
     to_begin = [
         (job.id, row.fence)
         for lane_id, row in ours.items()
-        for job in first_to_begin(loaded[lane_id], min(row.ramp, row.turn_slots))
+        for job in first_to_begin(loaded[lane_id], slots_of(row, len(loaded[lane_id])))
     ]
     begun = begin(connection, to_begin, now=now)
     update_rows(

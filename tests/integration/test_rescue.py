@@ -14,7 +14,7 @@ from sendq import Send, State
 from sendq.clock import SECOND, moment
 from sendq.ids import new_id
 from sendq.ledger import rescue, schema, workers
-from sendq.ledger.record import Hold
+from sendq.ledger.record import Group, Hold
 from sendq.ledger.turns import Claimed
 from sendq.preflight import KEY_MAX_AGE
 from sendq.states import Event
@@ -335,3 +335,24 @@ class TestTheLeader:
         for thread in threads:
             thread.join(LIMIT_S)
         assert sorted(found, key=str) == [1, None, None, None, None, None]
+
+
+class TestAnOrphan:
+    def test_of_a_turn_that_is_over_returns_with_its_key(self, ledger: Ledger) -> None:
+        job = ledger.send()
+        (claimed,) = ledger.claim(ledger.offer())
+        ledger.record_group(Group(ends=[end(claimed)]))
+        now = ledger.clock.advance(120)
+        with ledger.writing() as connection:
+            assert rescue.take_back_orphans(connection, begun_before=now - 60 * SECOND, now=now) == 1
+        row = ledger.job(job)
+        assert (row.state, row.generation, row.deaths) == ("queued", 0, 0)
+        assert row.doubt_at is not None
+        assert ledger.due() == [row.lane_id]
+
+    def test_is_none_while_its_turn_is_open(self, ledger: Ledger) -> None:
+        ledger.send()
+        ledger.claim(ledger.offer())
+        now = ledger.clock.advance(120)
+        with ledger.writing() as connection:
+            assert rescue.take_back_orphans(connection, begun_before=now, now=now) == 0

@@ -1,0 +1,61 @@
+"""How many calls a worker process takes on."""
+
+from __future__ import annotations
+
+import threading
+
+from worker.slots import Slots
+
+
+class TestTakingSlots:
+    def test_stops_at_the_capacity(self) -> None:
+        slots = Slots(3, slow_each=3)
+        assert slots.take(2, limit_s=0)
+        assert not slots.take(2, limit_s=0)
+        assert slots.take(1, limit_s=0)
+
+    def test_waits_until_somebody_gives_some_back(self) -> None:
+        slots = Slots(1, slow_each=1)
+        slots.take(1, limit_s=0)
+        got = []
+        waiter = threading.Thread(target=lambda: got.append(slots.take(1, limit_s=10)))
+        waiter.start()
+        slots.give(1)
+        waiter.join(10)
+        assert got == [True]
+
+    def test_more_than_the_capacity_goes_when_nothing_else_does(self) -> None:
+        slots = Slots(2, slow_each=2)
+        assert slots.take(5, limit_s=0)
+        assert not slots.take(1, limit_s=0)
+
+
+class TestASlowCall:
+    def test_gives_its_slot_to_others(self) -> None:
+        slots = Slots(1, slow_each=1)
+        slots.take(1, limit_s=0)
+        assert slots.slow_down("imap")
+        assert slots.slow == 1
+        assert slots.take(1, limit_s=0)
+
+    def test_keeps_its_slot_when_its_providers_allowance_is_used_up(self) -> None:
+        slots = Slots(2, slow_each=1)
+        slots.take(2, limit_s=0)
+        assert slots.slow_down("imap")
+        assert not slots.slow_down("imap")
+        assert slots.used == 1
+
+    def test_of_one_provider_leaves_the_allowance_of_another_alone(self) -> None:
+        slots = Slots(2, slow_each=1)
+        slots.take(2, limit_s=0)
+        assert slots.slow_down("imap")
+        assert slots.slow_down("google")
+
+    def test_leaves_the_count_as_it_was_once_it_and_its_turn_are_over(self) -> None:
+        slots = Slots(2, slow_each=1)
+        slots.take(1, limit_s=0)
+        slots.slow_down("imap")
+        slots.slow_call_ended("imap")
+        slots.give(1)
+        assert (slots.used, slots.slow) == (0, 0)
+        assert slots.slow_down("imap")

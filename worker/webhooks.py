@@ -1,0 +1,82 @@
+"""`sendq webhooks`: serves the receiver of Nylas webhooks for every application that has a secret for them."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+import uvicorn
+
+from sendq import SendQueue
+from sendq.errors import Problem
+from sendq.webhooks import asgi
+from settings import Settings, SettingsError
+
+# Notifications about grants are rare; what comes at once beyond this is told 503, and Nylas tries it again.
+REQUESTS_MOST = 100
+
+# Requests end by themselves within the 10 s that Nylas waits for an answer.
+GRACE_S = 10
+
+DEFAULT = "default"
+
+
+def secrets_of(settings: Settings) -> dict[str, str]:
+    """The webhook secrets by application; raises ``SettingsError`` if there is none."""
+    secrets = {
+        name: application.webhook_secret.get_secret_value()
+        for name, application in settings.applications.items()
+        if application.webhook_secret is not None
+    }
+    if not secrets:
+        remedy = "set it to the secret that Nylas showed when the webhook was made"
+        raise SettingsError([Problem("NYLAS_WEBHOOK_SECRET", "is not set", remedy)])
+    return secrets
+
+
+def serve(queue: SendQueue, secrets: dict[str, str], *, host: str, port: int, say: Callable[[str], None]) -> None:
+    """Serve until asked to stop; ``say`` is told where, once connections are taken. Port 0 means a free one.
+
+    SIGTERM ends it with ``SystemExit(0)``, Ctrl-C with ``KeyboardInterrupt``, both after the requests in hand.
+
+    Raises ``SettingsError`` if the address cannot be had.
+    """
+    with _listening(host, port) as listener:
+        signal.signal(signal.SIGTERM, _leave)
+        for name, url in addresses(secrets, host, listener.getsockname()[1]).items():
+            say(f"{name}: {url}")
+        config = uvicorn.Config(
+            asgi(queue, secret=secrets),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=REQUESTS_MOST,
+            timeout_graceful_shutdown=GRACE_S,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def addresses(secrets: dict[str, str], host: str, port: int) -> dict[str, str]:
+    """Where each application's webhook is taken in."""
+    shown = f"[{host}]" if ":" in host else host
+    return {name: f"http://{shown}:{port}/" + ("" if name == DEFAULT else name) for name in secrets}
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise SettingsError(
+            [Problem("--host, --port", f"cannot be listened on ({error.strerror})", "choose others")]
+        ) from None
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
+    # uvicorn has taken the signal first and has stopped; it passes it on to us when it is done.
+    raise SystemExit(0)
