@@ -22,6 +22,7 @@ from sendq.planning import (
     Modification,
     Options,
     Send,
+    indexed_key,
     plan_modification,
     plan_sends,
 )
@@ -44,7 +45,7 @@ class AsyncSendQueue:
         self, ledger: str | URL | AsyncEngine, *, metadata_key: str = "key1", now: clock.Clock = clock.now
     ) -> None:
         self._engine = ledger if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
-        self._metadata_key = metadata_key
+        self._metadata_key = indexed_key(metadata_key)
         self._now = now
         self._checked = False
 

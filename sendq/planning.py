@@ -23,6 +23,9 @@ from sendq.views import Priority
 # Nobody wants three-month-old mail: a send that could not go out for three days after its due time ends, and says so.
 SEND_EXPIRY = timedelta(hours=72)
 
+# The metadata keys that Nylas indexes, so that a message can be found by them ("Metadata").
+METADATA_KEYS = ("key1", "key2", "key3", "key4", "key5")
+
 JSON_TYPE = "application/json"
 DEFAULT_APPLICATION = "default"
 
@@ -78,6 +81,13 @@ class Modification:
     folders: Sequence[str] | None
     metadata: Mapping[str, str] | None
     options: Options
+
+
+def indexed_key(name: str) -> str:
+    """The metadata key for our own mark; raises ``ValueError`` for one that Nylas does not index."""
+    if name not in METADATA_KEYS:
+        raise ValueError(f"metadata_key: Nylas finds messages by {', '.join(METADATA_KEYS)} alone; give one of them")
+    return name
 
 
 @dataclass(frozen=True, slots=True)

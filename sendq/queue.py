@@ -28,6 +28,7 @@ from sendq.planning import (
     Options,
     Planned,
     Send,
+    indexed_key,
     plan_modification,
     plan_sends,
 )
@@ -59,7 +60,7 @@ class SendQueue:
         now: clock.Clock = clock.now,
     ) -> None:
         self._engine = ledger if isinstance(ledger, Engine) else open_engine(ledger)
-        self._metadata_key = metadata_key
+        self._metadata_key = indexed_key(metadata_key)
         self._now = now
         self._checked = False
         _forget_connections_after_fork(self)

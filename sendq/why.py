@@ -29,12 +29,13 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
     if state is State.SENDING:
         return _why(job, "on_the_wire", "a worker is making the call now")
     if around.lane is not None and around.lane.closed_at is not None:
-        return _why(
-            job, "reauth", "the grant must be authorised anew by its owner", rule=around.lane.closed_rule, by="policy"
-        )
+        return _why(job, "reauth", _closed(around.lane), rule=around.lane.closed_rule, by="policy")
     held = _held(around, now=now)
-    if held is not None:
-        return held
+    # What ends later is the truth: a job of tomorrow does not go when a hold of twenty minutes is over.
+    if held is not None and held[1].held_until >= job.next_at:
+        scope, row = held
+        says = f"the {scope} is left alone until then"
+        return _why(job, "held", says, until=row.held_until, rule=row.held_rule, by=row.held_by)
     before = around.before
     if before is not None and (before.state == State.SENDING or before.next_at > now):
         until = before.next_at if before.state == State.QUEUED else None
@@ -46,23 +47,25 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
     return _unserved(around, now=now)
 
 
-def _held(around: Surroundings, *, now: Micros) -> Why | None:
+def _closed(lane: Row[Any]) -> str:
+    if lane.gone:
+        return "the grant exists no more; the job ends within seconds"
+    if lane.suspected:
+        return "the provider refused the grant, and the API is asked about it before its owner is bothered"
+    return "the grant must be authorised anew by its owner"
+
+
+def _held(around: Surroundings, *, now: Micros) -> tuple[str, Row[Any]] | None:
+    """Of the holds in force, the one that ends last, with its scope."""
     scopes = (
         ("application", around.application_hold),
         ("provider", around.provider_hold),
         ("grant", around.lane),
     )
-    for scope, row in scopes:
-        if row is not None and row.held_until is not None and row.held_until > now:
-            return _why(
-                around.job,
-                "held",
-                f"the {scope} is left alone until then",
-                until=row.held_until,
-                rule=row.held_rule,
-                by=row.held_by,
-            )
-    return None
+    holds = [
+        (scope, row) for scope, row in scopes if row is not None and row.held_until is not None and row.held_until > now
+    ]
+    return max(holds, key=lambda hold: hold[1].held_until, default=None)
 
 
 def _unserved(around: Surroundings, *, now: Micros) -> Why:

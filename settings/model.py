@@ -101,10 +101,6 @@ class Settings(BaseSettings):
         2700.0, "an Idempotency-Key older than this is not used again; with SENDQ_READ_TIMEOUT_S it must stay below "
         "the hour that Nylas keeps keys", unit="s", gt=0, lt=3600,
     )  # fmt: skip
-    send_expiry_s: float = setting(
-        259200.0, "a send that is not out this long after its due time expires: 72 hours outlast a weekend, and nobody "
-        "wants last month's mail", unit="s", gt=0,
-    )  # fmt: skip
     metadata_key: Literal["key1", "key2", "key3", "key4", "key5"] = setting(
         "key1", "the metadata key that carries the job's id; your messages cannot use it (Nylas indexes key1 to key5)"
     )
@@ -122,8 +118,8 @@ class Settings(BaseSettings):
     )
     escalate_hold_s: float = setting(900.0, "how long that hold lasts before one call is tried", unit="s", gt=0)
     reauth_url: str | None = setting(
-        None, "your page on which a person signs in again; {grant_id} and {application} are filled in (default: Nylas's "
-        "hosted authentication, if the client id is known)",
+        None, "your page on which a person signs in again; {grant_id} and {application} are filled in (default: "
+        "Nylas's hosted authentication, if the client id is known)",
     )  # fmt: skip
     policy_file: AbsolutePath | None = setting(
         None, "rows of the error policy that come before the table's own (TOML; see `sendq policy check`)"
@@ -194,7 +190,8 @@ class Settings(BaseSettings):
     @cached_property
     def applications(self) -> Mapping[str, Application]:
         """Every configured application by name. With nothing set it holds a ``default`` without a key."""
-        if self.named_applications and self.nylas_api_key is None and self.nylas_api_key_file is None:
+        plain = (self.nylas_api_key, self.nylas_api_key_file, self.nylas_client_id, self.nylas_webhook_secret)
+        if self.named_applications and all(value is None for value in plain):
             return self.named_applications
         default = Application(
             name="default",

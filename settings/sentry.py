@@ -44,7 +44,8 @@ def start_sentry(settings: Settings, **options: Any) -> bool:
         before_send=_redacted_event,
         before_send_transaction=_redacted_event,
         before_breadcrumb=_redacted_breadcrumb,
-        # No trace headers in messages: they hold ids of turns alone.
+        # No trace headers, in messages or in requests to the API: both carry what they must and nothing else.
+        trace_propagation_targets=[],
         integrations=[CeleryIntegration(propagate_traces=False)],
         **options,
     )

@@ -119,6 +119,7 @@ class _Turn:
     def __init__(self, claimed: Claimed, around: Surroundings) -> None:
         self._lane, self._around = claimed.lane, around
         self._pair = (claimed.lane.application, claimed.lane.provider)
+        self._streak = claimed.streak
         self._offered_at: Micros = claimed.lane.turn_at
         self._worker_id = around.worker_id
         self._waiting: deque[Job] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
@@ -250,7 +251,7 @@ class _Turn:
             unknown_before=job.doubt_at is not None,
             attempt_known=job.doubt_at is not None,
             conflicts=job.conflicts,
-            streak=self._lane.streak,
+            streak=max(self._lane.streak, self._streak),
         )
 
     def _learn(self, decision: Decision) -> None:

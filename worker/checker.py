@@ -7,9 +7,11 @@ taken for what they are, the trouble of their application. Only the process that
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from enum import StrEnum
 
@@ -23,8 +25,9 @@ from sendq.ledger.engine import writing
 from sendq.ledger.grants import Check
 from settings import Settings
 from tasks.failure import Answer, Failure, parse
+from tasks.nylas import NylasClient
 from tasks.policy import POLICY
-from tasks.row import Scope
+from tasks.row import Policy, Route, Scope
 from worker import journal
 from worker.alerts import alert
 from worker.engine import Engine
@@ -37,6 +40,8 @@ CHECKS_MOST = 20
 
 # Longer than the connection and the slowest lookup; the answer to a question that takes longer is not worth a thread.
 ASK_LIMIT_S = 30.0
+# On top of that, for an event loop that is busy.
+LATE_S = 5.0
 
 END_MOST = 500
 ANNOUNCE_MOST = 100
@@ -69,6 +74,18 @@ def verdict_of(answer: Answer) -> Verdict:
     return Verdict.UNKNOWN
 
 
+def doubtful_rules(policy: Policy) -> frozenset[str]:
+    """Refusals of a grant that may be the application's trouble as well: what comes as 401 or 403 alone.
+
+    A refresh token that was revoked, say, is its owner's business, however many there are.
+    """
+    return frozenset(
+        row.id
+        for row in policy.rows
+        if row.route is Route.REAUTH and row.scope is Scope.GRANT and row.status and set(row.status) <= {401, 403}
+    )
+
+
 class Checker:
     """A loop in a thread of its own. ``run_once`` is one round of it."""
 
@@ -76,6 +93,7 @@ class Checker:
         self, ledger: Ledger, engine: Engine, settings: Settings, *, leads: Callable[[], bool], now: clock.Clock
     ) -> None:
         self._ledger, self._engine, self._settings, self._leads, self._now = ledger, engine, settings, leads, now
+        self._doubtful = doubtful_rules(engine.policy)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sendq-checker", daemon=True)
 
@@ -99,12 +117,19 @@ class Checker:
                 journal.bug("checker")
 
     def run_once(self) -> None:
-        """One round: look higher first, then ask, then call for people, then end what nobody can send any more."""
-        self._escalate()
+        """One round: ask, look higher, then call for people, then end what nobody can send any more.
+
+        Lanes of grants that the API calls valid are opened last: till then they count among those that fail alike.
+        """
         with writing(self._ledger) as connection:
             checks = grants.to_check(connection, now=self._now(), limit=CHECKS_MOST)
-        for check in checks:
-            self._check(check)
+        verdicts = self._ask(checks)
+        for check, verdict in verdicts:
+            self._note(check, verdict)
+        self._escalate()
+        for check in (check for check, verdict in verdicts if verdict is Verdict.VALID):
+            with writing(self._ledger) as connection:
+                grants.found_valid(connection, check.lane_id, now=self._now())
         self._announce()
         with writing(self._ledger) as connection:
             ended = grants.end_gone(connection, now=self._now(), limit=END_MOST)
@@ -116,6 +141,7 @@ class Checker:
         with writing(self._ledger) as connection:
             found = grants.escalate(
                 connection,
+                rules=self._doubtful,
                 since=now - clock.seconds(s.escalate_window_s),
                 number=s.escalate_grants,
                 held_until=now + clock.seconds(s.escalate_hold_s),
@@ -125,19 +151,35 @@ class Checker:
             journal.escalated(one.application, one.provider, one.rule, grants=one.grants)
             alert("escalated", one.rule, level="error", application=one.application, provider=one.provider)
 
-    def _check(self, check: Check) -> None:
-        application = self._engine.application(check.application)
+    def _ask(self, checks: Sequence[Check]) -> list[tuple[Check, Verdict]]:
+        """Ask about all of them at once: a grant whose answer takes long does not keep the others waiting."""
+        if not checks:
+            return []
+
+        async def answer(client: NylasClient, check: Check) -> Answer:
+            question = client.grant(self._engine.application(check.application), check.grant_id)
+            try:
+                return await asyncio.wait_for(question, ASK_LIMIT_S)
+            except TimeoutError:
+                return Answer(None, {}, b"", "timeout")
+
+        async def answers(client: NylasClient) -> list[Answer]:
+            return await asyncio.gather(*(answer(client, check) for check in checks))
+
         try:
-            answer = self._engine.ask(lambda client: client.grant(application, check.grant_id), limit_s=ASK_LIMIT_S)
-        except TimeoutError:
-            return
-        verdict = verdict_of(answer)
-        journal.checked(check.grant_id, verdict.value)
+            answered = self._engine.ask(answers, limit_s=ASK_LIMIT_S + LATE_S)
+        except (TimeoutError, CancelledError):  # the process is ending
+            return []
+        verdicts = [verdict_of(one) for one in answered]
+        for check, verdict in zip(checks, verdicts, strict=True):
+            journal.checked(check.grant_id, verdict.value)
+        return list(zip(checks, verdicts, strict=True))
+
+    def _note(self, check: Check, verdict: Verdict) -> None:
+        """Write down what is certain."""
         now = self._now()
         with writing(self._ledger) as connection:
-            if verdict is Verdict.VALID:
-                grants.found_valid(connection, check.lane_id, now=now)
-            elif verdict is Verdict.INVALID:
+            if verdict is Verdict.INVALID:
                 grants.found_invalid(connection, check.lane_id, now=now)
             elif verdict is Verdict.GONE:
                 grants.found_gone(connection, check.lane_id, rule="grant_not_found", by="check", now=now)

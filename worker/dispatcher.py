@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, exc
 from sendq import choice, clock
 from sendq.clock import Micros
 from sendq.errors import SendqError
+from sendq.floors import Floors
 from sendq.ledger import lanes, turns, workers
 from sendq.ledger.engine import writing
 from sendq.ledger.lanes import NEVER, Turn, Used
@@ -75,6 +76,7 @@ class Dispatcher:
         self._renew_at: Micros = 0
         self._quiet_since: Micros | None = None
         self._broker_pause: Micros = 0
+        self._floors = Floors()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sendq-dispatcher", daemon=True)
 
@@ -129,16 +131,22 @@ class Dispatcher:
         with writing(self._ledger) as connection:
             fence = workers.lead(connection, self._holder(), now=now, lease=self._lease)
         if fence is not None and fence != self._fence:
+            self._floors = Floors()
             journal.leading(self._holder(), fence)
         self._fence = fence
         self._renew_at = now + self._lease // 3
 
     def _round(self, now: Micros) -> Round:
         with writing(self._ledger) as connection:
-            wakes = lanes.take_wakes(connection, limit=WAKES_MOST)
+            floors = self._floors
+            floors.begin(now)
+            wakes = lanes.take_wakes(connection, limit=WAKES_MOST, above=floors.wake_id)
+            floors.woken((row.id for row in wakes), now)
             if wakes:
                 lanes.wake(connection, wakes, now=now, pace_of=pace_of)
-            pairs = lanes.pairs(connection)
+            pairs = lanes.pairs(connection, floors=floors.next_at)
+            for pair in pairs:
+                floors.first_lane((pair.application, pair.provider), pair.next_at, now)
             due = [pair for pair in pairs if pair.wants_at <= now]
             next_at = min((pair.wants_at for pair in pairs), default=NEVER)
             if not due:
@@ -148,7 +156,9 @@ class Dispatcher:
     def _serve(
         self, connection: Connection, due: Sequence[lanes.PairView], *, now: Micros, woken: int, next_at: Micros
     ) -> Round:
-        used = lanes.used_slots(connection, old_before=now - PROBE_PATIENCE)
+        floors = self._floors
+        used = lanes.used_slots(connection, old_before=now - PROBE_PATIENCE, floor=floors.turn_at)
+        floors.first_turn(min((one.first_at for one in used.values()), default=None), now)
         free = lanes.capacity(connection) - sum(one.young + one.old for one in used.values())
         waiting = {}
         for pair in due:
@@ -160,7 +170,12 @@ class Dispatcher:
                 by_pair = used.get((pair.application, pair.provider), NOTHING_USED)
                 room = min(free, probing_room(allowed, young=by_pair.young, old=by_pair.old))
             if room > 0:
-                waiting[pair] = choice.fit(lanes.due(connection, pair, now=now, limit=room), room)
+                waiting[pair] = choice.fit(
+                    lanes.due(
+                        connection, pair, now=now, limit=room, floor=floors.next_at[pair.application, pair.provider]
+                    ),
+                    room,
+                )
         offered = lanes.offer(connection, choice.choose(waiting, free), now=now)
         return Round(offered, woken, next_at, full=not offered or len(offered) < sum(map(len, waiting.values())))
 
@@ -202,5 +217,5 @@ class Dispatcher:
         with writing(self._ledger) as connection:
             workers.sleep_until(connection, self._holder(), now + wait)
         with writing(self._ledger) as connection:
-            missed = lanes.any_wakes(connection)
+            missed = lanes.any_wakes(connection, above=self._floors.wake_id)
         return 0 if missed else wait

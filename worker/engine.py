@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Engine as Ledger
@@ -38,7 +38,6 @@ from sendq.ledger.turns import Claimed, claim, give_back
 from sendq.ledger.workers import Load
 from settings import Settings
 from tasks import turn
-from tasks.failure import Answer
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy
 from worker import journal
@@ -56,6 +55,7 @@ ROOM_LIMIT_S = 5.0
 # Between the last moment for calls and the end of the grace time: to record what is unfinished.
 LAST_WORDS_S = 3.0
 
+T = TypeVar("T")
 Told = Callable[[Sequence[Outcome], Recorded], None]
 
 
@@ -231,13 +231,13 @@ class Engine:
         finally:
             self.slots.give(claimed.slots)
 
-    def ask(self, question: Callable[[NylasClient], Coroutine[Any, Any, Answer]], *, limit_s: float) -> Answer:
+    def ask(self, question: Callable[[NylasClient], Coroutine[Any, Any, T]], *, limit_s: float) -> T:
         """Put a question to the API from another thread; the loop makes the call.
 
         Raises ``TimeoutError`` if there was no answer within the limit.
         """
 
-        async def asked() -> Answer:
+        async def asked() -> T:
             return await question(self._opened_client())
 
         return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(limit_s)

@@ -13,11 +13,12 @@ Announcing waits a little, so that the trouble of an application is not announce
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, exists, func, select, update
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import events, schema
@@ -35,6 +36,11 @@ SUSPECT_AGAIN: Micros = 15 * SECOND
 
 # The API says that the grant is valid and the provider refuses it all the same: after so many times it is believed.
 SUSPECTED_MOST = 3
+
+
+def pause_after(checks: int) -> Micros:
+    """How long to leave the API alone about a grant after so many questions: 1, 2, 4 … 15 minutes."""
+    return min(CHECK_MOST, CHECK_FIRST << checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,10 @@ def reopen(connection: Connection, lane_id: UUID, *, by: str, now: Micros, reaso
     row = lock(connection, [lane_id])[lane_id]
     if row.closed_at is None:
         return False
-    notify(connection, at=settle(connection, {lane_id: row}, {lane_id: _opened(now) | {"streak": 0}}, now=now))
+    notify(
+        connection,
+        at=settle(connection, {lane_id: row}, {lane_id: _opened(now) | {"streak": 0, "refused": 0}}, now=now),
+    )
     _event(connection, "reopened", row, by=by, rule=row.closed_rule, now=now, reason=reason)
     return True
 
@@ -85,7 +94,6 @@ def _opened(now: Micros) -> dict[str, Any]:
         "checks": 0,
         "gone": False,
         "opened_at": now,
-        "held_until": None,
         "ramp": 1,
     }
 
@@ -113,7 +121,7 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
         .with_for_update(skip_locked=True)
     ).all()
     for row in rows:
-        pause = SUSPECT_AGAIN if row.suspected else min(CHECK_MOST, CHECK_FIRST * 2**row.checks)
+        pause = SUSPECT_AGAIN if row.suspected else pause_after(row.checks)
         connection.execute(
             update(table).where(table.c.id == row.id).values(check_at=now + pause, checks=min(row.checks + 1, 30))
         )
@@ -123,16 +131,18 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
 def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
     """The API says that the grant is in order: open its lane.
 
-    Unless the provider has refused it several times since, whatever the API says: then its owner is called for.
+    Unless the provider has refused it several times since, whatever the API says: then its owner is called for. Until
+    a call succeeds, what was asked and announced is remembered: the next question comes later, and nobody is called
+    twice.
     """
     row = lock(connection, [lane_id])[lane_id]
     if row.closed_at is None:
         return
-    if row.suspected and row.streak >= SUSPECTED_MOST:
+    if row.suspected and row.refused >= SUSPECTED_MOST:
         found_invalid(connection, lane_id, now=now)
         return
-    streak = row.streak + 1 if row.suspected else 0
-    notify(connection, at=settle(connection, {lane_id: row}, {lane_id: _opened(now) | {"streak": streak}}, now=now))
+    known = {"refused": row.refused + row.suspected, "announced_at": row.announced_at, "checks": row.checks}
+    notify(connection, at=settle(connection, {lane_id: row}, {lane_id: _opened(now) | known}, now=now))
     _event(connection, "reopened", row, by="check", rule=row.closed_rule, now=now)
 
 
@@ -140,7 +150,7 @@ def found_invalid(connection: Connection, lane_id: UUID, *, now: Micros) -> None
     """The API says that the owner must sign in again: no suspicion any more."""
     row = lock(connection, [lane_id])[lane_id]
     if row.closed_at is not None and row.suspected:
-        change = {"suspected": False, "check_at": now + CHECK_FIRST, "checks": 0}
+        change = {"suspected": False, "check_at": now + pause_after(max(0, row.checks - 1))}
         settle(connection, {lane_id: row}, {lane_id: change}, now=now)
 
 
@@ -198,6 +208,10 @@ def to_announce(connection: Connection, *, closed_before: Micros, now: Micros, l
     return list(rows)
 
 
+# Who held a pair when many of its grants failed alike.
+ESCALATION = "escalation"
+
+
 @dataclass(frozen=True, slots=True)
 class Escalated:
     """Many grants failed alike: the trouble is looked for above them."""
@@ -208,13 +222,27 @@ class Escalated:
     grants: int
 
 
-def escalate(connection: Connection, *, since: Micros, number: int, held_until: Micros, now: Micros) -> list[Escalated]:
-    """Where ``number`` grants of one pair were closed by one rule since then: hold the pair and open their lanes again.
+def escalate(
+    connection: Connection, *, rules: Collection[str], since: Micros, number: int, held_until: Micros, now: Micros
+) -> list[Escalated]:
+    """Where ``number`` grants of one pair were closed by one of ``rules`` since then: hold the pair, and open them.
 
-    Nobody is asked to sign in again for that; whose lane is closed once more after the hold, is.
+    Nobody is asked to sign in again for that; whose lane is closed once more after the hold, is. Not counted are grants
+    of which the API itself says that they are invalid, those that were opened by an earlier hold of the same trouble
+    (the pair has had no success since), and those after whose refusal another grant of the pair succeeded.
     """
-    table = schema.lane
-    fresh = (table.c.closed_at >= since, table.c.announced_at.is_(None), table.c.gone.is_(False))
+    _open_stragglers(connection, now=now)
+    table, pair = schema.lane, schema.pair.c
+    this = (pair.application == table.c.application, pair.provider == table.c.provider)
+    same_trouble = or_(pair.proven_at.is_(None), pair.proven_at < pair.held_since)
+    counted = exists().where(*this, pair.held_by == ESCALATION, pair.held_since <= table.c.opened_at, same_trouble)
+    works = exists().where(*this, pair.proven_at >= table.c.closed_at)
+    asked = table.c.checks > 0
+    doubtful = or_(
+        and_(table.c.suspected, asked),
+        and_(~table.c.suspected, or_(~asked, table.c.refused >= SUSPECTED_MOST)),
+    )
+    fresh = (table.c.closed_rule.in_(rules), table.c.closed_at >= since, ~table.c.gone, doubtful, ~counted, ~works)
     groups = connection.execute(
         select(table.c.application, table.c.provider, table.c.closed_rule, func.count().label("grants"))
         .where(*fresh)
@@ -246,6 +274,22 @@ def escalate(connection: Connection, *, since: Micros, number: int, held_until: 
     return found
 
 
+def _open_stragglers(connection: Connection, *, now: Micros) -> None:
+    """Open lanes whose refusal was on the wire when their pair was held for it: it is the same trouble."""
+    table, pair = schema.lane, schema.pair.c
+    held_for_it = exists().where(
+        pair.application == table.c.application,
+        pair.provider == table.c.provider,
+        pair.held_by == ESCALATION,
+        pair.held_rule == table.c.closed_rule,
+        pair.held_until > now,
+        pair.held_since <= table.c.closed_at,
+    )
+    ids = connection.execute(select(table.c.id).where(held_for_it, ~table.c.gone)).scalars().all()
+    rows = lock(connection, ids)
+    settle(connection, rows, {lane_id: _opened(now) for lane_id in rows}, now=now)
+
+
 def _hold_pair(
     connection: Connection, application: str, provider: str, rule: str, until: Micros, *, now: Micros
 ) -> None:
@@ -253,7 +297,8 @@ def _hold_pair(
     connection.execute(
         update(table)
         .where(table.c.application == application, table.c.provider == provider)
-        .values(held_until=until, held_since=now, held_rule=rule, held_by="escalation", ramp=1)
+        .where(table.c.held_until.is_(None) | (table.c.held_until <= until))  # a longer one of an operator's stays
+        .values(held_until=until, held_since=now, held_rule=rule, held_by=ESCALATION, ramp=1)
     )
 
 

@@ -8,12 +8,26 @@ between. Several lanes are locked in the order of their ids.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Row, Uuid, bindparam, case, delete, func, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    Uuid,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    select,
+    text,
+    true,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
@@ -62,20 +76,23 @@ def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Row[Any]]:
 # --- new jobs ---------------------------------------------------------------------------------------------------------
 
 
-def take_wakes(connection: Connection, *, limit: int) -> Sequence[Row[Any]]:
-    """Delete up to ``limit`` wake rows and give them.
+def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequence[Row[Any]]:
+    """Delete up to ``limit`` wake rows with ids above one and give them.
 
-    Never "those with an id above the last one seen": ids are handed out before they are committed, so lower ones
-    appear later.
+    Never "those above the last one seen": ids are handed out before they are committed, so lower ones appear later.
+    What ``above`` may be is for `sendq.floors` to say.
     """
     table = schema.wake
-    some = select(table.c.id).order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
+    live = select(table.c.id).where(table.c.id > above)
+    some = live.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
     return connection.execute(delete(table).where(table.c.id.in_(some)).returning(*table.c)).all()
 
 
-def any_wakes(connection: Connection) -> bool:
+def any_wakes(connection: Connection, *, above: int = 0) -> bool:
     """Whether new jobs wait to be taken in."""
-    return connection.execute(select(schema.wake.c.id).limit(1)).first() is not None
+    table = schema.wake.c
+    live = select(table.id).where(table.id > above).order_by(table.id).limit(1)
+    return connection.execute(live).first() is not None
 
 
 def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, pace_of: Callable[[str], Pace]) -> None:
@@ -84,13 +101,15 @@ def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, pace
     _make_missing(connection, news, now=now, pace_of=pace_of)
     rows = lock(connection, news)
     changes = []
-    for lane_id, row in rows.items():
-        new = news[lane_id]
+    in_order = sorted(rows, key=lambda lane_id: news[lane_id].first)
+    for place, lane_id in enumerate(in_order):
+        row, new = rows[lane_id], news[lane_id]
         marks = marks_of(row)
         for priority, at in enumerate(new.earliest):
             if at is not None:
                 marks = lower(marks, priority, at)
-        first = min(at for at in new.earliest if at is not None)
+        # Hardly earlier than now, whatever the jobs say, and in their order: scans begin at a time near now.
+        first = max(now - (len(in_order) - place), new.first)
         wanted = next_turn_at(first, ready_at=row.ready_at, held_until=row.held_until, closed=row.closed_at is not None)
         if wanted is not None and row.next_at is not None:
             wanted = min(wanted, row.next_at)
@@ -115,6 +134,11 @@ class _News:
     grant_id: str
     provider: str | None
     earliest: list[Micros | None]
+
+    @property
+    def first(self) -> Micros:
+        """When the first of the new jobs is due."""
+        return min(at for at in self.earliest if at is not None)
 
 
 def _merge(wakes: Sequence[Row[Any]]) -> dict[UUID, _News]:
@@ -256,22 +280,35 @@ class PairView:
         return NEVER if self.next_at is None else max(self.next_at, self.held_until)
 
 
-def pairs(connection: Connection) -> list[PairView]:
-    """Every pair with its hold (its own, or its application's) and the first time that a lane of it is due."""
+def pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micros] | None = None) -> list[PairView]:
+    """Every pair with its hold (its own, or its application's) and the first time that a lane of it is due.
+
+    ``floors``: where the search for that begins, by pair.
+    """
     table, lanes = schema.pair, schema.lane.c
+    floor = case(
+        *(
+            (and_(table.c.application == application, table.c.provider == provider), at)
+            for (application, provider), at in (floors or {}).items()
+        ),
+        (true(), 0),
+        else_=0,
+    )
     first = (
         select(lanes.next_at)
         .where(
             lanes.application == table.c.application,
             lanes.provider == table.c.provider,
             lanes.turn.is_(None),
-            lanes.next_at.is_not(None),
+            lanes.next_at >= floor,
         )
         .order_by(lanes.next_at)
         .limit(1)
         .scalar_subquery()
     )
-    found = connection.execute(select(table, first.label("next_at"))).all()
+    # In the order in which everybody locks them.
+    ordered = select(table, first.label("next_at")).order_by(table.c.application, table.c.provider)
+    found = connection.execute(ordered).all()
     whole = {row.application: row.held_until or 0 for row in found if row.provider == "*"}
     return [
         PairView(
@@ -285,6 +322,13 @@ def pairs(connection: Connection) -> list[PairView]:
         for row in found
         if row.provider != "*"
     ]
+
+
+def lock_pairs(connection: Connection, applications: Iterable[str]) -> None:
+    """Lock all pairs of these applications, in the order of their names."""
+    table = schema.pair.c
+    wanted = select(table.provider).where(table.application.in_(sorted(set(applications))))
+    connection.execute(wanted.order_by(table.application, table.provider).with_for_update()).all()
 
 
 def unprove(connection: Connection, pair: PairView) -> None:
@@ -309,7 +353,9 @@ def prove(connection: Connection, application: str, provider: str, *, begun_at: 
     return ramp
 
 
-def due(connection: Connection, pair: PairView, *, now: Micros, limit: int) -> list[tuple[UUID, int]]:
+def due(
+    connection: Connection, pair: PairView, *, now: Micros, limit: int, floor: Micros = 0
+) -> list[tuple[UUID, int]]:
     """Due lanes of one pair, those first that have waited longest, with the calls each may make at once; locked."""
     table = schema.lane.c
     rows = connection.execute(
@@ -318,6 +364,7 @@ def due(connection: Connection, pair: PairView, *, now: Micros, limit: int) -> l
             table.application == pair.application,
             table.provider == pair.provider,
             table.turn.is_(None),
+            table.next_at >= floor,
             table.next_at <= now,
         )
         .order_by(table.next_at)
@@ -366,10 +413,11 @@ class Used:
 
     young: int
     old: int
+    first_at: Micros = field(default=0, compare=False)  # when the oldest of these turns was opened
 
 
-def used_slots(connection: Connection, *, old_before: Micros) -> dict[tuple[str, str], Used]:
-    """What open turns use, by (application, provider); turns that were opened before ``old_before`` are old."""
+def used_slots(connection: Connection, *, old_before: Micros, floor: Micros = 0) -> dict[tuple[str, str], Used]:
+    """What turns opened since ``floor`` use, by (application, provider); those opened before ``old_before`` are old."""
     table = schema.lane.c
     young = case((table.turn_at >= old_before, table.turn_slots), else_=0)
     rows = connection.execute(
@@ -378,8 +426,12 @@ def used_slots(connection: Connection, *, old_before: Micros) -> dict[tuple[str,
             table.provider,
             func.sum(table.turn_slots).label("slots"),
             func.sum(young).label("young"),
+            func.min(table.turn_at).label("first_at"),
         )
-        .where(table.turn.is_not(None))
+        .where(table.turn.is_not(None), table.turn_at >= floor)
         .group_by(table.application, table.provider)
     )
-    return {(row.application, row.provider): Used(int(row.young), int(row.slots) - int(row.young)) for row in rows}
+    return {
+        (row.application, row.provider): Used(int(row.young), int(row.slots) - int(row.young), row.first_at)
+        for row in rows
+    }

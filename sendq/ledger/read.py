@@ -156,7 +156,7 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
         raise NotFound(f"there is no job {job_id} in this ledger; it may have been pruned after its retention")
     if row.state == State.QUEUED:
         event = withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
-        end_waiting(connection, {job_id: event}, now=now)
+        end_waiting(connection, {job_id: event}, now=now, rule="cancelled")
         return MOVES[State.QUEUED][event]
     if row.state == State.SENDING:
         table = schema.job

@@ -20,9 +20,9 @@ from sendq.clock import Micros
 from sendq.ledger import schema
 from sendq.ledger.bulk import insert_new, update_rows
 from sendq.ledger.enqueue import notify
-from sendq.ledger.grants import CHECK_FIRST
+from sendq.ledger.grants import pause_after
 from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, lock_jobs, withdrawal
-from sendq.ledger.lanes import CLOSED_TURN, NEVER, lock, lower_in, prove, settle
+from sendq.ledger.lanes import CLOSED_TURN, NEVER, lock, lock_pairs, lower_in, prove, settle
 from sendq.ledger.turns import begin
 from sendq.states import FINAL, MOVES, Event, State
 
@@ -115,6 +115,9 @@ def record(connection: Connection, group: Group, *, now: Micros) -> Recorded:
     """Write a group. Repeating one whose commit may or may not have happened changes nothing the second time."""
     recorded = Recorded()
     lanes = lock(connection, group.lane_ids())
+    wide = [lanes[one.lane_id].application for one in group.outcomes if one.hold and one.hold.scope != "grant"]
+    if wide or group.proven:
+        lock_pairs(connection, [*wide, *(application for application, _ in group.proven)])
     changes: dict[UUID, dict[str, Any]] = {}
     _apply_outcomes(connection, group.outcomes, lanes, changes, recorded, now=now)
     open_turns = {lane_id for lane_id, row in lanes.items() if row.turn == "claimed"}
@@ -123,7 +126,10 @@ def record(connection: Connection, group: Group, *, now: Micros) -> Recorded:
         [
             (item.job_id, item.fence)
             for item in group.begins
-            if item.lane_id in open_turns and lanes[item.lane_id].fence == item.fence
+            if item.lane_id in open_turns
+            and lanes[item.lane_id].fence == item.fence
+            # Held since the turn began, by hand or by what a late worker told: inside a hold nothing is asked.
+            and (lanes[item.lane_id].held_until or 0) <= now
         ],
         now=now,
     )
@@ -232,8 +238,8 @@ def _apply_to_lane(
 ) -> bool:
     """What an outcome says of its lane, or of more than its lane; whether it began an incident above the grant."""
     lane = lanes[outcome.lane_id]
-    if outcome.event is Event.ACCEPT and lane.streak:
-        changes.setdefault(lane.id, {})["streak"] = 0
+    if outcome.event is Event.ACCEPT and (lane.streak or lane.refused):
+        changes.setdefault(lane.id, {}).update(streak=0, refused=0, checks=0, announced_at=None)
     if outcome.width is not None:
         width = max(1, min(lane.width, outcome.width))
         changes.setdefault(lane.id, {}).update(width=width, ramp=min(lane.ramp, width))
@@ -250,7 +256,7 @@ def _apply_hold(
     *,
     now: Micros,
 ) -> bool:
-    """One incident, one step: what was on the wire when a hold fell does not lengthen it.
+    """One incident, one step: what was on the wire when a hold fell does not lengthen it, and nothing shortens it.
 
     Whether it is the first step of an incident above the grant, with a success since the last.
     """
@@ -260,11 +266,13 @@ def _apply_hold(
         change = changes.setdefault(lane.id, {})
         held_since = change.get("held_since", lane.held_since)
         if hold.until is None:
-            known = lane.closed_at is not None and (hold.suspected or not lane.suspected)
+            closed = change.get("closed_at", lane.closed_at) is not None
+            known = closed and (hold.suspected or not change.get("suspected", lane.suspected))
             if not known and (lane.opened_at is None or outcome.begun_at >= lane.opened_at):
                 change.update(closed_at=now, closed_rule=hold.rule, suspected=hold.suspected, gone=hold.gone)
-                change.update(check_at=now if hold.suspected else now + CHECK_FIRST, checks=0)
-        elif held_since is None or outcome.begun_at >= held_since:
+                # As many questions as there were since the last success: they come ever more rarely.
+                change.update(check_at=now if hold.suspected else now + pause_after(lane.checks))
+        elif (held_since is None or outcome.begun_at >= held_since) and hold.until >= (lane.held_until or 0):
             change.update(held_until=hold.until, held_since=now, held_rule=hold.rule, held_by=hold.by)
             change.update(ramp=1, streak=lane.streak + 1)
         return False
@@ -275,6 +283,7 @@ def _apply_hold(
         update(table)
         .where(table.c.application == lane.application, table.c.provider == provider)
         .where(table.c.held_since.is_(None) | (table.c.held_since <= outcome.begun_at))
+        .where(table.c.held_until.is_(None) | (table.c.held_until <= (hold.until or 0)))
         .values(
             held_until=hold.until,
             held_since=now,

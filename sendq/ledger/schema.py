@@ -190,11 +190,13 @@ lane = Table(
     Column("announced_at", BigInteger),  # when its owner was called for; null: not yet
     Column("check_at", BigInteger),  # when the API is next asked about the grant
     Column("checks", SmallInteger, nullable=False, server_default="0"),
+    # Times since the last success that the API called the grant valid and its provider refused it all the same.
+    Column("refused", SmallInteger, nullable=False, server_default="0"),
     Column("opened_at", BigInteger),  # last reopened; what was begun before does not close it again
     Column("gone", Boolean, nullable=False, server_default=text("false")),  # the grant exists no more: its jobs end
     Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),
     Index("sendq_lane_closed_idx", "check_at", **_when("closed_at IS NOT NULL")),
-    Index("sendq_lane_turn_idx", "turn_worker", "turn_at", **_when("turn IS NOT NULL")),
+    Index("sendq_lane_turn_idx", "turn_at", **_when("turn IS NOT NULL")),
 )
 
 pair = Table(

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, BindParameter, Connection, LargeBinary, Row, Text, Uuid, bindparam, text
+from sqlalchemy import BigInteger, BindParameter, Connection, LargeBinary, Row, Text, Uuid, bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
@@ -35,6 +35,7 @@ class Claimed:
     lane: Row[Any]
     jobs: Sequence[Row[Any]]  # columns: see `_JOB`, with `body` and `content_type`
     begun: frozenset[UUID]
+    streak: int = 0  # holds of its pair or application since the last success of the pair
 
     @property
     def slots(self) -> int:
@@ -97,10 +98,25 @@ def claim(
             for lane_id, row in ours.items()
         ],
     )
+    streaks = _streaks(connection, {row.application for row in ours.values()})
     return [
-        Claimed(row, loaded[lane_id], frozenset(job.id for job in loaded[lane_id] if job.id in begun))
+        Claimed(
+            row,
+            loaded[lane_id],
+            frozenset(job.id for job in loaded[lane_id] if job.id in begun),
+            max(streaks.get((row.application, row.provider), 0), streaks.get((row.application, "*"), 0)),
+        )
         for lane_id, row in ours.items()
     ]
+
+
+def _streaks(connection: Connection, applications: set[str]) -> dict[tuple[str, str], int]:
+    """Holds since the last success, by pair."""
+    table = schema.pair.c
+    rows = connection.execute(
+        select(table.application, table.provider, table.streak).where(table.application.in_(sorted(applications)))
+    )
+    return {(row.application, row.provider): row.streak for row in rows}
 
 
 class OfObject(Protocol):
@@ -160,8 +176,10 @@ _BEGIN_ONE = (
 _BEGIN_MANY = (
     text(
         _BEGIN_SET + "v.fence FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS v (id, fence)"
+        # CASE, for a plain condition on the state tempts the planner to the index of waiting jobs, all of them, when
+        # its statistics are from a time at which few waited.
         " WHERE sendq_job.id = v.id"
-        " AND (sendq_job.state = 'queued' OR (sendq_job.state = 'sending' AND sendq_job.turn = v.fence))"
+        " AND CASE sendq_job.state WHEN 'queued' THEN true WHEN 'sending' THEN sendq_job.turn = v.fence ELSE false END"
         " RETURNING sendq_job.id"
     )
     .bindparams(

@@ -33,6 +33,8 @@ class Behaviour:
     key like other errors. ``index_delay``: seconds until an accepted message is found by its metadata.
     ``index_timeouts``: whether a message whose answer was lost (timeout, broken connection) is ever found by it. What
     the real API does in these three cases is not documented, so code in front of it has to bear all of them.
+    ``gate``: a limit of one's own. It is asked about every request that is about to be carried out, before any scripted
+    fault, in the order of arrival and in the simulator's thread; the fault that it gives is what happens.
     """
 
     api_key: str
@@ -40,6 +42,7 @@ class Behaviour:
     stores_throttles: bool = True
     index_delay: float = 0.0
     index_timeouts: bool = True
+    gate: Callable[[Request], Fault | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +119,10 @@ class Api:
         if grant is not None and grant.status != "valid" and request.operation != "grant":
             raise answers.unauthorized_grant()
         recipients = [one["email"] for one in payload["to"]] if request.operation == "send" else []
-        with self._store.changed:
-            fault = self._faults.choose(request.grant, request.operation, recipients, request.job)
+        fault = self.behaviour.gate(request) if self.behaviour.gate else None
+        if fault is None:
+            with self._store.changed:
+                fault = self._faults.choose(request.grant, request.operation, recipients, request.job)
         if fault is None:
             done = self._act(request, grant, payload, None)
             return Outcome(done, done)

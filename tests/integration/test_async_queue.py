@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ from sendq.ledger import schema
 from sendq.ledger.engine import open_async_engine, open_engine
 from tests.support.ledger import MESSAGE
 
+LIMIT_S = 20
 OTHER = Message(to=["nyah@example.com"])
 
 
@@ -57,6 +59,10 @@ def on(url: str, story: Callable[[AsyncSendQueue], Awaitable[None]]) -> None:
     async def run() -> None:
         async with opened(url) as queue:
             await story(queue)
+        # A connection that could not be opened leaves its thread behind, which still speaks to this loop.
+        for thread in threading.enumerate():
+            if "_connection_worker_thread" in thread.name:
+                await asyncio.to_thread(thread.join, LIMIT_S)
 
     asyncio.run(run())
 

@@ -239,6 +239,19 @@ class TestAKey:
             session.rollback()
         assert not ledger.queue.send("g1", OTHER, key="k").existed
 
+    def test_is_inserted_in_the_order_of_keys_so_that_callers_cannot_wait_in_a_circle(
+        self, sqlite_ledger_url: str
+    ) -> None:
+        engine = open_engine(sqlite_ledger_url)
+        names = [(f"k{n}", application) for n in (3, 1, 2) for application in ("b", "a")]
+        SendQueue(engine).send_many(
+            [Send("g1", MESSAGE, Options(key=key, application=application)) for key, application in names]
+        )
+        with engine.connect() as connection:
+            inserted = connection.execute(text("SELECT application, key FROM sendq_key ORDER BY rowid")).all()
+        assert inserted == sorted(inserted)
+        engine.dispose()
+
 
 class TestAConflictThatTheCallerCatches:
     def test_leaves_nothing_of_the_call_though_the_caller_commits(self, ledger: Ledger) -> None:

@@ -88,12 +88,12 @@ class TestFlower:
         assert "marked" not in str(tasks)
 
 
-def complete(tasks: dict[str, dict[str, Any]] | None, wanted: set[str]) -> dict[str, dict[str, Any]] | None:
-    """The tasks, once all that are wanted have ended."""
+def complete(tasks: dict[str, dict[str, Any]] | None, wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """The tasks, once all that are wanted have ended; until then none."""
     if not tasks or len(tasks) <= len(wanted) or not wanted <= tasks.keys():
-        return None
+        return {}
     over = {"SUCCESS", "FAILURE", "PARKED"}
-    return tasks if all(task["state"] in over for task in tasks.values()) else None
+    return tasks if all(task["state"] in over for task in tasks.values()) else {}
 
 
 FOREIGN = '''

@@ -21,12 +21,14 @@ from sqlalchemy.orm import Session
 
 from sendq import State, clock
 from sendq.ids import new_id
-from sendq.ledger import lanes, migrate, record, rescue, schema, turns
+from sendq.ledger import lanes, migrate, record, rescue, schema, turns, workers
 from sendq.ledger.engine import open_engine, writing
+from sendq.ledger.lanes import Turn
 from sendq.pace import pace_of
 from sendq.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from tests.support.servers import PgServer
+from worker.dispatcher import Dispatcher
 
 LIMIT_S = 20
 
@@ -349,6 +351,17 @@ class Cost(NamedTuple):
     entries: int
 
 
+class NoBell:
+    """For rounds that a test calls itself."""
+
+    rings = False
+    look_every = 0
+
+    def wait(self, limit_s: float) -> None: ...
+    def ring(self) -> None: ...
+    def close(self) -> None: ...
+
+
 class TestAnOldSnapshotOfAnotherConnection:
     """A dump, or a forgotten transaction: what was deleted or changed since cannot be cleaned away."""
 
@@ -376,6 +389,58 @@ class TestAnOldSnapshotOfAnotherConnection:
         assert with_it.pages < 1.5 * without.pages
         # Dead entries of an index lie close together, so passing over thousands of them hardly shows in pages.
         assert with_it.entries < 1.5 * without.entries
+
+    def test_makes_a_round_of_the_dispatcher_no_more_than_half_as_dear_again(self, pg_server: PgServer) -> None:
+        """Hundreds of turns later: whatever they left behind in the indexes is passed over."""
+        with pg_server.database() as name:
+            url = pg_server.url(name)
+            migrate.run(url)
+            engine, other = open_engine(url), open_engine(url)
+            with engine.begin() as connection:
+                for table in self.TABLES:
+                    connection.execute(text(f"ALTER TABLE sendq_{table} SET (autovacuum_enabled = false)"))
+            ledger = Ledger(engine)
+            dispatcher = self.dispatcher(ledger)
+            with other.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+                connection.execute(text("SELECT count(*) FROM sendq_job")).scalar()
+                pages = [self.cost_of_a_round(ledger, dispatcher, number) for number in range(200)]
+            engine.dispose()
+            other.dispose()
+        # The first rounds know no floor yet: compared are rounds in the middle with the last.
+        early, late = sorted(pages[31:60])[15], sorted(pages[-29:])[15]
+        assert late < 1.5 * early, (early, late)
+
+    def dispatcher(self, ledger: Ledger) -> Dispatcher:
+        with ledger.writing() as connection:
+            load = workers.Load(capacity=100, slow=0)
+            workers.register(connection, ledger.worker, name="w", pid=1, version="0", load=load, now=ledger.clock())
+            known = {"application": "default", "provider": "unknown", "ramp": None, "proven_at": 2**62}
+            connection.execute(schema.pair.insert().values(known))
+        self.published: list[Turn] = []
+        return Dispatcher(
+            ledger.engine,
+            lambda bundles: self.published.extend(turn for bundle in bundles for turn in bundle),
+            NoBell(),
+            holder=lambda: ledger.worker,
+            now=ledger.clock,
+            lease_s=4.5,
+            poll_s=0.2,
+            bundle_turns=50,
+            bundle_slots=100,
+        )
+
+    def cost_of_a_round(self, ledger: Ledger, dispatcher: Dispatcher, number: int) -> int:
+        """Pages that a round touches which gives five lanes a turn; carried out and ended, a second passes."""
+        for lane in range(5):
+            ledger.send(f"g{number}-{lane}")
+        before = self.so_far(ledger).pages
+        dispatcher.run_once()
+        cost = self.so_far(ledger).pages - before
+        turns, self.published = self.published, []
+        for claimed in ledger.claim(turns):
+            ledger.finish(claimed)
+        ledger.clock.advance(1)
+        return cost
 
     def enqueue(self, ledger: Ledger, grant: str) -> None:
         with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -409,3 +474,25 @@ class TestAnOldSnapshotOfAnotherConnection:
             pages = text(f"SELECT sum({touched}) FROM pg_statio_user_tables")
             entries = text("SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'sendq_job_waiting_idx'")
             return Cost(int(connection.execute(pages).scalar_one()), int(connection.execute(entries).scalar_one()))
+
+
+class TestAPlannerThatBelievesNothingWaits:
+    """Statistics are from a quiet night, and 3,000 jobs came in just now."""
+
+    def test_does_not_look_for_some_jobs_among_all_that_wait(self, pg_ledger: Ledger) -> None:
+        with pg_ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE sendq_job"))
+        pg_ledger.queue.modify("g1", [f"m{n}" for n in range(3_000)], starred=True)
+        jobs = [row.id for row in pg_ledger.rows(schema.job)[:10]]
+        seen: list[tuple[str, Any]] = []
+
+        def before(_conn: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+            seen.append((statement, parameters))
+
+        with pg_ledger.writing() as connection:
+            event.listen(connection, "before_cursor_execute", before)
+            assert turns.begin(connection, [(job, 1) for job in jobs], now=pg_ledger.clock()) == set(jobs)
+            statement, parameters = seen[0]
+            plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
+        assert "sendq_job_waiting_idx" not in plan
+        assert "Update on sendq_job" in plan

@@ -117,6 +117,17 @@ class TestAnOutcome:
         ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN), ends=[end(claimed)])
         assert [found.id for found in ledger.serve().jobs] == [job]
 
+    def test_that_returns_a_job_is_not_hidden_by_what_its_own_turn_recorded_before(self, ledger: Ledger) -> None:
+        ledger.send(), ledger.send()
+        claimed = ledger.serve()
+        first, second = claimed.jobs
+        # Nothing waits but the first, tomorrow: that is where the next scan would begin.
+        hold = throttle(ledger, minutes=1)
+        ledger.record(outcome(claimed, first, Event.RETURN, next_at=ledger.clock() + 24 * 60 * MINUTE, hold=hold))
+        ledger.record(outcome(claimed, second, Event.RETURN), ends=[end(claimed)])
+        ledger.clock.advance(60)
+        assert [found.id for found in ledger.serve().jobs] == [second.id]
+
 
 class TestAJobThatWasGivenBackWithoutACall:
     def test_has_an_unused_key_still(self, ledger: Ledger) -> None:
@@ -547,9 +558,11 @@ class TestTheCountsOfABatch:
         agree()
         ledger.record(outcome(claimed, cancelled, Event.RETURN))
         agree()
+        ledger.queue.cancel(str(on_the_wire.id))
+        agree()
         bury(ledger)
         agree()
-        assert ledger.queue.batch(str(batch)).counts == {State.SENT: 1, State.DEAD: 1, State.CANCELLED: 2}
+        assert ledger.queue.batch(str(batch)).counts == {State.SENT: 1, State.DEAD: 1, State.CANCELLED: 3}
         ledger.clock.advance(3_600)
         with ledger.writing() as connection:
             rescue.expire(connection, now=ledger.clock(), limit=100)

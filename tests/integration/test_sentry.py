@@ -101,4 +101,5 @@ def meet_trouble(system: System, ingest: Ingest) -> None:
         ("sendq", "hold", "gmail_api_disabled"),
     }
     eventually(lambda: wanted <= ingest.fingerprints(), f"{wanted} at Sentry")
+    assert not any({"sentry-trace", "baggage"} & request.headers.keys() for request in system.api.requests)
     assert worker.terminate() == 0

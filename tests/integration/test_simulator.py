@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from nylas import Client as OfficialClient
 from nylas.models.errors import NylasApiError
 
-from sendq.simulator import Fault, Simulator
+from sendq.simulator import Fault, Request, Simulator
 from sendq.simulator.checks import MODIFY, SEND
 from sendq.simulator.faults import MAGIC
 from sendq.simulator.idempotency import LIFETIME
@@ -515,6 +515,26 @@ class TestAScriptedFault:
         assert first == faults(1)
         assert first != faults(2)
         assert set(first) == {200, 503}
+
+
+class TestAGate:
+    def test_decides_before_any_script_and_sees_each_request(self, sim: Simulator, client: Client) -> None:
+        admitted: list[str | None] = []
+
+        def three_then_no_more(request: Request) -> Fault | None:
+            if len(admitted) == 3:
+                return Fault.status(429, headers={"Retry-After": "5"})
+            admitted.append(request.grant)
+            return None
+
+        sim.behaviour.gate = three_then_no_more
+        sim.will(Fault.status(503), times=1)
+        replies = [client.send() for _ in range(5)]
+        assert [reply.status for reply in replies] == [503, 200, 200, 429, 429]
+        assert admitted == ["g"] * 3
+        assert len(sim.mailbox) == 2
+        sim.behaviour.gate = None
+        assert client.send().status == 200
 
 
 class TestModifying:

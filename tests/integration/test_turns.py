@@ -225,8 +225,9 @@ class TestBeginning:
             rescue.bury(connection, ledger.worker, now=ledger.clock())
         assert ledger.record(begins=[(claimed, ids(claimed)[1])]).begun == set()
         again = ledger.serve(worker=new_id())
-        assert ledger.record(begins=[(claimed, ids(claimed)[1])]).begun == set()
-        assert ledger.record(begins=[(again, ids(claimed)[1])]).begun == {ids(claimed)[1]}
+        waiting = next(job.id for job in again.jobs if job.id not in again.begun)
+        assert ledger.record(begins=[(claimed, waiting)]).begun == set()
+        assert ledger.record(begins=[(again, waiting)]).begun == {waiting}
 
 
 class TestJobsForOneObject:

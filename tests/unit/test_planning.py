@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sendq import NEVER, InvalidJob, Message, Options, Send
+from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue
 from sendq.clock import SECOND, micros
 from sendq.ids import lane_id
 from sendq.planning import SEND_EXPIRY, Modification, Planned, plan_modification, plan_sends
@@ -185,3 +185,9 @@ class TestTheKeyRow:
     )
     def test_tells_other_content(self, other: Send) -> None:
         assert plan(send(key="a")).plan.keys[0]["digest"] != plan(other).plan.keys[0]["digest"]
+
+
+class TestOurMetadataKey:
+    def test_is_one_that_nylas_can_search(self) -> None:
+        with pytest.raises(ValueError, match="key1, key2"):
+            SendQueue("sqlite://", metadata_key="job")

@@ -251,11 +251,19 @@ class TestApplications:
             file.write_text(f"{key}\n")
             assert application.api_key().get_secret_value() == key
 
+    def test_one_plain_variable_makes_the_default_one_and_its_key_is_missed(self) -> None:
+        settings = Settings.load(
+            {"NYLAS_WEBHOOK_SECRET": "w", "SENDQ_APPLICATIONS": json.dumps({"other": {"api_key": "k"}})}
+        )
+        assert settings.applications.keys() == {"default", "other"}
+        with pytest.raises(SettingsError, match="NYLAS_API_KEY: is not set"):
+            settings.require_keys()
+
     def test_without_a_readable_key_are_all_told(self, tmp_path: Path) -> None:
         (tmp_path / "empty").write_text("\n")
         (tmp_path / "letter").write_text("hush, it is a secret")
         named = {name: {"api_key_file": str(tmp_path / name)} for name in ("gone", "empty", "letter")}
-        settings = Settings.load({"NYLAS_CLIENT_ID": "x", "SENDQ_APPLICATIONS": json.dumps(named | {"none": {}})})
+        settings = Settings.load({"SENDQ_APPLICATIONS": json.dumps(named | {"none": {}})})
         with pytest.raises(SettingsError) as caught:
             settings.require_keys()
         said = str(caught.value).splitlines()

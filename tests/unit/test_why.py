@@ -35,6 +35,8 @@ def why(
     )
     lane_row = {
         "closed_at": None,
+        "suspected": False,
+        "gone": False,
         "closed_rule": None,
         "held_until": None,
         "held_rule": None,
@@ -71,6 +73,14 @@ class TestAJobThatEnded:
 class TestAJobThatWaits:
     def test_is_on_the_wire(self) -> None:
         assert why(job={"state": "sending"}).reason == "on_the_wire"
+
+    def test_for_the_api_to_say_what_is_wrong_with_the_grant(self) -> None:
+        found = why(lane={"closed_at": NOW, "closed_rule": "forbidden", "suspected": True})
+        assert (found.reason, "asked" in found.says) == ("reauth", True)
+
+    def test_for_its_due_time_when_a_hold_ends_before_that(self) -> None:
+        found = why(job={"next_at": LATER + SECOND}, lane={"held_until": LATER})
+        assert (found.reason, found.until) == ("not_due", moment(LATER + SECOND))
 
     def test_for_the_grant_to_be_authorised_anew(self) -> None:
         found = why(lane={"closed_at": NOW, "closed_rule": "grant expired", "held_until": LATER})

@@ -1,6 +1,7 @@
 """The command line, ``sendq`` (from a checkout: ``./dev sendq``, or ``python -m worker.cli``).
 
-`main` ties it together, `output` is how it speaks, `door` how it comes to settings and ledger; the commands stand in
-`reading` (what is going on), `acting` (change something), `policies` (what would happen) and `running` (processes).
+`main` ties it together, `output` is how it speaks, `given` how people put durations and times, `door` how it comes to
+settings and ledger; the commands stand in `reading` (what is going on), `acting` (change something), `holding` (leave
+something alone), `reviving` (dead letters), `policies` (what would happen) and `running` (processes).
 Command modules import what they need inside the command: ``--help`` and ``explain`` answer at once.
 """

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Engine
 
     from sendq import SendQueue
     from settings import Settings
@@ -43,14 +43,29 @@ def open_queue() -> Iterator[SendQueue]:
 
 def read_ledger(question: Callable[[Connection], T]) -> T:
     """One question to the configured ledger, in one transaction."""
+    with open_ledger(writes=False) as connection:
+        return question(connection)
+
+
+@contextmanager
+def open_ledger(*, writes: bool) -> Iterator[Connection]:
+    """One transaction on the configured ledger, committed at the end of the block if it ``writes``."""
+    from sendq.ledger.engine import reading, writing
+
+    with ledger_engine() as engine, writing(engine) if writes else reading(engine) as connection:
+        yield connection
+
+
+@contextmanager
+def ledger_engine() -> Iterator[Engine]:
+    """The configured ledger, for several transactions; one that is away, or not this version's, is refused."""
     from sendq.ledger import migrate
-    from sendq.ledger.engine import open_engine, reading
+    from sendq.ledger.engine import open_engine
 
     engine = open_engine(_url(load_settings()))
     try:
         migrate.require(engine)
-        with reading(engine) as connection:
-            return question(connection)
+        yield engine
     finally:
         engine.dispose()
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from worker.cli import acting, policies, reading, running
+from worker.cli import acting, holding, policies, reading, reviving, running
 from worker.cli.output import FAILED, UNUSABLE, complain
 
 INTERRUPTED = 130
@@ -32,7 +32,7 @@ def sendq() -> None:
     """
 
 
-for module in (running, reading, acting, policies):
+for module in (running, reading, acting, holding, reviving, policies):
     for command in module.COMMANDS:
         sendq.add_command(command)
 

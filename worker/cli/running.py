@@ -1,4 +1,4 @@
-"""Processes: demo, up, worker, simulator."""
+"""Processes: demo, up, worker, webhooks, simulator."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 
 import click
 
-from worker.cli.door import load_settings, read_ledger
-from worker.cli.output import complain
+from worker.cli.door import load_settings, open_queue, read_ledger
+from worker.cli.output import complain, tell
 
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "allow_interspersed_args": False}
 
@@ -51,6 +51,26 @@ def worker(arguments: tuple[str, ...]) -> None:
     os.execve(argv[0], argv, with_checkout(os.environ))
 
 
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
+def webhooks(host: str, port: int) -> None:
+    """Take in Nylas's webhooks about grants, for every application that has a webhook secret.
+
+    `default` is answered at /, each other application at /NAME. Nylas speaks to HTTPS alone: put a proxy in front that
+    leaves bodies as they are (the signature is that of the bytes) and passes on x-nylas-signature.
+    """
+    from settings.logs import start_logs
+    from worker.webhooks import secrets_of, serve
+
+    settings = load_settings()
+    secrets = secrets_of(settings)
+    read_ledger(lambda _connection: None)  # refuses a ledger that is away, or not this version's
+    start_logs(settings)
+    with open_queue() as queue:
+        serve(queue, secrets, host=host, port=port, say=tell)
+
+
 @click.command(context_settings={**PASSED_ON, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def simulator(arguments: tuple[str, ...]) -> None:
@@ -60,4 +80,4 @@ def simulator(arguments: tuple[str, ...]) -> None:
     raise SystemExit(simulate(list(arguments)))
 
 
-COMMANDS = (demo, up, worker, simulator)
+COMMANDS = (demo, up, worker, webhooks, simulator)

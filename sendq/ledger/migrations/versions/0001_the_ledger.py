@@ -186,6 +186,7 @@ def upgrade() -> None:
         sa.Column("announced_at", sa.BigInteger(), nullable=True),
         sa.Column("check_at", sa.BigInteger(), nullable=True),
         sa.Column("checks", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("refused", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("opened_at", sa.BigInteger(), nullable=True),
         sa.Column("gone", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_lane_pkey")),
@@ -209,7 +210,7 @@ def upgrade() -> None:
     op.create_index(
         "sendq_lane_turn_idx",
         "sendq_lane",
-        ["turn_worker", "turn_at"],
+        ["turn_at"],
         unique=False,
         postgresql_where=sa.text("turn IS NOT NULL"),
         sqlite_where=sa.text("turn IS NOT NULL"),

@@ -1,0 +1,189 @@
+"""From the bytes of a delivery to a notice that is worth a look at the ledger, or to the answer at once.
+
+Pure: the same bytes, secret and time give the same. The signature is that of the bytes as they came, so it is looked at
+before they are unpacked or parsed: whoever does not know the secret reaches no parser.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import Any, TypeGuard
+from urllib.parse import parse_qs
+
+from sendq.clock import SECOND, Micros, micros
+
+# Nylas leaves the content out of notifications above 1 MiB (`.truncated`); the rest is for the envelope around it.
+BODY_MOST = 1024 * 1024 + 64 * 1024
+
+# The last attempt comes within 20 minutes of the first. What is a day older than its arrival was recorded by somebody
+# and is played again. Less than the time for which ids are kept (`sendq.webhooks.effect.KEEP`).
+STALE: Micros = 24 * 3600 * SECOND
+
+# A time that lies further ahead than this is not a clock that differs, but no time at all.
+AHEAD_MOST: Micros = 3600 * SECOND
+
+# Ids of notifications and grants are UUIDs; twice the room that the longest id of theirs is known to take.
+ID_MOST = 255
+
+# What `GET` may ask us to echo; theirs are a few dozen characters.
+CHALLENGE_MOST = 1000
+
+# "Notification schemas", grant.updated: 25014 is an ordinary update, 25027 one by a new sign-in.
+REAUTHENTICATED = 25027
+
+_GZIP = b"\x1f\x8b"  # no JSON begins like this
+_GZIP_WINDOW = 31  # zlib's word for "gzip, with its header"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What to answer: the HTTP status, and a sentence (for the body, or a log; it names nobody)."""
+
+    status: int
+    says: str
+
+
+class Kind(Enum):
+    """What a notification says of a grant."""
+
+    EXPIRED = auto()  # its owner must sign in again
+    BACK = auto()  # its owner has signed in
+    CHANGED = auto()  # something about it changed, perhaps that
+    DELETED = auto()  # it exists no more
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A signed notification about a grant. ``at`` is its time by the clock of Nylas; None: it names none."""
+
+    id: str
+    kind: Kind
+    grant_id: str
+    at: Micros | None
+
+
+class _Answered(Exception):
+    """There is nothing to do but to answer."""
+
+    def __init__(self, status: int, says: str) -> None:
+        self.answer = Received(status, says)
+
+
+TOO_LARGE = Received(413, "the notification is larger than any of Nylas's")
+
+
+def challenge(query: str) -> str | None:
+    """The value to echo to the ``GET`` with which Nylas activates a webhook; None: the query string asks for none.
+
+    Answer 200 with this value alone as ``text/plain``, within 10 seconds and not chunked ("Webhooks").
+    """
+    values = parse_qs(query).get("challenge", [])
+    return values[0] if values and len(values[0]) <= CHALLENGE_MOST else None
+
+
+def read(raw_body: bytes, *, signature: str | None, secret: str, now: Micros) -> Notice | Received:
+    """What a delivery says; the answer at once where there is nothing to do.
+
+    ``raw_body`` holds the bytes exactly as they came, compressed ones too. ``signature`` is the header
+    ``x-nylas-signature``: the hexadecimal HMAC-SHA256 of these bytes under ``secret``.
+
+    Raises ``ValueError`` if ``secret`` is empty, with which anybody could sign.
+    """
+    if not secret:
+        raise ValueError("secret: it is empty, and with that anybody could sign; give the webhook's secret")
+    if len(raw_body) > BODY_MOST:
+        return TOO_LARGE
+    if signature is None:
+        return Received(401, "the header x-nylas-signature is missing")
+    if not is_signed(raw_body, signature=signature, secret=secret):
+        return Received(401, "the signature is not that of these bytes under this webhook's secret")
+    try:
+        return _notice(_envelope(_unpacked(raw_body)), now=now)
+    except _Answered as answered:
+        return answered.answer
+
+
+def is_signed(raw_body: bytes, *, signature: str, secret: str) -> bool:
+    """Whether it is the signature of these bytes; how long that takes says nothing about the right one."""
+    right = hmac.new(secret.encode(), raw_body, "sha256").hexdigest()
+    return hmac.compare_digest(right.encode(), signature.strip().lower().encode(errors="replace"))
+
+
+def _unpacked(raw_body: bytes) -> bytes:
+    """The body, out of its gzip if it is in one (``compressed_delivery``), whatever a proxy left of the headers."""
+    if not raw_body.startswith(_GZIP):
+        return raw_body
+    unpacking = zlib.decompressobj(_GZIP_WINDOW)
+    try:
+        body = unpacking.decompress(raw_body, BODY_MOST + 1)
+    except zlib.error:
+        raise _Answered(400, "the notification is not the gzip that it begins as") from None
+    if len(body) > BODY_MOST:
+        raise _Answered(TOO_LARGE.status, TOO_LARGE.says)
+    if not unpacking.eof or unpacking.unused_data:
+        raise _Answered(400, "the notification is not one whole gzip")
+    return body
+
+
+def _envelope(body: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise _Answered(400, "the notification is not JSON") from None
+    if not isinstance(found, dict) or not isinstance(found.get("type"), str):
+        raise _Answered(400, "the notification is no CloudEvents envelope: it has no type")
+    return found
+
+
+def _notice(envelope: Mapping[str, Any], *, now: Micros) -> Notice:
+    """The envelope's notice about a grant. Anything else is answered 200: another status only disables the webhook."""
+    data = envelope.get("data")
+    facts = data.get("object") if isinstance(data, dict) else None
+    if not isinstance(facts, dict):
+        facts = {}
+    kind = _kind(envelope["type"], facts)
+    if kind is None:
+        raise _Answered(200, "ignored: notifications of this type change nothing here")
+    notice_id = envelope.get("id")
+    if not _is_id(notice_id):
+        raise _Answered(400, "the notification is no CloudEvents envelope: it has no id")
+    grant_id = facts.get("grant_id")
+    if not _is_id(grant_id):
+        raise _Answered(200, "ignored: it names no grant")
+    at = _time(envelope.get("time"), now=now)
+    if at is not None and at < now - STALE:
+        raise _Answered(200, "ignored: it is more than a day old")
+    return Notice(notice_id, kind, grant_id, at)
+
+
+def _kind(trigger: str, facts: Mapping[str, Any]) -> Kind | None:
+    if trigger == "grant.updated":
+        signed_in = facts.get("reauthentication_flag") is True or facts.get("code") == REAUTHENTICATED
+        return Kind.BACK if signed_in or facts.get("grant_status") == "valid" else Kind.CHANGED
+    return {"grant.expired": Kind.EXPIRED, "grant.created": Kind.BACK, "grant.deleted": Kind.DELETED}.get(trigger)
+
+
+def _is_id(value: object) -> TypeGuard[str]:
+    """Printable ASCII: what neither database refuses, and no log line breaks on."""
+    return isinstance(value, str) and 0 < len(value) <= ID_MOST and value.isascii() and value.isprintable()
+
+
+def _time(value: Any, *, now: Micros) -> Micros | None:
+    """When it happened: seconds since 1970 as Nylas writes it, or ISO 8601 as CloudEvents has it; None if neither."""
+    try:
+        if isinstance(value, str):
+            given = datetime.fromisoformat(value)
+            at = micros(given if given.tzinfo is not None else given.replace(tzinfo=UTC))
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            at = int(value * SECOND)
+        else:
+            return None
+    except (ValueError, OverflowError):
+        return None
+    return at if 0 < at <= now + AHEAD_MOST else None

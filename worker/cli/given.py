@@ -1,0 +1,102 @@
+"""What people give to commands: durations, times, rates, and who they are."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+# Longer is a mistake (hours taken for seconds), and near the end of the calendar adding to a time fails.
+LONGEST = timedelta(days=366)
+
+# Who acts by itself; a person under one of these names could not be told from it afterwards.
+RESERVED = frozenset({"policy", "escalation", "check", "webhook"})
+
+REASON_MOST = 500  # characters; it stands in tables
+
+_duration = re.compile(r"(?:\d{1,9}[smhd])+").fullmatch
+_rate = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(?:/([smhd]))?").fullmatch
+
+
+def duration(given: str) -> timedelta:
+    """``90s``, ``30m``, ``2h``, ``1d``, ``1h30m``: at most `LONGEST`."""
+    if not _duration(given):
+        raise click.BadParameter("write it like 90s, 30m, 2h, 1d or 1h30m")
+    seconds = sum(int(number) * SECONDS[unit] for number, unit in re.findall(r"(\d+)([smhd])", given))
+    if not 0 < seconds <= LONGEST.total_seconds():
+        raise click.BadParameter(f"give something between 1s and {LONGEST.days}d")
+    return timedelta(seconds=seconds)
+
+
+def time(given: str) -> datetime:
+    """A time in ISO 8601 with its zone."""
+    try:
+        at = datetime.fromisoformat(given)
+        if at.tzinfo is not None:
+            return at.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise click.BadParameter("write it like 2026-07-01T09:00:00Z") from None
+    raise click.BadParameter("say in which time zone: 2026-07-01T09:00:00Z, or +02:00 at its end")
+
+
+def past(given: str) -> datetime:
+    """The same, or a duration before now."""
+    return datetime.now(UTC) - duration(given) if _duration(given) else time(given)
+
+
+def rate(given: str) -> float:
+    """``10``, ``10/s``, ``100/m``, ``500/h``: the seconds between two."""
+    found = _rate(given)
+    if not found or not float(found[1]):
+        raise click.BadParameter("write it like 10/s, 100/m or 500/h")
+    return SECONDS[found[2] or "s"] / float(found[1])
+
+
+def by_option(command: F) -> F:
+    """``--by``: who acts, kept with the act."""
+    option = click.option("--by", callback=_author, metavar="NAME", help="Who does it (default: this user's name).")
+    return option(command)
+
+
+def reason_option(*, required: bool) -> Callable[[F], F]:
+    """``--reason``: why, kept with the act."""
+
+    def decorate(command: F) -> F:
+        option = click.option("--reason", required=required, callback=_reason, help="Why; kept with who and when.")
+        return option(command)
+
+    return decorate
+
+
+def _author(context: click.Context, param: click.Parameter, value: str | None) -> str:
+    name = _line(value if value is not None else _user(), context, param)
+    if name in RESERVED:
+        raise click.BadParameter(f"{name!r} is what acts by itself; give a person's name", context, param)
+    return name
+
+
+def _reason(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else _line(value, context, param)
+
+
+def _line(value: str, context: click.Context, param: click.Parameter) -> str:
+    text = value.strip()
+    if not text or len(text) > REASON_MOST or not text.isprintable():
+        raise click.BadParameter(f"give one line of 1 to {REASON_MOST} characters", context, param)
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user often has no name
+        return f"uid {os.getuid()}"
