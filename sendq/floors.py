@@ -32,8 +32,13 @@ class Floors:
         self._whole_at: Micros = 0
 
     def begin(self, now: Micros) -> None:
-        """A round begins; every so often it is one that looks at everything."""
-        if now >= self._whole_at:
+        """A round begins; every so often it is one that looks at everything, and so is the first after the clock was
+        set back: what was taken "later" than now says nothing.
+        """
+        set_back = now < self._whole_at - WHOLE_EVERY
+        if set_back:
+            self._taken.clear()
+        if set_back or now >= self._whole_at:
             self._whole_at = now + WHOLE_EVERY
             self.wake_id, self.turn_at = 0, 0
             self.next_at.clear()

@@ -121,7 +121,7 @@ class _Turn:
         self._pair = (claimed.lane.application, claimed.lane.provider)
         self._streak = claimed.streak
         self._offered_at: Micros = claimed.lane.turn_at
-        self._worker_id = around.worker_id
+        self._worker_id = claimed.worker
         self._waiting: deque[Job] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
         self._begun: deque[Job] = deque(job for job in claimed.jobs if job.id in claimed.begun)
         self._ramp: int = claimed.lane.ramp  # what the lane has earned
@@ -136,12 +136,15 @@ class _Turn:
     async def run(self) -> None:
         """Until every begun job has a recorded outcome and no further one may begin."""
         running: set[asyncio.Task[None]] = set()
+        bug: BaseException | None = None
         while self._begun or running:
             while self._begun:
                 running.add(asyncio.create_task(self._carry_out(self._begun.popleft())))
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()
+                bug = bug or task.exception()
+        if bug is not None:  # only now, for the other calls' outcomes are to be recorded all the same
+            raise bug
         if not self._ended:
             await self._around.finish(self._pair, self._end())
 
@@ -158,6 +161,14 @@ class _Turn:
         self._open -= 1
         if outcome.event is Event.ACCEPT and job.object_id is not None:
             self._objects.discard(job.object_id)
+        try:
+            await self._record(outcome)
+        finally:  # come what may, or the pair would be held in this process for ever
+            if outcome.hold is not None and outcome.hold.scope != Scope.GRANT:
+                self._around.hold(self._pair, outcome.hold.scope, recorded=True)
+
+    async def _record(self, outcome: Outcome) -> None:
+        """Have the outcome committed, with what may begin after it, or else the turn's end."""
         begins = self._next_to_begin()
         end = self._end() if not begins and not self._open and not self._begun else None
         self._ended = end is not None
@@ -167,8 +178,6 @@ class _Turn:
         wanted = [Begin(lane.id, lane.fence, begin.id) for begin in begins]
         may_go = await self._around.record(self._pair, outcome, wanted, end)
         self._open -= len(begins)
-        if outcome.hold is not None and outcome.hold.scope != Scope.GRANT:
-            self._around.hold(self._pair, outcome.hold.scope, recorded=True)
         self._begun.extend(begin for begin in begins if begin.id in may_go)
 
     def _next_to_begin(self) -> list[Job]:
@@ -221,8 +230,9 @@ class _Turn:
             chance=around.chance,
             policy=around.policy,
         )
+        outcome = self._as_outcome(job, result, decision, begun_at=begun_at, ended_at=ended_at)
         self._learn(decision)
-        return self._as_outcome(job, result, decision, begun_at=begun_at, ended_at=ended_at)
+        return outcome
 
     async def _call(self, job: Job) -> Answer:
         around, lane = self._around, self._lane

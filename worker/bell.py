@@ -20,7 +20,8 @@ from sqlalchemy import Engine
 from sendq.clock import Micros, seconds
 from sendq.ledger.enqueue import CHANNEL
 
-SQLITE_LOOK_S = 0.01
+# Half of this on average is what a commit waits for; a hundredth of a second would cost 1 % of a core for ever.
+SQLITE_LOOK_S = 0.03
 
 
 class Bell(Protocol):

@@ -62,8 +62,9 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:
         if self.process is not None:
-            running.remove(self.process)
+            # Meanwhile, what the pool's threads still hold is given back.
             self.process.stop()
+            running.remove(self.process)
             self.process = None
             sentry_sdk.flush(2)  # its own hook serves the prefork pool alone
 

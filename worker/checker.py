@@ -139,6 +139,8 @@ class Checker:
     def _escalate(self) -> None:
         s, now = self._settings, self._now()
         with writing(self._ledger) as connection:
+            grants.open_stragglers(connection, now=now)
+        with writing(self._ledger) as connection:
             found = grants.escalate(
                 connection,
                 rules=self._doubtful,

@@ -8,6 +8,7 @@ open turns, commit. Only then the turns are published, in bundles. What the brok
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
@@ -19,7 +20,7 @@ from sendq.clock import Micros
 from sendq.errors import SendqError
 from sendq.floors import Floors
 from sendq.ledger import lanes, turns, workers
-from sendq.ledger.engine import writing
+from sendq.ledger.engine import reading, writing
 from sendq.ledger.lanes import NEVER, Turn, Used
 from sendq.pace import PROBE_PATIENCE, pace_of, probing_room
 from worker import journal
@@ -36,6 +37,10 @@ BUSY_PAUSE: Micros = clock.seconds(0.005)
 FULL_PAUSE: Micros = clock.seconds(0.02)
 # With nothing to do for this long, ask to be woken by commits and sleep.
 IDLE_AFTER: Micros = clock.seconds(0.05)
+# Asked for so far ahead: seldom enough to cost nothing, and further than the clocks of those who commit may be ahead.
+SLEEP: Micros = clock.seconds(10)
+# After an error, without listening to the bell: it may be what broke.
+ERROR_PAUSE_S = 1.0
 
 NOTHING_USED = Used(young=0, old=0)
 
@@ -64,16 +69,21 @@ class Dispatcher:
         *,
         holder: Callable[[], UUID],
         now: clock.Clock,
+        monotonic: Callable[[], float] = time.monotonic,
         lease_s: float,
         poll_s: float,
         bundle_turns: int,
         bundle_slots: int,
     ) -> None:
-        self._ledger, self._publish, self._bell, self._holder, self._now = ledger, publish, bell, holder, now
-        self._lease, self._poll = clock.seconds(lease_s), clock.seconds(poll_s)
+        self._ledger, self._publish, self._bell, self._holder = ledger, publish, bell, holder
+        self._now, self._monotonic = now, monotonic
+        self._lease_s, self._poll_s = lease_s, poll_s
         self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
         self._fence: int | None = None
-        self._renew_at: Micros = 0
+        self._ask_at = float("-inf")  # for the lease, or its renewal; monotonic
+        self._watched: workers.Lease | None = None  # somebody else's
+        self._watched_since = 0.0  # monotonic
+        self._sleeps_until: Micros = 0  # as the ledger has it
         self._quiet_since: Micros | None = None
         self._broker_pause: Micros = 0
         self._floors = Floors()
@@ -105,36 +115,56 @@ class Dispatcher:
         while not self._stopping.is_set():
             try:
                 pause = self.run_once()
+                if pause > FULL_PAUSE:
+                    self._bell.wait(pause / clock.SECOND)
+                elif pause > 0:  # everything rings while there is work; one round now and then takes it all
+                    self._stopping.wait(pause / clock.SECOND)
             except (SendqError, exc.SQLAlchemyError) as error:
                 journal.ledger_away(error, held_back=0)
-                self._fence = None
-                pause = clock.seconds(1)
+                self._fence, self._ask_at = None, float("-inf")
+                self._stopping.wait(ERROR_PAUSE_S)
             except Exception:
                 journal.bug("dispatcher")
-                pause = clock.seconds(1)
-            if pause > 0:
-                self._bell.wait(pause / clock.SECOND)
+                self._stopping.wait(ERROR_PAUSE_S)
 
     def run_once(self) -> Micros:
         """Lead if possible, and do one round; gives how long to wait before the next, unless the bell rings."""
         now = self._now()
-        if now >= self._renew_at or self._fence is None:
-            self._take_lease(now)
+        if self._monotonic() >= self._ask_at:
+            self._ask_for_lease(now)
         if self._fence is None:
-            return self._poll
+            return self._until_asking()
         done = self._round(now)
         if done.turns:
             self._publish_or_take_back(done.turns)
         return self._pause_after(done)
 
-    def _take_lease(self, now: Micros) -> None:
-        with writing(self._ledger) as connection:
-            fence = workers.lead(connection, self._holder(), now=now, lease=self._lease)
+    def _ask_for_lease(self, now: Micros) -> None:
+        asked_at = self._monotonic()
+        fence = None
+        over = None if self._fence is not None else self._lease_that_is_over(now)
+        if self._fence is not None or over is not None:
+            with writing(self._ledger) as connection:
+                fence = workers.lead(connection, self._holder(), now=now, lease=clock.seconds(self._lease_s), over=over)
         if fence is not None and fence != self._fence:
-            self._floors = Floors()
+            self._floors, self._sleeps_until = Floors(), 0
             journal.leading(self._holder(), fence)
         self._fence = fence
-        self._renew_at = now + self._lease // 3
+        self._ask_at = asked_at + (self._poll_s if fence is None else self._lease_s / 3)
+
+    def _lease_that_is_over(self, now: Micros) -> workers.Lease | None:
+        """The lease, if it is free: looked at without a lock, for all who stand by do so all the time."""
+        with reading(self._ledger) as connection:
+            lease = workers.lease(connection)
+        looked_at = self._monotonic()
+        if lease != self._watched:
+            self._watched, self._watched_since = lease, looked_at
+        stood_still = looked_at - self._watched_since >= self._lease_s
+        free = lease.holder in (None, self._holder()) or lease.expires_at <= now
+        return lease if free or stood_still else None
+
+    def _until_asking(self) -> Micros:
+        return max(0, clock.seconds(self._ask_at - self._monotonic()))
 
     def _round(self, now: Micros) -> Round:
         with writing(self._ledger) as connection:
@@ -199,23 +229,24 @@ class Dispatcher:
             return self._broker_pause
         if done.woken == WAKES_MOST:
             return 0
-        if done.turns or done.woken:
+        if done.turns or done.woken or done.full:
             self._quiet_since = None
+            if self._sleeps_until:
+                self._let_commits_ring(until=0)
             return FULL_PAUSE if done.full else BUSY_PAUSE
-        if done.full:
-            return FULL_PAUSE
         self._quiet_since = now if self._quiet_since is None else self._quiet_since
-        wait = max(0, min(done.next_at - now, self._poll, self._renew_at - now))
-        if now - self._quiet_since < IDLE_AFTER:
+        rings = self._bell.rings
+        look_again = clock.seconds(self._poll_s) if rings else self._bell.look_every
+        wait = max(0, min(done.next_at - now, look_again, self._until_asking()))
+        if 0 <= now - self._quiet_since < IDLE_AFTER:
             return min(wait, BUSY_PAUSE)
-        return self._sleep(now, wait)
+        if rings and not SLEEP // 2 < self._sleeps_until - now <= SLEEP:
+            self._let_commits_ring(until=now + SLEEP)
+            return 0  # whoever committed before they could read that is seen by looking once more
+        return wait
 
-    def _sleep(self, now: Micros, wait: Micros) -> Micros:
-        """Ask commits to ring; whoever committed before they could read that is seen by looking once more."""
-        if not self._bell.rings:
-            return min(wait, self._bell.look_every)
+    def _let_commits_ring(self, *, until: Micros) -> None:
         with writing(self._ledger) as connection:
-            workers.sleep_until(connection, self._holder(), now + wait)
-        with writing(self._ledger) as connection:
-            missed = lanes.any_wakes(connection, above=self._floors.wake_id)
-        return 0 if missed else wait
+            if not workers.sleep_until(connection, self._holder(), until):
+                self._fence = None  # somebody has taken the lease
+        self._sleeps_until = until

@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -42,6 +42,7 @@ from tasks.nylas import Application, NylasClient
 from tasks.row import Policy
 from worker import journal
 from worker.endpoints import Endpoints
+from worker.inhand import InHand
 from worker.lease import Lease
 from worker.recorder import Entry, Recorder
 from worker.slots import Slots
@@ -80,6 +81,7 @@ class Engine:
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
         self._turns: set[asyncio.Task[None]] = set()
+        self._in_hand = InHand()
         self._held: dict[tuple[str, str], Micros] = {}  # turns offered until then begin no further call
         self._stopping = False
 
@@ -98,9 +100,12 @@ class Engine:
         """Finish what can be finished within the grace time, record the rest as unknown, and leave the ledger."""
         self._stopping = True
         journal.worker_stopping(self.worker_id, calls=len(self._turns))
-        limit = self.settings.grace_s - LAST_WORDS_S
-        done = asyncio.run_coroutine_threadsafe(self._drain(limit), self._loop)
-        done.result()
+        last = time.monotonic() + self.settings.grace_s - LAST_WORDS_S
+        self.slots.close()
+        self._in_hand.wait_for_claims(last - time.monotonic())  # or turns would begin behind the back of the drain
+        drained = asyncio.run_coroutine_threadsafe(self._drain(last - time.monotonic()), self._loop)
+        with suppress(TimeoutError):  # of a loop that hangs
+            drained.result(last - time.monotonic() + LAST_WORDS_S)
         recorded = self._recorder.stop(LAST_WORDS_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LAST_WORDS_S)
@@ -108,7 +113,7 @@ class Engine:
             try:
                 with writing(self._ledger) as connection:
                     rescue.bury(connection, self.worker_id, now=self.now(), died=False, key_max_age=self.key_max_age)
-            except SendqError:
+            except (SendqError, exc.SQLAlchemyError):
                 pass  # somebody buries it, as if it had died
         journal.worker_stopped(self.worker_id)
 
@@ -154,34 +159,51 @@ class Engine:
 
     async def _beat_for_ever(self) -> None:
         while True:
-            await self._beat()
+            try:
+                await self._beat()
+            except (SendqError, exc.SQLAlchemyError):
+                pass  # the lease runs out by itself
+            except Exception:  # without beats this process would take turns from the broker and give them back for ever
+                journal.bug("beat")
             await asyncio.sleep(self.settings.beat_interval_s)
 
     async def _beat(self) -> None:
         """Ordered by the loop, written by a thread: a loop that hangs beats no more."""
         began = self.lease.begin()
-        try:
-            lives = await asyncio.to_thread(self._write_beat)
-        except (SendqError, exc.SQLAlchemyError):
-            return  # the lease runs out by itself
-        if lives:
+        if await asyncio.to_thread(self._write_beat):
             self.lease.renew(began)
         else:
             await self._be_reborn()
+        if self._in_hand.take_lost():
+            try:
+                await asyncio.to_thread(self._take_back_strays)
+            except BaseException:
+                self._in_hand.lose()
+                raise
 
     def _write_beat(self) -> bool:
         with writing(self._ledger) as connection:
             return workers.beat(connection, self.worker_id, load=self._load(), now=self.now())
 
+    def _take_back_strays(self) -> None:
+        with writing(self._ledger) as connection:
+            strays = rescue.take_back_strays(
+                connection, self.worker_id, in_hand=self._in_hand, now=self.now(), key_max_age=self.key_max_age
+            )
+            if strays:
+                notify(connection, at=self.now())
+        if strays:
+            journal.strays(strays)
+
     async def _be_reborn(self) -> None:
-        """Taken for dead: what was begun goes on and its facts count, but new turns are claimed under a new name."""
+        """Taken for dead: what was begun goes on and its facts count, but new turns are claimed under a new name.
+
+        If the ledger cannot be told that name, the next beat finds nobody of it, and comes here again.
+        """
         self.lease.lose()
         old, self.worker_id = self.worker_id, new_id()
         journal.worker_reborn(old, self.worker_id)
-        try:
-            await asyncio.to_thread(self._register)
-        except (SendqError, exc.SQLAlchemyError):
-            self.worker_id = old  # the next beat finds it gone, and comes here again
+        await asyncio.to_thread(self._register)
 
     # --- turns --------------------------------------------------------------------------------------------------------
 
@@ -192,29 +214,41 @@ class Engine:
         """
         wanted = sum(slots for _, _, slots in turns)
         names = [(lane, fence) for lane, fence, _ in turns]
-        if self._stopping or not self.lease.holds() or not self.slots.take(wanted, limit_s=ROOM_LIMIT_S):
-            with writing(self._ledger) as connection:
-                notify(connection, at=give_back(connection, names, now=self.now()))
+        if not self.lease.holds() or not self.slots.take(wanted, limit_s=ROOM_LIMIT_S):
+            self._give_back(names)
             return 0
         taken = 0
         try:
-            with writing(self._ledger) as connection:
-                claimed = claim(
-                    connection,
-                    names,
-                    worker=self.worker_id,
-                    now=self.now(),
-                    jobs_each=self.settings.turn_jobs,
-                    key_max_age=self.key_max_age,
-                )
+            with self._in_hand.claiming(names):
+                # Asked again, and now: much can have happened while there was no room.
+                if self._stopping or not self.lease.holds():
+                    self._give_back(names)
+                    return 0
+                claimed = self._claim(names)
+                self._in_hand.keep((one.lane.id, one.lane.fence) for one in claimed)
+                self._loop.call_soon_threadsafe(self._begin, claimed)
             taken = sum(one.slots for one in claimed)
-            self._loop.call_soon_threadsafe(self._begin, claimed)
             return len(claimed)
         except BaseException:
-            taken = 0
+            self._in_hand.lose()  # the claim may be committed all the same
             raise
         finally:
             self.slots.give(wanted - taken)
+
+    def _give_back(self, names: Sequence[tuple[UUID, int]]) -> None:
+        with writing(self._ledger) as connection:
+            notify(connection, at=give_back(connection, names, now=self.now()))
+
+    def _claim(self, names: Sequence[tuple[UUID, int]]) -> list[Claimed]:
+        with writing(self._ledger) as connection:
+            return claim(
+                connection,
+                names,
+                worker=self.worker_id,
+                now=self.now(),
+                jobs_each=self.settings.turn_jobs,
+                key_max_age=self.key_max_age,
+            )
 
     def _begin(self, claimed: Sequence[Claimed]) -> None:
         self._opened_client()
@@ -224,11 +258,14 @@ class Engine:
             task.add_done_callback(self._turns.discard)
 
     async def _carry_out(self, claimed: Claimed) -> None:
+        broke_off = False
         try:
             await turn.run(claimed, self)
         except Exception:
+            broke_off = True
             journal.bug("turn", lane=str(claimed.lane.id))
         finally:
+            self._in_hand.let_go((claimed.lane.id, claimed.lane.fence), lost=broke_off)
             self.slots.give(claimed.slots)
 
     def ask(self, question: Callable[[NylasClient], Coroutine[Any, Any, T]], *, limit_s: float) -> T:
@@ -315,7 +352,7 @@ class Engine:
 
 def _quietly(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: Any) -> None:
     """Hand something to a loop that may be closed by now."""
-    if not loop.is_closed():
+    with suppress(RuntimeError):
         loop.call_soon_threadsafe(call, *args)
 
 

@@ -54,6 +54,11 @@ def unclaimed(turns: int) -> None:
     _log.warning("turns_unclaimed", turns=turns)
 
 
+def strays(turns: int) -> None:
+    """Turns were ours in the ledger alone: answers to claims that were lost, or turns that broke off."""
+    _log.warning("strays_returned", turns=turns)
+
+
 def asleep(lanes: int) -> None:
     """Lanes had waiting jobs and believed that they had none: a lost write, or a bug."""
     _log.error("lanes_found_asleep", lanes=lanes)

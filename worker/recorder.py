@@ -29,8 +29,9 @@ GROUP_MOST = 500
 # Between tries while the ledger is away.
 PAUSE_FIRST_S, PAUSE_MOST_S = 0.05, 1.0
 
-# That a pair works is written this often while it does: far below `sendq.pace.PROVEN_FOR`.
-PROVEN_AGAIN_S = 20.0
+# That a pair works is written this often while it does: far below `sendq.pace.PROVEN_FOR`, and short, for so long one
+# call at a time is made after a hold that fell elsewhere.
+PROVEN_AGAIN_S = 2.0
 
 TEXT_REFUSED = "(the ledger refused this text)"
 
@@ -50,7 +51,7 @@ class Recorder:
     """One thread, one connection at a time."""
 
     def __init__(self, engine: Engine, *, now: Clock, told: Callable[[Sequence[Outcome], Recorded], None]) -> None:
-        """``told`` hears of every committed group (events, logs); it must be quick and must not raise."""
+        """``told`` hears of every committed group (events, logs); it must be quick."""
         self._engine, self._now, self._told = engine, now, told
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sendq-recorder", daemon=True)
@@ -101,14 +102,8 @@ class Recorder:
 
     def _commit(self, entries: Sequence[Entry]) -> None:
         """One transaction; if the ledger refuses what it says, two halves, down to the entry that is to blame."""
-        outcomes = [entry.outcome for entry in entries if entry.outcome is not None]
-        group = Group(
-            outcomes=outcomes,
-            proven=self._proven_by(entries),
-            begins=[begin for entry in entries for begin in entry.begins],
-            ends=[entry.end for entry in entries if entry.end is not None],
-        )
         try:
+            group = self._group_of(entries)
             with self._engine.begin() as connection:
                 recorded = record(connection, group, now=self._now())
         except Exception as error:
@@ -116,11 +111,25 @@ class Recorder:
                 raise
             self._commit_halves(entries, error)
             return
+        held = {entry.pair[0] for entry in entries if entry.outcome is not None and _holds_above(entry.outcome)}
+        for pair in [pair for pair in self._proven_until if pair[0] in held]:
+            del self._proven_until[pair]
         for pair, ramp in recorded.ramps.items():
             self._proven_until[pair] = 0.0 if ramp is not None else time.monotonic() + PROVEN_AGAIN_S
         for entry in entries:
             entry.done(recorded.begun)
-        self._told(outcomes, recorded)
+        try:
+            self._told(group.outcomes, recorded)
+        except Exception:  # what is recorded is recorded; without this thread the worker would hang, and look alive
+            journal.bug("told")
+
+    def _group_of(self, entries: Sequence[Entry]) -> Group:
+        return Group(
+            outcomes=[entry.outcome for entry in entries if entry.outcome is not None],
+            proven=self._proven_by(entries),
+            begins=[begin for entry in entries for begin in entry.begins],
+            ends=[entry.end for entry in entries if entry.end is not None],
+        )
 
     def _proven_by(self, entries: Sequence[Entry]) -> dict[tuple[str, str], Micros]:
         """Pairs that a call has shown to work, and when it began; those that are known to work only now and then."""
@@ -158,7 +167,12 @@ def _proves(outcome: Outcome) -> bool:
         return True
     if outcome.attempt is None or outcome.attempt["status"] is None or outcome.attempt["route"] == "reauth":
         return False
-    return outcome.hold is None or outcome.hold.scope == "grant"
+    return not _holds_above(outcome)
+
+
+def _holds_above(outcome: Outcome) -> bool:
+    """Whether it holds more than its grant: then all that was held has to prove itself anew."""
+    return outcome.hold is not None and outcome.hold.scope != "grant"
 
 
 def _passes_by_itself(error: Exception) -> bool:

@@ -135,6 +135,7 @@ class Rescuer:
     def _sweep(self, now: clock.Micros) -> None:
         with writing(self._ledger) as connection:
             onwards, lanes = rescue.sweep(connection, after=self._sweep_after, limit=SWEEP_MOST, now=now)
+        with writing(self._ledger) as connection:  # of its own: lanes are locked in the order of their ids
             orphans = rescue.take_back_orphans(
                 connection, begun_before=now - ORPHAN_AGE, now=now, key_max_age=self._key_max_age
             )

@@ -18,6 +18,7 @@ class Slots:
         self.capacity, self._slow_each = capacity, slow_each
         self._used = 0
         self._slow: Counter[str] = Counter()
+        self._closed = False
         self._changed = threading.Condition()
 
     @property
@@ -32,17 +33,25 @@ class Slots:
             return sum(self._slow.values())
 
     def take(self, slots: int, *, limit_s: float) -> bool:
-        """Wait for room for ``slots`` and take it; False if there was none within the limit.
+        """Wait for room for ``slots`` and take it; False if there was none within the limit, or will be none.
 
         More than the whole capacity is taken as soon as nothing else is, or it would wait for ever.
         """
         with self._changed:
-            fits = self._changed.wait_for(
-                lambda: self._used == 0 or self._used + slots <= self.capacity, timeout=limit_s
-            )
-            if fits:
+            self._changed.wait_for(lambda: self._closed or self._fits(slots), timeout=limit_s)
+            taken = not self._closed and self._fits(slots)
+            if taken:
                 self._used += slots
-            return fits
+            return taken
+
+    def _fits(self, slots: int) -> bool:
+        return self._used == 0 or self._used + slots <= self.capacity
+
+    def close(self) -> None:
+        """There will be no more room; nobody waits for it any longer."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def give(self, slots: int) -> None:
         """Give slots back."""

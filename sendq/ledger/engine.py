@@ -21,6 +21,16 @@ from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
 # this has forgotten it.
 SQLITE_BUSY_S = 30.0
 
+# A server that is gone without a word (a lost route, a suspended machine) is noticed in half a minute, and not after
+# the kernel's quarter of an hour.
+LIBPQ = {
+    "connect_timeout": 10,  # s
+    "keepalives_idle": 15,  # s
+    "keepalives_interval": 5,  # s
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # ms
+}
+
 _ASYNC_DRIVERS = {
     "sqlite": "sqlite+aiosqlite",
     "postgresql": "postgresql+asyncpg",
@@ -81,7 +91,9 @@ def _options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": SQLITE_BUSY_S}}
     if url.drivername == "postgresql+psycopg":
-        return {"connect_args": {"prepare_threshold": None}, "pool_pre_ping": True}
+        return {"connect_args": {"prepare_threshold": None, **LIBPQ}, "pool_pre_ping": True}
+    if url.drivername == "postgresql+psycopg2":
+        return {"connect_args": dict(LIBPQ), "pool_pre_ping": True}
     if url.drivername == "postgresql+asyncpg":
         # Unnamed statements: a named one may meet another server connection behind PgBouncer.
         return {

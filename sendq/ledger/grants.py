@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, or_, select, update
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import events, schema
@@ -136,7 +136,7 @@ def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
     twice.
     """
     row = lock(connection, [lane_id])[lane_id]
-    if row.closed_at is None:
+    if row.closed_at is None or row.gone:  # somebody knew better while the API was asked
         return
     if row.suspected and row.refused >= SUSPECTED_MOST:
         found_invalid(connection, lane_id, now=now)
@@ -231,7 +231,6 @@ def escalate(
     of which the API itself says that they are invalid, those that were opened by an earlier hold of the same trouble
     (the pair has had no success since), and those after whose refusal another grant of the pair succeeded.
     """
-    _open_stragglers(connection, now=now)
     table, pair = schema.lane, schema.pair.c
     this = (pair.application == table.c.application, pair.provider == table.c.provider)
     same_trouble = or_(pair.proven_at.is_(None), pair.proven_at < pair.held_since)
@@ -243,39 +242,32 @@ def escalate(
         and_(~table.c.suspected, or_(~asked, table.c.refused >= SUSPECTED_MOST)),
     )
     fresh = (table.c.closed_rule.in_(rules), table.c.closed_at >= since, ~table.c.gone, doubtful, ~counted, ~works)
-    groups = connection.execute(
-        select(table.c.application, table.c.provider, table.c.closed_rule, func.count().label("grants"))
-        .where(*fresh)
-        .group_by(table.c.application, table.c.provider, table.c.closed_rule)
-        .having(func.count() >= number)
-    ).all()
-    found = []
-    for group in groups:
-        alike = (
-            table.c.application == group.application,
-            table.c.provider == group.provider,
-            table.c.closed_rule == group.closed_rule,
-        )
-        ids = connection.execute(select(table.c.id).where(*fresh, *alike)).scalars().all()
-        rows = lock(connection, ids)
-        settle(connection, rows, {lane_id: _opened(now) for lane_id in rows}, now=now)
-        _hold_pair(connection, group.application, group.provider, group.closed_rule, held_until, now=now)
-        found.append(Escalated(group.application, group.provider, group.closed_rule, len(rows)))
+    groups: dict[tuple[str, str, str], list[UUID]] = {}
+    for row in connection.execute(select(table).where(*fresh)):
+        groups.setdefault((row.application, row.provider, row.closed_rule), []).append(row.id)
+    alike = {name: ids for name, ids in sorted(groups.items()) if len(ids) >= number}
+    # Of all groups at once, lanes before pairs: the order in which everybody locks them.
+    _open_closed(connection, [lane_id for ids in alike.values() for lane_id in ids], now=now)
+    for (application, provider, rule), ids in alike.items():
+        _hold_pair(connection, application, provider, rule, held_until, now=now)
         events.append(
             connection,
             "escalated",
             at=now,
             by="policy",
-            application=group.application,
-            provider=group.provider,
-            rule=group.closed_rule,
-            reason=f"{len(rows)} grants failed alike",
+            application=application,
+            provider=provider,
+            rule=rule,
+            reason=f"{len(ids)} grants failed alike",
         )
-    return found
+    return [Escalated(*name, len(ids)) for name, ids in alike.items()]
 
 
-def _open_stragglers(connection: Connection, *, now: Micros) -> None:
-    """Open lanes whose refusal was on the wire when their pair was held for it: it is the same trouble."""
+def open_stragglers(connection: Connection, *, now: Micros) -> None:
+    """Open lanes whose refusal was on the wire when their pair was held for it: it is the same trouble.
+
+    To be called before `escalate`, in a transaction of its own.
+    """
     table, pair = schema.lane, schema.pair.c
     held_for_it = exists().where(
         pair.application == table.c.application,
@@ -286,8 +278,14 @@ def _open_stragglers(connection: Connection, *, now: Micros) -> None:
         pair.held_since <= table.c.closed_at,
     )
     ids = connection.execute(select(table.c.id).where(held_for_it, ~table.c.gone)).scalars().all()
+    _open_closed(connection, ids, now=now)
+
+
+def _open_closed(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
+    """Open these lanes but for those that somebody opened, or found gone, before we had them locked."""
     rows = lock(connection, ids)
-    settle(connection, rows, {lane_id: _opened(now) for lane_id in rows}, now=now)
+    still = [lane_id for lane_id, row in rows.items() if row.closed_at is not None and not row.gone]
+    settle(connection, rows, {lane_id: _opened(now) for lane_id in still}, now=now)
 
 
 def _hold_pair(

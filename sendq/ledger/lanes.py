@@ -22,6 +22,7 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    exists,
     func,
     select,
     text,
@@ -76,23 +77,22 @@ def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Row[Any]]:
 # --- new jobs ---------------------------------------------------------------------------------------------------------
 
 
+# Asked first, for an idle dispatcher does little else: half of what it costs to delete nothing.
+_ANY_WAKE = text("SELECT 1 FROM sendq_wake WHERE id > :above LIMIT 1")
+
+
 def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequence[Row[Any]]:
     """Delete up to ``limit`` wake rows with ids above one and give them.
 
     Never "those above the last one seen": ids are handed out before they are committed, so lower ones appear later.
     What ``above`` may be is for `sendq.floors` to say.
     """
+    if connection.execute(_ANY_WAKE, {"above": above}).first() is None:
+        return []
     table = schema.wake
     live = select(table.c.id).where(table.c.id > above)
     some = live.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
     return connection.execute(delete(table).where(table.c.id.in_(some)).returning(*table.c)).all()
-
-
-def any_wakes(connection: Connection, *, above: int = 0) -> bool:
-    """Whether new jobs wait to be taken in."""
-    table = schema.wake.c
-    live = select(table.id).where(table.id > above).order_by(table.id).limit(1)
-    return connection.execute(live).first() is not None
 
 
 def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, pace_of: Callable[[str], Pace]) -> None:
@@ -346,7 +346,11 @@ def prove(connection: Connection, application: str, provider: str, *, begun_at: 
     table = schema.pair
     doubled = case((table.c.ramp * 2 > RAMP_MOST, None), else_=table.c.ramp * 2)
     this = update(table).where(table.c.application == application, table.c.provider == provider)
-    since = this.where(table.c.held_since.is_(None) | (table.c.held_since <= begun_at))
+    above = table.alias()
+    held_above = exists().where(
+        above.c.application == application, above.c.provider == "*", above.c.held_since > begun_at
+    )
+    since = this.where(table.c.held_since.is_(None) | (table.c.held_since <= begun_at), ~held_above)
     ramp = connection.execute(since.values(proven_at=now, ramp=doubled, streak=0).returning(table.c.ramp)).scalar()
     whole = update(table).where(table.c.application == application, table.c.provider == "*", table.c.streak > 0)
     connection.execute(whole.where(table.c.held_since <= begun_at).values(streak=0))

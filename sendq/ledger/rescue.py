@@ -7,7 +7,7 @@ of their turn return as if nothing had been.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -43,16 +43,54 @@ def bury(
     connection: Connection, worker: UUID, *, now: Micros, died: bool = True, key_max_age: Micros = KEY_MAX_AGE
 ) -> Buried:
     """Take back all turns of a worker that is dead, and forget it. One that stopped on purpose has not ``died``."""
+    lanes = _lanes_of(connection, worker)
+    begun = _close(connection, lanes, worker, now=now, died=died, key_max_age=key_max_age)
+    deregister(connection, worker)
+    return Buried(turns=len(lanes), begun=begun)
+
+
+def take_back_strays(
+    connection: Connection,
+    worker: UUID,
+    *,
+    in_hand: Container[tuple[UUID, int]],
+    now: Micros,
+    key_max_age: Micros = KEY_MAX_AGE,
+) -> int:
+    """Take back the turns of a living worker that it does not have in hand (lane, fence); gives how many there were.
+
+    The answer to a claim was lost, or a bug broke the turn off; jobs begun in it return like those of a dead worker.
+    """
+    lanes = _lanes_of(connection, worker)
+    # Asked under lock: what is not in hand now, and is not over in the ledger, never will be.
+    strays = {lane_id: row for lane_id, row in lanes.items() if (lane_id, row.fence) not in in_hand}
+    _close(connection, strays, worker, now=now, died=False, key_max_age=key_max_age)
+    return len(strays)
+
+
+def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, Row[Any]]:
+    """The lanes that are in a turn of this worker, locked."""
     table = schema.lane
     held = connection.execute(select(table.c.id).where(table.c.turn_worker == worker, table.c.turn.is_not(None)))
     lanes = lock(connection, held.scalars().all())
-    lanes = {lane_id: row for lane_id, row in lanes.items() if row.turn_worker == worker and row.turn is not None}
+    return {lane_id: row for lane_id, row in lanes.items() if row.turn_worker == worker and row.turn is not None}
+
+
+def _close(
+    connection: Connection,
+    lanes: Mapping[UUID, Row[Any]],
+    worker: UUID,
+    *,
+    now: Micros,
+    died: bool,
+    key_max_age: Micros,
+) -> int:
+    """Close the turns of these lanes; gives how many jobs were begun in them."""
     changes: dict[UUID, dict[str, Any]] = {lane_id: dict(CLOSED_TURN) for lane_id in lanes}
     begun = _begun_in(connection, lanes)
     _return_begun(connection, begun, lanes, changes, worker, now=now, died=died, key_max_age=key_max_age)
     settle(connection, lanes, changes, now=now)
-    deregister(connection, worker)
-    return Buried(turns=len(lanes), begun=len(begun))
+    return len(begun)
 
 
 def take_back_orphans(

@@ -35,6 +35,7 @@ class Claimed:
     lane: Row[Any]
     jobs: Sequence[Row[Any]]  # columns: see `_JOB`, with `body` and `content_type`
     begun: frozenset[UUID]
+    worker: UUID  # whose the turn is; a worker that was taken for dead goes on under another id
     streak: int = 0  # holds of its pair or application since the last success of the pair
 
     @property
@@ -92,7 +93,7 @@ def claim(
                 "id": lane_id,
                 "turn": "claimed",
                 "turn_worker": worker,
-                "turn_at": now,
+                "turn_at": max(now, row.turn_at),  # a claimer whose clock is behind must not make it look old
                 "turn_slots": slots_of(row, len(loaded[lane_id])),
             }
             for lane_id, row in ours.items()
@@ -104,6 +105,7 @@ def claim(
             row,
             loaded[lane_id],
             frozenset(job.id for job in loaded[lane_id] if job.id in begun),
+            worker,
             max(streaks.get((row.application, row.provider), 0), streaks.get((row.application, "*"), 0)),
         )
         for lane_id, row in ours.items()

@@ -1,7 +1,8 @@
 """Who is alive, and who dispatches.
 
 A worker's row counts its beats. Whoever watches judges a worker by that count standing still on the watcher's own
-monotonic clock; no clock of one machine is ever compared with that of another.
+monotonic clock. The dispatcher's lease names the time at which it ends, for those who come later; whoever has watched
+it stand still for as long as it lasts need not believe that time (a clock that was ahead).
 """
 
 from __future__ import annotations
@@ -75,21 +76,38 @@ def deregister(connection: Connection, worker: UUID) -> None:
     connection.execute(delete(schema.worker).where(schema.worker.c.id == worker))
 
 
-def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros) -> int | None:
-    """Take or renew the dispatcher's lease; its fence, or None while somebody else holds it."""
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The dispatcher's lease as it stands; it changes whenever its holder renews it."""
+
+    holder: UUID | None
+    expires_at: Micros
+    fence: int
+
+
+def lease(connection: Connection) -> Lease:
+    """Who leads, and until when unless it is renewed. Locks nothing."""
+    table = schema.leader.c
+    row = connection.execute(select(table.holder, table.expires_at, table.fence).where(table.name == DISPATCHER)).one()
+    return Lease(row.holder, row.expires_at, row.fence)
+
+
+def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros, over: Lease | None = None) -> int | None:
+    """Take or renew the dispatcher's lease; its fence, or None while somebody else holds it.
+
+    ``over``: a lease that was not renewed for as long as it lasts, whatever time it names.
+    """
     table = schema.leader
     row = connection.execute(
         select(table.c.holder, table.c.expires_at, table.c.fence).where(table.c.name == DISPATCHER).with_for_update()
     ).one()
-    if row.holder not in (None, holder) and row.expires_at > now:
+    ours = row.holder == holder
+    if not ours and row.holder is not None and row.expires_at > now and Lease(*row) != over:
         return None
-    fence = row.fence if row.holder == holder else row.fence + 1
-    connection.execute(
-        update(table)
-        .where(table.c.name == DISPATCHER)
-        .values(holder=holder, expires_at=now + lease, fence=fence, sleeps_until=0)
-    )
-    return int(fence)
+    renewed = {"expires_at": now + lease}
+    taken = renewed | {"holder": holder, "fence": row.fence + 1, "sleeps_until": 0}
+    connection.execute(update(table).where(table.c.name == DISPATCHER).values(renewed if ours else taken))
+    return int(row.fence if ours else row.fence + 1)
 
 
 def resign(connection: Connection, holder: UUID) -> None:
@@ -100,7 +118,7 @@ def resign(connection: Connection, holder: UUID) -> None:
 
 
 def sleep_until(connection: Connection, holder: UUID, until: Micros) -> bool:
-    """Ask to be woken by any commit that wants a turn before ``until``; False: the lease is lost."""
+    """Ask to be woken by any commit that wants a turn before ``until`` (0: by none); False: the lease is lost."""
     table = schema.leader
     mine = update(table).where(table.c.name == DISPATCHER, table.c.holder == holder)
     return connection.execute(mine.values(sleeps_until=until)).rowcount == 1

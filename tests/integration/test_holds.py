@@ -9,7 +9,7 @@ import pytest
 
 from sendq.clock import SECOND, Micros, moment
 from sendq.ledger import grants, holds, schema
-from sendq.ledger.record import Hold
+from sendq.ledger.record import Group, Hold
 from sendq.ledger.turns import Claimed
 from sendq.states import Event
 from tests.support.ledger import Ledger, end, outcome
@@ -67,6 +67,24 @@ def close(ledger: Ledger, grant: str = "g1") -> None:
 
 def kinds(ledger: Ledger) -> list[str]:
     return [row.kind for row in ledger.rows(schema.event)]
+
+
+class TestASuccessThatWasOnTheWireWhenAHoldFell:
+    @pytest.mark.parametrize("scope", ["unknown", WHOLE])
+    def test_proves_nothing_about_what_comes_after_the_hold(self, ledger: Ledger, scope: str) -> None:
+        ledger.send()
+        ledger.offer()
+        prove_all(ledger)
+        begun_at = ledger.clock()
+        ledger.clock.advance(1)
+        hold_pair(ledger, scope)
+        proven = {("default", "unknown"): begun_at}
+        for _ in range(12):
+            ledger.record_group(Group(proven=proven))
+        assert ramps(ledger)["unknown"] == 1
+        after = {("default", "unknown"): ledger.clock.advance(1)}
+        ledger.record_group(Group(proven=after))
+        assert ramps(ledger)["unknown"] == 2
 
 
 class TestHoldingAGrant:

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, event, func, select, update
 
 from sendq import Send, State, clock
 from sendq.clock import SECOND, Micros
@@ -281,6 +281,8 @@ def refuse_all(ledger: Ledger, turns: Sequence[Claimed], *, rule: str = "scopes_
 def look_higher(ledger: Ledger, *, window: Micros = 300 * SECOND) -> list[grants.Escalated]:
     now = ledger.clock()
     with ledger.writing() as connection:
+        grants.open_stragglers(connection, now=now)
+    with ledger.writing() as connection:
         return grants.escalate(
             connection, rules={"scopes_missing"}, since=now - window, number=10, held_until=now + 60 * SECOND, now=now
         )
@@ -337,6 +339,34 @@ class TestLookingHigher:
         assert look_higher(ledger) == []
         assert ledger.lane("late").closed_at is None
         assert announce(ledger) == 0
+
+    def test_locks_the_lanes_of_all_its_groups_in_the_order_of_their_ids(self, pg_ledger: Ledger) -> None:
+        """Else it and a recorder could wait for each other."""
+        for rule in ("scopes_missing", "forbidden"):
+            names = [f"{rule}{number}" for number in range(10)]
+            for name in names:
+                pg_ledger.send(name, provider="google")
+            refuse_all(pg_ledger, pg_ledger.claim(pg_ledger.offer()), rule=rule)
+        now, locked = pg_ledger.clock(), list[str]()
+        event.listen(pg_ledger.engine, "before_cursor_execute", lambda *given: locked.append(given[2]))
+        with pg_ledger.writing() as connection:
+            found = grants.escalate(
+                connection, rules={"scopes_missing", "forbidden"}, since=0, number=10, held_until=now + SECOND, now=now
+            )
+        assert {(one.rule, one.grants) for one in found} == {("scopes_missing", 10), ("forbidden", 10)}
+        assert sum("sendq_lane" in one and "FOR UPDATE" in one for one in locked) == 1
+
+
+class TestAGrantThatIsGone:
+    def test_stays_so_though_an_older_answer_called_it_valid(self, ledger: Ledger) -> None:
+        ledger.send()
+        ledger.absorb()
+        lane, now = ledger.lane().id, ledger.clock()
+        with ledger.writing() as connection:
+            grants.close(connection, lane, rule="expired", by="webhook", now=now)
+            grants.found_gone(connection, lane, rule="grant_not_found", by="webhook", now=now)
+            grants.found_valid(connection, lane, now=now)
+        assert (ledger.lane().gone, ledger.lane().closed_rule) == (True, "grant_not_found")
 
 
 class TestTwoAnswersOfOneMoment:

@@ -11,9 +11,10 @@ from uuid import UUID
 import pytest
 
 from sendq import State
+from sendq.clock import SECOND
 from sendq.ledger import schema
 from sendq.ledger.engine import open_engine
-from sendq.ledger.record import Begin, Outcome, Recorded
+from sendq.ledger.record import Begin, Hold, Outcome, Recorded
 from sendq.ledger.turns import Claimed
 from sendq.states import Event
 from tests.support.ledger import Ledger, end, outcome
@@ -118,6 +119,34 @@ class TestAGroup:
         recorder.start()
         told.wait_for(1)
         assert told.begun == [{following}]
+
+
+class TestAPairThatWasHeld:
+    def test_is_shown_to_work_by_the_first_success_after_the_hold(
+        self, pg_ledger: Ledger, recorder: Recorder, told: Told
+    ) -> None:
+        before, throttled, after = claimed_turns(pg_ledger, 3)
+        with pg_ledger.writing() as connection:
+            connection.execute(schema.pair.update().values(ramp=None, proven_at=pg_ledger.clock()))
+        recorder.start()
+        recorder.put(accepted(before, told))
+        told.wait_for(1)
+        pg_ledger.clock.advance(1)
+        hold = Hold("application", "rate_limit", "policy", pg_ledger.clock() + SECOND)
+        back = outcome(throttled, throttled.jobs[0], Event.RETURN, hold=hold, begun_at=pg_ledger.clock())
+        recorder.put(Entry(PAIR, back, (), end(throttled), told.entry))
+        told.wait_for(1)
+        assert self.ramp(pg_ledger) == 1
+        pg_ledger.clock.advance(2)
+        entry = accepted(after, told)
+        assert entry.outcome is not None
+        recorder.put(replace(entry, outcome=replace(entry.outcome, begun_at=pg_ledger.clock())))
+        told.wait_for(1)
+        assert self.ramp(pg_ledger) == 2
+
+    def ramp(self, ledger: Ledger) -> int | None:
+        (ramp,) = [row.ramp for row in ledger.rows(schema.pair) if row.provider == PAIR[1]]
+        return None if ramp is None else int(ramp)
 
 
 class TestALedgerThatIsAway:

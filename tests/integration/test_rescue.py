@@ -8,7 +8,6 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
 
 from sendq import Send, State
 from sendq.clock import SECOND, moment
@@ -317,9 +316,15 @@ class TestTheLeader:
         self.lead(ledger, one)
         assert self.act(ledger, workers.sleep_until, one, ledger.clock() + SECOND) is True
         assert self.act(ledger, workers.sleep_until, other, ledger.clock() + SECOND) is False
-        self.lead(ledger, one)  # awake
-        with ledger.engine.connect() as connection:
-            assert connection.execute(select(schema.leader.c.sleeps_until)).scalar_one() == 0
+        self.lead(ledger, one)  # renewing wakes nobody
+        assert self.sleeps_until(ledger) == ledger.clock() + SECOND
+        ledger.clock.advance(10)
+        self.lead(ledger, other)  # who takes it is awake
+        assert self.sleeps_until(ledger) == 0
+
+    def sleeps_until(self, ledger: Ledger) -> int:
+        (row,) = ledger.rows(schema.leader)
+        return int(row.sleeps_until)
 
     def test_is_one_though_many_ask_at_once(self, pg_ledger: Ledger) -> None:
         barrier = threading.Barrier(6)

@@ -29,6 +29,18 @@ class TestTakingSlots:
         assert slots.take(5, limit_s=0)
         assert not slots.take(1, limit_s=0)
 
+    def test_gives_up_as_soon_as_there_will_be_no_more(self) -> None:
+        slots = Slots(1, slow_each=1)
+        slots.take(1, limit_s=0)
+        got = []
+        waiter = threading.Thread(target=lambda: got.append(slots.take(1, limit_s=10)))
+        waiter.start()
+        slots.close()
+        waiter.join(5)
+        slots.give(1)
+        assert got == [False]
+        assert not slots.take(1, limit_s=0)
+
 
 class TestASlowCall:
     def test_gives_its_slot_to_others(self) -> None:
