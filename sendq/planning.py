@@ -263,7 +263,9 @@ def micros_of(duration: timedelta) -> Micros:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _send_problems(send: Send, *, now: Micros, metadata_key: str) -> list[Problem]:
+def _send_problems(send: object, *, now: Micros, metadata_key: str) -> list[Problem]:
+    if not isinstance(send, Send):
+        return [Problem("", "is not a sendq.Send", "build one: Send(grant_id, Message(…), Options(key=…))")]
     problems = _option_problems(send.grant_id, send.options, now=now)
     message: object = send.message
     if not isinstance(message, Message):

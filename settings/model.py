@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import URL
@@ -22,7 +22,7 @@ from sendq.errors import Problem
 from settings.application import US, Application, NamedApplications
 from settings.environ import ROOT, EnvironSource, Row, reading, rows
 from settings.errors import SettingsError
-from settings.values import KIND, AbsolutePath, ApiUri, Key, LedgerUrl, RedisUrl, SecretUrl
+from settings.values import KIND, AbsolutePath, ApiUri, Key, LedgerUrl, RedisUrl, SecretUrl, SentryDsn
 
 HOME = ROOT / ".run" / "sendq"
 
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
     send_events: bool = setting(
         False, "report every attempt as a Celery event, for Flower (the worker's -E does the same)"
     )
-    sentry_dsn: SecretStr | None = setting(None, "where errors are reported (default: nowhere)", "SENTRY_DSN")
+    sentry_dsn: SentryDsn | None = setting(None, "where errors are reported (default: nowhere)", "SENTRY_DSN")
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:

@@ -135,6 +135,16 @@ def _key(secret: SecretStr) -> SecretStr:
     return SecretStr(value)
 
 
+def _sentry_dsn(secret: SecretStr) -> SecretStr:
+    """The address of a Sentry project: its public key stands before the host, its number at the end."""
+    parts = _split(secret.get_secret_value().strip())
+    if parts.scheme not in ("http", "https") or not (parts.hostname and parts.username):
+        raise refuse("is not the DSN of a Sentry project", "copy it from Sentry: https://key@host/number")
+    if not parts.path.rpartition("/")[2].isdecimal():
+        raise refuse("names no Sentry project", "end it with the project's number: https://key@host/number")
+    return SecretStr(parts.geturl())
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -148,4 +158,5 @@ ApiUri = Annotated[str, Trimmed, AfterValidator(_api_uri)]
 LedgerUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_ledger_url)]
 RedisUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_redis_url)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
+SentryDsn = Annotated[SecretStr, AfterValidator(_sentry_dsn)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute), PlainSerializer(str, when_used="json")]

@@ -1,4 +1,4 @@
-"""What every test gets: no network beyond this machine, the same examples in every run, and servers on request."""
+"""What every test gets: no network beyond this machine, and the same examples in every run."""
 
 from __future__ import annotations
 
@@ -10,35 +10,9 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.support.ledger import (
-    ledger,
-    ledger_url,
-    pg_ledger,
-    pg_ledger_url,
-    pg_migrated,
-    sqlite_ledger_url,
-    sqlite_template,
-)
-from tests.support.servers import pg_server, pg_url, redis_server, redis_url
-
-__all__ = [
-    "ledger",
-    "ledger_url",
-    "network_stays_here",
-    "pg_ledger",
-    "pg_ledger_url",
-    "pg_migrated",
-    "pg_server",
-    "pg_url",
-    "redis_server",
-    "redis_url",
-    "sqlite_ledger_url",
-    "sqlite_template",
-]
-
 # The same examples in every run, so that a red run means a change; `--hypothesis-profile=explore` looks for new ones.
-# No deadline: the machine may be busy.
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+# No deadline: the machine may be busy. Fifty examples keep the unit floor within seconds.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("repeatable")
 

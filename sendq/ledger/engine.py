@@ -65,8 +65,15 @@ def open_engine(url: str | URL, **options: Any) -> Engine:
     """An engine for the ledger, with what each driver needs (see `_prepare`); ``options`` go to SQLAlchemy.
 
     Parameters are hidden: bodies and addresses have no place in the text of an error.
+
+    Raises:
+        ValueError: the URL is not one that sendq speaks, or its driver is not installed or is asyncio's.
     """
     parsed = ledger_url(url)
+    with _driver_there(parsed):
+        parsed.get_dialect().import_dbapi()
+    if parsed.get_dialect().is_async:
+        raise ValueError(f"{parsed.drivername!r} is a driver for asyncio; use AsyncSendQueue, or another driver")
     engine = create_engine(parsed, hide_parameters=True, **_options(parsed), **options)
     _prepare(engine)
     return engine
@@ -81,9 +88,22 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
             f"{name!r} is no asyncio driver; write postgresql+asyncpg://, postgresql+psycopg:// or sqlite://"
         )
     parsed = parsed.set(drivername=_ASYNC_DRIVERS[name])
+    with _driver_there(parsed):
+        parsed.get_dialect().import_dbapi()
     engine = create_async_engine(parsed, hide_parameters=True, **_options(parsed), **options)
     _prepare(engine.sync_engine)
     return engine
+
+
+@contextmanager
+def _driver_there(url: URL) -> Iterator[None]:
+    """A driver that is not installed is a sentence that says so."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the driver of {url.drivername!r} is not installed ({error.name}); install it, or name another one"
+        ) from None
 
 
 def _options(url: URL) -> dict[str, Any]:

@@ -9,13 +9,18 @@ import sys
 from sendq.simulator import Simulator
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.simulator") -> int:
     """Exit status 0 after SIGINT or SIGTERM, 2 when the address cannot be had or the TLS files cannot be read."""
-    parser = argparse.ArgumentParser(prog="python -m sendq.simulator", description="A stand-in for the Nylas v3 API.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="A stand-in for the Nylas v3 API. Prints its address, then serves until it is stopped; it sends "
+        "nothing. The local part of a recipient can ask for a failure: throttle@example.com, exchange@…, reauth@…, "
+        "refused@…, tempfail@…",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=0, help="0 takes a free one (default)")
     parser.add_argument("--api-key", default="test-key", help="the only key that is let in (default: test-key)")
-    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="how long every request takes")
+    parser.add_argument("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="how long every request takes")
     parser.add_argument("--seed", type=int, default=0, help="decides the faults that happen by chance")
     parser.add_argument("--no-auto-grants", action="store_true", help="unknown grants are a 404")
     parser.add_argument("--no-auto-messages", action="store_true", help="unknown messages are a 404")
@@ -23,21 +28,45 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve https with these PEM files")
     given = parser.parse_args(arguments)
     try:
+        tls = _tls(given.tls)
+    except OSError as error:
+        return _complain(prog, "--tls", "cannot be read", error)
+    try:
         Simulator(
             given.api_key,
             latency=given.latency,
             host=given.host,
             port=given.port,
             seed=given.seed,
-            tls=_tls(given.tls),
+            tls=tls,
             auto_grants=not given.no_auto_grants,
             auto_messages=not given.no_auto_messages,
             log_bodies=not given.no_bodies,
         ).serve_forever(_print)
     except OSError as error:
-        sys.stderr.write(f"cannot serve: {error.strerror or error}\n")
-        return 2
+        return _complain(prog, "--host, --port", "cannot be listened on", error)
     return 0
+
+
+def _complain(prog: str, option: str, reason: str, error: OSError) -> int:
+    sys.stderr.write(f"{prog}: {option}: {reason} ({error.strerror or error}); choose others\n")
+    return 2
+
+
+def _port(given: str) -> int:
+    if not given.isdecimal() or int(given) > 65_535:
+        raise argparse.ArgumentTypeError("must be a whole number from 0 to 65535")
+    return int(given)
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError("must be a number of seconds from 0 to 3600")
+    return seconds
 
 
 def _print(url: str) -> None:

@@ -293,8 +293,19 @@ class TestStartingAWorker:
             worker.kill()
             worker.communicate()
 
+    def test_is_explained_without_any_setting(self) -> None:
+        status, out, err = run_process("worker", "--help")
+        assert (status, err) == (0, "")
+        assert "sendq worker" in out
+
 
 class TestTheSimulator:
+    @pytest.mark.parametrize("given", [("--port", "99999"), ("--latency", "-1"), ("--tls", "nope", "nope")])
+    def test_names_the_option_that_cannot_be_used(self, given: tuple[str, ...]) -> None:
+        status, _, err = run_process("simulator", *given)
+        assert status == 2
+        assert given[0] in err
+
     def test_its_options_are_its_own(self) -> None:
         status, out, _ = run_process("simulator", "--help")
         assert status == 0

@@ -425,6 +425,12 @@ class TestSendMany:
         assert {problem.field for problem in caught.value.problems} == {"[1].grant_id", "[2].grant_id"}
         assert counts(ledger) == {}
 
+    def test_refuses_what_is_no_send(self, ledger: Ledger) -> None:
+        with pytest.raises(InvalidJob) as caught:
+            ledger.queue.send_many([Send("g1", MESSAGE), ("g1", MESSAGE)])  # type: ignore[list-item]
+        assert [problem.field for problem in caught.value.problems] == ["[1]"]
+        assert counts(ledger) == {}
+
     def test_gives_old_and_new_jobs_in_the_order_of_the_call(self, ledger: Ledger) -> None:
         old = ledger.queue.send("g1", MESSAGE, key="b")
         found = ledger.queue.send_many([Send("g1", MESSAGE, Options(key=key)) for key in "abc"])

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tasks.policy_file import check_policy
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -57,6 +59,7 @@ AROUND = {
     "# Django": (QUEUE + DJANGO, STORED, "queued\n"),
     "# asyncio": (QUEUE + MODELS + ASYNC, "import asyncio; asyncio.run(bill()); " + STORED, "queued\n"),
     "# bad input": (QUEUE, "", None),
+    "# webhooks": ("", "print(callable(notifications))", "True\n"),
 }
 
 
@@ -79,6 +82,12 @@ def shop(tmp_path: Path) -> Path:
     assert command
     run([sys.executable, *shlex.split(command[1])], tmp_path)
     return tmp_path
+
+
+class TestTheReadmesRowsOfYourOwn:
+    def test_can_be_used_as_they_stand(self) -> None:
+        (block,) = re.findall(r"^```toml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+        assert check_policy(block) == []
 
 
 class TestTheReadmesExamples:

@@ -7,21 +7,16 @@ import json
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import sentry_sdk
 import structlog
 from celery.app import defaults
 from pydantic import ValidationError
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
 
 from settings import Settings, SettingsError
 from settings.celery import celery_config
 from settings.logs import start_logs
 from settings.redact import redact, redact_all
-from settings.sentry import start_sentry
 
 SECRETS = {
     "NYLAS_API_KEY": "nyk_v0_hush",
@@ -226,6 +221,15 @@ class TestTheBrokersAddress:
             celery_config(Settings())
 
 
+class TestTheSentryDsn:
+    @pytest.mark.parametrize("given", ["foo", "https://sentry.example.com/1", "https://key@sentry.example.com/", "/1"])
+    def test_that_names_no_project_is_refused(self, given: str) -> None:
+        assert "Sentry project" in refused(SENTRY_DSN=given)
+
+    def test_may_have_a_path_before_the_number(self) -> None:
+        assert Settings.load({"SENTRY_DSN": "https://key@example.com/sentry/42"}).sentry_dsn is not None
+
+
 class TestApplications:
     def test_default_comes_from_the_plain_names(self) -> None:
         settings = Settings.load({"NYLAS_API_KEY": " key\n", "NYLAS_API_URI": "https://api.eu.nylas.com/"})
@@ -420,46 +424,3 @@ class TestTheLog:
         structlog.get_logger().info("job.sent", job="j1")
         assert "job.sent" in people.getvalue()
         assert "{" not in people.getvalue()
-
-
-class Caught(Transport):
-    """A transport that keeps what it is given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[Any] = []
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        self.events.append(envelope.get_event())
-
-
-class TestSentry:
-    @pytest.fixture
-    def caught(self) -> Iterator[Caught]:
-        transport = Caught()
-        assert start_sentry(Settings(sentry_dsn="https://key@sentry.example.com/1"), transport=transport)
-        yield transport
-        sentry_sdk.get_client().close()
-        sentry_sdk.get_global_scope().set_client(None)  # later tests of this process report nothing and add no headers
-
-    def test_is_off_without_an_address(self) -> None:
-        assert not start_sentry(Settings())
-        assert not sentry_sdk.is_initialized()
-
-    def test_hears_of_no_variable_and_no_address(self, caught: Caught) -> None:
-        recipient = "hush@example.com"
-        sentry_sdk.set_extra("celery-job", {"args": ["hush"]})
-        sentry_sdk.set_extra("request", {"deep": {"subject": "hush", "to": ["hush"]}})
-        sentry_sdk.add_breadcrumb(message=f"asked {recipient}")
-        try:
-            raise ValueError(f"bad recipient {recipient}")
-        except ValueError:
-            sentry_sdk.capture_exception()
-        (event,) = caught.events
-        assert event["exception"]["values"][0]["value"] == "bad recipient [address]"
-        sources = ("pre_context", "context_line", "post_context")
-        for frame in event["exception"]["values"][0]["stacktrace"]["frames"]:
-            assert "vars" not in frame
-            for source in sources:  # the code of this test holds the word itself
-                frame.pop(source, None)
-        assert "hush" not in json.dumps(event, default=str)

@@ -50,7 +50,12 @@ def time(given: str) -> datetime:
 
 def past(given: str) -> datetime:
     """The same, or a duration before now."""
-    return datetime.now(UTC) - duration(given) if _duration(given) else time(given)
+    if _duration(given):
+        return datetime.now(UTC) - duration(given)
+    try:
+        return time(given)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{error.message}; or say how long ago, like 30m or 2h") from None
 
 
 def rate(given: str) -> float:

@@ -327,7 +327,7 @@ def events(grant: str | None, limit: int, as_json: bool) -> None:
         )
         return
     if not rows:
-        tell("nothing has happened to grants and holds yet")
+        tell("nothing has happened " + ("to this grant yet" if grant else "to grants and holds yet"))
         return
     tell_table(
         ("at", "event", "concerns", "rule", "by", "reason"),

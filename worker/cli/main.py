@@ -20,8 +20,18 @@ Exit status: 0 done; 1 there is no such thing, or it failed; 2 the command, the 
 (one sentence on stderr says what to do); 130 after Ctrl-C. Output goes to stdout, everything else to stderr."""
 
 
+class Commands(click.Group):
+    """Lists each command with its whole first sentence, on as many lines as it takes."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            rows = [(name, command.get_short_help_str(limit=1000)) for name, command in sorted(self.commands.items())]
+            formatter.write_dl(rows)
+
+
 @click.group(
     name="sendq",
+    cls=Commands,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )

@@ -38,15 +38,18 @@ def up(workers: int, flower: bool) -> None:
 def worker(arguments: tuple[str, ...]) -> None:
     """A worker for production: `celery -A worker worker` with our defaults; ARGUMENTS are Celery's (-E, -n NAME …).
 
-    Needs DATABASE_URL, REDIS_URL and an API key. Becomes Celery's process, so signals reach it directly.
+    Needs DATABASE_URL, REDIS_URL and an API key. Becomes Celery's process, so signals reach it directly. Celery's own
+    options are listed by: celery worker --help
     """
     from worker.children import with_checkout, worker_argv
 
-    if not {"-h", "--help"} & set(arguments):
-        settings = load_settings()
-        settings.require_keys()
-        settings.broker_url  # noqa: B018  # raises while there is none
-        read_ledger(lambda _connection: None)  # refuses a ledger that is away, or not this version's
+    if {"-h", "--help"} & set(arguments):  # Celery's would load our application, which needs settings
+        tell(click.get_current_context().get_help())
+        return
+    settings = load_settings()
+    settings.require_keys()
+    settings.broker_url  # noqa: B018  # raises while there is none
+    read_ledger(lambda _connection: None)  # refuses a ledger that is away, or not this version's
     argv = worker_argv(*arguments)
     os.execve(argv[0], argv, with_checkout(os.environ))
 
@@ -74,10 +77,10 @@ def webhooks(host: str, port: int) -> None:
 @click.command(context_settings={**PASSED_ON, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def simulator(arguments: tuple[str, ...]) -> None:
-    """A stand-in for the Nylas v3 API on a real socket; it sends nothing. `sendq simulator --help` has its options."""
+    """A stand-in for the Nylas v3 API on a real socket; it sends nothing."""
     from sendq.simulator.__main__ import main as simulate
 
-    raise SystemExit(simulate(list(arguments)))
+    raise SystemExit(simulate(list(arguments), prog="sendq simulator"))
 
 
 COMMANDS = (demo, up, worker, webhooks, simulator)

@@ -1,0 +1,28 @@
+"""Servers and ledgers on request: imported here alone, so that the unit floor starts without them."""
+
+from __future__ import annotations
+
+from tests.support.ledger import (
+    ledger,
+    ledger_url,
+    pg_ledger,
+    pg_ledger_url,
+    pg_migrated,
+    sqlite_ledger_url,
+    sqlite_template,
+)
+from tests.support.servers import pg_server, pg_url, redis_server, redis_url
+
+__all__ = [
+    "ledger",
+    "ledger_url",
+    "pg_ledger",
+    "pg_ledger_url",
+    "pg_migrated",
+    "pg_server",
+    "pg_url",
+    "redis_server",
+    "redis_url",
+    "sqlite_ledger_url",
+    "sqlite_template",
+]
