@@ -35,8 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.write(_told(migrate.run(url), as_json=given.json))
     except (SendqError, ValueError) as error:
         return _complain(str(error))
-    except (ModuleNotFoundError, exc.NoSuchModuleError) as error:
-        return _complain(f"the URL's database driver cannot be loaded ({error}); install it, or name another one")
     except exc.DBAPIError as error:
         return _complain(f"the database refused: {str(error.orig).strip().splitlines()[0]}")
     return 0

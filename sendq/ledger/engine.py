@@ -70,9 +70,7 @@ def open_engine(url: str | URL, **options: Any) -> Engine:
         ValueError: the URL is not one that sendq speaks, or its driver is not installed or is asyncio's.
     """
     parsed = ledger_url(url)
-    with _driver_there(parsed):
-        parsed.get_dialect().import_dbapi()
-    if parsed.get_dialect().is_async:
+    if needs_asyncio(parsed):
         raise ValueError(f"{parsed.drivername!r} is a driver for asyncio; use AsyncSendQueue, or another driver")
     engine = create_engine(parsed, hide_parameters=True, **_options(parsed), **options)
     _prepare(engine)
@@ -88,22 +86,26 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
             f"{name!r} is no asyncio driver; write postgresql+asyncpg://, postgresql+psycopg:// or sqlite://"
         )
     parsed = parsed.set(drivername=_ASYNC_DRIVERS[name])
-    with _driver_there(parsed):
-        parsed.get_dialect().import_dbapi()
+    needs_asyncio(parsed)
     engine = create_async_engine(parsed, hide_parameters=True, **_options(parsed), **options)
     _prepare(engine.sync_engine)
     return engine
 
 
-@contextmanager
-def _driver_there(url: URL) -> Iterator[None]:
-    """A driver that is not installed is a sentence that says so."""
+def needs_asyncio(url: URL) -> bool:
+    """Whether the URL's driver is one for asyncio.
+
+    Raises:
+        ValueError: the driver is not installed, or there is none of that name.
+    """
     try:
-        yield
-    except ModuleNotFoundError as error:
+        dialect = url.get_dialect()
+        dialect.import_dbapi()
+    except (ModuleNotFoundError, exc.NoSuchModuleError):
         raise ValueError(
-            f"the driver of {url.drivername!r} is not installed ({error.name}); install it, or name another one"
+            f"the driver of {url.drivername!r} is not installed; install it, or name another one"
         ) from None
+    return bool(dialect.is_async)
 
 
 def _options(url: URL) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, func
 from sqlalchemy.engine import URL
 
 from sendq.errors import LedgerUnavailable, SchemaMismatch
-from sendq.ledger.engine import ledger_url, open_async_engine, open_engine, reading, translated, writing
+from sendq.ledger.engine import ledger_url, needs_asyncio, open_async_engine, open_engine, reading, translated, writing
 from sendq.ledger.schema import VERSION_TABLE
 
 # Works wherever the package is installed; the worker's `sendq migrate` does the same.
@@ -71,15 +71,14 @@ def run(url: str | URL) -> Upgrade:
     A URL with an asyncio driver (``postgresql+asyncpg://``) is served by that driver, in an event loop of its own.
 
     Raises:
-        ValueError: the URL is not one, or names a database that sendq does not speak.
-        ModuleNotFoundError: the URL's driver is not installed.
+        ValueError: the URL is not one, names a database that sendq does not speak, or a driver that is not there.
         LedgerUnavailable: the database cannot be reached.
         SchemaMismatch: the database is newer than this code.
         Retryable: somebody else kept the SQLite file locked.
     """
     parsed = ledger_url(url)
     try:
-        if parsed.get_dialect().is_async:
+        if needs_asyncio(parsed):
             return asyncio.run(_run_async(parsed))
         engine = open_engine(parsed)
         try:

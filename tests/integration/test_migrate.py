@@ -284,7 +284,7 @@ class TestTheCommand:
         [
             (NOBODY_LISTENS, "cannot be reached"),
             (NOBODY_LISTENS.replace("://", "+asyncpg://"), "cannot be reached"),
-            (NOBODY_LISTENS.replace("://", "+pg8000://"), "driver cannot be loaded"),
+            (NOBODY_LISTENS.replace("://", "+pg8000://"), "is not installed"),
             ("sqlite:////no/such/directory/ledger.db", "cannot be opened"),
             ("mysql://somebody:secret@127.0.0.1/ledger", "cannot live in 'mysql'"),
             ("secret", "not a database URL"),
