@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from enum import StrEnum
 
 from sqlalchemy import Engine as Ledger
-from sqlalchemy import exc
 
 from sendq import clock
-from sendq.errors import SendqError
 from sendq.ledger import grants
 from sendq.ledger.engine import writing
 from sendq.ledger.grants import Check
@@ -32,6 +29,7 @@ from worker import journal
 from worker.alerts import alert
 from worker.engine import Engine
 from worker.reauth import reauth_url
+from worker.rounds import Rounds
 
 ROUND_S = 1.0
 
@@ -86,41 +84,23 @@ def doubtful_rules(policy: Policy) -> frozenset[str]:
     )
 
 
-class Checker:
-    """A loop in a thread of its own. ``run_once`` is one round of it."""
+class Checker(Rounds):
+    """Every process has one; that of the leader acts."""
 
     def __init__(
         self, ledger: Ledger, engine: Engine, settings: Settings, *, leads: Callable[[], bool], now: clock.Clock
     ) -> None:
+        super().__init__("checker", every_s=ROUND_S)
         self._ledger, self._engine, self._settings, self._leads, self._now = ledger, engine, settings, leads, now
         self._doubtful = doubtful_rules(engine.policy)
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sendq-checker", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def stop(self, limit_s: float) -> None:
-        """Look no more."""
-        self._stopping.set()
-        self._thread.join(limit_s)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(ROUND_S):
-            try:
-                if self._leads():
-                    self.run_once()
-            except (SendqError, exc.SQLAlchemyError):
-                continue  # the dispatcher says so already
-            except Exception:
-                journal.bug("checker")
 
     def run_once(self) -> None:
         """One round: ask, look higher, then call for people, then end what nobody can send any more.
 
         Lanes of grants that the API calls valid are opened last: till then they count among those that fail alike.
         """
+        if not self._leads():
+            return
         with writing(self._ledger) as connection:
             checks = grants.to_check(connection, now=self._now(), limit=CHECKS_MOST)
         verdicts = self._ask(checks)

@@ -7,19 +7,18 @@ the ledger counts: after an outage of the ledger everybody gets to speak first.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Engine, exc
+from sqlalchemy import Engine
 
 from sendq import clock
-from sendq.errors import SendqError
 from sendq.ledger import rescue, workers
 from sendq.ledger.engine import reading, writing
 from worker import journal
+from worker.rounds import Rounds
 
 ROUND_S = 1.0
 
@@ -44,8 +43,8 @@ class _Watched:
     silent_s: float = 0.0
 
 
-class Rescuer:
-    """A loop in a thread of its own. ``run_once`` is one round of it."""
+class Rescuer(Rounds):
+    """Every process has one; that of the leader acts."""
 
     def __init__(
         self,
@@ -58,6 +57,7 @@ class Rescuer:
         key_max_age: clock.Micros,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("rescuer", every_s=ROUND_S)
         self._ledger, self._leads, self._now, self._monotonic = ledger, leads, now, monotonic
         self._stale_after_s, self._unclaimed_after = stale_after_s, clock.seconds(unclaimed_after_s)
         self._key_max_age = key_max_age
@@ -65,26 +65,10 @@ class Rescuer:
         self._looked_at: float | None = None
         self._sweep_at = monotonic()
         self._sweep_after = _FIRST
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sendq-rescuer", daemon=True)
 
-    def start(self) -> None:
-        """Begin to watch."""
-        self._thread.start()
-
-    def stop(self, limit_s: float) -> None:
-        """Watch no more."""
-        self._stopping.set()
-        self._thread.join(limit_s)
-
-    def _run(self) -> None:
-        while not self._stopping.wait(ROUND_S):
-            try:
-                self.run_once()
-            except (SendqError, exc.SQLAlchemyError):
-                self._looked_at = None  # the dispatcher says so already; time without the ledger does not count
-            except Exception:
-                journal.bug("rescuer")
+    def ledger_is_away(self) -> None:
+        """Time without the ledger does not count as anybody's silence."""
+        self._looked_at = None
 
     def run_once(self) -> None:
         """Look at everybody's beats; if this process leads, bring back what is lost."""
