@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from sendq.errors import (
         InvalidJob,
         KeyConflict,
-        LaneFull,
         LedgerUnavailable,
         NotFound,
         Problem,
@@ -41,7 +40,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
-        "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Retryable",
+        "InvalidJob", "KeyConflict", "LedgerUnavailable", "NotFound", "Problem", "Retryable",
         "SchemaMismatch", "SendqError",
     ),
     "sendq.message": ("CustomHeader", "Message", "Recipient", "TrackingOptions"),
@@ -63,7 +62,6 @@ __all__ = [
     "Job",
     "JobView",
     "KeyConflict",
-    "LaneFull",
     "LedgerUnavailable",
     "Message",
     "NotFound",

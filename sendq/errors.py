@@ -5,7 +5,6 @@
     ├── KeyConflict               the key belongs to a job with other content
     ├── NotFound                  no such job, batch or key
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
-    ├── LaneFull                  the lane holds as many waiting jobs as its cap allows
     ├── SchemaMismatch            the ledger's schema is older or newer than this code
     └── LedgerUnavailable         the ledger cannot be reached
 
@@ -72,10 +71,6 @@ class NotFound(SendqError, LookupError):
 
 class Retryable(SendqError):
     """The database broke off the transaction (deadlock, serialization failure): nothing was stored, run it again."""
-
-
-class LaneFull(SendqError):
-    """The lane already holds as many waiting jobs as its cap allows."""
 
 
 class SchemaMismatch(SendqError):
