@@ -1,40 +1,269 @@
 """How fast a lane may go, and when it wants its next turn. Pure: no clock, no ledger.
 
+A provider counts in units of its own, over windows of its own ("6,000 units a minute, a send costs 100"). Each such
+limit is kept as a bucket that fills evenly (GCRA): a few calls at once are fine, and from then on they go at the rate
+that the limit allows in the long run. In any window of a provider's, wherever it begins, `KEPT` of the limit is used
+at the most. A lane is in one turn at a time, so this is exact without anything shared.
+
 The widths are ours, below what each provider allows (calls at once for one mailbox), because a send is several calls
 to the provider behind Nylas's one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil
 
 from sendq.clock import SECOND, Micros
 
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown")
 
+# What a call is to a limit: a job's operation, and for sends with attachments as parts a name of their own.
+CALLS = ("send", "multipart", "modify", "delete", "list")
+SENDS = ("send", "multipart")
+
+MINUTE: Micros = 60 * SECOND
+HOUR: Micros = 60 * MINUTE
+
+# Of what a provider allows in a window, this much is used: requests arrive a little earlier or later than they start.
+KEPT = 0.98
+
+# Of a limit, this much may go at once; so much less is left for the rest of its window.
+BURST_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """``units`` in any ``window`` (microseconds), of which a call costs ``costs[call]``; others are not counted.
+
+    There must be units for two of the dearest calls at least, or "a few at once" and "evenly" are one thing.
+    """
+
+    name: str
+    units: int
+    window: Micros
+    costs: Mapping[str, int]
+
+    @property
+    def burst(self) -> float:
+        """Units that may go at once; at least the dearest call."""
+        return max(self.units * BURST_SHARE, max(self.costs.values()))
+
+    @property
+    def interval(self) -> float:
+        """Microseconds in which one unit grows back."""
+        return self.window / (self.units * KEPT - self.burst)
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """``width``: calls at once; ``spacing``: least time between two starts, in microseconds."""
+    """``width``: calls at once. ``daily``: messages in 24 hours, None: as many as the limits allow.
+
+    ``learns``: nobody publishes the limit, so throttles stretch the pace and successes relax it.
+    """
 
     width: int
-    spacing: Micros = 0
+    limits: tuple[Limit, ...] = ()
+    daily: int | None = None
+    learns: bool = False
 
+
+_ANY = dict.fromkeys(CALLS, 1)
+
+# Nylas's own, per grant and second ("Rate limits").
+NYLAS = (
+    Limit("nylas", 200, SECOND, _ANY),
+    Limit("nylas_multipart", 10, SECOND, {"multipart": 1}),
+)
+
+# Gmail API, "Usage limits": units by method. A listing is a page of 20: `messages.list` and 20 × `messages.get`.
+_GMAIL = {"send": 100, "multipart": 100, "modify": 5, "delete": 5, "list": 105}
+# One send is several requests to Graph: draft, upload, send, and reading it back (`Nylas-Provider-Request-Count`).
+_GRAPH = {"send": 4, "multipart": 5, "modify": 1, "delete": 1, "list": 1}
+# Not documented; a send, and reading it back.
+_EXCHANGE = {"send": 2, "multipart": 2, "modify": 1, "delete": 1, "list": 2}
+_SENDS = dict.fromkeys(SENDS, 1)
 
 PACES: dict[str, Pace] = {
-    "google": Pace(width=4),  # 100 units a send of 15,000 (since May 2026: 6,000) a minute
-    "microsoft": Pace(width=2),  # Graph allows 4 at once for one app and mailbox; a send is up to 4 calls there
-    "ews": Pace(width=1),  # 400 commands in 10 minutes, then 20 minutes of silence: never two at once
-    "imap": Pace(width=1),  # SMTP servers count connections, and publish no limits
-    "icloud": Pace(width=1),
-    "yahoo": Pace(width=1),
-    "unknown": Pace(width=2),
+    # Both of Google's: 250 units a second and user, a moving average that allows short bursts; since May 2026 (in new
+    # projects) also 6,000 a minute.
+    "google": Pace(4, (*NYLAS, Limit("second", 2_500, 10 * SECOND, _GMAIL), Limit("minute", 6_000, MINUTE, _GMAIL))),
+    # Graph allows 4 calls at once for one app and mailbox, 30 messages a minute and 10,000 requests in 10 minutes.
+    "microsoft": Pace(
+        2, (*NYLAS, Limit("messages", 30, MINUTE, _SENDS), Limit("requests", 10_000, 10 * MINUTE, _GRAPH))
+    ),
+    # 400 commands in 10 minutes, then 20 minutes of silence: never two at once.
+    "ews": Pace(1, (*NYLAS, Limit("commands", 400, 10 * MINUTE, _EXCHANGE))),
+    "imap": Pace(1, NYLAS, learns=True),  # SMTP servers count connections, and publish no limits
+    "icloud": Pace(1, NYLAS),
+    "yahoo": Pace(1, NYLAS, learns=True),
+    "unknown": Pace(2, NYLAS, learns=True),
 }
 
 
 def pace_of(provider: str) -> Pace:
-    """The pace of a lane whose provider is ``provider``."""
+    """The pace of a lane whose provider is ``provider``, when nobody has said otherwise."""
     return PACES.get(provider, PACES["unknown"])
+
+
+def call_of(operation: str, form: str | None) -> str:
+    """What a job's call is to the limits; ``form``: how its message travels, None for what is no message."""
+    return "multipart" if operation == "send" and form not in (None, "json") else operation
+
+
+# --- a pace of one's own ----------------------------------------------------------------------------------------------
+
+
+def written(pace: Pace) -> str:
+    """A pace as text, to be kept with a lane; `read` reads it."""
+    limits = [[limit.name, limit.units, limit.window, dict(sorted(limit.costs.items()))] for limit in pace.limits]
+    return json.dumps([pace.width, limits, pace.daily, pace.learns], separators=(",", ":"))
+
+
+@lru_cache(maxsize=4096)
+def read(text: str | None, provider: str) -> Pace:
+    """The pace that a lane keeps: its own, or else its provider's."""
+    if text is None:
+        return pace_of(provider)
+    width, limits, daily, learns = json.loads(text)
+    return Pace(width, tuple(Limit(name, units, window, costs) for name, units, window, costs in limits), daily, learns)
+
+
+# --- what has been used of it -----------------------------------------------------------------------------------------
+
+# Throttled by a provider without published limits, a lane keeps this distance between calls, twice as much each time,
+# and a little less with each success.
+STRETCH_FIRST: Micros = 1 * SECOND
+STRETCH_MOST: Micros = 60 * SECOND
+STRETCH_LEAST: Micros = SECOND // 20
+RELAXED = 0.95
+
+# Requests arrive a little earlier or later than they start; what must be a second apart starts a little further apart.
+APART = 1.05
+
+# How long a lane must behave before it may leave the distance that it was told to keep between modifications.
+BEHAVES_AFTER: Micros = 10 * MINUTE
+
+
+def stretched(stretch: Micros) -> Micros:
+    """The distance between calls after one more throttle."""
+    return min(STRETCH_MOST, max(STRETCH_FIRST, stretch * 2))
+
+
+def relaxed(stretch: Micros, successes: int) -> Micros:
+    """The distance between calls after some successes; none once it is hardly one any more."""
+    left = round(stretch * RELAXED**successes)
+    return left if left >= STRETCH_LEAST else 0
+
+
+@dataclass(slots=True)
+class Pacer:
+    """When the next call of a lane may start. Made of what the ledger keeps; `take` charges a call.
+
+    ``spacing`` is the least time between two modifications, ``stretch`` between any two calls (microseconds).
+    """
+
+    pace: Pace
+    spacing: Micros = 0
+    stretch: Micros = 0
+    # By limit: when its bucket would be full again. Then: when the next modification, and the next call, may start.
+    full_at: list[float] = field(default_factory=list)
+    modify_at: Micros = 0
+    call_at: Micros = 0
+    hours: dict[int, int] = field(default_factory=dict)  # messages by hour since 1970, for the daily budget
+
+    def __post_init__(self) -> None:
+        self.full_at += [0.0] * (len(self.pace.limits) - len(self.full_at))
+
+    @property
+    def text(self) -> str:
+        """What has been used, to be kept with the lane; `pacer` reads it."""
+        used = [[ceil(at) for at in self.full_at], self.modify_at, self.call_at]
+        return json.dumps([*used, self.hours] if self.hours else used, separators=(",", ":"))
+
+    def start(self, call: str, now: Micros) -> Micros:
+        """The earliest start of such a call, if no other goes before it."""
+        at = float(max(now, self.call_at))
+        if call not in SENDS:
+            at = max(at, self.modify_at)
+        for limit, full_at in zip(self.pace.limits, self.full_at, strict=True):
+            cost = limit.costs.get(call, 0)
+            if cost:
+                at = max(at, full_at + (cost - limit.burst) * limit.interval)
+        if self.pace.daily is not None and call in SENDS:
+            at = max(at, self._day_allows(self.pace.daily, now))
+        return ceil(at)
+
+    def start_of(self, number: int, call: str, now: Micros) -> Micros:
+        """About when the ``number``-th of so many such calls starts, if nothing but the pace is in their way."""
+        at = float(self.start(call, now) + (number - 1) * self._distance(call))
+        for limit, full_at in zip(self.pace.limits, self.full_at, strict=True):
+            cost = limit.costs.get(call, 0)
+            at = max(at, max(full_at, now) + (number * cost - limit.burst) * limit.interval)
+        if self.pace.daily is not None and call in SENDS:
+            today = sum(self.hours.values())
+            at = max(at, now + (today + number - 1) // self.pace.daily * 24 * HOUR)
+        return round(at)
+
+    def _distance(self, call: str) -> Micros:
+        return max(self.stretch, 0 if call in SENDS else self.spacing)
+
+    def take(self, call: str, at: Micros) -> None:
+        """Such a call starts then."""
+        for position, limit in enumerate(self.pace.limits):
+            cost = limit.costs.get(call, 0)
+            if cost:
+                self.full_at[position] = max(self.full_at[position], at) + cost * limit.interval
+        self.call_at = at + self.stretch
+        if call not in SENDS:
+            self.modify_at = at + round(self.spacing * APART)
+        elif self.pace.daily is not None:
+            hour = at // HOUR
+            self.hours = {then: sent for then, sent in self.hours.items() if then > hour - DAY_HOURS}
+            self.hours[hour] = self.hours.get(hour, 0) + 1
+
+    def drain(self, now: Micros) -> None:
+        """Nobody knows what was used last (its worker died): no calls at once before the buckets have filled again."""
+        self.full_at = [
+            max(full_at, now + limit.burst * limit.interval)
+            for limit, full_at in zip(self.pace.limits, self.full_at, strict=True)
+        ]
+
+    def ready_at(self, now: Micros) -> Micros:
+        """The earliest start of any call: of the cheapest."""
+        return min(self.start("send", now), self.start("modify", now))
+
+    def _day_allows(self, daily: int, now: Micros) -> Micros:
+        """When the day's budget has room again: as the oldest hours leave the last 24."""
+        this = now // HOUR
+        recent = sorted((hour, sent) for hour, sent in self.hours.items() if hour > this - DAY_HOURS)
+        left = sum(sent for _, sent in recent)
+        for hour, sent in recent:
+            if left < daily:
+                break
+            left -= sent
+            now = max(now, (hour + DAY_HOURS) * HOUR)
+        return now
+
+
+# The day's budget looks at whole hours, so that a message counts for 24 to 25 of them.
+DAY_HOURS = 25
+
+
+def pacer(
+    pace: Pace, used: str | None, *, now: Micros, spacing: Micros = 0, spacing_until: Micros = 0, stretch: Micros = 0
+) -> Pacer:
+    """The pacer of a lane: its pace, and what the ledger keeps of its use. Another number of limits begins anew."""
+    made = Pacer(pace, spacing=spacing if now < spacing_until else 0, stretch=stretch)
+    if used is not None:
+        full_at, made.modify_at, made.call_at, *hours = json.loads(used)
+        if len(full_at) == len(pace.limits):
+            made.full_at = full_at
+        made.hours = {int(hour): sent for hour, sent in hours[0].items()} if hours else {}
+    return made
 
 
 def next_turn_at(

@@ -67,7 +67,7 @@ def rows(settings: type[BaseSettings]) -> list[Row]:
 
 
 def _shown(default: object) -> str:
-    if default is None or default == {}:
+    if default is None or default in ({}, ()):
         return ""
     if isinstance(default, bool):
         return str(default).lower()

@@ -19,9 +19,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy import URL
 
 from sendq.errors import Problem
+from sendq.paces import Paces
 from settings.application import US, Application, NamedApplications
 from settings.environ import ROOT, EnvironSource, Row, reading, rows
 from settings.errors import SettingsError
+from settings.paces import PaceSettings
 from settings.values import KIND, AbsolutePath, ApiUri, Key, LedgerUrl, RedisUrl, SecretUrl, SentryDsn
 
 HOME = ROOT / ".run" / "sendq"
@@ -76,12 +78,16 @@ class Settings(BaseSettings):
         unit="threads", ge=1, le=100,
     )  # fmt: skip
     slow_after_s: float = setting(
-        5.0, "a call that takes longer gives its slot back and counts against the slow allowance; less than "
-        "SENDQ_READ_TIMEOUT_S", unit="s", gt=0,
+        5.0, "a call that takes longer gives its slot back and counts against the slow allowance (where slots are "
+        "scarce, after a second); less than SENDQ_READ_TIMEOUT_S", unit="s", gt=0,
     )  # fmt: skip
     slow_allowance: int | None = setting(
-        None, "how many slow calls one provider may have in a process (default: as many as SENDQ_CONCURRENCY)",
+        None, "how many slow calls one provider may have in a process (default: four times SENDQ_CONCURRENCY)",
         unit="calls", ge=1,
+    )  # fmt: skip
+    paces: PaceSettings = setting(
+        (), "paces of one's own, a JSON list; the most specific has the last word: [{\"provider\": \"google\", "
+        "\"limits\": {\"minute\": 15000}}, {\"grant\": \"…\", \"width\": 1, \"daily\": 500}]",
     )  # fmt: skip
     turn_s: float = setting(
         2.0, "a lane's turn ends after about this long; less than SENDQ_UNCLAIMED_AFTER_S", unit="s", gt=0, le=60
@@ -247,7 +253,12 @@ class Settings(BaseSettings):
     @property
     def slow_calls(self) -> int:
         """How many slow calls one provider may have in a process."""
-        return self.slow_allowance or self.concurrency
+        return self.slow_allowance or 4 * self.concurrency
+
+    @property
+    def lane_paces(self) -> Paces:
+        """Every lane's pace: its provider's, and what `paces` says."""
+        return Paces([pace.rule for pace in self.paces])
 
     def replace(self, **changes: Any) -> Self:
         """These settings with some fields changed, checked like any other."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Protocol
 from uuid import UUID
@@ -21,18 +21,15 @@ from uuid import UUID
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
 from sendq.ledger.jobs import RULE_OF
-from sendq.ledger.record import Begin, End, Hold, Outcome
-from sendq.ledger.turns import Claimed, first_to_begin
-from sendq.pace import next_ramp
+from sendq.ledger.record import Begin, End, Hold, Outcome, Shrink
+from sendq.ledger.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soon
+from sendq.pace import call_of, next_ramp
 from sendq.preflight import objection
 from sendq.states import Event
 from tasks.decide import Decision, JobFacts, decide
 from tasks.failure import Answer, Failure, Success, parse
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy, Route, Scope
-
-# A turn does not wait longer than this for its lane's pace: it ends, gives its slot to others, and another one comes.
-LONGEST_PAUSE: Micros = 1 * SECOND
 
 RETURNED = "not_begun"
 BUG = "internal_error"
@@ -45,6 +42,8 @@ class Job(Protocol):
     def id(self) -> UUID: ...
     @property
     def operation(self) -> str: ...
+    @property
+    def form(self) -> str | None: ...
     @property
     def object_id(self) -> str | None: ...
     @property
@@ -94,15 +93,18 @@ class Surroundings(Protocol):
         """
 
     async def record(
-        self, pair: tuple[str, str], outcome: Outcome, begins: Collection[Begin], end: End | None
+        self, pair: tuple[str, str], outcome: Outcome | None, begins: Collection[Begin], end: End | None
     ) -> Collection[UUID]:
         """Commit; gives those of ``begins`` that may go on the wire."""
 
     async def finish(self, pair: tuple[str, str], end: End) -> None:
         """Commit the end of a turn that has no outcome to go with it."""
 
-    def on_the_wire(self, provider: str) -> AbstractContextManager[object]:
-        """Counts a call while it lasts, and gives its slot to others when it is slow."""
+    def on_the_wire(self, provider: str, slow: Callable[[], None]) -> AbstractContextManager[object]:
+        """Counts a call while it lasts; when it is slow, its slot goes to others, and ``slow`` is called."""
+
+    def shrink(self, shrink: Shrink, spare: int) -> None:
+        """A turn holds fewer slots from now on; ``spare`` of them it had no call for."""
 
     def bug(self, job_id: UUID) -> None:
         """An exception that should not have been is being handled: log it, alert."""
@@ -125,8 +127,11 @@ class _Turn:
         self._waiting: deque[Job] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
         self._begun: deque[Job] = deque(job for job in claimed.jobs if job.id in claimed.begun)
         self._ramp: int = claimed.lane.ramp  # what the lane has earned
-        self._slots: int = claimed.lane.turn_slots  # what this turn was given, and earns by succeeding
-        self._ready_at: Micros = claimed.lane.ready_at
+        self._slots = claimed.slots  # what this turn was given, and earns by succeeding
+        self._held = claimed.slots  # what others must do without for it
+        self._pacer, self._starts = claimed.pacer, dict(claimed.starts)
+        self._successes = 0
+        self._slow = 0  # calls on the wire whose slots others have
         self._ends_at = around.now() + around.turn_time
         self._stopped = False
         self._objects: set[str] = set()  # with a job of this turn that is begun, or did not succeed
@@ -140,9 +145,13 @@ class _Turn:
         while self._begun or running:
             while self._begun:
                 running.add(asyncio.create_task(self._carry_out(self._begun.popleft())))
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            done, running = await asyncio.wait(
+                running, return_when=asyncio.FIRST_COMPLETED, timeout=self._until_next_start()
+            )
             for task in done:
                 bug = bug or task.exception()
+            if not done and (begins := self._next_to_begin()):
+                running.add(asyncio.create_task(self._record(None, begins)))
         if bug is not None:  # only now, for the other calls' outcomes are to be recorded all the same
             raise bug
         if not self._ended:
@@ -162,14 +171,13 @@ class _Turn:
         if outcome.event is Event.ACCEPT and job.object_id is not None:
             self._objects.discard(job.object_id)
         try:
-            await self._record(outcome)
+            await self._record(outcome, self._next_to_begin())
         finally:  # come what may, or the pair would be held in this process for ever
             if outcome.hold is not None and outcome.hold.scope != Scope.GRANT:
                 self._around.hold(self._pair, outcome.hold.scope, recorded=True)
 
-    async def _record(self, outcome: Outcome) -> None:
+    async def _record(self, outcome: Outcome | None, begins: list[Job]) -> None:
         """Have the outcome committed, with what may begin after it, or else the turn's end."""
-        begins = self._next_to_begin()
         end = self._end() if not begins and not self._open and not self._begun else None
         self._ended = end is not None
         lane = self._lane
@@ -182,20 +190,40 @@ class _Turn:
 
     def _next_to_begin(self) -> list[Job]:
         """The jobs to begin with the commit of an outcome: as many as the ramp has room for."""
-        lane, now = self._lane, self._around.now()
+        now = self._around.now()
         if now >= self._ends_at or not self._may_go_on():
             return []
-        if lane.spacing and self._ready_at - now > LONGEST_PAUSE:
+        room = max(0, self._width() - self._open - len(self._begun))
+        if not room:
             return []
-        width = 1 if lane.spacing else min(self._ramp, self._slots)
-        room = width - self._open - len(self._begun)
-        free = [job for job in self._waiting if job.object_id is None or job.object_id not in self._objects]
-        chosen: list[Job] = first_to_begin(free, max(0, room))
+        starts = start_soon(first_to_begin(self._free(), room), self._pacer, now=now)
+        self._starts |= starts
+        chosen = [job for job in self._waiting if job.id in starts]
         for job in chosen:
             self._waiting.remove(job)
             if job.object_id is not None:
                 self._objects.add(job.object_id)
         return chosen
+
+    def _free(self) -> list[Job]:
+        """The waiting jobs that are not behind another one of their object."""
+        return [job for job in self._waiting if job.object_id is None or job.object_id not in self._objects]
+
+    def _width(self) -> int:
+        return min(self._ramp, self._slots)
+
+    def _until_next_start(self) -> float | None:
+        """Seconds until the pace lets another job begin while calls are still on the wire; None: none will.
+
+        Without that, a lane whose calls last longer than the distance that it keeps would fall behind its pace.
+        """
+        if self._open >= self._width() or not self._may_go_on() or not (free := self._free()):
+            return None
+        now = self._around.now()
+        at = self._pacer.start(call_of(free[0].operation, free[0].form), now)
+        if at >= self._ends_at:
+            return None
+        return max(0, at - LONGEST_PAUSE - now) / SECOND + TICK_S
 
     def _may_go_on(self) -> bool:
         """Whether a call may begin: nothing has stopped the turn, and its worker has not been taken for dead."""
@@ -205,13 +233,30 @@ class _Turn:
         return around.may_call(self._pair, self._offered_at)
 
     def _end(self) -> End:
-        return End(self._lane.id, self._lane.fence, ready_at=self._ready_at, ramp=self._ramp)
+        now, free = self._around.now(), self._free()
+        next_call = call_of(free[0].operation, free[0].form) if free else None
+        return End(
+            self._lane.id,
+            self._lane.fence,
+            ready_at=self._pacer.ready_at(now) if next_call is None else self._pacer.start(next_call, now),
+            ramp=self._ramp,
+            used=self._pacer.text,
+            successes=self._successes,
+        )
+
+    def _slow_call(self) -> None:
+        """A call has become slow, and others have its slot. The turn begins no more, and gives what it has to spare."""
+        self._slow += 1
+        self._ends_at = min(self._ends_at, self._around.now())
+        spare = max(0, self._held - self._open)
+        self._held -= spare
+        lane = self._lane
+        self._around.shrink(Shrink(lane.id, lane.fence, max(0, self._held - self._slow)), spare)
 
     async def _outcome_of(self, job: Job) -> Outcome:
         """Make the call if nothing speaks against it, and decide what the answer means."""
         around, lane = self._around, self._lane
-        if lane.spacing:
-            await self._keep_distance()
+        await self._wait_for_start(job)
         begun_at = around.now()
         # Directly before the wire, not only at the claim: much can have happened since.
         if not self._may_go_on():
@@ -219,7 +264,7 @@ class _Turn:
         event = objection(job, now=begun_at, key_max_age=around.key_max_age)
         if event is not None:
             return self._without_call(job, event, RULE_OF[event])
-        with around.on_the_wire(lane.provider):
+        with around.on_the_wire(lane.provider, self._slow_call):
             answer = await self._call(job)
         ended_at = around.now()
         result = parse(answer, provider=lane.provider, operation=job.operation, now=ended_at / SECOND)
@@ -243,12 +288,11 @@ class _Turn:
         assert job.object_id is not None
         return await around.client.modify(application, lane.grant_id, job.object_id, job.body)
 
-    async def _keep_distance(self) -> None:
-        """Wait for the lane's next start; what comes after waits for the one after that."""
-        around = self._around
-        start = max(self._ready_at, around.now())
-        self._ready_at = start + self._lane.spacing
-        await asyncio.sleep(max(0, start - around.now()) / SECOND)
+    async def _wait_for_start(self, job: Job) -> None:
+        """Begun a little before its time, so that the pace does not wait for commits."""
+        pause = self._starts.pop(job.id) - self._around.now()
+        if pause > 0:
+            await asyncio.sleep(pause / SECOND)
 
     def _facts(self, job: Job, begun_at: Micros) -> JobFacts:
         key_at = job.key_at if job.key_at is not None else begun_at
@@ -268,7 +312,9 @@ class _Turn:
         """What the turn itself takes from an answer; the ledger takes it from the outcome."""
         lane = self._lane
         succeeded = decision.event is Event.ACCEPT
-        self._ramp = next_ramp(self._ramp, lane.width, succeeded=succeeded)
+        self._successes += succeeded
+        # An account that does not answer gets one call at a time from now on.
+        self._ramp = 1 if decision.rule == NO_ANSWER_RULE else next_ramp(self._ramp, lane.width, succeeded=succeeded)
         self._slots = next_ramp(self._slots, lane.width, succeeded=succeeded)
         if decision.hold is not None or decision.route in (Route.REQUEUE, Route.REAUTH):
             self._stopped = True
@@ -333,11 +379,16 @@ class _Turn:
             hold=_hold(decision) if decision.hold is not None else None,
             width=decision.width,
             spacing=None if decision.spacing_s is None else round(decision.spacing_s * SECOND),
+            throttled=self._pacer.pace.learns and result.status == 429,
             begun_at=begun_at,
         )
 
 
 CONFLICT_RULE = "key_in_progress"
+NO_ANSWER_RULE = "no_answer"
+
+# So much after the moment from which a job may begin, its turn looks again.
+TICK_S = 0.001
 
 
 def _hold(decision: Decision) -> Hold:

@@ -22,7 +22,8 @@ from sendq.floors import Floors
 from sendq.ledger import lanes, turns, workers
 from sendq.ledger.engine import reading, writing
 from sendq.ledger.lanes import NEVER, Turn, Used
-from sendq.pace import PROBE_PATIENCE, pace_of, probing_room
+from sendq.pace import PROBE_PATIENCE, probing_room
+from sendq.paces import Paces
 from worker import journal
 from worker.bell import Bell
 
@@ -30,6 +31,10 @@ Publish = Callable[[Sequence[Sequence[Turn]]], None]
 
 # New jobs' lanes taken in by one round; the rest by the next, which follows at once.
 WAKES_MOST = 1_000
+
+# Lanes whose pace one round compares with the settings, after the lead has changed.
+PACED_MOST = 1_000
+FIRST = UUID(int=0)
 
 # Between two rounds that found something to do: new turns every few milliseconds, without a busy loop.
 BUSY_PAUSE: Micros = clock.seconds(0.005)
@@ -74,11 +79,14 @@ class Dispatcher:
         poll_s: float,
         bundle_turns: int,
         bundle_slots: int,
+        paces: Paces,
     ) -> None:
         self._ledger, self._publish, self._bell, self._holder = ledger, publish, bell, holder
         self._now, self._monotonic = now, monotonic
         self._lease_s, self._poll_s = lease_s, poll_s
         self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
+        self._paces = paces
+        self._paced: UUID | None = FIRST  # lanes up to here keep the paces of this process's settings; None: all do
         self._fence: int | None = None
         self._ask_at = float("-inf")  # for the lease, or its renewal; monotonic
         self._watched: workers.Lease | None = None  # somebody else's
@@ -134,6 +142,8 @@ class Dispatcher:
             self._ask_for_lease(now)
         if self._fence is None:
             return self._until_asking()
+        if self._paced is not None:
+            self._keep_paces(self._paced)
         done = self._round(now)
         if done.turns:
             self._publish_or_take_back(done.turns)
@@ -147,7 +157,7 @@ class Dispatcher:
             with writing(self._ledger) as connection:
                 fence = workers.lead(connection, self._holder(), now=now, lease=clock.seconds(self._lease_s), over=over)
         if fence is not None and fence != self._fence:
-            self._floors, self._sleeps_until = Floors(), 0
+            self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
             journal.leading(self._holder(), fence)
         self._fence = fence
         self._ask_at = asked_at + (self._poll_s if fence is None else self._lease_s / 3)
@@ -166,6 +176,13 @@ class Dispatcher:
     def _until_asking(self) -> Micros:
         return max(0, clock.seconds(self._ask_at - self._monotonic()))
 
+    def _keep_paces(self, after: UUID) -> None:
+        """The one who led before may have had other settings."""
+        with writing(self._ledger) as connection:
+            self._paced, changed = lanes.keep_paces(connection, self._paces, after=after, limit=PACED_MOST)
+        if changed:
+            journal.paced(changed)
+
     def _round(self, now: Micros) -> Round:
         with writing(self._ledger) as connection:
             floors = self._floors
@@ -173,7 +190,7 @@ class Dispatcher:
             wakes = lanes.take_wakes(connection, limit=WAKES_MOST, above=floors.wake_id)
             floors.woken((row.id for row in wakes), now)
             if wakes:
-                lanes.wake(connection, wakes, now=now, pace_of=pace_of)
+                lanes.wake(connection, wakes, now=now, paces=self._paces)
             pairs = lanes.pairs(connection, floors=floors.next_at)
             for pair in pairs:
                 floors.first_lane((pair.application, pair.provider), pair.next_at, now)

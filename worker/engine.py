@@ -33,7 +33,7 @@ from sendq.ledger import rescue, workers
 from sendq.ledger.engine import writing
 from sendq.ledger.enqueue import notify
 from sendq.ledger.lanes import NEVER
-from sendq.ledger.record import Begin, End, Outcome, Recorded
+from sendq.ledger.record import Begin, End, Outcome, Recorded, Shrink
 from sendq.ledger.turns import Claimed, claim, give_back
 from sendq.ledger.workers import Load
 from settings import Settings
@@ -52,6 +52,9 @@ LEASE_MARGIN_S = 2.0
 
 # A bundle that finds no room for this long is given back, for another worker to take.
 ROOM_LIMIT_S = 5.0
+
+# A call is looked at this often; in a full house, one that has lasted so long makes room.
+LOOK_S = 1.0
 
 # Between the last moment for calls and the end of the grace time: to record what is unfinished.
 LAST_WORDS_S = 3.0
@@ -82,6 +85,7 @@ class Engine:
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
         self._turns: set[asyncio.Task[None]] = set()
         self._in_hand = InHand()
+        self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before their end
         self._held: dict[tuple[str, str], Micros] = {}  # turns offered until then begin no further call
         self._stopping = False
 
@@ -131,7 +135,7 @@ class Engine:
             notify(connection, at=self.now())  # there is capacity now that was not
 
     def _load(self) -> Load:
-        return Load(capacity=self.slots.capacity, slow=self.slots.slow, stopping=self._stopping)
+        return Load(capacity=self.slots.capacity, stopping=self._stopping)
 
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -265,8 +269,9 @@ class Engine:
             broke_off = True
             journal.bug("turn", lane=str(claimed.lane.id))
         finally:
-            self._in_hand.let_go((claimed.lane.id, claimed.lane.fence), lost=broke_off)
-            self.slots.give(claimed.slots)
+            name = (claimed.lane.id, claimed.lane.fence)
+            self._in_hand.let_go(name, lost=broke_off)
+            self.slots.give(claimed.slots - self._spared.pop(name, 0))
 
     def ask(self, question: Callable[[NylasClient], Coroutine[Any, Any, T]], *, limit_s: float) -> T:
         """Put a question to the API from another thread; the loop makes the call.
@@ -307,7 +312,7 @@ class Engine:
         self._held[pair if scope == "provider" else (application, "*")] = self.now() if recorded else NEVER
 
     async def record(
-        self, pair: tuple[str, str], outcome: Outcome, begins: Collection[Begin], end: End | None
+        self, pair: tuple[str, str], outcome: Outcome | None, begins: Collection[Begin], end: End | None
     ) -> Collection[UUID]:
         """Have an outcome committed; gives the jobs that may go on the wire."""
         committed = self._loop.create_future()
@@ -321,6 +326,13 @@ class Engine:
         self._recorder.put(Entry(pair, None, (), end, self._teller(committed)))
         await committed
 
+    def shrink(self, shrink: Shrink, spare: int) -> None:
+        """Others may use what a turn that waits for slow calls holds no more."""
+        name = (shrink.lane_id, shrink.fence)
+        self._spared[name] = self._spared.get(name, 0) + spare
+        self.slots.give(spare)
+        self._recorder.put(Entry(("", ""), None, (), None, lambda begun: None, shrink))
+
     def _teller(self, committed: asyncio.Future[set[UUID]]) -> Callable[[set[UUID]], None]:
         def tell(begun: set[UUID]) -> None:
             if not committed.done():
@@ -329,20 +341,32 @@ class Engine:
         return lambda begun: _quietly(self._loop, tell, begun)
 
     @contextmanager
-    def on_the_wire(self, provider: str) -> Iterator[None]:
-        """Count a call, and let it give its slot away once it is slow."""
-        slow = False
+    def on_the_wire(self, provider: str, slow: Callable[[], None]) -> Iterator[None]:
+        """Count a call, and let it give its slot away once it is slow: in a full house, sooner."""
+        is_slow = False
+        last = self._loop.time() + self.settings.slow_after_s
 
-        def slow_down() -> None:
-            nonlocal slow
-            slow = self.slots.slow_down(provider)
+        timer: asyncio.TimerHandle
 
-        timer = self._loop.call_later(self.settings.slow_after_s, slow_down)
+        def look() -> None:
+            nonlocal is_slow
+            left = last - self._loop.time()
+            if (left <= 0 or self.slots.scarce) and self.slots.slow_down(provider):
+                is_slow = True
+                slow()
+            else:
+                look_in(left if left > 0 else LOOK_S)
+
+        def look_in(seconds: float) -> None:
+            nonlocal timer
+            timer = self._loop.call_later(min(LOOK_S, seconds), look)
+
+        look_in(self.settings.slow_after_s)
         try:
             yield
         finally:
             timer.cancel()
-            if slow:
+            if is_slow:
                 self.slots.slow_call_ended(provider)
 
     def bug(self, job_id: UUID) -> None:

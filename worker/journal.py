@@ -20,6 +20,11 @@ def worker_started(worker: UUID, *, capacity: int) -> None:
     _log.info("worker_started", worker=str(worker), capacity=capacity)
 
 
+def paced(lanes: int) -> None:
+    """Other settings than those of whoever led before: these lanes keep another pace now."""
+    _log.info("paced", lanes=lanes)
+
+
 def worker_stopping(worker: UUID, *, calls: int) -> None:
     _log.info("worker_stopping", worker=str(worker), calls=calls)
 

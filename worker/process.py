@@ -51,6 +51,7 @@ class Process:
             poll_s=settings.poll_s,
             bundle_turns=settings.bundle_turns,
             bundle_slots=settings.concurrency,
+            paces=settings.lane_paces,
         )
         self.rescuer = Rescuer(
             self.ledger,

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, exc
 
 from sendq.clock import Clock, Micros
 from sendq.ledger.engine import is_disconnect, meaning_of
-from sendq.ledger.record import Begin, End, Group, Outcome, Recorded, record
+from sendq.ledger.record import Begin, End, Group, Outcome, Recorded, Shrink, record
 from sendq.states import Event
 from worker import journal
 
@@ -45,6 +45,7 @@ class Entry:
     begins: Sequence[Begin]
     end: End | None
     done: Callable[[set[UUID]], None]
+    shrink: Shrink | None = None
 
 
 class Recorder:
@@ -129,6 +130,7 @@ class Recorder:
             proven=self._proven_by(entries),
             begins=[begin for entry in entries for begin in entry.begins],
             ends=[entry.end for entry in entries if entry.end is not None],
+            shrinks=[entry.shrink for entry in entries if entry.shrink is not None],
         )
 
     def _proven_by(self, entries: Sequence[Entry]) -> dict[tuple[str, str], Micros]:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+# Of the slots, so many are taken when there is hardly one left: turns take several at a time.
+SCARCE = 0.9
+
 
 class Slots:
     """Thread-safe: Celery's threads take, the event loop gives back."""
@@ -25,6 +28,11 @@ class Slots:
     def used(self) -> int:
         """Slots that are taken."""
         return self._used
+
+    @property
+    def scarce(self) -> bool:
+        """Whether hardly a slot is left."""
+        return self._used >= self.capacity * SCARCE
 
     @property
     def slow(self) -> int:

@@ -25,8 +25,8 @@ from sendq.ids import lane_id
 from sendq.ledger import events, grants, schema
 from sendq.ledger.bulk import insert_new
 from sendq.ledger.enqueue import notify
-from sendq.ledger.lanes import CLOSED_TURN, lock, settle
-from sendq.pace import pace_of
+from sendq.ledger.lanes import CLOSED_TURN, lock, paced, settle
+from sendq.paces import Paces
 from sendq.states import State
 from sendq.views import plain
 
@@ -141,16 +141,14 @@ def _held(until: Micros, by: str, *, now: Micros) -> dict[str, Any]:
 def _lane(connection: Connection, application: str, grant_id: str, *, now: Micros) -> UUID:
     """The grant's lane, made if need be. Its provider becomes known with the first job that names one."""
     lane, provider = lane_id(application, grant_id), "unknown"
-    pace = pace_of(provider)
     row = {
         "id": lane,
         "application": application,
         "grant_id": grant_id,
         "provider": provider,
         "created_at": now,
-        "width": pace.width,
         "ramp": 1,
-        "spacing": pace.spacing,
+        **paced(Paces(), application, provider, grant_id),  # the dispatcher knows better, if there is more to know
     }
     if insert_new(connection, schema.lane, [row], returning="id"):
         insert_new(connection, schema.pair, [{"application": application, "provider": provider}], returning="provider")

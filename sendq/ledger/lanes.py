@@ -7,7 +7,7 @@ between. Several lanes are locked in the order of their ids.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -35,7 +35,8 @@ from sqlalchemy.sql.base import Executable
 from sendq.clock import Micros
 from sendq.ledger import schema
 from sendq.ledger.bulk import insert_new, update_rows
-from sendq.pace import PROVEN_FOR, RAMP_MOST, Pace, next_turn_at
+from sendq.pace import PROVEN_FOR, RAMP_MOST, next_turn_at
+from sendq.paces import Paces
 
 Marks = tuple[Micros, Micros, Micros]  # by priority: high, normal, low
 NEVER: Micros = 2**62
@@ -95,10 +96,10 @@ def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequenc
     return connection.execute(delete(table).where(table.c.id.in_(some)).returning(*table.c)).all()
 
 
-def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, pace_of: Callable[[str], Pace]) -> None:
+def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, paces: Paces) -> None:
     """Let the lanes know of new jobs; lanes and pairs that are seen for the first time are made."""
     news = _merge(wakes)
-    _make_missing(connection, news, now=now, pace_of=pace_of)
+    _make_missing(connection, news, now=now, paces=paces)
     rows = lock(connection, news)
     changes = []
     in_order = sorted(rows, key=lambda lane_id: news[lane_id].first)
@@ -113,19 +114,10 @@ def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, pace
         wanted = next_turn_at(first, ready_at=row.ready_at, held_until=row.held_until, closed=row.closed_at is not None)
         if wanted is not None and row.next_at is not None:
             wanted = min(wanted, row.next_at)
-        provider = new.provider if new.provider is not None and row.provider == "unknown" else row.provider
-        width = row.width if provider == row.provider else pace_of(provider).width
-        changes.append(
-            {
-                "id": lane_id,
-                "provider": provider,
-                "width": width,
-                "ramp": min(row.ramp, width),
-                "next_at": wanted,
-                **dict(zip(_MARKS, marks, strict=True)),
-            }
-        )
+        changes.append({"id": lane_id, "next_at": wanted, **dict(zip(_MARKS, marks, strict=True))})
     update_rows(connection, schema.lane, changes)
+    known = {row.id: new.provider for row in rows.values() if (new := news[row.id]).provider and _is_unknown(row)}
+    name_providers(connection, rows, known, paces=paces)
 
 
 @dataclass(slots=True)
@@ -154,29 +146,65 @@ def _merge(wakes: Sequence[Row[Any]]) -> dict[UUID, _News]:
     return news
 
 
-def _make_missing(
-    connection: Connection, news: Mapping[UUID, _News], *, now: Micros, pace_of: Callable[[str], Pace]
-) -> None:
+def _make_missing(connection: Connection, news: Mapping[UUID, _News], *, now: Micros, paces: Paces) -> None:
     lanes = []
     for lane_id, new in sorted(news.items()):
         provider = new.provider or "unknown"
-        pace = pace_of(provider)
-        lanes.append(
-            {
-                "id": lane_id,
-                "application": new.application,
-                "grant_id": new.grant_id,
-                "provider": provider,
-                "created_at": now,
-                "width": pace.width,
-                "ramp": pace.width,
-                "spacing": pace.spacing,
-            }
-        )
+        row = {"id": lane_id, "application": new.application, "grant_id": new.grant_id, "provider": provider}
+        lanes.append(row | {"created_at": now, "ramp": 1} | paced(paces, new.application, provider, new.grant_id))
     insert_new(connection, schema.lane, lanes, returning="id")
-    names = sorted({(new.application, new.provider or "unknown") for new in news.values()})
-    pairs = [{"application": application, "provider": provider} for application, provider in names]
+    _make_pairs(connection, {(new.application, new.provider or "unknown") for new in news.values()})
+
+
+def _make_pairs(connection: Connection, names: Iterable[tuple[str, str]]) -> None:
+    pairs = [{"application": application, "provider": provider} for application, provider in sorted(names)]
     insert_new(connection, schema.pair, pairs, returning="provider")
+
+
+# --- whose they are, and how fast -------------------------------------------------------------------------------------
+
+
+def paced(paces: Paces, application: str, provider: str, grant_id: str) -> dict[str, Any]:
+    """What a lane keeps of its pace."""
+    return {
+        "width": paces.of(application, provider, grant_id).width,
+        "pace": paces.own(application, provider, grant_id),
+    }
+
+
+def _is_unknown(row: Row[Any]) -> bool:
+    return bool(row.provider == "unknown")
+
+
+def name_providers(
+    connection: Connection, rows: Mapping[UUID, Row[Any]], providers: Mapping[UUID, str], *, paces: Paces
+) -> None:
+    """Somebody knows now who is behind these (locked) lanes: they keep that provider's pace from now on."""
+    changes = []
+    for lane_id, provider in sorted(providers.items()):
+        row = rows[lane_id]
+        pace = paced(paces, row.application, provider, row.grant_id)
+        ramp = min(row.ramp, pace["width"])
+        changes.append({"id": lane_id, "provider": provider, "ramp": ramp, "used": None, "stretch": 0} | pace)
+    update_rows(connection, schema.lane, changes)
+    _make_pairs(connection, {(rows[lane_id].application, provider) for lane_id, provider in providers.items()})
+
+
+def keep_paces(connection: Connection, paces: Paces, *, after: UUID, limit: int) -> tuple[UUID | None, int]:
+    """Let the next ``limit`` lanes after one id keep the pace that the settings give them now.
+
+    Gives where to go on (None: that was the last) and how many of these kept another pace.
+    """
+    table = schema.lane.c
+    wanted = select(table.id, table.application, table.provider, table.grant_id, table.pace)
+    rows = connection.execute(wanted.where(table.id > after).order_by(table.id).limit(limit)).all()
+    others = {row.id for row in rows if row.pace != paces.own(row.application, row.provider, row.grant_id)}
+    changes = [
+        {"id": row.id, "ramp": 1, "used": None} | paced(paces, row.application, row.provider, row.grant_id)
+        for row in lock(connection, others).values()
+    ]
+    update_rows(connection, schema.lane, changes)
+    return (rows[-1].id if len(rows) == limit else None), len(changes)
 
 
 # --- the next turn ----------------------------------------------------------------------------------------------------
@@ -406,8 +434,8 @@ def offer(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Mi
 
 
 def capacity(connection: Connection) -> int:
-    """Calls at once that all workers can make. A call in the slow allowance has given its slot back."""
-    total = text("SELECT coalesce(sum(capacity + slow), 0) FROM sendq_worker WHERE NOT stopping")
+    """Calls at once that all workers can make."""
+    total = text("SELECT coalesce(sum(capacity), 0) FROM sendq_worker WHERE NOT stopping")
     return int(connection.execute(total).scalar_one())
 
 

@@ -24,6 +24,7 @@ from sendq.ledger.grants import pause_after
 from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, lock_jobs, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, NEVER, lock, lock_pairs, lower_in, prove, settle
 from sendq.ledger.turns import begin
+from sendq.pace import BEHAVES_AFTER, relaxed, stretched
 from sendq.states import FINAL, MOVES, Event, State
 
 
@@ -59,7 +60,8 @@ class Outcome:
     conflict: bool = False  # the API still worked on an earlier request with this key
     hold: Hold | None = None
     width: int | None = None  # what the lane keeps to from now on; None: as before
-    spacing: Micros | None = None
+    spacing: Micros | None = None  # the least time between two modifications, until it has behaved for a while
+    throttled: bool = False  # by a limit that nobody knows: its calls go further apart
     begun_at: Micros = 0
 
 
@@ -74,12 +76,26 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A turn is over; what it learned of the lane's pace."""
+    """A turn is over; what it used and learned of the lane's pace.
+
+    ``used`` and ``ready_at`` are the `sendq.pace.Pacer`'s; None leaves what the ledger has.
+    """
 
     lane_id: UUID
     fence: int
     ready_at: Micros
     ramp: int
+    used: str | None = None
+    successes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """A turn that begins no more, and waits for slow calls: so many slots are all that it holds from now on."""
+
+    lane_id: UUID
+    fence: int
+    slots: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +105,7 @@ class Group:
     outcomes: Sequence[Outcome] = ()
     begins: Sequence[Begin] = ()
     ends: Sequence[End] = ()
+    shrinks: Sequence[Shrink] = ()
     proven: Mapping[tuple[str, str], Micros] = field(default_factory=dict)  # pairs that work, since a call begun then
 
     def lane_ids(self) -> set[UUID]:
@@ -97,6 +114,7 @@ class Group:
             {item.lane_id for item in self.outcomes}
             | {item.lane_id for item in self.begins}
             | {item.lane_id for item in self.ends}
+            | {item.lane_id for item in self.shrinks}
         )
 
 
@@ -133,16 +151,12 @@ def record(connection: Connection, group: Group, *, now: Micros) -> Recorded:
         ],
         now=now,
     )
+    for shrink in group.shrinks:
+        if shrink.lane_id in open_turns and lanes[shrink.lane_id].fence == shrink.fence:
+            changes.setdefault(shrink.lane_id, {})["turn_slots"] = shrink.slots
     for end in group.ends:
         if end.lane_id in open_turns and lanes[end.lane_id].fence == end.fence:
-            lane = lanes[end.lane_id]
-            ramp = min(end.ramp, lane.width)
-            if lane.held_since is not None and lane.held_since >= lane.turn_at:
-                ramp = min(ramp, lane.ramp)
-            changes.setdefault(end.lane_id, {}).update(CLOSED_TURN, ready_at=end.ready_at)
-            # A hold that fell meanwhile has reset the ramp; a turn that began before it must not undo that, whether
-            # the hold is in this group or was recorded before.
-            changes[end.lane_id].setdefault("ramp", ramp)
+            _end(lanes[end.lane_id], end, changes.setdefault(end.lane_id, {}))
     for (application, provider), begun_at in sorted(group.proven.items()):
         ramp = prove(connection, application, provider, begun_at=begun_at, now=now)
         recorded.ramps[application, provider] = ramp
@@ -150,6 +164,20 @@ def record(connection: Connection, group: Group, *, now: Micros) -> Recorded:
     if notify_at != NEVER:
         notify(connection, at=notify_at)
     return recorded
+
+
+def _end(lane: Row[Any], end: End, change: dict[str, Any]) -> None:
+    ramp = min(end.ramp, lane.width)
+    if lane.held_since is not None and lane.held_since >= lane.turn_at:
+        ramp = min(ramp, lane.ramp)
+    change.update(CLOSED_TURN, ready_at=end.ready_at)
+    if end.used is not None:
+        change["used"] = end.used
+    if lane.stretch and end.successes:
+        change["stretch"] = relaxed(change.get("stretch", lane.stretch), end.successes)
+    # A hold that fell meanwhile has reset the ramp; a turn that began before it must not undo that, whether the hold
+    # is in this group or was recorded before.
+    change.setdefault("ramp", ramp)
 
 
 def _apply_outcomes(
@@ -244,7 +272,11 @@ def _apply_to_lane(
         width = max(1, min(lane.width, outcome.width))
         changes.setdefault(lane.id, {}).update(width=width, ramp=min(lane.ramp, width))
     if outcome.spacing is not None:
-        changes.setdefault(lane.id, {})["spacing"] = max(lane.spacing, outcome.spacing)
+        spaced = {"spacing": max(lane.spacing, outcome.spacing), "spacing_until": now + BEHAVES_AFTER}
+        changes.setdefault(lane.id, {}).update(spaced)
+    if outcome.throttled and (lane.held_since is None or outcome.begun_at >= lane.held_since):
+        # One step for each incident: what was on the wire when the hold fell does not count again.
+        changes.setdefault(lane.id, {})["stretch"] = stretched(lane.stretch)
     return outcome.hold is not None and _apply_hold(connection, outcome, lanes, changes, now=now)
 
 

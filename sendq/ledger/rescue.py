@@ -20,7 +20,7 @@ from sendq.ledger import schema
 from sendq.ledger.bulk import insert_rows, update_rows
 from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, end_waiting, lock_jobs, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, lock, lower_in, settle
-from sendq.ledger.turns import give_back
+from sendq.ledger.turns import give_back, pacer_of
 from sendq.ledger.workers import deregister
 from sendq.preflight import KEY_MAX_AGE, objection
 from sendq.states import FINAL, MOVES, Event, State
@@ -86,11 +86,18 @@ def _close(
     key_max_age: Micros,
 ) -> int:
     """Close the turns of these lanes; gives how many jobs were begun in them."""
-    changes: dict[UUID, dict[str, Any]] = {lane_id: dict(CLOSED_TURN) for lane_id in lanes}
+    changes = {lane_id: {**CLOSED_TURN, "used": _drained(row, now=now)} for lane_id, row in lanes.items()}
     begun = _begun_in(connection, lanes)
     _return_begun(connection, begun, lanes, changes, worker, now=now, died=died, key_max_age=key_max_age)
     settle(connection, lanes, changes, now=now)
     return len(begun)
+
+
+def _drained(lane: Row[Any], *, now: Micros) -> str:
+    """The lane's pace after a turn of which nobody knows what it used."""
+    pacer = pacer_of(lane, now=now)
+    pacer.drain(now)
+    return pacer.text
 
 
 def take_back_orphans(

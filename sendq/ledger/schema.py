@@ -58,6 +58,7 @@ job = Table(
     Column("lane_id", Uuid, nullable=False),
     Column("batch_id", Uuid),
     Column("operation", Text, nullable=False),  # send | modify
+    Column("form", Text),  # how a message travels: json | multipart | mime; null: it is no message, or json
     Column("object_id", Text),  # the message that is modified; jobs for one object run one after another
     Column("priority", SmallInteger, nullable=False),  # 0 high, 1 normal, 2 low
     Column("state", Text, nullable=False),
@@ -174,8 +175,13 @@ lane = Table(
     # Pace.
     Column("width", SmallInteger, nullable=False),  # calls at once when all is well
     Column("ramp", SmallInteger, nullable=False),  # calls at once now: 1, 2, 4 … width after a hold
-    Column("spacing", BigInteger, nullable=False, server_default="0"),  # least time between two starts
-    Column("ready_at", BigInteger, nullable=False, server_default="0"),  # the next start by that spacing
+    Column("pace", Text),  # its own, as `sendq.pace.written` says it; null: its provider's
+    Column("used", Text),  # what it has used of that, as `sendq.pace.Pacer` says it; null: nothing yet
+    Column("ready_at", BigInteger, nullable=False, server_default="0"),  # its next start by that
+    Column("spacing", BigInteger, nullable=False, server_default="0"),  # least time between two modifications …
+    Column("spacing_until", BigInteger, nullable=False, server_default="0"),  # … until then, if it behaves
+    Column("stretch", BigInteger, nullable=False, server_default="0"),  # learned: least time between two starts
+    Column("asked_at", BigInteger),  # when the API was asked who its provider is; null: not yet
     # Hold, and closed for reauth.
     Column("held_until", BigInteger),
     Column("held_since", BigInteger),
@@ -197,6 +203,7 @@ lane = Table(
     Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),
     Index("sendq_lane_closed_idx", "check_at", **_when("closed_at IS NOT NULL")),
     Index("sendq_lane_turn_idx", "turn_at", **_when("turn IS NOT NULL")),
+    Index("sendq_lane_unasked_idx", "created_at", **_when("provider = 'unknown' AND asked_at IS NULL")),
 )
 
 pair = Table(
@@ -268,7 +275,6 @@ worker = Table(
     Column("beats", BigInteger, nullable=False),  # counts up; staleness is judged by its standing still
     Column("beat_at", BigInteger, nullable=False),
     Column("capacity", Integer, nullable=False),  # calls at once
-    Column("slow", Integer, nullable=False),  # calls that moved to the slow allowance: their slots are free again
     Column("stopping", Boolean, nullable=False),
 )
 

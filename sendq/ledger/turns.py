@@ -22,7 +22,14 @@ from sendq.ledger import schema
 from sendq.ledger.bulk import update_rows
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.lanes import CLOSED_TURN, lock, settle
+from sendq.pace import Pacer, call_of, pacer, read
 from sendq.preflight import KEY_MAX_AGE, objection
+
+# A turn does not wait longer than this for its lane's pace: it ends, gives its slots to others, and another one comes.
+LONGEST_PAUSE = 1 * SECOND
+
+# As long as a turn lasts, about: what the pace lets start in that time is all that it needs slots for.
+TURN_TIME = 2 * SECOND
 
 # A job that must wait for an earlier one of the same object, which is itself not in sight, is looked at again then.
 BEHIND_RECHECK = 1 * SECOND
@@ -36,19 +43,30 @@ class Claimed:
     jobs: Sequence[Row[Any]]  # columns: see `_JOB`, with `body` and `content_type`
     begun: frozenset[UUID]
     worker: UUID  # whose the turn is; a worker that was taken for dead goes on under another id
+    slots: int  # calls at once that it may make
+    pacer: Pacer  # of its lane, with the begun jobs charged
+    starts: Mapping[UUID, Micros]  # when each of the begun jobs may start
     streak: int = 0  # holds of its pair or application since the last success of the pair
 
-    @property
-    def slots(self) -> int:
-        """Calls at once that it may make."""
-        return slots_of(self.lane, len(self.jobs))
+
+def pacer_of(lane: Row[Any], *, now: Micros) -> Pacer:
+    """What a lane's row says of when its next call may start."""
+    return pacer(
+        read(lane.pace, lane.provider),
+        lane.used,
+        now=now,
+        spacing=lane.spacing,
+        spacing_until=lane.spacing_until,
+        stretch=lane.stretch,
+    )
 
 
-def slots_of(lane: Row[Any], jobs: int) -> int:
-    """Calls at once that a turn may make: no more than it was offered, or has jobs; one if it keeps a distance."""
-    if lane.spacing:
-        return 1
-    return max(1, min(int(lane.ramp), int(lane.turn_slots), jobs))
+def slots_of(lane: Row[Any], jobs: Sequence[Waiting], pacer: Pacer, *, now: Micros) -> int:
+    """Calls at once that a turn may make: no more than it was offered, has jobs, or its pace lets start."""
+    most = min(int(lane.ramp), int(lane.turn_slots), len(jobs))
+    while most > 1 and pacer.start_of(most, call_of(jobs[0].operation, jobs[0].form), now) > now + TURN_TIME:
+        most -= 1
+    return max(1, most)
 
 
 def claim(
@@ -79,11 +97,13 @@ def claim(
     if objections:
         end_waiting(connection, objections, now=now)
         loaded = {lane_id: [job for job in jobs if job.id not in objections] for lane_id, jobs in loaded.items()}
-    to_begin = [
-        (job.id, row.fence)
-        for lane_id, row in ours.items()
-        for job in first_to_begin(loaded[lane_id], slots_of(row, len(loaded[lane_id])))
-    ]
+    pacers = {lane_id: pacer_of(row, now=now) for lane_id, row in ours.items()}
+    slots = {lane_id: slots_of(row, loaded[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}
+    starts = {
+        lane_id: start_soon(first_to_begin(loaded[lane_id], slots[lane_id]), pacers[lane_id], now=now)
+        for lane_id in ours
+    }
+    to_begin = [(job_id, row.fence) for lane_id, row in ours.items() for job_id in starts[lane_id]]
     begun = begin(connection, to_begin, now=now)
     update_rows(
         connection,
@@ -94,7 +114,8 @@ def claim(
                 "turn": "claimed",
                 "turn_worker": worker,
                 "turn_at": max(now, row.turn_at),  # a claimer whose clock is behind must not make it look old
-                "turn_slots": slots_of(row, len(loaded[lane_id])),
+                "turn_slots": slots[lane_id],
+                "used": pacers[lane_id].text,  # if nobody hears of this turn again, what it began is charged
             }
             for lane_id, row in ours.items()
         ],
@@ -106,6 +127,9 @@ def claim(
             loaded[lane_id],
             frozenset(job.id for job in loaded[lane_id] if job.id in begun),
             worker,
+            slots[lane_id],
+            pacers[lane_id],
+            starts[lane_id],
             max(streaks.get((row.application, row.provider), 0), streaks.get((row.application, "*"), 0)),
         )
         for lane_id, row in ours.items()
@@ -121,14 +145,20 @@ def _streaks(connection: Connection, applications: set[str]) -> dict[tuple[str, 
     return {(row.application, row.provider): row.streak for row in rows}
 
 
-class OfObject(Protocol):
-    """A job, as far as the order within its object goes."""
+class Waiting(Protocol):
+    """A job, as far as it matters to who begins when."""
 
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def operation(self) -> str: ...
+    @property
+    def form(self) -> str | None: ...
     @property
     def object_id(self) -> str | None: ...
 
 
-JobT = TypeVar("JobT", bound=OfObject)
+JobT = TypeVar("JobT", bound=Waiting)
 
 
 def first_to_begin(jobs: Sequence[JobT], width: int) -> list[JobT]:
@@ -144,6 +174,22 @@ def first_to_begin(jobs: Sequence[JobT], width: int) -> list[JobT]:
             objects.add(job.object_id)
         chosen.append(job)
     return chosen
+
+
+def start_soon(jobs: Iterable[Waiting], pacer: Pacer, *, now: Micros) -> dict[UUID, Micros]:
+    """When these jobs start, in their order and at their lane's pace; those alone that start soon. They are charged.
+
+    The first that would have to wait stops those behind it: it would be overtaken for ever.
+    """
+    starts: dict[UUID, Micros] = {}
+    for job in jobs:
+        call = call_of(job.operation, job.form)
+        at = pacer.start(call, now)
+        if at > now + LONGEST_PAUSE:
+            break
+        pacer.take(call, at)
+        starts[job.id] = at
+    return starts
 
 
 def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros) -> set[UUID]:
@@ -206,7 +252,7 @@ def give_back(connection: Connection, turns: Iterable[tuple[UUID, int]], *, now:
 # --- which jobs -------------------------------------------------------------------------------------------------------
 
 _JOB = (
-    "id", "lane_id", "batch_id", "operation", "object_id", "priority", "due_at", "next_at", "expires_at",
+    "id", "lane_id", "batch_id", "operation", "form", "object_id", "priority", "due_at", "next_at", "expires_at",
     "attempts", "deaths", "conflicts", "generation", "key_at", "doubt_at",
 )  # fmt: skip
 

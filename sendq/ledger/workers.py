@@ -20,10 +20,9 @@ DISPATCHER = "dispatcher"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How much a worker can do (calls at once) and how many of its calls are in the slow allowance."""
+    """How much a worker can do (calls at once)."""
 
     capacity: int
-    slow: int
     stopping: bool = False
 
 
@@ -41,7 +40,6 @@ def register(
             beats=0,
             beat_at=now,
             capacity=load.capacity,
-            slow=load.slow,
             stopping=load.stopping,
         )
     )
@@ -53,7 +51,7 @@ def beat(connection: Connection, worker: UUID, *, load: Load, now: Micros) -> bo
     changed = connection.execute(
         update(table)
         .where(table.c.id == worker)
-        .values(beats=table.c.beats + 1, beat_at=now, capacity=load.capacity, slow=load.slow, stopping=load.stopping)
+        .values(beats=table.c.beats + 1, beat_at=now, capacity=load.capacity, stopping=load.stopping)
     )
     return changed.rowcount == 1
 

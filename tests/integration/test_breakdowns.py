@@ -61,12 +61,13 @@ class TestRedis:
 
 class TestAWorkerThatDies:
     def test_what_it_had_on_the_wire_goes_again_under_its_key_within_16_seconds(self, system: System) -> None:
-        system.api.behaviour.latency = 2.0
+        system.api.behaviour.latency = 15.0  # longer than a second worker takes to start
         system.prove()
         doomed = system.start_worker()
         jobs = send(system, 12, lanes=12)
         eventually(lambda: len(system.api.requests) >= 12, "all calls on the wire")
         survivor = system.start_worker()
+        system.api.behaviour.latency = 0.1
         doomed.kill()
         killed_at = time.monotonic()
         eventually(lambda: system.states()[State.SENDING] == 0, "the rescue")

@@ -104,7 +104,7 @@ class TestStatus:
     def test_it_lists_workers_and_who_leads(self, cli: Cli, ledger: Ledger) -> None:
         worker = new_id()
         with ledger.writing() as connection:
-            load = workers.Load(capacity=100, slow=0)
+            load = workers.Load(capacity=100)
             workers.register(connection, worker, name="w1", pid=7, version="0", load=load, now=ledger.clock())
             workers.lead(connection, worker, now=2**60, lease=SECOND)
         (seen,) = as_json(cli("status", "--json"))["workers"]

@@ -275,8 +275,8 @@ class TestAWorkersHealth:
         with psycopg.connect(url) as ledger:
             for host, age_s in (("elsewhere", 0), (socket.gethostname(), 60)):
                 ledger.execute(
-                    "INSERT INTO sendq_worker (id, name, pid, version, started_at, beats, beat_at, capacity, slow, "
-                    "stopping) VALUES (gen_random_uuid(), %s, 1, '0', 0, 0, %s, 0, 0, false)",
+                    "INSERT INTO sendq_worker (id, name, pid, version, started_at, beats, beat_at, capacity, "
+                    "stopping) VALUES (gen_random_uuid(), %s, 1, '0', 0, 0, %s, 0, false)",
                     (f"{host}:1", (time.time() - age_s) * 1_000_000),
                 )
         assert machine.run("worker", asked).returncode == 1

@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sendq.clock import SECOND
 from sendq.ids import new_id
 from sendq.ledger import schema, workers
+from sendq.paces import Paces
 from tests.support.ledger import Ledger
 from tests.support.system import eventually
 from worker.dispatcher import Dispatcher
@@ -65,7 +66,7 @@ class Standing:
     def dispatcher(self, bell: Any = None, *, worker: UUID | None = None) -> Dispatcher:
         worker = worker or new_id()
         with self.ledger.writing() as connection:
-            load = workers.Load(capacity=10, slow=0)
+            load = workers.Load(capacity=10)
             workers.register(connection, worker, name="w", pid=1, version="0", load=load, now=self.clock())
         return Dispatcher(
             self.ledger.engine,
@@ -77,6 +78,7 @@ class Standing:
             lease_s=LEASE_S,
             poll_s=POLL_S,
             bundle_turns=50,
+            paces=Paces(),
             bundle_slots=100,
         )
 

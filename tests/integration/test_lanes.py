@@ -147,13 +147,13 @@ class TestDueLanes:
     def test_use_the_slots_that_their_turns_take(self, ledger: Ledger) -> None:
         with ledger.writing() as connection:
             for capacity, stopping in ((10, False), (100, True)):
-                load = workers.Load(capacity=capacity, slow=3, stopping=stopping)
+                load = workers.Load(capacity=capacity, stopping=stopping)
                 workers.register(connection, new_id(), name="w", pid=1, version="0", load=load, now=START)
         ledger.send("g1", provider="google")
         ledger.send("g2", provider="ews")
         ledger.absorb()
         with ledger.writing() as connection:
-            assert lanes.capacity(connection) == 13
+            assert lanes.capacity(connection) == 10
             assert lanes.used_slots(connection, old_before=START) == {}
         offered = ledger.offer()
         slots = {turn.lane_id: turn.slots for turn in offered}
@@ -189,7 +189,7 @@ class World:
         self.ledger, self.chance = ledger, random.Random(seed)
         self.open: list[Claimed] = []
         with ledger.writing() as connection:
-            load = workers.Load(capacity=500, slow=0)
+            load = workers.Load(capacity=500)
             workers.register(connection, ledger.worker, name="w", pid=1, version="0", load=load, now=START)
             workers.lead(connection, ledger.worker, now=START, lease=10_000 * MINUTE)
 
@@ -308,7 +308,7 @@ class TestWhy:
         job = str(ledger.send())
         seen = [ledger.queue.why(job).reason]
         with ledger.writing() as connection:
-            load = workers.Load(capacity=500, slow=0)
+            load = workers.Load(capacity=500)
             workers.register(connection, ledger.worker, name="w", pid=1, version="0", load=load, now=START)
         seen.append(ledger.queue.why(job).reason)
         with ledger.writing() as connection:

@@ -24,7 +24,7 @@ from sendq.ids import new_id
 from sendq.ledger import lanes, migrate, record, rescue, schema, turns, workers
 from sendq.ledger.engine import open_engine, writing
 from sendq.ledger.lanes import Turn
-from sendq.pace import pace_of
+from sendq.paces import Paces
 from sendq.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from tests.support.servers import PgServer
@@ -73,7 +73,7 @@ def in_a_turn(ledger: Ledger, closing: Closing) -> turns.Claimed:
 
 def absorb(connection: Connection, ledger: Ledger) -> None:
     found = lanes.take_wakes(connection, limit=100)
-    lanes.wake(connection, found, now=ledger.clock(), pace_of=pace_of)
+    lanes.wake(connection, found, now=ledger.clock(), paces=Paces())
 
 
 def is_served(ledger: Ledger, job: UUID) -> bool:
@@ -288,7 +288,7 @@ class Stress:
             with writing(self.ledger.engine) as connection:
                 woken = lanes.take_wakes(connection, limit=20)
                 now = clock.now()
-                lanes.wake(connection, woken, now=now, pace_of=pace_of)
+                lanes.wake(connection, woken, now=now, paces=Paces())
                 due = [
                     lane
                     for pair in lanes.pairs(connection)
@@ -412,7 +412,7 @@ class TestAnOldSnapshotOfAnotherConnection:
 
     def dispatcher(self, ledger: Ledger) -> Dispatcher:
         with ledger.writing() as connection:
-            load = workers.Load(capacity=100, slow=0)
+            load = workers.Load(capacity=100)
             workers.register(connection, ledger.worker, name="w", pid=1, version="0", load=load, now=ledger.clock())
             known = {"application": "default", "provider": "unknown", "ramp": None, "proven_at": 2**62}
             connection.execute(schema.pair.insert().values(known))
@@ -426,6 +426,7 @@ class TestAnOldSnapshotOfAnotherConnection:
             lease_s=4.5,
             poll_s=0.2,
             bundle_turns=50,
+            paces=Paces(),
             bundle_slots=100,
         )
 

@@ -31,7 +31,7 @@ def register(ledger: Ledger, worker: UUID | None = None) -> None:
             name="w",
             pid=1,
             version="0",
-            load=workers.Load(capacity=50, slow=0),
+            load=workers.Load(capacity=50),
             now=ledger.clock(),
         )
 
@@ -143,7 +143,7 @@ class TestBuryingAWorker:
 
     def test_takes_its_row_away_and_it_learns_so_from_its_next_beat(self, ledger: Ledger) -> None:
         register(ledger)
-        load = workers.Load(capacity=10, slow=2)
+        load = workers.Load(capacity=10)
         with ledger.writing() as connection:
             assert workers.beat(connection, ledger.worker, load=load, now=ledger.clock())
             assert workers.beats(connection) == {ledger.worker: 1}

@@ -234,6 +234,7 @@ class TestJobsForOneObject:
     def test_do_not_begin_together(self, ledger: Ledger) -> None:
         (first,), (second,) = ledger.modify("g1", ["m1"]), ledger.modify("g1", ["m1"], unread=True)
         (other,) = ledger.modify("g1", ["m2"])
+        ledger.widen()
         claimed = ledger.serve()
         assert ids(claimed) == [first, second, other]
         assert claimed.begun == {first, other}
@@ -242,6 +243,7 @@ class TestJobsForOneObject:
         (first,) = ledger.modify("g1", ["m1"], priority="low")
         (second,) = ledger.modify("g1", ["m1"], unread=True, priority="high")
         (between,) = ledger.modify("g1", ["m2"])
+        ledger.widen()
         claimed = ledger.serve()
         assert ids(claimed) == [first, between, second]
         assert claimed.begun == {first, between}

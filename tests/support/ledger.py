@@ -24,7 +24,7 @@ from sendq.ledger import lanes, migrate, schema, turns
 from sendq.ledger.engine import open_engine, writing
 from sendq.ledger.record import Begin, End, Group, Outcome, Recorded
 from sendq.ledger.record import record as record_in
-from sendq.pace import pace_of
+from sendq.paces import Paces
 from sendq.states import Event
 from tests.support.servers import PgServer
 
@@ -80,7 +80,7 @@ class Ledger:
         """The dispatcher takes in the wake rows that are there; how many."""
         with self.writing() as connection:
             found = lanes.take_wakes(connection, limit=10_000)
-            lanes.wake(connection, found, now=self.clock(), pace_of=pace_of)
+            lanes.wake(connection, found, now=self.clock(), paces=Paces())
         return len(found)
 
     def due(self) -> list[UUID]:
@@ -179,6 +179,11 @@ class Ledger:
         with self.writing() as connection:
             table = schema.lane
             connection.execute(table.update().where(table.c.id == lane_id("default", grant)).values(**values))
+
+    def widen(self, grant: str = "g1") -> None:
+        """Let a lane be one whose calls have succeeded: it takes as many at once as its width."""
+        self.absorb()
+        self.set_lane(grant, ramp=self.lane(grant).width)
 
     def set_job(self, job_id: UUID, **values: Any) -> None:
         """Write a job's columns directly."""

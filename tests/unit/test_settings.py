@@ -64,7 +64,7 @@ class TestLoading:
         settings = Settings.load(SECRETS).replace(redis_url="unix:///run/redis.sock?db=2", concurrency=3)
         assert settings.broker_url.get_secret_value() == "redis+socket:///run/redis.sock?virtual_host=2"
         assert settings.application("eu").api_key().get_secret_value() == "hush-eu"
-        assert settings.slow_calls == 3
+        assert settings.slow_calls == 12
         with pytest.raises(ValidationError):
             settings.replace(concurrency=0)
 

@@ -75,6 +75,7 @@ def upgrade() -> None:
         sa.Column("lane_id", sa.Uuid(), nullable=False),
         sa.Column("batch_id", sa.Uuid(), nullable=True),
         sa.Column("operation", sa.Text(), nullable=False),
+        sa.Column("form", sa.Text(), nullable=True),
         sa.Column("object_id", sa.Text(), nullable=True),
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
@@ -173,8 +174,13 @@ def upgrade() -> None:
         sa.Column("turn_slots", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("width", sa.SmallInteger(), nullable=False),
         sa.Column("ramp", sa.SmallInteger(), nullable=False),
-        sa.Column("spacing", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("pace", sa.Text(), nullable=True),
+        sa.Column("used", sa.Text(), nullable=True),
         sa.Column("ready_at", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("spacing", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("spacing_until", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("stretch", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("asked_at", sa.BigInteger(), nullable=True),
         sa.Column("held_until", sa.BigInteger(), nullable=True),
         sa.Column("held_since", sa.BigInteger(), nullable=True),
         sa.Column("held_rule", sa.Text(), nullable=True),
@@ -214,6 +220,14 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("turn IS NOT NULL"),
         sqlite_where=sa.text("turn IS NOT NULL"),
+    )
+    op.create_index(
+        "sendq_lane_unasked_idx",
+        "sendq_lane",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("provider = 'unknown' AND asked_at IS NULL"),
+        sqlite_where=sa.text("provider = 'unknown' AND asked_at IS NULL"),
     )
     op.create_table(
         "sendq_leader",
@@ -273,7 +287,6 @@ def upgrade() -> None:
         sa.Column("beats", sa.BigInteger(), nullable=False),
         sa.Column("beat_at", sa.BigInteger(), nullable=False),
         sa.Column("capacity", sa.Integer(), nullable=False),
-        sa.Column("slow", sa.Integer(), nullable=False),
         sa.Column("stopping", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_worker_pkey")),
     )
