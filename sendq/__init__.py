@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sendq.errors import (
         InvalidJob,
         KeyConflict,
+        LaneFull,
         LedgerUnavailable,
         NotFound,
         Problem,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from sendq.planning import NEVER, Options, Send
     from sendq.queue import SendQueue
     from sendq.states import State
-    from sendq.views import AttemptView, Batch, BatchView, Job, JobView, Priority, Why
+    from sendq.views import AttemptView, Batch, BatchView, Eta, Job, JobView, Priority, Why
 
 __version__ = "0.1.0"
 
@@ -40,14 +41,14 @@ __version__ = "0.1.0"
 _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
-        "InvalidJob", "KeyConflict", "LedgerUnavailable", "NotFound", "Problem", "Retryable",
+        "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Retryable",
         "SchemaMismatch", "SendqError",
     ),
     "sendq.message": ("CustomHeader", "Message", "Recipient", "TrackingOptions"),
     "sendq.planning": ("NEVER", "Options", "Send"),
     "sendq.queue": ("SendQueue",),
     "sendq.states": ("State",),
-    "sendq.views": ("AttemptView", "Batch", "BatchView", "Job", "JobView", "Priority", "Why"),
+    "sendq.views": ("AttemptView", "Batch", "BatchView", "Eta", "Job", "JobView", "Priority", "Why"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -58,10 +59,12 @@ __all__ = [
     "Batch",
     "BatchView",
     "CustomHeader",
+    "Eta",
     "InvalidJob",
     "Job",
     "JobView",
     "KeyConflict",
+    "LaneFull",
     "LedgerUnavailable",
     "Message",
     "NotFound",

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sendq import clock
 from sendq.errors import LedgerUnavailable
-from sendq.ledger import migrate, read
+from sendq.ledger import admission, migrate, read
 from sendq.ledger.engine import open_async_engine, translated
 from sendq.ledger.joined import async_connection_of, connection_of
 from sendq.message import Message
@@ -28,7 +28,7 @@ from sendq.planning import (
 )
 from sendq.queue import stored_batch, stored_jobs
 from sendq.states import State
-from sendq.views import Batch, BatchView, Job, JobView, Priority, Why
+from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
 from sendq.why import explain
 
 T = TypeVar("T")
@@ -42,10 +42,16 @@ class AsyncSendQueue:
     """
 
     def __init__(
-        self, ledger: str | URL | AsyncEngine, *, metadata_key: str = "key1", now: clock.Clock = clock.now
+        self,
+        ledger: str | URL | AsyncEngine,
+        *,
+        metadata_key: str = "key1",
+        lane_cap: int | None = None,
+        now: clock.Clock = clock.now,
     ) -> None:
         self._engine = ledger if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
         self._metadata_key = indexed_key(metadata_key)
+        self._lane_cap = lane_cap
         self._now = now
         self._checked = False
 
@@ -110,7 +116,7 @@ class AsyncSendQueue:
         call = Modification(grant_id, message_ids, unread, starred, folders, metadata, options)
         now = self._now()
         planned, total = plan_modification(call, now=now, metadata_key=self._metadata_key)
-        return await self._write(session, lambda connection: stored_batch(connection, planned, total, now=now))
+        return await self._write(session, lambda c: stored_batch(c, planned, total, now=now, cap=self._lane_cap))
 
     async def job(
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
@@ -127,6 +133,24 @@ class AsyncSendQueue:
         return await self._read(
             lambda connection: explain(
                 read.surroundings(connection, read.job_id(connection, job_id, application, key)), now=self._now()
+            )
+        )
+
+    async def eta(
+        self,
+        grant_id: str,
+        *,
+        operation: str = "send",
+        due_at: datetime | None = None,
+        priority: Priority = Priority.NORMAL,
+        application: str = DEFAULT_APPLICATION,
+    ) -> Eta:
+        """See `SendQueue.eta`."""
+        now = self._now()
+        not_before = now if due_at is None else clock.micros(due_at)
+        return await self._read(
+            lambda connection: admission.eta(
+                connection, application, grant_id, operation, priority=priority, not_before=not_before, now=now
             )
         )
 
@@ -152,7 +176,7 @@ class AsyncSendQueue:
         planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key)
         if not sends:
             return []
-        return await self._write(session, lambda connection: stored_jobs(connection, planned, now=now))
+        return await self._write(session, lambda c: stored_jobs(c, planned, now=now, cap=self._lane_cap))
 
     async def _write(self, session: Any, action: Callable[[Connection], T]) -> T:
         with _translated():

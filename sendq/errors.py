@@ -2,6 +2,7 @@
 
     SendqError                    everything below
     ├── InvalidJob                bad input at enqueue: every problem with its field; nothing was stored
+    ├── LaneFull                  the grant has as many waiting jobs as may wait; says when it has room
     ├── KeyConflict               the key belongs to a job with other content
     ├── NotFound                  no such job, batch or key
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 
 class SendqError(Exception):
@@ -51,6 +53,21 @@ class InvalidJob(SendqError, ValueError):
         count = len(self.problems)
         head = "1 problem" if count == 1 else f"{count} problems"
         super().__init__(f"not enqueued, {head}: " + " | ".join(str(problem) for problem in self.problems))
+
+
+class LaneFull(SendqError):
+    """As many jobs wait for this grant as the queue lets wait for one; nothing was stored.
+
+    ``eta`` is when a job accepted now would go (None: not before its owner signs in again), ``waiting`` how many wait.
+    """
+
+    def __init__(self, grant_id: str, *, waiting: int, cap: int, eta: datetime | None) -> None:
+        self.grant_id, self.waiting, self.cap, self.eta = grant_id, waiting, cap, eta
+        when = "not before its owner signs in again" if eta is None else f"about {eta.isoformat(timespec='seconds')}"
+        super().__init__(
+            f"grant_id: {waiting} jobs wait for {grant_id} already, and {cap} may; one more would go {when}; "
+            "enqueue it later, or raise lane_cap"
+        )
 
 
 class KeyConflict(SendqError):

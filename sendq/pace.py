@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
+from typing import Protocol
 
 from sendq.clock import SECOND, Micros
 
@@ -142,7 +143,7 @@ STRETCH_LEAST: Micros = SECOND // 20
 RELAXED = 0.95
 
 # Requests arrive a little earlier or later than they start; what must be a second apart starts a little further apart.
-APART = 1.05
+APART = 1.1
 
 # How long a lane must behave before it may leave the distance that it was told to keep between modifications.
 BEHAVES_AFTER: Micros = 10 * MINUTE
@@ -219,11 +220,15 @@ class Pacer:
                 self.full_at[position] = max(self.full_at[position], at) + cost * limit.interval
         self.call_at = at + self.stretch
         if call not in SENDS:
-            self.modify_at = at + round(self.spacing * APART)
+            self.modified(at)
         elif self.pace.daily is not None:
             hour = at // HOUR
             self.hours = {then: sent for then, sent in self.hours.items() if then > hour - DAY_HOURS}
             self.hours[hour] = self.hours.get(hour, 0) + 1
+
+    def modified(self, at: Micros) -> None:
+        """A modification really starts then, which may be later than it might have."""
+        self.modify_at = max(self.modify_at, at + round(self.spacing * APART))
 
     def drain(self, now: Micros) -> None:
         """Nobody knows what was used last (its worker died): no calls at once before the buckets have filled again."""
@@ -264,6 +269,35 @@ def pacer(
             made.full_at = full_at
         made.hours = {int(hour): sent for hour, sent in hours[0].items()} if hours else {}
     return made
+
+
+class Paced(Protocol):
+    """A lane, as far as its pace goes."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def pace(self) -> str | None: ...
+    @property
+    def used(self) -> str | None: ...
+    @property
+    def spacing(self) -> Micros: ...
+    @property
+    def spacing_until(self) -> Micros: ...
+    @property
+    def stretch(self) -> Micros: ...
+
+
+def pacer_of(lane: Paced, *, now: Micros) -> Pacer:
+    """What a lane says of when its next call may start."""
+    return pacer(
+        read(lane.pace, lane.provider),
+        lane.used,
+        now=now,
+        spacing=lane.spacing,
+        spacing_until=lane.spacing_until,
+        stretch=lane.stretch,
+    )
 
 
 def next_turn_at(

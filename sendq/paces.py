@@ -68,8 +68,14 @@ class PaceRule:
 class Paces:
     """Every lane's pace. Where several rules concern a lane, each has its say and the most specific one the last."""
 
-    def __init__(self, rules: Sequence[PaceRule] = ()) -> None:
+    def __init__(self, rules: Sequence[PaceRule] = (), providers: Mapping[str, str] | None = None) -> None:
+        """``providers``: by application, whose provider is the same for all of its grants."""
         self.rules = tuple(sorted(rules, key=lambda rule: rule.rank))
+        self._providers = dict(providers or {})
+
+    def provider(self, application: str, said: str | None) -> str:
+        """Whose the grants of an application are, unless somebody ``said`` it of this one."""
+        return said or self._providers.get(application, "unknown")
 
     def of(self, application: str, provider: str, grant_id: str) -> Pace:
         """The pace of a grant's lane."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine
 
 from sendq import clock
-from sendq.ledger import migrate, read
+from sendq.ledger import admission, migrate, read
 from sendq.ledger.engine import open_engine, reading, translated, writing
 from sendq.ledger.enqueue import store
 from sendq.ledger.joined import connection_of
@@ -33,7 +33,7 @@ from sendq.planning import (
     plan_sends,
 )
 from sendq.states import State
-from sendq.views import Batch, BatchView, Job, JobView, Priority, Why
+from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
 from sendq.why import explain
 
 T = TypeVar("T")
@@ -44,7 +44,8 @@ class SendQueue:
 
     ``ledger`` is a database URL (``postgresql+psycopg://…``, ``sqlite:///sendq.db``) or an `Engine` of yours.
     ``metadata_key`` is the name of the metadata pair that carries the job's id (``key1`` … ``key5`` are the ones that
-    Nylas can search).
+    Nylas can search). ``lane_cap``: so many jobs may wait for one grant; who enqueues more gets `LaneFull`, with the
+    time at which another one would go.
 
     One object serves all threads, and may be made before a fork (``gunicorn --preload``): no connection is opened
     before the first call, and a child opens its own. Every method that takes ``session`` joins the transaction of a
@@ -57,10 +58,12 @@ class SendQueue:
         ledger: str | URL | Engine,
         *,
         metadata_key: str = "key1",
+        lane_cap: int | None = None,
         now: clock.Clock = clock.now,
     ) -> None:
         self._engine = ledger if isinstance(ledger, Engine) else open_engine(ledger)
         self._metadata_key = indexed_key(metadata_key)
+        self._lane_cap = lane_cap
         self._now = now
         self._checked = False
         _forget_connections_after_fork(self)
@@ -86,6 +89,7 @@ class SendQueue:
 
         Raises:
             InvalidJob: with every problem and its field; nothing was stored.
+            LaneFull: too many jobs wait for this grant (only with ``lane_cap``).
             KeyConflict: the key belongs to other content.
             Retryable: the database broke the transaction off; run it again.
             LedgerUnavailable, SchemaMismatch: the ledger is away, or is not this version's.
@@ -146,7 +150,7 @@ class SendQueue:
         now = self._now()
         planned, total = plan_modification(call, now=now, metadata_key=self._metadata_key)
         with self._writing(session) as connection:
-            return stored_batch(connection, planned, total, now=now)
+            return stored_batch(connection, planned, total, now=now, cap=self._lane_cap)
 
     def job(
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
@@ -159,6 +163,27 @@ class SendQueue:
         return self._reading(
             lambda connection: explain(
                 read.surroundings(connection, read.job_id(connection, job_id, application, key)), now=self._now()
+            )
+        )
+
+    def eta(
+        self,
+        grant_id: str,
+        *,
+        operation: str = "send",
+        due_at: datetime | None = None,
+        priority: Priority = Priority.NORMAL,
+        application: str = DEFAULT_APPLICATION,
+    ) -> Eta:
+        """When a job for this grant, enqueued now, would go: by the lane's own pace, its holds and those ahead.
+
+        ``operation``: ``send`` or ``modify``.
+        """
+        now = self._now()
+        not_before = now if due_at is None else clock.micros(due_at)
+        return self._reading(
+            lambda connection: admission.eta(
+                connection, application, grant_id, operation, priority=priority, not_before=not_before, now=now
             )
         )
 
@@ -191,7 +216,7 @@ class SendQueue:
         if not sends:
             return []
         with self._writing(session) as connection:
-            return stored_jobs(connection, planned, now=now)
+            return stored_jobs(connection, planned, now=now, cap=self._lane_cap)
 
     @contextmanager
     def _writing(self, session: Any) -> Iterator[Connection]:
@@ -214,31 +239,37 @@ class SendQueue:
             self._checked = True
 
 
-def stored_jobs(connection: Connection, planned: Planned, *, now: clock.Micros) -> list[Job]:
+def stored_jobs(connection: Connection, planned: Planned, *, now: clock.Micros, cap: int | None) -> list[Job]:
     """Store planned sends; for each its job, which may be an older one that its key names."""
-    found = store_whole(connection, planned, now=now)
+    found = store_whole(connection, planned, now=now, cap=cap)
     return [
         Job(str(found[name]), existed=True) if name is not None and name in found else Job(str(job_id))
         for job_id, name in zip(planned.ids, planned.names, strict=True)
     ]
 
 
-def stored_batch(connection: Connection, planned: Planned, total: int, *, now: clock.Micros) -> Batch:
+def stored_batch(connection: Connection, planned: Planned, total: int, *, now: clock.Micros, cap: int | None) -> Batch:
     """Store a planned batch, or give the older one that its key names."""
-    found = store_whole(connection, planned, now=now)
+    found = store_whole(connection, planned, now=now, cap=cap)
     name = planned.names[0]
     if name is not None and name in found:
         return Batch(str(found[name]), total, existed=True)
     return Batch(str(planned.ids[0]), total)
 
 
-def store_whole(connection: Connection, planned: Planned, *, now: clock.Micros) -> Mapping[tuple[str, str], Any]:
-    """All of a plan or nothing, also for a caller who catches `KeyConflict` and commits the rest of its transaction."""
-    several = len(planned.plan.keys) > 1
-    if several:
+def store_whole(
+    connection: Connection, planned: Planned, *, now: clock.Micros, cap: int | None
+) -> Mapping[tuple[str, str], Any]:
+    """All of a plan or nothing, also for a caller who catches the error and commits the rest of its transaction."""
+    may_break_off = len(planned.plan.keys) > 1 or cap is not None
+    if may_break_off:
         _begin_before_savepoint(connection)
-    with connection.begin_nested() if several else nullcontext():
-        return store(connection, planned.plan, at=now)
+    with connection.begin_nested() if may_break_off else nullcontext():
+        found = store(connection, planned.plan, at=now)
+        if cap is not None and len(found) < len(planned.ids):
+            lanes = [(wake["application"], wake["grant_id"]) for wake in planned.plan.wakes]
+            admission.admit(connection, lanes, cap=cap, now=now)
+        return found
 
 
 def _begin_before_savepoint(connection: Connection) -> None:

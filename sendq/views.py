@@ -92,10 +92,24 @@ class Why:
     rule: str | None = None
     by: str | None = None
     ahead: int | None = None
+    eta: datetime | None = None  # when it will about go, if only its lane's pace, holds and those ahead are in its way
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
         return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Eta:
+    """When a job that is accepted now would go: a prediction by its lane's own pace, holds, and those ``ahead`` of it.
+
+    ``at`` None: not before the grant's owner has signed in again. ``or_later``: so many are ahead that not all of them
+    were counted.
+    """
+
+    at: datetime | None
+    ahead: int
+    or_later: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from sendq.clock import Micros, moment
+from sendq.clock import SECOND, Micros, moment
+from sendq.eta import predicted
 from sendq.ledger.read import Surroundings
+from sendq.pace import call_of, read
 from sendq.states import State
 from sendq.views import Why
 
@@ -35,7 +37,8 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
     if held is not None and held[1].held_until >= job.next_at:
         scope, row = held
         says = f"the {scope} is left alone until then"
-        return _why(job, "held", says, until=row.held_until, rule=row.held_rule, by=row.held_by)
+        held_until = row.held_until
+        return _why(job, "held", says, until=held_until, rule=row.held_rule, by=row.held_by, eta=_eta(around, now=now))
     before = around.before
     if before is not None and (before.state == State.SENDING or before.next_at > now):
         until = before.next_at if before.state == State.QUEUED else None
@@ -76,12 +79,36 @@ def _unserved(around: Surroundings, *, now: Micros) -> Why:
     if around.dispatcher_until <= now:
         return _why(job, "no_dispatcher", "no worker leads just now; one takes over within seconds", ahead=around.ahead)
     if lane is not None and lane.ready_at > now:
-        return _why(job, "pace", "its lane keeps a distance between calls", until=lane.ready_at, ahead=around.ahead)
+        return _why(job, "pace", _paced(lane, now), until=lane.ready_at, ahead=around.ahead, eta=_eta(around, now=now))
     if lane is None or (lane.turn is None and (lane.next_at is None or lane.next_at > now)):
         return _why(job, "new", "the dispatcher has not taken it in yet", ahead=around.ahead)
     if lane.turn is not None:
-        return _why(job, "in_line", "its lane is being served, and others are ahead of it", ahead=around.ahead)
-    return _why(job, "due", "it is due and waits for a free slot", ahead=around.ahead)
+        says, eta = "its lane is being served, and others are ahead of it", _eta(around, now=now)
+        return _why(job, "in_line", says, ahead=around.ahead, eta=eta)
+    return _why(job, "due", "it is due and waits for a free slot", ahead=around.ahead, eta=_eta(around, now=now))
+
+
+def _paced(lane: Row[Any], now: Micros) -> str:
+    """What the lane's pace waits for, in a sentence."""
+    if lane.stretch:
+        return (
+            f"its provider throttled the account: its calls stay {lane.stretch / SECOND:g} s apart until they succeed"
+        )
+    if lane.spacing_until > now:
+        spacing = lane.spacing / SECOND
+        return f"modifications of this grant stay {spacing:g} s apart for a while, since its quota was exhausted"
+    limits = [f"{limit.units} per {limit.window / SECOND:g} s" for limit in read(lane.pace, lane.provider).limits]
+    return f"its lane keeps to what {lane.provider} allows ({', '.join(limits)})"
+
+
+def _eta(around: Surroundings, *, now: Micros) -> Micros:
+    """When it will about go, if only pace, holds and those ahead are in its way."""
+    job, lane = around.job, around.lane
+    held = _held(around, now=now)
+    not_before = max(job.next_at, held[1].held_until if held else 0)
+    call = call_of(job.operation, job.form)
+    width = 1 if lane is None else lane.width
+    return predicted(lane, call, ahead=around.ahead, now=now, not_before=not_before, width=width)
 
 
 def _why(
@@ -93,6 +120,7 @@ def _why(
     rule: str | None = None,
     by: str | None = None,
     ahead: int | None = None,
+    eta: Micros | None = None,
 ) -> Why:
     return Why(
         job_id=str(job.id),
@@ -103,4 +131,5 @@ def _why(
         rule=rule,
         by=by,
         ahead=ahead,
+        eta=moment(eta) if eta is not None else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -21,6 +21,9 @@ from sendq.errors import Problem
 from settings.errors import SettingsError
 from settings.values import AbsolutePath, ApiUri, Key, refuse
 
+# Of all grants of an application, where that is so.
+Provider = Literal["google", "microsoft", "ews", "imap", "icloud", "yahoo"]
+
 US = "https://api.us.nylas.com"
 
 
@@ -33,6 +36,7 @@ class Application(BaseModel):
     api_uri: ApiUri = US
     client_id: str | None = None
     webhook_secret: Key | None = None
+    provider: Provider | None = None
     key: Key | None = Field(default=None, alias="api_key")
     key_file: AbsolutePath | None = Field(default=None, alias="api_key_file")
 

@@ -20,7 +20,7 @@ from sqlalchemy import URL
 
 from sendq.errors import Problem
 from sendq.paces import Paces
-from settings.application import US, Application, NamedApplications
+from settings.application import US, Application, NamedApplications, Provider
 from settings.environ import ROOT, EnvironSource, Row, reading, rows
 from settings.errors import SettingsError
 from settings.paces import PaceSettings
@@ -55,9 +55,14 @@ class Settings(BaseSettings):
     nylas_webhook_secret: Key | None = setting(
         None, "the secret that signs the application's webhooks", "NYLAS_WEBHOOK_SECRET", only=True
     )
+    nylas_provider: Provider | None = setting(
+        None, "the provider of all grants of the application, if they have one and the same: google, microsoft, ews, "
+        "imap, icloud or yahoo (default: what is said at enqueue, else Nylas is asked once for each grant)",
+        "NYLAS_PROVIDER", only=True,
+    )  # fmt: skip
     named_applications: NamedApplications = setting(
         {}, "further applications: a JSON object of name -> {api_key or api_key_file, api_uri, client_id, "
-        "webhook_secret}; only the key is required", "SENDQ_APPLICATIONS", only=True,
+        "webhook_secret, provider}; only the key is required", "SENDQ_APPLICATIONS", only=True,
     )  # fmt: skip
 
     # Where things live.
@@ -111,6 +116,9 @@ class Settings(BaseSettings):
         "key1", "the metadata key that carries the job's id; your messages cannot use it (Nylas indexes key1 to key5)"
     )
 
+    ask_providers: bool = setting(
+        True, "ask Nylas once about each grant whose provider nobody has named: it decides the pace"
+    )
     announce_after_s: float = setting(
         30.0, "the owner of a grant is called for this long after its lane was closed: time to see whether many failed "
         "alike, which is the application's trouble and not theirs", unit="s", ge=0,
@@ -206,6 +214,7 @@ class Settings(BaseSettings):
             api_uri=self.nylas_api_uri,
             client_id=self.nylas_client_id,
             webhook_secret=self.nylas_webhook_secret,
+            provider=self.nylas_provider,
         )
         return {"default": default, **self.named_applications}
 
@@ -258,7 +267,8 @@ class Settings(BaseSettings):
     @property
     def lane_paces(self) -> Paces:
         """Every lane's pace: its provider's, and what `paces` says."""
-        return Paces([pace.rule for pace in self.paces])
+        providers = {name: one.provider for name, one in self.applications.items() if one.provider is not None}
+        return Paces([pace.rule for pace in self.paces], providers)
 
     def replace(self, **changes: Any) -> Self:
         """These settings with some fields changed, checked like any other."""

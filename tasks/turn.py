@@ -23,7 +23,7 @@ from sendq.ids import new_id
 from sendq.ledger.jobs import RULE_OF
 from sendq.ledger.record import Begin, End, Hold, Outcome, Shrink
 from sendq.ledger.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soon
-from sendq.pace import call_of, next_ramp
+from sendq.pace import APART, call_of, next_ramp
 from sendq.preflight import objection
 from sendq.states import Event
 from tasks.decide import Decision, JobFacts, decide
@@ -131,6 +131,7 @@ class _Turn:
         self._held = claimed.slots  # what others must do without for it
         self._pacer, self._starts = claimed.pacer, dict(claimed.starts)
         self._successes = 0
+        self._modified_at: Micros = 0
         self._slow = 0  # calls on the wire whose slots others have
         self._ends_at = around.now() + around.turn_time
         self._stopped = False
@@ -290,9 +291,18 @@ class _Turn:
 
     async def _wait_for_start(self, job: Job) -> None:
         """Begun a little before its time, so that the pace does not wait for commits."""
-        pause = self._starts.pop(job.id) - self._around.now()
-        if pause > 0:
+        start = self._starts.pop(job.id)
+        while (pause := self._not_before(job, start) - self._around.now()) > 0:  # noqa: ASYNC110  # it waits for a time
             await asyncio.sleep(pause / SECOND)
+        if self._pacer.spacing and job.operation != "send":
+            self._modified_at = self._around.now()
+            self._pacer.modified(self._modified_at)
+
+    def _not_before(self, job: Job, start: Micros) -> Micros:
+        """Its start; a modification that keeps a distance keeps it from the one before, however late that one was."""
+        if not self._pacer.spacing or job.operation == "send":
+            return start
+        return max(start, self._modified_at + round(self._pacer.spacing * APART))
 
     def _facts(self, job: Job, begun_at: Micros) -> JobFacts:
         key_at = job.key_at if job.key_at is not None else begun_at

@@ -20,6 +20,7 @@ from sendq import clock
 from sendq.ledger import grants
 from sendq.ledger.engine import writing
 from sendq.ledger.grants import Check
+from sendq.pace import PROVIDERS
 from settings import Settings
 from tasks.failure import Answer, Failure, parse
 from tasks.nylas import NylasClient
@@ -72,6 +73,16 @@ def verdict_of(answer: Answer) -> Verdict:
     return Verdict.UNKNOWN
 
 
+def provider_of(answer: Answer) -> str | None:
+    """Whose the grant is, read from the answer to ``GET /v3/grants/{id}``; None if it does not say."""
+    if answer.status != 200:
+        return None
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        provider = json.loads(answer.body)["data"]["provider"]
+        return provider if provider in PROVIDERS else "unknown"
+    return None
+
+
 def doubtful_rules(policy: Policy) -> frozenset[str]:
     """Refusals of a grant that may be the application's trouble as well: what comes as 401 or 403 alone.
 
@@ -93,6 +104,7 @@ class Checker(Rounds):
         super().__init__("checker", every_s=ROUND_S)
         self._ledger, self._engine, self._settings, self._leads, self._now = ledger, engine, settings, leads, now
         self._doubtful = doubtful_rules(engine.policy)
+        self._paces = settings.lane_paces
 
     def run_once(self) -> None:
         """One round: ask, look higher, then call for people, then end what nobody can send any more.
@@ -101,6 +113,8 @@ class Checker(Rounds):
         """
         if not self._leads():
             return
+        if self._settings.ask_providers:
+            self._ask_for_providers()
         with writing(self._ledger) as connection:
             checks = grants.to_check(connection, now=self._now(), limit=CHECKS_MOST)
         verdicts = self._ask(checks)
@@ -115,6 +129,16 @@ class Checker(Rounds):
             ended = grants.end_gone(connection, now=self._now(), limit=END_MOST)
         if ended:
             journal.ended_with_grant(ended)
+
+    def _ask_for_providers(self) -> None:
+        with writing(self._ledger) as connection:
+            unknown = grants.to_ask(connection, now=self._now(), limit=CHECKS_MOST)
+        for check, answer in self._answers(unknown):
+            provider = provider_of(answer)
+            if provider is not None:
+                with writing(self._ledger) as connection:
+                    grants.found_provider(connection, check.lane_id, provider, paces=self._paces)
+                journal.identified(check.grant_id, provider)
 
     def _escalate(self) -> None:
         s, now = self._settings, self._now()
@@ -134,6 +158,12 @@ class Checker(Rounds):
             alert("escalated", one.rule, level="error", application=one.application, provider=one.provider)
 
     def _ask(self, checks: Sequence[Check]) -> list[tuple[Check, Verdict]]:
+        verdicts = [(check, verdict_of(answer)) for check, answer in self._answers(checks)]
+        for check, verdict in verdicts:
+            journal.checked(check.grant_id, verdict.value)
+        return verdicts
+
+    def _answers(self, checks: Sequence[Check]) -> list[tuple[Check, Answer]]:
         """Ask about all of them at once: a grant whose answer takes long does not keep the others waiting."""
         if not checks:
             return []
@@ -152,10 +182,7 @@ class Checker(Rounds):
             answered = self._engine.ask(answers, limit_s=ASK_LIMIT_S + LATE_S)
         except (TimeoutError, CancelledError):  # the process is ending
             return []
-        verdicts = [verdict_of(one) for one in answered]
-        for check, verdict in zip(checks, verdicts, strict=True):
-            journal.checked(check.grant_id, verdict.value)
-        return list(zip(checks, verdicts, strict=True))
+        return list(zip(checks, answered, strict=True))
 
     def _note(self, check: Check, verdict: Verdict) -> None:
         """Write down what is certain."""

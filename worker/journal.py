@@ -25,6 +25,11 @@ def paced(lanes: int) -> None:
     _log.info("paced", lanes=lanes)
 
 
+def identified(grant: str, provider: str) -> None:
+    """The API has said whose a grant is: its lane keeps that provider's pace from now on."""
+    _log.info("identified", grant=grant, provider=provider)
+
+
 def worker_stopping(worker: UUID, *, calls: int) -> None:
     _log.info("worker_stopping", worker=str(worker), calls=calls)
 

@@ -24,7 +24,8 @@ from sendq.clock import SECOND, Micros
 from sendq.ledger import events, schema
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting
-from sendq.ledger.lanes import lock, settle
+from sendq.ledger.lanes import lock, name_providers, settle
+from sendq.paces import Paces
 from sendq.states import Event, State
 
 # Between two questions about one grant: rarely, for most people come back within minutes or not today.
@@ -33,6 +34,9 @@ CHECK_MOST: Micros = 15 * 60 * SECOND
 
 # A suspicion is looked into at once, and soon again if nobody could tell.
 SUSPECT_AGAIN: Micros = 15 * SECOND
+
+# If the API cannot say who a grant's provider is, it is asked again then.
+ASK_AGAIN: Micros = 5 * 60 * SECOND
 
 # The API says that the grant is valid and the provider refuses it all the same: after so many times it is believed.
 SUSPECTED_MOST = 3
@@ -126,6 +130,36 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
             update(table).where(table.c.id == row.id).values(check_at=now + pause, checks=min(row.checks + 1, 30))
         )
     return [Check(row.id, row.application, row.grant_id, row.suspected) for row in rows]
+
+
+def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
+    """Lanes whose provider nobody knows and the API was not asked about; nobody else is given them for a while.
+
+    Inside a hold of their application nothing is asked.
+    """
+    table, pair = schema.lane, schema.pair
+    held = exists().where(
+        pair.c.application == table.c.application, pair.c.provider.in_(["unknown", "*"]), pair.c.held_until > now
+    )
+    rows = connection.execute(
+        select(table)
+        .where(table.c.provider == "unknown", table.c.ask_at <= now, table.c.gone.is_(False), ~held)
+        .order_by(table.c.ask_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    ids = [row.id for row in rows]
+    connection.execute(update(table).where(table.c.id.in_(ids)).values(ask_at=now + ASK_AGAIN))
+    return [Check(row.id, row.application, row.grant_id, suspected=False) for row in rows]
+
+
+def found_provider(connection: Connection, lane_id: UUID, provider: str, *, paces: Paces) -> None:
+    """The API has said whose the grant is; ``unknown``: somebody of whom nothing is known here."""
+    rows = lock(connection, [lane_id])
+    row = rows[lane_id]
+    connection.execute(update(schema.lane).where(schema.lane.c.id == lane_id).values(ask_at=None))
+    if row.provider == "unknown" != provider:
+        name_providers(connection, rows, {lane_id: provider}, paces=paces)
 
 
 def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:

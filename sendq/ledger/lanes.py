@@ -147,13 +147,13 @@ def _merge(wakes: Sequence[Row[Any]]) -> dict[UUID, _News]:
 
 
 def _make_missing(connection: Connection, news: Mapping[UUID, _News], *, now: Micros, paces: Paces) -> None:
-    lanes = []
+    lanes: list[dict[str, Any]] = []
     for lane_id, new in sorted(news.items()):
-        provider = new.provider or "unknown"
+        provider = paces.provider(new.application, new.provider)
         row = {"id": lane_id, "application": new.application, "grant_id": new.grant_id, "provider": provider}
         lanes.append(row | {"created_at": now, "ramp": 1} | paced(paces, new.application, provider, new.grant_id))
     insert_new(connection, schema.lane, lanes, returning="id")
-    _make_pairs(connection, {(new.application, new.provider or "unknown") for new in news.values()})
+    _make_pairs(connection, {(lane["application"], lane["provider"]) for lane in lanes})
 
 
 def _make_pairs(connection: Connection, names: Iterable[tuple[str, str]]) -> None:

@@ -184,14 +184,9 @@ class Surroundings:
 def surroundings(connection: Connection, job_id: UUID) -> Surroundings:
     """What `sendq.why` needs."""
     row = job_row(connection, job_id)
-    lane_table, pair_table = schema.lane, schema.pair
+    lane_table = schema.lane
     lane = connection.execute(select(lane_table).where(lane_table.c.id == row.lane_id)).first()
-    holds: dict[str, Row[Any]] = {}
-    if lane is not None:
-        wanted = select(pair_table).where(
-            pair_table.c.application == lane.application, pair_table.c.provider.in_([lane.provider, "*"])
-        )
-        holds = {hold.provider: hold for hold in connection.execute(wanted)}
+    holds = {} if lane is None else pairs_of(connection, lane)
     alive = connection.execute(text("SELECT count(*) FROM sendq_worker WHERE NOT stopping")).scalar_one()
     until = connection.execute(select(schema.leader.c.expires_at)).scalar()
     return Surroundings(
@@ -204,6 +199,18 @@ def surroundings(connection: Connection, job_id: UUID) -> Surroundings:
         dispatcher_until=int(until or 0),
         before=_before(connection, row) if row.state == State.QUEUED and row.object_id is not None else None,
     )
+
+
+def pairs_of(connection: Connection, lane: Row[Any]) -> dict[str, Row[Any]]:
+    """The pairs that a lane belongs to: its provider's, and ``*``, the application's as a whole."""
+    table = schema.pair
+    wanted = select(table).where(table.c.application == lane.application, table.c.provider.in_([lane.provider, "*"]))
+    return {pair.provider: pair for pair in connection.execute(wanted)}
+
+
+def hold_ends(connection: Connection, lane: Row[Any]) -> Micros:
+    """When the last of the holds that concern a lane ends; in the past if there is none."""
+    return max((row.held_until or 0 for row in (lane, *pairs_of(connection, lane).values())), default=0)
 
 
 def _before(connection: Connection, row: Row[Any]) -> Row[Any] | None:

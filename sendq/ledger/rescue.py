@@ -20,8 +20,9 @@ from sendq.ledger import schema
 from sendq.ledger.bulk import insert_rows, update_rows
 from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, end_waiting, lock_jobs, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, lock, lower_in, settle
-from sendq.ledger.turns import give_back, pacer_of
+from sendq.ledger.turns import give_back
 from sendq.ledger.workers import deregister
+from sendq.pace import pacer_of
 from sendq.preflight import KEY_MAX_AGE, objection
 from sendq.states import FINAL, MOVES, Event, State
 

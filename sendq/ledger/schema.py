@@ -181,7 +181,7 @@ lane = Table(
     Column("spacing", BigInteger, nullable=False, server_default="0"),  # least time between two modifications …
     Column("spacing_until", BigInteger, nullable=False, server_default="0"),  # … until then, if it behaves
     Column("stretch", BigInteger, nullable=False, server_default="0"),  # learned: least time between two starts
-    Column("asked_at", BigInteger),  # when the API was asked who its provider is; null: not yet
+    Column("ask_at", BigInteger, server_default="0"),  # when the API is asked who its provider is; null: it was
     # Hold, and closed for reauth.
     Column("held_until", BigInteger),
     Column("held_since", BigInteger),
@@ -203,7 +203,7 @@ lane = Table(
     Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),
     Index("sendq_lane_closed_idx", "check_at", **_when("closed_at IS NOT NULL")),
     Index("sendq_lane_turn_idx", "turn_at", **_when("turn IS NOT NULL")),
-    Index("sendq_lane_unasked_idx", "created_at", **_when("provider = 'unknown' AND asked_at IS NULL")),
+    Index("sendq_lane_unasked_idx", "ask_at", **_when("provider = 'unknown' AND ask_at IS NOT NULL")),
 )
 
 pair = Table(

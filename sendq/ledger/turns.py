@@ -22,7 +22,7 @@ from sendq.ledger import schema
 from sendq.ledger.bulk import update_rows
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.lanes import CLOSED_TURN, lock, settle
-from sendq.pace import Pacer, call_of, pacer, read
+from sendq.pace import Pacer, call_of, pacer_of
 from sendq.preflight import KEY_MAX_AGE, objection
 
 # A turn does not wait longer than this for its lane's pace: it ends, gives its slots to others, and another one comes.
@@ -47,18 +47,6 @@ class Claimed:
     pacer: Pacer  # of its lane, with the begun jobs charged
     starts: Mapping[UUID, Micros]  # when each of the begun jobs may start
     streak: int = 0  # holds of its pair or application since the last success of the pair
-
-
-def pacer_of(lane: Row[Any], *, now: Micros) -> Pacer:
-    """What a lane's row says of when its next call may start."""
-    return pacer(
-        read(lane.pace, lane.provider),
-        lane.used,
-        now=now,
-        spacing=lane.spacing,
-        spacing_until=lane.spacing_until,
-        stretch=lane.stretch,
-    )
 
 
 def slots_of(lane: Row[Any], jobs: Sequence[Waiting], pacer: Pacer, *, now: Micros) -> int:

@@ -116,6 +116,7 @@ class System:
             "NYLAS_API_URI": self.api.url,
             "SENDQ_POLICY_FILE": str(self.policy),
             "SENDQ_PACES": UNPACED,
+            "SENDQ_ASK_PROVIDERS": "false",
             **settings,
         }
 

@@ -30,9 +30,8 @@ def why(
     **around: Any,
 ) -> Why:
     """The answer for a job that is due in an open lane with a worker and a dispatcher, but for what is given."""
-    job_row = {"id": JOB, "state": "queued", "next_at": NOW, "attempts": 0, "doubt_at": None, "rule": None} | (
-        job or {}
-    )
+    job_row = {"id": JOB, "state": "queued", "next_at": NOW, "attempts": 0, "doubt_at": None, "rule": None}
+    job_row |= {"operation": "send", "form": None} | (job or {})
     lane_row = {
         "closed_at": None,
         "suspected": False,
@@ -44,6 +43,13 @@ def why(
         "next_at": NOW,
         "ready_at": 0,
         "turn": None,
+        "width": 1,
+        "provider": "unknown",
+        "pace": None,
+        "used": None,
+        "spacing": 0,
+        "spacing_until": 0,
+        "stretch": 0,
     } | (lane or {})
     values: dict[str, Any] = {
         "job": SimpleNamespace(**job_row),

@@ -180,7 +180,7 @@ def upgrade() -> None:
         sa.Column("spacing", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("spacing_until", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("stretch", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("asked_at", sa.BigInteger(), nullable=True),
+        sa.Column("ask_at", sa.BigInteger(), server_default="0", nullable=True),
         sa.Column("held_until", sa.BigInteger(), nullable=True),
         sa.Column("held_since", sa.BigInteger(), nullable=True),
         sa.Column("held_rule", sa.Text(), nullable=True),
@@ -224,10 +224,10 @@ def upgrade() -> None:
     op.create_index(
         "sendq_lane_unasked_idx",
         "sendq_lane",
-        ["created_at"],
+        ["ask_at"],
         unique=False,
-        postgresql_where=sa.text("provider = 'unknown' AND asked_at IS NULL"),
-        sqlite_where=sa.text("provider = 'unknown' AND asked_at IS NULL"),
+        postgresql_where=sa.text("provider = 'unknown' AND ask_at IS NOT NULL"),
+        sqlite_where=sa.text("provider = 'unknown' AND ask_at IS NOT NULL"),
     )
     op.create_table(
         "sendq_leader",

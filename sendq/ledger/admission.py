@@ -1,0 +1,69 @@
+"""How many jobs wait for a grant, when one more would go, and whether it is let in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from uuid import UUID
+
+from sqlalchemy import Connection, func, select
+
+from sendq.clock import Micros, moment
+from sendq.errors import LaneFull
+from sendq.eta import predicted
+from sendq.ids import lane_id
+from sendq.ledger import schema
+from sendq.ledger.read import AHEAD_MOST, hold_ends
+from sendq.states import State
+from sendq.views import Eta, Priority
+
+
+def eta(
+    connection: Connection,
+    application: str,
+    grant_id: str,
+    call: str,
+    *,
+    priority: int,
+    not_before: Micros,
+    now: Micros,
+) -> Eta:
+    """When a job that is accepted now would go."""
+    lane_at = lane_id(application, grant_id)
+    lane = connection.execute(select(schema.lane).where(schema.lane.c.id == lane_at)).first()
+    ahead = waiting(connection, lane_at, priority=priority, most=AHEAD_MOST)
+    more = ahead == AHEAD_MOST
+    if lane is None:
+        at = predicted(None, call, ahead=ahead, now=now, not_before=not_before)
+        return Eta(moment(at), ahead, more)
+    if lane.closed_at is not None:
+        return Eta(None, ahead, more)
+    held_until = hold_ends(connection, lane)
+    at = predicted(lane, call, ahead=ahead, now=now, not_before=max(not_before, held_until), width=lane.width)
+    return Eta(moment(at), ahead, more)
+
+
+def waiting(connection: Connection, lane: UUID, *, most: int, priority: int = Priority.LOW) -> int:
+    """How many jobs of at least this priority wait in a lane; ``most`` stands for that many and more."""
+    table = schema.job.c
+    some = (
+        select(table.id)
+        .where(table.lane_id == lane, table.state == State.QUEUED.value, table.priority <= priority)
+        .limit(most)
+        .subquery()
+    )
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def admit(connection: Connection, lanes: Iterable[tuple[str, str]], *, cap: int, now: Micros) -> None:
+    """Let what this transaction stored for these (application, grant) wait, if there is room for it.
+
+    Others who enqueue at the same moment do not see it yet: together they may exceed the cap by what they store.
+
+    Raises:
+        LaneFull: more than ``cap`` jobs would wait for a grant.
+    """
+    for application, grant_id in lanes:
+        count = waiting(connection, lane_id(application, grant_id), most=cap + 1)
+        if count > cap:
+            when = eta(connection, application, grant_id, "send", priority=Priority.LOW, not_before=now, now=now)
+            raise LaneFull(grant_id, waiting=cap, cap=cap, eta=when.at)
