@@ -15,33 +15,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import platform
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import psutil
-from sqlalchemy import Engine, Select, func, select
+from sqlalchemy import Engine, func, select
 
 from benchmarks.certificate import write_certificate
+from benchmarks.stage import API_KEY, LIMIT_S, count, cpu, machine, ms, servers_cpu, simulator, worker
 from sendq import Message, Options, Send, SendQueue, State
 from sendq.ledger import migrate, schema
-from sendq.ledger.engine import open_engine, reading
-from tests.support.servers import PgServer, running_postgres
-from worker.embedded import EmbeddedRedis, redis_client
-from worker.guard import Guarded
+from sendq.ledger.engine import open_engine
+from tests.support.servers import running_postgres
+from worker.embedded import EmbeddedRedis
 
-API_KEY = "nyk_benchmark"
 BODY_CHARACTERS = 2_000  # of a short letter in HTML
-LIMIT_S = 300.0
 SENT = select(func.count()).where(schema.job.c.state == State.SENT)
-WORKERS = select(func.count()).select_from(schema.worker)
-PACKAGES = ("celery", "kombu", "redis", "aiohttp", "uvloop", "sqlalchemy", "psycopg")
 
 
 def main(arguments: list[str]) -> int:
@@ -61,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=5_000)
     parser.add_argument("--latency", type=float, default=0.2, metavar="SECONDS", help="how long the API takes")
     parser.add_argument("--concurrency", type=int, default=500, help="calls in flight (SENDQ_CONCURRENCY)")
-    parser.add_argument("--provider", default="google", help="of all grants; its known limits hold")
+    parser.add_argument("--provider", default="imap", help="of all grants; its published limits hold")
     parser.add_argument("--tls", action="store_true", help="the API speaks TLS, with a certificate made for this run")
     parser.add_argument("--json", action="store_true")
     return parser
@@ -78,34 +68,32 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         stack.callback(ledger.dispose)
         migrate.upgrade(ledger)
         certificate = write_certificate(home) if given.tls else None
-        api = stack.enter_context(_simulator(home, given.latency, certificate))
-        worker = stack.enter_context(_worker(home, ledger, {
+        api = stack.enter_context(simulator(home, given.latency, certificate))
+        process = stack.enter_context(worker(home, ledger, {
             "DATABASE_URL": url, "REDIS_URL": redis.url, "NYLAS_API_KEY": API_KEY, "NYLAS_API_URI": api,
             "SENDQ_CONCURRENCY": str(given.concurrency), "SENDQ_HOME": str(home),
             **({"SSL_CERT_FILE": str(certificate[0])} if certificate else {}),
         }))  # fmt: skip
         sends = _sends(given)
-        before, servers_before = _cpu(worker), _servers_cpu(pg, redis.url)
+        before, servers_before = cpu(process), servers_cpu(pg, redis.url)
         own, began = time.process_time(), time.perf_counter()
         SendQueue(ledger).send_many(sends)
         own, enqueued = time.process_time() - own, time.perf_counter()
         _wait_for_all(ledger, given.jobs)
         drained = time.perf_counter()
-        after, servers_after = _cpu(worker), _servers_cpu(pg, redis.url)
+        after, servers_after = cpu(process), servers_cpu(pg, redis.url)
         return {
             **{name: value for name, value in vars(given).items() if name != "json"},
-            "sent": _count(ledger, SENT),
-            "attempts": _count(ledger, select(func.count()).select_from(schema.attempt)),
-            "worker_cpu_ms_per_send": _ms(after - before, given.jobs),
-            "servers_cpu_ms_per_send": _ms(servers_after - servers_before, given.jobs),
-            "enqueue_cpu_ms_per_job": _ms(own, given.jobs),
+            "sent": count(ledger, SENT),
+            "attempts": count(ledger, select(func.count()).select_from(schema.attempt)),
+            "worker_cpu_ms_per_send": ms(after - before, given.jobs),
+            "servers_cpu_ms_per_send": ms(servers_after - servers_before, given.jobs),
+            "enqueue_cpu_ms_per_job": ms(own, given.jobs),
             "enqueue_wall_s": round(enqueued - began, 2),
             "drain_wall_s": round(drained - enqueued, 2),
-            "worker_rss_mb": round(worker.memory_info().rss / 1e6),
-            "machine": f"{os.cpu_count()} x {_cpu_name()}, load {os.getloadavg()[0]:.1f}",
-            "python": platform.python_version(),
-            "postgresql": _count(ledger, select(func.current_setting("server_version"))),
-            "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+            "worker_rss_mb": round(process.memory_info().rss / 1e6),
+            **machine(),
+            "postgresql": count(ledger, select(func.current_setting("server_version"))),
         }
 
 
@@ -121,86 +109,8 @@ def _sends(given: argparse.Namespace) -> list[Send]:
     ]
 
 
-@contextlib.contextmanager
-def _simulator(home: Path, latency: float, certificate: tuple[Path, Path] | None) -> Iterator[str]:
-    """The simulator as a process; its address."""
-    log = home / "simulator.log"
-    tls = ["--tls", *map(str, certificate)] if certificate else []
-    running = Guarded(
-        [sys.executable, "-m", "sendq.simulator", "--api-key", API_KEY, "--latency", str(latency), "--no-bodies", *tls],
-        log=log,
-    )
-    try:
-        _wait_until(lambda: log.read_text().startswith("http"), running, log)
-        yield log.read_text().split()[0]
-    finally:
-        running.stop()
-
-
-@contextlib.contextmanager
-def _worker(home: Path, ledger: Engine, variables: dict[str, str]) -> Iterator[psutil.Process]:
-    """One worker process that is ready: it beats, so the ledger knows it."""
-    log = home / "worker.log"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SENDQ_", "NYLAS_"))}
-    running = Guarded(
-        [sys.executable, "-m", "celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle"],
-        log=log,
-        env={**environment, **variables},
-        grace_s=40.0,
-    )
-    try:
-        _wait_until(lambda: _count(ledger, WORKERS) > 0, running, log)
-        (process,) = psutil.Process(running.pid).children()
-        yield process
-    finally:
-        running.stop()
-
-
-def _wait_until(what: Callable[[], bool], running: Guarded, log: Path) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while not what():
-        if running.ended() or time.monotonic() > deadline:
-            raise RuntimeError(f"it did not start: {log.read_text()[-2000:]}")
-        time.sleep(0.05)
-
-
 def _wait_for_all(ledger: Engine, jobs: int) -> None:
     """Wait until all are sent, or the limit is over; asks four times a second, which the servers' CPU does not feel."""
     deadline = time.monotonic() + LIMIT_S
-    while _count(ledger, SENT) < jobs and time.monotonic() < deadline:
+    while count(ledger, SENT) < jobs and time.monotonic() < deadline:
         time.sleep(0.25)
-
-
-def _count(ledger: Engine, question: Select[Any]) -> Any:
-    with reading(ledger) as connection:
-        return connection.execute(question).scalar_one()
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def _servers_cpu(pg: PgServer, redis_url: str) -> float:
-    """CPU seconds of PostgreSQL, with the sessions that have ended, and of Redis."""
-    postmaster = psutil.Process(int((pg.socket_dir / "data" / "postmaster.pid").read_text().split()[0]))
-    ended = postmaster.cpu_times()
-    total = _cpu(postmaster) + ended.children_user + ended.children_system
-    for session in postmaster.children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += _cpu(session)
-    with redis_client(redis_url) as client:
-        used: Any = client.info("cpu")
-    return float(total + used["used_cpu_user"] + used["used_cpu_sys"])
-
-
-def _ms(seconds: float, jobs: int) -> float:
-    return round(seconds / jobs * 1000, 3)
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -1,0 +1,114 @@
+"""What benchmarks have in common: real servers, the simulator, one worker process, and clocks of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import Engine, Select, func, select
+
+from sendq.ledger import schema
+from sendq.ledger.engine import reading
+from tests.support.servers import PgServer
+from worker.embedded import redis_client
+from worker.guard import Guarded
+
+API_KEY = "nyk_benchmark"
+LIMIT_S = 300.0
+WORKERS = select(func.count()).select_from(schema.worker)
+PACKAGES = ("celery", "kombu", "redis", "aiohttp", "uvloop", "sqlalchemy", "psycopg")
+
+
+def machine() -> dict[str, str]:
+    """What a number was measured on."""
+    return {
+        "machine": f"{os.cpu_count()} x {_cpu_name()}, load {os.getloadavg()[0]:.1f}",
+        "python": platform.python_version(),
+        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+    }
+
+
+@contextlib.contextmanager
+def simulator(home: Path, latency: float, certificate: tuple[Path, Path] | None) -> Iterator[str]:
+    """The simulator as a process; its address."""
+    log = home / "simulator.log"
+    tls = ["--tls", *map(str, certificate)] if certificate else []
+    running = Guarded(
+        [sys.executable, "-m", "sendq.simulator", "--api-key", API_KEY, "--latency", str(latency), "--no-bodies", *tls],
+        log=log,
+    )
+    try:
+        _wait_until(lambda: log.read_text().startswith("http"), running, log)
+        yield log.read_text().split()[0]
+    finally:
+        running.stop()
+
+
+@contextlib.contextmanager
+def worker(home: Path, ledger: Engine, variables: dict[str, str]) -> Iterator[psutil.Process]:
+    """One worker process that is ready: it beats, so the ledger knows it."""
+    log = home / "worker.log"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SENDQ_", "NYLAS_"))}
+    running = Guarded(
+        [sys.executable, "-m", "celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle"],
+        log=log,
+        env={**environment, **variables},
+        grace_s=40.0,
+    )
+    try:
+        _wait_until(lambda: count(ledger, WORKERS) > 0, running, log)
+        (process,) = psutil.Process(running.pid).children()
+        yield process
+    finally:
+        running.stop()
+
+
+def _wait_until(what: Callable[[], bool], running: Guarded, log: Path) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not what():
+        if running.ended() or time.monotonic() > deadline:
+            raise RuntimeError(f"it did not start: {log.read_text()[-2000:]}")
+        time.sleep(0.05)
+
+
+def count(ledger: Engine, question: Select[Any]) -> Any:
+    with reading(ledger) as connection:
+        return connection.execute(question).scalar_one()
+
+
+def cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def servers_cpu(pg: PgServer, redis_url: str) -> float:
+    """CPU seconds of PostgreSQL, with the sessions that have ended, and of Redis."""
+    postmaster = psutil.Process(int((pg.socket_dir / "data" / "postmaster.pid").read_text().split()[0]))
+    ended = postmaster.cpu_times()
+    total = cpu(postmaster) + ended.children_user + ended.children_system
+    for session in postmaster.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += cpu(session)
+    with redis_client(redis_url) as client:
+        used: Any = client.info("cpu")
+    return float(total + used["used_cpu_user"] + used["used_cpu_sys"])
+
+
+def ms(seconds: float, jobs: int) -> float:
+    return round(seconds / jobs * 1000, 3)
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
