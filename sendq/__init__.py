@@ -27,11 +27,13 @@ if TYPE_CHECKING:
         Retryable,
         SchemaMismatch,
         SendqError,
+        Unreadable,
     )
     from sendq.message import CustomHeader, Message, Recipient, TrackingOptions
     from sendq.planning import NEVER, Options, Send
     from sendq.queue import SendQueue
     from sendq.states import State
+    from sendq.vault import Vault
     from sendq.views import AttemptView, Batch, BatchView, Eta, Job, JobView, Priority, Why
 
 __version__ = "0.1.0"
@@ -42,12 +44,13 @@ _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
         "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Retryable",
-        "SchemaMismatch", "SendqError",
+        "SchemaMismatch", "SendqError", "Unreadable",
     ),
     "sendq.message": ("CustomHeader", "Message", "Recipient", "TrackingOptions"),
     "sendq.planning": ("NEVER", "Options", "Send"),
     "sendq.queue": ("SendQueue",),
     "sendq.states": ("State",),
+    "sendq.vault": ("Vault",),
     "sendq.views": ("AttemptView", "Batch", "BatchView", "Eta", "Job", "JobView", "Priority", "Why"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -79,6 +82,8 @@ __all__ = [
     "SendqError",
     "State",
     "TrackingOptions",
+    "Unreadable",
+    "Vault",
     "Why",
 ]
 

@@ -6,6 +6,7 @@
     ├── KeyConflict               the key belongs to a job with other content
     ├── NotFound                  no such job, batch or key
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
+    ├── Unreadable                what is stored is sealed with an encryption key that is not at hand
     ├── SchemaMismatch            the ledger's schema is older or newer than this code
     └── LedgerUnavailable         the ledger cannot be reached
 
@@ -88,6 +89,22 @@ class NotFound(SendqError, LookupError):
 
 class Retryable(SendqError):
     """The database broke off the transaction (deadlock, serialization failure): nothing was stored, run it again."""
+
+
+class Unreadable(SendqError):
+    """Something in the ledger is sealed, and none of the encryption keys at hand opens it; it is kept as it is.
+
+    ``key_name`` is the name of the key that sealed it, ``missing`` whether there is no key of that name here.
+    """
+
+    def __init__(self, key_name: str, *, missing: bool) -> None:
+        self.key_name, self.missing = key_name, missing
+        super().__init__(
+            f"encryption key {key_name!r}: it sealed what is stored, and is not given here; add it, after the first"
+            if missing
+            else f"encryption key {key_name!r}: the one given here does not open what one of that name sealed; "
+            "give the right one, or add that under another name"
+        )
 
 
 class SchemaMismatch(SendqError):
