@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.sim
     parser.add_argument("--port", type=_port, default=0, help="0 takes a free one (default)")
     parser.add_argument("--api-key", default="test-key", help="the only key that is let in (default: test-key)")
     parser.add_argument("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="how long every request takes")
+    parser.add_argument("--bytes-per-s", type=float, metavar="N", help="how fast the body of one request is read")
     parser.add_argument("--seed", type=int, default=0, help="decides the faults that happen by chance")
     parser.add_argument("--no-auto-grants", action="store_true", help="unknown grants are a 404")
     parser.add_argument("--no-auto-messages", action="store_true", help="unknown messages are a 404")
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.sim
         Simulator(
             given.api_key,
             latency=given.latency,
+            bytes_per_s=given.bytes_per_s,
             host=given.host,
             port=given.port,
             seed=given.seed,

@@ -19,6 +19,7 @@ from sendq.simulator import answers, checks, listing
 from sendq.simulator.answers import Answer, Refusal, success
 from sendq.simulator.faults import Fault, FaultBook
 from sendq.simulator.idempotency import Keys
+from sendq.simulator.payload import message_of
 from sendq.simulator.store import Grant, Message, Request, Store
 
 # Resolves when the client of this request has gone.
@@ -35,6 +36,7 @@ class Behaviour:
     the real API does in these three cases is not documented, so code in front of it has to bear all of them.
     ``gate``: a limit of one's own. It is asked about every request that is about to be carried out, before any scripted
     fault, in the order of arrival and in the simulator's thread; the fault that it gives is what happens.
+    ``bytes_per_s``: how fast the body of one request is read (None: as fast as it comes).
     """
 
     api_key: str
@@ -43,6 +45,7 @@ class Behaviour:
     index_delay: float = 0.0
     index_timeouts: bool = True
     gate: Callable[[Request], Fault | None] | None = None
+    bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +86,14 @@ class Api:
             raise answers.grant_not_found()
         request.grant = grant.id
         if request.operation in ("send", "modify"):
-            checks.content(request.headers.get("content-type", ""), len(request.body))
+            checks.content(request.headers.get("content-type", ""), request.size)
         if request.operation == "send" and request.key is not None:
             return await self._once(request, grant, request.key, gone)
         return (await self._carry_out(request, grant, gone)).answer
 
     async def _once(self, request: Request, grant: Grant, key: str, gone: Gone) -> Answer | None:
         """Send under an idempotency key: the first request is carried out, repeats find its answer."""
-        entry = self._keys.begin(grant.id, key, request.body, self._store.clock())
+        entry = self._keys.begin(grant.id, key, request.digest, self._store.clock())
         if entry.answer is not None:
             request.replayed = True
             stored = entry.answer
@@ -146,19 +149,15 @@ class Api:
         return Outcome(answer, kept, stuck=fault.kept == "stuck")
 
     def _payload(self, request: Request, grant: Grant | None) -> dict[str, Any]:
-        if request.operation == "modify" and not request.body:
-            raise answers.invalid("Empty request body")
-        if request.operation not in ("send", "modify") or grant is None:
-            return {}
-        content_type = request.headers["content-type"]
-        if content_type == answers.JSON_TYPE:
-            payload = checks.json_object(request.body)
-        else:
-            payload = checks.multipart_object(content_type, request.body)
         if request.operation == "send":
-            checks.message(payload)
-        else:
-            checks.changes(payload, grant.provider)
+            query = parse_qs(request.path.partition("?")[2])
+            return message_of(request, mime=query.get("type", [""])[-1] == "mime")
+        if request.operation != "modify" or grant is None:
+            return {}
+        if not request.size:
+            raise answers.invalid("Empty request body")
+        payload = checks.json_object(request.body)
+        checks.changes(payload, grant.provider)
         return payload
 
     def _act(self, request: Request, grant: Grant | None, payload: dict[str, Any], fault: Fault | None) -> Answer:

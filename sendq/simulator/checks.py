@@ -7,8 +7,6 @@ documented; here it is refused, so that a misspelt field is found by a test and 
 
 from __future__ import annotations
 
-import email.parser
-import email.policy
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -131,29 +129,6 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid("error parsing request body: an object is expected", "invalid_request_payload")
     return value
-
-
-def multipart_object(content_type: str, body: bytes) -> dict[str, Any]:
-    """The JSON object in the part ``message``; the other parts, files, are added to its ``attachments``."""
-    head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1", "replace")
-    whole = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
-    message: dict[str, Any] | None = None
-    files = []
-    for part in whole.iter_parts():
-        content = part.get_payload(decode=True)
-        if part.get_param("name", header="content-disposition") == "message":
-            message = json_object(content if isinstance(content, bytes) else b"")
-        else:
-            # The file's bytes are not kept: nothing here reads them.
-            files.append(
-                {"filename": part.get_filename() or "", "content_type": part.get_content_type(), "content": ""}
-            )
-    if message is None:
-        raise invalid("error parsing request body: the part 'message' is missing", "invalid_request_payload")
-    given = message.get("attachments", [])
-    if files and isinstance(given, list):
-        message["attachments"] = [*given, *files]
-    return message
 
 
 def message(payload: dict[str, Any]) -> None:

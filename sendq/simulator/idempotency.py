@@ -8,7 +8,6 @@ other byte is enough.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from sendq.simulator.answers import Answer, Refusal
@@ -21,7 +20,7 @@ LONGEST = 256  # characters
 class Entry:
     """One key of one grant: what it was used for, and the answer once there is one."""
 
-    payload: bytes
+    payload: str
     expires: float
     answer: Answer | None = None
 
@@ -38,14 +37,15 @@ class Keys:
     def clear(self) -> None:
         self._entries.clear()
 
-    def begin(self, grant: str, key: str, body: bytes, now: float) -> Entry:
+    def begin(self, grant: str, key: str, payload: str, now: float) -> Entry:
         """The entry of this key; one that holds an answer is to be replayed, one without is yours to `settle`.
+
+        ``payload`` is the digest of the request's body.
 
         Raises `Refusal`: 400 for a key that is too long, 409 for another payload, 409 while the first request runs.
         """
         if len(key) > LONGEST:
             raise Refusal(400, "api.invalid_idempotency_key", "Idempotency-Key must be 256 characters or fewer.")
-        payload = hashlib.sha256(body).digest()
         entry = self._entries.get((grant, key))
         if entry is None or entry.expires <= now:
             self._entries[grant, key] = entry = Entry(payload, now + LIFETIME)

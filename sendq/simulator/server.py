@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 try:
-    from aiohttp import web
+    from aiohttp import ClientPayloadError, web
     from aiohttp.web_protocol import RequestHandler
 except ImportError as error:
     raise ImportError("the simulator needs aiohttp: pip install 'sendq[simulator]'", name="aiohttp") from error
 
 from sendq.simulator.answers import Answer
 from sendq.simulator.api import Api, Behaviour
-from sendq.simulator.checks import MAX_MULTIPART
 from sendq.simulator.control import PREFIX, Control
 from sendq.simulator.faults import Fault, FaultBook, Script, with_changes
 from sendq.simulator.idempotency import Keys
+from sendq.simulator.intake import take_in
 from sendq.simulator.store import Accepted, Grant, Message, Modified, Request, Store
 
 STOP_TIMEOUT = 0.05  # seconds for calls under way; longer ones are cut, hanging ones always (0 would mean no limit)
@@ -59,9 +59,12 @@ class Simulator:
         stores_throttles: bool = True,
         index_delay: float = 0.0,
         index_timeouts: bool = True,
+        bytes_per_s: float | None = None,
         log_bodies: bool = True,
     ) -> None:
-        self.behaviour = Behaviour(api_key, latency, stores_throttles, index_delay, index_timeouts)
+        self.behaviour = Behaviour(
+            api_key, latency, stores_throttles, index_delay, index_timeouts, bytes_per_s=bytes_per_s
+        )
         self._host, self._port, self._tls, self._log_bodies = host, port, tls, log_bodies
         self._store = Store(clock=clock, auto_grants=auto_grants, auto_messages=auto_messages)
         self._faults = FaultBook(seed)
@@ -160,6 +163,18 @@ class Simulator:
             )
         return value
 
+    @property
+    def received(self) -> int:
+        """Bytes of request bodies so far, those of requests that are still coming in, or broke off, among them."""
+        with self._store.changed:
+            return self._store.received
+
+    @property
+    def broken_off(self) -> int:
+        """Requests whose client went away before the end of their body; they are not among ``requests``."""
+        with self._store.changed:
+            return self._store.broken_off
+
     # How it runs
 
     def __enter__(self) -> Self:
@@ -233,17 +248,30 @@ class Simulator:
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         path = http.raw_path
-        body = await http.read()
-        if path.startswith(PREFIX):
-            return _response(self._control.answer(http.method, path, body))
         headers = {name.lower(): value for name, value in http.headers.items()}
+        try:
+            body = await take_in(
+                http.content.iter_any(),
+                headers.get("content-type", ""),
+                bytes_per_s=self.behaviour.bytes_per_s,
+                came=self._store.came,
+            )
+        except (ClientPayloadError, OSError):  # who sent it has gone before its end: to the API it never came
+            self._store.broke_off()
+            return web.Response()
+        if path.startswith(PREFIX):
+            return _response(self._control.answer(http.method, path, body.kept))
         request = Request(
             at=time.monotonic(),
             wall=self._store.clock(),
             method=http.method,
             path=path,
             headers=headers,
-            body=body,
+            body=body.text(),
+            size=body.size,
+            digest=body.digest,
+            files=[part.shown() for part in body.parts],
+            malformed=body.malformed,
             request_id=f"5fa64c92-e840-4357-86b9-{self._store.next_id():012x}",
             key=headers.get("idempotency-key"),
         )
@@ -285,9 +313,7 @@ class _Server(web.Server):
 
 
 def _request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-    # Above the API's own limits, so that it is the API that refuses; without a word, aiohttp's limit is 1 MB.
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=2 * MAX_MULTIPART)
+    return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
 
 
 def _response(answer: Answer) -> web.Response:

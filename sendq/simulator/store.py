@@ -27,6 +27,10 @@ class Request:
     ``operation``: ``send``, ``modify``, ``get``, ``list``, ``delete``, ``grant``, ``grants`` or ``other``.
     ``at`` and ``done_at`` are monotonic seconds, ``wall`` is the simulator's clock. ``job`` is the job's marker: the
     custom header ``X-Sendq-Job`` of the message, else its metadata ``key1``. ``fault`` names what was made to happen.
+
+    ``size`` and ``digest`` (SHA-256) are those of the whole body. ``body`` is all of it, except for form data: there it
+    is the part ``message``, or the headers of the part ``mime``, and ``files`` shows all parts (name, filename,
+    content_type, size, digest) without what they held; ``malformed`` says why it is no form data.
     """
 
     at: float
@@ -40,6 +44,10 @@ class Request:
     operation: str = "other"
     message_id: str | None = None
     key: str | None = None
+    size: int = 0
+    digest: str = ""
+    files: list[dict[str, Any]] = field(default_factory=list)
+    malformed: str = ""
     job: str | None = None
     fault: str | None = None
     status: int | None = None
@@ -49,7 +57,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A message that was accepted: it is out. ``at`` is the simulator's clock, ``fault`` what befell the answer."""
+    """A message that was accepted: it is out. ``at`` is the simulator's clock, ``fault`` what befell the answer.
+
+    ``payload`` has the members of the request; a file's content is replaced by its ``size`` and ``digest`` (SHA-256).
+    """
 
     grant: str
     id: str
@@ -122,12 +133,26 @@ class Store:
             self.requests: list[Request] = []
             self.mailbox: list[Accepted] = []
             self.modified: list[Modified] = []
+            self.received = 0
+            self.broken_off = 0
             self.changed.notify_all()
 
     def next_id(self) -> int:
         return next(self._numbers)
 
     # Requests
+
+    def came(self, size: int) -> None:
+        """A piece of a body came in."""
+        with self.changed:
+            self.received += size
+            self.changed.notify_all()
+
+    def broke_off(self) -> None:
+        """A body ended before its end."""
+        with self.changed:
+            self.broken_off += 1
+            self.changed.notify_all()
 
     def opened(self, request: Request) -> None:
         with self.changed:
@@ -295,7 +320,7 @@ def _message_id(provider: str, number: int) -> str:
 
 def _attachment(number: int, place: int, part: dict[str, Any]) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": part.get("id", f"attachment-{number:x}-{place}")}
-    for name in ("content_type", "filename", "content_id", "content_disposition"):
+    for name in ("content_type", "filename", "content_id", "content_disposition", "size"):
         if name in part:
             shown[name] = part[name]
     return shown

@@ -27,7 +27,7 @@ OPERATIONS = {
     "grant": ("/v3/grants/{grantId}", "get"),
 }
 PLAIN = ("type", "required", "enum", "minItems", "maxItems", "maxLength", "minimum", "maximum")
-JSON = "application/json"
+JSON, FORM = "application/json", "multipart/form-data"
 
 
 class Document:
@@ -74,6 +74,8 @@ def facts(document: Document) -> dict[str, Any]:
         if "requestBody" in operation:
             body = document.resolve(operation["requestBody"])
             found[name]["request"] = document.reduced(body["content"][JSON]["schema"])
+            if FORM in body["content"]:
+                found[name]["form"] = document.reduced(body["content"][FORM]["schema"])
     return found
 
 
