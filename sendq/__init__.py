@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
+    from sendq.attachment import Attachment
     from sendq.errors import (
         InvalidJob,
         KeyConflict,
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
         SendqError,
         Unreadable,
     )
-    from sendq.message import CustomHeader, Message, Recipient, TrackingOptions
+    from sendq.message import CustomHeader, Message, Recipient, Template, TrackingOptions
+    from sendq.mime import MimeMessage
     from sendq.planning import NEVER, Options, Send
     from sendq.queue import SendQueue
     from sendq.states import State
@@ -46,7 +48,9 @@ _HOMES = {
         "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Retryable",
         "SchemaMismatch", "SendqError", "Unreadable",
     ),
-    "sendq.message": ("CustomHeader", "Message", "Recipient", "TrackingOptions"),
+    "sendq.attachment": ("Attachment",),
+    "sendq.message": ("CustomHeader", "Message", "Recipient", "Template", "TrackingOptions"),
+    "sendq.mime": ("MimeMessage",),
     "sendq.planning": ("NEVER", "Options", "Send"),
     "sendq.queue": ("SendQueue",),
     "sendq.states": ("State",),
@@ -58,6 +62,7 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = [
     "NEVER",
     "AsyncSendQueue",
+    "Attachment",
     "AttemptView",
     "Batch",
     "BatchView",
@@ -70,6 +75,7 @@ __all__ = [
     "LaneFull",
     "LedgerUnavailable",
     "Message",
+    "MimeMessage",
     "NotFound",
     "Options",
     "Priority",
@@ -81,6 +87,7 @@ __all__ = [
     "SendQueue",
     "SendqError",
     "State",
+    "Template",
     "TrackingOptions",
     "Unreadable",
     "Vault",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -11,11 +12,13 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sendq import clock
+from sendq.content import Content, ContentFault
 from sendq.errors import LedgerUnavailable
 from sendq.ledger import admission, migrate, read
 from sendq.ledger.engine import open_async_engine, translated
 from sendq.ledger.joined import async_connection_of, connection_of
 from sendq.message import Message
+from sendq.mime import MimeMessage
 from sendq.planning import (
     DEFAULT_APPLICATION,
     Expiry,
@@ -27,7 +30,9 @@ from sendq.planning import (
     plan_sends,
 )
 from sendq.queue import stored_batch, stored_jobs
+from sendq.senders import Senders
 from sendq.states import State
+from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
 from sendq.why import explain
 
@@ -47,18 +52,22 @@ class AsyncSendQueue:
         *,
         metadata_key: str = "key1",
         lane_cap: int | None = None,
+        senders: Senders | None = None,
+        vault: Vault | None = None,
         now: clock.Clock = clock.now,
     ) -> None:
         self._engine = ledger if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
         self._metadata_key = indexed_key(metadata_key)
         self._lane_cap = lane_cap
+        self._senders = senders
+        self._vault = vault or Vault()
         self._now = now
         self._checked = False
 
     async def send(
         self,
         grant_id: str,
-        message: Message,
+        message: Message | MimeMessage,
         *,
         key: str | None = None,
         due_at: datetime | None = None,
@@ -116,7 +125,9 @@ class AsyncSendQueue:
         call = Modification(grant_id, message_ids, unread, starred, folders, metadata, options)
         now = self._now()
         planned, total = plan_modification(call, now=now, metadata_key=self._metadata_key)
-        return await self._write(session, lambda c: stored_batch(c, planned, total, now=now, cap=self._lane_cap))
+        return await self._write(
+            session, lambda c: stored_batch(c, planned, total, now=now, cap=self._lane_cap, vault=self._vault)
+        )
 
     async def job(
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
@@ -173,10 +184,13 @@ class AsyncSendQueue:
 
     async def _store_sends(self, sends: Sequence[Send], *, indexed: bool, session: Any) -> list[Job]:
         now = self._now()
-        planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key)
+        await _measured(sends)
+        planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key, senders=self._senders)
         if not sends:
             return []
-        return await self._write(session, lambda c: stored_jobs(c, planned, now=now, cap=self._lane_cap))
+        return await self._write(
+            session, lambda c: stored_jobs(c, planned, now=now, cap=self._lane_cap, vault=self._vault)
+        )
 
     async def _write(self, session: Any, action: Callable[[Connection], T]) -> T:
         with _translated():
@@ -199,6 +213,25 @@ class AsyncSendQueue:
                 await connection.execution_options(sendq_reads=True)
                 await connection.run_sync(migrate.require)
             self._checked = True
+
+
+async def _measured(sends: Iterable[Send]) -> None:
+    """Have the files of some sends measured in a thread: the loop must not wait for disks and digests."""
+    contents = [content for send in sends if isinstance(send, Send) for content in _contents_of(send.message)]
+    if contents:
+        await asyncio.to_thread(_measure, contents)
+
+
+def _contents_of(message: object) -> list[Content]:
+    if isinstance(message, MimeMessage):
+        return [message.content]
+    return [one.content for one in message.attachments] if isinstance(message, Message) else []
+
+
+def _measure(contents: Iterable[Content]) -> None:
+    for content in contents:
+        with suppress(ContentFault):  # told with all other problems, by whoever looks at it next
+            content.measure()
 
 
 @contextmanager

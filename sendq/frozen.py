@@ -24,6 +24,7 @@ from sendq.addresses import wire_form
 
 if TYPE_CHECKING:
     from sendq.message import Message, Recipient
+    from sendq.mime import MimeMessage
 
 JOB_HEADER = "X-Sendq-Job"
 
@@ -33,12 +34,20 @@ _DIGEST_VERSION = 1
 _encode = JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
+def encoded(value: Any) -> bytes:
+    """Compact JSON in UTF-8."""
+    return _encode(value).encode()
+
+
 def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1") -> bytes:
-    """The body of the send request: compact JSON in UTF-8, with the fields that were set and the job's id twice."""
+    """The text of the send request: compact JSON in UTF-8, with the fields that were set and the job's id twice.
+
+    Attachments are not in it: where they stand depends on the form of the request (`sendq.wire`).
+    """
     payload = _send_payload(message)
     payload["metadata"] = {**payload.get("metadata", {}), metadata_key: job_id}
     payload["custom_headers"] = [*payload.get("custom_headers", ()), {"name": JOB_HEADER, "value": job_id}]
-    return _encode(payload).encode()
+    return encoded(payload)
 
 
 def freeze_changes(
@@ -55,7 +64,7 @@ def freeze_changes(
         "folders": None if folders is None else list(folders),
         "metadata": None if metadata is None else dict(sorted(metadata.items())),
     }
-    return _encode({field: value for field, value in changes.items() if value is not None}).encode()
+    return encoded({field: value for field, value in changes.items() if value is not None})
 
 
 def send_digest(
@@ -66,8 +75,28 @@ def send_digest(
     due_at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> bytes:
-    """What a key of a send stands for, as `content_digest`. Give the times only if the caller gave them."""
-    payload = _encode(_send_payload(message)).encode()
+    """What a key of a send stands for, as `content_digest`. Give the times only if the caller gave them.
+
+    Attachments count with their digests; whether they travel in JSON or in multipart does not.
+    """
+    payload = _send_payload(message)
+    if message.attachments:
+        payload["attachments"] = [
+            one.described() | {"digest": one.content.measure().digest.hex()} for one in message.attachments
+        ]
+    return content_digest("send", application, grant_id, encoded(payload), due_at=due_at, expires_at=expires_at)
+
+
+def mime_digest(
+    message: MimeMessage,
+    *,
+    application: str,
+    grant_id: str,
+    due_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> bytes:
+    """What a key of a finished message stands for; like `send_digest`."""
+    payload = b"mime " + message.content.measure().digest
     return content_digest("send", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
 
 
@@ -81,7 +110,7 @@ def modify_digest(
     expires_at: datetime | None = None,
 ) -> bytes:
     """What a key of a modification stands for; ``changes`` as frozen. The order of the ids does not count."""
-    payload = _encode(sorted(message_ids)).encode() + b"\n" + changes
+    payload = encoded(sorted(message_ids)) + b"\n" + changes
     return content_digest("modify", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
 
 
@@ -100,7 +129,7 @@ def content_digest(
     (a default that moves with the clock would make every repeat another content); equal instants count as equal.
     """
     times = [time and time.astimezone(UTC).isoformat(timespec="microseconds") for time in (due_at, expires_at)]
-    head = _encode([_DIGEST_VERSION, operation, application, grant_id, *times]).encode()
+    head = encoded([_DIGEST_VERSION, operation, application, grant_id, *times])
     # JSON escapes line feeds, so the first one ends the head.
     return hashlib.sha256(head + b"\n" + payload).digest()
 
@@ -116,7 +145,7 @@ def _send_payload(message: Message) -> dict[str, Any]:
         payload["reply_to"] = _people(message.reply_to)
     if message.from_:
         payload["from"] = _people(message.from_)
-    for field in ("subject", "body", "is_plaintext", "reply_to_message_id"):
+    for field in ("subject", "body", "is_plaintext", "reply_to_message_id", "signature_id"):
         value = getattr(message, field)
         if value is not None:
             payload[field] = value
@@ -126,6 +155,10 @@ def _send_payload(message: Message) -> dict[str, Any]:
         payload["metadata"] = dict(sorted(message.metadata.items()))
     if message.tracking_options is not None:
         payload["tracking_options"] = message.tracking_options.model_dump(exclude_none=True)
+    if message.template is not None:
+        payload["template"] = message.template.model_dump(exclude_none=True)
+        if message.template.variables:
+            payload["template"]["variables"] = dict(sorted(message.template.variables.items()))
     return payload
 
 

@@ -11,75 +11,26 @@ apart, and both end as one `InvalidJob`:
 - a *wrong value* (an address that is none, a line break in a subject) usually comes from data. It waits for the call
   that enqueues, which lists it with the problems of that call's other arguments (`sendq.validation`).
 
-A message is frozen, and shows nothing of itself in a ``repr``: a traceback or an error tracker prints the values of
-local variables, and what people write to each other is none of its business.
+A message is frozen, and shows nothing of itself in a ``repr`` (`sendq.parts`). One that is MIME already is a
+`sendq.mime.MimeMessage`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, ValidationError
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 
 from sendq.addresses import parse
-from sendq.characters import shown
-from sendq.errors import InvalidJob, Problem
+from sendq.attachment import Attachment
+from sendq.errors import Problem
+from sendq.parts import Part, listed, top
 from sendq.validation import value_problems
 
-# What is said for each of pydantic's error types. Its own messages are not used: some of them show the value.
-_SAID = {
-    "string_type": ("is not a string", "give a string"),
-    "string_unicode": ("holds a lone surrogate (half of a character)", "remove it"),
-    "bool_type": ("is not True or False", "give a bool"),
-    "dict_type": ("is not a mapping", "give a dict of strings"),
-    "missing": ("is missing", "give it"),
-    "extra_forbidden": ("is not a field here", "see the class for the fields there are"),
-}
 
-
-class _Part(BaseModel):
-    """What every part of a message has in common: frozen, strict, one error type, discreet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
-
-    def __init__(self, /, **data: Any) -> None:
-        try:
-            super().__init__(**data)
-            return
-        except ValidationError as error:
-            problems = _problems(error)
-        # Raised out here, so that pydantic's error (it carries the values) does not travel along as the context.
-        raise InvalidJob(problems + self._further_problems(data, problems))
-
-    @classmethod
-    def _further_problems(cls, data: Mapping[str, Any], problems: list[Problem]) -> list[Problem]:
-        return []
-
-    @classmethod
-    def of(cls, item: object) -> Self:
-        """``item`` itself, or one made from a mapping of its fields. Raises `InvalidJob`."""
-        if isinstance(item, cls):
-            return item
-        if isinstance(item, Mapping) and all(isinstance(name, str) for name in item):
-            return cls(**item)
-        raise InvalidJob([Problem("", "has the wrong type", f"give a {cls.__name__} or a dict of its fields")])
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other values in some fields. Unlike pydantic's own, it checks them. Raises `InvalidJob`."""
-        return type(self)(**{**dict(self), **(update or {})})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # pydantic refuses as well, with an error that shows the value.
-        raise AttributeError(f"a {type(self).__name__} does not change; make another with model_copy(update={{…}})")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{name}=…' for name in sorted(self.model_fields_set))})"
-
-    __str__ = __repr__
-
-
-class Recipient(_Part):
+class Recipient(Part):
     """A person on a message: an address, and the name to show with it. Also the sender (``from_``)."""
 
     email: StrictStr
@@ -98,7 +49,7 @@ class Recipient(_Part):
         return cls(*parse(item)) if isinstance(item, str) else super().of(item)
 
 
-class CustomHeader(_Part):
+class CustomHeader(Part):
     """A header of the caller's own. Microsoft Graph and iCloud do not carry ``List-Unsubscribe``."""
 
     name: StrictStr
@@ -109,7 +60,7 @@ class CustomHeader(_Part):
         def __init__(self, /, *, name: str, value: str) -> None: ...
 
 
-class TrackingOptions(_Part):
+class TrackingOptions(Part):
     """What Nylas tracks. On trial applications its mere presence is refused (400)."""
 
     opens: StrictBool | None = None
@@ -134,37 +85,38 @@ class TrackingOptions(_Part):
         ) -> None: ...
 
 
-def _listed(kind: type[_Part], value: object, remedy: str) -> tuple[_Part, ...]:
-    """Each item of ``value`` as a ``kind``. Raises one `InvalidJob` with the problems of all of them, by index."""
-    if value is None:
-        return ()
-    if isinstance(value, str | bytes | Mapping | _Part) or not isinstance(value, Iterable):
-        raise InvalidJob([Problem("", "is not a list", remedy)])
-    parts: list[_Part] = []
-    problems: list[Problem] = []
-    for index, item in enumerate(value):
-        try:
-            parts.append(kind.of(item))
-        except InvalidJob as wrong:
-            problems += [problem.under(f"[{index}]") for problem in wrong.problems]
-    if problems:
-        raise InvalidJob(problems)
-    return tuple(parts)
+class Template(Part):
+    """A template kept at Nylas, which makes subject and body."""
+
+    id: StrictStr
+    strict: StrictBool | None = None
+    """Whether a variable without a value is an error (the API's default) or stays as it is written."""
+    variables: dict[StrictStr, StrictStr] | None = None
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self, /, *, id: str, strict: bool | None = None, variables: Mapping[str, str] | None = None
+        ) -> None: ...
 
 
-def _people(value: object) -> tuple[_Part, ...]:
-    return _listed(Recipient, value, "put it in a list, also if it is only one")
+def _people(value: object) -> tuple[Part, ...]:
+    return listed(Recipient, value, "put it in a list, also if it is only one")
 
 
-def _headers(value: object) -> tuple[_Part, ...]:
-    return _listed(CustomHeader, value, "give a list of CustomHeader or of {name, value}")
+def _headers(value: object) -> tuple[Part, ...]:
+    return listed(CustomHeader, value, "give a list of CustomHeader or of {name, value}")
+
+
+def _attachments(value: object) -> tuple[Part, ...]:
+    return listed(Attachment, value, "put it in a list, also if it is only one")
 
 
 People = Annotated[tuple[Recipient, ...], BeforeValidator(_people)]
 """Recipients, given as `Recipient`, as a dict of its fields, or as a string."""
 
 
-class Message(_Part):
+class Message(Part):
     """One email to send. All fields but ``to`` may be left out; ``None`` means left out, too.
 
     Raises `InvalidJob` for fields of the wrong type. Values are checked when the message is enqueued.
@@ -175,17 +127,25 @@ class Message(_Part):
     bcc: People = ()
     reply_to: People = ()
     from_: People = Field((), alias="from")
-    """At most one: the grant's own address or an alias of it. Left out, Nylas takes the grant's."""
+    """At most one: the grant's own address or an alias of it. Left out, Nylas takes the grant's.
+
+    A queue that knows the grant's addresses refuses any other (`SendQueue`, ``senders``).
+    """
     subject: StrictStr | None = None
     body: StrictStr | None = None
     """HTML, unless ``is_plaintext``."""
     is_plaintext: StrictBool | None = None
     reply_to_message_id: StrictStr | None = None
     """Google and Microsoft: the provider's message id. IMAP: the RFC 822 Message-ID."""
+    attachments: Annotated[tuple[Attachment, ...], BeforeValidator(_attachments)] = ()
+    """Each an `Attachment`, a dict of its fields, or a path. The whole request may have 25 MB."""
     custom_headers: Annotated[tuple[CustomHeader, ...], BeforeValidator(_headers)] = ()
     metadata: dict[StrictStr, StrictStr] | None = None
     """At most 49 pairs (the fiftieth is ours), keys of at most 40 characters, values of at most 500."""
     tracking_options: Annotated[TrackingOptions, BeforeValidator(TrackingOptions.of)] | None = None
+    template: Annotated[Template, BeforeValidator(Template.of)] | None = None
+    signature_id: StrictStr | None = None
+    """Of a signature kept at Nylas, which it appends to the body."""
 
     if TYPE_CHECKING:
 
@@ -202,42 +162,21 @@ class Message(_Part):
             body: str | None = None,
             is_plaintext: bool | None = None,
             reply_to_message_id: str | None = None,
+            attachments: Iterable[Attachment | os.PathLike[str] | Mapping[str, Any]] | None = None,
             custom_headers: Iterable[CustomHeader | Mapping[str, str]] | None = None,
             metadata: Mapping[str, str] | None = None,
             tracking_options: TrackingOptions | Mapping[str, Any] | None = None,
+            template: Template | Mapping[str, Any] | None = None,
+            signature_id: str | None = None,
             **names_as_on_the_wire: Any,
         ) -> None: ...
 
     @classmethod
     def _further_problems(cls, data: Mapping[str, Any], problems: list[Problem]) -> list[Problem]:
         """The wrong values in those fields whose type is right, so that nothing has to be found twice."""
-        unfit = {_top(problem.field) for problem in problems}
+        unfit = {top(problem.field) for problem in problems}
         # An iterator was used up by the first attempt, and now looks like a list of nobody.
         unfit |= {name.rstrip("_") for name, value in data.items() if isinstance(value, Iterator)}
         known = {*cls.model_fields, "from"}
         sound = {name: value for name, value in data.items() if name in known and name.rstrip("_") not in unfit}
-        return [problem for problem in value_problems(cls(**sound)) if _top(problem.field) not in unfit]
-
-
-def _top(path: str) -> str:
-    """The field of a message that a path is in: ``to[2].email`` → ``to``."""
-    return path.partition(".")[0].partition("[")[0]
-
-
-def _problems(error: ValidationError) -> list[Problem]:
-    problems = []
-    for detail in error.errors(include_url=False, include_input=False):
-        path, cause = _path(detail["loc"]), detail.get("ctx", {}).get("error")
-        if isinstance(cause, InvalidJob):  # from one of our own validators, further in
-            problems += [problem.under(path) for problem in cause.problems]
-        else:
-            reason, remedy = _SAID.get(detail["type"], ("has the wrong type", "see the class for what belongs here"))
-            problems.append(Problem(path, reason, remedy))
-    return problems
-
-
-def _path(loc: Sequence[int | str]) -> str:
-    """Where pydantic found it. Steps below a field are keys of ``metadata``: the lists are our own validators' work."""
-    field, *keys = loc
-    # pydantic names a field as the caller did, we as it is called on the wire.
-    return ("from" if field == "from_" else shown(field)) + "".join(f"[{shown(key)}]" for key in keys if key != "[key]")
+        return [problem for problem in value_problems(cls(**sound)) if top(problem.field) not in unfit]

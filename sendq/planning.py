@@ -11,14 +11,18 @@ from uuid import UUID
 from sendq.arguments import PRIORITIES, check_grant, check_ids, check_key, check_priority, check_times
 from sendq.characters import text_fault
 from sendq.clock import Micros, micros, moment
+from sendq.content import Content
 from sendq.errors import InvalidJob, Problem
-from sendq.frozen import freeze_changes, freeze_send, modify_digest, send_digest
+from sendq.frozen import freeze_changes, mime_digest, modify_digest, send_digest
 from sendq.ids import lane_id, new_id
 from sendq.ledger.enqueue import Plan
 from sendq.message import Message
+from sendq.mime import MimeMessage
 from sendq.pace import PROVIDERS
-from sendq.validation import check_changes, check_message
+from sendq.senders import Senders, sender_problems
+from sendq.validation import check_changes, check_message, check_mime
 from sendq.views import Priority
+from sendq.wire import JSON_TYPE, Request, request_of
 
 # Nobody wants three-month-old mail: a send that could not go out for three days after its due time ends, and says so.
 SEND_EXPIRY = timedelta(hours=72)
@@ -26,7 +30,6 @@ SEND_EXPIRY = timedelta(hours=72)
 # The metadata keys that Nylas indexes, so that a message can be found by them ("Metadata").
 METADATA_KEYS = ("key1", "key2", "key3", "key4", "key5")
 
-JSON_TYPE = "application/json"
 DEFAULT_APPLICATION = "default"
 
 
@@ -66,7 +69,7 @@ class Send:
     """One element of ``send_many``."""
 
     grant_id: str
-    message: Message
+    message: Message | MimeMessage
     options: Options = field(default_factory=Options)
 
 
@@ -99,7 +102,14 @@ class Planned:
     names: Sequence[tuple[str, str] | None]
 
 
-def plan_sends(sends: Sequence[Send], *, indexed: bool, now: Micros, metadata_key: str) -> Planned:
+def plan_sends(
+    sends: Sequence[Send],
+    *,
+    indexed: bool,
+    now: Micros,
+    metadata_key: str,
+    senders: Senders | None = None,
+) -> Planned:
     """The rows of some sends. With ``indexed``, problems carry the position: ``[7].to[0].email``.
 
     Raises:
@@ -107,33 +117,53 @@ def plan_sends(sends: Sequence[Send], *, indexed: bool, now: Micros, metadata_ke
     """
     problems: list[Problem] = []
     for position, send in enumerate(sends):
-        found = _send_problems(send, now=now, metadata_key=metadata_key)
+        found = _send_problems(send, now=now, metadata_key=metadata_key, senders=senders)
         problems += [problem.under(f"[{position}]") for problem in found] if indexed else found
     if not problems:
         problems = _repeated_keys(sends)
     if problems:
         raise InvalidJob(problems)
     jobs, payloads, keys, ids, names = [], [], [], [], []
+    pieces: list[dict[str, Any]] = []
+    contents: dict[bytes, Content] = {}
     wakes = _Wakes()
     for position, send in enumerate(sends):
         options, job_id = send.options, new_id()
         row = _job_row("send", job_id, lane_id(options.application, send.grant_id), options, now=now, position=position)
-        body = freeze_send(send.message, job_id=str(job_id), metadata_key=metadata_key)
-        jobs.append(row)
-        payloads.append({"job_id": job_id, "body": body, "content_type": JSON_TYPE})
+        request = request_of(send.message, job_id=str(job_id), metadata_key=metadata_key)
+        jobs.append(row | {"form": request.form})
+        payloads.append(
+            {
+                "job_id": job_id,
+                "body": request.opening,
+                "content_type": request.content_type,
+                "length": request.length if request.pieces else None,
+            }
+        )
+        pieces += _piece_rows(request, job_id)
+        contents |= {piece.content.measure().digest: piece.content for piece in request.pieces}
         ids.append(job_id)
         names.append(None if options.key is None else (options.application, options.key))
         wakes.add(row["lane_id"], options, send.grant_id, row["priority"], row["next_at"])
         if options.key is not None:
-            digest = send_digest(
-                send.message,
-                application=options.application,
-                grant_id=send.grant_id,
-                due_at=options.due_at,
-                expires_at=_given(options.expires_at),
-            )
-            keys.append(_key_row(options, digest, now=now, job_id=job_id))
-    return Planned(Plan(jobs=jobs, payloads=payloads, keys=keys, wakes=wakes.rows()), ids, names)
+            keys.append(_key_row(options, _digest_of(send), now=now, job_id=job_id))
+    plan = Plan(jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows())
+    return Planned(plan, ids, names)
+
+
+def _digest_of(send: Send) -> bytes:
+    options = send.options
+    given: dict[str, Any] = {"application": options.application, "grant_id": send.grant_id}
+    given |= {"due_at": options.due_at, "expires_at": _given(options.expires_at)}
+    if isinstance(send.message, MimeMessage):
+        return mime_digest(send.message, **given)
+    return send_digest(send.message, **given)
+
+
+def _piece_rows(request: Request, job_id: UUID) -> Iterator[dict[str, Any]]:
+    for position, piece in enumerate(request.pieces):
+        digest = piece.content.measure().digest
+        yield {"job_id": job_id, "position": position, "digest": digest, "after": piece.after}
 
 
 def plan_modification(call: Modification, *, now: Micros, metadata_key: str) -> tuple[Planned, int]:
@@ -210,6 +240,7 @@ def _job_row(
         "lane_id": lane,
         "batch_id": None,
         "operation": operation,
+        "form": None,
         "object_id": None,
         "priority": _priority(options),
         "state": "queued",
@@ -263,20 +294,20 @@ def micros_of(duration: timedelta) -> Micros:
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
-def _send_problems(send: object, *, now: Micros, metadata_key: str) -> list[Problem]:
+def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Senders | None) -> list[Problem]:
     if not isinstance(send, Send):
         return [Problem("", "is not a sendq.Send", "build one: Send(grant_id, Message(…), Options(key=…))")]
     problems = _option_problems(send.grant_id, send.options, now=now)
     message: object = send.message
-    if not isinstance(message, Message):
-        return [
-            *problems,
-            Problem("message", "is not a sendq.Message", "build one: Message(to=[…], subject=…, body=…)"),
-        ]
-    provider = send.options.provider
-    return problems + check_message(
-        message, provider=provider if isinstance(provider, str) else None, metadata_key=metadata_key
-    )
+    provider = send.options.provider if isinstance(send.options.provider, str) else None
+    if isinstance(message, Message):
+        problems += check_message(message, provider=provider, metadata_key=metadata_key)
+        return problems + sender_problems("from", [one.email for one in message.from_], send.grant_id, senders)
+    if isinstance(message, MimeMessage):
+        found = check_mime(message, provider=provider)
+        return problems + (found or sender_problems("mime.From", message.senders(), send.grant_id, senders))
+    remedy = "build one: Message(to=[…], subject=…, body=…)"
+    return [*problems, Problem("message", "is neither a sendq.Message nor a sendq.MimeMessage", remedy)]
 
 
 def _option_problems(grant_id: object, options: Options, *, now: Micros) -> list[Problem]:

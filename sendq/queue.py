@@ -21,6 +21,7 @@ from sendq.ledger.engine import open_engine, reading, translated, writing
 from sendq.ledger.enqueue import store
 from sendq.ledger.joined import connection_of
 from sendq.message import Message
+from sendq.mime import MimeMessage
 from sendq.planning import (
     DEFAULT_APPLICATION,
     Expiry,
@@ -32,7 +33,9 @@ from sendq.planning import (
     plan_modification,
     plan_sends,
 )
+from sendq.senders import Senders
 from sendq.states import State
+from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
 from sendq.why import explain
 
@@ -45,7 +48,9 @@ class SendQueue:
     ``ledger`` is a database URL (``postgresql+psycopg://…``, ``sqlite:///sendq.db``) or an `Engine` of yours.
     ``metadata_key`` is the name of the metadata pair that carries the job's id (``key1`` … ``key5`` are the ones that
     Nylas can search). ``lane_cap``: so many jobs may wait for one grant; who enqueues more gets `LaneFull`, with the
-    time at which another one would go.
+    time at which another one would go. ``senders`` says as whom a grant may send (a mapping from grant ids to
+    addresses, or a function; a grant that it does not know is not checked). ``vault`` seals what is stored of messages;
+    the workers need its keys (default: no sealing).
 
     One object serves all threads, and may be made before a fork (``gunicorn --preload``): no connection is opened
     before the first call, and a child opens its own. Every method that takes ``session`` joins the transaction of a
@@ -59,11 +64,15 @@ class SendQueue:
         *,
         metadata_key: str = "key1",
         lane_cap: int | None = None,
+        senders: Senders | None = None,
+        vault: Vault | None = None,
         now: clock.Clock = clock.now,
     ) -> None:
         self._engine = ledger if isinstance(ledger, Engine) else open_engine(ledger)
         self._metadata_key = indexed_key(metadata_key)
         self._lane_cap = lane_cap
+        self._senders = senders
+        self._vault = vault or Vault()
         self._now = now
         self._checked = False
         _forget_connections_after_fork(self)
@@ -71,7 +80,7 @@ class SendQueue:
     def send(
         self,
         grant_id: str,
-        message: Message,
+        message: Message | MimeMessage,
         *,
         key: str | None = None,
         due_at: datetime | None = None,
@@ -150,7 +159,7 @@ class SendQueue:
         now = self._now()
         planned, total = plan_modification(call, now=now, metadata_key=self._metadata_key)
         with self._writing(session) as connection:
-            return stored_batch(connection, planned, total, now=now, cap=self._lane_cap)
+            return stored_batch(connection, planned, total, now=now, cap=self._lane_cap, vault=self._vault)
 
     def job(
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
@@ -212,11 +221,11 @@ class SendQueue:
 
     def _store_sends(self, sends: Sequence[Send], *, indexed: bool, session: Any) -> list[Job]:
         now = self._now()
-        planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key)
+        planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key, senders=self._senders)
         if not sends:
             return []
         with self._writing(session) as connection:
-            return stored_jobs(connection, planned, now=now, cap=self._lane_cap)
+            return stored_jobs(connection, planned, now=now, cap=self._lane_cap, vault=self._vault)
 
     @contextmanager
     def _writing(self, session: Any) -> Iterator[Connection]:
@@ -239,18 +248,22 @@ class SendQueue:
             self._checked = True
 
 
-def stored_jobs(connection: Connection, planned: Planned, *, now: clock.Micros, cap: int | None) -> list[Job]:
+def stored_jobs(
+    connection: Connection, planned: Planned, *, now: clock.Micros, cap: int | None, vault: Vault
+) -> list[Job]:
     """Store planned sends; for each its job, which may be an older one that its key names."""
-    found = store_whole(connection, planned, now=now, cap=cap)
+    found = store_whole(connection, planned, now=now, cap=cap, vault=vault)
     return [
         Job(str(found[name]), existed=True) if name is not None and name in found else Job(str(job_id))
         for job_id, name in zip(planned.ids, planned.names, strict=True)
     ]
 
 
-def stored_batch(connection: Connection, planned: Planned, total: int, *, now: clock.Micros, cap: int | None) -> Batch:
+def stored_batch(
+    connection: Connection, planned: Planned, total: int, *, now: clock.Micros, cap: int | None, vault: Vault
+) -> Batch:
     """Store a planned batch, or give the older one that its key names."""
-    found = store_whole(connection, planned, now=now, cap=cap)
+    found = store_whole(connection, planned, now=now, cap=cap, vault=vault)
     name = planned.names[0]
     if name is not None and name in found:
         return Batch(str(found[name]), total, existed=True)
@@ -258,14 +271,14 @@ def stored_batch(connection: Connection, planned: Planned, total: int, *, now: c
 
 
 def store_whole(
-    connection: Connection, planned: Planned, *, now: clock.Micros, cap: int | None
+    connection: Connection, planned: Planned, *, now: clock.Micros, cap: int | None, vault: Vault
 ) -> Mapping[tuple[str, str], Any]:
     """All of a plan or nothing, also for a caller who catches the error and commits the rest of its transaction."""
-    may_break_off = len(planned.plan.keys) > 1 or cap is not None
+    may_break_off = len(planned.plan.keys) > 1 or cap is not None or bool(planned.plan.contents)
     if may_break_off:
         _begin_before_savepoint(connection)
     with connection.begin_nested() if may_break_off else nullcontext():
-        found = store(connection, planned.plan, at=now)
+        found = store(connection, planned.plan, at=now, vault=vault)
         if cap is not None and len(found) < len(planned.ids):
             lanes = [(wake["application"], wake["grant_id"]) for wake in planned.plan.wakes]
             admission.admit(connection, lanes, cap=cap, now=now)

@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sendq.addresses import fault, wire_form
+from sendq.attachment import attachment_problems, content_problems
 from sendq.characters import header_fault, shown, text_fault
+from sendq.content import MOST_BYTES
 from sendq.errors import Problem
 from sendq.frozen import JOB_HEADER, freeze_send
+from sendq.mime import MimeMessage, mime_problems
+from sendq.wire import MAX_JSON_BYTES, MIME, most_bytes, request_of
 
 if TYPE_CHECKING:
-    from sendq.message import CustomHeader, Message, Recipient, TrackingOptions
-
-# The whole JSON request, not only its attachments; above it Nylas wants multipart. Their page says 3 MB and not which
-# mega: this is the smaller one.
-MAX_REQUEST_BYTES = 3_000_000
+    from sendq.message import CustomHeader, Message, Recipient, Template, TrackingOptions
 
 # Exchange Online's default limit per message, to, cc and bcc together. An administrator may raise it to 1,000, of which
 # nothing can be known here; above the limit the message reaches nobody.
@@ -49,14 +49,15 @@ _STAND_IN_JOB_ID = "0" * 36
 
 
 def check_message(
-    message: Message, *, provider: str | None, metadata_key: str, max_request_bytes: int = MAX_REQUEST_BYTES
+    message: Message, *, provider: str | None, metadata_key: str, max_request_bytes: int = MAX_JSON_BYTES
 ) -> list[Problem]:
     """Everything that keeps ``message`` from being sent.
 
     ``provider`` is the grant's (``microsoft``, ``google``, …), or None while it is not known. ``metadata_key`` is the
-    name of our own metadata pair. ``max_request_bytes`` bounds the frozen request, both of our marks included.
+    name of our own metadata pair. ``max_request_bytes`` bounds the text of the request, both of our marks included;
+    with attachments the whole of it keeps the limit of its form.
     """
-    problems = value_problems(message)
+    problems = value_problems(message, provider=provider)
     if message.metadata and metadata_key in message.metadata:
         problems.append(_reserved_key(metadata_key))
     if provider == "microsoft" and len(message.to) + len(message.cc) + len(message.bcc) > MAX_RECIPIENTS_MICROSOFT:
@@ -69,11 +70,35 @@ def check_message(
         if size > max_request_bytes:
             reason = f"makes the request {size:,} bytes long, and {max_request_bytes:,} is the most"
             problems.append(Problem(_largest(message), reason, "shorten it, or link to what is large"))
+    if message.attachments:
+        problems += content_problems(message.attachments)
+        if not problems:  # else there is no request whose size could be told
+            problems += size_problems(message, metadata_key=metadata_key)
     return problems
 
 
-def value_problems(message: Message) -> list[Problem]:
-    """The wrong values in ``message`` that show without knowing the grant's provider, the settings or the size."""
+def check_mime(message: MimeMessage, *, provider: str | None) -> list[Problem]:
+    """Everything that keeps a finished message from being sent."""
+    most = MAX_RECIPIENTS_MICROSOFT if provider == "microsoft" else None
+    return mime_problems(message, most_recipients=most) or size_problems(message, metadata_key="")
+
+
+def size_problems(message: Message | MimeMessage, *, metadata_key: str) -> list[Problem]:
+    """Whether the whole request is too large, its contents included. They have been measured, and all else is sound."""
+    request = request_of(message, job_id=_STAND_IN_JOB_ID, metadata_key=metadata_key)
+    length, most = request.length, most_bytes(request.form)
+    if length <= most:
+        return []
+    cut_off = any(piece.content.measure().size > MOST_BYTES for piece in request.pieces)
+    size = f"at least {length:,}" if cut_off else f"{length:,}"
+    long = f"the request {size} bytes long, and {most:,} is the most"
+    if request.form == MIME:
+        return [Problem("mime", f"makes {long}", "take out what is large, and link to it")]
+    return [Problem("attachments", f"make {long}", "send them in several messages, or link to what is large")]
+
+
+def value_problems(message: Message, *, provider: str | None = None) -> list[Problem]:
+    """The wrong values in ``message`` that show without knowing the settings, or the size of anything."""
     problems: list[Problem] = []
     if not message.to:
         problems.append(Problem("to", "has no recipient", "give at least one"))
@@ -86,15 +111,19 @@ def value_problems(message: Message) -> list[Problem]:
     if message.body is not None:
         _note("body", text_fault(message.body), problems)
     if message.reply_to_message_id is not None:
-        _note("reply_to_message_id", header_fault(message.reply_to_message_id), problems)
-        if not message.reply_to_message_id:
-            problems.append(Problem("reply_to_message_id", "is empty", "give one, or leave it out"))
+        _check_id("reply_to_message_id", message.reply_to_message_id, problems)
     if message.custom_headers:
         _check_headers(message.custom_headers, problems)
     if message.metadata:
         _check_metadata(message.metadata, MAX_METADATA_PAIRS - 1, problems)
     if message.tracking_options is not None:
         _check_tracking(message.tracking_options, problems)
+    if message.template is not None:
+        _check_template(message.template, problems)
+    if message.signature_id is not None:
+        _check_id("signature_id", message.signature_id, problems)
+    if message.attachments:
+        problems += attachment_problems(message.attachments, provider=provider)
     return problems
 
 
@@ -192,6 +221,21 @@ def _reserved_key(metadata_key: str) -> Problem:
     )
 
 
+def _check_id(field: str, value: str, problems: list[Problem]) -> None:
+    _note(field, header_fault(value), problems)
+    if not value:
+        problems.append(Problem(field, "is empty", "give one, or leave it out"))
+
+
+def _check_template(template: Template, problems: list[Problem]) -> None:
+    _check_id("template.id", template.id, problems)
+    for name, value in (template.variables or {}).items():
+        field = f"template.variables[{shown(name)}]"
+        for part, text in (("name", name), ("value", value)):
+            if (wrong := text_fault(text)) is not None:
+                problems.append(Problem(field, f"has a {part} that {wrong}", "remove it"))
+
+
 def _check_tracking(tracking: TrackingOptions, problems: list[Problem]) -> None:
     for field, text, longest in (
         ("label", tracking.label, MAX_TRACKING_LABEL),
@@ -223,7 +267,8 @@ def _check_folders(folders: object, provider: str | None, problems: list[Problem
 
 def _most_bytes(message: Message) -> int:
     """An upper bound of the request's size, without encoding anything."""
-    parts, characters = 0, len(message.body or "") + len(message.subject or "") + len(message.reply_to_message_id or "")
+    texts = (message.body, message.subject, message.reply_to_message_id, message.signature_id)
+    parts, characters = 0, sum(len(text or "") for text in texts)
     for _, people in _people(message):
         for person in people:
             parts += 1
@@ -238,6 +283,10 @@ def _most_bytes(message: Message) -> int:
     if message.tracking_options is not None:
         tracking = message.tracking_options
         characters += len(tracking.label or "") + len(tracking.domain_name or "")
+    if message.template is not None:
+        variables = message.template.variables or {}
+        parts += len(variables)
+        characters += len(message.template.id) + sum(len(name) + len(value) for name, value in variables.items())
     return _BYTES_BESIDE + parts * _BYTES_PER_PART + characters * _BYTES_PER_CHARACTER
 
 
@@ -249,4 +298,6 @@ def _largest(message: Message) -> str:
     }
     sizes["custom_headers"] = sum(len(header.name) + len(header.value) for header in message.custom_headers)
     sizes["subject"], sizes["body"] = len(message.subject or ""), len(message.body or "")
+    variables = message.template.variables or {} if message.template is not None else {}
+    sizes["template.variables"] = sum(len(name) + len(value) for name, value in variables.items())
     return max(sizes, key=lambda field: sizes[field])

@@ -16,9 +16,14 @@ from uuid import UUID
 from sqlalchemy import Connection, select, text, tuple_
 
 from sendq.clock import Micros
+from sendq.content import Content
 from sendq.errors import KeyConflict
 from sendq.ledger import schema
 from sendq.ledger.bulk import chunks, insert_new, insert_rows
+from sendq.ledger.contents import store_pieces
+from sendq.vault import Vault
+
+NO_VAULT = Vault()
 
 # The leader's row says until when it sleeps. A commit that it would sleep through wakes it; at any other time a
 # NOTIFY would only cost (it takes a lock that all commits share).
@@ -30,23 +35,27 @@ _NOTIFY = text("SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleep
 class Plan:
     """What one call of enqueue stores: rows, ready to go in.
 
-    ``jobs`` and ``payloads`` may be generators; they are read in chunks. ``wakes`` holds a row for each lane.
+    ``jobs`` and ``payloads`` may be generators; they are read in chunks. ``pieces`` name their contents by digest,
+    and ``contents`` has each of them. ``wakes`` holds a row for each lane.
     """
 
     jobs: Iterable[Mapping[str, Any]]
     payloads: Iterable[Mapping[str, Any]] = ()
+    pieces: Sequence[Mapping[str, Any]] = ()
+    contents: Mapping[bytes, Content] = field(default_factory=dict)
     batch: Mapping[str, Any] | None = None
     keys: Sequence[Mapping[str, Any]] = ()
     wakes: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
-def store(connection: Connection, plan: Plan, *, at: Micros) -> dict[tuple[str, str], UUID]:
+def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_VAULT) -> dict[tuple[str, str], UUID]:
     """Insert a plan; gives the job or batch that each key of it already named, by (application, key).
 
     A key that is there with the same content makes its part of the plan void; with other content it is an error.
 
     Raises:
         KeyConflict: a key names a job or batch with other content.
+        InvalidJob: a file changed between being measured and being read; roll back.
     """
     found = _claim_keys(connection, plan.keys)
     known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
@@ -60,6 +69,9 @@ def store(connection: Connection, plan: Plan, *, at: Micros) -> dict[tuple[str, 
         stored += len(chunk)
     for chunk in chunks(payload for payload in plan.payloads if payload["job_id"] not in known):
         insert_rows(connection, schema.payload, chunk)
+    if plan.pieces:
+        pieces = [piece for piece in plan.pieces if piece["job_id"] not in known]
+        store_pieces(connection, pieces, plan.contents, vault=vault)
     if stored:
         append_wakes(connection, plan.wakes, at=at)
     return found

@@ -5,6 +5,7 @@ in an application's own database. Nothing points at anything with a foreign key:
 retention deletes in steps, and a key outlives its job on purpose.
 
     job ── payload            what goes over the wire, frozen (a modification's bytes are kept once, with its batch)
+     ├── piece ── content ── chunk   files of a request; equal ones are kept once
      ├── attempt              one row for each HTTP call
      └── batch ── batch_change   appended counts; progress is their sum
     key                       finds a job or batch again, also long after it was pruned
@@ -58,7 +59,7 @@ job = Table(
     Column("lane_id", Uuid, nullable=False),
     Column("batch_id", Uuid),
     Column("operation", Text, nullable=False),  # send | modify
-    Column("form", Text),  # how a message travels: json | multipart | mime; null: it is no message, or json
+    Column("form", Text),  # of a send's request: json | multipart | mime; null: a modification
     Column("object_id", Text),  # the message that is modified; jobs for one object run one after another
     Column("priority", SmallInteger, nullable=False),  # 0 high, 1 normal, 2 low
     Column("state", Text, nullable=False),
@@ -97,9 +98,40 @@ payload = Table(
     "sendq_payload",
     metadata,
     Column("job_id", Uuid, primary_key=True),
-    Column("body", LargeBinary, nullable=False),  # the exact bytes of the request
+    Column("body", LargeBinary, nullable=False),  # the exact bytes of the request, as far as its first content
     Column("content_type", Text, nullable=False),
+    Column("length", BigInteger),  # bytes of the request with its contents; null: the body is all of it
     Column("cipher_key", Text),  # which key it is encrypted with; null: none
+)
+
+piece = Table(
+    "sendq_piece",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("position", SmallInteger, primary_key=True),
+    Column("content_id", Uuid, nullable=False),
+    Column("after", LargeBinary, nullable=False),  # the exact bytes behind the content
+    Column("cipher_key", Text),
+    Index("sendq_piece_content_id_idx", "content_id"),
+)
+
+content = Table(
+    "sendq_content",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    # Not unique: an enqueue would wait for every other one that brings the same file, until that one commits.
+    Column("digest", LargeBinary, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Index("sendq_content_digest_idx", "digest"),
+)
+
+chunk = Table(
+    "sendq_chunk",
+    metadata,
+    Column("content_id", Uuid, primary_key=True),
+    Column("position", SmallInteger, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+    Column("cipher_key", Text),
 )
 
 batch = Table(

@@ -40,7 +40,7 @@ class Claimed:
     """A turn that is ours: its lane as it was at the claim, and its jobs in the order in which they may begin."""
 
     lane: Row[Any]
-    jobs: Sequence[Row[Any]]  # columns: see `_JOB`, with `body` and `content_type`
+    jobs: Sequence[Row[Any]]  # columns: see `_JOB`, with `body`, `content_type` and `length`
     begun: frozenset[UUID]
     worker: UUID  # whose the turn is; a worker that was taken for dead goes on under another id
     slots: int  # calls at once that it may make
@@ -317,6 +317,7 @@ def _load_of(dialect: str) -> Executable:
     )
     selected = (
         f"SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
+        f" p.length,"
         f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.id {before}) END AS behind,"
         f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.next_at {before}) END AS behind_next_at"
     )
@@ -330,5 +331,6 @@ def _load_of(dialect: str) -> Executable:
         source = f"FROM ({parts}) AS j"
         binds = [bindparam("lane", type_=Uuid())]
     types: dict[str, Any] = {name: schema.job.c[name].type for name in _JOB}
-    types |= {"body": LargeBinary(), "content_type": Text(), "behind": Uuid(), "behind_next_at": BigInteger()}
+    types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
+    types |= {"behind": Uuid(), "behind_next_at": BigInteger()}
     return text(f"{selected} {source} {joins}").bindparams(*binds).columns(**types)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sendq.errors import InvalidJob, Problem
 from sendq.frozen import freeze_send
 from sendq.message import CustomHeader, Message, TrackingOptions
-from sendq.validation import MAX_RECIPIENTS_MICROSOFT, MAX_REQUEST_BYTES, check_changes, check_message
+from sendq.validation import MAX_RECIPIENTS_MICROSOFT, check_changes, check_message
+from sendq.wire import MAX_JSON_BYTES
 
 JOB_ID = "0197a1b2-0000-7000-8000-000000000001"
 
@@ -20,7 +21,7 @@ def problems_of(
     *,
     provider: str | None = None,
     metadata_key: str = "key1",
-    max_request_bytes: int = MAX_REQUEST_BYTES,
+    max_request_bytes: int = MAX_JSON_BYTES,
     **fields: Any,
 ) -> dict[str, str]:
     """The reasons of what is wrong with a message made of ``fields`` (and one good recipient), by field."""

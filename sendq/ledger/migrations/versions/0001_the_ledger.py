@@ -55,6 +55,22 @@ def upgrade() -> None:
     )
     op.create_index("sendq_batch_change_batch_id_idx", "sendq_batch_change", ["batch_id"], unique=False)
     op.create_table(
+        "sendq_chunk",
+        sa.Column("content_id", sa.Uuid(), nullable=False),
+        sa.Column("position", sa.SmallInteger(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.Column("cipher_key", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("content_id", "position", name=op.f("sendq_chunk_pkey")),
+    )
+    op.create_table(
+        "sendq_content",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_content_pkey")),
+    )
+    op.create_index("sendq_content_digest_idx", "sendq_content", ["digest"], unique=False)
+    op.create_table(
         "sendq_event",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
@@ -256,9 +272,20 @@ def upgrade() -> None:
         sa.Column("job_id", sa.Uuid(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("content_type", sa.Text(), nullable=False),
+        sa.Column("length", sa.BigInteger(), nullable=True),
         sa.Column("cipher_key", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("job_id", name=op.f("sendq_payload_pkey")),
     )
+    op.create_table(
+        "sendq_piece",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("position", sa.SmallInteger(), nullable=False),
+        sa.Column("content_id", sa.Uuid(), nullable=False),
+        sa.Column("after", sa.LargeBinary(), nullable=False),
+        sa.Column("cipher_key", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("job_id", "position", name=op.f("sendq_piece_pkey")),
+    )
+    op.create_index("sendq_piece_content_id_idx", "sendq_piece", ["content_id"], unique=False)
     op.create_table(
         "sendq_wake",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),

@@ -1,0 +1,201 @@
+"""The bytes of an attachment, whatever they are given as, read in chunks and never all at once.
+
+    Content.of(b"…")                  bytes stay where they are
+    Content.of(Path("offer.pdf"))     read when it is enqueued, in chunks
+    Content.of(open("…", "rb"))       read in chunks from where it stands; one that cannot go back is kept in memory
+
+A content is measured first (size and digest) and read again only if the ledger does not have it. Should it change in
+between, that is found out and nothing is stored. Several messages may share one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import RLock
+from typing import Any, NamedTuple
+
+from sendq.errors import InvalidJob, Problem
+
+# Bytes of one stored chunk. A multiple of three, so that the base64 of the chunks is the base64 of the whole; one and a
+# half sockets' worth, so that a worker holds little for each call and a query brings enough to be worth its round trip.
+CHUNK = 196_608
+
+# The most that any request may have; what is larger is not read to its end. Nylas says 25 MB and not which mega: this
+# is the smaller one.
+MOST_BYTES = 25_000_000
+
+_NO_BYTES = ("gives no bytes", "open it with mode 'rb'; of an asyncio file, give the plain one beneath it")
+_READ_AGAIN = "leave the file alone while it is being enqueued"
+_WANTED = "give bytes, a pathlib.Path, or a file opened with mode 'rb'"
+
+
+class Measure(NamedTuple):
+    """``size`` in bytes and ``digest`` (SHA-256). Above `MOST_BYTES` the size is the least it has, without a digest."""
+
+    size: int
+    digest: bytes
+
+
+class ContentFault(Exception):
+    """A content cannot be read: ``reason`` and ``remedy`` in words that show nothing of it."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason, self.remedy = reason, remedy
+        super().__init__(reason)
+
+
+class Content:
+    """Bytes that can be read more than once. Made by `of`; safe to share between threads."""
+
+    __slots__ = ("_kept", "_lock", "_measure", "_source", "_stamp", "_start")
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._lock = RLock()
+        self._measure: Measure | None = None
+        self._stamp: tuple[int, ...] | None = None
+        self._start = 0  # where a file object stood
+        self._kept: list[bytes] | None = None  # of a file object that cannot go back
+
+    @classmethod
+    def of(cls, given: object) -> Content:
+        """``given`` itself, or one from bytes, a path or a binary file object. Raises `InvalidJob`."""
+        if isinstance(given, Content):
+            return given
+        if isinstance(given, bytes | bytearray | memoryview):
+            return cls(bytes(given))
+        if isinstance(given, os.PathLike):
+            return cls(Path(given))
+        if callable(getattr(given, "read", None)):
+            return cls(given)
+        reason = "is a string, which could be a path or the text itself" if isinstance(given, str) else "is no content"
+        raise InvalidJob([Problem("", reason, _WANTED)])
+
+    def measure(self) -> Measure:
+        """Size and digest; read through once, and again only for a path whose file is another one now.
+
+        Raises `ContentFault`.
+        """
+        with self._lock, _told():
+            stamp = self._stamp_now()
+            if self._measure is None or stamp != self._stamp:
+                self._measure, self._stamp = self._read_through(stamp), stamp
+            return self._measure
+
+    def chunks(self) -> Iterator[bytes]:
+        """All of it in pieces of `CHUNK` bytes, the last one shorter. Raises `ContentFault`, also if it has changed."""
+        measure = self.measure()
+        digest = hashlib.sha256()
+        with _told():
+            for chunk in self._raw():
+                digest.update(chunk)
+                yield chunk
+        if digest.digest() != measure.digest:
+            raise ContentFault("changed while it was being read", _READ_AGAIN)
+
+    def head(self) -> bytes:
+        """Its first chunk. Raises `ContentFault`."""
+        with _told():
+            return next(self._raw(), b"")
+
+    def _stamp_now(self) -> tuple[int, ...] | None:
+        """What tells one state of a file from another; None for what does not change."""
+        if not isinstance(self._source, Path):
+            return None
+        found = self._source.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _read_through(self, stamp: tuple[int, ...] | None) -> Measure:
+        if stamp is not None and stamp[1] > MOST_BYTES:
+            return Measure(stamp[1], b"")
+        self._prepare()
+        size, digest = 0, hashlib.sha256()
+        for chunk in self._raw():
+            size += len(chunk)
+            if size > MOST_BYTES:
+                return Measure(size, b"")
+            digest.update(chunk)
+        return Measure(size, digest.digest())
+
+    def _prepare(self) -> None:
+        """Find out where a file object stands, and keep what it has if it cannot go back."""
+        source = self._source
+        if isinstance(source, bytes | Path) or self._kept is not None:
+            return
+        if callable(getattr(source, "seekable", None)) and source.seekable():
+            self._start = source.tell()
+            if self._start and not source.read(1):
+                raise ContentFault("stands at its end", "go back with seek(0) first")
+            return
+        self._kept, size = [], 0
+        for chunk in _pieces(source.read):
+            self._kept.append(chunk)
+            size += len(chunk)
+            if size > MOST_BYTES:
+                break
+
+    def _raw(self) -> Iterator[bytes]:
+        source = self._source
+        if isinstance(source, bytes):
+            yield from (source[at : at + CHUNK] for at in range(0, len(source), CHUNK))
+        elif isinstance(source, Path):
+            with source.open("rb", buffering=0) as file:
+                yield from _pieces(file.read)
+        elif self._kept is not None:
+            yield from self._kept
+        else:
+            yield from _pieces(self._from(self._start))
+
+    def _from(self, at: int) -> Callable[[int], bytes]:
+        """How to read a file object that others may read meanwhile: each time from where we were."""
+
+        def read(most: int) -> bytes:
+            nonlocal at
+            with self._lock:
+                self._source.seek(at)
+                piece: bytes = self._source.read(most)
+            at += len(piece)
+            return piece
+
+        return read
+
+    def __reduce__(self) -> tuple[type[Content], tuple[Any]]:
+        return Content, (self._source,)
+
+    def __repr__(self) -> str:
+        return "Content(…)"
+
+
+def _pieces(read: Callable[[int], Any]) -> Iterator[bytes]:
+    """What ``read`` gives, in pieces of `CHUNK`: an unbuffered file may give less at a time than it was asked for."""
+    while True:
+        gathered: list[bytes] = []
+        wanted = CHUNK
+        while wanted and (piece := read(wanted)):
+            if not isinstance(piece, bytes | bytearray | memoryview):
+                if isinstance(piece, Coroutine):
+                    piece.close()  # or Python complains that nobody awaited it
+                raise ContentFault(*_NO_BYTES)
+            gathered.append(bytes(piece))
+            wanted -= len(piece)
+        if gathered:
+            yield gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        if wanted:
+            return
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What a file says when it cannot be read, as `ContentFault` without the file's name."""
+    try:
+        yield
+    except OSError as error:
+        raise ContentFault(f"cannot be read ({type(error).__name__})", "check its path and permissions") from None
+    except UnicodeError:
+        raise ContentFault(*_NO_BYTES) from None
+    except ValueError:
+        raise ContentFault("cannot be read: the file is closed", "keep it open until the call is over") from None

@@ -1,0 +1,148 @@
+"""Contents: the files of requests, in chunks, each kept once however many jobs send it.
+
+Equal contents are found by their digest among those that are committed. ⚑ Nobody waits for anybody: two transactions
+that bring the same new file at the same moment both store it (a unique digest would make the second wait until the
+first commits, and two callers with two files wait in a circle). Who comes later uses the older one.
+
+A content that is being referred to is locked against `drop_unused_contents`, which passes over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, exists, insert, select
+
+from sendq.content import CHUNK, Content, ContentFault
+from sendq.errors import InvalidJob, Problem
+from sendq.ids import new_id
+from sendq.ledger import schema
+from sendq.ledger.bulk import chunks, insert_rows
+from sendq.vault import Vault, context_of
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPiece:
+    """A content of a request, and the bytes behind it; opened."""
+
+    content_id: UUID
+    size: int
+    after: bytes
+
+
+def piece_context(job_id: UUID, position: int) -> bytes:
+    """What the bytes behind a content belong to."""
+    return context_of("piece", job_id.bytes + position.to_bytes(2, "big"))
+
+
+def chunk_context(content_id: UUID, position: int) -> bytes:
+    """What a chunk belongs to."""
+    return context_of("chunk", content_id.bytes + position.to_bytes(2, "big"))
+
+
+def store_pieces(
+    connection: Connection, pieces: Sequence[Mapping[str, Any]], contents: Mapping[bytes, Content], *, vault: Vault
+) -> None:
+    """Insert pieces, and those of their contents (by digest) that are not here yet.
+
+    Raises:
+        InvalidJob: a file changed between being measured and being read. Roll back: some of it is stored.
+    """
+    wanted = {piece["digest"] for piece in pieces}
+    ids = _known(connection, wanted)
+    for digest in wanted - ids.keys():
+        ids[digest] = _store(connection, contents[digest], vault)
+    for some in chunks(pieces):
+        insert_rows(connection, schema.piece, [_sealed(piece, ids[piece["digest"]], vault) for piece in some])
+
+
+def pieces_of(connection: Connection, job_id: UUID, *, vault: Vault) -> list[StoredPiece]:
+    """The pieces of a job's request, in order. Raises `Unreadable` if they do not open."""
+    piece, content = schema.piece.c, schema.content
+    rows = connection.execute(
+        select(piece.position, piece.content_id, content.c.size, piece.after, piece.cipher_key)
+        .join(content, content.c.id == piece.content_id)
+        .where(piece.job_id == job_id)
+        .order_by(piece.position)
+    )
+    return [
+        StoredPiece(
+            row.content_id,
+            row.size,
+            vault.open(bytes(row.after), row.cipher_key, context=piece_context(job_id, row.position)),
+        )
+        for row in rows
+    ]
+
+
+def chunk_of(connection: Connection, content_id: UUID, position: int, *, vault: Vault) -> bytes | None:
+    """One chunk of a content; None: it is not there. Raises `Unreadable` if it does not open."""
+    table = schema.chunk.c
+    row = connection.execute(
+        select(table.data, table.cipher_key).where(table.content_id == content_id, table.position == position)
+    ).one_or_none()
+    if row is None:
+        return None
+    return vault.open(bytes(row.data), row.cipher_key, context=chunk_context(content_id, position))
+
+
+def chunk_count(size: int) -> int:
+    """Into how many chunks a content of ``size`` bytes is cut."""
+    return -(-size // CHUNK)
+
+
+def drop_unused_contents(connection: Connection, limit: int) -> int:
+    """Delete up to ``limit`` contents that no job's request holds any more; gives how many.
+
+    Locked in one statement and looked at again in a later one: a job may come to need one in between.
+    """
+    content, piece = schema.content, schema.piece
+    unused = ~exists().where(piece.c.content_id == content.c.id)
+    candidates = select(content.c.id).where(unused).order_by(content.c.id).limit(limit)
+    locked = connection.execute(candidates.with_for_update(skip_locked=True)).scalars().all()
+    dropped = connection.execute(select(content.c.id).where(content.c.id.in_(locked), unused)).scalars().all()
+    if dropped:
+        connection.execute(delete(schema.chunk).where(schema.chunk.c.content_id.in_(dropped)))
+        connection.execute(delete(content).where(content.c.id.in_(dropped)))
+    return len(dropped)
+
+
+def _sealed(piece: Mapping[str, Any], content_id: UUID, vault: Vault) -> dict[str, Any]:
+    job_id, position = piece["job_id"], piece["position"]
+    after = vault.seal(piece["after"], context=piece_context(job_id, position))
+    row = {"job_id": job_id, "position": position, "content_id": content_id}
+    return row | {"after": after.data, "cipher_key": after.key_name}
+
+
+def _known(connection: Connection, digests: Iterable[bytes]) -> dict[bytes, UUID]:
+    """The contents that are here, by digest; of equal ones the oldest, so that all come to use the same.
+
+    Locked against being dropped. One that is being dropped right now counts as absent, and nobody waits for it.
+    """
+    table = schema.content.c
+    found: dict[bytes, UUID] = {}
+    for some in chunks(sorted(digests)):
+        rows = connection.execute(
+            select(table.id, table.digest)
+            .where(table.digest.in_(some))
+            .order_by(table.id.desc())
+            .with_for_update(read=True, key_share=True, skip_locked=True)  # FOR KEY SHARE
+        )
+        found |= {bytes(row.digest): row.id for row in rows}
+    return found
+
+
+def _store(connection: Connection, content: Content, vault: Vault) -> UUID:
+    content_id, measure = new_id(), content.measure()
+    connection.execute(insert(schema.content), {"id": content_id, "digest": measure.digest, "size": measure.size})
+    try:
+        for position, chunk in enumerate(content.chunks()):
+            sealed = vault.seal(chunk, context=chunk_context(content_id, position))
+            row = {"content_id": content_id, "position": position, "data": sealed.data, "cipher_key": sealed.key_name}
+            connection.execute(insert(schema.chunk), row)
+    except ContentFault as fault:
+        raise InvalidJob([Problem("attachments", fault.reason, fault.remedy)]) from None
+    return content_id
