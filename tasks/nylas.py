@@ -5,8 +5,9 @@ that the network or the API does (cancellation passes through); a call that brin
 and the one question that matters is settled there: could the API have seen the request?
 
     not sent     ``dns``, ``connect`` (refused, or not within 10 s), ``tls``, ``key`` (the API key cannot be read),
-    ``local`` maybe sent   ``timeout`` (no answer within 150 s), ``reset`` (the connection broke), ``cut`` (the answer
-    broke off)
+                 ``local``, ``incomplete`` (it broke off before the last byte of the request), ``unreadable`` (its files
+                 cannot be read)
+    maybe sent   ``timeout`` (no answer within 150 s), ``reset`` (the connection broke), ``cut`` (the answer broke off)
 
 Connections are kept alive and belong to one event loop: make one client per loop and close it there. TLS is verified.
 Facts: Nylas, "Send email" (the call blocks until the provider answers; up to two minutes for self-hosted Exchange) and
@@ -27,14 +28,20 @@ import aiohttp
 from yarl import URL
 
 from tasks.body import JSON_BYTES
-from tasks.failure import Answer
+from tasks.failure import FAULTS_MAYBE_SENT, Answer
+from tasks.upload import Upload
 
+JSON_TYPE = "application/json"
 USER_AGENT = "sendq/0.1.0"
 
 CONNECT_S = 10.0  # TCP and TLS together; the API answers a handshake in a tenth of a second
 # Longer than the API's own deadline (90 s, 120 s, or 150 s, depending on the page): a shorter one would lose real
 # answers and leave sends in doubt that were not.
 READ_S = 150.0
+
+# Beside that a call may take as long as its body takes to go out: bytes per second of the slowest uplink that is still
+# worth waiting for (the time for an answer counts from the last byte).
+SLOWEST_UPLOAD = 100_000
 
 # An idle connection is given up before the other side does it: a request that crosses with its closing ends with an
 # unknown outcome, which for a send is dear. The shortest idle limit among common servers and balancers is 5 s (Node); a
@@ -70,6 +77,7 @@ class NylasClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._limit, self._connect_s, self._read_s, self._tls = limit, connect_s, read_s, tls
+        self._quick = self._timeout(0)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -86,10 +94,23 @@ class NylasClient:
             session, self._session = self._session, None
             await session.close()
 
-    async def send(self, application: Application, grant_id: str, body: bytes, key: str) -> Answer:
-        """POST a message: ``body`` is the frozen JSON, ``key`` the idempotency key with its generation."""
-        path = f"/v3/grants/{_part(grant_id)}/messages/send"
-        return await self._call("POST", application, path, body=body, headers={"Idempotency-Key": key})
+    async def send(
+        self,
+        application: Application,
+        grant_id: str,
+        body: bytes | Upload,
+        key: str,
+        *,
+        content_type: str = JSON_TYPE,
+        mime: bool = False,
+    ) -> Answer:
+        """POST a message: ``body`` and ``content_type`` as frozen, ``key`` the idempotency key with its generation.
+
+        ``mime``: it is a finished message, in the form that `sendq.wire` gives it.
+        """
+        path = f"/v3/grants/{_part(grant_id)}/messages/send" + ("?type=mime" if mime else "")
+        headers = {"Idempotency-Key": key}
+        return await self._call("POST", application, path, body=body, content_type=content_type, headers=headers)
 
     async def modify(self, application: Application, grant_id: str, message_id: str, body: bytes) -> Answer:
         """PUT changes to one message. Ids of IMAP messages hold ``<>@/+``; all of it is encoded."""
@@ -111,7 +132,8 @@ class NylasClient:
         application: Application,
         path: str,
         *,
-        body: bytes | None = None,
+        body: bytes | Upload | None = None,
+        content_type: str = JSON_TYPE,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         try:
@@ -122,18 +144,38 @@ class NylasClient:
             return _fault("key")
         sent_headers = {"Authorization": f"Bearer {key}", **(headers or {})}
         if body is not None:
-            sent_headers["Content-Type"] = "application/json"
+            # Exactly: the API takes `application/json; charset=utf-8` for something else.
+            sent_headers["Content-Type"] = content_type
+        upload = body if isinstance(body, Upload) else None
+        if upload is not None:
+            sent_headers["Content-Length"] = str(upload.length)
         try:
             url = URL(_base(application.api_uri) + path, encoded=True)
         except ValueError:
             return _fault("local")
         try:
             async with self._opened().request(
-                method, url, data=body, headers=sent_headers, allow_redirects=False
+                method,
+                url,
+                data=body if upload is None else upload.body(),
+                headers=sent_headers,
+                allow_redirects=False,
+                timeout=self._quick if upload is None else self._timeout(upload.length),
             ) as response:
                 return await _read(response)
         except Exception as error:  # whatever it is, the caller gets an answer, and a doubt counts as "maybe sent"
-            return _fault(_fault_of(error))
+            fault = _fault_of(error)
+            if upload is not None and not upload.complete and fault in FAULTS_MAYBE_SENT:
+                fault = upload.trouble
+            return _fault(fault)
+
+    def _timeout(self, length: int) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=self._connect_s + self._read_s + length / SLOWEST_UPLOAD,
+            connect=self._connect_s,
+            sock_connect=self._connect_s,
+            sock_read=self._read_s,
+        )
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -142,12 +184,7 @@ class NylasClient:
             )
             self._session = aiohttp.ClientSession(
                 connector=connector,
-                timeout=aiohttp.ClientTimeout(
-                    total=self._connect_s + self._read_s,
-                    connect=self._connect_s,
-                    sock_connect=self._connect_s,
-                    sock_read=self._read_s,
-                ),
+                timeout=self._quick,
                 # Uncompressed: the answers are small, and unpacking costs more CPU than their bytes.
                 headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -348,6 +348,17 @@ NO_ANSWER = (
         "The worker cannot make requests for this application: its key cannot be read or its API URI is not a URL.",
         "Check the application's settings (the key's file, the API URI); nothing was sent.", TYPES,
         fault=("key", "local"), wait=Wait(PROBE_S, cap=900, grows=True), alert=True),
+    Row("request_broke_off", "Request broke off", ("none",), RETRY, JOB, NO,
+        "The connection, or the ledger that the request's files are read from, went away before the last byte of the "
+        "request was sent: the API cannot have accepted it.",
+        "Nothing to do; if it lasts, check the way to the API and to the database.", SEND,
+        fault=("incomplete",), backoff=OUTAGE, costs=True, documented=False),
+    Row("files_unreadable", "Files cannot be read", ("none",), RETRY, JOB, NO,
+        "The files of the request could not be read from the ledger: they are sealed with an encryption key that this "
+        "worker does not have, or they are not there. Nothing was sent.",
+        "Give the worker the encryption key; if it has it, the files were lost: cancel the job and enqueue it anew.",
+        SEND, fault=("unreadable",), backoff=Backoff(base=60, cap=900, number=None), costs=True, documented=False,
+        alert=True),
     Row("no_answer", "No answer", ("none",), RETRY, JOB, MAYBE,
         "The request was on its way and no answer came (a timeout, or a broken connection).",
         "Nothing to do: the same key asks what became of it.", IDEMPOTENT, backoff=OUTAGE, costs=True),

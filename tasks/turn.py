@@ -26,10 +26,12 @@ from sendq.ledger.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soo
 from sendq.pace import APART, call_of, next_ramp
 from sendq.preflight import objection
 from sendq.states import Event
+from sendq.wire import MIME
 from tasks.decide import Decision, JobFacts, decide
 from tasks.failure import Answer, Failure, Success, parse
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy, Route, Scope
+from tasks.upload import Upload
 
 RETURNED = "not_begun"
 BUG = "internal_error"
@@ -61,7 +63,13 @@ class Job(Protocol):
     @property
     def doubt_at(self) -> Micros | None: ...
     @property
+    def form(self) -> str | None: ...
+    @property
     def body(self) -> bytes: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def length(self) -> int | None: ...
 
 
 class Surroundings(Protocol):
@@ -81,6 +89,9 @@ class Surroundings(Protocol):
 
     def application(self, name: str) -> Application:
         """A configured application; a name that nobody configured gives one whose calls fail without a call."""
+
+    def upload(self, job: Job) -> Upload:
+        """The body of a job whose request has files."""
 
     def may_call(self, pair: tuple[str, str], offered_at: Micros) -> bool:
         """Whether a turn of this pair may begin calls: the lease holds, the process is not stopping, and no hold of
@@ -285,7 +296,11 @@ class _Turn:
         application = around.application(lane.application)
         if job.operation == "send":
             key = f"{job.id}:{job.generation}"
-            return await around.client.send(application, lane.grant_id, job.body, key)
+            body = job.body if job.length is None else around.upload(job)
+            mime = job.form == MIME
+            return await around.client.send(
+                application, lane.grant_id, body, key, content_type=job.content_type, mime=mime
+            )
         assert job.object_id is not None
         return await around.client.modify(application, lane.grant_id, job.object_id, job.body)
 

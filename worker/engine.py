@@ -36,16 +36,19 @@ from sendq.ledger.lanes import NEVER
 from sendq.ledger.record import Begin, End, Outcome, Recorded, Shrink
 from sendq.ledger.turns import Claimed, claim, give_back
 from sendq.ledger.workers import Load
+from sendq.vault import Vault
 from settings import Settings
 from tasks import turn
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy
+from tasks.upload import Upload
 from worker import journal
 from worker.endpoints import Endpoints
 from worker.inhand import InHand
 from worker.lease import Lease
 from worker.recorder import Entry, Recorder
 from worker.slots import Slots
+from worker.uploads import Uploads
 
 # The lease ends this long before a rescuer may call this worker dead: a call may take as long to leave the process.
 LEASE_MARGIN_S = 2.0
@@ -81,6 +84,7 @@ class Engine:
         self._ledger = ledger
         self._endpoints = Endpoints(settings)
         self._recorder = Recorder(ledger, now=now, told=told)
+        self._uploads = Uploads(ledger, Vault())
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
         self._turns: set[asyncio.Task[None]] = set()
@@ -113,6 +117,7 @@ class Engine:
         recorded = self._recorder.stop(LAST_WORDS_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LAST_WORDS_S)
+        self._uploads.close()
         if recorded:
             try:
                 with writing(self._ledger) as connection:
@@ -296,6 +301,12 @@ class Engine:
     def application(self, name: str) -> Application:
         """A configured application by its name."""
         return self._endpoints[name]
+
+    def upload(self, job: turn.Job) -> Upload:
+        """The body of a job whose request has files, read while it is sent."""
+        assert job.form is not None
+        assert job.length is not None
+        return Upload(job.id, job.form, job.body, job.length, self._uploads)
 
     def may_call(self, pair: tuple[str, str], offered_at: Micros) -> bool:
         """Whether a turn of this pair that was offered then may begin a call now."""

@@ -26,9 +26,11 @@ from worker.dispatcher import Dispatcher, Publish
 from worker.engine import Engine
 from worker.reporter import Reporter
 from worker.rescuer import Rescuer
+from worker.uploads import READERS
 
-# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, checker.
-OTHER_CONNECTIONS = 5
+# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, checker; those that
+# read files.
+OTHER_CONNECTIONS = 5 + READERS
 
 
 class Process:

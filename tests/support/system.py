@@ -122,13 +122,12 @@ class System:
 
     def start_worker(self, *arguments: str, **settings: str) -> Worker:
         """Start a worker and wait until the ledger knows it."""
-        before = self.count(schema.worker)
         worker = Worker(self.environ(**settings), self.directory / f"worker-{len(self.workers)}.log", *arguments)
         self.workers.append(worker)
 
         def there() -> bool:
             assert worker.process.poll() is None, f"the worker ended at once: {worker.said()}"
-            return self.count(schema.worker) > before
+            return self.scalar(f"SELECT count(*) FROM sendq_worker WHERE pid = {worker.pid}") > 0
 
         eventually(there, "a worker's registration")
         return worker
