@@ -8,6 +8,7 @@ from importlib import import_module
 NAMES = {
     "fairness": "what quiet lanes notice of busy and hanging ones, and how well the providers' limits are kept",
     "first-reading": "CPU per send of one worker: many lanes, real PostgreSQL, real Redis, a simulated API",
+    "attachments": "memory of one worker with fifty large files in flight",
 }
 
 

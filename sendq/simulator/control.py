@@ -1,6 +1,6 @@
 """The simulator's own endpoints, under ``/_simulator/``: how a test in another process looks inside and scripts it.
 
-    GET  /_simulator/            counts: requests, in_flight, accepted, modified, grants, by_status, by_fault …
+    GET  /_simulator/            counts: requests, in_flight, coming_in, accepted, modified, by_status, by_fault …
     GET  /_simulator/requests    every request (``?since=N`` leaves out the first N)
     GET  /_simulator/mailbox     every accepted message (``?since=N`` likewise)
     POST /_simulator/faults      {"fault": name or object, "grant"?, "operation"?, "times"?, "probability"?}
@@ -68,6 +68,9 @@ class Control:
             return {
                 "requests": len(requests),
                 "in_flight": sum(request.done_at is None for request in requests),
+                "coming_in": self._store.coming_in,
+                "received": self._store.received,
+                "broken_off": self._store.broken_off,
                 "accepted": len(self._store.mailbox),
                 "modified": len(self._store.modified),
                 "grants": len(self._store.grants),

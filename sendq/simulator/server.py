@@ -250,12 +250,13 @@ class Simulator:
         path = http.raw_path
         headers = {name.lower(): value for name, value in http.headers.items()}
         try:
-            body = await take_in(
-                http.content.iter_any(),
-                headers.get("content-type", ""),
-                bytes_per_s=self.behaviour.bytes_per_s,
-                came=self._store.came,
-            )
+            with self._store.reading():
+                body = await take_in(
+                    http.content.iter_any(),
+                    headers.get("content-type", ""),
+                    bytes_per_s=self.behaviour.bytes_per_s,
+                    came=self._store.came,
+                )
         except (ClientPayloadError, OSError):  # who sent it has gone before its end: to the API it never came
             self._store.broke_off()
             return web.Response()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +135,7 @@ class Store:
             self.mailbox: list[Accepted] = []
             self.modified: list[Modified] = []
             self.received = 0
+            self.coming_in = 0
             self.broken_off = 0
             self.changed.notify_all()
 
@@ -141,6 +143,18 @@ class Store:
         return next(self._numbers)
 
     # Requests
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """A body is coming in."""
+        with self.changed:
+            self.coming_in += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.coming_in -= 1
+                self.changed.notify_all()
 
     def came(self, size: int) -> None:
         """A piece of a body came in."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import http.client
 import ipaddress
 import json
@@ -16,6 +17,7 @@ import ssl
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,6 +214,38 @@ class TestSending:
         assert reply.status == 200
         assert [one["filename"] for one in reply.data["attachments"]] == ["a.txt"]
         assert sim.mailbox[0].payload["subject"] == "Files"
+        digest = hashlib.sha256(b"abc").hexdigest()
+        assert sim.mailbox[0].payload["attachments"] == [
+            {"filename": "a.txt", "content_type": "text/plain", "content_id": "file0", "size": 3, "digest": digest}
+        ]
+        assert (sim.requests[0].size, sim.requests[0].digest) == (len(body), hashlib.sha256(body).hexdigest())
+        assert json.loads(sim.requests[0].body)["subject"] == "Files"
+
+    def test_keeps_of_a_file_in_json_its_digest_alone(self, sim: Simulator, client: Client) -> None:
+        client.send(attachments=[{"filename": "a.txt", "content_type": "text/plain", "content": "YWJj"}])
+        digest = hashlib.sha256(b"abc").hexdigest()
+        assert sim.mailbox[0].payload["attachments"] == [
+            {"filename": "a.txt", "content_type": "text/plain", "size": 3, "digest": digest}
+        ]
+
+    def test_takes_a_finished_message(self, sim: Simulator, client: Client) -> None:
+        head = b"From: me@example.com\r\nTo: =?utf-8?q?B=C3=A9a?= <bea@example.com>\r\n"
+        raw = head + b"X-Sendq-Job: j\r\nSubject: Hi\r\n\r\nBody"
+        reply = client.call("POST", f"{SEND_PATH}?type=mime", form_data("mime", raw), content_type=FORM)
+        assert reply.status == 200
+        (accepted,) = sim.mailbox
+        assert accepted.job == sim.requests[0].job == "j"
+        assert accepted.payload["to"] == [{"name": "Béa", "email": "bea@example.com"}]
+        assert (accepted.payload["subject"], reply.data["subject"]) == ("Hi", "Hi")
+        assert accepted.payload["attachments"][0]["digest"] == hashlib.sha256(raw).hexdigest()
+        assert sim.requests[0].body.endswith(b"Subject: Hi\n\n")
+
+    def test_reads_a_body_as_slowly_as_it_is_told(self, sim: Simulator, client: Client) -> None:
+        sim.behaviour.bytes_per_s = 200_000
+        began = time.monotonic()
+        client.send(body="x" * 100_000)
+        assert time.monotonic() - began >= 0.5
+        assert sim.received == sim.requests[0].size
 
     def test_over_tls(self, tmp_path: Path) -> None:
         server, trusting = tls_contexts(tmp_path)
@@ -220,7 +254,47 @@ class TestSending:
             assert Client(sim.url, trusting).send().status == 200
 
 
+SEND_PATH = "/v3/grants/g/messages/send"
+FORM = "multipart/form-data; boundary=b"
+
+
+def form_data(name: str, content: bytes) -> bytes:
+    """Form data with this part alone."""
+    head = f'--b\r\nContent-Disposition: form-data; name="{name}"; filename="x"\r\n\r\n'
+    return head.encode() + content + b"\r\n--b--\r\n"
+
+
 class TestARequestIsRefused:
+    @pytest.mark.parametrize(
+        ("path", "content_type", "body"),
+        [
+            (SEND_PATH, FORM, form_data("mime", b"To: a@example.com\r\n\r\n")),
+            (f"{SEND_PATH}?type=mime", FORM, form_data("message", b'{"to":[{"email":"a@example.com"}]}')),
+            (f"{SEND_PATH}?type=mime", "application/json", b'{"to":[{"email":"a@example.com"}]}'),
+            (f"{SEND_PATH}?type=mime", FORM, form_data("mime", b"From: a@example.com\r\n\r\nTo: b@example.com")),
+            (SEND_PATH, FORM, form_data("message", b'{"to":[{"email":"a@example.com"}]}')[:-6]),
+            (SEND_PATH, "multipart/form-data", form_data("message", b'{"to":[{"email":"a@example.com"}]}')),
+        ],
+    )
+    def test_for_form_data_that_does_not_fit(
+        self, sim: Simulator, client: Client, path: str, content_type: str, body: bytes
+    ) -> None:
+        assert client.call("POST", path, body, content_type=content_type).status == 400
+        assert sim.mailbox == []
+
+    def test_for_an_attachment_that_is_not_base64(self, client: Client) -> None:
+        reply = client.send(attachments=[{"filename": "a", "content": "a-b"}])
+        assert (reply.status, reply.error["message"]) == (400, "attachments: content must be base64")
+
+    def test_for_form_data_of_more_than_25_megabytes(self, sim: Simulator, client: Client) -> None:
+        message = b'{"to":[{"email":"a@example.com"}]}\r\n--b\r\nContent-Disposition: form-data; name="f"\r\n\r\n'
+        room = 25 * 1024 * 1024 - len(form_data("message", message))
+        path = "/v3/grants/g/messages/send"
+        assert client.call("POST", path, form_data("message", message + b"x" * room), content_type=FORM).status == 200
+        over = client.call("POST", path, form_data("message", message + b"x" * (room + 1)), content_type=FORM)
+        assert over.status == 413
+        assert len(sim.requests[0].body) < 100
+
     @pytest.mark.parametrize("header", ["", "Bearer wrong", "test-key", "Basic dGVzdA=="])
     def test_without_the_right_key(self, sim: Simulator, client: Client, header: str) -> None:
         reply = client.call("GET", "/v3/grants/g", authorization=header)

@@ -1,0 +1,161 @@
+"""Memory of a worker with many large files in flight: one worker process, real PostgreSQL and Redis, a slow API.
+
+    ./dev bench attachments --jobs 50 --megabytes 24 --files 5
+
+The API reads each body slowly, so that all of them are on the wire at once. The worker is warmed up by small messages
+through the same grants; then its resident memory is read, all jobs are enqueued (the files in turn, each stored once),
+and its memory is read again and again until all are sent. The kernel's own high-water mark stands beside the readings.
+
+One run, no repetitions; the CPU's figures share the cores with simulator and servers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sqlalchemy import Engine, func, select
+
+from benchmarks.first_reading import API_KEY, LIMIT_S, SENT, _count, _cpu, _wait_until, _worker
+from sendq import Attachment, Message, Options, Send, SendQueue
+from sendq.ledger import migrate, schema
+from sendq.ledger.engine import open_engine
+from tests.support.servers import running_postgres
+from worker.embedded import EmbeddedRedis
+from worker.guard import Guarded
+
+MEGABYTE = 1_000_000
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 1 if not every job was sent in time."""
+    given = _parser().parse_args(arguments)
+    result = measure(given)
+    if given.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join(f"{name:<34} {value}" for name, value in result.items()))
+    return 0 if result["sent"] == given.jobs else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./dev bench attachments", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=50, help="messages, each through a grant of its own")
+    parser.add_argument("--megabytes", type=int, default=24, help="of each file")
+    parser.add_argument("--files", type=int, default=5, help="how many different files there are")
+    parser.add_argument("--bytes-per-s", type=float, default=1.5e6, help="how fast the API reads one body")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def measure(given: argparse.Namespace) -> dict[str, Any]:
+    """One run; the numbers by their names, with their units in them."""
+    with contextlib.ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sendq-bench-")))
+        pg = stack.enter_context(running_postgres())
+        url = pg.url(stack.enter_context(pg.database()))
+        redis = stack.enter_context(EmbeddedRedis(home / "redis"))
+        ledger = open_engine(url)
+        stack.callback(ledger.dispose)
+        migrate.upgrade(ledger)
+        api = stack.enter_context(_simulator(home, given.bytes_per_s))
+        variables = {
+            "DATABASE_URL": url, "REDIS_URL": redis.url, "NYLAS_API_KEY": API_KEY, "NYLAS_API_URI": api,
+            "SENDQ_HOME": str(home),
+        }  # fmt: skip
+        worker = stack.enter_context(_worker(home, ledger, variables))
+        warmed = _warm_up(ledger, given.jobs)
+        before, cpu_before = worker.memory_info().rss, _cpu(worker)
+        _reset_high_water(worker)
+        began = time.perf_counter()
+        SendQueue(ledger).send_many(_sends(home, given))
+        enqueued = time.perf_counter()
+        peak, most_at_once = before, 0
+        deadline = time.monotonic() + LIMIT_S
+        while (left := given.jobs + warmed - _count(ledger, SENT)) and time.monotonic() < deadline:
+            peak = max(peak, worker.memory_info().rss)
+            most_at_once = max(most_at_once, _summary(api)["coming_in"])
+            time.sleep(0.1)
+        drained = time.perf_counter()
+        total = given.jobs * given.megabytes
+        return {
+            **{name: value for name, value in vars(given).items() if name != "json"},
+            "sent": given.jobs - left,
+            "most_bodies_at_once": most_at_once,
+            "contents_in_ledger": _count(ledger, select(func.count()).select_from(schema.content)),
+            "worker_rss_before_mb": round(before / MEGABYTE, 1),
+            "worker_rss_peak_mb": round(peak / MEGABYTE, 1),
+            "worker_high_water_mb": round(_high_water(worker) / MEGABYTE, 1),
+            "worker_cpu_ms_per_mb": round((_cpu(worker) - cpu_before) / total * 1000, 2),
+            "enqueue_wall_s": round(enqueued - began, 2),
+            "drain_wall_s": round(drained - enqueued, 2),
+            "machine": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        }
+
+
+def _warm_up(ledger: Engine, jobs: int) -> int:
+    """Small messages through all grants, so that lanes and application have earned their calls; how many."""
+    queue = SendQueue(ledger)
+    for round_ in range(1, 3):
+        sends = [Send(f"grant-{n}", Message(to=["leyah@example.com"]), Options(provider="google")) for n in range(jobs)]
+        queue.send_many(sends)
+        deadline = time.monotonic() + LIMIT_S
+        while _count(ledger, SENT) < round_ * jobs and time.monotonic() < deadline:
+            time.sleep(0.1)
+    return 2 * jobs
+
+
+def _sends(home: Path, given: argparse.Namespace) -> list[Send]:
+    paths = []
+    for number in range(given.files):
+        paths.append(home / f"{number}.bin")
+        paths[-1].write_bytes(random.Random(number).randbytes(given.megabytes * MEGABYTE))
+    files = [Attachment.of(path) for path in paths]
+    return [
+        Send(
+            f"grant-{number}",
+            Message(to=["leyah@example.com"], attachments=[files[number % given.files]]),
+            Options(provider="google"),
+        )
+        for number in range(given.jobs)
+    ]
+
+
+@contextlib.contextmanager
+def _simulator(home: Path, bytes_per_s: float) -> Iterator[str]:
+    log = home / "simulator.log"
+    command = [sys.executable, "-m", "sendq.simulator", "--api-key", API_KEY, "--bytes-per-s", str(bytes_per_s)]
+    running = Guarded([*command, "--no-bodies"], log=log)
+    try:
+        _wait_until(lambda: log.read_text().startswith("http"), running, log)
+        yield log.read_text().split()[0]
+    finally:
+        running.stop()
+
+
+def _summary(api: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"{api}/_simulator/", timeout=10) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
+
+
+def _reset_high_water(process: psutil.Process) -> None:
+    with contextlib.suppress(OSError):  # where the kernel does not let us, the mark counts from the process's start
+        Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+
+
+def _high_water(process: psutil.Process) -> int:
+    """The most resident memory that the process ever had, in bytes; Linux only."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
