@@ -81,8 +81,10 @@ def send_digest(
     """
     payload = _send_payload(message)
     if message.attachments:
+        # The content type as it was given: what is guessed may change with Python's own table.
         payload["attachments"] = [
-            one.described() | {"digest": one.content.measure().digest.hex()} for one in message.attachments
+            one.described() | {"content_type": one.content_type, "digest": one.content.measure().digest.hex()}
+            for one in message.attachments
         ]
     return content_digest("send", application, grant_id, encoded(payload), due_at=due_at, expires_at=expires_at)
 
