@@ -6,9 +6,9 @@ import sys
 from importlib import import_module
 
 NAMES = {
+    "attachments": "memory of one worker with fifty large files in flight",
     "fairness": "what quiet lanes notice of busy and hanging ones, and how well the providers' limits are kept",
     "first-reading": "CPU per send of one worker: many lanes, real PostgreSQL, real Redis, a simulated API",
-    "attachments": "memory of one worker with fifty large files in flight",
 }
 
 

@@ -14,26 +14,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 from sqlalchemy import Engine, func, select
 
-from benchmarks.first_reading import API_KEY, LIMIT_S, SENT, _count, _cpu, _wait_until, _worker
+from benchmarks.first_reading import SENT
+from benchmarks.stage import API_KEY, LIMIT_S, count, cpu, machine, simulator, worker
 from sendq import Attachment, Message, Options, Send, SendQueue
 from sendq.ledger import migrate, schema
 from sendq.ledger.engine import open_engine
 from tests.support.servers import running_postgres
 from worker.embedded import EmbeddedRedis
-from worker.guard import Guarded
 
 MEGABYTE = 1_000_000
 
@@ -69,22 +66,22 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         ledger = open_engine(url)
         stack.callback(ledger.dispose)
         migrate.upgrade(ledger)
-        api = stack.enter_context(_simulator(home, given.bytes_per_s))
+        api = stack.enter_context(simulator(home, 0.0, None, bytes_per_s=given.bytes_per_s))
         variables = {
             "DATABASE_URL": url, "REDIS_URL": redis.url, "NYLAS_API_KEY": API_KEY, "NYLAS_API_URI": api,
             "SENDQ_HOME": str(home),
         }  # fmt: skip
-        worker = stack.enter_context(_worker(home, ledger, variables))
+        process = stack.enter_context(worker(home, ledger, variables))
         warmed = _warm_up(ledger, given.jobs)
-        before, cpu_before = worker.memory_info().rss, _cpu(worker)
-        _reset_high_water(worker)
+        before, cpu_before = process.memory_info().rss, cpu(process)
+        _reset_high_water(process)
         began = time.perf_counter()
         SendQueue(ledger).send_many(_sends(home, given))
         enqueued = time.perf_counter()
         peak, most_at_once = before, 0
         deadline = time.monotonic() + LIMIT_S
-        while (left := given.jobs + warmed - _count(ledger, SENT)) and time.monotonic() < deadline:
-            peak = max(peak, worker.memory_info().rss)
+        while (left := given.jobs + warmed - count(ledger, SENT)) and time.monotonic() < deadline:
+            peak = max(peak, process.memory_info().rss)
             most_at_once = max(most_at_once, _summary(api)["coming_in"])
             time.sleep(0.1)
         drained = time.perf_counter()
@@ -93,14 +90,14 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             **{name: value for name, value in vars(given).items() if name != "json"},
             "sent": given.jobs - left,
             "most_bodies_at_once": most_at_once,
-            "contents_in_ledger": _count(ledger, select(func.count()).select_from(schema.content)),
+            "contents_in_ledger": count(ledger, select(func.count()).select_from(schema.content)),
             "worker_rss_before_mb": round(before / MEGABYTE, 1),
             "worker_rss_peak_mb": round(peak / MEGABYTE, 1),
-            "worker_high_water_mb": round(_high_water(worker) / MEGABYTE, 1),
-            "worker_cpu_ms_per_mb": round((_cpu(worker) - cpu_before) / total * 1000, 2),
+            "worker_high_water_mb": round(_high_water(process) / MEGABYTE, 1),
+            "worker_cpu_ms_per_mb": round((cpu(process) - cpu_before) / total * 1000, 2),
             "enqueue_wall_s": round(enqueued - began, 2),
             "drain_wall_s": round(drained - enqueued, 2),
-            "machine": f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+            **machine(),
         }
 
 
@@ -108,10 +105,10 @@ def _warm_up(ledger: Engine, jobs: int) -> int:
     """Small messages through all grants, so that lanes and application have earned their calls; how many."""
     queue = SendQueue(ledger)
     for round_ in range(1, 3):
-        sends = [Send(f"grant-{n}", Message(to=["leyah@example.com"]), Options(provider="google")) for n in range(jobs)]
+        sends = [Send(f"grant-{n}", Message(to=["leyah@example.com"]), Options(provider="imap")) for n in range(jobs)]
         queue.send_many(sends)
         deadline = time.monotonic() + LIMIT_S
-        while _count(ledger, SENT) < round_ * jobs and time.monotonic() < deadline:
+        while count(ledger, SENT) < round_ * jobs and time.monotonic() < deadline:
             time.sleep(0.1)
     return 2 * jobs
 
@@ -126,22 +123,10 @@ def _sends(home: Path, given: argparse.Namespace) -> list[Send]:
         Send(
             f"grant-{number}",
             Message(to=["leyah@example.com"], attachments=[files[number % given.files]]),
-            Options(provider="google"),
+            Options(provider="imap"),
         )
         for number in range(given.jobs)
     ]
-
-
-@contextlib.contextmanager
-def _simulator(home: Path, bytes_per_s: float) -> Iterator[str]:
-    log = home / "simulator.log"
-    command = [sys.executable, "-m", "sendq.simulator", "--api-key", API_KEY, "--bytes-per-s", str(bytes_per_s)]
-    running = Guarded([*command, "--no-bodies"], log=log)
-    try:
-        _wait_until(lambda: log.read_text().startswith("http"), running, log)
-        yield log.read_text().split()[0]
-    finally:
-        running.stop()
 
 
 def _summary(api: str) -> dict[str, Any]:

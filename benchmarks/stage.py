@@ -37,14 +37,17 @@ def machine() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def simulator(home: Path, latency: float, certificate: tuple[Path, Path] | None) -> Iterator[str]:
-    """The simulator as a process; its address."""
+def simulator(
+    home: Path, latency: float, certificate: tuple[Path, Path] | None, *, bytes_per_s: float | None = None
+) -> Iterator[str]:
+    """The simulator as a process; its address. ``bytes_per_s``: how fast it reads one body (None: as it comes)."""
     log = home / "simulator.log"
-    tls = ["--tls", *map(str, certificate)] if certificate else []
-    running = Guarded(
-        [sys.executable, "-m", "sendq.simulator", "--api-key", API_KEY, "--latency", str(latency), "--no-bodies", *tls],
-        log=log,
-    )
+    command = [sys.executable, "-m", "sendq.simulator", "--api-key", API_KEY, "--latency", str(latency), "--no-bodies"]
+    if certificate is not None:
+        command += ["--tls", *map(str, certificate)]
+    if bytes_per_s is not None:
+        command += ["--bytes-per-s", str(bytes_per_s)]
+    running = Guarded(command, log=log)
     try:
         _wait_until(lambda: log.read_text().startswith("http"), running, log)
         yield log.read_text().split()[0]
