@@ -24,7 +24,17 @@ from settings.application import US, Application, NamedApplications, Provider
 from settings.environ import ROOT, EnvironSource, Row, reading, rows
 from settings.errors import SettingsError
 from settings.paces import PaceSettings
-from settings.values import KIND, AbsolutePath, ApiUri, Key, LedgerUrl, RedisUrl, SecretUrl, SentryDsn
+from settings.values import (
+    KIND,
+    AbsolutePath,
+    ApiUri,
+    Key,
+    LedgerUrl,
+    ListenAddress,
+    RedisUrl,
+    SecretUrl,
+    SentryDsn,
+)
 
 HOME = ROOT / ".run" / "sendq"
 
@@ -169,6 +179,14 @@ class Settings(BaseSettings):
         False, "report every attempt as a Celery event, for Flower (the worker's -E does the same)"
     )
     sentry_dsn: SentryDsn | None = setting(None, "where errors are reported (default: nowhere)", "SENTRY_DSN")
+    sentry_traces_sample_rate: float = setting(
+        0.0, "the share of attempts that are reported to Sentry as traces, with their time in the queue and their call",
+        "SENTRY_TRACES_SAMPLE_RATE", unit="of 1", ge=0, le=1,
+    )  # fmt: skip
+    metrics_address: ListenAddress | None = setting(
+        None, "host:port where a worker serves its metrics to Prometheus, to whoever asks; port 0 takes any that is "
+        "free, and the log says which (default: nowhere)",
+    )  # fmt: skip
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:

@@ -46,7 +46,12 @@ def start_sentry(settings: Settings, **options: Any) -> bool:
         before_breadcrumb=_redacted_breadcrumb,
         # No trace headers, in messages or in requests to the API: both carry what they must and nothing else.
         trace_propagation_targets=[],
+        # No other integration hangs itself into what it finds installed: those for aiohttp, SQLAlchemy and Redis would
+        # look at every call and every statement, also of processes that trace nothing.
+        auto_enabling_integrations=False,
         integrations=[CeleryIntegration(propagate_traces=False)],
+        # Traces are those of `worker.traces`, chosen there; what Celery's integration would make of bundles is none.
+        traces_sampler=(lambda _context: 0.0) if settings.sentry_traces_sample_rate else None,
         **options,
     )
     return True

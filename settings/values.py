@@ -145,6 +145,25 @@ def _sentry_dsn(secret: SecretStr) -> SecretStr:
     return SecretStr(parts.geturl())
 
 
+def _listen_address(value: str) -> str:
+    remedy = "write host:port, as 127.0.0.1:9465 (0.0.0.0 for all interfaces; port 0 for any that is free)"
+    try:
+        host, port = split_address(value)
+    except ValueError:
+        raise refuse("is not host:port", remedy) from None
+    if not host or port > 65535:
+        raise refuse("names no host" if not host else "names a port above 65535", remedy)
+    return value
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of ``host:port`` (IPv6 as ``[::1]:port``); raises `ValueError`."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        raise ValueError("no address to listen on")
+    return host.strip("[]"), int(port)
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
@@ -158,5 +177,6 @@ ApiUri = Annotated[str, Trimmed, AfterValidator(_api_uri)]
 LedgerUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_ledger_url)]
 RedisUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_redis_url)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
+ListenAddress = Annotated[str, Trimmed, AfterValidator(_listen_address)]
 SentryDsn = Annotated[SecretStr, AfterValidator(_sentry_dsn)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute), PlainSerializer(str, when_used="json")]

@@ -15,7 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from sendq.clock import SECOND, Micros
@@ -115,7 +115,7 @@ class Surroundings(Protocol):
     def shrink(self, shrink: Shrink, spare: int) -> None:
         """A turn holds fewer slots from now on; ``spare`` of them it had no call for."""
 
-    def bug(self, job_id: UUID) -> None:
+    def bug(self, job_id: UUID, grant_id: str) -> None:
         """An exception that should not have been is being handled: log it, alert."""
 
 
@@ -174,7 +174,7 @@ class _Turn:
         try:
             outcome = await self._outcome_of(job)
         except Exception:  # a bug of ours, which must not take the lane's other jobs with it
-            self._around.bug(job.id)
+            self._around.bug(job.id, self._lane.grant_id)
             event = Event.DOUBT if job.operation == "send" else Event.GIVE_UP
             outcome = self._without_call(job, event, BUG, sent="maybe")
         self._open -= 1
@@ -362,6 +362,7 @@ class _Turn:
             next_at=job.next_at,
             sent=sent,
             begun_at=self._around.now(),
+            **self._facts_for_listeners(job),
         )
 
     def _as_outcome(
@@ -404,7 +405,18 @@ class _Turn:
             spacing=None if decision.spacing_s is None else round(decision.spacing_s * SECOND),
             throttled=self._pacer.pace.learns and result.status == 429,
             begun_at=begun_at,
+            **self._facts_for_listeners(job),
         )
+
+    def _facts_for_listeners(self, job: Job) -> dict[str, Any]:
+        lane = self._lane
+        return {
+            "application": lane.application,
+            "provider": lane.provider,
+            "grant_id": lane.grant_id,
+            "wanted_at": job.next_at,
+            "attempts": job.attempts,
+        }
 
 
 CONFLICT_RULE = "key_in_progress"

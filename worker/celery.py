@@ -69,7 +69,20 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
             sentry_sdk.flush(2)  # its own hook serves the prefork pool alone
 
 
+class QuietHeart(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Stops the pulse of Celery's own heartbeat, which counts bundles; the one of `worker.reporter` counts calls."""
+
+    requires = ("celery.worker.consumer.heart:Heart",)
+
+    def start(self, consumer: Any) -> None:
+        heart = consumer.heart
+        if heart is not None and heart.tref is not None:
+            consumer.timer.cancel(heart.tref)
+            heart.tref = None
+
+
 app.steps["worker"].add(SendqStep)
+app.steps["consumer"].add(QuietHeart)
 
 # The process of this worker; one at most.
 running: list[Process] = []
@@ -86,10 +99,10 @@ class Events:
         return getattr(getattr(self._worker, "consumer", None), "event_dispatcher", None)
 
     @property
-    def enabled(self) -> bool:
-        """Whether anybody asked for events."""
+    def wants_tasks(self) -> bool:
+        """Whether anybody asked for the events of tasks. Without groups all are wanted."""
         dispatcher = self._dispatcher
-        return dispatcher is not None and bool(dispatcher.enabled)
+        return dispatcher is not None and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups)
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send one event."""

@@ -24,7 +24,7 @@ from sendq.ledger.engine import reading, writing
 from sendq.ledger.lanes import NEVER, Turn, Used
 from sendq.pace import PROBE_PATIENCE, probing_room
 from sendq.paces import Paces
-from worker import journal
+from worker import journal, metrics
 from worker.bell import Bell
 
 Publish = Callable[[Sequence[Sequence[Turn]]], None]
@@ -145,6 +145,7 @@ class Dispatcher:
         if self._paced is not None:
             self._keep_paces(self._paced)
         done = self._round(now)
+        metrics.dispatched(len(done.turns))
         if done.turns:
             self._publish_or_take_back(done.turns)
         return self._pause_after(done)
@@ -236,6 +237,7 @@ class Dispatcher:
             journal.dispatched(len(offered), len(bundles))
         except Exception as error:  # whatever the broker's client raises; the turns come back in any case
             journal.publish_failed(len(offered), error)
+            metrics.publish_failed()
             self._broker_pause = min(BROKER_PAUSE_MOST, max(BROKER_PAUSE_FIRST, self._broker_pause * 2))
             with writing(self._ledger) as connection:
                 turns.give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=self._now())

@@ -88,6 +88,7 @@ class Engine:
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
         self._turns: set[asyncio.Task[None]] = set()
+        self.calls = 0  # on the wire now
         self._in_hand = InHand()
         self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before their end
         self._held: dict[tuple[str, str], Micros] = {}  # turns offered until then begin no further call
@@ -272,7 +273,7 @@ class Engine:
             await turn.run(claimed, self)
         except Exception:
             broke_off = True
-            journal.bug("turn", lane=str(claimed.lane.id))
+            journal.bug("turn", lane=str(claimed.lane.id), grant=claimed.lane.grant_id)
         finally:
             name = (claimed.lane.id, claimed.lane.fence)
             self._in_hand.let_go(name, lost=broke_off)
@@ -351,6 +352,11 @@ class Engine:
 
         return lambda begun: _quietly(self._loop, tell, begun)
 
+    @property
+    def unrecorded(self) -> int:
+        """Outcomes and ends of turns that wait for the ledger."""
+        return self._recorder.waiting
+
     @contextmanager
     def on_the_wire(self, provider: str, slow: Callable[[], None]) -> Iterator[None]:
         """Count a call, and let it give its slot away once it is slow: in a full house, sooner."""
@@ -373,16 +379,18 @@ class Engine:
             timer = self._loop.call_later(min(LOOK_S, seconds), look)
 
         look_in(self.settings.slow_after_s)
+        self.calls += 1
         try:
             yield
         finally:
+            self.calls -= 1
             timer.cancel()
             if is_slow:
                 self.slots.slow_call_ended(provider)
 
-    def bug(self, job_id: UUID) -> None:
+    def bug(self, job_id: UUID, grant_id: str) -> None:
         """An exception that should not have been is being handled."""
-        journal.bug("attempt", job=str(job_id))
+        journal.bug("attempt", job=str(job_id), grant=grant_id)
 
 
 def _quietly(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: Any) -> None:

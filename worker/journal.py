@@ -1,28 +1,113 @@
 """The journal: one verb for each thing that can happen. Ids and rules only; never an address, a subject or a body.
 
-Grep one id and read its biography. Set up (JSON or columns, level) by `settings.logs`.
+Grep one id and read its biography: every line about a job has the job's id, its grant's id, and the rule that decided.
+Set up (JSON or columns, level) by `settings.logs`; docs/logs.md lists the verbs, made from this module.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from uuid import UUID
 
 import structlog
 
+from sendq.clock import moment
 from sendq.ledger.record import Outcome
 from sendq.states import Event
 
 _log = structlog.get_logger("sendq")
+_level = logging.getLogger("sendq")
 
 
-def worker_started(worker: UUID, *, capacity: int) -> None:
-    _log.info("worker_started", worker=str(worker), capacity=capacity)
+# --- jobs -------------------------------------------------------------------------------------------------------------
 
 
-def paced(lanes: int) -> None:
-    """Other settings than those of whoever led before: these lanes keep another pace now."""
-    _log.info("paced", lanes=lanes)
+def recorded(outcome: Outcome) -> None:
+    """What became of a job that a turn had begun is committed."""
+    if outcome.attempt is None:
+        if outcome.event is not Event.RETURN:
+            no_call(outcome)
+    elif outcome.event is not Event.ACCEPT:
+        attempt(outcome)
+    elif _level.isEnabledFor(logging.DEBUG):  # they are the many, and structlog makes a line before it asks
+        accepted(outcome)
+
+
+def accepted(outcome: Outcome) -> None:
+    """The API accepted it."""
+    _log.debug("accepted", **_job(outcome), **_call(outcome))
+
+
+def attempt(outcome: Outcome) -> None:
+    """A call that the API did not accept. `then` is what becomes of the job: return (it goes again), doubt, give_up."""
+    _log.info("attempt", **_job(outcome), **_call(outcome), then=outcome.event.value, sent=outcome.sent)
+
+
+def no_call(outcome: Outcome) -> None:
+    """A job ended directly before its call: its time was over, it was cancelled, or its key could tell no more."""
+    _log.info("no_call", **_job(outcome), then=outcome.event.value)
+
+
+def held(outcome: Outcome) -> None:
+    """An answer concerned more than its job: the grant, its provider or its application is left alone until then."""
+    assert outcome.hold is not None
+    hold = outcome.hold
+    if hold.until is None:
+        closed(outcome)
+        return
+    until = moment(hold.until).isoformat(timespec="seconds")
+    _log.warning("held", **_job(outcome), **_scope(outcome), scope=hold.scope, until=until)
+
+
+def closed(outcome: Outcome) -> None:
+    """The lane of a grant is closed until its owner signs in again."""
+    _log.warning("closed_for_reauth", **_job(outcome), **_scope(outcome))
+
+
+def late(outcomes: Collection[Outcome]) -> None:
+    """A fact whose turn was over, recorded all the same. `then` as above."""
+    for outcome in outcomes:
+        _log.warning("late_fact", **_job(outcome), then=outcome.event.value)
+
+
+def sent_twice(outcomes: Collection[Outcome]) -> None:
+    """The ledger learns of two acceptances of one job: what must not happen."""
+    for outcome in outcomes:
+        _log.critical("sent_twice", **_job(outcome))
+
+
+def text_refused(outcome: Outcome, error: BaseException) -> None:
+    """The ledger refused an outcome; it is recorded with its text replaced."""
+    _log.error("text_refused", **_job(outcome), error=type(error).__name__)
+
+
+def expired(jobs: int) -> None:
+    """The time of waiting jobs was over."""
+    _log.info("jobs_expired", jobs=jobs)
+
+
+def ended_with_grant(jobs: int) -> None:
+    """Jobs of grants that exist no more were ended."""
+    _log.warning("jobs_ended_with_grant", jobs=jobs)
+
+
+# --- grants -----------------------------------------------------------------------------------------------------------
+
+
+def reauth_required(application: str, grant_id: str, rule: str, url: str | None) -> None:
+    """The owner of a grant must sign in again; where, if it is known."""
+    _log.warning("reauth_required", application=application, grant=grant_id, rule=rule, url=url)
+
+
+def checked(grant_id: str, verdict: str) -> None:
+    """The API was asked about a grant: valid, invalid, gone, or unknown (no answer that says)."""
+    _log.info("grant_checked", grant=grant_id, verdict=verdict)
+
+
+def escalated(application: str, provider: str, rule: str, *, grants: int) -> None:
+    """Many grants failed alike: their application or provider is held instead."""
+    _log.error("escalated", application=application, provider=provider, rule=rule, grants=grants)
 
 
 def identified(grant: str, provider: str) -> None:
@@ -30,28 +115,21 @@ def identified(grant: str, provider: str) -> None:
     _log.info("identified", grant=grant, provider=provider)
 
 
-def worker_stopping(worker: UUID, *, calls: int) -> None:
-    _log.info("worker_stopping", worker=str(worker), calls=calls)
+def paced(lanes: int) -> None:
+    """Other settings than those of whoever led before: these lanes keep another pace now."""
+    _log.info("paced", lanes=lanes)
 
 
-def worker_stopped(worker: UUID) -> None:
-    _log.info("worker_stopped", worker=str(worker))
-
-
-def worker_reborn(old: UUID, new: UUID) -> None:
-    """It was taken for dead; its facts still count, its turns do not."""
-    _log.warning("worker_reborn", old=str(old), worker=str(new))
-
-
-def worker_buried(worker: UUID, *, turns: int, begun: int) -> None:
-    _log.warning("worker_buried", worker=str(worker), turns=turns, begun=begun)
+# --- turns ------------------------------------------------------------------------------------------------------------
 
 
 def leading(holder: UUID, fence: int) -> None:
+    """This worker dispatches from now on."""
     _log.info("leading", worker=str(holder), fence=fence)
 
 
 def dispatched(turns: int, bundles: int) -> None:
+    """Turns went to the broker."""
     _log.debug("dispatched", turns=turns, bundles=bundles)
 
 
@@ -61,6 +139,7 @@ def publish_failed(turns: int, error: BaseException) -> None:
 
 
 def unclaimed(turns: int) -> None:
+    """No worker claimed turns in time (their message was lost): they are taken back."""
     _log.warning("turns_unclaimed", turns=turns)
 
 
@@ -79,80 +158,60 @@ def orphans(jobs: int) -> None:
     _log.error("orphans_returned", jobs=jobs)
 
 
-def expired(jobs: int) -> None:
-    _log.info("jobs_expired", jobs=jobs)
+# --- workers ----------------------------------------------------------------------------------------------------------
 
 
-def recorded(outcome: Outcome) -> None:
-    attempt = outcome.attempt
-    if attempt is None:
-        if outcome.event is not Event.RETURN:
-            _log.info("job_" + outcome.event.value, job=str(outcome.job_id), rule=outcome.rule)
-        return
-    say = _log.debug if outcome.event is Event.ACCEPT else _log.info
-    say(
-        "attempt",
-        job=str(outcome.job_id),
-        event_of_job=outcome.event.value,
-        rule=outcome.rule,
-        status=attempt["status"],
-        sent=outcome.sent,
-        request_id=attempt["request_id"],
-    )
+def worker_started(worker: UUID, *, capacity: int) -> None:
+    """It is registered, and takes on so many calls at once."""
+    _log.info("worker_started", worker=str(worker), capacity=capacity)
 
 
-def held(outcome: Outcome) -> None:
-    assert outcome.hold is not None
-    hold = outcome.hold
-    _log.warning(
-        "closed_for_reauth" if hold.until is None else "held",
-        scope=hold.scope,
-        rule=hold.rule,
-        lane=str(outcome.lane_id),
-        until=hold.until,
-    )
+def metrics_at(host: str, port: int) -> None:
+    """Where Prometheus finds its metrics."""
+    _log.info("metrics_at", host=host, port=port)
 
 
-def reauth_required(application: str, grant_id: str, rule: str, url: str | None) -> None:
-    """The owner of a grant must sign in again; where, if it is known."""
-    _log.warning("reauth_required", application=application, grant=grant_id, rule=rule, url=url)
+def worker_stopping(worker: UUID, *, calls: int) -> None:
+    """It was asked to stop, and finishes what it can."""
+    _log.info("worker_stopping", worker=str(worker), calls=calls)
 
 
-def checked(grant_id: str, verdict: str) -> None:
-    _log.info("grant_checked", grant=grant_id, verdict=verdict)
+def worker_stopped(worker: UUID) -> None:
+    """It has handed over."""
+    _log.info("worker_stopped", worker=str(worker))
 
 
-def escalated(application: str, provider: str, rule: str, *, grants: int) -> None:
-    """Many grants failed alike: their application or provider is held instead."""
-    _log.error("escalated", application=application, provider=provider, rule=rule, grants=grants)
+def worker_reborn(old: UUID, new: UUID) -> None:
+    """It was taken for dead; its facts still count, its turns do not."""
+    _log.warning("worker_reborn", old=str(old), worker=str(new))
 
 
-def ended_with_grant(jobs: int) -> None:
-    """Jobs of grants that exist no more."""
-    _log.warning("jobs_ended_with_grant", jobs=jobs)
-
-
-def late(outcomes: Collection[Outcome]) -> None:
-    """Facts whose turn was over: recorded all the same."""
-    for outcome in outcomes:
-        _log.warning("late_fact", job=str(outcome.job_id), event_of_job=outcome.event.value, rule=outcome.rule)
-
-
-def sent_twice(outcomes: Collection[Outcome]) -> None:
-    """The ledger learns of two acceptances of one job: what must not happen."""
-    for outcome in outcomes:
-        _log.critical("sent_twice", job=str(outcome.job_id))
+def worker_buried(worker: UUID, *, turns: int, begun: int) -> None:
+    """Another worker is dead: its turns go back, of which so many jobs were begun."""
+    _log.warning("worker_buried", worker=str(worker), turns=turns, begun=begun)
 
 
 def ledger_away(error: BaseException, *, held_back: int) -> None:
+    """The ledger cannot be reached; so many outcomes wait for it."""
     _log.error("ledger_away", error=type(error).__name__, outcomes_held_back=held_back)
-
-
-def text_refused(outcome: Outcome, error: BaseException) -> None:
-    """The ledger refused an outcome; it is recorded with its text replaced."""
-    _log.error("text_refused", job=str(outcome.job_id), error=type(error).__name__)
 
 
 def bug(where: str, **ids: object) -> None:
     """An exception that should not have been; its type and place, not its words, which may quote somebody's mail."""
     _log.exception("bug", where=where, **ids)
+
+
+# --- what lines have in common ----------------------------------------------------------------------------------------
+
+
+def _job(outcome: Outcome) -> dict[str, object]:
+    return {"job": str(outcome.job_id), "grant": outcome.grant_id, "rule": outcome.rule}
+
+
+def _call(outcome: Outcome) -> dict[str, object]:
+    call = outcome.attempt or {}
+    return {"operation": outcome.operation, "status": call.get("status"), "request_id": call.get("request_id")}
+
+
+def _scope(outcome: Outcome) -> dict[str, object]:
+    return {"application": outcome.application, "provider": outcome.provider}

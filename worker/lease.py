@@ -33,6 +33,10 @@ class Lease:
         self._until = monotonic + self.holds_s
         self._wall_until = wall + self.holds_s * SECOND
 
+    def age(self) -> float:
+        """Seconds since the last beat that was committed began; infinite before the first and after a loss."""
+        return self.monotonic() - (self._until - self.holds_s)
+
     def lose(self) -> None:
         """Somebody has taken this worker for dead."""
         self._until = self._wall_until = float("-inf")

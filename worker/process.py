@@ -18,14 +18,16 @@ from settings import Settings, SettingsError
 from tasks.policy import POLICY
 from tasks.policy_file import PolicyFileError, policy_with
 from tasks.row import Policy
-from worker import journal
+from worker import journal, metrics
 from worker.alerts import Alerts
 from worker.bell import Bell, PostgresBell, SqliteBell
 from worker.checker import Checker
 from worker.dispatcher import Dispatcher, Publish
 from worker.engine import Engine
+from worker.exporter import Exporter
 from worker.reporter import Reporter
 from worker.rescuer import Rescuer
+from worker.traces import Traces
 from worker.uploads import READERS
 
 # Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, checker; those that
@@ -38,10 +40,11 @@ class Process:
 
     def __init__(self, settings: Settings, publish: Publish, events: Any) -> None:
         self.ledger = open_ledger(settings)
-        self.reporter = Reporter(events)
         policy = policy_of(settings)
         self.alerts = Alerts(policy)
+        self.traces = Traces(settings.sentry_traces_sample_rate)
         self.engine = Engine(settings, self.ledger, policy=policy, told=self._told, now=clock.now)
+        self.reporter = Reporter(events, in_flight=lambda: self.engine.calls)
         self.bell = bell_of(self.ledger)
         self.dispatcher = Dispatcher(
             self.ledger,
@@ -64,10 +67,13 @@ class Process:
             key_max_age=clock.seconds(settings.key_max_age_s),
         )
         self.checker = Checker(self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
+        self.exporter = Exporter(settings.metrics_address, self) if settings.metrics_address else None
 
     def start(self) -> None:
         """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
         migrate.require(self.ledger)
+        if self.exporter is not None:
+            self.exporter.start()
         self.engine.start()
         self.reporter.start()
         self.dispatcher.start()
@@ -81,6 +87,8 @@ class Process:
         self.checker.stop(limit_s=2.0)
         self.engine.stop()
         self.reporter.stop(limit_s=1.0)
+        if self.exporter is not None:
+            self.exporter.stop()
         self.bell.close()
         self.ledger.dispose()
 
@@ -99,8 +107,10 @@ class Process:
             journal.late(recorded.late)
         if recorded.sent_twice:
             journal.sent_twice(recorded.sent_twice)
+        metrics.recorded(outcomes)
         self.reporter.tell(outcomes)
         self.alerts.recorded(outcomes, recorded)
+        self.traces.recorded(outcomes)
         # A turn that ended may leave its lane due: the leader, if it is this process, need not wait for its poll.
         self.bell.ring()
 

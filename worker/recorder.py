@@ -21,7 +21,7 @@ from sendq.clock import Clock, Micros
 from sendq.ledger.engine import is_disconnect, meaning_of
 from sendq.ledger.record import Begin, End, Group, Outcome, Recorded, Shrink, record
 from sendq.states import Event
-from worker import journal
+from worker import journal, metrics
 
 # More in one transaction would make the first of them wait for the last.
 GROUP_MOST = 500
@@ -58,6 +58,7 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="sendq-recorder", daemon=True)
         self._gone = threading.Event()
         self._proven_until: dict[tuple[str, str], float] = {}
+        self._in_hand = 0  # entries of the group that is being committed
         self.tries = 0  # commits in vain
 
     def start(self) -> None:
@@ -67,6 +68,11 @@ class Recorder:
     def put(self, entry: Entry) -> None:
         """Have an entry committed, after all that were put before it."""
         self._entries.put(entry)
+
+    @property
+    def waiting(self) -> int:
+        """Entries that are not committed yet."""
+        return self._entries.qsize() + self._in_hand
 
     def stop(self, limit_s: float) -> bool:
         """Commit what is there and end; False if the ledger did not let that happen within the limit."""
@@ -85,7 +91,9 @@ class Recorder:
                     last = True
                     break
                 entries.append(entry)
+            self._in_hand = len(entries)
             self._commit_until_done(entries)
+            self._in_hand = 0
             if last:
                 return
 
@@ -97,12 +105,14 @@ class Recorder:
                 return
             except exc.SQLAlchemyError as error:  # the connection, a lock, a full disk: not what we wrote
                 self.tries += 1
+                metrics.commit_failed()
                 journal.ledger_away(error, held_back=len(entries) + self._entries.qsize())
                 time.sleep(pause)
                 pause = min(PAUSE_MOST_S, pause * 2)
 
     def _commit(self, entries: Sequence[Entry]) -> None:
         """One transaction; if the ledger refuses what it says, two halves, down to the entry that is to blame."""
+        began = time.monotonic()
         try:
             group = self._group_of(entries)
             with self._engine.begin() as connection:
@@ -112,6 +122,7 @@ class Recorder:
                 raise
             self._commit_halves(entries, error)
             return
+        metrics.committed(len(group.outcomes), time.monotonic() - began)
         held = {entry.pair[0] for entry in entries if entry.outcome is not None and _holds_above(entry.outcome)}
         for pair in [pair for pair in self._proven_until if pair[0] in held]:
             del self._proven_until[pair]
@@ -156,7 +167,7 @@ class Recorder:
             entry.done(set())
         elif outcome.attempt is None or outcome.attempt["error"] == TEXT_REFUSED:
             # A bug of ours. The job stays begun, for everybody to see; its turn ends all the same.
-            journal.bug("recorder", job=str(outcome.job_id))
+            journal.bug("recorder", job=str(outcome.job_id), grant=outcome.grant_id, rule=outcome.rule)
             self._commit([replace(entry, outcome=None)])
         else:
             journal.text_refused(outcome, error)

@@ -221,7 +221,7 @@ def settle(
     if not changes:
         return NEVER
     merged = {lane_id: {**rows[lane_id]._mapping, **changes[lane_id]} for lane_id in sorted(changes)}
-    first = _first_waiting(connection, merged)
+    first = first_waiting(connection, merged)
     settled: dict[tuple[str, ...], list[dict[str, Any]]] = {}  # by the columns that change
     earliest = NEVER
     for lane_id, values in merged.items():
@@ -248,7 +248,7 @@ def settle(
 CLOSED_TURN: Mapping[str, Any] = {"turn": None, "turn_at": None, "turn_worker": None, "turn_slots": 0}
 
 
-def _first_waiting(
+def first_waiting(
     connection: Connection, lanes: Mapping[UUID, Mapping[str, Any]]
 ) -> dict[UUID, tuple[Micros | None, Micros | None, Micros | None]]:
     """When the first waiting job of each lane is due, by priority."""

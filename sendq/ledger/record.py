@@ -63,6 +63,12 @@ class Outcome:
     spacing: Micros | None = None  # the least time between two modifications, until it has behaved for a while
     throttled: bool = False  # by a limit that nobody knows: its calls go further apart
     begun_at: Micros = 0
+    # For those who are told of it (journal, metrics, events); nothing of this is written.
+    application: str = ""
+    provider: str = ""
+    grant_id: str = ""
+    wanted_at: Micros = 0  # when the job could have begun; what lies between is its time in the queue
+    attempts: int = 0  # used up before this one
 
 
 @dataclass(frozen=True, slots=True)

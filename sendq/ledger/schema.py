@@ -91,6 +91,7 @@ job = Table(
         **_when("object_id IS NOT NULL AND state IN ('queued', 'sending')"),
     ),
     Index("sendq_job_batch_idx", "batch_id", **_when("batch_id IS NOT NULL")),
+    Index("sendq_job_dead_idx", "rule", **_when("state = 'dead'")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
 )
 

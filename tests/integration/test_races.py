@@ -166,7 +166,7 @@ class TestAJobCommittedAgainstATurnsEnd:
         def close(connection: Connection, ledger: Ledger, claimed: turns.Claimed) -> None:
             with monkeypatch.context() as patch:
                 patch.setattr(record, "lock", lock_and_scan)
-                patch.setattr(lanes, "_first_waiting", as_scanned)
+                patch.setattr(lanes, "first_waiting", as_scanned)
                 by_its_end(connection, ledger, claimed)
 
         assert not is_served(pg_ledger, closes_while_a_job_arrives(pg_ledger, close, run))

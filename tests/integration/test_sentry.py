@@ -53,6 +53,11 @@ class Ingest:
         lines = (line for envelope in self.envelopes for line in envelope.splitlines() if line.startswith("{"))
         return [event for event in map(json.loads, lines) if "fingerprint" in event]
 
+    def traces(self) -> list[dict[str, Any]]:
+        """The transactions in the envelopes."""
+        lines = (line for envelope in self.envelopes for line in envelope.splitlines() if line.startswith("{"))
+        return [event for event in map(json.loads, lines) if event.get("type") == "transaction" and "spans" in event]
+
     def fingerprints(self) -> set[tuple[str, ...]]:
         return {tuple(event["fingerprint"]) for event in self.events()}
 
@@ -77,6 +82,41 @@ def test_one_issue_for_each_rule_with_ids_alone(pg_server: PgServer, tmp_path: P
     assert len(dead) == 1
     assert dead[0]["message"] == "dead_letter: bad_request"
     assert dead[0]["contexts"]["sendq"]["job"]
+
+
+class TestATrace:
+    def test_has_the_time_in_the_queue_and_the_call_and_leaves_the_api_without_headers(
+        self, pg_server: PgServer, tmp_path: Path, ingest: Ingest
+    ) -> None:
+        with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.05) as system:
+            worker = system.start_worker(SENTRY_DSN=ingest.dsn, SENTRY_TRACES_SAMPLE_RATE="1")
+            job = system.queue.send("open", MARKED)
+            sent = system.queue.send("open", Message(to=["leyah@example.com"], subject="marked-subject", body="b"))
+            eventually(lambda: len(ingest.traces()) == 2, "two traces at Sentry")
+            requests = system.api.requests
+            assert worker.terminate() == 0
+        text = "".join(ingest.envelopes)
+        assert not [mark for mark in ("marked", API_KEY, "leyah") if mark in text]
+        assert not any({"sentry-trace", "baggage"} & request.headers.keys() for request in requests)
+        traces = {trace["contexts"]["trace"]["data"]["messaging.message.id"]: trace for trace in ingest.traces()}
+        assert traces.keys() == {job.id, sent.id}
+        dead = traces[job.id]
+        assert (dead["transaction"], dead["contexts"]["trace"]["op"]) == ("sendq.send", "queue.process")
+        assert dead["contexts"]["trace"]["data"]["sendq.rule"] == "bad_request"
+        assert 0 <= dead["contexts"]["trace"]["data"]["messaging.message.receive.latency"] < 60_000
+        (call,) = traces[sent.id]["spans"]
+        assert call["op"] == "http.client"
+        assert call["timestamp"] > call["start_timestamp"]
+        assert traces[sent.id]["contexts"]["trace"]["status"] == "ok"
+
+    def test_is_not_made_unless_it_is_asked_for(self, pg_server: PgServer, tmp_path: Path, ingest: Ingest) -> None:
+        with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
+            worker = system.start_worker(SENTRY_DSN=ingest.dsn)
+            system.queue.send("open", MARKED)
+            system.wait_for(State.DEAD, 1)
+            eventually(lambda: ingest.fingerprints(), "the dead letter at Sentry")
+            assert worker.terminate() == 0  # it flushes what it has
+        assert ingest.traces() == []
 
 
 def meet_trouble(system: System, ingest: Ingest) -> None:

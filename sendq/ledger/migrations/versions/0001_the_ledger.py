@@ -131,6 +131,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'sending'"),
     )
     op.create_index(
+        "sendq_job_dead_idx",
+        "sendq_job",
+        ["rule"],
+        unique=False,
+        postgresql_where=sa.text("state = 'dead'"),
+        sqlite_where=sa.text("state = 'dead'"),
+    )
+    op.create_index(
         "sendq_job_doubt_idx",
         "sendq_job",
         ["lane_id"],
