@@ -1,7 +1,7 @@
 """What this process counts for Prometheus: one verb for each thing that is counted, as in the journal.
 
 Labels are few and bounded: applications and providers, operations, rules of the policy, routes, classes of status.
-Never a grant, a job or a text from outside. Counting an attempt takes about 2 µs (`./dev bench metrics`); what the
+Never a grant, a job or a text from outside. Counting an attempt takes about 3 µs (`./dev bench telling`); what the
 numbers of a moment are (calls in flight, lanes held) is asked for when somebody scrapes (`worker.exporter`).
 """
 

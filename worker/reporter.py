@@ -1,7 +1,7 @@
 """Flower's view: each attempt of a job as Celery's task events, under the job's id and its operation's name.
 
 Flower and every other listener of Celery's events then list jobs, not the bundles that carry them: as keyword arguments
-the grant's id, as the result (or the exception) the rule that decided, and a state that says what came of it.
+the grant's id, as the result the rule that decided, and a state that says what came of it.
 
     SUCCESS   the API accepted it             HELD      its grant, provider or application is left alone for a while
     RETRY     it goes again after a backoff   PARKED    its grant's owner has to sign in again
@@ -115,11 +115,10 @@ def events_of(outcome: Outcome) -> list[tuple[str, Mapping[str, Any]]]:
         "kwargs": str({"grant": outcome.grant_id}), "retries": outcome.attempts, "eta": None, "expires": None,
         "timestamp": begun,
     }  # fmt: skip
-    said: dict[str, Any] = {"uuid": uuid, "timestamp": ended, "runtime": ended - begun}
-    if outcome.event is Event.ACCEPT:
-        said |= {"result": words, "exception": None}  # what an earlier attempt met is no news any more
-    else:
-        said |= {"exception": words, "traceback": None}
+    said = {
+        "uuid": uuid, "timestamp": ended, "runtime": ended - begun, "result": words, "traceback": None,
+        "exception": None if outcome.event is Event.ACCEPT else words,
+    }  # fmt: skip
     return [("task-received", received), ("task-started", {"uuid": uuid, "timestamp": begun}), (_kind(outcome), said)]
 
 

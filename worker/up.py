@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sendq.ledger import migrate
 from settings import Settings
+from settings.environ import ROOT
 from worker.children import celery_argv, start_child, worker_argv
 from worker.embedded import EmbeddedRedis
 from worker.guard import Guarded
@@ -54,7 +55,8 @@ def up(
                     f"worker {number}", worker_argv("-l", settings.log_level, "-n", f"sendq{number}@%h", *events)
                 )
             if flower:
-                children.start("flower", celery_argv("flower", "--address=127.0.0.1", f"--port={FLOWER_PORT}"))
+                where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}", f"--conf={ROOT / 'flowerconfig.py'}"]
+                children.start("flower", celery_argv("flower", *where))
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(stop, say)

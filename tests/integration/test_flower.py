@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sendq import State
+from sendq.simulator import Fault
+from tests.support.flower import child, flower
 from tests.support.servers import PgServer
-from tests.support.system import ROOT, System, eventually, mail, running
+from tests.support.system import System, eventually, mail, running
 
 
 @pytest.fixture
@@ -26,45 +25,44 @@ def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
         yield system
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def child(command: list[str], environ: dict[str, str], log: Path, cwd: Path = ROOT) -> Iterator[None]:
-    """A process that ends with the block."""
-    with log.open("wb") as stream:
-        process = subprocess.Popen(command, env=environ, cwd=cwd, stdout=stream, stderr=stream)
-    try:
-        yield
-    finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-        process.kill()
-        process.wait(20)
-
-
-@contextmanager
-def flower(system: System) -> Iterator[Callable[[str], Any]]:
-    """Flower beside the system; gives what asks its API."""
-    port = free_port()
-    environ = system.environ(FLOWER_UNAUTHENTICATED_API="true")
-    command = [sys.executable, "-m", "celery", "-A", "worker", "flower", "--address=127.0.0.1", f"--port={port}"]
-
-    def ask(path: str) -> Any:
-        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return json.load(answer)
-        return None
-
-    with child(command, environ, system.directory / "flower.log"):
-        eventually(lambda: ask("/api/task/types") is not None, "Flower's first answer")
-        yield ask
-
-
 class TestFlower:
+    def test_shows_what_came_of_each_attempt_as_its_state(self, system: System) -> None:
+        system.api.grant("closed", status="invalid")
+        system.api.will(Fault.status(503), grant="flaky", times=None)
+        system.api.will(Fault.status(429, headers={"Retry-After": "600"}), grant="tired", times=None)
+        with flower(system) as ask:
+            system.start_worker(
+                "-E", SENDQ_POLICY_FILE=""
+            )  # with its own backoffs, so that a retry can be seen waiting
+            eventually(lambda: "sendq" in str(ask("/api/workers?refresh=1")) or None, "Flower's view of the worker")
+            system.prove()
+            wanted = {
+                system.queue.send("open", mail()).id: "SUCCESS",
+                system.queue.send("open", mail("bad@marked.example")).id: "FAILURE",
+                system.queue.send("flaky", mail()).id: "RETRY",
+                system.queue.send("tired", mail()).id: "HELD",
+                system.queue.send("closed", mail()).id: "PARKED",
+            }
+            eventually(lambda: states(ask("/api/tasks")) == wanted, f"{wanted} in Flower")
+            held = next(task for task in ask("/api/tasks").values() if task["state"] == "HELD")
+            assert held["kwargs"] == "{'grant': 'tired'}"
+            assert "(429)" in held["exception"]
+            # Flower's own metrics and its page of workers count attempts, and no bundles.
+            counted = ask("/metrics")
+            assert f'{{task="sendq.send",type="task-succeeded",worker="celery@{socket.gethostname()}"}} 1.0' in counted
+            assert "sendq.bundle" not in counted
+            (worker,) = ask("/workers?json=1")["data"]
+            assert (worker["task-received"], worker["task-succeeded"], worker["status"]) == (5, 1, True)
+            busy = eventually(lambda: worker_of(ask, processed=5), "the worker's own heartbeat")
+            assert busy["active"] == 0
+
+    def test_shows_how_many_calls_a_worker_has_in_flight(self, system: System) -> None:
+        system.api.will(Fault.slow(8.0), grant="slow", times=None)
+        with flower(system) as ask:
+            system.start_worker("-E")
+            system.queue.send("slow", mail())
+            eventually(lambda: worker_of(ask, active=1), "a call in flight on Flower's page of workers")
+
     def test_lists_each_job_by_its_id_and_name_with_the_deciding_rule(self, system: System) -> None:
         system.api.grant("closed", status="invalid")
         with flower(system) as ask:
@@ -86,6 +84,16 @@ class TestFlower:
         # Jobs, not the bundles that carry them; and nothing private.
         assert {task["name"] for task in tasks.values()} == {"sendq.send", "sendq.modify"}
         assert "marked" not in str(tasks)
+
+
+def states(tasks: dict[str, dict[str, Any]] | None) -> dict[str, str]:
+    return {name: task["state"] for name, task in (tasks or {}).items()}
+
+
+def worker_of(ask: Callable[[str], Any], **wanted: int) -> dict[str, Any]:
+    """The one worker as Flower's page of workers has it, once these numbers are there."""
+    found = (ask("/workers?json=1") or {"data": []})["data"]
+    return next((one for one in found if wanted.items() <= one.items()), {})
 
 
 def complete(tasks: dict[str, dict[str, Any]] | None, wanted: set[str]) -> dict[str, dict[str, Any]]:

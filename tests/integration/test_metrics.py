@@ -7,6 +7,7 @@ import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -37,9 +38,8 @@ class Scraped:
     """The metrics of one worker, scraped anew at each question."""
 
     def __init__(self, worker: Worker) -> None:
-        pattern = re.compile(r'"port": (\d+).*"event": "metrics_at"|"event": "metrics_at".*"port": (\d+)')
-        found = eventually(lambda: pattern.search(worker.said()), "the port in the log")
-        self.url = f"http://127.0.0.1:{found[1] or found[2]}/metrics"
+        line = eventually(lambda: next((s for s in worker.said().splitlines() if "metrics_at" in s), ""), "its port")
+        self.url = f"http://127.0.0.1:{json.loads(line)['port']}/metrics"
 
     def text(self) -> str:
         with urllib.request.urlopen(self.url, timeout=10) as answer:
@@ -177,7 +177,7 @@ class TestWhatIsMadeOfThem:
             assert rule["labels"]["severity"] in ("page", "ticket")
 
 
-def alerts() -> list[dict[str, object]]:
+def alerts() -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 

@@ -1,0 +1,88 @@
+"""What it costs to tell of an attempt: the worker's CPU per recorded outcome for journal, metrics, Flower and Sentry.
+
+    ./dev bench telling --json
+
+Each listener is given the same committed group again and again, in this process and without servers; the median of
+several rounds counts. For Flower that is what the recorder's thread pays (the rest is paid by the reporter's own).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from sendq.clock import SECOND, now
+from sendq.ids import new_id
+from sendq.ledger.record import Outcome, Recorded
+from sendq.states import Event
+from settings import Settings
+from settings.logs import start_logs
+from tasks.policy import POLICY
+from worker import journal, metrics
+from worker.alerts import Alerts
+from worker.reporter import Reporter
+from worker.traces import Traces
+
+GROUP, ROUNDS, REPEATS = 50, 9, 200
+
+
+class Listening:
+    """Celery's event dispatcher, as far as the reporter asks it."""
+
+    def __init__(self, wants_tasks: bool) -> None:
+        self.wants_tasks = wants_tasks
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="./dev bench telling", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--json", action="store_true")
+    given = parser.parse_args(arguments)
+    result = measure()
+    if given.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print("\n".join(f"{name:<40} {value:6.2f} µs per attempt" for name, value in result.items()))
+    return 0
+
+
+def measure() -> dict[str, float]:
+    """Microseconds per attempt, by listener."""
+    start_logs(Settings.load({}))
+    alerts, traces = Alerts(POLICY), Traces(0.0)
+    outcomes = [accepted() for _ in range(GROUP)]
+    listeners: dict[str, Callable[[Sequence[Outcome]], object]] = {
+        "journal (INFO)": lambda group: [journal.recorded(outcome) for outcome in group],
+        "metrics": metrics.recorded,
+        "Flower, nobody listens": Reporter(Listening(False), in_flight=int).tell,
+        "Flower, somebody listens": lambda group: Reporter(Listening(True), in_flight=int).tell(group),
+        "Sentry, no DSN: alerts and traces": lambda group: (
+            alerts.recorded(group, Recorded()),
+            traces.recorded(group),
+        ),
+    }
+    return {name: _microseconds(lambda listener=listener: listener(outcomes)) for name, listener in listeners.items()}  # type: ignore[misc]
+
+
+def _microseconds(tell: Callable[[], object]) -> float:
+    rounds = []
+    for _ in range(ROUNDS):
+        began = time.process_time()
+        for _ in range(REPEATS):
+            tell()
+        rounds.append((time.process_time() - began) / (REPEATS * GROUP) * 1e6)
+    return round(statistics.median(rounds), 2)
+
+
+def accepted() -> Outcome:
+    """A send that the API took."""
+    begun = now()
+    attempt = {"begun_at": begun, "ended_at": begun + SECOND // 5, "status": 200, "route": None, "request_id": "r"}
+    return Outcome(
+        id=new_id(), lane_id=new_id(), fence=1, job_id=new_id(), operation="send", event=Event.ACCEPT, rule="accepted",
+        next_at=begun, attempt=attempt, sent="yes", application="default", provider="google", grant_id="grant",
+        wanted_at=begun - SECOND,
+    )  # fmt: skip

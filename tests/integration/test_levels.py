@@ -1,0 +1,144 @@
+"""How full everything is, on both databases: each number where it comes from, and what each question may cost."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import insert, text
+
+from sendq.clock import SECOND
+from sendq.ids import new_id
+from sendq.ledger import levels, schema, workers
+from sendq.ledger.engine import reading
+from sendq.states import State
+from tests.support.ledger import Ledger
+
+
+def seen(ledger: Ledger) -> levels.Levels:
+    with reading(ledger.engine) as connection:
+        return levels.levels(connection, now=ledger.clock())
+
+
+class TestAnEmptyLedger:
+    def test_has_nothing_of_anything(self, ledger: Ledger) -> None:
+        found = seen(ledger)
+        assert (found.jobs, found.in_doubt, found.dead) == ({"queued": 0, "sending": 0}, {}, {})
+        assert (found.lanes, found.holds, found.turns) == ({}, {}, {"offered": 0, "claimed": 0})
+        assert (found.turn_wait_s, found.oldest_s) == (0.0, {"high": 0.0, "normal": 0.0, "low": 0.0})
+        assert (found.workers, found.capacity, found.silence_s) == (0, 0, 0.0)
+
+
+class TestJobs:
+    def test_are_counted_by_state_and_those_that_want_a_person_by_rule(self, ledger: Ledger) -> None:
+        ids = [ledger.send() for _ in range(6)]
+        ledger.set_job(ids[1], state=State.SENDING.value)
+        ledger.set_job(ids[2], state=State.DEAD.value, rule="bad_request")
+        ledger.set_job(ids[3], state=State.DEAD.value, rule="bad_request")
+        ledger.set_job(ids[4], state=State.IN_DOUBT.value, rule="no_answer")
+        ledger.set_job(ids[5], state=State.SENT.value, rule="accepted")
+        found = seen(ledger)
+        assert found.jobs == {"queued": 1, "sending": 1}
+        assert (found.dead, found.in_doubt) == ({"bad_request": 2}, {"no_answer": 1})
+
+    def test_beyond_the_limit_are_estimated_or_at_least_so_many(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for _ in range(8):
+            ledger.send()
+        monkeypatch.setattr(levels, "COUNT_MOST", 5)
+        on_postgres = ledger.engine.dialect.name == "postgresql"
+        if on_postgres:
+            with ledger.writing() as connection:
+                connection.execute(text("ANALYZE sendq_job"))
+        assert seen(ledger).jobs["queued"] == (8 if on_postgres else 5)
+
+    def test_are_counted_through_partial_indexes(self, ledger: Ledger) -> None:
+        if ledger.engine.dialect.name != "sqlite":
+            return  # PostgreSQL plans by statistics: an empty table proves nothing there
+        statements: list[str] = []
+        with reading(ledger.engine) as connection:
+            connection.connection.driver_connection.set_trace_callback(statements.append)  # type: ignore[union-attr]
+            levels.levels(connection, now=ledger.clock())
+            asked = [one for one in statements if "FROM sendq_job" in one]
+            plans = [str(connection.execute(text(f"EXPLAIN QUERY PLAN {one}")).all()) for one in asked]
+        assert len(plans) == 4
+        names = ("waiting", "begun", "doubt", "dead")
+        assert all(any(f"sendq_job_{name}_idx" in plan for plan in plans) for name in names)
+
+
+class TestLanesAndHolds:
+    def test_are_counted_by_state_and_rule(self, ledger: Ledger) -> None:
+        for grant in ("held", "closed", "served", "waiting", "idle"):
+            ledger.send(grant)
+        ledger.absorb()
+        now = ledger.clock()
+        ledger.set_lane("held", held_until=now + SECOND, held_rule="throttled")
+        ledger.set_lane("closed", closed_at=now, closed_rule="grant_unauthorized", held_until=now + SECOND)
+        ledger.set_lane("served", turn="claimed", turn_at=now)
+        ledger.set_lane("idle", next_at=None, held_until=now, held_rule="over")
+        with ledger.writing() as connection:
+            for provider, rule in (("*", "bad_key"), ("google", "api_disabled")):
+                row = {"application": "default", "provider": provider, "held_until": now + SECOND, "held_rule": rule}
+                connection.execute(insert(schema.pair).values(row))
+        found = seen(ledger)
+        assert found.lanes == {
+            ("held", "throttled"): 1,
+            ("closed", "grant_unauthorized"): 1,
+            ("served", ""): 1,
+            ("waiting", ""): 1,
+            ("idle", ""): 1,
+        }
+        assert found.holds == {("application", "bad_key"): 1, ("provider", "api_disabled"): 1}
+        assert found.turns == {"offered": 0, "claimed": 1}
+
+
+class TestHowLongThingsHaveWaited:
+    def test_is_said_of_the_oldest_job_of_each_priority(self, ledger: Ledger) -> None:
+        ledger.send("a", priority="low")
+        ledger.clock.advance(60)
+        ledger.send("b")
+        ledger.clock.advance(10)
+        ledger.absorb()
+        found = seen(ledger)
+        assert found.oldest_s == {"high": 0.0, "normal": 10.0, "low": 70.0}
+
+    def test_is_said_of_the_lane_that_has_been_due_longest(self, ledger: Ledger) -> None:
+        ledger.send("a")
+        ledger.absorb()
+        ledger.clock.advance(5)
+        assert seen(ledger).turn_wait_s == 5.0
+
+    def test_counts_jobs_behind_a_turn_that_is_open(self, ledger: Ledger) -> None:
+        for _ in range(3):
+            ledger.send("a")
+        ledger.serve()
+        ledger.clock.advance(30)
+        assert seen(ledger).oldest_s["normal"] == 30.0
+
+    @pytest.mark.parametrize(
+        "left_alone", [{"held_until": 2**61}, {"closed_at": 1, "next_at": None}, {"next_at": 2**61}]
+    )
+    def test_leaves_out_lanes_that_may_not_be_served(self, ledger: Ledger, left_alone: dict[str, int]) -> None:
+        ledger.send("a")
+        ledger.absorb()
+        ledger.set_lane("a", **({"next_at": 2**61} | left_alone))
+        ledger.clock.advance(30)
+        assert seen(ledger).oldest_s["normal"] == 0.0
+
+    def test_leaves_out_what_a_hold_above_the_grant_keeps_back(self, ledger: Ledger) -> None:
+        ledger.send("a")
+        ledger.absorb()
+        ledger.clock.advance(30)
+        with ledger.writing() as connection:
+            connection.execute(text("UPDATE sendq_pair SET held_until = 4000000000000000"))
+        found = seen(ledger)
+        assert (found.oldest_s["normal"], found.turn_wait_s) == (0.0, 0.0)
+
+
+class TestWorkers:
+    def test_are_counted_with_their_capacity_and_the_longest_silence(self, ledger: Ledger) -> None:
+        load = workers.Load(capacity=100, slow=0)
+        with ledger.writing() as connection:
+            workers.register(connection, new_id(), name="w", pid=1, version="0", load=load, now=ledger.clock())
+        ledger.clock.advance(7)
+        found = seen(ledger)
+        assert (found.workers, found.capacity, found.silence_s) == (1, 100, 7.0)

@@ -1,0 +1,63 @@
+"""Flower for a test: a process beside the system."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.system import ROOT, System, eventually
+
+
+@dataclass(frozen=True)
+class Flower:
+    """A running Flower; called with a path, it asks its API."""
+
+    url: str
+
+    def __call__(self, path: str) -> Any:
+        """The answer: JSON, or the text of its own metrics; None while there is none."""
+        with suppress(OSError), urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
+            return answer.read().decode() if path == "/metrics" else json.load(answer)
+        return None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def child(command: list[str], environ: dict[str, str], log: Path, cwd: Path = ROOT) -> Iterator[None]:
+    """A process that ends with the block."""
+    with log.open("wb") as stream:
+        process = subprocess.Popen(command, env=environ, cwd=cwd, stdout=stream, stderr=stream)
+    try:
+        yield
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()
+        process.wait(20)
+
+
+@contextmanager
+def flower(system: System) -> Iterator[Flower]:
+    """Flower beside the system, once it answers."""
+    port = free_port()
+    environ = system.environ(FLOWER_UNAUTHENTICATED_API="true")
+    command = [sys.executable, "-m", "celery", "-A", "worker", "flower", "--address=127.0.0.1", f"--port={port}"]
+
+    with child(command, environ, system.directory / "flower.log"):
+        ask = Flower(f"http://127.0.0.1:{port}")
+        eventually(lambda: ask("/api/task/types") is not None, "Flower's first answer")
+        yield ask
