@@ -164,6 +164,12 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def nth_address(address: str, number: int) -> str:
+    """The address for the first, second, … of several processes beside each other: the next ports. Port 0 stays."""
+    host, _, port = address.rpartition(":")
+    return f"{host}:{int(port) + number - 1 if int(port) else 0}"
+
+
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 

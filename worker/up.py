@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from sendq.ledger import migrate
 from settings import Settings
 from settings.environ import ROOT
+from settings.values import nth_address
 from worker.children import celery_argv, start_child, worker_argv
 from worker.embedded import EmbeddedRedis
 from worker.guard import Guarded
@@ -51,9 +53,8 @@ def up(
             children = running.enter_context(_Children(_environ(settings, environ, broker_url), settings.grace_s))
             events = ["-E"] if flower else []
             for number in range(1, workers + 1):
-                children.start(
-                    f"worker {number}", worker_argv("-l", settings.log_level, "-n", f"sendq{number}@%h", *events)
-                )
+                argv = worker_argv("-l", settings.log_level, "-n", f"sendq{number}@%h", *events)
+                children.start(f"worker {number}", argv, _metrics_of(settings, number))
             if flower:
                 where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}", f"--conf={ROOT / 'flowerconfig.py'}"]
                 children.start("flower", celery_argv("flower", *where))
@@ -88,12 +89,26 @@ def _environ(settings: Settings, environ: Mapping[str, str], broker_url: str) ->
     return {"SENDQ_LOG_FORMAT": log_format, **environ, "REDIS_URL": broker_url, "SENDQ_HOME": str(settings.home)}
 
 
+def _metrics_of(settings: Settings, number: int) -> dict[str, str]:
+    """Workers beside each other need a port each: the configured one, and those after it."""
+    if settings.metrics_address is None:
+        return {}
+    return {"SENDQ_METRICS_ADDRESS": nth_address(settings.metrics_address, number)}
+
+
+class _Child(NamedTuple):
+    process: Guarded
+    argv: list[str]
+    own: Mapping[str, str]
+    since: float  # monotonic
+
+
 class _Children:
     """The processes that were started, under names for people."""
 
     def __init__(self, environ: Mapping[str, str], grace_s: float) -> None:
         self._environ, self._grace_s = environ, grace_s
-        self._running: dict[str, tuple[Guarded, list[str], float]] = {}
+        self._running: dict[str, _Child] = {}
         self._outputs = ExitStack()
 
     def __enter__(self) -> _Children:
@@ -103,25 +118,27 @@ class _Children:
     def __exit__(self, *_: object) -> None:
         """Ask all at once, then wait for all."""
         with self._outputs, ThreadPoolExecutor(max(1, len(self._running))) as stopping:
-            list(stopping.map(lambda child: child[0].stop(), self._running.values()))
+            list(stopping.map(lambda child: child.process.stop(), self._running.values()))
 
-    def start(self, name: str, argv: list[str]) -> None:
-        child = start_child(argv, log=self._log, environ=self._environ, grace_s=self._grace_s)
-        self._running[name] = child, argv, time.monotonic()
+    def start(self, name: str, argv: list[str], own: Mapping[str, str] | None = None) -> None:
+        """``own``: what its environment has on top of everybody's."""
+        own = own or {}
+        child = start_child(argv, log=self._log, environ={**self._environ, **own}, grace_s=self._grace_s)
+        self._running[name] = _Child(child, argv, own, time.monotonic())
 
     def watch(self, stop: Stop, say: Callable[[str], None]) -> bool:
         """Start again who ends; True when one cannot run at all. Raises `Stopping`."""
         while True:
             stop.wait(LOOK_S)
-            for name, (child, argv, since) in list(self._running.items()):
-                if not child.ended():
+            for name, child in list(self._running.items()):
+                if not child.process.ended():
                     continue
-                if time.monotonic() - since < LEAST_LIFE_S:
+                if time.monotonic() - child.since < LEAST_LIFE_S:
                     say(f"{name} ended at once; its reason is above")
                     return True
                 say(f"{name} ended and is started again")
-                child.stop()
-                self.start(name, argv)
+                child.process.stop()
+                self.start(name, child.argv, child.own)
 
 
 @contextmanager

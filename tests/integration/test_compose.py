@@ -98,6 +98,8 @@ class Machine:
                 found[name] = re.sub(
                     r"@(\w+):\d+/", lambda host: f"@127.0.0.1:{self.ports[host[1]]}/", found[name], count=1
                 )
+        if "SENDQ_METRICS_ADDRESS" in found:
+            found["SENDQ_METRICS_ADDRESS"] = "127.0.0.1:0"
         return {
             **found,
             "PATH": f"{self.home / 'bin'}:{SCRIPTS}:/usr/bin:/bin",

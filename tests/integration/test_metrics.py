@@ -162,6 +162,15 @@ class TestAnAddressThatIsTaken:
 
 
 class TestWhatIsMadeOfThem:
+    def test_is_scraped_where_compose_serves_it_under_the_name_that_the_alerts_know(self) -> None:
+        (job,) = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())["scrape_configs"]
+        services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+        (found,) = job["dns_sd_configs"]
+        _, _, port = services[found["names"][0]]["environment"]["SENDQ_METRICS_ADDRESS"].rpartition(":")
+        assert int(port) == found["port"]
+        named = {name for rule in alerts() for name in re.findall(r'job="(\w+)"', rule["expr"])}
+        assert named == {job["job_name"]}
+
     def test_asks_for_metrics_that_there_are(self, scraped: Scraped) -> None:
         there = scraped.names() | {"up"}
         for expression in [*(rule["expr"] for rule in alerts()), *board_expressions()]:

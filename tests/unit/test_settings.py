@@ -17,6 +17,7 @@ from settings import Settings, SettingsError
 from settings.celery import celery_config
 from settings.logs import start_logs
 from settings.redact import redact, redact_all
+from settings.values import nth_address
 
 SECRETS = {
     "NYLAS_API_KEY": "nyk_v0_hush",
@@ -222,6 +223,18 @@ class TestTheBrokersAddress:
 
 
 class TestTheSentryDsn:
+    @pytest.mark.parametrize("given", ["127.0.0.1:9465", "0.0.0.0:0", "[::1]:9465", " worker:1 "])
+    def test_metrics_are_served_at_host_and_port(self, given: str) -> None:
+        assert Settings.load({"SENDQ_METRICS_ADDRESS": given}).metrics_address == given.strip()
+
+    @pytest.mark.parametrize("given", ["9465", ":9465", "localhost", "::1:9465", "localhost:http", "localhost:65536"])
+    def test_metrics_are_served_nowhere_else(self, given: str) -> None:
+        assert "write host:port" in refused(SENDQ_METRICS_ADDRESS=given)
+
+    def test_metrics_of_workers_beside_each_other_have_a_port_each(self) -> None:
+        assert [nth_address("[::1]:9465", number) for number in (1, 2)] == ["[::1]:9465", "[::1]:9466"]
+        assert nth_address("127.0.0.1:0", 2) == "127.0.0.1:0"
+
     @pytest.mark.parametrize("given", ["foo", "https://sentry.example.com/1", "https://key@sentry.example.com/", "/1"])
     def test_that_names_no_project_is_refused(self, given: str) -> None:
         assert "Sentry project" in refused(SENTRY_DSN=given)
