@@ -8,6 +8,8 @@ import time
 from hashlib import blake2b
 from uuid import UUID
 
+from sendq.clock import Micros
+
 _RANDOM_BITS = 62
 _lock = threading.Lock()
 _last = 0
@@ -27,6 +29,11 @@ def new_id() -> UUID:
     tail = int.from_bytes(os.urandom(8), "big") >> (64 - _RANDOM_BITS)
     milliseconds, fraction = stamp >> 12, stamp & 0xFFF
     return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | tail)
+
+
+def first_id(at: Micros) -> UUID:
+    """The least of the ids made at ``at`` or later: what is newer than a time is a range of ids."""
+    return UUID(int=(max(0, at) // 1_000) << 80 | 0x7 << 76 | 0b10 << 62)
 
 
 def lane_id(application: str, grant_id: str) -> UUID:

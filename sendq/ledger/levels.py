@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, and_, case, func, literal_column, or_, select, text
 
 from sendq.clock import SECOND, Micros
+from sendq.ids import first_id
 from sendq.ledger import lanes, schema
 from sendq.states import State
 
@@ -72,9 +73,7 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
     """Ask everything, in one transaction."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SET LOCAL statement_timeout = {LIMIT_MS}"))
-    pairs = lanes.pairs(connection)
-    held = {(pair.application, pair.provider) for pair in pairs if pair.held_until > now}
-    waits = [pair.next_at for pair in pairs if pair.next_at is not None and pair.wants_at <= now]
+    turn_wait_s, oldest_s = waits(connection, now=now)
     workers = connection.execute(
         select(func.count(), func.coalesce(func.sum(schema.worker.c.capacity), 0), func.min(schema.worker.c.beat_at))
     ).one()
@@ -85,12 +84,31 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
         lanes=lanes_by_state(connection, now=now),
         holds=_wide_holds(connection, now=now),
         turns=_turns(connection),
-        turn_wait_s=_age(min(waits, default=None), now),
-        oldest_s=_oldest(connection, held, now=now),
+        turn_wait_s=turn_wait_s,
+        oldest_s=oldest_s,
         workers=workers[0],
         capacity=int(workers[1]),
         silence_s=_age(workers[2], now),
     )
+
+
+def waits(connection: Connection, *, now: Micros) -> tuple[float, dict[str, float]]:
+    """``turn_wait_s`` and ``oldest_s`` of `Levels`."""
+    pairs = lanes.pairs(connection)
+    held = {(pair.application, pair.provider) for pair in pairs if pair.held_until > now}
+    due = [pair.next_at for pair in pairs if pair.next_at is not None and pair.wants_at <= now]
+    return _age(min(due, default=None), now), _oldest(connection, held, now=now)
+
+
+def calls_since(connection: Connection, at: Micros) -> dict[str, int]:
+    """Calls whose outcome came after ``at``, by what they led to (``done``, or a route); up to ten times `COUNT_MOST`.
+
+    Ids of attempts are in the order of time, so this reads the end of their index and no more.
+    """
+    table = schema.attempt.c
+    some = select(table.route).where(table.id >= first_id(at)).limit(10 * COUNT_MOST).subquery()
+    rows = connection.execute(select(some.c.route, func.count().label("number")).group_by(some.c.route))
+    return {row.route or "done": int(row.number) for row in rows}
 
 
 def count_waiting(connection: Connection, state: State) -> int:

@@ -14,15 +14,18 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, func, or_, select
 
-from sendq.clock import Micros, moment
+from sendq.clock import Micros, moment, seconds
 from sendq.ids import lane_id
-from sendq.ledger import schema
+from sendq.ledger import levels, schema
 from sendq.ledger.workers import DISPATCHER
 from sendq.states import WAITING, State
 from sendq.views import plain
 
 # Counting one state stops here: with millions of waiting jobs "at least 100,000" is answer enough, in milliseconds.
 COUNT_MOST = 100_000
+
+# Rates are those of the last minute.
+RATE_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +72,20 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """``jobs`` has every state; a count of `COUNT_MOST` for one that is not final means "at least"."""
+    """``jobs`` has every state; a count of `COUNT_MOST` for one that is not final means "at least".
+
+    ``turn_wait_s`` and ``oldest_s`` (by priority) say how long what nothing holds has waited (`levels.Levels`);
+    ``calls``, how many were made within `RATE_S`, by what they led to.
+    """
 
     at: datetime
     jobs: dict[State, int]
     lanes: Lanes
     holds: tuple[Hold, ...]
     workers: tuple[Worker, ...]
+    turn_wait_s: float
+    oldest_s: dict[str, float]
+    calls: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
@@ -105,12 +115,16 @@ class JobLine:
 
 def overview(connection: Connection, *, now: Micros, holds: int = 20) -> Overview:
     """Everything at one glance, with at most ``holds`` holds of lanes, the latest first."""
+    turn_wait_s, oldest_s = levels.waits(connection, now=now)
     return Overview(
         at=moment(now),
         jobs=job_counts(connection),
         lanes=lane_counts(connection, now=now),
         holds=tuple(held(connection, now=now, limit=holds)),
         workers=tuple(workers(connection, now=now)),
+        turn_wait_s=turn_wait_s,
+        oldest_s=oldest_s,
+        calls=levels.calls_since(connection, now - seconds(RATE_S)),
     )
 
 

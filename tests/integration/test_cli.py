@@ -19,7 +19,8 @@ from sendq.clock import SECOND
 from sendq.ids import new_id
 from sendq.ledger import workers
 from sendq.states import Event
-from tests.support.ledger import MESSAGE, Ledger, outcome
+from tests.support.ledger import MESSAGE, Ledger, end, outcome
+from tests.support.processes import running
 from worker.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -100,6 +101,24 @@ class TestStatus:
         assert "grant grant-7" in out
         assert "its owner signs in again" in out
         assert "sendq worker" in out
+
+    def test_it_says_how_long_jobs_wait_and_how_many_calls_are_made(self, cli: Cli, ledger: Ledger) -> None:
+        ledger.send("a")
+        claimed = ledger.serve()
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN), ends=[end(claimed)])
+        seen = as_json(cli("status", "--json"))
+        assert seen["calls"] == {"retry": 1}
+        assert seen["oldest_s"]["normal"] > 60  # the test's ledger keeps a time of its own
+        out = cli("status")[1]
+        assert "calls in the last minute: 1 (0.0 a second), of them 1 retry" in out
+        assert "s (normal)" in out
+
+    def test_it_goes_on_until_it_is_interrupted_when_it_is_asked_to(self, ledger: Ledger, tmp_path: Path) -> None:
+        url = ledger.engine.url.render_as_string(hide_password=False)
+        with running(["status", "--watch", "0.2", "--json"], tmp_path, DATABASE_URL=url) as watching:
+            first, second = (json.loads(watching.line_with('"jobs"')) for _ in range(2))
+            assert watching.interrupt() == 130
+        assert first["at"] < second["at"]
 
     def test_it_lists_workers_and_who_leads(self, cli: Cli, ledger: Ledger) -> None:
         worker = new_id()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import insert, text
 
-from sendq.clock import SECOND
+from sendq.clock import SECOND, now
 from sendq.ids import new_id
 from sendq.ledger import levels, schema, workers
 from sendq.ledger.engine import reading
-from sendq.states import State
-from tests.support.ledger import Ledger
+from sendq.states import Event, State
+from tests.support.ledger import Ledger, end, outcome
 
 
 def seen(ledger: Ledger) -> levels.Levels:
@@ -65,19 +65,30 @@ class TestJobs:
         assert all(any(f"sendq_job_{name}_idx" in plan for plan in plans) for name in names)
 
 
+class TestCalls:
+    def test_since_a_time_are_counted_by_what_they_led_to(self, ledger: Ledger) -> None:
+        ledger.send("a")
+        ledger.send("b")
+        for claimed, event in zip(ledger.claim(ledger.offer()), (Event.ACCEPT, Event.RETURN), strict=True):
+            ledger.record(outcome(claimed, claimed.jobs[0], event), ends=[end(claimed)])
+        with reading(ledger.engine) as connection:
+            assert levels.calls_since(connection, now() - 60 * SECOND) == {"done": 1, "retry": 1}
+            assert levels.calls_since(connection, now() + 60 * SECOND) == {}
+
+
 class TestLanesAndHolds:
     def test_are_counted_by_state_and_rule(self, ledger: Ledger) -> None:
         for grant in ("held", "closed", "served", "waiting", "idle"):
             ledger.send(grant)
         ledger.absorb()
-        now = ledger.clock()
-        ledger.set_lane("held", held_until=now + SECOND, held_rule="throttled")
-        ledger.set_lane("closed", closed_at=now, closed_rule="grant_unauthorized", held_until=now + SECOND)
-        ledger.set_lane("served", turn="claimed", turn_at=now)
-        ledger.set_lane("idle", next_at=None, held_until=now, held_rule="over")
+        at = ledger.clock()
+        ledger.set_lane("held", held_until=at + SECOND, held_rule="throttled")
+        ledger.set_lane("closed", closed_at=at, closed_rule="grant_unauthorized", held_until=at + SECOND)
+        ledger.set_lane("served", turn="claimed", turn_at=at)
+        ledger.set_lane("idle", next_at=None, held_until=at, held_rule="over")
         with ledger.writing() as connection:
             for provider, rule in (("*", "bad_key"), ("google", "api_disabled")):
-                row = {"application": "default", "provider": provider, "held_until": now + SECOND, "held_rule": rule}
+                row = {"application": "default", "provider": provider, "held_until": at + SECOND, "held_rule": rule}
                 connection.execute(insert(schema.pair).values(row))
         found = seen(ledger)
         assert found.lanes == {
@@ -136,7 +147,7 @@ class TestHowLongThingsHaveWaited:
 
 class TestWorkers:
     def test_are_counted_with_their_capacity_and_the_longest_silence(self, ledger: Ledger) -> None:
-        load = workers.Load(capacity=100, slow=0)
+        load = workers.Load(capacity=100)
         with ledger.writing() as connection:
             workers.register(connection, new_id(), name="w", pid=1, version="0", load=load, now=ledger.clock())
         ledger.clock.advance(7)

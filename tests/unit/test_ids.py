@@ -9,7 +9,8 @@ from uuid import RFC_4122
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.ids import lane_id, new_id
+from sendq.clock import now
+from sendq.ids import first_id, lane_id, new_id
 
 
 class TestANewId:
@@ -24,6 +25,11 @@ class TestANewId:
         after = time.time_ns() // 1_000_000
         # Ids that would tie are counted on, which may run ahead by some thousandths of a millisecond.
         assert before <= made.int >> 80 <= after + 10
+
+    def test_lies_between_the_first_ids_of_the_times_around_it(self) -> None:
+        before = now()
+        made = new_id()
+        assert first_id(before) <= made < first_id(now() + 2_000)
 
     def test_sorts_after_every_earlier_one_of_its_process(self) -> None:
         made = [new_id() for _ in range(20_000)]

@@ -37,6 +37,12 @@ def tell(line: str = "") -> None:
     print(line, flush=True)  # somebody may be watching through a pipe
 
 
+def clear_screen() -> None:
+    """Begin at the top again, where there is a screen."""
+    if sys.stdout.isatty():
+        print("\x1b[H\x1b[2J", end="")
+
+
 def tell_json(value: Any) -> None:
     """The output as JSON: one line for programs, indented for people who look."""
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.door import open_queue, read_ledger
-from worker.cli.output import json_option, tell, tell_json, tell_table, when
+from worker.cli.door import ledger_engine, open_queue, read_ledger
+from worker.cli.output import clear_screen, json_option, tell, tell_json, tell_table, when
 
 if TYPE_CHECKING:
     from sendq.ledger.overview import Hold, Overview
@@ -18,21 +19,34 @@ STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired
 
 
 @click.command()
+@click.option(
+    "--watch", is_flag=False, flag_value=2.0, type=click.FloatRange(min=0.2), metavar="[SECONDS]",
+    help="Again every so many seconds (2 if not said), until Ctrl-C; with --json an object a line.",
+)  # fmt: skip
 @json_option
-def status(as_json: bool) -> None:
-    """Jobs by state, lanes, what is held and why, workers, and who leads."""
+def status(watch: float | None, as_json: bool) -> None:
+    """Jobs by state, how long they wait and how many go out, lanes, what is held and why, workers, and who leads."""
     from sendq import clock
+    from sendq.ledger.engine import reading
     from sendq.ledger.overview import overview
 
-    seen = read_ledger(lambda connection: overview(connection, now=clock.now()))
-    if as_json:
-        tell_json(seen.as_json())
-        return
-    _tell_overview(seen)
+    with ledger_engine() as engine:
+        while True:
+            with reading(engine) as connection:
+                seen = overview(connection, now=clock.now())
+            if watch is not None:
+                clear_screen()
+            if as_json:
+                tell_json(seen.as_json())
+            else:
+                _tell_overview(seen)
+            if watch is None:
+                return
+            time.sleep(watch)
 
 
 def _tell_overview(seen: Overview) -> None:
-    from sendq.ledger.overview import COUNT_MOST
+    from sendq.ledger.overview import COUNT_MOST, RATE_S
     from sendq.states import WAITING
 
     tell_table(
@@ -42,6 +56,15 @@ def _tell_overview(seen: Overview) -> None:
             for state, number in seen.jobs.items()
         ],
     )
+    tell()
+    calls = sum(seen.calls.values())
+    failed = ", ".join(f"{number:,} {route}" for route, number in sorted(seen.calls.items()) if route != "done")
+    tell(
+        f"calls in the last minute: {calls:,} ({calls / RATE_S:.1f} a second)"
+        + (f", of them {failed}" if failed else "")
+    )
+    waits = [f"{age:,.0f} s ({name})" for name, age in seen.oldest_s.items() if age >= 1]
+    tell(f"the oldest job that nothing holds has waited {', '.join(waits)}" if waits else "nothing waits that could go")
     tell()
     lanes = seen.lanes
     idle = lanes.total - lanes.served - lanes.waiting - lanes.held - lanes.closed
