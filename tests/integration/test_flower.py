@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,13 @@ def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
 class TestFlower:
     def test_shows_what_came_of_each_attempt_as_its_state(self, system: System) -> None:
         system.api.grant("closed", status="invalid")
-        system.api.will(Fault.status(503), grant="flaky", times=None)
+        system.api.will(Fault.status(503, headers={"Retry-After": "600"}), grant="flaky", times=None)
         system.api.will(Fault.status(429, headers={"Retry-After": "600"}), grant="tired", times=None)
         with flower(system) as ask:
             system.start_worker(
                 "-E", SENDQ_POLICY_FILE=""
             )  # with its own backoffs, so that a retry can be seen waiting
-            eventually(lambda: "sendq" in str(ask("/api/workers?refresh=1")) or None, "Flower's view of the worker")
+            eventually(ask.worker, "a heartbeat at Flower")
             system.prove()
             wanted = {
                 system.queue.send("open", mail()).id: "SUCCESS",
@@ -53,21 +53,33 @@ class TestFlower:
             assert "sendq.bundle" not in counted
             (worker,) = ask("/workers?json=1")["data"]
             assert (worker["task-received"], worker["task-succeeded"], worker["status"]) == (5, 1, True)
-            busy = eventually(lambda: worker_of(ask, processed=5), "the worker's own heartbeat")
+            busy = eventually(lambda: ask.worker(processed=5), "the worker's own heartbeat")
             assert busy["active"] == 0
+
+    def test_misses_no_attempt_of_many(self, system: System) -> None:
+        with flower(system) as ask:
+            system.start_worker("-E")
+            eventually(ask.worker, "a heartbeat at Flower")
+            system.prove("default", "google")
+            for grant in range(60):
+                objects = [f"message-{number}" for number in range(20)]
+                system.queue.modify(f"grant-{grant}", objects, unread=True, provider="google")
+            system.wait_for(State.SENT, 1200)
+            succeeded = f'{{task="sendq.modify",type="task-succeeded",worker="celery@{socket.gethostname()}"}} 1200.0'
+            eventually(lambda: succeeded in (ask("/metrics") or ""), "1,200 successes in Flower")
 
     def test_shows_how_many_calls_a_worker_has_in_flight(self, system: System) -> None:
         system.api.will(Fault.slow(8.0), grant="slow", times=None)
         with flower(system) as ask:
             system.start_worker("-E")
             system.queue.send("slow", mail())
-            eventually(lambda: worker_of(ask, active=1), "a call in flight on Flower's page of workers")
+            eventually(lambda: ask.worker(active=1), "a call in flight on Flower's page of workers")
 
     def test_lists_each_job_by_its_id_and_name_with_the_deciding_rule(self, system: System) -> None:
         system.api.grant("closed", status="invalid")
         with flower(system) as ask:
             system.start_worker("-E")
-            eventually(lambda: "sendq" in str(ask("/api/workers?refresh=1")) or None, "Flower's view of the worker")
+            eventually(ask.worker, "a heartbeat at Flower")
             sent = system.queue.send("open", mail())
             dead = system.queue.send("open", mail("bad@marked.example"))
             parked = system.queue.send("closed", mail())
@@ -88,12 +100,6 @@ class TestFlower:
 
 def states(tasks: dict[str, dict[str, Any]] | None) -> dict[str, str]:
     return {name: task["state"] for name, task in (tasks or {}).items()}
-
-
-def worker_of(ask: Callable[[str], Any], **wanted: int) -> dict[str, Any]:
-    """The one worker as Flower's page of workers has it, once these numbers are there."""
-    found = (ask("/workers?json=1") or {"data": []})["data"]
-    return next((one for one in found if wanted.items() <= one.items()), {})
 
 
 def complete(tasks: dict[str, dict[str, Any]] | None, wanted: set[str]) -> dict[str, dict[str, Any]]:

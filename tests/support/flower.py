@@ -28,6 +28,11 @@ class Flower:
             return answer.read().decode() if path == "/metrics" else json.load(answer)
         return None
 
+    def worker(self, **wanted: int) -> dict[str, Any]:
+        """The worker as events have told of it, once these numbers are there; before the first, events are missed."""
+        found = (self("/workers?json=1") or {"data": []})["data"]
+        return next((one for one in found if wanted.items() <= one.items()), {})
+
 
 def free_port() -> int:
     with socket.socket() as probe:
