@@ -34,6 +34,8 @@ class Behaviour:
     key like other errors. ``index_delay``: seconds until an accepted message is found by its metadata.
     ``index_timeouts``: whether a message whose answer was lost (timeout, broken connection) is ever found by it. What
     the real API does in these three cases is not documented, so code in front of it has to bear all of them.
+    ``shifting_pages``: whether page tokens count messages instead of naming one, so that what leaves a listing shifts
+    its later pages. ``hard_delete``: whether deleting for good is switched on in the dashboard.
     ``gate``: a limit of one's own. It is asked about every request that is about to be carried out, before any scripted
     fault, in the order of arrival and in the simulator's thread; the fault that it gives is what happens.
     ``bytes_per_s``: how fast the body of one request is read (None: as fast as it comes).
@@ -44,6 +46,8 @@ class Behaviour:
     stores_throttles: bool = True
     index_delay: float = 0.0
     index_timeouts: bool = True
+    shifting_pages: bool = False
+    hard_delete: bool = False
     gate: Callable[[Request], Fault | None] | None = None
     bytes_per_s: float | None = None
 
@@ -85,7 +89,7 @@ class Api:
         if grant is None:
             raise answers.grant_not_found()
         request.grant = grant.id
-        if request.operation in ("send", "modify"):
+        if request.operation in _WITH_BODY:
             checks.content(request.headers.get("content-type", ""), request.size)
         if request.operation == "send" and request.key is not None:
             return await self._once(request, grant, request.key, gone)
@@ -152,12 +156,12 @@ class Api:
         if request.operation == "send":
             query = parse_qs(request.path.partition("?")[2])
             return message_of(request, mime=query.get("type", [""])[-1] == "mime")
-        if request.operation != "modify" or grant is None:
+        if request.operation not in _CHANGES or grant is None:
             return {}
         if not request.size:
             raise answers.invalid("Empty request body")
         payload = checks.json_object(request.body)
-        checks.changes(payload, grant.provider)
+        checks.changes(payload, grant.provider, thread=request.operation == "modify_thread")
         return payload
 
     def _act(self, request: Request, grant: Grant | None, payload: dict[str, Any], fault: Fault | None) -> Answer:
@@ -169,16 +173,18 @@ class Api:
             case "send":
                 return self._send(request, grant, payload, query.get("fields", [None])[-1], fault)
             case "list":
-                documents, cursor = listing.page(self._store, grant.id, query)
+                documents, cursor = listing.page(self._store, grant.id, query, shifting=self.behaviour.shifting_pages)
                 return success(request.request_id, data=documents, next_cursor=cursor)
             case "grant":
                 return success(request.request_id, data=grant.document())
+            case "modify_thread":
+                return self._modify_thread(request, grant, payload)
         message = self._message(request, grant)
         match request.operation:
             case "modify":
                 self._store.modify(grant.id, message, payload)
             case "delete":
-                self._store.modify(grant.id, message, {"folders": ["TRASH"]})
+                self._delete(grant, message, hard=query.get("hard_delete", ["false"])[-1] == "true")
                 return success(request.request_id)
         shown = listing.shown(message, query.get("fields", [None])[-1], query.get("select", [None])[-1])
         return success(request.request_id, data=shown)
@@ -214,6 +220,27 @@ class Api:
             shown["headers"] = headers
         return success(request.request_id, grant_id=grant.id, data=shown)
 
+    def _modify_thread(self, request: Request, grant: Grant, payload: dict[str, Any]) -> Answer:
+        """What is set on a thread is set on each of its messages."""
+        thread_id = request.message_id or ""
+        messages = self._store.thread(grant.id, thread_id)
+        if not messages:
+            raise answers.not_found()
+        for message in messages:
+            self._store.modify(grant.id, message, payload)
+        ids = [message.document["id"] for message in messages]
+        shown = {"id": thread_id, "grant_id": grant.id, "object": "thread", "message_ids": ids}
+        return success(request.request_id, data=shown | payload)
+
+    def _delete(self, grant: Grant, message: Message, *, hard: bool) -> None:
+        if not hard:
+            self._store.modify(grant.id, message, {"folders": ["TRASH"]})
+        elif self.behaviour.hard_delete:
+            self._store.remove(grant.id, message)
+        else:
+            # How the API says it is not documented.
+            raise answers.invalid("hard_delete: is not enabled for this application")
+
     def _message(self, request: Request, grant: Grant) -> Message:
         message_id = request.message_id or ""
         message = self._store.find_message(grant.id, message_id)
@@ -236,6 +263,8 @@ class Api:
         return success(request.request_id, data=wanted, limit=limit, offset=offset)
 
 
+_CHANGES = ("modify", "modify_thread")
+_WITH_BODY = ("send", *_CHANGES)
 _ON_MESSAGE = {"GET": "get", "PUT": "modify", "DELETE": "delete"}
 
 
@@ -256,6 +285,9 @@ def _route(request: Request) -> None:
         case ["", "v3", "grants", grant, "messages", message] if request.method in _ON_MESSAGE and message:
             request.operation, request.grant = _ON_MESSAGE[request.method], unquote(grant)
             request.message_id = unquote(message)
+        case ["", "v3", "grants", grant, "threads", thread] if request.method == "PUT" and thread:
+            request.operation, request.grant = "modify_thread", unquote(grant)
+            request.message_id = unquote(thread)
         case _:
             raise answers.not_found()
 

@@ -101,6 +101,9 @@ MODIFY: Mapping[str, Check] = {
 }
 
 
+MODIFY_THREAD: Mapping[str, Check] = {name: check for name, check in MODIFY.items() if name != "metadata"}
+
+
 def content(content_type: str, size: int) -> bool:
     """Whether the body is multipart. Raises `Refusal` for any other type than JSON, and for too large a body."""
     multipart = content_type.startswith("multipart/form-data;")
@@ -145,11 +148,11 @@ def message(payload: dict[str, Any]) -> None:
         raise Refusal(402, "api.provider_error", "Sending to at least one recipient failed")
 
 
-def changes(payload: dict[str, Any], provider: str) -> None:
-    """Raises `Refusal` unless these are changes that can be made to a message of this provider."""
+def changes(payload: dict[str, Any], provider: str, *, thread: bool = False) -> None:
+    """Raises `Refusal` unless these are changes that can be made to a message (or thread) of this provider."""
     if not payload:
         raise invalid("Empty request body")
-    _fields(payload, MODIFY)
+    _fields(payload, MODIFY_THREAD if thread else MODIFY)
     if provider == "microsoft" and len(payload.get("folders", ())) > 1:
         raise invalid("folders: a Microsoft message is in one folder")
 

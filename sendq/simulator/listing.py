@@ -47,9 +47,13 @@ _FILTERS: Mapping[str, Filter] = {
 _SHAPING = frozenset({"limit", "page_token", "select", "fields", "metadata_pair"})
 
 
-def page(store: Store, grant_id: str, query: Mapping[str, list[str]]) -> tuple[list[Document], str | None]:
+def page(
+    store: Store, grant_id: str, query: Mapping[str, list[str]], *, shifting: bool = False
+) -> tuple[list[Document], str | None]:
     """One page of documents, newest first, and the token of the next page (None: there is none).
 
+    A token stands for the last message that was listed; with ``shifting`` for the number of messages that were, as at
+    providers that page by offset: what leaves the listing meanwhile makes the next page begin too late.
     ``query`` maps each parameter to all its values. Raises `Refusal` (400) for what the API refuses.
     """
     last = {name: values[-1] for name, values in query.items()}  # of a repeated parameter one is kept
@@ -59,13 +63,16 @@ def page(store: Store, grant_id: str, query: Mapping[str, list[str]]) -> tuple[l
     limit = _integer("limit", last.get("limit", str(DEFAULT_LIMIT)))
     if not 1 <= limit <= MAX_LIMIT:
         raise invalid(f"limit: must be between 1 and {MAX_LIMIT}", "invalid_query_params")
-    before = _integer("page_token", last["page_token"]) if "page_token" in last else None
+    token = _integer("page_token", last["page_token"]) if "page_token" in last else None
+    before, skipped = (None, token or 0) if shifting else (token, 0)
     filters = [(name, _FILTERS[name], value) for name, value in last.items() if name in _FILTERS]
     with store.changed:
         matching = _matching(_candidates(store, grant_id, query, filters), filters, before)
-        found = list(itertools.islice(matching, limit + 1))
+        found = list(itertools.islice(matching, skipped, skipped + limit + 1))
         documents = [shown(message, last.get("fields"), last.get("select")) for message in found[:limit]]
-    return documents, str(found[limit - 1].number) if len(found) > limit else None
+    if len(found) <= limit:
+        return documents, None
+    return documents, str(skipped + limit if shifting else found[limit - 1].number)
 
 
 def shown(message: Message, fields: str | None = None, select: str | None = None) -> Document:

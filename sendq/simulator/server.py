@@ -59,12 +59,15 @@ class Simulator:
         stores_throttles: bool = True,
         index_delay: float = 0.0,
         index_timeouts: bool = True,
+        shifting_pages: bool = False,
+        hard_delete: bool = False,
         bytes_per_s: float | None = None,
         log_bodies: bool = True,
     ) -> None:
         self.behaviour = Behaviour(
-            api_key, latency, stores_throttles, index_delay, index_timeouts, bytes_per_s=bytes_per_s
-        )
+            api_key, latency, stores_throttles, index_delay, index_timeouts, shifting_pages, hard_delete,
+            bytes_per_s=bytes_per_s,
+        )  # fmt: skip
         self._host, self._port, self._tls, self._log_bodies = host, port, tls, log_bodies
         self._store = Store(clock=clock, auto_grants=auto_grants, auto_messages=auto_messages)
         self._faults = FaultBook(seed)

@@ -25,7 +25,8 @@ PROVIDERS = frozenset({"google", "microsoft", "ews", "imap", "icloud", "yahoo", 
 class Request:
     """One request, from the moment it was read. ``status`` is None as long as, and if, there is no answer.
 
-    ``operation``: ``send``, ``modify``, ``get``, ``list``, ``delete``, ``grant``, ``grants`` or ``other``.
+    ``operation``: ``send``, ``modify``, ``modify_thread``, ``get``, ``list``, ``delete``, ``grant``, ``grants`` or
+    ``other``. ``message_id``: of the message, or of the thread that is modified as a whole.
     ``at`` and ``done_at`` are monotonic seconds, ``wall`` is the simulator's clock. ``job`` is the job's marker: the
     custom header ``X-Sendq-Job`` of the message, else its metadata ``key1``. ``fault`` names what was made to happen.
 
@@ -75,7 +76,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Modified:
-    """A change that was made to a message; a deletion shows as a move to the trash."""
+    """A change that was made to a message; a deletion shows as a move to the trash, one for good as ``hard_delete``."""
 
     grant: str
     id: str
@@ -265,6 +266,21 @@ class Store:
             self._index(grant_id, message)
             self.modified.append(Modified(grant_id, message.document["id"], dict(changes), self.clock()))
             self.changed.notify_all()
+
+    def remove(self, grant_id: str, message: Message) -> None:
+        """Delete a message for good."""
+        message_id = message.document["id"]
+        with self.changed:
+            self._unindex(grant_id, message)
+            self.messages[grant_id].pop(message_id, None)
+            self.modified.append(Modified(grant_id, message_id, {"hard_delete": True}, self.clock()))
+            self.changed.notify_all()
+
+    def thread(self, grant_id: str, thread_id: str) -> list[Message]:
+        """The messages of a thread, in the order in which they came."""
+        with self.changed:
+            messages = self.messages[grant_id].values()
+            return [message for message in messages if message.document["thread_id"] == thread_id]
 
     def newest_first(self, grant_id: str) -> Iterator[Message]:
         """Messages of a grant; hold ``changed`` while you read on."""
