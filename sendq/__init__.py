@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from sendq.message import CustomHeader, Message, Recipient, Template, TrackingOptions
     from sendq.mime import MimeMessage
     from sendq.planning import NEVER, Options, Send
+    from sendq.query import Query
     from sendq.queue import SendQueue
     from sendq.states import State
     from sendq.vault import Vault
-    from sendq.views import AttemptView, Batch, BatchView, Eta, Job, JobView, Priority, Why
+    from sendq.views import AttemptView, Batch, BatchError, BatchView, Eta, Job, JobView, Priority, WalkView, Why
 
 __version__ = "0.1.0"
 
@@ -52,10 +53,13 @@ _HOMES = {
     "sendq.message": ("CustomHeader", "Message", "Recipient", "Template", "TrackingOptions"),
     "sendq.mime": ("MimeMessage",),
     "sendq.planning": ("NEVER", "Options", "Send"),
+    "sendq.query": ("Query",),
     "sendq.queue": ("SendQueue",),
     "sendq.states": ("State",),
     "sendq.vault": ("Vault",),
-    "sendq.views": ("AttemptView", "Batch", "BatchView", "Eta", "Job", "JobView", "Priority", "Why"),
+    "sendq.views": (
+        "AttemptView", "Batch", "BatchError", "BatchView", "Eta", "Job", "JobView", "Priority", "WalkView", "Why",
+    ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -65,6 +69,7 @@ __all__ = [
     "Attachment",
     "AttemptView",
     "Batch",
+    "BatchError",
     "BatchView",
     "CustomHeader",
     "Eta",
@@ -80,6 +85,7 @@ __all__ = [
     "Options",
     "Priority",
     "Problem",
+    "Query",
     "Recipient",
     "Retryable",
     "SchemaMismatch",
@@ -91,6 +97,7 @@ __all__ = [
     "TrackingOptions",
     "Unreadable",
     "Vault",
+    "WalkView",
     "Why",
 ]
 

@@ -6,15 +6,19 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, Unpack
+from uuid import UUID
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sendq import clock
+from sendq.batches import BulkCall, Changes, Which, plan_batch
 from sendq.content import Content, ContentFault
 from sendq.errors import LedgerUnavailable
-from sendq.ledger import admission, migrate, read
+from sendq.ledger import admission, migrate, progress, read
+from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.engine import open_async_engine, translated
 from sendq.ledger.joined import async_connection_of, connection_of
 from sendq.message import Message
@@ -22,13 +26,13 @@ from sendq.mime import MimeMessage
 from sendq.planning import (
     DEFAULT_APPLICATION,
     Expiry,
-    Modification,
     Options,
+    OptionsGiven,
     Send,
     indexed_key,
-    plan_modification,
     plan_sends,
 )
+from sendq.query import Query
 from sendq.queue import stored_batch, stored_jobs
 from sendq.senders import Senders
 from sendq.states import State
@@ -97,37 +101,64 @@ class AsyncSendQueue:
     async def modify(
         self,
         grant_id: str,
-        message_ids: Iterable[str],
+        message_ids: Iterable[str] | None = None,
+        *,
+        thread_ids: Iterable[str] | None = None,
+        whole_threads: bool = False,
+        unread: bool | None = None,
+        starred: bool | None = None,
+        folders: Sequence[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        session: Any = None,
+        **options: Unpack[OptionsGiven],
+    ) -> Batch:
+        """See `SendQueue.modify`."""
+        which = Which(message_ids=message_ids, thread_ids=thread_ids)
+        changes = Changes(unread, starred, folders, metadata)
+        call = BulkCall(grant_id, which, Options(**options), changes, whole_threads=whole_threads)
+        return await self._store_batch(call, session)
+
+    async def modify_matching(
+        self,
+        grant_id: str,
+        query: Query,
         *,
         unread: bool | None = None,
         starred: bool | None = None,
         folders: Sequence[str] | None = None,
         metadata: Mapping[str, str] | None = None,
-        key: str | None = None,
-        due_at: datetime | None = None,
-        expires_at: Expiry = None,
-        priority: Priority | str | int = Priority.NORMAL,
-        application: str = DEFAULT_APPLICATION,
-        provider: str | None = None,
-        on_outcome: str | None = None,
         session: Any = None,
+        **options: Unpack[OptionsGiven],
     ) -> Batch:
-        """See `SendQueue.modify`."""
-        options = Options(
-            key=key,
-            due_at=due_at,
-            expires_at=expires_at,
-            priority=priority,
-            application=application,
-            provider=provider,
-            on_outcome=on_outcome,
-        )
-        call = Modification(grant_id, message_ids, unread, starred, folders, metadata, options)
-        now = self._now()
-        planned, total = plan_modification(call, now=now, metadata_key=self._metadata_key)
-        return await self._write(
-            session, lambda c: stored_batch(c, planned, total, now=now, cap=self._lane_cap, vault=self._vault)
-        )
+        """See `SendQueue.modify_matching`."""
+        changes = Changes(unread, starred, folders, metadata)
+        return await self._store_batch(BulkCall(grant_id, Which(query=query), Options(**options), changes), session)
+
+    async def delete(
+        self,
+        grant_id: str,
+        message_ids: Iterable[str] | None = None,
+        *,
+        thread_ids: Iterable[str] | None = None,
+        hard: bool = False,
+        session: Any = None,
+        **options: Unpack[OptionsGiven],
+    ) -> Batch:
+        """See `SendQueue.delete`."""
+        which = Which(message_ids=message_ids, thread_ids=thread_ids)
+        return await self._store_batch(BulkCall(grant_id, which, Options(**options), hard=hard), session)
+
+    async def delete_matching(
+        self,
+        grant_id: str,
+        query: Query,
+        *,
+        hard: bool = False,
+        session: Any = None,
+        **options: Unpack[OptionsGiven],
+    ) -> Batch:
+        """See `SendQueue.delete_matching`."""
+        return await self._store_batch(BulkCall(grant_id, Which(query=query), Options(**options), hard=hard), session)
 
     async def job(
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
@@ -170,13 +201,36 @@ class AsyncSendQueue:
     ) -> BatchView:
         """See `SendQueue.batch`."""
         return await self._read(
-            lambda connection: read.batch(connection, read.batch_id(connection, batch_id, application, key))
+            lambda connection: progress.batch(
+                connection, read.batch_id(connection, batch_id, application, key), now=self._now()
+            )
         )
 
     async def cancel(self, job_id: str, *, session: Any = None) -> State:
         """See `SendQueue.cancel`."""
         wanted = read.parse_id(job_id, what="job")
         return await self._write(session, lambda connection: read.cancel(connection, wanted, now=self._now()))
+
+    async def cancel_batch(
+        self,
+        batch_id: str | None = None,
+        *,
+        key: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        session: Any = None,
+    ) -> None:
+        """See `SendQueue.cancel_batch`."""
+
+        def begin(connection: Connection) -> UUID:
+            wanted = read.batch_id(connection, batch_id, application, key)
+            withdraw(connection, wanted, now=self._now())
+            return wanted
+
+        wanted = await self._write(session, begin)
+        after: UUID | None = UUID(int=0)
+        while session is None and after is not None:
+            step = partial(end_some, batch_id=wanted, after=after, now=self._now())
+            after = await self._write(None, step)
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -190,6 +244,13 @@ class AsyncSendQueue:
             return []
         return await self._write(
             session, lambda c: stored_jobs(c, planned, now=now, cap=self._lane_cap, vault=self._vault)
+        )
+
+    async def _store_batch(self, call: BulkCall, session: Any) -> Batch:
+        now = self._now()
+        planned, total = plan_batch(call, now=now, metadata_key=self._metadata_key)
+        return await self._write(
+            session, lambda c: stored_batch(c, planned, total, now=now, cap=self._lane_cap, vault=self._vault)
         )
 
     async def _write(self, session: Any, action: Callable[[Connection], T]) -> T:

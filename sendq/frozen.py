@@ -15,7 +15,8 @@ What is frozen here has been checked before (`sendq.validation`): a lone surroga
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from json import JSONEncoder
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,13 @@ def freeze_changes(
     return encoded({field: value for field, value in changes.items() if value is not None})
 
 
+def keep_mark(changes: bytes, *, job_id: str, metadata_key: str) -> bytes:
+    """The body of a modification that replaces metadata, with our own pair of a message that we sent added to it."""
+    payload = json.loads(changes)
+    payload["metadata"] = {**payload["metadata"], metadata_key: job_id}
+    return encoded(payload)
+
+
 def send_digest(
     message: Message,
     *,
@@ -102,18 +110,29 @@ def mime_digest(
     return content_digest("send", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
 
 
-def modify_digest(
-    message_ids: Iterable[str],
-    changes: bytes,
+def bulk_digest(
+    operation: str,
+    ids: Sequence[str],
+    request: bytes,
     *,
     application: str,
     grant_id: str,
     due_at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> bytes:
-    """What a key of a modification stands for; ``changes`` as frozen. The order of the ids does not count."""
-    payload = encoded(sorted(message_ids)) + b"\n" + changes
-    return content_digest("modify", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
+    """What a key of a bulk call stands for; ``request`` is what is asked of each object. The ids' order is no matter.
+
+    ``operation`` names everything else that makes it another call (`sendq.batches`).
+    """
+    digest = _digest_of(operation, application, grant_id, due_at=due_at, expires_at=expires_at)
+    digest.update(b"[")
+    ordered = sorted(ids)
+    # In parts: the ids as one text would be as much again as the ids themselves.
+    for first in range(0, len(ordered), 1_000):
+        digest.update(b"," if first else b"")
+        digest.update(encoded(ordered[first : first + 1_000])[1:-1])
+    digest.update(b"]\n" + request)
+    return digest.digest()
 
 
 def content_digest(
@@ -130,10 +149,18 @@ def content_digest(
     ``payload`` is the request's without the job's marks. The times are aware, and count only where the caller gave them
     (a default that moves with the clock would make every repeat another content); equal instants count as equal.
     """
+    digest = _digest_of(operation, application, grant_id, due_at=due_at, expires_at=expires_at)
+    digest.update(payload)
+    return digest.digest()
+
+
+def _digest_of(
+    operation: str, application: str, grant_id: str, *, due_at: datetime | None, expires_at: datetime | None
+) -> hashlib._Hash:
     times = [time and time.astimezone(UTC).isoformat(timespec="microseconds") for time in (due_at, expires_at)]
     head = encoded([_DIGEST_VERSION, operation, application, grant_id, *times])
     # JSON escapes line feeds, so the first one ends the head.
-    return hashlib.sha256(head + b"\n" + payload).digest()
+    return hashlib.sha256(head + b"\n")
 
 
 def _send_payload(message: Message) -> dict[str, Any]:

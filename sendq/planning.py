@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypedDict
 from uuid import UUID
 
-from sendq.arguments import PRIORITIES, check_grant, check_ids, check_key, check_priority, check_times
+from sendq.arguments import PRIORITIES, check_grant, check_key, check_priority, check_times
 from sendq.characters import text_fault
 from sendq.clock import Micros, micros, moment
 from sendq.content import Content
 from sendq.errors import InvalidJob, Problem
-from sendq.frozen import freeze_changes, mime_digest, modify_digest, send_digest
+from sendq.frozen import mime_digest, send_digest
 from sendq.ids import lane_id, new_id
 from sendq.ledger.enqueue import Plan
 from sendq.message import Message
 from sendq.mime import MimeMessage
 from sendq.pace import PROVIDERS
 from sendq.senders import Senders, sender_problems
-from sendq.validation import check_changes, check_message, check_mime
+from sendq.validation import check_message, check_mime
 from sendq.views import Priority
-from sendq.wire import JSON_TYPE, Request, request_of
+from sendq.wire import Request, request_of
 
 # Nobody wants three-month-old mail: a send that could not go out for three days after its due time ends, and says so.
 SEND_EXPIRY = timedelta(hours=72)
@@ -64,6 +64,18 @@ class Options:
     on_outcome: str | None = None
 
 
+class OptionsGiven(TypedDict, total=False):
+    """`Options` as keyword arguments of a call."""
+
+    key: str | None
+    due_at: datetime | None
+    expires_at: Expiry
+    priority: Priority | str | int
+    application: str
+    provider: str | None
+    on_outcome: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Send:
     """One element of ``send_many``."""
@@ -71,19 +83,6 @@ class Send:
     grant_id: str
     message: Message | MimeMessage
     options: Options = field(default_factory=Options)
-
-
-@dataclass(frozen=True, slots=True)
-class Modification:
-    """One call of ``modify``."""
-
-    grant_id: str
-    message_ids: Iterable[str]
-    unread: bool | None
-    starred: bool | None
-    folders: Sequence[str] | None
-    metadata: Mapping[str, str] | None
-    options: Options
 
 
 def indexed_key(name: str) -> str:
@@ -126,10 +125,10 @@ def plan_sends(
     jobs, payloads, keys, ids, names = [], [], [], [], []
     pieces: list[dict[str, Any]] = []
     contents: dict[bytes, Content] = {}
-    wakes = _Wakes()
+    wakes = Wakes()
     for position, send in enumerate(sends):
         options, job_id = send.options, new_id()
-        row = _job_row("send", job_id, lane_id(options.application, send.grant_id), options, now=now, position=position)
+        row = job_row("send", job_id, lane_id(options.application, send.grant_id), options, now=now, position=position)
         request = request_of(send.message, job_id=str(job_id), metadata_key=metadata_key)
         jobs.append(row | {"form": request.form})
         payloads.append(
@@ -146,7 +145,7 @@ def plan_sends(
         names.append(None if options.key is None else (options.application, options.key))
         wakes.add(row["lane_id"], options, send.grant_id, row["priority"], row["next_at"])
         if options.key is not None:
-            keys.append(_key_row(options, _digest_of(send), now=now, job_id=job_id))
+            keys.append(key_row(options, _digest_of(send), now=now, job_id=job_id))
     plan = Plan(jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows())
     return Planned(plan, ids, names)
 
@@ -154,7 +153,7 @@ def plan_sends(
 def _digest_of(send: Send) -> bytes:
     options = send.options
     given: dict[str, Any] = {"application": options.application, "grant_id": send.grant_id}
-    given |= {"due_at": options.due_at, "expires_at": _given(options.expires_at)}
+    given |= {"due_at": options.due_at, "expires_at": given_expiry(options.expires_at)}
     if isinstance(send.message, MimeMessage):
         return mime_digest(send.message, **given)
     return send_digest(send.message, **given)
@@ -166,71 +165,11 @@ def _piece_rows(request: Request, job_id: UUID) -> Iterator[dict[str, Any]]:
         yield {"job_id": job_id, "position": position, "digest": digest, "after": piece.after}
 
 
-def plan_modification(call: Modification, *, now: Micros, metadata_key: str) -> tuple[Planned, int]:
-    """The rows of a batch, and the number of its jobs. The rows of the jobs are made as they are read.
-
-    Raises:
-        InvalidJob: with every problem. What ``message_ids`` raises while it is read comes out as it is.
-    """
-    options = call.options
-    message_ids, id_problems = check_ids(call.message_ids)
-    problems = [
-        *_option_problems(call.grant_id, options, now=now),
-        *id_problems,
-        *check_changes(
-            unread=call.unread,
-            starred=call.starred,
-            folders=call.folders,
-            metadata=call.metadata,
-            provider=options.provider if isinstance(options.provider, str) else None,
-            metadata_key=metadata_key,
-        ),
-    ]
-    if problems:
-        raise InvalidJob(problems)
-    changes = freeze_changes(unread=call.unread, starred=call.starred, folders=call.folders, metadata=call.metadata)
-    batch_id, lane = new_id(), lane_id(options.application, call.grant_id)
-    keys = []
-    if options.key is not None:
-        digest = modify_digest(
-            message_ids,
-            changes,
-            application=options.application,
-            grant_id=call.grant_id,
-            due_at=options.due_at,
-            expires_at=_given(options.expires_at),
-        )
-        keys.append(_key_row(options, digest, now=now, batch_id=batch_id))
-    wakes = _Wakes()
-    wakes.add(lane, options, call.grant_id, _priority(options), _next_at(options, now=now))
-    batch = {
-        "id": batch_id,
-        "lane_id": lane,
-        "operation": "modify",
-        "total": len(message_ids),
-        "body": changes,
-        "content_type": JSON_TYPE,
-        "created_at": now,
-        "on_outcome": options.on_outcome,
-    }
-    jobs = _modification_rows(message_ids, batch_id, lane, options, now=now)
-    name = None if options.key is None else (options.application, options.key)
-    planned = Planned(Plan(jobs=jobs, batch=batch, keys=keys, wakes=wakes.rows()), [batch_id], [name])
-    return planned, len(message_ids)
-
-
-def _modification_rows(
-    message_ids: Sequence[str], batch_id: UUID, lane: UUID, options: Options, *, now: Micros
-) -> Iterator[dict[str, Any]]:
-    for position, message_id in enumerate(message_ids):
-        row = _job_row("modify", new_id(), lane, options, now=now, position=position)
-        yield row | {"batch_id": batch_id, "object_id": message_id, "on_outcome": None}
-
-
-def _job_row(
+def job_row(
     operation: str, job_id: UUID, lane: UUID, options: Options, *, now: Micros, position: int
 ) -> dict[str, Any]:
-    due_at = _next_at(options, now=now)
+    """The row of one job, the one at ``position`` in its call."""
+    due_at = first_at(options, now=now)
     # A microsecond more for each job of a call: this time alone gives the order of arrival, and a scan of a lane that
     # starts at one passes over none that went before. Not in `due_at`, which orders the jobs of one object: the last
     # of a large call would come after the first of the next one.
@@ -242,17 +181,17 @@ def _job_row(
         "operation": operation,
         "form": None,
         "object_id": None,
-        "priority": _priority(options),
+        "priority": priority_of(options),
         "state": "queued",
         "due_at": due_at,
         "next_at": next_at,
-        "expires_at": _expires_at(operation, options, now=now),
+        "expires_at": expiry_of(operation, options, now=now),
         "created_at": now,
         "on_outcome": options.on_outcome,
     }
 
 
-def _key_row(
+def key_row(
     options: Options, digest: bytes, *, now: Micros, job_id: UUID | None = None, batch_id: UUID | None = None
 ) -> dict[str, Any]:
     return {
@@ -265,25 +204,29 @@ def _key_row(
     }
 
 
-def _priority(options: Options) -> int:
+def priority_of(options: Options) -> int:
+    """The priority as the ledger keeps it."""
     value = options.priority
     return PRIORITIES[value] if isinstance(value, str) else int(value)
 
 
-def _next_at(options: Options, *, now: Micros) -> Micros:
+def first_at(options: Options, *, now: Micros) -> Micros:
+    """When the first job of a call is due."""
     return now if options.due_at is None else max(now, micros(options.due_at))
 
 
-def _given(expires_at: Expiry) -> datetime | None:
+def given_expiry(expires_at: Expiry) -> datetime | None:
+    """The expiry if the caller gave a time: what counts in a digest."""
     return expires_at if isinstance(expires_at, datetime) else None
 
 
-def _expires_at(operation: str, options: Options, *, now: Micros) -> Micros | None:
+def expiry_of(operation: str, options: Options, *, now: Micros) -> Micros | None:
+    """When a job of this operation expires; None: never."""
     if isinstance(options.expires_at, datetime):
         return micros(options.expires_at)
     if isinstance(options.expires_at, Never) or operation != "send":
         return None
-    return _next_at(options, now=now) + micros_of(SEND_EXPIRY)
+    return first_at(options, now=now) + micros_of(SEND_EXPIRY)
 
 
 def micros_of(duration: timedelta) -> Micros:
@@ -297,7 +240,7 @@ def micros_of(duration: timedelta) -> Micros:
 def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Senders | None) -> list[Problem]:
     if not isinstance(send, Send):
         return [Problem("", "is not a sendq.Send", "build one: Send(grant_id, Message(…), Options(key=…))")]
-    problems = _option_problems(send.grant_id, send.options, now=now)
+    problems = option_problems(send.grant_id, send.options, now=now)
     message: object = send.message
     provider = send.options.provider if isinstance(send.options.provider, str) else None
     if isinstance(message, Message):
@@ -310,7 +253,8 @@ def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Sen
     return [*problems, Problem("message", "is neither a sendq.Message nor a sendq.MimeMessage", remedy)]
 
 
-def _option_problems(grant_id: object, options: Options, *, now: Micros) -> list[Problem]:
+def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[Problem]:
+    """What is wrong with a call beside its content."""
     expires_at = None if isinstance(options.expires_at, Never) else options.expires_at
     problems = [
         *check_grant(grant_id),
@@ -346,13 +290,14 @@ def _repeated_keys(sends: Sequence[Send]) -> list[Problem]:
 # --- wake rows --------------------------------------------------------------------------------------------------------
 
 
-class _Wakes:
+class Wakes:
     """One wake row for each lane of a call: the earliest due time of its new jobs, by priority."""
 
     def __init__(self) -> None:
         self._rows: dict[UUID, dict[str, Any]] = {}
 
     def add(self, lane: UUID, options: Options, grant_id: str, priority: int, at: Micros) -> None:
+        """A job of this lane is due then."""
         row = self._rows.setdefault(
             lane,
             {
@@ -369,4 +314,5 @@ class _Wakes:
         row[name] = at if row[name] is None else min(row[name], at)
 
     def rows(self) -> list[dict[str, Any]]:
+        """The rows to be inserted."""
         return list(self._rows.values())

@@ -11,12 +11,15 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
+from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine
 
 from sendq import clock
-from sendq.ledger import admission, migrate, read
+from sendq.batches import BulkCall, Changes, Which, plan_batch
+from sendq.ledger import admission, migrate, progress, read
+from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.engine import open_engine, reading, translated, writing
 from sendq.ledger.enqueue import store
 from sendq.ledger.joined import connection_of
@@ -25,14 +28,14 @@ from sendq.mime import MimeMessage
 from sendq.planning import (
     DEFAULT_APPLICATION,
     Expiry,
-    Modification,
     Options,
+    OptionsGiven,
     Planned,
     Send,
     indexed_key,
-    plan_modification,
     plan_sends,
 )
+from sendq.query import Query
 from sendq.senders import Senders
 from sendq.states import State
 from sendq.vault import Vault
@@ -124,42 +127,87 @@ class SendQueue:
     def modify(
         self,
         grant_id: str,
-        message_ids: Iterable[str],
+        message_ids: Iterable[str] | None = None,
+        *,
+        thread_ids: Iterable[str] | None = None,
+        whole_threads: bool = False,
+        unread: bool | None = None,
+        starred: bool | None = None,
+        folders: Sequence[str] | None = None,
+        metadata: Mapping[str, str] | None = None,
+        session: Any = None,
+        **options: Unpack[OptionsGiven],
+    ) -> Batch:
+        """Accept one modification for each of ``message_ids``, or of the messages of each of ``thread_ids``.
+
+        Exactly one of the two. The result is a batch of jobs, one request each, for Nylas has no bulk endpoint. The
+        messages of threads are found by a walk: listings in small pages, which survive any crash; the batch's total is
+        known when it is over. With ``whole_threads`` each thread is one request instead (``unread``, ``starred`` and
+        ``folders`` alone): Nylas fans it out to all messages, which at Microsoft can pass the API's deadline (504) when
+        a thread is long, and the order against changes of its single messages is not kept.
+
+        ``folders`` and ``metadata`` **replace** what a message had before (of a message that this queue sent, the
+        metadata pair with its job's id is kept). Microsoft takes exactly one folder. Changes of one message run
+        strictly one after another, in the order in which they were asked for.
+
+        The other options are those of `sendq.planning.Options`. Raises what `send` raises; what the ids raise while
+        they are read comes out as it is, and nothing was stored.
+        """
+        which = Which(message_ids=message_ids, thread_ids=thread_ids)
+        changes = Changes(unread, starred, folders, metadata)
+        call = BulkCall(grant_id, which, Options(**options), changes, whole_threads=whole_threads)
+        return self._store_batch(call, session)
+
+    def modify_matching(
+        self,
+        grant_id: str,
+        query: Query,
         *,
         unread: bool | None = None,
         starred: bool | None = None,
         folders: Sequence[str] | None = None,
         metadata: Mapping[str, str] | None = None,
-        key: str | None = None,
-        due_at: datetime | None = None,
-        expires_at: Expiry = None,
-        priority: Priority | str | int = Priority.NORMAL,
-        application: str = DEFAULT_APPLICATION,
-        provider: str | None = None,
-        on_outcome: str | None = None,
         session: Any = None,
+        **options: Unpack[OptionsGiven],
     ) -> Batch:
-        """Accept one modification for each of ``message_ids``: a batch of jobs, one request each.
+        """Accept one modification for each message of the account that fits ``query``, see `modify`.
 
-        ``folders`` and ``metadata`` **replace** what a message had before. Modifications of one message run strictly
-        one after another, in the order in which they were asked for.
-
-        Raises what `send` raises; what ``message_ids`` itself raises comes out as it is, and nothing was stored.
+        A walk lists all of them first, twenty at a time, and only then the first is modified: a change of what the
+        query asks for would shift the pages. The batch's total is None until the walk is over.
         """
-        options = Options(
-            key=key,
-            due_at=due_at,
-            expires_at=expires_at,
-            priority=priority,
-            application=application,
-            provider=provider,
-            on_outcome=on_outcome,
-        )
-        call = Modification(grant_id, message_ids, unread, starred, folders, metadata, options)
-        now = self._now()
-        planned, total = plan_modification(call, now=now, metadata_key=self._metadata_key)
-        with self._writing(session) as connection:
-            return stored_batch(connection, planned, total, now=now, cap=self._lane_cap, vault=self._vault)
+        changes = Changes(unread, starred, folders, metadata)
+        return self._store_batch(BulkCall(grant_id, Which(query=query), Options(**options), changes), session)
+
+    def delete(
+        self,
+        grant_id: str,
+        message_ids: Iterable[str] | None = None,
+        *,
+        thread_ids: Iterable[str] | None = None,
+        hard: bool = False,
+        session: Any = None,
+        **options: Unpack[OptionsGiven],
+    ) -> Batch:
+        """Accept one deletion for each of ``message_ids``, or of the messages of each of ``thread_ids``: to the trash.
+
+        Messages of threads are found as in `modify`. With ``hard`` they are deleted for good. Nylas does that only if
+        "Enable hard delete" is switched on in its dashboard, and Google only for grants with the full Gmail scope
+        (``https://mail.google.com/``).
+        """
+        which = Which(message_ids=message_ids, thread_ids=thread_ids)
+        return self._store_batch(BulkCall(grant_id, which, Options(**options), hard=hard), session)
+
+    def delete_matching(
+        self,
+        grant_id: str,
+        query: Query,
+        *,
+        hard: bool = False,
+        session: Any = None,
+        **options: Unpack[OptionsGiven],
+    ) -> Batch:
+        """Accept one deletion for each message that fits ``query``; see `modify_matching` and `delete`."""
+        return self._store_batch(BulkCall(grant_id, Which(query=query), Options(**options), hard=hard), session)
 
     def job(
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
@@ -201,7 +249,9 @@ class SendQueue:
     ) -> BatchView:
         """A batch by its id or key, with its progress. Raises `NotFound`."""
         return self._reading(
-            lambda connection: read.batch(connection, read.batch_id(connection, batch_id, application, key))
+            lambda connection: progress.batch(
+                connection, read.batch_id(connection, batch_id, application, key), now=self._now()
+            )
         )
 
     def cancel(self, job_id: str, *, session: Any = None) -> State:
@@ -215,6 +265,30 @@ class SendQueue:
         with self._writing(session) as connection:
             return read.cancel(connection, read.parse_id(job_id, what="job"), now=self._now())
 
+    def cancel_batch(
+        self,
+        batch_id: str | None = None,
+        *,
+        key: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        session: Any = None,
+    ) -> None:
+        """Withdraw a batch: nothing of it begins once this is committed.
+
+        Its waiting jobs end a few hundred at a time, here and at once; with ``session`` only the word is given, and
+        the workers end them. What is on the wire is cancelled only if the answer is "not done". Nothing happens to a
+        batch that has ended.
+
+        Raises `NotFound`.
+        """
+        with self._writing(session) as connection:
+            wanted = read.batch_id(connection, batch_id, application, key)
+            withdraw(connection, wanted, now=self._now())
+        after: UUID | None = UUID(int=0)
+        while session is None and after is not None:
+            with self._writing(None) as connection:
+                after = end_some(connection, wanted, after=after, now=self._now())
+
     def close(self) -> None:
         """Close the pooled connections. The queue opens new ones if it is used again."""
         self._engine.dispose()
@@ -226,6 +300,12 @@ class SendQueue:
             return []
         with self._writing(session) as connection:
             return stored_jobs(connection, planned, now=now, cap=self._lane_cap, vault=self._vault)
+
+    def _store_batch(self, call: BulkCall, session: Any) -> Batch:
+        now = self._now()
+        planned, total = plan_batch(call, now=now, metadata_key=self._metadata_key)
+        with self._writing(session) as connection:
+            return stored_batch(connection, planned, total, now=now, cap=self._lane_cap, vault=self._vault)
 
     @contextmanager
     def _writing(self, session: Any) -> Iterator[Connection]:
@@ -260,7 +340,7 @@ def stored_jobs(
 
 
 def stored_batch(
-    connection: Connection, planned: Planned, total: int, *, now: clock.Micros, cap: int | None, vault: Vault
+    connection: Connection, planned: Planned, total: int | None, *, now: clock.Micros, cap: int | None, vault: Vault
 ) -> Batch:
     """Store a planned batch, or give the older one that its key names."""
     found = store_whole(connection, planned, now=now, cap=cap, vault=vault)

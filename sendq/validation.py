@@ -115,7 +115,7 @@ def value_problems(message: Message, *, provider: str | None = None) -> list[Pro
     if message.custom_headers:
         _check_headers(message.custom_headers, problems)
     if message.metadata:
-        _check_metadata(message.metadata, MAX_METADATA_PAIRS - 1, problems)
+        _check_metadata(message.metadata, problems)
     if message.tracking_options is not None:
         _check_tracking(message.tracking_options, problems)
     if message.template is not None:
@@ -153,7 +153,7 @@ def check_changes(
         if not isinstance(metadata, Mapping):
             problems.append(Problem("metadata", "is not a mapping", "give a dict of strings"))
         else:
-            _check_metadata(metadata, MAX_METADATA_PAIRS, problems)
+            _check_metadata(metadata, problems)
             if metadata_key in metadata:
                 problems.append(_reserved_key(metadata_key))
     return problems
@@ -196,10 +196,10 @@ def _check_headers(headers: tuple[CustomHeader, ...], problems: list[Problem]) -
         _note(f"custom_headers[{index}].value", header_fault(header.value), problems)
 
 
-def _check_metadata(metadata: Mapping[Any, Any], most: int, problems: list[Problem]) -> None:
+def _check_metadata(metadata: Mapping[Any, Any], problems: list[Problem]) -> None:
+    most = MAX_METADATA_PAIRS - 1  # our own pair stands beside these, in modifications of messages that we sent too
     if len(metadata) > most:
-        room = f"more than {most} pairs" + (", and one place is ours" if most < MAX_METADATA_PAIRS else "")
-        problems.append(Problem("metadata", f"has {room}", "leave some out"))
+        problems.append(Problem("metadata", f"has more than {most} pairs, and one place is ours", "leave some out"))
     for key, value in metadata.items():
         field = f"metadata[{shown(key)}]"
         for part, text, longest in (("key", key, MAX_METADATA_KEY), ("value", value, MAX_METADATA_VALUE)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -29,10 +29,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The same for a bulk call, with the number of its jobs."""
+    """The same for a bulk call, with the number of its jobs (None: a walk has to find them first)."""
 
     id: str
-    total: int
+    total: int | None
     existed: bool = False
 
 
@@ -113,26 +113,68 @@ class Eta:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchError:
+    """A dead letter of a batch: which job, which message (None: a page of its walk), why, and what the API said."""
+
+    job_id: str
+    object_id: str | None
+    operation: str
+    rule: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WalkView:
+    """How a batch finds its messages.
+
+    ``state``: ``listing``; ``making`` (jobs of what was found); ``done``; ``stopped`` (a page was given up, cancelled
+    or expired; the batch's errors say why, and a retry of its dead letters walks on). ``pages`` were listed, and
+    ``found`` messages on them; ``listed`` of ``listings`` are over (a query is one listing, and so is each thread).
+    """
+
+    state: str
+    pages: int
+    found: int
+    listings: int
+    listed: int
+
+
+@dataclass(frozen=True, slots=True)
 class BatchView:
-    """A batch and how far it is. ``counts`` has the states that an end (or doubt) has put jobs in."""
+    """A batch and how far it is.
+
+    ``total`` is None until a walk has found its messages. ``counts`` has the states that an end (or doubt) has put jobs
+    in. ``rate`` is in jobs a second over the last minute; ``eta`` follows from it, from holds and from the lane's pace,
+    and is None where it cannot be told. ``errors`` are the first dead letters, at most ten. ``finished_at``: its last
+    job has ended; a retry of its dead letters opens it again.
+    """
 
     id: str
     operation: str
     application: str | None
     grant_id: str | None
-    total: int
+    total: int | None
     counts: Mapping[State, int]
     created_at: datetime
+    walk: WalkView | None = None
+    rate: float = 0.0
+    eta: datetime | None = None
+    errors: Sequence[BatchError] = ()
+    cancelled_at: datetime | None = None
+    finished_at: datetime | None = None
 
     @property
     def waiting(self) -> int:
-        """Jobs without an end yet, those on the wire among them."""
-        return self.total - sum(self.counts.values())
+        """Jobs without an end yet, those on the wire among them; during a walk, what it has found so far."""
+        known = self.total if self.total is not None else self.walk.found if self.walk is not None else 0
+        return known - sum(self.counts.values())
 
     @property
     def progress(self) -> float:
-        """The share of jobs that have come to an end, from 0 to 1."""
-        return 1 - self.waiting / self.total
+        """The share of jobs that have come to an end, from 0 to 1; 0 while the total is not known."""
+        if self.total is None:
+            return 0.0
+        return 1 - self.waiting / self.total if self.total else 1.0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

@@ -117,6 +117,16 @@ class NylasClient:
         path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}"
         return await self._call("PUT", application, path, body=body)
 
+    async def modify_thread(self, application: Application, grant_id: str, thread_id: str, body: bytes) -> Answer:
+        """PUT changes to a whole thread: the API fans them out to its messages."""
+        path = f"/v3/grants/{_part(grant_id)}/threads/{_part(thread_id)}"
+        return await self._call("PUT", application, path, body=body)
+
+    async def delete(self, application: Application, grant_id: str, message_id: str, *, hard: bool) -> Answer:
+        """DELETE one message: to the trash, or for good (``hard``)."""
+        path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}" + ("?hard_delete=true" if hard else "")
+        return await self._call("DELETE", application, path)
+
     async def grant(self, application: Application, grant_id: str) -> Answer:
         """GET the grant itself (``data.grant_status`` is ``valid`` or ``invalid``)."""
         return await self._call("GET", application, f"/v3/grants/{_part(grant_id)}")

@@ -15,6 +15,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -26,28 +27,20 @@ from sendq.ledger.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soo
 from sendq.pace import APART, call_of, next_ramp
 from sendq.preflight import objection
 from sendq.states import Event
-from sendq.wire import MIME
+from tasks import calls
+from tasks.calls import RETURNED, kind_of, make_call, read_answer
 from tasks.decide import Decision, JobFacts, decide
-from tasks.failure import Answer, Failure, Success, parse
+from tasks.failure import Failure, Success
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy, Route, Scope
 from tasks.upload import Upload
 
-RETURNED = "not_begun"
 BUG = "internal_error"
 
 
-class Job(Protocol):
+class Job(calls.Job, Protocol):
     """What a turn reads of a job: the columns that the claim loaded."""
 
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def operation(self) -> str: ...
-    @property
-    def form(self) -> str | None: ...
-    @property
-    def object_id(self) -> str | None: ...
     @property
     def next_at(self) -> Micros: ...
     @property
@@ -57,17 +50,7 @@ class Job(Protocol):
     @property
     def conflicts(self) -> int: ...
     @property
-    def generation(self) -> int: ...
-    @property
     def key_at(self) -> Micros | None: ...
-    @property
-    def doubt_at(self) -> Micros | None: ...
-    @property
-    def body(self) -> bytes: ...
-    @property
-    def content_type(self) -> str: ...
-    @property
-    def length(self) -> int | None: ...
 
 
 class Surroundings(Protocol):
@@ -78,6 +61,7 @@ class Surroundings(Protocol):
     worker_id: UUID
     turn_time: Micros
     key_max_age: Micros
+    metadata_key: str
 
     def now(self) -> Micros:
         """The wall clock."""
@@ -275,9 +259,17 @@ class _Turn:
         if event is not None:
             return self._without_call(job, event, RULE_OF[event])
         with around.on_the_wire(lane.provider, self._slow_call):
-            answer = await self._call(job)
+            application = around.application(lane.application)
+            answer = await make_call(
+                around.client,
+                application,
+                lane.grant_id,
+                job,
+                metadata_key=around.metadata_key,
+                upload=around.upload,
+            )
         ended_at = around.now()
-        result = parse(answer, provider=lane.provider, operation=job.operation, now=ended_at / SECOND)
+        result, page = read_answer(job, answer, provider=lane.provider, now=ended_at / SECOND)
         decision = decide(
             result,
             self._facts(job, begun_at),
@@ -287,20 +279,7 @@ class _Turn:
         )
         outcome = self._as_outcome(job, result, decision, begun_at=begun_at, ended_at=ended_at)
         self._learn(decision)
-        return outcome
-
-    async def _call(self, job: Job) -> Answer:
-        around, lane = self._around, self._lane
-        application = around.application(lane.application)
-        if job.operation == "send":
-            key = f"{job.id}:{job.generation}"
-            body = job.body if job.length is None else around.upload(job)
-            mime = job.form == MIME
-            return await around.client.send(
-                application, lane.grant_id, body, key, content_type=job.content_type, mime=mime
-            )
-        assert job.object_id is not None
-        return await around.client.modify(application, lane.grant_id, job.object_id, job.body)
+        return outcome if page is None else replace(outcome, page=page)
 
     async def _wait_for_start(self, job: Job) -> None:
         """Begun a little before its time, so that the pace does not wait for commits."""
@@ -320,7 +299,7 @@ class _Turn:
     def _facts(self, job: Job, begun_at: Micros) -> JobFacts:
         key_at = job.key_at if job.key_at is not None else begun_at
         return JobFacts(
-            operation=job.operation,
+            operation=kind_of(job.operation),
             attempts=job.attempts,
             generation=job.generation,
             key_age_s=(begun_at - key_at) / SECOND,

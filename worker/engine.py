@@ -78,6 +78,7 @@ class Engine:
         self.worker_id = new_id()
         self.turn_time: Micros = clock.seconds(settings.turn_s)
         self.key_max_age: Micros = clock.seconds(settings.key_max_age_s)
+        self.metadata_key: str = settings.metadata_key
         self.slots = Slots(settings.concurrency, slow_each=settings.slow_calls)
         self.lease = Lease(settings.stale_after_s - LEASE_MARGIN_S, time.monotonic, now)
         self.client: NylasClient  # made on the loop, where its connections live

@@ -166,6 +166,16 @@ def worker_started(worker: UUID, *, capacity: int) -> None:
     _log.info("worker_started", worker=str(worker), capacity=capacity)
 
 
+def jobs_made(batch: UUID, jobs: int) -> None:
+    """The batch's walk is over; messages that it found have their jobs."""
+    _log.info("jobs_made", batch=str(batch), jobs=jobs)
+
+
+def batch_finished(batch: UUID) -> None:
+    """Its last job has ended."""
+    _log.info("batch_finished", batch=str(batch))
+
+
 def metrics_at(host: str, port: int) -> None:
     """Where Prometheus finds its metrics."""
     _log.info("metrics_at", host=host, port=port)

@@ -20,6 +20,7 @@ from tasks.policy_file import PolicyFileError, policy_with
 from tasks.row import Policy
 from worker import journal, metrics
 from worker.alerts import Alerts
+from worker.batches import Batches
 from worker.bell import Bell, PostgresBell, SqliteBell
 from worker.checker import Checker
 from worker.dispatcher import Dispatcher, Publish
@@ -30,9 +31,9 @@ from worker.rescuer import Rescuer
 from worker.traces import Traces
 from worker.uploads import READERS
 
-# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, checker; those that
-# read files.
-OTHER_CONNECTIONS = 5 + READERS
+# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, checker;
+# those that read files.
+OTHER_CONNECTIONS = 6 + READERS
 
 
 class Process:
@@ -66,6 +67,7 @@ class Process:
             unclaimed_after_s=settings.unclaimed_after_s,
             key_max_age=clock.seconds(settings.key_max_age_s),
         )
+        self.batches = Batches(self.ledger, leads=lambda: self.dispatcher.leads, now=clock.now)
         self.checker = Checker(self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
         self.exporter = Exporter(settings.metrics_address, self) if settings.metrics_address else None
 
@@ -78,12 +80,14 @@ class Process:
         self.reporter.start()
         self.dispatcher.start()
         self.rescuer.start()
+        self.batches.start()
         self.checker.start()
 
     def stop(self) -> None:
         """Hand over, finish, leave."""
         self.dispatcher.stop(limit_s=2.0)
         self.rescuer.stop(limit_s=2.0)
+        self.batches.stop(limit_s=2.0)
         self.checker.stop(limit_s=2.0)
         self.engine.stop()
         self.reporter.stop(limit_s=1.0)

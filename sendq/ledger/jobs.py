@@ -20,6 +20,8 @@ JOB_CHANGES = (
     "finished_at", "rule", "message_id", "cancel_at",
 )  # fmt: skip
 
+COUNTED = FINAL | {State.IN_DOUBT}
+
 # The rule that is written down when no answer decided, but the ledger itself.
 RULE_OF = {Event.EXPIRE: "expired", Event.DOUBT: "key_too_old", Event.CANCEL: "cancelled"}
 
@@ -51,8 +53,7 @@ def end_waiting(
         state = MOVES[State.QUEUED][event]
         finished_at = now if state in FINAL else None
         rows.append({"id": job_id, "state": state.value, "finished_at": finished_at, "rule": rule or RULE_OF[event]})
-        if job.batch_id is not None:
-            count_change(counts, job.batch_id, job.state, state)
+        count_change(counts, job, state)
     update_rows(connection, schema.job, rows)
     append_batch_changes(connection, counts, now=now)
     return {row["id"] for row in rows}
@@ -63,13 +64,19 @@ def withdrawal(operation: str, *, may_have_gone_out: bool) -> Event:
     return Event.DOUBT if operation == "send" and may_have_gone_out else Event.CANCEL
 
 
-def count_change(counts: Counter[tuple[UUID, str]], batch_id: UUID, before: str, after: str) -> None:
-    """Only ends are counted (and doubt, which may be one): what waits is the total less these."""
-    counted = FINAL | {State.IN_DOUBT}
-    if before in counted:
-        counts[batch_id, State(before)] -= 1
-    if after in counted:
-        counts[batch_id, State(after)] += 1
+def count_change(counts: Counter[tuple[UUID, str]], job: Any, after: str | None) -> None:
+    """Count that a job went from the state of its row to another one; None: its listing goes on with the next page.
+
+    Only ends are counted (and doubt, which may be one): what waits is the total less these. Listings are counted by
+    themselves, for they are no part of a batch's total.
+    """
+    if job.batch_id is None:
+        return
+    listing = "list:" if job.operation == "list" else ""
+    if job.state in COUNTED:
+        counts[job.batch_id, listing + State(job.state)] -= 1
+    if after in COUNTED:
+        counts[job.batch_id, listing + State(after)] += 1
 
 
 def append_batch_changes(connection: Connection, counts: Counter[tuple[UUID, str]], *, now: Micros) -> None:

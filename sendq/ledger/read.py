@@ -13,7 +13,7 @@ from sendq.errors import NotFound
 from sendq.ledger import schema
 from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
 from sendq.states import MOVES, State
-from sendq.views import AttemptView, BatchView, JobView, Priority
+from sendq.views import AttemptView, JobView, Priority
 
 # Counting those ahead stops here: "more than ten thousand" is answer enough, and the count stays cheap.
 AHEAD_MOST = 10_000
@@ -115,33 +115,6 @@ def _attempt(row: Row[Any]) -> AttemptView:
         error=row.error,
         request_id=row.request_id,
         replayed=row.replayed,
-    )
-
-
-def batch(connection: Connection, batch_id: UUID) -> BatchView:
-    """A batch and the sum of what has happened to it."""
-    table, lane, change = schema.batch, schema.lane, schema.batch_change
-    statement = (
-        select(table, lane.c.application, lane.c.grant_id)
-        .outerjoin(lane, lane.c.id == table.c.lane_id)
-        .where(table.c.id == batch_id)
-    )
-    row = connection.execute(statement).first()
-    if row is None:
-        raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
-    sums = connection.execute(
-        select(change.c.state, func.sum(change.c.count).label("sum"))
-        .where(change.c.batch_id == batch_id)
-        .group_by(change.c.state)
-    )
-    return BatchView(
-        id=str(row.id),
-        operation=row.operation,
-        application=row.application,
-        grant_id=row.grant_id,
-        total=row.total,
-        counts={State(found.state): int(found.sum) for found in sums if found.sum},
-        created_at=moment(row.created_at),
     )
 
 

@@ -24,6 +24,7 @@ from sendq.ledger.grants import pause_after
 from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, lock_jobs, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, NEVER, lock, lock_pairs, lower_in, prove, settle
 from sendq.ledger.turns import begin
+from sendq.ledger.walks import Page, record_page
 from sendq.pace import BEHAVES_AFTER, relaxed, stretched
 from sendq.states import FINAL, MOVES, Event, State
 
@@ -57,6 +58,7 @@ class Outcome:
     sent: str = "no"  # no | maybe | partly | yes
     new_generation: bool = False
     message_id: str | None = None
+    page: Page | None = None  # what a listing has found
     conflict: bool = False  # the API still worked on an earlier request with this key
     hold: Hold | None = None
     width: int | None = None  # what the lane keeps to from now on; None: as before
@@ -214,8 +216,12 @@ def _apply_outcomes(
             row = rows[job.id] = _after(job, outcome, now=now)
             if row["state"] == State.QUEUED:
                 lower_in(changes, lanes[outcome.lane_id], job.priority, row["next_at"])
-            if job.batch_id is not None:
-                count_change(finished, job.batch_id, job.state, row["state"])
+            following = None
+            if outcome.page is not None and row["state"] == State.SENT:
+                following = record_page(connection, job.batch_id, outcome.page, finished, now=now)
+            if following is not None:
+                lower_in(changes, lanes[outcome.lane_id], following["priority"], following["next_at"])
+            count_change(finished, job, row["state"] if following is None else None)
             # Two turns may speak of one job in one group: the second meets it as the first has left it.
             jobs[job.id] = SimpleNamespace(**dict(job._mapping) | row, _mapping=dict(job._mapping) | row)
         if _apply_to_lane(connection, outcome, lanes, changes, now=now):

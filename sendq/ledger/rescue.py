@@ -168,8 +168,7 @@ def _return_begun(
         rows.append(row)
         if state is State.QUEUED:
             lower_in(changes, lanes[job.lane_id], job.priority, now)
-        if job.batch_id is not None:
-            count_change(counts, job.batch_id, job.state, state)
+        count_change(counts, job, state)
         attempts.append(
             {
                 "id": new_id(),

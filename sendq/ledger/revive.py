@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Row, literal_column, select
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
 from sendq.ledger import schema
+from sendq.ledger.batches import reopen
 from sendq.ledger.bulk import insert_rows, update_rows
 from sendq.ledger.enqueue import append_wakes
 from sendq.ledger.jobs import append_batch_changes, count_change, lock_jobs
@@ -125,9 +126,9 @@ def revive(
     update_rows(connection, schema.job, [_revived(row, starts[row.id]) for row in rows])
     counts: Counter[tuple[UUID, str]] = Counter()
     for row in rows:
-        if row.batch_id is not None:
-            count_change(counts, row.batch_id, State.DEAD, State.QUEUED)
+        count_change(counts, row, State.QUEUED)
     append_batch_changes(connection, counts, now=now)
+    reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
     insert_rows(connection, schema.event, [_event(row, by=by, reason=reason, now=now) for row in rows])
     wakes = _wakes(rows, starts)
     if wakes:

@@ -8,6 +8,7 @@ retention deletes in steps, and a key outlives its job on purpose.
      ├── piece ── content ── chunk   files of a request; equal ones are kept once
      ├── attempt              one row for each HTTP call
      └── batch ── batch_change   appended counts; progress is their sum
+           └── found             messages that a walk has found, until jobs are made of them
     key                       finds a job or batch again, also long after it was pruned
     wake                      "this lane has new jobs": appended by enqueue, deleted by the dispatcher
     lane ── pair              a lane belongs to one (application, provider); both can be held
@@ -58,9 +59,9 @@ job = Table(
     Column("id", Uuid, primary_key=True),
     Column("lane_id", Uuid, nullable=False),
     Column("batch_id", Uuid),
-    Column("operation", Text, nullable=False),  # send | modify
-    Column("form", Text),  # of a send's request: json | multipart | mime; null: a modification
-    Column("object_id", Text),  # the message that is modified; jobs for one object run one after another
+    Column("operation", Text, nullable=False),  # send | modify | delete | list (a page of a walk)
+    Column("form", Text),  # of a send's request: json | multipart | mime; null: it is no send
+    Column("object_id", Text),  # the message or thread that is changed; jobs for one object run one after another
     Column("priority", SmallInteger, nullable=False),  # 0 high, 1 normal, 2 low
     Column("state", Text, nullable=False),
     Column("due_at", BigInteger, nullable=False),  # what the caller asked for; never changes
@@ -84,13 +85,12 @@ job = Table(
     Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
     Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
     Index("sendq_job_doubt_idx", "lane_id", **_when("state = 'in_doubt'")),
-    Index(
-        "sendq_job_object_idx",
-        "lane_id",
-        "object_id",
-        **_when("object_id IS NOT NULL AND state IN ('queued', 'sending')"),
-    ),
-    Index("sendq_job_batch_idx", "batch_id", **_when("batch_id IS NOT NULL")),
+    # Of finished jobs too: what a walk has found may have been changed anew since.
+    Index("sendq_job_object_idx", "lane_id", "object_id", **_when("object_id IS NOT NULL")),
+    Index("sendq_job_batch_idx", "batch_id", "id", **_when("batch_id IS NOT NULL")),
+    Index("sendq_job_batch_dead_idx", "batch_id", "id", **_when("batch_id IS NOT NULL AND state = 'dead'")),
+    # Whether a message that is to be modified is one of ours, whose metadata holds our mark.
+    Index("sendq_job_message_idx", "message_id", **_when("message_id IS NOT NULL")),
     Index("sendq_job_dead_idx", "rule", **_when("state = 'dead'")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
 )
@@ -140,13 +140,30 @@ batch = Table(
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("lane_id", Uuid, nullable=False),
-    Column("operation", Text, nullable=False),
-    Column("total", Integer, nullable=False),
+    Column("operation", Text, nullable=False),  # modify | delete: what its jobs do, but for the pages of its walk
+    Column("target", Text, nullable=False),  # message | thread
+    Column("hard", Boolean, nullable=False, server_default=text("false")),  # deleted for good, past the trash
+    # Its body replaces metadata, our own mark among it, which the messages that we sent must keep.
+    Column("replaces_metadata", Boolean, nullable=False, server_default=text("false")),
+    # A walk finds the messages first: query (one listing) or threads (one for each thread); null: they were given.
+    Column("walk", Text),
+    Column("listings", Integer, nullable=False, server_default="0"),
+    Column("total", Integer),  # null: not known before the walk is over
     Column("body", LargeBinary, nullable=False),  # the request that each of its jobs makes
     Column("content_type", Text, nullable=False),
     Column("cipher_key", Text),
     Column("created_at", BigInteger, nullable=False),
+    # What the jobs get that a walk makes.
+    Column("priority", SmallInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
     Column("on_outcome", Text),
+    Column("making", Boolean, nullable=False, server_default=text("false")),  # the walk is over, jobs are being made
+    Column("cancel_at", BigInteger),
+    Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # what waited of it has ended
+    Column("finished_at", BigInteger),  # its last job has ended; a retry of its dead letters opens it again
+    Index("sendq_batch_making_idx", "id", **_when("making")),
+    Index("sendq_batch_cancel_idx", "id", **_when("cancel_at IS NOT NULL AND NOT cancelled")),
 )
 
 batch_change = Table(
@@ -154,10 +171,20 @@ batch_change = Table(
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
     Column("batch_id", Uuid, nullable=False),
+    # A state of its jobs; of its listings `list:<state>`; `page` and `found` of a walk.
     Column("state", Text, nullable=False),
     Column("count", Integer, nullable=False),
     Column("at", BigInteger, nullable=False),
+    Column("summed", Boolean, nullable=False, server_default=text("false")),  # a sum of earlier rows
     Index("sendq_batch_change_batch_id_idx", "batch_id"),
+    Index("sendq_batch_change_news_idx", "id", **_when("NOT summed")),
+)
+
+found = Table(
+    "sendq_found",
+    metadata,
+    Column("batch_id", Uuid, primary_key=True),
+    Column("object_id", Text, primary_key=True),
 )
 
 key = Table(

@@ -13,7 +13,19 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, BindParameter, Connection, LargeBinary, Row, Text, Uuid, bindparam, select, text
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Boolean,
+    Connection,
+    LargeBinary,
+    Row,
+    Text,
+    Uuid,
+    bindparam,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
@@ -24,6 +36,7 @@ from sendq.ledger.jobs import end_waiting
 from sendq.ledger.lanes import CLOSED_TURN, lock, settle
 from sendq.pace import Pacer, call_of, pacer_of
 from sendq.preflight import KEY_MAX_AGE, objection
+from sendq.states import Event
 
 # A turn does not wait longer than this for its lane's pace: it ends, gives its slots to others, and another one comes.
 LONGEST_PAUSE = 1 * SECOND
@@ -80,7 +93,7 @@ def claim(
         job.id: event
         for jobs in loaded.values()
         for job in jobs
-        if (event := objection(job, now=now, key_max_age=key_max_age)) is not None
+        if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None
     }
     if objections:
         end_waiting(connection, objections, now=now)
@@ -122,6 +135,11 @@ def claim(
         )
         for lane_id, row in ours.items()
     ]
+
+
+def _objection(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event | None:
+    """Why a loaded job does not begin. That its batch was cancelled counts before the last of its jobs was ended."""
+    return Event.CANCEL if job.batch_cancel_at is not None else objection(job, now=now, key_max_age=key_max_age)
 
 
 def _streaks(connection: Connection, applications: set[str]) -> dict[tuple[str, str], int]:
@@ -241,7 +259,7 @@ def give_back(connection: Connection, turns: Iterable[tuple[UUID, int]], *, now:
 
 _JOB = (
     "id", "lane_id", "batch_id", "operation", "form", "object_id", "priority", "due_at", "next_at", "expires_at",
-    "attempts", "deaths", "conflicts", "generation", "key_at", "doubt_at",
+    "attempts", "deaths", "conflicts", "generation", "key_at", "doubt_at", "rule",
 )  # fmt: skip
 
 
@@ -315,9 +333,14 @@ def _load_of(dialect: str) -> Executable:
         " AND o.state IN ('queued', 'sending') AND (o.due_at, o.id) < (j.due_at, j.id)"
         " ORDER BY o.due_at DESC, o.id DESC LIMIT 1"
     )
+    # The job that sent the message whose metadata is about to be replaced, our mark of that job with it.
+    mark = (
+        "CASE WHEN b.replaces_metadata THEN (SELECT s.id FROM sendq_job AS s WHERE s.message_id = j.object_id"
+        " AND s.lane_id = j.lane_id ORDER BY s.id LIMIT 1) END"
+    )
     selected = (
         f"SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
-        f" p.length,"
+        f" p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, {mark} AS mark,"
         f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.id {before}) END AS behind,"
         f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.next_at {before}) END AS behind_next_at"
     )
@@ -331,6 +354,7 @@ def _load_of(dialect: str) -> Executable:
         source = f"FROM ({parts}) AS j"
         binds = [bindparam("lane", type_=Uuid())]
     types: dict[str, Any] = {name: schema.job.c[name].type for name in _JOB}
+    types |= {"target": Text(), "hard": Boolean(), "batch_cancel_at": BigInteger(), "mark": Uuid()}
     types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
     types |= {"behind": Uuid(), "behind_next_at": BigInteger()}
     return text(f"{selected} {source} {joins}").bindparams(*binds).columns(**types)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sendq.frozen import content_digest, freeze_changes, freeze_send, modify_digest, send_digest
+from sendq.frozen import bulk_digest, content_digest, freeze_changes, freeze_send, send_digest
 from sendq.message import CustomHeader, Message, Recipient, TrackingOptions
 
 JOB_ID = "0197a1b2-0000-7000-8000-000000000001"
@@ -184,12 +184,18 @@ class TestTheDigestOfASend:
         assert (self.digest(one) == self.digest(other)) is same
 
 
-class TestTheDigestOfAModification:
+class TestTheDigestOfABulkCall:
     def digest(self, ids: list[str], changes: bytes = b'{"unread":false}', **options: Any) -> bytes:
-        return modify_digest(ids, changes, **{"application": "default", "grant_id": "g1", **options})
+        named = {"operation": "modify", "application": "default", "grant_id": "g1", **options}
+        return bulk_digest(ids=ids, request=changes, **named)
 
     def test_does_not_depend_on_the_order_of_the_ids(self) -> None:
         assert self.digest(["a", "b"]) == self.digest(["b", "a"])
+
+    def test_is_that_of_all_ids_however_many_there_are(self) -> None:
+        ids = [f"m{number}" for number in range(2_500)]
+        whole = json.dumps(sorted(ids), separators=(",", ":")).encode()
+        assert self.digest(ids) == content_digest("modify", "default", "g1", whole + b'\n{"unread":false}')
 
     def test_differs_with_ids_changes_and_operation(self) -> None:
         digests = {
@@ -199,6 +205,7 @@ class TestTheDigestOfAModification:
             self.digest(["a"]),
             self.digest(["a"], b'{"unread":true}'),
             self.digest(["a"], due_at=DUE),
+            self.digest(["a"], operation="delete"),
             content_digest("send", "default", "g1", b'["a"]\n{"unread":false}'),
         }
-        assert len(digests) == 7
+        assert len(digests) == 8

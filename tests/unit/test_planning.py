@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue
+from sendq.batches import BulkCall, Changes, Which, plan_batch
 from sendq.clock import SECOND, micros
 from sendq.ids import lane_id
-from sendq.planning import SEND_EXPIRY, Modification, Planned, plan_modification, plan_sends
+from sendq.planning import SEND_EXPIRY, Planned, plan_sends
 
 START = 1_780_000_000 * SECOND
 TOMORROW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -27,8 +28,8 @@ def send(grant: str = "g1", **options: Any) -> Send:
 
 
 def modification(ids: Any, *, now: int = START, **options: Any) -> tuple[Planned, list[dict[str, Any]]]:
-    call = Modification("g1", ids, False, None, None, None, Options(**options))
-    planned, _ = plan_modification(call, now=now, metadata_key="key1")
+    call = BulkCall("g1", Which(message_ids=ids), Options(**options), Changes(unread=False))
+    planned, _ = plan_batch(call, now=now, metadata_key="key1")
     return planned, [dict(job) for job in planned.plan.jobs]
 
 
@@ -131,9 +132,9 @@ class TestProblems:
         assert "leyah" not in str(caught.value)
 
     def test_of_no_change_to_make_are_named(self) -> None:
-        call = Modification("g1", ["m1"], None, None, None, None, Options())
+        call = BulkCall("g1", Which(message_ids=["m1"]), Options(), Changes())
         with pytest.raises(InvalidJob):
-            plan_modification(call, now=START, metadata_key="key1")
+            plan_batch(call, now=START, metadata_key="key1")
 
     @pytest.mark.parametrize("ids", ["m1", [], ["m1", "m1"], ["m1", ""], ["m1", None]])
     def test_of_the_ids_are_named(self, ids: Any) -> None:

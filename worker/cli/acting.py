@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from worker.cli.batching import batch_lines
 from worker.cli.door import load_settings, open_queue
-from worker.cli.output import FAILED, json_option, tell, tell_json, tell_table
+from worker.cli.output import FAILED, complain, json_option, tell, tell_json, tell_table
 
 CANCELLED = {
     "cancelled": "it will not go out",
@@ -15,10 +16,17 @@ CANCELLED = {
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", required=False)
+@click.option("--batch", metavar="ID", help="All jobs of this batch that have not gone out, and the rest of its walk.")
 @json_option
-def cancel(job: str, as_json: bool) -> None:
-    """Withdraw JOB, and print the state that it is in then. Exit status 1 if it had ended already, or is in doubt."""
+def cancel(job: str | None, batch: str | None, as_json: bool) -> None:
+    """Withdraw JOB, or a batch, and print how it is then. Exit status 1 if it had ended already, or is in doubt."""
+    if (job is None) == (batch is None):
+        raise click.UsageError("name either JOB or --batch ID")
+    if batch is not None:
+        _cancel_batch(batch, as_json)
+        return
+    assert job is not None
     with open_queue() as queue:
         state = queue.cancel(job)
     if as_json:
@@ -26,6 +34,20 @@ def cancel(job: str, as_json: bool) -> None:
     else:
         tell(f"{job} is {state}: {CANCELLED.get(state, 'it had ended before')}")
     if state not in ("cancelled", "sending"):
+        raise SystemExit(FAILED)
+
+
+def _cancel_batch(batch: str, as_json: bool) -> None:
+    with open_queue() as queue:
+        queue.cancel_batch(batch)
+        seen = queue.batch(batch)
+    if as_json:
+        tell_json(seen.as_json())
+    else:
+        for line in batch_lines(seen):
+            tell(line)
+    if seen.cancelled_at is None:
+        complain("it had ended before")
         raise SystemExit(FAILED)
 
 

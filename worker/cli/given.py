@@ -66,6 +66,12 @@ def rate(given: str) -> float:
     return SECONDS[found[2] or "s"] / float(found[1])
 
 
+def one_of(given: str | None, key: str | None, name: str) -> None:
+    """A job or batch is named by its id or by its key."""
+    if (given is None) == (key is None):
+        raise click.UsageError(f"name it either by {name} or by --key")
+
+
 def by_option(command: F) -> F:
     """``--by``: who acts, kept with the act."""
     option = click.option("--by", callback=_author, metavar="NAME", help="Who does it (default: this user's name).")

@@ -1,4 +1,4 @@
-"""What is going on: status, jobs, why, batch."""
+"""What is going on: status, jobs, why."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.door import ledger_engine, open_queue, read_ledger
+from worker.cli.given import one_of
 from worker.cli.output import clear_screen, json_option, tell, tell_json, tell_table, when
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def jobs(states: tuple[str, ...], grant: str | None, application: str, limit: in
 @json_option
 def why(job: str | None, key: str | None, application: str, as_json: bool) -> None:
     """Why JOB is where it is, until when, and what has happened to it so far."""
-    _one_of(job, key, "JOB")
+    one_of(job, key, "JOB")
     with open_queue() as queue:
         reason = queue.why(job, key=key, application=application)
         seen = queue.job(reason.job_id)
@@ -177,27 +178,4 @@ def _attempt_cells(attempt: AttemptView) -> tuple[object, ...]:
     )
 
 
-@click.command()
-@click.argument("batch", required=False)
-@click.option("--key", help="The key that it was enqueued with, in place of its id.")
-@click.option("--application", default="default", show_default=True, help="The application that the key belongs to.")
-@json_option
-def batch(batch: str | None, key: str | None, application: str, as_json: bool) -> None:
-    """How far BATCH is."""
-    _one_of(batch, key, "BATCH")
-    with open_queue() as queue:
-        seen = queue.batch(batch, key=key, application=application)
-    if as_json:
-        tell_json(seen.as_json())
-        return
-    tell(f"batch {seen.id}: {seen.total:,} jobs ({seen.operation}) through grant {seen.grant_id or '(not seen yet)'}")
-    ended = ", ".join(f"{number:,} {state}" for state, number in seen.counts.items())
-    tell(f"{seen.progress:.1%} done: {ended or 'none ended'}; {seen.waiting:,} waiting")
-
-
-def _one_of(given: str | None, key: str | None, name: str) -> None:
-    if (given is None) == (key is None):
-        raise click.UsageError(f"name it either by {name} or by --key")
-
-
-COMMANDS = (status, jobs, why, batch)
+COMMANDS = (status, jobs, why)

@@ -36,13 +36,41 @@ def upgrade() -> None:
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("lane_id", sa.Uuid(), nullable=False),
         sa.Column("operation", sa.Text(), nullable=False),
-        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("hard", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("replaces_metadata", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("walk", sa.Text(), nullable=True),
+        sa.Column("listings", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("total", sa.Integer(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("content_type", sa.Text(), nullable=False),
         sa.Column("cipher_key", sa.Text(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("priority", sa.SmallInteger(), nullable=False),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.Column("on_outcome", sa.Text(), nullable=True),
+        sa.Column("making", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("cancel_at", sa.BigInteger(), nullable=True),
+        sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("finished_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_batch_pkey")),
+    )
+    op.create_index(
+        "sendq_batch_cancel_idx",
+        "sendq_batch",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("cancel_at IS NOT NULL AND NOT cancelled"),
+        sqlite_where=sa.text("cancel_at IS NOT NULL AND NOT cancelled"),
+    )
+    op.create_index(
+        "sendq_batch_making_idx",
+        "sendq_batch",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("making"),
+        sqlite_where=sa.text("making"),
     )
     op.create_table(
         "sendq_batch_change",
@@ -51,9 +79,18 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("summed", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_batch_change_pkey")),
     )
     op.create_index("sendq_batch_change_batch_id_idx", "sendq_batch_change", ["batch_id"], unique=False)
+    op.create_index(
+        "sendq_batch_change_news_idx",
+        "sendq_batch_change",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("NOT summed"),
+        sqlite_where=sa.text("NOT summed"),
+    )
     op.create_table(
         "sendq_chunk",
         sa.Column("content_id", sa.Uuid(), nullable=False),
@@ -86,6 +123,12 @@ def upgrade() -> None:
     )
     op.create_index("sendq_event_at_idx", "sendq_event", ["at"], unique=False)
     op.create_table(
+        "sendq_found",
+        sa.Column("batch_id", sa.Uuid(), nullable=False),
+        sa.Column("object_id", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("batch_id", "object_id", name=op.f("sendq_found_pkey")),
+    )
+    op.create_table(
         "sendq_job",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("lane_id", sa.Uuid(), nullable=False),
@@ -115,9 +158,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
     )
     op.create_index(
+        "sendq_job_batch_dead_idx",
+        "sendq_job",
+        ["batch_id", "id"],
+        unique=False,
+        postgresql_where=sa.text("batch_id IS NOT NULL AND state = 'dead'"),
+        sqlite_where=sa.text("batch_id IS NOT NULL AND state = 'dead'"),
+    )
+    op.create_index(
         "sendq_job_batch_idx",
         "sendq_job",
-        ["batch_id"],
+        ["batch_id", "id"],
         unique=False,
         postgresql_where=sa.text("batch_id IS NOT NULL"),
         sqlite_where=sa.text("batch_id IS NOT NULL"),
@@ -155,12 +206,20 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'queued' AND expires_at IS NOT NULL"),
     )
     op.create_index(
+        "sendq_job_message_idx",
+        "sendq_job",
+        ["message_id"],
+        unique=False,
+        postgresql_where=sa.text("message_id IS NOT NULL"),
+        sqlite_where=sa.text("message_id IS NOT NULL"),
+    )
+    op.create_index(
         "sendq_job_object_idx",
         "sendq_job",
         ["lane_id", "object_id"],
         unique=False,
-        postgresql_where=sa.text("object_id IS NOT NULL AND state IN ('queued', 'sending')"),
-        sqlite_where=sa.text("object_id IS NOT NULL AND state IN ('queued', 'sending')"),
+        postgresql_where=sa.text("object_id IS NOT NULL"),
+        sqlite_where=sa.text("object_id IS NOT NULL"),
     )
     op.create_index(
         "sendq_job_waiting_idx",

@@ -1,0 +1,167 @@
+"""Batches: adding up what happened to them, ending them once, withdrawing and reopening them.
+
+Whatever ends a job appends a row to ``batch_change``, so no row is hot. The leader adds these rows up: sums of the last
+two minutes stay apart from each other (they tell the rate), older ones become one. What it reads in the end decides
+whether a walk is over and whether the last job has ended; both are settled under the batch's own lock, which a retry
+takes as well.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, func, or_, select, update
+
+from sendq.clock import SECOND, Micros
+from sendq.errors import NotFound
+from sendq.ledger import schema
+from sendq.ledger.bulk import CHUNK, insert_rows
+from sendq.ledger.jobs import append_batch_changes, end_waiting, lock_jobs
+from sendq.progress import ended, walk_is_complete
+from sendq.states import Event, State
+
+# Sums younger than this are kept apart from each other. Twice what the rate looks back.
+KEPT_APART: Micros = 120 * SECOND
+
+# Jobs that one transaction of a cancel ends: few enough that a row stays locked for milliseconds only.
+CANCEL_STEP = 500
+
+Sums = Mapping[str, int]
+
+
+def sums_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Sums]:
+    """What has happened to these batches so far, by state."""
+    table = schema.batch_change.c
+    wanted = select(table.batch_id, table.state, func.sum(table.count).label("sum")).where(table.batch_id.in_(ids))
+    found: dict[UUID, Sums] = {}
+    for row in connection.execute(wanted.group_by(table.batch_id, table.state)):
+        found[row.batch_id] = {**found.get(row.batch_id, {}), row.state: int(row.sum)}
+    return {batch_id: found.get(batch_id, {}) for batch_id in ids}
+
+
+def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[UUID]:
+    """Add up to ``limit`` changes to the sums of their batches; gives those whose last job has ended by them.
+
+    Each of these has its ``finished_at`` from now on, and is given by no other call, unless dead letters of it are
+    sent round again: then it is open until the last of those has ended. A walk that is over begins to make its jobs.
+    """
+    table = schema.batch
+    changed = _changed(connection, limit=limit)
+    if not changed:
+        return []
+    wanted = select(table).where(table.c.id.in_(changed)).order_by(table.c.id).with_for_update()
+    batches = connection.execute(wanted).all()
+    _add_up(connection, changed, now=now, limit=limit)
+    sums = sums_of(connection, changed)
+    finished = []
+    for batch in batches:
+        values = _after(batch, sums[batch.id], now=now)
+        if values:
+            connection.execute(update(table).where(table.c.id == batch.id).values(**values))
+        if "finished_at" in values:
+            finished.append(batch.id)
+    return finished
+
+
+def _changed(connection: Connection, *, limit: int) -> list[UUID]:
+    """Batches with changes that are in no sum yet."""
+    table = schema.batch_change.c
+    news = select(table.batch_id).where(~table.summed).order_by(table.id).limit(limit).subquery()
+    return sorted(connection.execute(select(news.c.batch_id).distinct()).scalars())
+
+
+def _add_up(connection: Connection, ids: Sequence[UUID], *, now: Micros, limit: int) -> None:
+    table = schema.batch_change
+    this = table.c.batch_id.in_(ids)
+    some = select(table.c.id).where(this, or_(~table.c.summed, table.c.at < now - KEPT_APART))
+    # Those in no sum first, or old sums could keep them out for ever.
+    some = some.order_by(table.c.summed, table.c.id).limit(limit)
+    gone = connection.execute(delete(table).where(table.c.id.in_(some)).returning(*table.c)).all()
+    counts: Counter[tuple[UUID, str, Micros]] = Counter()
+    for _, batch_id, state, count, _, summed in gone:
+        counts[batch_id, state, now - KEPT_APART if summed else now] += count
+    rows = [
+        {"batch_id": batch_id, "state": state, "count": count, "at": at, "summed": True}
+        for (batch_id, state, at), count in counts.items()
+        if count
+    ]
+    insert_rows(connection, table, rows)
+
+
+def _after(batch: Row[Any], sums: Sums, *, now: Micros) -> dict[str, Any]:
+    """What changes in a batch once this has happened to it."""
+    values: dict[str, Any] = {}
+    total = batch.total
+    if batch.walk is not None and walk_is_complete(batch, sums) and sums.get("found", 0) != total:
+        total = sums.get("found", 0)
+        values |= {"total": total, "making": total > 0}
+    if batch.finished_at is None and ended(batch, sums, total=total):
+        values["finished_at"] = now
+    return values
+
+
+def reopen(connection: Connection, ids: Collection[UUID]) -> None:
+    """Some of their dead letters go round again: they end once more, later."""
+    if not ids:
+        return
+    table = schema.batch
+    # Locked in any case: the leader may be about to end them by what it has read before.
+    connection.execute(select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update()).all()
+    connection.execute(update(table).where(table.c.id.in_(ids)).values(finished_at=None))
+
+
+# --- cancel -----------------------------------------------------------------------------------------------------------
+
+
+def withdraw(connection: Connection, batch_id: UUID, *, now: Micros) -> None:
+    """Say that nothing more of a batch is to begin. Raises `NotFound`."""
+    table = schema.batch
+    row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
+    if row is None:
+        raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
+    if row.finished_at is None and row.cancel_at is None:
+        connection.execute(update(table).where(table.c.id == batch_id).values(cancel_at=now, making=False))
+
+
+def withdrawn(connection: Connection, *, limit: int) -> Sequence[UUID]:
+    """Batches that were cancelled, and of which something may wait still."""
+    table = schema.batch.c
+    wanted = select(table.id).where(table.cancel_at.is_not(None), ~table.cancelled).order_by(table.id)
+    return connection.execute(wanted.limit(limit)).scalars().all()
+
+
+def end_some(connection: Connection, batch_id: UUID, *, after: UUID, now: Micros) -> UUID | None:
+    """Cancel the next few hundred jobs of a withdrawn batch, behind one id; gives where to go on, None at the end."""
+    table, jobs = schema.batch, schema.job
+    batch = connection.execute(select(table).where(table.c.id == batch_id)).first()
+    if batch is None or batch.cancel_at is None or batch.cancelled:
+        return None
+    step = select(jobs.c.id).where(jobs.c.batch_id == batch_id, jobs.c.id > after).order_by(jobs.c.id)
+    ids = connection.execute(step.limit(CANCEL_STEP)).scalars().all()
+    locked = lock_jobs(connection, ids)
+    waiting = {job_id: Event.CANCEL for job_id, job in locked.items() if job.state == State.QUEUED}
+    end_waiting(connection, waiting, now=now)
+    on_the_wire = [job_id for job_id, job in locked.items() if job.state == State.SENDING]
+    if on_the_wire:
+        connection.execute(update(jobs).where(jobs.c.id.in_(on_the_wire)).values(cancel_at=now))
+    if ids:
+        last: UUID = ids[-1]
+        return last
+    if _forget_some(connection, batch, now=now):
+        return after
+    connection.execute(update(table).where(table.c.id == batch_id).values(cancelled=True))
+    return None
+
+
+def _forget_some(connection: Connection, batch: Row[Any], *, now: Micros) -> int:
+    """Forget messages that were found and have no jobs yet; those of a known total count as cancelled."""
+    table = schema.found
+    some = select(table.c.object_id).where(table.c.batch_id == batch.id).limit(CHUNK)
+    ids = connection.execute(some).scalars().all()
+    connection.execute(delete(table).where(table.c.batch_id == batch.id, table.c.object_id.in_(ids)))
+    if batch.total is not None:
+        append_batch_changes(connection, Counter({(batch.id, State.CANCELLED.value): len(ids)}), now=now)
+    return len(ids)

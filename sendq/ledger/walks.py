@@ -1,0 +1,108 @@
+"""Walks: how a batch finds its messages before the first of them is changed.
+
+    page ─▶ page ─▶ … ─▶ last page ─▶ the leader sums ─▶ jobs, a thousand at a time
+
+A page is a job of the batch (operation ``list``): it has its turn, its pace and its trail like any other, and the same
+policy. When it is accepted, one transaction holds the outcome, the ids that it brought and the job of the next page, so
+no death of a worker loses a page or counts one twice. The ids stay in ``found`` until the walk is over: a change of
+what the query asks for shifts the pages that are not listed yet.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, select, update
+
+from sendq.clock import Micros
+from sendq.ids import new_id
+from sendq.ledger import schema
+from sendq.ledger.bulk import CHUNK, insert_new, insert_rows
+from sendq.ledger.enqueue import append_wakes
+
+_WAKES = ("high_at", "normal_at", "low_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one listing brought: at most a page of ids, and the request for the next page (None: it was the last)."""
+
+    found: Sequence[str]
+    following: bytes | None
+    content_type: str
+
+
+def record_page(
+    connection: Connection, batch_id: UUID, page: Page, counts: Counter[tuple[UUID, str]], *, now: Micros
+) -> Mapping[str, Any] | None:
+    """Keep what a page found and make the job of the next one, if there is one; gives that job's row.
+
+    To be called in the transaction that ends the page's own job, with the lane locked. A batch that was cancelled
+    meanwhile is not walked any further.
+    """
+    table = schema.batch
+    batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
+    if batch is None:
+        return None  # pruned, or erased, while it was on the wire
+    rows = [{"batch_id": batch_id, "object_id": object_id} for object_id in page.found]
+    counts[batch_id, "found"] += len(insert_new(connection, schema.found, rows, returning="object_id"))
+    counts[batch_id, "page"] += 1
+    if page.following is None or batch.cancel_at is not None:
+        return None
+    job = _job(batch, "list", None, batch.due_at, now=now)
+    insert_rows(connection, schema.job, [job])
+    payload = {"job_id": job["id"], "body": page.following, "content_type": page.content_type}
+    insert_rows(connection, schema.payload, [payload])
+    return job
+
+
+def walked(connection: Connection, *, limit: int) -> Sequence[UUID]:
+    """Batches whose walk is over, and whose jobs are being made."""
+    table = schema.batch.c
+    return connection.execute(select(table.id).where(table.making).order_by(table.id).limit(limit)).scalars().all()
+
+
+def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int = CHUNK) -> int:
+    """Turn up to ``limit`` of the found messages into jobs; gives how many. Fewer than ``limit``: that was all."""
+    table, found, lanes = schema.batch, schema.found, schema.lane
+    batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
+    if batch is None or not batch.making:
+        return 0
+    some = select(found.c.object_id).where(found.c.batch_id == batch_id).order_by(found.c.object_id).limit(limit)
+    ids = connection.execute(some).scalars().all()
+    connection.execute(delete(found).where(found.c.batch_id == batch_id, found.c.object_id.in_(ids)))
+    # They stand in line where the batch stood, a microsecond apart, as those of any other call.
+    rows = [
+        _job(batch, batch.operation, object_id, batch.due_at + place, now=now) for place, object_id in enumerate(ids)
+    ]
+    insert_rows(connection, schema.job, rows)
+    if len(ids) < limit:
+        connection.execute(update(table).where(table.c.id == batch_id).values(making=False))
+    if ids:
+        lane = connection.execute(select(lanes).where(lanes.c.id == batch.lane_id)).one()
+        wake = {"lane_id": lane.id, "application": lane.application, "grant_id": lane.grant_id, "provider": None}
+        times = dict.fromkeys(_WAKES) | {_WAKES[batch.priority]: batch.due_at}
+        append_wakes(connection, [wake | times], at=batch.due_at)
+    return len(ids)
+
+
+def _job(batch: Row[Any], operation: str, object_id: str | None, next_at: Micros, *, now: Micros) -> dict[str, Any]:
+    """A job that stands in line where its batch does."""
+    return {
+        "id": new_id(),
+        "lane_id": batch.lane_id,
+        "batch_id": batch.id,
+        "operation": operation,
+        "object_id": object_id,
+        "priority": batch.priority,
+        "state": "queued",
+        "due_at": batch.due_at,
+        "next_at": next_at,
+        "expires_at": batch.expires_at,
+        "created_at": now,
+        "on_outcome": None,
+    }
