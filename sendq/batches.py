@@ -21,6 +21,7 @@ from sendq.errors import InvalidJob, Problem
 from sendq.frozen import bulk_digest, freeze_changes
 from sendq.ids import lane_id, new_id
 from sendq.ledger.enqueue import Plan
+from sendq.ledger.schema import FIELDS
 from sendq.planning import (
     Options,
     Planned,
@@ -118,7 +119,7 @@ def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Plann
         "operation": call.operation,
         "target": "thread" if call.whole_threads else "message",
         "hard": call.hard,
-        "replaces_metadata": call.changes is not None and call.changes.metadata is not None,
+        "fields": sum(FIELDS.values()) if call.changes is None else _fields(call.changes),
         "walk": walk,
         "listings": 0 if walk is None else len(checked.ids) or 1,
         "total": total,
@@ -144,6 +145,10 @@ def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Plann
     name = None if options.key is None else (options.application, options.key)
     plan = Plan(jobs=jobs, payloads=payloads, batch=batch, keys=keys, wakes=wakes.rows())
     return Planned(plan, [batch_id], [name]), total
+
+
+def _fields(changes: Changes) -> int:
+    return sum(bit for name, bit in FIELDS.items() if getattr(changes, name) is not None)
 
 
 def _walk(call: BulkCall) -> str | None:

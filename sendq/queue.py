@@ -173,7 +173,8 @@ class SendQueue:
         """Accept one modification for each message of the account that fits ``query``, see `modify`.
 
         A walk lists all of them first, twenty at a time, and only then the first is modified: a change of what the
-        query asks for would shift the pages. The batch's total is None until the walk is over.
+        query asks for would shift the pages. The batch's total is None until the walk is over. A message of which the
+        same fields were changed by a later call meanwhile is left as it is (its job is cancelled: ``overtaken``).
         """
         changes = Changes(unread, starred, folders, metadata)
         return self._store_batch(BulkCall(grant_id, Which(query=query), Options(**options), changes), session)

@@ -95,8 +95,11 @@ def claim(
         for job in jobs
         if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None
     }
-    if objections:
+    overtaken = {job.id for jobs in loaded.values() for job in jobs if job.overtaken} - objections.keys()
+    if objections or overtaken:
         end_waiting(connection, objections, now=now)
+        end_waiting(connection, dict.fromkeys(overtaken, Event.CANCEL), now=now, rule="overtaken")
+        objections |= dict.fromkeys(overtaken, Event.CANCEL)
         loaded = {lane_id: [job for job in jobs if job.id not in objections] for lane_id, jobs in loaded.items()}
     pacers = {lane_id: pacer_of(row, now=now) for lane_id, row in ours.items()}
     slots = {lane_id: slots_of(row, loaded[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}
@@ -334,13 +337,21 @@ def _load_of(dialect: str) -> Executable:
         " ORDER BY o.due_at DESC, o.id DESC LIMIT 1"
     )
     # The job that sent the message whose metadata is about to be replaced, our mark of that job with it.
+    metadata = schema.FIELDS["metadata"]
     mark = (
-        "CASE WHEN b.replaces_metadata THEN (SELECT s.id FROM sendq_job AS s WHERE s.message_id = j.object_id"
-        " AND s.lane_id = j.lane_id ORDER BY s.id LIMIT 1) END"
+        f"CASE WHEN j.operation = 'modify' AND (b.fields & {metadata}) <> 0 THEN (SELECT s.id FROM sendq_job AS s"  # noqa: S608
+        " WHERE s.message_id = j.object_id AND s.lane_id = j.lane_id ORDER BY s.id LIMIT 1) END"
+    )
+    # A job that a walk made stands where its call stood. What was asked for later of the same message, and concerns the
+    # same fields, may be done by then; it must not be undone. (What waits still, waits behind it.)
+    overtaken = (
+        "CASE WHEN b.walk IS NOT NULL AND j.object_id IS NOT NULL THEN EXISTS (SELECT 1 FROM sendq_job AS n"
+        " JOIN sendq_batch AS nb ON nb.id = n.batch_id WHERE n.lane_id = j.lane_id AND n.object_id = j.object_id"
+        " AND n.state IN ('sent', 'sending') AND n.due_at > j.due_at AND (nb.fields & b.fields) <> 0) END"
     )
     selected = (
         f"SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
-        f" p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, {mark} AS mark,"
+        f" p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, {mark} AS mark, {overtaken} AS overtaken,"
         f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.id {before}) END AS behind,"
         f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.next_at {before}) END AS behind_next_at"
     )
@@ -354,7 +365,13 @@ def _load_of(dialect: str) -> Executable:
         source = f"FROM ({parts}) AS j"
         binds = [bindparam("lane", type_=Uuid())]
     types: dict[str, Any] = {name: schema.job.c[name].type for name in _JOB}
-    types |= {"target": Text(), "hard": Boolean(), "batch_cancel_at": BigInteger(), "mark": Uuid()}
+    types |= {
+        "target": Text(),
+        "hard": Boolean(),
+        "batch_cancel_at": BigInteger(),
+        "mark": Uuid(),
+        "overtaken": Boolean(),
+    }
     types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
     types |= {"behind": Uuid(), "behind_next_at": BigInteger()}
     return text(f"{selected} {source} {joins}").bindparams(*binds).columns(**types)

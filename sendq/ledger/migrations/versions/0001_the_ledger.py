@@ -38,7 +38,7 @@ def upgrade() -> None:
         sa.Column("operation", sa.Text(), nullable=False),
         sa.Column("target", sa.Text(), nullable=False),
         sa.Column("hard", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
-        sa.Column("replaces_metadata", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("fields", sa.SmallInteger(), nullable=False),
         sa.Column("walk", sa.Text(), nullable=True),
         sa.Column("listings", sa.Integer(), server_default="0", nullable=False),
         sa.Column("total", sa.Integer(), nullable=True),
