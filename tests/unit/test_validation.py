@@ -286,7 +286,7 @@ class TestChanges:
             {"folders": ["INBOX", "Label_1"]},
             {"folders": ()},
             {"metadata": {}},
-            {"metadata": {f"pair{number}": "v" for number in range(50)}},
+            {"metadata": {f"pair{number}": "v" for number in range(49)}},
         ],
     )
     def test_one_field_is_enough(self, changes: dict[str, Any]) -> None:

@@ -1,0 +1,131 @@
+"""From a bulk call to the rows of its batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sendq import InvalidJob, Options, Query
+from sendq.batches import BulkCall, Changes, Which, plan_batch
+from sendq.clock import SECOND
+from sendq.planning import Planned
+
+START = 1_780_000_000 * SECOND
+READ = Changes(unread=False)
+
+
+def call(
+    *, messages: Any = None, threads: Any = None, changes: Changes | None = READ, query: Any = None, **more: Any
+) -> BulkCall:
+    which = Which(messages, threads) if query is None else Which(query=query)
+    return BulkCall("g1", which, Options(**more.pop("options", {})), changes, **more)
+
+
+def plan(wanted: BulkCall) -> Planned:
+    return plan_batch(wanted, now=START, metadata_key="key1")[0]
+
+
+def batch(wanted: BulkCall) -> dict[str, Any]:
+    return dict(plan(wanted).plan.batch or {})
+
+
+def jobs(wanted: BulkCall) -> list[dict[str, Any]]:
+    return [dict(job) for job in plan(wanted).plan.jobs]
+
+
+class TestIdsOfMessages:
+    def test_are_a_job_each(self) -> None:
+        rows = jobs(call(messages=["m1", "m2"]))
+        assert [(row["operation"], row["object_id"]) for row in rows] == [("modify", "m1"), ("modify", "m2")]
+        assert batch(call(messages=["m1", "m2"]))["total"] == 2
+
+    def test_to_be_deleted_too(self) -> None:
+        wanted = call(messages=["m1"], changes=None, hard=True)
+        assert [row["operation"] for row in jobs(wanted)] == ["delete"]
+        made = batch(wanted)
+        assert (made["operation"], made["hard"], made["body"]) == ("delete", True, b"")
+
+
+class TestIdsOfThreads:
+    def test_are_a_listing_each_before_there_is_any_change(self) -> None:
+        wanted = plan(call(threads=["t1", "t2"]))
+        rows = [dict(row) for row in wanted.plan.jobs]
+        assert [(row["operation"], row["object_id"]) for row in rows] == [("list", None)] * 2
+        pages = [payload["body"] for payload in wanted.plan.payloads]
+        assert pages == [f"limit=20&select=id&thread_id={thread}".encode() for thread in ("t1", "t2")]
+        made = dict(wanted.plan.batch or {})
+        assert (made["total"], made["walk"], made["listings"]) == (None, "threads", 2)
+
+    def test_are_a_change_each_if_whole_threads_are_wanted(self) -> None:
+        wanted = call(threads=["t1", "t2"], whole_threads=True)
+        assert [(row["operation"], row["object_id"]) for row in jobs(wanted)] == [("modify", "t1"), ("modify", "t2")]
+        made = batch(wanted)
+        assert (made["total"], made["walk"], made["target"]) == (2, None, "thread")
+
+
+class TestAQuery:
+    def test_is_one_listing(self) -> None:
+        wanted = plan(call(query=Query(unread=True)))
+        assert [row["operation"] for row in wanted.plan.jobs] == ["list"]
+        made = dict(wanted.plan.batch or {})
+        assert (made["total"], made["walk"], made["listings"]) == (None, "query", 1)
+
+
+class TestACall:
+    @pytest.mark.parametrize(
+        ("wanted", "word"),
+        [
+            (call(), "both missing"),
+            (call(messages=["m"], threads=["t"]), "both given"),
+            (call(messages=[], threads=None), "message_ids: is empty"),
+            (call(threads=["t", "t"]), "thread_ids[1]"),
+            (call(threads=["t", ""]), "give a thread id"),
+            (call(messages=["m"], whole_threads=True), "without thread_ids"),
+            (call(threads=["t"], whole_threads="yes"), "whole_threads"),
+            (call(messages=["m"], changes=None, hard=1), "hard"),
+            (call(threads=["t"], whole_threads=True, changes=Changes(metadata={"a": "b"})), "only on its messages"),
+            (call(messages=["m"], changes=Changes(folders=["a", "b"]), options={"provider": "microsoft"}), "Microsoft"),
+            (call(query=Query(unread=True, to="a@b.com"), options={"provider": "microsoft"}), "Microsoft"),
+            (call(query="unread"), "sendq.Query"),
+            (call(messages=["m"], changes=Changes(metadata={f"a{n}": "b" for n in range(50)})), "one place is ours"),
+        ],
+    )
+    def test_that_cannot_be_made_is_refused_with_field_and_remedy(self, wanted: BulkCall, word: str) -> None:
+        with pytest.raises(InvalidJob) as caught:
+            plan(wanted)
+        (problem,) = caught.value.problems
+        assert word in str(problem)
+
+    def test_without_a_query_where_one_is_wanted_is_refused(self) -> None:
+        with pytest.raises(InvalidJob, match=r"sendq\.Query"):
+            plan(BulkCall("g1", Which(query=None), Options(), READ))  # type: ignore[arg-type]
+
+
+class TestTheKeyOfACall:
+    def test_tells_every_kind_of_call_from_every_other(self) -> None:
+        def digest(**more: Any) -> bytes:
+            (key,) = plan(call(**more, options={"key": "k"})).plan.keys
+            return bytes(key["digest"])
+
+        calls: list[dict[str, Any]] = [
+            {"messages": ["a"]},
+            {"messages": ["a"], "changes": Changes(unread=True)},
+            {"messages": ["a"], "changes": None},
+            {"messages": ["a"], "changes": None, "hard": True},
+            {"threads": ["a"]},
+            {"threads": ["a"], "whole_threads": True},
+            {"threads": ["a"], "changes": None},
+            {"query": Query(thread_id="a")},
+            {"query": Query(thread_id="a", unread=True)},
+            {"query": Query(thread_id="a"), "changes": None},
+            {"query": Query(thread_id="a"), "changes": None, "hard": True},
+        ]
+        assert len({digest(**one) for one in calls}) == len(calls)
+        assert [digest(**one) for one in calls] == [digest(**one) for one in calls]
+
+    def test_does_not_depend_on_the_order_of_ids(self) -> None:
+        one, other = (
+            plan(call(messages=ids, options={"key": "k"})).plan.keys[0]["digest"] for ids in (["a", "b"], ["b", "a"])
+        )
+        assert one == other
