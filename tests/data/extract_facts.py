@@ -23,6 +23,7 @@ OPERATIONS = {
     "get": ("/v3/grants/{grant_id}/messages/{message_id}", "get"),
     "modify": ("/v3/grants/{grant_id}/messages/{message_id}", "put"),
     "delete": ("/v3/grants/{grant_id}/messages/{message_id}", "delete"),
+    "modify_thread": ("/v3/grants/{grant_id}/threads/{thread_id}", "put"),
     "grants": ("/v3/grants", "get"),
     "grant": ("/v3/grants/{grantId}", "get"),
 }

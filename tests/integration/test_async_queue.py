@@ -22,6 +22,7 @@ from sendq import (
     Message,
     NotFound,
     Options,
+    Query,
     Retryable,
     SchemaMismatch,
     Send,
@@ -91,6 +92,26 @@ class TestTheAsyncQueue:
                 await queue.job(key="nobody's")
             with pytest.raises(InvalidJob):
                 await queue.send("me", MESSAGE)
+
+        on(url, story)
+
+    def test_changes_in_bulk_and_withdraws_batches_as_the_sync_one_does(self, url: str) -> None:
+        async def story(queue: AsyncSendQueue) -> None:
+            matching = await queue.modify_matching("g1", Query(unread=True), unread=False)
+            threads = await queue.modify("g1", thread_ids=["t1"], starred=True)
+            deleted = await queue.delete("g1", [f"m{n}" for n in range(700)], hard=True, key="gone")
+            await queue.delete_matching("g1", Query(in_="SPAM"), key="spam")
+            assert (matching.total, threads.total, deleted.total) == (None, None, 700)
+            await queue.cancel_batch(key="gone")
+            assert (await queue.batch(key="gone")).counts == {State.CANCELLED: 700}
+            async with queue._engine.begin() as connection:
+                await queue.cancel_batch(matching.id, session=connection)
+            view = await queue.batch(matching.id)
+            assert view.cancelled_at is not None
+            with pytest.raises(NotFound):
+                await queue.cancel_batch(key="nobody's")
+            with pytest.raises(InvalidJob):
+                await queue.modify("g1", ["m"], thread_ids=["t"], starred=True)
 
         on(url, story)
 

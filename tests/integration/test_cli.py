@@ -9,15 +9,16 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sendq import SendQueue
+from sendq import Query, SendQueue
 from sendq.clock import SECOND
 from sendq.ids import new_id
-from sendq.ledger import workers
+from sendq.ledger import batches, workers
 from sendq.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from tests.support.processes import running
@@ -184,12 +185,68 @@ class TestBatch:
         assert "0.0% done" in cli("batch", "--key", "tidy")[1]
         assert cli("batch", NOBODY)[0] == 1
 
+    def test_it_shows_a_walk_and_the_first_errors(self, cli: Cli, ledger: Ledger) -> None:
+        batch = ledger.queue.modify_matching("a", Query(unread=True), unread=False)
+        assert "walk is listing messages: 0 messages on 0 pages" in cli("batch", batch.id)[1]
+        claimed = ledger.serve()
+        died = outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule="server_error")
+        ledger.record(replace(died, attempt={**(died.attempt or {}), "error": "it is down"}))
+        out = cli("batch", batch.id)[1]
+        assert "walk stopped" in out
+        assert "(a page of its walk): server_error: it is down" in out
+        assert as_json(cli("batch", batch.id, "--json"))["walk"]["state"] == "stopped"
+
+    def test_watched_it_says_what_changes_until_it_has_ended(
+        self, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch = ledger.queue.modify("a", ["m1", "m2"], unread=False)
+
+        def work(_: float) -> None:
+            """Instead of a pause, something happens."""
+            ledger.clock.advance(1)
+            if ledger.queue.batch(batch.id).waiting:
+                ledger.finish(ledger.serve(jobs_each=1))
+            else:
+                with ledger.writing() as connection:
+                    batches.finish_batches(connection, now=ledger.clock(), limit=10)
+
+        monkeypatch.setattr("time.sleep", work)
+        status, out, _ = cli("batch", batch.id, "--watch")
+        said = out.splitlines()
+        assert said[:3] == ["0.0% done, 2 waiting", "50.0% done, 1 waiting", "100.0% done, 0 waiting"]
+        assert status == 0
+        assert "finished: " in said[-1]
+
+    def test_watched_to_an_end_that_is_not_what_was_wanted_is_status_1(self, cli: Cli, ledger: Ledger) -> None:
+        batch = ledger.queue.modify("a", ["m1"], unread=False)
+        ledger.queue.cancel_batch(batch.id)
+        with ledger.writing() as connection:
+            batches.finish_batches(connection, now=ledger.clock(), limit=10)
+        status, out, _ = cli("batch", batch.id, "--watch", "--json")
+        assert status == 1
+        assert json.loads(out)["counts"] == {"cancelled": 1}
+
 
 class TestCancel:
     def test_a_job_that_waits_is_withdrawn(self, cli: Cli, ledger: Ledger) -> None:
         job = str(ledger.send())
         assert as_json(cli("cancel", job, "--json")) == {"job_id": job, "state": "cancelled"}
         assert ledger.queue.job(job).state == "cancelled"
+
+    def test_a_batch_that_waits_is_withdrawn_as_a_whole(self, cli: Cli, ledger: Ledger) -> None:
+        batch = ledger.queue.modify("a", ["m1", "m2"], unread=False)
+        assert as_json(cli("cancel", "--batch", batch.id, "--json"))["counts"] == {"cancelled": 2}
+        with ledger.writing() as connection:
+            batches.finish_batches(connection, now=ledger.clock(), limit=10)
+        ended = ledger.queue.modify("a", ["m3"], unread=False)
+        ledger.clock.advance(1)
+        ledger.finish(ledger.serve())
+        with ledger.writing() as connection:
+            batches.finish_batches(connection, now=ledger.clock(), limit=10)
+        status, _, err = cli("cancel", "--batch", ended.id)
+        assert (status, "ended before" in err) == (1, True)
+        assert cli("cancel", "--batch", NOBODY)[0] == 1
+        assert cli("cancel", NOBODY, "--batch", NOBODY)[0] == 2
 
     def test_one_that_has_ended_is_status_1_and_says_how(self, cli: Cli, ledger: Ledger) -> None:
         job = ledger.send()

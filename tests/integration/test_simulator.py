@@ -44,6 +44,7 @@ PATHS = (
     ("get", "GET", r"/v3/grants/[^/]+/messages/[^/]+"),
     ("modify", "PUT", r"/v3/grants/[^/]+/messages/[^/]+"),
     ("delete", "DELETE", r"/v3/grants/[^/]+/messages/[^/]+"),
+    ("modify_thread", "PUT", r"/v3/grants/[^/]+/threads/[^/]+"),
     ("grants", "GET", r"/v3/grants"),
     ("grant", "GET", r"/v3/grants/[^/]+"),
 )
@@ -652,8 +653,44 @@ class TestModifying:
         assert client.get("m").data["folders"] == ["TRASH"]
         assert client.call("DELETE", "/v3/grants/g/messages/other").status == 404
 
+    def test_deleting_for_good_leaves_nothing_where_it_is_enabled(self, sim: Simulator, client: Client) -> None:
+        sim.message("g", "m", metadata={"key1": "x"})
+        assert client.call("DELETE", "/v3/grants/g/messages/m?hard_delete=true").status == 400
+        sim.behaviour.hard_delete = True
+        assert client.call("DELETE", "/v3/grants/g/messages/m?hard_delete=true").status == 200
+        assert client.get("m").status == 404
+        assert client.list("?metadata_pair=key1:x").data == []
+        assert sim.modified[-1].changes == {"hard_delete": True}
+
+
+class TestAThread:
+    def test_that_is_modified_modifies_all_its_messages(self, sim: Simulator, client: Client) -> None:
+        for number in range(3):
+            sim.message("g", f"m{number}", thread_id="t/1" if number < 2 else "t2")
+        reply = client.call("PUT", "/v3/grants/g/threads/t%2F1", {"unread": False, "folders": ["A"]})
+        assert (reply.status, reply.data["message_ids"]) == (200, ["m0", "m1"])
+        assert [client.get(f"m{number}").data["unread"] for number in range(3)] == [False, False, True]
+        assert sim.requests[0].operation == "modify_thread"
+
+    @pytest.mark.parametrize(("body", "status"), [({"metadata": {"a": "b"}}, 400), ({}, 400), ({"starred": True}, 404)])
+    def test_takes_no_metadata_and_has_to_be_there(self, client: Client, body: Any, status: int) -> None:
+        assert client.call("PUT", "/v3/grants/g/threads/t", body).status == status
+
 
 class TestListing:
+    @pytest.mark.parametrize(("shifting", "lost"), [(False, 0), (True, 2)])
+    def test_pages_may_shift_when_messages_leave_it(
+        self, sim: Simulator, client: Client, shifting: bool, lost: int
+    ) -> None:
+        sim.behaviour.shifting_pages = shifting
+        for number in range(6):
+            sim.message("g", f"m{number}")
+        first = client.list("?unread=true&limit=2")
+        for one in first.data:
+            client.put(one["id"], {"unread": False})
+        second = client.list(f"?unread=true&limit=200&page_token={first.json['next_cursor']}")
+        assert len(second.data) == 4 - lost
+
     def test_pages_from_new_to_old(self, client: Client) -> None:
         sent = [client.send().data["id"] for _ in range(5)]
         pages, query = [], "?limit=2"
