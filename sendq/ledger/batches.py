@@ -108,7 +108,8 @@ def reopen(connection: Connection, ids: Collection[UUID]) -> None:
     if not ids:
         return
     table = schema.batch
-    # Locked in any case: the leader may be about to end them by what it has read before.
+    # In the order in which the leader locks them. It may be about to end one by what it has read before, so each is
+    # written in any case, also if it is open: whoever comes second sees what the first has done.
     connection.execute(select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update()).all()
     connection.execute(update(table).where(table.c.id.in_(ids)).values(finished_at=None))
 
