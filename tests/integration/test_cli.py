@@ -187,7 +187,7 @@ class TestBatch:
 
     def test_it_shows_a_walk_and_the_first_errors(self, cli: Cli, ledger: Ledger) -> None:
         batch = ledger.queue.modify_matching("a", Query(unread=True), unread=False)
-        assert "walk is listing messages: 0 messages on 0 pages" in cli("batch", batch.id)[1]
+        assert "walk lists messages: 0 messages on 0 pages" in cli("batch", batch.id)[1]
         claimed = ledger.serve()
         died = outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule="server_error")
         ledger.record(replace(died, attempt={**(died.attempt or {}), "error": "it is down"}))

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.5
 
 WALKS = {
-    "listing": "is listing messages",
-    "making": "has listed all messages, and makes their jobs",
+    "listing": "lists messages",
+    "making": "has listed all messages, and their jobs are being made",
     "done": "is done",
-    "stopped": "stopped; when what is wrong is mended: sendq retry --batch",
+    "stopped": "stopped (sendq retry --batch goes on with it)",
 }
 
 
@@ -62,11 +62,12 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
         yield _walk_line(seen.walk)
     ended = ", ".join(f"{number:,} {state}" for state, number in seen.counts.items())
     yield f"{seen.progress:.1%} done: {ended or 'none ended'}; {seen.waiting:,} waiting"
+    if seen.cancelled_at is not None:
+        rest = "; what is on the wire is waited for" if seen.waiting else ""
+        yield f"cancelled: {when(seen.cancelled_at)}{rest}"
     if seen.finished_at is not None:
         yield f"finished: {when(seen.finished_at)}"
-    elif seen.cancelled_at is not None:
-        yield f"cancelled: {when(seen.cancelled_at)}; what is on the wire is waited for"
-    else:
+    elif seen.cancelled_at is None:
         yield f"rate: {seen.rate:,.1f} jobs/s; done: {when(seen.eta) if seen.eta else 'cannot be told'}"
     for error in seen.errors:
         what = error.object_id if error.operation != "list" else "a page of its walk"
