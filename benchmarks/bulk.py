@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -22,12 +21,12 @@ import threading
 import time
 from typing import Any
 
-from benchmarks.first_reading import _cpu_name
+from benchmarks.stage import machine
 from sendq import SendQueue
 from sendq.ids import lane_id
 from sendq.ledger import lanes, migrate
 from sendq.ledger.engine import open_engine, writing
-from sendq.pace import pace_of
+from sendq.paces import Paces
 from tests.support.servers import running_postgres
 
 GRANT = "bench"
@@ -76,7 +75,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "with_key_peak_over_start_mb": keyed["grown_mb"],
         "tenth_of_jobs_peak_over_start_mb": small["grown_mb"],
         **cancelled,
-        "machine": f"{os.cpu_count()} x {_cpu_name()}, load {os.getloadavg()[0]:.1f}",
+        **machine(),
     }
 
 
@@ -110,7 +109,7 @@ def cancel(url: str, batch: str) -> dict[str, Any]:
     queue = SendQueue(ledger)
     with writing(ledger) as connection:
         now = time.time_ns() // 1000
-        lanes.wake(connection, lanes.take_wakes(connection, limit=100), now=now, pace_of=pace_of)
+        lanes.wake(connection, lanes.take_wakes(connection, limit=100), now=now, paces=Paces())
     waits: list[float] = []
     over = threading.Event()
 

@@ -72,18 +72,15 @@ def rate(ended_lately: int, *, over: Micros) -> float:
     return max(0, ended_lately) / (max(SECOND, over) / SECOND)
 
 
-def eta(
-    waiting: int, *, rate: float, spacing: Micros, held_until: Micros | None, closed: bool, now: Micros
-) -> Micros | None:
-    """When the last waiting job should be done, as things are; None: that cannot be told.
+def eta(waiting: int, *, rate: float, paced_at: Micros, held_until: Micros, closed: bool, now: Micros) -> Micros | None:
+    """When the last waiting job should be done, as things are; None while the lane is closed: that cannot be told.
 
-    It cannot while the lane is closed, and before anything has been done in a lane that keeps no distance.
+    ``paced_at``: when its lane's own pace lets the last of so many start, from now on; it may go no faster. Before
+    anything has been done, that is all that is known.
     """
     if closed:
         return None
     if not waiting:
         return now
-    if not rate and not spacing:
-        return None
     by_rate = round(waiting / rate * SECOND) if rate else 0
-    return max(now, held_until or 0) + max(by_rate, waiting * spacing)
+    return max(now, held_until) + max(by_rate, paced_at - now)

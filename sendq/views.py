@@ -144,9 +144,9 @@ class BatchView:
     """A batch and how far it is.
 
     ``total`` is None until a walk has found its messages. ``counts`` has the states that an end (or doubt) has put jobs
-    in. ``rate`` is in jobs a second over the last minute; ``eta`` follows from it, from holds and from the lane's pace,
-    and is None where it cannot be told. ``errors`` are the first dead letters, at most ten. ``finished_at``: its last
-    job has ended; a retry of its dead letters opens it again.
+    in. ``rate`` is in jobs a second over the last minute; ``eta`` follows from it, from holds and from the lane's own
+    pace, and is None where it cannot be told (during a walk, and while the lane is closed). ``errors`` are the first
+    dead letters, at most ten. ``finished_at``: its last job has ended; a retry of its dead letters opens it again.
     """
 
     id: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,8 @@ from sendq.errors import NotFound
 from sendq.ledger import schema
 from sendq.ledger.batches import Sums, sums_of
 from sendq.ledger.jobs import COUNTED
+from sendq.ledger.read import hold_ends
+from sendq.pace import call_of, pacer_of
 from sendq.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
 from sendq.states import FINAL, State
 from sendq.views import BatchError, BatchView, WalkView
@@ -21,13 +24,11 @@ ERRORS_MOST = 10
 
 def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     """A batch, the sum of what has happened to it, and what may be expected. Raises `NotFound`."""
-    table, lane = schema.batch, schema.lane
-    statement = (
-        select(table, *(lane.c[name] for name in _LANE)).outerjoin(lane, lane.c.id == table.c.lane_id)
-    ).where(table.c.id == batch_id)  # fmt: skip
-    row = connection.execute(statement).first()
+    table = schema.batch
+    row = connection.execute(select(table).where(table.c.id == batch_id)).first()
     if row is None:
         raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
+    lane = connection.execute(select(schema.lane).where(schema.lane.c.id == row.lane_id)).first()
     sums = sums_of(connection, [batch_id])[batch_id]
     pace = _rate(connection, batch_id, now=now)
     counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
@@ -35,21 +36,18 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     return BatchView(
         id=str(row.id),
         operation=row.operation,
-        application=row.application,
-        grant_id=row.grant_id,
+        application=None if lane is None else lane.application,
+        grant_id=None if lane is None else lane.grant_id,
         total=row.total,
         counts=counts,
         created_at=moment(row.created_at),
         walk=_walk(row, sums),
         rate=pace,
-        eta=_eta(connection, row, sums, pace, now=now),
+        eta=_eta(connection, row, lane, sums, pace, now=now),
         errors=_errors(connection, batch_id) if dead else (),
         cancelled_at=None if row.cancel_at is None else moment(row.cancel_at),
         finished_at=None if row.finished_at is None else moment(row.finished_at),
     )
-
-
-_LANE = ("application", "grant_id", "provider", "spacing", "held_until", "closed_at")
 
 
 def _walk(row: Row[Any], sums: Sums) -> WalkView | None:
@@ -77,25 +75,21 @@ def _rate(connection: Connection, batch_id: UUID, *, now: Micros) -> float:
     return rate(int(lately.ended or 0), over=now - (lately.first_at or now))
 
 
-def _eta(connection: Connection, row: Row[Any], sums: Sums, pace: float, *, now: Micros) -> Any:
-    if row.total is None or row.application is None:
+def _eta(
+    connection: Connection, row: Row[Any], lane: Row[Any] | None, sums: Sums, pace: float, *, now: Micros
+) -> datetime | None:
+    if row.total is None or row.finished_at is not None or lane is None:
         return None
     waiting = row.total - jobs_ended(sums) - sums.get(State.IN_DOUBT.value, 0)
-    pairs = schema.pair.c
-    above = connection.execute(
-        select(func.max(pairs.held_until)).where(
-            pairs.application == row.application, pairs.provider.in_([row.provider, "*"])
-        )
-    ).scalar()
     at = eta(
         waiting,
         rate=pace,
-        spacing=row.spacing,
-        held_until=max(row.held_until or 0, above or 0),
-        closed=row.closed_at is not None,
+        paced_at=pacer_of(lane, now=now).start_of(max(1, waiting), call_of(row.operation, None), now),
+        held_until=hold_ends(connection, lane),
+        closed=lane.closed_at is not None,
         now=now,
     )
-    return None if at is None or row.finished_at is not None else moment(at)
+    return None if at is None else moment(at)
 
 
 def _errors(connection: Connection, batch_id: UUID) -> tuple[BatchError, ...]:

@@ -227,6 +227,7 @@ class TestCancellingABatch:
         ledger.clock.advance(1)
         claimed = ledger.serve()
         first, second, third = claimed.jobs
+        ledger.record(begins=[(claimed, second.id), (claimed, third.id)])
         ledger.queue.cancel_batch(batch.id)
         assert [ledger.state(job.id) for job in claimed.jobs] == [State.SENDING] * 3
         ledger.record(outcome(claimed, first, Event.ACCEPT, sent="yes"), outcome(claimed, second, Event.RETURN))

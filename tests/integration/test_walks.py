@@ -213,6 +213,7 @@ class TestAWalkByThreads:
         batch = ledger.queue.modify("g1", thread_ids=["t1", "t2"], starred=True)
         claimed = serve(ledger)
         first, second = claimed.jobs
+        ledger.record(begins=[(claimed, second.id)])
         ledger.record(
             outcome(claimed, first, Event.ACCEPT, sent="yes", page=page(["a"], None)),
             outcome(claimed, second, Event.GIVE_UP, rule="message_gone"),
@@ -227,6 +228,7 @@ class TestAWalkByThreads:
         batch = ledger.queue.modify("g1", thread_ids=["t1", "t2"], starred=True)
         claimed = serve(ledger)
         first, second = claimed.jobs
+        ledger.record(begins=[(claimed, second.id)])
         ledger.record(
             outcome(claimed, first, Event.ACCEPT, sent="yes", page=page(["a"], None)),
             outcome(claimed, second, Event.GIVE_UP, rule="server_error"),

@@ -83,13 +83,13 @@ class TestTheEta:
             ({"rate": 2.0}, 105),
             ({"rate": 2.0, "held_until": 400 * SECOND}, 405),
             ({"rate": 2.0, "held_until": 50 * SECOND}, 105),
-            ({"rate": 2.0, "spacing": 1 * SECOND}, 110),  # it goes no faster than its lane may
-            ({"spacing": 3 * SECOND}, 130),
-            ({}, None),
+            ({"rate": 2.0, "paced_at": 110 * SECOND}, 110),  # it goes no faster than its lane may
+            ({"paced_at": 130 * SECOND}, 130),
+            ({"paced_at": 130 * SECOND, "held_until": 400 * SECOND}, 430),
             ({"rate": 2.0, "closed": True}, None),
         ],
     )
     def test_follows_from_rate_pace_and_holds(self, given: dict[str, object], expected: int | None) -> None:
-        alike = {"waiting": 10, "rate": 0.0, "spacing": 0, "held_until": None, "closed": False, "now": 100 * SECOND}
+        alike = {"waiting": 10, "rate": 0.0, "paced_at": 0, "held_until": 0, "closed": False, "now": 100 * SECOND}
         at = eta(**{**alike, **given})  # type: ignore[arg-type]
         assert at == (None if expected is None else expected * SECOND)
