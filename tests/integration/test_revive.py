@@ -25,6 +25,7 @@ def die(ledger: Ledger, job: UUID, **given: Any) -> None:
     claimed = ledger.serve()
     values: dict[str, Any] = {"rule": "bad_request", "counts": True} | given
     dead = next(one for one in claimed.jobs if one.id == job)
+    ledger.record(begins=[(claimed, job)])
     ledger.record(
         *(outcome(claimed, one, Event.RETURN, called=False) for one in claimed.jobs if one.id != job),
         outcome(claimed, dead, Event.GIVE_UP, **values),
