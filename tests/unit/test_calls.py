@@ -32,6 +32,8 @@ class Job:
     target: str | None = "message"
     hard: bool | None = False
     mark: UUID | None = None
+    form: str | None = None
+    length: int | None = None
 
 
 def answer(status: int, body: Any, **headers: str) -> Answer:
