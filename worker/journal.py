@@ -158,14 +158,6 @@ def orphans(jobs: int) -> None:
     _log.error("orphans_returned", jobs=jobs)
 
 
-# --- workers ----------------------------------------------------------------------------------------------------------
-
-
-def worker_started(worker: UUID, *, capacity: int) -> None:
-    """It is registered, and takes on so many calls at once."""
-    _log.info("worker_started", worker=str(worker), capacity=capacity)
-
-
 def jobs_made(batch: UUID, jobs: int) -> None:
     """The batch's walk is over; messages that it found have their jobs."""
     _log.info("jobs_made", batch=str(batch), jobs=jobs)
@@ -174,6 +166,14 @@ def jobs_made(batch: UUID, jobs: int) -> None:
 def batch_finished(batch: UUID) -> None:
     """Its last job has ended."""
     _log.info("batch_finished", batch=str(batch))
+
+
+# --- workers ----------------------------------------------------------------------------------------------------------
+
+
+def worker_started(worker: UUID, *, capacity: int) -> None:
+    """It is registered, and takes on so many calls at once."""
+    _log.info("worker_started", worker=str(worker), capacity=capacity)
 
 
 def metrics_at(host: str, port: int) -> None:
