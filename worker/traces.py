@@ -20,7 +20,7 @@ from sendq.ledger.record import Outcome
 from sendq.states import Event
 from settings.celery import QUEUE
 
-METHODS = {"send": "POST", "modify": "PUT"}
+METHODS = {"send": "POST", "modify": "PUT", "delete": "DELETE", "list": "GET"}
 
 
 class Traces:
