@@ -33,6 +33,7 @@ from sendq.planning import (
     key_row,
     option_problems,
     priority_of,
+    told_key,
 )
 from sendq.query import Query, check_query, freeze_query, page_query
 from sendq.validation import check_changes
@@ -130,6 +131,7 @@ def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Plann
         "due_at": due_at,
         "expires_at": expiry_of(call.operation, options, now=now),
         "on_outcome": options.on_outcome,
+        "told_key": told_key(options),
     }
     payloads: Sequence[Mapping[str, Any]] = ()
     if walk is None:
@@ -166,7 +168,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     # Made once: of 100,000 rows only the id, the object and the place in line differ.
     alike = job_row(operation, batch_id, lane, options, now=now, position=0)
-    alike |= {"batch_id": batch_id, "on_outcome": None}
+    alike |= {"batch_id": batch_id, "on_outcome": None, "told_key": None}
     start = alike["next_at"]
     for position, object_id in enumerate(objects):
         yield alike | {"id": new_id(), "object_id": object_id, "next_at": start + position}

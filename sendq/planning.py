@@ -20,6 +20,7 @@ from sendq.message import Message
 from sendq.mime import MimeMessage
 from sendq.pace import PROVIDERS
 from sendq.senders import Senders, sender_problems
+from sendq.targets import parse_target
 from sendq.validation import check_message, check_mime
 from sendq.views import Priority
 from sendq.wire import Request, request_of
@@ -52,7 +53,9 @@ class Options:
     ``due_at``: not before then (aware; None: at once). ``expires_at``: not after then (None: 72 hours after the due
     time for sends, never for modifications; `NEVER`). ``priority``: high, normal or low, within its lane. ``key`` finds
     the job again and makes a repeat of the call harmless. ``application``: the name of a configured Nylas application.
-    ``provider``: the grant's, if known. ``on_outcome``: whom to tell when it ends.
+    ``provider``: the grant's, if known. ``on_outcome``: whom to tell when it ends, or nobody knows whether it went out;
+    what it may be stands at `sendq.targets`. A batch tells once, when its last job has ended. Told with it is the
+    ``key``, so it had better not be an address.
     """
 
     key: str | None = None
@@ -188,7 +191,13 @@ def job_row(
         "expires_at": expiry_of(operation, options, now=now),
         "created_at": now,
         "on_outcome": options.on_outcome,
+        "told_key": told_key(options),
     }
+
+
+def told_key(options: Options) -> str | None:
+    """The key, if somebody is told of the outcome: he knows the job by it."""
+    return None if options.on_outcome is None else options.key
 
 
 def key_row(
@@ -264,11 +273,12 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
     ]
     if options.provider is not None and options.provider not in PROVIDERS:
         problems.append(Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}, or None"))
-    for name, value in (("application", options.application), ("on_outcome", options.on_outcome)):
-        if value is None and name == "on_outcome":
-            continue
-        if not isinstance(value, str) or not 0 < len(value) <= 255 or text_fault(value) is not None:
-            problems.append(Problem(name, "is not a string of 1 to 255 clean characters", "give its configured name"))
+    name = options.application
+    if not isinstance(name, str) or not 0 < len(name) <= 255 or text_fault(name) is not None:
+        reason = "is not a string of 1 to 255 clean characters"
+        problems.append(Problem("application", reason, "give its configured name"))
+    if options.on_outcome is not None and isinstance(target := parse_target(options.on_outcome), Problem):
+        problems.append(target)
     return problems
 
 

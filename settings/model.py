@@ -23,6 +23,7 @@ from sendq.paces import Paces
 from settings.application import US, Application, NamedApplications, Provider
 from settings.environ import ROOT, EnvironSource, Row, reading, rows
 from settings.errors import SettingsError
+from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName
 from settings.paces import PaceSettings
 from settings.values import (
     KIND,
@@ -172,6 +173,33 @@ class Settings(BaseSettings):
         "supervisor more than this", unit="s", gt=5,
     )  # fmt: skip
 
+    # Outcomes: what the web applications are told (`on_outcome`).
+    outcome_broker_url: RedisUrl | None = setting(
+        None, "the broker of the Celery application whose tasks are told of outcomes (a Redis)"
+    )
+    outcome_endpoints: Endpoints = setting(
+        {}, "webhooks that `on_outcome` may name (webhook:NAME): a JSON object of name -> {url, secret}; without a "
+        "secret of its own an endpoint has SENDQ_OUTCOME_SECRET",
+    )  # fmt: skip
+    outcome_hosts: Hosts = setting(
+        (), "hosts that `on_outcome` may give https:// addresses of, with commas between them; a port other than 443 "
+        "belongs to the host. No other is called, whatever an application enqueues",
+    )  # fmt: skip
+    outcome_secret: SigningSecret | None = setting(
+        None, "what signs outcome webhooks: whsec_ and the base64 of 24 to 64 bytes"
+    )
+    outcome_timeout_s: float = setting(
+        10.0, "how long a receiver of outcomes may take to answer", unit="s", gt=0, le=60
+    )
+    on_reauth: TargetName | None = setting(
+        None, "who is told of every grant whose owner must sign in again, beside those whom its waiting jobs name; "
+        "written like `on_outcome`",
+    )  # fmt: skip
+    enqueue_task: bool = setting(
+        False, "let other Celery applications enqueue by name (`sendq.enqueue`): message bodies then pass through the "
+        "broker",
+    )  # fmt: skip
+
     # What is told to whom.
     log_format: Literal["json", "console"] = setting("json", "one JSON object a line, or columns for people")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "the least level that is logged")
@@ -317,6 +345,11 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
     if s.slow_after_s >= s.read_timeout_s:
         yield Problem("SENDQ_SLOW_AFTER_S", "is not less than SENDQ_READ_TIMEOUT_S",
                       "lower it, or a hanging call never counts as slow")  # fmt: skip
+    unsigned = [name for name, endpoint in s.outcome_endpoints.items() if endpoint.secret is None]
+    if s.outcome_secret is None and (s.outcome_hosts or unsigned):
+        whose = "SENDQ_OUTCOME_HOSTS" if s.outcome_hosts else f"the endpoint {unsigned[0]!r}"
+        yield Problem("SENDQ_OUTCOME_SECRET", f"is not set, and nothing else signs for {whose}",
+                      "set it, or no receiver could tell our outcomes from anybody's")  # fmt: skip
     if s.key_max_age_s + s.read_timeout_s >= 3600:
         yield Problem("SENDQ_KEY_MAX_AGE_S", "reaches, with SENDQ_READ_TIMEOUT_S, the hour that Nylas keeps keys",
                       "lower it, or a repeat may be taken for a new message")  # fmt: skip

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from sendq import clock
-from sendq.ledger import batches, walks
+from sendq.ledger import batches, outcomes, walks
 from sendq.ledger.bulk import CHUNK
 from sendq.ledger.engine import reading, writing
 from worker import journal
@@ -48,7 +48,9 @@ class Batches(Rounds):
             self._ended_up_to.clear()
             return
         with writing(self._ledger) as connection:
-            finished = batches.finish_batches(connection, now=self._now(), limit=CHANGES_MOST)
+            now = self._now()
+            finished = batches.finish_batches(connection, now=now, limit=CHANGES_MOST)
+            outcomes.append_batches(connection, finished, now=now)
         for batch_id in finished:
             journal.batch_finished(batch_id)
         with reading(self._ledger) as connection:

@@ -7,7 +7,7 @@ Set up (JSON or columns, level) by `settings.logs`; docs/logs.md lists the verbs
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 import structlog
@@ -204,6 +204,35 @@ def worker_buried(worker: UUID, *, turns: int, begun: int) -> None:
 def ledger_away(error: BaseException, *, held_back: int) -> None:
     """The ledger cannot be reached; so many outcomes wait for it."""
     _log.error("ledger_away", error=type(error).__name__, outcomes_held_back=held_back)
+
+
+def outcome_told(delivery: UUID, receiver: str) -> None:
+    _log.debug("outcome_told", delivery=str(delivery), receiver=receiver)
+
+
+def outcome_failed(delivery: UUID, receiver: str, error: str) -> None:
+    """A receiver did not take an outcome in; it is told again."""
+    _log.warning("outcome_failed", delivery=str(delivery), receiver=receiver, error=error)
+
+
+def receiver_held(receiver: str, error: str | None, *, until: int) -> None:
+    """A receiver of outcomes is left alone for a while."""
+    _log.warning("receiver_held", receiver=receiver, error=error, until=until)
+
+
+def outcomes_given_up(deliveries: int, receiver: str) -> None:
+    """Their 72 hours are over; `sendq deliveries retry` tells them all the same."""
+    _log.error("outcomes_given_up", deliveries=deliveries, receiver=receiver)
+
+
+def enqueue_refused(task: str, reasons: Sequence[str]) -> None:
+    """Another application's `sendq.enqueue` cannot become a job; nothing was stored. Fields and reasons, no values."""
+    _log.error("enqueue_refused", task=task, reasons=list(reasons))
+
+
+def enqueue_put_back(task: str, error: BaseException) -> None:
+    """The ledger is away: the message goes back to its queue."""
+    _log.warning("enqueue_put_back", task=task, error=type(error).__name__)
 
 
 def bug(where: str, **ids: object) -> None:

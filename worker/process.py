@@ -23,6 +23,7 @@ from worker.alerts import Alerts
 from worker.batches import Batches
 from worker.bell import Bell, PostgresBell, SqliteBell
 from worker.checker import Checker
+from worker.deliverer import Deliverer
 from worker.dispatcher import Dispatcher, Publish
 from worker.engine import Engine
 from worker.exporter import Exporter
@@ -31,9 +32,9 @@ from worker.rescuer import Rescuer
 from worker.traces import Traces
 from worker.uploads import READERS
 
-# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, checker;
-# those that read files.
-OTHER_CONNECTIONS = 6 + READERS
+# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, checker,
+# deliverer; those that read files.
+OTHER_CONNECTIONS = 7 + READERS
 
 
 class Process:
@@ -70,6 +71,9 @@ class Process:
         self.batches = Batches(self.ledger, leads=lambda: self.dispatcher.leads, now=clock.now)
         self.checker = Checker(self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
         self.exporter = Exporter(settings.metrics_address, self) if settings.metrics_address else None
+        self.deliverer = Deliverer(
+            self.ledger, settings, policy=policy, leads=lambda: self.dispatcher.leads, now=clock.now
+        )
 
     def start(self) -> None:
         """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
@@ -82,6 +86,7 @@ class Process:
         self.rescuer.start()
         self.batches.start()
         self.checker.start()
+        self.deliverer.start()
 
     def stop(self) -> None:
         """Hand over, finish, leave."""
@@ -90,6 +95,7 @@ class Process:
         self.batches.stop(limit_s=2.0)
         self.checker.stop(limit_s=2.0)
         self.engine.stop()
+        self.deliverer.stop(limit_s=1.0)
         self.reporter.stop(limit_s=1.0)
         if self.exporter is not None:
             self.exporter.stop()

@@ -21,7 +21,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, and_, exists, or_, select, update
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger import events, schema
+from sendq.ledger import events, outcomes, schema
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.lanes import lock, name_providers, settle
@@ -222,8 +222,13 @@ def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
 # --- announcing, and looking higher -----------------------------------------------------------------------------------
 
 
-def to_announce(connection: Connection, *, closed_before: Micros, now: Micros, limit: int) -> list[Row[Any]]:
-    """Lanes that are certainly closed since before then and whose owners were not called for: they are now."""
+def to_announce(
+    connection: Connection, *, closed_before: Micros, now: Micros, limit: int, tell: str | None = None
+) -> list[Row[Any]]:
+    """Lanes that are certainly closed since before then and whose owners were not called for: they are now.
+
+    Whom the jobs that wait there name is told of it, and so is ``tell``.
+    """
     table = schema.lane
     rows = connection.execute(
         select(table)
@@ -239,6 +244,7 @@ def to_announce(connection: Connection, *, closed_before: Micros, now: Micros, l
     for row in rows:
         connection.execute(update(table).where(table.c.id == row.id).values(announced_at=now))
         _event(connection, "reauth_required", row, by="policy", rule=row.closed_rule, now=now)
+    outcomes.append_reauth(connection, rows, also=tell, now=now)
     return list(rows)
 
 

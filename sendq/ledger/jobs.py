@@ -1,16 +1,20 @@
-"""Jobs: locking them, ending those that wait, and the appended counts of their batches."""
+"""Jobs: locking them, writing what became of them, and ending those that wait.
+
+`store_changes` is the one way in which a job changes its state once it has begun to matter to others: it writes the
+job, the appended count of its batch, and what somebody wants to be told, in one transaction.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
 from sendq.clock import Micros
-from sendq.ledger import schema
+from sendq.ledger import outcomes, schema
 from sendq.ledger.bulk import insert_rows, update_rows
 from sendq.states import FINAL, MOVES, Event, State
 
@@ -31,7 +35,7 @@ def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool 
     if not ids:
         return {}
     table = schema.job
-    columns = [table.c[name] for name in (*JOB_CHANGES, "batch_id", "priority", "lane_id", "operation")]
+    columns = [table.c[name] for name in (*JOB_CHANGES, "batch_id", "priority", "lane_id", "operation", "on_outcome")]
     wanted = select(*columns).where(table.c.id.in_(sorted(set(ids)))).order_by(table.c.id)
     return {row.id: row for row in connection.execute(wanted.with_for_update(skip_locked=skip_locked))}
 
@@ -44,19 +48,17 @@ def end_waiting(
     ``rule`` is what decided; by default the event's own (`RULE_OF`).
     """
     jobs = lock_jobs(connection, list(events))
-    rows: list[dict[str, Any]] = []
-    counts: Counter[tuple[UUID, str]] = Counter()
+    changed: list[tuple[Any, Mapping[str, Any]]] = []
     for job_id, job in jobs.items():
         event = events[job_id]
         if job.state != State.QUEUED:
             continue
         state = MOVES[State.QUEUED][event]
         finished_at = now if state in FINAL else None
-        rows.append({"id": job_id, "state": state.value, "finished_at": finished_at, "rule": rule or RULE_OF[event]})
-        count_change(counts, job, state)
-    update_rows(connection, schema.job, rows)
-    append_batch_changes(connection, counts, now=now)
-    return {row["id"] for row in rows}
+        after = {"id": job_id, "state": state.value, "finished_at": finished_at, "rule": rule or RULE_OF[event]}
+        changed.append((job, after))
+    store_changes(connection, changed, now=now)
+    return {job.id for job, _ in changed}
 
 
 def withdrawal(operation: str, *, may_have_gone_out: bool) -> Event:
@@ -64,22 +66,31 @@ def withdrawal(operation: str, *, may_have_gone_out: bool) -> Event:
     return Event.DOUBT if operation == "send" and may_have_gone_out else Event.CANCEL
 
 
-def count_change(counts: Counter[tuple[UUID, str]], job: Any, after: str | None) -> None:
-    """Count that a job went from the state of its row to another one; None: its listing goes on with the next page.
+def store_changes(
+    connection: Connection,
+    changed: Sequence[tuple[Any, Mapping[str, Any]]],
+    *,
+    now: Micros,
+    counts: Counter[tuple[UUID, str]] | None = None,
+    going_on: Collection[UUID] = (),
+) -> None:
+    """Write what became of jobs: each as it was (locked), and its changed columns, which are the same for all.
 
-    Only ends are counted (and doubt, which may be one): what waits is the total less these. Listings are counted by
-    themselves, for they are no part of a batch's total.
+    What was is asked for ``id``, ``state``, ``operation``, ``batch_id`` and ``on_outcome``. ``counts`` is what else
+    changes in batches; ``going_on`` are listings that go on with their next page, which is no end.
     """
-    if job.batch_id is None:
-        return
-    listing = "list:" if job.operation == "list" else ""
-    if job.state in COUNTED:
-        counts[job.batch_id, listing + State(job.state)] -= 1
-    if after in COUNTED:
-        counts[job.batch_id, listing + State(after)] += 1
+    update_rows(connection, schema.job, [after for _, after in changed])
+    counts = Counter() if counts is None else counts
+    for before, after in changed:
+        if before.batch_id is not None:
+            _count(counts, before, None if before.id in going_on else after["state"])
+    append_batch_changes(connection, counts, now=now)
+    told = [before.id for before, after in changed if before.on_outcome and before.state != after["state"]]
+    if told:
+        outcomes.append_jobs(connection, told, now=now)
 
 
-def append_batch_changes(connection: Connection, counts: Counter[tuple[UUID, str]], *, now: Micros) -> None:
+def append_batch_changes(connection: Connection, counts: Mapping[tuple[UUID, str], int], *, now: Micros) -> None:
     """Append what changed in batches: progress is the sum of these rows, so no row is hot."""
     rows = [
         {"batch_id": batch_id, "state": str(state), "count": count, "at": now}
@@ -87,3 +98,16 @@ def append_batch_changes(connection: Connection, counts: Counter[tuple[UUID, str
         if count
     ]
     insert_rows(connection, schema.batch_change, rows)
+
+
+def _count(counts: Counter[tuple[UUID, str]], job: Any, after: str | None) -> None:
+    """Count that a job went from the state of its row to another one; None: its listing goes on with the next page.
+
+    Only ends are counted (and doubt, which may be one): what waits is the total less these. Listings are counted by
+    themselves, for they are no part of a batch's total.
+    """
+    listing = "list:" if job.operation == "list" else ""
+    if job.state in COUNTED:
+        counts[job.batch_id, listing + State(job.state)] -= 1
+    if after in COUNTED:
+        counts[job.batch_id, listing + State(after)] += 1

@@ -18,10 +18,10 @@ from sqlalchemy import Connection, Row, update
 
 from sendq.clock import Micros
 from sendq.ledger import schema
-from sendq.ledger.bulk import insert_new, update_rows
+from sendq.ledger.bulk import insert_new
 from sendq.ledger.enqueue import notify
 from sendq.ledger.grants import pause_after
-from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, lock_jobs, withdrawal
+from sendq.ledger.jobs import JOB_CHANGES, lock_jobs, store_changes, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, NEVER, lock, lock_pairs, lower_in, prove, settle
 from sendq.ledger.turns import begin
 from sendq.ledger.walks import Page, record_page
@@ -200,9 +200,11 @@ def _apply_outcomes(
     attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
     fresh = insert_new(connection, schema.attempt, attempts, returning="id")
     news = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
-    jobs: dict[UUID, Any] = dict(lock_jobs(connection, [outcome.job_id for outcome in news]))
+    before = lock_jobs(connection, [outcome.job_id for outcome in news])
+    jobs: dict[UUID, Any] = dict(before)
     rows: dict[UUID, dict[str, Any]] = {}
-    finished: Counter[tuple[UUID, str]] = Counter()
+    counts: Counter[tuple[UUID, str]] = Counter()
+    going_on: set[UUID] = set()
     for outcome in news:
         job = jobs.get(outcome.job_id)
         if job is None:
@@ -218,16 +220,16 @@ def _apply_outcomes(
                 lower_in(changes, lanes[outcome.lane_id], job.priority, row["next_at"])
             following = None
             if outcome.page is not None and row["state"] == State.SENT:
-                following = record_page(connection, job.batch_id, outcome.page, finished, now=now)
+                following = record_page(connection, job.batch_id, outcome.page, counts, now=now)
             if following is not None:
                 lower_in(changes, lanes[outcome.lane_id], following["priority"], following["next_at"])
-            count_change(finished, job, row["state"] if following is None else None)
+                going_on.add(job.id)
             # Two turns may speak of one job in one group: the second meets it as the first has left it.
             jobs[job.id] = SimpleNamespace(**dict(job._mapping) | row, _mapping=dict(job._mapping) | row)
         if _apply_to_lane(connection, outcome, lanes, changes, now=now):
             recorded.incidents.append(outcome)
-    update_rows(connection, schema.job, list(rows.values()))
-    append_batch_changes(connection, finished, now=now)
+    changed = [(before[job_id], row) for job_id, row in rows.items()]
+    store_changes(connection, changed, now=now, counts=counts, going_on=going_on)
 
 
 def _is_of_another_generation(job: Any, outcome: Outcome) -> bool:

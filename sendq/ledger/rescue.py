@@ -6,7 +6,6 @@ of their turn return as if nothing had been.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +16,8 @@ from sqlalchemy import Connection, Row, Uuid, bindparam, select, text
 from sendq.clock import Micros
 from sendq.ids import new_id
 from sendq.ledger import schema
-from sendq.ledger.bulk import insert_rows, update_rows
-from sendq.ledger.jobs import JOB_CHANGES, append_batch_changes, count_change, end_waiting, lock_jobs, withdrawal
+from sendq.ledger.bulk import insert_rows
+from sendq.ledger.jobs import JOB_CHANGES, end_waiting, lock_jobs, store_changes, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, lock, lower_in, settle
 from sendq.ledger.turns import give_back
 from sendq.ledger.workers import deregister
@@ -157,18 +156,16 @@ def _return_begun(
     key_max_age: Micros,
 ) -> None:
     rule = DIED if died else STOPPED
-    rows, attempts = [], []
-    counts: Counter[tuple[UUID, str]] = Counter()
+    changed, attempts = [], []
     for job in begun.values():
         state = MOVES[State.SENDING][_what_next(job, now=now, key_max_age=key_max_age)]
         row = {name: job._mapping[name] for name in JOB_CHANGES}
         row["finished_at"] = now if state in FINAL else None
         row |= {"state": state.value, "next_at": now, "deaths": job.deaths + died, "rule": rule}
         row |= {"doubt_at": job.begun_at, "turn": None, "begun_at": None}
-        rows.append(row)
+        changed.append((job, row))
         if state is State.QUEUED:
             lower_in(changes, lanes[job.lane_id], job.priority, now)
-        count_change(counts, job, state)
         attempts.append(
             {
                 "id": new_id(),
@@ -187,9 +184,8 @@ def _return_begun(
                 "replayed": False,
             }
         )
-    update_rows(connection, schema.job, rows)
+    store_changes(connection, changed, now=now)
     insert_rows(connection, schema.attempt, attempts)
-    append_batch_changes(connection, counts, now=now)
 
 
 def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:

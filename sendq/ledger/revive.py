@@ -11,7 +11,6 @@ they learn of the jobs as they do of new ones, by wake rows.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -24,9 +23,9 @@ from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
 from sendq.ledger import schema
 from sendq.ledger.batches import reopen
-from sendq.ledger.bulk import insert_rows, update_rows
+from sendq.ledger.bulk import insert_rows
 from sendq.ledger.enqueue import append_wakes
-from sendq.ledger.jobs import append_batch_changes, count_change, lock_jobs
+from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.states import Event, State, move
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
@@ -123,11 +122,7 @@ def revive(
     rows = [row for row in seen.ready if row.id in still and still[row.id].state == State.DEAD]
     # A microsecond at least, as for new jobs: a scan of a lane that starts at one passes over none before it.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
-    update_rows(connection, schema.job, [_revived(row, starts[row.id]) for row in rows])
-    counts: Counter[tuple[UUID, str]] = Counter()
-    for row in rows:
-        count_change(counts, row, State.QUEUED)
-    append_batch_changes(connection, counts, now=now)
+    store_changes(connection, [(row, _revived(row, starts[row.id])) for row in rows], now=now)
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
     insert_rows(connection, schema.event, [_event(row, by=by, reason=reason, now=now) for row in rows])
     wakes = _wakes(rows, starts)

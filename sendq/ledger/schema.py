@@ -14,6 +14,7 @@ retention deletes in steps, and a key outlives its job on purpose.
     lane ── pair              a lane belongs to one (application, provider); both can be held
     worker, leader            who is alive, and who dispatches
     event                     what happened to lanes and holds, and what operators did, with author and time
+    delivery ── receiver      outcomes that somebody wants to be told of; whoever is to hear them, and does not answer
     webhook                   notifications that were taken in
 """
 
@@ -80,7 +81,8 @@ job = Table(
     Column("finished_at", BigInteger),
     Column("rule", Text),  # the policy's row that decided last
     Column("message_id", Text),  # the provider's id of what was sent
-    Column("on_outcome", Text),  # whom to tell when it ends
+    Column("on_outcome", Text),  # whom to tell when it ends (`sendq.targets`)
+    Column("told_key", Text),  # the key it was enqueued with, if somebody is told: the name by which they know it
     # What a lane's turn reads, in its order. Rows leave the index as they begin.
     Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
     Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
@@ -160,6 +162,7 @@ batch = Table(
     Column("due_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("on_outcome", Text),
+    Column("told_key", Text),  # the key, for who is told
     Column("making", Boolean, nullable=False, server_default=text("false")),  # the walk is over, jobs are being made
     Column("cancel_at", BigInteger),
     Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # what waited of it has ended
@@ -317,6 +320,41 @@ event = Table(
     Column("by", Text, nullable=False),  # policy, webhook, check, or an operator's name
     Column("reason", Text),
     Index("sendq_event_at_idx", "at"),
+)
+
+delivery = Table(
+    "sendq_delivery",
+    metadata,
+    Column("id", Uuid, primary_key=True),  # of the event, for whoever hears it twice
+    Column("target", Text, nullable=False),  # as the caller gave it
+    Column("receiver", Text, nullable=False),  # who stands behind it: what is down together
+    Column("kind", Text, nullable=False),  # sent | dead | … | reauth_required | batch_finished
+    Column("subject", Uuid, nullable=False),  # the job, batch or lane that it is about
+    Column("lane_id", Uuid, nullable=False),
+    Column("sequence", BigInteger, nullable=False),  # grows with every delivery about its subject
+    Column("facts", Text, nullable=False),  # JSON, as things were then
+    Column("state", Text, nullable=False),  # waiting | delivered | given_up
+    Column("created_at", BigInteger, nullable=False),
+    Column("next_at", BigInteger, nullable=False),
+    Column("until", BigInteger, nullable=False),  # the first failure after this is the last
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("refusals", Integer, nullable=False, server_default="0"),  # tries that failed for this delivery's own sake
+    Column("tried_at", BigInteger),
+    Column("done_at", BigInteger),  # delivered, or given up
+    Column("error", Text),  # what the last try met; nothing that the receiver said
+    Index("sendq_delivery_waiting_idx", "receiver", "next_at", "id", **_when("state = 'waiting'")),
+    Index("sendq_delivery_subject_idx", "subject", "sequence"),
+    Index("sendq_delivery_done_idx", "done_at", **_when("done_at IS NOT NULL")),
+)
+
+receiver = Table(
+    "sendq_receiver",
+    metadata,
+    Column("name", Text, primary_key=True),
+    # Since its last success: deliveries that it refused, and times that it was left alone.
+    Column("refusals", Integer, nullable=False),
+    Column("holds", Integer, nullable=False),
+    Column("held_until", BigInteger),
 )
 
 webhook = Table(

@@ -50,6 +50,7 @@ def upgrade() -> None:
         sa.Column("due_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.Column("on_outcome", sa.Text(), nullable=True),
+        sa.Column("told_key", sa.Text(), nullable=True),
         sa.Column("making", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("cancel_at", sa.BigInteger(), nullable=True),
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
@@ -108,6 +109,44 @@ def upgrade() -> None:
     )
     op.create_index("sendq_content_digest_idx", "sendq_content", ["digest"], unique=False)
     op.create_table(
+        "sendq_delivery",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("receiver", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Uuid(), nullable=False),
+        sa.Column("lane_id", sa.Uuid(), nullable=False),
+        sa.Column("sequence", sa.BigInteger(), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("next_at", sa.BigInteger(), nullable=False),
+        sa.Column("until", sa.BigInteger(), nullable=False),
+        sa.Column("tries", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("refusals", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("tried_at", sa.BigInteger(), nullable=True),
+        sa.Column("done_at", sa.BigInteger(), nullable=True),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("sendq_delivery_pkey")),
+    )
+    op.create_index(
+        "sendq_delivery_done_idx",
+        "sendq_delivery",
+        ["done_at"],
+        unique=False,
+        postgresql_where=sa.text("done_at IS NOT NULL"),
+        sqlite_where=sa.text("done_at IS NOT NULL"),
+    )
+    op.create_index("sendq_delivery_subject_idx", "sendq_delivery", ["subject", "sequence"], unique=False)
+    op.create_index(
+        "sendq_delivery_waiting_idx",
+        "sendq_delivery",
+        ["receiver", "next_at", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'waiting'"),
+        sqlite_where=sa.text("state = 'waiting'"),
+    )
+    op.create_table(
         "sendq_event",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
@@ -155,6 +194,7 @@ def upgrade() -> None:
         sa.Column("rule", sa.Text(), nullable=True),
         sa.Column("message_id", sa.Text(), nullable=True),
         sa.Column("on_outcome", sa.Text(), nullable=True),
+        sa.Column("told_key", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
     )
     op.create_index(
@@ -353,6 +393,14 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "position", name=op.f("sendq_piece_pkey")),
     )
     op.create_index("sendq_piece_content_id_idx", "sendq_piece", ["content_id"], unique=False)
+    op.create_table(
+        "sendq_receiver",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("refusals", sa.Integer(), nullable=False),
+        sa.Column("holds", sa.Integer(), nullable=False),
+        sa.Column("held_until", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("sendq_receiver_pkey")),
+    )
     op.create_table(
         "sendq_wake",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),

@@ -1,0 +1,271 @@
+"""Deliveries: which outcomes are due to whom, and what became of telling them.
+
+Two things can be at fault when a try fails, and each has a pause of its own:
+
+    the receiver       nobody answers, or what answers is not it: it is left alone as a whole, 10 s, 20 s … 10 minutes,
+                       and then asked with one delivery first. Those that wait for it lose no try by that
+    the delivery       it answers, and refuses this one: this one is tried again after 10 s, 20 s … 6 hours, and the
+                       others go on. Five of them in a row without a success count as the receiver's fault
+
+A delivery that fails 72 hours after it was written down is given up: kept, shown, and tried again on a person's word
+(`retry`). Deliveries about one subject go to a target one after another: a later one waits for those before it.
+
+One process delivers at a time (the one that leads). If two should believe that they do, some outcomes are told twice,
+which every receiver must expect anyway; so no row is claimed, and a worker that dies leaves nothing to take back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    literal_column,
+    select,
+    text,
+    update,
+)
+
+from sendq.clock import SECOND, Micros
+from sendq.ledger import schema
+from sendq.ledger.bulk import update_rows
+from sendq.ledger.outcomes import GIVE_UP_AFTER
+
+WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
+STATES = (WAITING, DELIVERED, GIVEN_UP)
+
+# Literally, or the partial index is not seen to fit.
+_WAITING: ColumnElement[str] = literal_column(f"'{WAITING}'")
+
+PAUSE_FIRST: Micros = 10 * SECOND
+PAUSE_MOST: Micros = 6 * 3600 * SECOND
+
+# A receiver that comes back is noticed within this long; one request in so much time harms nobody.
+HOLD_MOST: Micros = 10 * 60 * SECOND
+
+REFUSALS_IN_A_ROW = 5
+
+# Given up together when their receiver fails once more: enough for any backlog within a few holds.
+GIVE_UP_MOST = 10_000
+
+# Receivers are as many as the settings name, unless somebody enqueues for hosts that are not there.
+RECEIVERS_MOST = 200
+
+
+def pause_after(failures: int, *, most: Micros) -> Micros:
+    """How long to wait after so many failures: 10 s, 20 s, 40 s … ``most``."""
+    return min(most, PAUSE_FIRST << min(failures - 1, 20))
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """Somebody for whom deliveries are due. One that failed last is asked with a single delivery first."""
+
+    name: str
+    failing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What became of one try. ``error`` None: it was taken in. ``unreachable``: the receiver's own fault, for all."""
+
+    delivery_id: UUID
+    error: str | None = None
+    unreachable: bool = False
+    wait: Micros = 0  # what the receiver asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was written down of some tries: deliveries that were given up, and until when the receiver is left alone."""
+
+    given_up: int
+    held_until: Micros | None
+    error: str | None
+
+
+# The receivers of waiting deliveries, one index probe for each.
+_RECEIVERS = (
+    text(
+        "WITH RECURSIVE walk (name, step) AS ("
+        " SELECT (SELECT d.receiver FROM sendq_delivery AS d WHERE d.state = 'waiting'"
+        "  ORDER BY d.receiver LIMIT 1), 1"
+        " UNION ALL"
+        " SELECT (SELECT d.receiver FROM sendq_delivery AS d WHERE d.state = 'waiting' AND d.receiver > walk.name"
+        "  ORDER BY d.receiver LIMIT 1), step + 1 FROM walk WHERE walk.name IS NOT NULL AND step < :limit"
+        ") SELECT walk.name AS name, coalesce(r.holds, 0) AS holds FROM walk"
+        " LEFT JOIN sendq_receiver AS r ON r.name = walk.name"
+        " WHERE walk.name IS NOT NULL AND (r.held_until IS NULL OR r.held_until <= :now)"
+        " AND EXISTS (SELECT 1 FROM sendq_delivery AS d WHERE d.state = 'waiting' AND d.receiver = walk.name"
+        "  AND d.next_at <= :now)"
+    )
+    .bindparams(bindparam("now", type_=BigInteger()))
+    .columns(name=Text(), holds=BigInteger())
+)
+
+
+def receivers(connection: Connection, *, now: Micros) -> list[Receiver]:
+    """Who has deliveries that are due, and is not left alone at the moment."""
+    rows = connection.execute(_RECEIVERS, {"limit": RECEIVERS_MOST, "now": now})
+    return [Receiver(row.name, failing=row.holds > 0) for row in rows]
+
+
+def due(connection: Connection, receiver: str, *, now: Micros, limit: int) -> Sequence[Row[Any]]:
+    """Up to ``limit`` deliveries to make, the longest due first; of each subject only the first."""
+    table, before = schema.delivery, schema.delivery.alias("before")
+    earlier = select(before.c.id).where(
+        before.c.subject == table.c.subject,
+        before.c.sequence < table.c.sequence,
+        before.c.target == table.c.target,
+        before.c.state == _WAITING,
+    )
+    return connection.execute(
+        select(table)
+        .where(table.c.receiver == receiver, table.c.state == _WAITING, table.c.next_at <= now, ~earlier.exists())
+        .order_by(table.c.next_at, table.c.id)
+        .limit(limit)
+    ).all()
+
+
+def record(connection: Connection, receiver: str, tried: Sequence[Tried], *, now: Micros) -> Told:
+    """Write down what became of some tries at one receiver, in the order in which they ended."""
+    table = schema.delivery
+    wanted = select(table).where(table.c.id.in_([one.delivery_id for one in tried])).order_by(table.c.id)
+    rows = {row.id: row for row in connection.execute(wanted.with_for_update()) if row.state == WAITING}
+    after = [_after(rows[one.delivery_id], one, now=now) for one in tried if one.delivery_id in rows]
+    update_rows(connection, table, after)
+    given_up = sum(one["state"] == GIVEN_UP for one in after)
+    held_until, error = _note_receiver(connection, receiver, tried, now=now)
+    if held_until is not None:
+        given_up += _give_up_with(connection, receiver, error, now=now)
+    return Told(given_up, held_until, error)
+
+
+def _after(row: Row[Any], tried: Tried, *, now: Micros) -> dict[str, Any]:
+    refusals = row.refusals + (tried.error is not None and not tried.unreachable)
+    change = {"id": row.id, "tries": row.tries + 1, "refusals": refusals, "tried_at": now, "error": tried.error}
+    change |= {"next_at": row.next_at, "state": WAITING, "done_at": None}
+    if tried.error is None:
+        return change | {"state": DELIVERED, "done_at": now}
+    if now >= row.until:
+        return change | {"state": GIVEN_UP, "done_at": now}
+    if not tried.unreachable:
+        change["next_at"] = now + max(tried.wait, pause_after(refusals, most=PAUSE_MOST))
+    return change
+
+
+def _note_receiver(
+    connection: Connection, name: str, tried: Sequence[Tried], *, now: Micros
+) -> tuple[Micros | None, str | None]:
+    """Count a receiver's failures; gives until when it is left alone, if it is, and why.
+
+    Tries that were under way together are one incident, and one step.
+    """
+    table = schema.receiver
+    row = connection.execute(select(table).where(table.c.name == name).with_for_update()).first()
+    refusals, holds = (row.refusals, row.holds) if row else (0, 0)
+    last: Tried | None = None
+    for one in tried:
+        if one.error is None:
+            refusals, holds, last = 0, 0, None
+            continue
+        refusals += not one.unreachable
+        if one.unreachable or refusals >= REFUSALS_IN_A_ROW:
+            last = one
+    held_until = None
+    if last is not None:
+        holds += 1
+        held_until = now + max(min(last.wait, PAUSE_MOST), pause_after(holds, most=HOLD_MOST))
+    values = {"refusals": refusals, "holds": holds, "held_until": held_until}
+    if row is None:
+        if refusals or holds:
+            connection.execute(insert(table).values(name=name, **values))
+    elif any(row._mapping[column] != value for column, value in values.items()):
+        connection.execute(update(table).where(table.c.name == name).values(values))
+    return held_until, last.error if last else None
+
+
+def _give_up_with(connection: Connection, receiver: str, error: str | None, *, now: Micros) -> int:
+    """Give up what has waited too long for a receiver that fails."""
+    table = schema.delivery
+    over = select(table.c.id).where(table.c.receiver == receiver, table.c.state == _WAITING, table.c.until <= now)
+    done = update(table).where(table.c.id.in_(over.limit(GIVE_UP_MOST)))
+    return connection.execute(done.values(state=GIVEN_UP, done_at=now, error=error)).rowcount
+
+
+# --- looking, and trying again ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which deliveries: those that fit everything that is given. ``subject``: a job's, batch's or lane's id."""
+
+    ids: Sequence[UUID] | None = None
+    states: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    receiver: str | None = None
+    subject: UUID | None = None
+    lane_id: UUID | None = None
+
+    def conditions(self) -> list[Any]:
+        """As SQL has them."""
+        table = schema.delivery.c
+        found: list[Any] = []
+        if self.ids is not None:
+            found.append(table.id.in_(self.ids))
+        if self.states:
+            found.append(table.state.in_(self.states))
+        if self.kinds:
+            found.append(table.kind.in_(self.kinds))
+        for column, value in (
+            (table.receiver, self.receiver),
+            (table.subject, self.subject),
+            (table.lane_id, self.lane_id),
+        ):
+            if value is not None:
+                found.append(column == value)
+        return found
+
+
+def listed(connection: Connection, wanted: Wanted, *, limit: int) -> Sequence[Row[Any]]:
+    """The latest deliveries that fit, the newest first, with their receiver's hold (``held_until``)."""
+    table, receiver = schema.delivery, schema.receiver
+    return connection.execute(
+        select(table, receiver.c.held_until)
+        .outerjoin(receiver, receiver.c.name == table.c.receiver)
+        .where(*wanted.conditions())
+        .order_by(table.c.id.desc())
+        .limit(limit)
+    ).all()
+
+
+def retry(connection: Connection, wanted: Wanted, *, now: Micros, limit: int) -> list[UUID]:
+    """Make up to ``limit`` deliveries that fit and were not made due at once, for another 72 hours; gives which.
+
+    Their receivers are asked at once as well.
+    """
+    table = schema.delivery
+    chosen = (
+        select(table.c.id, table.c.receiver)
+        .where(*wanted.conditions(), table.c.state != DELIVERED)
+        .order_by(table.c.id)
+        .limit(limit)
+        .with_for_update()
+    )
+    rows = connection.execute(chosen).all()
+    values = {"state": WAITING, "next_at": now, "until": now + GIVE_UP_AFTER, "refusals": 0, "done_at": None}
+    update_rows(connection, table, [{"id": row.id, **values} for row in rows])
+    names = {row.receiver for row in rows}
+    if names:
+        connection.execute(delete(schema.receiver).where(schema.receiver.c.name.in_(names)))
+    return [row.id for row in rows]

@@ -1,0 +1,194 @@
+"""Outcomes: what somebody wants to be told, written down in the transaction in which it became true.
+
+One row of ``sendq_delivery`` for each target and event: of a job when it ends or falls into doubt, of a batch when its
+last job has ended, of a grant when its owner is called for. Whoever changes a job does so by way of
+`sendq.ledger.jobs.store_changes`, which comes here; jobs without a target cost nothing. What is told are facts as they
+were at that moment: ids, states, rules and times, and the key that the caller chose; no address, subject or body.
+
+Deliveries about one subject are numbered by ``sequence``: a time, but one that only grows, whatever clocks do. The
+subject's row is locked while its number is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, literal_column, select
+
+from sendq.clock import SECOND, Micros, moment
+from sendq.errors import Problem
+from sendq.ids import new_id
+from sendq.ledger import schema
+from sendq.ledger.bulk import insert_rows
+from sendq.states import State
+from sendq.targets import parse_target
+
+# Behind targets that this version cannot read, and the one that enqueued them could.
+UNKNOWN_RECEIVER = "unknown"
+
+# What is told of a job, each under the name of its state.
+TOLD = frozenset({State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED, State.IN_DOUBT})
+BATCH_FINISHED = "batch_finished"
+REAUTH_REQUIRED = "reauth_required"
+KINDS = (*sorted(state.value for state in TOLD), BATCH_FINISHED, REAUTH_REQUIRED)
+
+# A receiver that is down over a long weekend still hears of everything.
+GIVE_UP_AFTER: Micros = 72 * 3600 * SECOND
+
+# Of the jobs that wait for a grant, so many are asked whom to tell, and so many different ones are told.
+ASKED_MOST = 10_000
+TARGETS_MOST = 20
+
+
+def append_jobs(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
+    """Tell of these jobs, which are locked and have just changed; of those with a target and a state that is told."""
+    job, lane = schema.job, schema.lane
+    statement = (
+        select(job, lane.c.application, lane.c.grant_id)
+        .outerjoin(lane, lane.c.id == job.c.lane_id)
+        .where(job.c.id.in_(ids), job.c.on_outcome.is_not(None), job.c.state.in_([state.value for state in TOLD]))
+        .order_by(job.c.id)
+    )
+    rows = connection.execute(statement).all()
+    # Withdrawn before the dispatcher saw it: its lane is known from its wake row alone.
+    unseen = _from_wakes(connection, {row.lane_id for row in rows if row.grant_id is None})
+    told = []
+    for row in rows:
+        application, grant_id = unseen.get(row.lane_id, (row.application, row.grant_id))
+        facts = _job_facts(row) | {"application": application, "grant_id": grant_id}
+        told.append((row.on_outcome, row.state, row.id, row.lane_id, facts))
+    _append(connection, told, now=now)
+
+
+def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
+    """Tell of batches whose last job has just ended; of those that have a target. Their rows are locked."""
+    batch, lane, change = schema.batch, schema.lane, schema.batch_change
+    rows = connection.execute(
+        select(batch, lane.c.application, lane.c.grant_id)
+        .outerjoin(lane, lane.c.id == batch.c.lane_id)
+        .where(batch.c.id.in_(ids), batch.c.on_outcome.is_not(None))
+        .order_by(batch.c.id)
+    ).all()
+    if not rows:
+        return
+    sums = connection.execute(
+        select(change.c.batch_id, change.c.state, func.sum(change.c.count).label("sum"))
+        .where(change.c.batch_id.in_([row.id for row in rows]))
+        .group_by(change.c.batch_id, change.c.state)
+    )
+    counts: dict[UUID, dict[str, int]] = {row.id: {} for row in rows}
+    for found in sums:
+        if found.sum and found.state in TOLD:  # beside them, what a walk counts
+            counts[found.batch_id][found.state] = int(found.sum)
+    _append(
+        connection,
+        [(row.on_outcome, BATCH_FINISHED, row.id, row.lane_id, _batch_facts(row, counts[row.id])) for row in rows],
+        now=now,
+    )
+
+
+def append_reauth(connection: Connection, lanes: Iterable[Row[Any]], *, also: str | None, now: Micros) -> None:
+    """Tell each target of the jobs that wait in these lanes, and ``also``, that the grant's owner must sign in."""
+    told = []
+    for lane in lanes:
+        targets = dict.fromkeys([*([also] if also else []), *_targets_in(connection, lane.id)])
+        facts = {"application": lane.application, "grant_id": lane.grant_id, "rule": lane.closed_rule}
+        told += [(target, REAUTH_REQUIRED, lane.id, lane.id, facts) for target in targets]
+    _append(connection, told, now=now)
+
+
+def _targets_in(connection: Connection, lane_id: UUID) -> Sequence[str]:
+    """Whom the waiting jobs of a lane, or their batches, name."""
+    job, batch = schema.job, schema.batch
+    waiting = (
+        select(job.c.on_outcome, job.c.batch_id)
+        .where(job.c.lane_id == lane_id, job.c.state == literal_column(f"'{State.QUEUED.value}'"))
+        .limit(ASKED_MOST)
+        .subquery()
+    )
+    target = func.coalesce(waiting.c.on_outcome, batch.c.on_outcome)
+    wanted = select(target).outerjoin(batch, batch.c.id == waiting.c.batch_id).where(target.is_not(None)).distinct()
+    return connection.execute(wanted.order_by(target).limit(TARGETS_MOST)).scalars().all()
+
+
+def _append(
+    connection: Connection, told: Sequence[tuple[str, str, UUID, UUID, Mapping[str, Any]]], *, now: Micros
+) -> None:
+    """Insert deliveries: target, kind, subject, lane and facts of each."""
+    table = schema.delivery
+    last: dict[UUID, Micros] = {}
+    if told:
+        numbered = (
+            select(table.c.subject, func.max(table.c.sequence).label("last"))
+            .where(table.c.subject.in_({subject for _, _, subject, _, _ in told}))
+            .group_by(table.c.subject)
+        )
+        last = {row.subject: row.last for row in connection.execute(numbered)}
+    rows = []
+    for target, kind, subject, lane_id, facts in told:
+        parsed = parse_target(target)
+        sequence = max(now, last.get(subject, 0) + 1)
+        rows.append(
+            {
+                "id": new_id(),
+                "target": target,
+                "receiver": UNKNOWN_RECEIVER if isinstance(parsed, Problem) else parsed.receiver,
+                "kind": kind,
+                "subject": subject,
+                "lane_id": lane_id,
+                "sequence": sequence,
+                "facts": json.dumps({"kind": kind, "sequence": sequence, "at": _iso(now), **facts}),
+                "state": "waiting",
+                "created_at": now,
+                "next_at": now,
+                "until": now + GIVE_UP_AFTER,
+            }
+        )
+    insert_rows(connection, table, rows)
+
+
+def _from_wakes(connection: Connection, lanes: Collection[UUID]) -> dict[UUID, tuple[str, str]]:
+    """The applications and grants of lanes that the dispatcher has not seen yet."""
+    if not lanes:
+        return {}
+    table = schema.wake.c
+    found = connection.execute(
+        select(table.lane_id, table.application, table.grant_id).where(table.lane_id.in_(lanes)).distinct()
+    )
+    return {row.lane_id: (row.application, row.grant_id) for row in found}
+
+
+def _job_facts(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "job_id": str(row.id),
+        "batch_id": None if row.batch_id is None else str(row.batch_id),
+        "operation": row.operation,
+        "key": row.told_key,
+        "state": row.state,
+        "rule": row.rule,
+        "message_id": row.message_id,
+        "attempts": row.attempts,
+        "created_at": _iso(row.created_at),
+        "due_at": _iso(row.due_at),
+        "finished_at": _iso(row.finished_at),
+    }
+
+
+def _batch_facts(row: Row[Any], counts: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "application": row.application,
+        "grant_id": row.grant_id,
+        "batch_id": str(row.id),
+        "operation": row.operation,
+        "key": row.told_key,
+        "total": row.total,
+        "counts": dict(counts),
+        "created_at": _iso(row.created_at),
+    }
+
+
+def _iso(at: Micros | None) -> str | None:
+    return None if at is None else moment(at).isoformat()

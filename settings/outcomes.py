@@ -1,0 +1,90 @@
+"""Who may be told of outcomes: endpoints by name, hosts by a list, and the secrets that sign for them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
+
+from sendq.errors import Problem
+from sendq.outcomes import secret_bytes
+from sendq.targets import host_fault, is_endpoint_name, parse_target
+from settings.values import SecretUrl, Trimmed, refuse
+
+_HOW_TO_MAKE_ONE = 'make one with: printf "whsec_%s" "$(openssl rand -base64 32)"'
+_SHAPE = 'write {"name": {"url": "https://hooks.example.com/mail", "secret": "whsec_…"}, …}'
+
+
+def _signing_secret(secret: SecretStr) -> SecretStr:
+    try:
+        secret_bytes(secret.get_secret_value())
+    except ValueError:
+        raise refuse("is not whsec_ and the base64 of 24 to 64 bytes", _HOW_TO_MAKE_ONE) from None
+    return secret
+
+
+def _webhook_url(secret: SecretUrl) -> SecretUrl:
+    """https, or http to this machine or to a name without a dot (a container beside this one)."""
+    url = secret.get_secret_value()
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise refuse("is not an address", "check brackets and port") from None
+    host = parts.hostname or ""
+    near = parts.scheme == "http" and ("." not in host or host.startswith("127."))
+    found = parse_target(f"https{url.removeprefix('http')}" if near else url)
+    if isinstance(found, Problem) or parts.scheme not in ("http", "https"):
+        reason = found.reason if isinstance(found, Problem) else "is not a web address"
+        raise refuse(reason, "give an https:// address (http:// is for this machine)")
+    return secret
+
+
+SigningSecret = Annotated[SecretStr, Trimmed, AfterValidator(_signing_secret)]
+
+
+class Endpoint(BaseModel):
+    """A webhook by its name; without a ``secret`` of its own it is signed with SENDQ_OUTCOME_SECRET."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    url: Annotated[SecretUrl, Trimmed, AfterValidator(_webhook_url)]
+    secret: SigningSecret | None = None
+
+
+def _named(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise refuse("is not JSON", _SHAPE) from None
+    if not isinstance(value, dict):
+        raise refuse("is not a JSON object", _SHAPE)
+    if bad := [name for name in value if not is_endpoint_name(name)]:
+        raise refuse(f"has {len(bad)} name(s) that do not fit", "use 1 to 40 of a-z, 0-9, - and _ for names")
+    return value
+
+
+def _hosts(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
+    for number, host in enumerate(hosts, 1):
+        if host_fault(host) is not None:
+            raise refuse(
+                f"has a host that is none, the {number}. of them", "write hooks.example.com, other.example:8443"
+            )
+    return hosts
+
+
+def _target(value: str) -> str:
+    found = parse_target(value)
+    if isinstance(found, Problem):
+        raise refuse(found.reason, found.remedy)
+    return value
+
+
+Endpoints = Annotated[dict[str, Endpoint], BeforeValidator(_named)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
+TargetName = Annotated[str, Trimmed, AfterValidator(_target)]
