@@ -17,12 +17,20 @@ from settings.model import Settings
 
 QUEUE = "sendq"
 
+# What other applications enqueue by name waits apart from turns: a flood of it, or a ledger that is away, delays none.
+ENQUEUE_QUEUE = "sendq.enqueue"
+
 # Only what a dead worker had taken and not yet started is restored after this long, and by then the ledger has handed
 # it out again: the copies claim nothing. Long, so that no message that waits its turn in a live worker is doubled.
 VISIBILITY_TIMEOUT_S = 3600
 
 # A Redis that freezes (a suspended machine, a lost route) otherwise holds a publisher for ever.
 SOCKET_TIMEOUT_S = 5.0
+
+
+def _queues(settings: Settings) -> tuple[str, ...]:
+    """The queues that a worker takes messages from."""
+    return (QUEUE, ENQUEUE_QUEUE) if settings.enqueue_task else (QUEUE,)
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
@@ -50,6 +58,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         # A publisher does not wait: the dispatcher comes round again by itself.
         "task_publish_retry": False,
         "task_default_queue": QUEUE,
+        "task_queues": {name: {"exchange": name, "routing_key": name} for name in _queues(settings)},
         "task_create_missing_queues": False,
         "control_exchange": QUEUE,
         "event_exchange": f"{QUEUE}ev",

@@ -7,11 +7,13 @@ of this process. Importing this module reads the environment.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import sentry_sdk
 from celery import Celery, Task, bootsteps
+from celery.exceptions import Reject
 
 from sendq.errors import SendqError
 from sendq.ledger.lanes import Turn
@@ -22,6 +24,10 @@ from settings.sentry import start_sentry
 from worker.process import Process, as_message
 
 BUNDLE = "sendq.bundle"
+ENQUEUE = "sendq.enqueue"
+
+# Before a message that the ledger could not take goes back to its queue, and round again.
+PUT_BACK_S = 2.0
 
 
 def _settings() -> tuple[Settings, dict[str, Any]]:
@@ -123,3 +129,12 @@ def take_on(_task: Task, turns: list[list[Any]]) -> None:
     """Carry out a bundle of turns; returns as soon as they are on their way."""
     if running:
         running[0].take_on(turns)
+
+
+@app.task(name=ENQUEUE, bind=True, send_events=False, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator]
+def enqueue(task: Task, *args: Any, **kwargs: Any) -> None:
+    """Enqueue for another application (`tasks.enqueue`). Acknowledged once it is stored, or can never be."""
+    error = running[0].enqueue(str(task.request.id), args, kwargs) if running else None
+    if error is not None or not running:
+        time.sleep(PUT_BACK_S)
+        raise Reject("the ledger is away", requeue=True)

@@ -3,8 +3,8 @@
     the ledger ── receivers with something due ──▶ one task for each on an event loop ── tries ──▶ the ledger
 
 Receivers do not see each other: each has a task of its own, a few tries at once and its own pauses
-(`sendq.ledger.deliveries`), so one that hangs holds up itself alone. The loop and its thread are apart from the one that
-makes calls to the API: neither waits for the other.
+(`sendq.ledger.deliveries`), so one that hangs holds up itself alone. The loop and its thread are apart from those that
+make calls to the API: neither waits for the other.
 
 Every outcome is told at least once: it stays due until the receiver's answer is in the ledger, and whoever leads next
 begins there.

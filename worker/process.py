@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Engine as Ledger
 
-from sendq import clock
-from sendq.errors import Problem
+from sendq import SendQueue, clock
+from sendq.errors import InvalidJob, KeyConflict, Problem, SendqError
 from sendq.ledger import migrate
 from sendq.ledger.engine import open_engine
 from sendq.ledger.lanes import Turn
 from sendq.ledger.record import Outcome, Recorded
 from settings import Settings, SettingsError
+from tasks.enqueue import accept
 from tasks.policy import POLICY
 from tasks.policy_file import PolicyFileError, policy_with
 from tasks.row import Policy
 from worker import journal, metrics
-from worker.alerts import Alerts
+from worker.alerts import Alerts, alert
 from worker.batches import Batches
 from worker.bell import Bell, PostgresBell, SqliteBell
 from worker.checker import Checker
@@ -36,12 +37,17 @@ from worker.uploads import READERS
 # deliverer; those that read files.
 OTHER_CONNECTIONS = 7 + READERS
 
+# Ids of Celery's are UUIDs; whoever makes their own might put anything there.
+TASK_ID_MOST = 64
+
 
 class Process:
     """Everything of sendq's in one worker process. Made in the process that runs it: after any fork."""
 
     def __init__(self, settings: Settings, publish: Publish, events: Any) -> None:
+        self._settings = settings
         self.ledger = open_ledger(settings)
+        self.queue = SendQueue(self.ledger, metadata_key=settings.metadata_key)
         policy = policy_of(settings)
         self.alerts = Alerts(policy)
         self.traces = Traces(settings.sentry_traces_sample_rate)
@@ -90,12 +96,12 @@ class Process:
 
     def stop(self) -> None:
         """Hand over, finish, leave."""
+        self.deliverer.stop(limit_s=1.0)
         self.dispatcher.stop(limit_s=2.0)
         self.rescuer.stop(limit_s=2.0)
         self.batches.stop(limit_s=2.0)
         self.checker.stop(limit_s=2.0)
         self.engine.stop()
-        self.deliverer.stop(limit_s=1.0)
         self.reporter.stop(limit_s=1.0)
         if self.exporter is not None:
             self.exporter.stop()
@@ -105,6 +111,31 @@ class Process:
     def take_on(self, turns: Sequence[Sequence[Any]]) -> int:
         """A bundle has come out of the broker."""
         return self.engine.take_on([(UUID(lane), fence, slots) for lane, fence, slots in turns])
+
+    def enqueue(self, task: str, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> SendqError | None:
+        """Another application enqueues by name; gives the error that passes by itself, if there was one.
+
+        What can never become a job is told to the journal and to Sentry, and is over. ``task`` is the message's id.
+        """
+        task = task if task.isascii() and task.isprintable() and len(task) <= TASK_ID_MOST else "…"
+        rule, reasons = "enqueue_off", ["SENDQ_ENQUEUE_TASK is not set"]
+        if self._settings.enqueue_task:
+            try:
+                accept(self.queue, positional, arguments)
+                return None
+            except InvalidJob as wrong:
+                rule, reasons = "invalid_job", [str(problem) for problem in wrong.problems]
+            except KeyConflict as conflict:
+                rule, reasons = "key_conflict", [str(conflict)]
+            except SendqError as error:
+                journal.enqueue_put_back(task, error)
+                return error
+            except Exception:
+                journal.bug("enqueue", task=task)
+                rule, reasons = "bug", ["the line before this one says more"]
+        journal.enqueue_refused(task, reasons)
+        alert("enqueue_refused", rule, level="error", task=task)
+        return None
 
     def _told(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
         for outcome in outcomes:

@@ -29,6 +29,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    func,
     insert,
     literal_column,
     select,
@@ -249,10 +250,17 @@ def listed(connection: Connection, wanted: Wanted, *, limit: int) -> Sequence[Ro
     ).all()
 
 
-def retry(connection: Connection, wanted: Wanted, *, now: Micros, limit: int) -> list[UUID]:
-    """Make up to ``limit`` deliveries that fit and were not made due at once, for another 72 hours; gives which.
+def undelivered(connection: Connection, wanted: Wanted) -> int:
+    """How many deliveries fit and were not made."""
+    table = schema.delivery.c
+    statement = select(func.count()).where(*wanted.conditions(), table.state != DELIVERED)
+    return int(connection.execute(statement).scalar_one())
 
-    Their receivers are asked at once as well.
+
+def retry(connection: Connection, wanted: Wanted, *, after: UUID | None, now: Micros, limit: int) -> list[UUID]:
+    """Make up to ``limit`` deliveries behind ``after``, of those that fit and were not made, due at once; gives which.
+
+    They have another 72 hours, and their receivers are asked at once as well.
     """
     table = schema.delivery
     chosen = (
@@ -262,7 +270,7 @@ def retry(connection: Connection, wanted: Wanted, *, now: Micros, limit: int) ->
         .limit(limit)
         .with_for_update()
     )
-    rows = connection.execute(chosen).all()
+    rows = connection.execute(chosen if after is None else chosen.where(table.c.id > after)).all()
     values = {"state": WAITING, "next_at": now, "until": now + GIVE_UP_AFTER, "refusals": 0, "done_at": None}
     update_rows(connection, table, [{"id": row.id, **values} for row in rows])
     names = {row.receiver for row in rows}
