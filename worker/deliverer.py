@@ -56,6 +56,7 @@ class Deliverer:
         self._ledger, self._leads, self._now = ledger, leads, now
         self._settings, self._telling = settings, Telling(settings, policy)
         self._busy: dict[str, asyncio.Task[None]] = {}
+        self.looks = 0
         self._queries = ThreadPoolExecutor(1, thread_name_prefix="sendq-deliveries")  # one connection, whatever happens
         self._loop: asyncio.AbstractEventLoop
         self._stopping: asyncio.Event
@@ -104,6 +105,7 @@ class Deliverer:
 
     async def look(self) -> None:
         """Serve every receiver that has something due and is not served already."""
+        self.looks += 1
         if not self._leads():
             return
         for receiver in await self._ask(lambda connection: deliveries.receivers(connection, now=self._now())):
@@ -132,7 +134,7 @@ class Deliverer:
         ends_at = time.monotonic() + TURN_S
 
         async def some() -> None:
-            while waiting and time.monotonic() < ends_at and not any(one.unreachable for one in tried):
+            while waiting and time.monotonic() < ends_at and not _is_hopeless(tried):
                 if self._stopping.is_set():
                     return
                 tried.append(await self._tell(waiting.pop()))
@@ -167,6 +169,13 @@ class Deliverer:
                 return change(connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._queries, make)
+
+
+def _is_hopeless(tried: Sequence[Tried]) -> bool:
+    """Whether the receiver fails, and not some of what it is told."""
+    last = tried[-deliveries.REFUSALS_IN_A_ROW :]
+    in_a_row = len(last) == deliveries.REFUSALS_IN_A_ROW and all(one.error is not None for one in last)
+    return in_a_row or any(one.unreachable for one in tried)
 
 
 def _say(name: str, tried: Sequence[Tried], told: deliveries.Told) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -127,7 +128,7 @@ class Receivers:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 timeout=aiohttp.ClientTimeout(total=self._settings.outcome_timeout_s),
-                connector=aiohttp.TCPConnector(limit=0, limit_per_host=0),
+                connector=aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,  # nobody looks at it, so nobody unpacks it
             )
