@@ -127,6 +127,7 @@ class ForeignApplication:
     task = "foreign.tasks.heard"
 
     def __init__(self, broker_url: str, directory: Path, *queues: str) -> None:
+        self.broker_url = broker_url
         self.file = directory / "heard.jsonl"
         self.log = directory / "foreign.log"
         module = directory / "foreign_application.py"
