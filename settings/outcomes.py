@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Sec
 from sendq.errors import Problem
 from sendq.outcomes import secret_bytes
 from sendq.targets import host_fault, is_endpoint_name, parse_target
-from settings.values import SecretUrl, Trimmed, refuse
+from settings.values import Trimmed, refuse
 
 _HOW_TO_MAKE_ONE = 'make one with: printf "whsec_%s" "$(openssl rand -base64 32)"'
 _SHAPE = 'write {"name": {"url": "https://hooks.example.com/mail", "secret": "whsec_…"}, …}'
@@ -25,7 +25,7 @@ def _signing_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _webhook_url(secret: SecretUrl) -> SecretUrl:
+def _webhook_url(secret: SecretStr) -> SecretStr:
     """https, or http to this machine or to a name without a dot (a container beside this one)."""
     url = secret.get_secret_value()
     try:
@@ -45,11 +45,14 @@ SigningSecret = Annotated[SecretStr, Trimmed, AfterValidator(_signing_secret)]
 
 
 class Endpoint(BaseModel):
-    """A webhook by its name; without a ``secret`` of its own it is signed with SENDQ_OUTCOME_SECRET."""
+    """A webhook by its name. Addresses hold tokens, so none is shown.
+
+    Without a ``secret`` of its own it is signed with SENDQ_OUTCOME_SECRET.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    url: Annotated[SecretUrl, Trimmed, AfterValidator(_webhook_url)]
+    url: Annotated[SecretStr, Trimmed, AfterValidator(_webhook_url)]
     secret: SigningSecret | None = None
 
 

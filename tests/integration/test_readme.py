@@ -59,6 +59,7 @@ AROUND = {
     "# Django": (QUEUE + DJANGO, STORED, "queued\n"),
     "# asyncio": (QUEUE + MODELS + ASYNC, "import asyncio; asyncio.run(bill()); " + STORED, "queued\n"),
     "# bad input": (QUEUE, "", None),
+    "# outcomes": ("", "print(take_in(b'', {}))", "400\n"),
     "# webhooks": ("", "print(callable(notifications))", "True\n"),
 }
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from sendq.ledger import deliveries, outcomes
 from sendq.states import State
 from tasks.failure import OPERATIONS, PROVIDERS
-from worker.cli import policies, reading
+from worker.cli import policies, reading, telling
 from worker.cli.main import main
 from worker.cli.output import clean
 
@@ -46,7 +47,9 @@ class TestHelp:
         }  # fmt: skip
         assert "Exit status" in out
 
-    @pytest.mark.parametrize("command", ["status", "jobs", "why", "batch", "cancel", "check", "policy", "settings"])
+    @pytest.mark.parametrize(
+        "command", ["status", "jobs", "why", "batch", "cancel", "check", "policy", "settings", "deliveries"]
+    )
     def test_every_reading_command_takes_json(self, capsys: pytest.CaptureFixture[str], command: str) -> None:
         assert "--json" in run(capsys, command, "--help")[1]
 
@@ -70,6 +73,8 @@ class TestHelp:
         assert set(reading.STATES) == {state.value for state in State}
         assert tuple(PROVIDERS) == policies.PROVIDERS
         assert tuple(OPERATIONS) == policies.OPERATIONS
+        assert set(telling.KINDS) == set(outcomes.KINDS)
+        assert telling.STATES == deliveries.STATES
 
 
 class TestExplain:

@@ -19,6 +19,7 @@ from settings.logs import start_logs
 from settings.redact import redact, redact_all
 from settings.values import nth_address
 
+WHSEC = "hush" * 10
 SECRETS = {
     "NYLAS_API_KEY": "nyk_v0_hush",
     "NYLAS_WEBHOOK_SECRET": "hush-hook",
@@ -26,6 +27,9 @@ SECRETS = {
     "REDIS_URL": "rediss://:hush-broker@redis.example.com:6380/1",
     "SENTRY_DSN": "https://hush-dsn@sentry.example.com/1",
     "SENDQ_APPLICATIONS": '{"eu": {"api_key": "hush-eu"}}',
+    "SENDQ_OUTCOME_SECRET": f"whsec_{WHSEC}",
+    "SENDQ_OUTCOME_BROKER_URL": "redis://:hush-outcomes@redis.example.com:6380/1",
+    "SENDQ_OUTCOME_ENDPOINTS": json.dumps({"a": {"url": "https://b.example/hush", "secret": f"whsec_{WHSEC}"}}),
 }
 
 
@@ -106,6 +110,12 @@ class TestAMistake:
             ({"SENDQ_POLL_S": "1.5"}, "SENDQ_POLL_S", "loses its lease"),
             ({"SENDQ_SLOW_AFTER_S": "150"}, "SENDQ_SLOW_AFTER_S", "never counts as slow"),
             ({"SENDQ_KEY_MAX_AGE_S": "3450"}, "SENDQ_KEY_MAX_AGE_S", "the hour that Nylas keeps keys"),
+            ({"SENDQ_OUTCOME_HOSTS": "hooks.example.com"}, "SENDQ_OUTCOME_SECRET", "from anybody's"),
+            (
+                {"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "https://b.example/"}}'},
+                "SENDQ_OUTCOME_SECRET",
+                "from anybody's",
+            ),
             ({"NYLAS_API_KEY": "a", "NYLAS_API_KEY_FILE": "/b"}, "NYLAS_API_KEY", "one of the two"),
         ],
     )
@@ -439,3 +449,42 @@ class TestTheLog:
         structlog.get_logger().info("job.sent", job="j1")
         assert "job.sent" in people.getvalue()
         assert "{" not in people.getvalue()
+
+
+class TestWhoIsToldOfOutcomes:
+    SECRET = SECRETS["SENDQ_OUTCOME_SECRET"]
+
+    def test_is_read_from_names_hosts_and_secrets(self) -> None:
+        settings = Settings.load(
+            {
+                "SENDQ_OUTCOME_SECRET": self.SECRET,
+                "SENDQ_OUTCOME_HOSTS": "Hooks.example.com, other.example:8443,",
+                "SENDQ_OUTCOME_ENDPOINTS": '{"near": {"url": "http://web:8000/hook"}}',
+                "SENDQ_ON_REAUTH": "billing.tasks.sign_in@high",
+            }
+        )
+        assert settings.outcome_hosts == ("hooks.example.com", "other.example:8443")
+        assert settings.outcome_endpoints["near"].url.get_secret_value() == "http://web:8000/hook"
+        assert settings.on_reauth == "billing.tasks.sign_in@high"
+
+    @pytest.mark.parametrize(
+        ("environ", "because"),
+        [
+            ({"SENDQ_OUTCOME_SECRET": "hush"}, "base64 of 24 to 64 bytes"),
+            ({"SENDQ_OUTCOME_HOSTS": "https://hush.example"}, "the 1. of them"),
+            ({"SENDQ_OUTCOME_HOSTS": "a.example,hush/path"}, "the 2. of them"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": "hush"}, "is not JSON"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": "[]"}, "is not a JSON object"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": '{"HUSH": {"url": "https://hush.example/"}}'}, "do not fit"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "http://hush.example/"}}'}, "would go unencrypted"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "ftp://hush"}}'}, "not an address that begins with https"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "https://me:hush@b.example/"}}'}, "holds a login"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {}}'}, "SENDQ_OUTCOME_ENDPOINTS.a.url"),
+            ({"SENDQ_ON_REAUTH": "hush"}, "dotted name"),
+            ({"SENDQ_OUTCOME_BROKER_URL": "amqp://hush"}, "is not the address of a Redis server"),
+        ],
+    )
+    def test_is_refused_with_a_reason_and_without_its_value(self, environ: dict[str, str], because: str) -> None:
+        said = refused(**environ)
+        assert because in said
+        assert "hush" not in said.lower()
