@@ -50,8 +50,7 @@ def delivering(ledger: Ledger, *, leads: Callable[[], bool] = lambda: True, **gi
     settings = Settings(
         outcome_secret=SECRET,
         outcome_endpoints={name: {"url": receiver.url} for name, receiver in receivers.items()},
-        outcome_timeout_s=TIMEOUT_S,
-        **given,
+        **({"outcome_timeout_s": TIMEOUT_S} | given),
     )
     deliverer = Deliverer(ledger.engine, settings, policy=POLICY, leads=leads, now=clock.now)
     deliverer.start()
@@ -164,8 +163,23 @@ class TestAWebhook:
 
 
 class TestAReceiverThatFails:
+    def test_delays_nobody_else_though_many_hang_for_long(self, ledger: Ledger) -> None:
+        """They have half a minute each; the others are told within a fraction of that."""
+        with receiving() as good, receiving(Receiver(hangs=True)) as hanging:
+            names = [f"hangs-{number:02}" for number in range(20)]
+            receivers = {"good": good} | dict.fromkeys(names, hanging)
+            with delivering(ledger, receivers=receivers, outcome_timeout_s=30.0):
+                for name in names:
+                    ended(ledger, f"webhook:{name}", 5)
+                eventually(lambda: len(hanging.heard) == 80, "four requests to each")
+                for _ in range(3):
+                    (job,) = ended(ledger, "webhook:good")
+                    eventually(partial(good.kinds, job), "the other receiver's", limit_s=5.0)
+                eventually(lambda: delivered(ledger, "webhook:good"), "the deliveries", limit_s=5.0)
+        assert (len(hanging.heard), errors(ledger)) == (80, [])
+
     @pytest.mark.parametrize("trouble", ["hangs", "500", "503", "closed"])
-    def test_delays_nobody_else(self, ledger: Ledger, trouble: str) -> None:
+    def test_delays_nobody_else_and_is_left_alone(self, ledger: Ledger, trouble: str) -> None:
         bad = Receiver(hangs=trouble == "hangs", status=int(trouble) if trouble.isdigit() else 200)
         with receiving() as good, receiving(bad):
             if trouble == "closed":
