@@ -8,7 +8,7 @@
     operation                                        send or modify
     grant_id                                         the grant's id
     key                                              required: with it, a message that Celery delivers twice is harmless
-    message                                          for send: the fields of `sendq.Message`
+    message                                          for send: the fields of `sendq.Message`, but no attachments
     message_ids, unread, starred, folders, metadata  for modify: as `SendQueue.modify` takes them
     due_at, expires_at                               ISO 8601 with a time zone; expires_at may be "never"
     priority, application, provider, on_outcome      as `sendq.Options` has them
@@ -87,6 +87,10 @@ def _time(name: str, value: object, problems: list[Problem]) -> Any:
 
 
 def _message(value: object) -> Message:
+    # Nor may a path be given: it would be one of the worker's own files.
+    if isinstance(value, Mapping) and value.get("attachments"):
+        reason = "cannot be given: no file passes through the broker"
+        raise InvalidJob([Problem("message.attachments", reason, "enqueue with SendQueue")])
     try:
         return Message.of(value)
     except InvalidJob as wrong:

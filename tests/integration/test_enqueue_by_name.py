@@ -143,6 +143,7 @@ class TestBadInput:
             ({"due_at": "2026-07-01T09:00:00"}, "due_at"),
             ({"on_outcome": "mail_outcome"}, "on_outcome"),
             ({"attachments": []}, "attachments"),
+            ({"message": MESSAGE | {"attachments": ["/etc/hostname"]}}, "message.attachments"),
         ],
     )
     def test_what_cannot_become_a_job_is_told_once_and_is_over(
@@ -170,5 +171,5 @@ class TestWhenItIsNot:
         eventually(lambda: refused(system) == 1, "the refusal")
         assert "SENDQ_ENQUEUE_TASK is not set" in system.workers[0].said()
         assert "marked" not in system.workers[0].said()
-        assert lost_to_nobody(system) == 1
+        eventually(lambda: lost_to_nobody(system) == 1, "its end")
         assert system.states() == {}
