@@ -207,6 +207,7 @@ def ledger_away(error: BaseException, *, held_back: int) -> None:
 
 
 def outcome_told(delivery: UUID, receiver: str) -> None:
+    """A receiver has taken an outcome in."""
     _log.debug("outcome_told", delivery=str(delivery), receiver=receiver)
 
 
