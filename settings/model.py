@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
     slow_after_s: float = setting(
         5.0, "a call that takes longer gives its slot back and counts against the slow allowance (where slots are "
-        "scarce, after a second); less than SENDQ_READ_TIMEOUT_S", unit="s", gt=0,
+        "scarce, once it takes much longer than usual); less than SENDQ_READ_TIMEOUT_S", unit="s", gt=0,
     )  # fmt: skip
     slow_allowance: int | None = setting(
         None, "how many slow calls one provider may have in a process (default: four times SENDQ_CONCURRENCY)",

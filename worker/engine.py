@@ -47,7 +47,7 @@ from worker.endpoints import Endpoints
 from worker.inhand import InHand
 from worker.lease import Lease
 from worker.recorder import Entry, Recorder
-from worker.slots import Slots
+from worker.slots import Slots, Usual
 from worker.uploads import Uploads
 
 # The lease ends this long before a rescuer may call this worker dead: a call may take as long to leave the process.
@@ -56,8 +56,8 @@ LEASE_MARGIN_S = 2.0
 # A bundle that finds no room for this long is given back, for another worker to take.
 ROOM_LIMIT_S = 5.0
 
-# A call is looked at this often; in a full house, one that has lasted so long makes room.
-LOOK_S = 1.0
+# A call that has lasted longer than usual is looked at this often: in a full house it makes room.
+LOOK_S = 0.25
 
 # Between the last moment for calls and the end of the grace time: to record what is unfinished.
 LAST_WORDS_S = 3.0
@@ -91,6 +91,7 @@ class Engine:
         self._turns: set[asyncio.Task[None]] = set()
         self.calls = 0  # on the wire now
         self._in_hand = InHand()
+        self._usual = Usual()
         self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before their end
         self._held: dict[tuple[str, str], Micros] = {}  # turns offered until then begin no further call
         self._stopping = False
@@ -360,10 +361,10 @@ class Engine:
 
     @contextmanager
     def on_the_wire(self, provider: str, slow: Callable[[], None]) -> Iterator[None]:
-        """Count a call, and let it give its slot away once it is slow: in a full house, sooner."""
+        """Count a call, and let it give its slot away once it is slow: in a full house, as soon as it is unusual."""
         is_slow = False
-        last = self._loop.time() + self.settings.slow_after_s
-
+        began = self._loop.time()
+        last = began + self.settings.slow_after_s
         timer: asyncio.TimerHandle
 
         def look() -> None:
@@ -373,13 +374,13 @@ class Engine:
                 is_slow = True
                 slow()
             else:
-                look_in(left if left > 0 else LOOK_S)
+                look_in(min(LOOK_S, left) if left > 0 else LOOK_S)
 
         def look_in(seconds: float) -> None:
             nonlocal timer
-            timer = self._loop.call_later(min(LOOK_S, seconds), look)
+            timer = self._loop.call_later(seconds, look)
 
-        look_in(self.settings.slow_after_s)
+        look_in(self._usual.patience(provider, most_s=self.settings.slow_after_s))
         self.calls += 1
         try:
             yield
@@ -388,6 +389,8 @@ class Engine:
             timer.cancel()
             if is_slow:
                 self.slots.slow_call_ended(provider)
+            else:
+                self._usual.ended(provider, self._loop.time() - began)
 
     def bug(self, job_id: UUID, grant_id: str) -> None:
         """An exception that should not have been is being handled."""

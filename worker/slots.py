@@ -14,6 +14,33 @@ from collections import Counter
 SCARCE = 0.9
 
 
+# In a full house a call makes room once it has lasted this many times as long as calls usually do, but not within the
+# time that any machine needs now and then.
+UNUSUAL = 4.0
+SHORTEST_S = 0.2
+
+# What the latest call counts for in how long they usually take.
+WEIGHT = 0.05
+
+
+class Usual:
+    """How long calls usually take, by provider. Used from one thread."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, float] = {}
+
+    def ended(self, provider: str, seconds: float) -> None:
+        """A call that was not slow has taken so long."""
+        for name in (provider, "*"):
+            mean = self._means.get(name, seconds)
+            self._means[name] = mean + (seconds - mean) * WEIGHT
+
+    def patience(self, provider: str, *, most_s: float) -> float:
+        """After how many seconds a call is slow where slots are scarce."""
+        mean = self._means.get(provider, self._means.get("*", most_s))
+        return min(most_s, max(SHORTEST_S, mean * UNUSUAL))
+
+
 class Slots:
     """Thread-safe: Celery's threads take, the event loop gives back."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from worker.slots import Slots
+from worker.slots import SHORTEST_S, Slots, Usual
 
 
 class TestTakingSlots:
@@ -71,3 +71,25 @@ class TestASlowCall:
         slots.give(1)
         assert (slots.used, slots.slow) == (0, 0)
         assert slots.slow_down("imap")
+
+
+class TestAFullHouse:
+    def test_waits_for_a_call_as_long_as_it_may_take_while_nothing_is_known(self) -> None:
+        assert Usual().patience("imap", most_s=5) == 5
+
+    def test_waits_several_times_as_long_as_calls_of_the_provider_usually_take(self) -> None:
+        usual = Usual()
+        usual.ended("imap", 0.5)
+        usual.ended("google", 0.1)
+        assert usual.patience("imap", most_s=5) == 2.0
+
+    def test_takes_what_others_need_for_usual_where_nothing_is_known_of_the_provider(self) -> None:
+        usual = Usual()
+        usual.ended("imap", 0.5)
+        assert usual.patience("google", most_s=5) == 2.0
+
+    def test_waits_no_longer_than_for_any_slow_call_and_no_shorter_than_a_busy_machine_needs(self) -> None:
+        usual = Usual()
+        usual.ended("imap", 0.001)
+        usual.ended("ews", 60.0)
+        assert (usual.patience("imap", most_s=5), usual.patience("ews", most_s=5)) == (SHORTEST_S, 5)
