@@ -103,6 +103,7 @@ class SendQueue:
             InvalidJob: with every problem and its field; nothing was stored.
             LaneFull: too many jobs wait for this grant (only with ``lane_cap``).
             KeyConflict: the key belongs to other content.
+            Unreadable: what the key stands for is sealed with an encryption key that is not given here.
             Retryable: the database broke the transaction off; run it again.
             LedgerUnavailable, SchemaMismatch: the ledger is away, or is not this version's.
         """

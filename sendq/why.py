@@ -9,6 +9,7 @@ from sqlalchemy import Row
 from sendq.clock import SECOND, Micros, moment
 from sendq.eta import predicted
 from sendq.ledger.read import Surroundings
+from sendq.ledger.sealed import NO_KEY
 from sendq.pace import call_of, read
 from sendq.states import State
 from sendq.views import Why
@@ -36,6 +37,8 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
     # What ends later is the truth: a job of tomorrow does not go when a hold of twenty minutes is over.
     if held is not None and held[1].held_until >= job.next_at:
         scope, row = held
+        if row.held_rule == NO_KEY:
+            return _why(job, "held", _unreadable(around), until=row.held_until, rule=NO_KEY, by=row.held_by)
         says = f"the {scope} is left alone until then"
         held_until = row.held_until
         return _why(job, "held", says, until=held_until, rule=row.held_rule, by=row.held_by, eta=_eta(around, now=now))
@@ -44,10 +47,17 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
         until = before.next_at if before.state == State.QUEUED else None
         return _why(job, "behind", f"an earlier change of the same message goes first: job {before.id}", until=until)
     if job.next_at > now:
+        if job.rule == NO_KEY:
+            return _why(job, "held", _unreadable(around), until=job.next_at, rule=NO_KEY, by="policy")
         if job.attempts or job.doubt_at is not None:
             return _why(job, "retry", "it failed before and is tried again then", until=job.next_at, rule=job.rule)
         return _why(job, "not_due", "it is not due before then", until=job.next_at)
     return _unserved(around, now=now)
+
+
+def _unreadable(around: Surroundings) -> str:
+    name = "the key" if around.sealed_with is None else f"the encryption key {around.sealed_with!r}"
+    return f"it is sealed, and no worker that looked has {name}; add it to SENDQ_ENCRYPTION_KEYS of every worker"
 
 
 def _closed(lane: Row[Any]) -> str:

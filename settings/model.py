@@ -1,8 +1,8 @@
 """Every setting: its meaning, unit, default, and what it must exceed.
 
-Durations are seconds (``_s``). A field is read from ``SENDQ_<FIELD>`` and from the usual names that ``setting`` lists
-after it; the first that is set and not empty wins. The table in the documentation is made from this file
-(``describe``).
+Durations are seconds (``_s``) or, of what is kept, days (``_days``). A field is read from ``SENDQ_<FIELD>`` and from
+the usual names that ``setting`` lists after it; the first that is set and not empty wins. The table in the
+documentation is made from this file (``describe``).
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from sqlalchemy import URL
 
 from sendq.errors import Problem
 from sendq.paces import Paces
+from sendq.vault import Vault
 from settings.application import US, Application, NamedApplications, Provider
 from settings.environ import ROOT, EnvironSource, Row, reading, rows
 from settings.errors import SettingsError
 from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName
 from settings.paces import PaceSettings
 from settings.values import (
+    ENCRYPTION_KEYS,
     KIND,
     AbsolutePath,
     ApiUri,
+    EncryptionKeys,
     Key,
     LedgerUrl,
     ListenAddress,
@@ -86,6 +89,13 @@ class Settings(BaseSettings):
         "REDIS_URL",
     )
     home: AbsolutePath = setting(HOME, "the directory of the embedded ledger and broker")
+
+    # What is kept, in which form and for how long.
+    encryption_keys: EncryptionKeys | None = setting(
+        None, "keys that seal what the ledger keeps of messages: name:base64, separated by commas; the first one "
+        "seals, all of them open (default: nothing is sealed). Web applications need them too",
+    )  # fmt: skip
+    encryption_keys_file: AbsolutePath | None = setting(None, "a file with those keys instead, read at the start")
 
     # How much at a time.
     concurrency: int = setting(100, "calls to the API in flight per worker process", unit="calls", ge=1, le=2000)
@@ -285,6 +295,30 @@ class Settings(BaseSettings):
         if problems:
             raise SettingsError(problems)
 
+    @cached_property
+    def vault(self) -> Vault:
+        """The encryption keys; without any, nothing is sealed.
+
+        Raises ``SettingsError`` if their file cannot be read, or holds no keys.
+        """
+        if self.encryption_keys is not None:
+            return Vault.parse(self.encryption_keys.get_secret_value())
+        if self.encryption_keys_file is None:
+            return Vault()
+        field = "SENDQ_ENCRYPTION_KEYS_FILE"
+        try:
+            vault = Vault.parse(self.encryption_keys_file.read_text(encoding="ascii"))
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror})"
+            raise SettingsError([Problem(field, reason, "check the path, and who may read the file")]) from None
+        except UnicodeDecodeError:
+            raise SettingsError([Problem(field, "names a file that holds more than keys", ENCRYPTION_KEYS)]) from None
+        except (ValueError, RuntimeError) as error:
+            raise SettingsError([Problem(field, f"cannot be used: {error}", ENCRYPTION_KEYS)]) from None
+        if not vault:
+            raise SettingsError([Problem(field, "names a file that holds no key", ENCRYPTION_KEYS)])
+        return vault
+
     @property
     def ledger_url(self) -> SecretUrl:
         """The ledger's address: DATABASE_URL, else the SQLite file in ``home``."""
@@ -326,6 +360,8 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
     s = settings
     if s.nylas_api_key is not None and s.nylas_api_key_file is not None:
         yield Problem("NYLAS_API_KEY", "is set beside NYLAS_API_KEY_FILE", "set one of the two")
+    if s.encryption_keys is not None and s.encryption_keys_file is not None:
+        yield Problem("SENDQ_ENCRYPTION_KEYS", "is set beside SENDQ_ENCRYPTION_KEYS_FILE", "set one of the two")
     plain = (s.nylas_api_key, s.nylas_api_key_file, s.nylas_client_id, s.nylas_webhook_secret)
     if "default" in s.named_applications and any(value is not None for value in plain):
         yield Problem("SENDQ_APPLICATIONS.default", "is set beside NYLAS_ variables, which mean the same application",

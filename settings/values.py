@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from sendq.vault import Vault
+
 KIND = "sendq"  # the type of our own errors, so that they can be told from pydantic's
 
 
@@ -135,6 +137,18 @@ def _key(secret: SecretStr) -> SecretStr:
     return SecretStr(value)
 
 
+ENCRYPTION_KEYS = "write name:base64,…, the key that seals first; `sendq keys new NAME` makes one"
+
+
+def _encryption_keys(secret: SecretStr) -> SecretStr:
+    """Keys that make a vault (`sendq.vault`)."""
+    try:
+        Vault.parse(secret.get_secret_value())
+    except (ValueError, RuntimeError) as error:  # its words show no key
+        raise refuse(f"cannot be used: {error}", ENCRYPTION_KEYS) from None
+    return secret
+
+
 def _sentry_dsn(secret: SecretStr) -> SecretStr:
     """The address of a Sentry project: its public key stands before the host, its number at the end."""
     parts = _split(secret.get_secret_value().strip())
@@ -184,5 +198,6 @@ LedgerUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_ledger_url)]
 RedisUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_redis_url)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 ListenAddress = Annotated[str, Trimmed, AfterValidator(_listen_address)]
+EncryptionKeys = Annotated[SecretStr, AfterValidator(_encryption_keys)]
 SentryDsn = Annotated[SecretStr, AfterValidator(_sentry_dsn)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute), PlainSerializer(str, when_used="json")]

@@ -1,8 +1,8 @@
 """Alerts: what a person should look at, told to Sentry once for each rule, with ids and nothing else.
 
 One issue for each kind and rule (its fingerprint): dead letters, grants whose owners must sign in, holds above a grant,
-doubts, and answers that no row of the policy knows. Retries are breadcrumbs on the way there, not issues. Without
-``SENTRY_DSN`` the journal alone says all this.
+doubts, encryption keys that are missing, and answers that no row of the policy knows. Retries are breadcrumbs on the
+way there, not issues. Without ``SENTRY_DSN`` the journal alone says all this.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import sentry_sdk
 
 from sendq.ledger.record import Outcome, Recorded
+from sendq.ledger.sealed import NO_KEY
 from sendq.states import Event
 from tasks.row import Policy
 
@@ -26,6 +27,7 @@ class Alerts:
     def __init__(self, policy: Policy, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._quiet_until: dict[tuple[str, str], float] = {}
+        self._keys: set[str] = set()
         self._alerting = {row.id for row in policy.rows if row.alert or not row.documented}
 
     def recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
@@ -47,6 +49,12 @@ class Alerts:
                 sentry_sdk.add_breadcrumb(category="sendq.retry", message=outcome.rule, data=crumb)
         for outcome in recorded.sent_twice:
             alert("sent_twice", outcome.rule, level="fatal", job=str(outcome.job_id))
+
+    def unreadable(self, key_name: str) -> None:
+        """Jobs wait for an encryption key that this worker was not given: one issue for each key."""
+        if sentry_sdk.is_initialized() and key_name not in self._keys:
+            self._keys.add(key_name)
+            alert(NO_KEY, key_name, level="error")
 
     def _alert(self, kind: str, rule: str, **ids: str) -> None:
         now = self._monotonic()

@@ -16,6 +16,7 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -29,7 +30,7 @@ from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import SendqError
 from sendq.ids import new_id
-from sendq.ledger import rescue, workers
+from sendq.ledger import rescue, sealed, workers
 from sendq.ledger.engine import writing
 from sendq.ledger.enqueue import notify
 from sendq.ledger.lanes import NEVER
@@ -72,8 +73,19 @@ class Engine:
     It is also what a turn sees of its process (`tasks.turn.Surroundings`).
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, *, policy: Policy, told: Told, now: clock.Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        *,
+        policy: Policy,
+        told: Told,
+        unreadable: Callable[[str, int], None],
+        now: clock.Clock,
+    ) -> None:
+        """``told`` hears of what was recorded; ``unreadable`` of encryption keys by name that some jobs wait for."""
         self.settings, self.policy, self.now = settings, policy, now
+        self._unreadable = unreadable
         self.chance: Callable[[], float] = random.random
         self.worker_id = new_id()
         self.turn_time: Micros = clock.seconds(settings.turn_s)
@@ -103,6 +115,7 @@ class Engine:
         began = self.lease.begin()
         self._register()
         self.lease.renew(began)
+        self._release_sealed()
         self._recorder.start()
         self._thread.start()
         journal.worker_started(self.worker_id, capacity=self.slots.capacity)
@@ -141,6 +154,13 @@ class Engine:
                 now=self.now(),
             )
             notify(connection, at=self.now())  # there is capacity now that was not
+
+    def _release_sealed(self) -> None:
+        """Look again at what waits for an encryption key: this worker may have it."""
+        after: UUID | None = UUID(int=0)
+        while after is not None:
+            with writing(self._ledger) as connection:
+                after = sealed.release(connection, after=after, now=self.now())
 
     def _load(self) -> Load:
         return Load(capacity=self.slots.capacity, stopping=self._stopping)
@@ -252,15 +272,21 @@ class Engine:
             notify(connection, at=give_back(connection, names, now=self.now()))
 
     def _claim(self, names: Sequence[tuple[UUID, int]]) -> list[Claimed]:
+        unreadable: Counter[str] = Counter()
         with writing(self._ledger) as connection:
-            return claim(
+            claimed = claim(
                 connection,
                 names,
                 worker=self.worker_id,
                 now=self.now(),
                 jobs_each=self.settings.turn_jobs,
                 key_max_age=self.key_max_age,
+                vault=self.settings.vault,
+                unreadable=unreadable,
             )
+        for name, jobs in unreadable.items():
+            self._unreadable(name, jobs)
+        return claimed
 
     def _begin(self, claimed: Sequence[Claimed]) -> None:
         self._opened_client()

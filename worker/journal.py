@@ -201,6 +201,11 @@ def worker_buried(worker: UUID, *, turns: int, begun: int) -> None:
     _log.warning("worker_buried", worker=str(worker), turns=turns, begun=begun)
 
 
+def unreadable(key_name: str, *, jobs: int) -> None:
+    """Jobs were put off: this worker has no encryption key that opens them."""
+    _log.error("encryption_key_missing", encryption_key=key_name, jobs=jobs)
+
+
 def ledger_away(error: BaseException, *, held_back: int) -> None:
     """The ledger cannot be reached; so many outcomes wait for it."""
     _log.error("ledger_away", error=type(error).__name__, outcomes_held_back=held_back)

@@ -1,4 +1,4 @@
-"""One worker process: its engine, its dispatcher (leading or standing by) and its rescuer, as one."""
+"""One worker process: its engine, its dispatcher (leading or standing by), rescuer, checker and keeper, as one."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from worker.traces import Traces
 from worker.uploads import READERS
 
 # Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, checker,
-# deliverer; those that read files.
-OTHER_CONNECTIONS = 7 + READERS
+# keeper, deliverer; those that read files.
+OTHER_CONNECTIONS = 8 + READERS
 
 # Ids of Celery's are UUIDs; whoever makes their own might put anything there.
 TASK_ID_MOST = 64
@@ -51,7 +51,15 @@ class Process:
         policy = policy_of(settings)
         self.alerts = Alerts(policy)
         self.traces = Traces(settings.sentry_traces_sample_rate)
-        self.engine = Engine(settings, self.ledger, policy=policy, told=self._told, now=clock.now)
+        settings.vault  # noqa: B018  # raises for keys that cannot be read
+        self.engine = Engine(
+            settings,
+            self.ledger,
+            policy=policy,
+            told=self._told,
+            unreadable=self._unreadable,
+            now=clock.now,
+        )
         self.reporter = Reporter(events, in_flight=lambda: self.engine.calls)
         self.bell = bell_of(self.ledger)
         self.dispatcher = Dispatcher(
@@ -154,6 +162,10 @@ class Process:
         self.traces.recorded(outcomes)
         # A turn that ended may leave its lane due: the leader, if it is this process, need not wait for its poll.
         self.bell.ring()
+
+    def _unreadable(self, key_name: str, jobs: int) -> None:
+        journal.unreadable(key_name, jobs=jobs)
+        self.alerts.unreadable(key_name)
 
 
 def as_message(turns: Sequence[Turn]) -> list[list[Any]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hmac import compare_digest
 from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select, text, tuple_
+from sqlalchemy import Connection, Row, select, text, tuple_
 
 from sendq.clock import Micros
 from sendq.content import Content
@@ -21,7 +22,7 @@ from sendq.errors import KeyConflict
 from sendq.ledger import schema
 from sendq.ledger.bulk import chunks, insert_new, insert_rows
 from sendq.ledger.contents import store_pieces
-from sendq.vault import Vault
+from sendq.vault import Vault, context_of
 
 NO_VAULT = Vault()
 
@@ -49,32 +50,47 @@ class Plan:
 
 
 def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_VAULT) -> dict[tuple[str, str], UUID]:
-    """Insert a plan; gives the job or batch that each key of it already named, by (application, key).
+    """Insert a plan, sealed; gives the job or batch that each key of it already named, by (application, key).
 
     A key that is there with the same content makes its part of the plan void; with other content it is an error.
 
     Raises:
         KeyConflict: a key names a job or batch with other content.
         InvalidJob: a file changed between being measured and being read; roll back.
+        Unreadable: a key is there, and what it stands for is sealed with an encryption key that is not at hand.
     """
-    found = _claim_keys(connection, plan.keys)
+    found = _claim_keys(connection, plan.keys, vault)
     known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
     if plan.batch is not None:
         if plan.batch["id"] in known:
             return found
-        insert_rows(connection, schema.batch, [plan.batch])
+        insert_rows(connection, schema.batch, [sealed(plan.batch, "batch", plan.batch["id"], vault)])
     stored = 0
     for chunk in chunks(job for job in plan.jobs if job["id"] not in known):
         insert_rows(connection, schema.job, chunk)
         stored += len(chunk)
     for chunk in chunks(payload for payload in plan.payloads if payload["job_id"] not in known):
-        insert_rows(connection, schema.payload, chunk)
+        rows = [sealed(payload, "payload", payload["job_id"], vault) for payload in chunk]
+        insert_rows(connection, schema.payload, rows)
     if plan.pieces:
         pieces = [piece for piece in plan.pieces if piece["job_id"] not in known]
         store_pieces(connection, pieces, plan.contents, vault=vault)
     if stored:
         append_wakes(connection, plan.wakes, at=at)
     return found
+
+
+def sealed(row: Mapping[str, Any], kind: str, identity: UUID, vault: Vault) -> Mapping[str, Any]:
+    """The row with its ``body`` sealed, if there is a key for it."""
+    if not vault:
+        return row
+    body = vault.seal(row["body"], context=context_of(kind, identity))
+    return {**row, "body": body.data, "cipher_key": body.key_name}
+
+
+def context_of_key(application: str, key: str) -> bytes:
+    """What the digest of a key belongs to."""
+    return context_of("key", f"{application}\0{key}".encode())
 
 
 def append_wakes(connection: Connection, wakes: Sequence[Mapping[str, Any]], *, at: Micros) -> None:
@@ -89,14 +105,15 @@ def notify(connection: Connection, *, at: Micros) -> None:
         connection.execute(_NOTIFY, {"at": at})
 
 
-def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], UUID]:
+def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]], vault: Vault) -> dict[tuple[str, str], UUID]:
     """Insert the keys; those that were there already, with what they name."""
     found: dict[tuple[str, str], UUID] = {}
     wanted = sorted(keys, key=lambda row: (row["application"], row["key"]))
     by_application = groupby(wanted, key=lambda row: row["application"])
     for chunk in (chunk for _, rows in by_application for chunk in chunks(rows)):
         # Of one application, for what comes back is the key alone.
-        fresh = insert_new(connection, schema.key, chunk, returning="key")
+        sealed_rows = [_sealed_key(row, vault) for row in chunk]
+        fresh = insert_new(connection, schema.key, sealed_rows, returning="key")
         taken = [row for row in chunk if row["key"] not in fresh]
         if not taken:
             continue
@@ -108,7 +125,23 @@ def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]]) -> di
             name = (row["application"], row["key"])
             first = there[name]
             target = first.job_id or first.batch_id
-            if bytes(first.digest) != row["digest"]:
+            if not _same_content(first, row["digest"], vault):
                 raise KeyConflict(row["key"], str(target))
             found[name] = target
     return found
+
+
+def _sealed_key(row: Mapping[str, Any], vault: Vault) -> Mapping[str, Any]:
+    if not vault:
+        return row
+    digest = vault.seal(row["digest"], context=context_of_key(row["application"], row["key"]))
+    return {**row, "digest": digest.data, "cipher_key": digest.key_name}
+
+
+def _same_content(first: Row[Any], digest: bytes, vault: Vault) -> bool:
+    """Whether a key that is there stands for this content. One that was forgotten stands for any."""
+    known = bytes(first.digest)
+    if not known:
+        return True
+    context = context_of_key(first.application, first.key)
+    return compare_digest(vault.open(known, first.cipher_key, context=context), digest)

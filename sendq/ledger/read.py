@@ -151,6 +151,7 @@ class Surroundings:
     ahead: int
     workers: int
     dispatcher_until: Micros
+    sealed_with: str | None  # the name of the encryption key of its body
     before: Row[Any] | None  # of the earlier jobs for its object that are not over, the one that goes last
 
 
@@ -170,6 +171,7 @@ def surroundings(connection: Connection, job_id: UUID) -> Surroundings:
         ahead=_ahead(connection, row) if row.state == State.QUEUED else 0,
         workers=int(alive),
         dispatcher_until=int(until or 0),
+        sealed_with=_sealed_with(connection, row),
         before=_before(connection, row) if row.state == State.QUEUED and row.object_id is not None else None,
     )
 
@@ -184,6 +186,12 @@ def pairs_of(connection: Connection, lane: Row[Any]) -> dict[str, Row[Any]]:
 def hold_ends(connection: Connection, lane: Row[Any]) -> Micros:
     """When the last of the holds that concern a lane ends; in the past if there is none."""
     return max((row.held_until or 0 for row in (lane, *pairs_of(connection, lane).values())), default=0)
+
+
+def _sealed_with(connection: Connection, row: Row[Any]) -> str | None:
+    body, of = (schema.payload, row.id) if row.batch_id is None else (schema.batch, row.batch_id)
+    (identity,) = body.primary_key.columns
+    return connection.execute(select(body.c.cipher_key).where(identity == of)).scalar()
 
 
 def _before(connection: Connection, row: Row[Any]) -> Row[Any] | None:

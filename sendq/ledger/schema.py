@@ -10,6 +10,7 @@ retention deletes in steps, and a key outlives its job on purpose.
      └── batch ── batch_change   appended counts; progress is their sum
            └── found             messages that a walk has found, until jobs are made of them
     key                       finds a job or batch again, also long after it was pruned
+    mark                      how far the keeper has come (`sendq.ledger.keep`)
     wake                      "this lane has new jobs": appended by enqueue, deleted by the dispatcher
     lane ── pair              a lane belongs to one (application, provider); both can be held
     worker, leader            who is alive, and who dispatches
@@ -94,6 +95,8 @@ job = Table(
     # Whether a message that is to be modified is one of ours, whose metadata holds our mark.
     Index("sendq_job_message_idx", "message_id", **_when("message_id IS NOT NULL")),
     Index("sendq_job_dead_idx", "rule", **_when("state = 'dead'")),
+    # What retention walks along.
+    Index("sendq_job_finished_idx", "state", "finished_at", **_when("finished_at IS NOT NULL")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
 )
 
@@ -155,7 +158,7 @@ batch = Table(
     Column("total", Integer),  # null: not known before the walk is over
     Column("body", LargeBinary, nullable=False),  # the request that each of its jobs makes
     Column("content_type", Text, nullable=False),
-    Column("cipher_key", Text),
+    Column("cipher_key", Text),  # as in a payload
     Column("created_at", BigInteger, nullable=False),
     # What the jobs get that a walk makes.
     Column("priority", SmallInteger, nullable=False),
@@ -197,10 +200,14 @@ key = Table(
     metadata,
     Column("application", Text, primary_key=True),
     Column("key", Text, primary_key=True),
-    Column("digest", LargeBinary, nullable=False),  # of what the key stands for: other content is a conflict
+    # Of what the key stands for: other content is a conflict. Sealed like a body, which could be guessed by it; empty:
+    # forgotten, and then any content is the same.
+    Column("digest", LargeBinary, nullable=False),
+    Column("cipher_key", Text),
     Column("job_id", Uuid),
     Column("batch_id", Uuid),
     Column("created_at", BigInteger, nullable=False),
+    Index("sendq_key_created_at_idx", "created_at"),
 )
 
 wake = Table(
@@ -361,6 +368,14 @@ webhook = Table(
     "sendq_webhook",
     metadata,
     Column("id", Text, primary_key=True),  # of the notification: a second delivery changes nothing
+    Column("at", BigInteger, nullable=False),
+    Index("sendq_webhook_at_idx", "at"),
+)
+
+mark = Table(
+    "sendq_mark",
+    metadata,
+    Column("name", Text, primary_key=True),
     Column("at", BigInteger, nullable=False),
 )
 

@@ -7,6 +7,7 @@ stay as they were, with nothing to undo if the worker dies.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,11 +33,14 @@ from sqlalchemy.sql.base import Executable
 from sendq.clock import SECOND, Micros
 from sendq.ledger import schema
 from sendq.ledger.bulk import update_rows
+from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.lanes import CLOSED_TURN, lock, settle
+from sendq.ledger.sealed import hold_stuck, open_jobs
 from sendq.pace import Pacer, call_of, pacer_of
 from sendq.preflight import KEY_MAX_AGE, objection
 from sendq.states import Event
+from sendq.vault import Vault
 
 # A turn does not wait longer than this for its lane's pace: it ends, gives its slots to others, and another one comes.
 LONGEST_PAUSE = 1 * SECOND
@@ -53,7 +57,7 @@ class Claimed:
     """A turn that is ours: its lane as it was at the claim, and its jobs in the order in which they may begin."""
 
     lane: Row[Any]
-    jobs: Sequence[Row[Any]]  # columns: see `_JOB`, with `body`, `content_type` and `length`
+    jobs: Sequence[Any]  # rows: see `_JOB`, with `body` (opened), `content_type` and `length`
     begun: frozenset[UUID]
     worker: UUID  # whose the turn is; a worker that was taken for dead goes on under another id
     slots: int  # calls at once that it may make
@@ -78,10 +82,14 @@ def claim(
     now: Micros,
     jobs_each: int,
     key_max_age: Micros = KEY_MAX_AGE,
+    vault: Vault = NO_VAULT,
+    unreadable: Counter[str] | None = None,
 ) -> list[Claimed]:
     """Claim those of ``turns`` (lane, fence) that are still offered, and begin the first jobs of each.
 
-    Jobs that may not go out any more (expired, or in doubt with a key too old to tell) end here.
+    Jobs that may not go out any more (expired, or in doubt with a key too old to tell) end here. Those that ``vault``
+    does not open wait (`sendq.ledger.sealed`), and are counted in ``unreadable`` by the name of their key; a turn that
+    has no others is closed, and not among those given.
     """
     fences = dict(turns)
     rows = lock(connection, fences)
@@ -101,6 +109,13 @@ def claim(
         end_waiting(connection, dict.fromkeys(overtaken, Event.CANCEL), now=now, rule="overtaken")
         objections |= dict.fromkeys(overtaken, Event.CANCEL)
         loaded = {lane_id: [job for job in jobs if job.id not in objections] for lane_id, jobs in loaded.items()}
+    opened = open_jobs(connection, loaded, vault, now=now)
+    if opened.missing:
+        hold_stuck(connection, ours, opened.stuck, now=now)
+        ours = {lane_id: row for lane_id, row in ours.items() if lane_id not in opened.stuck}
+        if unreadable is not None:
+            unreadable.update(opened.missing)
+    loaded = opened.jobs
     pacers = {lane_id: pacer_of(row, now=now) for lane_id, row in ours.items()}
     slots = {lane_id: slots_of(row, loaded[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}
     starts = {
@@ -268,7 +283,7 @@ _JOB = (
 
 def _load(
     connection: Connection, lanes: Mapping[UUID, Row[Any]], *, now: Micros, jobs_each: int
-) -> dict[UUID, list[Row[Any]]]:
+) -> dict[UUID, list[Any]]:
     """The first jobs of each lane that may run now, by priority, due time and arrival."""
     marks = ("high_mark", "normal_mark", "low_mark")
     if connection.dialect.name == "postgresql":
@@ -281,7 +296,7 @@ def _load(
             values: dict[str, Any] = {f"mark{p}": getattr(row, name) for p, name in enumerate(marks)}
             values |= {"lane": lane_id, "now": now, "each": jobs_each}
             found += connection.execute(_load_of("sqlite"), values).all()
-    loaded: dict[UUID, list[Row[Any]]] = {lane_id: [] for lane_id in lanes}
+    loaded: dict[UUID, list[Any]] = {lane_id: [] for lane_id in lanes}
     behind = _behind(found, now=now)
     for job in sorted(found, key=lambda job: (job.priority, job.next_at, job.id)):
         if job.id not in behind:
@@ -351,6 +366,8 @@ def _load_of(dialect: str) -> Executable:
     )
     selected = (
         f"SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
+        f" CASE WHEN p.job_id IS NOT NULL THEN p.cipher_key ELSE b.cipher_key END AS cipher_key,"
+        f" p.job_id IS NOT NULL AS own_body,"
         f" p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, {mark} AS mark, {overtaken} AS overtaken,"
         f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.id {before}) END AS behind,"
         f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.next_at {before}) END AS behind_next_at"
@@ -373,5 +390,6 @@ def _load_of(dialect: str) -> Executable:
         "overtaken": Boolean(),
     }
     types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
+    types |= {"cipher_key": Text(), "own_body": Boolean()}
     types |= {"behind": Uuid(), "behind_next_at": BigInteger()}
     return text(f"{selected} {source} {joins}").bindparams(*binds).columns(**types)

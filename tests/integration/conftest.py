@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.support.commands import cli, run
 from tests.support.ledger import (
     ledger,
     ledger_url,
@@ -14,6 +15,7 @@ from tests.support.ledger import (
 from tests.support.servers import pg_server, pg_url, redis_server, redis_url
 
 __all__ = [
+    "cli",
     "ledger",
     "ledger_url",
     "pg_ledger",
@@ -23,6 +25,7 @@ __all__ = [
     "pg_url",
     "redis_server",
     "redis_url",
+    "run",
     "sqlite_ledger_url",
     "sqlite_template",
 ]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,21 +18,12 @@ from sendq.clock import SECOND
 from sendq.ids import new_id
 from sendq.ledger import batches, workers
 from sendq.states import Event
+from tests.support.commands import Cli, Result, bare_environment
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from tests.support.processes import running
-from worker.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 NOBODY = "0192f0c1-2f3e-7c4d-9a5b-0123456789ab"
-
-Result = tuple[int, str, str]
-Cli = Callable[..., Result]
-
-
-def bare_environment(**more: str) -> dict[str, str]:
-    """The variables of this process, but for those that are settings."""
-    ours = ("SENDQ_", "NYLAS_", "DATABASE_URL", "REDIS_URL", "SENTRY_DSN")
-    return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
 
 
 def run_process(*arguments: str, **environment: str) -> Result:
@@ -47,33 +36,6 @@ def run_process(*arguments: str, **environment: str) -> Result:
         timeout=60,
     )
     return done.returncode, done.stdout, done.stderr
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command in this process: its status, what it said on stdout and on stderr."""
-    for name in set(os.environ) - set(bare_environment()):
-        monkeypatch.delenv(name)
-
-    def one(*arguments: str) -> Result:
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            status = main(arguments)
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else -1
-        finally:
-            signal.signal(signal.SIGINT, before)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return one
-
-
-@pytest.fixture
-def cli(run: Cli, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The same, over the ledger of this test."""
-    monkeypatch.setenv("DATABASE_URL", ledger_url)
-    return run
 
 
 def as_json(result: Result) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,7 +36,15 @@ class House:
         self.ledger, self.told = ledger, threading.Event()
         ledger.clock.at = clock.now()
         environ = {"NYLAS_API_KEY": API_KEY, "NYLAS_API_URI": api.url, "SENDQ_BEAT_INTERVAL_S": "0.1"} | settings
-        self.engine = Engine(Settings.load(environ), ledger.engine, policy=POLICY, told=self.tell, now=clock.now)
+        self.unreadable: Counter[str] = Counter()
+        self.engine = Engine(
+            Settings.load(environ),
+            ledger.engine,
+            policy=POLICY,
+            told=self.tell,
+            unreadable=lambda name, jobs: self.unreadable.update({name: jobs}),
+            now=clock.now,
+        )
 
     def tell(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
         self.told.set()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
-import os
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -21,43 +19,12 @@ from sendq.ledger.bulk import insert_rows
 from sendq.ledger.revive import Refusal
 from sendq.simulator import Fault
 from sendq.states import MOVES, Event
+from tests.support.commands import Cli, Result
 from tests.support.ledger import Ledger
 from tests.support.system import System, eventually, mail, running
 from worker.cli import reviving
-from worker.cli.main import main
-
-Result = tuple[int, str, str]
-Cli = Callable[..., Result]
 
 WHY = ("--reason", "their server moves", "--by", "anna")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command in this process: its status, what it said on stdout and on stderr."""
-    for name in list(os.environ):
-        if name.startswith(("SENDQ_", "NYLAS_", "DATABASE_URL", "REDIS_URL", "SENTRY_DSN")):
-            monkeypatch.delenv(name)
-
-    def one(*arguments: str) -> Result:
-        before = signal.getsignal(signal.SIGINT)
-        try:
-            status = main(arguments)
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else -1
-        finally:
-            signal.signal(signal.SIGINT, before)
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return one
-
-
-@pytest.fixture
-def cli(run: Cli, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The same, over the ledger of this test."""
-    monkeypatch.setenv("DATABASE_URL", ledger_url)
-    return run
 
 
 def as_json(result: Result) -> Any:

@@ -59,6 +59,7 @@ def why(
         "ahead": 3,
         "workers": 1,
         "dispatcher_until": LATER,
+        "sealed_with": None,
         "before": None,
     } | around
     return explain(Surroundings(**values), now=NOW)

@@ -34,7 +34,7 @@ def open_queue() -> Iterator[SendQueue]:
     from sendq.ledger.engine import open_engine
 
     settings = load_settings()
-    queue = SendQueue(open_engine(_url(settings)), metadata_key=settings.metadata_key)
+    queue = SendQueue(open_engine(_url(settings)), metadata_key=settings.metadata_key, vault=settings.vault)
     try:
         yield queue
     finally:

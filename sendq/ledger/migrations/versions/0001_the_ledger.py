@@ -246,6 +246,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'queued' AND expires_at IS NOT NULL"),
     )
     op.create_index(
+        "sendq_job_finished_idx",
+        "sendq_job",
+        ["state", "finished_at"],
+        unique=False,
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+    )
+    op.create_index(
         "sendq_job_message_idx",
         "sendq_job",
         ["message_id"],
@@ -274,11 +282,13 @@ def upgrade() -> None:
         sa.Column("application", sa.Text(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("cipher_key", sa.Text(), nullable=True),
         sa.Column("job_id", sa.Uuid(), nullable=True),
         sa.Column("batch_id", sa.Uuid(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("application", "key", name=op.f("sendq_key_pkey")),
     )
+    op.create_index("sendq_key_created_at_idx", "sendq_key", ["created_at"], unique=False)
     op.create_table(
         "sendq_lane",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -362,6 +372,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("sendq_leader_pkey")),
     )
     op.create_table(
+        "sendq_mark",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("sendq_mark_pkey")),
+    )
+    op.create_table(
         "sendq_pair",
         sa.Column("application", sa.Text(), nullable=False),
         sa.Column("provider", sa.Text(), nullable=False),
@@ -419,6 +435,7 @@ def upgrade() -> None:
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_webhook_pkey")),
     )
+    op.create_index("sendq_webhook_at_idx", "sendq_webhook", ["at"], unique=False)
     op.create_table(
         "sendq_worker",
         sa.Column("id", sa.Uuid(), nullable=False),

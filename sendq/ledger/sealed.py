@@ -1,0 +1,132 @@
+"""Sealed jobs at the claim: opened if their key is at hand; else they wait, and nothing is lost.
+
+A job whose body no key of this worker opens is not begun, and it is not dead. When others of its turn can go, it is
+looked at again after `RECHECK`. When none can, the lane is held (`NO_KEY`), for longer each time, so that a hundred
+thousand such lanes cost next to nothing, and the next turn looks at the jobs behind. A worker that starts ends these
+holds: it may be the one with the key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select
+
+from sendq.clock import SECOND, Micros
+from sendq.errors import Unreadable
+from sendq.ledger import events, schema
+from sendq.ledger.bulk import update_rows
+from sendq.ledger.enqueue import notify
+from sendq.ledger.lanes import CLOSED_TURN, lock, settle
+from sendq.vault import Vault, context_of
+
+# The rule of jobs and lanes that wait for an encryption key.
+NO_KEY = "encryption_key_missing"
+
+RECHECK: Micros = 30 * SECOND
+HOLD_MOST: Micros = 600 * SECOND
+
+# Lanes whose holds are ended in one transaction.
+RELEASE_STEP = 500
+
+
+@dataclass(slots=True)
+class Opened:
+    """Jobs with their bodies, by lane; what was put off, and the lanes that have nothing else."""
+
+    jobs: dict[UUID, list[Any]] = field(default_factory=dict)
+    stuck: dict[UUID, str] = field(default_factory=dict)  # lanes, and the name of a key that they wait for
+    missing: Counter[str] = field(default_factory=Counter)  # jobs by the name of the key that is not at hand
+
+
+def open_jobs(
+    connection: Connection, loaded: Mapping[UUID, Sequence[Row[Any]]], vault: Vault, *, now: Micros
+) -> Opened:
+    """Open the bodies of the jobs that a claim has loaded, and put off those that no key opens.
+
+    Behind one of these, no other job for the same object is left in the turn.
+    """
+    opened = Opened()
+    rows: list[dict[str, Any]] = []
+    for lane_id, jobs in loaded.items():
+        ready, put_off, objects, names = [], [], set(), []
+        for job in jobs:
+            if job.object_id is not None and job.object_id in objects:
+                put_off.append(job.id)
+                continue
+            try:
+                ready.append(_with_body(job, vault))
+            except Unreadable as error:
+                names.append(error.key_name)
+                put_off.append(job.id)
+                objects.add(job.object_id)
+        opened.jobs[lane_id] = ready
+        opened.missing.update(names)
+        if names and not ready:
+            opened.stuck[lane_id] = names[0]
+        # Behind all that are due now, and a microsecond more for each: they keep their order. In a lane that is held
+        # for it they need not wait any longer than it does.
+        at = now if lane_id in opened.stuck else now + RECHECK
+        rows += [{"id": job, "next_at": at + place, "rule": NO_KEY} for place, job in enumerate(put_off)]
+    update_rows(connection, schema.job, rows)
+    return opened
+
+
+def _with_body(job: Row[Any], vault: Vault) -> Any:
+    if job.cipher_key is None:
+        return job
+    context = context_of("payload", job.id) if job.own_body else context_of("batch", job.batch_id)
+    body = vault.open(job.body, job.cipher_key, context=context)
+    return SimpleNamespace(**{**job._mapping, "body": body})
+
+
+def hold_stuck(
+    connection: Connection, lanes: Mapping[UUID, Row[Any]], stuck: Mapping[UUID, str], *, now: Micros
+) -> None:
+    """Close the turns of locked lanes of which nothing could be opened, and hold them for a while."""
+    changes: dict[UUID, dict[str, Any]] = {}
+    for lane_id, name in stuck.items():
+        row = lanes[lane_id]
+        again = row.held_rule == NO_KEY
+        since = row.held_since if again else now
+        pause = min(HOLD_MOST, max(RECHECK, now - since))
+        changes[lane_id] = {
+            **CLOSED_TURN,
+            "held_until": now + pause,
+            "held_since": since,
+            "held_rule": NO_KEY,
+            "held_by": "policy",
+        }
+        if not again:
+            _event(connection, row, name, now=now)
+    settle(connection, lanes, changes, now=now)
+
+
+def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:
+    """End holds of lanes that wait for a key, up to `RELEASE_STEP` behind an id; gives where to go on, or None."""
+    table = schema.lane.c
+    held = select(table.id).where(table.held_rule == NO_KEY, table.held_until > now, table.id > after)
+    ids = connection.execute(held.order_by(table.id).limit(RELEASE_STEP)).scalars().all()
+    rows = lock(connection, ids)
+    ends = {lane_id: {"held_until": None, "held_since": None, "held_rule": None} for lane_id in rows}
+    notify(connection, at=settle(connection, rows, ends, now=now))
+    return ids[-1] if len(ids) == RELEASE_STEP else None
+
+
+def _event(connection: Connection, row: Row[Any], name: str, *, now: Micros) -> None:
+    events.append(
+        connection,
+        "hold",
+        at=now,
+        by="policy",
+        application=row.application,
+        provider=row.provider,
+        grant_id=row.grant_id,
+        rule=NO_KEY,
+        reason=f"no worker that looked has the encryption key {name!r}",
+    )

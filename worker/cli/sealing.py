@@ -1,0 +1,99 @@
+"""Encryption keys: keys new, rekey."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.door import ledger_engine, load_settings
+from worker.cli.output import FAILED, complain, json_option, tell, tell_json
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from sendq.vault import Vault
+
+
+@click.group()
+def keys() -> None:
+    """Encryption keys: make new ones."""
+
+
+@keys.command()
+@click.argument("name")
+def new(name: str) -> None:
+    """Print a new encryption key called NAME (say 2026-11), for SENDQ_ENCRYPTION_KEYS. It is stored nowhere else."""
+    from sendq.vault import new_key
+
+    try:
+        tell(new_key(name))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@click.command()
+@json_option
+def rekey(as_json: bool) -> None:
+    """Seal everything that the ledger keeps anew, under the first of SENDQ_ENCRYPTION_KEYS, while the workers go on.
+
+    Run it when every worker and web application has the new key first. What was interrupted goes on when it is run
+    again. Afterwards an old key can be removed if nothing needs it. Exit status 1 if something could not be opened.
+    """
+    vault = load_settings().vault
+    if not vault:
+        raise click.UsageError("no key is given; set SENDQ_ENCRYPTION_KEYS (sendq keys new makes one)")
+    with ledger_engine() as engine:
+        sealed, unreadable = _all(engine, vault)
+        still = _still(engine)
+    first = vault.seals_with
+    others = {name: rows for name, rows in still.items() if name != first}
+    if as_json:
+        tell_json(
+            {"key": first, "sealed": sealed, "rows": still.get(first, 0), "unsealed": others.pop(None, 0)}
+            | {"others": others, "unreadable": dict(unreadable)}
+        )
+    else:
+        tell(f"{sealed:,} rows sealed anew; {first} seals {still.get(first, 0):,} now")
+        for name, rows in others.items():
+            tell(f"{rows:,} rows are not sealed yet; run it again" if name is None else f"{rows:,} rows need {name}")
+        if not others:
+            tell("no other key is needed any more" + (": " + _removable(vault) if len(vault.names) > 1 else ""))
+    for name, rows in unreadable.items():
+        complain(f"{rows:,} rows are sealed with {name!r}, which is not given, or not rightly; they stay as they are")
+    if unreadable:
+        raise SystemExit(FAILED)
+
+
+def _removable(vault: Vault) -> str:
+    return f"{', '.join(vault.names[1:])} can be removed, once no web application seals with it"
+
+
+def _all(engine: Engine, vault: Vault) -> tuple[int, Counter[str]]:
+    from sendq.ledger.engine import writing
+    from sendq.ledger.rekey import KEPT, step
+
+    sealed, unreadable = 0, Counter[str]()
+    for kept in KEPT:
+        after = None
+        while True:
+            with writing(engine) as connection:
+                done = step(connection, kept, vault, after=after)
+            sealed += done.sealed
+            unreadable += done.unreadable
+            after = done.after
+            if after is None:
+                break
+    return sealed, unreadable
+
+
+def _still(engine: Engine) -> dict[str | None, int]:
+    from sendq.ledger.engine import reading
+    from sendq.ledger.rekey import still_with
+
+    with reading(engine) as connection:
+        return still_with(connection)
+
+
+COMMANDS = (keys, rekey)
