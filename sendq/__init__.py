@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         LedgerUnavailable,
         NotFound,
         Problem,
+        Pruned,
         Retryable,
         SchemaMismatch,
         SendqError,
@@ -46,7 +47,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
-        "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Retryable",
+        "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Pruned", "Retryable",
         "SchemaMismatch", "SendqError", "Unreadable",
     ),
     "sendq.attachment": ("Attachment",),
@@ -85,6 +86,7 @@ __all__ = [
     "Options",
     "Priority",
     "Problem",
+    "Pruned",
     "Query",
     "Recipient",
     "Retryable",

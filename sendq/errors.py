@@ -5,6 +5,7 @@
     ├── LaneFull                  the grant has as many waiting jobs as may wait; says when it has room
     ├── KeyConflict               the key belongs to a job with other content
     ├── NotFound                  no such job, batch or key
+    │   └── Pruned                there was one; its key is remembered
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
     ├── Unreadable                what is stored is sealed with an encryption key that is not at hand
     ├── SchemaMismatch            the ledger's schema is older or newer than this code
@@ -85,6 +86,20 @@ class KeyConflict(SendqError):
 
 class NotFound(SendqError, LookupError):
     """There is no such job, batch or key in this ledger."""
+
+
+class Pruned(NotFound):
+    """The key named a job or batch whose retention is over: it has ended, and only its key is remembered.
+
+    ``id`` is its id. A call with this key still stores nothing new.
+    """
+
+    def __init__(self, what: str, identity: str, enqueued_at: str) -> None:
+        self.id = identity
+        super().__init__(
+            f"the {what} that was enqueued with this key ({identity}, {enqueued_at}) has ended and was pruned after "
+            "its retention; what became of it is not known any more"
+        )
 
 
 class Retryable(SendqError):

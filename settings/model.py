@@ -97,6 +97,24 @@ class Settings(BaseSettings):
     )  # fmt: skip
     encryption_keys_file: AbsolutePath | None = setting(None, "a file with those keys instead, read at the start")
 
+    keep_bodies_days: float = setting(
+        1.0, "the bodies of jobs that were sent, cancelled or have expired; those of dead letters stay with their job, "
+        "for a retry", unit="days", ge=0, le=36500,
+    )  # fmt: skip
+    keep_sent_days: float = setting(30.0, "jobs that were sent, with their attempts", unit="days", ge=0, le=36500)
+    keep_cancelled_days: float = setting(30.0, "jobs that were cancelled", unit="days", ge=0, le=36500)
+    keep_expired_days: float = setting(90.0, "jobs that have expired", unit="days", ge=0, le=36500)
+    keep_dead_days: float = setting(90.0, "dead letters; so long they can be retried", unit="days", ge=0, le=36500)
+    keep_keys_days: float = setting(
+        365.0, "keys, since they were first used, also when their jobs have gone: so long a repeat of an old call "
+        "makes no second mail", unit="days", ge=0, le=36500,
+    )  # fmt: skip
+    keep_events_days: float = setting(180.0, "what happened, and what operators did", unit="days", ge=0, le=36500)
+    keep_webhooks_days: float = setting(
+        7.0, "which notifications were taken in; more than the three days for which Nylas repeats them", unit="days",
+        gt=3, le=36500,
+    )  # fmt: skip
+
     # How much at a time.
     concurrency: int = setting(100, "calls to the API in flight per worker process", unit="calls", ge=1, le=2000)
     threads: int = setting(

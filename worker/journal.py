@@ -168,6 +168,11 @@ def batch_finished(batch: UUID) -> None:
     _log.info("batch_finished", batch=str(batch))
 
 
+def let_go(what: str, *, rows: int) -> None:
+    """Their time was over (SENDQ_KEEP_…)."""
+    _log.info("let_go", what=what, rows=rows)
+
+
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 

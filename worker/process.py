@@ -28,6 +28,7 @@ from worker.deliverer import Deliverer
 from worker.dispatcher import Dispatcher, Publish
 from worker.engine import Engine
 from worker.exporter import Exporter
+from worker.keeper import Keeper
 from worker.reporter import Reporter
 from worker.rescuer import Rescuer
 from worker.traces import Traces
@@ -88,6 +89,7 @@ class Process:
         self.deliverer = Deliverer(
             self.ledger, settings, policy=policy, leads=lambda: self.dispatcher.leads, now=clock.now
         )
+        self.keeper = Keeper(self.ledger, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
 
     def start(self) -> None:
         """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
@@ -101,6 +103,7 @@ class Process:
         self.batches.start()
         self.checker.start()
         self.deliverer.start()
+        self.keeper.start()
 
     def stop(self) -> None:
         """Hand over, finish, leave."""
@@ -109,6 +112,7 @@ class Process:
         self.rescuer.stop(limit_s=2.0)
         self.batches.stop(limit_s=2.0)
         self.checker.stop(limit_s=2.0)
+        self.keeper.stop(limit_s=2.0)
         self.engine.stop()
         self.reporter.stop(limit_s=1.0)
         if self.exporter is not None:

@@ -12,7 +12,7 @@ from worker import journal
 
 
 class Rounds(ABC):
-    """What the rescuer and the checker have in common."""
+    """What the rescuer, the checker and the keeper have in common."""
 
     def __init__(self, name: str, *, every_s: float) -> None:
         self._name, self._every_s = name, every_s

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, select, text, tuple_, update
 
 from sendq.clock import Micros, moment
-from sendq.errors import NotFound
+from sendq.errors import NotFound, Pruned
 from sendq.ledger import schema
 from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
 from sendq.states import MOVES, State
@@ -59,6 +59,9 @@ def _named(connection: Connection, given: str | UUID | None, application: str, k
     if found is None:
         other = "batch" if what == "job" else "job"
         raise NotFound(f"this key names a {other}, not a {what}; ask with {other}(key=…)")
+    table = schema.job if what == "job" else schema.batch
+    if connection.execute(select(table.c.id).where(table.c.id == found)).first() is None:
+        raise Pruned(what, str(found), f"{moment(row.created_at):%Y-%m-%d %H:%M}Z")
     return found
 
 
