@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, literal_column, select
+from sqlalchemy import Connection, Row, func, literal_column, select
 
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
@@ -45,6 +45,7 @@ class Refusal(StrEnum):
     OVERTAKEN = "overtaken"  #  a newer change of the same message was made since, which it could undo
     WITHDRAWN = "withdrawn"  #  it was cancelled while it was on the wire
     GONE = "gone"  #            its grant exists no more: it would die again
+    FORGOTTEN = "forgotten"  #  its body was erased
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,8 @@ def revive(
     """
     seen = find(connection, wanted, after=after, limit=limit)
     still = lock_jobs(connection, [row.id for row in seen.ready])
-    rows = [row for row in seen.ready if row.id in still and still[row.id].state == State.DEAD]
+    erased = _erased(connection, seen.ready, lock=True)  # once more: somebody may have forgotten them since
+    rows = [row for row in seen.ready if row.id in still and still[row.id].state == State.DEAD and row.id not in erased]
     # A microsecond at least, as for new jobs: a scan of a lane that starts at one passes over none before it.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
     store_changes(connection, [(row, _revived(row, starts[row.id])) for row in rows], now=now)
@@ -190,6 +192,7 @@ def _refusals(connection: Connection, rows: Sequence[Row[Any]], wanted: Wanted) 
         refused |= dict.fromkeys(_overtaken(connection, rows), Refusal.OVERTAKEN)
     if not wanted.even_partly:
         refused |= _delivered(connection, rows)
+    refused |= dict.fromkeys(_erased(connection, rows), Refusal.FORGOTTEN)
     for row in rows:
         if row.gone:
             refused[row.id] = Refusal.GONE
@@ -214,6 +217,18 @@ def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, R
     last = {(row.job_id, row.generation): row.sent for row in attempts}
     found = {job_id: Refusal.MAYBE for (job_id, _), sent in last.items() if sent == "maybe"}
     return found | {row.job_id: Refusal.PARTLY for row in attempts if row.sent in ("partly", "yes")}
+
+
+def _erased(connection: Connection, rows: Sequence[Row[Any]], *, lock: bool = False) -> set[UUID]:
+    """Jobs whose body is there no more (`sendq.ledger.forget`); with ``lock`` those of the others stay for now."""
+    payload, batch = schema.payload.c, schema.batch.c
+    ids, batches = [row.id for row in rows], {row.batch_id for row in rows if row.batch_id is not None}
+    own = select(payload.job_id).where(payload.job_id.in_(ids))
+    shared = select(batch.id).where(batch.id.in_(batches), func.length(batch.body) > 0)
+    if lock:
+        own, shared = own.with_for_update(read=True), shared.with_for_update(read=True)
+    there = {*connection.execute(own).scalars(), *connection.execute(shared).scalars()}
+    return {row.id for row in rows if row.id not in there and row.batch_id not in there}
 
 
 def _overtaken(connection: Connection, rows: Sequence[Row[Any]]) -> set[UUID]:

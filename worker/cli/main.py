@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import click
 
-from worker.cli import acting, batching, holding, policies, reading, reviving, running, sealing, telling
+from worker.cli import acting, batching, forgetting, holding, policies, reading, reviving, running, sealing, telling
 from worker.cli.output import FAILED, UNUSABLE, complain
 
 INTERRUPTED = 130
@@ -42,7 +42,18 @@ def sendq() -> None:
     """
 
 
-for module in (running, reading, batching, acting, holding, reviving, sealing, telling, policies):
+for module in (
+    running,
+    reading,
+    batching,
+    acting,
+    holding,
+    reviving,
+    forgetting,
+    sealing,
+    telling,
+    policies,
+):
     for command in module.COMMANDS:
         sendq.add_command(command)
 

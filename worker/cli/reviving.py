@@ -26,6 +26,7 @@ REFUSED = {
     "maybe": "may have gone out; --even-partly sends them all the same",
     "overtaken": "would undo a newer change of the same message; --even-overtaken makes them all the same",
     "withdrawn": "were cancelled while they were on the wire; enqueue them anew if they are wanted after all",
+    "forgotten": "have no body any more: it was erased (sendq forget)",
     "gone": "belong to a grant that exists no more; if it does: sendq release --grant …",
 }
 
