@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from typing import TextIO
 
 import structlog
-from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from settings.model import Settings
 from settings.redact import redact_all
+from settings.trace import trace
 
 
 def start_logs(settings: Settings, stream: TextIO | None = None) -> None:
@@ -24,7 +24,7 @@ def start_logs(settings: Settings, stream: TextIO | None = None) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(_types_and_places),
+        structlog.processors.ExceptionRenderer(lambda exc_info: trace(exc_info[1])),  # without words and variables
         _redacted,
     ]
     structlog.configure(
@@ -56,17 +56,6 @@ def _renderer(settings: Settings, stream: TextIO) -> Processor:
     if settings.log_format == "json":
         return structlog.processors.JSONRenderer(ensure_ascii=False)
     return structlog.dev.ConsoleRenderer(colors=stream.isatty())
-
-
-def _types_and_places(exc_info: ExcInfo) -> str:
-    """An exception and its causes without their words and local variables, both of which may quote somebody's mail."""
-    lines: list[str] = []
-    error: BaseException | None = exc_info[1]
-    while error is not None:
-        kind = type(error)
-        lines = [*traceback.format_tb(error.__traceback__), f"{kind.__module__}.{kind.__qualname__}\n", *lines]
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return "".join(lines).rstrip()
 
 
 def _redacted(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -1,8 +1,9 @@
 """Sentry: reports of what went wrong in our code, without a word of anybody's mail.
 
 By default Sentry's SDK collects the local variables of each frame and the text of each exception, and both would hold
-recipients and bodies. So variables stay out, task arguments stay out, and every text of an event passes ``redact``
-before it leaves the process. Failures of the API are no events: they are outcomes, and have their place in the ledger.
+recipients and bodies. So variables stay out, task arguments stay out, an exception's words stay out unless they are
+ours (`settings.trace`), and every text of an event passes ``redact`` before it leaves the process. Failures of the API
+are no events: they are outcomes, and have their place in the ledger.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from sentry_sdk.scrubber import DEFAULT_DENYLIST, DEFAULT_PII_DENYLIST, EventScr
 
 from settings.model import Settings
 from settings.redact import redact_all
+from settings.trace import NOT_SHOWN, is_ours
 
 if TYPE_CHECKING:
     from sentry_sdk._types import Breadcrumb, Event
@@ -59,6 +61,9 @@ def start_sentry(settings: Settings, **options: Any) -> bool:
 
 def _redacted_event(event: Event, _hint: dict[str, Any]) -> Event:
     event.get("extra", {}).pop("celery-job", None)
+    for error in event.get("exception", {}).get("values", ()):
+        if not is_ours(error.get("module")):
+            error["value"] = NOT_SHOWN
     redacted: Event = redact_all(event)
     return redacted
 

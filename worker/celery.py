@@ -14,6 +14,7 @@ from typing import Any
 import sentry_sdk
 from celery import Celery, Task, bootsteps
 from celery.exceptions import Reject
+from celery.worker.control import inspect_command
 
 from sendq.errors import SendqError
 from sendq.ledger.lanes import Turn
@@ -21,6 +22,8 @@ from settings import Settings, SettingsError
 from settings.celery import QUEUE, celery_config
 from settings.logs import start_logs
 from settings.sentry import start_sentry
+from settings.values import mask
+from worker import journal
 from worker.process import Process, as_message
 
 BUNDLE = "sendq.bundle"
@@ -124,11 +127,25 @@ def publish(bundles: Sequence[Sequence[Turn]]) -> None:
             take_on.apply_async((as_message(bundle),), queue=QUEUE, producer=producer, retry=False)
 
 
+@inspect_command(name="stats")  # type: ignore[untyped-decorator]
+def stats(state: Any, **_: Any) -> dict[str, Any]:
+    """Celery's own, which tells Flower the whole address of a broker on a unix socket, password and all."""
+    told: dict[str, Any] = state.consumer.controller.stats()
+    broker = told["broker"]
+    if isinstance(broker, dict) and broker.get("hostname"):
+        broker["hostname"] = mask(broker["hostname"])
+    return told
+
+
 @app.task(name=BUNDLE, bind=True, send_events=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def take_on(_task: Task, turns: list[list[Any]]) -> None:
     """Carry out a bundle of turns; returns as soon as they are on their way."""
-    if running:
+    if not running:
+        return
+    try:
         running[0].take_on(turns)
+    except Exception as error:  # Celery would log its words. The turns come back: nobody claimed them, or as strays
+        journal.not_taken_on(error, turns=len(turns))
 
 
 @app.task(name=ENQUEUE, bind=True, send_events=False, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator]

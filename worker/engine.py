@@ -431,9 +431,13 @@ def _quietly(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args
 
 def _new_loop() -> asyncio.AbstractEventLoop:
     """uvloop where there is one: half the CPU of asyncio's own."""
+    loop: asyncio.AbstractEventLoop
     try:
         import uvloop
+
+        loop = uvloop.new_event_loop()
     except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        loop = asyncio.new_event_loop()
+    # Its own handler would show the exception's words, and tasks by what they hold.
+    loop.set_exception_handler(lambda _, context: journal.loop_error(context.get("exception")))
     return loop

@@ -246,6 +246,16 @@ def enqueue_put_back(task: str, error: BaseException) -> None:
     _log.warning("enqueue_put_back", task=task, error=type(error).__name__)
 
 
+def not_taken_on(error: BaseException, *, turns: int) -> None:
+    """A bundle came out of the broker, and its turns could not be claimed: the ledger is away, or a bug."""
+    _log.error("turns_not_taken_on", turns=turns, exc_info=error)
+
+
+def loop_error(error: BaseException | None) -> None:
+    """An exception that nobody waited for, on the event loop."""
+    _log.error("bug", where="loop", exc_info=error)
+
+
 def bug(where: str, **ids: object) -> None:
     """An exception that should not have been; its type and place, not its words, which may quote somebody's mail."""
     _log.exception("bug", where=where, **ids)

@@ -193,9 +193,9 @@ def mail(to: str = "leyah@example.com", subject: str = "Invoice 42") -> Message:
 
 
 @contextmanager
-def running(ledger_url: str, directory: Path, *, latency: float = 0.0) -> Iterator[System]:
+def running(ledger_url: str, directory: Path, *, latency: float = 0.0, api_key: str = API_KEY) -> Iterator[System]:
     """A system without a worker yet."""
-    with EmbeddedRedis(directory / "redis") as redis, Simulator(api_key=API_KEY, latency=latency) as simulator:
+    with EmbeddedRedis(directory / "redis") as redis, Simulator(api_key=api_key, latency=latency) as simulator:
         system = System(ledger_url, redis, simulator, directory)
         try:
             yield system
