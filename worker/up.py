@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -33,6 +34,11 @@ FLOWER_PORT = 5555
 # repeat the sentence. One that ends later is started again.
 LEAST_LIFE_S = 10.0
 
+# Flower shows what the broker tells it. It needs none of these, and it serves a page.
+NOT_FOR_FLOWER = re.compile(
+    r"(SENDQ_)?DATABASE_URL|(SENDQ_)?SENTRY_DSN|NYLAS_.*|SENDQ_APPLICATIONS|SENDQ_ENCRYPTION_KEYS(_FILE)?"
+).fullmatch
+
 LOOK_S = 0.5  # how often the children are looked at
 
 FAILED = 1
@@ -50,14 +56,16 @@ def up(
         try:
             broker_url = _servers(settings, running, say)
             stop.check()
-            children = running.enter_context(_Children(_environ(settings, environ, broker_url), settings.grace_s))
+            given = _environ(settings, environ, broker_url)
+            children = running.enter_context(_Children(settings.grace_s))
             events = ["-E"] if flower else []
             for number in range(1, workers + 1):
                 argv = worker_argv("-l", settings.log_level, "-n", f"sendq{number}@%h", *events)
-                children.start(f"worker {number}", argv, _metrics_of(settings, number))
+                children.start(f"worker {number}", argv, given | _metrics_of(settings, number))
             if flower:
                 where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}", f"--conf={ROOT / 'flowerconfig.py'}"]
-                children.start("flower", celery_argv("flower", *where))
+                without = {name: value for name, value in given.items() if not NOT_FOR_FLOWER(name)}
+                children.start("flower", celery_argv("flower", *where), without)
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(stop, say)
@@ -99,15 +107,15 @@ def _metrics_of(settings: Settings, number: int) -> dict[str, str]:
 class _Child(NamedTuple):
     process: Guarded
     argv: list[str]
-    own: Mapping[str, str]
+    environ: Mapping[str, str]
     since: float  # monotonic
 
 
 class _Children:
     """The processes that were started, under names for people."""
 
-    def __init__(self, environ: Mapping[str, str], grace_s: float) -> None:
-        self._environ, self._grace_s = environ, grace_s
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
         self._running: dict[str, _Child] = {}
         self._outputs = ExitStack()
 
@@ -120,11 +128,9 @@ class _Children:
         with self._outputs, ThreadPoolExecutor(max(1, len(self._running))) as stopping:
             list(stopping.map(lambda child: child.process.stop(), self._running.values()))
 
-    def start(self, name: str, argv: list[str], own: Mapping[str, str] | None = None) -> None:
-        """``own``: what its environment has on top of everybody's."""
-        own = own or {}
-        child = start_child(argv, log=self._log, environ={**self._environ, **own}, grace_s=self._grace_s)
-        self._running[name] = _Child(child, argv, own, time.monotonic())
+    def start(self, name: str, argv: list[str], environ: Mapping[str, str]) -> None:
+        child = start_child(argv, log=self._log, environ=environ, grace_s=self._grace_s)
+        self._running[name] = _Child(child, argv, environ, time.monotonic())
 
     def watch(self, stop: Stop, say: Callable[[str], None]) -> bool:
         """Start again who ends; True when one cannot run at all. Raises `Stopping`."""
@@ -138,7 +144,7 @@ class _Children:
                     return True
                 say(f"{name} ended and is started again")
                 child.process.stop()
-                self.start(name, child.argv, child.own)
+                self.start(name, child.argv, child.environ)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from sendq import SendQueue
 from sendq.simulator import Simulator
+from sendq.vault import new_key
 from tests.support.ledger import MESSAGE
 from tests.support.processes import running, wait_until
 
@@ -62,6 +63,17 @@ class TestUp:
             assert up.process.returncode == 1
             assert "ended at once" in up.stderr
             assert up.alive() == []
+
+    def test_flower_is_given_no_secret_but_the_brokers(self, tmp: Path, nylas: Simulator) -> None:
+        secrets = api(nylas) | {"SENDQ_ENCRYPTION_KEYS": new_key("k"), "NYLAS_WEBHOOK_SECRET": "w"}
+        with running(["up", "--flower"], tmp, SENDQ_HOME=str(tmp / "home"), **secrets) as up:
+            wait_until(lambda: any("flower" in line for _, line in up.family()), "Flower")
+            wait_until(lambda: "ready." in up.stderr, "a worker")
+            given = [each.environ() for each, line in up.family() if "flower" in line.split()]
+            assert given
+            assert all("REDIS_URL" in one and not secrets.keys() - {"SENDQ_GRACE_S"} & one.keys() for one in given)
+            lines = " ".join(line for _, line in up.family())
+            assert not any(value in lines for name, value in secrets.items() if name == "SENDQ_ENCRYPTION_KEYS")
 
     def test_a_kill_leaves_nothing_running(self, tmp: Path, nylas: Simulator) -> None:
         with running(["up"], tmp, SENDQ_HOME=str(tmp / "home"), **api(nylas)) as up:
