@@ -111,8 +111,8 @@ class Settings(BaseSettings):
     )  # fmt: skip
     keep_events_days: float = setting(180.0, "what happened, and what operators did", unit="days", ge=0, le=36500)
     keep_webhooks_days: float = setting(
-        7.0, "which notifications were taken in; more than the three days for which Nylas repeats them", unit="days",
-        gt=3, le=36500,
+        7.0, "which notifications were taken in, so that a repeat changes nothing; longer than the day after which an "
+        "old one is refused for its time", unit="days", gt=1, le=36500,
     )  # fmt: skip
 
     # How much at a time.

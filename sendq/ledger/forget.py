@@ -21,7 +21,7 @@ from sendq.clock import Micros
 from sendq.ledger import events, schema
 from sendq.ledger.bulk import chunks
 from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
-from sendq.ledger.keep import delete_where
+from sendq.ledger.keep import erase_bodies
 from sendq.states import FINAL, State
 
 STEP = 500
@@ -87,7 +87,7 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
     on_the_wire = table.c.id.in_(jobs) & (table.c.state == State.SENDING.value)
     connection.execute(update(table).where(on_the_wire, table.c.cancel_at.is_(None)).values(cancel_at=now))
     ended = connection.execute(select(table.c.id).where(table.c.id.in_(jobs), table.c.state.in_(_ENDED)))
-    delete_where(connection, schema.payload.c.job_id, ended.scalars().all())
+    erase_bodies(connection, ended.scalars().all())
     attempt = schema.attempt
     connection.execute(update(attempt).where(attempt.c.job_id.in_(jobs)).values(error=None))
 

@@ -46,7 +46,8 @@ def drop_jobs(connection: Connection, state: State, *, before: Micros) -> int:
     )
     rows = connection.execute(wanted).all()
     ids = [row.id for row in rows]
-    for column in (schema.attempt.c.job_id, schema.payload.c.job_id, job.c.id):
+    erase_bodies(connection, ids)
+    for column in (schema.attempt.c.job_id, job.c.id):
         delete_where(connection, column, ids)
     if batches := {row.batch_id for row in rows if row.batch_id is not None}:
         _drop_empty_batches(connection, batches)
@@ -68,9 +69,14 @@ def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Mi
     # All of the last moment as well, which may be some more than a step: a commit writes many jobs with one time.
     ended = select(job.c.id).where(_in(state), job.c.finished_at.between(times[0], times[-1]))
     ids = connection.execute(ended).scalars().all()
-    delete_where(connection, schema.payload.c.job_id, ids)
+    erase_bodies(connection, ids)
     _set_mark(connection, name, times[-1] + 1)
     return len(ids)
+
+
+def erase_bodies(connection: Connection, jobs: Sequence[UUID]) -> None:
+    """Delete what these jobs would send. What a batch asks for goes with the batch."""
+    delete_where(connection, schema.payload.c.job_id, jobs)
 
 
 def drop_keys(connection: Connection, *, before: Micros) -> int:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, select, update
+from sqlalchemy import Connection, Row, update
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import grants, schema
@@ -34,13 +34,6 @@ AUTHOR = "webhook"
 # off by more than this breaks TLS and idempotency keys first.
 SKEW: Micros = 5 * 60 * SECOND
 
-# How long ids are kept. Attempts end after 20 minutes, and anything older than a day is refused by its time
-# (`sendq.webhooks.notice.STALE`); the week leaves room for a clock that was wrong.
-KEEP: Micros = 7 * 24 * 3600 * SECOND
-
-# Old ids that one notice takes along: more than the one it brings, so that the table shrinks again after a flood.
-PRUNE_MOST = 20
-
 
 def apply(connection: Connection, notice: Notice, *, application: str, now: Micros) -> str:
     """Let a notice take effect, once; gives a sentence about what it did.
@@ -54,7 +47,6 @@ def apply(connection: Connection, notice: Notice, *, application: str, now: Micr
     seen = {"id": f"{application}/{notice.id}", "at": now}
     if not insert_new(connection, schema.webhook, [seen], returning="id"):
         return "nothing to do: it was taken in before"
-    prune(connection, before=now - KEEP, limit=PRUNE_MOST)
     row = lock(connection, [lane_id])[lane_id]
     match notice.kind:
         case Kind.EXPIRED:
@@ -66,13 +58,6 @@ def apply(connection: Connection, notice: Notice, *, application: str, now: Micr
         case Kind.DELETED:
             grants.found_gone(connection, row.id, rule=DELETED, by=AUTHOR, now=now)
             return "done: what waits for the grant will end"
-
-
-def prune(connection: Connection, *, before: Micros, limit: int) -> int:
-    """Forget up to ``limit`` ids that were taken in before then; how many."""
-    table = schema.webhook
-    some = select(table.c.id).where(table.c.at < before).limit(limit).with_for_update(skip_locked=True)
-    return connection.execute(delete(table).where(table.c.id.in_(some))).rowcount
 
 
 def _expired(connection: Connection, row: Row[Any], at: Micros | None, *, now: Micros) -> str:

@@ -22,7 +22,7 @@ from sendq.clock import SECOND, Micros, micros
 BODY_MOST = 1024 * 1024 + 64 * 1024
 
 # The last attempt comes within 20 minutes of the first. What is a day older than its arrival was recorded by somebody
-# and is played again. Less than the time for which ids are kept (`sendq.webhooks.effect.KEEP`).
+# and is played again. Less than the time for which ids are kept (SENDQ_KEEP_WEBHOOKS_DAYS).
 STALE: Micros = 24 * 3600 * SECOND
 
 # A time that lies further ahead than this is not a clock that differs, but no time at all.

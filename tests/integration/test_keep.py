@@ -81,8 +81,9 @@ class TestTheKeeper:
         ledger.modify("g1", ["m1", "m2"])
         ledger.clock.advance(1)
         claimed = ledger.serve()
-        kinds = {"m1": Event.ACCEPT, "m2": Event.GIVE_UP}
-        ledger.record(*(outcome(claimed, job, kinds[job.object_id]) for job in claimed.jobs), ends=[end(claimed)])
+        first, second = sorted(claimed.jobs, key=lambda job: job.id not in claimed.begun)
+        ledger.record(outcome(claimed, first, Event.ACCEPT), begins=[(claimed, second.id)])
+        ledger.record(outcome(claimed, second, Event.GIVE_UP), ends=[end(claimed)])
         (batch,) = ledger.rows(schema.batch)
         after(ledger, 31)
         assert ledger.queue.batch(str(batch.id)).counts == {State.SENT: 1, State.DEAD: 1}

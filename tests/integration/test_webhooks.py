@@ -30,7 +30,7 @@ from sendq.clock import now as wall
 from sendq.ids import lane_id
 from sendq.ledger import grants, schema
 from sendq.webhooks import BODY_MOST, Received, asgi, receive, receive_async
-from sendq.webhooks.effect import KEEP, PRUNE_MOST, SKEW
+from sendq.webhooks.effect import SKEW
 from sendq.webhooks.endpoint import Application
 from tests.support.ledger import MESSAGE, Ledger
 from tests.support.processes import LIMIT_S, running, wait_until
@@ -322,16 +322,6 @@ class TestWhatIsKept:
         ]
         kept = [waiting.rows(table) for table in (schema.webhook, schema.event, schema.lane, schema.pair)]
         assert "leyah" not in f"{kept}{answers}{caplog.text}"
-
-    def test_is_forgotten_after_a_week_a_few_at_a_time(self, waiting: Ledger) -> None:
-        old = [{"id": f"default/old{number}", "at": waiting.clock() - KEEP - 1} for number in range(PRUNE_MOST + 5)]
-        young = {"id": "default/young", "at": waiting.clock() - KEEP}
-        with waiting.writing() as connection:
-            connection.execute(schema.webhook.insert(), [*old, young])
-        expired(waiting, notice="n1")
-        assert len(waiting.rows(schema.webhook)) == 5 + 2
-        signed_in(waiting, notice="n2")
-        assert {row.id for row in waiting.rows(schema.webhook)} == {"default/young", "default/n1", "default/n2"}
 
 
 class TestAnAsyncQueue:
