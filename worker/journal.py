@@ -253,7 +253,7 @@ def not_taken_on(error: BaseException, *, turns: int) -> None:
 
 def loop_error(error: BaseException | None) -> None:
     """An exception that nobody waited for, on the event loop."""
-    _log.error("bug", where="loop", exc_info=error)
+    _log.error("nobody_waited", exc_info=error)
 
 
 def bug(where: str, **ids: object) -> None:
