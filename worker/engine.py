@@ -37,7 +37,6 @@ from sendq.ledger.lanes import NEVER
 from sendq.ledger.record import Begin, End, Outcome, Recorded, Shrink
 from sendq.ledger.turns import Claimed, claim, give_back
 from sendq.ledger.workers import Load
-from sendq.vault import Vault
 from settings import Settings
 from tasks import turn
 from tasks.nylas import Application, NylasClient
@@ -97,7 +96,7 @@ class Engine:
         self._ledger = ledger
         self._endpoints = Endpoints(settings)
         self._recorder = Recorder(ledger, now=now, told=told)
-        self._uploads = Uploads(ledger, Vault())
+        self._uploads = Uploads(ledger, settings.vault)
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
         self._turns: set[asyncio.Task[None]] = set()

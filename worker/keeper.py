@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine
 
 from sendq import clock
 from sendq.ledger import keep
+from sendq.ledger.contents import drop_unused_contents
 from sendq.ledger.engine import writing
 from sendq.states import State
 from settings import Settings
@@ -20,6 +21,9 @@ from worker import journal
 from worker.rounds import Rounds
 
 ROUND_S = 30.0
+
+# A file may have 25 MB.
+FILES_STEP = 20
 
 DAY: clock.Micros = 86_400 * clock.SECOND
 
@@ -64,6 +68,7 @@ class Keeper(Rounds):
             (State.DEAD, s.keep_dead_days),
         ):
             yield f"{state.value} jobs", partial(keep.drop_jobs, state=state, before=before(days))
+        yield "files that no job sends any more", partial(drop_unused_contents, limit=FILES_STEP)
         yield "keys", partial(keep.drop_keys, before=before(s.keep_keys_days))
         yield "events", partial(keep.drop_events, before=before(s.keep_events_days))
         yield "notifications", partial(keep.drop_webhooks, before=before(s.keep_webhooks_days))

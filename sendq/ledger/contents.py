@@ -89,6 +89,15 @@ def chunk_of(connection: Connection, content_id: UUID, position: int, *, vault: 
     return vault.open(bytes(row.data), row.cipher_key, context=chunk_context(content_id, position))
 
 
+def sealed_with(connection: Connection, job_id: UUID) -> set[str]:
+    """The names of the encryption keys that the files of a job's request are sealed with."""
+    piece, chunk = schema.piece.c, schema.chunk.c
+    own = select(piece.cipher_key).where(piece.job_id == job_id)
+    files = select(chunk.cipher_key).join(schema.piece, piece.content_id == chunk.content_id)
+    rows = connection.execute(own.union(files.where(piece.job_id == job_id)))
+    return {name for name in rows.scalars() if name is not None}
+
+
 def chunk_count(size: int) -> int:
     """Into how many chunks a content of ``size`` bytes is cut."""
     return -(-size // CHUNK)

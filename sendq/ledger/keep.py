@@ -75,8 +75,11 @@ def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Mi
 
 
 def erase_bodies(connection: Connection, jobs: Sequence[UUID]) -> None:
-    """Delete what these jobs would send. What a batch asks for goes with the batch."""
-    delete_where(connection, schema.payload.c.job_id, jobs)
+    """Delete what these jobs would send. What a batch asks for goes with the batch, and files that nobody sends any
+    more are for `sendq.ledger.contents.drop_unused_contents`.
+    """
+    for column in (schema.payload.c.job_id, schema.piece.c.job_id):
+        delete_where(connection, column, jobs)
 
 
 def drop_keys(connection: Connection, *, before: Micros) -> int:

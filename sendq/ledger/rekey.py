@@ -16,6 +16,7 @@ from sqlalchemy import Column, Connection, Row, Table, func, or_, select, tuple_
 
 from sendq.errors import Unreadable
 from sendq.ledger import schema
+from sendq.ledger.contents import chunk_context, piece_context
 from sendq.ledger.enqueue import context_of_key
 from sendq.vault import Vault, context_of
 
@@ -42,6 +43,8 @@ class Kept:
 KEPT = (
     Kept(schema.payload, schema.payload.c.body, lambda row: context_of("payload", row.job_id)),
     Kept(schema.batch, schema.batch.c.body, lambda row: context_of("batch", row.id)),
+    Kept(schema.piece, schema.piece.c.after, lambda row: piece_context(row.job_id, row.position)),
+    Kept(schema.chunk, schema.chunk.c.data, lambda row: chunk_context(row.content_id, row.position)),
     Kept(schema.key, schema.key.c.digest, lambda row: context_of_key(row.application, row.key)),
 )
 

@@ -21,6 +21,7 @@ from sendq.clock import SECOND, Micros
 from sendq.errors import Unreadable
 from sendq.ledger import events, schema
 from sendq.ledger.bulk import update_rows
+from sendq.ledger.contents import sealed_with
 from sendq.ledger.enqueue import notify
 from sendq.ledger.lanes import CLOSED_TURN, lock, settle
 from sendq.vault import Vault, context_of
@@ -60,7 +61,7 @@ def open_jobs(
                 put_off.append(job.id)
                 continue
             try:
-                ready.append(_with_body(job, vault))
+                ready.append(_with_body(connection, job, vault))
             except Unreadable as error:
                 names.append(error.key_name)
                 put_off.append(job.id)
@@ -77,7 +78,11 @@ def open_jobs(
     return opened
 
 
-def _with_body(job: Row[Any], vault: Vault) -> Any:
+def _with_body(connection: Connection, job: Row[Any], vault: Vault) -> Any:
+    """The job with its body opened. Its files are read while they are sent; whether their keys are here is seen now."""
+    if job.length is not None:
+        for name in sorted(sealed_with(connection, job.id) - set(vault.names)):
+            raise Unreadable(name, missing=True)
     if job.cipher_key is None:
         return job
     context = context_of("payload", job.id) if job.own_body else context_of("batch", job.batch_id)

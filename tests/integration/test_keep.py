@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Engine, func, select, text
 
-from sendq import KeyConflict, Pruned, State
+from sendq import NEVER, Attachment, KeyConflict, Message, Pruned, State
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
 from sendq.ledger import events, keep, schema
@@ -50,6 +50,18 @@ class TestTheKeeper:
         after(ledger, 0.2)
         assert ledger.rows(schema.payload) == []
         assert ledger.state(job) is State.SENT
+
+    def test_drops_a_file_with_the_last_body_that_needs_it(self, ledger: Ledger) -> None:
+        with_file = Message(to=["a@example.com"], attachments=[Attachment(filename="a.txt", content=b"a")])
+        for grant in ("g1", "g2"):
+            ledger.queue.send(grant, with_file, expires_at=NEVER)
+        (first, second) = ledger.claim(ledger.offer())
+        ledger.finish(first)
+        after(ledger, 2)
+        assert [len(ledger.rows(table)) for table in (schema.content, schema.chunk, schema.piece)] == [1, 1, 1]
+        ledger.finish(second)
+        after(ledger, 2)
+        assert [len(ledger.rows(table)) for table in (schema.content, schema.chunk, schema.piece)] == [0, 0, 0]
 
     def test_keeps_the_bodies_of_dead_letters_for_a_retry(self, ledger: Ledger) -> None:
         ended(ledger, Event.GIVE_UP)

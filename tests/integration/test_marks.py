@@ -24,7 +24,7 @@ import pytest
 from redis import Redis
 from sqlalchemy import make_url
 
-from sendq import InvalidJob, KeyConflict, Message, SendqError, SendQueue, State, Unreadable, Vault
+from sendq import Attachment, InvalidJob, KeyConflict, Message, SendqError, SendQueue, State, Unreadable, Vault
 from sendq.ledger import schema
 from sendq.ledger.engine import reading
 from sendq.simulator import Fault
@@ -43,14 +43,16 @@ KEYS = new_key("mark")
 # What people wrote, by where it stands.
 WRITTEN = {
     "address": "markaddress", "name": "markname", "subject": "marksubject", "body": "markbody",
-    "metadata": "markmetadata", "header": "markheader", "folder": "markfolder",
+    "metadata": "markmetadata", "header": "markheader", "folder": "markfolder", "filename": "markfilename",
 }  # fmt: skip
 SECRETS = {
     "API key": "nyk_markapikey", "webhook secret": "markwebhook", "Redis password": "markredis",
     "PostgreSQL password": "markpostgres", "encryption key": KEYS.partition(":")[2],
 }  # fmt: skip
 JOB_KEY = "markjobkey"
-MARKS = {**WRITTEN, **SECRETS, "key of a job": JOB_KEY}
+# A file travels as base64, and the simulator keeps its digest alone.
+FILE = {"file": "markcontent"}
+MARKS = {**WRITTEN, **FILE, **SECRETS, "key of a job": JOB_KEY}
 
 # What a worker meets in some turns: exceptions that quote what they were given, as those of libraries do.
 BUGS = """
@@ -81,6 +83,7 @@ def marked(to: str = "plus", *, body: str = "") -> Message:
         body=f"<p>markbody {body}</p>",
         metadata={"key2": "markmetadata"},
         custom_headers=[{"name": "X-Mark", "value": "markheader"}],
+        attachments=[Attachment(filename="markfilename.txt", content=b"markcontent")],
     )
 
 
@@ -185,7 +188,7 @@ def test_no_mark_is_anywhere_but_in_the_requests(system: System, tmp_path: Path,
     assert "\n".join(places.found(MARKS)) == ""
     in_the_ledger = Places()
     look_at_ledger(system, in_the_ledger)
-    assert "\n".join(in_the_ledger.found({**WRITTEN, **SECRETS})) == ""
+    assert "\n".join(in_the_ledger.found({**WRITTEN, **FILE, **SECRETS})) == ""
     assert in_the_ledger.found({"key of a job": JOB_KEY})  # which shows that the search finds what is there
 
 

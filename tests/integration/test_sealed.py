@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from sendq import KeyConflict, Message, SendQueue, State, Unreadable, Vault
+from sendq import Attachment, KeyConflict, Message, SendQueue, State, Unreadable, Vault
 from sendq.ledger import rekey, schema, sealed, turns
 from sendq.ledger.sealed import HOLD_MOST, NO_KEY, RECHECK
 from sendq.states import Event
@@ -109,6 +109,21 @@ class TestAClaim:
         ledger.send()
         (claimed,) = claim(ledger, OLD)
         assert bytes(claimed.jobs[0].body).startswith(b"{")
+
+    def test_waits_for_the_key_of_a_file_that_another_job_brought(self, ledger: Ledger) -> None:
+        file = Attachment(filename="a.txt", content=b"marked")
+        with_file = Message(to=["a@example.com"], attachments=[file])
+        sealing(ledger).send("g1", with_file)
+        job = UUID(sealing(ledger, NEW).send("g2", with_file).id)
+        unreadable: Counter[str] = Counter()
+        assert claim(ledger, NEW, unreadable) == []
+        assert unreadable == {"old": 2}
+        assert ledger.job(job).rule == NO_KEY
+        assert b"marked" not in everything(ledger)
+        assert rekeyed(ledger, BOTH)[1] == Counter()
+        assert still_with(ledger).keys() == {"new"}
+        ledger.clock.advance(31)
+        assert len(claim(ledger, NEW)) == 2
 
     @pytest.mark.parametrize("vault", [Vault(), NEW, Vault({"old": RAW["new"]})], ids=["none", "other", "wrong"])
     def test_without_the_key_begins_nothing_and_holds_the_lane(self, ledger: Ledger, vault: Vault) -> None:

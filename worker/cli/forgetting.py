@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from sendq.ledger.forget import Found, Tally
 
 
+# A file may have 25 MB.
+FILES_STEP = 20
+
+
 @click.command()
 @click.option("--grant", metavar="ID", required=True, help="The grant, by its id (not by an address).")
 @click.option("--application", default="default", show_default=True, help="The application that the grant belongs to.")
@@ -62,6 +66,7 @@ def _all(
     from sendq import clock
     from sendq.ledger import forget as ledger
     from sendq.ledger.bulk import chunks
+    from sendq.ledger.contents import drop_unused_contents
     from sendq.ledger.engine import reading, writing
 
     tally = ledger.Tally()
@@ -81,6 +86,10 @@ def _all(
             ledger.erase_keys(connection, keys)
     with writing(engine) as connection:
         batches_left = ledger.erase_batches(connection, found.batches)
+    files = True
+    while files:
+        with writing(engine) as connection:
+            files = drop_unused_contents(connection, FILES_STEP) > 0
     return found, tally, batches_left
 
 
