@@ -165,12 +165,15 @@ def test_no_mark_is_anywhere_but_in_the_requests(system: System, tmp_path: Path,
         "SENDQ_ENCRYPTION_KEYS": KEYS,
         "SENTRY_DSN": ingest.dsn,
     }
+    metrics = f"127.0.0.1:{free_port()}"
+    reports = {"SENDQ_METRICS_ADDRESS": metrics, "SENTRY_TRACES_SAMPLE_RATE": "1"}
     shorter = {"SENDQ_ANNOUNCE_AFTER_S": "0", "SENDQ_UNCLAIMED_AFTER_S": "2.5", "SENDQ_LOG_LEVEL": "DEBUG"}
     system.queue = SendQueue(system.engine, vault=Vault.parse(KEYS))
     with monitored(system, places), flower(system, secrets, places):
-        go_every_way(system, tmp_path, secrets | shorter)
+        go_every_way(system, tmp_path, secrets | shorter | reports)
         eventually(lambda: "dead_letter" in str(ingest.fingerprints()), "an envelope at Sentry")
         look_at_processes(places)
+        places.add("metrics", read(f"http://{metrics}/metrics"))
         places.add("Redis", everything_in_redis(system))
     commands(system, secrets, places)
     errors(system, places)
@@ -184,7 +187,14 @@ def test_no_mark_is_anywhere_but_in_the_requests(system: System, tmp_path: Path,
     assert_the_bugs_happened(system, ingest)
     for name, mark in WRITTEN.items():
         assert any(mark in str(one.body) for one in system.api.requests), f"{name} went nowhere"
-    assert {"a command to Redis", "Flower", "a command's output", "an error", "a process"} < places.said.keys()
+    assert {
+        "a command to Redis",
+        "Flower",
+        "metrics",
+        "a command's output",
+        "an error",
+        "a process",
+    } < places.said.keys()
     assert "\n".join(places.found(MARKS)) == ""
     in_the_ledger = Places()
     look_at_ledger(system, in_the_ledger)
