@@ -95,7 +95,7 @@ class Engine:
         self.client: NylasClient  # made on the loop, where its connections live
         self._ledger = ledger
         self._endpoints = Endpoints(settings)
-        self._recorder = Recorder(ledger, now=now, told=told)
+        self._recorder = Recorder(ledger, now=now, told=told, vault=settings.vault)
         self._uploads = Uploads(ledger, settings.vault)
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)

@@ -67,9 +67,8 @@ class Keeper(Rounds):
             (State.EXPIRED, s.keep_expired_days),
             (State.DEAD, s.keep_dead_days),
         ):
-            yield f"{state.value} jobs", partial(keep.drop_jobs, state=state, before=before(days))
+            yield f"{state.value} jobs", partial(keep.drop_jobs, state=state, before=before(days), now=now)
         yield "files that no job sends any more", partial(drop_unused_contents, limit=FILES_STEP)
         yield "keys", partial(keep.drop_keys, before=before(s.keep_keys_days))
         yield "events", partial(keep.drop_events, before=before(s.keep_events_days))
         yield "notifications", partial(keep.drop_webhooks, before=before(s.keep_webhooks_days))
-        yield "changes of batches, added up", partial(keep.fold_batch_changes, now=now)

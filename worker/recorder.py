@@ -19,8 +19,10 @@ from sqlalchemy import Engine, exc
 
 from sendq.clock import Clock, Micros
 from sendq.ledger.engine import is_disconnect, meaning_of
+from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.record import Begin, End, Group, Outcome, Recorded, Shrink, record
 from sendq.states import Event
+from sendq.vault import Vault
 from worker import journal, metrics
 
 # More in one transaction would make the first of them wait for the last.
@@ -51,8 +53,16 @@ class Entry:
 class Recorder:
     """One thread, one connection at a time."""
 
-    def __init__(self, engine: Engine, *, now: Clock, told: Callable[[Sequence[Outcome], Recorded], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        now: Clock,
+        told: Callable[[Sequence[Outcome], Recorded], None],
+        vault: Vault = NO_VAULT,
+    ) -> None:
         """``told`` hears of every committed group (events, logs); it must be quick."""
+        self._vault = vault
         self._engine, self._now, self._told = engine, now, told
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sendq-recorder", daemon=True)
@@ -116,7 +126,7 @@ class Recorder:
         try:
             group = self._group_of(entries)
             with self._engine.begin() as connection:
-                recorded = record(connection, group, now=self._now())
+                recorded = record(connection, group, now=self._now(), vault=self._vault)
         except Exception as error:
             if _passes_by_itself(error):
                 raise

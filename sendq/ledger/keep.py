@@ -3,7 +3,7 @@
     a finished job          as long as its state says, with its attempts and body (a retry needs the body; that some
                             people have a mail already is told by the attempts)
     bodies of jobs          shorter: nobody sends them any more. Those of dead letters stay as long as the job
-    a batch                 until its last job has gone
+    a batch                 until its last job has gone (its changes are added up by `sendq.ledger.batches`)
     a key                   longer than its job: a repeat of an old call must not become a new mail
     events, notifications   for their own times
 
@@ -21,7 +21,7 @@ from sqlalchemy import Column, ColumnElement, Connection, delete, exists, litera
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import schema
-from sendq.ledger.bulk import insert_new, update_rows
+from sendq.ledger.bulk import insert_new
 from sendq.states import FINAL, State
 
 STEP = 500
@@ -29,17 +29,18 @@ STEP = 500
 # Jobs in these states have no use for their bodies: no move leads from them back to the queue.
 BODILESS = tuple(sorted(FINAL - {State.DEAD}))
 
-# `finished_at` is older than its commit, and clocks of workers differ: the walk along it stays so far behind.
+# `finished_at` is older than its commit, clocks of workers differ, and a batch is found to be over some seconds after
+# its last job: the walk along it stays so far behind.
 SETTLED: Micros = 60 * SECOND
 
 
-def drop_jobs(connection: Connection, state: State, *, before: Micros) -> int:
+def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micros) -> int:
     """Delete jobs that ended in ``state`` before then, with all that hangs on them; how many."""
     assert state in FINAL
     job = schema.job
     wanted = (
         select(job.c.id, job.c.batch_id)
-        .where(_in(state), job.c.finished_at < before)
+        .where(_in(state), job.c.finished_at < min(before, now - SETTLED))
         .order_by(job.c.finished_at)
         .limit(STEP)
         .with_for_update(skip_locked=True)
@@ -105,38 +106,6 @@ def drop_webhooks(connection: Connection, *, before: Micros) -> int:
     return _drop_old(connection, schema.webhook.c.id, schema.webhook.c.at, before)
 
 
-def fold_batch_changes(connection: Connection, *, now: Micros) -> int:
-    """Add up the next `STEP` changes of batches, one row for each batch and state; how many were looked at.
-
-    A batch on one grant appends a row for almost every job. Whoever sums them sees either all rows or their sum.
-    """
-    table, name = schema.batch_change, "batch changes"
-    at = _mark(connection, name)
-    wanted = (
-        select(table.c.id, table.c.batch_id, table.c.state, table.c.count.label("jobs"))
-        .where(table.c.id > at, table.c.at < now - SETTLED)
-        .order_by(table.c.id)
-        .limit(STEP)
-        .with_for_update()
-    )
-    rows = connection.execute(wanted).all()
-    if len(rows) < STEP:  # few: the next round folds more of them at once
-        return 0
-    first: dict[tuple[UUID, str], dict[str, int]] = {}
-    folded = []
-    for row in rows:
-        name_of = (row.batch_id, row.state)
-        if name_of in first:
-            first[name_of]["count"] += row.jobs
-            folded.append(row.id)
-        else:
-            first[name_of] = {"id": row.id, "count": row.jobs}
-    update_rows(connection, table, list(first.values()))
-    delete_where(connection, table.c.id, folded)
-    _set_mark(connection, name, rows[-1].id)
-    return len(rows)
-
-
 def _in(state: State) -> ColumnElement[bool]:
     return schema.job.c.state == literal_column(f"'{state.value}'")
 
@@ -154,11 +123,13 @@ def delete_where(connection: Connection, column: Column[Any], values: Sequence[A
 
 
 def _drop_empty_batches(connection: Connection, ids: set[UUID]) -> None:
-    """Delete those of these batches that have no job any more."""
+    """Delete those of these batches that are over and have no job any more."""
     table = schema.batch.c
     left = exists().where(schema.job.c.batch_id == table.id)
-    empty = connection.execute(select(table.id).where(table.id.in_(ids), ~left)).scalars().all()
-    delete_where(connection, schema.batch_change.c.batch_id, empty)
+    over = select(table.id).where(table.id.in_(ids), table.finished_at.is_not(None), ~left)
+    empty = connection.execute(over).scalars().all()
+    for column in (schema.batch_change.c.batch_id, schema.found.c.batch_id):
+        delete_where(connection, column, empty)
     delete_where(connection, table.id, empty)
 
 

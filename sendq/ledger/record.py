@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, update
 from sendq.clock import Micros
 from sendq.ledger import schema
 from sendq.ledger.bulk import insert_new
-from sendq.ledger.enqueue import notify
+from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.grants import pause_after
 from sendq.ledger.jobs import JOB_CHANGES, lock_jobs, store_changes, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, NEVER, lock, lock_pairs, lower_in, prove, settle
@@ -27,6 +27,7 @@ from sendq.ledger.turns import begin
 from sendq.ledger.walks import Page, record_page
 from sendq.pace import BEHAVES_AFTER, relaxed, stretched
 from sendq.states import FINAL, MOVES, Event, State
+from sendq.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +138,18 @@ class Recorded:
     ramps: dict[tuple[str, str], int | None] = field(default_factory=dict)  # of the pairs that were proven
 
 
-def record(connection: Connection, group: Group, *, now: Micros) -> Recorded:
-    """Write a group. Repeating one whose commit may or may not have happened changes nothing the second time."""
+def record(connection: Connection, group: Group, *, now: Micros, vault: Vault = NO_VAULT) -> Recorded:
+    """Write a group. Repeating one whose commit may or may not have happened changes nothing the second time.
+
+    ``vault`` seals the requests that it makes (the next pages of walks).
+    """
     recorded = Recorded()
     lanes = lock(connection, group.lane_ids())
     wide = [lanes[one.lane_id].application for one in group.outcomes if one.hold and one.hold.scope != "grant"]
     if wide or group.proven:
         lock_pairs(connection, [*wide, *(application for application, _ in group.proven)])
     changes: dict[UUID, dict[str, Any]] = {}
-    _apply_outcomes(connection, group.outcomes, lanes, changes, recorded, now=now)
+    _apply_outcomes(connection, group.outcomes, lanes, changes, recorded, now=now, vault=vault)
     open_turns = {lane_id for lane_id, row in lanes.items() if row.turn == "claimed"}
     recorded.begun = begin(
         connection,
@@ -196,6 +200,7 @@ def _apply_outcomes(
     recorded: Recorded,
     *,
     now: Micros,
+    vault: Vault,
 ) -> None:
     attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
     fresh = insert_new(connection, schema.attempt, attempts, returning="id")
@@ -220,7 +225,7 @@ def _apply_outcomes(
                 lower_in(changes, lanes[outcome.lane_id], job.priority, row["next_at"])
             following = None
             if outcome.page is not None and row["state"] == State.SENT:
-                following = record_page(connection, job.batch_id, outcome.page, counts, now=now)
+                following = record_page(connection, job.batch_id, outcome.page, counts, now=now, vault=vault)
             if following is not None:
                 lower_in(changes, lanes[outcome.lane_id], following["priority"], following["next_at"])
                 going_on.add(job.id)

@@ -34,6 +34,9 @@ CHUNK = 500
 # How long a revived job whose time was over may still go out: as long as a new send.
 EXPIRY: Micros = 72 * 3600 * SECOND
 
+# What these send is their own; that of all others is their batch's.
+OWN_BODY = ("send", "list")
+
 _WAKES = ("high_at", "normal_at", "low_at")
 
 
@@ -226,9 +229,9 @@ def _erased(connection: Connection, rows: Sequence[Row[Any]], *, lock: bool = Fa
     own = select(payload.job_id).where(payload.job_id.in_(ids))
     shared = select(batch.id).where(batch.id.in_(batches), func.length(batch.body) > 0)
     if lock:
-        own, shared = own.with_for_update(read=True), shared.with_for_update(read=True)
+        own, shared = own.with_for_update(read=True), shared.order_by(batch.id).with_for_update()
     there = {*connection.execute(own).scalars(), *connection.execute(shared).scalars()}
-    return {row.id for row in rows if row.id not in there and row.batch_id not in there}
+    return {row.id for row in rows if (row.id if row.operation in OWN_BODY else row.batch_id) not in there}
 
 
 def _overtaken(connection: Connection, rows: Sequence[Row[Any]]) -> set[UUID]:

@@ -22,7 +22,8 @@ from sendq.clock import Micros
 from sendq.ids import new_id
 from sendq.ledger import schema
 from sendq.ledger.bulk import CHUNK, insert_new, insert_rows
-from sendq.ledger.enqueue import append_wakes
+from sendq.ledger.enqueue import append_wakes, sealed
+from sendq.vault import Vault
 
 _WAKES = ("high_at", "normal_at", "low_at")
 
@@ -37,7 +38,13 @@ class Page:
 
 
 def record_page(
-    connection: Connection, batch_id: UUID, page: Page, counts: Counter[tuple[UUID, str]], *, now: Micros
+    connection: Connection,
+    batch_id: UUID,
+    page: Page,
+    counts: Counter[tuple[UUID, str]],
+    *,
+    now: Micros,
+    vault: Vault,
 ) -> Mapping[str, Any] | None:
     """Keep what a page found and make the job of the next one, if there is one; gives that job's row.
 
@@ -56,7 +63,7 @@ def record_page(
     job = _job(batch, "list", None, batch.due_at, now=now)
     insert_rows(connection, schema.job, [job])
     payload = {"job_id": job["id"], "body": page.following, "content_type": page.content_type}
-    insert_rows(connection, schema.payload, [payload])
+    insert_rows(connection, schema.payload, [sealed(payload, "payload", job["id"], vault)])
     return job
 
 

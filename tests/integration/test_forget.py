@@ -8,9 +8,10 @@ from uuid import UUID
 
 import pytest
 
-from sendq import Attachment, Message, State, clock
+from sendq import Attachment, Message, Query, State, clock
 from sendq.ledger import revive, schema
 from sendq.ledger.revive import Refusal, Wanted
+from sendq.ledger.walks import Page
 from sendq.states import Event
 from tests.integration.test_sealed import everything
 from tests.support.commands import Cli
@@ -96,6 +97,19 @@ class TestForgetting:
         ledger.finish(claimed)
         told(cli("forget", "--grant", "g1", *ASKED, "--json"))
         assert b"marked" not in everything(ledger)
+
+    def test_ends_a_walk_and_gives_up_what_it_has_found(self, ledger: Ledger, cli: Cli) -> None:
+        ledger.clock.at = clock.now()
+        batch = ledger.queue.modify_matching("g1", Query(from_="marked@example.com"), unread=True)
+        ledger.clock.advance(1)
+        claimed = ledger.serve()
+        brought = Page(("m1", "m2"), b"any_email=marked@example.com", "text/plain")
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes", page=brought), ends=[end(claimed)])
+        assert len(ledger.rows(schema.found)) == 2
+        assert told(cli("forget", "--grant", "g1", *ASKED, "--json"))["withdrawn"] == 1
+        assert ledger.rows(schema.found) == []
+        assert b"marked" not in everything(ledger)
+        assert ledger.queue.batch(batch.id).cancelled_at is not None
 
     def test_withdraws_what_may_have_gone_out_into_doubt(self, ledger: Ledger, cli: Cli) -> None:
         job = called(ledger, Event.RETURN, sent="maybe")

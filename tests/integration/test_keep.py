@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import text
 
 from sendq import NEVER, Attachment, KeyConflict, Message, Pruned, State
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
-from sendq.ledger import events, keep, schema
+from sendq.ledger import batches, events, keep, schema
 from sendq.ledger.bulk import insert_rows
 from sendq.states import Event
 from settings import Settings
@@ -96,9 +94,10 @@ class TestTheKeeper:
         first, second = sorted(claimed.jobs, key=lambda job: job.id not in claimed.begun)
         ledger.record(outcome(claimed, first, Event.ACCEPT), begins=[(claimed, second.id)])
         ledger.record(outcome(claimed, second, Event.GIVE_UP), ends=[end(claimed)])
-        (batch,) = ledger.rows(schema.batch)
+        with ledger.writing() as connection:
+            (batch,) = batches.finish_batches(connection, now=ledger.clock(), limit=100)
         after(ledger, 31)
-        assert ledger.queue.batch(str(batch.id)).counts == {State.SENT: 1, State.DEAD: 1}
+        assert ledger.queue.batch(str(batch)).counts == {State.SENT: 1, State.DEAD: 1}
         after(ledger, 60)
         assert ledger.rows(schema.batch) == ledger.rows(schema.batch_change) == []
 
@@ -167,7 +166,9 @@ class TestAStep:
         taken = []
         for _ in range(4):
             with ledger.writing() as connection:
-                taken.append(keep.drop_jobs(connection, State.SENT, before=ledger.clock() - 30 * DAY))
+                taken.append(
+                    keep.drop_jobs(connection, State.SENT, before=ledger.clock() - 30 * DAY, now=ledger.clock())
+                )
         assert taken == [3, 3, 1, 0]
 
     def test_of_bodies_goes_on_where_the_last_one_ended(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +197,7 @@ class TestAStep:
         now = pg_ledger.clock.advance(100 * 86_400)
         with pg_ledger.writing() as operator, pg_ledger.writing() as connection:
             operator.execute(text("SELECT 1 FROM sendq_job FOR UPDATE"))
-            assert keep.drop_jobs(connection, State.DEAD, before=now) == 0
+            assert keep.drop_jobs(connection, State.DEAD, before=now, now=now) == 0
         assert pg_ledger.state(job) is State.DEAD
 
     def test_walks_along_an_index(self, pg_ledger: Ledger) -> None:
@@ -209,60 +210,6 @@ class TestAStep:
                 query = f"EXPLAIN SELECT id FROM sendq_job WHERE {wanted} ORDER BY finished_at LIMIT 500"
                 plans += connection.execute(text(query)).scalars()
         assert "\n".join(plans).count("sendq_job_finished_idx") == 2
-
-
-class TestAddingUpChangesOfBatches:
-    def test_leaves_the_sums_as_they_are(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(keep, "STEP", 10)
-        batches = [new_id(), new_id()]
-        rows = [
-            {"batch_id": batches[n % 2], "state": "sent" if n % 3 else "dead", "count": n % 4 - 1, "at": ledger.clock()}
-            for n in range(45)
-        ]
-        with ledger.writing() as connection:
-            insert_rows(connection, schema.batch_change, rows)
-        before = sums(ledger.engine)
-        ledger.clock.advance(3600)
-        for _ in range(6):
-            with ledger.writing() as connection:
-                keep.fold_batch_changes(connection, now=ledger.clock())
-        assert sums(ledger.engine) == before
-        assert len(ledger.rows(schema.batch_change)) == 4 * 4 + 5
-
-    def test_is_never_seen_half_done(self, pg_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(keep, "STEP", 50)
-        batch, over = new_id(), threading.Event()
-        row = {"batch_id": batch, "state": "sent", "count": 1, "at": pg_ledger.clock()}
-        with pg_ledger.writing() as connection:
-            insert_rows(connection, schema.batch_change, [row] * 2_000)
-        pg_ledger.clock.advance(3600)
-
-        def watch() -> set[int]:
-            seen = set()
-            while not over.is_set():
-                seen.add(sums(pg_ledger.engine)[batch, "sent"])
-            return seen
-
-        def fold() -> None:
-            for _ in range(20):
-                with pg_ledger.writing() as connection:
-                    keep.fold_batch_changes(connection, now=pg_ledger.clock())
-
-        with ThreadPoolExecutor() as pool:
-            watching = pool.submit(watch)
-            for folding in [pool.submit(fold) for _ in range(2)]:  # two leaders, for a moment
-                folding.result(60)
-            over.set()
-            assert watching.result(60) == {2_000}
-        assert len(pg_ledger.rows(schema.batch_change)) < 100
-
-
-def sums(engine: Engine) -> dict[tuple[UUID, str], int]:
-    table = schema.batch_change.c
-    total = func.sum(table.count).label("total")
-    with engine.connect() as connection:
-        rows = connection.execute(select(table.batch_id, table.state, total).group_by(table.batch_id, table.state))
-        return {(row.batch_id, row.state): int(row.total) for row in rows}
 
 
 def fill(ledger: Ledger, jobs: int) -> None:

@@ -8,9 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from sendq import Attachment, KeyConflict, Message, SendQueue, State, Unreadable, Vault
+from sendq import Attachment, KeyConflict, Message, Query, SendQueue, State, Unreadable, Vault
 from sendq.ledger import rekey, schema, sealed, turns
+from sendq.ledger.record import Group, record
 from sendq.ledger.sealed import HOLD_MOST, NO_KEY, RECHECK
+from sendq.ledger.walks import Page
 from sendq.states import Event
 from sendq.vault import KEY_BYTES
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
@@ -201,6 +203,20 @@ class TestAClaim:
         with ledger.writing() as connection:
             assert sealed.release(connection, after=UUID(int=0), now=ledger.clock()) is None
         assert len(claim(ledger, OLD)) == 2
+
+
+class TestAWalk:
+    def test_is_sealed_from_page_to_page(self, ledger: Ledger) -> None:
+        sealing(ledger).modify_matching("g1", Query(from_="marked@example.com"), unread=True)
+        (claimed,) = claim(ledger, OLD)
+        assert b"marked" in bytes(claimed.jobs[0].body)
+        brought = Page(("m1",), b"any_email=marked@example.com", "text/plain")
+        accepted = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes", page=brought)
+        with ledger.writing() as connection:
+            record(connection, Group([accepted], (), [end(claimed)]), now=ledger.clock(), vault=OLD)
+        assert b"marked" not in everything(ledger)
+        (claimed,) = claim(ledger, OLD)
+        assert bytes(claimed.jobs[0].body) == brought.following
 
 
 class TestAChangeOfKeys:

@@ -65,6 +65,7 @@ def _all(
     """Step by step: what is interrupted goes on when it is run again."""
     from sendq import clock
     from sendq.ledger import forget as ledger
+    from sendq.ledger.batches import withdraw
     from sendq.ledger.bulk import chunks
     from sendq.ledger.contents import drop_unused_contents
     from sendq.ledger.engine import reading, writing
@@ -78,9 +79,14 @@ def _all(
         return found, tally, 0
     with writing(engine) as connection:
         ledger.note(connection, application, grant, by=by, reason=reason, now=clock.now())
+    for batch in found.batches:  # first, or they would find and make more in the meantime
+        with writing(engine) as connection:
+            withdraw(connection, batch, now=clock.now())
     for jobs in chunks(found.jobs, ledger.STEP):
         with writing(engine) as connection:
             ledger.erase_jobs(connection, jobs, tally, now=clock.now())
+    for batch in found.batches:
+        _end_rest(engine, batch)
     for keys in chunks(found.keys, ledger.STEP):
         with writing(engine) as connection:
             ledger.erase_keys(connection, keys)
@@ -91,6 +97,20 @@ def _all(
         with writing(engine) as connection:
             files = drop_unused_contents(connection, FILES_STEP) > 0
     return found, tally, batches_left
+
+
+def _end_rest(engine: Engine, batch: UUID) -> None:
+    """What a withdrawn batch has made since we looked ends too, and what it has found without making jobs of it."""
+    from uuid import UUID
+
+    from sendq import clock
+    from sendq.ledger.batches import end_some
+    from sendq.ledger.engine import writing
+
+    after: UUID | None = UUID(int=0)
+    while after is not None:
+        with writing(engine) as connection:
+            after = end_some(connection, batch, after=after, now=clock.now())
 
 
 def _tell(found: Found, tally: Tally, *, dry_run: bool) -> None:
