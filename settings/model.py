@@ -110,6 +110,10 @@ class Settings(BaseSettings):
         "makes no second mail", unit="days", ge=0, le=36500,
     )  # fmt: skip
     keep_events_days: float = setting(180.0, "what happened, and what operators did", unit="days", ge=0, le=36500)
+    keep_deliveries_days: float = setting(
+        30.0, "outcomes that were told to whoever wanted to know, or given up; so long `sendq deliveries` knows them",
+        unit="days", ge=0, le=36500,
+    )  # fmt: skip
     keep_webhooks_days: float = setting(
         7.0, "which notifications were taken in, so that a repeat changes nothing; longer than the day after which an "
         "old one is refused for its time", unit="days", gt=1, le=36500,

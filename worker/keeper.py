@@ -71,4 +71,5 @@ class Keeper(Rounds):
         yield "files that no job sends any more", partial(drop_unused_contents, limit=FILES_STEP)
         yield "keys", partial(keep.drop_keys, before=before(s.keep_keys_days))
         yield "events", partial(keep.drop_events, before=before(s.keep_events_days))
+        yield "told outcomes", partial(keep.drop_deliveries, before=before(s.keep_deliveries_days))
         yield "notifications", partial(keep.drop_webhooks, before=before(s.keep_webhooks_days))

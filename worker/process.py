@@ -48,7 +48,7 @@ class Process:
     def __init__(self, settings: Settings, publish: Publish, events: Any) -> None:
         self._settings = settings
         self.ledger = open_ledger(settings)
-        self.queue = SendQueue(self.ledger, metadata_key=settings.metadata_key)
+        self.queue = SendQueue(self.ledger, metadata_key=settings.metadata_key, vault=settings.vault)
         policy = policy_of(settings)
         self.alerts = Alerts(policy)
         self.traces = Traces(settings.sentry_traces_sample_rate)

@@ -101,6 +101,11 @@ def drop_events(connection: Connection, *, before: Micros) -> int:
     return _drop_old(connection, schema.event.c.id, schema.event.c.at, before)
 
 
+def drop_deliveries(connection: Connection, *, before: Micros) -> int:
+    """Delete outcomes that were told, or given up, before then; how many."""
+    return _drop_old(connection, schema.delivery.c.id, schema.delivery.c.done_at, before)
+
+
 def drop_webhooks(connection: Connection, *, before: Micros) -> int:
     """Forget which notifications were taken in before then; how many."""
     return _drop_old(connection, schema.webhook.c.id, schema.webhook.c.at, before)

@@ -117,6 +117,20 @@ class TestTheKeeper:
         after(ledger, 173)
         assert ledger.rows(schema.event) == []
 
+    def test_lets_told_outcomes_go_and_keeps_those_that_wait(self, ledger: Ledger) -> None:
+        common = {
+            "target": "t", "receiver": "t", "kind": "sent", "subject": new_id(), "lane_id": new_id(), "facts": "{}",
+            "created_at": 1, "next_at": 1, "until": 1,
+        }  # fmt: skip
+        rows = [
+            common | {"id": new_id(), "sequence": 1, "state": "delivered", "done_at": ledger.clock()},
+            common | {"id": new_id(), "sequence": 2, "state": "waiting", "done_at": None},
+        ]
+        with ledger.writing() as connection:
+            insert_rows(connection, schema.delivery, rows)
+        after(ledger, 31)
+        assert [row.state for row in ledger.rows(schema.delivery)] == ["waiting"]
+
     def test_keeps_what_the_settings_say(self, ledger: Ledger) -> None:
         ended(ledger)
         ledger.clock.advance(120)
