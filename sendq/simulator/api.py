@@ -32,8 +32,9 @@ class Behaviour:
 
     ``latency``: seconds that every request takes. ``stores_throttles``: whether a 429 is stored under its idempotency
     key like other errors. ``index_delay``: seconds until an accepted message is found by its metadata.
-    ``index_timeouts``: whether a message whose answer was lost (timeout, broken connection) is ever found by it. What
-    the real API does in these three cases is not documented, so code in front of it has to bear all of them.
+    ``index_timeouts``: whether a message whose answer was lost (timeout, broken connection) is ever found by it.
+    ``listing_delay``: seconds until it stands in a listing. ``keeps_headers``: whether custom headers survive the
+    provider. What the real API does in these cases is not documented, so code in front of it has to bear all of them.
     ``shifting_pages``: whether page tokens count messages instead of naming one, so that what leaves a listing shifts
     its later pages. ``hard_delete``: whether deleting for good is switched on in the dashboard.
     ``gate``: a limit of one's own. It is asked about every request that is about to be carried out, before any scripted
@@ -46,6 +47,8 @@ class Behaviour:
     stores_throttles: bool = True
     index_delay: float = 0.0
     index_timeouts: bool = True
+    listing_delay: float = 0.0
+    keeps_headers: bool = True
     shifting_pages: bool = False
     hard_delete: bool = False
     gate: Callable[[Request], Fault | None] | None = None
@@ -200,6 +203,8 @@ class Api:
             job=request.job,
             fault=fault.name if fault else None,
             index_after=math.inf if lost else self.behaviour.index_delay,
+            listed_after=self.behaviour.listing_delay,
+            keeps_headers=self.behaviour.keeps_headers,
         )
         # The official document shows no metadata in this answer.
         shown = {name: value for name, value in message.document.items() if name != "metadata"}

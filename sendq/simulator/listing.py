@@ -69,15 +69,23 @@ def page(
     with store.changed:
         matching = _matching(_candidates(store, grant_id, query, filters), filters, before)
         found = list(itertools.islice(matching, skipped, skipped + limit + 1))
-        documents = [shown(message, last.get("fields"), last.get("select")) for message in found[:limit]]
+        documents = [
+            shown(message, last.get("fields"), last.get("select"), indexed=message.indexed_at <= store.clock())
+            for message in found[:limit]
+        ]
     if len(found) <= limit:
         return documents, None
     return documents, str(skipped + limit if shifting else found[limit - 1].number)
 
 
-def shown(message: Message, fields: str | None = None, select: str | None = None) -> Document:
-    """A message as the API shows it; ``fields`` adds headers, ``select`` keeps some top-level members."""
+def shown(message: Message, fields: str | None = None, select: str | None = None, *, indexed: bool = True) -> Document:
+    """A message as the API shows it; ``fields`` adds headers, ``select`` keeps some top-level members.
+
+    Metadata is the API's own and not the provider's: where it is not ``indexed``, it does not show.
+    """
     document = dict(message.document)
+    if not indexed:
+        document["metadata"] = {}
     headers = header_fields(message, fields)
     if headers is not None:
         document["headers"] = headers

@@ -11,7 +11,7 @@ import signal
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 try:
@@ -90,9 +90,14 @@ class Simulator:
         """
         return self._store.put_grant(grant_id, provider, email, status)
 
-    def message(self, grant_id: str, message_id: str, **members: Any) -> Message:
-        """Make a message that can be found and modified; ``members`` are those of the API's message object."""
-        return self._store.put_message(grant_id, message_id, **members)
+    def message(
+        self, grant_id: str, message_id: str, *, headers: Sequence[Mapping[str, str]] = (), **members: Any
+    ) -> Message:
+        """Make a message that can be found and modified; ``members`` are those of the API's message object.
+
+        ``headers``: further ones, as ``{"name", "value"}``.
+        """
+        return self._store.put_message(grant_id, message_id, headers=headers, **members)
 
     def will(
         self,

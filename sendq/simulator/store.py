@@ -10,7 +10,7 @@ import itertools
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,12 +109,13 @@ class Grant:
 
 @dataclass(slots=True)
 class Message:
-    """A message of a grant: its document as the API shows it, its headers, and since when the index knows it."""
+    """A message of a grant: its document as the API shows it, its headers, and since when index and listing know it."""
 
     number: int
     document: dict[str, Any]
     headers: list[dict[str, str]] = field(default_factory=list)
     indexed_at: float = 0.0
+    listed_at: float = 0.0
 
 
 class Store:
@@ -211,7 +212,7 @@ class Store:
     # Messages
 
     def accept(self, grant: Grant, payload: dict[str, Any], *, key: str | None, job: str | None, fault: str | None,
-               index_after: float) -> Message:  # fmt: skip
+               index_after: float, listed_after: float = 0.0, keeps_headers: bool = True) -> Message:  # fmt: skip
         """A message goes out: into the mailbox, and among the grant's messages (folder SENT)."""
         now = self.clock()
         number = next(self._numbers)
@@ -233,22 +234,25 @@ class Store:
         headers = [{"name": "Message-ID", "value": f"<{number:012x}@simulator.invalid>"}]
         if replied:
             headers += [{"name": name, "value": replied.headers[0]["value"]} for name in ("In-Reply-To", "References")]
-        headers += payload.get("custom_headers", [])
-        message = Message(number, document, headers, now + index_after)
+        headers += payload.get("custom_headers", []) if keeps_headers else []
+        message = Message(number, document, headers, now + index_after, now + listed_after)
         with self.changed:
             self._add(grant.id, message)
             self.mailbox.append(Accepted(grant.id, message_id, document["thread_id"], payload, key, job, now, fault))
             self.changed.notify_all()
         return message
 
-    def put_message(self, grant_id: str, message_id: str, **members: Any) -> Message:
+    def put_message(
+        self, grant_id: str, message_id: str, *, headers: Sequence[Mapping[str, str]] = (), **members: Any
+    ) -> Message:
         """Make a message to be found and modified: unread, in the folder INBOX, unless ``members`` say otherwise."""
         grant = self.put_grant(grant_id, None, None, None)
         number = next(self._numbers)
         sender, receiver = [{"email": "somebody@example.com"}], [{"email": grant.email}]
         given = {"thread_id": f"thread-{number:012x}", "from": sender, "to": receiver, **members}
         document = _document(message_id, grant_id, int(self.clock()), **given)
-        message = Message(number, document, [{"name": "Message-ID", "value": f"<{number:012x}@simulator.invalid>"}])
+        own = {"name": "Message-ID", "value": f"<{number:012x}@simulator.invalid>"}
+        message = Message(number, document, [own, *(dict(header) for header in headers)])
         with self.changed:
             self._add(grant_id, message)
             self.changed.notify_all()
@@ -283,8 +287,9 @@ class Store:
             return [message for message in messages if message.document["thread_id"] == thread_id]
 
     def newest_first(self, grant_id: str) -> Iterator[Message]:
-        """Messages of a grant; hold ``changed`` while you read on."""
-        return reversed(self.messages[grant_id].values())
+        """Messages of a grant that a listing shows by now; hold ``changed`` while you read on."""
+        now = self.clock()
+        return (message for message in reversed(self.messages[grant_id].values()) if message.listed_at <= now)
 
     def with_metadata(self, grant_id: str, key: str, value: str) -> list[Message]:
         """Messages whose metadata holds this pair and which the index already knows, newest first."""
