@@ -80,6 +80,7 @@ class AsyncSendQueue:
         application: str = DEFAULT_APPLICATION,
         provider: str | None = None,
         on_outcome: str | None = None,
+        in_doubt: str | None = None,
         session: Any = None,
     ) -> Job:
         """See `SendQueue.send`."""
@@ -91,6 +92,7 @@ class AsyncSendQueue:
             application=application,
             provider=provider,
             on_outcome=on_outcome,
+            in_doubt=in_doubt,
         )
         return (await self._store_sends([Send(grant_id, message, options)], indexed=False, session=session))[0]
 

@@ -19,6 +19,7 @@ from sendq.ledger.enqueue import Plan
 from sendq.message import Message
 from sendq.mime import MimeMessage
 from sendq.pace import PROVIDERS
+from sendq.reconcile import Choice
 from sendq.senders import Senders, sender_problems
 from sendq.targets import parse_target
 from sendq.validation import check_message, check_mime
@@ -30,6 +31,8 @@ SEND_EXPIRY = timedelta(hours=72)
 
 # The metadata keys that Nylas indexes, so that a message can be found by them ("Metadata").
 METADATA_KEYS = ("key1", "key2", "key3", "key4", "key5")
+
+IN_DOUBT = tuple(choice.value for choice in Choice)
 
 DEFAULT_APPLICATION = "default"
 
@@ -55,7 +58,9 @@ class Options:
     the job again and makes a repeat of the call harmless. ``application``: the name of a configured Nylas application.
     ``provider``: the grant's, if known. ``on_outcome``: whom to tell when it ends, or nobody knows whether it went out;
     what it may be stands at `sendq.targets`. A batch tells once, when its last job has ended. Told with it is the
-    ``key``, so it had better not be an address.
+    ``key``, so it had better not be an address. ``in_doubt`` (sends alone): what happens if it may have gone out and
+    looking for it was in vain: ``wait`` for a person, ``resend`` it at the risk of a second copy, or give it up
+    (``dead``, also if it is shown not to have gone out); None: as the workers are set.
     """
 
     key: str | None = None
@@ -65,6 +70,7 @@ class Options:
     application: str = DEFAULT_APPLICATION
     provider: str | None = None
     on_outcome: str | None = None
+    in_doubt: str | None = None
 
 
 class OptionsGiven(TypedDict, total=False):
@@ -192,6 +198,7 @@ def job_row(
         "created_at": now,
         "on_outcome": options.on_outcome,
         "told_key": told_key(options),
+        "in_doubt": options.in_doubt,
     }
 
 
@@ -273,6 +280,8 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
     ]
     if options.provider is not None and options.provider not in PROVIDERS:
         problems.append(Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}, or None"))
+    if options.in_doubt is not None and options.in_doubt not in IN_DOUBT:
+        problems.append(Problem("in_doubt", f"is none of {', '.join(IN_DOUBT)}", "give one of them, or None"))
     name = options.application
     if not isinstance(name, str) or not 0 < len(name) <= 255 or text_fault(name) is not None:
         reason = "is not a string of 1 to 255 clean characters"

@@ -11,6 +11,18 @@ from sendq.states import Event
 # less, clocks may differ and a call may take its whole read timeout.
 KEY_MAX_AGE: Micros = 45 * 60 * SECOND
 
+# Clocks of machines that are kept in step differ by less, and the quarter of an hour between `KEY_MAX_AGE` and the
+# key's end has room for it beside a request's longest time.
+CLOCK_TOLERANCE: Micros = 5 * 60 * SECOND
+
+
+def trusted_age(key_max_age: Micros, *, now: Micros, highest: Micros) -> Micros:
+    """Up to which age keys are trusted now: to none at all while the clock runs behind the highest time seen.
+
+    Whoever set it back, or whoever was ahead: ages of keys cannot be told then, and one that looks young may be over.
+    """
+    return 0 if now < highest - CLOCK_TOLERANCE else key_max_age
+
 
 class Startable(Protocol):
     """What is known of a job that is about to begin."""
@@ -29,10 +41,11 @@ def objection(job: Startable, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE)
     """What happens to the job instead of the call; None: nothing speaks against it.
 
     A send whose last outcome is unknown goes again under the same key only while that key still tells repeats from
-    new mail. A job past its time expires, but only if it surely never went out.
+    new mail; a first use that lies ahead of the clock tells nothing. A job past its time expires, but only if it surely
+    never went out.
     """
     if job.operation == "send" and job.doubt_at is not None:
-        if job.key_at is None or now - job.key_at >= key_max_age:
+        if job.key_at is None or not -CLOCK_TOLERANCE <= now - job.key_at < key_max_age:
             return Event.DOUBT
         if job.expires_at is not None and now >= job.expires_at:
             return Event.DOUBT

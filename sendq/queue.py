@@ -92,6 +92,7 @@ class SendQueue:
         application: str = DEFAULT_APPLICATION,
         provider: str | None = None,
         on_outcome: str | None = None,
+        in_doubt: str | None = None,
         session: Any = None,
     ) -> Job:
         """Accept one message for sending through ``grant_id``; durable once the transaction commits.
@@ -115,6 +116,7 @@ class SendQueue:
             application=application,
             provider=provider,
             on_outcome=on_outcome,
+            in_doubt=in_doubt,
         )
         return self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Row
@@ -10,7 +11,9 @@ from sendq.clock import SECOND, Micros, moment
 from sendq.eta import predicted
 from sendq.ledger.read import Surroundings
 from sendq.ledger.sealed import NO_KEY
+from sendq.ledger.standing import SHUT
 from sendq.pace import call_of, read
+from sendq.reconcile import Seen
 from sendq.states import State
 from sendq.views import Why
 
@@ -19,18 +22,38 @@ _ENDED = {
     State.DEAD: "it was given up; its trail says why",
     State.CANCELLED: "it was cancelled before it went out",
     State.EXPIRED: "its time was over before it went out",
-    State.IN_DOUBT: "it may have gone out, and nobody knows; it is not sent again before that is settled",
+}
+
+_DOUBT = "it may have gone out, and nobody knows; it is not sent again before that is settled"
+
+# What the last look met, and what is missing.
+_SEEN: Mapping[str | None, str] = {
+    None: "it has not been looked for yet",
+    Seen.EARLY: "the mailbox did not show it, which proves nothing so soon",
+    Seen.SILENT: "the mailbox does not show it, nor a later message of ours that would prove the listing up to date",
+    Seen.CROWDED: "the mailbox holds more messages of that time than are read",
+    Seen.DRAFT: "the mailbox shows it among the drafts",
+    Seen.REFUSED: "the question to the mailbox was not answered",
+    Seen.ABSENT: "the mailbox does not show it; once more, and that counts as not sent",
 }
 
 
 def explain(around: Surroundings, *, now: Micros) -> Why:
-    """The first reason that holds, in the order in which the dispatcher and the worker look."""
+    """The first reason that holds, in the order in which the dispatcher and the worker look.
+
+    A time that they have seen is over, though the clock of whoever asks may be behind it.
+    """
+    now = max(now, around.highest_at)
     job = around.job
     state = State(job.state)
     if state in _ENDED:
         return _why(job, state.value, _ENDED[state], rule=job.rule)
+    if state is State.IN_DOUBT:
+        return _in_doubt(around, now=now)
     if state is State.SENDING:
         return _why(job, "on_the_wire", "a worker is making the call now")
+    if around.shut_at is not None:
+        return _why(job, "shut", SHUT)
     if around.lane is not None and around.lane.closed_at is not None:
         return _why(job, "reauth", _closed(around.lane), rule=around.lane.closed_rule, by="policy")
     held = _held(around, now=now)
@@ -58,6 +81,22 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
 def _unreadable(around: Surroundings) -> str:
     name = "the key" if around.sealed_with is None else f"the encryption key {around.sealed_with!r}"
     return f"it is sealed, and no worker that looked has {name}; add it to SENDQ_ENCRYPTION_KEYS of every worker"
+
+
+def _in_doubt(around: Surroundings, *, now: Micros) -> Why:
+    """What is missing, and when it is looked for next: not in a lane that is held or closed."""
+    job = around.job
+    says = f"{_DOUBT}: {_SEEN[job.seen]}"
+    held = _held(around, now=now)
+    if around.shut_at is not None:
+        return _why(job, "in_doubt", f"{_DOUBT}; {SHUT}", rule=job.rule)
+    if around.lane is not None and around.lane.closed_at is not None:
+        return _why(job, "in_doubt", f"{says}; while its lane is closed, nothing is asked", rule=job.rule)
+    if held is not None:
+        says = f"{says}; the {held[0]} is left alone until then, and nothing is asked"
+        return _why(job, "in_doubt", says, until=held[1].held_until, rule=job.rule)
+    return _why(job, "in_doubt", f"{says}; it is looked for then, or settled by: sendq resolve",
+                until=job.look_at, rule=job.rule)  # fmt: skip
 
 
 def _closed(lane: Row[Any]) -> str:

@@ -18,8 +18,10 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import URL
 
+from sendq.clock import SECOND
 from sendq.errors import Problem
 from sendq.paces import Paces
+from sendq.preflight import CLOCK_TOLERANCE
 from sendq.vault import Vault
 from settings.application import US, Application, NamedApplications, Provider
 from settings.environ import ROOT, EnvironSource, Row, reading, rows
@@ -39,6 +41,9 @@ from settings.values import (
     SecretUrl,
     SentryDsn,
 )
+
+# By so much a clock may be wrong before no key is trusted.
+CLOCKS_DIFFER_S = CLOCK_TOLERANCE / SECOND
 
 HOME = ROOT / ".run" / "sendq"
 
@@ -154,6 +159,18 @@ class Settings(BaseSettings):
     key_max_age_s: float = setting(
         2700.0, "an Idempotency-Key older than this is not used again; with SENDQ_READ_TIMEOUT_S it must stay below "
         "the hour that Nylas keeps keys", unit="s", gt=0, lt=3600,
+    )  # fmt: skip
+    settle_s: float = setting(
+        900.0, "after the last request of a send whose outcome is unknown, so long its absence from the mailbox proves "
+        "nothing: the index may lag behind", unit="s", ge=0, le=86_400,
+    )  # fmt: skip
+    in_doubt: Literal["wait", "resend", "dead"] = setting(
+        "wait", "what happens to a send that may have gone out once looking for it was in vain for SENDQ_LOOK_FOR_S: "
+        "it waits for a person, is sent again at the risk of a second copy, or is given up; a job may say otherwise"
+    )  # fmt: skip
+    look_for_s: float = setting(
+        21_600.0, "so long such a send is looked for, counted from when its absence would prove something; and for at "
+        "least three answered looks", unit="s", ge=0,
     )  # fmt: skip
     metadata_key: Literal["key1", "key2", "key3", "key4", "key5"] = setting(
         "key1", "the metadata key that carries the job's id; your messages cannot use it (Nylas indexes key1 to key5)"
@@ -408,6 +425,7 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
         whose = "SENDQ_OUTCOME_HOSTS" if s.outcome_hosts else f"the endpoint {unsigned[0]!r}"
         yield Problem("SENDQ_OUTCOME_SECRET", f"is not set, and nothing else signs for {whose}",
                       "set it, or no receiver could tell our outcomes from anybody's")  # fmt: skip
-    if s.key_max_age_s + s.read_timeout_s >= 3600:
-        yield Problem("SENDQ_KEY_MAX_AGE_S", "reaches, with SENDQ_READ_TIMEOUT_S, the hour that Nylas keeps keys",
+    if s.key_max_age_s + s.read_timeout_s + CLOCKS_DIFFER_S >= 3600:
+        yield Problem("SENDQ_KEY_MAX_AGE_S", "reaches, with SENDQ_READ_TIMEOUT_S and "
+                      f"{CLOCKS_DIFFER_S:g} s by which clocks may differ, the hour that Nylas keeps keys",
                       "lower it, or a repeat may be taken for a new message")  # fmt: skip

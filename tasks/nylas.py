@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import TracebackType
 from typing import Protocol, Self
@@ -66,6 +66,7 @@ class NylasClient:
     """Calls of one event loop. Use as an async context manager, or call `close`.
 
     ``limit`` is how many connections may be open at once. ``tls`` replaces the default verification (a private CA).
+    ``told_date`` hears the ``Date`` of every answer.
     """
 
     def __init__(
@@ -75,9 +76,11 @@ class NylasClient:
         connect_s: float = CONNECT_S,
         read_s: float = READ_S,
         tls: ssl.SSLContext | None = None,
+        told_date: Callable[[str], None] | None = None,
     ) -> None:
         self._limit, self._connect_s, self._read_s, self._tls = limit, connect_s, read_s, tls
         self._quick = self._timeout(0)
+        self._told_date = told_date
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -172,6 +175,8 @@ class NylasClient:
                 allow_redirects=False,
                 timeout=self._quick if upload is None else self._timeout(upload.length),
             ) as response:
+                if self._told_date is not None and (date := response.headers.get("Date")):
+                    self._told_date(date)
                 return await _read(response)
         except Exception as error:  # whatever it is, the caller gets an answer, and a doubt counts as "maybe sent"
             fault = _fault_of(error)

@@ -60,8 +60,11 @@ class Surroundings(Protocol):
     policy: Policy
     worker_id: UUID
     turn_time: Micros
-    key_max_age: Micros
     metadata_key: str
+
+    @property
+    def key_max_age(self) -> Micros:
+        """The age up to which an idempotency key is trusted now; none while the clock is behind."""
 
     def now(self) -> Micros:
         """The wall clock."""

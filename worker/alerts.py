@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from uuid import UUID
 
 import sentry_sdk
 
@@ -40,9 +41,7 @@ class Alerts:
                 alert("hold", outcome.rule, level="error", scope=outcome.hold.scope if outcome.hold else "")
             elif outcome.event is Event.GIVE_UP:
                 self._alert("dead_letter", outcome.rule, job=str(outcome.job_id), sent=outcome.sent)
-            elif outcome.event is Event.DOUBT:
-                self._alert("in_doubt", outcome.rule, job=str(outcome.job_id))
-            elif outcome.rule in self._alerting and outcome.hold is None:
+            elif outcome.event is not Event.DOUBT and outcome.rule in self._alerting and outcome.hold is None:
                 self._alert("unexpected_answer", outcome.rule, job=str(outcome.job_id))
             elif outcome.event is Event.RETURN and outcome.attempt is not None:
                 crumb = {"job": str(outcome.job_id), "rule": outcome.rule}
@@ -55,6 +54,11 @@ class Alerts:
         if sentry_sdk.is_initialized() and key_name not in self._keys:
             self._keys.add(key_name)
             alert(NO_KEY, key_name, level="error")
+
+    def in_doubt(self, job: UUID, rule: str | None) -> None:
+        """A doubt was taken up, whatever put the job there. Said once for each job, when it begins."""
+        if sentry_sdk.is_initialized():
+            self._alert("in_doubt", rule or "", job=str(job))
 
     def _alert(self, kind: str, rule: str, **ids: str) -> None:
         now = self._monotonic()

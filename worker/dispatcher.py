@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, exc
@@ -19,13 +20,25 @@ from sendq import choice, clock
 from sendq.clock import Micros
 from sendq.errors import SendqError
 from sendq.floors import Floors
-from sendq.ledger import lanes, turns, workers
+from sendq.ledger import lanes, standing, turns, workers
 from sendq.ledger.engine import reading, writing
 from sendq.ledger.lanes import NEVER, Turn, Used
 from sendq.pace import PROBE_PATIENCE, probing_room
 from sendq.paces import Paces
 from worker import journal, metrics
+from worker.alerts import alert
 from worker.bell import Bell
+
+
+class Remembers(Protocol):
+    """Knows how often the lease was renewed (`worker.witness`)."""
+
+    def has_seen(self, line: UUID) -> int | None:
+        """The highest count it was told of, 0 if none; None: it does not answer."""
+
+    def tell(self, line: UUID, renewals: int) -> None:
+        """Remember a count."""
+
 
 Publish = Callable[[Sequence[Sequence[Turn]]], None]
 
@@ -80,13 +93,17 @@ class Dispatcher:
         bundle_turns: int,
         bundle_slots: int,
         paces: Paces,
+        witness: Remembers | None = None,
     ) -> None:
+        """``witness``: what has seen how far the ledger was; None: nobody can say, and it is believed."""
         self._ledger, self._publish, self._bell, self._holder = ledger, publish, bell, holder
         self._now, self._monotonic = now, monotonic
         self._lease_s, self._poll_s = lease_s, poll_s
         self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
         self._paces = paces
         self._paced: UUID | None = FIRST  # lanes up to here keep the paces of this process's settings; None: all do
+        self._witness = witness
+        self._open = witness is None  # whether the ledger is known to be whole
         self._fence: int | None = None
         self._ask_at = float("-inf")  # for the lease, or its renewal; monotonic
         self._watched: workers.Lease | None = None  # somebody else's
@@ -102,6 +119,11 @@ class Dispatcher:
     def leads(self) -> bool:
         """Whether this process is the one that dispatches (and rescues)."""
         return self._fence is not None
+
+    @property
+    def serves(self) -> bool:
+        """Whether it leads, and the ledger is whole: what it forgot, nobody may act upon."""
+        return self.leads and self._open
 
     def start(self) -> None:
         """Begin to stand by, or to lead."""
@@ -142,6 +164,8 @@ class Dispatcher:
             self._ask_for_lease(now)
         if self._fence is None:
             return self._until_asking()
+        if not self._open:
+            return max(FULL_PAUSE, min(self._until_asking(), clock.seconds(self._poll_s)))
         if self._paced is not None:
             self._keep_paces(self._paced)
         done = self._round(now)
@@ -156,12 +180,42 @@ class Dispatcher:
         over = None if self._fence is not None else self._lease_that_is_over(now)
         if self._fence is not None or over is not None:
             with writing(self._ledger) as connection:
+                known_until = standing.read(connection).renewed_at
                 fence = workers.lead(connection, self._holder(), now=now, lease=clock.seconds(self._lease_s), over=over)
+                found = standing.read(connection)
+            if fence is not None:
+                self._see_whether_whole(found, known_until=known_until, new=fence != self._fence)
         if fence is not None and fence != self._fence:
             self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
             journal.leading(self._holder(), fence)
         self._fence = fence
         self._ask_at = asked_at + (self._poll_s if fence is None else self._lease_s / 3)
+
+    def _see_whether_whole(self, found: standing.Standing, *, known_until: Micros, new: bool) -> None:
+        """Compare the ledger with its witness, after each renewal; a leader that is ``new`` trusts nothing before."""
+        if self._witness is None:
+            self._open = found.shut_at is None
+            return
+        if new:
+            self._open = False
+        assert found.line is not None  # the lease was just taken, which names the line
+        if found.shut_at is not None:
+            self._open = False
+            return
+        seen = self._witness.has_seen(found.line)
+        if seen is None:
+            return  # it does not answer: neither would the broker, so nothing is lost by waiting
+        if seen >= found.renewals:  # of this very renewal nobody can have told it
+            with writing(self._ledger) as connection:
+                standing.shut(connection, known_until=known_until, now=self._now())
+            self._open = False
+            journal.shut(known_until)
+            alert("shut", "ledger_has_lost", level="fatal")
+            return
+        self._witness.tell(found.line, found.renewals)
+        if not self._open and not new:
+            journal.opened()
+        self._open = True
 
     def _lease_that_is_over(self, now: Micros) -> workers.Lease | None:
         """The lease, if it is free: looked at without a lock, for all who stand by do so all the time."""

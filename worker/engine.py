@@ -18,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID
@@ -30,20 +31,24 @@ from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import SendqError
 from sendq.ids import new_id
-from sendq.ledger import rescue, sealed, workers
+from sendq.ledger import rescue, sealed, standing, workers
 from sendq.ledger.engine import writing
 from sendq.ledger.enqueue import notify
 from sendq.ledger.lanes import NEVER
 from sendq.ledger.record import Begin, End, Outcome, Recorded, Shrink
+from sendq.ledger.standing import Standing
 from sendq.ledger.turns import Claimed, claim, give_back
 from sendq.ledger.workers import Load
+from sendq.preflight import trusted_age
 from settings import Settings
 from tasks import turn
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy
 from tasks.upload import Upload
 from worker import journal
+from worker.alerts import alert
 from worker.endpoints import Endpoints
+from worker.highest import HighestTime
 from worker.inhand import InHand
 from worker.lease import Lease
 from worker.recorder import Entry, Recorder
@@ -88,7 +93,7 @@ class Engine:
         self.chance: Callable[[], float] = random.random
         self.worker_id = new_id()
         self.turn_time: Micros = clock.seconds(settings.turn_s)
-        self.key_max_age: Micros = clock.seconds(settings.key_max_age_s)
+        self.highest = HighestTime(now)
         self.metadata_key: str = settings.metadata_key
         self.slots = Slots(settings.concurrency, slow_each=settings.slow_calls)
         self.lease = Lease(settings.stale_after_s - LEASE_MARGIN_S, time.monotonic, now)
@@ -104,6 +109,8 @@ class Engine:
         self._in_hand = InHand()
         self._usual = Usual()
         self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before their end
+        self._clock_is_behind = False
+        self._known: Standing | None = None  # the furthest that the ledger has come
         self._held: dict[tuple[str, str], Micros] = {}  # turns offered until then begin no further call
         self._stopping = False
 
@@ -152,6 +159,7 @@ class Engine:
                 load=self._load(),
                 now=self.now(),
             )
+            self._compare(standing.read(connection))
             notify(connection, at=self.now())  # there is capacity now that was not
 
     def _release_sealed(self) -> None:
@@ -214,7 +222,31 @@ class Engine:
 
     def _write_beat(self) -> bool:
         with writing(self._ledger) as connection:
-            return workers.beat(connection, self.worker_id, load=self._load(), now=self.now())
+            lives = workers.beat(connection, self.worker_id, load=self._load(), now=self.now())
+            standing.see(connection, self.highest())
+            self._compare(found := standing.read(connection))
+            if self._has_lost(found):
+                standing.shut(connection, known_until=found.renewed_at, now=self.now())
+        return lives
+
+    def _compare(self, found: Standing) -> None:
+        """Take in how far the ledger has come; time that it has seen, this process has seen too."""
+        was_behind = self._clock_is_behind
+        self.highest.note(found.highest_at)
+        self._clock_is_behind = self.highest.clock_is_behind
+        if self._clock_is_behind and not was_behind:
+            journal.clock_behind(self.worker_id, behind_s=(self.highest() - self.now()) / clock.SECOND)
+            alert("clock_behind", "highest_time", level="error", worker=str(self.worker_id))
+        if not self._has_lost(found):
+            self._known = found
+
+    def _has_lost(self, found: Standing) -> bool:
+        """Whether the ledger knows less than it did when this process looked last."""
+        return self._known is not None and found.has_lost(self._known.line, self._known.renewals)
+
+    def _is_whole(self, found: Standing) -> bool:
+        """Whether turns may be claimed."""
+        return found.shut_at is None and not self._has_lost(found)
 
     def _take_back_strays(self) -> None:
         with writing(self._ledger) as connection:
@@ -282,6 +314,7 @@ class Engine:
                 key_max_age=self.key_max_age,
                 vault=self.settings.vault,
                 unreadable=unreadable,
+                is_whole=self._is_whole,
             )
         for name, jobs in unreadable.items():
             self._unreadable(name, jobs)
@@ -311,20 +344,31 @@ class Engine:
 
         Raises ``TimeoutError`` if there was no answer within the limit.
         """
+        return self.begin(question).result(limit_s)
+
+    def begin(self, question: Callable[[NylasClient], Coroutine[Any, Any, T]]) -> Future[T]:
+        """The same without waiting for the answer; a process that ends cancels it."""
 
         async def asked() -> T:
             return await question(self._opened_client())
 
-        return asyncio.run_coroutine_threadsafe(asked(), self._loop).result(limit_s)
+        return asyncio.run_coroutine_threadsafe(asked(), self._loop)
 
     def _opened_client(self) -> NylasClient:
         """The client, made on the loop that its connections belong to."""
         if not hasattr(self, "client"):
             s = self.settings
-            self.client = NylasClient(limit=0, connect_s=s.connect_timeout_s, read_s=s.read_timeout_s)
+            self.client = NylasClient(
+                limit=0, connect_s=s.connect_timeout_s, read_s=s.read_timeout_s, told_date=self.highest.said
+            )
         return self.client
 
     # --- what a turn sees ---------------------------------------------------------------------------------------------
+
+    @property
+    def key_max_age(self) -> Micros:
+        """The age up to which an idempotency key is trusted now."""
+        return trusted_age(clock.seconds(self.settings.key_max_age_s), now=self.now(), highest=self.highest())
 
     def application(self, name: str) -> Application:
         """A configured application by its name."""

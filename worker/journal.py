@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 
-from sendq.clock import moment
+from sendq.clock import Micros, moment
 from sendq.ledger.record import Outcome
 from sendq.states import Event
 
@@ -92,6 +92,21 @@ def ended_with_grant(jobs: int) -> None:
     _log.warning("jobs_ended_with_grant", jobs=jobs)
 
 
+def in_doubt(job: UUID, grant: str, rule: str | None) -> None:
+    """A send may have gone out; it is looked for, and not sent again before that is settled."""
+    _log.warning("in_doubt", job=str(job), grant=grant, rule=rule)
+
+
+def settled(outcome: Outcome) -> None:
+    """A doubt ended. `then` is what became of the job: accept (it went out), return (it goes again), give_up, …"""
+    _log.info("settled", **_job(outcome), then=outcome.event.value, sent=outcome.sent)
+
+
+def looked(job: UUID, grant: str, rule: str | None, seen: str) -> None:
+    """The mailbox was asked for a send in doubt: found, absent (proven), or what keeps it from telling."""
+    _log.info("looked", job=str(job), grant=grant, rule=rule, seen=seen)
+
+
 # --- grants -----------------------------------------------------------------------------------------------------------
 
 
@@ -126,6 +141,16 @@ def paced(lanes: int) -> None:
 def leading(holder: UUID, fence: int) -> None:
     """This worker dispatches from now on."""
     _log.info("leading", worker=str(holder), fence=fence)
+
+
+def shut(known_until: Micros) -> None:
+    """The ledger knows less than it did: no turn is dealt out before `sendq recover --since` that time."""
+    _log.critical("dispatch_shut", known_until=moment(known_until).isoformat(timespec="seconds"))
+
+
+def opened() -> None:
+    """The ledger is known to be whole: turns are dealt out again."""
+    _log.warning("dispatch_open")
 
 
 def dispatched(turns: int, bundles: int) -> None:
@@ -209,6 +234,11 @@ def worker_buried(worker: UUID, *, turns: int, begun: int) -> None:
 def unreadable(key_name: str, *, jobs: int) -> None:
     """Jobs were put off: this worker has no encryption key that opens them."""
     _log.error("encryption_key_missing", encryption_key=key_name, jobs=jobs)
+
+
+def clock_behind(worker: UUID, *, behind_s: float) -> None:
+    """The clock runs behind the highest time seen: no idempotency key is trusted until it has caught up."""
+    _log.error("clock_behind", worker=str(worker), behind_s=round(behind_s))
 
 
 def ledger_away(error: BaseException, *, held_back: int) -> None:

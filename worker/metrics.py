@@ -97,10 +97,15 @@ def publish_failed() -> None:
     _publish_failures.inc()
 
 
-def _count(outcome: Outcome) -> None:
+def ended(outcome: Outcome) -> None:
+    """A job came to an end, if it is one: by a call, or by what was learnt of one."""
     state = _STATES.get(outcome.event)
     if state is not None:
         _ended_of(outcome.application, outcome.operation, state, outcome.rule).inc()
+
+
+def _count(outcome: Outcome) -> None:
+    ended(outcome)
     attempt = outcome.attempt
     if attempt is None:
         return

@@ -29,14 +29,16 @@ from worker.dispatcher import Dispatcher, Publish
 from worker.engine import Engine
 from worker.exporter import Exporter
 from worker.keeper import Keeper
+from worker.reconciler import Reconciler
 from worker.reporter import Reporter
 from worker.rescuer import Rescuer
 from worker.traces import Traces
 from worker.uploads import READERS
+from worker.witness import Witness
 
 # Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, checker,
-# keeper, deliverer; those that read files.
-OTHER_CONNECTIONS = 8 + READERS
+# reconciler, keeper, deliverer; those that read files.
+OTHER_CONNECTIONS = 9 + READERS
 
 # Ids of Celery's are UUIDs; whoever makes their own might put anything there.
 TASK_ID_MOST = 64
@@ -63,6 +65,7 @@ class Process:
         )
         self.reporter = Reporter(events, in_flight=lambda: self.engine.calls)
         self.bell = bell_of(self.ledger)
+        self.witness = Witness(settings.broker_url.get_secret_value())
         self.dispatcher = Dispatcher(
             self.ledger,
             publish,
@@ -74,6 +77,7 @@ class Process:
             bundle_turns=settings.bundle_turns,
             bundle_slots=settings.concurrency,
             paces=settings.lane_paces,
+            witness=self.witness,
         )
         self.rescuer = Rescuer(
             self.ledger,
@@ -81,7 +85,8 @@ class Process:
             now=clock.now,
             stale_after_s=settings.stale_after_s,
             unclaimed_after_s=settings.unclaimed_after_s,
-            key_max_age=clock.seconds(settings.key_max_age_s),
+            key_max_age=lambda: self.engine.key_max_age,
+            serves=lambda: self.dispatcher.serves,
         )
         self.batches = Batches(self.ledger, leads=lambda: self.dispatcher.leads, now=clock.now)
         self.checker = Checker(self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
@@ -90,6 +95,15 @@ class Process:
             self.ledger, settings, policy=policy, leads=lambda: self.dispatcher.leads, now=clock.now
         )
         self.keeper = Keeper(self.ledger, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
+        self.reconciler = Reconciler(
+            self.ledger,
+            self.engine,
+            settings,
+            self.alerts,
+            serves=lambda: self.dispatcher.serves,
+            settled=self._settled,
+            now=clock.now,
+        )
 
     def start(self) -> None:
         """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
@@ -104,6 +118,7 @@ class Process:
         self.checker.start()
         self.deliverer.start()
         self.keeper.start()
+        self.reconciler.start()
 
     def stop(self) -> None:
         """Hand over, finish, leave."""
@@ -113,11 +128,13 @@ class Process:
         self.batches.stop(limit_s=2.0)
         self.checker.stop(limit_s=2.0)
         self.keeper.stop(limit_s=2.0)
+        self.reconciler.stop(limit_s=2.0)
         self.engine.stop()
         self.reporter.stop(limit_s=1.0)
         if self.exporter is not None:
             self.exporter.stop()
         self.bell.close()
+        self.witness.close()
         self.ledger.dispose()
 
     def take_on(self, turns: Sequence[Sequence[Any]]) -> int:
@@ -170,6 +187,14 @@ class Process:
     def _unreadable(self, key_name: str, jobs: int) -> None:
         journal.unreadable(key_name, jobs=jobs)
         self.alerts.unreadable(key_name)
+
+    def _settled(self, outcome: Outcome) -> None:
+        """A doubt ended: no call of this process, and its trail says what was learnt of the calls before."""
+        journal.settled(outcome)
+        metrics.ended(outcome)
+        self.reporter.tell([outcome])
+        self.alerts.recorded([outcome], Recorded())
+        self.bell.ring()
 
 
 def as_message(turns: Sequence[Turn]) -> list[list[Any]]:

@@ -8,13 +8,15 @@ the ledger counts: after an outage of the ledger everybody gets to speak first.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, exc
 
 from sendq import clock
+from sendq.errors import SendqError
 from sendq.ledger import rescue, workers
 from sendq.ledger.engine import reading, writing
 from worker import journal
@@ -54,11 +56,14 @@ class Rescuer(Rounds):
         now: clock.Clock,
         stale_after_s: float,
         unclaimed_after_s: float,
-        key_max_age: clock.Micros,
+        key_max_age: Callable[[], clock.Micros],
+        serves: Callable[[], bool],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``key_max_age``: the age up to which keys are trusted now. ``serves``: leads a ledger that is whole."""
         super().__init__("rescuer", every_s=ROUND_S)
         self._ledger, self._leads, self._now, self._monotonic = ledger, leads, now, monotonic
+        self._serves = serves
         self._stale_after_s, self._unclaimed_after = stale_after_s, clock.seconds(unclaimed_after_s)
         self._key_max_age = key_max_age
         self._watched: dict[UUID, _Watched] = {}
@@ -71,20 +76,33 @@ class Rescuer(Rounds):
         self._looked_at = None
 
     def run_once(self) -> None:
-        """Look at everybody's beats; if this process leads, bring back what is lost."""
+        """Look at everybody's beats; if this process leads, bring back what is lost.
+
+        Each step for itself: a row that one of them cannot bear does not keep the others from theirs.
+        """
         stale = self._look()
         if not self._leads():
             return
-        for worker in stale:
-            self._bury(worker)
-        now = self._now()
-        with writing(self._ledger) as connection:
-            taken_back = rescue.take_back_unclaimed(connection, offered_before=now - self._unclaimed_after, now=now)
-        if taken_back:
-            journal.unclaimed(taken_back)
-        self._expire(now)
+        steps: list[Callable[[], None]] = [partial(self._bury, worker) for worker in stale]
+        steps.append(self._take_back)
+        if self._serves():  # of a ledger that has forgotten something nobody knows what went out in time
+            steps.append(self._expire)
         if self._monotonic() >= self._sweep_at:
-            self._sweep(now)
+            steps += [self._sweep, self._take_back_orphans]
+            self._sweep_at = self._monotonic() + SWEEP_EVERY_S
+        self._each(steps)
+
+    def _each(self, steps: Sequence[Callable[[], None]]) -> None:
+        away: Exception | None = None
+        for step in steps:
+            try:
+                step()
+            except (SendqError, exc.SQLAlchemyError) as error:
+                away = away or error
+            except Exception:
+                journal.bug("rescuer")
+        if away is not None:
+            raise away
 
     def _look(self) -> list[UUID]:
         with reading(self._ledger) as connection:
@@ -107,25 +125,38 @@ class Rescuer(Rounds):
             # Once more under lock: a beat may have come since.
             if workers.beats_of(connection, worker) != self._watched[worker].beats:
                 return
-            buried = rescue.bury(connection, worker, now=self._now(), key_max_age=self._key_max_age)
+            buried = rescue.bury(connection, worker, now=self._now(), key_max_age=self._key_max_age())
         journal.worker_buried(worker, turns=buried.turns, begun=buried.begun)
 
-    def _expire(self, now: clock.Micros) -> None:
+    def _take_back(self) -> None:
+        now = self._now()
         with writing(self._ledger) as connection:
-            jobs = rescue.expire(connection, now=now, limit=EXPIRE_MOST, key_max_age=self._key_max_age)
+            turns = rescue.take_back_unclaimed(
+                connection, offered_before=now - self._unclaimed_after, now=now, key_max_age=self._key_max_age()
+            )
+        if turns:
+            journal.unclaimed(turns)
+
+    def _expire(self) -> None:
+        with writing(self._ledger) as connection:
+            jobs = rescue.expire(connection, now=self._now(), limit=EXPIRE_MOST, key_max_age=self._key_max_age())
         if jobs:
             journal.expired(jobs)
 
-    def _sweep(self, now: clock.Micros) -> None:
+    def _sweep(self) -> None:
         with writing(self._ledger) as connection:
-            onwards, lanes = rescue.sweep(connection, after=self._sweep_after, limit=SWEEP_MOST, now=now)
-        with writing(self._ledger) as connection:  # of its own: lanes are locked in the order of their ids
-            orphans = rescue.take_back_orphans(
-                connection, begun_before=now - ORPHAN_AGE, now=now, key_max_age=self._key_max_age
-            )
+            onwards, lanes = rescue.sweep(connection, after=self._sweep_after, limit=SWEEP_MOST, now=self._now())
         if lanes:
             journal.asleep(lanes)
+        self._sweep_after = onwards or _FIRST
+        if onwards:  # there is more: go on with the next round
+            self._sweep_at = self._monotonic()
+
+    def _take_back_orphans(self) -> None:
+        now = self._now()
+        with writing(self._ledger) as connection:
+            orphans = rescue.take_back_orphans(
+                connection, begun_before=now - ORPHAN_AGE, now=now, key_max_age=self._key_max_age()
+            )
         if orphans:
             journal.orphans(orphans)
-        self._sweep_after = onwards or _FIRST
-        self._sweep_at = self._monotonic() + (0 if onwards else SWEEP_EVERY_S)

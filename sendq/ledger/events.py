@@ -27,7 +27,7 @@ def append(
     rule: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write one event down. ``by`` is ``policy``, ``check``, ``webhook`` or an operator's name."""
+    """Write one event down. ``by`` is ``policy``, ``check``, ``reconcile``, ``webhook`` or an operator's name."""
     row = {
         "id": new_id(),
         "at": at,

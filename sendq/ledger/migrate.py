@@ -26,6 +26,7 @@ from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, func
 from sqlalchemy.engine import URL
 
 from sendq.errors import LedgerUnavailable, SchemaMismatch
+from sendq.ledger import standing
 from sendq.ledger.engine import ledger_url, needs_asyncio, open_async_engine, open_engine, reading, translated, writing
 from sendq.ledger.schema import VERSION_TABLE
 
@@ -204,7 +205,10 @@ def _upgrade(connection: Connection, to: str) -> Upgrade:
 
     with _one_at_a_time:
         command.upgrade(config(connection=connection, on_version_apply=note), to)
-    return Upgrade(before, _found(connection), tuple(applied))
+    after = _found(connection)
+    if applied and after == wanted():
+        standing.name_line(connection)
+    return Upgrade(before, after, tuple(applied))
 
 
 def _lock(connection: Connection) -> None:

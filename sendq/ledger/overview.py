@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, func, or
 
 from sendq.clock import Micros, moment, seconds
 from sendq.ids import lane_id
-from sendq.ledger import levels, schema
-from sendq.ledger.workers import DISPATCHER
+from sendq.ledger import levels, schema, standing
+from sendq.ledger.standing import DISPATCHER, SHUT
 from sendq.states import WAITING, State
 from sendq.views import plain
 
@@ -71,6 +71,15 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
+class Shut:
+    """Nothing is dealt out ``since`` then: what happened after ``known_until``, the ledger does not know."""
+
+    since: datetime
+    known_until: datetime
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """``jobs`` has every state; a count of `COUNT_MOST` for one that is not final means "at least".
 
@@ -79,6 +88,7 @@ class Overview:
     """
 
     at: datetime
+    shut: Shut | None
     jobs: dict[State, int]
     lanes: Lanes
     holds: tuple[Hold, ...]
@@ -118,6 +128,7 @@ def overview(connection: Connection, *, now: Micros, holds: int = 20) -> Overvie
     turn_wait_s, oldest_s = levels.waits(connection, now=now)
     return Overview(
         at=moment(now),
+        shut=shut(connection),
         jobs=job_counts(connection),
         lanes=lane_counts(connection, now=now),
         holds=tuple(held(connection, now=now, limit=holds)),
@@ -126,6 +137,14 @@ def overview(connection: Connection, *, now: Micros, holds: int = 20) -> Overvie
         oldest_s=oldest_s,
         calls=levels.calls_since(connection, now - seconds(RATE_S)),
     )
+
+
+def shut(connection: Connection) -> Shut | None:
+    """Whether the ledger has lost a part of its history, and nothing goes before that is put right."""
+    found = standing.read(connection)
+    if found.shut_at is None:
+        return None
+    return Shut(moment(found.shut_at), moment(found.known_until or 0), SHUT)
 
 
 def job_counts(connection: Connection) -> dict[State, int]:

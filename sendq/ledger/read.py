@@ -125,7 +125,7 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
     """Withdraw a job that waits; gives the state that it is in afterwards.
 
     One that is on the wire stays ``sending``, and is cancelled only if its answer turns out to be "not sent". One
-    whose last outcome is unknown is not asked for again: it is in doubt.
+    whose last outcome is unknown is not asked for again: it is in doubt, and cancelled once it is shown not to be out.
     """
     row = lock_jobs(connection, [job_id]).get(job_id)
     if row is None:
@@ -133,11 +133,13 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
     if row.state == State.QUEUED:
         event = withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
         end_waiting(connection, {job_id: event}, now=now, rule="cancelled")
-        return MOVES[State.QUEUED][event]
-    if row.state == State.SENDING:
+        state = MOVES[State.QUEUED][event]
+    else:
+        state = State(row.state)
+    if state in (State.SENDING, State.IN_DOUBT):
         table = schema.job
         connection.execute(update(table).where(table.c.id == job_id).values(cancel_at=now))
-    return State(row.state)
+    return state
 
 
 # --- why --------------------------------------------------------------------------------------------------------------
@@ -155,6 +157,8 @@ class Surroundings:
     workers: int
     dispatcher_until: Micros
     sealed_with: str | None  # the name of the encryption key of its body
+    shut_at: Micros | None  # since when the ledger is shut
+    highest_at: Micros  # the highest time that a worker has seen
     before: Row[Any] | None  # of the earlier jobs for its object that are not over, the one that goes last
 
 
@@ -165,7 +169,8 @@ def surroundings(connection: Connection, job_id: UUID) -> Surroundings:
     lane = connection.execute(select(lane_table).where(lane_table.c.id == row.lane_id)).first()
     holds = {} if lane is None else pairs_of(connection, lane)
     alive = connection.execute(text("SELECT count(*) FROM sendq_worker WHERE NOT stopping")).scalar_one()
-    until = connection.execute(select(schema.leader.c.expires_at)).scalar()
+    leader = schema.leader.c
+    leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.highest_at)).one()
     return Surroundings(
         job=row,
         lane=lane,
@@ -173,8 +178,10 @@ def surroundings(connection: Connection, job_id: UUID) -> Surroundings:
         provider_hold=holds.get(lane.provider) if lane is not None else None,
         ahead=_ahead(connection, row) if row.state == State.QUEUED else 0,
         workers=int(alive),
-        dispatcher_until=int(until or 0),
         sealed_with=_sealed_with(connection, row),
+        dispatcher_until=leads.expires_at,
+        shut_at=leads.shut_at,
+        highest_at=leads.highest_at,
         before=_before(connection, row) if row.state == State.QUEUED and row.object_id is not None else None,
     )
 

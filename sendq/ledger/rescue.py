@@ -22,7 +22,7 @@ from sendq.ledger.lanes import CLOSED_TURN, lock, lower_in, settle
 from sendq.ledger.turns import give_back
 from sendq.ledger.workers import deregister
 from sendq.pace import pacer_of
-from sendq.preflight import KEY_MAX_AGE, objection
+from sendq.preflight import CLOCK_TOLERANCE, KEY_MAX_AGE, objection
 from sendq.states import FINAL, MOVES, Event, State
 
 DIED = "worker_died"
@@ -192,15 +192,18 @@ def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:
     """What becomes of a begun job of which nobody will tell."""
     if job.cancel_at is not None:
         return withdrawal(job.operation, may_have_gone_out=True)
-    too_old = job.key_at is None or now - job.key_at >= key_max_age
-    return Event.DOUBT if job.operation == "send" and too_old else Event.RETURN
+    young = job.key_at is not None and -CLOCK_TOLERANCE <= now - job.key_at < key_max_age
+    return Event.DOUBT if job.operation == "send" and not young else Event.RETURN
 
 
-def take_back_unclaimed(connection: Connection, *, offered_before: Micros, now: Micros) -> int:
+def take_back_unclaimed(
+    connection: Connection, *, offered_before: Micros, now: Micros, key_max_age: Micros = KEY_MAX_AGE
+) -> int:
     """Close turns that nobody claimed: the broker lost their message, or no worker is there to read it.
 
     Those too that a worker claimed which is buried already: frozen and taken for dead, it woke up and claimed before
-    its next beat could tell it. If it dies then, nobody looks for it any more.
+    its next beat could tell it. If it dies then, nobody looks for it any more. Whether it has died, nobody
+    knows: no job is blamed for that.
     """
     table = schema.lane.c
     stale = connection.execute(
@@ -216,7 +219,10 @@ def take_back_unclaimed(connection: Connection, *, offered_before: Micros, now: 
         .where(table.turn == "claimed", table.turn_at < offered_before, table.turn_worker.not_in(alive))
         .distinct()
     )
-    return len(stale) + sum(bury(connection, worker, now=now).turns for worker in forgotten.scalars().all())
+    buried = [
+        bury(connection, worker, now=now, died=False, key_max_age=key_max_age) for worker in forgotten.scalars().all()
+    ]
+    return len(stale) + sum(one.turns for one in buried)
 
 
 def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micros = KEY_MAX_AGE) -> int:

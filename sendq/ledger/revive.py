@@ -130,7 +130,7 @@ def revive(
     store_changes(connection, [(row, _revived(row, starts[row.id])) for row in rows], now=now)
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
     insert_rows(connection, schema.event, [_event(row, by=by, reason=reason, now=now) for row in rows])
-    wakes = _wakes(rows, starts)
+    wakes = wakes_of(rows, starts)
     if wakes:
         append_wakes(connection, wakes, at=first_at)
     return replace(seen, ready=rows)
@@ -174,7 +174,7 @@ def _event(row: Row[Any], *, by: str, reason: str | None, now: Micros) -> dict[s
     }
 
 
-def _wakes(rows: Iterable[Row[Any]], starts: Mapping[UUID, Micros]) -> list[dict[str, Any]]:
+def wakes_of(rows: Iterable[Row[Any]], starts: Mapping[UUID, Micros]) -> list[dict[str, Any]]:
     """A wake row for each lane, with the earliest start by priority."""
     wakes: dict[UUID, dict[str, Any]] = {}
     for row in rows:

@@ -13,7 +13,7 @@ retention deletes in steps, and a key outlives its job on purpose.
     mark                      how far the keeper has come (`sendq.ledger.keep`)
     wake                      "this lane has new jobs": appended by enqueue, deleted by the dispatcher
     lane ── pair              a lane belongs to one (application, provider); both can be held
-    worker, leader            who is alive, and who dispatches
+    worker, leader            who is alive, and who dispatches; how far the ledger's own history and clock have come
     event                     what happened to lanes and holds, and what operators did, with author and time
     delivery ── receiver      outcomes that somebody wants to be told of; whoever is to hear them, and does not answer
     webhook                   notifications that were taken in
@@ -76,6 +76,12 @@ job = Table(
     Column("generation", Integer, nullable=False, server_default="0"),  # of the idempotency key `<id>:<generation>`
     Column("key_at", BigInteger),  # first request with that key; null: the key is unused
     Column("doubt_at", BigInteger),  # last request whose outcome nobody knows; null: every outcome is known
+    Column("in_doubt", Text),  # wait | resend | dead: what looking in vain leads to; null: as the workers are set
+    # While it is in doubt (`sendq.reconcile`):
+    Column("look_at", BigInteger),  # when the mailbox is next asked; null: nobody has taken the doubt up yet
+    Column("looks", SmallInteger),  # questions after the time from which "not found" counts
+    Column("misses", SmallInteger),  # those of them that proved its absence
+    Column("seen", Text),  # what the last one met
     Column("turn", BigInteger),  # the fence of the turn that began it
     Column("begun_at", BigInteger),
     Column("cancel_at", BigInteger),  # asked for while it was on the wire
@@ -88,6 +94,7 @@ job = Table(
     Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
     Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
     Index("sendq_job_doubt_idx", "lane_id", **_when("state = 'in_doubt'")),
+    Index("sendq_job_look_idx", "look_at", **_when("state = 'in_doubt'")),
     # Of finished jobs too: what a walk has found may have been changed anew since.
     Index("sendq_job_object_idx", "lane_id", "object_id", **_when("object_id IS NOT NULL")),
     Index("sendq_job_batch_idx", "batch_id", "id", **_when("batch_id IS NOT NULL")),
@@ -401,6 +408,13 @@ leader = Table(
     Column("fence", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("sleeps_until", BigInteger, nullable=False),  # a commit that wants it sooner wakes it; 0: it is awake
+    # Whether this ledger is the one that the workers knew (`sendq.ledger.standing`).
+    Column("line", Uuid),  # the name of the ledger's history; `recover` begins a new one
+    Column("renewals", BigInteger, nullable=False, server_default="0"),  # of the lease; Redis keeps a copy, the witness
+    Column("renewed_at", BigInteger, nullable=False, server_default="0"),
+    Column("shut_at", BigInteger),  # since then no turn is dealt out: the witness has seen more; null: all is well
+    Column("known_until", BigInteger),  # what happened after that, the ledger does not know; set with `shut_at`
+    Column("highest_at", BigInteger, nullable=False, server_default="0"),  # the highest time that anybody has seen
 )
 
 # What the schema's version table is called; it stands beside an application's own `alembic_version`.

@@ -8,7 +8,7 @@ stay as they were, with nothing to undo if the worker dies.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
@@ -31,12 +31,13 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger import schema
+from sendq.ledger import schema, standing
 from sendq.ledger.bulk import update_rows
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.lanes import CLOSED_TURN, lock, settle
 from sendq.ledger.sealed import hold_stuck, open_jobs
+from sendq.ledger.standing import Standing
 from sendq.pace import Pacer, call_of, pacer_of
 from sendq.preflight import KEY_MAX_AGE, objection
 from sendq.states import Event
@@ -84,17 +85,22 @@ def claim(
     key_max_age: Micros = KEY_MAX_AGE,
     vault: Vault = NO_VAULT,
     unreadable: Counter[str] | None = None,
+    is_whole: Callable[[Standing], bool] = lambda found: found.shut_at is None,
 ) -> list[Claimed]:
     """Claim those of ``turns`` (lane, fence) that are still offered, and begin the first jobs of each.
 
     Jobs that may not go out any more (expired, or in doubt with a key too old to tell) end here. Those that ``vault``
     does not open wait (`sendq.ledger.sealed`), and are counted in ``unreadable`` by the name of their key; a turn that
-    has no others is closed, and not among those given.
+    has no others is closed, and not among those given. Of a ledger that is not ``is_whole`` nothing is claimed: a
+    message in the broker may be of a time that the ledger has forgotten.
     """
     fences = dict(turns)
     rows = lock(connection, fences)
     ours = {lane_id: row for lane_id, row in rows.items() if row.turn == "offered" and row.fence == fences[lane_id]}
     if not ours:
+        return []
+    found, streaks = _around(connection, {row.application for row in ours.values()})
+    if not is_whole(found):
         return []
     loaded = _load(connection, ours, now=now, jobs_each=jobs_each)
     objections = {
@@ -139,7 +145,6 @@ def claim(
             for lane_id, row in ours.items()
         ],
     )
-    streaks = _streaks(connection, {row.application for row in ours.values()})
     return [
         Claimed(
             row,
@@ -160,13 +165,18 @@ def _objection(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event | No
     return Event.CANCEL if job.batch_cancel_at is not None else objection(job, now=now, key_max_age=key_max_age)
 
 
-def _streaks(connection: Connection, applications: set[str]) -> dict[tuple[str, str], int]:
-    """Holds since the last success, by pair."""
-    table = schema.pair.c
+def _around(connection: Connection, applications: set[str]) -> tuple[Standing, dict[tuple[str, str], int]]:
+    """How the ledger stands, and the holds since the last success by pair: one question, for each claim asks it."""
+    pair, leader = schema.pair.c, schema.leader
+    known = (leader.c[name] for name in standing.COLUMNS)
     rows = connection.execute(
-        select(table.application, table.provider, table.streak).where(table.application.in_(sorted(applications)))
-    )
-    return {(row.application, row.provider): row.streak for row in rows}
+        select(pair.application, pair.provider, pair.streak, *known)
+        .select_from(leader)
+        .outerjoin(schema.pair, pair.application.in_(sorted(applications)))
+        .where(leader.c.name == standing.DISPATCHER)
+    ).all()
+    streaks = {(row.application, row.provider): row.streak for row in rows if row.provider is not None}
+    return Standing(*rows[0][3:]), streaks
 
 
 class Waiting(Protocol):

@@ -13,9 +13,9 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, insert, select, update
 
 from sendq.clock import Micros
+from sendq.ids import new_id
 from sendq.ledger import schema
-
-DISPATCHER = "dispatcher"
+from sendq.ledger.standing import DISPATCHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +91,19 @@ def lease(connection: Connection) -> Lease:
 
 
 def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros, over: Lease | None = None) -> int | None:
-    """Take or renew the dispatcher's lease; its fence, or None while somebody else holds it.
+    """Take or renew the dispatcher's lease, and count that; its fence, or None while somebody else holds it.
 
     ``over``: a lease that was not renewed for as long as it lasts, whatever time it names.
     """
     table = schema.leader
-    row = connection.execute(
-        select(table.c.holder, table.c.expires_at, table.c.fence).where(table.c.name == DISPATCHER).with_for_update()
-    ).one()
+    columns = (table.c.holder, table.c.expires_at, table.c.fence, table.c.line)
+    row = connection.execute(select(*columns).where(table.c.name == DISPATCHER).with_for_update()).one()
     ours = row.holder == holder
-    if not ours and row.holder is not None and row.expires_at > now and Lease(*row) != over:
+    known = Lease(row.holder, row.expires_at, row.fence)
+    if not ours and row.holder is not None and row.expires_at > now and known != over:
         return None
-    renewed = {"expires_at": now + lease}
+    line = row.line or new_id()
+    renewed = {"expires_at": now + lease, "line": line, "renewals": table.c.renewals + 1, "renewed_at": now}
     taken = renewed | {"holder": holder, "fence": row.fence + 1, "sleeps_until": 0}
     connection.execute(update(table).where(table.c.name == DISPATCHER).values(renewed if ours else taken))
     return int(row.fence if ours else row.fence + 1)

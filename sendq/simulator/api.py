@@ -47,10 +47,10 @@ class Behaviour:
     stores_throttles: bool = True
     index_delay: float = 0.0
     index_timeouts: bool = True
-    listing_delay: float = 0.0
-    keeps_headers: bool = True
     shifting_pages: bool = False
     hard_delete: bool = False
+    listing_delay: float = 0.0
+    keeps_headers: bool = True
     gate: Callable[[Request], Fault | None] | None = None
     bytes_per_s: float | None = None
 

@@ -15,7 +15,7 @@ import pytest
 from sendq import Message, State
 from sendq.simulator import Fault
 from tests.support.servers import PgServer
-from tests.support.system import API_KEY, System, eventually, running
+from tests.support.system import API_KEY, System, eventually, mail, running
 
 MARKED = Message(
     to=["bad+marked-address@marked-domain.example"], subject="marked-subject", body="<p>marked-body</p>"
@@ -80,6 +80,7 @@ def test_one_issue_for_each_rule_with_ids_alone(pg_server: PgServer, tmp_path: P
         assert mark not in text.replace(ingest.dsn, ""), mark
     dead = [event for event in ingest.events() if event["fingerprint"] == ["sendq", "dead_letter", "bad_request"]]
     assert len(dead) == 1
+    assert sum(event["fingerprint"][1] == "in_doubt" for event in ingest.events()) == 1
     assert dead[0]["message"] == "dead_letter: bad_request"
     assert dead[0]["contexts"]["sendq"]["job"]
 
@@ -133,12 +134,15 @@ def meet_trouble(system: System, ingest: Ingest) -> None:
     system.queue.send("closed", MARKED)
     system.queue.send("teapot", MARKED)
     system.wait_for(State.DEAD, 6)
+    for _ in range(2):
+        system.queue.send("doubtful", mail("timeout@example.com"))
     system.queue.send("disabled", MARKED, provider="google")
     wanted = {
         ("sendq", "dead_letter", "bad_request"),
         ("sendq", "dead_letter", "undocumented_4xx"),
         ("sendq", "reauth_required", "grant_unauthorized"),
         ("sendq", "hold", "gmail_api_disabled"),
+        ("sendq", "in_doubt", "provider_timeout"),
     }
     eventually(lambda: wanted <= ingest.fingerprints(), f"{wanted} at Sentry")
     assert not any({"sentry-trace", "baggage"} & request.headers.keys() for request in system.api.requests)

@@ -269,7 +269,10 @@ def pg_ledger_url(pg_migrated: PgServer) -> Iterator[str]:
         for table in schema.metadata.sorted_tables:
             if table is not schema.leader:
                 db.execute(f"DELETE FROM {table.name}".encode())
-        db.execute("UPDATE sendq_leader SET holder = NULL, fence = 0, expires_at = 0, sleeps_until = 0")
+        db.execute(
+            "UPDATE sendq_leader SET holder = NULL, fence = 0, expires_at = 0, sleeps_until = 0, line = NULL,"
+            " renewals = 0, renewed_at = 0, shut_at = NULL, known_until = NULL, highest_at = 0"
+        )
         db.execute(f"UPDATE {schema.VERSION_TABLE} SET version_num = '{migrate.wanted()}'".encode())
 
 

@@ -67,9 +67,9 @@ UNPACED = json.dumps(
 class Worker:
     """One worker process, ``celery -A worker worker``."""
 
-    def __init__(self, environ: dict[str, str], log: Path, *arguments: str) -> None:
+    def __init__(self, environ: dict[str, str], log: Path, *arguments: str, app: str = "worker") -> None:
         self.log = log
-        command = [sys.executable, "-m", "celery", "-A", "worker", "worker"]
+        command = [sys.executable, "-m", "celery", "-A", app, "worker"]
         command += ["--without-gossip", "--without-mingle", *arguments]
         with log.open("ab") as stream:
             self.process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=stream, stderr=stream)
@@ -120,9 +120,16 @@ class System:
             **settings,
         }
 
-    def start_worker(self, *arguments: str, **settings: str) -> Worker:
-        """Start a worker and wait until the ledger knows it."""
-        worker = Worker(self.environ(**settings), self.directory / f"worker-{len(self.workers)}.log", *arguments)
+    def start_worker(self, *arguments: str, wrong_clock: str = "", **settings: str) -> Worker:
+        """Start a worker and wait until the ledger knows it.
+
+        ``wrong_clock``: path of a file with the seconds by which its clock is wrong; it may change while the worker
+        runs.
+        """
+        environ, app = self.environ(**settings), "worker"
+        if wrong_clock:
+            environ["SHIFTED_CLOCK"], app = wrong_clock, "tests.support.shifted"
+        worker = Worker(environ, self.directory / f"worker-{len(self.workers)}.log", *arguments, app=app)
         self.workers.append(worker)
 
         def there() -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from sendq.clock import SECOND, Micros
-from sendq.preflight import KEY_MAX_AGE, objection
+from sendq.preflight import CLOCK_TOLERANCE, KEY_MAX_AGE, objection, trusted_age
 from sendq.states import Event
 
 NOW = 1_000_000 * SECOND
@@ -67,3 +67,15 @@ class TestAModification:
 class TestTheAgeOfAKey:
     def test_leaves_a_quarter_of_the_hour_to_clocks_and_slow_requests(self) -> None:
         assert KEY_MAX_AGE == 45 * 60 * SECOND
+
+
+class TestAClockThatWasSetBack:
+    def test_trusts_no_key_that_was_first_used_ahead_of_it(self) -> None:
+        ahead = NOW + CLOCK_TOLERANCE
+        assert objection(Job(key_at=ahead, doubt_at=ahead), now=NOW) is None
+        assert objection(Job(key_at=ahead + 1, doubt_at=ahead + 1), now=NOW) is Event.DOUBT
+
+    def test_makes_every_open_key_count_as_expired(self) -> None:
+        age = trusted_age(KEY_MAX_AGE, now=NOW, highest=NOW + CLOCK_TOLERANCE + 1)
+        assert objection(Job(key_at=NOW, doubt_at=NOW), now=NOW, key_max_age=age) is Event.DOUBT
+        assert objection(Job(), now=NOW, key_max_age=age) is None  # nothing speaks against a first request

@@ -116,6 +116,7 @@ class TestAMistake:
                 "SENDQ_OUTCOME_SECRET",
                 "from anybody's",
             ),
+            ({"SENDQ_KEY_MAX_AGE_S": "3200"}, "SENDQ_KEY_MAX_AGE_S", "300 s by which clocks may differ"),
             ({"NYLAS_API_KEY": "a", "NYLAS_API_KEY_FILE": "/b"}, "NYLAS_API_KEY", "one of the two"),
         ],
     )

@@ -13,6 +13,7 @@ import pytest
 
 from sendq.clock import SECOND, moment
 from sendq.ledger.read import Surroundings
+from sendq.reconcile import Seen
 from sendq.states import State
 from sendq.views import Why
 from sendq.why import explain
@@ -30,8 +31,18 @@ def why(
     **around: Any,
 ) -> Why:
     """The answer for a job that is due in an open lane with a worker and a dispatcher, but for what is given."""
-    job_row = {"id": JOB, "state": "queued", "next_at": NOW, "attempts": 0, "doubt_at": None, "rule": None}
-    job_row |= {"operation": "send", "form": None} | (job or {})
+    job_row = {
+        "id": JOB,
+        "state": "queued",
+        "next_at": NOW,
+        "attempts": 0,
+        "doubt_at": None,
+        "rule": None,
+        "seen": None,
+        "look_at": None,
+        "operation": "send",
+        "form": None,
+    } | (job or {})
     lane_row = {
         "closed_at": None,
         "suspected": False,
@@ -61,8 +72,33 @@ def why(
         "dispatcher_until": LATER,
         "sealed_with": None,
         "before": None,
+        "shut_at": None,
+        "highest_at": 0,
     } | around
     return explain(Surroundings(**values), now=NOW)
+
+
+class TestAJobInDoubt:
+    @pytest.mark.parametrize("seen", [None, *(seen for seen in Seen if seen is not Seen.FOUND)])  # found, it is sent
+    def test_says_what_is_missing_and_when_it_is_looked_for_next(self, seen: Seen | None) -> None:
+        found = why(job={"state": "in_doubt", "seen": seen, "look_at": LATER, "rule": "no_answer"})
+        assert (found.reason, found.until, found.rule) == ("in_doubt", moment(LATER), "no_answer")
+        assert "not sent again before that is settled" in found.says
+        assert "sendq resolve" in found.says
+
+    def test_is_not_looked_for_while_its_lane_is_closed(self) -> None:
+        found = why(job={"state": "in_doubt", "look_at": LATER}, lane={"closed_at": NOW})
+        assert found.until is None
+        assert "closed" in found.says
+
+    def test_is_not_looked_for_before_its_hold_ends(self) -> None:
+        found = why(job={"state": "in_doubt", "look_at": NOW}, provider_hold=hold())
+        assert found.until == moment(LATER)
+        assert "provider" in found.says
+
+    def test_waits_for_a_ledger_that_lost_something_to_be_put_right(self) -> None:
+        found = why(job={"state": "in_doubt", "look_at": NOW}, shut_at=NOW)
+        assert "sendq recover" in found.says
 
 
 def hold(until: int = LATER) -> Any:
@@ -70,7 +106,7 @@ def hold(until: int = LATER) -> Any:
 
 
 class TestAJobThatEnded:
-    @pytest.mark.parametrize("state", ["sent", "dead", "cancelled", "expired", "in_doubt"])
+    @pytest.mark.parametrize("state", ["sent", "dead", "cancelled", "expired"])
     def test_says_how(self, state: str) -> None:
         found = why(job={"state": state, "rule": "a rule"}, lane={"closed_at": NOW})
         assert (found.reason, found.state, found.rule) == (state, State(state), "a rule")
@@ -145,6 +181,19 @@ class TestAJobThatWaits:
     def test_for_a_free_slot(self) -> None:
         found = why()
         assert (found.reason, found.ahead, found.until) == ("due", 3, None)
+
+
+class TestAskedByAClockThatIsBehind:
+    def test_a_hold_that_the_workers_have_seen_end_is_over(self) -> None:
+        assert why(lane={"held_until": LATER}, highest_at=LATER + 1).reason != "held"
+        assert why(lane={"held_until": LATER}, highest_at=LATER - 1).reason == "held"
+
+
+class TestALedgerThatLostSomething:
+    def test_lets_nothing_go_and_says_what_to_do(self) -> None:
+        found = why(shut_at=NOW, lane={"closed_at": NOW})
+        assert found.reason == "shut"
+        assert "sendq recover" in found.says
 
 
 class TestTheAnswer:

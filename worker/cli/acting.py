@@ -11,7 +11,7 @@ from worker.cli.output import FAILED, complain, json_option, tell, tell_json, te
 CANCELLED = {
     "cancelled": "it will not go out",
     "sending": "it is on the wire; it is cancelled if the answer is that it did not go out",
-    "in_doubt": "it may have gone out before; it is not tried again",
+    "in_doubt": "it may have gone out before; it is not tried again, and cancelled once it is shown not to be out",
 }
 
 

@@ -19,7 +19,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST = timedelta(days=366)
 
 # Who acts by itself; a person under one of these names could not be told from it afterwards.
-RESERVED = frozenset({"policy", "escalation", "check", "webhook"})
+RESERVED = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
 
 REASON_MOST = 500  # characters; it stands in tables
 

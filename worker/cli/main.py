@@ -9,7 +9,19 @@ from collections.abc import Sequence
 
 import click
 
-from worker.cli import acting, batching, forgetting, holding, policies, reading, reviving, running, sealing, telling
+from worker.cli import (
+    acting,
+    batching,
+    doubting,
+    forgetting,
+    holding,
+    policies,
+    reading,
+    reviving,
+    running,
+    sealing,
+    telling,
+)
 from worker.cli.output import FAILED, UNUSABLE, complain
 
 INTERRUPTED = 130
@@ -49,6 +61,7 @@ for module in (
     acting,
     holding,
     reviving,
+    doubting,
     forgetting,
     sealing,
     telling,

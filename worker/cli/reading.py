@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -50,6 +51,9 @@ def _tell_overview(seen: Overview) -> None:
     from sendq.ledger.overview import COUNT_MOST, RATE_S
     from sendq.states import WAITING
 
+    if seen.shut is not None:
+        tell(f"shut since {when(seen.shut.since)}: {seen.shut.says} --since {_iso(seen.shut.known_until)} --reason …")
+        tell()
     tell_table(
         ("jobs", "number"),
         [
@@ -95,6 +99,10 @@ def _tell_overview(seen: Overview) -> None:
             for worker in seen.workers
         ],
     )  # fmt: skip
+
+
+def _iso(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _scope(hold: Hold) -> str:

@@ -34,7 +34,7 @@ REFUSED = {
 INSTEAD = {
     "queued": "it waits already; see: sendq why",
     "sending": "it is on the wire",
-    "in_doubt": "it may have gone out, which has to be settled first; see: sendq why",
+    "in_doubt": "it may have gone out, which has to be settled first: sendq resolve",
     "sent": "it went out",
     "cancelled": "it was withdrawn; enqueue it anew",
     "expired": "its time was over; enqueue it anew",

@@ -187,6 +187,11 @@ def upgrade() -> None:
         sa.Column("generation", sa.Integer(), server_default="0", nullable=False),
         sa.Column("key_at", sa.BigInteger(), nullable=True),
         sa.Column("doubt_at", sa.BigInteger(), nullable=True),
+        sa.Column("in_doubt", sa.Text(), nullable=True),
+        sa.Column("look_at", sa.BigInteger(), nullable=True),
+        sa.Column("looks", sa.SmallInteger(), nullable=True),
+        sa.Column("misses", sa.SmallInteger(), nullable=True),
+        sa.Column("seen", sa.Text(), nullable=True),
         sa.Column("turn", sa.BigInteger(), nullable=True),
         sa.Column("begun_at", sa.BigInteger(), nullable=True),
         sa.Column("cancel_at", sa.BigInteger(), nullable=True),
@@ -252,6 +257,14 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("finished_at IS NOT NULL"),
         sqlite_where=sa.text("finished_at IS NOT NULL"),
+    )
+    op.create_index(
+        "sendq_job_look_idx",
+        "sendq_job",
+        ["look_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'in_doubt'"),
+        sqlite_where=sa.text("state = 'in_doubt'"),
     )
     op.create_index(
         "sendq_job_message_idx",
@@ -369,6 +382,12 @@ def upgrade() -> None:
         sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("sleeps_until", sa.BigInteger(), nullable=False),
+        sa.Column("line", sa.Uuid(), nullable=True),
+        sa.Column("renewals", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("renewed_at", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("shut_at", sa.BigInteger(), nullable=True),
+        sa.Column("known_until", sa.BigInteger(), nullable=True),
+        sa.Column("highest_at", sa.BigInteger(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("sendq_leader_pkey")),
     )
     op.create_table(

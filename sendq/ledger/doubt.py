@@ -1,0 +1,400 @@
+"""Doubt: jobs that may have gone out, the looks for them, and how they end.
+
+What a look says is judged in `sendq.reconcile`; here is what it is judged from, and what follows. A doubt is taken up
+once (`take_up`): whatever put the job there need not know of looks. Nothing but an operator (`resolve`) and the
+reconciler (`settle`) moves a job out, unless a fact comes late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, literal_column, or_, select, update
+
+from sendq.clock import SECOND, Micros
+from sendq.ids import new_id
+from sendq.ledger import schema
+from sendq.ledger.bulk import insert_rows, update_rows
+from sendq.ledger.enqueue import append_wakes
+from sendq.ledger.jobs import store_changes
+from sendq.ledger.lanes import NEVER
+from sendq.ledger.revive import CHUNK, EXPIRY, wakes_of
+from sendq.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
+from sendq.states import FINAL, Event, State, move
+
+# A look that was begun and not noted (its leader died) is repeated after this: longer than any look takes.
+BEGUN_FOR: Micros = 5 * 60 * SECOND
+
+_IN_DOUBT: ColumnElement[str] = literal_column(
+    f"'{State.IN_DOUBT.value}'"
+)  # spelled out, or SQLite uses no partial index
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A job to be looked for. ``first_at``: its first request whose outcome is unknown."""
+
+    job: Row[Any]
+    first_at: Micros
+
+    @property
+    def id(self) -> UUID:
+        """The job's id: its mark."""
+        return UUID(str(self.job.id))
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a doubt ends: the move, the rule that is written down, and a row of the trail if there is to be one."""
+
+    event: Event
+    rule: str
+    message_id: str | None = None
+    attempt: Mapping[str, Any] | None = None
+    reason: str | None = None
+
+
+def take_up(connection: Connection, delays: Delays, *, now: Micros, limit: int) -> Sequence[Row[Any]]:
+    """Plan the first look for jobs that fell into doubt; those, with their ``grant_id``: each is given once."""
+    table, lane = schema.job, schema.lane
+    columns = ("id", "rule", "form", "key_at", "doubt_at", "due_at", "expires_at", "cancel_at", "looks", "misses")
+    rows: Sequence[Any] = connection.execute(
+        select(*(table.c[name] for name in columns), lane.c.grant_id)
+        .join(lane, lane.c.id == table.c.lane_id)
+        .where(table.c.state == _IN_DOUBT, table.c.look_at.is_(None))
+        .limit(limit)
+        .with_for_update(of=table, skip_locked=True)
+    ).all()
+    planned = [
+        {"id": row.id, "look_at": first_look(row, delays, now=now), "looks": 0, "misses": 0, "seen": None}
+        for row in rows
+    ]
+    update_rows(connection, table, planned)
+    return rows
+
+
+def due(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUID] = ()) -> list[Wanted]:
+    """Jobs to look for now, one of each lane at most and none of the lanes that are ``busy``.
+
+    Nobody else is given them for `BEGUN_FOR`. Inside a hold, and where the lane is closed, nothing is asked.
+    """
+    table, lane = schema.job, schema.lane
+    ranked = (
+        _open(select(table.c.id, table.c.look_at, _place().label("place")), now)
+        .where(table.c.lane_id.not_in(sorted(busy)))
+        .subquery()
+    )
+    first = select(ranked.c.id).where(ranked.c.place == 1).order_by(ranked.c.look_at).limit(limit)
+    ids = connection.execute(first).scalars().all()
+    rows = connection.execute(
+        select(table, lane.c.application, lane.c.grant_id, lane.c.provider)
+        .join(lane, lane.c.id == table.c.lane_id)
+        .where(table.c.id.in_(ids), table.c.state == _IN_DOUBT, table.c.look_at <= now)
+        .order_by(table.c.id)
+        .with_for_update(of=table, skip_locked=True)
+    ).all()
+    begun = [{"id": row.id, "look_at": now + BEGUN_FOR} for row in rows]
+    update_rows(connection, table, begun)
+    firsts = _first_requests(connection, ids)
+    return [Wanted(row, min(firsts.get(row.id, NEVER), last_request(row))) for row in rows]
+
+
+def _open(statement: Select[Any], now: Micros) -> Select[Any]:
+    """Jobs in doubt whose look is due and whose lane may be asked about."""
+    table, lane, pair = schema.job, schema.lane, schema.pair
+    held = exists().where(
+        pair.c.application == lane.c.application,
+        pair.c.provider.in_([lane.c.provider, "*"]),
+        pair.c.held_until > now,
+    )
+    return statement.join(lane, lane.c.id == table.c.lane_id).where(
+        table.c.state == _IN_DOUBT,
+        table.c.look_at <= now,
+        lane.c.closed_at.is_(None),
+        or_(lane.c.held_until.is_(None), lane.c.held_until <= now),
+        ~held,
+    )
+
+
+def _place() -> Any:
+    table = schema.job.c
+    return func.row_number().over(partition_by=table.lane_id, order_by=(table.look_at, table.id))
+
+
+def _first_requests(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Micros]:
+    table = schema.attempt.c
+    rows = connection.execute(
+        select(table.job_id, func.min(table.begun_at).label("first_at"))
+        .where(table.job_id.in_(ids), table.sent == "maybe")
+        .group_by(table.job_id)
+    )
+    return {row.job_id: row.first_at for row in rows}
+
+
+def was_later(connection: Connection, wanted: Wanted, look: Look) -> bool:
+    """Whether one of the other messages that a look showed is of a job of this lane that was accepted later.
+
+    Its request was begun when the last one of the job that is looked for was over, whoever is right about how long the
+    API works on one.
+    """
+    ids = [UUID(mark) for mark in look.later]
+    if not ids:
+        return False
+    job, attempt = schema.job.c, schema.attempt.c
+    after = request_over(wanted.job)
+    later = exists().where(attempt.job_id == job.id, attempt.sent == "yes", attempt.begun_at > after)
+    found = select(job.id).where(
+        job.id.in_(ids), job.lane_id == wanted.job.lane_id, job.state == State.SENT.value, later
+    )
+    return connection.execute(found.limit(1)).first() is not None
+
+
+def note(connection: Connection, wanted: Wanted, seen: Seen, *, counts: bool, next_at: Micros) -> None:
+    """Write down a look that settled nothing; ``counts``: it was made when "not found" may count."""
+    table = schema.job
+    looks, misses = wanted.job.looks or 0, wanted.job.misses or 0
+    connection.execute(
+        update(table)
+        .where(table.c.id == wanted.id, table.c.state == State.IN_DOUBT.value)
+        .where(table.c.generation == wanted.job.generation, table.c.look_at.is_not(None))
+        .values(
+            look_at=next_at,
+            looks=looks + (counts and seen is not Seen.REFUSED),
+            misses=misses + (seen is Seen.ABSENT),
+            seen=seen.value,
+        )
+    )
+
+
+def rest(connection: Connection, lane_id: UUID, *, until: Micros) -> None:
+    """Leave a grant alone until then: none of its jobs is looked for."""
+    table = schema.job
+    these = (table.c.lane_id == lane_id, table.c.state == _IN_DOUBT, table.c.look_at < until)
+    connection.execute(update(table).where(*these).values(look_at=until))
+
+
+def ripe(connection: Connection, choice: Choice, *, before: Micros, now: Micros, limit: int) -> Sequence[Row[Any]]:
+    """Jobs whose last request was before then and whose own choice, or else ``choice``, may be to end the doubt.
+
+    What `sendq.reconcile.by_itself` would leave for good is left out here, or it would stand in the way of others.
+    """
+    job, lane = schema.job, schema.lane
+    gone = and_(lane.c.closed_at.is_not(None), lane.c.gone)
+    chosen = func.coalesce(job.c.in_doubt, choice.value)
+    in_time = or_(job.c.expires_at.is_(None), job.c.expires_at > now)
+    again = and_(chosen == Choice.RESEND.value, job.c.cancel_at.is_(None), in_time)
+    return connection.execute(
+        select(job, gone.label("gone"))
+        .join(lane, lane.c.id == job.c.lane_id)
+        .where(job.c.state == _IN_DOUBT, job.c.look_at.is_not(None), job.c.doubt_at < before)
+        .where(chosen != Choice.WAIT.value, or_(gone, job.c.looks >= LOOKS_LEAST))
+        .where(or_(gone, chosen == Choice.DEAD.value, again))
+        .order_by(job.c.look_at)
+        .limit(limit)
+    ).all()
+
+
+# --- how it ends ------------------------------------------------------------------------------------------------------
+
+
+def settle(
+    connection: Connection,
+    endings: Mapping[UUID, Ending],
+    *,
+    by: str,
+    now: Micros,
+    generation: int | None = None,
+    even_late: bool = False,
+) -> list[Row[Any]]:
+    """End doubts; gives the jobs (as they were) that were in doubt still.
+
+    A job that returns goes under a new key, with its attempts counted anew. ``generation``: of this one only.
+    ``even_late``: one whose time would be over by now gets a new one, for somebody wants it sent.
+    """
+    rows = [row for row in _locked(connection, endings) if generation in (None, row.generation)]
+    changed = [(row, _ended(row, endings[row.id], now=now, even_late=even_late)) for row in rows]
+    store_changes(connection, changed, now=now)
+    insert_rows(connection, schema.attempt, [a for row in rows if (a := endings[row.id].attempt) is not None])
+    insert_rows(connection, schema.event, [_event(row, endings[row.id], by=by, now=now) for row in rows])
+    returned = [row for row in rows if endings[row.id].event is Event.RETURN]
+    if returned:
+        append_wakes(connection, wakes_of(returned, {row.id: now for row in returned}), at=now)
+    return rows
+
+
+def _locked(connection: Connection, ids: Iterable[UUID]) -> Sequence[Row[Any]]:
+    job, lane = schema.job, schema.lane
+    return connection.execute(
+        select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
+        .join(lane, lane.c.id == job.c.lane_id)
+        .where(job.c.id.in_(sorted(ids)), job.c.state == _IN_DOUBT)
+        .order_by(job.c.id)
+        .with_for_update(of=job)
+    ).all()
+
+
+def _state_after(state: State, event: Event) -> State:
+    """A job expires or is cancelled only in the queue: there it is once it is shown not to have gone out."""
+    if event in (Event.EXPIRE, Event.CANCEL):
+        state = move(state, Event.RETURN)
+    return move(state, event)
+
+
+def _ended(row: Row[Any], ending: Ending, *, now: Micros, even_late: bool) -> dict[str, Any]:
+    state = _state_after(State(row.state), ending.event)
+    again = state is State.QUEUED
+    late = row.expires_at is not None and row.expires_at <= now
+    return {
+        "id": row.id,
+        "state": state.value,
+        "rule": ending.rule,
+        "message_id": ending.message_id or row.message_id,
+        "finished_at": now if state in FINAL else None,
+        "next_at": now if again else row.next_at,
+        "attempts": 0 if again else row.attempts,
+        "conflicts": 0,
+        "generation": row.generation + again,
+        "key_at": None if again else row.key_at,
+        "doubt_at": None if again else row.doubt_at,
+        "expires_at": now + EXPIRY if again and late and even_late else row.expires_at,
+        "look_at": None,
+        "looks": None,
+        "misses": None,
+        "seen": None,
+    }
+
+
+def trail(
+    row: Any,
+    rule: str,
+    *,
+    sent: str,
+    begun_at: Micros,
+    now: Micros,
+    status: int | None = None,
+    error: str | None = None,
+) -> dict[str, Any]:
+    """A row of a job's trail that is no call for it: what was learnt of the calls before."""
+    return {
+        "id": new_id(),
+        "job_id": row.id,
+        "generation": row.generation,
+        "worker_id": None,
+        "begun_at": begun_at,
+        "ended_at": now,
+        "status": status,
+        "rule": rule,
+        "route": None if sent == "yes" else "retry",
+        "sent": sent,
+        "error_type": None,
+        "error": error,
+        "request_id": None,
+        "replayed": False,
+    }
+
+
+def _event(row: Row[Any], ending: Ending, *, by: str, now: Micros) -> dict[str, Any]:
+    return {
+        "id": new_id(),
+        "at": now,
+        "kind": "resolved",
+        "application": row.application,
+        "provider": row.provider,
+        "grant_id": row.grant_id,
+        "job_id": row.id,
+        "rule": ending.rule,
+        "by": by,
+        "reason": ending.reason,
+    }
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------------
+
+
+class Answer(StrEnum):
+    """What a person says of a job in doubt."""
+
+    SENT = "sent"  #      it went out
+    RESEND = "resend"  #  send it again, whatever became of it
+    DEAD = "dead"  #      give it up
+
+
+_ANSWERS = {
+    Answer.SENT: (Event.ACCEPT, "resolved_sent"),
+    Answer.RESEND: (Event.RETURN, "resolved_resent"),
+    Answer.DEAD: (Event.GIVE_UP, "resolved_dead"),
+}
+
+
+class Refusal(StrEnum):
+    """Why a job is not sent again, though a person says so."""
+
+    WITHDRAWN = "withdrawn"  #  it was cancelled
+    GONE = "gone"  #            its grant exists no more
+
+
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which jobs in doubt: those that fit everything that is given."""
+
+    jobs: Sequence[UUID] | None = None
+    rule: str | None = None
+    lane_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Some jobs in doubt, in the order of their ids. ``after``: where the next ones begin; None: nowhere."""
+
+    ready: Sequence[Row[Any]]
+    refused: Mapping[UUID, Refusal]
+    after: UUID | None
+
+
+def find(connection: Connection, which: Which, answer: Answer, *, after: UUID | None, limit: int = CHUNK) -> Found:
+    """Look at up to ``limit`` jobs in doubt behind ``after``; nothing is changed."""
+    job, lane = schema.job, schema.lane
+    statement = (
+        select(job, and_(lane.c.closed_at.is_not(None), lane.c.gone).label("gone"))
+        .join(lane, lane.c.id == job.c.lane_id)
+        .where(job.c.state == _IN_DOUBT)
+        .order_by(job.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(job.c.id > after)
+    if which.jobs is not None:
+        statement = statement.where(job.c.id.in_(which.jobs))
+    for name in ("rule", "lane_id"):
+        if getattr(which, name) is not None:
+            statement = statement.where(job.c[name] == getattr(which, name))
+    rows = connection.execute(statement).all()
+    refused: dict[UUID, Refusal] = {}
+    if answer is Answer.RESEND:
+        refused |= {row.id: Refusal.WITHDRAWN for row in rows if row.cancel_at is not None}
+        refused |= {row.id: Refusal.GONE for row in rows if row.gone}
+    return Found([row for row in rows if row.id not in refused], refused, rows[-1].id if len(rows) == limit else None)
+
+
+def resolve(
+    connection: Connection,
+    which: Which,
+    answer: Answer,
+    *,
+    by: str,
+    reason: str,
+    now: Micros,
+    message_id: str | None = None,
+    after: UUID | None = None,
+    limit: int = CHUNK,
+) -> Found:
+    """Settle up to ``limit`` jobs in doubt behind ``after`` on a person's word; ``ready`` are those."""
+    seen = find(connection, which, answer, after=after, limit=limit)
+    event, rule = _ANSWERS[answer]
+    ending = Ending(event, rule, message_id=message_id, reason=reason)
+    done = settle(connection, {row.id: ending for row in seen.ready}, by=by, now=now, even_late=True)
+    return replace(seen, ready=done)

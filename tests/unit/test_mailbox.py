@@ -1,0 +1,175 @@
+"""Looking for one message: which questions are asked, and what their answers show. The API is a function here."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import pytest
+
+from sendq.clock import SECOND
+from sendq.reconcile import LONGEST_REQUEST
+from tasks.failure import Answer
+from tasks.mailbox import PAGE, PAGES_MOST, Brought, Wanted, look
+from tasks.nylas import NylasClient
+
+MARK = "01900000-0000-7000-8000-000000000001"
+OTHER = "01900000-0000-7000-8000-000000000002"
+T_S = 1_780_000_000
+T = T_S * SECOND
+AFTER_S = T_S + LONGEST_REQUEST // SECOND
+
+Query = Mapping[str, str]
+
+
+def message(id: str = "m1", *, header: str | None = None, date: int = T_S, **members: Any) -> dict[str, Any]:
+    headers = [{"name": "x-sendq-job", "value": header}] if header else []
+    return {"id": id, "date": date, "folders": ["SENT"], "metadata": {}, "headers": headers, **members}
+
+
+def page(*messages: dict[str, Any], cursor: str | None = None) -> Answer:
+    body = json.dumps({"request_id": "r", "data": messages, "next_cursor": cursor}).encode()
+    return Answer(200, {"date": "Thu, 28 May 2026 20:26:40 GMT"}, body)
+
+
+class Api:
+    """Answers both questions, and keeps them."""
+
+    def __init__(self, *, by_pair: Answer | None = None, listing: Callable[[Query], Answer] | None = None) -> None:
+        self.asked: list[Query] = []
+        self._by_pair, self._listing = by_pair or page(), listing or (lambda _: page())
+
+    async def find(self, application: object, grant_id: str, query: Query) -> Answer:
+        self.asked.append(query)
+        return self._by_pair if "metadata_pair" in query else self._listing(query)
+
+    def look(self, *, provider: str = "ews", now_s: int = T_S + 3600) -> Brought:
+        wanted = Wanted("g1", provider, MARK, "key1", first_at=T, over_at=T + LONGEST_REQUEST, now=now_s * SECOND)
+        return asyncio.run(look(cast(NylasClient, self), cast(Any, None), wanted))
+
+    @property
+    def listings(self) -> list[Query]:
+        return [query for query in self.asked if "metadata_pair" not in query]
+
+
+class TestTheQuestions:
+    def test_the_pair_goes_together_with_no_filter(self) -> None:
+        api = Api()
+        api.look()
+        assert api.asked[0].keys() == {"metadata_pair", "limit", "fields", "select"}
+        assert api.asked[0]["metadata_pair"] == f"key1:{MARK}"
+
+    def test_pages_are_small_and_show_neither_subject_nor_recipient_nor_body(self) -> None:
+        api = Api()
+        api.look()
+        assert {int(query["limit"]) for query in api.asked} == {PAGE}
+        assert PAGE <= 5
+        assert all(not {"subject", "to", "body", "snippet"} & set(query["select"].split(",")) for query in api.asked)
+
+    def test_the_listing_reaches_around_the_attempts(self) -> None:
+        api = Api()
+        api.look()
+        first = api.listings[0]
+        assert int(first["received_after"]) < T_S
+        assert int(first["received_before"]) > AFTER_S
+
+    def test_of_google_only_what_is_sent_is_listed(self) -> None:
+        google, other = Api(), Api()
+        google.look(provider="google")
+        other.look()
+        assert {query.get("in") for query in google.listings} == {"SENT"}
+        assert {query.get("in") for query in other.listings} == {None}
+
+    def test_the_listing_reaches_further_while_nothing_later_shows(self) -> None:
+        later = message("m2", header=OTHER, date=AFTER_S + 30_000)
+        api = Api(listing=lambda query: page(later) if int(query["received_before"]) > later["date"] else page())
+        brought = api.look(now_s=T_S + 100_000)
+        assert (brought.look.whole, brought.look.later) == (True, (OTHER,))
+        assert len(api.listings) > 2
+
+    def test_it_reaches_no_further_than_the_present(self) -> None:
+        api = Api()
+        assert api.look(now_s=AFTER_S).look.whole
+        assert len(api.listings) == 1
+
+    def test_it_stops_after_so_many_pages(self) -> None:
+        api = Api(listing=lambda _: page(message("m2"), cursor="more"))
+        brought = api.look()
+        assert not brought.look.whole
+        assert len(api.listings) == PAGES_MOST
+
+
+class TestWhatIsFound:
+    def test_by_the_pair(self) -> None:
+        api = Api(by_pair=page(message(metadata={"key1": MARK})))
+        assert api.look().look.found == "m1"
+        assert len(api.asked) == 1
+
+    def test_by_the_header_whatever_its_case(self) -> None:
+        api = Api(listing=lambda _: page(message("m2", header=OTHER), message(header=MARK.upper())))
+        assert api.look().look.found == "m1"
+
+    def test_on_a_later_page(self) -> None:
+        def listing(query: Query) -> Answer:
+            return page(message(header=MARK)) if "page_token" in query else page(message("m2"), cursor="2")
+
+        assert Api(listing=listing).look().look.found == "m1"
+
+    @pytest.mark.parametrize("answered", [message(), message(header=OTHER), message(metadata={"key2": MARK})])
+    def test_nothing_that_shows_neither_mark_though_it_answers_the_question_by_the_pair(
+        self, answered: dict[str, Any]
+    ) -> None:
+        assert Api(by_pair=page(answered)).look().look.found is None
+
+    @pytest.mark.parametrize("where", [{"folders": ["DRAFT"]}, {"folders": ["Drafts"]}, {"object": "draft"}])
+    def test_no_draft(self, where: dict[str, Any]) -> None:
+        found = Api(listing=lambda _: page(message(header=MARK, **where))).look().look
+        assert (found.found, found.draft) == (None, True)
+
+
+class TestWhatIsLater:
+    @pytest.mark.parametrize(
+        "other",
+        [
+            message("m2", date=AFTER_S),  # not ours
+            message("m2", header=OTHER, date=T_S - 1),  # before
+            message("m2", header=OTHER, date=AFTER_S, folders=["DRAFT"]),
+            message("m2", header="no id", date=AFTER_S),
+            message("m2", header=OTHER) | {"date": "soon"},
+        ],
+    )
+    def test_is_nothing_else_than_another_jobs_message(self, other: dict[str, Any]) -> None:
+        assert Api(listing=lambda _: page(other)).look(now_s=AFTER_S).look.later == ()
+
+
+class TestNoAnswer:
+    @pytest.mark.parametrize(
+        "refusal",
+        [
+            Answer(None, {}, b"", "timeout"),
+            Answer(401, {}, b"{}"),
+            Answer(429, {"retry-after": "30"}, b"{}"),
+            Answer(200, {}, b"<html>"),
+            Answer(200, {}, b'{"data": {}}'),
+            Answer(200, {}, b'{"data": [1]}'),
+            Answer(200, {}, b'{"data": []}', "cut"),
+        ],
+    )
+    @pytest.mark.parametrize("which", ["pair", "listing"])
+    def test_to_either_question_is_told(self, refusal: Answer, which: str) -> None:
+        api = Api(by_pair=refusal) if which == "pair" else Api(listing=lambda _: refusal)
+        brought = api.look()
+        assert (brought.look.answered, brought.refusal) == (False, refusal)
+
+    @pytest.mark.parametrize(
+        "document", [b"[]", b"null", b'{"data": [{"headers": 1}]}', b'{"data": [{"headers": [1]}]}']
+    )
+    def test_however_odd_raises_nothing(self, document: bytes) -> None:
+        Api(listing=lambda _: Answer(200, {"date": "yesterday"}, document)).look()
+
+
+class TestTheTimeOfTheApi:
+    def test_is_the_earliest_that_it_states(self) -> None:
+        assert Api().look().api_time == T
