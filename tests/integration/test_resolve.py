@@ -18,12 +18,10 @@ from sendq.ledger import schema, standing
 from sendq.ledger.doubt import Answer, Refusal
 from sendq.ledger.engine import open_engine
 from tests.integration.test_doubt import in_doubt
-from tests.integration.test_operators import Cli, cli, run
+from tests.support.commands import Cli
 from tests.support.ledger import Ledger
 from tests.support.system import System, eventually, mail, running
 from worker.cli import doubting
-
-__all__ = ["cli", "run"]
 
 WHY = ("--reason", "looked into the sent mail", "--by", "anna")
 
