@@ -1,0 +1,249 @@
+"""A TCP proxy that misbehaves when it is told to: what stands between a process and its server, and breaks.
+
+    process ──▶ Proxy ──▶ server          with Proxy("127.0.0.1", 5432) as proxy:
+            ◀──       ◀──                     engine = open_engine(proxy.in_place_of(url))
+
+The modes, all of them switched at once for connections that are there and for those that come:
+
+    forward   everything passes
+    delay     everything passes, each piece later by a number of seconds, either way
+    freeze    nothing passes and nothing is lost: a server, or a network, that stands still; it goes on where it stopped
+    swallow   requests reach the server, its answers are thrown away; those connections end when the mode does, for
+              what comes after a lost answer would be taken for it
+    cut       connections are reset, new ones too
+
+`break_off` resets what is connected, once. `lose_answer_to` waits for one request with the given bytes, lets the server
+carry it out, and resets that connection instead of handing on the answer: the COMMIT that happened and nobody heard of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+T = TypeVar("T")
+PIECE_BYTES = 65536
+LIMIT_S = 10.0
+
+
+class Mode(Enum):
+    """What happens to what comes along."""
+
+    FORWARD = "forward"
+    FREEZE = "freeze"
+    SWALLOW = "swallow"
+    CUT = "cut"
+
+
+@dataclass(eq=False)
+class _Connection:
+    """One client, its server, and what is known of the two."""
+
+    client: asyncio.StreamWriter
+    server: asyncio.StreamWriter | None = None
+    swallowed: bool = False  # an answer is missing: whatever follows would be taken for it
+    doomed: bool = False  # its next answer is the one to lose
+    talked_of_it: bool = False  # since the last request that could have been the one
+
+
+@dataclass(eq=False)
+class Loss:
+    """An answer that is to be lost; ``happened`` is set once it is."""
+
+    to: bytes
+    after: bytes
+    left: int
+    happened: threading.Event
+
+
+class Proxy:
+    """Listens on a port of its own of 127.0.0.1 while the block lasts. Its methods may be called from any thread."""
+
+    def __init__(self, host: str | None = None, port: int = 0, *, unix: Path | None = None) -> None:
+        """In front of ``host:port``, or of the unix socket ``unix``."""
+        self._target, self._unix = (host, port), unix
+        self._mode, self._delay_s = Mode.FORWARD, 0.0
+        self._connections: set[_Connection] = set()
+        self._losses: list[Loss] = []
+        self._moving = asyncio.Event()
+        self._moving.set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
+        self.port = 0
+        self.connects = 0  # connections that were asked for so far
+
+    # --- what a test says -------------------------------------------------------------------------------------------
+
+    @property
+    def mode(self) -> Mode:
+        """What happens now."""
+        return self._mode
+
+    def forward(self) -> None:
+        """Let everything pass, and at once."""
+        self._switch(Mode.FORWARD)
+
+    def delay(self, seconds: float) -> None:
+        """Let everything pass, each piece that much later, either way."""
+        self._switch(Mode.FORWARD, delay_s=seconds)
+
+    def freeze(self) -> None:
+        """Let nothing pass until another mode."""
+        self._switch(Mode.FREEZE)
+
+    def swallow(self) -> None:
+        """Throw answers away."""
+        self._switch(Mode.SWALLOW)
+
+    def cut(self) -> None:
+        """Reset every connection, and every one that comes."""
+        self._switch(Mode.CUT)
+
+    def break_off(self) -> int:
+        """Reset what is connected now; how many that were."""
+        return self._do(self._reset_all())
+
+    def lose_answer_to(self, request: bytes, *, after: bytes = b"", times: int = 1) -> Loss:
+        """Lose the answers to the next ``times`` requests that hold these bytes, and reset their connections.
+
+        ``after``: only on a connection that has sent these bytes since its last such request (``COMMIT`` of the
+        transaction that spoke of ``sendq_attempt``). What a prepared statement is about goes over the wire the first
+        few times alone.
+        """
+        loss = Loss(request, after, times, threading.Event())
+        self._do(self._arm(loss))
+        return loss
+
+    def in_place_of(self, url: str) -> str:
+        """The URL with this proxy in place of its host and port."""
+        parts = urlsplit(url)
+        who = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
+        return urlunsplit(parts._replace(netloc=f"{who}127.0.0.1:{self.port}"))
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._switch(Mode.CUT)
+        self._do(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(LIMIT_S)
+        self._loop.close()
+
+    # --- on the loop ------------------------------------------------------------------------------------------------
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT_S)
+
+    def _switch(self, mode: Mode, *, delay_s: float = 0.0) -> None:
+        async def switch() -> None:
+            self._mode, self._delay_s = mode, delay_s
+            if mode is Mode.FREEZE:
+                self._moving.clear()
+            else:
+                self._moving.set()
+            for connection in list(self._connections):
+                if mode is Mode.CUT or (connection.swallowed and mode is not Mode.SWALLOW):
+                    _reset(connection)
+
+        self._do(switch())
+
+    async def _reset_all(self) -> int:
+        connections = list(self._connections)
+        for connection in connections:
+            _reset(connection)
+        return len(connections)
+
+    async def _arm(self, loss: Loss) -> None:
+        self._losses.append(loss)
+
+    async def _close(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connects += 1
+        connection = _Connection(writer)
+        self._connections.add(connection)
+        try:
+            await self._thawed()
+            if self._mode is Mode.CUT:
+                return
+            server_reader, connection.server = await self._dial()
+            # The end of either direction is the end of both: nobody here closes half of a connection.
+            pumps = [
+                asyncio.ensure_future(self._pump(reader, connection.server, connection, asks=True)),
+                asyncio.ensure_future(self._pump(server_reader, writer, connection, asks=False)),
+            ]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+        except OSError:
+            pass  # the server is down: so are we, for this client
+        finally:
+            self._connections.discard(connection)
+            _reset(connection)
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._unix is not None:
+            return await asyncio.open_unix_connection(self._unix)
+        return await asyncio.open_connection(*self._target)
+
+    async def _pump(
+        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, connection: _Connection, *, asks: bool
+    ) -> None:
+        while piece := await source.read(PIECE_BYTES):
+            if self._delay_s:
+                await asyncio.sleep(self._delay_s)
+            await self._thawed()
+            if asks:
+                self._look_for_losses(connection, piece)
+            elif connection.doomed:
+                return
+            elif self._mode is Mode.SWALLOW:
+                connection.swallowed = True
+                continue
+            sink.write(piece)
+            await sink.drain()
+
+    def _look_for_losses(self, connection: _Connection, piece: bytes) -> None:
+        for loss in self._losses:
+            connection.talked_of_it = connection.talked_of_it or loss.after in piece
+            if loss.to in piece:
+                if connection.talked_of_it and loss.left:
+                    loss.left -= 1
+                    connection.doomed = True
+                    loss.happened.set()
+                connection.talked_of_it = False
+
+    async def _thawed(self) -> None:
+        await self._moving.wait()
+
+
+def _reset(connection: _Connection) -> None:
+    """RST, not FIN: what a machine that went away, or a firewall, leaves of a connection."""
+    for writer in (connection.client, connection.server):
+        if writer is None:
+            continue
+        with suppress(OSError, AttributeError):
+            raw = writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
