@@ -15,6 +15,10 @@ KEY_MAX_AGE: Micros = 45 * 60 * SECOND
 # key's end has room for it beside a request's longest time.
 CLOCK_TOLERANCE: Micros = 5 * 60 * SECOND
 
+# So many workers may die while a job is begun, by whatever cause; from then on it runs alone in a process of its own. A
+# death there is counted on top of these, and only that makes it poison.
+DEATHS_TOLERATED = 2
+
 
 def trusted_age(key_max_age: Micros, *, now: Micros, highest: Micros) -> Micros:
     """Up to which age keys are trusted now: to none at all while the clock runs behind the highest time seen.
@@ -35,6 +39,8 @@ class Startable(Protocol):
     def key_at(self) -> Micros | None: ...
     @property
     def doubt_at(self) -> Micros | None: ...
+    @property
+    def deaths(self) -> int: ...
 
 
 def objection(job: Startable, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE) -> Event | None:
@@ -42,8 +48,10 @@ def objection(job: Startable, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE)
 
     A send whose last outcome is unknown goes again under the same key only while that key still tells repeats from
     new mail; a first use that lies ahead of the clock tells nothing. A job past its time expires, but only if it surely
-    never went out.
+    never went out. Poison is not tried again.
     """
+    if job.deaths > DEATHS_TOLERATED:
+        return Event.DOUBT if job.operation == "send" and job.doubt_at is not None else Event.GIVE_UP
     if job.operation == "send" and job.doubt_at is not None:
         if job.key_at is None or not -CLOCK_TOLERANCE <= now - job.key_at < key_max_age:
             return Event.DOUBT

@@ -9,6 +9,7 @@ from sqlalchemy import Row
 
 from sendq.clock import SECOND, Micros, moment
 from sendq.eta import predicted
+from sendq.ledger.jobs import POISON
 from sendq.ledger.read import Surroundings
 from sendq.ledger.sealed import NO_KEY
 from sendq.ledger.standing import SHUT
@@ -37,6 +38,8 @@ _SEEN: Mapping[str | None, str] = {
     Seen.ABSENT: "the mailbox does not show it; once more, and that counts as not sent",
 }
 
+_POISON = "two workers died while it was begun, then the process in which it ran alone; `retry` sends it round again"
+
 
 def explain(around: Surroundings, *, now: Micros) -> Why:
     """The first reason that holds, in the order in which the dispatcher and the worker look.
@@ -46,6 +49,8 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
     now = max(now, around.highest_at)
     job = around.job
     state = State(job.state)
+    if state is State.DEAD and job.rule == POISON:
+        return _why(job, state.value, _POISON, rule=job.rule)
     if state in _ENDED:
         return _why(job, state.value, _ENDED[state], rule=job.rule)
     if state is State.IN_DOUBT:

@@ -216,7 +216,8 @@ def _unknown(
     in_doubt = replace(decision, event=Event.DOUBT, sent=Sent.MAYBE)
     if row.route is Route.DEAD_LETTER:
         # The row alone would close the job. After an unknown outcome that could bury a message that did go out.
-        return in_doubt if job.unknown_before else replace(decision, event=Event.GIVE_UP)
+        unknown = job.unknown_before or failure.status is None  # nobody has spoken who could know
+        return in_doubt if unknown else replace(decision, event=Event.GIVE_UP)
     if row.route is Route.RETRY:
         stuck = row.id == "key_in_progress" and job.conflicts + 1 >= CONCURRENT_TRIES
         if failure.replayed or stuck or _exhausted(row, failure, job):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID
@@ -25,15 +25,19 @@ from sendq.ledger.jobs import RULE_OF
 from sendq.ledger.record import Begin, End, Hold, Outcome, Shrink
 from sendq.ledger.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soon
 from sendq.pace import APART, call_of, next_ramp
-from sendq.preflight import objection
+from sendq.preflight import DEATHS_TOLERATED, objection
 from sendq.states import Event
 from tasks import calls
+from tasks.alone import NoProcess
 from tasks.calls import RETURNED, kind_of, make_call, read_answer
 from tasks.decide import Decision, JobFacts, decide
 from tasks.failure import Failure, Success
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy, Route, Scope
 from tasks.upload import Upload
+
+# A machine that cannot start a process now (no memory, no process left) is asked again after this.
+PROCESS_PAUSE: Micros = 10 * SECOND
 
 BUG = "internal_error"
 
@@ -49,6 +53,8 @@ class Job(calls.Job, Protocol):
     def attempts(self) -> int: ...
     @property
     def conflicts(self) -> int: ...
+    @property
+    def deaths(self) -> int: ...
     @property
     def key_at(self) -> Micros | None: ...
 
@@ -95,6 +101,12 @@ class Surroundings(Protocol):
 
     async def finish(self, pair: tuple[str, str], end: End) -> None:
         """Commit the end of a turn that has no outcome to go with it."""
+
+    def alone(self, provider: str, job: Job) -> AbstractAsyncContextManager[NylasClient]:
+        """A client whose one call, the job's, is made by a process of its own; waits for its turn to have one.
+
+        Raises `NoProcess` if there is none to be had.
+        """
 
     def on_the_wire(self, provider: str, slow: Callable[[], None]) -> AbstractContextManager[object]:
         """Counts a call while it lasts; when it is slow, its slot goes to others, and ``slow`` is called."""
@@ -254,6 +266,18 @@ class _Turn:
         """Make the call if nothing speaks against it, and decide what the answer means."""
         around, lane = self._around, self._lane
         await self._wait_for_start(job)
+        on_the_wire = around.on_the_wire(lane.provider, self._slow_call)
+        if job.deaths < DEATHS_TOLERATED:
+            return await self._attempt(job, around.client, on_the_wire)
+        try:
+            with on_the_wire:  # the wait for a process is none that others should have to share
+                async with around.alone(lane.provider, job) as client:
+                    return await self._attempt(job, client, nullcontext())
+        except NoProcess:
+            return self._without_call(job, Event.RETURN, RETURNED, next_at=around.now() + PROCESS_PAUSE)
+
+    async def _attempt(self, job: Job, client: NylasClient, on_the_wire: AbstractContextManager[object]) -> Outcome:
+        around, lane = self._around, self._lane
         begun_at = around.now()
         # Directly before the wire, not only at the claim: much can have happened since.
         if not self._may_go_on():
@@ -261,10 +285,10 @@ class _Turn:
         event = objection(job, now=begun_at, key_max_age=around.key_max_age)
         if event is not None:
             return self._without_call(job, event, RULE_OF[event])
-        with around.on_the_wire(lane.provider, self._slow_call):
+        with on_the_wire:
             application = around.application(lane.application)
             answer = await make_call(
-                around.client,
+                client,
                 application,
                 lane.grant_id,
                 job,
@@ -332,7 +356,9 @@ class _Turn:
             return min(job.next_at, ended_at)
         return round(decision.due_at * SECOND)
 
-    def _without_call(self, job: Job, event: Event, rule: str, *, sent: str = "no") -> Outcome:
+    def _without_call(
+        self, job: Job, event: Event, rule: str, *, sent: str = "no", next_at: Micros | None = None
+    ) -> Outcome:
         return Outcome(
             id=new_id(),
             lane_id=self._lane.id,
@@ -341,7 +367,7 @@ class _Turn:
             operation=job.operation,
             event=event,
             rule=rule,
-            next_at=job.next_at,
+            next_at=job.next_at if next_at is None else next_at,
             sent=sent,
             begun_at=self._around.now(),
             **self._facts_for_listeners(job),
@@ -382,6 +408,7 @@ class _Turn:
             new_generation=decision.new_generation,
             message_id=result.message_id if isinstance(result, Success) and job.operation == "send" else None,
             conflict=decision.rule == CONFLICT_RULE,
+            died=failure is not None and failure.fault == "died",
             hold=_hold(decision) if decision.hold is not None else None,
             width=decision.width,
             spacing=None if decision.spacing_s is None else round(decision.spacing_s * SECOND),

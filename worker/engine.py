@@ -17,9 +17,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -42,6 +42,7 @@ from sendq.ledger.workers import Load
 from sendq.preflight import trusted_age
 from settings import Settings
 from tasks import turn
+from tasks.alone import Alone, NoProcess
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy
 from tasks.upload import Upload
@@ -66,6 +67,10 @@ LOOK_S = 0.25
 
 # Between the last moment for calls and the end of the grace time: to record what is unfinished.
 LAST_WORDS_S = 3.0
+
+# Processes for jobs that run alone, at once: each takes 40 MB, and half a second of CPU to start. A worker that dies
+# twice with a full house leaves hundreds of such jobs, all innocent but one.
+ALONE_MOST = 4
 
 T = TypeVar("T")
 Told = Callable[[Sequence[Outcome], Recorded], None]
@@ -111,6 +116,7 @@ class Engine:
         self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before their end
         self._clock_is_behind = False
         self._known: Standing | None = None  # the furthest that the ledger has come
+        self._places_alone = asyncio.Semaphore(ALONE_MOST)
         self._held: dict[tuple[str, str], Micros] = {}  # turns offered until then begin no further call
         self._stopping = False
 
@@ -427,6 +433,20 @@ class Engine:
     def unrecorded(self) -> int:
         """Outcomes and ends of turns that wait for the ledger."""
         return self._recorder.waiting
+
+    @asynccontextmanager
+    async def alone(self, provider: str, job: turn.Job) -> AsyncIterator[Alone]:
+        """A client whose one call is made by a process of its own."""
+        s = self.settings
+        async with self._places_alone:
+            try:
+                async with Alone(
+                    job, provider=provider, connect_s=s.connect_timeout_s, read_s=s.read_timeout_s
+                ) as child:
+                    yield child
+            except NoProcess as error:
+                journal.no_process(error)
+                raise
 
     @contextmanager
     def on_the_wire(self, provider: str, slow: Callable[[], None]) -> Iterator[None]:

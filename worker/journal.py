@@ -241,6 +241,11 @@ def clock_behind(worker: UUID, *, behind_s: float) -> None:
     _log.error("clock_behind", worker=str(worker), behind_s=round(behind_s))
 
 
+def no_process(error: BaseException) -> None:
+    """A job that must run alone waits: this machine can start no process now."""
+    _log.error("no_process", error=str(error))
+
+
 def ledger_away(error: BaseException, *, held_back: int) -> None:
     """The ledger cannot be reached; so many outcomes wait for it."""
     _log.error("ledger_away", error=type(error).__name__, outcomes_held_back=held_back)

@@ -27,7 +27,8 @@ JOB_CHANGES = (
 COUNTED = FINAL | {State.IN_DOUBT}
 
 # The rule that is written down when no answer decided, but the ledger itself.
-RULE_OF = {Event.EXPIRE: "expired", Event.DOUBT: "key_too_old", Event.CANCEL: "cancelled"}
+POISON = "poison"  # also the policy's row for a death that a job is to blame for
+RULE_OF = {Event.EXPIRE: "expired", Event.DOUBT: "key_too_old", Event.CANCEL: "cancelled", Event.GIVE_UP: POISON}
 
 
 def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool = False) -> dict[UUID, Row[Any]]:

@@ -61,6 +61,7 @@ class Outcome:
     message_id: str | None = None
     page: Page | None = None  # what a listing has found
     conflict: bool = False  # the API still worked on an earlier request with this key
+    died: bool = False  # the process that it had for itself died of it
     hold: Hold | None = None
     width: int | None = None  # what the lane keeps to from now on; None: as before
     spacing: Micros | None = None  # the least time between two modifications, until it has behaved for a while
@@ -257,6 +258,7 @@ def _after(job: Any, outcome: Outcome, *, now: Micros) -> dict[str, Any]:
     row["state"] = MOVES[State(job.state)][event].value
     row["rule"] = outcome.rule
     row["attempts"] = job.attempts + outcome.counts
+    row["deaths"] = job.deaths + outcome.died
     row["conflicts"] = job.conflicts + 1 if outcome.conflict else 0
     row["turn"] = row["begun_at"] = None
     row["next_at"] = outcome.next_at

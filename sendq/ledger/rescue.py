@@ -22,7 +22,7 @@ from sendq.ledger.lanes import CLOSED_TURN, lock, lower_in, settle
 from sendq.ledger.turns import give_back
 from sendq.ledger.workers import deregister
 from sendq.pace import pacer_of
-from sendq.preflight import CLOCK_TOLERANCE, KEY_MAX_AGE, objection
+from sendq.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, KEY_MAX_AGE, objection
 from sendq.states import FINAL, MOVES, Event, State
 
 DIED = "worker_died"
@@ -161,7 +161,9 @@ def _return_begun(
         state = MOVES[State.SENDING][_what_next(job, now=now, key_max_age=key_max_age)]
         row = {name: job._mapping[name] for name in JOB_CHANGES}
         row["finished_at"] = now if state in FINAL else None
-        row |= {"state": state.value, "next_at": now, "deaths": job.deaths + died, "rule": rule}
+        # A worker's death alone makes no poison: whoever runs alone may have been begun beside the one to blame.
+        deaths = max(job.deaths, min(DEATHS_TOLERATED, job.deaths + died))
+        row |= {"state": state.value, "next_at": now, "deaths": deaths, "rule": rule}
         row |= {"doubt_at": job.begun_at, "turn": None, "begun_at": None}
         changed.append((job, row))
         if state is State.QUEUED:

@@ -118,8 +118,8 @@ def revive(
 ) -> Found:
     """Send up to ``limit`` dead letters behind ``after`` round again; ``ready`` of what comes back are those.
 
-    The first goes from ``first_at`` on and each other one ``apart`` later. Attempts are counted from nothing, and a job
-    whose time would be over by then gets `EXPIRY`.
+    The first goes from ``first_at`` on and each other one ``apart`` later. Attempts and deaths are counted from
+    nothing, and a job whose time would be over by then gets `EXPIRY`.
     """
     seen = find(connection, wanted, after=after, limit=limit)
     still = lock_jobs(connection, [row.id for row in seen.ready])
@@ -150,6 +150,7 @@ def _revived(row: Row[Any], start: Micros) -> dict[str, Any]:
         "state": move(State(row.state), Event.REVIVE).value,
         "next_at": start,
         "attempts": 0,
+        "deaths": 0,
         "conflicts": 0,
         "generation": row.generation + 1,
         "key_at": None,

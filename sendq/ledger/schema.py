@@ -71,7 +71,7 @@ job = Table(
     Column("expires_at", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),  # those that count; waiting costs none
-    Column("deaths", SmallInteger, nullable=False, server_default="0"),  # workers that died while it was begun
+    Column("deaths", SmallInteger, nullable=False, server_default="0"),  # of processes while it was begun
     Column("conflicts", SmallInteger, nullable=False, server_default="0"),  # "still running" answers in a row
     Column("generation", Integer, nullable=False, server_default="0"),  # of the idempotency key `<id>:<generation>`
     Column("key_at", BigInteger),  # first request with that key; null: the key is unused

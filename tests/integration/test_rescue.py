@@ -16,7 +16,7 @@ from sendq.ids import new_id
 from sendq.ledger import rescue, schema, workers
 from sendq.ledger.record import Group, Hold
 from sendq.ledger.turns import Claimed
-from sendq.preflight import KEY_MAX_AGE
+from sendq.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
 from sendq.states import Event
 from tests.support.ledger import MESSAGE, START, Ledger, end, outcome
 from worker.rescuer import Rescuer
@@ -67,6 +67,14 @@ class TestBuryingAWorker:
             (attempt,) = ledger.queue.job(str(job.id)).trail
             assert (attempt.sent, attempt.status, attempt.rule) == ("maybe", None, rescue.DIED)
         assert {job_id: ledger.job(job_id) for job_id in untouched} == untouched
+
+    def test_makes_no_job_poison_however_many_died(self, ledger: Ledger) -> None:
+        job = ledger.send()
+        for death in range(4):
+            claimed = ledger.serve(worker=new_id())
+            assert bury(ledger, claimed.worker).begun == 1
+            assert ledger.job(job).deaths == min(death + 1, DEATHS_TOLERATED)
+        assert ledger.state(job) is State.QUEUED
 
     def test_frees_its_lanes(self, ledger: Ledger) -> None:
         claimed = served(ledger)

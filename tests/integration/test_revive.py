@@ -54,11 +54,12 @@ def revived(found: Found) -> set[UUID]:
 
 class TestRetrying:
     def test_sends_it_again_under_a_new_key_as_if_it_were_the_first_time(self, ledger: Ledger) -> None:
-        job = dead_send(ledger)
+        job = dead_send(ledger, died=True)
         ledger.clock.advance(60)
         assert revived(go_round(ledger)) == {job}
         row = ledger.job(job)
         assert (row.state, row.attempts, row.generation, row.key_at, row.finished_at) == ("queued", 0, 1, None, None)
+        assert row.deaths == 0
         claimed = ledger.serve()
         assert [(one.id, one.generation, bool(one.body)) for one in claimed.jobs] == [(job, 1, True)]
         ledger.finish(claimed)

@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, Table, func, select, text, update
+from sqlalchemy import Engine, Row, Table, func, select, text, update
 
 from sendq import Message, SendQueue, State, clock
 from sendq.ledger import migrate, schema
@@ -143,6 +143,11 @@ class System:
         """Rows of a table."""
         with reading(self.engine) as connection:
             return connection.execute(select(func.count()).select_from(table)).scalar_one()
+
+    def rows(self, table: Table) -> Sequence[Row[Any]]:
+        """All rows of a table."""
+        with reading(self.engine) as connection:
+            return connection.execute(select(table)).all()
 
     def prove(self, application: str = "default", provider: str = "unknown") -> None:
         """Let the system believe that an application works, as it does after some successes."""

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sendq.ledger.jobs import POISON
 from sendq.states import Event
 from tasks.decide import CONCURRENT_TRIES, KEY_TRUSTED_S, Decision, JobFacts, decide
 from tasks.failure import Answer, parse
@@ -54,6 +55,17 @@ class TestASuccess:
 
     def test_costs_nothing_as_a_replay(self) -> None:
         assert not meet(200, {"data": {"id": "m"}}, headers=REPLAYED).costs_attempt
+
+
+class TestAProcessThatDiedOfTheJob:
+    def test_leaves_a_send_in_doubt_for_nobody_knows_whether_it_went_out(self) -> None:
+        for job in (SEND, UNKNOWN):
+            decision = meet(None, fault="died", job=job)
+            assert (decision.event, decision.rule, decision.sent) == (Event.DOUBT, POISON, Sent.MAYBE)
+
+    def test_ends_a_modification(self) -> None:
+        decision = meet(None, fault="died", job=MODIFY)
+        assert (decision.event, decision.rule, decision.sent) == (Event.GIVE_UP, POISON, Sent.MAYBE)
 
 
 class TestAHold:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from sendq.clock import SECOND, Micros
-from sendq.preflight import CLOCK_TOLERANCE, KEY_MAX_AGE, objection, trusted_age
+from sendq.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, KEY_MAX_AGE, objection, trusted_age
 from sendq.states import Event
 
 NOW = 1_000_000 * SECOND
@@ -21,6 +21,7 @@ class Job:
     expires_at: Micros | None = None
     key_at: Micros | None = None
     doubt_at: Micros | None = None
+    deaths: int = 0
 
 
 class TestASend:
@@ -62,6 +63,21 @@ class TestAModification:
     @pytest.mark.parametrize("doubt_at", [None, NOW - 1])
     def test_past_its_time_expires(self, doubt_at: Micros | None) -> None:
         assert objection(Job("modify", expires_at=NOW, doubt_at=doubt_at), now=NOW) is Event.EXPIRE
+
+
+class TestAJobBesideWhichProcessesDied:
+    @pytest.mark.parametrize("operation", ["send", "modify"])
+    @pytest.mark.parametrize("deaths", range(DEATHS_TOLERATED + 1))
+    def test_may_go_while_only_workers_did(self, operation: str, deaths: int) -> None:
+        assert objection(Job(operation, deaths=deaths), now=NOW) is None
+
+    @pytest.mark.parametrize("operation", ["send", "modify"])
+    def test_is_given_up_once_it_killed_a_process_of_its_own(self, operation: str) -> None:
+        assert objection(Job(operation, deaths=DEATHS_TOLERATED + 1), now=NOW) is Event.GIVE_UP
+
+    def test_is_in_doubt_instead_while_it_may_have_gone_out(self) -> None:
+        job = Job(key_at=YOUNG_KEY, doubt_at=NOW - 1, deaths=DEATHS_TOLERATED + 1)
+        assert objection(job, now=NOW) is Event.DOUBT
 
 
 class TestTheAgeOfAKey:
