@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -67,6 +68,9 @@ LOOK_S = 0.25
 
 # Between the last moment for calls and the end of the grace time: to record what is unfinished.
 LAST_WORDS_S = 3.0
+
+# While it stops, it looks this often whether somebody lost patience: a signal's handler can do no more than note it.
+PATIENCE_S = 0.1
 
 # Processes for jobs that run alone, at once: each takes 40 MB, and half a second of CPU to start. A worker that dies
 # twice with a full house leaves hundreds of such jobs, all innocent but one.
@@ -118,7 +122,7 @@ class Engine:
         self._known: Standing | None = None  # the furthest that the ledger has come
         self._places_alone = asyncio.Semaphore(ALONE_MOST)
         self._held: dict[tuple[str, str], Micros] = {}  # turns offered until then begin no further call
-        self._stopping = False
+        self._stopping = self._hurried = False
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
@@ -138,10 +142,12 @@ class Engine:
         journal.worker_stopping(self.worker_id, calls=len(self._turns))
         last = time.monotonic() + self.settings.grace_s - LAST_WORDS_S
         self.slots.close()
-        self._in_hand.wait_for_claims(last - time.monotonic())  # or turns would begin behind the back of the drain
-        drained = asyncio.run_coroutine_threadsafe(self._drain(last - time.monotonic()), self._loop)
-        with suppress(TimeoutError):  # of a loop that hangs
-            drained.result(last - time.monotonic() + LAST_WORDS_S)
+        self._wait(self._in_hand.wait_for_claims, last)  # or turns would begin behind the back of what follows
+        drained = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
+        if not self._wait(partial(_is_over, drained), last):
+            if self._hurried:
+                journal.worker_hurried(self.worker_id, calls=len(self._turns))
+            _is_over(asyncio.run_coroutine_threadsafe(self._break_off(), self._loop), LAST_WORDS_S)
         recorded = self._recorder.stop(LAST_WORDS_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(LAST_WORDS_S)
@@ -153,6 +159,18 @@ class Engine:
             except (SendqError, exc.SQLAlchemyError):
                 pass  # somebody buries it, as if it had died
         journal.worker_stopped(self.worker_id)
+
+    def hurry(self) -> None:
+        """Stop without waiting for the calls on the wire: they are recorded as unknown at once, and asked again under
+        their keys. May be called by a signal's handler, before or while `stop` runs."""
+        self._hurried = True
+
+    def _wait(self, step: Callable[[float], bool], until: float) -> bool:
+        """Wait for a step, which takes a limit and says whether it is done; False: too late, or in a hurry."""
+        while not self._hurried and (left := until - time.monotonic()) > 0:
+            if step(min(PATIENCE_S, left)):
+                return True
+        return False
 
     def _register(self) -> None:
         with writing(self._ledger) as connection:
@@ -191,14 +209,16 @@ class Engine:
         for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
             task.cancel()
 
-    async def _drain(self, limit_s: float) -> None:
-        """Let the calls on the wire end; those that do not in time are left as they are, begun."""
+    async def _drain(self) -> None:
+        """Let the calls on the wire end."""
         if self._turns:
-            _, unfinished = await asyncio.wait(self._turns, timeout=limit_s)
-            for task in unfinished:
-                task.cancel()
-            if unfinished:
-                await asyncio.wait(unfinished, timeout=LAST_WORDS_S)
+            await asyncio.wait(self._turns)
+
+    async def _break_off(self) -> None:
+        """Wait for no call any longer: their jobs are left as they are, begun."""
+        for task in self._turns:
+            task.cancel()
+        await self._drain()
 
     # --- beats --------------------------------------------------------------------------------------------------------
 
@@ -490,6 +510,15 @@ def _quietly(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args
     """Hand something to a loop that may be closed by now."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(call, *args)
+
+
+def _is_over(future: Future[None], limit_s: float) -> bool:
+    """Whether it ends within the limit; a loop that hangs ends nothing."""
+    try:
+        future.result(limit_s)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

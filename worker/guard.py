@@ -32,6 +32,8 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
+ASK_AGAIN = signal.SIGUSR1  # to the guard: it passes its server's stop signal on a second time
+
 # How often the guard asks whether we are still its parent. Only a net: a process that we forked holds a copy of the
 # pipe and can keep it open after us.
 PARENT_CHECK_S = 1.0
@@ -91,6 +93,10 @@ class Guarded:
         """Whether the server is gone, and the guard with it."""
         return self._guard.poll() is not None
 
+    def hurry(self) -> None:
+        """Send the stop signal once more, for servers to which that says something; `stop` still has to be called."""
+        self._guard.send_signal(ASK_AGAIN)
+
     def stop(self) -> None:
         """End the server in good order and wait until it is gone; a second call does nothing."""
         assert self._guard.stdin is not None
@@ -115,14 +121,30 @@ def _signal_on_parents_death(signum: int) -> Callable[[], None]:
     return lambda: prctl(PR_SET_PDEATHSIG, signum)
 
 
-def _stop_when_abandoned(child: subprocess.Popen[bytes], orders: Mapping[str, Any], abandoned: threading.Event) -> None:
+class _Stop:
+    """Asks the server to stop. The end of the pipe and our own SIGTERM are one wish, though they come together."""
+
+    def __init__(self, child: subprocess.Popen[bytes], signum: int) -> None:
+        self._child, self._signum, self._asked = child, signum, threading.Lock()
+
+    def once(self) -> None:
+        if self._asked.acquire(blocking=False):  # a lock, for two threads may come; nobody ever releases it
+            self.again()
+
+    def again(self) -> None:
+        self._child.send_signal(self._signum)
+
+
+def _stop_when_abandoned(
+    child: subprocess.Popen[bytes], stop: _Stop, orders: Mapping[str, Any], abandoned: threading.Event
+) -> None:
     """Wait until the parent lets go of the pipe or is gone, then end the child, by SIGKILL after its grace."""
     while os.getppid() == orders["parent"]:
         readable, _, _ = select.select([0], [], [], PARENT_CHECK_S)
         if readable and not os.read(0, 1):
             break
     abandoned.set()
-    child.send_signal(orders["stop"])
+    stop.once()
     try:
         child.wait(orders["grace_s"])
     except subprocess.TimeoutExpired:
@@ -141,9 +163,11 @@ def main(orders: Mapping[str, Any]) -> int:
         preexec_fn=_signal_on_parents_death(orders["stop"]),
         **as_other,
     )
-    signal.signal(signal.SIGTERM, lambda *_: child.send_signal(orders["stop"]))
+    stop = _Stop(child, orders["stop"])
+    signal.signal(signal.SIGTERM, lambda *_: stop.once())
+    signal.signal(ASK_AGAIN, lambda *_: stop.again())
     abandoned = threading.Event()
-    threading.Thread(target=_stop_when_abandoned, args=(child, orders, abandoned), daemon=True).start()
+    threading.Thread(target=_stop_when_abandoned, args=(child, stop, orders, abandoned), daemon=True).start()
     status = child.wait()
     for path in orders["remove"] if abandoned.is_set() else ():  # else the log may still be wanted
         shutil.rmtree(path, ignore_errors=True)

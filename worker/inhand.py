@@ -65,10 +65,10 @@ class InHand:
         with self._changed:
             return name in self._names
 
-    def wait_for_claims(self, limit_s: float) -> None:
-        """Until no thread is claiming any more, or the limit is over."""
+    def wait_for_claims(self, limit_s: float) -> bool:
+        """Until no thread is claiming any more; False: the limit was over before."""
         with self._changed:
-            self._changed.wait_for(lambda: self._claims == 0, limit_s)
+            return self._changed.wait_for(lambda: self._claims == 0, limit_s)
 
     def _drop(self, names: Iterable[Name]) -> None:
         for name in names:

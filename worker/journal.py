@@ -216,6 +216,11 @@ def worker_stopping(worker: UUID, *, calls: int) -> None:
     _log.info("worker_stopping", worker=str(worker), calls=calls)
 
 
+def worker_hurried(worker: UUID, *, calls: int) -> None:
+    """It was asked to stop a second time: it waits for no call any longer."""
+    _log.warning("worker_hurried", worker=str(worker), calls=calls)
+
+
 def worker_stopped(worker: UUID) -> None:
     """It has handed over."""
     _log.info("worker_stopped", worker=str(worker))

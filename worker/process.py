@@ -137,6 +137,10 @@ class Process:
         self.witness.close()
         self.ledger.dispose()
 
+    def hurry(self) -> None:
+        """Have `stop` wait for nobody; may be called by a signal's handler."""
+        self.engine.hurry()
+
     def take_on(self, turns: Sequence[Sequence[Any]]) -> int:
         """A bundle has come out of the broker."""
         return self.engine.take_on([(UUID(lane), fence, slots) for lane, fence, slots in turns])

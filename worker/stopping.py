@@ -22,10 +22,11 @@ class Stopping(Exception):
 
 
 class Stop:
-    """Whether somebody has asked; ``signum`` says how."""
+    """Whether somebody has asked; ``signum`` says how, the first time, and ``times`` how often."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self.times = 0
 
     def check(self) -> None:
         """Raise `Stopping` if somebody has asked."""
@@ -56,6 +57,7 @@ def stoppable() -> Iterator[Stop]:
 
     def note(signum: int, _frame: object) -> None:
         stop.signum = stop.signum or signum
+        stop.times += 1
 
     before = {signum: signal.signal(signum, note) for signum in SIGNALS}
     try:

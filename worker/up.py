@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +57,7 @@ def up(
             broker_url = _servers(settings, running, say)
             stop.check()
             given = _environ(settings, environ, broker_url)
-            children = running.enter_context(_Children(settings.grace_s))
+            children = running.enter_context(_Children(settings.grace_s, stop))
             events = ["-E"] if flower else []
             for number in range(1, workers + 1):
                 argv = worker_argv("-l", settings.log_level, "-n", f"sendq{number}@%h", *events)
@@ -68,9 +68,9 @@ def up(
                 children.start("flower", celery_argv("flower", *where), without)
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
-            failed = children.watch(stop, say)
+            failed = children.watch(say)
         except Stopping:
-            say("stopping: calls on the wire are finished first")
+            say("stopping: calls on the wire are finished first; once more, and nobody waits for them")
             failed = False
     say("stopped")
     if failed:
@@ -114,8 +114,8 @@ class _Child(NamedTuple):
 class _Children:
     """The processes that were started, under names for people."""
 
-    def __init__(self, grace_s: float) -> None:
-        self._grace_s = grace_s
+    def __init__(self, grace_s: float, stop: Stop) -> None:
+        self._grace_s, self._stop = grace_s, stop
         self._running: dict[str, _Child] = {}
         self._outputs = ExitStack()
 
@@ -124,18 +124,26 @@ class _Children:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ask all at once, then wait for all."""
-        with self._outputs, ThreadPoolExecutor(max(1, len(self._running))) as stopping:
-            list(stopping.map(lambda child: child.process.stop(), self._running.values()))
+        """Ask all at once, then wait for all; who asks us again while we do asks them again."""
+        children = [child.process for child in self._running.values()]
+        asked = self._stop.times
+        with self._outputs, ThreadPoolExecutor(max(1, len(children))) as stopping:
+            unfinished = {stopping.submit(child.stop) for child in children}
+            while unfinished:
+                unfinished = wait(unfinished, timeout=LOOK_S).not_done
+                if self._stop.times > asked:
+                    asked = self._stop.times
+                    for child in children:
+                        child.hurry()
 
     def start(self, name: str, argv: list[str], environ: Mapping[str, str]) -> None:
         child = start_child(argv, log=self._log, environ=environ, grace_s=self._grace_s)
         self._running[name] = _Child(child, argv, environ, time.monotonic())
 
-    def watch(self, stop: Stop, say: Callable[[str], None]) -> bool:
+    def watch(self, say: Callable[[str], None]) -> bool:
         """Start again who ends; True when one cannot run at all. Raises `Stopping`."""
         while True:
-            stop.wait(LOOK_S)
+            self._stop.wait(LOOK_S)
             for name, child in list(self._running.items()):
                 if not child.process.ended():
                     continue

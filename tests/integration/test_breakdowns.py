@@ -136,6 +136,50 @@ class TestStopping:
         assert_each_went_once(system, [job])
 
 
+class TestStoppingInAHurry:
+    def slow(self, system: System) -> list[str]:
+        """Ten lanes: the calls of five hang on the wire, the others wait for room."""
+        system.api.will(Fault.hang(accepted=True), times=5)
+        system.prove()
+        jobs = send(system, 10)
+        eventually(lambda: len(system.api.requests) >= 5, "calls on the wire")
+        return jobs
+
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    def test_a_second_signal_waits_for_no_call_and_loses_none(self, system: System, signum: signal.Signals) -> None:
+        worker = system.start_worker(SENDQ_CONCURRENCY="5")
+        jobs = self.slow(system)
+        worker.process.send_signal(signum)
+        eventually(lambda: "worker_stopping" in worker.said(), "the first signal")
+        assert worker.process.poll() is None, "it waits for its calls"
+        asked_again = time.monotonic()
+        worker.process.send_signal(signum)
+        assert worker.process.wait(10) == 0
+        assert time.monotonic() - asked_again < 5.0
+        self.assert_handed_over(system, jobs)
+
+    def test_sigquit_does_so_at_once(self, system: System) -> None:
+        worker = system.start_worker(SENDQ_CONCURRENCY="5")
+        jobs = self.slow(system)
+        worker.process.send_signal(signal.SIGQUIT)
+        assert worker.process.wait(10) == 0
+        self.assert_handed_over(system, jobs)
+
+    def assert_handed_over(self, system: System, jobs: list[str]) -> None:
+        assert system.count(schema.worker) == 0
+        assert system.scalar("SELECT count(*) FROM sendq_lane WHERE turn IS NOT NULL") == 0
+        assert system.states() == {State.QUEUED: 10}
+        unknown = [job for job in jobs if system.queue.job(job).trail]
+        assert len(unknown) >= len(system.api.requests)
+        assert {attempt.rule for job in unknown for attempt in system.queue.job(job).trail} == {"worker_stopped"}
+        assert system.scalar("SELECT max(deaths) FROM sendq_job") == 0
+        began = time.monotonic()
+        system.start_worker()
+        system.wait_for(State.SENT, 10)
+        assert time.monotonic() - began < 16
+        assert_each_went_once(system, jobs)
+
+
 class TestOneTiredAccount:
     def test_lanes_that_hang_do_not_keep_the_others_waiting(self, system: System) -> None:
         system.api.behaviour.latency = 0.0

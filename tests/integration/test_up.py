@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sendq import SendQueue
-from sendq.simulator import Simulator
+from sendq.simulator import Fault, Simulator
 from sendq.vault import new_key
 from tests.support.ledger import MESSAGE
 from tests.support.processes import running, wait_until
@@ -55,6 +56,31 @@ class TestUp:
             assert "Traceback" not in up.stderr
             assert up.stderr.endswith("sendq: stopped\n")
             assert up.alive() == []
+
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_asked_once_it_waits_for_a_call_and_asked_again_it_does_not(
+        self, tmp: Path, nylas: Simulator, times: int
+    ) -> None:
+        home = tmp / "home"
+        nylas.will(Fault.slow(20) if times == 2 else Fault.slow(2))
+        environ = api(nylas) | {"SENDQ_HOME": str(home), "SENDQ_GRACE_S": "30"}
+        with running(["up"], tmp, **environ) as up:
+            wait_until(lambda: "ready." in up.stderr, "a worker")
+            queue = SendQueue(f"sqlite:///{home}/sendq.db")
+            job = queue.send("grant", MESSAGE).id
+            nylas.wait_for(lambda sim: len(sim.requests) == 1, timeout=30)
+            up.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: "worker_stopping" in up.stderr, "the first signal")
+            began = time.monotonic()
+            if times == 2:
+                up.process.send_signal(signal.SIGTERM)
+            assert up.process.wait(25) == 0
+            assert time.monotonic() - began < 15
+            assert [attempt.rule for attempt in queue.job(job).trail] == (
+                ["accepted"] if times == 1 else ["worker_stopped"]
+            )
+            assert up.alive() == []
+            queue.close()
 
     def test_a_worker_that_cannot_run_ends_it_with_status_1(self, tmp: Path, nylas: Simulator) -> None:
         (tmp / "celery.py").write_text("raise SystemExit(3)\n")  # found before the real one
