@@ -17,7 +17,6 @@ COPY tasks tasks
 COPY worker worker
 COPY settings settings
 COPY flowerconfig.py flowerconfig.py
-COPY deploy/worker_health.py deploy/worker_health.py
 # PYTHONPATH: the `celery` script does not look into the working directory by itself.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
         "REDIS_URL",
     )
     home: AbsolutePath = setting(HOME, "the directory of the embedded ledger and broker")
+    run_dir: AbsolutePath | None = setting(
+        None, "where workers keep their pulse for `sendq health --live` (default: a directory of this user in TMPDIR)"
+    )
 
     # What is kept, in which form and for how long.
     encryption_keys: EncryptionKeys | None = setting(

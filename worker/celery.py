@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -65,7 +66,7 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
         start_sentry(settings)
         try:
             settings.require_keys()
-            self.process = Process(settings, publish, Events(parent))
+            self.process = Process(settings, publish, Events(parent), consumes=partial(_consumes, parent))
             self.process.start()
         except (SettingsError, SendqError) as error:
             print(f"sendq: {error}", file=sys.stderr)  # noqa: T201
@@ -86,6 +87,14 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.process is not None:
             self.process.hurry()
         self.stop(parent)
+
+
+def _consumes(worker: Any) -> bool:
+    """Whether Celery's consumer has a connection to the broker, and reads our queue."""
+    consumer = getattr(worker, "consumer", None)
+    connection = getattr(consumer, "connection", None)
+    return bool(consumer and consumer.blueprint.state == bootsteps.RUN and consumer.task_consumer and connection
+                and connection.connected)  # fmt: skip
 
 
 def _mind_signals(process: Process) -> None:

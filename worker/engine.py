@@ -69,6 +69,9 @@ LOOK_S = 0.25
 # Between the last moment for calls and the end of the grace time: to record what is unfinished.
 LAST_WORDS_S = 3.0
 
+# Between two ticks: to whom it matters that the loop turns.
+TICK_S = 1.0
+
 # While it stops, it looks this often whether somebody lost patience: a signal's handler can do no more than note it.
 PATIENCE_S = 0.1
 
@@ -107,6 +110,7 @@ class Engine:
         self.slots = Slots(settings.concurrency, slow_each=settings.slow_calls)
         self.lease = Lease(settings.stale_after_s - LEASE_MARGIN_S, time.monotonic, now)
         self.client: NylasClient  # made on the loop, where its connections live
+        self.ticks: list[Callable[[], None]] = []  # called on the loop every second; before `start` alone to be changed
         self._ledger = ledger
         self._endpoints = Endpoints(settings)
         self._recorder = Recorder(ledger, now=now, told=told, vault=settings.vault)
@@ -165,6 +169,11 @@ class Engine:
         their keys. May be called by a signal's handler, before or while `stop` runs."""
         self._hurried = True
 
+    @property
+    def stopping(self) -> bool:
+        """Whether it takes on no more."""
+        return self._stopping
+
     def _wait(self, step: Callable[[float], bool], until: float) -> bool:
         """Wait for a step, which takes a limit and says whether it is done; False: too late, or in a hurry."""
         while not self._hurried and (left := until - time.monotonic()) > 0:
@@ -199,6 +208,7 @@ class Engine:
     def _run_loop(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.create_task(self._beat_for_ever())
+        self._loop.create_task(self._tick_for_ever())
         self._loop.run_forever()
         self._loop.run_until_complete(self._close())
         self._loop.close()
@@ -231,6 +241,15 @@ class Engine:
             except Exception:  # without beats this process would take turns from the broker and give them back for ever
                 journal.bug("beat")
             await asyncio.sleep(self.settings.beat_interval_s)
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            for tick in self.ticks:
+                try:
+                    tick()
+                except Exception:
+                    journal.bug("tick")
+            await asyncio.sleep(TICK_S)
 
     async def _beat(self) -> None:
         """Ordered by the loop, written by a thread: a loop that hangs beats no more."""

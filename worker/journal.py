@@ -246,6 +246,11 @@ def clock_behind(worker: UUID, *, behind_s: float) -> None:
     _log.error("clock_behind", worker=str(worker), behind_s=round(behind_s))
 
 
+def no_pulse(error: BaseException) -> None:
+    """The probes of `sendq health` will not find this worker."""
+    _log.warning("no_pulse", error=type(error).__name__)
+
+
 def no_process(error: BaseException) -> None:
     """A job that must run alone waits: this machine can start no process now."""
     _log.error("no_process", error=str(error))

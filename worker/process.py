@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ from worker.dispatcher import Dispatcher, Publish
 from worker.engine import Engine
 from worker.exporter import Exporter
 from worker.keeper import Keeper
+from worker.pulse import Pulse, run_directory
 from worker.reconciler import Reconciler
 from worker.reporter import Reporter
 from worker.rescuer import Rescuer
@@ -47,7 +49,8 @@ TASK_ID_MOST = 64
 class Process:
     """Everything of sendq's in one worker process. Made in the process that runs it: after any fork."""
 
-    def __init__(self, settings: Settings, publish: Publish, events: Any) -> None:
+    def __init__(self, settings: Settings, publish: Publish, events: Any, *, consumes: Callable[[], bool]) -> None:
+        """``consumes``: whether this process reads from the broker just now."""
         self._settings = settings
         self.ledger = open_ledger(settings)
         self.queue = SendQueue(self.ledger, metadata_key=settings.metadata_key, vault=settings.vault)
@@ -64,6 +67,9 @@ class Process:
             now=clock.now,
         )
         self.reporter = Reporter(events, in_flight=lambda: self.engine.calls)
+        self._consumes = consumes
+        self._pulse = Pulse(settings.run_dir or run_directory(os.environ))
+        self.engine.ticks.append(lambda: self._pulse.beat(self._obstacles()))
         self.bell = bell_of(self.ledger)
         self.witness = Witness(settings.broker_url.get_secret_value())
         self.dispatcher = Dispatcher(
@@ -110,6 +116,10 @@ class Process:
         migrate.require(self.ledger)
         if self.exporter is not None:
             self.exporter.start()
+        try:
+            self._pulse.open()
+        except OSError as error:
+            journal.no_pulse(error)
         self.engine.start()
         self.reporter.start()
         self.dispatcher.start()
@@ -130,12 +140,22 @@ class Process:
         self.keeper.stop(limit_s=2.0)
         self.reconciler.stop(limit_s=2.0)
         self.engine.stop()
+        self._pulse.close()
         self.reporter.stop(limit_s=1.0)
         if self.exporter is not None:
             self.exporter.stop()
         self.bell.close()
         self.witness.close()
         self.ledger.dispose()
+
+    def _obstacles(self) -> list[str]:
+        """What keeps this process from taking on work, in a word each."""
+        obstacles = {
+            "stopping": self.engine.stopping,
+            "no lease: the ledger is away": not self.engine.lease.holds(),
+            "no broker": not self._consumes(),
+        }
+        return [words for words, holds in obstacles.items() if holds]
 
     def hurry(self) -> None:
         """Have `stop` wait for nobody; may be called by a signal's handler."""

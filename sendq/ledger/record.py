@@ -169,7 +169,7 @@ def record(connection: Connection, group: Group, *, now: Micros, vault: Vault = 
             changes.setdefault(shrink.lane_id, {})["turn_slots"] = shrink.slots
     for end in group.ends:
         if end.lane_id in open_turns and lanes[end.lane_id].fence == end.fence:
-            _end(lanes[end.lane_id], end, changes.setdefault(end.lane_id, {}))
+            _end(lanes[end.lane_id], end, changes.setdefault(end.lane_id, {}), now=now)
     for (application, provider), begun_at in sorted(group.proven.items()):
         ramp = prove(connection, application, provider, begun_at=begun_at, now=now)
         recorded.ramps[application, provider] = ramp
@@ -179,11 +179,11 @@ def record(connection: Connection, group: Group, *, now: Micros, vault: Vault = 
     return recorded
 
 
-def _end(lane: Row[Any], end: End, change: dict[str, Any]) -> None:
+def _end(lane: Row[Any], end: End, change: dict[str, Any], *, now: Micros) -> None:
     ramp = min(end.ramp, lane.width)
     if lane.held_since is not None and lane.held_since >= lane.turn_at:
         ramp = min(ramp, lane.ramp)
-    change.update(CLOSED_TURN, ready_at=end.ready_at)
+    change.update(CLOSED_TURN, ready_at=end.ready_at, served_at=now)
     if end.used is not None:
         change["used"] = end.used
     if lane.stretch and end.successes:

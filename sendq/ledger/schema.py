@@ -251,6 +251,7 @@ lane = Table(
     Column("turn_at", BigInteger),
     Column("turn_worker", Uuid),
     Column("turn_slots", SmallInteger, nullable=False, server_default="0"),  # calls at once that it may make
+    Column("served_at", BigInteger),  # when a worker last committed the end of one
     # Pace.
     Column("width", SmallInteger, nullable=False),  # calls at once when all is well
     Column("ramp", SmallInteger, nullable=False),  # calls at once now: 1, 2, 4 … width after a hold

@@ -117,6 +117,7 @@ class System:
             "SENDQ_POLICY_FILE": str(self.policy),
             "SENDQ_PACES": UNPACED,
             "SENDQ_ASK_PROVIDERS": "false",
+            "SENDQ_RUN_DIR": str(self.directory / "run"),
             **settings,
         }
 

@@ -2,6 +2,6 @@
 
 `main` ties it together, `output` is how it speaks, `given` how people put durations and times, `door` how it comes to
 settings and ledger; the commands stand in `reading` (what is going on), `acting` (change something), `holding` (leave
-something alone), `reviving` (dead letters), `policies` (what would happen) and `running` (processes).
+something alone), `reviving` (dead letters), `policies` (what would happen) `running` (processes) and `health`.
 Command modules import what they need inside the command: ``--help`` and ``explain`` answer at once.
 """

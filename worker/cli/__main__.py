@@ -5,7 +5,15 @@ import signal
 # Until `main` takes over nothing has been started, so a Ctrl-C may simply end us, without the traceback of an import.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+PROBES = {"--live", "--ready", "--json"}
+
 import sys  # noqa: E402
+
+if sys.argv[1:2] == ["health"] and {"--live", "--ready"} & set(sys.argv) and set(sys.argv[2:]) <= PROBES:
+    # Asked every few seconds by whoever watches a container: not worth the import of a command line.
+    from worker.pulse import main as probe
+
+    sys.exit(probe(sys.argv[2:]))
 
 from worker.cli.main import main  # noqa: E402
 

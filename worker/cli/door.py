@@ -34,7 +34,7 @@ def open_queue() -> Iterator[SendQueue]:
     from sendq.ledger.engine import open_engine
 
     settings = load_settings()
-    queue = SendQueue(open_engine(_url(settings)), metadata_key=settings.metadata_key, vault=settings.vault)
+    queue = SendQueue(open_engine(ledger_address(settings)), metadata_key=settings.metadata_key, vault=settings.vault)
     try:
         yield queue
     finally:
@@ -62,7 +62,7 @@ def ledger_engine() -> Iterator[Engine]:
     from sendq.ledger import migrate
     from sendq.ledger.engine import open_engine
 
-    engine = open_engine(_url(load_settings()))
+    engine = open_engine(ledger_address(load_settings()))
     try:
         migrate.require(engine)
         yield engine
@@ -70,7 +70,8 @@ def ledger_engine() -> Iterator[Engine]:
         engine.dispose()
 
 
-def _url(settings: Settings) -> str:
+def ledger_address(settings: Settings) -> str:
+    """The configured ledger's URL, with a limit for connecting. Raises `LedgerUnavailable` as `open_queue` does."""
     from sqlalchemy import make_url
 
     from sendq.errors import LedgerUnavailable

@@ -14,6 +14,7 @@ from worker.cli import (
     batching,
     doubting,
     forgetting,
+    health,
     holding,
     policies,
     reading,
@@ -56,6 +57,7 @@ def sendq() -> None:
 
 for module in (
     running,
+    health,
     reading,
     batching,
     acting,

@@ -318,6 +318,7 @@ def upgrade() -> None:
         sa.Column("turn_at", sa.BigInteger(), nullable=True),
         sa.Column("turn_worker", sa.Uuid(), nullable=True),
         sa.Column("turn_slots", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("served_at", sa.BigInteger(), nullable=True),
         sa.Column("width", sa.SmallInteger(), nullable=False),
         sa.Column("ramp", sa.SmallInteger(), nullable=False),
         sa.Column("pace", sa.Text(), nullable=True),
