@@ -15,6 +15,16 @@ KEY_MAX_AGE: Micros = 45 * 60 * SECOND
 # key's end has room for it beside a request's longest time.
 CLOCK_TOLERANCE: Micros = 5 * 60 * SECOND
 
+# What this version can carry out. Any other was enqueued by a newer one, and is left to its workers.
+OPERATIONS = frozenset({"send", "modify", "delete", "list"})
+FORMS = frozenset({None, "json", "multipart", "mime"})
+
+
+def repeatable(operation: str) -> bool:
+    """Whether doing it twice is as good as once. Of what this version does not know, the worst is believed."""
+    return operation in OPERATIONS and operation != "send"
+
+
 # So many workers may die while a job is begun, by whatever cause; from then on it runs alone in a process of its own. A
 # death there is counted on top of these, and only that makes it poison.
 DEATHS_TOLERATED = 2
@@ -51,8 +61,8 @@ def objection(job: Startable, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE)
     never went out. Poison is not tried again.
     """
     if job.deaths > DEATHS_TOLERATED:
-        return Event.DOUBT if job.operation == "send" and job.doubt_at is not None else Event.GIVE_UP
-    if job.operation == "send" and job.doubt_at is not None:
+        return Event.GIVE_UP if repeatable(job.operation) or job.doubt_at is None else Event.DOUBT
+    if not repeatable(job.operation) and job.doubt_at is not None:
         if job.key_at is None or not -CLOCK_TOLERANCE <= now - job.key_at < key_max_age:
             return Event.DOUBT
         if job.expires_at is not None and now >= job.expires_at:

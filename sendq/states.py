@@ -22,6 +22,15 @@ class State(StrEnum):
     CANCELLED = "cancelled"  #  withdrawn before it went out              nobody
     EXPIRED = "expired"  #      its time was over before it went out      nobody
 
+    @classmethod
+    def _missing_(cls, value: object) -> State | None:
+        """A state that a newer version wrote: shown as it is, with no moves. Who understands it moves it on."""
+        if not isinstance(value, str):
+            return None
+        foreign = str.__new__(cls, value)
+        foreign._name_, foreign._value_ = value.upper(), value
+        return foreign
+
 
 class Event(StrEnum):
     """What can happen to a job."""

@@ -15,7 +15,7 @@ from sendq.ledger.sealed import NO_KEY
 from sendq.ledger.standing import SHUT
 from sendq.pace import call_of, read
 from sendq.reconcile import Seen
-from sendq.states import State
+from sendq.states import MOVES, State
 from sendq.views import Why
 
 _ENDED = {
@@ -57,6 +57,8 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
         return _in_doubt(around, now=now)
     if state is State.SENDING:
         return _why(job, "on_the_wire", "a worker is making the call now")
+    if state not in MOVES:
+        return _why(job, "foreign", "a newer version of sendq has it in hand; ask with that version")
     if around.shut_at is not None:
         return _why(job, "shut", SHUT)
     if around.lane is not None and around.lane.closed_at is not None:

@@ -28,9 +28,9 @@ from settings.logs import start_logs
 from settings.sentry import start_sentry
 from settings.values import mask
 from worker import journal
-from worker.process import Process, as_message
+from worker.process import BUNDLE, Process, as_message
+from worker.strangers import Strangers
 
-BUNDLE = "sendq.bundle"
 ENQUEUE = "sendq.enqueue"
 
 # Before a message that the ledger could not take goes back to its queue, and round again.
@@ -60,6 +60,7 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self.process: Process | None = None
+        self.strangers = Strangers(app)
 
     def start(self, parent: Any) -> None:
         start_logs(settings)
@@ -71,11 +72,13 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
         except (SettingsError, SendqError) as error:
             print(f"sendq: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from None
+        self.strangers.start()
         running.append(self.process)
         _mind_signals(self.process)
 
     def stop(self, parent: Any) -> None:
         if self.process is not None:
+            self.strangers.stop(limit_s=0)
             # Meanwhile, what the pool's threads still hold is given back.
             self.process.stop()
             running.remove(self.process)
@@ -180,14 +183,14 @@ def stats(state: Any, **_: Any) -> dict[str, Any]:
 
 
 @app.task(name=BUNDLE, bind=True, send_events=False, ignore_result=True)  # type: ignore[untyped-decorator]
-def take_on(_task: Task, turns: list[list[Any]]) -> None:
-    """Carry out a bundle of turns; returns as soon as they are on their way."""
+def take_on(_task: Task, turns: object = None, *_more: object, **_named: object) -> None:
+    """Carry out a bundle of turns; returns as soon as they are on their way. More arguments are a newer version's."""
     if not running:
         return
     try:
         running[0].take_on(turns)
     except Exception as error:  # Celery would log its words. The turns come back: nobody claimed them, or as strays
-        journal.not_taken_on(error, turns=len(turns))
+        journal.not_taken_on(error, turns=len(turns) if isinstance(turns, list) else 0)
 
 
 @app.task(name=ENQUEUE, bind=True, send_events=False, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator]

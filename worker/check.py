@@ -172,6 +172,8 @@ def _schema_item(engine: Engine) -> CheckItem:
     schema = migrate.state(engine)
     if schema.status == "ok":
         return CheckItem("ledger schema", "ok", f"at {schema.wanted}")
+    if schema.status == "ahead":
+        return CheckItem("ledger schema", "ok", f"at {schema.found}, which adds to {schema.wanted} of this code")
     says = "is not there" if schema.status == "missing" else f"is {schema.found}, {schema.status} than this code"
     return CheckItem("ledger schema", "fail", says, SCHEMA_REMEDY[schema.status])
 

@@ -333,6 +333,8 @@ class Engine:
                     self._give_back(names)
                     return 0
                 claimed = self._claim(names)
+                for operation in {operation for one in claimed for operation in one.foreign}:
+                    journal.foreign("operation", operation)
                 self._in_hand.keep((one.lane.id, one.lane.fence) for one in claimed)
                 self._loop.call_soon_threadsafe(self._begin, claimed)
             taken = sum(one.slots for one in claimed)

@@ -19,6 +19,9 @@ from sendq.states import Event
 _log = structlog.get_logger("sendq")
 _level = logging.getLogger("sendq")
 
+_foreign: set[tuple[str, str]] = set()
+FOREIGN_MOST = 100  # names come from outside: this many are remembered, and said
+
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
@@ -244,6 +247,13 @@ def unreadable(key_name: str, *, jobs: int) -> None:
 def clock_behind(worker: UUID, *, behind_s: float) -> None:
     """The clock runs behind the highest time seen: no idempotency key is trusted until it has caught up."""
     _log.error("clock_behind", worker=str(worker), behind_s=round(behind_s))
+
+
+def foreign(what: str, name: str) -> None:
+    """Something of a newer version (a message, an operation, a schema), left to its workers. Said once by a process."""
+    if (what, name) not in _foreign and len(_foreign) < FOREIGN_MOST:
+        _foreign.add((what, name))
+        _log.warning("foreign", what=what, name=name[:80])
 
 
 def no_pulse(error: BaseException) -> None:

@@ -38,6 +38,8 @@ from worker.traces import Traces
 from worker.uploads import READERS
 from worker.witness import Witness
 
+BUNDLE = "sendq.bundle"  # the task whose messages carry bundles
+
 # Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, checker,
 # reconciler, keeper, deliverer; those that read files.
 OTHER_CONNECTIONS = 9 + READERS
@@ -113,7 +115,9 @@ class Process:
 
     def start(self) -> None:
         """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
-        migrate.require(self.ledger)
+        schema = migrate.require(self.ledger)
+        if schema.status == "ahead":
+            journal.foreign("schema", str(schema.found))
         if self.exporter is not None:
             self.exporter.start()
         try:
@@ -161,9 +165,12 @@ class Process:
         """Have `stop` wait for nobody; may be called by a signal's handler."""
         self.engine.hurry()
 
-    def take_on(self, turns: Sequence[Sequence[Any]]) -> int:
-        """A bundle has come out of the broker."""
-        return self.engine.take_on([(UUID(lane), fence, slots) for lane, fence, slots in turns])
+    def take_on(self, turns: object) -> int:
+        """A bundle has come out of the broker. What cannot be read of it is left: unclaimed, it is offered again."""
+        readable, all_of_it = from_message(turns)
+        if not all_of_it:
+            journal.foreign("message", BUNDLE)
+        return self.engine.take_on(readable) if readable else 0
 
     def enqueue(self, task: str, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> SendqError | None:
         """Another application enqueues by name; gives the error that passes by itself, if there was one.
@@ -224,6 +231,23 @@ class Process:
 def as_message(turns: Sequence[Turn]) -> list[list[Any]]:
     """A bundle as it goes through the broker: ids and numbers alone."""
     return [[turn.lane_id.hex, turn.fence, turn.slots] for turn in turns]
+
+
+def from_message(turns: object) -> tuple[list[tuple[UUID, int, int]], bool]:
+    """The turns of a bundle (lane, fence, slots), and whether that is all of it.
+
+    Fields are only ever appended: a turn with more of them than this version knows is as good as any.
+    """
+    if not isinstance(turns, list):
+        return [], False
+    readable = []
+    for turn in turns:
+        try:
+            lane, fence, slots, *_ = turn
+            readable.append((UUID(lane), int(fence), max(1, int(slots))))
+        except (TypeError, ValueError, AttributeError):
+            continue
+    return readable, len(readable) == len(turns)
 
 
 def policy_of(settings: Settings) -> Policy:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, select
 from sendq.clock import Micros
 from sendq.ledger import outcomes, schema
 from sendq.ledger.bulk import insert_rows, update_rows
+from sendq.preflight import repeatable
 from sendq.states import FINAL, MOVES, Event, State
 
 # What can change in a job after it was enqueued.
@@ -64,7 +65,7 @@ def end_waiting(
 
 def withdrawal(operation: str, *, may_have_gone_out: bool) -> Event:
     """What a cancel means for a job that is not tried any more: "cancelled" would be untrue of a mail that is out."""
-    return Event.DOUBT if operation == "send" and may_have_gone_out else Event.CANCEL
+    return Event.DOUBT if may_have_gone_out and not repeatable(operation) else Event.CANCEL
 
 
 def store_changes(

@@ -5,6 +5,12 @@ own (``sendq_version``), so that they live beside an application's Alembic in on
 transaction: the tables and the version are there together or not at all, on SQLite too. Whoever comes second waits
 for the first and then finds nothing left to do, so any number of processes may migrate as they start.
 
+Two versions work side by side on one ledger while a deployment lasts, so most revisions only *add*: tables, indexes
+that are not unique, columns that are nullable or have a default. Such a one is a step behind the dot (``0001`` →
+``0001.1``), and code of any step works with a ledger of any later step of the same number: it names every column that
+it reads or writes. Whatever else changes counts up the number itself (``0002``), and code that does not know it refuses
+the ledger. A deployment migrates first, then replaces its processes.
+
 Alembic keeps its context in module globals: one upgrade at a time in a process (a lock sees to it), and none from
 inside another Alembic's ``env.py`` or revision.
 """
@@ -37,7 +43,7 @@ COMMAND = "python -m sendq migrate"
 # go with the commit, and PgBouncer in transaction mode may stand in between.
 LOCK = 0x73656E6471
 
-Status = Literal["ok", "missing", "older", "newer"]
+Status = Literal["ok", "missing", "older", "ahead", "newer"]
 
 _scripts = Path(__file__).parent / "migrations"
 _version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32)))
@@ -49,7 +55,8 @@ class SchemaState:
     """How the schema of a database stands to this code.
 
     ``found`` is the revision of the database (None: sendq was never migrated there), ``wanted`` the last one that this
-    code knows. ``newer`` means that the database is at a revision that this code does not know.
+    code knows. ``newer`` means that the database is at a revision that this code does not know, ``ahead`` that it is
+    so by additions alone, which this code need not know.
     """
 
     found: str | None
@@ -144,13 +151,13 @@ def state(database: Engine | Connection) -> SchemaState:
     return SchemaState(found, wanted(), _status(found))
 
 
-def require(database: Engine | Connection) -> None:
-    """Refuse a database whose schema is not the one this code was written for.
+def require(database: Engine | Connection) -> SchemaState:
+    """Refuse a database whose schema this code cannot work with; gives how it stands (``ok`` or ``ahead``).
 
     With asyncio: ``await connection.run_sync(require)``.
 
     Raises:
-        SchemaMismatch: it is missing, older or newer; the message names the remedy.
+        SchemaMismatch: it is missing, older, or newer by more than additions; the message names the remedy.
         LedgerUnavailable: the database cannot be reached.
     """
     seen = state(database)
@@ -159,6 +166,7 @@ def require(database: Engine | Connection) -> None:
     if seen.status == "older":
         raise SchemaMismatch(f"the ledger's schema is {seen.found}, this code needs {seen.wanted}; run: {COMMAND}")
     _refuse_newer(seen.found)
+    return seen
 
 
 def wanted() -> str:
@@ -198,6 +206,8 @@ def _upgrade(connection: Connection, to: str) -> Upgrade:
     _lock(connection)
     before = _found(connection)
     _refuse_newer(before)
+    if _status(before) == "ahead":
+        return Upgrade(before, before, ())
     applied: list[str] = []
 
     def note(step: Any, **_: Any) -> None:
@@ -232,7 +242,9 @@ def _status(found: str | None) -> Status:
         return "missing"
     if found == wanted():
         return "ok"
-    return "older" if found in _known() else "newer"
+    if found in _known():
+        return "older"
+    return "ahead" if found.partition(".")[0] == wanted().partition(".")[0] else "newer"
 
 
 def _refuse_newer(found: str | None) -> None:

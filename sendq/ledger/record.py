@@ -220,7 +220,7 @@ def _apply_outcomes(
             recorded.late.append(outcome)
             if job.state == State.SENT and _is_of_another_generation(job, outcome):
                 recorded.sent_twice.append(outcome)
-        if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES[State(job.state)]):
+        if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
             row = rows[job.id] = _after(job, outcome, now=now)
             if row["state"] == State.QUEUED:
                 lower_in(changes, lanes[outcome.lane_id], job.priority, row["next_at"])

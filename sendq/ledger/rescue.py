@@ -22,7 +22,7 @@ from sendq.ledger.lanes import CLOSED_TURN, lock, lower_in, settle
 from sendq.ledger.turns import give_back
 from sendq.ledger.workers import deregister
 from sendq.pace import pacer_of
-from sendq.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, KEY_MAX_AGE, objection
+from sendq.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, KEY_MAX_AGE, objection, repeatable
 from sendq.states import FINAL, MOVES, Event, State
 
 DIED = "worker_died"
@@ -195,7 +195,7 @@ def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:
     if job.cancel_at is not None:
         return withdrawal(job.operation, may_have_gone_out=True)
     young = job.key_at is not None and -CLOCK_TOLERANCE <= now - job.key_at < key_max_age
-    return Event.DOUBT if job.operation == "send" and not young else Event.RETURN
+    return Event.DOUBT if not young and not repeatable(job.operation) else Event.RETURN
 
 
 def take_back_unclaimed(

@@ -39,7 +39,7 @@ from sendq.ledger.lanes import CLOSED_TURN, lock, settle
 from sendq.ledger.sealed import hold_stuck, open_jobs
 from sendq.ledger.standing import Standing
 from sendq.pace import Pacer, call_of, pacer_of
-from sendq.preflight import KEY_MAX_AGE, objection
+from sendq.preflight import FORMS, KEY_MAX_AGE, OPERATIONS, objection
 from sendq.states import Event
 from sendq.vault import Vault
 
@@ -51,6 +51,9 @@ TURN_TIME = 2 * SECOND
 
 # A job that must wait for an earlier one of the same object, which is itself not in sight, is looked at again then.
 BEHIND_RECHECK = 1 * SECOND
+
+# A job that this version cannot carry out is out of the way for this long. Whoever claims its lane then may be able to.
+FOREIGN_RECHECK = 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Claimed:
     pacer: Pacer  # of its lane, with the begun jobs charged
     starts: Mapping[UUID, Micros]  # when each of the begun jobs may start
     streak: int = 0  # holds of its pair or application since the last success of the pair
+    foreign: frozenset[str] = frozenset()  # operations of a newer version, whose jobs were left to its workers
 
 
 def slots_of(lane: Row[Any], jobs: Sequence[Waiting], pacer: Pacer, *, now: Micros) -> int:
@@ -102,7 +106,7 @@ def claim(
     found, streaks = _around(connection, {row.application for row in ours.values()})
     if not is_whole(found):
         return []
-    loaded = _load(connection, ours, now=now, jobs_each=jobs_each)
+    loaded, foreign = _load(connection, ours, now=now, jobs_each=jobs_each)
     objections = {
         job.id: event
         for jobs in loaded.values()
@@ -155,6 +159,7 @@ def claim(
             pacers[lane_id],
             starts[lane_id],
             max(streaks.get((row.application, row.provider), 0), streaks.get((row.application, "*"), 0)),
+            foreign.get(lane_id, frozenset()),
         )
         for lane_id, row in ours.items()
     ]
@@ -293,8 +298,10 @@ _JOB = (
 
 def _load(
     connection: Connection, lanes: Mapping[UUID, Row[Any]], *, now: Micros, jobs_each: int
-) -> dict[UUID, list[Any]]:
-    """The first jobs of each lane that may run now, by priority, due time and arrival."""
+) -> tuple[dict[UUID, list[Any]], dict[UUID, frozenset[str]]]:
+    """The first jobs of each lane that may run now, by priority, due time and arrival; and which operations, by lane,
+    this version has never heard of.
+    """
     marks = ("high_mark", "normal_mark", "low_mark")
     if connection.dialect.name == "postgresql":
         columns: dict[str, Any] = {"lane": list(lanes)}
@@ -307,14 +314,24 @@ def _load(
             values |= {"lane": lane_id, "now": now, "each": jobs_each}
             found += connection.execute(_load_of("sqlite"), values).all()
     loaded: dict[UUID, list[Any]] = {lane_id: [] for lane_id in lanes}
-    behind = _behind(found, now=now)
+    foreign = [job for job in found if _is_foreign(job)]
+    found = [job for job in found if not _is_foreign(job)]
+    behind = _behind(found, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
     for job in sorted(found, key=lambda job: (job.priority, job.next_at, job.id)):
         if job.id not in behind:
             loaded[job.lane_id].append(job)
     # Out of the way, or they would stand first in every scan of their lane, and make it look due when it is not.
     update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
     # The order first and then the cut, or the cut could leave out the earlier of two and keep the later one.
-    return {lane_id: _in_object_order(jobs)[:jobs_each] for lane_id, jobs in loaded.items()}
+    ordered = {lane_id: _in_object_order(jobs)[:jobs_each] for lane_id, jobs in loaded.items()}
+    return ordered, {
+        job.lane_id: frozenset(other.operation for other in foreign if other.lane_id == job.lane_id) for job in foreign
+    }
+
+
+def _is_foreign(job: Row[Any]) -> bool:
+    """Whether only a newer version knows what to do with it."""
+    return job.operation not in OPERATIONS or job.form not in FORMS
 
 
 def _behind(found: Sequence[Row[Any]], *, now: Micros) -> dict[UUID, Micros]:

@@ -205,6 +205,13 @@ class TestASchema:
         with pytest.raises(SchemaMismatch, match=r"9999.*upgrade sendq"):
             migrate.require(engine)
 
+    def test_that_only_grew_is_let_through(self, engine: sa.Engine) -> None:
+        migrate.upgrade(engine)
+        for step in (f"{LAST}.1", f"{LAST}.12"):
+            set_version(engine, step)
+            assert migrate.require(engine) == migrate.SchemaState(step, LAST, "ahead")
+            assert migrate.upgrade(engine) == migrate.Upgrade(step, step, ())
+
     def test_can_be_asked_about_inside_the_callers_transaction(self, engine: sa.Engine) -> None:
         with engine.connect() as connection:
             connection.execute(sa.text("CREATE TABLE mine (id INTEGER)"))
@@ -334,15 +341,23 @@ class TestANewRevision:
         assert "nothing to write" in said.stderr
         assert not list(tmp_path.rglob("*_nothing.py"))
 
-    def test_takes_a_database_from_the_old_schema_to_the_new(self, run: Any, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("change", "following", "status"),
+        [
+            ('worker.append_column(Column("mood", Text))', f"{LAST}.1", "ahead"),
+            ('worker.append_column(Column("mood", Text, nullable=False, server_default="x"))', f"{LAST}.1", "ahead"),
+            ('Index("sendq_worker_name_idx", worker.c.name)', f"{LAST}.1", "ahead"),
+            ('Index("sendq_worker_name_idx", worker.c.name, unique=True)', f"{int(LAST) + 1:04}", "newer"),
+        ],
+    )
+    def test_takes_a_database_from_the_old_schema_to_the_new_and_says_who_may_stay(
+        self, run: Any, tmp_path: Path, change: str, following: str, status: str
+    ) -> None:
         database = f"sqlite:///{tmp_path / 'ledger.db'}"
         migrate.run(database)
         schema = tmp_path / "sendq" / "ledger" / "schema.py"
-        changed = (
-            'worker.append_column(Column("mood", Text))\nmood = Table("sendq_mood", metadata, Column("id", Uuid))\n'
-        )
+        changed = f'{change}\nmood = Table("sendq_mood", metadata, Column("id", Uuid))\n'
         schema.write_text(f"{schema.read_text()}\n{changed}")
-        following = f"{int(LAST) + 1:04}"
 
         assert run("-m", "sendq.ledger.migrations.new", "moods").returncode == 0
         script = tmp_path / "sendq" / "ledger" / "migrations" / "versions" / f"{following}_moods.py"
@@ -352,6 +367,9 @@ class TestANewRevision:
         assert refusal in run("-c", asked).stderr
         assert run("-m", "sendq", "migrate", "--url", database).stdout.startswith(f"applied {following};")
         assert run("-c", asked).returncode == 0
+        engine = open_engine(database)
+        assert migrate.state(engine) == migrate.SchemaState(following, LAST, status)
+        engine.dispose()
 
 
 APPLICATION_ENV = """

@@ -3,9 +3,11 @@
     python -m sendq.ledger.migrations.new "what changed"
 
 The revisions so far are run on a SQLite database in memory, Alembic compares it with the tables of the schema, and the
-difference becomes ``versions/NNNN_what_changed.py``. Read it before you commit it: Alembic sees tables, columns, types
-and which indexes there are, but no changed condition of a partial index and no data that has to move. The tests hold
-the outcome against the schema on both databases, conditions included. Format the file with ``./dev format``.
+difference becomes ``versions/NNNN_what_changed.py``, or ``NNNN.M_…`` if it only adds (`sendq.ledger.migrate` says what
+that means; a column that changes its meaning is no addition, and is numbered by hand). Read it before you commit it:
+Alembic sees tables, columns, types and which indexes there are, but no changed condition of a partial index and no data
+that has to move. The tests hold the outcome against the schema on both databases, conditions included. Format the file
+with ``./dev format``.
 
 Before the first release (and never after it) the first revision may be written anew: delete ``versions/0001_*.py``
 and run ``python -m sendq.ledger.migrations.new "the ledger"``.
@@ -45,12 +47,9 @@ def write(message: str) -> str:
     """
     engine = open_engine("sqlite://")
     migrate.upgrade(engine)
-    number = int(migrate.wanted() or "0") + 1
     with writing(engine) as connection:
         config = migrate.config(connection=connection)
-        made = command.revision(
-            config, message, autogenerate=True, rev_id=f"{number:04}", process_revision_directives=_complete
-        )
+        made = command.revision(config, message, autogenerate=True, process_revision_directives=_complete)
     engine.dispose()
     if made is None or isinstance(made, list):
         raise ValueError("the revisions already make every table of the schema; there is nothing to write")
@@ -59,12 +58,35 @@ def write(message: str) -> str:
 
 def _complete(_context: Any, _revision: Any, directives: list[Any]) -> None:
     """Add the rows that a new table starts with; write no file for an empty difference."""
-    steps = directives[0].upgrade_ops
+    script = directives[0]
+    steps = script.upgrade_ops
+    script.rev_id = following(migrate.wanted(), additive=all(map(_adds, steps.ops)))
     if steps.is_empty():
         directives.clear()
         return
     if any(isinstance(step, ops.CreateTableOp) and step.table_name == leader.name for step in steps.ops):
         steps.ops.append(ops.ExecuteSQLOp(FIRST_LEADER))
+
+
+def following(last: str, *, additive: bool) -> str:
+    """The revision after ``last`` (the empty string: there is none): a step behind the dot if it only adds."""
+    number, _, step = last.partition(".")
+    if additive and last:
+        return f"{number}.{int(step or 0) + 1}"
+    return f"{int(number or 0) + 1:04}"
+
+
+def _adds(step: ops.MigrateOperation) -> bool:
+    """Whether code that does not know of this change works on as before."""
+    match step:
+        case ops.ModifyTableOps():
+            return all(map(_adds, step.ops))
+        case ops.AddColumnOp():
+            return bool(step.column.nullable or step.column.server_default is not None)
+        case ops.CreateIndexOp():
+            return not step.unique
+        case _:
+            return isinstance(step, ops.CreateTableOp)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
