@@ -11,6 +11,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
@@ -108,30 +109,33 @@ class Recorder:
                 return
 
     def _commit_until_done(self, entries: Sequence[Entry]) -> None:
+        """One transaction; if the ledger refuses what it says, two halves, down to the entry that is to blame.
+
+        What is committed is out of the way: if the connection breaks after it, it is neither written nor told again.
+        """
+        parts = deque([entries])
         pause = PAUSE_FIRST_S
-        while not self._gone.is_set():
+        while parts and not self._gone.is_set():
             try:
-                self._commit(entries)
-                return
-            except exc.SQLAlchemyError as error:  # the connection, a lock, a full disk: not what we wrote
+                self._commit(parts[0])
+                parts.popleft()
+                pause = PAUSE_FIRST_S
+            except Exception as error:
+                if not _passes_by_itself(error):
+                    parts.extendleft(reversed(self._without_the_guilty(parts.popleft(), error)))
+                    continue
+                # The connection, a lock, a full disk: not what we wrote.
                 self.tries += 1
                 metrics.commit_failed()
-                journal.ledger_away(error, held_back=len(entries) + self._entries.qsize())
+                journal.ledger_away(error, held_back=sum(map(len, parts)) + self._entries.qsize())
                 time.sleep(pause)
                 pause = min(PAUSE_MOST_S, pause * 2)
 
     def _commit(self, entries: Sequence[Entry]) -> None:
-        """One transaction; if the ledger refuses what it says, two halves, down to the entry that is to blame."""
         began = time.monotonic()
-        try:
-            group = self._group_of(entries)
-            with self._engine.begin() as connection:
-                recorded = record(connection, group, now=self._now(), vault=self._vault)
-        except Exception as error:
-            if _passes_by_itself(error):
-                raise
-            self._commit_halves(entries, error)
-            return
+        group = self._group_of(entries)
+        with self._engine.begin() as connection:
+            recorded = record(connection, group, now=self._now(), vault=self._vault)
         metrics.committed(len(group.outcomes), time.monotonic() - began)
         held = {entry.pair[0] for entry in entries if entry.outcome is not None and _holds_above(entry.outcome)}
         for pair in [pair for pair in self._proven_until if pair[0] in held]:
@@ -164,24 +168,23 @@ class Recorder:
                 proven[entry.pair] = max(outcome.begun_at, proven.get(entry.pair, 0))
         return proven
 
-    def _commit_halves(self, entries: Sequence[Entry], error: Exception) -> None:
+    def _without_the_guilty(self, entries: Sequence[Entry], error: Exception) -> list[Sequence[Entry]]:
+        """What to commit instead of entries that were refused: halves, or the one to blame with less in it."""
         if len(entries) > 1:
             middle = len(entries) // 2
-            self._commit(entries[:middle])
-            self._commit(entries[middle:])
-            return
+            return [entries[:middle], entries[middle:]]
         entry = entries[0]
         outcome = entry.outcome
         if outcome is None:
             journal.bug("recorder", lane=str(entry.end.lane_id if entry.end else None))
             entry.done(set())
-        elif outcome.attempt is None or outcome.attempt["error"] == TEXT_REFUSED:
+            return []
+        if outcome.attempt is None or outcome.attempt["error"] == TEXT_REFUSED:
             # A bug of ours. The job stays begun, for everybody to see; its turn ends all the same.
             journal.bug("recorder", job=str(outcome.job_id), grant=outcome.grant_id, rule=outcome.rule)
-            self._commit([replace(entry, outcome=None)])
-        else:
-            journal.text_refused(outcome, error)
-            self._commit([replace(entry, outcome=_with_text_replaced(outcome))])
+            return [[replace(entry, outcome=None)]]
+        journal.text_refused(outcome, error)
+        return [[replace(entry, outcome=_with_text_replaced(outcome))]]
 
 
 def _proves(outcome: Outcome) -> bool:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, Row, select, update
 
 from sendq.clock import Micros
 from sendq.ledger import schema
@@ -216,7 +216,7 @@ def _apply_outcomes(
         if job is None:
             continue  # pruned, or erased, while it was on the wire
         in_turn = job.state == State.SENDING and job.turn == outcome.fence
-        if not in_turn:
+        if not in_turn and outcome.attempt is not None:  # without a call there is no fact
             recorded.late.append(outcome)
             if job.state == State.SENT and _is_of_another_generation(job, outcome):
                 recorded.sent_twice.append(outcome)
@@ -236,6 +236,32 @@ def _apply_outcomes(
             recorded.incidents.append(outcome)
     changed = [(before[job_id], row) for job_id, row in rows.items()]
     store_changes(connection, changed, now=now, counts=counts, going_on=going_on)
+    known = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
+    if known:
+        _tell_of_first_try(connection, known, lanes, recorded)
+
+
+def _tell_of_first_try(
+    connection: Connection, known: Sequence[Outcome], lanes: Mapping[UUID, Row[Any]], recorded: Recorded
+) -> None:
+    """The group is repeated: what its first try began was told to nobody, for its answer was lost."""
+    jobs = lock_jobs(connection, [outcome.job_id for outcome in known])
+    for outcome in known:
+        job = jobs.get(outcome.job_id)
+        if job is not None and job.state == State.SENT and _is_of_another_generation(job, outcome):
+            recorded.late.append(outcome)
+            recorded.sent_twice.append(outcome)
+        if outcome.hold is not None and outcome.hold.scope != "grant":
+            lane, pair = lanes[outcome.lane_id], schema.pair.c
+            provider = lane.provider if outcome.hold.scope == "provider" else "*"
+            began = select(pair.streak).where(
+                pair.application == lane.application,
+                pair.provider == provider,
+                pair.held_until == outcome.hold.until,
+                pair.held_rule == outcome.hold.rule,
+            )
+            if connection.execute(began).scalar() == 1:
+                recorded.incidents.append(outcome)
 
 
 def _is_of_another_generation(job: Any, outcome: Outcome) -> bool:

@@ -351,7 +351,7 @@ class TestANewRevision:
         ],
     )
     def test_takes_a_database_from_the_old_schema_to_the_new_and_says_who_may_stay(
-        self, run: Any, tmp_path: Path, change: str, following: str, status: str
+        self, run: Any, tmp_path: Path, change: str, following: str, status: migrate.Status
     ) -> None:
         database = f"sqlite:///{tmp_path / 'ledger.db'}"
         migrate.run(database)

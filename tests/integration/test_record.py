@@ -187,9 +187,26 @@ class TestAGroupThatIsRepeated:
         ledger.record_group(group)
         before = everything(ledger)
         ledger.clock.advance(0.01)
-        ledger.record_group(group)
+        again = ledger.record_group(group)
         assert everything(ledger) == before
+        assert again.late == [], "nothing of it came late"
         assert ledger.state(waiting.id) is State.QUEUED
+
+    def test_tells_what_the_first_try_began_for_nobody_heard_of_it(self, ledger: Ledger) -> None:
+        ledger.send("g1")
+        (claimed,) = ledger.claim(ledger.offer())
+        back = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=throttle(ledger, scope="application"))
+        assert [ledger.record(back).incidents for _ in range(2)] == [[back], [back]]
+
+    def test_tells_again_that_a_job_went_out_twice(self, ledger: Ledger) -> None:
+        job = ledger.send()
+        first = ledger.serve()
+        bury(ledger)
+        ledger.set_job(job, generation=1, key_at=None, doubt_at=None)
+        second = ledger.serve(worker=new_id())
+        ledger.record(outcome(second, second.jobs[0], Event.ACCEPT, sent="yes"))
+        late = outcome(first, first.jobs[0], Event.ACCEPT, sent="yes")
+        assert [ledger.record(late).sent_twice for _ in range(2)] == [[late], [late]]
 
     def test_gives_the_same_answer_to_those_who_want_to_begin(self, ledger: Ledger) -> None:
         ledger.queue.send_many([Send("g1", MESSAGE) for _ in range(3)])

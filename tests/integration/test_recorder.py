@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from sendq import State
@@ -106,6 +107,30 @@ class TestAGroup:
         # A bug of ours: the job stays begun for everybody to see, and its lane goes on.
         assert pg_ledger.state(first.jobs[0].id) is State.SENDING
         assert pg_ledger.lane("g0").turn is None
+
+    def test_whose_second_half_meets_a_broken_connection_is_told_once(
+        self, pg_ledger: Ledger, recorder: Recorder, told: Told, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Refused and halved; the first half is committed; then the connection breaks."""
+        turns = claimed_turns(pg_ledger, 4)
+        for number, claimed in enumerate(turns):
+            recorder.put(accepted(claimed, told, error="a\0b" if number == 3 else "fine"))
+        dialect, real, commits = pg_ledger.engine.dialect, pg_ledger.engine.dialect.do_commit, 0
+
+        def commit(connection: Any) -> None:
+            nonlocal commits
+            commits += 1
+            real(connection)
+            if commits == 2:  # it happened, and nobody hears of it
+                raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+        monkeypatch.setattr(dialect, "do_commit", commit)
+        recorder.start()
+        told.wait_for(4)
+        assert commits > 2
+        said = [one.job_id for outcomes, _ in told.groups for one in outcomes]
+        assert sorted(said) == sorted(claimed.jobs[0].id for claimed in turns)
+        assert len(told.begun) == 4
 
     def test_tells_each_turn_which_jobs_may_begin(self, pg_ledger: Ledger, recorder: Recorder, told: Told) -> None:
         ids = pg_ledger.modify("g0", [f"m{number}" for number in range(4)])
