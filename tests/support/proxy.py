@@ -171,10 +171,16 @@ class Proxy:
 
     async def _close(self) -> None:
         self._server.close()
+        await self._some_rounds()  # whoever is just coming in has to come in before he can be sent away
         tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._some_rounds()  # a socket is closed a round after its transport
+
+    async def _some_rounds(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connects += 1
