@@ -170,17 +170,13 @@ class Proxy:
         self._losses.append(loss)
 
     async def _close(self) -> None:
+        for listening in self._server.sockets:  # not closed yet: asyncio would trip over who is just coming in
+            self._loop.remove_reader(listening.fileno())
+        while tasks := asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
+            await asyncio.wait(tasks, timeout=LIMIT_S)  # not cancelled: what never began would close nothing
+        for _ in range(3):
+            await asyncio.sleep(0)  # a socket is closed a round after its transport
         self._server.close()
-        await self._some_rounds()  # whoever is just coming in has to come in before he can be sent away
-        tasks = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._some_rounds()  # a socket is closed a round after its transport
-
-    async def _some_rounds(self) -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connects += 1
