@@ -55,7 +55,7 @@ def assert_nothing_is_left_open(system: System) -> None:
 def told(system: System) -> Counter[str]:
     """How often the workers told of an attempt of each job."""
     lines = (line for worker in system.workers for line in worker.said().splitlines() if line.startswith("{"))
-    return Counter(event["job"] for event in map(json.loads, lines) if event["event"] == "attempt")
+    return Counter(event["job"] for event in map(json.loads, lines) if event["event"] in ("accepted", "attempt"))
 
 
 class TestACommitWhoseAnswerIsLost:
