@@ -16,6 +16,7 @@ import pytest
 from sendq import State, clock
 from sendq.ledger import canary, schema
 from sendq.ledger.canary import Stage
+from sendq.ledger.turns import give_back
 from tests.support.ledger import Ledger, end
 from tests.support.proxy import Proxy
 from tests.support.servers import PgServer
@@ -119,8 +120,6 @@ class TestItsStages:
             canary.put(connection, "c1", now=ledger.clock())
         (turn,) = ledger.offer()
         with ledger.writing() as connection:
-            from sendq.ledger.turns import give_back
-
             give_back(connection, [(turn.lane_id, turn.fence)], now=ledger.clock())
         assert stage(ledger) is Stage.RETURNED
         with ledger.writing() as connection:
