@@ -27,7 +27,7 @@ from sendq.ledger.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soo
 from sendq.pace import APART, call_of, next_ramp
 from sendq.preflight import DEATHS_TOLERATED, objection
 from sendq.states import Event
-from tasks import calls
+from tasks import calls, stops
 from tasks.alone import NoProcess
 from tasks.calls import RETURNED, kind_of, make_call, read_answer
 from tasks.decide import Decision, JobFacts, decide
@@ -285,6 +285,7 @@ class _Turn:
         event = objection(job, now=begun_at, key_max_age=around.key_max_age)
         if event is not None:
             return self._without_call(job, event, RULE_OF[event])
+        stops.reached("calling")
         with on_the_wire:
             application = around.application(lane.application)
             answer = await make_call(
@@ -295,6 +296,7 @@ class _Turn:
                 metadata_key=around.metadata_key,
                 upload=around.upload,
             )
+        stops.reached("answered")
         ended_at = around.now()
         result, page = read_answer(job, answer, provider=lane.provider, now=ended_at / SECOND)
         decision = decide(

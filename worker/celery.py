@@ -27,6 +27,7 @@ from settings.celery import QUEUE, celery_config
 from settings.logs import start_logs
 from settings.sentry import start_sentry
 from settings.values import mask
+from tasks import stops
 from worker import journal
 from worker.process import BUNDLE, Process, as_message
 from worker.strangers import Strangers
@@ -170,6 +171,7 @@ def publish(bundles: Sequence[Sequence[Turn]]) -> None:
     with app.producer_or_acquire() as producer:
         for bundle in bundles:
             take_on.apply_async((as_message(bundle),), queue=QUEUE, producer=producer, retry=False)
+            stops.reached("published")
 
 
 @inspect_command(name="stats")  # type: ignore[untyped-decorator]

@@ -25,6 +25,7 @@ from sendq.ledger.engine import reading, writing
 from sendq.ledger.lanes import NEVER, Turn, Used
 from sendq.pace import PROBE_PATIENCE, probing_room
 from sendq.paces import Paces
+from tasks import stops
 from worker import journal, metrics
 from worker.alerts import alert
 from worker.bell import Bell
@@ -279,12 +280,15 @@ class Dispatcher:
                     room,
                 )
         offered = lanes.offer(connection, choice.choose(waiting, free), now=now)
+        if offered:
+            stops.reached("offering")
         return Round(offered, woken, next_at, full=not offered or len(offered) < sum(map(len, waiting.values())))
 
     def _publish_or_take_back(self, offered: Sequence[Turn]) -> None:
         bundles = choice.bundles(
             [(turn, turn.slots) for turn in offered], turns_each=self._bundle_turns, slots_each=self._bundle_slots
         )
+        stops.reached("offered")
         try:
             self._publish(bundles)
             self._broker_pause = 0

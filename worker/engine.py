@@ -42,7 +42,7 @@ from sendq.ledger.turns import Claimed, claim, give_back
 from sendq.ledger.workers import Load
 from sendq.preflight import trusted_age
 from settings import Settings
-from tasks import turn
+from tasks import stops, turn
 from tasks.alone import Alone, NoProcess
 from tasks.nylas import Application, NylasClient
 from tasks.row import Policy
@@ -333,6 +333,7 @@ class Engine:
                     self._give_back(names)
                     return 0
                 claimed = self._claim(names)
+                stops.reached("claimed")
                 for operation in {operation for one in claimed for operation in one.foreign}:
                     journal.foreign("operation", operation)
                 self._in_hand.keep((one.lane.id, one.lane.fence) for one in claimed)
@@ -363,6 +364,7 @@ class Engine:
                 unreadable=unreadable,
                 is_whole=self._is_whole,
             )
+            stops.reached("claiming")
         for name, jobs in unreadable.items():
             self._unreadable(name, jobs)
         return claimed

@@ -24,6 +24,7 @@ from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.record import Begin, End, Group, Outcome, Recorded, Shrink, record
 from sendq.states import Event
 from sendq.vault import Vault
+from tasks import stops
 from worker import journal, metrics
 
 # More in one transaction would make the first of them wait for the last.
@@ -136,6 +137,8 @@ class Recorder:
         group = self._group_of(entries)
         with self._engine.begin() as connection:
             recorded = record(connection, group, now=self._now(), vault=self._vault)
+            stops.reached("recording")
+        stops.reached("recorded")
         metrics.committed(len(group.outcomes), time.monotonic() - began)
         held = {entry.pair[0] for entry in entries if entry.outcome is not None and _holds_above(entry.outcome)}
         for pair in [pair for pair in self._proven_until if pair[0] in held]:

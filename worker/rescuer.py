@@ -19,6 +19,7 @@ from sendq import clock
 from sendq.errors import SendqError
 from sendq.ledger import rescue, workers
 from sendq.ledger.engine import reading, writing
+from tasks import stops
 from worker import journal
 from worker.rounds import Rounds
 
@@ -126,6 +127,8 @@ class Rescuer(Rounds):
             if workers.beats_of(connection, worker) != self._watched[worker].beats:
                 return
             buried = rescue.bury(connection, worker, now=self._now(), key_max_age=self._key_max_age())
+            stops.reached("burying")
+        stops.reached("buried")
         journal.worker_buried(worker, turns=buried.turns, begun=buried.begun)
 
     def _take_back(self) -> None:
