@@ -316,6 +316,13 @@ class TestTheSweep:
         assert self.sweep(ledger) == 0
         assert ledger.rows(schema.lane) == []
 
+    def test_calls_no_lane_asleep_whose_new_jobs_are_still_to_be_taken_in(self, ledger: Ledger) -> None:
+        ledger.send()
+        ledger.finish(ledger.serve())
+        ledger.send()
+        assert ledger.lane().next_at is None
+        assert self.sweep(ledger) == 0
+
     def test_of_an_empty_ledger_finds_nothing(self, ledger: Ledger) -> None:
         assert self.sweep(ledger) == 0
 
