@@ -91,7 +91,11 @@ class Guarded:
 
     def ended(self) -> bool:
         """Whether the server is gone, and the guard with it."""
-        return self._guard.poll() is not None
+        ended = self._guard.poll() is not None
+        if ended and self._guard.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._guard.stdin.close()
+        return ended
 
     def hurry(self) -> None:
         """Send the stop signal once more, for servers to which that says something; `stop` still has to be called."""

