@@ -4,8 +4,8 @@
     …
     stops.reached("answered")
 
-`reached` does nothing. The worker of those tests (``tests/chaos/entry.py``) puts a function of its own in its place when
-it starts; no setting and no variable of the environment can.
+`reached` does nothing. The worker of those tests (``tests/chaos/entry.py``) puts a function of its own in its place
+when it starts; no setting and no variable of the environment can.
 """
 
 from __future__ import annotations

@@ -1,0 +1,187 @@
+"""The broker and the ledger, killed, frozen, starved and cut off."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Iterator
+
+import psutil
+import psycopg
+
+from tests.chaos.stage import Scenario, Stage
+from tests.support.proxy import Loss
+from tests.support.servers import Cluster
+from tests.support.system import eventually
+from worker.embedded import redis_client
+
+# --- Redis ------------------------------------------------------------------------------------------------------------
+
+
+def _kill_redis(stage: Stage) -> None:
+    _redis(stage).kill()
+    stage.pause(5.0)
+    stage.system.redis.stop()  # what is left of it
+    stage.system.redis.start()
+    stage.mended()
+
+
+def _flush_redis(stage: Stage) -> None:
+    for _ in range(3):
+        stage.pause(0.5, 1.5)
+        with redis_client(stage.system.redis.url) as client:
+            client.flushall()
+    stage.mended()
+
+
+def _replace_redis(stage: Stage) -> None:
+    _redis(stage).kill()
+    stage.pause(2.0)
+    redis = stage.system.redis
+    redis.stop()
+    for path in redis.directory.glob("appendonly*"):
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    redis.start()
+    stage.mended()
+
+
+def _freeze_redis(stage: Stage) -> None:
+    process = _redis(stage)
+    process.suspend()
+    stage.pause(12.0)
+    process.resume()
+    stage.mended()
+
+
+def _slow_redis(stage: Stage) -> None:
+    assert stage.redis is not None
+    stage.redis.delay(0.3)
+    stage.pause(10.0)
+    stage.redis.forward()
+    stage.mended()
+
+
+def _fill_redis(stage: Stage) -> None:
+    with redis_client(stage.system.redis.url) as client:
+        client.config_set("maxmemory", 1)  # byte; it never evicts, so every write is refused
+        stage.pause(10.0)
+        client.config_set("maxmemory", 0)
+    stage.mended()
+
+
+def _redis(stage: Stage) -> psutil.Process:
+    with redis_client(stage.system.redis.url) as client:
+        return psutil.Process(int(client.info("server")["process_id"]))
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def _kill_postgres(stage: Stage) -> None:
+    _cluster(stage).kill()
+    stage.pause(4.0)
+    _cluster(stage).start()
+    stage.mended()
+
+
+def _freeze_postgres(stage: Stage) -> None:
+    _cluster(stage).freeze()
+    stage.pause(12.0)
+    _cluster(stage).thaw()
+    stage.mended()
+
+
+def _no_connections(stage: Stage) -> None:
+    """Everybody is thrown out, and others take every connection before they are back."""
+    pg = _cluster(stage).pg
+    with contextlib.ExitStack() as taken:
+        others = psycopg.connect(host=pg.host, port=pg.port, user="postgres", dbname="postgres", autocommit=True)
+        taken.enter_context(others)
+
+        for _ in range(40):
+            others.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'test_%'")
+            with contextlib.suppress(psycopg.OperationalError):  # there is none left
+                while True:
+                    taken.enter_context(psycopg.connect(host=pg.host, port=pg.port, user="postgres", dbname="postgres"))
+            stage.pause(0.2)
+    stage.mended()
+
+
+def _fill_disk(stage: Stage) -> None:
+    assert stage.disk is not None
+    ballast = stage.disk / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(65536))
+    stage.pause(10.0)
+    ballast.unlink()
+    stage.mended()
+
+
+def _cut_postgres(stage: Stage) -> None:
+    assert stage.ledger is not None
+    for _ in range(8):
+        stage.pause(0.2, 0.8)
+        stage.ledger.break_off()
+    stage.ledger.cut()
+    stage.pause(3.0)
+    stage.ledger.forward()
+    stage.mended()
+
+
+def _lose_commits(stage: Stage) -> None:
+    """The answer to a COMMIT is lost on its way: of outcomes, of claims, of turns that were opened, of beats."""
+    assert stage.ledger is not None
+    for about in (b"sendq_attempt", b"turn_worker", b"turn='offered'", b"sendq_worker") * 3:
+        loss: Loss = stage.ledger.lose_answer_to(b"COMMIT", after=about)
+        with contextlib.suppress(AssertionError):  # what is prepared on every connection is not spoken of again
+            eventually(loss.happened.is_set, f"a lost COMMIT about {about!r}", limit_s=5)
+        loss.left = 0
+    stage.mended()
+
+
+def _cluster(stage: Stage) -> Cluster:
+    assert stage.cluster is not None
+    return stage.cluster
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+def _lock_sqlite(stage: Stage) -> None:
+    with _sqlite(stage) as caller:
+        caller.execute("BEGIN IMMEDIATE")
+        stage.pause(10.0)
+        caller.execute("COMMIT")
+    stage.mended()
+
+
+@contextlib.contextmanager
+def _sqlite(stage: Stage) -> Iterator[sqlite3.Connection]:
+    database = stage.system.engine.url.database
+    assert database is not None
+    connection = sqlite3.connect(database, isolation_level=None, timeout=30)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+REFUSED, AWAY = "publish_failed", "ledger_away"
+
+SCENARIOS = (
+    Scenario("redis-killed", "Redis killed, back 5 s later", _kill_redis, sign=REFUSED),
+    Scenario("redis-flushed", "FLUSHALL, three times", _flush_redis),
+    Scenario("redis-replaced", "Redis replaced by an empty one", _replace_redis),
+    Scenario("redis-frozen", "Redis frozen for 12 s (SIGSTOP)", _freeze_redis, sign=REFUSED),
+    Scenario("redis-slow", "Redis 0.3 s away, either way, for 10 s", _slow_redis, proxied=True),
+    Scenario("redis-full", "Redis out of memory for 10 s", _fill_redis, sign=REFUSED),
+    Scenario("postgres-killed", "PostgreSQL killed (immediate), back 4 s later", _kill_postgres, sign=AWAY),
+    Scenario("postgres-frozen", "PostgreSQL frozen for 12 s (SIGSTOP)", _freeze_postgres),
+    Scenario("postgres-no-connections", "no connection from PostgreSQL, 8 s", _no_connections, sign=AWAY),
+    Scenario("postgres-disk-full", "PostgreSQL's disk full, 10 s", _fill_disk, small_disk=True, rate=150.0, sign=AWAY),
+    Scenario("postgres-cut", "connections to PostgreSQL cut: 8 times, 3 s", _cut_postgres, proxied=True, sign=AWAY),
+    Scenario("postgres-commit-lost", "12 answers to COMMIT lost", _lose_commits, proxied=True, sign=AWAY),
+    Scenario("sqlite-locked", "SQLite locked by its caller for 10 s", _lock_sqlite, sqlite=True, crew=2, rate=20.0),
+)

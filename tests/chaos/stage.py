@@ -1,0 +1,244 @@
+"""The stage of a scenario: a system with its servers, a crew, work for it, and how it all adds up afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from sendq import State
+from sendq.clock import SECOND
+from sendq.ledger import schema
+from sendq.ledger.engine import reading
+from tests.chaos.board import Death
+from tests.chaos.crew import Crew
+from tests.chaos.equation import Sum, add_up
+from tests.chaos.load import Load
+from tests.chaos.watch import Watch
+from tests.support.proxy import Proxy
+from tests.support.servers import Cluster
+from tests.support.system import System, Worker, eventually, running
+
+LATENCY_S = 0.1  # of the API: time in which a call can be met on the wire
+WARM = 60  # jobs that are through before anything breaks
+AFTERWARDS_S = 2.0  # work goes on for so long after the fault
+DRAIN_LIMIT_S = 120.0
+
+# Tries by the dozen and pauses of a second: a fault of some seconds must not end in dead letters.
+PATIENT = "".join(
+    f"""
+[[change]]
+id = "{row}"
+backoff = {{ base = 0.2, cap = 1.0, number = 100 }}
+"""
+    for row in ("server_error", "bad_gateway", "provider_unreachable", "service_unavailable", "provider_timeout",
+                "no_answer")
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What breaks (``act``), under which name; ``proxied``: with a proxy before Redis, PostgreSQL and the API."""
+
+    name: str
+    title: str
+    act: Callable[[Stage], None]
+    sqlite: bool = False
+    proxied: bool = False
+    crew: int = 3
+    lanes: int = 60
+    rate: float = 40.0  # jobs a second
+    backlog: int = 150  # jobs on each of the slow lanes, at 0.1 s a call: for a quarter of a minute
+    sign: str = ""  # what the workers' logs must say, or nothing broke
+    settings: Mapping[str, str] = field(default_factory=dict)
+    small_disk: bool = False  # the tables lie on a file system of a few megabytes
+
+
+@dataclass(slots=True)
+class Stage:
+    """What a scenario acts with."""
+
+    system: System
+    crew: Crew
+    load: Load
+    watch: Watch
+    chance: random.Random
+    cluster: Cluster | None = None
+    redis: Proxy | None = None
+    ledger: Proxy | None = None
+    api: Proxy | None = None
+    disk: Path | None = None
+    mended_at: float | None = None  # wall clock; None: nothing but processes broke
+
+    def pause(self, least: float, most: float | None = None) -> None:
+        """Let it work for a while; between two lengths, chance decides."""
+        time.sleep(least if most is None else self.chance.uniform(least, most))
+
+    def leader(self) -> Worker:
+        """The worker that dispatches."""
+
+        def found() -> Worker | None:
+            with reading(self.system.engine) as connection:
+                joined = schema.leader.join(schema.worker, schema.leader.c.holder == schema.worker.c.id)
+                pid = connection.execute(select(schema.worker.c.pid).select_from(joined)).scalar()
+            return next((worker for worker in self.crew.workers if worker.pid == pid), None)
+
+        leader = eventually(found, "a leader")
+        assert leader is not None
+        return leader
+
+    def freeze(self, worker: Worker) -> None:
+        """SIGSTOP, at a moment at which it has a turn; counts as its death."""
+        its_ids = f"SELECT id FROM sendq_worker WHERE pid = {worker.pid}"
+        mine = f"SELECT count(*) FROM sendq_lane WHERE turn_worker IN ({its_ids})"
+        eventually(lambda: self.system.scalar(mine), "a turn of this worker")
+        os.kill(worker.pid, signal.SIGSTOP)
+        self.crew.board.died("frozen", worker.pid)
+
+    def mended(self) -> None:
+        """What was broken is whole again from here on."""
+        self.mended_at = time.time()
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What came of a scenario."""
+
+    scenario: Scenario
+    seed: int
+    sum: Sum
+    drained: bool
+    deaths: Sequence[Death]
+    restarts: int
+    back_s: Sequence[float]  # until each turn that was held up was back, or each waiting job was called for
+    longest_s: float  # that a turn was away, with all deaths that delayed it
+    took_s: float
+    bit: bool  # whether the fault shows in the workers' logs
+    said: Sequence[str]  # what they say that they never should
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything came to its end without a hand, and the equation holds."""
+        sound = self.sum.holds and not self.sum.states.get(State.DEAD)
+        return self.drained and self.bit and sound and not self.said
+
+
+# What no scenario here may bring about: an exception of ours, a second mail, a net that had to catch something.
+NEVER_SAID = ('"bug"', "sent_twice", "lanes_found_asleep", "orphans_returned", "Traceback")
+
+
+@contextlib.contextmanager
+def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Iterator[Stage]:
+    """Servers, processes and files of a scenario; all of it ends with the block."""
+    with contextlib.ExitStack() as stack:
+        chance = random.Random(f"{scenario.name} {seed}")
+        disk = None
+        if scenario.sqlite:
+            url = f"sqlite:///{directory / 'ledger.db'}"
+        elif scenario.small_disk:
+            disk = stack.enter_context(cluster.small_disk())
+            url = cluster.pg.url(stack.enter_context(cluster.pg.database(tablespace="small")))
+        else:
+            url = cluster.pg.url(stack.enter_context(cluster.pg.database()))
+        system = stack.enter_context(running(url, directory, latency=LATENCY_S))
+        system.policy.write_text(PATIENT)
+        settings = dict(scenario.settings)
+        redis = ledger = api = None
+        if scenario.proxied:
+            redis = stack.enter_context(Proxy(unix=system.redis.socket_path))
+            api = stack.enter_context(Proxy("127.0.0.1", int(system.api.url.rpartition(":")[2])))
+            settings["REDIS_URL"] = f"redis://127.0.0.1:{redis.port}/0"
+            settings["NYLAS_API_URI"] = api.in_place_of(system.api.url)
+            if not scenario.sqlite:
+                ledger = stack.enter_context(Proxy(cluster.pg.host, cluster.pg.port))
+                settings["DATABASE_URL"] = ledger.in_place_of(url)
+        environ = system.environ(**settings)
+        crew = Crew(directory, environ, scenario.crew, app="tests.chaos.entry", ready=partial(_registered, system))
+        stack.callback(crew.stop)
+        load = Load(system.queue, seed=seed, lanes=scenario.lanes, rate=scenario.rate)
+        yield Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk)
+
+
+def play(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Played:
+    """Warm up, break it, mend it, let everything drain without a hand, and add it up."""
+    began = time.monotonic()
+    with staged(scenario, cluster, directory, seed) as stage:
+        system = stage.system
+        stage.crew.start()
+        stage.load.start()
+        eventually(lambda: system.states()[State.SENT] >= WARM, "a system that works")
+        stage.watch.start()
+        stage.load.enqueue_backlog(scenario.backlog)
+        scenario.act(stage)
+        stage.pause(AFTERWARDS_S)
+        stage.load.stop()
+        ended = drained(system)
+        stage.watch.stop()
+        deaths = stage.crew.board.deaths()
+        stage.crew.board.disarm()
+        away = stage.watch.away(deaths)
+        back = [one.last_s for one in away] if stage.mended_at is None else _called_for(system, stage.mended_at)
+        return Played(
+            scenario,
+            seed,
+            add_up(system, stage.load),
+            ended,
+            deaths,
+            stage.crew.restarts,
+            sorted(back),
+            max((one.first_s for one in away), default=0.0),
+            time.monotonic() - began,
+            any(scenario.sign in log.read_text(errors="replace") for log in directory.glob("worker-*.log")),
+            _said(directory),
+        )
+
+
+def _registered(system: System, worker: Worker) -> bool:
+    return system.scalar(f"SELECT count(*) FROM sendq_worker WHERE pid = {worker.pid}") > 0
+
+
+def drained(system: System) -> bool:
+    """Wait until no job waits and no turn is open; False if that does not come about by itself."""
+    open_turns = "SELECT count(*) FROM sendq_lane WHERE turn IS NOT NULL"
+
+    def quiet() -> bool:
+        states = system.states()
+        return not (states[State.QUEUED] or states[State.SENDING] or system.scalar(open_turns))
+
+    try:
+        eventually(quiet, "the end of all work", limit_s=DRAIN_LIMIT_S)
+    except AssertionError:
+        return False
+    return True
+
+
+def _called_for(system: System, mended_at: float) -> list[float]:
+    """For each lane with jobs that waited when the fault was over: seconds until the next call for one of them."""
+    at = round(mended_at * SECOND)
+    job, attempt = schema.job.c, schema.attempt.c
+    waited = (job.created_at < at) & (job.due_at <= at) & ((job.finished_at.is_(None)) | (job.finished_at > at))
+    calls = (
+        select(job.lane_id, func.min(attempt.begun_at).label("begun_at"))
+        .join_from(schema.job, schema.attempt, attempt.job_id == job.id)
+        .where(waited, attempt.begun_at >= at)
+        .group_by(job.lane_id)
+    )
+    with reading(system.engine) as connection:
+        return [(row.begun_at - at) / SECOND for row in connection.execute(calls)]
+
+
+def _said(directory: Path) -> list[str]:
+    found: Counter[str] = Counter()
+    for log in directory.glob("worker-*.log"):
+        for line in log.read_text(errors="replace").splitlines():
+            found.update(words for words in NEVER_SAID if words in line)
+    return [f"{words.strip(chr(34))} ({count} times)" for words, count in found.items()]

@@ -1,0 +1,106 @@
+"""How long what a dead worker held stays away: open turns, looked at ten times a second."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import exc, select
+
+from sendq.errors import SendqError
+from sendq.ledger import schema
+from sendq.ledger.engine import reading
+from tests.chaos.board import Death
+from tests.support.system import System
+
+LOOK_S = 0.1
+
+# An offered turn that nobody claims for this long was in a message that died with its reader, or was never published.
+UNCLAIMED_S = 5.0
+
+
+# Who dies there dispatches, and so rescues.
+LEADERS = ("offering", "offered", "published", "burying", "buried")
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """How long a turn was away, in seconds: since the death that took it along, and since the last that delayed it.
+
+    The two differ if a leader died meanwhile, for the rescue begins anew with the next one.
+    """
+
+    first_s: float
+    last_s: float
+
+
+@dataclass(slots=True)
+class _Turn:
+    """An open turn, as it was seen."""
+
+    first: float
+    last: float
+    pid: int | None = None  # of the worker that claimed it; None: nobody has
+
+
+class Watch:
+    """Looks until it is stopped; the wall clock is the one of `Death`."""
+
+    def __init__(self, system: System) -> None:
+        self._engine = system.engine
+        self._turns: dict[tuple[UUID, int], _Turn] = {}
+        self._pids: dict[UUID, int] = {}
+        self._leaders: list[tuple[float, int | None]] = []  # since when, and the process
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._ended.set()
+        self._thread.join()
+
+    def away(self, deaths: Sequence[Death]) -> list[Away]:
+        """Each turn that a death took along, and for how long."""
+        leaders = [death.at for death in deaths if death.place in LEADERS or self._leads(death)]
+        found = []
+        for turn in self._turns.values():
+            meanwhile = [death for death in deaths if turn.first - LOOK_S <= death.at <= turn.last]
+            took = [death.at for death in meanwhile if turn.pid in (None, death.pid)]
+            if took and (turn.pid is not None or turn.last - turn.first > UNCLAIMED_S):
+                last = max([took[0], *(at for at in leaders if took[0] < at <= turn.last)])
+                found.append(Away(turn.last + LOOK_S - took[0], turn.last + LOOK_S - last))
+        return found
+
+    def _leads(self, death: Death) -> bool:
+        before = [pid for at, pid in self._leaders if at <= death.at]
+        return bool(before) and before[-1] == death.pid
+
+    def _run(self) -> None:
+        while not self._ended.wait(LOOK_S):
+            with suppress(SendqError, exc.SQLAlchemyError):
+                self._look()
+
+    def _look(self) -> None:
+        lane, worker = schema.lane.c, schema.worker.c
+        with reading(self._engine) as connection:
+            open_turns = select(lane.id, lane.fence, lane.turn_worker).where(lane.turn.is_not(None))
+            turns = connection.execute(open_turns).all()
+            self._pids |= {row.id: row.pid for row in connection.execute(select(worker.id, worker.pid))}
+            holder = connection.execute(select(schema.leader.c.holder)).scalar()
+            leader = None if holder is None else self._pids.get(holder)
+        now = time.time()
+        if not self._leaders or self._leaders[-1][1] != leader:
+            self._leaders.append((now, leader))
+        for row in turns:
+            turn = self._turns.setdefault((row.id, row.fence), _Turn(now, now))
+            turn.last = now
+            if row.turn_worker is not None:
+                turn.pid = self._pids.get(row.turn_worker)

@@ -1,0 +1,103 @@
+"""Workers that are killed, frozen and asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+from tests.chaos.board import PLACES
+from tests.chaos.crew import ANY_MOMENT, START_LIMIT_S
+from tests.chaos.stage import Scenario, Stage
+from tests.support.system import eventually
+
+# How often a place is passed before somebody dies there: chance decides up to here. Rare places: the first time.
+VISITS = {"calling": 40, "waiting": 40, "answered": 40, "recording": 15, "recorded": 15, "claiming": 10, "claimed": 10,
+          "offering": 5, "offered": 5, "published": 5, "burying": 1, "buried": 1}  # fmt: skip
+
+# The crew is given this long to reach an armed place before the next one is armed beside it.
+PATIENCE_S = 3.0
+
+# A death is noticed after 8 s, and by a leader that may first have to be found.
+BURIAL_S = 16.0
+
+
+def kills(
+    count: int, *, places: Sequence[str] = (*PLACES, ANY_MOMENT), gap_s: tuple[float, float] = (0.5, 3.0)
+) -> Scenario:
+    """So many kills, each of ``places`` as often as any other, in an order that the seed decides.
+
+    ``gap_s``: between two of them, beside the time that a worker takes to start.
+    """
+
+    def act(stage: Stage) -> None:
+        board = stage.crew.board
+        schedule = [places[number % len(places)] for number in range(count)]
+        stage.chance.shuffle(schedule)
+        while schedule or any(map(board.armed, PLACES)):
+            eventually(stage.crew.all_there, "a full crew", limit_s=START_LIMIT_S)
+            stage.pause(*gap_s)
+            # One whose place is still armed waits for the others; if all do, somebody dies whom they can bury.
+            place = next((one for one in schedule if one == ANY_MOMENT or not board.armed(one)), None)
+            if place is not None:
+                schedule.remove(place)
+            _let_one_die(stage, place or ANY_MOMENT)
+            _wait_for_deaths(stage, PATIENCE_S if place is not None else BURIAL_S)
+
+    return Scenario("kills", f"{count} × `kill -9` around the wire", act, rate=50.0, sign="worker_buried")
+
+
+def _let_one_die(stage: Stage, place: str) -> None:
+    crew = stage.crew
+    if place == ANY_MOMENT:
+        crew.kill(stage.chance.choice(crew.workers))
+    else:
+        crew.board.arm(place, visits=stage.chance.randint(1, VISITS[place]))
+
+
+def _wait_for_deaths(stage: Stage, limit_s: float) -> None:
+    deadline = time.monotonic() + limit_s
+    while any(map(stage.crew.board.armed, PLACES)) and time.monotonic() < deadline:
+        stage.pause(0.02)
+
+
+def _kill_leaders(stage: Stage) -> None:
+    for _ in range(5):
+        eventually(stage.crew.all_there, "a full crew", limit_s=60)
+        stage.crew.kill(stage.leader())
+        stage.pause(3.0, 8.0)
+
+
+def _freeze(stage: Stage) -> None:
+    for worker in (stage.leader(), stage.chance.choice(stage.crew.workers)):
+        stage.freeze(worker)
+        stage.pause(13.0, 15.0)  # past its burial, which is due 8 s after its last beat
+        os.kill(worker.pid, signal.SIGCONT)
+        stage.pause(3.0)
+
+
+def _roll(stage: Stage) -> None:
+    for _ in range(2):
+        for worker in stage.crew.workers:
+            worker.process.send_signal(signal.SIGTERM)
+            eventually(lambda one=worker: one.process.poll() is not None, "its end", limit_s=45)  # type: ignore[misc]
+            eventually(stage.crew.all_there, "its successor", limit_s=60)
+
+
+def _set_clocks(stage: Stage) -> None:
+    hour = 3600
+    for seconds in (hour, -hour):
+        for worker in (stage.leader(), stage.chance.choice(stage.crew.workers)):
+            stage.crew.board.set_clock(worker.pid, seconds)
+            stage.pause(6.0)
+    stage.crew.board.set_clock(0, 0)
+    stage.mended()
+
+
+SCENARIOS = (
+    Scenario("leaders", "5 × `kill -9` of the worker that dispatches", _kill_leaders, sign="worker_buried"),
+    Scenario("frozen-workers", "workers stopped (SIGSTOP), buried, woken", _freeze, rate=80.0, sign="worker_reborn"),
+    Scenario("rolling-restart", "every worker asked to stop by SIGTERM, twice", _roll, sign="worker_stopped"),
+    Scenario("clocks", "one worker's clock an hour ahead, then one's an hour behind", _set_clocks),
+)
