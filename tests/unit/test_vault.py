@@ -102,6 +102,13 @@ class TestReadingKeys:
             ("a:c2VjcmV0!", "'a': is not base64"),
             (f"{new_key('a')},{new_key('a')}", "key 2: has the name of an earlier one"),
         ],
+        ids=[
+            "no name",
+            "an empty name",
+            "too short",
+            "no base64",
+            "a name twice",
+        ],  # not the keys, which are others each time
     )
     def test_refuses_with_position_reason_and_remedy_and_shows_no_key(self, text: str, words: str) -> None:
         with pytest.raises(ValueError, match=words) as raised:
