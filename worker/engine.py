@@ -55,6 +55,7 @@ from worker.inhand import InHand
 from worker.lease import Lease
 from worker.recorder import Entry, Recorder
 from worker.slots import Slots, Usual
+from worker.time import LedgerTime
 from worker.uploads import Uploads
 
 # The lease ends this long before a rescuer may call this worker dead: a call may take as long to leave the process.
@@ -97,7 +98,7 @@ class Engine:
         policy: Policy,
         told: Told,
         unreadable: Callable[[str, int], None],
-        now: clock.Clock,
+        now: LedgerTime,
     ) -> None:
         """``told`` hears of what was recorded; ``unreadable`` of encryption keys by name that some jobs wait for."""
         self.settings, self.policy, self.now = settings, policy, now
@@ -183,6 +184,7 @@ class Engine:
 
     def _register(self) -> None:
         with writing(self._ledger) as connection:
+            self.now.ask(connection)
             workers.register(
                 connection,
                 self.worker_id,
@@ -267,6 +269,7 @@ class Engine:
 
     def _write_beat(self) -> bool:
         with writing(self._ledger) as connection:
+            self.now.ask(connection)
             lives = workers.beat(connection, self.worker_id, load=self._load(), now=self.now())
             standing.see(connection, self.highest())
             self._compare(found := standing.read(connection))

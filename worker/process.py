@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Engine as Ledger
 
-from sendq import SendQueue, clock
+from sendq import SendQueue
 from sendq.errors import InvalidJob, KeyConflict, Problem, SendqError
 from sendq.ledger import migrate
 from sendq.ledger.engine import open_engine
@@ -34,6 +34,7 @@ from worker.pulse import Pulse, run_directory
 from worker.reconciler import Reconciler
 from worker.reporter import Reporter
 from worker.rescuer import Rescuer
+from worker.time import LedgerTime
 from worker.traces import Traces
 from worker.uploads import READERS
 from worker.witness import Witness
@@ -54,6 +55,7 @@ class Process:
     def __init__(self, settings: Settings, publish: Publish, events: Any, *, consumes: Callable[[], bool]) -> None:
         """``consumes``: whether this process reads from the broker just now."""
         self._settings = settings
+        self.now = LedgerTime()
         self.ledger = open_ledger(settings)
         self.queue = SendQueue(self.ledger, metadata_key=settings.metadata_key, vault=settings.vault)
         policy = policy_of(settings)
@@ -66,7 +68,7 @@ class Process:
             policy=policy,
             told=self._told,
             unreadable=self._unreadable,
-            now=clock.now,
+            now=self.now,
         )
         self.reporter = Reporter(events, in_flight=lambda: self.engine.calls)
         self._consumes = consumes
@@ -79,7 +81,7 @@ class Process:
             publish,
             self.bell,
             holder=lambda: self.engine.worker_id,
-            now=clock.now,
+            now=self.now,
             lease_s=settings.lease_s,
             poll_s=settings.poll_s,
             bundle_turns=settings.bundle_turns,
@@ -90,19 +92,19 @@ class Process:
         self.rescuer = Rescuer(
             self.ledger,
             leads=lambda: self.dispatcher.leads,
-            now=clock.now,
+            now=self.now,
             stale_after_s=settings.stale_after_s,
             unclaimed_after_s=settings.unclaimed_after_s,
             key_max_age=lambda: self.engine.key_max_age,
             serves=lambda: self.dispatcher.serves,
         )
-        self.batches = Batches(self.ledger, leads=lambda: self.dispatcher.leads, now=clock.now)
-        self.checker = Checker(self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
+        self.batches = Batches(self.ledger, leads=lambda: self.dispatcher.leads, now=self.now)
+        self.checker = Checker(self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=self.now)
         self.exporter = Exporter(settings.metrics_address, self) if settings.metrics_address else None
         self.deliverer = Deliverer(
-            self.ledger, settings, policy=policy, leads=lambda: self.dispatcher.leads, now=clock.now
+            self.ledger, settings, policy=policy, leads=lambda: self.dispatcher.leads, now=self.now
         )
-        self.keeper = Keeper(self.ledger, settings, leads=lambda: self.dispatcher.leads, now=clock.now)
+        self.keeper = Keeper(self.ledger, settings, leads=lambda: self.dispatcher.leads, now=self.now)
         self.reconciler = Reconciler(
             self.ledger,
             self.engine,
@@ -110,7 +112,7 @@ class Process:
             self.alerts,
             serves=lambda: self.dispatcher.serves,
             settled=self._settled,
-            now=clock.now,
+            now=self.now,
         )
 
     def start(self) -> None:

@@ -21,6 +21,7 @@ from tasks.policy import POLICY
 from tests.support.ledger import Ledger
 from tests.support.system import API_KEY, eventually
 from worker.engine import Engine
+from worker.time import LedgerTime
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ class House:
             policy=POLICY,
             told=self.tell,
             unreadable=lambda name, jobs: self.unreadable.update({name: jobs}),
-            now=clock.now,
+            now=LedgerTime(),
         )
 
     def tell(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
