@@ -339,6 +339,9 @@ class Engine:
                 stops.reached("claimed")
                 for operation in {operation for one in claimed for operation in one.foreign}:
                     journal.foreign("operation", operation)
+                if len(claimed) < len(names):
+                    # Their messages came again, or late. One whose claim was lost has looked as if it were in hand.
+                    self._in_hand.lose()
                 self._in_hand.keep((one.lane.id, one.lane.fence) for one in claimed)
                 self._loop.call_soon_threadsafe(self._begin, claimed)
             taken = sum(one.slots for one in claimed)

@@ -94,6 +94,35 @@ class TestATurnThatNobodyCarriesOut:
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
         assert len(api.mailbox) == 1
 
+    def test_is_closed_though_its_message_came_again_just_when_that_was_looked_for(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine, claiming, looked = house.engine, threading.Event(), threading.Event()
+        claim, take_back = engine._claim, engine._take_back_strays
+
+        def claim_slowly(names: Any) -> Any:
+            claiming.set()
+            assert looked.wait(5)
+            return claim(names)
+
+        def take_back_meanwhile() -> None:
+            assert claiming.wait(5)
+            take_back()
+            looked.set()
+
+        job = house.ledger.send()
+        offered = house.offer()
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, "_take_back_strays", take_back_meanwhile)
+            lose_answer_of_next_commit(house.ledger, patched)
+            with pytest.raises(LedgerUnavailable):
+                engine.take_on(offered)
+            patched.setattr(engine, "_claim", claim_slowly)
+            assert engine.take_on(offered) == 0
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn", limit_s=5)
+        engine.take_on(house.offer())
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+
     def test_is_closed_when_it_broke_off_with_an_exception(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         def breaks(self: Any) -> Any:
             raise RuntimeError("a bug of ours")
