@@ -141,8 +141,11 @@ class Rescuer(Rounds):
             journal.unclaimed(turns)
 
     def _expire(self) -> None:
+        trusted = self._key_max_age()
         with writing(self._ledger) as connection:
-            jobs = rescue.expire(connection, now=self._now(), limit=EXPIRE_MOST, key_max_age=self._key_max_age())
+            jobs = rescue.expire(connection, now=self._now(), limit=EXPIRE_MOST, key_max_age=trusted)
+            if not trusted:
+                rescue.doubt_open_keys(connection, now=self._now(), limit=EXPIRE_MOST)
         if jobs:
             journal.expired(jobs)
 

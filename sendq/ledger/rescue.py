@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Uuid, bindparam, select, text
+from sqlalchemy import ColumnElement, Connection, Row, Uuid, bindparam, literal_column, select, text
 
 from sendq.clock import Micros
 from sendq.ids import new_id
@@ -238,6 +238,19 @@ def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micr
     ).all()
     events = {job.id: objection(job, now=now, key_max_age=key_max_age) for job in over}
     return len(end_waiting(connection, {job_id: event for job_id, event in events.items() if event}, now=now))
+
+
+def doubt_open_keys(connection: Connection, *, now: Micros, limit: int) -> int:
+    """Put up to ``limit`` waiting sends in doubt whose last outcome is unknown; for a clock that runs behind.
+
+    Left in the queue, their keys would look young again as soon as the clock has caught up.
+    """
+    table = schema.job.c
+    # Spelled out, or SQLite uses no partial index.
+    queued: ColumnElement[str] = literal_column(f"'{State.QUEUED.value}'")
+    waiting = select(table.id).where(table.state == queued, table.doubt_at.is_not(None), table.operation == "send")
+    ids = connection.execute(waiting.order_by(table.id).limit(limit)).scalars()
+    return len(end_waiting(connection, dict.fromkeys(ids, Event.DOUBT), now=now))
 
 
 # Lanes with waiting jobs, one index probe for each: the net below all wake rows.

@@ -104,6 +104,7 @@ job = Table(
     Index("sendq_job_dead_idx", "rule", **_when("state = 'dead'")),
     # What retention walks along.
     Index("sendq_job_finished_idx", "state", "finished_at", **_when("finished_at IS NOT NULL")),
+    Index("sendq_job_open_key_idx", "id", **_when("state = 'queued' AND doubt_at IS NOT NULL")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
 )
 

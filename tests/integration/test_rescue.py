@@ -52,6 +52,18 @@ def served(ledger: Ledger, jobs: int = 5, ramp: int = 2) -> Claimed:
     return ledger.serve()
 
 
+def rescuer(ledger: Ledger, *, serves: bool = True, trusted: int = KEY_MAX_AGE) -> Rescuer:
+    return Rescuer(
+        ledger.engine,
+        leads=lambda: True,
+        serves=lambda: serves,
+        now=ledger.clock,
+        stale_after_s=8,
+        unclaimed_after_s=10,
+        key_max_age=lambda: trusted,
+    )
+
+
 class TestBuryingAWorker:
     def test_returns_only_its_begun_jobs_as_perhaps_sent(self, ledger: Ledger) -> None:
         claimed = served(ledger)
@@ -209,17 +221,6 @@ class TestTurnsThatNobodyClaims:
 
 
 class TestTheRescuer:
-    def rescuer(self, ledger: Ledger, *, serves: bool = True) -> Rescuer:
-        return Rescuer(
-            ledger.engine,
-            leads=lambda: True,
-            serves=lambda: serves,
-            now=ledger.clock,
-            stale_after_s=8,
-            unclaimed_after_s=10,
-            key_max_age=lambda: KEY_MAX_AGE,
-        )
-
     def test_does_its_other_steps_though_one_of_them_fails(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -232,15 +233,15 @@ class TestTheRescuer:
         monkeypatch.setattr(rescue, "take_back_unclaimed", broken)
         monkeypatch.setattr(rescue, "sweep", broken)
         with pytest.raises(exc.DataError):  # told all the same: it may be the ledger that is away
-            self.rescuer(ledger).run_once()
+            rescuer(ledger).run_once()
         assert ledger.state(job) is State.EXPIRED
 
     def test_lets_nothing_expire_in_a_ledger_that_has_forgotten_what_went_out(self, ledger: Ledger) -> None:
         job = ledger.send(expires_at=moment(ledger.clock() + SECOND))
         ledger.clock.advance(2)
-        self.rescuer(ledger, serves=False).run_once()
+        rescuer(ledger, serves=False).run_once()
         assert ledger.state(job) is State.QUEUED
-        self.rescuer(ledger).run_once()
+        rescuer(ledger).run_once()
         assert ledger.state(job) is State.EXPIRED
 
 
@@ -278,6 +279,29 @@ class TestExpiring:
         ledger.queue.send_many([Send("g1", MESSAGE) for _ in range(5)])
         ledger.clock.advance(73 * 3_600)
         assert [self.expire(ledger, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+
+
+class TestAClockThatRunsBehind:
+    def test_leaves_no_open_key_waiting_till_it_looks_young_again(self, ledger: Ledger) -> None:
+        jobs = []
+        for sent in ("maybe", "no"):
+            jobs.append(ledger.send(f"grant-{sent}"))
+            claimed = ledger.serve()
+            later = ledger.clock() + 3_600 * SECOND
+            known = outcome(claimed, claimed.jobs[0], Event.RETURN, sent=sent, next_at=later)
+            ledger.record(known, ends=[end(claimed)])
+        jobs.append(ledger.send("grant"))
+        rescuer(ledger).run_once()
+        assert {ledger.state(job) for job in jobs} == {State.QUEUED}
+        rescuer(ledger, trusted=0).run_once()
+        assert [ledger.state(job) for job in jobs] == [State.IN_DOUBT, State.QUEUED, State.QUEUED]
+
+    def test_leaves_changes_waiting_which_can_be_made_twice(self, ledger: Ledger) -> None:
+        ledger.queue.modify("g1", ["m1"], starred=True)
+        claimed = ledger.serve()
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN, sent="maybe"), ends=[end(claimed)])
+        rescuer(ledger, trusted=0).run_once()
+        assert ledger.state(claimed.jobs[0].id) is State.QUEUED
 
 
 class TestTheSweep:

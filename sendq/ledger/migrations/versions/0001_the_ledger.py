@@ -283,6 +283,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("object_id IS NOT NULL"),
     )
     op.create_index(
+        "sendq_job_open_key_idx",
+        "sendq_job",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued' AND doubt_at IS NOT NULL"),
+        sqlite_where=sa.text("state = 'queued' AND doubt_at IS NOT NULL"),
+    )
+    op.create_index(
         "sendq_job_waiting_idx",
         "sendq_job",
         ["lane_id", "priority", "next_at", "id"],
