@@ -1,0 +1,147 @@
+"""What several worlds are made of: a job as the ledger keeps it, and answers as the API gives them.
+
+Where the product is pure its own code is called, so that the worlds cannot drift from it: the table of moves, what an
+outcome makes of a job (`sendq.ledger.record`), what a death makes of it (`sendq.ledger.rescue`), the objections before
+a call (`sendq.preflight`), and from an answer to a decision (`tasks.failure`, `tasks.policy`, `tasks.decide`).
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sendq.clock import SECOND, Micros
+from sendq.ledger import rescue
+from sendq.ledger.jobs import JOB_CHANGES
+from sendq.ledger.record import Outcome, _after
+from sendq.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
+from sendq.states import MOVES, Event, State, move
+from tasks.decide import Decision, JobFacts, decide
+from tasks.failure import Answer, Failure, Success, parse
+
+NOBODY = UUID(int=0)
+MINUTE: Micros = 60 * SECOND
+
+
+class Job(NamedTuple):
+    """The columns of a job that decide something."""
+
+    operation: str = "send"
+    form: str | None = "json"
+    state: str = State.QUEUED.value
+    due_at: Micros = 0
+    expires_at: Micros | None = None
+    attempts: int = 0
+    deaths: int = 0
+    conflicts: int = 0
+    generation: int = 0
+    key_at: Micros | None = None
+    doubt_at: Micros | None = None
+    turn: int | None = None
+    begun_at: Micros | None = None
+    cancel_at: Micros | None = None
+    looks: int | None = None
+    misses: int | None = None
+
+    @property
+    def _mapping(self) -> dict[str, Any]:
+        return dict.fromkeys(JOB_CHANGES) | self._asdict()
+
+    def having(self, row: dict[str, Any]) -> Job:
+        """With those columns of ``row`` that are followed here."""
+        return self._replace(**{name: value for name, value in row.items() if name in self._fields})
+
+    def moved(self, event: Event) -> Job:
+        """After ``event``, by the table of moves."""
+        return self._replace(state=move(State(self.state), event).value)
+
+    def begun(self, fence: int, *, now: Micros) -> Job:
+        """Begun in the turn of this fence, as `sendq.ledger.turns.begin` does it."""
+        key_at = now if self.key_at is None else self.key_at
+        return self.moved(Event.BEGIN)._replace(turn=fence, begun_at=now, key_at=key_at)
+
+    def in_turn(self, fence: int) -> bool:
+        """Whether it is begun in the turn of this fence."""
+        return self.state == State.SENDING and self.turn == fence
+
+    def after(self, outcome: Outcome, *, now: Micros) -> Job:
+        """After an outcome that is applied to it."""
+        return self.having(_after(self, outcome, now=now))
+
+    def recorded(self, outcome: Outcome, *, now: Micros) -> Job:
+        """After an outcome was recorded; as `sendq.ledger.record` does it, facts are not fenced and the rest is."""
+        known = outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES[State(self.state)]
+        return self.after(outcome, now=now) if known or self.in_turn(outcome.fence) else self
+
+    def left_behind(self, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE) -> Job:
+        """After its worker was lost, as `sendq.ledger.rescue` does it."""
+        event = rescue._what_next(self, now=now, key_max_age=key_max_age)  # type: ignore[arg-type]
+        deaths = max(self.deaths, min(DEATHS_TOLERATED, self.deaths + 1))
+        return self.moved(event)._replace(doubt_at=self.begun_at, turn=None, begun_at=None, deaths=deaths)
+
+
+def outcome_of(
+    fence: int, event: Event, *, attempt: int = 0, generation: int | None = None, begun_at: Micros = 0, **rest: Any
+) -> Outcome:
+    """An outcome; with ``generation``, one that a call had."""
+    name = UUID(int=attempt)
+    called = None if generation is None else {"id": name, "generation": generation}
+    return Outcome(
+        id=name,
+        lane_id=NOBODY,
+        fence=fence,
+        job_id=NOBODY,
+        operation="send",
+        event=event,
+        rule="",
+        next_at=0,
+        attempt=called,
+        begun_at=begun_at,
+        **rest,
+    )
+
+
+def decided(answer: str, job: Job, *, begun_at: Micros, now: Micros, unknown_before: bool) -> Decision:
+    """What one of `ANSWERS` to a call for this job means, as `tasks.turn` asks it."""
+    key_at = job.key_at if job.key_at is not None else begun_at
+    facts = JobFacts(
+        operation=job.operation,
+        attempts=job.attempts,
+        generation=job.generation,
+        key_age_s=(begun_at - key_at) / SECOND,
+        expires_at=None if job.expires_at is None else job.expires_at / SECOND,
+        unknown_before=unknown_before,
+        attempt_known=job.doubt_at is not None,
+        conflicts=job.conflicts,
+    )
+    return decide(_parsed(answer, job.operation), facts, now=now / SECOND, chance=lambda: 0.0)
+
+
+@cache
+def _parsed(answer: str, operation: str) -> Success | Failure:
+    return parse(ANSWERS[answer], provider="google", operation=operation, now=0)
+
+
+def _error(status: int, kind: str, words: str, provider: str | None = None) -> Answer:
+    """In the API's own form, with the provider's words inside if it was the provider who refused."""
+    error = {"type": kind, "message": words} | ({"provider_error": {"message": provider}} if provider else {})
+    return Answer(status, {}, json.dumps({"request_id": "r", "error": error}).encode())
+
+
+ANSWERS = {
+    "accepted": Answer(200, {}, b'{"request_id": "r", "data": {"id": "m"}}'),
+    "504": _error(504, "provider_error", "no answer in time"),
+    "refused by the provider": _error(422, "provider_error", "refused", "451 4.7.1 come back later"),
+    "refused by the gate": _error(429, "rate_limit_error", "too many requests, please try again shortly"),
+    "in progress": _error(409, "api.concurrent_idempotent_request", "a request with the same key is in progress"),
+    "no answer": Answer(None, {}, b"", fault="timeout"),
+    "died": Answer(None, {}, b"", fault="died"),
+    "no connection": Answer(None, {}, b"", fault="connect"),
+}
+
+# What is stored under a key comes again with this header.
+for _name in ("accepted", "504", "refused by the provider"):
+    _stored = ANSWERS[_name]
+    ANSWERS[f"{_name}, replayed"] = Answer(_stored.status, {"idempotent-response": "true"}, _stored.body)
