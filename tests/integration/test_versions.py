@@ -14,6 +14,7 @@ from celery import Celery
 from sqlalchemy import text
 
 from sendq import State
+from sendq.errors import Retryable
 from sendq.ids import new_id
 from sendq.ledger import migrate, rescue, schema, turns
 from sendq.ledger.engine import writing
@@ -213,11 +214,20 @@ ADDED = (
 
 
 def add_to(system: System) -> None:
-    """What a later step of the schema does."""
-    with writing(system.engine) as connection:
-        for statement in ADDED:
-            connection.execute(text(statement))
-        connection.execute(text(f"UPDATE {schema.VERSION_TABLE} SET version_num = '{migrate.wanted()}.1'"))
+    """What a later step of the schema does; under load it may meet a deadlock, and is run again."""
+
+    def added() -> bool:
+        try:
+            with writing(system.engine) as connection:
+                for statement in ADDED:
+                    connection.execute(text(statement))
+                version = f"UPDATE {schema.VERSION_TABLE} SET version_num = '{migrate.wanted()}.1'"
+                connection.execute(text(version))
+        except Retryable:
+            return False
+        return True
+
+    eventually(added, "the migration")
 
 
 class TestASchemaThatGrew:
