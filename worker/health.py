@@ -17,9 +17,10 @@ from sqlalchemy import Engine
 
 from sendq import clock
 from sendq.errors import SendqError
-from sendq.ledger import canary, migrate, workers
+from sendq.ledger import canary, migrate, standing, workers
 from sendq.ledger.canary import Stage
 from sendq.ledger.engine import reading, writing
+from sendq.ledger.standing import SHUT
 
 LOOK_S = 0.05
 
@@ -33,7 +34,7 @@ class Health:
 
     healthy: bool
     seconds: float
-    link: str | None = None  # ledger | worker | leader | dispatcher | broker | consumer | loop
+    link: str | None = None  # ledger | worker | shut | leader | dispatcher | broker | consumer | loop
     says: str = "a turn went through leader, broker, worker and ledger"
 
 
@@ -86,10 +87,13 @@ def _link(
     """The link that held the canary up."""
     with reading(ledger) as connection:
         beats, lease = workers.beats(connection), workers.lease(connection)
+        shut = standing.read(connection).shut_at is not None
     if not beats:
         return "worker", "no worker is running; start one with: sendq worker"
     if all(before.get(worker) == count for worker, count in beats.items()):
         return "worker", f"{len(beats)} registered, and none says that it lives: they died, or their event loops hang"
+    if shut:
+        return "shut", SHUT
     if stage is Stage.CLAIMED:
         return "loop", "a worker claimed the turn and nothing came of it: its event loop or its recorder stands still"
     if not broker_answers():

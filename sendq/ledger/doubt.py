@@ -213,7 +213,7 @@ def settle(
     """End doubts; gives the jobs (as they were) that were in doubt still.
 
     A job that returns goes under a new key, with its attempts counted anew. ``generation``: of this one only.
-    ``even_late``: one whose time would be over by now gets a new one, for somebody wants it sent.
+    ``even_late``: one whose time would be over by now gets a new one, for somebody wants it sent; and poison is tried.
     """
     rows = [row for row in _locked(connection, endings) if generation in (None, row.generation)]
     changed = [(row, _ended(row, endings[row.id], now=now, even_late=even_late)) for row in rows]
@@ -256,6 +256,7 @@ def _ended(row: Row[Any], ending: Ending, *, now: Micros, even_late: bool) -> di
         "finished_at": now if state in FINAL else None,
         "next_at": now if again else row.next_at,
         "attempts": 0 if again else row.attempts,
+        "deaths": 0 if again and even_late else row.deaths,  # what killed its process would do so again by itself
         "conflicts": 0,
         "generation": row.generation + again,
         "key_at": None if again else row.key_at,

@@ -14,8 +14,10 @@ from sendq.clock import SECOND, Micros, moment
 from sendq.ids import lane_id
 from sendq.ledger import doubt, schema
 from sendq.ledger.doubt import Answer, Ending, Refusal, Wanted, Which
+from sendq.ledger.jobs import POISON
 from sendq.ledger.revive import EXPIRY
 from sendq.planning import NEVER, Options
+from sendq.preflight import DEATHS_TOLERATED
 from sendq.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look
 from sendq.states import Event, State
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
@@ -243,6 +245,14 @@ class TestAnEnding:
         ledger.finish(claimed)
         assert ledger.state(job) is State.SENT
 
+    def test_absent_is_a_dead_letter_if_it_killed_its_process(self, ledger: Ledger) -> None:
+        job = in_doubt(ledger)
+        ledger.set_job(job, rule=POISON, deaths=DEATHS_TOLERATED + 1)
+        ledger.clock.advance(2 * 3600)
+        settle(ledger, job, Event.RETURN)
+        assert ledger.serve().jobs == []
+        assert (ledger.state(job), ledger.job(job).rule) == (State.DEAD, POISON)
+
     @pytest.mark.parametrize(
         ("event", "state"),
         [(Event.EXPIRE, State.EXPIRED), (Event.CANCEL, State.CANCELLED), (Event.GIVE_UP, State.DEAD)],
@@ -351,6 +361,14 @@ class TestResolving:
         resolve(ledger, Answer.RESEND)
         row = ledger.job(job)
         assert (row.state, row.generation, row.expires_at) == ("queued", 1, ledger.clock() + EXPIRY)
+        ledger.finish(ledger.serve())
+        assert ledger.state(job) is State.SENT
+
+    def test_to_be_sent_again_is_tried_though_it_killed_its_process(self, ledger: Ledger) -> None:
+        job = in_doubt(ledger)
+        ledger.set_job(job, rule=POISON, deaths=DEATHS_TOLERATED + 1)
+        resolve(ledger, Answer.RESEND)
+        assert ledger.job(job).deaths == 0
         ledger.finish(ledger.serve())
         assert ledger.state(job) is State.SENT
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from sendq import State, clock
-from sendq.ledger import canary, schema
+from sendq.ledger import canary, schema, standing
 from sendq.ledger.canary import Stage
+from sendq.ledger.engine import writing
 from sendq.ledger.turns import give_back
 from tests.support.ledger import Ledger, end
 from tests.support.proxy import Proxy
@@ -89,6 +90,14 @@ class TestTheCanary:
         system.control("cancel_consumer", "sendq")
         status, said = ask(system, "--limit", "5")
         assert (status, said["link"]) == (1, "consumer")
+
+    def test_names_a_ledger_that_is_shut(self, system: System) -> None:
+        system.start_worker()
+        with writing(system.engine) as connection:
+            standing.shut(connection, known_until=clock.now(), now=clock.now())
+        status, said = ask(system, "--limit", "5")
+        assert (status, said["link"]) == (1, "shut")
+        assert "sendq recover" in said["says"]
 
     def test_comes_through_when_the_broker_is_back(self, system: System) -> None:
         worker = system.start_worker()
