@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,17 @@ class Stage:
     nylas: Simulator
     worker: Guarded
     log: Path
+    environ: Mapping[str, str]
 
 
 @contextmanager
-def staged(stop: Stop) -> Iterator[Stage]:
-    """Set everything up; take it all down again, whatever happens. Raises `Stopping` between two steps."""
+def staged(
+    stop: Stop, *, prepare: Callable[[Simulator], None] = set_up, settings: Mapping[str, str] | None = None
+) -> Iterator[Stage]:
+    """Set everything up; take it all down again, whatever happens. Raises `Stopping` between two steps.
+
+    ``prepare`` tells the simulator what goes wrong; ``settings`` are variables of the worker's beside the demo's own.
+    """
     with ExitStack() as running:
         home = Path(tempfile.mkdtemp(prefix="sendq-demo-"))
         running.callback(shutil.rmtree, home, ignore_errors=True)
@@ -52,7 +58,7 @@ def staged(stop: Stop) -> Iterator[Stage]:
         migrate.upgrade(ledger)
         stop.check()
         nylas = running.enter_context(Simulator(KEY, latency=LATENCY_S, log_bodies=False))
-        set_up(nylas)
+        prepare(nylas)
         stop.check()
         redis = running.enter_context(EmbeddedRedis(home / "redis"))
         stop.check()
@@ -65,11 +71,12 @@ def staged(stop: Stop) -> Iterator[Stage]:
             "SENDQ_HOME": str(home),
             "SENDQ_LOG_FORMAT": "console",
             "SENDQ_GRACE_S": str(GRACE_S),
+            **(settings or {}),
         }
         worker = start_child(worker_argv("-l", "INFO"), log=log, environ=environ, grace_s=GRACE_S)
         running.callback(worker.stop)
         stop.check()
-        yield Stage(SendQueue(ledger), ledger, nylas, worker, log)
+        yield Stage(SendQueue(ledger), ledger, nylas, worker, log, environ)
 
 
 def keep_log(log: Path) -> Path:

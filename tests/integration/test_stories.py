@@ -1,0 +1,44 @@
+"""The recorded runs under docs/stories: they can be run again, and the pages show what they show."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+
+import pytest
+
+from examples.stories.__main__ import NAMES
+from examples.stories.page import with_own_ids, with_own_times
+from examples.stories.play import played
+from tests.support.system import ROOT
+
+
+def page(name: str) -> str:
+    """The page as it is kept."""
+    return (ROOT / "docs" / "stories" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def without_times(text: str) -> str:
+    """What should be the same in every run: all but times of day and spaces of time (and how wide they are)."""
+    return re.sub(r"\d\d:\d\d:\d\dZ|\d+\.\d\d?\b| +", " ", text)
+
+
+class TestAStory:
+    @pytest.mark.timeout(240)  # a dozen programs start one after another
+    def test_that_is_run_again_gives_the_page_that_is_kept(self) -> None:
+        again = played(import_module("examples.stories.dead_letter"))
+        assert without_times(again) == without_times(page("dead_letter"))
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_has_a_page_that_names_its_title_and_its_commands(self, name: str) -> None:
+        story = import_module(f"examples.stories.{name}")
+        commands = re.findall(r"^\$ sendq (\S+)", page(name), re.MULTILINE)
+        assert page(name).startswith(f"# {story.TITLE}\n")
+        assert commands
+
+    def test_on_paper_has_ids_and_times_of_its_own(self) -> None:
+        one, two = "01a2067b-b120-789f-af58-eceeb4b2ed54", "01a2067b-b120-789f-af58-eceeb4b2ed55"
+        first, second = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
+        assert with_own_ids(f"{two} {one} {two}") == f"{first} {second} {first}"
+        said = "2026-11-23 03:30:07Z, 2026-11-23T03:30:02.5+00:00"
+        assert with_own_times(said) == "2026-01-05 09:00:05Z, 2026-01-05 09:00:00Z"
