@@ -12,9 +12,9 @@ import pytest
 from sendq.ledger import schema
 from sendq.vault import new_key
 from settings import Settings
-from tests.integration.test_readme import run as run_program
 from tests.support.commands import Cli
 from tests.support.ledger import MESSAGE, Ledger
+from tests.support.pages import run_program
 
 PAGE = (Path(__file__).parents[2] / "docs" / "security.md").read_text(encoding="utf-8")
 COMMANDS = [

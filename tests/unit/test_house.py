@@ -1,6 +1,6 @@
 """The house itself: what the documents say is what the tree holds, and nothing in it speaks of one machine.
 
-``./dev python -m tests.unit.test_house`` writes the README's table of the policy anew.
+``./dev python -m tests.support.pages`` writes anew what is made from the code.
 """
 
 from __future__ import annotations
@@ -15,22 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.explain import policy_table_markdown
+from settings import Settings
+from tests.support.pages import PAGES, ROOT, filled, read, snippets
 
-ROOT = Path(__file__).parents[2]
-BEGIN, END = "<!-- policy: begin -->\n", "<!-- policy: end -->"
 ROOMS = ("sendq", "tasks", "worker", "settings")
-
-
-def with_policy_table(readme: str) -> str:
-    """The README with the policy's table between its markers."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{policy_table_markdown()}{END}{after}"
-
-
-def read(name: str) -> str:
-    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def kept_files() -> Iterator[Path]:
@@ -45,34 +33,59 @@ def kept_files() -> Iterator[Path]:
             yield path
 
 
+def anchors(markdown: str) -> set[str]:
+    """What a link may name of a page."""
+    headings = re.findall(r"^##+ (.+)$", markdown, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def sections(markdown: str) -> dict[str, str]:
     """Second and third level headings and what stands below each."""
     parts = re.split(r"^##+ (.+)$", markdown, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-class TestTheReadme:
-    def test_has_the_table_of_the_policy(self) -> None:
-        assert read("README.md") == with_policy_table(read("README.md")), "./dev python -m tests.unit.test_house"
+class TestThePages:
+    @pytest.mark.parametrize("page", PAGES)
+    def test_have_what_is_made_from_the_code(self, page: str) -> None:
+        assert read(page) == filled(read(page)), "./dev python -m tests.support.pages"
 
-    def test_names_commands_that_exist(self) -> None:
+    def test_have_the_tables_of_the_policy_and_of_the_settings(self) -> None:
+        assert "`exchange_throttled`" in read("README.md")
+        assert "| `SENDQ_POLL_S` |" in read("docs/operations.md")
+
+    @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+    def test_name_commands_that_exist(self, page: str) -> None:
         usage = subprocess.run(["bash", "dev"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
         known = set(re.findall(r"^  (\w+) ", usage, re.MULTILINE))
-        for document in ("README.md", "CONTRIBUTING.md"):
-            assert set(re.findall(r"\./dev (\w+)", read(document))) <= known
+        assert set(re.findall(r"\./dev (\w+)", read(page))) <= known
 
-    def test_names_commands_of_the_command_line_that_exist(self) -> None:
+    @pytest.mark.parametrize("page", PAGES)
+    def test_name_commands_of_the_command_line_that_exist(self, page: str) -> None:
         from worker.cli.main import sendq
 
-        named = set(re.findall(r"\./dev sendq (\w+)", read("README.md")))
+        named = set(re.findall(r"(?:\./dev |`)sendq (\w+)", read(page)))
         assert named <= sendq.commands.keys()
 
-    @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-    def test_links_to_what_is_there(self, document: str) -> None:
-        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", read(document)):
+    @pytest.mark.parametrize("page", PAGES)
+    def test_name_settings_that_exist(self, page: str) -> None:
+        known = {name for row in Settings.describe() for name in row.env}
+        assert set(re.findall(r"\bSENDQ_\w+[A-Z]\b", read(page))) <= known
+
+    @pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md", "CHANGELOG.md"])
+    def test_link_to_what_is_there(self, page: str) -> None:
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", read(page)):
             name, _, anchor = target.partition("#")
-            assert not name or (ROOT / name).exists()
-            assert not anchor or anchor in {heading.lower().replace(" ", "-") for heading in sections(read(document))}
+            there = (ROOT / page).parent / name if name else ROOT / page
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), target
+
+    def test_say_of_each_snippet_what_it_is(self) -> None:
+        known = {"python", "sh", "toml", "ini", "yaml", "text"}
+        assert [(one.page, one.line) for one in snippets() if one.language not in known] == []
+
+    def test_are_of_a_length_that_is_read(self) -> None:
+        assert len(read("README.md").splitlines()) <= 350
 
 
 class TestTheMapOfTheRooms:
@@ -140,7 +153,3 @@ class TestWhatIsKept:
 
     def test_keeps_no_secret_of_the_compose_file(self) -> None:
         assert not re.search(r"^\w*(?:PASSWORD|KEY)=.", read(".env.example"), re.MULTILINE)
-
-
-if __name__ == "__main__":
-    (ROOT / "README.md").write_text(with_policy_table(read("README.md")), encoding="utf-8")

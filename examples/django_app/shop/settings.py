@@ -37,5 +37,5 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "DIRS": [Path(__file__).parent]}]
 USE_TZ = True
 
-SENDQ_LEDGER = os.environ["SHOP_DATABASE"]
-SENDQ_GRANT = os.environ["SHOP_GRANT"]
+SHOP_LEDGER = os.environ["SHOP_DATABASE"]
+SHOP_GRANT = os.environ["SHOP_GRANT"]

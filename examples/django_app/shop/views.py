@@ -16,7 +16,7 @@ from sendq import InvalidJob, KeyConflict, LedgerUnavailable, Message, Retryable
 
 from .models import Invoice
 
-queue = SendQueue(settings.SENDQ_LEDGER)
+queue = SendQueue(settings.SHOP_LEDGER)
 
 
 class Bill(forms.Form):
@@ -44,7 +44,7 @@ def bill(request: HttpRequest) -> HttpResponse:
     try:
         with transaction.atomic():
             job = queue.send(
-                settings.SENDQ_GRANT,
+                settings.SHOP_GRANT,
                 message,
                 key=f"invoice-{number}",
                 on_outcome="shop.tasks.mail_outcome@shop",

@@ -1,0 +1,106 @@
+"""The pages of the documentation: what is made in them from the code, and the snippets that the tests run.
+
+``./dev python -m tests.support.pages`` writes anew what is made: the table of the policy, that of the settings, and the
+code of the examples.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from settings import Settings
+from tasks.explain import policy_table_markdown
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "examples/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
+
+# A snippet, indented or not; `<!-- code: PATH NAME -->` above it says where its code stands.
+_FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(r"^<!-- code: (\S+) (\w+) -->\n(?:\n```python\n.*?^```$\n)?", re.MULTILINE | re.DOTALL)
+
+
+def read(name: str) -> str:
+    """A text of the repository, by its path from the root."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A fenced block of a page. ``shown``: it is code of a file, put there by `filled`."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    shown: bool
+
+    @property
+    def name(self) -> str:
+        """The words of its first line, up to a colon: what it is called."""
+        return re.split("[:(]", self.text.splitlines()[0])[0].strip("# ")
+
+
+def snippets(*languages: str) -> Iterator[Snippet]:
+    """The snippets of all pages that are in one of these languages (none given: all)."""
+    for page in PAGES:
+        text = read(page)
+        for found in _FENCE.finditer(text):
+            if not languages or found[2] in languages:
+                before = text[: found.start()]
+                shown = bool(re.search(r"<!-- code: [^\n]+ -->\n\n$", before))
+                yield Snippet(page, before.count("\n") + 1, found[2], textwrap.dedent(found[3]), shown)
+
+
+def filled(text: str) -> str:
+    """A page with everything in it that is made from the code."""
+    text = _between(text, "policy", policy_table_markdown())
+    text = _between(text, "settings", settings_table_markdown())
+    return _CODE.sub(lambda at: f"<!-- code: {at[1]} {at[2]} -->\n\n```python\n{_source(at[1], at[2])}\n```\n", text)
+
+
+def settings_table_markdown() -> str:
+    """Every setting: its variables, its default, its meaning."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for row in Settings.describe():
+        names = " or ".join(f"`{name}`" for name in row.env)
+        default = f"`{row.default}`" + (f" {row.unit}" if row.unit else "") if row.default else ""
+        lines.append(f"| {names} | {default} | {row.meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def _between(text: str, name: str, made: str) -> str:
+    """``made`` between the markers of this name, if they are there."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    return re.sub(f"(?s){begin}.*?{end}", lambda _: begin + made + end, text)
+
+
+def _source(path: str, name: str) -> str:
+    """A function of a file, with its decorators."""
+    text = read(path)
+    (node,) = (
+        each
+        for each in ast.parse(text).body
+        if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef) and each.name == name
+    )
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+
+
+def run_program(argv: list[str], directory: Path, **environ: str) -> str:
+    """What a program prints; it must succeed. ``environ``: its whole environment, if any of it is given."""
+    done = subprocess.run(
+        argv, cwd=directory, env=environ or None, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+if __name__ == "__main__":
+    for name in PAGES:
+        (ROOT / name).write_text(filled(read(name)), encoding="utf-8")
