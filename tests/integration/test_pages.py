@@ -84,7 +84,7 @@ AROUND = {
 
 # Pages whose commands have tests of their own: the page about security, and the examples (test_examples.py).
 TRIED_ELSEWHERE = ("docs/security.md", "examples/README.md")
-GRANT, BATCH_KEY = "g1", "tidy-7"
+GRANT = "g1"
 
 # Commands that serve until they are stopped: what they are told is looked at here, and tests of theirs start them.
 SERVERS = {"up": "test_up.py", "simulator": "test_simulator.py", "webhooks": "test_webhooks.py"}
@@ -99,7 +99,7 @@ NOT_HERE = {
 }
 
 # Of the commands that end otherwise than with 0 on this ledger: nothing is wrong with them.
-ENDS = {"check": 2, "release": 1}
+ENDS = {"check": 2, "health": 1, "release": 1}
 
 
 def shown(*languages: str) -> list[Any]:
@@ -165,7 +165,7 @@ class TestAPythonSnippet:
 class TestACommandOfSendq:
     @pytest.fixture
     def cli(self, run: Cli, sqlite_ledger_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
-        """The command line over a ledger with a job, a dead letter and a batch, where the page's files are."""
+        """The command line over a ledger with jobs in several states and a batch, where the page's files are."""
         monkeypatch.setenv("DATABASE_URL", sqlite_ledger_url)
         monkeypatch.chdir(tmp_path)
         (rows,) = (one.text for one in snippets("toml") if one.page == "docs/policy.md")
@@ -174,11 +174,12 @@ class TestACommandOfSendq:
         ledger = Ledger(engine)
         ledger.clock.at = clock.now()
         ledger.queue.send(GRANT, MESSAGE, key="invoice-42")
-        dead = ledger.send(GRANT)
+        dead, doubtful = ledger.send(GRANT), ledger.send(GRANT)
         self.batch = ledger.queue.modify(GRANT, ["m1", "m2"], unread=False).id
         ledger.absorb()
         ledger.set_job(dead, state=State.DEAD.value, rule="bad_request", finished_at=clock.now())
-        self.job = ledger.queue.job(key="invoice-42").id
+        ledger.set_job(doubtful, state=State.IN_DOUBT.value, rule="no_answer", doubt_at=clock.now())
+        self.job, self.doubtful = ledger.queue.job(key="invoice-42").id, str(doubtful)
         engine.dispose()
         return run
 
@@ -188,7 +189,8 @@ class TestACommandOfSendq:
             assert (ROOT / "tests" / "integration" / SERVERS[words[1]]).exists()
             sendq.commands[words[1]].make_context(words[1], words[2:], resilient_parsing=False).close()
             return
-        names = {"GRANT": GRANT, "JOB": self.job, "BATCH": self.batch}
+        job = self.doubtful if words[1] == "resolve" else self.job
+        names = {"GRANT": GRANT, "JOB": job, "BATCH": self.batch}
         status, out, err = cli(*(names.get(word, word) for word in words[1:]))
         assert status == ENDS.get(words[1], 0), f"{out}{err}"
         assert out or err
