@@ -69,6 +69,7 @@ def staged(
             "NYLAS_API_KEY": KEY,
             "NYLAS_API_URI": nylas.url,
             "SENDQ_HOME": str(home),
+            "SENDQ_RUN_DIR": str(home / "run"),
             "SENDQ_LOG_FORMAT": "console",
             "SENDQ_GRACE_S": str(GRACE_S),
             **(settings or {}),
