@@ -35,13 +35,15 @@ def main(arguments: list[str]) -> int:
         return 2
     wanted = [scenario for scenario in scenarios if not given.only or scenario.name in given.only]
     compares = not given.only or plain.NAME in given.only
-    played, skipped, compared = [], [], []
+    played, skipped = [], []
+    compared: list[report.Compared] = []
     with tempfile.TemporaryDirectory(prefix="chaos-") as home, running_cluster() as cluster:
         for scenario in wanted:
             if scenario.small_disk and os.geteuid() != 0:
                 skipped.append(scenario)
             else:
                 played.append(_play(scenario, cluster, Path(home), given.seed))
+            report.Report(given.seed, played, skipped, compared).write(given.report)  # what is known so far
         if compares:
             compared = plain.compare(cluster, Path(home), seed=given.seed, kills=given.compare_kills)
     result = report.Report(given.seed, played, skipped, compared)
