@@ -24,6 +24,7 @@ from sendq.ids import new_id
 from sendq.ledger import lanes, migrate, record, rescue, schema, turns, workers
 from sendq.ledger.engine import open_engine, writing
 from sendq.ledger.lanes import Turn
+from sendq.pace import Pace, written
 from sendq.paces import Paces
 from sendq.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
@@ -450,7 +451,7 @@ class TestAnOldSnapshotOfAnotherConnection:
         ledger.queue.modify(grant, [f"m{n}" for n in range(self.JOBS)], starred=True)
         ledger.clock.advance(60)
         ledger.absorb()
-        ledger.set_lane(grant, ramp=10, width=10)
+        ledger.set_lane(grant, ramp=10, width=10, pace=written(Pace(width=10)))  # no limit: its clock stands still
 
     def cost(self, ledger: Ledger, grant: str, *, enqueued: bool = False) -> Cost:
         """What all turns cost, each from its claim to its end; counted, not timed: the machine may be busy."""
