@@ -9,7 +9,7 @@ NAMES = {
     "attachments": "memory of one worker with fifty large files in flight",
     "bulk": "100,000 modifications in one call, and their cancellation: time, CPU and memory of the caller",
     "fairness": "what quiet lanes notice of busy and hanging ones, and how well the providers' limits are kept",
-    "first-reading": "CPU per send of one worker: many lanes, real PostgreSQL, real Redis, a simulated API",
+    "peers": "sendq beside Celery, Dramatiq, Taskiq, BullMQ and others: jobs a second, CPU, memory, latency",
     "telling": "CPU per attempt of what tells of it: journal, metrics, Flower, Sentry",
 }
 

@@ -24,8 +24,7 @@ from typing import Any
 import psutil
 from sqlalchemy import Engine, func, select
 
-from benchmarks.first_reading import SENT
-from benchmarks.stage import API_KEY, LIMIT_S, count, cpu, machine, simulator, worker
+from benchmarks.stage import API_KEY, LIMIT_S, SENT, count, cpu, machine, simulator, worker
 from sendq import Attachment, Message, Options, Send, SendQueue
 from sendq.ledger import migrate, schema
 from sendq.ledger.engine import open_engine

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -15,6 +17,7 @@ from typing import Any
 import psutil
 from sqlalchemy import Engine, Select, func, select
 
+from sendq import State
 from sendq.ledger import schema
 from sendq.ledger.engine import reading
 from tests.support.servers import PgServer
@@ -24,6 +27,7 @@ from worker.guard import Guarded
 API_KEY = "nyk_benchmark"
 LIMIT_S = 300.0
 WORKERS = select(func.count()).select_from(schema.worker)
+SENT = select(func.count()).where(schema.job.c.state == State.SENT)
 PACKAGES = ("celery", "kombu", "redis", "aiohttp", "uvloop", "sqlalchemy", "psycopg")
 
 
@@ -49,7 +53,7 @@ def simulator(
         command += ["--bytes-per-s", str(bytes_per_s)]
     running = Guarded(command, log=log)
     try:
-        _wait_until(lambda: log.read_text().startswith("http"), running, log)
+        wait_until(lambda: log.read_text().startswith("http"), running, log)
         yield log.read_text().split()[0]
     finally:
         running.stop()
@@ -67,14 +71,15 @@ def worker(home: Path, ledger: Engine, variables: dict[str, str]) -> Iterator[ps
         grace_s=40.0,
     )
     try:
-        _wait_until(lambda: count(ledger, WORKERS) > 0, running, log)
+        wait_until(lambda: count(ledger, WORKERS) > 0, running, log)
         (process,) = psutil.Process(running.pid).children()
         yield process
     finally:
         running.stop()
 
 
-def _wait_until(what: Callable[[], bool], running: Guarded, log: Path) -> None:
+def wait_until(what: Callable[[], bool], running: Guarded, log: Path) -> None:
+    """Raises ``RuntimeError`` with the process's last words if it ends, or if the limit is over, before that is so."""
     deadline = time.monotonic() + LIMIT_S
     while not what():
         if running.ended() or time.monotonic() > deadline:
@@ -90,6 +95,52 @@ def count(ledger: Engine, question: Select[Any]) -> Any:
 def cpu(process: psutil.Process) -> float:
     times = process.cpu_times()
     return float(times.user + times.system)
+
+
+def tree_cpu(root: psutil.Process) -> float:
+    """CPU seconds of a process and of all below it, those that have ended included."""
+    total = 0.0
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def peak_memory_mb(root: psutil.Process) -> float:
+    """The most that a process and those below it have held so far, resident, by the kernel's own mark (VmHWM)."""
+    kilobytes = 0
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            kilobytes += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    return kilobytes * 1024 / 1e6
+
+
+def fsync_ms(directory: Path, times: int = 50) -> float:
+    """How long this disk takes until a page is on it, as a median."""
+    took = []
+    with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+        for _ in range(times):
+            began = time.perf_counter()
+            file.write(bytes(8_192))
+            os.fdatasync(file.fileno())
+            took.append(time.perf_counter() - began)
+    return round(statistics.median(took) * 1000, 2)
+
+
+@contextlib.contextmanager
+def on_core(number: int) -> Iterator[None]:
+    """What is started in this block runs on that core alone; anywhere, if there are fewer, or no such call."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if len(allowed) <= number:
+        yield
+        return
+    os.sched_setaffinity(0, {allowed[number]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def servers_cpu(pg: PgServer, redis_url: str) -> float:

@@ -1,12 +1,13 @@
 """The pages of the documentation: what is made in them from the code, and the snippets that the tests run.
 
-``./dev python -m tests.support.pages`` writes anew what is made: the table of the policy, that of the settings, and the
-code of the examples.
+``./dev python -m tests.support.pages`` writes anew what is made: the table of the policy, that of the settings, that of
+the queues that were measured, and the code of the examples.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import textwrap
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.peers_report import readme_table
 from settings import Settings
 from tasks.explain import policy_table_markdown
 
@@ -61,6 +63,7 @@ def filled(text: str) -> str:
     """A page with everything in it that is made from the code."""
     text = _between(text, "policy", policy_table_markdown())
     text = _between(text, "settings", settings_table_markdown())
+    text = _between(text, "peers", peers_table_markdown())
     return _CODE.sub(lambda at: f"<!-- code: {at[1]} {at[2]} -->\n\n```python\n{_source(at[1], at[2])}\n```\n", text)
 
 
@@ -72,6 +75,12 @@ def settings_table_markdown() -> str:
         default = f"`{row.default}`" + (f" {row.unit}" if row.unit else "") if row.default else ""
         lines.append(f"| {names} | {default} | {row.meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def peers_table_markdown() -> str:
+    """sendq beside other queues, as the last run that was kept has it."""
+    kept = "benchmarks/results/peers.json"
+    return readme_table(json.loads(read(kept))) if (ROOT / kept).exists() else "No run has been kept yet.\n"
 
 
 def _between(text: str, name: str, made: str) -> str:

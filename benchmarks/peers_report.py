@@ -1,0 +1,147 @@
+"""The report of ``./dev bench peers``, made of its figures: for people, for machines, and the README's table."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {
+    "jobs_per_s": "jobs/s",
+    "worker_cpu_ms": "worker, ms CPU",
+    "servers_cpu_ms": "servers, ms CPU",
+    "producer_cpu_ms": "producer, ms CPU",
+    "peak_memory_mb": "peak memory, MB",
+    "p50_ms": "p50, ms",
+    "p99_ms": "p99, ms",
+}
+BESIDE = {"worker_busy": "worker's core busy", "others_busy": "other core busy", "api_cpu_ms": "API, ms CPU"}
+
+# sendq is compared with queues only: it cannot be quicker than no queue at all.
+NO_QUEUE = "bare client"
+OURS = "sendq"
+
+
+def write(directory: Path, results: dict[str, Any]) -> None:
+    """``peers.json`` and ``peers.md``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "peers.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    (directory / "peers.md").write_text(markdown(results), encoding="utf-8")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The whole report."""
+    load = results["load"]
+    lines = [
+        "# Beside other queues", "",
+        f"`{results['command']}`: {results['rounds']} rounds in turns; medians, with the least and the most. "
+        f"{load['jobs']:,} jobs over {load['lanes']:,} lanes, {load['in_flight']} in flight, bodies of 2 KB, over TLS "
+        f"to an API that answers after {load['latency_s'] * 1000:.0f} ms. The worker has one core; PostgreSQL, Redis, "
+        "API and producer have the other. CPU is per job. p50 and p99: from commit to wire, at "
+        f"{load['per_second']:g} jobs a second ({load['gentle_jobs']:,} jobs).", "",
+    ]  # fmt: skip
+    if results["command"].endswith("--quick"):
+        lines += ["A quick run shows that everything runs. **Its figures say nothing.**", ""]
+    lines += [f"- {name}: {value}" for name, value in results["machine"].items()]
+    lines += [f"- fsync: {results['fsync_ms']} ms"]
+    lines += [*_ceiling(results), ""]
+    lines += _table({**COLUMNS, **BESIDE}, results, spread=True)
+    lines += ["", "## How each is set up", ""]
+    lines += [f"- **{name}** ({one['versions']}): {one['written']}" for name, one in results["queues"].items()]
+    if results["not_run"]:
+        lines += ["", "## Not run", ""]
+        lines += [f"- **{name}**: {' '.join(why.split())}" for name, why in results["not_run"].items()]
+    if OURS in results["queues"]:
+        lines += ["", "## Bars", "", "| what | bar | measured | met |", "|---|---|---|---|"]
+        lines += [f"| {bar['what']} | {bar['bar']} | {bar['is']} | {_yes(bar['met'])} |" for bar in bars(results)]
+        lines += ["", "## Where the time of one send goes", "", *_where_time_goes(results)]
+    return "\n".join(lines) + "\n"
+
+
+def readme_table(results: dict[str, Any]) -> str:
+    """What the README shows: medians of the columns that matter first, and where the rest is."""
+    more = "[The report](benchmarks/results/peers.md) has machine, versions, spread, and where the time of a send goes."
+    shown = ("jobs_per_s", "worker_cpu_ms", "servers_cpu_ms", "producer_cpu_ms", "p50_ms", "p99_ms")
+    return "\n".join([*_table({key: COLUMNS[key] for key in shown}, results, spread=False), "", more]) + "\n"
+
+
+def median(results: dict[str, Any], name: str, key: str) -> float | None:
+    """Of one queue's runs; None if it was not measured there."""
+    values = [run[key] for run in results["queues"].get(name, {"runs": []})["runs"] if key in run]
+    return statistics.median(values) if values else None
+
+
+def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """What sendq promises of itself, and what came out."""
+
+    def at_most(what: str, key: str, bar: float, unit: str) -> dict[str, Any]:
+        value = median(results, OURS, key)
+        return {"what": what, "bar": f"≤ {bar:g} {unit}", "is": f"{value:g} {unit}", "met": (value or 0.0) <= bar}
+
+    others = {
+        name: median(results, name, "jobs_per_s") or 0.0
+        for name in results["queues"]
+        if not name.startswith(OURS) and name != NO_QUEUE
+    }
+    ours, quickest = median(results, OURS, "jobs_per_s") or 0.0, max(others, key=lambda name: others[name], default="")
+    return [
+        at_most("the worker's CPU per send", "worker_cpu_ms", 0.6, "ms"),
+        {
+            "what": "more jobs a second than any other",
+            "bar": f"> {others.get(quickest, 0):,.0f} ({quickest or 'nobody else ran'})",
+            "is": f"{ours:,.0f}",
+            "met": ours > others.get(quickest, 0.0),
+        },
+        at_most("the servers' CPU per send, enqueue and all", "servers_cpu_ms", 0.3, "ms"),
+        at_most("the producer's CPU per job, in bulk", "producer_cpu_ms", 0.06, "ms"),
+        at_most("commit → wire, p50", "p50_ms", 10, "ms"),
+        at_most("commit → wire, p99", "p99_ms", 50, "ms"),
+        at_most("the worker's peak memory", "peak_memory_mb", 150, "MB"),
+    ]
+
+
+def _ceiling(results: dict[str, Any]) -> list[str]:
+    """What the API could do at most."""
+    each = median(results, NO_QUEUE, "api_cpu_ms")
+    return [f"- the API took {each:g} ms CPU a call: at most {1000 / each:,.0f} calls/s on its core"] if each else []
+
+
+def _table(columns: dict[str, str], results: dict[str, Any], *, spread: bool) -> list[str]:
+    lines = [f"| queue | {' | '.join(columns.values())} |", "|---|" + "---:|" * len(columns)]
+    for name, one in results["queues"].items():
+        cells = [_cell([run[key] for run in one["runs"] if key in run], spread=spread) for key in columns]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _cell(values: list[float], *, spread: bool) -> str:
+    if not values:
+        return "-"
+    middle = f"{statistics.median(values):,}"
+    return f"{middle} ({min(values):,} to {max(values):,})" if spread and len(values) > 1 else middle
+
+
+def _where_time_goes(results: dict[str, Any]) -> list[str]:
+    found: dict[str, Any] | str = results["profile"]
+    if isinstance(found, str):
+        return [f"Not looked at: {' '.join(found.split())}"]
+    whole = median(results, OURS, "worker_cpu_ms") or 0.0
+    lines = [
+        f"Of the worker's {whole:g} ms, in one more run of sendq: {found['samples']:,} samples of what holds the "
+        "interpreter's lock, each counted for the innermost layer that it passes, and the operating system's CPU of "
+        "each thread, in which encryption and system calls are too.",
+    ]
+    parts = {
+        "layers": "layer (samples)",
+        "threads": "thread (CPU)",
+        "hottest": "function of ours, with all that it calls in libraries (samples)",
+    }
+    for part, what in parts.items():
+        lines += ["", f"| {what} | share | ms |", "|---|---:|---:|"]
+        lines += [f"| {name} | {share:.1%} | {share * whole:.3f} |" for name, share in found[part].items()]
+    return lines
+
+
+def _yes(met: bool) -> str:
+    return "yes" if met else "**no**"

@@ -1,0 +1,115 @@
+"""A stand-in for the API that costs little: it answers every POST after a while, and notes when which one arrived.
+
+    python -m benchmarks.standin MARKS LATENCY_S [CERTIFICATE KEY]
+
+The simulator knows how the API behaves, and takes a millisecond for that; here only the time and the wire are right.
+It speaks HTTP/1.1 with keep-alive, over TLS if it has a certificate, prints its address, and judges nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+import re
+import ssl
+import struct
+import sys
+import time
+from email.utils import formatdate
+from functools import lru_cache
+from pathlib import Path
+from typing import cast
+
+import uvloop
+
+CALLS = 2_000_000  # that one file of marks has room for; the file is sparse
+COUNT, MARK = struct.Struct("q"), struct.Struct("qq")
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_NUMBER = re.compile(rb"Invoice (\d+)")
+
+# What the API says of an accepted message, so far as clients look at it.
+ANSWER = (
+    b'{"request_id":"5967ca40-a2d8-4ee0-a0e0-6f18ace39a90","data":{"object":"message","id":"18f3c2a9b1d4e5f6",'
+    b'"grant_id":"grant","thread_id":"18f3c2a9b1d4e5f6","subject":"Invoice","to":[{"email":"leyah@example.com"}],'
+    b'"from":[{"email":"nyla@example.com"}],"date":1767864413,"folders":["SENT"],"unread":false,"starred":false,'
+    b'"snippet":"xxxxxxxxxxxxxxxxxxxxxxxx","schedule_id":""}}'
+)
+
+
+class Marks:
+    """When which call arrived, as one process writes it and another reads it, by way of a file in memory."""
+
+    def __init__(self, path: Path) -> None:
+        with path.open("a+b") as file:
+            file.truncate(COUNT.size + CALLS * MARK.size)
+            self._map = mmap.mmap(file.fileno(), 0)
+
+    def add(self, number: int) -> None:
+        """The letter of this number is here now."""
+        count = self.count
+        MARK.pack_into(self._map, COUNT.size + count * MARK.size, time.monotonic_ns(), number)
+        COUNT.pack_into(self._map, 0, count + 1)
+
+    @property
+    def count(self) -> int:
+        """How many calls there were."""
+        count: int = COUNT.unpack_from(self._map)[0]
+        return count
+
+    def at(self, place: int) -> tuple[int, int]:
+        """Of one call, counted from zero: when (ns of the monotonic clock, which all share), and the number."""
+        stamp, number = MARK.unpack_from(self._map, COUNT.size + place * MARK.size)
+        return stamp, number
+
+
+@lru_cache(maxsize=1)
+def _answer(second: int) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: {formatdate(second, usegmt=True)}\r\n"
+    return f"{head}Content-Length: {len(ANSWER)}\r\n\r\n".encode() + ANSWER
+
+
+class Caller(asyncio.Protocol):
+    """One connection; a client that sends its next request before the answer is answered in order."""
+
+    def __init__(self, marks: Marks, latency_s: float) -> None:
+        self._marks, self._latency_s, self._received = marks, latency_s, b""
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's own, of no class of asyncio's
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        while (head := self._received.find(b"\r\n\r\n")) >= 0:
+            stated = _LENGTH.search(self._received, 0, head)
+            end = head + 4 + (int(stated[1]) if stated else 0)
+            if len(self._received) < end:
+                return
+            number = _NUMBER.search(self._received, head, end)
+            if number is not None:
+                self._marks.add(int(number[1]))
+            self._received = self._received[end:]
+            asyncio.get_running_loop().call_later(self._latency_s, self._say)
+
+    def _say(self) -> None:
+        if self._transport is not None:
+            self._transport.write(_answer(int(time.time())))
+
+
+async def serve(marks: Marks, latency_s: float, certificate: list[str]) -> None:
+    """Until the process ends."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
+    if tls is not None:
+        tls.load_cert_chain(*certificate)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Caller(marks, latency_s), "127.0.0.1", 0, ssl=tls, backlog=2_000)
+    scheme, port = "https" if tls else "http", server.sockets[0].getsockname()[1]
+    print(f"{scheme}://127.0.0.1:{port}", flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(Marks(Path(sys.argv[1])), float(sys.argv[2]), sys.argv[3:]))

@@ -1,0 +1,86 @@
+"""What is made of the figures of ``./dev bench peers``, and how samples of a worker become shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.layers import OTHER, add_up, layer_of
+from benchmarks.peers_report import bars, markdown, readme_table
+
+GOOD = {
+    "jobs_per_s": 1_500, "worker_cpu_ms": 0.5, "servers_cpu_ms": 0.2, "producer_cpu_ms": 0.05, "api_cpu_ms": 0.05,
+    "peak_memory_mb": 120, "p50_ms": 8.0, "p99_ms": 40.0, "worker_busy": 0.9, "others_busy": 0.5,
+}  # fmt: skip
+
+
+def results(**runs: list[dict[str, Any]]) -> dict[str, Any]:
+    queues = {name: {"written": "well", "versions": "1.0", "runs": each} for name, each in runs.items()}
+    load = {"jobs": 9, "lanes": 3, "in_flight": 5, "latency_s": 0.2, "gentle_jobs": 4, "per_second": 50.0}
+    return {
+        "command": "./dev bench peers", "rounds": 3, "load": load, "machine": {"machine": "2 x some"}, "fsync_ms": 0.1,
+        "queues": queues, "not_run": {"arq": "not\ninstalled"}, "profile": "no py-spy",
+    }  # fmt: skip
+
+
+def met(found: dict[str, Any]) -> set[str]:
+    return {bar["what"] for bar in bars(found) if bar["met"]}
+
+
+class TestTheBars:
+    def test_are_met_by_the_median_of_all_rounds(self) -> None:
+        slow = GOOD | {"worker_cpu_ms": 9.0}
+        assert len(met(results(sendq=[GOOD, slow, GOOD]))) == len(bars(results(sendq=[GOOD])))
+        assert "the worker's CPU per send" not in met(results(sendq=[slow, GOOD, slow]))
+
+    @pytest.mark.parametrize("key", ["worker_cpu_ms", "servers_cpu_ms", "producer_cpu_ms", "p50_ms", "p99_ms"])
+    def test_are_missed_by_one_figure_that_is_too_high(self, key: str) -> None:
+        assert len(met(results(sendq=[GOOD]))) - len(met(results(sendq=[GOOD | {key: 1_000.0}]))) == 1
+
+    def test_of_speed_stands_against_the_quickest_queue_and_not_against_the_client_without_one(self) -> None:
+        what = "more jobs a second than any other"
+        none = GOOD | {"jobs_per_s": 9_000}
+        assert what in met(results(sendq=[GOOD], BullMQ=[GOOD | {"jobs_per_s": 1_499}], **{"bare client": [none]}))
+        assert what not in met(results(sendq=[GOOD], BullMQ=[GOOD | {"jobs_per_s": 1_501}]))
+
+
+class TestTheReport:
+    def test_says_what_it_could_not_run(self) -> None:
+        text = markdown(results(sendq=[GOOD]))
+        assert "**arq**: not installed" in text
+        assert "Not looked at: no py-spy" in text
+
+    def test_has_the_median_with_the_least_and_the_most(self) -> None:
+        runs = [GOOD | {"jobs_per_s": rate} for rate in (1_300, 1_100, 1_200)]
+        assert "1,200 (1,100 to 1,300)" in markdown(results(sendq=runs))
+
+    def test_leaves_a_cell_open_where_nothing_was_measured(self) -> None:
+        alone = {name: value for name, value in GOOD.items() if name not in ("p50_ms", "p99_ms")}
+        table = readme_table(results(**{"bare client": [alone]}))
+        assert "| bare client | 1,500 | 0.5 | 0.2 | 0.05 | - | - |" in table
+
+
+class TestALayer:
+    @pytest.mark.parametrize(
+        ("files", "layer"),
+        [
+            (["worker/engine.py", "tasks/turn.py", "aiohttp/client.py", "json/encoder.py"], "HTTP and TLS"),
+            (["worker/recorder.py", "sendq/ledger/record.py", "json/encoder.py"], "ledger"),
+            (["worker/engine.py", "worker/journal.py", "structlog/_base.py"], "events and logs"),
+            (["worker/engine.py", "tasks/decide.py"], "policy and engine"),
+            (["threading.py"], OTHER),
+        ],
+    )
+    def test_is_the_innermost_that_knows_a_file(self, files: list[str], layer: str) -> None:
+        assert layer_of(files) == layer
+
+    def test_has_its_share_of_the_samples_and_a_thread_that_of_the_processor(self) -> None:
+        lines = (
+            "thread (7): sendq-loop;run (/x/site-packages/aiohttp/client.py:3) 30\n"
+            "thread (8): pool-1;write (sendq/ledger/record.py:9);run (/x/site-packages/sqlalchemy/base.py:4) 10\n"
+        )
+        found = add_up(lines, {7: 60, 8: 20, 9: 20})
+        assert found["layers"] == {"HTTP and TLS": 0.75, "ledger": 0.25}
+        assert found["threads"] == {"sendq-loop": 0.6, "pool": 0.2, "those without samples": 0.2}
+        assert found["hottest"] == {"`run` in aiohttp/client.py": 0.75, "`write` in sendq/ledger/record.py": 0.25}
