@@ -54,7 +54,7 @@ class Contestant:
             [self.program[0], "-c", _VERSIONS, *self.packages], capture_output=True, text=True, check=False
         )
         if asked.returncode:
-            raise Missing(f"{asked.stderr.splitlines()[-1].rpartition(': ')[2]} ({self.program[0]})")
+            raise Missing(f"{asked.stderr.splitlines()[-1].rpartition(': ')[2]} in {Path(PYTHON).parents[1].name}")
         return asked.stdout.strip().replace("\n", ", ")
 
 

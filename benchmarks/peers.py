@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks import layers, peers_report
 from benchmarks.contest import Load, measure
-from benchmarks.contestants import Contestant, Missing, contestants
+from benchmarks.contestants import ROOT, Contestant, Missing, contestants
 from benchmarks.stage import fsync_ms, machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,7 +103,7 @@ def contest(chosen: dict[str, Contestant], load: Load, rounds: int) -> dict[str,
                 print(f"round {number + 1}, {name}: {json.dumps(entry['runs'][-1])}", file=sys.stderr, flush=True)
             except FAILURES as why:
                 results["queues"].pop(name, None)
-                results["not_run"][name] = str(why)
+                results["not_run"][name] = str(why).replace(f"{ROOT}/", "")  # a report is of no one machine's folders
                 print(f"round {number + 1}, {name}: not run: {why}", file=sys.stderr, flush=True)
     return results
 
