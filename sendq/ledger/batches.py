@@ -117,14 +117,16 @@ def reopen(connection: Connection, ids: Collection[UUID]) -> None:
 # --- cancel -----------------------------------------------------------------------------------------------------------
 
 
-def withdraw(connection: Connection, batch_id: UUID, *, now: Micros) -> None:
-    """Say that nothing more of a batch is to begin. Raises `NotFound`."""
+def withdraw(connection: Connection, batch_id: UUID, *, now: Micros) -> bool:
+    """Say that nothing more of a batch is to begin; False if that was said before, or it has ended. `NotFound`."""
     table = schema.batch
     row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if row is None:
         raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
-    if row.finished_at is None and row.cancel_at is None:
-        connection.execute(update(table).where(table.c.id == batch_id).values(cancel_at=now, making=False))
+    if row.finished_at is not None or row.cancel_at is not None:
+        return False
+    connection.execute(update(table).where(table.c.id == batch_id).values(cancel_at=now, making=False))
+    return True
 
 
 def withdrawn(connection: Connection, *, limit: int) -> Sequence[UUID]:

@@ -1,4 +1,16 @@
-"""What happened to lanes, grants and holds, and what operators did: appended, with author and time."""
+"""What happened to lanes, grants and holds, and what operators did: appended, with author and time.
+
+    hold, release       a grant, provider or application is left alone; somebody ended that (its own end is no event)
+    closed, reopened    the lane of a grant whose owner must sign in again, or of which that is suspected
+    reauth_required     its owner was called for
+    grant_gone          the grant exists no more
+    escalated           many grants failed alike: their provider is held, and they are reopened
+    narrowed            a lane makes fewer calls at once from now on
+    cancel, retry, resolved, deliveries_retried, forget, recovered, rekey    what an operator did
+
+An incident is written down once: what was on the wire when a hold fell adds nothing. ``job_id`` is then the job whose
+answer it was.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +36,13 @@ def append(
     provider: str | None = None,
     grant_id: str | None = None,
     job_id: UUID | None = None,
+    batch_id: UUID | None = None,
     rule: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Write one event down. ``by`` is ``policy``, ``check``, ``reconcile``, ``webhook`` or an operator's name."""
+    """Write one event down. ``by`` is an operator's name, or what acted by itself: ``policy``, ``escalation``,
+    ``check``, ``reconcile``, ``webhook``.
+    """
     row = {
         "id": new_id(),
         "at": at,
@@ -36,6 +51,7 @@ def append(
         "provider": provider,
         "grant_id": grant_id,
         "job_id": job_id,
+        "batch_id": batch_id,
         "rule": rule,
         "by": by,
         "reason": reason,
@@ -43,9 +59,14 @@ def append(
     insert_rows(connection, schema.event, [row])
 
 
-def latest(connection: Connection, *, limit: int, grant_id: str | None = None) -> Sequence[Row[Any]]:
-    """The latest events, the newest first; of one grant if it is named."""
-    wanted = select(schema.event).order_by(schema.event.c.at.desc(), schema.event.c.id.desc()).limit(limit)
+def latest(
+    connection: Connection, *, limit: int, grant_id: str | None = None, since: Micros | None = None
+) -> Sequence[Row[Any]]:
+    """The latest events, the newest first; of one grant, and not before ``since``, if that is wanted."""
+    table = schema.event.c
+    wanted = select(schema.event).order_by(table.at.desc(), table.id.desc()).limit(limit)
     if grant_id is not None:
-        wanted = wanted.where(schema.event.c.grant_id == grant_id)
+        wanted = wanted.where(table.grant_id == grant_id)
+    if since is not None:
+        wanted = wanted.where(table.at >= since)
     return connection.execute(wanted).all()

@@ -326,6 +326,8 @@ def _open_closed(connection: Connection, ids: Collection[UUID], *, now: Micros) 
     rows = lock(connection, ids)
     still = [lane_id for lane_id, row in rows.items() if row.closed_at is not None and not row.gone]
     settle(connection, rows, {lane_id: _opened(now) for lane_id in still}, now=now)
+    for row in (rows[lane_id] for lane_id in still):
+        _event(connection, "reopened", row, by=ESCALATION, rule=row.closed_rule, now=now)
 
 
 def _hold_pair(

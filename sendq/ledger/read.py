@@ -12,7 +12,7 @@ from sendq.clock import Micros, moment
 from sendq.errors import NotFound, Pruned
 from sendq.ledger import schema
 from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
-from sendq.states import MOVES, State
+from sendq.states import MOVES, Event, State
 from sendq.views import AttemptView, JobView, Priority
 
 # Counting those ahead stops here: "more than ten thousand" is answer enough, and the count stays cheap.
@@ -130,16 +130,22 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
     row = lock_jobs(connection, [job_id]).get(job_id)
     if row is None:
         raise NotFound(f"there is no job {job_id} in this ledger; it may have been pruned after its retention")
+    state = after_cancel(row)
     if row.state == State.QUEUED:
-        event = withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
-        end_waiting(connection, {job_id: event}, now=now, rule="cancelled")
-        state = MOVES[State.QUEUED][event]
-    else:
-        state = State(row.state)
+        end_waiting(connection, {job_id: _withdrawal(row)}, now=now, rule="cancelled")
     if state in (State.SENDING, State.IN_DOUBT):
         table = schema.job
         connection.execute(update(table).where(table.c.id == job_id).values(cancel_at=now))
     return state
+
+
+def after_cancel(row: Row[Any]) -> State:
+    """The state that `cancel` leaves a job in."""
+    return MOVES[State.QUEUED][_withdrawal(row)] if row.state == State.QUEUED else State(row.state)
+
+
+def _withdrawal(row: Row[Any]) -> Event:
+    return withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
 
 
 # --- why --------------------------------------------------------------------------------------------------------------

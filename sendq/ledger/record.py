@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select, update
 
 from sendq.clock import Micros
-from sendq.ledger import schema
+from sendq.ledger import events, schema
 from sendq.ledger.bulk import insert_new
 from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.grants import pause_after
@@ -317,6 +317,8 @@ def _apply_to_lane(
         changes.setdefault(lane.id, {}).update(streak=0, refused=0, checks=0, announced_at=None)
     if outcome.width is not None:
         width = max(1, min(lane.width, outcome.width))
+        if width < changes.get(lane.id, {}).get("width", lane.width):
+            _event(connection, "narrowed", outcome, lane, now=now, reason=f"to {width} at once")
         changes.setdefault(lane.id, {}).update(width=width, ramp=min(lane.ramp, width))
     if outcome.spacing is not None:
         spaced = {"spacing": max(lane.spacing, outcome.spacing), "spacing_until": now + BEHAVES_AFTER}
@@ -348,12 +350,15 @@ def _apply_hold(
             closed = change.get("closed_at", lane.closed_at) is not None
             known = closed and (hold.suspected or not change.get("suspected", lane.suspected))
             if not known and (lane.opened_at is None or outcome.begun_at >= lane.opened_at):
+                if hold.gone or not closed:
+                    _event(connection, "grant_gone" if hold.gone else "closed", outcome, lane, now=now)
                 change.update(closed_at=now, closed_rule=hold.rule, suspected=hold.suspected, gone=hold.gone)
                 # As many questions as there were since the last success: they come ever more rarely.
                 change.update(check_at=now if hold.suspected else now + pause_after(lane.checks))
         elif (held_since is None or outcome.begun_at >= held_since) and hold.until >= (lane.held_until or 0):
             change.update(held_until=hold.until, held_since=now, held_rule=hold.rule, held_by=hold.by)
             change.update(ramp=1, streak=lane.streak + 1)
+            _event(connection, "hold", outcome, lane, now=now)
         return False
     provider = lane.provider if hold.scope == "provider" else "*"
     insert_new(connection, schema.pair, [{"application": lane.application, "provider": provider}], returning="provider")
@@ -374,7 +379,28 @@ def _apply_hold(
     ).scalar()
     if changed is None:
         return False
+    _event(connection, "hold", outcome, lane, now=now)
     # Afterwards one call, then 1, 2, 4 …
     held = update(table).where(table.c.application == lane.application)
     connection.execute((held if provider == "*" else held.where(table.c.provider == provider)).values(ramp=1))
     return bool(changed == 1)
+
+
+def _event(
+    connection: Connection, kind: str, outcome: Outcome, lane: Row[Any], *, now: Micros, reason: str | None = None
+) -> None:
+    """Keep that an answer changed how its lane, or what stands above it, is served: once for each incident."""
+    hold = outcome.hold
+    scope = "grant" if hold is None or kind == "narrowed" else hold.scope
+    events.append(
+        connection,
+        kind,
+        at=now,
+        by="policy" if hold is None else hold.by,
+        application=lane.application,
+        provider=None if scope == "application" else lane.provider,
+        grant_id=lane.grant_id if scope == "grant" else None,
+        job_id=outcome.job_id,
+        rule=outcome.rule if hold is None else hold.rule,
+        reason=reason,
+    )

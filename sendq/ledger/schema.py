@@ -101,7 +101,8 @@ job = Table(
     Index("sendq_job_batch_dead_idx", "batch_id", "id", **_when("batch_id IS NOT NULL AND state = 'dead'")),
     # Whether a message that is to be modified is one of ours, whose metadata holds our mark.
     Index("sendq_job_message_idx", "message_id", **_when("message_id IS NOT NULL")),
-    Index("sendq_job_dead_idx", "rule", **_when("state = 'dead'")),
+    # All that a list of dead letters is filtered, counted and sorted by: it is read without the jobs themselves.
+    Index("sendq_job_dead_idx", "rule", "finished_at", "id", "lane_id", **_when("state = 'dead'")),
     # What retention walks along.
     Index("sendq_job_finished_idx", "state", "finished_at", **_when("finished_at IS NOT NULL")),
     Index("sendq_job_open_key_idx", "id", **_when("state = 'queued' AND doubt_at IS NOT NULL")),
@@ -331,11 +332,13 @@ event = Table(
     Column("application", Text),
     Column("provider", Text),
     Column("grant_id", Text),
-    Column("job_id", Uuid),
+    Column("job_id", Uuid),  # whom it concerns, or whose answer it was
+    Column("batch_id", Uuid),
     Column("rule", Text),
     Column("by", Text, nullable=False),  # policy, webhook, check, or an operator's name
     Column("reason", Text),
-    Index("sendq_event_at_idx", "at"),
+    Index("sendq_event_at_idx", "at", "id"),
+    Index("sendq_event_grant_idx", "grant_id", "at", "id", **_when("grant_id IS NOT NULL")),
 )
 
 delivery = Table(

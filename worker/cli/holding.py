@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from worker.cli.door import load_settings, open_ledger, read_ledger
-from worker.cli.given import LONGEST, by_option, duration, reason_option, time
+from worker.cli.given import LONGEST, by_option, duration, reason_option, since_option, time
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json, tell_table, when
 from worker.cli.policies import PROVIDERS
 
@@ -308,26 +308,30 @@ def _cells(line: GrantLine, url: str | None) -> tuple[object, ...]:
 
 @click.command()
 @click.option("--grant", metavar="ID", help="Only what concerned this grant.")
+@since_option("Only what happened since")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
 @json_option
-def events(grant: str | None, limit: int, as_json: bool) -> None:
+def events(grant: str | None, since: datetime | None, limit: int, as_json: bool) -> None:
     """What happened to grants and holds, and what operators did: the latest first, with author and time."""
-    from sendq.clock import moment
+    from sendq.clock import micros, moment
     from sendq.ledger.events import latest
 
-    rows = read_ledger(lambda connection: latest(connection, limit=limit, grant_id=grant))
+    if grant is not None:
+        check_grant_id(grant)
+    at = None if since is None else micros(since)
+    rows = read_ledger(lambda connection: latest(connection, limit=limit, grant_id=grant, since=at))
     if as_json:
         names = ("kind", "application", "provider", "grant_id", "rule", "by", "reason")
         tell_json(
             [
                 {"at": moment(row.at).isoformat(), **{name: row._mapping[name] for name in names}}
-                | {"job_id": str(row.job_id) if row.job_id is not None else None}
+                | {name: str(row._mapping[name]) if row._mapping[name] else None for name in ("job_id", "batch_id")}
                 for row in rows
             ]
         )
         return
     if not rows:
-        tell("nothing has happened " + ("to this grant yet" if grant else "to grants and holds yet"))
+        tell(f"nothing has happened to {'this grant' if grant else 'grants and holds'} {'since' if since else 'yet'}")
         return
     tell_table(
         ("at", "event", "concerns", "rule", "by", "reason"),
@@ -337,11 +341,10 @@ def events(grant: str | None, limit: int, as_json: bool) -> None:
 
 
 def _concerns(row: Any) -> str:
-    if row.job_id is not None:
-        return f"job {row.job_id}"
-    if row.application is None:
-        return ""
-    return str(Scope(row.application, row.grant_id, row.provider))
+    """Whom, and (of what a person did) which job or batch; or the job whose answer it was."""
+    scope = "" if row.application is None else str(Scope(row.application, row.grant_id, row.provider))
+    job = f"job {row.job_id}" if row.job_id else f"batch {row.batch_id}" if row.batch_id else ""
+    return ": ".join(part for part in (scope, job) if part)
 
 
 COMMANDS = (hold, release, grants, events)

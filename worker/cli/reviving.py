@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.door import ledger_engine, read_ledger
-from worker.cli.given import by_option, past, rate, reason_option
+from worker.cli.given import by_option, rate, reason_option, since_option
 from worker.cli.holding import check_grant_id
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
 
@@ -60,7 +60,7 @@ class Tally:
 @click.option("--grant", metavar="ID", help="Those of this grant.")
 @click.option("--application", default="default", show_default=True, help="The application that the grant belongs to.")
 @click.option("--batch", metavar="ID", help="Those of this batch.")
-@click.option("--since", type=past, metavar="TIME", help="Those given up since, like 2026-07-01T09:00:00Z, or 2h.")
+@since_option("Those given up since")
 @click.option("--limit", type=click.IntRange(1), help="How many at most.")
 @click.option("--rate", "apart_s", type=rate, help="No faster than this, like 10/s or 100/m (default: as they can).")
 @click.option("--even-partly", is_flag=True, help="Also mail that some people have, or may have: they get it twice.")

@@ -155,12 +155,21 @@ def upgrade() -> None:
         sa.Column("provider", sa.Text(), nullable=True),
         sa.Column("grant_id", sa.Text(), nullable=True),
         sa.Column("job_id", sa.Uuid(), nullable=True),
+        sa.Column("batch_id", sa.Uuid(), nullable=True),
         sa.Column("rule", sa.Text(), nullable=True),
         sa.Column("by", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_event_pkey")),
     )
-    op.create_index("sendq_event_at_idx", "sendq_event", ["at"], unique=False)
+    op.create_index("sendq_event_at_idx", "sendq_event", ["at", "id"], unique=False)
+    op.create_index(
+        "sendq_event_grant_idx",
+        "sendq_event",
+        ["grant_id", "at", "id"],
+        unique=False,
+        postgresql_where=sa.text("grant_id IS NOT NULL"),
+        sqlite_where=sa.text("grant_id IS NOT NULL"),
+    )
     op.create_table(
         "sendq_found",
         sa.Column("batch_id", sa.Uuid(), nullable=False),
@@ -229,7 +238,7 @@ def upgrade() -> None:
     op.create_index(
         "sendq_job_dead_idx",
         "sendq_job",
-        ["rule"],
+        ["rule", "finished_at", "id", "lane_id"],
         unique=False,
         postgresql_where=sa.text("state = 'dead'"),
         sqlite_where=sa.text("state = 'dead'"),
