@@ -192,8 +192,31 @@ class TestBatch:
 class TestCancel:
     def test_a_job_that_waits_is_withdrawn(self, cli: Cli, ledger: Ledger) -> None:
         job = str(ledger.send())
-        assert as_json(cli("cancel", job, "--json")) == {"job_id": job, "state": "cancelled"}
+        withdrawn = {"job_id": job, "state": "cancelled", "dry_run": False}
+        assert as_json(cli("cancel", job, "--dry-run", "--json")) == withdrawn | {"dry_run": True}
+        assert ledger.queue.job(job).state == "queued"
+        assert as_json(cli("cancel", job, "--json")) == withdrawn
         assert ledger.queue.job(job).state == "cancelled"
+
+    def test_who_did_it_and_why_is_kept_if_there_was_something_to_do(self, cli: Cli, ledger: Ledger) -> None:
+        job, batch = str(ledger.send()), ledger.queue.modify("a", ["m1", "m2"], unread=False)
+        ledger.absorb()
+        for what in ([job], ["--batch", batch.id]):
+            for dry in ([], ["--dry-run"], []):
+                cli("cancel", *what, "--reason", "sent by mistake", "--by", "anna", *dry)
+        assert [
+            (one["kind"], one["job_id"], one["batch_id"], one["grant_id"], one["by"], one["reason"])
+            for one in as_json(cli("events", "--json"))
+        ] == [
+            ("cancel", None, batch.id, "a", "anna", "sent by mistake"),
+            ("cancel", job, None, "g1", "anna", "sent by mistake"),
+        ]
+        assert f"grant a: batch {batch.id}" in cli("events")[1]
+
+    def test_a_batch_is_counted_first(self, cli: Cli, ledger: Ledger) -> None:
+        batch = ledger.queue.modify("a", ["m1", "m2"], unread=False)
+        assert "2 would be withdrawn" in cli("cancel", "--batch", batch.id, "--dry-run")[1]
+        assert as_json(cli("batch", batch.id, "--json"))["waiting"] == 2
 
     def test_a_batch_that_waits_is_withdrawn_as_a_whole(self, cli: Cli, ledger: Ledger) -> None:
         batch = ledger.queue.modify("a", ["m1", "m2"], unread=False)
