@@ -6,17 +6,17 @@ and stop at `COUNT_MOST`; `jobs_by_lane` alone reads every job, and is for small
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, bindparam, case, func, or_, select
+from sqlalchemy import Connection, Row, case, func, or_, select
 
 from sendq.clock import Micros, moment, seconds
-from sendq.ids import lane_id
 from sendq.ledger import levels, schema, standing
+from sendq.ledger.listing import literal
 from sendq.ledger.standing import DISPATCHER, SHUT
 from sendq.states import WAITING, State
 from sendq.views import plain
@@ -102,27 +102,6 @@ class Overview:
         return _deeply_plain(asdict(self))
 
 
-@dataclass(frozen=True, slots=True)
-class JobLine:
-    """A job in a list. ``grant_id`` is None while the dispatcher has not yet seen the job's lane."""
-
-    id: str
-    state: State
-    operation: str
-    application: str | None
-    grant_id: str | None
-    batch_id: str | None
-    created_at: datetime
-    next_at: datetime
-    finished_at: datetime | None
-    attempts: int
-    rule: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for ``json.dumps``."""
-        return plain(asdict(self))
-
-
 def overview(connection: Connection, *, now: Micros, holds: int = 20) -> Overview:
     """Everything at one glance, with at most ``holds`` holds of lanes, the latest first."""
     turn_wait_s, oldest_s = levels.waits(connection, now=now)
@@ -152,7 +131,7 @@ def job_counts(connection: Connection) -> dict[State, int]:
     table = schema.job.c
     counts = dict.fromkeys(State, 0)
     for state in WAITING:
-        some = select(table.id).where(table.state == _literal(state)).limit(COUNT_MOST).subquery()
+        some = select(table.id).where(table.state == literal(state)).limit(COUNT_MOST).subquery()
         counts[state] = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
     ended = [state for state in State if state not in WAITING]
     sums = select(table.state, func.count().label("number")).where(table.state.in_(ended)).group_by(table.state)
@@ -217,31 +196,6 @@ def workers(connection: Connection, *, now: Micros) -> list[Worker]:
     ]
 
 
-def latest_jobs(
-    connection: Connection,
-    *,
-    states: Collection[State] = (),
-    application: str = "default",
-    grant_id: str | None = None,
-    limit: int,
-) -> list[JobLine]:
-    """The jobs that were enqueued last, the newest first; of some states, or of one grant of ``application`` only."""
-    job, lane = schema.job, schema.lane
-    wanted: list[ColumnElement[bool]] = []
-    if states:
-        wanted.append(job.c.state.in_(sorted(states)))
-    if grant_id is not None:
-        wanted.append(job.c.lane_id == lane_id(application, grant_id))
-    statement = (
-        select(job, lane.c.application, lane.c.grant_id)
-        .outerjoin(lane, lane.c.id == job.c.lane_id)
-        .where(*wanted)
-        .order_by(job.c.id.desc())  # ids sort by the time they were made
-        .limit(limit)
-    )
-    return [_job_line(row) for row in connection.execute(statement)]
-
-
 @dataclass(frozen=True, slots=True)
 class LaneJobs:
     """A lane and its jobs by state."""
@@ -274,11 +228,6 @@ def jobs_by_lane(connection: Connection, *, now: Micros) -> list[LaneJobs]:
     ]
 
 
-def _literal(state: State) -> ColumnElement[str]:
-    # Spelled out in the statement: SQLite uses a partial index only if it sees the value.
-    return bindparam(None, state.value, literal_execute=True)
-
-
 def _pair_hold(row: Row[Any]) -> Hold:
     return Hold(
         application=row.application,
@@ -301,22 +250,6 @@ def _lane_hold(row: Row[Any]) -> Hold:
         until=None if closed else moment(row.held_until),
         rule=row.closed_rule if closed else row.held_rule,
         by="policy" if closed else row.held_by,
-    )
-
-
-def _job_line(row: Row[Any]) -> JobLine:
-    return JobLine(
-        id=str(row.id),
-        state=State(row.state),
-        operation=row.operation,
-        application=row.application,
-        grant_id=row.grant_id,
-        batch_id=str(row.batch_id) if row.batch_id else None,
-        created_at=moment(row.created_at),
-        next_at=moment(row.next_at),
-        finished_at=_moment(row.finished_at),
-        attempts=row.attempts,
-        rule=row.rule,
     )
 
 

@@ -102,32 +102,6 @@ class TestHolds:
         assert len(ask(ledger, lambda connection: overview.held(connection, now=now, limit=1))) == 3
 
 
-class TestListingJobs:
-    def test_the_newest_come_first(self, ledger: Ledger) -> None:
-        ids = [str(ledger.send()) for _ in range(3)]
-        found = ask(ledger, lambda connection: overview.latest_jobs(connection, limit=2))
-        assert [job.id for job in found] == ids[:0:-1]
-
-    def test_a_job_is_listed_before_the_dispatcher_has_seen_its_lane(self, ledger: Ledger) -> None:
-        job = str(ledger.send("new"))
-        (found,) = ask(ledger, lambda connection: overview.latest_jobs(connection, grant_id="new", limit=9))
-        assert (found.id, found.grant_id) == (job, None)
-
-    def test_state_and_grant_narrow_the_list(self, ledger: Ledger) -> None:
-        sent, _, other = ledger.send("a"), ledger.send("a"), ledger.send("b")
-        for job in (sent, other):
-            ledger.set_job(job, state="sent")
-        found = ask(
-            ledger,
-            lambda connection: overview.latest_jobs(connection, states={State.SENT}, grant_id="a", limit=9),
-        )
-        assert [job.id for job in found] == [str(sent)]
-        other_application = ask(
-            ledger, lambda connection: overview.latest_jobs(connection, application="x", grant_id="a", limit=9)
-        )
-        assert other_application == []
-
-
 class TestTheWhole:
     def test_it_becomes_plain_json(self, ledger: Ledger) -> None:
         ledger.send("a")

@@ -14,8 +14,9 @@ import pytest
 
 from sendq.ledger import deliveries, outcomes
 from sendq.states import State
+from sendq.views import Priority
 from tasks.failure import OPERATIONS, PROVIDERS
-from worker.cli import policies, reading, telling
+from worker.cli import listing, policies, telling
 from worker.cli.main import main
 from worker.cli.output import clean
 
@@ -70,7 +71,8 @@ class TestHelp:
         assert done.stdout.splitlines()[-1] == "[]"
 
     def test_the_choices_are_the_programs_own(self) -> None:
-        assert set(reading.STATES) == {state.value for state in State}
+        assert set(listing.STATES) == {state.value for state in State}
+        assert {name.upper() for name in listing.PRIORITIES} == {priority.name for priority in Priority}
         assert tuple(PROVIDERS) == policies.PROVIDERS
         assert tuple(OPERATIONS) == policies.OPERATIONS
         assert set(telling.KINDS) == set(outcomes.KINDS)

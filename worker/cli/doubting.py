@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.door import ledger_engine, read_ledger
+from worker.cli.finding import grant_options, lane_of, refuse_unknown_rule, rule_option
 from worker.cli.given import by_option, past, reason_option
-from worker.cli.holding import check_grant_id
 from worker.cli.output import FAILED, UNUSABLE, complain, json_option, tell, tell_json, when
 
 if TYPE_CHECKING:
@@ -53,9 +53,8 @@ class Tally:
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
 @click.argument("answer", type=click.Choice(ANSWERS))
-@click.option("--rule", help="Those that fell into doubt by this rule.")
-@click.option("--grant", metavar="ID", help="Those of this grant.")
-@click.option("--application", default="default", show_default=True, help="The application that the grant belongs to.")
+@rule_option("Those that fell into doubt by this rule.")
+@grant_options("Those of this grant.")
 @click.option("--all-in-doubt", is_flag=True, help="All of them.")
 @click.option("--message-id", metavar="ID", help="With sent, and one JOB: the message that it became.")
 @reason_option(required=True)
@@ -92,6 +91,8 @@ def resolve(
     which = _which(jobs, rule, grant, application)
     tally = _all(which, Answer(answer), by=by, reason=reason, message_id=message_id, dry_run=dry_run)
     others = _others(which, tally)
+    if not (tally.settled or tally.refused):
+        refuse_unknown_rule(rule)
     if as_json:
         tell_json(
             {
@@ -113,16 +114,13 @@ def resolve(
 
 
 def _which(jobs: tuple[str, ...], rule: str | None, grant: str | None, application: str) -> Which:
-    from sendq.ids import lane_id
     from sendq.ledger.doubt import Which
     from sendq.ledger.read import parse_id
 
-    if grant is not None:
-        check_grant_id(grant)
     return Which(
         jobs=[parse_id(job, what="job") for job in jobs] if jobs else None,
         rule=rule,
-        lane_id=lane_id(application, grant) if grant is not None else None,
+        lane_id=lane_of(application, grant),
     )
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.door import ledger_engine
+from worker.cli.finding import check_grant_id
 from worker.cli.given import by_option, reason_option
-from worker.cli.holding import check_grant_id
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from worker.cli.door import load_settings, open_ledger, read_ledger
+from worker.cli.finding import check_grant_id
 from worker.cli.given import LONGEST, by_option, duration, reason_option, since_option, time
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json, tell_table, when
 from worker.cli.policies import PROVIDERS
@@ -79,15 +80,6 @@ def _scope(application: str, grant: str | None, provider: str | None, whole_appl
     if grant is not None:
         check_grant_id(grant)
     return Scope(application, grant, provider)
-
-
-def check_grant_id(grant: str) -> None:
-    """Refuse what cannot be a grant's id; what is given is not repeated, for it may be an address."""
-    from sendq.arguments import check_grant
-
-    problems = check_grant(grant)
-    if problems:
-        raise click.UsageError(f"--grant {problems[0].reason}; {problems[0].remedy}")
 
 
 @click.command()

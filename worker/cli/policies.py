@@ -14,6 +14,7 @@ from worker.cli.output import FAILED, UNUSABLE, complain, json_option, tell, tel
 
 if TYPE_CHECKING:
     from tasks.row import Policy, Row
+    from tasks.words import Said
 
 # Spelled out, so that --help needs no imports; a test holds them to the policy's own.
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown")
@@ -128,6 +129,34 @@ def check_file(file: Path, as_json: bool) -> None:
             tell("nothing to say against it")
     if any(finding.level == "error" for finding in findings):
         raise SystemExit(FAILED)
+
+
+def words_of_rules() -> dict[str, Said]:
+    """What every rule says, rows of one's own among them; a file of these that cannot be used is complained of."""
+    from tasks.policy import POLICY
+    from tasks.policy_file import PolicyFileError, policy_with
+    from tasks.words import words_of
+    from worker.cli.door import load_settings
+
+    file = load_settings().policy_file
+    if file is None:
+        return words_of(POLICY)
+    try:
+        return words_of(policy_with(file.read_text(encoding="utf-8")))
+    except (PolicyFileError, OSError, UnicodeDecodeError):
+        complain("SENDQ_POLICY_FILE cannot be used, so its rows have no words here; see: sendq policy")
+        return words_of(POLICY)
+
+
+def unknown_rule(rule: str) -> str | None:
+    """What to say of a rule that nobody knows; None: it is known."""
+    import difflib
+
+    words = words_of_rules()
+    if rule in words:
+        return None
+    alike = difflib.get_close_matches(rule, words, 1)
+    return f"there is no rule {rule!r}; " + (f"is it {alike[0]}? " if alike else "") + "sendq policy lists them"
 
 
 def _row_cells(row: Row) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What is going on: status, jobs, why."""
+"""What is going on: status, and why."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.door import ledger_engine, open_queue, read_ledger
+from worker.cli.door import ledger_engine, open_queue
 from worker.cli.given import one_of
 from worker.cli.output import clear_screen, json_option, tell, tell_json, tell_table, when
 
 if TYPE_CHECKING:
     from sendq.ledger.overview import Hold, Overview
     from sendq.views import AttemptView
-
-# Spelled out, so that --help needs no import of the package's own list; a test holds the two together.
-STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired")
 
 
 @click.command()
@@ -112,41 +109,6 @@ def _scope(hold: Hold) -> str:
 
 
 @click.command()
-@click.option(
-    "--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state; repeatable."
-)
-@click.option("--grant", metavar="ID", help="Only jobs of this grant.")
-@click.option("--application", default="default", show_default=True, help="The application that the grant belongs to.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
-@json_option
-def jobs(states: tuple[str, ...], grant: str | None, application: str, limit: int, as_json: bool) -> None:
-    """The jobs that were enqueued last, the newest first."""
-    from sendq.ledger.overview import latest_jobs
-    from sendq.states import State
-
-    found = read_ledger(
-        lambda connection: latest_jobs(
-            connection,
-            states={State(name) for name in states},
-            application=application,
-            grant_id=grant,
-            limit=limit,
-        )
-    )
-    if as_json:
-        tell_json([job.as_json() for job in found])
-        return
-    columns = ("job", "state", "operation", "grant", "enqueued", "attempts", "rule")
-    tell_table(
-        columns,
-        [
-            (job.id, job.state, job.operation, job.grant_id, job.created_at, job.attempts, job.rule)
-            for job in found
-        ],
-    )  # fmt: skip
-
-
-@click.command()
 @click.argument("job", required=False)
 @click.option("--key", help="The key that it was enqueued with, in place of its id.")
 @click.option("--application", default="default", show_default=True, help="The application that the key belongs to.")
@@ -186,4 +148,4 @@ def _attempt_cells(attempt: AttemptView) -> tuple[object, ...]:
     )
 
 
-COMMANDS = (status, jobs, why)
+COMMANDS = (status, why)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.door import ledger_engine, read_ledger
+from worker.cli.finding import batch_option, grant_options, id_of, lane_of, refuse_unknown_rule, rule_option
 from worker.cli.given import by_option, rate, reason_option, since_option
-from worker.cli.holding import check_grant_id
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
 
 if TYPE_CHECKING:
@@ -56,10 +56,9 @@ class Tally:
 
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
-@click.option("--rule", help="Those that this rule gave up.")
-@click.option("--grant", metavar="ID", help="Those of this grant.")
-@click.option("--application", default="default", show_default=True, help="The application that the grant belongs to.")
-@click.option("--batch", metavar="ID", help="Those of this batch.")
+@rule_option("Those that this rule gave up.")
+@grant_options("Those of this grant.")
+@batch_option("Those of this batch.")
 @since_option("Those given up since")
 @click.option("--limit", type=click.IntRange(1), help="How many at most.")
 @click.option("--rate", "apart_s", type=rate, help="No faster than this, like 10/s or 100/m (default: as they can).")
@@ -97,6 +96,8 @@ def retry(
     apart = round((apart_s or 0) * 1_000_000)
     tally = _all(wanted, limit=limit, apart=apart, by=by, reason=reason, dry_run=dry_run)
     others = _others(wanted, tally)
+    if not (tally.revived or tally.refused):
+        refuse_unknown_rule(rule)
     if as_json:
         tell_json(
             {"dry_run": dry_run, "retried": len(tally.revived), "jobs": tally.revived if jobs else None}
@@ -121,17 +122,14 @@ def _wanted(
     even_overtaken: bool,
 ) -> Wanted:
     from sendq.clock import micros
-    from sendq.ids import lane_id
     from sendq.ledger.read import parse_id
     from sendq.ledger.revive import Wanted
 
-    if grant is not None:
-        check_grant_id(grant)
     return Wanted(
         jobs=[parse_id(job, what="job") for job in jobs] if jobs else None,
         rule=rule,
-        lane_id=lane_id(application, grant) if grant is not None else None,
-        batch_id=parse_id(batch, what="batch") if batch is not None else None,
+        lane_id=lane_of(application, grant),
+        batch_id=id_of(batch, "batch"),
         since=micros(since) if since is not None else None,
         even_partly=even_partly,
         even_overtaken=even_overtaken,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli.door import open_ledger, read_ledger
+from worker.cli.finding import grant_options, id_of, lane_of
 from worker.cli.given import by_option, reason_option
-from worker.cli.holding import check_grant_id
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json, tell_table, when
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ RETRY_MOST = 500
 @click.option("--receiver", help="Only those to this receiver, as the list names it.")
 @click.option("--job", help="Only those about this job.")
 @click.option("--batch", help="Only those about this batch.")
-@click.option("--grant", metavar="ID", help="Only those about this grant and its jobs.")
-@click.option("--application", default="default", show_default=True, help="The application that the grant belongs to.")
+@grant_options("Only those about this grant and its jobs.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many at most.")
 @json_option
 @click.pass_context
@@ -58,8 +57,8 @@ def deliveries(
         states=states,
         kinds=kinds,
         receiver=receiver,
-        subject=_id(job, "job") if job is not None else _id(batch, "batch"),
-        lane_id=_lane(application, grant),
+        subject=id_of(job, "job") if job is not None else id_of(batch, "batch"),
+        lane_id=lane_of(application, grant),
     )
     rows = read_ledger(lambda connection: listed(connection, wanted, limit=limit))
     if as_json:
@@ -131,21 +130,6 @@ def _retry(wanted: Wanted, *, by: str, reason: str | None, dry_run: bool) -> int
         if len(done) < RETRY_MOST:
             return number
         after = done[-1]
-
-
-def _id(given: str | None, what: str) -> Any:
-    from sendq.ledger.read import parse_id
-
-    return None if given is None else parse_id(given, what=what)
-
-
-def _lane(application: str, grant: str | None) -> Any:
-    from sendq.ids import lane_id
-
-    if grant is None:
-        return None
-    check_grant_id(grant)
-    return lane_id(application, grant)
 
 
 def _cells(row: Row[Any]) -> tuple[object, ...]:
