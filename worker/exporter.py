@@ -141,7 +141,11 @@ def families(known: Levels) -> Iterator[Metric]:
     yield _by("turns", "Open turns", "state", known.turns)
     oldest = "How long ago the oldest job that nothing holds could have begun"
     yield _by("oldest_job_seconds", oldest, "priority", known.oldest_s)
+    told = {"waiting": known.deliveries.waiting, "given_up": known.deliveries.given_up}
+    yield _by("deliveries", "Outcomes that nobody was told of yet, by state; up to 10,000", "state", told)
     for name, meaning, value in (
+        ("oldest_delivery_seconds", "Since the first outcome that waits to be told", known.deliveries.oldest_s),
+        ("receivers_failing", "Receivers that failed last while outcomes wait for them", len(known.deliveries.failing)),
         ("turn_wait_seconds", "How long the lane that has waited longest has been due for a turn", known.turn_wait_s),
         ("workers", "Workers that the ledger knows", known.workers),
         ("capacity", "Calls at once of all workers together", known.capacity),

@@ -1,7 +1,7 @@
 """Dead letters, for the person who looks after them: how many of each rule, and one by one with what the API said.
 
-Counts, times and order are read from the partial index of dead letters alone, so neither costs more when millions of
-other jobs are kept.
+Counts, times and order come from the partial index of dead letters, so nothing here costs more when millions of other
+jobs are kept.
 """
 
 from __future__ import annotations

@@ -45,8 +45,9 @@ from sendq.ledger.outcomes import GIVE_UP_AFTER
 WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
 STATES = (WAITING, DELIVERED, GIVEN_UP)
 
-# Literally, or the partial index is not seen to fit.
+# Literally, or the partial indexes are not seen to fit.
 _WAITING: ColumnElement[str] = literal_column(f"'{WAITING}'")
+_GIVEN_UP: ColumnElement[str] = literal_column(f"'{GIVEN_UP}'")
 
 PAUSE_FIRST: Micros = 10 * SECOND
 PAUSE_MOST: Micros = 6 * 3600 * SECOND
@@ -58,6 +59,9 @@ REFUSALS_IN_A_ROW = 5
 
 # Given up together when their receiver fails once more: enough for any backlog within a few holds.
 GIVE_UP_MOST = 10_000
+
+# Counting those that wait, or were given up, stops here.
+COUNT_MOST = 10_000
 
 # Receivers are as many as the settings name, unless somebody enqueues for hosts that are not there.
 RECEIVERS_MOST = 200
@@ -202,6 +206,36 @@ def _give_up_with(connection: Connection, receiver: str, error: str | None, *, n
     over = select(table.c.id).where(table.c.receiver == receiver, table.c.state == _WAITING, table.c.until <= now)
     done = update(table).where(table.c.id.in_(over.limit(GIVE_UP_MOST)))
     return connection.execute(done.values(state=GIVEN_UP, done_at=now, error=error)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Outcomes that are still to be told, and how that goes.
+
+    ``waiting`` and ``given_up`` count up to `COUNT_MOST`, and ``oldest_s`` (since the first of those that wait was
+    written down) is then at least so long. ``failing``: receivers that failed last, and for whom something waits.
+    """
+
+    waiting: int
+    oldest_s: float
+    given_up: int
+    failing: tuple[str, ...]
+
+
+def backlog(connection: Connection, *, now: Micros) -> Backlog:
+    """How much is to be told, and who does not answer. Bounded, whatever has piled up."""
+    table, receiver = schema.delivery.c, schema.receiver.c
+    waits = select(table.created_at).where(table.state == _WAITING).limit(COUNT_MOST).subquery()
+    waiting = connection.execute(select(func.count(), func.min(waits.c.created_at)).select_from(waits)).one()
+    over = select(table.id).where(table.state == _GIVEN_UP).limit(COUNT_MOST).subquery()
+    for_it = select(table.id).where(table.receiver == receiver.name, table.state == _WAITING).exists()
+    failing = select(receiver.name).where(receiver.holds > 0, for_it).order_by(receiver.name).limit(RECEIVERS_MOST)
+    return Backlog(
+        waiting=int(waiting[0]),
+        oldest_s=0.0 if waiting[1] is None else max(0, now - waiting[1]) / SECOND,
+        given_up=int(connection.execute(select(func.count()).select_from(over)).scalar_one()),
+        failing=tuple(connection.execute(failing).scalars()),
+    )
 
 
 # --- looking, and trying again ----------------------------------------------------------------------------------------

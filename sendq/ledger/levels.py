@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Row, and_, case, func, literal_column, or_, s
 from sendq.clock import SECOND, Micros
 from sendq.ids import first_id
 from sendq.ledger import lanes, schema
+from sendq.ledger.deliveries import Backlog, backlog
 from sendq.states import State
 
 # Exact up to here: an index scan of some milliseconds.
@@ -52,6 +53,7 @@ class Levels:
     turn_wait_s     how long the lane that has waited longest has been due for a turn
     oldest_s        by priority, how long ago the oldest waiting job could have begun whose lane is neither held nor
                     closed nor keeps its distance
+    deliveries      outcomes that are to be told
     workers         registered; capacity their calls at once; silence_s the longest time since a beat, by the clocks
                     of those who beat
     """
@@ -64,6 +66,7 @@ class Levels:
     turns: Mapping[str, int]
     turn_wait_s: float
     oldest_s: Mapping[str, float]
+    deliveries: Backlog
     workers: int
     capacity: int
     silence_s: float
@@ -86,6 +89,7 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
         turns=_turns(connection),
         turn_wait_s=turn_wait_s,
         oldest_s=oldest_s,
+        deliveries=backlog(connection, now=now),
         workers=workers[0],
         capacity=int(workers[1]),
         silence_s=_age(workers[2], now),

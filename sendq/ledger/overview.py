@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, case, func, or_, select
 
 from sendq.clock import Micros, moment, seconds
 from sendq.ledger import levels, schema, standing
+from sendq.ledger.deliveries import Backlog, backlog
 from sendq.ledger.listing import literal
 from sendq.ledger.standing import DISPATCHER, SHUT
 from sendq.states import WAITING, State
@@ -84,7 +85,7 @@ class Overview:
     """``jobs`` has every state; a count of `COUNT_MOST` for one that is not final means "at least".
 
     ``turn_wait_s`` and ``oldest_s`` (by priority) say how long what nothing holds has waited (`levels.Levels`);
-    ``calls``, how many were made within `RATE_S`, by what they led to.
+    ``calls``: those of the last `RATE_S`, by what they led to; ``deliveries``: the outcomes that are to be told.
     """
 
     at: datetime
@@ -96,6 +97,7 @@ class Overview:
     turn_wait_s: float
     oldest_s: dict[str, float]
     calls: dict[str, int]
+    deliveries: Backlog
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
@@ -115,6 +117,7 @@ def overview(connection: Connection, *, now: Micros, holds: int = 20) -> Overvie
         turn_wait_s=turn_wait_s,
         oldest_s=oldest_s,
         calls=levels.calls_since(connection, now - seconds(RATE_S)),
+        deliveries=backlog(connection, now=now),
     )
 
 

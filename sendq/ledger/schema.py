@@ -101,7 +101,7 @@ job = Table(
     Index("sendq_job_batch_dead_idx", "batch_id", "id", **_when("batch_id IS NOT NULL AND state = 'dead'")),
     # Whether a message that is to be modified is one of ours, whose metadata holds our mark.
     Index("sendq_job_message_idx", "message_id", **_when("message_id IS NOT NULL")),
-    # All that a list of dead letters is filtered, counted and sorted by: it is read without the jobs themselves.
+    # All that a list of dead letters is filtered, counted and sorted by.
     Index("sendq_job_dead_idx", "rule", "finished_at", "id", "lane_id", **_when("state = 'dead'")),
     # What retention walks along.
     Index("sendq_job_finished_idx", "state", "finished_at", **_when("finished_at IS NOT NULL")),
@@ -362,6 +362,7 @@ delivery = Table(
     Column("done_at", BigInteger),  # delivered, or given up
     Column("error", Text),  # what the last try met; nothing that the receiver said
     Index("sendq_delivery_waiting_idx", "receiver", "next_at", "id", **_when("state = 'waiting'")),
+    Index("sendq_delivery_given_up_idx", "id", **_when("state = 'given_up'")),
     Index("sendq_delivery_subject_idx", "subject", "sequence"),
     Index("sendq_delivery_done_idx", "done_at", **_when("done_at IS NOT NULL")),
 )

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import re
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from sendq import Query, SendQueue
 from sendq.clock import SECOND
 from sendq.ids import new_id
 from sendq.ledger import batches, workers
+from sendq.ledger.engine import open_engine
 from sendq.states import Event
 from tests.support.commands import Cli, Result, bare_environment
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
-from tests.support.processes import running
+from tests.support.processes import running, wait_until
 
 ROOT = Path(__file__).parents[2]
 NOBODY = "0192f0c1-2f3e-7c4d-9a5b-0123456789ab"
@@ -36,6 +46,30 @@ def run_process(*arguments: str, **environment: str) -> Result:
         timeout=60,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+@contextmanager
+def on_a_terminal(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A command in a session on a terminal of its own, 80 by 24, and the other end of that."""
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.cli", *arguments],
+        cwd=ROOT,
+        env=bare_environment(TERM="xterm", **environment),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(terminal)
+    try:
+        yield process, screen
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
 
 
 def as_json(result: Result) -> Any:
@@ -82,6 +116,45 @@ class TestStatus:
             first, second = (json.loads(watching.line_with('"jobs"')) for _ in range(2))
             assert watching.interrupt() == 130
         assert first["at"] < second["at"]
+
+    def test_on_a_terminal_each_look_begins_at_the_top_and_ctrl_c_ends_it(self, sqlite_ledger_url: str) -> None:
+        with on_a_terminal("status", "--watch", "0.2", DATABASE_URL=sqlite_ledger_url) as (watching, screen):
+            said = ""
+            while said.count("\x1b[H\x1b[2J") < 3:
+                said += os.read(screen, 65536).decode()
+            second = said.split("\x1b[H\x1b[2J")[2]
+            os.write(screen, b"\x03")
+            assert watching.wait(30) == 130
+        assert "in_doubt" in second
+        assert second.rstrip().endswith("sendq worker")
+        assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()) for line in second.splitlines()) <= 80
+
+    def test_it_goes_on_while_the_ledger_is_away(self, ledger: Ledger, tmp_path: Path) -> None:
+        if ledger.engine.dialect.name != "postgresql":
+            return
+        name = str(ledger.engine.url.database)
+        url = ledger.engine.url.render_as_string(hide_password=False)
+
+        def let_in(allowed: bool) -> None:
+            elsewhere = open_engine(ledger.engine.url.set(database="postgres"))
+            with elsewhere.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed}"))
+                others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+                connection.execute(text(others), {"name": name})
+            elsewhere.dispose()
+
+        with running(["status", "--watch", "0.2", "--json"], tmp_path, DATABASE_URL=url) as watching:
+            watching.line_with('"jobs"')
+            try:
+                let_in(False)
+                wait_until(lambda: "the ledger" in watching.stderr, "a sentence about the ledger")
+            finally:
+                let_in(True)
+            known = watching.stderr
+            later = [json.loads(watching.line_with('"jobs"')) for _ in range(2)]
+            assert watching.interrupt() == 130
+        assert "Traceback" not in known
+        assert later[0]["at"] < later[1]["at"]
 
     def test_it_lists_workers_and_who_leads(self, cli: Cli, ledger: Ledger) -> None:
         worker = new_id()

@@ -102,6 +102,14 @@ class TestDeliveries:
         job = next(row.subject for row in ledger.rows(schema.delivery) if row.id == told[1])
         assert [one["id"] for one in as_json(cli("deliveries", "--job", str(job), "--json"))] == [str(told[1])]
 
+    def test_are_in_the_status_while_somebody_is_not_told(self, cli: Cli, told: list[UUID]) -> None:
+        seen = as_json(cli("status", "--json"))["deliveries"]
+        assert (seen["waiting"], seen["given_up"], seen["failing"]) == (1, 1, ["webhook:down"])
+        out = cli("status")[1]
+        assert "outcomes to tell: 1, the oldest for 259," in out  # 72 hours, in seconds
+        assert "receivers that fail: webhook:down; see: sendq deliveries --state waiting" in out
+        assert "outcomes given up: 1; see: sendq deliveries --state given_up" in out
+
     def test_refuses_what_is_no_id(self, cli: Cli) -> None:
         status, _, err = cli("deliveries", "--job", "that one")
         assert (status, err.count("\n")) == (1, 1)

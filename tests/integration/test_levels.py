@@ -7,7 +7,8 @@ from sqlalchemy import insert, text
 
 from sendq.clock import SECOND, now
 from sendq.ids import new_id
-from sendq.ledger import levels, schema, workers
+from sendq.ledger import deliveries, levels, schema, workers
+from sendq.ledger.deliveries import Backlog
 from sendq.ledger.engine import reading
 from sendq.states import Event, State
 from tests.support.ledger import Ledger, end, outcome
@@ -25,6 +26,7 @@ class TestAnEmptyLedger:
         assert (found.lanes, found.holds, found.turns) == ({}, {}, {"offered": 0, "claimed": 0})
         assert (found.turn_wait_s, found.oldest_s) == (0.0, {"high": 0.0, "normal": 0.0, "low": 0.0})
         assert (found.workers, found.capacity, found.silence_s) == (0, 0, 0.0)
+        assert found.deliveries == Backlog(waiting=0, oldest_s=0.0, given_up=0, failing=())
 
 
 class TestJobs:
@@ -145,6 +147,35 @@ class TestHowLongThingsHaveWaited:
             connection.execute(text("UPDATE sendq_pair SET held_until = 4000000000000000"))
         found = seen(ledger)
         assert (found.oldest_s["normal"], found.turn_wait_s) == (0.0, 0.0)
+
+
+class TestOutcomesToTell:
+    def test_are_counted_with_the_age_of_the_oldest_and_who_does_not_answer(self, ledger: Ledger) -> None:
+        for target in ("webhook:good", "webhook:down", "webhook:down", "webhook:idle"):
+            ledger.queue.cancel(str(ledger.send(on_outcome=target)))
+            ledger.clock.advance(60)
+        good, down, _, idle = ledger.rows(schema.delivery)
+        with ledger.writing() as connection:
+            for row, error in ((good, None), (down, "no connection"), (idle, "no connection")):
+                tried = deliveries.Tried(row.id, error, unreachable=error is not None)
+                deliveries.record(connection, row.receiver, [tried], now=ledger.clock())
+            given_up = schema.delivery.update().where(schema.delivery.c.id == idle.id).values(state="given_up")
+            connection.execute(given_up)
+        found = seen(ledger).deliveries
+        # Nothing waits for the idle one any more, so that it fails concerns nobody.
+        assert found == Backlog(waiting=2, oldest_s=180.0, given_up=1, failing=("webhook:down",))
+
+    def test_are_counted_through_their_partial_indexes(self, ledger: Ledger) -> None:
+        if ledger.engine.dialect.name != "sqlite":
+            return  # PostgreSQL plans by statistics: an empty table proves nothing there
+        statements: list[str] = []
+        with reading(ledger.engine) as connection:
+            connection.connection.driver_connection.set_trace_callback(statements.append)  # type: ignore[union-attr]
+            deliveries.backlog(connection, now=ledger.clock())
+            asked = [one for one in statements if "FROM sendq_" in one]
+            plans = [str(connection.execute(text(f"EXPLAIN QUERY PLAN {one}")).all()) for one in asked]
+        used = ("sendq_delivery_waiting_idx", "sendq_delivery_given_up_idx", "sendq_delivery_waiting_idx")
+        assert [name in plan for name, plan in zip(used, plans, strict=True)] == [True] * 3
 
 
 class TestWorkers:

@@ -63,7 +63,9 @@ def tell_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold
         file=written, markup=False, emoji=False, highlight=False, force_terminal=terminal,
         width=shutil.get_terminal_size().columns if terminal else NO_TERMINAL_WIDTH,
     )  # fmt: skip
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
+    # Two spaces between columns, of which a terminal's box brings one: there is no room to give away at 80 columns.
+    looks = {"box": box.SIMPLE_HEAD, "padding": (0, 1, 0, 0)} if terminal else {"box": None}
+    table = Table(pad_edge=False, show_edge=False, **looks)
     cells = [[clean(cell) for cell in row] for row in rows]
     for position, column in enumerate(columns):
         widest = max((len(line) for row in cells for line in row[0].splitlines()), default=0)

@@ -10,9 +10,12 @@ import click
 
 from worker.cli.door import ledger_engine, open_queue
 from worker.cli.given import one_of
-from worker.cli.output import clear_screen, json_option, tell, tell_json, tell_table, when
+from worker.cli.output import clean, clear_screen, complain, json_option, tell, tell_json, tell_table, when
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sendq.ledger.deliveries import Backlog
     from sendq.ledger.overview import Hold, Overview
     from sendq.views import AttemptView
 
@@ -26,21 +29,28 @@ if TYPE_CHECKING:
 def status(watch: float | None, as_json: bool) -> None:
     """Jobs by state, how long they wait and how many go out, lanes, what is held and why, workers, and who leads."""
     from sendq import clock
+    from sendq.errors import SendqError
     from sendq.ledger.engine import reading
     from sendq.ledger.overview import overview
 
     with ledger_engine() as engine:
         while True:
-            with reading(engine) as connection:
-                seen = overview(connection, now=clock.now())
-            if watch is not None:
-                clear_screen()
-            if as_json:
-                tell_json(seen.as_json())
+            try:
+                with reading(engine) as connection:
+                    seen = overview(connection, now=clock.now())
+            except SendqError as error:
+                if watch is None:
+                    raise
+                complain(str(error))  # who watches wants to see it come back
             else:
-                _tell_overview(seen)
-            if watch is None:
-                return
+                if watch is not None:
+                    clear_screen()
+                if as_json:
+                    tell_json(seen.as_json())
+                else:
+                    _tell_overview(seen)
+                if watch is None:
+                    return
             time.sleep(watch)
 
 
@@ -51,14 +61,11 @@ def _tell_overview(seen: Overview) -> None:
     if seen.shut is not None:
         tell(f"shut since {when(seen.shut.since)}: {seen.shut.says} --since {_iso(seen.shut.known_until)} --reason …")
         tell()
-    tell_table(
-        ("jobs", "number"),
-        [
-            (state.value, f"{number:,}" + (" or more" if state in WAITING and number >= COUNT_MOST else ""))
-            for state, number in seen.jobs.items()
-        ],
-    )
-    tell()
+    jobs = [
+        f"{number:,}" + ("+" if state in WAITING and number >= COUNT_MOST else "")
+        for state, number in seen.jobs.items()
+    ]
+    tell_table(("", *(state.value for state in seen.jobs)), [("jobs", *jobs)])
     calls = sum(seen.calls.values())
     failed = ", ".join(f"{number:,} {route}" for route, number in sorted(seen.calls.items()) if route != "done")
     tell(
@@ -67,12 +74,14 @@ def _tell_overview(seen: Overview) -> None:
     )
     waits = [f"{age:,.0f} s ({name})" for name, age in seen.oldest_s.items() if age >= 1]
     tell(f"the oldest job that nothing holds has waited {', '.join(waits)}" if waits else "nothing waits that could go")
-    tell()
+    for line in _outcomes_to_tell(seen.deliveries):
+        tell(line)
     lanes = seen.lanes
     idle = lanes.total - lanes.served - lanes.waiting - lanes.held - lanes.closed
+    tell()
     numbers = (lanes.served, lanes.waiting, lanes.held, lanes.closed, idle)
-    names = ("served now", "wait for a turn or a time", "held", "closed for reauth", "have nothing to do")
-    tell_table(("lanes", "number"), [(name, f"{number:,}") for name, number in zip(names, numbers, strict=True)])
+    names = ("", "served now", "wait for a turn or a time", "held", "closed for reauth", "idle")
+    tell_table(names, [("lanes", *(f"{number:,}" for number in numbers))])
     if seen.holds:
         tell()
         tell_table(
@@ -81,6 +90,7 @@ def _tell_overview(seen: Overview) -> None:
                 (_scope(hold), hold.since, hold.until or "its owner signs in again", hold.rule, hold.by)
                 for hold in seen.holds
             ],
+            folds=True,
         )
     tell()
     if not seen.workers:
@@ -95,7 +105,23 @@ def _tell_overview(seen: Overview) -> None:
             )
             for worker in seen.workers
         ],
+        folds=True,
     )  # fmt: skip
+
+
+def _outcomes_to_tell(seen: Backlog) -> Iterator[str]:
+    """Nothing while everybody is told in time."""
+    from sendq.ledger.deliveries import COUNT_MOST
+
+    def number(count: int) -> str:
+        return f"{count:,}" + (" or more" if count >= COUNT_MOST else "")
+
+    if seen.waiting:
+        yield f"outcomes to tell: {number(seen.waiting)}, the oldest for {seen.oldest_s:,.0f} s"
+    if seen.failing:
+        yield f"receivers that fail: {', '.join(map(clean, seen.failing))}; see: sendq deliveries --state waiting"
+    if seen.given_up:
+        yield f"outcomes given up: {number(seen.given_up)}; see: sendq deliveries --state given_up"
 
 
 def _iso(at: datetime) -> str:

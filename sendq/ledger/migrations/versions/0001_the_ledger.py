@@ -137,6 +137,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("done_at IS NOT NULL"),
         sqlite_where=sa.text("done_at IS NOT NULL"),
     )
+    op.create_index(
+        "sendq_delivery_given_up_idx",
+        "sendq_delivery",
+        ["id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'given_up'"),
+        sqlite_where=sa.text("state = 'given_up'"),
+    )
     op.create_index("sendq_delivery_subject_idx", "sendq_delivery", ["subject", "sequence"], unique=False)
     op.create_index(
         "sendq_delivery_waiting_idx",
