@@ -82,7 +82,10 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """Why a job is where it is: ``reason`` for programs, ``says`` for people, ``until`` if a time ends it."""
+    """Why a job is where it is: ``reason`` for programs, ``says`` for people, ``until`` if a time ends it.
+
+    ``by``: who held or closed what it waits for, ``policy`` or a person; ``note``: what that person gave as the reason.
+    """
 
     job_id: str
     state: State
@@ -91,6 +94,7 @@ class Why:
     until: datetime | None = None
     rule: str | None = None
     by: str | None = None
+    note: str | None = None
     ahead: int | None = None
     eta: datetime | None = None  # when it will about go, if only its lane's pace, holds and those ahead are in its way
 

@@ -71,7 +71,10 @@ def explain(around: Surroundings, *, now: Micros) -> Why:
             return _why(job, "held", _unreadable(around), until=row.held_until, rule=NO_KEY, by=row.held_by)
         says = f"the {scope} is left alone until then"
         held_until = row.held_until
-        return _why(job, "held", says, until=held_until, rule=row.held_rule, by=row.held_by, eta=_eta(around, now=now))
+        return _why(
+            job, "held", says, until=held_until, rule=row.held_rule, by=row.held_by,
+            note=around.notes.get(scope), eta=_eta(around, now=now),
+        )  # fmt: skip
     before = around.before
     if before is not None and (before.state == State.SENDING or before.next_at > now):
         until = before.next_at if before.state == State.QUEUED else None
@@ -175,6 +178,7 @@ def _why(
     until: Micros | None = None,
     rule: str | None = None,
     by: str | None = None,
+    note: str | None = None,
     ahead: int | None = None,
     eta: Micros | None = None,
 ) -> Why:
@@ -186,6 +190,7 @@ def _why(
         until=moment(until) if until is not None else None,
         rule=rule,
         by=by,
+        note=note,
         ahead=ahead,
         eta=moment(eta) if eta is not None else None,
     )

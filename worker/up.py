@@ -19,10 +19,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from sendq.errors import Problem
 from sendq.ledger import migrate
-from settings import Settings
+from settings import Settings, SettingsError
 from settings.environ import ROOT
 from settings.values import nth_address
+from worker.check_redis import redis_items
 from worker.children import celery_argv, start_child, worker_argv
 from worker.embedded import EmbeddedRedis
 from worker.guard import Guarded
@@ -49,7 +51,8 @@ def up(
 ) -> int:
     """Run until asked to stop; returns the exit status. ``say`` takes lines for people.
 
-    Raises `SettingsError` (no API key), what `migrate.run` raises, and `EmbeddedError` (no Redis to be had).
+    Raises `SettingsError` (no API key, or a broker that cannot be used), what `migrate.run` raises, and `EmbeddedError`
+    (no Redis to be had).
     """
     settings.require_keys()
     with stoppable() as stop, ExitStack() as running:
@@ -79,7 +82,9 @@ def up(
 
 
 def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None]) -> str:
-    """The ledger migrated, a broker running; the broker's address."""
+    """The ledger migrated, a broker running; the broker's address. A broker that is away is told of first."""
+    if settings.redis_url is not None:
+        _try_broker(settings, say)
     settings.home.mkdir(parents=True, exist_ok=True)
     done = migrate.run(settings.ledger_url.get_secret_value())
     say(f"ledger: {settings.ledger_url} (schema {done.after})")
@@ -89,6 +94,16 @@ def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None])
     redis = running.enter_context(EmbeddedRedis(settings.redis_home))
     say(f"broker: embedded, in {settings.redis_home}")
     return redis.url
+
+
+def _try_broker(settings: Settings, say: Callable[[str], None]) -> None:
+    """Raise `SettingsError` if no worker could use the configured Redis; else say what is wrong with it."""
+    for item in redis_items(settings):
+        if item.state != "fail":
+            continue
+        if item.name == "redis":
+            raise SettingsError([Problem("REDIS_URL", item.says, f"{item.remedy}; to find out: sendq check")])
+        say(f"{item.name}: {item.says}; {item.remedy}")
 
 
 def _environ(settings: Settings, environ: Mapping[str, str], broker_url: str) -> dict[str, str]:

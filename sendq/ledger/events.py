@@ -25,6 +25,9 @@ from sendq.ids import new_id
 from sendq.ledger import schema
 from sendq.ledger.bulk import insert_rows
 
+# What stands as the rule of a hold that no rule made; its reason is in the event of the same time.
+BY_HAND = "by_hand"
+
 
 def append(
     connection: Connection,

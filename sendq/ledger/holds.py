@@ -25,13 +25,11 @@ from sendq.ids import lane_id
 from sendq.ledger import events, grants, schema
 from sendq.ledger.bulk import insert_new
 from sendq.ledger.enqueue import notify
+from sendq.ledger.events import BY_HAND
 from sendq.ledger.lanes import CLOSED_TURN, lock, paced, settle
 from sendq.paces import Paces
 from sendq.states import State
 from sendq.views import plain
-
-# What stands as the rule of a hold that no rule made; its reason is in the event of the same time.
-BY_HAND = "by_hand"
 
 WHOLE_APPLICATION = "*"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from sqlalchemy import Connection, Row, func, select, text, tuple_, update
 from sendq.clock import Micros, moment
 from sendq.errors import NotFound, Pruned
 from sendq.ledger import schema
+from sendq.ledger.events import BY_HAND
 from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
 from sendq.states import MOVES, Event, State
 from sendq.views import AttemptView, JobView, Priority
@@ -166,6 +168,7 @@ class Surroundings:
     shut_at: Micros | None  # since when the ledger is shut
     highest_at: Micros  # the highest time that a worker has seen
     before: Row[Any] | None  # of the earlier jobs for its object that are not over, the one that goes last
+    notes: Mapping[str, str]  # by scope (application, provider, grant): why a person holds it
 
 
 def surroundings(connection: Connection, job_id: UUID) -> Surroundings:
@@ -177,11 +180,12 @@ def surroundings(connection: Connection, job_id: UUID) -> Surroundings:
     alive = connection.execute(text("SELECT count(*) FROM sendq_worker WHERE NOT stopping")).scalar_one()
     leader = schema.leader.c
     leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.highest_at)).one()
+    scopes = {"application": holds.get("*"), "provider": holds.get(lane.provider) if lane is not None else None}
     return Surroundings(
         job=row,
         lane=lane,
-        application_hold=holds.get("*"),
-        provider_hold=holds.get(lane.provider) if lane is not None else None,
+        application_hold=scopes["application"],
+        provider_hold=scopes["provider"],
         ahead=_ahead(connection, row) if row.state == State.QUEUED else 0,
         workers=int(alive),
         sealed_with=_sealed_with(connection, row),
@@ -189,7 +193,31 @@ def surroundings(connection: Connection, job_id: UUID) -> Surroundings:
         shut_at=leads.shut_at,
         highest_at=leads.highest_at,
         before=_before(connection, row) if row.state == State.QUEUED and row.object_id is not None else None,
+        notes={} if lane is None else _notes(connection, {**scopes, "grant": lane}, lane),
     )
+
+
+def _notes(connection: Connection, holds: Mapping[str, Row[Any] | None], lane: Row[Any]) -> dict[str, str]:
+    """What was written down as the reasons of holds by hand: the events bear the time at which the holds began."""
+    table = schema.event.c
+    found = {}
+    for scope, row in holds.items():
+        if row is None or row.held_rule != BY_HAND:
+            continue
+        reason = connection.execute(
+            select(table.reason)
+            .where(
+                table.at == row.held_since,
+                table.kind == "hold",
+                table.application == lane.application,
+                table.provider.is_(None) if scope == "application" else table.provider == lane.provider,
+                table.grant_id == lane.grant_id if scope == "grant" else table.grant_id.is_(None),
+            )
+            .limit(1)
+        ).scalar()
+        if reason is not None:
+            found[scope] = reason
+    return found
 
 
 def pairs_of(connection: Connection, lane: Row[Any]) -> dict[str, Row[Any]]:

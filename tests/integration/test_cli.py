@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from sendq import Query, SendQueue
+from sendq import Query, SendQueue, clock
 from sendq.clock import SECOND
 from sendq.ids import new_id
 from sendq.ledger import batches, workers
@@ -201,6 +201,27 @@ class TestWhy:
         out = cli("why", str(job))[1]
         assert "given up" in out
         assert "bad_request" in out
+
+    def test_it_tells_what_to_do_about_the_rule_that_decided(self, cli: Cli, ledger: Ledger) -> None:
+        job = ledger.send()
+        claimed = ledger.serve()
+        ledger.record(begins=[(claimed, job)])
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule="bad_request"))
+        assert as_json(cli("why", str(job), "--json"))["remedy"].startswith("Mend the payload")
+        out = cli("why", str(job))[1]
+        assert "remedy: Mend the payload" in out
+        assert f"then: sendq retry {job} --dry-run" in out
+
+    def test_it_tells_who_holds_what_it_waits_for_and_with_which_words(self, cli: Cli, ledger: Ledger) -> None:
+        ledger.clock.at = clock.now()
+        job = str(ledger.send("g1", provider="google"))
+        ledger.absorb()
+        scopes = (["--grant", "g1"], ["--provider", "google"], ["--whole-application"])
+        for hours, scope in enumerate(scopes, 1):
+            cli("hold", *scope, "--for", f"{hours}h", "--reason", f"for {scope[0]}", "--by", "anna")
+            seen = as_json(cli("why", job, "--json"))
+            assert (seen["by"], seen["note"]) == ("anna", f"for {scope[0]}")
+            assert f"rule: by_hand (by anna: for {scope[0]})" in cli("why", job)[1]
 
     def test_no_such_job_is_one_sentence_and_status_1(self, cli: Cli) -> None:
         for given in (NOBODY, "not-an-id"):

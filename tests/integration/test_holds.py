@@ -9,6 +9,7 @@ import pytest
 
 from sendq.clock import SECOND, Micros, moment
 from sendq.ledger import grants, holds, schema
+from sendq.ledger.events import BY_HAND
 from sendq.ledger.record import Group, Hold
 from sendq.ledger.turns import Claimed
 from sendq.states import Event
@@ -105,8 +106,8 @@ class TestHoldingAGrant:
         ledger.absorb()
         hold_grant(ledger)
         why = ledger.queue.why(str(job))
-        assert (why.reason, why.rule, why.by, why.until) == (
-            "held", holds.BY_HAND, "anna", moment(ledger.clock() + 24 * HOUR)
+        assert (why.reason, why.rule, why.by, why.note, why.until) == (
+            "held", BY_HAND, "anna", WHO["reason"], moment(ledger.clock() + 24 * HOUR)
         )  # fmt: skip
         (event,) = ledger.rows(schema.event)
         assert (event.kind, event.by, event.reason, event.grant_id) == ("hold", "anna", WHO["reason"], "g1")
@@ -322,6 +323,6 @@ class TestLooking:
         assert [line.grant_id for line in listed("held")] == ["held"]
         assert [line.state for line in listed("closed", "held", "open")] == ["closed", "closed", "held", "open"]
         (held,) = listed("held")
-        assert (held.by, held.reason, held.rule, held.waiting) == ("anna", WHO["reason"], holds.BY_HAND, 1)
+        assert (held.by, held.reason, held.rule, held.waiting) == ("anna", WHO["reason"], BY_HAND, 1)
         closed = listed("closed")[1]
         assert (closed.by, closed.rule, closed.until, closed.gone) == ("webhook", "expired", None, False)

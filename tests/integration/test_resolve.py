@@ -58,7 +58,7 @@ class TestResolve:
 
     @pytest.mark.parametrize(
         ("filters", "settled"),
-        [(["--grant", "a"], 2), (["--rule", "no_answer"], 3), (["--rule", "none"], 0), (["--all-in-doubt"], 3)],
+        [(["--grant", "a"], 2), (["--rule", "no_answer"], 3), (["--rule", "poison"], 0), (["--all-in-doubt"], 3)],
     )
     def test_settles_all_that_fit(self, cli: Cli, ledger: Ledger, filters: list[str], settled: int) -> None:
         for grant in ("a", "a", "b"):

@@ -41,6 +41,25 @@ class TestUp:
             assert up.stderr.count("\n") == 1
             assert up.files() == []
 
+    @pytest.mark.parametrize(
+        ("away", "says"),
+        [
+            ({"REDIS_URL": "redis://127.0.0.1:1/0"}, "REDIS_URL: cannot be reached"),
+            ({"DATABASE_URL": "postgresql://sendq:hush@127.0.0.1:1/x"}, "cannot be reached"),
+        ],
+        ids=["redis", "ledger"],
+    )
+    def test_without_a_server_that_is_configured_it_is_one_sentence(
+        self, tmp: Path, nylas: Simulator, away: dict[str, str], says: str
+    ) -> None:
+        with running(["up"], tmp, SENDQ_HOME=str(tmp / "home"), **api(nylas), **away) as up:
+            up.process.communicate(timeout=30)
+            assert (up.process.returncode, up.stderr.count("\n")) == (2, 1)
+            assert says in up.stderr
+            assert "sendq check" in up.stderr
+            assert "hush" not in up.stderr
+            assert up.alive() == []
+
     @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
     def test_it_carries_out_jobs_until_it_is_asked_to_stop(
         self, tmp: Path, nylas: Simulator, signum: signal.Signals, status: int

@@ -74,6 +74,7 @@ def why(
         "before": None,
         "shut_at": None,
         "highest_at": 0,
+        "notes": {},
     } | around
     return explain(Surroundings(**values), now=NOW)
 

@@ -114,16 +114,18 @@ def _explained(error: Exception) -> int:
     """The status of an error that people can do something about; any other is a bug and goes on as a traceback."""
     from sqlalchemy.exc import DBAPIError
 
-    from sendq.errors import NotFound, SendqError
+    from sendq.errors import LedgerUnavailable, NotFound, SendqError
     from sendq.ledger.migrate import COMMAND
     from settings.errors import SettingsError
     from worker.embedded import EmbeddedError
 
     if isinstance(error, NotFound):
-        complain(str(error))
+        complain(f"{error}; to look for it: sendq jobs")
         return FAILED
     if isinstance(error, SettingsError | SendqError | EmbeddedError):
-        complain(str(error).replace(COMMAND, "sendq migrate"))
+        says = str(error).replace(COMMAND, "sendq migrate")
+        names_a_command = "sendq " in says or not isinstance(error, LedgerUnavailable)
+        complain(says if names_a_command else f"{says}; to find out: sendq check")
         return UNUSABLE
     if isinstance(error, DBAPIError):
         # The driver's own words may quote names and addresses; `check` knows what the usual ones mean.

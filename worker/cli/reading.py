@@ -11,6 +11,7 @@ import click
 from worker.cli.door import ledger_engine, open_queue
 from worker.cli.given import one_of
 from worker.cli.output import clean, clear_screen, complain, json_option, tell, tell_json, tell_table, when
+from worker.cli.policies import words_of_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from sendq.ledger.deliveries import Backlog
     from sendq.ledger.overview import Hold, Overview
     from sendq.views import AttemptView
+
+NOTHING = "Nothing to do."  # a remedy that needs no line
 
 
 @click.command()
@@ -145,14 +148,21 @@ def why(job: str | None, key: str | None, application: str, as_json: bool) -> No
     with open_queue() as queue:
         reason = queue.why(job, key=key, application=application)
         seen = queue.job(reason.job_id)
+    words = words_of_rules().get(reason.rule or "")
+    remedy = words.remedy if words is not None and words.remedy != NOTHING else None
     if as_json:
-        tell_json({**reason.as_json(), "job": seen.as_json()})
+        tell_json({**reason.as_json(), "remedy": remedy, "job": seen.as_json()})
         return
     tell(f"{seen.operation} {seen.id} is {reason.state}: {reason.says}")
     if reason.until is not None:
         tell(f"until: {when(reason.until)}")
     if reason.rule is not None:
-        tell(f"rule: {reason.rule}" + (f" (by {reason.by})" if reason.by else ""))
+        by = f" (by {reason.by}{f': {clean(reason.note)}' if reason.note else ''})" if reason.by else ""
+        tell(f"rule: {reason.rule}{by}")
+    if remedy is not None:
+        tell(f"remedy: {remedy}")
+    if reason.state == "dead":
+        tell(f"then: sendq retry {seen.id} --dry-run")
     if reason.ahead:
         tell(f"ahead of it in its lane: {reason.ahead}")
     tell(f"grant: {seen.grant_id or 'not seen by the dispatcher yet'}; enqueued {when(seen.created_at)}")
