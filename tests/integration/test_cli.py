@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import signal
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -382,26 +381,6 @@ class TestWhenTheLedgerCannotBeUsed:
         monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/none.db")
         self.refused(run, "sendq migrate")
         assert not (tmp_path / "none.db").exists()
-
-    def test_one_without_tables_names_the_remedy(
-        self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        sqlite3.connect(tmp_path / "empty.db").close()
-        (tmp_path / "empty.db").touch()
-        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/empty.db")
-        self.refused(run, "run: sendq migrate")
-
-    def test_a_file_that_is_no_database_is_said_to_be_none(
-        self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (tmp_path / "text.db").write_text("not a database, but long enough to be looked at as one\n" * 50)
-        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/text.db")
-        self.refused(run, "sendq check")
-
-    def test_a_server_that_is_not_there(self, run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DATABASE_URL", "postgresql://sendq:hush@127.0.0.1:1/x")
-        self.refused(run, "cannot be reached")
-        assert "hush" not in run("status")[2]
 
     @pytest.mark.parametrize("url", ["nonsense", "mysql://127.0.0.1/x", "postgresql://hush@[::1/x"])
     def test_a_wrong_url(self, run: Cli, monkeypatch: pytest.MonkeyPatch, url: str) -> None:

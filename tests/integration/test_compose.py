@@ -30,6 +30,7 @@ import yaml
 
 from sendq import Message, SendQueue, State
 from sendq.simulator import Simulator
+from settings import Settings
 from tests.support.servers import PgServer
 from worker.embedded import find_redis_server
 from worker.guard import Guarded
@@ -114,7 +115,8 @@ class Machine:
 
     def command(self, argv: list[str]) -> list[str]:
         """The command line, at the port that is free here."""
-        parts = [part.replace("5555", str(self.ports["flower"])) for part in argv]
+        here = {"5555": self.ports["flower"], "8787": self.ports["webhooks"]}
+        parts = [re.sub("5555|8787", lambda port: str(here[port[0]]), part) for part in argv]
         return [sys.executable if parts[0] == "python" else parts[0], *parts[1:]]
 
     def run(self, service: str, argv: list[str]) -> subprocess.CompletedProcess[str]:
@@ -183,7 +185,7 @@ def servers_on_path(home: Path, redis_port: int) -> None:
 @pytest.fixture
 def machine(tmp_path: Path, pg_server: PgServer) -> Iterator[Machine]:
     """PostgreSQL with the role and the database that the image's own start makes; nothing else runs yet."""
-    ports = {"postgres": pg_server.port, "redis": free_port(), "flower": free_port()}
+    ports = {"postgres": pg_server.port, "redis": free_port(), "flower": free_port(), "webhooks": free_port()}
     image(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "tmp").mkdir()
@@ -232,6 +234,15 @@ class TestTheWholeOfIt:
             assert worker.ended()
             assert not machine.healthy("worker")
             assert files(machine.home / "app") == laid_out  # the containers' file systems are read-only
+
+    def test_takes_in_what_nylas_notifies_of_and_says_that_it_is_well(self, machine: Machine) -> None:
+        assert machine.run("migrate", machine.services["migrate"]["command"]).returncode == 0
+        machine.services["webhooks"]["environment"]["NYLAS_WEBHOOK_SECRET"] = "hush"
+        with machine.up("webhooks"):
+            receiver = Flower(f"http://127.0.0.1:{machine.ports['webhooks']}")
+            assert receiver.status("/", post={"type": "grant.expired"}) == 401  # nobody has signed that
+            assert machine.healthy("webhooks")
+        assert not machine.healthy("webhooks")
 
     def test_flower_shows_itself_to_who_has_the_login_and_does_nothing_for_anybody(self, machine: Machine) -> None:
         with machine.up("redis"), machine.up("flower"):
@@ -288,9 +299,19 @@ class TestTheFile:
         with pytest.raises(KeyError, match=f"{name}: set it in .env"):
             compose({**SECRETS, name: ""})
 
-    def test_publishes_nothing_but_flower_to_this_host(self) -> None:
+    def test_publishes_nothing_but_flower_and_the_receiver_and_these_to_this_host(self) -> None:
         published = {name: service["ports"] for name, service in compose(SECRETS).items() if "ports" in service}
-        assert published == {"flower": ["127.0.0.1:5555:5555"]}
+        assert published == {"flower": ["127.0.0.1:5555:5555"], "webhooks": ["127.0.0.1:8787:8787"]}
+
+    def test_starts_the_receiver_only_where_it_is_wanted_and_tells_it_no_api_key(self) -> None:
+        webhooks = compose(SECRETS)["webhooks"]
+        assert webhooks["profiles"] == ["webhooks"]
+        assert webhooks["environment"].keys() == {"DATABASE_URL", "NYLAS_WEBHOOK_SECRET"}
+
+    def test_passes_on_every_setting_of_outcomes_but_the_patience(self) -> None:
+        known = {name.upper() for name in Settings.model_fields if name.startswith(("outcome_", "on_reauth"))}
+        given = compose(SECRETS)["worker"]["environment"].keys()
+        assert {f"SENDQ_{name}" for name in known - {"OUTCOME_TIMEOUT_S"}} <= given
 
     def test_lets_workers_be_many(self) -> None:
         assert not {"container_name", "hostname", "ports"} & compose(SECRETS)["worker"].keys()
@@ -313,7 +334,7 @@ class TestTheFile:
     def test_asks_for_what_the_example_of_env_lists(self) -> None:
         asked = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
         listed = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-        assert asked - {"FLOWER_PORT"} == listed
+        assert asked - {"FLOWER_PORT", "WEBHOOKS_PORT"} == listed
 
 
 class TestTheImage:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sendq import Send, SendQueue, State, Vault
+from sendq.ledger import schema
 from sendq.vault import new_key
 from tests.integration.test_cli import run_process
 from tests.support.commands import Cli, Result
@@ -122,6 +123,17 @@ class TestTheCommand:
             "2 rows sealed anew; new seals 3 now",
             "no other key is needed any more: old can be removed, once no web application seals with it",
         ]
+
+    def test_counts_first_and_keeps_who_did_it(self, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        SendQueue(ledger.engine, vault=Vault.parse(OLD)).send("g1", MESSAGE)
+        monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", BOTH)
+        status, out, err = cli("rekey", "--dry-run")
+        assert (status, err) == (0, "")
+        assert out.splitlines() == ["nothing was changed; new seals 0 now", "1 rows need old"]
+        assert ledger.rows(schema.event) == []
+        assert cli("rekey", "--reason", "it leaked", "--by", "anna")[0] == 0
+        (event,) = ledger.rows(schema.event)
+        assert (event.kind, event.by, event.reason) == ("rekey", "anna", "under new: it leaked")
 
     def test_reads_keys_from_a_file(
         self, cli: Cli, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

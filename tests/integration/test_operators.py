@@ -274,16 +274,6 @@ class TestEvents:
         assert as_json(cli("events", "--json")) == []
 
 
-class TestWithoutALedger:
-    def test_each_is_one_sentence(self, run: Cli, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/none.db")
-        for command in (["hold", "--grant", "g", *WHY], ["release", "--grant", "g", *WHY], ["grants"], ["events"],
-                        ["retry", "--rule", "r"]):  # fmt: skip
-            status, out, err = run(*command)
-            assert (status, out, err.count("\n")) == (2, "", 1)
-            assert "sendq migrate" in err
-
-
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with one worker."""

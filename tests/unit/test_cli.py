@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from sendq.ledger import deliveries, outcomes
@@ -17,8 +19,8 @@ from sendq.states import State
 from sendq.views import Priority
 from tasks.failure import OPERATIONS, PROVIDERS
 from worker.cli import listing, policies, telling
-from worker.cli.main import main
-from worker.cli.output import clean
+from worker.cli.main import BROKEN_PIPE, INTERRUPTED, main, sendq
+from worker.cli.output import FAILED, UNUSABLE, clean
 
 ROOT = Path(__file__).parents[2]
 KEYS = ["rule", "title", "documented", "route", "scope", "delay_s", "sent", "why", "remedy", "doc"]
@@ -47,6 +49,19 @@ class TestHelp:
             "policy", "explain", "settings",
         }  # fmt: skip
         assert "Exit status" in out
+
+    def test_every_exit_status_stands_in_one_table(self) -> None:
+        page = (ROOT / "docs" / "operations.md").read_text().partition("## Exit status")[2].partition("\n## ")[0]
+        told = {int(number) for number in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)}
+        assert told == {0, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE}
+
+    def test_every_act_of_an_operator_takes_a_reason_an_author_and_a_dry_run(self) -> None:
+        acts = ("cancel", "forget", "hold", "recover", "rekey", "release", "resolve", "retry")
+        deliveries = sendq.commands["deliveries"]
+        assert isinstance(deliveries, click.Group)
+        for command in [*(sendq.commands[name] for name in acts), deliveries.commands["retry"]]:
+            given = {option for param in command.params for option in param.opts}
+            assert {"--reason", "--by", "--dry-run", "--json"} <= given, command.name
 
     @pytest.mark.parametrize(
         "command", ["status", "jobs", "why", "batch", "cancel", "check", "policy", "settings", "deliveries"]
