@@ -81,7 +81,7 @@ def with_own_times(text: str) -> str:
 def _own_worker(match: re.Match[str]) -> str:
     """A worker's host and process, as wide as they were."""
     name = len(match[0]) - len(match[1])
-    return f"{'host:4711':<{name}}{'4711':<{len(match[1])}}"
+    return f"{'vm:4711':<{name}}{'4711':<{len(match[1])}}"
 
 
 def _read(match: re.Match[str]) -> datetime:
