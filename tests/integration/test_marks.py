@@ -315,6 +315,8 @@ def commands(system: System, secrets: dict[str, str], places: Places) -> None:
     lines = [["status"], ["jobs"], ["grants"], ["events"], ["settings"], ["check"], ["rekey"], ["policy"]]
     lines += [["why", job] for job in jobs[:12]]
     lines += [["forget", "--grant", grant, "--reason", "asked", "--dry-run"] for grant in ("open", "requeue")]
+    lines += [["dead"], ["dead", "--rule", "bad_request"], ["deliveries"], ["cancel", jobs[0], "--dry-run"]]
+    lines += [["jobs", "--grant", "a+markaddress@mark.example"], ["dead", "--grant", "a+markaddress@mark.example"]]
     lines += [["retry", "--rule", "bad_request", "--dry-run"], ["forget", "--grant", "a+markaddress@mark.example"]]
     program = "import json, sys; from worker.cli.main import main; [main(line) for line in json.loads(sys.argv[1])]"
     both = [line + form for line in lines for form in ([], ["--json"])]
