@@ -217,6 +217,8 @@ class TestWhy:
         ledger.absorb()
         scopes = (["--grant", "g1"], ["--provider", "google"], ["--whole-application"])
         for hours, scope in enumerate(scopes, 1):
+            cli("hold", *scope, "--for", f"{hours}h", "--reason", "an earlier one", "--by", "ben")
+            cli("release", *scope, "--reason", "r")
             cli("hold", *scope, "--for", f"{hours}h", "--reason", f"for {scope[0]}", "--by", "anna")
             seen = as_json(cli("why", job, "--json"))
             assert (seen["by"], seen["note"]) == ("anna", f"for {scope[0]}")

@@ -118,7 +118,8 @@ class TestDeadLetters:
 
     def test_are_sent_round_again_by_the_command_that_it_names(self, cli: Cli, ledger: Ledger) -> None:
         bury(ledger, "bad_request")
-        bury(ledger, "bad_request", grant="g2", ago_s=7200)
+        bury(ledger, "bad_request", ago_s=7200)
+        bury(ledger, "bad_request", grant="g2")
         filters = ["--grant", "g1", "--since", "1h"]
         (of_rule,) = as_json(cli("dead", *filters, "--json"))
         assert of_rule["number"] == 1
