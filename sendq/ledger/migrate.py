@@ -12,7 +12,8 @@ it reads or writes. Whatever else changes counts up the number itself (``0002``)
 the ledger. A deployment migrates first, then replaces its processes.
 
 Alembic keeps its context in module globals: one upgrade at a time in a process (a lock sees to it), and none from
-inside another Alembic's ``env.py`` or revision.
+inside another Alembic's ``env.py`` or revision. It is imported when something is to be migrated: whoever only asks
+whether the schema fits, as each worker and each application does, is spared its 16 MB.
 """
 
 from __future__ import annotations
@@ -23,11 +24,8 @@ import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, func, inspect, select
 from sqlalchemy.engine import URL
 
@@ -35,6 +33,9 @@ from sendq.errors import LedgerUnavailable, SchemaMismatch
 from sendq.ledger import standing
 from sendq.ledger.engine import ledger_url, needs_asyncio, open_async_engine, open_engine, reading, translated, writing
 from sendq.ledger.schema import VERSION_TABLE
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 # Works wherever the package is installed; the worker's `sendq migrate` does the same.
 COMMAND = "python -m sendq migrate"
@@ -131,6 +132,8 @@ def sql(dialect: str | URL, from_: str | None = None) -> str:
     given = f"{dialect}://" if isinstance(dialect, str) and ":" not in dialect else dialect
     printed = io.StringIO()
     settings = config(printed=printed, dialect=ledger_url(given).get_backend_name())
+    from alembic import command
+
     with _one_at_a_time:
         command.upgrade(settings, f"{from_}:head" if from_ else "head", sql=True)
     return printed.getvalue()
@@ -171,11 +174,13 @@ def require(database: Engine | Connection) -> SchemaState:
 
 def wanted() -> str:
     """The last revision that this code knows; the empty string when there is none at all."""
-    return _script_directory().get_current_head() or ""
+    return _known()[-1] if _known() else ""
 
 
 def config(*, printed: io.StringIO | None = None, **given: Any) -> Config:
     """Alembic's configuration, without a file; ``given`` (a connection, a dialect …) reaches ``migrations/env.py``."""
+    from alembic.config import Config
+
     settings = Config(output_buffer=printed, attributes=given)
     # ConfigParser would take a percent sign in a path for an interpolation.
     settings.set_main_option("script_location", str(_scripts).replace("%", "%%"))
@@ -208,6 +213,8 @@ def _upgrade(connection: Connection, to: str) -> Upgrade:
     _refuse_newer(before)
     if _status(before) == "ahead":
         return Upgrade(before, before, ())
+    from alembic import command
+
     applied: list[str] = []
 
     def note(step: Any, **_: Any) -> None:
@@ -256,9 +263,7 @@ def _refuse_newer(found: str | None) -> None:
 
 
 @cache
-def _script_directory() -> ScriptDirectory:
-    return ScriptDirectory(str(_scripts))
-
-
-def _known() -> frozenset[str]:
-    return frozenset(script.revision for script in _script_directory().walk_revisions())
+def _known() -> tuple[str, ...]:
+    """The revisions, first to last, by the names of their files."""
+    found = {path.name.partition("_")[0] for path in (_scripts / "versions").glob("[0-9]*.py")}
+    return tuple(sorted(found, key=lambda revision: [int(part) for part in revision.split(".")]))
