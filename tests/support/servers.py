@@ -140,7 +140,8 @@ class Cluster:
     def thaw(self) -> None:
         """SIGCONT."""
         for process in self.processes:
-            process.resume()
+            with contextlib.suppress(psutil.NoSuchProcess):  # a session that ended meanwhile
+                process.resume()
 
     @contextlib.contextmanager
     def small_disk(self, *, megabytes: int = 48) -> Iterator[Path]:
