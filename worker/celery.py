@@ -28,7 +28,7 @@ from settings.logs import start_logs
 from settings.sentry import start_sentry
 from settings.values import mask
 from tasks import stops
-from worker import journal
+from worker import garbage, journal
 from worker.process import BUNDLE, Process, as_message
 from worker.strangers import Strangers
 
@@ -75,7 +75,9 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
             raise SystemExit(2) from None
         self.strangers.start()
         running.append(self.process)
-        _mind_signals(self.process)
+        if threading.current_thread() is threading.main_thread():  # else it is a worker inside of somebody's program
+            garbage.settle()
+            _mind_signals(self.process)
 
     def stop(self, parent: Any) -> None:
         if self.process is not None:
@@ -106,8 +108,6 @@ def _mind_signals(process: Process) -> None:
 
     Celery's cold stop would gain nothing (it cannot end threads) and would take no leave of the ledger.
     """
-    if threading.current_thread() is not threading.main_thread():  # a worker inside of somebody's program
-        return
     warm = signal.getsignal(signal.SIGTERM)
     assert callable(warm)
     asked = 0
