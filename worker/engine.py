@@ -54,7 +54,7 @@ from worker.highest import HighestTime
 from worker.inhand import InHand
 from worker.lease import Lease
 from worker.recorder import Entry, Recorder
-from worker.slots import Slots, Usual
+from worker.slots import Slots, Usual, jobs_to_load
 from worker.time import LedgerTime
 from worker.uploads import Uploads
 
@@ -335,7 +335,7 @@ class Engine:
                 if self._stopping or not self.lease.holds():
                     self._give_back(names)
                     return 0
-                claimed = self._claim(names)
+                claimed = self._claim(names, slots_each=max((slots for _, _, slots in turns), default=1))
                 stops.reached("claimed")
                 for operation in {operation for one in claimed for operation in one.foreign}:
                     journal.foreign("operation", operation)
@@ -356,7 +356,8 @@ class Engine:
         with writing(self._ledger) as connection:
             notify(connection, at=give_back(connection, names, now=self.now()))
 
-    def _claim(self, names: Sequence[tuple[UUID, int]]) -> list[Claimed]:
+    def _claim(self, names: Sequence[tuple[UUID, int]], *, slots_each: int) -> list[Claimed]:
+        fit = self._usual.fit_into(self.settings.turn_s)
         unreadable: Counter[str] = Counter()
         with writing(self._ledger) as connection:
             claimed = claim(
@@ -364,7 +365,7 @@ class Engine:
                 names,
                 worker=self.worker_id,
                 now=self.now(),
-                jobs_each=self.settings.turn_jobs,
+                jobs_each=jobs_to_load(fit, slots=slots_each, most=self.settings.turn_jobs),
                 key_max_age=self.key_max_age,
                 vault=self.settings.vault,
                 unreadable=unreadable,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from math import ceil
 
 # Of the slots, so many are taken when there is hardly one left: turns take several at a time.
 SCARCE = 0.9
@@ -18,6 +19,12 @@ SCARCE = 0.9
 # time that any machine needs now and then.
 UNUSUAL = 4.0
 SHORTEST_S = 0.2
+
+# No call is over sooner.
+QUICKEST_S = 0.001
+
+# How many calls a turn is thought to come to while no call has shown how long it takes.
+FIT_AT_FIRST = 3
 
 # What the latest call counts for in how long they usually take.
 WEIGHT = 0.05
@@ -39,6 +46,19 @@ class Usual:
         """After how many seconds a call is slow where slots are scarce."""
         mean = self._means.get(provider, self._means.get("*", most_s))
         return min(most_s, max(SHORTEST_S, mean * UNUSUAL))
+
+    def fit_into(self, seconds: float) -> int | None:
+        """How many calls one after another fit into a time; None: nothing is known yet. May be asked by any thread."""
+        mean = self._means.get("*")
+        return None if mean is None else ceil(seconds / max(mean, QUICKEST_S))
+
+
+def jobs_to_load(fit: int | None, *, slots: int, most: int) -> int:
+    """How many jobs of a lane a turn of ``slots`` calls at once should have in hand: what it comes to, and some more.
+
+    Each job that is loaded and not begun was loaded in vain: the lane's next turn loads it again.
+    """
+    return min(most, slots * ((FIT_AT_FIRST if fit is None else fit) + 1))
 
 
 class Slots:

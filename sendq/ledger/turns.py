@@ -107,19 +107,8 @@ def claim(
     if not is_whole(found):
         return []
     loaded, foreign = _load(connection, ours, now=now, jobs_each=jobs_each)
-    objections = {
-        job.id: event
-        for jobs in loaded.values()
-        for job in jobs
-        if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None
-    }
-    overtaken = {job.id for jobs in loaded.values() for job in jobs if job.overtaken} - objections.keys()
-    if objections or overtaken:
-        end_waiting(connection, objections, now=now)
-        end_waiting(connection, dict.fromkeys(overtaken, Event.CANCEL), now=now, rule="overtaken")
-        objections |= dict.fromkeys(overtaken, Event.CANCEL)
-        loaded = {lane_id: [job for job in jobs if job.id not in objections] for lane_id, jobs in loaded.items()}
-    opened = open_jobs(connection, loaded, vault, now=now)
+    living = _without_those_that_end(connection, loaded, now=now, key_max_age=key_max_age)
+    opened = open_jobs(connection, living, vault, now=now)
     if opened.missing:
         hold_stuck(connection, ours, opened.stuck, now=now)
         ours = {lane_id: row for lane_id, row in ours.items() if lane_id not in opened.stuck}
@@ -163,6 +152,21 @@ def claim(
         )
         for lane_id, row in ours.items()
     ]
+
+
+def _without_those_that_end(
+    connection: Connection, loaded: Mapping[UUID, list[Any]], *, now: Micros, key_max_age: Micros
+) -> Mapping[UUID, list[Any]]:
+    """End what may not begin any more: expired, withdrawn, in doubt with too old a key, or overtaken."""
+    jobs = [job for waiting in loaded.values() for job in waiting]
+    ends = {job.id: event for job in jobs if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None}
+    overtaken = {job.id for job in jobs if job.overtaken} - ends.keys()
+    if not ends and not overtaken:
+        return loaded
+    end_waiting(connection, ends, now=now)
+    end_waiting(connection, dict.fromkeys(overtaken, Event.CANCEL), now=now, rule="overtaken")
+    over = ends.keys() | overtaken
+    return {lane_id: [job for job in waiting if job.id not in over] for lane_id, waiting in loaded.items()}
 
 
 def _objection(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event | None:

@@ -100,10 +100,10 @@ class TestATurnThatNobodyCarriesOut:
         engine, claiming, looked = house.engine, threading.Event(), threading.Event()
         claim, take_back = engine._claim, engine._take_back_strays
 
-        def claim_slowly(names: Any) -> Any:
+        def claim_slowly(names: Any, **options: Any) -> Any:
             claiming.set()
             assert looked.wait(5)
-            return claim(names)
+            return claim(names, **options)
 
         def take_back_meanwhile() -> None:
             assert claiming.wait(5)

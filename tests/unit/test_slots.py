@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from worker.slots import SHORTEST_S, Slots, Usual
+from worker.slots import SHORTEST_S, Slots, Usual, jobs_to_load
 
 
 class TestTakingSlots:
@@ -93,3 +93,21 @@ class TestAFullHouse:
         usual.ended("imap", 0.001)
         usual.ended("ews", 60.0)
         assert (usual.patience("imap", most_s=5), usual.patience("ews", most_s=5)) == (SHORTEST_S, 5)
+
+
+class TestATurn:
+    def test_loads_few_jobs_while_nobody_knows_how_long_a_call_takes(self) -> None:
+        assert jobs_to_load(Usual().fit_into(2.0), slots=1, most=20) == 4
+
+    def test_loads_what_its_time_is_enough_for_and_one_more(self) -> None:
+        usual = Usual()
+        usual.ended("imap", 0.5)
+        assert jobs_to_load(usual.fit_into(2.0), slots=1, most=20) == 5
+        assert jobs_to_load(usual.fit_into(2.0), slots=3, most=20) == 15
+
+    def test_loads_no_more_than_is_set_and_never_none(self) -> None:
+        quick, slow = Usual(), Usual()
+        quick.ended("imap", 0.0)
+        slow.ended("imap", 3600.0)
+        assert jobs_to_load(quick.fit_into(2.0), slots=1, most=20) == 20
+        assert jobs_to_load(slow.fit_into(2.0), slots=1, most=20) == 2
