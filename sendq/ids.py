@@ -6,9 +6,13 @@ import os
 import threading
 import time
 from hashlib import blake2b
+from operator import attrgetter
 from uuid import UUID
 
 from sendq.clock import Micros
+
+# What UUIDs are ordered by, here and in PostgreSQL: a key to sort many by, twice as quick as comparing them themselves.
+number = attrgetter("int")
 
 _RANDOM_BITS = 62
 _lock = threading.Lock()

@@ -1,8 +1,9 @@
 """Many rows in one statement, on both databases.
 
 PostgreSQL gets each column as one array (``INSERT … SELECT FROM unnest(…)``): one statement to plan, whatever the
-number of rows, and no text that grows with it. SQLite runs in our own process, where a prepared statement for each
-row is as cheap.
+number of rows, and no text that grows with it. A column that says the same in all rows is said once: of what a group
+of outcomes writes, two values of three. SQLite runs in our own process, where a prepared statement for each row is as
+cheap.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
         return
     if connection.dialect.name == "postgresql":
         columns = tuple(rows[0])
-        connection.execute(_unnest_insert(table, columns, ""), _arrays(columns, rows))
+        own, values = _said_once(columns, rows)
+        connection.execute(_unnest_insert(table, columns, own, ""), values)
     else:
         connection.execute(insert(table), [dict(row) for row in rows])
 
@@ -50,9 +52,10 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
         return set()
     if connection.dialect.name == "postgresql":
         columns = tuple(rows[0])
-        ending = f"ON CONFLICT DO NOTHING RETURNING {returning}"
-        statement = _unnest_insert(table, columns, ending).columns(**{returning: table.c[returning].type})
-        return set(connection.execute(statement, _arrays(columns, rows)).scalars())
+        own, values = _said_once(columns, rows)
+        statement = _unnest_insert(table, columns, own, f"ON CONFLICT DO NOTHING RETURNING {returning}")
+        telling = statement.columns(**{returning: table.c[returning].type})
+        return set(connection.execute(telling, values).scalars().all())
     statement_ = sqlite_insert(table).on_conflict_do_nothing().returning(table.c[returning])
     found: set[Any] = set()
     for row in rows:
@@ -66,42 +69,68 @@ def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, ke
         return
     columns = tuple(sorted(rows[0]))
     if connection.dialect.name == "postgresql":
-        connection.execute(_unnest_update(table, columns, key), _arrays(columns, rows))
+        own, values = _said_once(columns, rows)
+        connection.execute(_unnest_update(table, columns, own, key), values)
     else:
         connection.execute(
             _plain_update(table, columns, key), [{f"v_{name}": row[name] for name in columns} for row in rows]
         )
 
 
-def _arrays(columns: tuple[str, ...], rows: Sequence[Row]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in columns}
+def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], dict[str, Any]]:
+    """Which columns each row has its own value of, and what to say: their values, and the one value of each other."""
+    own = set()
+    values: dict[str, Any] = {}
+    for name in columns:
+        column = [row[name] for row in rows]
+        # The last first: where each row has its own value, as a rule no more than these two are compared.
+        if column[-1] == column[0] and column.count(column[0]) == len(column):
+            values[name] = column[0]
+        else:
+            own.add(name)
+            values[name] = column
+    if not own:  # something has to say how many rows there are
+        own.add(columns[0])
+        values[columns[0]] = [values[columns[0]]] * len(rows)
+    return frozenset(own), values
 
 
-def _unnest(table: Table, columns: tuple[str, ...]) -> str:
-    dialect = postgresql()  # type: ignore[no-untyped-call]
-    return ", ".join(f"CAST(:{name} AS {table.c[name].type.compile(dialect)}[])" for name in columns)
+def _typed(table: Table, name: str, own: frozenset[str]) -> str:
+    kind = table.c[name].type.compile(postgresql())  # type: ignore[no-untyped-call]
+    return f"CAST(:{name} AS {kind}{'[]' if name in own else ''})"
 
 
-def _with_types(statement: str, table: Table, columns: tuple[str, ...]) -> TextClause:
-    return text(statement).bindparams(*(bindparam(name, type_=ARRAY(table.c[name].type)) for name in columns))
+def _unnest(table: Table, columns: tuple[str, ...], own: frozenset[str]) -> str:
+    names = [name for name in columns if name in own]
+    return f"unnest({', '.join(_typed(table, name, own) for name in names)}) AS v ({', '.join(names)})"
 
 
-@lru_cache
-def _unnest_insert(table: Table, columns: tuple[str, ...], ending: str) -> TextClause:
+def _value(table: Table, name: str, own: frozenset[str]) -> str:
+    return f"v.{name}" if name in own else _typed(table, name, own)
+
+
+def _with_types(statement: str, table: Table, columns: tuple[str, ...], own: frozenset[str]) -> TextClause:
+    types = {name: ARRAY(table.c[name].type) if name in own else table.c[name].type for name in columns}
+    return text(statement).bindparams(*(bindparam(name, type_=kind) for name, kind in types.items()))
+
+
+@lru_cache(maxsize=512)
+def _unnest_insert(table: Table, columns: tuple[str, ...], own: frozenset[str], ending: str) -> TextClause:
+    values = ", ".join(_value(table, name, own) for name in columns)
     statement = (
-        f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({_unnest(table, columns)}) {ending}"  # noqa: S608
+        f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {values} FROM {_unnest(table, columns, own)} {ending}"  # noqa: S608
     )
-    return _with_types(statement, table, columns)
+    return _with_types(statement, table, columns, own)
 
 
-@lru_cache
-def _unnest_update(table: Table, columns: tuple[str, ...], key: str) -> TextClause:
-    changes = ", ".join(f"{name} = v.{name}" for name in columns if name != key)
+@lru_cache(maxsize=512)
+def _unnest_update(table: Table, columns: tuple[str, ...], own: frozenset[str], key: str) -> TextClause:
+    changes = ", ".join(f"{name} = {_value(table, name, own)}" for name in columns if name != key)
     statement = (
         f"UPDATE {table.name} AS t SET {changes} "  # noqa: S608
-        f"FROM unnest({_unnest(table, columns)}) AS v ({', '.join(columns)}) WHERE t.{key} = v.{key}"
+        f"FROM {_unnest(table, columns, own)} WHERE t.{key} = {_value(table, key, own)}"
     )
-    return _with_types(statement, table, columns)
+    return _with_types(statement, table, columns, own)
 
 
 @lru_cache

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select
 
 from sendq.clock import Micros
+from sendq.ids import number
 from sendq.ledger import outcomes, schema
 from sendq.ledger.bulk import insert_rows, update_rows
 from sendq.preflight import repeatable
@@ -38,8 +39,8 @@ def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool 
         return {}
     table = schema.job
     columns = [table.c[name] for name in (*JOB_CHANGES, "batch_id", "priority", "lane_id", "operation", "on_outcome")]
-    wanted = select(*columns).where(table.c.id.in_(sorted(set(ids)))).order_by(table.c.id)
-    return {row.id: row for row in connection.execute(wanted.with_for_update(skip_locked=skip_locked))}
+    wanted = select(*columns).where(table.c.id.in_(sorted(set(ids), key=number))).order_by(table.c.id)
+    return {row.id: row for row in connection.execute(wanted.with_for_update(skip_locked=skip_locked)).all()}
 
 
 def end_waiting(

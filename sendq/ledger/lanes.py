@@ -33,6 +33,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
+from sendq.ids import number
 from sendq.ledger import schema
 from sendq.ledger.bulk import insert_new, update_rows
 from sendq.pace import PROVEN_FOR, RAMP_MOST, next_turn_at
@@ -67,12 +68,12 @@ def lower_in(changes: dict[UUID, dict[str, Any]], lane: Row[Any], priority: int,
 
 def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Row[Any]]:
     """Lock lanes, in the order of their ids, and read them as they are now."""
-    wanted = sorted(set(ids))
+    wanted = sorted(set(ids), key=number)
     if not wanted:
         return {}
     table = schema.lane
     rows = connection.execute(select(table).where(table.c.id.in_(wanted)).order_by(table.c.id).with_for_update())
-    return {row.id: row for row in rows}
+    return {row.id: row for row in rows.all()}
 
 
 # --- new jobs ---------------------------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ def settle(
     """
     if not changes:
         return NEVER
-    merged = {lane_id: {**rows[lane_id]._mapping, **changes[lane_id]} for lane_id in sorted(changes)}
+    merged = {lane_id: _changed(rows[lane_id], changes[lane_id]) for lane_id in sorted(changes, key=number)}
     first = first_waiting(connection, merged)
     settled: dict[tuple[str, ...], list[dict[str, Any]]] = {}  # by the columns that change
     earliest = NEVER
@@ -243,6 +244,11 @@ def settle(
     for alike in settled.values():
         update_rows(connection, schema.lane, alike)
     return earliest
+
+
+def _changed(row: Row[Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A row with its changes; quicker than by ``row._mapping``."""
+    return {**dict(zip(row._fields, row, strict=True)), **changes}
 
 
 CLOSED_TURN: Mapping[str, Any] = {"turn": None, "turn_at": None, "turn_worker": None, "turn_slots": 0}

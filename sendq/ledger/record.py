@@ -280,7 +280,8 @@ def _after(job: Any, outcome: Outcome, *, now: Micros) -> dict[str, Any]:
     if event is Event.RETURN and job.cancel_at is not None:
         known = outcome.sent == "no" and (job.doubt_at is None or outcome.new_generation)
         event = withdrawal(job.operation, may_have_gone_out=not known)
-    row = {name: job._mapping[name] for name in JOB_CHANGES}
+    before = job._mapping
+    row = {name: before[name] for name in JOB_CHANGES}
     row["state"] = MOVES[State(job.state)][event].value
     row["rule"] = outcome.rule
     row["attempts"] = job.attempts + outcome.counts

@@ -242,11 +242,11 @@ def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micr
     """
     if not jobs:
         return set()
-    ordered = sorted(jobs)
+    ordered = sorted(jobs, key=lambda job: job[0].int)
     if connection.dialect.name == "postgresql":
         ids, fences = zip(*ordered, strict=True)
         found = connection.execute(_BEGIN_MANY, {"ids": list(ids), "fences": list(fences), "now": now})
-        return set(found.scalars())
+        return set(found.scalars().all())
     begun: set[UUID] = set()
     for job_id, fence in ordered:
         begun.update(connection.execute(_BEGIN_ONE, {"id": job_id, "fence": fence, "now": now}).scalars())
