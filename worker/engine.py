@@ -17,9 +17,9 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -54,18 +54,16 @@ from worker.highest import HighestTime
 from worker.inhand import InHand
 from worker.lease import Lease
 from worker.recorder import Entry, Recorder
-from worker.slots import Slots, Usual, jobs_to_load
+from worker.slots import Slots, jobs_to_load
 from worker.time import LedgerTime
 from worker.uploads import Uploads
+from worker.wire import Call, Wire
 
 # The lease ends this long before a rescuer may call this worker dead: a call may take as long to leave the process.
 LEASE_MARGIN_S = 2.0
 
 # A bundle that finds no room for this long is given back, for another worker to take.
 ROOM_LIMIT_S = 5.0
-
-# A call that has lasted longer than usual is looked at this often: in a full house it makes room.
-LOOK_S = 0.25
 
 # Between the last moment for calls and the end of the grace time: to record what is unfinished.
 LAST_WORDS_S = 3.0
@@ -117,11 +115,10 @@ class Engine:
         self._recorder = Recorder(ledger, now=now, told=told, vault=settings.vault)
         self._uploads = Uploads(ledger, settings.vault)
         self._loop = _new_loop()
+        self._wire = Wire(self._loop, self.slots, slow_after_s=settings.slow_after_s)
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
         self._turns: set[asyncio.Task[None]] = set()
-        self.calls = 0  # on the wire now
         self._in_hand = InHand()
-        self._usual = Usual()
         self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before their end
         self._clock_is_behind = False
         self._known: Standing | None = None  # the furthest that the ledger has come
@@ -357,7 +354,7 @@ class Engine:
             notify(connection, at=give_back(connection, names, now=self.now()))
 
     def _claim(self, names: Sequence[tuple[UUID, int]], *, slots_each: int) -> list[Claimed]:
-        fit = self._usual.fit_into(self.settings.turn_s)
+        fit = self._wire.usual.fit_into(self.settings.turn_s)
         unreadable: Counter[str] = Counter()
         with writing(self._ledger) as connection:
             claimed = claim(
@@ -480,6 +477,11 @@ class Engine:
         return lambda begun: _quietly(self._loop, tell, begun)
 
     @property
+    def calls(self) -> int:
+        """Calls on the wire now."""
+        return self._wire.calls
+
+    @property
     def unrecorded(self) -> int:
         """Outcomes and ends of turns that wait for the ledger."""
         return self._recorder.waiting
@@ -498,38 +500,9 @@ class Engine:
                 journal.no_process(error)
                 raise
 
-    @contextmanager
-    def on_the_wire(self, provider: str, slow: Callable[[], None]) -> Iterator[None]:
-        """Count a call, and let it give its slot away once it is slow: in a full house, as soon as it is unusual."""
-        is_slow = False
-        began = self._loop.time()
-        last = began + self.settings.slow_after_s
-        timer: asyncio.TimerHandle
-
-        def look() -> None:
-            nonlocal is_slow
-            left = last - self._loop.time()
-            if (left <= 0 or self.slots.scarce) and self.slots.slow_down(provider):
-                is_slow = True
-                slow()
-            else:
-                look_in(min(LOOK_S, left) if left > 0 else LOOK_S)
-
-        def look_in(seconds: float) -> None:
-            nonlocal timer
-            timer = self._loop.call_later(seconds, look)
-
-        look_in(self._usual.patience(provider, most_s=self.settings.slow_after_s))
-        self.calls += 1
-        try:
-            yield
-        finally:
-            self.calls -= 1
-            timer.cancel()
-            if is_slow:
-                self.slots.slow_call_ended(provider)
-            else:
-                self._usual.ended(provider, self._loop.time() - began)
+    def on_the_wire(self, provider: str, slow: Callable[[], None]) -> Call:
+        """Count a call while it lasts (`worker.wire`)."""
+        return self._wire.call(provider, slow)
 
     def bug(self, job_id: UUID, grant_id: str) -> None:
         """An exception that should not have been is being handled."""

@@ -23,6 +23,8 @@ from sqlalchemy.sql.elements import TextClause
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
+_POSTGRESQL = postgresql()  # type: ignore[no-untyped-call]
+
 # Rows in one round trip: large enough that the trip no longer counts, small enough that memory stays flat.
 CHUNK = 1_000
 
@@ -96,7 +98,7 @@ def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset
 
 
 def _typed(table: Table, name: str, own: frozenset[str]) -> str:
-    kind = table.c[name].type.compile(postgresql())  # type: ignore[no-untyped-call]
+    kind = table.c[name].type.compile(_POSTGRESQL)
     return f"CAST(:{name} AS {kind}{'[]' if name in own else ''})"
 
 
