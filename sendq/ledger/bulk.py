@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any, TypeVar
+from uuid import UUID
 
-from sqlalchemy import Connection, Table, bindparam, insert, text, update
+from sqlalchemy import Column, ColumnElement, Connection, Table, any_, bindparam, insert, literal, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import dialect as postgresql
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -34,6 +35,13 @@ def chunks(rows: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
     rest = iter(rows)
     while chunk := list(islice(rest, size)):
         yield chunk
+
+
+def one_of(connection: Connection, column: Column[UUID], ids: Sequence[UUID]) -> ColumnElement[bool]:
+    """``column IN (…)``; as one array where there are arrays, for SQLAlchemy writes a list anew for each statement."""
+    if connection.dialect.name == "postgresql":
+        return column == any_(literal(ids, ARRAY(column.type)))
+    return column.in_(ids)
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, select
 from sendq.clock import Micros
 from sendq.ids import number
 from sendq.ledger import outcomes, schema
-from sendq.ledger.bulk import insert_rows, update_rows
+from sendq.ledger.bulk import insert_rows, one_of, update_rows
 from sendq.preflight import repeatable
 from sendq.states import FINAL, MOVES, Event, State
 
@@ -39,7 +39,7 @@ def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool 
         return {}
     table = schema.job
     columns = [table.c[name] for name in (*JOB_CHANGES, "batch_id", "priority", "lane_id", "operation", "on_outcome")]
-    wanted = select(*columns).where(table.c.id.in_(sorted(set(ids), key=number))).order_by(table.c.id)
+    wanted = select(*columns).where(one_of(connection, table.c.id, sorted(set(ids), key=number))).order_by(table.c.id)
     return {row.id: row for row in connection.execute(wanted.with_for_update(skip_locked=skip_locked)).all()}
 
 

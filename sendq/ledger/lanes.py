@@ -35,7 +35,7 @@ from sqlalchemy.sql.base import Executable
 from sendq.clock import Micros
 from sendq.ids import number
 from sendq.ledger import schema
-from sendq.ledger.bulk import insert_new, update_rows
+from sendq.ledger.bulk import insert_new, one_of, update_rows
 from sendq.pace import PROVEN_FOR, RAMP_MOST, next_turn_at
 from sendq.paces import Paces
 
@@ -72,7 +72,8 @@ def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Row[Any]]:
     if not wanted:
         return {}
     table = schema.lane
-    rows = connection.execute(select(table).where(table.c.id.in_(wanted)).order_by(table.c.id).with_for_update())
+    these = select(table).where(one_of(connection, table.c.id, wanted))
+    rows = connection.execute(these.order_by(table.c.id).with_for_update())
     return {row.id: row for row in rows.all()}
 
 
@@ -431,7 +432,7 @@ def offer(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Mi
     for slots, ids in by_slots.items():
         rows = connection.execute(
             update(table)
-            .where(table.c.id.in_(ids), table.c.turn.is_(None))
+            .where(one_of(connection, table.c.id, ids), table.c.turn.is_(None))
             .values(turn="offered", fence=table.c.fence + 1, turn_at=now, turn_worker=None, turn_slots=slots)
             .returning(table.c.id, table.c.fence)
         )
