@@ -10,6 +10,8 @@ NAMES = {
     "bulk": "100,000 modifications in one call, and their cancellation: time, CPU and memory of the caller",
     "fairness": "what quiet lanes notice of busy and hanging ones, and how well the providers' limits are kept",
     "peers": "sendq beside Celery, Dramatiq, Taskiq, BullMQ and others: jobs a second, CPU, memory, latency",
+    "latency": "commit to wire while the system is idle, and what idleness costs",
+    "scale": "cost per dispatched job with up to ten million waiting ones; two workers; retention; many writers",
     "telling": "CPU per attempt of what tells of it: journal, metrics, Flower, Sentry",
 }
 

@@ -46,6 +46,7 @@ def simulator(
 ) -> Iterator[str]:
     """The simulator as a process; its address. ``bytes_per_s``: how fast it reads one body (None: as it comes)."""
     log = home / "simulator.log"
+    log.unlink(missing_ok=True)  # its first word is the address
     command = [sys.executable, "-m", "sendq.simulator", "--api-key", API_KEY, "--latency", str(latency), "--no-bodies"]
     if certificate is not None:
         command += ["--tls", *map(str, certificate)]
@@ -60,18 +61,23 @@ def simulator(
 
 
 @contextlib.contextmanager
-def worker(home: Path, ledger: Engine, variables: dict[str, str]) -> Iterator[psutil.Process]:
-    """One worker process that is ready: it beats, so the ledger knows it."""
-    log = home / "worker.log"
+def worker(
+    home: Path, ledger: Engine, variables: dict[str, str], *, app: str = "worker", name: str = "worker"
+) -> Iterator[psutil.Process]:
+    """One worker process that is ready: it beats, so the ledger knows it. ``app``: what Celery loads; ``name``: of its
+    log.
+    """
+    log = home / f"{name}.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SENDQ_", "NYLAS_"))}
+    others = count(ledger, WORKERS)
     running = Guarded(
-        [sys.executable, "-m", "celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle"],
+        [sys.executable, "-m", "celery", "-A", app, "worker", "--without-gossip", "--without-mingle"],
         log=log,
         env={**environment, **variables},
         grace_s=40.0,
     )
     try:
-        wait_until(lambda: count(ledger, WORKERS) > 0, running, log)
+        wait_until(lambda: count(ledger, WORKERS) > others, running, log)
         (process,) = psutil.Process(running.pid).children()
         yield process
     finally:
@@ -144,16 +150,21 @@ def on_core(number: int) -> Iterator[None]:
 
 
 def servers_cpu(pg: PgServer, redis_url: str) -> float:
-    """CPU seconds of PostgreSQL, with the sessions that have ended, and of Redis."""
+    """CPU seconds of PostgreSQL and of Redis."""
+    with redis_client(redis_url) as client:
+        used: Any = client.info("cpu")
+    return float(postgres_cpu(pg) + used["used_cpu_user"] + used["used_cpu_sys"])
+
+
+def postgres_cpu(pg: PgServer) -> float:
+    """CPU seconds of PostgreSQL, with the sessions that have ended."""
     postmaster = psutil.Process(int((pg.socket_dir / "data" / "postmaster.pid").read_text().split()[0]))
     ended = postmaster.cpu_times()
     total = cpu(postmaster) + ended.children_user + ended.children_system
     for session in postmaster.children():
         with contextlib.suppress(psutil.NoSuchProcess):
             total += cpu(session)
-    with redis_client(redis_url) as client:
-        used: Any = client.info("cpu")
-    return float(total + used["used_cpu_user"] + used["used_cpu_sys"])
+    return total
 
 
 def ms(seconds: float, jobs: int) -> float:

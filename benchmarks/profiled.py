@@ -1,0 +1,108 @@
+"""``celery -A benchmarks.profiled``: the worker, which tells what its threads spend their CPU on.
+
+``PROFILE_TO`` names the file that is written (JSON), after ``PROFILE_AFTER_S`` seconds over the next ``PROFILE_FOR_S``:
+
+    threads     CPU milliseconds by thread, from the kernel's clock of each
+    functions   CPU milliseconds by thread and function, without what it calls; and how often it was called
+
+The profile itself costs some CPU: it says where, and not how much. On CPython 3.12 and later only one thread at a time
+can be profiled (`sys.monitoring`), so there the functions are missing.
+"""
+
+from __future__ import annotations
+
+import cProfile
+import json
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+BY_THREAD = sys.version_info < (3, 12)
+FUNCTIONS_MOST = 60
+
+_profiles: dict[threading.Thread, cProfile.Profile] = {}
+_run = threading.Thread.run
+
+
+def begin() -> None:
+    """Profile this thread from now on, by its own CPU."""
+    if BY_THREAD:
+        profile = _profiles[threading.current_thread()] = cProfile.Profile(time.thread_time)
+        profile.enable()
+
+
+def run(thread: threading.Thread) -> None:
+    """What every thread runs."""
+    begin()
+    _run(thread)
+
+
+def told() -> None:
+    """Wait, look, wait, look again, and write the difference."""
+    time.sleep(float(os.environ["PROFILE_AFTER_S"]))
+    threads, functions = cpu_of_threads(), cpu_of_functions()
+    lasts_s = float(os.environ["PROFILE_FOR_S"])
+    time.sleep(lasts_s)
+    spent = {name: ms - threads.get(name, 0.0) for name, ms in cpu_of_threads().items()}
+    rows = []
+    for place, (ms, calls) in cpu_of_functions().items():
+        before_ms, before_calls = functions.get(place, (0.0, 0))
+        rows.append((ms - before_ms, calls - before_calls, *place))
+    found = {
+        "seconds": lasts_s,
+        "threads": [{"thread": name, "ms": round(ms, 2)} for name, ms in Counter(spent).most_common()],
+        "functions": [
+            {"ms": round(ms, 2), "calls": calls, "thread": thread, "function": function}
+            for ms, calls, thread, function in sorted(rows, reverse=True)[:FUNCTIONS_MOST]
+        ],
+    }
+    unready = Path(os.environ["PROFILE_TO"] + ".new")
+    unready.write_text(json.dumps(found), encoding="utf-8")
+    unready.rename(os.environ["PROFILE_TO"])
+
+
+def cpu_of_threads() -> dict[str, float]:
+    """CPU milliseconds so far, by the name of the thread; those that have ended are not in it."""
+    spent: Counter[str] = Counter()
+    for thread in threading.enumerate():
+        if thread.ident is not None:
+            spent[kind(thread)] += time.clock_gettime_ns(time.pthread_getcpuclockid(thread.ident)) / 1e6  # type: ignore[assignment]
+    return dict(spent)
+
+
+def cpu_of_functions() -> dict[tuple[str, str], tuple[float, int]]:
+    """CPU milliseconds and calls so far, by thread and function."""
+    found: dict[tuple[str, str], tuple[float, int]] = {}
+    for thread, profile in list(_profiles.items()):
+        for entry in profile.getstats():
+            place = (kind(thread), name_of(entry.code))
+            ms, calls = found.get(place, (0.0, 0))
+            found[place] = ms + entry.inlinetime * 1e3, calls + entry.callcount
+    return found
+
+
+def kind(thread: threading.Thread) -> str:
+    """The name of a thread; those of one pool are one."""
+    return thread.name.rstrip("0123456789_-")
+
+
+def name_of(code: Any) -> str:
+    """A function as people find it."""
+    if not isinstance(code, CodeType):
+        return str(code)
+    path = code.co_filename.partition("site-packages/")[2] or os.path.relpath(code.co_filename)
+    return f"{path}:{code.co_firstlineno} {code.co_name}"
+
+
+threading.Thread.run = run  # type: ignore[method-assign]
+threading.Thread(target=told, name="profile", daemon=True).start()
+begin()
+
+from worker.celery import app  # noqa: E402  # its threads are profiled
+
+__all__ = ["app"]
