@@ -2,9 +2,8 @@
 PostgreSQL itself.
 
 Batches of up to `CALL` messages, in the order of their calls, which are spread over the hour before; lanes in a random
-order, so that the jobs of one lane lie apart as they would. ``tests/integration/test_filling.py`` holds the rows against
-those of real calls. What happens to the lanes then is done by what does it in production: they are taken in as the
-dispatcher does, and held as operators do.
+order, so that the jobs of one lane lie apart as they would. ``tests/integration/test_filling.py`` holds the rows
+against those of real calls. Lanes are made by the dispatcher's own function, and held and closed by the ledger's.
 """
 
 from __future__ import annotations

@@ -184,7 +184,8 @@ def waits(stage: Stage, sent: Mapping[str, Sent]) -> dict[str, Any]:
     took = [max(0.0, arrived[job] - one.monotonic) for job, one in sent.items()]
     attempts = schema.attempt.c
     with reading(stage.ledger) as connection:
-        called = {str(row.job_id): row.begun_at for row in connection.execute(select(attempts.job_id, attempts.begun_at))}
+        rows = connection.execute(select(attempts.job_id, attempts.begun_at))
+        called = {str(row.job_id): row.begun_at for row in rows}
     to_call = [(called[job] - one.at) / clock.SECOND for job, one in sent.items()]
     to_wire = [whole - before for whole, before in zip(took, to_call, strict=True)]
     return {

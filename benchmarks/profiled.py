@@ -99,7 +99,7 @@ def name_of(code: Any) -> str:
     return f"{path}:{code.co_firstlineno} {code.co_name}"
 
 
-threading.Thread.run = run  # type: ignore[method-assign]
+threading.Thread.run = run  # type: ignore[assignment,method-assign]
 threading.Thread(target=told, name="profile", daemon=True).start()
 begin()
 

@@ -95,6 +95,6 @@ def profile(started: Started, *, after_s: float, for_s: float, meanwhile: Callab
 
 def profile_lines(title: str, found: Mapping[str, Any]) -> list[str]:
     """A profile as tables."""
-    words = f"CPU by thread and, without what it calls, by function; over {found['seconds']:g} s, the profiler's share in."
+    words = f"CPU over {found['seconds']:g} s by thread and, without what it calls, by function (the profiler's too)."
     shown = [row for row in found["functions"][:FUNCTIONS_SHOWN] if row["ms"] > 0]
     return section(title, words, [*table(found["threads"]), "", *table(shown)])
