@@ -1,6 +1,7 @@
 """``celery -A benchmarks.profiled``: the worker, which tells what its threads spend their CPU on.
 
-``PROFILE_TO`` names the file that is written (JSON), after ``PROFILE_AFTER_S`` seconds over the next ``PROFILE_FOR_S``:
+``PROFILE_TO`` names the file that is written (JSON), over ``PROFILE_FOR_S`` seconds that begin when the file
+``PROFILE_FROM`` appears:
 
     threads     CPU milliseconds by thread, from the kernel's clock of each
     functions   CPU milliseconds by thread and function, without what it calls; and how often it was called
@@ -44,7 +45,8 @@ def run(thread: threading.Thread) -> None:
 
 def told() -> None:
     """Wait, look, wait, look again, and write the difference."""
-    time.sleep(float(os.environ["PROFILE_AFTER_S"]))
+    while not Path(os.environ["PROFILE_FROM"]).exists():
+        time.sleep(0.2)
     threads, functions = cpu_of_threads(), cpu_of_functions()
     lasts_s = float(os.environ["PROFILE_FOR_S"])
     time.sleep(lasts_s)
@@ -67,10 +69,10 @@ def told() -> None:
 
 
 def cpu_of_threads() -> dict[str, float]:
-    """CPU milliseconds so far, by the name of the thread; those that have ended are not in it."""
+    """CPU milliseconds so far, by the name of the thread; those that have ended are not in it, nor is this one."""
     spent: Counter[str] = Counter()
     for thread in threading.enumerate():
-        if thread.ident is not None:
+        if thread.ident is not None and thread is not threading.current_thread():
             spent[kind(thread)] += time.clock_gettime_ns(time.pthread_getcpuclockid(thread.ident)) / 1e6  # type: ignore[assignment]
     return dict(spent)
 
@@ -79,6 +81,8 @@ def cpu_of_functions() -> dict[tuple[str, str], tuple[float, int]]:
     """CPU milliseconds and calls so far, by thread and function."""
     found: dict[tuple[str, str], tuple[float, int]] = {}
     for thread, profile in list(_profiles.items()):
+        if thread is threading.current_thread():
+            continue
         for entry in profile.getstats():
             place = (kind(thread), name_of(entry.code))
             ms, calls = found.get(place, (0.0, 0))

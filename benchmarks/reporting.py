@@ -77,15 +77,17 @@ Started = Callable[[str, Mapping[str, str]], AbstractContextManager[Process]]
 
 
 def profile(started: Started, *, after_s: float, for_s: float, meanwhile: Callable[[], object] = lambda: None) -> Any:
-    """What a worker spends its CPU on: ``started(app, variables)`` starts it, ``meanwhile`` gives it something to do
-    when it is there.
+    """What a worker spends its CPU on: ``started(app, variables)`` starts it; ``after_s`` later ``meanwhile`` gives it
+    something to do.
     """
     with tempfile.TemporaryDirectory(prefix="sendq-bench-") as home:
-        told = Path(home) / "profile.json"
-        variables = {"PROFILE_TO": str(told), "PROFILE_AFTER_S": str(after_s), "PROFILE_FOR_S": str(for_s)}
+        told, begin = Path(home) / "profile.json", Path(home) / "begin"
+        variables = {"PROFILE_TO": str(told), "PROFILE_FROM": str(begin), "PROFILE_FOR_S": str(for_s)}
         with started("benchmarks.profiled", variables):
+            time.sleep(after_s)
+            begin.touch()
             meanwhile()
-            limit = time.monotonic() + after_s + for_s + 60.0
+            limit = time.monotonic() + for_s + 60.0
             while not told.exists():
                 if time.monotonic() > limit:
                     raise RuntimeError("the worker has not written its profile")
