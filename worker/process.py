@@ -12,7 +12,7 @@ from sqlalchemy import Engine as Ledger
 from sendq import SendQueue
 from sendq.errors import InvalidJob, KeyConflict, Problem, SendqError
 from sendq.ledger import migrate
-from sendq.ledger.engine import open_engine
+from sendq.ledger.engine import open_busy_engine, open_engine
 from sendq.ledger.lanes import Turn
 from sendq.ledger.record import Outcome, Recorded
 from settings import Settings, SettingsError
@@ -271,7 +271,7 @@ def open_ledger(settings: Settings) -> Ledger:
     if url.startswith("sqlite"):
         settings.home.mkdir(parents=True, exist_ok=True)
         return open_engine(url)
-    return open_engine(url, pool_size=settings.threads + OTHER_CONNECTIONS, max_overflow=2)
+    return open_busy_engine(url, pool_size=settings.threads + OTHER_CONNECTIONS, max_overflow=2)
 
 
 def bell_of(ledger: Ledger) -> Bell:

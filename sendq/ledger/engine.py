@@ -7,7 +7,8 @@ prepared statements), so that PgBouncer in transaction mode may stand in between
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,8 +73,39 @@ def open_engine(url: str | URL, **options: Any) -> Engine:
     parsed = ledger_url(url)
     if needs_asyncio(parsed):
         raise ValueError(f"{parsed.drivername!r} is a driver for asyncio; use AsyncSendQueue, or another driver")
-    engine = create_engine(parsed, hide_parameters=True, **_options(parsed), **options)
+    engine = create_engine(parsed, hide_parameters=True, **{**_options(parsed), **options})
     _prepare(engine)
+    return engine
+
+
+# A connection that was in use so lately is not asked whether it lives.
+FRESH_S = 1.0
+
+
+def open_busy_engine(url: str | URL, *, monotonic: Callable[[], float] = time.monotonic, **options: Any) -> Engine:
+    """The same for a process that uses its connections all the time, and tries again whatever the ledger broke off.
+
+    To ask each connection whether it lives, before each transaction, would be half of what such a process asks at
+    rest: here only one that has rested for more than `FRESH_S` is asked, and the one that was used last is used first.
+    """
+    if ledger_url(url).get_backend_name() != "postgresql":
+        return open_engine(url, **options)
+    engine = open_engine(url, pool_pre_ping=False, pool_use_lifo=True, **options)
+
+    @event.listens_for(engine, "checkin")
+    def used(_connection: Any, record: Any) -> None:
+        record.info["sendq_used_at"] = monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def taken(connection: Any, record: Any, _fairy: Any) -> None:
+        used_at = record.info.get("sendq_used_at")
+        if used_at is None or monotonic() - used_at <= FRESH_S:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise exc.DisconnectionError from error  # the pool opens another one
+
     return engine
 
 
