@@ -47,6 +47,9 @@ class Batches(Rounds):
         if not self._leads():
             self._ended_up_to.clear()
             return
+        with reading(self._ledger) as connection:
+            if not batches.any_news(connection):
+                return
         with writing(self._ledger) as connection:
             now = self._now()
             finished = batches.finish_batches(connection, now=now, limit=CHANGES_MOST)

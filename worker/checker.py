@@ -14,6 +14,7 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from enum import StrEnum
 
+from sqlalchemy import Connection
 from sqlalchemy import Engine as Ledger
 
 from sendq import clock
@@ -113,8 +114,14 @@ class Checker(Rounds):
         """
         if not self._leads():
             return
-        if self._settings.ask_providers:
-            self._ask_for_providers()
+        with writing(self._ledger) as connection:
+            unknown = self._to_ask(connection) if self._settings.ask_providers else []
+            closed = grants.any_closed(connection)
+        self._identify(unknown)
+        if closed:
+            self._look_after_closed()
+
+    def _look_after_closed(self) -> None:
         with writing(self._ledger) as connection:
             checks = grants.to_check(connection, now=self._now(), limit=CHECKS_MOST)
         verdicts = self._ask(checks)
@@ -130,9 +137,10 @@ class Checker(Rounds):
         if ended:
             journal.ended_with_grant(ended)
 
-    def _ask_for_providers(self) -> None:
-        with writing(self._ledger) as connection:
-            unknown = grants.to_ask(connection, now=self._now(), limit=CHECKS_MOST)
+    def _to_ask(self, connection: Connection) -> list[Check]:
+        return grants.to_ask(connection, now=self._now(), limit=CHECKS_MOST)
+
+    def _identify(self, unknown: Sequence[Check]) -> None:
         for check, answer in self._answers(unknown):
             provider = provider_of(answer)
             if provider is not None:

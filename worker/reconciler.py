@@ -114,6 +114,9 @@ class Reconciler(Rounds):
                 del self._begun[lane_id]
                 self._free_at[lane_id] = self._monotonic() + LANE_PAUSE_S
                 self._note(begun)
+        with reading(self._ledger) as connection:
+            if not doubt.any_doubt(connection):
+                return
         self._take_up()
         self._end_by_itself()
         self._begin_looks()

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, func, or_, select, update
+from sqlalchemy import Connection, Row, delete, func, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
 from sendq.errors import NotFound
@@ -40,6 +40,18 @@ def sums_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Sums]:
     for row in connection.execute(wanted.group_by(table.batch_id, table.state)):
         found[row.batch_id] = {**found.get(row.batch_id, {}), row.state: int(row.sum)}
     return {batch_id: found.get(batch_id, {}) for batch_id in ids}
+
+
+_ANY_NEWS = text(
+    "SELECT EXISTS (SELECT 1 FROM sendq_batch_change WHERE NOT summed)"
+    " OR EXISTS (SELECT 1 FROM sendq_batch WHERE making)"
+    " OR EXISTS (SELECT 1 FROM sendq_batch WHERE cancel_at IS NOT NULL AND NOT cancelled)"
+)
+
+
+def any_news(connection: Connection) -> bool:
+    """Whether there is a change to add up, a walk that is over, or a batch that was withdrawn."""
+    return bool(connection.execute(_ANY_NEWS).scalar_one())
 
 
 def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[UUID]:

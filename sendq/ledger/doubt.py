@@ -13,7 +13,20 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, literal_column, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    and_,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
@@ -56,6 +69,14 @@ class Ending:
     message_id: str | None = None
     attempt: Mapping[str, Any] | None = None
     reason: str | None = None
+
+
+_ANY = text("SELECT EXISTS (SELECT 1 FROM sendq_job WHERE state = 'in_doubt')")
+
+
+def any_doubt(connection: Connection) -> bool:
+    """Whether any job is in doubt."""
+    return bool(connection.execute(_ANY).scalar_one())
 
 
 def take_up(connection: Connection, delays: Delays, *, now: Micros, limit: int) -> Sequence[Row[Any]]:

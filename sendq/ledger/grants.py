@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, exists, or_, select, update
+from sqlalchemy import Connection, Row, and_, exists, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import events, outcomes, schema
@@ -105,6 +105,14 @@ def _opened(now: Micros) -> dict[str, Any]:
 # --- asking the API ---------------------------------------------------------------------------------------------------
 
 
+_ANY_CLOSED = text("SELECT EXISTS (SELECT 1 FROM sendq_lane WHERE closed_at IS NOT NULL)")
+
+
+def any_closed(connection: Connection) -> bool:
+    """Whether any lane is closed: without one there is nothing here to look after."""
+    return bool(connection.execute(_ANY_CLOSED).scalar_one())
+
+
 def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
     """Closed lanes with waiting jobs about which the API should be asked now; nobody else is given them for a while.
 
@@ -148,8 +156,9 @@ def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
         .limit(limit)
         .with_for_update(skip_locked=True)
     ).all()
-    ids = [row.id for row in rows]
-    connection.execute(update(table).where(table.c.id.in_(ids)).values(ask_at=now + ASK_AGAIN))
+    if rows:
+        ids = [row.id for row in rows]
+        connection.execute(update(table).where(table.c.id.in_(ids)).values(ask_at=now + ASK_AGAIN))
     return [Check(row.id, row.application, row.grant_id, suspected=False) for row in rows]
 
 
@@ -317,7 +326,8 @@ def open_stragglers(connection: Connection, *, now: Micros) -> None:
         pair.held_until > now,
         pair.held_since <= table.c.closed_at,
     )
-    ids = connection.execute(select(table.c.id).where(held_for_it, ~table.c.gone)).scalars().all()
+    closed = table.c.closed_at.is_not(None)  # all that have a rule are; by this they are found in an index
+    ids = connection.execute(select(table.c.id).where(closed, held_for_it, ~table.c.gone)).scalars().all()
     _open_closed(connection, ids, now=now)
 
 
