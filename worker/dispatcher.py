@@ -56,8 +56,14 @@ BUSY_PAUSE: Micros = clock.seconds(0.005)
 FULL_PAUSE: Micros = clock.seconds(0.02)
 # With nothing to do for this long, ask to be woken by commits and sleep.
 IDLE_AFTER: Micros = clock.seconds(0.05)
+# Commits go on ringing until there was something to do in this many rounds running: to take back the wish to be woken,
+# to look every few milliseconds and to ask for it again costs more than a few rings, and the worker that has just got
+# a turn would wait for it.
+STEADY = 4
 # Asked for so far ahead: seldom enough to cost nothing, and further than the clocks of those who commit may be ahead.
 SLEEP: Micros = clock.seconds(10)
+# Whatever changes lanes rings; all the same it looks this often, in case that something does not.
+NET: Micros = clock.seconds(1.0)
 # After an error, without listening to the bell: it may be what broke.
 ERROR_PAUSE_S = 1.0
 
@@ -111,6 +117,7 @@ class Dispatcher:
         self._watched_since = 0.0  # monotonic
         self._sleeps_until: Micros = 0  # as the ledger has it
         self._quiet_since: Micros | None = None
+        self._busy_rounds = 0  # running, with something to do
         self._broker_pause: Micros = 0
         self._floors = Floors()
         self._stopping = threading.Event()
@@ -308,14 +315,16 @@ class Dispatcher:
             return 0
         if done.turns or done.woken or done.full:
             self._quiet_since = None
-            if self._sleeps_until:
+            self._busy_rounds += 1
+            if self._sleeps_until and self._busy_rounds >= STEADY:
                 self._let_commits_ring(until=0)
             return FULL_PAUSE if done.full else BUSY_PAUSE
+        self._busy_rounds = 0
         self._quiet_since = now if self._quiet_since is None else self._quiet_since
         rings = self._bell.rings
-        look_again = clock.seconds(self._poll_s) if rings else self._bell.look_every
+        look_again = NET if rings else self._bell.look_every
         wait = max(0, min(done.next_at - now, look_again, self._until_asking()))
-        if 0 <= now - self._quiet_since < IDLE_AFTER:
+        if 0 <= now - self._quiet_since < IDLE_AFTER and not self._sleeps_until:
             return min(wait, BUSY_PAUSE)
         if rings and not SLEEP // 2 < self._sleeps_until - now <= SLEEP:
             self._let_commits_ring(until=now + SLEEP)

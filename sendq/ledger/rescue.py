@@ -17,6 +17,7 @@ from sendq.clock import Micros
 from sendq.ids import new_id
 from sendq.ledger import schema
 from sendq.ledger.bulk import insert_rows
+from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import JOB_CHANGES, end_waiting, lock_jobs, store_changes, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, lock, lower_in, settle
 from sendq.ledger.turns import give_back
@@ -89,7 +90,7 @@ def _close(
     changes = {lane_id: {**CLOSED_TURN, "used": _drained(row, now=now)} for lane_id, row in lanes.items()}
     begun = _begun_in(connection, lanes)
     _return_begun(connection, begun, lanes, changes, worker, now=now, died=died, key_max_age=key_max_age)
-    settle(connection, lanes, changes, now=now)
+    notify(connection, at=settle(connection, lanes, changes, now=now))
     return len(begun)
 
 
@@ -127,7 +128,7 @@ def take_back_orphans(
     }
     changes: dict[UUID, dict[str, Any]] = {}
     _return_begun(connection, orphans, lanes, changes, None, now=now, died=False, key_max_age=key_max_age)
-    settle(connection, lanes, changes, now=now)
+    notify(connection, at=settle(connection, lanes, changes, now=now))
     return len(orphans)
 
 
@@ -282,7 +283,7 @@ def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tu
         for lane_id, row in rows.items()
         if row.next_at is None and row.turn is None and row.closed_at is None
     }
-    settle(connection, rows, asleep, now=now)
+    notify(connection, at=settle(connection, rows, asleep, now=now))
     # Asked under lock: whoever takes one in has either woken the lane by now or waits for it.
     wake = schema.wake.c.lane_id
     early = set(connection.execute(select(wake).where(wake.in_(sorted(asleep)))).scalars()) if asleep else set()

@@ -18,7 +18,7 @@ from sendq.ledger import schema, workers
 from sendq.paces import Paces
 from tests.support.ledger import Ledger
 from tests.support.system import eventually
-from worker.dispatcher import Dispatcher
+from worker.dispatcher import BUSY_PAUSE, FULL_PAUSE, STEADY, Dispatcher
 
 DAY_S = 24 * 3600
 POLL_S, LEASE_S = 0.2, 4.5
@@ -184,13 +184,32 @@ class TestSleeping:
         assert sum("sleeps_until" in one and "UPDATE" in one for one in seen) <= 5  # 20 s, asked for 10 s ahead
         assert not [one for one in seen if "DELETE" in one]
 
-    def test_ends_with_something_to_do_and_commits_ring_no_more(self, standing: Standing) -> None:
+    def test_goes_on_around_a_single_job(self, standing: Standing) -> None:
         dispatcher = standing.dispatcher(RingingBell())
         self.fall_asleep(standing, dispatcher)
         standing.ledger.send()
-        dispatcher.run_once()
+        with statements(standing.ledger) as seen:
+            assert dispatcher.run_once() == BUSY_PAUSE
+            assert dispatcher.run_once() > FULL_PAUSE  # it waits until it is rung
         assert len(standing.offered) == 1
+        assert standing.leader().sleeps_until > standing.clock()
+        assert not [one for one in seen if "sleeps_until" in one]
+
+    def test_ends_with_steady_work_and_commits_ring_no_more(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(RingingBell())
+        self.fall_asleep(standing, dispatcher)
+        for number in range(STEADY):
+            assert standing.leader().sleeps_until > 0
+            standing.ledger.send(f"g{number}")
+            dispatcher.run_once()
         assert standing.leader().sleeps_until == 0
+        assert dispatcher.run_once() <= FULL_PAUSE  # it looks often, for a while
+
+    def test_is_left_once_a_second_though_nobody_rings(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(RingingBell())
+        self.fall_asleep(standing, dispatcher)
+        standing.pass_time(LEASE_S / 3)  # the lease is renewed, and is not what it wakes for
+        assert dispatcher.run_once() == SECOND
 
     def test_begins_with_one_more_look_at_everything(self, standing: Standing) -> None:
         """A commit between the last look and the ledger's learning of the sleep rings nobody."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from uuid import UUID
 
+import psycopg
 import pytest
 from sqlalchemy import exc
 
@@ -173,6 +174,56 @@ class TestBuryingAWorker:
         with ledger.writing() as connection:
             assert not workers.beat(connection, ledger.worker, load=load, now=ledger.clock())
             assert workers.beats(connection) == {}
+
+
+class TestWhatIsTakenBack:
+    """Wakes the dispatcher, which would not look for a second."""
+
+    @pytest.fixture
+    def rung(self, pg_ledger: Ledger) -> Iterator[Callable[[], int]]:
+        """How often somebody who listens was rung since he was asked last."""
+        arguments, options = pg_ledger.engine.dialect.create_connect_args(pg_ledger.engine.url)
+        with psycopg.connect(*arguments, **options, autocommit=True) as listening:
+            listening.execute("LISTEN sendq_wake")
+            yield lambda: len(list(listening.notifies(timeout=0.05)))
+
+    def fall_asleep(self, ledger: Ledger) -> None:
+        with ledger.writing() as connection:
+            connection.execute(schema.leader.update().values(sleeps_until=ledger.clock() + 3_600 * SECOND))
+
+    def test_of_a_dead_worker_does(self, pg_ledger: Ledger, rung: Callable[[], int]) -> None:
+        register(pg_ledger)
+        served(pg_ledger)
+        self.fall_asleep(pg_ledger)
+        bury(pg_ledger)
+        assert rung() == 1
+
+    def test_of_a_turn_that_is_over_does(self, pg_ledger: Ledger, rung: Callable[[], int]) -> None:
+        pg_ledger.send()
+        (claimed,) = pg_ledger.claim(pg_ledger.offer())
+        pg_ledger.record_group(Group(ends=[end(claimed)]))
+        now = pg_ledger.clock.advance(120)
+        self.fall_asleep(pg_ledger)
+        with pg_ledger.writing() as connection:
+            assert rescue.take_back_orphans(connection, begun_before=now, now=now) == 1
+        assert rung() == 1
+
+    def test_by_the_sweep_does(self, pg_ledger: Ledger, rung: Callable[[], int]) -> None:
+        pg_ledger.send("g1")
+        pg_ledger.absorb()
+        pg_ledger.set_lane("g1", next_at=None)
+        self.fall_asleep(pg_ledger)
+        with pg_ledger.writing() as connection:
+            rescue.sweep(connection, after=FIRST_LANE, limit=10, now=pg_ledger.clock())
+        assert rung() == 1
+
+    def test_when_it_is_nothing_does_not(self, pg_ledger: Ledger, rung: Callable[[], int]) -> None:
+        pg_ledger.send("g1")
+        pg_ledger.absorb()
+        self.fall_asleep(pg_ledger)
+        with pg_ledger.writing() as connection:
+            rescue.sweep(connection, after=FIRST_LANE, limit=10, now=pg_ledger.clock())
+        assert rung() == 0
 
 
 class TestTurnsThatNobodyClaims:
