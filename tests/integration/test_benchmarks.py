@@ -1,0 +1,85 @@
+"""The benchmarks that need servers, from one end to the other with numbers that say nothing."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks import accounting, latency, scale
+from benchmarks.accounting import parse, rows_of
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def verdicts(report: str) -> list[str]:
+    """Whether each bar was met, as the report has it."""
+    return re.findall(r"\| (True|False) \|$", report.partition("\n## Bars")[2].partition("\n## ")[0], re.MULTILINE)
+
+
+@pytest.mark.slow
+class TestLatency:
+    def test_reports_waits_and_idleness_and_a_profile_for_what_misses_its_bar(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(latency, "PROFILED_S", 1.0)
+        monkeypatch.setattr(latency, "P50_MS", 0.0)
+        monkeypatch.setattr(latency, "IDLE_PERCENT", 1e6)
+        options = ["--jobs", "3", "--idle-s", "1", "--ledgers", "postgresql,sqlite", "--report", str(tmp_path)]
+        with tempfile.TemporaryDirectory() as at:
+            Path(at).chmod(0o755)  # PostgreSQL may run as another user
+            assert latency.main([*options, "--at", at]) == 1
+        report = (tmp_path / "latency.md").read_text()
+        assert verdicts(report)[0] == "False"
+        assert verdicts(report)[2] == "True"
+        assert "## postgresql: profile of waits" in report
+        assert "| sendq-dispatcher |" in report
+        assert "profile of idleness" not in report
+        assert "## sqlite" in report
+
+
+@pytest.mark.slow
+class TestScale:
+    def test_reports_every_part_and_why_a_bar_is_missed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(accounting, "PAGES_TOLD_S", 0.1)
+        monkeypatch.setattr(scale, "PROFILED_S", 1.0)
+        monkeypatch.setattr(scale, "MOST_TIMES", 0.0)
+        options = ["--sizes", "200,600", "--jobs", "50", "--rounds", "1", "--seconds", "1", "--finished", "600"]
+        assert scale.main([*options, "--report", str(tmp_path)]) == 1
+        report = (tmp_path / "scale.md").read_text()
+        assert verdicts(report)[0] == "False"
+        for heading in ("sizes", "workers", "retention", "writers", "Plans", "Profile of the worker"):
+            assert f"\n## {heading}\n" in report
+        assert "Index Scan" in report  # of a plan
+        assert "(no plan" not in report
+
+
+class TestStatementsOfALog:
+    LOG = """\
+2026-11-23 05:29:30.123 UTC [41] LOG:  duration: 0.500 ms  parse <unnamed>: SELECT a
+\tFROM t WHERE id IN ($1::UUID, $2::UUID)
+2026-11-23 05:29:30.123 UTC [41] LOG:  duration: 1.500 ms  bind <unnamed>: SELECT a
+\tFROM t WHERE id IN ($1::UUID, $2::UUID)
+2026-11-23 05:29:30.123 UTC [41] DETAIL:  Parameters: $1 = 'x', $2 = 'it''s'
+2026-11-23 05:29:30.124 UTC [41] LOG:  duration: 2.000 ms  execute <unnamed>: SELECT a
+\tFROM t WHERE id IN ($1::UUID, $2::UUID)
+2026-11-23 05:29:30.124 UTC [42] LOG:  duration: 0.100 ms  statement: COMMIT
+2026-11-23 05:29:30.124 UTC [41] DETAIL:  Parameters: $1 = 'x', $2 = 'it''s'
+2026-11-23 05:29:30.125 UTC [41] LOG:  duration: 1.000 ms  execute <unnamed>: SELECT a
+\tFROM t WHERE id IN ($1::UUID)
+2026-11-23 05:29:30.125 UTC [41] DETAIL:  Parameters: $1 = 'y'
+"""
+
+    def test_are_added_up_however_many_values_they_name(self) -> None:
+        kinds = {one.text: one for one in parse(self.LOG)}
+        select = kinds["SELECT a FROM t WHERE id IN ($::UUID …)"]
+        assert (select.calls, select.ms, select.slowest_ms) == (1, 4.0, 2.0)
+        assert select.parameters == "$1 = 'x', $2 = 'it''s'"
+        assert kinds["SELECT a FROM t WHERE id IN ($::UUID)"].ms == 1.0
+        assert kinds["COMMIT"].calls == 1
+
+    def test_are_shown_by_job(self) -> None:
+        first, *_ = rows_of(parse(self.LOG), jobs=10)
+        assert (first["ms per job"], first["calls per job"]) == (0.4, 0.1)
