@@ -217,8 +217,8 @@ class Settings(BaseSettings):
         unit="s", gt=0,
     )  # fmt: skip
     poll_s: float = setting(
-        0.2, "the dispatcher looks at least this often where no notification can reach it; less than a third of "
-        "SENDQ_LEASE_S", unit="s", gt=0,
+        0.2, "a worker that stands by looks this often whether the lead is free; less than a third of SENDQ_LEASE_S",
+        unit="s", gt=0,
     )  # fmt: skip
     grace_s: float = setting(
         30.0, "time between SIGTERM and the end; calls not finished 3 s before it are recorded as in doubt. Give the "
@@ -416,7 +416,7 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
                       "raise it, or turns that only wait behind another are handed out twice")  # fmt: skip
     if s.poll_s >= s.lease_s / 3:
         yield Problem("SENDQ_POLL_S", "is not less than a third of SENDQ_LEASE_S",
-                      "lower it, or the dispatcher loses its lease while it sleeps")  # fmt: skip
+                      "lower it, or a dispatcher that died is followed late")  # fmt: skip
     if s.announce_after_s >= s.escalate_window_s:
         yield Problem("SENDQ_ANNOUNCE_AFTER_S", "is not less than SENDQ_ESCALATE_WINDOW_S",
                       "lower it, or people are called for before anybody can see that many failed alike")  # fmt: skip
