@@ -33,7 +33,7 @@ APPLICATION, PROVIDER, HELD_PROVIDER = "default", "imap", "microsoft"
 # Messages of one call.
 CALL = 50
 
-# Jobs of one transaction of the fill: a few seconds, by which ids are younger than their calls.
+# Jobs of one transaction of the fill, at most: a few seconds, by which ids are younger than their calls.
 STEP = 100_000
 
 HOUR: Micros = 3_600 * SECOND
@@ -71,7 +71,7 @@ def calls_of(grants_: Sequence[str], jobs: int, *, provider: str, until: Micros,
 
 
 def fill(ledger: Engine, calls: Iterable[Call]) -> Iterator[int]:
-    """Write calls, in transactions of about `STEP` jobs; gives how many jobs were written, after each."""
+    """Write calls, in transactions of at most `STEP` jobs; gives how many jobs were written, after each."""
     for some in chunks(calls, STEP // CALL):
         with writing(ledger) as connection:
             insert_calls(connection, some)

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ SERVER = {"fsync": "on", "shared_buffers": "1GB", "max_wal_size": "4GB"}
 WORKERS_LANES, WORKERS_LATENCY_S = 1_000, 0.05
 LIMIT_S = 300.0
 PROFILED_S = 20.0
+TOLD_EVERY = 1_000_000  # jobs of a fill
 
 
 def main(arguments: list[str]) -> int:
@@ -201,8 +203,9 @@ def fill(stage: Stage, ledger: Engine, size: int) -> dict[str, Any]:
         calls += filling.calls_of(grants, round(each * len(grants)), provider=provider, until=until, due_at=due_at)
     written = 0
     for some in filling.fill(ledger, sorted(calls, key=lambda call: call.at)):
+        if (written + some) // TOLD_EVERY > written // TOLD_EVERY:
+            print(f"{size:,}: {written + some:,} jobs after {time.monotonic() - began:.0f} s", file=sys.stderr)
         written += some
-        print(f"{size:,}: {written:,} jobs after {time.monotonic() - began:.0f} s", flush=True)
     filling.take_in(ledger)
     with writing(ledger) as connection:
         holds.hold_pair(connection, APPLICATION, HELD_PROVIDER, until=until + DAY, by=filling.BY, reason="fill",
