@@ -32,6 +32,7 @@ from tasks.row import Policy
 from worker import journal
 from worker.alerts import alert
 from worker.receivers import CALLS_EACH, Receivers
+from worker.rounds import until_next
 from worker.telling import Telling
 
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class Deliverer:
                 except Exception:
                     journal.bug("deliverer")
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), LOOK_EVERY_S)
+                    await asyncio.wait_for(self._stopping.wait(), until_next(LOOK_EVERY_S, time.monotonic()))
             if self._busy:
                 _, late = await asyncio.wait(self._busy.values(), timeout=self._limit_s)
                 for task in late:

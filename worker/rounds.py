@@ -1,14 +1,24 @@
-"""A loop in a thread of its own: one round every so often. An error ends a round, never the loop."""
+"""A loop in a thread of its own: one round every so often. An error ends a round, never the loop.
+
+All loops of a machine go round at the same moments. A round that finds nothing to do costs four times as much when the
+processor has forgotten everything since the one before: together, only the first pays that.
+"""
 
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 
 from sqlalchemy import exc
 
 from sendq.errors import SendqError
 from worker import journal
+
+
+def until_next(every_s: float, at: float) -> float:
+    """Seconds from ``at`` (monotonic) to the next moment for rounds that come every so often."""
+    return every_s - at % every_s
 
 
 class Rounds(ABC):
@@ -37,7 +47,7 @@ class Rounds(ABC):
         self._thread.join(limit_s)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._every_s):
+        while not self._stopping.wait(until_next(self._every_s, time.monotonic())):
             try:
                 self.run_once()
             except (SendqError, exc.SQLAlchemyError):
