@@ -23,7 +23,7 @@ from sendq.ledger import lanes
 from sendq.ledger.bulk import chunks
 from sendq.ledger.engine import writing
 from sendq.ledger.enqueue import notify
-from sendq.ledger.holds import BY_HAND
+from sendq.ledger.events import BY_HAND
 from sendq.ledger.schema import FIELDS
 from sendq.paces import Paces
 from sendq.wire import JSON_TYPE

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from sqlalchemy import Engine, select, text
 
 from benchmarks import reporting
 from benchmarks.reporting import Bar
-from benchmarks.stage import API_KEY, cpu, postgres_cpu, worker
+from benchmarks.stage import API_KEY, cpu, fsync_ms, postgres_cpu, worker
 from sendq import Message, SendQueue, clock
 from sendq.ledger import migrate, schema
 from sendq.ledger.bulk import insert_new
@@ -46,7 +45,6 @@ MESSAGE = Message(to=["leyah@example.com"], subject="Invoice 42", body="x" * 2_0
 BETWEEN_S = 0.25
 SETTLED_S = 3.0
 
-SYNCS = 200
 PROFILED_S = 20.0
 
 
@@ -125,7 +123,7 @@ def staged(name: str, at: Path | None) -> Iterator[Stage]:
 def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """Waits, then idleness; with a profile for each of them that misses its bar."""
     with staged(name, given.at) as stage:
-        found: dict[str, Any] = {"jobs": given.jobs, **syncs(stage.home)}
+        found: dict[str, Any] = {"jobs": given.jobs, "fsync_ms": fsync_ms(stage.home)}
         with stage.worker() as process:
             send(stage, LANES, between_s=0.02)
             found |= waits(stage, send(stage, given.jobs, between_s=BETWEEN_S))
@@ -143,20 +141,6 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         if busy:
             found["profile of idleness"] = reporting.profile(stage.worker, after_s=SETTLED_S, for_s=PROFILED_S)
         return found
-
-
-def syncs(directory: Path) -> dict[str, float]:
-    """How long the disk takes to keep what one commit writes: a page of 8 kB and `fdatasync`."""
-    took = []
-    with tempfile.TemporaryFile(dir=directory) as file:
-        for _ in range(SYNCS):
-            began = time.perf_counter()
-            file.seek(0)
-            file.write(b"x" * 8192)
-            file.flush()
-            os.fdatasync(file.fileno())
-            took.append(time.perf_counter() - began)
-    return {"fsync_p50_ms": percentile(took, 0.5), "fsync_p99_ms": percentile(took, 0.99)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ class TestAMistake:
         [
             ({"SENDQ_STALE_AFTER_S": "6"}, "SENDQ_STALE_AFTER_S", "two late beats"),
             ({"SENDQ_UNCLAIMED_AFTER_S": "2"}, "SENDQ_UNCLAIMED_AFTER_S", "handed out twice"),
-            ({"SENDQ_POLL_S": "1.5"}, "SENDQ_POLL_S", "loses its lease"),
+            ({"SENDQ_POLL_S": "1.5"}, "SENDQ_POLL_S", "is followed late"),
             ({"SENDQ_SLOW_AFTER_S": "150"}, "SENDQ_SLOW_AFTER_S", "never counts as slow"),
             ({"SENDQ_KEY_MAX_AGE_S": "3450"}, "SENDQ_KEY_MAX_AGE_S", "the hour that Nylas keeps keys"),
             ({"SENDQ_OUTCOME_HOSTS": "hooks.example.com"}, "SENDQ_OUTCOME_SECRET", "from anybody's"),
