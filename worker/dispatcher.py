@@ -267,9 +267,9 @@ class Dispatcher:
         self, connection: Connection, due: Sequence[lanes.PairView], *, now: Micros, woken: int, next_at: Micros
     ) -> Round:
         floors = self._floors
-        used = lanes.used_slots(connection, old_before=now - PROBE_PATIENCE, floor=floors.turn_at)
+        capacity, used = lanes.slots(connection, old_before=now - PROBE_PATIENCE, floor=floors.turn_at)
         floors.first_turn(min((one.first_at for one in used.values()), default=None), now)
-        free = lanes.capacity(connection) - sum(one.young + one.old for one in used.values())
+        free = capacity - sum(one.young + one.old for one in used.values())
         waiting = {}
         for pair in due:
             allowed = pair.allows(now=now)

@@ -10,13 +10,15 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 # How long a SQLite writer waits for another one. A commit takes milliseconds; whoever holds the lock for longer than
 # this has forgotten it.
@@ -117,6 +119,8 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
         raise ValueError(
             f"{name!r} is no asyncio driver; write postgresql+asyncpg://, postgresql+psycopg:// or sqlite://"
         )
+    from sqlalchemy.ext.asyncio import create_async_engine  # 8 MB, which those without asyncio are spared
+
     parsed = parsed.set(drivername=_ASYNC_DRIVERS[name])
     needs_asyncio(parsed)
     engine = create_async_engine(parsed, hide_parameters=True, **_options(parsed), **options)

@@ -14,6 +14,7 @@ not one statement is sent that the caller did not ask for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cache
@@ -21,12 +22,9 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, exc
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.pool import NullPool
 
 T = TypeVar("T")
-
-_ASYNC = (AsyncConnection, AsyncSession, async_scoped_session)
 
 _WANTED = "session: hand over a SQLAlchemy Connection or Session, or django.db.connection inside atomic()"
 _WANTED_ASYNC = "session: hand over a SQLAlchemy AsyncConnection or AsyncSession"
@@ -37,6 +35,14 @@ _DIALECTS = {
     "psycopg2": "postgresql+psycopg2",
     "sqlite3": "sqlite+pysqlite",
 }
+
+
+def _belongs_to_asyncio(session: object) -> bool:
+    """Whether it is one of `sqlalchemy.ext.asyncio`: imported by whoever holds one, not here (8 MB)."""
+    asyncio = sys.modules.get("sqlalchemy.ext.asyncio")
+    if asyncio is None:
+        return False
+    return isinstance(session, asyncio.AsyncConnection | asyncio.AsyncSession | asyncio.async_scoped_session)
 
 
 class RunsSync(Protocol):
@@ -61,7 +67,7 @@ def connection_of(session: object) -> Connection:
         RuntimeError: there is no transaction to join: autocommit, or Django outside of ``atomic()``.
         django.db.transaction.TransactionManagementError: the ``atomic()`` block failed already and will roll back.
     """
-    if isinstance(session, _ASYNC):
+    if _belongs_to_asyncio(session):
         raise TypeError(f"session: {type(session).__name__} belongs to asyncio; use AsyncSendQueue with it")
     if isinstance(session, Connection):
         return _checked(session)
@@ -95,6 +101,8 @@ def async_connection_of(session: object) -> RunsSync:
     Raises:
         TypeError: it is something else.
     """
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
     if isinstance(session, async_scoped_session):
         session = session()
     if isinstance(session, AsyncConnection | AsyncSession):

@@ -24,7 +24,6 @@ from sqlalchemy import (
     case,
     delete,
     exists,
-    func,
     select,
     text,
     true,
@@ -102,8 +101,10 @@ def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequenc
 def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, paces: Paces) -> None:
     """Let the lanes know of new jobs; lanes and pairs that are seen for the first time are made."""
     news = _merge(wakes)
-    _make_missing(connection, news, now=now, paces=paces)
     rows = lock(connection, news)
+    if len(rows) < len(news):
+        _make(connection, {lane_id: new for lane_id, new in news.items() if lane_id not in rows}, now=now, paces=paces)
+        rows = lock(connection, news)
     changes = []
     in_order = sorted(rows, key=lambda lane_id: news[lane_id].first)
     for place, lane_id in enumerate(in_order):
@@ -149,15 +150,14 @@ def _merge(wakes: Sequence[Row[Any]]) -> dict[UUID, _News]:
     return news
 
 
-def _make_missing(connection: Connection, news: Mapping[UUID, _News], *, now: Micros, paces: Paces) -> None:
+def _make(connection: Connection, news: Mapping[UUID, _News], *, now: Micros, paces: Paces) -> None:
     lanes: list[dict[str, Any]] = []
     for lane_id, new in sorted(news.items()):
         provider = paces.provider(new.application, new.provider)
         row = {"id": lane_id, "application": new.application, "grant_id": new.grant_id, "provider": provider}
         lanes.append(row | {"created_at": now, "ramp": 1} | paced(paces, new.application, provider, new.grant_id))
-    made = insert_new(connection, schema.lane, lanes, returning="id")
-    # Those that were there were made with their pairs.
-    _make_pairs(connection, {(lane["application"], lane["provider"]) for lane in lanes if lane["id"] in made})
+    insert_new(connection, schema.lane, lanes, returning="id")
+    _make_pairs(connection, {(lane["application"], lane["provider"]) for lane in lanes})
 
 
 def _make_pairs(connection: Connection, names: Iterable[tuple[str, str]]) -> None:
@@ -450,12 +450,6 @@ def offer(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Mi
     return [turns[lane_id] for lane_id, _ in wanted if lane_id in turns]
 
 
-def capacity(connection: Connection) -> int:
-    """Calls at once that all workers can make."""
-    total = text("SELECT coalesce(sum(capacity), 0) FROM sendq_worker WHERE NOT stopping")
-    return int(connection.execute(total).scalar_one())
-
-
 @dataclass(frozen=True, slots=True)
 class Used:
     """Calls at once that the open turns of a pair may make: those of young turns, and of older ones."""
@@ -465,23 +459,25 @@ class Used:
     first_at: Micros = field(default=0, compare=False)  # when the oldest of these turns was opened
 
 
-def used_slots(connection: Connection, *, old_before: Micros, floor: Micros = 0) -> dict[tuple[str, str], Used]:
-    """What turns opened since ``floor`` use, by (application, provider); those opened before ``old_before`` are old."""
-    table = schema.lane.c
-    young = case((table.turn_at >= old_before, table.turn_slots), else_=0)
-    rows = connection.execute(
-        select(
-            table.application,
-            table.provider,
-            func.sum(table.turn_slots).label("slots"),
-            func.sum(young).label("young"),
-            func.min(table.turn_at).label("first_at"),
-        )
-        # A range with both ends: of one that is open above, a planner without statistics expects a third of all lanes.
-        .where(table.turn.is_not(None), table.turn_at >= floor, table.turn_at < NEVER)
-        .group_by(table.application, table.provider)
-    )
-    return {
+_SLOTS = text(
+    "SELECT w.capacity, u.application, u.provider, u.slots, u.young, u.first_at"
+    " FROM (SELECT coalesce(sum(capacity), 0) AS capacity FROM sendq_worker WHERE NOT stopping) AS w LEFT JOIN"
+    " (SELECT application, provider, sum(turn_slots) AS slots, min(turn_at) AS first_at,"
+    " sum(CASE WHEN turn_at >= :old_before THEN turn_slots ELSE 0 END) AS young FROM sendq_lane"
+    # A range with both ends: of one that is open above, a planner without statistics expects a third of all lanes.
+    " WHERE turn IS NOT NULL AND turn_at >= :floor AND turn_at < :never GROUP BY application, provider) AS u ON true"
+)
+
+
+def slots(connection: Connection, *, old_before: Micros, floor: Micros = 0) -> tuple[int, dict[tuple[str, str], Used]]:
+    """Calls at once that all workers can make, and what turns opened since ``floor`` use of that, by
+    (application, provider); those opened before ``old_before`` are old.
+    """
+    values = {"old_before": old_before, "floor": floor, "never": NEVER}
+    rows = connection.execute(_SLOTS, values).all()
+    used = {
         (row.application, row.provider): Used(int(row.young), int(row.slots) - int(row.young), row.first_at)
         for row in rows
+        if row.application is not None
     }
+    return int(rows[0].capacity), used

@@ -153,21 +153,20 @@ class TestDueLanes:
         ledger.send("g2", provider="ews")
         ledger.absorb()
         with ledger.writing() as connection:
-            assert lanes.capacity(connection) == 10
-            assert lanes.used_slots(connection, old_before=START) == {}
+            assert lanes.slots(connection, old_before=START) == (10, {})
         offered = ledger.offer()
         slots = {turn.lane_id: turn.slots for turn in offered}
         google, ews = slots[ledger.lane("g1").id], slots[ledger.lane("g2").id]
         with ledger.writing() as connection:
-            assert lanes.used_slots(connection, old_before=START) == {
+            assert lanes.slots(connection, old_before=START)[1] == {
                 ("default", "google"): lanes.Used(young=google, old=0),
                 ("default", "ews"): lanes.Used(young=ews, old=0),
             }
-            assert lanes.used_slots(connection, old_before=START + 1)["default", "ews"] == lanes.Used(0, ews)
+            assert lanes.slots(connection, old_before=START + 1)[1]["default", "ews"] == lanes.Used(0, ews)
         for claimed in ledger.claim(offered):
             ledger.finish(claimed)
         with ledger.writing() as connection:
-            assert lanes.used_slots(connection, old_before=START) == {}
+            assert lanes.slots(connection, old_before=START)[1] == {}
 
 
 class TestAWriterOfSqlite:
