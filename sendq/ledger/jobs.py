@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -41,6 +42,12 @@ def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool 
     columns = [table.c[name] for name in (*JOB_CHANGES, "batch_id", "priority", "lane_id", "operation", "on_outcome")]
     wanted = select(*columns).where(one_of(connection, table.c.id, sorted(set(ids), key=number))).order_by(table.c.id)
     return {row.id: row for row in connection.execute(wanted.with_for_update(skip_locked=skip_locked)).all()}
+
+
+def with_changes(job: Any, **changes: Any) -> Any:
+    """A job as it was read, with other values in some of its columns."""
+    values = {**job._mapping, **changes}
+    return SimpleNamespace(**values, _mapping=values)
 
 
 def end_waiting(

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from sendq.ledger import events, schema
 from sendq.ledger.bulk import insert_new
 from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.grants import pause_after
-from sendq.ledger.jobs import JOB_CHANGES, lock_jobs, store_changes, withdrawal
+from sendq.ledger.jobs import JOB_CHANGES, lock_jobs, store_changes, with_changes, withdrawal
 from sendq.ledger.lanes import CLOSED_TURN, NEVER, lock, lock_pairs, lower_in, prove, settle
 from sendq.ledger.turns import begin
 from sendq.ledger.walks import Page, record_page
@@ -231,7 +230,7 @@ def _apply_outcomes(
                 lower_in(changes, lanes[outcome.lane_id], following["priority"], following["next_at"])
                 going_on.add(job.id)
             # Two turns may speak of one job in one group: the second meets it as the first has left it.
-            jobs[job.id] = SimpleNamespace(**dict(job._mapping) | row, _mapping=dict(job._mapping) | row)
+            jobs[job.id] = with_changes(job, **row)
         if _apply_to_lane(connection, outcome, lanes, changes, now=now):
             recorded.incidents.append(outcome)
     changed = [(before[job_id], row) for job_id, row in rows.items()]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +22,7 @@ from sendq.ledger import events, schema
 from sendq.ledger.bulk import update_rows
 from sendq.ledger.contents import sealed_with
 from sendq.ledger.enqueue import notify
+from sendq.ledger.jobs import with_changes
 from sendq.ledger.lanes import CLOSED_TURN, lock, settle
 from sendq.vault import Vault, context_of
 
@@ -87,7 +87,7 @@ def _with_body(connection: Connection, job: Row[Any], vault: Vault) -> Any:
         return job
     context = context_of("payload", job.id) if job.own_body else context_of("batch", job.batch_id)
     body = vault.open(job.body, job.cipher_key, context=context)
-    return SimpleNamespace(**{**job._mapping, "body": body})
+    return with_changes(job, body=body)
 
 
 def hold_stuck(

@@ -34,7 +34,7 @@ from sendq.clock import SECOND, Micros
 from sendq.ledger import schema, standing
 from sendq.ledger.bulk import update_rows
 from sendq.ledger.enqueue import NO_VAULT
-from sendq.ledger.jobs import end_waiting
+from sendq.ledger.jobs import end_waiting, with_changes
 from sendq.ledger.lanes import CLOSED_TURN, lock, settle
 from sendq.ledger.sealed import hold_stuck, open_jobs
 from sendq.ledger.standing import Standing
@@ -106,7 +106,7 @@ def claim(
     found, streaks = _around(connection, {row.application for row in ours.values()})
     if not is_whole(found):
         return []
-    loaded, foreign = _load(connection, ours, now=now, jobs_each=jobs_each)
+    loaded = _load(connection, ours, now=now, jobs_each=jobs_each)
     living = _without_those_that_end(connection, loaded, now=now, key_max_age=key_max_age)
     opened = open_jobs(connection, living, vault, now=now)
     if opened.missing:
@@ -114,12 +114,11 @@ def claim(
         ours = {lane_id: row for lane_id, row in ours.items() if lane_id not in opened.stuck}
         if unreadable is not None:
             unreadable.update(opened.missing)
-    loaded = opened.jobs
+    jobs = opened.jobs
     pacers = {lane_id: pacer_of(row, now=now) for lane_id, row in ours.items()}
-    slots = {lane_id: slots_of(row, loaded[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}
+    slots = {lane_id: slots_of(row, jobs[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}
     starts = {
-        lane_id: start_soon(first_to_begin(loaded[lane_id], slots[lane_id]), pacers[lane_id], now=now)
-        for lane_id in ours
+        lane_id: start_soon(first_to_begin(jobs[lane_id], slots[lane_id]), pacers[lane_id], now=now) for lane_id in ours
     }
     to_begin = [(job_id, row.fence) for lane_id, row in ours.items() for job_id in starts[lane_id]]
     begun = begin(connection, to_begin, now=now)
@@ -141,32 +140,43 @@ def claim(
     return [
         Claimed(
             row,
-            loaded[lane_id],
-            frozenset(job.id for job in loaded[lane_id] if job.id in begun),
+            jobs[lane_id],
+            frozenset(job.id for job in jobs[lane_id] if job.id in begun),
             worker,
             slots[lane_id],
             pacers[lane_id],
             starts[lane_id],
             max(streaks.get((row.application, row.provider), 0), streaks.get((row.application, "*"), 0)),
-            foreign.get(lane_id, frozenset()),
+            loaded.foreign.get(lane_id, frozenset()),
         )
         for lane_id, row in ours.items()
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """The first jobs of each lane that may run now; which of them are overtaken; and, by lane, the operations that
+    this version has never heard of.
+    """
+
+    jobs: Mapping[UUID, list[Any]]
+    overtaken: frozenset[UUID]
+    foreign: Mapping[UUID, frozenset[str]]
+
+
 def _without_those_that_end(
-    connection: Connection, loaded: Mapping[UUID, list[Any]], *, now: Micros, key_max_age: Micros
+    connection: Connection, loaded: _Loaded, *, now: Micros, key_max_age: Micros
 ) -> Mapping[UUID, list[Any]]:
     """End what may not begin any more: expired, withdrawn, in doubt with too old a key, or overtaken."""
-    jobs = [job for waiting in loaded.values() for job in waiting]
+    jobs = [job for waiting in loaded.jobs.values() for job in waiting]
     ends = {job.id: event for job in jobs if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None}
-    overtaken = {job.id for job in jobs if job.overtaken} - ends.keys()
+    overtaken = {job.id for job in jobs if job.id in loaded.overtaken} - ends.keys()
     if not ends and not overtaken:
-        return loaded
+        return loaded.jobs
     end_waiting(connection, ends, now=now)
     end_waiting(connection, dict.fromkeys(overtaken, Event.CANCEL), now=now, rule="overtaken")
     over = ends.keys() | overtaken
-    return {lane_id: [job for job in waiting if job.id not in over] for lane_id, waiting in loaded.items()}
+    return {lane_id: [job for job in waiting if job.id not in over] for lane_id, waiting in loaded.jobs.items()}
 
 
 def _objection(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event | None:
@@ -300,12 +310,8 @@ _JOB = (
 )  # fmt: skip
 
 
-def _load(
-    connection: Connection, lanes: Mapping[UUID, Row[Any]], *, now: Micros, jobs_each: int
-) -> tuple[dict[UUID, list[Any]], dict[UUID, frozenset[str]]]:
-    """The first jobs of each lane that may run now, by priority, due time and arrival; and which operations, by lane,
-    this version has never heard of.
-    """
+def _load(connection: Connection, lanes: Mapping[UUID, Row[Any]], *, now: Micros, jobs_each: int) -> _Loaded:
+    """The first jobs of each lane that may run now, by priority, due time and arrival."""
     marks = ("high_mark", "normal_mark", "low_mark")
     if connection.dialect.name == "postgresql":
         columns: dict[str, Any] = {"lane": list(lanes)}
@@ -319,18 +325,30 @@ def _load(
             found += connection.execute(_load_of("sqlite"), values).all()
     loaded: dict[UUID, list[Any]] = {lane_id: [] for lane_id in lanes}
     foreign = [job for job in found if _is_foreign(job)]
-    found = [job for job in found if not _is_foreign(job)]
-    behind = _behind(found, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
-    for job in sorted(found, key=lambda job: (job.priority, job.next_at, job.id)):
+    known: list[Any] = [job for job in found if not _is_foreign(job)] if foreign else list(found)
+    related = _related(connection, known)
+    behind = _behind(known, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
+    for job in sorted(known, key=lambda job: (job.priority, job.next_at, job.id.int)):
         if job.id not in behind:
-            loaded[job.lane_id].append(job)
+            marked = related[job.id].mark if job.id in related else None
+            loaded[job.lane_id].append(job if marked is None else with_changes(job, mark=marked))
     # Out of the way, or they would stand first in every scan of their lane, and make it look due when it is not.
     update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
     # The order first and then the cut, or the cut could leave out the earlier of two and keep the later one.
-    ordered = {lane_id: _in_object_order(jobs)[:jobs_each] for lane_id, jobs in loaded.items()}
-    return ordered, {
-        job.lane_id: frozenset(other.operation for other in foreign if other.lane_id == job.lane_id) for job in foreign
-    }
+    ordered = {lane_id: _in_object_order(jobs, related)[:jobs_each] for lane_id, jobs in loaded.items()}
+    return _Loaded(
+        ordered,
+        frozenset(job_id for job_id, row in related.items() if row.overtaken),
+        {job.lane_id: frozenset(one.operation for one in foreign if one.lane_id == job.lane_id) for job in foreign},
+    )
+
+
+def _related(connection: Connection, jobs: Sequence[Any]) -> dict[UUID, Row[Any]]:
+    """How those that change something stand to other jobs of the same message or thread. Sends ask for nothing."""
+    ids = [job.id for job in jobs if job.object_id is not None]
+    if not ids:
+        return {}
+    return {row.id: row for row in connection.execute(_related_of(connection.dialect.name), {"ids": ids}).all()}
 
 
 def _is_foreign(job: Row[Any]) -> bool:
@@ -338,27 +356,30 @@ def _is_foreign(job: Row[Any]) -> bool:
     return job.operation not in OPERATIONS or job.form not in FORMS
 
 
-def _behind(found: Sequence[Row[Any]], *, now: Micros) -> dict[UUID, Micros]:
+def _behind(found: Sequence[Any], related: Mapping[UUID, Row[Any]], *, now: Micros) -> dict[UUID, Micros]:
     """The jobs that must wait for an earlier one of their object which this turn will not run, and until when."""
+    if not related:
+        return {}
     in_sight = {job.id for job in found}
     waits_until: dict[tuple[UUID, str], Micros] = {}
     behind: dict[UUID, Micros] = {}
     for job in sorted(found, key=lambda job: (job.due_at, job.id)):
-        if job.behind is None:
+        before = related.get(job.id)
+        if before is None or before.behind is None:
             continue
         name = (job.lane_id, job.object_id)
-        if job.behind not in in_sight:
-            waits_until[name] = max(job.behind_next_at, now + BEHIND_RECHECK)
+        if before.behind not in in_sight:
+            waits_until[name] = max(before.behind_next_at, now + BEHIND_RECHECK)
         if name in waits_until:  # and so do all that come after it, in sight or not
             behind[job.id] = waits_until[name]
     return behind
 
 
-def _in_object_order(jobs: list[Row[Any]]) -> list[Row[Any]]:
+def _in_object_order(jobs: list[Any], related: Mapping[UUID, Row[Any]]) -> list[Any]:
     """The jobs with those of one object in the order in which they were asked for, whatever their priority."""
-    if all(job.behind is None for job in jobs):
+    if all(job.id not in related or related[job.id].behind is None for job in jobs):
         return jobs
-    by_object: dict[str, list[Row[Any]]] = {}
+    by_object: dict[str, list[Any]] = {}
     for job in sorted(jobs, key=lambda job: (job.due_at, job.id)):
         if job.object_id is not None:
             by_object.setdefault(job.object_id, []).append(job)
@@ -375,6 +396,35 @@ def _load_of(dialect: str) -> Executable:
         f" ORDER BY next_at, id LIMIT :each) AS p{priority}"
         for priority in range(3)
     )
+    selected = (
+        "SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
+        " CASE WHEN p.job_id IS NOT NULL THEN p.cipher_key ELSE b.cipher_key END AS cipher_key,"
+        " p.job_id IS NOT NULL AS own_body,"
+        " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS mark"
+    )
+    joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
+    if dialect == "postgresql":
+        arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:mark{p} AS bigint[])" for p in range(3)])
+        source = f"FROM unnest({arrays}) AS v (lane, mark0, mark1, mark2) CROSS JOIN LATERAL ({parts}) AS j"
+        binds: list[BindParameter[Any]] = [bindparam("lane", type_=ARRAY(Uuid()))]
+        binds += [bindparam(f"mark{priority}", type_=ARRAY(BigInteger)) for priority in range(3)]
+    else:
+        source = f"FROM ({parts}) AS j"
+        binds = [bindparam("lane", type_=Uuid())]
+    types: dict[str, Any] = {name: schema.job.c[name].type for name in _JOB}
+    types |= {
+        "target": Text(),
+        "hard": Boolean(),
+        "batch_cancel_at": BigInteger(),
+        "mark": Uuid(),
+    }
+    types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
+    types |= {"cipher_key": Text(), "own_body": Boolean()}
+    return text(f"{selected} {source} {joins}").bindparams(*binds).columns(**types)
+
+
+@lru_cache
+def _related_of(dialect: str) -> Executable:
     # The nearest earlier job of the same object that is not over yet; it must go first, or a late repeat of it
     # would undo what this one does.
     before = (
@@ -395,32 +445,15 @@ def _load_of(dialect: str) -> Executable:
         " JOIN sendq_batch AS nb ON nb.id = n.batch_id WHERE n.lane_id = j.lane_id AND n.object_id = j.object_id"
         " AND n.state IN ('sent', 'sending') AND n.due_at > j.due_at AND (nb.fields & b.fields) <> 0) END"
     )
-    selected = (
-        f"SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
-        f" CASE WHEN p.job_id IS NOT NULL THEN p.cipher_key ELSE b.cipher_key END AS cipher_key,"
-        f" p.job_id IS NOT NULL AS own_body,"
-        f" p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, {mark} AS mark, {overtaken} AS overtaken,"
-        f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.id {before}) END AS behind,"
-        f" CASE WHEN j.object_id IS NOT NULL THEN (SELECT o.next_at {before}) END AS behind_next_at"
+    these = "= ANY(:ids)" if dialect == "postgresql" else "IN :ids"
+    statement = text(
+        f"SELECT j.id, {mark} AS mark, {overtaken} AS overtaken, (SELECT o.id {before}) AS behind,"  # noqa: S608
+        f" (SELECT o.next_at {before}) AS behind_next_at"
+        f" FROM sendq_job AS j LEFT JOIN sendq_batch AS b ON b.id = j.batch_id WHERE j.id {these}"
     )
-    joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
     if dialect == "postgresql":
-        arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:mark{p} AS bigint[])" for p in range(3)])
-        source = f"FROM unnest({arrays}) AS v (lane, mark0, mark1, mark2) CROSS JOIN LATERAL ({parts}) AS j"
-        binds: list[BindParameter[Any]] = [bindparam("lane", type_=ARRAY(Uuid()))]
-        binds += [bindparam(f"mark{priority}", type_=ARRAY(BigInteger)) for priority in range(3)]
+        statement = statement.bindparams(bindparam("ids", type_=ARRAY(Uuid())))
     else:
-        source = f"FROM ({parts}) AS j"
-        binds = [bindparam("lane", type_=Uuid())]
-    types: dict[str, Any] = {name: schema.job.c[name].type for name in _JOB}
-    types |= {
-        "target": Text(),
-        "hard": Boolean(),
-        "batch_cancel_at": BigInteger(),
-        "mark": Uuid(),
-        "overtaken": Boolean(),
-    }
-    types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
-    types |= {"cipher_key": Text(), "own_body": Boolean()}
-    types |= {"behind": Uuid(), "behind_next_at": BigInteger()}
-    return text(f"{selected} {source} {joins}").bindparams(*binds).columns(**types)
+        statement = statement.bindparams(bindparam("ids", type_=Uuid(), expanding=True))
+    types: dict[str, Any] = {"id": Uuid(), "mark": Uuid(), "overtaken": Boolean()}
+    return statement.columns(**types, behind=Uuid(), behind_next_at=BigInteger())

@@ -83,7 +83,8 @@ class Objects(World[Life]):
             for number, job in enumerate(state.jobs)
             if job == "queued"
         ]
-        behind = _behind(rows, now=0) if self.has("behind one that waits for its retry") else {}
+        related = {row.id: row for row in rows}
+        behind = _behind(rows, related, now=0) if self.has("behind one that waits for its retry") else {}
         after = state._replace(turn=True)
         for row in rows:
             if row.id not in behind:
