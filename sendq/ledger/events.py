@@ -14,7 +14,7 @@ answer it was.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -29,8 +29,17 @@ from sendq.ledger.bulk import insert_rows
 BY_HAND = "by_hand"
 
 
-def append(
-    connection: Connection,
+def append(connection: Connection, kind: str, **what: Any) -> None:
+    """Write one event down; what can be said of it stands at `event`."""
+    append_all(connection, [event(kind, **what)])
+
+
+def append_all(connection: Connection, happened: Sequence[Mapping[str, Any]]) -> None:
+    """Write events down, in their order."""
+    insert_rows(connection, schema.event, happened)
+
+
+def event(
     kind: str,
     *,
     at: Micros,
@@ -42,11 +51,11 @@ def append(
     batch_id: UUID | None = None,
     rule: str | None = None,
     reason: str | None = None,
-) -> None:
-    """Write one event down. ``by`` is an operator's name, or what acted by itself: ``policy``, ``escalation``,
+) -> dict[str, Any]:
+    """What happened, as a row. ``by`` is an operator's name, or what acted by itself: ``policy``, ``escalation``,
     ``check``, ``reconcile``, ``webhook``.
     """
-    row = {
+    return {
         "id": new_id(),
         "at": at,
         "kind": kind,
@@ -59,7 +68,6 @@ def append(
         "by": by,
         "reason": reason,
     }
-    insert_rows(connection, schema.event, [row])
 
 
 def latest(

@@ -210,6 +210,7 @@ def _apply_outcomes(
     rows: dict[UUID, dict[str, Any]] = {}
     counts: Counter[tuple[UUID, str]] = Counter()
     going_on: set[UUID] = set()
+    happened: list[dict[str, Any]] = []
     for outcome in news:
         job = jobs.get(outcome.job_id)
         if job is None:
@@ -230,9 +231,11 @@ def _apply_outcomes(
                 lower_in(changes, lanes[outcome.lane_id], following["priority"], following["next_at"])
                 going_on.add(job.id)
             # Two turns may speak of one job in one group: the second meets it as the first has left it.
-            jobs[job.id] = with_changes(job, **row)
-        if _apply_to_lane(connection, outcome, lanes, changes, now=now):
+            if len(before) < len(news):
+                jobs[job.id] = with_changes(job, **row)
+        if _apply_to_lane(connection, outcome, lanes, changes, happened, now=now):
             recorded.incidents.append(outcome)
+    events.append_all(connection, happened)
     changed = [(before[job_id], row) for job_id, row in rows.items()]
     store_changes(connection, changed, now=now, counts=counts, going_on=going_on)
     known = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
@@ -308,6 +311,7 @@ def _apply_to_lane(
     outcome: Outcome,
     lanes: Mapping[UUID, Row[Any]],
     changes: dict[UUID, dict[str, Any]],
+    happened: list[dict[str, Any]],
     *,
     now: Micros,
 ) -> bool:
@@ -318,7 +322,7 @@ def _apply_to_lane(
     if outcome.width is not None:
         width = max(1, min(lane.width, outcome.width))
         if width < changes.get(lane.id, {}).get("width", lane.width):
-            _event(connection, "narrowed", outcome, lane, now=now, reason=f"to {width} at once")
+            happened.append(_event("narrowed", outcome, lane, now=now, reason=f"to {width} at once"))
         changes.setdefault(lane.id, {}).update(width=width, ramp=min(lane.ramp, width))
     if outcome.spacing is not None:
         spaced = {"spacing": max(lane.spacing, outcome.spacing), "spacing_until": now + BEHAVES_AFTER}
@@ -326,7 +330,7 @@ def _apply_to_lane(
     if outcome.throttled and (lane.held_since is None or outcome.begun_at >= lane.held_since):
         # One step for each incident: what was on the wire when the hold fell does not count again.
         changes.setdefault(lane.id, {})["stretch"] = stretched(lane.stretch)
-    return outcome.hold is not None and _apply_hold(connection, outcome, lanes, changes, now=now)
+    return outcome.hold is not None and _apply_hold(connection, outcome, lanes, changes, happened, now=now)
 
 
 def _apply_hold(
@@ -334,6 +338,7 @@ def _apply_hold(
     outcome: Outcome,
     lanes: Mapping[UUID, Row[Any]],
     changes: dict[UUID, dict[str, Any]],
+    happened: list[dict[str, Any]],
     *,
     now: Micros,
 ) -> bool:
@@ -351,14 +356,14 @@ def _apply_hold(
             known = closed and (hold.suspected or not change.get("suspected", lane.suspected))
             if not known and (lane.opened_at is None or outcome.begun_at >= lane.opened_at):
                 if hold.gone or not closed:
-                    _event(connection, "grant_gone" if hold.gone else "closed", outcome, lane, now=now)
+                    happened.append(_event("grant_gone" if hold.gone else "closed", outcome, lane, now=now))
                 change.update(closed_at=now, closed_rule=hold.rule, suspected=hold.suspected, gone=hold.gone)
                 # As many questions as there were since the last success: they come ever more rarely.
                 change.update(check_at=now if hold.suspected else now + pause_after(lane.checks))
         elif (held_since is None or outcome.begun_at >= held_since) and hold.until >= (lane.held_until or 0):
             change.update(held_until=hold.until, held_since=now, held_rule=hold.rule, held_by=hold.by)
             change.update(ramp=1, streak=lane.streak + 1)
-            _event(connection, "hold", outcome, lane, now=now)
+            happened.append(_event("hold", outcome, lane, now=now))
         return False
     provider = lane.provider if hold.scope == "provider" else "*"
     insert_new(connection, schema.pair, [{"application": lane.application, "provider": provider}], returning="provider")
@@ -379,21 +384,18 @@ def _apply_hold(
     ).scalar()
     if changed is None:
         return False
-    _event(connection, "hold", outcome, lane, now=now)
+    happened.append(_event("hold", outcome, lane, now=now))
     # Afterwards one call, then 1, 2, 4 …
     held = update(table).where(table.c.application == lane.application)
     connection.execute((held if provider == "*" else held.where(table.c.provider == provider)).values(ramp=1))
     return bool(changed == 1)
 
 
-def _event(
-    connection: Connection, kind: str, outcome: Outcome, lane: Row[Any], *, now: Micros, reason: str | None = None
-) -> None:
-    """Keep that an answer changed how its lane, or what stands above it, is served: once for each incident."""
+def _event(kind: str, outcome: Outcome, lane: Row[Any], *, now: Micros, reason: str | None = None) -> dict[str, Any]:
+    """That an answer changed how its lane, or what stands above it, is served: kept once for each incident."""
     hold = outcome.hold
     scope = "grant" if hold is None or kind == "narrowed" else hold.scope
-    events.append(
-        connection,
+    return events.event(
         kind,
         at=now,
         by="policy" if hold is None else hold.by,

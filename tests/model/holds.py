@@ -31,6 +31,9 @@ class Lane(NamedTuple):
     """The columns that a hold concerns."""
 
     id: Any = NOBODY
+    application: str = "default"
+    provider: str = "imap"
+    grant_id: str = "g1"
     fence: int = 0
     turn: str | None = None
     turn_at: Micros = 0
@@ -159,7 +162,7 @@ class Holds(World[Life]):
         if not self.has("what was begun before does not close again"):
             seen = seen._replace(opened_at=None)
         changes: dict[Any, dict[str, Any]] = {}
-        _apply_to_lane(cast(Connection, None), outcome, cast(Any, {NOBODY: seen}), changes, now=state.now)
+        _apply_to_lane(cast(Connection, None), outcome, cast(Any, {NOBODY: seen}), changes, [], now=state.now)
         change = {name: value for name, value in changes.get(NOBODY, {}).items() if name in Lane._fields}
         return lane._replace(**change)
 
