@@ -20,7 +20,7 @@ from worker import journal
 from worker.rounds import Rounds
 
 # How late the end of a batch may be noticed: soon for whoever watches it, seldom for a ledger with nothing to do.
-ROUND_S = 0.5
+ROUND_S = 1.0
 
 # Of withdrawn batches and of those whose walk is over, in one round; the others come after these.
 BATCHES_MOST = 100

@@ -33,7 +33,7 @@ from worker.engine import Engine
 from worker.reauth import reauth_url
 from worker.rounds import Rounds
 
-ROUND_S = 1.0
+ROUND_S = 2.0  # whoever has signed in waits no longer than that; at rest each round costs CPU
 
 # Nylas allows 50 questions about grants per second and application, and others ask too.
 CHECKS_MOST = 20

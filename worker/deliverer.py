@@ -38,7 +38,7 @@ from worker.telling import Telling
 T = TypeVar("T")
 
 # An outcome is told within about this long. Looking costs an index probe or two.
-LOOK_EVERY_S = 0.5
+LOOK_EVERY_S = 1.0
 
 # Deliveries of one turn: so many may be told again if this process dies.
 TURN_MOST = 50

@@ -62,8 +62,6 @@ IDLE_AFTER: Micros = clock.seconds(0.05)
 STEADY = 4
 # Asked for so far ahead: seldom enough to cost nothing, and further than the clocks of those who commit may be ahead.
 SLEEP: Micros = clock.seconds(10)
-# Whatever changes lanes rings; all the same it looks this often, in case that something does not.
-NET: Micros = clock.seconds(1.0)
 # After an error, without listening to the bell: it may be what broke.
 ERROR_PAUSE_S = 1.0
 
@@ -322,7 +320,8 @@ class Dispatcher:
         self._busy_rounds = 0
         self._quiet_since = now if self._quiet_since is None else self._quiet_since
         rings = self._bell.rings
-        look_again = NET if rings else self._bell.look_every
+        # Whatever changes lanes rings; all the same it looks whenever it renews its lease.
+        look_again = NEVER if rings else self._bell.look_every
         wait = max(0, min(done.next_at - now, look_again, self._until_asking()))
         if 0 <= now - self._quiet_since < IDLE_AFTER and not self._sleeps_until:
             return min(wait, BUSY_PAUSE)

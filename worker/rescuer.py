@@ -81,12 +81,14 @@ class Rescuer(Rounds):
 
         Each step for itself: a row that one of them cannot bear does not keep the others from theirs.
         """
-        stale = self._look()
+        stale, old_turn, over = self._look()
         if not self._leads():
             return
         steps: list[Callable[[], None]] = [partial(self._bury, worker) for worker in stale]
-        steps.append(self._take_back)
-        if self._serves():  # of a ledger that has forgotten something nobody knows what went out in time
+        if old_turn:
+            steps.append(self._take_back)
+        # Of a ledger that has forgotten something nobody knows what went out in time.
+        if (over or not self._key_max_age()) and self._serves():
             steps.append(self._expire)
         if self._monotonic() >= self._sweep_at:
             steps += [self._sweep, self._take_back_orphans]
@@ -105,9 +107,12 @@ class Rescuer(Rounds):
         if away is not None:
             raise away
 
-    def _look(self) -> list[UUID]:
+    def _look(self) -> tuple[list[UUID], bool, bool]:
+        """Workers that are silent for too long; whether a turn is open for too long; whether a job's time is over."""
+        now = self._now()
         with reading(self._ledger) as connection:
             beats = workers.beats(connection)
+            old_turn, over = rescue.anything(connection, before=now - self._unclaimed_after, now=now)
         looked_at = self._monotonic()
         passed = 0.0 if self._looked_at is None else min(LOOK_MOST_S, looked_at - self._looked_at)
         self._looked_at = looked_at
@@ -119,7 +124,8 @@ class Rescuer(Rounds):
                 known.silent_s += passed
         for worker in self._watched.keys() - beats.keys():
             del self._watched[worker]
-        return [worker for worker, watched in self._watched.items() if watched.silent_s >= self._stale_after_s]
+        silent = [worker for worker, watched in self._watched.items() if watched.silent_s >= self._stale_after_s]
+        return silent, old_turn, over
 
     def _bury(self, worker: UUID) -> None:
         with writing(self._ledger) as connection:

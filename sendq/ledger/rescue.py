@@ -199,6 +199,19 @@ def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:
     return Event.DOUBT if not young and not repeatable(job.operation) else Event.RETURN
 
 
+# Spelled out, or SQLite uses no partial index.
+_ANY = text(
+    "SELECT EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < :before) AS old_turn,"
+    " EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= :now) AS over"
+)
+
+
+def anything(connection: Connection, *, before: Micros, now: Micros) -> tuple[bool, bool]:
+    """Whether a turn that was opened before some time is open still, and whether a waiting job's time is over."""
+    found = connection.execute(_ANY, {"before": before, "now": now}).one()
+    return bool(found.old_turn), bool(found.over)
+
+
 def take_back_unclaimed(
     connection: Connection, *, offered_before: Micros, now: Micros, key_max_age: Micros = KEY_MAX_AGE
 ) -> int:

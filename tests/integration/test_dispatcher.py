@@ -205,11 +205,11 @@ class TestSleeping:
         assert standing.leader().sleeps_until == 0
         assert dispatcher.run_once() <= FULL_PAUSE  # it looks often, for a while
 
-    def test_is_left_once_a_second_though_nobody_rings(self, standing: Standing) -> None:
+    def test_is_left_with_each_renewal_of_the_lease_though_nobody_rings(self, standing: Standing) -> None:
         dispatcher = standing.dispatcher(RingingBell())
         self.fall_asleep(standing, dispatcher)
-        standing.pass_time(LEASE_S / 3)  # the lease is renewed, and is not what it wakes for
-        assert dispatcher.run_once() == SECOND
+        standing.pass_time(LEASE_S / 3)
+        assert dispatcher.run_once() == LEASE_S / 3 * SECOND
 
     def test_begins_with_one_more_look_at_everything(self, standing: Standing) -> None:
         """A commit between the last look and the ledger's learning of the sleep rings nobody."""
