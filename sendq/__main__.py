@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sqlalchemy import exc
 
@@ -19,6 +20,7 @@ from sendq.errors import SendqError
 from sendq.ledger import migrate
 
 USAGE_ERROR = 2
+ELSEWHERE = "all other commands come with the workers: ./dev sendq … in a checkout, python -m worker.cli … in the image"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -53,9 +55,20 @@ def _complain(sentence: str) -> int:
     return USAGE_ERROR
 
 
+class _Door(argparse.ArgumentParser):
+    """Tells who looks for the workers' commands here where they are."""
+
+    def error(self, message: str) -> NoReturn:
+        if "COMMAND" in message:
+            message += f"; {ELSEWHERE}"
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m sendq", description="sendq, as far as a web application needs it.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = _Door(
+        prog="python -m sendq", description="sendq, as far as a web application needs it.", epilog=f"{ELSEWHERE}."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
     command = commands.add_parser(
         "migrate",
         help="bring the ledger's tables in a database up to date",

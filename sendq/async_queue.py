@@ -30,6 +30,7 @@ from sendq.planning import (
     OptionsGiven,
     Send,
     indexed_key,
+    least_one,
     plan_sends,
 )
 from sendq.query import Query
@@ -62,7 +63,7 @@ class AsyncSendQueue:
     ) -> None:
         self._engine = ledger if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
         self._metadata_key = indexed_key(metadata_key)
-        self._lane_cap = lane_cap
+        self._lane_cap = least_one(lane_cap)
         self._senders = senders
         self._vault = vault or Vault()
         self._now = now

@@ -101,6 +101,13 @@ def indexed_key(name: str) -> str:
     return name
 
 
+def least_one(lane_cap: int | None) -> int | None:
+    """The cap of a lane; raises ``ValueError`` for one that would let nothing in."""
+    if lane_cap is not None and (isinstance(lane_cap, bool) or not isinstance(lane_cap, int) or lane_cap < 1):
+        raise ValueError("lane_cap: is not a number above zero; give one, or None for no cap")
+    return lane_cap
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A plan, and for each job (or the batch) its id and the (application, key) that may name an older one instead."""

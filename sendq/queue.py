@@ -33,6 +33,7 @@ from sendq.planning import (
     Planned,
     Send,
     indexed_key,
+    least_one,
     plan_sends,
 )
 from sendq.query import Query
@@ -73,7 +74,7 @@ class SendQueue:
     ) -> None:
         self._engine = ledger if isinstance(ledger, Engine) else open_engine(ledger)
         self._metadata_key = indexed_key(metadata_key)
-        self._lane_cap = lane_cap
+        self._lane_cap = least_one(lane_cap)
         self._senders = senders
         self._vault = vault or Vault()
         self._now = now

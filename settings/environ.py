@@ -114,7 +114,8 @@ def _unknown(settings: type[BaseSettings], environ: Mapping[str, str]) -> Iterat
         if name.endswith("_PORT") and environ[name].startswith(("tcp://", "udp://", "sctp://")):
             continue  # Kubernetes again
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        yield Problem(name, "is not a setting", f"did you mean {nearest[0]}?" if nearest else "remove it")
+        remedy = f"did you mean {nearest[0]}?" if nearest else "remove it (sendq settings lists all)"
+        yield Problem(name, "is not a setting", remedy)
 
 
 def _problems(settings: type[BaseSettings], error: ValidationError, environ: Mapping[str, str]) -> Iterator[Problem]:

@@ -345,9 +345,10 @@ NO_ANSWER = (
         "Check the network, the API URI and the machine's certificates.", TYPES,
         fault=("dns", "connect", "tls"), wait=Wait(2, cap=60, grows=True)),
     Row("own_trouble", "Request could not be made", ("none",), REQUEUE, APPLICATION, NO,
-        "The worker cannot make requests for this application: its key cannot be read or its API URI is not a URL.",
-        "Check the application's settings (the key's file, the API URI); nothing was sent.", TYPES,
-        fault=("key", "local"), wait=Wait(PROBE_S, cap=900, grows=True), alert=True),
+        "The worker cannot make requests for this application: its key cannot be read, its API URI is not a URL, or "
+        "no setting names it.",
+        "Check the workers' settings: the key's file, the API URI, the application's name in SENDQ_APPLICATIONS.",
+        TYPES, fault=("key", "local"), wait=Wait(PROBE_S, cap=900, grows=True), alert=True),
     Row("request_broke_off", "Request broke off", ("none",), RETRY, JOB, NO,
         "The connection, or the ledger that the request's files are read from, went away before the last byte of the "
         "request was sent: the API cannot have accepted it.",

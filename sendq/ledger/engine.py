@@ -42,6 +42,14 @@ _ASYNC_DRIVERS = {
     "sqlite+aiosqlite": "sqlite+aiosqlite",
 }
 
+# What brings each driver that does not come with Python.
+_PACKAGES = {
+    "postgresql+psycopg": "psycopg[binary]",
+    "postgresql+psycopg2": "psycopg2-binary",
+    "postgresql+asyncpg": "asyncpg",
+    "sqlite+aiosqlite": "aiosqlite",
+}
+
 
 def ledger_url(url: str | URL) -> URL:
     """The URL with its driver named: ``postgres://`` and ``postgresql://`` mean psycopg 3.
@@ -138,9 +146,9 @@ def needs_asyncio(url: URL) -> bool:
         dialect = url.get_dialect()
         dialect.import_dbapi()
     except (ModuleNotFoundError, exc.NoSuchModuleError):
-        raise ValueError(
-            f"the driver of {url.drivername!r} is not installed; install it, or name another one"
-        ) from None
+        package = _PACKAGES.get(url.drivername)
+        remedy = f"pip install '{package}'" if package else f"write one of {', '.join(_PACKAGES)}"
+        raise ValueError(f"the driver of {url.drivername!r} is not installed; {remedy}") from None
     return bool(dialect.is_async)
 
 

@@ -88,6 +88,16 @@ class TestStatus:
         assert seen["lanes"] == {"total": 2, "served": 0, "waiting": 1, "held": 0, "closed": 1}
         assert [hold["grant_id"] for hold in seen["holds"]] == ["b"]
 
+    def test_what_is_held_beyond_the_first_twenty_is_counted_and_not_left_out(self, cli: Cli, ledger: Ledger) -> None:
+        for number in range(25):
+            ledger.send(f"g{number}")
+        ledger.absorb()
+        for number in range(25):
+            ledger.set_lane(f"g{number}", closed_at=ledger.clock(), closed_rule="expired")
+        status, out, _ = cli("status")
+        assert status == 0
+        assert "and 5 more grants; see: sendq grants\n" in out
+
     def test_for_people_it_says_what_is_held_and_that_nobody_works(self, cli: Cli, ledger: Ledger) -> None:
         ledger.send("grant-7")
         ledger.absorb()
@@ -381,7 +391,7 @@ class TestWhenTheLedgerCannotBeUsed:
 
     def test_looking_makes_no_file(self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/none.db")
-        self.refused(run, "sendq migrate")
+        self.refused(run, "sendq migrate", f"{tmp_path}/none.db", "DATABASE_URL")
         assert not (tmp_path / "none.db").exists()
 
     @pytest.mark.parametrize("url", ["nonsense", "mysql://127.0.0.1/x", "postgresql://hush@[::1/x"])

@@ -68,6 +68,9 @@ def as_json(result: tuple[int, str, str]) -> Any:
 
 
 class TestDeliveries:
+    def test_of_which_none_fits_are_said_to_be_none(self, cli: Cli) -> None:
+        assert cli("deliveries", "--state", "waiting") == (0, "no outcome fits\n", "")
+
     def test_shows_who_was_told_and_who_was_not(self, cli: Cli, told: list[UUID]) -> None:
         status, out, _ = cli("deliveries")
         assert status == 0

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def asked_for(requirements: list[str]) -> set[str]:
     return found
 
 
-def run(program: str, installed: set[str], where: Path) -> subprocess.CompletedProcess[str]:
+def run(program: str, installed: Iterable[str], where: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", FENCE + program, ",".join(sorted(installed))],
         cwd=where, env=bare_environment(PYTHONPATH=str(ROOT), **NAMED), capture_output=True, text=True, timeout=120,

@@ -187,6 +187,15 @@ class TestSeveralUpgradesAtOnce:
         assert done == [migrate.Upgrade(before=LAST, after=LAST, applied=())]
 
 
+class TestTheDoorOfThePackage:
+    def test_tells_who_wants_another_command_where_it_is(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as end:
+            command_line.main(["status"])
+        assert end.value.code == 2
+        assert "invalid choice: 'status'" in (said := capsys.readouterr().err)
+        assert said.endswith(f"{command_line.ELSEWHERE}\n")
+
+
 class TestASchema:
     def test_that_is_missing_names_the_command(self, engine: sa.Engine) -> None:
         assert migrate.state(engine) == migrate.SchemaState(None, LAST, "missing")

@@ -93,6 +93,9 @@ SERVERS = {"up": "test_up.py", "simulator": "test_simulator.py", "webhooks": "te
 NOT_HERE = {
     "docker": "test_compose.py runs the commands of docker-compose.yml",
     "pip": "test_wheel.py installs the wheel",
+    "git": "./dev needs a checkout",
+    "python3": "./dev makes its environment so",
+    ".venv/bin/pip": "test_enough.py looks whether what is pinned for workers is enough",
     "cp": "test_compose.py reads .env.example",
     "export": "the settings' names are held in test_house.py",
     "./dev": "./dev test is what runs here; test_demo.py runs the demo",

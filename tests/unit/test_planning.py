@@ -37,6 +37,13 @@ def jobs(planned: Planned) -> list[dict[str, Any]]:
     return [dict(job) for job in planned.plan.jobs]
 
 
+class TestTheCapOfALane:
+    @pytest.mark.parametrize("cap", [0, -1, True, "5", 2.5])
+    def test_that_lets_nothing_in_or_is_no_number_is_refused(self, cap: Any) -> None:
+        with pytest.raises(ValueError, match="lane_cap: is not a number above zero"):
+            SendQueue("sqlite://", lane_cap=cap)
+
+
 class TestTheExpiry:
     def test_of_a_send_is_72_hours_after_its_due_time(self) -> None:
         assert timedelta(hours=72) == SEND_EXPIRY

@@ -89,7 +89,7 @@ class TestAMistake:
 
     def test_in_a_name_is_told_with_the_nearest_one(self) -> None:
         assert refused(SENDQ_CONCURENCY="3") == "SENDQ_CONCURENCY: is not a setting; did you mean SENDQ_CONCURRENCY?"
-        assert refused(SENDQ_ZZZ="3") == "SENDQ_ZZZ: is not a setting; remove it"
+        assert refused(SENDQ_ZZZ="3") == "SENDQ_ZZZ: is not a setting; remove it (sendq settings lists all)"
 
     def test_is_not_what_kubernetes_or_dev_put_there(self) -> None:
         Settings.load(

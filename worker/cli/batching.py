@@ -68,7 +68,7 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
     if seen.finished_at is not None:
         yield f"finished: {when(seen.finished_at)}"
     elif seen.cancelled_at is None:
-        yield f"rate: {seen.rate:,.1f} jobs/s; done: {when(seen.eta) if seen.eta else 'cannot be told'}"
+        yield f"rate: {seen.rate:,.1f} jobs/s; expected end: {when(seen.eta) if seen.eta else 'cannot be told'}"
     for error in seen.errors:
         what = error.object_id if error.operation != "list" else "a page of its walk"
         yield f"dead: {error.job_id} ({clean(what)}): {error.rule}: {clean(error.error)}"

@@ -80,7 +80,8 @@ def ledger_address(settings: Settings) -> str:
     if url.get_backend_name() == "sqlite":
         if not Path(url.database or "").exists():
             raise LedgerUnavailable(
-                "the ledger's SQLite file is not there yet; run: sendq migrate (or correct DATABASE_URL)"
+                f"the ledger's SQLite file {url.database} is not there yet; run: sendq migrate (or correct "
+                "DATABASE_URL, which must be set wherever sendq is called)"
             )
     elif "connect_timeout" not in url.query:
         url = url.update_query_dict({"connect_timeout": str(CONNECT_S)})

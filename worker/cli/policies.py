@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.output import FAILED, UNUSABLE, complain, json_option, tell, tell_json, tell_table
+from worker.cli.output import FAILED, UNUSABLE, clean, complain, json_option, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
     from tasks.row import Policy, Row
@@ -68,8 +68,11 @@ def explain(
     )
     if as_json:
         tell_json(answer)
-    else:
-        _tell_explanation(answer)
+        return
+    if http_status is not None and not http_status.strip().isdecimal():
+        said = clean(http_status)
+        complain(f"{said!r} is no HTTP status, and explained as no answer at all; give a number, like 429")
+    _tell_explanation(answer)
 
 
 def _tell_explanation(answer: dict[str, Any]) -> None:

@@ -95,6 +95,9 @@ def _tell_overview(seen: Overview) -> None:
             ],
             folds=True,
         )
+        more = lanes.held + lanes.closed - sum(hold.grant_id is not None for hold in seen.holds)
+        if more > 0:
+            tell(f"and {more:,} more grants; see: sendq grants")
     tell()
     if not seen.workers:
         tell("no worker is running; start one with: sendq worker")

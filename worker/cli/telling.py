@@ -64,6 +64,9 @@ def deliveries(
     if as_json:
         tell_json([_as_json(row) for row in rows])
         return
+    if not rows:
+        tell("no outcome fits")
+        return
     columns = ("delivery", "kind", "about", "receiver", "state", "tries", "at", "next try", "last error")
     tell_table(columns, [_cells(row) for row in rows])
 

@@ -72,7 +72,12 @@ def lines(found: Account, elapsed_s: float, home_url: str) -> Iterator[str]:
     failures = ", ".join(f"{name} ({number})" for name, number in sorted(found.faults.items()))
     yield f"Failures that it answered with on the way: {failures}."
     yield ""
-    yield "Next: NYLAS_API_KEY=… ./dev sendq up        and, in a program of your own:"
+    yield "Next, with a simulator in place of an account at Nylas:"
+    yield ""
+    yield "    ./dev sendq simulator --port 8799"
+    yield "    NYLAS_API_URI=http://127.0.0.1:8799 NYLAS_API_KEY=test-key ./dev sendq up     # in another terminal"
+    yield ""
+    yield "and, in a program of your own (./dev python has all that it needs; README.md: in your own application):"
     yield ""
     yield "    from sendq import Message, SendQueue"
     yield f'    queue = SendQueue("{home_url}")'
