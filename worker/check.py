@@ -115,7 +115,8 @@ def _get(api_uri: str, path: str, key: str) -> tuple[int, bytes]:
 
 
 def _answer_item(name: str, application: Application, status: int, body: bytes) -> CheckItem:
-    uri, key = application.variable("api_uri"), application.variable("api_key")
+    uri = application.variable("api_uri")
+    key = application.variable("api_key" if application.key_file is None else "api_key_file")
     if status == 200:
         try:
             if isinstance(json.loads(body)["data"], list):

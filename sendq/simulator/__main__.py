@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.sim
         prog=prog,
         description="A stand-in for the Nylas v3 API. Prints its address, then serves until it is stopped; it sends "
         "nothing. The local part of a recipient can ask for a failure: throttle@example.com, exchange@…, reauth@…, "
-        "refused@…, tempfail@…",
+        "refused@…, timeout@…, tempfail@…",
     )
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=0, help="0 takes a free one (default)")

@@ -146,6 +146,14 @@ class TestTheApi:
                 application = Settings(nylas_api_key=key, nylas_api_uri=nylas.url).application()
                 assert [item.state for item in checks.api_items(application)] == [state]
 
+    def test_that_refuses_the_key_of_a_file_names_the_file(self, api: Api, tmp_path: Path) -> None:
+        (tmp_path / "key").write_text("hush")
+        api.status = 401
+        settings = Settings(nylas_api_key_file=tmp_path / "key", nylas_api_uri=api.uri)
+        (item,) = checks.api_items(settings.application())
+        assert item.remedy is not None
+        assert item.remedy.startswith("check NYLAS_API_KEY_FILE, ")
+
     def test_that_nobody_serves_is_told(self) -> None:
         item = api_item(Api("http://127.0.0.1:1"))
         assert (item.state, item.says) == ("fail", "cannot be reached")
