@@ -94,8 +94,9 @@ def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequenc
         return []
     table = schema.wake
     live = select(table.c.id).where(table.c.id > above)
-    some = live.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True)
-    return connection.execute(delete(table).where(table.c.id.in_(some)).returning(*table.c)).all()
+    # With a name of its own it is asked once. A planner may ask a subquery for each row, and then it locks more.
+    some = live.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True).cte("some")
+    return connection.execute(delete(table).where(table.c.id.in_(select(some.c.id))).returning(*table.c)).all()
 
 
 def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, paces: Paces) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from sendq import Retryable, Send
 from sendq.clock import SECOND, Micros, moment
@@ -39,6 +39,14 @@ class TestNewJobs:
             assert len(lanes.take_wakes(connection, limit=3)) == 3
             assert len(lanes.take_wakes(connection, limit=3)) == 2
             assert lanes.take_wakes(connection, limit=3) == []
+
+    def test_are_taken_in_step_by_step_whatever_the_plan(self, pg_ledger: Ledger) -> None:
+        for n in range(5):
+            pg_ledger.send(f"g{n}")
+        with pg_ledger.writing() as connection:
+            for way in ("hashjoin", "mergejoin", "hashagg", "material", "sort"):
+                connection.execute(text(f"SET LOCAL enable_{way} = off"))
+            assert len(lanes.take_wakes(connection, limit=3)) == 3
 
     def test_may_say_later_what_their_provider_is(self, ledger: Ledger) -> None:
         ledger.send("g1")

@@ -154,7 +154,7 @@ class TestOutcomesToTell:
         for target in ("webhook:good", "webhook:down", "webhook:down", "webhook:idle"):
             ledger.queue.cancel(str(ledger.send(on_outcome=target)))
             ledger.clock.advance(60)
-        good, down, _, idle = ledger.rows(schema.delivery)
+        good, down, _, idle = sorted(ledger.rows(schema.delivery), key=lambda row: row.created_at)
         with ledger.writing() as connection:
             for row, error in ((good, None), (down, "no connection"), (idle, "no connection")):
                 tried = deliveries.Tried(row.id, error, unreachable=error is not None)
