@@ -13,7 +13,7 @@ the ledger. A deployment migrates first, then replaces its processes.
 
 Alembic keeps its context in module globals: one upgrade at a time in a process (a lock sees to it), and none from
 inside another Alembic's ``env.py`` or revision. It is imported when something is to be migrated: whoever only asks
-whether the schema fits, as each worker and each application does, is spared its 16 MB.
+whether the schema fits, as each worker and each application does, is spared its 10 MB.
 """
 
 from __future__ import annotations

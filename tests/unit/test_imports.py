@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"alembic": 16, "sqlalchemy.orm": 8, "cryptography.hazmat": 7}  # MB, about
+HEAVY = {"alembic": 10, "sqlalchemy.orm": 8, "cryptography.hazmat": 7}  # MB, about
 
 
 class TestTheImports:
