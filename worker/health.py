@@ -82,7 +82,7 @@ def _send(ledger: Engine, until: float) -> Stage:
 
 
 def _link(
-    ledger: Engine, stage: Stage, before: Mapping[UUID, int], *, broker_answers: Callable[[], bool]
+    ledger: Engine, stage: Stage, before: Mapping[UUID, workers.Beats], *, broker_answers: Callable[[], bool]
 ) -> tuple[str, str]:
     """The link that held the canary up."""
     with reading(ledger) as connection:
@@ -90,7 +90,7 @@ def _link(
         shut = standing.read(connection).shut_at is not None
     if not beats:
         return "worker", "no worker is running; start one with: sendq worker"
-    if all(before.get(worker) == count for worker, count in beats.items()):
+    if all(worker in before and before[worker].count == now.count for worker, now in beats.items()):
         return "worker", f"{len(beats)} registered, and none says that it lives: they died, or their event loops hang"
     if shut:
         return "shut", SHUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -33,7 +34,7 @@ from worker.keeper import Keeper
 from worker.pulse import Pulse, run_directory
 from worker.reconciler import Reconciler
 from worker.reporter import Reporter
-from worker.rescuer import Rescuer
+from worker.rescuer import LATER_S, Rescuer
 from worker.time import LedgerTime
 from worker.traces import Traces
 from worker.uploads import READERS
@@ -95,6 +96,7 @@ class Process:
             now=self.now,
             stale_after_s=settings.stale_after_s,
             unclaimed_after_s=settings.unclaimed_after_s,
+            later_s=random.uniform(*LATER_S),
             key_max_age=lambda: self.engine.key_max_age,
             serves=lambda: self.dispatcher.serves,
         )

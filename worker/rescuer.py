@@ -1,14 +1,17 @@
 """The rescuer: brings back what dead workers, lost messages and forgotten lanes hold.
 
-Every worker process watches the others' beats; only the one that leads acts. A worker is stale when its count of beats
-has stood still for a while on this process's monotonic clock, and only time in which this process could itself reach
-the ledger counts: after an outage of the ledger everybody gets to speak first.
+Every worker process watches the others' beats. A worker is stale when its count of beats has stood still for a while on
+the monotonic clocks of those who watch, one after another, and only time in which they could themselves reach the
+ledger counts: after an outage of the ledger everybody gets to speak first.
+
+What dead workers and lost messages hold, the one that leads brings back; the others do so a little later if it does
+not, for leaders can die one after another, each before it has come so far. The rest is the leader's alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -19,6 +22,7 @@ from sendq import clock
 from sendq.errors import SendqError
 from sendq.ledger import rescue, workers
 from sendq.ledger.engine import reading, writing
+from sendq.ledger.workers import Beats
 from tasks import stops
 from worker import journal
 from worker.rounds import Rounds
@@ -27,6 +31,9 @@ ROUND_S = 1.0
 
 # More between two looks does not count as silence: this process was away itself (suspended, or without a ledger).
 LOOK_MOST_S = 2.0
+
+# Those who do not lead act so much later, and not all at the same moment.
+LATER_S = (1.0, 2.0)
 
 EXPIRE_MOST = 500
 
@@ -40,14 +47,17 @@ ORPHAN_AGE = clock.seconds(60)
 _FIRST = UUID(int=0)
 
 
-@dataclass(slots=True)
-class _Watched:
-    beats: int
-    silent_s: float = 0.0
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one look found."""
+
+    stale: Sequence[UUID]  # workers
+    mute: Mapping[UUID, Beats]  # workers of whose silence the others should know
+    overdue: rescue.Overdue
 
 
 class Rescuer(Rounds):
-    """Every process has one; that of the leader acts."""
+    """Every process has one."""
 
     def __init__(
         self,
@@ -57,17 +67,22 @@ class Rescuer(Rounds):
         now: clock.Clock,
         stale_after_s: float,
         unclaimed_after_s: float,
+        later_s: float,
         key_max_age: Callable[[], clock.Micros],
         serves: Callable[[], bool],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``key_max_age``: the age up to which keys are trusted now. ``serves``: leads a ledger that is whole."""
+        """``later_s``: how much later it acts while it does not lead.
+
+        ``key_max_age``: the age up to which keys are trusted now. ``serves``: leads a ledger that is whole.
+        """
         super().__init__("rescuer", every_s=ROUND_S)
         self._ledger, self._leads, self._now, self._monotonic = ledger, leads, now, monotonic
         self._serves = serves
-        self._stale_after_s, self._unclaimed_after = stale_after_s, clock.seconds(unclaimed_after_s)
+        self._stale_after, self._unclaimed_after = clock.seconds(stale_after_s), clock.seconds(unclaimed_after_s)
+        self._later = clock.seconds(later_s)
         self._key_max_age = key_max_age
-        self._watched: dict[UUID, _Watched] = {}
+        self._watched: dict[UUID, Beats] = {}
         self._looked_at: float | None = None
         self._sweep_at = monotonic()
         self._sweep_after = _FIRST
@@ -77,20 +92,21 @@ class Rescuer(Rounds):
         self._looked_at = None
 
     def run_once(self) -> None:
-        """Look at everybody's beats; if this process leads, bring back what is lost.
+        """Look at everybody's beats, and bring back what is lost.
 
         Each step for itself: a row that one of them cannot bear does not keep the others from theirs.
         """
-        stale, old_turn, over = self._look()
-        if not self._leads():
-            return
-        steps: list[Callable[[], None]] = [partial(self._bury, worker) for worker in stale]
-        if old_turn:
-            steps.append(self._take_back)
+        leads = self._leads()
+        seen = self._look(later=0 if leads else self._later)
+        steps: list[Callable[[], None]] = [partial(self._bury, worker) for worker in seen.stale]
+        if seen.mute:
+            steps.append(partial(self._tell, seen.mute))
+        if seen.overdue.turns_before is not None:
+            steps.append(partial(self._take_back, seen.overdue.turns_before))
         # Of a ledger that has forgotten something nobody knows what went out in time.
-        if (over or not self._key_max_age()) and self._serves():
+        if (seen.overdue.jobs or not self._key_max_age()) and self._serves():
             steps.append(self._expire)
-        if self._monotonic() >= self._sweep_at:
+        if leads and self._monotonic() >= self._sweep_at:
             steps += [self._sweep, self._take_back_orphans]
             self._sweep_at = self._monotonic() + SWEEP_EVERY_S
         self._each(steps)
@@ -107,41 +123,49 @@ class Rescuer(Rounds):
         if away is not None:
             raise away
 
-    def _look(self) -> tuple[list[UUID], bool, bool]:
-        """Workers that are silent for too long; whether a turn is open for too long; whether a job's time is over."""
-        now = self._now()
+    def _look(self, *, later: clock.Micros) -> _Seen:
         with reading(self._ledger) as connection:
             beats = workers.beats(connection)
-            old_turn, over = rescue.anything(connection, before=now - self._unclaimed_after, now=now)
+            overdue = rescue.anything(connection, patience=self._unclaimed_after + later, now=self._now())
         looked_at = self._monotonic()
         passed = 0.0 if self._looked_at is None else min(LOOK_MOST_S, looked_at - self._looked_at)
         self._looked_at = looked_at
-        for worker, count in beats.items():
-            known = self._watched.get(worker)
-            if known is None or known.beats != count:
-                self._watched[worker] = _Watched(count)
-            else:
-                known.silent_s += passed
-        for worker in self._watched.keys() - beats.keys():
-            del self._watched[worker]
-        silent = [worker for worker, watched in self._watched.items() if watched.silent_s >= self._stale_after_s]
-        return silent, old_turn, over
+        self._watched = {worker: self._watch(worker, told, clock.seconds(passed)) for worker, told in beats.items()}
+        mute = {
+            worker: seen
+            for worker, seen in self._watched.items()
+            # Until half of the time has passed, it is a pause between two beats.
+            if seen.silent >= max(self._stale_after // 2, beats[worker].silent + clock.seconds(ROUND_S) + later)
+        }
+        stale = [worker for worker, seen in self._watched.items() if seen.silent >= self._stale_after + later]
+        return _Seen(stale, mute, overdue)
+
+    def _watch(self, worker: UUID, told: Beats, passed: clock.Micros) -> Beats:
+        """How long this worker is silent: as this process saw it, or as it was told by those who watched before."""
+        known = self._watched.get(worker)
+        if known is None or known.count != told.count:
+            return told
+        return Beats(told.count, max(told.silent, known.silent + passed))
+
+    def _tell(self, mute: Mapping[UUID, Beats]) -> None:
+        with writing(self._ledger) as connection:
+            for worker in sorted(mute):
+                workers.tell_silence(connection, worker, mute[worker])
 
     def _bury(self, worker: UUID) -> None:
         with writing(self._ledger) as connection:
             # Once more under lock: a beat may have come since.
-            if workers.beats_of(connection, worker) != self._watched[worker].beats:
+            if workers.beats_of(connection, worker) != self._watched[worker].count:
                 return
             buried = rescue.bury(connection, worker, now=self._now(), key_max_age=self._key_max_age())
             stops.reached("burying")
         stops.reached("buried")
         journal.worker_buried(worker, turns=buried.turns, begun=buried.begun)
 
-    def _take_back(self) -> None:
-        now = self._now()
+    def _take_back(self, offered_before: clock.Micros) -> None:
         with writing(self._ledger) as connection:
             turns = rescue.take_back_unclaimed(
-                connection, offered_before=now - self._unclaimed_after, now=now, key_max_age=self._key_max_age()
+                connection, offered_before=offered_before, now=self._now(), key_max_age=self._key_max_age()
             )
         if turns:
             journal.unclaimed(turns)

@@ -201,15 +201,29 @@ def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:
 
 # Spelled out, or SQLite uses no partial index.
 _ANY = text(
-    "SELECT EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < :before) AS old_turn,"
-    " EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= :now) AS over"
+    "SELECT renewed_at - :patience AS before,"
+    " EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < renewed_at - :patience) AS turns,"
+    " EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= :now) AS jobs"
+    " FROM sendq_leader WHERE name = 'dispatcher'"
 )
 
 
-def anything(connection: Connection, *, before: Micros, now: Micros) -> tuple[bool, bool]:
-    """Whether a turn that was opened before some time is open still, and whether a waiting job's time is over."""
-    found = connection.execute(_ANY, {"before": before, "now": now}).one()
-    return bool(found.old_turn), bool(found.over)
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """``turns_before``: some turn that was opened before this time is open still. ``jobs``: a waiting one is over."""
+
+    turns_before: Micros | None
+    jobs: bool
+
+
+def anything(connection: Connection, *, patience: Micros, now: Micros) -> Overdue:
+    """What is open for longer than ``patience``, or over.
+
+    The age of a turn is the time until the lead was last renewed: both times are the leaders', so that somebody else
+    whose clock is ahead takes no turn back.
+    """
+    found = connection.execute(_ANY, {"patience": patience, "now": now}).one()
+    return Overdue(found.before if found.turns else None, bool(found.jobs))
 
 
 def take_back_unclaimed(

@@ -402,6 +402,7 @@ worker = Table(
     Column("started_at", BigInteger, nullable=False),
     Column("beats", BigInteger, nullable=False),  # counts up; staleness is judged by its standing still
     Column("beat_at", BigInteger, nullable=False),
+    Column("silent", BigInteger, nullable=False),  # µs for which somebody has watched the count stand still
     Column("capacity", Integer, nullable=False),  # calls at once
     Column("stopping", Boolean, nullable=False),
 )

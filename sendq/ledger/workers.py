@@ -1,8 +1,10 @@
 """Who is alive, and who dispatches.
 
 A worker's row counts its beats. Whoever watches judges a worker by that count standing still on the watcher's own
-monotonic clock. The dispatcher's lease names the time at which it ends, for those who come later; whoever has watched
-it stand still for as long as it lasts need not believe that time (a clock that was ahead).
+monotonic clock, and writes down for how long it has, so that whoever watches after them need not begin anew.
+
+The dispatcher's lease names the time at which it ends, for those who come later; whoever has watched it stand still for
+as long as it lasts need not believe that time (a clock that was ahead).
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ def register(
             started_at=now,
             beats=0,
             beat_at=now,
+            silent=0,
             capacity=load.capacity,
             stopping=load.stopping,
         )
@@ -51,15 +54,31 @@ def beat(connection: Connection, worker: UUID, *, load: Load, now: Micros) -> bo
     changed = connection.execute(
         update(table)
         .where(table.c.id == worker)
-        .values(beats=table.c.beats + 1, beat_at=now, capacity=load.capacity, stopping=load.stopping)
+        .values(beats=table.c.beats + 1, beat_at=now, silent=0, capacity=load.capacity, stopping=load.stopping)
     )
     return changed.rowcount == 1
 
 
-def beats(connection: Connection) -> dict[UUID, int]:
-    """The count of beats of every worker."""
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """A worker's beats, and for how long those who watch have seen their count stand still, as far as they said so."""
+
+    count: int
+    silent: Micros
+
+
+def beats(connection: Connection) -> dict[UUID, Beats]:
+    """The beats of every worker."""
+    table = schema.worker.c
+    rows = connection.execute(select(table.id, table.beats, table.silent))
+    return {row.id: Beats(row.beats, row.silent) for row in rows}
+
+
+def tell_silence(connection: Connection, worker: UUID, seen: Beats) -> None:
+    """Write down for how long the count has stood still; nothing if it has moved on, or somebody knows of more."""
     table = schema.worker
-    return {row.id: row.beats for row in connection.execute(select(table.c.id, table.c.beats))}
+    still = update(table).where(table.c.id == worker, table.c.beats == seen.count, table.c.silent < seen.silent)
+    connection.execute(still.values(silent=seen.silent))
 
 
 def beats_of(connection: Connection, worker: UUID) -> int | None:

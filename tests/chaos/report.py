@@ -25,9 +25,8 @@ PACKAGES = ("celery", "kombu", "redis", "aiohttp", "sqlalchemy", "psycopg", "pix
 EXPLAINED = """\
 Jobs are what the callers' transactions committed: sends, modifications, a few withdrawals. *Lost*: at no end that
 somebody can see. *Twice*: accepted by the API more than once. *In doubt*: the ledger says that it cannot know. *Back*:
-with kills, seconds from a worker's death until each of its turns could be handed out again (from the last, if one that
-dispatched died meanwhile, for the rescue begins anew with the next; the longest with all of them is in brackets); else
-from the end of the fault until each lane with waiting jobs was served again.
+with kills, seconds from a worker's death until each of its turns could be handed out again, whoever else died
+meanwhile; else from the end of the fault until each lane with waiting jobs was served again.
 """
 
 COMPARED = """\
@@ -168,7 +167,7 @@ def _cells(one: Played) -> list[Any]:
     sums = one.sum
     return [
         one.scenario.title, len(one.deaths), one.restarts, sums.jobs, len(sums.lost), len(sums.twice), sums.in_doubt,
-        _median(one.back_s), _worst(one.back_s) + (f" ({one.longest_s:.1f} s)" if one.deaths else ""),
+        _median(one.back_s), _worst(one.back_s),
         f"{one.took_s:.0f} s",
     ]  # fmt: skip
 
@@ -178,7 +177,7 @@ def _as_json(one: Played) -> dict[str, Any]:
         "name": one.scenario.name, "title": one.scenario.title, "holds": one.holds, "kills": len(one.deaths),
         "restarts": one.restarts, "jobs": one.sum.jobs, "lost": len(one.sum.lost), "twice": len(one.sum.twice),
         "in_doubt": one.sum.in_doubt, "states": {state.value: count for state, count in one.sum.states.items()},
-        "back_s": _rounded(one.back_s), "longest_s": round(one.longest_s, 2), "took_s": round(one.took_s, 1),
+        "back_s": _rounded(one.back_s), "took_s": round(one.took_s, 1),
         "wrong": list(complaints(one)),
     }  # fmt: skip
 

@@ -120,7 +120,6 @@ class Played:
     deaths: Sequence[Death]
     restarts: int
     back_s: Sequence[float]  # until each turn that was held up was back, or each waiting job was called for
-    longest_s: float  # that a turn was away, with all deaths that delayed it
     took_s: float
     bit: bool  # whether the fault shows in the workers' logs
     said: Sequence[str]  # what they say that they never should
@@ -185,8 +184,7 @@ def play(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Pl
         stage.watch.stop()
         deaths = stage.crew.board.deaths()
         stage.crew.board.disarm()
-        away = stage.watch.away(deaths)
-        back = [one.last_s for one in away] if stage.mended_at is None else _called_for(system, stage.mended_at)
+        back = stage.watch.away(deaths) if stage.mended_at is None else _called_for(system, stage.mended_at)
         return Played(
             scenario,
             seed,
@@ -195,7 +193,6 @@ def play(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Pl
             deaths,
             stage.crew.restarts,
             sorted(back),
-            max((one.first_s for one in away), default=0.0),
             time.monotonic() - began,
             any(scenario.sign in log.read_text(errors="replace") for log in directory.glob("worker-*.log")),
             _said(directory),

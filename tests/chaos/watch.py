@@ -23,21 +23,6 @@ LOOK_S = 0.1
 UNCLAIMED_S = 5.0
 
 
-# Who dies there dispatches, and so rescues.
-LEADERS = ("offering", "offered", "published", "burying", "buried")
-
-
-@dataclass(frozen=True, slots=True)
-class Away:
-    """How long a turn was away, in seconds: since the death that took it along, and since the last that delayed it.
-
-    The two differ if a leader died meanwhile, for the rescue begins anew with the next one.
-    """
-
-    first_s: float
-    last_s: float
-
-
 @dataclass(slots=True)
 class _Turn:
     """An open turn, as it was seen."""
@@ -54,7 +39,6 @@ class Watch:
         self._engine = system.engine
         self._turns: dict[tuple[UUID, int], _Turn] = {}
         self._pids: dict[UUID, int] = {}
-        self._leaders: list[tuple[float, int | None]] = []  # since when, and the process
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -67,21 +51,15 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
-    def away(self, deaths: Sequence[Death]) -> list[Away]:
-        """Each turn that a death took along, and for how long."""
-        leaders = [death.at for death in deaths if death.place in LEADERS or self._leads(death)]
+    def away(self, deaths: Sequence[Death]) -> list[float]:
+        """For each turn that a death took along: for how many seconds, whoever else died meanwhile."""
         found = []
         for turn in self._turns.values():
             meanwhile = [death for death in deaths if turn.first - LOOK_S <= death.at <= turn.last]
             took = [death.at for death in meanwhile if turn.pid in (None, death.pid)]
             if took and (turn.pid is not None or turn.last - turn.first > UNCLAIMED_S):
-                last = max([took[0], *(at for at in leaders if took[0] < at <= turn.last)])
-                found.append(Away(turn.last + LOOK_S - took[0], turn.last + LOOK_S - last))
+                found.append(turn.last + LOOK_S - took[0])
         return found
-
-    def _leads(self, death: Death) -> bool:
-        before = [pid for at, pid in self._leaders if at <= death.at]
-        return bool(before) and before[-1] == death.pid
 
     def _run(self) -> None:
         while not self._ended.wait(LOOK_S):
@@ -94,11 +72,7 @@ class Watch:
             open_turns = select(lane.id, lane.fence, lane.turn_worker).where(lane.turn.is_not(None))
             turns = connection.execute(open_turns).all()
             self._pids |= {row.id: row.pid for row in connection.execute(select(worker.id, worker.pid))}
-            holder = connection.execute(select(schema.leader.c.holder)).scalar()
-            leader = None if holder is None else self._pids.get(holder)
         now = time.time()
-        if not self._leaders or self._leaders[-1][1] != leader:
-            self._leaders.append((now, leader))
         for row in turns:
             turn = self._turns.setdefault((row.id, row.fence), _Turn(now, now))
             turn.last = now

@@ -174,11 +174,11 @@ class TestAnExceptionThatShouldNotBe:
             patched.setattr(workers, "beat", breaks)
             assert failed.wait(5)
         with house.ledger.engine.connect() as connection:
-            before = workers.beats(connection)[house.engine.worker_id]
+            before = workers.beats(connection)[house.engine.worker_id].count
 
         def beats() -> int:
             with house.ledger.engine.connect() as connection:
-                return workers.beats(connection)[house.engine.worker_id]
+                return workers.beats(connection)[house.engine.worker_id].count
 
         eventually(lambda: beats() > before + 1, "another beat", limit_s=5)
 

@@ -1,10 +1,10 @@
-"""One worker with a turn, its beats, its two clocks, and the rescuer who watches: who calls after its turn was taken.
+"""One worker with a turn, its beats, its two clocks, and the rescuers who watch: who calls after its turn was taken.
 
 A tick is two seconds. The machine may be suspended (its monotonic clock stands still, the wall clock does not), its
 wall clock may be set back by an hour, a beat's answer may be slow, and what has passed the last look before the wire
 may take a tick to get there. A machine that is suspended just then calls late, whatever it looked at, and so does one
 whose clocks are both fooled: there the idempotency key is the only protection. The lease is the product's own
-(`worker.lease`).
+(`worker.lease`). A rescuer may die at any time; the next one goes on from what was written down.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Life(NamedTuple):
     lease: tuple[float, float] = (0, 0)
     beat: tuple[float, int] | None = None
     written: bool = False
-    seen: int = 0  # when the rescuer last saw a new beat
+    silent: int = 0  # ticks for which the rescuer has seen no new beat
+    told: int = 0  # of those, what is written down for the next one
     buried: bool = False
     leaves: str = ""  # a call was let go and is not on the wire yet: "now", or "late" after a tick
     called_late: bool = False
@@ -60,6 +61,7 @@ class Leases(World[Life]):
         "the monotonic clock": Promise.ONE_TURN,
         "it ends before the rescuer's patience": Promise.ONE_TURN,
         "it counts from a beat's beginning": Promise.ONE_TURN,
+        "a beat takes back the silence before it": Promise.ONE_TURN,
     }
 
     def first(self) -> Iterator[Life]:
@@ -85,11 +87,15 @@ class Leases(World[Life]):
             missed = state.suspended + state.asleep
             if state.leaves != "late":
                 leaves = state.leaves and "late"
-                yield "2 seconds pass", state._replace(at=state.at + 1, suspended=missed, leaves=leaves)
+                later = state._replace(at=state.at + 1, suspended=missed, leaves=leaves)
+                yield "2 seconds pass", later if state.buried else later._replace(silent=state.silent + 1)
         if state.luck and not state.set_back:
             yield "the clock is set back by an hour", state._replace(set_back=True, luck=state.luck - 1)
-        if not state.buried and (state.at - state.seen) * TICK_S >= STALE_S:
+        if not state.buried and state.silent * TICK_S >= STALE_S:
             yield "the rescuer takes the worker for dead, and its turn back", state._replace(buried=True)
+        elif not state.buried and state.told != state.silent:
+            yield "the rescuer writes down its silence", state._replace(told=max(state.told, state.silent))
+            yield "the rescuer dies, and another one watches", state._replace(silent=state.told)
         if state.asleep:
             yield "the machine wakes up", state._replace(asleep=False)
             return
@@ -99,7 +105,8 @@ class Leases(World[Life]):
             yield "a beat begins", state._replace(beat=self._lease(state).begin())
         elif not state.written:
             if not state.buried:
-                yield "it is committed", state._replace(written=True, seen=state.at)
+                told = 0 if self.has("a beat takes back the silence before it") else state.told
+                yield "it is committed", state._replace(written=True, silent=0, told=told)
         else:
             after = state._replace(beat=None, written=False, lease=self._renewed(state, state.beat))
             yield "the worker hears of it", after
