@@ -28,6 +28,9 @@ LOOK_S = 0.05
 AGAIN_S = 2.0
 
 
+NOBODY = "no worker is running; start one with: sendq worker"
+
+
 @dataclass(frozen=True, slots=True)
 class Health:
     """Whether the canary came through, and how long it took; else the link that failed, and a sentence about it."""
@@ -49,6 +52,8 @@ def prove(ledger: Engine, *, limit_s: float, broker_answers: Callable[[], bool])
         migrate.require(ledger)
         with reading(ledger) as connection:
             before = workers.beats(connection)
+        if not before:
+            return failed("worker", NOBODY)
         stage = _send(ledger, began + limit_s)
         if stage is Stage.SERVED:
             return Health(True, time.monotonic() - began)
@@ -89,7 +94,7 @@ def _link(
         beats, lease = workers.beats(connection), workers.lease(connection)
         shut = standing.read(connection).shut_at is not None
     if not beats:
-        return "worker", "no worker is running; start one with: sendq worker"
+        return "worker", NOBODY
     if all(worker in before and before[worker].count == now.count for worker, now in beats.items()):
         return "worker", f"{len(beats)} registered, and none says that it lives: they died, or their event loops hang"
     if shut:

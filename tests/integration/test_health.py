@@ -66,9 +66,10 @@ class TestTheCanary:
         status, said = ask(system, DATABASE_URL="postgresql+psycopg://postgres@127.0.0.1:1/none")
         assert (status, said["link"]) == (1, "ledger")
 
-    def test_names_the_worker_when_there_is_none(self, system: System) -> None:
-        status, said = ask(system, "--limit", "1")
+    def test_names_the_worker_at_once_when_there_is_none(self, system: System) -> None:
+        status, said = ask(system)
         assert (status, said["link"]) == (1, "worker")
+        assert said["seconds"] < 5  # of the thirty that it waits for a canary
         assert "start one" in said["says"]
 
     def test_names_the_worker_when_all_are_dead(self, system: System) -> None:
