@@ -18,6 +18,7 @@ from sqlalchemy.engine import URL, make_url
 from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
 
 if TYPE_CHECKING:
+    from psycopg.adapt import AdaptersMap
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 # How long a SQLite writer waits for another one. A commit takes milliseconds; whoever holds the lock for longer than
@@ -157,7 +158,7 @@ def _options(url: URL) -> dict[str, Any]:
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": SQLITE_BUSY_S}}
     if url.drivername == "postgresql+psycopg":
-        return {"connect_args": {"prepare_threshold": None, **LIBPQ}, "pool_pre_ping": True}
+        return {"connect_args": {"prepare_threshold": None, "context": _binary_lists(), **LIBPQ}, "pool_pre_ping": True}
     if url.drivername == "postgresql+psycopg2":
         return {"connect_args": dict(LIBPQ), "pool_pre_ping": True}
     if url.drivername == "postgresql+asyncpg":
@@ -167,6 +168,21 @@ def _options(url: URL) -> dict[str, Any]:
             "pool_pre_ping": True,
         }
     return {"pool_pre_ping": True}
+
+
+def _binary_lists() -> AdaptersMap:
+    """Have psycopg write lists as binary arrays, which halves what enqueueing costs.
+
+    As text, the bodies of a thousand jobs would be spelled out in hexadecimal digits, looked through for what needs a
+    quote, and read again by the server.
+    """
+    from psycopg import adapters
+    from psycopg.adapt import AdaptersMap
+    from psycopg.types.array import ListBinaryDumper
+
+    context = AdaptersMap(adapters)
+    context.register_dumper(list, ListBinaryDumper)
+    return context
 
 
 def _prepare(engine: Engine) -> None:

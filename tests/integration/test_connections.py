@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import Format
 from sqlalchemy import Engine, text
 
 from sendq.errors import LedgerUnavailable
@@ -58,6 +61,31 @@ class TestAConnectionThatTheServerEnded:
         with pytest.raises(LedgerUnavailable):
             asked(engine)
         assert asked(engine) != first
+
+
+class TestAList:
+    def test_goes_to_the_server_as_it_is_and_not_spelled_out(self, engine: Engine) -> None:
+        with engine.connect() as connection:
+            psycopg_one: Any = connection.connection.driver_connection
+            dumper = Transformer(psycopg_one).get_dumper([b"a body"], PyFormat.AUTO)
+        assert dumper.format is Format.BINARY
+
+    @pytest.mark.parametrize(
+        ("kind", "values"),
+        [
+            ("bytea", [b"", b"\x00\xff", None]),
+            ("text", ["", "NULL", '{"a", \\}', "\u00e9\n", None]),
+            ("bigint", [0, -1, 2**62, None]),
+            ("boolean", [True, False, None]),
+            ("uuid", [UUID(int=1), None]),
+            ("integer", [None, None]),
+            ("integer", []),
+        ],
+    )
+    def test_arrives_whatever_is_in_it(self, engine: Engine, kind: str, values: list[Any]) -> None:
+        with reading(engine) as connection:
+            given = text(f"SELECT v FROM unnest(CAST(:values AS {kind}[])) WITH ORDINALITY AS a (v, n) ORDER BY n")
+            assert connection.execute(given, {"values": values}).scalars().all() == values
 
 
 class TestAConnectionThatLives:
