@@ -33,7 +33,7 @@ ROUND_S = 1.0
 LOOK_MOST_S = 2.0
 
 # Those who do not lead act so much later, and not all at the same moment.
-LATER_S = (1.0, 2.0)
+LATER_S = (0.3, 1.0)
 
 EXPIRE_MOST = 500
 
