@@ -24,6 +24,7 @@ from tests.support.servers import PgServer
 from worker.embedded import redis_client
 from worker.guard import Guarded
 
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 API_KEY = "nyk_benchmark"
 LIMIT_S = 300.0
 WORKERS = select(func.count()).select_from(schema.worker)
@@ -137,16 +138,19 @@ def fsync_ms(directory: Path, times: int = 50) -> float:
 
 @contextlib.contextmanager
 def on_core(number: int) -> Iterator[None]:
-    """What is started in this block runs on that core alone; anywhere, if there are fewer, or no such call."""
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    if len(allowed) <= number:
+    """What is started in this block runs on that core alone; anywhere, if there are fewer, or no such call.
+
+    It may stand within another: cores are counted among all that this program was given, not those of the block.
+    """
+    if len(CORES) <= number:
         yield
         return
-    os.sched_setaffinity(0, {allowed[number]})
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {CORES[number]})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, allowed)
+        os.sched_setaffinity(0, before)
 
 
 def servers_cpu(pg: PgServer, redis_url: str) -> float:

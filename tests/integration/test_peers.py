@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from benchmarks.stage import CORES, on_core
 
 ROOT = Path(__file__).parents[2]
 CHOSEN = ("sendq", "bare client", "Celery + pool", "Dramatiq", "BullMQ")
@@ -53,3 +56,13 @@ class TestWhatIsAskedFor:
         done = bench(option, "0")
         assert done.returncode == 2
         assert f"{option}: '0' is not a whole number from 1 on" in done.stderr
+
+
+class TestACore:
+    @pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
+    def test_is_another_one_within_another_ones_block(self) -> None:
+        with on_core(1):
+            with on_core(0):
+                inner = os.sched_getaffinity(0)
+            outer = os.sched_getaffinity(0)
+        assert (inner, outer, sorted(os.sched_getaffinity(0))) == ({CORES[0]}, {CORES[1]}, CORES)
