@@ -232,7 +232,7 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     chunks: list[bytes] = []
     size, fault = 0, None
     try:
-        async for chunk in response.content.iter_any():
+        while chunk := await response.content.readany():
             chunks.append(chunk)
             size += len(chunk)
             if size > limit:

@@ -149,6 +149,15 @@ class _Turn:
 
     async def run(self) -> None:
         """Until every begun job has a recorded outcome and no further one may begin."""
+        if self._lane.width == 1:
+            while self._begun:
+                await self._carry_out(self._begun.popleft())
+        else:
+            await self._carry_out_together()
+        if not self._ended:
+            await self._around.finish(self._pair, self._end())
+
+    async def _carry_out_together(self) -> None:
         running: set[asyncio.Task[None]] = set()
         bug: BaseException | None = None
         while self._begun or running:
@@ -163,8 +172,6 @@ class _Turn:
                 running.add(asyncio.create_task(self._record(None, begins)))
         if bug is not None:  # only now, for the other calls' outcomes are to be recorded all the same
             raise bug
-        if not self._ended:
-            await self._around.finish(self._pair, self._end())
 
     async def _carry_out(self, job: Job) -> None:
         self._open += 1

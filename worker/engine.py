@@ -112,9 +112,11 @@ class Engine:
         self.ticks: list[Callable[[], None]] = []  # called on the loop every second; before `start` alone to be changed
         self._ledger = ledger
         self._endpoints = Endpoints(settings)
-        self._recorder = Recorder(ledger, now=now, told=told, vault=settings.vault)
         self._uploads = Uploads(ledger, settings.vault)
         self._loop = _new_loop()
+        self._recorder = Recorder(
+            ledger, now=now, told=told, run_there=partial(_quietly, self._loop), vault=settings.vault
+        )
         self._wire = Wire(self._loop, self.slots, slow_after_s=settings.slow_after_s)
         self._thread = threading.Thread(target=self._run_loop, name="sendq-loop", daemon=True)
         self._turns: set[asyncio.Task[None]] = set()
@@ -452,14 +454,14 @@ class Engine:
     ) -> Collection[UUID]:
         """Have an outcome committed; gives the jobs that may go on the wire."""
         committed = self._loop.create_future()
-        self._recorder.put(Entry(pair, outcome, tuple(begins), end, self._teller(committed)))
+        self._recorder.put(Entry(pair, outcome, tuple(begins), end, partial(_fulfil, committed)))
         begun: set[UUID] = await committed
         return begun
 
     async def finish(self, pair: tuple[str, str], end: End) -> None:
         """Have the end of a turn committed."""
         committed = self._loop.create_future()
-        self._recorder.put(Entry(pair, None, (), end, self._teller(committed)))
+        self._recorder.put(Entry(pair, None, (), end, partial(_fulfil, committed)))
         await committed
 
     def shrink(self, shrink: Shrink, spare: int) -> None:
@@ -468,13 +470,6 @@ class Engine:
         self._spared[name] = self._spared.get(name, 0) + spare
         self.slots.give(spare)
         self._recorder.put(Entry(("", ""), None, (), None, lambda begun: None, shrink))
-
-    def _teller(self, committed: asyncio.Future[set[UUID]]) -> Callable[[set[UUID]], None]:
-        def tell(begun: set[UUID]) -> None:
-            if not committed.done():
-                committed.set_result(begun)
-
-        return lambda begun: _quietly(self._loop, tell, begun)
 
     @property
     def calls(self) -> int:
@@ -507,6 +502,11 @@ class Engine:
     def bug(self, job_id: UUID, grant_id: str) -> None:
         """An exception that should not have been is being handled."""
         journal.bug("attempt", job=str(job_id), grant=grant_id)
+
+
+def _fulfil(committed: asyncio.Future[set[UUID]], begun: set[UUID]) -> None:
+    if not committed.done():
+        committed.set_result(begun)
 
 
 def _quietly(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *args: Any) -> None:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Engine, exc
@@ -61,10 +62,14 @@ class Recorder:
         *,
         now: Clock,
         told: Callable[[Sequence[Outcome], Recorded], None],
+        run_there: Callable[[Callable[[], None]], None] = lambda step: step(),
         vault: Vault = NO_VAULT,
     ) -> None:
-        """``told`` hears of every committed group (events, logs); it must be quick."""
-        self._vault = vault
+        """``told`` hears of every committed group (events, logs); it must be quick.
+
+        ``run_there`` runs what it is given where those who wait for their entries are: once for a whole group.
+        """
+        self._vault, self._run_there = vault, run_there
         self._engine, self._now, self._told = engine, now, told
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sendq-recorder", daemon=True)
@@ -145,8 +150,7 @@ class Recorder:
             del self._proven_until[pair]
         for pair, ramp in recorded.ramps.items():
             self._proven_until[pair] = 0.0 if ramp is not None else time.monotonic() + PROVEN_AGAIN_S
-        for entry in entries:
-            entry.done(recorded.begun)
+        self._run_there(partial(_tell, entries, recorded.begun))
         try:
             self._told(group.outcomes, recorded)
         except Exception:  # what is recorded is recorded; without this thread the worker would hang, and look alive
@@ -180,7 +184,7 @@ class Recorder:
         outcome = entry.outcome
         if outcome is None:
             journal.bug("recorder", lane=str(entry.end.lane_id if entry.end else None))
-            entry.done(set())
+            self._run_there(partial(_tell, entries, set()))
             return []
         if outcome.attempt is None or outcome.attempt["error"] == TEXT_REFUSED:
             # A bug of ours. The job stays begun, for everybody to see; its turn ends all the same.
@@ -188,6 +192,11 @@ class Recorder:
             return [[replace(entry, outcome=None)]]
         journal.text_refused(outcome, error)
         return [[replace(entry, outcome=_with_text_replaced(outcome))]]
+
+
+def _tell(entries: Sequence[Entry], begun: set[UUID]) -> None:
+    for entry in entries:
+        entry.done(begun)
 
 
 def _proves(outcome: Outcome) -> bool:

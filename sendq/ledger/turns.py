@@ -170,7 +170,7 @@ def _without_those_that_end(
     """End what may not begin any more: expired, withdrawn, in doubt with too old a key, or overtaken."""
     jobs = [job for waiting in loaded.jobs.values() for job in waiting]
     ends = {job.id: event for job in jobs if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None}
-    overtaken = {job.id for job in jobs if job.id in loaded.overtaken} - ends.keys()
+    overtaken = {job.id for job in jobs if loaded.overtaken and job.id in loaded.overtaken} - ends.keys()
     if not ends and not overtaken:
         return loaded.jobs
     end_waiting(connection, ends, now=now)
@@ -329,9 +329,11 @@ def _load(connection: Connection, lanes: Mapping[UUID, Row[Any]], *, now: Micros
     related = _related(connection, known)
     behind = _behind(known, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
     for job in sorted(known, key=lambda job: (job.priority, job.next_at, job.id.int)):
-        if job.id not in behind:
-            marked = related[job.id].mark if job.id in related else None
-            loaded[job.lane_id].append(job if marked is None else with_changes(job, mark=marked))
+        # Most claims have none of these, and to look for an id in a dict is dear enough to be seen.
+        if behind and job.id in behind:
+            continue
+        marked = related[job.id].mark if related and job.id in related else None
+        loaded[job.lane_id].append(job if marked is None else with_changes(job, mark=marked))
     # Out of the way, or they would stand first in every scan of their lane, and make it look due when it is not.
     update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
     # The order first and then the cut, or the cut could leave out the earlier of two and keep the later one.
@@ -377,7 +379,7 @@ def _behind(found: Sequence[Any], related: Mapping[UUID, Row[Any]], *, now: Micr
 
 def _in_object_order(jobs: list[Any], related: Mapping[UUID, Row[Any]]) -> list[Any]:
     """The jobs with those of one object in the order in which they were asked for, whatever their priority."""
-    if all(job.id not in related or related[job.id].behind is None for job in jobs):
+    if not related or all(job.id not in related or related[job.id].behind is None for job in jobs):
         return jobs
     by_object: dict[str, list[Any]] = {}
     for job in sorted(jobs, key=lambda job: (job.due_at, job.id)):

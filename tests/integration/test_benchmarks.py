@@ -25,6 +25,7 @@ class TestLatency:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(latency, "PROFILED_S", 1.0)
+        monkeypatch.setattr(latency, "SETTLED_S", 0.3)
         monkeypatch.setattr(latency, "P50_MS", 0.0)
         monkeypatch.setattr(latency, "IDLE_PERCENT", 1e6)
         options = ["--jobs", "3", "--idle-s", "1", "--ledgers", "postgresql,sqlite", "--report", str(tmp_path)]
@@ -45,6 +46,7 @@ class TestScale:
     def test_reports_every_part_and_why_a_bar_is_missed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(accounting, "PAGES_TOLD_S", 0.1)
         monkeypatch.setattr(scale, "PROFILED_S", 1.0)
+        monkeypatch.setattr(scale, "WORKERS_LANES", 20)
         monkeypatch.setattr(scale, "MOST_TIMES", 0.0)
         options = ["--sizes", "200,600", "--jobs", "50", "--rounds", "1", "--seconds", "1", "--finished", "600"]
         assert scale.main([*options, "--report", str(tmp_path)]) == 1

@@ -165,7 +165,7 @@ class TestMetadataOfAMessageThatWeSent:
 
 
 class TestAWalkWhoseWorkerIsKilledAgainAndAgain:
-    PAGES, KILLS = 50, 4
+    PAGES, KILLS = 40, 3
 
     def has_met(self, system: System, requests: int) -> bool:
         return len(system.api.requests) >= requests

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import running, wait_until
+from tests.support.processes import Running, running, wait_until
 
 
 @pytest.fixture
@@ -41,6 +43,12 @@ class TestTheDemo:
         assert f"{sent - 300} messages and 300 changes, 0 of them twice" in out
         assert "from sendq import Message, SendQueue" in out
 
+    def pressed_again_and_again(self, demo: Running) -> int:
+        for _ in range(3):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return demo.interrupt(limit_s=10)
+        raise AssertionError("three times Ctrl-C, and it runs on")
+
     @pytest.mark.parametrize("begun", ["interpreter", "temporary directory", "redis", "worker"])
     def test_ctrl_c_during_its_start_leaves_nothing(self, tmp: Path, begun: str) -> None:
         with running(["demo"], tmp) as demo:
@@ -51,9 +59,13 @@ class TestTheDemo:
                 "worker": lambda: any("celery" in line for line in demo.alive()),
             }
             wait_until(signs[begun], begun)
-            # A process that has not yet come to our first line dies of the signal itself.
-            assert demo.interrupt() in ((130, -signal.SIGINT) if begun == "interpreter" else (130,))
-            assert "Traceback" not in demo.stderr
+            if begun == "interpreter":
+                # One that has not yet come to our first line dies of the signal itself, or Python swallows it in some
+                # callback of its own start: then a person presses once more.
+                assert self.pressed_again_and_again(demo) in (130, -signal.SIGINT)
+            else:
+                assert demo.interrupt() == 130
+                assert "Traceback" not in demo.stderr
             assert demo.alive() == []
             assert demo.files() == []
 

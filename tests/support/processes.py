@@ -52,10 +52,13 @@ class Running:
                 return line
         raise AssertionError(f"it ended without a line with {words!r}: {self.stderr}")
 
-    def interrupt(self, signum: signal.Signals = signal.SIGINT) -> int:
-        """What a terminal does on Ctrl-C: signal the whole foreground group. Gives the exit status."""
+    def interrupt(self, signum: signal.Signals = signal.SIGINT, *, limit_s: float = LIMIT_S) -> int:
+        """What a terminal does on Ctrl-C: signal the whole foreground group. Gives the exit status.
+
+        Raises ``subprocess.TimeoutExpired`` if it has not ended within the limit.
+        """
         os.killpg(self.process.pid, signum)
-        self.process.communicate(timeout=LIMIT_S)
+        self.process.communicate(timeout=limit_s)
         return self.process.returncode
 
     def family(self) -> Iterator[tuple[psutil.Process, str]]:
