@@ -51,6 +51,8 @@ def measure(ledger: Engine, *, seconds: float, rung: bool | None) -> dict[str, A
             stack.enter_context(listening(ledger))
         running = [stack.enter_context(writer([*command, str(number)])) for number in range(WRITERS)]
         for one in running:
+            one.stdout.readline()  # type: ignore[union-attr]  # it is ready
+        for one in running:
             one.stdin.write("begin\n")  # type: ignore[union-attr]
             one.stdin.flush()  # type: ignore[union-attr]
         found = [json.loads(one.stdout.readline()) for one in running]  # type: ignore[union-attr]
@@ -64,12 +66,10 @@ def measure(ledger: Engine, *, seconds: float, rung: bool | None) -> dict[str, A
 
 @contextlib.contextmanager
 def writer(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A writer that is ready."""
+    """A writer, which says when it is ready."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         try:
-            assert process.stdout is not None
-            process.stdout.readline()
             yield process
         finally:
             process.kill()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accounting, latency, scale
+from benchmarks import accounting, latency, scale, writers
 from benchmarks.accounting import parse, rows_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -47,6 +47,7 @@ class TestScale:
         monkeypatch.setattr(accounting, "PAGES_TOLD_S", 0.1)
         monkeypatch.setattr(scale, "PROFILED_S", 1.0)
         monkeypatch.setattr(scale, "WORKERS_LANES", 20)
+        monkeypatch.setattr(writers, "WRITERS", 3)
         monkeypatch.setattr(scale, "MOST_TIMES", 0.0)
         options = ["--sizes", "200,600", "--jobs", "50", "--rounds", "1", "--seconds", "1", "--finished", "600"]
         assert scale.main([*options, "--report", str(tmp_path)]) == 1
