@@ -17,7 +17,7 @@ from nylas import Client as OfficialClient
 
 from sendq import Attachment, Message, MimeMessage, State
 from sendq.simulator import Accepted, Fault, Request
-from tests.integration.test_simulator import FACTS, invented
+from tests.integration.simulator.asking import FACTS, invented
 from tests.support.servers import PgServer
 from tests.support.system import API_KEY, System, eventually, running
 

@@ -16,7 +16,7 @@ import pytest
 from tasks.body import JSON_BYTES
 from tasks.failure import FAULTS_MAYBE_SENT, FAULTS_NOT_SENT, Answer
 from tasks.nylas import ERROR_BYTES, NylasClient
-from tests.integration.test_simulator import tls_contexts
+from tests.integration.simulator.asking import tls_contexts
 
 OK = b"HTTP/1.1 200 OK\r\nX-Request-Id: r\r\nContent-Length: 2\r\n\r\n{}"
 BODY = b'{"to":[{"email":"leyah@example.com"}]}'

@@ -9,7 +9,6 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import exc
 
 from sendq import Send, State
 from sendq.clock import SECOND, moment
@@ -20,11 +19,9 @@ from sendq.ledger.turns import Claimed
 from sendq.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
 from sendq.states import Event
 from tests.support.ledger import MESSAGE, START, Ledger, end, outcome
-from worker.rescuer import Rescuer
 
 LIMIT_S = 20
 FIRST_LANE = UUID(int=0)
-LEADER = UUID(int=1)
 
 
 def register(ledger: Ledger, worker: UUID | None = None) -> None:
@@ -52,31 +49,6 @@ def served(ledger: Ledger, jobs: int = 5, ramp: int = 2) -> Claimed:
     ledger.absorb()
     ledger.set_lane(ramp=ramp)
     return ledger.serve()
-
-
-def rescuer(ledger: Ledger, *, serves: bool = True, trusted: int = KEY_MAX_AGE, leads: bool = True) -> Rescuer:
-    return Rescuer(
-        ledger.engine,
-        leads=lambda: leads,
-        serves=lambda: serves,
-        now=ledger.clock,
-        stale_after_s=8,
-        unclaimed_after_s=10,
-        later_s=2,
-        key_max_age=lambda: trusted,
-        monotonic=lambda: ledger.clock() / SECOND,
-    )
-
-
-def lead(ledger: Ledger) -> None:
-    """Somebody leads, or renews the lead."""
-    with ledger.writing() as connection:
-        assert workers.lead(connection, LEADER, now=ledger.clock(), lease=5 * SECOND)
-
-
-def beat(ledger: Ledger) -> None:
-    with ledger.writing() as connection:
-        assert workers.beat(connection, ledger.worker, load=workers.Load(capacity=50), now=ledger.clock())
 
 
 class TestBuryingAWorker:
@@ -285,128 +257,6 @@ class TestTurnsThatNobodyClaims:
         assert ledger.state(claimed.jobs[0].id) is State.IN_DOUBT
 
 
-class TestTheRescuer:
-    def test_does_its_other_steps_though_one_of_them_fails(
-        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        job = ledger.send(expires_at=moment(ledger.clock() + SECOND))
-        ledger.clock.advance(2)
-
-        def broken(*_: object, **__: object) -> int:
-            raise exc.DataError("a row that this step cannot bear", None, Exception())
-
-        monkeypatch.setattr(rescue, "take_back_unclaimed", broken)
-        monkeypatch.setattr(rescue, "sweep", broken)
-        with pytest.raises(exc.DataError):  # told all the same: it may be the ledger that is away
-            rescuer(ledger).run_once()
-        assert ledger.state(job) is State.EXPIRED
-
-    def test_lets_nothing_expire_in_a_ledger_that_has_forgotten_what_went_out(self, ledger: Ledger) -> None:
-        job = ledger.send(expires_at=moment(ledger.clock() + SECOND))
-        ledger.clock.advance(2)
-        rescuer(ledger, serves=False).run_once()
-        assert ledger.state(job) is State.QUEUED
-        rescuer(ledger).run_once()
-        assert ledger.state(job) is State.EXPIRED
-
-
-class TestWatching:
-    """Who is silent is buried, whoever dies meanwhile of those who watch; who speaks is not."""
-
-    @pytest.fixture
-    def silent(self, ledger: Ledger) -> Claimed:
-        """A turn of a worker that says no more."""
-        register(ledger)
-        return served(ledger)
-
-    def watch(self, ledger: Ledger, one: Rescuer, seconds: int) -> int:
-        """Once a second; the second in which the worker was buried, or 0."""
-        for second in range(1, seconds + 1):
-            one.run_once()
-            if ledger.lane().turn is None:
-                return second
-            ledger.clock.advance(1)
-        return 0
-
-    @pytest.mark.parametrize(("leads", "looks"), [(True, 9), (False, 11)])
-    def test_leaves_the_first_word_to_the_leader(
-        self, ledger: Ledger, silent: Claimed, leads: bool, looks: int
-    ) -> None:
-        assert self.watch(ledger, rescuer(ledger, leads=leads), 20) == looks
-
-    def test_goes_on_where_the_last_one_died(self, ledger: Ledger, silent: Claimed) -> None:
-        """Each of them lives for five seconds, and none comes to lead."""
-        seconds = 0
-        for _ in range(4):
-            seconds += 5
-            if buried := self.watch(ledger, rescuer(ledger, leads=False), 5):
-                break
-        assert buried
-        assert seconds - 5 + buried <= 16
-
-    def test_begins_anew_with_a_beat(self, ledger: Ledger, silent: Claimed) -> None:
-        for _ in range(4):
-            assert not self.watch(ledger, rescuer(ledger), 8)  # the last look is seven seconds after the first
-            beat(ledger)
-
-    def test_of_one_does_not_count_for_another_that_saw_a_beat(self, ledger: Ledger, silent: Claimed) -> None:
-        behind = rescuer(ledger)
-        assert not self.watch(ledger, behind, 6)
-        beat(ledger)
-        with ledger.writing() as connection:  # told by somebody who has not seen that beat
-            workers.tell_silence(connection, ledger.worker, workers.Beats(count=0, silent=6 * SECOND))
-        assert not self.watch(ledger, rescuer(ledger), 8)
-
-    def test_writes_nothing_while_everybody_speaks(self, ledger: Ledger, silent: Claimed) -> None:
-        one = rescuer(ledger)
-        for _ in range(5):
-            self.watch(ledger, one, 3)
-            (row,) = ledger.rows(schema.worker)
-            assert row.silent == 0
-            beat(ledger)
-
-    def test_counts_no_time_without_the_ledger(self, ledger: Ledger, silent: Claimed) -> None:
-        one = rescuer(ledger)
-        assert not self.watch(ledger, one, 6)
-        one.ledger_is_away()
-        ledger.clock.advance(60)
-        assert self.watch(ledger, one, 8) == 4
-
-
-class TestATurnThatNobodyClaims:
-    """Its age is told by the leaders' clocks."""
-
-    @pytest.fixture
-    def offered(self, ledger: Ledger) -> None:
-        register(ledger)
-        lead(ledger)
-        ledger.send()
-        ledger.offer()
-
-    def seconds(self, ledger: Ledger, one: Rescuer) -> int:
-        """Until it is taken back, with a leader that renews its lead every second."""
-        for second in range(30):
-            one.run_once()
-            if ledger.lane().turn is None:
-                return second
-            ledger.clock.advance(1)
-            beat(ledger)
-            lead(ledger)
-        return 30
-
-    @pytest.mark.parametrize(("leads", "seconds"), [(True, 11), (False, 13)])
-    @pytest.mark.usefixtures("offered")
-    def test_is_taken_back_by_the_leader_or_by_another(self, ledger: Ledger, leads: bool, seconds: int) -> None:
-        assert self.seconds(ledger, rescuer(ledger, leads=leads)) == seconds
-
-    @pytest.mark.usefixtures("offered")
-    def test_is_left_alone_by_one_whose_clock_is_ahead(self, ledger: Ledger) -> None:
-        one = rescuer(ledger, leads=False)
-        ledger.clock.advance(3_600)  # that of `one`: nobody has renewed anything since
-        one.run_once()
-        assert ledger.lane().turn == "offered"
-
-
 class TestExpiring:
     def expire(self, ledger: Ledger, limit: int = 100) -> int:
         with ledger.writing() as connection:
@@ -441,29 +291,6 @@ class TestExpiring:
         ledger.queue.send_many([Send("g1", MESSAGE) for _ in range(5)])
         ledger.clock.advance(73 * 3_600)
         assert [self.expire(ledger, limit=2) for _ in range(4)] == [2, 2, 1, 0]
-
-
-class TestAClockThatRunsBehind:
-    def test_leaves_no_open_key_waiting_till_it_looks_young_again(self, ledger: Ledger) -> None:
-        jobs = []
-        for sent in ("maybe", "no"):
-            jobs.append(ledger.send(f"grant-{sent}"))
-            claimed = ledger.serve()
-            later = ledger.clock() + 3_600 * SECOND
-            known = outcome(claimed, claimed.jobs[0], Event.RETURN, sent=sent, next_at=later)
-            ledger.record(known, ends=[end(claimed)])
-        jobs.append(ledger.send("grant"))
-        rescuer(ledger).run_once()
-        assert {ledger.state(job) for job in jobs} == {State.QUEUED}
-        rescuer(ledger, trusted=0).run_once()
-        assert [ledger.state(job) for job in jobs] == [State.IN_DOUBT, State.QUEUED, State.QUEUED]
-
-    def test_leaves_changes_waiting_which_can_be_made_twice(self, ledger: Ledger) -> None:
-        ledger.queue.modify("g1", ["m1"], starred=True)
-        claimed = ledger.serve()
-        ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN, sent="maybe"), ends=[end(claimed)])
-        rescuer(ledger, trusted=0).run_once()
-        assert ledger.state(claimed.jobs[0].id) is State.QUEUED
 
 
 class TestTheSweep:
@@ -511,84 +338,6 @@ class TestTheSweep:
 
     def test_of_an_empty_ledger_finds_nothing(self, ledger: Ledger) -> None:
         assert self.sweep(ledger) == 0
-
-
-class TestTheLeader:
-    LEASE = 5 * SECOND
-
-    def lead(self, ledger: Ledger, holder: UUID) -> int | None:
-        with ledger.writing() as connection:
-            return workers.lead(connection, holder, now=ledger.clock(), lease=self.LEASE)
-
-    def act(self, ledger: Ledger, action: Callable[..., object], *arguments: object) -> object:
-        with ledger.writing() as connection:
-            return action(connection, *arguments)
-
-    def test_is_one_at_a_time(self, ledger: Ledger) -> None:
-        one, other = new_id(), new_id()
-        assert self.lead(ledger, one) == 1
-        assert self.lead(ledger, other) is None
-        ledger.clock.advance(4.9)
-        assert self.lead(ledger, one) == 1  # renewed
-        ledger.clock.advance(4.9)
-        assert self.lead(ledger, other) is None
-
-    def test_is_followed_by_another_when_the_lease_is_over(self, ledger: Ledger) -> None:
-        one, other = new_id(), new_id()
-        self.lead(ledger, one)
-        ledger.clock.advance(5)
-        assert self.lead(ledger, other) == 2
-        assert self.lead(ledger, one) is None
-        assert self.act(ledger, workers.sleep_until, one, START) is False
-
-    def test_may_resign(self, ledger: Ledger) -> None:
-        one, other = new_id(), new_id()
-        self.lead(ledger, one)
-        self.act(ledger, workers.resign, one)
-        assert self.lead(ledger, other) == 2
-        self.act(ledger, workers.resign, one)  # which is not the leader any more
-        assert self.lead(ledger, one) is None
-
-    def test_has_a_fence_that_only_grows(self, ledger: Ledger) -> None:
-        one, other = new_id(), new_id()
-        fences = []
-        for holder in (one, other, one, one, other):
-            fence = self.lead(ledger, holder)
-            assert fence is not None
-            fences.append(fence)
-            ledger.clock.advance(5)
-        assert fences == sorted(fences)
-        assert len(set(fences)) == 4  # the one that led twice in a row kept its own
-
-    def test_sleeps_only_while_it_leads(self, ledger: Ledger) -> None:
-        one, other = new_id(), new_id()
-        self.lead(ledger, one)
-        assert self.act(ledger, workers.sleep_until, one, ledger.clock() + SECOND) is True
-        assert self.act(ledger, workers.sleep_until, other, ledger.clock() + SECOND) is False
-        self.lead(ledger, one)  # renewing wakes nobody
-        assert self.sleeps_until(ledger) == ledger.clock() + SECOND
-        ledger.clock.advance(10)
-        self.lead(ledger, other)  # who takes it is awake
-        assert self.sleeps_until(ledger) == 0
-
-    def sleeps_until(self, ledger: Ledger) -> int:
-        (row,) = ledger.rows(schema.leader)
-        return int(row.sleeps_until)
-
-    def test_is_one_though_many_ask_at_once(self, pg_ledger: Ledger) -> None:
-        barrier = threading.Barrier(6)
-        found: list[int | None] = []
-
-        def ask() -> None:
-            barrier.wait(LIMIT_S)
-            found.append(self.lead(pg_ledger, new_id()))
-
-        threads = [threading.Thread(target=ask) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(LIMIT_S)
-        assert sorted(found, key=str) == [1, None, None, None, None, None]
 
 
 class TestAnOrphan:

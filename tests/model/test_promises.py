@@ -50,7 +50,7 @@ Work
         leases: it ends before the rescuer's patience
         leases: it counts from a beat's beginning
         leases: a beat takes back the silence before it
-        tests/integration/test_rescue.py::test_begins_anew_with_a_beat
+        tests/integration/test_rescuer.py::test_begins_anew_with_a_beat
     Directly before the call: the key is young enough
         keys: key's age before the wire
     Directly before the call: the job was not withdrawn, and is not over
