@@ -54,6 +54,31 @@ class _Seen:
     stale: Sequence[UUID]  # workers
     mute: Mapping[UUID, Beats]  # workers of whose silence the others should know
     overdue: rescue.Overdue
+    offered_before: clock.Micros  # a turn that nobody claimed since then is taken back
+
+
+class LeadersTime:
+    """The time by the clock of whoever leads, or did: turns are dated by it, and another clock may be an hour ahead.
+
+    It is known by the renewals of the lead, and goes on with this process's monotonic clock when there is none for a
+    while. Behind by up to the time between two looks, never ahead.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._renewed_at: clock.Micros = 0
+        self._seen_at = 0.0
+
+    def __call__(self) -> clock.Micros:
+        """Before the first renewal was seen, the beginning of time."""
+        if not self._renewed_at:
+            return 0
+        return self._renewed_at + clock.seconds(self._monotonic() - self._seen_at)
+
+    def saw(self, renewed_at: clock.Micros) -> None:
+        """The lead was renewed then, as the ledger says now."""
+        if renewed_at != self._renewed_at:
+            self._renewed_at, self._seen_at = renewed_at, self._monotonic()
 
 
 class Rescuer(Rounds):
@@ -84,6 +109,7 @@ class Rescuer(Rounds):
         self._key_max_age = key_max_age
         self._watched: dict[UUID, Beats] = {}
         self._looked_at: float | None = None
+        self._leaders_time = LeadersTime(monotonic)
         self._sweep_at = monotonic()
         self._sweep_after = _FIRST
 
@@ -101,8 +127,8 @@ class Rescuer(Rounds):
         steps: list[Callable[[], None]] = [partial(self._bury, worker) for worker in seen.stale]
         if seen.mute:
             steps.append(partial(self._tell, seen.mute))
-        if seen.overdue.turns_before is not None:
-            steps.append(partial(self._take_back, seen.overdue.turns_before))
+        if seen.overdue.turns:
+            steps.append(partial(self._take_back, seen.offered_before))
         # Of a ledger that has forgotten something nobody knows what went out in time.
         if (seen.overdue.jobs or not self._key_max_age()) and self._serves():
             steps.append(self._expire)
@@ -124,9 +150,11 @@ class Rescuer(Rounds):
             raise away
 
     def _look(self, *, later: clock.Micros) -> _Seen:
+        offered_before = self._leaders_time() - self._unclaimed_after - later
         with reading(self._ledger) as connection:
             beats = workers.beats(connection)
-            overdue = rescue.anything(connection, patience=self._unclaimed_after + later, now=self._now())
+            overdue = rescue.anything(connection, before=offered_before, now=self._now())
+        self._leaders_time.saw(overdue.renewed_at)
         looked_at = self._monotonic()
         passed = 0.0 if self._looked_at is None else min(LOOK_MOST_S, looked_at - self._looked_at)
         self._looked_at = looked_at
@@ -138,7 +166,7 @@ class Rescuer(Rounds):
             if seen.silent >= max(self._stale_after // 2, beats[worker].silent + clock.seconds(ROUND_S) + later)
         }
         stale = [worker for worker, seen in self._watched.items() if seen.silent >= self._stale_after + later]
-        return _Seen(stale, mute, overdue)
+        return _Seen(stale, mute, overdue, offered_before)
 
     def _watch(self, worker: UUID, told: Beats, passed: clock.Micros) -> Beats:
         """How long this worker is silent: as this process saw it, or as it was told by those who watched before."""

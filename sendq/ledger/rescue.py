@@ -201,8 +201,8 @@ def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:
 
 # Spelled out, or SQLite uses no partial index.
 _ANY = text(
-    "SELECT renewed_at - :patience AS before,"
-    " EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < renewed_at - :patience) AS turns,"
+    "SELECT renewed_at,"
+    " EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < :before) AS turns,"
     " EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= :now) AS jobs"
     " FROM sendq_leader WHERE name = 'dispatcher'"
 )
@@ -210,20 +210,17 @@ _ANY = text(
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """``turns_before``: some turn that was opened before this time is open still. ``jobs``: a waiting one is over."""
+    """Whether a turn is open that should be over, and a job waits whose time is; when the lead was last renewed."""
 
-    turns_before: Micros | None
+    turns: bool
     jobs: bool
+    renewed_at: Micros
 
 
-def anything(connection: Connection, *, patience: Micros, now: Micros) -> Overdue:
-    """What is open for longer than ``patience``, or over.
-
-    The age of a turn is the time until the lead was last renewed: both times are the leaders', so that somebody else
-    whose clock is ahead takes no turn back.
-    """
-    found = connection.execute(_ANY, {"patience": patience, "now": now}).one()
-    return Overdue(found.before if found.turns else None, bool(found.jobs))
+def anything(connection: Connection, *, before: Micros, now: Micros) -> Overdue:
+    """Whether a turn is open still that was opened before some time, by the leaders' clock, and what else there is."""
+    found = connection.execute(_ANY, {"before": before, "now": now}).one()
+    return Overdue(bool(found.turns), bool(found.jobs), found.renewed_at)
 
 
 def take_back_unclaimed(

@@ -20,12 +20,14 @@ from worker.rescuer import Rescuer
 LEADER = UUID(int=1)
 
 
-def rescuer(ledger: Ledger, *, serves: bool = True, trusted: int = KEY_MAX_AGE, leads: bool = True) -> Rescuer:
+def rescuer(
+    ledger: Ledger, *, serves: bool = True, trusted: int = KEY_MAX_AGE, leads: bool = True, ahead_s: int = 0
+) -> Rescuer:
     return Rescuer(
         ledger.engine,
         leads=lambda: leads,
         serves=lambda: serves,
-        now=ledger.clock,
+        now=lambda: ledger.clock() + ahead_s * SECOND,
         stale_after_s=8,
         unclaimed_after_s=10,
         later_s=2,
@@ -143,15 +145,16 @@ class TestATurnThatNobodyClaims:
         ledger.send()
         ledger.offer()
 
-    def seconds(self, ledger: Ledger, one: Rescuer) -> int:
-        """Until it is taken back, with a leader that renews its lead every second."""
+    def seconds(self, ledger: Ledger, one: Rescuer, *, dies_after: int = 30) -> int:
+        """Until it is taken back, with a leader that renews its lead every second until it dies."""
         for second in range(30):
             one.run_once()
             if ledger.lane().turn is None:
                 return second
             ledger.clock.advance(1)
             beat(ledger)
-            lead(ledger)
+            if second < dies_after:
+                lead(ledger)
         return 30
 
     @pytest.mark.parametrize(("leads", "seconds"), [(True, 11), (False, 13)])
@@ -160,11 +163,13 @@ class TestATurnThatNobodyClaims:
         assert self.seconds(ledger, rescuer(ledger, leads=leads)) == seconds
 
     @pytest.mark.usefixtures("offered")
-    def test_is_left_alone_by_one_whose_clock_is_ahead(self, ledger: Ledger) -> None:
-        one = rescuer(ledger, leads=False)
-        ledger.clock.advance(3_600)  # that of `one`: nobody has renewed anything since
-        one.run_once()
-        assert ledger.lane().turn == "offered"
+    def test_is_taken_back_as_soon_though_the_leader_dies(self, ledger: Ledger) -> None:
+        assert self.seconds(ledger, rescuer(ledger, leads=False), dies_after=2) == 13
+
+    @pytest.mark.parametrize("ahead_s", [-3_600, 3_600])
+    @pytest.mark.usefixtures("offered")
+    def test_waits_as_long_for_one_whose_clock_is_wrong(self, ledger: Ledger, ahead_s: int) -> None:
+        assert self.seconds(ledger, rescuer(ledger, leads=False, ahead_s=ahead_s)) == 13
 
 
 class TestAClockThatRunsBehind:
