@@ -231,6 +231,8 @@ wake = Table(
     Column("high_at", BigInteger),
     Column("normal_at", BigInteger),
     Column("low_at", BigInteger),
+    # Or SQLite numbers from 1 again whenever the table is empty, and below where the dispatcher looks (`sendq.floors`).
+    sqlite_autoincrement=True,
 )
 
 lane = Table(

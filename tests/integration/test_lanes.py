@@ -48,6 +48,15 @@ class TestNewJobs:
                 connection.execute(text(f"SET LOCAL enable_{way} = off"))
             assert len(lanes.take_wakes(connection, limit=3)) == 3
 
+    def test_are_told_in_rows_whose_ids_never_go_back(self, ledger: Ledger) -> None:
+        """The dispatcher looks above what it took (`sendq.floors`), also when nothing was left of it."""
+        ledger.send("g1")
+        (first,) = ledger.rows(schema.wake)
+        ledger.absorb()
+        ledger.send("g2")
+        (second,) = ledger.rows(schema.wake)
+        assert second.id > first.id
+
     def test_may_say_later_what_their_provider_is(self, ledger: Ledger) -> None:
         ledger.send("g1")
         ledger.absorb()

@@ -473,6 +473,7 @@ def upgrade() -> None:
         sa.Column("normal_at", sa.BigInteger(), nullable=True),
         sa.Column("low_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_wake_pkey")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "sendq_webhook",
