@@ -8,7 +8,8 @@ who knows it well would set it up (`benchmarks/queues`); sendq has its defaults.
 told (fsync on; append-only file, once a second).
 
 Each round runs every queue once, so that what the machine does meanwhile meets all of them; the report has medians, and
-the least and the most beside them. One more run of sendq is sampled, to see where the time of one send goes.
+the least and the most beside them. One more run of sendq is sampled, to see where the time of one send goes, and where
+the worker's memory.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks import layers, peers_report
-from benchmarks.contest import Load, measure
+from benchmarks import layers, memory, peers_report
+from benchmarks.contest import Load, measure, staged
 from benchmarks.contestants import ROOT, Contestant, Missing, contestants
 from benchmarks.stage import fsync_ms, machine
 
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
     results["command"] = "./dev bench peers" + (" --quick" if given.quick else "")
     if "sendq" in results["queues"]:
         results["profile"] = profile(given.only["sendq"], load)
+        results["memory"] = weight(given.only["sendq"], load)
     peers_report.write(given.report, results)
     print((given.report / "peers.md").read_text(encoding="utf-8"))
     if "sendq" not in results["queues"]:
@@ -113,6 +115,7 @@ def profile(one: Contestant, load: Load) -> dict[str, Any] | str:
     seen: dict[str, Any] = {}
 
     def watch(pid: int) -> None:
+        seen["resident_mb"] = round(memory.resident_mb(pid), 1)
         # A good machine does this many a second; while it is looked at, a worker is slower, so that some are left.
         seen.update(layers.look(pid, max(1, load.jobs // 2_500)))
 
@@ -121,3 +124,12 @@ def profile(one: Contestant, load: Load) -> dict[str, Any] | str:
     except FAILURES as why:
         return str(why)
     return seen
+
+
+def weight(one: Contestant, load: Load) -> dict[str, float] | str:
+    """What the worker's imports weigh (`memory.of_imports`); a sentence if that cannot be had."""
+    try:
+        with staged(one, load, load.in_flight) as stage:
+            return memory.of_imports(stage.variables, ROOT)
+    except FAILURES as why:
+        return str(why)

@@ -56,6 +56,7 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["", "## Bars", "", "| what | bar | measured | met |", "|---|---|---|---|"]
         lines += [f"| {bar['what']} | {bar['bar']} | {bar['is']} | {_yes(bar['met'])} |" for bar in bars(results)]
         lines += ["", "## Where the time of one send goes", "", *_where_time_goes(results)]
+        lines += ["", "## Where the worker's memory goes", "", *_where_memory_goes(results)]
     return "\n".join(lines) + "\n"
 
 
@@ -141,6 +142,23 @@ def _where_time_goes(results: dict[str, Any]) -> list[str]:
         lines += ["", f"| {what} | share | ms |", "|---|---:|---:|"]
         lines += [f"| {name} | {share:.1%} | {share * whole:.3f} |" for name, share in found[part].items()]
     return lines
+
+
+def _where_memory_goes(results: dict[str, Any]) -> list[str]:
+    imports: dict[str, float] | str = results["memory"]
+    if isinstance(imports, str):
+        return [f"Not looked at: {' '.join(imports.split())}"]
+    peak, bare = median(results, OURS, "peak_memory_mb"), median(results, NO_QUEUE, "peak_memory_mb")
+    profile: dict[str, Any] | str = results["profile"]
+    rows = {"with all that the worker imports, before it does anything": sum(imports.values())}
+    if not isinstance(profile, str):
+        rows["under full load, connections open (the run that was sampled)"] = profile["resident_mb"]
+    rows["at the most"] = peak or 0.0
+    if bare is not None:
+        rows["the bare client at the most: an HTTP client, its connections and calls, and no queue"] = bare
+    lines = ["| a process | MB |", "|---|---:|", *(f"| {what} | {mb:,.0f} |" for what, mb in rows.items())]
+    lines += ["", "| imports: growth while the modules of a library are executed | MB |", "|---|---:|"]
+    return [*lines, *(f"| {name} | {mb:.1f} |" for name, mb in imports.items())]
 
 
 def _yes(met: bool) -> str:

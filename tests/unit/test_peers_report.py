@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks.layers import OTHER, add_up, layer_of
+from benchmarks.memory import REST, SHOWN, STANDARD, library_of, shown
 from benchmarks.peers_report import bars, markdown, readme_table
 
 GOOD = {
@@ -21,6 +22,7 @@ def results(**runs: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "command": "./dev bench peers", "rounds": 3, "load": load, "machine": {"machine": "2 x some"}, "fsync_ms": 0.1,
         "queues": queues, "not_run": {"arq": "not\ninstalled"}, "profile": "no py-spy",
+        "memory": {"celery": 40.25, "all others": 20.0},
     }  # fmt: skip
 
 
@@ -59,6 +61,26 @@ class TestTheReport:
         alone = {name: value for name, value in GOOD.items() if name not in ("p50_ms", "p99_ms")}
         table = readme_table(results(**{"bare client": [alone]}))
         assert "| bare client | 1,500 | 0.5 | 0.2 | 0.05 | - | - |" in table
+
+    def test_says_what_the_imports_weigh_beside_the_peak(self) -> None:
+        text = markdown(results(sendq=[GOOD]))
+        assert "before it does anything | 60 |" in text
+        assert "| at the most | 120 |" in text
+        assert "| celery | 40.2 |" in text
+
+
+class TestMemory:
+    @pytest.mark.parametrize(
+        ("module", "library"),
+        [("celery.app.base", "celery"), ("worker.engine", "sendq"), ("json.encoder", STANDARD), ("_ssl", STANDARD)],
+    )
+    def test_is_that_of_the_library_whose_module_took_it(self, module: str, library: str) -> None:
+        assert library_of(module) == library
+
+    def test_of_small_libraries_is_one_line(self) -> None:
+        found = shown({f"library-{n}": float(n) for n in range(SHOWN + 2)})
+        assert next(iter(found)) == f"library-{SHOWN + 1}"
+        assert found[REST] == 1.0
 
 
 class TestALayer:
