@@ -1,6 +1,6 @@
 """One bulk call: 100,000 modifications enqueued on PostgreSQL, and withdrawn again; time, CPU and memory of the caller.
 
-    ./dev bench bulk --jobs 100000
+    ./dev bench bulk [--jobs 100000] [--report DIRECTORY]
 
 Each part runs in a process of its own, so that the memory is its own: its peak over what the process held before the
 call, in which the ids themselves are. The call is repeated with a key (which adds the digest of all ids) and with a
@@ -19,9 +19,10 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
-from benchmarks.stage import machine
+from benchmarks import reporting
 from sendq import SendQueue
 from sendq.ids import lane_id
 from sendq.ledger import lanes, migrate
@@ -38,8 +39,13 @@ def main(arguments: list[str]) -> int:
     if given.part:
         print(json.dumps(enqueue(given.url, given.jobs, given.ids, given.key)))
         return 0
-    result = measure(given)
-    print(json.dumps(result, indent=2) if given.json else "\n".join(f"{k:<34} {v}" for k, v in result.items()))
+    lines = [
+        *reporting.head("One bulk call", f"./dev bench bulk --jobs {given.jobs}"),
+        "",
+        *reporting.facts(measure(given)),
+    ]
+    reporting.write(given.report / "bulk.md", lines)
+    print("\n".join(lines))
     return 0
 
 
@@ -47,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./dev bench bulk", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument("--ids", choices=["list", "generator"], default="generator", help="how the ids are given")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--report", type=Path, default=reporting.RESULTS, metavar="DIRECTORY")
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--key", help=argparse.SUPPRESS)
@@ -75,7 +81,6 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
         "with_key_peak_over_start_mb": keyed["grown_mb"],
         "tenth_of_jobs_peak_over_start_mb": small["grown_mb"],
         **cancelled,
-        **machine(),
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accounting, latency, scale, writers
+from benchmarks import accounting, bulk, latency, scale, writers
 from benchmarks.accounting import parse, rows_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -57,6 +57,14 @@ class TestScale:
             assert f"\n## {heading}\n" in report
         assert "(actual time=" in report  # of a plan
         assert "(no plan" not in report
+
+
+class TestBulk:
+    def test_reports_what_the_call_took_and_that_all_of_it_was_withdrawn(self, tmp_path: Path) -> None:
+        assert bulk.main(["--jobs", "2000", "--report", str(tmp_path)]) == 0
+        report = (tmp_path / "bulk.md").read_text()
+        assert re.search(r"\| enqueue_cpu_ms_per_job \| 0\.\d+ \|", report)
+        assert "| cancel_counts | {'cancelled': 2000} |" in report
 
 
 class TestStatementsOfALog:
