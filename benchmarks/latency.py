@@ -6,7 +6,8 @@ One worker process with the settings' defaults, without ``-E`` and Flower; real 
 simulator in this process, so that both ends of a wait are on one clock: from the return of the enqueue, which has
 committed, to the arrival of the request. Jobs come so seldom that the dispatcher is asleep.
 
-Then nothing comes at all, and the CPU of the worker's process is read. A bar that is missed brings a profile.
+Then nothing comes at all, and the CPU of the worker's process is read; that of a job is what the worker used above
+it. A bar that is missed brings a profile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import Any
 import psutil
 from sqlalchemy import Engine, select, text
 
-from benchmarks import reporting
+from benchmarks import accounting, reporting
 from benchmarks.reporting import Bar
 from benchmarks.stage import API_KEY, cpu, fsync_ms, postgres_cpu, worker
 from sendq import Message, SendQueue, clock
@@ -46,6 +47,7 @@ BETWEEN_S = 0.25
 SETTLED_S = 3.0
 
 PROFILED_S = 20.0
+LOGGED_JOBS = 40
 
 
 def main(arguments: list[str]) -> int:
@@ -126,8 +128,16 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
         found: dict[str, Any] = {"jobs": given.jobs, "fsync_ms": fsync_ms(stage.home)}
         with stage.worker() as process:
             send(stage, LANES, between_s=0.02)
+            before, began = cpu(process), time.monotonic()
             found |= waits(stage, send(stage, given.jobs, between_s=BETWEEN_S))
+            busy_s, lasted = cpu(process) - before, time.monotonic() - began
             found |= idleness(stage, process, given.idle_s)
+            above_idle_s = busy_s - found["idle_worker_percent"] / 100 * lasted
+            found["worker_ms_per_job"] = round(above_idle_s / given.jobs * 1000, 2)
+            if stage.pg is not None:
+                with accounting.logged(stage.pg) as statements:
+                    send(stage, LOGGED_JOBS, between_s=BETWEEN_S)
+                found["statements"] = accounting.rows_of(statements, LOGGED_JOBS, most=60)
         held = {bar.what: bar.met for bar in bars_of(found)}
         late, busy = not all(list(held.values())[:2]), not list(held.values())[2]
         if late:
@@ -223,8 +233,13 @@ def report(given: argparse.Namespace, found: Mapping[str, dict[str, Any]], held:
     lines += reporting.bars(held)
     for name, values in found.items():
         words = "" if name == "postgresql" else "For information: there are no bars for it."
-        plain = {what: value for what, value in values.items() if not what.startswith("profile")}
+        plain = {
+            what: value for what, value in values.items() if what != "statements" and not what.startswith("profile")
+        }
         lines += reporting.section(name, words, reporting.facts(plain))
+        if "statements" in values:
+            words = "By the server's log, of the enqueue, the worker, and whatever asks now and then."
+            lines += reporting.section(f"{name}: statements", words, reporting.table(values["statements"]))
         for what, value in values.items():
             if what.startswith("profile"):
                 lines += reporting.profile_lines(f"{name}: {what}", value)

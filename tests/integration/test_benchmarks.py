@@ -26,6 +26,7 @@ class TestLatency:
     ) -> None:
         monkeypatch.setattr(latency, "PROFILED_S", 1.0)
         monkeypatch.setattr(latency, "SETTLED_S", 0.3)
+        monkeypatch.setattr(latency, "LOGGED_JOBS", 2)
         monkeypatch.setattr(latency, "P50_MS", 0.0)
         monkeypatch.setattr(latency, "IDLE_PERCENT", 1e6)
         options = ["--jobs", "3", "--idle-s", "1", "--ledgers", "postgresql,sqlite", "--report", str(tmp_path)]
@@ -36,6 +37,7 @@ class TestLatency:
         assert verdicts(report)[0] == "False"
         assert verdicts(report)[2] == "True"
         assert "## postgresql: profile of waits" in report
+        assert re.search(r"\| 1\.0 \| [\d.]+ \| INSERT INTO sendq_attempt ", report)  # once for each job
         assert "| sendq-dispatcher |" in report
         assert "profile of idleness" not in report
         assert "## sqlite" in report
