@@ -13,9 +13,8 @@ import pytest
 from benchmarks.stage import CORES, on_core
 
 ROOT = Path(__file__).parents[2]
-CHOSEN = ("sendq", "bare client", "Celery + pool", "Dramatiq", "BullMQ")
-# Without .bench, these two are what the project's own environment has no part of.
-PERHAPS_MISSING = {"Dramatiq", "BullMQ"}
+CHOSEN = ("sendq", "bare client", "Celery + pool", "BullMQ")
+PERHAPS_MISSING = {"BullMQ"}  # without .bench: the project's own environment has no part of it
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
