@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -59,7 +59,7 @@ class Scales:
     """By how much the process grew, by library; what is imported within an import counts for itself."""
 
     def __init__(self) -> None:
-        self.grown: Counter[str] = Counter()
+        self.grown: defaultdict[str, float] = defaultdict(float)
         self._within: list[float] = []
 
     def weigh(self, spec: ModuleSpec) -> None:
@@ -76,7 +76,7 @@ class Scales:
                 execute(module)
             finally:
                 grown = resident_mb() - before
-                self.grown[library] += grown - self._within.pop()  # type: ignore[assignment]
+                self.grown[library] += grown - self._within.pop()
                 if self._within:
                     self._within[-1] += grown
 
