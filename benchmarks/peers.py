@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks import layers, memory, peers_report
-from benchmarks.contest import Load, measure, staged
+from benchmarks.contest import Load, measure
 from benchmarks.contestants import ROOT, Contestant, Missing, contestants
 from benchmarks.stage import fsync_ms, machine
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     results["command"] = "./dev bench peers" + (" --quick" if given.quick else "")
     if "sendq" in results["queues"]:
         results["profile"] = profile(given.only["sendq"], load)
-        results["memory"] = weight(given.only["sendq"], load)
+        results["memory"] = weight()
     peers_report.write(given.report, results)
     print((given.report / "peers.md").read_text(encoding="utf-8"))
     if "sendq" not in results["queues"]:
@@ -126,10 +126,9 @@ def profile(one: Contestant, load: Load) -> dict[str, Any] | str:
     return seen
 
 
-def weight(one: Contestant, load: Load) -> dict[str, float] | str:
+def weight() -> dict[str, float] | str:
     """What the worker's imports weigh (`memory.of_imports`); a sentence if that cannot be had."""
     try:
-        with staged(one, load, load.in_flight) as stage:
-            return memory.of_imports(stage.variables, ROOT)
-    except FAILURES as why:
+        return memory.of_imports()
+    except RuntimeError as why:
         return str(why)
