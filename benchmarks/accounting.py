@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Engine, text
 
-from sendq.ledger.engine import reading
+from sendq.ledger.db.engine import reading
 from tests.support.servers import PgServer
 
 # Backends tell of their pages now and then; the idle ones after 10 s.

@@ -26,10 +26,10 @@ from sqlalchemy import Engine, func, select
 
 from benchmarks.stage import API_KEY, LIMIT_S, SENT, count, cpu, machine, simulator, worker
 from sendq import Attachment, Message, Options, Send, SendQueue
-from sendq.ledger import migrate, schema
-from sendq.ledger.engine import open_engine
+from sendq.ledger.db import migrate, schema
+from sendq.ledger.db.engine import open_engine
 from tests.support.servers import running_postgres
-from worker.embedded import EmbeddedRedis
+from worker.redis.embedded import EmbeddedRedis
 
 MEGABYTE = 1_000_000
 

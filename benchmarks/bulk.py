@@ -25,9 +25,10 @@ from typing import Any
 from benchmarks import reporting
 from sendq import SendQueue
 from sendq.ids import lane_id
-from sendq.ledger import lanes, migrate
-from sendq.ledger.engine import open_engine, writing
-from sendq.paces import Paces
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_engine, writing
+from sendq.ledger.dispatching import lanes
+from sendq.rules.paces import Paces
 from tests.support.servers import running_postgres
 
 GRANT = "bench"

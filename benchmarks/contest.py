@@ -31,8 +31,8 @@ from benchmarks.contestants import ROOT, Contestant
 from benchmarks.stage import API_KEY, ms, on_core, peak_memory_mb, servers_cpu, tree_cpu, wait_until
 from benchmarks.standin import Marks
 from tests.support.servers import PgServer, running_postgres
-from worker.embedded import EmbeddedRedis
-from worker.guard import Guarded
+from worker.processes.guard import Guarded
+from worker.redis.embedded import EmbeddedRedis
 
 STALL_S = 40.0  # without a single call, after which a queue is given up
 SETTLE_S = 1.0  # that the servers have after the last call, for what they do later

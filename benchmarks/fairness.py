@@ -35,14 +35,14 @@ from benchmarks import plots
 from benchmarks.stage import API_KEY, machine, worker
 from sendq import Message, Options, Send, SendQueue, clock
 from sendq.clock import SECOND
-from sendq.ledger import migrate, schema
-from sendq.ledger.bulk import insert_new
-from sendq.ledger.engine import open_engine, writing
-from sendq.pace import PACES
+from sendq.ledger.db import migrate, schema
+from sendq.ledger.db.bulk import insert_new
+from sendq.ledger.db.engine import open_engine, writing
+from sendq.rules.pace import PACES
 from sendq.simulator import Fault, Simulator
 from sendq.simulator.limits import GMAIL_EXHAUSTED, ProviderLimits
 from tests.support.servers import running_postgres
-from worker.embedded import EmbeddedRedis
+from worker.redis.embedded import EmbeddedRedis
 
 RESULTS = Path(__file__).parent / "results"
 LATENCY_S = 0.05

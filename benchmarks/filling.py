@@ -2,7 +2,7 @@
 PostgreSQL itself.
 
 Batches of up to `CALL` messages, in the order of their calls, which are spread over the hour before; lanes in a random
-order, so that the jobs of one lane lie apart as they would. ``tests/integration/test_filling.py`` holds the rows
+order, so that the jobs of one lane lie apart as they would. ``tests/integration/house/test_filling.py`` holds the rows
 against those of real calls. Lanes are made by the dispatcher's own function, and held and closed by the ledger's.
 """
 
@@ -17,16 +17,16 @@ from sqlalchemy import Connection, Engine, text
 
 from sendq import clock
 from sendq.clock import SECOND, Micros
-from sendq.frozen import freeze_changes
 from sendq.ids import lane_id
-from sendq.ledger import lanes
-from sendq.ledger.bulk import chunks
-from sendq.ledger.engine import writing
+from sendq.ledger.db.bulk import chunks
+from sendq.ledger.db.engine import writing
+from sendq.ledger.db.schema import FIELDS
+from sendq.ledger.dispatching import lanes
 from sendq.ledger.enqueue import notify
 from sendq.ledger.events import BY_HAND
-from sendq.ledger.schema import FIELDS
-from sendq.paces import Paces
-from sendq.wire import JSON_TYPE
+from sendq.messages.payload import freeze_changes
+from sendq.messages.wire_format import JSON_TYPE
+from sendq.rules.paces import Paces
 
 APPLICATION, PROVIDER, HELD_PROVIDER = "default", "imap", "microsoft"
 
@@ -113,7 +113,7 @@ _BATCHES = text(
     " SELECT batch_id, lane_id, 'modify', 'message', false, :fields, 0, jobs, :body, :content_type, at, 1, due_at"
     " FROM called"
 )
-# `next_at` grows by a microsecond with each job of a call (`sendq.planning.job_row`).
+# `next_at` grows by a microsecond with each job of a call (`sendq.enqueueing.planning.job_row`).
 _JOBS = text(
     "INSERT INTO sendq_job (id, lane_id, batch_id, operation, object_id, priority, state, due_at, next_at, created_at)"
     f" SELECT uuidv7({_AGE}), lane_id, batch_id, 'modify', to_hex(no) || '-' || place, 1, 'queued', due_at,"
@@ -139,7 +139,7 @@ def take_in(ledger: Engine) -> None:
 
 
 def hold(ledger: Engine, grant_ids: Sequence[str], *, until: Micros) -> None:
-    """Leave each of these grants alone till then, as `sendq.ledger.holds.hold_grant` does, but many at once."""
+    """Hold each of these grants until then, as `sendq.ledger.operators.holds.hold_grant` does, many at once."""
     now = clock.now()
     _change(ledger, grant_ids, {"held_until": until, "held_since": now, "held_rule": BY_HAND, "held_by": BY, "ramp": 1})
 

@@ -29,12 +29,12 @@ from benchmarks import accounting, reporting
 from benchmarks.reporting import Bar
 from benchmarks.stage import API_KEY, cpu, fsync_ms, postgres_cpu, worker
 from sendq import Message, SendQueue, clock
-from sendq.ledger import migrate, schema
-from sendq.ledger.bulk import insert_new
-from sendq.ledger.engine import open_engine, reading, writing
+from sendq.ledger.db import migrate, schema
+from sendq.ledger.db.bulk import insert_new
+from sendq.ledger.db.engine import open_engine, reading, writing
 from sendq.simulator import Simulator
 from tests.support.servers import PgServer, running_postgres
-from worker.embedded import EmbeddedRedis
+from worker.redis.embedded import EmbeddedRedis
 
 P50_MS, P99_MS, IDLE_PERCENT = 10.0, 50.0, 1.0
 

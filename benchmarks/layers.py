@@ -25,12 +25,16 @@ OURS = ("sendq/", "tasks/", "worker/", "settings/")
 # The first layer that knows the file of a frame has it. Paths are from the root of the project or of its libraries.
 LAYERS: dict[str, tuple[str, ...]] = {
     "events and logs": (
-        "worker/journal.py", "worker/reporter.py", "worker/metrics.py", "worker/exporter.py", "worker/traces.py",
-        "structlog/", "prometheus_client/", "celery/events/", "kombu/pidbox.py", "logging/", "settings/",
+        "worker/telemetry/", "structlog/", "prometheus_client/", "celery/events/", "kombu/pidbox.py", "logging/",
+        "settings/",
     ),
     "broker": ("kombu/", "redis/", "celery/", "billiard/", "vine/", "amqp/"),
-    "ledger": ("sendq/ledger/", "sqlalchemy/", "psycopg/", "psycopg_binary/", "worker/recorder.py", "sendq/vault.py"),
-    "HTTP and TLS": ("tasks/nylas.py", "tasks/upload.py", "aiohttp/", "yarl/", "multidict/", "frozenlist/", "ssl.py"),
+    "ledger": (
+        "sendq/ledger/", "sqlalchemy/", "psycopg/", "psycopg_binary/", "worker/serving/recorder.py", "sendq/vault.py",
+    ),
+    "HTTP and TLS": (
+        "tasks/calling/nylas.py", "tasks/calling/upload.py", "aiohttp/", "yarl/", "multidict/", "frozenlist/", "ssl.py",
+    ),
     "policy and engine": ("tasks/", "worker/", "sendq/"),
     "event loop": ("asyncio/", "uvloop/"),
 }  # fmt: skip

@@ -17,10 +17,10 @@ from sqlalchemy import Engine, func, select, text
 from benchmarks.latency import percentile
 from benchmarks.stage import count
 from sendq import Message, SendQueue, State, clock
-from sendq.ledger import schema
-from sendq.ledger.engine import open_engine, writing
+from sendq.ledger.db import schema
+from sendq.ledger.db.engine import open_engine, writing
 from settings import Settings
-from worker.keeper import DAY, Keeper
+from worker.leading.pruner import DAY, Pruner
 
 MOST_TIMES = 2.0
 
@@ -60,19 +60,19 @@ def measure(ledger: Engine, *, finished: int, seconds: float) -> dict[str, Any]:
     enqueue(queue, until=_after(min(seconds, 2.0)))  # what is only loaded once
     alone = enqueue(queue, until=_after(seconds))
     command = [sys.executable, "-m", "benchmarks.retention", ledger.url.render_as_string(hide_password=False)]
-    keeper = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    pruner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        assert keeper.stdout is not None
-        keeper.stdout.readline()  # it begins
+        assert pruner.stdout is not None
+        pruner.stdout.readline()  # it begins
         enough, left = _after(seconds), count(ledger, FINISHED)
         began = time.monotonic()
-        beside = enqueue(queue, until=lambda: enough() or keeper.poll() is not None)
+        beside = enqueue(queue, until=lambda: enough() or pruner.poll() is not None)
         lasted, gone = time.monotonic() - began, left - count(ledger, FINISHED)
     finally:
-        keeper.terminate()
-        keeper.wait()
-        if keeper.stdout is not None:
-            keeper.stdout.close()
+        pruner.terminate()
+        pruner.wait()
+        if pruner.stdout is not None:
+            pruner.stdout.close()
     p99_alone, p99_beside = percentile(alone, 0.99), percentile(beside, 0.99)
     return {
         "finished_jobs": finished,
@@ -120,9 +120,9 @@ def keep(url: str) -> None:
     """One round of the keeper with the default settings."""
     ledger = open_engine(url)
     settings = Settings.load({"DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:9", "NYLAS_API_KEY": "none"})
-    keeper = Keeper(ledger, settings, leads=lambda: True, now=clock.now)
+    pruner = Pruner(ledger, settings, leads=lambda: True, now=clock.now)
     print(json.dumps({"keeps": True}), flush=True)
-    keeper.run_once()
+    pruner.run_once()
     ledger.dispose()
 
 

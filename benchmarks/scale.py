@@ -35,10 +35,11 @@ from benchmarks.filling import APPLICATION, DAY, HELD_PROVIDER, PROVIDER, Call
 from benchmarks.reporting import Bar
 from benchmarks.stage import API_KEY, count, cpu, postgres_cpu, simulator, worker
 from sendq import clock
-from sendq.ledger import holds, migrate, schema
-from sendq.ledger.engine import open_engine, reading, writing
+from sendq.ledger.db import migrate, schema
+from sendq.ledger.db.engine import open_engine, reading, writing
+from sendq.ledger.operators import holds
 from tests.support.servers import PgServer, running_postgres
-from worker.embedded import EmbeddedRedis, redis_client
+from worker.redis.embedded import EmbeddedRedis, redis_client
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 MOST_TIMES = 1.5

@@ -18,11 +18,11 @@ import psutil
 from sqlalchemy import Engine, Select, func, select
 
 from sendq import State
-from sendq.ledger import schema
-from sendq.ledger.engine import reading
+from sendq.ledger.db import schema
+from sendq.ledger.db.engine import reading
 from tests.support.servers import PgServer
-from worker.embedded import redis_client
-from worker.guard import Guarded
+from worker.processes.guard import Guarded
+from worker.redis.embedded import redis_client
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 API_KEY = "nyk_benchmark"

@@ -16,15 +16,15 @@ from collections.abc import Callable
 
 from sendq.clock import SECOND, now
 from sendq.ids import new_id
-from sendq.ledger.record import Outcome, Recorded
-from sendq.states import Event
+from sendq.ledger.dispatching.record import Outcome, Recorded
+from sendq.rules.states import Event
 from settings import Settings
 from settings.logs import start_logs
-from tasks.policy import POLICY
-from worker import journal, metrics
-from worker.alerts import Alerts
-from worker.reporter import Reporter
-from worker.traces import Traces
+from tasks.policy.table import POLICY
+from worker.telemetry import journal, metrics
+from worker.telemetry.alerts import Alerts
+from worker.telemetry.flower_events import FlowerEvents
+from worker.telemetry.traces import Traces
 
 GROUP, ROUNDS, REPEATS = 50, 9, 200
 
@@ -66,15 +66,15 @@ def measure() -> dict[str, float]:
     return {
         "journal (INFO)": _microseconds(write),
         "metrics": _microseconds(lambda: metrics.recorded(outcomes)),
-        "Flower, nobody listens": _microseconds(lambda: reporter(listening=False).tell(outcomes)),
-        "Flower, somebody listens": _microseconds(lambda: reporter(listening=True).tell(outcomes)),
+        "Flower, nobody listens": _microseconds(lambda: flower_events(listening=False).tell(outcomes)),
+        "Flower, somebody listens": _microseconds(lambda: flower_events(listening=True).tell(outcomes)),
         "Sentry, no DSN: alerts and traces": _microseconds(report),
     }
 
 
-def reporter(*, listening: bool) -> Reporter:
+def flower_events(*, listening: bool) -> FlowerEvents:
     """A new one, with room for a group: nobody empties it."""
-    return Reporter(Listening(listening), in_flight=lambda: 0)
+    return FlowerEvents(Listening(listening), in_flight=lambda: 0)
 
 
 def _microseconds(tell: Callable[[], object]) -> float:

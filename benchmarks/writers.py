@@ -22,10 +22,10 @@ from sqlalchemy import Engine, update
 
 from benchmarks.latency import percentile
 from sendq import Message, SendQueue
-from sendq.ledger import schema
-from sendq.ledger.engine import writing
+from sendq.ledger.db import schema
+from sendq.ledger.db.engine import writing
+from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.enqueue import CHANNEL
-from sendq.ledger.lanes import NEVER
 
 WRITERS = 16
 LANES = 1_000

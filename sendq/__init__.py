@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
-    from sendq.attachment import Attachment
+    from sendq.enqueueing.planning import NEVER, Options, Send
+    from sendq.enqueueing.query import Query
     from sendq.errors import (
         InvalidJob,
         KeyConflict,
@@ -31,12 +32,11 @@ if TYPE_CHECKING:
         SendqError,
         Unreadable,
     )
-    from sendq.message import CustomHeader, Message, Recipient, Template, TrackingOptions
-    from sendq.mime import MimeMessage
-    from sendq.planning import NEVER, Options, Send
-    from sendq.query import Query
+    from sendq.messages.attachment import Attachment
+    from sendq.messages.message import CustomHeader, Message, Recipient, Template, TrackingOptions
+    from sendq.messages.mime import MimeMessage
     from sendq.queue import SendQueue
-    from sendq.states import State
+    from sendq.rules.states import State
     from sendq.vault import Vault
     from sendq.views import AttemptView, Batch, BatchError, BatchView, Eta, Job, JobView, Priority, WalkView, Why
 
@@ -50,13 +50,13 @@ _HOMES = {
         "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Pruned", "Retryable",
         "SchemaMismatch", "SendqError", "Unreadable",
     ),
-    "sendq.attachment": ("Attachment",),
-    "sendq.message": ("CustomHeader", "Message", "Recipient", "Template", "TrackingOptions"),
-    "sendq.mime": ("MimeMessage",),
-    "sendq.planning": ("NEVER", "Options", "Send"),
-    "sendq.query": ("Query",),
+    "sendq.messages.attachment": ("Attachment",),
+    "sendq.messages.message": ("CustomHeader", "Message", "Recipient", "Template", "TrackingOptions"),
+    "sendq.messages.mime": ("MimeMessage",),
+    "sendq.enqueueing.planning": ("NEVER", "Options", "Send"),
+    "sendq.enqueueing.query": ("Query",),
     "sendq.queue": ("SendQueue",),
-    "sendq.states": ("State",),
+    "sendq.rules.states": ("State",),
     "sendq.vault": ("Vault",),
     "sendq.views": (
         "AttemptView", "Batch", "BatchError", "BatchView", "Eta", "Job", "JobView", "Priority", "WalkView", "Why",

@@ -17,7 +17,7 @@ from typing import NoReturn
 from sqlalchemy import exc
 
 from sendq.errors import SendqError
-from sendq.ledger import migrate
+from sendq.ledger.db import migrate
 
 USAGE_ERROR = 2
 ELSEWHERE = "all other commands come with the workers: ./dev sendq … in a checkout, python -m worker.cli … in the image"

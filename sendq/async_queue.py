@@ -14,16 +14,8 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sendq import clock
-from sendq.batches import BulkCall, Changes, Which, plan_batch
-from sendq.content import Content, ContentFault
-from sendq.errors import LedgerUnavailable
-from sendq.ledger import admission, migrate, progress, read
-from sendq.ledger.batches import end_some, withdraw
-from sendq.ledger.engine import open_async_engine, translated
-from sendq.ledger.joined import async_connection_of, connection_of
-from sendq.message import Message
-from sendq.mime import MimeMessage
-from sendq.planning import (
+from sendq.enqueueing.batches import BulkCall, Changes, Which, plan_batch
+from sendq.enqueueing.planning import (
     DEFAULT_APPLICATION,
     Expiry,
     Options,
@@ -33,13 +25,23 @@ from sendq.planning import (
     least_one,
     plan_sends,
 )
-from sendq.query import Query
+from sendq.enqueueing.query import Query
+from sendq.enqueueing.senders import Senders
+from sendq.errors import LedgerUnavailable
+from sendq.ledger import admission
+from sendq.ledger.batches import end_some, withdraw
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_async_engine, translated
+from sendq.ledger.db.joined import async_connection_of, connection_of
+from sendq.ledger.reading import lookup, progress
+from sendq.messages.content import Content, ContentFault
+from sendq.messages.message import Message
+from sendq.messages.mime import MimeMessage
 from sendq.queue import stored_batch, stored_jobs
-from sendq.senders import Senders
-from sendq.states import State
+from sendq.rules.states import State
+from sendq.rules.why import explain
 from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
-from sendq.why import explain
 
 T = TypeVar("T")
 
@@ -168,7 +170,7 @@ class AsyncSendQueue:
     ) -> JobView:
         """See `SendQueue.job`."""
         return await self._read(
-            lambda connection: read.job(connection, read.job_id(connection, job_id, application, key))
+            lambda connection: lookup.job(connection, lookup.job_id(connection, job_id, application, key))
         )
 
     async def why(
@@ -177,7 +179,7 @@ class AsyncSendQueue:
         """See `SendQueue.why`."""
         return await self._read(
             lambda connection: explain(
-                read.surroundings(connection, read.job_id(connection, job_id, application, key)), now=self._now()
+                lookup.surroundings(connection, lookup.job_id(connection, job_id, application, key)), now=self._now()
             )
         )
 
@@ -205,14 +207,14 @@ class AsyncSendQueue:
         """See `SendQueue.batch`."""
         return await self._read(
             lambda connection: progress.batch(
-                connection, read.batch_id(connection, batch_id, application, key), now=self._now()
+                connection, lookup.batch_id(connection, batch_id, application, key), now=self._now()
             )
         )
 
     async def cancel(self, job_id: str, *, session: Any = None) -> State:
         """See `SendQueue.cancel`."""
-        wanted = read.parse_id(job_id, what="job")
-        return await self._write(session, lambda connection: read.cancel(connection, wanted, now=self._now()))
+        wanted = lookup.parse_id(job_id, what="job")
+        return await self._write(session, lambda connection: lookup.cancel(connection, wanted, now=self._now()))
 
     async def cancel_batch(
         self,
@@ -225,7 +227,7 @@ class AsyncSendQueue:
         """See `SendQueue.cancel_batch`."""
 
         def begin(connection: Connection) -> UUID:
-            wanted = read.batch_id(connection, batch_id, application, key)
+            wanted = lookup.batch_id(connection, batch_id, application, key)
             withdraw(connection, wanted, now=self._now())
             return wanted
 

@@ -17,15 +17,8 @@ from uuid import UUID
 from sqlalchemy import URL, Connection, Engine
 
 from sendq import clock
-from sendq.batches import BulkCall, Changes, Which, plan_batch
-from sendq.ledger import admission, migrate, progress, read
-from sendq.ledger.batches import end_some, withdraw
-from sendq.ledger.engine import open_engine, reading, translated, writing
-from sendq.ledger.enqueue import store
-from sendq.ledger.joined import connection_of
-from sendq.message import Message
-from sendq.mime import MimeMessage
-from sendq.planning import (
+from sendq.enqueueing.batches import BulkCall, Changes, Which, plan_batch
+from sendq.enqueueing.planning import (
     DEFAULT_APPLICATION,
     Expiry,
     Options,
@@ -36,12 +29,21 @@ from sendq.planning import (
     least_one,
     plan_sends,
 )
-from sendq.query import Query
-from sendq.senders import Senders
-from sendq.states import State
+from sendq.enqueueing.query import Query
+from sendq.enqueueing.senders import Senders
+from sendq.ledger import admission
+from sendq.ledger.batches import end_some, withdraw
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_engine, reading, translated, writing
+from sendq.ledger.db.joined import connection_of
+from sendq.ledger.enqueue import store
+from sendq.ledger.reading import lookup, progress
+from sendq.messages.message import Message
+from sendq.messages.mime import MimeMessage
+from sendq.rules.states import State
+from sendq.rules.why import explain
 from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
-from sendq.why import explain
 
 T = TypeVar("T")
 
@@ -99,7 +101,7 @@ class SendQueue:
         """Accept one message for sending through ``grant_id``; durable once the transaction commits.
 
         With a ``key`` that was used before for the same content, the first job is given back and nothing is stored.
-        What the other arguments mean stands at `sendq.planning.Options`.
+        What the other arguments mean stands at `sendq.enqueueing.planning.Options`.
 
         Raises:
             InvalidJob: with every problem and its field; nothing was stored.
@@ -154,8 +156,8 @@ class SendQueue:
         metadata pair with its job's id is kept). Microsoft takes exactly one folder. Changes of one message run
         strictly one after another, in the order in which they were asked for.
 
-        The other options are those of `sendq.planning.Options`. Raises what `send` raises; what the ids raise while
-        they are read comes out as it is, and nothing was stored.
+        The other options are those of `sendq.enqueueing.planning.Options`. Raises what `send` raises; what the ids
+        raise while they are read comes out as it is, and nothing was stored.
         """
         which = Which(message_ids=message_ids, thread_ids=thread_ids)
         changes = Changes(unread, starred, folders, metadata)
@@ -218,13 +220,15 @@ class SendQueue:
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
     ) -> JobView:
         """A job by its id, or by the key it was enqueued with. Raises `NotFound`."""
-        return self._reading(lambda connection: read.job(connection, read.job_id(connection, job_id, application, key)))
+        return self._reading(
+            lambda connection: lookup.job(connection, lookup.job_id(connection, job_id, application, key))
+        )
 
     def why(self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION) -> Why:
         """Why a job is where it is, and until when. Raises `NotFound`."""
         return self._reading(
             lambda connection: explain(
-                read.surroundings(connection, read.job_id(connection, job_id, application, key)), now=self._now()
+                lookup.surroundings(connection, lookup.job_id(connection, job_id, application, key)), now=self._now()
             )
         )
 
@@ -255,7 +259,7 @@ class SendQueue:
         """A batch by its id or key, with its progress. Raises `NotFound`."""
         return self._reading(
             lambda connection: progress.batch(
-                connection, read.batch_id(connection, batch_id, application, key), now=self._now()
+                connection, lookup.batch_id(connection, batch_id, application, key), now=self._now()
             )
         )
 
@@ -268,7 +272,7 @@ class SendQueue:
         Raises `NotFound`.
         """
         with self._writing(session) as connection:
-            return read.cancel(connection, read.parse_id(job_id, what="job"), now=self._now())
+            return lookup.cancel(connection, lookup.parse_id(job_id, what="job"), now=self._now())
 
     def cancel_batch(
         self,
@@ -287,7 +291,7 @@ class SendQueue:
         Raises `NotFound`.
         """
         with self._writing(session) as connection:
-            wanted = read.batch_id(connection, batch_id, application, key)
+            wanted = lookup.batch_id(connection, batch_id, application, key)
             withdraw(connection, wanted, now=self._now())
         after: UUID | None = UUID(int=0)
         while session is None and after is not None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any
 
-from sendq.states import State
+from sendq.rules.states import State
 
 
 class Priority(IntEnum):

@@ -69,7 +69,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_ignore_result": True,
         "task_acks_late": False,
         "worker_pool": "threads",
-        "worker_consumer": "worker.strangers:PatientConsumer",
+        "worker_consumer": "worker.redis.unknown_messages:PatientConsumer",
         "worker_concurrency": settings.threads,
         "worker_prefetch_multiplier": 1,
         "worker_enable_prefetch_count_reduction": False,  # else fewer after each reconnection

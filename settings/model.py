@@ -20,8 +20,8 @@ from sqlalchemy import URL
 
 from sendq.clock import SECOND
 from sendq.errors import Problem
-from sendq.paces import Paces
-from sendq.preflight import CLOCK_TOLERANCE
+from sendq.rules.paces import Paces
+from sendq.rules.preflight import CLOCK_TOLERANCE
 from sendq.vault import Vault
 from settings.application import US, Application, NamedApplications, Provider
 from settings.environ import ROOT, EnvironSource, Row, reading, rows

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
 
+from sendq.enqueueing.targets import host_fault, is_endpoint_name, parse_target
 from sendq.errors import Problem
 from sendq.outcomes import secret_bytes
-from sendq.targets import host_fault, is_endpoint_name, parse_target
 from settings.values import Trimmed, refuse
 
 _HOW_TO_MAKE_ONE = 'make one with: printf "whsec_%s" "$(openssl rand -base64 32)"'

@@ -1,4 +1,4 @@
-"""Paces of one's own: ``SENDQ_PACES``, JSON that becomes `sendq.paces.PaceRule`."""
+"""Paces of one's own: ``SENDQ_PACES``, JSON that becomes `sendq.rules.paces.PaceRule`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sendq.pace import PACES
-from sendq.paces import PaceRule, Window
+from sendq.rules.pace import PACES
+from sendq.rules.paces import PaceRule, Window
 from settings.values import refuse
 
 _SHAPE = 'write [{"provider": "google", "limits": {"minute": 15000}}, {"grant": "…", "width": 1, "daily": 500}]'

@@ -52,7 +52,8 @@ def start_sentry(settings: Settings, **options: Any) -> bool:
         # look at every call and every statement, also of processes that trace nothing.
         auto_enabling_integrations=False,
         integrations=[CeleryIntegration(propagate_traces=False)],
-        # Traces are those of `worker.traces`, chosen there; what Celery's integration would make of bundles is none.
+        # Traces are those of `worker.telemetry.traces`, chosen there; what Celery's integration would make of bundles
+        # is none.
         traces_sampler=(lambda _context: 0.0) if settings.sentry_traces_sample_rate else None,
         **options,
     )

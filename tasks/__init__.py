@@ -1,0 +1,1 @@
+"""What a worker does with one job: a turn of its lane, call by call."""

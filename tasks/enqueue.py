@@ -23,10 +23,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sendq.characters import shown
+from sendq.enqueueing.planning import NEVER
 from sendq.errors import InvalidJob, Problem
-from sendq.message import Message
-from sendq.planning import NEVER
+from sendq.messages.characters import shown
+from sendq.messages.message import Message
 from sendq.queue import SendQueue
 from sendq.views import Batch, Job
 

@@ -21,20 +21,21 @@ from uuid import UUID
 
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
+from sendq.ledger.dispatching.record import Begin, End, Hold, Outcome, Shrink
+from sendq.ledger.dispatching.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soon
 from sendq.ledger.jobs import RULE_OF
-from sendq.ledger.record import Begin, End, Hold, Outcome, Shrink
-from sendq.ledger.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soon
-from sendq.pace import APART, call_of, next_ramp
-from sendq.preflight import DEATHS_TOLERATED, objection
-from sendq.states import Event
-from tasks import calls, stops
-from tasks.alone import NoProcess
-from tasks.calls import RETURNED, kind_of, make_call, read_answer
-from tasks.decide import Decision, JobFacts, decide
-from tasks.failure import Failure, Success
-from tasks.nylas import Application, NylasClient
-from tasks.row import Policy, Route, Scope
-from tasks.upload import Upload
+from sendq.rules.pace import APART, call_of, next_ramp
+from sendq.rules.preflight import DEATHS_TOLERATED, objection
+from sendq.rules.states import Event
+from tasks import failpoints
+from tasks.calling import calls
+from tasks.calling.calls import RETURNED, kind_of, make_call, read_answer
+from tasks.calling.isolated import NoProcess
+from tasks.calling.nylas import Application, NylasClient
+from tasks.calling.upload import Upload
+from tasks.policy.decide import Decision, JobFacts, decide
+from tasks.policy.failure import Failure, Success
+from tasks.policy.row import Policy, Route, Scope
 
 # A machine that cannot start a process now (no memory, no process left) is asked again after this.
 PROCESS_PAUSE: Micros = 10 * SECOND
@@ -292,7 +293,7 @@ class _Turn:
         event = objection(job, now=begun_at, key_max_age=around.key_max_age)
         if event is not None:
             return self._without_call(job, event, RULE_OF[event])
-        stops.reached("calling")
+        failpoints.reached("calling")
         with on_the_wire:
             application = around.application(lane.application)
             answer = await make_call(
@@ -303,7 +304,7 @@ class _Turn:
                 metadata_key=around.metadata_key,
                 upload=around.upload,
             )
-        stops.reached("answered")
+        failpoints.reached("answered")
         ended_at = around.now()
         result, page = read_answer(job, answer, provider=lane.provider, now=ended_at / SECOND)
         decision = decide(

@@ -12,9 +12,9 @@ import sys
 import time
 from dataclasses import replace
 
-from tasks.decide import decide
-from tasks.explain import explain
-from tasks.failure import OPERATIONS, PROVIDERS, Answer, parse
+from tasks.policy.decide import decide
+from tasks.policy.explain import explain
+from tasks.policy.failure import OPERATIONS, PROVIDERS, Answer, parse
 from tests.unit.test_decide import SEND, UNKNOWN
 from tests.unit.test_explain import assert_whole
 from tests.unit.test_policy import CASES, NOW, assert_sound

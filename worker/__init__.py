@@ -1,0 +1,1 @@
+"""The processes: the Celery application, and everything of sendq's in one worker process."""

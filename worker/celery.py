@@ -21,16 +21,17 @@ from celery.exceptions import Reject
 from celery.worker.control import inspect_command
 
 from sendq.errors import SendqError
-from sendq.ledger.lanes import Turn
+from sendq.ledger.dispatching.lanes import Turn
 from settings import Settings, SettingsError
 from settings.celery import QUEUE, celery_config
 from settings.logs import start_logs
 from settings.sentry import start_sentry
 from settings.values import mask
-from tasks import stops
-from worker import garbage, journal
+from tasks import failpoints
 from worker.process import BUNDLE, Process, as_message
-from worker.strangers import Strangers
+from worker.processes import garbage
+from worker.redis.unknown_messages import UnknownMessages
+from worker.telemetry import journal
 
 ENQUEUE = "sendq.enqueue"
 
@@ -61,7 +62,7 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
         self.process: Process | None = None
-        self.strangers = Strangers(app)
+        self.unknown_messages = UnknownMessages(app)
 
     def start(self, parent: Any) -> None:
         start_logs(settings)
@@ -73,7 +74,7 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
         except (SettingsError, SendqError) as error:
             print(f"sendq: {error}", file=sys.stderr)  # noqa: T201
             raise SystemExit(2) from None
-        self.strangers.start()
+        self.unknown_messages.start()
         running.append(self.process)
         if threading.current_thread() is threading.main_thread():  # else it is a worker inside of somebody's program
             garbage.settle()
@@ -81,7 +82,7 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, parent: Any) -> None:
         if self.process is not None:
-            self.strangers.stop(limit_s=0)
+            self.unknown_messages.stop(limit_s=0)
             # Meanwhile, what the pool's threads still hold is given back.
             self.process.stop()
             running.remove(self.process)
@@ -125,7 +126,7 @@ def _mind_signals(process: Process) -> None:
 
 
 class QuietHeart(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Stops the pulse of Celery's own heartbeat, which counts bundles; the one of `worker.reporter` counts calls."""
+    """Stops Celery's own heartbeat, which counts bundles; that of `worker.telemetry.flower_events` counts calls."""
 
     requires = ("celery.worker.consumer.heart:Heart",)
 
@@ -171,7 +172,7 @@ def publish(bundles: Sequence[Sequence[Turn]]) -> None:
     with app.producer_or_acquire() as producer:
         for bundle in bundles:
             take_on.apply_async((as_message(bundle),), queue=QUEUE, producer=producer, retry=False)
-            stops.reached("published")
+            failpoints.reached("published")
 
 
 @inspect_command(name="stats")  # type: ignore[untyped-decorator]

@@ -12,33 +12,33 @@ from sqlalchemy import Engine as Ledger
 
 from sendq import SendQueue
 from sendq.errors import InvalidJob, KeyConflict, Problem, SendqError
-from sendq.ledger import migrate
-from sendq.ledger.engine import open_busy_engine, open_engine
-from sendq.ledger.lanes import Turn
-from sendq.ledger.record import Outcome, Recorded
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_busy_engine, open_engine
+from sendq.ledger.dispatching.lanes import Turn
+from sendq.ledger.dispatching.record import Outcome, Recorded
 from settings import Settings, SettingsError
 from tasks.enqueue import accept
-from tasks.policy import POLICY
-from tasks.policy_file import PolicyFileError, policy_with
-from tasks.row import Policy
-from worker import journal, metrics
-from worker.alerts import Alerts, alert
-from worker.batches import Batches
-from worker.bell import Bell, PostgresBell, SqliteBell
-from worker.checker import Checker
-from worker.deliverer import Deliverer
-from worker.dispatcher import Dispatcher, Publish
-from worker.engine import Engine
-from worker.exporter import Exporter
-from worker.keeper import Keeper
-from worker.pulse import Pulse, run_directory
-from worker.reconciler import Reconciler
-from worker.reporter import Reporter
-from worker.rescuer import LATER_S, Rescuer
-from worker.time import LedgerTime
-from worker.traces import Traces
-from worker.uploads import READERS
-from worker.witness import Witness
+from tasks.policy.policy_file import PolicyFileError, policy_with
+from tasks.policy.row import Policy
+from tasks.policy.table import POLICY
+from worker.clocks.ledger_clock import LedgerClock
+from worker.leading.batches import Batches
+from worker.leading.dispatcher import Dispatcher, Publish
+from worker.leading.grant_checker import GrantChecker
+from worker.leading.pruner import Pruner
+from worker.leading.reconciler import Reconciler
+from worker.leading.renewal_witness import RenewalWitness
+from worker.leading.rescuer import LATER_S, Rescuer
+from worker.leading.wakeup import PostgresWakeup, SqliteWakeup, Wakeup
+from worker.notifying.deliverer import Deliverer
+from worker.processes.heartbeat_file import HeartbeatFile, run_directory
+from worker.serving.engine import Engine
+from worker.serving.uploads import READERS
+from worker.telemetry import journal, metrics
+from worker.telemetry.alerts import Alerts, alert
+from worker.telemetry.exporter import Exporter
+from worker.telemetry.flower_events import FlowerEvents
+from worker.telemetry.traces import Traces
 
 BUNDLE = "sendq.bundle"  # the task whose messages carry bundles
 
@@ -56,7 +56,7 @@ class Process:
     def __init__(self, settings: Settings, publish: Publish, events: Any, *, consumes: Callable[[], bool]) -> None:
         """``consumes``: whether this process reads from the broker just now."""
         self._settings = settings
-        self.now = LedgerTime()
+        self.now = LedgerClock()
         self.ledger = open_ledger(settings)
         self.queue = SendQueue(self.ledger, metadata_key=settings.metadata_key, vault=settings.vault)
         policy = policy_of(settings)
@@ -71,16 +71,16 @@ class Process:
             unreadable=self._unreadable,
             now=self.now,
         )
-        self.reporter = Reporter(events, in_flight=lambda: self.engine.calls)
+        self.flower_events = FlowerEvents(events, in_flight=lambda: self.engine.calls)
         self._consumes = consumes
-        self._pulse = Pulse(settings.run_dir or run_directory(os.environ))
-        self.engine.ticks.append(lambda: self._pulse.beat(self._obstacles()))
-        self.bell = bell_of(self.ledger)
-        self.witness = Witness(settings.broker_url.get_secret_value())
+        self._heartbeat_file = HeartbeatFile(settings.run_dir or run_directory(os.environ))
+        self.engine.ticks.append(lambda: self._heartbeat_file.beat(self._obstacles()))
+        self.wakeup = wakeup_of(self.ledger)
+        self.witness = RenewalWitness(settings.broker_url.get_secret_value())
         self.dispatcher = Dispatcher(
             self.ledger,
             publish,
-            self.bell,
+            self.wakeup,
             holder=lambda: self.engine.worker_id,
             now=self.now,
             lease_s=settings.lease_s,
@@ -101,12 +101,14 @@ class Process:
             serves=lambda: self.dispatcher.serves,
         )
         self.batches = Batches(self.ledger, leads=lambda: self.dispatcher.leads, now=self.now)
-        self.checker = Checker(self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=self.now)
+        self.grant_checker = GrantChecker(
+            self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=self.now
+        )
         self.exporter = Exporter(settings.metrics_address, self) if settings.metrics_address else None
         self.deliverer = Deliverer(
             self.ledger, settings, policy=policy, leads=lambda: self.dispatcher.leads, now=self.now
         )
-        self.keeper = Keeper(self.ledger, settings, leads=lambda: self.dispatcher.leads, now=self.now)
+        self.pruner = Pruner(self.ledger, settings, leads=lambda: self.dispatcher.leads, now=self.now)
         self.reconciler = Reconciler(
             self.ledger,
             self.engine,
@@ -125,17 +127,17 @@ class Process:
         if self.exporter is not None:
             self.exporter.start()
         try:
-            self._pulse.open()
+            self._heartbeat_file.open()
         except OSError as error:
             journal.no_pulse(error)
         self.engine.start()
-        self.reporter.start()
+        self.flower_events.start()
         self.dispatcher.start()
         self.rescuer.start()
         self.batches.start()
-        self.checker.start()
+        self.grant_checker.start()
         self.deliverer.start()
-        self.keeper.start()
+        self.pruner.start()
         self.reconciler.start()
 
     def stop(self) -> None:
@@ -144,15 +146,15 @@ class Process:
         self.dispatcher.stop(limit_s=2.0)
         self.rescuer.stop(limit_s=2.0)
         self.batches.stop(limit_s=2.0)
-        self.checker.stop(limit_s=2.0)
-        self.keeper.stop(limit_s=2.0)
+        self.grant_checker.stop(limit_s=2.0)
+        self.pruner.stop(limit_s=2.0)
         self.reconciler.stop(limit_s=2.0)
         self.engine.stop()
-        self._pulse.close()
-        self.reporter.stop(limit_s=1.0)
+        self._heartbeat_file.close()
+        self.flower_events.stop(limit_s=1.0)
         if self.exporter is not None:
             self.exporter.stop()
-        self.bell.close()
+        self.wakeup.close()
         self.witness.close()
         self.ledger.dispose()
 
@@ -213,11 +215,11 @@ class Process:
         if recorded.sent_twice:
             journal.sent_twice(recorded.sent_twice)
         metrics.recorded(outcomes)
-        self.reporter.tell(outcomes)
+        self.flower_events.tell(outcomes)
         self.alerts.recorded(outcomes, recorded)
         self.traces.recorded(outcomes)
         # A turn that ended may leave its lane due: the leader, if it is this process, need not wait for its poll.
-        self.bell.ring()
+        self.wakeup.ring()
 
     def _unreadable(self, key_name: str, jobs: int) -> None:
         journal.unreadable(key_name, jobs=jobs)
@@ -227,9 +229,9 @@ class Process:
         """A doubt ended: no call of this process, and its trail says what was learnt of the calls before."""
         journal.settled(outcome)
         metrics.ended(outcome)
-        self.reporter.tell([outcome])
+        self.flower_events.tell([outcome])
         self.alerts.recorded([outcome], Recorded())
-        self.bell.ring()
+        self.wakeup.ring()
 
 
 def as_message(turns: Sequence[Turn]) -> list[list[Any]]:
@@ -276,9 +278,9 @@ def open_ledger(settings: Settings) -> Ledger:
     return open_busy_engine(url, pool_size=settings.threads + OTHER_CONNECTIONS, max_overflow=2)
 
 
-def bell_of(ledger: Ledger) -> Bell:
+def wakeup_of(ledger: Ledger) -> Wakeup:
     """What wakes the dispatcher on this ledger."""
     if ledger.dialect.name == "sqlite":
         assert ledger.url.database is not None
-        return SqliteBell(ledger.url.database)
-    return PostgresBell(ledger)
+        return SqliteWakeup(ledger.url.database)
+    return PostgresWakeup(ledger)

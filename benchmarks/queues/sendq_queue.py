@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from benchmarks.queues.role import Letter, play
 from sendq import Message, Options, Send, SendQueue
-from sendq.ledger import migrate
-from sendq.ledger.engine import open_engine
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_engine
 
 # Its servers publish no limit, and one call at a time is what it may have: lanes are paced by nothing but the API.
 PROVIDER = "imap"

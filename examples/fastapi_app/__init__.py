@@ -1,0 +1,1 @@
+"""A shop on FastAPI: each invoice and its mail are accepted in one transaction."""

@@ -14,9 +14,9 @@ from examples.stories.page import Page
 from sendq import Message, SendQueue
 from sendq.simulator import Simulator
 from settings.environ import ROOT
-from worker.children import with_checkout
 from worker.demo.stage import staged
-from worker.stopping import Stop
+from worker.processes.children import with_checkout
+from worker.processes.stopping import Stop
 
 # How long a story waits for what it tells of; far above what it takes.
 LIMIT_S = 60.0

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, func, select
 
 from sendq.clock import Micros, moment
 from sendq.errors import LaneFull
-from sendq.eta import predicted
 from sendq.ids import lane_id
-from sendq.ledger import schema
-from sendq.ledger.read import AHEAD_MOST, hold_ends
-from sendq.states import State
+from sendq.ledger.db import schema
+from sendq.ledger.reading.lookup import AHEAD_MOST, hold_ends
+from sendq.rules.eta import predicted
+from sendq.rules.states import State
 from sendq.views import Eta, Priority
 
 

@@ -17,11 +17,11 @@ from sqlalchemy import Connection, Row, delete, func, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
 from sendq.errors import NotFound
-from sendq.ledger import schema
-from sendq.ledger.bulk import CHUNK, insert_rows
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import CHUNK, insert_rows
 from sendq.ledger.jobs import append_batch_changes, end_waiting, lock_jobs
-from sendq.progress import ended, walk_is_complete
-from sendq.states import Event, State
+from sendq.rules.progress import ended, walk_is_complete
+from sendq.rules.states import Event, State
 
 # Sums younger than this are kept apart from each other. Twice what the rate looks back.
 KEPT_APART: Micros = 120 * SECOND

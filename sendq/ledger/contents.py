@@ -16,11 +16,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, exists, insert, select
 
-from sendq.content import CHUNK, Content, ContentFault
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import new_id
-from sendq.ledger import schema
-from sendq.ledger.bulk import chunks, insert_rows
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import chunks, insert_rows
+from sendq.messages.content import CHUNK, Content, ContentFault
 from sendq.vault import Vault, context_of
 
 

@@ -38,8 +38,8 @@ from sqlalchemy import (
 )
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger import schema
-from sendq.ledger.bulk import update_rows
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.outcomes import GIVE_UP_AFTER
 
 WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"

@@ -1,8 +1,8 @@
 """Doubt: jobs that may have gone out, the looks for them, and how they end.
 
-What a look says is judged in `sendq.reconcile`; here is what it is judged from, and what follows. A doubt is taken up
-once (`take_up`): whatever put the job there need not know of looks. Nothing but an operator (`resolve`) and the
-reconciler (`settle`) moves a job out, unless a fact comes late.
+What a look says is judged in `sendq.rules.reconcile`; here is what it is judged from, and what follows. A doubt is
+taken up once (`take_up`): whatever put the job there need not know of looks. Nothing but an operator (`resolve`) and
+the reconciler (`settle`) moves a job out, unless a fact comes late.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from sqlalchemy import (
 
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
-from sendq.ledger import schema
-from sendq.ledger.bulk import insert_rows, update_rows
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows, update_rows
+from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.enqueue import append_wakes
 from sendq.ledger.jobs import store_changes
-from sendq.ledger.lanes import NEVER
-from sendq.ledger.revive import CHUNK, EXPIRY, wakes_of
-from sendq.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
-from sendq.states import FINAL, Event, State, move
+from sendq.ledger.operators.redrive import CHUNK, EXPIRY, wakes_of
+from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
+from sendq.rules.states import FINAL, Event, State, move
 
 # A look that was begun and not noted (its leader died) is repeated after this: longer than any look takes.
 BEGUN_FOR: Micros = 5 * 60 * SECOND
@@ -201,7 +201,8 @@ def rest(connection: Connection, lane_id: UUID, *, until: Micros) -> None:
 def ripe(connection: Connection, choice: Choice, *, before: Micros, now: Micros, limit: int) -> Sequence[Row[Any]]:
     """Jobs whose last request was before then and whose own choice, or else ``choice``, may be to end the doubt.
 
-    What `sendq.reconcile.by_itself` would leave for good is left out here, or it would stand in the way of others.
+    What `sendq.rules.reconcile.by_itself` would leave for good is left out here, or it would stand in the way of
+    others.
     """
     job, lane = schema.job, schema.lane
     gone = and_(lane.c.closed_at.is_not(None), lane.c.gone)

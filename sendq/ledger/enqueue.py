@@ -17,11 +17,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select, text, tuple_
 
 from sendq.clock import Micros
-from sendq.content import Content
 from sendq.errors import KeyConflict
-from sendq.ledger import schema
-from sendq.ledger.bulk import chunks, insert_new, insert_rows
 from sendq.ledger.contents import store_pieces
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import chunks, insert_new, insert_rows
+from sendq.messages.content import Content
 from sendq.vault import Vault, context_of
 
 NO_VAULT = Vault()

@@ -22,8 +22,8 @@ from sqlalchemy import Connection, Row, select
 
 from sendq.clock import Micros
 from sendq.ids import new_id
-from sendq.ledger import schema
-from sendq.ledger.bulk import insert_rows
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows
 
 # What stands as the rule of a hold that no rule made; its reason is in the event of the same time.
 BY_HAND = "by_hand"

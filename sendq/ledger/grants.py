@@ -21,12 +21,13 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, and_, exists, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger import events, outcomes, schema
+from sendq.ledger import events, outcomes
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching.lanes import lock, name_providers, settle
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting
-from sendq.ledger.lanes import lock, name_providers, settle
-from sendq.paces import Paces
-from sendq.states import Event, State
+from sendq.rules.paces import Paces
+from sendq.rules.states import Event, State
 
 # Between two questions about one grant: rarely, for most people come back within minutes or not today.
 CHECK_FIRST: Micros = 60 * SECOND

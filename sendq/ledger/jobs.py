@@ -16,10 +16,11 @@ from sqlalchemy import Connection, Row, select
 
 from sendq.clock import Micros
 from sendq.ids import number
-from sendq.ledger import outcomes, schema
-from sendq.ledger.bulk import insert_rows, one_of, update_rows
-from sendq.preflight import repeatable
-from sendq.states import FINAL, MOVES, Event, State
+from sendq.ledger import outcomes
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows, one_of, update_rows
+from sendq.rules.preflight import repeatable
+from sendq.rules.states import FINAL, MOVES, Event, State
 
 # What can change in a job after it was enqueued.
 JOB_CHANGES = (

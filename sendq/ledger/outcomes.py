@@ -19,12 +19,12 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, func, literal_column, select
 
 from sendq.clock import SECOND, Micros, moment
+from sendq.enqueueing.targets import parse_target
 from sendq.errors import Problem
 from sendq.ids import new_id
-from sendq.ledger import schema
-from sendq.ledger.bulk import insert_rows
-from sendq.states import State
-from sendq.targets import parse_target
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows
+from sendq.rules.states import State
 
 # Behind targets that this version cannot read, and the one that enqueued them could.
 UNKNOWN_RECEIVER = "unknown"

@@ -18,12 +18,13 @@ from sqlalchemy import Connection, Row, select
 
 from sendq.clock import SECOND, Micros
 from sendq.errors import Unreadable
-from sendq.ledger import events, schema
-from sendq.ledger.bulk import update_rows
+from sendq.ledger import events
 from sendq.ledger.contents import sealed_with
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, settle
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import with_changes
-from sendq.ledger.lanes import CLOSED_TURN, lock, settle
 from sendq.vault import Vault, context_of
 
 # The rule of jobs and lanes that wait for an encryption key.

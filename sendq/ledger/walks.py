@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Row, delete, select, update
 
 from sendq.clock import Micros
 from sendq.ids import new_id
-from sendq.ledger import schema
-from sendq.ledger.bulk import CHUNK, insert_new, insert_rows
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import CHUNK, insert_new, insert_rows
 from sendq.ledger.enqueue import append_wakes, sealed
 from sendq.vault import Vault
 

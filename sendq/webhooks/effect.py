@@ -21,9 +21,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, update
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger import grants, schema
-from sendq.ledger.bulk import insert_new
-from sendq.ledger.lanes import lock, settle
+from sendq.ledger import grants
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_new
+from sendq.ledger.dispatching.lanes import lock, settle
 from sendq.webhooks.notice import Kind, Notice
 
 EXPIRED = "grant_expired"

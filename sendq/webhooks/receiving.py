@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sendq.enqueueing.planning import DEFAULT_APPLICATION
 from sendq.errors import SendqError
-from sendq.planning import DEFAULT_APPLICATION
 from sendq.queue import SendQueue
 from sendq.webhooks.effect import apply
 from sendq.webhooks.notice import Received, read

@@ -1,0 +1,1 @@
+"""Flower in a real browser (`./dev browser`)."""

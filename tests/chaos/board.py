@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.stops import POINTS
+from tasks.failpoints import POINTS
 
 # While the API has the request and has not answered: a while after "calling", less than the API takes.
 WAITING = "waiting"

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from sendq import clock
-from tasks import stops
+from tasks import failpoints
 from tests.chaos.board import VARIABLE, WAITING, WAITING_AFTER_S, Board
 
 _board = Board(Path(os.environ[VARIABLE]))
@@ -24,7 +24,7 @@ def _reached(point: str) -> None:
         asyncio.get_running_loop().call_later(WAITING_AFTER_S, _board.visit, WAITING)
 
 
-stops.reached = _reached
+failpoints.reached = _reached
 clock.now = _wrong_time
 
 from worker.celery import app  # noqa: E402  # it hands the clock out when the worker starts

@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from sendq import State
-from sendq.ledger import schema
-from sendq.ledger.engine import reading
+from sendq.ledger.db import schema
+from sendq.ledger.db.engine import reading
+from sendq.rules.states import FINAL
 from sendq.simulator.store import Accepted, Modified
-from sendq.states import FINAL
 from tests.chaos.load import Load
 from tests.support.system import System
 

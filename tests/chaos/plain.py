@@ -20,7 +20,7 @@ from tests.chaos.report import Compared
 from tests.chaos.stage import LATENCY_S, Scenario, drained, staged
 from tests.support.servers import Cluster
 from tests.support.system import API_KEY, ROOT, System, eventually
-from worker.embedded import EmbeddedRedis
+from worker.redis.embedded import EmbeddedRedis
 
 NAME = "plain-celery"
 CREW, LANES, RATE = 3, 60, 60  # jobs a second, or as many as the machine lets through

@@ -14,7 +14,7 @@ from tests.chaos.stage import Scenario, Stage
 from tests.support.proxy import Loss
 from tests.support.servers import Cluster
 from tests.support.system import eventually
-from worker.embedded import redis_client
+from worker.redis.embedded import redis_client
 
 # --- Redis ------------------------------------------------------------------------------------------------------------
 

@@ -17,8 +17,8 @@ from sqlalchemy import func, select
 
 from sendq import State
 from sendq.clock import SECOND
-from sendq.ledger import schema
-from sendq.ledger.engine import reading
+from sendq.ledger.db import schema
+from sendq.ledger.db.engine import reading
 from tests.chaos.board import Death
 from tests.chaos.crew import Crew
 from tests.chaos.equation import Sum, add_up

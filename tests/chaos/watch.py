@@ -12,8 +12,8 @@ from uuid import UUID
 from sqlalchemy import exc, select
 
 from sendq.errors import SendqError
-from sendq.ledger import schema
-from sendq.ledger.engine import reading
+from sendq.ledger.db import schema
+from sendq.ledger.db.engine import reading
 from tests.chaos.board import Death
 from tests.support.system import System
 

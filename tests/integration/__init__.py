@@ -1,0 +1,1 @@
+"""Real PostgreSQL, real Redis, real processes; the tests start all of them."""

@@ -1,8 +1,8 @@
 """Three jobs of one turn that begins two at a time, and workers that die: by one of the jobs, or by whatever else.
 
 The first job kills the process that makes its call; the others are innocent. A worker may be killed three times from
-outside. What a death makes of a job, and when it is poison, is the product's own (`sendq.preflight`, `tasks.decide`,
-`tests.model.parts`).
+outside. What a death makes of a job, and when it is poison, is the product's own (`sendq.rules.preflight`,
+`tasks.policy.decide`, `tests.model.parts`).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
-from sendq.preflight import DEATHS_TOLERATED, objection
-from sendq.states import FINAL, Event, State
+from sendq.rules.preflight import DEATHS_TOLERATED, objection
+from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
 from tests.model.parts import Job, decided, outcome_of
 
@@ -92,7 +92,7 @@ class Deaths(World[Life]):
         return "job 1 kills the process in which it runs alone", state.having(number, after)
 
     def _died(self, state: Life) -> Life:
-        """As `sendq.ledger.rescue` brings back what a dead worker held."""
+        """As `sendq.ledger.dispatching.rescue` brings back what a dead worker held."""
         after = state
         for number, one in enumerate(state.jobs):
             if not one.loaded:

@@ -5,7 +5,7 @@ of), or never went. A message shows in the listing at once or when the settling 
 is ever indexed or not, and its header kept by the provider or not. Another job's message was accepted later or was not;
 a page may come from a stale copy once; somebody else's message may have the same words; the clock may run an hour
 ahead; and two leaders may look at once, of whom one is slow to write down what it saw. When looks count, and what they
-say, is the product's own (`sendq.reconcile`), and so is what the end of a doubt makes of the job
+say, is the product's own (`sendq.rules.reconcile`), and so is what the end of a doubt makes of the job
 (`sendq.ledger.doubt`).
 """
 
@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 
 from sendq.clock import Micros
 from sendq.ledger.doubt import BEGUN_FOR, Ending, _ended
-from sendq.reconcile import (
+from sendq.rules.reconcile import (
     KEY_LIFE,
     LONGEST_REQUEST,
     Choice,
@@ -32,7 +32,7 @@ from sendq.reconcile import (
     last_request,
     next_look,
 )
-from sendq.states import FINAL, Event, State
+from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
 from tests.model.parts import MINUTE, Job
 
@@ -158,7 +158,7 @@ class Doubts(World[Life]):
             yield "not found in a stale copy", (False, later), True
 
     def _noted(self, state: Life, made: Pending) -> tuple[str, Life]:
-        """As `worker.reconciler` notes it."""
+        """As `worker.leading.reconciler` notes it."""
         was, (found, later) = made.job, made.look
         look = Look(answered=True, whole=True, found="m" if found else None)
         judged = was

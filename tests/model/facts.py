@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
-from sendq.ledger.record import _is_of_another_generation
-from sendq.states import FINAL, Event, State
+from sendq.ledger.dispatching.record import _is_of_another_generation
+from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
 from tests.model.parts import Job, outcome_of
 
@@ -124,7 +124,7 @@ class Facts(World[Life]):
             )
 
     def _recorded(self, state: Life, call: Call) -> Life:
-        """As `sendq.ledger.record` has it: the attempt by its id, then the job, then the lane's slot."""
+        """As `sendq.ledger.dispatching.record` has it: the attempt by its id, then the job, then the lane's slot."""
         if call.fence in state.trail and self.has("outcomes carry an id"):
             return state
         job, fence = state.job, call.fence

@@ -2,7 +2,7 @@
 
 Calls that were on the wire when the hold fell come back after it, throttled, refused for want of credentials or
 accepted; their turn may be one that was taken back. A tick is ten minutes, and who asks for quiet wants twenty. What a
-hold, an outcome and the end of a turn make of the lane is the product's own (`sendq.ledger.record`).
+hold, an outcome and the end of a turn make of the lane is the product's own (`sendq.ledger.dispatching.record`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, ClassVar, NamedTuple, cast
 from sqlalchemy import Connection
 
 from sendq.clock import Micros
-from sendq.ledger.record import End, Hold, Outcome, _apply_to_lane, _end
-from sendq.pace import next_ramp, next_turn_at
-from sendq.states import Event
+from sendq.ledger.dispatching.record import End, Hold, Outcome, _apply_to_lane, _end
+from sendq.rules.pace import next_ramp, next_turn_at
+from sendq.rules.states import Event
 from tests.model.explorer import Promise, World
 from tests.model.parts import MINUTE, NOBODY, outcome_of
 
@@ -109,7 +109,7 @@ class Holds(World[Life]):
             yield "the person signs in again", state._replace(lane=opened, signed_in=now)
 
     def _begin(self, state: Life) -> Iterator[tuple[str, Life]]:
-        """As `sendq.ledger.record` begins a job with the commit before it."""
+        """As `sendq.ledger.dispatching.record` begins a job with the commit before it."""
         lane, now = state.lane, state.now
         free = sum(call.fence == lane.fence for call in state.calls) < state.ramp
         held = (lane.held_until or 0) > now and self.has("a held turn begins nothing more")

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from sendq.clock import Micros
 from sendq.ledger.jobs import withdrawal
-from sendq.preflight import KEY_MAX_AGE, objection, trusted_age
-from sendq.states import FINAL, Event, State
+from sendq.rules.preflight import KEY_MAX_AGE, objection, trusted_age
+from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
 from tests.model.parts import ANSWERS, MINUTE, Job, decided, outcome_of
 

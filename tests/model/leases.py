@@ -4,7 +4,7 @@ A tick is two seconds. The machine may be suspended (its monotonic clock stands 
 wall clock may be set back by an hour, a beat's answer may be slow, and what has passed the last look before the wire
 may take a tick to get there. A machine that is suspended just then calls late, whatever it looked at, and so does one
 whose clocks are both fooled: there the idempotency key is the only protection. The lease is the product's own
-(`worker.lease`). A rescuer may die at any time; the next one goes on from what was written down.
+(`worker.serving.lease`). A rescuer may die at any time; the next one goes on from what was written down.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import ClassVar, NamedTuple
 from sendq.clock import SECOND
 from settings import Settings
 from tests.model.explorer import Promise, World
-from worker.engine import LEASE_MARGIN_S
-from worker.lease import Lease
+from worker.serving.engine import LEASE_MARGIN_S
+from worker.serving.lease import Lease
 
 TICK_S = 2
 LAST = 10

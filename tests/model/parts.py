@@ -1,8 +1,9 @@
 """What several worlds are made of: a job as the ledger keeps it, and answers as the API gives them.
 
 Where the product is pure its own code is called, so that the worlds cannot drift from it: the table of moves, what an
-outcome makes of a job (`sendq.ledger.record`), what a death makes of it (`sendq.ledger.rescue`), the objections before
-a call (`sendq.preflight`), and from an answer to a decision (`tasks.failure`, `tasks.policy`, `tasks.decide`).
+outcome makes of a job (`sendq.ledger.dispatching.record`), what a death makes of it
+(`sendq.ledger.dispatching.rescue`), the objections before a call (`sendq.rules.preflight`), and from an answer to a
+decision (`tasks.policy.failure`, `tasks.policy.table`, `tasks.policy.decide`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger import rescue
+from sendq.ledger.dispatching import rescue
+from sendq.ledger.dispatching.record import Outcome, _after
 from sendq.ledger.jobs import JOB_CHANGES
-from sendq.ledger.record import Outcome, _after
-from sendq.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
-from sendq.states import MOVES, Event, State, move
-from tasks.decide import Decision, JobFacts, decide
-from tasks.failure import Answer, Failure, Success, parse
+from sendq.rules.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
+from sendq.rules.states import MOVES, Event, State, move
+from tasks.policy.decide import Decision, JobFacts, decide
+from tasks.policy.failure import Answer, Failure, Success, parse
 
 NOBODY = UUID(int=0)
 MINUTE: Micros = 60 * SECOND
@@ -58,7 +59,7 @@ class Job(NamedTuple):
         return self._replace(state=move(State(self.state), event).value)
 
     def begun(self, fence: int, *, now: Micros) -> Job:
-        """Begun in the turn of this fence, as `sendq.ledger.turns.begin` does it."""
+        """Begun in the turn of this fence, as `sendq.ledger.dispatching.turns.begin` does it."""
         key_at = now if self.key_at is None else self.key_at
         return self.moved(Event.BEGIN)._replace(turn=fence, begun_at=now, key_at=key_at)
 
@@ -71,12 +72,12 @@ class Job(NamedTuple):
         return self.having(_after(self, outcome, now=now))
 
     def recorded(self, outcome: Outcome, *, now: Micros) -> Job:
-        """After an outcome was recorded; as `sendq.ledger.record` does it, facts are not fenced and the rest is."""
+        """After an outcome was recorded; by `sendq.ledger.dispatching.record`: facts are not fenced, the rest is."""
         known = outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES[State(self.state)]
         return self.after(outcome, now=now) if known or self.in_turn(outcome.fence) else self
 
     def left_behind(self, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE) -> Job:
-        """After its worker was lost, as `sendq.ledger.rescue` does it."""
+        """After its worker was lost, as `sendq.ledger.dispatching.rescue` does it."""
         event = rescue._what_next(self, now=now, key_max_age=key_max_age)  # type: ignore[arg-type]
         deaths = max(self.deaths, min(DEATHS_TOLERATED, self.deaths + 1))
         return self.moved(event)._replace(doubt_at=self.begun_at, turn=None, begun_at=None, deaths=deaths)

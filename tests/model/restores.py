@@ -3,8 +3,8 @@
 Redis remembers how often the dispatcher's lease was renewed, and so does each worker; one of them may forget. A
 message in the broker may be of a turn that the restored ledger knows. What is lost is longer than two renewals. A tick
 is half an hour; the API forgets a key after two. Whether a ledger has lost something, and what `recover` makes of a
-job, is the product's own (`sendq.ledger.standing`, `sendq.ledger.recover`), and so is the time from which "not in the
-mailbox" counts.
+job, is the product's own (`sendq.ledger.dispatching.lineage`, `sendq.ledger.operators.recover`), and so is the time
+from which "not in the mailbox" counts.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple
 from uuid import UUID
 
-from sendq.ledger.recover import _doubted
-from sendq.ledger.standing import Standing
-from sendq.reconcile import Delays, counts_from
-from sendq.states import FINAL, Event, State
+from sendq.ledger.dispatching.lineage import Standing
+from sendq.ledger.operators.recover import _doubted
+from sendq.rules.reconcile import Delays, counts_from
+from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
 from tests.model.parts import MINUTE, Job, outcome_of
 
@@ -102,7 +102,7 @@ class Restores(World[Life]):
             yield from self._look(state)
 
     def _lead(self, state: Life) -> Iterator[tuple[str, Life]]:
-        """Renewals of the lease, each compared with the witness (`worker.dispatcher`), beats, and `recover`."""
+        """Renewals of the lease, each compared with the witness (`worker.leading.dispatcher`), beats, and `recover`."""
         ledger = state.ledger
         if ledger.shut:
             recovered = self._recovered(state)

@@ -8,9 +8,9 @@ SQL's own (locks, halves, cleaned text) are held by tests against the databases,
 Enqueue
 
     Enqueue writes no lane row; callers wait for each other only if their keys are equal; bulk calls sort their keys
-        tests/integration/test_enqueue.py::test_for_the_same_two_grants_in_opposite_order_never_wait_or_deadlock
-        tests/integration/test_enqueue.py::test_with_other_keys_or_none_do_not_wait
-        tests/integration/test_enqueue.py::test_with_the_same_keys_in_opposite_order_do_not_deadlock
+        tests/integration/ledger/test_enqueue.py::test_for_the_same_two_grants_in_opposite_order_never_wait_or_deadlock
+        tests/integration/ledger/test_enqueue.py::test_with_other_keys_or_none_do_not_wait
+        tests/integration/ledger/test_enqueue.py::test_with_the_same_keys_in_opposite_order_do_not_deadlock
     New jobs bring a wake row in their own transaction
         wakes: a wake row for each call
 
@@ -22,8 +22,8 @@ Dispatch
         turns: the fence only grows
     A change of a lane locks its row in one statement and works out the next time in a later one
         wakes: lock the lane, then look for its jobs
-        tests/integration/test_races.py::test_would_be_forgotten_by_one_statement_that_locks_and_scans
-        tests/integration/test_races.py::test_is_not_forgotten_whichever_statements_of_the_end_it_comes_between
+        tests/integration/ledger/test_races.py::test_would_be_forgotten_by_one_statement_that_locks_and_scans
+        tests/integration/ledger/test_races.py::test_is_not_forgotten_whichever_statements_of_the_end_it_comes_between
     New rows are never "those with an id above the last one seen": lower ids commit later
         wakes: lower ids may commit later
         wakes: a look at everything now and then
@@ -50,7 +50,7 @@ Work
         leases: it ends before the rescuer's patience
         leases: it counts from a beat's beginning
         leases: a beat takes back the silence before it
-        tests/integration/test_rescuer.py::test_begins_anew_with_a_beat
+        tests/integration/loops/test_rescuer.py::test_begins_anew_with_a_beat
     Directly before the call: the key is young enough
         keys: key's age before the wire
     Directly before the call: the job was not withdrawn, and is not over
@@ -60,8 +60,8 @@ Work
 Record
 
     Text from outside is cleaned; a group that is refused is halved down to the guilty outcome
-        tests/integration/test_recorder.py::test_with_a_row_that_the_ledger_refuses_loses_its_text_and_nothing_else
-        tests/integration/test_recorder.py::test_that_cannot_be_recorded_at_all_keeps_nobody_else_waiting
+        tests/integration/loops/test_recorder.py::test_with_a_row_that_the_ledger_refuses_loses_its_text_and_nothing_else
+        tests/integration/loops/test_recorder.py::test_that_cannot_be_recorded_at_all_keeps_nobody_else_waiting
         tests/unit/test_failure.py::test_survive_nowhere_in_a_failure
     Outcomes carry their own id: to repeat a commit changes nothing
         facts: outcomes carry an id
@@ -142,8 +142,8 @@ Faults that were met on the way
         keys: withdrawal on the wire
     A clock that was set back kept the dispatcher from looking at everything, and the leader from leading
         wakes: a clock that was set back
-        tests/integration/test_dispatcher.py::test_is_renewed_though_the_clock_was_set_back
-        tests/integration/test_dispatcher.py::test_of_a_leader_that_died_runs_out_though_its_clock_was_a_day_ahead
+        tests/integration/loops/test_dispatcher.py::test_is_renewed_though_the_clock_was_set_back
+        tests/integration/loops/test_dispatcher.py::test_of_a_leader_that_died_runs_out_though_its_clock_was_a_day_ahead
     A look with a clock that was ahead counted too early
         doubts: by the slower of two clocks
     A look that another leader had begun settled the next generation's doubt

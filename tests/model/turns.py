@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
-from sendq.pace import next_turn_at
-from sendq.states import FINAL, Event, State
+from sendq.rules.pace import next_turn_at
+from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
 from tests.model.parts import Job, outcome_of
 
@@ -135,10 +135,10 @@ class Turns(World[Life]):
         if worker.hand is not None:
             yield from self._carry_out(state, worker, *worker.hand)
         if worker.lost and self.has("strays are taken back"):
-            in_hand = {worker.reads, worker.hand and worker.hand[0]}
+            in_flight = {worker.reads, worker.hand and worker.hand[0]}
             if worker.hand is not None and worker.hand[2] == "claimed":
-                in_hand = set()
-            ours = state.turn == "claimed" and state.owner == worker.name and state.fence not in in_hand
+                in_flight = set()
+            ours = state.turn == "claimed" and state.owner == worker.name and state.fence not in in_flight
             yield "looks for strays", self._closed(state) if ours else state, worker._replace(lost=False)
 
     @staticmethod

@@ -2,8 +2,8 @@
 
 Two transactions take their ids in one order and commit in the other. A turn of the lane ends in several statements,
 between which others commit; the job that it ran comes back for a retry. The dispatcher looks for wake rows where its
-floors (`sendq.floors`) tell it to begin. A tick is 11 seconds, longer than the lag that the floors leave. The clock may
-be set back by an hour.
+floors (`sendq.rules.floors`) tell it to begin. A tick is 11 seconds, longer than the lag that the floors leave. The
+clock may be set back by an hour.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
 from sendq.clock import SECOND, Micros
-from sendq.floors import Floors
-from sendq.ledger.lanes import lower
-from sendq.pace import next_turn_at
+from sendq.ledger.dispatching.lanes import lower
+from sendq.rules.floors import Floors
+from sendq.rules.pace import next_turn_at
 from tests.model.explorer import Promise, World
 
 TICK: Micros = 11 * SECOND
@@ -169,7 +169,7 @@ class Wakes(World[Life]):
 
     @staticmethod
     def _settled(state: Life, scan: Micros | None) -> Life:
-        """As `sendq.ledger.lanes.settle` moves the mark."""
+        """As `sendq.ledger.dispatching.lanes.settle` moves the mark."""
         return state._replace(mark=state.now if scan is None else scan)
 
     def broken(self, state: Life) -> Iterator[Promise]:

@@ -20,12 +20,13 @@ from sqlalchemy import Connection, Engine, Row, select
 from sendq import Message, SendQueue, State
 from sendq.clock import SECOND, Micros
 from sendq.ids import lane_id, new_id
-from sendq.ledger import lanes, migrate, schema, turns
-from sendq.ledger.engine import open_engine, writing
-from sendq.ledger.record import Begin, End, Group, Outcome, Recorded
-from sendq.ledger.record import record as record_in
-from sendq.paces import Paces
-from sendq.states import Event
+from sendq.ledger.db import migrate, schema
+from sendq.ledger.db.engine import open_engine, writing
+from sendq.ledger.dispatching import lanes, turns
+from sendq.ledger.dispatching.record import Begin, End, Group, Outcome, Recorded
+from sendq.ledger.dispatching.record import record as record_in
+from sendq.rules.paces import Paces
+from sendq.rules.states import Event
 from tests.support.servers import PgServer
 
 START: Micros = 1_780_000_000 * SECOND  # June 2026; any time would do

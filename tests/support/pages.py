@@ -1,7 +1,7 @@
 """The pages of the documentation: what is made in them from the code, and the snippets that the tests run.
 
-``./dev python -m tests.support.pages`` writes anew what is made: the table of the policy, that of the settings, that of
-the queues that were measured, and the code of the examples.
+``./dev python -m tests.support.pages`` writes what is made: the tables of the policy, of the settings and of the queues
+that were measured, the code of the examples, and the tree of folders.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from pathlib import Path
 
 from benchmarks.peers_report import readme_table
 from settings import Settings
-from tasks.explain import policy_table_markdown
+from tasks.policy.explain import policy_table_markdown
 
 ROOT = Path(__file__).parents[2]
+GENERATED_ALSO = ("CONTRIBUTING.md",)  # pages whose snippets no test runs
 PAGES = ("README.md", "examples/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 
 # A snippet, indented or not; `<!-- code: PATH NAME -->` above it says where its code stands.
@@ -64,6 +65,7 @@ def filled(text: str) -> str:
     text = _between(text, "policy", policy_table_markdown())
     text = _between(text, "settings", settings_table_markdown())
     text = _between(text, "peers", peers_table_markdown())
+    text = _between(text, "tree", tree_markdown())
     return _CODE.sub(lambda at: f"<!-- code: {at[1]} {at[2]} -->\n\n```python\n{_source(at[1], at[2])}\n```\n", text)
 
 
@@ -75,6 +77,18 @@ def settings_table_markdown() -> str:
         default = f"`{row.default}`" + (f" {row.unit}" if row.unit else "") if row.default else ""
         lines.append(f"| {names} | {default} | {row.meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def tree_markdown() -> str:
+    """Every folder that is a package, with the first line of its docstring."""
+    lines = []
+    for package in sorted(path.parent for path in ROOT.glob("[a-z]*/**/__init__.py")):
+        name = package.relative_to(ROOT)
+        said = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8"))) or ""
+        lines.append(
+            f"{'  ' * (len(name.parts) - 1) + name.name + '/':<22} {said.splitlines()[0] if said else ''}".rstrip()
+        )
+    return "\n```text\n" + "\n".join(lines) + "\n```\n\n"
 
 
 def peers_table_markdown() -> str:
@@ -111,5 +125,5 @@ def run_program(argv: list[str], directory: Path, **environ: str) -> str:
 
 
 if __name__ == "__main__":
-    for name in PAGES:
+    for name in (*PAGES, *GENERATED_ALSO):
         (ROOT / name).write_text(filled(read(name)), encoding="utf-8")

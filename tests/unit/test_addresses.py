@@ -9,7 +9,7 @@ from email_validator import EmailNotValidError, validate_email
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.addresses import MOST_CHARACTERS, fault, parse, wire_form
+from sendq.messages.addresses import MOST_CHARACTERS, fault, parse, wire_form
 
 
 def ascii_texts(*, most: int) -> st.SearchStrategy[str]:

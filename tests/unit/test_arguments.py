@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.arguments import check_grant, check_ids, check_key, check_priority, check_times
+from sendq.enqueueing.arguments import check_grant, check_ids, check_key, check_priority, check_times
 from sendq.errors import Problem
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)

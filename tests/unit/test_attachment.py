@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from sendq import Attachment, InvalidJob, Message, MimeMessage, Send
-from sendq.content import MOST_BYTES
+from sendq.enqueueing.planning import Options, plan_sends
+from sendq.enqueueing.senders import Senders
 from sendq.errors import Problem
-from sendq.planning import Options, plan_sends
-from sendq.senders import Senders
-from sendq.wire import MAX_JSON_BYTES
+from sendq.messages.content import MOST_BYTES
+from sendq.messages.wire_format import MAX_JSON_BYTES
 
 NOW = 1_780_000_000_000_000
 RAW = b"From: Ann <ann@example.com>\r\nTo: b@example.com\r\nSubject: Hi\r\n\r\nBody\r\n"
@@ -152,7 +152,7 @@ class TestTheSizeOfARequest:
 
 
 def length_of(message: Message) -> int:
-    from sendq.wire import request_of
+    from sendq.messages.wire_format import request_of
 
     return request_of(message, job_id="0" * 36, metadata_key="key1").length
 
@@ -252,7 +252,7 @@ class TestATemplate:
     def test_goes_out_as_it_is(self) -> None:
         import json
 
-        from sendq.frozen import freeze_send
+        from sendq.messages.payload import freeze_send
 
         template = {"id": "t-1", "strict": False, "variables": {"b": "2", "a": "1"}}
         message = Message(to=["a@example.com"], template=template, signature_id="s-1")

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from sendq import InvalidJob, Options, Query
-from sendq.batches import BulkCall, Changes, Which, plan_batch
 from sendq.clock import SECOND
-from sendq.planning import Planned
+from sendq.enqueueing.batches import BulkCall, Changes, Which, plan_batch
+from sendq.enqueueing.planning import Planned
 
 START = 1_780_000_000 * SECOND
 READ = Changes(unread=False)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from sendq.ids import new_id
 from sendq.ledger.walks import Page
-from tasks.calls import SMALL_PAGE, kind_of, read_answer
-from tasks.failure import Answer, Failure, Success
-from tasks.page import CURSOR_MOST, IDS_MOST, read_page
+from tasks.calling.calls import SMALL_PAGE, kind_of, read_answer
+from tasks.calling.page import CURSOR_MOST, IDS_MOST, read_page
+from tasks.policy.failure import Answer, Failure, Success
 
 
 @dataclass

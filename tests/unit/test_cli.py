@@ -15,9 +15,9 @@ import click
 import pytest
 
 from sendq.ledger import deliveries, outcomes
-from sendq.states import State
+from sendq.rules.states import State
 from sendq.views import Priority
-from tasks.failure import OPERATIONS, PROVIDERS
+from tasks.policy.failure import OPERATIONS, PROVIDERS
 from worker.cli import listing, policies, telling
 from worker.cli.main import BROKEN_PIPE, INTERRUPTED, main, sendq
 from worker.cli.output import FAILED, UNUSABLE, clean
@@ -145,7 +145,7 @@ class TestExplain:
 
 class TestPolicy:
     def test_as_json_it_has_every_row_in_order(self, capsys: pytest.CaptureFixture[str]) -> None:
-        from tasks.policy import POLICY
+        from tasks.policy.table import POLICY
 
         out = run(capsys, "policy", "--json")[1]
         assert [row["id"] for row in json.loads(out)] == [row.id for row in POLICY.rows]
@@ -156,7 +156,7 @@ class TestPolicy:
         assert "\x1b" not in out
 
     def test_as_markdown_it_is_the_documentations_table(self, capsys: pytest.CaptureFixture[str]) -> None:
-        from tasks.explain import policy_table_markdown
+        from tasks.policy.explain import policy_table_markdown
 
         assert run(capsys, "policy", "--markdown")[1] == policy_table_markdown()
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sendq.content import CHUNK, MOST_BYTES, Content, ContentFault
 from sendq.errors import InvalidJob
+from sendq.messages.content import CHUNK, MOST_BYTES, Content, ContentFault
 
 DATA = bytes(range(256)) * 3_000  # three whole chunks and a part of one
 

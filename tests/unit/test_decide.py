@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.ledger.jobs import POISON
-from sendq.states import Event
-from tasks.decide import CONCURRENT_TRIES, KEY_TRUSTED_S, Decision, JobFacts, decide
-from tasks.failure import Answer, parse
-from tasks.row import Route, Scope, Sent
+from sendq.rules.states import Event
+from tasks.policy.decide import CONCURRENT_TRIES, KEY_TRUSTED_S, Decision, JobFacts, decide
+from tasks.policy.failure import Answer, parse
+from tasks.policy.row import Route, Scope, Sent
 from tests.unit.test_policy import assert_sound
 
 NOW = 1_767_863_513.0

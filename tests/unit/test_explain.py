@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.explain import explain, explain_lines, policy_table_markdown
-from tasks.policy import POLICY
+from tasks.policy.explain import explain, explain_lines, policy_table_markdown
+from tasks.policy.table import POLICY
 
 NOW = 1_767_863_513.0
 KEYS = ["rule", "title", "documented", "route", "scope", "delay_s", "sent", "why", "remedy", "doc"]

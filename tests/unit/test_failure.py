@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.failure import Answer, Failure, Success, parse
-from tasks.text import redact
-from tasks.waits import until_midnight_pacific
+from tasks.policy.failure import Answer, Failure, Success, parse
+from tasks.policy.text import redact
+from tasks.policy.waits import until_midnight_pacific
 
 NOW = 1_767_863_513.0  # 2026-01-08T09:11:53Z
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sendq.clock import SECOND
-from sendq.floors import LAG, WHOLE_EVERY, Floors
+from sendq.rules.floors import LAG, WHOLE_EVERY, Floors
 
 NOW = 1_780_000_000 * SECOND
 PAIR = ("default", "google")

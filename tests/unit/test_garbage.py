@@ -5,7 +5,7 @@ import sys
 
 SETTLED = """
 import gc, weakref
-from worker import garbage
+from worker.processes import garbage
 
 class Thing: pass
 

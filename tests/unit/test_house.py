@@ -16,9 +16,7 @@ from pathlib import Path
 import pytest
 
 from settings import Settings
-from tests.support.pages import PAGES, ROOT, filled, read, snippets
-
-ROOMS = ("sendq", "tasks", "worker", "settings")
+from tests.support.pages import GENERATED_ALSO, PAGES, ROOT, filled, read, snippets, tree_markdown
 
 
 def kept_files() -> Iterator[Path]:
@@ -39,14 +37,8 @@ def anchors(markdown: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def sections(markdown: str) -> dict[str, str]:
-    """Second and third level headings and what stands below each."""
-    parts = re.split(r"^##+ (.+)$", markdown, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
 class TestThePages:
-    @pytest.mark.parametrize("page", PAGES)
+    @pytest.mark.parametrize("page", [*PAGES, *GENERATED_ALSO])
     def test_have_what_is_made_from_the_code(self, page: str) -> None:
         assert read(page) == filled(read(page)), "./dev python -m tests.support.pages"
 
@@ -88,14 +80,11 @@ class TestThePages:
         assert len(read("README.md").splitlines()) <= 350
 
 
-class TestTheMapOfTheRooms:
-    @pytest.mark.parametrize("room", [*ROOMS, "sendq/ledger", "sendq/simulator"])
-    def test_shows_every_file_and_none_that_is_not_there(self, room: str) -> None:
-        text = next(text for title, text in sections(read("CONTRIBUTING.md")).items() if title.startswith(f"`{room}/`"))
-        shown = set(re.findall(r"`(\w+\.py|\w+/)`", text))
-        folders = {f"{path.name}/" for path in (ROOT / room).iterdir() if (path / "__init__.py").exists()}
-        there = {path.name for path in (ROOT / room).glob("*.py")} | folders
-        assert shown == there - {"__init__.py", "ledger/", "simulator/"}
+class TestTheTree:
+    def test_names_what_every_folder_is_for(self) -> None:
+        lines = tree_markdown().strip().splitlines()[1:-1]
+        assert len(lines) > 30
+        assert [line for line in lines if len(line.split(maxsplit=1)) < 2] == []
 
 
 class TestDev:

@@ -14,9 +14,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from sendq.ids import new_id
-from sendq.ledger.record import Hold, Outcome
-from sendq.states import Event
-from worker import journal
+from sendq.ledger.dispatching.record import Hold, Outcome
+from sendq.rules.states import Event
+from worker.telemetry import journal
 
 PAGE = Path(__file__).parents[2] / "docs" / "logs.md"
 HEAD = """\

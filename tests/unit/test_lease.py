@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sendq.clock import SECOND
-from worker.lease import Lease
+from worker.serving.lease import Lease
 
 
 class Clocks:

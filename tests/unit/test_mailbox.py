@@ -10,10 +10,10 @@ from typing import Any, cast
 import pytest
 
 from sendq.clock import SECOND
-from sendq.reconcile import LONGEST_REQUEST
-from tasks.failure import Answer
-from tasks.mailbox import PAGE, PAGES_MOST, Brought, Wanted, look
-from tasks.nylas import NylasClient
+from sendq.rules.reconcile import LONGEST_REQUEST
+from tasks.calling.mailbox import PAGE, PAGES_MOST, Brought, Wanted, look
+from tasks.calling.nylas import NylasClient
+from tasks.policy.failure import Answer
 
 MARK = "01900000-0000-7000-8000-000000000001"
 OTHER = "01900000-0000-7000-8000-000000000002"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from sendq.errors import InvalidJob
-from sendq.message import CustomHeader, Message, Recipient, TrackingOptions
+from sendq.messages.message import CustomHeader, Message, Recipient, TrackingOptions
 
 SECRET = "geheim-7731"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sendq.pace import PACES, PROVIDERS, next_ramp, next_turn_at, pace_of, probing_room
+from sendq.rules.pace import PACES, PROVIDERS, next_ramp, next_turn_at, pace_of, probing_room
 
 
 class TestThePaces:

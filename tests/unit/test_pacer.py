@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sendq.clock import SECOND, Micros
-from sendq.pace import (
+from sendq.rules.pace import (
     CALLS,
     HOUR,
     MINUTE,

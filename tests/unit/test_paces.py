@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sendq.clock import SECOND
-from sendq.pace import PACES, read
-from sendq.paces import PaceRule, Paces, Window
+from sendq.rules.pace import PACES, read
+from sendq.rules.paces import PaceRule, Paces, Window
 from settings import Settings, SettingsError
 
 

@@ -72,7 +72,12 @@ class TestTheReport:
 class TestMemory:
     @pytest.mark.parametrize(
         ("module", "library"),
-        [("celery.app.base", "celery"), ("worker.engine", "sendq"), ("json.encoder", STANDARD), ("_ssl", STANDARD)],
+        [
+            ("celery.app.base", "celery"),
+            ("worker.serving.engine", "sendq"),
+            ("json.encoder", STANDARD),
+            ("_ssl", STANDARD),
+        ],
     )
     def test_is_that_of_the_library_whose_module_took_it(self, module: str, library: str) -> None:
         assert library_of(module) == library
@@ -87,10 +92,10 @@ class TestALayer:
     @pytest.mark.parametrize(
         ("files", "layer"),
         [
-            (["worker/engine.py", "tasks/turn.py", "aiohttp/client.py", "json/encoder.py"], "HTTP and TLS"),
-            (["worker/recorder.py", "sendq/ledger/record.py", "json/encoder.py"], "ledger"),
-            (["worker/engine.py", "worker/journal.py", "structlog/_base.py"], "events and logs"),
-            (["worker/engine.py", "tasks/decide.py"], "policy and engine"),
+            (["worker/serving/engine.py", "tasks/turn.py", "aiohttp/client.py", "json/encoder.py"], "HTTP and TLS"),
+            (["worker/serving/recorder.py", "sendq/ledger/dispatching/record.py", "json/encoder.py"], "ledger"),
+            (["worker/serving/engine.py", "worker/telemetry/journal.py", "structlog/_base.py"], "events and logs"),
+            (["worker/serving/engine.py", "tasks/policy/decide.py"], "policy and engine"),
             (["threading.py"], OTHER),
         ],
     )
@@ -100,9 +105,12 @@ class TestALayer:
     def test_has_its_share_of_the_samples_and_a_thread_that_of_the_processor(self) -> None:
         lines = (
             "thread (7): sendq-loop;run (/x/site-packages/aiohttp/client.py:3) 30\n"
-            "thread (8): pool-1;write (sendq/ledger/record.py:9);run (/x/site-packages/sqlalchemy/base.py:4) 10\n"
+            "thread (8): pool-1;write (sendq/ledger/jobs.py:9);run (/x/site-packages/sqlalchemy/base.py:4) 10\n"
         )
         found = add_up(lines, {7: 60, 8: 20, 9: 20})
         assert found["layers"] == {"HTTP and TLS": 0.75, "ledger": 0.25}
         assert found["threads"] == {"sendq-loop": 0.6, "pool": 0.2, "those without samples": 0.2}
-        assert found["hottest"] == {"`run` in aiohttp/client.py": 0.75, "`write` in sendq/ledger/record.py": 0.25}
+        assert found["hottest"] == {
+            "`run` in aiohttp/client.py": 0.75,
+            "`write` in sendq/ledger/jobs.py": 0.25,
+        }

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue
-from sendq.batches import BulkCall, Changes, Which, plan_batch
 from sendq.clock import SECOND, micros
+from sendq.enqueueing.batches import BulkCall, Changes, Which, plan_batch
+from sendq.enqueueing.planning import SEND_EXPIRY, Planned, plan_sends
 from sendq.ids import lane_id
-from sendq.planning import SEND_EXPIRY, Planned, plan_sends
 
 START = 1_780_000_000 * SECOND
 TOMORROW = datetime(2026, 7, 1, tzinfo=UTC)

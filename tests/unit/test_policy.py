@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from sendq.states import MOVES, State
-from tasks.decide import Decision, JobFacts, decide, wait_range
-from tasks.failure import Answer, Failure, parse
-from tasks.policy import POLICY
-from tasks.policy_file import covers
-from tasks.row import Route, Row, Scope, Sent, Wait
+from sendq.rules.states import MOVES, State
+from tasks.policy.decide import Decision, JobFacts, decide, wait_range
+from tasks.policy.failure import Answer, Failure, parse
+from tasks.policy.policy_file import covers
+from tasks.policy.row import Route, Row, Scope, Sent, Wait
+from tasks.policy.table import POLICY
 
 NOW = 1_767_863_513.0  # 2026-01-08T09:11:53Z: a quarter of an hour before the moment that the Gmail case states
 DATA = json.loads((Path(__file__).parents[1] / "data" / "golden_errors.json").read_text())

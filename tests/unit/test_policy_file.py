@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from tasks.failure import Answer, Failure, parse
-from tasks.policy import POLICY
-from tasks.policy_file import Finding, PolicyFileError, check_policy, policy_with
-from tasks.row import Policy, Route, Scope
+from tasks.policy.failure import Answer, Failure, parse
+from tasks.policy.policy_file import Finding, PolicyFileError, check_policy, policy_with
+from tasks.policy.row import Policy, Route, Scope
+from tasks.policy.table import POLICY
 
 ROW = """
 [[row]]

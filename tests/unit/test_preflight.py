@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from sendq.clock import SECOND, Micros
-from sendq.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, KEY_MAX_AGE, objection, trusted_age
-from sendq.states import Event
+from sendq.rules.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, KEY_MAX_AGE, objection, trusted_age
+from sendq.rules.states import Event
 
 NOW = 1_000_000 * SECOND
 OLD_KEY = NOW - KEY_MAX_AGE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from sendq.clock import SECOND
-from sendq.progress import ended, eta, rate, walk_is_complete, walk_state
+from sendq.rules.progress import ended, eta, rate, walk_is_complete, walk_state
 
 
 @dataclass

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.clock import SECOND, Micros
-from sendq.reconcile import (
+from sendq.messages.wire_format import MAX_MULTIPART_BYTES
+from sendq.rules.reconcile import (
     APART,
     EARLY_LOOKS,
     KEY_LIFE,
@@ -31,9 +32,8 @@ from sendq.reconcile import (
     judge,
     next_look,
 )
-from sendq.states import Event
-from sendq.wire import MAX_MULTIPART_BYTES
-from tasks.nylas import SLOWEST_UPLOAD
+from sendq.rules.states import Event
+from tasks.calling.nylas import SLOWEST_UPLOAD
 
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic.script import ScriptDirectory
 
-from sendq.ledger import migrate
+from sendq.ledger.db import migrate
 
 
 class TestTheRevisions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from worker.slots import SHORTEST_S, Slots, Usual, jobs_to_load
+from worker.serving.slots import SHORTEST_S, Slots, Usual, jobs_to_load
 
 
 class TestTakingSlots:

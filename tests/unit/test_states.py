@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sendq.states import FINAL, MOVES, WAITING, Event, IllegalMove, State, move, sources
+from sendq.rules.states import FINAL, MOVES, WAITING, Event, IllegalMove, State, move, sources
 
 
 class TestTheTable:

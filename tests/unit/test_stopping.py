@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from worker.stopping import SIGNALS, Stopping, stoppable
+from worker.processes.stopping import SIGNALS, Stopping, stoppable
 
 
 class TestAskingToStop:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sendq import Message, SendQueue
+from sendq.enqueueing.targets import EndpointTarget, TaskTarget, UrlTarget, host_fault, parse_target
 from sendq.errors import InvalidJob, Problem
-from sendq.targets import EndpointTarget, TaskTarget, UrlTarget, host_fault, parse_target
 
 
 class TestReading:

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sendq.content import CHUNK
 from sendq.errors import LedgerUnavailable, Unreadable
 from sendq.ids import new_id
 from sendq.ledger.contents import StoredPiece
-from tasks.upload import NotWhole, Upload
+from sendq.messages.content import CHUNK
+from tasks.calling.upload import NotWhole, Upload
 
 JOB = new_id()
 OPENING = b"opening "

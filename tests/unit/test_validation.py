@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sendq.enqueueing.validation import MAX_RECIPIENTS_MICROSOFT, check_changes, check_message
 from sendq.errors import InvalidJob, Problem
-from sendq.frozen import freeze_send
-from sendq.message import CustomHeader, Message, TrackingOptions
-from sendq.validation import MAX_RECIPIENTS_MICROSOFT, check_changes, check_message
-from sendq.wire import MAX_JSON_BYTES
+from sendq.messages.message import CustomHeader, Message, TrackingOptions
+from sendq.messages.payload import freeze_send
+from sendq.messages.wire_format import MAX_JSON_BYTES
 
 JOB_ID = "0197a1b2-0000-7000-8000-000000000001"
 

@@ -20,7 +20,7 @@ from sendq.clock import SECOND, Micros
 from sendq.webhooks import BODY_MOST, Received, asgi, challenge, receive
 from sendq.webhooks.notice import Kind, Notice, read
 from settings import Settings, SettingsError
-from worker.webhooks import addresses, secrets_of
+from worker.processes.webhooks import addresses, secrets_of
 
 SECRET = "s3cret"
 NOW: Micros = 1_780_000_000 * SECOND

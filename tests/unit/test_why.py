@@ -1,6 +1,6 @@
 """Why a job is where it is: one answer, the dispatcher's own, and the first that holds.
 
-That it agrees with what the dispatcher does is tested against a ledger (tests/integration/test_lanes.py).
+That it agrees with what the dispatcher does is tested against a ledger (tests/integration/ledger/test_lanes.py).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, moment
-from sendq.ledger.read import Surroundings
-from sendq.reconcile import Seen
-from sendq.states import State
+from sendq.ledger.reading.lookup import Surroundings
+from sendq.rules.reconcile import Seen
+from sendq.rules.states import State
+from sendq.rules.why import explain
 from sendq.views import Why
-from sendq.why import explain
 
 NOW = 1_780_000_000 * SECOND
 LATER = NOW + 60 * SECOND

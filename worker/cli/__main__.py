@@ -11,7 +11,7 @@ import sys  # noqa: E402
 
 if sys.argv[1:2] == ["health"] and {"--live", "--ready"} & set(sys.argv) and set(sys.argv[2:]) <= PROBES:
     # Asked every few seconds by whoever watches a container: not worth the import of a command line.
-    from worker.pulse import main as probe
+    from worker.processes.heartbeat_file import main as probe
 
     sys.exit(probe(sys.argv[2:]))
 

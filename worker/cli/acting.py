@@ -8,11 +8,11 @@ import click
 
 from worker.cli.batching import batch_lines
 from worker.cli.door import ledger_engine, load_settings, open_ledger, open_queue
-from worker.cli.given import by_option, reason_option
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json, tell_table
+from worker.cli.params import by_option, reason_option
 
 if TYPE_CHECKING:
-    from sendq.states import State
+    from sendq.rules.states import State
     from sendq.views import BatchView
 
 CANCELLED = {
@@ -52,16 +52,17 @@ def cancel(job: str | None, batch: str | None, reason: str | None, by: str, dry_
 def _cancel(given: str, *, by: str, reason: str | None, dry_run: bool) -> State:
     """The state that the job is in then."""
     from sendq import clock
-    from sendq.ledger import events, read
-    from sendq.states import FINAL
+    from sendq.ledger import events
+    from sendq.ledger.reading import lookup
+    from sendq.rules.states import FINAL
 
-    job = read.parse_id(given, what="job")
+    job = lookup.parse_id(given, what="job")
     with open_ledger(writes=not dry_run) as connection:
-        before = read.job_row(connection, job)
+        before = lookup.job_row(connection, job)
         if dry_run:
-            return read.after_cancel(before)
+            return lookup.after_cancel(before)
         now = clock.now()
-        state = read.cancel(connection, job, now=now)
+        state = lookup.cancel(connection, job, now=now)
         if before.state not in FINAL:
             events.append(
                 connection, "cancel", at=now, by=by, reason=reason, job_id=job, batch_id=before.batch_id,
@@ -94,7 +95,7 @@ def _withdraw(seen: BatchView, *, by: str, reason: str | None) -> BatchView:
 
     from sendq import clock
     from sendq.ledger import batches, events
-    from sendq.ledger.engine import writing
+    from sendq.ledger.db.engine import writing
 
     batch = UUID(seen.id)
     with ledger_engine() as engine:
@@ -135,7 +136,7 @@ def check(as_json: bool) -> None:
     """Try everything a worker needs: settings, API keys, ledger, broker. Exit status 2 if something must be mended."""
     import dataclasses
 
-    from worker import check as checks
+    from worker.doctor import check as checks
 
     items = checks.check()
     if as_json:

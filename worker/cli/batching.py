@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sendq.states import State
+from sendq.rules.states import State
 from worker.cli.door import open_queue
-from worker.cli.given import one_of
 from worker.cli.output import FAILED, clean, json_option, tell, tell_json, when
+from worker.cli.params import one_of
 
 if TYPE_CHECKING:
     from sendq.views import BatchView, WalkView

@@ -31,7 +31,7 @@ def load_settings() -> Settings:
 def open_queue() -> Iterator[SendQueue]:
     """A queue over the configured ledger. Raises `LedgerUnavailable` rather than make a SQLite file by looking."""
     from sendq import SendQueue
-    from sendq.ledger.engine import open_engine
+    from sendq.ledger.db.engine import open_engine
 
     settings = load_settings()
     queue = SendQueue(open_engine(ledger_address(settings)), metadata_key=settings.metadata_key, vault=settings.vault)
@@ -50,7 +50,7 @@ def read_ledger(question: Callable[[Connection], T]) -> T:
 @contextmanager
 def open_ledger(*, writes: bool) -> Iterator[Connection]:
     """One transaction on the configured ledger, committed at the end of the block if it ``writes``."""
-    from sendq.ledger.engine import reading, writing
+    from sendq.ledger.db.engine import reading, writing
 
     with ledger_engine() as engine, writing(engine) if writes else reading(engine) as connection:
         yield connection
@@ -59,8 +59,8 @@ def open_ledger(*, writes: bool) -> Iterator[Connection]:
 @contextmanager
 def ledger_engine() -> Iterator[Engine]:
     """The configured ledger, for several transactions; one that is away, or not this version's, is refused."""
-    from sendq.ledger import migrate
-    from sendq.ledger.engine import open_engine
+    from sendq.ledger.db import migrate
+    from sendq.ledger.db.engine import open_engine
 
     engine = open_engine(ledger_address(load_settings()))
     try:

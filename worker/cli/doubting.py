@@ -11,15 +11,15 @@ import click
 
 from worker.cli.door import ledger_engine, read_ledger
 from worker.cli.finding import grant_options, lane_of, refuse_unknown_rule, rule_option
-from worker.cli.given import by_option, past, reason_option
 from worker.cli.output import FAILED, UNUSABLE, complain, json_option, tell, tell_json, when
+from worker.cli.params import by_option, past, reason_option
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from sendq.ledger.doubt import Answer, Found, Which
-    from sendq.ledger.recover import Unfinished
-    from sendq.states import State
+    from sendq.ledger.operators.recover import Unfinished
+    from sendq.rules.states import State
 
 # Spelled out, so that --help needs no import; a test holds them to the ledger's own.
 ANSWERS = ("sent", "resend", "dead")
@@ -115,7 +115,7 @@ def resolve(
 
 def _which(jobs: tuple[str, ...], rule: str | None, grant: str | None, application: str) -> Which:
     from sendq.ledger.doubt import Which
-    from sendq.ledger.read import parse_id
+    from sendq.ledger.reading.lookup import parse_id
 
     return Which(
         jobs=[parse_id(job, what="job") for job in jobs] if jobs else None,
@@ -128,7 +128,7 @@ def _all(which: Which, answer: Answer, *, by: str, reason: str, message_id: str 
     """Part by part, each in a transaction of its own: what is interrupted goes on when it is run again."""
     from sendq import clock
     from sendq.ledger import doubt
-    from sendq.ledger.engine import reading, writing
+    from sendq.ledger.db.engine import reading, writing
 
     tally, after = Tally(), None
     with ledger_engine() as engine:
@@ -150,7 +150,7 @@ def _all(which: Which, answer: Answer, *, by: str, reason: str, message_id: str 
 
 def _others(which: Which, tally: Tally) -> dict[UUID, State | None]:
     """The named jobs that were not in doubt, with their states; None: there is no such job."""
-    from sendq.ledger.revive import states
+    from sendq.ledger.operators.redrive import states
 
     if which.jobs is None:
         return {}
@@ -189,11 +189,11 @@ def recover(since: datetime, reason: str, by: str, dry_run: bool, as_json: bool)
     TIME.
     """
     from sendq import clock
-    from sendq.ledger import standing
+    from sendq.ledger.dispatching import lineage
 
     at = clock.micros(since)
     now = clock.now()
-    stands = read_ledger(standing.read)
+    stands = read_ledger(lineage.read)
     if stands.known_until is not None and at + clock.SECOND < stands.known_until:
         complain(
             f"the ledger itself knows of what happened until {when(clock.moment(stands.known_until))}; "
@@ -216,7 +216,7 @@ def recover(since: datetime, reason: str, by: str, dry_run: bool, as_json: bool)
 
 
 def _count(since: int) -> Unfinished:
-    from sendq.ledger import recover as recovery
+    from sendq.ledger.operators import recover as recovery
 
     return read_ledger(lambda connection: recovery.count(connection, since=since))
 
@@ -224,8 +224,8 @@ def _count(since: int) -> Unfinished:
 def _recover(since: int, *, by: str, reason: str) -> Unfinished:
     """Part by part; the last step opens the dispatch."""
     from sendq import clock
-    from sendq.ledger import recover as recovery
-    from sendq.ledger.engine import writing
+    from sendq.ledger.db.engine import writing
+    from sendq.ledger.operators import recover as recovery
 
     sends = changes = 0
     after: UUID | None = None

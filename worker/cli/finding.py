@@ -67,14 +67,14 @@ def lane_of(application: str, grant: str | None) -> UUID | None:
 
 def id_of(given: str | None, what: str) -> UUID | None:
     """A ``what``'s id, if one was given. Raises `NotFound` for what is none."""
-    from sendq.ledger.read import parse_id
+    from sendq.ledger.reading.lookup import parse_id
 
     return None if given is None else parse_id(given, what=what)
 
 
 def check_grant_id(grant: str) -> None:
     """Refuse what cannot be a grant's id; what is given is not repeated, for it may be an address."""
-    from sendq.arguments import check_grant
+    from sendq.enqueueing.arguments import check_grant
 
     problems = check_grant(grant)
     if problems:

@@ -8,15 +8,15 @@ import click
 
 from worker.cli.door import ledger_engine
 from worker.cli.finding import check_grant_id
-from worker.cli.given import by_option, reason_option
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
+from worker.cli.params import by_option, reason_option
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from sqlalchemy import Engine
 
-    from sendq.ledger.forget import Found, Tally
+    from sendq.ledger.operators.erasure import Found, Tally
 
 
 # A file may have 25 MB.
@@ -64,11 +64,11 @@ def _all(
 ) -> tuple[Found, Tally, int]:
     """Step by step: what is interrupted goes on when it is run again."""
     from sendq import clock
-    from sendq.ledger import forget as ledger
     from sendq.ledger.batches import withdraw
-    from sendq.ledger.bulk import chunks
     from sendq.ledger.contents import drop_unused_contents
-    from sendq.ledger.engine import reading, writing
+    from sendq.ledger.db.bulk import chunks
+    from sendq.ledger.db.engine import reading, writing
+    from sendq.ledger.operators import erasure as ledger
 
     tally = ledger.Tally()
     with reading(engine) as connection:
@@ -105,7 +105,7 @@ def _end_rest(engine: Engine, batch: UUID) -> None:
 
     from sendq import clock
     from sendq.ledger.batches import end_some
-    from sendq.ledger.engine import writing
+    from sendq.ledger.db.engine import writing
 
     after: UUID | None = UUID(int=0)
     while after is not None:

@@ -11,7 +11,7 @@ from worker.cli.output import FAILED, json_option, tell, tell_json
 
 if TYPE_CHECKING:
     from settings import Settings
-    from worker.health import Health
+    from worker.doctor.health import Health
 
 LIMIT_S = 30.0
 
@@ -30,7 +30,7 @@ def health(live: bool, ready: bool, limit: float, as_json: bool) -> None:
     the broker or the ledger is away. Exit status: 0 healthy, 1 not.
     """
     if live or ready:
-        from worker.pulse import main
+        from worker.processes.heartbeat_file import main
 
         given = [name for name, is_given in (("--ready", ready), ("--json", as_json)) if is_given]
         raise SystemExit(main(given, os.environ))
@@ -44,9 +44,9 @@ def health(live: bool, ready: bool, limit: float, as_json: bool) -> None:
 
 
 def _prove(limit_s: float) -> Health:
-    from sendq.ledger.engine import open_engine
+    from sendq.ledger.db.engine import open_engine
     from worker.cli.door import ledger_address, load_settings
-    from worker.health import prove
+    from worker.doctor.health import prove
 
     settings = load_settings()
     engine = open_engine(ledger_address(settings))
@@ -59,7 +59,7 @@ def _prove(limit_s: float) -> Health:
 def _answers(settings: Settings) -> bool:
     from redis import RedisError
 
-    from worker.embedded import redis_client
+    from worker.redis.embedded import redis_client
 
     try:
         with redis_client(settings.broker_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2) as client:

@@ -11,15 +11,15 @@ import click
 
 from worker.cli.door import load_settings, open_ledger, read_ledger
 from worker.cli.finding import check_grant_id
-from worker.cli.given import LONGEST, by_option, duration, reason_option, since_option, time
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json, tell_table, when
+from worker.cli.params import LONGEST, by_option, duration, reason_option, since_option, time
 from worker.cli.policies import PROVIDERS
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from sendq.clock import Micros
-    from sendq.ledger.holds import GrantLine, Released, Standing
+    from sendq.ledger.operators.holds import GrantLine, Released, Standing
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -201,7 +201,7 @@ def _instead(above: list[Scope]) -> str:
 
 
 def _hold(connection: Connection, scope: Scope, *, until: Micros, by: str, reason: str, now: Micros) -> bool:
-    from sendq.ledger import holds
+    from sendq.ledger.operators import holds
 
     if scope.grant is not None:
         return holds.hold_grant(connection, scope.application, scope.grant, until=until, by=by, reason=reason, now=now)
@@ -209,7 +209,7 @@ def _hold(connection: Connection, scope: Scope, *, until: Micros, by: str, reaso
 
 
 def _release(connection: Connection, scope: Scope, *, by: str, reason: str, now: Micros) -> Released | None:
-    from sendq.ledger import holds
+    from sendq.ledger.operators import holds
 
     if scope.grant is not None:
         return holds.release_grant(connection, scope.application, scope.grant, by=by, reason=reason, now=now)
@@ -217,7 +217,7 @@ def _release(connection: Connection, scope: Scope, *, by: str, reason: str, now:
 
 
 def _standing(connection: Connection, scope: Scope, *, now: Micros) -> Standing:
-    from sendq.ledger import holds
+    from sendq.ledger.operators import holds
 
     if scope.grant is not None:
         return holds.grant_standing(connection, scope.application, scope.grant, now=now)
@@ -226,14 +226,14 @@ def _standing(connection: Connection, scope: Scope, *, now: Micros) -> Standing:
 
 def _above(connection: Connection, scope: Scope, *, now: Micros) -> list[Scope]:
     """What is held around a scope: it waits for that as well."""
-    from sendq.ledger import holds
+    from sendq.ledger.operators import holds
 
     around = holds.held_above(connection, scope.application, grant_id=scope.grant, provider=scope.provider, now=now)
     return [Scope(scope.application, None, None if provider == "*" else provider) for provider in around]
 
 
 def _waiting(standing: Standing) -> str:
-    from sendq.ledger.holds import COUNT_MOST
+    from sendq.ledger.operators.holds import COUNT_MOST
 
     number = f"{standing.waiting:,}" + (" or more" if standing.waiting >= COUNT_MOST else "")
     return "1 job waits" if standing.waiting == 1 else f"{number} jobs wait"
@@ -263,8 +263,8 @@ def _standing_json(standing: Standing) -> dict[str, Any]:
 def grants(closed: bool, held: bool, everything: bool, limit: int, as_json: bool) -> None:
     """Grants that are closed or held: since when, why, how much waits, and where the owner of each signs in again."""
     from sendq import clock
-    from sendq.ledger.holds import grant_lines
-    from worker.reauth import reauth_url
+    from sendq.ledger.operators.holds import grant_lines
+    from worker.notifying.reauth import reauth_url
 
     if closed + held + everything > 1:
         raise click.UsageError("give one of --closed, --held and --all")
@@ -286,7 +286,7 @@ def grants(closed: bool, held: bool, everything: bool, limit: int, as_json: bool
 
 
 def _cells(line: GrantLine, url: str | None) -> tuple[object, ...]:
-    from sendq.ledger.holds import LINE_COUNT_MOST
+    from sendq.ledger.operators.holds import LINE_COUNT_MOST
 
     name = line.grant_id if line.application == "default" else f"{line.grant_id} of {line.application}"
     state = "gone" if line.gone else "closed, being checked" if line.suspected else line.state

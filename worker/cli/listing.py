@@ -19,12 +19,12 @@ from worker.cli.finding import (
     refuse_unknown_rule,
     rule_option,
 )
-from worker.cli.given import past, since_option
 from worker.cli.output import json_option, tell, tell_json, tell_table
+from worker.cli.params import past, since_option
 
 if TYPE_CHECKING:
-    from sendq.ledger.dead import OfRule, Which
-    from tasks.words import Said
+    from sendq.ledger.reading.dead_letters import OfRule, Which
+    from tasks.policy.words import Said
 
 # Spelled out, so that --help needs no import of the package's own lists; a test holds them together.
 STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired")
@@ -59,8 +59,8 @@ def jobs(
 ) -> None:
     """The jobs that fit every given filter; those that were enqueued last come first."""
     from sendq.clock import micros
-    from sendq.ledger.listing import Which, latest_jobs
-    from sendq.states import State
+    from sendq.ledger.reading.listing import Which, latest_jobs
+    from sendq.rules.states import State
     from sendq.views import Priority
 
     which = Which(
@@ -114,7 +114,7 @@ def dead(
     With --rule they are listed one by one, those that were given up last first.
     """
     from sendq.clock import micros
-    from sendq.ledger.dead import Which, by_rule
+    from sendq.ledger.reading.dead_letters import Which, by_rule
 
     which = Which(rule, lane_of(application, grant), id_of(batch, "batch"), None if since is None else micros(since))
     given = {"--grant": grant, "--application": None if application == "default" else application}
@@ -142,7 +142,7 @@ def dead(
 def _tell_letters(
     which: Which, given: Mapping[str, str | None], *, after: str | None, limit: int, as_json: bool
 ) -> None:
-    from sendq.ledger.dead import letters
+    from sendq.ledger.reading.dead_letters import letters
 
     behind = id_of(after, "job")
     found = read_ledger(lambda connection: letters(connection, which, after=behind, limit=limit + 1))

@@ -115,9 +115,9 @@ def _explained(error: Exception) -> int:
     from sqlalchemy.exc import DBAPIError
 
     from sendq.errors import LedgerUnavailable, NotFound, SendqError
-    from sendq.ledger.migrate import COMMAND
+    from sendq.ledger.db.migrate import COMMAND
     from settings.errors import SettingsError
-    from worker.embedded import EmbeddedError
+    from worker.redis.embedded import EmbeddedError
 
     if isinstance(error, NotFound):
         complain(f"{error}; to look for it: sendq jobs")

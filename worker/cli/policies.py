@@ -13,8 +13,8 @@ import click
 from worker.cli.output import FAILED, UNUSABLE, clean, complain, json_option, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
-    from tasks.row import Policy, Row
-    from tasks.words import Said
+    from tasks.policy.row import Policy, Row
+    from tasks.policy.words import Said
 
 # Spelled out, so that --help needs no imports; a test holds them to the policy's own.
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown")
@@ -50,7 +50,7 @@ def explain(
     as_json: bool,
 ) -> None:
     """What happens to a job that meets this answer of the API on its first attempt. It always has an answer."""
-    from tasks import explain as explaining
+    from tasks.policy import explain as explaining
 
     policy = _policy(policy_file)
     if batch:
@@ -101,7 +101,7 @@ def policy(context: click.Context, markdown: bool, policy_file: Path | None, as_
     """The table that decides what happens after each failure: the first row that fits wins."""
     if context.invoked_subcommand is not None:
         return
-    from tasks.explain import policy_table_markdown
+    from tasks.policy.explain import policy_table_markdown
 
     table = _policy(policy_file)
     if markdown:
@@ -120,7 +120,7 @@ def check_file(file: Path, as_json: bool) -> None:
     """Look through a FILE of rows of your own, line by line. Exit status 1 if it cannot be used."""
     import dataclasses
 
-    from tasks.policy_file import check_policy
+    from tasks.policy.policy_file import check_policy
 
     findings = check_policy(_text_of(file))
     if as_json:
@@ -136,9 +136,9 @@ def check_file(file: Path, as_json: bool) -> None:
 
 def words_of_rules() -> dict[str, Said]:
     """What every rule says, rows of one's own among them; a file of these that cannot be used is complained of."""
-    from tasks.policy import POLICY
-    from tasks.policy_file import PolicyFileError, policy_with
-    from tasks.words import words_of
+    from tasks.policy.policy_file import PolicyFileError, policy_with
+    from tasks.policy.table import POLICY
+    from tasks.policy.words import words_of
     from worker.cli.door import load_settings
 
     file = load_settings().policy_file
@@ -178,11 +178,11 @@ def _row_json(row: Row) -> dict[str, Any]:
 
 
 def _policy(file: Path | None) -> Policy:
-    from tasks.policy import POLICY
+    from tasks.policy.table import POLICY
 
     if file is None:
         return POLICY
-    from tasks.policy_file import PolicyFileError, policy_with
+    from tasks.policy.policy_file import PolicyFileError, policy_with
 
     try:
         return policy_with(_text_of(file))

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.door import ledger_engine, open_queue
-from worker.cli.given import one_of
 from worker.cli.output import clean, clear_screen, complain, json_option, tell, tell_json, tell_table, when
+from worker.cli.params import one_of
 from worker.cli.policies import words_of_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sendq.ledger.deliveries import Backlog
-    from sendq.ledger.overview import Hold, Overview
+    from sendq.ledger.reading.overview import Hold, Overview
     from sendq.views import AttemptView
 
 NOTHING = "Nothing to do."  # a remedy that needs no line
@@ -33,8 +33,8 @@ def status(watch: float | None, as_json: bool) -> None:
     """Jobs by state, how long they wait and how many go out, lanes, what is held and why, workers, and who leads."""
     from sendq import clock
     from sendq.errors import SendqError
-    from sendq.ledger.engine import reading
-    from sendq.ledger.overview import overview
+    from sendq.ledger.db.engine import reading
+    from sendq.ledger.reading.overview import overview
 
     with ledger_engine() as engine:
         while True:
@@ -58,8 +58,8 @@ def status(watch: float | None, as_json: bool) -> None:
 
 
 def _tell_overview(seen: Overview) -> None:
-    from sendq.ledger.overview import COUNT_MOST, RATE_S
-    from sendq.states import WAITING
+    from sendq.ledger.reading.overview import COUNT_MOST, RATE_S
+    from sendq.rules.states import WAITING
 
     if seen.shut is not None:
         tell(f"shut since {when(seen.shut.since)}: {seen.shut.says} --since {_iso(seen.shut.known_until)} --reason …")

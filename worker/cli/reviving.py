@@ -11,14 +11,14 @@ import click
 
 from worker.cli.door import ledger_engine, read_ledger
 from worker.cli.finding import batch_option, grant_options, id_of, lane_of, refuse_unknown_rule, rule_option
-from worker.cli.given import by_option, rate, reason_option, since_option
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
+from worker.cli.params import by_option, rate, reason_option, since_option
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from sendq.ledger.revive import Found, Wanted
-    from sendq.states import State
+    from sendq.ledger.operators.redrive import Found, Wanted
+    from sendq.rules.states import State
 
 # Why a dead letter stays one, and what a person can do about it; a test holds these to the ledger's own reasons.
 REFUSED = {
@@ -122,8 +122,8 @@ def _wanted(
     even_overtaken: bool,
 ) -> Wanted:
     from sendq.clock import micros
-    from sendq.ledger.read import parse_id
-    from sendq.ledger.revive import Wanted
+    from sendq.ledger.operators.redrive import Wanted
+    from sendq.ledger.reading.lookup import parse_id
 
     return Wanted(
         jobs=[parse_id(job, what="job") for job in jobs] if jobs else None,
@@ -139,8 +139,8 @@ def _wanted(
 def _all(wanted: Wanted, *, limit: int | None, apart: int, by: str, reason: str | None, dry_run: bool) -> Tally:
     """Part by part, each in a transaction of its own: what is interrupted goes on when it is run again."""
     from sendq import clock
-    from sendq.ledger.engine import reading, writing
-    from sendq.ledger.revive import CHUNK, find, revive
+    from sendq.ledger.db.engine import reading, writing
+    from sendq.ledger.operators.redrive import CHUNK, find, revive
 
     tally, after, next_at = Tally(), None, 0
     with ledger_engine() as engine:
@@ -166,7 +166,7 @@ def _all(wanted: Wanted, *, limit: int | None, apart: int, by: str, reason: str 
 
 def _others(wanted: Wanted, tally: Tally) -> dict[UUID, State | None]:
     """The named jobs that were not dead letters, with their states; None: there is no such job."""
-    from sendq.ledger.revive import states
+    from sendq.ledger.operators.redrive import states
 
     if wanted.jobs is None:
         return {}

@@ -28,7 +28,7 @@ def up(workers: int, flower: bool) -> None:
 
     Ctrl-C or SIGTERM stops it all; calls on the wire are finished first.
     """
-    from worker.up import up as run_up
+    from worker.processes.up import up as run_up
 
     raise SystemExit(run_up(load_settings(), workers=workers, flower=flower, environ=os.environ, say=complain))
 
@@ -41,7 +41,7 @@ def worker(arguments: tuple[str, ...]) -> None:
     Needs DATABASE_URL, REDIS_URL and an API key. Becomes Celery's process, so signals reach it directly. Celery's own
     options are listed by: celery worker --help
     """
-    from worker.children import with_checkout, worker_argv
+    from worker.processes.children import with_checkout, worker_argv
 
     if {"-h", "--help"} & set(arguments):  # Celery's would load our application, which needs settings
         tell(click.get_current_context().get_help())
@@ -64,7 +64,7 @@ def webhooks(host: str, port: int) -> None:
     leaves bodies as they are (the signature is that of the bytes) and passes on x-nylas-signature.
     """
     from settings.logs import start_logs
-    from worker.webhooks import secrets_of, serve
+    from worker.processes.webhooks import secrets_of, serve
 
     settings = load_settings()
     secrets = secrets_of(settings)

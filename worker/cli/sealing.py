@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.door import ledger_engine, load_settings
-from worker.cli.given import by_option, reason_option
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
+from worker.cli.params import by_option, reason_option
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -85,7 +85,7 @@ def rekey(reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
 def _note(engine: Engine, key: str | None, *, by: str, reason: str | None) -> None:
     from sendq import clock
     from sendq.ledger import events
-    from sendq.ledger.engine import writing
+    from sendq.ledger.db.engine import writing
 
     words = f"under {key}" + (f": {reason}" if reason else "")
     with writing(engine) as connection:
@@ -97,8 +97,8 @@ def _removable(vault: Vault) -> str:
 
 
 def _all(engine: Engine, vault: Vault) -> tuple[int, Counter[str]]:
-    from sendq.ledger.engine import writing
-    from sendq.ledger.rekey import KEPT, step
+    from sendq.ledger.db.engine import writing
+    from sendq.ledger.operators.rekey import KEPT, step
 
     sealed, unreadable = 0, Counter[str]()
     for kept in KEPT:
@@ -115,8 +115,8 @@ def _all(engine: Engine, vault: Vault) -> tuple[int, Counter[str]]:
 
 
 def _still(engine: Engine) -> dict[str | None, int]:
-    from sendq.ledger.engine import reading
-    from sendq.ledger.rekey import still_with
+    from sendq.ledger.db.engine import reading
+    from sendq.ledger.operators.rekey import still_with
 
     with reading(engine) as connection:
         return still_with(connection)

@@ -8,8 +8,8 @@ import click
 
 from worker.cli.door import open_ledger, read_ledger
 from worker.cli.finding import grant_options, id_of, lane_of
-from worker.cli.given import by_option, reason_option
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json, tell_table, when
+from worker.cli.params import by_option, reason_option
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -93,7 +93,7 @@ def retry_deliveries(
     What a receiver has taken in is not told again. Exit status 1 if a named delivery is not retried.
     """
     from sendq.ledger.deliveries import Wanted
-    from sendq.ledger.read import parse_id
+    from sendq.ledger.reading.lookup import parse_id
 
     if bool(ids) == (given_up or receiver is not None):
         raise click.UsageError("name DELIVERYs, or filter with --receiver and --given-up")

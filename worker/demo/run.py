@@ -13,7 +13,7 @@ from worker.demo.scene import Scene, live_view, look, plain_line
 from worker.demo.stage import Stage, keep_log, staged
 from worker.demo.story import enqueue
 from worker.demo.summary import account, lines
-from worker.stopping import Stop, Stopping, stoppable
+from worker.processes.stopping import Stop, Stopping, stoppable
 
 LIMIT_S = 55.0  # it promises to end within a minute
 LIVE_S, PLAIN_S = 0.25, 1.0  # between two looks, for a terminal and without one

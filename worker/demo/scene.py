@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from sendq import SendQueue, State, clock
-from sendq.ledger.engine import reading
-from sendq.ledger.overview import LaneJobs, jobs_by_lane
+from sendq.ledger.db.engine import reading
+from sendq.ledger.reading.overview import LaneJobs, jobs_by_lane
 from sendq.views import BatchView
 from worker.demo.story import JOBS
 

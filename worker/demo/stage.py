@@ -13,14 +13,14 @@ from pathlib import Path
 from sqlalchemy import URL, Engine
 
 from sendq import SendQueue
-from sendq.ledger import migrate
-from sendq.ledger.engine import open_engine
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_engine
 from sendq.simulator import Simulator
-from worker.children import start_child, worker_argv
 from worker.demo.story import LATENCY_S, set_up
-from worker.embedded import EmbeddedRedis
-from worker.guard import Guarded
-from worker.stopping import Stop
+from worker.processes.children import start_child, worker_argv
+from worker.processes.guard import Guarded
+from worker.processes.stopping import Stop
+from worker.redis.embedded import EmbeddedRedis
 
 KEY = "demo-key"
 GRACE_S = 6.0  # s; the simulator answers within LATENCY_S, so there is nothing to wait for

@@ -1,0 +1,1 @@
+"""The simulated Nylas API, held against the official specification."""

@@ -10,7 +10,7 @@ import os
 import signal
 from typing import Any
 
-from tasks import failure
+from tasks.policy import failure
 
 _parse = failure.parse
 

@@ -1,0 +1,164 @@
+"""The arguments of a call beside its message or changes: grant, key, times, priority, ids of messages.
+
+Checked before anything is stored. Each check returns all the problems that it finds, and none of them shows the value:
+a grant given by its address, or a key made from one, must not end up in a log by way of an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+
+from sendq.errors import Problem
+from sendq.messages.characters import text_fault
+
+MAX_GRANT_ID = 255
+MAX_KEY = 255
+MAX_MESSAGE_ID = 512
+
+# By name, and as the ledger keeps them.
+PRIORITIES = {"high": 0, "normal": 1, "low": 2}
+
+# Outside of these years a time is a mistake (seconds taken for milliseconds, a "never" made of the largest date), and
+# near the ends of the calendar even adding 72 hours or changing the time zone fails.
+_YEARS = range(1970, 2201)
+
+# What ends a path segment, or means something else in one. Ids of grants are UUIDs, so nothing real is lost.
+_NOT_IN_A_PATH = re.compile(r"[/\\?#%]")
+
+# The most problems listed one by one for a list of ids; the rest are counted.
+_MOST_LISTED = 10
+
+
+def check_grant(grant_id: object) -> list[Problem]:
+    """What keeps ``grant_id`` from naming a lane. Whether there is such a grant is the API's to say, later."""
+    field, remedy = "grant_id", "give the grant's id, as Nylas shows it"
+    if not isinstance(grant_id, str):
+        return [Problem(field, "is not a string", remedy)]
+    if not grant_id:
+        return [Problem(field, "is empty", remedy)]
+    reasons = []
+    if grant_id.lower() == "me":
+        reasons.append("is 'me', which only a person's own access token can use")
+    if "@" in grant_id:
+        reasons.append("is an address; Nylas would take it, but it would be a second lane for the same account")
+    if _NOT_IN_A_PATH.search(grant_id) or grant_id in (".", ".."):
+        reasons.append("holds a character (/ \\ ? # %) or dots that would change the request's path")
+    if not (grant_id.isascii() and grant_id.isprintable()) or " " in grant_id:
+        reasons.append("holds a space, a control character or one outside ASCII")
+    if len(grant_id) > MAX_GRANT_ID:
+        reasons.append(f"has more than {MAX_GRANT_ID} characters")
+    return [Problem(field, reason, remedy) for reason in reasons]
+
+
+def check_key(key: object) -> list[Problem]:
+    """What keeps ``key`` from finding its job again. None (no key) is fine."""
+    if key is None:
+        return []
+    if not isinstance(key, str):
+        return [Problem("key", "is not a string", "give a string, or None for no key")]
+    if not key:
+        return [Problem("key", "is empty", "give one that names the content, or None for no key")]
+    problems = []
+    if len(key) > MAX_KEY:
+        problems.append(
+            Problem("key", f"has more than {MAX_KEY} characters", "shorten it, for example to a digest of it")
+        )
+    if (fault := text_fault(key)) is not None:
+        problems.append(Problem("key", fault, "remove it"))
+    return problems
+
+
+def check_priority(priority: object) -> list[Problem]:
+    """A name or number of `PRIORITIES`; anything else is a problem."""
+    number = isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES.values()
+    if number or (isinstance(priority, str) and priority in PRIORITIES):
+        return []
+    return [Problem("priority", "is none of high (0), normal (1) and low (2)", "give one of them")]
+
+
+def check_times(due_at: object, expires_at: object, now: datetime) -> list[Problem]:
+    """What is wrong with the times of a job; None stands for not given. A ``due_at`` in the past means at once.
+
+    ``now`` is aware. Numbers are refused, NaN and infinity among them: a number does not say whether it is seconds.
+    """
+    problems = []
+    for field, value in (("due_at", due_at), ("expires_at", expires_at)):
+        if value is not None and (fault := _time_fault(value)) is not None:
+            problems.append(Problem(field, fault, "give a datetime with a time zone"))
+    if not isinstance(expires_at, datetime) or _time_fault(expires_at):
+        return problems
+    if expires_at <= now:
+        problems.append(Problem("expires_at", "is past already", "give a later time, or leave it out"))
+    if isinstance(due_at, datetime) and not _time_fault(due_at) and expires_at <= due_at:
+        problems.append(Problem("expires_at", "is not later than due_at", "give a time after due_at"))
+    return problems
+
+
+def check_ids(ids: object, *, field: str = "message_ids") -> tuple[list[str], list[Problem]]:
+    """The ids as a list, and what is wrong with them; with problems the list is empty.
+
+    Any iterable of strings will do, a generator too; what it raises comes out of here as it is. At most ten problems
+    are listed, and then the count of the rest. ``field`` is what the ids are called: those of threads look alike.
+    """
+    if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
+        return [], [Problem(field, "is not a list of ids", "put the ids in a list, also if it is only one")]
+    listed = list(ids)
+    if not listed:
+        return [], [Problem(field, "is empty", "give at least one id")]
+    if _sound(listed):
+        return listed, []
+    problems: list[Problem] = []
+    count = 0
+    for problem in _id_problems(listed, field):
+        count += 1
+        if count <= _MOST_LISTED:
+            problems.append(problem)
+    if count > _MOST_LISTED:
+        problems.append(Problem(field, f"has {count - _MOST_LISTED:,} more problems", "mend these first"))
+    return [], problems
+
+
+def _time_fault(value: object) -> str | None:
+    if not isinstance(value, datetime):
+        return "is not a datetime"
+    if value.year not in _YEARS:
+        return f"is not between {_YEARS[0]} and {_YEARS[-1]}"
+    return "has no time zone" if value.utcoffset() is None else None
+
+
+def _sound(ids: list[str]) -> bool:
+    """Whether `_id_problems` would find nothing, at the speed of C: a bulk call brings 100,000 ids."""
+    if not all(issubclass(kind, str) for kind in set(map(type, ids))):
+        return False
+    distinct = set(ids)
+    return (
+        len(distinct) == len(ids)
+        and distinct.isdisjoint(("", ".", ".."))
+        and max(map(len, ids)) <= MAX_MESSAGE_ID
+        # In parts, for all ids in one text would be as much again as the ids themselves.
+        and all(text_fault("".join(ids[first : first + 1_000])) is None for first in range(0, len(ids), 1_000))
+    )
+
+
+def _id_problems(ids: list[object], name: str) -> Iterator[Problem]:
+    first: dict[str, int] = {}
+    remedy = f"give a {name.removesuffix('_ids')} id"
+    for index, value in enumerate(ids):
+        field = f"{name}[{index}]"
+        if not isinstance(value, str):
+            yield Problem(field, "is not a string", remedy)
+        elif not value:
+            yield Problem(field, "is empty", remedy)
+        elif value in first:
+            yield Problem(field, f"is the same as {name}[{first[value]}]", "give each id once")
+        else:
+            first[value] = index
+            # Dots alone would change the request's path, however they are quoted.
+            if value in (".", ".."):
+                yield Problem(field, f"is not a {name.removesuffix('_ids')} id", remedy)
+            if len(value) > MAX_MESSAGE_ID:
+                yield Problem(field, f"has more than {MAX_MESSAGE_ID} characters", remedy)
+            if (fault := text_fault(value)) is not None:
+                yield Problem(field, fault, "remove it")

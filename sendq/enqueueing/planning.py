@@ -1,0 +1,344 @@
+"""From a call to the rows it stores: checked whole, before anything touches the ledger. Pure but for new ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, TypedDict
+from uuid import UUID
+
+from sendq.clock import Micros, micros, moment
+from sendq.enqueueing.arguments import PRIORITIES, check_grant, check_key, check_priority, check_times
+from sendq.enqueueing.senders import Senders, sender_problems
+from sendq.enqueueing.targets import parse_target
+from sendq.enqueueing.validation import check_message, check_mime
+from sendq.errors import InvalidJob, Problem
+from sendq.ids import lane_id, new_id
+from sendq.ledger.enqueue import Plan
+from sendq.messages.characters import text_fault
+from sendq.messages.content import Content
+from sendq.messages.message import Message
+from sendq.messages.mime import MimeMessage
+from sendq.messages.payload import mime_digest, send_digest
+from sendq.messages.wire_format import Request, request_of
+from sendq.rules.pace import PROVIDERS
+from sendq.rules.reconcile import Choice
+from sendq.views import Priority
+
+# Nobody wants three-month-old mail: a send that could not go out for three days after its due time ends, and says so.
+SEND_EXPIRY = timedelta(hours=72)
+
+# The metadata keys that Nylas indexes, so that a message can be found by them ("Metadata").
+METADATA_KEYS = ("key1", "key2", "key3", "key4", "key5")
+
+IN_DOUBT = tuple(choice.value for choice in Choice)
+
+DEFAULT_APPLICATION = "default"
+
+
+class Never:
+    """``expires_at=NEVER``: the job does not expire."""
+
+    def __repr__(self) -> str:
+        return "sendq.NEVER"
+
+
+NEVER = Never()
+
+Expiry = datetime | Never | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What can be said of any job beside its content.
+
+    ``due_at``: not before then (aware; None: at once). ``expires_at``: not after then (None: 72 hours after the due
+    time for sends, never for modifications; `NEVER`). ``priority``: high, normal or low, within its lane. ``key`` finds
+    the job again and makes a repeat of the call harmless. ``application``: the name of a configured Nylas application.
+    ``provider``: the grant's, if known. ``on_outcome``: whom to tell when it ends, or nobody knows whether it went out;
+    what it may be stands at `sendq.enqueueing.targets`. A batch tells once, when its last job has ended. Told with it
+    is the ``key``, so it had better not be an address. ``in_doubt`` (sends alone): what happens if it may have gone out
+    and looking for it was in vain: ``wait`` for a person, ``resend`` it at the risk of a second copy, or give it up
+    (``dead``, also if it is shown not to have gone out); None: as the workers are set.
+    """
+
+    key: str | None = None
+    due_at: datetime | None = None
+    expires_at: Expiry = None
+    priority: Priority | str | int = Priority.NORMAL
+    application: str = DEFAULT_APPLICATION
+    provider: str | None = None
+    on_outcome: str | None = None
+    in_doubt: str | None = None
+
+
+class OptionsGiven(TypedDict, total=False):
+    """`Options` as keyword arguments of a call."""
+
+    key: str | None
+    due_at: datetime | None
+    expires_at: Expiry
+    priority: Priority | str | int
+    application: str
+    provider: str | None
+    on_outcome: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One element of ``send_many``."""
+
+    grant_id: str
+    message: Message | MimeMessage
+    options: Options = field(default_factory=Options)
+
+
+def indexed_key(name: str) -> str:
+    """The metadata key for our own mark; raises ``ValueError`` for one that Nylas does not index."""
+    if name not in METADATA_KEYS:
+        raise ValueError(f"metadata_key: Nylas finds messages by {', '.join(METADATA_KEYS)} alone; give one of them")
+    return name
+
+
+def least_one(lane_cap: int | None) -> int | None:
+    """The cap of a lane; raises ``ValueError`` for one that would let nothing in."""
+    if lane_cap is not None and (isinstance(lane_cap, bool) or not isinstance(lane_cap, int) or lane_cap < 1):
+        raise ValueError("lane_cap: is not a number above zero; give one, or None for no cap")
+    return lane_cap
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan, and for each job (or the batch) its id and the (application, key) that may name an older one instead."""
+
+    plan: Plan
+    ids: Sequence[UUID]
+    names: Sequence[tuple[str, str] | None]
+
+
+def plan_sends(
+    sends: Sequence[Send],
+    *,
+    indexed: bool,
+    now: Micros,
+    metadata_key: str,
+    senders: Senders | None = None,
+) -> Planned:
+    """The rows of some sends. With ``indexed``, problems carry the position: ``[7].to[0].email``.
+
+    Raises:
+        InvalidJob: with every problem of every send.
+    """
+    problems: list[Problem] = []
+    for position, send in enumerate(sends):
+        found = _send_problems(send, now=now, metadata_key=metadata_key, senders=senders)
+        problems += [problem.under(f"[{position}]") for problem in found] if indexed else found
+    if not problems:
+        problems = _repeated_keys(sends)
+    if problems:
+        raise InvalidJob(problems)
+    jobs, payloads, keys, ids, names = [], [], [], [], []
+    pieces: list[dict[str, Any]] = []
+    contents: dict[bytes, Content] = {}
+    wakes = Wakes()
+    for position, send in enumerate(sends):
+        options, job_id = send.options, new_id()
+        row = job_row("send", job_id, lane_id(options.application, send.grant_id), options, now=now, position=position)
+        request = request_of(send.message, job_id=str(job_id), metadata_key=metadata_key)
+        jobs.append(row | {"form": request.form})
+        payloads.append(
+            {
+                "job_id": job_id,
+                "body": request.opening,
+                "content_type": request.content_type,
+                "length": request.length if request.pieces else None,
+            }
+        )
+        pieces += _piece_rows(request, job_id)
+        contents |= {piece.content.measure().digest: piece.content for piece in request.pieces}
+        ids.append(job_id)
+        names.append(None if options.key is None else (options.application, options.key))
+        wakes.add(row["lane_id"], options, send.grant_id, row["priority"], row["next_at"])
+        if options.key is not None:
+            keys.append(key_row(options, _digest_of(send), now=now, job_id=job_id))
+    plan = Plan(jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows())
+    return Planned(plan, ids, names)
+
+
+def _digest_of(send: Send) -> bytes:
+    options = send.options
+    given: dict[str, Any] = {"application": options.application, "grant_id": send.grant_id}
+    given |= {"due_at": options.due_at, "expires_at": given_expiry(options.expires_at)}
+    if isinstance(send.message, MimeMessage):
+        return mime_digest(send.message, **given)
+    return send_digest(send.message, **given)
+
+
+def _piece_rows(request: Request, job_id: UUID) -> Iterator[dict[str, Any]]:
+    for position, piece in enumerate(request.pieces):
+        digest = piece.content.measure().digest
+        yield {"job_id": job_id, "position": position, "digest": digest, "after": piece.after}
+
+
+def job_row(
+    operation: str, job_id: UUID, lane: UUID, options: Options, *, now: Micros, position: int
+) -> dict[str, Any]:
+    """The row of one job, the one at ``position`` in its call."""
+    due_at = first_at(options, now=now)
+    # A microsecond more for each job of a call: this time alone gives the order of arrival, and a scan of a lane that
+    # starts at one passes over none that went before. Not in `due_at`, which orders the jobs of one object: the last
+    # of a large call would come after the first of the next one.
+    next_at = due_at + position
+    return {
+        "id": job_id,
+        "lane_id": lane,
+        "batch_id": None,
+        "operation": operation,
+        "form": None,
+        "object_id": None,
+        "priority": priority_of(options),
+        "state": "queued",
+        "due_at": due_at,
+        "next_at": next_at,
+        "expires_at": expiry_of(operation, options, now=now),
+        "created_at": now,
+        "on_outcome": options.on_outcome,
+        "told_key": told_key(options),
+        "in_doubt": options.in_doubt,
+    }
+
+
+def told_key(options: Options) -> str | None:
+    """The key, if somebody is told of the outcome: he knows the job by it."""
+    return None if options.on_outcome is None else options.key
+
+
+def key_row(
+    options: Options, digest: bytes, *, now: Micros, job_id: UUID | None = None, batch_id: UUID | None = None
+) -> dict[str, Any]:
+    return {
+        "application": options.application,
+        "key": options.key,
+        "digest": digest,
+        "job_id": job_id,
+        "batch_id": batch_id,
+        "created_at": now,
+    }
+
+
+def priority_of(options: Options) -> int:
+    """The priority as the ledger keeps it."""
+    value = options.priority
+    return PRIORITIES[value] if isinstance(value, str) else int(value)
+
+
+def first_at(options: Options, *, now: Micros) -> Micros:
+    """When the first job of a call is due."""
+    return now if options.due_at is None else max(now, micros(options.due_at))
+
+
+def given_expiry(expires_at: Expiry) -> datetime | None:
+    """The expiry if the caller gave a time: what counts in a digest."""
+    return expires_at if isinstance(expires_at, datetime) else None
+
+
+def expiry_of(operation: str, options: Options, *, now: Micros) -> Micros | None:
+    """When a job of this operation expires; None: never."""
+    if isinstance(options.expires_at, datetime):
+        return micros(options.expires_at)
+    if isinstance(options.expires_at, Never) or operation != "send":
+        return None
+    return first_at(options, now=now) + micros_of(SEND_EXPIRY)
+
+
+def micros_of(duration: timedelta) -> Micros:
+    """A duration in microseconds."""
+    return duration // timedelta(microseconds=1)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Senders | None) -> list[Problem]:
+    if not isinstance(send, Send):
+        return [Problem("", "is not a sendq.Send", "build one: Send(grant_id, Message(…), Options(key=…))")]
+    problems = option_problems(send.grant_id, send.options, now=now)
+    message: object = send.message
+    provider = send.options.provider if isinstance(send.options.provider, str) else None
+    if isinstance(message, Message):
+        problems += check_message(message, provider=provider, metadata_key=metadata_key)
+        return problems + sender_problems("from", [one.email for one in message.from_], send.grant_id, senders)
+    if isinstance(message, MimeMessage):
+        found = check_mime(message, provider=provider)
+        return problems + (found or sender_problems("mime.From", message.senders(), send.grant_id, senders))
+    remedy = "build one: Message(to=[…], subject=…, body=…)"
+    return [*problems, Problem("message", "is neither a sendq.Message nor a sendq.MimeMessage", remedy)]
+
+
+def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[Problem]:
+    """What is wrong with a call beside its content."""
+    expires_at = None if isinstance(options.expires_at, Never) else options.expires_at
+    problems = [
+        *check_grant(grant_id),
+        *check_key(options.key),
+        *check_priority(options.priority),
+        *check_times(options.due_at, expires_at, moment(now)),
+    ]
+    if options.provider is not None and options.provider not in PROVIDERS:
+        problems.append(Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}, or None"))
+    if options.in_doubt is not None and options.in_doubt not in IN_DOUBT:
+        problems.append(Problem("in_doubt", f"is none of {', '.join(IN_DOUBT)}", "give one of them, or None"))
+    name = options.application
+    if not isinstance(name, str) or not 0 < len(name) <= 255 or text_fault(name) is not None:
+        reason = "is not a string of 1 to 255 clean characters"
+        problems.append(Problem("application", reason, "give its configured name"))
+    if options.on_outcome is not None and isinstance(target := parse_target(options.on_outcome), Problem):
+        problems.append(target)
+    return problems
+
+
+def _repeated_keys(sends: Sequence[Send]) -> list[Problem]:
+    first: dict[tuple[str, str], int] = {}
+    problems = []
+    for position, send in enumerate(sends):
+        if send.options.key is None:
+            continue
+        name = (send.options.application, send.options.key)
+        if name in first:
+            reason = f"is the same as that of [{first[name]}]"
+            problems.append(Problem(f"[{position}].key", reason, "give each message of a call its own key"))
+        else:
+            first[name] = position
+    return problems
+
+
+# --- wake rows --------------------------------------------------------------------------------------------------------
+
+
+class Wakes:
+    """One wake row for each lane of a call: the earliest due time of its new jobs, by priority."""
+
+    def __init__(self) -> None:
+        self._rows: dict[UUID, dict[str, Any]] = {}
+
+    def add(self, lane: UUID, options: Options, grant_id: str, priority: int, at: Micros) -> None:
+        """A job of this lane is due then."""
+        row = self._rows.setdefault(
+            lane,
+            {
+                "lane_id": lane,
+                "application": options.application,
+                "grant_id": grant_id,
+                "provider": options.provider,
+                "high_at": None,
+                "normal_at": None,
+                "low_at": None,
+            },
+        )
+        name = ("high_at", "normal_at", "low_at")[priority]
+        row[name] = at if row[name] is None else min(row[name], at)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows to be inserted."""
+        return list(self._rows.values())

@@ -1,0 +1,146 @@
+"""`Query`: which messages a bulk call is about, in the filters that Nylas documents for "Return all Messages".
+
+Frozen as the query string of the listing's first page, without its page token. Which filters exclude one another is the
+provider's; where the provider is known, such a query is refused at enqueue instead of failing at the API.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from sendq.errors import Problem
+from sendq.messages.addresses import fault, wire_form
+from sendq.messages.characters import text_fault
+
+# Messages on one page: above it, Nylas's page on quota errors says, a listing is what uses up the quota.
+PAGE = 20
+
+MAX_ANY_EMAIL = 25
+MAX_TEXT = 2_000  # characters of one filter; a query string much longer is refused by servers on its way
+
+_METADATA_PAIR = re.compile(r"key[1-5]:(?s:.{1,500})").fullmatch
+_ADDRESSES = ("to", "from_", "cc", "bcc")
+_TEXTS = ("in_", "subject", "thread_id", "search_query_native", "metadata_pair")
+_FLAGS = ("unread", "starred", "has_attachment")
+_TIMES = ("received_before", "received_after")
+
+# What Microsoft cannot search by together: flags and threads are one kind of request there, words and people another.
+_MICROSOFT_ONE = ("thread_id", "unread", "starred")
+_MICROSOFT_OTHER = ("subject", "to", "cc", "bcc", "any_email")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Messages that fit everything that is given; at least one filter has to be.
+
+    ``in_``: a folder's id (not its name). ``any_email``: up to 25 addresses, one of which is in To, From, Cc or Bcc.
+    ``subject``: a part of it. ``received_before`` and ``received_after``: aware datetimes, to the second.
+    ``search_query_native``: the provider's own search language; at Google and Microsoft it goes with ``in_`` alone.
+    ``metadata_pair``: ``key1:value`` (``key1`` … ``key5`` are the keys that Nylas can search); goes with no other.
+
+    At IMAP, Yahoo and iCloud accounts Nylas knows the messages of the last 90 days, and finds no others.
+    """
+
+    in_: str | None = None
+    unread: bool | None = None
+    starred: bool | None = None
+    has_attachment: bool | None = None
+    from_: str | None = None
+    to: str | None = None
+    cc: str | None = None
+    bcc: str | None = None
+    any_email: Sequence[str] | None = None
+    subject: str | None = None
+    thread_id: str | None = None
+    received_before: datetime | None = None
+    received_after: datetime | None = None
+    search_query_native: str | None = None
+    metadata_pair: str | None = None
+
+    def __repr__(self) -> str:
+        """The names of the filters alone: their values may be addresses and subjects."""
+        return f"Query({', '.join(f'{name}=…' for name in given(self))})"
+
+
+def given(query: Query) -> dict[str, Any]:
+    """The filters that are not None."""
+    return {one.name: value for one in fields(query) if (value := getattr(query, one.name)) is not None}
+
+
+def freeze_query(query: Query) -> bytes:
+    """The query string of a listing's first page."""
+    values = {name.rstrip("_"): _on_the_wire(value) for name, value in given(query).items()}
+    return page_query(values)
+
+
+def page_query(filters: dict[str, str], *, limit: int = PAGE) -> bytes:
+    """The query string of a page, in an order that does not depend on the caller's. Only ids are asked for."""
+    shape = {"limit": str(limit), "select": "id"}
+    return urlencode([*sorted((filters | shape).items())], quote_via=quote).encode()
+
+
+def _on_the_wire(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        return str(int(value.timestamp()))
+    return value if isinstance(value, str) else ",".join(value)
+
+
+def check_query(query: object, *, provider: str | None) -> list[Problem]:
+    """Everything that keeps ``query`` from being asked; ``provider`` is the grant's, or None while it is not known."""
+    if not isinstance(query, Query):
+        return [Problem("query", "is not a sendq.Query", "build one: Query(in_=…, unread=True)")]
+    if not given(query):
+        return [Problem("query", "has no filter, and would mean every message", "give at least one")]
+    problems = [problem for name, value in given(query).items() for problem in _value_problems(name, value)]
+    return [problem.under("query") for problem in problems + _conflicts(set(given(query)), provider)]
+
+
+def _value_problems(name: str, value: Any) -> list[Problem]:
+    if name in _FLAGS:
+        return [] if isinstance(value, bool) else [Problem(name, "is not True or False", "give a bool")]
+    if name in _TIMES:
+        aware = isinstance(value, datetime) and value.utcoffset() is not None
+        return [] if aware else [Problem(name, "is no time with a zone", "give a datetime with a time zone")]
+    if name == "any_email":
+        if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_ANY_EMAIL:
+            return [Problem(name, f"is not a list of 1 to {MAX_ANY_EMAIL} addresses", "give one")]
+        return [problem for index, one in enumerate(value) for problem in _address(f"{name}[{index}]", one)]
+    if name in _ADDRESSES:
+        return _address(name, value)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_TEXT:
+        return [Problem(name, f"is not a string of 1 to {MAX_TEXT:,} characters", "correct it")]
+    if (wrong := text_fault(value)) is not None:
+        return [Problem(name, wrong, "remove it")]
+    if name == "metadata_pair" and not _METADATA_PAIR(value):
+        return [Problem(name, "is no pair that Nylas can search", "write it like key1:value (key1 to key5)")]
+    return []
+
+
+def _address(field: str, value: object) -> list[Problem]:
+    if not isinstance(value, str):
+        return [Problem(field, "is not a string", "give an address")]
+    return [] if wire_form(value) is not None else [Problem(field, fault(value), "correct it")]
+
+
+def _conflicts(names: set[str], provider: str | None) -> list[Problem]:
+    problems = []
+    if "metadata_pair" in names and len(names) > 1:
+        problems.append(Problem("metadata_pair", "goes with no other filter", "leave the others out"))
+    if "search_query_native" in names:
+        if provider in ("google", "microsoft") and names - {"search_query_native", "in_"}:
+            reason = f"goes with in_ alone at {provider}"
+            problems.append(Problem("search_query_native", reason, "say the rest in the search itself"))
+        if provider == "ews" and "thread_id" in names:
+            problems.append(Problem("search_query_native", "does not go with thread_id at ews", "leave one out"))
+    one, other = names.intersection(_MICROSOFT_ONE), names.intersection(_MICROSOFT_OTHER)
+    if provider == "microsoft" and one and other:
+        reason = f"cannot be asked of Microsoft together with {', '.join(sorted(one))}"
+        problems.append(Problem(", ".join(sorted(other)), reason, "leave one kind out"))
+    return problems

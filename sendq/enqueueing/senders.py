@@ -1,0 +1,40 @@
+"""As whom a grant may send: checked at enqueue, where it can still be mended.
+
+A sender that is neither the grant's address nor an alias of it is refused by the provider, days later and as a failure
+of the message (Nylas, "Errors", 422 "Sending error": "Message delivery submission failed"). Nothing is asked of anybody
+here: the application knows its accounts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from sendq.errors import Problem
+from sendq.messages.addresses import wire_form
+
+Senders = Mapping[str, Iterable[str]] | Callable[[str], Iterable[str] | None]
+"""The addresses that a grant may send as, by its id; a grant that is not there (None) is not checked."""
+
+
+def sender_problems(field: str, addresses: Iterable[str], grant_id: str, senders: Senders | None) -> list[Problem]:
+    """What is wrong with sending as ``addresses`` through this grant. Upper and lower case count as equal."""
+    wanted = list(addresses)
+    if senders is None or not wanted:
+        return []
+    known = senders(grant_id) if callable(senders) else senders.get(grant_id)
+    if known is None:
+        return []
+    if isinstance(known, str):
+        raise TypeError("senders: give a list of addresses for each grant, also if it is only one")
+    allowed = {_compared(address) for address in known}
+    if all(_compared(address) in allowed for address in wanted):
+        return []
+    return [
+        Problem(
+            field, "is not an address that this grant may send as", "give the grant's own or an alias, or leave it out"
+        )
+    ]
+
+
+def _compared(address: str) -> str:
+    return (wire_form(address) or address).lower()

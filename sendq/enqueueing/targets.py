@@ -1,0 +1,145 @@
+"""Whom an outcome is told to: what ``on_outcome`` may say. Pure.
+
+    billing.tasks.mail_outcome            a Celery task, by its dotted name, on that application's default queue
+    billing.tasks.mail_outcome@billing    the same on the queue that is named
+    webhook:billing                       an endpoint that the workers' settings name (SENDQ_OUTCOME_ENDPOINTS)
+    https://hooks.example.com/mail        a webhook on a host that the workers' settings allow (SENDQ_OUTCOME_HOSTS)
+
+A web application that takes an address from its customers must not become a way into the network that the workers
+stand in. So enqueue checks the form alone, and what may be called is the workers' own settings' to say: an endpoint by
+its name, which keeps address and secret out of the ledger, or an address whose host is on their list.
+
+The *receiver* is who stands behind a target: what is down together, is left alone together.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from sendq.errors import Problem
+from sendq.messages.characters import text_fault
+
+MAX_TARGET = 255
+
+# The queue to which a Celery application listens unless it says otherwise.
+CELERY_QUEUE = "celery"
+
+_REMEDY = (
+    "give a Celery task's dotted name (billing.tasks.mail_outcome, or …@queue), webhook:NAME of an endpoint in the "
+    "workers' settings, or an https:// address"
+)
+
+_task = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", re.ASCII).fullmatch
+_queue = re.compile(r"[\w.:-]{1,100}", re.ASCII).fullmatch
+_endpoint = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
+_host = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTarget:
+    """A task of another Celery application."""
+
+    task: str
+    queue: str = CELERY_QUEUE
+
+    @property
+    def receiver(self) -> str:
+        """All tasks go through one broker."""
+        return "celery"
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTarget:
+    """A webhook that the workers' settings name."""
+
+    name: str
+
+    @property
+    def receiver(self) -> str:
+        """The endpoint itself."""
+        return f"webhook:{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class UrlTarget:
+    """A webhook by its address. ``host`` is ``name`` or ``name:port``, the port only if it is not 443."""
+
+    url: str
+    host: str
+
+    @property
+    def receiver(self) -> str:
+        """Its host: all addresses on it are down together."""
+        return f"https://{self.host}"
+
+
+Target = TaskTarget | EndpointTarget | UrlTarget
+
+
+def parse_target(value: object, *, field: str = "on_outcome") -> Target | Problem:
+    """Read a target; the problem with it if it is none. What is said shows nothing of it, for addresses hold tokens."""
+    found = _parsed(value)
+    return Problem(field, found, _REMEDY) if isinstance(found, str) else found
+
+
+def is_endpoint_name(name: str) -> bool:
+    """Whether an endpoint can be called this."""
+    return _endpoint(name) is not None
+
+
+def host_fault(host: str) -> str | None:
+    """What keeps ``name`` or ``name:port`` from being a host on the list, or None."""
+    found = _url(f"https://{host}/")
+    if isinstance(found, str):
+        return found
+    return None if found.host == host.lower() else "is not a host (name, or name:port unless it is 443)"
+
+
+def _parsed(value: object) -> Target | str:
+    if not isinstance(value, str):
+        return "is not a string"
+    if not value:
+        return "is empty"
+    if len(value) > MAX_TARGET:
+        return f"has more than {MAX_TARGET} characters"
+    if (fault := text_fault(value)) is not None:
+        return fault
+    scheme, colon, rest = value.partition(":")
+    if "//" in value or scheme.lower() in ("http", "https"):
+        return _url(value)
+    if colon and "@" not in scheme:
+        if scheme != "webhook":
+            return "has a word before its colon that is neither webhook nor https"
+        return EndpointTarget(rest) if is_endpoint_name(rest) else "names no endpoint: 1 to 40 of a-z, 0-9, - and _"
+    return _task_target(value)
+
+
+def _task_target(value: str) -> TaskTarget | str:
+    task, at, queue = value.partition("@")
+    if _task(task) is None:
+        return "is neither a task's dotted name nor an address"
+    if not at:
+        return TaskTarget(task)
+    return TaskTarget(task, queue) if _queue(queue) else "names no queue after its @: up to 100 of a-z, 0-9, . _ : -"
+
+
+def _url(value: str) -> UrlTarget | str:
+    if not value.isprintable() or not value.isascii() or " " in value or "\\" in value:
+        return "holds a space, a backslash, a control character or one outside ASCII"
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return "is not an address"
+    if parts.scheme == "http":
+        return "would go unencrypted over http://"
+    if parts.scheme != "https":
+        return "is not an address that begins with https://"
+    if "@" in parts.netloc or "#" in value:
+        return "holds a login or a fragment (#), which webhooks do not have"
+    host = parts.hostname or ""
+    if _host(host) is None or port == 0:
+        return "names no host"
+    return UrlTarget(value, host if port in (None, 443) else f"{host}:{port}")

@@ -1,0 +1,303 @@
+"""What a message and a modification must look like to become a job: every rule, checked before anything is stored.
+
+Each check returns all the problems that it finds, and none of them shows the value. The other arguments of a call
+(grant, key, times, ids) are checked in `sendq.enqueueing.arguments`. Limits are those that Nylas documents for "Send a
+message", "Update a message", attachments and metadata, and the provider's own where it is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sendq.errors import Problem
+from sendq.messages.addresses import fault, wire_form
+from sendq.messages.attachment import attachment_problems, content_problems
+from sendq.messages.characters import header_fault, shown, text_fault
+from sendq.messages.content import MOST_BYTES
+from sendq.messages.mime import MimeMessage, mime_problems
+from sendq.messages.payload import JOB_HEADER, freeze_send
+from sendq.messages.wire_format import MAX_JSON_BYTES, MIME, most_bytes, request_of
+
+if TYPE_CHECKING:
+    from sendq.messages.message import CustomHeader, Message, Recipient, Template, TrackingOptions
+
+# Exchange Online's default limit per message, to, cc and bcc together. An administrator may raise it to 1,000, of which
+# nothing can be known here; above the limit the message reaches nobody.
+MAX_RECIPIENTS_MICROSOFT = 500
+
+MAX_METADATA_PAIRS = 50
+MAX_METADATA_KEY = 40
+MAX_METADATA_VALUE = 500
+MAX_TRACKING_LABEL = 2_048
+MAX_TRACKING_DOMAIN = 253
+
+# RFC 5322 section 3.6.8: a field name is printable ASCII without the colon.
+_header_name = re.compile(r"[!-9;-~]+").fullmatch
+
+# Headers that a field of the message makes, or that the provider writes around the body. A second one would contradict
+# the first, and a Bcc would reach people whom no limit has counted.
+_MADE_ELSEWHERE = frozenset(
+    {"to", "cc", "bcc", "from", "reply-to", "subject", "mime-version", "content-type", "content-transfer-encoding"}
+)
+
+# A JSON string takes at most six bytes per character (\u0000); a person, header or pair takes less than 64 beside its
+# texts, and everything else in a request (field names, both marks, tracking) less than 8,192.
+_BYTES_PER_CHARACTER, _BYTES_PER_PART, _BYTES_BESIDE = 6, 64, 8_192
+_STAND_IN_JOB_ID = "0" * 36
+
+
+def check_message(
+    message: Message, *, provider: str | None, metadata_key: str, max_request_bytes: int = MAX_JSON_BYTES
+) -> list[Problem]:
+    """Everything that keeps ``message`` from being sent.
+
+    ``provider`` is the grant's (``microsoft``, ``google``, …), or None while it is not known. ``metadata_key`` is the
+    name of our own metadata pair. ``max_request_bytes`` bounds the text of the request, both of our marks included;
+    with attachments the whole of it keeps the limit of its form.
+    """
+    problems = value_problems(message, provider=provider)
+    if message.metadata and metadata_key in message.metadata:
+        problems.append(_reserved_key(metadata_key))
+    if provider == "microsoft" and len(message.to) + len(message.cc) + len(message.bcc) > MAX_RECIPIENTS_MICROSOFT:
+        reason = f"have more than {MAX_RECIPIENTS_MICROSOFT} recipients together, the most that Microsoft takes"
+        problems.append(Problem("to, cc, bcc", reason, "send several messages"))
+    # What cannot be encoded has no size yet. And few messages come near the limit, so only those are measured.
+    unencodable = any("surrogate" in problem.reason for problem in problems)
+    if not unencodable and _most_bytes(message) > max_request_bytes:
+        size = len(freeze_send(message, job_id=_STAND_IN_JOB_ID, metadata_key=metadata_key))
+        if size > max_request_bytes:
+            reason = f"makes the request {size:,} bytes long, and {max_request_bytes:,} is the most"
+            problems.append(Problem(_largest(message), reason, "shorten it, or link to what is large"))
+    if message.attachments:
+        problems += content_problems(message.attachments)
+        if not problems:  # else there is no request whose size could be told
+            problems += size_problems(message, metadata_key=metadata_key)
+    return problems
+
+
+def check_mime(message: MimeMessage, *, provider: str | None) -> list[Problem]:
+    """Everything that keeps a finished message from being sent."""
+    most = MAX_RECIPIENTS_MICROSOFT if provider == "microsoft" else None
+    return mime_problems(message, most_recipients=most) or size_problems(message, metadata_key="")
+
+
+def size_problems(message: Message | MimeMessage, *, metadata_key: str) -> list[Problem]:
+    """Whether the whole request is too large, its contents included. They have been measured, and all else is sound."""
+    request = request_of(message, job_id=_STAND_IN_JOB_ID, metadata_key=metadata_key)
+    length, most = request.length, most_bytes(request.form)
+    if length <= most:
+        return []
+    cut_off = any(piece.content.measure().size > MOST_BYTES for piece in request.pieces)
+    size = f"at least {length:,}" if cut_off else f"{length:,}"
+    long = f"the request {size} bytes long, and {most:,} is the most"
+    if request.form == MIME:
+        return [Problem("mime", f"makes {long}", "take out what is large, and link to it")]
+    return [Problem("attachments", f"make {long}", "send them in several messages, or link to what is large")]
+
+
+def value_problems(message: Message, *, provider: str | None = None) -> list[Problem]:
+    """The wrong values in ``message`` that show without knowing the settings, or the size of anything."""
+    problems: list[Problem] = []
+    if not message.to:
+        problems.append(Problem("to", "has no recipient", "give at least one"))
+    if len(message.from_) > 1:
+        problems.append(Problem("from", "has more than one sender", "give one, or none for the grant's own address"))
+    for field, people in _people(message):
+        _check_people(field, people, problems)
+    if message.subject is not None:
+        _note("subject", header_fault(message.subject), problems)
+    if message.body is not None:
+        _note("body", text_fault(message.body), problems)
+    if message.reply_to_message_id is not None:
+        _check_id("reply_to_message_id", message.reply_to_message_id, problems)
+    if message.custom_headers:
+        _check_headers(message.custom_headers, problems)
+    if message.metadata:
+        _check_metadata(message.metadata, problems)
+    if message.tracking_options is not None:
+        _check_tracking(message.tracking_options, problems)
+    if message.template is not None:
+        _check_template(message.template, problems)
+    if message.signature_id is not None:
+        _check_id("signature_id", message.signature_id, problems)
+    if message.attachments:
+        problems += attachment_problems(message.attachments, provider=provider)
+    return problems
+
+
+def check_changes(
+    *,
+    unread: object,
+    starred: object,
+    folders: object,
+    metadata: object,
+    provider: str | None,
+    metadata_key: str = "key1",
+) -> list[Problem]:
+    """Everything that keeps a modification from being made; None stands for "leave as it is".
+
+    ``unread`` and ``starred`` are bools, ``folders`` a list of folder ids that replaces the message's set, ``metadata``
+    a dict of strings that replaces the message's pairs.
+    """
+    problems: list[Problem] = []
+    if unread is None and starred is None and folders is None and metadata is None:
+        problems.append(Problem("changes", "has no field to change", "give unread, starred, folders or metadata"))
+    for field, flag in (("unread", unread), ("starred", starred)):
+        if flag is not None and not isinstance(flag, bool):
+            problems.append(Problem(field, "is not True or False", "give a bool"))
+    if folders is not None:
+        _check_folders(folders, provider, problems)
+    if metadata is not None:
+        if not isinstance(metadata, Mapping):
+            problems.append(Problem("metadata", "is not a mapping", "give a dict of strings"))
+        else:
+            _check_metadata(metadata, problems)
+            if metadata_key in metadata:
+                problems.append(_reserved_key(metadata_key))
+    return problems
+
+
+def _note(field: str, fault: str | None, problems: list[Problem]) -> None:
+    if fault is not None:
+        problems.append(Problem(field, fault, "remove it"))
+
+
+def _people(message: Message) -> tuple[tuple[str, tuple[Recipient, ...]], ...]:
+    return (
+        ("to", message.to),
+        ("cc", message.cc),
+        ("bcc", message.bcc),
+        ("reply_to", message.reply_to),
+        ("from", message.from_),
+    )
+
+
+def _check_people(field: str, people: tuple[Recipient, ...], problems: list[Problem]) -> None:
+    for index, person in enumerate(people):
+        if wire_form(person.email) is None:
+            problems.append(Problem(f"{field}[{index}].email", fault(person.email), "correct it"))
+        if person.name is not None:
+            _note(f"{field}[{index}].name", header_fault(person.name), problems)
+
+
+def _check_headers(headers: tuple[CustomHeader, ...], problems: list[Problem]) -> None:
+    for index, header in enumerate(headers):
+        name, field = header.name.lower(), f"custom_headers[{index}].name"
+        if not _header_name(name):
+            problems.append(Problem(field, "is not a header name", "use printable ASCII without spaces and colons"))
+        elif name == JOB_HEADER.lower():
+            problems.append(Problem(field, f"is {JOB_HEADER}, which sendq sets itself", "use another name"))
+        elif name in _MADE_ELSEWHERE:
+            problems.append(
+                Problem(field, "is a header that is made from the message's fields", "set the field instead")
+            )
+        _note(f"custom_headers[{index}].value", header_fault(header.value), problems)
+
+
+def _check_metadata(metadata: Mapping[Any, Any], problems: list[Problem]) -> None:
+    most = MAX_METADATA_PAIRS - 1  # our own pair stands beside these, in modifications of messages that we sent too
+    if len(metadata) > most:
+        problems.append(Problem("metadata", f"has more than {most} pairs, and one place is ours", "leave some out"))
+    for key, value in metadata.items():
+        field = f"metadata[{shown(key)}]"
+        for part, text, longest in (("key", key, MAX_METADATA_KEY), ("value", value, MAX_METADATA_VALUE)):
+            if not isinstance(text, str):
+                problems.append(Problem(field, f"has a {part} that is not a string", "write it as a string"))
+                continue
+            if len(text) > longest:
+                problems.append(Problem(field, f"has a {part} of more than {longest} characters", "shorten it"))
+            if (wrong := text_fault(text)) is not None:
+                problems.append(Problem(field, f"has a {part} that {wrong}", "remove it"))
+        if key == "":
+            problems.append(Problem(field, "has an empty key", "give it a name"))
+
+
+def _reserved_key(metadata_key: str) -> Problem:
+    reason = "is the pair in which sendq keeps the job's id"
+    return Problem(
+        f"metadata[{metadata_key}]", reason, "use another key, or set metadata_key to one that you do not use"
+    )
+
+
+def _check_id(field: str, value: str, problems: list[Problem]) -> None:
+    _note(field, header_fault(value), problems)
+    if not value:
+        problems.append(Problem(field, "is empty", "give one, or leave it out"))
+
+
+def _check_template(template: Template, problems: list[Problem]) -> None:
+    _check_id("template.id", template.id, problems)
+    for name, value in (template.variables or {}).items():
+        field = f"template.variables[{shown(name)}]"
+        for part, text in (("name", name), ("value", value)):
+            if (wrong := text_fault(text)) is not None:
+                problems.append(Problem(field, f"has a {part} that {wrong}", "remove it"))
+
+
+def _check_tracking(tracking: TrackingOptions, problems: list[Problem]) -> None:
+    for field, text, longest in (
+        ("label", tracking.label, MAX_TRACKING_LABEL),
+        ("domain_name", tracking.domain_name, MAX_TRACKING_DOMAIN),
+    ):
+        if text is None:
+            continue
+        if len(text) > longest:
+            problems.append(Problem(f"tracking_options.{field}", f"has more than {longest:,} characters", "shorten it"))
+        _note(f"tracking_options.{field}", header_fault(text), problems)
+
+
+def _check_folders(folders: object, provider: str | None, problems: list[Problem]) -> None:
+    # A list or tuple and nothing lazier: it is read twice, here and when it is frozen.
+    if not isinstance(folders, list | tuple):
+        problems.append(Problem("folders", "is not a list", "put the folder ids in a list, also if it is only one"))
+        return
+    if provider == "microsoft" and len(folders) != 1:
+        problems.append(Problem("folders", "is not exactly one folder, as Microsoft wants it", "give one folder id"))
+    for index, folder in enumerate(folders):
+        field = f"folders[{index}]"
+        if not isinstance(folder, str):
+            problems.append(Problem(field, "is not a string", "give a folder id"))
+        elif not folder:
+            problems.append(Problem(field, "is empty", "give a folder id"))
+        else:
+            _note(field, text_fault(folder), problems)
+
+
+def _most_bytes(message: Message) -> int:
+    """An upper bound of the request's size, without encoding anything."""
+    texts = (message.body, message.subject, message.reply_to_message_id, message.signature_id)
+    parts, characters = 0, sum(len(text or "") for text in texts)
+    for _, people in _people(message):
+        for person in people:
+            parts += 1
+            # Twice: the ASCII form of a domain can be longer than the domain.
+            characters += 2 * len(person.email) + len(person.name or "")
+    for header in message.custom_headers:
+        parts += 1
+        characters += len(header.name) + len(header.value)
+    if message.metadata:
+        parts += len(message.metadata)
+        characters += sum(len(key) + len(value) for key, value in message.metadata.items())
+    if message.tracking_options is not None:
+        tracking = message.tracking_options
+        characters += len(tracking.label or "") + len(tracking.domain_name or "")
+    if message.template is not None:
+        variables = message.template.variables or {}
+        parts += len(variables)
+        characters += len(message.template.id) + sum(len(name) + len(value) for name, value in variables.items())
+    return _BYTES_BESIDE + parts * _BYTES_PER_PART + characters * _BYTES_PER_CHARACTER
+
+
+def _largest(message: Message) -> str:
+    """The field to blame for a request that is too large."""
+    sizes = {
+        field: sum(len(person.email) + len(person.name or "") for person in people)
+        for field, people in _people(message)
+    }
+    sizes["custom_headers"] = sum(len(header.name) + len(header.value) for header in message.custom_headers)
+    sizes["subject"], sizes["body"] = len(message.subject or ""), len(message.body or "")
+    variables = message.template.variables or {} if message.template is not None else {}
+    sizes["template.variables"] = sum(len(name) + len(value) for name, value in variables.items())
+    return max(sizes, key=lambda field: sizes[field])

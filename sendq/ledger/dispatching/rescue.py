@@ -1,0 +1,314 @@
+"""Rescue: what lost workers and lost messages leave behind comes back to the queue.
+
+Only jobs that were *begun* can have gone out. They return with their key, so that the repeat is recognised; the others
+of their turn return as if nothing had been.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, Uuid, bindparam, literal_column, select, text
+
+from sendq.clock import Micros
+from sendq.ids import new_id
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows
+from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, lower_in, settle
+from sendq.ledger.dispatching.turns import give_back
+from sendq.ledger.dispatching.workers import deregister
+from sendq.ledger.enqueue import notify
+from sendq.ledger.jobs import JOB_CHANGES, end_waiting, lock_jobs, store_changes, withdrawal
+from sendq.rules.pace import pacer_of
+from sendq.rules.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, KEY_MAX_AGE, objection, repeatable
+from sendq.rules.states import FINAL, MOVES, Event, State
+
+DIED = "worker_died"
+STOPPED = "worker_stopped"
+ORPHANS_MOST = 100
+UNKNOWN = "the worker ended while this call was begun; whether it went out is unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """What a dead worker left: turns taken back, and the jobs that it had begun."""
+
+    turns: int
+    begun: int
+
+
+def bury(
+    connection: Connection, worker: UUID, *, now: Micros, died: bool = True, key_max_age: Micros = KEY_MAX_AGE
+) -> Buried:
+    """Take back all turns of a worker that is dead, and forget it. One that stopped on purpose has not ``died``."""
+    lanes = _lanes_of(connection, worker)
+    begun = _close(connection, lanes, worker, now=now, died=died, key_max_age=key_max_age)
+    deregister(connection, worker)
+    return Buried(turns=len(lanes), begun=begun)
+
+
+def take_back_strays(
+    connection: Connection,
+    worker: UUID,
+    *,
+    in_flight: Container[tuple[UUID, int]],
+    now: Micros,
+    key_max_age: Micros = KEY_MAX_AGE,
+) -> int:
+    """Take back the turns of a living worker that it does not have in hand (lane, fence); gives how many there were.
+
+    The answer to a claim was lost, or a bug broke the turn off; jobs begun in it return like those of a dead worker.
+    """
+    lanes = _lanes_of(connection, worker)
+    # Asked under lock: what is not in hand now, and is not over in the ledger, never will be.
+    strays = {lane_id: row for lane_id, row in lanes.items() if (lane_id, row.fence) not in in_flight}
+    _close(connection, strays, worker, now=now, died=False, key_max_age=key_max_age)
+    return len(strays)
+
+
+def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, Row[Any]]:
+    """The lanes that are in a turn of this worker, locked."""
+    table = schema.lane
+    held = connection.execute(select(table.c.id).where(table.c.turn_worker == worker, table.c.turn.is_not(None)))
+    lanes = lock(connection, held.scalars().all())
+    return {lane_id: row for lane_id, row in lanes.items() if row.turn_worker == worker and row.turn is not None}
+
+
+def _close(
+    connection: Connection,
+    lanes: Mapping[UUID, Row[Any]],
+    worker: UUID,
+    *,
+    now: Micros,
+    died: bool,
+    key_max_age: Micros,
+) -> int:
+    """Close the turns of these lanes; gives how many jobs were begun in them."""
+    changes = {lane_id: {**CLOSED_TURN, "used": _drained(row, now=now)} for lane_id, row in lanes.items()}
+    begun = _begun_in(connection, lanes)
+    _return_begun(connection, begun, lanes, changes, worker, now=now, died=died, key_max_age=key_max_age)
+    notify(connection, at=settle(connection, lanes, changes, now=now))
+    return len(begun)
+
+
+def _drained(lane: Row[Any], *, now: Micros) -> str:
+    """The lane's pace after a turn of which nobody knows what it used."""
+    pacer = pacer_of(lane, now=now)
+    pacer.drain(now)
+    return pacer.text
+
+
+def take_back_orphans(
+    connection: Connection, *, begun_before: Micros, now: Micros, key_max_age: Micros = KEY_MAX_AGE
+) -> int:
+    """Return jobs that are begun in a turn which is over; gives how many there were.
+
+    A turn ends after its outcomes are recorded, so there should be none: a worker that could not record one (a bug)
+    leaves one behind. It may have gone out, and returns like those of a dead worker.
+    """
+    job, lane = schema.job.c, schema.lane
+    stray = connection.execute(
+        select(job.id, job.lane_id)
+        .join(lane, lane.c.id == job.lane_id)
+        .where(job.state == State.SENDING.value, job.begun_at < begun_before)
+        .where(lane.c.turn.is_(None) | (lane.c.fence != job.turn))
+        .limit(ORPHANS_MOST)
+    ).all()
+    if not stray:
+        return 0
+    lanes = lock(connection, {row.lane_id for row in stray})
+    jobs = lock_jobs(connection, [row.id for row in stray])
+    orphans = {
+        job_id: row
+        for job_id, row in jobs.items()
+        if row.state == State.SENDING and (lanes[row.lane_id].turn is None or lanes[row.lane_id].fence != row.turn)
+    }
+    changes: dict[UUID, dict[str, Any]] = {}
+    _return_begun(connection, orphans, lanes, changes, None, now=now, died=False, key_max_age=key_max_age)
+    notify(connection, at=settle(connection, lanes, changes, now=now))
+    return len(orphans)
+
+
+def _begun_in(connection: Connection, lanes: Mapping[UUID, Row[Any]]) -> dict[UUID, Row[Any]]:
+    job = schema.job
+    ids = connection.execute(
+        select(job.c.id).where(job.c.lane_id.in_(sorted(lanes)), job.c.state == State.SENDING.value)
+    )
+    jobs = lock_jobs(connection, ids.scalars().all()) if lanes else {}
+    return {
+        job_id: row
+        for job_id, row in jobs.items()
+        if row.state == State.SENDING and row.turn == lanes[row.lane_id].fence
+    }
+
+
+def _return_begun(
+    connection: Connection,
+    begun: Mapping[UUID, Row[Any]],
+    lanes: Mapping[UUID, Row[Any]],
+    changes: dict[UUID, dict[str, Any]],
+    worker: UUID | None,
+    *,
+    now: Micros,
+    died: bool,
+    key_max_age: Micros,
+) -> None:
+    rule = DIED if died else STOPPED
+    changed, attempts = [], []
+    for job in begun.values():
+        state = MOVES[State.SENDING][_what_next(job, now=now, key_max_age=key_max_age)]
+        row = {name: job._mapping[name] for name in JOB_CHANGES}
+        row["finished_at"] = now if state in FINAL else None
+        # A worker's death alone makes no poison: whoever runs alone may have been begun beside the one to blame.
+        deaths = max(job.deaths, min(DEATHS_TOLERATED, job.deaths + died))
+        row |= {"state": state.value, "next_at": now, "deaths": deaths, "rule": rule}
+        row |= {"doubt_at": job.begun_at, "turn": None, "begun_at": None}
+        changed.append((job, row))
+        if state is State.QUEUED:
+            lower_in(changes, lanes[job.lane_id], job.priority, now)
+        attempts.append(
+            {
+                "id": new_id(),
+                "job_id": job.id,
+                "generation": job.generation,
+                "worker_id": worker,
+                "begun_at": job.begun_at,
+                "ended_at": now,
+                "status": None,
+                "rule": rule,
+                "route": "retry",
+                "sent": "maybe",
+                "error_type": None,
+                "error": UNKNOWN,
+                "request_id": None,
+                "replayed": False,
+            }
+        )
+    store_changes(connection, changed, now=now)
+    insert_rows(connection, schema.attempt, attempts)
+
+
+def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:
+    """What becomes of a begun job of which nobody will tell."""
+    if job.cancel_at is not None:
+        return withdrawal(job.operation, may_have_gone_out=True)
+    young = job.key_at is not None and -CLOCK_TOLERANCE <= now - job.key_at < key_max_age
+    return Event.DOUBT if not young and not repeatable(job.operation) else Event.RETURN
+
+
+# Spelled out, or SQLite uses no partial index.
+_ANY = text(
+    "SELECT renewed_at,"
+    " EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < :before) AS turns,"
+    " EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= :now) AS jobs"
+    " FROM sendq_leader WHERE name = 'dispatcher'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Whether a turn is open that should be over, and a job waits whose time is; when the lead was last renewed."""
+
+    turns: bool
+    jobs: bool
+    renewed_at: Micros
+
+
+def anything(connection: Connection, *, before: Micros, now: Micros) -> Overdue:
+    """Whether a turn is open still that was opened before some time, by the leaders' clock, and what else there is."""
+    found = connection.execute(_ANY, {"before": before, "now": now}).one()
+    return Overdue(bool(found.turns), bool(found.jobs), found.renewed_at)
+
+
+def take_back_unclaimed(
+    connection: Connection, *, offered_before: Micros, now: Micros, key_max_age: Micros = KEY_MAX_AGE
+) -> int:
+    """Close turns that nobody claimed: the broker lost their message, or no worker is there to read it.
+
+    Those too that a worker claimed which is buried already: frozen and taken for dead, it woke up and claimed before
+    its next beat could tell it. If it dies then, nobody looks for it any more. Whether it has died, nobody
+    knows: no job is blamed for that.
+    """
+    table = schema.lane.c
+    stale = connection.execute(
+        select(table.id, table.fence).where(
+            table.turn == "offered", table.turn_worker.is_(None), table.turn_at < offered_before
+        )
+    ).all()
+    if stale:
+        give_back(connection, [(row.id, row.fence) for row in stale], now=now)
+    alive = select(schema.worker.c.id)
+    forgotten = connection.execute(
+        select(table.turn_worker)
+        .where(table.turn == "claimed", table.turn_at < offered_before, table.turn_worker.not_in(alive))
+        .distinct()
+    )
+    buried = [
+        bury(connection, worker, now=now, died=False, key_max_age=key_max_age) for worker in forgotten.scalars().all()
+    ]
+    return len(stale) + sum(one.turns for one in buried)
+
+
+def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micros = KEY_MAX_AGE) -> int:
+    """End waiting jobs whose time is over, in whatever lane: closed ones too, which get no turn."""
+    table = schema.job
+    over = connection.execute(
+        select(table)
+        .where(table.c.state == State.QUEUED.value, table.c.expires_at <= now)
+        .order_by(table.c.expires_at)
+        .limit(limit)
+    ).all()
+    events = {job.id: objection(job, now=now, key_max_age=key_max_age) for job in over}
+    return len(end_waiting(connection, {job_id: event for job_id, event in events.items() if event}, now=now))
+
+
+def doubt_open_keys(connection: Connection, *, now: Micros, limit: int) -> int:
+    """Put up to ``limit`` waiting sends in doubt whose last outcome is unknown; for a clock that runs behind.
+
+    Left in the queue, their keys would look young again as soon as the clock has caught up.
+    """
+    table = schema.job.c
+    # Spelled out, or SQLite uses no partial index.
+    queued: ColumnElement[str] = literal_column(f"'{State.QUEUED.value}'")
+    waiting = select(table.id).where(table.state == queued, table.doubt_at.is_not(None), table.operation == "send")
+    ids = connection.execute(waiting.order_by(table.id).limit(limit)).scalars()
+    return len(end_waiting(connection, dict.fromkeys(ids, Event.DOUBT), now=now))
+
+
+# Lanes with waiting jobs, one index probe for each: the net below all wake rows.
+_LANES_THAT_WAIT = (
+    text(
+        "WITH RECURSIVE walk (lane_id, step) AS ("
+        " SELECT (SELECT j.lane_id FROM sendq_job AS j WHERE j.state = 'queued' AND j.lane_id > :after"
+        "  ORDER BY j.lane_id LIMIT 1), 1"
+        " UNION ALL"
+        " SELECT (SELECT j.lane_id FROM sendq_job AS j WHERE j.state = 'queued' AND j.lane_id > walk.lane_id"
+        "  ORDER BY j.lane_id LIMIT 1), step + 1 FROM walk WHERE walk.lane_id IS NOT NULL AND step < :limit"
+        ") SELECT lane_id FROM walk WHERE lane_id IS NOT NULL"
+    )
+    .bindparams(bindparam("after", type_=Uuid()))
+    .columns(lane_id=Uuid())
+)
+
+
+def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tuple[UUID | None, int]:
+    """Wake lanes that hold waiting jobs and believe that nothing waits; looks at up to ``limit`` lanes after one id.
+
+    Returns where to go on (None: the end was reached) and how many lanes were found asleep. More than none is a bug
+    or a lost write, and worth an alert. A lane whose wake row is still to be taken in does not count: it is only early.
+    """
+    ids = connection.execute(_LANES_THAT_WAIT, {"after": after, "limit": limit}).scalars().all()
+    rows = lock(connection, ids)
+    asleep = {
+        lane_id: {"high_mark": 0, "normal_mark": 0, "low_mark": 0}
+        for lane_id, row in rows.items()
+        if row.next_at is None and row.turn is None and row.closed_at is None
+    }
+    notify(connection, at=settle(connection, rows, asleep, now=now))
+    # Asked under lock: whoever takes one in has either woken the lane by now or waits for it.
+    wake = schema.wake.c.lane_id
+    early = set(connection.execute(select(wake).where(wake.in_(sorted(asleep)))).scalars()) if asleep else set()
+    return (ids[-1] if len(ids) == limit else None), len(asleep.keys() - early)

@@ -1,0 +1,142 @@
+"""Who is alive, and who dispatches.
+
+A worker's row counts its beats. Whoever watches judges a worker by that count standing still on the watcher's own
+monotonic clock, and writes down for how long it has, so that whoever watches after them need not begin anew.
+
+The dispatcher's lease names the time at which it ends, for those who come later; whoever has watched it stand still for
+as long as it lasts need not believe that time (a clock that was ahead).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from sendq.clock import Micros
+from sendq.ids import new_id
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching.lineage import DISPATCHER
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How much a worker can do (calls at once)."""
+
+    capacity: int
+    stopping: bool = False
+
+
+def register(
+    connection: Connection, worker: UUID, *, name: str, pid: int, version: str, load: Load, now: Micros
+) -> None:
+    """A worker comes into being. Its id is never used again."""
+    connection.execute(
+        insert(schema.worker).values(
+            id=worker,
+            name=name,
+            pid=pid,
+            version=version,
+            started_at=now,
+            beats=0,
+            beat_at=now,
+            silent=0,
+            capacity=load.capacity,
+            stopping=load.stopping,
+        )
+    )
+
+
+def beat(connection: Connection, worker: UUID, *, load: Load, now: Micros) -> bool:
+    """Say that it lives; False: it was taken for dead and buried, and must go on under a new id."""
+    table = schema.worker
+    changed = connection.execute(
+        update(table)
+        .where(table.c.id == worker)
+        .values(beats=table.c.beats + 1, beat_at=now, silent=0, capacity=load.capacity, stopping=load.stopping)
+    )
+    return changed.rowcount == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Beats:
+    """A worker's beats, and for how long those who watch have seen their count stand still, as far as they said so."""
+
+    count: int
+    silent: Micros
+
+
+def beats(connection: Connection) -> dict[UUID, Beats]:
+    """The beats of every worker."""
+    table = schema.worker.c
+    rows = connection.execute(select(table.id, table.beats, table.silent))
+    return {row.id: Beats(row.beats, row.silent) for row in rows}
+
+
+def tell_silence(connection: Connection, worker: UUID, seen: Beats) -> None:
+    """Write down for how long the count has stood still; nothing if it has moved on, or somebody knows of more."""
+    table = schema.worker
+    still = update(table).where(table.c.id == worker, table.c.beats == seen.count, table.c.silent < seen.silent)
+    connection.execute(still.values(silent=seen.silent))
+
+
+def beats_of(connection: Connection, worker: UUID) -> int | None:
+    """The count of beats of one worker, its row locked; None if it is gone."""
+    table = schema.worker
+    found = connection.execute(select(table.c.beats).where(table.c.id == worker).with_for_update()).scalar()
+    return None if found is None else int(found)
+
+
+def deregister(connection: Connection, worker: UUID) -> None:
+    """A worker is gone."""
+    connection.execute(delete(schema.worker).where(schema.worker.c.id == worker))
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The dispatcher's lease as it stands; it changes whenever its holder renews it."""
+
+    holder: UUID | None
+    expires_at: Micros
+    fence: int
+
+
+def lease(connection: Connection) -> Lease:
+    """Who leads, and until when unless it is renewed. Locks nothing."""
+    table = schema.leader.c
+    row = connection.execute(select(table.holder, table.expires_at, table.fence).where(table.name == DISPATCHER)).one()
+    return Lease(row.holder, row.expires_at, row.fence)
+
+
+def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros, over: Lease | None = None) -> int | None:
+    """Take or renew the dispatcher's lease, and count that; its fence, or None while somebody else holds it.
+
+    ``over``: a lease that was not renewed for as long as it lasts, whatever time it names.
+    """
+    table = schema.leader
+    columns = (table.c.holder, table.c.expires_at, table.c.fence, table.c.line)
+    row = connection.execute(select(*columns).where(table.c.name == DISPATCHER).with_for_update()).one()
+    ours = row.holder == holder
+    known = Lease(row.holder, row.expires_at, row.fence)
+    if not ours and row.holder is not None and row.expires_at > now and known != over:
+        return None
+    line = row.line or new_id()
+    renewed = {"expires_at": now + lease, "line": line, "renewals": table.c.renewals + 1, "renewed_at": now}
+    taken = renewed | {"holder": holder, "fence": row.fence + 1, "sleeps_until": 0}
+    connection.execute(update(table).where(table.c.name == DISPATCHER).values(renewed if ours else taken))
+    return int(row.fence if ours else row.fence + 1)
+
+
+def resign(connection: Connection, holder: UUID) -> None:
+    """Give the lease back, if it is ours."""
+    table = schema.leader
+    mine = update(table).where(table.c.name == DISPATCHER, table.c.holder == holder)
+    connection.execute(mine.values(holder=None, expires_at=0, sleeps_until=0))
+
+
+def sleep_until(connection: Connection, holder: UUID, until: Micros) -> bool:
+    """Ask to be woken by any commit that wants a turn before ``until`` (0: by none); False: the lease is lost."""
+    table = schema.leader
+    mine = update(table).where(table.c.name == DISPATCHER, table.c.holder == holder)
+    return connection.execute(mine.values(sleeps_until=until)).rowcount == 1

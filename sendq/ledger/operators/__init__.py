@@ -1,0 +1,1 @@
+"""What operators change: holds, redrive, erasure, new encryption keys, recovery after a restore."""

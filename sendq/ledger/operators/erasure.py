@@ -1,0 +1,134 @@
+"""Forget: erase what the ledger keeps of a grant's mail, at somebody's request; what waits is withdrawn.
+
+    erased     bodies, texts of errors, and what keys stand for (a key still finds its job, and a repeat under it still
+               makes no second mail)
+    kept       that there was a job: its ids, times, states and rules, and keys as the application wrote them
+    left       jobs on the wire, and those in doubt: their bodies are needed to find out whether they went out. Whoever
+               is on the wire is withdrawn as far as that goes. Forget again when they have ended
+
+Steps of `STEP` jobs, each a transaction of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, select, tuple_, update
+
+from sendq.clock import Micros
+from sendq.ledger import events
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import chunks
+from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
+from sendq.ledger.retention import erase_bodies
+from sendq.rules.states import FINAL, State
+
+STEP = 500
+
+_ENDED = tuple(state.value for state in FINAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is of a grant: its jobs by id, its batches, and its keys as (application, key)."""
+
+    jobs: Sequence[UUID]
+    batches: Sequence[UUID]
+    keys: Sequence[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class Tally:
+    """Jobs that were withdrawn or are erased, and those left, on the wire or in doubt."""
+
+    withdrawn: int = 0
+    erased: int = 0
+    on_the_wire: int = 0
+    in_doubt: int = 0
+
+    @property
+    def left(self) -> int:
+        """Jobs whose bodies are still there."""
+        return self.on_the_wire + self.in_doubt
+
+
+def find(connection: Connection, lane_id: UUID) -> Found:
+    """All that hangs on a lane. Reads every job and key of the ledger once; nothing is locked."""
+    job, batch, key = schema.job.c, schema.batch.c, schema.key.c
+    jobs = connection.execute(select(job.id).where(job.lane_id == lane_id).order_by(job.id)).scalars().all()
+    batches = connection.execute(select(batch.id).where(batch.lane_id == lane_id)).scalars().all()
+    named = select(key.application, key.key).outerjoin(schema.job, job.id == key.job_id)
+    named = named.outerjoin(schema.batch, batch.id == key.batch_id)
+    keys = connection.execute(named.where((job.lane_id == lane_id) | (batch.lane_id == lane_id)))
+    return Found(jobs, batches, [(row.application, row.key) for row in keys])
+
+
+def count(connection: Connection, jobs: Sequence[UUID], tally: Tally) -> None:
+    """What `erase_jobs` would do to these jobs; nothing is changed."""
+    table = schema.job.c
+    for row in connection.execute(select(table.state, table.operation, table.doubt_at).where(table.id.in_(jobs))):
+        doubtful = row.operation == "send" and row.doubt_at is not None
+        _add(tally, State(row.state), withdrawn_into_doubt=doubtful)
+
+
+def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, now: Micros) -> None:
+    """Withdraw those of these jobs that wait, and erase what is kept of those that have ended."""
+    rows = lock_jobs(connection, jobs)
+    waiting = {
+        row.id: withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
+        for row in rows.values()
+        if row.state == State.QUEUED
+    }
+    end_waiting(connection, waiting, now=now, rule="forgotten")
+    for row in rows.values():
+        _add(tally, State(row.state), withdrawn_into_doubt=row.operation == "send" and row.doubt_at is not None)
+    table = schema.job
+    on_the_wire = table.c.id.in_(jobs) & (table.c.state == State.SENDING.value)
+    connection.execute(update(table).where(on_the_wire, table.c.cancel_at.is_(None)).values(cancel_at=now))
+    ended = connection.execute(select(table.c.id).where(table.c.id.in_(jobs), table.c.state.in_(_ENDED)))
+    erase_bodies(connection, ended.scalars().all())
+    attempt = schema.attempt
+    connection.execute(update(attempt).where(attempt.c.job_id.in_(jobs)).values(error=None))
+
+
+def _add(tally: Tally, state: State, *, withdrawn_into_doubt: bool) -> None:
+    if state is State.SENDING:
+        tally.on_the_wire += 1
+    elif state is State.IN_DOUBT:
+        tally.in_doubt += 1
+    elif state is State.QUEUED:
+        tally.withdrawn += 1
+        if withdrawn_into_doubt:
+            tally.in_doubt += 1
+        else:
+            tally.erased += 1
+    else:
+        tally.erased += 1
+
+
+def erase_batches(connection: Connection, batches: Sequence[UUID]) -> int:
+    """Erase what these batches ask for, but for those with jobs that have not ended; how many of those there are."""
+    table, job = schema.batch, schema.job.c
+    unfinished_ones = 0
+    for part in chunks(batches, STEP):
+        connection.execute(select(table.c.id).where(table.c.id.in_(part)).order_by(table.c.id).with_for_update())
+        unfinished = select(job.batch_id).where(job.batch_id.in_(part), job.state.not_in(_ENDED)).distinct()
+        left = set(connection.execute(unfinished).scalars())
+        over = [batch for batch in part if batch not in left]
+        connection.execute(update(table).where(table.c.id.in_(over)).values(body=b"", cipher_key=None))
+        unfinished_ones += len(left)
+    return unfinished_ones
+
+
+def erase_keys(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
+    """Erase what these keys stand for."""
+    table = schema.key
+    this = tuple_(table.c.application, table.c.key).in_(keys)
+    connection.execute(update(table).where(this).values(digest=b"", cipher_key=None))
+
+
+def note(connection: Connection, application: str, grant_id: str, *, by: str, reason: str, now: Micros) -> None:
+    """Write down that somebody wants this grant forgotten, and why: first, so that a trace stays of what was begun."""
+    events.append(connection, "forget", at=now, by=by, application=application, grant_id=grant_id, reason=reason)

@@ -1,0 +1,348 @@
+"""Holds by hand: an operator leaves a scope alone until a time, ends a hold (anybody's), or reopens a closed lane.
+
+    scope                    where it stands                 what a hold does at once
+    a grant                  its lane                        its next calls do not begin
+    a provider               the pair of one application     its lanes are not looked at
+    a whole application      the pair "*"                    all its lanes are not looked at
+
+A turn that was offered and not yet claimed is taken back. One of a *pair* that a worker has claimed, or that is being
+offered in that moment, goes on to its end, about two seconds. A hold never shortens one that is in force: whoever wants
+that ends it first. After a release, as after every hold, one call goes first, then 1, 2, 4 …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, literal_column, or_, select, update
+
+from sendq.clock import Micros, moment
+from sendq.ids import lane_id
+from sendq.ledger import events, grants
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_new
+from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, paced, settle
+from sendq.ledger.enqueue import notify
+from sendq.ledger.events import BY_HAND
+from sendq.rules.paces import Paces
+from sendq.rules.states import State
+from sendq.views import plain
+
+WHOLE_APPLICATION = "*"
+
+Released = Literal["released", "reopened"]
+
+# Counting the waiting jobs of one scope stops here, and of one lane in a list there.
+COUNT_MOST = 100_000
+LINE_COUNT_MOST = 10_000
+
+
+def hold_grant(
+    connection: Connection, application: str, grant_id: str, *, until: Micros, by: str, reason: str, now: Micros
+) -> bool:
+    """Leave one grant alone until then; False, and nothing changes, if it is held for longer already.
+
+    A grant that never had a job gets its lane now, so that its first job finds the hold.
+    """
+    lane = _lane(connection, application, grant_id, now=now)
+    row = lock(connection, [lane])[lane]
+    if _outlasts(row, until):
+        return False
+    change = _held(until, by, now=now)
+    if row.turn == "offered":
+        change |= CLOSED_TURN
+    settle(connection, {lane: row}, {lane: change}, now=now)
+    events.append(
+        connection,
+        "hold",
+        at=now,
+        by=by,
+        application=application,
+        provider=row.provider,
+        grant_id=grant_id,
+        rule=BY_HAND,
+        reason=reason,
+    )
+    return True
+
+
+def hold_pair(
+    connection: Connection, application: str, provider: str, *, until: Micros, by: str, reason: str, now: Micros
+) -> bool:
+    """Leave a provider of an application alone until then, or (`WHOLE_APPLICATION`) all of it; False as above."""
+    table = schema.lane.c
+    offered = connection.execute(select(table.id).where(*_of(application, provider), table.turn == "offered"))
+    rows = lock(connection, offered.scalars())  # lanes first, then pairs: the order in which everybody locks them
+    insert_new(connection, schema.pair, [{"application": application, "provider": provider}], returning="provider")
+    if _outlasts(_lock_pairs(connection, application)[provider], until):
+        return False
+    settle(connection, rows, {lane: CLOSED_TURN for lane, row in rows.items() if row.turn == "offered"}, now=now)
+    _write_pair(connection, application, provider, **_held(until, by, now=now))
+    _restart(connection, application, provider)
+    _pair_event(connection, "hold", application, provider, by=by, rule=BY_HAND, reason=reason, now=now)
+    return True
+
+
+def release_grant(
+    connection: Connection, application: str, grant_id: str, *, by: str, reason: str, now: Micros
+) -> Released | None:
+    """End a grant's hold, and reopen its lane if it is closed; None if it was neither held nor closed."""
+    lane = lane_id(application, grant_id)
+    row = lock(connection, [lane]).get(lane)
+    if row is None:
+        return None
+    held = row.held_until is not None and row.held_until > now
+    if held:
+        change = {"held_until": None, "ramp": 1}
+        notify(connection, at=settle(connection, {lane: row}, {lane: change}, now=now))
+        events.append(
+            connection,
+            "release",
+            at=now,
+            by=by,
+            application=application,
+            provider=row.provider,
+            grant_id=grant_id,
+            rule=row.held_rule,
+            reason=reason,
+        )
+    if grants.reopen(connection, lane, by=by, now=now, reason=reason):
+        return "reopened"
+    return "released" if held else None
+
+
+def release_pair(
+    connection: Connection, application: str, provider: str, *, by: str, reason: str, now: Micros
+) -> Released | None:
+    """End the hold of a provider, or of a whole application; None if there was none. Its lanes' own holds stay."""
+    row = _lock_pairs(connection, application).get(provider)
+    if row is None or row.held_until is None or row.held_until <= now:
+        return None
+    _write_pair(connection, application, provider, held_until=None)
+    _restart(connection, application, provider)
+    _pair_event(connection, "release", application, provider, by=by, rule=row.held_rule, reason=reason, now=now)
+    notify(connection, at=now)
+    return "released"
+
+
+def _outlasts(row: Row[Any], until: Micros) -> bool:
+    return row.held_until is not None and row.held_until > until
+
+
+def _held(until: Micros, by: str, *, now: Micros) -> dict[str, Any]:
+    return {"held_until": until, "held_since": now, "held_rule": BY_HAND, "held_by": by, "ramp": 1}
+
+
+def _lane(connection: Connection, application: str, grant_id: str, *, now: Micros) -> UUID:
+    """The grant's lane, made if need be. Its provider becomes known with the first job that names one."""
+    lane, provider = lane_id(application, grant_id), "unknown"
+    row = {
+        "id": lane,
+        "application": application,
+        "grant_id": grant_id,
+        "provider": provider,
+        "created_at": now,
+        "ramp": 1,
+        **paced(Paces(), application, provider, grant_id),  # the dispatcher knows better, if there is more to know
+    }
+    if insert_new(connection, schema.lane, [row], returning="id"):
+        insert_new(connection, schema.pair, [{"application": application, "provider": provider}], returning="provider")
+    return lane
+
+
+def _of(application: str, provider: str) -> list[ColumnElement[bool]]:
+    """What is true of the lanes that a pair stands for."""
+    table = schema.lane.c
+    whole = [table.application == application]
+    return whole if provider == WHOLE_APPLICATION else [*whole, table.provider == provider]
+
+
+def _lock_pairs(connection: Connection, application: str) -> dict[str, Row[Any]]:
+    """Lock every pair of an application, in one order, and read them by provider."""
+    table = schema.pair
+    wanted = select(table).where(table.c.application == application).order_by(table.c.provider)
+    return {row.provider: row for row in connection.execute(wanted.with_for_update())}
+
+
+def _write_pair(connection: Connection, application: str, provider: str, **values: Any) -> None:
+    table = schema.pair
+    this = update(table).where(table.c.application == application, table.c.provider == provider)
+    connection.execute(this.values(**values))
+
+
+def _restart(connection: Connection, application: str, provider: str) -> None:
+    """One call at first, in all of what was held."""
+    table = schema.pair
+    held = update(table).where(table.c.application == application)
+    whole = provider == WHOLE_APPLICATION
+    connection.execute((held if whole else held.where(table.c.provider == provider)).values(ramp=1))
+
+
+def _pair_event(
+    connection: Connection,
+    kind: str,
+    application: str,
+    provider: str,
+    *,
+    by: str,
+    rule: str | None,
+    reason: str,
+    now: Micros,
+) -> None:
+    events.append(
+        connection,
+        kind,
+        at=now,
+        by=by,
+        application=application,
+        provider=None if provider == WHOLE_APPLICATION else provider,
+        rule=rule,
+        reason=reason,
+    )
+
+
+# --- look -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A scope as it is now. ``known``: it has a lane. ``waiting``: its waiting jobs, up to `COUNT_MOST`."""
+
+    known: bool
+    waiting: int
+    held_until: datetime | None = None
+    held_rule: str | None = None
+    held_by: str | None = None
+    closed: bool = False
+
+
+def grant_standing(connection: Connection, application: str, grant_id: str, *, now: Micros) -> Standing:
+    """How a grant stands."""
+    lane = lane_id(application, grant_id)
+    row = connection.execute(select(schema.lane).where(schema.lane.c.id == lane)).first()
+    waiting = _waiting(connection, select(schema.job.c.id).where(schema.job.c.lane_id == lane), COUNT_MOST)
+    return _standing(row, known=row is not None, waiting=waiting, now=now)
+
+
+def pair_standing(connection: Connection, application: str, provider: str, *, now: Micros) -> Standing:
+    """How a provider of an application stands, or (`WHOLE_APPLICATION`) all of it."""
+    job, pair = schema.job.c, schema.pair
+    lanes = select(schema.lane.c.id).where(*_of(application, provider))
+    known = connection.execute(lanes.limit(1)).first() is not None
+    waiting = _waiting(connection, select(job.id).where(job.lane_id.in_(lanes)), COUNT_MOST)
+    this = select(pair).where(pair.c.application == application, pair.c.provider == provider)
+    return _standing(connection.execute(this).first(), known=known, waiting=waiting, now=now)
+
+
+def held_above(
+    connection: Connection, application: str, *, grant_id: str | None, provider: str | None, now: Micros
+) -> list[str]:
+    """The pairs around a grant or a provider that are held now, by provider: its own, `WHOLE_APPLICATION`, or both."""
+    if grant_id is not None:
+        lane = select(schema.lane.c.provider).where(schema.lane.c.id == lane_id(application, grant_id))
+        around = [connection.execute(lane).scalar(), WHOLE_APPLICATION]
+    else:
+        around = [WHOLE_APPLICATION] if provider is not None else []
+    table = schema.pair.c
+    wanted = select(table.provider).where(
+        table.application == application, table.provider.in_(around), table.held_until > now
+    )
+    return list(connection.execute(wanted.order_by(table.provider)).scalars())
+
+
+def _standing(row: Row[Any] | None, *, known: bool, waiting: int, now: Micros) -> Standing:
+    if row is None:
+        return Standing(known, waiting)
+    closed = getattr(row, "closed_at", None) is not None
+    if row.held_until is None or row.held_until <= now:
+        return Standing(known, waiting, closed=closed)
+    return Standing(known, waiting, moment(row.held_until), row.held_rule, row.held_by, closed)
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLine:
+    """A grant in a list. ``state``: ``closed`` (its owner must sign in again), ``held`` or ``open``.
+
+    Of a closed one: ``suspected``, the API is asked first; ``announced_at``, when its owner was called for; ``gone``,
+    the grant exists no more. ``waiting`` counts up to `LINE_COUNT_MOST`.
+    """
+
+    grant_id: str
+    application: str
+    provider: str
+    state: str
+    since: datetime | None
+    until: datetime | None
+    rule: str | None
+    by: str | None
+    reason: str | None
+    suspected: bool
+    announced_at: datetime | None
+    gone: bool
+    waiting: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+def grant_lines(connection: Connection, *, states: Collection[str], limit: int, now: Micros) -> list[GrantLine]:
+    """Up to ``limit`` grants that are in one of ``states``, those that came into it last first."""
+    lane = schema.lane
+    closed, held = lane.c.closed_at.is_not(None), lane.c.held_until > now
+    state = case((closed, "closed"), (held, "held"), else_="open")
+    since = case((closed, lane.c.closed_at), (held, lane.c.held_since))
+    # Spelled out for each state, so that the index of closed lanes can be used.
+    is_in = {
+        "closed": closed,
+        "held": and_(lane.c.closed_at.is_(None), held),
+        "open": and_(lane.c.closed_at.is_(None), or_(lane.c.held_until.is_(None), lane.c.held_until <= now)),
+    }
+    rows = connection.execute(
+        select(lane, state.label("state"), since.label("since"))
+        .where(or_(*(is_in[name] for name in states)))
+        .order_by(since.desc().nulls_last(), lane.c.id)
+        .limit(limit)
+    ).all()
+    told = _told(connection, rows)
+    return [_line(connection, row, told.get((row.application, row.grant_id, row.since))) for row in rows]
+
+
+def _told(connection: Connection, rows: Iterable[Row[Any]]) -> dict[tuple[str, str, Micros], Row[Any]]:
+    """The events that held or closed these lanes: they bear the same time, and know who and why."""
+    table = schema.event.c
+    times = {row.since for row in rows if row.since is not None}
+    found = connection.execute(select(schema.event).where(table.at.in_(times), table.kind.in_(["hold", "closed"])))
+    return {(row.application, row.grant_id, row.at): row for row in found}
+
+
+def _line(connection: Connection, row: Row[Any], event: Row[Any] | None) -> GrantLine:
+    closed, held = row.state == "closed", row.state == "held"
+    waiting = select(schema.job.c.id).where(schema.job.c.lane_id == row.id)
+    by = event.by if event is not None else "policy"
+    return GrantLine(
+        grant_id=row.grant_id,
+        application=row.application,
+        provider=row.provider,
+        state=row.state,
+        since=None if row.since is None else moment(row.since),
+        until=moment(row.held_until) if held else None,
+        rule=row.closed_rule if closed else row.held_rule if held else None,
+        by=row.held_by if held else by if closed else None,
+        reason=event.reason if event is not None else None,
+        suspected=closed and row.suspected,
+        announced_at=moment(row.announced_at) if closed and row.announced_at is not None else None,
+        gone=closed and row.gone,
+        waiting=_waiting(connection, waiting, LINE_COUNT_MOST),
+    )
+
+
+def _waiting(connection: Connection, jobs: Select[tuple[UUID]], most: int) -> int:
+    # The state is spelled out in the statement: SQLite uses a partial index only if it sees the value.
+    waits = schema.job.c.state == literal_column(f"'{State.QUEUED.value}'")
+    some = jobs.where(waits).limit(most).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())

@@ -1,0 +1,120 @@
+"""Recover: put a ledger right that has forgotten something, after a restore or a failover with loss.
+
+What the ledger shows as unfinished at the time of the loss may have gone out since. Every such send falls into doubt,
+as if its last request were made now, so that it is looked for in its mailbox before anything else happens to it;
+changes of messages that were begun go back to the queue, for they can be made twice. What was enqueued after the loss
+is left as it is. The last step opens the dispatch; all steps may be repeated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, and_, func, or_, select
+
+from sendq.clock import SECOND, Micros
+from sendq.ledger import events
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows
+from sendq.ledger.dispatching import lineage
+from sendq.ledger.doubt import trail
+from sendq.ledger.enqueue import append_wakes
+from sendq.ledger.jobs import store_changes
+from sendq.ledger.operators.redrive import CHUNK, wakes_of
+from sendq.rules.states import Event, State, move
+
+RECOVERED = "recovered"
+UNKNOWN = "the ledger has lost a part of its history, in which this may have gone out"
+
+# The last sign of life is older than the loss, by a renewal of the lease, and the clocks of those who enqueue differ.
+MARGIN: Micros = 60 * SECOND
+
+_UNFINISHED = (State.QUEUED.value, State.SENDING.value, State.IN_DOUBT.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What there is to put right: sends that fall into doubt; changes, and listings for them, that return."""
+
+    sends: int
+    changes: int
+
+
+def count(connection: Connection, *, since: Micros) -> Unfinished:
+    """What `put_in_doubt` would concern, all parts together."""
+    table = schema.job.c
+    found = connection.execute(
+        select(table.operation, func.count().label("number")).where(_concerned(since)).group_by(table.operation)
+    )
+    numbers = {row.operation: int(row.number) for row in found}
+    sends = numbers.pop("send", 0)
+    return Unfinished(sends, sum(numbers.values()))
+
+
+def put_in_doubt(
+    connection: Connection, *, since: Micros, now: Micros, after: UUID | None, limit: int = CHUNK
+) -> tuple[Unfinished, UUID | None]:
+    """Put up to ``limit`` jobs behind ``after`` right; what they were, and where to go on (None: nowhere)."""
+    job, lane = schema.job, schema.lane
+    statement = (
+        select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
+        .outerjoin(lane, lane.c.id == job.c.lane_id)
+        .where(_concerned(since))
+        .order_by(job.c.id)
+        .limit(limit)
+        .with_for_update(of=job)
+    )
+    if after is not None:
+        statement = statement.where(job.c.id > after)
+    rows = connection.execute(statement).all()
+    sends = [row for row in rows if row.operation == "send"]
+    changes = [row for row in rows if row.operation != "send"]
+    store_changes(connection, [(row, _doubted(row, now=now)) for row in sends], now=now)
+    attempts = [
+        trail(row, RECOVERED, sent="maybe", begun_at=max(since, row.due_at), now=now, error=UNKNOWN) for row in sends
+    ]
+    insert_rows(connection, schema.attempt, attempts)
+    store_changes(connection, [(row, _returned(row, now=now)) for row in changes], now=now)
+    wakes = wakes_of([row for row in changes if row.application is not None], {row.id: now for row in changes})
+    if wakes:
+        append_wakes(connection, wakes, at=now)
+    return Unfinished(len(sends), len(changes)), rows[-1].id if len(rows) == limit else None
+
+
+def open_again(connection: Connection, *, by: str, reason: str, now: Micros) -> None:
+    """Deal out turns again, and keep who said so."""
+    lineage.begin_line(connection)
+    events.append(connection, "recovered", at=now, by=by, reason=reason)
+
+
+def _concerned(since: Micros) -> Any:
+    """Sends that were not finished at the loss, but for those put right already; and changes that were begun."""
+    table = schema.job.c
+    until = since + MARGIN
+    done = and_(table.state == State.IN_DOUBT.value, table.rule == RECOVERED, table.doubt_at > since)
+    send = and_(table.operation == "send", ~done, table.state.in_(_UNFINISHED), table.created_at <= until)
+    change = and_(table.operation != "send", table.state == State.SENDING.value, table.begun_at <= until)
+    return or_(send, change)
+
+
+def _doubted(row: Row[Any], *, now: Micros) -> dict[str, Any]:
+    state = State(row.state)
+    after = state if state is State.IN_DOUBT else move(state, Event.DOUBT)
+    return {
+        "id": row.id,
+        "state": after.value,
+        "rule": RECOVERED,
+        # Whatever happened to its key in what was lost: not before now was it used last.
+        "key_at": now,
+        "doubt_at": now,
+        "turn": None,
+        "begun_at": None,
+        "look_at": None,
+    }
+
+
+def _returned(row: Row[Any], *, now: Micros) -> dict[str, Any]:
+    state = move(State(row.state), Event.RETURN)
+    return {"id": row.id, "state": state.value, "next_at": now, "rule": RECOVERED, "turn": None, "begun_at": None}

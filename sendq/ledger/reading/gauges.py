@@ -1,0 +1,190 @@
+"""How full everything is: what is asked again and again, for a graph or an alert, of a ledger of any size.
+
+Every question is bounded. Jobs are counted through partial indexes up to `COUNT_MOST`; beyond that PostgreSQL's own
+estimate of the index stands in (as of its last vacuum or analyze), and SQLite says `COUNT_MOST`. Jobs that were sent,
+cancelled or have expired are not counted at all: workers count those as they end. Lanes are read once, all of them:
+there are as many as grants, not as jobs. The oldest job is looked for where it must be: in the lanes that have waited
+longest for a turn, and in those that have one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, and_, case, func, literal_column, or_, select, text
+
+from sendq.clock import SECOND, Micros
+from sendq.ids import first_id
+from sendq.ledger.db import schema
+from sendq.ledger.deliveries import Backlog, backlog
+from sendq.ledger.dispatching import lanes
+from sendq.rules.states import State
+
+# Exact up to here: an index scan of some milliseconds.
+COUNT_MOST = 10_000
+
+# Lanes that are searched for the oldest job: those that have waited longest, and as many of those in a turn.
+SEARCHED = 200
+
+# No question of these may keep the ledger busy for longer.
+LIMIT_MS = 5_000
+
+PRIORITIES = ("high", "normal", "low")
+LANE_STATES = ("closed", "held", "served", "waiting", "idle")
+
+_INDEX_OF = {
+    State.QUEUED: "sendq_job_waiting_idx",
+    State.SENDING: "sendq_job_begun_idx",
+    State.IN_DOUBT: "sendq_job_doubt_idx",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """What is where now. Ages are seconds; 0 where nothing waits.
+
+    jobs            queued and sending
+    in_doubt, dead  jobs in doubt and dead letters, by the rule that decided
+    lanes           by (state, rule); the state is one of `LANE_STATES`, the rule that of the hold or the closing
+    holds           of applications and providers, by (scope, rule)
+    turns           open ones, by state (offered, claimed)
+    turn_wait_s     how long the lane that has waited longest has been due for a turn
+    oldest_s        by priority, how long ago the oldest waiting job could have begun whose lane is neither held nor
+                    closed nor keeps its distance
+    deliveries      outcomes that are to be told
+    workers         registered; capacity their calls at once; silence_s the longest time since a beat, by the clocks
+                    of those who beat
+    """
+
+    jobs: Mapping[str, int]
+    in_doubt: Mapping[str, int]
+    dead: Mapping[str, int]
+    lanes: Mapping[tuple[str, str], int]
+    holds: Mapping[tuple[str, str], int]
+    turns: Mapping[str, int]
+    turn_wait_s: float
+    oldest_s: Mapping[str, float]
+    deliveries: Backlog
+    workers: int
+    capacity: int
+    silence_s: float
+
+
+def levels(connection: Connection, *, now: Micros) -> Levels:
+    """Ask everything, in one transaction."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL statement_timeout = {LIMIT_MS}"))
+    turn_wait_s, oldest_s = waits(connection, now=now)
+    workers = connection.execute(
+        select(func.count(), func.coalesce(func.sum(schema.worker.c.capacity), 0), func.min(schema.worker.c.beat_at))
+    ).one()
+    return Levels(
+        jobs={state.value: count_waiting(connection, state) for state in (State.QUEUED, State.SENDING)},
+        in_doubt=_by_rule(connection, State.IN_DOUBT),
+        dead=_by_rule(connection, State.DEAD),
+        lanes=lanes_by_state(connection, now=now),
+        holds=_wide_holds(connection, now=now),
+        turns=_turns(connection),
+        turn_wait_s=turn_wait_s,
+        oldest_s=oldest_s,
+        deliveries=backlog(connection, now=now),
+        workers=workers[0],
+        capacity=int(workers[1]),
+        silence_s=_age(workers[2], now),
+    )
+
+
+def waits(connection: Connection, *, now: Micros) -> tuple[float, dict[str, float]]:
+    """``turn_wait_s`` and ``oldest_s`` of `Levels`."""
+    pairs = lanes.pairs(connection)
+    held = {(pair.application, pair.provider) for pair in pairs if pair.held_until > now}
+    due = [pair.next_at for pair in pairs if pair.next_at is not None and pair.wants_at <= now]
+    return _age(min(due, default=None), now), _oldest(connection, held, now=now)
+
+
+def calls_since(connection: Connection, at: Micros) -> dict[str, int]:
+    """Calls whose outcome came after ``at``, by what they led to (``done``, or a route); up to ten times `COUNT_MOST`.
+
+    Ids of attempts are in the order of time, so this reads the end of their index and no more.
+    """
+    table = schema.attempt.c
+    some = select(table.route).where(table.id >= first_id(at)).limit(10 * COUNT_MOST).subquery()
+    rows = connection.execute(select(some.c.route, func.count().label("number")).group_by(some.c.route))
+    return {row.route or "done": int(row.number) for row in rows}
+
+
+def count_waiting(connection: Connection, state: State) -> int:
+    """How many jobs are in a state that is not final; more than `COUNT_MOST` is an estimate, or "at least"."""
+    some = select(schema.job.c.id).where(_is(state)).limit(COUNT_MOST).subquery()
+    counted = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+    if counted < COUNT_MOST or connection.dialect.name != "postgresql":
+        return counted
+    estimate = text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:index)")
+    return max(counted, int(connection.execute(estimate, {"index": _INDEX_OF[state]}).scalar() or 0))
+
+
+def lanes_by_state(connection: Connection, *, now: Micros) -> Counter[tuple[str, str]]:
+    """Lanes by (state, rule of the hold or of the closing, else ""); each is counted once, as the first that fits."""
+    table = schema.lane.c
+    closed, held, served = table.closed_at.is_not(None), table.held_until > now, table.turn.is_not(None)
+    state = case(
+        (closed, "closed"), (held, "held"), (served, "served"), (table.next_at.is_not(None), "waiting"), else_="idle"
+    )
+    rule = case((closed, table.closed_rule), (held, table.held_rule), else_="")
+    rows = connection.execute(
+        select(state.label("state"), func.coalesce(rule, "").label("rule"), func.count().label("number")).group_by(
+            literal_column("1"), literal_column("2")
+        )
+    )
+    return Counter({(row.state, row.rule): int(row.number) for row in rows})
+
+
+def _by_rule(connection: Connection, state: State) -> dict[str, int]:
+    some = select(schema.job.c.rule).where(_is(state)).limit(COUNT_MOST).subquery()
+    rows = connection.execute(select(some.c.rule, func.count().label("number")).group_by(some.c.rule))
+    return {row.rule or "": int(row.number) for row in rows}
+
+
+def _wide_holds(connection: Connection, *, now: Micros) -> Counter[tuple[str, str]]:
+    table = schema.pair.c
+    rows = connection.execute(select(table.provider, table.held_rule).where(table.held_until > now))
+    return Counter(("application" if row.provider == "*" else "provider", row.held_rule or "") for row in rows)
+
+
+def _turns(connection: Connection) -> dict[str, int]:
+    table = schema.lane.c
+    rows = connection.execute(
+        select(table.turn, func.count().label("number")).where(table.turn.is_not(None)).group_by(table.turn)
+    )
+    return {"offered": 0, "claimed": 0} | {row.turn: int(row.number) for row in rows}
+
+
+def _oldest(connection: Connection, held: Iterable[tuple[str, str]], *, now: Micros) -> dict[str, float]:
+    table = schema.lane
+    of_held = or_(
+        literal_column("1 = 0"),
+        *(and_(table.c.application == application, table.c.provider == provider) for application, provider in held),
+    )
+    free = select(table).where(~of_held).limit(SEARCHED)
+    due = free.where(table.c.turn.is_(None), table.c.next_at <= now).order_by(table.c.next_at)
+    served = free.where(table.c.turn.is_not(None), table.c.closed_at.is_(None)).order_by(table.c.turn_at)
+    rows: list[Row[Any]] = [*connection.execute(due), *connection.execute(served)]
+    if not rows:
+        return dict.fromkeys(PRIORITIES, 0.0)
+    waiting = lanes.first_waiting(connection, {row.id: {**row._mapping} for row in rows}).values()
+    return {
+        name: _age(min((at for at in ats if at is not None), default=None), now)
+        for name, ats in zip(PRIORITIES, zip(*waiting, strict=True), strict=True)
+    }
+
+
+def _is(state: State) -> Any:
+    # Spelled out in the statement: SQLite uses a partial index only if it sees the value.
+    return schema.job.c.state == literal_column(f"'{state.value}'")
+
+
+def _age(at: Micros | None, now: Micros) -> float:
+    return 0.0 if at is None else max(0, now - at) / SECOND

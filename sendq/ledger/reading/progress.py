@@ -1,0 +1,111 @@
+"""How far a batch is: read for people and programs, nothing is written."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, select
+
+from sendq.clock import Micros, moment
+from sendq.errors import NotFound
+from sendq.ledger.batches import Sums, sums_of
+from sendq.ledger.db import schema
+from sendq.ledger.jobs import COUNTED
+from sendq.ledger.reading.lookup import hold_ends
+from sendq.rules.pace import call_of, pacer_of
+from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
+from sendq.rules.states import FINAL, State
+from sendq.views import BatchError, BatchView, WalkView
+
+ERRORS_MOST = 10
+
+
+def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
+    """A batch, the sum of what has happened to it, and what may be expected. Raises `NotFound`."""
+    table = schema.batch
+    row = connection.execute(select(table).where(table.c.id == batch_id)).first()
+    if row is None:
+        raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
+    lane = connection.execute(select(schema.lane).where(schema.lane.c.id == row.lane_id)).first()
+    sums = sums_of(connection, [batch_id])[batch_id]
+    pace = _rate(connection, batch_id, now=now)
+    counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
+    dead = counts.get(State.DEAD, 0) + sums.get("list:dead", 0)
+    return BatchView(
+        id=str(row.id),
+        operation=row.operation,
+        application=None if lane is None else lane.application,
+        grant_id=None if lane is None else lane.grant_id,
+        total=row.total,
+        counts=counts,
+        created_at=moment(row.created_at),
+        walk=_walk(row, sums),
+        rate=pace,
+        eta=_eta(connection, row, lane, sums, pace, now=now),
+        errors=_errors(connection, batch_id) if dead else (),
+        cancelled_at=None if row.cancel_at is None else moment(row.cancel_at),
+        finished_at=None if row.finished_at is None else moment(row.finished_at),
+    )
+
+
+def _walk(row: Row[Any], sums: Sums) -> WalkView | None:
+    state = walk_state(row, sums, total=row.total, making=row.making)
+    if state is None:
+        return None
+    return WalkView(
+        state=state,
+        pages=sums.get("page", 0),
+        found=sums.get("found", 0),
+        listings=row.listings,
+        listed=listings_ended(sums),
+    )
+
+
+def _rate(connection: Connection, batch_id: UUID, *, now: Micros) -> float:
+    change = schema.batch_change.c
+    lately = connection.execute(
+        select(func.sum(change.count).label("ended"), func.min(change.at).label("first_at")).where(
+            change.batch_id == batch_id,
+            change.at > now - RATE_WINDOW,
+            change.state.in_([state.value for state in FINAL]),
+        )
+    ).one()
+    return rate(int(lately.ended or 0), over=now - (lately.first_at or now))
+
+
+def _eta(
+    connection: Connection, row: Row[Any], lane: Row[Any] | None, sums: Sums, pace: float, *, now: Micros
+) -> datetime | None:
+    if row.total is None or row.finished_at is not None or lane is None:
+        return None
+    waiting = row.total - jobs_ended(sums) - sums.get(State.IN_DOUBT.value, 0)
+    at = eta(
+        waiting,
+        rate=pace,
+        paced_at=pacer_of(lane, now=now).start_of(max(1, waiting), call_of(row.operation, None), now),
+        held_until=hold_ends(connection, lane),
+        closed=lane.closed_at is not None,
+        now=now,
+    )
+    return None if at is None else moment(at)
+
+
+def _errors(connection: Connection, batch_id: UUID) -> tuple[BatchError, ...]:
+    """The first dead letters of a batch, with what was said last of each."""
+    job, attempt = schema.job.c, schema.attempt.c
+    last = (
+        select(attempt.error)
+        .where(attempt.job_id == job.id, attempt.error.is_not(None))
+        .order_by(attempt.begun_at.desc(), attempt.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    rows = connection.execute(
+        select(job.id, job.object_id, job.operation, job.rule, last.label("error"))
+        .where(job.batch_id == batch_id, job.state == State.DEAD.value)
+        .order_by(job.id)
+        .limit(ERRORS_MOST)
+    )
+    return tuple(BatchError(str(row.id), row.object_id, row.operation, row.rule, row.error) for row in rows)

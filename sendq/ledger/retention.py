@@ -1,0 +1,150 @@
+"""Retention: what is kept of the past, and for how long. In steps of at most `STEP` rows, each a short transaction.
+
+    a finished job          as long as its state says, with its attempts and body (a retry needs the body; that some
+                            people have a mail already is told by the attempts)
+    bodies of jobs          shorter: nobody sends them any more. Those of dead letters stay as long as the job
+    a batch                 until its last job has gone (its changes are added up by `sendq.ledger.batches`)
+    a key                   longer than its job: a repeat of an old call must not become a new mail
+    events, notifications   for their own times
+
+Unfinished jobs are never touched. Each step walks along an index, and passes over rows that somebody has locked: an
+operator who revives a dead letter in that moment keeps it. Times are those before which things go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Column, ColumnElement, Connection, delete, exists, literal_column, select, tuple_, update
+
+from sendq.clock import SECOND, Micros
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_new
+from sendq.rules.states import FINAL, State
+
+STEP = 500
+
+# Jobs in these states have no use for their bodies: no move leads from them back to the queue.
+BODILESS = tuple(sorted(FINAL - {State.DEAD}))
+
+# `finished_at` is older than its commit, clocks of workers differ, and a batch is found to be over some seconds after
+# its last job: the walk along it stays so far behind.
+SETTLED: Micros = 60 * SECOND
+
+
+def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micros) -> int:
+    """Delete jobs that ended in ``state`` before then, with all that hangs on them; how many."""
+    assert state in FINAL
+    job = schema.job
+    wanted = (
+        select(job.c.id, job.c.batch_id)
+        .where(_in(state), job.c.finished_at < min(before, now - SETTLED))
+        .order_by(job.c.finished_at)
+        .limit(STEP)
+        .with_for_update(skip_locked=True)
+    )
+    rows = connection.execute(wanted).all()
+    ids = [row.id for row in rows]
+    erase_bodies(connection, ids)
+    for column in (schema.attempt.c.job_id, job.c.id):
+        delete_where(connection, column, ids)
+    if batches := {row.batch_id for row in rows if row.batch_id is not None}:
+        _drop_empty_batches(connection, batches)
+    return len(rows)
+
+
+def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Micros) -> int:
+    """Delete the bodies of jobs that ended in ``state`` before then; how many jobs were looked at.
+
+    How far it has come stands in the ledger, so that no leader walks again over what is done.
+    """
+    assert state in BODILESS
+    job, name = schema.job, f"bodies of {state.value}"
+    at = _mark(connection, name)
+    walk = select(job.c.finished_at).where(_in(state), job.c.finished_at >= at).order_by(job.c.finished_at)
+    times = connection.execute(walk.where(job.c.finished_at < min(before, now - SETTLED)).limit(STEP)).scalars().all()
+    if not times:
+        return 0
+    # All of the last moment as well, which may be some more than a step: a commit writes many jobs with one time.
+    ended = select(job.c.id).where(_in(state), job.c.finished_at.between(times[0], times[-1]))
+    ids = connection.execute(ended).scalars().all()
+    erase_bodies(connection, ids)
+    _set_mark(connection, name, times[-1] + 1)
+    return len(ids)
+
+
+def erase_bodies(connection: Connection, jobs: Sequence[UUID]) -> None:
+    """Delete what these jobs would send. What a batch asks for goes with the batch, and files that nobody sends any
+    more are for `sendq.ledger.contents.drop_unused_contents`.
+    """
+    for column in (schema.payload.c.job_id, schema.piece.c.job_id):
+        delete_where(connection, column, jobs)
+
+
+def drop_keys(connection: Connection, *, before: Micros) -> int:
+    """Delete keys that were first used before then and whose job or batch has gone; how many."""
+    table = schema.key
+    job = exists().where(schema.job.c.id == table.c.job_id)
+    batch = exists().where(schema.batch.c.id == table.c.batch_id)
+    old = table.c.created_at < before
+    wanted = select(table.c.application, table.c.key).where(old, ~job, ~batch).order_by(table.c.created_at).limit(STEP)
+    names = [tuple(row) for row in connection.execute(wanted)]
+    if names:
+        connection.execute(delete(table).where(tuple_(table.c.application, table.c.key).in_(names)))
+    return len(names)
+
+
+def drop_events(connection: Connection, *, before: Micros) -> int:
+    """Delete events of before then; how many."""
+    return _drop_old(connection, schema.event.c.id, schema.event.c.at, before)
+
+
+def drop_deliveries(connection: Connection, *, before: Micros) -> int:
+    """Delete outcomes that were told, or given up, before then; how many."""
+    return _drop_old(connection, schema.delivery.c.id, schema.delivery.c.done_at, before)
+
+
+def drop_webhooks(connection: Connection, *, before: Micros) -> int:
+    """Forget which notifications were taken in before then; how many."""
+    return _drop_old(connection, schema.webhook.c.id, schema.webhook.c.at, before)
+
+
+def _in(state: State) -> ColumnElement[bool]:
+    return schema.job.c.state == literal_column(f"'{state.value}'")
+
+
+def _drop_old(connection: Connection, identity: Column[Any], at: Column[Any], before: Micros) -> int:
+    ids = connection.execute(select(identity).where(at < before).order_by(at).limit(STEP)).scalars().all()
+    delete_where(connection, identity, ids)
+    return len(ids)
+
+
+def delete_where(connection: Connection, column: Column[Any], values: Sequence[Any]) -> None:
+    """Delete the rows with one of these values."""
+    if values:
+        connection.execute(delete(column.table).where(column.in_(values)))
+
+
+def _drop_empty_batches(connection: Connection, ids: set[UUID]) -> None:
+    """Delete those of these batches that are over and have no job any more."""
+    table = schema.batch.c
+    left = exists().where(schema.job.c.batch_id == table.id)
+    over = select(table.id).where(table.id.in_(ids), table.finished_at.is_not(None), ~left)
+    empty = connection.execute(over).scalars().all()
+    for column in (schema.batch_change.c.batch_id, schema.found.c.batch_id):
+        delete_where(connection, column, empty)
+    delete_where(connection, table.id, empty)
+
+
+def _mark(connection: Connection, name: str) -> int:
+    """How far the walk of that name has come."""
+    at = connection.execute(select(schema.mark.c.at).where(schema.mark.c.name == name)).scalar()
+    if at is None:
+        insert_new(connection, schema.mark, [{"name": name, "at": 0}], returning="name")
+    return at or 0
+
+
+def _set_mark(connection: Connection, name: str, at: int) -> None:
+    connection.execute(update(schema.mark).where(schema.mark.c.name == name).values(at=at))

@@ -1,0 +1,117 @@
+"""What every part of a message has in common: frozen, strict, one type of error, discreet.
+
+A part shows nothing of itself in a ``repr``: a traceback or an error tracker prints the values of local variables, and
+what people write to each other is none of its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sendq.errors import InvalidJob, Problem
+from sendq.messages.characters import shown
+
+# What is said for each of pydantic's error types. Its own messages are not used: some of them show the value.
+_SAID = {
+    "string_type": ("is not a string", "give a string"),
+    "string_unicode": ("holds a lone surrogate (half of a character)", "remove it"),
+    "bool_type": ("is not True or False", "give a bool"),
+    "dict_type": ("is not a mapping", "give a dict of strings"),
+    "missing": ("is missing", "give it"),
+    "extra_forbidden": ("is not a field here", "see the class for the fields there are"),
+}
+
+# Fields of the API that are left out on purpose, and what to do instead.
+_LEFT_OUT = {
+    "send_at": ("is Nylas's own schedule, which would move failures out of the queue's sight", "give due_at instead"),
+    "use_draft": ("belongs to Nylas's own schedule, which is not used here", "give due_at instead"),
+}
+
+
+class Part(BaseModel):
+    """A message, or a piece of one. Raises `InvalidJob` for fields of the wrong type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+
+    def __init__(self, /, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+            return
+        except ValidationError as error:
+            problems = _problems(error)
+        # Raised out here, so that pydantic's error (it carries the values) does not travel along as the context.
+        raise InvalidJob(problems + self._further_problems(data, problems))
+
+    @classmethod
+    def _further_problems(cls, data: Mapping[str, Any], problems: list[Problem]) -> list[Problem]:
+        return []
+
+    @classmethod
+    def of(cls, item: object) -> Self:
+        """``item`` itself, or one made from a mapping of its fields. Raises `InvalidJob`."""
+        if isinstance(item, cls):
+            return item
+        if isinstance(item, Mapping) and all(isinstance(name, str) for name in item):
+            return cls(**item)
+        raise InvalidJob([Problem("", "has the wrong type", f"give a {cls.__name__} or a dict of its fields")])
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other values in some fields. Unlike pydantic's own, it checks them. Raises `InvalidJob`."""
+        return type(self)(**{**dict(self), **(update or {})})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # pydantic refuses as well, with an error that shows the value.
+        raise AttributeError(f"a {type(self).__name__} does not change; make another with model_copy(update={{…}})")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}=…' for name in sorted(self.model_fields_set))})"
+
+    __str__ = __repr__
+
+
+def listed(kind: type[Part], value: object, remedy: str) -> tuple[Part, ...]:
+    """Each item of ``value`` as a ``kind``. Raises one `InvalidJob` with the problems of all of them, by index."""
+    if value is None:
+        return ()
+    if isinstance(value, str | bytes | Mapping | Part) or not isinstance(value, Iterable):
+        raise InvalidJob([Problem("", "is not a list", remedy)])
+    parts: list[Part] = []
+    problems: list[Problem] = []
+    for index, item in enumerate(value):
+        try:
+            parts.append(kind.of(item))
+        except InvalidJob as wrong:
+            problems += [problem.under(f"[{index}]") for problem in wrong.problems]
+    if problems:
+        raise InvalidJob(problems)
+    return tuple(parts)
+
+
+def top(path: str) -> str:
+    """The field of a message that a path is in: ``to[2].email`` → ``to``."""
+    return path.partition(".")[0].partition("[")[0]
+
+
+def _problems(error: ValidationError) -> list[Problem]:
+    problems = []
+    for detail in error.errors(include_url=False, include_input=False):
+        path, cause = _path(detail["loc"]), detail.get("ctx", {}).get("error")
+        if isinstance(cause, InvalidJob):  # from one of our own validators, further in
+            problems += [problem.under(path) for problem in cause.problems]
+            continue
+        kind = detail["type"]
+        reason, remedy = _SAID.get(kind, ("has the wrong type", "see the class for what belongs here"))
+        if kind == "extra_forbidden":
+            reason, remedy = _LEFT_OUT.get(path, (reason, remedy))
+        problems.append(Problem(path, reason, remedy))
+    return problems
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    """Where pydantic found it. Steps below a field are keys of a mapping: the lists are our own validators' work."""
+    field, *keys = loc
+    # pydantic names a field as the caller did, we as it is called on the wire.
+    return ("from" if field == "from_" else shown(field)) + "".join(f"[{shown(key)}]" for key in keys if key != "[key]")

@@ -1,0 +1,200 @@
+"""Freezing: the exact bytes that go over the wire, made once and stored with the job.
+
+Nylas compares a repeated request with the first one under the same idempotency key, and does not say how (bytes or
+meaning). So nothing is built anew for a repeat: the same bytes go again. Freezing is deterministic as well, so that
+equal input gives equal bytes.
+
+Each message carries its job's id twice, as a metadata pair and as the header ``X-Sendq-Job``: that is how a send whose
+answer was lost is found again. The *digest* of a job leaves both out. It stands for what the caller asked for, and
+tells "the same key, the same content" from "the same key by mistake". Digests are compared months later, by newer code:
+what goes into one changes only with `_DIGEST_VERSION`.
+
+What is frozen here has been checked before (`sendq.enqueueing.validation`): a lone surrogate would be a
+``UnicodeEncodeError``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from json import JSONEncoder
+from typing import TYPE_CHECKING, Any
+
+from sendq.messages.addresses import wire_form
+
+if TYPE_CHECKING:
+    from sendq.messages.message import Message, Recipient
+    from sendq.messages.mime import MimeMessage
+
+JOB_HEADER = "X-Sendq-Job"
+
+_DIGEST_VERSION = 1
+
+# Not pydantic's serialiser: these bytes go into digests that outlive its versions.
+_encode = JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
+
+
+def encoded(value: Any) -> bytes:
+    """Compact JSON in UTF-8."""
+    return _encode(value).encode()
+
+
+def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1") -> bytes:
+    """The text of the send request: compact JSON in UTF-8, with the fields that were set and the job's id twice.
+
+    Attachments are not in it: where they stand depends on the form of the request (`sendq.messages.wire_format`).
+    """
+    payload = _send_payload(message)
+    payload["metadata"] = {**payload.get("metadata", {}), metadata_key: job_id}
+    payload["custom_headers"] = [*payload.get("custom_headers", ()), {"name": JOB_HEADER, "value": job_id}]
+    return encoded(payload)
+
+
+def freeze_changes(
+    *,
+    unread: bool | None = None,
+    starred: bool | None = None,
+    folders: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """The body of a modification: compact JSON in UTF-8, with the fields that are not None."""
+    changes: dict[str, Any] = {
+        "unread": unread,
+        "starred": starred,
+        "folders": None if folders is None else list(folders),
+        "metadata": None if metadata is None else dict(sorted(metadata.items())),
+    }
+    return encoded({field: value for field, value in changes.items() if value is not None})
+
+
+def keep_mark(changes: bytes, *, job_id: str, metadata_key: str) -> bytes:
+    """The body of a modification that replaces metadata, with our own pair of a message that we sent added to it."""
+    payload = json.loads(changes)
+    payload["metadata"] = {**payload["metadata"], metadata_key: job_id}
+    return encoded(payload)
+
+
+def send_digest(
+    message: Message,
+    *,
+    application: str,
+    grant_id: str,
+    due_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> bytes:
+    """What a key of a send stands for, as `content_digest`. Give the times only if the caller gave them.
+
+    Attachments count with their digests; whether they travel in JSON or in multipart does not.
+    """
+    payload = _send_payload(message)
+    if message.attachments:
+        # The content type as it was given: what is guessed may change with Python's own table.
+        payload["attachments"] = [
+            one.described() | {"content_type": one.content_type, "digest": one.content.measure().digest.hex()}
+            for one in message.attachments
+        ]
+    return content_digest("send", application, grant_id, encoded(payload), due_at=due_at, expires_at=expires_at)
+
+
+def mime_digest(
+    message: MimeMessage,
+    *,
+    application: str,
+    grant_id: str,
+    due_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> bytes:
+    """What a key of a finished message stands for; like `send_digest`."""
+    payload = b"mime " + message.content.measure().digest
+    return content_digest("send", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
+
+
+def bulk_digest(
+    operation: str,
+    ids: Sequence[str],
+    request: bytes,
+    *,
+    application: str,
+    grant_id: str,
+    due_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> bytes:
+    """What a key of a bulk call stands for; ``request`` is what is asked of each object. The ids' order is no matter.
+
+    ``operation`` names everything else that makes it another call (`sendq.enqueueing.batches`).
+    """
+    digest = _digest_of(operation, application, grant_id, due_at=due_at, expires_at=expires_at)
+    digest.update(b"[")
+    ordered = sorted(ids)
+    # In parts: the ids as one text would be as much again as the ids themselves.
+    for first in range(0, len(ordered), 1_000):
+        digest.update(b"," if first else b"")
+        digest.update(encoded(ordered[first : first + 1_000])[1:-1])
+    digest.update(b"]\n" + request)
+    return digest.digest()
+
+
+def content_digest(
+    operation: str,
+    application: str,
+    grant_id: str,
+    payload: bytes,
+    *,
+    due_at: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> bytes:
+    """32 bytes (SHA-256) that stand for one piece of content.
+
+    ``payload`` is the request's without the job's marks. The times are aware, and count only where the caller gave them
+    (a default that moves with the clock would make every repeat another content); equal instants count as equal.
+    """
+    digest = _digest_of(operation, application, grant_id, due_at=due_at, expires_at=expires_at)
+    digest.update(payload)
+    return digest.digest()
+
+
+def _digest_of(
+    operation: str, application: str, grant_id: str, *, due_at: datetime | None, expires_at: datetime | None
+) -> hashlib._Hash:
+    times = [time and time.astimezone(UTC).isoformat(timespec="microseconds") for time in (due_at, expires_at)]
+    head = encoded([_DIGEST_VERSION, operation, application, grant_id, *times])
+    # JSON escapes line feeds, so the first one ends the head.
+    return hashlib.sha256(head + b"\n")
+
+
+def _send_payload(message: Message) -> dict[str, Any]:
+    """The fields that were set, by their names on the wire, without the job's marks."""
+    payload: dict[str, Any] = {"to": _people(message.to)}
+    if message.cc:
+        payload["cc"] = _people(message.cc)
+    if message.bcc:
+        payload["bcc"] = _people(message.bcc)
+    if message.reply_to:
+        payload["reply_to"] = _people(message.reply_to)
+    if message.from_:
+        payload["from"] = _people(message.from_)
+    for field in ("subject", "body", "is_plaintext", "reply_to_message_id", "signature_id"):
+        value = getattr(message, field)
+        if value is not None:
+            payload[field] = value
+    if message.custom_headers:
+        payload["custom_headers"] = [{"name": header.name, "value": header.value} for header in message.custom_headers]
+    if message.metadata:
+        payload["metadata"] = dict(sorted(message.metadata.items()))
+    if message.tracking_options is not None:
+        payload["tracking_options"] = message.tracking_options.model_dump(exclude_none=True)
+    if message.template is not None:
+        payload["template"] = message.template.model_dump(exclude_none=True)
+        if message.template.variables:
+            payload["template"]["variables"] = dict(sorted(message.template.variables.items()))
+    return payload
+
+
+def _people(people: tuple[Recipient, ...]) -> list[dict[str, str]]:
+    return [_person(wire_form(person.email) or person.email, person.name) for person in people]
+
+
+def _person(email: str, name: str | None) -> dict[str, str]:
+    return {"email": email, "name": name} if name else {"email": email}

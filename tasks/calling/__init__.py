@@ -1,0 +1,1 @@
+"""The HTTP calls of a job: which request it is, the Nylas client, uploads, searches of the mailbox."""

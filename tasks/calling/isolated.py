@@ -1,0 +1,273 @@
+"""A call in a process of its own: for a job in whose company two workers died, so that a third does not.
+
+    worker ──stdin──▶ child     the request, once the worker has looked a last time whether it may go
+           ◀──stdout──          "ready" before that; the raw answer, after the child has read it as a worker would
+
+A child that ends before it is ready has not seen the job, and says nothing about it (`NoProcess`). One that ends
+afterwards, by a signal, for want of memory or because it takes for ever, died of the job: the answer is the fault
+``died``, and whether the request went out is unknown.
+
+API key and message take the pipe: a command line and an environment can be read by others. The child never outlives its
+worker: the kernel kills it (``PR_SET_PDEATHSIG``), and where it does not, the end of stdin ends it.
+
+This file is also the child's program (``python -m tasks.calling.isolated``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Self, cast
+
+from sendq.messages.wire_format import JSON_TYPE
+from tasks.calling.calls import Job, read_answer
+from tasks.calling.nylas import SLOWEST_UPLOAD, Application, NylasClient
+from tasks.calling.upload import INCOMPLETE, Upload
+from tasks.policy.failure import Answer
+
+ROOT = Path(__file__).parents[2]
+
+# From the start of the interpreter to "ready"; half a second on an idle machine.
+START_S = 30.0
+
+# On top of what the call itself may take: to read the largest answer on a machine that is busy.
+READING_S = 20.0
+
+# Of address space. The largest message takes 25 MB, a few times over; the interpreter with its libraries 300 MB.
+MEMORY_BYTES = 1 << 30
+
+# All that a child needs to run, and no secret.
+ENVIRONMENT = (
+    "PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+READY = b"ready"
+_LENGTH = struct.Struct(">I")
+
+
+class NoProcess(Exception):
+    """The child could not be started: the machine's trouble, not the job's."""
+
+
+class Alone(NylasClient):
+    """A client for one call, a job's, made by a process of its own; the process lives as long as the block.
+
+    To be used on one event loop, whose thread must outlive the block. Entering raises `NoProcess`.
+    """
+
+    def __init__(self, job: Job, *, provider: str, connect_s: float, read_s: float) -> None:
+        super().__init__(connect_s=connect_s, read_s=read_s)
+        self._job, self._provider = job, provider
+        self._child: asyncio.subprocess.Process
+
+    async def __aenter__(self) -> Self:
+        try:
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tasks.calling.isolated", str(os.getpid()),
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+                env=_environment(), cwd=ROOT,
+            )  # fmt: skip
+        except OSError as error:
+            raise NoProcess(type(error).__name__) from error
+        try:
+            async with asyncio.timeout(START_S):
+                await _read(self._from_child)
+        except (EOFError, TimeoutError) as error:
+            await self.close()
+            raise NoProcess(type(error).__name__) from error
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def close(self) -> None:
+        """End the process."""
+        with suppress(ProcessLookupError):
+            self._child.kill()
+        self._to_child.close()
+        await self._child.wait()
+
+    async def _call(
+        self,
+        method: str,
+        application: Application,
+        path: str,
+        *,
+        body: bytes | Upload | None = None,
+        content_type: str = JSON_TYPE,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        try:
+            key = application.api_key()
+        except (OSError, ValueError):
+            return Answer(None, {}, b"", "key")
+        upload_s = body.length / SLOWEST_UPLOAD if isinstance(body, Upload) else 0.0
+        read_s = self._read_s + upload_s
+        request = {
+            "method": method,
+            "path": path,
+            "content_type": content_type,
+            "headers": dict(headers or {}),
+            "has_body": body is not None,
+            "api_uri": application.api_uri,
+            "api_key": key,
+            "connect_s": self._connect_s,
+            "read_s": read_s,
+            "provider": self._provider,
+            "job": _for_reading(self._job),
+        }
+        try:
+            async with asyncio.timeout(upload_s + READING_S):
+                await self._tell(json.dumps(request).encode())
+                if isinstance(body, Upload) and not await self._pass_on(body):
+                    return Answer(None, {}, b"", body.trouble)  # the child has not begun: it waits for the end
+                await self._tell(*([body] if isinstance(body, bytes) and body else []), b"")
+        except TimeoutError:
+            return Answer(None, {}, b"", INCOMPLETE)
+        except ConnectionError:
+            return Answer(None, {}, b"", "died")
+        try:
+            async with asyncio.timeout(self._connect_s + read_s + READING_S):
+                head = json.loads(await _read(self._from_child))
+                return Answer(head["status"], head["headers"], await _read(self._from_child), head["fault"])
+        except (EOFError, ConnectionError, TimeoutError, ValueError):
+            return Answer(None, {}, b"", "died")
+
+    async def _pass_on(self, upload: Upload) -> bool:
+        """Hand a body to the child piece by piece; False: it could not be read to its end."""
+        try:
+            async for piece in upload.body():
+                if piece:
+                    await self._tell(piece)
+        except ConnectionError:
+            raise
+        except Exception:  # whatever the ledger raises; `trouble` says what it means
+            return False
+        return True
+
+    async def _tell(self, *contents: bytes) -> None:
+        self._to_child.writelines(map(_frame, contents))
+        await self._to_child.drain()
+
+    @property
+    def _from_child(self) -> asyncio.StreamReader:
+        assert self._child.stdout is not None
+        return self._child.stdout
+
+    @property
+    def _to_child(self) -> asyncio.StreamWriter:
+        assert self._child.stdin is not None
+        return self._child.stdin
+
+
+def _for_reading(job: Job) -> dict[str, Any]:
+    """What `read_answer` wants to know of a job."""
+    return {
+        "operation": job.operation,
+        "doubt_at": job.doubt_at,
+        "rule": job.rule,
+        "content_type": job.content_type,
+        "body": job.body.decode() if job.operation == "list" else "",
+    }
+
+
+def _environment() -> dict[str, str]:
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    found = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    return found | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _frame(content: bytes) -> bytes:
+    return _LENGTH.pack(len(content)) + content
+
+
+async def _read(source: asyncio.StreamReader) -> bytes:
+    """The next frame; raises ``EOFError`` when there is none, or half of one."""
+    (length,) = _LENGTH.unpack(await source.readexactly(_LENGTH.size))
+    return await source.readexactly(length)
+
+
+# --- the child --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Endpoint:
+    api_uri: str
+    key: str
+
+    def api_key(self) -> str:
+        return self.key
+
+
+async def _serve(output: int) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    _write(output, READY)
+    request, pieces = json.loads(await _read(reader)), []
+    while piece := await _read(reader):
+        pieces.append(piece)
+    call = asyncio.ensure_future(_make(request, b"".join(pieces)))
+    abandoned = asyncio.ensure_future(reader.read(1))
+    await asyncio.wait([call, abandoned], return_when=asyncio.FIRST_COMPLETED)
+    if not call.done():
+        return
+    answer = call.result()
+    job = SimpleNamespace(**request["job"] | {"body": request["job"]["body"].encode()})
+    read_answer(cast(Job, job), answer, provider=request["provider"], now=time.time())
+    head = {"status": answer.status, "headers": dict(answer.headers), "fault": answer.fault}
+    _write(output, json.dumps(head).encode(), answer.body)
+
+
+async def _make(request: Mapping[str, Any], body: bytes) -> Answer:
+    endpoint = _Endpoint(request["api_uri"], request["api_key"])
+    async with NylasClient(connect_s=request["connect_s"], read_s=request["read_s"]) as client:
+        return await client._call(
+            request["method"],
+            endpoint,
+            request["path"],
+            body=body if request["has_body"] else None,
+            content_type=request["content_type"],
+            headers=request["headers"],
+        )
+
+
+def _write(output: int, *contents: bytes) -> None:
+    with open(output, "wb", closefd=False) as stream:
+        stream.writelines(map(_frame, contents))
+
+
+def _bind_to(worker: int) -> None:
+    """End with the worker, take no more memory than is due, and leave no image of a message on the disk."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != worker:  # it ended before that could be asked for
+        raise SystemExit(1)
+    with suppress(ValueError):  # there is a lower limit already
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> None:
+    """Make one call, as stdin says."""
+    _bind_to(int(sys.argv[1]))
+    output = os.dup(1)
+    os.dup2(2, 1)  # whatever is printed here is no answer
+    asyncio.run(_serve(output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Look for one job's message in the mailbox that it was sent from: two questions, and what their answers show.
+
+By the pair: ``metadata_pair``, which goes together with no other filter. By the header: a listing of the time around
+the attempts, with the headers of each message, in pages of five (a page of fifty costs a Gmail account as much as three
+sends). Neither reads a subject, a recipient or a body; of Google's mailboxes only what is sent is listed.
+
+While the listing shows no later message of ours, it reaches further, for on a quiet account the next one may have gone
+out days after. Facts: Nylas, "Return all messages"; "Metadata" (only key1 to key5 are indexed).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+from uuid import UUID
+
+from sendq.clock import SECOND, Micros, micros
+from sendq.messages.payload import JOB_HEADER
+from sendq.rules.reconcile import Look
+from tasks.calling.nylas import Application, NylasClient
+from tasks.policy.failure import Answer
+
+PAGE = 5
+
+# Five hundred units of Gmail's quota (of 6,000 a minute), and seconds of anybody's time.
+PAGES_MOST = 15
+
+# Our clock and the provider's may differ by this, and a message may be dated by either.
+SLACK_S = 300
+
+# How far the first listing reaches beyond the last request, and by what factor each further one reaches further.
+REACH_S, FURTHER = 900, 4
+
+# What folders of drafts are called where their ids are names.
+_DRAFTS = frozenset({"draft", "drafts"})
+
+SELECT = "id,object,date,folders,metadata,headers"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Whose message, and when it can have been accepted: from its first request until the last one was over."""
+
+    grant_id: str
+    provider: str
+    mark: str
+    metadata_key: str
+    first_at: Micros
+    over_at: Micros
+    now: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What a look brought, the API's own time if it said one, and the answer that cut the look short, if one did."""
+
+    look: Look
+    api_time: Micros | None
+    refusal: Answer | None = None
+
+
+async def look(client: NylasClient, application: Application, wanted: Wanted) -> Brought:
+    """Ask both questions. Raises nothing that the network or the API does."""
+    return await _Mailbox(client, application, wanted).look()
+
+
+class _Refused(Exception):
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+
+class _Mailbox:
+    def __init__(self, client: NylasClient, application: Application, wanted: Wanted) -> None:
+        self._client, self._application, self._wanted = client, application, wanted
+        self._api_time: Micros | None = None
+        self._pages = 0
+        self._draft = False
+        self._later: set[str] = set()
+
+    async def look(self) -> Brought:
+        wanted = self._wanted
+        try:
+            found = await self._find({"metadata_pair": f"{wanted.metadata_key}:{wanted.mark}"})
+            whole = False
+            reach = REACH_S
+            while found is None:
+                until = self._last_s + reach
+                found, whole = await self._list(until)
+                if found or not whole or self._later or until > wanted.now // SECOND + SLACK_S:
+                    break
+                reach *= FURTHER
+            seen = Look(True, whole=whole, found=found, draft=self._draft, later=tuple(self._later))
+            return Brought(seen, self._api_time)
+        except _Refused as refused:
+            return Brought(Look(answered=False), self._api_time, refused.answer)
+
+    @property
+    def _last_s(self) -> int:
+        """When the last request was surely over, unix seconds."""
+        return self._wanted.over_at // SECOND
+
+    async def _find(self, filters: Mapping[str, str]) -> str | None:
+        messages, _ = await self._page(filters)
+        return next((id for message in messages if (id := self._id_if_ours(message))), None)
+
+    async def _list(self, until_s: int) -> tuple[str | None, bool]:
+        """A message that shows our mark, and whether the listing was read to its end."""
+        wanted = self._wanted
+        filters = {
+            "received_after": str(wanted.first_at // SECOND - SLACK_S),
+            "received_before": str(until_s + SLACK_S),
+        }
+        if wanted.provider == "google":
+            filters["in"] = "SENT"
+        cursor: str | None = None
+        while True:
+            if self._pages >= PAGES_MOST:
+                return None, False
+            self._pages += 1
+            messages, cursor = await self._page(filters if cursor is None else {**filters, "page_token": cursor})
+            for message in messages:
+                if (found := self._id_if_ours(message)) is not None:
+                    return found, False
+                self._note_others(message)
+            if cursor is None:
+                return None, True
+
+    async def _page(self, filters: Mapping[str, str]) -> tuple[list[dict[str, Any]], str | None]:
+        query = {**filters, "limit": str(PAGE), "fields": "include_headers", "select": SELECT}
+        answer = await self._client.find(self._application, self._wanted.grant_id, query)
+        page = messages_in(answer)
+        if page is None:
+            raise _Refused(answer)
+        self._api_time = _earliest(self._api_time, date_of(answer.headers))
+        return page
+
+    def _id_if_ours(self, message: Mapping[str, Any]) -> str | None:
+        wanted = self._wanted
+        metadata = message.get("metadata")
+        by_pair = isinstance(metadata, dict) and metadata.get(wanted.metadata_key) == wanted.mark
+        if not by_pair and mark_of(message) != wanted.mark:
+            return None
+        if is_draft(message):
+            self._draft = True
+            return None
+        found = message.get("id")
+        return found if isinstance(found, str) and found else None
+
+    def _note_others(self, message: Mapping[str, Any]) -> None:
+        mark, date = mark_of(message), message.get("date")
+        if mark is None or mark == self._wanted.mark or is_draft(message):
+            return
+        if isinstance(date, int) and date >= self._last_s:
+            self._later.add(mark)
+
+
+def messages_in(answer: Answer) -> tuple[list[dict[str, Any]], str | None] | None:
+    """The messages of a page and the token of the next; None if the answer is no page."""
+    if answer.status != 200 or answer.fault is not None:
+        return None
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        document = json.loads(answer.body)
+        messages = document["data"]
+        if isinstance(messages, list) and all(isinstance(message, dict) for message in messages):
+            cursor = document.get("next_cursor")
+            return messages, cursor if isinstance(cursor, str) and cursor else None
+    return None
+
+
+def mark_of(message: Mapping[str, Any]) -> str | None:
+    """The job that a message carries in its header, if it is one of ours."""
+    headers = message.get("headers")
+    for header in headers if isinstance(headers, list) else ():
+        if not isinstance(header, dict):
+            continue
+        name, value = header.get("name"), header.get("value")
+        if isinstance(name, str) and name.lower() == JOB_HEADER.lower() and isinstance(value, str):
+            with suppress(ValueError):
+                return str(UUID(value.strip()))
+    return None
+
+
+def is_draft(message: Mapping[str, Any]) -> bool:
+    """Whether a message lies among the drafts: Graph makes one of each send first, and leaves it there if it fails."""
+    folders = message.get("folders")
+    names = {name.lower() for name in folders if isinstance(name, str)} if isinstance(folders, list) else set()
+    return message.get("object") == "draft" or bool(names & _DRAFTS)
+
+
+def date_of(headers: Mapping[str, str]) -> Micros | None:
+    """The time that an answer states in its ``Date``."""
+    with suppress(ValueError, TypeError, OverflowError):
+        return micros(parsedate_to_datetime(headers["date"])) if "date" in headers else None
+    return None
+
+
+def _earliest(known: Micros | None, stated: Micros | None) -> Micros | None:
+    return stated if known is None else known if stated is None else min(known, stated)

@@ -1,0 +1,267 @@
+"""The Nylas client: one attempt, one `Answer`, no opinion.
+
+Nothing is retried and no redirect is followed: the policy is the only layer of retries. No call raises for anything
+that the network or the API does (cancellation passes through); a call that brings no status brings a *fault* instead,
+and the one question that matters is settled there: could the API have seen the request?
+
+    not sent     ``dns``, ``connect`` (refused, or not within 10 s), ``tls``, ``key`` (the API key cannot be read),
+                 ``local``, ``incomplete`` (it broke off before the last byte of the request), ``unreadable`` (its files
+                 cannot be read)
+    maybe sent   ``timeout`` (no answer within 150 s), ``reset`` (the connection broke), ``cut`` (the answer broke off)
+
+Connections are kept alive and belong to one event loop: make one client per loop and close it there. TLS is verified.
+Facts: Nylas, "Send email" (the call blocks until the provider answers; up to two minutes for self-hosted Exchange) and
+"Errors" (a request is ended after 90 s).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import TracebackType
+from typing import Protocol, Self
+from urllib.parse import quote, urlencode, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from tasks.calling.upload import Upload
+from tasks.policy.body import JSON_BYTES
+from tasks.policy.failure import FAULTS_MAYBE_SENT, Answer
+
+JSON_TYPE = "application/json"
+USER_AGENT = "sendq/0.1.0"
+
+CONNECT_S = 10.0  # TCP and TLS together; the API answers a handshake in a tenth of a second
+# Longer than the API's own deadline (90 s, 120 s, or 150 s, depending on the page): a shorter one would lose real
+# answers and leave sends in doubt that were not.
+READ_S = 150.0
+
+# Beside that a call may take as long as its body takes to go out: bytes per second of the slowest uplink that is still
+# worth waiting for (the time for an answer counts from the last byte).
+SLOWEST_UPLOAD = 100_000
+
+# An idle connection is given up before the other side does it: a request that crosses with its closing ends with an
+# unknown outcome, which for a send is dear. The shortest idle limit among common servers and balancers is 5 s (Node); a
+# busy worker reuses its connections within milliseconds, so that this costs a handshake only after a pause.
+IDLE_S = 4.0
+
+ERROR_BYTES = 256 * 1024  # an error is read up to here, a success up to the size that a message can have
+
+
+class Application(Protocol):
+    """What the client needs to know about a Nylas application."""
+
+    @property
+    def api_uri(self) -> str:
+        """The base URL (``https://api.us.nylas.com``); a trailing slash or ``/v3`` is tolerated."""
+
+    def api_key(self) -> str:
+        """The key, read anew for each call so that a mended one needs no restart."""
+
+
+class NylasClient:
+    """Calls of one event loop. Use as an async context manager, or call `close`.
+
+    ``limit`` is how many connections may be open at once. ``tls`` replaces the default verification (a private CA).
+    ``told_date`` hears the ``Date`` of every answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int = 100,
+        connect_s: float = CONNECT_S,
+        read_s: float = READ_S,
+        tls: ssl.SSLContext | None = None,
+        told_date: Callable[[str], None] | None = None,
+    ) -> None:
+        self._limit, self._connect_s, self._read_s, self._tls = limit, connect_s, read_s, tls
+        self._quick = self._timeout(0)
+        self._told_date = told_date
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections; a later call would open new ones."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def send(
+        self,
+        application: Application,
+        grant_id: str,
+        body: bytes | Upload,
+        key: str,
+        *,
+        content_type: str = JSON_TYPE,
+        mime: bool = False,
+    ) -> Answer:
+        """POST a message: ``body`` and ``content_type`` as frozen, ``key`` the idempotency key with its generation.
+
+        ``mime``: it is a finished message, in the form that `sendq.messages.wire_format` gives it.
+        """
+        path = f"/v3/grants/{_part(grant_id)}/messages/send" + ("?type=mime" if mime else "")
+        headers = {"Idempotency-Key": key}
+        return await self._call("POST", application, path, body=body, content_type=content_type, headers=headers)
+
+    async def modify(self, application: Application, grant_id: str, message_id: str, body: bytes) -> Answer:
+        """PUT changes to one message. Ids of IMAP messages hold ``<>@/+``; all of it is encoded."""
+        path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}"
+        return await self._call("PUT", application, path, body=body)
+
+    async def modify_thread(self, application: Application, grant_id: str, thread_id: str, body: bytes) -> Answer:
+        """PUT changes to a whole thread: the API fans them out to its messages."""
+        path = f"/v3/grants/{_part(grant_id)}/threads/{_part(thread_id)}"
+        return await self._call("PUT", application, path, body=body)
+
+    async def delete(self, application: Application, grant_id: str, message_id: str, *, hard: bool) -> Answer:
+        """DELETE one message: to the trash, or for good (``hard``)."""
+        path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}" + ("?hard_delete=true" if hard else "")
+        return await self._call("DELETE", application, path)
+
+    async def grant(self, application: Application, grant_id: str) -> Answer:
+        """GET the grant itself (``data.grant_status`` is ``valid`` or ``invalid``)."""
+        return await self._call("GET", application, f"/v3/grants/{_part(grant_id)}")
+
+    async def find(self, application: Application, grant_id: str, query: Mapping[str, str]) -> Answer:
+        """GET the grant's messages that fit ``query`` (``metadata_pair``, ``limit``, ``select`` and the like)."""
+        path = f"/v3/grants/{_part(grant_id)}/messages?{urlencode(query, quote_via=quote)}"
+        return await self._call("GET", application, path)
+
+    async def _call(
+        self,
+        method: str,
+        application: Application,
+        path: str,
+        *,
+        body: bytes | Upload | None = None,
+        content_type: str = JSON_TYPE,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        try:
+            key = application.api_key().strip()
+        except (OSError, ValueError):
+            key = ""
+        if not (key.isascii() and key.isprintable() and key):
+            return _fault("key")
+        sent_headers = {"Authorization": f"Bearer {key}", **(headers or {})}
+        if body is not None:
+            # Exactly: the API takes `application/json; charset=utf-8` for something else.
+            sent_headers["Content-Type"] = content_type
+        upload = body if isinstance(body, Upload) else None
+        if upload is not None:
+            sent_headers["Content-Length"] = str(upload.length)
+        try:
+            url = URL(_base(application.api_uri) + path, encoded=True)
+        except ValueError:
+            return _fault("local")
+        try:
+            async with self._opened().request(
+                method,
+                url,
+                data=body if upload is None else upload.body(),
+                headers=sent_headers,
+                allow_redirects=False,
+                timeout=self._quick if upload is None else self._timeout(upload.length),
+            ) as response:
+                if self._told_date is not None and (date := response.headers.get("Date")):
+                    self._told_date(date)
+                return await _read(response)
+        except Exception as error:  # whatever it is, the caller gets an answer, and a doubt counts as "maybe sent"
+            fault = _fault_of(error)
+            if upload is not None and not upload.complete and fault in FAULTS_MAYBE_SENT:
+                fault = upload.trouble
+            return _fault(fault)
+
+    def _timeout(self, length: int) -> aiohttp.ClientTimeout:
+        return aiohttp.ClientTimeout(
+            total=self._connect_s + self._read_s + length / SLOWEST_UPLOAD,
+            connect=self._connect_s,
+            sock_connect=self._connect_s,
+            sock_read=self._read_s,
+        )
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                limit=self._limit, keepalive_timeout=IDLE_S, ssl=self._tls if self._tls is not None else True
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=self._quick,
+                # Uncompressed: the answers are small, and unpacking costs more CPU than their bytes.
+                headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+            # By default aiohttp repeats GET and PUT once when a kept-alive connection turns out to be closed. That
+            # would be a second layer of retries, and a request that the ledger does not know of.
+            self._session._retry_connection = False
+        return self._session
+
+
+@lru_cache(maxsize=64)
+def _base(api_uri: str) -> str:
+    """The base URL as paths are appended to it (``//v3`` is a 404). Raises `ValueError` if it is no URL."""
+    base = api_uri.strip().rstrip("/").removesuffix("/v3").rstrip("/")
+    parts = urlsplit(base)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # a port over 65535 raises
+        raise ValueError("the API URI is no http(s) URL")
+    return base
+
+
+def _part(value: str) -> str:
+    return quote(value, safe="")
+
+
+async def _read(response: aiohttp.ClientResponse) -> Answer:
+    """The head, and the body up to its bound. A body that breaks off does not take the status with it."""
+    limit = JSON_BYTES if response.status < 300 else ERROR_BYTES
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    chunks: list[bytes] = []
+    size, fault = 0, None
+    try:
+        while chunk := await response.content.readany():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > limit:
+                response.close()  # cheaper than reading to the end what nobody will look at
+                break
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        response.close()
+        fault = "cut"
+    return Answer(response.status, headers, b"".join(chunks), fault)
+
+
+def _fault(name: str) -> Answer:
+    return Answer(None, {}, b"", name)
+
+
+def _fault_of(error: Exception) -> str:
+    """Which fault an exception is. Everything under ``ClientConnectorError`` happens before the request is written."""
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "dns"
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch() | ssl.SSLCertVerificationError():
+            return "tls"
+        case aiohttp.ClientConnectorError() | aiohttp.ConnectionTimeoutError():
+            return "connect"
+        case aiohttp.InvalidURL():
+            return "local"
+        case asyncio.TimeoutError():
+            return "timeout"
+        case aiohttp.ClientResponseError() | aiohttp.ClientPayloadError():
+            return "cut"
+        case _:
+            return "reset"

@@ -1,0 +1,42 @@
+"""A page of a listing, read with suspicion: ids that can be stored, and where the next page begins. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sendq.enqueueing.arguments import MAX_MESSAGE_ID
+from sendq.messages.characters import text_fault
+from tasks.policy.body import read_body
+
+# More than the API ever puts on a page: an answer with more is none of its own.
+IDS_MOST = 200
+
+# Cursors of Microsoft's are some hundreds of characters long; servers refuse URLs that are much longer than this.
+CURSOR_MOST = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The ids on a page, and the token of the next one; None: it was the last."""
+
+    ids: tuple[str, ...]
+    cursor: str | None
+
+
+def read_page(body: bytes) -> Listed | None:
+    """The page in the body of an answer; None if there is none, or one that cannot be believed.
+
+    Half a page is none: what it left out would never be found.
+    """
+    document = read_body(body).document
+    data = document.get("data") if document is not None else None
+    if document is None or not isinstance(data, list) or len(data) > IDS_MOST:
+        return None
+    ids = [item.get("id") if isinstance(item, dict) else None for item in data]
+    cursor = document.get("next_cursor") or None
+    sound = [one for one in ids if isinstance(one, str) and 0 < len(one) <= MAX_MESSAGE_ID and text_fault(one) is None]
+    if len(sound) < len(ids) or not (cursor is None or isinstance(cursor, str)):
+        return None
+    if cursor is not None and (len(cursor) > CURSOR_MOST or text_fault(cursor) is not None):
+        return None
+    return Listed(tuple(sound), cursor)

@@ -1,0 +1,78 @@
+"""The body of a request with files: read from the ledger piece by piece while it is being sent.
+
+    opening · content · after · content · after
+              └ chunk by chunk; as base64 in a JSON request
+
+Nothing is read ahead: the next chunk is asked for when the socket has taken the one before, so that a call holds a
+chunk or two, however large its files are. What was measured at enqueue is counted again, and the last bytes are handed
+out only when all before them were: a request that is not whole is never completed, and the API, which was told its
+length, cannot have accepted it.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from sendq.errors import Unreadable
+from sendq.ledger.contents import StoredPiece, chunk_count
+from sendq.messages.wire_format import JSON, content_length
+
+INCOMPLETE = "incomplete"
+UNREADABLE = "unreadable"
+
+
+class Source(Protocol):
+    """Where the parts of a request are kept."""
+
+    def pieces(self, job_id: UUID) -> Awaitable[Sequence[StoredPiece]]:
+        """The pieces of a job's request, in order. Raises `Unreadable`, or what the ledger raises."""
+
+    def chunk(self, content_id: UUID, position: int) -> Awaitable[bytes | None]:
+        """One chunk of a content, None if there is none. Raises `Unreadable`, or what the ledger raises."""
+
+
+class NotWhole(Exception):
+    """What the ledger has is not the request that was accepted."""
+
+
+class Upload:
+    """One body, for one call: ``opening`` are its first bytes, ``length`` is how many there are."""
+
+    def __init__(self, job_id: UUID, form: str, opening: bytes, length: int, source: Source) -> None:
+        self._job_id, self._form, self._opening, self._source = job_id, form, opening, source
+        self.length = length
+        self.complete = False
+        """Whether its last bytes were handed out: only then can the API have the whole request."""
+        self.trouble = INCOMPLETE
+        """Why it broke off, as a fault: it could not be read, or the connection or the ledger went away."""
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """All of it, in order. Raises what its source raises, and `NotWhole`; then it is not complete."""
+        try:
+            pieces = await self._source.pieces(self._job_id)
+            sizes = (content_length(self._form, piece.size) + len(piece.after) for piece in pieces)
+            if not pieces or len(self._opening) + sum(sizes) != self.length:
+                raise NotWhole
+            yield self._opening
+            for number, piece in enumerate(pieces, start=1):
+                async for chunk in self._content(piece):
+                    yield chunk
+                self.complete = number == len(pieces)
+                yield piece.after
+        except (Unreadable, NotWhole):
+            self.trouble = UNREADABLE
+            raise
+
+    async def _content(self, piece: StoredPiece) -> AsyncIterator[bytes]:
+        left = piece.size
+        for position in range(chunk_count(piece.size)):
+            chunk = await self._source.chunk(piece.content_id, position)
+            left -= len(chunk or b"")
+            if not chunk or left < 0:
+                raise NotWhole
+            yield b64encode(chunk) if self._form == JSON else chunk
+        if left:
+            raise NotWhole

@@ -1,0 +1,259 @@
+"""From what came back to one decision: a value that one place applies. Pure; time and chance come in as arguments.
+
+The policy's row says what kind of failure it is; what becomes of *this* job depends on its facts as well, and three
+questions are settled here for every row alike:
+
+*May it have gone out?* After an unknown outcome the same key and the same bytes go again, while the key is young; a
+send whose key can no longer tell is in doubt, never dead and never sent anew. The generation moves only after a
+definite "not sent": an answer from the provider, or a stored answer to this very key. A refusal by the API's own gate
+(a rate limit, a bad key) after an unknown outcome proves nothing about the first request, so it keeps the key and
+closes nothing. *Is it free?* A hold costs no attempt and advances no backoff. *Is there still time?* Nothing is tried
+again after the job's expiry.
+
+Modifications are idempotent at the API: they are tried again, then dead-lettered, and never in doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from sendq.rules.states import Event
+from tasks.policy.failure import Failure, Success
+from tasks.policy.row import DAY_S, Policy, Route, Row, Scope, Sent
+from tasks.policy.table import POLICY
+
+# The API forgets a key one hour after its first use. 45 minutes leave room for a request that is slow to leave (150 s)
+# and for clocks that differ by minutes: a key is never used in the quarter of an hour in which it may mean a new
+# message.
+KEY_TRUSTED_S = 2700.0
+
+# "A request with the same key is still running" ends within the API's own deadline of 150 s at the most; sixty tries,
+# three seconds apart or more, outlast it. After that the key is stuck (this happened), and only a look at the mailbox
+# can tell.
+CONCURRENT_TRIES = 60
+
+# Lanes that were held together should not come back in the same instant: up to a twentieth of the wait on top, one
+# minute at most, and never less than what was asked for.
+SPREAD_SHARE = 0.05
+SPREAD_MAX_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """What the decision needs to know about the job.
+
+    operation       ``send`` or ``modify``
+    attempts        attempts used up before this call (free ones are not counted)
+    generation      of the idempotency key
+    key_age_s       seconds since the first request that carried this key (0 for the first)
+    expires_at      unix seconds, None if it never expires
+    unknown_before  an earlier request of this generation ended without a known outcome
+    attempt_known   the ledger has an earlier attempt with this key; a replayed answer is then no news
+    conflicts       how many "still running" answers in a row came before this one
+    streak          holds of the scope that ended without a success since (a repeated incident waits longer)
+    """
+
+    operation: str
+    attempts: int = 0
+    generation: int = 0
+    key_age_s: float = 0.0
+    expires_at: float | None = None
+    unknown_before: bool = False
+    attempt_known: bool = False
+    conflicts: int = 0
+    streak: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A scope to be left alone until ``until`` (unix seconds; None: until the grant is authorised again)."""
+
+    scope: Scope
+    until: float | None
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a job, and of whom else.
+
+    ``event`` is the move in `sendq.rules.states`. ``route`` is None for a success. ``due_at`` (unix seconds) and
+    ``wait_s`` are set when the job returns to the queue; under reauth the job is due at once and its lane is closed.
+    ``hold`` concerns more than the job. ``new_generation``: the next request uses a new key, because this one is known
+    not to have been sent. ``width`` and ``spacing_s`` are what the lane keeps to from now on, None for no change.
+    """
+
+    event: Event
+    rule: str
+    title: str
+    route: Route | None
+    scope: Scope
+    sent: Sent
+    why: str
+    remedy: str
+    source: str
+    documented: bool = True
+    due_at: float | None = None
+    wait_s: float | None = None
+    hold: Hold | None = None
+    costs_attempt: bool = False
+    new_generation: bool = False
+    check_grant: bool = False
+    alert: bool = False
+    width: int | None = None
+    spacing_s: float | None = None
+
+
+SEND_DOC = "https://developer.nylas.com/docs/v3/email/send-email/"
+
+
+def decide(
+    outcome: Success | Failure,
+    job: JobFacts,
+    *,
+    now: float,
+    chance: Callable[[], float],
+    policy: Policy = POLICY,
+) -> Decision:
+    """The decision for one outcome of one call.
+
+    ``now`` is unix seconds, ``chance`` gives numbers from 0 to 1 (``random.random``). Never raises for any outcome that
+    `tasks.policy.failure.parse` can return.
+    """
+    if isinstance(outcome, Success):
+        return accepted(outcome)
+    row = policy.rule(outcome)
+    decision = _plain(row, outcome)
+    if job.operation == "send" and not _definitely_not_sent(row, outcome, job):
+        return _unknown(decision, row, outcome, job, now=now, chance=chance)
+    decision = replace(decision, new_generation=_uses_up_key(row, outcome, job))
+    if row.route is Route.DEAD_LETTER or (row.route is Route.RETRY and _exhausted(row, outcome, job)):
+        # A dead letter of a whole grant: it is gone, and what else waits for it will fare no better.
+        gone = Hold(row.scope, None, row.id) if row.route is Route.DEAD_LETTER and row.scope is Scope.GRANT else None
+        return replace(decision, event=Event.GIVE_UP, new_generation=False, hold=gone)
+    return _return(decision, row, outcome, job, now=now, chance=chance)
+
+
+def accepted(success: Success) -> Decision:
+    """The decision for a success."""
+    queued = success.queued
+    return Decision(
+        event=Event.ACCEPT,
+        rule="queued" if queued else "accepted",
+        title="Queued by the API" if queued else "Accepted",
+        route=None,
+        scope=Scope.JOB,
+        sent=Sent.YES,
+        why="The API took it into its own queue." if queued else "The API and the provider took it.",
+        remedy="Nothing to do.",
+        source=SEND_DOC,
+        costs_attempt=not success.replayed,
+    )
+
+
+def wait_range(row: Row, failure: Failure, job: JobFacts, *, now: float) -> tuple[float, float] | None:
+    """The shortest and the longest wait in seconds that the row allows here; None if it does not wait at all.
+
+    Inside the range chance decides. A hold lasts what was stated, or the row's default, with a small spread on top; a
+    retry has full jitter above its least wait.
+    """
+    if row.route in (Route.DEAD_LETTER, Route.REAUTH):
+        return None
+    if row.backoff is None:
+        wait = row.wait.seconds(failure.stated_s, now=now, streak=job.streak) if row.wait else 0.0
+        return wait, wait + min(SPREAD_MAX_S, wait * SPREAD_SHARE)
+    floor, cap = (row.wait.floor, row.wait.cap) if row.wait else (0.0, DAY_S)
+    least = min(cap, max(floor, failure.stated_s or 0.0))
+    ceiling = row.backoff.ceiling(job.attempts + job.streak)
+    return least, least + ceiling if failure.stated_s else max(least, ceiling)
+
+
+def _plain(row: Row, failure: Failure) -> Decision:
+    """The decision as the row alone has it."""
+    return Decision(
+        event=Event.RETURN,
+        rule=row.id,
+        title=row.title,
+        route=row.route,
+        scope=row.scope,
+        sent=row.sent,
+        why=row.why,
+        remedy=row.remedy,
+        source=row.source,
+        documented=row.documented,
+        costs_attempt=row.costs and not failure.replayed,
+        check_grant=row.check_grant,
+        alert=row.alert,
+        width=row.width,
+        spacing_s=row.spacing,
+    )
+
+
+def _definitely_not_sent(row: Row, failure: Failure, job: JobFacts) -> bool:
+    """Whether this answer rules out that the message went out, under this key, now or before."""
+    if row.sent is Sent.PARTLY:
+        return True  # its rule never sends it again: there is nothing left to ask
+    if row.sent is not Sent.NO:
+        return False
+    return not job.unknown_before or failure.replayed or failure.origin == "provider"
+
+
+def _uses_up_key(row: Row, failure: Failure, job: JobFacts) -> bool:
+    """Whether the API keeps this failure under the key, so that only a new key can bring another answer."""
+    return job.operation == "send" and failure.status is not None and row.sent is Sent.NO
+
+
+def _exhausted(row: Row, failure: Failure, job: JobFacts) -> bool:
+    number = row.backoff.number if row.backoff else None
+    return number is not None and not failure.replayed and job.attempts + 1 >= number
+
+
+def _unknown(
+    decision: Decision, row: Row, failure: Failure, job: JobFacts, *, now: float, chance: Callable[[], float]
+) -> Decision:
+    """A send that may have gone out: the same key again while it can tell, else in doubt."""
+    in_doubt = replace(decision, event=Event.DOUBT, sent=Sent.MAYBE)
+    if row.route is Route.DEAD_LETTER:
+        # The row alone would close the job. After an unknown outcome that could bury a message that did go out.
+        unknown = job.unknown_before or failure.status is None  # nobody has spoken who could know
+        return in_doubt if unknown else replace(decision, event=Event.GIVE_UP)
+    if row.route is Route.RETRY:
+        stuck = row.id == "key_in_progress" and job.conflicts + 1 >= CONCURRENT_TRIES
+        if failure.replayed or stuck or _exhausted(row, failure, job):
+            return in_doubt
+    again = _return(replace(decision, sent=Sent.MAYBE), row, failure, job, now=now, chance=chance)
+    held = again.hold is not None  # a hold never moves a generation: the job is reconciled when it ends, if need be
+    too_late = job.expires_at is not None and (again.due_at or now) >= job.expires_at
+    if not held and (too_late or job.key_age_s + (again.wait_s or 0.0) >= KEY_TRUSTED_S):
+        return in_doubt
+    return again
+
+
+def _return(
+    decision: Decision, row: Row, failure: Failure, job: JobFacts, *, now: float, chance: Callable[[], float]
+) -> Decision:
+    """Back to the queue, with a wait, and a hold if the row concerns more than the job."""
+    if failure.replayed and job.attempt_known and row.scope is not Scope.JOB:
+        # Old news: when it was new it was acted on. Whether the scope is still to be left alone, the lane knows better.
+        stale = replace(decision, check_grant=False, alert=False, width=None, spacing_s=None)
+        return _in_time(replace(stale, due_at=now, wait_s=0.0), job, now)
+    if row.route is Route.REAUTH:
+        return _in_time(replace(decision, due_at=now, wait_s=0.0, hold=Hold(row.scope, None, row.id)), job, now)
+    low, high = wait_range(row, failure, job, now=now) or (0.0, 0.0)
+    wait = low + (high - low) * chance()
+    hold = Hold(row.scope, now + wait, row.id) if row.scope is not Scope.JOB else None
+    return _in_time(replace(decision, due_at=now + wait, wait_s=wait, hold=hold), job, now)
+
+
+def _in_time(decision: Decision, job: JobFacts, now: float) -> Decision:
+    """Expired instead, if the job's time is over before it could be tried again.
+
+    Under a hold it stays in the queue until then: the hold may be released earlier, by a probe or by hand.
+    """
+    if job.expires_at is None or decision.sent is Sent.MAYBE:
+        return decision
+    first_chance = now if decision.hold else decision.due_at or now
+    if first_chance < job.expires_at:
+        return decision
+    return replace(decision, event=Event.EXPIRE, due_at=None, wait_s=None, new_generation=False)

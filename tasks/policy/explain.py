@@ -1,0 +1,178 @@
+"""What would happen to a job that met this answer: the command ``sendq explain``, and the README's table. Pure.
+
+Whatever is asked, an object comes back: bytes that are no text, a status that is no number, headers of any form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from tasks.policy.decide import JobFacts, accepted, wait_range
+from tasks.policy.failure import OPERATIONS, PROVIDERS, Answer, Success, parse
+from tasks.policy.row import Policy, Row
+from tasks.policy.table import POLICY
+
+Explanation = dict[str, Any]
+
+
+def explain(
+    *,
+    status: object,
+    provider: object = "unknown",
+    operation: object = "send",
+    headers: object = None,
+    body: object = b"",
+    now: float,
+    policy: Policy = POLICY,
+) -> Explanation:
+    """The decision for the first attempt of a job, with exactly these keys: ``rule``, ``title``, ``documented``,
+    ``route``, ``scope``, ``delay_s`` (``[min, max]`` or None), ``sent``, ``why``, ``remedy``, ``doc``. Never raises.
+
+    ``status`` is a number (or its text), ``headers`` a mapping or a list of ``Name: value`` lines, ``body`` bytes,
+    text or anything that JSON knows; ``now`` is unix seconds.
+    """
+    operation = operation if isinstance(operation, str) and operation in OPERATIONS else "send"
+    provider = provider if isinstance(provider, str) and provider in PROVIDERS else "unknown"
+    answer = Answer(_status(status), _headers(headers), _body(body), None)
+    outcome = parse(answer, provider=provider, operation=operation, now=now)
+    if isinstance(outcome, Success):
+        taken = accepted(outcome)
+        return _object(taken, taken.source, None)
+    row = policy.rule(outcome)
+    delay = wait_range(row, outcome, JobFacts(operation), now=now)
+    return _object(row, row.source, [round(end, 3) for end in delay] if delay else None)
+
+
+def explain_lines(lines: Iterable[str | bytes], *, now: float, policy: Policy = POLICY) -> Iterator[str]:
+    """For each JSON line (``id``, ``status``, ``provider``, ``operation``, ``headers``, ``body``) one JSON line,
+    ``id`` first.
+
+    A line that is no JSON object is explained as an answer without a status, with the id null. Empty lines are skipped.
+    """
+    for line in lines:
+        if line.strip():
+            yield json.dumps(_explain_line(line, now=now, policy=policy))
+
+
+def _explain_line(line: str | bytes, *, now: float, policy: Policy) -> Explanation:
+    try:
+        asked = json.loads(line)
+    except (ValueError, RecursionError):
+        asked = None
+    if not isinstance(asked, dict):
+        asked = {"body": line}
+    answer = explain(
+        status=asked.get("status"),
+        provider=asked.get("provider"),
+        operation=asked.get("operation"),
+        headers=asked.get("headers"),
+        body=asked.get("body"),
+        now=now,
+        policy=policy,
+    )
+    return {"id": asked.get("id"), **answer}
+
+
+def _object(decided: Any, doc: str, delay: list[float] | None) -> Explanation:
+    return {
+        "rule": decided.id if isinstance(decided, Row) else decided.rule,
+        "title": decided.title,
+        "documented": decided.documented,
+        "route": decided.route.value if decided.route else None,
+        "scope": decided.scope.value,
+        "delay_s": delay,
+        "sent": decided.sent.value,
+        "why": decided.why,
+        "remedy": decided.remedy,
+        "doc": doc,
+    }
+
+
+def _status(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _headers(value: object) -> dict[str, str]:
+    pairs: Iterable[tuple[Any, Any]]
+    if isinstance(value, Mapping):
+        pairs = value.items()
+    elif isinstance(value, list | tuple):
+        pairs = [item.split(":", 1) for item in value if isinstance(item, str) and ":" in item]  # type: ignore[misc]
+    else:
+        pairs = []
+    return {str(name).strip().lower(): str(text).strip() for name, text in pairs}
+
+
+def _body(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if value is None:
+        return b""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode("utf-8", "surrogatepass")
+
+
+# --- The README's table ---------------------------------------------------------------------------------------------
+
+
+def policy_table_markdown(policy: Policy = POLICY) -> str:
+    """The whole policy in order, as a Markdown table."""
+    lines = ["| status | error | told by | route · scope | waits | gone out? |", "|---|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(cell.replace('|', '/') for cell in _cells(row))} |" for row in policy.rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        ", ".join(str(status) for status in row.status) or "any",
+        f"**{row.title}** `{row.id}`" + ("" if row.documented else " (undocumented)"),
+        _told_by(row),
+        f"{row.route.value.replace('_', ' ')} · {row.scope.value}" + (" · alert" if row.alert else ""),
+        _waits(row),
+        row.sent.value,
+    )
+
+
+def _told_by(row: Row) -> str:
+    signals = [f"`{kind}`" for kind in row.type]
+    signals += [f"“{text if isinstance(text, str) else ' … '.join(text)}”" for text in row.text]
+    parts = [" or ".join(signals)] if signals else []
+    for name, values in (("provider", row.provider), ("operation", row.operation), ("said by", row.origin)):
+        if values:
+            parts.append(f"{name} {' / '.join(values)}")
+    if row.fault:
+        parts.append(f"fault {' / '.join(row.fault)}")
+    if row.smtp:
+        parts.append(f"SMTP {row.smtp}xx in the text")
+    if row.refused:
+        parts.append("recipients listed as failed")
+    return "; ".join(parts) or "everything else"
+
+
+def _waits(row: Row) -> str:
+    parts = []
+    if row.wait and not row.backoff:
+        default = "until midnight Pacific" if callable(row.wait.default) else _time(row.wait.default)
+        parts.append(f"as stated, else {default}" + (", doubling" if row.wait.grows else ""))
+    if row.backoff:
+        number = f", {row.backoff.number} attempts" if row.backoff.number else ""
+        parts.append(f"backoff {_time(row.backoff.base)} to {_time(row.backoff.cap)}{number}")
+    if row.width:
+        parts.append(f"then {row.width} at a time")
+    if row.spacing:
+        parts.append(f"then {row.spacing:g} s between modifications")
+    return "; ".join(parts) or "not at all"
+
+
+def _time(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"

@@ -1,0 +1,256 @@
+"""From any answer to a `Success` or a `Failure`: whatever the bytes, nothing here raises.
+
+An answer is what one HTTP call brought: a status, headers and a body, or the `fault` that ended it without them. The
+API speaks several dialects (nested and flat JSON, a bare string, HTML from its edge, nothing at all) and wraps the
+words of seven providers; what the policy needs to tell them apart is collected here, in one place and once: the type
+without its ``api.`` prefix, all text as one lower-cased string, the time that was stated, who is speaking, an SMTP
+code.
+
+Two promises. *No address survives*: the local part of whatever looks like an address is replaced by ``…`` before
+anything is kept, so a failure can be logged and stored. *Text from outside is tame*: cleaned of control characters and
+bounded.
+
+When a 2xx is a success
+-----------------------
+A 2xx is the API's word that the provider (or its own queue, 202) took the message, and an id is not needed for that.
+Two answers contradict the word. A body that carries an error instead of ``data`` (the legacy engine reported a partly
+refused send that way) is a failure. And a body that the API never writes (a page of HTML, plain text, a list) without
+the API's ``x-request-id`` was written by somebody in between, who may never have passed the request on: it is a failure
+with an unknown outcome, and the same key asks again, which is safe whether the first request arrived or not. Everything
+else is a success, JSON that was cut off or cannot be read included: to ask again could gain no more than an id.
+
+Facts: Nylas, "Errors" (type strings), "Send email" (202), "Idempotent send" (the replay header); RFC 9110, 10.2.3
+(Retry-After); RFC 3463 (enhanced status codes).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tasks.policy.body import Body, read_body
+from tasks.policy.text import clean, flatten, redact
+from tasks.policy.waits import stated_wait
+
+Origin = Literal["nylas", "provider", "edge", "unknown"]
+
+PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown")
+OPERATIONS = ("send", "modify")
+
+# Faults are the ways a call ends without an answer. The first group fails before a request could be written, or before
+# all of it was, so the API cannot have accepted it; after the second nobody knows.
+FAULTS_NOT_SENT = ("dns", "connect", "tls", "key", "local", "incomplete", "unreadable")
+FAULTS_MAYBE_SENT = ("timeout", "reset", "cut", "died")
+
+MESSAGE_CHARS = 500  # what a person reads in a list; longer texts of providers repeat themselves
+TEXT_CHARS = 20_000  # what is searched; the longest real error seen is under 4,000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one call brought.
+
+    ``status`` is None if no status line came; then ``fault`` says why. ``headers`` has lower-case names. With a status,
+    ``fault`` may be ``cut``: the head came and the body broke off.
+    """
+
+    status: int | None
+    headers: Mapping[str, str]
+    body: bytes
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Success:
+    """The API took it. Ids are None where the answer did not state them (a queued send has none)."""
+
+    status: int
+    message_id: str | None
+    thread_id: str | None
+    request_id: str | None
+    replayed: bool
+    queued: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What went wrong, in one form for all dialects. Holds no address: it is safe to log and to store.
+
+    ``type`` has no ``api.`` prefix and is lower-case, "" if none was stated. ``message`` is for people, ``text``
+    (lower-case, everything that was said, the type included) for matching. ``stated_s`` is the wait in seconds that
+    the answer asks for, None if it states none or nonsense. ``smtp`` is a reply code (or the class of an enhanced one:
+    400, 500) found in the provider's words; in a 5xx only one with its enhanced code counts, since there it would rule
+    out that the message went. ``refused`` counts the recipients listed as failed; their addresses are not kept.
+    """
+
+    status: int | None
+    type: str
+    message: str
+    text: str
+    request_id: str | None
+    stated_s: float | None
+    origin: Origin
+    replayed: bool
+    smtp: int | None
+    refused: int
+    fault: str | None
+    provider: str
+    operation: str
+
+
+def parse(answer: Answer, *, provider: str, operation: str, now: float) -> Success | Failure:
+    """Read an answer. Never raises, whatever the bytes.
+
+    ``provider`` is one of `PROVIDERS` (anything else counts as ``unknown``), ``operation`` one of `OPERATIONS`,
+    ``now`` unix seconds (retry times stated as a date are turned into a wait from now).
+    """
+    body = read_body(answer.body)
+    if answer.status is not None and 200 <= answer.status < 300 and not _contradicts(body, answer.headers):
+        return _success(answer.status, answer.headers, body)
+    return _failure(answer, body, provider=provider, operation=operation, now=now)
+
+
+def _contradicts(body: Body, headers: Mapping[str, str]) -> bool:
+    """Whether the body of a 2xx says something else than its status."""
+    if body.document is None:
+        foreign = bool(body.raw) and not body.raw.lstrip().startswith("{")
+        return foreign and "x-request-id" not in headers
+    document = body.document
+    if isinstance(document.get("data"), dict) and document["data"]:
+        return False
+    legacy_error = "message" in document and "error" in str(document.get("type", "")).lower()
+    return bool(document.get("error") or document.get("failures") or legacy_error)
+
+
+def _success(status: int, headers: Mapping[str, str], body: Body) -> Success:
+    document = body.document or {}
+    data = document.get("data")
+    data = data if isinstance(data, dict) else {}
+    return Success(
+        status=status,
+        message_id=_id(data.get("id")),
+        thread_id=_id(data.get("thread_id")),
+        request_id=_id(document.get("request_id")) or _id(headers.get("x-request-id")),
+        replayed=_replayed(headers),
+        queued=status == 202,
+    )
+
+
+def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: float) -> Failure:
+    said = _Said.of(body)
+    words = [redact(text) for text in (said.type, said.message, *said.provider, *said.other) if text]
+    text = flatten(" | ".join(words))[:TEXT_CHARS]
+    people = said.message or next(iter(said.provider), "") or next(iter(said.other), "")
+    return Failure(
+        status=answer.status,
+        type=_type(said.type),
+        message=clean(redact(people))[:MESSAGE_CHARS] + _refused_words(said.refused),
+        text=text,
+        request_id=_id((body.document or {}).get("request_id")) or _id(answer.headers.get("x-request-id")),
+        stated_s=stated_wait(answer.headers, text, body.waits(), now=now),
+        origin=_origin(answer, body, said),
+        replayed=_replayed(answer.headers),
+        smtp=_smtp([*said.provider, said.message, *said.other], strict=(answer.status or 0) >= 500),
+        refused=said.refused,
+        fault=answer.fault,
+        provider=provider if provider in PROVIDERS else "unknown",
+        operation=operation if operation in OPERATIONS else "send",
+    )
+
+
+def _refused_words(refused: int) -> str:
+    """For the person who has to find out who has the message: how many of its recipients do not."""
+    return f" ({refused} recipient{'s' if refused > 1 else ''} refused)" if refused else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """Who said what in a body: the type, the API's message, the provider's words, all the rest."""
+
+    type: str
+    message: str
+    provider: tuple[str, ...]
+    other: tuple[str, ...]
+    refused: int
+
+    @classmethod
+    def of(cls, body: Body) -> _Said:
+        document = body.document
+        if document is None:
+            return cls("", body.plain(), (), (), 0)
+        error = document.get("error")
+        inner = error if isinstance(error, dict) else document
+        kind = next((value for value in (inner.get("type"), inner.get("code")) if isinstance(value, str)), "")
+        message = next((value for value in (inner.get("message"), error) if isinstance(value, str)), "")
+        provider: list[str] = []
+        for holder in (inner, document):
+            for name in ("provider_error", "server_error"):
+                if holder.get(name):
+                    provider += body.leaves(holder[name])
+        failures = inner.get("failures") or document.get("failures")
+        refused = len(failures) if isinstance(failures, dict | list) else 0
+        return cls(kind, message, tuple(dict.fromkeys(provider)), tuple(body.leaves(document)), refused)
+
+
+def _type(stated: str) -> str:
+    """The type as the policy knows it: ``api.`` and spaces off, lower-case, bounded."""
+    kind = clean(redact(stated)).strip().lower()[:80]
+    return kind.removeprefix("api.")
+
+
+def _origin(answer: Answer, body: Body, said: _Said) -> Origin:
+    """Who wrote the error: the provider's words are inside, or the API's own form, or neither."""
+    if answer.status is None:
+        return "unknown"
+    if said.provider or _is_envelope((body.document or {}).get("error")):
+        return "provider"
+    if body.document is None:
+        return "edge" if body.raw.strip() else "unknown"
+    if said.type or isinstance(body.document.get("error"), dict):
+        return "nylas"
+    return "edge" if answer.status >= 500 and isinstance(body.document.get("error"), str) else "unknown"
+
+
+def _is_envelope(error: object) -> bool:
+    """Whether an error is a provider's own, handed on unwrapped (Google's has a list and a number, Graph's nests)."""
+    if not isinstance(error, dict):
+        return False
+    return isinstance(error.get("errors"), list) or isinstance(error.get("code"), int) or "innerError" in error
+
+
+def _replayed(headers: Mapping[str, str]) -> bool:
+    return headers.get("idempotent-response", "").strip().lower() == "true"
+
+
+def _id(value: Any) -> str | None:
+    """An id as it may be stored: a short printable string, else None."""
+    if not isinstance(value, str):
+        return None
+    tame = clean(value).strip()
+    return tame if 0 < len(tame) <= 512 else None
+
+
+# Reply codes that SMTP servers use for refusals (RFC 5321, 4.2.3; RFC 4954, 6; RFC 7504). Those that are HTTP statuses
+# as well (422, 500 to 504) are left out: in these texts they mean HTTP.
+_SMTP_CODES = frozenset({421, 450, 451, 452, 454, 455, 471, 521, 522, 523, 525, 530, 534, 535, 538, 541, 571}) | (
+    frozenset(range(550, 558))
+)
+_SMTP = re.compile(
+    r"(?:^|(?<=[\s\"'(\[:=,;|]))([45]\d\d)(?=$|[\s\"')\]:=,;|-])(?:[\s:=,;\"'-]{0,4}([45]\.\d{1,3}\.\d{1,3})\b)?"
+)
+_ENHANCED = re.compile(r"(?<![\d.])([45])\.\d{1,3}\.\d{1,3}(?![\d.]*\d)")
+
+
+def _smtp(texts: list[str], *, strict: bool) -> int | None:
+    """The SMTP reply code in the first text that has one; the class of an enhanced code where it stands alone."""
+    for text in texts:
+        head = text[:2_000]
+        for found in _SMTP.finditer(head):
+            code, enhanced = int(found[1]), found[2]
+            if code in _SMTP_CODES and (enhanced or not strict):
+                return code
+        if not strict and (alone := _ENHANCED.search(head)):
+            return int(alone[1]) * 100
+    return None

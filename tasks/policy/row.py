@@ -1,0 +1,171 @@
+"""What a row of the policy is: which failures it fits, and what it says about them. Pure.
+
+A row fits a failure if every condition that it states holds. ``type`` and ``text`` are two signals for one thing (the
+same error arrives typed, or only in words), so either is enough: a text is a piece of the failure's lower-case text,
+or several pieces that must all be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tasks.policy.failure import Failure
+
+DAY_S = 24 * 3600.0
+
+Status = int | str  # 429, "4xx", or "none" where no answer came
+Text = str | tuple[str, ...]
+
+
+class Route(StrEnum):
+    """What happens to the job."""
+
+    RETRY = "retry"  #              again by itself, after a backoff; each time costs an attempt unless the row says so
+    REQUEUE = "requeue"  #          its scope is left alone for a while; costs nothing
+    REAUTH = "reauth"  #            parked until the person signs in again; costs nothing
+    DEAD_LETTER = "dead_letter"  #  given up and kept, for a person to look at
+
+
+class Scope(StrEnum):
+    """Whom a decision concerns."""
+
+    JOB = "job"
+    GRANT = "grant"
+    PROVIDER = "provider"  #        all grants of one provider in one application
+    APPLICATION = "application"
+
+
+class Sent(StrEnum):
+    """Whether the message may have gone out (for a modification: whether it may have been made)."""
+
+    NO = "no"
+    MAYBE = "maybe"
+    PARTLY = "partly"  #            some recipients have it: never send it again
+    YES = "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long a hold lasts, in seconds: ``min(cap, max(floor, stated or default))``.
+
+    ``default`` may be a function of unix time (until midnight). With ``grows`` it doubles for each incident that
+    follows another without a success between them, up to 32 times the default; what is stated does not grow.
+    """
+
+    default: float | Callable[[float], float]
+    floor: float = 1.0
+    cap: float = DAY_S
+    grows: bool = False
+
+    def seconds(self, stated: float | None, *, now: float, streak: int = 0) -> float:
+        base = self.default(now) if callable(self.default) else self.default
+        grown = base * 2 ** min(streak, 5) if self.grows else base
+        return min(self.cap, max(self.floor, stated or grown))
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Retries with full jitter: the n-th waits between nothing and ``min(cap, base * 2**(n-1))`` seconds.
+
+    ``number`` is how many attempts a job may have under this row, the first included; None is no bound of its own (the
+    job's expiry and its key's age bound it).
+    """
+
+    base: float
+    cap: float
+    number: int | None
+
+    def ceiling(self, attempts_before: int) -> float:
+        """The longest wait after that many attempts and one more, in seconds."""
+        return min(self.cap, self.base * 2.0 ** min(attempts_before, 32))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: a name, what it fits, what to do, and why.
+
+    id, title       the row's name (for filters and fingerprints) and the heading on the vendor's page
+    status …        conditions; an empty one is not asked. ``smtp``: the class (4 or 5) of the SMTP code in the text.
+                    ``refused``: recipients are listed as failed
+    route, scope    what happens, and to whom
+    wait, backoff   a hold's length (requeue) and the pace of retries (retry); a retry may state a wait too: its least
+    costs           whether it uses up one of the job's attempts
+    sent            whether the message may have gone out
+    why, remedy     for the person who asks, and for the one who can act
+    source          the page that the row is taken from
+    documented      False for the rows that catch what nobody documented
+    alert           somebody should be told at once
+    check_grant     ask the API about the grant before anybody is bothered
+    width, spacing  what the lane keeps to afterwards: jobs at once, seconds between modifications
+    """
+
+    id: str
+    title: str
+    status: tuple[Status, ...]
+    route: Route
+    scope: Scope
+    sent: Sent
+    why: str
+    remedy: str
+    source: str
+    type: tuple[str, ...] = ()
+    text: tuple[Text, ...] = ()
+    provider: tuple[str, ...] = ()
+    operation: tuple[str, ...] = ()
+    origin: tuple[str, ...] = ()
+    fault: tuple[str, ...] = ()
+    smtp: int | None = None
+    refused: bool = False
+    wait: Wait | None = None
+    backoff: Backoff | None = None
+    costs: bool = False
+    documented: bool = True
+    alert: bool = False
+    check_grant: bool = False
+    width: int | None = None
+    spacing: float | None = None
+
+    def fits(self, failure: Failure) -> bool:
+        """Whether every condition of this row holds for the failure."""
+        return (
+            (not self.status or any(fits_status(status, failure.status) for status in self.status))
+            and (not self.provider or failure.provider in self.provider)
+            and (not self.operation or failure.operation in self.operation)
+            and (not self.origin or failure.origin in self.origin)
+            and (not self.fault or failure.fault in self.fault)
+            and (self.smtp is None or (failure.smtp or 0) // 100 == self.smtp)
+            and (not self.refused or failure.refused > 0)
+            and (not (self.type or self.text) or self._signalled(failure))
+        )
+
+    def _signalled(self, failure: Failure) -> bool:
+        if failure.type in self.type:
+            return True
+        said = failure.text
+        return any(text in said if isinstance(text, str) else all(part in said for part in text) for text in self.text)
+
+
+def fits_status(pattern: Status, status: int | None) -> bool:
+    if isinstance(pattern, int) or status is None:
+        return pattern == (status if status is not None else "none")
+    return len(pattern) == 3 and pattern[1:] == "xx" and 100 <= status <= 999 and status // 100 == int(pattern[0])
+
+
+class Policy:
+    """Rows in order. The first that fits a failure is its rule; the last must fit everything."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = tuple(rows)
+        self._by_status: dict[int | None, tuple[Row, ...]] = {}
+
+    def rule(self, failure: Failure) -> Row:
+        """The first row that fits. Which rows a status can meet is worked out once per status."""
+        status = failure.status
+        rows = self._by_status.get(status)
+        if rows is None:
+            rows = tuple(row for row in self.rows if not row.status or any(fits_status(s, status) for s in row.status))
+            if status is None or 100 <= status <= 599:  # others are nonsense: a bounded number of entries
+                self._by_status[status] = rows
+        return next(row for row in rows if row.fits(failure))

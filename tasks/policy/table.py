@@ -1,0 +1,405 @@
+"""What happens after each failure. Read it beside the vendor's pages: same headings, same order.
+
+    400 to 499   https://developer.nylas.com/docs/api/errors/400-response/
+    500 to 599   https://developer.nylas.com/docs/api/errors/500-response/
+
+The first row that fits wins, so a narrow row stands above the wide one with its status. Some errors arrive under
+several statuses (Google's quotas as 403 or 429, Exchange's throttle as 429 or 503): their rows stand first, and carry
+the page's heading. A failure that no page names falls through to the rows at the end of its class, which say so.
+
+Nothing here sleeps, reads a clock or touches the ledger; the same failure always meets the same row. Rows of one's own
+come before these, from a file (`tasks.policy.policy_file`).
+"""
+
+from __future__ import annotations
+
+from tasks.policy.row import Backoff, Policy, Route, Row, Scope, Sent, Wait
+from tasks.policy.waits import until_midnight_pacific
+
+RETRY, REQUEUE, REAUTH, DEAD = Route.RETRY, Route.REQUEUE, Route.REAUTH, Route.DEAD_LETTER
+JOB, GRANT, PROVIDER, APPLICATION = Scope.JOB, Scope.GRANT, Scope.PROVIDER, Scope.APPLICATION
+NO, MAYBE, PARTLY = Sent.NO, Sent.MAYBE, Sent.PARTLY
+
+_DOCS = "https://developer.nylas.com/docs"
+PAGE_400 = f"{_DOCS}/api/errors/400-response/"
+PAGE_500 = f"{_DOCS}/api/errors/500-response/"
+TYPES = f"{_DOCS}/api/errors/"
+SENDING = f"{_DOCS}/v3/email/sending-errors/"
+SEND = f"{_DOCS}/v3/email/send-email/"
+IDEMPOTENT = f"{_DOCS}/v3/email/idempotent-send/"
+LIMITS = f"{_DOCS}/dev-guide/platform/rate-limits/"
+GRANTS = f"{_DOCS}/v3/auth/"
+TRACKING = f"{_DOCS}/v3/email/message-tracking/"
+
+# An outage that is over within half an hour should cost nobody a dead letter: twelve attempts with these waits take 40
+# minutes on average, and for sends the key's 45 minutes end the asking anyway.
+OUTAGE = Backoff(base=5, cap=900, number=12)
+# The provider's own "not now" (greylisting, a busy server): SMTP servers expect a sender back after minutes, for hours.
+SMTP_LATER = Backoff(base=300, cap=3600, number=6)
+# For errors of which the page says both "try again" and "check your settings": four attempts within half an hour.
+FEW = Backoff(base=60, cap=900, number=4)
+
+EXCHANGE_S = 20 * 60.0  # "Typically, this lasts for 20 minutes"
+HOURS_S = 4 * 3600.0  # a sending quota runs over 24 hours: asking six times a day is polite and loses little
+PROBE_S = 60.0  # a fault of the application: somebody may mend it at any minute
+
+SIGN_IN = "Ask the account's owner to sign in again; the parked jobs go on by themselves."
+
+# fmt: off
+# Laid out as a table by hand: conditions and route on the first lines, the words for people below.
+ACROSS_STATUSES = (
+    Row("recipients_partly_refused", "Sending to at least one recipient failed", ("2xx", 400, 402, 422, 429),
+        DEAD, JOB, PARTLY,
+        "Some recipients have the message and at least one has not: a second send would reach the first ones twice.",
+        "Check the refused recipients (non-ASCII addresses cannot be delivered to) and write to them alone.", PAGE_400,
+        text=("at least one reci", "subset of recipients", "subset of the recipients", "some recipients",
+              "some of the reci")),
+    Row("mailbox_concurrency", "MailboxConcurrency", (429, 503), REQUEUE, GRANT, NO,
+        "Too many calls for this mailbox at once; it clears in seconds. This is not the Exchange throttle.",
+        "Nothing to do: the lane goes on with one call at a time.", LIMITS,
+        text=("mailboxconcurrency", ("concurren", "mailbox"), "concurrent connections", "simultaneous connections"),
+        wait=Wait(10, grows=True), width=1),
+    Row("exchange_throttled", "Exchange account throttled", (429, 500, 502, 503, 504), REQUEUE, GRANT, NO,
+        "The Exchange server throttled the account, or its sync is paused; asking earlier lengthens the block.",
+        "Nothing to do, or ask the Exchange administrator to raise the throttling limits.", PAGE_400,
+        text=(("exchange", "throttl"), "temporarily paused", "device should retry later", "asthrottle",
+              "commandfrequency", "errorserverbusy"), wait=Wait(EXCHANGE_S)),
+    Row("gmail_daily_limit", "Too many requests", (403, 429), REQUEUE, PROVIDER, NO,
+        "The Google Cloud project has used up its requests for the day; they begin anew at midnight Pacific time.",
+        "Request a higher daily quota for the Gmail API in the Google Cloud project.", PAGE_400,
+        text=("dailylimitexceeded", "daily limit exceeded", ("quota metric", "per day"), "midnight pacific"),
+        wait=Wait(until_midnight_pacific, floor=60), alert=True),
+    Row("gmail_minute_limit", "Too many requests", (403, 429), REQUEUE, GRANT, NO,
+        "The Gmail account has used up its quota for this minute.",
+        "Nothing to do, or request a higher quota per minute and user for the Gmail API.", PAGE_400,
+        text=("per minute", "perminute", "quota metric"), wait=Wait(60, floor=60, grows=True)),
+    Row("quota_exceeded", "Quota exceeded", (403, 422, 429), REQUEUE, GRANT, NO,
+        "The account has sent as much as its provider allows for now.",
+        "Nothing to do: sending goes on when the provider's quota does. Fewer messages a day avoid it.", PAGE_400,
+        text=("sending limit", "sending quota", "recipient rate limit", "(mail sending)", "email quota", "e-mail quota",
+              "mail quota", "messages per day"), wait=Wait(HOURS_S, floor=60)),
+    Row("resource_exhausted", "Resource exhausted", (403, 429), REQUEUE, GRANT, NO,
+        "Too much data of this Gmail account was asked for, or changed, per second.",
+        "Nothing to do: the lane keeps a second between modifications from now on.", PAGE_400,
+        text=("resource has been exhausted",), wait=Wait(10, grows=True), spacing=1.0),
+    Row("quota_type", "Quota exceeded", (403, 429), REQUEUE, GRANT, NO,
+        "The account has used up its quota at the provider.",
+        "Nothing to do: sending goes on when the provider's quota does. Fewer messages a day avoid it.", PAGE_400,
+        type=("quota_exceeded_error",), wait=Wait(HOURS_S, floor=60)),
+    Row("gmail_user_rate", "Too many requests", (403, 429), REQUEUE, GRANT, NO,
+        "The Gmail account has exceeded its usage limit.",
+        "Nothing to do: the lane waits as long as Google says.", PAGE_400,
+        text=("ratelimitexceeded", "user-rate limit", "user rate limit", "usage limit"),
+        wait=Wait(60, floor=60, grows=True)),
+    Row("quota_words", "Quota exceeded", (403, 429), REQUEUE, GRANT, NO,
+        "The account has used up its quota at the provider.",
+        "Nothing to do: sending goes on when the provider's quota does. Fewer messages a day avoid it.", PAGE_400,
+        text=("quota exceeded", "quotaexceeded", "exceeded your quota", "exceeded the quota", "over its quota",
+              "exceeded its quota", ("quota", "exceeded"), ("daily", "limit")), wait=Wait(HOURS_S, floor=60)),
+    Row("resource_exhausted_code", "Resource exhausted", (403, 429), REQUEUE, GRANT, NO,
+        "Google refuses for lack of quota and says no more than that.",
+        "Nothing to do: the lane keeps a second between modifications from now on.", PAGE_400,
+        text=("resource_exhausted",), wait=Wait(10, grows=True), spacing=1.0),
+    Row("client_secret", "Provider credentials of the application", (400, 401, 403), REQUEUE, PROVIDER, NO,
+        "The provider refuses the application itself, not the account: its client secret is wrong or has expired.",
+        "Renew the client secret at the provider (Azure, Google Cloud) and in the Nylas connector.", GRANTS,
+        text=("invalid_client", "unauthorized_client", "aadsts7000222", "aadsts7000215"),
+        wait=Wait(PROBE_S, cap=1800, grows=True), alert=True),
+    Row("authentication_failed", "Authentication failed", (400, 401, 403, 422), REAUTH, GRANT, NO,
+        "The refresh token of this grant is invalid, revoked, or lacks scopes.", SIGN_IN, PAGE_400,
+        type=("grant.refresh_token_invalid", "token.exchange_failed", "grant.invalid_authentication", "invalid_grant"),
+        text=("invalid_grant", "refresh token", "refresh_token", "aadsts", "interaction_required", "consent_required")),
+    Row("smtp_settings_missing", "Authentication failed", (400, 401, 403, 422), REAUTH, GRANT, NO,
+        "This IMAP grant was made without SMTP settings, so it can read and not send.",
+        "Ask the account's owner to sign in again with SMTP settings (options=smtp_required).", GRANTS,
+        text=("smtphost", "smtpport", "smtp_host", "smtp_port", ("smtp settings", "missing"))),
+    Row("api_key", "Unauthorized", (400, 401, 403), REQUEUE, APPLICATION, NO,
+        "The API refuses the application's key (a key of the other region is refused as well); no account is at fault.",
+        "Set a valid API key for this region; the worker notices it at its next probe.", TYPES,
+        type=("token.unauthorized_access",), text=("bearer token", "api key", "api_key", "apikey"),
+        origin=("nylas", "edge", "unknown"), wait=Wait(PROBE_S, cap=900, grows=True), alert=True),
+)
+
+BAD_REQUEST = (
+    Row("authentication_failed_400", "Authentication failed", (400,), REAUTH, GRANT, NO,
+        "The provider refuses the grant's credentials, or scopes are missing.", SIGN_IN, PAGE_400,
+        type=("auth_error", "authentication_error", "insufficient_scopes"),
+        text=(("missing", "scope"), "insufficient_scopes", "invalid credentials", "authentication failed",
+              ("token", "revoked"), ("token", "expired"))),
+    Row("redirect_uri", "Redirect URI is not HTTPS or localhost", (400,), DEAD, JOB, NO,
+        "The redirect URI of the application's sign-in page is not accepted.",
+        "Configure a redirect URI with https:// (or http:// for localhost) in the Nylas application.", PAGE_400,
+        type=("grant.callback_uri_not_allowed",), text=("redirect uri", "redirect_uri", "callback uri", "callback_uri"),
+        alert=True),
+    Row("password_entry", "This proposal does not allow direct password entry", (400,), REAUTH, GRANT, NO,
+        "The account needs OAuth and was to be authenticated with a password.",
+        "Create an Azure app for the Microsoft connector, then ask the owner to sign in again.", PAGE_400,
+        text=("direct password entry", "restart the authentication flow")),
+    Row("different_address_400", "Different email address returned", (400,), REAUTH, GRANT, NO,
+        "The provider returned another address than the one that began to sign in.",
+        "Ask the owner to sign in with the main account, in a private window if it happens again.", TYPES,
+        type=("grant.reauth_email_invalid",), text=("different email address", "different e-mail address")),
+    Row("idempotency_key_invalid", "Invalid idempotency key", (400,), DEAD, JOB, NO,
+        "The idempotency key is longer than 256 characters: a bug of this program.",
+        "Report it; nothing was sent.", IDEMPOTENT,
+        type=("invalid_idempotency_key",), text=("idempotency-key must be",), alert=True),
+    Row("tracking_on_trial", "Bad request", (400,), DEAD, JOB, NO,
+        "Trial applications may not track messages, so each message with tracking options is refused.",
+        "Leave tracking_options out, or upgrade the Nylas application.", TRACKING,
+        text=(("tracking option", "not allowed"),)),
+    Row("bad_request", "Bad request", (400,), DEAD, JOB, NO,
+        "The request is malformed or holds an invalid parameter; it would be refused again.",
+        "Mend the payload as the message says, then enqueue it anew.", PAGE_400),
+)
+
+UNAUTHORIZED = (
+    Row("grant_unauthorized", "Unauthorized", (401,), REAUTH, GRANT, NO,
+        "The provider refuses the grant's credentials; the grant is checked first, before anybody is asked to sign in.",
+        SIGN_IN, PAGE_400, origin=("provider",), check_grant=True),
+    Row("unauthorized", "Unauthorized", (401,), REAUTH, GRANT, NO,
+        "Either the application's key or the grant's credentials are refused; the grant is checked first, and if that "
+        "is refused too, it is the key.",
+        "If the grant is invalid, ask its owner to sign in again; if not, check the API key and its region.", PAGE_400,
+        check_grant=True),
+)
+
+PAYMENT_REQUIRED = (
+    Row("recipients_all_refused", "Message rejected", ("2xx", 402), DEAD, JOB, NO,
+        "The provider refused all recipients; nobody has the message.",
+        "Check the addresses (non-ASCII ones cannot be delivered to), then enqueue it anew.", SENDING,
+        text=("all recipients", "all of the recipients", "no recipients")),
+    Row("recipients_listed", "Sending to at least one recipient failed", ("2xx", 402), DEAD, JOB, PARTLY,
+        "Refused recipients are listed, and nothing says that all were refused: the others may have the message.",
+        "Check the refused recipients (non-ASCII addresses cannot be delivered to) and write to them alone.", PAGE_400,
+        refused=True),
+    Row("message_rejected", "Message rejected", (402,), DEAD, JOB, NO,
+        "The provider refused the message: its content, its size, or its recipients.",
+        "Read the provider's words, mend the message, and enqueue it anew.", SENDING),
+)
+
+FORBIDDEN = (
+    Row("gmail_api_disabled", "Gmail API has not been used in project", (403,), REQUEUE, PROVIDER, NO,
+        "The Gmail API is disabled in the application's Google Cloud project; signing in again would not help.",
+        "Enable the Gmail API in the Google Cloud project; it takes effect within minutes.", PAGE_400,
+        text=("accessnotconfigured", "service_disabled", "has not been used in project", ("gmail api", "disabled")),
+        wait=Wait(300, floor=60, cap=1800, grows=True), alert=True),
+    Row("different_address", "Different email address returned", (403,), REAUTH, GRANT, NO,
+        "Office 365 returned another address than the one that began to sign in.",
+        "Ask the owner to sign in with the main account, in a private window if it happens again.", PAGE_400,
+        type=("grant.reauth_email_invalid",), text=("different email address", "different e-mail address")),
+    Row("scopes_missing", "Unauthorized", (403,), REAUTH, GRANT, NO,
+        "The grant lacks scopes that this operation needs.",
+        "Add the scope to the connector, then ask the account's owner to sign in again.", PAGE_400,
+        type=("insufficient_scopes",),
+        text=(("scope", "missing"), ("insufficient", "scope"), ("insufficient", "permission"), ("admin", "consent"))),
+    Row("tenant_quarantined", "Unauthorized", (403,), REQUEUE, GRANT, NO,
+        "The account's Microsoft tenant is quarantined; signing in again would not help.",
+        "The tenant's administrator must lift the quarantine.", PAGE_400,
+        text=("quarantin", ("tenant", "admin"), ("tenant", "blocked")), wait=Wait(3600, floor=60), alert=True),
+    Row("send_as_denied", "Sending Error", (403,), RETRY, JOB, NO,
+        "The account may not send with this From address.",
+        "Use the address of the synced account as From, or have the right to send as the other one granted.", SENDING,
+        text=("errorsendasdenied", ("right to send", "on behalf"), "send as denied"), backoff=FEW, costs=True),
+    Row("forbidden", "Unauthorized", (403,), REAUTH, GRANT, NO,
+        "The provider could not authenticate the account.", SIGN_IN, PAGE_400, check_grant=True),
+)
+
+NOT_FOUND = (
+    Row("grant_not_found", "Grant not found", (404,), DEAD, GRANT, NO,
+        "The grant does not exist (any more) in this application.",
+        "Connect the account again and enqueue for the new grant.", TYPES,
+        type=("grant.not_found",), text=("no grant found", "grant not found")),
+    Row("mailbox_not_enabled", "Mailbox not enabled", (404,), DEAD, JOB, NO,
+        "The mailbox is inactive, deleted, or hosted on the customer's own servers.",
+        "Ask the account's owner or administrator; nothing can be sent until the mailbox is back.", TYPES,
+        text=("mailboxnotenabled", "soft-deleted", "hosted on-premise", ("mailbox", "inactive"))),
+    Row("wrong_address", "Not the API", (404,), REQUEUE, APPLICATION, NO,
+        "What answers is not the API: the base URL is wrong, or something stands in between.",
+        "Check the application's API URI (https://api.us.nylas.com or https://api.eu.nylas.com).", TYPES,
+        origin=("edge",), wait=Wait(PROBE_S, cap=900, grows=True), alert=True),
+    Row("message_gone", "Not found", (404,), DEAD, JOB, NO,
+        "The message to be modified is not there any more.", "Nothing to do, unless its id is wrong.", TYPES,
+        operation=("modify",)),
+    Row("not_found", "Not found", (404,), DEAD, JOB, NO,
+        "Something that the request names does not exist (the message replied to, an attachment, a template).",
+        "Mend the ids in the payload, then enqueue it anew.", TYPES),
+)
+
+CONFLICT = (
+    Row("key_in_progress", "Concurrent idempotent request", (409,), RETRY, JOB, MAYBE,
+        "The first request with this key is still running; the same key is asked again in a few seconds.",
+        "Nothing to do.", IDEMPOTENT,
+        type=("concurrent_idempotent_request",), text=(("idempotency-key", "in progress"),),
+        wait=Wait(3, floor=3), backoff=Backoff(base=6, cap=10, number=None)),
+    Row("key_reused", "Invalid idempotent request", (409,), DEAD, JOB, MAYBE,
+        "This key was used with another payload: a bug of this program. What that payload did is not known.",
+        "Report it, and look into the account's sent mail before anything is sent again.", IDEMPOTENT,
+        type=("invalid_idempotent_request",), text=(("idempotency-key", "different"),), alert=True),
+    Row("modify_conflict", "Conflict", (409,), RETRY, JOB, NO,
+        "Somebody else changed the message at the same moment.", "Nothing to do.", TYPES,
+        operation=("modify",), backoff=Backoff(base=2, cap=60, number=5), costs=True, documented=False),
+)
+
+OTHER_4XX = (
+    Row("request_timeout", "Request timeout", (408,), RETRY, JOB, MAYBE,
+        "The API's edge gave up waiting for the request.", "Nothing to do.", TYPES,
+        backoff=OUTAGE, costs=True, documented=False),
+    Row("too_large", "Request too large", (413,), DEAD, JOB, NO,
+        "The request is over the API's limit (3 MB of JSON, 25 MB with attachments as parts).",
+        "Send less, or link to large files.", SEND),
+    Row("resource_blocked", "Resource blocked", (423,), REQUEUE, GRANT, NO,
+        "The API has blocked this grant.", "Ask Nylas support why the grant is blocked.", TYPES,
+        wait=Wait(3600, floor=60), alert=True),
+)
+
+UNPROCESSABLE = (
+    Row("sending_error", "Sending Error", (422,), RETRY, JOB, NO,
+        "Message delivery submission failed: often the From address is not the synced account's, or the Exchange "
+        "server has quarantined the device.",
+        "Check the From address, and that the Exchange server has not quarantined the syncing devices.", PAGE_400,
+        text=("submission failed", "errorsendasdenied", "cannot submit message", ("right to send", "on behalf")),
+        backoff=FEW, costs=True),
+    Row("provider_refused", "Mail provider error", (422,), DEAD, JOB, NO,
+        "The mail server refused the message for good (an SMTP code of the 500s).",
+        "Read the provider's words, mend the message, and enqueue it anew.", PAGE_400, smtp=5),
+    Row("provider_later", "Mail provider error", (422,), RETRY, JOB, NO,
+        "The mail server refused the message for now (an SMTP code of the 400s).", "Nothing to do.", PAGE_400,
+        smtp=4, backoff=SMTP_LATER, costs=True),
+    Row("provider_error", "Mail provider error", (422,), RETRY, JOB, NO,
+        "The provider failed while sending the message and gave no code.", "Read the provider's words.", PAGE_400,
+        backoff=FEW, costs=True),
+)
+
+TOO_MANY_REQUESTS = (
+    Row("exchange_words", "Exchange account throttled", (429,), REQUEUE, GRANT, NO,
+        "The Exchange server throttled the account; asking earlier lengthens the block.",
+        "Nothing to do, or ask the Exchange administrator to raise the throttling limits.", PAGE_400,
+        provider=("ews",), text=("throttl", "server busy", "requests sent to provider", "try again later"),
+        wait=Wait(EXCHANGE_S)),
+    Row("account_throttled", "Account throttled", (429,), REQUEUE, GRANT, NO,
+        "The mail server has asked for quiet on this account.", "Nothing to do.", PAGE_400,
+        text=("throttl", "requests sent to provider", "error when fetching", "sending too fast", "sending rate",
+              "server busy", "temporarily rejected", "at a rate that prevents", "unusual rate", "log in to gmail"),
+        wait=Wait(300, grows=True)),
+    Row("nylas_limit_application", "Nylas API rate limit", (429,), RETRY, APPLICATION, NO,
+        "The application made more requests in a second than the Nylas API allows it.",
+        "Nothing to do; if it lasts, look for other programs that use the same application.", PAGE_400,
+        origin=("nylas",), text=("per application", "application rate limit", "application limit"),
+        wait=Wait(1), backoff=Backoff(base=2, cap=30, number=None)),
+    Row("nylas_limit", "Nylas API rate limit", (429,), RETRY, GRANT, NO,
+        "The grant made more requests in a second than the Nylas API allows it.",
+        "Nothing to do; if it lasts, look for other programs that use the same grant.", PAGE_400,
+        origin=("nylas", "edge", "unknown"), wait=Wait(1), backoff=Backoff(base=2, cap=30, number=None)),
+    Row("gmail_usage_limit", "Too many requests", (429,), REQUEUE, GRANT, NO,
+        "The Gmail account has exceeded its usage limit.", "Nothing to do: the lane waits as long as Google says.",
+        PAGE_400, provider=("google",), wait=Wait(60, floor=60, grows=True)),
+    Row("exchange_refused", "Exchange account throttled", (429,), REQUEUE, GRANT, NO,
+        "The Exchange server refuses calls for this account; asking earlier lengthens the block.",
+        "Nothing to do, or ask the Exchange administrator to raise the throttling limits.", PAGE_400,
+        provider=("ews",), wait=Wait(EXCHANGE_S)),
+    Row("provider_throttled", "Account throttled", (429,), REQUEUE, GRANT, NO,
+        "The provider has asked for quiet on this account.", "Nothing to do.", PAGE_400, wait=Wait(300, grows=True)),
+)
+
+CLIENT_ERRORS_NOBODY_DOCUMENTED = (
+    Row("undocumented_4xx", "Undocumented client error", ("4xx",), DEAD, JOB, NO,
+        "No page documents this answer, and a refusal of this class does not mend itself.",
+        "Read the answer; if it should be tried again, add a row to the policy file and retry the job.", TYPES,
+        documented=False, alert=True),
+)
+
+SERVER_ERRORS = (
+    Row("provider_refused_5xx", "Provider Error", ("5xx",), DEAD, JOB, NO,
+        "The mail server refused the message for good (an SMTP code of the 500s).",
+        "Read the provider's words, mend the message, and enqueue it anew.", PAGE_500, smtp=5, origin=("provider",)),
+    Row("provider_later_5xx", "Provider Error", ("5xx",), RETRY, JOB, NO,
+        "The mail server refused the message for now (an SMTP code of the 400s).", "Nothing to do.", PAGE_500,
+        smtp=4, origin=("provider",), backoff=SMTP_LATER, costs=True),
+    Row("server_error", "Server Error", (500,), RETRY, JOB, MAYBE,
+        "Nylas failed on its side, perhaps after the provider had the message.",
+        "Nothing to do; if it lasts, look at the Nylas status page.", PAGE_500, backoff=OUTAGE, costs=True),
+    Row("bad_gateway", "Bad Gateway", (502,), RETRY, JOB, MAYBE,
+        "Nylas' edge could not reach its own servers, or lost their answer.",
+        "Nothing to do; if it lasts, look at the Nylas status page.", PAGE_500, backoff=OUTAGE, costs=True),
+    Row("provider_unreachable", "Server Unavailable", (503,), RETRY, JOB, NO,
+        "Nylas could not connect to the account's mail provider.", "Nothing to do.", PAGE_500,
+        text=("error connecting to the user", "connecting to the mail provider"), backoff=OUTAGE, costs=True),
+    Row("service_unavailable", "Service Unavailable", (503,), RETRY, JOB, MAYBE,
+        "Nylas or the provider is overloaded.", "Nothing to do; if it lasts, look at the Nylas status page.", PAGE_500,
+        backoff=OUTAGE, costs=True),
+    Row("provider_timeout", "Provider Error", (504,), RETRY, JOB, MAYBE,
+        "The provider did not answer Nylas in time; the message may have gone out.", "Nothing to do.", PAGE_500,
+        backoff=OUTAGE, costs=True),
+    Row("outbound_spam", "Outbound spam filter", (550,), DEAD, JOB, NO,
+        "The provider's outbound spam filter refused the message.",
+        "Change the content, then enqueue it anew.", PAGE_500),
+    Row("undocumented_5xx", "Undocumented server error", ("5xx",), RETRY, JOB, MAYBE,
+        "No page documents this answer; like every server error, it may have come after the message went out.",
+        "Nothing to do; if it lasts, look at the Nylas status page.", PAGE_500, backoff=OUTAGE, costs=True,
+        documented=False, alert=True),
+)
+
+NO_ANSWER = (
+    Row("no_connection", "No connection", ("none",), REQUEUE, APPLICATION, NO,
+        "The API could not be reached: no address, no connection, or no trusted certificate. Nothing was sent.",
+        "Check the network, the API URI and the machine's certificates.", TYPES,
+        fault=("dns", "connect", "tls"), wait=Wait(2, cap=60, grows=True)),
+    Row("own_trouble", "Request could not be made", ("none",), REQUEUE, APPLICATION, NO,
+        "The worker cannot make requests for this application: its key cannot be read, its API URI is not a URL, or "
+        "no setting names it.",
+        "Check the workers' settings: the key's file, the API URI, the application's name in SENDQ_APPLICATIONS.",
+        TYPES, fault=("key", "local"), wait=Wait(PROBE_S, cap=900, grows=True), alert=True),
+    Row("request_broke_off", "Request broke off", ("none",), RETRY, JOB, NO,
+        "The connection, or the ledger that the request's files are read from, went away before the last byte of the "
+        "request was sent: the API cannot have accepted it.",
+        "Nothing to do; if it lasts, check the way to the API and to the database.", SEND,
+        fault=("incomplete",), backoff=OUTAGE, costs=True, documented=False),
+    Row("files_unreadable", "Files cannot be read", ("none",), RETRY, JOB, NO,
+        "The files of the request could not be read from the ledger: they are sealed with an encryption key that this "
+        "worker does not have, or they are not there. Nothing was sent.",
+        "Give the worker the encryption key; if it has it, the files were lost: cancel the job and enqueue it anew.",
+        SEND, fault=("unreadable",), backoff=Backoff(base=60, cap=900, number=None), costs=True, documented=False,
+        alert=True),
+    Row("poison", "Job that ends its process", ("none",), DEAD, JOB, MAYBE,
+        "Two workers died while this job was begun, and then the process in which it ran alone.",
+        "Look for what is special about this job or the answer to it, mend that, then retry it.", IDEMPOTENT,
+        fault=("died",), documented=False, alert=True),
+    Row("no_answer", "No answer", ("none",), RETRY, JOB, MAYBE,
+        "The request was on its way and no answer came (a timeout, or a broken connection).",
+        "Nothing to do: the same key asks what became of it.", IDEMPOTENT, backoff=OUTAGE, costs=True),
+)
+
+ODD_ANSWERS = (
+    Row("contradiction", "Success that is none", ("2xx",), RETRY, JOB, MAYBE,
+        "The status says success, and the body says or shows something else.",
+        "If it lasts, check that nothing stands between the workers and the API.", SEND,
+        backoff=Backoff(base=5, cap=300, number=6), costs=True, documented=False),
+    Row("redirect", "Not the API", ("3xx",), REQUEUE, APPLICATION, NO,
+        "The API does not redirect: the base URL is wrong, or something stands in between.",
+        "Check the application's API URI (https://api.us.nylas.com or https://api.eu.nylas.com).", TYPES,
+        wait=Wait(PROBE_S, cap=900, grows=True), documented=False, alert=True),
+    Row("undocumented", "Undocumented answer", (), RETRY, JOB, MAYBE,
+        "The status is none that HTTP knows; what became of the request cannot be told from it.",
+        "Check that nothing stands between the workers and the API.", TYPES,
+        backoff=Backoff(base=5, cap=300, number=6), costs=True, documented=False, alert=True),
+)
+# fmt: on
+
+ROWS = (
+    *ACROSS_STATUSES,
+    *BAD_REQUEST,
+    *UNAUTHORIZED,
+    *PAYMENT_REQUIRED,
+    *FORBIDDEN,
+    *NOT_FOUND,
+    *CONFLICT,
+    *OTHER_4XX,
+    *UNPROCESSABLE,
+    *TOO_MANY_REQUESTS,
+    *CLIENT_ERRORS_NOBODY_DOCUMENTED,
+    *SERVER_ERRORS,
+    *NO_ANSWER,
+    *ODD_ANSWERS,
+)
+
+POLICY = Policy(ROWS)

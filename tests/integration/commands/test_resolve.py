@@ -1,0 +1,177 @@
+"""What a person says about what nobody knows: resolve and recover, on the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from sendq import SendQueue, State
+from sendq.clock import SECOND, moment
+from sendq.ids import new_id
+from sendq.ledger.db import schema
+from sendq.ledger.db.engine import open_engine
+from sendq.ledger.dispatching import lineage
+from sendq.ledger.doubt import Answer, Refusal
+from tests.integration.ledger.test_doubt import in_doubt
+from tests.support.commands import Cli
+from tests.support.ledger import Ledger
+from tests.support.system import System, eventually, mail, running
+from worker.cli import doubting
+
+WHY = ("--reason", "looked into the sent mail", "--by", "anna")
+
+
+class TestResolve:
+    @pytest.mark.parametrize(
+        ("answer", "state"), [("sent", State.SENT), ("resend", State.QUEUED), ("dead", State.DEAD)]
+    )
+    def test_settles_a_job_and_keeps_who_and_why(self, cli: Cli, ledger: Ledger, answer: str, state: State) -> None:
+        job = in_doubt(ledger)
+        status, out, _ = cli("resolve", str(job), answer, *WHY)
+        assert (status, ledger.state(job)) == (0, state)
+        assert "1 job in doubt" in out
+        (event,) = ledger.rows(schema.event)
+        assert (event.kind, event.by, event.reason, event.job_id) == (
+            "resolved", "anna", "looked into the sent mail", job,
+        )  # fmt: skip
+
+    def test_keeps_which_message_it_was(self, cli: Cli, ledger: Ledger) -> None:
+        job = in_doubt(ledger)
+        cli("resolve", str(job), "sent", "--message-id", "m7", *WHY)
+        assert ledger.job(job).message_id == "m7"
+
+    def test_warns_of_what_sending_again_may_do_and_only_of_that(self, cli: Cli, ledger: Ledger) -> None:
+        for answer, warned in (("resend", True), ("dead", False), ("sent", False)):
+            _, _, err = cli("resolve", str(in_doubt(ledger)), answer, *WHY)
+            assert ("twice" in err) == warned
+
+    def test_counts_first_if_it_is_told_so(self, cli: Cli, ledger: Ledger) -> None:
+        jobs = [in_doubt(ledger, grant) for grant in ("a", "a", "b")]
+        status, out, _ = cli("resolve", "resend", "--grant", "a", "--dry-run", "--json", *WHY)
+        assert (status, json.loads(out)["settled"]) == (0, 2)
+        assert {ledger.state(job) for job in jobs} == {State.IN_DOUBT}
+
+    @pytest.mark.parametrize(
+        ("filters", "settled"),
+        [(["--grant", "a"], 2), (["--rule", "no_answer"], 3), (["--rule", "poison"], 0), (["--all-in-doubt"], 3)],
+    )
+    def test_settles_all_that_fit(self, cli: Cli, ledger: Ledger, filters: list[str], settled: int) -> None:
+        for grant in ("a", "a", "b"):
+            in_doubt(ledger, grant)
+        status, out, _ = cli("resolve", "dead", *filters, "--json", *WHY)
+        assert (status, json.loads(out)["settled"]) == (0, settled)
+
+    def test_says_what_it_did_not_settle(self, cli: Cli, ledger: Ledger) -> None:
+        nobody, withdrawn = new_id(), in_doubt(ledger)
+        waits = ledger.send()
+        ledger.queue.cancel(str(withdrawn))
+        status, out, err = cli("resolve", str(waits), str(nobody), str(withdrawn), "resend", *WHY)
+        assert status == 1
+        assert f"{waits} is queued, not in doubt" in err
+        assert f"{nobody} is not in this ledger" in err
+        assert "were cancelled" in out
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("dead",),
+            (str(new_id()), "dead", "--all-in-doubt"),
+            ("dead", "--all-in-doubt", "--message-id", "m"),
+            (str(new_id()), "lost"),
+        ],
+    )
+    def test_refuses_what_is_not_clear(self, cli: Cli, arguments: tuple[str, ...]) -> None:
+        status, _, err = cli("resolve", *arguments, *WHY)
+        assert status == 2
+        assert err
+
+    def test_needs_a_reason(self, cli: Cli, ledger: Ledger) -> None:
+        assert cli("resolve", str(in_doubt(ledger)), "dead")[0] == 2
+
+    def test_knows_every_answer_and_every_refusal(self) -> None:
+        assert doubting.ANSWERS == tuple(doubting.DONE) == tuple(answer.value for answer in Answer)
+        assert doubting.REFUSED.keys() == {reason.value for reason in Refusal}
+
+
+class TestRecover:
+    def shut(self, ledger: Ledger) -> str:
+        """Shut the ledger now; that time, as it is given to the command."""
+        with ledger.writing() as connection:
+            lineage.shut(connection, known_until=ledger.clock(), now=ledger.clock())
+        return moment(ledger.clock()).isoformat()
+
+    def test_counts_first_and_then_puts_right_and_opens(self, cli: Cli, ledger: Ledger) -> None:
+        job = ledger.send()
+        since = self.shut(ledger)
+        status, out, _ = cli("recover", "--since", since, "--dry-run", "--json", *WHY)
+        assert (status, json.loads(out)) == (0, {"dry_run": True, "in_doubt": 1, "requeued": 0})
+        assert ledger.state(job) is State.QUEUED
+        status, out, _ = cli("recover", "--since", since, "--json", *WHY)
+        assert (status, json.loads(out)) == (0, {"dry_run": False, "in_doubt": 1, "requeued": 0})
+        assert ledger.state(job) is State.IN_DOUBT
+        with ledger.writing() as connection:
+            assert lineage.read(connection).shut_at is None
+
+    def test_refuses_a_time_after_which_the_ledger_knows_something(self, cli: Cli, ledger: Ledger) -> None:
+        ledger.send()
+        self.shut(ledger)
+        early = moment(ledger.clock() - 60 * SECOND).isoformat()
+        status, _, err = cli("recover", "--since", early, *WHY)
+        assert status == 2
+        assert "give that time, or a later one" in err
+
+    def test_is_what_status_says_to_do(self, cli: Cli, ledger: Ledger) -> None:
+        self.shut(ledger)
+        _, out, _ = cli("status")
+        assert "sendq recover --since 2026-" in out
+        assert json.loads(cli("status", "--json")[1])["shut"]["says"]
+
+    def test_works_on_a_ledger_that_nobody_shut(self, cli: Cli, ledger: Ledger) -> None:
+        job = ledger.send()
+        assert cli("recover", "--since", moment(ledger.clock()).isoformat(), *WHY)[0] == 0
+        assert ledger.state(job) is State.IN_DOUBT
+
+
+class TestARestoredBackup:
+    @pytest.fixture
+    def system(self, tmp_path: Path) -> Iterator[System]:
+        with running(f"sqlite:///{tmp_path}/ledger.db", tmp_path) as system:
+            yield system
+
+    def test_sends_nothing_twice_and_goes_on_when_it_was_put_right(
+        self, system: System, run: Cli, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        system.start_worker().terminate()
+        job = system.queue.send("g1", mail()).id
+        ledger, backup = system.directory / "ledger.db", system.directory / "backup.db"
+        with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+        system.start_worker()
+        eventually(lambda: system.state(job) is State.SENT, "what the backup does not know of")
+        for worker in system.workers:
+            worker.terminate()
+        system.engine.dispose()
+        for name in ("ledger.db-wal", "ledger.db-shm"):
+            (system.directory / name).unlink(missing_ok=True)
+        shutil.copy(backup, ledger)
+        system.engine = open_engine(system.ledger_url)
+        system.queue = SendQueue(system.engine)
+
+        worker = system.start_worker()
+        eventually(lambda: "dispatch_shut" in worker.said(), "its noticing")
+        assert system.queue.why(job).reason == "shut"
+        for name in ("DATABASE_URL", "REDIS_URL"):
+            monkeypatch.setenv(name, system.environ()[name])
+        known_until = json.loads(run("status", "--json")[1])["shut"]["known_until"]
+        status, _, err = run("recover", "--since", known_until, *WHY)
+        assert (status, err) == (0, "")
+        later = system.queue.send("g1", mail()).id
+        eventually(lambda: system.state(later) is State.SENT, "what came afterwards")
+        assert system.state(job) is State.IN_DOUBT
+        assert system.accepted() == {job: 1, later: 1}

@@ -1,0 +1,1 @@
+"""The ledger's queries on SQLite and PostgreSQL."""

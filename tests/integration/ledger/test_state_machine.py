@@ -1,0 +1,391 @@
+"""Lanes, turns, holds, clocks and crashes in any order: the real ledger, driven by a machine that knows what must hold.
+
+The machine plays enqueueing applications, dispatcher, broker, two workers, rescuer, operators and the API, each at the
+worst moment it can find. It keeps its own book of what the API has accepted and of who may make calls, and compares.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from sendq import Options, Send, State
+from sendq.clock import SECOND, Micros
+from sendq.ids import new_id
+from sendq.ledger import grants
+from sendq.ledger.db import migrate, schema
+from sendq.ledger.db.engine import open_engine
+from sendq.ledger.dispatching import lanes, rescue, workers
+from sendq.ledger.dispatching.record import Hold, Outcome
+from sendq.ledger.dispatching.turns import Claimed, first_to_begin, start_soon
+from sendq.ledger.operators import holds
+from sendq.rules.pace import Limit, call_of
+from sendq.rules.paces import PaceRule, Paces, Window
+from sendq.rules.preflight import objection
+from sendq.rules.states import FINAL, Event
+from tests.support.ledger import MESSAGE, Ledger, end, outcome
+
+GRANTS = {"g1": "microsoft", "g2": "google", "g3": "imap"}
+
+# Every step commits: where there is one, in a directory that is memory.
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+# Limits that a few jobs exceed.
+SLOW = Paces(
+    [
+        PaceRule(provider="microsoft", limits={"messages": Window(4)}),
+        PaceRule(grant="g2", limits={"minute": Window(300)}),
+    ]
+)
+
+
+@cache
+def template() -> Path:
+    """A migrated, empty ledger, to be copied."""
+    path = Path(tempfile.mkdtemp(prefix="sendq-machine-", dir=MEMORY)) / "template.db"
+    migrate.run(f"sqlite:///{path}")
+    return path
+
+
+@dataclass
+class Turn:
+    """A turn as its worker has it: jobs begun and not yet called, and those on the wire, whose answers are to come."""
+
+    claimed: Claimed
+    worker: UUID
+    begun: list[Any]
+    wire: list[Outcome] = field(default_factory=list)
+    over: bool = False
+
+    @property
+    def waiting(self) -> list[Any]:
+        return [job for job in self.claimed.jobs if job.id not in self.tried]
+
+    tried: set[UUID] = field(default_factory=set)
+
+
+class Machine(RuleBasedStateMachine):
+    """Every rule is something that may happen; every invariant must hold after each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.home = Path(tempfile.mkdtemp(prefix="sendq-machine-", dir=MEMORY))
+        shutil.copy(template(), self.home / "ledger.db")
+        self.ledger = Ledger(open_engine(f"sqlite:///{self.home / 'ledger.db'}"))
+        self.clock = self.ledger.clock
+        self.workers = [self.new_worker(), self.new_worker()]
+        self.broker: list[lanes.Turn] = []
+        self.turns: list[Turn] = []
+        self.jobs: set[UUID] = set()
+        self.accepted: set[str] = set()  # by the API, by idempotency key
+        self.mail: Counter[UUID] = Counter()
+        self.starts: dict[str, list[tuple[Micros, str]]] = {grant: [] for grant in GRANTS}
+
+    def teardown(self) -> None:
+        try:
+            self.drain()
+        finally:
+            self.ledger.engine.dispose()
+            shutil.rmtree(self.home)
+
+    # --- what may happen ----------------------------------------------------------------------------------------------
+
+    @rule(grant=st.sampled_from(sorted(GRANTS)), number=st.integers(1, 6), priority=st.sampled_from(["high", "low"]))
+    def enqueue(self, grant: str, number: int, priority: str) -> None:
+        options = Options(provider=GRANTS[grant], priority=priority)
+        self.jobs |= {UUID(job.id) for job in self.ledger.queue.send_many([Send(grant, MESSAGE, options)] * number)}
+
+    @rule(worker=st.integers(0, 1), message=st.sampled_from(["comes", "comes twice", "comes later", "is lost"]))
+    def serve(self, worker: int, message: str) -> None:
+        """The dispatcher gives turns; the broker does with them what it likes."""
+        offered = self.dispatch()
+        if message == "is lost":
+            return
+        if message in ("comes later", "comes twice"):
+            self.broker += offered
+        if message != "comes later":
+            for turn in offered:
+                self.claim(turn, self.workers[worker])
+
+    @precondition(lambda self: self.broker)
+    @rule(worker=st.integers(0, 1))
+    def deliver_what_is_old(self, worker: int) -> None:
+        while self.broker:
+            self.claim(self.broker.pop(), self.workers[worker])
+
+    @rule(data=st.data(), fate=st.sampled_from(["accept", "unknown", "throttle", "retry", "reauth"]), now=st.booleans())
+    def call(self, data: st.DataObject, fate: str, now: bool) -> None:
+        """A begun job goes on the wire; its answer is recorded at once, or is still to come."""
+        if not self.live():
+            self.enqueue(data.draw(st.sampled_from(sorted(GRANTS))), 2, "low")
+            self.serve(0, "comes")
+        if not self.live():
+            return
+        turn = data.draw(st.sampled_from(self.live()))
+        self.put_on_the_wire(turn, fate)
+        if now:
+            self.ledger.record(turn.wire.pop())
+            self.advance_turn(turn)
+
+    @precondition(lambda self: self.on_the_wire())
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        """An answer comes in, and is recorded: also of a worker that was buried meanwhile."""
+        turn = data.draw(st.sampled_from(self.on_the_wire()))
+        self.ledger.record(turn.wire.pop(0))
+
+    @precondition(lambda self: self.turns)
+    @rule(worker=st.integers(0, 1), wakes_up=st.booleans())
+    def lose_a_worker(self, worker: int, wakes_up: bool) -> None:
+        """``kill -9``; or it was suspended: it makes no more calls, for its lease is over, but its facts come late."""
+        name = self.workers[worker]
+        if not wakes_up:
+            self.turns = [turn for turn in self.turns if turn.worker != name]
+        self.clock.advance(10)
+        with self.ledger.writing() as connection:
+            rescue.bury(connection, name, now=self.clock())
+        self.workers[worker] = self.new_worker()
+        for turn in self.turns:
+            turn.over = turn.over or turn.worker == name
+
+    @rule(data=st.data(), what=st.sampled_from(["wait", "hold", "release", "cancel", "rescue", "modify"]))
+    def happen(self, data: st.DataObject, what: str) -> None:
+        """What is not about calls."""
+        grant = data.draw(st.sampled_from(sorted(GRANTS)))
+        match what:
+            case "wait":
+                self.clock.advance(data.draw(st.sampled_from([1, 5, 30, 1_300])))
+            case "hold":
+                self.hold(grant, minutes=5)
+            case "release":
+                self.release(grant)
+            case "cancel" if self.jobs:
+                self.ledger.queue.cancel(str(data.draw(st.sampled_from(sorted(self.jobs)))))
+            case "modify":
+                message = data.draw(st.sampled_from(["m1", "m2"]))
+                self.jobs |= set(self.ledger.modify(grant, [message], provider=GRANTS[grant]))
+            case "rescue":
+                self.rescue()
+
+    def hold(self, grant: str, minutes: int) -> None:
+        until = self.clock() + minutes * 60 * SECOND
+        with self.ledger.writing() as connection:
+            holds.hold_grant(connection, "default", grant, until=until, by="leyah", reason="test", now=self.clock())
+
+    def release(self, grant: str) -> None:
+        with self.ledger.writing() as connection:
+            holds.release_grant(connection, "default", grant, by="leyah", reason="test", now=self.clock())
+            lane = grants.lane_of(connection, "default", grant)
+            if lane is not None:
+                grants.reopen(connection, lane, by="leyah", now=self.clock())
+
+    def rescue(self) -> None:
+        with self.ledger.writing() as connection:
+            found = lanes.take_wakes(connection, limit=1_000)
+            lanes.wake(connection, found, now=self.clock(), paces=SLOW)
+        self.clock.advance(10)
+        now = self.clock()
+        with self.ledger.writing() as connection:
+            rescue.take_back_unclaimed(connection, offered_before=now - 10 * SECOND, now=now)
+        with self.ledger.writing() as connection:
+            rescue.expire(connection, now=now, limit=100)
+        with self.ledger.writing() as connection:
+            _, asleep = rescue.sweep(connection, after=UUID(int=0), limit=100, now=now)
+        assert asleep == 0, "a lane was asleep with jobs waiting"
+
+    # --- what must hold -----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def nothing_is_sent_twice(self) -> None:
+        assert all(times <= 1 for times in self.mail.values())
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        rows = self.ledger.rows(schema.job)
+        assert {row.id for row in rows} == self.jobs
+        for row in rows:
+            if row.operation == "send" and row.state == State.SENT:
+                assert self.mail[row.id] == 1, "sent, says the ledger, and it is not"
+            if row.operation == "send" and row.state in (State.CANCELLED, State.EXPIRED):
+                assert self.mail[row.id] == 0, "not sent, says the ledger, and it is"
+
+    @invariant()
+    def a_lane_is_in_one_turn_at_a_time(self) -> None:
+        calling = Counter(turn.claimed.lane.id for turn in self.open_turns())
+        assert all(turns == 1 for turns in calling.values())
+
+    @invariant()
+    def no_more_is_begun_than_the_width(self) -> None:
+        begun = Counter(row.lane_id for row in self.ledger.rows(schema.job) if row.state == State.SENDING)
+        assert all(begun[lane.id] <= lane.width for lane in self.ledger.rows(schema.lane))
+
+    @invariant()
+    def the_pace_is_kept(self) -> None:
+        for grant, starts in self.starts.items():
+            pace = SLOW.of("default", GRANTS[grant], grant)
+            assert all(most_in_a_window(starts, limit) <= limit.units for limit in pace.limits)
+
+    # --- how it is done -----------------------------------------------------------------------------------------------
+
+    def new_worker(self) -> UUID:
+        worker, load = new_id(), workers.Load(capacity=10)
+        with self.ledger.writing() as connection:
+            workers.register(connection, worker, name="w", pid=1, version="0", load=load, now=self.clock())
+        return worker
+
+    def dispatch(self) -> list[lanes.Turn]:
+        with self.ledger.writing() as connection:
+            found = lanes.take_wakes(connection, limit=1_000)
+            lanes.wake(connection, found, now=self.clock(), paces=SLOW)
+            offered = lanes.offer(connection, self.ledger.due_in(connection), now=self.clock())
+        rows = {row.id: row for row in self.ledger.rows(schema.lane)}
+        pairs = {row.provider: row.held_until or 0 for row in self.ledger.rows(schema.pair)}
+        for turn in offered:
+            lane = rows[turn.lane_id]
+            held = max(lane.held_until or 0, pairs.get(lane.provider, 0), pairs.get("*", 0))
+            assert held <= self.clock(), "a turn for a held lane"
+            assert lane.closed_at is None, "a turn for a lane whose owner must sign in"
+        return offered
+
+    def finish(self, turn: Turn) -> None:
+        while not turn.over and turn in self.turns:
+            while turn.begun:
+                self.put_on_the_wire(turn, "accept")
+            while turn.wire:
+                self.ledger.record(turn.wire.pop(0))
+            self.advance_turn(turn)
+
+    def live(self) -> list[Turn]:
+        return [turn for turn in self.open_turns() if turn.begun]
+
+    def on_the_wire(self) -> list[Turn]:
+        return [turn for turn in self.turns if turn.wire]
+
+    def open_turns(self) -> list[Turn]:
+        return [turn for turn in self.turns if not turn.over]
+
+    def claim(self, message: lanes.Turn, worker: UUID) -> None:
+        for claimed in self.ledger.claim([message], worker=worker, jobs_each=4):
+            begun = [job for job in claimed.jobs if job.id in claimed.begun]
+            self.turns.append(Turn(claimed, worker, begun, tried={job.id for job in begun}))
+            if not begun:
+                self.advance_turn(self.turns[-1])
+
+    def put_on_the_wire(self, turn: Turn, fate: str) -> None:
+        """The next begun job's call, and what becomes of it at the API."""
+        job, claimed = turn.begun.pop(0), turn.claimed
+        now = max(self.clock(), claimed.starts.get(job.id, 0))
+        self.clock.at = now
+        lane = self.ledger.lane(claimed.lane.grant_id)
+        event = objection(job, now=now)
+        if event is not None or (lane.held_until or 0) > now or lane.closed_at is not None:
+            given_back = event or Event.RETURN
+            turn.wire.append(outcome(claimed, job, given_back, called=False, begun_at=now))
+            return
+        self.starts[claimed.lane.grant_id].append((now, call_of(job.operation, job.form)))
+        key = f"{job.id}:{job.generation}"
+        replayed = key in self.accepted
+        if job.operation == "send" and fate in ("accept", "unknown") and not replayed:
+            self.accepted.add(key)
+            self.mail[job.id] += 1
+        turn.wire.append(self.outcome(turn, job, "accept" if replayed else fate, now))
+
+    def outcome(self, turn: Turn, job: Any, fate: str, now: Micros) -> Outcome:
+        claimed, key_at = turn.claimed, job.key_at or now
+        definite: dict[str, Any] = {"sent": "no", "new_generation": job.operation == "send" and job.doubt_at is None}
+        unknown: dict[str, Any] = {"sent": "maybe" if job.operation == "send" or job.doubt_at else "no"}
+        match fate:
+            case "accept":
+                return outcome(claimed, job, Event.ACCEPT, sent="yes", begun_at=now)
+            case "unknown":
+                too_old = job.operation == "send" and now - key_at > 40 * 60 * SECOND
+                event = Event.DOUBT if too_old else Event.RETURN
+                return outcome(claimed, job, event, **unknown, counts=True, begun_at=now)
+            case "throttle":
+                hold = Hold("grant", "throttled", "policy", now + 1_200 * SECOND)
+                # After an unknown outcome a throttle proves nothing about the first request: the key stays.
+                return outcome(
+                    claimed, job, Event.RETURN, **(definite if not job.doubt_at else unknown), hold=hold, begun_at=now
+                )
+            case "reauth":
+                hold = Hold("grant", "expired", "policy", None)
+                return outcome(
+                    claimed, job, Event.RETURN, **(definite if not job.doubt_at else unknown), hold=hold, begun_at=now
+                )
+            case _:
+                made = outcome(
+                    claimed, job, Event.RETURN, **(definite if not job.doubt_at else unknown), counts=True, begun_at=now
+                )
+                return changed(made, next_at=now + 30 * SECOND)
+
+    def advance_turn(self, turn: Turn) -> None:
+        claimed, lane = turn.claimed, self.ledger.lane(turn.claimed.lane.grant_id)
+        open_now = len(turn.begun) + len(turn.wire)
+        objects = {job.object_id for job in claimed.jobs if job.id in turn.tried}
+        free = [job for job in turn.waiting if job.object_id is None or job.object_id not in objects]
+        stopped = (lane.held_until or 0) > self.clock() or lane.closed_at is not None
+        chosen = [] if stopped else first_to_begin(free, max(0, min(lane.ramp, claimed.slots) - open_now))
+        starts = start_soon(chosen, claimed.pacer, now=self.clock())
+        if starts:
+            begins = [(claimed, job.id) for job in chosen if job.id in starts]
+            begun = self.ledger.record(begins=begins).begun
+            turn.tried |= set(starts)
+            turn.begun += [job for job in chosen if job.id in begun]
+        elif not open_now:
+            ready_at = claimed.pacer.ready_at(self.clock())
+            self.ledger.record(ends=[changed(end(claimed, ready_at=ready_at), used=claimed.pacer.text)])
+            self.turns.remove(turn)
+
+    def drain(self) -> None:
+        """Nothing goes wrong any more: every job comes to an end without a hand, but for owners who must sign in."""
+        for _ in range(400):
+            for turn in list(self.turns):
+                while turn.over and turn.wire:
+                    self.ledger.record(turn.wire.pop(0))
+                self.finish(turn)
+            self.turns = [turn for turn in self.turns if not turn.over]
+            for grant in GRANTS:
+                self.release(grant)
+            self.rescue()
+            for message in [*self.broker, *self.dispatch()]:
+                self.claim(message, self.workers[0])
+            self.broker.clear()
+            self.nothing_is_sent_twice()
+            self.nothing_is_lost()
+            self.the_pace_is_kept()
+            states = {row.state for row in self.ledger.rows(schema.job)}
+            if states <= {*FINAL, State.IN_DOUBT} and not self.turns:
+                return
+            self.clock.advance(20)
+        raise AssertionError(f"not drained: {Counter(row.state for row in self.ledger.rows(schema.job))}")
+
+
+def most_in_a_window(starts: list[tuple[Micros, str]], limit: Limit) -> int:
+    """The most units that started in any window of the limit."""
+    units = [(at, limit.costs.get(call, 0)) for at, call in starts]
+    return max((sum(cost for at, cost in units if first <= at < first + limit.window) for first, _ in units), default=0)
+
+
+class TestWhateverHappens:
+    def test_no_job_is_lost_or_sent_twice_no_lane_served_twice_or_held_and_the_pace_is_kept(self) -> None:
+        run_state_machine_as_test(
+            Machine,
+            settings=settings(
+                max_examples=40,
+                stateful_step_count=40,
+                deadline=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate],
+            ),
+        )

@@ -1,0 +1,268 @@
+"""The dispatcher: who leads, what a clock that is set does to it, and what it does not survive by itself."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event
+
+from sendq.clock import SECOND
+from sendq.ids import new_id
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching import workers
+from sendq.rules.paces import Paces
+from tests.support.ledger import Ledger
+from tests.support.system import eventually
+from worker.leading.dispatcher import BUSY_PAUSE, FULL_PAUSE, STEADY, Dispatcher
+
+DAY_S = 24 * 3600
+POLL_S, LEASE_S = 0.2, 4.5
+
+
+class Wakeup:
+    """One that never rings by itself and does not wait."""
+
+    rings = False
+    look_every = SECOND
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def wait(self, limit_s: float) -> None:
+        self.waited.append(limit_s)
+
+    def ring(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class RingingBell(Wakeup):
+    """One that commits ring: the dispatcher says when it sleeps."""
+
+    rings = True
+
+
+class Monotonic:
+    """A stopwatch that goes only when told."""
+
+    def __init__(self) -> None:
+        self.at = 1_000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+class Standing:
+    """Several dispatchers of one ledger, and the clocks of their machine."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.clock, self.monotonic = ledger, ledger.clock, Monotonic()
+        self.offered: list[UUID] = []
+
+    def dispatcher(self, wakeup: Any = None, *, worker: UUID | None = None) -> Dispatcher:
+        worker = worker or new_id()
+        with self.ledger.writing() as connection:
+            load = workers.Load(capacity=10)
+            workers.register(connection, worker, name="w", pid=1, version="0", load=load, now=self.clock())
+        return Dispatcher(
+            self.ledger.engine,
+            lambda bundles: self.offered.extend(turn.lane_id for bundle in bundles for turn in bundle),
+            wakeup or Wakeup(),
+            holder=lambda: worker,
+            now=self.clock,
+            monotonic=self.monotonic,
+            lease_s=LEASE_S,
+            poll_s=POLL_S,
+            bundle_turns=50,
+            paces=Paces(),
+            bundle_slots=100,
+        )
+
+    def pass_time(self, seconds: float) -> None:
+        """On both clocks."""
+        self.clock.advance(seconds)
+        self.monotonic.at += seconds
+
+    def leader(self) -> Any:
+        (row,) = self.ledger.rows(schema.leader)
+        return row
+
+
+@contextmanager
+def statements(ledger: Ledger) -> Iterator[list[str]]:
+    """The statements that a ledger is given within the block."""
+    seen: list[str] = []
+
+    def before(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    event.listen(ledger.engine, "before_cursor_execute", before)
+    try:
+        yield seen
+    finally:
+        event.remove(ledger.engine, "before_cursor_execute", before)
+
+
+@pytest.fixture
+def standing(ledger: Ledger) -> Standing:
+    return Standing(ledger)
+
+
+class TestTheLease:
+    def test_is_renewed_though_the_clock_was_set_back(self, standing: Standing) -> None:
+        first, second = standing.dispatcher(), standing.dispatcher()
+        first.run_once()
+        standing.clock.advance(-DAY_S)
+        standing.pass_time(LEASE_S / 2)
+        first.run_once()
+        assert standing.leader().expires_at == standing.clock() + LEASE_S * SECOND
+        second.run_once()
+        assert (first.leads, second.leads) == (True, False)
+
+    def test_of_a_leader_that_died_runs_out_though_its_clock_was_a_day_ahead(self, standing: Standing) -> None:
+        first, second = standing.dispatcher(), standing.dispatcher()
+        standing.clock.advance(DAY_S)
+        first.run_once()
+        standing.clock.advance(-DAY_S)
+        for _ in range(40):
+            second.run_once()
+            if second.leads:
+                break
+            standing.pass_time(POLL_S)
+        assert second.leads
+        assert standing.monotonic.at - 1_000.0 <= LEASE_S + 2 * POLL_S
+
+    def test_stays_with_a_leader_that_renews_it_whatever_its_clock_says(self, standing: Standing) -> None:
+        first, second = standing.dispatcher(), standing.dispatcher()
+        for _ in range(100):
+            standing.clock.advance(DAY_S)
+            first.run_once()
+            standing.clock.advance(-DAY_S)
+            second.run_once()
+            assert (first.leads, second.leads) == (True, False)
+            standing.pass_time(POLL_S)
+
+    def test_that_somebody_else_took_is_noticed_before_going_to_sleep(self, standing: Standing) -> None:
+        first, second = standing.dispatcher(RingingBell()), standing.dispatcher()
+        first.run_once()
+        standing.clock.advance(LEASE_S + 1)  # but not on the stopwatch: the machine was suspended
+        second.run_once()
+        assert second.leads
+        standing.clock.advance(1)
+        first.run_once()
+        assert not first.leads
+
+
+class TestStandingBy:
+    def test_asks_for_the_lease_once_in_a_while_however_often_it_is_rung(self, standing: Standing) -> None:
+        first, second = standing.dispatcher(), standing.dispatcher()
+        first.run_once()
+        with statements(standing.ledger) as seen:
+            for _ in range(50):
+                second.run_once()
+        assert len([one for one in seen if "sendq_leader" in one]) <= 1
+        standing.pass_time(POLL_S)
+        with statements(standing.ledger) as seen:
+            second.run_once()
+        assert len([one for one in seen if "sendq_leader" in one]) == 1
+        assert not [one for one in seen if "UPDATE" in one]  # nor does it lock, which costs a write
+
+
+class TestSleeping:
+    def test_costs_one_look_each_time_and_commits_ring_all_the_while(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(RingingBell())
+        self.fall_asleep(standing, dispatcher)
+        with statements(standing.ledger) as seen:
+            for _ in range(100):
+                standing.pass_time(POLL_S)
+                dispatcher.run_once()
+                assert standing.leader().sleeps_until > standing.clock() + SECOND
+        assert sum("sleeps_until" in one and "UPDATE" in one for one in seen) <= 5  # 20 s, asked for 10 s ahead
+        assert not [one for one in seen if "DELETE" in one]
+
+    def test_goes_on_around_a_single_job(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(RingingBell())
+        self.fall_asleep(standing, dispatcher)
+        standing.ledger.send()
+        with statements(standing.ledger) as seen:
+            assert dispatcher.run_once() == BUSY_PAUSE
+            assert dispatcher.run_once() > FULL_PAUSE  # it waits until it is rung
+        assert len(standing.offered) == 1
+        assert standing.leader().sleeps_until > standing.clock()
+        assert not [one for one in seen if "sleeps_until" in one]
+
+    def test_ends_with_steady_work_and_commits_ring_no_more(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(RingingBell())
+        self.fall_asleep(standing, dispatcher)
+        for number in range(STEADY):
+            assert standing.leader().sleeps_until > 0
+            standing.ledger.send(f"g{number}")
+            dispatcher.run_once()
+        assert standing.leader().sleeps_until == 0
+        assert dispatcher.run_once() <= FULL_PAUSE  # it looks often, for a while
+
+    def test_is_left_with_each_renewal_of_the_lease_though_nobody_rings(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(RingingBell())
+        self.fall_asleep(standing, dispatcher)
+        standing.pass_time(LEASE_S / 3)
+        assert dispatcher.run_once() == LEASE_S / 3 * SECOND
+
+    def test_begins_with_one_more_look_at_everything(self, standing: Standing) -> None:
+        """A commit between the last look and the ledger's learning of the sleep rings nobody."""
+        dispatcher = standing.dispatcher(RingingBell())
+        dispatcher.run_once()
+        standing.pass_time(1)
+        assert dispatcher.run_once() == 0
+        assert standing.leader().sleeps_until > 0
+        assert dispatcher.run_once() > 0
+
+    def fall_asleep(self, standing: Standing, dispatcher: Dispatcher) -> None:
+        dispatcher.run_once()
+        standing.pass_time(1)
+        dispatcher.run_once()
+        assert standing.leader().sleeps_until > standing.clock()
+
+
+class TestALateWakeRow:
+    def test_is_found_soon_though_the_clock_was_ahead_for_a_while(self, standing: Standing) -> None:
+        ledger, dispatcher = standing.ledger, standing.dispatcher()
+        ledger.send("g1")
+        wake = ledger.rows(schema.wake)
+        with ledger.writing() as connection:  # a transaction that will commit late
+            connection.execute(schema.wake.delete())
+        ledger.send("g2")
+        standing.clock.advance(DAY_S)
+        dispatcher.run_once()
+        standing.pass_time(11)
+        dispatcher.run_once()
+        standing.clock.advance(-DAY_S)
+        with ledger.writing() as connection:
+            connection.execute(schema.wake.insert().values(**wake[0]._mapping))
+        standing.offered.clear()
+        for _ in range(40):
+            standing.pass_time(1)
+            dispatcher.run_once()
+        assert ledger.rows(schema.wake) == []
+
+
+class TestABellThatBreaks:
+    def test_does_not_end_the_dispatcher(self, standing: Standing) -> None:
+        class Broken(Wakeup):
+            def wait(self, limit_s: float) -> None:
+                super().wait(limit_s)
+                threading.Event().wait(0.001)
+                raise sqlite3.OperationalError("disk I/O error")
+
+        wakeup = Broken()
+        dispatcher = standing.dispatcher(wakeup)
+        dispatcher.start()
+        try:
+            # Time passes, or nothing would ever be quiet for long enough to wait for the bell.
+            eventually(lambda: standing.clock.advance(0.1) and len(wakeup.waited) > 2, "waiting again")
+        finally:
+            dispatcher.stop(5.0)

@@ -1,0 +1,219 @@
+"""The engine of a worker process, with a real ledger and API: what happens between two lines that write."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+
+from sendq import State, clock
+from sendq.errors import LedgerUnavailable
+from sendq.ledger.dispatching import workers
+from sendq.ledger.dispatching.record import Outcome, Recorded
+from sendq.simulator import Simulator
+from settings import Settings
+from tasks import turn
+from tasks.policy.table import POLICY
+from tests.support.ledger import Ledger
+from tests.support.system import API_KEY, eventually
+from worker.clocks.ledger_clock import LedgerClock
+from worker.serving.engine import Engine
+
+
+@pytest.fixture
+def api() -> Iterator[Simulator]:
+    with Simulator(api_key=API_KEY) as simulator:
+        yield simulator
+
+
+class House:
+    """An engine, and what a dispatcher would do for it."""
+
+    def __init__(self, ledger: Ledger, api: Simulator, **settings: str) -> None:
+        self.ledger, self.told = ledger, threading.Event()
+        ledger.clock.at = clock.now()
+        environ = {"NYLAS_API_KEY": API_KEY, "NYLAS_API_URI": api.url, "SENDQ_BEAT_INTERVAL_S": "0.1"} | settings
+        self.unreadable: Counter[str] = Counter()
+        self.engine = Engine(
+            Settings.load(environ),
+            ledger.engine,
+            policy=POLICY,
+            told=self.tell,
+            unreadable=lambda name, jobs: self.unreadable.update({name: jobs}),
+            now=LedgerClock(),
+        )
+
+    def tell(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
+        self.told.set()
+
+    def offer(self) -> list[tuple[Any, int, int]]:
+        self.ledger.clock.at = clock.now()
+        return [(one.lane_id, one.fence, one.slots) for one in self.ledger.offer()]
+
+
+@pytest.fixture
+def house(pg_ledger: Ledger, api: Simulator) -> Iterator[House]:
+    house = House(pg_ledger, api)
+    house.engine.start()
+    yield house
+    house.engine.stop()
+
+
+def lose_answer_of_next_commit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This thread's next commit happens, and the connection breaks before anybody hears of it."""
+    dialect, thread = ledger.engine.dialect, threading.get_ident()
+    real = dialect.do_commit
+    armed = [True]
+
+    def commit(connection: Any) -> None:
+        real(connection)
+        if armed and threading.get_ident() == thread:
+            armed.clear()
+            raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(dialect, "do_commit", commit)
+
+
+class TestATurnThatNobodyCarriesOut:
+    def test_is_closed_when_the_answer_to_its_claim_was_lost(
+        self, house: House, api: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = house.ledger.send()
+        offered = house.offer()
+        lose_answer_of_next_commit(house.ledger, monkeypatch)
+        with pytest.raises(LedgerUnavailable):
+            house.engine.take_on(offered)
+        assert house.ledger.lane().turn == "claimed"
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn", limit_s=5)
+        assert house.ledger.job(job).deaths == 0
+        assert house.engine.take_on(house.offer()) == 1
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+        assert len(api.mailbox) == 1
+
+    def test_is_closed_though_its_message_came_again_just_when_that_was_looked_for(
+        self, house: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        engine, claiming, looked = house.engine, threading.Event(), threading.Event()
+        claim, take_back = engine._claim, engine._take_back_strays
+
+        def claim_slowly(names: Any, **options: Any) -> Any:
+            claiming.set()
+            assert looked.wait(5)
+            return claim(names, **options)
+
+        def take_back_meanwhile() -> None:
+            assert claiming.wait(5)
+            take_back()
+            looked.set()
+
+        job = house.ledger.send()
+        offered = house.offer()
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, "_take_back_strays", take_back_meanwhile)
+            lose_answer_of_next_commit(house.ledger, patched)
+            with pytest.raises(LedgerUnavailable):
+                engine.take_on(offered)
+            patched.setattr(engine, "_claim", claim_slowly)
+            assert engine.take_on(offered) == 0
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn", limit_s=5)
+        engine.take_on(house.offer())
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+
+    def test_is_closed_when_it_broke_off_with_an_exception(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        def breaks(self: Any) -> Any:
+            raise RuntimeError("a bug of ours")
+
+        job = house.ledger.send()
+        with monkeypatch.context() as patched:
+            patched.setattr(turn._Turn, "_next_to_begin", breaks)
+            house.engine.take_on(house.offer())
+            eventually(lambda: house.engine.slots.used == 0, "the end of the task")
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn", limit_s=5)
+        assert house.ledger.state(job) is State.QUEUED
+        house.engine.take_on(house.offer())
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+
+
+class TestAnExceptionThatShouldNotBe:
+    def test_in_who_is_told_leaves_the_recorder_alive(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        def breaks(*_: Any) -> None:
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(house.engine._recorder, "_told", breaks)
+        jobs = [house.ledger.send(f"g{number}") for number in range(3)]
+        for _ in jobs:
+            house.engine.take_on(house.offer()[:1])
+        house.engine.take_on(house.offer())
+        eventually(lambda: house.engine.slots.used == 0, "the end of the turns", limit_s=5)
+
+    def test_beside_a_hold_does_not_hold_the_pair_for_ever(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        def breaks(self: Any) -> Any:
+            raise RuntimeError("a bug of ours")
+
+        monkeypatch.setattr(turn._Turn, "_next_to_begin", breaks)
+        monkeypatch.setattr(type(house.engine.application("default")), "api_key", lambda self: "another key")
+        house.ledger.send()
+        house.engine.take_on(house.offer())
+        eventually(lambda: house.engine.slots.used == 0, "the end of the task")
+        pair = ("default", "unknown")
+        assert not house.engine.may_call(pair, clock.now() - clock.SECOND * 60)
+        assert house.engine.may_call(pair, clock.now() + 1)
+
+    def test_in_a_beat_is_not_the_last_beat(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        failed = threading.Event()
+
+        def breaks(*_: Any, **__: Any) -> bool:
+            failed.set()
+            raise RuntimeError("a bug of ours")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(workers, "beat", breaks)
+            assert failed.wait(5)
+        with house.ledger.engine.connect() as connection:
+            before = workers.beats(connection)[house.engine.worker_id].count
+
+        def beats() -> int:
+            with house.ledger.engine.connect() as connection:
+                return workers.beats(connection)[house.engine.worker_id].count
+
+        eventually(lambda: beats() > before + 1, "another beat", limit_s=5)
+
+
+class TestStopping:
+    def test_gives_back_at_once_what_waits_for_room(self, pg_ledger: Ledger, api: Simulator) -> None:
+        house = House(pg_ledger, api)
+        house.engine.start()
+        job = pg_ledger.send()
+        offered = house.offer()
+        slots = house.engine.slots
+        assert slots.take(slots.capacity, limit_s=0)
+        waiter = threading.Thread(target=house.engine.take_on, args=(offered,))
+        waiter.start()
+        house.engine.stop()
+        slots.give(slots.capacity)
+        waiter.join(10)
+        assert pg_ledger.lane().turn is None
+        assert (pg_ledger.state(job), pg_ledger.job(job).doubt_at) == (State.QUEUED, None)
+        assert slots.used == 0
+
+
+class TestBeingTakenForDead:
+    def test_while_it_waits_for_room_is_noticed_before_anything_is_claimed(self, house: House) -> None:
+        house.ledger.send()
+        offered = house.offer()
+        slots = house.engine.slots
+        assert slots.take(slots.capacity, limit_s=0)
+        waiter = threading.Thread(target=house.engine.take_on, args=(offered,))
+        waiter.start()
+        with house.ledger.writing() as connection:
+            workers.deregister(connection, house.engine.worker_id)
+        old = house.engine.worker_id
+        eventually(lambda: house.engine.worker_id != old, "the rebirth")
+        house.engine.lease.lose()
+        slots.give(slots.capacity)
+        waiter.join(10)
+        assert house.ledger.lane().turn_worker in (None, house.engine.worker_id)

@@ -1,0 +1,87 @@
+"""What the leader's rounds ask of a ledger in which there is nothing for them: one question each, for they go round all
+the time.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from sendq.clock import SECOND
+from sendq.ids import lane_id
+from sendq.ledger import grants
+from sendq.ledger.db import schema
+from settings import Settings
+from tasks.policy.table import POLICY
+from tests.integration.loops.test_dispatcher import statements
+from tests.support.ledger import Ledger
+from worker.leading.batches import Batches
+from worker.leading.grant_checker import GrantChecker
+from worker.leading.reconciler import Reconciler
+from worker.processes.periodic_loop import PeriodicLoop
+
+SETTINGS = Settings.load({"NYLAS_API_KEY": "none"})
+ENGINE = cast(Any, SimpleNamespace(policy=POLICY))  # of which nothing is wanted in such a round
+
+
+def batches(ledger: Ledger) -> PeriodicLoop:
+    return Batches(ledger.engine, leads=lambda: True, now=ledger.clock)
+
+
+def grant_checker(ledger: Ledger) -> PeriodicLoop:
+    return GrantChecker(ledger.engine, ENGINE, SETTINGS, leads=lambda: True, now=ledger.clock)
+
+
+def reconciler(ledger: Ledger) -> PeriodicLoop:
+    return Reconciler(
+        ledger.engine, ENGINE, SETTINGS, cast(Any, None), serves=lambda: True, settled=print, now=ledger.clock
+    )
+
+
+class TestARoundWithNothingToDo:
+    @pytest.mark.parametrize(("rounds", "most"), [(batches, 1), (grant_checker, 2), (reconciler, 1)])
+    def test_asks_for_that_alone(self, ledger: Ledger, rounds: Any, most: int) -> None:
+        ledger.send("g1", provider="imap")
+        ledger.absorb()
+        round_ = rounds(ledger)
+        with statements(ledger) as seen:
+            round_.run_once()
+        assert len([one for one in seen if not one.startswith("BEGIN")]) <= most
+
+
+class TestOneThing:
+    """Each is seen by the look that comes first."""
+
+    def test_in_batches_is_done(self, ledger: Ledger) -> None:
+        queue = ledger.queue
+        batch = queue.modify("g1", ["m1"], unread=False)
+        queue.cancel_batch(batch.id)
+        ledger.absorb()
+        for _ in range(2):
+            batches(ledger).run_once()
+        assert queue.batch(batch.id).finished_at is not None
+
+    def test_in_lanes_that_are_closed_is_done(self, ledger: Ledger) -> None:
+        ledger.send("g1", provider="imap")
+        ledger.absorb()
+        with ledger.writing() as connection:
+            lane = lane_id("default", "g1")
+            grants.close(connection, lane, rule="grant_expired", by="webhook", now=ledger.clock())
+        ledger.clock.advance(SETTINGS.announce_after_s + 1)
+        with ledger.writing() as connection:  # nobody is there to ask the API
+            connection.execute(schema.lane.update().values(check_at=ledger.clock() + SECOND))
+        grant_checker(ledger).run_once()
+        assert ledger.lane("g1").announced_at == ledger.clock()
+
+    def test_in_doubt_is_taken_up(self, ledger: Ledger) -> None:
+        job = ledger.send("g1", provider="imap")
+        ledger.absorb()
+        ledger.set_job(job, state="in_doubt", doubt_at=ledger.clock(), key_at=ledger.clock())
+        taken: list[Any] = []
+        reconciler_ = cast(Any, reconciler(ledger))
+        reconciler_._alerts = SimpleNamespace(in_doubt=lambda *about: taken.append(about))
+        reconciler_.run_once()
+        assert len(taken) == 1
+        assert ledger.job(job).look_at is not None

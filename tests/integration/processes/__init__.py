@@ -1,0 +1,1 @@
+"""Whole systems: real workers, a broker, the simulated API on a socket."""

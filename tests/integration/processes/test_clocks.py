@@ -1,0 +1,144 @@
+"""Clocks that are an hour wrong: nothing goes twice, nothing is lost, nothing floods. Real workers, real processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sendq import SendQueue, State, clock
+from sendq.clock import SECOND
+from sendq.simulator import Fault
+from tests.integration.loops.test_reconciler import NOT_SENT, in_doubt, look, row_of, sent, set_job
+from tests.support.servers import PgServer
+from tests.support.system import System, eventually, mail, running
+
+HOUR_S = 3600
+LOST = Fault.drop(name="lost", accepted=True, kept="nothing")  # it went out, and its key does not remember
+
+
+both = pytest.mark.parametrize("system", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
+def system(request: pytest.FixtureRequest, pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
+    """A system of this test's own; on SQLite, where there is no other clock than the workers' own."""
+    with pg_server.database() as name:
+        sqlite = getattr(request, "param", "sqlite") == "sqlite"
+        url = f"sqlite:///{tmp_path}/ledger.db" if sqlite else pg_server.url(name)
+        with running(url, tmp_path) as system:
+            yield system
+
+
+class WrongClock:
+    """The file that a worker's clock follows."""
+
+    def __init__(self, path: Path, seconds: float = 0) -> None:
+        self.path = path
+        self.set(seconds)
+
+    def set(self, seconds: float) -> None:
+        new = self.path.with_suffix(".new")
+        new.write_text(str(seconds))
+        os.replace(new, self.path)
+        self.shift = clock.seconds(seconds)
+
+    def queue(self, system: System) -> SendQueue:
+        """A web application on the same machine: to others, what it enqueues may be due in an hour."""
+        shift = self.shift
+        return SendQueue(system.engine, now=lambda: clock.now() + shift)
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> WrongClock:
+    return WrongClock(tmp_path / "clock")
+
+
+def highest(system: System) -> int:
+    return system.scalar("SELECT highest_at FROM sendq_leader")
+
+
+class TestAClockThatIsWrong:
+    @both
+    @pytest.mark.parametrize("hours", [-1, 1])
+    def test_loses_nothing_and_sends_nothing_twice(self, system: System, wrong: WrongClock, hours: int) -> None:
+        wrong.set(hours * HOUR_S)
+        system.start_worker(wrong_clock=str(wrong.path))
+        queue = wrong.queue(system) if system.engine.dialect.name == "sqlite" else system.queue
+        jobs = [queue.send(f"g{n % 5}", mail()).id for n in range(50)]
+        system.wait_for(State.SENT, 50)
+        assert system.accepted() == dict.fromkeys(jobs, 1)
+
+    @pytest.mark.parametrize("system", ["postgresql"], indirect=True)
+    @pytest.mark.parametrize("hours", [-1, 1])
+    def test_does_not_matter_where_the_ledger_has_one(self, system: System, wrong: WrongClock, hours: int) -> None:
+        """One worker that leads with a wrong clock, and then one whose clock is right: nothing waits for an hour."""
+        wrong.set(hours * HOUR_S)
+        first = system.start_worker(wrong_clock=str(wrong.path))
+        job = system.queue.send("g", mail()).id
+        eventually(lambda: system.state(job) is State.SENT, "the sending", limit_s=10)
+        first.kill()
+        system.start_worker()
+        again = system.queue.send("g", mail()).id
+        eventually(lambda: system.state(again) is State.SENT, "the sending by another")
+        assert "clock_behind" not in first.said()
+
+    def test_beside_others_makes_no_open_key_go_twice(self, system: System, wrong: WrongClock) -> None:
+        """The worker with the clock ahead learns nothing of the first call; the others must not repeat it."""
+        wrong.set(HOUR_S)
+        ahead = system.start_worker(wrong_clock=str(wrong.path))
+        eventually(lambda: highest(system) > clock.now() + HOUR_S // 2 * SECOND, "the highest time")
+        system.api.will(LOST, grant="g", operation="send")
+        system.api.behaviour.latency = 1.0
+        job = system.queue.send("g", mail()).id
+        eventually(lambda: system.api.requests, "the first call")
+        ahead.kill()
+        behind = system.start_worker()
+        eventually(lambda: "clock_behind" in behind.said(), "its noticing")
+        eventually(lambda: system.state(job) is State.IN_DOUBT, "the doubt")
+        assert system.accepted() == {job: 1}
+
+
+class TestAClockThatIsSetBack:
+    def test_trusts_no_open_key_till_it_has_caught_up(self, system: System, wrong: WrongClock) -> None:
+        wrong.set(0)
+        worker = system.start_worker(wrong_clock=str(wrong.path))
+        system.queue.send("first", mail())  # with a success, more than one call at once
+        system.wait_for(State.SENT, 1)
+        eventually(lambda: highest(system) > clock.now() - 60 * SECOND, "the highest time")
+        system.api.will(Fault.hang(accepted=True, kept="nothing"), grant="g", operation="send")
+        job = system.queue.send("g", mail()).id
+        eventually(lambda: any(one.job == job for one in system.api.requests), "the call")
+        # First used two hours ago, by a clock that was right; by the one that is set back, a quarter of an hour ago.
+        set_job(system, job, key_at=clock.now() - 2 * HOUR_S * SECOND)
+        wrong.set(-1.75 * HOUR_S)
+        eventually(lambda: "clock_behind" in worker.said(), "its noticing")
+        other = wrong.queue(system).send("h", mail())
+        eventually(lambda: system.state(other.id) is State.SENT, "a first request, which nothing speaks against")
+        worker.kill()
+        system.start_worker(wrong_clock=str(wrong.path))
+        eventually(lambda: system.state(job) is State.IN_DOUBT, "the doubt")
+        assert system.accepted()[job] == 1
+
+    def test_is_noticed_by_the_time_of_the_api(self, system: System, wrong: WrongClock) -> None:
+        """A machine that was never right: nobody else has seen the time, but the API says it."""
+        wrong.set(-HOUR_S)
+        worker = system.start_worker(wrong_clock=str(wrong.path))
+        wrong.queue(system).send("g", mail())
+        system.wait_for(State.SENT, 1)
+        eventually(lambda: "clock_behind" in worker.said(), "its noticing")
+        eventually(lambda: highest(system) > clock.now() - 60 * SECOND, "the highest time in the ledger")
+
+
+class TestLookingWithAClockThatIsAhead:
+    def test_takes_the_apis_word_for_when_not_found_counts(self, system: System, wrong: WrongClock) -> None:
+        right = system.start_worker()
+        job = in_doubt(system, "g", NOT_SENT)
+        right.kill()
+        wrong.set(3 * HOUR_S)
+        system.start_worker(wrong_clock=str(wrong.path))
+        sent(system, "g")
+        assert look(system, job).seen == "early"
+        assert row_of(system, job).misses == 0

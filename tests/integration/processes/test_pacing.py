@@ -1,0 +1,90 @@
+"""Paces: what workers make of a provider's limits, with the limits themselves as referee."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import Row, select
+
+from sendq import Options, Send, State
+from sendq.clock import SECOND
+from sendq.ledger.db import schema
+from sendq.rules.pace import PACES
+from sendq.simulator.limits import GMAIL_EXHAUSTED, ProviderLimits
+from tests.support.servers import PgServer
+from tests.support.system import LIMIT_S, System, eventually, mail, running
+
+# A minute of Google's and Microsoft's lasts 6 s, Exchange's ten minutes 60 s.
+SCALE = 0.1
+
+
+# Messages for each: two windows full of them, so that none may pass at once.
+NUMBERS = {"google": 120, "microsoft": 60, "ews": 60}
+
+
+def shrunk() -> str:
+    """The providers' own limits, over windows that are shorter by as much as the referee's."""
+    rules = []
+    for provider in ("google", "microsoft", "ews"):
+        limits = {
+            limit.name: {"units": limit.units, "window_s": limit.window / SECOND * SCALE}
+            for limit in PACES[provider].limits
+            if not limit.name.startswith("nylas")
+        }
+        rules.append({"provider": provider, "limits": limits | {"nylas": None}})
+    return json.dumps(rules)
+
+
+@pytest.fixture(scope="module")
+def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    directory = tmp_path_factory.mktemp("system")
+    with pg_server.database() as name, running(pg_server.url(name), directory) as system:
+        for provider in ("google", "microsoft", "ews"):
+            system.prove(provider=provider)
+        system.start_worker(SENDQ_PACES=shrunk(), SENDQ_ASK_PROVIDERS="true")
+        yield system
+
+
+class TestALaneWithPublishedLimits:
+    def test_is_hardly_ever_refused(self, system: System) -> None:
+        providers = {"quick-google": "google", "quick-microsoft": "microsoft", "quick-ews": "ews"}
+        limits = ProviderLimits(lambda grant: providers.get(grant, "imap"), scale=SCALE)
+        system.api.behaviour.gate = limits
+        for grant, provider in providers.items():
+            system.queue.send_many([Send(grant, mail(), Options(provider=provider)) for _ in range(NUMBERS[provider])])
+        wanted = {grant: NUMBERS[provider] for grant, provider in providers.items()}
+        eventually(lambda: dict(limits.admitted) == wanted, "all of it", limit_s=2 * LIMIT_S)
+        assert sum(limits.refused.values()) <= 1
+
+    def test_keeps_a_second_between_modifications_once_one_was_refused(self, system: System) -> None:
+        system.api.behaviour.gate = None
+        system.api.will(GMAIL_EXHAUSTED, grant="refused", operation="modify", times=1)
+        batch = system.queue.modify("refused", [f"m{n}" for n in range(5)], unread=True, provider="google")
+        eventually(lambda: system.queue.batch(batch.id).waiting == 0, "the batch", limit_s=2 * LIMIT_S)
+        calls = [one for one in system.api.requests if one.grant == "refused" and one.operation == "modify"]
+        refused = next(place for place, one in enumerate(calls) if one.status == 429)
+        assert len(calls) - refused >= 4
+        assert all(after.at - before.at >= 1.0 for before, after in pairwise(calls[refused:]))
+
+
+class TestAGrantWhoseProviderNobodyNamed:
+    def test_is_asked_about_once_and_keeps_that_providers_pace(self, system: System) -> None:
+        system.api.behaviour.gate = None
+        system.api.grant("anonymous", provider="ews")
+        job = system.queue.send("anonymous", mail())
+        eventually(lambda: [one.provider for one in lanes(system, "anonymous")] == ["ews"], "the answer")
+        eventually(lambda: system.state(job.id) is State.SENT, "the sending")
+        (lane,) = lanes(system, "anonymous")
+        assert (lane.width, lane.ask_at) == (PACES["ews"].width, None)
+        asked = [one for one in system.api.requests if one.grant == "anonymous" and one.operation == "grant"]
+        assert len(asked) == 1
+
+
+def lanes(system: System, grant: str) -> Sequence[Row[Any]]:
+    """A grant's lane, if there is one."""
+    with system.engine.connect() as connection:
+        return connection.execute(select(schema.lane).where(schema.lane.c.grant_id == grant)).all()

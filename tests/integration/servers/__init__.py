@@ -1,0 +1,1 @@
+"""Connections to Redis, PostgreSQL, PgBouncer and the API, and the servers that the tests start."""

@@ -1,0 +1,113 @@
+"""The connections of a worker process: which are asked whether they live, and what happens to those that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from psycopg.adapt import PyFormat, Transformer
+from psycopg.pq import Format
+from sqlalchemy import Engine, text
+
+from sendq.errors import LedgerUnavailable
+from sendq.ledger.db.engine import FRESH_S, open_busy_engine, reading
+from tests.support.servers import PgServer
+
+PID = text("SELECT pg_backend_pid()")
+
+
+class Stopwatch:
+    """Goes only when told."""
+
+    def __init__(self) -> None:
+        self.at = 1_000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+def stopwatch() -> Stopwatch:
+    return Stopwatch()
+
+
+@pytest.fixture
+def engine(pg_url: str, stopwatch: Stopwatch) -> Iterator[Engine]:
+    engine = open_busy_engine(pg_url, monotonic=stopwatch)
+    yield engine
+    engine.dispose()
+
+
+def asked(engine: Engine) -> int:
+    """Ask something; the session that answered."""
+    with reading(engine) as connection:
+        return int(connection.execute(PID).scalar_one())
+
+
+class TestAConnectionThatTheServerEnded:
+    def test_is_replaced_unseen_if_it_has_rested(
+        self, engine: Engine, stopwatch: Stopwatch, pg_server: PgServer
+    ) -> None:
+        first = asked(engine)
+        pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
+        stopwatch.at += FRESH_S * 1.5
+        assert asked(engine) != first
+
+    def test_breaks_off_one_transaction_if_it_was_just_in_use(self, engine: Engine, pg_server: PgServer) -> None:
+        first = asked(engine)
+        pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
+        with pytest.raises(LedgerUnavailable):
+            asked(engine)
+        assert asked(engine) != first
+
+
+class TestAList:
+    def test_goes_to_the_server_as_it_is_and_not_spelled_out(self, engine: Engine) -> None:
+        with engine.connect() as connection:
+            psycopg_one: Any = connection.connection.driver_connection
+            dumper = Transformer(psycopg_one).get_dumper([b"a body"], PyFormat.AUTO)
+        assert dumper.format is Format.BINARY
+
+    @pytest.mark.parametrize(
+        ("kind", "values"),
+        [
+            ("bytea", [b"", b"\x00\xff", None]),
+            ("text", ["", "NULL", '{"a", \\}', "\u00e9\n", None]),
+            ("bigint", [0, -1, 2**62, None]),
+            ("boolean", [True, False, None]),
+            ("uuid", [UUID(int=1), None]),
+            ("integer", [None, None]),
+            ("integer", []),
+        ],
+    )
+    def test_arrives_whatever_is_in_it(self, engine: Engine, kind: str, values: list[Any]) -> None:
+        with reading(engine) as connection:
+            given = text(f"SELECT v FROM unnest(CAST(:values AS {kind}[])) WITH ORDINALITY AS a (v, n) ORDER BY n")
+            assert connection.execute(given, {"values": values}).scalars().all() == values
+
+
+class TestAConnectionThatLives:
+    def test_is_asked_so_only_after_a_rest(
+        self, engine: Engine, stopwatch: Stopwatch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ping, asked_for_life = engine.dialect.do_ping, []
+
+        def count(connection: Any) -> bool:
+            asked_for_life.append(connection)
+            return ping(connection)
+
+        monkeypatch.setattr(engine.dialect, "do_ping", count)
+        for _ in range(5):
+            asked(engine)
+        assert asked_for_life == []
+        stopwatch.at += FRESH_S * 1.5
+        asked(engine)
+        assert len(asked_for_life) == 1
+
+    def test_is_used_again_before_one_that_rests(self, engine: Engine) -> None:
+        with reading(engine) as one, reading(engine) as other:
+            sessions = {one.execute(PID).scalar_one(), other.execute(PID).scalar_one()}
+        assert len(sessions) == 2
+        assert len({asked(engine) for _ in range(4)}) == 1

@@ -1,0 +1,68 @@
+"""What listeners of Celery's events are told of one attempt."""
+
+from __future__ import annotations
+
+import pytest
+
+from sendq.clock import SECOND
+from sendq.ids import new_id
+from sendq.ledger.dispatching.record import Hold, Outcome
+from sendq.rules.states import Event
+from worker.telemetry.flower_events import events_of
+
+BEGUN = 1_780_000_000 * SECOND
+HELD = Hold(scope="grant", rule="tired", by="policy", until=BEGUN)
+PARKED = Hold(scope="grant", rule="unauthorized", by="policy", until=None)
+
+
+def outcome(event: Event, *, hold: Hold | None = None, status: int | None = 503) -> Outcome:
+    attempt = {"begun_at": BEGUN, "ended_at": BEGUN + SECOND // 4, "status": status, "error": "marked words"}
+    return Outcome(
+        id=new_id(), lane_id=new_id(), fence=1, job_id=new_id(), operation="modify", event=event, rule="a_rule",
+        next_at=0, attempt=attempt, hold=hold, grant_id="a-grant", attempts=2,
+    )  # fmt: skip
+
+
+class TestTheEndOfAnAttempt:
+    @pytest.mark.parametrize(
+        ("event", "hold", "kind"),
+        [
+            (Event.ACCEPT, None, "task-succeeded"),
+            (Event.RETURN, None, "task-retried"),
+            (Event.RETURN, HELD, "task-held"),
+            (Event.RETURN, PARKED, "task-parked"),
+            (Event.GIVE_UP, None, "task-failed"),
+            (Event.GIVE_UP, PARKED, "task-failed"),  # its grant is gone, and its lane closed for good
+            (Event.DOUBT, None, "task-in_doubt"),
+            (Event.CANCEL, None, "task-revoked"),
+            (Event.EXPIRE, HELD, "task-revoked"),
+        ],
+    )
+    def test_is_called_by_what_came_of_the_job(self, event: Event, hold: Hold | None, kind: str) -> None:
+        assert [name for name, _ in events_of(outcome(event, hold=hold))] == ["task-received", "task-started", kind]
+
+    def test_has_the_rule_and_the_status_as_its_words(self) -> None:
+        assert events_of(outcome(Event.GIVE_UP))[-1][1]["exception"] == "a_rule (503)"
+        assert events_of(outcome(Event.RETURN, status=None))[-1][1]["exception"] == "a_rule"
+        assert events_of(outcome(Event.ACCEPT, status=200))[-1][1]["result"] == "a_rule (200)"
+
+    def test_takes_back_what_earlier_attempts_met_once_it_went_well(self) -> None:
+        assert events_of(outcome(Event.ACCEPT))[-1][1]["exception"] is None
+
+    def test_has_times_and_runtime_in_seconds(self) -> None:
+        received, started, ended = (fields for _, fields in events_of(outcome(Event.ACCEPT)))
+        assert received["timestamp"] == started["timestamp"] == 1_780_000_000
+        assert (ended["timestamp"], ended["runtime"]) == (1_780_000_000.25, 0.25)
+
+
+class TestWhatIsTold:
+    def test_names_the_operation_the_job_the_grant_and_attempts_before_it(self) -> None:
+        one = outcome(Event.ACCEPT)
+        events = events_of(one)
+        assert {fields["uuid"] for _, fields in events} == {str(one.job_id)}
+        received = events[0][1]
+        assert (received["name"], received["args"], received["retries"]) == ("sendq.modify", "()", 2)
+        assert received["kwargs"] == "{'grant': 'a-grant'}"
+
+    def test_quotes_nobody(self) -> None:
+        assert "marked" not in str(events_of(outcome(Event.GIVE_UP)))

@@ -1,0 +1,78 @@
+"""The book of turns that a process has in hand."""
+
+from __future__ import annotations
+
+import threading
+from uuid import UUID
+
+import pytest
+
+from worker.serving.in_flight import InFlight
+
+NAME = (UUID(int=1), 7)
+
+
+class TestATurn:
+    def test_is_in_hand_while_it_is_being_claimed(self) -> None:
+        turns = InFlight()
+        with turns.claiming([NAME]):
+            assert NAME in turns
+        assert NAME not in turns
+
+    def test_that_was_claimed_stays_until_it_is_let_go(self) -> None:
+        turns = InFlight()
+        with turns.claiming([NAME]):
+            turns.keep([NAME])
+        assert NAME in turns
+        turns.let_go(NAME)
+        assert NAME not in turns
+
+    def test_is_kept_when_its_message_comes_a_second_time_and_claims_nothing(self) -> None:
+        turns = InFlight()
+        with turns.claiming([NAME]):
+            with turns.claiming([NAME]):
+                turns.keep([NAME])
+            assert NAME in turns
+        assert NAME in turns
+
+
+class TestLosing:
+    def test_is_said_once(self) -> None:
+        turns = InFlight()
+        assert not turns.take_lost()
+        turns.lose()
+        assert turns.take_lost()
+        assert not turns.take_lost()
+
+    def test_goes_with_a_turn_that_broke_off(self) -> None:
+        turns = InFlight()
+        turns.keep([NAME])
+        turns.let_go(NAME, lost=True)
+        assert turns.take_lost()
+
+
+def test_waiting_for_claims_ends_with_the_last_of_them() -> None:
+    turns = InFlight()
+    entered, leave = threading.Event(), threading.Event()
+
+    def claim() -> None:
+        with turns.claiming([NAME]):
+            entered.set()
+            leave.wait(10)
+
+    claimer = threading.Thread(target=claim)
+    claimer.start()
+    assert entered.wait(10)
+    turns.wait_for_claims(0)
+    assert NAME in turns
+    leave.set()
+    turns.wait_for_claims(10)
+    assert NAME not in turns
+    claimer.join(10)
+
+
+def test_an_exception_ends_a_claim_too() -> None:
+    turns = InFlight()
+    with pytest.raises(RuntimeError), turns.claiming([NAME]):
+        raise RuntimeError
+    assert NAME not in turns

@@ -1,0 +1,1 @@
+"""The ledger's clock, and the highest time that was ever seen."""

@@ -1,0 +1,208 @@
+"""Is everything there that a worker needs? One item per thing, one line per item: what is so, and how to mend it.
+
+Nothing is started, created or changed. A thing that cannot be asked is ``unknown`` and never ``ok``: managed servers
+often refuse the question. No line holds a secret, and no check ends in a traceback.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from sqlalchemy import Engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from sendq.errors import SendqError
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_engine, reading
+from settings import Application, Settings, SettingsError
+from settings.redact import redact
+from worker.doctor.check_redis import redis_items
+from worker.doctor.finding import PATIENCE_S, CheckItem, clock_item
+
+LEAST_POSTGRES = (14,)
+
+SCHEMA_REMEDY = {
+    "missing": f"run: {migrate.COMMAND}",
+    "older": f"run: {migrate.COMMAND}",
+    "newer": "install the version of sendq that made it, or a later one",
+}
+
+
+def check(environ: Mapping[str, str] | None = None) -> list[CheckItem]:
+    """Everything, beginning with the settings in ``environ`` (default: the process's own environment)."""
+    try:
+        settings = Settings.load(environ)
+    except SettingsError as error:
+        return list(_mistakes("settings", error))
+    return run_checks(settings)
+
+
+def run_checks(settings: Settings) -> list[CheckItem]:
+    """Each application's API, the ledger and the broker, in this order."""
+    names = ", ".join(settings.applications)
+    items = [CheckItem("settings", "ok", f"complete; applications: {names}")]
+    for name, application in settings.applications.items():
+        items += _guarded(f"api {name}", lambda application=application: api_items(application))  # type: ignore[misc]
+    items += _guarded("ledger", lambda: ledger_items(settings))
+    items += _guarded("redis", lambda: redis_items(settings))
+    return items
+
+
+def lines(items: Iterable[CheckItem]) -> Iterator[str]:
+    """One line per item, for people."""
+    for item in items:
+        yield redact(f"{item.state:<8}{item.name:<18} {item.says}{f'; {item.remedy}' if item.remedy else ''}")
+
+
+def exit_code(items: Iterable[CheckItem]) -> int:
+    """0 if a worker can run, 2 if something must be mended first."""
+    return 2 if any(item.state == "fail" for item in items) else 0
+
+
+def _guarded(name: str, asked: Callable[[], Iterator[CheckItem]]) -> Iterator[CheckItem]:
+    """A check that stumbles over something unforeseen says so in its line; the others go on."""
+    try:
+        yield from asked()
+    except Exception as error:
+        yield CheckItem(name, "unknown", f"the check stumbled ({type(error).__name__})", "please report this")
+
+
+def _mistakes(name: str, error: SettingsError) -> Iterator[CheckItem]:
+    for problem in error.problems:
+        yield CheckItem(name, "fail", f"{problem.field} {problem.reason}", problem.remedy)
+
+
+def api_items(application: Application) -> Iterator[CheckItem]:
+    """Whether the API answers this application's key: one cheap question, ``GET /v3/grants?limit=1``."""
+    name = f"api {application.name}"
+    try:
+        key = application.api_key().get_secret_value()
+    except SettingsError as error:
+        yield from _mistakes(name, error)
+        return
+    uri = application.variable("api_uri")
+    try:
+        status, body = _get(application.api_uri, "/v3/grants?limit=1", key)
+    except ssl.SSLCertVerificationError:
+        yield CheckItem(
+            name, "fail", "has no certificate that this machine trusts", f"check {uri}, and any proxy between"
+        )
+    except TimeoutError:
+        yield CheckItem(name, "fail", f"does not answer within {PATIENCE_S:.0f} s", "check the network")
+    except (OSError, http.client.HTTPException):
+        yield CheckItem(name, "fail", "cannot be reached", f"check {uri} and the network")
+    else:
+        yield _answer_item(name, application, status, body)
+
+
+def _get(api_uri: str, path: str, key: str) -> tuple[int, bytes]:
+    """Status and the beginning of the body; redirects are not followed, so that the key goes nowhere else."""
+    parts = urlsplit(api_uri)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}", "Accept": "application/json"})
+        response = connection.getresponse()
+        return response.status, response.read(1 << 20)
+    finally:
+        connection.close()
+
+
+def _answer_item(name: str, application: Application, status: int, body: bytes) -> CheckItem:
+    uri = application.variable("api_uri")
+    key = application.variable("api_key" if application.key_file is None else "api_key_file")
+    if status == 200:
+        try:
+            if isinstance(json.loads(body)["data"], list):
+                return CheckItem(name, "ok", f"{application.api_uri} takes the key")
+        except (ValueError, LookupError, TypeError):
+            pass
+    if status in (401, 403):
+        remedy = f"check {key}, and that {uri} is the application's region"
+        return CheckItem(name, "fail", f"answers {status}: it does not know the key", remedy)
+    if status == 429 or status >= 500:
+        return CheckItem(name, "warn", f"answers {status}, so the key could not be tried", "check again later")
+    return CheckItem(name, "fail", f"answers {status}, but not as the Nylas API does", f"check {uri}")
+
+
+def ledger_items(settings: Settings) -> Iterator[CheckItem]:
+    """Whether the ledger answers, is new enough, and has the schema that this code wants."""
+    url = make_url(settings.ledger_url.get_secret_value())
+    if url.drivername == "sqlite":
+        if not Path(url.database or "").exists():
+            remedy = f"run: {migrate.COMMAND}" if settings.database_url else "`sendq up` makes it"
+            yield CheckItem("ledger", "warn", "the SQLite file is not there yet", remedy)
+            return
+    elif "connect_timeout" not in url.query:
+        url = url.update_query_dict({"connect_timeout": f"{PATIENCE_S:.0f}"})
+    engine = open_engine(url)
+    try:
+        yield _database_item(engine)
+        yield _schema_item(engine)
+        if engine.dialect.name == "postgresql":
+            yield _clock_item(engine)
+    except (SendqError, SQLAlchemyError) as error:
+        reason, remedy = _meaning(error)
+        yield CheckItem("ledger", "fail", reason, remedy)
+    finally:
+        engine.dispose()
+
+
+def _database_item(engine: Engine) -> CheckItem:
+    with reading(engine) as connection:
+        version = connection.dialect.server_version_info or (0,)
+        dotted = ".".join(map(str, version))
+        if engine.dialect.name == "postgresql":
+            if version < LEAST_POSTGRES:
+                return CheckItem("ledger", "fail", f"PostgreSQL {dotted} is too old", "use PostgreSQL 14 or later")
+            return CheckItem("ledger", "ok", f"PostgreSQL {dotted}")
+        journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+    if journal != "wal":
+        remedy = "put the file on a local disk: network file systems cannot do it"
+        return CheckItem("ledger", "fail", f"SQLite {dotted} cannot keep a write-ahead log there", remedy)
+    return CheckItem("ledger", "ok", f"SQLite {dotted}, write-ahead log")
+
+
+def _schema_item(engine: Engine) -> CheckItem:
+    schema = migrate.state(engine)
+    if schema.status == "ok":
+        return CheckItem("ledger schema", "ok", f"at {schema.wanted}")
+    if schema.status == "ahead":
+        return CheckItem("ledger schema", "ok", f"at {schema.found}, which adds to {schema.wanted} of this code")
+    says = "is not there" if schema.status == "missing" else f"is {schema.found}, {schema.status} than this code"
+    return CheckItem("ledger schema", "fail", says, SCHEMA_REMEDY[schema.status])
+
+
+def _clock_item(engine: Engine) -> CheckItem:
+    with reading(engine) as connection:
+        before = time.time()
+        theirs = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
+        return clock_item("ledger clock", float(theirs), before, time.time())
+
+
+# What a refused connection says, among words that may quote names and addresses, and what it means.
+REFUSALS = {
+    "authentication failed": ("refuses the user or password", "correct them in DATABASE_URL"),
+    "no password supplied": ("asks for a password", "put it into DATABASE_URL"),
+    "does not exist": ("has no such database or user", "create it, or correct DATABASE_URL"),
+    "too many": ("has no connection left", "raise max_connections, or put PgBouncer in front"),
+    "timeout": (f"does not answer within {PATIENCE_S:.0f} s", "check the address, and any firewall between"),
+    "resolve": ("has a host name that nobody knows", "correct the host in DATABASE_URL"),
+    "certificate": ("has no certificate that this machine trusts", "add ?sslrootcert=/path/ca.pem to DATABASE_URL"),
+    "not a database": ("is a file that is no SQLite database", "correct DATABASE_URL"),
+}
+
+
+def _meaning(error: Exception) -> tuple[str, str]:
+    """What is wrong and what to do, without the driver's words."""
+    said = f"{error} {error.__cause__ or ''}"
+    for words, meaning in REFUSALS.items():
+        if words in said:
+            return meaning
+    return "cannot be reached", "check DATABASE_URL, and that the server runs"

@@ -1,0 +1,111 @@
+"""``sendq health``: whether work that comes in is taken up, proved by a canary that goes the way of a job.
+
+    ledger ─▶ leader ─▶ broker ─▶ worker ─▶ event loop ─▶ ledger
+                                                            └─ read here
+
+What the canary does not pass within the limit is the link that failed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from sendq import clock
+from sendq.errors import SendqError
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import reading, writing
+from sendq.ledger.dispatching import canary, lineage, workers
+from sendq.ledger.dispatching.canary import Stage
+from sendq.ledger.dispatching.lineage import SHUT
+
+LOOK_S = 0.05
+
+# A turn that came back unused is asked for again after this: as long as the dispatcher gives a broker that is away.
+AGAIN_S = 2.0
+
+
+NOBODY = "no worker is running; start one with: sendq worker"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the canary came through, and how long it took; else the link that failed, and a sentence about it."""
+
+    healthy: bool
+    seconds: float
+    link: str | None = None  # ledger | worker | shut | leader | dispatcher | broker | consumer | loop
+    says: str = "a turn went through leader, broker, worker and ledger"
+
+
+def prove(ledger: Engine, *, limit_s: float, broker_answers: Callable[[], bool]) -> Health:
+    """Send a canary and wait for it."""
+    began = time.monotonic()
+
+    def failed(link: str, says: str) -> Health:
+        return Health(False, time.monotonic() - began, link, says)
+
+    try:
+        migrate.require(ledger)
+        with reading(ledger) as connection:
+            before = workers.beats(connection)
+        if not before:
+            return failed("worker", NOBODY)
+        stage = _send(ledger, began + limit_s)
+        if stage is Stage.SERVED:
+            return Health(True, time.monotonic() - began)
+        return failed(*_link(ledger, stage, before, broker_answers=broker_answers))
+    except SendqError as error:
+        return failed("ledger", str(error))
+
+
+def _send(ledger: Engine, until: float) -> Stage:
+    """Send one, and wait for it until then; how far it came."""
+    name = canary.name()
+    with writing(ledger) as connection:
+        canary.put(connection, name, now=clock.now())
+    asked_at, furthest = time.monotonic(), Stage.WAITS
+    try:
+        while time.monotonic() < until:
+            with reading(ledger) as connection:
+                stage = canary.look(connection, name)
+            if stage is Stage.SERVED:
+                return stage
+            furthest = stage if stage is not Stage.WAITS else furthest
+            if stage is Stage.RETURNED and time.monotonic() - asked_at > AGAIN_S:
+                with writing(ledger) as connection:
+                    canary.put(connection, name, now=clock.now())
+                asked_at = time.monotonic()
+            time.sleep(LOOK_S)
+        return furthest
+    finally:
+        with writing(ledger) as connection:
+            canary.clear(connection, name, now=clock.now())
+
+
+def _link(
+    ledger: Engine, stage: Stage, before: Mapping[UUID, workers.Beats], *, broker_answers: Callable[[], bool]
+) -> tuple[str, str]:
+    """The link that held the canary up."""
+    with reading(ledger) as connection:
+        beats, lease = workers.beats(connection), workers.lease(connection)
+        shut = lineage.read(connection).shut_at is not None
+    if not beats:
+        return "worker", NOBODY
+    if all(worker in before and before[worker].count == now.count for worker, now in beats.items()):
+        return "worker", f"{len(beats)} registered, and none says that it lives: they died, or their event loops hang"
+    if shut:
+        return "shut", SHUT
+    if stage is Stage.CLAIMED:
+        return "loop", "a worker claimed the turn and nothing came of it: its event loop or its recorder stands still"
+    if not broker_answers():
+        return "broker", "turns are given and the broker (REDIS_URL) does not answer"
+    if stage in (Stage.OFFERED, Stage.RETURNED):
+        return "consumer", "turns are in the broker and no worker takes them: do they use the same REDIS_URL?"
+    if lease.holder is None or lease.expires_at <= clock.now():
+        return "leader", "no worker leads: nobody gives turns"
+    return "dispatcher", "a worker leads and gives no turn: every call slot is taken, or its dispatcher stands still"

@@ -1,0 +1,85 @@
+"""The leader's rounds over batches: what was found becomes jobs, what was withdrawn ends, what is over is finished.
+
+Everything here is taken up where it stopped by whoever leads next: each step is one transaction over at most a thousand
+rows, and the ledger alone knows what is left to do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from sqlalchemy import Engine
+
+from sendq import clock
+from sendq.ledger import batches, outcomes, walks
+from sendq.ledger.db.bulk import CHUNK
+from sendq.ledger.db.engine import reading, writing
+from worker.processes.periodic_loop import PeriodicLoop
+from worker.telemetry import journal
+
+# How late the end of a batch may be noticed: soon for whoever watches it, seldom for a ledger with nothing to do.
+ROUND_S = 1.0
+
+# Of withdrawn batches and of those whose walk is over, in one round; the others come after these.
+BATCHES_MOST = 100
+
+# Changes that one round adds up: several seconds of the fastest worker.
+CHANGES_MOST = 10_000
+
+# One round does as much of the steps as fits into this, so that a large batch does not keep the others from ending.
+ROUND_MOST_S = 2.0
+
+_FIRST = UUID(int=0)
+
+
+class Batches(PeriodicLoop):
+    """Every process has one; that of the leader acts."""
+
+    def __init__(self, ledger: Engine, *, leads: Callable[[], bool], now: clock.Clock) -> None:
+        super().__init__("batches", every_s=ROUND_S)
+        self._ledger, self._leads, self._now = ledger, leads, now
+        self._ended_up_to: dict[UUID, UUID] = {}  # of withdrawn batches: the last job that was looked at
+
+    def run_once(self) -> None:
+        """Add up and finish; then make jobs and end jobs, as many as fit into a round."""
+        if not self._leads():
+            self._ended_up_to.clear()
+            return
+        with reading(self._ledger) as connection:
+            if not batches.any_news(connection):
+                return
+        with writing(self._ledger) as connection:
+            now = self._now()
+            finished = batches.finish_batches(connection, now=now, limit=CHANGES_MOST)
+            outcomes.append_batches(connection, finished, now=now)
+        for batch_id in finished:
+            journal.batch_finished(batch_id)
+        with reading(self._ledger) as connection:
+            withdrawn = batches.withdrawn(connection, limit=BATCHES_MOST)
+            walked = walks.walked(connection, limit=BATCHES_MOST)
+        until = time.monotonic() + ROUND_MOST_S
+        for batch_id in withdrawn:
+            self._end_jobs(batch_id, until)
+        for batch_id in walked:
+            self._make_jobs(batch_id, until)
+
+    def _end_jobs(self, batch_id: UUID, until: float) -> None:
+        while time.monotonic() < until:
+            with writing(self._ledger) as connection:
+                after = self._ended_up_to.get(batch_id, _FIRST)
+                onwards = batches.end_some(connection, batch_id, after=after, now=self._now())
+            if onwards is None:
+                self._ended_up_to.pop(batch_id, None)
+                return
+            self._ended_up_to[batch_id] = onwards
+
+    def _make_jobs(self, batch_id: UUID, until: float) -> None:
+        while time.monotonic() < until:
+            with writing(self._ledger) as connection:
+                made = walks.make_jobs(connection, batch_id, now=self._now())
+            if made:
+                journal.jobs_made(batch_id, made)
+            if made < CHUNK:
+                return

@@ -1,0 +1,214 @@
+"""The checker: looks after lanes that are closed because their owners must sign in again.
+
+Webhooks are only a hint, so the API is asked about each such grant that has jobs waiting, ever more rarely; an answer
+that could have meant something else is looked into before anybody is bothered; and many grants that fail alike are
+taken for what they are, the trouble of their application. Only the process that leads does this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from enum import StrEnum
+
+from sqlalchemy import Connection
+from sqlalchemy import Engine as Ledger
+
+from sendq import clock
+from sendq.ledger import grants
+from sendq.ledger.db.engine import writing
+from sendq.ledger.grants import Check
+from sendq.rules.pace import PROVIDERS
+from settings import Settings
+from tasks.calling.nylas import NylasClient
+from tasks.policy.failure import Answer, Failure, parse
+from tasks.policy.row import Policy, Route, Scope
+from tasks.policy.table import POLICY
+from worker.notifying.reauth import reauth_url
+from worker.processes.periodic_loop import PeriodicLoop
+from worker.serving.engine import Engine
+from worker.telemetry import journal
+from worker.telemetry.alerts import alert
+
+ROUND_S = 2.0  # whoever has signed in waits no longer than that; at rest each round costs CPU
+
+# Nylas allows 50 questions about grants per second and application, and others ask too.
+CHECKS_MOST = 20
+
+# Longer than the connection and the slowest lookup; the answer to a question that takes longer is not worth a thread.
+ASK_LIMIT_S = 30.0
+# On top of that, for an event loop that is busy.
+LATE_S = 5.0
+
+END_MOST = 500
+ANNOUNCE_MOST = 100
+
+
+class Verdict(StrEnum):
+    """What the API says of a grant."""
+
+    VALID = "valid"
+    INVALID = "invalid"
+    GONE = "gone"
+    UNKNOWN = "unknown"  # no answer, or one that says nothing of the grant
+
+
+def verdict_of(answer: Answer) -> Verdict:
+    """Read the answer to ``GET /v3/grants/{id}`` ("Grant lifecycle": ``grant_status`` is valid or invalid)."""
+    if answer.status == 200:
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
+            status = json.loads(answer.body)["data"]["grant_status"]
+            return {"valid": Verdict.VALID, "invalid": Verdict.INVALID}.get(status, Verdict.UNKNOWN)
+        return Verdict.UNKNOWN
+    result = parse(answer, provider="unknown", operation="modify", now=0.0)
+    if isinstance(result, Failure):
+        row = POLICY.rule(result)
+        if row.id == "grant_not_found":
+            return Verdict.GONE
+        # The key itself was refused: that says nothing of the grant.
+        if result.status in (401, 403) and row.scope is Scope.GRANT:
+            return Verdict.INVALID
+    return Verdict.UNKNOWN
+
+
+def provider_of(answer: Answer) -> str | None:
+    """Whose the grant is, read from the answer to ``GET /v3/grants/{id}``; None if it does not say."""
+    if answer.status != 200:
+        return None
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        provider = json.loads(answer.body)["data"]["provider"]
+        return provider if provider in PROVIDERS else "unknown"
+    return None
+
+
+def doubtful_rules(policy: Policy) -> frozenset[str]:
+    """Refusals of a grant that may be the application's trouble as well: what comes as 401 or 403 alone.
+
+    A refresh token that was revoked, say, is its owner's business, however many there are.
+    """
+    return frozenset(
+        row.id
+        for row in policy.rows
+        if row.route is Route.REAUTH and row.scope is Scope.GRANT and row.status and set(row.status) <= {401, 403}
+    )
+
+
+class GrantChecker(PeriodicLoop):
+    """Every process has one; that of the leader acts."""
+
+    def __init__(
+        self, ledger: Ledger, engine: Engine, settings: Settings, *, leads: Callable[[], bool], now: clock.Clock
+    ) -> None:
+        super().__init__("checker", every_s=ROUND_S)
+        self._ledger, self._engine, self._settings, self._leads, self._now = ledger, engine, settings, leads, now
+        self._doubtful = doubtful_rules(engine.policy)
+        self._paces = settings.lane_paces
+
+    def run_once(self) -> None:
+        """One round: ask, look higher, then call for people, then end what nobody can send any more.
+
+        Lanes of grants that the API calls valid are opened last: till then they count among those that fail alike.
+        """
+        if not self._leads():
+            return
+        with writing(self._ledger) as connection:
+            unknown = self._to_ask(connection) if self._settings.ask_providers else []
+            closed = grants.any_closed(connection)
+        self._identify(unknown)
+        if closed:
+            self._look_after_closed()
+
+    def _look_after_closed(self) -> None:
+        with writing(self._ledger) as connection:
+            checks = grants.to_check(connection, now=self._now(), limit=CHECKS_MOST)
+        verdicts = self._ask(checks)
+        for check, verdict in verdicts:
+            self._note(check, verdict)
+        self._escalate()
+        for check in (check for check, verdict in verdicts if verdict is Verdict.VALID):
+            with writing(self._ledger) as connection:
+                grants.found_valid(connection, check.lane_id, now=self._now())
+        self._announce()
+        with writing(self._ledger) as connection:
+            ended = grants.end_gone(connection, now=self._now(), limit=END_MOST)
+        if ended:
+            journal.ended_with_grant(ended)
+
+    def _to_ask(self, connection: Connection) -> list[Check]:
+        return grants.to_ask(connection, now=self._now(), limit=CHECKS_MOST)
+
+    def _identify(self, unknown: Sequence[Check]) -> None:
+        for check, answer in self._answers(unknown):
+            provider = provider_of(answer)
+            if provider is not None:
+                with writing(self._ledger) as connection:
+                    grants.found_provider(connection, check.lane_id, provider, paces=self._paces)
+                journal.identified(check.grant_id, provider)
+
+    def _escalate(self) -> None:
+        s, now = self._settings, self._now()
+        with writing(self._ledger) as connection:
+            grants.open_stragglers(connection, now=now)
+        with writing(self._ledger) as connection:
+            found = grants.escalate(
+                connection,
+                rules=self._doubtful,
+                since=now - clock.seconds(s.escalate_window_s),
+                number=s.escalate_grants,
+                held_until=now + clock.seconds(s.escalate_hold_s),
+                now=now,
+            )
+        for one in found:
+            journal.escalated(one.application, one.provider, one.rule, grants=one.grants)
+            alert("escalated", one.rule, level="error", application=one.application, provider=one.provider)
+
+    def _ask(self, checks: Sequence[Check]) -> list[tuple[Check, Verdict]]:
+        verdicts = [(check, verdict_of(answer)) for check, answer in self._answers(checks)]
+        for check, verdict in verdicts:
+            journal.checked(check.grant_id, verdict.value)
+        return verdicts
+
+    def _answers(self, checks: Sequence[Check]) -> list[tuple[Check, Answer]]:
+        """Ask about all of them at once: a grant whose answer takes long does not keep the others waiting."""
+        if not checks:
+            return []
+
+        async def answer(client: NylasClient, check: Check) -> Answer:
+            question = client.grant(self._engine.application(check.application), check.grant_id)
+            try:
+                return await asyncio.wait_for(question, ASK_LIMIT_S)
+            except TimeoutError:
+                return Answer(None, {}, b"", "timeout")
+
+        async def answers(client: NylasClient) -> list[Answer]:
+            return await asyncio.gather(*(answer(client, check) for check in checks))
+
+        try:
+            answered = self._engine.ask(answers, limit_s=ASK_LIMIT_S + LATE_S)
+        except (TimeoutError, CancelledError):  # the process is ending
+            return []
+        return list(zip(checks, answered, strict=True))
+
+    def _note(self, check: Check, verdict: Verdict) -> None:
+        """Write down what is certain."""
+        now = self._now()
+        with writing(self._ledger) as connection:
+            if verdict is Verdict.INVALID:
+                grants.found_invalid(connection, check.lane_id, now=now)
+            elif verdict is Verdict.GONE:
+                grants.found_gone(connection, check.lane_id, rule="grant_not_found", by="check", now=now)
+
+    def _announce(self) -> None:
+        now = self._now()
+        before = now - clock.seconds(self._settings.announce_after_s)
+        with writing(self._ledger) as connection:
+            rows = grants.to_announce(
+                connection, closed_before=before, now=now, limit=ANNOUNCE_MOST, tell=self._settings.on_reauth
+            )
+        for row in rows:
+            url = reauth_url(self._settings, row.application, row.grant_id)
+            journal.reauth_required(row.application, row.grant_id, row.closed_rule, url)
+            alert("reauth_required", row.closed_rule, application=row.application, grant=row.grant_id)

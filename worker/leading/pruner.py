@@ -1,0 +1,75 @@
+"""The keeper: lets go of what has been kept for long enough, as the settings say; the one of the leader acts.
+
+Step by step, and between two steps it leaves the ledger alone for as long as the last one took.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from sqlalchemy import Connection, Engine
+
+from sendq import clock
+from sendq.ledger import retention
+from sendq.ledger.contents import drop_unused_contents
+from sendq.ledger.db.engine import writing
+from sendq.rules.states import State
+from settings import Settings
+from worker.processes.periodic_loop import PeriodicLoop
+from worker.telemetry import journal
+
+ROUND_S = 30.0
+
+# A file may have 25 MB.
+FILES_STEP = 20
+
+DAY: clock.Micros = 86_400 * clock.SECOND
+
+Step = Callable[[Connection], int]
+
+
+class Pruner(PeriodicLoop):
+    """Every process has one; that of the leader acts."""
+
+    def __init__(self, ledger: Engine, settings: Settings, *, leads: Callable[[], bool], now: clock.Clock) -> None:
+        super().__init__("keeper", every_s=ROUND_S)
+        self._ledger, self._settings, self._leads, self._now = ledger, settings, leads, now
+
+    def run_once(self) -> None:
+        """Let go of all whose time is over; ends early if this process stops, or leads no more."""
+        for what, step in self._steps(self._now()):
+            gone = 0
+            while self._leads() and not self._stopping.is_set():
+                began = time.monotonic()
+                with writing(self._ledger) as connection:
+                    rows = step(connection)
+                if not rows:
+                    break
+                gone += rows
+                self._stopping.wait(time.monotonic() - began)
+            if gone:
+                journal.let_go(what, rows=gone)
+
+    def _steps(self, now: clock.Micros) -> Iterator[tuple[str, Step]]:
+        s = self._settings
+
+        def before(days: float) -> clock.Micros:
+            return now - round(days * DAY)
+
+        for state in retention.BODILESS:
+            drop = partial(retention.drop_bodies, state=state, before=before(s.keep_bodies_days), now=now)
+            yield f"bodies of {state.value} jobs", drop
+        for state, days in (
+            (State.SENT, s.keep_sent_days),
+            (State.CANCELLED, s.keep_cancelled_days),
+            (State.EXPIRED, s.keep_expired_days),
+            (State.DEAD, s.keep_dead_days),
+        ):
+            yield f"{state.value} jobs", partial(retention.drop_jobs, state=state, before=before(days), now=now)
+        yield "files that no job sends any more", partial(drop_unused_contents, limit=FILES_STEP)
+        yield "keys", partial(retention.drop_keys, before=before(s.keep_keys_days))
+        yield "events", partial(retention.drop_events, before=before(s.keep_events_days))
+        yield "told outcomes", partial(retention.drop_deliveries, before=before(s.keep_deliveries_days))
+        yield "notifications", partial(retention.drop_webhooks, before=before(s.keep_webhooks_days))

@@ -1,0 +1,257 @@
+"""The reconciler: finds out what became of sends that nobody knows about. Only the process that leads does this.
+
+What a look says, and when one counts, is judged in `sendq.rules.reconcile`. Here looks are begun, a few at a time and
+one for each grant, and noted as they come in: a grant that answers slowly keeps nobody else waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine as Ledger
+
+from sendq import clock
+from sendq.clock import Micros
+from sendq.ledger import doubt
+from sendq.ledger.db.engine import reading, writing
+from sendq.ledger.dispatching.record import Outcome
+from sendq.ledger.doubt import Ending, Wanted, trail
+from sendq.rules.reconcile import (
+    Choice,
+    Delays,
+    Look,
+    Seen,
+    after_absence,
+    by_itself,
+    counts_from,
+    judge,
+    next_look,
+    request_over,
+)
+from sendq.rules.states import Event
+from settings import Settings
+from tasks.calling import mailbox
+from tasks.calling.mailbox import Brought
+from tasks.calling.nylas import NylasClient
+from tasks.policy.failure import Failure, parse
+from tasks.policy.row import DAY_S
+from worker.processes.periodic_loop import PeriodicLoop
+from worker.serving.engine import Engine
+from worker.telemetry import journal
+from worker.telemetry.alerts import Alerts
+
+ROUND_S = 1.0
+
+# On the wire at once: each is a few calls, and the grants' own work comes first.
+LOOKS_MOST = 20
+
+# Between two looks in one mailbox: each costs about as much as a send, and Nylas recommends two seconds between those.
+LANE_PAUSE_S = 2.0
+
+# A look is several calls, and there is no hurry.
+LOOK_LIMIT_S = 120.0
+
+# A mailbox that refuses the question is left alone for at least as long.
+REFUSED_REST: Micros = clock.seconds(300)
+
+TAKE_UP_MOST = 100
+RIPE_MOST = 100
+
+BY = "reconcile"
+
+# The rules of what a look or its absence ends with.
+FOUND, ABSENT = "found", "not_in_mailbox"
+_RULE_OF = {Event.RETURN: ABSENT, Event.GIVE_UP: ABSENT, Event.EXPIRE: "expired", Event.CANCEL: "cancelled"}
+_BY_ITSELF = {Event.RETURN: "in_doubt_resent", Event.GIVE_UP: "in_doubt_given_up"}
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A look on the wire."""
+
+    wanted: Wanted
+    asked_at: Micros
+    future: Future[Brought]
+
+
+class Reconciler(PeriodicLoop):
+    """Every process has one; that of the leader acts."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        engine: Engine,
+        settings: Settings,
+        alerts: Alerts,
+        *,
+        serves: Callable[[], bool],
+        settled: Callable[[Outcome], None],
+        now: clock.Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``serves``: whether this process leads a ledger that is whole; ``settled`` hears how doubts ended."""
+        super().__init__("reconciler", every_s=ROUND_S)
+        self._ledger, self._engine, self._settings, self._alerts = ledger, engine, settings, alerts
+        self._serves, self._settled, self._now, self._monotonic = serves, settled, now, monotonic
+        self._delays = Delays(settle=clock.seconds(settings.settle_s), look_for=clock.seconds(settings.look_for_s))
+        self._choice = Choice(settings.in_doubt)
+        self._begun: dict[UUID, _Begun] = {}  # by lane
+        self._free_at: dict[UUID, float] = {}  # lanes that were just asked; monotonic
+
+    def run_once(self) -> None:
+        """One round: note what came in, take up new doubts, end what looking could not settle, begin looks."""
+        if not self._serves():
+            self._begun.clear()
+            return
+        for lane_id, begun in list(self._begun.items()):
+            if begun.future.done():
+                del self._begun[lane_id]
+                self._free_at[lane_id] = self._monotonic() + LANE_PAUSE_S
+                self._note(begun)
+        with reading(self._ledger) as connection:
+            if not doubt.any_doubt(connection):
+                return
+        self._take_up()
+        self._end_by_itself()
+        self._begin_looks()
+
+    def _take_up(self) -> None:
+        with writing(self._ledger) as connection:
+            jobs = doubt.take_up(connection, self._delays, now=self._now(), limit=TAKE_UP_MOST)
+        for job in jobs:
+            journal.in_doubt(job.id, job.grant_id, job.rule)
+            self._alerts.in_doubt(job.id, job.rule)
+
+    # --- looks --------------------------------------------------------------------------------------------------------
+
+    def _begin_looks(self) -> None:
+        room = LOOKS_MOST - len(self._begun)
+        if room <= 0:
+            return
+        at, now = self._monotonic(), self._now()
+        self._free_at = {lane: free_at for lane, free_at in self._free_at.items() if free_at > at}
+        with writing(self._ledger) as connection:
+            busy = self._begun.keys() | self._free_at.keys()
+            wanted = doubt.due(connection, now=now, limit=room, busy=busy)
+        for one in wanted:
+            self._begun[one.job.lane_id] = _Begun(one, now, self._engine.begin(self._question(one, now)))
+
+    def _question(self, one: Wanted, now: Micros) -> Callable[[NylasClient], Any]:
+        job = one.job
+        application = self._engine.application(job.application)
+        asked = mailbox.Wanted(
+            grant_id=job.grant_id,
+            provider=job.provider,
+            mark=str(one.id),
+            metadata_key=self._settings.metadata_key,
+            first_at=one.first_at,
+            over_at=request_over(job),
+            now=now,
+        )
+
+        async def question(client: NylasClient) -> Brought:
+            try:
+                return await asyncio.wait_for(mailbox.look(client, application, asked), LOOK_LIMIT_S)
+            except TimeoutError:
+                return Brought(Look(answered=False), None)
+
+        return question
+
+    def _note(self, begun: _Begun) -> None:
+        """Write down what a look brought, and what follows from it."""
+        if begun.future.cancelled():
+            return  # the process is ending; somebody looks again
+        wanted, brought = begun.wanted, begun.future.result()
+        job, look = wanted.job, brought.look
+        # By the slower of two clocks: ours may be ahead, and "not found" would count too early.
+        asked_at = min(begun.asked_at, brought.api_time or begun.asked_at)
+        with reading(self._ledger) as connection:
+            later = doubt.was_later(connection, wanted, look)
+        seen = judge(look, job, self._delays, asked_at=asked_at, later=later)
+        journal.looked(wanted.id, job.grant_id, job.rule, seen.value)
+        event = self._event_of(job, seen)
+        if event is not None:
+            self._end_by_look(begun, seen, event)
+            return
+        now = self._now()
+        with writing(self._ledger) as connection:
+            doubt.note(
+                connection,
+                wanted,
+                seen,
+                counts=asked_at >= counts_from(job, self._delays),
+                next_at=next_look(job, seen, self._delays, now=now),
+            )
+            if seen is Seen.REFUSED:
+                doubt.rest(connection, job.lane_id, until=now + self._rest_after(brought, job.provider, now))
+
+    def _event_of(self, job: Any, seen: Seen) -> Event | None:
+        if seen is Seen.FOUND:
+            return Event.ACCEPT
+        return after_absence(job, self._choice_of(job), now=self._now()) if seen is Seen.ABSENT else None
+
+    def _choice_of(self, job: Any) -> Choice:
+        return Choice(job.in_doubt) if job.in_doubt is not None else self._choice
+
+    def _rest_after(self, brought: Brought, provider: str, now: Micros) -> Micros:
+        """How long a mailbox that refused is left alone: as long as it states, and no shorter than `REFUSED_REST`."""
+        if brought.refusal is None:
+            return REFUSED_REST
+        said = parse(brought.refusal, provider=provider, operation="modify", now=now / clock.SECOND)
+        stated_s = said.stated_s if isinstance(said, Failure) else None
+        return max(REFUSED_REST, clock.seconds(min(stated_s or 0.0, DAY_S)))
+
+    # --- endings ------------------------------------------------------------------------------------------------------
+
+    def _end_by_look(self, begun: _Begun, seen: Seen, event: Event) -> None:
+        job, now = begun.wanted.job, self._now()
+        rule = FOUND if seen is Seen.FOUND else _RULE_OF[event]
+        sent = "yes" if seen is Seen.FOUND else "no"
+        attempt = trail(job, rule, sent=sent, begun_at=begun.asked_at, now=now, status=200)
+        found = begun.future.result().look.found
+        self._end(job, Ending(event, rule, message_id=found, attempt=attempt), sent=sent, now=now)
+
+    def _end_by_itself(self) -> None:
+        now = self._now()
+        before = now - self._delays.settle - self._delays.look_for
+        with reading(self._ledger) as connection:
+            jobs: Sequence[Any] = doubt.ripe(connection, self._choice, before=before, now=now, limit=RIPE_MOST)
+        for job in jobs:
+            choice = self._choice_of(job)
+            event = by_itself(job, choice, self._delays, gone=job.gone, now=now)
+            if event is None:
+                continue
+            words = f"{job.looks or 0} looks did not settle it, and it is set to {choice.value}"
+            attempt = trail(job, _BY_ITSELF[event], sent="maybe", begun_at=now, now=now, error=words)
+            self._end(job, Ending(event, _BY_ITSELF[event], attempt=attempt, reason=words), sent="maybe", now=now)
+
+    def _end(self, job: Any, ending: Ending, *, sent: str, now: Micros) -> None:
+        with writing(self._ledger) as connection:
+            done = doubt.settle(connection, {job.id: ending}, by=BY, now=now, generation=job.generation)
+        if not done:
+            return  # somebody knew better meanwhile
+        (row,) = done
+        assert ending.attempt is not None
+        outcome = Outcome(
+            id=ending.attempt["id"],
+            lane_id=job.lane_id,
+            fence=0,
+            job_id=job.id,
+            operation=job.operation,
+            event=ending.event,
+            rule=ending.rule,
+            next_at=now,
+            attempt=ending.attempt,
+            sent=sent,
+            message_id=ending.message_id,
+            application=row.application,
+            provider=row.provider,
+            grant_id=row.grant_id,
+        )
+        self._settled(outcome)

@@ -1,0 +1,203 @@
+"""Telling one receiver one outcome: a signed webhook, or a task of another Celery application.
+
+Neither raises for anything that a network or a receiver does; neither takes longer than its limit, follows a redirect,
+or reads more of an answer than it needs. An error says what was met and never quotes the receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import aiohttp
+from celery import Celery
+from sqlalchemy import Row
+from yarl import URL
+
+from sendq import clock, outcomes
+from sendq.enqueueing.targets import EndpointTarget, TaskTarget, UrlTarget, parse_target
+from sendq.errors import Problem
+from sendq.ledger.deliveries import Tried
+from settings import Settings
+from tasks.calling.nylas import USER_AGENT
+from tasks.policy.waits import stated_wait
+from worker.notifying.notification import Telling
+
+# Deliveries under way to one receiver at once.
+CALLS_EACH = 4
+
+# Of an answer so much is read, to keep its connection; nothing in it is looked at.
+ANSWER_MOST = 16 * 1024
+
+# Answers that speak of the address and of who is behind it, not of what was told: the same for any other outcome.
+NOT_THERE = frozenset({401, 403, 404, 405, 407, 410, 429, 502, 503, 504}) | frozenset(range(300, 400))
+
+# A broker that does not answer within this is down. It does not hold up webhooks, but the threads of other tasks.
+BROKER_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    url: str
+    secret: str
+
+
+class Receivers:
+    """All of them, for one event loop. Call `close` there."""
+
+    def __init__(self, settings: Settings, telling: Telling) -> None:
+        self._settings, self._telling = settings, telling
+        self._session: aiohttp.ClientSession | None = None
+        self._broker = _celery(settings)
+        self._publishers = ThreadPoolExecutor(CALLS_EACH, thread_name_prefix="sendq-outcomes")
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+        self._publishers.shutdown(wait=False, cancel_futures=True)
+        if self._broker is not None:
+            self._broker.close()
+
+    async def tell(self, row: Row[Any]) -> Tried:
+        """Make one delivery."""
+        target = parse_target(row.target)
+        if isinstance(target, Problem):
+            return _unreachable(row.id, "this version knows no such target")
+        timestamp = int(time.time())
+        body = self._telling.body(row, timestamp=timestamp)
+        if isinstance(target, TaskTarget):
+            return await self._publish(target, body, row.id)
+        address = self._address(target)
+        if isinstance(address, str):
+            return _unreachable(row.id, address)
+        return await self._post(address, body, row.id, timestamp)
+
+    def _address(self, target: EndpointTarget | UrlTarget) -> _Address | str:
+        """Where to and signed with what; or why not: what is enqueued may only choose among what the settings allow."""
+        s = self._settings
+        common = s.outcome_secret
+        if isinstance(target, EndpointTarget):
+            endpoint = s.outcome_endpoints.get(target.name)
+            if endpoint is None:
+                return "SENDQ_OUTCOME_ENDPOINTS has no such endpoint"
+            secret = endpoint.secret or common
+            url = endpoint.url.get_secret_value()
+        else:
+            if target.host not in s.outcome_hosts:
+                return "the host is not on SENDQ_OUTCOME_HOSTS"
+            secret, url = common, target.url
+        assert secret is not None  # the settings saw to it
+        return _Address(url, secret.get_secret_value())
+
+    async def _post(self, address: _Address, body: Mapping[str, Any], event_id: UUID, timestamp: int) -> Tried:
+        raw = json.dumps(body).encode()
+        headers = {
+            "content-type": "application/json",
+            "user-agent": USER_AGENT,
+            outcomes.ID: str(event_id),
+            outcomes.TIMESTAMP: str(timestamp),
+            outcomes.SIGNATURE: outcomes.sign(raw, event_id=str(event_id), timestamp=timestamp, secret=address.secret),
+        }
+        try:
+            async with self._opened_session().post(
+                URL(address.url, encoded=True), data=raw, headers=headers, allow_redirects=False
+            ) as answer:
+                if 200 <= answer.status < 300:
+                    await _read_some(answer)
+                    return Tried(event_id)
+                answer.close()
+                return _answered(event_id, answer.status, answer.headers)
+        except TimeoutError:
+            return _unreachable(event_id, f"no answer within {self._settings.outcome_timeout_s:g} s")
+        except aiohttp.ClientConnectorCertificateError:
+            return _unreachable(event_id, "its certificate is not trusted")
+        except aiohttp.ClientConnectorError:
+            return _unreachable(event_id, "no connection")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return _unreachable(event_id, f"the connection broke ({type(error).__name__})")
+
+    def _opened_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=self._settings.outcome_timeout_s),
+                connector=aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context()),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,  # nobody looks at it, so nobody unpacks it
+            )
+        return self._session
+
+    async def _publish(self, target: TaskTarget, body: Mapping[str, Any], event_id: UUID) -> Tried:
+        broker = self._broker
+        if broker is None:
+            return _unreachable(event_id, "SENDQ_OUTCOME_BROKER_URL is not set")
+
+        def publish() -> None:
+            # Under the event's id: whoever hears it twice sees one task id twice. What Flower shows is the id alone.
+            broker.send_task(
+                target.task,
+                args=[body],
+                queue=target.queue,
+                task_id=str(event_id),
+                argsrepr=f"('{body['kind']} {event_id}',)",
+                retry=False,
+                ignore_result=True,
+            )
+
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._publishers, publish)
+        except Exception as error:  # whatever the broker's client raises
+            return _unreachable(event_id, f"its broker cannot be reached ({type(error).__name__})")
+        return Tried(event_id)
+
+
+def _celery(settings: Settings) -> Celery | None:
+    """The other application, as far as it takes to publish."""
+    if settings.outcome_broker_url is None:
+        return None
+    app = Celery("sendq-outcomes", set_as_current=False)
+    app.conf.update(
+        broker_url=settings.outcome_broker_url.get_secret_value(),
+        broker_transport_options={
+            "socket_timeout": BROKER_S,
+            "socket_connect_timeout": BROKER_S,
+            "socket_keepalive": True,
+            "client_name": "sendq-outcomes",
+        },
+        broker_pool_limit=CALLS_EACH,
+        task_serializer="json",
+        accept_content=["json"],
+        result_backend=None,
+        task_ignore_result=True,
+        task_publish_retry=False,
+    )
+    return app
+
+
+async def _read_some(answer: aiohttp.ClientResponse) -> None:
+    """To its end, if that is near: then the connection serves again. It was taken in, whatever becomes of the rest."""
+    try:
+        size = 0
+        async for chunk in answer.content.iter_any():
+            size += len(chunk)
+            if size > ANSWER_MOST:
+                answer.close()
+                return
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        answer.close()
+
+
+def _answered(event_id: UUID, status: int, headers: Mapping[str, str]) -> Tried:
+    wait = stated_wait({"retry-after": headers.get("retry-after", "")}, "", now=time.time())
+    return Tried(event_id, f"status {status}", unreachable=status in NOT_THERE, wait=clock.seconds(wait or 0))
+
+
+def _unreachable(event_id: UUID, error: str) -> Tried:
+    return Tried(event_id, error, unreachable=True)

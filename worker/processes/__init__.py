@@ -1,0 +1,1 @@
+"""Starting, guarding, probing and stopping processes; loops in threads of their own."""

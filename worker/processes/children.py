@@ -1,0 +1,35 @@
+"""Our own worker processes as guarded children: how `sendq up` and the demo start them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from settings.environ import ROOT
+from worker.processes.guard import Guarded
+
+# A worker that is asked to stop ends within its grace (SENDQ_GRACE_S) by itself; SIGKILL comes this much later.
+GRACE_MARGIN_S = 5.0
+
+
+def celery_argv(*arguments: str) -> list[str]:
+    """The command line of Celery with our application."""
+    return [sys.executable, "-m", "celery", "-A", "worker", *arguments]
+
+
+def worker_argv(*arguments: str) -> list[str]:
+    """A worker as production runs it: workers here know of each other through the ledger, not through gossip."""
+    return celery_argv("worker", "--without-gossip", "--without-mingle", *arguments)
+
+
+def with_checkout(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which a child finds our packages, wherever it is started."""
+    paths = [str(ROOT), *filter(None, [environ.get("PYTHONPATH")])]
+    return {**environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def start_child(argv: Sequence[str], *, log: Path, environ: Mapping[str, str], grace_s: float) -> Guarded:
+    """Start one; it ends with us, whatever ends us."""
+    return Guarded(argv, log=log, grace_s=grace_s + GRACE_MARGIN_S, env=with_checkout(environ))

@@ -1,0 +1,195 @@
+"""`sendq up`: all of it on one machine. Migrated ledger, broker, workers, and Flower if wanted; one Ctrl-C ends it.
+
+Everything that is started is a guarded child (`worker.processes.guard`): it ends with us even when we are killed. What
+the children log comes out of our stderr.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from sendq.errors import Problem
+from sendq.ledger.db import migrate
+from settings import Settings, SettingsError
+from settings.environ import ROOT
+from settings.values import nth_address
+from worker.doctor.check_redis import redis_items
+from worker.processes.children import celery_argv, start_child, worker_argv
+from worker.processes.guard import Guarded
+from worker.processes.stopping import Stop, Stopping, stoppable
+from worker.redis.embedded import EmbeddedRedis
+
+FLOWER_PORT = 5555
+
+# A worker that ends sooner than this could not run at all (its sentence is on stderr): starting it again would only
+# repeat the sentence. One that ends later is started again.
+LEAST_LIFE_S = 10.0
+
+# Flower shows what the broker tells it. It needs none of these, and it serves a page.
+NOT_FOR_FLOWER = re.compile(
+    r"(SENDQ_)?DATABASE_URL|(SENDQ_)?SENTRY_DSN|NYLAS_.*|SENDQ_APPLICATIONS|SENDQ_ENCRYPTION_KEYS(_FILE)?"
+).fullmatch
+
+LOOK_S = 0.5  # how often the children are looked at
+
+FAILED = 1
+
+
+def up(
+    settings: Settings, *, workers: int, flower: bool, environ: Mapping[str, str], say: Callable[[str], None]
+) -> int:
+    """Run until asked to stop; returns the exit status. ``say`` takes lines for people.
+
+    Raises `SettingsError` (no API key, or a broker that cannot be used), what `migrate.run` raises, and `EmbeddedError`
+    (no Redis to be had).
+    """
+    settings.require_keys()
+    with stoppable() as stop, ExitStack() as running:
+        try:
+            broker_url = _servers(settings, running, say)
+            stop.check()
+            given = _environ(settings, environ, broker_url)
+            children = running.enter_context(_Children(settings.grace_s, stop))
+            events = ["-E"] if flower else []
+            for number in range(1, workers + 1):
+                argv = worker_argv("-l", settings.log_level, "-n", f"sendq{number}@%h", *events)
+                children.start(f"worker {number}", argv, given | _metrics_of(settings, number))
+            if flower:
+                where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}", f"--conf={ROOT / 'flowerconfig.py'}"]
+                without = {name: value for name, value in given.items() if not NOT_FOR_FLOWER(name)}
+                children.start("flower", celery_argv("flower", *where), without)
+                say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
+            say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
+            failed = children.watch(say)
+        except Stopping:
+            say("stopping: calls on the wire are finished first; once more, and nobody waits for them")
+            failed = False
+    say("stopped")
+    if failed:
+        return FAILED
+    return 0 if stop.signum == signal.SIGTERM else stop.exit_status  # what a supervisor asks for is no failure
+
+
+def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None]) -> str:
+    """The ledger migrated, a broker running; the broker's address. A broker that is away is told of first."""
+    if settings.redis_url is not None:
+        _try_broker(settings, say)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    done = migrate.run(settings.ledger_url.get_secret_value())
+    say(f"ledger: {settings.ledger_url} (schema {done.after})")
+    if settings.redis_url is not None:
+        say(f"broker: {settings.redis_url}")
+        return settings.redis_url.get_secret_value()
+    redis = running.enter_context(EmbeddedRedis(settings.redis_home))
+    say(f"broker: embedded, in {settings.redis_home}")
+    return redis.url
+
+
+def _try_broker(settings: Settings, say: Callable[[str], None]) -> None:
+    """Raise `SettingsError` if no worker could use the configured Redis; else say what is wrong with it."""
+    for item in redis_items(settings):
+        if item.state != "fail":
+            continue
+        if item.name == "redis":
+            raise SettingsError([Problem("REDIS_URL", item.says, f"{item.remedy}; to find out: sendq check")])
+        say(f"{item.name}: {item.says}; {item.remedy}")
+
+
+def _environ(settings: Settings, environ: Mapping[str, str], broker_url: str) -> dict[str, str]:
+    # The children write to a pipe and cannot see whether a person reads; we can.
+    log_format = "console" if sys.stderr.isatty() else settings.log_format
+    return {"SENDQ_LOG_FORMAT": log_format, **environ, "REDIS_URL": broker_url, "SENDQ_HOME": str(settings.home)}
+
+
+def _metrics_of(settings: Settings, number: int) -> dict[str, str]:
+    """Workers beside each other need a port each: the configured one, and those after it."""
+    if settings.metrics_address is None:
+        return {}
+    return {"SENDQ_METRICS_ADDRESS": nth_address(settings.metrics_address, number)}
+
+
+class _Child(NamedTuple):
+    process: Guarded
+    argv: list[str]
+    environ: Mapping[str, str]
+    since: float  # monotonic
+
+
+class _Children:
+    """The processes that were started, under names for people."""
+
+    def __init__(self, grace_s: float, stop: Stop) -> None:
+        self._grace_s, self._stop = grace_s, stop
+        self._running: dict[str, _Child] = {}
+        self._outputs = ExitStack()
+
+    def __enter__(self) -> _Children:
+        self._log = self._outputs.enter_context(_to_stderr())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ask all at once, then wait for all; who asks us again while we do asks them again."""
+        children = [child.process for child in self._running.values()]
+        asked = self._stop.times
+        with self._outputs, ThreadPoolExecutor(max(1, len(children))) as stopping:
+            unfinished = {stopping.submit(child.stop) for child in children}
+            while unfinished:
+                unfinished = wait(unfinished, timeout=LOOK_S).not_done
+                if self._stop.times > asked:
+                    asked = self._stop.times
+                    for child in children:
+                        child.hurry()
+
+    def start(self, name: str, argv: list[str], environ: Mapping[str, str]) -> None:
+        child = start_child(argv, log=self._log, environ=environ, grace_s=self._grace_s)
+        self._running[name] = _Child(child, argv, environ, time.monotonic())
+
+    def watch(self, say: Callable[[str], None]) -> bool:
+        """Start again who ends; True when one cannot run at all. Raises `Stopping`."""
+        while True:
+            self._stop.wait(LOOK_S)
+            for name, child in list(self._running.items()):
+                if not child.process.ended():
+                    continue
+                if time.monotonic() - child.since < LEAST_LIFE_S:
+                    say(f"{name} ended at once; its reason is above")
+                    return True
+                say(f"{name} ended and is started again")
+                child.process.stop()
+                self.start(name, child.argv, child.environ)
+
+
+@contextmanager
+def _to_stderr() -> Iterator[Path]:
+    """A path to write to; what is written comes out of our stderr.
+
+    Not /dev/stderr itself: under a supervisor that is often a socket, or a terminal of somebody else's, and then it
+    cannot be opened a second time. A pipe of our own can.
+    """
+    reader, writer = os.pipe()
+
+    def pump() -> None:
+        with open(reader, "rb", buffering=0) as source:
+            while chunk := source.read(65536):
+                with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more: the children go on
+                    sys.stderr.buffer.write(chunk)
+                    sys.stderr.buffer.flush()
+
+    thread = threading.Thread(target=pump, name="sendq-output", daemon=True)
+    thread.start()
+    try:
+        yield Path(f"/dev/fd/{writer}")
+    finally:
+        os.close(writer)
+        thread.join(1.0)  # all writers are gone by now, so the rest is there

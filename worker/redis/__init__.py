@@ -1,0 +1,1 @@
+"""Redis for one machine, and broker messages that this version does not understand."""

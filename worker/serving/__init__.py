@@ -1,0 +1,1 @@
+"""Carrying out turns: the event loop, call slots, the worker's lease, and recording outcomes."""

@@ -1,0 +1,78 @@
+"""Alerts: what a person should look at, told to Sentry once for each rule, with ids and nothing else.
+
+One issue for each kind and rule (its fingerprint): dead letters, grants whose owners must sign in, holds above a grant,
+doubts, encryption keys that are missing, and answers that no row of the policy knows. Retries are breadcrumbs on the
+way there, not issues. Without ``SENTRY_DSN`` the journal alone says all this.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import sentry_sdk
+
+from sendq.ledger.dispatching.record import Outcome, Recorded
+from sendq.ledger.sealed import NO_KEY
+from sendq.rules.states import Event
+from tasks.policy.row import Policy
+
+# A thousand dead letters of one rule are one thing to look at: so long nothing more is said of it by this process.
+QUIET_S = 60.0
+
+
+class Alerts:
+    """Reads what was recorded; knows which rules ask for a person."""
+
+    def __init__(self, policy: Policy, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._quiet_until: dict[tuple[str, str], float] = {}
+        self._keys: set[str] = set()
+        self._alerting = {row.id for row in policy.rows if row.alert or not row.documented}
+
+    def recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
+        """Tell of a committed group."""
+        if not sentry_sdk.is_initialized():
+            return
+        incidents = {outcome.id for outcome in recorded.incidents}
+        for outcome in outcomes:
+            if outcome.id in incidents:
+                alert("hold", outcome.rule, level="error", scope=outcome.hold.scope if outcome.hold else "")
+            elif outcome.event is Event.GIVE_UP:
+                self._alert("dead_letter", outcome.rule, job=str(outcome.job_id), sent=outcome.sent)
+            elif outcome.event is not Event.DOUBT and outcome.rule in self._alerting and outcome.hold is None:
+                self._alert("unexpected_answer", outcome.rule, job=str(outcome.job_id))
+            elif outcome.event is Event.RETURN and outcome.attempt is not None:
+                crumb = {"job": str(outcome.job_id), "rule": outcome.rule}
+                sentry_sdk.add_breadcrumb(category="sendq.retry", message=outcome.rule, data=crumb)
+        for outcome in recorded.sent_twice:
+            alert("sent_twice", outcome.rule, level="fatal", job=str(outcome.job_id))
+
+    def unreadable(self, key_name: str) -> None:
+        """Jobs wait for an encryption key that this worker was not given: one issue for each key."""
+        if sentry_sdk.is_initialized() and key_name not in self._keys:
+            self._keys.add(key_name)
+            alert(NO_KEY, key_name, level="error")
+
+    def in_doubt(self, job: UUID, rule: str | None) -> None:
+        """A doubt was taken up, whatever put the job there. Said once for each job, when it begins."""
+        if sentry_sdk.is_initialized():
+            self._alert("in_doubt", rule or "", job=str(job))
+
+    def _alert(self, kind: str, rule: str, **ids: str) -> None:
+        now = self._monotonic()
+        if now >= self._quiet_until.get((kind, rule), now):
+            self._quiet_until[kind, rule] = now + QUIET_S
+            alert(kind, rule, **ids)
+
+
+def alert(kind: str, rule: str, *, level: str = "warning", **ids: str) -> None:
+    """One event for Sentry, grouped by its kind and rule."""
+    with sentry_sdk.new_scope() as scope:
+        scope.fingerprint = ["sendq", kind, rule]
+        scope.set_tag("sendq.kind", kind)
+        scope.set_tag("sendq.rule", rule)
+        scope.set_context("sendq", ids)
+        scope.set_level(level)  # type: ignore[arg-type]
+        sentry_sdk.capture_message(f"{kind}: {rule}", scope=scope)
