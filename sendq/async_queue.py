@@ -30,6 +30,7 @@ from sendq.enqueueing.senders import Senders
 from sendq.errors import LedgerUnavailable
 from sendq.ledger import admission
 from sendq.ledger.batches import end_some, withdraw
+from sendq.ledger.cancel import cancel
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_async_engine, translated
 from sendq.ledger.db.joined import async_connection_of, connection_of
@@ -214,7 +215,7 @@ class AsyncSendQueue:
     async def cancel(self, job_id: str, *, session: Any = None) -> State:
         """See `SendQueue.cancel`."""
         wanted = lookup.parse_id(job_id, what="job")
-        return await self._write(session, lambda connection: lookup.cancel(connection, wanted, now=self._now()))
+        return await self._write(session, lambda connection: cancel(connection, wanted, now=self._now()))
 
     async def cancel_batch(
         self,

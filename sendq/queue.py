@@ -33,6 +33,7 @@ from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.ledger import admission
 from sendq.ledger.batches import end_some, withdraw
+from sendq.ledger.cancel import cancel
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine, reading, translated, writing
 from sendq.ledger.db.joined import connection_of
@@ -272,7 +273,7 @@ class SendQueue:
         Raises `NotFound`.
         """
         with self._writing(session) as connection:
-            return lookup.cancel(connection, lookup.parse_id(job_id, what="job"), now=self._now())
+            return cancel(connection, lookup.parse_id(job_id, what="job"), now=self._now())
 
     def cancel_batch(
         self,

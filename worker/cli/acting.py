@@ -52,7 +52,7 @@ def cancel(job: str | None, batch: str | None, reason: str | None, by: str, dry_
 def _cancel(given: str, *, by: str, reason: str | None, dry_run: bool) -> State:
     """The state that the job is in then."""
     from sendq import clock
-    from sendq.ledger import events
+    from sendq.ledger import cancel, events
     from sendq.ledger.reading import lookup
     from sendq.rules.states import FINAL
 
@@ -60,9 +60,9 @@ def _cancel(given: str, *, by: str, reason: str | None, dry_run: bool) -> State:
     with open_ledger(writes=not dry_run) as connection:
         before = lookup.job_row(connection, job)
         if dry_run:
-            return lookup.after_cancel(before)
+            return cancel.after_cancel(before)
         now = clock.now()
-        state = lookup.cancel(connection, job, now=now)
+        state = cancel.cancel(connection, job, now=now)
         if before.state not in FINAL:
             events.append(
                 connection, "cancel", at=now, by=by, reason=reason, job_id=job, batch_id=before.batch_id,

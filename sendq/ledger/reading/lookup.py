@@ -1,4 +1,4 @@
-"""Questions to the ledger: a job, a batch, why a job waits. Nothing here writes, but for `cancel`."""
+"""Queries about one job: its trail, and what decides when it goes."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select, text, tuple_, update
+from sqlalchemy import Connection, Row, func, select, text, tuple_
 
 from sendq.clock import Micros, moment
 from sendq.errors import NotFound, Pruned
 from sendq.ledger.db import schema
 from sendq.ledger.events import BY_HAND
-from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
-from sendq.rules.states import MOVES, Event, State
+from sendq.rules.states import State
 from sendq.views import AttemptView, JobView, Priority
 
 # Counting those ahead stops here: "more than ten thousand" is answer enough, and the count stays cheap.
@@ -121,33 +120,6 @@ def _attempt(row: Row[Any]) -> AttemptView:
         request_id=row.request_id,
         replayed=row.replayed,
     )
-
-
-def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
-    """Withdraw a job that waits; gives the state that it is in afterwards.
-
-    One that is on the wire stays ``sending``, and is cancelled only if its answer turns out to be "not sent". One
-    whose last outcome is unknown is not asked for again: it is in doubt, and cancelled once it is shown not to be out.
-    """
-    row = lock_jobs(connection, [job_id]).get(job_id)
-    if row is None:
-        raise NotFound(f"there is no job {job_id} in this ledger; it may have been pruned after its retention")
-    state = after_cancel(row)
-    if row.state == State.QUEUED:
-        end_waiting(connection, {job_id: _withdrawal(row)}, now=now, rule="cancelled")
-    if state in (State.SENDING, State.IN_DOUBT):
-        table = schema.job
-        connection.execute(update(table).where(table.c.id == job_id).values(cancel_at=now))
-    return state
-
-
-def after_cancel(row: Row[Any]) -> State:
-    """The state that `cancel` leaves a job in."""
-    return MOVES[State.QUEUED][_withdrawal(row)] if row.state == State.QUEUED else State(row.state)
-
-
-def _withdrawal(row: Row[Any]) -> Event:
-    return withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
 
 
 # --- why --------------------------------------------------------------------------------------------------------------

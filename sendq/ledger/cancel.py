@@ -1,0 +1,43 @@
+"""Cancelling one job: what it may become depends on whether it has gone out, or may have."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, update
+
+from sendq.clock import Micros
+from sendq.errors import NotFound
+from sendq.ledger.db import schema
+from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
+from sendq.rules.states import MOVES, Event, State
+
+
+def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
+    """Cancel a job that has not gone out; returns the state that it is in afterwards.
+
+    A job whose call is in flight stays ``sending``, and is cancelled only if the answer is "not sent". One whose last
+    outcome is unknown is not tried again: it is in doubt, and cancelled once it is shown not to have gone out.
+
+    Raises `NotFound`.
+    """
+    row = lock_jobs(connection, [job_id]).get(job_id)
+    if row is None:
+        raise NotFound(f"there is no job {job_id} in this ledger; it may have been pruned after its retention")
+    state = after_cancel(row)
+    if row.state == State.QUEUED:
+        end_waiting(connection, {job_id: _event(row)}, now=now, rule="cancelled")
+    if state in (State.SENDING, State.IN_DOUBT):
+        table = schema.job
+        connection.execute(update(table).where(table.c.id == job_id).values(cancel_at=now))
+    return state
+
+
+def after_cancel(row: Row[Any]) -> State:
+    """The state that `cancel` leaves a job in."""
+    return MOVES[State.QUEUED][_event(row)] if row.state == State.QUEUED else State(row.state)
+
+
+def _event(row: Row[Any]) -> Event:
+    return withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
