@@ -18,7 +18,9 @@ from sendq.ledger import deliveries, outcomes
 from sendq.rules.states import State
 from sendq.views import Priority
 from tasks.policy.failure import OPERATIONS, PROVIDERS
-from worker.cli import listing, policies, telling
+from worker.cli import deliveries as deliveries_command
+from worker.cli import explain as explain_command
+from worker.cli import jobs, params
 from worker.cli.main import BROKEN_PIPE, INTERRUPTED, main, sendq
 from worker.cli.output import FAILED, UNUSABLE, clean
 
@@ -86,12 +88,12 @@ class TestHelp:
         assert done.stdout.splitlines()[-1] == "[]"
 
     def test_the_choices_are_the_programs_own(self) -> None:
-        assert set(listing.STATES) == {state.value for state in State}
-        assert {name.upper() for name in listing.PRIORITIES} == {priority.name for priority in Priority}
-        assert tuple(PROVIDERS) == policies.PROVIDERS
-        assert tuple(OPERATIONS) == policies.OPERATIONS
-        assert set(telling.KINDS) == set(outcomes.KINDS)
-        assert telling.STATES == deliveries.STATES
+        assert set(jobs.STATES) == {state.value for state in State}
+        assert {name.upper() for name in jobs.PRIORITIES} == {priority.name for priority in Priority}
+        assert tuple(PROVIDERS) == params.PROVIDERS
+        assert tuple(OPERATIONS) == explain_command.OPERATIONS
+        assert set(deliveries_command.KINDS) == set(outcomes.KINDS)
+        assert deliveries_command.STATES == deliveries.STATES
 
 
 class TestExplain:

@@ -45,7 +45,7 @@ def health(live: bool, ready: bool, limit: float, as_json: bool) -> None:
 
 def _prove(limit_s: float) -> Health:
     from sendq.ledger.db.engine import open_engine
-    from worker.cli.door import ledger_address, load_settings
+    from worker.cli.connection import ledger_address, load_settings
     from worker.doctor.health import prove
 
     settings = load_settings()
@@ -66,6 +66,3 @@ def _answers(settings: Settings) -> bool:
             return bool(client.ping())
     except (RedisError, OSError):
         return False
-
-
-COMMANDS = (health,)

@@ -9,22 +9,35 @@ from collections.abc import Sequence
 
 import click
 
-from worker.cli import (
-    acting,
-    batching,
-    doubting,
-    forgetting,
-    health,
-    holding,
-    listing,
-    policies,
-    reading,
-    reviving,
-    running,
-    sealing,
-    telling,
-)
+from worker.cli.batch import batch
+from worker.cli.cancel import cancel
+from worker.cli.check import check
+from worker.cli.dead import dead
+from worker.cli.deliveries import deliveries
+from worker.cli.demo import demo
+from worker.cli.events import events
+from worker.cli.explain import explain
+from worker.cli.forget import forget
+from worker.cli.grants import grants
+from worker.cli.health import health
+from worker.cli.hold import hold
+from worker.cli.jobs import jobs
+from worker.cli.keys import keys
+from worker.cli.migrate import migrate
 from worker.cli.output import FAILED, UNUSABLE, complain
+from worker.cli.policy import policy
+from worker.cli.recover import recover
+from worker.cli.rekey import rekey
+from worker.cli.release import release
+from worker.cli.resolve import resolve
+from worker.cli.retry import retry
+from worker.cli.settings import settings
+from worker.cli.simulator import simulator
+from worker.cli.status import status
+from worker.cli.up import up
+from worker.cli.webhooks import webhooks
+from worker.cli.why import why
+from worker.cli.worker import worker
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # what a shell reports of any program that its reader left
@@ -56,23 +69,37 @@ def sendq() -> None:
     """
 
 
-for module in (
-    running,
+for command in (
+    batch,
+    cancel,
+    check,
+    dead,
+    deliveries,
+    demo,
+    events,
+    explain,
+    forget,
+    grants,
     health,
-    reading,
-    listing,
-    batching,
-    acting,
-    holding,
-    reviving,
-    doubting,
-    forgetting,
-    sealing,
-    telling,
-    policies,
+    hold,
+    jobs,
+    keys,
+    migrate,
+    policy,
+    recover,
+    rekey,
+    release,
+    resolve,
+    retry,
+    settings,
+    simulator,
+    status,
+    up,
+    webhooks,
+    why,
+    worker,
 ):
-    for command in module.COMMANDS:
-        sendq.add_command(command)
+    sendq.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

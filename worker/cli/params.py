@@ -23,6 +23,9 @@ RESERVED = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
 
 REASON_MOST = 500  # characters; it stands in tables
 
+# Spelled out, so that --help needs no imports; a test holds them to the policy's own.
+PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown")
+
 _duration = re.compile(r"(?:\d{1,9}[smhd])+").fullmatch
 _rate = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(?:/([smhd]))?").fullmatch
 

@@ -17,7 +17,7 @@ from sendq.rules.states import Event
 from tests.integration.ledger.test_sealed import everything
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger, end, outcome
-from worker.cli import reviving
+from worker.cli import retry
 
 FILE = Attachment(filename="marked.txt", content=b"marked")
 MARKED = Message(to=["marked@example.com"], subject="marked", body="marked", attachments=[FILE])
@@ -174,4 +174,4 @@ class TestADeadLetterThatWasForgotten:
         assert (found.ready, found.refused) == ([], {job: Refusal.FORGOTTEN})
 
     def test_has_its_words_on_the_command_line(self) -> None:
-        assert Refusal.FORGOTTEN.value in reviving.REFUSED
+        assert Refusal.FORGOTTEN.value in retry.REFUSED

@@ -22,7 +22,7 @@ from sendq.simulator import Fault
 from tests.support.commands import Cli, Result
 from tests.support.ledger import Ledger
 from tests.support.system import System, eventually, mail, running
-from worker.cli import reviving
+from worker.cli import retry
 
 WHY = ("--reason", "their server moves", "--by", "anna")
 
@@ -250,8 +250,8 @@ class TestRetry:
         assert "leyah" not in err
 
     def test_has_a_sentence_for_every_case(self) -> None:
-        assert set(reviving.REFUSED) == {reason.value for reason in Refusal}
-        assert set(reviving.INSTEAD) == {state.value for state in State if Event.REVIVE not in MOVES[state]}
+        assert set(retry.REFUSED) == {reason.value for reason in Refusal}
+        assert set(retry.INSTEAD) == {state.value for state in State if Event.REVIVE not in MOVES[state]}
 
 
 class TestEvents:

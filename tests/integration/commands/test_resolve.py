@@ -22,7 +22,7 @@ from tests.integration.ledger.test_doubt import in_doubt
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger
 from tests.support.system import System, eventually, mail, running
-from worker.cli import doubting
+from worker.cli import resolve
 
 WHY = ("--reason", "looked into the sent mail", "--by", "anna")
 
@@ -95,8 +95,8 @@ class TestResolve:
         assert cli("resolve", str(in_doubt(ledger)), "dead")[0] == 2
 
     def test_knows_every_answer_and_every_refusal(self) -> None:
-        assert doubting.ANSWERS == tuple(doubting.DONE) == tuple(answer.value for answer in Answer)
-        assert doubting.REFUSED.keys() == {reason.value for reason in Refusal}
+        assert resolve.ANSWERS == tuple(resolve.DONE) == tuple(answer.value for answer in Answer)
+        assert resolve.REFUSED.keys() == {reason.value for reason in Refusal}
 
 
 class TestRecover:

@@ -1,4 +1,4 @@
-"""Which jobs a command concerns: the filters that several have, under one name each, and what is made of them."""
+"""Options that filter jobs, under one name each, and what becomes of their values."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from worker.cli.output import FAILED, complain
+from worker.cli.output import FAILED, complain, tell
 
 if TYPE_CHECKING:
     from uuid import UUID
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,9 +84,15 @@ def check_grant_id(grant: str) -> None:
 
 def refuse_unknown_rule(rule: str | None) -> None:
     """Nothing was found: if no rule is called so, that is why, and status 1."""
-    from worker.cli.policies import unknown_rule
+    from worker.cli.rule_texts import unknown_rule
 
     problem = None if rule is None else unknown_rule(rule)
     if problem is not None:
         complain(problem)
         raise SystemExit(FAILED)
+
+
+def tell_of_more(more: bool, last: str) -> None:
+    """Say how the next page is asked for."""
+    if more:
+        tell(f"there are more; the next page: the same with --after {last}")

@@ -1,4 +1,4 @@
-"""Change something, or see whether it can be: cancel, migrate, check, settings."""
+"""``sendq cancel``: withdraw a job or a batch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.batching import batch_lines
-from worker.cli.door import ledger_engine, load_settings, open_ledger, open_queue
-from worker.cli.output import FAILED, complain, json_option, tell, tell_json, tell_table
+from worker.cli.batch_text import batch_lines
+from worker.cli.connection import ledger_engine, open_ledger, open_queue
+from worker.cli.output import FAILED, complain, json_option, tell, tell_json
 from worker.cli.params import by_option, reason_option
 
 if TYPE_CHECKING:
     from sendq.rules.states import State
     from sendq.views import BatchView
+
 
 CANCELLED = {
     "cancelled": "it will not go out",
@@ -112,56 +113,3 @@ def _withdraw(seen: BatchView, *, by: str, reason: str | None) -> BatchView:
                 after = batches.end_some(connection, batch, after=after, now=clock.now())
     with open_queue() as queue:
         return queue.batch(seen.id)
-
-
-@click.command()
-@click.option("--sql", is_flag=True, help="Print the statements instead; no server is asked.")
-@json_option
-def migrate(sql: bool, as_json: bool) -> None:
-    """Bring the ledger's tables up to date. Safe to run again, and by several at once."""
-    from sendq.__main__ import main as package_main
-
-    if sql and as_json:
-        raise click.UsageError("--sql prints SQL: leave --json away")
-    settings = load_settings()
-    if settings.database_url is None and not sql:
-        settings.home.mkdir(parents=True, exist_ok=True)
-    form = ["--sql"] if sql else ["--json"] if as_json else []
-    raise SystemExit(package_main(["migrate", "--url", settings.ledger_url.get_secret_value(), *form]))
-
-
-@click.command()
-@json_option
-def check(as_json: bool) -> None:
-    """Try everything a worker needs: settings, API keys, ledger, broker. Exit status 2 if something must be mended."""
-    import dataclasses
-
-    from worker.doctor import check as checks
-
-    items = checks.check()
-    if as_json:
-        tell_json([dataclasses.asdict(item) for item in items])
-    else:
-        for line in checks.lines(items):
-            tell(line)
-    raise SystemExit(checks.exit_code(items))
-
-
-@click.command()
-@json_option
-def settings(as_json: bool) -> None:
-    """Every setting: the variables that it is read from, its default, its meaning."""
-    from settings import Settings
-
-    rows = Settings.describe()
-    if as_json:
-        tell_json([row._asdict() for row in rows])
-        return
-    tell_table(
-        ("variable", "default", "meaning"),
-        [("\n".join(row.env), f"{row.default} {row.unit}".strip() if row.default else "", row.meaning) for row in rows],
-        folds=True,
-    )
-
-
-COMMANDS = (cancel, migrate, check, settings)

@@ -1,4 +1,4 @@
-"""Lists of jobs: jobs, and dead letters by rule."""
+"""``sendq dead``: dead letters by rule."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.door import read_ledger
-from worker.cli.finding import (
+from worker.cli.connection import read_ledger
+from worker.cli.filters import (
     batch_option,
     grant_options,
     id_of,
@@ -18,78 +18,15 @@ from worker.cli.finding import (
     page_options,
     refuse_unknown_rule,
     rule_option,
+    tell_of_more,
 )
 from worker.cli.output import json_option, tell, tell_json, tell_table
-from worker.cli.params import past, since_option
+from worker.cli.params import since_option
+from worker.cli.rule_texts import words_of_rules
 
 if TYPE_CHECKING:
     from sendq.ledger.reading.dead_letters import OfRule, Which
     from tasks.policy.words import Said
-
-# Spelled out, so that --help needs no import of the package's own lists; a test holds them together.
-STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired")
-OPERATIONS = ("send", "modify", "delete", "list")
-PRIORITIES = ("high", "normal", "low")
-
-
-@click.command()
-@click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Those in this state; repeatable.")
-@rule_option("Those of which this rule decided last.")
-@grant_options("Those of this grant.")
-@batch_option("Those of this batch.")
-@click.option("--operation", type=click.Choice(OPERATIONS), help="Those that do this (list: a page of a walk).")
-@click.option("--priority", type=click.Choice(PRIORITIES), help="Those of this priority.")
-@since_option("Those enqueued since")
-@click.option("--until", type=past, metavar="TIME", help="Those enqueued before then; written like --since.")
-@page_options()
-@json_option
-def jobs(
-    states: tuple[str, ...],
-    rule: str | None,
-    grant: str | None,
-    application: str,
-    batch: str | None,
-    operation: str | None,
-    priority: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    after: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
-    """The jobs that fit every given filter; those that were enqueued last come first."""
-    from sendq.clock import micros
-    from sendq.ledger.reading.listing import Which, latest_jobs
-    from sendq.rules.states import State
-    from sendq.views import Priority
-
-    which = Which(
-        states={State(name) for name in states},
-        rule=rule,
-        lane_id=lane_of(application, grant),
-        batch_id=id_of(batch, "batch"),
-        operation=operation,
-        priority=Priority[priority.upper()] if priority else None,
-        since=None if since is None else micros(since),
-        until=None if until is None else micros(until),
-    )
-    behind = id_of(after, "job")
-    found = read_ledger(lambda connection: latest_jobs(connection, which, after=behind, limit=limit + 1))
-    if not found:
-        refuse_unknown_rule(rule)
-    shown = found[:limit]
-    if as_json:
-        tell_json([job.as_json() for job in shown])
-        return
-    if not shown:
-        tell("no job fits")
-        return
-    columns = ("job", "state", "operation", "grant", "enqueued", "attempts", "rule")
-    tell_table(
-        columns,
-        [(job.id, job.state, job.operation, job.grant_id, job.created_at, job.attempts, job.rule) for job in shown],
-    )
-    _tell_of_more(len(found) > limit, shown[-1].id)
 
 
 @click.command()
@@ -125,7 +62,7 @@ def dead(
         _tell_letters(which, given, after=after, limit=limit, as_json=as_json)
         return
     found = read_ledger(lambda connection: by_rule(connection, which))
-    words = _words()
+    words = words_of_rules()
     if as_json:
         tell_json([_rule_json(one, words, given) for one in found])
         return
@@ -161,9 +98,9 @@ def _tell_letters(
         [(one.id, one.operation, one.grant_id, one.given_up_at, one.status or "", one.error or "") for one in shown],
         folds=True,
     )
-    _tell_of_more(len(found) > limit, shown[-1].id)
+    tell_of_more(len(found) > limit, shown[-1].id)
     tell()
-    _tell_rule(which.rule, _words(), given)
+    _tell_rule(which.rule, words_of_rules(), given)
 
 
 def _tell_rule(rule: str | None, words: Mapping[str, Said], given: Mapping[str, str | None]) -> None:
@@ -197,17 +134,3 @@ def _retry_command(rule: str, given: Mapping[str, str | None]) -> str:
     """What sends the same dead letters round again, counted first."""
     words: Sequence[str] = [word for name, value in given.items() if value is not None for word in (name, value)]
     return shlex.join(["sendq", "retry", "--rule", rule, *words, "--dry-run"])
-
-
-def _words() -> dict[str, Said]:
-    from worker.cli.policies import words_of_rules
-
-    return words_of_rules()
-
-
-def _tell_of_more(more: bool, last: str) -> None:
-    if more:
-        tell(f"there are more; the next page: the same with --after {last}")
-
-
-COMMANDS = (jobs, dead)

@@ -1,4 +1,4 @@
-"""Encryption keys: keys new, rekey."""
+"""``sendq rekey``: seal the ledger under the first encryption key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.door import ledger_engine, load_settings
+from worker.cli.connection import ledger_engine, load_settings
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
 from worker.cli.params import by_option, reason_option
 
@@ -15,23 +15,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from sendq.vault import Vault
-
-
-@click.group()
-def keys() -> None:
-    """Encryption keys: make new ones."""
-
-
-@keys.command()
-@click.argument("name")
-def new(name: str) -> None:
-    """Print a new encryption key called NAME (say 2026-11), for SENDQ_ENCRYPTION_KEYS. It is stored nowhere else."""
-    from sendq.vault import new_key
-
-    try:
-        tell(new_key(name))
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
 
 
 @click.command()
@@ -120,6 +103,3 @@ def _still(engine: Engine) -> dict[str | None, int]:
 
     with reading(engine) as connection:
         return still_with(connection)
-
-
-COMMANDS = (keys, rekey)

@@ -1,4 +1,4 @@
-"""Dead letters back into the queue: retry."""
+"""``sendq retry``: dead letters back into the queue."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.door import ledger_engine, read_ledger
-from worker.cli.finding import batch_option, grant_options, id_of, lane_of, refuse_unknown_rule, rule_option
+from worker.cli.connection import ledger_engine, read_ledger
+from worker.cli.filters import batch_option, grant_options, id_of, lane_of, refuse_unknown_rule, rule_option
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
 from worker.cli.params import by_option, rate, reason_option, since_option
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sendq.ledger.operators.redrive import Found, Wanted
     from sendq.rules.states import State
+
 
 # Why a dead letter stays one, and what a person can do about it; a test holds these to the ledger's own reasons.
 REFUSED = {
@@ -29,6 +30,7 @@ REFUSED = {
     "forgotten": "have no body any more: it was erased (sendq forget)",
     "gone": "belong to a grant that exists no more; if it does: sendq release --grant …",
 }
+
 
 # What to do about a job that is no dead letter.
 INSTEAD = {
@@ -182,6 +184,3 @@ def _tell(tally: Tally, *, dry_run: bool) -> None:
     tell(f"{are} would be retried; nothing was changed" if dry_run else f"{are} retried")
     for reason, count in sorted(tally.refused.items()):
         tell(f"{count:,} not retried: they {REFUSED[reason]}")
-
-
-COMMANDS = (retry,)

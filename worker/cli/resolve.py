@@ -1,38 +1,41 @@
-"""What nobody knows: resolve settles single doubts, recover a whole ledger that was restored."""
+"""``sendq resolve``: settle jobs in doubt by hand."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.door import ledger_engine, read_ledger
-from worker.cli.finding import grant_options, lane_of, refuse_unknown_rule, rule_option
-from worker.cli.output import FAILED, UNUSABLE, complain, json_option, tell, tell_json, when
-from worker.cli.params import by_option, past, reason_option
+from worker.cli.connection import ledger_engine, read_ledger
+from worker.cli.filters import grant_options, lane_of, refuse_unknown_rule, rule_option
+from worker.cli.output import FAILED, complain, json_option, tell, tell_json
+from worker.cli.params import by_option, reason_option
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from sendq.ledger.doubt import Answer, Found, Which
-    from sendq.ledger.operators.recover import Unfinished
     from sendq.rules.states import State
+
 
 # Spelled out, so that --help needs no import; a test holds them to the ledger's own.
 ANSWERS = ("sent", "resend", "dead")
 
+
 DONE = {"sent": "settled as sent", "resend": "sent again, under a new key", "dead": "given up"}
 
+
 WARNING = "nobody knows who has such a message already: they get it twice; the account's sent mail would show it"
+
 
 # Why a job is not sent again; a test holds these to the ledger's own reasons.
 REFUSED = {
     "withdrawn": "were cancelled; settle them as sent or dead",
     "gone": "belong to a grant that exists no more; settle them as sent or dead",
 }
+
 
 MESSAGE_ID_MOST = 512  # characters, as the ledger keeps ids of others
 
@@ -167,78 +170,3 @@ def _tell(tally: Tally, answer: str, *, dry_run: bool) -> None:
     tell(f"{jobs} would be {DONE[answer]}; nothing was changed" if dry_run else f"{jobs} {DONE[answer]}")
     for reason, count in sorted(tally.refused.items()):
         tell(f"{count:,} not sent again: they {REFUSED[reason]}")
-
-
-@click.command()
-@click.option(
-    "--since",
-    type=past,
-    required=True,
-    metavar="TIME",
-    help="When the ledger's history breaks off: the time of the backup, like 2026-07-01T09:00:00Z, or 2h.",
-)
-@reason_option(required=True)
-@by_option
-@click.option("--dry-run", is_flag=True, help="Count what would be put in doubt, and change nothing.")
-@json_option
-def recover(since: datetime, reason: str, by: str, dry_run: bool, as_json: bool) -> None:
-    """Put a ledger right that was restored from a backup, or failed over with loss, and open the dispatch again.
-
-    Every send that was not finished at that time falls into doubt, and is looked for in its mailbox; changes of
-    messages go back to the queue. May be run again. Exit status 2 if the ledger itself knows of something later than
-    TIME.
-    """
-    from sendq import clock
-    from sendq.ledger.dispatching import lineage
-
-    at = clock.micros(since)
-    now = clock.now()
-    stands = read_ledger(lineage.read)
-    if stands.known_until is not None and at + clock.SECOND < stands.known_until:
-        complain(
-            f"the ledger itself knows of what happened until {when(clock.moment(stands.known_until))}; "
-            "give that time, or a later one"
-        )
-        raise SystemExit(UNUSABLE)
-    if at > now:
-        raise click.UsageError("--since is not past yet")
-    unfinished = _count(at) if dry_run else _recover(at, by=by, reason=reason)
-    if as_json:
-        tell_json({"dry_run": dry_run, "in_doubt": unfinished.sends, "requeued": unfinished.changes})
-        return
-    would = "would " if dry_run else ""
-    tell(
-        f"{unfinished.sends:,} sends {would}fall into doubt, {unfinished.changes:,} changes {would}go back to the queue"
-    )
-    tell(
-        "nothing was changed" if dry_run else "turns are dealt out again; sendq jobs --state in_doubt lists the doubts"
-    )
-
-
-def _count(since: int) -> Unfinished:
-    from sendq.ledger.operators import recover as recovery
-
-    return read_ledger(lambda connection: recovery.count(connection, since=since))
-
-
-def _recover(since: int, *, by: str, reason: str) -> Unfinished:
-    """Part by part; the last step opens the dispatch."""
-    from sendq import clock
-    from sendq.ledger.db.engine import writing
-    from sendq.ledger.operators import recover as recovery
-
-    sends = changes = 0
-    after: UUID | None = None
-    with ledger_engine() as engine:
-        while True:
-            with writing(engine) as connection:
-                part, after = recovery.put_in_doubt(connection, since=since, now=clock.now(), after=after)
-            sends, changes = sends + part.sends, changes + part.changes
-            if after is None:
-                break
-        with writing(engine) as connection:
-            recovery.open_again(connection, by=by, reason=reason, now=clock.now())
-    return recovery.Unfinished(sends, changes)
-
-
-COMMANDS = (resolve, recover)

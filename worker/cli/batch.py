@@ -1,32 +1,27 @@
-"""How far a batch is: batch, once or until it ends."""
+"""``sendq batch``: how far a batch is, once or until it ends."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from sendq.rules.states import State
-from worker.cli.door import open_queue
-from worker.cli.output import FAILED, clean, json_option, tell, tell_json, when
+from worker.cli.batch_text import batch_lines
+from worker.cli.connection import open_queue
+from worker.cli.output import FAILED, json_option, tell, tell_json
 from worker.cli.params import one_of
 
 if TYPE_CHECKING:
-    from sendq.views import BatchView, WalkView
+    from sendq.views import BatchView
+
 
 # Between two looks: as often as the leader adds up.
 LOOK_EVERY_S = 0.5
-
-WALKS = {
-    "listing": "lists messages",
-    "making": "has listed all messages, and their jobs are being made",
-    "done": "is done",
-    "stopped": "stopped (sendq retry --batch goes on with it)",
-}
 
 
 @click.command()
@@ -51,32 +46,6 @@ def batch(batch: str | None, key: str | None, application: str, watch: bool, as_
             tell(line)
     if watch and (seen.total is None or seen.counts.get(State.SENT, 0) < seen.total):
         raise SystemExit(FAILED)
-
-
-def batch_lines(seen: BatchView) -> Iterator[str]:
-    """A batch for people."""
-    of = f"{seen.total:,} jobs" if seen.total is not None else "as many jobs as its walk finds"
-    grant = seen.grant_id or "(not seen by the dispatcher yet)"
-    yield f"batch {seen.id}: {of} ({seen.operation}) through grant {clean(grant)}"
-    if seen.walk is not None:
-        yield _walk_line(seen.walk)
-    ended = ", ".join(f"{number:,} {state}" for state, number in seen.counts.items())
-    yield f"{seen.progress:.1%} done: {ended or 'none ended'}; {seen.waiting:,} waiting"
-    if seen.cancelled_at is not None:
-        rest = "; what is on the wire is waited for" if seen.waiting else ""
-        yield f"cancelled: {when(seen.cancelled_at)}{rest}"
-    if seen.finished_at is not None:
-        yield f"finished: {when(seen.finished_at)}"
-    elif seen.cancelled_at is None:
-        yield f"rate: {seen.rate:,.1f} jobs/s; expected end: {when(seen.eta) if seen.eta else 'cannot be told'}"
-    for error in seen.errors:
-        what = error.object_id if error.operation != "list" else "a page of its walk"
-        yield f"dead: {error.job_id} ({clean(what)}): {error.rule}: {clean(error.error)}"
-
-
-def _walk_line(walk: WalkView) -> str:
-    of = f", {walk.listed:,} of {walk.listings:,} threads" if walk.listings > 1 else ""
-    return f"walk {WALKS[walk.state]}: {walk.found:,} messages on {walk.pages:,} pages{of}"
 
 
 def _watch(look: Callable[[], BatchView], *, as_json: bool) -> BatchView:
@@ -130,6 +99,3 @@ def _span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{max(0.0, seconds):.0f} s"
-
-
-COMMANDS = (batch,)

@@ -1,4 +1,4 @@
-"""What is going on: status, and why."""
+"""``sendq status``: what is going on."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.door import ledger_engine, open_queue
+from worker.cli.connection import ledger_engine
 from worker.cli.output import clean, clear_screen, complain, json_option, tell, tell_json, tell_table, when
-from worker.cli.params import one_of
-from worker.cli.policies import words_of_rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sendq.ledger.deliveries import Backlog
     from sendq.ledger.reading.overview import Hold, Overview
-    from sendq.views import AttemptView
-
-NOTHING = "Nothing to do."  # a remedy that needs no line
 
 
 @click.command()
@@ -138,53 +133,3 @@ def _scope(hold: Hold) -> str:
     if hold.grant_id is not None:
         return f"grant {hold.grant_id}" + ("" if hold.application == "default" else f" of {hold.application}")
     return f"application {hold.application}" + (f", provider {hold.provider}" if hold.provider else "")
-
-
-@click.command()
-@click.argument("job", required=False)
-@click.option("--key", help="The key that it was enqueued with, in place of its id.")
-@click.option("--application", default="default", show_default=True, help="The application that the key belongs to.")
-@json_option
-def why(job: str | None, key: str | None, application: str, as_json: bool) -> None:
-    """Why JOB is where it is, until when, and what has happened to it so far."""
-    one_of(job, key, "JOB")
-    with open_queue() as queue:
-        reason = queue.why(job, key=key, application=application)
-        seen = queue.job(reason.job_id)
-    words = words_of_rules().get(reason.rule or "")
-    remedy = words.remedy if words is not None and words.remedy != NOTHING else None
-    if as_json:
-        tell_json({**reason.as_json(), "remedy": remedy, "job": seen.as_json()})
-        return
-    tell(f"{seen.operation} {seen.id} is {reason.state}: {reason.says}")
-    if reason.until is not None:
-        tell(f"until: {when(reason.until)}")
-    if reason.rule is not None:
-        by = f" (by {reason.by}{f': {clean(reason.note)}' if reason.note else ''})" if reason.by else ""
-        tell(f"rule: {reason.rule}{by}")
-    if remedy is not None:
-        tell(f"remedy: {remedy}")
-    if reason.state == "dead":
-        tell(f"then: sendq retry {seen.id} --dry-run")
-    if reason.ahead:
-        tell(f"ahead of it in its lane: {reason.ahead}")
-    tell(f"grant: {seen.grant_id or 'not seen by the dispatcher yet'}; enqueued {when(seen.created_at)}")
-    if seen.trail:
-        tell()
-        columns = ("attempt", "seconds", "status", "rule", "then", "sent", "what the API said")
-        tell_table(columns, [_attempt_cells(attempt) for attempt in seen.trail], folds=True)
-
-
-def _attempt_cells(attempt: AttemptView) -> tuple[object, ...]:
-    return (
-        attempt.begun_at,
-        f"{(attempt.ended_at - attempt.begun_at).total_seconds():.2f}",
-        attempt.status or "no answer",
-        attempt.rule,
-        attempt.route or "done",
-        attempt.sent,
-        attempt.error,
-    )
-
-
-COMMANDS = (status, why)

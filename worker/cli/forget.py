@@ -1,4 +1,4 @@
-"""Forget a grant's mail: forget."""
+"""``sendq forget``: erase a grant's mail."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.door import ledger_engine
-from worker.cli.finding import check_grant_id
+from worker.cli.connection import ledger_engine
+from worker.cli.filters import check_grant_id
 from worker.cli.output import FAILED, complain, json_option, tell, tell_json
 from worker.cli.params import by_option, reason_option
 
@@ -122,6 +122,3 @@ def _tell(found: Found, tally: Tally, *, dry_run: bool) -> None:
         tell(f"left: {tally.on_the_wire:,} on the wire; forget again in a few minutes")
     if tally.in_doubt:
         tell(f"left: {tally.in_doubt:,} in doubt, which may have gone out; settle them first, then forget again")
-
-
-COMMANDS = (forget,)

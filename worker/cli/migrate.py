@@ -1,0 +1,29 @@
+"""``sendq migrate``: bring the ledger's tables up to date."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.connection import load_settings
+from worker.cli.output import json_option
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@click.option("--sql", is_flag=True, help="Print the statements instead; no server is asked.")
+@json_option
+def migrate(sql: bool, as_json: bool) -> None:
+    """Bring the ledger's tables up to date. Safe to run again, and by several at once."""
+    from sendq.__main__ import main as package_main
+
+    if sql and as_json:
+        raise click.UsageError("--sql prints SQL: leave --json away")
+    settings = load_settings()
+    if settings.database_url is None and not sql:
+        settings.home.mkdir(parents=True, exist_ok=True)
+    form = ["--sql"] if sql else ["--json"] if as_json else []
+    raise SystemExit(package_main(["migrate", "--url", settings.ledger_url.get_secret_value(), *form]))

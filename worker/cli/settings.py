@@ -1,0 +1,29 @@
+"""``sendq settings``: list the settings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from worker.cli.output import json_option, tell_json, tell_table
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command()
+@json_option
+def settings(as_json: bool) -> None:
+    """Every setting: the variables that it is read from, its default, its meaning."""
+    from settings import Settings
+
+    rows = Settings.describe()
+    if as_json:
+        tell_json([row._asdict() for row in rows])
+        return
+    tell_table(
+        ("variable", "default", "meaning"),
+        [("\n".join(row.env), f"{row.default} {row.unit}".strip() if row.default else "", row.meaning) for row in rows],
+        folds=True,
+    )

@@ -1,0 +1,28 @@
+"""``sendq webhooks``: take in webhooks about grants."""
+
+from __future__ import annotations
+
+import click
+
+from worker.cli.connection import load_settings, open_queue, read_ledger
+from worker.cli.output import tell
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
+def webhooks(host: str, port: int) -> None:
+    """Take in Nylas's webhooks about grants, for every application that has a webhook secret.
+
+    `default` is answered at /, each other application at /NAME. Nylas speaks to HTTPS alone: put a proxy in front that
+    leaves bodies as they are (the signature is that of the bytes) and passes on x-nylas-signature.
+    """
+    from settings.logs import start_logs
+    from worker.processes.webhooks import secrets_of, serve
+
+    settings = load_settings()
+    secrets = secrets_of(settings)
+    read_ledger(lambda _connection: None)  # refuses a ledger that is away, or not this version's
+    start_logs(settings)
+    with open_queue() as queue:
+        serve(queue, secrets, host=host, port=port, say=tell)

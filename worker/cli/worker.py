@@ -1,0 +1,32 @@
+"""``sendq worker``: a worker for production."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from worker.cli.connection import load_settings, read_ledger
+from worker.cli.output import tell
+from worker.cli.passed_on import PASSED_ON
+
+
+@click.command(context_settings={**PASSED_ON, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def worker(arguments: tuple[str, ...]) -> None:
+    """A worker for production: `celery -A worker worker` with our defaults; ARGUMENTS are Celery's (-E, -n NAME …).
+
+    Needs DATABASE_URL, REDIS_URL and an API key. Becomes Celery's process, so signals reach it directly. Celery's own
+    options are listed by: celery worker --help
+    """
+    from worker.processes.children import with_checkout, worker_argv
+
+    if {"-h", "--help"} & set(arguments):  # Celery's would load our application, which needs settings
+        tell(click.get_current_context().get_help())
+        return
+    settings = load_settings()
+    settings.require_keys()
+    settings.broker_url  # noqa: B018  # raises while there is none
+    read_ledger(lambda _connection: None)  # refuses a ledger that is away, or not this version's
+    argv = worker_argv(*arguments)
+    os.execve(argv[0], argv, with_checkout(os.environ))
