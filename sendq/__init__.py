@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sendq.enqueueing.planning import NEVER, Options, Send
     from sendq.enqueueing.query import Query
     from sendq.errors import (
+        InvalidAct,
         InvalidJob,
         KeyConflict,
         LaneFull,
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
         SendqError,
         Unreadable,
     )
+    from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter
     from sendq.messages.attachment import Attachment
     from sendq.messages.message import CustomHeader, Message, Recipient, Template, TrackingOptions
     from sendq.messages.mime import MimeMessage
+    from sendq.operators import Operators
     from sendq.queue import SendQueue
     from sendq.rules.states import State
+    from sendq.scope import Scope
     from sendq.vault import Vault
     from sendq.views import AttemptView, Batch, BatchError, BatchView, Eta, Job, JobView, Priority, WalkView, Why
 
@@ -47,16 +51,19 @@ __version__ = "0.1.0"
 _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
-        "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Pruned", "Retryable",
-        "SchemaMismatch", "SendqError", "Unreadable",
+        "InvalidAct", "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Pruned",
+        "Retryable", "SchemaMismatch", "SendqError", "Unreadable",
     ),
+    "sendq.filters": ("DeadLetterFilter", "DeliveryFilter", "DoubtFilter"),
     "sendq.messages.attachment": ("Attachment",),
     "sendq.messages.message": ("CustomHeader", "Message", "Recipient", "Template", "TrackingOptions"),
     "sendq.messages.mime": ("MimeMessage",),
     "sendq.enqueueing.planning": ("NEVER", "Options", "Send"),
     "sendq.enqueueing.query": ("Query",),
+    "sendq.operators": ("Operators",),
     "sendq.queue": ("SendQueue",),
     "sendq.rules.states": ("State",),
+    "sendq.scope": ("Scope",),
     "sendq.vault": ("Vault",),
     "sendq.views": (
         "AttemptView", "Batch", "BatchError", "BatchView", "Eta", "Job", "JobView", "Priority", "WalkView", "Why",
@@ -73,7 +80,11 @@ __all__ = [
     "BatchError",
     "BatchView",
     "CustomHeader",
+    "DeadLetterFilter",
+    "DeliveryFilter",
+    "DoubtFilter",
     "Eta",
+    "InvalidAct",
     "InvalidJob",
     "Job",
     "JobView",
@@ -83,6 +94,7 @@ __all__ = [
     "Message",
     "MimeMessage",
     "NotFound",
+    "Operators",
     "Options",
     "Priority",
     "Problem",
@@ -91,6 +103,7 @@ __all__ = [
     "Recipient",
     "Retryable",
     "SchemaMismatch",
+    "Scope",
     "Send",
     "SendQueue",
     "SendqError",

@@ -2,6 +2,7 @@
 
     SendqError                    everything below
     ├── InvalidJob                bad input at enqueue: every problem with its field; nothing was stored
+    ├── InvalidAct                bad input to an act of `Operators`: every problem; nothing was changed
     ├── LaneFull                  the grant has as many waiting jobs as may wait; says when it has room
     ├── KeyConflict               the key belongs to a job with other content
     ├── NotFound                  no such job, batch or key
@@ -55,6 +56,14 @@ class InvalidJob(SendqError, ValueError):
         count = len(self.problems)
         head = "1 problem" if count == 1 else f"{count} problems"
         super().__init__(f"not enqueued, {head}: " + " | ".join(str(problem) for problem in self.problems))
+
+
+class InvalidAct(SendqError, ValueError):
+    """An act of `Operators` cannot be carried out as it was asked for. Every problem is listed; nothing was changed."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("nothing was changed: " + " | ".join(str(problem) for problem in self.problems))
 
 
 class LaneFull(SendqError):

@@ -1,0 +1,52 @@
+"""What a hold concerns: one grant, one provider of an application, or a whole application. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sendq.enqueueing.arguments import check_grant
+from sendq.errors import InvalidAct, Problem
+from sendq.rules.pace import PROVIDERS
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """One grant, one provider, or (neither) all of an application. Made by `of_grant`, `of_provider`, `of_application`.
+
+    ``application`` is the name of a configured Nylas application.
+    """
+
+    application: str
+    grant_id: str | None = None
+    provider: str | None = None
+
+    @classmethod
+    def of_grant(cls, grant_id: str, application: str = "default") -> Scope:
+        """One grant. Raises `InvalidAct` for what cannot be a grant's id."""
+        if problems := check_grant(grant_id):
+            raise InvalidAct(problems)
+        return cls(_checked(application), grant_id=grant_id)
+
+    @classmethod
+    def of_provider(cls, provider: str, application: str = "default") -> Scope:
+        """All grants of a provider in one application. Raises `InvalidAct` for a provider that does not exist."""
+        if provider not in PROVIDERS:
+            raise InvalidAct([Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}")])
+        return cls(_checked(application), provider=provider)
+
+    @classmethod
+    def of_application(cls, application: str = "default") -> Scope:
+        """All grants of an application."""
+        return cls(_checked(application))
+
+    def __str__(self) -> str:
+        of = "" if self.application == "default" else f" of {self.application}"
+        if self.grant_id is not None:
+            return f"grant {self.grant_id}{of}"
+        return f"provider {self.provider}{of}" if self.provider else f"application {self.application}"
+
+
+def _checked(application: str) -> str:
+    if not isinstance(application, str) or not application or not application.isprintable():
+        raise InvalidAct([Problem("application", "is not a name", "give the name of a configured application")])
+    return application
