@@ -1,57 +1,71 @@
-"""`AsyncSendQueue`: the same queue for asyncio, over the same code of the ledger."""
+"""`AsyncSendQueue`: what a web application holds that runs on asyncio.
+
+It writes rows to the ledger, in the caller's own transaction if asked to; workers in other processes do the rest. No
+message broker is used here, and no HTTP call is made.
+
+`SendQueue` (`sendq/queue.py`) is generated from this file by ``./dev generate``. A line that ends with the comment
+``# asyncio only`` is left out there.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 from uuid import UUID
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sendq import clock
-from sendq.enqueueing.batches import BulkCall, Changes, Which, plan_batch
+from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
+from sendq.enqueueing.measuring import measure_contents  # asyncio only
 from sendq.enqueueing.planning import (
     DEFAULT_APPLICATION,
     Expiry,
     Options,
     OptionsGiven,
     Send,
-    indexed_key,
-    least_one,
     plan_sends,
+    valid_lane_cap,
+    valid_metadata_key,
 )
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
-from sendq.errors import LedgerUnavailable
+from sendq.enqueueing.storing import store_batch, store_jobs
 from sendq.ledger import admission
 from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.cancel import cancel
-from sendq.ledger.db import migrate
-from sendq.ledger.db.engine import open_async_engine, translated
-from sendq.ledger.db.joined import async_connection_of, connection_of
+from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.reading import lookup, progress
-from sendq.messages.content import Content, ContentFault
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
-from sendq.queue import stored_batch, stored_jobs
 from sendq.rules.states import State
 from sendq.rules.why import explain
 from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
 
-T = TypeVar("T")
-
 
 class AsyncSendQueue:
-    """`SendQueue` for asyncio: the same methods with the same meaning, to be awaited.
+    """A send queue on one ledger, for asyncio: the methods of `SendQueue`, awaited.
 
-    ``ledger`` is a database URL (a plain ``postgresql://`` means asyncpg, ``sqlite://`` aiosqlite) or an `AsyncEngine`.
-    ``session`` takes an `AsyncSession` or `AsyncConnection`.
+    Every method that takes ``session`` joins the transaction of an `AsyncSession` or `AsyncConnection`: if that rolls
+    back, the call has stored nothing. One object serves all tasks of one event loop. It connects at the first call.
+
+    Args:
+        ledger: a database URL (``postgresql://…`` for asyncpg, ``postgresql+psycopg://…``, ``sqlite:///sendq.db`` for
+            aiosqlite), or an `AsyncEngine` of yours.
+        metadata_key: the metadata pair that carries the job's id: ``key1`` … ``key5``, the ones that Nylas can search.
+        lane_cap: the most jobs that may wait for one grant. A call that would exceed it raises `LaneFull`, which says
+            when the next job would be sent.
+        senders: the addresses that a grant may send as: a mapping from grant ids to addresses, or a function. The
+            sender is not checked for grants that it does not know.
+        vault: encrypts what is stored of messages. Workers need the same keys. Default: no encryption.
+        now: the clock, for tests.
+
+    Raises:
+        ValueError: an argument is invalid, or the driver that the URL names is not installed.
     """
 
     def __init__(
@@ -64,13 +78,12 @@ class AsyncSendQueue:
         vault: Vault | None = None,
         now: clock.Clock = clock.now,
     ) -> None:
-        self._engine = ledger if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
-        self._metadata_key = indexed_key(metadata_key)
-        self._lane_cap = least_one(lane_cap)
+        self._ledger = AsyncTransactions(ledger)
+        self._metadata_key = valid_metadata_key(metadata_key)
+        self._lane_cap = valid_lane_cap(lane_cap)
         self._senders = senders
         self._vault = vault or Vault()
         self._now = now
-        self._checked = False
 
     async def send(
         self,
@@ -87,7 +100,20 @@ class AsyncSendQueue:
         in_doubt: str | None = None,
         session: Any = None,
     ) -> Job:
-        """See `SendQueue.send`."""
+        """Enqueue one message for sending through ``grant_id``; it is durable once the transaction commits.
+
+        If ``key`` was used before with the same content, this returns the first job and stores nothing. The other
+        options are explained at `sendq.Options`.
+
+        Raises:
+            InvalidJob: lists every problem with its field; nothing was stored.
+            LaneFull: too many jobs wait for this grant (only with ``lane_cap``).
+            KeyConflict: the key was used before with other content.
+            Unreadable: what the key names was encrypted with a key that this vault does not have.
+            Retryable: the database aborted the transaction; run it again.
+            LedgerUnavailable: the database cannot be reached.
+            SchemaMismatch: the database needs a migration, or is newer than this code.
+        """
         options = Options(
             key=key,
             due_at=due_at,
@@ -98,10 +124,14 @@ class AsyncSendQueue:
             on_outcome=on_outcome,
             in_doubt=in_doubt,
         )
-        return (await self._store_sends([Send(grant_id, message, options)], indexed=False, session=session))[0]
+        jobs = await self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
+        return jobs[0]
 
     async def send_many(self, sends: Iterable[Send], *, session: Any = None) -> list[Job]:
-        """See `SendQueue.send_many`."""
+        """Enqueue many messages, all or none; a problem's field begins with its position (``[7].to[0].email``).
+
+        Raises what `send` raises.
+        """
         return await self._store_sends(list(sends), indexed=True, session=session)
 
     async def modify(
@@ -118,10 +148,32 @@ class AsyncSendQueue:
         session: Any = None,
         **options: Unpack[OptionsGiven],
     ) -> Batch:
-        """See `SendQueue.modify`."""
-        which = Which(message_ids=message_ids, thread_ids=thread_ids)
+        """Enqueue the same change for many messages: a batch with one job, and one request, per message.
+
+        Give either ``message_ids`` or ``thread_ids``. Changes to one message are made strictly in the order in which
+        they were enqueued. The other options are explained at `sendq.Options`.
+
+        Args:
+            grant_id: the account.
+            message_ids: the messages to change.
+            thread_ids: change every message of these threads. Workers find the messages by listing them page by page,
+                and continue after a crash; the batch's total is None until all are listed.
+            whole_threads: make one request per thread instead (``unread``, ``starred`` and ``folders`` only). Nylas
+                then changes the messages itself. With Microsoft, a long thread can exceed the API's time limit (504),
+                and the order relative to changes of single messages is not kept.
+            unread: mark as unread or as read.
+            starred: add or remove the star.
+            folders: **replaces** the folders (labels) of a message. Microsoft takes exactly one.
+            metadata: **replaces** the metadata of a message. On messages that this queue sent, the pair with the job's
+                id is kept.
+            session: join this transaction.
+
+        Raises what `send` raises. An exception that ``message_ids`` or ``thread_ids`` raise while they are read is
+        passed on, and nothing is stored.
+        """
+        selection = Selection(message_ids=message_ids, thread_ids=thread_ids)
         changes = Changes(unread, starred, folders, metadata)
-        call = BulkCall(grant_id, which, Options(**options), changes, whole_threads=whole_threads)
+        call = BulkCall(grant_id, selection, Options(**options), changes, whole_threads=whole_threads)
         return await self._store_batch(call, session)
 
     async def modify_matching(
@@ -136,9 +188,15 @@ class AsyncSendQueue:
         session: Any = None,
         **options: Unpack[OptionsGiven],
     ) -> Batch:
-        """See `SendQueue.modify_matching`."""
+        """Enqueue a change for every message of the account that matches ``query``; otherwise like `modify`.
+
+        Workers list all matching messages, twenty per page, before they change the first one, because a change can
+        alter what matches and shift the pages. The batch's total is None until then. If a later call changes the same
+        fields of a message in the meantime, that message is skipped (its job is cancelled, rule ``overtaken``).
+        """
         changes = Changes(unread, starred, folders, metadata)
-        return await self._store_batch(BulkCall(grant_id, Which(query=query), Options(**options), changes), session)
+        call = BulkCall(grant_id, Selection(query=query), Options(**options), changes)
+        return await self._store_batch(call, session)
 
     async def delete(
         self,
@@ -150,9 +208,13 @@ class AsyncSendQueue:
         session: Any = None,
         **options: Unpack[OptionsGiven],
     ) -> Batch:
-        """See `SendQueue.delete`."""
-        which = Which(message_ids=message_ids, thread_ids=thread_ids)
-        return await self._store_batch(BulkCall(grant_id, which, Options(**options), hard=hard), session)
+        """Enqueue the deletion of ``message_ids``, or of every message of ``thread_ids`` (found as in `modify`).
+
+        Messages move to the trash. With ``hard`` they are deleted permanently, which needs "Enable hard delete" in the
+        Nylas dashboard, and for Google a grant with the full Gmail scope (``https://mail.google.com/``).
+        """
+        selection = Selection(message_ids=message_ids, thread_ids=thread_ids)
+        return await self._store_batch(BulkCall(grant_id, selection, Options(**options), hard=hard), session)
 
     async def delete_matching(
         self,
@@ -163,26 +225,30 @@ class AsyncSendQueue:
         session: Any = None,
         **options: Unpack[OptionsGiven],
     ) -> Batch:
-        """See `SendQueue.delete_matching`."""
-        return await self._store_batch(BulkCall(grant_id, Which(query=query), Options(**options), hard=hard), session)
+        """Enqueue the deletion of every message that matches ``query``; see `modify_matching` and `delete`."""
+        call = BulkCall(grant_id, Selection(query=query), Options(**options), hard=hard)
+        return await self._store_batch(call, session)
 
     async def job(
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
     ) -> JobView:
-        """See `SendQueue.job`."""
-        return await self._read(
-            lambda connection: lookup.job(connection, lookup.job_id(connection, job_id, application, key))
-        )
+        """A job with its attempts, by its id or by the key it was enqueued with. Raises `NotFound`."""
+
+        def query(connection: Connection) -> JobView:
+            return lookup.job(connection, lookup.job_id(connection, job_id, application, key))
+
+        return await self._ledger.read(query)
 
     async def why(
         self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
     ) -> Why:
-        """See `SendQueue.why`."""
-        return await self._read(
-            lambda connection: explain(
-                lookup.surroundings(connection, lookup.job_id(connection, job_id, application, key)), now=self._now()
-            )
-        )
+        """Why a job is in its state: what it waits for and until when, or why it ended. Raises `NotFound`."""
+
+        def query(connection: Connection) -> Why:
+            found = lookup.job_id(connection, job_id, application, key)
+            return explain(lookup.surroundings(connection, found), now=self._now())
+
+        return await self._ledger.read(query)
 
     async def eta(
         self,
@@ -193,29 +259,42 @@ class AsyncSendQueue:
         priority: Priority = Priority.NORMAL,
         application: str = DEFAULT_APPLICATION,
     ) -> Eta:
-        """See `SendQueue.eta`."""
+        """When a job enqueued now would be carried out: an estimate from the grant's pace, its holds and its queue.
+
+        ``operation``: ``send`` or ``modify``.
+        """
         now = self._now()
         not_before = now if due_at is None else clock.micros(due_at)
-        return await self._read(
-            lambda connection: admission.eta(
+
+        def query(connection: Connection) -> Eta:
+            return admission.eta(
                 connection, application, grant_id, operation, priority=priority, not_before=not_before, now=now
             )
-        )
+
+        return await self._ledger.read(query)
 
     async def batch(
         self, batch_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
     ) -> BatchView:
-        """See `SendQueue.batch`."""
-        return await self._read(
-            lambda connection: progress.batch(
-                connection, lookup.batch_id(connection, batch_id, application, key), now=self._now()
-            )
-        )
+        """A batch with its progress, by its id or key. Raises `NotFound`."""
+
+        def query(connection: Connection) -> BatchView:
+            found = lookup.batch_id(connection, batch_id, application, key)
+            return progress.batch(connection, found, now=self._now())
+
+        return await self._ledger.read(query)
 
     async def cancel(self, job_id: str, *, session: Any = None) -> State:
-        """See `SendQueue.cancel`."""
+        """Cancel a job that has not been carried out yet. Returns the state it is in afterwards.
+
+        ``cancelled``: it will not be carried out. ``sending``: a request is in progress, and the job is cancelled only
+        if that request turns out not to have been carried out. ``in_doubt``: an earlier request may have been carried
+        out; none will follow. Any other state: the job had already ended.
+
+        Raises `NotFound`.
+        """
         wanted = lookup.parse_id(job_id, what="job")
-        return await self._write(session, lambda connection: cancel(connection, wanted, now=self._now()))
+        return await self._ledger.write(session, lambda connection: cancel(connection, wanted, now=self._now()))
 
     async def cancel_batch(
         self,
@@ -225,88 +304,47 @@ class AsyncSendQueue:
         application: str = DEFAULT_APPLICATION,
         session: Any = None,
     ) -> None:
-        """See `SendQueue.cancel_batch`."""
+        """Cancel a batch: once this is committed, none of its waiting jobs starts.
 
-        def begin(connection: Connection) -> UUID:
-            wanted = lookup.batch_id(connection, batch_id, application, key)
-            withdraw(connection, wanted, now=self._now())
-            return wanted
+        This ends the waiting jobs a few hundred at a time before it returns. With ``session`` it records the request
+        only, and workers end them. A request in progress is handled as in `cancel`. Does nothing if the batch has
+        ended.
 
-        wanted = await self._write(session, begin)
+        Raises `NotFound`.
+        """
+
+        def request(connection: Connection) -> UUID:
+            found = lookup.batch_id(connection, batch_id, application, key)
+            withdraw(connection, found, now=self._now())
+            return found
+
+        found = await self._ledger.write(session, request)
+        if session is not None:
+            return
         after: UUID | None = UUID(int=0)
-        while session is None and after is not None:
-            step = partial(end_some, batch_id=wanted, after=after, now=self._now())
-            after = await self._write(None, step)
+        while after is not None:
+            step = partial(end_some, batch_id=found, after=after, now=self._now())
+            after = await self._ledger.write(None, step)
 
     async def close(self) -> None:
-        """Close the pooled connections."""
-        await self._engine.dispose()
+        """Close the pooled connections. The queue opens new ones if it is used again."""
+        await self._ledger.close()
 
     async def _store_sends(self, sends: Sequence[Send], *, indexed: bool, session: Any) -> list[Job]:
         now = self._now()
-        await _measured(sends)
+        await measure_contents(sends)  # asyncio only
         planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key, senders=self._senders)
         if not sends:
             return []
-        return await self._write(
-            session, lambda c: stored_jobs(c, planned, now=now, cap=self._lane_cap, vault=self._vault)
+        return await self._ledger.write(
+            session,
+            lambda connection: store_jobs(connection, planned, now=now, cap=self._lane_cap, vault=self._vault),
         )
 
     async def _store_batch(self, call: BulkCall, session: Any) -> Batch:
         now = self._now()
         planned, total = plan_batch(call, now=now, metadata_key=self._metadata_key)
-        return await self._write(
-            session, lambda c: stored_batch(c, planned, total, now=now, cap=self._lane_cap, vault=self._vault)
+        return await self._ledger.write(
+            session,
+            lambda connection: store_batch(connection, planned, total, now=now, cap=self._lane_cap, vault=self._vault),
         )
-
-    async def _write(self, session: Any, action: Callable[[Connection], T]) -> T:
-        with _translated():
-            if session is not None:
-                return await async_connection_of(session).run_sync(lambda joined: action(connection_of(joined)))
-            await self._check_schema()
-            async with self._engine.begin() as connection:
-                return await connection.run_sync(action)
-
-    async def _read(self, question: Callable[[Connection], T]) -> T:
-        with _translated():
-            await self._check_schema()
-            async with self._engine.connect() as connection:
-                await connection.execution_options(sendq_reads=True)
-                return await connection.run_sync(question)
-
-    async def _check_schema(self) -> None:
-        if not self._checked:
-            async with self._engine.connect() as connection:
-                await connection.execution_options(sendq_reads=True)
-                await connection.run_sync(migrate.require)
-            self._checked = True
-
-
-async def _measured(sends: Iterable[Send]) -> None:
-    """Have the files of some sends measured in a thread: the loop must not wait for disks and digests."""
-    contents = [content for send in sends if isinstance(send, Send) for content in _contents_of(send.message)]
-    if contents:
-        await asyncio.to_thread(_measure, contents)
-
-
-def _contents_of(message: object) -> list[Content]:
-    if isinstance(message, MimeMessage):
-        return [message.content]
-    return [one.content for one in message.attachments] if isinstance(message, Message) else []
-
-
-def _measure(contents: Iterable[Content]) -> None:
-    for content in contents:
-        with suppress(ContentFault):  # told with all other problems, by whoever looks at it next
-            content.measure()
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    with translated():
-        try:
-            yield
-        except OSError as error:  # asyncpg's way to say that nobody listens; SQLAlchemy passes it through
-            raise LedgerUnavailable(
-                "the ledger cannot be reached; check the database URL and that the server runs"
-            ) from error

@@ -57,8 +57,8 @@ class NotGiven:
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
-    """Which messages: exactly one of the three."""
+class Selection:
+    """The messages that a bulk call is about: exactly one of the three is given."""
 
     message_ids: Iterable[str] | None = None
     thread_ids: Iterable[str] | None = None
@@ -75,7 +75,7 @@ class BulkCall:
     """One call of ``modify``, ``delete``, ``modify_matching`` or ``delete_matching``: a deletion has no changes."""
 
     grant_id: str
-    which: Which
+    selection: Selection
     options: Options
     changes: Changes | None = None
     whole_threads: bool = False
@@ -154,9 +154,9 @@ def _fields(changes: Changes) -> int:
 
 
 def _walk(call: BulkCall) -> str | None:
-    if call.which.by_query:
+    if call.selection.by_query:
         return "query"
-    return "threads" if call.which.thread_ids is not None and not call.whole_threads else None
+    return "threads" if call.selection.thread_ids is not None and not call.whole_threads else None
 
 
 def _first_pages(checked: _Checked) -> list[bytes]:
@@ -175,11 +175,13 @@ def _rows(
 
 
 def _digest(call: BulkCall, checked: _Checked) -> bytes:
-    which = "query" if call.which.by_query else "threads" if call.which.thread_ids is not None else "messages"
+    selected_by = (
+        "query" if call.selection.by_query else "threads" if call.selection.thread_ids is not None else "messages"
+    )
     how = ["hard"] * call.hard + ["whole"] * call.whole_threads
     options = call.options
     return bulk_digest(
-        " ".join([call.operation, which, *how]),
+        " ".join([call.operation, selected_by, *how]),
         checked.ids,
         checked.query + b"\n" + checked.request,
         application=options.application,
@@ -193,14 +195,14 @@ def _digest(call: BulkCall, checked: _Checked) -> bytes:
 
 
 def _checked(call: BulkCall, *, now: Micros, metadata_key: str) -> _Checked:
-    options, which, changes = call.options, call.which, call.changes
+    options, selection, changes = call.options, call.selection, call.changes
     provider = options.provider if isinstance(options.provider, str) else None
     problems = option_problems(call.grant_id, options, now=now)
     ids: Sequence[str] = ()
-    if which.by_query:
-        problems += check_query(which.query, provider=provider)
+    if selection.by_query:
+        problems += check_query(selection.query, provider=provider)
     else:
-        ids, found = _ids(which)
+        ids, found = _ids(selection)
         problems += found
     if changes is not None:
         problems += check_changes(
@@ -217,16 +219,16 @@ def _checked(call: BulkCall, *, now: Micros, metadata_key: str) -> _Checked:
     request = b"" if changes is None else freeze_changes(
         unread=changes.unread, starred=changes.starred, folders=changes.folders, metadata=changes.metadata
     )  # fmt: skip
-    return _Checked(ids, request, freeze_query(which.query) if isinstance(which.query, Query) else b"")
+    return _Checked(ids, request, freeze_query(selection.query) if isinstance(selection.query, Query) else b"")
 
 
-def _ids(which: Which) -> tuple[Sequence[str], list[Problem]]:
-    if (which.message_ids is None) == (which.thread_ids is None):
-        reason = "are both given" if which.message_ids is not None else "are both missing"
+def _ids(selection: Selection) -> tuple[Sequence[str], list[Problem]]:
+    if (selection.message_ids is None) == (selection.thread_ids is None):
+        reason = "are both given" if selection.message_ids is not None else "are both missing"
         return (), [Problem("message_ids, thread_ids", reason, "give exactly one of them")]
-    if which.message_ids is not None:
-        return check_ids(which.message_ids)
-    return check_ids(which.thread_ids, field="thread_ids")
+    if selection.message_ids is not None:
+        return check_ids(selection.message_ids)
+    return check_ids(selection.thread_ids, field="thread_ids")
 
 
 def _flag_problems(call: BulkCall) -> list[Problem]:
@@ -235,7 +237,7 @@ def _flag_problems(call: BulkCall) -> list[Problem]:
         for name, value in (("whole_threads", call.whole_threads), ("hard", call.hard))
         if not isinstance(value, bool)
     ]
-    if call.whole_threads is True and call.which.thread_ids is None:
+    if call.whole_threads is True and call.selection.thread_ids is None:
         problems.append(Problem("whole_threads", "is given without thread_ids", "give the ids of threads"))
     if call.whole_threads is True and call.changes is not None and call.changes.metadata is not None:
         reason = "cannot be set on a thread, only on its messages"

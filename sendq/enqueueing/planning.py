@@ -94,14 +94,14 @@ class Send:
     options: Options = field(default_factory=Options)
 
 
-def indexed_key(name: str) -> str:
+def valid_metadata_key(name: str) -> str:
     """The metadata key for our own mark; raises ``ValueError`` for one that Nylas does not index."""
     if name not in METADATA_KEYS:
         raise ValueError(f"metadata_key: Nylas finds messages by {', '.join(METADATA_KEYS)} alone; give one of them")
     return name
 
 
-def least_one(lane_cap: int | None) -> int | None:
+def valid_lane_cap(lane_cap: int | None) -> int | None:
     """The cap of a lane; raises ``ValueError`` for one that would let nothing in."""
     if lane_cap is not None and (isinstance(lane_cap, bool) or not isinstance(lane_cap, int) or lane_cap < 1):
         raise ValueError("lane_cap: is not a number above zero; give one, or None for no cap")

@@ -39,8 +39,7 @@ def receive(
     if isinstance(notice, Received):
         return notice
     try:
-        with queue._writing(None) as connection:
-            says = apply(connection, notice, application=application, now=now)
+        says = queue._ledger.write(None, lambda connection: apply(connection, notice, application=application, now=now))
     except SendqError as error:
         return Received(503, str(error))
     return Received(200, says)
@@ -60,7 +59,9 @@ async def receive_async(
     if isinstance(notice, Received):
         return notice
     try:
-        says = await queue._write(None, lambda connection: apply(connection, notice, application=application, now=now))
+        says = await queue._ledger.write(
+            None, lambda connection: apply(connection, notice, application=application, now=now)
+        )
     except SendqError as error:
         return Received(503, str(error))
     return Received(200, says)

@@ -1,6 +1,6 @@
 """The pages of the documentation: what is made in them from the code, and the snippets that the tests run.
 
-``./dev python -m tests.support.pages`` writes what is made: the tables of the policy, of the settings and of the queues
+``./dev generate`` writes what is made: the tables of the policy, of the settings and of the queues
 that were measured, the code of the examples, and the tree of folders.
 """
 

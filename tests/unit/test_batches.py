@@ -8,7 +8,7 @@ import pytest
 
 from sendq import InvalidJob, Options, Query
 from sendq.clock import SECOND
-from sendq.enqueueing.batches import BulkCall, Changes, Which, plan_batch
+from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.planning import Planned
 
 START = 1_780_000_000 * SECOND
@@ -18,7 +18,7 @@ READ = Changes(unread=False)
 def call(
     *, messages: Any = None, threads: Any = None, changes: Changes | None = READ, query: Any = None, **more: Any
 ) -> BulkCall:
-    which = Which(messages, threads) if query is None else Which(query=query)
+    which = Selection(messages, threads) if query is None else Selection(query=query)
     return BulkCall("g1", which, Options(**more.pop("options", {})), changes, **more)
 
 
@@ -99,7 +99,7 @@ class TestACall:
 
     def test_without_a_query_where_one_is_wanted_is_refused(self) -> None:
         with pytest.raises(InvalidJob, match=r"sendq\.Query"):
-            plan(BulkCall("g1", Which(query=None), Options(), READ))  # type: ignore[arg-type]
+            plan(BulkCall("g1", Selection(query=None), Options(), READ))  # type: ignore[arg-type]
 
 
 class TestTheKeyOfACall:

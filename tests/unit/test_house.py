@@ -1,6 +1,6 @@
 """The house itself: what the documents say is what the tree holds, and nothing in it speaks of one machine.
 
-``./dev python -m tests.support.pages`` writes anew what is made from the code.
+``./dev generate`` writes what is made from the code.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def anchors(markdown: str) -> set[str]:
 class TestThePages:
     @pytest.mark.parametrize("page", [*PAGES, *GENERATED_ALSO])
     def test_have_what_is_made_from_the_code(self, page: str) -> None:
-        assert read(page) == filled(read(page)), "./dev python -m tests.support.pages"
+        assert read(page) == filled(read(page)), "./dev generate"
 
     def test_have_the_tables_of_the_policy_and_of_the_settings(self) -> None:
         assert "`exchange_throttled`" in read("README.md")

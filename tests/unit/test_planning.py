@@ -10,7 +10,7 @@ import pytest
 
 from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue
 from sendq.clock import SECOND, micros
-from sendq.enqueueing.batches import BulkCall, Changes, Which, plan_batch
+from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.planning import SEND_EXPIRY, Planned, plan_sends
 from sendq.ids import lane_id
 
@@ -28,7 +28,7 @@ def send(grant: str = "g1", **options: Any) -> Send:
 
 
 def modification(ids: Any, *, now: int = START, **options: Any) -> tuple[Planned, list[dict[str, Any]]]:
-    call = BulkCall("g1", Which(message_ids=ids), Options(**options), Changes(unread=False))
+    call = BulkCall("g1", Selection(message_ids=ids), Options(**options), Changes(unread=False))
     planned, _ = plan_batch(call, now=now, metadata_key="key1")
     return planned, [dict(job) for job in planned.plan.jobs]
 
@@ -139,7 +139,7 @@ class TestProblems:
         assert "leyah" not in str(caught.value)
 
     def test_of_no_change_to_make_are_named(self) -> None:
-        call = BulkCall("g1", Which(message_ids=["m1"]), Options(), Changes())
+        call = BulkCall("g1", Selection(message_ids=["m1"]), Options(), Changes())
         with pytest.raises(InvalidJob):
             plan_batch(call, now=START, metadata_key="key1")
 

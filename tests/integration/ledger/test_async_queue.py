@@ -104,7 +104,7 @@ class TestTheAsyncQueue:
             assert (matching.total, threads.total, deleted.total) == (None, None, 700)
             await queue.cancel_batch(key="gone")
             assert (await queue.batch(key="gone")).counts == {State.CANCELLED: 700}
-            async with queue._engine.begin() as connection:
+            async with queue._ledger.engine.begin() as connection:
                 await queue.cancel_batch(matching.id, session=connection)
             view = await queue.batch(matching.id)
             assert view.cancelled_at is not None

@@ -303,7 +303,7 @@ class TestAJobInDjangosTransaction:
 @pytest.fixture(scope="module")
 def failures(request: pytest.FixtureRequest) -> Any:
     program = (
-        "import sys; sys.modules['psycopg'] = None; from tests.integration import test_joined_django;"
+        "import sys; sys.modules['psycopg'] = None; from tests.integration.ledger import test_joined_django;"
         "test_joined_django.run_scenarios(sys.argv[1])"
     )
     server = request.getfixturevalue("pg_server")

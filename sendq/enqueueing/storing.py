@@ -1,0 +1,63 @@
+"""Storing what a call planned: everything or nothing, and what the caller gets back for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from sendq.clock import Micros
+from sendq.enqueueing.planning import Planned
+from sendq.ledger import admission
+from sendq.ledger.enqueue import store
+from sendq.vault import Vault
+from sendq.views import Batch, Job
+
+
+def store_jobs(connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault) -> list[Job]:
+    """Store planned sends. Returns a job for each: the new one, or the older one that its key already names."""
+    found = _store(connection, planned, now=now, cap=cap, vault=vault)
+    return [
+        Job(str(found[name]), existed=True) if name is not None and name in found else Job(str(job_id))
+        for job_id, name in zip(planned.ids, planned.names, strict=True)
+    ]
+
+
+def store_batch(
+    connection: Connection, planned: Planned, total: int | None, *, now: Micros, cap: int | None, vault: Vault
+) -> Batch:
+    """Store a planned batch. Returns it, or the older one that its key already names."""
+    found = _store(connection, planned, now=now, cap=cap, vault=vault)
+    name = planned.names[0]
+    if name is not None and name in found:
+        return Batch(str(found[name]), total, existed=True)
+    return Batch(str(planned.ids[0]), total)
+
+
+def _store(
+    connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault
+) -> Mapping[tuple[str, str], UUID]:
+    """All of a plan or nothing, even if the caller catches the error and commits the rest of its transaction."""
+    may_fail_halfway = len(planned.plan.keys) > 1 or cap is not None or bool(planned.plan.contents)
+    if may_fail_halfway:
+        _begin_before_savepoint(connection)
+    with connection.begin_nested() if may_fail_halfway else nullcontext():
+        found = store(connection, planned.plan, at=now, vault=vault)
+        if cap is not None and len(found) < len(planned.ids):
+            lanes = [(wake["application"], wake["grant_id"]) for wake in planned.plan.wakes]
+            admission.admit(connection, lanes, cap=cap, now=now)
+        return found
+
+
+def _begin_before_savepoint(connection: Connection) -> None:
+    """Begin the transaction that Python's sqlite3, on an engine of the caller's, begins only at the first INSERT.
+
+    Without it the savepoint would be the outermost transaction, and releasing it a commit that the caller did not ask
+    for.
+    """
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite" and not driver.in_transaction:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

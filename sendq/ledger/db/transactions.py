@@ -1,0 +1,75 @@
+"""Transactions on the ledger, as `SendQueue` uses them: its own, or the one that the caller has open."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy import URL, Connection, Engine
+
+from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_engine, reading, translated, writing
+from sendq.ledger.db.joined import connection_of
+
+T = TypeVar("T")
+
+
+class Transactions:
+    """Runs functions of a connection in transactions. Connects, and checks the schema, when it is first used.
+
+    Safe for all threads, and across a fork: a child process opens connections of its own.
+
+    Raises `LedgerUnavailable`, `SchemaMismatch` and `Retryable` for what the database raises.
+    """
+
+    def __init__(self, ledger: str | URL | Engine) -> None:
+        self.engine = ledger if isinstance(ledger, Engine) else open_engine(ledger)
+        self._schema_is_right = False
+        _forget_connections_after_fork(self)
+
+    def write(self, session: Any, action: Callable[[Connection], T]) -> T:
+        """Run ``action`` in the transaction of ``session`` (see `connection_of`), or, if it is None, in a new one."""
+        if session is not None:
+            with translated():
+                return action(connection_of(session))
+        self._check_schema()
+        with writing(self.engine) as connection:
+            return action(connection)
+
+    def read(self, query: Callable[[Connection], T]) -> T:
+        """Run ``query`` in a transaction that only reads."""
+        self._check_schema()
+        with reading(self.engine) as connection:
+            return query(connection)
+
+    def close(self) -> None:
+        """Close the pooled connections; the next transaction opens new ones."""
+        self.engine.dispose()
+
+    def _check_schema(self) -> None:
+        if not self._schema_is_right:
+            migrate.require(self.engine)
+            self._schema_is_right = True
+
+
+def _forget_connections_after_fork(transactions: Transactions) -> None:
+    """Keep a forked child from using its parent's sockets: it leaves them open and opens its own.
+
+    SQLite's idle connections are closed before the fork. A child that inherits one believes that its own process holds
+    the file's locks, which it does not: whichever process closes first deletes the log that the other one is writing.
+    """
+    weak = weakref.ref(transactions)
+
+    def in_parent() -> None:
+        forking = weak()
+        if forking is not None and forking.engine.dialect.name == "sqlite":
+            forking.engine.dispose()
+
+    def in_child() -> None:
+        forked = weak()
+        if forked is not None:
+            forked.engine.dispose(close=False)
+
+    os.register_at_fork(before=in_parent, after_in_child=in_child)
