@@ -23,10 +23,10 @@ from sendq.ledger.db.engine import writing
 from sendq.ledger.db.schema import FIELDS
 from sendq.ledger.dispatching import lanes
 from sendq.ledger.enqueue import notify
-from sendq.ledger.events import BY_HAND
 from sendq.messages.payload import freeze_changes
 from sendq.messages.wire_format import JSON_TYPE
 from sendq.rules.paces import Paces
+from sendq.rules.rule_ids import BY_HAND
 
 APPLICATION, PROVIDER, HELD_PROVIDER = "default", "imap", "microsoft"
 

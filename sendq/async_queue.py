@@ -39,10 +39,10 @@ from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.reading import lookup, progress
+from sendq.ledger.reading import why as reasons
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State
-from sendq.rules.why import explain
 from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
 
@@ -246,7 +246,7 @@ class AsyncSendQueue:
 
         def query(connection: Connection) -> Why:
             found = lookup.job_id(connection, job_id, application, key)
-            return explain(lookup.surroundings(connection, found), now=self._now())
+            return reasons.why(connection, found, now=self._now())
 
         return await self._ledger.read(query)
 

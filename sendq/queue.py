@@ -36,10 +36,10 @@ from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.transactions import Transactions
 from sendq.ledger.reading import lookup, progress
+from sendq.ledger.reading import why as reasons
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State
-from sendq.rules.why import explain
 from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
 
@@ -243,7 +243,7 @@ class SendQueue:
 
         def query(connection: Connection) -> Why:
             found = lookup.job_id(connection, job_id, application, key)
-            return explain(lookup.surroundings(connection, found), now=self._now())
+            return reasons.why(connection, found, now=self._now())
 
         return self._ledger.read(query)
 

@@ -23,9 +23,9 @@ from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
 from sendq.ledger.dispatching.record import Begin, End, Hold, Outcome, Shrink
 from sendq.ledger.dispatching.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soon
-from sendq.ledger.jobs import RULE_OF
 from sendq.rules.pace import APART, call_of, next_ramp
 from sendq.rules.preflight import DEATHS_TOLERATED, objection
+from sendq.rules.rule_ids import RULE_OF
 from sendq.rules.states import Event
 from tasks import failpoints
 from tasks.calling import calls

@@ -36,7 +36,7 @@ def play(scene: Scene, page: Page) -> None:
     numbers = range(1, MESSAGES)
     jobs = [scene.queue.send(GRANT, invoice(number), key=f"invoice-{number}", provider="imap") for number in numbers]
     scene.until(lambda: "https://" in scene.run("grants"), "the call for the owner")
-    page.run(f"why --key invoice-{MESSAGES - 1}", shows="authorised anew")
+    page.run(f"why --key invoice-{MESSAGES - 1}", shows="sign in again")
     page.tell(
         f"""{refused(scene.nylas)} call was spent on finding out. The lane is closed, and its jobs wait, each until its
         own expiry. Whoever is on call sees who has to do something, and where:"""

@@ -11,7 +11,8 @@ from sendq.clock import Micros, moment
 from sendq.errors import LaneFull
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
-from sendq.ledger.reading.lookup import AHEAD_MOST, hold_ends
+from sendq.ledger.reading.holds import hold_ends
+from sendq.ledger.reading.why import AHEAD_MOST
 from sendq.rules.eta import predicted
 from sendq.rules.states import State
 from sendq.views import Eta, Priority
@@ -37,7 +38,7 @@ def eta(
         return Eta(moment(at), ahead, more)
     if lane.closed_at is not None:
         return Eta(None, ahead, more)
-    held_until = hold_ends(connection, lane)
+    held_until = hold_ends(connection, lane_at)
     at = predicted(lane, call, ahead=ahead, now=now, not_before=max(not_before, held_until), width=lane.width)
     return Eta(moment(at), ahead, more)
 

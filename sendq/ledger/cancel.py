@@ -8,9 +8,9 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, update
 
 from sendq.clock import Micros
-from sendq.errors import NotFound
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
+from sendq.ledger.reading.lookup import no_such_job
 from sendq.rules.states import MOVES, Event, State
 
 
@@ -24,7 +24,7 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
     """
     row = lock_jobs(connection, [job_id]).get(job_id)
     if row is None:
-        raise NotFound(f"there is no job {job_id} in this ledger; it may have been pruned after its retention")
+        raise no_such_job(job_id)
     state = after_cancel(row)
     if row.state == State.QUEUED:
         end_waiting(connection, {job_id: _event(row)}, now=now, rule="cancelled")

@@ -25,9 +25,6 @@ from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 
-# What stands as the rule of a hold that no rule made; its reason is in the event of the same time.
-BY_HAND = "by_hand"
-
 
 def append(connection: Connection, kind: str, **what: Any) -> None:
     """Write one event down; what can be said of it stands at `event`."""

@@ -20,6 +20,7 @@ from sendq.ledger import outcomes
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows, one_of, update_rows
 from sendq.rules.preflight import repeatable
+from sendq.rules.rule_ids import RULE_OF
 from sendq.rules.states import FINAL, MOVES, Event, State
 
 # What can change in a job after it was enqueued.
@@ -29,10 +30,6 @@ JOB_CHANGES = (
 )  # fmt: skip
 
 COUNTED = FINAL | {State.IN_DOUBT}
-
-# The rule that is written down when no answer decided, but the ledger itself.
-POISON = "poison"  # also the policy's row for a death that a job is to blame for
-RULE_OF = {Event.EXPIRE: "expired", Event.DOUBT: "key_too_old", Event.CANCEL: "cancelled", Event.GIVE_UP: POISON}
 
 
 def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool = False) -> dict[UUID, Row[Any]]:
@@ -56,7 +53,7 @@ def end_waiting(
 ) -> set[UUID]:
     """Let jobs that wait expire, be cancelled, given up or fall into doubt; those that did. Others stay as they are.
 
-    ``rule`` is what decided; by default the event's own (`RULE_OF`).
+    ``rule`` is what decided; by default the event's own (`sendq.rules.rule_ids`).
     """
     jobs = lock_jobs(connection, list(events))
     changed: list[tuple[Any, Mapping[str, Any]]] = []

@@ -25,10 +25,8 @@ from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, settle
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import with_changes
+from sendq.rules.rule_ids import NO_KEY
 from sendq.vault import Vault, context_of
-
-# The rule of jobs and lanes that wait for an encryption key.
-NO_KEY = "encryption_key_missing"
 
 RECHECK: Micros = 30 * SECOND
 HOLD_MOST: Micros = 600 * SECOND

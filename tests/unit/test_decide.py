@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.ledger.jobs import POISON
+from sendq.rules.rule_ids import POISON
 from sendq.rules.states import Event
 from tasks.policy.decide import CONCURRENT_TRIES, KEY_TRUSTED_S, Decision, JobFacts, decide
 from tasks.policy.failure import Answer, parse

@@ -5,15 +5,14 @@ That it agrees with what the dispatcher does is tested against a ledger (tests/i
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from sendq.clock import SECOND, moment
-from sendq.ledger.reading.lookup import Surroundings
 from sendq.rules.reconcile import Seen
+from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, LaneFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.why import explain
 from sendq.views import Why
@@ -28,10 +27,11 @@ def why(
     job: dict[str, Any] | None = None,
     lane: dict[str, Any] | None = None,
     no_lane: bool = False,
+    held: tuple[HoldFacts, ...] = (),
     **around: Any,
 ) -> Why:
     """The answer for a job that is due in an open lane with a worker and a dispatcher, but for what is given."""
-    job_row = {
+    job_row: dict[str, Any] = {
         "id": JOB,
         "state": "queued",
         "next_at": NOW,
@@ -43,14 +43,11 @@ def why(
         "operation": "send",
         "form": None,
     } | (job or {})
-    lane_row = {
+    lane_row: dict[str, Any] = {
         "closed_at": None,
         "suspected": False,
         "gone": False,
         "closed_rule": None,
-        "held_until": None,
-        "held_rule": None,
-        "held_by": None,
         "next_at": NOW,
         "ready_at": 0,
         "turn": None,
@@ -63,10 +60,9 @@ def why(
         "stretch": 0,
     } | (lane or {})
     values: dict[str, Any] = {
-        "job": SimpleNamespace(**job_row),
-        "lane": None if no_lane else SimpleNamespace(**lane_row),
-        "application_hold": None,
-        "provider_hold": None,
+        "job": JobFacts(**job_row),
+        "lane": None if no_lane else LaneFacts(**lane_row),
+        "holds": held,
         "ahead": 3,
         "workers": 1,
         "dispatcher_until": LATER,
@@ -74,9 +70,8 @@ def why(
         "before": None,
         "shut_at": None,
         "highest_at": 0,
-        "notes": {},
     } | around
-    return explain(Surroundings(**values), now=NOW)
+    return explain(Situation(**values), now=NOW)
 
 
 class TestAJobInDoubt:
@@ -84,7 +79,7 @@ class TestAJobInDoubt:
     def test_says_what_is_missing_and_when_it_is_looked_for_next(self, seen: Seen | None) -> None:
         found = why(job={"state": "in_doubt", "seen": seen, "look_at": LATER, "rule": "no_answer"})
         assert (found.reason, found.until, found.rule) == ("in_doubt", moment(LATER), "no_answer")
-        assert "not sent again before that is settled" in found.says
+        assert "until that is known it is not sent again" in found.says
         assert "sendq resolve" in found.says
 
     def test_is_not_looked_for_while_its_lane_is_closed(self) -> None:
@@ -93,7 +88,7 @@ class TestAJobInDoubt:
         assert "closed" in found.says
 
     def test_is_not_looked_for_before_its_hold_ends(self) -> None:
-        found = why(job={"state": "in_doubt", "look_at": NOW}, provider_hold=hold())
+        found = why(job={"state": "in_doubt", "look_at": NOW}, held=(hold(),))
         assert found.until == moment(LATER)
         assert "provider" in found.says
 
@@ -102,8 +97,8 @@ class TestAJobInDoubt:
         assert "sendq recover" in found.says
 
 
-def hold(until: int = LATER) -> Any:
-    return SimpleNamespace(held_until=until, held_rule="throttled", held_by="policy")
+def hold(scope: str = "provider", until: int = LATER, by: str = "policy") -> HoldFacts:
+    return HoldFacts(scope, until, "throttled", by)
 
 
 class TestAJobThatEnded:
@@ -123,25 +118,29 @@ class TestAJobThatWaits:
         assert (found.reason, "asked" in found.says) == ("reauth", True)
 
     def test_for_its_due_time_when_a_hold_ends_before_that(self) -> None:
-        found = why(job={"next_at": LATER + SECOND}, lane={"held_until": LATER})
+        found = why(job={"next_at": LATER + SECOND}, held=(hold("grant"),))
         assert (found.reason, found.until) == ("not_due", moment(LATER + SECOND))
 
-    def test_for_the_grant_to_be_authorised_anew(self) -> None:
-        found = why(lane={"closed_at": NOW, "closed_rule": "grant expired", "held_until": LATER})
+    def test_for_the_grants_owner_to_sign_in_again(self) -> None:
+        found = why(lane={"closed_at": NOW, "closed_rule": "grant expired"}, held=(hold("grant"),))
         assert (found.reason, found.rule) == ("reauth", "grant expired")
 
     @pytest.mark.parametrize("scope", ["application", "provider"])
     def test_because_more_than_its_lane_is_held(self, scope: str) -> None:
-        found = why(**{f"{scope}_hold": hold()})
+        found = why(held=(hold(scope),))
         assert (found.reason, found.until, found.rule, found.by) == ("held", moment(LATER), "throttled", "policy")
         assert scope in found.says
 
+    def test_because_of_the_hold_that_ends_last(self) -> None:
+        found = why(held=(hold("application", LATER), hold("provider", LATER + 1), hold("grant", LATER)))
+        assert (found.until, "the provider is held" in found.says) == (moment(LATER + 1), True)
+
     def test_because_its_lane_is_held(self) -> None:
-        found = why(lane={"held_until": LATER, "held_rule": "throttled", "held_by": "ana"})
+        found = why(held=(hold("grant", by="ana"),))
         assert (found.reason, found.until, found.by) == ("held", moment(LATER), "ana")
 
     def test_no_longer_for_a_hold_that_is_over(self) -> None:
-        assert why(provider_hold=hold(NOW), application_hold=hold(NOW), lane={"held_until": NOW}).reason == "due"
+        assert why(held=tuple(hold(scope, NOW) for scope in ("application", "provider", "grant"))).reason == "due"
 
     def test_for_its_due_time(self) -> None:
         found = why(job={"next_at": LATER})
@@ -153,7 +152,7 @@ class TestAJobThatWaits:
         assert (found.reason, found.until, found.rule) == ("retry", moment(LATER), "service_unavailable")
 
     def test_for_an_earlier_change_of_the_same_message(self) -> None:
-        earlier = SimpleNamespace(id=UUID(int=7), state="queued", next_at=LATER)
+        earlier = EarlierChange(UUID(int=7), "queued", LATER)
         found = why(before=earlier)
         assert (found.reason, found.until) == ("behind", moment(LATER))
         assert str(UUID(int=7)) in found.says
@@ -164,11 +163,11 @@ class TestAJobThatWaits:
     def test_for_a_dispatcher(self) -> None:
         assert why(dispatcher_until=NOW).reason == "no_dispatcher"
 
-    def test_for_the_dispatcher_to_take_it_in(self) -> None:
+    def test_for_the_dispatcher_to_pick_it_up(self) -> None:
         assert why(no_lane=True).reason == "new"
         assert why(lane={"next_at": None}).reason == "new"
 
-    def test_for_the_dispatcher_to_take_it_in_though_its_lane_waits_for_a_later_job(self) -> None:
+    def test_for_the_dispatcher_to_pick_it_up_though_its_lane_waits_for_a_later_job(self) -> None:
         assert why(lane={"next_at": LATER}).reason == "new"
 
     def test_for_its_lanes_pace(self) -> None:
@@ -186,8 +185,8 @@ class TestAJobThatWaits:
 
 class TestAskedByAClockThatIsBehind:
     def test_a_hold_that_the_workers_have_seen_end_is_over(self) -> None:
-        assert why(lane={"held_until": LATER}, highest_at=LATER + 1).reason != "held"
-        assert why(lane={"held_until": LATER}, highest_at=LATER - 1).reason == "held"
+        assert why(held=(hold("grant"),), highest_at=LATER + 1).reason != "held"
+        assert why(held=(hold("grant"),), highest_at=LATER - 1).reason == "held"
 
 
 class TestALedgerThatLostSomething:
@@ -199,7 +198,7 @@ class TestALedgerThatLostSomething:
 
 class TestTheAnswer:
     def test_is_plain_json(self) -> None:
-        found = why(provider_hold=hold()).as_json()
+        found = why(held=(hold(),)).as_json()
         assert found["reason"] == "held"
         assert found["until"] == moment(LATER).isoformat()
         assert found["state"] == "queued"

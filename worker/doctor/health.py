@@ -21,7 +21,7 @@ from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching import canary, lineage, workers
 from sendq.ledger.dispatching.canary import Stage
-from sendq.ledger.dispatching.lineage import SHUT
+from sendq.rules.why import SHUT
 
 LOOK_S = 0.05
 

@@ -14,7 +14,7 @@ from uuid import UUID
 import sentry_sdk
 
 from sendq.ledger.dispatching.record import Outcome, Recorded
-from sendq.ledger.sealed import NO_KEY
+from sendq.rules.rule_ids import NO_KEY
 from sendq.rules.states import Event
 from tasks.policy.row import Policy
 

@@ -23,9 +23,6 @@ from sendq.ledger.db import schema
 
 DISPATCHER = "dispatcher"
 
-# For the people who ask, with the remedy.
-SHUT = "the ledger has lost a part of its history, so nothing is sent before somebody runs: sendq recover"
-
 # The highest time is written no more often than this: it is compared with minutes.
 STEP: Micros = 1 * SECOND
 

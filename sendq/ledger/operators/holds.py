@@ -27,8 +27,8 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, paced, settle
 from sendq.ledger.enqueue import notify
-from sendq.ledger.events import BY_HAND
 from sendq.rules.paces import Paces
+from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.states import State
 from sendq.views import plain
 

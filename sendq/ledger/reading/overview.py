@@ -18,10 +18,11 @@ from sendq.clock import Micros, moment, seconds
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import Backlog, backlog
 from sendq.ledger.dispatching import lineage
-from sendq.ledger.dispatching.lineage import DISPATCHER, SHUT
+from sendq.ledger.dispatching.lineage import DISPATCHER
 from sendq.ledger.reading import gauges
 from sendq.ledger.reading.listing import literal
 from sendq.rules.states import WAITING, State
+from sendq.rules.why import SHUT
 from sendq.views import plain
 
 # Counting one state stops here: with millions of waiting jobs "at least 100,000" is answer enough, in milliseconds.

@@ -13,7 +13,7 @@ from sendq.errors import NotFound
 from sendq.ledger.batches import Sums, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
-from sendq.ledger.reading.lookup import hold_ends
+from sendq.ledger.reading.holds import hold_ends
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
 from sendq.rules.states import FINAL, State
@@ -85,7 +85,7 @@ def _eta(
         waiting,
         rate=pace,
         paced_at=pacer_of(lane, now=now).start_of(max(1, waiting), call_of(row.operation, None), now),
-        held_until=hold_ends(connection, lane),
+        held_until=hold_ends(connection, lane.id),
         closed=lane.closed_at is not None,
         now=now,
     )

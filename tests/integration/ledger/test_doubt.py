@@ -16,10 +16,10 @@ from sendq.ids import lane_id
 from sendq.ledger import doubt
 from sendq.ledger.db import schema
 from sendq.ledger.doubt import Answer, Ending, Refusal, Wanted, Which
-from sendq.ledger.jobs import POISON
 from sendq.ledger.operators.redrive import EXPIRY
 from sendq.rules.preflight import DEATHS_TOLERATED
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look
+from sendq.rules.rule_ids import POISON
 from sendq.rules.states import Event, State
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 

@@ -12,8 +12,8 @@ from sendq.ledger import grants
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.record import Group, Hold
 from sendq.ledger.dispatching.turns import Claimed
-from sendq.ledger.events import BY_HAND
 from sendq.ledger.operators import holds
+from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
 

@@ -14,8 +14,9 @@ from sendq.ledger.db import schema
 from sendq.ledger.dispatching import turns
 from sendq.ledger.dispatching.record import Group, record
 from sendq.ledger.operators import rekey
-from sendq.ledger.sealed import HOLD_MOST, NO_KEY, RECHECK
+from sendq.ledger.sealed import HOLD_MOST, RECHECK
 from sendq.ledger.walks import Page
+from sendq.rules.rule_ids import NO_KEY
 from sendq.rules.states import Event
 from sendq.vault import KEY_BYTES
 from tests.support.ledger import MESSAGE, Ledger, end, outcome

@@ -1,0 +1,58 @@
+"""Rows as the frozen dataclasses that callers get: each field is the column of its name, converted by its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from datetime import datetime
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sqlalchemy import Column, Row, Table
+
+from sendq.clock import moment
+
+T = TypeVar("T")
+
+
+def columns_of(kind: type[Any], table: Table) -> list[Column[Any]]:
+    """The columns of ``table`` that ``kind`` has fields for, in the order of the fields."""
+    return [table.c[field.name] for field in fields(kind) if field.name in table.c]
+
+
+def as_one(kind: type[T], row: Row[*tuple[Any, ...]], **others: Any) -> T:
+    """A row as a ``kind``. Microseconds become datetimes, ids strings and values enums where the field is one.
+
+    ``others`` are fields that are not columns of the row.
+    """
+    values = row._mapping
+    given = {
+        name: None if values[name] is None else convert(values[name])
+        for name, convert in _converters(kind).items()  # type: ignore[arg-type]  # mypy takes no class for hashable
+        if name not in others and name in values
+    }
+    return kind(**given, **others)
+
+
+def as_list(kind: type[T], rows: Iterable[Row[*tuple[Any, ...]]]) -> list[T]:
+    """Rows as a list of ``kind``."""
+    return [as_one(kind, row) for row in rows]
+
+
+@cache
+def _converters(kind: type[Any]) -> dict[str, Callable[[Any], Any]]:
+    hints = get_type_hints(kind)
+    return {field.name: _converter(hints[field.name]) for field in fields(kind)}
+
+
+def _converter(hint: Any) -> Callable[[Any], Any]:
+    if get_origin(hint) in (UnionType, Union):
+        (hint,) = (one for one in get_args(hint) if one is not NoneType)
+    if hint is datetime:
+        return moment
+    if hint is str or (isinstance(hint, type) and issubclass(hint, Enum)):
+        converter: Callable[[Any], Any] = hint
+        return converter
+    return lambda value: value

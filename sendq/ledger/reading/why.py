@@ -1,0 +1,107 @@
+"""Why a job waits: everything that decides it is read here, in one transaction, and judged in `sendq.rules.why`."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import Connection, Select, and_, func, select, tuple_
+
+from sendq.clock import Micros
+from sendq.ledger.db import schema
+from sendq.ledger.reading.holds import StoredHold, holds_over
+from sendq.ledger.reading.lookup import no_such_job
+from sendq.ledger.reading.rows import as_one, columns_of
+from sendq.rules.rule_ids import BY_HAND
+from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, LaneFacts, Situation
+from sendq.rules.states import State
+from sendq.rules.why import explain
+from sendq.views import Why
+
+# Counting those ahead stops here: "more than ten thousand" is answer enough, and the count stays cheap.
+AHEAD_MOST = 10_000
+
+
+def why(connection: Connection, job_id: UUID, *, now: Micros) -> Why:
+    """Why a job is where it is, and until when. Raises `NotFound`."""
+    return explain(situation(connection, job_id), now=now)
+
+
+def situation(connection: Connection, job_id: UUID) -> Situation:
+    """What `sendq.rules.why` needs. Raises `NotFound`."""
+    table = schema.job
+    found = connection.execute(
+        select(*columns_of(JobFacts, table), table.c.lane_id, table.c.batch_id, table.c.object_id,
+               table.c.priority, table.c.due_at).where(table.c.id == job_id)
+    ).first()  # fmt: skip
+    if found is None:
+        raise no_such_job(job_id)
+    job = as_one(JobFacts, found)
+    queued = job.state == State.QUEUED
+    same = (table.c.lane_id == found.lane_id,)
+    ahead = select(table.c.id).where(
+        *same,
+        table.c.state == State.QUEUED.value,
+        tuple_(table.c.priority, table.c.next_at, table.c.id) < (found.priority, job.next_at, job.id),
+    )
+    before = select(*columns_of(EarlierChange, table)).where(
+        *same,
+        table.c.object_id == found.object_id,
+        table.c.state.in_([State.QUEUED.value, State.SENDING.value]),
+        tuple_(table.c.due_at, table.c.id) < (found.due_at, job.id),
+    )
+    lane = connection.execute(
+        select(*columns_of(LaneFacts, schema.lane)).where(schema.lane.c.id == found.lane_id)
+    ).first()
+    leader = schema.leader.c
+    leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.highest_at)).one()
+    alive = select(func.count()).select_from(schema.worker).where(~schema.worker.c.stopping)
+    return Situation(
+        job=job,
+        lane=None if lane is None else as_one(LaneFacts, lane),
+        holds=tuple(_hold(connection, hold) for hold in holds_over(connection, found.lane_id)),
+        ahead=_count(connection, ahead) if queued else 0,
+        workers=int(connection.execute(alive).scalar_one()),
+        dispatcher_until=leads.expires_at,
+        sealed_with=_sealed_with(connection, job.id, found.batch_id),
+        shut_at=leads.shut_at,
+        highest_at=leads.highest_at,
+        before=_last(connection, before) if queued and found.object_id is not None else None,
+    )
+
+
+def _hold(connection: Connection, hold: StoredHold) -> HoldFacts:
+    note = _note(connection, hold) if hold.held_rule == BY_HAND else None
+    return HoldFacts(hold.scope, hold.held_until, hold.held_rule, hold.held_by, note)
+
+
+def _note(connection: Connection, hold: StoredHold) -> str | None:
+    """The operator's reason for a hold: its event has the time at which the hold began."""
+    table = schema.event.c
+    on = table.grant_id == hold.grant_id
+    if hold.grant_id is None:
+        provider = table.provider.is_(None) if hold.provider is None else table.provider == hold.provider
+        on = and_(table.grant_id.is_(None), provider)
+    reason: str | None = connection.execute(
+        select(table.reason)
+        .where(table.at == hold.held_since, table.kind == "hold", table.application == hold.application, on)
+        .limit(1)
+    ).scalar()
+    return reason
+
+
+def _sealed_with(connection: Connection, job_id: UUID, batch_id: UUID | None) -> str | None:
+    body, of = (schema.payload, job_id) if batch_id is None else (schema.batch, batch_id)
+    (identity,) = body.primary_key.columns
+    name: str | None = connection.execute(select(body.c.cipher_key).where(identity == of)).scalar()
+    return name
+
+
+def _last(connection: Connection, earlier: Select[tuple[object, ...]]) -> EarlierChange | None:
+    table = schema.job.c
+    # "sending" goes before "queued"
+    row = connection.execute(earlier.order_by(table.state.desc(), table.next_at.desc()).limit(1)).first()
+    return None if row is None else as_one(EarlierChange, row)
+
+
+def _count(connection: Connection, jobs: Select[tuple[object, ...]]) -> int:
+    return int(connection.execute(select(func.count()).select_from(jobs.limit(AHEAD_MOST).subquery())).scalar_one())

@@ -1,0 +1,91 @@
+"""Everything that decides when one job goes, as `sendq.rules.why` is given it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sendq.clock import Micros
+
+
+@dataclass(frozen=True, slots=True)
+class JobFacts:
+    """The job that is asked about. ``seen`` and ``look_at`` belong to one in doubt: the last search and the next."""
+
+    id: UUID
+    state: str
+    operation: str
+    form: str | None
+    next_at: Micros
+    attempts: int
+    doubt_at: Micros | None
+    rule: str | None
+    seen: str | None
+    look_at: Micros | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFacts:
+    """Its lane: whether it is closed, when it is next served, and its pace."""
+
+    provider: str
+    closed_at: Micros | None
+    closed_rule: str | None
+    suspected: bool
+    gone: bool
+    next_at: Micros | None
+    turn: str | None
+    width: int
+    pace: str | None
+    used: str | None
+    ready_at: Micros
+    spacing: Micros
+    spacing_until: Micros
+    stretch: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class HoldFacts:
+    """A hold over the job. ``scope``: application, provider or grant; ``note``: the operator's reason for it."""
+
+    scope: str
+    until: Micros
+    rule: str | None
+    by: str | None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierChange:
+    """The change of the same message that goes before this one."""
+
+    id: UUID
+    state: str
+    next_at: Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """The job and what surrounds it, read in one transaction.
+
+    lane              None: the dispatcher has not seen a job for this grant yet
+    holds             of its application, its provider and its grant, the widest first; some may be over
+    ahead             waiting jobs of its lane that go before it
+    workers           registered ones that are not stopping
+    dispatcher_until  when the leader's lease ends
+    sealed_with       the name of the encryption key of its body; None: it is not encrypted
+    shut_at           since when the ledger is shut; None: it is not
+    highest_at        the highest time that a worker has seen
+    before            of the earlier changes of its message that are not over, the one that goes last
+    """
+
+    job: JobFacts
+    lane: LaneFacts | None
+    holds: tuple[HoldFacts, ...]
+    ahead: int
+    workers: int
+    dispatcher_until: Micros
+    sealed_with: str | None
+    shut_at: Micros | None
+    highest_at: Micros
+    before: EarlierChange | None
