@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     )
     from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter
     from sendq.messages.attachment import Attachment
-    from sendq.messages.message import CustomHeader, Message, Recipient, Template, TrackingOptions
+    from sendq.messages.fields import CustomHeader, Recipient, Template, TrackingOptions
+    from sendq.messages.message import Message
     from sendq.messages.mime import MimeMessage
     from sendq.operators import Operators
     from sendq.queue import SendQueue
@@ -56,7 +57,8 @@ _HOMES = {
     ),
     "sendq.filters": ("DeadLetterFilter", "DeliveryFilter", "DoubtFilter"),
     "sendq.messages.attachment": ("Attachment",),
-    "sendq.messages.message": ("CustomHeader", "Message", "Recipient", "Template", "TrackingOptions"),
+    "sendq.messages.fields": ("CustomHeader", "Recipient", "Template", "TrackingOptions"),
+    "sendq.messages.message": ("Message",),
     "sendq.messages.mime": ("MimeMessage",),
     "sendq.enqueueing.planning": ("NEVER", "Options", "Send"),
     "sendq.enqueueing.query": ("Query",),

@@ -29,7 +29,6 @@ from sendq.enqueueing.planning import (
     Send,
     plan_sends,
     valid_lane_cap,
-    valid_metadata_key,
 )
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
@@ -40,6 +39,7 @@ from sendq.ledger.cancel import cancel
 from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.reading import lookup, progress
 from sendq.ledger.reading import why as reasons
+from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State

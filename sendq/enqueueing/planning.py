@@ -29,9 +29,6 @@ from sendq.views import Priority
 # Nobody wants three-month-old mail: a send that could not go out for three days after its due time ends, and says so.
 SEND_EXPIRY = timedelta(hours=72)
 
-# The metadata keys that Nylas indexes, so that a message can be found by them ("Metadata").
-METADATA_KEYS = ("key1", "key2", "key3", "key4", "key5")
-
 IN_DOUBT = tuple(choice.value for choice in Choice)
 
 DEFAULT_APPLICATION = "default"
@@ -92,13 +89,6 @@ class Send:
     grant_id: str
     message: Message | MimeMessage
     options: Options = field(default_factory=Options)
-
-
-def valid_metadata_key(name: str) -> str:
-    """The metadata key for our own mark; raises ``ValueError`` for one that Nylas does not index."""
-    if name not in METADATA_KEYS:
-        raise ValueError(f"metadata_key: Nylas finds messages by {', '.join(METADATA_KEYS)} alone; give one of them")
-    return name
 
 
 def valid_lane_cap(lane_cap: int | None) -> int | None:

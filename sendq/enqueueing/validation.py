@@ -7,40 +7,21 @@ message", "Update a message", attachments and metadata, and the provider's own w
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
 from sendq.errors import Problem
-from sendq.messages.addresses import fault, wire_form
-from sendq.messages.attachment import attachment_problems, content_problems
-from sendq.messages.characters import header_fault, shown, text_fault
+from sendq.messages.attachment import content_problems
+from sendq.messages.characters import text_fault
 from sendq.messages.content import MOST_BYTES
+from sendq.messages.field_checks import add_fault, check_metadata
+from sendq.messages.message import Message, people_of, value_problems
 from sendq.messages.mime import MimeMessage, mime_problems
-from sendq.messages.payload import JOB_HEADER, freeze_send
+from sendq.messages.payload import freeze_send
 from sendq.messages.wire_format import MAX_JSON_BYTES, MIME, most_bytes, request_of
-
-if TYPE_CHECKING:
-    from sendq.messages.message import CustomHeader, Message, Recipient, Template, TrackingOptions
 
 # Exchange Online's default limit per message, to, cc and bcc together. An administrator may raise it to 1,000, of which
 # nothing can be known here; above the limit the message reaches nobody.
 MAX_RECIPIENTS_MICROSOFT = 500
-
-MAX_METADATA_PAIRS = 50
-MAX_METADATA_KEY = 40
-MAX_METADATA_VALUE = 500
-MAX_TRACKING_LABEL = 2_048
-MAX_TRACKING_DOMAIN = 253
-
-# RFC 5322 section 3.6.8: a field name is printable ASCII without the colon.
-_header_name = re.compile(r"[!-9;-~]+").fullmatch
-
-# Headers that a field of the message makes, or that the provider writes around the body. A second one would contradict
-# the first, and a Bcc would reach people whom no limit has counted.
-_MADE_ELSEWHERE = frozenset(
-    {"to", "cc", "bcc", "from", "reply-to", "subject", "mime-version", "content-type", "content-transfer-encoding"}
-)
 
 # A JSON string takes at most six bytes per character (\u0000); a person, header or pair takes less than 64 beside its
 # texts, and everything else in a request (field names, both marks, tracking) less than 8,192.
@@ -97,36 +78,6 @@ def size_problems(message: Message | MimeMessage, *, metadata_key: str) -> list[
     return [Problem("attachments", f"make {long}", "send them in several messages, or link to what is large")]
 
 
-def value_problems(message: Message, *, provider: str | None = None) -> list[Problem]:
-    """The wrong values in ``message`` that show without knowing the settings, or the size of anything."""
-    problems: list[Problem] = []
-    if not message.to:
-        problems.append(Problem("to", "has no recipient", "give at least one"))
-    if len(message.from_) > 1:
-        problems.append(Problem("from", "has more than one sender", "give one, or none for the grant's own address"))
-    for field, people in _people(message):
-        _check_people(field, people, problems)
-    if message.subject is not None:
-        _note("subject", header_fault(message.subject), problems)
-    if message.body is not None:
-        _note("body", text_fault(message.body), problems)
-    if message.reply_to_message_id is not None:
-        _check_id("reply_to_message_id", message.reply_to_message_id, problems)
-    if message.custom_headers:
-        _check_headers(message.custom_headers, problems)
-    if message.metadata:
-        _check_metadata(message.metadata, problems)
-    if message.tracking_options is not None:
-        _check_tracking(message.tracking_options, problems)
-    if message.template is not None:
-        _check_template(message.template, problems)
-    if message.signature_id is not None:
-        _check_id("signature_id", message.signature_id, problems)
-    if message.attachments:
-        problems += attachment_problems(message.attachments, provider=provider)
-    return problems
-
-
 def check_changes(
     *,
     unread: object,
@@ -153,65 +104,10 @@ def check_changes(
         if not isinstance(metadata, Mapping):
             problems.append(Problem("metadata", "is not a mapping", "give a dict of strings"))
         else:
-            _check_metadata(metadata, problems)
+            check_metadata(metadata, problems)
             if metadata_key in metadata:
                 problems.append(_reserved_key(metadata_key))
     return problems
-
-
-def _note(field: str, fault: str | None, problems: list[Problem]) -> None:
-    if fault is not None:
-        problems.append(Problem(field, fault, "remove it"))
-
-
-def _people(message: Message) -> tuple[tuple[str, tuple[Recipient, ...]], ...]:
-    return (
-        ("to", message.to),
-        ("cc", message.cc),
-        ("bcc", message.bcc),
-        ("reply_to", message.reply_to),
-        ("from", message.from_),
-    )
-
-
-def _check_people(field: str, people: tuple[Recipient, ...], problems: list[Problem]) -> None:
-    for index, person in enumerate(people):
-        if wire_form(person.email) is None:
-            problems.append(Problem(f"{field}[{index}].email", fault(person.email), "correct it"))
-        if person.name is not None:
-            _note(f"{field}[{index}].name", header_fault(person.name), problems)
-
-
-def _check_headers(headers: tuple[CustomHeader, ...], problems: list[Problem]) -> None:
-    for index, header in enumerate(headers):
-        name, field = header.name.lower(), f"custom_headers[{index}].name"
-        if not _header_name(name):
-            problems.append(Problem(field, "is not a header name", "use printable ASCII without spaces and colons"))
-        elif name == JOB_HEADER.lower():
-            problems.append(Problem(field, f"is {JOB_HEADER}, which sendq sets itself", "use another name"))
-        elif name in _MADE_ELSEWHERE:
-            problems.append(
-                Problem(field, "is a header that is made from the message's fields", "set the field instead")
-            )
-        _note(f"custom_headers[{index}].value", header_fault(header.value), problems)
-
-
-def _check_metadata(metadata: Mapping[Any, Any], problems: list[Problem]) -> None:
-    most = MAX_METADATA_PAIRS - 1  # our own pair stands beside these, in modifications of messages that we sent too
-    if len(metadata) > most:
-        problems.append(Problem("metadata", f"has more than {most} pairs, and one place is ours", "leave some out"))
-    for key, value in metadata.items():
-        field = f"metadata[{shown(key)}]"
-        for part, text, longest in (("key", key, MAX_METADATA_KEY), ("value", value, MAX_METADATA_VALUE)):
-            if not isinstance(text, str):
-                problems.append(Problem(field, f"has a {part} that is not a string", "write it as a string"))
-                continue
-            if len(text) > longest:
-                problems.append(Problem(field, f"has a {part} of more than {longest} characters", "shorten it"))
-            if (wrong := text_fault(text)) is not None:
-                problems.append(Problem(field, f"has a {part} that {wrong}", "remove it"))
-        if key == "":
-            problems.append(Problem(field, "has an empty key", "give it a name"))
 
 
 def _reserved_key(metadata_key: str) -> Problem:
@@ -219,33 +115,6 @@ def _reserved_key(metadata_key: str) -> Problem:
     return Problem(
         f"metadata[{metadata_key}]", reason, "use another key, or set metadata_key to one that you do not use"
     )
-
-
-def _check_id(field: str, value: str, problems: list[Problem]) -> None:
-    _note(field, header_fault(value), problems)
-    if not value:
-        problems.append(Problem(field, "is empty", "give one, or leave it out"))
-
-
-def _check_template(template: Template, problems: list[Problem]) -> None:
-    _check_id("template.id", template.id, problems)
-    for name, value in (template.variables or {}).items():
-        field = f"template.variables[{shown(name)}]"
-        for part, text in (("name", name), ("value", value)):
-            if (wrong := text_fault(text)) is not None:
-                problems.append(Problem(field, f"has a {part} that {wrong}", "remove it"))
-
-
-def _check_tracking(tracking: TrackingOptions, problems: list[Problem]) -> None:
-    for field, text, longest in (
-        ("label", tracking.label, MAX_TRACKING_LABEL),
-        ("domain_name", tracking.domain_name, MAX_TRACKING_DOMAIN),
-    ):
-        if text is None:
-            continue
-        if len(text) > longest:
-            problems.append(Problem(f"tracking_options.{field}", f"has more than {longest:,} characters", "shorten it"))
-        _note(f"tracking_options.{field}", header_fault(text), problems)
 
 
 def _check_folders(folders: object, provider: str | None, problems: list[Problem]) -> None:
@@ -262,14 +131,14 @@ def _check_folders(folders: object, provider: str | None, problems: list[Problem
         elif not folder:
             problems.append(Problem(field, "is empty", "give a folder id"))
         else:
-            _note(field, text_fault(folder), problems)
+            add_fault(field, text_fault(folder), problems)
 
 
 def _most_bytes(message: Message) -> int:
     """An upper bound of the request's size, without encoding anything."""
     texts = (message.body, message.subject, message.reply_to_message_id, message.signature_id)
     parts, characters = 0, sum(len(text or "") for text in texts)
-    for _, people in _people(message):
+    for _, people in people_of(message):
         for person in people:
             parts += 1
             # Twice: the ASCII form of a domain can be longer than the domain.
@@ -294,7 +163,7 @@ def _largest(message: Message) -> str:
     """The field to blame for a request that is too large."""
     sizes = {
         field: sum(len(person.email) + len(person.name or "") for person in people)
-        for field, people in _people(message)
+        for field, people in people_of(message)
     }
     sizes["custom_headers"] = sum(len(header.name) + len(header.value) for header in message.custom_headers)
     sizes["subject"], sizes["body"] = len(message.subject or ""), len(message.body or "")

@@ -19,85 +19,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 
-from sendq.enqueueing.validation import value_problems
 from sendq.errors import Problem
-from sendq.messages.addresses import parse
-from sendq.messages.attachment import Attachment
+from sendq.messages.attachment import Attachment, attachment_problems
+from sendq.messages.characters import header_fault, text_fault
+from sendq.messages.field_checks import (
+    add_fault,
+    check_headers,
+    check_id,
+    check_metadata,
+    check_people,
+    check_template,
+    check_tracking,
+)
+from sendq.messages.fields import CustomHeader, Recipient, Template, TrackingOptions
 from sendq.messages.parts import Part, listed, top
-
-
-class Recipient(Part):
-    """A person on a message: an address, and the name to show with it. Also the sender (``from_``)."""
-
-    email: StrictStr
-    name: StrictStr | None = None
-
-    def __init__(self, email: str | None = None, name: str | None = None, /, **data: Any) -> None:
-        if email is not None:
-            data["email"] = email
-        if name is not None:
-            data["name"] = name
-        super().__init__(**data)
-
-    @classmethod
-    def of(cls, item: object) -> Self:
-        """As for every part, and a string: ``leyah@example.com`` or ``Leyah <leyah@example.com>``."""
-        return cls(*parse(item)) if isinstance(item, str) else super().of(item)
-
-
-class CustomHeader(Part):
-    """A header of the caller's own. Microsoft Graph and iCloud do not carry ``List-Unsubscribe``."""
-
-    name: StrictStr
-    value: StrictStr
-
-    if TYPE_CHECKING:
-
-        def __init__(self, /, *, name: str, value: str) -> None: ...
-
-
-class TrackingOptions(Part):
-    """What Nylas tracks. On trial applications its mere presence is refused (400)."""
-
-    opens: StrictBool | None = None
-    links: StrictBool | None = None
-    thread_replies: StrictBool | None = None
-    label: StrictStr | None = None
-    """At most 2,048 characters."""
-    domain_name: StrictStr | None = None
-    """The host name of the tracking links, registered in the Nylas dashboard; at most 253 characters."""
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self,
-            /,
-            *,
-            opens: bool | None = None,
-            links: bool | None = None,
-            thread_replies: bool | None = None,
-            label: str | None = None,
-            domain_name: str | None = None,
-        ) -> None: ...
-
-
-class Template(Part):
-    """A template kept at Nylas, which makes subject and body."""
-
-    id: StrictStr
-    strict: StrictBool | None = None
-    """Whether a variable without a value is an error (the API's default) or stays as it is written."""
-    variables: dict[StrictStr, StrictStr] | None = None
-
-    if TYPE_CHECKING:
-
-        def __init__(
-            self, /, *, id: str, strict: bool | None = None, variables: Mapping[str, str] | None = None
-        ) -> None: ...
 
 
 def _people(value: object) -> tuple[Part, ...]:
@@ -180,3 +119,43 @@ class Message(Part):
         known = {*cls.model_fields, "from"}
         sound = {name: value for name, value in data.items() if name in known and name.rstrip("_") not in unfit}
         return [problem for problem in value_problems(cls(**sound)) if top(problem.field) not in unfit]
+
+
+def people_of(message: Message) -> tuple[tuple[str, tuple[Recipient, ...]], ...]:
+    return (
+        ("to", message.to),
+        ("cc", message.cc),
+        ("bcc", message.bcc),
+        ("reply_to", message.reply_to),
+        ("from", message.from_),
+    )
+
+
+def value_problems(message: Message, *, provider: str | None = None) -> list[Problem]:
+    """The wrong values in ``message`` that show without knowing the settings, or the size of anything."""
+    problems: list[Problem] = []
+    if not message.to:
+        problems.append(Problem("to", "has no recipient", "give at least one"))
+    if len(message.from_) > 1:
+        problems.append(Problem("from", "has more than one sender", "give one, or none for the grant's own address"))
+    for field, people in people_of(message):
+        check_people(field, people, problems)
+    if message.subject is not None:
+        add_fault("subject", header_fault(message.subject), problems)
+    if message.body is not None:
+        add_fault("body", text_fault(message.body), problems)
+    if message.reply_to_message_id is not None:
+        check_id("reply_to_message_id", message.reply_to_message_id, problems)
+    if message.custom_headers:
+        check_headers(message.custom_headers, problems)
+    if message.metadata:
+        check_metadata(message.metadata, problems)
+    if message.tracking_options is not None:
+        check_tracking(message.tracking_options, problems)
+    if message.template is not None:
+        check_template(message.template, problems)
+    if message.signature_id is not None:
+        check_id("signature_id", message.signature_id, problems)
+    if message.attachments:
+        problems += attachment_problems(message.attachments, provider=provider)
+    return problems

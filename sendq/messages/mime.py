@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from sendq.errors import Problem
 from sendq.messages.content import CHUNK, Content, ContentFault
-from sendq.messages.payload import JOB_HEADER
+from sendq.messages.mark import JOB_HEADER
 
 _FIELD = "mime"
 _blank_line = re.compile(rb"\r?\n\r?\n")

@@ -20,15 +20,13 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from json import JSONEncoder
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sendq.messages.addresses import wire_form
-
-if TYPE_CHECKING:
-    from sendq.messages.message import Message, Recipient
-    from sendq.messages.mime import MimeMessage
-
-JOB_HEADER = "X-Sendq-Job"
+from sendq.messages.fields import Recipient
+from sendq.messages.mark import JOB_HEADER
+from sendq.messages.message import Message
+from sendq.messages.mime import MimeMessage
 
 _DIGEST_VERSION = 1
 

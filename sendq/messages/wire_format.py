@@ -16,16 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from sendq.messages.attachment import MESSAGE_PART, part_names
+from sendq.messages.attachment import MESSAGE_PART, Attachment, part_names
 from sendq.messages.content import MOST_BYTES, Content
+from sendq.messages.mark import JOB_HEADER
+from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
-from sendq.messages.payload import JOB_HEADER, encoded, freeze_send
-
-if TYPE_CHECKING:
-    from sendq.messages.attachment import Attachment
-    from sendq.messages.message import Message
+from sendq.messages.payload import encoded, freeze_send
 
 JSON_TYPE = "application/json"
 

@@ -19,7 +19,7 @@ from typing import Any
 from uuid import UUID
 
 from sendq.clock import SECOND, Micros, micros
-from sendq.messages.payload import JOB_HEADER
+from sendq.messages.mark import JOB_HEADER
 from sendq.rules.reconcile import Look
 from tasks.calling.nylas import Application, NylasClient
 from tasks.policy.failure import Answer

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from sendq.errors import InvalidJob
-from sendq.messages.message import CustomHeader, Message, Recipient, TrackingOptions
+from sendq.messages.fields import CustomHeader, Recipient, TrackingOptions
+from sendq.messages.message import Message
 
 SECRET = "geheim-7731"
 

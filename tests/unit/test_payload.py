@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sendq.messages.message import CustomHeader, Message, Recipient, TrackingOptions
+from sendq.messages.fields import CustomHeader, Recipient, TrackingOptions
+from sendq.messages.message import Message
 from sendq.messages.payload import bulk_digest, content_digest, freeze_changes, freeze_send, send_digest
 
 JOB_ID = "0197a1b2-0000-7000-8000-000000000001"

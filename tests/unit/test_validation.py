@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sendq.enqueueing.validation import MAX_RECIPIENTS_MICROSOFT, check_changes, check_message
 from sendq.errors import InvalidJob, Problem
-from sendq.messages.message import CustomHeader, Message, TrackingOptions
+from sendq.messages.fields import CustomHeader, TrackingOptions
+from sendq.messages.message import Message
 from sendq.messages.payload import freeze_send
 from sendq.messages.wire_format import MAX_JSON_BYTES
 
