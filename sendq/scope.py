@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from sendq.enqueueing.arguments import check_grant
 from sendq.errors import InvalidAct, Problem
@@ -44,6 +45,26 @@ class Scope:
         if self.grant_id is not None:
             return f"grant {self.grant_id}{of}"
         return f"provider {self.provider}{of}" if self.provider else f"application {self.application}"
+
+
+# Counting the waiting jobs of a scope stops here: the count stays cheap.
+COUNT_MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class ScopeState:
+    """A scope as it is at one moment.
+
+    ``known``: it has had a job or a hold. ``waiting``: how many of its jobs wait; `COUNT_MOST` means that many or more.
+    ``held_rule`` and ``held_by``: what or who holds it. ``closed``: the owner of the grant must sign in again.
+    """
+
+    known: bool
+    waiting: int
+    held_until: datetime | None = None
+    held_rule: str | None = None
+    held_by: str | None = None
+    closed: bool = False
 
 
 def _checked(application: str) -> str:

@@ -1,15 +1,14 @@
 """Doubt: jobs that may have gone out, the looks for them, and how they end.
 
 What a look says is judged in `sendq.rules.reconcile`; here is what it is judged from, and what follows. A doubt is
-taken up once (`take_up`): whatever put the job there need not know of looks. Nothing but an operator (`resolve`) and
-the reconciler (`settle`) moves a job out, unless a fact comes late.
+taken up once (`take_up`): whatever put the job there need not know of looks. Nothing but an operator
+(`sendq.ledger.operators.resolve`) and the reconciler (`settle`) moves a job out, unless a fact comes late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -33,16 +32,16 @@ from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows, update_rows
 from sendq.ledger.dispatching.lanes import NEVER
-from sendq.ledger.enqueue import append_wakes
+from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import store_changes
-from sendq.ledger.operators.redrive import CHUNK, EXPIRY, wakes_of
+from sendq.rules.by_hand import EXPIRY
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
 from sendq.rules.states import FINAL, Event, State, move
 
 # A look that was begun and not noted (its leader died) is repeated after this: longer than any look takes.
 BEGUN_FOR: Micros = 5 * 60 * SECOND
 
-_IN_DOUBT: ColumnElement[str] = literal_column(
+IN_DOUBT: ColumnElement[str] = literal_column(
     f"'{State.IN_DOUBT.value}'"
 )  # spelled out, or SQLite uses no partial index
 
@@ -86,7 +85,7 @@ def take_up(connection: Connection, delays: Delays, *, now: Micros, limit: int) 
     rows: Sequence[Any] = connection.execute(
         select(*(table.c[name] for name in columns), lane.c.grant_id)
         .join(lane, lane.c.id == table.c.lane_id)
-        .where(table.c.state == _IN_DOUBT, table.c.look_at.is_(None))
+        .where(table.c.state == IN_DOUBT, table.c.look_at.is_(None))
         .limit(limit)
         .with_for_update(of=table, skip_locked=True)
     ).all()
@@ -114,7 +113,7 @@ def due(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUI
     rows = connection.execute(
         select(table, lane.c.application, lane.c.grant_id, lane.c.provider)
         .join(lane, lane.c.id == table.c.lane_id)
-        .where(table.c.id.in_(ids), table.c.state == _IN_DOUBT, table.c.look_at <= now)
+        .where(table.c.id.in_(ids), table.c.state == IN_DOUBT, table.c.look_at <= now)
         .order_by(table.c.id)
         .with_for_update(of=table, skip_locked=True)
     ).all()
@@ -133,7 +132,7 @@ def _open(statement: Select[Any], now: Micros) -> Select[Any]:
         pair.c.held_until > now,
     )
     return statement.join(lane, lane.c.id == table.c.lane_id).where(
-        table.c.state == _IN_DOUBT,
+        table.c.state == IN_DOUBT,
         table.c.look_at <= now,
         lane.c.closed_at.is_(None),
         or_(lane.c.held_until.is_(None), lane.c.held_until <= now),
@@ -194,7 +193,7 @@ def note(connection: Connection, wanted: Wanted, seen: Seen, *, counts: bool, ne
 def rest(connection: Connection, lane_id: UUID, *, until: Micros) -> None:
     """Leave a grant alone until then: none of its jobs is looked for."""
     table = schema.job
-    these = (table.c.lane_id == lane_id, table.c.state == _IN_DOUBT, table.c.look_at < until)
+    these = (table.c.lane_id == lane_id, table.c.state == IN_DOUBT, table.c.look_at < until)
     connection.execute(update(table).where(*these).values(look_at=until))
 
 
@@ -212,7 +211,7 @@ def ripe(connection: Connection, choice: Choice, *, before: Micros, now: Micros,
     return connection.execute(
         select(job, gone.label("gone"))
         .join(lane, lane.c.id == job.c.lane_id)
-        .where(job.c.state == _IN_DOUBT, job.c.look_at.is_not(None), job.c.doubt_at < before)
+        .where(job.c.state == IN_DOUBT, job.c.look_at.is_not(None), job.c.doubt_at < before)
         .where(chosen != Choice.WAIT.value, or_(gone, job.c.looks >= LOOKS_LEAST))
         .where(or_(gone, chosen == Choice.DEAD.value, again))
         .order_by(job.c.look_at)
@@ -253,7 +252,7 @@ def _locked(connection: Connection, ids: Iterable[UUID]) -> Sequence[Row[Any]]:
     return connection.execute(
         select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
         .join(lane, lane.c.id == job.c.lane_id)
-        .where(job.c.id.in_(sorted(ids)), job.c.state == _IN_DOUBT)
+        .where(job.c.id.in_(sorted(ids)), job.c.state == IN_DOUBT)
         .order_by(job.c.id)
         .with_for_update(of=job)
     ).all()
@@ -333,91 +332,3 @@ def _event(row: Row[Any], ending: Ending, *, by: str, now: Micros) -> dict[str, 
         "by": by,
         "reason": ending.reason,
     }
-
-
-# --- by hand ----------------------------------------------------------------------------------------------------------
-
-
-class Answer(StrEnum):
-    """What a person says of a job in doubt."""
-
-    SENT = "sent"  #      it went out
-    RESEND = "resend"  #  send it again, whatever became of it
-    DEAD = "dead"  #      give it up
-
-
-_ANSWERS = {
-    Answer.SENT: (Event.ACCEPT, "resolved_sent"),
-    Answer.RESEND: (Event.RETURN, "resolved_resent"),
-    Answer.DEAD: (Event.GIVE_UP, "resolved_dead"),
-}
-
-
-class Refusal(StrEnum):
-    """Why a job is not sent again, though a person says so."""
-
-    WITHDRAWN = "withdrawn"  #  it was cancelled
-    GONE = "gone"  #            its grant exists no more
-
-
-@dataclass(frozen=True, slots=True)
-class Which:
-    """Which jobs in doubt: those that fit everything that is given."""
-
-    jobs: Sequence[UUID] | None = None
-    rule: str | None = None
-    lane_id: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Some jobs in doubt, in the order of their ids. ``after``: where the next ones begin; None: nowhere."""
-
-    ready: Sequence[Row[Any]]
-    refused: Mapping[UUID, Refusal]
-    after: UUID | None
-
-
-def find(connection: Connection, which: Which, answer: Answer, *, after: UUID | None, limit: int = CHUNK) -> Found:
-    """Look at up to ``limit`` jobs in doubt behind ``after``; nothing is changed."""
-    job, lane = schema.job, schema.lane
-    statement = (
-        select(job, and_(lane.c.closed_at.is_not(None), lane.c.gone).label("gone"))
-        .join(lane, lane.c.id == job.c.lane_id)
-        .where(job.c.state == _IN_DOUBT)
-        .order_by(job.c.id)
-        .limit(limit)
-    )
-    if after is not None:
-        statement = statement.where(job.c.id > after)
-    if which.jobs is not None:
-        statement = statement.where(job.c.id.in_(which.jobs))
-    for name in ("rule", "lane_id"):
-        if getattr(which, name) is not None:
-            statement = statement.where(job.c[name] == getattr(which, name))
-    rows = connection.execute(statement).all()
-    refused: dict[UUID, Refusal] = {}
-    if answer is Answer.RESEND:
-        refused |= {row.id: Refusal.WITHDRAWN for row in rows if row.cancel_at is not None}
-        refused |= {row.id: Refusal.GONE for row in rows if row.gone}
-    return Found([row for row in rows if row.id not in refused], refused, rows[-1].id if len(rows) == limit else None)
-
-
-def resolve(
-    connection: Connection,
-    which: Which,
-    answer: Answer,
-    *,
-    by: str,
-    reason: str,
-    now: Micros,
-    message_id: str | None = None,
-    after: UUID | None = None,
-    limit: int = CHUNK,
-) -> Found:
-    """Settle up to ``limit`` jobs in doubt behind ``after`` on a person's word; ``ready`` are those."""
-    seen = find(connection, which, answer, after=after, limit=limit)
-    event, rule = _ANSWERS[answer]
-    ending = Ending(event, rule, message_id=message_id, reason=reason)
-    done = settle(connection, {row.id: ending for row in seen.ready}, by=by, now=now, even_late=True)
-    return replace(seen, ready=done)

@@ -26,6 +26,9 @@ from sendq.vault import Vault, context_of
 
 NO_VAULT = Vault()
 
+# The columns of a wake row by priority.
+_WAKES = ("high_at", "normal_at", "low_at")
+
 # The leader's row says until when it sleeps. A commit that it would sleep through wakes it; at any other time a
 # NOTIFY would only cost (it takes a lock that all commits share).
 CHANNEL = "sendq_wake"
@@ -97,6 +100,18 @@ def append_wakes(connection: Connection, wakes: Sequence[Mapping[str, Any]], *, 
     """Say which lanes have new jobs, and wake the dispatcher if it would sleep past them."""
     insert_rows(connection, schema.wake, wakes)
     notify(connection, at=at)
+
+
+def wakes_of(rows: Iterable[Row[Any]], starts: Mapping[UUID, Micros]) -> list[dict[str, Any]]:
+    """A wake row for each lane of these jobs, with the earliest start by priority."""
+    wakes: dict[UUID, dict[str, Any]] = {}
+    for row in rows:
+        lane = {"lane_id": row.lane_id, "application": row.application, "grant_id": row.grant_id}
+        wake = wakes.setdefault(row.lane_id, lane | {"provider": row.provider} | dict.fromkeys(_WAKES))
+        name = _WAKES[row.priority]
+        if wake[name] is None or starts[row.id] < wake[name]:
+            wake[name] = starts[row.id]
+    return list(wakes.values())
 
 
 def notify(connection: Connection, *, at: Micros) -> None:

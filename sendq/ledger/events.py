@@ -25,6 +25,9 @@ from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 
+# Authors of events that no person caused; a person under one of these names could not be told from them.
+AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
+
 
 def append(connection: Connection, kind: str, **what: Any) -> None:
     """Write one event down; what can be said of it stands at `event`."""

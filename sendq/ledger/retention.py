@@ -8,7 +8,7 @@
     events, notifications   for their own times
 
 Unfinished jobs are never touched. Each step walks along an index, and passes over rows that somebody has locked: an
-operator who revives a dead letter in that moment keeps it. Times are those before which things go.
+operator who retries a dead letter in that moment keeps it. Times are those before which things go.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Event(StrEnum):
     GIVE_UP = "give_up"  #  dead letter
     CANCEL = "cancel"
     EXPIRE = "expire"
-    REVIVE = "revive"  #    an operator sends it round again
+    RETRY = "retry"  #      an operator retries a dead letter
 
 
 MOVES: dict[State, dict[Event, State]] = {
@@ -68,7 +68,7 @@ MOVES: dict[State, dict[Event, State]] = {
         Event.GIVE_UP: State.DEAD,
     },
     # Facts are never refused: what went out has gone out, whatever was believed before.
-    State.DEAD: {Event.REVIVE: State.QUEUED, Event.ACCEPT: State.SENT},
+    State.DEAD: {Event.RETRY: State.QUEUED, Event.ACCEPT: State.SENT},
     State.CANCELLED: {Event.ACCEPT: State.SENT},
     State.EXPIRED: {Event.ACCEPT: State.SENT},
     State.SENT: {},

@@ -41,9 +41,9 @@ class TestAWalkByQuery:
         assert ended(QUERY, stopped, total=None)
 
     def test_goes_on_when_that_page_is_sent_round_again(self) -> None:
-        revived = {"page": 7, "found": 140, "list:dead": 0}
-        assert walk_state(QUERY, revived, total=None, making=False) == "listing"
-        assert not ended(QUERY, revived, total=None)
+        retried = {"page": 7, "found": 140, "list:dead": 0}
+        assert walk_state(QUERY, retried, total=None, making=False) == "listing"
+        assert not ended(QUERY, retried, total=None)
 
     def test_has_not_ended_before_the_jobs_that_it_finds(self) -> None:
         over = {"page": 1, "found": 2, "list:sent": 1}

@@ -32,7 +32,7 @@ class TestTheTable:
         assert not FINAL & WAITING
 
     def test_leads_out_of_an_end_only_by_a_fact_or_by_hand(self) -> None:
-        assert {event for state in FINAL for event in MOVES[state]} == {Event.ACCEPT, Event.REVIVE}
+        assert {event for state in FINAL for event in MOVES[state]} == {Event.ACCEPT, Event.RETRY}
 
     @pytest.mark.parametrize("state", sorted(set(State) - {State.SENT}))
     def test_never_refuses_that_a_job_was_sent(self, state: State) -> None:

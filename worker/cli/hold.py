@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from sendq.clock import Micros
-    from sendq.ledger.operators.holds import Standing
+    from sendq.scope import ScopeState
 
 
 # Long enough to look into it, short enough that a forgotten hold ends within a day.
@@ -53,7 +53,7 @@ def hold(
     now = clock.now()
     end = _end(lasting, until, clock.moment(now))
 
-    def act(connection: Connection) -> tuple[Standing, bool]:
+    def act(connection: Connection) -> tuple[ScopeState, bool]:
         standing = standing_of(connection, scope, now=now)
         if dry_run:
             return standing, standing.held_until is None or standing.held_until <= end

@@ -16,7 +16,8 @@ from worker.cli.params import by_option, reason_option
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from sendq.ledger.doubt import Answer, Found, Which
+    from sendq.ledger.operators.resolve import DoubtPart, DoubtSelection
+    from sendq.rules.by_hand import Answer
     from sendq.rules.states import State
 
 
@@ -32,7 +33,7 @@ WARNING = "nobody knows who has such a message already: they get it twice; the a
 
 # Why a job is not sent again; a test holds these to the ledger's own reasons.
 REFUSED = {
-    "withdrawn": "were cancelled; settle them as sent or dead",
+    "cancelled": "were cancelled; settle them as sent or dead",
     "gone": "belong to a grant that exists no more; settle them as sent or dead",
 }
 
@@ -47,7 +48,7 @@ class Tally:
     settled: list[str] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
-    def add(self, found: Found) -> None:
+    def add(self, found: DoubtPart) -> None:
         """Count one part."""
         self.settled += [str(row.id) for row in found.ready]
         self.refused.update(reason.value for reason in found.refused.values())
@@ -82,7 +83,7 @@ def resolve(
     The named JOBs, or all that fit every given filter. What is sent again may reach people twice. Exit status 1 if a
     named job is not settled.
     """
-    from sendq.ledger.doubt import Answer
+    from sendq.rules.by_hand import Answer
 
     filters = rule is not None or grant is not None or all_in_doubt
     if bool(jobs) == filters:
@@ -116,32 +117,34 @@ def resolve(
         raise SystemExit(FAILED)
 
 
-def _which(jobs: tuple[str, ...], rule: str | None, grant: str | None, application: str) -> Which:
-    from sendq.ledger.doubt import Which
+def _which(jobs: tuple[str, ...], rule: str | None, grant: str | None, application: str) -> DoubtSelection:
+    from sendq.ledger.operators.resolve import DoubtSelection
     from sendq.ledger.reading.lookup import parse_id
 
-    return Which(
+    return DoubtSelection(
         jobs=[parse_id(job, what="job") for job in jobs] if jobs else None,
         rule=rule,
         lane_id=lane_of(application, grant),
     )
 
 
-def _all(which: Which, answer: Answer, *, by: str, reason: str, message_id: str | None, dry_run: bool) -> Tally:
+def _all(
+    which: DoubtSelection, answer: Answer, *, by: str, reason: str, message_id: str | None, dry_run: bool
+) -> Tally:
     """Part by part, each in a transaction of its own: what is interrupted goes on when it is run again."""
     from sendq import clock
-    from sendq.ledger import doubt
     from sendq.ledger.db.engine import reading, writing
+    from sendq.ledger.operators import resolve as resolving
 
     tally, after = Tally(), None
     with ledger_engine() as engine:
         while True:
             if dry_run:
                 with reading(engine) as connection:
-                    found = doubt.find(connection, which, answer, after=after)
+                    found = resolving.find(connection, which, answer, after=after)
             else:
                 with writing(engine) as connection:
-                    found = doubt.resolve(
+                    found = resolving.resolve(
                         connection, which, answer, by=by, reason=reason, message_id=message_id,
                         now=clock.now(), after=after,
                     )  # fmt: skip
@@ -151,9 +154,9 @@ def _all(which: Which, answer: Answer, *, by: str, reason: str, message_id: str 
                 return tally
 
 
-def _others(which: Which, tally: Tally) -> dict[UUID, State | None]:
+def _others(which: DoubtSelection, tally: Tally) -> dict[UUID, State | None]:
     """The named jobs that were not in doubt, with their states; None: there is no such job."""
-    from sendq.ledger.operators.redrive import states
+    from sendq.ledger.operators.retry import states_of as states
 
     if which.jobs is None:
         return {}

@@ -17,7 +17,7 @@ from worker.cli.params import by_option, rate, reason_option, since_option
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from sendq.ledger.operators.redrive import Found, Wanted
+    from sendq.ledger.operators.retry import DeadLetterPart, DeadLetterSelection
     from sendq.rules.states import State
 
 
@@ -26,7 +26,7 @@ REFUSED = {
     "partly": "went out to some of their recipients, who would get them twice; --even-partly sends them all the same",
     "maybe": "may have gone out; --even-partly sends them all the same",
     "overtaken": "would undo a newer change of the same message; --even-overtaken makes them all the same",
-    "withdrawn": "were cancelled while they were on the wire; enqueue them anew if they are wanted after all",
+    "cancelled": "were cancelled while they were on the wire; enqueue them anew if they are wanted after all",
     "forgotten": "have no body any more: it was erased (sendq forget)",
     "gone": "belong to a grant that exists no more; if it does: sendq release --grant …",
 }
@@ -38,7 +38,7 @@ INSTEAD = {
     "sending": "it is on the wire",
     "in_doubt": "it may have gone out, which has to be settled first: sendq resolve",
     "sent": "it went out",
-    "cancelled": "it was withdrawn; enqueue it anew",
+    "cancelled": "it was cancelled; enqueue it again",
     "expired": "its time was over; enqueue it anew",
 }
 
@@ -50,7 +50,7 @@ class Tally:
     revived: list[str] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
 
-    def add(self, found: Found) -> None:
+    def add(self, found: DeadLetterPart) -> None:
         """Count one part."""
         self.revived += [str(row.id) for row in found.ready]
         self.refused.update(reason.value for reason in found.refused.values())
@@ -122,12 +122,12 @@ def _wanted(
     since: datetime | None,
     even_partly: bool,
     even_overtaken: bool,
-) -> Wanted:
+) -> DeadLetterSelection:
     from sendq.clock import micros
-    from sendq.ledger.operators.redrive import Wanted
+    from sendq.ledger.operators.retry import DeadLetterSelection
     from sendq.ledger.reading.lookup import parse_id
 
-    return Wanted(
+    return DeadLetterSelection(
         jobs=[parse_id(job, what="job") for job in jobs] if jobs else None,
         rule=rule,
         lane_id=lane_of(application, grant),
@@ -138,24 +138,26 @@ def _wanted(
     )
 
 
-def _all(wanted: Wanted, *, limit: int | None, apart: int, by: str, reason: str | None, dry_run: bool) -> Tally:
+def _all(
+    wanted: DeadLetterSelection, *, limit: int | None, apart: int, by: str, reason: str | None, dry_run: bool
+) -> Tally:
     """Part by part, each in a transaction of its own: what is interrupted goes on when it is run again."""
     from sendq import clock
     from sendq.ledger.db.engine import reading, writing
-    from sendq.ledger.operators.redrive import CHUNK, find, revive
+    from sendq.ledger.operators import retry as redo
 
     tally, after, next_at = Tally(), None, 0
     with ledger_engine() as engine:
         while True:
-            most = CHUNK if limit is None else min(CHUNK, limit - len(tally.revived))
+            most = redo.CHUNK if limit is None else min(redo.CHUNK, limit - len(tally.revived))
             if dry_run:
                 with reading(engine) as connection:
-                    found = find(connection, wanted, after=after, limit=most)
+                    found = redo.find(connection, wanted, after=after, limit=most)
             else:
                 now = clock.now()
                 first_at = max(now, next_at)
                 with writing(engine) as connection:
-                    found = revive(
+                    found = redo.retry(
                         connection, wanted, after=after, first_at=first_at, apart=apart,
                         by=by, reason=reason, now=now, limit=most,
                     )  # fmt: skip
@@ -166,9 +168,9 @@ def _all(wanted: Wanted, *, limit: int | None, apart: int, by: str, reason: str 
                 return tally
 
 
-def _others(wanted: Wanted, tally: Tally) -> dict[UUID, State | None]:
+def _others(wanted: DeadLetterSelection, tally: Tally) -> dict[UUID, State | None]:
     """The named jobs that were not dead letters, with their states; None: there is no such job."""
-    from sendq.ledger.operators.redrive import states
+    from sendq.ledger.operators.retry import states_of as states
 
     if wanted.jobs is None:
         return {}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from sendq.clock import Micros
-    from sendq.ledger.operators.holds import Standing
+    from sendq.scope import ScopeState
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -76,22 +76,22 @@ def scope_of(application: str, grant: str | None, provider: str | None, whole_ap
     return Scope(application, grant, provider)
 
 
-def standing_of(connection: Connection, scope: Scope, *, now: Micros) -> Standing:
+def standing_of(connection: Connection, scope: Scope, *, now: Micros) -> ScopeState:
     from sendq.ledger.operators import holds
 
     if scope.grant is not None:
-        return holds.grant_standing(connection, scope.application, scope.grant, now=now)
-    return holds.pair_standing(connection, scope.application, scope.pair, now=now)
+        return holds.grant_state(connection, scope.application, scope.grant, now=now)
+    return holds.pair_state(connection, scope.application, scope.pair, now=now)
 
 
-def waiting(standing: Standing) -> str:
-    from sendq.ledger.operators.holds import COUNT_MOST
+def waiting(standing: ScopeState) -> str:
+    from sendq.scope import COUNT_MOST
 
     number = f"{standing.waiting:,}" + (" or more" if standing.waiting >= COUNT_MOST else "")
     return "1 job waits" if standing.waiting == 1 else f"{number} jobs wait"
 
 
-def standing_json(standing: Standing) -> dict[str, Any]:
+def standing_json(standing: ScopeState) -> dict[str, Any]:
     held_until = standing.held_until
     return {
         "known": standing.known,

@@ -1,1 +1,1 @@
-"""What operators change: holds, redrive, erasure, new encryption keys, recovery after a restore."""
+"""What operators change: holds, retries, doubts, erasure, encryption keys, recovery after a restore."""

@@ -30,14 +30,14 @@ from sendq.ledger.enqueue import notify
 from sendq.rules.paces import Paces
 from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.states import State
+from sendq.scope import COUNT_MOST, ScopeState
 from sendq.views import plain
 
 WHOLE_APPLICATION = "*"
 
 Released = Literal["released", "reopened"]
 
-# Counting the waiting jobs of one scope stops here, and of one lane in a list there.
-COUNT_MOST = 100_000
+# Counting the waiting jobs of one lane in a list stops here.
 LINE_COUNT_MOST = 10_000
 
 
@@ -208,34 +208,22 @@ def _pair_event(
 # --- look -------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A scope as it is now. ``known``: it has a lane. ``waiting``: its waiting jobs, up to `COUNT_MOST`."""
-
-    known: bool
-    waiting: int
-    held_until: datetime | None = None
-    held_rule: str | None = None
-    held_by: str | None = None
-    closed: bool = False
-
-
-def grant_standing(connection: Connection, application: str, grant_id: str, *, now: Micros) -> Standing:
-    """How a grant stands."""
+def grant_state(connection: Connection, application: str, grant_id: str, *, now: Micros) -> ScopeState:
+    """A grant as it is now."""
     lane = lane_id(application, grant_id)
     row = connection.execute(select(schema.lane).where(schema.lane.c.id == lane)).first()
     waiting = _waiting(connection, select(schema.job.c.id).where(schema.job.c.lane_id == lane), COUNT_MOST)
-    return _standing(row, known=row is not None, waiting=waiting, now=now)
+    return _state(row, known=row is not None, waiting=waiting, now=now)
 
 
-def pair_standing(connection: Connection, application: str, provider: str, *, now: Micros) -> Standing:
-    """How a provider of an application stands, or (`WHOLE_APPLICATION`) all of it."""
+def pair_state(connection: Connection, application: str, provider: str, *, now: Micros) -> ScopeState:
+    """A provider of an application as it is now, or (`WHOLE_APPLICATION`) all of the application."""
     job, pair = schema.job.c, schema.pair
     lanes = select(schema.lane.c.id).where(*_of(application, provider))
     known = connection.execute(lanes.limit(1)).first() is not None
     waiting = _waiting(connection, select(job.id).where(job.lane_id.in_(lanes)), COUNT_MOST)
     this = select(pair).where(pair.c.application == application, pair.c.provider == provider)
-    return _standing(connection.execute(this).first(), known=known, waiting=waiting, now=now)
+    return _state(connection.execute(this).first(), known=known, waiting=waiting, now=now)
 
 
 def held_above(
@@ -254,13 +242,13 @@ def held_above(
     return list(connection.execute(wanted.order_by(table.provider)).scalars())
 
 
-def _standing(row: Row[Any] | None, *, known: bool, waiting: int, now: Micros) -> Standing:
+def _state(row: Row[Any] | None, *, known: bool, waiting: int, now: Micros) -> ScopeState:
     if row is None:
-        return Standing(known, waiting)
+        return ScopeState(known, waiting)
     closed = getattr(row, "closed_at", None) is not None
     if row.held_until is None or row.held_until <= now:
-        return Standing(known, waiting, closed=closed)
-    return Standing(known, waiting, moment(row.held_until), row.held_rule, row.held_by, closed)
+        return ScopeState(known, waiting, closed=closed)
+    return ScopeState(known, waiting, moment(row.held_until), row.held_rule, row.held_by, closed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,9 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.doubt import trail
-from sendq.ledger.enqueue import append_wakes
+from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import store_changes
-from sendq.ledger.operators.redrive import CHUNK, wakes_of
+from sendq.ledger.operators.retry import CHUNK
 from sendq.rules.states import Event, State, move
 
 RECOVERED = "recovered"

@@ -10,9 +10,10 @@ import pytest
 
 from sendq import Attachment, Message, Query, State, clock
 from sendq.ledger.db import schema
-from sendq.ledger.operators import redrive
-from sendq.ledger.operators.redrive import Refusal, Wanted
+from sendq.ledger.operators import retry as retrying
+from sendq.ledger.operators.retry import DeadLetterSelection
 from sendq.ledger.walks import Page
+from sendq.rules.by_hand import RetryRefusal
 from sendq.rules.states import Event
 from tests.integration.ledger.test_sealed import everything
 from tests.support.commands import Cli
@@ -158,7 +159,7 @@ class TestForgetting:
 
 class TestADeadLetterThatWasForgotten:
     @pytest.mark.parametrize("operation", ["send", "modify"])
-    def test_is_not_revived(self, ledger: Ledger, cli: Cli, operation: str) -> None:
+    def test_is_not_retried(self, ledger: Ledger, cli: Cli, operation: str) -> None:
         if operation == "send":
             job = called(ledger, Event.GIVE_UP)
         else:
@@ -170,8 +171,8 @@ class TestADeadLetterThatWasForgotten:
         cli("forget", "--grant", "g1", *ASKED)
         now = ledger.clock()
         with ledger.writing() as connection:
-            found = redrive.revive(connection, Wanted(), after=None, first_at=now, by="anna", now=now)
-        assert (found.ready, found.refused) == ([], {job: Refusal.FORGOTTEN})
+            found = retrying.retry(connection, DeadLetterSelection(), after=None, first_at=now, by="anna", now=now)
+        assert (found.ready, found.refused) == ([], {job: RetryRefusal.FORGOTTEN})
 
     def test_has_its_words_on_the_command_line(self) -> None:
-        assert Refusal.FORGOTTEN.value in retry.REFUSED
+        assert RetryRefusal.FORGOTTEN.value in retry.REFUSED

@@ -16,7 +16,7 @@ from sendq.clock import SECOND
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
-from sendq.ledger.operators.redrive import Refusal
+from sendq.rules.by_hand import RetryRefusal
 from sendq.rules.states import MOVES, Event
 from sendq.simulator import Fault
 from tests.support.commands import Cli, Result
@@ -208,7 +208,7 @@ class TestRetry:
     def test_goes_on_over_several_parts_at_the_rate_up_to_the_limit(
         self, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("sendq.ledger.operators.redrive.CHUNK", 2)
+        monkeypatch.setattr("sendq.ledger.operators.retry.CHUNK", 2)
         lanes(ledger)
         jobs = [UUID(dead(ledger)) for _ in range(7)]
         assert as_json(cli("retry", "--grant", "g1", "--dry-run", "--json"))["retried"] == 7
@@ -250,8 +250,8 @@ class TestRetry:
         assert "leyah" not in err
 
     def test_has_a_sentence_for_every_case(self) -> None:
-        assert set(retry.REFUSED) == {reason.value for reason in Refusal}
-        assert set(retry.INSTEAD) == {state.value for state in State if Event.REVIVE not in MOVES[state]}
+        assert set(retry.REFUSED) == {reason.value for reason in RetryRefusal}
+        assert set(retry.INSTEAD) == {state.value for state in State if Event.RETRY not in MOVES[state]}
 
 
 class TestEvents:

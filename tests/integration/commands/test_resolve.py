@@ -17,7 +17,7 @@ from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import lineage
-from sendq.ledger.doubt import Answer, Refusal
+from sendq.rules.by_hand import Answer, ResendRefusal
 from tests.integration.ledger.test_doubt import in_doubt
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger
@@ -96,7 +96,7 @@ class TestResolve:
 
     def test_knows_every_answer_and_every_refusal(self) -> None:
         assert resolve.ANSWERS == tuple(resolve.DONE) == tuple(answer.value for answer in Answer)
-        assert resolve.REFUSED.keys() == {reason.value for reason in Refusal}
+        assert resolve.REFUSED.keys() == {reason.value for reason in ResendRefusal}
 
 
 class TestRecover:

@@ -17,7 +17,7 @@ from sendq.clock import SECOND
 from sendq.ledger import batches, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
-from sendq.ledger.operators.redrive import Wanted, revive
+from sendq.ledger.operators.retry import DeadLetterSelection, retry
 from sendq.ledger.walks import Page
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
@@ -110,8 +110,8 @@ class TestTheEndOfABatch:
         serve_all(ledger, Event.GIVE_UP, rule="server_error")
         assert finish(ledger) == [batch.id]
         with ledger.writing() as connection:
-            revive(
-                connection, Wanted(batch_id=UUID(batch.id)), after=None, first_at=ledger.clock(), by="l",
+            retry(
+                connection, DeadLetterSelection(batch_id=UUID(batch.id)), after=None, first_at=ledger.clock(), by="l",
                 now=ledger.clock(),
             )  # fmt: skip
         assert ledger.queue.batch(batch.id).finished_at is None
@@ -128,8 +128,8 @@ class TestTheEndOfABatch:
         told: list[list[str]] = []
         leader = threading.Thread(target=lambda: told.append(finish(ledger)))
         with ledger.writing() as connection:
-            revive(
-                connection, Wanted(batch_id=UUID(batch.id)), after=None, first_at=ledger.clock(), by="l",
+            retry(
+                connection, DeadLetterSelection(batch_id=UUID(batch.id)), after=None, first_at=ledger.clock(), by="l",
                 now=ledger.clock(),
             )  # fmt: skip
             leader.start()

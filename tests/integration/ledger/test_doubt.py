@@ -15,8 +15,10 @@ from sendq.enqueueing.planning import NEVER, Options
 from sendq.ids import lane_id
 from sendq.ledger import doubt
 from sendq.ledger.db import schema
-from sendq.ledger.doubt import Answer, Ending, Refusal, Wanted, Which
-from sendq.ledger.operators.redrive import EXPIRY
+from sendq.ledger.doubt import Ending, Wanted
+from sendq.ledger.operators import resolve as resolving
+from sendq.ledger.operators.resolve import DoubtPart, DoubtSelection
+from sendq.rules.by_hand import EXPIRY, Answer, ResendRefusal, RetryRefusal
 from sendq.rules.preflight import DEATHS_TOLERATED
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look
 from sendq.rules.rule_ids import POISON
@@ -64,10 +66,10 @@ def settle(ledger: Ledger, job: UUID, event: Event, **given: Any) -> int:
         return len(doubt.settle(connection, {job: ending}, by="reconcile", now=ledger.clock()))
 
 
-def resolve(ledger: Ledger, answer: Answer, which: Which | None = None, **given: Any) -> doubt.Found:
+def resolve(ledger: Ledger, answer: Answer, which: DoubtSelection | None = None, **given: Any) -> DoubtPart:
     options: dict[str, Any] = {"by": "anna", "reason": "she asked", "now": ledger.clock()} | given
     with ledger.writing() as connection:
-        return doubt.resolve(connection, which or Which(), answer, **options)
+        return resolving.resolve(connection, which or DoubtSelection(), answer, **options)
 
 
 class TestADoubt:
@@ -348,13 +350,13 @@ class TestResolving:
         )  # fmt: skip
 
     def test_as_dead_is_a_dead_letter_that_retry_refuses(self, ledger: Ledger) -> None:
-        from sendq.ledger.operators import redrive
+        from sendq.ledger.operators import retry
 
         job = in_doubt(ledger)
         resolve(ledger, Answer.DEAD)
         assert ledger.state(job) is State.DEAD
         with ledger.writing() as connection:
-            assert redrive.find(connection, redrive.Wanted(), after=None).refused == {job: redrive.Refusal.MAYBE}
+            assert retry.find(connection, retry.DeadLetterSelection(), after=None).refused == {job: RetryRefusal.MAYBE}
 
     def test_to_be_sent_again_goes_under_a_new_key_and_gets_time(self, ledger: Ledger) -> None:
         job = in_doubt(ledger, expires_at=moment(ledger.clock()) + timedelta(hours=1))
@@ -377,15 +379,15 @@ class TestResolving:
         withdrawn, gone = in_doubt(ledger, "a"), in_doubt(ledger, "b")
         ledger.queue.cancel(str(withdrawn))
         ledger.set_lane("b", closed_at=1, gone=True)
-        assert resolve(ledger, Answer.RESEND).refused == {withdrawn: Refusal.WITHDRAWN, gone: Refusal.GONE}
+        assert resolve(ledger, Answer.RESEND).refused == {withdrawn: ResendRefusal.CANCELLED, gone: ResendRefusal.GONE}
         assert len(resolve(ledger, Answer.DEAD).ready) == 2
 
     def test_touches_those_alone_that_fit(self, ledger: Ledger) -> None:
         one, other = in_doubt(ledger, "a"), in_doubt(ledger, "b")
         waits = ledger.send("a")
-        resolve(ledger, Answer.DEAD, Which(lane_id=lane_id("default", "a"), rule="no_answer"))
+        resolve(ledger, Answer.DEAD, DoubtSelection(lane_id=lane_id("default", "a"), rule="no_answer"))
         assert [ledger.state(job) for job in (one, other, waits)] == [State.DEAD, State.IN_DOUBT, State.QUEUED]
-        resolve(ledger, Answer.DEAD, Which(jobs=[other, waits]))
+        resolve(ledger, Answer.DEAD, DoubtSelection(jobs=[other, waits]))
         assert [ledger.state(job) for job in (other, waits)] == [State.DEAD, State.QUEUED]
 
     def test_of_many_goes_on_part_by_part(self, ledger: Ledger) -> None:
@@ -412,7 +414,7 @@ class TestTheIndexes:
         if ledger.engine.dialect.name != "sqlite":
             pytest.skip("one plan is enough, and PostgreSQL scans small tables")
         table = schema.job.c
-        wanted = select(table.id).where(table.state == doubt._IN_DOUBT, table.look_at.is_(None)).limit(5)
+        wanted = select(table.id).where(table.state == doubt.IN_DOUBT, table.look_at.is_(None)).limit(5)
         text = str(wanted.compile(ledger.engine, compile_kwargs={"literal_binds": True}))
         with ledger.engine.connect() as connection:
             plan = " ".join(str(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}"))

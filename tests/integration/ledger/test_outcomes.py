@@ -17,7 +17,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.deliveries import GIVEN_UP, HOLD_MOST, PAUSE_MOST, Receiver, Tried, Wanted
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.dispatching.record import Hold
-from sendq.ledger.operators import redrive
+from sendq.ledger.operators import retry
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
@@ -141,7 +141,7 @@ class TestAnEnd:
         job = serve_one(ledger, Event.GIVE_UP)
         with ledger.writing() as connection:
             now = ledger.clock()
-            redrive.revive(connection, redrive.Wanted(jobs=[job]), after=None, first_at=now, by="me", now=now)
+            retry.retry(connection, retry.DeadLetterSelection(jobs=[job]), after=None, first_at=now, by="me", now=now)
         claimed = ledger.serve()
         ledger.record(outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes"), ends=[end(claimed)])
         assert kinds(ledger) == ["dead", "sent"]
@@ -422,7 +422,7 @@ def test_nobody_changes_a_jobs_state_behind_the_back_of_those_who_are_told() -> 
     ledger_room = Path(outcomes.__file__).parent
     writers = {
         path.name
-        for path in ledger_room.glob("*.py")
+        for path in ledger_room.rglob("*.py")
         if "UPDATE sendq_job SET state" in (source := path.read_text())
         or "update_rows(connection, schema.job" in source
     }

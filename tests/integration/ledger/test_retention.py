@@ -207,7 +207,7 @@ class TestAStep:
         with ledger.writing() as connection:
             assert retention.drop_bodies(connection, State.SENT, before=now, now=now) == 0
 
-    def test_passes_over_a_dead_letter_that_somebody_revives(self, pg_ledger: Ledger) -> None:
+    def test_passes_over_a_dead_letter_that_an_operator_retries(self, pg_ledger: Ledger) -> None:
         job = ended(pg_ledger, Event.GIVE_UP)
         now = pg_ledger.clock.advance(100 * 86_400)
         with pg_ledger.writing() as operator, pg_ledger.writing() as connection:

@@ -16,7 +16,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.dispatching.record import Group, record
 from sendq.ledger.dispatching.turns import Claimed
-from sendq.ledger.operators.redrive import Wanted, revive
+from sendq.ledger.operators.retry import DeadLetterSelection, retry
 from sendq.ledger.walks import Page
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
@@ -200,8 +200,8 @@ class TestAWalkThatStops:
         self.die(ledger)
         lead(ledger)
         with ledger.writing() as connection:
-            wanted = Wanted(batch_id=UUID(batch.id))
-            revive(connection, wanted, after=None, first_at=ledger.clock(), by="leyah", now=ledger.clock())
+            wanted = DeadLetterSelection(batch_id=UUID(batch.id))
+            retry(connection, wanted, after=None, first_at=ledger.clock(), by="leyah", now=ledger.clock())
         assert ledger.queue.batch(batch.id).finished_at is None
         list_page(ledger, ["b"], None)
         lead(ledger)
@@ -238,8 +238,13 @@ class TestAWalkByThreads:
         )
         lead(ledger)
         with ledger.writing() as connection:
-            revive(
-                connection, Wanted(jobs=[second.id]), after=None, first_at=ledger.clock(), by="l", now=ledger.clock()
+            retry(
+                connection,
+                DeadLetterSelection(jobs=[second.id]),
+                after=None,
+                first_at=ledger.clock(),
+                by="l",
+                now=ledger.clock(),
             )
         claimed = serve(ledger)
         for job in claimed.jobs:

@@ -14,8 +14,9 @@ from sendq.enqueueing.planning import NEVER, SEND_EXPIRY
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
-from sendq.ledger.operators import redrive
-from sendq.ledger.operators.redrive import EXPIRY, Found, Refusal, Wanted
+from sendq.ledger.operators import retry
+from sendq.ledger.operators.retry import DeadLetterPart, DeadLetterSelection
+from sendq.rules.by_hand import EXPIRY, RetryRefusal
 from sendq.rules.states import Event, State
 from tests.integration.ledger.test_races import LIMIT_S, wait_until_somebody_waits_for_a_lock
 from tests.support.ledger import Ledger, end, outcome
@@ -42,14 +43,14 @@ def dead_send(ledger: Ledger, grant: str = "g1", **given: Any) -> UUID:
     return job
 
 
-def go_round(ledger: Ledger, wanted: Wanted | None = None, **given: Any) -> Found:
+def retry_all(ledger: Ledger, wanted: DeadLetterSelection | None = None, **given: Any) -> DeadLetterPart:
     now = ledger.clock()
     options: dict[str, Any] = {"after": None, "first_at": now, "by": "anna", "now": now} | given
     with ledger.writing() as connection:
-        return redrive.revive(connection, wanted or Wanted(), **options)
+        return retry.retry(connection, wanted or DeadLetterSelection(), **options)
 
 
-def revived(found: Found) -> set[UUID]:
+def retried(found: DeadLetterPart) -> set[UUID]:
     return {row.id for row in found.ready}
 
 
@@ -57,7 +58,7 @@ class TestRetrying:
     def test_sends_it_again_under_a_new_key_as_if_it_were_the_first_time(self, ledger: Ledger) -> None:
         job = dead_send(ledger, died=True)
         ledger.clock.advance(60)
-        assert revived(go_round(ledger)) == {job}
+        assert retried(retry_all(ledger)) == {job}
         row = ledger.job(job)
         assert (row.state, row.attempts, row.generation, row.key_at, row.finished_at) == ("queued", 0, 1, None, None)
         assert row.deaths == 0
@@ -68,7 +69,7 @@ class TestRetrying:
 
     def test_keeps_the_trail_and_says_who(self, ledger: Ledger) -> None:
         job = dead_send(ledger)
-        go_round(ledger, reason="mended")
+        retry_all(ledger, reason="mended")
         assert len(ledger.queue.job(str(job)).trail) == 1
         (event,) = ledger.rows(schema.event)
         assert (event.kind, event.job_id, event.by, event.rule, event.reason, event.grant_id) == (
@@ -81,12 +82,12 @@ class TestRetrying:
         ledger.send()
         ledger.finish(ledger.serve())
         assert ledger.lane().next_at is None
-        go_round(ledger)
+        retry_all(ledger)
         assert [one.id for one in ledger.serve().jobs] == [job]
 
     def test_spreads_them_by_the_rate(self, ledger: Ledger) -> None:
         jobs = [dead_send(ledger, f"g{number}") for number in range(3)]
-        go_round(ledger, apart=10 * SECOND)
+        retry_all(ledger, apart=10 * SECOND)
         now = ledger.clock()
         assert [ledger.job(job).next_at - now for job in jobs] == [0, 10 * SECOND, 20 * SECOND]
 
@@ -96,7 +97,7 @@ class TestRetrying:
         endless = dead_send(ledger, "c", expires_at=NEVER)
         before = ledger.job(long).expires_at
         ledger.clock.advance(60)
-        go_round(ledger)
+        retry_all(ledger)
         assert ledger.job(short).expires_at == ledger.job(short).next_at + EXPIRY
         assert (ledger.job(long).expires_at, ledger.job(endless).expires_at) == (before, None)
         assert timedelta(microseconds=EXPIRY) == SEND_EXPIRY
@@ -106,7 +107,7 @@ class TestRetrying:
         die(ledger, first)
         batch = str(ledger.job(first).batch_id)
         assert ledger.queue.batch(batch).counts == {State.DEAD: 1}
-        go_round(ledger)
+        retry_all(ledger)
         assert ledger.queue.batch(batch).counts == {}
         assert ledger.state(second) is State.QUEUED
 
@@ -116,15 +117,15 @@ class TestRetrying:
         ledger.absorb()
         for state, job in jobs.items():
             ledger.set_job(job, state=state)
-        assert go_round(ledger, Wanted(jobs=list(jobs.values()))) == Found([], {}, None)
+        assert retry_all(ledger, DeadLetterSelection(jobs=list(jobs.values()))) == DeadLetterPart([], {}, None)
         assert {state: ledger.state(job).value for state, job in jobs.items()} == {state: state for state in states}
         with ledger.writing() as connection:
-            assert redrive.states(connection, [jobs["sent"], new_id()]) == {jobs["sent"]: State.SENT}
+            assert retry.states_of(connection, [jobs["sent"], new_id()]) == {jobs["sent"]: State.SENT}
 
     def test_of_what_somebody_else_has_retried_meanwhile_does_nothing(self, ledger: Ledger) -> None:
         job = dead_send(ledger)
-        go_round(ledger)
-        assert revived(go_round(ledger)) == set()
+        retry_all(ledger)
+        assert retried(retry_all(ledger)) == set()
         assert ledger.job(job).generation == 1
         assert len(ledger.rows(schema.event)) == 1
 
@@ -132,10 +133,10 @@ class TestRetrying:
         job, now = dead_send(pg_ledger), pg_ledger.clock()
         with ThreadPoolExecutor(1) as pool:
             with pg_ledger.writing() as connection:
-                redrive.revive(connection, Wanted(), after=None, first_at=now, by="anna", now=now)
-                other = pool.submit(go_round, pg_ledger)
+                retry.retry(connection, DeadLetterSelection(), after=None, first_at=now, by="anna", now=now)
+                other = pool.submit(retry_all, pg_ledger)
                 wait_until_somebody_waits_for_a_lock(pg_ledger.engine)
-            assert revived(other.result(LIMIT_S)) == set()
+            assert retried(other.result(LIMIT_S)) == set()
         assert pg_ledger.job(job).generation == 1
 
 
@@ -149,7 +150,7 @@ class TestChoosing:
 
         def chosen(**given: Any) -> set[UUID]:
             with ledger.writing() as connection:
-                return revived(redrive.find(connection, Wanted(**given), after=None))
+                return retried(retry.find(connection, DeadLetterSelection(**given), after=None))
 
         assert chosen() == {early, late, changed}
         assert chosen(jobs=[early, new_id()]) == {early}
@@ -162,37 +163,39 @@ class TestChoosing:
     def test_goes_on_where_a_part_ended(self, ledger: Ledger) -> None:
         jobs = [dead_send(ledger, f"g{number}") for number in range(3)]
         with ledger.writing() as connection:
-            first = redrive.find(connection, Wanted(), after=None, limit=2)
-            rest = redrive.find(connection, Wanted(), after=first.after, limit=2)
-        assert (revived(first), revived(rest), rest.after) == (set(jobs[:2]), {jobs[2]}, None)
-        done = go_round(ledger, limit=2)
-        assert (revived(done), done.after) == (set(jobs[:2]), first.after)
-        assert revived(go_round(ledger, limit=2, after=done.after)) == {jobs[2]}
+            first = retry.find(connection, DeadLetterSelection(), after=None, limit=2)
+            rest = retry.find(connection, DeadLetterSelection(), after=first.after, limit=2)
+        assert (retried(first), retried(rest), rest.after) == (set(jobs[:2]), {jobs[2]}, None)
+        done = retry_all(ledger, limit=2)
+        assert (retried(done), done.after) == (set(jobs[:2]), first.after)
+        assert retried(retry_all(ledger, limit=2, after=done.after)) == {jobs[2]}
 
 
 class TestRefusing:
-    def refusal(self, ledger: Ledger, job: UUID, **even: Any) -> Refusal | None:
+    def refusal(self, ledger: Ledger, job: UUID, **even: Any) -> RetryRefusal | None:
         with ledger.writing() as connection:
-            return redrive.find(connection, Wanted(**even), after=None).refused.get(job)
+            return retry.find(connection, DeadLetterSelection(**even), after=None).refused.get(job)
 
-    @pytest.mark.parametrize(("sent", "refusal"), [("partly", Refusal.PARTLY), ("maybe", Refusal.MAYBE), ("no", None)])
-    def test_mail_that_somebody_has_or_may_have(self, ledger: Ledger, sent: str, refusal: Refusal | None) -> None:
+    @pytest.mark.parametrize(
+        ("sent", "refusal"), [("partly", RetryRefusal.PARTLY), ("maybe", RetryRefusal.MAYBE), ("no", None)]
+    )
+    def test_mail_that_somebody_has_or_may_have(self, ledger: Ledger, sent: str, refusal: RetryRefusal | None) -> None:
         job = dead_send(ledger, sent=sent)
-        found = go_round(ledger)
+        found = retry_all(ledger)
         assert found.refused == ({job: refusal} if refusal else {})
         assert ledger.state(job) is (State.DEAD if refusal else State.QUEUED)
         if refusal:
-            assert revived(go_round(ledger, Wanted(even_partly=True))) == {job}
+            assert retried(retry_all(ledger, DeadLetterSelection(even_partly=True))) == {job}
 
     def test_does_not_forget_the_partly_delivered_one_when_it_dies_again(self, ledger: Ledger) -> None:
         job = dead_send(ledger, sent="partly")
-        go_round(ledger, Wanted(even_partly=True))
+        retry_all(ledger, DeadLetterSelection(even_partly=True))
         die(ledger, job, sent="no")
-        assert self.refusal(ledger, job) is Refusal.PARTLY
+        assert self.refusal(ledger, job) is RetryRefusal.PARTLY
 
-    @pytest.mark.parametrize(("before", "refusal"), [(0, None), (-1, Refusal.MAYBE)])
+    @pytest.mark.parametrize(("before", "refusal"), [(0, None), (-1, RetryRefusal.MAYBE)])
     def test_the_last_word_on_a_key_counts_for_that_key_alone(
-        self, ledger: Ledger, before: int, refusal: Refusal | None
+        self, ledger: Ledger, before: int, refusal: RetryRefusal | None
     ) -> None:
         job = dead_send(ledger, sent="no")
         (attempt,) = ledger.rows(schema.attempt)
@@ -214,7 +217,7 @@ class TestRefusing:
         die(ledger, job)
         (newer,) = ledger.modify("g1", ["m1"], unread=True)
         ledger.set_job(newer, state=state)
-        assert self.refusal(ledger, job) is (Refusal.OVERTAKEN if overtaken else None)
+        assert self.refusal(ledger, job) is (RetryRefusal.OVERTAKEN if overtaken else None)
         assert self.refusal(ledger, job, even_overtaken=True) is None
 
     def test_not_for_an_older_change_or_one_of_another_message(self, ledger: Ledger) -> None:
@@ -229,9 +232,9 @@ class TestRefusing:
     def test_what_was_cancelled_on_the_wire(self, ledger: Ledger) -> None:
         job = dead_send(ledger)
         ledger.set_job(job, cancel_at=ledger.clock())
-        assert self.refusal(ledger, job, even_partly=True) is Refusal.WITHDRAWN
+        assert self.refusal(ledger, job, even_partly=True) is RetryRefusal.CANCELLED
 
     def test_what_belongs_to_a_grant_that_is_gone(self, ledger: Ledger) -> None:
         job = dead_send(ledger)
         ledger.set_lane(closed_at=ledger.clock(), gone=True)
-        assert self.refusal(ledger, job, even_partly=True) is Refusal.GONE
+        assert self.refusal(ledger, job, even_partly=True) is RetryRefusal.GONE

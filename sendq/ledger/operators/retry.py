@@ -1,11 +1,11 @@
-"""Revive: dead letters go back into the queue, on an operator's word.
+"""Retry: put dead letters back into the queue.
 
-Body and trail stay; the next request goes under a new key, so the API takes it for a new one. What that could do harm
-to is refused, and counted by its reason (`Refusal`): a mail that somebody has already, a change that a newer one of
-the same message has overtaken, a job that was withdrawn, a grant that is gone. Jobs in doubt are not dead and are not
-touched here.
+Body and trail stay; the next request has a new idempotency key, so the API takes it for a new one. A retry that could
+do harm is refused, and counted by its reason (`RetryRefusal`): a mail that somebody already has, a change that a newer
+one of the same message has overtaken, a job that was cancelled, a grant that is gone. Jobs in doubt are not dead and
+are not touched here.
 
-One call is one transaction over a few hundred jobs; whoever has many goes on with ``after``. Lanes are not locked:
+One call is one transaction over a few hundred jobs; ``after`` says where the next one begins. Lanes are not locked:
 they learn of the jobs as they do of new ones, by wake rows.
 """
 
@@ -13,67 +13,52 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, func, literal_column, select
 
-from sendq.clock import SECOND, Micros
-from sendq.ids import new_id
+from sendq.clock import Micros
+from sendq.ledger import events
 from sendq.ledger.batches import reopen
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_rows
-from sendq.ledger.enqueue import append_wakes
+from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, store_changes
+from sendq.rules.by_hand import EXPIRY, RetryRefusal
 from sendq.rules.states import Event, State, move
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 CHUNK = 500
 
-# How long a revived job whose time was over may still go out: as long as a new send.
-EXPIRY: Micros = 72 * 3600 * SECOND
-
 # What these send is their own; that of all others is their batch's.
 OWN_BODY = ("send", "list")
 
-_WAKES = ("high_at", "normal_at", "low_at")
-
-
-class Refusal(StrEnum):
-    """Why a dead letter stays one."""
-
-    PARTLY = "partly"  #        some of its recipients have it, and would get it twice
-    MAYBE = "maybe"  #          nobody knows whether it went out
-    OVERTAKEN = "overtaken"  #  a newer change of the same message was made since, which it could undo
-    WITHDRAWN = "withdrawn"  #  it was cancelled while it was on the wire
-    GONE = "gone"  #            its grant exists no more: it would die again
-    FORGOTTEN = "forgotten"  #  its body was erased
-
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which dead letters: those that fit everything that is given. ``since``: given up then or later."""
+class DeadLetterSelection:
+    """Which dead letters: those that match every given field. ``since``: given up then or later."""
 
     jobs: Sequence[UUID] | None = None
     rule: str | None = None
     lane_id: UUID | None = None
     batch_id: UUID | None = None
     since: Micros | None = None
-    even_partly: bool = False  # also those that some people have, or may have
+    even_partly: bool = False  # also those that some recipients have, or may have
     even_overtaken: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DeadLetterPart:
     """Some dead letters, in the order of their ids. ``after``: where the next ones begin; None: these were the last."""
 
     ready: Sequence[Row[Any]]
-    refused: Mapping[UUID, Refusal]
+    refused: Mapping[UUID, RetryRefusal]
     after: UUID | None
 
 
-def find(connection: Connection, wanted: Wanted, *, after: UUID | None, limit: int = CHUNK) -> Found:
+def find(
+    connection: Connection, wanted: DeadLetterSelection, *, after: UUID | None, limit: int = CHUNK
+) -> DeadLetterPart:
     """Look at up to ``limit`` dead letters behind ``after``; nothing is changed."""
     job, lane = schema.job, schema.lane
     statement = (
@@ -101,12 +86,12 @@ def find(connection: Connection, wanted: Wanted, *, after: UUID | None, limit: i
     rows = connection.execute(statement).all()
     refused = _refusals(connection, rows, wanted)
     ready = [row for row in rows if row.id not in refused]
-    return Found(ready, refused, rows[-1].id if len(rows) == limit else None)
+    return DeadLetterPart(ready, refused, rows[-1].id if len(rows) == limit else None)
 
 
-def revive(
+def retry(
     connection: Connection,
-    wanted: Wanted,
+    wanted: DeadLetterSelection,
     *,
     after: UUID | None,
     first_at: Micros,
@@ -115,11 +100,11 @@ def revive(
     now: Micros,
     reason: str | None = None,
     limit: int = CHUNK,
-) -> Found:
-    """Send up to ``limit`` dead letters behind ``after`` round again; ``ready`` of what comes back are those.
+) -> DeadLetterPart:
+    """Retry up to ``limit`` dead letters behind ``after``; ``ready`` of the result are those.
 
-    The first goes from ``first_at`` on and each other one ``apart`` later. Attempts and deaths are counted from
-    nothing, and a job whose time would be over by then gets `EXPIRY`.
+    The first may go from ``first_at`` on and each further one ``apart`` later. Attempts and deaths start at 0
+    again, and a job that would have expired by then gets `EXPIRY`.
     """
     seen = find(connection, wanted, after=after, limit=limit)
     still = lock_jobs(connection, [row.id for row in seen.ready])
@@ -127,27 +112,27 @@ def revive(
     rows = [row for row in seen.ready if row.id in still and still[row.id].state == State.DEAD and row.id not in erased]
     # A microsecond at least, as for new jobs: a scan of a lane that starts at one passes over none before it.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
-    store_changes(connection, [(row, _revived(row, starts[row.id])) for row in rows], now=now)
+    store_changes(connection, [(row, _retried(row, starts[row.id])) for row in rows], now=now)
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
-    insert_rows(connection, schema.event, [_event(row, by=by, reason=reason, now=now) for row in rows])
+    events.append_all(connection, [_event(row, by=by, reason=reason, now=now) for row in rows])
     wakes = wakes_of(rows, starts)
     if wakes:
         append_wakes(connection, wakes, at=first_at)
     return replace(seen, ready=rows)
 
 
-def states(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, State]:
+def states_of(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, State]:
     """The states of those of these jobs that there are."""
     table = schema.job.c
     found = connection.execute(select(table.id, table.state).where(table.id.in_(list(ids))))
     return {row.id: State(row.state) for row in found}
 
 
-def _revived(row: Row[Any], start: Micros) -> dict[str, Any]:
+def _retried(row: Row[Any], start: Micros) -> dict[str, Any]:
     late = row.expires_at is not None and row.expires_at <= start
     return {
         "id": row.id,
-        "state": move(State(row.state), Event.REVIVE).value,
+        "state": move(State(row.state), Event.RETRY).value,
         "next_at": start,
         "attempts": 0,
         "deaths": 0,
@@ -161,51 +146,33 @@ def _revived(row: Row[Any], start: Micros) -> dict[str, Any]:
 
 
 def _event(row: Row[Any], *, by: str, reason: str | None, now: Micros) -> dict[str, Any]:
-    return {
-        "id": new_id(),
-        "at": now,
-        "kind": "retry",
-        "application": row.application,
-        "provider": row.provider,
-        "grant_id": row.grant_id,
-        "job_id": row.id,
-        "rule": row.rule,
-        "by": by,
-        "reason": reason,
-    }
-
-
-def wakes_of(rows: Iterable[Row[Any]], starts: Mapping[UUID, Micros]) -> list[dict[str, Any]]:
-    """A wake row for each lane, with the earliest start by priority."""
-    wakes: dict[UUID, dict[str, Any]] = {}
-    for row in rows:
-        lane = {"lane_id": row.lane_id, "application": row.application, "grant_id": row.grant_id}
-        wake = wakes.setdefault(row.lane_id, lane | {"provider": row.provider} | dict.fromkeys(_WAKES))
-        name = _WAKES[row.priority]
-        if wake[name] is None or starts[row.id] < wake[name]:
-            wake[name] = starts[row.id]
-    return list(wakes.values())
+    return events.event(
+        "retry", at=now, by=by, application=row.application, provider=row.provider, grant_id=row.grant_id,
+        job_id=row.id, rule=row.rule, reason=reason,
+    )  # fmt: skip
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def _refusals(connection: Connection, rows: Sequence[Row[Any]], wanted: Wanted) -> dict[UUID, Refusal]:
-    refused: dict[UUID, Refusal] = {}
+def _refusals(
+    connection: Connection, rows: Sequence[Row[Any]], wanted: DeadLetterSelection
+) -> dict[UUID, RetryRefusal]:
+    refused: dict[UUID, RetryRefusal] = {}
     if not wanted.even_overtaken:
-        refused |= dict.fromkeys(_overtaken(connection, rows), Refusal.OVERTAKEN)
+        refused |= dict.fromkeys(_overtaken(connection, rows), RetryRefusal.OVERTAKEN)
     if not wanted.even_partly:
         refused |= _delivered(connection, rows)
-    refused |= dict.fromkeys(_erased(connection, rows), Refusal.FORGOTTEN)
+    refused |= dict.fromkeys(_erased(connection, rows), RetryRefusal.FORGOTTEN)
     for row in rows:
         if row.gone:
-            refused[row.id] = Refusal.GONE
+            refused[row.id] = RetryRefusal.GONE
         if row.cancel_at is not None:
-            refused[row.id] = Refusal.WITHDRAWN
+            refused[row.id] = RetryRefusal.CANCELLED
     return refused
 
 
-def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, Refusal]:
+def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, RetryRefusal]:
     """Sends that somebody has, or may have.
 
     The last attempt under a key tells what became of that key: it knew what those before it did not. A key that is
@@ -219,8 +186,8 @@ def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, R
         .order_by(table.begun_at, table.id)
     ).all()
     last = {(row.job_id, row.generation): row.sent for row in attempts}
-    found = {job_id: Refusal.MAYBE for (job_id, _), sent in last.items() if sent == "maybe"}
-    return found | {row.job_id: Refusal.PARTLY for row in attempts if row.sent in ("partly", "yes")}
+    found = {job_id: RetryRefusal.MAYBE for (job_id, _), sent in last.items() if sent == "maybe"}
+    return found | {row.job_id: RetryRefusal.PARTLY for row in attempts if row.sent in ("partly", "yes")}
 
 
 def _erased(connection: Connection, rows: Sequence[Row[Any]], *, lock: bool = False) -> set[UUID]:

@@ -1,0 +1,90 @@
+"""Resolve: end doubts as an operator says, a few hundred jobs in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, and_, select
+
+from sendq.clock import Micros
+from sendq.ledger.db import schema
+from sendq.ledger.doubt import IN_DOUBT, Ending, settle
+from sendq.ledger.operators.retry import CHUNK
+from sendq.rules.by_hand import Answer, ResendRefusal
+from sendq.rules.states import Event
+
+_ANSWERS = {
+    Answer.SENT: (Event.ACCEPT, "resolved_sent"),
+    Answer.RESEND: (Event.RETURN, "resolved_resent"),
+    Answer.DEAD: (Event.GIVE_UP, "resolved_dead"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtSelection:
+    """DoubtSelection jobs in doubt: those that fit everything that is given."""
+
+    jobs: Sequence[UUID] | None = None
+    rule: str | None = None
+    lane_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtPart:
+    """Some jobs in doubt, in the order of their ids. ``after``: where the next ones begin; None: there are no more."""
+
+    ready: Sequence[Row[Any]]
+    refused: Mapping[UUID, ResendRefusal]
+    after: UUID | None
+
+
+def find(
+    connection: Connection, which: DoubtSelection, answer: Answer, *, after: UUID | None, limit: int = CHUNK
+) -> DoubtPart:
+    """Look at up to ``limit`` jobs in doubt behind ``after``; nothing is changed."""
+    job, lane = schema.job, schema.lane
+    statement = (
+        select(job, and_(lane.c.closed_at.is_not(None), lane.c.gone).label("gone"))
+        .join(lane, lane.c.id == job.c.lane_id)
+        .where(job.c.state == IN_DOUBT)
+        .order_by(job.c.id)
+        .limit(limit)
+    )
+    if after is not None:
+        statement = statement.where(job.c.id > after)
+    if which.jobs is not None:
+        statement = statement.where(job.c.id.in_(which.jobs))
+    for name in ("rule", "lane_id"):
+        if getattr(which, name) is not None:
+            statement = statement.where(job.c[name] == getattr(which, name))
+    rows = connection.execute(statement).all()
+    refused: dict[UUID, ResendRefusal] = {}
+    if answer is Answer.RESEND:
+        refused |= {row.id: ResendRefusal.CANCELLED for row in rows if row.cancel_at is not None}
+        refused |= {row.id: ResendRefusal.GONE for row in rows if row.gone}
+    return DoubtPart(
+        [row for row in rows if row.id not in refused], refused, rows[-1].id if len(rows) == limit else None
+    )
+
+
+def resolve(
+    connection: Connection,
+    which: DoubtSelection,
+    answer: Answer,
+    *,
+    by: str,
+    reason: str,
+    now: Micros,
+    message_id: str | None = None,
+    after: UUID | None = None,
+    limit: int = CHUNK,
+) -> DoubtPart:
+    """Resolve up to ``limit`` jobs in doubt behind ``after``; ``ready`` of the result are those."""
+    seen = find(connection, which, answer, after=after, limit=limit)
+    event, rule = _ANSWERS[answer]
+    ending = Ending(event, rule, message_id=message_id, reason=reason)
+    done = settle(connection, {row.id: ending for row in seen.ready}, by=by, now=now, even_late=True)
+    return replace(seen, ready=done)

@@ -1,0 +1,36 @@
+"""What an operator may answer about a job in doubt, and why an act by hand leaves a job as it is. Pure."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from sendq.clock import SECOND, Micros
+
+# A job that expired before an operator retries or resends it gets this much time: as much as a new send.
+EXPIRY: Micros = 72 * 3600 * SECOND
+
+
+class Answer(StrEnum):
+    """What an operator says of a job in doubt."""
+
+    SENT = "sent"  #      it went out
+    RESEND = "resend"  #  send it again, whatever became of it
+    DEAD = "dead"  #      give it up
+
+
+class ResendRefusal(StrEnum):
+    """Why a job in doubt is not sent again."""
+
+    CANCELLED = "cancelled"  #  it was cancelled
+    GONE = "gone"  #            its grant no longer exists
+
+
+class RetryRefusal(StrEnum):
+    """Why a dead letter is not retried."""
+
+    PARTLY = "partly"  #        some of its recipients have it, and would get it twice
+    MAYBE = "maybe"  #          nobody knows whether it went out
+    OVERTAKEN = "overtaken"  #  a newer change of the same message was made since, which it could undo
+    CANCELLED = "cancelled"  #  it was cancelled while its call was in flight
+    GONE = "gone"  #            its grant no longer exists: it would die again
+    FORGOTTEN = "forgotten"  #  its body was erased
