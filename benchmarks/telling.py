@@ -66,8 +66,8 @@ def measure() -> dict[str, float]:
     return {
         "journal (INFO)": _microseconds(write),
         "metrics": _microseconds(lambda: metrics.recorded(outcomes)),
-        "Flower, nobody listens": _microseconds(lambda: flower_events(listening=False).tell(outcomes)),
-        "Flower, somebody listens": _microseconds(lambda: flower_events(listening=True).tell(outcomes)),
+        "Flower, nobody listens": _microseconds(lambda: flower_events(listening=False).recorded(outcomes)),
+        "Flower, somebody listens": _microseconds(lambda: flower_events(listening=True).recorded(outcomes)),
         "Sentry, no DSN: alerts and traces": _microseconds(report),
     }
 

@@ -193,7 +193,7 @@ def take_on(_task: Task, turns: object = None, *_more: object, **_named: object)
     try:
         running[0].take_on(turns)
     except Exception as error:  # Celery would log its words. The turns come back: nobody claimed them, or as strays
-        journal.not_taken_on(error, turns=len(turns) if isinstance(turns, list) else 0)
+        journal.claim_failed(error, turns=len(turns) if isinstance(turns, list) else 0)
 
 
 @app.task(name=ENQUEUE, bind=True, send_events=False, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator]

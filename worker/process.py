@@ -123,13 +123,13 @@ class Process:
         """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
         schema = migrate.require(self.ledger)
         if schema.status == "ahead":
-            journal.foreign("schema", str(schema.found))
+            journal.newer_version("schema", str(schema.found))
         if self.exporter is not None:
             self.exporter.start()
         try:
             self._heartbeat_file.open()
         except OSError as error:
-            journal.no_pulse(error)
+            journal.heartbeat_file_failed(error)
         self.engine.start()
         self.flower_events.start()
         self.dispatcher.start()
@@ -175,7 +175,7 @@ class Process:
         """A bundle has come out of the broker. What cannot be read of it is left: unclaimed, it is offered again."""
         readable, all_of_it = from_message(turns)
         if not all_of_it:
-            journal.foreign("message", BUNDLE)
+            journal.newer_version("message", BUNDLE)
         return self.engine.take_on(readable) if readable else 0
 
     def enqueue(self, task: str, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> SendqError | None:
@@ -194,13 +194,13 @@ class Process:
             except KeyConflict as conflict:
                 rule, reasons = "key_conflict", [str(conflict)]
             except SendqError as error:
-                journal.enqueue_put_back(task, error)
+                journal.enqueue_requeued(task, error)
                 return error
             except Exception:
                 journal.bug("enqueue", task=task)
                 rule, reasons = "bug", ["the line before this one says more"]
-        journal.enqueue_refused(task, reasons)
-        alert("enqueue_refused", rule, level="error", task=task)
+        journal.enqueue_rejected(task, reasons)
+        alert("enqueue_rejected", rule, level="error", task=task)
         return None
 
     def _told(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
@@ -211,25 +211,25 @@ class Process:
         for outcome in recorded.incidents:
             journal.held(outcome)
         if recorded.late:
-            journal.late(recorded.late)
+            journal.late_outcomes(recorded.late)
         if recorded.sent_twice:
             journal.sent_twice(recorded.sent_twice)
         metrics.recorded(outcomes)
-        self.flower_events.tell(outcomes)
+        self.flower_events.recorded(outcomes)
         self.alerts.recorded(outcomes, recorded)
         self.traces.recorded(outcomes)
         # A turn that ended may leave its lane due: the leader, if it is this process, need not wait for its poll.
         self.wakeup.ring()
 
     def _unreadable(self, key_name: str, jobs: int) -> None:
-        journal.unreadable(key_name, jobs=jobs)
+        journal.encryption_key_missing(key_name, jobs=jobs)
         self.alerts.unreadable(key_name)
 
     def _settled(self, outcome: Outcome) -> None:
         """A doubt ended: no call of this process, and its trail says what was learnt of the calls before."""
-        journal.settled(outcome)
+        journal.doubt_resolved(outcome)
         metrics.ended(outcome)
-        self.flower_events.tell([outcome])
+        self.flower_events.recorded([outcome])
         self.alerts.recorded([outcome], Recorded())
         self.wakeup.ring()
 

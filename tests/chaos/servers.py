@@ -168,7 +168,7 @@ def _sqlite(stage: Stage) -> Iterator[sqlite3.Connection]:
         connection.close()
 
 
-REFUSED, AWAY = "publish_failed", "ledger_away"
+REFUSED, AWAY = "publish_failed", "ledger_unavailable"
 
 SCENARIOS = (
     Scenario("redis-killed", "Redis killed, back 5 s later", _kill_redis, sign=REFUSED),

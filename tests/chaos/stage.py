@@ -132,7 +132,14 @@ class Played:
 
 
 # What no scenario here may bring about: an exception of ours, a second mail, a net that had to catch something.
-NEVER_SAID = ('"bug"', "sent_twice", "lanes_found_asleep", "orphans_returned", "nobody_waited", "raised unexpected")
+NEVER_SAID = (
+    '"bug"',
+    "sent_twice",
+    "idle_lanes_woken",
+    "orphaned_jobs_returned",
+    "unhandled_exception",
+    "raised unexpected",
+)
 
 
 @contextlib.contextmanager

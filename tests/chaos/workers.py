@@ -45,7 +45,7 @@ def kills(
             _let_one_die(stage, place or ANY_MOMENT)
             _wait_for_deaths(stage, PATIENCE_S if place is not None else BURIAL_S)
 
-    return Scenario("kills", f"{count} × `kill -9` around the wire", act, rate=50.0, sign="worker_buried")
+    return Scenario("kills", f"{count} × `kill -9` around the wire", act, rate=50.0, sign="worker_declared_dead")
 
 
 def _let_one_die(stage: Stage, place: str) -> None:
@@ -96,8 +96,10 @@ def _set_clocks(stage: Stage) -> None:
 
 
 SCENARIOS = (
-    Scenario("leaders", "5 × `kill -9` of the worker that dispatches", _kill_leaders, sign="worker_buried"),
-    Scenario("frozen-workers", "workers stopped (SIGSTOP), buried, woken", _freeze, rate=80.0, sign="worker_reborn"),
+    Scenario("leaders", "5 × `kill -9` of the worker that dispatches", _kill_leaders, sign="worker_declared_dead"),
+    Scenario(
+        "frozen-workers", "workers stopped (SIGSTOP), buried, woken", _freeze, rate=80.0, sign="worker_registered_again"
+    ),
     Scenario("rolling-restart", "every worker asked to stop by SIGTERM, twice", _roll, sign="worker_stopped"),
     Scenario("clocks", "one worker's clock an hour ahead, then one's an hour behind", _set_clocks),
 )

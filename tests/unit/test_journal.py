@@ -1,6 +1,6 @@
-"""The journal's verbs: what each line holds, and that the page about them is made from the module.
+"""The log events: what each line holds, and that docs/logs.md is generated from the module.
 
-``./dev python -m tests.unit.test_journal`` writes docs/logs.md anew.
+``./dev python -m tests.unit.test_journal`` writes docs/logs.md again.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "logs.md"
 HEAD = """\
 # The log
 
-One event a line on stderr: JSON for machines, columns for people (`SENDQ_LOG_FORMAT`), from `SENDQ_LOG_LEVEL` on. Every
-line has `timestamp`, `level` and `event`. There are ids, rules of the policy and numbers in it; never an address, a
-subject, a body, or the words of an exception. Grep the id of a job, a grant or a worker, and read its biography.
+Workers log to stderr, one event per line: as JSON, or as columns for people (`SENDQ_LOG_FORMAT`). `SENDQ_LOG_LEVEL`
+sets the lowest level. Every line has `timestamp`, `level` and `event`. The other fields hold ids, rules of the error
+policy and numbers; never an address, a subject, a body, or the text of a library's exception. To see the history of a
+job, a grant or a worker, grep for its id.
 
 | event | level | fields | meaning |
 |---|---|---|---|
 """
 
 
-def verbs() -> Iterator[tuple[str, str, list[str], str]]:
+def events() -> Iterator[tuple[str, str, list[str], str]]:
     """Every line that the module can write: event, level, fields, meaning."""
     functions = {
         node.name: node for node in ast.parse(inspect.getsource(journal)).body if isinstance(node, ast.FunctionDef)
@@ -59,25 +60,25 @@ def _fields(call: ast.Call, functions: dict[str, ast.FunctionDef]) -> list[str]:
             assert isinstance(shared.value, ast.Dict)
             names += [str(key.value) for key in shared.value.keys if isinstance(key, ast.Constant)]
         else:
-            names.append("ids of what it was about")
+            names.append("the ids concerned")
     return names
 
 
 def page() -> str:
     rows = []
-    for event, level, fields, meaning in verbs():
+    for event, level, fields, meaning in events():
         listed = ", ".join(name if " " in name else f"`{name}`" for name in fields)
         rows.append(f"| `{event}` | {level.replace('exception', 'error')} | {listed} | {meaning} |\n")
     return HEAD + "".join(rows)
 
 
-def test_the_page_has_every_verb_with_its_fields() -> None:
+def test_the_page_has_every_event_with_its_fields() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), "./dev python -m tests.unit.test_journal"
 
 
-def test_no_two_verbs_write_one_event() -> None:
-    events = [event for event, *_ in verbs()]
-    assert len(events) == len(set(events))
+def test_no_two_functions_write_one_event() -> None:
+    names = [event for event, *_ in events()]
+    assert len(names) == len(set(names))
 
 
 ANSWERED = {"status": 503, "request_id": "r-1", "error": "marked words of a provider"}
@@ -100,14 +101,14 @@ class TestALineAboutAJob:
         ("event", "write"),
         [
             ("accepted", lambda: journal.accepted(outcome(Event.ACCEPT))),
-            ("attempt", lambda: journal.recorded(outcome(Event.RETURN))),
-            ("attempt", lambda: journal.recorded(outcome(Event.GIVE_UP))),
-            ("no_call", lambda: journal.recorded(outcome(Event.EXPIRE, called=False))),
+            ("attempt_failed", lambda: journal.recorded(outcome(Event.RETURN))),
+            ("attempt_failed", lambda: journal.recorded(outcome(Event.GIVE_UP))),
+            ("ended_without_call", lambda: journal.recorded(outcome(Event.EXPIRE, called=False))),
             ("held", lambda: journal.held(outcome(Event.RETURN, hold=HELD))),
             ("closed_for_reauth", lambda: journal.held(outcome(Event.RETURN, hold=CLOSED))),
-            ("late_fact", lambda: journal.late([outcome(Event.ACCEPT)])),
+            ("late_outcome", lambda: journal.late_outcomes([outcome(Event.ACCEPT)])),
             ("sent_twice", lambda: journal.sent_twice([outcome(Event.ACCEPT)])),
-            ("text_refused", lambda: journal.text_refused(outcome(Event.RETURN), ValueError("marked"))),
+            ("text_rejected", lambda: journal.text_rejected(outcome(Event.RETURN), ValueError("marked"))),
         ],
     )
     def test_names_the_job_its_grant_and_the_rule_and_quotes_nobody(self, event: str, write: object) -> None:

@@ -80,6 +80,6 @@ class Batches(PeriodicLoop):
             with writing(self._ledger) as connection:
                 made = walks.make_jobs(connection, batch_id, now=self._now())
             if made:
-                journal.jobs_made(batch_id, made)
+                journal.batch_expanded(batch_id, made)
             if made < CHUNK:
                 return

@@ -157,7 +157,7 @@ class Dispatcher:
                 elif pause > 0:  # everything rings while there is work; one round now and then takes it all
                     self._stopping.wait(pause / clock.SECOND)
             except (SendqError, exc.SQLAlchemyError) as error:
-                journal.ledger_away(error, held_back=0)
+                journal.ledger_unavailable(error, waiting=0)
                 self._fence, self._ask_at = None, float("-inf")
                 self._stopping.wait(ERROR_PAUSE_S)
             except Exception:
@@ -194,7 +194,7 @@ class Dispatcher:
                 self._see_whether_whole(found, known_until=known_until, new=fence != self._fence)
         if fence is not None and fence != self._fence:
             self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
-            journal.leading(self._holder(), fence)
+            journal.became_leader(self._holder(), fence)
         self._fence = fence
         self._ask_at = asked_at + (self._poll_s if fence is None else self._lease_s / 3)
 
@@ -216,12 +216,12 @@ class Dispatcher:
             with writing(self._ledger) as connection:
                 lineage.shut(connection, known_until=known_until, now=self._now())
             self._open = False
-            journal.shut(known_until)
+            journal.dispatch_stopped(known_until)
             alert("shut", "ledger_has_lost", level="fatal")
             return
         self._witness.tell(found.line, found.renewals)
         if not self._open and not new:
-            journal.opened()
+            journal.dispatch_resumed()
         self._open = True
 
     def _lease_that_is_over(self, now: Micros) -> workers.Lease | None:
@@ -243,7 +243,7 @@ class Dispatcher:
         with writing(self._ledger) as connection:
             self._paced, changed = lanes.keep_paces(connection, self._paces, after=after, limit=PACED_MOST)
         if changed:
-            journal.paced(changed)
+            journal.paces_applied(changed)
 
     def _round(self, now: Micros) -> Round:
         with writing(self._ledger) as connection:

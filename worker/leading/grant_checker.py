@@ -135,7 +135,7 @@ class GrantChecker(PeriodicLoop):
         with writing(self._ledger) as connection:
             ended = grants.end_gone(connection, now=self._now(), limit=END_MOST)
         if ended:
-            journal.ended_with_grant(ended)
+            journal.grant_deleted_jobs_ended(ended)
 
     def _to_ask(self, connection: Connection) -> list[Check]:
         return grants.to_ask(connection, now=self._now(), limit=CHECKS_MOST)
@@ -146,7 +146,7 @@ class GrantChecker(PeriodicLoop):
             if provider is not None:
                 with writing(self._ledger) as connection:
                     grants.found_provider(connection, check.lane_id, provider, paces=self._paces)
-                journal.identified(check.grant_id, provider)
+                journal.provider_found(check.grant_id, provider)
 
     def _escalate(self) -> None:
         s, now = self._settings, self._now()
@@ -168,7 +168,7 @@ class GrantChecker(PeriodicLoop):
     def _ask(self, checks: Sequence[Check]) -> list[tuple[Check, Verdict]]:
         verdicts = [(check, verdict_of(answer)) for check, answer in self._answers(checks)]
         for check, verdict in verdicts:
-            journal.checked(check.grant_id, verdict.value)
+            journal.grant_checked(check.grant_id, verdict.value)
         return verdicts
 
     def _answers(self, checks: Sequence[Check]) -> list[tuple[Check, Answer]]:

@@ -50,7 +50,7 @@ class Pruner(PeriodicLoop):
                 gone += rows
                 self._stopping.wait(time.monotonic() - began)
             if gone:
-                journal.let_go(what, rows=gone)
+                journal.pruned(what, rows=gone)
 
     def _steps(self, now: clock.Micros) -> Iterator[tuple[str, Step]]:
         s = self._settings

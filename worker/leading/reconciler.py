@@ -174,7 +174,7 @@ class Reconciler(PeriodicLoop):
         with reading(self._ledger) as connection:
             later = doubt.was_later(connection, wanted, look)
         seen = judge(look, job, self._delays, asked_at=asked_at, later=later)
-        journal.looked(wanted.id, job.grant_id, job.rule, seen.value)
+        journal.mailbox_searched(wanted.id, job.grant_id, job.rule, seen.value)
         event = self._event_of(job, seen)
         if event is not None:
             self._end_by_look(begun, seen, event)

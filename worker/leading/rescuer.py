@@ -188,7 +188,7 @@ class Rescuer(PeriodicLoop):
             buried = rescue.bury(connection, worker, now=self._now(), key_max_age=self._key_max_age())
             failpoints.reached("burying")
         failpoints.reached("buried")
-        journal.worker_buried(worker, turns=buried.turns, begun=buried.begun)
+        journal.worker_declared_dead(worker, turns=buried.turns, begun=buried.begun)
 
     def _take_back(self, offered_before: clock.Micros) -> None:
         with writing(self._ledger) as connection:
@@ -196,7 +196,7 @@ class Rescuer(PeriodicLoop):
                 connection, offered_before=offered_before, now=self._now(), key_max_age=self._key_max_age()
             )
         if turns:
-            journal.unclaimed(turns)
+            journal.turns_unclaimed(turns)
 
     def _expire(self) -> None:
         trusted = self._key_max_age()
@@ -205,13 +205,13 @@ class Rescuer(PeriodicLoop):
             if not trusted:
                 rescue.doubt_open_keys(connection, now=self._now(), limit=EXPIRE_MOST)
         if jobs:
-            journal.expired(jobs)
+            journal.jobs_expired(jobs)
 
     def _sweep(self) -> None:
         with writing(self._ledger) as connection:
             onwards, lanes = rescue.sweep(connection, after=self._sweep_after, limit=SWEEP_MOST, now=self._now())
         if lanes:
-            journal.asleep(lanes)
+            journal.idle_lanes_woken(lanes)
         self._sweep_after = onwards or _FIRST
         if onwards:  # there is more: go on with the next round
             self._sweep_at = self._monotonic()
@@ -223,4 +223,4 @@ class Rescuer(PeriodicLoop):
                 connection, begun_before=now - ORPHAN_AGE, now=now, key_max_age=self._key_max_age()
             )
         if orphans:
-            journal.orphans(orphans)
+            journal.orphaned_jobs_returned(orphans)

@@ -149,7 +149,7 @@ class Deliverer:
 
     async def _tell(self, row: Row[Any]) -> Tried:
         try:
-            return await self._receivers.tell(row)
+            return await self._receivers.deliver(row)
         except Exception:
             journal.bug("deliverer", delivery=str(row.id))
             return Tried(row.id, "it could not be told; the worker's log says more")
@@ -182,11 +182,11 @@ def _is_hopeless(tried: Sequence[Tried]) -> bool:
 def _say(name: str, tried: Sequence[Tried], told: deliveries.Told) -> None:
     for one in tried:
         if one.error is None:
-            journal.outcome_told(one.delivery_id, name)
+            journal.outcome_delivered(one.delivery_id, name)
         else:
-            journal.outcome_failed(one.delivery_id, name, one.error)
+            journal.delivery_failed(one.delivery_id, name, one.error)
     if told.held_until is not None:
         journal.receiver_held(name, told.error, until=told.held_until)
     if told.given_up:
-        journal.outcomes_given_up(told.given_up, name)
-        alert("outcomes_given_up", "deliveries", level="error", receiver=name)
+        journal.deliveries_given_up(told.given_up, name)
+        alert("deliveries_given_up", "deliveries", level="error", receiver=name)

@@ -66,7 +66,7 @@ class Receivers:
         if self._broker is not None:
             self._broker.close()
 
-    async def tell(self, row: Row[Any]) -> Tried:
+    async def deliver(self, row: Row[Any]) -> Tried:
         """Make one delivery."""
         target = parse_target(row.target)
         if isinstance(target, Problem):

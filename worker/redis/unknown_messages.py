@@ -45,7 +45,7 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
         with self.app.producer_or_acquire() as producer:
             _hand_on(producer, message, ASIDE)
         message.ack_log_error(_Silent(), self.connection_errors)
-        journal.foreign("task", name)
+        journal.newer_version("task", name)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
         self._let_go(message)
@@ -58,7 +58,7 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
 
     def _let_go(self, message: Any) -> None:
         message.ack_log_error(_Silent(), self.connection_errors)
-        journal.foreign("message", "damaged")
+        journal.newer_version("message", "damaged")
 
 
 class UnknownMessages(PeriodicLoop):

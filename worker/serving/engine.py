@@ -151,7 +151,7 @@ class Engine:
         drained = asyncio.run_coroutine_threadsafe(self._drain(), self._loop)
         if not self._wait(partial(_is_over, drained), last):
             if self._hurried:
-                journal.worker_hurried(self.worker_id, calls=len(self._turns))
+                journal.worker_stopping_now(self.worker_id, calls=len(self._turns))
             _is_over(asyncio.run_coroutine_threadsafe(self._break_off(), self._loop), LAST_WORDS_S)
         recorded = self._recorder.stop(LAST_WORDS_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -304,7 +304,7 @@ class Engine:
             if strays:
                 notify(connection, at=self.now())
         if strays:
-            journal.strays(strays)
+            journal.lost_turns_returned(strays)
 
     async def _be_reborn(self) -> None:
         """Taken for dead: what was begun goes on and its facts count, but new turns are claimed under a new name.
@@ -313,7 +313,7 @@ class Engine:
         """
         self.lease.lose()
         old, self.worker_id = self.worker_id, new_id()
-        journal.worker_reborn(old, self.worker_id)
+        journal.worker_registered_again(old, self.worker_id)
         await asyncio.to_thread(self._register)
 
     # --- turns --------------------------------------------------------------------------------------------------------
@@ -338,7 +338,7 @@ class Engine:
                 claimed = self._claim(names, slots_each=max((slots for _, _, slots in turns), default=1))
                 failpoints.reached("claimed")
                 for operation in {operation for one in claimed for operation in one.foreign}:
-                    journal.foreign("operation", operation)
+                    journal.newer_version("operation", operation)
                 if len(claimed) < len(names):
                     # Their messages came again, or late. One whose claim was lost has looked as if it were in hand.
                     self._in_flight.lose()
@@ -493,7 +493,7 @@ class Engine:
                 ) as child:
                     yield child
             except NoProcess as error:
-                journal.no_process(error)
+                journal.process_not_started(error)
                 raise
 
     def on_the_wire(self, provider: str, slow: Callable[[], None]) -> Call:
@@ -535,5 +535,5 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         loop = asyncio.new_event_loop()
     # Its own handler would show the exception's words, and tasks by what they hold.
-    loop.set_exception_handler(lambda _, context: journal.loop_error(context.get("exception")))
+    loop.set_exception_handler(lambda _, context: journal.unhandled_exception(context.get("exception")))
     return loop

@@ -133,7 +133,7 @@ class Recorder:
                 # The connection, a lock, a full disk: not what we wrote.
                 self.tries += 1
                 metrics.commit_failed()
-                journal.ledger_away(error, held_back=sum(map(len, parts)) + self._entries.qsize())
+                journal.ledger_unavailable(error, waiting=sum(map(len, parts)) + self._entries.qsize())
                 time.sleep(pause)
                 pause = min(PAUSE_MOST_S, pause * 2)
 
@@ -190,7 +190,7 @@ class Recorder:
             # A bug of ours. The job stays begun, for everybody to see; its turn ends all the same.
             journal.bug("recorder", job=str(outcome.job_id), grant=outcome.grant_id, rule=outcome.rule)
             return [[replace(entry, outcome=None)]]
-        journal.text_refused(outcome, error)
+        journal.text_rejected(outcome, error)
         return [[replace(entry, outcome=_with_text_replaced(outcome))]]
 
 

@@ -53,7 +53,7 @@ class Exporter:
             raise SettingsError([Problem("SENDQ_METRICS_ADDRESS", reason, remedy)]) from None
         for collector in self._collectors:
             REGISTRY.register(collector)
-        journal.metrics_at(host, self._server.server_port)
+        journal.metrics_started(host, self._server.server_port)
 
     def stop(self) -> None:
         """Listen no more."""

@@ -60,7 +60,7 @@ class FlowerEvents:
         """Begin to report."""
         self._thread.start()
 
-    def tell(self, outcomes: Sequence[Outcome]) -> None:
+    def recorded(self, outcomes: Sequence[Outcome]) -> None:
         """Report outcomes, if anybody listens. Never blocks."""
         if not self._dispatcher.wants_tasks:
             return

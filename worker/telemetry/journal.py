@@ -1,7 +1,7 @@
-"""The journal: one verb for each thing that can happen. Ids and rules only; never an address, a subject or a body.
+"""The log events: one function for each. They hold ids, rules and numbers; never an address, a subject or a body.
 
-Grep one id and read its biography: every line about a job has the job's id, its grant's id, and the rule that decided.
-Set up (JSON or columns, level) by `settings.logs`; docs/logs.md lists the verbs, made from this module.
+Every line about a job has the job's id, its grant's id and the rule that decided, so a grep for an id shows its
+history. `settings.logs` configures format and level; docs/logs.md lists the events and is generated from this module.
 """
 
 from __future__ import annotations
@@ -14,309 +14,321 @@ import structlog
 
 from sendq.clock import Micros, moment
 from sendq.ledger.dispatching.record import Outcome
-from sendq.rules.states import Event
+from sendq.rules.states import Event, State
 
 _log = structlog.get_logger("sendq")
 _level = logging.getLogger("sendq")
 
-_foreign: set[tuple[str, str]] = set()
-FOREIGN_MOST = 100  # names come from outside: this many are remembered, and said
+_newer: set[tuple[str, str]] = set()
+NEWER_MOST = 100  # names come from outside: no more than this many are remembered and logged
+
+# The state a job is in after an event of `Outcome`.
+STATE_AFTER = {
+    Event.ACCEPT: State.SENT,
+    Event.RETURN: State.QUEUED,
+    Event.DOUBT: State.IN_DOUBT,
+    Event.GIVE_UP: State.DEAD,
+    Event.CANCEL: State.CANCELLED,
+    Event.EXPIRE: State.EXPIRED,
+}
 
 
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
 def recorded(outcome: Outcome) -> None:
-    """What became of a job that a turn had begun is committed."""
+    """The outcome of one job in a turn was committed: the event that says so, if any."""
     if outcome.attempt is None:
         if outcome.event is not Event.RETURN:
-            no_call(outcome)
+            ended_without_call(outcome)
     elif outcome.event is not Event.ACCEPT:
-        attempt(outcome)
-    elif _level.isEnabledFor(logging.DEBUG):  # they are the many, and structlog makes a line before it asks
+        attempt_failed(outcome)
+    elif _level.isEnabledFor(logging.DEBUG):  # most calls; structlog would build the line first
         accepted(outcome)
 
 
 def accepted(outcome: Outcome) -> None:
-    """The API accepted it."""
+    """The API accepted the job."""
     _log.debug("accepted", **_job(outcome), **_call(outcome))
 
 
-def attempt(outcome: Outcome) -> None:
-    """A call that the API did not accept. `then` is what becomes of the job: return (it goes again), doubt, give_up."""
-    _log.info("attempt", **_job(outcome), **_call(outcome), then=outcome.event.value, sent=outcome.sent)
+def attempt_failed(outcome: Outcome) -> None:
+    """A call that the API did not accept. `state` is the job's state now: queued (to be retried), in_doubt or dead."""
+    _log.info(
+        "attempt_failed", **_job(outcome), **_call(outcome), state=STATE_AFTER[outcome.event].value, sent=outcome.sent
+    )
 
 
-def no_call(outcome: Outcome) -> None:
-    """A job ended directly before its call: its time was over, it was cancelled, or its key could tell no more."""
-    _log.info("no_call", **_job(outcome), then=outcome.event.value)
+def ended_without_call(outcome: Outcome) -> None:
+    """A job ended just before its call: it had expired, was cancelled, or went in doubt because its key was too old."""
+    _log.info("ended_without_call", **_job(outcome), state=STATE_AFTER[outcome.event].value)
 
 
 def held(outcome: Outcome) -> None:
-    """An answer concerned more than its job: the grant, its provider or its application is left alone until then."""
+    """An answer concerned more than its job: the grant, its provider or its application is held until that time."""
     assert outcome.hold is not None
     hold = outcome.hold
     if hold.until is None:
-        closed(outcome)
+        closed_for_reauth(outcome)
         return
     until = moment(hold.until).isoformat(timespec="seconds")
     _log.warning("held", **_job(outcome), **_scope(outcome), scope=hold.scope, until=until)
 
 
-def closed(outcome: Outcome) -> None:
+def closed_for_reauth(outcome: Outcome) -> None:
     """The lane of a grant is closed until its owner signs in again."""
     _log.warning("closed_for_reauth", **_job(outcome), **_scope(outcome))
 
 
-def late(outcomes: Collection[Outcome]) -> None:
-    """A fact whose turn was over, recorded all the same. `then` as above."""
+def late_outcomes(outcomes: Collection[Outcome]) -> None:
+    """An outcome arrived after its turn had been taken back; it was recorded all the same."""
     for outcome in outcomes:
-        _log.warning("late_fact", **_job(outcome), then=outcome.event.value)
+        _log.warning("late_outcome", **_job(outcome), state=STATE_AFTER[outcome.event].value)
 
 
 def sent_twice(outcomes: Collection[Outcome]) -> None:
-    """The ledger learns of two acceptances of one job: what must not happen."""
+    """The API accepted one job twice, which must never happen. Please report it."""
     for outcome in outcomes:
         _log.critical("sent_twice", **_job(outcome))
 
 
-def text_refused(outcome: Outcome, error: BaseException) -> None:
-    """The ledger refused an outcome; it is recorded with its text replaced."""
-    _log.error("text_refused", **_job(outcome), error=type(error).__name__)
+def text_rejected(outcome: Outcome, error: BaseException) -> None:
+    """The database rejected the text of an answer; the outcome was recorded with that text replaced."""
+    _log.error("text_rejected", **_job(outcome), error=type(error).__name__)
 
 
-def expired(jobs: int) -> None:
-    """The time of waiting jobs was over."""
+def jobs_expired(jobs: int) -> None:
+    """Waiting jobs passed their `expires_at`."""
     _log.info("jobs_expired", jobs=jobs)
 
 
-def ended_with_grant(jobs: int) -> None:
-    """Jobs of grants that exist no more were ended."""
-    _log.warning("jobs_ended_with_grant", jobs=jobs)
+def grant_deleted_jobs_ended(jobs: int) -> None:
+    """Waiting jobs of deleted grants were ended."""
+    _log.warning("grant_deleted_jobs_ended", jobs=jobs)
 
 
 def in_doubt(job: UUID, grant: str, rule: str | None) -> None:
-    """A send may have gone out; it is looked for, and not sent again before that is settled."""
+    """A send may have gone out. The mailbox is searched for it, and it is not sent again until that is resolved."""
     _log.warning("in_doubt", job=str(job), grant=grant, rule=rule)
 
 
-def settled(outcome: Outcome) -> None:
-    """A doubt ended. `then` is what became of the job: accept (it went out), return (it goes again), give_up, …"""
-    _log.info("settled", **_job(outcome), then=outcome.event.value, sent=outcome.sent)
+def doubt_resolved(outcome: Outcome) -> None:
+    """A send in doubt was resolved. `state` is the job's state now: sent, queued (it will be sent again), dead, …"""
+    _log.info("doubt_resolved", **_job(outcome), state=STATE_AFTER[outcome.event].value, sent=outcome.sent)
 
 
-def looked(job: UUID, grant: str, rule: str | None, seen: str) -> None:
-    """The mailbox was asked for a send in doubt: found, absent (proven), or what keeps it from telling."""
-    _log.info("looked", job=str(job), grant=grant, rule=rule, seen=seen)
+def mailbox_searched(job: UUID, grant: str, rule: str | None, result: str) -> None:
+    """The mailbox was searched for a send in doubt. `result`: found, absent (not sent), or why it is unknown."""
+    _log.info("mailbox_searched", job=str(job), grant=grant, rule=rule, result=result)
 
 
 # --- grants -----------------------------------------------------------------------------------------------------------
 
 
 def reauth_required(application: str, grant_id: str, rule: str, url: str | None) -> None:
-    """The owner of a grant must sign in again; where, if it is known."""
+    """The owner of a grant must sign in again; `url` is where, if known."""
     _log.warning("reauth_required", application=application, grant=grant_id, rule=rule, url=url)
 
 
-def checked(grant_id: str, verdict: str) -> None:
-    """The API was asked about a grant: valid, invalid, gone, or unknown (no answer that says)."""
+def grant_checked(grant_id: str, verdict: str) -> None:
+    """The API was asked whether a grant is valid. `verdict`: valid, invalid, gone (deleted) or unknown."""
     _log.info("grant_checked", grant=grant_id, verdict=verdict)
 
 
 def escalated(application: str, provider: str, rule: str, *, grants: int) -> None:
-    """Many grants failed alike: their application or provider is held instead."""
+    """Many grants failed in the same way, so their application or provider is held instead."""
     _log.error("escalated", application=application, provider=provider, rule=rule, grants=grants)
 
 
-def identified(grant: str, provider: str) -> None:
-    """The API has said whose a grant is: its lane keeps that provider's pace from now on."""
-    _log.info("identified", grant=grant, provider=provider)
+def provider_found(grant: str, provider: str) -> None:
+    """The API named the provider of a grant; its lane is paced by that provider's limits from now on."""
+    _log.info("provider_found", grant=grant, provider=provider)
 
 
-def paced(lanes: int) -> None:
-    """Other settings than those of whoever led before: these lanes keep another pace now."""
-    _log.info("paced", lanes=lanes)
+def paces_applied(lanes: int) -> None:
+    """The pace of so many lanes changed, because this leader's settings differ from the previous leader's."""
+    _log.info("paces_applied", lanes=lanes)
 
 
 # --- turns ------------------------------------------------------------------------------------------------------------
 
 
-def leading(holder: UUID, fence: int) -> None:
-    """This worker dispatches from now on."""
-    _log.info("leading", worker=str(holder), fence=fence)
+def became_leader(holder: UUID, fence: int) -> None:
+    """This worker is the leader from now on: it dispatches."""
+    _log.info("became_leader", worker=str(holder), fence=fence)
 
 
-def shut(known_until: Micros) -> None:
-    """The ledger knows less than it did: no turn is dealt out before `sendq recover --since` that time."""
-    _log.critical("dispatch_shut", known_until=moment(known_until).isoformat(timespec="seconds"))
+def dispatch_stopped(known_until: Micros) -> None:
+    """The ledger was restored to an older state. Nothing is dispatched before `sendq recover --since` that time."""
+    _log.critical("dispatch_stopped", known_until=moment(known_until).isoformat(timespec="seconds"))
 
 
-def opened() -> None:
-    """The ledger is known to be whole: turns are dealt out again."""
-    _log.warning("dispatch_open")
+def dispatch_resumed() -> None:
+    """The ledger was recovered; dispatching goes on."""
+    _log.warning("dispatch_resumed")
 
 
 def dispatched(turns: int, bundles: int) -> None:
-    """Turns went to the broker."""
+    """Turns were published to the broker."""
     _log.debug("dispatched", turns=turns, bundles=bundles)
 
 
 def publish_failed(turns: int, error: BaseException) -> None:
-    """The broker is away: the turns go back, and are offered again when it is there."""
+    """The broker cannot be reached. The turns are published again once it can."""
     _log.warning("publish_failed", turns=turns, error=type(error).__name__)
 
 
-def unclaimed(turns: int) -> None:
-    """No worker claimed turns in time (their message was lost): they are taken back."""
+def turns_unclaimed(turns: int) -> None:
+    """No worker claimed these turns in time (their message was lost); they are dispatched again."""
     _log.warning("turns_unclaimed", turns=turns)
 
 
-def strays(turns: int) -> None:
-    """Turns were ours in the ledger alone: answers to claims that were lost, or turns that broke off."""
-    _log.warning("strays_returned", turns=turns)
+def lost_turns_returned(turns: int) -> None:
+    """Turns that only the ledger knew of were returned: the answer to a claim was lost, or a turn broke off."""
+    _log.warning("lost_turns_returned", turns=turns)
 
 
-def asleep(lanes: int) -> None:
-    """Lanes had waiting jobs and believed that they had none: a lost write, or a bug."""
-    _log.error("lanes_found_asleep", lanes=lanes)
+def idle_lanes_woken(lanes: int) -> None:
+    """Lanes with waiting jobs were marked idle: a lost write, or a bug."""
+    _log.error("idle_lanes_woken", lanes=lanes)
 
 
-def orphans(jobs: int) -> None:
-    """Jobs were begun in turns that are over: outcomes that could not be recorded."""
-    _log.error("orphans_returned", jobs=jobs)
+def orphaned_jobs_returned(jobs: int) -> None:
+    """Jobs were still marked as sending although their turns were over: their outcomes could not be recorded."""
+    _log.error("orphaned_jobs_returned", jobs=jobs)
 
 
-def jobs_made(batch: UUID, jobs: int) -> None:
-    """The batch's walk is over; messages that it found have their jobs."""
-    _log.info("jobs_made", batch=str(batch), jobs=jobs)
+def batch_expanded(batch: UUID, jobs: int) -> None:
+    """A batch has found all its messages, and each has a job."""
+    _log.info("batch_expanded", batch=str(batch), jobs=jobs)
 
 
 def batch_finished(batch: UUID) -> None:
-    """Its last job has ended."""
+    """The last job of a batch has ended."""
     _log.info("batch_finished", batch=str(batch))
 
 
-def let_go(what: str, *, rows: int) -> None:
-    """Their time was over (SENDQ_KEEP_…)."""
-    _log.info("let_go", what=what, rows=rows)
+def pruned(what: str, *, rows: int) -> None:
+    """Rows past their retention period were deleted (SENDQ_KEEP_…)."""
+    _log.info("pruned", what=what, rows=rows)
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 
 def worker_started(worker: UUID, *, capacity: int) -> None:
-    """It is registered, and takes on so many calls at once."""
+    """The worker is registered. `capacity`: how many calls it makes at once."""
     _log.info("worker_started", worker=str(worker), capacity=capacity)
 
 
-def metrics_at(host: str, port: int) -> None:
-    """Where Prometheus finds its metrics."""
-    _log.info("metrics_at", host=host, port=port)
+def metrics_started(host: str, port: int) -> None:
+    """Prometheus metrics are served on this address."""
+    _log.info("metrics_started", host=host, port=port)
 
 
 def worker_stopping(worker: UUID, *, calls: int) -> None:
-    """It was asked to stop, and finishes what it can."""
+    """The worker was asked to stop; it finishes the calls in flight."""
     _log.info("worker_stopping", worker=str(worker), calls=calls)
 
 
-def worker_hurried(worker: UUID, *, calls: int) -> None:
-    """It was asked to stop a second time: it waits for no call any longer."""
-    _log.warning("worker_hurried", worker=str(worker), calls=calls)
+def worker_stopping_now(worker: UUID, *, calls: int) -> None:
+    """The worker was asked to stop a second time; it no longer waits for calls in flight."""
+    _log.warning("worker_stopping_now", worker=str(worker), calls=calls)
 
 
 def worker_stopped(worker: UUID) -> None:
-    """It has handed over."""
+    """The worker has stopped and returned its unfinished work."""
     _log.info("worker_stopped", worker=str(worker))
 
 
-def worker_reborn(old: UUID, new: UUID) -> None:
-    """It was taken for dead; its facts still count, its turns do not."""
-    _log.warning("worker_reborn", old=str(old), worker=str(new))
+def worker_registered_again(old: UUID, new: UUID) -> None:
+    """The worker had been declared dead. It continues under a new id; its outcomes still count, its turns do not."""
+    _log.warning("worker_registered_again", old=str(old), worker=str(new))
 
 
-def worker_buried(worker: UUID, *, turns: int, begun: int) -> None:
-    """Another worker is dead: its turns go back, of which so many jobs were begun."""
-    _log.warning("worker_buried", worker=str(worker), turns=turns, begun=begun)
+def worker_declared_dead(worker: UUID, *, turns: int, begun: int) -> None:
+    """Another worker is dead. Its `turns` were returned; `begun` of their jobs may have been on the wire."""
+    _log.warning("worker_declared_dead", worker=str(worker), turns=turns, begun=begun)
 
 
-def unreadable(key_name: str, *, jobs: int) -> None:
-    """Jobs were put off: this worker has no encryption key that opens them."""
+def encryption_key_missing(key_name: str, *, jobs: int) -> None:
+    """Jobs were postponed: this worker does not have the encryption key that opens them."""
     _log.error("encryption_key_missing", encryption_key=key_name, jobs=jobs)
 
 
 def clock_behind(worker: UUID, *, behind_s: float) -> None:
-    """The clock runs behind the highest time seen: no idempotency key is trusted until it has caught up."""
+    """The clock is behind the latest time ever recorded. No idempotency key is trusted until it has caught up."""
     _log.error("clock_behind", worker=str(worker), behind_s=round(behind_s))
 
 
-def foreign(what: str, name: str) -> None:
-    """Something of a newer version (a message, an operation, a schema), left to its workers. Said once by a process."""
-    if (what, name) not in _foreign and len(_foreign) < FOREIGN_MOST:
-        _foreign.add((what, name))
-        _log.warning("foreign", what=what, name=name[:80])
+def newer_version(what: str, name: str) -> None:
+    """A message, operation or schema of a newer version was left for its workers. Logged once per process."""
+    if (what, name) not in _newer and len(_newer) < NEWER_MOST:
+        _newer.add((what, name))
+        _log.warning("newer_version", what=what, name=name[:80])
 
 
-def no_pulse(error: BaseException) -> None:
-    """The probes of `sendq health` will not find this worker."""
-    _log.warning("no_pulse", error=type(error).__name__)
+def heartbeat_file_failed(error: BaseException) -> None:
+    """The heartbeat file cannot be written, so `sendq health` will not find this worker."""
+    _log.warning("heartbeat_file_failed", error=type(error).__name__)
 
 
-def no_process(error: BaseException) -> None:
-    """A job that must run alone waits: this machine can start no process now."""
-    _log.error("no_process", error=str(error))
+def process_not_started(error: BaseException) -> None:
+    """A job that runs in a process of its own has to wait: the machine cannot start one now."""
+    _log.error("process_not_started", error=str(error))
 
 
-def ledger_away(error: BaseException, *, held_back: int) -> None:
-    """The ledger cannot be reached; so many outcomes wait for it."""
-    _log.error("ledger_away", error=type(error).__name__, outcomes_held_back=held_back)
+def ledger_unavailable(error: BaseException, *, waiting: int) -> None:
+    """The ledger cannot be reached. `outcomes_waiting`: recorded as soon as it can be."""
+    _log.error("ledger_unavailable", error=type(error).__name__, outcomes_waiting=waiting)
 
 
-def outcome_told(delivery: UUID, receiver: str) -> None:
-    """A receiver has taken an outcome in."""
-    _log.debug("outcome_told", delivery=str(delivery), receiver=receiver)
+def outcome_delivered(delivery: UUID, receiver: str) -> None:
+    """A receiver accepted an outcome."""
+    _log.debug("outcome_delivered", delivery=str(delivery), receiver=receiver)
 
 
-def outcome_failed(delivery: UUID, receiver: str, error: str) -> None:
-    """A receiver did not take an outcome in; it is told again."""
-    _log.warning("outcome_failed", delivery=str(delivery), receiver=receiver, error=error)
+def delivery_failed(delivery: UUID, receiver: str, error: str) -> None:
+    """A receiver did not accept an outcome; it is delivered again."""
+    _log.warning("delivery_failed", delivery=str(delivery), receiver=receiver, error=error)
 
 
 def receiver_held(receiver: str, error: str | None, *, until: int) -> None:
-    """A receiver of outcomes is left alone for a while."""
+    """A receiver keeps failing; nothing is delivered to it until that time."""
     _log.warning("receiver_held", receiver=receiver, error=error, until=until)
 
 
-def outcomes_given_up(deliveries: int, receiver: str) -> None:
-    """Their 72 hours are over; `sendq deliveries retry` tells them all the same."""
-    _log.error("outcomes_given_up", deliveries=deliveries, receiver=receiver)
+def deliveries_given_up(deliveries: int, receiver: str) -> None:
+    """Outcomes could not be delivered for 72 hours; `sendq deliveries retry` tries again."""
+    _log.error("deliveries_given_up", deliveries=deliveries, receiver=receiver)
 
 
-def enqueue_refused(task: str, reasons: Sequence[str]) -> None:
-    """Another application's `sendq.enqueue` cannot become a job; nothing was stored. Fields and reasons, no values."""
-    _log.error("enqueue_refused", task=task, reasons=list(reasons))
+def enqueue_rejected(task: str, reasons: Sequence[str]) -> None:
+    """Another application's `sendq.enqueue` is invalid; nothing was stored. `reasons` name fields, never values."""
+    _log.error("enqueue_rejected", task=task, reasons=list(reasons))
 
 
-def enqueue_put_back(task: str, error: BaseException) -> None:
-    """The ledger is away: the message goes back to its queue."""
-    _log.warning("enqueue_put_back", task=task, error=type(error).__name__)
+def enqueue_requeued(task: str, error: BaseException) -> None:
+    """The ledger cannot be reached; the message was put back into its queue."""
+    _log.warning("enqueue_requeued", task=task, error=type(error).__name__)
 
 
-def not_taken_on(error: BaseException, *, turns: int) -> None:
-    """A bundle came out of the broker, and its turns could not be claimed: the ledger is away, or a bug."""
-    _log.error("turns_not_taken_on", turns=turns, exc_info=error)
+def claim_failed(error: BaseException, *, turns: int) -> None:
+    """A bundle arrived, and its turns could not be claimed: the ledger cannot be reached, or a bug."""
+    _log.error("claim_failed", turns=turns, exc_info=error)
 
 
-def loop_error(error: BaseException | None) -> None:
-    """An exception that nobody waited for, on the event loop."""
-    _log.error("nobody_waited", exc_info=error)
+def unhandled_exception(error: BaseException | None) -> None:
+    """An exception on the event loop that no code handled."""
+    _log.error("unhandled_exception", exc_info=error)
 
 
 def bug(where: str, **ids: object) -> None:
-    """An exception that should not have been; its type and place, not its words, which may quote somebody's mail."""
+    """An unexpected exception: its type and traceback, not its text, which may quote a message."""
     _log.exception("bug", where=where, **ids)
 
 
-# --- what lines have in common ----------------------------------------------------------------------------------------
+# --- fields shared by several events ----------------------------------------------------------------------------------
 
 
 def _job(outcome: Outcome) -> dict[str, object]:

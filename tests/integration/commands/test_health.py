@@ -81,7 +81,7 @@ class TestTheCanary:
 
     def test_names_the_broker(self, system: System) -> None:
         worker = system.start_worker()
-        eventually(lambda: "leading" in worker.said(), "a leader")
+        eventually(lambda: "became_leader" in worker.said(), "a leader")
         system.redis.stop()
         status, said = ask(system, "--limit", "5")
         assert (status, said["link"]) == (1, "broker")
@@ -103,7 +103,7 @@ class TestTheCanary:
 
     def test_comes_through_when_the_broker_is_back(self, system: System) -> None:
         worker = system.start_worker()
-        eventually(lambda: "leading" in worker.said(), "a leader")
+        eventually(lambda: "became_leader" in worker.said(), "a leader")
         system.redis.stop()
         asking = subprocess.Popen(
             [sys.executable, "-m", "worker.cli", "health"], env=system.environ(), cwd=ROOT, stdout=subprocess.DEVNULL

@@ -164,7 +164,7 @@ class TestARestoredBackup:
         system.queue = SendQueue(system.engine)
 
         worker = system.start_worker()
-        eventually(lambda: "dispatch_shut" in worker.said(), "its noticing")
+        eventually(lambda: "dispatch_stopped" in worker.said(), "its noticing")
         assert system.queue.why(job).reason == "shut"
         for name in ("DATABASE_URL", "REDIS_URL"):
             monkeypatch.setenv(name, system.environ()[name])

@@ -250,7 +250,7 @@ def assert_the_bugs_happened(system: System, ingest: Ingest) -> None:
     """Or their words were looked for in vain."""
     log = system.workers[0].said()
     assert "RuntimeError: (its words are not shown" in log
-    assert "turns_not_taken_on" in log
+    assert "claim_failed" in log
     assert "RuntimeError" in "".join(ingest.envelopes) or "bug" in "".join(ingest.envelopes)
 
 

@@ -55,7 +55,7 @@ def assert_nothing_is_left_open(system: System) -> None:
 def told(system: System) -> Counter[str]:
     """How often the workers told of an attempt of each job."""
     lines = (line for worker in system.workers for line in worker.said().splitlines() if line.startswith("{"))
-    return Counter(event["job"] for event in map(json.loads, lines) if event["event"] in ("accepted", "attempt"))
+    return Counter(event["job"] for event in map(json.loads, lines) if event["event"] in ("accepted", "attempt_failed"))
 
 
 class TestACommitWhoseAnswerIsLost:
@@ -141,8 +141,8 @@ class TestAWorkerThatSlept:
         system.wait_for(State.SENT, 8)
         fences = {row.grant_id: row.fence for row in system.rows(schema.lane)}
         os.kill(sleeper.pid, signal.SIGCONT)
-        eventually(lambda: "worker_reborn" in sleeper.said(), "its new name")
-        eventually(lambda: sleeper.said().count("late_fact") == 8, "its facts")
+        eventually(lambda: "worker_registered_again" in sleeper.said(), "its new name")
+        eventually(lambda: sleeper.said().count("late_outcome") == 8, "its facts")
         for job in jobs:
             view = system.queue.job(job)
             rules = Counter(attempt.rule for attempt in view.trail)

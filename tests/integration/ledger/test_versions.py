@@ -57,7 +57,7 @@ def works_on(system: System) -> None:
 def foreign(system: System) -> list[str]:
     """What the worker said of other versions."""
     lines = (json.loads(line) for line in system.workers[0].said().splitlines() if line.startswith("{"))
-    return [f"{line['what']}: {line['name']}" for line in lines if line["event"] == "foreign"]
+    return [f"{line['what']}: {line['name']}" for line in lines if line["event"] == "newer_version"]
 
 
 class TestABundle:

@@ -82,11 +82,11 @@ class TestAWorkerThatDies:
 
     def test_the_dispatchers_place_is_taken_within_five_seconds(self, system: System) -> None:
         leader = system.start_worker()
-        eventually(lambda: "leading" in leader.said(), "the first leader")
+        eventually(lambda: "became_leader" in leader.said(), "the first leader")
         follower = system.start_worker()
         leader.kill()
         killed_at = time.monotonic()
-        eventually(lambda: "leading" in follower.said(), "the second leader")
+        eventually(lambda: "became_leader" in follower.said(), "the second leader")
         assert time.monotonic() - killed_at <= 5.0
         jobs = send(system, 5)
         system.wait_for(State.SENT, 5)
@@ -101,7 +101,7 @@ class TestAWorkerThatDies:
         system.start_worker()
         system.wait_for(State.SENT, 30)
         os.kill(sleeper.pid, signal.SIGCONT)
-        eventually(lambda: "worker_reborn" in sleeper.said(), "its new name")
+        eventually(lambda: "worker_registered_again" in sleeper.said(), "its new name")
         more = send(system, 10)
         system.wait_for(State.SENT, 40)
         assert_each_went_once(system, jobs + more)

@@ -63,7 +63,7 @@ def lost_to_nobody(system: System) -> int:
 
 
 def refused(system: System) -> int:
-    return system.workers[-1].said().count('"event": "enqueue_refused"')
+    return system.workers[-1].said().count('"event": "enqueue_rejected"')
 
 
 class TestWhenItIsSwitchedOn:
@@ -117,7 +117,7 @@ class TestWhenItIsSwitchedOn:
         try:
             for _ in range(30):
                 send(web)
-            eventually(lambda: worker.said().count("enqueue_put_back") > 10, "the second round")
+            eventually(lambda: worker.said().count("enqueue_requeued") > 10, "the second round")
             worker.terminate()
             assert lost_to_nobody(system) == 30
         finally:

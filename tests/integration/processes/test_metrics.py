@@ -38,7 +38,9 @@ class Scraped:
     """The metrics of one worker, scraped anew at each question."""
 
     def __init__(self, worker: Worker) -> None:
-        line = eventually(lambda: next((s for s in worker.said().splitlines() if "metrics_at" in s), ""), "its port")
+        line = eventually(
+            lambda: next((s for s in worker.said().splitlines() if "metrics_started" in s), ""), "its port"
+        )
         self.url = f"http://127.0.0.1:{json.loads(line)['port']}/metrics"
 
     def text(self) -> str:
