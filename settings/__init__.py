@@ -1,13 +1,12 @@
 """The settings: one frozen object, read once from the environment.
 
     from settings import Settings
-    settings = Settings.load()          # every problem at once, each with its remedy, as one SettingsError
+    settings = Settings.load()          # raises one SettingsError with every problem and its remedy
 
-``model`` holds the fields with their meaning, ``values`` the types they can have, ``application`` a Nylas
-application and its key, and ``environ`` the way from variables to fields and from a mistake to a sentence. Beside them
-stands what is derived from the settings: the configuration of Celery (``celery``), of Sentry (``sentry``) and of the
-log (``logs``), the last two through the same ``redact``. Secrets never print: not in a repr, a dump, an error or a log
-line.
+``model`` declares the fields and their meaning, ``values`` their types, ``application`` a Nylas application and its
+key; ``environ`` reads the variables and turns mistakes into messages. The configuration of Celery (``celery``), Sentry
+(``sentry``) and logging (``logs``) is derived from the settings; the last two use the same ``redact``. Secrets are
+never printed: not in a repr, a dump, an error or a log line.
 """
 
 from __future__ import annotations

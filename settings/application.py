@@ -1,4 +1,4 @@
-"""A Nylas application: whom we are to the API, and where it answers."""
+"""A Nylas application: its API key, base URL and webhook secret."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sendq.errors import Problem
 from settings.errors import SettingsError
 from settings.values import AbsolutePath, ApiUri, Key, refuse
 
-# Of all grants of an application, where that is so.
+# Where all grants of an application have the same one.
 Provider = Literal["google", "microsoft", "ews", "imap", "icloud", "yahoo"]
 
 US = "https://api.us.nylas.com"
 
 
 class Application(BaseModel):
-    """One Nylas application. ``api_key()`` gives its key, read anew from its file if it has one."""
+    """One Nylas application. ``api_key()`` returns its key, reading the key file on each call if there is one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -47,7 +47,7 @@ class Application(BaseModel):
         return self
 
     def variable(self, field: str) -> str:
-        """What the person calls ``field`` (``api_key``, ``api_uri``, …) of this application."""
+        """The variable that sets ``field`` (``api_key``, ``api_uri``, …) of this application."""
         return f"NYLAS_{field.upper()}" if self.name == "default" else f"SENDQ_APPLICATIONS.{self.name}.{field}"
 
     def api_key(self) -> SecretStr:
@@ -64,17 +64,17 @@ class Application(BaseModel):
             text = self.key_file.read_text(encoding="ascii")
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
-            raise SettingsError([Problem(field, reason, "check the path, and who may read the file")]) from None
+            raise SettingsError([Problem(field, reason, "check the path and the file's permissions")]) from None
         except UnicodeDecodeError:
-            raise SettingsError([Problem(field, "names a file that holds more than a key", _FILE_REMEDY)]) from None
+            raise SettingsError([Problem(field, "names a file with more than a key in it", _FILE_REMEDY)]) from None
         try:
             return _key_adapter.validate_python(text)
         except ValidationError:
-            raise SettingsError([Problem(field, "names a file that holds no key", _FILE_REMEDY)]) from None
+            raise SettingsError([Problem(field, "names a file without a key", _FILE_REMEDY)]) from None
 
 
 def _named(value: object) -> object:
-    """JSON text (or the object itself) -> each application's fields with its name among them."""
+    """Parse JSON text (or take the object itself), and add each application's name to its fields."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -83,13 +83,13 @@ def _named(value: object) -> object:
     if not isinstance(value, dict):
         raise refuse("is not a JSON object", _SHAPE)
     if bad := [name for name in value if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", name)]:
-        raise refuse(f"has {len(bad)} name(s) that do not fit", "use 1 to 40 of a-z, 0-9, - and _ for names")
+        raise refuse(f"has {len(bad)} invalid name(s)", "use 1 to 40 of a-z, 0-9, - and _ for names")
     return {name: {"name": name, **fields} if isinstance(fields, dict) else fields for name, fields in value.items()}
 
 
 _SHAPE = 'write {"name": {"api_key_file": "/path", "api_uri": "https://api.eu.nylas.com"}, …}'
 NamedApplications = Annotated[dict[str, Application], BeforeValidator(_named)]
 
-_REMEDY = "set it to the API key from the Nylas dashboard, or the same name with _FILE to a file that holds it"
-_FILE_REMEDY = "put the key alone into the file, on one line"
+_REMEDY = "set it to the API key from the Nylas dashboard, or set the same name with _FILE to a file with the key"
+_FILE_REMEDY = "put only the key into the file, on one line"
 _key_adapter: TypeAdapter[SecretStr] = TypeAdapter(Key)

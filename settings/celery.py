@@ -1,12 +1,13 @@
 """How Celery is configured, and why.
 
-Celery carries ids of turns and runs the workers; the ledger keeps time and truth. So a message is acknowledged before
-it runs, never retried, never scheduled, has no result, and what the broker loses is handed out again from the ledger.
+Celery carries ids of turns and runs the workers; schedules and results are in the ledger. So a message is acknowledged
+before it runs, never retried or scheduled, and has no result; what the broker loses is dispatched again from the
+ledger.
 
-Names of our own for everything in Redis that Celery shares by default, so that an application's own Celery can live in
-the same database: its queue, but also the list of unacknowledged messages (else whichever of the two has the shorter
-visibility timeout restores the other's) and the exchange for remote control (else ``celery control shutdown`` of one
-ends the workers of both).
+Everything in Redis that Celery shares by default has its own name here, so that an application's Celery can use the
+same database: the queue, the list of unacknowledged messages (otherwise the application with the shorter visibility
+timeout restores the other's messages) and the exchange for remote control (otherwise ``celery control shutdown`` for
+one stops the workers of both).
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from settings.model import Settings
 
 QUEUE = "sendq"
 
-# What other applications enqueue by name waits apart from turns: a flood of it, or a ledger that is away, delays none.
+# Jobs that other applications enqueue by name have a queue of their own, so that neither a flood of them nor an
+# unreachable ledger delays turns.
 ENQUEUE_QUEUE = "sendq.enqueue"
 
-# Only what a dead worker had taken and not yet started is restored after this long, and by then the ledger has handed
-# it out again: the copies claim nothing. Long, so that no message that waits its turn in a live worker is doubled.
+# Messages that a dead worker had received but not started are restored after this long. By then the ledger has
+# dispatched their turns again, and the copies claim nothing. Long, so that no message waiting in a live worker is
+# duplicated.
 VISIBILITY_TIMEOUT_S = 3600
 
-# A Redis that freezes (a suspended machine, a lost route) otherwise holds a publisher for ever.
+# Without it, a Redis that freezes (a suspended machine, a lost route) blocks a publisher for ever.
 SOCKET_TIMEOUT_S = 5.0
 
 
@@ -39,7 +42,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "broker_url": settings.broker_url.get_secret_value(),
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "unacked_restore_limit": 500,  # restoring blocks the worker's loop for 1.5 ms a message
+            "unacked_restore_limit": 500,  # restoring blocks the worker's loop for 1.5 ms per message
             "unacked_key": f"{QUEUE}.unacked",
             "unacked_index_key": f"{QUEUE}.unacked_index",
             "unacked_mutex_key": f"{QUEUE}.unacked_mutex",
@@ -49,13 +52,13 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             "health_check_interval": 25,  # s; below the minute after which firewalls drop idle connections
             "client_name": "sendq",
         },
-        # Every thread may hold a connection at once (to acknowledge), beside the dispatcher and the events.
+        # Every thread may hold a connection at once (to acknowledge), and so may the dispatcher and the events.
         "broker_pool_limit": settings.threads + 10,
-        # A worker outlives its broker: it waits for as long as it takes, also for one that is out of memory.
+        # A worker waits for its broker as long as it takes, also for one that is out of memory.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_channel_error_retry": True,
-        # A publisher does not wait: the dispatcher comes round again by itself.
+        # No retry by the publisher: the dispatcher tries again in its next round.
         "task_publish_retry": False,
         "task_default_queue": QUEUE,
         "task_queues": {name: {"exchange": name, "routing_key": name} for name in _queues(settings)},
@@ -72,11 +75,11 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "worker_consumer": "worker.redis.unknown_messages:PatientConsumer",
         "worker_concurrency": settings.threads,
         "worker_prefetch_multiplier": 1,
-        "worker_enable_prefetch_count_reduction": False,  # else fewer after each reconnection
-        "worker_disable_rate_limits": True,  # the pace is the lane's
-        # Threads cannot be cancelled: True would only be noise here.
+        "worker_enable_prefetch_count_reduction": False,  # otherwise it shrinks with each reconnection
+        "worker_disable_rate_limits": True,  # lanes are paced instead
+        # Threads cannot be cancelled: True would only log warnings.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
-        "worker_send_task_events": settings.send_events,
+        "worker_send_task_events": settings.task_events,
         "task_send_sent_event": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,

@@ -1,8 +1,7 @@
-"""From variables to fields, and from a mistake to a sentence.
+"""Read variables into fields, and turn mistakes into messages.
 
-The environment is read by ``Settings.load`` alone: a ``Settings(...)`` made by hand sees only its arguments. A variable
-that begins with ``SENDQ_`` and that nobody knows is an error: a misspelt setting that is silently ignored costs a
-night.
+Only ``Settings.load`` reads the environment; ``Settings(...)`` sees only its arguments. An unknown variable that begins
+with ``SENDQ_`` is an error, because a misspelt setting that is silently ignored is hard to find.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ ROOT = Path(__file__).parents[1]
 
 PREFIX = "SENDQ_"
 
-# Variables with our prefix that are not settings of a process.
+# Variables with the prefix that are not settings of a process.
 OTHERS = {"SENDQ_PYTHON": "which Python ./dev uses"}
 
-# What Kubernetes puts into every container when a Service is called sendq or sendq-something.
+# Set by Kubernetes in every container when a Service is called sendq or sendq-something.
 KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 
 _environ: ContextVar[Mapping[str, str] | None] = ContextVar("environ", default=None)
 
 
 class Row(NamedTuple):
-    """One line of the table of settings."""
+    """One row of the settings table."""
 
     name: str
     env: tuple[str, ...]
@@ -47,7 +46,7 @@ class Row(NamedTuple):
 
 
 def variables(name: str, field: FieldInfo) -> tuple[str, ...]:
-    """The variables that a field is read from, the first one first."""
+    """The variables that a field is read from, in order of precedence."""
     extra = field.json_schema_extra
     assert isinstance(extra, dict)
     usual: Any = extra["usual"]
@@ -55,7 +54,7 @@ def variables(name: str, field: FieldInfo) -> tuple[str, ...]:
 
 
 def rows(settings: type[BaseSettings]) -> list[Row]:
-    """Every setting, in the order in which they are declared."""
+    """Every setting, in order of declaration."""
     table = []
     for name, field in settings.model_fields.items():
         extra = field.json_schema_extra
@@ -77,7 +76,7 @@ def _shown(default: object) -> str:
 
 
 class EnvironSource(PydanticBaseSettingsSource):
-    """Takes each field's value from the mapping that is being read (``reading``)."""
+    """Takes each field's value from the mapping passed to ``reading``."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         environ = _environ.get() or {}
@@ -93,7 +92,7 @@ class EnvironSource(PydanticBaseSettingsSource):
 
 @contextlib.contextmanager
 def reading(settings: type[BaseSettings], environ: Mapping[str, str]) -> Iterator[None]:
-    """While the block makes settings, they come from ``environ``; everything wrong leaves as one ``SettingsError``."""
+    """Settings made in the block are read from ``environ``; all problems are raised as one ``SettingsError``."""
     problems = list(_unknown(settings, environ))
     token = _environ.set(environ)
     try:
@@ -114,12 +113,12 @@ def _unknown(settings: type[BaseSettings], environ: Mapping[str, str]) -> Iterat
         if name.endswith("_PORT") and environ[name].startswith(("tcp://", "udp://", "sctp://")):
             continue  # Kubernetes again
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        remedy = f"did you mean {nearest[0]}?" if nearest else "remove it (sendq settings lists all)"
+        remedy = f"did you mean {nearest[0]}?" if nearest else "remove it (sendq settings lists all variables)"
         yield Problem(name, "is not a setting", remedy)
 
 
 def _problems(settings: type[BaseSettings], error: ValidationError, environ: Mapping[str, str]) -> Iterator[Problem]:
-    """Pydantic's errors as ours, in their order, each under the variable that was set."""
+    """Pydantic's errors as problems, in their order, each with the variable that was set."""
     for item in error.errors(include_url=False, include_input=False):
         context = item.get("ctx", {})
         if "problems" in context:
@@ -137,6 +136,6 @@ def _problems(settings: type[BaseSettings], error: ValidationError, environ: Map
 def _remedy(field: FieldInfo, inner: bool) -> str:
     default, extra = _shown(field.default), field.json_schema_extra
     if inner or not default:
-        return f"it takes {field.description}"
+        return f"expected: {field.description}"
     unit = extra["unit"] if isinstance(extra, dict) else ""
-    return f"correct it, or leave it away for the default of {default} {unit}".rstrip()
+    return f"correct it, or remove it for the default of {default} {unit}".rstrip()

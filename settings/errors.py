@@ -1,4 +1,4 @@
-"""What goes wrong with settings, in sentences for the person who sets them."""
+"""The error that is raised for invalid settings."""
 
 from __future__ import annotations
 

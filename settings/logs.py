@@ -1,7 +1,7 @@
 """The log: one event a line on stderr, as JSON for machines or in columns for people.
 
-What libraries log through ``logging`` takes the same way as our own events through structlog, so that nothing reaches
-the log unredacted. stdout stays free for a program's own output.
+Records that libraries log through ``logging`` pass through the same processors as our structlog events, so nothing
+reaches the log unredacted. stdout is left to the program's output.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from settings.trace import trace
 
 
 def start_logs(settings: Settings, stream: TextIO | None = None) -> None:
-    """Send everything to ``stream`` (default: stderr). Called again, it replaces what was set up before."""
+    """Log to ``stream`` (default: stderr). A second call replaces the configuration of the first."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.ExceptionRenderer(lambda exc_info: trace(exc_info[1])),  # without words and variables
+        structlog.processors.ExceptionRenderer(lambda exc_info: trace(exc_info[1])),  # without texts and variables
         _redacted,
     ]
     structlog.configure(

@@ -1,8 +1,8 @@
-"""Every setting: its meaning, unit, default, and what it must exceed.
+"""Every setting: its meaning, unit, default and limits.
 
-Durations are seconds (``_s``) or, of what is kept, days (``_days``). A field is read from ``SENDQ_<FIELD>`` and from
-the usual names that ``setting`` lists after it; the first that is set and not empty wins. The table in the
-documentation is made from this file (``describe``).
+Durations are in seconds (``_s``), retention periods in days (``_days``). A field is read from ``SENDQ_<FIELD>`` and
+from the usual variable names listed in its ``setting``; the first that is set and not empty wins. The table in
+docs/operations.md is generated from this file (``describe``).
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from settings.values import (
     SentryDsn,
 )
 
-# By so much a clock may be wrong before no key is trusted.
+# How far clocks may differ before idempotency keys are no longer trusted.
 CLOCKS_DIFFER_S = CLOCK_TOLERANCE / SECOND
 
 HOME = ROOT / ".run" / "sendq"
 
 
 def setting(default: Any, meaning: str, *usual: str, unit: str = "", only: bool = False, **limits: Any) -> Any:
-    """A field: what it means, its unit, and the usual names beside ``SENDQ_<FIELD>`` (or ``only`` those)."""
+    """A field: its meaning, its unit, and further variables besides ``SENDQ_<FIELD>`` (``only``: instead of it)."""
     return Field(
         default, description=meaning, json_schema_extra={"usual": [*usual], "unit": unit, "only": only}, **limits
     )
@@ -61,22 +61,24 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     # The Nylas application called `default`, and the others.
-    nylas_api_key: Key | None = setting(None, "the API key of the default application", "NYLAS_API_KEY", only=True)
+    nylas_api_key: Key | None = setting(None, "API key of the default application", "NYLAS_API_KEY", only=True)
     nylas_api_key_file: AbsolutePath | None = setting(
-        None, "a file with that key instead; read again when needed, so a new key needs no restart",
+        None, "file that holds that key; read again when needed, so that a new key needs no restart",
         "NYLAS_API_KEY_FILE", only=True,
     )  # fmt: skip
     nylas_api_uri: ApiUri = setting(
-        US, "where the API answers: the data region of the application (EU: https://api.eu.nylas.com)",
+        US, "base URL of the API, which depends on the application's data region (EU: https://api.eu.nylas.com)",
         "NYLAS_API_URI", only=True,
     )  # fmt: skip
-    nylas_client_id: str | None = setting(None, "the application's client id", "NYLAS_CLIENT_ID", only=True)
+    nylas_client_id: str | None = setting(
+        None, "client id of the application; needed for the hosted sign-in address", "NYLAS_CLIENT_ID", only=True,
+    )  # fmt: skip
     nylas_webhook_secret: Key | None = setting(
-        None, "the secret that signs the application's webhooks", "NYLAS_WEBHOOK_SECRET", only=True
-    )
+        None, "secret that Nylas signs the application's webhooks with", "NYLAS_WEBHOOK_SECRET", only=True,
+    )  # fmt: skip
     nylas_provider: Provider | None = setting(
-        None, "the provider of all grants of the application, if they have one and the same: google, microsoft, ews, "
-        "imap, icloud or yahoo (default: what is said at enqueue, else Nylas is asked once for each grant)",
+        None, "provider of all grants of the application, if they have the same one: google, microsoft, ews, imap, "
+        "icloud or yahoo (default: the provider given at enqueue; otherwise Nylas is asked once per grant)",
         "NYLAS_PROVIDER", only=True,
     )  # fmt: skip
     named_applications: NamedApplications = setting(
@@ -84,195 +86,200 @@ class Settings(BaseSettings):
         "webhook_secret, provider}; only the key is required", "SENDQ_APPLICATIONS", only=True,
     )  # fmt: skip
 
-    # Where things live.
+    # Ledger, broker, files.
     database_url: LedgerUrl | None = setting(
-        None, "the ledger: PostgreSQL 14 or later, or a SQLite file (default: a file in SENDQ_HOME)", "DATABASE_URL"
-    )
-    redis_url: RedisUrl | None = setting(
-        None,
-        "the broker: a Redis, 6.2 or later, that never evicts (default: an embedded one in SENDQ_HOME)",
-        "REDIS_URL",
-    )
-    home: AbsolutePath = setting(HOME, "the directory of the embedded ledger and broker")
-    run_dir: AbsolutePath | None = setting(
-        None, "where workers keep their pulse for `sendq health --live` (default: a directory of this user in TMPDIR)"
-    )
-
-    # What is kept, in which form and for how long.
-    encryption_keys: EncryptionKeys | None = setting(
-        None, "keys that seal what the ledger keeps of messages: name:base64, separated by commas; the first one "
-        "seals, all of them open (default: nothing is sealed). Web applications need them too",
+        None, "the ledger: PostgreSQL 14 or later, or a SQLite file (default: a file in SENDQ_HOME)", "DATABASE_URL",
     )  # fmt: skip
-    encryption_keys_file: AbsolutePath | None = setting(None, "a file with those keys instead, read at the start")
+    redis_url: RedisUrl | None = setting(
+        None, "the broker: Redis 6.2 or later that never evicts keys (default: an embedded one in SENDQ_HOME)",
+        "REDIS_URL",
+    )  # fmt: skip
+    home: AbsolutePath = setting(HOME, "directory of the embedded ledger and broker")
+    run_dir: AbsolutePath | None = setting(
+        None, "directory of the workers' heartbeat files, which `sendq health --live` reads (default: a directory of "
+        "this user in TMPDIR)",
+    )  # fmt: skip
+
+    # Encryption and retention.
+    encryption_keys: EncryptionKeys | None = setting(
+        None, "keys that encrypt message contents in the ledger: name:base64, comma-separated; the first encrypts, "
+        "all of them decrypt (default: no encryption). Web applications need them too",
+    )  # fmt: skip
+    encryption_keys_file: AbsolutePath | None = setting(None, "file that holds those keys; read at start")
 
     keep_bodies_days: float = setting(
-        1.0, "the bodies of jobs that were sent, cancelled or have expired; those of dead letters stay with their job, "
+        1.0, "how long to keep the bodies of jobs that were sent, cancelled or expired. A dead letter keeps its body "
         "for a retry", unit="days", ge=0, le=36500,
     )  # fmt: skip
-    keep_sent_days: float = setting(30.0, "jobs that were sent, with their attempts", unit="days", ge=0, le=36500)
-    keep_cancelled_days: float = setting(30.0, "jobs that were cancelled", unit="days", ge=0, le=36500)
-    keep_expired_days: float = setting(90.0, "jobs that have expired", unit="days", ge=0, le=36500)
-    keep_dead_days: float = setting(90.0, "dead letters; so long they can be retried", unit="days", ge=0, le=36500)
-    keep_keys_days: float = setting(
-        365.0, "keys, since they were first used, also when their jobs have gone: so long a repeat of an old call "
-        "makes no second mail", unit="days", ge=0, le=36500,
+    keep_sent_days: float = setting(30.0, "how long to keep sent jobs and their attempts", unit="days", ge=0, le=36500)
+    keep_cancelled_days: float = setting(30.0, "how long to keep cancelled jobs", unit="days", ge=0, le=36500)
+    keep_expired_days: float = setting(90.0, "how long to keep expired jobs", unit="days", ge=0, le=36500)
+    keep_dead_days: float = setting(
+        90.0, "how long to keep dead letters, and so how long they can be retried", unit="days", ge=0, le=36500,
     )  # fmt: skip
-    keep_events_days: float = setting(180.0, "what happened, and what operators did", unit="days", ge=0, le=36500)
+    keep_keys_days: float = setting(
+        365.0, "how long to remember a key after its first use, even when its job has been deleted: within this time "
+        "a repeated call creates no second job", unit="days", ge=0, le=36500,
+    )  # fmt: skip
+    keep_events_days: float = setting(
+        180.0, "how long to keep events: what happened to grants, and what operators did", unit="days", ge=0, le=36500,
+    )  # fmt: skip
     keep_deliveries_days: float = setting(
-        30.0, "outcomes that were told to whoever wanted to know, or given up; so long `sendq deliveries` knows them",
+        30.0, "how long to keep outcomes that were delivered or given up, for `sendq deliveries`",
         unit="days", ge=0, le=36500,
     )  # fmt: skip
     keep_webhooks_days: float = setting(
-        7.0, "which notifications were taken in, so that a repeat changes nothing; longer than the day after which an "
-        "old one is refused for its time", unit="days", gt=1, le=36500,
+        7.0, "how long to remember webhook notifications that were processed, so that a repeat changes nothing; must "
+        "exceed the day after which an old notification is rejected for its age", unit="days", gt=1, le=36500,
     )  # fmt: skip
 
-    # How much at a time.
+    # Concurrency and pace.
     concurrency: int = setting(100, "calls to the API in flight per worker process", unit="calls", ge=1, le=2000)
     threads: int = setting(
-        8, "threads that take bundles from the broker and claim them (Celery's -c); calls do not occupy them",
-        unit="threads", ge=1, le=100,
+        8, "threads that receive bundles of turns from the broker and claim them (Celery's -c). API calls do not "
+        "occupy them", unit="threads", ge=1, le=100,
     )  # fmt: skip
     slow_after_s: float = setting(
-        5.0, "a call that takes longer gives its slot back and counts against the slow allowance (where slots are "
-        "scarce, once it takes much longer than usual); less than SENDQ_READ_TIMEOUT_S", unit="s", gt=0,
+        5.0, "a call that takes longer gives up its slot and counts as slow (when slots are scarce, also a call much "
+        "slower than usual); less than SENDQ_READ_TIMEOUT_S", unit="s", gt=0,
     )  # fmt: skip
     slow_allowance: int | None = setting(
-        None, "how many slow calls one provider may have in a process (default: four times SENDQ_CONCURRENCY)",
-        unit="calls", ge=1,
+        None, "slow calls per provider and process at most (default: four times SENDQ_CONCURRENCY)", unit="calls", ge=1,
     )  # fmt: skip
     paces: PaceSettings = setting(
-        (), "paces of one's own, a JSON list; the most specific has the last word: [{\"provider\": \"google\", "
-        "\"limits\": {\"minute\": 15000}}, {\"grant\": \"…\", \"width\": 1, \"daily\": 500}]",
+        (), "your own rate limits, a JSON list; the most specific entry wins: [{\"provider\": \"google\", \"limits\": "
+        "{\"minute\": 15000}}, {\"grant\": \"…\", \"width\": 1, \"daily\": 500}]",
     )  # fmt: skip
     turn_s: float = setting(
-        2.0, "a lane's turn ends after about this long; less than SENDQ_UNCLAIMED_AFTER_S", unit="s", gt=0, le=60
-    )
+        2.0, "a turn starts no new job after about this long; less than SENDQ_UNCLAIMED_AFTER_S", unit="s", gt=0,
+        le=60,
+    )  # fmt: skip
     turn_jobs: int = setting(20, "jobs that a turn loads at most", unit="jobs", ge=1, le=1000)
-    bundle_turns: int = setting(50, "turns that one Celery message carries at most", unit="turns", ge=1, le=1000)
+    bundle_turns: int = setting(50, "turns per Celery message at most", unit="turns", ge=1, le=1000)
 
     # The HTTP calls.
-    connect_timeout_s: float = setting(
-        10.0, "the longest a connection to the API may take to open", unit="s", gt=0, le=60
-    )
+    connect_timeout_s: float = setting(10.0, "timeout for opening a connection to the API", unit="s", gt=0, le=60)
     read_timeout_s: float = setting(
-        150.0, "the longest an answer may take: Nylas asks for 150 s (a self-hosted Exchange takes 2 minutes), and "
-        "whoever waits less loses answers of messages that went out", unit="s", gt=0, le=600,
+        150.0, "timeout for an answer. Nylas asks for 150 s (a self-hosted Exchange takes 2 minutes); with less, "
+        "answers to messages that did go out are lost", unit="s", gt=0, le=600,
     )  # fmt: skip
     key_max_age_s: float = setting(
-        2700.0, "an Idempotency-Key older than this is not used again; with SENDQ_READ_TIMEOUT_S it must stay below "
-        "the hour that Nylas keeps keys", unit="s", gt=0, lt=3600,
+        2700.0, "an Idempotency-Key older than this is not used again. Together with SENDQ_READ_TIMEOUT_S it must "
+        "stay below the hour for which Nylas remembers keys", unit="s", gt=0, lt=3600,
     )  # fmt: skip
-    settle_s: float = setting(
-        900.0, "after the last request of a send whose outcome is unknown, so long its absence from the mailbox proves "
-        "nothing: the index may lag behind", unit="s", ge=0, le=86_400,
+    index_lag_s: float = setting(
+        900.0, "how long a sent message may take to appear in a search of its mailbox. A send in doubt that is not "
+        "found before then may still have gone out", unit="s", ge=0, le=86_400,
     )  # fmt: skip
     in_doubt: Literal["wait", "resend", "dead"] = setting(
-        "wait", "what happens to a send that may have gone out once looking for it was in vain for SENDQ_LOOK_FOR_S: "
-        "it waits for a person, is sent again at the risk of a second copy, or is given up; a job may say otherwise"
+        "wait", "what to do with a send in doubt that was not found within SENDQ_LOOK_FOR_S: wait for a person, "
+        "resend it at the risk of a second copy, or make it a dead letter; `in_doubt=` of a message overrides this",
     )  # fmt: skip
     look_for_s: float = setting(
-        21_600.0, "so long such a send is looked for, counted from when its absence would prove something; and for at "
-        "least three answered looks", unit="s", ge=0,
+        21_600.0, "how long to search for a send in doubt, counted from when not finding it means something; there "
+        "are at least three answered searches", unit="s", ge=0,
     )  # fmt: skip
     metadata_key: Literal["key1", "key2", "key3", "key4", "key5"] = setting(
-        "key1", "the metadata key that carries the job's id; your messages cannot use it (Nylas indexes key1 to key5)"
-    )
+        "key1", "metadata key that carries the job's id; your messages cannot use it (Nylas indexes key1 to key5)",
+    )  # fmt: skip
 
     ask_providers: bool = setting(
-        True, "ask Nylas once about each grant whose provider nobody has named: it decides the pace"
-    )
+        True, "ask Nylas once for the provider of each grant that was enqueued without one; the provider decides the "
+        "pace",
+    )  # fmt: skip
     announce_after_s: float = setting(
-        30.0, "the owner of a grant is called for this long after its lane was closed: time to see whether many failed "
-        "alike, which is the application's trouble and not theirs", unit="s", ge=0,
+        30.0, "how long after a lane was closed its owner is asked to sign in again. If many grants fail alike in "
+        "that time, the cause is the application, and no owner is asked", unit="s", ge=0,
     )  # fmt: skip
     escalate_grants: int = setting(
-        10, "so many grants of one provider closed by one rule within SENDQ_ESCALATE_WINDOW_S are the application's "
-        "trouble: the provider is held, and nobody is asked to sign in again", unit="grants", ge=2,
+        10, "if this many grants of one provider are closed by the same rule within SENDQ_ESCALATE_WINDOW_S, the "
+        "provider is held instead, and no owner is asked to sign in again", unit="grants", ge=2,
     )  # fmt: skip
     escalate_window_s: float = setting(
-        300.0, "see SENDQ_ESCALATE_GRANTS; more than SENDQ_ANNOUNCE_AFTER_S", unit="s", gt=0
-    )
+        300.0, "see SENDQ_ESCALATE_GRANTS; more than SENDQ_ANNOUNCE_AFTER_S", unit="s", gt=0,
+    )  # fmt: skip
     escalate_hold_s: float = setting(900.0, "how long that hold lasts before one call is tried", unit="s", gt=0)
     reauth_url: str | None = setting(
-        None, "your page on which a person signs in again; {grant_id} and {application} are filled in (default: "
-        "Nylas's hosted authentication, if the client id is known)",
+        None, "your page where an owner signs in again; {grant_id} and {application} are filled in (default: Nylas's "
+        "hosted authentication, if the client id is known)",
     )  # fmt: skip
     policy_file: AbsolutePath | None = setting(
-        None, "rows of the error policy that come before the table's own (TOML; see `sendq policy check`)"
-    )
+        None, "rows of the error policy that take precedence over the built-in table (TOML; see `sendq policy check`)",
+    )  # fmt: skip
 
-    # Who is alive, and who leads.
-    beat_interval_s: float = setting(2.0, "a worker says this often that it lives", unit="s", gt=0)
+    # Heartbeats, leadership, stopping.
+    beat_interval_s: float = setting(2.0, "interval of a worker's heartbeats", unit="s", gt=0)
     stale_after_s: float = setting(
-        8.0, "a worker silent for this long is taken for dead; more than three times SENDQ_BEAT_INTERVAL_S",
-        unit="s", gt=0,
+        8.0, "a worker without a heartbeat for this long is declared dead; more than three times "
+        "SENDQ_BEAT_INTERVAL_S", unit="s", gt=0,
     )  # fmt: skip
     unclaimed_after_s: float = setting(
-        10.0, "a turn that no worker claimed for this long is handed out again; more than SENDQ_TURN_S, for which a "
-        "bundle may wait behind another", unit="s", gt=0,
+        10.0, "a turn that no worker has claimed after this long is dispatched again; more than SENDQ_TURN_S, because "
+        "a bundle may wait behind another", unit="s", gt=0,
     )  # fmt: skip
     lease_s: float = setting(
-        4.5, "the dispatcher's lease; when it dies, another takes over after at most this and one SENDQ_POLL_S",
+        4.5, "lease of the leader. When it dies, another worker takes over after at most this and one SENDQ_POLL_S",
         unit="s", gt=0,
     )  # fmt: skip
     poll_s: float = setting(
-        0.2, "a worker that stands by looks this often whether the lead is free; less than a third of SENDQ_LEASE_S",
+        0.2, "how often the other workers check whether the lease is free; less than a third of SENDQ_LEASE_S",
         unit="s", gt=0,
     )  # fmt: skip
     grace_s: float = setting(
-        30.0, "time between SIGTERM and the end; calls not finished 3 s before it are recorded as in doubt. Give the "
-        "supervisor more than this", unit="s", gt=5,
+        30.0, "how long a worker takes to stop after SIGTERM. Calls still in flight 3 s before the end are recorded "
+        "as in doubt. Give the supervisor a longer timeout than this", unit="s", gt=5,
     )  # fmt: skip
 
-    # Outcomes: what the web applications are told (`on_outcome`).
+    # Outcomes, delivered to the web applications (`on_outcome`).
     outcome_broker_url: RedisUrl | None = setting(
-        None, "the broker of the Celery application whose tasks are told of outcomes (a Redis)"
-    )
+        None, "broker (Redis) of the Celery application whose tasks receive outcomes",
+    )  # fmt: skip
     outcome_endpoints: Endpoints = setting(
-        {}, "webhooks that `on_outcome` may name (webhook:NAME): a JSON object of name -> {url, secret}; without a "
-        "secret of its own an endpoint has SENDQ_OUTCOME_SECRET",
+        {}, "webhooks that `on_outcome` may name (webhook:NAME): a JSON object of name -> {url, secret}; an endpoint "
+        "without a secret uses SENDQ_OUTCOME_SECRET",
     )  # fmt: skip
     outcome_hosts: Hosts = setting(
-        (), "hosts that `on_outcome` may give https:// addresses of, with commas between them; a port other than 443 "
-        "belongs to the host. No other is called, whatever an application enqueues",
+        (), "hosts allowed in the https:// addresses of `on_outcome`, comma-separated; a port other than 443 is part "
+        "of the host. No other host is called, whatever an application enqueues",
     )  # fmt: skip
     outcome_secret: SigningSecret | None = setting(
-        None, "what signs outcome webhooks: whsec_ and the base64 of 24 to 64 bytes"
-    )
-    outcome_timeout_s: float = setting(
-        10.0, "how long a receiver of outcomes may take to answer", unit="s", gt=0, le=60
-    )
+        None, "secret that signs outcome webhooks: whsec_ and the base64 of 24 to 64 bytes",
+    )  # fmt: skip
+    outcome_timeout_s: float = setting(10.0, "timeout for a receiver of outcomes", unit="s", gt=0, le=60)
     on_reauth: TargetName | None = setting(
-        None, "who is told of every grant whose owner must sign in again, beside those whom its waiting jobs name; "
-        "written like `on_outcome`",
+        None, "receiver to notify of every grant whose owner must sign in again, in addition to those that its "
+        "waiting jobs name; written like `on_outcome`",
     )  # fmt: skip
     enqueue_task: bool = setting(
-        False, "let other Celery applications enqueue by name (`sendq.enqueue`): message bodies then pass through the "
-        "broker",
+        False, "let other Celery applications enqueue by task name (`sendq.enqueue`). Message bodies then pass "
+        "through the broker",
     )  # fmt: skip
 
-    # What is told to whom.
-    log_format: Literal["json", "console"] = setting("json", "one JSON object a line, or columns for people")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "the least level that is logged")
-    send_events: bool = setting(
-        False, "report every attempt as a Celery event, for Flower (the worker's -E does the same)"
-    )
-    sentry_dsn: SentryDsn | None = setting(None, "where errors are reported (default: nowhere)", "SENTRY_DSN")
+    # Logs, Sentry, metrics.
+    log_format: Literal["json", "console"] = setting(
+        "json", "json: one JSON object per line; console: columns for people",
+    )  # fmt: skip
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = setting("INFO", "lowest level that is logged")
+    task_events: bool = setting(
+        False, "report every attempt as Celery task events, for Flower (same as the worker's -E)",
+    )  # fmt: skip
+    sentry_dsn: SentryDsn | None = setting(
+        None, "Sentry project that errors and alerts are reported to (default: none)", "SENTRY_DSN",
+    )  # fmt: skip
     sentry_traces_sample_rate: float = setting(
-        0.0, "the share of attempts that are reported to Sentry as traces, with their time in the queue and their call",
-        "SENTRY_TRACES_SAMPLE_RATE", unit="of 1", ge=0, le=1,
+        0.0, "share of attempts that are sent to Sentry as traces: time in the queue, and the call",
+        "SENTRY_TRACES_SAMPLE_RATE", unit="(0 to 1)", ge=0, le=1,
     )  # fmt: skip
     metrics_address: ListenAddress | None = setting(
-        None, "host:port where a worker serves its metrics to Prometheus, to whoever asks; port 0 takes any that is "
-        "free, and the log says which (default: nowhere)",
+        None, "host:port where a worker serves Prometheus metrics, without a login; port 0 picks a free one and logs "
+        "it (default: no metrics)",
     )  # fmt: skip
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
-        """The settings in ``environ`` (default: the process's own environment).
+        """The settings in ``environ`` (default: the process's environment).
 
-        Raises ``SettingsError`` with every problem: values that do not fit, and ``SENDQ_`` variables nobody knows.
+        Raises ``SettingsError`` with every problem: invalid values and unknown ``SENDQ_`` variables.
         """
         with reading(cls, os.environ if environ is None else environ):
             return cls()
@@ -301,7 +308,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def applications(self) -> Mapping[str, Application]:
-        """Every configured application by name. With nothing set it holds a ``default`` without a key."""
+        """The configured applications by name; without any, a ``default`` without a key."""
         plain = (self.nylas_api_key, self.nylas_api_key_file, self.nylas_client_id, self.nylas_webhook_secret)
         if self.named_applications and all(value is None for value in plain):
             return self.named_applications
@@ -317,7 +324,7 @@ class Settings(BaseSettings):
         return {"default": default, **self.named_applications}
 
     def application(self, name: str = "default") -> Application:
-        """One application by its name; raises ``SettingsError`` if there is none."""
+        """The application of that name; raises ``SettingsError`` if there is none."""
         try:
             return self.applications[name]
         except KeyError:
@@ -327,7 +334,7 @@ class Settings(BaseSettings):
             ) from None
 
     def require_keys(self) -> None:
-        """Raise ``SettingsError`` with every application that has no readable key: what a worker asks at start."""
+        """Raise ``SettingsError`` listing every application without a readable key. Workers check this at start."""
         problems: list[Problem] = []
         for application in self.applications.values():
             try:
@@ -339,7 +346,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def vault(self) -> Vault:
-        """The encryption keys; without any, nothing is sealed.
+        """The encryption keys; without any, nothing is encrypted.
 
         Raises ``SettingsError`` if their file cannot be read, or holds no keys.
         """
@@ -352,13 +359,13 @@ class Settings(BaseSettings):
             vault = Vault.parse(self.encryption_keys_file.read_text(encoding="ascii"))
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
-            raise SettingsError([Problem(field, reason, "check the path, and who may read the file")]) from None
+            raise SettingsError([Problem(field, reason, "check the path and the file's permissions")]) from None
         except UnicodeDecodeError:
-            raise SettingsError([Problem(field, "names a file that holds more than keys", ENCRYPTION_KEYS)]) from None
+            raise SettingsError([Problem(field, "names a file with more than keys in it", ENCRYPTION_KEYS)]) from None
         except (ValueError, RuntimeError) as error:
             raise SettingsError([Problem(field, f"cannot be used: {error}", ENCRYPTION_KEYS)]) from None
         if not vault:
-            raise SettingsError([Problem(field, "names a file that holds no key", ENCRYPTION_KEYS)])
+            raise SettingsError([Problem(field, "names a file without a key", ENCRYPTION_KEYS)])
         return vault
 
     @property
@@ -370,9 +377,9 @@ class Settings(BaseSettings):
 
     @property
     def broker_url(self) -> SecretUrl:
-        """The broker's address in kombu's form; raises ``SettingsError`` while the embedded Redis has none yet."""
+        """The broker's address in kombu's form; raises ``SettingsError`` until the embedded Redis has one."""
         if self.redis_url is None:
-            remedy = "set it, or start the workers with `sendq up`, which brings a Redis along"
+            remedy = "set it, or start the workers with `sendq up`, which includes a Redis"
             raise SettingsError([Problem("REDIS_URL", "is not set", remedy)])
         return self.redis_url
 
@@ -383,52 +390,52 @@ class Settings(BaseSettings):
 
     @property
     def slow_calls(self) -> int:
-        """How many slow calls one provider may have in a process."""
+        """How many slow calls one provider may have per process."""
         return self.slow_allowance or 4 * self.concurrency
 
     @property
     def lane_paces(self) -> Paces:
-        """Every lane's pace: its provider's, and what `paces` says."""
+        """Every lane's pace: its provider's, with the changes in `paces`."""
         providers = {name: one.provider for name, one in self.applications.items() if one.provider is not None}
         return Paces([pace.rule for pace in self.paces], providers)
 
     def replace(self, **changes: Any) -> Self:
-        """These settings with some fields changed, checked like any other."""
+        """A copy with some fields changed, validated like any other."""
         return type(self)(**{**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
 
 
 def conflicts(settings: Settings) -> Iterator[Problem]:
-    """What single fields cannot see: settings that contradict each other."""
+    """Settings that contradict each other, which no single field can detect."""
     s = settings
     if s.nylas_api_key is not None and s.nylas_api_key_file is not None:
-        yield Problem("NYLAS_API_KEY", "is set beside NYLAS_API_KEY_FILE", "set one of the two")
+        yield Problem("NYLAS_API_KEY", "is set together with NYLAS_API_KEY_FILE", "set one of the two")
     if s.encryption_keys is not None and s.encryption_keys_file is not None:
-        yield Problem("SENDQ_ENCRYPTION_KEYS", "is set beside SENDQ_ENCRYPTION_KEYS_FILE", "set one of the two")
+        yield Problem("SENDQ_ENCRYPTION_KEYS", "is set together with SENDQ_ENCRYPTION_KEYS_FILE", "set one of the two")
     plain = (s.nylas_api_key, s.nylas_api_key_file, s.nylas_client_id, s.nylas_webhook_secret)
     if "default" in s.named_applications and any(value is not None for value in plain):
-        yield Problem("SENDQ_APPLICATIONS.default", "is set beside NYLAS_ variables, which mean the same application",
-                      "set one of the two")  # fmt: skip
+        yield Problem("SENDQ_APPLICATIONS.default", "is set together with NYLAS_ variables, which define the same "
+                      "application", "set one of the two")  # fmt: skip
     if s.stale_after_s <= 3 * s.beat_interval_s:
         yield Problem("SENDQ_STALE_AFTER_S", "is not more than three times SENDQ_BEAT_INTERVAL_S",
-                      "raise it, or two late beats count as a death")  # fmt: skip
+                      "raise it, or two late heartbeats make a worker count as dead")  # fmt: skip
     if s.unclaimed_after_s <= s.turn_s:
         yield Problem("SENDQ_UNCLAIMED_AFTER_S", "is not more than SENDQ_TURN_S",
-                      "raise it, or turns that only wait behind another are handed out twice")  # fmt: skip
+                      "raise it, or turns that merely wait behind another are dispatched twice")  # fmt: skip
     if s.poll_s >= s.lease_s / 3:
         yield Problem("SENDQ_POLL_S", "is not less than a third of SENDQ_LEASE_S",
-                      "lower it, or a dispatcher that died is followed late")  # fmt: skip
+                      "lower it, or another worker takes over late when the leader dies")  # fmt: skip
     if s.announce_after_s >= s.escalate_window_s:
         yield Problem("SENDQ_ANNOUNCE_AFTER_S", "is not less than SENDQ_ESCALATE_WINDOW_S",
-                      "lower it, or people are called for before anybody can see that many failed alike")  # fmt: skip
+                      "lower it, or owners are asked to sign in before it shows that many failed alike")  # fmt: skip
     if s.slow_after_s >= s.read_timeout_s:
         yield Problem("SENDQ_SLOW_AFTER_S", "is not less than SENDQ_READ_TIMEOUT_S",
-                      "lower it, or a hanging call never counts as slow")  # fmt: skip
+                      "lower it, or a call that hangs never counts as slow")  # fmt: skip
     unsigned = [name for name, endpoint in s.outcome_endpoints.items() if endpoint.secret is None]
     if s.outcome_secret is None and (s.outcome_hosts or unsigned):
         whose = "SENDQ_OUTCOME_HOSTS" if s.outcome_hosts else f"the endpoint {unsigned[0]!r}"
-        yield Problem("SENDQ_OUTCOME_SECRET", f"is not set, and nothing else signs for {whose}",
-                      "set it, or no receiver could tell our outcomes from anybody's")  # fmt: skip
+        yield Problem("SENDQ_OUTCOME_SECRET", f"is not set, and {whose} has no other secret",
+                      "set it, or receivers cannot verify that outcomes are genuine")  # fmt: skip
     if s.key_max_age_s + s.read_timeout_s + CLOCKS_DIFFER_S >= 3600:
-        yield Problem("SENDQ_KEY_MAX_AGE_S", "reaches, with SENDQ_READ_TIMEOUT_S and "
-                      f"{CLOCKS_DIFFER_S:g} s by which clocks may differ, the hour that Nylas keeps keys",
-                      "lower it, or a repeat may be taken for a new message")  # fmt: skip
+        yield Problem("SENDQ_KEY_MAX_AGE_S", "is too high: with SENDQ_READ_TIMEOUT_S and "
+                      f"{CLOCKS_DIFFER_S:g} s of clock difference it reaches the hour for which Nylas remembers keys",
+                      "lower it, or a repeated call may be treated as a new message")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Who may be told of outcomes: endpoints by name, hosts by a list, and the secrets that sign for them."""
+"""Allowed receivers of outcomes: named endpoints, allowed hosts, and the secrets that sign their webhooks."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def _signing_secret(secret: SecretStr) -> SecretStr:
     try:
         secret_bytes(secret.get_secret_value())
     except ValueError:
-        raise refuse("is not whsec_ and the base64 of 24 to 64 bytes", _HOW_TO_MAKE_ONE) from None
+        raise refuse("is not whsec_ followed by the base64 of 24 to 64 bytes", _HOW_TO_MAKE_ONE) from None
     return secret
 
 
 def _webhook_url(secret: SecretStr) -> SecretStr:
-    """https, or http to this machine or to a name without a dot (a container beside this one)."""
+    """https, or http to this machine or to a host name without a dot (another container)."""
     url = secret.get_secret_value()
     try:
         parts = urlsplit(url)
@@ -45,9 +45,9 @@ SigningSecret = Annotated[SecretStr, Trimmed, AfterValidator(_signing_secret)]
 
 
 class Endpoint(BaseModel):
-    """A webhook by its name. Addresses hold tokens, so none is shown.
+    """A named webhook. Addresses contain tokens, so they are never shown.
 
-    Without a ``secret`` of its own it is signed with SENDQ_OUTCOME_SECRET.
+    Without a ``secret`` it is signed with SENDQ_OUTCOME_SECRET.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -65,7 +65,7 @@ def _named(value: object) -> object:
     if not isinstance(value, dict):
         raise refuse("is not a JSON object", _SHAPE)
     if bad := [name for name in value if not is_endpoint_name(name)]:
-        raise refuse(f"has {len(bad)} name(s) that do not fit", "use 1 to 40 of a-z, 0-9, - and _ for names")
+        raise refuse(f"has {len(bad)} invalid name(s)", "use 1 to 40 of a-z, 0-9, - and _ for names")
     return value
 
 
@@ -75,9 +75,7 @@ def _hosts(value: Any) -> Any:
     hosts = tuple(host.strip().lower() for host in value.split(",") if host.strip())
     for number, host in enumerate(hosts, 1):
         if host_fault(host) is not None:
-            raise refuse(
-                f"has a host that is none, the {number}. of them", "write hooks.example.com, other.example:8443"
-            )
+            raise refuse(f"has an invalid host (number {number})", "write hooks.example.com, other.example:8443")
     return hosts
 
 

@@ -1,4 +1,4 @@
-"""Paces of one's own: ``SENDQ_PACES``, JSON that becomes `sendq.rules.paces.PaceRule`."""
+"""``SENDQ_PACES``: JSON that becomes a list of `sendq.rules.paces.PaceRule`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LIMITS = sorted({limit.name for pace in PACES.values() for limit in pace.limits
 
 
 class LimitWindow(BaseModel):
-    """``units`` in any ``window_s`` seconds."""
+    """At most ``units`` in any ``window_s`` seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,22 +43,22 @@ class PaceSetting(BaseModel):
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         if self.application is None and self.provider is None and self.grant is None:
-            raise refuse("concerns nobody", "name an application, a provider or a grant")
+            raise refuse("has no target", "name an application, a provider or a grant")
         known = (
             PACES[self.provider].limits if self.provider else [one for pace in PACES.values() for one in pace.limits]
         )
         for name, window in self.limits.items():
             limits = [limit for limit in known if limit.name == name]
             if not limits:
-                raise refuse("names a limit that there is not", f"limits are {', '.join(_LIMITS)}")
+                raise refuse("names an unknown limit", f"limits are {', '.join(_LIMITS)}")
             least = 2 * max(max(limit.costs.values()) for limit in limits)
             if window is not None and window.units < least:
-                raise refuse(f"leaves the limit {name} too few units for two calls", f"give it at least {least}")
+                raise refuse(f"allows too few units for two calls in the limit {name}", f"set at least {least}")
         return self
 
     @property
     def rule(self) -> PaceRule:
-        """What it says to the dispatcher."""
+        """The same as the rule that the dispatcher applies."""
         windows = {name: None if w is None else Window(w.units, w.window_s) for name, w in self.limits.items()}
         return PaceRule(
             application=self.application,

@@ -1,9 +1,9 @@
-"""Sentry: reports of what went wrong in our code, without a word of anybody's mail.
+"""Sentry: error reports and traces without any content of messages.
 
-By default Sentry's SDK collects the local variables of each frame and the text of each exception, and both would hold
-recipients and bodies. So variables stay out, task arguments stay out, an exception's words stay out unless they are
-ours (`settings.trace`), and every text of an event passes ``redact`` before it leaves the process. Failures of the API
-are no events: they are outcomes, and have their place in the ledger.
+By default Sentry's SDK collects the local variables of each frame and the text of each exception, which would include
+recipients and bodies. So local variables and task arguments are left out, an exception's text is left out unless the
+exception is ours (`settings.trace`), and every text of an event passes ``redact`` before it leaves the process.
+Failures of the API are not reported as errors: they are outcomes, and are recorded in the ledger.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from settings.trace import NOT_SHOWN, is_ours
 if TYPE_CHECKING:
     from sentry_sdk._types import Breadcrumb, Event
 
-# Names of fields that hold somebody's mail, wherever they turn up.
+# Names of fields with message content, wherever they occur.
 MAIL = ["to", "cc", "bcc", "from", "from_", "reply_to", "recipients", "email", "address", "name", "subject", "body",
         "snippet", "attachments", "metadata", "headers", "args", "kwargs", "celery-job"]  # fmt: skip
 
 
 def start_sentry(settings: Settings, **options: Any) -> bool:
-    """Report errors to SENTRY_DSN; without one it does nothing and returns False.
+    """Report errors to SENTRY_DSN; without one, do nothing and return False.
 
-    ``options`` go to ``sentry_sdk.init`` on top of ours (a transport for tests). A process that ends calls
-    ``sentry_sdk.flush``: the SDK does so by itself only in Celery's prefork pool.
+    ``options`` are passed to ``sentry_sdk.init`` in addition (a transport for tests). A process must call
+    ``sentry_sdk.flush`` before it ends: the SDK does so only in Celery's prefork pool.
     """
     if settings.sentry_dsn is None:
         return False
     sentry_sdk.init(
         dsn=settings.sentry_dsn.get_secret_value(),
-        # send_default_pii is off unless somebody turns it on; naming it is deprecated, and naming its successor
-        # (data_collection) would switch the scrubber off.
+        # send_default_pii is off by default; setting it is deprecated, and setting its successor (data_collection)
+        # would switch the scrubber off.
         include_local_variables=False,
         max_request_body_size="never",
         event_scrubber=EventScrubber(
@@ -46,14 +46,13 @@ def start_sentry(settings: Settings, **options: Any) -> bool:
         before_send=_redacted_event,
         before_send_transaction=_redacted_event,
         before_breadcrumb=_redacted_breadcrumb,
-        # No trace headers, in messages or in requests to the API: both carry what they must and nothing else.
+        # No trace headers in broker messages or in requests to the API.
         trace_propagation_targets=[],
-        # No other integration hangs itself into what it finds installed: those for aiohttp, SQLAlchemy and Redis would
-        # look at every call and every statement, also of processes that trace nothing.
+        # The integrations for aiohttp, SQLAlchemy and Redis would instrument every call and every statement, also in
+        # processes without traces.
         auto_enabling_integrations=False,
         integrations=[CeleryIntegration(propagate_traces=False)],
-        # Traces are those of `worker.telemetry.traces`, chosen there; what Celery's integration would make of bundles
-        # is none.
+        # Only `worker.telemetry.traces` makes traces, with its own sampling; Celery's integration makes none.
         traces_sampler=(lambda _context: 0.0) if settings.sentry_traces_sample_rate else None,
         **options,
     )

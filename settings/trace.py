@@ -1,7 +1,7 @@
-"""Exceptions as a log and a report may hold them: where and of which kind, without their words.
+"""Exceptions for logs and reports: traceback and type, without their text.
 
-A library's exception quotes what it was given: a driver the row, a parser the text, a client the address. Those of this
-code name fields and carry ids, so their words stay, and so do an SQL state and an operating system's own sentence.
+A library's exception may quote its input: a driver the row, a parser the text, a client the address. Exceptions of this
+code name fields and ids only, so their text is kept, and so are an SQL state and the operating system's message.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 
-NOT_SHOWN = "(its words are not shown: they may quote somebody's mail)"
+NOT_SHOWN = "(text withheld: it may quote a message)"
 
 OURS = ("sendq", "settings", "tasks", "worker")
 
@@ -18,12 +18,12 @@ _WHILE = "\nDuring handling of the above exception, another exception occurred:\
 
 
 def trace(error: BaseException) -> str:
-    """What ``traceback.format_exception`` gives, with `words` in place of each exception's own."""
+    """Like ``traceback.format_exception``, with `words` in place of each exception's text."""
     return "".join(_parts(error, set())).rstrip("\n")
 
 
 def words(error: BaseException) -> str:
-    """What may be said of an exception beside its kind."""
+    """The part of an exception's text that may be shown."""
     if is_ours(type(error).__module__):
         return str(error)
     state = getattr(getattr(error, "orig", error), "sqlstate", None)
@@ -35,7 +35,7 @@ def words(error: BaseException) -> str:
 
 
 def is_ours(module: str | None) -> bool:
-    """Whether what is defined in ``module`` keeps our rule about words."""
+    """Whether ``module`` is part of this code, whose exceptions contain no message content."""
     return module is not None and module.partition(".")[0] in OURS
 
 

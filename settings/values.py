@@ -1,4 +1,4 @@
-"""The values a variable can hold: checked, brought into one form, and silent about their secrets."""
+"""Types of settings: validated and normalised, with secrets hidden."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sqlalchemy.exc import ArgumentError
 
 from sendq.vault import Vault
 
-KIND = "sendq"  # the type of our own errors, so that they can be told from pydantic's
+KIND = "sendq"  # the type of our own errors, to distinguish them from pydantic's
 
 
 def refuse(reason: str, remedy: str) -> PydanticCustomError:
-    """An error that carries what is wrong and what to do; neither may repeat the value."""
+    """An error with a reason and a remedy; neither may repeat the value."""
     return PydanticCustomError(KIND, "{reason}", {"reason": reason, "remedy": remedy})
 
 
 def mask(url: str) -> str:
-    """The address with every password in it replaced by ``***``; when in doubt, too much is replaced."""
+    """The address with every password replaced by ``***``; in unclear cases too much is replaced."""
     url = re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", url, flags=re.DOTALL)
     return re.sub(r"(?i)([?&][^=&]*(?:password|passwd|secret)[^=&]*=)[^&]*", r"\1***", url)
 
 
 class SecretUrl(Secret[str]):
-    """An address that may hold a password: ``get_secret_value()`` is the address, everything else shows ``***``."""
+    """An address that may contain a password: only ``get_secret_value()`` shows it, everything else ``***``."""
 
     def _display(self) -> str:
         return mask(self.get_secret_value())
@@ -40,13 +40,11 @@ def _api_uri(value: str) -> str:
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise refuse("is not a web address", "set it to https://api.us.nylas.com or https://api.eu.nylas.com")
     if parts.username is not None or parts.query or parts.fragment:
-        raise refuse("holds more than scheme and host", "leave name, query and fragment away")
+        raise refuse("has more than scheme and host", "remove login, query and fragment")
     if parts.path.strip("/"):
-        raise refuse("holds a path", "leave the path away (paths begin with /v3, and are added here)")
+        raise refuse("has a path", "remove the path (/v3/… is added automatically)")
     if parts.scheme == "http" and "." in parts.hostname and not parts.hostname.startswith("127."):
-        raise refuse(
-            "would send the API key unencrypted", "write https:// (http:// is for this machine and simulators)"
-        )
+        raise refuse("would send the API key unencrypted", "use https:// (http:// is for this machine and simulators)")
     return value.rstrip("/")
 
 
@@ -66,16 +64,16 @@ def _ledger_url(secret: SecretUrl) -> SecretUrl:
     """PostgreSQL through psycopg 3, or a SQLite file."""
     try:
         url = make_url(secret.get_secret_value())
-    except (ArgumentError, ValueError):  # their words would quote the password
+    except (ArgumentError, ValueError):  # their text would quote the password
         raise refuse("is not a database address", OTHER_LEDGER) from None
     kind, _, driver = url.drivername.partition("+")
     if kind not in ("postgres", "postgresql", "sqlite"):
         raise refuse("is neither PostgreSQL nor SQLite", OTHER_LEDGER)
     if driver not in ("", "psycopg", "pysqlite"):
-        raise refuse("names another driver, and workers use psycopg 3 (or sqlite3)", OTHER_LEDGER)
+        raise refuse("names another driver; workers use psycopg 3 (or sqlite3)", OTHER_LEDGER)
     if kind == "sqlite":
         if url.database in (None, "", ":memory:"):
-            raise refuse("is a database in memory, which every process would have for itself", OTHER_LEDGER)
+            raise refuse("is an in-memory database, which processes cannot share", OTHER_LEDGER)
         url = url.set(drivername="sqlite")
     else:
         if not url.database:
@@ -84,15 +82,15 @@ def _ledger_url(secret: SecretUrl) -> SecretUrl:
     return SecretUrl(url.render_as_string(hide_password=False))
 
 
-CLUSTER = "is a Redis Cluster, which Celery cannot use (its keys would lie on several nodes)"
-ONE_SERVER = "give the address of a single server: redis://:password@host:6379/0 (rediss:// for TLS)"
+CLUSTER = "is a Redis Cluster, which Celery cannot use (its keys would be on several nodes)"
+ONE_SERVER = "use the address of a single server: redis://:password@host:6379/0 (rediss:// for TLS)"
 
 
 def _redis_url(secret: SecretUrl) -> SecretUrl:
-    """One Redis server, in the form that kombu reads; TLS is verified unless the address says otherwise."""
+    """One Redis server, in kombu's form; TLS certificates are verified unless the address says otherwise."""
     scheme, _, rest = secret.get_secret_value().partition("://")
     host = rest.partition("/")[0].rpartition("@")[2]
-    # The last of these is what ElastiCache calls the address of a whole cluster.
+    # clustercfg. is the prefix of an ElastiCache cluster's configuration endpoint.
     if "cluster" in scheme or "," in host or host.startswith("clustercfg."):
         raise refuse(CLUSTER, ONE_SERVER)
     parts = _split(secret.get_secret_value())
@@ -101,16 +99,16 @@ def _redis_url(secret: SecretUrl) -> SecretUrl:
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise refuse("is not the address of a Redis server", ONE_SERVER)
     if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
-        raise refuse("names a database that is not a number", "end it with /0, or the number of another database")
+        raise refuse("names a database that is not a number", "end it with /0 or another database number")
     query = dict(parse_qsl(parts.query))
     if any(not name.startswith("ssl_") for name in query) or (query and parts.scheme == "redis"):
         raise refuse(
-            "has options that the broker does not read",
-            "put the database into the path; only rediss:// takes options, and only ssl_… ones",
+            "has options that the broker ignores",
+            "put the database number into the path; only rediss:// takes options, and only ssl_… ones",
         )
     if parts.scheme == "rediss":
         demand = query.get("ssl_cert_reqs", "required")  # kombu's own default is not to verify
-        query["ssl_cert_reqs"] = demand.lower().removeprefix("cert_")  # redis-py reads the short form alone
+        query["ssl_cert_reqs"] = demand.lower().removeprefix("cert_")  # redis-py only reads the short form
     return SecretUrl(parts._replace(query=urlencode(query)).geturl())
 
 
@@ -128,29 +126,29 @@ def _socket_url(parts: SplitResult) -> str:
 
 
 def _key(secret: SecretStr) -> SecretStr:
-    """A secret that goes into an HTTP header: printable ASCII, no blanks (those at its ends are cut off)."""
+    """A secret that goes into an HTTP header: printable ASCII without spaces (leading and trailing ones are cut)."""
     value = secret.get_secret_value().strip()
     if not value:
         raise refuse("is empty", "set it to the key from the Nylas dashboard")
     if not re.fullmatch(r"[!-~]+", value):
-        raise refuse("holds characters that no key has", "copy it again, without quotes, blanks or line breaks")
+        raise refuse("has characters that no key has", "copy it again, without quotes, spaces or line breaks")
     return SecretStr(value)
 
 
-ENCRYPTION_KEYS = "write name:base64,…, the key that seals first; `sendq keys new NAME` makes one"
+ENCRYPTION_KEYS = "write name:base64,…, with the key that encrypts first; `sendq keys new NAME` makes one"
 
 
 def _encryption_keys(secret: SecretStr) -> SecretStr:
-    """Keys that make a vault (`sendq.vault`)."""
+    """Keys of a vault (`sendq.vault`)."""
     try:
         Vault.parse(secret.get_secret_value())
-    except (ValueError, RuntimeError) as error:  # its words show no key
+    except (ValueError, RuntimeError) as error:  # its text shows no key
         raise refuse(f"cannot be used: {error}", ENCRYPTION_KEYS) from None
     return secret
 
 
 def _sentry_dsn(secret: SecretStr) -> SecretStr:
-    """The address of a Sentry project: its public key stands before the host, its number at the end."""
+    """The address of a Sentry project: public key before the host, project number at the end."""
     parts = _split(secret.get_secret_value().strip())
     if parts.scheme not in ("http", "https") or not (parts.hostname and parts.username):
         raise refuse("is not the DSN of a Sentry project", "copy it from Sentry: https://key@host/number")
@@ -160,7 +158,7 @@ def _sentry_dsn(secret: SecretStr) -> SecretStr:
 
 
 def _listen_address(value: str) -> str:
-    remedy = "write host:port, as 127.0.0.1:9465 (0.0.0.0 for all interfaces; port 0 for any that is free)"
+    remedy = "write host:port, for example 127.0.0.1:9465 (0.0.0.0 for all interfaces; port 0 for any free one)"
     try:
         host, port = split_address(value)
     except ValueError:
@@ -179,7 +177,7 @@ def split_address(address: str) -> tuple[str, int]:
 
 
 def nth_address(address: str, number: int) -> str:
-    """The address for the first, second, … of several processes beside each other: the next ports. Port 0 stays."""
+    """The address for the first, second, … of several processes on one machine: the next ports. Port 0 stays."""
     host, _, port = address.rpartition(":")
     return f"{host}:{int(port) + number - 1 if int(port) else 0}"
 

@@ -76,9 +76,9 @@ class TestTheSetting:
         [
             ("[", "is not JSON"),
             ({"provider": "google"}, "is not a JSON list"),
-            ([{"width": 3}], "concerns nobody"),
+            ([{"width": 3}], "has no target"),
             ([{"provider": "gmail", "width": 3}], "provider"),
-            ([{"provider": "google", "limits": {"hour": 5}}], "names a limit that there is not"),
+            ([{"provider": "google", "limits": {"hour": 5}}], "names an unknown limit"),
             ([{"provider": "google", "limits": {"minute": 100}}], "too few units"),
             ([{"provider": "google", "width": 0}], "width"),
             ([{"provider": "google", "daily": 0}], "daily"),

@@ -99,7 +99,7 @@ class Reconciler(PeriodicLoop):
         super().__init__("reconciler", every_s=ROUND_S)
         self._ledger, self._engine, self._settings, self._alerts = ledger, engine, settings, alerts
         self._serves, self._settled, self._now, self._monotonic = serves, settled, now, monotonic
-        self._delays = Delays(settle=clock.seconds(settings.settle_s), look_for=clock.seconds(settings.look_for_s))
+        self._delays = Delays(settle=clock.seconds(settings.index_lag_s), look_for=clock.seconds(settings.look_for_s))
         self._choice = Choice(settings.in_doubt)
         self._begun: dict[UUID, _Begun] = {}  # by lane
         self._free_at: dict[UUID, float] = {}  # lanes that were just asked; monotonic

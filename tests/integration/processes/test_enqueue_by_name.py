@@ -155,7 +155,8 @@ class TestBadInput:
         eventually(lambda: refused(refusing) > before, "the refusal")
         eventually(lambda: lost_to_nobody(refusing) == 0, "its end")
         web.close()
-        (line,) = [line for line in refusing.workers[0].said().splitlines() if task in line and "refused" in line]
+        lines = refusing.workers[0].said().splitlines()
+        (line,) = [line for line in lines if task in line and "enqueue_rejected" in line]
         assert f'"{field}: ' in line
         assert "marked" not in refusing.workers[0].said()
         assert refusing.states() == {}
