@@ -210,6 +210,28 @@ class TestAWalkThatStops:
         assert ledger.queue.batch(batch.id).total == 2
 
 
+class TestAWalkThatIsCancelled:
+    def test_while_a_page_is_on_the_wire_lists_no_other(self, ledger: Ledger) -> None:
+        batch = walk(ledger)
+        claimed = serve(ledger)
+        ledger.queue.cancel_batch(batch.id)
+        ledger.record(
+            outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes", page=page(["a"])), ends=[end(claimed)]
+        )
+        assert [job.state for job in jobs_of(ledger, batch, "list")] == ["sent"]
+        assert ledger.offer() == []
+
+    def test_while_its_jobs_are_being_made_makes_no_more(self, ledger: Ledger) -> None:
+        batch = walk(ledger)
+        list_page(ledger, ["a", "b", "c"], None)
+        with ledger.writing() as connection:
+            batches.finish_batches(connection, now=ledger.clock(), limit=10_000)
+            assert walks.make_jobs(connection, UUID(batch.id), now=ledger.clock(), limit=1) == 1
+        ledger.queue.cancel_batch(batch.id)
+        lead(ledger)
+        assert len(jobs_of(ledger, batch, "modify")) == 1
+
+
 class TestAWalkByThreads:
     def test_lists_each_and_is_not_kept_back_by_one_that_cannot_be_listed(self, ledger: Ledger) -> None:
         batch = ledger.queue.modify("g1", thread_ids=["t1", "t2"], starred=True)

@@ -72,6 +72,14 @@ def accepted(claimed: Claimed, told: Told, **changes: Any) -> Entry:
     return Entry(PAIR, done, (), end(claimed), told.entry)
 
 
+def refused(claimed: Claimed, told: Told, *, hold: Hold | None, **changes: Any) -> Entry:
+    """The job goes back after this answer."""
+    back = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold)
+    assert back.attempt is not None
+    back = replace(back, attempt={**back.attempt, **changes})
+    return Entry(PAIR, back, (), end(claimed), told.entry)
+
+
 class TestAGroup:
     def test_is_what_came_in_while_nobody_looked(self, pg_ledger: Ledger, recorder: Recorder, told: Told) -> None:
         turns = claimed_turns(pg_ledger, 5)
@@ -168,6 +176,28 @@ class TestAPairThatWasHeld:
         recorder.put(replace(entry, outcome=replace(entry.outcome, begun_at=pg_ledger.clock())))
         told.wait_for(1)
         assert self.ramp(pg_ledger) == 2
+
+    @pytest.mark.parametrize(
+        ("refusal", "proves"),
+        [
+            ({"status": 401, "route": "reauth", "rule": "unauthorized"}, False),  # the key is refused, or the grant
+            ({"status": None, "route": "retry", "rule": "no_answer"}, False),
+            ({"status": 503, "route": "retry", "rule": "provider_unreachable"}, True),
+        ],
+        ids=["unauthorized", "no answer", "trouble behind the API"],
+    )
+    def test_is_shown_to_work_by_no_answer_that_may_be_about_the_key(
+        self, pg_ledger: Ledger, recorder: Recorder, told: Told, refusal: dict[str, Any], proves: bool
+    ) -> None:
+        (claimed,) = claimed_turns(pg_ledger, 1)
+        hold = Hold("grant", "unauthorized", "policy", None) if refusal["route"] == "reauth" else None
+        before = self.ramp(pg_ledger)
+        assert before == 1
+        entry = refused(claimed, told, hold=hold, **refusal)
+        recorder.start()
+        recorder.put(entry)
+        told.wait_for(1)
+        assert self.ramp(pg_ledger) == (2 if proves else 1)
 
     def ramp(self, ledger: Ledger) -> int | None:
         (ramp,) = [row.ramp for row in ledger.rows(schema.pair) if row.provider == PAIR[1]]

@@ -135,6 +135,15 @@ class TestWatching:
         ledger.clock.advance(60)
         assert self.watch(ledger, one, 8) == 4
 
+    def test_does_not_count_the_time_in_which_it_was_frozen_itself(self, ledger: Ledger, silent: Claimed) -> None:
+        """A machine that was suspended for a minute wakes: nobody on it has had a chance to beat."""
+        one = rescuer(ledger)
+        assert not self.watch(ledger, one, 3)
+        ledger.clock.advance(60)
+        assert not self.watch(ledger, one, 2)
+        beat(ledger)
+        assert not self.watch(ledger, one, 7)
+
 
 class TestATurnThatNobodyClaims:
     """Its age is told by the leaders' clocks."""
