@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import socket
 from collections.abc import Callable, Iterator
@@ -11,10 +12,17 @@ import hypothesis
 import pytest
 
 # The same examples in every run, so that a red run means a change; `--hypothesis-profile=explore` looks for new ones.
-# No deadline: the machine may be busy. Fifty examples keep the unit floor within seconds.
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
+# No deadline: the machine may be busy. Few examples keep the unit tests within seconds; `./dev test-all` takes more.
+SAME = hypothesis.settings(deadline=None, derandomize=True, database=None)
+hypothesis.settings.register_profile("repeatable", SAME, max_examples=25)
+hypothesis.settings.register_profile("thorough", SAME, max_examples=250)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what collection has made: it lives to the end."""
+    gc.freeze()
 
 
 def _is_here(family: int, address: Any) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.errors import InvalidJob
@@ -99,7 +99,6 @@ class TestAContent:
         assert content.measure().size == 0
         assert list(content.chunks()) == []
 
-    @settings(max_examples=25)
     @given(size=st.integers(0, 3 * CHUNK), at_once=st.integers(1, 2 * CHUNK))
     def test_is_the_same_however_little_a_read_gives(self, size: int, at_once: int) -> None:
         data = DATA[:size]

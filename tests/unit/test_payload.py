@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.messages.fields import CustomHeader, Recipient, TrackingOptions
@@ -98,14 +98,12 @@ class TestFreezingASend:
         freeze_send(message, job_id=JOB_ID)
         assert message == Message(to=["a@example.com"], metadata={"order": "1"})
 
-    @settings(max_examples=40)
     @given(messages)
     def test_gives_compact_json_in_utf8(self, message: Message) -> None:
         frozen = freeze_send(message, job_id=JOB_ID)
         text = frozen.decode("utf-8")
         assert json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")) == text
 
-    @settings(max_examples=40)
     @given(messages)
     def test_gives_equal_bytes_for_equal_messages(self, message: Message) -> None:
         turned = dict(reversed(message.metadata.items())) if message.metadata else message.metadata
@@ -113,7 +111,6 @@ class TestFreezingASend:
         assert again == message
         assert freeze_send(again, job_id=JOB_ID) == freeze_send(message, job_id=JOB_ID)
 
-    @settings(max_examples=40)
     @given(messages)
     def test_loses_no_text(self, message: Message) -> None:
         frozen = thawed(message)
@@ -178,7 +175,6 @@ class TestTheDigestOfASend:
         assert content_digest("send", "a", "bc", b"") != content_digest("send", "ab", "c", b"")
         assert content_digest("send", "a", "b\n", b"c") != content_digest("send", "a", "b", b"\nc")
 
-    @settings(max_examples=40)
     @given(messages, messages)
     def test_is_equal_exactly_for_what_freezes_equal(self, one: Message, other: Message) -> None:
         same = freeze_send(one, job_id=JOB_ID) == freeze_send(other, job_id=JOB_ID)

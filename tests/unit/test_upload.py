@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.errors import LedgerUnavailable, Unreadable
@@ -64,7 +64,6 @@ def read(upload: Upload) -> bytes:
 
 
 class TestABody:
-    @settings(max_examples=25)
     @given(
         sizes=st.lists(st.integers(0, 2 * CHUNK + 1), min_size=1, max_size=3),
         form=st.sampled_from(["json", "multipart"]),

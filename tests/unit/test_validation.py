@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.enqueueing.validation import MAX_RECIPIENTS_MICROSOFT, check_changes, check_message
@@ -229,7 +229,6 @@ class TestTheSizeOfTheRequest:
     def test_is_left_out_for_what_cannot_be_encoded(self) -> None:
         assert set(problems_of(subject="\ud800", body="x" * 3_000_000)) == {"subject"}
 
-    @settings(max_examples=40)
     @given(st.data())
     def test_no_message_is_taken_for_smaller_than_it_is(self, data: st.DataObject) -> None:
         text = st.text(st.sampled_from('a"\\\x01é👋'), max_size=20)

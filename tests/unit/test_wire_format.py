@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.messages.attachment import Attachment
@@ -62,7 +62,6 @@ class TestASmallMessageWithFiles:
             '{"filename":"a \\"b\\".txt","content_type":"text/plain","content":"YWJjZA=="}]}'
         )
 
-    @settings(max_examples=30)
     @given(st.lists(st.tuples(st.text(st.characters(codec="utf-8")), st.integers(0, 2 * CHUNK + 5)), max_size=4))
     def test_is_json_with_the_contents_in_base64_and_as_long_as_it_says(self, files: list[tuple[str, int]]) -> None:
         attachments = [Attachment(filename=name, content=b"\xfb" * size) for name, size in files]

@@ -25,7 +25,7 @@ def tmp() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestTheDemo:
     def test_it_ends_by_itself_within_a_minute_and_adds_up(self, tmp: Path) -> None:
         begun = time.monotonic()

@@ -11,7 +11,7 @@ from tasks.policy.explain import explain_lines
 NOW = 1_767_863_513.0
 
 
-def test_a_batch_of_ten_thousand_takes_less_than_two_seconds_of_cpu() -> None:
+def test_a_batch_of_ten_thousand_takes_little_more_cpu_than_its_json_does() -> None:
     chance = random.Random(7)
     lines = [
         json.dumps(
@@ -26,5 +26,8 @@ def test_a_batch_of_ten_thousand_takes_less_than_two_seconds_of_cpu() -> None:
         for number in range(10_000)
     ]
     began = time.process_time()
+    assert len([json.dumps(json.loads(line)) for line in lines]) == 10_000
+    json_alone = time.process_time() - began
+    began = time.process_time()
     assert sum(1 for _ in explain_lines(lines, now=NOW)) == 10_000
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 40 * json_alone  # 15 times, where this was written; 1.5 s against 0.1 s

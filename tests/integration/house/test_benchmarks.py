@@ -19,7 +19,7 @@ def verdicts(report: str) -> list[str]:
     return re.findall(r"\| (True|False) \|$", report.partition("\n## Bars")[2].partition("\n## ")[0], re.MULTILINE)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestLatency:
     def test_reports_waits_and_idleness_and_a_profile_for_what_misses_its_bar(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -43,7 +43,7 @@ class TestLatency:
         assert "## sqlite" in report
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestScale:
     def test_reports_every_part_and_why_a_bar_is_missed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(accounting, "PAGES_TOLD_S", 0.1)

@@ -217,7 +217,7 @@ class TestRedisAsComposed:
             assert not machine.healthy("redis")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestTheWholeOfIt:
     def test_migrates_sends_says_how_it_is_and_stops(self, machine: Machine) -> None:
         with machine.up("redis"), Simulator(api_key=SECRETS["NYLAS_API_KEY"]) as nylas:

@@ -23,7 +23,7 @@ def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 class TestAQuickRun:
-    @pytest.mark.slow
+    @pytest.mark.long
     @pytest.mark.timeout(300)
     def test_measures_every_queue_that_can_be_had_and_says_why_the_others_are_not(self, tmp_path: Path) -> None:
         done = bench("--quick", "--only", ",".join(CHOSEN), "--report", tmp_path)

@@ -202,7 +202,7 @@ def test_nothing_went_wrong_on_the_way(system: System) -> None:
     assert '"bug"' not in system.workers[0].said()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 class TestWhenEverythingBreaks:
     MEGABYTES_24 = random.Random(24).randbytes(24_000_000)
 
