@@ -13,8 +13,8 @@ from typing import TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from sendq.redaction import redact_all
 from settings.model import Settings
-from settings.redact import redact_all
 from settings.trace import trace
 
 

@@ -14,8 +14,8 @@ import sentry_sdk
 from sentry_sdk.integrations.celery import CeleryIntegration
 from sentry_sdk.scrubber import DEFAULT_DENYLIST, DEFAULT_PII_DENYLIST, EventScrubber
 
+from sendq.redaction import redact_all
 from settings.model import Settings
-from settings.redact import redact_all
 from settings.trace import NOT_SHOWN, is_ours
 
 if TYPE_CHECKING:

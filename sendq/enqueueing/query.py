@@ -25,7 +25,6 @@ MAX_TEXT = 2_000  # characters of one filter; a query string much longer is refu
 
 _METADATA_PAIR = re.compile(r"key[1-5]:(?s:.{1,500})").fullmatch
 _ADDRESSES = ("to", "from_", "cc", "bcc")
-_TEXTS = ("in_", "subject", "thread_id", "search_query_native", "metadata_pair")
 _FLAGS = ("unread", "starred", "has_attachment")
 _TIMES = ("received_before", "received_after")
 

@@ -335,5 +335,5 @@ def probing_room(ramp: int, *, young: int, old: int) -> int:
 
 
 def next_ramp(ramp: int, width: int, *, succeeded: bool) -> int:
-    """Slow start: 1, 2, 4 … up to the width while calls succeed; one call at a time after one that did not."""
+    """Slow start: how many calls may run at once next, doubled after a success up to ``width``, else unchanged."""
     return min(width, ramp * 2) if succeeded else ramp

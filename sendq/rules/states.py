@@ -88,8 +88,3 @@ def move(state: State, event: Event) -> State:
         return MOVES[state][event]
     except KeyError:
         raise IllegalMove(f"no move {event.value!r} from {state.value!r}") from None
-
-
-def sources(event: Event) -> tuple[str, ...]:
-    """The states from which ``event`` is legal, as they stand in the ledger (for a compare and set)."""
-    return tuple(state.value for state, moves in MOVES.items() if event in moves)

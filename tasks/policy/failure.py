@@ -30,8 +30,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sendq.redaction import redact_answer
 from tasks.policy.body import Body, read_body
-from tasks.policy.text import clean, flatten, redact
+from tasks.policy.text import clean, flatten
 from tasks.policy.waits import stated_wait
 
 Origin = Literal["nylas", "provider", "edge", "unknown"]
@@ -140,13 +141,13 @@ def _success(status: int, headers: Mapping[str, str], body: Body) -> Success:
 
 def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: float) -> Failure:
     said = _Said.of(body)
-    words = [redact(text) for text in (said.type, said.message, *said.provider, *said.other) if text]
+    words = [redact_answer(text) for text in (said.type, said.message, *said.provider, *said.other) if text]
     text = flatten(" | ".join(words))[:TEXT_CHARS]
     people = said.message or next(iter(said.provider), "") or next(iter(said.other), "")
     return Failure(
         status=answer.status,
         type=_type(said.type),
-        message=clean(redact(people))[:MESSAGE_CHARS] + _refused_words(said.refused),
+        message=clean(redact_answer(people))[:MESSAGE_CHARS] + _refused_words(said.refused),
         text=text,
         request_id=_id((body.document or {}).get("request_id")) or _id(answer.headers.get("x-request-id")),
         stated_s=stated_wait(answer.headers, text, body.waits(), now=now),
@@ -196,7 +197,7 @@ class _Said:
 
 def _type(stated: str) -> str:
     """The type as the policy knows it: ``api.`` and spaces off, lower-case, bounded."""
-    kind = clean(redact(stated)).strip().lower()[:80]
+    kind = clean(redact_answer(stated)).strip().lower()[:80]
     return kind.removeprefix("api.")
 
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.policy.failure import Answer, Failure, Success, parse
-from tasks.policy.text import redact
 from tasks.policy.waits import until_midnight_pacific
 
 NOW = 1_767_863_513.0  # 2026-01-08T09:11:53Z
@@ -180,20 +179,6 @@ class TestAStatedWait:
 
 
 class TestAddresses:
-    @pytest.mark.parametrize(
-        ("text", "safe"),
-        [
-            ("no such user leyah@example.com here", "no such user …@example.com here"),
-            ("<leyah.smith+x@example.com>: refused", "<…@example.com>: refused"),
-            ('"leyah smith"@example.com', "…@example.com"),
-            ("leyah%40example.com", "…@example.com"),
-            ("a@b.c,d@e.f", "…@b.c,…@e.f"),
-            ("nothing here", "nothing here"),
-        ],
-    )
-    def test_lose_their_local_part(self, text: str, safe: str) -> None:
-        assert redact(text) == safe
-
     def test_survive_nowhere_in_a_failure(self) -> None:
         address = "leyah@example.com"
         body = {
@@ -204,9 +189,6 @@ class TestAddresses:
             "error": {"message": address, "provider_error": {"x": [address]}},
         }
         assert "leyah" not in repr(failure(402, body))
-
-    def test_cost_no_more_than_their_length(self) -> None:
-        assert redact("a" * 200_000 + "@" * 1000).endswith("@")
 
 
 class TestWhateverTheBytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sendq.rules.states import FINAL, MOVES, WAITING, Event, IllegalMove, State, move, sources
+from sendq.rules.states import FINAL, MOVES, WAITING, Event, IllegalMove, State, move
 
 
 class TestTheTable:
@@ -46,7 +46,7 @@ class TestTheTable:
         assert Event.CANCEL not in MOVES[State.IN_DOUBT]
 
     def test_begins_only_what_waits(self) -> None:
-        assert sources(Event.BEGIN) == ("queued",)
+        assert [state for state in State if Event.BEGIN in MOVES[state]] == [State.QUEUED]
 
 
 class TestAMove:
@@ -60,4 +60,3 @@ class TestAMove:
     @pytest.mark.parametrize(("state", "event"), [(state, event) for state in State for event in MOVES[state]])
     def test_that_the_table_shows_leads_where_it_says(self, state: State, event: Event) -> None:
         assert move(state, event) is MOVES[state][event]
-        assert state.value in sources(event)

@@ -20,8 +20,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sendq.errors import SendqError
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine, reading
+from sendq.redaction import redact
 from settings import Application, Settings, SettingsError
-from settings.redact import redact
 from worker.doctor.check_redis import redis_items
 from worker.doctor.finding import PATIENCE_S, CheckItem, clock_item
 

@@ -101,11 +101,6 @@ class EmbeddedRedis:
         """The address as kombu (Celery's broker) reads it; also the form for REDIS_URL."""
         return f"redis+socket://{quote(str(self.socket_path))}?virtual_host=0"
 
-    @property
-    def client_url(self) -> str:
-        """The address as redis-py reads it."""
-        return f"unix://{quote(str(self.socket_path))}?db=0"
-
     def start(self) -> Self:
         """Start the server and wait until it answers; raises ``EmbeddedError`` if it cannot."""
         binary = find_redis_server()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from kombu.connection import Connection
@@ -45,7 +46,8 @@ def pid_of(redis: EmbeddedRedis) -> int:
 class TestStarting:
     def test_answers_to_both_forms_of_address(self, tmp_path: Path) -> None:
         with EmbeddedRedis(tmp_path / "a b") as redis:
-            with redis_client(redis.url) as kombu_form, redis_client(redis.client_url) as redis_form:
+            plain_url = f"unix://{quote(str(redis.socket_path))}?db=0"
+            with redis_client(redis.url) as kombu_form, redis_client(plain_url) as redis_form:
                 kombu_form.set("said", "once")
                 assert redis_form.get("said") == b"once"
             connection = Connection(redis.url)  # type: ignore[no-untyped-call]
