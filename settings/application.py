@@ -22,7 +22,7 @@ from settings.errors import SettingsError
 from settings.values import AbsolutePath, ApiUri, Key, refuse
 
 # Where all grants of an application have the same one.
-Provider = Literal["google", "microsoft", "ews", "imap", "icloud", "yahoo"]
+Provider = Literal["google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas"]
 
 US = "https://api.us.nylas.com"
 

@@ -34,7 +34,7 @@ class PaceSetting(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     application: str | None = None
-    provider: Literal["google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown"] | None = None
+    provider: Literal["google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown"] | None = None
     grant: str | None = None
     width: int | None = Field(default=None, ge=1, le=100)
     daily: int | None = Field(default=None, ge=1)

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from sendq.clock import SECOND, Micros
 
-PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown")
+PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
 # What a call is to a limit: a job's operation, and for sends with attachments as parts a name of their own.
 CALLS = ("send", "multipart", "modify", "delete", "list")
@@ -101,6 +101,9 @@ PACES: dict[str, Pace] = {
     "imap": Pace(1, NYLAS, learns=True),  # SMTP servers count connections, and publish no limits
     "icloud": Pace(1, NYLAS),
     "yahoo": Pace(1, NYLAS, learns=True),
+    # Agent Accounts: a limit per second of the whole organisation, whose size depends on the plan (Nylas queues short
+    # bursts above it), and 200 messages a day on the free plan: `SENDQ_PACES` can state that as ``daily``.
+    "nylas": Pace(2, NYLAS, learns=True),
     "unknown": Pace(2, NYLAS, learns=True),
 }
 

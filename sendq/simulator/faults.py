@@ -157,10 +157,10 @@ MAGIC: dict[str, tuple[Fault, int | None]] = {
             429,
             name="throttle",
             type="rate_limit_error",
-            message="Too many requests, please try again shortly.",
-            provider_error={
-                "error": {"code": "ApplicationThrottled", "message": "Application is over its request limit."}
-            },
+            message=(
+                "The account is in a throttled state, and the email server has asked Nylas to temporarily stop making "
+                "requests."
+            ),
             headers={"Retry-After": "1"},
         ),
         1,
@@ -196,6 +196,43 @@ MAGIC: dict[str, tuple[Fault, int | None]] = {
             provider_error=_smtp(554, "5.7.1 message refused"),
         ),
         None,
+    ),
+    # An outbound rule of the application: a fact about this message. The grant stays valid.
+    "blocked-rule": (
+        Fault.status(
+            403, name="blocked-rule", type="api.forbidden", message="Message blocked by outbound rule 'blocked-rule'"
+        ),
+        None,
+    ),
+    "paused": (
+        Fault.status(
+            400,
+            name="paused",
+            type="api.invalid_request_error",
+            message="Sending is paused for this account: its bounce rate is too high",
+        ),
+        1,
+    ),
+    "smtp-signin": (
+        Fault.status(
+            422,
+            name="smtp-signin",
+            message="An error occurred while sending the message",
+            provider_error=_smtp(535, "535 5.7.8 Error: authentication failed: authentication failure"),
+            expires_grant=True,
+        ),
+        None,
+    ),
+    "sender-quota": (
+        Fault.status(
+            422,
+            name="sender-quota",
+            message="An error occurred while sending the message",
+            provider_error=_smtp(
+                550, "550 Domain example.com has exceeded the max emails per hour (105/100 (105%)) allowed."
+            ),
+        ),
+        1,
     ),
     "bad": (Fault.status(400, name="bad", type="invalid_request_error", message="error parsing request body"), None),
     "reauth": (

@@ -48,11 +48,15 @@ class Body:
         return _walk(self.document)[1]
 
     def plain(self) -> str:
-        """The text for people: of HTML its title or heading and then the words."""
+        """The text for people: of HTML its title and headings, or else its first words.
+
+        A page is written by a proxy or a firewall: what else it says (that "requests per minute" are limited, that a
+        "token" is missing) is not about the account.
+        """
         if "<" not in self.raw:
             return self.raw
         heads = dict.fromkeys(match[2].strip() for match in _TITLE.finditer(self.raw))
-        return " ".join([*heads, _TAG.sub(" ", self.raw)])
+        return " ".join(heads) or _TAG.sub(" ", self.raw)
 
 
 def read_body(body: bytes) -> Body:

@@ -156,7 +156,7 @@ def wait_range(row: Row, failure: Failure, job: JobFacts, *, now: float) -> tupl
     """The shortest and the longest wait in seconds that the row allows here; None if it does not wait at all.
 
     Inside the range chance decides. A hold lasts what was stated, or the row's default, with a small spread on top; a
-    retry has full jitter above its least wait.
+    retry has jitter above its shortest wait.
     """
     if row.route in (Route.DEAD_LETTER, Route.REAUTH):
         return None
@@ -164,7 +164,7 @@ def wait_range(row: Row, failure: Failure, job: JobFacts, *, now: float) -> tupl
         wait = row.wait.seconds(failure.stated_s, now=now, streak=job.streak) if row.wait else 0.0
         return wait, wait + min(SPREAD_MAX_S, wait * SPREAD_SHARE)
     floor, cap = (row.wait.floor, row.wait.cap) if row.wait else (0.0, DAY_S)
-    least = min(cap, max(floor, failure.stated_s or 0.0))
+    least = min(cap, max(floor, row.backoff.floor, failure.stated_s or 0.0))
     ceiling = row.backoff.ceiling(job.attempts + job.streak)
     return least, least + ceiling if failure.stated_s else max(least, ceiling)
 
@@ -223,6 +223,10 @@ def _unknown(
         if failure.replayed or stuck or _exhausted(row, failure, job):
             return in_doubt
     again = _return(replace(decision, sent=Sent.MAYBE), row, failure, job, now=now, chance=chance)
+    if row.route is Route.REQUEUE and row.sent is Sent.MAYBE:
+        # A definite answer, which the API keeps under the key: to ask with it again would bring the same answer, and a
+        # new key may send it twice. Only the mailbox can tell, once the hold is over.
+        return replace(in_doubt, hold=again.hold)
     held = again.hold is not None  # a hold never moves a generation: the job is reconciled when it ends, if need be
     too_late = job.expires_at is not None and (again.due_at or now) >= job.expires_at
     if not held and (too_late or job.key_age_s + (again.wait_s or 0.0) >= KEY_TRUSTED_S):

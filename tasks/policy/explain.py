@@ -11,7 +11,7 @@ from typing import Any
 
 from tasks.policy.decide import JobFacts, accepted, wait_range
 from tasks.policy.failure import OPERATIONS, PROVIDERS, Answer, Success, parse
-from tasks.policy.row import Policy, Row
+from tasks.policy.row import Policy, Row, Text
 from tasks.policy.table import POLICY
 
 Explanation = dict[str, Any]
@@ -131,7 +131,7 @@ def policy_table_markdown(policy: Policy = POLICY) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     return (
-        ", ".join(str(status) for status in row.status) or "any",
+        _statuses(row),
         f"**{row.title}** `{row.id}`" + ("" if row.documented else " (undocumented)"),
         _told_by(row),
         f"{row.route.value.replace('_', ' ')} · {row.scope.value}" + (" · alert" if row.alert else ""),
@@ -140,9 +140,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def _statuses(row: Row) -> str:
+    first, last = (row.status[0], row.status[-1]) if row.status else (None, None)
+    if isinstance(first, int) and isinstance(last, int) and len(row.status) > 2 and last - first == len(row.status) - 1:
+        return f"{first} to {last}"
+    return ", ".join(str(status) for status in row.status) or "any"
+
+
 def _told_by(row: Row) -> str:
     signals = [f"`{kind}`" for kind in row.type]
-    signals += [f"“{text if isinstance(text, str) else ' … '.join(text)}”" for text in row.text]
+    signals += [_quoted(text) for text in row.text]
     parts = [" or ".join(signals)] if signals else []
     for name, values in (("provider", row.provider), ("operation", row.operation), ("said by", row.origin)):
         if values:
@@ -150,10 +157,17 @@ def _told_by(row: Row) -> str:
     if row.fault:
         parts.append(f"fault {' / '.join(row.fault)}")
     if row.smtp:
-        parts.append(f"SMTP {row.smtp}xx in the text")
+        codes = " / ".join(f"{code}xx" if code < 10 else str(code) for code in row.smtp)
+        parts.append(f"SMTP {codes} in the text")
     if row.refused:
         parts.append("recipients listed as failed")
+    if row.unless:
+        parts.append("unless " + " or ".join(_quoted(text) for text in row.unless))
     return "; ".join(parts) or "everything else"
+
+
+def _quoted(text: Text) -> str:
+    return f"“{text if isinstance(text, str) else ' … '.join(text)}”"
 
 
 def _waits(row: Row) -> str:
@@ -163,7 +177,7 @@ def _waits(row: Row) -> str:
         parts.append(f"as stated, else {default}" + (", doubling" if row.wait.grows else ""))
     if row.backoff:
         number = f", {row.backoff.number} attempts" if row.backoff.number else ""
-        parts.append(f"backoff {_time(row.backoff.base)} to {_time(row.backoff.cap)}{number}")
+        parts.append(f"backoff {_time(row.backoff.floor)} to {_time(row.backoff.longest)}{number}")
     if row.width:
         parts.append(f"then {row.width} at a time")
     if row.spacing:

@@ -37,7 +37,7 @@ from tasks.policy.waits import stated_wait
 
 Origin = Literal["nylas", "provider", "edge", "unknown"]
 
-PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown")
+PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 OPERATIONS = ("send", "modify")
 
 # Faults are the ways a call ends without an answer. The first group fails before a request could be written, or before
@@ -116,13 +116,17 @@ def parse(answer: Answer, *, provider: str, operation: str, now: float) -> Succe
 def _contradicts(body: Body, headers: Mapping[str, str]) -> bool:
     """Whether the body of a 2xx says something else than its status."""
     if body.document is None:
-        foreign = bool(body.raw) and not body.raw.lstrip().startswith("{")
-        return foreign and "x-request-id" not in headers
+        return _is_foreign(body) and "x-request-id" not in headers
     document = body.document
     if isinstance(document.get("data"), dict) and document["data"]:
         return False
     legacy_error = "message" in document and "error" in str(document.get("type", "")).lower()
     return bool(document.get("error") or document.get("failures") or legacy_error)
+
+
+def _is_foreign(body: Body) -> bool:
+    """Whether a body without a document is none that the API writes; JSON that was cut off may be the API's."""
+    return bool(body.raw.strip()) and not body.raw.lstrip().startswith("{")
 
 
 def _success(status: int, headers: Mapping[str, str], body: Body) -> Success:
@@ -208,10 +212,15 @@ def _origin(answer: Answer, body: Body, said: _Said) -> Origin:
     if said.provider or _is_envelope((body.document or {}).get("error")):
         return "provider"
     if body.document is None:
-        return "edge" if body.raw.strip() else "unknown"
+        return "edge" if _is_foreign(body) or _is_page(answer) else "unknown"
     if said.type or isinstance(body.document.get("error"), dict):
         return "nylas"
     return "edge" if answer.status >= 500 and isinstance(body.document.get("error"), str) else "unknown"
+
+
+def _is_page(answer: Answer) -> bool:
+    """Whether an answer calls itself a page of HTML, even an empty one."""
+    return answer.headers.get("content-type", "").strip().lower().startswith("text/html")
 
 
 def _is_envelope(error: object) -> bool:
@@ -241,6 +250,11 @@ _SMTP_CODES = frozenset({421, 450, 451, 452, 454, 455, 471, 521, 522, 523, 525, 
 _SMTP = re.compile(
     r"(?:^|(?<=[\s\"'(\[:=,;|]))([45]\d\d)(?=$|[\s\"')\]:=,;|-])(?:[\s:=,;\"'-]{0,4}([45]\.\d{1,3}\.\d{1,3})\b)?"
 )
+# Replies about the command itself, whose codes are HTTP statuses too: only at the start of a text that names one.
+_SYNTAX = re.compile(
+    r"\s*[\"'(]{0,2}(50[0-4])\b[^|]{0,120}?\b(?:rcpt|mail from|helo|ehlo|syntax|sequence|address|sender|recipient)",
+    re.IGNORECASE,
+)
 _ENHANCED = re.compile(r"(?<![\d.])([45])\.\d{1,3}\.\d{1,3}(?![\d.]*\d)")
 
 
@@ -248,6 +262,8 @@ def _smtp(texts: list[str], *, strict: bool) -> int | None:
     """The SMTP reply code in the first text that has one; the class of an enhanced code where it stands alone."""
     for text in texts:
         head = text[:2_000]
+        if not strict and (found := _SYNTAX.match(head)):
+            return int(found[1])
         for found in _SMTP.finditer(head):
             code, enhanced = int(found[1]), found[2]
             if code in _SMTP_CODES and (enhanced or not strict):

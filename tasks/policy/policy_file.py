@@ -27,10 +27,10 @@ from enum import StrEnum
 from typing import Any
 
 from tasks.policy.failure import FAULTS_MAYBE_SENT, FAULTS_NOT_SENT, OPERATIONS, PROVIDERS
-from tasks.policy.row import Backoff, Policy, Route, Row, Scope, Sent, Wait
+from tasks.policy.row import Backoff, Policy, Route, Row, Scope, Sent, Wait, fits_smtp
 from tasks.policy.table import POLICY
 
-CONDITIONS = ("status", "type", "text", "provider", "operation", "origin", "fault", "smtp", "refused")
+CONDITIONS = ("status", "type", "text", "unless", "provider", "operation", "origin", "fault", "smtp", "refused")
 REQUIRED = ("id", "title", "route", "scope", "sent", "why", "remedy")
 FIELDS = tuple(field.name for field in fields(Row))
 CHANGEABLE = tuple(name for name in FIELDS if name not in CONDITIONS)
@@ -105,7 +105,8 @@ def covers(wide: Row, narrow: Row) -> bool:
     return (
         (not wide.status or (bool(narrow.status) and all(_status_in(s, wide.status) for s in narrow.status)))
         and all(_within(getattr(narrow, name), getattr(wide, name)) for name in _WORD_CONDITIONS)
-        and wide.smtp in (None, narrow.smtp)
+        and (not wide.smtp or (bool(narrow.smtp) and all(fits_smtp(wide.smtp, code) for code in narrow.smtp)))
+        and set(wide.unless) <= set(narrow.unless)
         and (not wide.refused or narrow.refused)
         and _signals_within(narrow, wide)
     )
@@ -118,7 +119,11 @@ def overlaps(one: Row, other: Row) -> bool:
     pairs = ((getattr(one, name), getattr(other, name)) for name in _WORD_CONDITIONS)
     if any(mine and theirs and not set(mine) & set(theirs) for mine, theirs in pairs):
         return False
-    return one.smtp is None or other.smtp is None or one.smtp == other.smtp
+    return not (one.smtp and other.smtp) or _codes_meet(one.smtp, other.smtp)
+
+
+def _codes_meet(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return any(code in other or fits_smtp(other, code) for code in one) or any(fits_smtp(one, code) for code in other)
 
 
 def _statuses_meet(one: Row, other: Row) -> bool:
@@ -244,8 +249,8 @@ def _incomplete(row: Row) -> str:
         return "a row with route requeue needs wait = { default }"
     if row.sent in (Sent.PARTLY, Sent.YES) and row.route is not Route.DEAD_LETTER:
         return f"what was sent ({row.sent.value}) is never sent again: the route can only be dead_letter"
-    if row.sent is Sent.MAYBE and row.route in (Route.REQUEUE, Route.REAUTH):
-        return "an unknown outcome is asked for with the same key: the route can only be retry or dead_letter"
+    if row.sent is Sent.MAYBE and row.route is Route.REAUTH:
+        return "an unknown outcome is settled before anybody signs in: the route cannot be reauth"
     return ""
 
 
@@ -257,13 +262,15 @@ def _value(name: str, value: Any, model: Row | None) -> Any:
         return _ENUMS[name](_word(name, value))
     if name in _FLAGS:
         return _typed(value, bool, "true or false")
-    if name in ("smtp", "width"):
-        return _whole(name, value)
+    if name == "width":
+        return _width(value)
+    if name == "smtp":
+        return tuple(_smtp(item) for item in _list(value))
     if name == "spacing":
         return _number(value)
     if name == "status":
         return tuple(_one_status(item) for item in _list(value))
-    if name == "text":
+    if name in ("text", "unless"):
         return tuple(_text(item) for item in _list(value))
     if name in CONDITIONS:
         words = [_typed(item, str, "text") for item in _list(value)]
@@ -315,10 +322,16 @@ def _word(name: str, value: Any) -> str:
     raise _Refused(f"unknown word {value!r}; known are {', '.join(WORDS[name])}")
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and (value in (4, 5) if name == "smtp" else value >= 1):
+def _width(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
-    raise _Refused("must be 4 or 5" if name == "smtp" else "must be a whole number from 1")
+    raise _Refused("must be a whole number from 1")
+
+
+def _smtp(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and (value in (4, 5) or 400 <= value <= 599):
+        return value
+    raise _Refused("must be 4 or 5 (a class of SMTP codes) or a code from 400 to 599")
 
 
 def _number(value: Any) -> float:

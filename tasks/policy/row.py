@@ -2,7 +2,7 @@
 
 A row fits a failure if every condition that it states holds. ``type`` and ``text`` are two signals for one thing (the
 same error arrives typed, or only in words), so either is enough: a text is a piece of the failure's lower-case text,
-or several pieces that must all be there.
+or several pieces that must all be there. ``unless`` is the opposite: texts that look alike and mean something else.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """Retries with full jitter: the n-th waits between nothing and ``min(cap, base * 2**(n-1))`` seconds.
+    """Retries with jitter: the n-th waits between ``base / 2`` and ``min(cap, base * 2**(n-1))`` seconds.
 
     ``number`` is how many attempts a job may have under this row, the first included; None is no bound of its own (the
     job's expiry and its key's age bound it).
@@ -76,6 +76,16 @@ class Backoff:
     base: float
     cap: float
     number: int | None
+
+    @property
+    def floor(self) -> float:
+        """The shortest wait in seconds: a server that asked for patience never gets the next request at once."""
+        return min(self.cap, self.base) / 2
+
+    @property
+    def longest(self) -> float:
+        """The longest wait in seconds that the number of attempts leaves room for."""
+        return self.cap if self.number is None else self.ceiling(max(0, self.number - 2))
 
     def ceiling(self, attempts_before: int) -> float:
         """The longest wait after that many attempts and one more, in seconds."""
@@ -87,8 +97,8 @@ class Row:
     """One row: a name, what it fits, what to do, and why.
 
     id, title       the row's name (for filters and fingerprints) and the heading on the vendor's page
-    status …        conditions; an empty one is not asked. ``smtp``: the class (4 or 5) of the SMTP code in the text.
-                    ``refused``: recipients are listed as failed
+    status …        conditions; an empty one is not checked. ``smtp``: the SMTP code in the text, or its class (4, 5).
+                    ``unless``: none of these texts. ``refused``: recipients are listed as failed
     route, scope    what happens, and to whom
     wait, backoff   a hold's length (requeue) and the pace of retries (retry); a retry may state a wait too: its least
     costs           whether it uses up one of the job's attempts
@@ -116,7 +126,8 @@ class Row:
     operation: tuple[str, ...] = ()
     origin: tuple[str, ...] = ()
     fault: tuple[str, ...] = ()
-    smtp: int | None = None
+    unless: tuple[Text, ...] = ()
+    smtp: tuple[int, ...] = ()
     refused: bool = False
     wait: Wait | None = None
     backoff: Backoff | None = None
@@ -135,16 +146,21 @@ class Row:
             and (not self.operation or failure.operation in self.operation)
             and (not self.origin or failure.origin in self.origin)
             and (not self.fault or failure.fault in self.fault)
-            and (self.smtp is None or (failure.smtp or 0) // 100 == self.smtp)
+            and (not self.smtp or fits_smtp(self.smtp, failure.smtp))
             and (not self.refused or failure.refused > 0)
-            and (not (self.type or self.text) or self._signalled(failure))
+            and (not (self.type or self.text) or failure.type in self.type or contains(failure.text, self.text))
+            and not contains(failure.text, self.unless)
         )
 
-    def _signalled(self, failure: Failure) -> bool:
-        if failure.type in self.type:
-            return True
-        said = failure.text
-        return any(text in said if isinstance(text, str) else all(part in said for part in text) for text in self.text)
+
+def contains(said: str, texts: tuple[Text, ...]) -> bool:
+    """Whether any of the texts is in what was said."""
+    return any(text in said if isinstance(text, str) else all(part in said for part in text) for text in texts)
+
+
+def fits_smtp(patterns: tuple[int, ...], code: int | None) -> bool:
+    """Whether an SMTP code is one of the patterns, or of a class (4, 5) among them."""
+    return code is not None and (code in patterns or code // 100 in patterns)
 
 
 def fits_status(pattern: Status, status: int | None) -> bool:

@@ -13,6 +13,7 @@ come before these, from a file (`tasks.policy.policy_file`).
 
 from __future__ import annotations
 
+from tasks.policy.lookalikes import RECIPIENT_FULL, RECIPIENTS_REFUSED, SENDER_NOT_BELIEVED, SIGN_IN_LATER
 from tasks.policy.row import Backoff, Policy, Route, Row, Scope, Sent, Wait
 from tasks.policy.waits import until_midnight_pacific
 
@@ -29,6 +30,8 @@ SEND = f"{_DOCS}/v3/email/send-email/"
 IDEMPOTENT = f"{_DOCS}/v3/email/idempotent-send/"
 LIMITS = f"{_DOCS}/dev-guide/platform/rate-limits/"
 GRANTS = f"{_DOCS}/v3/auth/"
+AGENTS = f"{_DOCS}/v3/agent-accounts/send-limits/"
+RULES = f"{_DOCS}/v3/agent-accounts/policies-rules-lists/"
 TRACKING = f"{_DOCS}/v3/email/message-tracking/"
 
 # An outage that is over within half an hour should cost nobody a dead letter: twelve attempts with these waits take 40
@@ -41,24 +44,65 @@ FEW = Backoff(base=60, cap=900, number=4)
 
 EXCHANGE_S = 20 * 60.0  # "Typically, this lasts for 20 minutes"
 HOURS_S = 4 * 3600.0  # a sending quota runs over 24 hours: asking six times a day is polite and loses little
+HOUR_S = 3600.0
 PROBE_S = 60.0  # a fault of the application: somebody may mend it at any minute
+
+# Who may have written the answer, if it was no proxy, firewall or page in between.
+NOT_EDGE = ("nylas", "provider", "unknown")
 
 SIGN_IN = "Ask the account's owner to sign in again; the parked jobs go on by themselves."
 
 # fmt: off
 # Laid out as a table by hand: conditions and route on the first lines, the words for people below.
 ACROSS_STATUSES = (
+    Row("no_recipients", "Bad request", (400, 402, 422), DEAD, JOB, NO,
+        "The message names no recipient that can be used, and was refused as a whole; nobody has it.",
+        "Correct the recipients in the payload, then enqueue it again.", PAGE_400,
+        text=(("at least one reci", "requir"), ("at least one reci", "must"), ("at least one reci", "need"),
+              ("at least one reci", "specif"), "provide at least one reci", ("at least one reci", "be provided"),
+              ("at least one reci", "missing"), ("least one", "to, cc"), "contains no recipients", "has no recipients",
+              "no recipients specified", "no recipients were", "no recipients found", "without recipients",
+              "recipient address required", "recipient is required", "recipients are required",
+              "recipients cannot be empty"),
+        unless=RECIPIENTS_REFUSED),
+    Row("recipients_invalid", "Bad request", (400, 422), DEAD, JOB, NO,
+        "The provider checks all recipients before it sends, and did not accept one of them; nobody has the message.",
+        "Correct the addresses in the payload, then enqueue it again.", PAGE_400,
+        text=("errorinvalidrecipients", ("at least one reci", "isn't valid"), ("at least one reci", "is not valid"),
+              ("at least one reci", "is invalid"), ("at least one reci", "not resolved")),
+        unless=RECIPIENTS_REFUSED),
     Row("recipients_partly_refused", "Sending to at least one recipient failed", ("2xx", 400, 402, 422, 429),
         DEAD, JOB, PARTLY,
         "Some recipients have the message and at least one has not: a second send would reach the first ones twice.",
         "Check the refused recipients (non-ASCII addresses cannot be delivered to) and write to them alone.", PAGE_400,
         text=("at least one reci", "subset of recipients", "subset of the recipients", "some recipients",
               "some of the reci")),
-    Row("mailbox_concurrency", "MailboxConcurrency", (429, 503), REQUEUE, GRANT, NO,
+    Row("mailbox_concurrency_send", "MailboxConcurrency", (429, 503), REQUEUE, GRANT, MAYBE,
+        "Too many calls for this mailbox at once. One send is several requests to Microsoft, and the refused one may "
+        "have come after the one that sends: users found such mails in the Sent folder.",
+        "Nothing to do: the mailbox is searched for the message before it is sent again.", LIMITS,
+        operation=("send",), text=(("applicationthrottled", "mailboxconcurrency"), "commandconcurrencylimitreached"),
+        wait=Wait(10, grows=True), width=1),
+    Row("mailbox_concurrency", "MailboxConcurrency", (400, 403, 422, 429, 503), REQUEUE, GRANT, NO,
         "Too many calls for this mailbox at once; it clears in seconds. This is not the Exchange throttle.",
         "Nothing to do: the lane goes on with one call at a time.", LIMITS,
         text=("mailboxconcurrency", ("concurren", "mailbox"), "concurrent connections", "simultaneous connections"),
         wait=Wait(10, grows=True), width=1),
+    Row("too_many_connections", "MailboxConcurrency", (400, 403, 422, 429), REQUEUE, GRANT, NO,
+        "Too many connections to the mail server at once; it clears in seconds.",
+        "Nothing to do: the lane goes on with one call at a time.", LIMITS,
+        text=(("too many", "connections"), ("maximum number of", "connections"), "commandconcurrencylimitreached",
+              "errorexceededconnectioncount"),
+        unless=("per minute", "per hour", "ip address"), wait=Wait(10, grows=True), width=1),
+    Row("microsoft_throttled_send", "Account throttled", (429,), REQUEUE, GRANT, MAYBE,
+        "Microsoft throttled the application for this mailbox. One send is several requests to Microsoft, and the "
+        "refused one may have come after the one that sends: users found such mails in the Sent folder.",
+        "Nothing to do: the mailbox is searched for the message before it is sent again.", LIMITS,
+        operation=("send",), text=("applicationthrottled",), wait=Wait(300, grows=True)),
+    Row("exchange_busy_send", "Exchange account throttled", (500, 502, 503, 504), REQUEUE, GRANT, MAYBE,
+        "The Exchange server is too busy to answer; the message may have gone out before it said so.",
+        "Nothing to do: the mailbox is searched for the message before it is sent again.", PAGE_400,
+        operation=("send",), text=("errorserverbusy",), wait=Wait(EXCHANGE_S)),
     Row("exchange_throttled", "Exchange account throttled", (429, 500, 502, 503, 504), REQUEUE, GRANT, NO,
         "The Exchange server throttled the account, or its sync is paused; asking earlier lengthens the block.",
         "Nothing to do, or ask the Exchange administrator to raise the throttling limits.", PAGE_400,
@@ -68,16 +112,63 @@ ACROSS_STATUSES = (
         "The Google Cloud project has used up its requests for the day; they begin anew at midnight Pacific time.",
         "Request a higher daily quota for the Gmail API in the Google Cloud project.", PAGE_400,
         text=("dailylimitexceeded", "daily limit exceeded", ("quota metric", "per day"), "midnight pacific"),
+        unless=("per day per user", "perdayperuser"), provider=("google", "unknown"),
         wait=Wait(until_midnight_pacific, floor=60), alert=True),
+    Row("gmail_project_minute_limit", "Too many requests", (403, 429), REQUEUE, PROVIDER, NO,
+        "The Google Cloud project has used up its requests for this minute, for all of its accounts together.",
+        "Nothing to do, or request a higher quota per minute for the Gmail API in the Google Cloud project.", PAGE_400,
+        text=(("quota metric", "per minute"), "perminuteperproject", "per minute per project"),
+        unless=("per user", "peruser"), provider=("google", "unknown"), wait=Wait(60, floor=60, grows=True)),
     Row("gmail_minute_limit", "Too many requests", (403, 429), REQUEUE, GRANT, NO,
         "The Gmail account has used up its quota for this minute.",
         "Nothing to do, or request a higher quota per minute and user for the Gmail API.", PAGE_400,
         text=("per minute", "perminute", "quota metric"), wait=Wait(60, floor=60, grows=True)),
-    Row("quota_exceeded", "Quota exceeded", (403, 422, 429), REQUEUE, GRANT, NO,
+    Row("sender_mailbox_full", "Quota exceeded", (400, 403, 422, 429, "5xx"), REQUEUE, GRANT, NO,
+        "The sender's own mailbox is full, and its provider sends nothing until there is room.",
+        "Ask the account's owner to delete mail or to get more storage.", PAGE_400,
+        text=("errorquotaexceeded", "mailbox storage quota", "insufficient storage", ("storage quota", "reached"),
+              ("storage quota", "exceeded")),
+        unless=RECIPIENT_FULL, origin=NOT_EDGE, wait=Wait(HOURS_S, floor=60)),
+    Row("quota_hour", "Quota exceeded", (400, 402, 403, 422, 429, "5xx"), REQUEUE, GRANT, NO,
+        "The account has sent as much in an hour as its provider allows.",
+        "Nothing to do: sending goes on when the provider's quota does. Fewer messages an hour avoid it.", PAGE_400,
+        text=(("per hour", "exceed"), ("per hour", "limit"), ("per hour", "too many"), ("hourly", "limit"),
+              ("hourly", "quota"), ("hourly", "exceed"), ("past hour", "limit"), ("last hour", "limit"),
+              ("this hour", "limit"), ("in an hour", "limit"), ("in one hour", "limit"), "errorexceededhourly"),
+        unless=RECIPIENT_FULL, origin=NOT_EDGE, wait=Wait(HOUR_S, floor=60)),
+    Row("quota_exceeded", "Quota exceeded", (400, 402, 403, 422, 429, "5xx"), REQUEUE, GRANT, NO,
         "The account has sent as much as its provider allows for now.",
         "Nothing to do: sending goes on when the provider's quota does. Fewer messages a day avoid it.", PAGE_400,
-        text=("sending limit", "sending quota", "recipient rate limit", "(mail sending)", "email quota", "e-mail quota",
-              "mail quota", "messages per day"), wait=Wait(HOURS_S, floor=60)),
+        text=("sending limit", "sending quota", "send limit", "send quota", "sender limit", "sender quota",
+              "sender rate limit", "recipient rate limit", "recipient limit exceeded", "(mail sending)", "email quota",
+              "e-mail quota", "mail quota", "message quota", "messages per day", "emails per day", "outgoing quota",
+              "outgoing limit", "relay quota", "relay limit", "relaying quota", "submission quota", "submissionquota",
+              "submission rate", "refusequota", "exceeded threshold", "exceeded its threshold",
+              "exceeded the threshold", "unusual sending", "too many emails", "too many e-mails", "too many mails",
+              "too many messages", "too much mail from", "errorexceededmessagelimit", ("errorexceeded", "limit"),
+              ("exceed", "number of messages"), ("exceed", "number of emails"), ("exceed", "number of mails"),
+              ("reached", "number of messages"), ("reached", "number of emails"), ("policy rejection", "quota"),
+              ("per day", "exceed"), ("per day", "limit"), ("daily", "sending"), ("daily", "limit"),
+              ("daily", "quota"), ("24-hour", "limit"), ("24 hour", "limit"), "out_ratelimit", "outbound_ratelimit"),
+        unless=(*RECIPIENT_FULL, "quota metric", "on this connection", "in this connection", "in this session",
+                "per connection", "per session"),
+        origin=NOT_EDGE, wait=Wait(HOURS_S, floor=60)),
+    Row("sender_blocked", "Sending Error", (400, 402, 403, 422, 429, "5xx"), REQUEUE, GRANT, NO,
+        "The provider has blocked this account from sending: it must be verified, or is suspected of sending spam.",
+        "Ask the account's owner to follow the provider's instructions (mostly a mail in the inbox), or the "
+        "administrator to lift the restriction.", SENDING,
+        text=("useraction verdict", "hipsend", "hipnotify", "showtierupgrade", "verify your account",
+              "outbound sender", "errormessagesubmissionblocked", "messagesubmissionblocked", "5.1.8", "5.7.501",
+              "5.7.502", "5.7.503", "5.7.750", "banned sender", "spam abuse detected", "blocked from sending",
+              "restricted from sending", "suspended from sending", "prohibited from sending", "disabled from sending",
+              "restricted user", "restricted entit", ("your account", "suspend"), ("your account", "blocked"),
+              ("your account", "disabled"), ("your account", "locked"), ("your account", "restrict"),
+              ("sender", "account", "blocked"), ("sender", "suspend"), ("sending", "suspend"),
+              ("sending", "disabled for"), ("outgoing", "suspend"), ("outgoing", "blocked"), ("outgoing", "disabled"),
+              ("outbound", "suspend")),
+        unless=("refusequota", "tried to reach", "trying to contact", "smtpclientauthentication",
+                ("recipient", "suspended"), ("recipient", "disabled"), ("recipient", "blocked")),
+        origin=NOT_EDGE, wait=Wait(HOUR_S, floor=60, grows=True), alert=True),
     Row("resource_exhausted", "Resource exhausted", (403, 429), REQUEUE, GRANT, NO,
         "Too much data of this Gmail account was asked for, or changed, per second.",
         "Nothing to do: the lane keeps a second between modifications from now on.", PAGE_400,
@@ -105,10 +196,35 @@ ACROSS_STATUSES = (
         "Renew the client secret at the provider (Azure, Google Cloud) and in the Nylas connector.", GRANTS,
         text=("invalid_client", "unauthorized_client", "aadsts7000222", "aadsts7000215"),
         wait=Wait(PROBE_S, cap=1800, grows=True), alert=True),
+    Row("sign_in_transient", "Authentication failed", (400, 401, 403, 422), REQUEUE, GRANT, NO,
+        "The provider's sign-in service failed for now; the grant's credentials are not at fault.", "Nothing to do.",
+        PAGE_400,
+        text=("temporarily_unavailable", ("aadsts", "transient"), ("aadsts", "try again later"),
+              ("aadsts", "please retry"), ("aadsts", "timed out"), ("aadsts", "temporar"), "aadsts90033",
+              "aadsts90024", "aadsts50087", "aadsts90006", "aadsts90012", "aadsts90055", "aadsts50196", "aadsts80002",
+              "aadsts80005"),
+        wait=Wait(PROBE_S, cap=900, grows=True)),
     Row("authentication_failed", "Authentication failed", (400, 401, 403, 422), REAUTH, GRANT, NO,
         "The refresh token of this grant is invalid, revoked, or lacks scopes.", SIGN_IN, PAGE_400,
         type=("grant.refresh_token_invalid", "token.exchange_failed", "grant.invalid_authentication", "invalid_grant"),
         text=("invalid_grant", "refresh token", "refresh_token", "aadsts", "interaction_required", "consent_required")),
+    Row("sign_in_refused_code", "Authentication failed", (400, 402, 422, 429, "5xx"), REAUTH, GRANT, NO,
+        "The mail server refused the account's sign-in, so nothing was sent.", SIGN_IN, PAGE_400,
+        smtp=(530, 534, 535, 538), unless=(*SENDER_NOT_BELIEVED, *SIGN_IN_LATER)),
+    Row("sign_in_refused", "Authentication failed", (402, 422, 429, "5xx"), REAUTH, GRANT, NO,
+        "The mail server refused the account's sign-in, so nothing was sent.", SIGN_IN, PAGE_400,
+        text=("authenticationfailed", "authorizationfailed", "authentication unsuccessful", "authentication fail",
+              "authentication rejected", "authentication required", "authentication is required",
+              "authentication credentials invalid", "incorrect authentication data", "invalid authentication",
+              "username and password not accepted", "badcredentials", "invalid credentials", "incorrect credentials",
+              "credentials invalid", "invalidsecondfactor", "webloginrequired", "application-specific password",
+              "app password", "app-specific password", "smtp_auth_disabled", "smtpclientauthentication",
+              "client not authenticated", "client was not authenticated", "not authenticated to send", "login failed",
+              "login denied", "login incorrect", "login invalid", "invalid login", "smtp authentication",
+              "basic authentication is disabled", ("incorrect", "password"), ("invalid", "password"),
+              ("wrong", "password"), ("bad", "password"), ("could not", "authenticate"), ("unable to", "authenticate"),
+              ("failed to", "authenticate")),
+        unless=(*SENDER_NOT_BELIEVED, *SIGN_IN_LATER), origin=NOT_EDGE),
     Row("smtp_settings_missing", "Authentication failed", (400, 401, 403, 422), REAUTH, GRANT, NO,
         "This IMAP grant was made without SMTP settings, so it can read and not send.",
         "Ask the account's owner to sign in again with SMTP settings (options=smtp_required).", GRANTS,
@@ -121,11 +237,25 @@ ACROSS_STATUSES = (
 )
 
 BAD_REQUEST = (
+    Row("sending_paused", "Sending is paused", (400, 403), REQUEUE, GRANT, NO,
+        "Nylas has paused this account: 10 % or more of its messages bounced, or 0.5 % were reported as spam.",
+        "Clean the list of recipients, then ask Nylas to let the account send again.", AGENTS,
+        text=("sending is paused", "sending paused", "sendingpaused", "sending_paused", "paused sending",
+              ("sending", "been paused"), ("sending", "is currently paused"), ("paused", "bounce"),
+              ("paused", "complaint"), ("bounce rate", "exceed"), ("complaint rate", "exceed"),
+              ("bounce rate", "too high"), ("complaint rate", "too high")),
+        origin=NOT_EDGE, wait=Wait(HOUR_S, floor=60, grows=True), alert=True),
     Row("authentication_failed_400", "Authentication failed", (400,), REAUTH, GRANT, NO,
         "The provider refuses the grant's credentials, or scopes are missing.", SIGN_IN, PAGE_400,
         type=("auth_error", "authentication_error", "insufficient_scopes"),
-        text=(("missing", "scope"), "insufficient_scopes", "invalid credentials", "authentication failed",
-              ("token", "revoked"), ("token", "expired"))),
+        text=(("missing", "scope"), ("lack", "scope"), ("insufficient", "scope"), ("require", "scope"),
+              ("token", "scope"), ("grant", "scope"), ("permission", "scope"), ("not", "authorized", "scope"),
+              ("insufficient", "permission"), ("token", "permission"), "invalid credentials", "authentication failed",
+              "authenticationfailed", "authentication unsuccessful", ("token", "revoked"), ("token", "expired"),
+              ("access", "revoked"), ("credentials", "revoked"), ("credentials", "expired"),
+              ("credentials", "no longer valid"), ("credentials", "out of date"), "reauthenticate", "re-authenticate",
+              "reauthorize", "username and password not accepted", "incorrect authentication data"),
+        unless=("out of scope",)),
     Row("redirect_uri", "Redirect URI is not HTTPS or localhost", (400,), DEAD, JOB, NO,
         "The redirect URI of the application's sign-in page is not accepted.",
         "Configure a redirect URI with https:// (or http:// for localhost) in the Nylas application.", PAGE_400,
@@ -149,7 +279,8 @@ BAD_REQUEST = (
         text=(("tracking option", "not allowed"),)),
     Row("bad_request", "Bad request", (400,), DEAD, JOB, NO,
         "The request is malformed or holds an invalid parameter; it would be refused again.",
-        "Mend the payload as the message says, then enqueue it anew.", PAGE_400),
+        "Mend the payload as the message says, then enqueue it anew.", PAGE_400,
+        origin=NOT_EDGE),
 )
 
 UNAUTHORIZED = (
@@ -160,7 +291,7 @@ UNAUTHORIZED = (
         "Either the application's key or the grant's credentials are refused; the grant is checked first, and if that "
         "is refused too, it is the key.",
         "If the grant is invalid, ask its owner to sign in again; if not, check the API key and its region.", PAGE_400,
-        check_grant=True),
+        origin=("nylas", "unknown"), check_grant=True),
 )
 
 PAYMENT_REQUIRED = (
@@ -172,12 +303,28 @@ PAYMENT_REQUIRED = (
         "Refused recipients are listed, and nothing says that all were refused: the others may have the message.",
         "Check the refused recipients (non-ASCII addresses cannot be delivered to) and write to them alone.", PAGE_400,
         refused=True),
+    Row("message_deferred", "Message rejected", (402,), RETRY, JOB, NO,
+        "The mail server refused the message for now (an SMTP code of the 400s).", "Nothing to do.", SENDING,
+        smtp=(4,), backoff=SMTP_LATER, costs=True),
     Row("message_rejected", "Message rejected", (402,), DEAD, JOB, NO,
         "The provider refused the message: its content, its size, or its recipients.",
         "Read the provider's words, mend the message, and enqueue it anew.", SENDING),
 )
 
 FORBIDDEN = (
+    Row("abuse_block", "Account blocked", (403,), REQUEUE, GRANT, NO,
+        "Nylas or the provider has blocked this account for abuse; signing in again would not help.",
+        "Ask Nylas support, or the provider, why the account is blocked.", AGENTS,
+        text=("abuse", ("blocked", "spam", "account"), ("suspended", "spam")),
+        origin=NOT_EDGE, wait=Wait(HOUR_S, floor=60, grows=True), alert=True),
+    Row("outbound_rule", "Refused by an outbound rule", (403,), DEAD, JOB, NO,
+        "A rule of the Nylas application forbids this message to one of its recipients; nobody has it.",
+        "Take the recipient out or change the rule, then enqueue it again.", RULES,
+        text=("outbound rule", "outbound_rule", "outbound-rule", "outbound policy", "by a rule", "by rule",
+              "rule blocked", "rule_blocked", ("rule", "outbound"), ("blocked by", "rule"), ("matched", "rule"),
+              ("matches", "rule"), ("rule", "recipient"), ("rule", "forbid"), ("rule", "refuse"), ("rule", "reject"),
+              ("rule", "denied"), ("rule", "disallow"), ("recipient", "block"), ("recipient", "not allowed")),
+        origin=NOT_EDGE),
     Row("gmail_api_disabled", "Gmail API has not been used in project", (403,), REQUEUE, PROVIDER, NO,
         "The Gmail API is disabled in the application's Google Cloud project; signing in again would not help.",
         "Enable the Gmail API in the Google Cloud project; it takes effect within minutes.", PAGE_400,
@@ -201,7 +348,8 @@ FORBIDDEN = (
         "Use the address of the synced account as From, or have the right to send as the other one granted.", SENDING,
         text=("errorsendasdenied", ("right to send", "on behalf"), "send as denied"), backoff=FEW, costs=True),
     Row("forbidden", "Unauthorized", (403,), REAUTH, GRANT, NO,
-        "The provider could not authenticate the account.", SIGN_IN, PAGE_400, check_grant=True),
+        "The provider could not authenticate the account.", SIGN_IN, PAGE_400,
+        origin=NOT_EDGE, check_grant=True),
 )
 
 NOT_FOUND = (
@@ -238,12 +386,33 @@ CONFLICT = (
     Row("modify_conflict", "Conflict", (409,), RETRY, JOB, NO,
         "Somebody else changed the message at the same moment.", "Nothing to do.", TYPES,
         operation=("modify",), backoff=Backoff(base=2, cap=60, number=5), costs=True, documented=False),
+    Row("item_changed", "Conflict", (409, 412), RETRY, JOB, NO,
+        "The provider did not carry out the request, because the item was changed at the same moment.",
+        "Nothing to do.", TYPES,
+        text=("errorirresolvableconflict", "change key", "changekey", "could not be performed", "conditionnotmet",
+              "errorstaleobject"),
+        backoff=FEW, costs=True, documented=False),
+    Row("precondition_failed", "Conflict", (412,), RETRY, JOB, NO,
+        "A condition of the request did not hold, so it was not carried out.", "Nothing to do.", TYPES,
+        origin=NOT_EDGE, backoff=FEW, costs=True, documented=False),
+    Row("send_conflict", "Conflict", (409,), RETRY, JOB, MAYBE,
+        "The provider broke off the request because of another one; nothing says whether the message went out before.",
+        "Nothing to do: the same key asks what became of it.", TYPES,
+        origin=NOT_EDGE, backoff=FEW, costs=True, documented=False),
 )
 
 OTHER_4XX = (
     Row("request_timeout", "Request timeout", (408,), RETRY, JOB, MAYBE,
         "The API's edge gave up waiting for the request.", "Nothing to do.", TYPES,
         backoff=OUTAGE, costs=True, documented=False),
+    Row("cancelled_by_peer", "Request cancelled", (499,), RETRY, JOB, MAYBE,
+        "The provider or the edge gave the request up while it was carried out; the message may have gone out.",
+        "Nothing to do: the same key asks what became of it.", TYPES,
+        backoff=OUTAGE, costs=True, documented=False),
+    Row("proxy_sign_in", "Not the API", (407,), REQUEUE, APPLICATION, NO,
+        "A proxy between the workers and the API wants them to sign in; the API was not reached.",
+        "Check the workers' proxy settings.", TYPES,
+        wait=Wait(PROBE_S, cap=900, grows=True), documented=False, alert=True),
     Row("too_large", "Request too large", (413,), DEAD, JOB, NO,
         "The request is over the API's limit (3 MB of JSON, 25 MB with attachments as parts).",
         "Send less, or link to large files.", SEND),
@@ -261,10 +430,10 @@ UNPROCESSABLE = (
         backoff=FEW, costs=True),
     Row("provider_refused", "Mail provider error", (422,), DEAD, JOB, NO,
         "The mail server refused the message for good (an SMTP code of the 500s).",
-        "Read the provider's words, mend the message, and enqueue it anew.", PAGE_400, smtp=5),
+        "Read the provider's words, mend the message, and enqueue it anew.", PAGE_400, smtp=(5,)),
     Row("provider_later", "Mail provider error", (422,), RETRY, JOB, NO,
         "The mail server refused the message for now (an SMTP code of the 400s).", "Nothing to do.", PAGE_400,
-        smtp=4, backoff=SMTP_LATER, costs=True),
+        smtp=(4,), backoff=SMTP_LATER, costs=True),
     Row("provider_error", "Mail provider error", (422,), RETRY, JOB, NO,
         "The provider failed while sending the message and gave no code.", "Read the provider's words.", PAGE_400,
         backoff=FEW, costs=True),
@@ -302,6 +471,10 @@ TOO_MANY_REQUESTS = (
 )
 
 CLIENT_ERRORS_NOBODY_DOCUMENTED = (
+    Row("not_the_api", "Not the API", ("4xx",), REQUEUE, APPLICATION, NO,
+        "A proxy or a firewall between the workers and the API refused the request; it says nothing about the grant.",
+        "Check the network, its firewall and proxy, and the application's API URI.", TYPES,
+        origin=("edge",), wait=Wait(PROBE_S, cap=900, grows=True), documented=False, alert=True),
     Row("undocumented_4xx", "Undocumented client error", ("4xx",), DEAD, JOB, NO,
         "No page documents this answer, and a refusal of this class does not mend itself.",
         "Read the answer; if it should be tried again, add a row to the policy file and retry the job.", TYPES,
@@ -311,10 +484,10 @@ CLIENT_ERRORS_NOBODY_DOCUMENTED = (
 SERVER_ERRORS = (
     Row("provider_refused_5xx", "Provider Error", ("5xx",), DEAD, JOB, NO,
         "The mail server refused the message for good (an SMTP code of the 500s).",
-        "Read the provider's words, mend the message, and enqueue it anew.", PAGE_500, smtp=5, origin=("provider",)),
+        "Read the provider's words, mend the message, and enqueue it anew.", PAGE_500, smtp=(5,), origin=("provider",)),
     Row("provider_later_5xx", "Provider Error", ("5xx",), RETRY, JOB, NO,
         "The mail server refused the message for now (an SMTP code of the 400s).", "Nothing to do.", PAGE_500,
-        smtp=4, origin=("provider",), backoff=SMTP_LATER, costs=True),
+        smtp=(4,), origin=("provider",), backoff=SMTP_LATER, costs=True),
     Row("server_error", "Server Error", (500,), RETRY, JOB, MAYBE,
         "Nylas failed on its side, perhaps after the provider had the message.",
         "Nothing to do; if it lasts, look at the Nylas status page.", PAGE_500, backoff=OUTAGE, costs=True),
@@ -330,7 +503,7 @@ SERVER_ERRORS = (
     Row("provider_timeout", "Provider Error", (504,), RETRY, JOB, MAYBE,
         "The provider did not answer Nylas in time; the message may have gone out.", "Nothing to do.", PAGE_500,
         backoff=OUTAGE, costs=True),
-    Row("outbound_spam", "Outbound spam filter", (550,), DEAD, JOB, NO,
+    Row("outbound_spam", "Outbound spam filter", tuple(range(550, 560)), DEAD, JOB, NO,
         "The provider's outbound spam filter refused the message.",
         "Change the content, then enqueue it anew.", PAGE_500),
     Row("undocumented_5xx", "Undocumented server error", ("5xx",), RETRY, JOB, MAYBE,

@@ -23,7 +23,23 @@ _AFTER = re.compile(
     r"(\d{1,9}(?:\.\d{1,6})?)(?![-\d:])\s?"
     r"(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h)?\b"
 )
-_UNITS = {"ms": 0.001, "mi": 60.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+# "Resets in 35 minutes", "will reset in 1.52 hours", "send again in 1 hour and 20 min": a span, and before it in the
+# same sentence a word that says when something is possible again. "500 messages in 24 hours" states no wait.
+_UNIT = r"(milliseconds?|ms|seconds?|secs?|s|minutes?|mins?|m|hours?|hrs?|h|days?)\b"
+_SPAN = re.compile(
+    rf"\b(\d{{1,9}}(?:\.\d{{1,6}})?|an?|one)\s?{_UNIT}(?:(?:,| and)? (\d{{1,3}}(?:\.\d{{1,6}})?)\s?{_UNIT})?"
+)
+_POSSIBLE = re.compile(
+    r"\b(?:retry|retried|try|again|later|wait|reset\w*|renew\w*|available|resum\w*|lifted|unblocked|unlocked|expir\w*"
+    r"|back ?off)\b[^.;|\d]{0,40}(?:\b(?:in|after|for|within|wait|another|next|least|about|only)|[:=])[\s(~]{0,2}$"
+)
+_POSSIBLE_CHARS = 64  # how far before a span its words are looked for
+# "BackOffMilliseconds: 297749", "retry_after_ms=500": the unit stands in the name.
+_NAMED = re.compile(
+    r"(?:back[\s_-]?off|retry[\s_-]?after|retry[\s_-]?in)[\s_-]?(?:in[\s_-]?)?"
+    r"(milliseconds|ms|seconds|secs|minutes)[\s:=\"']{1,4}(\d{1,9}(?:\.\d{1,6})?)"
+)
+_UNITS = {"ms": 0.001, "mi": 60.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 24 * 3600.0}
 
 
 def stated_wait(headers: Mapping[str, str], text: str, data: Iterable[float] = (), *, now: float) -> float | None:
@@ -58,9 +74,19 @@ def _in_text(text: str, now: float) -> Iterable[float | None]:
     for found in _MOMENT.finditer(text):
         yield _moment(found[1], found[2], now)
     for found in _AFTER.finditer(text):
-        unit = found[2] or "s"
-        scale = _UNITS["ms" if unit.startswith(("ms", "milli")) else unit[0]]
-        yield float(found[1]) * scale
+        yield float(found[1]) * _scale(found[2] or "s")
+    for found in _NAMED.finditer(text):
+        yield float(found[2]) * _scale(found[1])
+    for found in _SPAN.finditer(text):
+        if _POSSIBLE.search(text[max(0, found.start() - _POSSIBLE_CHARS) : found.start()]):
+            number = 1.0 if found[1][0] in "ao" else float(found[1])
+            rest = float(found[3]) * _scale(found[4]) if found[3] else 0.0
+            yield number * _scale(found[2]) + rest
+
+
+def _scale(unit: str) -> float:
+    """The seconds in a unit as it is written."""
+    return _UNITS["ms" if unit.startswith(("ms", "milli")) else unit[0]]
 
 
 def _moment(stamp: str, zone: str | None, now: float) -> float | None:

@@ -100,6 +100,24 @@ class TestAHold:
         assert meet(429, error("x", "Resource has been exhausted (e.g. check quota).")).spacing_s == 1.0
 
 
+class TestAThrottleThatMayHaveComeAfterTheMessageWentOut:
+    THROTTLED = error("rate_limit_error", "x", {"error": {"code": "ApplicationThrottled", "message": "too many"}})
+
+    def test_puts_the_send_in_doubt_and_holds_its_lane(self) -> None:
+        decision = meet(429, self.THROTTLED, headers={"retry-after": "30"}, chance=0.0)
+        assert (decision.event, decision.sent, decision.new_generation) == (Event.DOUBT, Sent.MAYBE, False)
+        assert decision.hold is not None
+        assert (decision.hold.scope, decision.hold.until) == (Scope.GRANT, NOW + 30)
+
+    def test_holds_nothing_as_a_replay(self) -> None:
+        decision = meet(429, self.THROTTLED, UNKNOWN, headers=REPLAYED)
+        assert (decision.event, decision.hold) == (Event.DOUBT, None)
+
+    def test_costs_a_modification_nothing(self) -> None:
+        decision = meet(429, self.THROTTLED, MODIFY)
+        assert (decision.event, decision.sent) == (Event.RETURN, Sent.NO)
+
+
 class TestReauth:
     def test_closes_the_lane_until_somebody_signs_in(self) -> None:
         decision = meet(403, error("insufficient_scopes"))
@@ -186,9 +204,12 @@ class TestAReplayedAnswer:
 
 
 class TestARetry:
-    def test_has_full_jitter(self) -> None:
+    def test_waits_at_random_between_half_the_base_and_the_ceiling(self) -> None:
         waits = [meet(503, job=replace(MODIFY, attempts=3), chance=chance).wait_s for chance in (0.0, 0.5, 1.0)]
-        assert waits == [0.0, 20.0, 40.0]
+        assert waits == [2.5, 21.25, 40.0]
+
+    def test_never_comes_back_at_once(self) -> None:
+        assert meet(422, error("provider_error", "x", "451 4.7.1 Greylisted"), chance=0.0).wait_s == 150.0
 
     def test_waits_at_least_what_was_stated(self) -> None:
         assert meet(503, job=MODIFY, headers={"retry-after": "90"}, chance=0.0).wait_s == 90

@@ -125,7 +125,7 @@ class TestModificationsAfterARefusal:
 
 class TestAPaceThatNobodyPublishes:
     def test_is_learned(self) -> None:
-        assert {provider for provider, pace in PACES.items() if pace.learns} == {"imap", "yahoo", "unknown"}
+        assert {provider for provider, pace in PACES.items() if pace.learns} == {"imap", "yahoo", "nylas", "unknown"}
 
     def test_is_stretched_by_each_throttle_up_to_a_bound(self) -> None:
         stretch, seen = 0, []

@@ -102,7 +102,6 @@ class TestChecking:
             (7, 'route = "retry"', "backoff"),
             (8, "scope = 5", "known are job"),
             (9, 'sent = "partly"', "never sent again"),
-            (9, 'sent = "maybe"', "same key"),
             (10, "wait = 5", "table"),
             (10, "wait = { defualt = 5 }", "unknown word 'defualt'"),
             (10, "wait = { default = -1 }", "number"),
@@ -118,8 +117,18 @@ class TestChecking:
         hits = [finding for finding in found if word in finding.says]
         assert hits, found
         assert all(finding.level == "error" for finding in hits)
-        whole_row = ("backoff", "never sent again", "same key", "missing: why")
+        whole_row = ("backoff", "never sent again", "missing: why")
         assert hits[0].line == (2 if word in whole_row else line)
+
+    def test_refuses_to_ask_for_a_sign_in_after_an_unknown_outcome(self) -> None:
+        text = ROW.replace('"requeue"', '"reauth"').replace('sent = "no"', 'sent = "maybe"')
+        assert any("settled before anybody signs in" in says for _, says in findings(text))
+
+    def test_takes_codes_and_classes_of_smtp_and_texts_that_must_not_be_there(self) -> None:
+        lines = 'smtp = [535, 4]\nunless = ["maintenance", ["spf", "dkim"]]\n'
+        row = policy_with(ROW + lines).rows[0]
+        assert (row.smtp, row.unless) == ((535, 4), ("maintenance", ("spf", "dkim")))
+        assert "400 to 599" in findings(ROW + "smtp = 6\n")[0][1]
 
     def test_names_the_line_of_broken_toml(self) -> None:
         assert findings("[[row]]\nid = \n")[0][0] == 2

@@ -24,7 +24,7 @@ RESERVED = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
 REASON_MOST = 500  # characters; it stands in tables
 
 # Spelled out, so that --help needs no imports; a test holds them to the policy's own.
-PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "unknown")
+PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
 _duration = re.compile(r"(?:\d{1,9}[smhd])+").fullmatch
 _rate = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(?:/([smhd]))?").fullmatch

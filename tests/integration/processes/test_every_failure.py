@@ -36,8 +36,9 @@ WAIT_S = 1.2
 
 WAITS = (
     "api_key", "gmail_daily_limit", "gmail_minute_limit", "quota_exceeded", "gmail_api_disabled", "account_throttled",
-    "nylas_limit", "nylas_limit_application", "resource_exhausted", "exchange_throttled", "mailbox_concurrency",
-    "tenant_quarantined",
+    "nylas_limit", "nylas_limit_application", "resource_exhausted", "exchange_throttled", "mailbox_concurrency_send",
+    "tenant_quarantined", "quota_hour", "sender_blocked", "not_the_api", "gmail_project_minute_limit", "sending_paused",
+    "sign_in_transient", "microsoft_throttled_send",
 )  # fmt: skip
 BACKOFFS = {
     "provider_later": 6,
@@ -48,7 +49,7 @@ BACKOFFS = {
 }
 
 # Whatever holds more than one grant has an application to itself, so that no other row waits for it.
-APPLICATIONS = ("gmail-off", "gmail-day", "bad-key", "busy")
+APPLICATIONS = ("gmail-off", "gmail-day", "gmail-minute", "bad-key", "busy", "firewall")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Row:
         return f"{self.heading}: {self.case}"
 
 
-PARKED, SENT, DEAD = State.QUEUED, State.SENT, State.DEAD
+PARKED, SENT, DEAD, IN_DOUBT = State.QUEUED, State.SENT, State.DEAD, State.IN_DOUBT
 # fmt: off
 ROWS = (
     Row("Authentication failed", "400 authentication failed, invalid_grant",
@@ -110,7 +111,23 @@ ROWS = (
         "resource_exhausted", "requeue", "grant", 2, SENT, times=1),
     Row("Exchange account throttled", "429 Exchange", "exchange_throttled", "requeue", "grant", 2, SENT, times=1),
     Row("Exchange account throttled", "503 Exchange", "exchange_throttled", "requeue", "grant", 2, SENT, times=1),
-    Row("MailboxConcurrency", "429 MailboxConcurrency", "mailbox_concurrency", "requeue", "grant", 2, SENT, times=1),
+    Row("MailboxConcurrency", "429 MailboxConcurrency",
+        "mailbox_concurrency_send", "requeue", "grant", 1, IN_DOUBT, times=1, sent="maybe"),
+    Row("Account throttled", "429 ApplicationThrottled without its words",
+        "microsoft_throttled_send", "requeue", "grant", 1, IN_DOUBT, times=1, sent="maybe"),
+    Row("Authentication failed", "422 sign-in refused, Dovecot",
+        "sign_in_refused_code", "reauth", "grant", 1, PARKED),
+    Row("Authentication failed", "401 Microsoft's sign-in fails for now",
+        "sign_in_transient", "requeue", "grant", 2, SENT, times=1),
+    Row("Quota exceeded", "422 hourly quota, cPanel", "quota_hour", "requeue", "grant", 2, SENT, times=1),
+    Row("Sending error", "422 the sender is blocked, Zoho", "sender_blocked", "requeue", "grant", 2, SENT, times=1),
+    Row("Too many requests", "403 the project's minute",
+        "gmail_project_minute_limit", "requeue", "provider", 2, SENT, times=1, application="gmail-minute"),
+    Row("Not the API", "403 a firewall's page",
+        "not_the_api", "requeue", "application", 2, SENT, times=1, application="firewall"),
+    Row("Sending is paused", "400 sending is paused", "sending_paused", "requeue", "grant", 2, SENT, times=1),
+    Row("Refused by an outbound rule", "403 an outbound rule", "outbound_rule", "dead_letter", "job", 1, DEAD),
+    Row("Bad request", "400 no recipients, required", "no_recipients", "dead_letter", "job", 1, DEAD),
 )
 # fmt: on
 
@@ -263,7 +280,7 @@ def test_modifications_keep_a_distance_after_resource_exhausted(system: System) 
 
 
 def test_one_call_at_a_time_after_mailbox_concurrency(system: System) -> None:
-    play = Play(system, next(row for row in ROWS if row.rule == "mailbox_concurrency"))
+    play = Play(system, next(row for row in ROWS if row.rule == "mailbox_concurrency_send"))
     jobs = [play.enqueue(play.grant) for _ in range(6)]
     eventually(lambda: all(is_sent(play, job) for job in jobs), "the jobs")
     calls = [one for one in system.api.requests if one.grant == play.grant]

@@ -117,6 +117,10 @@ class TestAMagicRecipient:
             ("bad", [400, 400], 0),
             ("reauth", [401, 401], 0),
             ("timeout", [504, 504], 2),
+            ("blocked-rule", [403, 403], 0),
+            ("paused", [400, 200], 1),
+            ("smtp-signin", [422, 401], 0),
+            ("sender-quota", [422, 200], 1),
         ],
     )
     def test_brings_about_its_fault(
@@ -128,6 +132,7 @@ class TestAMagicRecipient:
 
     def test_is_each_tested_here(self) -> None:
         tested = {"tempfail", "throttle", "exchange", "reject", "refused", "bad", "reauth", "timeout"}
+        tested |= {"blocked-rule", "paused", "smtp-signin", "sender-quota"}
         assert MAGIC.keys() == tested | {"drop", "dropbefore", "hang", "html", "garbage"}
 
     def test_throttle_says_when_to_come_back(self, client: Client) -> None:
