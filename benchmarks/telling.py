@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 
 from sendq.clock import SECOND, now
+from sendq.facts.outcomes import Attempt, Outcome
+from sendq.facts.turns import Recorded
 from sendq.ids import new_id
-from sendq.ledger.dispatching.record import Outcome, Recorded
 from sendq.rules.states import Event
 from settings import Settings
 from settings.logs import start_logs
@@ -90,7 +91,9 @@ def _microseconds(tell: Callable[[], object]) -> float:
 def accepted() -> Outcome:
     """A send that the API took."""
     begun = now()
-    attempt = {"begun_at": begun, "ended_at": begun + SECOND // 5, "status": 200, "route": None, "request_id": "r"}
+    attempt = Attempt(
+        new_id(), new_id(), 0, None, begun, begun + SECOND // 5, 200, "accepted", None, "yes", request_id="r"
+    )  # fmt: skip
     return Outcome(
         id=new_id(), lane_id=new_id(), fence=1, job_id=new_id(), operation="send", event=Event.ACCEPT, rule="accepted",
         next_at=begun, attempt=attempt, sent="yes", application="default", provider="google", grant_id="grant",

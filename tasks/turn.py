@@ -20,44 +20,28 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from sendq.clock import SECOND, Micros
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.outcomes import Attempt, Outcome, Sent
+from sendq.facts.turns import Begin, Claimed, End, Shrink
 from sendq.ids import new_id
-from sendq.ledger.dispatching.record import Begin, End, Hold, Outcome, Shrink
-from sendq.ledger.dispatching.turns import LONGEST_PAUSE, Claimed, first_to_begin, start_soon
 from sendq.rules.pace import APART, call_of, next_ramp
 from sendq.rules.preflight import DEATHS_TOLERATED, objection
-from sendq.rules.rule_ids import RULE_OF
+from sendq.rules.rule_ids import RETURNED, RULE_OF
+from sendq.rules.starts import LONGEST_PAUSE, first_to_begin, start_soon
 from sendq.rules.states import Event
 from tasks import failpoints
-from tasks.calling import calls
-from tasks.calling.calls import RETURNED, kind_of, make_call, read_answer
+from tasks.calling.calls import kind_of, make_call, read_answer
 from tasks.calling.isolated import NoProcess
 from tasks.calling.nylas import Application, NylasClient
 from tasks.calling.upload import Upload
 from tasks.policy.decide import Decision, JobFacts, decide
 from tasks.policy.failure import Failure, Success
-from tasks.policy.row import Policy, Route, Scope
+from tasks.policy.row import Policy, Route
 
 # A machine that cannot start a process now (no memory, no process left) is asked again after this.
 PROCESS_PAUSE: Micros = 10 * SECOND
 
 BUG = "internal_error"
-
-
-class Job(calls.Job, Protocol):
-    """What a turn reads of a job: the columns that the claim loaded."""
-
-    @property
-    def next_at(self) -> Micros: ...
-    @property
-    def expires_at(self) -> Micros | None: ...
-    @property
-    def attempts(self) -> int: ...
-    @property
-    def conflicts(self) -> int: ...
-    @property
-    def deaths(self) -> int: ...
-    @property
-    def key_at(self) -> Micros | None: ...
 
 
 class Surroundings(Protocol):
@@ -82,7 +66,7 @@ class Surroundings(Protocol):
     def application(self, name: str) -> Application:
         """A configured application; a name that nobody configured gives one whose calls fail without a call."""
 
-    def upload(self, job: Job) -> Upload:
+    def upload(self, job: ClaimedJob) -> Upload:
         """The body of a job whose request has files."""
 
     def may_call(self, pair: tuple[str, str], offered_at: Micros) -> bool:
@@ -103,7 +87,7 @@ class Surroundings(Protocol):
     async def finish(self, pair: tuple[str, str], end: End) -> None:
         """Commit the end of a turn that has no outcome to go with it."""
 
-    def alone(self, provider: str, job: Job) -> AbstractAsyncContextManager[NylasClient]:
+    def alone(self, provider: str, job: ClaimedJob) -> AbstractAsyncContextManager[NylasClient]:
         """A client whose one call, the job's, is made by a process of its own; waits for its turn to have one.
 
         Raises `NoProcess` if there is none to be had.
@@ -131,10 +115,10 @@ class _Turn:
         self._lane, self._around = claimed.lane, around
         self._pair = (claimed.lane.application, claimed.lane.provider)
         self._streak = claimed.streak
-        self._offered_at: Micros = claimed.lane.turn_at
+        self._offered_at: Micros = claimed.lane.turn_at or 0
         self._worker_id = claimed.worker
-        self._waiting: deque[Job] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
-        self._begun: deque[Job] = deque(job for job in claimed.jobs if job.id in claimed.begun)
+        self._waiting: deque[ClaimedJob] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
+        self._begun: deque[ClaimedJob] = deque(job for job in claimed.jobs if job.id in claimed.begun)
         self._ramp: int = claimed.lane.ramp  # what the lane has earned
         self._slots = claimed.slots  # what this turn was given, and earns by succeeding
         self._held = claimed.slots  # what others must do without for it
@@ -174,7 +158,7 @@ class _Turn:
         if bug is not None:  # only now, for the other calls' outcomes are to be recorded all the same
             raise bug
 
-    async def _carry_out(self, job: Job) -> None:
+    async def _carry_out(self, job: ClaimedJob) -> None:
         self._open += 1
         if job.object_id is not None:
             self._objects.add(job.object_id)
@@ -183,17 +167,17 @@ class _Turn:
         except Exception:  # a bug of ours, which must not take the lane's other jobs with it
             self._around.bug(job.id, self._lane.grant_id)
             event = Event.DOUBT if job.operation == "send" else Event.GIVE_UP
-            outcome = self._without_call(job, event, BUG, sent="maybe")
+            outcome = self._without_call(job, event, BUG, sent=Sent.MAYBE)
         self._open -= 1
         if outcome.event is Event.ACCEPT and job.object_id is not None:
             self._objects.discard(job.object_id)
         try:
             await self._record(outcome, self._next_to_begin())
         finally:  # come what may, or the pair would be held in this process for ever
-            if outcome.hold is not None and outcome.hold.scope != Scope.GRANT:
+            if outcome.hold is not None and outcome.hold.above_grant:
                 self._around.hold(self._pair, outcome.hold.scope, recorded=True)
 
-    async def _record(self, outcome: Outcome | None, begins: list[Job]) -> None:
+    async def _record(self, outcome: Outcome | None, begins: list[ClaimedJob]) -> None:
         """Have the outcome committed, with what may begin after it, or else the turn's end."""
         end = self._end() if not begins and not self._open and not self._begun else None
         self._ended = end is not None
@@ -205,7 +189,7 @@ class _Turn:
         self._open -= len(begins)
         self._begun.extend(begin for begin in begins if begin.id in may_go)
 
-    def _next_to_begin(self) -> list[Job]:
+    def _next_to_begin(self) -> list[ClaimedJob]:
         """The jobs to begin with the commit of an outcome: as many as the ramp has room for."""
         now = self._around.now()
         if now >= self._ends_at or not self._may_go_on():
@@ -222,7 +206,7 @@ class _Turn:
                 self._objects.add(job.object_id)
         return chosen
 
-    def _free(self) -> list[Job]:
+    def _free(self) -> list[ClaimedJob]:
         """The waiting jobs that are not behind another one of their object."""
         return [job for job in self._waiting if job.object_id is None or job.object_id not in self._objects]
 
@@ -270,7 +254,7 @@ class _Turn:
         lane = self._lane
         self._around.shrink(Shrink(lane.id, lane.fence, max(0, self._held - self._slow)), spare)
 
-    async def _outcome_of(self, job: Job) -> Outcome:
+    async def _outcome_of(self, job: ClaimedJob) -> Outcome:
         """Make the call if nothing speaks against it, and decide what the answer means."""
         around, lane = self._around, self._lane
         await self._wait_for_start(job)
@@ -284,7 +268,9 @@ class _Turn:
         except NoProcess:
             return self._without_call(job, Event.RETURN, RETURNED, next_at=around.now() + PROCESS_PAUSE)
 
-    async def _attempt(self, job: Job, client: NylasClient, on_the_wire: AbstractContextManager[object]) -> Outcome:
+    async def _attempt(
+        self, job: ClaimedJob, client: NylasClient, on_the_wire: AbstractContextManager[object]
+    ) -> Outcome:
         around, lane = self._around, self._lane
         begun_at = around.now()
         # Directly before the wire, not only at the claim: much can have happened since.
@@ -306,11 +292,11 @@ class _Turn:
             )
         failpoints.reached("answered")
         ended_at = around.now()
-        result, page = read_answer(job, answer, provider=lane.provider, now=ended_at / SECOND)
+        result, page = read_answer(job, answer, provider=lane.provider, now=ended_at)
         decision = decide(
             result,
             self._facts(job, begun_at),
-            now=ended_at / SECOND,
+            now=ended_at,
             chance=around.chance,
             policy=around.policy,
         )
@@ -318,7 +304,7 @@ class _Turn:
         self._learn(decision)
         return outcome if page is None else replace(outcome, page=page)
 
-    async def _wait_for_start(self, job: Job) -> None:
+    async def _wait_for_start(self, job: ClaimedJob) -> None:
         """Begun a little before its time, so that the pace does not wait for commits."""
         start = self._starts.pop(job.id)
         while (pause := self._not_before(job, start) - self._around.now()) > 0:  # noqa: ASYNC110  # it waits for a time
@@ -327,20 +313,20 @@ class _Turn:
             self._modified_at = self._around.now()
             self._pacer.modified(self._modified_at)
 
-    def _not_before(self, job: Job, start: Micros) -> Micros:
+    def _not_before(self, job: ClaimedJob, start: Micros) -> Micros:
         """Its start; a modification that keeps a distance keeps it from the one before, however late that one was."""
         if not self._pacer.spacing or job.operation == "send":
             return start
         return max(start, self._modified_at + round(self._pacer.spacing * APART))
 
-    def _facts(self, job: Job, begun_at: Micros) -> JobFacts:
+    def _facts(self, job: ClaimedJob, begun_at: Micros) -> JobFacts:
         key_at = job.key_at if job.key_at is not None else begun_at
         return JobFacts(
             operation=kind_of(job.operation),
             attempts=job.attempts,
             generation=job.generation,
-            key_age_s=(begun_at - key_at) / SECOND,
-            expires_at=None if job.expires_at is None else job.expires_at / SECOND,
+            key_age=begun_at - key_at,
+            expires_at=job.expires_at,
             unknown_before=job.doubt_at is not None,
             attempt_known=job.doubt_at is not None,
             conflicts=job.conflicts,
@@ -355,19 +341,19 @@ class _Turn:
         # An account that does not answer gets one call at a time from now on.
         self._ramp = 1 if decision.rule == NO_ANSWER_RULE else next_ramp(self._ramp, lane.width, succeeded=succeeded)
         self._slots = next_ramp(self._slots, lane.width, succeeded=succeeded)
-        if decision.hold is not None or decision.route in (Route.REQUEUE, Route.REAUTH):
+        if decision.hold is not None or decision.row.route in (Route.REQUEUE, Route.REAUTH):
             self._stopped = True
-        if decision.hold is not None and decision.hold.scope is not Scope.GRANT:
-            self._around.hold(self._pair, decision.hold.scope.value, recorded=False)
+        if decision.hold is not None and decision.hold.above_grant:
+            self._around.hold(self._pair, decision.hold.scope, recorded=False)
 
-    def _next_at(self, job: Job, decision: Decision, ended_at: Micros) -> Micros:
+    def _next_at(self, job: ClaimedJob, decision: Decision, ended_at: Micros) -> Micros:
         """When the job may go again. Behind a hold it keeps its place: it is the lane that waits."""
         if decision.hold is not None or decision.due_at is None:
             return min(job.next_at, ended_at)
-        return round(decision.due_at * SECOND)
+        return decision.due_at
 
     def _without_call(
-        self, job: Job, event: Event, rule: str, *, sent: str = "no", next_at: Micros | None = None
+        self, job: ClaimedJob, event: Event, rule: str, *, sent: Sent = Sent.NO, next_at: Micros | None = None
     ) -> Outcome:
         return Outcome(
             id=new_id(),
@@ -384,7 +370,7 @@ class _Turn:
         )
 
     def _as_outcome(
-        self, job: Job, result: Success | Failure, decision: Decision, *, begun_at: Micros, ended_at: Micros
+        self, job: ClaimedJob, result: Success | Failure, decision: Decision, *, begun_at: Micros, ended_at: Micros
     ) -> Outcome:
         attempt_id = new_id()
         failure = result if isinstance(result, Failure) else None
@@ -397,37 +383,37 @@ class _Turn:
             event=decision.event,
             rule=decision.rule,
             next_at=self._next_at(job, decision, ended_at),
-            attempt={
-                "id": attempt_id,
-                "job_id": job.id,
-                "generation": job.generation,
-                "worker_id": self._worker_id,
-                "begun_at": begun_at,
-                "ended_at": ended_at,
-                "status": result.status,
-                "rule": decision.rule,
-                "route": decision.route,
-                "sent": decision.sent.value,
-                "error_type": failure.type if failure else None,
-                "error": failure.message if failure else None,
-                "request_id": result.request_id,
-                "replayed": result.replayed,
-            },
+            attempt=Attempt(
+                attempt_id,
+                job.id,
+                job.generation,
+                self._worker_id,
+                begun_at,
+                ended_at,
+                status=result.status,
+                rule=decision.rule,
+                route=decision.row.route,
+                sent=decision.sent,
+                error_type=failure.type if failure else None,
+                error=failure.message if failure else None,
+                request_id=result.request_id,
+                replayed=result.replayed,
+            ),
             counts=decision.costs_attempt,
-            sent=decision.sent.value,
+            sent=decision.sent,
             new_generation=decision.new_generation,
             message_id=result.message_id if isinstance(result, Success) and job.operation == "send" else None,
             conflict=decision.rule == CONFLICT_RULE,
             died=failure is not None and failure.fault == "died",
-            hold=_hold(decision) if decision.hold is not None else None,
+            hold=decision.hold,
             width=decision.width,
-            spacing=None if decision.spacing_s is None else round(decision.spacing_s * SECOND),
+            spacing=decision.spacing,
             throttled=self._pacer.pace.learns and result.status == 429,
             begun_at=begun_at,
             **self._facts_for_listeners(job),
         )
 
-    def _facts_for_listeners(self, job: Job) -> dict[str, Any]:
+    def _facts_for_listeners(self, job: ClaimedJob) -> dict[str, Any]:
         lane = self._lane
         return {
             "application": lane.application,
@@ -443,16 +429,3 @@ NO_ANSWER_RULE = "no_answer"
 
 # So much after the moment from which a job may begin, its turn looks again.
 TICK_S = 0.001
-
-
-def _hold(decision: Decision) -> Hold:
-    assert decision.hold is not None
-    until = decision.hold.until
-    return Hold(
-        scope=decision.hold.scope.value,
-        rule=decision.hold.rule,
-        by="policy",
-        until=None if until is None else round(until * SECOND),
-        suspected=decision.check_grant,
-        gone=decision.route is Route.DEAD_LETTER,
-    )

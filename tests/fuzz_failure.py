@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 
+from sendq.clock import SECOND
 from tasks.policy.decide import decide
 from tasks.policy.explain import explain
 from tasks.policy.failure import OPERATIONS, PROVIDERS, Answer, parse
@@ -53,7 +54,7 @@ def once(chance: random.Random) -> None:
         job = replace(chance.choice([SEND, UNKNOWN]), operation=operation, attempts=chance.randrange(20))
         assert_sound(decide(outcome, job, now=NOW, chance=chance.random), job)
         assert_whole(
-            explain(status=status, headers=headers, body=body, provider=provider, operation=operation, now=NOW)
+            explain(status=status, headers=headers, body=body, provider=provider, operation=operation, now=NOW / SECOND)
         )
     except Exception:
         print(f"{status=} {headers=} {operation=} {provider=} {fault=} {body=}", file=sys.stderr)

@@ -21,7 +21,7 @@ from celery.exceptions import Reject
 from celery.worker.control import inspect_command
 
 from sendq.errors import SendqError
-from sendq.ledger.dispatching.lanes import Turn
+from sendq.facts.turns import Turn
 from settings import Settings, SettingsError
 from settings.celery import QUEUE, celery_config
 from settings.logs import start_logs

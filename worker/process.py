@@ -12,10 +12,10 @@ from sqlalchemy import Engine as Ledger
 
 from sendq import SendQueue
 from sendq.errors import InvalidJob, KeyConflict, Problem, SendqError
+from sendq.facts.outcomes import Outcome
+from sendq.facts.turns import Recorded, Turn
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine
-from sendq.ledger.dispatching.lanes import Turn
-from sendq.ledger.dispatching.record import Outcome, Recorded
 from settings import Settings, SettingsError
 from tasks.enqueue import accept
 from tasks.policy.policy_file import PolicyFileError, policy_with

@@ -8,9 +8,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, update
 
 from sendq.clock import Micros
+from sendq.facts.jobs import LockedJob
 from sendq.ledger.db import schema
-from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
+from sendq.ledger.jobs import end_waiting, lock_jobs
 from sendq.ledger.reading.lookup import no_such_job
+from sendq.rules.job_change import withdrawal
 from sendq.rules.states import MOVES, Event, State
 
 
@@ -34,10 +36,10 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
     return state
 
 
-def after_cancel(row: Row[Any]) -> State:
+def after_cancel(row: LockedJob | Row[Any]) -> State:
     """The state that `cancel` leaves a job in."""
     return MOVES[State.QUEUED][_event(row)] if row.state == State.QUEUED else State(row.state)
 
 
-def _event(row: Row[Any]) -> Event:
+def _event(row: LockedJob | Row[Any]) -> Event:
     return withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)

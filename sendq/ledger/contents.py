@@ -10,7 +10,6 @@ A content that is being referred to is locked against `drop_unused_contents`, wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -20,17 +19,8 @@ from sendq.errors import InvalidJob, Problem
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks, insert_rows
-from sendq.messages.content import CHUNK, Content, ContentFault
+from sendq.messages.content import Content, ContentFault, StoredPiece
 from sendq.vault import Vault, context_of
-
-
-@dataclass(frozen=True, slots=True)
-class StoredPiece:
-    """A content of a request, and the bytes behind it; opened."""
-
-    content_id: UUID
-    size: int
-    after: bytes
 
 
 def piece_context(job_id: UUID, position: int) -> bytes:
@@ -96,11 +86,6 @@ def sealed_with(connection: Connection, job_id: UUID) -> set[str]:
     files = select(chunk.cipher_key).join(schema.piece, piece.content_id == chunk.content_id)
     rows = connection.execute(own.union(files.where(piece.job_id == job_id)))
     return {name for name in rows.scalars() if name is not None}
-
-
-def chunk_count(size: int) -> int:
-    """Into how many chunks a content of ``size`` bytes is cut."""
-    return -(-size // CHUNK)
 
 
 def drop_unused_contents(connection: Connection, limit: int) -> int:

@@ -28,12 +28,14 @@ from sqlalchemy import (
 )
 
 from sendq.clock import SECOND, Micros
+from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
+from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows, update_rows
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.enqueue import append_wakes, wakes_of
-from sendq.ledger.jobs import store_changes
+from sendq.ledger.jobs import locked_from, store_changes
 from sendq.rules.by_hand import EXPIRY
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
 from sendq.rules.states import FINAL, Event, State, move
@@ -66,7 +68,7 @@ class Ending:
     event: Event
     rule: str
     message_id: str | None = None
-    attempt: Mapping[str, Any] | None = None
+    attempt: Attempt | None = None
     reason: str | None = None
 
 
@@ -237,9 +239,9 @@ def settle(
     ``even_late``: one whose time would be over by now gets a new one, for somebody wants it sent; and poison is tried.
     """
     rows = [row for row in _locked(connection, endings) if generation in (None, row.generation)]
-    changed = [(row, _ended(row, endings[row.id], now=now, even_late=even_late)) for row in rows]
+    changed = [(locked_from(row), _ended(row, endings[row.id], now=now, even_late=even_late)) for row in rows]
     store_changes(connection, changed, now=now)
-    insert_rows(connection, schema.attempt, [a for row in rows if (a := endings[row.id].attempt) is not None])
+    append_attempts(connection, [a for row in rows if (a := endings[row.id].attempt) is not None])
     insert_rows(connection, schema.event, [_event(row, endings[row.id], by=by, now=now) for row in rows])
     returned = [row for row in rows if endings[row.id].event is Event.RETURN]
     if returned:
@@ -299,24 +301,21 @@ def trail(
     now: Micros,
     status: int | None = None,
     error: str | None = None,
-) -> dict[str, Any]:
-    """A row of a job's trail that is no call for it: what was learnt of the calls before."""
-    return {
-        "id": new_id(),
-        "job_id": row.id,
-        "generation": row.generation,
-        "worker_id": None,
-        "begun_at": begun_at,
-        "ended_at": now,
-        "status": status,
-        "rule": rule,
-        "route": None if sent == "yes" else "retry",
-        "sent": sent,
-        "error_type": None,
-        "error": error,
-        "request_id": None,
-        "replayed": False,
-    }
+) -> Attempt:
+    """An entry in a job's trail that is no call for it: what was learnt of the calls before."""
+    return Attempt(
+        new_id(),
+        row.id,
+        row.generation,
+        worker_id=None,
+        begun_at=begun_at,
+        ended_at=now,
+        status=status,
+        rule=rule,
+        route=None if sent == Sent.YES else "retry",
+        sent=sent,
+        error=error,
+    )
 
 
 def _event(row: Row[Any], ending: Ending, *, by: str, now: Micros) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, and_, exists, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
+from sendq.facts.lanes import Lane
 from sendq.ledger import events, outcomes
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.lanes import lock, name_providers, settle
@@ -356,7 +357,7 @@ def _hold_pair(
 def _event(
     connection: Connection,
     kind: str,
-    row: Row[Any],
+    row: Lane | Row[Any],
     *,
     by: str,
     rule: str | None,

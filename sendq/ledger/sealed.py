@@ -14,17 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 
 from sendq.clock import SECOND, Micros
 from sendq.errors import Unreadable
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.lanes import Lane
 from sendq.ledger import events
 from sendq.ledger.contents import sealed_with
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, settle
 from sendq.ledger.enqueue import notify
-from sendq.ledger.jobs import with_changes
 from sendq.rules.rule_ids import NO_KEY
 from sendq.vault import Vault, context_of
 
@@ -39,13 +40,13 @@ RELEASE_STEP = 500
 class Opened:
     """Jobs with their bodies, by lane; what was put off, and the lanes that have nothing else."""
 
-    jobs: dict[UUID, list[Any]] = field(default_factory=dict)
+    jobs: dict[UUID, list[ClaimedJob]] = field(default_factory=dict)
     stuck: dict[UUID, str] = field(default_factory=dict)  # lanes, and the name of a key that they wait for
     missing: Counter[str] = field(default_factory=Counter)  # jobs by the name of the key that is not at hand
 
 
 def open_jobs(
-    connection: Connection, loaded: Mapping[UUID, Sequence[Row[Any]]], vault: Vault, *, now: Micros
+    connection: Connection, loaded: Mapping[UUID, Sequence[ClaimedJob]], vault: Vault, *, now: Micros
 ) -> Opened:
     """Open the bodies of the jobs that a claim has loaded, and put off those that no key opens.
 
@@ -54,7 +55,10 @@ def open_jobs(
     opened = Opened()
     rows: list[dict[str, Any]] = []
     for lane_id, jobs in loaded.items():
-        ready, put_off, objects, names = [], [], set(), []
+        ready: list[ClaimedJob] = []
+        put_off: list[UUID] = []
+        objects: set[str | None] = set()
+        names: list[str] = []
         for job in jobs:
             if job.object_id is not None and job.object_id in objects:
                 put_off.append(job.id)
@@ -77,27 +81,30 @@ def open_jobs(
     return opened
 
 
-def _with_body(connection: Connection, job: Row[Any], vault: Vault) -> Any:
+def _with_body(connection: Connection, job: ClaimedJob, vault: Vault) -> ClaimedJob:
     """The job with its body opened. Its files are read while they are sent; whether their keys are here is seen now."""
     if job.length is not None:
         for name in sorted(sealed_with(connection, job.id) - set(vault.names)):
             raise Unreadable(name, missing=True)
     if job.cipher_key is None:
         return job
-    context = context_of("payload", job.id) if job.own_body else context_of("batch", job.batch_id)
+    context = context_of("payload", job.id) if job.own_body else context_of("batch", _batch_of(job))
     body = vault.open(job.body, job.cipher_key, context=context)
-    return with_changes(job, body=body)
+    return job._replace(body=body)
 
 
-def hold_stuck(
-    connection: Connection, lanes: Mapping[UUID, Row[Any]], stuck: Mapping[UUID, str], *, now: Micros
-) -> None:
+def _batch_of(job: ClaimedJob) -> UUID:
+    assert job.batch_id is not None  # whose body is not its own has it from its batch
+    return job.batch_id
+
+
+def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], stuck: Mapping[UUID, str], *, now: Micros) -> None:
     """Close the turns of locked lanes of which nothing could be opened, and hold them for a while."""
     changes: dict[UUID, dict[str, Any]] = {}
     for lane_id, name in stuck.items():
         row = lanes[lane_id]
         again = row.held_rule == NO_KEY
-        since = row.held_since if again else now
+        since = row.held_since if again and row.held_since is not None else now
         pause = min(HOLD_MOST, max(RECHECK, now - since))
         changes[lane_id] = {
             **CLOSED_TURN,
@@ -122,7 +129,7 @@ def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:
     return ids[-1] if len(ids) == RELEASE_STEP else None
 
 
-def _event(connection: Connection, row: Row[Any], name: str, *, now: Micros) -> None:
+def _event(connection: Connection, row: Lane, name: str, *, now: Micros) -> None:
     events.append(
         connection,
         "hold",

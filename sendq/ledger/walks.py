@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, delete, select, update
 
 from sendq.clock import Micros
+from sendq.facts.outcomes import Page
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_new, insert_rows
@@ -26,15 +26,6 @@ from sendq.ledger.enqueue import append_wakes, sealed
 from sendq.vault import Vault
 
 _WAKES = ("high_at", "normal_at", "low_at")
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What one listing brought: at most a page of ids, and the request for the next page (None: it was the last)."""
-
-    found: Sequence[str]
-    following: bytes | None
-    content_type: str
 
 
 def record_page(

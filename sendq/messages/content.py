@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from sendq.errors import InvalidJob, Problem
 
@@ -38,6 +39,19 @@ class Measure(NamedTuple):
 
     size: int
     digest: bytes
+
+
+class StoredPiece(NamedTuple):
+    """A content as the ledger keeps it for a request, and the bytes of the request that follow it; opened."""
+
+    content_id: UUID
+    size: int
+    after: bytes
+
+
+def chunk_count(size: int) -> int:
+    """Into how many chunks a content of ``size`` bytes is cut."""
+    return -(-size // CHUNK)
 
 
 class ContentFault(Exception):

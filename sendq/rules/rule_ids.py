@@ -13,6 +13,16 @@ POISON: Final = "poison"
 # Jobs and lanes that wait for an encryption key that no worker has.
 NO_KEY: Final = "encryption_key_missing"
 
+# Went back before its call.
+RETURNED: Final = "not_begun"
+
+# Begun when its worker died, or stopped on purpose, and so without a known outcome.
+DIED: Final = "worker_died"
+STOPPED: Final = "worker_stopped"
+
+# A later change of the same message is made already.
+OVERTAKEN: Final = "overtaken"
+
 # Holds that an operator made; the reason is in the event of the same time.
 BY_HAND: Final = "by_hand"
 

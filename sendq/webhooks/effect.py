@@ -16,11 +16,10 @@ A lane that nobody closes by webhook is closed by the first call that is refused
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Connection, Row, update
+from sqlalchemy import Connection, update
 
 from sendq.clock import SECOND, Micros
+from sendq.facts.lanes import Lane
 from sendq.ledger import grants
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new
@@ -61,7 +60,7 @@ def apply(connection: Connection, notice: Notice, *, application: str, now: Micr
             return "done: what waits for the grant will end"
 
 
-def _expired(connection: Connection, row: Row[Any], at: Micros | None, *, now: Micros) -> str:
+def _expired(connection: Connection, row: Lane, at: Micros | None, *, now: Micros) -> str:
     opened = row.opened_at
     if opened is not None and at is not None and at < opened:
         return "nothing to do: the grant's owner has signed in since"
@@ -75,7 +74,7 @@ def _expired(connection: Connection, row: Row[Any], at: Micros | None, *, now: M
     return "done: the lane is closed, and the API is asked about the grant"
 
 
-def _back(connection: Connection, row: Row[Any], at: Micros | None, *, now: Micros) -> str:
+def _back(connection: Connection, row: Lane, at: Micros | None, *, now: Micros) -> str:
     if row.closed_at is None:
         return _vouch(connection, row, now if at is None else min(at, now))
     if row.gone and row.closed_rule == DELETED:
@@ -86,7 +85,7 @@ def _back(connection: Connection, row: Row[Any], at: Micros | None, *, now: Micr
     return "done: the lane is open again"
 
 
-def _vouch(connection: Connection, row: Row[Any], at: Micros) -> str:
+def _vouch(connection: Connection, row: Lane, at: Micros) -> str:
     """The owner of an open lane signed in then: what failed or expired before does not close it any more."""
     if row.opened_at is None or row.opened_at < at:
         table = schema.lane
@@ -94,7 +93,7 @@ def _vouch(connection: Connection, row: Row[Any], at: Micros) -> str:
     return "nothing to do: the lane is open already"
 
 
-def _ask(connection: Connection, row: Row[Any], *, now: Micros) -> str:
+def _ask(connection: Connection, row: Lane, *, now: Micros) -> str:
     """Whoever checks closed lanes asks the API about this one next."""
     if row.closed_at is None or row.gone:
         return "nothing to do: the lane is not closed for its owner"

@@ -12,22 +12,19 @@ that passes. Deletions and listings are of the second kind.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl
-from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.enqueueing.query import page_query
-from sendq.ledger.dispatching.rescue import DIED, STOPPED
-from sendq.ledger.walks import Page
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.outcomes import Page
 from sendq.messages.payload import keep_mark
 from sendq.messages.wire_format import MIME
+from sendq.rules.rule_ids import DIED, RETURNED, STOPPED
 from tasks.calling.nylas import Application, NylasClient
 from tasks.calling.page import Listed, read_page
 from tasks.calling.upload import Upload
 from tasks.policy.failure import Answer, Failure, Success, parse
-
-RETURNED = "not_begun"  # the rule of a job that went back before its call
 
 # After any trouble a page is asked for in smaller parts, and those behind it too: large pages are what uses up quotas
 # and runs into deadlines (the vendor's pages, "Error 429" and "Request timed out").
@@ -35,40 +32,6 @@ SMALL_PAGE = 5
 
 # What a call that was begun and brought no answer leaves as its rule; that says nothing against the size of a page.
 UNANSWERED = (None, RETURNED, DIED, STOPPED)
-
-
-class Job(Protocol):
-    """What is read of a job here: the columns that the claim loaded."""
-
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def operation(self) -> str: ...
-    @property
-    def form(self) -> str | None: ...
-    @property
-    def length(self) -> int | None: ...
-    @property
-    def object_id(self) -> str | None: ...
-    @property
-    def generation(self) -> int: ...
-    @property
-    def doubt_at(self) -> Micros | None: ...
-    @property
-    def rule(self) -> str | None: ...
-    @property
-    def body(self) -> bytes: ...
-    @property
-    def content_type(self) -> str: ...
-    @property
-    def target(self) -> str | None: ...
-    @property
-    def hard(self) -> bool | None: ...
-    @property
-    def mark(self) -> UUID | None: ...
-
-
-JobT = TypeVar("JobT", bound=Job)
 
 
 def kind_of(operation: str) -> str:
@@ -80,10 +43,10 @@ async def make_call(
     client: NylasClient,
     application: Application,
     grant_id: str,
-    job: JobT,
+    job: ClaimedJob,
     *,
     metadata_key: str,
-    upload: Callable[[JobT], Upload],
+    upload: Callable[[ClaimedJob], Upload],
 ) -> Answer:
     """Make the one request that a job is.
 
@@ -102,14 +65,16 @@ async def make_call(
     if job.operation == "delete":
         return await client.delete(application, grant_id, job.object_id, hard=bool(job.hard))
     body = job.body
-    if job.mark is not None:  # it replaces metadata, and the message is one that this very ledger sent
-        body = keep_mark(body, job_id=str(job.mark), metadata_key=metadata_key)
+    if job.sender_id is not None:  # it replaces metadata, and the message is one that this very ledger sent
+        body = keep_mark(body, job_id=str(job.sender_id), metadata_key=metadata_key)
     if job.target == "thread":
         return await client.modify_thread(application, grant_id, job.object_id, body)
     return await client.modify(application, grant_id, job.object_id, body)
 
 
-def read_answer(job: Job, answer: Answer, *, provider: str, now: float) -> tuple[Success | Failure, Page | None]:
+def read_answer(
+    job: ClaimedJob, answer: Answer, *, provider: str, now: Micros
+) -> tuple[Success | Failure, Page | None]:
     """What an answer means for this job, and the page that a listing brought. Never raises, whatever the bytes."""
     result = parse(answer, provider=provider, operation=kind_of(job.operation), now=now)
     if job.operation == "delete" and isinstance(result, Failure) and _is_gone(result) and job.doubt_at is not None:
@@ -128,7 +93,7 @@ def _is_gone(failure: Failure) -> bool:
     return failure.status == 404 and failure.type != "grant.not_found" and failure.origin != "edge"
 
 
-def _asked(job: Job) -> dict[str, str]:
+def _asked(job: ClaimedJob) -> dict[str, str]:
     """The query of a page."""
     query = dict(parse_qsl(job.body.decode(), keep_blank_values=True))
     if job.rule not in UNANSWERED:
@@ -136,7 +101,7 @@ def _asked(job: Job) -> dict[str, str]:
     return query
 
 
-def _page(job: Job, listed: Listed) -> Page:
+def _page(job: ClaimedJob, listed: Listed) -> Page:
     """What the ledger keeps of a page, with the request for the next one."""
     if listed.cursor is None:
         return Page(listed.ids, None, job.content_type)

@@ -23,16 +23,17 @@ import resource
 import signal
 import struct
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Self, cast
+from typing import Any, Self
+from uuid import UUID
 
+from sendq import clock
+from sendq.facts.jobs import ClaimedJob
 from sendq.messages.wire_format import JSON_TYPE
-from tasks.calling.calls import Job, read_answer
+from tasks.calling.calls import read_answer
 from tasks.calling.nylas import SLOWEST_UPLOAD, Application, NylasClient
 from tasks.calling.upload import INCOMPLETE, Upload
 from tasks.policy.failure import Answer
@@ -56,6 +57,7 @@ ENVIRONMENT = (
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 READY = b"ready"
+_NO_ID = UUID(int=0)
 _LENGTH = struct.Struct(">I")
 
 
@@ -69,7 +71,7 @@ class Alone(NylasClient):
     To be used on one event loop, whose thread must outlive the block. Entering raises `NoProcess`.
     """
 
-    def __init__(self, job: Job, *, provider: str, connect_s: float, read_s: float) -> None:
+    def __init__(self, job: ClaimedJob, *, provider: str, connect_s: float, read_s: float) -> None:
         super().__init__(connect_s=connect_s, read_s=read_s)
         self._job, self._provider = job, provider
         self._child: asyncio.subprocess.Process
@@ -174,7 +176,7 @@ class Alone(NylasClient):
         return self._child.stdin
 
 
-def _for_reading(job: Job) -> dict[str, Any]:
+def _for_reading(job: ClaimedJob) -> dict[str, Any]:
     """What `read_answer` wants to know of a job."""
     return {
         "operation": job.operation,
@@ -183,6 +185,31 @@ def _for_reading(job: Job) -> dict[str, Any]:
         "content_type": job.content_type,
         "body": job.body.decode() if job.operation == "list" else "",
     }
+
+
+def _read_job(facts: Mapping[str, Any]) -> ClaimedJob:
+    """The job as `read_answer` needs it; what it does not ask for stays empty."""
+    return ClaimedJob(
+        id=_NO_ID,
+        lane_id=_NO_ID,
+        batch_id=None,
+        operation=facts["operation"],
+        form=None,
+        object_id=None,
+        priority=0,
+        due_at=0,
+        next_at=0,
+        expires_at=None,
+        attempts=0,
+        deaths=0,
+        conflicts=0,
+        generation=0,
+        key_at=None,
+        doubt_at=facts["doubt_at"],
+        rule=facts["rule"],
+        body=facts["body"].encode(),
+        content_type=facts["content_type"],
+    )
 
 
 def _environment() -> dict[str, str]:
@@ -226,8 +253,7 @@ async def _serve(output: int) -> None:
     if not call.done():
         return
     answer = call.result()
-    job = SimpleNamespace(**request["job"] | {"body": request["job"]["body"].encode()})
-    read_answer(cast(Job, job), answer, provider=request["provider"], now=time.time())
+    read_answer(_read_job(request["job"]), answer, provider=request["provider"], now=clock.now())
     head = {"status": answer.status, "headers": dict(answer.headers), "fault": answer.fault}
     _write(output, json.dumps(head).encode(), answer.body)
 

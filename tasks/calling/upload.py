@@ -17,7 +17,7 @@ from typing import Protocol
 from uuid import UUID
 
 from sendq.errors import Unreadable
-from sendq.ledger.contents import StoredPiece, chunk_count
+from sendq.messages.content import StoredPiece, chunk_count
 from sendq.messages.wire_format import JSON, content_length
 
 INCOMPLETE = "incomplete"

@@ -18,15 +18,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from sendq.clock import SECOND, Micros, seconds
+from sendq.facts.outcomes import Hold, Scope, Sent
 from sendq.rules.states import Event
 from tasks.policy.failure import Failure, Success
-from tasks.policy.row import DAY_S, Policy, Route, Row, Scope, Sent
+from tasks.policy.row import DAY_S, Policy, Route, Row
 from tasks.policy.table import POLICY
 
 # The API forgets a key one hour after its first use. 45 minutes leave room for a request that is slow to leave (150 s)
 # and for clocks that differ by minutes: a key is never used in the quarter of an hour in which it may mean a new
 # message.
-KEY_TRUSTED_S = 2700.0
+KEY_TRUSTED: Micros = 2700 * SECOND
 
 # "A request with the same key is still running" ends within the API's own deadline of 150 s at the most; sixty tries,
 # three seconds apart or more, outlast it. After that the key is stuck (this happened), and only a look at the mailbox
@@ -36,7 +38,7 @@ CONCURRENT_TRIES = 60
 # Lanes that were held together should not come back in the same instant: up to a twentieth of the wait on top, one
 # minute at most, and never less than what was asked for.
 SPREAD_SHARE = 0.05
-SPREAD_MAX_S = 60.0
+SPREAD_MAX: Micros = 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class JobFacts:
     operation       ``send`` or ``modify``
     attempts        attempts used up before this call (free ones are not counted)
     generation      of the idempotency key
-    key_age_s       seconds since the first request that carried this key (0 for the first)
-    expires_at      unix seconds, None if it never expires
+    key_age         since the first request that carried this key (0 for the first)
+    expires_at      None if it never expires
     unknown_before  an earlier request of this generation ended without a known outcome
     attempt_known   the ledger has an earlier attempt with this key; a replayed answer is then no news
     conflicts       how many "still running" answers in a row came before this one
@@ -57,8 +59,8 @@ class JobFacts:
     operation: str
     attempts: int = 0
     generation: int = 0
-    key_age_s: float = 0.0
-    expires_at: float | None = None
+    key_age: Micros = 0
+    expires_at: Micros | None = None
     unknown_before: bool = False
     attempt_known: bool = False
     conflicts: int = 0
@@ -66,94 +68,99 @@ class JobFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
-    """A scope to be left alone until ``until`` (unix seconds; None: until the grant is authorised again)."""
-
-    scope: Scope
-    until: float | None
-    rule: str
-
-
-@dataclass(frozen=True, slots=True)
 class Decision:
     """What becomes of a job, and of whom else.
 
-    ``event`` is the move in `sendq.rules.states`. ``route`` is None for a success. ``due_at`` (unix seconds) and
-    ``wait_s`` are set when the job returns to the queue; under reauth the job is due at once and its lane is closed.
-    ``hold`` concerns more than the job. ``new_generation``: the next request uses a new key, because this one is known
-    not to have been sent. ``width`` and ``spacing_s`` are what the lane keeps to from now on, None for no change.
+    event           the move in `sendq.rules.states`
+    row             the policy's row; for a success `ACCEPTED` or `QUEUED`
+    sent            whether the message may have gone out, which the job's earlier requests can make less sure than the
+                    row alone does
+    due_at, wait    set when the job returns to the queue; under reauth the job is due at once and its lane is closed
+    hold            concerns more than the job
+    costs_attempt   whether it uses up one of the job's attempts
+    new_generation  the next request uses a new key, because this one is known not to have been sent
+    old_news        a replayed answer that took effect when it was new: only the job learns of it
     """
 
     event: Event
-    rule: str
-    title: str
-    route: Route | None
-    scope: Scope
+    row: Row
     sent: Sent
-    why: str
-    remedy: str
-    source: str
-    documented: bool = True
-    due_at: float | None = None
-    wait_s: float | None = None
+    due_at: Micros | None = None
+    wait: Micros | None = None
     hold: Hold | None = None
     costs_attempt: bool = False
     new_generation: bool = False
-    check_grant: bool = False
-    alert: bool = False
-    width: int | None = None
-    spacing_s: float | None = None
+    old_news: bool = False
+
+    @property
+    def rule(self) -> str:
+        """The name of its row."""
+        return self.row.id
+
+    @property
+    def width(self) -> int | None:
+        """Calls at once that the lane keeps to from now on; None: as before."""
+        return None if self.old_news else self.row.width
+
+    @property
+    def spacing(self) -> Micros | None:
+        """The time between two modifications that the lane keeps to from now on; None: as before."""
+        return None if self.old_news or self.row.spacing is None else seconds(self.row.spacing)
 
 
 SEND_DOC = "https://developer.nylas.com/docs/v3/email/send-email/"
+
+ACCEPTED = Row(
+    id="accepted",
+    title="Accepted",
+    status=("2xx",),
+    route=None,
+    scope=Scope.JOB,
+    sent=Sent.YES,
+    why="The API and the provider took it.",
+    remedy="Nothing to do.",
+    source=SEND_DOC,
+    costs=True,
+)
+QUEUED = replace(
+    ACCEPTED, id="queued", title="Queued by the API", status=(202,), why="The API took it into its own queue."
+)
 
 
 def decide(
     outcome: Success | Failure,
     job: JobFacts,
     *,
-    now: float,
+    now: Micros,
     chance: Callable[[], float],
     policy: Policy = POLICY,
 ) -> Decision:
     """The decision for one outcome of one call.
 
-    ``now`` is unix seconds, ``chance`` gives numbers from 0 to 1 (``random.random``). Never raises for any outcome that
+    ``chance`` gives numbers from 0 to 1 (``random.random``). Never raises for any outcome that
     `tasks.policy.failure.parse` can return.
     """
     if isinstance(outcome, Success):
-        return accepted(outcome)
+        return Decision(Event.ACCEPT, accepted(outcome), Sent.YES, costs_attempt=not outcome.replayed)
     row = policy.rule(outcome)
-    decision = _plain(row, outcome)
+    decision = Decision(Event.RETURN, row, row.sent, costs_attempt=row.costs and not outcome.replayed)
     if job.operation == "send" and not _definitely_not_sent(row, outcome, job):
-        return _unknown(decision, row, outcome, job, now=now, chance=chance)
+        return _unknown(decision, outcome, job, now=now, chance=chance)
     decision = replace(decision, new_generation=_uses_up_key(row, outcome, job))
     if row.route is Route.DEAD_LETTER or (row.route is Route.RETRY and _exhausted(row, outcome, job)):
         # A dead letter of a whole grant: it is gone, and what else waits for it will fare no better.
-        gone = Hold(row.scope, None, row.id) if row.route is Route.DEAD_LETTER and row.scope is Scope.GRANT else None
+        gone = _hold(row, None) if row.route is Route.DEAD_LETTER and row.scope is Scope.GRANT else None
         return replace(decision, event=Event.GIVE_UP, new_generation=False, hold=gone)
-    return _return(decision, row, outcome, job, now=now, chance=chance)
+    return _return(decision, outcome, job, now=now, chance=chance)
 
 
-def accepted(success: Success) -> Decision:
-    """The decision for a success."""
-    queued = success.queued
-    return Decision(
-        event=Event.ACCEPT,
-        rule="queued" if queued else "accepted",
-        title="Queued by the API" if queued else "Accepted",
-        route=None,
-        scope=Scope.JOB,
-        sent=Sent.YES,
-        why="The API took it into its own queue." if queued else "The API and the provider took it.",
-        remedy="Nothing to do.",
-        source=SEND_DOC,
-        costs_attempt=not success.replayed,
-    )
+def accepted(success: Success) -> Row:
+    """The row of a success."""
+    return QUEUED if success.queued else ACCEPTED
 
 
-def wait_range(row: Row, failure: Failure, job: JobFacts, *, now: float) -> tuple[float, float] | None:
-    """The shortest and the longest wait in seconds that the row allows here; None if it does not wait at all.
+def wait_range(row: Row, failure: Failure, job: JobFacts, *, now: Micros) -> tuple[Micros, Micros] | None:
+    """The shortest and the longest wait that the row allows here; None if it does not wait at all.
 
     Inside the range chance decides. A hold lasts what was stated, or the row's default, with a small spread on top; a
     retry has jitter above its shortest wait.
@@ -161,32 +168,22 @@ def wait_range(row: Row, failure: Failure, job: JobFacts, *, now: float) -> tupl
     if row.route in (Route.DEAD_LETTER, Route.REAUTH):
         return None
     if row.backoff is None:
-        wait = row.wait.seconds(failure.stated_s, now=now, streak=job.streak) if row.wait else 0.0
-        return wait, wait + min(SPREAD_MAX_S, wait * SPREAD_SHARE)
+        wait = row.wait.lasts(failure.stated, now=now, streak=job.streak) if row.wait else 0
+        return wait, wait + min(SPREAD_MAX, round(wait * SPREAD_SHARE))
     floor, cap = (row.wait.floor, row.wait.cap) if row.wait else (0.0, DAY_S)
-    least = min(cap, max(floor, row.backoff.floor, failure.stated_s or 0.0))
-    ceiling = row.backoff.ceiling(job.attempts + job.streak)
-    return least, least + ceiling if failure.stated_s else max(least, ceiling)
+    least = min(seconds(cap), max(seconds(max(floor, row.backoff.floor)), failure.stated or 0))
+    ceiling = seconds(row.backoff.ceiling(job.attempts + job.streak))
+    return least, least + ceiling if failure.stated else max(least, ceiling)
 
 
-def _plain(row: Row, failure: Failure) -> Decision:
-    """The decision as the row alone has it."""
-    return Decision(
-        event=Event.RETURN,
-        rule=row.id,
-        title=row.title,
-        route=row.route,
-        scope=row.scope,
-        sent=row.sent,
-        why=row.why,
-        remedy=row.remedy,
-        source=row.source,
-        documented=row.documented,
-        costs_attempt=row.costs and not failure.replayed,
-        check_grant=row.check_grant,
-        alert=row.alert,
-        width=row.width,
-        spacing_s=row.spacing,
+def _hold(row: Row, until: Micros | None) -> Hold:
+    return Hold(
+        row.scope,
+        row.id,
+        "policy",
+        until,
+        suspected=row.check_grant,
+        gone=row.route is Route.DEAD_LETTER,
     )
 
 
@@ -210,9 +207,10 @@ def _exhausted(row: Row, failure: Failure, job: JobFacts) -> bool:
 
 
 def _unknown(
-    decision: Decision, row: Row, failure: Failure, job: JobFacts, *, now: float, chance: Callable[[], float]
+    decision: Decision, failure: Failure, job: JobFacts, *, now: Micros, chance: Callable[[], float]
 ) -> Decision:
     """A send that may have gone out: the same key again while it can tell, else in doubt."""
+    row = decision.row
     in_doubt = replace(decision, event=Event.DOUBT, sent=Sent.MAYBE)
     if row.route is Route.DEAD_LETTER:
         # The row alone would close the job. After an unknown outcome that could bury a message that did go out.
@@ -222,35 +220,35 @@ def _unknown(
         stuck = row.id == "key_in_progress" and job.conflicts + 1 >= CONCURRENT_TRIES
         if failure.replayed or stuck or _exhausted(row, failure, job):
             return in_doubt
-    again = _return(replace(decision, sent=Sent.MAYBE), row, failure, job, now=now, chance=chance)
+    again = _return(replace(decision, sent=Sent.MAYBE), failure, job, now=now, chance=chance)
     if row.route is Route.REQUEUE and row.sent is Sent.MAYBE:
         # A definite answer, which the API keeps under the key: to ask with it again would bring the same answer, and a
         # new key may send it twice. Only the mailbox can tell, once the hold is over.
         return replace(in_doubt, hold=again.hold)
     held = again.hold is not None  # a hold never moves a generation: the job is reconciled when it ends, if need be
     too_late = job.expires_at is not None and (again.due_at or now) >= job.expires_at
-    if not held and (too_late or job.key_age_s + (again.wait_s or 0.0) >= KEY_TRUSTED_S):
+    if not held and (too_late or job.key_age + (again.wait or 0) >= KEY_TRUSTED):
         return in_doubt
     return again
 
 
 def _return(
-    decision: Decision, row: Row, failure: Failure, job: JobFacts, *, now: float, chance: Callable[[], float]
+    decision: Decision, failure: Failure, job: JobFacts, *, now: Micros, chance: Callable[[], float]
 ) -> Decision:
     """Back to the queue, with a wait, and a hold if the row concerns more than the job."""
+    row = decision.row
     if failure.replayed and job.attempt_known and row.scope is not Scope.JOB:
-        # Old news: when it was new it was acted on. Whether the scope is still to be left alone, the lane knows better.
-        stale = replace(decision, check_grant=False, alert=False, width=None, spacing_s=None)
-        return _in_time(replace(stale, due_at=now, wait_s=0.0), job, now)
+        # When it was new it was acted on. Whether the scope is still to be held, the lane knows better.
+        return _in_time(replace(decision, old_news=True, due_at=now, wait=0), job, now)
     if row.route is Route.REAUTH:
-        return _in_time(replace(decision, due_at=now, wait_s=0.0, hold=Hold(row.scope, None, row.id)), job, now)
-    low, high = wait_range(row, failure, job, now=now) or (0.0, 0.0)
-    wait = low + (high - low) * chance()
-    hold = Hold(row.scope, now + wait, row.id) if row.scope is not Scope.JOB else None
-    return _in_time(replace(decision, due_at=now + wait, wait_s=wait, hold=hold), job, now)
+        return _in_time(replace(decision, due_at=now, wait=0, hold=_hold(row, None)), job, now)
+    low, high = wait_range(row, failure, job, now=now) or (0, 0)
+    wait = round(low + (high - low) * chance())
+    hold = _hold(row, now + wait) if row.scope is not Scope.JOB else None
+    return _in_time(replace(decision, due_at=now + wait, wait=wait, hold=hold), job, now)
 
 
-def _in_time(decision: Decision, job: JobFacts, now: float) -> Decision:
+def _in_time(decision: Decision, job: JobFacts, now: Micros) -> Decision:
     """Expired instead, if the job's time is over before it could be tried again.
 
     Under a hold it stays in the queue until then: the hold may be released earlier, by a probe or by hand.
@@ -260,4 +258,4 @@ def _in_time(decision: Decision, job: JobFacts, now: float) -> Decision:
     first_chance = now if decision.hold else decision.due_at or now
     if first_chance < job.expires_at:
         return decision
-    return replace(decision, event=Event.EXPIRE, due_at=None, wait_s=None, new_generation=False)
+    return replace(decision, event=Event.EXPIRE, due_at=None, wait=None, new_generation=False)

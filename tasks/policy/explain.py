@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from sendq.clock import SECOND, seconds
 from tasks.policy.decide import JobFacts, accepted, wait_range
 from tasks.policy.failure import OPERATIONS, PROVIDERS, Answer, Success, parse
 from tasks.policy.row import Policy, Row, Text
@@ -36,13 +37,13 @@ def explain(
     operation = operation if isinstance(operation, str) and operation in OPERATIONS else "send"
     provider = provider if isinstance(provider, str) and provider in PROVIDERS else "unknown"
     answer = Answer(_status(status), _headers(headers), _body(body), None)
-    outcome = parse(answer, provider=provider, operation=operation, now=now)
+    at = seconds(now)
+    outcome = parse(answer, provider=provider, operation=operation, now=at)
     if isinstance(outcome, Success):
-        taken = accepted(outcome)
-        return _object(taken, taken.source, None)
+        return _object(accepted(outcome), None)
     row = policy.rule(outcome)
-    delay = wait_range(row, outcome, JobFacts(operation), now=now)
-    return _object(row, row.source, [round(end, 3) for end in delay] if delay else None)
+    delay = wait_range(row, outcome, JobFacts(operation), now=at)
+    return _object(row, [round(end / SECOND, 3) for end in delay] if delay else None)
 
 
 def explain_lines(lines: Iterable[str | bytes], *, now: float, policy: Policy = POLICY) -> Iterator[str]:
@@ -75,18 +76,18 @@ def _explain_line(line: str | bytes, *, now: float, policy: Policy) -> Explanati
     return {"id": asked.get("id"), **answer}
 
 
-def _object(decided: Any, doc: str, delay: list[float] | None) -> Explanation:
+def _object(row: Row, delay: list[float] | None) -> Explanation:
     return {
-        "rule": decided.id if isinstance(decided, Row) else decided.rule,
-        "title": decided.title,
-        "documented": decided.documented,
-        "route": decided.route.value if decided.route else None,
-        "scope": decided.scope.value,
+        "rule": row.id,
+        "title": row.title,
+        "documented": row.documented,
+        "route": row.route.value if row.route else None,
+        "scope": row.scope.value,
         "delay_s": delay,
-        "sent": decided.sent.value,
-        "why": decided.why,
-        "remedy": decided.remedy,
-        "doc": doc,
+        "sent": row.sent.value,
+        "why": row.why,
+        "remedy": row.remedy,
+        "doc": row.source,
     }
 
 
@@ -134,7 +135,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         _statuses(row),
         f"**{row.title}** `{row.id}`" + ("" if row.documented else " (undocumented)"),
         _told_by(row),
-        f"{row.route.value.replace('_', ' ')} · {row.scope.value}" + (" · alert" if row.alert else ""),
+        f"{str(row.route).replace('_', ' ')} · {row.scope.value}" + (" · alert" if row.alert else ""),
         _waits(row),
         row.sent.value,
     )

@@ -30,6 +30,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sendq.clock import SECOND, Micros, seconds
 from sendq.redaction import redact_answer
 from tasks.policy.body import Body, read_body
 from tasks.policy.text import clean, flatten
@@ -80,7 +81,7 @@ class Failure:
     """What went wrong, in one form for all dialects. Holds no address: it is safe to log and to store.
 
     ``type`` has no ``api.`` prefix and is lower-case, "" if none was stated. ``message`` is for people, ``text``
-    (lower-case, everything that was said, the type included) for matching. ``stated_s`` is the wait in seconds that
+    (lower-case, everything that was said, the type included) for matching. ``stated`` is the wait that
     the answer asks for, None if it states none or nonsense. ``smtp`` is a reply code (or the class of an enhanced one:
     400, 500) found in the provider's words; in a 5xx only one with its enhanced code counts, since there it would rule
     out that the message went. ``refused`` counts the recipients listed as failed; their addresses are not kept.
@@ -91,7 +92,7 @@ class Failure:
     message: str
     text: str
     request_id: str | None
-    stated_s: float | None
+    stated: Micros | None
     origin: Origin
     replayed: bool
     smtp: int | None
@@ -101,11 +102,11 @@ class Failure:
     operation: str
 
 
-def parse(answer: Answer, *, provider: str, operation: str, now: float) -> Success | Failure:
+def parse(answer: Answer, *, provider: str, operation: str, now: Micros) -> Success | Failure:
     """Read an answer. Never raises, whatever the bytes.
 
     ``provider`` is one of `PROVIDERS` (anything else counts as ``unknown``), ``operation`` one of `OPERATIONS`,
-    ``now`` unix seconds (retry times stated as a date are turned into a wait from now).
+    ``now`` the time (retry times stated as a date are turned into a wait from now).
     """
     body = read_body(answer.body)
     if answer.status is not None and 200 <= answer.status < 300 and not _contradicts(body, answer.headers):
@@ -143,10 +144,11 @@ def _success(status: int, headers: Mapping[str, str], body: Body) -> Success:
     )
 
 
-def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: float) -> Failure:
+def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: Micros) -> Failure:
     said = _Said.of(body)
     words = [redact_answer(text) for text in (said.type, said.message, *said.provider, *said.other) if text]
     text = flatten(" | ".join(words))[:TEXT_CHARS]
+    stated_s = stated_wait(answer.headers, text, body.waits(), now=now / SECOND)
     people = said.message or next(iter(said.provider), "") or next(iter(said.other), "")
     return Failure(
         status=answer.status,
@@ -154,7 +156,7 @@ def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: 
         message=clean(redact_answer(people))[:MESSAGE_CHARS] + _refused_words(said.refused),
         text=text,
         request_id=_id((body.document or {}).get("request_id")) or _id(answer.headers.get("x-request-id")),
-        stated_s=stated_wait(answer.headers, text, body.waits(), now=now),
+        stated=None if stated_s is None else seconds(stated_s),
         origin=_origin(answer, body, said),
         replayed=_replayed(answer.headers),
         smtp=_smtp([*said.provider, said.message, *said.other], strict=(answer.status or 0) >= 500),

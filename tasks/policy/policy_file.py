@@ -26,8 +26,9 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
+from sendq.facts.outcomes import Scope, Sent
 from tasks.policy.failure import FAULTS_MAYBE_SENT, FAULTS_NOT_SENT, OPERATIONS, PROVIDERS
-from tasks.policy.row import Backoff, Policy, Route, Row, Scope, Sent, Wait, fits_smtp
+from tasks.policy.row import Backoff, Policy, Route, Row, Wait, fits_smtp
 from tasks.policy.table import POLICY
 
 CONDITIONS = ("status", "type", "text", "unless", "provider", "operation", "origin", "fault", "smtp", "refused")

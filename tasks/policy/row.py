@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sendq.clock import SECOND, Micros, seconds
+from sendq.facts.outcomes import Scope, Sent
 from tasks.policy.failure import Failure
 
 DAY_S = 24 * 3600.0
@@ -28,24 +30,6 @@ class Route(StrEnum):
     DEAD_LETTER = "dead_letter"  #  given up and kept, for a person to look at
 
 
-class Scope(StrEnum):
-    """Whom a decision concerns."""
-
-    JOB = "job"
-    GRANT = "grant"
-    PROVIDER = "provider"  #        all grants of one provider in one application
-    APPLICATION = "application"
-
-
-class Sent(StrEnum):
-    """Whether the message may have gone out (for a modification: whether it may have been made)."""
-
-    NO = "no"
-    MAYBE = "maybe"
-    PARTLY = "partly"  #            some recipients have it: never send it again
-    YES = "yes"
-
-
 @dataclass(frozen=True, slots=True)
 class Wait:
     """How long a hold lasts, in seconds: ``min(cap, max(floor, stated or default))``.
@@ -59,10 +43,10 @@ class Wait:
     cap: float = DAY_S
     grows: bool = False
 
-    def seconds(self, stated: float | None, *, now: float, streak: int = 0) -> float:
-        base = self.default(now) if callable(self.default) else self.default
-        grown = base * 2 ** min(streak, 5) if self.grows else base
-        return min(self.cap, max(self.floor, stated or grown))
+    def lasts(self, stated: Micros | None, *, now: Micros, streak: int = 0) -> Micros:
+        base = self.default(now / SECOND) if callable(self.default) else self.default
+        grown = seconds(base * 2 ** min(streak, 5) if self.grows else base)
+        return min(seconds(self.cap), max(seconds(self.floor), stated or grown))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +98,7 @@ class Row:
     id: str
     title: str
     status: tuple[Status, ...]
-    route: Route
+    route: Route | None  # None: of a success alone
     scope: Scope
     sent: Sent
     why: str

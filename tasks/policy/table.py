@@ -13,8 +13,9 @@ come before these, from a file (`tasks.policy.policy_file`).
 
 from __future__ import annotations
 
+from sendq.facts.outcomes import Scope, Sent
 from tasks.policy.lookalikes import RECIPIENT_FULL, RECIPIENTS_REFUSED, SENDER_NOT_BELIEVED, SIGN_IN_LATER
-from tasks.policy.row import Backoff, Policy, Route, Row, Scope, Sent, Wait
+from tasks.policy.row import Backoff, Policy, Route, Row, Wait
 from tasks.policy.waits import until_midnight_pacific
 
 RETRY, REQUEUE, REAUTH, DEAD = Route.RETRY, Route.REQUEUE, Route.REAUTH, Route.DEAD_LETTER

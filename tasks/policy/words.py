@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tasks.policy.row import Policy, Sent
+from sendq.facts.outcomes import Sent
+from tasks.policy.row import Policy
 
 _DIED = "Its outcome is unknown: whoever made the call did not live to tell."
 _KEPT = "It may have gone out; it is not sent again before that is settled."

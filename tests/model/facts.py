@@ -9,9 +9,10 @@ a commit may be lost, and then it is repeated. What an outcome makes of the job 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
-from sendq.ledger.dispatching.record import _is_of_another_generation
+from sendq.facts.jobs import LockedJob
+from sendq.rules.job_change import sent_with_another_key
 from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
 from tests.model.parts import Job, outcome_of
@@ -138,7 +139,7 @@ class Facts(World[Life]):
         )
         late = not in_turn and job.state == State.SENT
         if self.has("one key is one mail"):
-            alarm = late and _is_of_another_generation(job, outcome)
+            alarm = late and sent_with_another_key(cast(LockedJob, job), outcome)
         else:
             alarm = late and call.sent
         after = job.recorded(outcome, now=0)

@@ -13,7 +13,9 @@ from typing import Any, ClassVar, NamedTuple, cast
 from sqlalchemy import Connection
 
 from sendq.clock import Micros
-from sendq.ledger.dispatching.record import End, Hold, Outcome, _apply_to_lane, _end
+from sendq.facts.outcomes import Hold, Outcome, Scope
+from sendq.facts.turns import End
+from sendq.ledger.dispatching.record import _apply_to_lane, _end
 from sendq.rules.pace import next_ramp, next_turn_at
 from sendq.rules.states import Event
 from tests.model.explorer import Promise, World
@@ -140,7 +142,7 @@ class Holds(World[Life]):
             return
         worse = state._replace(luck=state.luck - 1)
         anew = call.begun_at >= state.hold_since
-        hold = Hold("grant", "throttled", "policy", state.now + QUIET)
+        hold = Hold(Scope.GRANT, "throttled", "policy", state.now + QUIET)
         throttled = outcome_of(call.fence, Event.RETURN, begun_at=call.begun_at, hold=hold)
         stopped = 0 if ours else state.ramp
         after = worse._replace(lane=self._told(worse, throttled, ours=ours), ramp=stopped)
@@ -148,7 +150,7 @@ class Holds(World[Life]):
             after = after._replace(incidents=state.incidents + 1, hold_since=state.now, told_until=state.now + QUIET)
         yield "a call is throttled", after
         if call.begun_at < state.signed_in or not state.signed_in:
-            refused = Hold("grant", "reauth", "policy", None)
+            refused = Hold(Scope.GRANT, "reauth", "policy", None)
             outcome = outcome_of(call.fence, Event.RETURN, begun_at=call.begun_at, hold=refused)
             lane = self._told(worse, outcome, ours=ours)
             yield "a call is refused for want of credentials", worse._replace(lane=lane, ramp=stopped)

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from sendq.clock import Micros
-from sendq.ledger.jobs import withdrawal
+from sendq.rules.job_change import withdrawal
 from sendq.rules.preflight import KEY_MAX_AGE, objection, trusted_age
 from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World

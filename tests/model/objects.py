@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, cast
 
-from sendq.ledger.dispatching.turns import _behind, first_to_begin
+from sendq.ledger.dispatching.turns import _behind
+from sendq.rules.starts import first_to_begin
 from tests.model.explorer import Promise, World
 from tests.model.parts import NOBODY
 

@@ -1,23 +1,21 @@
 """What several worlds are made of: a job as the ledger keeps it, and answers as the API gives them.
 
 Where the product is pure its own code is called, so that the worlds cannot drift from it: the table of moves, what an
-outcome makes of a job (`sendq.ledger.dispatching.record`), what a death makes of it
-(`sendq.ledger.dispatching.rescue`), the objections before a call (`sendq.rules.preflight`), and from an answer to a
-decision (`tasks.policy.failure`, `tasks.policy.table`, `tasks.policy.decide`).
+outcome or a death makes of a job (`sendq.rules.job_change`), the objections before a call (`sendq.rules.preflight`),
+and from an answer to a decision (`tasks.policy.failure`, `tasks.policy.table`, `tasks.policy.decide`).
 """
 
 from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger.dispatching import rescue
-from sendq.ledger.dispatching.record import Outcome, _after
-from sendq.ledger.jobs import JOB_CHANGES
-from sendq.rules.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
+from sendq.facts.outcomes import Attempt, Outcome
+from sendq.rules.job_change import after_loss, after_outcome
+from sendq.rules.preflight import KEY_MAX_AGE
 from sendq.rules.states import MOVES, Event, State, move
 from tasks.policy.decide import Decision, JobFacts, decide
 from tasks.policy.failure import Answer, Failure, Success, parse
@@ -46,10 +44,6 @@ class Job(NamedTuple):
     looks: int | None = None
     misses: int | None = None
 
-    @property
-    def _mapping(self) -> dict[str, Any]:
-        return dict.fromkeys(JOB_CHANGES) | self._asdict()
-
     def having(self, row: dict[str, Any]) -> Job:
         """With those columns of ``row`` that are followed here."""
         return self._replace(**{name: value for name, value in row.items() if name in self._fields})
@@ -69,7 +63,7 @@ class Job(NamedTuple):
 
     def after(self, outcome: Outcome, *, now: Micros) -> Job:
         """After an outcome that is applied to it."""
-        return self.having(_after(self, outcome, now=now))
+        return self.having(after_outcome(cast(Any, self), outcome, now=now))
 
     def recorded(self, outcome: Outcome, *, now: Micros) -> Job:
         """After an outcome was recorded; by `sendq.ledger.dispatching.record`: facts are not fenced, the rest is."""
@@ -78,9 +72,7 @@ class Job(NamedTuple):
 
     def left_behind(self, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE) -> Job:
         """After its worker was lost, as `sendq.ledger.dispatching.rescue` does it."""
-        event = rescue._what_next(self, now=now, key_max_age=key_max_age)  # type: ignore[arg-type]
-        deaths = max(self.deaths, min(DEATHS_TOLERATED, self.deaths + 1))
-        return self.moved(event)._replace(doubt_at=self.begun_at, turn=None, begun_at=None, deaths=deaths)
+        return self.having(after_loss(cast(Any, self), rule="", died=True, now=now, key_max_age=key_max_age))
 
 
 def outcome_of(
@@ -88,7 +80,9 @@ def outcome_of(
 ) -> Outcome:
     """An outcome; with ``generation``, one that a call had."""
     name = UUID(int=attempt)
-    called = None if generation is None else {"id": name, "generation": generation}
+    called = (
+        None if generation is None else Attempt(name, NOBODY, generation, None, begun_at, begun_at, None, "", None, "")
+    )
     return Outcome(
         id=name,
         lane_id=NOBODY,
@@ -111,13 +105,13 @@ def decided(answer: str, job: Job, *, begun_at: Micros, now: Micros, unknown_bef
         operation=job.operation,
         attempts=job.attempts,
         generation=job.generation,
-        key_age_s=(begun_at - key_at) / SECOND,
-        expires_at=None if job.expires_at is None else job.expires_at / SECOND,
+        key_age=begun_at - key_at,
+        expires_at=job.expires_at,
         unknown_before=unknown_before,
         attempt_known=job.doubt_at is not None,
         conflicts=job.conflicts,
     )
-    return decide(_parsed(answer, job.operation), facts, now=now / SECOND, chance=lambda: 0.0)
+    return decide(_parsed(answer, job.operation), facts, now=now, chance=lambda: 0.0)
 
 
 @cache

@@ -19,11 +19,12 @@ from sqlalchemy import Connection, Engine, Row, select
 
 from sendq import Message, SendQueue, State
 from sendq.clock import SECOND, Micros
+from sendq.facts.outcomes import Attempt, Outcome
+from sendq.facts.turns import Begin, Claimed, End, Group, Recorded, Turn
 from sendq.ids import lane_id, new_id
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine, writing
 from sendq.ledger.dispatching import lanes, turns
-from sendq.ledger.dispatching.record import Begin, End, Group, Outcome, Recorded
 from sendq.ledger.dispatching.record import record as record_in
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event
@@ -95,15 +96,13 @@ class Ledger:
         open_pairs = [pair for pair in lanes.pairs(connection) if pair.wants_at <= now]
         return [served for pair in open_pairs for served in lanes.due(connection, pair, now=now, limit=1_000)]
 
-    def offer(self) -> list[lanes.Turn]:
+    def offer(self) -> list[Turn]:
         """What one round of the dispatcher does: take in new jobs, choose all due lanes, open their turns."""
         self.absorb()
         with self.writing() as connection:
             return lanes.offer(connection, self.due_in(connection), now=self.clock())
 
-    def claim(
-        self, offered: Iterable[lanes.Turn], *, worker: UUID | None = None, jobs_each: int = 50
-    ) -> list[turns.Claimed]:
+    def claim(self, offered: Iterable[Turn], *, worker: UUID | None = None, jobs_each: int = 50) -> list[Claimed]:
         """A worker claims turns."""
         with self.writing() as connection:
             return turns.claim(
@@ -114,7 +113,7 @@ class Ledger:
                 jobs_each=jobs_each,
             )
 
-    def serve(self, *, worker: UUID | None = None, jobs_each: int = 50) -> turns.Claimed:
+    def serve(self, *, worker: UUID | None = None, jobs_each: int = 50) -> Claimed:
         """The one due lane gets a turn, and the worker claims it."""
         (claimed,) = self.claim(self.offer(), worker=worker, jobs_each=jobs_each)
         return claimed
@@ -122,7 +121,7 @@ class Ledger:
     def record(
         self,
         *outcomes: Outcome,
-        begins: Iterable[tuple[turns.Claimed, UUID]] = (),
+        begins: Iterable[tuple[Claimed, UUID]] = (),
         ends: Iterable[End] = (),
     ) -> Recorded:
         """Commit one group."""
@@ -139,7 +138,7 @@ class Ledger:
         with self.writing() as connection:
             return record_in(connection, group, now=self.clock())
 
-    def finish(self, claimed: turns.Claimed) -> None:
+    def finish(self, claimed: Claimed) -> None:
         """All jobs of a turn are accepted, begun a few at a time as a worker would, and it ends."""
         waiting = [job for job in claimed.jobs if job.id not in claimed.begun]
         begun = [job for job in claimed.jobs if job.id in claimed.begun]
@@ -192,28 +191,24 @@ class Ledger:
             connection.execute(schema.job.update().where(schema.job.c.id == job_id).values(**values))
 
 
-def outcome(claimed: turns.Claimed, job: Any, event: Event, *, called: bool = True, **given: Any) -> Outcome:
+def outcome(claimed: Claimed, job: Any, event: Event, *, called: bool = True, **given: Any) -> Outcome:
     """What became of a begun job of a turn; with its attempt, unless no call was made."""
     begun_at = given.pop("begun_at", claimed.lane.turn_at or START)
     generation = given.pop("generation", job.generation)
     outcome_id = given.pop("id", None) or new_id()
     values: dict[str, Any] = {"rule": "test", "next_at": job.next_at, "sent": "no"} | given
-    attempt = {
-        "id": outcome_id,
-        "job_id": job.id,
-        "generation": generation,
-        "worker_id": None,
-        "begun_at": begun_at,
-        "ended_at": begun_at + 1,
-        "status": 200 if event is Event.ACCEPT else 503,
-        "rule": values["rule"],
-        "route": None if event is Event.ACCEPT else "retry",
-        "sent": values["sent"],
-        "error_type": None,
-        "error": None,
-        "request_id": None,
-        "replayed": False,
-    }
+    attempt = Attempt(
+        outcome_id,
+        job.id,
+        generation,
+        None,
+        begun_at,
+        begun_at + 1,
+        status=200 if event is Event.ACCEPT else 503,
+        rule=values["rule"],
+        route=None if event is Event.ACCEPT else "retry",
+        sent=values["sent"],
+    )
     return Outcome(
         id=outcome_id,
         lane_id=claimed.lane.id,
@@ -227,7 +222,7 @@ def outcome(claimed: turns.Claimed, job: Any, event: Event, *, called: bool = Tr
     )
 
 
-def end(claimed: turns.Claimed, *, ready_at: Micros = 0, ramp: int | None = None) -> End:
+def end(claimed: Claimed, *, ready_at: Micros = 0, ramp: int | None = None) -> End:
     """The end of a turn."""
     return End(claimed.lane.id, claimed.lane.fence, ready_at, ramp or claimed.lane.ramp)
 

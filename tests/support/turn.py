@@ -9,16 +9,17 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from math import ceil
-from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
 from sendq.clock import SECOND, Micros
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.outcomes import Outcome
+from sendq.facts.turns import Begin, Claimed, End, Shrink
 from sendq.ids import new_id
-from sendq.ledger.dispatching.record import Begin, End, Outcome, Shrink
-from sendq.ledger.dispatching.turns import Claimed, first_to_begin, start_soon
 from sendq.rules.pace import Pace, pacer_of, written
 from sendq.rules.preflight import KEY_MAX_AGE
+from sendq.rules.starts import first_to_begin, start_soon
 from sendq.rules.states import Event
 from tasks import turn
 from tasks.calling.isolated import NoProcess
@@ -26,6 +27,7 @@ from tasks.calling.nylas import Application, NylasClient
 from tasks.calling.upload import Upload
 from tasks.policy.failure import Answer
 from tasks.policy.table import POLICY
+from tests.support.facts import claimed_job, lane
 from worker.serving.call_tracker import Call, Wire
 from worker.serving.slots import Slots
 
@@ -60,62 +62,35 @@ class ScriptedLoop(asyncio.SelectorEventLoop):
         return (self._clock.now - START) / SECOND
 
 
-def job(operation: str = "send", **values: Any) -> Any:
+def job(operation: str = "send", **values: Any) -> ClaimedJob:
     """A job as a claim loads it."""
     known = {
-        "id": new_id(),
         "operation": operation,
         "form": "json" if operation == "send" else None,
-        "length": None,
         "object_id": None if operation in ("send", "list") else str(new_id()),
-        "generation": 0,
-        "doubt_at": None,
-        "rule": None,
         "body": b"limit=20" if operation == "list" else b"{}",
-        "content_type": "application/json",
         "target": None if operation == "send" else "message",
-        "hard": None,
-        "mark": None,
         "next_at": START,
-        "expires_at": None,
-        "attempts": 0,
-        "conflicts": 0,
-        "deaths": 0,
         "key_at": START,
     }
-    return SimpleNamespace(**known | values)
+    return claimed_job(**known | values)
 
 
 def claim(
-    jobs: Sequence[Any],
+    jobs: Sequence[ClaimedJob],
     *,
     pace: Pace = WIDE,
     ramp: int = 1,
     slots: int | None = None,
     around: int = 0,
-    **lane: Any,
+    **columns: Any,
 ) -> Claimed:
     """A turn as the ledger gives it: its first jobs are begun, as many as the lane may have on the wire at once.
 
     ``around``: the holds of its pair or application since their last success.
     """
-    known = {
-        "id": new_id(),
-        "application": "default",
-        "provider": "google",
-        "grant_id": "g1",
-        "fence": 3,
-        "turn_at": START,
-        "width": pace.width,
-        "ramp": ramp,
-        "streak": 0,
-        "pace": written(pace),
-        "used": None,
-        "spacing": 0,
-        "spacing_until": 0,
-        "stretch": 0,
-    }
-    row = cast(Any, SimpleNamespace(**known | lane))
+    known = {"fence": 3, "turn": "claimed", "turn_at": START, "width": pace.width, "ramp": ramp, "pace": written(pace)}
+    row = lane(**known | columns)
     pacer = pacer_of(row, now=START)
     slots = min(ramp, len(jobs)) if slots is None else slots
     starts = start_soon(first_to_begin(jobs, slots), pacer, now=START)

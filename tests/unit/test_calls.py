@@ -3,37 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
-from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.ids import new_id
-from sendq.ledger.walks import Page
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.outcomes import Page
 from tasks.calling.calls import SMALL_PAGE, kind_of, read_answer
 from tasks.calling.page import CURSOR_MOST, IDS_MOST, read_page
 from tasks.policy.failure import Answer, Failure, Success
+from tests.support.facts import claimed_job
 
 
-@dataclass
-class Job:
-    operation: str
-    body: bytes = b"limit=20&select=id&unread=true"
-    rule: str | None = None
-    doubt_at: int | None = None
-    id: UUID = field(default_factory=new_id)
-    object_id: str | None = "m1"
-    generation: int = 0
-    content_type: str = "application/x-www-form-urlencoded"
-    target: str | None = "message"
-    hard: bool | None = False
-    mark: UUID | None = None
-    form: str | None = None
-    length: int | None = None
+def job_of(operation: str, **given: Any) -> ClaimedJob:
+    facts = {"body": b"limit=20&select=id&unread=true", "content_type": "application/x-www-form-urlencoded"}
+    return claimed_job(**facts | {"operation": operation, "form": None, "object_id": "m1"} | given)
 
 
 def answer(status: int, body: Any, **headers: str) -> Answer:
@@ -44,8 +31,8 @@ def listed(ids: list[Any], cursor: Any = None) -> bytes:
     return json.dumps({"request_id": "r", "data": [{"id": one} for one in ids], "next_cursor": cursor}).encode()
 
 
-def read(job: Job, given: Answer) -> tuple[Success | Failure, Page | None]:
-    return read_answer(job, given, provider="google", now=0.0)
+def read(job: ClaimedJob, given: Answer) -> tuple[Success | Failure, Page | None]:
+    return read_answer(job, given, provider="google", now=0)
 
 
 class TestAPage:
@@ -79,7 +66,7 @@ class TestAPage:
 
 class TestTheAnswerToAListing:
     def test_brings_its_ids_and_the_request_for_the_next_page(self) -> None:
-        result, page = read(Job("list"), answer(200, listed(["a", "b"], "to & fro")))
+        result, page = read(job_of("list"), answer(200, listed(["a", "b"], "to & fro")))
         assert isinstance(result, Success)
         assert page is not None
         assert page.found == ("a", "b")
@@ -88,24 +75,24 @@ class TestTheAnswerToAListing:
         assert asked == {"limit": ["20"], "select": ["id"], "unread": ["true"], "page_token": ["to & fro"]}
 
     def test_that_is_the_last_page_asks_for_no_other(self) -> None:
-        _, page = read(Job("list"), answer(200, listed(["a"])))
+        _, page = read(job_of("list"), answer(200, listed(["a"])))
         assert page is not None
         assert page.following is None
 
     @pytest.mark.parametrize("body", [b'{"data": [{"id": "a"}, {"i', b"", b'{"data": {}}'])
     def test_that_cannot_be_read_is_no_success(self, body: bytes) -> None:
-        result, page = read(Job("list"), answer(200, body, **{"x-request-id": "r"}))
+        result, page = read(job_of("list"), answer(200, body, **{"x-request-id": "r"}))
         assert isinstance(result, Failure)
         assert page is None
 
     def test_after_trouble_goes_on_in_small_pages(self) -> None:
-        _, page = read(Job("list", rule="gmail_quota"), answer(200, listed(["a"], "next")))
+        _, page = read(job_of("list", rule="gmail_quota"), answer(200, listed(["a"], "next")))
         assert page is not None
         assert parse_qs((page.following or b"").decode())["limit"] == [str(SMALL_PAGE)]
 
     @pytest.mark.parametrize("rule", [None, "not_begun", "worker_died", "worker_stopped"])
     def test_after_no_answer_at_all_does_not(self, rule: str | None) -> None:
-        _, page = read(Job("list", rule=rule), answer(200, listed(["a"], "next")))
+        _, page = read(job_of("list", rule=rule), answer(200, listed(["a"], "next")))
         assert page is not None
         assert parse_qs((page.following or b"").decode())["limit"] == ["20"]
 
@@ -114,17 +101,17 @@ class TestADeletion:
     gone = answer(404, {"error": {"type": "not_found_error", "message": "requested object not found"}})
 
     def test_that_finds_nothing_is_a_failure(self) -> None:
-        assert isinstance(read(Job("delete"), self.gone)[0], Failure)
+        assert isinstance(read(job_of("delete"), self.gone)[0], Failure)
 
     def test_that_may_have_been_made_before_and_finds_nothing_has_been_made(self) -> None:
-        assert isinstance(read(Job("delete", doubt_at=1), self.gone)[0], Success)
+        assert isinstance(read(job_of("delete", doubt_at=1), self.gone)[0], Success)
 
     def test_for_a_grant_that_is_gone_has_not(self) -> None:
         no_grant = answer(404, {"error": {"type": "grant.not_found", "message": "No Grant found for this Grant ID"}})
-        assert isinstance(read(Job("delete", doubt_at=1), no_grant)[0], Failure)
+        assert isinstance(read(job_of("delete", doubt_at=1), no_grant)[0], Failure)
 
     def test_is_the_only_one_for_which_nothing_left_means_done(self) -> None:
-        assert isinstance(read(Job("modify", doubt_at=1), self.gone)[0], Failure)
+        assert isinstance(read(job_of("modify", doubt_at=1), self.gone)[0], Failure)
 
 
 class TestThePolicysWords:

@@ -10,17 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sendq.clock import SECOND
+from sendq.facts.outcomes import Scope, Sent
 from sendq.rules.rule_ids import POISON
 from sendq.rules.states import Event
-from tasks.policy.decide import CONCURRENT_TRIES, KEY_TRUSTED_S, Decision, JobFacts, decide
+from tasks.policy.decide import CONCURRENT_TRIES, KEY_TRUSTED, Decision, JobFacts, decide
 from tasks.policy.failure import Answer, parse
-from tasks.policy.row import Route, Scope, Sent
+from tasks.policy.row import Route
 from tests.unit.test_policy import assert_sound
 
-NOW = 1_767_863_513.0
+NOW = 1_767_863_513 * SECOND
 SEND = JobFacts("send")
 MODIFY = JobFacts("modify")
-UNKNOWN = replace(SEND, unknown_before=True, key_age_s=160.0, attempt_known=True)
+UNKNOWN = replace(SEND, unknown_before=True, key_age=160 * SECOND, attempt_known=True)
 
 
 def meet(
@@ -50,7 +52,7 @@ REPLAYED = {"idempotent-response": "true"}
 class TestASuccess:
     def test_accepts_the_job(self) -> None:
         decision = meet(200, {"data": {"id": "m"}})
-        assert (decision.event, decision.route, decision.sent) == (Event.ACCEPT, None, Sent.YES)
+        assert (decision.event, decision.row.route, decision.sent) == (Event.ACCEPT, None, Sent.YES)
         assert decision.costs_attempt
 
     def test_costs_nothing_as_a_replay(self) -> None:
@@ -70,15 +72,15 @@ class TestAProcessThatDiedOfTheJob:
 
 class TestAHold:
     def test_lasts_what_was_stated_and_a_little_more(self) -> None:
-        ends = [meet(429, EXCHANGE, headers={"retry-after": "100"}, chance=chance).wait_s for chance in (0.0, 1.0)]
-        assert ends == [100.0, 105.0]
+        ends = [meet(429, EXCHANGE, headers={"retry-after": "100"}, chance=chance).wait for chance in (0.0, 1.0)]
+        assert ends == [100 * SECOND, 105 * SECOND]
 
     def test_concerns_its_scope_and_costs_nothing(self) -> None:
         decision = meet(429, EXCHANGE, chance=0.0)
         assert decision.hold is not None
         assert (decision.hold.scope, decision.hold.until, decision.hold.rule) == (
             Scope.GRANT,
-            NOW + 1200,
+            NOW + 1200 * SECOND,
             decision.rule,
         )
         assert not decision.costs_attempt
@@ -88,16 +90,20 @@ class TestAHold:
         assert not meet(429, EXCHANGE, MODIFY).new_generation
 
     def test_keeps_the_job_even_if_its_time_ends_inside(self) -> None:
-        assert meet(429, EXCHANGE, replace(SEND, expires_at=NOW + 5)).event is Event.RETURN
+        assert meet(429, EXCHANGE, replace(SEND, expires_at=NOW + 5 * SECOND)).event is Event.RETURN
 
     def test_of_an_unreachable_api_keeps_the_key(self) -> None:
         decision = meet(None, fault="connect")
-        assert (decision.route, decision.scope, decision.new_generation) == (Route.REQUEUE, Scope.APPLICATION, False)
+        assert (decision.row.route, decision.row.scope, decision.new_generation) == (
+            Route.REQUEUE,
+            Scope.APPLICATION,
+            False,
+        )
 
     def test_tells_the_lane_what_to_keep_to(self) -> None:
         concurrency = error("rate_limit_error", "x", {"code": "ApplicationThrottled", "message": "MailboxConcurrency"})
         assert meet(429, concurrency).width == 1
-        assert meet(429, error("x", "Resource has been exhausted (e.g. check quota).")).spacing_s == 1.0
+        assert meet(429, error("x", "Resource has been exhausted (e.g. check quota).")).spacing == SECOND
 
 
 class TestAThrottleThatMayHaveComeAfterTheMessageWentOut:
@@ -107,7 +113,7 @@ class TestAThrottleThatMayHaveComeAfterTheMessageWentOut:
         decision = meet(429, self.THROTTLED, headers={"retry-after": "30"}, chance=0.0)
         assert (decision.event, decision.sent, decision.new_generation) == (Event.DOUBT, Sent.MAYBE, False)
         assert decision.hold is not None
-        assert (decision.hold.scope, decision.hold.until) == (Scope.GRANT, NOW + 30)
+        assert (decision.hold.scope, decision.hold.until) == (Scope.GRANT, NOW + 30 * SECOND)
 
     def test_holds_nothing_as_a_replay(self) -> None:
         decision = meet(429, self.THROTTLED, UNKNOWN, headers=REPLAYED)
@@ -126,12 +132,12 @@ class TestReauth:
 
     def test_checks_the_grant_first_if_it_could_be_the_key(self) -> None:
         decision = meet(401, error("authentication_error", "Could not verify access credentials"))
-        assert decision.check_grant
-        assert "the grant is checked first" in decision.why
+        assert decision.row.check_grant
+        assert "the grant is checked first" in decision.row.why
 
     def test_never_comes_from_a_bad_key(self) -> None:
         decision = meet(401, error("token.unauthorized_access"))
-        assert (decision.route, decision.scope, decision.alert) == (Route.REQUEUE, Scope.APPLICATION, True)
+        assert (decision.row.route, decision.row.scope, decision.row.alert) == (Route.REQUEUE, Scope.APPLICATION, True)
 
 
 class TestAnUnknownOutcome:
@@ -141,10 +147,10 @@ class TestAnUnknownOutcome:
             assert decision.costs_attempt
 
     def test_is_a_doubt_once_the_key_is_old(self) -> None:
-        assert meet(504, job=replace(SEND, key_age_s=KEY_TRUSTED_S)).event is Event.DOUBT
+        assert meet(504, job=replace(SEND, key_age=KEY_TRUSTED)).event is Event.DOUBT
 
     def test_is_a_doubt_if_the_key_would_be_old_when_it_is_due(self) -> None:
-        young = replace(SEND, attempts=5, key_age_s=KEY_TRUSTED_S - 60)
+        young = replace(SEND, attempts=5, key_age=KEY_TRUSTED - 60 * SECOND)
         assert meet(504, job=young, chance=0.0).event is Event.RETURN
         assert meet(504, job=young, chance=1.0).event is Event.DOUBT
 
@@ -205,14 +211,14 @@ class TestAReplayedAnswer:
 
 class TestARetry:
     def test_waits_at_random_between_half_the_base_and_the_ceiling(self) -> None:
-        waits = [meet(503, job=replace(MODIFY, attempts=3), chance=chance).wait_s for chance in (0.0, 0.5, 1.0)]
-        assert waits == [2.5, 21.25, 40.0]
+        waits = [meet(503, job=replace(MODIFY, attempts=3), chance=chance).wait for chance in (0.0, 0.5, 1.0)]
+        assert waits == [2_500_000, 21_250_000, 40 * SECOND]
 
     def test_never_comes_back_at_once(self) -> None:
-        assert meet(422, error("provider_error", "x", "451 4.7.1 Greylisted"), chance=0.0).wait_s == 150.0
+        assert meet(422, error("provider_error", "x", "451 4.7.1 Greylisted"), chance=0.0).wait == 150 * SECOND
 
     def test_waits_at_least_what_was_stated(self) -> None:
-        assert meet(503, job=MODIFY, headers={"retry-after": "90"}, chance=0.0).wait_s == 90
+        assert meet(503, job=MODIFY, headers={"retry-after": "90"}, chance=0.0).wait == 90 * SECOND
 
     def test_ends_as_a_dead_letter(self) -> None:
         submission = error("provider_error", "Message delivery submission failed.")
@@ -223,15 +229,15 @@ class TestARetry:
         assert meet(422, error("provider_error")).new_generation
 
     def test_is_not_made_past_the_jobs_expiry(self) -> None:
-        assert meet(422, error("provider_error"), replace(SEND, expires_at=NOW + 1)).event is Event.EXPIRE
+        assert meet(422, error("provider_error"), replace(SEND, expires_at=NOW + SECOND)).event is Event.EXPIRE
 
 
 class TestTheKeysConflicts:
     def test_a_request_still_running_is_asked_for_with_the_same_key(self) -> None:
         decision = meet(409, error("api.concurrent_idempotent_request"), UNKNOWN)
         assert (decision.event, decision.new_generation, decision.costs_attempt) == (Event.RETURN, False, False)
-        assert decision.wait_s is not None
-        assert 3 <= decision.wait_s <= 6
+        assert decision.wait is not None
+        assert 3 * SECOND <= decision.wait <= 6 * SECOND
 
     def test_a_key_that_is_stuck_is_a_doubt(self) -> None:
         stuck = replace(UNKNOWN, conflicts=CONCURRENT_TRIES - 1)
@@ -239,7 +245,7 @@ class TestTheKeysConflicts:
 
     def test_another_payload_under_the_key_goes_to_a_person(self) -> None:
         decision = meet(409, error("api.invalid_idempotent_request"))
-        assert (decision.event, decision.sent, decision.alert) == (Event.GIVE_UP, Sent.MAYBE, True)
+        assert (decision.event, decision.sent, decision.row.alert) == (Event.GIVE_UP, Sent.MAYBE, True)
 
     def test_another_payload_after_an_unknown_outcome_is_a_doubt(self) -> None:
         assert meet(409, error("api.invalid_idempotent_request"), UNKNOWN).event is Event.DOUBT
@@ -249,8 +255,8 @@ FACTS = st.builds(
     JobFacts,
     operation=st.sampled_from(["send", "modify"]),
     attempts=st.integers(0, 10_000),
-    key_age_s=st.floats(0, 10_000),
-    expires_at=st.none() | st.floats(NOW - 1e6, NOW + 1e6),
+    key_age=st.integers(0, 10_000 * SECOND),
+    expires_at=st.none() | st.integers(NOW - 10**6 * SECOND, NOW + 10**6 * SECOND),
     unknown_before=st.booleans(),
     attempt_known=st.booleans(),
     conflicts=st.integers(0, 100),

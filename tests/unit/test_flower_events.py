@@ -5,18 +5,20 @@ from __future__ import annotations
 import pytest
 
 from sendq.clock import SECOND
+from sendq.facts.outcomes import Attempt, Hold, Outcome, Scope
 from sendq.ids import new_id
-from sendq.ledger.dispatching.record import Hold, Outcome
 from sendq.rules.states import Event
 from worker.telemetry.flower_events import events_of
 
 BEGUN = 1_780_000_000 * SECOND
-HELD = Hold(scope="grant", rule="tired", by="policy", until=BEGUN)
-PARKED = Hold(scope="grant", rule="unauthorized", by="policy", until=None)
+HELD = Hold(scope=Scope.GRANT, rule="tired", by="policy", until=BEGUN)
+PARKED = Hold(scope=Scope.GRANT, rule="unauthorized", by="policy", until=None)
 
 
 def outcome(event: Event, *, hold: Hold | None = None, status: int | None = 503) -> Outcome:
-    attempt = {"begun_at": BEGUN, "ended_at": BEGUN + SECOND // 4, "status": status, "error": "marked words"}
+    attempt = Attempt(
+        new_id(), new_id(), 0, None, BEGUN, BEGUN + SECOND // 4, status, "a_rule", "retry", "no", error="marked words"
+    )
     return Outcome(
         id=new_id(), lane_id=new_id(), fence=1, job_id=new_id(), operation="modify", event=event, rule="a_rule",
         next_at=0, attempt=attempt, hold=hold, grant_id="a-grant", attempts=2,

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from sendq.facts.outcomes import Attempt, Hold, Outcome, Scope
 from sendq.ids import new_id
-from sendq.ledger.dispatching.record import Hold, Outcome
 from sendq.rules.states import Event
 from worker.telemetry import journal
 
@@ -81,7 +81,20 @@ def test_no_two_functions_write_one_event() -> None:
     assert len(names) == len(set(names))
 
 
-ANSWERED = {"status": 503, "request_id": "r-1", "error": "marked words of a provider"}
+ANSWERED = Attempt(
+    new_id(),
+    new_id(),
+    0,
+    None,
+    0,
+    1,
+    503,
+    "a_rule",
+    "retry",
+    "no",
+    error="marked words of a provider",
+    request_id="r-1",
+)
 
 
 def outcome(event: Event, *, called: bool = True, hold: Hold | None = None) -> Outcome:
@@ -92,8 +105,8 @@ def outcome(event: Event, *, called: bool = True, hold: Hold | None = None) -> O
     )  # fmt: skip
 
 
-HELD = Hold(scope="grant", rule="a_rule", by="policy", until=1_780_000_000_000_000)
-CLOSED = Hold(scope="grant", rule="a_rule", by="policy", until=None)
+HELD = Hold(scope=Scope.GRANT, rule="a_rule", by="policy", until=1_780_000_000_000_000)
+CLOSED = Hold(scope=Scope.GRANT, rule="a_rule", by="policy", until=None)
 
 
 class TestALineAboutAJob:

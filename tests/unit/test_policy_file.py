@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from sendq.facts.outcomes import Scope
 from tasks.policy.failure import Answer, Failure, parse
 from tasks.policy.policy_file import Finding, PolicyFileError, check_policy, policy_with
-from tasks.policy.row import Policy, Route, Scope
+from tasks.policy.row import Policy, Route
 from tasks.policy.table import POLICY
 
 ROW = """
@@ -28,7 +29,7 @@ remedy = "Nothing to do."
 
 def failure(status: int, message: str) -> Failure:
     body = json.dumps({"error": {"type": "x", "message": message}}).encode()
-    outcome = parse(Answer(status, {}, body), provider="ews", operation="send", now=0.0)
+    outcome = parse(Answer(status, {}, body), provider="ews", operation="send", now=0)
     assert isinstance(outcome, Failure)
     return outcome
 
@@ -59,7 +60,7 @@ class TestAChange:
         policy = policy_with('[[change]]\nid = "exchange_throttled"\nwait = { default = 0.5, floor = 0 }')
         changed = policy.rule(failure(429, "The Exchange account has been throttled"))
         assert changed.wait is not None
-        assert changed.wait.seconds(None, now=0.0) == 0.5
+        assert changed.wait.lasts(None, now=0) == 500_000
         assert [row.id for row in policy.rows] == [row.id for row in POLICY.rows]
 
     def test_of_an_unknown_row_is_an_error(self) -> None:

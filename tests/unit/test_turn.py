@@ -8,12 +8,12 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger.dispatching.turns import LONGEST_PAUSE
 from sendq.rules.pace import MINUTE, PACES, Limit, Pace
 from sendq.rules.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
+from sendq.rules.rule_ids import RETURNED
+from sendq.rules.starts import LONGEST_PAUSE
 from sendq.rules.states import Event
 from tasks import turn
-from tasks.calling.calls import RETURNED
 from tasks.policy.failure import Answer
 from tests.support.turn import (
     START,
@@ -358,9 +358,11 @@ class TestAnOutcome:
         claimed = claim([one])
         outcome = Process(usually=(0.25, SERVER_ERROR)).run(claimed).outcomes[one.id]
         assert outcome.attempt is not None
-        told = {name: outcome.attempt[name] for name in ("job_id", "generation", "worker_id", "status", "rule")}
+        told = {
+            name: getattr(outcome.attempt, name) for name in ("job_id", "generation", "worker_id", "status", "rule")
+        }
         assert told == {"job_id": one.id, "generation": 1, "worker_id": WORKER, "status": 503, "rule": outcome.rule}
-        assert outcome.attempt["ended_at"] - outcome.attempt["begun_at"] == pytest.approx(SECOND // 4, abs=2)
+        assert outcome.attempt.ended_at - outcome.attempt.begun_at == pytest.approx(SECOND // 4, abs=2)
         assert (outcome.fence, outcome.lane_id, outcome.attempts) == (claimed.lane.fence, claimed.lane.id, 2)
 
     def test_of_a_send_names_its_message(self) -> None:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from sendq.errors import LedgerUnavailable, Unreadable
 from sendq.ids import new_id
-from sendq.ledger.contents import StoredPiece
-from sendq.messages.content import CHUNK
+from sendq.messages.content import CHUNK, StoredPiece
 from tasks.calling.upload import NotWhole, Upload
 
 JOB = new_id()

@@ -58,7 +58,7 @@ def check_file(file: Path, as_json: bool) -> None:
 
 def _row_cells(row: Row) -> tuple[str, ...]:
     statuses = ", ".join(map(str, row.status)) or "any"
-    return row.id, statuses, row.title, row.route.value.replace("_", " "), row.scope.value, row.sent.value
+    return row.id, statuses, row.title, str(row.route).replace("_", " "), row.scope.value, row.sent.value
 
 
 def _row_json(row: Row) -> dict[str, Any]:

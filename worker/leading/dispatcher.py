@@ -19,9 +19,10 @@ from sqlalchemy import Connection, Engine, exc
 from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import SendqError
+from sendq.facts.turns import Turn
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching import lanes, lineage, turns, workers
-from sendq.ledger.dispatching.lanes import NEVER, Turn, Used
+from sendq.ledger.dispatching.lanes import NEVER, Used
 from sendq.rules import fair_share
 from sendq.rules.floors import Floors
 from sendq.rules.pace import PROBE_PATIENCE, probing_room

@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 from sqlalchemy import Engine as Ledger
 
 from sendq import clock
+from sendq.facts.outcomes import Scope
 from sendq.ledger import grants
 from sendq.ledger.db.engine import writing
 from sendq.ledger.grants import Check
@@ -25,7 +26,7 @@ from sendq.rules.pace import PROVIDERS
 from settings import Settings
 from tasks.calling.nylas import NylasClient
 from tasks.policy.failure import Answer, Failure, parse
-from tasks.policy.row import Policy, Route, Scope
+from tasks.policy.row import Policy, Route
 from tasks.policy.table import POLICY
 from worker.notifying.reauth import reauth_url
 from worker.processes.periodic_loop import PeriodicLoop
@@ -63,7 +64,7 @@ def verdict_of(answer: Answer) -> Verdict:
             status = json.loads(answer.body)["data"]["grant_status"]
             return {"valid": Verdict.VALID, "invalid": Verdict.INVALID}.get(status, Verdict.UNKNOWN)
         return Verdict.UNKNOWN
-    result = parse(answer, provider="unknown", operation="modify", now=0.0)
+    result = parse(answer, provider="unknown", operation="modify", now=0)
     if isinstance(result, Failure):
         row = POLICY.rule(result)
         if row.id == "grant_not_found":

@@ -18,9 +18,9 @@ from sqlalchemy import Engine as Ledger
 
 from sendq import clock
 from sendq.clock import Micros
+from sendq.facts.outcomes import Outcome
 from sendq.ledger import doubt
 from sendq.ledger.db.engine import reading, writing
-from sendq.ledger.dispatching.record import Outcome
 from sendq.ledger.doubt import Ending, Wanted, trail
 from sendq.rules.reconcile import (
     Choice,
@@ -203,9 +203,9 @@ class Reconciler(PeriodicLoop):
         """How long a mailbox that refused is left alone: as long as it states, and no shorter than `REFUSED_REST`."""
         if brought.refusal is None:
             return REFUSED_REST
-        said = parse(brought.refusal, provider=provider, operation="modify", now=now / clock.SECOND)
-        stated_s = said.stated_s if isinstance(said, Failure) else None
-        return max(REFUSED_REST, clock.seconds(min(stated_s or 0.0, DAY_S)))
+        said = parse(brought.refusal, provider=provider, operation="modify", now=now)
+        stated = said.stated if isinstance(said, Failure) else None
+        return max(REFUSED_REST, min(stated or 0, clock.seconds(DAY_S)))
 
     # --- endings ------------------------------------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Reconciler(PeriodicLoop):
         (row,) = done
         assert ending.attempt is not None
         outcome = Outcome(
-            id=ending.attempt["id"],
+            id=ending.attempt.id,
             lane_id=job.lane_id,
             fence=0,
             job_id=job.id,

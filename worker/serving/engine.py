@@ -31,14 +31,16 @@ import sendq
 from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import SendqError
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.outcomes import Outcome
+from sendq.facts.turns import Begin, Claimed, End, Recorded, Shrink
 from sendq.ids import new_id
 from sendq.ledger import sealed
 from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching import lineage, rescue, workers
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.dispatching.lineage import Standing
-from sendq.ledger.dispatching.record import Begin, End, Outcome, Recorded, Shrink
-from sendq.ledger.dispatching.turns import Claimed, claim, give_back
+from sendq.ledger.dispatching.turns import claim, give_back
 from sendq.ledger.dispatching.workers import Load
 from sendq.ledger.enqueue import notify
 from sendq.rules.preflight import trusted_age
@@ -430,7 +432,7 @@ class Engine:
         """A configured application by its name."""
         return self._endpoints[name]
 
-    def upload(self, job: turn.Job) -> Upload:
+    def upload(self, job: ClaimedJob) -> Upload:
         """The body of a job whose request has files, read while it is sent."""
         assert job.form is not None
         assert job.length is not None
@@ -483,7 +485,7 @@ class Engine:
         return self._recorder.waiting
 
     @asynccontextmanager
-    async def alone(self, provider: str, job: turn.Job) -> AsyncIterator[Alone]:
+    async def alone(self, provider: str, job: ClaimedJob) -> AsyncIterator[Alone]:
         """A client whose one call is made by a process of its own."""
         s = self.settings
         async with self._places_alone:

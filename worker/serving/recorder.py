@@ -20,8 +20,10 @@ from uuid import UUID
 from sqlalchemy import Engine, exc
 
 from sendq.clock import Clock, Micros
+from sendq.facts.outcomes import Outcome
+from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ledger.db.engine import is_disconnect, meaning_of
-from sendq.ledger.dispatching.record import Begin, End, Group, Outcome, Recorded, Shrink, record
+from sendq.ledger.dispatching.record import record
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.rules.states import Event
 from sendq.vault import Vault
@@ -186,7 +188,7 @@ class Recorder:
             journal.bug("recorder", lane=str(entry.end.lane_id if entry.end else None))
             self._run_there(partial(_tell, entries, set()))
             return []
-        if outcome.attempt is None or outcome.attempt["error"] == TEXT_REFUSED:
+        if outcome.attempt is None or outcome.attempt.error == TEXT_REFUSED:
             # A bug of ours. The job stays begun, for everybody to see; its turn ends all the same.
             journal.bug("recorder", job=str(outcome.job_id), grant=outcome.grant_id, rule=outcome.rule)
             return [[replace(entry, outcome=None)]]
@@ -203,14 +205,14 @@ def _proves(outcome: Outcome) -> bool:
     """Whether an answer shows that the application's key works: any but one that may be about the key itself."""
     if outcome.event is Event.ACCEPT:
         return True
-    if outcome.attempt is None or outcome.attempt["status"] is None or outcome.attempt["route"] == "reauth":
+    if outcome.attempt is None or outcome.attempt.status is None or outcome.attempt.route == "reauth":
         return False
     return not _holds_above(outcome)
 
 
 def _holds_above(outcome: Outcome) -> bool:
     """Whether it holds more than its grant: then all that was held has to prove itself anew."""
-    return outcome.hold is not None and outcome.hold.scope != "grant"
+    return outcome.hold is not None and outcome.hold.above_grant
 
 
 def _passes_by_itself(error: Exception) -> bool:
@@ -222,5 +224,5 @@ def _passes_by_itself(error: Exception) -> bool:
 
 def _with_text_replaced(outcome: Outcome) -> Outcome:
     assert outcome.attempt is not None
-    attempt = {**outcome.attempt, "error": TEXT_REFUSED, "error_type": None, "request_id": None}
+    attempt = outcome.attempt._replace(error=TEXT_REFUSED, error_type=None, request_id=None)
     return replace(outcome, attempt=attempt, message_id=None)

@@ -13,6 +13,7 @@ from sqlalchemy import Engine as Ledger
 
 from sendq.ledger import contents
 from sendq.ledger.db.engine import reading
+from sendq.messages.content import StoredPiece
 from sendq.vault import Vault
 
 # Reads at once in one process, with a connection each. A read takes a millisecond or two, so four bring more than any
@@ -29,7 +30,7 @@ class Uploads:
         self._ledger, self._vault = ledger, vault
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="sendq-upload")
 
-    def pieces(self, job_id: UUID) -> Awaitable[Sequence[contents.StoredPiece]]:
+    def pieces(self, job_id: UUID) -> Awaitable[Sequence[StoredPiece]]:
         """See `tasks.calling.upload.Source`."""
         return self._read(lambda connection: contents.pieces_of(connection, job_id, vault=self._vault))
 

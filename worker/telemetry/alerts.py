@@ -13,7 +13,8 @@ from uuid import UUID
 
 import sentry_sdk
 
-from sendq.ledger.dispatching.record import Outcome, Recorded
+from sendq.facts.outcomes import Outcome
+from sendq.facts.turns import Recorded
 from sendq.rules.rule_ids import NO_KEY
 from sendq.rules.states import Event
 from tasks.policy.row import Policy

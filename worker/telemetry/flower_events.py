@@ -26,7 +26,7 @@ from celery.utils.sysinfo import load_average
 from celery.worker.state import SOFTWARE_INFO
 
 from sendq.clock import SECOND
-from sendq.ledger.dispatching.record import Outcome
+from sendq.facts.outcomes import Outcome
 from sendq.rules.states import Event
 
 # More events than this wait for a broker that is slow or away; what comes on top is dropped.
@@ -106,10 +106,10 @@ def events_of(outcome: Outcome) -> list[tuple[str, Mapping[str, Any]]]:
     """The events of one attempt: received and begun at its beginning, and how it ended."""
     attempt = outcome.attempt
     assert attempt is not None
-    begun = attempt["begun_at"] / SECOND
-    ended = attempt["ended_at"] / SECOND
+    begun = attempt.begun_at / SECOND
+    ended = attempt.ended_at / SECOND
     uuid = str(outcome.job_id)
-    words = outcome.rule if attempt["status"] is None else f"{outcome.rule} ({attempt['status']})"
+    words = outcome.rule if attempt.status is None else f"{outcome.rule} ({attempt.status})"
     received = {
         "uuid": uuid, "name": f"sendq.{outcome.operation}", "args": "()",
         "kwargs": str({"grant": outcome.grant_id}), "retries": outcome.attempts, "eta": None, "expires": None,

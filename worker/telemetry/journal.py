@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 
 from sendq.clock import Micros, moment
-from sendq.ledger.dispatching.record import Outcome
+from sendq.facts.outcomes import Outcome
 from sendq.rules.states import Event, State
 
 _log = structlog.get_logger("sendq")
@@ -336,8 +336,9 @@ def _job(outcome: Outcome) -> dict[str, object]:
 
 
 def _call(outcome: Outcome) -> dict[str, object]:
-    call = outcome.attempt or {}
-    return {"operation": outcome.operation, "status": call.get("status"), "request_id": call.get("request_id")}
+    call = outcome.attempt
+    status, request_id = (None, None) if call is None else (call.status, call.request_id)
+    return {"operation": outcome.operation, "status": status, "request_id": request_id}
 
 
 def _scope(outcome: Outcome) -> dict[str, object]:

@@ -13,7 +13,7 @@ from functools import cache
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 
 from sendq.clock import SECOND
-from sendq.ledger.dispatching.record import Outcome
+from sendq.facts.outcomes import Outcome
 from sendq.rules.states import Event
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody reads
@@ -109,7 +109,7 @@ def _count(outcome: Outcome) -> None:
     attempt = outcome.attempt
     if attempt is None:
         return
-    status, route = attempt["status"], attempt["route"]
+    status, route = attempt.status, attempt.route
     _calls_of(
         outcome.application,
         outcome.provider,
@@ -119,8 +119,8 @@ def _count(outcome: Outcome) -> None:
         "done" if route is None else str(route),
     ).inc()
     calls, queue = _seconds_of(outcome.operation)
-    calls.observe((attempt["ended_at"] - attempt["begun_at"]) / SECOND)
-    queue.observe(max(0, attempt["begun_at"] - outcome.wanted_at) / SECOND)
+    calls.observe((attempt.ended_at - attempt.begun_at) / SECOND)
+    queue.observe(max(0, attempt.begun_at - outcome.wanted_at) / SECOND)
 
 
 # Finding the series by its labels costs more than counting in it.

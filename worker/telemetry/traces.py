@@ -16,7 +16,7 @@ from sentry_sdk.tracing import TransactionSource
 
 from sendq import clock
 from sendq.clock import SECOND, Micros, moment
-from sendq.ledger.dispatching.record import Outcome
+from sendq.facts.outcomes import Outcome
 from sendq.rules.states import Event
 from settings.celery import QUEUE
 
@@ -43,7 +43,7 @@ class Traces:
 def _trace(outcome: Outcome, *, recorded_at: Micros) -> None:
     attempt = outcome.attempt
     assert attempt is not None
-    begun_at, ended_at = attempt["begun_at"], attempt["ended_at"]
+    begun_at, ended_at = attempt.begun_at, attempt.ended_at
     transaction = sentry_sdk.start_transaction(
         op="queue.process",
         name=f"sendq.{outcome.operation}",
@@ -70,8 +70,8 @@ def _trace(outcome: Outcome, *, recorded_at: Micros) -> None:
     call = transaction.start_child(
         op="http.client", name=METHODS.get(outcome.operation, "CALL"), start_timestamp=begun_at / SECOND
     )
-    if attempt["status"] is not None:
-        call.set_http_status(attempt["status"])
+    if attempt.status is not None:
+        call.set_http_status(attempt.status)
     call.finish(end_timestamp=moment(ended_at))
     transaction.finish(end_timestamp=moment(max(ended_at, recorded_at)))
 

@@ -16,7 +16,6 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     Connection,
-    Row,
     Select,
     Uuid,
     and_,
@@ -33,6 +32,8 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
+from sendq.facts.lanes import Lane, Wake
+from sendq.facts.turns import Turn
 from sendq.ids import number
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new, one_of, update_rows
@@ -46,7 +47,7 @@ _MARKS = ("high_mark", "normal_mark", "low_mark")
 _WAKES = ("high_at", "normal_at", "low_at")
 
 
-def marks_of(row: Row[Any]) -> Marks:
+def marks_of(row: Lane) -> Marks:
     """Where the scans of a lane begin."""
     return row.high_mark, row.normal_mark, row.low_mark
 
@@ -58,7 +59,7 @@ def lower(marks: Marks, priority: int, at: Micros) -> Marks:
     return (changed[0], changed[1], changed[2])
 
 
-def lower_in(changes: dict[UUID, dict[str, Any]], lane: Row[Any], priority: int, at: Micros) -> None:
+def lower_in(changes: dict[UUID, dict[str, Any]], lane: Lane, priority: int, at: Micros) -> None:
     """The same in ``changes`` (see `settle`), on top of what stands there already."""
     change = changes.setdefault(lane.id, {})
     marks = lower(marks_of(lane), priority, at)
@@ -66,7 +67,7 @@ def lower_in(changes: dict[UUID, dict[str, Any]], lane: Row[Any], priority: int,
         change[name] = min(mark, change.get(name, mark))
 
 
-def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Row[Any]]:
+def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Lane]:
     """Lock lanes, in the order of their ids, and read them as they are now."""
     wanted = sorted(set(ids), key=number)
     if not wanted:
@@ -74,7 +75,7 @@ def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Row[Any]]:
     table = schema.lane
     these = select(table).where(one_of(connection, table.c.id, wanted))
     rows = connection.execute(these.order_by(table.c.id).with_for_update())
-    return {row.id: row for row in rows.all()}
+    return {row[0]: Lane._make(row) for row in rows}
 
 
 # --- new jobs ---------------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Row[Any]]:
 _ANY_WAKE = text("SELECT 1 FROM sendq_wake WHERE id > :above LIMIT 1")
 
 
-def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequence[Row[Any]]:
+def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequence[Wake]:
     """Delete up to ``limit`` wake rows with ids above one and give them.
 
     Never "those above the last one seen": ids are handed out before they are committed, so lower ones appear later.
@@ -96,10 +97,11 @@ def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequenc
     live = select(table.c.id).where(table.c.id > above)
     # With a name of its own it is asked once. A planner may ask a subquery for each row, and then it locks more.
     some = live.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True).cte("some")
-    return connection.execute(delete(table).where(table.c.id.in_(select(some.c.id))).returning(*table.c)).all()
+    taken = connection.execute(delete(table).where(table.c.id.in_(select(some.c.id))).returning(*table.c))
+    return [Wake._make(row) for row in taken]
 
 
-def wake(connection: Connection, wakes: Sequence[Row[Any]], *, now: Micros, paces: Paces) -> None:
+def wake(connection: Connection, wakes: Sequence[Wake], *, now: Micros, paces: Paces) -> None:
     """Let the lanes know of new jobs; lanes and pairs that are seen for the first time are made."""
     news = _merge(wakes)
     rows = lock(connection, news)
@@ -138,7 +140,7 @@ class _News:
         return min(at for at in self.earliest if at is not None)
 
 
-def _merge(wakes: Sequence[Row[Any]]) -> dict[UUID, _News]:
+def _merge(wakes: Sequence[Wake]) -> dict[UUID, _News]:
     news: dict[UUID, _News] = {}
     for row in wakes:
         new = news.setdefault(row.lane_id, _News(row.application, row.grant_id, None, [None, None, None]))
@@ -177,12 +179,12 @@ def paced(paces: Paces, application: str, provider: str, grant_id: str) -> dict[
     }
 
 
-def _is_unknown(row: Row[Any]) -> bool:
-    return bool(row.provider == "unknown")
+def _is_unknown(row: Lane) -> bool:
+    return row.provider == "unknown"
 
 
 def name_providers(
-    connection: Connection, rows: Mapping[UUID, Row[Any]], providers: Mapping[UUID, str], *, paces: Paces
+    connection: Connection, rows: Mapping[UUID, Lane], providers: Mapping[UUID, str], *, paces: Paces
 ) -> None:
     """Somebody knows now who is behind these (locked) lanes: they keep that provider's pace from now on."""
     changes = []
@@ -216,7 +218,7 @@ def keep_paces(connection: Connection, paces: Paces, *, after: UUID, limit: int)
 
 
 def settle(
-    connection: Connection, rows: Mapping[UUID, Row[Any]], changes: Mapping[UUID, Mapping[str, Any]], *, now: Micros
+    connection: Connection, rows: Mapping[UUID, Lane], changes: Mapping[UUID, Mapping[str, Any]], *, now: Micros
 ) -> Micros:
     """Write ``changes`` to locked lanes, with the time at which each next wants a turn; gives the earliest of these.
 
@@ -250,9 +252,9 @@ def settle(
     return earliest
 
 
-def _changed(row: Row[Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with its changes; quicker than by ``row._mapping``."""
-    return {**dict(zip(row._fields, row, strict=True)), **changes}
+def _changed(row: Lane, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A lane with its changes."""
+    return {**row._asdict(), **changes}
 
 
 CLOSED_TURN: Mapping[str, Any] = {"turn": None, "turn_at": None, "turn_worker": None, "turn_slots": 0}
@@ -422,15 +424,6 @@ def due(
         .with_for_update(skip_locked=True)
     )
     return [(row.id, row.ramp) for row in rows]
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What a worker is told: the lane, and the fence that makes this turn the only one of that name."""
-
-    lane_id: UUID
-    fence: int
-    slots: int
 
 
 def offer(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros) -> list[Turn]:

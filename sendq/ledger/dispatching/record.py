@@ -9,134 +9,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, select, update
 
 from sendq.clock import Micros
+from sendq.facts.jobs import JOB_CHANGES, LockedJob
+from sendq.facts.lanes import Lane
+from sendq.facts.outcomes import Outcome
+from sendq.facts.turns import End, Group, Recorded
 from sendq.ledger import events
+from sendq.ledger.attempts import insert_new_attempts
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.dispatching.lanes import CLOSED_TURN, NEVER, lock, lock_pairs, lower_in, prove, settle
 from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.grants import pause_after
-from sendq.ledger.jobs import JOB_CHANGES, lock_jobs, store_changes, with_changes, withdrawal
-from sendq.ledger.walks import Page, record_page
+from sendq.ledger.jobs import lock_jobs, store_changes
+from sendq.ledger.walks import record_page
+from sendq.rules.job_change import after_outcome, sent_with_another_key
 from sendq.rules.pace import BEHAVES_AFTER, relaxed, stretched
-from sendq.rules.states import FINAL, MOVES, Event, State
+from sendq.rules.states import MOVES, Event, State
 from sendq.vault import Vault
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Leave a scope alone until a time. ``until`` None closes a lane: a person must sign in again."""
-
-    scope: str  # grant | provider | application
-    rule: str
-    by: str  # who holds: "policy", or an operator's name
-    until: Micros | None
-    suspected: bool = False  # closed, but the API is asked about the grant before anybody is bothered
-    gone: bool = False  # closed for good: the grant exists no more
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one begun job. ``attempt`` is its row, or None when no call was made after all."""
-
-    id: UUID
-    lane_id: UUID
-    fence: int
-    job_id: UUID
-    operation: str
-    event: Event
-    rule: str
-    next_at: Micros
-    attempt: Mapping[str, Any] | None = None
-    counts: bool = False  # whether it costs the job an attempt
-    sent: str = "no"  # no | maybe | partly | yes
-    new_generation: bool = False
-    message_id: str | None = None
-    page: Page | None = None  # what a listing has found
-    conflict: bool = False  # the API still worked on an earlier request with this key
-    died: bool = False  # the process that it had for itself died of it
-    hold: Hold | None = None
-    width: int | None = None  # what the lane keeps to from now on; None: as before
-    spacing: Micros | None = None  # the least time between two modifications, until it has behaved for a while
-    throttled: bool = False  # by a limit that nobody knows: its calls go further apart
-    begun_at: Micros = 0
-    # For those who are told of it (journal, metrics, events); nothing of this is written.
-    application: str = ""
-    provider: str = ""
-    grant_id: str = ""
-    wanted_at: Micros = 0  # when the job could have begun; what lies between is its time in the queue
-    attempts: int = 0  # used up before this one
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """A turn wants to make the call for this job next."""
-
-    lane_id: UUID
-    fence: int
-    job_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """A turn is over; what it used and learned of the lane's pace.
-
-    ``used`` and ``ready_at`` are the `sendq.rules.pace.Pacer`'s; None leaves what the ledger has.
-    """
-
-    lane_id: UUID
-    fence: int
-    ready_at: Micros
-    ramp: int
-    used: str | None = None
-    successes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Shrink:
-    """A turn that begins no more, and waits for slow calls: so many slots are all that it holds from now on."""
-
-    lane_id: UUID
-    fence: int
-    slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """What is committed together."""
-
-    outcomes: Sequence[Outcome] = ()
-    begins: Sequence[Begin] = ()
-    ends: Sequence[End] = ()
-    shrinks: Sequence[Shrink] = ()
-    proven: Mapping[tuple[str, str], Micros] = field(default_factory=dict)  # pairs that work, since a call begun then
-
-    def lane_ids(self) -> set[UUID]:
-        """The lanes that it touches."""
-        return (
-            {item.lane_id for item in self.outcomes}
-            | {item.lane_id for item in self.begins}
-            | {item.lane_id for item in self.ends}
-            | {item.lane_id for item in self.shrinks}
-        )
-
-
-@dataclass(slots=True)
-class Recorded:
-    """What became of a group: the jobs that may go on the wire, and facts that came too late for their turn."""
-
-    begun: set[UUID] = field(default_factory=set)
-    late: list[Outcome] = field(default_factory=list)
-    sent_twice: list[Outcome] = field(default_factory=list)
-    incidents: list[Outcome] = field(default_factory=list)  # whose holds above a grant began something new
-    ramps: dict[tuple[str, str], int | None] = field(default_factory=dict)  # of the pairs that were proven
 
 
 def record(connection: Connection, group: Group, *, now: Micros, vault: Vault = NO_VAULT) -> Recorded:
@@ -146,7 +42,7 @@ def record(connection: Connection, group: Group, *, now: Micros, vault: Vault = 
     """
     recorded = Recorded()
     lanes = lock(connection, group.lane_ids())
-    wide = [lanes[one.lane_id].application for one in group.outcomes if one.hold and one.hold.scope != "grant"]
+    wide = [lanes[one.lane_id].application for one in group.outcomes if one.hold and one.hold.above_grant]
     if wide or group.proven:
         lock_pairs(connection, [*wide, *(application for application, _ in group.proven)])
     changes: dict[UUID, dict[str, Any]] = {}
@@ -179,9 +75,9 @@ def record(connection: Connection, group: Group, *, now: Micros, vault: Vault = 
     return recorded
 
 
-def _end(lane: Row[Any], end: End, change: dict[str, Any], *, now: Micros) -> None:
+def _end(lane: Lane, end: End, change: dict[str, Any], *, now: Micros) -> None:
     ramp = min(end.ramp, lane.width)
-    if lane.held_since is not None and lane.held_since >= lane.turn_at:
+    if lane.held_since is not None and lane.held_since >= (lane.turn_at or 0):
         ramp = min(ramp, lane.ramp)
     change.update(CLOSED_TURN, ready_at=end.ready_at, served_at=now)
     if end.used is not None:
@@ -196,7 +92,7 @@ def _end(lane: Row[Any], end: End, change: dict[str, Any], *, now: Micros) -> No
 def _apply_outcomes(
     connection: Connection,
     outcomes: Sequence[Outcome],
-    lanes: Mapping[UUID, Row[Any]],
+    lanes: Mapping[UUID, Lane],
     changes: dict[UUID, dict[str, Any]],
     recorded: Recorded,
     *,
@@ -204,11 +100,11 @@ def _apply_outcomes(
     vault: Vault,
 ) -> None:
     attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
-    fresh = insert_new(connection, schema.attempt, attempts, returning="id")
+    fresh = insert_new_attempts(connection, attempts)
     news = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
     before = lock_jobs(connection, [outcome.job_id for outcome in news])
-    jobs: dict[UUID, Any] = dict(before)
-    rows: dict[UUID, dict[str, Any]] = {}
+    jobs: dict[UUID, LockedJob] = dict(before)
+    ended: dict[UUID, LockedJob] = {}
     counts: Counter[tuple[UUID, str]] = Counter()
     going_on: set[UUID] = set()
     happened: list[dict[str, Any]] = []
@@ -219,25 +115,23 @@ def _apply_outcomes(
         in_turn = job.state == State.SENDING and job.turn == outcome.fence
         if not in_turn and outcome.attempt is not None:  # without a call there is no fact
             recorded.late.append(outcome)
-            if job.state == State.SENT and _is_of_another_generation(job, outcome):
+            if job.state == State.SENT and sent_with_another_key(job, outcome):
                 recorded.sent_twice.append(outcome)
         if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
-            row = rows[job.id] = _after(job, outcome, now=now)
-            if row["state"] == State.QUEUED:
-                lower_in(changes, lanes[outcome.lane_id], job.priority, row["next_at"])
+            # Two turns may speak of one job in one group: the second meets it as the first has left it.
+            after = jobs[job.id] = ended[job.id] = job._replace(**after_outcome(job, outcome, now=now))
+            if after.state == State.QUEUED:
+                lower_in(changes, lanes[outcome.lane_id], job.priority, after.next_at)
             following = None
-            if outcome.page is not None and row["state"] == State.SENT:
+            if outcome.page is not None and job.batch_id is not None and after.state == State.SENT:
                 following = record_page(connection, job.batch_id, outcome.page, counts, now=now, vault=vault)
             if following is not None:
                 lower_in(changes, lanes[outcome.lane_id], following["priority"], following["next_at"])
                 going_on.add(job.id)
-            # Two turns may speak of one job in one group: the second meets it as the first has left it.
-            if len(before) < len(news):
-                jobs[job.id] = with_changes(job, **row)
         if _apply_to_lane(connection, outcome, lanes, changes, happened, now=now):
             recorded.incidents.append(outcome)
     events.append_all(connection, happened)
-    changed = [(before[job_id], row) for job_id, row in rows.items()]
+    changed = [(before[job_id], dict(zip(JOB_CHANGES, after, strict=False))) for job_id, after in ended.items()]
     store_changes(connection, changed, now=now, counts=counts, going_on=going_on)
     known = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
     if known:
@@ -245,16 +139,16 @@ def _apply_outcomes(
 
 
 def _tell_of_first_try(
-    connection: Connection, known: Sequence[Outcome], lanes: Mapping[UUID, Row[Any]], recorded: Recorded
+    connection: Connection, known: Sequence[Outcome], lanes: Mapping[UUID, Lane], recorded: Recorded
 ) -> None:
     """The group is repeated: what its first try began was told to nobody, for its answer was lost."""
     jobs = lock_jobs(connection, [outcome.job_id for outcome in known])
     for outcome in known:
         job = jobs.get(outcome.job_id)
-        if job is not None and job.state == State.SENT and _is_of_another_generation(job, outcome):
+        if job is not None and job.state == State.SENT and sent_with_another_key(job, outcome):
             recorded.late.append(outcome)
             recorded.sent_twice.append(outcome)
-        if outcome.hold is not None and outcome.hold.scope != "grant":
+        if outcome.hold is not None and outcome.hold.above_grant:
             lane, pair = lanes[outcome.lane_id], schema.pair.c
             provider = lane.provider if outcome.hold.scope == "provider" else "*"
             began = select(pair.streak).where(
@@ -267,50 +161,10 @@ def _tell_of_first_try(
                 recorded.incidents.append(outcome)
 
 
-def _is_of_another_generation(job: Any, outcome: Outcome) -> bool:
-    """Whether a "sent" is of another key than the one that the job is known to be sent with: two mails, then.
-
-    The same key answered twice is one mail: that is what keys are for.
-    """
-    if outcome.event is not Event.ACCEPT or outcome.attempt is None:
-        return False
-    return bool(outcome.attempt["generation"] != job.generation)
-
-
-def _after(job: Any, outcome: Outcome, *, now: Micros) -> dict[str, Any]:
-    """The job's row once ``outcome`` has happened to it."""
-    event = outcome.event
-    if event is Event.RETURN and job.cancel_at is not None:
-        known = outcome.sent == "no" and (job.doubt_at is None or outcome.new_generation)
-        event = withdrawal(job.operation, may_have_gone_out=not known)
-    before = job._mapping
-    row = {name: before[name] for name in JOB_CHANGES}
-    row["state"] = MOVES[State(job.state)][event].value
-    row["rule"] = outcome.rule
-    row["attempts"] = job.attempts + outcome.counts
-    row["deaths"] = job.deaths + outcome.died
-    row["conflicts"] = job.conflicts + 1 if outcome.conflict else 0
-    row["turn"] = row["begun_at"] = None
-    row["next_at"] = outcome.next_at
-    if outcome.message_id is not None:
-        row["message_id"] = outcome.message_id
-    if outcome.sent == "maybe":
-        row["doubt_at"] = outcome.begun_at
-    if outcome.new_generation:
-        row["generation"], row["key_at"], row["doubt_at"] = job.generation + 1, None, None
-    elif outcome.attempt is None and job.key_at == job.begun_at:
-        row["key_at"] = None  # first used by this beginning, and given back before any request: it is unused still
-    if outcome.event is Event.ACCEPT and outcome.attempt is not None:
-        row["generation"] = outcome.attempt["generation"]  # the one that went out, which may be an older one
-    if row["state"] in FINAL:
-        row["finished_at"] = now
-    return row
-
-
 def _apply_to_lane(
     connection: Connection,
     outcome: Outcome,
-    lanes: Mapping[UUID, Row[Any]],
+    lanes: Mapping[UUID, Lane],
     changes: dict[UUID, dict[str, Any]],
     happened: list[dict[str, Any]],
     *,
@@ -337,7 +191,7 @@ def _apply_to_lane(
 def _apply_hold(
     connection: Connection,
     outcome: Outcome,
-    lanes: Mapping[UUID, Row[Any]],
+    lanes: Mapping[UUID, Lane],
     changes: dict[UUID, dict[str, Any]],
     happened: list[dict[str, Any]],
     *,
@@ -392,7 +246,7 @@ def _apply_hold(
     return bool(changed == 1)
 
 
-def _event(kind: str, outcome: Outcome, lane: Row[Any], *, now: Micros, reason: str | None = None) -> dict[str, Any]:
+def _event(kind: str, outcome: Outcome, lane: Lane, *, now: Micros, reason: str | None = None) -> dict[str, Any]:
     """That an answer changed how its lane, or what stands above it, is served: kept once for each incident."""
     hold = outcome.hold
     scope = "grant" if hold is None or kind == "narrowed" else hold.scope

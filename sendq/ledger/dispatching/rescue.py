@@ -11,23 +11,26 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Uuid, bindparam, literal_column, select, text
+from sqlalchemy import ColumnElement, Connection, Uuid, bindparam, literal_column, select, text
 
 from sendq.clock import Micros
+from sendq.facts.jobs import LockedJob
+from sendq.facts.lanes import Lane
+from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
+from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, lower_in, settle
 from sendq.ledger.dispatching.turns import give_back
 from sendq.ledger.dispatching.workers import deregister
 from sendq.ledger.enqueue import notify
-from sendq.ledger.jobs import JOB_CHANGES, end_waiting, lock_jobs, store_changes, withdrawal
+from sendq.ledger.jobs import end_waiting, lock_jobs, store_changes
+from sendq.rules.job_change import after_loss
 from sendq.rules.pace import pacer_of
-from sendq.rules.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, KEY_MAX_AGE, objection, repeatable
-from sendq.rules.states import FINAL, MOVES, Event, State
+from sendq.rules.preflight import KEY_MAX_AGE, objection
+from sendq.rules.rule_ids import DIED, STOPPED
+from sendq.rules.states import Event, State
 
-DIED = "worker_died"
-STOPPED = "worker_stopped"
 ORPHANS_MOST = 100
 UNKNOWN = "the worker ended while this call was begun; whether it went out is unknown"
 
@@ -69,7 +72,7 @@ def take_back_strays(
     return len(strays)
 
 
-def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, Row[Any]]:
+def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, Lane]:
     """The lanes that are in a turn of this worker, locked."""
     table = schema.lane
     held = connection.execute(select(table.c.id).where(table.c.turn_worker == worker, table.c.turn.is_not(None)))
@@ -79,7 +82,7 @@ def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, Row[Any]]:
 
 def _close(
     connection: Connection,
-    lanes: Mapping[UUID, Row[Any]],
+    lanes: Mapping[UUID, Lane],
     worker: UUID,
     *,
     now: Micros,
@@ -94,7 +97,7 @@ def _close(
     return len(begun)
 
 
-def _drained(lane: Row[Any], *, now: Micros) -> str:
+def _drained(lane: Lane, *, now: Micros) -> str:
     """The lane's pace after a turn of which nobody knows what it used."""
     pacer = pacer_of(lane, now=now)
     pacer.drain(now)
@@ -132,7 +135,7 @@ def take_back_orphans(
     return len(orphans)
 
 
-def _begun_in(connection: Connection, lanes: Mapping[UUID, Row[Any]]) -> dict[UUID, Row[Any]]:
+def _begun_in(connection: Connection, lanes: Mapping[UUID, Lane]) -> dict[UUID, LockedJob]:
     job = schema.job
     ids = connection.execute(
         select(job.c.id).where(job.c.lane_id.in_(sorted(lanes)), job.c.state == State.SENDING.value)
@@ -147,8 +150,8 @@ def _begun_in(connection: Connection, lanes: Mapping[UUID, Row[Any]]) -> dict[UU
 
 def _return_begun(
     connection: Connection,
-    begun: Mapping[UUID, Row[Any]],
-    lanes: Mapping[UUID, Row[Any]],
+    begun: Mapping[UUID, LockedJob],
+    lanes: Mapping[UUID, Lane],
     changes: dict[UUID, dict[str, Any]],
     worker: UUID | None,
     *,
@@ -159,44 +162,27 @@ def _return_begun(
     rule = DIED if died else STOPPED
     changed, attempts = [], []
     for job in begun.values():
-        state = MOVES[State.SENDING][_what_next(job, now=now, key_max_age=key_max_age)]
-        row = {name: job._mapping[name] for name in JOB_CHANGES}
-        row["finished_at"] = now if state in FINAL else None
-        # A worker's death alone makes no poison: whoever runs alone may have been begun beside the one to blame.
-        deaths = max(job.deaths, min(DEATHS_TOLERATED, job.deaths + died))
-        row |= {"state": state.value, "next_at": now, "deaths": deaths, "rule": rule}
-        row |= {"doubt_at": job.begun_at, "turn": None, "begun_at": None}
-        changed.append((job, row))
-        if state is State.QUEUED:
+        change = after_loss(job, rule=rule, died=died, now=now, key_max_age=key_max_age)
+        changed.append((job, {"id": job.id} | change))
+        if change["state"] == State.QUEUED:
             lower_in(changes, lanes[job.lane_id], job.priority, now)
         attempts.append(
-            {
-                "id": new_id(),
-                "job_id": job.id,
-                "generation": job.generation,
-                "worker_id": worker,
-                "begun_at": job.begun_at,
-                "ended_at": now,
-                "status": None,
-                "rule": rule,
-                "route": "retry",
-                "sent": "maybe",
-                "error_type": None,
-                "error": UNKNOWN,
-                "request_id": None,
-                "replayed": False,
-            }
+            Attempt(
+                new_id(),
+                job.id,
+                job.generation,
+                worker,
+                begun_at=job.begun_at or now,
+                ended_at=now,
+                status=None,
+                rule=rule,
+                route="retry",
+                sent=Sent.MAYBE,
+                error=UNKNOWN,
+            )
         )
     store_changes(connection, changed, now=now)
-    insert_rows(connection, schema.attempt, attempts)
-
-
-def _what_next(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event:
-    """What becomes of a begun job of which nobody will tell."""
-    if job.cancel_at is not None:
-        return withdrawal(job.operation, may_have_gone_out=True)
-    young = job.key_at is not None and -CLOCK_TOLERANCE <= now - job.key_at < key_max_age
-    return Event.DOUBT if not young and not repeatable(job.operation) else Event.RETURN
+    append_attempts(connection, attempts)
 
 
 # Spelled out, or SQLite uses no partial index.

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -20,7 +20,6 @@ from sqlalchemy import (
     Boolean,
     Connection,
     LargeBinary,
-    Row,
     Text,
     Uuid,
     bindparam,
@@ -31,53 +30,29 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
 from sendq.clock import SECOND, Micros
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.lanes import Lane
+from sendq.facts.turns import Claimed
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, settle
 from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.enqueue import NO_VAULT
-from sendq.ledger.jobs import end_waiting, with_changes
+from sendq.ledger.jobs import end_waiting
 from sendq.ledger.sealed import hold_stuck, open_jobs
-from sendq.rules.pace import Pacer, call_of, pacer_of
+from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import FORMS, KEY_MAX_AGE, OPERATIONS, objection
+from sendq.rules.rule_ids import OVERTAKEN
+from sendq.rules.starts import first_to_begin, slots_of, start_soon
 from sendq.rules.states import Event
 from sendq.vault import Vault
-
-# A turn does not wait longer than this for its lane's pace: it ends, gives its slots to others, and another one comes.
-LONGEST_PAUSE = 1 * SECOND
-
-# As long as a turn lasts, about: what the pace lets start in that time is all that it needs slots for.
-TURN_TIME = 2 * SECOND
 
 # A job that must wait for an earlier one of the same object, which is itself not in sight, is looked at again then.
 BEHIND_RECHECK = 1 * SECOND
 
 # A job that this version cannot carry out is out of the way for this long. Whoever claims its lane then may be able to.
 FOREIGN_RECHECK = 60 * SECOND
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """A turn that is ours: its lane as it was at the claim, and its jobs in the order in which they may begin."""
-
-    lane: Row[Any]
-    jobs: Sequence[Any]  # rows: see `_JOB`, with `body` (opened), `content_type` and `length`
-    begun: frozenset[UUID]
-    worker: UUID  # whose the turn is; a worker that was taken for dead goes on under another id
-    slots: int  # calls at once that it may make
-    pacer: Pacer  # of its lane, with the begun jobs charged
-    starts: Mapping[UUID, Micros]  # when each of the begun jobs may start
-    streak: int = 0  # holds of its pair or application since the last success of the pair
-    foreign: frozenset[str] = frozenset()  # operations of a newer version, whose jobs were left to its workers
-
-
-def slots_of(lane: Row[Any], jobs: Sequence[Waiting], pacer: Pacer, *, now: Micros) -> int:
-    """Calls at once that a turn may make: no more than it was offered, has jobs, or its pace lets start."""
-    most = min(int(lane.ramp), int(lane.turn_slots), len(jobs))
-    while most > 1 and pacer.start_of(most, call_of(jobs[0].operation, jobs[0].form), now) > now + TURN_TIME:
-        most -= 1
-    return max(1, most)
 
 
 def claim(
@@ -131,7 +106,7 @@ def claim(
                 "id": lane_id,
                 "turn": "claimed",
                 "turn_worker": worker,
-                "turn_at": max(now, row.turn_at),  # a claimer whose clock is behind must not make it look old
+                "turn_at": max(now, row.turn_at or 0),  # a claimer whose clock is behind must not make it look old
                 "turn_slots": slots[lane_id],
                 "used": pacers[lane_id].text,  # if nobody hears of this turn again, what it began is charged
             }
@@ -160,14 +135,14 @@ class _Loaded:
     this version has never heard of.
     """
 
-    jobs: Mapping[UUID, list[Any]]
+    jobs: Mapping[UUID, list[ClaimedJob]]
     overtaken: frozenset[UUID]
     foreign: Mapping[UUID, frozenset[str]]
 
 
 def _without_those_that_end(
     connection: Connection, loaded: _Loaded, *, now: Micros, key_max_age: Micros
-) -> Mapping[UUID, list[Any]]:
+) -> Mapping[UUID, list[ClaimedJob]]:
     """End what may not begin any more: expired, withdrawn, in doubt with too old a key, or overtaken."""
     jobs = [job for waiting in loaded.jobs.values() for job in waiting]
     ends = {job.id: event for job in jobs if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None}
@@ -175,12 +150,12 @@ def _without_those_that_end(
     if not ends and not overtaken:
         return loaded.jobs
     end_waiting(connection, ends, now=now)
-    end_waiting(connection, dict.fromkeys(overtaken, Event.CANCEL), now=now, rule="overtaken")
+    end_waiting(connection, dict.fromkeys(overtaken, Event.CANCEL), now=now, rule=OVERTAKEN)
     over = ends.keys() | overtaken
     return {lane_id: [job for job in waiting if job.id not in over] for lane_id, waiting in loaded.jobs.items()}
 
 
-def _objection(job: Row[Any], *, now: Micros, key_max_age: Micros) -> Event | None:
+def _objection(job: ClaimedJob, *, now: Micros, key_max_age: Micros) -> Event | None:
     """Why a loaded job does not begin. That its batch was cancelled counts before the last of its jobs was ended."""
     return Event.CANCEL if job.batch_cancel_at is not None else objection(job, now=now, key_max_age=key_max_age)
 
@@ -197,53 +172,6 @@ def _around(connection: Connection, applications: set[str]) -> tuple[Standing, d
     ).all()
     streaks = {(row.application, row.provider): row.streak for row in rows if row.provider is not None}
     return Standing(*rows[0][3:]), streaks
-
-
-class Waiting(Protocol):
-    """A job, as far as it matters to who begins when."""
-
-    @property
-    def id(self) -> UUID: ...
-    @property
-    def operation(self) -> str: ...
-    @property
-    def form(self) -> str | None: ...
-    @property
-    def object_id(self) -> str | None: ...
-
-
-JobT = TypeVar("JobT", bound=Waiting)
-
-
-def first_to_begin(jobs: Sequence[JobT], width: int) -> list[JobT]:
-    """The first ``width`` jobs, leaving out those behind another one of the same object."""
-    chosen: list[JobT] = []
-    objects: set[str] = set()
-    for job in jobs:
-        if len(chosen) == width:
-            break
-        if job.object_id is not None:
-            if job.object_id in objects:
-                continue
-            objects.add(job.object_id)
-        chosen.append(job)
-    return chosen
-
-
-def start_soon(jobs: Iterable[Waiting], pacer: Pacer, *, now: Micros) -> dict[UUID, Micros]:
-    """When these jobs start, in their order and at their lane's pace; those alone that start soon. They are charged.
-
-    The first that would have to wait stops those behind it: it would be overtaken for ever.
-    """
-    starts: dict[UUID, Micros] = {}
-    for job in jobs:
-        call = call_of(job.operation, job.form)
-        at = pacer.start(call, now)
-        if at > now + LONGEST_PAUSE:
-            break
-        pacer.take(call, at)
-        starts[job.id] = at
-    return starts
 
 
 def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros) -> set[UUID]:
@@ -305,36 +233,35 @@ def give_back(connection: Connection, turns: Iterable[tuple[UUID, int]], *, now:
 
 # --- which jobs -------------------------------------------------------------------------------------------------------
 
-_JOB = (
-    "id", "lane_id", "batch_id", "operation", "form", "object_id", "priority", "due_at", "next_at", "expires_at",
-    "attempts", "deaths", "conflicts", "generation", "key_at", "doubt_at", "rule",
-)  # fmt: skip
+# The columns that come from the job's own row.
+_JOB = ClaimedJob._fields[: ClaimedJob._fields.index("rule") + 1]
 
 
-def _load(connection: Connection, lanes: Mapping[UUID, Row[Any]], *, now: Micros, jobs_each: int) -> _Loaded:
+def _load(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> _Loaded:
     """The first jobs of each lane that may run now, by priority, due time and arrival."""
     marks = ("high_mark", "normal_mark", "low_mark")
     if connection.dialect.name == "postgresql":
         columns: dict[str, Any] = {"lane": list(lanes)}
         columns |= {f"mark{p}": [getattr(row, name) for row in lanes.values()] for p, name in enumerate(marks)}
-        found = connection.execute(_load_of("postgresql"), columns | {"now": now, "each": jobs_each}).all()
+        rows = connection.execute(_load_of("postgresql"), columns | {"now": now, "each": jobs_each})
+        found = [ClaimedJob._make(job) for job in rows]
     else:
         found = []
         for lane_id, row in lanes.items():
             values: dict[str, Any] = {f"mark{p}": getattr(row, name) for p, name in enumerate(marks)}
             values |= {"lane": lane_id, "now": now, "each": jobs_each}
-            found += connection.execute(_load_of("sqlite"), values).all()
-    loaded: dict[UUID, list[Any]] = {lane_id: [] for lane_id in lanes}
+            found += [ClaimedJob._make(job) for job in connection.execute(_load_of("sqlite"), values)]
+    loaded: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in lanes}
     foreign = [job for job in found if _is_foreign(job)]
-    known: list[Any] = [job for job in found if not _is_foreign(job)] if foreign else list(found)
+    known = [job for job in found if not _is_foreign(job)] if foreign else found
     related = _related(connection, known)
     behind = _behind(known, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
     for job in sorted(known, key=lambda job: (job.priority, job.next_at, job.id.int)):
         # Most claims have none of these, and to look for an id in a dict is dear enough to be seen.
         if behind and job.id in behind:
             continue
-        marked = related[job.id].mark if related and job.id in related else None
-        loaded[job.lane_id].append(job if marked is None else with_changes(job, mark=marked))
+        sender = related[job.id].sender_id if related and job.id in related else None
+        loaded[job.lane_id].append(job if sender is None else job._replace(sender_id=sender))
     # Out of the way, or they would stand first in every scan of their lane, and make it look due when it is not.
     update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
     # The order first and then the cut, or the cut could leave out the earlier of two and keep the later one.
@@ -346,25 +273,36 @@ def _load(connection: Connection, lanes: Mapping[UUID, Row[Any]], *, now: Micros
     )
 
 
-def _related(connection: Connection, jobs: Sequence[Any]) -> dict[UUID, Row[Any]]:
+class _Related(NamedTuple):
+    """How a job relates to others of its message or thread."""
+
+    id: UUID
+    sender_id: UUID | None  # the job that sent the message, if this one replaces its metadata
+    overtaken: bool | None  # a later change of the same fields is made already
+    behind: UUID | None  # the nearest earlier job that is not over
+    behind_next_at: Micros | None
+
+
+def _related(connection: Connection, jobs: Sequence[ClaimedJob]) -> dict[UUID, _Related]:
     """How those that change something stand to other jobs of the same message or thread. Sends ask for nothing."""
     ids = [job.id for job in jobs if job.object_id is not None]
     if not ids:
         return {}
-    return {row.id: row for row in connection.execute(_related_of(connection.dialect.name), {"ids": ids}).all()}
+    found = connection.execute(_related_of(connection.dialect.name), {"ids": ids})
+    return {row[0]: _Related._make(row) for row in found}
 
 
-def _is_foreign(job: Row[Any]) -> bool:
+def _is_foreign(job: ClaimedJob) -> bool:
     """Whether only a newer version knows what to do with it."""
     return job.operation not in OPERATIONS or job.form not in FORMS
 
 
-def _behind(found: Sequence[Any], related: Mapping[UUID, Row[Any]], *, now: Micros) -> dict[UUID, Micros]:
+def _behind(found: Sequence[ClaimedJob], related: Mapping[UUID, _Related], *, now: Micros) -> dict[UUID, Micros]:
     """The jobs that must wait for an earlier one of their object which this turn will not run, and until when."""
     if not related:
         return {}
     in_sight = {job.id for job in found}
-    waits_until: dict[tuple[UUID, str], Micros] = {}
+    waits_until: dict[tuple[UUID, str | None], Micros] = {}
     behind: dict[UUID, Micros] = {}
     for job in sorted(found, key=lambda job: (job.due_at, job.id)):
         before = related.get(job.id)
@@ -372,17 +310,17 @@ def _behind(found: Sequence[Any], related: Mapping[UUID, Row[Any]], *, now: Micr
             continue
         name = (job.lane_id, job.object_id)
         if before.behind not in in_sight:
-            waits_until[name] = max(before.behind_next_at, now + BEHIND_RECHECK)
+            waits_until[name] = max(before.behind_next_at or 0, now + BEHIND_RECHECK)
         if name in waits_until:  # and so do all that come after it, in sight or not
             behind[job.id] = waits_until[name]
     return behind
 
 
-def _in_object_order(jobs: list[Any], related: Mapping[UUID, Row[Any]]) -> list[Any]:
+def _in_object_order(jobs: list[ClaimedJob], related: Mapping[UUID, _Related]) -> list[ClaimedJob]:
     """The jobs with those of one object in the order in which they were asked for, whatever their priority."""
     if not related or all(job.id not in related or related[job.id].behind is None for job in jobs):
         return jobs
-    by_object: dict[str, list[Any]] = {}
+    by_object: dict[str, list[ClaimedJob]] = {}
     for job in sorted(jobs, key=lambda job: (job.due_at, job.id)):
         if job.object_id is not None:
             by_object.setdefault(job.object_id, []).append(job)
@@ -403,7 +341,7 @@ def _load_of(dialect: str) -> Executable:
         "SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
         " CASE WHEN p.job_id IS NOT NULL THEN p.cipher_key ELSE b.cipher_key END AS cipher_key,"
         " p.job_id IS NOT NULL AS own_body,"
-        " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS mark"
+        " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS sender_id"
     )
     joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
     if dialect == "postgresql":
@@ -419,7 +357,7 @@ def _load_of(dialect: str) -> Executable:
         "target": Text(),
         "hard": Boolean(),
         "batch_cancel_at": BigInteger(),
-        "mark": Uuid(),
+        "sender_id": Uuid(),
     }
     types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
     types |= {"cipher_key": Text(), "own_body": Boolean()}
@@ -435,9 +373,9 @@ def _related_of(dialect: str) -> Executable:
         " AND o.state IN ('queued', 'sending') AND (o.due_at, o.id) < (j.due_at, j.id)"
         " ORDER BY o.due_at DESC, o.id DESC LIMIT 1"
     )
-    # The job that sent the message whose metadata is about to be replaced, our mark of that job with it.
+    # The job that sent the message whose metadata is about to be replaced: the message carries its id as our mark.
     metadata = schema.FIELDS["metadata"]
-    mark = (
+    sender = (
         f"CASE WHEN j.operation = 'modify' AND (b.fields & {metadata}) <> 0 THEN (SELECT s.id FROM sendq_job AS s"  # noqa: S608
         " WHERE s.message_id = j.object_id AND s.lane_id = j.lane_id ORDER BY s.id LIMIT 1) END"
     )
@@ -450,7 +388,7 @@ def _related_of(dialect: str) -> Executable:
     )
     these = "= ANY(:ids)" if dialect == "postgresql" else "IN :ids"
     statement = text(
-        f"SELECT j.id, {mark} AS mark, {overtaken} AS overtaken, (SELECT o.id {before}) AS behind,"  # noqa: S608
+        f"SELECT j.id, {sender} AS sender_id, {overtaken} AS overtaken, (SELECT o.id {before}) AS behind,"  # noqa: S608
         f" (SELECT o.next_at {before}) AS behind_next_at"
         f" FROM sendq_job AS j LEFT JOIN sendq_batch AS b ON b.id = j.batch_id WHERE j.id {these}"
     )
@@ -458,5 +396,5 @@ def _related_of(dialect: str) -> Executable:
         statement = statement.bindparams(bindparam("ids", type_=ARRAY(Uuid())))
     else:
         statement = statement.bindparams(bindparam("ids", type_=Uuid(), expanding=True))
-    types: dict[str, Any] = {"id": Uuid(), "mark": Uuid(), "overtaken": Boolean()}
+    types: dict[str, Any] = {"id": Uuid(), "sender_id": Uuid(), "overtaken": Boolean()}
     return statement.columns(**types, behind=Uuid(), behind_next_at=BigInteger())

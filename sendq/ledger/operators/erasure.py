@@ -21,8 +21,9 @@ from sendq.clock import Micros
 from sendq.ledger import events
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks
-from sendq.ledger.jobs import end_waiting, lock_jobs, withdrawal
+from sendq.ledger.jobs import end_waiting, lock_jobs
 from sendq.ledger.retention import erase_bodies
+from sendq.rules.job_change import withdrawal
 from sendq.rules.states import FINAL, State
 
 STEP = 500

@@ -21,6 +21,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, literal_column, or_, select, update
 
 from sendq.clock import Micros, moment
+from sendq.facts.lanes import Lane
 from sendq.ids import lane_id
 from sendq.ledger import events, grants
 from sendq.ledger.db import schema
@@ -129,7 +130,7 @@ def release_pair(
     return "released"
 
 
-def _outlasts(row: Row[Any], until: Micros) -> bool:
+def _outlasts(row: Lane | Row[Any], until: Micros) -> bool:
     return row.held_until is not None and row.held_until > until
 
 

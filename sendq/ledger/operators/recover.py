@@ -16,12 +16,12 @@ from sqlalchemy import Connection, Row, and_, func, or_, select
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import events
+from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.doubt import trail
 from sendq.ledger.enqueue import append_wakes, wakes_of
-from sendq.ledger.jobs import store_changes
+from sendq.ledger.jobs import locked_from, store_changes
 from sendq.ledger.operators.retry import CHUNK
 from sendq.rules.states import Event, State, move
 
@@ -71,12 +71,12 @@ def put_in_doubt(
     rows = connection.execute(statement).all()
     sends = [row for row in rows if row.operation == "send"]
     changes = [row for row in rows if row.operation != "send"]
-    store_changes(connection, [(row, _doubted(row, now=now)) for row in sends], now=now)
+    store_changes(connection, [(locked_from(row), _doubted(row, now=now)) for row in sends], now=now)
     attempts = [
         trail(row, RECOVERED, sent="maybe", begun_at=max(since, row.due_at), now=now, error=UNKNOWN) for row in sends
     ]
-    insert_rows(connection, schema.attempt, attempts)
-    store_changes(connection, [(row, _returned(row, now=now)) for row in changes], now=now)
+    append_attempts(connection, attempts)
+    store_changes(connection, [(locked_from(row), _returned(row, now=now)) for row in changes], now=now)
     wakes = wakes_of([row for row in changes if row.application is not None], {row.id: now for row in changes})
     if wakes:
         append_wakes(connection, wakes, at=now)

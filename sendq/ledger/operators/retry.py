@@ -112,7 +112,7 @@ def retry(
     rows = [row for row in seen.ready if row.id in still and still[row.id].state == State.DEAD and row.id not in erased]
     # A microsecond at least, as for new jobs: a scan of a lane that starts at one passes over none before it.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
-    store_changes(connection, [(row, _retried(row, starts[row.id])) for row in rows], now=now)
+    store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
     events.append_all(connection, [_event(row, by=by, reason=reason, now=now) for row in rows])
     wakes = wakes_of(rows, starts)

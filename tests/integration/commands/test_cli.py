@@ -258,7 +258,7 @@ class TestBatch:
         assert "walk lists messages: 0 messages on 0 pages" in cli("batch", batch.id)[1]
         claimed = ledger.serve()
         died = outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule="server_error")
-        ledger.record(replace(died, attempt={**(died.attempt or {}), "error": "it is down"}))
+        ledger.record(replace(died, attempt=died.attempt and died.attempt._replace(error="it is down")))
         out = cli("batch", batch.id)[1]
         assert "walk stopped" in out
         assert "(a page of its walk): server_error: it is down" in out

@@ -9,10 +9,10 @@ from uuid import UUID
 import pytest
 
 from sendq import Attachment, Message, Query, State, clock
+from sendq.facts.outcomes import Page
 from sendq.ledger.db import schema
 from sendq.ledger.operators import retry as retrying
 from sendq.ledger.operators.retry import DeadLetterSelection
-from sendq.ledger.walks import Page
 from sendq.rules.by_hand import RetryRefusal
 from sendq.rules.states import Event
 from tests.integration.ledger.test_sealed import everything
@@ -40,7 +40,7 @@ def called(ledger: Ledger, event: Event, grant: str = "g1", **given: Any) -> UUI
     assert done.attempt is not None
     ledger.record(
         type(done)(**{**{name: getattr(done, name) for name in done.__slots__},
-                      "attempt": {**done.attempt, "error": "marked"}}),
+                      "attempt": done.attempt._replace(error="marked")}),
         ends=[end(claimed)],
     )  # fmt: skip
     return job

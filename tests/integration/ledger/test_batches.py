@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 
 from sendq import Batch, NotFound, Query, State
 from sendq.clock import SECOND
+from sendq.facts.outcomes import Page
 from sendq.ledger import batches, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
-from sendq.ledger.walks import Page
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
 
@@ -194,7 +194,7 @@ class TestProgress:
         for number, job in enumerate(claimed.jobs):
             ledger.record(begins=[(claimed, job.id)])
             died = outcome(claimed, job, Event.GIVE_UP, rule="message_gone")
-            ledger.record(replace(died, attempt={**(died.attempt or {}), "error": f"not found ({number})"}))
+            ledger.record(replace(died, attempt=died.attempt and died.attempt._replace(error=f"not found ({number})")))
         view = ledger.queue.batch(batch.id)
         assert len(view.errors) == 10
         assert {error.rule for error in view.errors} == {"message_gone"}

@@ -17,7 +17,7 @@ from sendq.enqueueing.planning import Options
 from sendq.ledger import contents
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine, reading, writing
-from sendq.messages.content import CHUNK
+from sendq.messages.content import CHUNK, chunk_count
 from sendq.vault import KEY_BYTES, Vault
 from tests.support.ledger import Ledger
 from tests.support.system import eventually
@@ -37,7 +37,7 @@ def stored(ledger: Ledger, job: str, *, vault: Vault | None = None) -> list[byte
     with reading(ledger.engine) as connection:
         found = []
         for piece in contents.pieces_of(connection, UUID(job), vault=vault):
-            positions = range(contents.chunk_count(piece.size))
+            positions = range(chunk_count(piece.size))
             chunks = (contents.chunk_of(connection, piece.content_id, at, vault=vault) for at in positions)
             found.append(b"".join(chunk or b"" for chunk in chunks))
         return found

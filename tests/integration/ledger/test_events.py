@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from sendq.clock import SECOND
+from sendq.facts.outcomes import Hold, Scope
+from sendq.facts.turns import Claimed
 from sendq.ledger import grants
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching.record import Hold
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
 
@@ -41,7 +41,7 @@ def told(ledger: Ledger) -> list[tuple[str, str, str | None, str | None]]:
 class TestAnAnswer:
     def test_that_closes_a_lane_is_kept_with_its_job_and_rule(self, ledger: Ledger) -> None:
         claimed = served(ledger)
-        answer(ledger, claimed, 0, Hold("grant", "grant_unauthorized", "policy", None))
+        answer(ledger, claimed, 0, Hold(Scope.GRANT, "grant_unauthorized", "policy", None))
         (event,) = ledger.rows(schema.event)
         assert told(ledger) == [("closed", "policy", "google", "g1")]
         assert (event.job_id, event.rule) == (claimed.jobs[0].id, "grant_unauthorized")
@@ -49,13 +49,13 @@ class TestAnAnswer:
 
     def test_that_closes_what_is_closed_already_adds_nothing(self, ledger: Ledger) -> None:
         claimed = served(ledger)
-        closes = Hold("grant", "unauthorized", "policy", None, suspected=True)
+        closes = Hold(Scope.GRANT, "unauthorized", "policy", None, suspected=True)
         for place, hold in enumerate([closes, closes, replace(closes, suspected=False)]):
             answer(ledger, claimed, place, hold)
         assert told(ledger) == [("closed", "policy", "google", "g1")]
 
     def test_that_says_that_the_grant_is_gone_is_kept_as_that(self, ledger: Ledger) -> None:
-        answer(ledger, served(ledger), 0, Hold("grant", "grant_not_found", "policy", None, gone=True))
+        answer(ledger, served(ledger), 0, Hold(Scope.GRANT, "grant_not_found", "policy", None, gone=True))
         assert told(ledger) == [("grant_gone", "policy", "google", "g1")]
 
     @pytest.mark.parametrize(
@@ -67,19 +67,21 @@ class TestAnAnswer:
     ) -> None:
         claimed = served(ledger)
         for place in range(3):  # the last two were on the wire when it fell
-            answer(ledger, claimed, place, Hold(scope, "throttled", "policy", ledger.clock() + HOUR))
+            answer(ledger, claimed, place, Hold(Scope(scope), "throttled", "policy", ledger.clock() + HOUR))
             ledger.clock.advance(1)
         assert told(ledger) == [("hold", "policy", *concerned)]
         ledger.record(ends=[end(claimed)])
         ledger.clock.advance(3600)
         probe = ledger.serve()
-        hold = Hold(scope, "throttled", "policy", ledger.clock() + HOUR)
+        hold = Hold(Scope(scope), "throttled", "policy", ledger.clock() + HOUR)
         ledger.record(outcome(probe, probe.jobs[0], Event.RETURN, hold=hold, begun_at=ledger.clock()))
         assert told(ledger) == [("hold", "policy", *concerned)] * 2
 
     def test_that_is_recorded_again_adds_nothing(self, ledger: Ledger) -> None:
         claimed = served(ledger)
-        held = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=Hold("grant", "r", "policy", ledger.clock() + HOUR))
+        held = outcome(
+            claimed, claimed.jobs[0], Event.RETURN, hold=Hold(Scope.GRANT, "r", "policy", ledger.clock() + HOUR)
+        )
         for _ in range(2):
             ledger.record(held)
         assert len(told(ledger)) == 1
@@ -87,7 +89,7 @@ class TestAnAnswer:
     def test_that_is_shorter_than_the_hold_in_force_adds_nothing(self, ledger: Ledger) -> None:
         claimed = served(ledger)
         ledger.set_lane(held_until=ledger.clock() + 2 * HOUR)
-        answer(ledger, claimed, 0, Hold("grant", "r", "policy", ledger.clock() + HOUR))
+        answer(ledger, claimed, 0, Hold(Scope.GRANT, "r", "policy", ledger.clock() + HOUR))
         assert told(ledger) == []
 
     def test_that_narrows_a_lane_is_kept_when_it_does(self, ledger: Ledger) -> None:
@@ -103,7 +105,7 @@ class TestAnEscalation:
         for number in range(3):
             ledger.send(f"g{number}", provider="google")
         for claimed in ledger.claim(ledger.offer()):
-            answer(ledger, claimed, 0, Hold("grant", "forbidden", "policy", None))
+            answer(ledger, claimed, 0, Hold(Scope.GRANT, "forbidden", "policy", None))
         now = ledger.clock()
         with ledger.writing() as connection:
             grants.escalate(connection, rules={"forbidden"}, since=0, number=3, held_until=now + HOUR, now=now)

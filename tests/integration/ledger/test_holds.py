@@ -8,10 +8,10 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, Micros, moment
+from sendq.facts.outcomes import Hold, Scope
+from sendq.facts.turns import Claimed, Group
 from sendq.ledger import grants
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching.record import Group, Hold
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.ledger.operators import holds
 from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.states import Event
@@ -56,7 +56,7 @@ def ramps(ledger: Ledger) -> dict[str, int | None]:
 
 def throttled(ledger: Ledger, claimed: Claimed, *, minutes: float, scope: str = "grant") -> None:
     """The first job of the turn comes back with a hold of the policy; the call was begun just now."""
-    hold = Hold(scope, "throttled", "policy", ledger.clock() + round(minutes * 60 * SECOND))
+    hold = Hold(Scope(scope), "throttled", "policy", ledger.clock() + round(minutes * 60 * SECOND))
     back = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold, begun_at=ledger.clock())
     ledger.record(back, ends=[end(claimed)])
 

@@ -11,11 +11,11 @@ from sqlalchemy import insert, select, text
 
 from sendq import Retryable, Send
 from sendq.clock import SECOND, Micros, moment
+from sendq.facts.outcomes import Hold, Scope
+from sendq.facts.turns import Claimed
 from sendq.ids import new_id
 from sendq.ledger.db import engine, schema
 from sendq.ledger.dispatching import lanes, turns, workers
-from sendq.ledger.dispatching.record import Hold
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.rules.pace import pace_of
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, START, Ledger, end, outcome
@@ -262,8 +262,8 @@ class World:
     def a_hold(self) -> Hold:
         until: Micros | None = self.ledger.clock() + self.chance.randint(1, 300) * SECOND
         if self.chance.random() < 0.1:
-            return Hold("grant", "grant_expired", "policy", None)
-        return Hold(self.chance.choice(["grant", "grant", "provider"]), "throttled", "policy", until)
+            return Hold(Scope.GRANT, "grant_expired", "policy", None)
+        return Hold(self.chance.choice([Scope.GRANT, Scope.GRANT, Scope.PROVIDER]), "throttled", "policy", until)
 
     def hold_pair(self) -> None:
         if self.chance.random() < 0.7:

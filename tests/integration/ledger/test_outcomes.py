@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import event
 
 from sendq.clock import SECOND
+from sendq.facts.outcomes import Hold, Scope
 from sendq.ids import lane_id
 from sendq.ledger import deliveries, grants, outcomes
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import GIVEN_UP, HOLD_MOST, PAUSE_MOST, Receiver, Tried, Wanted
 from sendq.ledger.dispatching import rescue
-from sendq.ledger.dispatching.record import Hold
 from sendq.ledger.operators import retry
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
@@ -432,6 +432,6 @@ def test_nobody_changes_a_jobs_state_behind_the_back_of_those_who_are_told() -> 
 def test_an_unused_hold_is_no_outcome(ledger: Ledger) -> None:
     ledger.send(on_outcome=HOOK)
     claimed = ledger.serve()
-    hold = Hold("grant", "throttled", "policy", ledger.clock() + SECOND)
+    hold = Hold(Scope.GRANT, "throttled", "policy", ledger.clock() + SECOND)
     ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold), ends=[end(claimed)])
     assert kinds(ledger) == []

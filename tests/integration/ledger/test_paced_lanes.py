@@ -10,9 +10,9 @@ import pytest
 
 from sendq import LaneFull, SendQueue
 from sendq.clock import SECOND, Micros, moment
+from sendq.facts.turns import Group, Shrink
 from sendq.ledger import grants
 from sendq.ledger.dispatching import lanes, rescue, workers
-from sendq.ledger.dispatching.record import Group, Shrink
 from sendq.rules.pace import BEHAVES_AFTER, PACES, STRETCH_FIRST, pacer_of, read
 from sendq.rules.paces import PaceRule, Paces, Window
 from sendq.rules.states import Event

@@ -20,11 +20,11 @@ from sqlalchemy import Connection, Engine, Row, event, select, text
 from sqlalchemy.orm import Session
 
 from sendq import State, clock
+from sendq.facts.turns import Claimed, Group, Turn
 from sendq.ids import new_id
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine, writing
 from sendq.ledger.dispatching import lanes, record, rescue, turns, workers
-from sendq.ledger.dispatching.lanes import Turn
 from sendq.rules.pace import Pace, written
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event
@@ -34,26 +34,26 @@ from worker.leading.dispatcher import Dispatcher
 
 LIMIT_S = 20
 
-Closing = Callable[[Connection, Ledger, turns.Claimed], None]
+Closing = Callable[[Connection, Ledger, Claimed], None]
 
 
-def by_its_end(connection: Connection, ledger: Ledger, claimed: turns.Claimed) -> None:
+def by_its_end(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
     """The worker records the last outcome and the turn's end."""
     done = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
-    record.record(connection, record.Group([done], ends=[end(claimed)]), now=ledger.clock())
+    record.record(connection, Group([done], ends=[end(claimed)]), now=ledger.clock())
 
 
-def by_burial(connection: Connection, ledger: Ledger, claimed: turns.Claimed) -> None:
+def by_burial(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
     """Its worker is dead."""
     rescue.bury(connection, ledger.worker, now=ledger.clock())
 
 
-def by_giving_it_back(connection: Connection, ledger: Ledger, claimed: turns.Claimed) -> None:
+def by_giving_it_back(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
     """It was offered, and nobody claimed it."""
     turns.give_back(connection, [(claimed.lane.id, claimed.lane.fence)], now=ledger.clock())
 
 
-def by_the_sweep(connection: Connection, ledger: Ledger, claimed: turns.Claimed) -> None:
+def by_the_sweep(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
     """Even the net writes lanes."""
     by_its_end(connection, ledger, claimed)
     rescue.sweep(connection, after=UUID(int=0), limit=10, now=ledger.clock())
@@ -62,7 +62,7 @@ def by_the_sweep(connection: Connection, ledger: Ledger, claimed: turns.Claimed)
 CLOSINGS = [by_its_end, by_burial, by_giving_it_back, by_the_sweep]
 
 
-def in_a_turn(ledger: Ledger, closing: Closing) -> turns.Claimed:
+def in_a_turn(ledger: Ledger, closing: Closing) -> Claimed:
     """A lane whose only job is in an open turn."""
     ledger.send()
     ledger.clock.advance(1)
@@ -165,7 +165,7 @@ class TestAJobCommittedAgainstATurnsEnd:
         def as_scanned(_: Connection, wanted: Mapping[UUID, Any]) -> dict[UUID, Any]:
             return {lane_id: scanned[lane_id] for lane_id in wanted}
 
-        def close(connection: Connection, ledger: Ledger, claimed: turns.Claimed) -> None:
+        def close(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
             with monkeypatch.context() as patch:
                 patch.setattr(record, "lock", lock_and_scan)
                 patch.setattr(lanes, "first_waiting", as_scanned)
@@ -249,7 +249,7 @@ class Stress:
         self.give_up_at = self.stop_at + LIMIT_S
         self.callers_done = threading.Event()
         self.quiet = threading.Event()
-        self.offered: list[lanes.Turn] = []
+        self.offered: list[Turn] = []
         self.lock = threading.Lock()
         self.enqueued: list[UUID] = []
         self.claimed: list[tuple[UUID, int]] = []
@@ -324,16 +324,14 @@ class Stress:
             groups = [self.group_of(one, chance) for one in claimed]
             if groups and chance.random() < 0.5:  # several turns in one commit
                 groups = [
-                    record.Group(
-                        [o for group in groups for o in group.outcomes], ends=[e for g in groups for e in g.ends]
-                    )
+                    Group([o for group in groups for o in group.outcomes], ends=[e for g in groups for e in g.ends])
                 ]
             for group in groups:
                 with writing(self.ledger.engine) as connection:
                     self.sent_twice += len(record.record(connection, group, now=clock.now()).sent_twice)
             time.sleep(0.001)
 
-    def group_of(self, claimed: turns.Claimed, chance: random.Random) -> record.Group:
+    def group_of(self, claimed: Claimed, chance: random.Random) -> Group:
         outcomes = []
         for job in claimed.jobs:
             if job.id not in claimed.begun:
@@ -343,7 +341,7 @@ class Stress:
                 outcomes.append(outcome(claimed, job, Event.RETURN, next_at=retry_at, begun_at=clock.now()))
             else:
                 outcomes.append(outcome(claimed, job, Event.ACCEPT, sent="yes", begun_at=clock.now()))
-        return record.Group(outcomes, ends=[end(claimed)])
+        return Group(outcomes, ends=[end(claimed)])
 
 
 class Cost(NamedTuple):

@@ -11,11 +11,12 @@ from sqlalchemy import func, select
 
 from sendq import Send, State
 from sendq.clock import SECOND, moment
+from sendq.facts.outcomes import Hold, Scope
+from sendq.facts.turns import Claimed, Group
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
-from sendq.ledger.dispatching.record import Group, Hold
-from sendq.ledger.dispatching.turns import Claimed
+from sendq.rules.rule_ids import DIED
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
@@ -23,7 +24,7 @@ MINUTE = 60 * SECOND
 
 
 def throttle(ledger: Ledger, minutes: int = 20, scope: str = "grant") -> Hold:
-    return Hold(scope, "throttled", "policy", ledger.clock() + minutes * MINUTE)
+    return Hold(Scope(scope), "throttled", "policy", ledger.clock() + minutes * MINUTE)
 
 
 def bury(ledger: Ledger) -> rescue.Buried:
@@ -323,7 +324,7 @@ class TestAnyOtherLateOutcome:
         bury(ledger)
         ledger.record(outcome(first, first.jobs[0], Event.RETURN, rule="service_unavailable"))
         trail = ledger.queue.job(str(job)).trail
-        assert {attempt.rule for attempt in trail} == {"service_unavailable", rescue.DIED}
+        assert {attempt.rule for attempt in trail} == {"service_unavailable", DIED}
 
     def test_holds_its_lane_all_the_same(self, ledger: Ledger) -> None:
         ledger.send()
@@ -460,7 +461,7 @@ class TestAReauth:
     def test_closes_the_lane_until_somebody_opens_it(self, ledger: Ledger) -> None:
         job = ledger.send()
         claimed = ledger.serve()
-        hold = Hold("grant", "grant_expired", "policy", None)
+        hold = Hold(Scope.GRANT, "grant_expired", "policy", None)
         ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold), ends=[end(claimed)])
         lane = ledger.lane()
         assert (lane.closed_at, lane.closed_rule, lane.next_at) == (ledger.clock(), "grant_expired", None)
@@ -474,7 +475,7 @@ class TestAReauth:
     def test_is_noted_once(self, ledger: Ledger) -> None:
         ledger.send(), ledger.send()
         claimed = ledger.serve()
-        hold = Hold("grant", "grant_expired", "policy", None)
+        hold = Hold(Scope.GRANT, "grant_expired", "policy", None)
         ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold))
         ledger.clock.advance(5)
         later = replace(hold, rule="another")

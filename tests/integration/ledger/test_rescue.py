@@ -12,12 +12,13 @@ import pytest
 
 from sendq import Send, State
 from sendq.clock import SECOND, moment
+from sendq.facts.outcomes import Hold, Scope
+from sendq.facts.turns import Claimed, Group
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue, workers
-from sendq.ledger.dispatching.record import Group, Hold
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.rules.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
+from sendq.rules.rule_ids import DIED
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, START, Ledger, end, outcome
 
@@ -63,9 +64,9 @@ class TestBuryingAWorker:
             row = ledger.job(job.id)
             assert (row.state, row.deaths, row.attempts) == ("queued", 1, 0)
             assert (row.generation, row.key_at, row.doubt_at) == (0, begun_at, begun_at)
-            assert (row.next_at, row.turn, row.begun_at, row.rule) == (ledger.clock(), None, None, rescue.DIED)
+            assert (row.next_at, row.turn, row.begun_at, row.rule) == (ledger.clock(), None, None, DIED)
             (attempt,) = ledger.queue.job(str(job.id)).trail
-            assert (attempt.sent, attempt.status, attempt.rule) == ("maybe", None, rescue.DIED)
+            assert (attempt.sent, attempt.status, attempt.rule) == ("maybe", None, DIED)
         assert {job_id: ledger.job(job_id) for job_id in untouched} == untouched
 
     def test_makes_no_job_poison_however_many_died(self, ledger: Ledger) -> None:
@@ -266,7 +267,7 @@ class TestExpiring:
     def test_ends_jobs_whose_time_is_over_in_closed_lanes_too(self, ledger: Ledger) -> None:
         closing = ledger.send("g1")
         claimed = ledger.serve()
-        hold = Hold("grant", "grant_expired", "policy", None)
+        hold = Hold(Scope.GRANT, "grant_expired", "policy", None)
         ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold), ends=[end(claimed)])
         waiting = ledger.send("g2")
         ledger.clock.advance(72 * 3_600 - 1)

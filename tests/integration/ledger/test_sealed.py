@@ -9,13 +9,14 @@ from uuid import UUID
 import pytest
 
 from sendq import Attachment, KeyConflict, Message, Query, SendQueue, State, Unreadable, Vault
+from sendq.facts.outcomes import Page
+from sendq.facts.turns import Claimed, Group
 from sendq.ledger import sealed
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import turns
-from sendq.ledger.dispatching.record import Group, record
+from sendq.ledger.dispatching.record import record
 from sendq.ledger.operators import rekey
 from sendq.ledger.sealed import HOLD_MOST, RECHECK
-from sendq.ledger.walks import Page
 from sendq.rules.rule_ids import NO_KEY
 from sendq.rules.states import Event
 from sendq.vault import KEY_BYTES
@@ -32,7 +33,7 @@ def sealing(ledger: Ledger, vault: Vault = OLD) -> SendQueue:
     return ledger.queue
 
 
-def claim(ledger: Ledger, vault: Vault, unreadable: Counter[str] | None = None) -> list[turns.Claimed]:
+def claim(ledger: Ledger, vault: Vault, unreadable: Counter[str] | None = None) -> list[Claimed]:
     """One round of the dispatcher, and a worker with these keys."""
     ledger.clock.advance(0.001)  # the jobs of one call are due a microsecond apart
     offered = ledger.offer()

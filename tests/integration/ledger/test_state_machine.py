@@ -22,17 +22,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sendq import Options, Send, State
 from sendq.clock import SECOND, Micros
+from sendq.facts.outcomes import Hold, Outcome, Scope
+from sendq.facts.turns import Claimed
+from sendq.facts.turns import Turn as Offer
 from sendq.ids import new_id
 from sendq.ledger import grants
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import lanes, rescue, workers
-from sendq.ledger.dispatching.record import Hold, Outcome
-from sendq.ledger.dispatching.turns import Claimed, first_to_begin, start_soon
 from sendq.ledger.operators import holds
 from sendq.rules.pace import Limit, call_of
 from sendq.rules.paces import PaceRule, Paces, Window
 from sendq.rules.preflight import objection
+from sendq.rules.starts import first_to_begin, start_soon
 from sendq.rules.states import FINAL, Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
@@ -85,7 +87,7 @@ class Machine(RuleBasedStateMachine):
         self.ledger = Ledger(open_engine(f"sqlite:///{self.home / 'ledger.db'}"))
         self.clock = self.ledger.clock
         self.workers = [self.new_worker(), self.new_worker()]
-        self.broker: list[lanes.Turn] = []
+        self.broker: list[Offer] = []
         self.turns: list[Turn] = []
         self.jobs: set[UUID] = set()
         self.accepted: set[str] = set()  # by the API, by idempotency key
@@ -244,7 +246,7 @@ class Machine(RuleBasedStateMachine):
             workers.register(connection, worker, name="w", pid=1, version="0", load=load, now=self.clock())
         return worker
 
-    def dispatch(self) -> list[lanes.Turn]:
+    def dispatch(self) -> list[Offer]:
         with self.ledger.writing() as connection:
             found = lanes.take_wakes(connection, limit=1_000)
             lanes.wake(connection, found, now=self.clock(), paces=SLOW)
@@ -275,7 +277,7 @@ class Machine(RuleBasedStateMachine):
     def open_turns(self) -> list[Turn]:
         return [turn for turn in self.turns if not turn.over]
 
-    def claim(self, message: lanes.Turn, worker: UUID) -> None:
+    def claim(self, message: Offer, worker: UUID) -> None:
         for claimed in self.ledger.claim([message], worker=worker, jobs_each=4):
             begun = [job for job in claimed.jobs if job.id in claimed.begun]
             self.turns.append(Turn(claimed, worker, begun, tried={job.id for job in begun}))
@@ -313,13 +315,13 @@ class Machine(RuleBasedStateMachine):
                 event = Event.DOUBT if too_old else Event.RETURN
                 return outcome(claimed, job, event, **unknown, counts=True, begun_at=now)
             case "throttle":
-                hold = Hold("grant", "throttled", "policy", now + 1_200 * SECOND)
+                hold = Hold(Scope.GRANT, "throttled", "policy", now + 1_200 * SECOND)
                 # After an unknown outcome a throttle proves nothing about the first request: the key stays.
                 return outcome(
                     claimed, job, Event.RETURN, **(definite if not job.doubt_at else unknown), hold=hold, begun_at=now
                 )
             case "reauth":
-                hold = Hold("grant", "expired", "policy", None)
+                hold = Hold(Scope.GRANT, "expired", "policy", None)
                 return outcome(
                     claimed, job, Event.RETURN, **(definite if not job.doubt_at else unknown), hold=hold, begun_at=now
                 )

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from sendq import Send, State
 from sendq.clock import SECOND, moment
+from sendq.facts.turns import Claimed, Turn
 from sendq.ids import new_id
 from sendq.ledger.dispatching import lanes, rescue, turns
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.rules.preflight import KEY_MAX_AGE
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
@@ -78,7 +78,7 @@ class TestAClaim:
         assert len(ledger.claim(fresh)) == 1
 
     def test_of_an_unknown_lane_gets_nothing(self, ledger: Ledger) -> None:
-        assert ledger.claim([lanes.Turn(new_id(), 1, 1)]) == []
+        assert ledger.claim([Turn(new_id(), 1, 1)]) == []
 
     def test_begins_no_more_jobs_than_the_lane_is_wide(self, ledger: Ledger) -> None:
         ledger.queue.send_many([Send("g1", MESSAGE) for _ in range(10)])

@@ -11,13 +11,13 @@ import pytest
 
 from sendq import Batch, Query, State
 from sendq.clock import moment
+from sendq.facts.outcomes import Page
+from sendq.facts.turns import Claimed, Group
 from sendq.ledger import batches, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
-from sendq.ledger.dispatching.record import Group, record
-from sendq.ledger.dispatching.turns import Claimed
+from sendq.ledger.dispatching.record import record
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
-from sendq.ledger.walks import Page
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
 
@@ -343,7 +343,7 @@ class TestTheMarkOfAMessageThatWeSent:
             ledger.queue.delete("g1", names)
         else:
             ledger.queue.modify("g1", names, **changes)
-        return {job.object_id: job.mark for job in serve(ledger).jobs}
+        return {job.object_id or "": job.sender_id for job in serve(ledger).jobs}
 
     def test_is_known_at_the_claim_of_a_change_that_replaces_metadata(self, ledger: Ledger) -> None:
         marks = self.marks(ledger, metadata={"project": "x"}, unread=True)

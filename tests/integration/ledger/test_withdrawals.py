@@ -7,8 +7,8 @@ from uuid import UUID
 
 from sendq import State
 from sendq.clock import moment
+from sendq.facts.turns import Claimed
 from sendq.ledger.dispatching import rescue
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.rules.states import Event
 from tests.integration.ledger.test_record import bury, counted
 from tests.support.ledger import Ledger, end, outcome

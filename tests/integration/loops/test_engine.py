@@ -12,8 +12,9 @@ import pytest
 
 from sendq import State, clock
 from sendq.errors import LedgerUnavailable
+from sendq.facts.outcomes import Outcome
+from sendq.facts.turns import Recorded
 from sendq.ledger.dispatching import workers
-from sendq.ledger.dispatching.record import Outcome, Recorded
 from sendq.simulator import Simulator
 from settings import Settings
 from tasks import turn

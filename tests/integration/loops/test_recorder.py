@@ -13,10 +13,10 @@ import pytest
 
 from sendq import State
 from sendq.clock import SECOND
+from sendq.facts.outcomes import Hold, Outcome, Scope
+from sendq.facts.turns import Begin, Claimed, Recorded
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
-from sendq.ledger.dispatching.record import Begin, Hold, Outcome, Recorded
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
 from tests.support.servers import PgServer
@@ -68,7 +68,7 @@ def claimed_turns(ledger: Ledger, number: int) -> list[Claimed]:
 def accepted(claimed: Claimed, told: Told, **changes: Any) -> Entry:
     done = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
     assert done.attempt is not None
-    done = replace(done, attempt={**done.attempt, **changes})
+    done = replace(done, attempt=done.attempt._replace(**changes))
     return Entry(PAIR, done, (), end(claimed), told.entry)
 
 
@@ -76,7 +76,7 @@ def refused(claimed: Claimed, told: Told, *, hold: Hold | None, **changes: Any) 
     """The job goes back after this answer."""
     back = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold)
     assert back.attempt is not None
-    back = replace(back, attempt={**back.attempt, **changes})
+    back = replace(back, attempt=back.attempt._replace(**changes))
     return Entry(PAIR, back, (), end(claimed), told.entry)
 
 
@@ -165,7 +165,7 @@ class TestAPairThatWasHeld:
         recorder.put(accepted(before, told))
         told.wait_for(1)
         pg_ledger.clock.advance(1)
-        hold = Hold("application", "rate_limit", "policy", pg_ledger.clock() + SECOND)
+        hold = Hold(Scope.APPLICATION, "rate_limit", "policy", pg_ledger.clock() + SECOND)
         back = outcome(throttled, throttled.jobs[0], Event.RETURN, hold=hold, begun_at=pg_ledger.clock())
         recorder.put(Entry(PAIR, back, (), end(throttled), told.entry))
         told.wait_for(1)
@@ -190,7 +190,7 @@ class TestAPairThatWasHeld:
         self, pg_ledger: Ledger, recorder: Recorder, told: Told, refusal: dict[str, Any], proves: bool
     ) -> None:
         (claimed,) = claimed_turns(pg_ledger, 1)
-        hold = Hold("grant", "unauthorized", "policy", None) if refusal["route"] == "reauth" else None
+        hold = Hold(Scope.GRANT, "unauthorized", "policy", None) if refusal["route"] == "reauth" else None
         before = self.ramp(pg_ledger)
         assert before == 1
         entry = refused(claimed, told, hold=hold, **refusal)

@@ -9,9 +9,9 @@ from sqlalchemy import exc
 
 from sendq import State
 from sendq.clock import SECOND, moment
+from sendq.facts.turns import Claimed
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue, workers
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.rules.preflight import KEY_MAX_AGE
 from sendq.rules.states import Event
 from tests.integration.ledger.test_rescue import register, served

@@ -12,28 +12,27 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 from uuid import UUID
 
 import psutil
 import pytest
 
 from sendq.ids import new_id
-from sendq.ledger.contents import StoredPiece
+from sendq.messages.content import StoredPiece
 from sendq.messages.wire_format import JSON
 from sendq.simulator import Fault, Simulator
 from tasks.calling import isolated
 from tasks.calling.isolated import Alone, NoProcess
 from tasks.calling.upload import UNREADABLE, Upload
 from tasks.policy.failure import Answer, Success, parse
+from tests.support.facts import claimed_job
 from tests.support.system import API_KEY, eventually
 
 POISON = Path(__file__).parents[2] / "support" / "poison"
 BODY = json.dumps({"to": [{"email": "leyah@example.com"}], "subject": "Invoice 42", "body": "42"}).encode()
 
 
-JOB: Any = SimpleNamespace(operation="send", doubt_at=None, rule=None, content_type="application/json", body=BODY)
+JOB = claimed_job(body=BODY)
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,7 @@ class TestACallOfItsOwn:
         assert api.requests[0].message_id == "<m@1/+>"
 
     def test_can_ask_for_a_page(self, api: Simulator) -> None:
-        job: Any = SimpleNamespace(
-            operation="list", doubt_at=None, rule=None, content_type="", body=b"limit=5&subject=a%20b"
-        )
+        job = claimed_job(operation="list", content_type="", body=b"limit=5&subject=a%20b")
 
         async def call() -> Answer:
             async with Alone(job, provider="google", connect_s=5, read_s=20) as caller:
@@ -179,9 +176,9 @@ class TestItsWorker:
 
     STORY = textwrap.dedent("""
         import asyncio, sys
-        from types import SimpleNamespace
         from tasks.calling.isolated import Alone
-        JOB = SimpleNamespace(operation='send', doubt_at=None, rule=None, content_type='application/json')
+        from tests.support.facts import claimed_job
+        JOB = claimed_job()
         class Endpoint:
             api_uri = sys.argv[1]
             def api_key(self): return "test-key"

@@ -14,13 +14,13 @@ from sqlalchemy import Row, event, func, select, update
 from sendq import Send, State, clock
 from sendq.clock import SECOND, Micros
 from sendq.enqueueing.planning import Options
+from sendq.facts.outcomes import Hold, Scope
+from sendq.facts.turns import Claimed
 from sendq.ids import lane_id
 from sendq.ledger import grants
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching.lanes import prove
-from sendq.ledger.dispatching.record import Hold
-from sendq.ledger.dispatching.turns import Claimed
 from sendq.rules.pace import pace_of
 from sendq.rules.states import Event
 from sendq.simulator import Fault, Request
@@ -273,7 +273,7 @@ def refuse(ledger: Ledger, count: int, *, rule: str = "scopes_missing", first: i
 
 def refuse_all(ledger: Ledger, turns: Sequence[Claimed], *, rule: str = "scopes_missing") -> None:
     for claimed in turns:
-        hold = Hold("grant", rule, "policy", None)
+        hold = Hold(Scope.GRANT, rule, "policy", None)
         begun_at = claimed.lane.turn_at
         refused = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold, begun_at=begun_at)
         ledger.record(refused, ends=[end(claimed)])
@@ -375,8 +375,8 @@ class TestTwoAnswersOfOneMoment:
         for _ in range(2):
             ledger.send("g1", provider="microsoft")
         claimed = ledger.serve()
-        gone = Hold("grant", "grant_not_found", "policy", None, gone=True)
-        suspected = Hold("grant", "unauthorized", "policy", None, suspected=True)
+        gone = Hold(Scope.GRANT, "grant_not_found", "policy", None, gone=True)
+        suspected = Hold(Scope.GRANT, "unauthorized", "policy", None, suspected=True)
         at = ledger.clock()
         ledger.record(
             outcome(claimed, claimed.jobs[0], Event.GIVE_UP, hold=gone, begun_at=at),

@@ -1,0 +1,87 @@
+"""A lane as it was read, and the wake rows that tell the dispatcher of new jobs in it.
+
+Named tuples, with one field for each column of its table: thousands are made a second.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from sendq.clock import Micros
+
+
+class Lane(NamedTuple):
+    """A row of ``sendq_lane``; what its columns mean is in `sendq.ledger.db.schema`."""
+
+    id: UUID
+    application: str
+    grant_id: str
+    provider: str
+    created_at: Micros
+    next_at: Micros | None
+    high_mark: Micros
+    normal_mark: Micros
+    low_mark: Micros
+    fence: int
+    turn: str | None
+    turn_at: Micros | None
+    turn_worker: UUID | None
+    turn_slots: int
+    served_at: Micros | None
+    width: int
+    ramp: int
+    pace: str | None
+    used: str | None
+    ready_at: Micros
+    spacing: Micros
+    spacing_until: Micros
+    stretch: Micros
+    ask_at: Micros | None
+    held_until: Micros | None
+    held_since: Micros | None
+    held_rule: str | None
+    held_by: str | None
+    streak: int
+    closed_at: Micros | None
+    closed_rule: str | None
+    suspected: bool
+    announced_at: Micros | None
+    check_at: Micros | None
+    checks: int
+    refused: int
+    opened_at: Micros | None
+    gone: bool
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Its application and provider."""
+        return self.application, self.provider
+
+    @property
+    def is_offered(self) -> bool:
+        """Whether a turn of it is open that no worker has claimed yet."""
+        return self.turn == "offered"
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether a worker carries out a turn of it."""
+        return self.turn == "claimed"
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it gets no turn until its grant is authorised again."""
+        return self.closed_at is not None
+
+
+class Wake(NamedTuple):
+    """A row of ``sendq_wake``: when the first of some new jobs of a lane are due, by priority (None: none of it)."""
+
+    id: int
+    lane_id: UUID
+    application: str
+    grant_id: str
+    provider: str | None
+    high_at: Micros | None
+    normal_at: Micros | None
+    low_at: Micros | None

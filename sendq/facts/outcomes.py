@@ -1,0 +1,119 @@
+"""What became of a job: the attempt, the outcome, the hold that an answer asks for, the page that a listing brought."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+from uuid import UUID
+
+from sendq.clock import Micros
+from sendq.rules.states import Event
+
+
+class Scope(StrEnum):
+    """Whom a decision or a hold concerns."""
+
+    JOB = "job"
+    GRANT = "grant"
+    PROVIDER = "provider"  #        all grants of one provider in one application
+    APPLICATION = "application"
+
+
+class Sent(StrEnum):
+    """Whether the message may have gone out (for a modification: whether it may have been made)."""
+
+    NO = "no"
+    MAYBE = "maybe"
+    PARTLY = "partly"  #            some recipients have it: never send it again
+    YES = "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """No calls for a scope until a time. ``until`` None closes the lane: its grant must be authorised again.
+
+    by         who holds: ``policy``, or an operator's name
+    suspected  closed, but the API is asked about the grant before its owner is notified
+    gone       closed for good: the grant exists no more
+    """
+
+    scope: Scope
+    rule: str
+    by: str
+    until: Micros | None
+    suspected: bool = False
+    gone: bool = False
+
+    @property
+    def above_grant(self) -> bool:
+        """Whether it concerns more than one grant."""
+        return self.scope is not Scope.GRANT
+
+
+class Attempt(NamedTuple):
+    """A row of ``sendq_attempt``: one call for a job, and what it brought.
+
+    status      of HTTP; None: no answer came
+    route       of the policy; None: accepted
+    sent        whether the message may have gone out
+    error       cleaned and bounded; holds no address
+    """
+
+    id: UUID
+    job_id: UUID
+    generation: int
+    worker_id: UUID | None
+    begun_at: Micros
+    ended_at: Micros
+    status: int | None
+    rule: str
+    route: str | None
+    sent: str
+    error_type: str | None = None
+    error: str | None = None
+    request_id: str | None = None
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What one listing brought: at most a page of ids, and the request for the next page (None: it was the last)."""
+
+    found: Sequence[str]
+    following: bytes | None
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one begun job. ``attempt`` is None when no call was made after all."""
+
+    id: UUID
+    lane_id: UUID
+    fence: int
+    job_id: UUID
+    operation: str
+    event: Event
+    rule: str
+    next_at: Micros
+    attempt: Attempt | None = None
+    counts: bool = False  # whether it costs the job an attempt
+    sent: str = Sent.NO
+    new_generation: bool = False
+    message_id: str | None = None
+    page: Page | None = None  # what a listing has found
+    conflict: bool = False  # the API still worked on an earlier request with this key
+    died: bool = False  # the process that the job had for itself died of it
+    hold: Hold | None = None
+    width: int | None = None  # the lane's calls at once from now on; None: as before
+    spacing: Micros | None = None  # the least time between two modifications, until it has behaved for a while
+    throttled: bool = False  # by a limit that nobody knows: its calls go further apart
+    begun_at: Micros = 0
+    # For logs, metrics and events; nothing of this is written.
+    application: str = ""
+    provider: str = ""
+    grant_id: str = ""
+    wanted_at: Micros = 0  # when the job could have begun; the difference is its time in the queue
+    attempts: int = 0  # used up before this one

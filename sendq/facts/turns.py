@@ -1,0 +1,99 @@
+"""A turn: what the dispatcher offers, what a worker claims, and what it has committed.
+
+Turn ─▶ Claimed ─▶ Begin, Outcome, Shrink, End ─▶ Group ─▶ Recorded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sendq.clock import Micros
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.lanes import Lane
+from sendq.facts.outcomes import Outcome
+from sendq.rules.pace import Pacer
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An offered turn: the lane, the fence that makes this turn the only one of that name, and its calls at once."""
+
+    lane_id: UUID
+    fence: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A turn that is ours: its lane as it was at the claim, and its jobs in the order in which they may begin."""
+
+    lane: Lane
+    jobs: Sequence[ClaimedJob]
+    begun: frozenset[UUID]
+    worker: UUID  # whose the turn is; a worker that was taken for dead goes on under another id
+    slots: int  # calls at once that it may make
+    pacer: Pacer  # of its lane, with the begun jobs charged
+    starts: Mapping[UUID, Micros]  # when each of the begun jobs may start
+    streak: int = 0  # holds of its pair or application since the last success of the pair
+    foreign: frozenset[str] = frozenset()  # operations of a newer version, whose jobs were left to its workers
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """A turn wants to make the call for this job next."""
+
+    lane_id: UUID
+    fence: int
+    job_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A turn is over; what it used and learned of the lane's pace.
+
+    ``used`` and ``ready_at`` are the `sendq.rules.pace.Pacer`'s; None leaves what the ledger has.
+    """
+
+    lane_id: UUID
+    fence: int
+    ready_at: Micros
+    ramp: int
+    used: str | None = None
+    successes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shrink:
+    """A turn that begins no more, and waits for slow calls, holds only so many slots from now on."""
+
+    lane_id: UUID
+    fence: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What is committed together. ``proven``: pairs that work, each with the time at which a successful call began."""
+
+    outcomes: Sequence[Outcome] = ()
+    begins: Sequence[Begin] = ()
+    ends: Sequence[End] = ()
+    shrinks: Sequence[Shrink] = ()
+    proven: Mapping[tuple[str, str], Micros] = field(default_factory=dict)
+
+    def lane_ids(self) -> set[UUID]:
+        """The lanes that it touches."""
+        return {item.lane_id for items in (self.outcomes, self.begins, self.ends, self.shrinks) for item in items}
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What became of a group: the jobs that may go on the wire, and facts that came too late for their turn."""
+
+    begun: set[UUID] = field(default_factory=set)
+    late: list[Outcome] = field(default_factory=list)
+    sent_twice: list[Outcome] = field(default_factory=list)
+    incidents: list[Outcome] = field(default_factory=list)  # whose holds above a grant began something new
+    ramps: dict[tuple[str, str], int | None] = field(default_factory=dict)  # of the pairs that were proven
