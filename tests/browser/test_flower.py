@@ -12,7 +12,8 @@ from sendq import SendQueue
 from sendq.simulator import Fault
 from tests.support.flower import Flower, flower
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 
 # Grants as Nylas names them.
 OPEN, FLAKY, TIRED, CLOSED = (

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.chaos.board import VARIABLE, Board
-from tests.support.system import ROOT, Worker, eventually
+from tests.support.system import ROOT, Worker
+from tests.support.waiting import eventually
 
 LOOK_S = 0.05
 START_LIMIT_S = 90.0  # the first start of all compiles some hundred modules

@@ -19,7 +19,8 @@ from tests.chaos.crew import Crew
 from tests.chaos.report import Compared
 from tests.chaos.stage import LATENCY_S, Scenario, drained, staged
 from tests.support.servers import Cluster
-from tests.support.system import API_KEY, ROOT, System, eventually
+from tests.support.system import API_KEY, ROOT, System
+from tests.support.waiting import eventually
 from worker.redis.embedded import EmbeddedRedis
 
 NAME = "plain-celery"

@@ -13,7 +13,7 @@ import psycopg
 from tests.chaos.stage import Scenario, Stage
 from tests.support.proxy import Loss
 from tests.support.servers import Cluster
-from tests.support.system import eventually
+from tests.support.waiting import eventually
 from worker.redis.embedded import redis_client
 
 # --- Redis ------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ from tests.chaos.load import Load
 from tests.chaos.watch import Watch
 from tests.support.proxy import Proxy
 from tests.support.servers import Cluster
-from tests.support.system import System, Worker, eventually, running
+from tests.support.system import System, Worker, running
+from tests.support.waiting import eventually
 
 LATENCY_S = 0.1  # of the API: time in which a call can be met on the wire
 WARM = 60  # jobs that are through before anything breaks

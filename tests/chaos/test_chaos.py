@@ -13,7 +13,7 @@ from tests.chaos.stage import Played, Scenario, play
 from tests.chaos.workers import kills
 from tests.support.servers import Cluster, running_cluster
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]  # of a machine that is busy with other things
+pytestmark = pytest.mark.chaos
 
 # Deaths are noticed in seconds; on a busy machine the living are buried now and then, which must not matter either.
 QUICK = {

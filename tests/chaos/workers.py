@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from tests.chaos.board import PLACES
 from tests.chaos.crew import ANY_MOMENT, START_LIMIT_S
 from tests.chaos.stage import Scenario, Stage
-from tests.support.system import eventually
+from tests.support.waiting import eventually
 
 # How often a place is passed before somebody dies there: chance decides up to here. Rare places: the first time.
 VISITS = {"calling": 40, "waiting": 40, "answered": 40, "recording": 15, "recorded": 15, "claiming": 10, "claimed": 10,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.system import ROOT, System, eventually
+from tests.support.system import ROOT, System
+from tests.support.waiting import LIMIT_S, eventually
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,9 @@ def child(command: list[str], environ: dict[str, str], log: Path, cwd: Path = RO
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(20)
+            process.wait(LIMIT_S)
         process.kill()
-        process.wait(20)
+        process.wait(LIMIT_S)
 
 
 @contextmanager

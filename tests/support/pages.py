@@ -18,6 +18,7 @@ from pathlib import Path
 from benchmarks.peers_report import readme_table
 from settings import Settings
 from tasks.policy.explain import policy_table_markdown
+from tests.support.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 GENERATED_ALSO = ("CONTRIBUTING.md",)  # pages whose snippets no test runs
@@ -118,7 +119,7 @@ def _source(path: str, name: str) -> str:
 def run_program(argv: list[str], directory: Path, **environ: str) -> str:
     """What a program prints; it must succeed. ``environ``: its whole environment, if any of it is given."""
     done = subprocess.run(
-        argv, cwd=directory, env=environ or None, capture_output=True, text=True, check=False, timeout=60
+        argv, cwd=directory, env=environ or None, capture_output=True, text=True, check=False, timeout=LIMIT_S
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -6,16 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
+from tests.support.waiting import LIMIT_S
+
 ROOT = Path(__file__).parents[2]
-LIMIT_S = 30.0
 
 # Set for a process under test and so for all that it starts: whoever carries it later is a leftover.
 MARK = "LEFT_BEHIND_BY"
@@ -97,12 +97,3 @@ def running(arguments: list[str], tmp: Path, **environment: str) -> Iterator[Run
         it.process.wait()
         assert it.process.stdout is not None
         it.process.stdout.close()
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait for it, with a limit."""
-    deadline = time.monotonic() + LIMIT_S
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {LIMIT_S:.0f} s: {what}")
-        time.sleep(0.02)

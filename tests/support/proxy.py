@@ -31,9 +31,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from tests.support.waiting import LIMIT_S
+
 T = TypeVar("T")
 PIECE_BYTES = 65536
-LIMIT_S = 10.0
 
 
 class Mode(Enum):

@@ -21,6 +21,7 @@ from typing import Any
 from aiohttp import web
 
 from sendq.outcomes import BadOutcome, verify
+from tests.support.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_" + base64.b64encode(b"the secret of the tests' receivers").decode()
@@ -113,12 +114,12 @@ def receiving(receiver: Receiver | None = None, *, tls: ssl.SSLContext | None = 
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(LIMIT_S)
     try:
         yield it
     finally:
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(LIMIT_S)
 
 
 class ForeignApplication:
@@ -155,7 +156,7 @@ class ForeignApplication:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(LIMIT_S)
 
 
 _FOREIGN = """

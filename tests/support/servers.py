@@ -30,10 +30,9 @@ import psutil
 import psycopg
 import pytest
 
+from tests.support.waiting import LIMIT_S
 from worker.processes.guard import Guarded
 from worker.redis.embedded import EmbeddedRedis, redis_client
-
-START_LIMIT_S = 30.0
 
 # Speed for tests that lose nothing when the machine does: no fsync. All else stays as production has it, commits too
 # (synchronous_commit decides who waits for whom, so it keeps its default).
@@ -175,7 +174,7 @@ class Cluster:
             group=self.user.pw_gid if self.user else None,
             remove=[self._home],
         )  # fmt: skip
-        deadline = time.monotonic() + START_LIMIT_S
+        deadline = time.monotonic() + LIMIT_S
         while not server.ended() and time.monotonic() < deadline:
             with contextlib.suppress(psycopg.OperationalError):
                 self.pg.execute("SELECT 1")

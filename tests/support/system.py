@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,26 +21,13 @@ from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.db.engine import open_engine, reading, writing
 from sendq.simulator import Simulator
+from tests.support.waiting import LIMIT_S, eventually
 from worker.redis.embedded import EmbeddedRedis, redis_client
 
 T = TypeVar("T")
 API_KEY = "test-key"
+WORKER_START_S = 4.0  # more than the start of a worker takes on an idle machine, which is 2 s or 3 s
 ROOT = Path(__file__).parents[2]
-
-# How long a test waits for anything before it says that it did not happen. Far above what it takes, for busy machines.
-LIMIT_S = 30.0
-
-
-def eventually(condition: Callable[[], T], what: str, *, limit_s: float = LIMIT_S) -> T:
-    """Wait for a condition to hold; gives its value. Fails, naming ``what``, when the limit is over."""
-    deadline = time.monotonic() + limit_s
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"{what} did not happen within {limit_s:g} s"
-        time.sleep(0.02)
-
 
 # Backoffs of tenths of a second instead of minutes; all else is the policy's own.
 SHORT_BACKOFFS = "".join(
@@ -86,7 +73,7 @@ class Worker:
     def terminate(self) -> int:
         """SIGTERM; gives the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
+        return self.process.wait(LIMIT_S)
 
     def said(self) -> str:
         """Its log."""
@@ -102,6 +89,7 @@ class System:
         migrate.upgrade(self.engine)
         self.queue = SendQueue(self.engine)
         self.workers: list[Worker] = []
+        self._slowest_start_s = 0.0
         self.policy = directory / "policy.toml"
         self.policy.write_text(SHORT_BACKOFFS)
 
@@ -130,6 +118,7 @@ class System:
         environ, app = self.environ(**settings), "worker"
         if wrong_clock:
             environ["SHIFTED_CLOCK"], app = wrong_clock, "tests.support.shifted"
+        began = time.monotonic()
         worker = Worker(environ, self.directory / f"worker-{len(self.workers)}.log", *arguments, app=app)
         self.workers.append(worker)
 
@@ -138,7 +127,16 @@ class System:
             return self.scalar(f"SELECT count(*) FROM sendq_worker WHERE pid = {worker.pid}") > 0
 
         eventually(there, "a worker's registration")
+        self._slowest_start_s = max(self._slowest_start_s, time.monotonic() - began)
         return worker
+
+    @property
+    def slowness(self) -> float:
+        """By how much this machine is slower now than one that is idle: 1.0, or more.
+
+        Measured by the start of this system's workers. Times that a test promises are to be multiplied by it.
+        """
+        return max(1.0, self._slowest_start_s / WORKER_START_S)
 
     def count(self, table: Table) -> int:
         """Rows of a table."""

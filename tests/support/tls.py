@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.waiting import LIMIT_S
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -31,7 +33,7 @@ def tls_proxy(target: str, certificate: tuple[Path, Path], *, asks_first: bool =
         yield int(process.stdout.readline())
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(LIMIT_S)
         process.stdout.close()
 
 

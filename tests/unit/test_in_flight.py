@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from tests.support.waiting import LIMIT_S
 from worker.serving.in_flight import InFlight
 
 NAME = (UUID(int=1), 7)
@@ -58,17 +59,17 @@ def test_waiting_for_claims_ends_with_the_last_of_them() -> None:
     def claim() -> None:
         with turns.claiming([NAME]):
             entered.set()
-            leave.wait(10)
+            leave.wait(LIMIT_S)
 
     claimer = threading.Thread(target=claim)
     claimer.start()
-    assert entered.wait(10)
+    assert entered.wait(LIMIT_S)
     turns.wait_for_claims(0)
     assert NAME in turns
     leave.set()
     turns.wait_for_claims(10)
     assert NAME not in turns
-    claimer.join(10)
+    claimer.join(LIMIT_S)
 
 
 def test_an_exception_ends_a_claim_too() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+from tests.support.waiting import LIMIT_S
 from worker.serving.slots import SHORTEST_S, Slots, Usual, jobs_to_load
 
 
@@ -21,7 +22,7 @@ class TestTakingSlots:
         waiter = threading.Thread(target=lambda: got.append(slots.take(1, limit_s=10)))
         waiter.start()
         slots.give(1)
-        waiter.join(10)
+        waiter.join(LIMIT_S)
         assert got == [True]
 
     def test_more_than_the_capacity_goes_when_nothing_else_does(self) -> None:
@@ -36,7 +37,7 @@ class TestTakingSlots:
         waiter = threading.Thread(target=lambda: got.append(slots.take(1, limit_s=10)))
         waiter.start()
         slots.close()
-        waiter.join(5)
+        waiter.join(LIMIT_S)
         slots.give(1)
         assert got == [False]
         assert not slots.take(1, limit_s=0)

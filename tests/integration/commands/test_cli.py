@@ -30,7 +30,8 @@ from sendq.ledger.dispatching import workers
 from sendq.rules.states import Event
 from tests.support.commands import Cli, Result, bare_environment
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
-from tests.support.processes import running, wait_until
+from tests.support.processes import running
+from tests.support.waiting import LIMIT_S, eventually
 
 ROOT = Path(__file__).parents[3]
 NOBODY = "0192f0c1-2f3e-7c4d-9a5b-0123456789ab"
@@ -43,7 +44,7 @@ def run_process(*arguments: str, **environment: str) -> Result:
         env=bare_environment(**environment),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -134,7 +135,7 @@ class TestStatus:
                 said += os.read(screen, 65536).decode()
             second = said.split("\x1b[H\x1b[2J")[2]
             os.write(screen, b"\x03")
-            assert watching.wait(30) == 130
+            assert watching.wait(LIMIT_S) == 130
         assert "in_doubt" in second
         assert second.rstrip().endswith("sendq worker")
         assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip()) for line in second.splitlines()) <= 80
@@ -157,7 +158,7 @@ class TestStatus:
             watching.line_with('"jobs"')
             try:
                 let_in(False)
-                wait_until(lambda: "the ledger" in watching.stderr, "a sentence about the ledger")
+                eventually(lambda: "the ledger" in watching.stderr, "a sentence about the ledger")
             finally:
                 let_in(True)
             known = watching.stderr
@@ -435,7 +436,7 @@ class TestStartingAWorker:
             assert any("named@" in line and "ready" in line for line in worker.stderr)
             worker.send_signal(signal.SIGTERM)
             worker.stderr.read()
-            assert worker.wait(30) == 0
+            assert worker.wait(LIMIT_S) == 0
         finally:
             worker.kill()
             worker.communicate()
@@ -469,7 +470,7 @@ class TestTheSimulator:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("http://127.0.0.1:")
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(LIMIT_S) == 0
         finally:
             process.kill()
             process.communicate()

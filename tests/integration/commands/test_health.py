@@ -22,7 +22,8 @@ from sendq.ledger.dispatching.turns import give_back
 from tests.support.ledger import Ledger, end
 from tests.support.proxy import Proxy
 from tests.support.servers import PgServer
-from tests.support.system import ROOT, System, eventually, mail, running
+from tests.support.system import ROOT, System, mail, running
+from tests.support.waiting import LIMIT_S, eventually
 from worker.processes.heartbeat_file import LIVE_S
 
 
@@ -36,7 +37,7 @@ def ask(system: System, *options: str, **environ: str) -> tuple[int, dict[str, A
     """Exit status and words of ``sendq health``."""
     done = subprocess.run(
         [sys.executable, "-m", "worker.cli", "health", "--json", *options],
-        env=system.environ(**environ), cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        env=system.environ(**environ), cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT_S,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     return done.returncode, json.loads(done.stdout)
@@ -110,7 +111,7 @@ class TestTheCanary:
         )
         eventually(lambda: "publish_failed" in worker.said(), "a turn that could not be given")
         system.redis.start()
-        assert asking.wait(60) == 0
+        assert asking.wait(LIMIT_S) == 0
 
 
 class TestItsStages:
@@ -198,13 +199,12 @@ class TestTheProbes:
             job = system.queue.send("g1", mail()).id
             eventually(lambda: system.state(job) is State.SENT, "work as before")
 
-    @pytest.mark.timeout(180)
     def test_call_a_worker_dead_whose_loop_stands_still(self, system: System) -> None:
         worker = system.start_worker()
         os.kill(worker.pid, signal.SIGSTOP)
         stopped_at = clock.now()
         assert ask(system, "--live")[0] == 0, "not at once: a busy machine may be late"
-        eventually(lambda: ask(system, "--live")[0] == 1, "the verdict", limit_s=LIVE_S + 20)
+        eventually(lambda: ask(system, "--live")[0] == 1, "the verdict")
         assert clock.now() - stopped_at >= (LIVE_S - 2) * clock.SECOND
         os.kill(worker.pid, signal.SIGCONT)
         eventually(lambda: ask(system, "--live")[0] == 0, "its recovery")

@@ -21,7 +21,8 @@ from sendq.rules.states import MOVES, Event
 from sendq.simulator import Fault
 from tests.support.commands import Cli, Result
 from tests.support.ledger import Ledger
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 from worker.cli import retry
 
 WHY = ("--reason", "their server moves", "--by", "anna")

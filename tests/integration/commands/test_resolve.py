@@ -21,7 +21,8 @@ from sendq.rules.by_hand import Answer, ResendRefusal
 from tests.integration.ledger.test_doubt import in_doubt
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 from worker.cli import resolve
 
 WHY = ("--reason", "looked into the sent mail", "--by", "anna")

@@ -11,8 +11,6 @@ import pytest
 from benchmarks import accounting, bulk, latency, scale, writers
 from benchmarks.accounting import parse, rows_of
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def verdicts(report: str) -> list[str]:
     """Whether each bar was met, as the report has it."""

@@ -32,12 +32,12 @@ from sendq import Message, SendQueue, State
 from sendq.simulator import Simulator
 from settings import Settings
 from tests.support.servers import PgServer
+from tests.support.waiting import LIMIT_S
 from worker.processes.guard import Guarded
 from worker.redis.embedded import find_redis_server
 
 ROOT = Path(__file__).parents[3]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-LIMIT_S = 40.0
 
 SECRETS = {
     "POSTGRES_PASSWORD": "p0stgres",
@@ -267,7 +267,7 @@ class Flower:
         if login:
             request.add_header("Authorization", "Basic " + base64.b64encode(":".join(login).encode()).decode())
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=LIMIT_S) as answer:
                 status: int = answer.status
                 return status
         except urllib.error.HTTPError as error:

@@ -78,7 +78,7 @@ def asked_for(requirements: list[str]) -> set[str]:
 def run(program: str, installed: Iterable[str], where: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", FENCE + program, ",".join(sorted(installed))],
-        cwd=where, env=bare_environment(PYTHONPATH=str(ROOT), **NAMED), capture_output=True, text=True, timeout=120,
+        cwd=where, env=bare_environment(PYTHONPATH=str(ROOT), **NAMED), capture_output=True, text=True,
     )  # fmt: skip
 
 

@@ -29,7 +29,8 @@ from sendq.ledger.db import schema
 from sendq.outcomes import sign
 from tests.support.flower import child, free_port
 from tests.support.servers import PgServer
-from tests.support.system import ROOT, System, eventually, running
+from tests.support.system import ROOT, System, running
+from tests.support.waiting import LIMIT_S, eventually
 
 PAGE = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
 SECRET = "whsec_c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0"
@@ -61,7 +62,7 @@ class Shop:
         """One request; with ``data`` a POST."""
         request = urllib.request.Request(self.url + path, data, headers or {})
         try:
-            with self._browser.open(request, timeout=30) as answer:
+            with self._browser.open(request, timeout=LIMIT_S) as answer:
                 return Answer(answer.status, answer.url, answer.read().decode())
         except urllib.error.HTTPError as refused:
             with refused:
@@ -113,7 +114,7 @@ def shop(framework: str, url: str, directory: Path) -> Iterator[Shop]:
         for number, command in enumerate(commands(framework)):
             argv = [sys.executable, *(str(port) if part == "8000" else part for part in command[1:])]
             if "migrate" in command:
-                subprocess.run(argv, env=environ, cwd=ROOT, check=True, capture_output=True, timeout=60)
+                subprocess.run(argv, env=environ, cwd=ROOT, check=True, capture_output=True, timeout=LIMIT_S)
             else:
                 programs.enter_context(child(argv, environ, directory / f"shop-{number}.log"))
         it = Shop(system, framework, f"http://127.0.0.1:{port}")

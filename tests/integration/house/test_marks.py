@@ -34,7 +34,8 @@ from tests.integration.processes.test_sentry import Ingest, ingest
 from tests.support.commands import bare_environment
 from tests.support.flower import child, free_port
 from tests.support.servers import PgServer
-from tests.support.system import ROOT, System, eventually, running
+from tests.support.system import ROOT, System, running
+from tests.support.waiting import LIMIT_S, eventually
 
 __all__ = ["ingest"]
 
@@ -151,11 +152,10 @@ def monitored(system: System, places: Places) -> Iterator[None]:
         yield
         with client_of(system) as client:
             client.echo("the end of it")
-        thread.join(20)
+        thread.join(LIMIT_S)
         assert not thread.is_alive()
 
 
-@pytest.mark.timeout(300)
 def test_no_mark_is_anywhere_but_in_the_requests(system: System, tmp_path: Path, ingest: Ingest) -> None:
     places = Places()
     secrets = {
@@ -281,7 +281,7 @@ def flower(system: System, secrets: dict[str, str], places: Places) -> Iterator[
 def read(url: str) -> str:
     import urllib.request
 
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=LIMIT_S) as answer:
         return str(answer.read().decode())
 
 
@@ -322,7 +322,7 @@ def commands(system: System, secrets: dict[str, str], places: Places) -> None:
     both = [line + form for line in lines for form in ([], ["--json"])]
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(both)],
-        cwd=ROOT, env=environ, capture_output=True, text=True, timeout=100, check=False,
+        cwd=ROOT, env=environ, capture_output=True, text=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
     places.add("a command's output", done.stdout)
     places.add("a command's output", done.stderr)

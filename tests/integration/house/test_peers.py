@@ -19,12 +19,11 @@ PERHAPS_MISSING = {"BullMQ"}  # without .bench: the project's own environment ha
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks", "peers", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 class TestAQuickRun:
     @pytest.mark.long
-    @pytest.mark.timeout(300)
     def test_measures_every_queue_that_can_be_had_and_says_why_the_others_are_not(self, tmp_path: Path) -> None:
         done = bench("--quick", "--only", ",".join(CHOSEN), "--report", tmp_path)
         assert done.returncode == 0, done.stderr

@@ -32,8 +32,8 @@ from sendq import (
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_async_engine, open_engine
 from tests.support.ledger import MESSAGE
+from tests.support.waiting import LIMIT_S
 
-LIMIT_S = 20
 OTHER = Message(to=["nyah@example.com"])
 
 

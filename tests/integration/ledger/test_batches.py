@@ -21,8 +21,7 @@ from sendq.ledger.dispatching import rescue
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
-
-LIMIT_S = 20
+from tests.support.waiting import LIMIT_S
 
 
 def modify(ledger: Ledger, count: int = 3, **options: Any) -> Batch:

@@ -20,7 +20,7 @@ from sendq.ledger.db.engine import open_engine, reading, writing
 from sendq.messages.content import CHUNK, chunk_count
 from sendq.vault import KEY_BYTES, Vault
 from tests.support.ledger import Ledger
-from tests.support.system import eventually
+from tests.support.waiting import LIMIT_S, eventually
 
 PDF = bytes(range(256)) * 2_000  # two whole chunks and a part of one
 VAULT = Vault({"first": b"k" * KEY_BYTES})
@@ -225,7 +225,7 @@ class TestTwoAtOnce:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(LIMIT_S)
         assert len(jobs) == 20
         for job in jobs:
             assert sorted(stored(ledger, job)) == sorted(files)

@@ -29,10 +29,10 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.enqueue import notify
 from tests.support.ledger import MESSAGE, Ledger
+from tests.support.waiting import LIMIT_S
 
 OTHER = Message(to=["nyah@example.com"], subject="Invoice 43")
 TABLES = (schema.job, schema.payload, schema.batch, schema.key, schema.wake)
-LIMIT_S = 20
 
 
 def counts(ledger: Ledger) -> dict[str, int]:

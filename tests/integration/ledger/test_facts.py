@@ -21,7 +21,8 @@ from tests.integration.loops.test_dispatcher import LEASE_S, Standing
 from tests.support.ledger import MESSAGE, Ledger
 from tests.support.proxy import Proxy
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import LIMIT_S, eventually
 from worker.redis.embedded import redis_client
 
 
@@ -80,7 +81,7 @@ class TestACommitWhoseAnswerIsLost:
             DATABASE_URL=proxy.in_place_of(system.ledger_url), SENDQ_LOG_LEVEL="DEBUG", SENDQ_UNCLAIMED_AFTER_S="3"
         )
         eventually(lambda: loss.left == 0, "the lost answers")
-        system.wait_for(State.SENT, 60, limit_s=45)
+        system.wait_for(State.SENT, 60)
         assert_each_went_once(system, jobs)
         assert_nothing_is_left_open(system)
         asked = system.scalar("SELECT count(*) FROM sendq_attempt WHERE status IS NOT NULL")
@@ -203,7 +204,6 @@ class TestTwoLeadersAtOnce:
         first.run_once()
         assert (first.leads, second.leads) == (False, True)
 
-    @pytest.mark.timeout(120)
     def test_give_no_lane_two_turns_at_the_same_moment(self, pg_ledger: Ledger) -> None:
         standing = Standing(pg_ledger)
         leaders = [standing.dispatcher() for _ in range(2)]
@@ -220,7 +220,7 @@ class TestTwoLeadersAtOnce:
         def lead(number: int) -> None:
             try:
                 for _ in range(10):
-                    at_once.wait(20)
+                    at_once.wait(LIMIT_S)
                     leaders[number].run_once()
             except BaseException as error:
                 errors.append(error)
@@ -230,7 +230,7 @@ class TestTwoLeadersAtOnce:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(LIMIT_S)
         assert errors == []
         assert len(standing.offered) == len(set(standing.offered)) == 20, "as many as two workers have room for"
         assert {row.fence for row in pg_ledger.rows(schema.lane) if row.turn} == {1}

@@ -27,6 +27,7 @@ from sendq.ledger.db.engine import open_engine, reading
 from sendq.ledger.db.joined import async_connection_of, connection_of
 from sendq.queue import SendQueue
 from tests.integration.ledger.test_joined import GRANT, SECRET, accepted, message
+from tests.support.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[3]
 
@@ -191,7 +192,7 @@ def another_thread_is_refused(shop: Shop) -> None:
         shop.django.ensure_connection()
         wrapper = shop.django
         with pytest.raises(DatabaseError, match="same thread"):
-            elsewhere.submit(connection_of, wrapper).result(30)
+            elsewhere.submit(connection_of, wrapper).result(LIMIT_S)
 
 
 SCENARIOS: dict[str, Callable[[Shop], None]] = {
@@ -310,7 +311,7 @@ def failures(request: pytest.FixtureRequest) -> Any:
     with server.database() as name:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", program, server.url(name, driver="psycopg2")],
-            cwd=ROOT, capture_output=True, text=True, check=False, timeout=100,
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=LIMIT_S,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
     driver, failures = json.loads(done.stdout)

@@ -30,6 +30,7 @@ from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.db.schema import VERSION_TABLE, leader, metadata
 from tests.support.servers import PgServer
+from tests.support.waiting import LIMIT_S
 
 NOBODY_LISTENS = "postgresql://somebody:secret@127.0.0.1:1/ledger"
 PACKAGE = Path(sendq.__path__[0])
@@ -144,7 +145,7 @@ class TestSeveralUpgradesAtOnce:
     def test_by_processes_are_one(self, url: str) -> None:
         program = [sys.executable, "-m", "sendq", "migrate", "--json", "--url", url]
         running = [subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
-        said = [process.communicate(timeout=60) for process in running]
+        said = [process.communicate(timeout=LIMIT_S) for process in running]
         assert [errors for _, errors in said] == [b""] * 4
         applied = [json.loads(answer)["applied"] for answer, _ in said]
         assert sorted(applied) == [[], [], [], ALL]
@@ -157,14 +158,14 @@ class TestSeveralUpgradesAtOnce:
 
         def upgrade() -> None:
             with engine.connect():  # the pool has four connections open before the first one migrates
-                together.wait(30)
+                together.wait(LIMIT_S)
             done.append(migrate.upgrade(engine))
 
         threads = [threading.Thread(target=upgrade) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(LIMIT_S)
         engine.dispose()
         assert sorted(len(each.applied) for each in done) == [0, 0, 0, len(ALL)]
 
@@ -177,12 +178,12 @@ class TestSeveralUpgradesAtOnce:
             second.start()
             waiting = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
             with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watcher:
-                deadline = time.monotonic() + 30
+                deadline = time.monotonic() + LIMIT_S
                 while not watcher.scalar(waiting):
                     assert time.monotonic() < deadline, "nobody waits for the lock"
             assert not done
             migrate._upgrade(first, "head")
-        second.join(60)
+        second.join(LIMIT_S)
         engine.dispose()
         assert done == [migrate.Upgrade(before=LAST, after=LAST, applied=())]
 

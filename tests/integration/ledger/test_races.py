@@ -30,9 +30,8 @@ from sendq.rules.paces import Paces
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from tests.support.servers import PgServer
+from tests.support.waiting import LIMIT_S
 from worker.leading.dispatcher import Dispatcher
-
-LIMIT_S = 20
 
 Closing = Callable[[Connection, Ledger, Claimed], None]
 

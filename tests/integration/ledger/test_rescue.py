@@ -21,8 +21,8 @@ from sendq.rules.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
 from sendq.rules.rule_ids import DIED
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, START, Ledger, end, outcome
+from tests.support.waiting import LIMIT_S
 
-LIMIT_S = 20
 FIRST_LANE = UUID(int=0)
 
 

@@ -18,8 +18,9 @@ from sendq.ledger.operators import retry
 from sendq.ledger.operators.retry import DeadLetterPart, DeadLetterSelection
 from sendq.rules.by_hand import EXPIRY, RetryRefusal
 from sendq.rules.states import Event, State
-from tests.integration.ledger.test_races import LIMIT_S, wait_until_somebody_waits_for_a_lock
+from tests.integration.ledger.test_races import wait_until_somebody_waits_for_a_lock
 from tests.support.ledger import Ledger, end, outcome
+from tests.support.waiting import LIMIT_S
 
 
 def die(ledger: Ledger, job: UUID, **given: Any) -> None:

@@ -22,7 +22,8 @@ from sendq.ledger.dispatching import rescue, turns
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import LIMIT_S, eventually
 from worker.redis.embedded import redis_client
 from worker.redis.unknown_messages import ASIDE, take_back
 
@@ -124,7 +125,7 @@ class TestATask:
         with other.connection_for_write() as connection:
             assert take_back(other, connection) == 3
             queue = connection.SimpleQueue("sendq")
-            found = [queue.get(timeout=5) for _ in range(3)]
+            found = [queue.get(timeout=LIMIT_S) for _ in range(3)]
             assert [one.payload[0] for one in found] == [[0], [1], [2]]
             assert found[0].payload[1] == {"to": "leyah@example.com", "subject": "a secret subject"}
             assert found[0].headers["task"] == "sendq.later"

@@ -23,7 +23,7 @@ from sendq.ledger.db import schema
 from sendq.webhooks import Received, receive, receive_async
 from sendq.webhooks.effect import SKEW
 from tests.support.ledger import Ledger
-from tests.support.processes import LIMIT_S
+from tests.support.waiting import LIMIT_S
 
 SECRET = "s3cret"
 MINUTE = 60 * SECOND

@@ -18,7 +18,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.dispatching import workers
 from sendq.rules.paces import Paces
 from tests.support.ledger import Ledger
-from tests.support.system import eventually
+from tests.support.waiting import eventually
 from worker.leading.dispatcher import BUSY_PAUSE, FULL_PAUSE, STEADY, Dispatcher
 
 DAY_S = 24 * 3600

@@ -20,7 +20,8 @@ from settings import Settings
 from tasks import turn
 from tasks.policy.table import POLICY
 from tests.support.ledger import Ledger
-from tests.support.system import API_KEY, eventually
+from tests.support.system import API_KEY
+from tests.support.waiting import LIMIT_S, eventually
 from worker.clocks.ledger_clock import LedgerClock
 from worker.serving.engine import Engine
 
@@ -89,7 +90,7 @@ class TestATurnThatNobodyCarriesOut:
         with pytest.raises(LedgerUnavailable):
             house.engine.take_on(offered)
         assert house.ledger.lane().turn == "claimed"
-        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn", limit_s=5)
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
         assert house.ledger.job(job).deaths == 0
         assert house.engine.take_on(house.offer()) == 1
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
@@ -103,11 +104,11 @@ class TestATurnThatNobodyCarriesOut:
 
         def claim_slowly(names: Any, **options: Any) -> Any:
             claiming.set()
-            assert looked.wait(5)
+            assert looked.wait(LIMIT_S)
             return claim(names, **options)
 
         def take_back_meanwhile() -> None:
-            assert claiming.wait(5)
+            assert claiming.wait(LIMIT_S)
             take_back()
             looked.set()
 
@@ -120,7 +121,7 @@ class TestATurnThatNobodyCarriesOut:
                 engine.take_on(offered)
             patched.setattr(engine, "_claim", claim_slowly)
             assert engine.take_on(offered) == 0
-        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn", limit_s=5)
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
         engine.take_on(house.offer())
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
 
@@ -133,7 +134,7 @@ class TestATurnThatNobodyCarriesOut:
             patched.setattr(turn._Turn, "_next_to_begin", breaks)
             house.engine.take_on(house.offer())
             eventually(lambda: house.engine.slots.used == 0, "the end of the task")
-        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn", limit_s=5)
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
         assert house.ledger.state(job) is State.QUEUED
         house.engine.take_on(house.offer())
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
@@ -149,7 +150,7 @@ class TestAnExceptionThatShouldNotBe:
         for _ in jobs:
             house.engine.take_on(house.offer()[:1])
         house.engine.take_on(house.offer())
-        eventually(lambda: house.engine.slots.used == 0, "the end of the turns", limit_s=5)
+        eventually(lambda: house.engine.slots.used == 0, "the end of the turns")
 
     def test_beside_a_hold_does_not_hold_the_pair_for_ever(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         def breaks(self: Any) -> Any:
@@ -173,7 +174,7 @@ class TestAnExceptionThatShouldNotBe:
 
         with monkeypatch.context() as patched:
             patched.setattr(workers, "beat", breaks)
-            assert failed.wait(5)
+            assert failed.wait(LIMIT_S)
         with house.ledger.engine.connect() as connection:
             before = workers.beats(connection)[house.engine.worker_id].count
 
@@ -181,7 +182,7 @@ class TestAnExceptionThatShouldNotBe:
             with house.ledger.engine.connect() as connection:
                 return workers.beats(connection)[house.engine.worker_id].count
 
-        eventually(lambda: beats() > before + 1, "another beat", limit_s=5)
+        eventually(lambda: beats() > before + 1, "another beat")
 
 
 class TestStopping:
@@ -196,7 +197,7 @@ class TestStopping:
         waiter.start()
         house.engine.stop()
         slots.give(slots.capacity)
-        waiter.join(10)
+        waiter.join(LIMIT_S)
         assert pg_ledger.lane().turn is None
         assert (pg_ledger.state(job), pg_ledger.job(job).doubt_at) == (State.QUEUED, None)
         assert slots.used == 0
@@ -216,5 +217,5 @@ class TestBeingTakenForDead:
         eventually(lambda: house.engine.worker_id != old, "the rebirth")
         house.engine.lease.lose()
         slots.give(slots.capacity)
-        waiter.join(10)
+        waiter.join(LIMIT_S)
         assert house.ledger.lane().turn_worker in (None, house.engine.worker_id)

@@ -10,8 +10,8 @@ from sendq.clock import SECOND
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import workers
-from tests.integration.ledger.test_rescue import LIMIT_S
 from tests.support.ledger import START, Ledger
+from tests.support.waiting import LIMIT_S
 
 
 class TestTheLeader:

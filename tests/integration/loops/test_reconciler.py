@@ -22,7 +22,8 @@ from sendq.ledger.db.engine import reading, writing
 from sendq.rules.reconcile import LOOKS_LEAST
 from sendq.simulator import Fault
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 
 LONG_AGO = 3 * 3600 * SECOND
 NOT_SENT = Fault.status(504, type="provider_error", message="Provider request timed out.", name="lost")

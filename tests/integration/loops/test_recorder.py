@@ -20,7 +20,7 @@ from sendq.ledger.db.engine import open_engine
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
 from tests.support.servers import PgServer
-from tests.support.system import eventually
+from tests.support.waiting import LIMIT_S, eventually
 from worker.serving.recorder import TEXT_REFUSED, Entry, Recorder
 
 PAIR = ("default", "unknown")
@@ -43,7 +43,7 @@ class Told:
 
     def wait_for(self, entries: int) -> None:
         for _ in range(entries):
-            assert self.done.acquire(timeout=20), "an entry was not recorded"
+            assert self.done.acquire(timeout=LIMIT_S), "an entry was not recorded"
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from sendq import Send, State
 from sendq.ledger.db import schema
 from sendq.simulator import Fault
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import LIMIT_S, eventually
 
 
 @pytest.fixture
@@ -61,9 +62,9 @@ class TestRedis:
 
 class TestAWorkerThatDies:
     def test_what_it_had_on_the_wire_goes_again_under_its_key_within_16_seconds(self, system: System) -> None:
-        system.api.behaviour.latency = 15.0  # longer than a second worker takes to start
         system.prove()
         doomed = system.start_worker()
+        system.api.behaviour.latency = 15.0 * system.slowness  # longer than a second worker takes to start
         jobs = send(system, 12, lanes=12)
         eventually(lambda: len(system.api.requests) >= 12, "all calls on the wire")
         survivor = system.start_worker()
@@ -73,7 +74,7 @@ class TestAWorkerThatDies:
         eventually(lambda: system.states()[State.SENDING] == 0, "the rescue")
         took = time.monotonic() - killed_at
         system.wait_for(State.SENT, 12)
-        assert took <= 16.0
+        assert took <= 16.0 * system.slowness
         assert_each_went_once(system, jobs)
         assert all(request.key.endswith(":0") for request in system.api.requests if request.key)
         deaths = [attempt.rule for job in jobs for attempt in system.queue.job(job).trail]
@@ -87,7 +88,7 @@ class TestAWorkerThatDies:
         leader.kill()
         killed_at = time.monotonic()
         eventually(lambda: "became_leader" in follower.said(), "the second leader")
-        assert time.monotonic() - killed_at <= 5.0
+        assert time.monotonic() - killed_at <= 5.0 * system.slowness
         jobs = send(system, 5)
         system.wait_for(State.SENT, 5)
         assert_each_went_once(system, jobs)
@@ -129,7 +130,7 @@ class TestStopping:
         eventually(lambda: system.api.requests, "the call")
         began = time.monotonic()
         assert worker.terminate() == 0
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 8 * system.slowness
         assert [attempt.rule for attempt in system.queue.job(job).trail] == ["worker_stopped"]
         system.start_worker()
         eventually(lambda: system.state(job) is State.SENT, "the answer to the repeat")
@@ -154,15 +155,15 @@ class TestStoppingInAHurry:
         assert worker.process.poll() is None, "it waits for its calls"
         asked_again = time.monotonic()
         worker.process.send_signal(signum)
-        assert worker.process.wait(10) == 0
-        assert time.monotonic() - asked_again < 5.0
+        assert worker.process.wait(LIMIT_S) == 0
+        assert time.monotonic() - asked_again < 5.0 * system.slowness
         self.assert_handed_over(system, jobs)
 
     def test_sigquit_does_so_at_once(self, system: System) -> None:
         worker = system.start_worker(SENDQ_CONCURRENCY="5")
         jobs = self.slow(system)
         worker.process.send_signal(signal.SIGQUIT)
-        assert worker.process.wait(10) == 0
+        assert worker.process.wait(10 * system.slowness) == 0
         self.assert_handed_over(system, jobs)
 
     def assert_handed_over(self, system: System, jobs: list[str]) -> None:
@@ -176,7 +177,7 @@ class TestStoppingInAHurry:
         began = time.monotonic()
         system.start_worker()
         system.wait_for(State.SENT, 10)
-        assert time.monotonic() - began < 16
+        assert time.monotonic() - began < 16 * system.slowness
         assert_each_went_once(system, jobs)
 
 
@@ -189,7 +190,7 @@ class TestOneTiredAccount:
         system.queue.send_many([Send(f"hangs-{number}", mail()) for number in range(8)])
         eventually(lambda: len(system.api.requests) >= 8, "every slot taken by a call that hangs")
         jobs = send(system, 20)
-        system.wait_for(State.SENT, 20, limit_s=10)
+        system.wait_for(State.SENT, 20, limit_s=10 * system.slowness)
         assert_each_went_once(system, jobs)
 
     def test_an_urgent_message_passes_a_backlog_of_its_own_lane(self, system: System) -> None:

@@ -14,7 +14,8 @@ from sendq import Batch, BatchView, Query, State
 from sendq.ledger.db import schema
 from sendq.simulator import Fault, Request
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import LIMIT_S, eventually
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -32,7 +33,7 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             yield system
 
 
-def finished(system: System, batch: Batch, *, limit_s: float = 60) -> BatchView:
+def finished(system: System, batch: Batch, *, limit_s: float = LIMIT_S) -> BatchView:
     def is_finished() -> BatchView | None:
         view = system.queue.batch(batch.id)
         return view if view.finished_at is not None else None
@@ -170,7 +171,6 @@ class TestAWalkWhoseWorkerIsKilledAgainAndAgain:
     def has_met(self, system: System, requests: int) -> bool:
         return len(system.api.requests) >= requests
 
-    @pytest.mark.timeout(300)  # a worker takes seconds to start, and as long to be missed
     def test_loses_no_page_and_counts_none_twice(self, pg_server: PgServer, tmp_path: Path) -> None:
         lives = {"SENDQ_BEAT_INTERVAL_S": "0.5", "SENDQ_STALE_AFTER_S": "4", "SENDQ_UNCLAIMED_AFTER_S": "3"}
         with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.03) as system:
@@ -180,11 +180,11 @@ class TestAWalkWhoseWorkerIsKilledAgainAndAgain:
             for kill in range(1, self.KILLS + 1):
                 worker = system.start_worker(**lives)
                 wanted = kill * self.PAGES // (self.KILLS + 1)
-                eventually(partial(self.has_met, system, wanted), f"{wanted} requests", limit_s=60)
+                eventually(partial(self.has_met, system, wanted), f"{wanted} requests")
                 worker.kill()
             assert requests(system, "g", "modify") == []
             system.start_worker(**lives)
-            view = finished(system, batch, limit_s=120)
+            view = finished(system, batch)
             assert view.walk is not None
             assert (view.walk.pages, view.walk.found, view.total) == (self.PAGES, len(ids), len(ids))
             assert dict(view.counts) == {State.SENT: len(ids)}

@@ -13,7 +13,8 @@ from sendq.clock import SECOND
 from sendq.simulator import Fault
 from tests.integration.loops.test_reconciler import NOT_SENT, in_doubt, look, row_of, sent, set_job
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 
 HOUR_S = 3600
 LOST = Fault.drop(name="lost", accepted=True, kept="nothing")  # it went out, and its key does not remember
@@ -78,7 +79,7 @@ class TestAClockThatIsWrong:
         wrong.set(hours * HOUR_S)
         first = system.start_worker(wrong_clock=str(wrong.path))
         job = system.queue.send("g", mail()).id
-        eventually(lambda: system.state(job) is State.SENT, "the sending", limit_s=10)
+        eventually(lambda: system.state(job) is State.SENT, "the sending")
         first.kill()
         system.start_worker()
         again = system.queue.send("g", mail()).id

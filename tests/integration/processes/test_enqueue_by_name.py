@@ -12,7 +12,8 @@ from celery import Celery
 
 from sendq import State
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, running
+from tests.support.system import System, running
+from tests.support.waiting import eventually
 from worker.redis.embedded import redis_client
 
 QUEUE = "sendq.enqueue"

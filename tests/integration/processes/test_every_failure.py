@@ -26,7 +26,8 @@ from sendq.ledger.db.engine import reading
 from sendq.simulator import Fault
 from sendq.views import JobView
 from tests.support.servers import PgServer
-from tests.support.system import API_KEY, System, eventually, mail, running
+from tests.support.system import API_KEY, System, mail, running
+from tests.support.waiting import eventually
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden_errors.json"
 CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in json.loads(GOLDEN.read_text())["cases"]}
@@ -175,7 +176,7 @@ class Play:
             times=row.times,
         )
         self.job = self.enqueue(self.grant)
-        eventually(lambda: self.view(self.job).trail, "the first attempt", limit_s=10)
+        eventually(lambda: self.view(self.job).trail, "the first attempt")
 
     def enqueue(self, grant: str, **options: Any) -> str:
         """One job of the kind that the case is about."""
@@ -272,7 +273,7 @@ def assert_left_alone(play: Play, inside: str, outside: str) -> None:
 def test_modifications_keep_a_distance_after_resource_exhausted(system: System) -> None:
     play = Play(system, next(row for row in ROWS if row.rule == "resource_exhausted"))
     batch = system.queue.modify(play.grant, ["a", "b"], unread=False, provider="google")
-    eventually(lambda: system.queue.batch(batch.id).progress == 1, "the modifications", limit_s=10)
+    eventually(lambda: system.queue.batch(batch.id).progress == 1, "the modifications")
     starts = [one.at for one in system.api.requests if one.grant == play.grant][1:]
     assert len(starts) == 3
     # The start is measured before the request is written, and the arrival after it.

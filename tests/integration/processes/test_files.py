@@ -19,7 +19,8 @@ from sendq import Attachment, Message, MimeMessage, State
 from sendq.simulator import Accepted, Fault, Request
 from tests.integration.simulator.asking import FACTS, invented
 from tests.support.servers import PgServer
-from tests.support.system import API_KEY, System, eventually, running
+from tests.support.system import API_KEY, System, running
+from tests.support.waiting import eventually
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 LARGE = random.Random(6).randbytes(4_000_000)  # above what JSON takes

@@ -16,7 +16,8 @@ from sendq import State
 from sendq.simulator import Fault
 from tests.support.flower import child, flower
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import LIMIT_S, eventually
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_foreign_celery_application_on_the_same_redis_is_left_alone(system: Sy
     call = [sys.executable, "-c", "import theirs; [theirs.theirs.delay(number) for number in range(50)]"]
     # Theirs waits in the broker while only our worker runs: ours must not take it.
     system.start_worker()
-    subprocess.run(call, env=environ, cwd=home, check=True, timeout=60)
+    subprocess.run(call, env=environ, cwd=home, check=True, timeout=LIMIT_S)
     ours = [system.queue.send("beside", mail()).id for _ in range(20)]
     system.wait_for(State.SENT, 20)
     assert not done.exists()
@@ -141,7 +142,7 @@ def test_a_foreign_celery_application_on_the_same_redis_is_left_alone(system: Sy
         more = [system.queue.send("beside", mail()).id for _ in range(20)]
         system.wait_for(State.SENT, 40)
         # Their remote control reaches their workers, not ours.
-        subprocess.run([*run, "control", "shutdown"], env=environ, cwd=home, capture_output=True, timeout=60)
+        subprocess.run([*run, "control", "shutdown"], env=environ, cwd=home, capture_output=True, timeout=LIMIT_S)
         last = system.queue.send("beside", mail()).id
         eventually(lambda: system.state(last) is State.SENT, "a job after their shutdown")
     assert sorted(done.read_text().split(), key=int) == [str(number) for number in range(50)]

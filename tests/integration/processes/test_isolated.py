@@ -26,7 +26,8 @@ from tasks.calling.isolated import Alone, NoProcess
 from tasks.calling.upload import UNREADABLE, Upload
 from tasks.policy.failure import Answer, Success, parse
 from tests.support.facts import claimed_job
-from tests.support.system import API_KEY, eventually
+from tests.support.system import API_KEY
+from tests.support.waiting import eventually
 
 POISON = Path(__file__).parents[2] / "support" / "poison"
 BODY = json.dumps({"to": [{"email": "leyah@example.com"}], "subject": "Invoice 42", "body": "42"}).encode()
@@ -201,4 +202,4 @@ class TestItsWorker:
         worker.send_signal(signum)
         worker.wait()
         worker.stdout.close()
-        eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "its end", limit_s=5)
+        eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "its end")

@@ -15,7 +15,8 @@ from tests.integration.commands.test_cli import run_process
 from tests.support.commands import Cli, Result
 from tests.support.ledger import MESSAGE, Ledger
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 
 OLD, NEW = new_key("old"), new_key("new")
 BOTH = f"{NEW},{OLD}"
@@ -74,7 +75,7 @@ class TestAChangeOfKeys:
             unfinished = len(jobs) - system.states()[State.SENT]
             assert second.terminate() == 0
             third = system.start_worker(SENDQ_ENCRYPTION_KEYS=NEW)
-            system.wait_for(State.SENT, len(jobs), limit_s=60)
+            system.wait_for(State.SENT, len(jobs))
             assert unfinished > 0  # or nothing was shown
             assert {system.accepted()[job] for job in jobs} == {1}
             assert not log(third.said(), "encryption_key_missing")

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sendq import State
 from sendq.simulator import Fault
 from tests.support.servers import PgServer
-from tests.support.system import ROOT, System, Worker, eventually, mail, running
+from tests.support.system import ROOT, System, Worker, mail, running
+from tests.support.waiting import LIMIT_S, eventually
 from worker.cli.main import sendq
 
 ALERTS, BOARD = ROOT / "deploy" / "alerts.yml", ROOT / "deploy" / "grafana.json"
@@ -44,7 +45,7 @@ class Scraped:
         self.url = f"http://127.0.0.1:{json.loads(line)['port']}/metrics"
 
     def text(self) -> str:
-        with urllib.request.urlopen(self.url, timeout=10) as answer:
+        with urllib.request.urlopen(self.url, timeout=LIMIT_S) as answer:
             text: str = answer.read().decode()
             return text
 
@@ -159,7 +160,7 @@ class TestAnAddressThatIsTaken:
         address = scraped.url.removeprefix("http://").removesuffix("/metrics")
         environ = system.environ(SENDQ_METRICS_ADDRESS=address)
         second = Worker(environ, system.directory / "second.log")
-        assert second.process.wait(60) == 2
+        assert second.process.wait(LIMIT_S) == 2
         assert "SENDQ_METRICS_ADDRESS: cannot be listened on" in second.said().replace("sendq: ", "")
 
 

@@ -14,7 +14,8 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.engine import writing
 from tests.support.receivers import SECRET, ForeignApplication, Receiver, receiving
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 from worker.redis.embedded import EmbeddedRedis
 
 HOOK = "webhook:billing"
@@ -72,9 +73,9 @@ class TestWorkersThatAreKilled:
             start(system, receiver, foreign)
         hooked, tasked = set(jobs[1::2]), set(jobs[0::2])
         ended = {State.SENT, State.DEAD}
-        eventually(lambda: sum(system.states()[state] for state in ended) == len(jobs), "the ends", limit_s=60)
-        eventually(lambda: {job for job, _ in receiver.taken_in()} >= hooked, "the webhook's", limit_s=60)
-        eventually(lambda: {job for job, _ in foreign.taken_in()} >= tasked, "the task's", limit_s=60)
+        eventually(lambda: sum(system.states()[state] for state in ended) == len(jobs), "the ends")
+        eventually(lambda: {job for job, _ in receiver.taken_in()} >= hooked, "the webhook's")
+        eventually(lambda: {job for job, _ in foreign.taken_in()} >= tasked, "the task's")
         # Each was told of what became of it, and of nothing else.
         told = dict(receiver.taken_in().keys()) | dict(foreign.taken_in().keys())
         assert {job: told[job] for job in jobs} == {job: system.state(job).value for job in jobs}

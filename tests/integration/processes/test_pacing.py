@@ -16,7 +16,8 @@ from sendq.ledger.db import schema
 from sendq.rules.pace import PACES
 from sendq.simulator.limits import GMAIL_EXHAUSTED, ProviderLimits
 from tests.support.servers import PgServer
-from tests.support.system import LIMIT_S, System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 
 # A minute of Google's and Microsoft's lasts 6 s, Exchange's ten minutes 60 s.
 SCALE = 0.1
@@ -57,14 +58,14 @@ class TestALaneWithPublishedLimits:
         for grant, provider in providers.items():
             system.queue.send_many([Send(grant, mail(), Options(provider=provider)) for _ in range(NUMBERS[provider])])
         wanted = {grant: NUMBERS[provider] for grant, provider in providers.items()}
-        eventually(lambda: dict(limits.admitted) == wanted, "all of it", limit_s=2 * LIMIT_S)
+        eventually(lambda: dict(limits.admitted) == wanted, "all of it")
         assert sum(limits.refused.values()) <= 1
 
     def test_keeps_a_second_between_modifications_once_one_was_refused(self, system: System) -> None:
         system.api.behaviour.gate = None
         system.api.will(GMAIL_EXHAUSTED, grant="refused", operation="modify", times=1)
         batch = system.queue.modify("refused", [f"m{n}" for n in range(5)], unread=True, provider="google")
-        eventually(lambda: system.queue.batch(batch.id).waiting == 0, "the batch", limit_s=2 * LIMIT_S)
+        eventually(lambda: system.queue.batch(batch.id).waiting == 0, "the batch")
         calls = [one for one in system.api.requests if one.grant == "refused" and one.operation == "modify"]
         refused = next(place for place, one in enumerate(calls) if one.status == 429)
         assert len(calls) - refused >= 4

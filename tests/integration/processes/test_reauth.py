@@ -26,7 +26,8 @@ from sendq.rules.states import Event
 from sendq.simulator import Fault, Request
 from tests.support.ledger import Ledger, end, outcome
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
 
 ESCALATE_HOLD_S = 3.0
 
@@ -166,7 +167,7 @@ class TestASuspicion:
     def test_is_dropped_when_the_api_says_that_the_grant_is_valid(self, system: System) -> None:
         system.api.will(EITHER, grant="suspected", times=1)
         jobs = [job.id for job in system.queue.send_many([Send("suspected", mail())] * 3)]
-        eventually(partial(all_are, system, jobs, State.SENT), "the jobs sent", limit_s=10)
+        eventually(partial(all_are, system, jobs, State.SENT), "the jobs sent")
         assert questions(system, "suspected") == 1
         assert sum(one.status == 401 for one in calls(system, "suspected")) == 1
         assert events(system, "reauth_required", "suspected") == 0
@@ -177,12 +178,14 @@ class TestASuspicion:
             system.api.will(EITHER, grant=grant, operation="send", times=1)
             system.api.will(Fault.slow(2), grant=grant, operation="grant", times=None)
         jobs = [job.id for job in system.queue.send_many([Send(grant, mail()) for grant in names])]
-        eventually(partial(all_are, system, jobs, State.SENT), "the jobs sent", limit_s=12)
+        eventually(partial(all_are, system, jobs, State.SENT), "the jobs sent")
+        asked = [one for one in system.api.requests if one.grant in names and one.operation == "grant"]
+        assert at_once(asked) > 1
 
     def test_is_announced_once_when_the_api_says_that_it_is_not(self, system: System) -> None:
         system.api.will(EITHER, grant="expired", times=None, expires_grant=True)
         job = system.queue.send("expired", mail())
-        eventually(lambda: is_announced(system, "expired"), "the call for its owner", limit_s=10)
+        eventually(lambda: is_announced(system, "expired"), "the call for its owner")
         for _ in range(2):
             ask_now(system, "expired")
         assert events(system, "reauth_required", "expired") == 1
@@ -192,7 +195,7 @@ class TestASuspicion:
     def test_is_believed_after_some_calls_whatever_the_api_says_and_announced_once(self, system: System) -> None:
         system.api.will(FORBIDDEN, grant="refused", operation="send", times=None)
         job = system.queue.send("refused", mail(), provider="imap")
-        eventually(lambda: is_announced(system, "refused"), "the call for its owner", limit_s=20)
+        eventually(lambda: is_announced(system, "refused"), "the call for its owner")
         assert len(calls(system, "refused")) == grants.SUSPECTED_MOST + 1
         for more in (2, 3):  # the API still says that all is well: one call each time, and nobody is called again
             eventually(lambda: is_certainly_closed(system, "refused"), "the closed lane")
@@ -239,7 +242,7 @@ class TestManyGrantsThatFailAlike:
         names = [f"alike-{number}" for number in range(12)]
         options = Options(provider="microsoft")
         jobs = [job.id for job in system.queue.send_many([Send(grant, mail(), options) for grant in names])]
-        eventually(lambda: events(system, "escalated", "microsoft"), "the escalation", limit_s=10)
+        eventually(lambda: events(system, "escalated", "microsoft"), "the escalation")
         broken = False
         why = system.queue.why(jobs[0])
         assert (why.reason, why.rule, why.by) == ("held", "forbidden", "escalation")
@@ -260,7 +263,7 @@ class TestManyGrantsThatFailAlike:
             system.api.grant(grant, provider="yahoo", status="invalid")
         options = Options(provider="yahoo")
         system.queue.send_many([Send(grant, mail(), options) for grant in names])
-        eventually(lambda: events(system, "reauth_required", *names) == 12, "a call for each", limit_s=15)
+        eventually(lambda: events(system, "reauth_required", *names) == 12, "a call for each")
         assert events(system, "escalated", "yahoo") == 0
 
 

@@ -15,7 +15,8 @@ import pytest
 from sendq import Message, State
 from sendq.simulator import Fault
 from tests.support.servers import PgServer
-from tests.support.system import API_KEY, System, eventually, mail, running
+from tests.support.system import API_KEY, System, mail, running
+from tests.support.waiting import LIMIT_S, eventually
 
 MARKED = Message(
     to=["bad+marked-address@marked-domain.example"], subject="marked-subject", body="<p>marked-body</p>"
@@ -69,7 +70,7 @@ def ingest() -> Iterator[Ingest]:
     yield ingest
     ingest.server.shutdown()
     ingest.server.server_close()
-    ingest.thread.join(10)
+    ingest.thread.join(LIMIT_S)
 
 
 def test_one_issue_for_each_rule_with_ids_alone(pg_server: PgServer, tmp_path: Path, ingest: Ingest) -> None:

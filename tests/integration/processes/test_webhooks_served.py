@@ -24,7 +24,8 @@ from sendq.webhooks import BODY_MOST, asgi
 from sendq.webhooks.endpoint import Application
 from tests.integration.ledger.test_webhooks import SECRET, envelope, signed
 from tests.support.ledger import MESSAGE, Ledger
-from tests.support.processes import LIMIT_S, running, wait_until
+from tests.support.processes import running
+from tests.support.waiting import LIMIT_S, eventually
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def served(application: Application) -> Iterator[Served]:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            wait_until(lambda: server.started, "uvicorn serves")
+            eventually(lambda: server.started, "uvicorn serves")
             yield Served(listener.getsockname()[1])
         finally:
             server.should_exit = True
@@ -154,7 +155,7 @@ def test_an_answer_is_given_though_the_ledger_hangs(sqlite_ledger_url: str, monk
         with served(asgi(queue, secret=SECRET)) as it:
             assert it.post(body) == 503
             blocker.rollback()
-            wait_until(lambda: it.post(body) == 200, "the ledger answers again")
+            eventually(lambda: it.post(body) == 200, "the ledger answers again")
     finally:
         blocker.close()
         queue.close()

@@ -13,7 +13,8 @@ from sendq import Send, State
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import writing
 from sendq.simulator import Fault, Request
-from tests.support.system import API_KEY, System, eventually, mail, running
+from tests.support.system import API_KEY, System, mail, running
+from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

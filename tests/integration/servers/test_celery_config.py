@@ -6,6 +6,7 @@ from celery import Celery
 
 from settings import Settings
 from settings.celery import celery_config
+from tests.support.waiting import LIMIT_S
 from worker.redis.embedded import redis_client
 
 
@@ -19,7 +20,7 @@ class TestTwoCelerysOnOneRedis:
         with redis_client(redis_url) as client:
             assert client.llen("sendq") == client.llen("celery") == 1
             with ours.connection() as connection, connection.SimpleQueue("sendq") as queue:
-                message = queue.get(timeout=5)
+                message = queue.get(timeout=LIMIT_S)
                 assert (client.hlen("sendq.unacked"), client.exists("unacked")) == (1, 0)
                 message.ack()
             assert client.exists("sendq.unacked") == 0

@@ -17,8 +17,9 @@ from benchmarks.certificate import write_certificate
 from sendq import LedgerUnavailable, SendQueue, State
 from tests.integration.commands.test_cli import run_process
 from tests.support.servers import PgServer
-from tests.support.system import System, eventually, mail, running
+from tests.support.system import System, mail, running
 from tests.support.tls import tls_proxy
+from tests.support.waiting import eventually
 from worker.redis.embedded import redis_client
 
 UNTRUSTED = "has no certificate that this machine trusts"  # what `sendq check` says, of either server

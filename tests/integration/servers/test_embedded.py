@@ -17,13 +17,14 @@ from urllib.parse import quote
 import pytest
 from kombu.connection import Connection
 
+from tests.support.waiting import LIMIT_S
 from worker.redis import embedded
 from worker.redis.embedded import EmbeddedError, EmbeddedRedis, find_redis_server, redis_client
 
 ROOT = Path(__file__).parents[3]
 
 
-def wait_until(true: Callable[[], bool], within_s: float = 10.0) -> None:
+def wait_until(true: Callable[[], bool], within_s: float = LIMIT_S) -> None:
     deadline = time.monotonic() + within_s
     while not true():
         assert time.monotonic() < deadline, "waited too long"
@@ -53,7 +54,7 @@ class TestStarting:
             connection = Connection(redis.url)  # type: ignore[no-untyped-call]
             with connection, connection.SimpleQueue("q") as queue:  # type: ignore[no-untyped-call]
                 queue.put({"id": 1})
-                message = queue.get(timeout=5)
+                message = queue.get(timeout=LIMIT_S)
                 assert message.payload == {"id": 1}
                 message.ack()
 

@@ -17,10 +17,10 @@ from tasks.calling.nylas import ERROR_BYTES, NylasClient
 from tasks.policy.body import JSON_BYTES
 from tasks.policy.failure import FAULTS_MAYBE_SENT, FAULTS_NOT_SENT, Answer
 from tests.integration.simulator.asking import tls_contexts
+from tests.support.waiting import LIMIT_S
 
 OK = b"HTTP/1.1 200 OK\r\nX-Request-Id: r\r\nContent-Length: 2\r\n\r\n{}"
 BODY = b'{"to":[{"email":"leyah@example.com"}]}'
-LIMIT_S = 20  # how long a test may take before it counts as hung
 
 Behaviour = Callable[[asyncio.StreamWriter, int], Awaitable[bool]]
 

@@ -25,6 +25,7 @@ from sendq.ledger.db.engine import open_async_engine, open_engine
 from sendq.messages.message import Message
 from sendq.queue import SendQueue
 from tests.support.servers import PgServer
+from tests.support.waiting import LIMIT_S
 from worker.processes.guard import Guarded
 
 # Debian installs it where an ordinary user's PATH does not lead.
@@ -37,7 +38,6 @@ pytestmark = pytest.mark.skipif(
 SERVER_CONNECTIONS = 2
 CLIENTS = 3  # no multiple of the server connections, or they could share them out and keep them
 TRANSACTIONS = 20
-START_LIMIT_S = 10.0
 
 WHO = sa.text("SELECT pg_backend_pid()")
 
@@ -85,7 +85,7 @@ def pgbouncer(pg_server: PgServer) -> Iterator[int]:
 
 
 def wait_for(server: Guarded, port: int) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
+    deadline = time.monotonic() + LIMIT_S
     while True:
         try:
             psycopg.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres").close()
@@ -141,14 +141,14 @@ class TestEnqueueBehindPgBouncer:
             met = set()
             with engine.connect() as connection:
                 for number in range(TRANSACTIONS):
-                    together.wait(30)
+                    together.wait(LIMIT_S)
                     met.add(connection.scalar(WHO))
                     queue.send(f"grant-{name}", message(name, number), key=f"{name}/{number}", session=connection)
                     connection.commit()
             return len(met)
 
         with ThreadPoolExecutor(CLIENTS) as threads:
-            met = list(threads.map(client, range(CLIENTS), timeout=60))
+            met = list(threads.map(client, range(CLIENTS), timeout=LIMIT_S))
         engine.dispose()
         assert met == [SERVER_CONNECTIONS] * CLIENTS
         assert accepted(pg_url) == (CLIENTS * TRANSACTIONS,) * 3

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.proxy import Mode, Proxy
 from tests.support.servers import PgServer
-from tests.support.system import eventually
+from tests.support.waiting import LIMIT_S, eventually
 
 
 class Echo(socketserver.StreamRequestHandler):
@@ -48,7 +48,7 @@ def proxy(heard: list[bytes]) -> Iterator[Proxy]:
 
 @pytest.fixture
 def client(proxy: Proxy) -> Iterator[socket]:
-    with create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+    with create_connection(("127.0.0.1", proxy.port), timeout=LIMIT_S) as client:
         yield client
 
 
@@ -59,7 +59,7 @@ def says(client: socket, line: bytes) -> bytes:
 
 def works(proxy: Proxy) -> bool:
     try:
-        with create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+        with create_connection(("127.0.0.1", proxy.port), timeout=LIMIT_S) as client:
             return says(client, b"one\n") == b"one\n"
     except OSError:
         return False
@@ -90,7 +90,7 @@ class TestFreeze:
             client.recv(100)
         assert heard == [b"one\n"]
         proxy.forward()
-        client.settimeout(5)
+        client.settimeout(LIMIT_S)
         assert client.recv(100) == b"two\n"
 
     def test_a_new_connection_is_taken_and_not_served(self, proxy: Proxy) -> None:
@@ -99,7 +99,7 @@ class TestFreeze:
             with pytest.raises(TimeoutError):
                 says(client, b"one\n")
             proxy.forward()
-            client.settimeout(5)
+            client.settimeout(LIMIT_S)
             assert client.recv(100) == b"one\n"
 
 
@@ -135,7 +135,7 @@ class TestCut:
     def test_a_single_break_lets_new_ones_through(self, proxy: Proxy, client: socket) -> None:
         assert says(client, b"one\n") == b"one\n"
         assert proxy.break_off() == 1
-        with create_connection(("127.0.0.1", proxy.port), timeout=5) as another:
+        with create_connection(("127.0.0.1", proxy.port), timeout=LIMIT_S) as another:
             assert says(another, b"two\n") == b"two\n"
 
 

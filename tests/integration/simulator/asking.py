@@ -19,6 +19,8 @@ from urllib.parse import quote, urlsplit
 
 import jsonschema
 
+from tests.support.waiting import LIMIT_S
+
 FACTS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[2] / "data" / "nylas_facts.json").read_text())
 
 PATHS = (
@@ -91,10 +93,10 @@ class Client:
     def connection(self) -> Iterator[http.client.HTTPConnection]:
         if self._context:
             wire: http.client.HTTPConnection = http.client.HTTPSConnection(
-                self._where, timeout=10, context=self._context
+                self._where, timeout=LIMIT_S, context=self._context
             )
         else:
-            wire = http.client.HTTPConnection(self._where, timeout=10)
+            wire = http.client.HTTPConnection(self._where, timeout=LIMIT_S)
         with contextlib.closing(wire):
             yield wire
 

@@ -22,6 +22,7 @@ from tests.integration.simulator.asking import (
     FACTS,
     Client,
 )
+from tests.support.waiting import LIMIT_S
 
 
 class TestTheSimulator:
@@ -147,7 +148,7 @@ class TestAnotherProcess:
         with client.connection() as wire:
             client.ask(wire, "POST", "/v3/grants/g/messages/send", {"to": [{"email": "hang@example.com"}]})
             started.send_signal(how)
-            assert started.wait(10) == 0
+            assert started.wait(LIMIT_S) == 0
 
 
 class TestTheFixture:
