@@ -1,5 +1,5 @@
-# One image for everything that runs beside a web application: worker, migration, Flower (docker-compose.yml).
-# The dependencies are those of requirements/worker.txt, by hash; all of them come as wheels, so nothing is compiled.
+# One image for worker, migration and Flower (docker-compose.yml).
+# Dependencies come from requirements/worker.txt, pinned by hash; all are wheels, so nothing is compiled.
 
 FROM python:3.12-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -17,12 +17,12 @@ COPY tasks tasks
 COPY worker worker
 COPY settings settings
 COPY flowerconfig.py flowerconfig.py
-# PYTHONPATH: the `celery` script does not look into the working directory by itself.
+# PYTHONPATH: the `celery` script does not search the working directory by default.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1
 USER 10001
-# Celery's warm stop. Give the container more time than SENDQ_GRACE_S (30 s), or calls on the wire are cut off.
+# Celery's warm shutdown. Give the container more time than SENDQ_GRACE_S (30 s), or calls in flight are cut off.
 STOPSIGNAL SIGTERM
 CMD ["celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle", "-E"]

@@ -1,6 +1,6 @@
-"""What Flower reads when it is started here: `celery -A worker flower` (also in the image, and by `sendq up --flower`).
+"""Flower's configuration, for `celery -A worker flower` (here, in the image, and by `sendq up --flower`).
 
-The columns of its list of tasks: `kwargs` is the job's grant, `result` the rule that decided
+The columns of its task list: `kwargs` shows the job's grant, `result` the rule that decided
 (`worker.telemetry.flower_events`).
 """
 

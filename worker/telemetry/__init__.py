@@ -1,1 +1,1 @@
-"""What is reported of a worker: log events, metrics, alerts, traces, and Flower's task events."""
+"""What a worker reports: log events, metrics, alerts, traces, and task events for Flower."""

@@ -1,8 +1,8 @@
-"""Alerts: what a person should look at, told to Sentry once for each rule, with ids and nothing else.
+"""Alerts: what needs a person, reported to Sentry with ids only.
 
-One issue for each kind and rule (its fingerprint): dead letters, grants whose owners must sign in, holds above a grant,
-doubts, encryption keys that are missing, and answers that no row of the policy knows. Retries are breadcrumbs on the
-way there, not issues. Without ``SENTRY_DSN`` the journal alone says all this.
+Sentry groups them by kind and rule (the fingerprint): dead letters, grants whose owners must sign in, holds of a
+provider or an application, sends in doubt, missing encryption keys, and answers that no row of the policy knows.
+Retries are breadcrumbs, not issues. Without ``SENTRY_DSN`` the log alone has all this.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sendq.rules.rule_ids import NO_KEY
 from sendq.rules.states import Event
 from tasks.policy.row import Policy
 
-# A thousand dead letters of one rule are one thing to look at: so long nothing more is said of it by this process.
+# A thousand dead letters of one rule are one problem: this process reports a kind and rule again after this long.
 QUIET_S = 60.0
 
 
 class Alerts:
-    """Reads what was recorded; knows which rules ask for a person."""
+    """Reports those recorded outcomes that need a person."""
 
     def __init__(self, policy: Policy, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -33,7 +33,7 @@ class Alerts:
         self._alerting = {row.id for row in policy.rows if row.alert or not row.documented}
 
     def recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
-        """Tell of a committed group."""
+        """Report a committed group of outcomes."""
         if not sentry_sdk.is_initialized():
             return
         incidents = {outcome.id for outcome in recorded.incidents}
@@ -51,13 +51,13 @@ class Alerts:
             alert("sent_twice", outcome.rule, level="fatal", job=str(outcome.job_id))
 
     def unreadable(self, key_name: str) -> None:
-        """Jobs wait for an encryption key that this worker was not given: one issue for each key."""
+        """Jobs wait for an encryption key that this worker does not have: one issue per key."""
         if sentry_sdk.is_initialized() and key_name not in self._keys:
             self._keys.add(key_name)
             alert(NO_KEY, key_name, level="error")
 
     def in_doubt(self, job: UUID, rule: str | None) -> None:
-        """A doubt was taken up, whatever put the job there. Said once for each job, when it begins."""
+        """A job went in doubt, whatever the cause. Called once per job, when reconciliation starts."""
         if sentry_sdk.is_initialized():
             self._alert("in_doubt", rule or "", job=str(job))
 
@@ -69,7 +69,7 @@ class Alerts:
 
 
 def alert(kind: str, rule: str, *, level: str = "warning", **ids: str) -> None:
-    """One event for Sentry, grouped by its kind and rule."""
+    """Send one event to Sentry, grouped by kind and rule."""
     with sentry_sdk.new_scope() as scope:
         scope.fingerprint = ["sendq", kind, rule]
         scope.set_tag("sendq.kind", kind)

@@ -1,7 +1,7 @@
-"""The worker's numbers for Prometheus, over HTTP: what it has counted, what it does now, and, if it leads, the ledger.
+"""Serve the worker's Prometheus metrics: its counters, its current state and, on the leader, the ledger's.
 
-Only the worker that leads asks the ledger, so that a sum over workers counts nothing twice, and at most every
-`LEDGER_EVERY_S`, however often somebody scrapes. A ledger that is away takes its own numbers with it and nothing else.
+Only the leader queries the ledger, so that a sum over workers counts nothing twice, and at most every `LEDGER_EVERY_S`,
+however often it is scraped. While the ledger is unavailable, only its own metrics are missing.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 
 LEDGER_EVERY_S = 15.0
 
-APPROXIMATE = "exact up to 10,000, then PostgreSQL's estimate (SQLite: at least so many)"
+APPROXIMATE = "exact up to 10,000, above that PostgreSQL's estimate (SQLite: a lower bound)"
 
 
 class Exporter:
-    """An HTTP server in threads of its own, and what it says of one process."""
+    """An HTTP server, in its own threads, for the metrics of one process."""
 
     def __init__(self, address: str, process: Process) -> None:
         self._address = address
         self._collectors = [_Now(process), _Ledger(process)]
 
     def start(self) -> None:
-        """Listen; raises `SettingsError` if the address cannot be had."""
+        """Listen; raises `SettingsError` if that is not possible on the address."""
         host, port = split_address(self._address)
         try:
             self._server, self._thread = start_http_server(port, host, REGISTRY)
         except OSError as error:
-            remedy = "give each worker of a machine its own port, or port 0 for any (the log says which)"
+            remedy = "use a different port for each worker of a machine, or port 0 for any free one (it is logged)"
             reason = f"cannot be listened on ({error.strerror})"
             raise SettingsError([Problem("SENDQ_METRICS_ADDRESS", reason, remedy)]) from None
         for collector in self._collectors:
@@ -56,7 +56,7 @@ class Exporter:
         journal.metrics_started(host, self._server.server_port)
 
     def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         for collector in self._collectors:
             REGISTRY.unregister(collector)
         self._server.shutdown()
@@ -65,33 +65,33 @@ class Exporter:
 
 
 class _Now(Collector):
-    """What the process does at this moment."""
+    """The current state of the process."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
 
     def describe(self) -> list[Metric]:
-        return []  # or registering would ask for the numbers already
+        return []  # otherwise registering would collect already
 
     def collect(self) -> Iterator[Metric]:
         engine, dispatcher = self._process.engine, self._process.dispatcher
-        info = GaugeMetricFamily("sendq_worker_info", "1; the version is in the label", labels=["version"])
+        info = GaugeMetricFamily("sendq_worker_info", "Always 1; the label has the version", labels=["version"])
         info.add_metric([sendq.__version__], 1)
         yield info
         for name, meaning, value in (
-            ("leader", "1 if this process dispatches, else 0", dispatcher.leads),
-            ("calls_in_flight", "Calls on the wire", engine.calls),
-            ("slow_calls", "Calls on the wire that have given their slot away", engine.slots.slow),
-            ("slots", "Calls that this process takes on at once (SENDQ_CONCURRENCY)", engine.slots.capacity),
-            ("slots_used", "Slots that turns hold", engine.slots.used),
-            ("outcomes_unrecorded", "Outcomes that wait for the ledger", engine.unrecorded),
-            ("beat_age_seconds", "Since the last beat that the ledger took; +Inf: taken for dead", engine.lease.age()),
+            ("leader", "1 if this process is the leader, otherwise 0", dispatcher.leads),
+            ("calls_in_flight", "Calls to the API in flight", engine.calls),
+            ("slow_calls", "Calls in flight that are slow and have given up their slot", engine.slots.slow),
+            ("slots", "Call slots of this process (SENDQ_CONCURRENCY)", engine.slots.capacity),
+            ("slots_used", "Call slots in use by turns", engine.slots.used),
+            ("outcomes_unrecorded", "Outcomes in memory that are not yet committed", engine.unrecorded),
+            ("heartbeat_age_seconds", "Since this worker's last heartbeat; +Inf: declared dead", engine.lease.age()),
         ):
             yield GaugeMetricFamily(f"sendq_{name}", meaning, value=float(value))
 
 
 class _Ledger(Collector):
-    """What is in the ledger, from the process that leads."""
+    """The state of the ledger, from the leader."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -105,7 +105,7 @@ class _Ledger(Collector):
     def collect(self) -> Iterator[Metric]:
         if not self._process.dispatcher.leads:
             return
-        if self._asking.acquire(blocking=False):  # who comes while somebody asks gets what is known
+        if self._asking.acquire(blocking=False):  # a scrape during another one's query gets the last result
             try:
                 if time.monotonic() - self._asked_at >= LEDGER_EVERY_S:
                     self._known = self._ask()
@@ -113,7 +113,9 @@ class _Ledger(Collector):
             finally:
                 self._asking.release()
         known = self._known
-        yield GaugeMetricFamily("sendq_ledger_up", "1 if the ledger answered", value=float(known is not None))
+        yield GaugeMetricFamily(
+            "sendq_ledger_up", "1 if the ledger answered, otherwise 0", value=float(known is not None)
+        )
         if known is not None:
             yield from families(known)
 
@@ -126,30 +128,34 @@ class _Ledger(Collector):
 
 
 def families(known: Levels) -> Iterator[Metric]:
-    """The ledger's levels in Prometheus's words."""
+    """The ledger's levels as Prometheus metrics."""
     lanes: Counter[str] = Counter(dict.fromkeys(LANE_STATES, 0))
     for (state, _), number in known.lanes.items():
         lanes[state] += number
     held = {("grant", rule): number for (state, rule), number in known.lanes.items() if state == "held"}
     closed = {rule: number for (state, rule), number in known.lanes.items() if state == "closed"}
-    yield _by("jobs", f"Jobs that are queued or sending; {APPROXIMATE}", "state", known.jobs)
-    yield _by("jobs_in_doubt", "Jobs of which nobody knows whether they went out; up to 10,000", "rule", known.in_doubt)
-    yield _by("dead_letters", "Dead letters that wait for a person; up to 10,000", "rule", known.dead)
+    yield _by("jobs", f"Queued and sending jobs; {APPROXIMATE}", "state", known.jobs)
+    yield _by("jobs_in_doubt", "Jobs that may have gone out (in doubt); counted up to 10,000", "rule", known.in_doubt)
+    yield _by("dead_letters", "Dead letters; counted up to 10,000", "rule", known.dead)
     yield _by("lanes", "Lanes by state", "state", lanes)
-    yield _by("lanes_closed", "Lanes whose owners have to sign in again", "rule", closed)
-    yield _by("holds", "What is held now, by scope and by the rule that did it", "scope rule", held | {**known.holds})
-    yield _by("turns", "Open turns", "state", known.turns)
-    oldest = "How long ago the oldest job that nothing holds could have begun"
+    yield _by("lanes_closed", "Lanes closed until the owner signs in again, by rule", "rule", closed)
+    yield _by("holds", "Current holds, by scope and rule", "scope rule", held | {**known.holds})
+    yield _by("turns", "Open turns, by state", "state", known.turns)
+    oldest = "Age of the oldest eligible job that is not held, by priority"
     yield _by("oldest_job_seconds", oldest, "priority", known.oldest_s)
-    told = {"waiting": known.deliveries.waiting, "given_up": known.deliveries.given_up}
-    yield _by("deliveries", "Outcomes that nobody was told of yet, by state; up to 10,000", "state", told)
+    undelivered = {"waiting": known.deliveries.waiting, "given_up": known.deliveries.given_up}
+    yield _by("deliveries", "Outcomes not yet delivered, by state; counted up to 10,000", "state", undelivered)
     for name, meaning, value in (
-        ("oldest_delivery_seconds", "Since the first outcome that waits to be told", known.deliveries.oldest_s),
-        ("receivers_failing", "Receivers that failed last while outcomes wait for them", len(known.deliveries.failing)),
-        ("turn_wait_seconds", "How long the lane that has waited longest has been due for a turn", known.turn_wait_s),
-        ("workers", "Workers that the ledger knows", known.workers),
-        ("capacity", "Calls at once of all workers together", known.capacity),
-        ("worker_silence_seconds", "The longest time since a worker's beat", known.silence_s),
+        ("oldest_delivery_seconds", "Age of the oldest undelivered outcome", known.deliveries.oldest_s),
+        (
+            "receivers_failing",
+            "Receivers whose last delivery failed while outcomes wait for them",
+            len(known.deliveries.failing),
+        ),
+        ("turn_wait_seconds", "Longest time a lane has been waiting for a turn that is due", known.turn_wait_s),
+        ("workers", "Registered workers", known.workers),
+        ("capacity", "Call slots of all workers together", known.capacity),
+        ("worker_silence_seconds", "Longest time since the last heartbeat of a registered worker", known.silence_s),
     ):
         yield GaugeMetricFamily(f"sendq_{name}", meaning, value=float(value))
 

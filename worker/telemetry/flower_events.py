@@ -1,16 +1,16 @@
-"""Flower's view: each attempt of a job as Celery's task events, under the job's id and its operation's name.
+"""Task events for Flower: each attempt of a job as Celery's task events, with the job's id and its operation as name.
 
-Flower and every other listener of Celery's events then list jobs, not the bundles that carry them: as keyword arguments
-the grant's id, as the result the rule that decided, and a state that says what came of it.
+So Flower, like any other listener of Celery's events, lists jobs rather than the bundles that carry them. The keyword
+arguments show the grant's id, the result shows the rule that decided, and the state shows the outcome:
 
-    SUCCESS   the API accepted it             HELD      its grant, provider or application is left alone for a while
-    RETRY     it goes again after a backoff   PARKED    its grant's owner has to sign in again
-    FAILURE   a dead letter                   IN_DOUBT  nobody knows whether it went out
-    REVOKED   cancelled, or its time is over
+    SUCCESS   the API accepted it        HELD      its grant, provider or application is held
+    RETRY     retried after a backoff    PARKED    its grant's owner must sign in again
+    FAILURE   a dead letter              IN_DOUBT  it may have gone out
+    REVOKED   cancelled or expired
 
-The worker's own heartbeat comes from here too: Celery's counts bundles, which are over in milliseconds; this one counts
-calls in flight and attempts. Nothing is sent unless somebody listens (the worker's ``-E``, or Flower asked for it), and
-nothing but ids, rules and numbers is in it. Events may be lost; the ledger is the truth.
+The worker's heartbeat is sent from here too: Celery's would count bundles, which take milliseconds; this one counts
+calls in flight and attempts. Events are sent only if enabled (the worker's ``-E``, or by Flower), and contain only ids,
+rules and numbers. They may be lost; the ledger is the truth.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from sendq.clock import SECOND
 from sendq.facts.outcomes import Outcome
 from sendq.rules.states import Event
 
-# More events than this wait for a broker that is slow or away; what comes on top is dropped.
+# At most this many events wait for a broker that is slow or unreachable; further ones are dropped.
 BACKLOG = 10_000
 
-# Celery's own interval: listeners take a worker for offline when a few of these are missing.
+# Celery's own interval: listeners consider a worker offline after a few missing heartbeats.
 HEARTBEAT_S = 2.0
 
 _ENDED = {
@@ -46,7 +46,7 @@ _ENDED = {
 
 
 class FlowerEvents:
-    """A thread that speaks to the broker, so that nobody else waits for it."""
+    """Publishes events in a thread, so that nothing else waits for the broker."""
 
     def __init__(self, dispatcher: Any, *, in_flight: Callable[[], int]) -> None:
         """``dispatcher``: Celery's event dispatcher of this worker; ``in_flight``: calls on the wire now."""
@@ -57,11 +57,11 @@ class FlowerEvents:
         self._thread = threading.Thread(target=self._run, name="sendq-reporter", daemon=True)
 
     def start(self) -> None:
-        """Begin to report."""
+        """Start the thread."""
         self._thread.start()
 
     def recorded(self, outcomes: Sequence[Outcome]) -> None:
-        """Report outcomes, if anybody listens. Never blocks."""
+        """Publish the events of outcomes, if events are enabled. Never blocks."""
         if not self._dispatcher.wants_tasks:
             return
         for outcome in outcomes:
@@ -69,7 +69,7 @@ class FlowerEvents:
                 self._outcomes.put_nowait(outcome)
 
     def stop(self, limit_s: float) -> None:
-        """Report what is left, within the limit."""
+        """Publish what is left, for up to ``limit_s`` seconds, and end the thread."""
         if not self._outcomes.full():
             self._outcomes.put_nowait(None)
         self._thread.join(limit_s)
@@ -98,32 +98,33 @@ class FlowerEvents:
         }
 
     def _send(self, kind: str, fields: Mapping[str, Any]) -> None:
-        with suppress(Exception):  # the broker is away: a view is not worth a word for each event
+        with suppress(Exception):  # the broker is unreachable, which others report
             self._dispatcher.send(kind, **fields)
 
 
 def events_of(outcome: Outcome) -> list[tuple[str, Mapping[str, Any]]]:
-    """The events of one attempt: received and begun at its beginning, and how it ended."""
+    """The events of one attempt: received, started, and how it ended."""
     attempt = outcome.attempt
     assert attempt is not None
     begun = attempt.begun_at / SECOND
     ended = attempt.ended_at / SECOND
     uuid = str(outcome.job_id)
-    words = outcome.rule if attempt.status is None else f"{outcome.rule} ({attempt.status})"
+    result = outcome.rule if attempt.status is None else f"{outcome.rule} ({attempt.status})"
     received = {
         "uuid": uuid, "name": f"sendq.{outcome.operation}", "args": "()",
         "kwargs": str({"grant": outcome.grant_id}), "retries": outcome.attempts, "eta": None, "expires": None,
         "timestamp": begun,
     }  # fmt: skip
-    said = {
-        "uuid": uuid, "timestamp": ended, "runtime": ended - begun, "result": words, "traceback": None,
-        "exception": None if outcome.event is Event.ACCEPT else words,
+    started = {"uuid": uuid, "timestamp": begun}
+    ended_event = {
+        "uuid": uuid, "timestamp": ended, "runtime": ended - begun, "result": result, "traceback": None,
+        "exception": None if outcome.event is Event.ACCEPT else result,
     }  # fmt: skip
-    return [("task-received", received), ("task-started", {"uuid": uuid, "timestamp": begun}), (_kind(outcome), said)]
+    return [("task-received", received), ("task-started", started), (_kind(outcome), ended_event)]
 
 
 def _kind(outcome: Outcome) -> str:
-    """How listeners call what came of it. Kinds that Celery does not know show as states of their own."""
+    """The event for the outcome. Kinds that Celery does not know are shown as custom states."""
     if outcome.event is Event.RETURN and outcome.hold is not None:
         return "task-parked" if outcome.hold.until is None else "task-held"
     return _ENDED[outcome.event]

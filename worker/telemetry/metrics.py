@@ -1,8 +1,8 @@
-"""What this process counts for Prometheus: one verb for each thing that is counted, as in the journal.
+"""Prometheus counters and histograms of this process: one function for each event that is counted.
 
-Labels are few and bounded: applications and providers, operations, rules of the policy, routes, classes of status.
-Never a grant, a job or a text from outside. Counting an attempt takes about 3 µs (`./dev bench telling`); what the
-numbers of a moment are (calls in flight, lanes held) is asked for when somebody scrapes (`worker.telemetry.exporter`).
+Labels are few and bounded: applications and providers, operations, rules of the policy, routes, status classes; never a
+grant, a job or a text from outside. Counting an attempt takes about 3 µs (`./dev bench telling`). Gauges (calls in
+flight, lanes held) are collected on each scrape (`worker.telemetry.exporter`).
 """
 
 from __future__ import annotations
@@ -16,49 +16,51 @@ from sendq.clock import SECOND
 from sendq.facts.outcomes import Outcome
 from sendq.rules.states import Event
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, of no use here
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
-# A call takes tenths of a second as a rule, minutes on a self-hosted Exchange, and never more than the read timeout.
+# A call usually takes tenths of a second, minutes on a self-hosted Exchange, and never more than the read timeout.
 CALL_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 150)
-# From "at once" to a mailbox that was closed over the weekend.
+# From "immediately" to a lane that was closed over the weekend.
 QUEUE_BUCKETS_S = (0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 72 * 3600)
 COMMIT_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5)
 COMMIT_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 _calls = Counter(
     "sendq_calls",
-    "Calls to the API with a recorded outcome; status is a class (2xx) or none, route is done or the policy's",
+    "Calls to the API whose outcome is recorded; status: 2xx, 4xx, …, or none; route: done, or that of the rule",
     ["application", "provider", "operation", "status", "rule", "route"],
     registry=REGISTRY,
 )
 _ended = Counter(
     "sendq_jobs_ended",
-    "Jobs that this worker ended (or, in_doubt, had to leave to reconciliation)",
+    "Jobs that this worker ended, by final state; in_doubt: handed to reconciliation",
     ["application", "operation", "state", "rule"],
     registry=REGISTRY,
 )
 _call_seconds = Histogram(
-    "sendq_call_seconds", "How long calls took", ["operation"], buckets=CALL_BUCKETS_S, registry=REGISTRY
+    "sendq_call_seconds", "Duration of calls to the API", ["operation"], buckets=CALL_BUCKETS_S, registry=REGISTRY
 )
 _queue_seconds = Histogram(
     "sendq_queue_seconds",
-    "From when a job could have begun to its call: pace, holds, closed lanes and want of room together",
+    "Queue time: from eligible to its HTTP call (pacing, holds, closed lanes, no free slot)",
     ["operation"],
     buckets=QUEUE_BUCKETS_S,
     registry=REGISTRY,
 )
 _commit_seconds = Histogram(
-    "sendq_commit_seconds", "How long recording a group of outcomes took", buckets=COMMIT_BUCKETS_S, registry=REGISTRY
+    "sendq_commit_seconds", "Time to commit a group of outcomes", buckets=COMMIT_BUCKETS_S, registry=REGISTRY
 )
-_commit_outcomes = Histogram(
-    "sendq_commit_outcomes", "Outcomes that were committed together", buckets=COMMIT_BUCKETS, registry=REGISTRY
+_commit_outcomes = Histogram("sendq_commit_outcomes", "Outcomes per commit", buckets=COMMIT_BUCKETS, registry=REGISTRY)
+_commit_failures = Counter(
+    "sendq_commit_failures", "Commits of outcomes that failed and are retried", registry=REGISTRY
 )
-_commit_failures = Counter("sendq_commit_failures", "Groups whose commit failed and is tried again", registry=REGISTRY)
-_rounds = Counter("sendq_dispatch_rounds", "Rounds of the dispatcher while this process led", registry=REGISTRY)
-_turns = Counter("sendq_turns_offered", "Turns that were given to lanes", registry=REGISTRY)
-_publish_failures = Counter("sendq_publish_failures", "Rounds whose turns the broker did not take", registry=REGISTRY)
+_rounds = Counter("sendq_dispatch_rounds", "Dispatch rounds while this process was the leader", registry=REGISTRY)
+_turns = Counter("sendq_turns_offered", "Turns offered to lanes", registry=REGISTRY)
+_publish_failures = Counter(
+    "sendq_publish_failures", "Dispatch rounds whose turns could not be published", registry=REGISTRY
+)
 
 _STATES = {
     Event.ACCEPT: "sent",
@@ -70,35 +72,35 @@ _STATES = {
 
 
 def recorded(outcomes: Sequence[Outcome]) -> None:
-    """Outcomes are committed."""
+    """Outcomes were committed."""
     for outcome in outcomes:
         _count(outcome)
 
 
 def committed(outcomes: int, seconds: float) -> None:
-    """A group went to the ledger."""
+    """A group of outcomes was committed."""
     _commit_seconds.observe(seconds)
     _commit_outcomes.observe(outcomes)
 
 
 def commit_failed() -> None:
-    """A group did not, and will be tried again."""
+    """The commit of a group failed and will be retried."""
     _commit_failures.inc()
 
 
 def dispatched(turns: int) -> None:
-    """The dispatcher went round, and gave so many turns."""
+    """A dispatch round offered this many turns."""
     _rounds.inc()
     _turns.inc(turns)
 
 
 def publish_failed() -> None:
-    """The broker did not take a round's turns."""
+    """The turns of a dispatch round could not be published."""
     _publish_failures.inc()
 
 
 def ended(outcome: Outcome) -> None:
-    """A job came to an end, if it is one: by a call, or by what was learnt of one."""
+    """Count a job that ended or went in doubt; other outcomes are ignored."""
     state = _STATES.get(outcome.event)
     if state is not None:
         _ended_of(outcome.application, outcome.operation, state, outcome.rule).inc()
@@ -123,7 +125,7 @@ def _count(outcome: Outcome) -> None:
     queue.observe(max(0, attempt.begun_at - outcome.wanted_at) / SECOND)
 
 
-# Finding the series by its labels costs more than counting in it.
+# Looking up the series by its labels costs more than counting.
 
 
 @cache

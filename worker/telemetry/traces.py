@@ -1,8 +1,7 @@
-"""Traces for Sentry: how long a job waited and how long its call took, for a share of all attempts.
+"""Traces for Sentry: queue time and call time of a share of all attempts.
 
-A trace is made when the attempt is recorded, out of the times that its row has: nothing is measured for it, and with a
-share of zero there is nothing to do. In Sentry's words (its "Queues" view): one transaction ``queue.process``, with the
-time in the queue as the message's latency, and in it one span ``http.client``.
+A trace is made from the times in the attempt's row when it is recorded; nothing else is measured. For Sentry's "Queues"
+view it is one transaction ``queue.process``, whose message latency is the queue time, with one span ``http.client``.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ METHODS = {"send": "POST", "modify": "PUT", "delete": "DELETE", "list": "GET"}
 
 
 class Traces:
-    """Makes one for the given share of attempts (0 to 1)."""
+    """Makes a trace for the given share of attempts (0 to 1)."""
 
     def __init__(
         self, share: float, *, chance: Callable[[], float] = random.random, now: clock.Clock = clock.now
@@ -32,7 +31,7 @@ class Traces:
         self._share, self._chance, self._now = share, chance, now
 
     def recorded(self, outcomes: Sequence[Outcome]) -> None:
-        """Trace some of a committed group."""
+        """Trace a random share of a committed group."""
         if not self._share or not sentry_sdk.is_initialized():
             return
         for outcome in outcomes:

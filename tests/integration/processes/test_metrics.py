@@ -131,7 +131,7 @@ class TestAWorkersMetrics:
         assert value("sendq_workers") == 1
         assert value("sendq_slots") == value("sendq_capacity") == 100
         assert value("sendq_calls_in_flight") == value("sendq_slow_calls") == value("sendq_outcomes_unrecorded") == 0
-        assert value("sendq_beat_age_seconds") < 10
+        assert value("sendq_heartbeat_age_seconds") < 10
 
     def test_name_no_grant_and_no_job(self, system: System, scraped: Scraped) -> None:
         job = system.queue.send("a-grant-of-somebody", mail())
@@ -144,7 +144,7 @@ class TestAWorkersMetrics:
         other = Scraped(system.start_worker(SENDQ_METRICS_ADDRESS="127.0.0.1:0"))
         assert other.value("sendq_leader") == 0
         assert "sendq_jobs" not in other.names()
-        assert {"sendq_calls_in_flight", "sendq_beat_age_seconds"} <= other.names()
+        assert {"sendq_calls_in_flight", "sendq_heartbeat_age_seconds"} <= other.names()
         assert "sendq_jobs" in scraped.names()
 
     def test_ask_the_ledger_once_however_often_they_are_scraped(self, system: System, scraped: Scraped) -> None:
