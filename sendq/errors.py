@@ -1,18 +1,18 @@
-"""The errors that an application meets.
+"""The exceptions that applications see.
 
-    SendqError                    everything below
-    ├── InvalidJob                bad input at enqueue: every problem with its field; nothing was stored
-    ├── InvalidAct                bad input to an act of `Operators`: every problem; nothing was changed
-    ├── LaneFull                  the grant has as many waiting jobs as may wait; says when it has room
-    ├── KeyConflict               the key belongs to a job with other content
+    SendqError                    base class
+    ├── InvalidJob                invalid input at enqueue: every problem with its field; nothing was stored
+    ├── InvalidAct                invalid input to a method of `Operators`: every problem; nothing was changed
+    ├── LaneFull                  the grant's queue is full; says when it will have room
+    ├── KeyConflict               the key belongs to a job with different content
     ├── NotFound                  no such job, batch or key
-    │   └── Pruned                there was one; its key is remembered
+    │   └── Pruned                it existed and was deleted after its retention period; its key is remembered
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
-    ├── Unreadable                what is stored is sealed with an encryption key that is not at hand
+    ├── Unreadable                stored content is encrypted with a key that is not available
     ├── SchemaMismatch            the ledger's schema is older or newer than this code
     └── LedgerUnavailable         the ledger cannot be reached
 
-A mistake in the call itself (a sync session handed to the async queue) is a ``TypeError``: the program is wrong, not
+A mistake in the call itself (a sync session passed to the async queue) is a ``TypeError``: the program is wrong, not
 its data.
 """
 
@@ -24,12 +24,12 @@ from datetime import datetime
 
 
 class SendqError(Exception):
-    """Anything that sendq reports to the application that uses it."""
+    """Base class of all exceptions that sendq raises for applications to handle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with one field of a call.
+    """One problem with one field of a call.
 
     ``field`` is a path (``to[2].email``, ``messages[7].subject``), ``reason`` says what is wrong with it and
     ``remedy`` what to do. Neither repeats the value: it may be an address or a subject.
@@ -43,13 +43,13 @@ class Problem:
         return f"{self.field}: {self.reason}; {self.remedy}"
 
     def under(self, prefix: str) -> Problem:
-        """The same problem, seen from further out."""
+        """The same problem with ``prefix`` in front of its field."""
         joint = "" if self.field.startswith("[") else "."
         return Problem(f"{prefix}{joint}{self.field}" if self.field else prefix, self.reason, self.remedy)
 
 
 class InvalidJob(SendqError, ValueError):
-    """The call cannot become a job. Every problem is listed; nothing was stored."""
+    """The input is invalid. Every problem is listed; nothing was stored."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -59,7 +59,7 @@ class InvalidJob(SendqError, ValueError):
 
 
 class InvalidAct(SendqError, ValueError):
-    """An act of `Operators` cannot be carried out as it was asked for. Every problem is listed; nothing was changed."""
+    """The input to a method of `Operators` is invalid. Every problem is listed; nothing was changed."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
@@ -67,29 +67,30 @@ class InvalidAct(SendqError, ValueError):
 
 
 class LaneFull(SendqError):
-    """As many jobs wait for this grant as the queue lets wait for one; nothing was stored.
+    """The grant already has as many waiting jobs as ``lane_cap`` allows; nothing was stored.
 
-    ``eta`` is when a job accepted now would go (None: not before its owner signs in again), ``waiting`` how many wait.
+    ``eta`` is when a job accepted now would be sent (None: not before its owner signs in again), ``waiting`` the number
+    of waiting jobs.
     """
 
     def __init__(self, grant_id: str, *, waiting: int, cap: int, eta: datetime | None) -> None:
         self.grant_id, self.waiting, self.cap, self.eta = grant_id, waiting, cap, eta
         when = "not before its owner signs in again" if eta is None else f"about {eta.isoformat(timespec='seconds')}"
         super().__init__(
-            f"grant_id: {waiting} jobs wait for {grant_id} already, and {cap} may; one more would go {when}; "
-            "enqueue it later, or raise lane_cap"
+            f"grant_id: {grant_id} already has {waiting} waiting jobs, and {cap} are allowed; one more would be sent "
+            f"{when}; enqueue it later, or raise lane_cap"
         )
 
 
 class KeyConflict(SendqError):
-    """The key was used before, for a job with other content."""
+    """The key was already used for a job with different content."""
 
     def __init__(self, key: str, job_id: str) -> None:
         self.key, self.job_id = key, job_id
-        # The key is not shown: it may have been made from an address.
+        # The key is not shown: it may contain an address.
         super().__init__(
-            f"key: it already belongs to {job_id}, which has other content; "
-            "use a new key for new content, or look the first one up with job(key=…)"
+            f"key: it already belongs to {job_id}, which has different content; "
+            "use a new key for new content, or get the existing job with job(key=…)"
         )
 
 
@@ -98,41 +99,42 @@ class NotFound(SendqError, LookupError):
 
 
 class Pruned(NotFound):
-    """The key named a job or batch whose retention is over: it has ended, and only its key is remembered.
+    """The key belongs to a job or batch that ended and was deleted after its retention period.
 
-    ``id`` is its id. A call with this key still stores nothing new.
+    ``id`` is its id. The key is still remembered: a call with it stores nothing new.
     """
 
     def __init__(self, what: str, identity: str, enqueued_at: str) -> None:
         self.id = identity
         super().__init__(
-            f"the {what} that was enqueued with this key ({identity}, {enqueued_at}) has ended and was pruned after "
-            "its retention; what became of it is not known any more"
+            f"the {what} that was enqueued with this key ({identity}, {enqueued_at}) has ended and was deleted after "
+            "its retention period; its outcome is no longer known"
         )
 
 
 class Retryable(SendqError):
-    """The database broke off the transaction (deadlock, serialization failure): nothing was stored, run it again."""
+    """The database aborted the transaction (deadlock, serialization failure); nothing was stored. Run it again."""
 
 
 class Unreadable(SendqError):
-    """Something in the ledger is sealed, and none of the encryption keys at hand opens it; it is kept as it is.
+    """Stored content is encrypted, and none of the available keys decrypts it; it is left unchanged.
 
-    ``key_name`` is the name of the key that sealed it, ``missing`` whether there is no key of that name here.
+    ``key_name`` is the name of the key that encrypted it; ``missing``: no key of that name is configured.
     """
 
     def __init__(self, key_name: str, *, missing: bool) -> None:
         self.key_name, self.missing = key_name, missing
         super().__init__(
-            f"encryption key {key_name!r}: it sealed what is stored, and is not given here; add it, after the first"
+            f"encryption key {key_name!r}: stored content is encrypted with it, but it is not configured; add it, "
+            "after the first key"
             if missing
-            else f"encryption key {key_name!r}: the one given here does not open what one of that name sealed; "
-            "give the right one, or add that under another name"
+            else f"encryption key {key_name!r}: the configured key of that name does not decrypt the stored content; "
+            "configure the right one, or add it under another name"
         )
 
 
 class SchemaMismatch(SendqError):
-    """The ledger's schema is not the one this code was written for."""
+    """The ledger's schema does not match this version of the code."""
 
 
 class LedgerUnavailable(SendqError):

@@ -159,10 +159,10 @@ class Process:
         self.ledger.dispose()
 
     def _obstacles(self) -> list[str]:
-        """What keeps this process from taking on work, in a word each."""
+        """Why this process cannot accept work, a few words each."""
         obstacles = {
             "stopping": self.engine.stopping,
-            "no lease: the ledger is away": not self.engine.lease.holds(),
+            "no lease: the ledger is unavailable": not self.engine.lease.holds(),
             "no broker": not self._consumes(),
         }
         return [words for words, holds in obstacles.items() if holds]

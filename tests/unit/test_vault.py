@@ -50,7 +50,7 @@ class TestSealing:
 class TestOpening:
     def test_names_the_key_that_is_missing(self) -> None:
         sealed = Vault({"old": OLD}).seal(b"data", context=CONTEXT)
-        with pytest.raises(Unreadable, match=r"'old'.*is not given here") as raised:
+        with pytest.raises(Unreadable, match=r"'old'.*is not configured") as raised:
             Vault({"new": NEW}).open(*sealed, context=CONTEXT)
         assert (raised.value.key_name, raised.value.missing) == ("old", True)
 

@@ -1,1 +1,1 @@
-"""`sendq check` and `sendq health`: is everything there that a worker needs, and does it work?"""
+"""`sendq check` and `sendq health`: does a worker have everything it needs, and does the system work?"""

@@ -1,7 +1,7 @@
-"""Is everything there that a worker needs? One item per thing, one line per item: what is so, and how to mend it.
+"""``sendq check``: does a worker have everything it needs? One line per check: what was found, and how to fix it.
 
-Nothing is started, created or changed. A thing that cannot be asked is ``unknown`` and never ``ok``: managed servers
-often refuse the question. No line holds a secret, and no check ends in a traceback.
+Nothing is started, created or changed. What cannot be queried is ``unknown``, never ``ok``: managed servers often
+refuse such commands. No line contains a secret, and no check ends in a traceback.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ LEAST_POSTGRES = (14,)
 SCHEMA_REMEDY = {
     "missing": f"run: {migrate.COMMAND}",
     "older": f"run: {migrate.COMMAND}",
-    "newer": "install the version of sendq that made it, or a later one",
+    "newer": "install the version of sendq that created it, or a later one",
 }
 
 
 def check(environ: Mapping[str, str] | None = None) -> list[CheckItem]:
-    """Everything, beginning with the settings in ``environ`` (default: the process's own environment)."""
+    """Run all checks, starting with the settings in ``environ`` (default: the process's environment)."""
     try:
         settings = Settings.load(environ)
     except SettingsError as error:
@@ -44,7 +44,7 @@ def check(environ: Mapping[str, str] | None = None) -> list[CheckItem]:
 
 
 def run_checks(settings: Settings) -> list[CheckItem]:
-    """Each application's API, the ledger and the broker, in this order."""
+    """Check each application's API key, the ledger and the broker, in this order."""
     names = ", ".join(settings.applications)
     items = [CheckItem("settings", "ok", f"complete; applications: {names}")]
     for name, application in settings.applications.items():
@@ -55,22 +55,24 @@ def run_checks(settings: Settings) -> list[CheckItem]:
 
 
 def lines(items: Iterable[CheckItem]) -> Iterator[str]:
-    """One line per item, for people."""
+    """The items as text, one line each."""
     for item in items:
         yield redact(f"{item.state:<8}{item.name:<18} {item.says}{f'; {item.remedy}' if item.remedy else ''}")
 
 
 def exit_code(items: Iterable[CheckItem]) -> int:
-    """0 if a worker can run, 2 if something must be mended first."""
+    """0 if a worker can run, 2 if something must be fixed first."""
     return 2 if any(item.state == "fail" for item in items) else 0
 
 
 def _guarded(name: str, asked: Callable[[], Iterator[CheckItem]]) -> Iterator[CheckItem]:
-    """A check that stumbles over something unforeseen says so in its line; the others go on."""
+    """Report an unexpected exception as an item, so that the other checks go on."""
     try:
         yield from asked()
     except Exception as error:
-        yield CheckItem(name, "unknown", f"the check stumbled ({type(error).__name__})", "please report this")
+        yield CheckItem(
+            name, "unknown", f"the check failed unexpectedly ({type(error).__name__})", "please report this"
+        )
 
 
 def _mistakes(name: str, error: SettingsError) -> Iterator[CheckItem]:
@@ -79,7 +81,7 @@ def _mistakes(name: str, error: SettingsError) -> Iterator[CheckItem]:
 
 
 def api_items(application: Application) -> Iterator[CheckItem]:
-    """Whether the API answers this application's key: one cheap question, ``GET /v3/grants?limit=1``."""
+    """Whether the API accepts this application's key: one cheap request, ``GET /v3/grants?limit=1``."""
     name = f"api {application.name}"
     try:
         key = application.api_key().get_secret_value()
@@ -91,7 +93,7 @@ def api_items(application: Application) -> Iterator[CheckItem]:
         status, body = _get(application.api_uri, "/v3/grants?limit=1", key)
     except ssl.SSLCertVerificationError:
         yield CheckItem(
-            name, "fail", "has no certificate that this machine trusts", f"check {uri}, and any proxy between"
+            name, "fail", "has no certificate that this machine trusts", f"check {uri}, and any proxy in between"
         )
     except TimeoutError:
         yield CheckItem(name, "fail", f"does not answer within {PATIENCE_S:.0f} s", "check the network")
@@ -102,7 +104,7 @@ def api_items(application: Application) -> Iterator[CheckItem]:
 
 
 def _get(api_uri: str, path: str, key: str) -> tuple[int, bytes]:
-    """Status and the beginning of the body; redirects are not followed, so that the key goes nowhere else."""
+    """Status and the first MiB of the body. Redirects are not followed, so that the key is sent nowhere else."""
     parts = urlsplit(api_uri)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "", parts.port, timeout=PATIENCE_S)
@@ -120,24 +122,26 @@ def _answer_item(name: str, application: Application, status: int, body: bytes) 
     if status == 200:
         try:
             if isinstance(json.loads(body)["data"], list):
-                return CheckItem(name, "ok", f"{application.api_uri} takes the key")
+                return CheckItem(name, "ok", f"{application.api_uri} accepts the key")
         except (ValueError, LookupError, TypeError):
             pass
     if status in (401, 403):
         remedy = f"check {key}, and that {uri} is the application's region"
-        return CheckItem(name, "fail", f"answers {status}: it does not know the key", remedy)
+        return CheckItem(name, "fail", f"rejects the key (status {status})", remedy)
     if status == 429 or status >= 500:
-        return CheckItem(name, "warn", f"answers {status}, so the key could not be tried", "check again later")
-    return CheckItem(name, "fail", f"answers {status}, but not as the Nylas API does", f"check {uri}")
+        return CheckItem(
+            name, "warn", f"answers with status {status}, so the key could not be tried", "check again later"
+        )
+    return CheckItem(name, "fail", f"answers with status {status}, but not as the Nylas API does", f"check {uri}")
 
 
 def ledger_items(settings: Settings) -> Iterator[CheckItem]:
-    """Whether the ledger answers, is new enough, and has the schema that this code wants."""
+    """Whether the ledger answers, is new enough, and has this version's schema."""
     url = make_url(settings.ledger_url.get_secret_value())
     if url.drivername == "sqlite":
         if not Path(url.database or "").exists():
-            remedy = f"run: {migrate.COMMAND}" if settings.database_url else "`sendq up` makes it"
-            yield CheckItem("ledger", "warn", "the SQLite file is not there yet", remedy)
+            remedy = f"run: {migrate.COMMAND}" if settings.database_url else "`sendq up` creates it"
+            yield CheckItem("ledger", "warn", "the SQLite file does not exist yet", remedy)
             return
     elif "connect_timeout" not in url.query:
         url = url.update_query_dict({"connect_timeout": f"{PATIENCE_S:.0f}"})
@@ -164,8 +168,8 @@ def _database_item(engine: Engine) -> CheckItem:
             return CheckItem("ledger", "ok", f"PostgreSQL {dotted}")
         journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
     if journal != "wal":
-        remedy = "put the file on a local disk: network file systems cannot do it"
-        return CheckItem("ledger", "fail", f"SQLite {dotted} cannot keep a write-ahead log there", remedy)
+        remedy = "put the file on a local disk; network file systems do not support it"
+        return CheckItem("ledger", "fail", f"SQLite {dotted} cannot use a write-ahead log there", remedy)
     return CheckItem("ledger", "ok", f"SQLite {dotted}, write-ahead log")
 
 
@@ -174,8 +178,10 @@ def _schema_item(engine: Engine) -> CheckItem:
     if schema.status == "ok":
         return CheckItem("ledger schema", "ok", f"at {schema.wanted}")
     if schema.status == "ahead":
-        return CheckItem("ledger schema", "ok", f"at {schema.found}, which adds to {schema.wanted} of this code")
-    says = "is not there" if schema.status == "missing" else f"is {schema.found}, {schema.status} than this code"
+        return CheckItem(
+            "ledger schema", "ok", f"at {schema.found}, a compatible addition to this version's {schema.wanted}"
+        )
+    says = "does not exist" if schema.status == "missing" else f"is {schema.found}, {schema.status} than this code"
     return CheckItem("ledger schema", "fail", says, SCHEMA_REMEDY[schema.status])
 
 
@@ -186,23 +192,23 @@ def _clock_item(engine: Engine) -> CheckItem:
         return clock_item("ledger clock", float(theirs), before, time.time())
 
 
-# What a refused connection says, among words that may quote names and addresses, and what it means.
+# Part of the driver's message (which may quote names and addresses) -> what is wrong, what to do.
 REFUSALS = {
-    "authentication failed": ("refuses the user or password", "correct them in DATABASE_URL"),
-    "no password supplied": ("asks for a password", "put it into DATABASE_URL"),
+    "authentication failed": ("rejects the user or password", "correct them in DATABASE_URL"),
+    "no password supplied": ("requires a password", "add it to DATABASE_URL"),
     "does not exist": ("has no such database or user", "create it, or correct DATABASE_URL"),
     "too many": ("has no connection left", "raise max_connections, or put PgBouncer in front"),
-    "timeout": (f"does not answer within {PATIENCE_S:.0f} s", "check the address, and any firewall between"),
-    "resolve": ("has a host name that nobody knows", "correct the host in DATABASE_URL"),
+    "timeout": (f"does not answer within {PATIENCE_S:.0f} s", "check the address, and any firewall in between"),
+    "resolve": ("has a host name that does not resolve", "correct the host in DATABASE_URL"),
     "certificate": ("has no certificate that this machine trusts", "add ?sslrootcert=/path/ca.pem to DATABASE_URL"),
-    "not a database": ("is a file that is no SQLite database", "correct DATABASE_URL"),
+    "not a database": ("is not an SQLite database", "correct DATABASE_URL"),
 }
 
 
 def _meaning(error: Exception) -> tuple[str, str]:
-    """What is wrong and what to do, without the driver's words."""
+    """What is wrong and what to do, without the driver's message."""
     said = f"{error} {error.__cause__ or ''}"
     for words, meaning in REFUSALS.items():
         if words in said:
             return meaning
-    return "cannot be reached", "check DATABASE_URL, and that the server runs"
+    return "cannot be reached", "check DATABASE_URL and that the server is running"

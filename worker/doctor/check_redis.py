@@ -1,4 +1,4 @@
-"""Whether a Redis can be the broker: reachable, new enough, a single writable server that evicts nothing."""
+"""Can this Redis be the broker? Reachable, new enough, a single writable server that never evicts keys."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from settings import Settings
 from worker.doctor.finding import PATIENCE_S, CheckItem, clock_item
 from worker.redis.embedded import LEAST_VERSION, EmbeddedError, find_redis_server, redis_client
 
-NEARLY_FULL = 0.9  # of maxmemory: a broker that refuses messages stops dispatch until somebody makes room
+NEARLY_FULL = 0.9  # of maxmemory: a full broker rejects messages, which stops dispatching
 
 
 def redis_items(settings: Settings) -> Iterator[CheckItem]:
-    """The items about the broker."""
+    """Check the broker."""
     if settings.redis_url is None:
         yield _embedded_item()
         return
@@ -26,7 +26,7 @@ def redis_items(settings: Settings) -> Iterator[CheckItem]:
         settings.redis_url.get_secret_value(),
         socket_timeout=PATIENCE_S,
         socket_connect_timeout=PATIENCE_S,
-        retry=Retry(NoBackoff(), 0),  # the first answer is the one to tell
+        retry=Retry(NoBackoff(), 0),  # report the first error
     )
     with client:
         try:
@@ -46,25 +46,28 @@ def _embedded_item() -> CheckItem:
 
 
 def _meaning(error: redis.RedisError) -> tuple[str, str]:
-    """What is wrong and what to do, without the library's words: they may quote what was sent."""
+    """What is wrong and what to do, without the library's message, which may quote what was sent."""
     if isinstance(error, redis.AuthenticationError) or "WRONGPASS" in str(error) or "NOAUTH" in str(error):
-        return "refuses the password", "correct the user and password in REDIS_URL"
+        return "rejects the password", "correct the user and password in REDIS_URL"
     if isinstance(error, redis.exceptions.BusyLoadingError):
-        return "is still loading its data", "wait a moment and check again"
+        return "is still loading its data", "wait, then check again"
     if isinstance(error, redis.TimeoutError):
-        return f"does not answer within {PATIENCE_S:.0f} s", "check the address, and any firewall between"
+        return f"does not answer within {PATIENCE_S:.0f} s", "check the address, and any firewall in between"
     if "certificate" in str(error).lower() or "SSL" in str(error):
-        return "has no certificate that this machine trusts", "add ?ssl_ca_certs=/path/ca.pem, or use its right name"
+        return (
+            "has no certificate that this machine trusts",
+            "add ?ssl_ca_certs=/path/ca.pem, or use the host name in its certificate",
+        )
     if isinstance(error, redis.ConnectionError):
-        return "cannot be reached", "check REDIS_URL and that the server runs"
-    return "refuses simple commands", "give the user of REDIS_URL the right to them (+@all on its own database)"
+        return "cannot be reached", "check REDIS_URL and that the server is running"
+    return "rejects basic commands", "grant them to the user in REDIS_URL (+@all on its own database)"
 
 
 def _items(client: redis.Redis) -> Iterator[CheckItem]:
     info: Mapping[str, Any] | None = _asked(lambda: client.info())
     if info is None:
         yield CheckItem(
-            "redis", "unknown", "answers, and refuses INFO", "allow INFO, or see to version and role yourself"
+            "redis", "unknown", "answers, but rejects INFO", "allow INFO, or check its version and role yourself"
         )
         info = {}
     else:
@@ -74,13 +77,13 @@ def _items(client: redis.Redis) -> Iterator[CheckItem]:
     before = time.time()
     moment = _asked(lambda: client.time())
     if moment is None:
-        yield CheckItem("redis clock", "unknown", "refuses TIME", "see to a time service (NTP) on its machine")
+        yield CheckItem("redis clock", "unknown", "rejects TIME", "make sure its machine runs a time service (NTP)")
     else:
         yield clock_item("redis clock", moment[0] + moment[1] / 1e6, before, time.time())
 
 
 def _asked(question: Callable[[], Any]) -> Any:
-    """The answer; None if this user may not ask, or a proxy does not know the question."""
+    """The answer; None if the user may not run the command, or a proxy does not know it."""
     try:
         return question()
     except redis.ResponseError:
@@ -94,25 +97,35 @@ def _server_item(info: Mapping[str, Any]) -> CheckItem:
     if numbers < LEAST_VERSION:
         return CheckItem("redis", "fail", f"{says} is too old", "use Redis 6.2 or later, or Valkey")
     if info.get("cluster_enabled"):
-        return CheckItem("redis", "fail", f"{says} runs as a cluster", "Celery needs a server without cluster mode")
+        return CheckItem(
+            "redis",
+            "fail",
+            f"{says} runs as a cluster",
+            "use a server without cluster mode, which Celery does not support",
+        )
     if info.get("role") != "master":
-        return CheckItem("redis", "fail", f"{says} is a replica and takes no writes", "give the address of its primary")
+        return CheckItem("redis", "fail", f"{says} is a read-only replica", "use the address of its primary")
     most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if most and used > most * NEARLY_FULL:
         return CheckItem(
-            "redis", "warn", f"{says}, memory {used / most:.0%} full", "raise maxmemory, or use one for sendq"
+            "redis",
+            "warn",
+            f"{says}, memory {used / most:.0%} full",
+            "raise maxmemory, or use a separate Redis for sendq",
         )
     return CheckItem("redis", "ok", says)
 
 
 def _eviction_item(client: redis.Redis, info: Mapping[str, Any]) -> CheckItem:
-    """``allkeys-*`` deletes whole queues without a word to anybody; ``volatile-*`` only keys with an expiry, and ours
-    have none, but a neighbour's may."""
-    name, remedy = "redis eviction", "CONFIG SET maxmemory-policy noeviction (managed: in its parameters)"
+    """``allkeys-*`` silently deletes whole queues, ``volatile-*`` only keys with an expiry, which other users of
+    the server may have."""
+    name, remedy = "redis eviction", "CONFIG SET maxmemory-policy noeviction (managed servers: in their parameters)"
     answer = _asked(lambda: client.config_get("maxmemory-policy")) or {}
     policy = answer.get("maxmemory-policy") or info.get("maxmemory_policy")
     if policy is None:
-        return CheckItem(name, "unknown", "the server does not tell its policy", f"make sure of it: {remedy}")
+        return CheckItem(
+            name, "unknown", "the server does not show its policy", f"make sure it is noeviction: {remedy}"
+        )
     if policy.startswith("allkeys"):
         return CheckItem(name, "fail", f"policy {policy} deletes whole queues when memory is short", remedy)
     if policy != "noeviction":
@@ -123,22 +136,26 @@ def _eviction_item(client: redis.Redis, info: Mapping[str, Any]) -> CheckItem:
 
 
 def _persistence_item(client: redis.Redis, info: Mapping[str, Any]) -> CheckItem:
-    """What a restart of Redis forgets, the ledger hands out again after ``unclaimed_after_s``: slower, never lost."""
+    """Turns that a restart of Redis loses are dispatched again after ``unclaimed_after_s``: a delay, never a loss."""
     name, remedy = "redis persistence", "CONFIG SET appendonly yes, and the same in its configuration file"
     if "aof_enabled" not in info:
         return CheckItem(
-            name, "unknown", "the server does not tell whether it keeps a file", f"make sure of it: {remedy}"
+            name, "unknown", "the server does not show its persistence", f"make sure it has some: {remedy}"
         )
     if info["aof_enabled"]:
         if info.get("aof_last_write_status") != "ok":
-            return CheckItem(name, "fail", "its last write to the append-only file failed", "make room on its disk")
+            return CheckItem(name, "fail", "the last write to its append-only file failed", "free space on its disk")
         return CheckItem(name, "ok", "append-only file")
     if info.get("rdb_last_bgsave_status") != "ok":
-        return CheckItem(name, "fail", "its last snapshot failed, so it may refuse writes", "make room on its disk")
+        return CheckItem(name, "fail", "its last snapshot failed, so it may reject writes", "free space on its disk")
     answer = _asked(lambda: client.config_get("save"))
     if answer is None:
-        return CheckItem(name, "unknown", "no append-only file, and it does not tell about snapshots", remedy)
+        return CheckItem(
+            name, "unknown", "no append-only file, and the server does not show its snapshot settings", remedy
+        )
     kept = (
-        "snapshots alone: a restart forgets what came after the last" if answer.get("save") else "a restart forgets all"
+        "snapshots only: a restart loses what came after the last one"
+        if answer.get("save")
+        else "no persistence: a restart loses everything"
     )
-    return CheckItem(name, "warn", f"{kept} (the ledger hands it out again, late)", remedy)
+    return CheckItem(name, "warn", f"{kept} (turns are then dispatched again, with a delay)", remedy)

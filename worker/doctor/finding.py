@@ -1,4 +1,4 @@
-"""What a check has to say about one thing, and how the clocks of two machines are compared."""
+"""The result of one check, and the comparison of two machines' clocks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Literal
 
 State = Literal["ok", "warn", "fail", "unknown"]
 
-PATIENCE_S = 10.0  # for one answer; whoever needs longer is no base for a worker
+PATIENCE_S = 10.0  # timeout for one answer; a slower server is of no use to a worker
 
-# A clock that is off by this much makes times in the log hard to follow; by that much, jobs start and expire visibly
-# early or late, and the age of an Idempotency-Key is wrong by a part of the 15 minutes kept in reserve.
+# A clock that is off by 1 s makes logs hard to follow; one that is off by 30 s makes jobs start and expire visibly
+# early or late, and uses up part of the 15 minutes of reserve in the age of an Idempotency-Key.
 CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class CheckItem:
-    """One thing that was looked at: what is so (``says``) and, unless all is well, what to do (``remedy``)."""
+    """The result of one check: what was found (``says``) and, unless it is ok, what to do (``remedy``)."""
 
     name: str
     state: State
@@ -25,12 +25,12 @@ class CheckItem:
 
 
 def clock_item(name: str, theirs: float, before: float, after: float) -> CheckItem:
-    """Their clock (Unix time, s) against ours, read just before and just after the question.
+    """Compare their clock (Unix time, s) with ours, read just before and just after the request.
 
-    What the way there and back may have taken is not held against them.
+    The time of the round trip is not counted as a difference.
     """
     ahead = max(0.0, theirs - after) - max(0.0, before - theirs)
     if abs(ahead) <= CLOCK_WARN_S:
-        return CheckItem(name, "ok", "agrees with this machine's")
-    says = f"is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+        return CheckItem(name, "ok", "agrees with this machine's clock")
+    says = f"is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this machine's clock"
     return CheckItem(name, "fail" if abs(ahead) > CLOCK_FAIL_S else "warn", says, "run a time service (NTP) on both")

@@ -1,9 +1,9 @@
-"""``sendq health``: whether work that comes in is taken up, proved by a canary that goes the way of a job.
+"""``sendq health``: is new work processed? Proved by a canary turn that takes the path of a job.
 
     ledger ─▶ leader ─▶ broker ─▶ worker ─▶ event loop ─▶ ledger
                                                             └─ read here
 
-What the canary does not pass within the limit is the link that failed.
+The link that the canary does not pass within the limit is the one that failed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sendq.rules.why import SHUT
 
 LOOK_S = 0.05
 
-# A turn that came back unused is asked for again after this: as long as the dispatcher gives a broker that is away.
+# A turn that was returned unused is requested again after this: the dispatcher's own wait for an unreachable broker.
 AGAIN_S = 2.0
 
 
@@ -34,7 +34,7 @@ NOBODY = "no worker is running; start one with: sendq worker"
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the canary came through, and how long it took; else the link that failed, and a sentence about it."""
+    """Whether the canary succeeded, and how long it took; otherwise the link that failed, and an explanation."""
 
     healthy: bool
     seconds: float
@@ -64,7 +64,7 @@ def prove(ledger: Engine, *, limit_s: float, broker_answers: Callable[[], bool])
 
 
 def _send(ledger: Engine, until: float) -> Stage:
-    """Send one, and wait for it until then; how far it came."""
+    """Send a canary and wait for it until then; return how far it got."""
     name = canary.name()
     with writing(ledger) as connection:
         canary.put(connection, name, now=clock.now())
@@ -90,22 +90,25 @@ def _send(ledger: Engine, until: float) -> Stage:
 def _link(
     ledger: Engine, stage: Stage, before: Mapping[UUID, workers.Beats], *, broker_answers: Callable[[], bool]
 ) -> tuple[str, str]:
-    """The link that held the canary up."""
+    """The link that stopped the canary, and an explanation."""
     with reading(ledger) as connection:
         beats, lease = workers.beats(connection), workers.lease(connection)
         shut = lineage.read(connection).shut_at is not None
     if not beats:
         return "worker", NOBODY
     if all(worker in before and before[worker].count == now.count for worker, now in beats.items()):
-        return "worker", f"{len(beats)} registered, and none says that it lives: they died, or their event loops hang"
+        return "worker", f"{len(beats)} registered, but none sends heartbeats: they are dead, or their event loops hang"
     if shut:
         return "shut", SHUT
     if stage is Stage.CLAIMED:
-        return "loop", "a worker claimed the turn and nothing came of it: its event loop or its recorder stands still"
+        return "loop", "a worker claimed the turn but did not finish it: its event loop or its recorder hangs"
     if not broker_answers():
-        return "broker", "turns are given and the broker (REDIS_URL) does not answer"
+        return "broker", "turns are dispatched, but the broker (REDIS_URL) does not answer"
     if stage in (Stage.OFFERED, Stage.RETURNED):
-        return "consumer", "turns are in the broker and no worker takes them: do they use the same REDIS_URL?"
+        return "consumer", "turns are in the broker, but no worker receives them: do all use the same REDIS_URL?"
     if lease.holder is None or lease.expires_at <= clock.now():
-        return "leader", "no worker leads: nobody gives turns"
-    return "dispatcher", "a worker leads and gives no turn: every call slot is taken, or its dispatcher stands still"
+        return "leader", "no worker is the leader, so nothing is dispatched"
+    return (
+        "dispatcher",
+        "there is a leader, but it dispatches nothing: all call slots are in use, or its dispatcher hangs",
+    )

@@ -1,1 +1,1 @@
-"""Telling applications about outcomes: signed webhooks and tasks of other Celery applications."""
+"""Delivering outcomes to applications: signed webhooks and tasks of other Celery applications."""

@@ -1,13 +1,13 @@
-"""The deliverer: tells outcomes to whoever wants to know, in the process that leads.
+"""The deliverer: delivers outcomes to their receivers, in the leader.
 
-    the ledger ── receivers with something due ──▶ one task for each on an event loop ── tries ──▶ the ledger
+    the ledger ── receivers with something due ──▶ one task per receiver on an event loop ── results ──▶ the ledger
 
-Receivers do not see each other: each has a task of its own, a few tries at once and its own pauses
-(`sendq.ledger.deliveries`), so one that hangs holds up itself alone. The loop and its thread are apart from those that
-make calls to the API: neither waits for the other.
+Receivers are independent: each has its own task, a few attempts at once and its own backoff
+(`sendq.ledger.deliveries`), so one that hangs delays only itself. The event loop runs in its own thread, separate from
+the one that calls the API.
 
-Every outcome is told at least once: it stays due until the receiver's answer is in the ledger, and whoever leads next
-begins there.
+Delivery is at least once: an outcome stays due until the receiver's answer is in the ledger, where the next leader
+continues.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from worker.telemetry.alerts import alert
 
 T = TypeVar("T")
 
-# An outcome is told within about this long. Looking costs an index probe or two.
+# An outcome is delivered within about this time. Each look costs an index probe or two.
 LOOK_EVERY_S = 1.0
 
-# Deliveries of one turn: so many may be told again if this process dies.
+# Deliveries per turn: at most this many are repeated if this process dies.
 TURN_MOST = 50
-# A turn begins no further one after this long, so that what was told is soon written down.
+# A turn starts no delivery after this long, so that results are recorded soon.
 TURN_S = 2.0
 
 
 class Deliverer:
-    """Every process has one; that of the leader acts. ``start`` and ``stop`` are called from outside, the rest runs on
-    its own loop.
+    """Every process has one; only the leader's is active. ``start`` and ``stop`` are called by the process, the rest
+    runs on its own event loop.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Deliverer:
         self._thread = threading.Thread(target=self._run, name="sendq-deliverer", daemon=True)
 
     def start(self) -> None:
-        """Begin to tell."""
+        """Start delivering."""
         self._thread.start()
         self._running.wait()
 
     def stop(self, limit_s: float) -> None:
-        """Tell no more. What is under way has until the limit; what takes longer is told again by the next leader."""
+        """Stop. Deliveries in progress have ``limit_s`` to finish; the next leader repeats those that do not."""
         self._limit_s = limit_s
-        with suppress(RuntimeError):  # its loop is closed: it ended by itself
+        with suppress(RuntimeError):  # its loop is closed: it has already ended
             self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(limit_s + 1.0)
 
@@ -91,7 +91,7 @@ class Deliverer:
                 try:
                     await self.look()
                 except (SendqError, exc.SQLAlchemyError):
-                    pass  # the ledger is away; the dispatcher says so already
+                    pass  # the ledger is unavailable; the dispatcher logs it
                 except Exception:
                     journal.bug("deliverer")
                 with suppress(TimeoutError):
@@ -105,7 +105,7 @@ class Deliverer:
             self._queries.shutdown(wait=False)
 
     async def look(self) -> None:
-        """Serve every receiver that has something due and is not served already."""
+        """Start a task for every receiver that has something due and has none yet."""
         self.looks += 1
         if not self._leads():
             return
@@ -114,7 +114,7 @@ class Deliverer:
                 self._busy[receiver.name] = asyncio.create_task(self._serve(receiver))
 
     async def _serve(self, receiver: Receiver) -> None:
-        """Turn after turn, as long as deliveries are due and the receiver takes them in."""
+        """Turn after turn, while deliveries are due and the receiver accepts them."""
         try:
             limit = 1 if receiver.failing else TURN_MOST
             while self._leads() and not self._stopping.is_set():
@@ -123,14 +123,14 @@ class Deliverer:
                     return
                 limit = TURN_MOST
         except (SendqError, exc.SQLAlchemyError):
-            pass  # what was told and could not be written down is told again
+            pass  # deliveries that could not be recorded are repeated
         except Exception:
             journal.bug("deliverer")
         finally:
             del self._busy[receiver.name]
 
     async def _turn(self, name: str, due: Sequence[Row[Any]]) -> bool:
-        """Make these deliveries, a few at once; whether the receiver can be told more."""
+        """Make these deliveries, a few at once; return whether the receiver can get more."""
         waiting, tried = list(reversed(due)), list[Tried]()
         ends_at = time.monotonic() + TURN_S
 
@@ -152,7 +152,7 @@ class Deliverer:
             return await self._receivers.deliver(row)
         except Exception:
             journal.bug("deliverer", delivery=str(row.id))
-            return Tried(row.id, "it could not be told; the worker's log says more")
+            return Tried(row.id, "it could not be delivered; see the worker's log")
 
     async def _due(self, name: str, limit: int) -> Sequence[Row[Any]]:
         return await self._ask(lambda connection: deliveries.due(connection, name, now=self._now(), limit=limit))
@@ -173,7 +173,7 @@ class Deliverer:
 
 
 def _is_hopeless(tried: Sequence[Tried]) -> bool:
-    """Whether the receiver fails, and not some of what it is told."""
+    """Whether the receiver itself fails, rather than individual deliveries."""
     last = tried[-deliveries.REFUSALS_IN_A_ROW :]
     in_a_row = len(last) == deliveries.REFUSALS_IN_A_ROW and all(one.error is not None for one in last)
     return in_a_row or any(one.unreachable for one in tried)

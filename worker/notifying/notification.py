@@ -1,4 +1,4 @@
-"""What a receiver of outcomes is told: the facts as they were written down, and words for the people behind it."""
+"""The body of a delivery: the recorded facts, and the rule's title and remedy for people."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ class Telling:
         self._words = words_of(policy)
 
     def body(self, row: Row[Any], *, timestamp: int) -> dict[str, Any]:
-        """What is told by the delivery of this row at ``timestamp`` (seconds since 1970).
+        """The body for the delivery of this row at ``timestamp`` (seconds since 1970).
 
-        A rule that nobody here has words for (another version's, or of a policy file that is gone) has neither title
-        nor remedy.
+        For an unknown rule (another version's, or of a policy file that was removed) title and remedy are None.
         """
         facts = json.loads(row.facts)
         body: dict[str, Any] = {"id": str(row.id), "timestamp": timestamp, **facts}

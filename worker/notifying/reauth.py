@@ -1,4 +1,4 @@
-"""Where a person signs in again."""
+"""The address where an owner signs in again."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from settings import Settings
 
 
 def reauth_url(settings: Settings, application: str, grant_id: str, *, login_hint: str | None = None) -> str | None:
-    """The address that brings a grant's owner back; None if neither a page nor a client id is configured.
+    """The address where a grant's owner signs in again; None if neither a page nor a client id is configured.
 
-    ``SENDQ_REAUTH_URL`` is the application's own page. Else it is Nylas's hosted authentication: run again for the same
-    address it keeps the grant's id ("Hosted authentication", ``GET /v3/connect/auth``). The ledger knows no address
-    of the account, so ``login_hint`` and ``redirect_uri`` are the caller's to fill in.
+    ``SENDQ_REAUTH_URL`` is the application's own page. Otherwise it is Nylas's hosted authentication, which keeps the
+    grant's id when the same account signs in again ("Hosted authentication", ``GET /v3/connect/auth``). The ledger has
+    no address of the account, so the caller adds ``login_hint`` and ``redirect_uri``.
     """
     if settings.reauth_url is not None:
         fields = {"{grant_id}": grant_id, "{application}": application}

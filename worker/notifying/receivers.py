@@ -1,7 +1,7 @@
-"""Telling one receiver one outcome: a signed webhook, or a task of another Celery application.
+"""Deliver one outcome to one receiver: a signed webhook, or a task of another Celery application.
 
-Neither raises for anything that a network or a receiver does; neither takes longer than its limit, follows a redirect,
-or reads more of an answer than it needs. An error says what was met and never quotes the receiver.
+Neither raises because of a network or a receiver, takes longer than its limit, follows redirects, or reads more of an
+answer than it needs. Errors never quote the receiver.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tasks.calling.nylas import USER_AGENT
 from tasks.policy.waits import stated_wait
 from worker.notifying.notification import Telling
 
-# Deliveries under way to one receiver at once.
+# Concurrent deliveries per receiver.
 CALLS_EACH = 4
 
-# Of an answer so much is read, to keep its connection; nothing in it is looked at.
+# This much of an answer is read, to keep its connection; the content is ignored.
 ANSWER_MOST = 16 * 1024
 
-# Answers that speak of the address and of who is behind it, not of what was told: the same for any other outcome.
+# Statuses that concern the receiver rather than this outcome: others would get the same answer.
 NOT_THERE = frozenset({401, 403, 404, 405, 407, 410, 429, 502, 503, 504}) | frozenset(range(300, 400))
 
-# A broker that does not answer within this is down. It does not hold up webhooks, but the threads of other tasks.
+# A broker that does not answer within this is down. Waiting for it blocks threads of other tasks, not webhooks.
 BROKER_S = 2.0
 
 
@@ -50,7 +50,7 @@ class _Address:
 
 
 class Receivers:
-    """All of them, for one event loop. Call `close` there."""
+    """All receivers, for one event loop. Call `close` there."""
 
     def __init__(self, settings: Settings, telling: Telling) -> None:
         self._settings, self._telling = settings, telling
@@ -70,7 +70,7 @@ class Receivers:
         """Make one delivery."""
         target = parse_target(row.target)
         if isinstance(target, Problem):
-            return _unreachable(row.id, "this version knows no such target")
+            return _unreachable(row.id, "unknown kind of target in this version")
         timestamp = int(time.time())
         body = self._telling.body(row, timestamp=timestamp)
         if isinstance(target, TaskTarget):
@@ -81,7 +81,7 @@ class Receivers:
         return await self._post(address, body, row.id, timestamp)
 
     def _address(self, target: EndpointTarget | UrlTarget) -> _Address | str:
-        """Where to and signed with what; or why not: what is enqueued may only choose among what the settings allow."""
+        """Address and secret, or why there is none: jobs may only choose among the targets that the settings allow."""
         s = self._settings
         common = s.outcome_secret
         if isinstance(target, EndpointTarget):
@@ -92,9 +92,9 @@ class Receivers:
             url = endpoint.url.get_secret_value()
         else:
             if target.host not in s.outcome_hosts:
-                return "the host is not on SENDQ_OUTCOME_HOSTS"
+                return "the host is not in SENDQ_OUTCOME_HOSTS"
             secret, url = common, target.url
-        assert secret is not None  # the settings saw to it
+        assert secret is not None  # validated by the settings
         return _Address(url, secret.get_secret_value())
 
     async def _post(self, address: _Address, body: Mapping[str, Any], event_id: UUID, timestamp: int) -> Tried:
@@ -130,7 +130,7 @@ class Receivers:
                 timeout=aiohttp.ClientTimeout(total=self._settings.outcome_timeout_s),
                 connector=aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context()),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,  # nobody looks at it, so nobody unpacks it
+                auto_decompress=False,  # the content is ignored
             )
         return self._session
 
@@ -140,7 +140,7 @@ class Receivers:
             return _unreachable(event_id, "SENDQ_OUTCOME_BROKER_URL is not set")
 
         def publish() -> None:
-            # Under the event's id: whoever hears it twice sees one task id twice. What Flower shows is the id alone.
+            # The event's id as task id: a repeated delivery has the same task id. Flower shows only the id.
             broker.send_task(
                 target.task,
                 args=[body],
@@ -159,7 +159,7 @@ class Receivers:
 
 
 def _celery(settings: Settings) -> Celery | None:
-    """The other application, as far as it takes to publish."""
+    """A Celery application that can only publish, for the other application's broker."""
     if settings.outcome_broker_url is None:
         return None
     app = Celery("sendq-outcomes", set_as_current=False)
@@ -182,7 +182,7 @@ def _celery(settings: Settings) -> Celery | None:
 
 
 async def _read_some(answer: aiohttp.ClientResponse) -> None:
-    """To its end, if that is near: then the connection serves again. It was taken in, whatever becomes of the rest."""
+    """Read to the end if it is short, so that the connection can be reused. Errors here do not matter any more."""
     try:
         size = 0
         async for chunk in answer.content.iter_any():

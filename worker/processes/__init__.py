@@ -1,1 +1,1 @@
-"""Starting, guarding, probing and stopping processes; loops in threads of their own."""
+"""Starting, guarding, probing and stopping processes; loops in their own threads."""

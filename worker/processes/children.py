@@ -1,4 +1,4 @@
-"""Our own worker processes as guarded children: how `sendq up` and the demo start them."""
+"""Worker processes as guarded children, as `sendq up` and the demo start them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from settings.environ import ROOT
 from worker.processes.guard import Guarded
 
-# A worker that is asked to stop ends within its grace (SENDQ_GRACE_S) by itself; SIGKILL comes this much later.
+# A worker that is asked to stop ends within its grace period (SENDQ_GRACE_S); SIGKILL follows this much later.
 GRACE_MARGIN_S = 5.0
 
 
@@ -20,16 +20,16 @@ def celery_argv(*arguments: str) -> list[str]:
 
 
 def worker_argv(*arguments: str) -> list[str]:
-    """A worker as production runs it: workers here know of each other through the ledger, not through gossip."""
+    """A worker as in production. Workers know of each other through the ledger, so gossip and mingle are off."""
     return celery_argv("worker", "--without-gossip", "--without-mingle", *arguments)
 
 
 def with_checkout(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment in which a child finds our packages, wherever it is started."""
+    """The environment in which a child finds our packages in any working directory."""
     paths = [str(ROOT), *filter(None, [environ.get("PYTHONPATH")])]
     return {**environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def start_child(argv: Sequence[str], *, log: Path, environ: Mapping[str, str], grace_s: float) -> Guarded:
-    """Start one; it ends with us, whatever ends us."""
+    """Start a child process that ends with this one, however this one ends."""
     return Guarded(argv, log=log, grace_s=grace_s + GRACE_MARGIN_S, env=with_checkout(environ))

@@ -1,23 +1,23 @@
-"""Python's garbage collector, set for a process that makes a hundred thousand short-lived objects a second.
+"""Tune Python's garbage collector for a process that makes a hundred thousand short-lived objects per second.
 
-By default it walks through everything that is alive whenever a quarter more has survived than was there before: in a
-worker, through all that its imports have made, for 500 requests whose objects reference counts free.
+By default, a full collection runs whenever the number of surviving objects has grown by a quarter. In a worker it would
+traverse everything that the imports created, for 500 requests whose objects are freed by reference counting anyway.
 """
 
 from __future__ import annotations
 
 import gc
 
-# Objects that are made and not freed between two looks at the youngest: so many that what is on the wire at one time
-# does not by itself bring one look after the other, and so few that a look holds up the event loop for milliseconds.
+# Net new objects before a collection of the youngest generation: more than the calls in flight keep alive at one time,
+# and few enough that a collection blocks the event loop only for milliseconds.
 YOUNGEST = 20_000
 
-# Looks at the youngest between two at the next older ones, and of these between two at all.
+# Collections of one generation per collection of the next older one.
 OLDER = 10
 
 
 def settle() -> None:
-    """Take what the start has made for granted, and look for garbage more rarely. To be called once it has started."""
+    """Exempt the objects that exist now from collection, and collect less often. Call it once after the start."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNGEST, OLDER, OLDER)

@@ -1,17 +1,17 @@
-"""A server of our own that never outlives us, not even by ``kill -9``.
+"""A child process that never outlives its parent, not even after ``kill -9``.
 
-Between the process that wants a server and the server stands a guard, a small Python process with one thread that
-matters. The guard holds the reading end of a pipe whose writing end is ours: however we end, the kernel closes it, and
-the guard stops the server. The guard itself started the server with ``PR_SET_PDEATHSIG``, so that the server stops when
-the guard is killed. (Straight from us to the server that signal would be a trap: it fires when the *thread* that forked
-ends, and workers start and end threads all day. The guard forks from its main thread, which lives as long as it does.)
+Between the parent and the server there is a guard, a small Python process. The guard holds the reading end of a pipe
+whose writing end belongs to the parent: however the parent ends, the kernel closes it, and the guard stops the server.
+The guard started the server with ``PR_SET_PDEATHSIG``, so the server also stops when the guard is killed. (The parent
+cannot use that signal itself: it is sent when the *thread* that forked ends, and workers start and end threads all the
+time. The guard forks from its main thread, which lives as long as the guard.)
 
-    we ──pipe──> guard ──PR_SET_PDEATHSIG──> server
+    parent ──pipe──> guard ──PR_SET_PDEATHSIG──> server
 
-Guard and server run in a session of their own: a Ctrl-C on the terminal reaches us alone, and we stop the server last.
-On systems without ``PR_SET_PDEATHSIG`` only the death of the guard itself goes unnoticed.
+Guard and server run in their own session: a Ctrl-C on the terminal reaches only the parent, which stops the server
+last. On systems without ``PR_SET_PDEATHSIG`` the server survives if the guard itself is killed.
 
-This file is also the guard's program: it is run by path, isolated, and imports the standard library alone.
+This file is also the guard's program: it is run by path, isolated, and imports only the standard library.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from typing import Any
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
-ASK_AGAIN = signal.SIGUSR1  # to the guard: it passes its server's stop signal on a second time
+ASK_AGAIN = signal.SIGUSR1  # to the guard: send the stop signal to the server again
 
-# How often the guard asks whether we are still its parent. Only a net: a process that we forked holds a copy of the
-# pipe and can keep it open after us.
+# How often the guard checks whether the parent is still there, in case a process forked by the parent keeps a copy of
+# the pipe open.
 PARENT_CHECK_S = 1.0
 
 
 class Guarded:
     """A server that was started under a guard.
 
-    ``argv`` is the server's command line, ``stop`` the signal that ends it in good order, and ``grace_s`` the seconds
-    it then has before SIGKILL. Its output goes to ``log``. As root, ``user`` and ``group`` name whom it runs as.
-    ``pass_fds`` stay open in the server as long as it lives (a lock, for one); ``remove`` are directories that go with
-    it: ``stop`` deletes them, or the guard does if we end without it.
+    ``argv`` is the server's command line, ``stop`` the signal for a clean shutdown, and ``grace_s`` the seconds after
+    which SIGKILL follows. Its output goes to ``log``. If the parent is root, it runs as ``user`` and ``group``.
+    ``pass_fds`` stay open in the server (for example a lock). ``remove``: directories that ``stop`` deletes, or the
+    guard if the parent ends without calling it.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Guarded:
         return self._guard.pid
 
     def ended(self) -> bool:
-        """Whether the server is gone, and the guard with it."""
+        """Whether server and guard have ended."""
         ended = self._guard.poll() is not None
         if ended and self._guard.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
@@ -98,11 +98,11 @@ class Guarded:
         return ended
 
     def hurry(self) -> None:
-        """Send the stop signal once more, for servers to which that says something; `stop` still has to be called."""
+        """Send the stop signal again, for servers that then stop faster; `stop` must still be called."""
         self._guard.send_signal(ASK_AGAIN)
 
     def stop(self) -> None:
-        """End the server in good order and wait until it is gone; a second call does nothing."""
+        """Shut the server down and wait until it has ended; a second call does nothing."""
         assert self._guard.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._guard.stdin.close()
@@ -118,7 +118,7 @@ class Guarded:
 
 
 def _signal_on_parents_death(signum: int) -> Callable[[], None]:
-    """What a child runs between fork and exec, so that the kernel signals it when its parent ends."""
+    """A ``preexec_fn`` for a child that the kernel shall signal when its parent ends."""
     if not sys.platform.startswith("linux"):
         return lambda: None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded before the fork: a child must not take the loader's lock
@@ -126,13 +126,13 @@ def _signal_on_parents_death(signum: int) -> Callable[[], None]:
 
 
 class _Stop:
-    """Asks the server to stop. The end of the pipe and our own SIGTERM are one wish, though they come together."""
+    """Sends the stop signal once, even if both the pipe closes and a SIGTERM arrives."""
 
     def __init__(self, child: subprocess.Popen[bytes], signum: int) -> None:
         self._child, self._signum, self._asked = child, signum, threading.Lock()
 
     def once(self) -> None:
-        if self._asked.acquire(blocking=False):  # a lock, for two threads may come; nobody ever releases it
+        if self._asked.acquire(blocking=False):  # two threads may call it; never released
             self.again()
 
     def again(self) -> None:
@@ -142,7 +142,7 @@ class _Stop:
 def _stop_when_abandoned(
     child: subprocess.Popen[bytes], stop: _Stop, orders: Mapping[str, Any], abandoned: threading.Event
 ) -> None:
-    """Wait until the parent lets go of the pipe or is gone, then end the child, by SIGKILL after its grace."""
+    """Wait until the parent closes the pipe or has ended, then stop the child, with SIGKILL after ``grace_s``."""
     while os.getppid() == orders["parent"]:
         readable, _, _ = select.select([0], [], [], PARENT_CHECK_S)
         if readable and not os.read(0, 1):
@@ -156,7 +156,7 @@ def _stop_when_abandoned(
 
 
 def main(orders: Mapping[str, Any]) -> int:
-    """Run the server until it ends or must end; returns its exit status."""
+    """Run the server until it ends or is stopped; return its exit status."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     as_other = {} if orders["user"] is None else {"user": orders["user"], "group": orders["group"], "extra_groups": []}
@@ -173,7 +173,7 @@ def main(orders: Mapping[str, Any]) -> int:
     abandoned = threading.Event()
     threading.Thread(target=_stop_when_abandoned, args=(child, stop, orders, abandoned), daemon=True).start()
     status = child.wait()
-    for path in orders["remove"] if abandoned.is_set() else ():  # else the log may still be wanted
+    for path in orders["remove"] if abandoned.is_set() else ():  # otherwise the log may still be needed
         shutil.rmtree(path, ignore_errors=True)
     return status if status >= 0 else 128 - status
 

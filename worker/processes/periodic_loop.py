@@ -1,7 +1,7 @@
-"""A loop in a thread of its own: one round every so often. An error ends a round, never the loop.
+"""A loop in its own thread that runs once per interval. An error ends the round, never the loop.
 
-All loops of a machine go round at the same moments. A round that finds nothing to do costs four times as much when the
-processor has forgotten everything since the one before: together, only the first pays that.
+All loops on a machine run at the same moments: an idle round costs four times as much with cold processor caches, and
+together only the first one pays that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from worker.telemetry import journal
 
 
 def until_next(every_s: float, at: float) -> float:
-    """Seconds from ``at`` (monotonic) to the next moment for rounds that come every so often."""
+    """Seconds from ``at`` (monotonic) to the next multiple of ``every_s``."""
     return every_s - at % every_s
 
 
@@ -31,18 +31,18 @@ class PeriodicLoop(ABC):
 
     @abstractmethod
     def run_once(self) -> None:
-        """One round; what tests call."""
+        """One round; called directly by tests."""
 
     def ledger_is_away(self) -> None:
-        """The round ended for want of the ledger. The dispatcher says so already."""
+        """The round ended because the ledger is unavailable. The dispatcher logs that already."""
         return
 
     def start(self) -> None:
-        """Begin to go round."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, limit_s: float) -> None:
-        """Go round no more; waits for the round that is on, within the limit."""
+        """Stop the loop; wait up to ``limit_s`` seconds for the current round."""
         self._stopping.set()
         self._thread.join(limit_s)
 

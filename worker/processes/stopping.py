@@ -1,7 +1,7 @@
-"""Being asked to stop: by Ctrl-C, by a supervisor, or by a terminal that closes.
+"""Handling requests to stop: Ctrl-C, a supervisor's signal, or a closed terminal.
 
-The handlers only take a note. An exception in the middle of anything would leave half-started processes behind; whoever
-waits looks at the note a few times a second.
+The signal handlers only set a flag, which waiting code checks a few times a second: an exception at an arbitrary point
+would leave half-started processes behind.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from contextlib import contextmanager
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# A Ctrl-C is answered within this time, which feels like at once, for a handful of wake-ups a second.
+# Reaction time to a Ctrl-C: it feels immediate, and costs only a few wake-ups per second.
 LOOK_S = 0.1
 
 
 class Stopping(Exception):
-    """Raised by `Stop.check` when somebody has asked."""
+    """Raised by `Stop.check` after a request to stop."""
 
 
 class Stop:
-    """Whether somebody has asked; ``signum`` says how, the first time, and ``times`` how often."""
+    """Whether a stop was requested; ``signum`` is the first signal, ``times`` how many there were."""
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.times = 0
 
     def check(self) -> None:
-        """Raise `Stopping` if somebody has asked."""
+        """Raise `Stopping` if a stop was requested."""
         if self.signum is not None:
             raise Stopping
 
     def wait(self, seconds: float, *, until: Callable[[], bool] = lambda: False) -> None:
-        """Wait that long, or until the condition holds; raises `Stopping` as soon as somebody asks."""
-        # Not a threading.Event: setting one from a signal handler can meet its own lock, held by the waiter beneath.
+        """Wait that long, or until the condition holds; raises `Stopping` as soon as a stop is requested."""
+        # Not a threading.Event: setting one in a signal handler can deadlock on its lock, which the waiter holds.
         deadline = time.monotonic() + seconds
         while True:
             self.check()
@@ -46,13 +46,13 @@ class Stop:
 
     @property
     def exit_status(self) -> int:
-        """What a shell expects of a process that ends on this signal."""
+        """The exit status of a process that ended because of this signal."""
         return 128 + (self.signum or 0)
 
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Inside the block, SIGINT, SIGTERM and SIGHUP are noted; afterwards they mean what they did before."""
+    """Inside the block, SIGINT, SIGTERM and SIGHUP only set the flag; afterwards the old handlers are restored."""
     stop = Stop()
 
     def note(signum: int, _frame: object) -> None:

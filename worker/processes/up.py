@@ -1,7 +1,7 @@
-"""`sendq up`: all of it on one machine. Migrated ledger, broker, workers, and Flower if wanted; one Ctrl-C ends it.
+"""`sendq up`: everything on one machine. Migrated ledger, broker, workers, and optionally Flower; Ctrl-C stops all.
 
-Everything that is started is a guarded child (`worker.processes.guard`): it ends with us even when we are killed. What
-the children log comes out of our stderr.
+Every process is a guarded child (`worker.processes.guard`), which ends with this one even if it is killed. The
+children's logs go to this process's stderr.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from worker.redis.embedded import EmbeddedRedis
 
 FLOWER_PORT = 5555
 
-# A worker that ends sooner than this could not run at all (its sentence is on stderr): starting it again would only
-# repeat the sentence. One that ends later is started again.
+# A worker that ends sooner than this cannot run at all (its error is on stderr), so it is not restarted. One that ends
+# later is.
 LEAST_LIFE_S = 10.0
 
-# Flower shows what the broker tells it. It needs none of these, and it serves a page.
+# Flower needs none of these, and it is reachable over the network.
 NOT_FOR_FLOWER = re.compile(
     r"(SENDQ_)?DATABASE_URL|(SENDQ_)?SENTRY_DSN|NYLAS_.*|SENDQ_APPLICATIONS|SENDQ_ENCRYPTION_KEYS(_FILE)?"
 ).fullmatch
 
-LOOK_S = 0.5  # how often the children are looked at
+LOOK_S = 0.5  # how often the children are checked
 
 FAILED = 1
 
@@ -49,10 +49,10 @@ FAILED = 1
 def up(
     settings: Settings, *, workers: int, flower: bool, environ: Mapping[str, str], say: Callable[[str], None]
 ) -> int:
-    """Run until asked to stop; returns the exit status. ``say`` takes lines for people.
+    """Run until asked to stop; return the exit status. ``say`` prints a line.
 
-    Raises `SettingsError` (no API key, or a broker that cannot be used), what `migrate.run` raises, and `EmbeddedError`
-    (no Redis to be had).
+    Raises `SettingsError` (no API key, or a broker that cannot be used), the exceptions of `migrate.run`, and
+    `EmbeddedError` (no Redis available).
     """
     settings.require_keys()
     with stoppable() as stop, ExitStack() as running:
@@ -73,16 +73,16 @@ def up(
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(say)
         except Stopping:
-            say("stopping: calls on the wire are finished first; once more, and nobody waits for them")
+            say("stopping: waiting for calls in flight; stop again to not wait for them")
             failed = False
     say("stopped")
     if failed:
         return FAILED
-    return 0 if stop.signum == signal.SIGTERM else stop.exit_status  # what a supervisor asks for is no failure
+    return 0 if stop.signum == signal.SIGTERM else stop.exit_status  # a supervisor's stop is not a failure
 
 
 def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None]) -> str:
-    """The ledger migrated, a broker running; the broker's address. A broker that is away is told of first."""
+    """Migrate the ledger and start a broker if needed; return its address. A configured one is checked first."""
     if settings.redis_url is not None:
         _try_broker(settings, say)
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -97,23 +97,23 @@ def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None])
 
 
 def _try_broker(settings: Settings, say: Callable[[str], None]) -> None:
-    """Raise `SettingsError` if no worker could use the configured Redis; else say what is wrong with it."""
+    """Raise `SettingsError` if workers cannot use the configured Redis; print lesser problems."""
     for item in redis_items(settings):
         if item.state != "fail":
             continue
         if item.name == "redis":
-            raise SettingsError([Problem("REDIS_URL", item.says, f"{item.remedy}; to find out: sendq check")])
+            raise SettingsError([Problem("REDIS_URL", item.says, f"{item.remedy}; see: sendq check")])
         say(f"{item.name}: {item.says}; {item.remedy}")
 
 
 def _environ(settings: Settings, environ: Mapping[str, str], broker_url: str) -> dict[str, str]:
-    # The children write to a pipe and cannot see whether a person reads; we can.
+    # The children write to a pipe, so they cannot tell whether stderr is a terminal.
     log_format = "console" if sys.stderr.isatty() else settings.log_format
     return {"SENDQ_LOG_FORMAT": log_format, **environ, "REDIS_URL": broker_url, "SENDQ_HOME": str(settings.home)}
 
 
 def _metrics_of(settings: Settings, number: int) -> dict[str, str]:
-    """Workers beside each other need a port each: the configured one, and those after it."""
+    """Each worker on a machine needs its own port: the configured one, and the following ones."""
     if settings.metrics_address is None:
         return {}
     return {"SENDQ_METRICS_ADDRESS": nth_address(settings.metrics_address, number)}
@@ -127,7 +127,7 @@ class _Child(NamedTuple):
 
 
 class _Children:
-    """The processes that were started, under names for people."""
+    """The started processes by name."""
 
     def __init__(self, grace_s: float, stop: Stop) -> None:
         self._grace_s, self._stop = grace_s, stop
@@ -139,7 +139,7 @@ class _Children:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ask all at once, then wait for all; who asks us again while we do asks them again."""
+        """Stop all at once and wait for them; further stop requests in the meantime are passed on."""
         children = [child.process for child in self._running.values()]
         asked = self._stop.times
         with self._outputs, ThreadPoolExecutor(max(1, len(children))) as stopping:
@@ -156,33 +156,33 @@ class _Children:
         self._running[name] = _Child(child, argv, environ, time.monotonic())
 
     def watch(self, say: Callable[[str], None]) -> bool:
-        """Start again who ends; True when one cannot run at all. Raises `Stopping`."""
+        """Restart children that end; return True when one cannot run at all. Raises `Stopping`."""
         while True:
             self._stop.wait(LOOK_S)
             for name, child in list(self._running.items()):
                 if not child.process.ended():
                     continue
                 if time.monotonic() - child.since < LEAST_LIFE_S:
-                    say(f"{name} ended at once; its reason is above")
+                    say(f"{name} ended immediately; the reason is above")
                     return True
-                say(f"{name} ended and is started again")
+                say(f"{name} ended, restarting it")
                 child.process.stop()
                 self.start(name, child.argv, child.environ)
 
 
 @contextmanager
 def _to_stderr() -> Iterator[Path]:
-    """A path to write to; what is written comes out of our stderr.
+    """A path whose data is copied to stderr.
 
-    Not /dev/stderr itself: under a supervisor that is often a socket, or a terminal of somebody else's, and then it
-    cannot be opened a second time. A pipe of our own can.
+    Not /dev/stderr itself: under a supervisor that is often a socket, or another user's terminal, which cannot be
+    opened a second time.
     """
     reader, writer = os.pipe()
 
     def pump() -> None:
         with open(reader, "rb", buffering=0) as source:
             while chunk := source.read(65536):
-                with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more: the children go on
+                with contextlib.suppress(OSError, ValueError):  # stderr is closed: the children go on
                     sys.stderr.buffer.write(chunk)
                     sys.stderr.buffer.flush()
 
@@ -192,4 +192,4 @@ def _to_stderr() -> Iterator[Path]:
         yield Path(f"/dev/fd/{writer}")
     finally:
         os.close(writer)
-        thread.join(1.0)  # all writers are gone by now, so the rest is there
+        thread.join(1.0)  # all writers have ended, so the rest is in the pipe

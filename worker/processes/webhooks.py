@@ -1,4 +1,4 @@
-"""`sendq webhooks`: serves the receiver of Nylas webhooks for every application that has a secret for them."""
+"""`sendq webhooks`: receives Nylas webhooks for every application that has a webhook secret."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sendq.errors import Problem
 from sendq.webhooks import asgi
 from settings import Settings, SettingsError
 
-# Notifications about grants are rare; what comes at once beyond this is told 503, and Nylas tries it again.
+# Notifications about grants are rare. Concurrent requests beyond this get a 503, and Nylas retries them.
 REQUESTS_MOST = 100
 
-# Requests end by themselves within the 10 s that Nylas waits for an answer.
+# Requests end within the 10 s that Nylas waits for an answer.
 GRACE_S = 10
 
 DEFAULT = "default"
@@ -32,17 +32,17 @@ def secrets_of(settings: Settings) -> dict[str, str]:
         if application.webhook_secret is not None
     }
     if not secrets:
-        remedy = "set it to the secret that Nylas showed when the webhook was made"
+        remedy = "set it to the secret that Nylas showed when the webhook was created"
         raise SettingsError([Problem("NYLAS_WEBHOOK_SECRET", "is not set", remedy)])
     return secrets
 
 
 def serve(queue: SendQueue, secrets: dict[str, str], *, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Serve until asked to stop; ``say`` is told where, once connections are taken. Port 0 means a free one.
+    """Serve until asked to stop; ``say`` prints the addresses once it accepts connections. Port 0 means a free one.
 
-    SIGTERM ends it with ``SystemExit(0)``, Ctrl-C with ``KeyboardInterrupt``, both after the requests in hand.
+    SIGTERM ends it with ``SystemExit(0)``, Ctrl-C with ``KeyboardInterrupt``, both after the current requests.
 
-    Raises ``SettingsError`` if the address cannot be had.
+    Raises ``SettingsError`` if it cannot listen on the address.
     """
     with _listening(host, port) as listener:
         signal.signal(signal.SIGTERM, _leave)
@@ -62,7 +62,7 @@ def serve(queue: SendQueue, secrets: dict[str, str], *, host: str, port: int, sa
 
 
 def addresses(secrets: dict[str, str], host: str, port: int) -> dict[str, str]:
-    """Where each application's webhook is taken in."""
+    """The webhook address of each application."""
     shown = f"[{host}]" if ":" in host else host
     return {name: f"http://{shown}:{port}/" + ("" if name == DEFAULT else name) for name in secrets}
 
@@ -78,5 +78,5 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
-    # uvicorn has taken the signal first and has stopped; it passes it on to us when it is done.
+    # uvicorn handles the signal first, stops, and then passes it on.
     raise SystemExit(0)

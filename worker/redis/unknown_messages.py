@@ -1,11 +1,11 @@
-"""Messages that this version does not understand: kept for one that does, or let go without a word of what they hold.
+"""Messages that this version does not understand: parked for one that does, or dropped without logging their content.
 
-A message whose task nobody here knows may be of a newer version that is just being rolled out, or of a task that is
-switched off here. It goes into a queue of its own, which nobody reads but those who look there once a minute whether
-they know one of them by now. A message that no version could read (damaged, or meant for somebody else) is let go: our
-own bundles come back from the ledger in any case.
+A message with an unknown task may come from a newer version that is being rolled out, or be for a task that is switched
+off here. It is moved to a separate queue, which each worker checks once a minute for messages it knows. A message that
+no version could read (damaged, or from another application) is dropped: bundles are dispatched again from the ledger in
+any case.
 
-Celery would write the whole body into the log, where other applications' messages may hold addresses and subjects.
+Celery would log the whole body, which in other applications' messages may contain addresses and subjects.
 """
 
 from __future__ import annotations
@@ -20,81 +20,81 @@ from settings.celery import QUEUE
 from worker.processes.periodic_loop import PeriodicLoop
 from worker.telemetry import journal
 
-ASIDE = f"{QUEUE}.strange"
+PARKED = f"{QUEUE}.unknown"
 LOOK_EVERY_S = 60.0
 LOOK_MOST = 1_000  # at one time
 
 
 class PatientConsumer(Consumer):  # type: ignore[misc]
-    """Celery's consumer, but for what becomes of messages that it cannot make a task of."""
+    """Celery's consumer, except for messages that it cannot turn into a task."""
 
     def create_task_handler(self) -> Callable[[Any], None]:
-        """A body of another shape would end this worker, and then, restored, each one after it."""
+        """A malformed body would crash this worker and then, restored, the next ones."""
         handle = super().create_task_handler()
 
-        def handle_or_let_go(message: Any) -> None:
+        def handle_or_drop(message: Any) -> None:
             try:
                 handle(message)
             except (TypeError, ValueError, LookupError, AttributeError):
-                self._let_go(message)
+                self._drop(message)
 
-        return handle_or_let_go
+        return handle_or_drop
 
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
         name = str(message.headers.get("task"))
         with self.app.producer_or_acquire() as producer:
-            _hand_on(producer, message, ASIDE)
+            _publish(producer, message, PARKED)
         message.ack_log_error(_Silent(), self.connection_errors)
         journal.newer_version("task", name)
 
     def on_unknown_message(self, body: Any, message: Any) -> None:
-        self._let_go(message)
+        self._drop(message)
 
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
-        self._let_go(message)
+        self._drop(message)
 
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
-        self._let_go(message)
+        self._drop(message)
 
-    def _let_go(self, message: Any) -> None:
+    def _drop(self, message: Any) -> None:
         message.ack_log_error(_Silent(), self.connection_errors)
         journal.newer_version("message", "damaged")
 
 
 class UnknownMessages(PeriodicLoop):
-    """Takes back what this worker understands."""
+    """Moves parked messages that this worker understands back to its queue."""
 
     def __init__(self, app: Celery) -> None:
-        super().__init__("strangers", every_s=LOOK_EVERY_S)
+        super().__init__("unknown-messages", every_s=LOOK_EVERY_S)
         self._app = app
 
     def run_once(self) -> None:
-        """Look through what is there now, once."""
+        """Check the parked messages once."""
         with self._app.connection_or_acquire() as connection:
             try:
                 take_back(self._app, connection)
             except (*connection.recoverable_connection_errors, *connection.recoverable_channel_errors):
-                return  # the broker is away: another time
+                return  # the broker is unreachable: try again in the next round
 
 
 def take_back(app: Celery, connection: Any) -> int:
-    """Hand messages whose task is known here back to the workers' queue; gives how many."""
+    """Move parked messages whose task is known here to the workers' queue; return how many."""
     known = 0
-    with app.producer_or_acquire() as producer, connection.SimpleQueue(ASIDE) as aside:
-        queue = aside.queue
-        for _ in range(min(LOOK_MOST, aside.qsize())):
+    with app.producer_or_acquire() as producer, connection.SimpleQueue(PARKED) as parked:
+        queue = parked.queue
+        for _ in range(min(LOOK_MOST, parked.qsize())):
             message = queue.get()
             if message is None:
                 break
             is_known = message.headers.get("task") in app.tasks
-            _hand_on(producer, message, QUEUE if is_known else ASIDE)
+            _publish(producer, message, QUEUE if is_known else PARKED)
             message.ack()
             known += is_known
     return known
 
 
-def _hand_on(producer: Any, message: Any, queue: str) -> None:
-    """Publish it as it is."""
+def _publish(producer: Any, message: Any, queue: str) -> None:
+    """Publish the message unchanged."""
     producer.publish(
         message.body,
         exchange="",
@@ -109,7 +109,7 @@ def _hand_on(producer: Any, message: Any, queue: str) -> None:
 
 
 class _Silent:
-    """Takes the place of Celery's logger where a failed acknowledgement is not worth the words."""
+    """In place of Celery's logger where a failed acknowledgement needs no log line."""
 
     def critical(self, *_: object, **__: object) -> None:
-        """The connection is gone, and the message comes back."""
+        """The connection is lost, and the message is redelivered."""

@@ -123,8 +123,8 @@ class TestTheApi:
     @pytest.mark.parametrize(
         ("status", "body", "state", "says"),
         [
-            (401, b"{}", "fail", "does not know the key"),
-            (403, b"{}", "fail", "does not know the key"),
+            (401, b"{}", "fail", "rejects the key"),
+            (403, b"{}", "fail", "rejects the key"),
             (404, b"<html>", "fail", "not as the Nylas API does"),
             (200, b"<html>", "fail", "not as the Nylas API does"),
             (200, b'{"data": {}}', "fail", "not as the Nylas API does"),
@@ -185,11 +185,11 @@ class TestTheLedger:
 
     def test_that_is_another_file_is_told(self, tmp_path: Path) -> None:
         (tmp_path / "s.db").write_text("no database" * 100)
-        assert ledger_item(f"sqlite:///{tmp_path}/s.db").says == "is a file that is no SQLite database"
+        assert ledger_item(f"sqlite:///{tmp_path}/s.db").says == "is not an SQLite database"
 
     def test_without_tables_names_the_command(self, pg_url: str) -> None:
         schema = find(list(checks.ledger_items(Settings(database_url=pg_url))), "ledger schema")
-        assert (schema.state, schema.says, schema.remedy) == ("fail", "is not there", "run: python -m sendq migrate")
+        assert (schema.state, schema.says, schema.remedy) == ("fail", "does not exist", "run: python -m sendq migrate")
 
     def test_newer_than_this_code_says_so(self, tmp_path: Path) -> None:
         url = f"sqlite:///{tmp_path}/s.db"
@@ -230,7 +230,7 @@ class TestTheBroker:
         with redis_client(redis_url) as client:
             try:
                 client.config_set("appendonly", "no")
-                assert find(redis_items(redis_url), "redis persistence").says.startswith("a restart forgets all")
+                assert find(redis_items(redis_url), "redis persistence").says.startswith("no persistence: ")
                 client.config_set("save", "900 1")
                 item = find(redis_items(redis_url), "redis persistence")
                 assert (item.state, item.says.split()[0]) == ("warn", "snapshots")
@@ -260,7 +260,7 @@ class TestTheBroker:
 
     def test_with_another_password_is_told_without_it(self, redis_url: str) -> None:
         (item,) = redis_items(redis_url.replace("redis+socket://", "redis+socket://nobody:hush@"))
-        assert (item.state, item.says) == ("fail", "refuses the password")
+        assert (item.state, item.says) == ("fail", "rejects the password")
         assert "hush" not in str(item)
 
     def test_that_nobody_serves_is_told(self) -> None:
@@ -271,7 +271,7 @@ class TestTheBroker:
         with EmbeddedRedis(tmp_path) as server, redis_client(server.url) as client:
             client.execute_command("REPLICAOF", "127.0.0.1", "1")
             item = find(redis_items(server.url), "redis")
-            assert (item.state, item.remedy) == ("fail", "give the address of its primary")
+            assert (item.state, item.remedy) == ("fail", "use the address of its primary")
 
     def test_that_is_nearly_full_is_told(self, tmp_path: Path) -> None:
         with EmbeddedRedis(tmp_path) as server, redis_client(server.url) as client:
@@ -314,8 +314,8 @@ class TestAClock:
         assert clock_item("clock", theirs, before=100.0, after=101.0).state == state
 
     def test_says_who_is_ahead(self) -> None:
-        assert clock_item("clock", 105.0, 100.0, 100.0).says == "is 5.0 s ahead of this machine's"
-        assert clock_item("clock", 95.0, 100.0, 100.0).says == "is 5.0 s behind this machine's"
+        assert clock_item("clock", 105.0, 100.0, 100.0).says == "is 5.0 s ahead of this machine's clock"
+        assert clock_item("clock", 95.0, 100.0, 100.0).says == "is 5.0 s behind this machine's clock"
 
 
 class TestACheckThatStumbles:
@@ -325,5 +325,5 @@ class TestACheckThatStumbles:
 
         monkeypatch.setattr(checks, "ledger_items", broken)
         items = run_checks(settings)
-        assert find(items, "ledger").says == "the check stumbled (KeyError)"
+        assert find(items, "ledger").says == "the check failed unexpectedly (KeyError)"
         assert find(items, "redis").state == "ok"

@@ -78,7 +78,7 @@ class TestTheCanary:
         system.start_worker().kill()
         status, said = ask(system, "--limit", "3")
         assert (status, said["link"]) == (1, "worker")
-        assert "none says that it lives" in said["says"]
+        assert "none sends heartbeats" in said["says"]
 
     def test_names_the_broker(self, system: System) -> None:
         worker = system.start_worker()
@@ -192,7 +192,7 @@ class TestTheProbes:
             eventually(lambda: ask(system, "--ready")[0] == 0, "readiness")
             proxy.freeze()
             said = eventually(lambda: obstacles(system), "an obstacle")
-            assert said == ["no lease: the ledger is away"]
+            assert said == ["no lease: the ledger is unavailable"]
             assert ask(system, "--live")[0] == 0
             proxy.forward()
             eventually(lambda: ask(system, "--ready")[0] == 0, "readiness")

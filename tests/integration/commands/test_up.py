@@ -104,7 +104,7 @@ class TestUp:
         with running(["up"], tmp, PYTHONPATH=str(tmp), SENDQ_HOME=str(tmp / "home"), **api(nylas)) as up:
             up.process.communicate(timeout=LIMIT_S)
             assert up.process.returncode == 1
-            assert "ended at once" in up.stderr
+            assert "ended immediately" in up.stderr
             assert up.alive() == []
 
     def test_flower_is_given_no_secret_but_the_brokers(self, tmp: Path, nylas: Simulator) -> None:

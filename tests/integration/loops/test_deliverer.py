@@ -247,7 +247,7 @@ class TestAnAddress:
         with receiving() as receiver, delivering(ledger, outcome_hosts="hooks.example.com"):
             ended(ledger, f"https://127.0.0.1:{receiver.port}/hook")
             eventually(lambda: errors(ledger), "the refusal")
-        assert errors(ledger) == ["the host is not on SENDQ_OUTCOME_HOSTS"]
+        assert errors(ledger) == ["the host is not in SENDQ_OUTCOME_HOSTS"]
         assert receiver.heard == []
 
     def test_is_not_shown_by_what_is_told_of_failures(self, ledger: Ledger) -> None:

@@ -88,7 +88,7 @@ class TestStarting:
     def test_says_where_the_server_wrote_why_it_ended(self, tmp_path: Path) -> None:
         (tmp_path / "appendonly.aof").write_bytes(b"not what Redis wrote\r\n")
         (tmp_path / "appendonlydir").write_text("not a directory, for Redis 7 and later")
-        with pytest.raises(EmbeddedError, match=r"ended at once.*redis\.log"):
+        with pytest.raises(EmbeddedError, match=r"ended immediately.*redis\.log"):
             EmbeddedRedis(tmp_path).start()
 
 
