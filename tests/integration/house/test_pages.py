@@ -87,7 +87,11 @@ TRIED_ELSEWHERE = ("docs/security.md", "examples/README.md")
 GRANT = "g1"
 
 # Commands that serve until they are stopped: what they are told is looked at here, and tests of theirs start them.
-SERVERS = {"up": "test_up.py", "simulator": "simulator/test_simulator.py", "webhooks": "test_webhooks.py"}
+SERVERS = {
+    "up": "commands/test_up.py",
+    "simulator": "simulator/test_simulator.py",
+    "webhooks": "processes/test_webhooks_served.py",
+}
 
 # Programs that there are none of where this runs, and what is tried in their place.
 NOT_HERE = {
