@@ -20,11 +20,11 @@ from sendq.clock import SECOND, Micros
 from sendq.ids import lane_id
 from sendq.ledger.db.bulk import chunks
 from sendq.ledger.db.engine import writing
-from sendq.ledger.db.schema import FIELDS
 from sendq.ledger.dispatching import lanes
 from sendq.ledger.enqueue import notify
 from sendq.messages.payload import freeze_changes
 from sendq.messages.wire_format import JSON_TYPE
+from sendq.rules.changed_fields import BITS
 from sendq.rules.paces import Paces
 from sendq.rules.rule_ids import BY_HAND
 
@@ -82,7 +82,7 @@ def insert_calls(connection: Connection, calls: Sequence[Call]) -> None:
     """Write calls as rows, and wake the dispatcher, in the caller's transaction."""
     connection.execute(_CALLS_TABLE)
     copy_in(connection, calls)
-    known = {"body": UNREAD, "content_type": JSON_TYPE, "fields": FIELDS["unread"], "application": APPLICATION}
+    known = {"body": UNREAD, "content_type": JSON_TYPE, "fields": BITS["unread"], "application": APPLICATION}
     connection.execute(_BATCHES, known)
     connection.execute(_JOBS)
     connection.execute(_WAKES, known)

@@ -32,13 +32,13 @@ from sendq.enqueueing.planning import (
 )
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
-from sendq.enqueueing.storing import store_batch, store_jobs
 from sendq.ledger import admission
 from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.reading import lookup, progress
 from sendq.ledger.reading import why as reasons
+from sendq.ledger.storing import store_batch, store_jobs
 from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage

@@ -16,10 +16,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy import URL
 
 from sendq.clock import SECOND
 from sendq.errors import Problem
+from sendq.ledger.db.urls import sqlite_url
 from sendq.rules.paces import Paces
 from sendq.rules.preflight import CLOCK_TOLERANCE
 from sendq.vault import Vault
@@ -373,7 +373,7 @@ class Settings(BaseSettings):
         """The ledger's address: DATABASE_URL, else the SQLite file in ``home``."""
         if self.database_url is not None:
             return self.database_url
-        return SecretUrl(URL.create("sqlite", database=str(self.home / "sendq.db")).render_as_string())
+        return SecretUrl(sqlite_url(self.home / "sendq.db"))
 
     @property
     def broker_url(self) -> SecretUrl:

@@ -9,9 +9,8 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, Secret, SecretStr
 from pydantic_core import PydanticCustomError
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
+from sendq.ledger.db.urls import worker_url
 from sendq.vault import Vault
 
 KIND = "sendq"  # the type of our own errors, to distinguish them from pydantic's
@@ -63,23 +62,9 @@ OTHER_LEDGER = "write postgresql://user:password@host/database, or sqlite:////ab
 def _ledger_url(secret: SecretUrl) -> SecretUrl:
     """PostgreSQL through psycopg 3, or a SQLite file."""
     try:
-        url = make_url(secret.get_secret_value())
-    except (ArgumentError, ValueError):  # their text would quote the password
-        raise refuse("is not a database address", OTHER_LEDGER) from None
-    kind, _, driver = url.drivername.partition("+")
-    if kind not in ("postgres", "postgresql", "sqlite"):
-        raise refuse("is neither PostgreSQL nor SQLite", OTHER_LEDGER)
-    if driver not in ("", "psycopg", "pysqlite"):
-        raise refuse("names another driver; workers use psycopg 3 (or sqlite3)", OTHER_LEDGER)
-    if kind == "sqlite":
-        if url.database in (None, "", ":memory:"):
-            raise refuse("is an in-memory database, which processes cannot share", OTHER_LEDGER)
-        url = url.set(drivername="sqlite")
-    else:
-        if not url.database:
-            raise refuse("names no database", OTHER_LEDGER)
-        url = url.set(drivername="postgresql+psycopg")
-    return SecretUrl(url.render_as_string(hide_password=False))
+        return SecretUrl(worker_url(secret.get_secret_value()))
+    except ValueError as error:
+        raise refuse(str(error), OTHER_LEDGER) from None
 
 
 CLUSTER = "is a Redis Cluster, which Celery cannot use (its keys would be on several nodes)"

@@ -1,4 +1,4 @@
-"""Bulk calls: what they ask for, and the rows of the batch that each becomes. Pure but for new ids.
+"""Bulk calls: what they ask for, and the rows of the batch that each becomes.
 
     ids of messages          one job each
     ids of threads, whole    one job each, on the thread
@@ -17,9 +17,9 @@ from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.enqueueing.arguments import check_ids
+from sendq.enqueueing.plan import Plan, Planned
 from sendq.enqueueing.planning import (
     Options,
-    Planned,
     Wakes,
     expiry_of,
     first_at,
@@ -34,10 +34,9 @@ from sendq.enqueueing.query import Query, check_query, freeze_query, page_query
 from sendq.enqueueing.validation import check_changes
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import lane_id, new_id
-from sendq.ledger.db.schema import FIELDS
-from sendq.ledger.enqueue import Plan
 from sendq.messages.payload import bulk_digest, freeze_changes
 from sendq.messages.wire_format import JSON_TYPE
+from sendq.rules.changed_fields import BITS, EVERY_FIELD, bits_of
 
 QUERY_TYPE = "application/x-www-form-urlencoded"
 
@@ -120,7 +119,7 @@ def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Plann
         "operation": call.operation,
         "target": "thread" if call.whole_threads else "message",
         "hard": call.hard,
-        "fields": sum(FIELDS.values()) if call.changes is None else _fields(call.changes),
+        "fields": EVERY_FIELD if call.changes is None else _fields(call.changes),
         "walk": walk,
         "listings": 0 if walk is None else len(checked.ids) or 1,
         "total": total,
@@ -150,7 +149,7 @@ def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Plann
 
 
 def _fields(changes: Changes) -> int:
-    return sum(bit for name, bit in FIELDS.items() if getattr(changes, name) is not None)
+    return bits_of(name for name in BITS if getattr(changes, name) is not None)
 
 
 def _walk(call: BulkCall) -> str | None:

@@ -1,4 +1,4 @@
-"""From a call to the rows it stores: checked whole, before anything touches the ledger. Pure but for new ids."""
+"""From a call of `send` to the rows that it stores: checked as a whole, before anything touches the ledger."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from uuid import UUID
 
 from sendq.clock import Micros, micros, moment
 from sendq.enqueueing.arguments import PRIORITIES, check_grant, check_key, check_priority, check_times
+from sendq.enqueueing.plan import Plan, Planned
 from sendq.enqueueing.senders import Senders, sender_problems
 from sendq.enqueueing.targets import parse_target
 from sendq.enqueueing.validation import check_message, check_mime
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import lane_id, new_id
-from sendq.ledger.enqueue import Plan
 from sendq.messages.characters import text_fault
 from sendq.messages.content import Content
 from sendq.messages.message import Message
@@ -96,15 +96,6 @@ def valid_lane_cap(lane_cap: int | None) -> int | None:
     if lane_cap is not None and (isinstance(lane_cap, bool) or not isinstance(lane_cap, int) or lane_cap < 1):
         raise ValueError("lane_cap: is not a number above zero; give one, or None for no cap")
     return lane_cap
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A plan, and for each job (or the batch) its id and the (application, key) that may name an older one instead."""
-
-    plan: Plan
-    ids: Sequence[UUID]
-    names: Sequence[tuple[str, str] | None]
 
 
 def plan_sends(

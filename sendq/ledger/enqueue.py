@@ -8,7 +8,6 @@ order, they cannot wait in a circle.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from hmac import compare_digest
 from itertools import groupby
 from typing import Any
@@ -17,11 +16,11 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, select, text, tuple_
 
 from sendq.clock import Micros
+from sendq.enqueueing.plan import Plan
 from sendq.errors import KeyConflict
 from sendq.ledger.contents import store_pieces
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks, insert_new, insert_rows
-from sendq.messages.content import Content
 from sendq.vault import Vault, context_of
 
 NO_VAULT = Vault()
@@ -33,23 +32,6 @@ _WAKES = ("high_at", "normal_at", "low_at")
 # NOTIFY would only cost (it takes a lock that all commits share).
 CHANNEL = "sendq_wake"
 _NOTIFY = text("SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleeps_until > :at")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What one call of enqueue stores: rows, ready to go in.
-
-    ``jobs`` and ``payloads`` may be generators; they are read in chunks. ``pieces`` name their contents by digest,
-    and ``contents`` has each of them. ``wakes`` holds a row for each lane.
-    """
-
-    jobs: Iterable[Mapping[str, Any]]
-    payloads: Iterable[Mapping[str, Any]] = ()
-    pieces: Sequence[Mapping[str, Any]] = ()
-    contents: Mapping[bytes, Content] = field(default_factory=dict)
-    batch: Mapping[str, Any] | None = None
-    keys: Sequence[Mapping[str, Any]] = ()
-    wakes: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
 
 def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_VAULT) -> dict[tuple[str, str], UUID]:

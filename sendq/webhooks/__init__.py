@@ -1,7 +1,7 @@
 """Webhooks of Nylas about grants: who must sign in again, who has, and who is gone.
 
-    Nylas ──▶ asgi, or your own view ──▶ receive ──┬─ read    bounded? signed? JSON? about a grant? (pure)
-                                                   └─ apply   one transaction: seen before? then the grant's lane
+    Nylas ──▶ asgi, or your own view ──▶ receive ──┬─ read      bounded? signed? JSON? about a grant? (pure)
+                                                   └─ take_in   one transaction: seen before? then the grant's lane
 
 A notification is a hint. Nylas tries three times within 20 minutes, in no order, at least once, and never again
 ("Webhooks"); so a duplicate changes nothing, one that is late undoes nothing, and where its time leaves room for doubt

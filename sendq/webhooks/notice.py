@@ -12,11 +12,11 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import Enum, auto
 from typing import Any, TypeGuard
 from urllib.parse import parse_qs
 
 from sendq.clock import SECOND, Micros, micros
+from sendq.rules.grant_notices import Kind
 
 # Nylas leaves the content out of notifications above 1 MiB (`.truncated`); the rest is for the envelope around it.
 BODY_MOST = 1024 * 1024 + 64 * 1024
@@ -47,15 +47,6 @@ class Received:
 
     status: int
     says: str
-
-
-class Kind(Enum):
-    """What a notification says of a grant."""
-
-    EXPIRED = auto()  # its owner must sign in again
-    BACK = auto()  # its owner has signed in
-    CHANGED = auto()  # something about it changed, perhaps that
-    DELETED = auto()  # it exists no more
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +156,8 @@ def _notice(envelope: Mapping[str, Any], *, now: Micros) -> Notice:
 def _kind(trigger: str, facts: Mapping[str, Any]) -> Kind | None:
     if trigger == "grant.updated":
         signed_in = facts.get("reauthentication_flag") is True or facts.get("code") == REAUTHENTICATED
-        return Kind.BACK if signed_in or facts.get("grant_status") == "valid" else Kind.CHANGED
-    return {"grant.expired": Kind.EXPIRED, "grant.created": Kind.BACK, "grant.deleted": Kind.DELETED}.get(trigger)
+        return Kind.SIGNED_IN if signed_in or facts.get("grant_status") == "valid" else Kind.CHANGED
+    return {"grant.expired": Kind.EXPIRED, "grant.created": Kind.SIGNED_IN, "grant.deleted": Kind.DELETED}.get(trigger)
 
 
 def _is_id(value: object) -> TypeGuard[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from sendq.clock import Micros
 from sendq.enqueueing.planning import DEFAULT_APPLICATION
 from sendq.errors import SendqError
+from sendq.ledger.grant_notices import take_in
 from sendq.queue import SendQueue
-from sendq.webhooks.effect import apply
-from sendq.webhooks.notice import Received, read
+from sendq.webhooks.notice import Notice, Received, read
 
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue  # needs greenlet, which only those who use asyncio have
@@ -39,7 +41,7 @@ def receive(
     if isinstance(notice, Received):
         return notice
     try:
-        says = queue._ledger.write(None, lambda connection: apply(connection, notice, application=application, now=now))
+        says = queue._ledger.write(None, _taking_in(notice, application, now))
     except SendqError as error:
         return Received(503, str(error))
     return Received(200, says)
@@ -59,9 +61,19 @@ async def receive_async(
     if isinstance(notice, Received):
         return notice
     try:
-        says = await queue._ledger.write(
-            None, lambda connection: apply(connection, notice, application=application, now=now)
-        )
+        says = await queue._ledger.write(None, _taking_in(notice, application, now))
     except SendqError as error:
         return Received(503, str(error))
     return Received(200, says)
+
+
+def _taking_in(notice: Notice, application: str, now: Micros) -> partial[str]:
+    return partial(
+        take_in,
+        notice_id=notice.id,
+        kind=notice.kind,
+        at=notice.at,
+        application=application,
+        grant_id=notice.grant_id,
+        now=now,
+    )

@@ -9,7 +9,7 @@ import pytest
 from sendq import InvalidJob, Options, Query
 from sendq.clock import SECOND
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
-from sendq.enqueueing.planning import Planned
+from sendq.enqueueing.plan import Planned
 
 START = 1_780_000_000 * SECOND
 READ = Changes(unread=False)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from sendq import AsyncSendQueue, SendQueue
-from sendq.ledger.db.engine import ledger_url
+from sendq.ledger.db.urls import ledger_url
 
 
 class TestALedgersUrl:

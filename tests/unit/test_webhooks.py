@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from sendq import SendQueue
 from sendq.clock import SECOND, Micros
+from sendq.rules.grant_notices import Kind
 from sendq.webhooks import BODY_MOST, Received, asgi, challenge, receive
-from sendq.webhooks.notice import Kind, Notice, read
+from sendq.webhooks.notice import Notice, read
 from settings import Settings, SettingsError
 from worker.processes.webhooks import addresses, secrets_of
 
@@ -189,10 +190,10 @@ class TestWhatItSays:
         ("trigger", "facts", "kind"),
         [
             ("grant.expired", {}, Kind.EXPIRED),
-            ("grant.created", {"code": 25012}, Kind.BACK),
-            ("grant.updated", {"code": 25014, "reauthentication_flag": True}, Kind.BACK),
-            ("grant.updated", {"code": 25027}, Kind.BACK),
-            ("grant.updated", {"grant_status": "valid"}, Kind.BACK),
+            ("grant.created", {"code": 25012}, Kind.SIGNED_IN),
+            ("grant.updated", {"code": 25014, "reauthentication_flag": True}, Kind.SIGNED_IN),
+            ("grant.updated", {"code": 25027}, Kind.SIGNED_IN),
+            ("grant.updated", {"grant_status": "valid"}, Kind.SIGNED_IN),
             ("grant.updated", {"code": 25014, "reauthentication_flag": False}, Kind.CHANGED),
             ("grant.updated", {"reauthentication_flag": "true"}, Kind.CHANGED),
             ("grant.deleted", {"code": 25013}, Kind.DELETED),

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
 from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
+from sendq.ledger.db.urls import ledger_url
 
 if TYPE_CHECKING:
     from psycopg.adapt import AdaptersMap
@@ -50,27 +51,6 @@ _PACKAGES = {
     "postgresql+asyncpg": "asyncpg",
     "sqlite+aiosqlite": "aiosqlite",
 }
-
-
-def ledger_url(url: str | URL) -> URL:
-    """The URL with its driver named: ``postgres://`` and ``postgresql://`` mean psycopg 3.
-
-    Raises:
-        ValueError: the URL is not one, or names a database that sendq does not speak.
-    """
-    try:
-        parsed = make_url(url)
-    except exc.ArgumentError:
-        raise ValueError(
-            "the ledger's URL is not a database URL; write postgresql://user@host/name or sqlite:///path"
-        ) from None
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() not in ("postgresql", "sqlite"):
-        raise ValueError(
-            f"the ledger cannot live in {parsed.get_backend_name()!r}; write postgresql://user@host/name or sqlite:///path"
-        )
-    return parsed
 
 
 def open_engine(url: str | URL, **options: Any) -> Engine:

@@ -31,7 +31,6 @@ from sqlalchemy.engine import URL
 
 from sendq.errors import LedgerUnavailable, SchemaMismatch
 from sendq.ledger.db.engine import (
-    ledger_url,
     needs_asyncio,
     open_async_engine,
     open_engine,
@@ -40,6 +39,7 @@ from sendq.ledger.db.engine import (
     writing,
 )
 from sendq.ledger.db.schema import VERSION_TABLE
+from sendq.ledger.db.urls import ledger_url
 from sendq.ledger.dispatching import lineage
 
 if TYPE_CHECKING:

@@ -149,9 +149,6 @@ chunk = Table(
     Column("cipher_key", Text),
 )
 
-# The fields of a message, as bits: two changes that share one must not change places. A deletion concerns them all.
-FIELDS = {"unread": 1, "starred": 2, "folders": 4, "metadata": 8}
-
 batch = Table(
     "sendq_batch",
     metadata,
@@ -160,7 +157,7 @@ batch = Table(
     Column("operation", Text, nullable=False),  # modify | delete: what its jobs do, but for the pages of its walk
     Column("target", Text, nullable=False),  # message | thread
     Column("hard", Boolean, nullable=False, server_default=text("false")),  # deleted for good, past the trash
-    Column("fields", SmallInteger, nullable=False),  # which it changes: see `FIELDS`
+    Column("fields", SmallInteger, nullable=False),  # which it changes: see `sendq.rules.changed_fields`
     # A walk finds the messages first: query (one listing) or threads (one for each thread); null: they were given.
     Column("walk", Text),
     Column("listings", Integer, nullable=False, server_default="0"),

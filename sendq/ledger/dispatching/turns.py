@@ -41,6 +41,7 @@ from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.sealed import hold_stuck, open_jobs
+from sendq.rules.changed_fields import BITS
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import FORMS, KEY_MAX_AGE, OPERATIONS, objection
 from sendq.rules.rule_ids import OVERTAKEN
@@ -374,7 +375,7 @@ def _related_of(dialect: str) -> Executable:
         " ORDER BY o.due_at DESC, o.id DESC LIMIT 1"
     )
     # The job that sent the message whose metadata is about to be replaced: the message carries its id as our mark.
-    metadata = schema.FIELDS["metadata"]
+    metadata = BITS["metadata"]
     sender = (
         f"CASE WHEN j.operation = 'modify' AND (b.fields & {metadata}) <> 0 THEN (SELECT s.id FROM sendq_job AS s"  # noqa: S608
         " WHERE s.message_id = j.object_id AND s.lane_id = j.lane_id ORDER BY s.id LIMIT 1) END"

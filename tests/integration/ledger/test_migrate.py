@@ -365,12 +365,12 @@ class TestANewRevision:
     ) -> None:
         database = f"sqlite:///{tmp_path / 'ledger.db'}"
         migrate.run(database)
-        schema = tmp_path / "sendq" / "ledger" / "schema.py"
+        schema = tmp_path / "sendq" / "ledger" / "db" / "schema.py"
         changed = f'{change}\nmood = Table("sendq_mood", metadata, Column("id", Uuid))\n'
         schema.write_text(f"{schema.read_text()}\n{changed}")
 
         assert run("-m", "sendq.ledger.db.migrations.new", "moods").returncode == 0
-        script = tmp_path / "sendq" / "ledger" / "migrations" / "versions" / f"{following}_moods.py"
+        script = tmp_path / "sendq" / "ledger" / "db" / "migrations" / "versions" / f"{following}_moods.py"
         assert f"down_revision = '{LAST}'" in script.read_text()
         asked = f"from sendq.ledger.db import engine, migrate; migrate.require(engine.open_engine({database!r}))"
         refusal = f"schema is {LAST}, this code needs {following}; run: python -m sendq migrate"

@@ -20,8 +20,8 @@ from sendq.clock import now as wall
 from sendq.ids import lane_id
 from sendq.ledger import grants
 from sendq.ledger.db import schema
+from sendq.rules.grant_notices import SKEW
 from sendq.webhooks import Received, receive, receive_async
-from sendq.webhooks.effect import SKEW
 from tests.support.ledger import Ledger
 from tests.support.waiting import LIMIT_S
 

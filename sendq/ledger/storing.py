@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from sendq.clock import Micros
-from sendq.enqueueing.planning import Planned
+from sendq.enqueueing.plan import Planned
 from sendq.ledger import admission
 from sendq.ledger.enqueue import store
 from sendq.vault import Vault

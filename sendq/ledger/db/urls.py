@@ -1,0 +1,60 @@
+"""Database URLs of the ledger: which are accepted, and in which form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import URL, exc
+from sqlalchemy.engine import make_url
+
+
+def ledger_url(url: str | URL) -> URL:
+    """The URL with its driver named: ``postgres://`` and ``postgresql://`` mean psycopg 3.
+
+    Raises:
+        ValueError: it is not a database URL, or names a database other than PostgreSQL and SQLite.
+    """
+    try:
+        parsed = make_url(url)
+    except exc.ArgumentError:
+        raise ValueError(
+            "the ledger's URL is not a database URL; write postgresql://user@host/name or sqlite:///path"
+        ) from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.get_backend_name() not in ("postgresql", "sqlite"):
+        raise ValueError(
+            f"the ledger cannot live in {parsed.get_backend_name()!r}; write postgresql://user@host/name or sqlite:///path"
+        )
+    return parsed
+
+
+def worker_url(url: str) -> str:
+    """The URL as workers use it: PostgreSQL through psycopg 3, or a SQLite file that several processes can open.
+
+    Raises:
+        ValueError: it is neither; says why without showing the URL, which may hold a password.
+    """
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise ValueError("is not a database address") from None
+    kind, _, driver = parsed.drivername.partition("+")
+    if kind not in ("postgres", "postgresql", "sqlite"):
+        raise ValueError("is neither PostgreSQL nor SQLite")
+    if driver not in ("", "psycopg", "pysqlite"):
+        raise ValueError("names another driver; workers use psycopg 3 (or sqlite3)")
+    if kind == "sqlite":
+        if parsed.database in (None, "", ":memory:"):
+            raise ValueError("is an in-memory database, which processes cannot share")
+        parsed = parsed.set(drivername="sqlite")
+    else:
+        if not parsed.database:
+            raise ValueError("names no database")
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed.render_as_string(hide_password=False)
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of a SQLite file."""
+    return URL.create("sqlite", database=str(path)).render_as_string()

@@ -1,0 +1,74 @@
+"""Notifications of Nylas about grants: taken in once each, and carried out on the grant's lane in one transaction.
+
+What a notification does is decided by `sendq.rules.grant_notices`.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import Connection, update
+
+from sendq.clock import Micros
+from sendq.facts.lanes import Lane
+from sendq.ledger import grants
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_new
+from sendq.ledger.dispatching.lanes import lock, settle
+from sendq.rules.grant_notices import DELETED, Change, Effect, Kind, effect_of
+
+EXPIRED = "grant_expired"
+AUTHOR = "webhook"
+
+
+def take_in(
+    connection: Connection,
+    notice_id: str,
+    kind: Kind,
+    at: Micros | None,
+    *,
+    application: str,
+    grant_id: str,
+    now: Micros,
+) -> str:
+    """Let a notification take effect on the grant's lane, unless it was taken in before.
+
+    ``at`` is its time by the clock of Nylas, ``application`` our name of the Nylas application whose webhook it came
+    by. Returns a sentence about what was done.
+    """
+    lane_id = grants.lane_of(connection, application, grant_id)
+    if lane_id is None:
+        return "nothing to do: no job was ever enqueued for this grant"
+    # Ids are unique for their source. If another transaction is taking in the same one, this waits for its end.
+    seen = {"id": f"{application}/{notice_id}", "at": now}
+    if not insert_new(connection, schema.webhook, [seen], returning="id"):
+        return "nothing to do: this notification was received before"
+    lane = lock(connection, [lane_id])[lane_id]
+    effect = effect_of(kind, at, lane, now=now)
+    _carry_out(connection, lane, effect, now=now)
+    return effect.says
+
+
+def _carry_out(connection: Connection, lane: Lane, effect: Effect, *, now: Micros) -> None:
+    match effect.change:
+        case Change.CLOSE:
+            grants.close(connection, lane.id, rule=EXPIRED, by=AUTHOR, now=now)
+        case Change.SUSPECT:
+            change = {"closed_at": lane.closed_at or now, "closed_rule": EXPIRED, "suspected": True, "check_at": now}
+            settle(connection, {lane.id: lane}, {lane.id: change | {"checks": 0}}, now=now)
+        case Change.REOPEN:
+            grants.reopen(connection, lane.id, by=AUTHOR, now=now)
+        case Change.SIGNED_IN:
+            if lane.opened_at is None or (effect.at is not None and lane.opened_at < effect.at):
+                _set(connection, lane.id, opened_at=effect.at)
+        case Change.CHECK:
+            _set(connection, lane.id, check_at=now)
+        case Change.GONE:
+            grants.found_gone(connection, lane.id, rule=DELETED, by=AUTHOR, now=now)
+        case Change.NONE:
+            pass
+
+
+def _set(connection: Connection, lane_id: UUID, **values: Micros | None) -> None:
+    """Set columns that do not change when the lane is next due."""
+    connection.execute(update(schema.lane).where(schema.lane.c.id == lane_id).values(**values))
