@@ -1,15 +1,45 @@
 """What operators ask and do, for programs: `Operators`. The command line is one face of it.
 
-`base` opens the ledger, `reading` has the questions; the acts stand in a file each.
+`acting` has the acts (a file each in `acts`), `reading` the questions, `base` the ledger.
 """
 
 from __future__ import annotations
 
-from sendq.operators.base import LedgerAccess
+from sendq.operators.acting import Acting
+from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
+from sendq.operators.acts.deliver_again import DeliverAgainProgress
+from sendq.operators.acts.forget import ForgetProgress
+from sendq.operators.acts.hold import HoldResult
+from sendq.operators.acts.recover import RecoverProgress
+from sendq.operators.acts.rekey import RekeyProgress
+from sendq.operators.acts.release import ReleaseResult
+from sendq.operators.acts.resolve import ResolveProgress
+from sendq.operators.acts.retry import RetryProgress
+from sendq.operators.acts.run import Run
+
+__all__ = [
+    "CancelBatchProgress",
+    "CancelResult",
+    "DeliverAgainProgress",
+    "ForgetProgress",
+    "HoldResult",
+    "Operators",
+    "RecoverProgress",
+    "RekeyProgress",
+    "ReleaseResult",
+    "ResolveProgress",
+    "RetryProgress",
+    "Run",
+]
 
 
-class Operators(LedgerAccess):
+class Operators(Acting):
     """What operators ask and do, over one ledger.
 
     ``ledger`` is a database URL (``postgresql+psycopg://…``, ``sqlite:///sendq.db``) or an `Engine` of yours.
+
+        operators = Operators("postgresql+psycopg://…")
+        operators.hold(Scope.of_grant("grant-7"), until=tomorrow, by="anna", reason="their server moves")
+        for part in operators.retry(DeadLetterFilter(rule="bad_request"), by="anna"):
+            print(part.retried)
     """

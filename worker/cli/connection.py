@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from sendq import SendQueue
+    from sendq import Operators, SendQueue
     from settings import Settings
 
 T = TypeVar("T")
@@ -39,6 +39,18 @@ def open_queue() -> Iterator[SendQueue]:
         yield queue
     finally:
         queue.close()
+
+
+@contextmanager
+def open_operators() -> Iterator[Operators]:
+    """What operators ask and do, over the configured ledger. Raises `LedgerUnavailable` as `open_queue` does."""
+    from sendq import Operators
+
+    operators = Operators(ledger_address(load_settings()))
+    try:
+        yield operators
+    finally:
+        operators.close()
 
 
 def read_ledger(question: Callable[[Connection], T]) -> T:

@@ -1,30 +1,21 @@
-"""``sendq deliveries retry``: tell receivers again."""
+"""``sendq deliveries retry``: deliver outcomes again."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from worker.cli.connection import open_ledger, read_ledger
-from worker.cli.output import FAILED, complain, json_option, tell, tell_json
-from worker.cli.params import by_option, reason_option
-
-if TYPE_CHECKING:
-    from sendq.ledger.deliveries import Wanted
-
-
-# In one transaction: few enough that rows stay locked for milliseconds only.
-RETRY_MOST = 500
+from worker.cli.connection import open_operators
+from worker.cli.output import FAILED, complain, json_option, progress_line, tell, tell_json
+from worker.cli.params import by_option, dry_run_option, reason_option
 
 
 @click.command("retry")
 @click.argument("ids", nargs=-1, metavar="[DELIVERY]...")
-@click.option("--receiver", help="All that this receiver was not told of.")
+@click.option("--receiver", help="All that this receiver has not accepted.")
 @click.option("--given-up", is_flag=True, help="All that were given up.")
 @reason_option(required=False)
 @by_option
-@click.option("--dry-run", is_flag=True, help="Count what would be told again, and change nothing.")
+@dry_run_option("Count what would be retried, and change nothing.")
 @json_option
 def retry_deliveries(
     ids: tuple[str, ...],
@@ -35,48 +26,25 @@ def retry_deliveries(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Tell the named DELIVERYs at once, or all that fit every given filter, for another 72 hours.
+    """Retry the given DELIVERYs at once, or all that match every given filter, for another 72 hours.
 
-    What a receiver has taken in is not told again. Exit status 1 if a named delivery is not retried.
+    What a receiver has accepted is not delivered again. Exit status 1 if a given DELIVERY is not retried.
     """
-    from sendq.ledger.deliveries import Wanted
-    from sendq.ledger.reading.lookup import parse_id
+    from sendq import DeliveryFilter
 
     if bool(ids) == (given_up or receiver is not None):
-        raise click.UsageError("name DELIVERYs, or filter with --receiver and --given-up")
-    wanted = Wanted(
-        ids=[parse_id(one, what="delivery") for one in ids] if ids else None,
-        states=("given_up",) if given_up else (),
-        receiver=receiver,
-    )
-    number = _retry(wanted, by=by, reason=reason, dry_run=dry_run)
+        raise click.UsageError("give DELIVERYs, or filter with --receiver and --given-up")
+    which = ids or DeliveryFilter(states=("given_up",) if given_up else (), receiver=receiver)
+    with open_operators() as operators, progress_line() as show:
+        run = operators.deliver_again(which, by=by, reason=reason, dry_run=dry_run)
+        for part in run:
+            show(f"{part.retried:,} retried")
+        number = run.finish().retried
     if as_json:
         tell_json({"dry_run": dry_run, "retried": number})
     else:
         are = "1 delivery" if number == 1 else f"{number:,} deliveries"
         tell(f"{are} would be retried; nothing was changed" if dry_run else f"{are} retried")
     if ids and number < len(set(ids)):
-        complain("the others were delivered, or are not in this ledger; see: sendq deliveries")
+        complain("the others were already delivered, or are not in this ledger; see: sendq deliveries")
         raise SystemExit(FAILED)
-
-
-def _retry(wanted: Wanted, *, by: str, reason: str | None, dry_run: bool) -> int:
-    """Part by part, each in a transaction of its own."""
-    from sendq import clock
-    from sendq.ledger import events
-    from sendq.ledger.deliveries import retry, undelivered
-
-    if dry_run:
-        return read_ledger(lambda connection: undelivered(connection, wanted))
-    number, after = 0, None
-    while True:
-        with open_ledger(writes=True) as connection:
-            now = clock.now()
-            done = retry(connection, wanted, after=after, now=now, limit=RETRY_MOST)
-            if done:
-                words = f"{len(done)} deliveries" + (f": {reason}" if reason else "")
-                events.append(connection, "deliveries_retried", at=now, by=by, reason=words)
-        number += len(done)
-        if len(done) < RETRY_MOST:
-            return number
-        after = done[-1]

@@ -11,7 +11,6 @@ from worker.cli.connection import read_ledger
 from worker.cli.filters import check_grant_id
 from worker.cli.output import json_option, tell, tell_json, tell_table, when
 from worker.cli.params import since_option
-from worker.cli.scopes import Scope
 
 if TYPE_CHECKING:
     pass
@@ -53,6 +52,8 @@ def events(grant: str | None, since: datetime | None, limit: int, as_json: bool)
 
 def _concerns(row: Any) -> str:
     """Whom, and (of what a person did) which job or batch; or the job whose answer it was."""
+    from sendq.scope import Scope
+
     scope = "" if row.application is None else str(Scope(row.application, row.grant_id, row.provider))
     job = f"job {row.job_id}" if row.job_id else f"batch {row.batch_id}" if row.batch_id else ""
     return ": ".join(part for part in (scope, job) if part)

@@ -141,11 +141,15 @@ def _explained(error: Exception) -> int:
     """The status of an error that people can do something about; any other is a bug and goes on as a traceback."""
     from sqlalchemy.exc import DBAPIError
 
-    from sendq.errors import LedgerUnavailable, NotFound, SendqError
+    from sendq.errors import InvalidAct, LedgerUnavailable, NotFound, SendqError
     from sendq.ledger.db.migrate import COMMAND
     from settings.errors import SettingsError
     from worker.redis.embedded import EmbeddedError
 
+    if isinstance(error, InvalidAct):
+        for problem in error.problems:
+            complain(f"{_option_of(problem.field)} {problem.reason}; {problem.remedy}")
+        return UNUSABLE
     if isinstance(error, NotFound):
         complain(f"{error}; to look for it: sendq jobs")
         return FAILED
@@ -162,3 +166,9 @@ def _explained(error: Exception) -> int:
         complain(f"{error.filename}: {error.strerror}; check the path, and who may use it")
         return UNUSABLE
     raise error
+
+
+def _option_of(field: str) -> str:
+    """What a field of an act is called on the command line."""
+    names = {"grant_id": "--grant", "message_id": "--message-id", "jobs": "JOB", "deliveries": "DELIVERY"}
+    return names.get(field, f"--{field}")

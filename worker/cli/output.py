@@ -6,7 +6,8 @@ import io
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -35,6 +36,22 @@ def complain(sentence: str) -> None:
 def tell(line: str = "") -> None:
     """A line of the output itself."""
     print(line, flush=True)  # somebody may be watching through a pipe
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[[str], None]]:
+    """How far a command is, in one line that is written over again and again; nothing where no terminal shows it."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+
+    def show(line: str) -> None:
+        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def clear_screen() -> None:

@@ -18,11 +18,6 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 # Longer is a mistake (hours taken for seconds), and near the end of the calendar adding to a time fails.
 LONGEST = timedelta(days=366)
 
-# Who acts by itself; a person under one of these names could not be told from it afterwards.
-RESERVED = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
-
-REASON_MOST = 500  # characters; it stands in tables
-
 # Spelled out, so that --help needs no imports; a test holds them to the policy's own.
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
@@ -77,8 +72,8 @@ def one_of(given: str | None, key: str | None, name: str) -> None:
 
 def by_option(command: F) -> F:
     """``--by``: who acts, kept with the act."""
-    option = click.option("--by", callback=_author, metavar="NAME", help="Who does it (default: this user's name).")
-    return option(command)
+    help_ = "Who does it (default: this user's name)."
+    return click.option("--by", default=_user, metavar="NAME", help=help_)(command)
 
 
 def since_option(what: str) -> Callable[[F], F]:
@@ -91,28 +86,14 @@ def reason_option(*, required: bool) -> Callable[[F], F]:
     """``--reason``: why, kept with the act."""
 
     def decorate(command: F) -> F:
-        option = click.option("--reason", required=required, callback=_reason, help="Why; kept with who and when.")
-        return option(command)
+        return click.option("--reason", required=required, metavar="TEXT", help="Why; stored with the event.")(command)
 
     return decorate
 
 
-def _author(context: click.Context, param: click.Parameter, value: str | None) -> str:
-    name = _line(value if value is not None else _user(), context, param)
-    if name in RESERVED:
-        raise click.BadParameter(f"{name!r} is what acts by itself; give a person's name", context, param)
-    return name
-
-
-def _reason(context: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    return None if value is None else _line(value, context, param)
-
-
-def _line(value: str, context: click.Context, param: click.Parameter) -> str:
-    text = value.strip()
-    if not text or len(text) > REASON_MOST or not text.isprintable():
-        raise click.BadParameter(f"give one line of 1 to {REASON_MOST} characters", context, param)
-    return text
+def dry_run_option(help_: str) -> Callable[[F], F]:
+    """``--dry-run``."""
+    return click.option("--dry-run", is_flag=True, help=help_)
 
 
 def _user() -> str:

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.connection import ledger_engine, read_ledger
-from worker.cli.output import UNUSABLE, complain, json_option, tell, tell_json, when
-from worker.cli.params import by_option, past, reason_option
-
-if TYPE_CHECKING:
-    from uuid import UUID
-
-    from sendq.ledger.operators.recover import Unfinished
+from worker.cli.connection import open_operators
+from worker.cli.output import json_option, progress_line, tell, tell_json
+from worker.cli.params import by_option, dry_run_option, past, reason_option
 
 
 @click.command()
@@ -23,67 +17,26 @@ if TYPE_CHECKING:
     type=past,
     required=True,
     metavar="TIME",
-    help="When the ledger's history breaks off: the time of the backup, like 2026-07-01T09:00:00Z, or 2h.",
+    help="When the ledger's history breaks off: the time of the backup, like 2026-07-01T09:00:00Z, or 2h ago as 2h.",
 )
 @reason_option(required=True)
 @by_option
-@click.option("--dry-run", is_flag=True, help="Count what would be put in doubt, and change nothing.")
+@dry_run_option("Count what would be put in doubt, and change nothing.")
 @json_option
 def recover(since: datetime, reason: str, by: str, dry_run: bool, as_json: bool) -> None:
-    """Put a ledger right that was restored from a backup, or failed over with loss, and open the dispatch again.
+    """Put a ledger right after a restore from a backup, or a failover with data loss, and resume dispatching.
 
-    Every send that was not finished at that time falls into doubt, and is looked for in its mailbox; changes of
-    messages go back to the queue. May be run again. Exit status 2 if the ledger itself knows of something later than
-    TIME.
+    Every send that was unfinished at TIME is put in doubt and searched for in its mailbox; changes of messages return
+    to the queue. Safe to run again. Exit status 2 if the ledger has records later than TIME.
     """
-    from sendq import clock
-    from sendq.ledger.dispatching import lineage
-
-    at = clock.micros(since)
-    now = clock.now()
-    stands = read_ledger(lineage.read)
-    if stands.known_until is not None and at + clock.SECOND < stands.known_until:
-        complain(
-            f"the ledger itself knows of what happened until {when(clock.moment(stands.known_until))}; "
-            "give that time, or a later one"
-        )
-        raise SystemExit(UNUSABLE)
-    if at > now:
-        raise click.UsageError("--since is not past yet")
-    unfinished = _count(at) if dry_run else _recover(at, by=by, reason=reason)
+    with open_operators() as operators, progress_line() as show:
+        run = operators.recover(since, by=by, reason=reason, dry_run=dry_run)
+        for part in run:
+            show(f"{part.in_doubt:,} sends put in doubt")
+        result = run.finish()
     if as_json:
-        tell_json({"dry_run": dry_run, "in_doubt": unfinished.sends, "requeued": unfinished.changes})
+        tell_json({"dry_run": dry_run, "in_doubt": result.in_doubt, "requeued": result.requeued})
         return
-    would = "would " if dry_run else ""
-    tell(
-        f"{unfinished.sends:,} sends {would}fall into doubt, {unfinished.changes:,} changes {would}go back to the queue"
-    )
-    tell(
-        "nothing was changed" if dry_run else "turns are dealt out again; sendq jobs --state in_doubt lists the doubts"
-    )
-
-
-def _count(since: int) -> Unfinished:
-    from sendq.ledger.operators import recover as recovery
-
-    return read_ledger(lambda connection: recovery.count(connection, since=since))
-
-
-def _recover(since: int, *, by: str, reason: str) -> Unfinished:
-    """Part by part; the last step opens the dispatch."""
-    from sendq import clock
-    from sendq.ledger.db.engine import writing
-    from sendq.ledger.operators import recover as recovery
-
-    sends = changes = 0
-    after: UUID | None = None
-    with ledger_engine() as engine:
-        while True:
-            with writing(engine) as connection:
-                part, after = recovery.put_in_doubt(connection, since=since, now=clock.now(), after=after)
-            sends, changes = sends + part.sends, changes + part.changes
-            if after is None:
-                break
-        with writing(engine) as connection:
-            recovery.open_again(connection, by=by, reason=reason, now=clock.now())
-    return recovery.Unfinished(sends, changes)
+    would = "would be " if dry_run else ""
+    tell(f"{result.in_doubt:,} sends {would}put in doubt, {result.requeued:,} changes {would}returned to the queue")
+    tell("nothing was changed" if dry_run else "dispatching resumes; to list the doubts: sendq jobs --state in_doubt")

@@ -1,105 +1,74 @@
-"""``sendq rekey``: seal the ledger under the first encryption key."""
+"""``sendq rekey``: encrypt the ledger under the first encryption key."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.connection import ledger_engine, load_settings
-from worker.cli.output import FAILED, complain, json_option, tell, tell_json
-from worker.cli.params import by_option, reason_option
+from worker.cli.connection import load_settings, open_operators
+from worker.cli.output import FAILED, complain, json_option, progress_line, tell, tell_json
+from worker.cli.params import by_option, dry_run_option, reason_option
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
+    from sendq.operators import RekeyProgress
     from sendq.vault import Vault
 
 
 @click.command()
 @reason_option(required=False)
 @by_option
-@click.option("--dry-run", is_flag=True, help="Count what is sealed with which key, and change nothing.")
+@dry_run_option("Count the rows by the key they are encrypted with, and change nothing.")
 @json_option
 def rekey(reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
-    """Seal everything that the ledger keeps anew, under the first of SENDQ_ENCRYPTION_KEYS, while the workers go on.
+    """Re-encrypt everything in the ledger with the first of SENDQ_ENCRYPTION_KEYS, while workers keep running.
 
-    Run it when every worker and web application has the new key first. What was interrupted goes on when it is run
-    again. Afterwards an old key can be removed if nothing needs it. Exit status 1 if something could not be opened.
+    Give every worker and web application the new key first. Safe to interrupt and to run again. It prints which old
+    keys are no longer needed. Exit status 1 if something could not be decrypted.
     """
     vault = load_settings().vault
     if not vault:
-        raise click.UsageError("no key is given; set SENDQ_ENCRYPTION_KEYS (sendq keys new makes one)")
-    with ledger_engine() as engine:
-        first = vault.seals_with
-        if dry_run:
-            sealed, unreadable = 0, Counter[str]()
-        else:
-            _note(engine, first, by=by, reason=reason)
-            sealed, unreadable = _all(engine, vault)
-        still = _still(engine)
-    others = {name: rows for name, rows in still.items() if name != first}
+        raise click.UsageError("there is no encryption key; set SENDQ_ENCRYPTION_KEYS (sendq keys new makes one)")
+    with open_operators() as operators, progress_line() as show:
+        run = operators.rekey(vault, by=by, reason=reason, dry_run=dry_run)
+        for part in run:
+            show(f"{part.sealed:,} rows re-encrypted")
+        result = run.finish()
     if as_json:
+        others = _others(result)
         tell_json(
             {
                 "dry_run": dry_run,
-                "key": first,
-                "sealed": sealed,
-                "rows": still.get(first, 0),
+                "key": result.key,
+                "sealed": result.sealed,
+                "rows": result.rows.get(result.key, 0),
                 "unsealed": others.pop(None, 0),
             }
-            | {"others": others, "unreadable": dict(unreadable)}
+            | {"others": others, "unreadable": dict(result.unreadable)}
         )
     else:
-        done = "nothing was changed" if dry_run else f"{sealed:,} rows sealed anew"
-        tell(f"{done}; {first} seals {still.get(first, 0):,} now")
-        for name, rows in others.items():
-            again = "" if dry_run else "; run it again"
-            tell(f"{rows:,} rows are not sealed yet{again}" if name is None else f"{rows:,} rows need {name}")
-        if not others:
-            tell("no other key is needed any more" + (": " + _removable(vault) if len(vault.names) > 1 else ""))
-    for name, rows in unreadable.items():
-        complain(f"{rows:,} rows are sealed with {name!r}, which is not given, or not rightly; they stay as they are")
-    if unreadable:
+        _tell(result, vault)
+    for name, rows in result.unreadable.items():
+        complain(f"{rows:,} rows need key {name!r}, which is missing or wrong; they were not changed")
+    if result.unreadable:
         raise SystemExit(FAILED)
 
 
-def _note(engine: Engine, key: str | None, *, by: str, reason: str | None) -> None:
-    from sendq import clock
-    from sendq.ledger import events
-    from sendq.ledger.db.engine import writing
+def _others(result: RekeyProgress) -> dict[str | None, int]:
+    return {name: rows for name, rows in result.rows.items() if name != result.key}
 
-    words = f"under {key}" + (f": {reason}" if reason else "")
-    with writing(engine) as connection:
-        events.append(connection, "rekey", at=clock.now(), by=by, reason=words)
+
+def _tell(result: RekeyProgress, vault: Vault) -> None:
+    done = "nothing was changed" if result.dry_run else f"{result.sealed:,} rows re-encrypted"
+    tell(f"{done}; {result.rows.get(result.key, 0):,} rows are encrypted with {result.key}")
+    others = _others(result)
+    for name, rows in others.items():
+        again = "" if result.dry_run else "; run it again"
+        tell(f"{rows:,} rows are not encrypted yet{again}" if name is None else f"{rows:,} rows need {name}")
+    if not others:
+        removable = f": {_removable(vault)}" if len(vault.names) > 1 else ""
+        tell(f"no other key is needed any more{removable}")
 
 
 def _removable(vault: Vault) -> str:
-    return f"{', '.join(vault.names[1:])} can be removed, once no web application seals with it"
-
-
-def _all(engine: Engine, vault: Vault) -> tuple[int, Counter[str]]:
-    from sendq.ledger.db.engine import writing
-    from sendq.ledger.operators.rekey import KEPT, step
-
-    sealed, unreadable = 0, Counter[str]()
-    for kept in KEPT:
-        after = None
-        while True:
-            with writing(engine) as connection:
-                done = step(connection, kept, vault, after=after)
-            sealed += done.sealed
-            unreadable += done.unreadable
-            after = done.after
-            if after is None:
-                break
-    return sealed, unreadable
-
-
-def _still(engine: Engine) -> dict[str | None, int]:
-    from sendq.ledger.db.engine import reading
-    from sendq.ledger.operators.rekey import still_with
-
-    with reading(engine) as connection:
-        return still_with(connection)
+    return f"{', '.join(vault.names[1:])} can be removed once no web application encrypts with it"

@@ -42,17 +42,17 @@ class Found:
 
 @dataclass(slots=True)
 class Tally:
-    """Jobs that were withdrawn or are erased, and those left, on the wire or in doubt."""
+    """Jobs that were cancelled or erased, and those left: their call is in flight, or they are in doubt."""
 
-    withdrawn: int = 0
+    cancelled: int = 0
     erased: int = 0
-    on_the_wire: int = 0
+    in_flight: int = 0
     in_doubt: int = 0
 
     @property
     def left(self) -> int:
         """Jobs whose bodies are still there."""
-        return self.on_the_wire + self.in_doubt
+        return self.in_flight + self.in_doubt
 
 
 def find(connection: Connection, lane_id: UUID) -> Found:
@@ -71,7 +71,7 @@ def count(connection: Connection, jobs: Sequence[UUID], tally: Tally) -> None:
     table = schema.job.c
     for row in connection.execute(select(table.state, table.operation, table.doubt_at).where(table.id.in_(jobs))):
         doubtful = row.operation == "send" and row.doubt_at is not None
-        _add(tally, State(row.state), withdrawn_into_doubt=doubtful)
+        _add(tally, State(row.state), cancelled_into_doubt=doubtful)
 
 
 def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, now: Micros) -> None:
@@ -84,7 +84,7 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
     }
     end_waiting(connection, waiting, now=now, rule="forgotten")
     for row in rows.values():
-        _add(tally, State(row.state), withdrawn_into_doubt=row.operation == "send" and row.doubt_at is not None)
+        _add(tally, State(row.state), cancelled_into_doubt=row.operation == "send" and row.doubt_at is not None)
     table = schema.job
     on_the_wire = table.c.id.in_(jobs) & (table.c.state == State.SENDING.value)
     connection.execute(update(table).where(on_the_wire, table.c.cancel_at.is_(None)).values(cancel_at=now))
@@ -94,14 +94,14 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
     connection.execute(update(attempt).where(attempt.c.job_id.in_(jobs)).values(error=None))
 
 
-def _add(tally: Tally, state: State, *, withdrawn_into_doubt: bool) -> None:
+def _add(tally: Tally, state: State, *, cancelled_into_doubt: bool) -> None:
     if state is State.SENDING:
-        tally.on_the_wire += 1
+        tally.in_flight += 1
     elif state is State.IN_DOUBT:
         tally.in_doubt += 1
     elif state is State.QUEUED:
-        tally.withdrawn += 1
-        if withdrawn_into_doubt:
+        tally.cancelled += 1
+        if cancelled_into_doubt:
             tally.in_doubt += 1
         else:
             tally.erased += 1

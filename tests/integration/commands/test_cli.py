@@ -297,12 +297,12 @@ class TestBatch:
 
 
 class TestCancel:
-    def test_a_job_that_waits_is_withdrawn(self, cli: Cli, ledger: Ledger) -> None:
+    def test_a_job_that_waits_is_cancelled(self, cli: Cli, ledger: Ledger) -> None:
         job = str(ledger.send())
-        withdrawn = {"job_id": job, "state": "cancelled", "dry_run": False}
-        assert as_json(cli("cancel", job, "--dry-run", "--json")) == withdrawn | {"dry_run": True}
+        cancelled = {"job_id": job, "state": "cancelled", "dry_run": False}
+        assert as_json(cli("cancel", job, "--dry-run", "--json")) == cancelled | {"dry_run": True}
         assert ledger.queue.job(job).state == "queued"
-        assert as_json(cli("cancel", job, "--json")) == withdrawn
+        assert as_json(cli("cancel", job, "--json")) == cancelled
         assert ledger.queue.job(job).state == "cancelled"
 
     def test_who_did_it_and_why_is_kept_if_there_was_something_to_do(self, cli: Cli, ledger: Ledger) -> None:
@@ -322,10 +322,10 @@ class TestCancel:
 
     def test_a_batch_is_counted_first(self, cli: Cli, ledger: Ledger) -> None:
         batch = ledger.queue.modify("a", ["m1", "m2"], unread=False)
-        assert "2 would be withdrawn" in cli("cancel", "--batch", batch.id, "--dry-run")[1]
+        assert "2 would be cancelled" in cli("cancel", "--batch", batch.id, "--dry-run")[1]
         assert as_json(cli("batch", batch.id, "--json"))["waiting"] == 2
 
-    def test_a_batch_that_waits_is_withdrawn_as_a_whole(self, cli: Cli, ledger: Ledger) -> None:
+    def test_a_batch_that_waits_is_cancelled_as_a_whole(self, cli: Cli, ledger: Ledger) -> None:
         batch = ledger.queue.modify("a", ["m1", "m2"], unread=False)
         assert as_json(cli("cancel", "--batch", batch.id, "--json"))["counts"] == {"cancelled": 2}
         with ledger.writing() as connection:
@@ -336,7 +336,7 @@ class TestCancel:
         with ledger.writing() as connection:
             batches.finish_batches(connection, now=ledger.clock(), limit=10)
         status, _, err = cli("cancel", "--batch", ended.id)
-        assert (status, "ended before" in err) == (1, True)
+        assert (status, "already ended" in err) == (1, True)
         assert cli("cancel", "--batch", NOBODY)[0] == 1
         assert cli("cancel", NOBODY, "--batch", NOBODY)[0] == 2
 
@@ -347,12 +347,12 @@ class TestCancel:
         assert status == 1
         assert "is sent" in out
 
-    def test_one_on_the_wire_says_so(self, cli: Cli, ledger: Ledger) -> None:
+    def test_one_in_flight_says_so(self, cli: Cli, ledger: Ledger) -> None:
         job = ledger.send()
         ledger.set_job(job, state="sending")
         status, out, _ = cli("cancel", str(job))
         assert status == 0
-        assert "on the wire" in out
+        assert "in flight" in out
 
 
 class TestMigrate:

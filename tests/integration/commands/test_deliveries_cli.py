@@ -149,10 +149,10 @@ class TestRetrying:
     def test_names_what_it_did_not_retry(self, cli: Cli, told: list[UUID]) -> None:
         status, out, err = cli("deliveries", "retry", str(told[0]), str(told[2]))
         assert (status, out) == (1, "1 delivery retried\n")
-        assert "were delivered, or are not in this ledger" in err
+        assert "were already delivered, or are not in this ledger" in err
 
     @pytest.mark.parametrize("arguments", [[], ["--given-up", "0192f0c1-2f3e-7c4d-9a5b-0123456789ab"]])
     def test_wants_ids_or_filters(self, cli: Cli, arguments: list[str]) -> None:
         status, _, err = cli("deliveries", "retry", *arguments)
         assert status == 2
-        assert "name DELIVERYs, or filter" in err
+        assert "give DELIVERYs, or filter" in err

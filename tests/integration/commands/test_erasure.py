@@ -47,7 +47,7 @@ def called(ledger: Ledger, event: Event, grant: str = "g1", **given: Any) -> UUI
 
 
 class TestForgetting:
-    def test_erases_bodies_errors_and_what_keys_stand_for_and_withdraws_what_waits(
+    def test_erases_bodies_errors_and_what_keys_stand_for_and_cancels_what_waits(
         self, ledger: Ledger, cli: Cli
     ) -> None:
         called(ledger, Event.ACCEPT, key="k1")
@@ -57,8 +57,8 @@ class TestForgetting:
         other = ledger.queue.send("g2", MARKED)
         digests = {bytes(row.digest) for row in ledger.rows(schema.key)}
         seen = told(cli("forget", "--grant", "g1", *ASKED, "--json"))
-        assert (seen["withdrawn"], seen["erased"], seen["keys"], seen["batches"]) == (2, 4, 2, 1)
-        assert seen["left"] == {"on_the_wire": 0, "in_doubt": 0, "batches": 0}
+        assert (seen["cancelled"], seen["erased"], seen["keys"], seen["batches"]) == (2, 4, 2, 1)
+        assert seen["left"] == {"in_flight": 0, "in_doubt": 0, "batches": 0}
         assert ledger.queue.job(waits.id).state is State.CANCELLED
         assert ledger.queue.job(waits.id).rule == "forgotten"
         assert {str(row.job_id) for row in ledger.rows(schema.payload)} == {other.id}
@@ -80,13 +80,13 @@ class TestForgetting:
         ledger.clock.advance(1)
         claimed = ledger.serve()
         seen = told(cli("forget", "--grant", "g1", *ASKED, "--json"), status=1)
-        assert seen["left"] == {"on_the_wire": 1, "in_doubt": 1, "batches": 0}
+        assert seen["left"] == {"in_flight": 1, "in_doubt": 1, "batches": 0}
         assert len(ledger.rows(schema.payload)) == 2
-        # It is withdrawn as far as that goes, and forgotten the next time.
+        # It is cancelled as far as that goes, and forgotten the next time.
         ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN), ends=[end(claimed)])
         assert ledger.state(on_the_wire) is State.CANCELLED
         seen = told(cli("forget", "--grant", "g1", *ASKED, "--json"), status=1)
-        assert seen["left"] == {"on_the_wire": 0, "in_doubt": 1, "batches": 0}
+        assert seen["left"] == {"in_flight": 0, "in_doubt": 1, "batches": 0}
         assert len(ledger.rows(schema.payload)) == 1
 
     def test_leaves_a_batch_of_which_something_is_on_the_wire(self, ledger: Ledger, cli: Cli) -> None:
@@ -108,15 +108,15 @@ class TestForgetting:
         brought = Page(("m1", "m2"), b"any_email=marked@example.com", "text/plain")
         ledger.record(outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes", page=brought), ends=[end(claimed)])
         assert len(ledger.rows(schema.found)) == 2
-        assert told(cli("forget", "--grant", "g1", *ASKED, "--json"))["withdrawn"] == 1
+        assert told(cli("forget", "--grant", "g1", *ASKED, "--json"))["cancelled"] == 1
         assert ledger.rows(schema.found) == []
         assert b"marked" not in everything(ledger)
         assert ledger.queue.batch(batch.id).cancelled_at is not None
 
-    def test_withdraws_what_may_have_gone_out_into_doubt(self, ledger: Ledger, cli: Cli) -> None:
+    def test_cancels_what_may_have_gone_out_into_doubt(self, ledger: Ledger, cli: Cli) -> None:
         job = called(ledger, Event.RETURN, sent="maybe")
         seen = told(cli("forget", "--grant", "g1", *ASKED, "--json"), status=1)
-        assert (seen["withdrawn"], seen["left"]["in_doubt"]) == (1, 1)
+        assert (seen["cancelled"], seen["left"]["in_doubt"]) == (1, 1)
         assert ledger.state(job) is State.IN_DOUBT
 
     def test_of_a_dry_run_changes_nothing_and_counts_the_same(self, ledger: Ledger, cli: Cli) -> None:
@@ -151,9 +151,9 @@ class TestForgetting:
         status, out, _ = cli("forget", "--grant", "g1", *ASKED)
         assert status == 1
         assert out.splitlines() == [
-            "1 waiting jobs withdrawn; 1 jobs erased",
-            "1 keys stay as they were written, so that a repeat makes no second mail",
-            "left: 1 in doubt, which may have gone out; settle them first, then forget again",
+            "1 waiting job cancelled; 1 job erased",
+            "1 key kept, so that a repeat sends no second mail",
+            "left: 1 in doubt, which may have been sent; resolve them, then run this again",
         ]
 
 

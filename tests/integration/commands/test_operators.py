@@ -91,7 +91,7 @@ class TestHold:
         lanes(ledger, g1="google")
         assert as_json(cli("hold", "--grant", "g1", *WHY, "--dry-run", "--json"))["done"] is False
         assert "nothing was changed" in cli("hold", "--provider", "google", *WHY, "--dry-run")[1]
-        assert "has had none so far" in cli("hold", "--grant", "g2", *WHY, "--dry-run")[1]
+        assert "it has had no jobs so far" in cli("hold", "--grant", "g2", *WHY, "--dry-run")[1]
         assert (ledger.lane().held_until, ledger.rows(schema.event), len(ledger.rows(schema.lane))) == (None, [], 1)
 
     def test_a_longer_one_stays_and_the_next_command_is_named(self, cli: Cli, ledger: Ledger) -> None:
@@ -148,10 +148,10 @@ class TestRelease:
         cli("hold", "--provider", "google", *WHY)
         status, out, err = cli("release", "--grant", "g1", *WHY)
         assert (status, err) == (0, "")
-        assert "it is reopened" in out
+        assert "grant g1 is reopened" in out
         assert "sendq release --provider google" in out
         fails(cli("release", "--grant", "g1", *WHY), "sendq release --provider google")
-        assert "it is released" in cli("release", "--provider", "google", *WHY)[1]
+        assert "provider google is released" in cli("release", "--provider", "google", *WHY)[1]
 
     def test_where_nothing_is_held_is_status_1(self, cli: Cli, ledger: Ledger) -> None:
         for dry in ([], ["--dry-run"]):

@@ -32,7 +32,7 @@ class TestResolve:
     @pytest.mark.parametrize(
         ("answer", "state"), [("sent", State.SENT), ("resend", State.QUEUED), ("dead", State.DEAD)]
     )
-    def test_settles_a_job_and_keeps_who_and_why(self, cli: Cli, ledger: Ledger, answer: str, state: State) -> None:
+    def test_resolves_a_job_and_keeps_who_and_why(self, cli: Cli, ledger: Ledger, answer: str, state: State) -> None:
         job = in_doubt(ledger)
         status, out, _ = cli("resolve", str(job), answer, *WHY)
         assert (status, ledger.state(job)) == (0, state)
@@ -55,24 +55,24 @@ class TestResolve:
     def test_counts_first_if_it_is_told_so(self, cli: Cli, ledger: Ledger) -> None:
         jobs = [in_doubt(ledger, grant) for grant in ("a", "a", "b")]
         status, out, _ = cli("resolve", "resend", "--grant", "a", "--dry-run", "--json", *WHY)
-        assert (status, json.loads(out)["settled"]) == (0, 2)
+        assert (status, json.loads(out)["resolved"]) == (0, 2)
         assert {ledger.state(job) for job in jobs} == {State.IN_DOUBT}
 
     @pytest.mark.parametrize(
-        ("filters", "settled"),
+        ("filters", "resolved"),
         [(["--grant", "a"], 2), (["--rule", "no_answer"], 3), (["--rule", "poison"], 0), (["--all-in-doubt"], 3)],
     )
-    def test_settles_all_that_fit(self, cli: Cli, ledger: Ledger, filters: list[str], settled: int) -> None:
+    def test_resolves_all_that_fit(self, cli: Cli, ledger: Ledger, filters: list[str], resolved: int) -> None:
         for grant in ("a", "a", "b"):
             in_doubt(ledger, grant)
         status, out, _ = cli("resolve", "dead", *filters, "--json", *WHY)
-        assert (status, json.loads(out)["settled"]) == (0, settled)
+        assert (status, json.loads(out)["resolved"]) == (0, resolved)
 
-    def test_says_what_it_did_not_settle(self, cli: Cli, ledger: Ledger) -> None:
-        nobody, withdrawn = new_id(), in_doubt(ledger)
+    def test_says_what_it_did_not_resolve(self, cli: Cli, ledger: Ledger) -> None:
+        nobody, cancelled = new_id(), in_doubt(ledger)
         waits = ledger.send()
-        ledger.queue.cancel(str(withdrawn))
-        status, out, err = cli("resolve", str(waits), str(nobody), str(withdrawn), "resend", *WHY)
+        ledger.queue.cancel(str(cancelled))
+        status, out, err = cli("resolve", str(waits), str(nobody), str(cancelled), "resend", *WHY)
         assert status == 1
         assert f"{waits} is queued, not in doubt" in err
         assert f"{nobody} is not in this ledger" in err

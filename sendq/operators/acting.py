@@ -1,0 +1,165 @@
+"""What operators do: the half of `Operators` that changes something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sendq.clock import seconds
+from sendq.errors import Problem
+from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter
+from sendq.ledger.reading.lookup import parse_id
+from sendq.operators.acts import cancel, deliver_again, forget, hold, recover, rekey, release, resolve, retry
+from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
+from sendq.operators.acts.checks import hold_end, maybe_signed, refuse, signed
+from sendq.operators.acts.deliver_again import DeliverAgainProgress
+from sendq.operators.acts.forget import ForgetProgress
+from sendq.operators.acts.hold import HoldResult
+from sendq.operators.acts.recover import RecoverProgress
+from sendq.operators.acts.rekey import RekeyProgress
+from sendq.operators.acts.release import ReleaseResult
+from sendq.operators.acts.resolve import ResolveProgress
+from sendq.operators.acts.retry import RetryProgress
+from sendq.operators.acts.run import Run
+from sendq.operators.base import LedgerAccess
+from sendq.rules.by_hand import Answer
+from sendq.scope import Scope
+from sendq.vault import Vault
+
+
+class Acting(LedgerAccess):
+    """The acts. Each takes ``by`` (a person's name) and ``reason``, one line each, and writes an event with both.
+
+    With ``dry_run`` nothing is changed, and the result says what would be. An act of one transaction returns its
+    result. One that may take many returns a `Run`: iterate over it for its progress, or call `Run.finish`. Such an act
+    may be interrupted and run again at any time: what is done is left out.
+
+    Every act raises `InvalidAct` for input that cannot be meant, `NotFound` for an id that is none, and what every use
+    of the ledger may raise: `LedgerUnavailable`, `SchemaMismatch`, `Retryable`.
+    """
+
+    def hold(self, scope: Scope, *, until: datetime, by: str, reason: str, dry_run: bool = False) -> HoldResult:
+        """Pause a grant, a provider or an application until a given time. Jobs wait; no attempts are used up.
+
+        Calls in flight are finished. A hold never shortens one that lasts longer: see `HoldResult.allowed`.
+        """
+        by, reason = signed(by, reason)
+        now = self._now()
+        end = hold_end(until, now=now)
+        with self._ledger.reading() if dry_run else self._ledger.writing() as connection:
+            return hold.hold(connection, scope, until=end, by=by, reason=reason, dry_run=dry_run, now=now)
+
+    def release(self, scope: Scope, *, by: str, reason: str, dry_run: bool = False) -> ReleaseResult:
+        """End a hold now, or reopen the lane of a grant whose owner had to sign in again. One call goes first."""
+        by, reason = signed(by, reason)
+        with self._ledger.reading() if dry_run else self._ledger.writing() as connection:
+            return release.release(connection, scope, by=by, reason=reason, dry_run=dry_run, now=self._now())
+
+    def retry(
+        self,
+        which: DeadLetterFilter | Sequence[str],
+        *,
+        by: str,
+        reason: str | None = None,
+        limit: int | None = None,
+        apart_s: float = 0.0,
+        even_partly: bool = False,
+        even_overtaken: bool = False,
+        dry_run: bool = False,
+    ) -> Run[RetryProgress]:
+        """Retry dead letters: the jobs with these ids, or all that match a filter with at least one field.
+
+        Bodies and attempts are kept; the next request has a new idempotency key. At most ``limit`` are retried, each
+        ``apart_s`` seconds after the one before. ``even_partly``: also mail that some recipients have, or may have:
+        they get it twice. ``even_overtaken``: also changes of messages that were changed again since.
+        """
+        by, why = maybe_signed(by, reason)
+        problems = []
+        if limit is not None and limit < 1:
+            problems.append(Problem("limit", "is less than 1", "give at least 1, or None for all"))
+        if apart_s < 0:
+            problems.append(Problem("apart_s", "is negative", "give seconds, or 0 for as fast as they can"))
+        refuse(problems)
+        chosen = retry.selection_of(which, even_partly=even_partly, even_overtaken=even_overtaken)
+        apart = seconds(apart_s)
+        return Run(retry.retry(self._ledger, chosen, by=by, reason=why, limit=limit, apart=apart, dry_run=dry_run))
+
+    def resolve(
+        self,
+        which: DoubtFilter | Sequence[str],
+        answer: Answer | str,
+        *,
+        by: str,
+        reason: str,
+        message_id: str | None = None,
+        dry_run: bool = False,
+    ) -> Run[ResolveProgress]:
+        """Resolve jobs in doubt: those with these ids, or all that match a filter (an empty one matches all of them).
+
+        ``answer``: ``sent`` (with ``message_id``, of one job: the message that it became), ``resend`` (send it again,
+        with a new idempotency key: people may get it twice) or ``dead`` (give it up).
+        """
+        by, reason = signed(by, reason)
+        said = resolve.answer_of(answer)
+        resolve.check_message_id(message_id, which, said)
+        chosen = resolve.selection_of(which)
+        return Run(
+            resolve.resolve(self._ledger, chosen, said, by=by, reason=reason, message_id=message_id, dry_run=dry_run)
+        )
+
+    def cancel(self, job_id: str, *, by: str, reason: str | None = None, dry_run: bool = False) -> CancelResult:
+        """Cancel a job. What becomes of it depends on whether it may have gone out: see `CancelResult`."""
+        by, why = maybe_signed(by, reason)
+        wanted = parse_id(job_id, what="job")
+        with self._ledger.reading() if dry_run else self._ledger.writing() as connection:
+            return cancel.cancel(connection, wanted, by=by, reason=why, dry_run=dry_run, now=self._now())
+
+    def cancel_batch(
+        self, batch_id: str, *, by: str, reason: str | None = None, dry_run: bool = False
+    ) -> Run[CancelBatchProgress]:
+        """Cancel a batch: nothing more of it begins, its waiting jobs end, and a walk stops."""
+        by, why = maybe_signed(by, reason)
+        wanted = parse_id(batch_id, what="batch")
+        return Run(cancel.cancel_batch(self._ledger, wanted, by=by, reason=why, dry_run=dry_run))
+
+    def forget(
+        self, grant_id: str, application: str = "default", *, by: str, reason: str, dry_run: bool = False
+    ) -> Run[ForgetProgress]:
+        """Erase what the ledger keeps of a grant's mail (bodies, addresses, errors), and cancel what waits.
+
+        That there were jobs stays: ids, times, states, and keys as the application wrote them. Jobs whose call is in
+        flight or that are in doubt stay as they are (`ForgetProgress.left`): forget again once they have ended.
+        """
+        by, reason = signed(by, reason)
+        scope = Scope.of_grant(grant_id, application)
+        return Run(forget.forget(self._ledger, grant_id, scope.application, by=by, reason=reason, dry_run=dry_run))
+
+    def recover(self, since: datetime, *, by: str, reason: str, dry_run: bool = False) -> Run[RecoverProgress]:
+        """Put a ledger right that was restored from a backup, or failed over with loss, and dispatch its jobs again.
+
+        ``since``: when its history breaks off. Every send that was unfinished then falls into doubt and is looked for
+        in its mailbox; changes of messages return to the queue.
+        """
+        by, reason = signed(by, reason)
+        at = recover.start_of(self._ledger, since)
+        return Run(recover.recover(self._ledger, at, by=by, reason=reason, dry_run=dry_run))
+
+    def rekey(self, vault: Vault, *, by: str, reason: str | None = None, dry_run: bool = False) -> Run[RekeyProgress]:
+        """Encrypt everything that the ledger keeps under the first key of ``vault``, while workers go on.
+
+        Every worker and every application needs the new key before that.
+        """
+        by, why = maybe_signed(by, reason)
+        rekey.first_key(vault)
+        return Run(rekey.rekey(self._ledger, vault, by=by, reason=why, dry_run=dry_run))
+
+    def deliver_again(
+        self, which: DeliveryFilter | Sequence[str], *, by: str, reason: str | None = None, dry_run: bool = False
+    ) -> Run[DeliverAgainProgress]:
+        """Try deliveries of outcomes again at once, and for another 72 hours: those with these ids, or all that match.
+
+        What a receiver has accepted is not delivered again.
+        """
+        by, why = maybe_signed(by, reason)
+        chosen = deliver_again.selection_of(which)
+        return Run(deliver_again.deliver_again(self._ledger, chosen, by=by, reason=why, dry_run=dry_run))

@@ -1,0 +1,105 @@
+"""Cancel one job, or a batch with all of its jobs that have not gone out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from sendq.clock import Micros
+from sendq.ledger import batches, events
+from sendq.ledger.cancel import after_cancel
+from sendq.ledger.cancel import cancel as cancel_job
+from sendq.ledger.reading import lookup, progress
+from sendq.operators.base import Ledger
+from sendq.rules.states import FINAL, State
+from sendq.views import BatchView
+
+# A batch is looked at again after so many transactions: to add up its jobs costs more than to end a few hundred.
+LOOK_EVERY = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CancelResult:
+    """What a cancel did, or (``dry_run``) would do. ``before`` and ``state``: the job before and after it.
+
+    ``state`` is ``cancelled`` (it will not go out); ``sending`` (its call is in flight: it is cancelled if the answer
+    is "not sent"); ``in_doubt`` (it may have gone out, and is not tried again); or as it had ended before.
+    """
+
+    job_id: str
+    before: State
+    state: State
+    dry_run: bool
+
+    @property
+    def ended_before(self) -> bool:
+        """Whether there was nothing to cancel."""
+        return self.before in FINAL
+
+
+def cancel(
+    connection: Connection, job_id: UUID, *, by: str, reason: str | None, dry_run: bool, now: Micros
+) -> CancelResult:
+    """Cancel one job. Raises `NotFound`."""
+    row = lookup.job_row(connection, job_id)
+    before = State(row.state)
+    if dry_run:
+        return CancelResult(str(job_id), before, after_cancel(row), dry_run)
+    state = cancel_job(connection, job_id, now=now)
+    if before not in FINAL:
+        events.append(
+            connection, "cancel", at=now, by=by, reason=reason, job_id=job_id, batch_id=row.batch_id,
+            application=row.application, grant_id=row.grant_id,
+        )  # fmt: skip
+    return CancelResult(str(job_id), before, state, dry_run)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelBatchProgress:
+    """How far the cancelling of a batch is, or (``dry_run``) how the batch is now."""
+
+    batch: BatchView
+    dry_run: bool
+
+    @property
+    def ended_before(self) -> bool:
+        """Whether the batch had ended before anybody cancelled it, so that nothing was changed."""
+        return self.batch.finished_at is not None and self.batch.cancelled_at is None
+
+
+def cancel_batch(
+    ledger: Ledger, batch_id: UUID, *, by: str, reason: str | None, dry_run: bool
+) -> Iterator[CancelBatchProgress]:
+    """Cancel a batch: from the first part on nothing of it begins; the parts after that end its waiting jobs.
+
+    Workers end the rest if this is interrupted. Raises `NotFound`.
+    """
+    seen = _view(ledger, batch_id)
+    if dry_run or seen.finished_at is not None:
+        yield CancelBatchProgress(seen, dry_run)
+        return
+    with ledger.writing() as connection:
+        now = ledger.now()
+        if batches.withdraw(connection, batch_id, now=now):
+            events.append(
+                connection, "cancel", at=now, by=by, reason=reason, batch_id=batch_id,
+                application=seen.application, grant_id=seen.grant_id,
+            )  # fmt: skip
+    yield CancelBatchProgress(_view(ledger, batch_id), dry_run=False)
+    after: UUID | None = UUID(int=0)
+    steps = 0
+    while after is not None:
+        with ledger.writing() as connection:
+            after = batches.end_some(connection, batch_id, after=after, now=ledger.now())
+        steps += 1
+        if after is not None and steps % LOOK_EVERY == 0:
+            yield CancelBatchProgress(_view(ledger, batch_id), dry_run=False)
+    yield CancelBatchProgress(_view(ledger, batch_id), dry_run=False)
+
+
+def _view(ledger: Ledger, batch_id: UUID) -> BatchView:
+    with ledger.reading() as connection:
+        return progress.batch(connection, batch_id, now=ledger.now())

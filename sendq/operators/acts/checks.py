@@ -1,0 +1,95 @@
+"""What a caller may say to an act: who, why, when, and which jobs. Raises `InvalidAct` with every problem."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sendq.clock import Micros, micros, moment
+from sendq.enqueueing.arguments import check_grant
+from sendq.errors import InvalidAct, Problem
+from sendq.ids import lane_id
+from sendq.ledger.events import AUTOMATIC
+from sendq.ledger.reading.lookup import parse_id
+
+# Characters of an author's name and of a reason: both are shown in tables.
+TEXT_MOST = 500
+
+# A longer hold is a mistake (hours taken for seconds), and near the end of the calendar adding to a time fails.
+LONGEST_HOLD = timedelta(days=366)
+
+
+def signed(by: str, reason: str) -> tuple[str, str]:
+    """The author and the reason of an act, without the spaces around them; both are kept with the act."""
+    problems = _text_problems("by", by)
+    if not problems and by.strip() in AUTOMATIC:
+        problems = [Problem("by", f"{by.strip()!r} is a name of sendq itself", "give a person's name")]
+    refuse([*problems, *_text_problems("reason", reason)])
+    return by.strip(), reason.strip()
+
+
+def maybe_signed(by: str, reason: str | None) -> tuple[str, str | None]:
+    """The same for an act that needs no reason."""
+    if reason is None:
+        return signed(by, "-")[0], None
+    return signed(by, reason)
+
+
+def _text_problems(field: str, value: object) -> list[Problem]:
+    remedy = f"give one line of 1 to {TEXT_MOST} characters"
+    if not isinstance(value, str):
+        return [Problem(field, "is missing" if value is None else "is not a string", remedy)]
+    text = value.strip()
+    if not text:
+        return [Problem(field, "is empty", remedy)]
+    if len(text) > TEXT_MOST:
+        return [Problem(field, f"has more than {TEXT_MOST} characters", remedy)]
+    return [] if text.isprintable() else [Problem(field, "has a character that cannot be printed", remedy)]
+
+
+def hold_end(until: datetime, *, now: Micros) -> Micros:
+    """The end of a hold that begins now."""
+    end = instant("until", until)
+    if not now < end <= micros(moment(now) + LONGEST_HOLD):
+        refuse([Problem("until", f"is not within the next {LONGEST_HOLD.days} days", "give a time within them")])
+    return end
+
+
+def instant(field: str, at: datetime) -> Micros:
+    """An aware datetime in microseconds."""
+    if not isinstance(at, datetime) or at.tzinfo is None:
+        refuse([Problem(field, "is not an aware datetime", "give one with its time zone")])
+    return micros(at)
+
+
+def job_ids(ids: Sequence[str]) -> list[UUID]:
+    """Named jobs; at least one. Raises `NotFound` for what is not an id."""
+    return _ids(ids, field="jobs", what="job")
+
+
+def delivery_ids(ids: Sequence[str]) -> list[UUID]:
+    """The same for deliveries."""
+    return _ids(ids, field="deliveries", what="delivery")
+
+
+def _ids(ids: Sequence[str], *, field: str, what: str) -> list[UUID]:
+    if isinstance(ids, str):
+        raise TypeError(f"{field}: give a list of ids, or a filter")
+    if not ids:
+        refuse([Problem(field, "is empty", f"give at least one {what}'s id, or a filter")])
+    return [parse_id(one, what=what) for one in ids]
+
+
+def lane_of(grant_id: str | None, application: str) -> UUID | None:
+    """The lane of a filter's grant; None: any lane."""
+    if grant_id is None:
+        return None
+    refuse(check_grant(grant_id))
+    return lane_id(application, grant_id)
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise `InvalidAct` if there is any problem."""
+    if listed := list(problems):
+        raise InvalidAct(listed)

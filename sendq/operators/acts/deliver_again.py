@@ -1,0 +1,73 @@
+"""Deliver outcomes again that their receivers have not accepted, a few hundred in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sendq.errors import Problem
+from sendq.filters import DeliveryFilter
+from sendq.ledger import deliveries, events
+from sendq.ledger.deliveries import Wanted
+from sendq.ledger.reading.lookup import parse_id
+from sendq.operators.acts.checks import delivery_ids, lane_of, refuse
+from sendq.operators.base import Ledger
+
+# In one transaction: few enough that rows stay locked for milliseconds only.
+STEP = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverAgainProgress:
+    """How many deliveries are due again so far, or (``dry_run``) would be."""
+
+    dry_run: bool
+    retried: int = 0
+
+
+def selection_of(which: DeliveryFilter | Sequence[str]) -> Wanted:
+    """The deliveries that a caller means. Raises `InvalidAct` or `NotFound`."""
+    if not isinstance(which, DeliveryFilter):
+        return Wanted(ids=delivery_ids(which))
+    if which == DeliveryFilter(application=which.application):
+        refuse([Problem("which", "has no filter", "give at least one, like receiver or states")])
+    if which.job_id is not None and which.batch_id is not None:
+        refuse([Problem("batch_id", "stands beside job_id", "give one of them")])
+    return Wanted(
+        states=tuple(which.states),
+        kinds=tuple(which.kinds),
+        receiver=which.receiver,
+        subject=_subject(which),
+        lane_id=lane_of(which.grant_id, which.application),
+    )
+
+
+def _subject(which: DeliveryFilter) -> UUID | None:
+    if which.job_id is not None:
+        return parse_id(which.job_id, what="job")
+    return None if which.batch_id is None else parse_id(which.batch_id, what="batch")
+
+
+def deliver_again(
+    ledger: Ledger, which: Wanted, *, by: str, reason: str | None, dry_run: bool
+) -> Iterator[DeliverAgainProgress]:
+    """Make what is selected due at once; each part is one transaction with its own event."""
+    if dry_run:
+        with ledger.reading() as connection:
+            yield DeliverAgainProgress(dry_run, deliveries.undelivered(connection, which))
+        return
+    number = 0
+    after: UUID | None = None
+    while True:
+        with ledger.writing() as connection:
+            now = ledger.now()
+            done = deliveries.retry(connection, which, after=after, now=now, limit=STEP)
+            if done:
+                words = f"{len(done)} deliveries" + (f": {reason}" if reason else "")
+                events.append(connection, "deliveries_retried", at=now, by=by, reason=words)
+        number += len(done)
+        yield DeliverAgainProgress(dry_run, number)
+        if len(done) < STEP:
+            return
+        after = done[-1]

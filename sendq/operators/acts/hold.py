@@ -1,0 +1,60 @@
+"""Pause a grant, a provider or an application until a given time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection
+
+from sendq.clock import Micros, moment
+from sendq.ledger.operators import holds
+from sendq.scope import Scope, ScopeState
+
+
+@dataclass(frozen=True, slots=True)
+class HoldResult:
+    """What a hold did. ``before``: the scope as it was.
+
+    ``allowed``: False if the scope is held for longer already; then nothing was changed.
+    """
+
+    scope: Scope
+    until: datetime
+    before: ScopeState
+    allowed: bool
+    dry_run: bool
+
+    @property
+    def done(self) -> bool:
+        """Whether the scope is held until then because of this act."""
+        return self.allowed and not self.dry_run
+
+
+def hold(
+    connection: Connection, scope: Scope, *, until: Micros, by: str, reason: str, dry_run: bool, now: Micros
+) -> HoldResult:
+    """Hold a scope, unless it is held for longer already."""
+    before = state_of(connection, scope, now=now)
+    if dry_run:
+        allowed = before.held_until is None or before.held_until <= moment(until)
+    elif scope.grant_id is not None:
+        allowed = holds.hold_grant(
+            connection, scope.application, scope.grant_id, until=until, by=by, reason=reason, now=now
+        )
+    else:
+        pair = provider_of_pair(scope)
+        allowed = holds.hold_pair(connection, scope.application, pair, until=until, by=by, reason=reason, now=now)
+    return HoldResult(scope, moment(until), before, allowed, dry_run)
+
+
+def state_of(connection: Connection, scope: Scope, *, now: Micros) -> ScopeState:
+    """A scope as it is now."""
+    if scope.grant_id is not None:
+        return holds.grant_state(connection, scope.application, scope.grant_id, now=now)
+    return holds.pair_state(connection, scope.application, provider_of_pair(scope), now=now)
+
+
+def provider_of_pair(scope: Scope) -> str:
+    """The provider by which the ledger knows a scope that is no single grant."""
+    return scope.provider or holds.WHOLE_APPLICATION

@@ -1,0 +1,65 @@
+"""Put a ledger right that was restored from a backup, and let its jobs be dispatched again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sendq.clock import SECOND, Micros, moment
+from sendq.errors import Problem
+from sendq.ledger.dispatching import lineage
+from sendq.ledger.operators import recover as recovery
+from sendq.operators.acts.checks import instant, refuse
+from sendq.operators.base import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverProgress:
+    """How far a recovery is, or (``dry_run``) what it would do.
+
+    ``in_doubt``: sends that fell into doubt; ``requeued``: changes of messages that returned to the queue; ``open``:
+    jobs are dispatched again, which is the last part.
+    """
+
+    dry_run: bool
+    in_doubt: int = 0
+    requeued: int = 0
+    open: bool = False
+
+
+def start_of(ledger: Ledger, since: datetime) -> Micros:
+    """The time at which the ledger's history breaks off, if it can be that. Raises `InvalidAct`."""
+    at = instant("since", since)
+    if at > ledger.now():
+        refuse([Problem("since", "is in the future", "give the time of the backup")])
+    with ledger.reading() as connection:
+        known_until = lineage.read(connection).known_until
+    if known_until is not None and at + SECOND < known_until:
+        known = f"{moment(known_until):%Y-%m-%d %H:%M:%S}Z"
+        refuse(
+            [Problem("since", f"is too early: the ledger has records until {known}", "give that time, or a later one")]
+        )
+    return at
+
+
+def recover(ledger: Ledger, since: Micros, *, by: str, reason: str, dry_run: bool) -> Iterator[RecoverProgress]:
+    """Put right what was unfinished then, part by part; the last part lets jobs be dispatched again."""
+    if dry_run:
+        with ledger.reading() as connection:
+            unfinished = recovery.count(connection, since=since)
+        yield RecoverProgress(dry_run, unfinished.sends, unfinished.changes)
+        return
+    sends = changes = 0
+    after: UUID | None = None
+    while True:
+        with ledger.writing() as connection:
+            part, after = recovery.put_in_doubt(connection, since=since, now=ledger.now(), after=after)
+        sends, changes = sends + part.sends, changes + part.changes
+        if after is None:
+            break
+        yield RecoverProgress(dry_run, sends, changes)
+    with ledger.writing() as connection:
+        recovery.open_again(connection, by=by, reason=reason, now=ledger.now())
+    yield RecoverProgress(dry_run, sends, changes, open=True)

@@ -1,0 +1,68 @@
+"""Encrypt everything that the ledger keeps under the first key of a vault, while workers go on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from sendq.errors import Problem
+from sendq.ledger import events
+from sendq.ledger.operators.rekey import KEPT, step, still_with
+from sendq.operators.acts.checks import refuse
+from sendq.operators.base import Ledger
+from sendq.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class RekeyProgress:
+    """How far a change of the encryption key is. ``key``: the name of the key that encrypts now.
+
+    ``sealed``: rows encrypted under it so far; ``unreadable``: rows that no given key opens, by the name of their key:
+    they stay as they are. ``rows`` (known at the end) counts all rows by the key that they need now, None for rows that
+    are not encrypted.
+    """
+
+    dry_run: bool
+    key: str
+    sealed: int = 0
+    unreadable: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str | None, int] = field(default_factory=dict)
+
+
+def first_key(vault: Vault) -> str:
+    """The name of the key that a vault encrypts with. Raises `InvalidAct`."""
+    if vault.seals_with is None:
+        refuse([Problem("vault", "has no key", "give one with the new key first")])
+    assert vault.seals_with is not None
+    return vault.seals_with
+
+
+def rekey(ledger: Ledger, vault: Vault, *, by: str, reason: str | None, dry_run: bool) -> Iterator[RekeyProgress]:
+    """Encrypt under the first key what has another one or none; each part is one transaction."""
+    done = RekeyProgress(dry_run, first_key(vault))
+    if not dry_run:
+        words = f"under {done.key}" + (f": {reason}" if reason else "")
+        with ledger.writing() as connection:
+            events.append(connection, "rekey", at=ledger.now(), by=by, reason=words)
+        for part in _parts(ledger, vault, done):
+            yield part
+            done = part
+    with ledger.reading() as connection:
+        rows = still_with(connection)
+    yield replace(done, rows=rows)
+
+
+def _parts(ledger: Ledger, vault: Vault, done: RekeyProgress) -> Iterator[RekeyProgress]:
+    sealed, unreadable = 0, Counter[str]()
+    for kept in KEPT:
+        after = None
+        while True:
+            with ledger.writing() as connection:
+                part = step(connection, kept, vault, after=after)
+            sealed += part.sealed
+            unreadable += part.unreadable
+            after = part.after
+            yield replace(done, sealed=sealed, unreadable=dict(unreadable))
+            if after is None:
+                break

@@ -1,0 +1,97 @@
+"""Resolve jobs in doubt, a few hundred in one transaction."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sendq.errors import Problem
+from sendq.filters import DoubtFilter
+from sendq.ledger.operators import resolve as doubts
+from sendq.ledger.operators.resolve import DoubtSelection
+from sendq.operators.acts.checks import job_ids, lane_of, refuse
+from sendq.operators.acts.retry import others
+from sendq.operators.base import Ledger
+from sendq.rules.by_hand import Answer, ResendRefusal
+from sendq.rules.states import State
+
+MESSAGE_ID_MOST = 512  # characters, as the ledger keeps ids of others
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveProgress:
+    """How far a resolve is, or (``dry_run``) what it would do.
+
+    ``resolved``: jobs so far; ``refused``: jobs that stay in doubt, by the reason. Of jobs that were named, ``jobs``
+    are those resolved, and ``not_in_doubt`` (known at the end) has the others with their state, None for no such job.
+    """
+
+    dry_run: bool
+    answer: Answer
+    resolved: int = 0
+    refused: Mapping[ResendRefusal, int] = field(default_factory=dict)
+    jobs: tuple[str, ...] = ()
+    not_in_doubt: Mapping[str, State | None] = field(default_factory=dict)
+
+
+def answer_of(answer: Answer | str) -> Answer:
+    """The answer that a caller means."""
+    if answer not in tuple(Answer):
+        refuse([Problem("answer", "is not an answer", f"give one of {', '.join(Answer)}")])
+    return Answer(answer)
+
+
+def check_message_id(message_id: str | None, which: DoubtFilter | Sequence[str], answer: Answer) -> None:
+    """Refuse the id of a message that cannot belong to what is resolved."""
+    if message_id is None:
+        return
+    if answer is not Answer.SENT or isinstance(which, DoubtFilter) or len(which) != 1:
+        refuse([Problem("message_id", "goes with one job that was sent", "leave it out")])
+    if not (0 < len(message_id) <= MESSAGE_ID_MOST and message_id.isprintable()):
+        remedy = f"give 1 to {MESSAGE_ID_MOST} printable characters"
+        refuse([Problem("message_id", "is not the id of a message", remedy)])
+
+
+def selection_of(which: DoubtFilter | Sequence[str]) -> DoubtSelection:
+    """The jobs in doubt that a caller means. Raises `InvalidAct` or `NotFound`."""
+    if not isinstance(which, DoubtFilter):
+        return DoubtSelection(jobs=job_ids(which))
+    return DoubtSelection(rule=which.rule, lane_id=lane_of(which.grant_id, which.application))
+
+
+def resolve(
+    ledger: Ledger,
+    which: DoubtSelection,
+    answer: Answer,
+    *,
+    by: str,
+    reason: str,
+    message_id: str | None,
+    dry_run: bool,
+) -> Iterator[ResolveProgress]:
+    """Resolve what is selected; each part is one transaction, or (``dry_run``) one look."""
+    done: list[str] = []
+    number, refused = 0, Counter[ResendRefusal]()
+    after: UUID | None = None
+    while True:
+        if dry_run:
+            with ledger.reading() as connection:
+                found = doubts.find(connection, which, answer, after=after)
+        else:
+            with ledger.writing() as connection:
+                found = doubts.resolve(
+                    connection, which, answer, by=by, reason=reason, message_id=message_id,
+                    now=ledger.now(), after=after,
+                )  # fmt: skip
+        number += len(found.ready)
+        refused.update(found.refused.values())
+        if which.jobs is not None:
+            done += [str(row.id) for row in found.ready]
+        after = found.after
+        if after is None:
+            break
+        yield ResolveProgress(dry_run, answer, number, dict(refused), tuple(done))
+    not_in_doubt = others(ledger, which.jobs, done, but=State.IN_DOUBT)
+    yield ResolveProgress(dry_run, answer, number, dict(refused), tuple(done), not_in_doubt)
