@@ -61,16 +61,18 @@ def accept(queue: SendQueue, positional: tuple[Any, ...], arguments: Mapping[str
 
 def _shape_problems(positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> list[Problem]:
     if positional:
-        return [Problem("args", "holds arguments", "give all of them by name, in kwargs")]
+        return [Problem("args", "has positional arguments", "pass all arguments by name, in kwargs")]
     operation = arguments.get("operation")
     if not isinstance(operation, str) or operation not in _FIELDS:
-        return [Problem("operation", "is neither send nor modify", "give one of them")]
+        return [Problem("operation", "is neither send nor modify", "use one of them")]
     known = _FIELDS[operation]
     problems = [
-        Problem(shown(name), f"is no argument of {operation}", "remove it") for name in arguments if name not in known
+        Problem(shown(name), f"is not an argument of {operation}", "remove it")
+        for name in arguments
+        if name not in known
     ]
     if arguments.get("key") is None:
-        problems.append(Problem("key", "is missing", "give one: Celery may deliver a message twice"))
+        problems.append(Problem("key", "is missing", "set one: Celery may deliver a message twice"))
     return problems
 
 
@@ -89,7 +91,7 @@ def _time(name: str, value: object, problems: list[Problem]) -> Any:
 def _message(value: object) -> Message:
     # Nor may a path be given: it would be one of the worker's own files.
     if isinstance(value, Mapping) and value.get("attachments"):
-        reason = "cannot be given: no file passes through the broker"
+        reason = "cannot be used: files are not sent through the broker"
         raise InvalidJob([Problem("message.attachments", reason, "enqueue with SendQueue")])
     try:
         return Message.of(value)

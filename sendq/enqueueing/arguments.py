@@ -33,20 +33,20 @@ _MOST_LISTED = 10
 
 def check_grant(grant_id: object) -> list[Problem]:
     """What keeps ``grant_id`` from naming a lane. Whether there is such a grant is the API's to say, later."""
-    field, remedy = "grant_id", "give the grant's id, as Nylas shows it"
+    field, remedy = "grant_id", "pass the grant's id, as Nylas shows it"
     if not isinstance(grant_id, str):
         return [Problem(field, "is not a string", remedy)]
     if not grant_id:
         return [Problem(field, "is empty", remedy)]
     reasons = []
     if grant_id.lower() == "me":
-        reasons.append("is 'me', which only a person's own access token can use")
+        reasons.append("is 'me', which works only with a user's own access token")
     if "@" in grant_id:
-        reasons.append("is an address; Nylas would take it, but it would be a second lane for the same account")
+        reasons.append("is an email address; Nylas accepts it, but the queue would treat it as another account")
     if _NOT_IN_A_PATH.search(grant_id) or grant_id in (".", ".."):
-        reasons.append("holds a character (/ \\ ? # %) or dots that would change the request's path")
+        reasons.append("contains a character (/ \\ ? # %) or dots that would change the request's path")
     if not (grant_id.isascii() and grant_id.isprintable()) or " " in grant_id:
-        reasons.append("holds a space, a control character or one outside ASCII")
+        reasons.append("contains a space, a control character or one outside ASCII")
     if len(grant_id) > MAX_GRANT_ID:
         reasons.append(f"has more than {MAX_GRANT_ID} characters")
     return [Problem(field, reason, remedy) for reason in reasons]
@@ -57,13 +57,13 @@ def check_key(key: object) -> list[Problem]:
     if key is None:
         return []
     if not isinstance(key, str):
-        return [Problem("key", "is not a string", "give a string, or None for no key")]
+        return [Problem("key", "is not a string", "pass a string, or None for no key")]
     if not key:
-        return [Problem("key", "is empty", "give one that names the content, or None for no key")]
+        return [Problem("key", "is empty", "pass one that identifies the content, or None for no key")]
     problems = []
     if len(key) > MAX_KEY:
         problems.append(
-            Problem("key", f"has more than {MAX_KEY} characters", "shorten it, for example to a digest of it")
+            Problem("key", f"has more than {MAX_KEY} characters", "shorten it, for example to a hash of it")
         )
     if (fault := text_fault(key)) is not None:
         problems.append(Problem("key", fault, "remove it"))
@@ -75,7 +75,7 @@ def check_priority(priority: object) -> list[Problem]:
     number = isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES.values()
     if number or (isinstance(priority, str) and priority in PRIORITIES):
         return []
-    return [Problem("priority", "is none of high (0), normal (1) and low (2)", "give one of them")]
+    return [Problem("priority", "is not one of high (0), normal (1) and low (2)", "pass one of them")]
 
 
 def check_times(due_at: object, expires_at: object, now: datetime) -> list[Problem]:
@@ -86,13 +86,13 @@ def check_times(due_at: object, expires_at: object, now: datetime) -> list[Probl
     problems = []
     for field, value in (("due_at", due_at), ("expires_at", expires_at)):
         if value is not None and (fault := _time_fault(value)) is not None:
-            problems.append(Problem(field, fault, "give a datetime with a time zone"))
+            problems.append(Problem(field, fault, "pass a datetime with a time zone"))
     if not isinstance(expires_at, datetime) or _time_fault(expires_at):
         return problems
     if expires_at <= now:
-        problems.append(Problem("expires_at", "is past already", "give a later time, or leave it out"))
+        problems.append(Problem("expires_at", "is in the past", "pass a later time, or leave it out"))
     if isinstance(due_at, datetime) and not _time_fault(due_at) and expires_at <= due_at:
-        problems.append(Problem("expires_at", "is not later than due_at", "give a time after due_at"))
+        problems.append(Problem("expires_at", "is not later than due_at", "pass a time after due_at"))
     return problems
 
 
@@ -103,10 +103,10 @@ def check_ids(ids: object, *, field: str = "message_ids") -> tuple[list[str], li
     are listed, and then the count of the rest. ``field`` is what the ids are called: those of threads look alike.
     """
     if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
-        return [], [Problem(field, "is not a list of ids", "put the ids in a list, also if it is only one")]
+        return [], [Problem(field, "is not a list of ids", "pass a list, even for a single id")]
     listed = list(ids)
     if not listed:
-        return [], [Problem(field, "is empty", "give at least one id")]
+        return [], [Problem(field, "is empty", "pass at least one id")]
     if _sound(listed):
         return listed, []
     problems: list[Problem] = []
@@ -116,7 +116,7 @@ def check_ids(ids: object, *, field: str = "message_ids") -> tuple[list[str], li
         if count <= _MOST_LISTED:
             problems.append(problem)
     if count > _MOST_LISTED:
-        problems.append(Problem(field, f"has {count - _MOST_LISTED:,} more problems", "mend these first"))
+        problems.append(Problem(field, f"has {count - _MOST_LISTED:,} more problems", "fix these first"))
     return [], problems
 
 
@@ -144,7 +144,7 @@ def _sound(ids: list[str]) -> bool:
 
 def _id_problems(ids: list[object], name: str) -> Iterator[Problem]:
     first: dict[str, int] = {}
-    remedy = f"give a {name.removesuffix('_ids')} id"
+    remedy = f"pass a {name.removesuffix('_ids')} id"
     for index, value in enumerate(ids):
         field = f"{name}[{index}]"
         if not isinstance(value, str):
@@ -152,7 +152,7 @@ def _id_problems(ids: list[object], name: str) -> Iterator[Problem]:
         elif not value:
             yield Problem(field, "is empty", remedy)
         elif value in first:
-            yield Problem(field, f"is the same as {name}[{first[value]}]", "give each id once")
+            yield Problem(field, f"is the same as {name}[{first[value]}]", "pass each id only once")
         else:
             first[value] = index
             # Dots alone would change the request's path, however they are quoted.

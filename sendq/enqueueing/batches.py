@@ -223,8 +223,8 @@ def _checked(call: BulkCall, *, now: Micros, metadata_key: str) -> _Checked:
 
 def _ids(selection: Selection) -> tuple[Sequence[str], list[Problem]]:
     if (selection.message_ids is None) == (selection.thread_ids is None):
-        reason = "are both given" if selection.message_ids is not None else "are both missing"
-        return (), [Problem("message_ids, thread_ids", reason, "give exactly one of them")]
+        reason = "are both set" if selection.message_ids is not None else "are both missing"
+        return (), [Problem("message_ids, thread_ids", reason, "pass exactly one of them")]
     if selection.message_ids is not None:
         return check_ids(selection.message_ids)
     return check_ids(selection.thread_ids, field="thread_ids")
@@ -232,13 +232,13 @@ def _ids(selection: Selection) -> tuple[Sequence[str], list[Problem]]:
 
 def _flag_problems(call: BulkCall) -> list[Problem]:
     problems = [
-        Problem(name, "is not True or False", "give a bool")
+        Problem(name, "is not True or False", "pass a bool")
         for name, value in (("whole_threads", call.whole_threads), ("hard", call.hard))
         if not isinstance(value, bool)
     ]
     if call.whole_threads is True and call.selection.thread_ids is None:
-        problems.append(Problem("whole_threads", "is given without thread_ids", "give the ids of threads"))
+        problems.append(Problem("whole_threads", "is set without thread_ids", "pass thread_ids"))
     if call.whole_threads is True and call.changes is not None and call.changes.metadata is not None:
         reason = "cannot be set on a thread, only on its messages"
-        problems.append(Problem("metadata", reason, "leave it or whole_threads out"))
+        problems.append(Problem("metadata", reason, "remove it or whole_threads"))
     return problems

@@ -94,7 +94,7 @@ class Send:
 def valid_lane_cap(lane_cap: int | None) -> int | None:
     """The cap of a lane; raises ``ValueError`` for one that would let nothing in."""
     if lane_cap is not None and (isinstance(lane_cap, bool) or not isinstance(lane_cap, int) or lane_cap < 1):
-        raise ValueError("lane_cap: is not a number above zero; give one, or None for no cap")
+        raise ValueError("lane_cap: is not a positive integer; pass one, or None for no limit")
     return lane_cap
 
 
@@ -243,7 +243,7 @@ def micros_of(duration: timedelta) -> Micros:
 
 def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Senders | None) -> list[Problem]:
     if not isinstance(send, Send):
-        return [Problem("", "is not a sendq.Send", "build one: Send(grant_id, Message(…), Options(key=…))")]
+        return [Problem("", "is not a sendq.Send", "create one: Send(grant_id, Message(…), Options(key=…))")]
     problems = option_problems(send.grant_id, send.options, now=now)
     message: object = send.message
     provider = send.options.provider if isinstance(send.options.provider, str) else None
@@ -253,7 +253,7 @@ def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Sen
     if isinstance(message, MimeMessage):
         found = check_mime(message, provider=provider)
         return problems + (found or sender_problems("mime.From", message.senders(), send.grant_id, senders))
-    remedy = "build one: Message(to=[…], subject=…, body=…)"
+    remedy = "create one: Message(to=[…], subject=…, body=…)"
     return [*problems, Problem("message", "is neither a sendq.Message nor a sendq.MimeMessage", remedy)]
 
 
@@ -267,13 +267,13 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
         *check_times(options.due_at, expires_at, moment(now)),
     ]
     if options.provider is not None and options.provider not in PROVIDERS:
-        problems.append(Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}, or None"))
+        problems.append(Problem("provider", "is not a known provider", f"pass one of {', '.join(PROVIDERS)}, or None"))
     if options.in_doubt is not None and options.in_doubt not in IN_DOUBT:
-        problems.append(Problem("in_doubt", f"is none of {', '.join(IN_DOUBT)}", "give one of them, or None"))
+        problems.append(Problem("in_doubt", f"is not one of {', '.join(IN_DOUBT)}", "pass one of them, or None"))
     name = options.application
     if not isinstance(name, str) or not 0 < len(name) <= 255 or text_fault(name) is not None:
-        reason = "is not a string of 1 to 255 clean characters"
-        problems.append(Problem("application", reason, "give its configured name"))
+        reason = "is not a string of 1 to 255 valid characters"
+        problems.append(Problem("application", reason, "pass the name it has in the workers' settings"))
     if options.on_outcome is not None and isinstance(target := parse_target(options.on_outcome), Problem):
         problems.append(target)
     return problems
@@ -287,8 +287,8 @@ def _repeated_keys(sends: Sequence[Send]) -> list[Problem]:
             continue
         name = (send.options.application, send.options.key)
         if name in first:
-            reason = f"is the same as that of [{first[name]}]"
-            problems.append(Problem(f"[{position}].key", reason, "give each message of a call its own key"))
+            reason = f"is the same as the key of [{first[name]}]"
+            problems.append(Problem(f"[{position}].key", reason, "use a different key for each message"))
         else:
             first[name] = position
     return problems

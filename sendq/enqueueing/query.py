@@ -94,22 +94,22 @@ def _on_the_wire(value: Any) -> str:
 def check_query(query: object, *, provider: str | None) -> list[Problem]:
     """Everything that keeps ``query`` from being asked; ``provider`` is the grant's, or None while it is not known."""
     if not isinstance(query, Query):
-        return [Problem("query", "is not a sendq.Query", "build one: Query(in_=…, unread=True)")]
+        return [Problem("query", "is not a sendq.Query", "create one: Query(in_=…, unread=True)")]
     if not given(query):
-        return [Problem("query", "has no filter, and would mean every message", "give at least one")]
+        return [Problem("query", "has no filter, so it would match every message", "set at least one")]
     problems = [problem for name, value in given(query).items() for problem in _value_problems(name, value)]
     return [problem.under("query") for problem in problems + _conflicts(set(given(query)), provider)]
 
 
 def _value_problems(name: str, value: Any) -> list[Problem]:
     if name in _FLAGS:
-        return [] if isinstance(value, bool) else [Problem(name, "is not True or False", "give a bool")]
+        return [] if isinstance(value, bool) else [Problem(name, "is not True or False", "pass a bool")]
     if name in _TIMES:
         aware = isinstance(value, datetime) and value.utcoffset() is not None
-        return [] if aware else [Problem(name, "is no time with a zone", "give a datetime with a time zone")]
+        return [] if aware else [Problem(name, "is not a datetime with a time zone", "pass one")]
     if name == "any_email":
         if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_ANY_EMAIL:
-            return [Problem(name, f"is not a list of 1 to {MAX_ANY_EMAIL} addresses", "give one")]
+            return [Problem(name, f"is not a list of 1 to {MAX_ANY_EMAIL} addresses", "pass such a list")]
         return [problem for index, one in enumerate(value) for problem in _address(f"{name}[{index}]", one)]
     if name in _ADDRESSES:
         return _address(name, value)
@@ -118,28 +118,28 @@ def _value_problems(name: str, value: Any) -> list[Problem]:
     if (wrong := text_fault(value)) is not None:
         return [Problem(name, wrong, "remove it")]
     if name == "metadata_pair" and not _METADATA_PAIR(value):
-        return [Problem(name, "is no pair that Nylas can search", "write it like key1:value (key1 to key5)")]
+        return [Problem(name, "is not a pair that Nylas can search for", "write it like key1:value (key1 to key5)")]
     return []
 
 
 def _address(field: str, value: object) -> list[Problem]:
     if not isinstance(value, str):
-        return [Problem(field, "is not a string", "give an address")]
+        return [Problem(field, "is not a string", "pass an address")]
     return [] if wire_form(value) is not None else [Problem(field, fault(value), "correct it")]
 
 
 def _conflicts(names: set[str], provider: str | None) -> list[Problem]:
     problems = []
     if "metadata_pair" in names and len(names) > 1:
-        problems.append(Problem("metadata_pair", "goes with no other filter", "leave the others out"))
+        problems.append(Problem("metadata_pair", "cannot be combined with other filters", "remove the others"))
     if "search_query_native" in names:
         if provider in ("google", "microsoft") and names - {"search_query_native", "in_"}:
-            reason = f"goes with in_ alone at {provider}"
-            problems.append(Problem("search_query_native", reason, "say the rest in the search itself"))
+            reason = f"can be combined with in_ only for {provider}"
+            problems.append(Problem("search_query_native", reason, "put the other conditions into the search itself"))
         if provider == "ews" and "thread_id" in names:
-            problems.append(Problem("search_query_native", "does not go with thread_id at ews", "leave one out"))
+            problems.append(Problem("search_query_native", "cannot be combined with thread_id for ews", "remove one"))
     one, other = names.intersection(_MICROSOFT_ONE), names.intersection(_MICROSOFT_OTHER)
     if provider == "microsoft" and one and other:
-        reason = f"cannot be asked of Microsoft together with {', '.join(sorted(one))}"
-        problems.append(Problem(", ".join(sorted(other)), reason, "leave one kind out"))
+        reason = f"cannot be combined for Microsoft with {', '.join(sorted(one))}"
+        problems.append(Problem(", ".join(sorted(other)), reason, "remove one kind"))
     return problems

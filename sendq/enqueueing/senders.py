@@ -25,13 +25,15 @@ def sender_problems(field: str, addresses: Iterable[str], grant_id: str, senders
     if known is None:
         return []
     if isinstance(known, str):
-        raise TypeError("senders: give a list of addresses for each grant, also if it is only one")
+        raise TypeError("senders: use a list of addresses for each grant, even for a single one")
     allowed = {_compared(address) for address in known}
     if all(_compared(address) in allowed for address in wanted):
         return []
     return [
         Problem(
-            field, "is not an address that this grant may send as", "give the grant's own or an alias, or leave it out"
+            field,
+            "is not an address that this grant may send as",
+            "use the grant's own address or an alias, or leave it out",
         )
     ]
 

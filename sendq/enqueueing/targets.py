@@ -27,8 +27,8 @@ MAX_TARGET = 255
 CELERY_QUEUE = "celery"
 
 _REMEDY = (
-    "give a Celery task's dotted name (billing.tasks.mail_outcome, or …@queue), webhook:NAME of an endpoint in the "
-    "workers' settings, or an https:// address"
+    "use a Celery task's dotted name (billing.tasks.mail_outcome, or …@queue), webhook:NAME of an endpoint in the "
+    "workers' settings, or an https:// URL"
 )
 
 _task = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", re.ASCII).fullmatch
@@ -111,35 +111,41 @@ def _parsed(value: object) -> Target | str:
         return _url(value)
     if colon and "@" not in scheme:
         if scheme != "webhook":
-            return "has a word before its colon that is neither webhook nor https"
-        return EndpointTarget(rest) if is_endpoint_name(rest) else "names no endpoint: 1 to 40 of a-z, 0-9, - and _"
+            return "begins with a scheme other than webhook: and https:"
+        return (
+            EndpointTarget(rest)
+            if is_endpoint_name(rest)
+            else "is not an endpoint's name: 1 to 40 of a-z, 0-9, - and _"
+        )
     return _task_target(value)
 
 
 def _task_target(value: str) -> TaskTarget | str:
     task, at, queue = value.partition("@")
     if _task(task) is None:
-        return "is neither a task's dotted name nor an address"
+        return "is neither a task's dotted name nor a URL"
     if not at:
         return TaskTarget(task)
-    return TaskTarget(task, queue) if _queue(queue) else "names no queue after its @: up to 100 of a-z, 0-9, . _ : -"
+    return (
+        TaskTarget(task, queue) if _queue(queue) else "has no valid queue after the @: up to 100 of a-z, 0-9, . _ : -"
+    )
 
 
 def _url(value: str) -> UrlTarget | str:
     if not value.isprintable() or not value.isascii() or " " in value or "\\" in value:
-        return "holds a space, a backslash, a control character or one outside ASCII"
+        return "contains a space, a backslash, a control character or one outside ASCII"
     try:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
-        return "is not an address"
+        return "is not a URL"
     if parts.scheme == "http":
-        return "would go unencrypted over http://"
+        return "is not encrypted (http://)"
     if parts.scheme != "https":
-        return "is not an address that begins with https://"
+        return "is not a URL that begins with https://"
     if "@" in parts.netloc or "#" in value:
-        return "holds a login or a fragment (#), which webhooks do not have"
+        return "contains a login or a fragment (#), which webhook URLs cannot have"
     host = parts.hostname or ""
     if _host(host) is None or port == 0:
-        return "names no host"
+        return "has no valid host"
     return UrlTarget(value, host if port in (None, 443) else f"{host}:{port}")

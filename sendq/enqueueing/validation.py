@@ -42,15 +42,15 @@ def check_message(
     if message.metadata and metadata_key in message.metadata:
         problems.append(_reserved_key(metadata_key))
     if provider == "microsoft" and len(message.to) + len(message.cc) + len(message.bcc) > MAX_RECIPIENTS_MICROSOFT:
-        reason = f"have more than {MAX_RECIPIENTS_MICROSOFT} recipients together, the most that Microsoft takes"
+        reason = f"have more than {MAX_RECIPIENTS_MICROSOFT} recipients together, the most that Microsoft allows"
         problems.append(Problem("to, cc, bcc", reason, "send several messages"))
     # What cannot be encoded has no size yet. And few messages come near the limit, so only those are measured.
     unencodable = any("surrogate" in problem.reason for problem in problems)
     if not unencodable and _most_bytes(message) > max_request_bytes:
         size = len(freeze_send(message, job_id=_STAND_IN_JOB_ID, metadata_key=metadata_key))
         if size > max_request_bytes:
-            reason = f"makes the request {size:,} bytes long, and {max_request_bytes:,} is the most"
-            problems.append(Problem(_largest(message), reason, "shorten it, or link to what is large"))
+            reason = f"makes the request {size:,} bytes long; the limit is {max_request_bytes:,}"
+            problems.append(Problem(_largest(message), reason, "shorten it, or link to large content"))
     if message.attachments:
         problems += content_problems(message.attachments)
         if not problems:  # else there is no request whose size could be told
@@ -72,10 +72,10 @@ def size_problems(message: Message | MimeMessage, *, metadata_key: str) -> list[
         return []
     cut_off = any(piece.content.measure().size > MOST_BYTES for piece in request.pieces)
     size = f"at least {length:,}" if cut_off else f"{length:,}"
-    long = f"the request {size} bytes long, and {most:,} is the most"
+    long = f"the request {size} bytes long; the limit is {most:,}"
     if request.form == MIME:
-        return [Problem("mime", f"makes {long}", "take out what is large, and link to it")]
-    return [Problem("attachments", f"make {long}", "send them in several messages, or link to what is large")]
+        return [Problem("mime", f"makes {long}", "remove large parts, and link to them")]
+    return [Problem("attachments", f"make {long}", "send several messages, or link to large files")]
 
 
 def check_changes(
@@ -94,15 +94,15 @@ def check_changes(
     """
     problems: list[Problem] = []
     if unread is None and starred is None and folders is None and metadata is None:
-        problems.append(Problem("changes", "has no field to change", "give unread, starred, folders or metadata"))
+        problems.append(Problem("changes", "are empty", "set unread, starred, folders or metadata"))
     for field, flag in (("unread", unread), ("starred", starred)):
         if flag is not None and not isinstance(flag, bool):
-            problems.append(Problem(field, "is not True or False", "give a bool"))
+            problems.append(Problem(field, "is not True or False", "pass a bool"))
     if folders is not None:
         _check_folders(folders, provider, problems)
     if metadata is not None:
         if not isinstance(metadata, Mapping):
-            problems.append(Problem("metadata", "is not a mapping", "give a dict of strings"))
+            problems.append(Problem("metadata", "is not a mapping", "pass a dict of strings"))
         else:
             check_metadata(metadata, problems)
             if metadata_key in metadata:
@@ -111,7 +111,7 @@ def check_changes(
 
 
 def _reserved_key(metadata_key: str) -> Problem:
-    reason = "is the pair in which sendq keeps the job's id"
+    reason = "is the pair in which sendq stores the job's id"
     return Problem(
         f"metadata[{metadata_key}]", reason, "use another key, or set metadata_key to one that you do not use"
     )
@@ -120,16 +120,16 @@ def _reserved_key(metadata_key: str) -> Problem:
 def _check_folders(folders: object, provider: str | None, problems: list[Problem]) -> None:
     # A list or tuple and nothing lazier: it is read twice, here and when it is frozen.
     if not isinstance(folders, list | tuple):
-        problems.append(Problem("folders", "is not a list", "put the folder ids in a list, also if it is only one"))
+        problems.append(Problem("folders", "is not a list", "pass a list of folder ids, even for a single one"))
         return
     if provider == "microsoft" and len(folders) != 1:
-        problems.append(Problem("folders", "is not exactly one folder, as Microsoft wants it", "give one folder id"))
+        problems.append(Problem("folders", "is not exactly one folder, which Microsoft requires", "pass one folder id"))
     for index, folder in enumerate(folders):
         field = f"folders[{index}]"
         if not isinstance(folder, str):
-            problems.append(Problem(field, "is not a string", "give a folder id"))
+            problems.append(Problem(field, "is not a string", "pass a folder id"))
         elif not folder:
-            problems.append(Problem(field, "is empty", "give a folder id"))
+            problems.append(Problem(field, "is empty", "pass a folder id"))
         else:
             add_fault(field, text_fault(folder), problems)
 

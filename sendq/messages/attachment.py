@@ -104,8 +104,8 @@ def attachment_problems(attachments: Sequence[Attachment], *, provider: str | No
     taken = {MESSAGE_PART: "the message's own part"}
     for index, name in enumerate(part_names(attachments)):
         if name in taken:
-            reason = f"is the name of {taken[name]}"
-            problems.append(Problem(f"attachments[{index}].content_id", reason, "give each file its own"))
+            reason = f"is also the name of {taken[name]}"
+            problems.append(Problem(f"attachments[{index}].content_id", reason, "give each file a different one"))
         taken.setdefault(name, f"attachments[{index}]")
     return problems
 
@@ -124,16 +124,18 @@ def content_problems(attachments: Sequence[Attachment]) -> list[Problem]:
 def _faults(one: Attachment, provider: str | None) -> list[Problem]:
     problems = []
     if not one.filename:
-        problems.append(Problem("filename", "is empty", "give the file a name"))
+        problems.append(Problem("filename", "is empty", "name the file"))
     elif len(one.filename) > MAX_FILENAME:
         problems.append(Problem("filename", f"has more than {MAX_FILENAME} characters", "shorten it"))
     if (fault := header_fault(one.filename)) is not None:
         problems.append(Problem("filename", fault, "remove it"))
     if one.content_type is not None and not _content_type(one.content_type):
-        problems.append(Problem("content_type", "is not a content type", "write it as type/subtype, or leave it out"))
+        problems.append(
+            Problem("content_type", "is not a valid content type", "write it as type/subtype, or leave it out")
+        )
     if one.content_id is not None and (len(one.content_id) > MAX_CONTENT_ID or not _content_id(one.content_id)):
         reason = f"is not 1 to {MAX_CONTENT_ID} printable ASCII characters without spaces, quotes and brackets"
-        problems.append(Problem("content_id", reason, "give one like logo or logo@example.com"))
+        problems.append(Problem("content_id", reason, "use one like logo or logo@example.com"))
     if one.content_disposition is not None:
         problems += _disposition_faults(one, provider)
     return problems
@@ -142,10 +144,12 @@ def _faults(one: Attachment, provider: str | None) -> list[Problem]:
 def _disposition_faults(one: Attachment, provider: str | None) -> list[Problem]:
     field = "content_disposition"
     if one.content_disposition not in _DISPOSITIONS:
-        return [Problem(field, "is neither inline nor attachment", "give one of them, or leave it out")]
+        return [Problem(field, "is neither inline nor attachment", "use one of them, or leave it out")]
     if provider in _WITHOUT_DISPOSITION:
-        return [Problem(field, "is not taken for Microsoft and EWS", "leave it out; a content_id makes a file inline")]
+        return [
+            Problem(field, "is not supported for Microsoft and EWS", "leave it out; a content_id makes a file inline")
+        ]
     # A multipart request has no place for it, and what a message means must not depend on its size.
     if (one.content_disposition == "inline") is not (one.content_id is not None):
-        return [Problem(field, "contradicts the content_id, which makes a file inline", "give both, or neither")]
+        return [Problem(field, "contradicts the content_id, which makes a file inline", "set both, or neither")]
     return []

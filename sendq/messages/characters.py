@@ -20,7 +20,7 @@ def text_fault(text: str) -> str | None:
             text.encode()
         except UnicodeEncodeError:
             faults.append("a lone surrogate (half of a character)")
-    return f"holds {' and '.join(faults)}" if faults else None
+    return f"contains {' and '.join(faults)}" if faults else None
 
 
 def header_fault(text: str) -> str | None:
@@ -30,7 +30,7 @@ def header_fault(text: str) -> str | None:
         return None
     fault = text_fault(text)
     if "\r" in text or "\n" in text:
-        return f"{fault} and a line break" if fault else "holds a line break (CR or LF)"
+        return f"{fault} and a line break" if fault else "contains a line break (CR or LF)"
     return fault
 
 

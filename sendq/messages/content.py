@@ -29,9 +29,9 @@ CHUNK = 196_608
 # is the smaller one.
 MOST_BYTES = 25_000_000
 
-_NO_BYTES = ("gives no bytes", "open it with mode 'rb'; of an asyncio file, give the plain one beneath it")
-_READ_AGAIN = "leave the file alone while it is being enqueued"
-_WANTED = "give bytes, a pathlib.Path, or a file opened with mode 'rb'"
+_NO_BYTES = ("does not return bytes", "open it with mode 'rb'; for an asyncio file, pass the underlying file")
+_READ_AGAIN = "do not change the file while it is being enqueued"
+_EXPECTED = "pass bytes, a pathlib.Path, or a file opened with mode 'rb'"
 
 
 class Measure(NamedTuple):
@@ -86,8 +86,12 @@ class Content:
             return cls(Path(given))
         if callable(getattr(given, "read", None)):
             return cls(given)
-        reason = "is a string, which could be a path or the text itself" if isinstance(given, str) else "is no content"
-        raise InvalidJob([Problem("", reason, _WANTED)])
+        reason = (
+            "is a string, which could mean a path or the text itself"
+            if isinstance(given, str)
+            else "is not file content"
+        )
+        raise InvalidJob([Problem("", reason, _EXPECTED)])
 
     def measure(self) -> Measure:
         """Size and digest; read through once, and again only for a path whose file is another one now.
@@ -143,7 +147,7 @@ class Content:
         if callable(getattr(source, "seekable", None)) and source.seekable():
             self._start = source.tell()
             if self._start and not source.read(1):
-                raise ContentFault("stands at its end", "go back with seek(0) first")
+                raise ContentFault("is at its end", "call seek(0) first")
             return
         self._kept, size = [], 0
         for chunk in _pieces(source.read):
@@ -212,4 +216,4 @@ def _told() -> Iterator[None]:
     except UnicodeError:
         raise ContentFault(*_NO_BYTES) from None
     except ValueError:
-        raise ContentFault("cannot be read: the file is closed", "keep it open until the call is over") from None
+        raise ContentFault("cannot be read: the file is closed", "keep it open until the call returns") from None

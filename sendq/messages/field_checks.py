@@ -48,12 +48,14 @@ def check_headers(headers: tuple[CustomHeader, ...], problems: list[Problem]) ->
     for index, header in enumerate(headers):
         name, field = header.name.lower(), f"custom_headers[{index}].name"
         if not _header_name(name):
-            problems.append(Problem(field, "is not a header name", "use printable ASCII without spaces and colons"))
+            problems.append(
+                Problem(field, "is not a valid header name", "use printable ASCII without spaces and colons")
+            )
         elif name == JOB_HEADER.lower():
             problems.append(Problem(field, f"is {JOB_HEADER}, which sendq sets itself", "use another name"))
         elif name in _MADE_ELSEWHERE:
             problems.append(
-                Problem(field, "is a header that is made from the message's fields", "set the field instead")
+                Problem(field, "is a header that Nylas makes from the message's fields", "set the field instead")
             )
         add_fault(f"custom_headers[{index}].value", header_fault(header.value), problems)
 
@@ -61,25 +63,29 @@ def check_headers(headers: tuple[CustomHeader, ...], problems: list[Problem]) ->
 def check_metadata(metadata: Mapping[Any, Any], problems: list[Problem]) -> None:
     most = MAX_METADATA_PAIRS - 1  # our own pair stands beside these, in modifications of messages that we sent too
     if len(metadata) > most:
-        problems.append(Problem("metadata", f"has more than {most} pairs, and one place is ours", "leave some out"))
+        problems.append(
+            Problem(
+                "metadata", f"has more than {most} pairs (sendq needs one of the {MAX_METADATA_PAIRS})", "remove some"
+            )
+        )
     for key, value in metadata.items():
         field = f"metadata[{shown(key)}]"
         for part, text, longest in (("key", key, MAX_METADATA_KEY), ("value", value, MAX_METADATA_VALUE)):
             if not isinstance(text, str):
-                problems.append(Problem(field, f"has a {part} that is not a string", "write it as a string"))
+                problems.append(Problem(field, f"has a {part} that is not a string", "convert it to a string"))
                 continue
             if len(text) > longest:
                 problems.append(Problem(field, f"has a {part} of more than {longest} characters", "shorten it"))
             if (wrong := text_fault(text)) is not None:
                 problems.append(Problem(field, f"has a {part} that {wrong}", "remove it"))
         if key == "":
-            problems.append(Problem(field, "has an empty key", "give it a name"))
+            problems.append(Problem(field, "has an empty key", "name it"))
 
 
 def check_id(field: str, value: str, problems: list[Problem]) -> None:
     add_fault(field, header_fault(value), problems)
     if not value:
-        problems.append(Problem(field, "is empty", "give one, or leave it out"))
+        problems.append(Problem(field, "is empty", "set it, or leave it out"))
 
 
 def check_template(template: Template, problems: list[Problem]) -> None:

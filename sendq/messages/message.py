@@ -40,15 +40,15 @@ from sendq.messages.parts import Part, listed, top
 
 
 def _people(value: object) -> tuple[Part, ...]:
-    return listed(Recipient, value, "put it in a list, also if it is only one")
+    return listed(Recipient, value, "pass a list, even for a single item")
 
 
 def _headers(value: object) -> tuple[Part, ...]:
-    return listed(CustomHeader, value, "give a list of CustomHeader or of {name, value}")
+    return listed(CustomHeader, value, "pass a list of CustomHeader, or of dicts with name and value")
 
 
 def _attachments(value: object) -> tuple[Part, ...]:
-    return listed(Attachment, value, "put it in a list, also if it is only one")
+    return listed(Attachment, value, "pass a list, even for a single item")
 
 
 People = Annotated[tuple[Recipient, ...], BeforeValidator(_people)]
@@ -135,9 +135,9 @@ def value_problems(message: Message, *, provider: str | None = None) -> list[Pro
     """The wrong values in ``message`` that show without knowing the settings, or the size of anything."""
     problems: list[Problem] = []
     if not message.to:
-        problems.append(Problem("to", "has no recipient", "give at least one"))
+        problems.append(Problem("to", "has no recipient", "pass at least one"))
     if len(message.from_) > 1:
-        problems.append(Problem("from", "has more than one sender", "give one, or none for the grant's own address"))
+        problems.append(Problem("from", "has more than one sender", "pass one, or none for the grant's own address"))
     for field, people in people_of(message):
         check_people(field, people, problems)
     if message.subject is not None:

@@ -69,10 +69,10 @@ def mime_problems(message: MimeMessage, *, most_recipients: int | None) -> list[
     except ContentFault as fault:
         return [Problem(_FIELD, fault.reason, fault.remedy)]
     if not _first_line.match(head):
-        return [Problem(_FIELD, "does not begin with a header", "give the whole message, its headers first")]
+        return [Problem(_FIELD, "does not begin with a header", "pass the whole message, headers first")]
     if not _blank_line.search(head):
-        reason = f"has no empty line behind its headers within {CHUNK:,} bytes"
-        return [Problem(_FIELD, reason, "give the whole message: headers, an empty line, the body")]
+        reason = f"has no empty line after its headers within {CHUNK:,} bytes"
+        return [Problem(_FIELD, reason, "pass the whole message: headers, an empty line, the body")]
     return _header_problems(message.headers(), most_recipients)
 
 
@@ -80,15 +80,15 @@ def _header_problems(headers: Headers, most_recipients: int | None) -> list[Prob
     problems = []
     recipients = len(_addresses(headers, _RECIPIENTS))
     if not recipients:
-        problems.append(Problem(_FIELD, "has no recipient in To, Cc or Bcc", "write at least one into its headers"))
+        problems.append(Problem(_FIELD, "has no recipient in To, Cc or Bcc", "add at least one to its headers"))
     if most_recipients is not None and recipients > most_recipients:
-        reason = f"has more than {most_recipients} recipients, the most that Microsoft takes"
+        reason = f"has more than {most_recipients} recipients, the most that Microsoft allows"
         problems.append(Problem(_FIELD, reason, "send several messages"))
     if JOB_HEADER in headers:
-        problems.append(Problem(_FIELD, f"has the header {JOB_HEADER}, which sendq sets itself", "leave it out"))
+        problems.append(Problem(_FIELD, f"has the header {JOB_HEADER}, which sendq sets itself", "remove it"))
     if any(_signs_our_header(str(signature)) for signature in headers.get_all("DKIM-Signature", ())):
         reason = f"has a DKIM signature over {JOB_HEADER}, which sendq adds"
-        problems.append(Problem(_FIELD, reason, "sign without it"))
+        problems.append(Problem(_FIELD, reason, "do not sign that header"))
     return problems
 
 

@@ -16,18 +16,18 @@ from sendq.messages.characters import shown
 
 # What is said for each of pydantic's error types. Its own messages are not used: some of them show the value.
 _SAID = {
-    "string_type": ("is not a string", "give a string"),
-    "string_unicode": ("holds a lone surrogate (half of a character)", "remove it"),
-    "bool_type": ("is not True or False", "give a bool"),
-    "dict_type": ("is not a mapping", "give a dict of strings"),
-    "missing": ("is missing", "give it"),
-    "extra_forbidden": ("is not a field here", "see the class for the fields there are"),
+    "string_type": ("is not a string", "pass a string"),
+    "string_unicode": ("contains a lone surrogate (half of a character)", "remove it"),
+    "bool_type": ("is not True or False", "pass a bool"),
+    "dict_type": ("is not a mapping", "pass a dict of strings"),
+    "missing": ("is missing", "set it"),
+    "extra_forbidden": ("is not a known field", "see the class for its fields"),
 }
 
 # Fields of the API that are left out on purpose, and what to do instead.
 _LEFT_OUT = {
-    "send_at": ("is Nylas's own schedule, which would move failures out of the queue's sight", "give due_at instead"),
-    "use_draft": ("belongs to Nylas's own schedule, which is not used here", "give due_at instead"),
+    "send_at": ("schedules the message at Nylas, where the queue would not see failures", "use due_at instead"),
+    "use_draft": ("belongs to scheduled sends of Nylas, which are not supported", "use due_at instead"),
 }
 
 
@@ -56,7 +56,7 @@ class Part(BaseModel):
             return item
         if isinstance(item, Mapping) and all(isinstance(name, str) for name in item):
             return cls(**item)
-        raise InvalidJob([Problem("", "has the wrong type", f"give a {cls.__name__} or a dict of its fields")])
+        raise InvalidJob([Problem("", "has the wrong type", f"pass a {cls.__name__} or a dict of its fields")])
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with other values in some fields. Unlike pydantic's own, it checks them. Raises `InvalidJob`."""
@@ -103,7 +103,7 @@ def _problems(error: ValidationError) -> list[Problem]:
             problems += [problem.under(path) for problem in cause.problems]
             continue
         kind = detail["type"]
-        reason, remedy = _SAID.get(kind, ("has the wrong type", "see the class for what belongs here"))
+        reason, remedy = _SAID.get(kind, ("has the wrong type", "see the class for the expected type"))
         if kind == "extra_forbidden":
             reason, remedy = _LEFT_OUT.get(path, (reason, remedy))
         problems.append(Problem(path, reason, remedy))

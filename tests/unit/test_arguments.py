@@ -37,7 +37,7 @@ class TestGrant:
             (float("nan"), "not a string"),
             ("me", "'me'"),
             ("ME", "'me'"),
-            ("leyah@example.com", "is an address"),
+            ("leyah@example.com", "is an email address"),
             ("a/b", "path"),
             ("/", "path"),
             ("..", "path"),
@@ -134,7 +134,7 @@ class TestTimes:
 
     @pytest.mark.parametrize("expires_at", [NOW, NOW - HOUR])
     def test_an_expiry_lies_ahead(self, expires_at: datetime) -> None:
-        assert told(check_times(None, expires_at, NOW)) == {"expires_at": "is past already"}
+        assert told(check_times(None, expires_at, NOW)) == {"expires_at": "is in the past"}
 
     @pytest.mark.parametrize("expires_at", [NOW + HOUR, NOW + 2 * HOUR])
     def test_an_expiry_comes_after_the_due_time(self, expires_at: datetime) -> None:

@@ -78,15 +78,15 @@ class TestAnAttachment:
         [
             ({"filename": ""}, "filename", "is empty"),
             ({"filename": "a" * 256}, "filename", "has more than 255 characters"),
-            ({"filename": "a\r\nX: y"}, "filename", "holds a line break (CR or LF)"),
-            ({"filename": "a\0b"}, "filename", "holds a NUL character"),
-            ({"content_type": "pdf"}, "content_type", "is not a content type"),
-            ({"content_type": "text/plain\r\nX: y"}, "content_type", "is not a content type"),
-            ({"content_type": "text/plain\n"}, "content_type", "is not a content type"),
+            ({"filename": "a\r\nX: y"}, "filename", "contains a line break (CR or LF)"),
+            ({"filename": "a\0b"}, "filename", "contains a NUL character"),
+            ({"content_type": "pdf"}, "content_type", "is not a valid content type"),
+            ({"content_type": "text/plain\r\nX: y"}, "content_type", "is not a valid content type"),
+            ({"content_type": "text/plain\n"}, "content_type", "is not a valid content type"),
             ({"content_id": 'a"b'}, "content_id", "is not 1 to 255 printable ASCII"),
             ({"content_id": "<logo>"}, "content_id", "is not 1 to 255 printable ASCII"),
             ({"content_id": ""}, "content_id", "is not 1 to 255 printable ASCII"),
-            ({"content_id": "message"}, "content_id", "is the name of the message's own part"),
+            ({"content_id": "message"}, "content_id", "is also the name of the message's own part"),
             ({"content_disposition": "form-data"}, "content_disposition", "is neither inline nor attachment"),
             ({"content_disposition": "inline"}, "content_disposition", "contradicts the content_id"),
             ({"content_disposition": "attachment", "content_id": "a"}, "content_disposition", "contradicts"),
@@ -99,7 +99,7 @@ class TestAnAttachment:
 
     def test_has_a_content_id_of_its_own(self) -> None:
         assert problems(mail(file(content_id="a"), file(content_id="a"))) == {
-            "attachments[1].content_id": "is the name of attachments[0]"
+            "attachments[1].content_id": "is also the name of attachments[0]"
         }
         assert problems(mail(file(content_id="file1"), file())).keys() == {"attachments[1].content_id"}
 
@@ -129,7 +129,7 @@ class TestTheSizeOfARequest:
         beside = 25_000_000 - length_of(mail(file(content=b"x" * MAX_JSON_BYTES))) + MAX_JSON_BYTES
         assert problems(mail(file(content=b"x" * beside))) == {}
         found = problems(mail(file(content=b"x" * (beside + 1))))
-        assert found == {"attachments": "make the request 25,000,001 bytes long, and 25,000,000 is the most"}
+        assert found == {"attachments": "make the request 25,000,001 bytes long; the limit is 25,000,000"}
 
     def test_counts_all_files_together(self) -> None:
         assert problems(mail(*[file(content=b"x" * 9_000_000) for _ in range(3)])).keys() == {"attachments"}
@@ -173,8 +173,8 @@ class TestAFinishedMessage:
             (b"", "does not begin with a header"),
             (b"\r\nTo: a@example.com\r\n\r\n", "does not begin with a header"),
             (b"From nobody Mon Nov 23\nTo: a@example.com\n\n", "does not begin with a header"),
-            (b"To: a@example.com\r\n", "has no empty line behind its headers"),
-            (b"To: a@example.com\r\n" + b"X: y\r\n" * 40_000 + b"\r\n", "has no empty line behind its headers"),
+            (b"To: a@example.com\r\n", "has no empty line after its headers"),
+            (b"To: a@example.com\r\n" + b"X: y\r\n" * 40_000 + b"\r\n", "has no empty line after its headers"),
             (b"From: a@example.com\r\n\r\nTo: b@example.com\r\n", "has no recipient in To, Cc or Bcc"),
             (b"To: a@example.com\r\nx-sendq-job: 1\r\n\r\n", "has the header X-Sendq-Job"),
             (
@@ -229,7 +229,7 @@ class TestTheSender:
         assert problems(self.from_("a@bücher.example"), senders={"g1": ["a@xn--bcher-kva.example"]}) == {}
 
     def test_given_as_one_string_is_a_mistake_of_the_program(self) -> None:
-        with pytest.raises(TypeError, match="give a list"):
+        with pytest.raises(TypeError, match="use a list"):
             problems(self.from_("ann@example.com"), senders={"g1": "ann@example.com"})
 
     def test_is_not_shown_when_it_is_refused(self) -> None:
@@ -242,7 +242,7 @@ class TestTheSender:
             Problem(
                 "[0].from",
                 "is not an address that this grant may send as",
-                "give the grant's own or an alias, or leave it out",
+                "use the grant's own address or an alias, or leave it out",
             ),
         )
         assert "secret" not in str(caught.value)

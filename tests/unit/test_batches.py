@@ -77,10 +77,10 @@ class TestACall:
         ("wanted", "word"),
         [
             (call(), "both missing"),
-            (call(messages=["m"], threads=["t"]), "both given"),
+            (call(messages=["m"], threads=["t"]), "both set"),
             (call(messages=[], threads=None), "message_ids: is empty"),
             (call(threads=["t", "t"]), "thread_ids[1]"),
-            (call(threads=["t", ""]), "give a thread id"),
+            (call(threads=["t", ""]), "pass a thread id"),
             (call(messages=["m"], whole_threads=True), "without thread_ids"),
             (call(threads=["t"], whole_threads="yes"), "whole_threads"),
             (call(messages=["m"], changes=None, hard=1), "hard"),
@@ -88,7 +88,10 @@ class TestACall:
             (call(messages=["m"], changes=Changes(folders=["a", "b"]), options={"provider": "microsoft"}), "Microsoft"),
             (call(query=Query(unread=True, to="a@b.com"), options={"provider": "microsoft"}), "Microsoft"),
             (call(query="unread"), "sendq.Query"),
-            (call(messages=["m"], changes=Changes(metadata={f"a{n}": "b" for n in range(50)})), "one place is ours"),
+            (
+                call(messages=["m"], changes=Changes(metadata={f"a{n}": "b" for n in range(50)})),
+                "sendq needs one of the 50",
+            ),
         ],
     )
     def test_that_cannot_be_made_is_refused_with_field_and_remedy(self, wanted: BulkCall, word: str) -> None:

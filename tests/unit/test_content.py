@@ -169,21 +169,21 @@ class TestAContentThatCannotBeRead:
         assert "closed" in self.fault(file).reason
 
     def test_is_text(self, tmp_path: Path) -> None:
-        assert self.fault(io.StringIO("text")).reason == "gives no bytes"
+        assert self.fault(io.StringIO("text")).reason == "does not return bytes"
         with as_path(b"\xff\xfe\xff", tmp_path).open(encoding="ascii") as file:
-            assert self.fault(file).reason == "gives no bytes"
+            assert self.fault(file).reason == "does not return bytes"
 
     def test_belongs_to_asyncio(self) -> None:
         class UploadFile:
             async def read(self, size: int = -1) -> bytes:
                 return b""
 
-        assert self.fault(UploadFile()).reason == "gives no bytes"
+        assert self.fault(UploadFile()).reason == "does not return bytes"
 
     def test_stands_at_its_end(self) -> None:
         file = io.BytesIO(b"read already")
         file.read()
-        assert self.fault(file).reason == "stands at its end"
+        assert self.fault(file).reason == "is at its end"
 
     @pytest.mark.parametrize("after", [b"other", b"longer than before", b""])
     def test_changed_after_it_was_measured(self, after: bytes) -> None:
@@ -201,5 +201,5 @@ class TestAContentThatCannotBeRead:
 def test_nothing_else_is_a_content(given: object) -> None:
     with pytest.raises(InvalidJob) as caught:
         Content.of(given)
-    assert "give bytes, a pathlib.Path, or a file opened with mode 'rb'" in str(caught.value)
+    assert "pass bytes, a pathlib.Path, or a file opened with mode 'rb'" in str(caught.value)
     assert "path.pdf" not in str(caught.value)

@@ -107,7 +107,7 @@ class TestAWrongType:
             "to[1]": "has the wrong type",
             "to[2].email": "is missing",
             "to[3].email": "is not a string",
-            "to[4].nmae": "is not a field here",
+            "to[4].nmae": "is not a known field",
             "to[5]": "has the wrong type",
         }
 
@@ -130,10 +130,10 @@ class TestAWrongType:
             ("custom_headers", [{"name": "X-A", "value": 5}], "custom_headers[0].value", "is not a string"),
             ("tracking_options", True, "tracking_options", "has the wrong type"),
             ("tracking_options", {"opens": 1}, "tracking_options.opens", "is not True or False"),
-            ("sbject", "typo", "sbject", "is not a field here"),
-            ("send_at", 1_900_000_000, "send_at", "is Nylas's own schedule"),
-            ("use_draft", True, "use_draft", "belongs to Nylas's own schedule"),
-            ("a@example.com", "x", "…", "is not a field here"),
+            ("sbject", "typo", "sbject", "is not a known field"),
+            ("send_at", 1_900_000_000, "send_at", "schedules the message at Nylas"),
+            ("use_draft", True, "use_draft", "belongs to scheduled sends of Nylas"),
+            ("a@example.com", "x", "…", "is not a known field"),
         ],
     )
     def test_is_reported_with_its_field(self, field: str, value: object, path: str, reason: str) -> None:

@@ -41,7 +41,7 @@ def jobs(planned: Planned) -> list[dict[str, Any]]:
 class TestTheCapOfALane:
     @pytest.mark.parametrize("cap", [0, -1, True, "5", 2.5])
     def test_that_lets_nothing_in_or_is_no_number_is_refused(self, cap: Any) -> None:
-        with pytest.raises(ValueError, match="lane_cap: is not a number above zero"):
+        with pytest.raises(ValueError, match="lane_cap: is not a positive integer"):
             SendQueue("sqlite://", lane_cap=cap)
 
 

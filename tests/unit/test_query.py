@@ -76,7 +76,7 @@ class TestAQuery:
             (Query(subject="x" * 2_001), "2,000"),
             (Query(subject="a\0b"), "NUL"),
             (Query(metadata_pair="key6:x"), "key1 to key5"),
-            (Query(metadata_pair="key1:x", unread=True), "no other filter"),
+            (Query(metadata_pair="key1:x", unread=True), "cannot be combined with other filters"),
         ],
     )
     def test_that_cannot_is_refused_with_field_and_remedy(self, query: object, word: str) -> None:

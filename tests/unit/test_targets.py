@@ -52,9 +52,9 @@ class TestReading:
 
     def test_a_typo_is_refused_at_enqueue(self) -> None:
         queue = SendQueue("sqlite://")
-        with pytest.raises(InvalidJob, match="on_outcome: would go unencrypted"):
+        with pytest.raises(InvalidJob, match="on_outcome: is not encrypted"):
             queue.send("g1", Message(to=["leyah@example.com"]), on_outcome="http://hooks.example.com/")
-        with pytest.raises(InvalidJob, match="on_outcome: is neither a task's dotted name nor an address"):
+        with pytest.raises(InvalidJob, match="on_outcome: is neither a task's dotted name nor a URL"):
             queue.modify("g1", ["m1"], unread=False, on_outcome="mail_outcome")
 
 

@@ -34,7 +34,7 @@ class TestTheTrace:
         with pytest.raises(RuntimeError) as raised:
             fail()
         said = trace(raised.value)
-        assert said.index("KeyError: (its") < said.index("direct cause") < said.index("RuntimeError: (its")
+        assert said.index("KeyError: (text") < said.index("direct cause") < said.index("RuntimeError: (text")
         assert quoted not in said
 
     def test_leaves_out_what_was_suppressed(self) -> None:

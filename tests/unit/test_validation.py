@@ -144,7 +144,7 @@ class TestCustomHeaders:
     )
     def test_the_name_is_printable_ascii_without_colon(self, name: str) -> None:
         assert problems_of(custom_headers=[{"name": name, "value": "v"}]) == {
-            "custom_headers[0].name": "is not a header name"
+            "custom_headers[0].name": "is not a valid header name"
         }
 
     @pytest.mark.parametrize("name", ["X-Sendq-Job", "x-sendq-job", "X-SENDQ-JOB"])
@@ -156,7 +156,7 @@ class TestCustomHeaders:
     @pytest.mark.parametrize("name", ["To", "bcc", "Subject", "From", "Reply-To", "Content-Type", "MIME-Version"])
     def test_one_that_a_field_makes_is_refused(self, name: str) -> None:
         found = problems_of(custom_headers=[{"name": name, "value": "v"}])
-        assert found == {"custom_headers[0].name": "is a header that is made from the message's fields"}
+        assert found == {"custom_headers[0].name": "is a header that Nylas makes from the message's fields"}
 
 
 class TestMetadata:
@@ -167,7 +167,7 @@ class TestMetadata:
 
     def test_49_pairs_fit_beside_ours(self) -> None:
         pairs = {f"pair{number}": "v" for number in range(50)}
-        assert problems_of(metadata=pairs) == {"metadata": "has more than 49 pairs, and one place is ours"}
+        assert problems_of(metadata=pairs) == {"metadata": "has more than 49 pairs (sendq needs one of the 50)"}
         del pairs["pair0"]
         assert problems_of(metadata=pairs) == {}
 
@@ -177,10 +177,10 @@ class TestMetadata:
             ("k" * 41, "v", "has a key of more than 40 characters"),
             ("order", "v" * 501, "has a value of more than 500 characters"),
             ("", "v", "has an empty key"),
-            ("a\0", "v", "has a key that holds a NUL character"),
-            ("\ud800", "v", "has a key that holds a lone surrogate (half of a character)"),
-            ("order", "\0", "has a value that holds a NUL character"),
-            ("order", "\ud800", "has a value that holds a lone surrogate (half of a character)"),
+            ("a\0", "v", "has a key that contains a NUL character"),
+            ("\ud800", "v", "has a key that contains a lone surrogate (half of a character)"),
+            ("order", "\0", "has a value that contains a NUL character"),
+            ("order", "\ud800", "has a value that contains a lone surrogate (half of a character)"),
         ],
     )
     def test_keys_and_values_keep_their_limits(self, key: str, value: str, reason: str) -> None:
@@ -208,7 +208,7 @@ class TestTheSizeOfTheRequest:
         size = len(freeze_send(Message(**fields), job_id=JOB_ID))
         assert problems_of(**fields, max_request_bytes=size) == {}
         assert problems_of(**fields, max_request_bytes=size - 1) == {
-            "body": f"makes the request {size:,} bytes long, and {size - 1:,} is the most"
+            "body": f"makes the request {size:,} bytes long; the limit is {size - 1:,}"
         }
 
     def test_is_3_megabytes_at_most(self) -> None:
@@ -293,7 +293,7 @@ class TestChanges:
         assert self.problems_of(**changes) == {}
 
     def test_no_field_to_change_is_an_error(self) -> None:
-        assert self.problems_of() == {"changes": "has no field to change"}
+        assert self.problems_of() == {"changes": "are empty"}
 
     @pytest.mark.parametrize("field", ["unread", "starred"])
     @pytest.mark.parametrize("value", [0, 1, "true", float("nan")])

@@ -56,7 +56,7 @@ class TestOpening:
 
     def test_says_when_the_key_of_that_name_is_another(self) -> None:
         sealed = Vault({"old": OLD}).seal(b"data", context=CONTEXT)
-        with pytest.raises(Unreadable, match="does not open") as raised:
+        with pytest.raises(Unreadable, match="does not decrypt") as raised:
             Vault({"old": NEW}).open(*sealed, context=CONTEXT)
         assert not raised.value.missing
 
