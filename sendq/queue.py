@@ -33,8 +33,9 @@ from sendq.ledger import admission
 from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.transactions import Transactions
-from sendq.ledger.reading import lookup, progress
-from sendq.ledger.reading import why as reasons
+from sendq.ledger.reading import batch as batch_reading
+from sendq.ledger.reading import lookup
+from sendq.ledger.reading import why as why_reading
 from sendq.ledger.storing import store_batch, store_jobs
 from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
@@ -243,7 +244,7 @@ class SendQueue:
 
         def query(connection: Connection) -> Why:
             found = lookup.job_id(connection, job_id, application, key)
-            return reasons.why(connection, found, now=self._now())
+            return why_reading.why(connection, found, now=self._now())
 
         return self._ledger.read(query)
 
@@ -277,7 +278,7 @@ class SendQueue:
 
         def query(connection: Connection) -> BatchView:
             found = lookup.batch_id(connection, batch_id, application, key)
-            return progress.batch(connection, found, now=self._now())
+            return batch_reading.batch(connection, found, now=self._now())
 
         return self._ledger.read(query)
 

@@ -41,6 +41,7 @@ from sendq.clock import SECOND, Micros
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.outcomes import GIVE_UP_AFTER
+from sendq.views import Backlog
 
 WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
 STATES = (WAITING, DELIVERED, GIVEN_UP)
@@ -208,22 +209,8 @@ def _give_up_with(connection: Connection, receiver: str, error: str | None, *, n
     return connection.execute(done.values(state=GIVEN_UP, done_at=now, error=error)).rowcount
 
 
-@dataclass(frozen=True, slots=True)
-class Backlog:
-    """Outcomes that are still to be told, and how that goes.
-
-    ``waiting`` and ``given_up`` count up to `COUNT_MOST`, and ``oldest_s`` (since the first of those that wait was
-    written down) is then at least so long. ``failing``: receivers that failed last, and for whom something waits.
-    """
-
-    waiting: int
-    oldest_s: float
-    given_up: int
-    failing: tuple[str, ...]
-
-
 def backlog(connection: Connection, *, now: Micros) -> Backlog:
-    """How much is to be told, and who does not answer. Bounded, whatever has piled up."""
+    """How many outcomes are still to be delivered, and which receivers fail. Bounded, however many there are."""
     table, receiver = schema.delivery.c, schema.receiver.c
     waits = select(table.created_at).where(table.state == _WAITING).limit(COUNT_MOST).subquery()
     waiting = connection.execute(select(func.count(), func.min(waits.c.created_at)).select_from(waits)).one()
@@ -238,7 +225,7 @@ def backlog(connection: Connection, *, now: Micros) -> Backlog:
     )
 
 
-# --- looking, and trying again ----------------------------------------------------------------------------------------
+# --- trying again ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,18 +257,6 @@ class Wanted:
             if value is not None:
                 found.append(column == value)
         return found
-
-
-def listed(connection: Connection, wanted: Wanted, *, limit: int) -> Sequence[Row[Any]]:
-    """The latest deliveries that fit, the newest first, with their receiver's hold (``held_until``)."""
-    table, receiver = schema.delivery, schema.receiver
-    return connection.execute(
-        select(table, receiver.c.held_until)
-        .outerjoin(receiver, receiver.c.name == table.c.receiver)
-        .where(*wanted.conditions())
-        .order_by(table.c.id.desc())
-        .limit(limit)
-    ).all()
 
 
 def undelivered(connection: Connection, wanted: Wanted) -> int:

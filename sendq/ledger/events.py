@@ -1,15 +1,15 @@
 """What happened to lanes, grants and holds, and what operators did: appended, with author and time.
 
-    hold, release       a grant, provider or application is left alone; somebody ended that (its own end is no event)
+    hold, release       a grant, provider or application was held; a hold was ended before its time
     closed, reopened    the lane of a grant whose owner must sign in again, or of which that is suspected
-    reauth_required     its owner was called for
-    grant_gone          the grant exists no more
-    escalated           many grants failed alike: their provider is held, and they are reopened
+    reauth_required     its owner was asked to sign in again
+    grant_gone          the grant no longer exists
+    escalated           many grants failed alike: their provider was held, and they were reopened
     narrowed            a lane makes fewer calls at once from now on
     cancel, retry, resolved, deliveries_retried, forget, recovered, rekey    what an operator did
 
-An incident is written down once: what was on the wire when a hold fell adds nothing. ``job_id`` is then the job whose
-answer it was.
+An incident is written down once: calls that were on the wire when a hold began add nothing. ``job_id`` is then the job
+whose answer caused it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection
 
 from sendq.clock import Micros
 from sendq.ids import new_id
@@ -27,6 +27,11 @@ from sendq.ledger.db.bulk import insert_rows
 
 # Authors of events that no person caused; a person under one of these names could not be told from them.
 AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
+
+KINDS = (
+    "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed",
+    "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
+)  # fmt: skip
 
 
 def append(connection: Connection, kind: str, **what: Any) -> None:
@@ -68,16 +73,3 @@ def event(
         "by": by,
         "reason": reason,
     }
-
-
-def latest(
-    connection: Connection, *, limit: int, grant_id: str | None = None, since: Micros | None = None
-) -> Sequence[Row[Any]]:
-    """The latest events, the newest first; of one grant, and not before ``since``, if that is wanted."""
-    table = schema.event.c
-    wanted = select(schema.event).order_by(table.at.desc(), table.id.desc()).limit(limit)
-    if grant_id is not None:
-        wanted = wanted.where(table.grant_id == grant_id)
-    if since is not None:
-        wanted = wanted.where(table.at >= since)
-    return connection.execute(wanted).all()

@@ -16,6 +16,7 @@ from sendq.operators.acts.release import ReleaseResult
 from sendq.operators.acts.resolve import ResolveProgress
 from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
+from sendq.operators.reading import Reading
 
 __all__ = [
     "CancelBatchProgress",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 
-class Operators(Acting):
+class Operators(Acting, Reading):
     """What operators ask and do, over one ledger.
 
     ``ledger`` is a database URL (``postgresql+psycopg://…``, ``sqlite:///sendq.db``) or an `Engine` of yours.

@@ -1,4 +1,4 @@
-"""``sendq batch``: how far a batch is, once or until it ends."""
+"""``sendq batch``: the progress of a batch, once or until it ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 
 from sendq.rules.states import State
 from worker.cli.batch_text import batch_lines
-from worker.cli.connection import open_queue
+from worker.cli.connection import open_operators
 from worker.cli.output import FAILED, json_option, tell, tell_json
 from worker.cli.params import one_of
 
@@ -26,17 +26,19 @@ LOOK_EVERY_S = 0.5
 
 @click.command()
 @click.argument("batch", required=False)
-@click.option("--key", help="The key that it was enqueued with, in place of its id.")
+@click.option("--key", help="The key that the batch was enqueued with, instead of its id.")
 @click.option("--application", default="default", show_default=True, help="The application that the key belongs to.")
-@click.option("--watch", is_flag=True, help="Look again until it has ended. Exit status 1 if not all of it was done.")
+@click.option(
+    "--watch", is_flag=True, help="Refresh until the batch has ended. Exit status 1 if some of it was not done."
+)
 @json_option
 def batch(batch: str | None, key: str | None, application: str, watch: bool, as_json: bool) -> None:
-    """How far BATCH is: states, rate, when it may be done, the first errors."""
+    """Show the progress of BATCH: jobs by state, rate, expected end, first errors."""
     one_of(batch, key, "BATCH")
-    with open_queue() as queue:
+    with open_operators() as operators:
 
         def look() -> BatchView:
-            return queue.batch(batch, key=key, application=application)
+            return operators.batch(batch, key=key, application=application)
 
         seen = _watch(look, as_json=as_json) if watch else look()
     if as_json:

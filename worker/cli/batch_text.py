@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 
 
 WALKS = {
-    "listing": "lists messages",
-    "making": "has listed all messages, and their jobs are being made",
-    "done": "is done",
-    "stopped": "stopped (sendq retry --batch goes on with it)",
+    "listing": "listing messages",
+    "making": "all messages are listed, and jobs are being made for them",
+    "done": "done",
+    "stopped": "stopped (to continue: sendq retry --batch)",
 }
 
 
 def batch_lines(seen: BatchView) -> Iterator[str]:
     """A batch for people."""
-    of = f"{seen.total:,} jobs" if seen.total is not None else "as many jobs as its walk finds"
-    grant = seen.grant_id or "(not seen by the dispatcher yet)"
-    yield f"batch {seen.id}: {of} ({seen.operation}) through grant {clean(grant)}"
+    of = f"{seen.total:,} jobs" if seen.total is not None else "a number of jobs that is not known yet"
+    grant = seen.grant_id or "(not known until the dispatcher has seen the batch)"
+    yield f"batch {seen.id}: {of} ({seen.operation}) for grant {clean(grant)}"
     if seen.walk is not None:
         yield _walk_line(seen.walk)
     ended = ", ".join(f"{number:,} {state}" for state, number in seen.counts.items())
-    yield f"{seen.progress:.1%} done: {ended or 'none ended'}; {seen.waiting:,} waiting"
+    yield f"{seen.progress:.1%} done: {ended or 'no job has ended'}; {seen.waiting:,} waiting"
     if seen.cancelled_at is not None:
-        rest = "; what is on the wire is waited for" if seen.waiting else ""
+        rest = "; calls on the wire are finished first" if seen.waiting else ""
         yield f"cancelled: {when(seen.cancelled_at)}{rest}"
     if seen.finished_at is not None:
         yield f"finished: {when(seen.finished_at)}"
     elif seen.cancelled_at is None:
-        yield f"rate: {seen.rate:,.1f} jobs/s; expected end: {when(seen.eta) if seen.eta else 'cannot be told'}"
+        yield f"rate: {seen.rate:,.1f} jobs/s; expected end: {when(seen.eta) if seen.eta else 'unknown'}"
     for error in seen.errors:
         what = error.object_id if error.operation != "list" else "a page of its walk"
         yield f"dead: {error.job_id} ({clean(what)}): {error.rule}: {clean(error.error)}"
@@ -42,4 +42,4 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
 
 def _walk_line(walk: WalkView) -> str:
     of = f", {walk.listed:,} of {walk.listings:,} threads" if walk.listings > 1 else ""
-    return f"walk {WALKS[walk.state]}: {walk.found:,} messages on {walk.pages:,} pages{of}"
+    return f"walk: {WALKS[walk.state]}; {walk.found:,} messages on {walk.pages:,} pages{of}"

@@ -1,136 +1,138 @@
-"""``sendq dead``: dead letters by rule."""
+"""``sendq dead``: dead letters, counted by rule or listed."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.connection import read_ledger
 from worker.cli.filters import (
+    asking,
     batch_option,
-    grant_options,
     id_of,
-    lane_of,
     page_options,
+    period_options,
     refuse_unknown_rule,
     rule_option,
+    scope_options,
     tell_of_more,
+    whole_page,
 )
 from worker.cli.output import json_option, tell, tell_json, tell_table
-from worker.cli.params import since_option
 from worker.cli.rule_texts import words_of_rules
 
 if TYPE_CHECKING:
-    from sendq.ledger.reading.dead_letters import OfRule, Which
+    from sendq.views import DeadLetter, DeadLetterCount, Page
     from tasks.policy.words import Said
 
 
 @click.command()
-@rule_option("One by one, those that this rule gave up, with what the API said.")
-@grant_options("Those of this grant.")
-@batch_option("Those of this batch.")
-@since_option("Those given up since")
+@rule_option("List the dead letters of this rule one by one, with the API's answer.")
+@scope_options("dead letters")
+@batch_option("Only dead letters of this batch.")
+@period_options("Only jobs given up")
 @page_options()
 @json_option
-def dead(
-    rule: str | None,
-    grant: str | None,
-    application: str,
-    batch: str | None,
-    since: datetime | None,
-    after: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
-    """Dead letters by the rule that gave them up: how many, since when, what to do, and how they go round again.
+def dead(batch: str | None, limit: int, cursor: str | None, as_json: bool, **filters: Any) -> None:
+    """Count dead letters by the rule that gave them up, with the reason, the remedy and the command that retries them.
 
-    With --rule they are listed one by one, those that were given up last first.
+    With --rule they are listed one by one, those given up last first.
     """
-    from sendq.clock import micros
-    from sendq.ledger.reading.dead_letters import Which, by_rule
-
-    which = Which(rule, lane_of(application, grant), id_of(batch, "batch"), None if since is None else micros(since))
-    given = {"--grant": grant, "--application": None if application == "default" else application}
-    given |= {"--batch": batch, "--since": None if since is None else f"{since:%Y-%m-%dT%H:%M:%SZ}"}
-    if rule is None and after is not None:
+    id_of(batch, "batch")
+    rule = filters["rule"]
+    if rule is None and cursor is not None:
         raise click.UsageError("--after goes with --rule")
-    if rule is not None:
-        _tell_letters(which, given, after=after, limit=limit, as_json=as_json)
-        return
-    found = read_ledger(lambda connection: by_rule(connection, which))
+    filters["batch_id"] = batch
+    again = _options(filters)
+    with asking() as operators:
+        if rule is None:
+            _tell_counts(operators.dead_letter_counts(**filters), again, as_json=as_json)
+            return
+        page = whole_page(
+            lambda size, after: operators.dead_letters(**filters, limit=size, cursor=after), limit, cursor
+        )
+    _tell_letters(page, rule, again, as_json=as_json)
+
+
+def _options(filters: Mapping[str, Any]) -> dict[str, str] | None:
+    """The filters as options of ``retry``; None if it has none for one of them, and would retry more than is shown."""
+    if filters["provider"] or filters["until"] or (filters["application"] and not filters["grant_id"]):
+        return None
+    names = {"--grant": "grant_id", "--application": "application", "--batch": "batch_id"}
+    found = {option: filters[name] for option, name in names.items() if filters[name] is not None}
+    if filters["since"] is not None:
+        found["--since"] = f"{filters['since']:%Y-%m-%dT%H:%M:%SZ}"
+    return found
+
+
+def _tell_counts(found: Sequence[DeadLetterCount], again: Mapping[str, str] | None, *, as_json: bool) -> None:
     words = words_of_rules()
     if as_json:
-        tell_json([_rule_json(one, words, given) for one in found])
+        tell_json([_count_json(one, words, again) for one in found])
         return
     if not found:
-        tell("there is no dead letter" + (" that fits" if which != Which() else ""))
+        tell("no dead letters" + ("" if again == {} else " match"))
         return
-    columns = ("rule", "dead letters", "given up first", "given up last")
+    columns = ("rule", "dead letters", "first given up", "last given up")
     tell_table(columns, [(one.rule, f"{one.number:,}", one.oldest, one.newest) for one in found])
     for one in found:
         tell()
-        _tell_rule(one.rule, words, given)
+        _tell_rule(one.rule, words, again)
 
 
-def _tell_letters(
-    which: Which, given: Mapping[str, str | None], *, after: str | None, limit: int, as_json: bool
-) -> None:
-    from sendq.ledger.reading.dead_letters import letters
-
-    behind = id_of(after, "job")
-    found = read_ledger(lambda connection: letters(connection, which, after=behind, limit=limit + 1))
-    if not found:
-        refuse_unknown_rule(which.rule)
-    shown = found[:limit]
+def _tell_letters(page: Page[DeadLetter], rule: str, again: Mapping[str, str] | None, *, as_json: bool) -> None:
+    if not page.items:
+        refuse_unknown_rule(rule)
     if as_json:
-        tell_json([letter.as_json() for letter in shown])
+        tell_json(page.as_json())
         return
-    if not shown:
-        tell(f"there is no dead letter of {which.rule}")
+    if not page.items:
+        tell(f"no dead letters of rule {rule}")
         return
-    columns = ("job", "operation", "grant", "given up", "status", "what the API said")
     tell_table(
-        columns,
-        [(one.id, one.operation, one.grant_id, one.given_up_at, one.status or "", one.error or "") for one in shown],
+        ("job", "operation", "grant", "given up", "status", "the API's answer"),
+        [
+            (one.id, one.operation, one.grant_id, one.given_up_at, one.status or "", one.error or "")
+            for one in page.items
+        ],
         folds=True,
     )
-    tell_of_more(len(found) > limit, shown[-1].id)
+    tell_of_more(page)
     tell()
-    _tell_rule(which.rule, words_of_rules(), given)
+    _tell_rule(rule, words_of_rules(), again)
 
 
-def _tell_rule(rule: str | None, words: Mapping[str, Said], given: Mapping[str, str | None]) -> None:
+def _tell_rule(rule: str | None, words: Mapping[str, Said], again: Mapping[str, str] | None) -> None:
     said = words.get(rule or "")
-    tell(f"{rule}: " + (said.why if said else "no row that this command knows; its worker may have rows of its own"))
+    tell(
+        f"{rule}: " + (said.why if said else "not a rule of this policy; the worker may have a policy file of its own")
+    )
     if said is not None:
         tell(f"  remedy: {said.remedy}")
         if said.sent != "no":
-            gone = "some people have such a message" if said.sent == "partly" else "such a message may have gone out"
-            tell(f"  {gone}: it goes round again only with --even-partly")
-    if rule is not None:
-        tell(f"  then:   {_retry_command(rule, given)}")
+            gone = "some recipients have the message" if said.sent == "partly" else "the message may have been sent"
+            tell(f"  {gone}: it is retried only with --even-partly")
+    command = _retry_command(rule, again)
+    if command is not None:
+        tell(f"  retry:  {command}")
 
 
-def _rule_json(one: OfRule, words: Mapping[str, Said], given: Mapping[str, str | None]) -> dict[str, Any]:
+def _count_json(one: DeadLetterCount, words: Mapping[str, Said], again: Mapping[str, str] | None) -> dict[str, Any]:
     said = words.get(one.rule or "")
-    return {
-        "rule": one.rule,
-        "number": one.number,
-        "oldest": one.oldest.isoformat(),
-        "newest": one.newest.isoformat(),
+    return one.as_json() | {
         "title": said and said.title,
         "why": said and said.why,
         "remedy": said and said.remedy,
         "sent": said and said.sent,
-        "retry": None if one.rule is None else _retry_command(one.rule, given),
+        "retry": _retry_command(one.rule, again),
     }
 
 
-def _retry_command(rule: str, given: Mapping[str, str | None]) -> str:
-    """What sends the same dead letters round again, counted first."""
-    words: Sequence[str] = [word for name, value in given.items() if value is not None for word in (name, value)]
+def _retry_command(rule: str | None, again: Mapping[str, str] | None) -> str | None:
+    """The command that counts what it would retry, these dead letters; without --dry-run it retries them."""
+    if rule is None or again is None:
+        return None
+    words = [word for name, value in again.items() for word in (name, value)]
     return shlex.join(["sendq", "retry", "--rule", rule, *words, "--dry-run"])

@@ -1,18 +1,24 @@
-"""Options that filter jobs, under one name each, and what becomes of their values."""
+"""The options of lists and of acts on many jobs, under one name each, and how a list is asked for page by page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from worker.cli.connection import open_operators
 from worker.cli.output import FAILED, complain, tell
+from worker.cli.params import PROVIDERS, past, since_option
 
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from sendq.operators import Operators
+    from sendq.views import Page
 
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -42,6 +48,34 @@ def batch_option(help_: str) -> Callable[[F], F]:
     return click.option("--batch", metavar="ID", help=help_)
 
 
+def scope_options(what: str) -> Callable[[F], F]:
+    """``--grant``, ``--provider`` and ``--application``, as every list has them; ``what`` is listed."""
+
+    def decorate(command: F) -> F:
+        for option in (
+            click.option(
+                "--application", metavar="NAME",
+                help=f"Only {what} of this application (with --grant: the one it belongs to, by default `default`).",
+            ),
+            click.option("--provider", type=click.Choice(PROVIDERS), help=f"Only {what} of this provider."),
+            click.option("--grant", "grant_id", metavar="ID", help=f"Only {what} of this grant."),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def period_options(what: str) -> Callable[[F], F]:
+    """``--since`` and ``--until``; ``what`` begins their help."""
+
+    def decorate(command: F) -> F:
+        until = click.option("--until", type=past, metavar="TIME", help=f"{what} before then; written like --since.")
+        return since_option(f"{what} since")(until(command))
+
+    return decorate
+
+
 def page_options(most: int = 20) -> Callable[[F], F]:
     """``--limit``, and ``--after`` for the page that follows."""
 
@@ -49,21 +83,43 @@ def page_options(most: int = 20) -> Callable[[F], F]:
         limit = click.option(
             "--limit", type=click.IntRange(1, 10_000), default=most, show_default=True, help="How many at most."
         )
-        return click.option("--after", metavar="JOB", help="Those behind this one in the list: the next page.")(
-            limit(command)
+        after = click.option(
+            "--after", "cursor", metavar="CURSOR", help="The next page: the cursor that the page before ends with."
         )
+        return after(limit(command))
 
     return decorate
 
 
-def lane_of(application: str, grant: str | None) -> UUID | None:
-    """The lane of a grant that was given, whether it had a job or not; refuses what cannot be a grant's id."""
-    from sendq.ids import lane_id
+# The names of `Operators` that have another one here.
+OPTIONS = {"grant_id": "grant", "batch_id": "batch", "job_id": "job", "cursor": "after"}
 
-    if grant is None:
-        return None
-    check_grant_id(grant)
-    return lane_id(application, grant)
+
+@contextmanager
+def asking() -> Iterator[Operators]:
+    """Questions to the configured ledger; a wrong filter is a usage error that names its option."""
+    from sendq.errors import InvalidQuery
+
+    try:
+        with open_operators() as operators:
+            yield operators
+    except InvalidQuery as error:
+        problem = error.problem
+        option = OPTIONS.get(problem.field, problem.field)
+        raise click.UsageError(f"--{option} {problem.reason}; {problem.remedy}") from None
+
+
+def whole_page(ask: Callable[[int, str | None], Page[T]], limit: int, cursor: str | None) -> Page[T]:
+    """Up to ``limit`` items: a page that came short because few rows fit is filled from those that follow."""
+    from sendq.views import Page
+
+    items: list[T] = []
+    while True:
+        page = ask(limit - len(items), cursor)
+        items += page.items
+        cursor = page.next
+        if cursor is None or len(items) == limit:
+            return Page(tuple(items), cursor)
 
 
 def id_of(given: str | None, what: str) -> UUID | None:
@@ -73,17 +129,8 @@ def id_of(given: str | None, what: str) -> UUID | None:
     return None if given is None else parse_id(given, what=what)
 
 
-def check_grant_id(grant: str) -> None:
-    """Refuse what cannot be a grant's id; what is given is not repeated, for it may be an address."""
-    from sendq.enqueueing.arguments import check_grant
-
-    problems = check_grant(grant)
-    if problems:
-        raise click.UsageError(f"--grant {problems[0].reason}; {problems[0].remedy}")
-
-
 def refuse_unknown_rule(rule: str | None) -> None:
-    """Nothing was found: if no rule is called so, that is why, and status 1."""
+    """Where nothing was found: fail with status 1 if there is no rule of this name."""
     from worker.cli.rule_texts import unknown_rule
 
     problem = None if rule is None else unknown_rule(rule)
@@ -92,7 +139,7 @@ def refuse_unknown_rule(rule: str | None) -> None:
         raise SystemExit(FAILED)
 
 
-def tell_of_more(more: bool, last: str) -> None:
-    """Say how the next page is asked for."""
-    if more:
-        tell(f"there are more; the next page: the same with --after {last}")
+def tell_of_more(page: Page[Any]) -> None:
+    """Say that the list goes on, and how the next page is asked for."""
+    if page.next is not None:
+        tell(f"more follow; for the next page add: --after {page.next}")

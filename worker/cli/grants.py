@@ -2,56 +2,95 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.connection import load_settings, read_ledger
+from worker.cli.connection import load_settings
+from worker.cli.filters import (
+    asking,
+    page_options,
+    period_options,
+    refuse_unknown_rule,
+    rule_option,
+    scope_options,
+    tell_of_more,
+    whole_page,
+)
 from worker.cli.output import json_option, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
-    from sendq.ledger.operators.holds import GrantLine
+    from sendq.views import GrantView, Page
+
+# Spelled out, so that --help needs no import of the package's own lists; a test holds them together.
+STATES = ("open", "held", "closed")
 
 
 @click.command()
-@click.option("--closed", is_flag=True, help="Only those whose owners must sign in again.")
-@click.option("--held", is_flag=True, help="Only those that are left alone until a time.")
-@click.option("--all", "everything", is_flag=True, help="The others as well.")
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, help="How many at most.")
+@click.option(
+    "--state", multiple=True, type=click.Choice(STATES),
+    help="Only grants in this state; repeatable (default: held and closed; with --grant, any).",
+)  # fmt: skip
+@scope_options("grants")
+@rule_option("Only grants that this rule held or closed.")
+@period_options("Only grants held or closed")
+@page_options(100)
 @json_option
-def grants(closed: bool, held: bool, everything: bool, limit: int, as_json: bool) -> None:
-    """Grants that are closed or held: since when, why, how much waits, and where the owner of each signs in again."""
-    from sendq import clock
-    from sendq.ledger.operators.holds import grant_lines
+def grants(state: tuple[str, ...], limit: int, cursor: str | None, as_json: bool, **filters: Any) -> None:
+    """List grants that are held, or closed because their owner must sign in again: since when, why, until when, how
+    many jobs wait, and the address at which the owner signs in.
+    """
     from worker.notifying.reauth import reauth_url
 
-    if closed + held + everything > 1:
-        raise click.UsageError("give one of --closed, --held and --all")
-    states = ["closed"] if closed else ["held"] if held else ["closed", "held"] + ["open"] * everything
-    settings, now = load_settings(), clock.now()
-    lines = read_ledger(lambda connection: grant_lines(connection, states=states, limit=limit, now=now))
+    page = _grants(state, filters, limit, cursor)
+    if not page.items:
+        refuse_unknown_rule(filters["rule"])
+    settings = load_settings()
     urls = [
-        reauth_url(settings, line.application, line.grant_id) if line.state == "closed" and not line.gone else None
-        for line in lines
+        reauth_url(settings, grant.application, grant.grant_id) if not grant.connected and not grant.gone else None
+        for grant in page.items
     ]
     if as_json:
-        tell_json([line.as_json() | {"reauth_url": url} for line, url in zip(lines, urls, strict=True)])
+        items = [grant.as_json() | {"reauth_url": url} for grant, url in zip(page.items, urls, strict=True)]
+        tell_json({"items": items, "next": page.next})
         return
-    if not lines:
-        tell("no grant is " + " or ".join(states))
+    if not page.items:
+        tell("no grants match" if state or any(filters.values()) else "no grant is held or closed")
         return
-    columns = ("grant", "state", "since", "until", "waiting", "rule", "by", "reason", "sign in again at")
-    tell_table(columns, [_cells(line, url) for line, url in zip(lines, urls, strict=True)], folds=True)
+    tell_table(
+        ("grant", "state", "since", "until", "waiting", "rule", "by", "reason", "sign in again at"),
+        [_cells(grant, url) for grant, url in zip(page.items, urls, strict=True)],
+        folds=True,
+    )
+    tell_of_more(page)
 
 
-def _cells(line: GrantLine, url: str | None) -> tuple[object, ...]:
-    from sendq.ledger.operators.holds import LINE_COUNT_MOST
+def _grants(state: tuple[str, ...], filters: dict[str, Any], limit: int, cursor: str | None) -> Page[GrantView]:
+    from sendq.views import Page
 
-    name = line.grant_id if line.application == "default" else f"{line.grant_id} of {line.application}"
-    state = "gone" if line.gone else "closed, being checked" if line.suspected else line.state
-    missing = "set NYLAS_CLIENT_ID or SENDQ_REAUTH_URL" if line.state == "closed" and not line.gone else ""
+    grant_id, application = filters["grant_id"], filters["application"]
+    with asking() as operators:
+        if (
+            grant_id is not None
+            and not state
+            and not any(filters[name] for name in ("provider", "rule", "since", "until"))
+        ):
+            return Page((operators.grant(grant_id, application=application or "default"),))
+        states = state or (None if grant_id is not None else ("held", "closed"))
+        return whole_page(
+            lambda size, after: operators.grants(**filters, state=states, limit=size, cursor=after), limit, cursor
+        )
+
+
+def _cells(grant: GrantView, url: str | None) -> tuple[object, ...]:
+    name = grant.grant_id if grant.application == "default" else f"{grant.grant_id} of {grant.application}"
+    state = "gone" if grant.gone else "closed, being checked" if grant.suspected else str(grant.state)
+    wider = [hold for hold in grant.holds if hold.grant_id is None]
+    if wider:
+        state += f"; its {'application' if wider[0].provider is None else 'provider'} is held"
+    missing = "set NYLAS_CLIENT_ID or SENDQ_REAUTH_URL" if not grant.connected and not grant.gone else ""
     return (
-        name, state, line.since, line.until,
-        f"{line.waiting:,}" + (" or more" if line.waiting >= LINE_COUNT_MOST else ""),
-        line.rule, line.by, line.reason, url or missing,
+        name, state, grant.since, grant.until or grant.held_until,
+        f"{grant.waiting:,}" + (" or more" if grant.more_waiting else ""),
+        grant.rule, grant.by, grant.reason, url or missing,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""``sendq why``: why a job is where it is."""
+"""``sendq why``: why a job is in its state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.connection import open_queue
+from worker.cli.connection import open_operators
 from worker.cli.output import clean, json_option, tell, tell_json, tell_table, when
 from worker.cli.params import one_of
 from worker.cli.rule_texts import words_of_rules
@@ -14,21 +14,20 @@ from worker.cli.rule_texts import words_of_rules
 if TYPE_CHECKING:
     from sendq.views import AttemptView
 
-
 NOTHING = "Nothing to do."  # a remedy that needs no line
 
 
 @click.command()
 @click.argument("job", required=False)
-@click.option("--key", help="The key that it was enqueued with, in place of its id.")
+@click.option("--key", help="The key that the job was enqueued with, instead of its id.")
 @click.option("--application", default="default", show_default=True, help="The application that the key belongs to.")
 @json_option
 def why(job: str | None, key: str | None, application: str, as_json: bool) -> None:
-    """Why JOB is where it is, until when, and what has happened to it so far."""
+    """Explain why JOB is in its state, what it waits for and until when, and list its attempts."""
     one_of(job, key, "JOB")
-    with open_queue() as queue:
-        reason = queue.why(job, key=key, application=application)
-        seen = queue.job(reason.job_id)
+    with open_operators() as operators:
+        reason = operators.why(job, key=key, application=application)
+        seen = operators.job(reason.job_id)
     words = words_of_rules().get(reason.rule or "")
     remedy = words.remedy if words is not None and words.remedy != NOTHING else None
     if as_json:
@@ -43,13 +42,15 @@ def why(job: str | None, key: str | None, application: str, as_json: bool) -> No
     if remedy is not None:
         tell(f"remedy: {remedy}")
     if reason.state == "dead":
-        tell(f"then: sendq retry {seen.id} --dry-run")
+        tell(f"retry: sendq retry {seen.id} --dry-run")
     if reason.ahead:
-        tell(f"ahead of it in its lane: {reason.ahead}")
-    tell(f"grant: {seen.grant_id or 'not seen by the dispatcher yet'}; enqueued {when(seen.created_at)}")
+        tell(f"jobs ahead in its lane: {reason.ahead:,}")
+    tell(
+        f"grant: {seen.grant_id or 'not known until the dispatcher has seen the job'}; enqueued {when(seen.created_at)}"
+    )
     if seen.trail:
         tell()
-        columns = ("attempt", "seconds", "status", "rule", "then", "sent", "what the API said")
+        columns = ("attempt", "seconds", "status", "rule", "decision", "sent", "the API's answer")
         tell_table(columns, [_attempt_cells(attempt) for attempt in seen.trail], folds=True)
 
 

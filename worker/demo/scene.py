@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from sendq import SendQueue, State, clock
 from sendq.ledger.db.engine import reading
-from sendq.ledger.reading.overview import LaneJobs, jobs_by_lane
+from sendq.ledger.reading.status import LaneJobs, jobs_by_lane
 from sendq.views import BatchView
 from worker.demo.story import JOBS
 

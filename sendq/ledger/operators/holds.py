@@ -12,13 +12,10 @@ that ends it first. After a release, as after every hold, one call goes first, t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, literal_column, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal_column, select, update
 
 from sendq.clock import Micros, moment
 from sendq.facts.lanes import Lane
@@ -32,14 +29,10 @@ from sendq.rules.paces import Paces
 from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.states import State
 from sendq.scope import COUNT_MOST, ScopeState
-from sendq.views import plain
 
 WHOLE_APPLICATION = "*"
 
 Released = Literal["released", "reopened"]
-
-# Counting the waiting jobs of one lane in a list stops here.
-LINE_COUNT_MOST = 10_000
 
 
 def hold_grant(
@@ -250,84 +243,6 @@ def _state(row: Row[Any] | None, *, known: bool, waiting: int, now: Micros) -> S
     if row.held_until is None or row.held_until <= now:
         return ScopeState(known, waiting, closed=closed)
     return ScopeState(known, waiting, moment(row.held_until), row.held_rule, row.held_by, closed)
-
-
-@dataclass(frozen=True, slots=True)
-class GrantLine:
-    """A grant in a list. ``state``: ``closed`` (its owner must sign in again), ``held`` or ``open``.
-
-    Of a closed one: ``suspected``, the API is asked first; ``announced_at``, when its owner was called for; ``gone``,
-    the grant exists no more. ``waiting`` counts up to `LINE_COUNT_MOST`.
-    """
-
-    grant_id: str
-    application: str
-    provider: str
-    state: str
-    since: datetime | None
-    until: datetime | None
-    rule: str | None
-    by: str | None
-    reason: str | None
-    suspected: bool
-    announced_at: datetime | None
-    gone: bool
-    waiting: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for ``json.dumps``."""
-        return plain(asdict(self))
-
-
-def grant_lines(connection: Connection, *, states: Collection[str], limit: int, now: Micros) -> list[GrantLine]:
-    """Up to ``limit`` grants that are in one of ``states``, those that came into it last first."""
-    lane = schema.lane
-    closed, held = lane.c.closed_at.is_not(None), lane.c.held_until > now
-    state = case((closed, "closed"), (held, "held"), else_="open")
-    since = case((closed, lane.c.closed_at), (held, lane.c.held_since))
-    # Spelled out for each state, so that the index of closed lanes can be used.
-    is_in = {
-        "closed": closed,
-        "held": and_(lane.c.closed_at.is_(None), held),
-        "open": and_(lane.c.closed_at.is_(None), or_(lane.c.held_until.is_(None), lane.c.held_until <= now)),
-    }
-    rows = connection.execute(
-        select(lane, state.label("state"), since.label("since"))
-        .where(or_(*(is_in[name] for name in states)))
-        .order_by(since.desc().nulls_last(), lane.c.id)
-        .limit(limit)
-    ).all()
-    told = _told(connection, rows)
-    return [_line(connection, row, told.get((row.application, row.grant_id, row.since))) for row in rows]
-
-
-def _told(connection: Connection, rows: Iterable[Row[Any]]) -> dict[tuple[str, str, Micros], Row[Any]]:
-    """The events that held or closed these lanes: they bear the same time, and know who and why."""
-    table = schema.event.c
-    times = {row.since for row in rows if row.since is not None}
-    found = connection.execute(select(schema.event).where(table.at.in_(times), table.kind.in_(["hold", "closed"])))
-    return {(row.application, row.grant_id, row.at): row for row in found}
-
-
-def _line(connection: Connection, row: Row[Any], event: Row[Any] | None) -> GrantLine:
-    closed, held = row.state == "closed", row.state == "held"
-    waiting = select(schema.job.c.id).where(schema.job.c.lane_id == row.id)
-    by = event.by if event is not None else "policy"
-    return GrantLine(
-        grant_id=row.grant_id,
-        application=row.application,
-        provider=row.provider,
-        state=row.state,
-        since=None if row.since is None else moment(row.since),
-        until=moment(row.held_until) if held else None,
-        rule=row.closed_rule if closed else row.held_rule if held else None,
-        by=row.held_by if held else by if closed else None,
-        reason=event.reason if event is not None else None,
-        suspected=closed and row.suspected,
-        announced_at=moment(row.announced_at) if closed and row.announced_at is not None else None,
-        gone=closed and row.gone,
-        waiting=_waiting(connection, waiting, LINE_COUNT_MOST),
-    )
 
 
 def _waiting(connection: Connection, jobs: Select[tuple[UUID]], most: int) -> int:

@@ -1,1 +1,1 @@
-"""Questions to the ledger that write nothing: one job, lists, dead letters, progress, the overview."""
+"""Queries that write nothing: one job, lists page by page, dead letters, grants, batches, why a job waits, status."""

@@ -1,130 +1,100 @@
-"""Dead letters, for the person who looks after them: how many of each rule, and one by one with what the API said.
+"""Dead letters: how many of each rule, and one by one with the API's last answer.
 
-Counts, times and order come from the partial index of dead letters, so nothing here costs more when millions of other
-jobs are kept.
+Counts, times and order come from the partial index of dead letters, or from that of finished jobs, so nothing here
+costs more when millions of other jobs are kept.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, func, select
 
-from sendq.clock import Micros, moment
+from sendq.clock import moment
 from sendq.ledger.db import schema
-from sendq.ledger.reading.listing import literal
+from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
+from sendq.ledger.reading.paging import cursor, literal, place, walk
+from sendq.ledger.reading.rows import as_list, as_one
 from sendq.rules.states import State
-from sendq.views import plain
+from sendq.views import DeadLetter, DeadLetterCount, Page
 
 
 @dataclass(frozen=True, slots=True)
-class Which:
-    """Which dead letters: those that fit everything that is given. ``since``: given up then or later."""
+class DeadLetterQuery:
+    """Which dead letters: those that fit everything that is given. ``period``: when they were given up."""
 
+    scope: LaneFilter = ANYWHERE
     rule: str | None = None
-    lane_id: UUID | None = None
     batch_id: UUID | None = None
-    since: Micros | None = None
+    period: Period = ALWAYS
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """As SQL has them."""
+    def within(self) -> list[ColumnElement[bool]]:
+        """What the indexes serve."""
         job = schema.job.c
         found = [job.state == literal(State.DEAD)]
-        for column, value in ((job.rule, self.rule), (job.lane_id, self.lane_id), (job.batch_id, self.batch_id)):
-            if value is not None:
-                found.append(column == value)
-        if self.since is not None:
-            found.append(job.finished_at >= self.since)
-        return found
+        return [*found, *self.period.of_times(job.finished_at)] + ([] if self.rule is None else [job.rule == self.rule])
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """All others."""
+        job = schema.job.c
+        found = self.scope.conditions(job.lane_id)
+        return found if self.batch_id is None else [*found, job.batch_id == self.batch_id]
 
 
-@dataclass(frozen=True, slots=True)
-class OfRule:
-    """The dead letters of one rule: how many, and when the first and the last of them were given up."""
-
-    rule: str | None
-    number: int
-    oldest: datetime
-    newest: datetime
-
-
-def by_rule(connection: Connection, which: Which) -> list[OfRule]:
-    """Dead letters by the rule that gave them up, the most first."""
-    job = schema.job.c
-    rows = connection.execute(
-        select(
-            job.rule,
-            func.count().label("number"),
-            func.min(job.finished_at).label("oldest"),
-            func.max(job.finished_at).label("newest"),
-        )
-        .where(*which.conditions())
-        .group_by(job.rule)
-    )
-    found = [OfRule(row.rule, row.number, moment(row.oldest), moment(row.newest)) for row in rows]
+def counts_by_rule(connection: Connection, which: DeadLetterQuery) -> list[DeadLetterCount]:
+    """Dead letters by the rule that gave them up, the most frequent first. Reads all of them, in their index."""
+    job, lane = schema.job, schema.lane
+    wanted = select(
+        job.c.rule,
+        func.count().label("number"),
+        func.min(job.c.finished_at).label("oldest"),
+        func.max(job.c.finished_at).label("newest"),
+    ).where(*which.within(), *which.conditions())
+    if which.scope.lane_id is None and which.scope != ANYWHERE:
+        wanted = wanted.join(lane, lane.c.id == job.c.lane_id)
+    found = as_list(DeadLetterCount, connection.execute(wanted.group_by(job.c.rule)))
     return sorted(found, key=lambda one: (-one.number, one.rule or ""))
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A dead letter in a list; ``status`` and ``error`` are those of its last attempt."""
+def dead_letters(
+    connection: Connection, which: DeadLetterQuery, *, after: str | None = None, limit: int
+) -> Page[DeadLetter]:
+    """Dead letters, those that were given up last first. Raises `InvalidQuery` for a wrong cursor."""
+    job, lane = schema.job, schema.lane
+    names = ("id", "rule", "operation", "batch_id", "created_at", "attempts", "finished_at")
+    wanted = select(*(job.c[name] for name in names), lane.c.application, lane.c.grant_id).outerjoin(
+        lane, lane.c.id == job.c.lane_id
+    )
+    at = place("dead_letters", after, int, UUID)
+    rows, last = walk(
+        connection, wanted, [job.c.finished_at, job.c.id],
+        within=[*which.within(), job.c.finished_at.is_not(None)], filters=which.conditions(), after=at, limit=limit,
+    )  # fmt: skip
+    answers = _last_answers(connection, [row.id for row in rows])
+    none = Answer(None, None, None)
+    letters = [(row, answers.get(row.id, none)) for row in rows]
+    return Page(
+        tuple(
+            as_one(DeadLetter, row, given_up_at=moment(row.finished_at), status=answer.status, error=answer.error)
+            for row, answer in letters
+        ),
+        cursor("dead_letters", last),
+    )
 
-    id: str
-    rule: str | None
-    operation: str
-    application: str | None
-    grant_id: str | None
-    batch_id: str | None
-    created_at: datetime
-    given_up_at: datetime
-    attempts: int
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the API answered last."""
+
+    job_id: UUID | None
     status: int | None
     error: str | None
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values, for ``json.dumps``."""
-        return plain(asdict(self))
 
-
-def letters(connection: Connection, which: Which, *, after: UUID | None = None, limit: int) -> list[Letter]:
-    """Up to ``limit`` dead letters, those that were given up last first; ``after``: behind this one in the list."""
-    job, lane = schema.job, schema.lane
-    place = (job.c.finished_at, job.c.id)
-    statement = (
-        select(job, lane.c.application, lane.c.grant_id)
-        .outerjoin(lane, lane.c.id == job.c.lane_id)
-        .where(*which.conditions())
-        .order_by(*(column.desc() for column in place))
-        .limit(limit)
-    )
-    if after is not None:
-        before = select(job.c.finished_at).where(job.c.id == after).scalar_subquery()
-        statement = statement.where(tuple_(*place) < tuple_(before, after))
-    rows = connection.execute(statement).all()
-    last = _last_attempts(connection, [row.id for row in rows])
-    return [
-        Letter(
-            id=str(row.id),
-            rule=row.rule,
-            operation=row.operation,
-            application=row.application,
-            grant_id=row.grant_id,
-            batch_id=None if row.batch_id is None else str(row.batch_id),
-            created_at=moment(row.created_at),
-            given_up_at=moment(row.finished_at),
-            attempts=row.attempts,
-            status=last[row.id].status if row.id in last else None,
-            error=last[row.id].error if row.id in last else None,
-        )
-        for row in rows
-    ]
-
-
-def _last_attempts(connection: Connection, jobs: Collection[UUID]) -> dict[UUID, Any]:
+def _last_answers(connection: Connection, jobs: Collection[UUID]) -> dict[UUID | None, Answer]:
     table = schema.attempt.c
     wanted = select(table.job_id, table.status, table.error).where(table.job_id.in_(jobs))
-    return {row.job_id: row for row in connection.execute(wanted.order_by(table.begun_at, table.id))}
+    found = as_list(Answer, connection.execute(wanted.order_by(table.begun_at, table.id)))
+    return {answer.job_id: answer for answer in found}

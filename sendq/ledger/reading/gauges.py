@@ -19,9 +19,10 @@ from sqlalchemy import Connection, Row, and_, case, func, literal_column, or_, s
 from sendq.clock import SECOND, Micros
 from sendq.ids import first_id
 from sendq.ledger.db import schema
-from sendq.ledger.deliveries import Backlog, backlog
+from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching import lanes
 from sendq.rules.states import State
+from sendq.views import Backlog
 
 # Exact up to here: an index scan of some milliseconds.
 COUNT_MOST = 10_000

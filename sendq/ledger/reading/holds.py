@@ -1,14 +1,17 @@
-"""The holds over a lane: its own, its provider's and its application's."""
+"""Holds: those over a lane (its own, its provider's and its application's), and all that are in force."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, or_, select
 
-from sendq.clock import Micros
+from sendq.clock import Micros, moment
 from sendq.ledger.db import schema
+from sendq.views import HoldView
 
 # As which provider a hold of a whole application is stored.
 WHOLE_APPLICATION = "*"
@@ -68,3 +71,49 @@ def holds_over(connection: Connection, lane_id: UUID) -> list[StoredHold]:
 def hold_ends(connection: Connection, lane_id: UUID) -> Micros:
     """When the last of the holds over a lane ends; in the past if there is none."""
     return max((hold.held_until for hold in holds_over(connection, lane_id)), default=0)
+
+
+def wide_holds(connection: Connection, *, now: Micros, applications: Collection[str] | None = None) -> list[HoldView]:
+    """The holds in force of whole applications and of their providers, each application's own before its providers'."""
+    table = schema.pair.c
+    wanted = (
+        select(schema.pair)
+        .where(table.held_until > now)
+        .order_by(table.application, table.provider != WHOLE_APPLICATION, table.provider)
+    )
+    if applications is not None:
+        wanted = wanted.where(table.application.in_(sorted(applications)))
+    return [
+        HoldView(
+            row.application, None if row.provider == WHOLE_APPLICATION else row.provider, None,
+            _moment(row.held_since), moment(row.held_until), row.held_rule, row.held_by,
+        )
+        for row in connection.execute(wanted)
+    ]  # fmt: skip
+
+
+def lane_holds(connection: Connection, *, now: Micros, limit: int) -> list[HoldView]:
+    """Up to ``limit`` grants that are held or closed (``until`` None), the latest first."""
+    lane = schema.lane.c
+    since = func.coalesce(lane.closed_at, lane.held_since)
+    rows = connection.execute(
+        select(schema.lane)
+        .where(or_(lane.closed_at.is_not(None), lane.held_until > now))
+        .order_by(since.desc(), lane.id)
+        .limit(limit)
+    )
+    return [
+        HoldView(
+            row.application, row.provider, row.grant_id, moment(row.closed_at), None, row.closed_rule, "policy"
+        )
+        if row.closed_at is not None
+        else HoldView(
+            row.application, row.provider, row.grant_id,
+            _moment(row.held_since), moment(row.held_until), row.held_rule, row.held_by,
+        )
+        for row in rows
+    ]  # fmt: skip
+
+
+def _moment(at: Micros | None) -> datetime | None:
+    return None if at is None else moment(at)

@@ -12,7 +12,8 @@ from sendq.clock import Micros
 from sendq.ledger import batches, events
 from sendq.ledger.cancel import after_cancel
 from sendq.ledger.cancel import cancel as cancel_job
-from sendq.ledger.reading import lookup, progress
+from sendq.ledger.reading import batch as batch_reading
+from sendq.ledger.reading import lookup
 from sendq.operators.base import Ledger
 from sendq.rules.states import FINAL, State
 from sendq.views import BatchView
@@ -102,4 +103,4 @@ def cancel_batch(
 
 def _view(ledger: Ledger, batch_id: UUID) -> BatchView:
     with ledger.reading() as connection:
-        return progress.batch(connection, batch_id, now=ledger.now())
+        return batch_reading.batch(connection, batch_id, now=ledger.now())

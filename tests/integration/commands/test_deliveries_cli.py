@@ -70,7 +70,7 @@ def as_json(result: tuple[int, str, str]) -> Any:
 
 class TestDeliveries:
     def test_of_which_none_fits_are_said_to_be_none(self, cli: Cli) -> None:
-        assert cli("deliveries", "--state", "waiting") == (0, "no outcome fits\n", "")
+        assert cli("deliveries", "--state", "waiting") == (0, "no deliveries match\n", "")
 
     def test_shows_who_was_told_and_who_was_not(self, cli: Cli, told: list[UUID]) -> None:
         status, out, _ = cli("deliveries")
@@ -81,7 +81,7 @@ class TestDeliveries:
 
     def test_shows_the_same_to_programs(self, cli: Cli, told: list[UUID]) -> None:
         good, down, task = told
-        found = {one["id"]: one for one in as_json(cli("deliveries", "--json"))}
+        found = {one["id"]: one for one in as_json(cli("deliveries", "--json"))["items"]}
         assert {one: found[str(one)]["state"] for one in told} == {good: "delivered", down: "waiting", task: "given_up"}
         assert found[str(good)]["next_at"] is None
         assert found[str(down)]["next_at"] > found[str(down)]["tried_at"]
@@ -100,19 +100,21 @@ class TestDeliveries:
         ],
     )
     def test_filters(self, cli: Cli, told: list[UUID], filters: list[str], which: list[int]) -> None:
-        assert [one["id"] for one in as_json(cli("deliveries", *filters, "--json"))] == [str(told[n]) for n in which]
+        assert [one["id"] for one in as_json(cli("deliveries", *filters, "--json"))["items"]] == [
+            str(told[n]) for n in which
+        ]
 
     def test_finds_those_of_a_job(self, cli: Cli, told: list[UUID], ledger: Ledger) -> None:
         job = next(row.subject for row in ledger.rows(schema.delivery) if row.id == told[1])
-        assert [one["id"] for one in as_json(cli("deliveries", "--job", str(job), "--json"))] == [str(told[1])]
+        assert [one["id"] for one in as_json(cli("deliveries", "--job", str(job), "--json"))["items"]] == [str(told[1])]
 
     def test_are_in_the_status_while_somebody_is_not_told(self, cli: Cli, told: list[UUID]) -> None:
         seen = as_json(cli("status", "--json"))["deliveries"]
         assert (seen["waiting"], seen["given_up"], seen["failing"]) == (1, 1, ["webhook:down"])
         out = cli("status")[1]
-        assert "outcomes to tell: 1, the oldest for 259," in out  # 72 hours, in seconds
-        assert "receivers that fail: webhook:down; see: sendq deliveries --state waiting" in out
-        assert "outcomes given up: 1; see: sendq deliveries --state given_up" in out
+        assert "outcomes to deliver: 1, the oldest for 259," in out  # 72 hours, in seconds
+        assert "failing receivers: webhook:down; see: sendq deliveries --state waiting" in out
+        assert "outcomes not delivered, given up: 1; see: sendq deliveries --state given_up" in out
 
     def test_refuses_what_is_no_id(self, cli: Cli) -> None:
         status, _, err = cli("deliveries", "--job", "that one")

@@ -19,6 +19,8 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.db.engine import reading
 from sendq.ledger.reading import dead_letters
+from sendq.ledger.reading.dead_letters import DeadLetterQuery
+from sendq.ledger.reading.filters import LaneFilter
 from tests.support.commands import Cli, Result
 from tests.support.ledger import Ledger
 
@@ -32,7 +34,13 @@ def as_json(result: Result) -> Any:
 
 
 def ids(result: Result) -> list[str]:
-    return [job["id"] for job in as_json(result)]
+    return [job["id"] for job in as_json(result)["items"]]
+
+
+def next_page(out: str) -> str:
+    """The cursor of the next page, as the list names it for people."""
+    (line,) = [line for line in out.splitlines() if "--after" in line]
+    return line.split("--after ")[1]
 
 
 def bury(ledger: Ledger, rule: str, *, grant: str = "g1", ago_s: int = 0, error: str | None = None) -> str:
@@ -91,14 +99,15 @@ class TestJobs:
         assert kept[4] not in ids(cli("jobs", "--until", enqueued(kept[4]), "--json"))
 
     def test_come_page_by_page(self, cli: Cli, kept: Sequence[str]) -> None:
-        out = cli("jobs", "--limit", "2")[1]
-        assert f"--after {kept[3]}" in out.splitlines()[-1]
-        assert ids(cli("jobs", "--limit", "2", "--after", kept[3], "--json")) == [kept[2], kept[1]]
+        cursor = next_page(cli("jobs", "--limit", "2")[1])
+        assert as_json(cli("jobs", "--limit", "2", "--json"))["next"] == cursor
+        assert ids(cli("jobs", "--limit", "2", "--after", cursor, "--json")) == [kept[2], kept[1]]
         assert "--after" not in cli("jobs", "--limit", "5")[1]
+        assert as_json(cli("jobs", "--limit", "5", "--json"))["next"] is None
 
     def test_that_are_not_there_are_said_to_be_none(self, cli: Cli) -> None:
-        assert cli("jobs", "--grant", "nobody") == (0, "no job fits\n", "")
-        assert as_json(cli("jobs", "--grant", "nobody", "--json")) == []
+        assert cli("jobs", "--grant", "nobody") == (0, "no jobs match\n", "")
+        assert as_json(cli("jobs", "--grant", "nobody", "--json")) == {"items": [], "next": None}
 
 
 class TestDeadLetters:
@@ -134,11 +143,13 @@ class TestDeadLetters:
         newest = bury(ledger, "bad_request", grant="g2", ago_s=30)
         bury(ledger, "not_found")
         assert ids(cli("dead", "--rule", "bad_request", "--json")) == [newest, older, oldest]
-        assert ids(cli("dead", "--rule", "bad_request", "--after", newest, "--limit", "1", "--json")) == [older]
+        first = as_json(cli("dead", "--rule", "bad_request", "--limit", "1", "--json"))
+        assert [one["id"] for one in first["items"]] == [newest]
+        assert ids(cli("dead", "--rule", "bad_request", "--after", first["next"], "--limit", "1", "--json")) == [older]
         assert ids(cli("dead", "--rule", "bad_request", "--grant", "g2", "--json")) == [newest]
         out = cli("dead", "--rule", "bad_request", "--limit", "2")[1]
         assert "no such field" in out
-        assert f"--after {older}" in out
+        assert ids(cli("dead", "--rule", "bad_request", "--after", next_page(out), "--json")) == [oldest]
         assert "sendq retry --rule bad_request --dry-run" in out
 
     def test_of_a_rule_of_ones_own_are_told_in_its_words(
@@ -158,10 +169,16 @@ class TestDeadLetters:
         assert (status, "teapot" in out, "sendq policy" in err) == (0, True, True)
 
     def test_that_are_not_there_are_said_to_be_none(self, cli: Cli) -> None:
-        assert cli("dead") == (0, "there is no dead letter\n", "")
-        assert cli("dead", "--since", "1h") == (0, "there is no dead letter that fits\n", "")
-        assert cli("dead", "--rule", "bad_request") == (0, "there is no dead letter of bad_request\n", "")
+        assert cli("dead") == (0, "no dead letters\n", "")
+        assert cli("dead", "--since", "1h") == (0, "no dead letters match\n", "")
+        assert cli("dead", "--rule", "bad_request") == (0, "no dead letters of rule bad_request\n", "")
         assert as_json(cli("dead", "--json")) == []
+
+    def test_name_no_command_that_would_retry_more_than_is_shown(self, cli: Cli, ledger: Ledger) -> None:
+        bury(ledger, "bad_request", ago_s=60)
+        for filters in (["--until", "1s"], ["--application", "default"]):
+            assert as_json(cli("dead", *filters, "--json"))[0]["retry"] is None
+            assert "sendq retry" not in cli("dead", *filters)[1]
 
     def test_are_found_through_their_own_index(self, ledger: Ledger) -> None:
         if ledger.engine.dialect.name != "sqlite":
@@ -169,7 +186,7 @@ class TestDeadLetters:
         statements: list[str] = []
         with reading(ledger.engine) as connection:
             connection.connection.driver_connection.set_trace_callback(statements.append)  # type: ignore[union-attr]
-            dead_letters.by_rule(connection, dead_letters.Which(lane_id=new_id()))
+            dead_letters.counts_by_rule(connection, DeadLetterQuery(LaneFilter("default", None, "g1")))
             (counted,) = [statement for statement in statements if "sendq_job" in statement]
             plan = str(connection.execute(text(f"EXPLAIN QUERY PLAN {counted}")).all())
         assert "INDEX sendq_job_dead_idx" in plan
@@ -187,7 +204,7 @@ class TestWhatCannotBeMeant:
             (["jobs", "--limit", "0"], 2, "--limit"),
             (["jobs", "--grant", "leyah@example.com"], 2, "grant's id"),
             (["jobs", "--batch", "tidy"], 1, "no batch"),
-            (["jobs", "--after", "that one"], 1, "no job"),
+            (["jobs", "--after", "that one"], 2, "--after is no cursor"),
             (["jobs", "--rule", "bad_requst"], 1, "is it bad_request? sendq policy"),
             (["dead", "--rule", "bad_requst"], 1, "is it bad_request? sendq policy"),
             (["dead", "--after", NOBODY], 2, "--rule"),
@@ -200,6 +217,11 @@ class TestWhatCannotBeMeant:
             (["batch", "tidy"], 1, "no batch"),
             (["why", "that one"], 1, "no job"),
             (["deliveries", "--grant", "leyah@example.com"], 2, "grant's id"),
+            (["grants", "--grant", "leyah@example.com"], 2, "--grant is an address"),
+            (["grants", "--state", "shut"], 2, "closed"),
+            (["grants", "--rule", "expird"], 1, "there is no rule"),
+            (["events", "--kind", "hodl"], 2, "hold"),
+            (["dead", "--provider", "gmial"], 2, "google"),
         ],
     )
     def test_is_refused_with_what_would_be_right(

@@ -168,16 +168,21 @@ class TestGrants:
             ledger.set_lane(grant, closed_at=clock.now(), closed_rule="expired", gone=gone, suspected=not gone)
         cli("hold", "--grant", "held", *WHY)
         monkeypatch.setenv("SENDQ_REAUTH_URL", "https://app.example.com/mail/{grant_id}")
-        by_grant = {row["grant_id"]: row for row in as_json(cli("grants", "--json"))}
+        by_grant = {row["grant_id"]: row for row in as_json(cli("grants", "--json"))["items"]}
         assert set(by_grant) == {"shut", "away", "held"}
         shut, away, held = by_grant["shut"], by_grant["away"], by_grant["held"]
         assert (shut["reauth_url"], shut["suspected"]) == ("https://app.example.com/mail/shut", True)
         assert (away["reauth_url"], away["gone"]) == (None, True)
         assert (held["by"], held["reason"], held["reauth_url"]) == ("anna", "their server moves", None)
-        assert {row["grant_id"] for row in as_json(cli("grants", "--closed", "--json"))} == {"shut", "away"}
-        assert {row["grant_id"] for row in as_json(cli("grants", "--held", "--json"))} == {"held"}
-        assert len(as_json(cli("grants", "--all", "--json"))) == 4
-        assert len(as_json(cli("grants", "--all", "--json", "--limit", "1"))) == 1
+        assert {row["grant_id"] for row in as_json(cli("grants", "--state", "closed", "--json"))["items"]} == {
+            "shut",
+            "away",
+        }
+        assert {row["grant_id"] for row in as_json(cli("grants", "--state", "held", "--json"))["items"]} == {"held"}
+        every = ("--state", "open", "--state", "held", "--state", "closed", "--json")
+        assert len(as_json(cli("grants", *every))["items"]) == 4
+        one = as_json(cli("grants", *every, "--limit", "1"))
+        assert (len(one["items"]), one["next"] is None) == (1, False)
         out = cli("grants")[1]
         assert "https://app.example.com/mail/shut" in out
         assert "their server moves" in out
@@ -188,8 +193,26 @@ class TestGrants:
         assert "SENDQ_REAUTH_URL" in cli("grants")[1]
 
     def test_says_that_there_is_none(self, cli: Cli) -> None:
-        assert cli("grants") == (0, "no grant is closed or held\n", "")
-        assert cli("grants", "--closed", "--held")[0] == 2
+        assert cli("grants") == (0, "no grant is held or closed\n", "")
+        assert cli("grants", "--state", "closed") == (0, "no grants match\n", "")
+
+    def test_says_that_there_are_more(self, cli: Cli, ledger: Ledger) -> None:
+        lanes(ledger, **{f"g{number}": "google" for number in range(3)})
+        for number in range(3):
+            ledger.set_lane(f"g{number}", closed_at=clock.now(), closed_rule="expired")
+        out = cli("grants", "--limit", "2")[1]
+        assert (out.count("closed"), "more follow" in out.splitlines()[-1]) == (2, True)
+        cursor = out.split("--after ")[1].strip()
+        rest = as_json(cli("grants", "--after", cursor, "--json"))
+        assert ([row["grant_id"] for row in rest["items"]], rest["next"]) == (["g0"], None)
+
+    def test_of_one_says_whether_it_is_connected_and_how_many_wait(self, cli: Cli, ledger: Ledger) -> None:
+        lanes(ledger, g1="google")
+        cli("hold", "--provider", "google", *WHY, "--for", "1h")
+        (grant,) = as_json(cli("grants", "--grant", "g1", "--json"))["items"]
+        assert (grant["connected"], grant["state"], grant["waiting"]) == (True, "open", 1)
+        assert grant["held_until"] == grant["holds"][0]["until"]
+        assert "its provider is held" in cli("grants", "--grant", "g1")[1]
 
 
 class TestRetry:
@@ -262,17 +285,17 @@ class TestEvents:
         cli("hold", "--grant", "g1", *WHY)
         cli("hold", "--whole-application", *WHY)
         cli("retry", job, "--by", "anna")
-        told = as_json(cli("events", "--json"))
+        told = as_json(cli("events", "--json"))["items"]
         assert [(one["kind"], one["by"]) for one in told] == [("retry", "anna"), ("hold", "anna"), ("hold", "anna")]
         assert told[0]["job_id"] == job
-        assert [one["kind"] for one in as_json(cli("events", "--grant", "g1", "--json"))] == ["retry", "hold"]
+        assert [one["kind"] for one in as_json(cli("events", "--grant", "g1", "--json"))["items"]] == ["retry", "hold"]
         out = cli("events")[1]
         assert "their server moves" in out
         assert "application default" in out
 
     def test_says_that_there_is_none(self, cli: Cli) -> None:
         assert cli("events")[0] == 0
-        assert as_json(cli("events", "--json")) == []
+        assert as_json(cli("events", "--json"))["items"] == []
 
 
 @pytest.fixture(scope="module")

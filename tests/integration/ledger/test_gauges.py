@@ -10,10 +10,10 @@ from sendq.ids import new_id
 from sendq.ledger import deliveries
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading
-from sendq.ledger.deliveries import Backlog
 from sendq.ledger.dispatching import workers
 from sendq.ledger.reading import gauges
 from sendq.rules.states import Event, State
+from sendq.views import Backlog
 from tests.support.ledger import Ledger, end, outcome
 
 

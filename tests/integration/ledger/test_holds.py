@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -13,8 +14,10 @@ from sendq.facts.turns import Claimed, Group
 from sendq.ledger import grants
 from sendq.ledger.db import schema
 from sendq.ledger.operators import holds
+from sendq.operators import Operators
 from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.states import Event
+from sendq.views import GrantView
 from tests.support.ledger import Ledger, end, outcome
 
 HOUR: Micros = 3600 * SECOND
@@ -317,9 +320,10 @@ class TestLooking:
             ledger.clock.advance(1)
             close(ledger, grant)
 
-        def listed(*states: str) -> list[holds.GrantLine]:
-            with ledger.writing() as connection:
-                return holds.grant_lines(connection, states=states, limit=10, now=ledger.clock())
+        operators = Operators(ledger.engine, now=ledger.clock)
+
+        def listed(*states: str) -> Sequence[GrantView]:
+            return operators.grants(state=states).items
 
         assert [line.grant_id for line in listed("closed")] == ["both", "closed"]
         assert [line.grant_id for line in listed("held")] == ["held"]

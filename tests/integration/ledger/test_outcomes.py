@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.deliveries import GIVEN_UP, HOLD_MOST, PAUSE_MOST, Receiver, Tried, Wanted
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.operators import retry
+from sendq.operators import Operators
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
@@ -384,18 +384,17 @@ class TestDeliveries:
         (task,) = self.ended(ledger, target=TASK)
         self.tried(ledger, Tried(one))
         job = next(row.subject for row in ledger.rows(schema.delivery) if row.id == two)
+        operators = Operators(ledger.engine, now=ledger.clock)
 
-        def found(wanted: Wanted) -> Iterable[UUID]:
-            with ledger.writing() as connection:
-                return [row.id for row in deliveries.listed(connection, wanted, limit=10)]
+        def found(**filters: Any) -> list[UUID]:
+            return [UUID(delivery.id) for delivery in operators.deliveries(**filters).items]
 
-        assert found(Wanted()) == [task, two, one]
-        assert found(Wanted(states=["delivered"])) == [one]
-        assert found(Wanted(receiver="celery")) == [task]
-        assert found(Wanted(subject=job)) == [two]
-        assert found(Wanted(lane_id=lane_id("default", "g1"), kinds=["cancelled"])) == [task, two, one]
-        assert found(Wanted(kinds=["sent"])) == []
-        assert found(Wanted(ids=[one])) == [one]
+        assert found() == [task, two, one]
+        assert found(state="delivered") == [one]
+        assert found(receiver="celery") == [task]
+        assert found(job_id=str(job)) == [two]
+        assert found(grant_id="g1", kind=["cancelled"]) == [task, two, one]
+        assert found(kind="sent") == []
 
     def test_of_a_newer_version_are_kept_for_whoever_can_make_them(self, ledger: Ledger) -> None:
         job = ledger.send(on_outcome=HOOK)

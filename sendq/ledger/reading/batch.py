@@ -1,4 +1,4 @@
-"""How far a batch is: read for people and programs, nothing is written."""
+"""A batch: its progress, rate and expected end, its walk, and its first dead letters."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ERRORS_MOST = 10
 
 
 def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
-    """A batch, the sum of what has happened to it, and what may be expected. Raises `NotFound`."""
+    """A batch, the sum of its counted changes, and its expected end. Raises `NotFound`."""
     table = schema.batch
     row = connection.execute(select(table).where(table.c.id == batch_id)).first()
     if row is None:
@@ -93,7 +93,7 @@ def _eta(
 
 
 def _errors(connection: Connection, batch_id: UUID) -> tuple[BatchError, ...]:
-    """The first dead letters of a batch, with what was said last of each."""
+    """The first dead letters of a batch, each with the API's last answer."""
     job, attempt = schema.job.c, schema.attempt.c
     last = (
         select(attempt.error)

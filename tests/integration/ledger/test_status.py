@@ -1,8 +1,8 @@
-"""The ledger from above, on both databases."""
+"""The ledger at a glance, on both databases."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from sqlalchemy import Connection, insert, text, update
@@ -10,8 +10,9 @@ from sqlalchemy import Connection, insert, text, update
 from sendq.clock import SECOND
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading
-from sendq.ledger.reading import overview
+from sendq.ledger.reading import status
 from sendq.rules.states import Event, State
+from sendq.views import HoldView, LaneCounts
 from tests.support.ledger import Ledger, outcome
 
 T = TypeVar("T")
@@ -22,9 +23,14 @@ def ask(ledger: Ledger, question: Callable[[Connection], T]) -> T:
         return question(connection)
 
 
+def held(ledger: Ledger, limit: int) -> Sequence[HoldView]:
+    """The holds that the status shows, with at most so many of grants."""
+    return ask(ledger, lambda connection: status.status(connection, now=ledger.clock(), holds=limit)).holds
+
+
 class TestCountingJobs:
     def test_every_state_is_there_also_with_none(self, ledger: Ledger) -> None:
-        assert ask(ledger, overview.job_counts) == dict.fromkeys(State, 0)
+        assert ask(ledger, status.job_counts) == dict.fromkeys(State, 0)
 
     def test_each_job_is_counted_in_its_state(self, ledger: Ledger) -> None:
         ids = [ledger.send() for _ in range(6)]
@@ -32,7 +38,7 @@ class TestCountingJobs:
             ids, (State.SENDING, State.SENT, State.SENT, State.DEAD, State.IN_DOUBT), strict=False
         ):
             ledger.set_job(job_id, state=state.value)
-        found = ask(ledger, overview.job_counts)
+        found = ask(ledger, status.job_counts)
         assert found[State.SENT] == 2
         assert all(found[state] == 1 for state in (State.QUEUED, State.SENDING, State.DEAD, State.IN_DOUBT))
 
@@ -42,7 +48,7 @@ class TestCountingJobs:
         statements: list[str] = []
         with reading(ledger.engine) as connection:
             connection.connection.driver_connection.set_trace_callback(statements.append)  # type: ignore[union-attr]
-            overview.job_counts(connection)
+            status.job_counts(connection)
             (counted,) = [statement for statement in statements if "'queued'" in statement]
             plan = connection.execute(text(f"EXPLAIN QUERY PLAN {counted}")).all()
         assert any("sendq_job_waiting_idx" in row.detail for row in plan)
@@ -59,14 +65,14 @@ class TestCountingLanes:
         ledger.set_lane("both", closed_at=now, held_until=now + SECOND)
         ledger.set_lane("served", turn="claimed")
         ledger.set_lane("idle", next_at=None, held_until=now)
-        found = ask(ledger, lambda connection: overview.lane_counts(connection, now=now))
-        assert found == overview.Lanes(total=6, served=1, waiting=1, held=1, closed=2)
+        found = ask(ledger, lambda connection: status.lane_counts(connection, now=now))
+        assert found == LaneCounts(total=6, served=1, waiting=1, held=1, closed=2)
 
     def test_a_small_ledger_can_be_shown_lane_by_lane(self, ledger: Ledger) -> None:
         first, _ = ledger.send("a"), ledger.send("a")
         ledger.absorb()
         ledger.set_job(first, state="sent")
-        (lane,) = ask(ledger, lambda connection: overview.jobs_by_lane(connection, now=ledger.clock()))
+        (lane,) = ask(ledger, lambda connection: status.jobs_by_lane(connection, now=ledger.clock()))
         assert (lane.grant_id, lane.jobs) == ("a", {State.SENT: 1, State.QUEUED: 1})
 
 
@@ -75,7 +81,7 @@ class TestHolds:
         ledger.send("a")
         ledger.absorb()
         ledger.set_lane("a", held_until=ledger.clock(), held_rule="r")
-        assert ask(ledger, lambda connection: overview.held(connection, now=ledger.clock(), limit=5)) == []
+        assert held(ledger, limit=5) == ()
 
     def test_applications_and_providers_come_before_lanes(self, ledger: Ledger) -> None:
         now = ledger.clock()
@@ -92,7 +98,7 @@ class TestHolds:
             connection.execute(
                 update(pair).where(pair.c.provider == "google").values(held_until=now + SECOND, held_rule="gmail")
             )
-        found = ask(ledger, lambda connection: overview.held(connection, now=now, limit=5))
+        found = held(ledger, limit=5)
         assert [(hold.application, hold.provider, hold.grant_id, hold.rule) for hold in found] == [
             ("default", "google", None, "gmail"),
             ("other", None, None, "api_key"),
@@ -100,7 +106,7 @@ class TestHolds:
             ("default", "google", "a", "quota"),
         ]
         assert found[2].until is None
-        assert len(ask(ledger, lambda connection: overview.held(connection, now=now, limit=1))) == 3
+        assert len(held(ledger, limit=1)) == 3
 
 
 class TestTheWhole:
@@ -110,7 +116,7 @@ class TestTheWhole:
         ledger.record(begins=[(claimed, claimed.jobs[0].id)])
         ledger.record(outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes"))
         ledger.set_lane("a", closed_at=ledger.clock())
-        seen = ask(ledger, lambda connection: overview.overview(connection, now=ledger.clock())).as_json()
+        seen = ask(ledger, lambda connection: status.status(connection, now=ledger.clock())).as_json()
         assert seen["jobs"]["sent"] == 1
         assert seen["holds"][0]["grant_id"] == "a"
         assert seen["workers"] == []

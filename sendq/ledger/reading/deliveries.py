@@ -1,0 +1,68 @@
+"""Deliveries of outcomes: which receiver has what, and what the last try met; the latest first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, literal_column, select
+
+from sendq.clock import moment
+from sendq.ledger.db import schema
+from sendq.ledger.deliveries import GIVEN_UP, WAITING
+from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
+from sendq.ledger.reading.paging import cursor, place, walk
+from sendq.ledger.reading.rows import as_one
+from sendq.views import DeliveryView, Page
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryQuery:
+    """Which deliveries: those that fit everything that is given.
+
+    ``subject``: the id of the job, batch or lane that they are about. ``period``: when the outcome came.
+    """
+
+    scope: LaneFilter = ANYWHERE
+    states: Collection[str] = ()
+    kinds: Collection[str] = ()
+    receiver: str | None = None
+    subject: UUID | None = None
+    period: Period = ALWAYS
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """All but the subject and the period."""
+        delivery = schema.delivery.c
+        found = self.scope.conditions(delivery.lane_id)
+        if self.states:
+            found.append(delivery.state.in_(sorted(self.states)))
+        if self.kinds:
+            found.append(delivery.kind.in_(sorted(self.kinds)))
+        return found if self.receiver is None else [*found, delivery.receiver == self.receiver]
+
+
+def deliveries(
+    connection: Connection, which: DeliveryQuery, *, after: str | None = None, limit: int
+) -> Page[DeliveryView]:
+    """Deliveries, the latest first. Raises `InvalidQuery` for a wrong cursor."""
+    delivery, receiver, lane = schema.delivery, schema.receiver, schema.lane
+    wanted = select(delivery, receiver.c.held_until).outerjoin(receiver, receiver.c.name == delivery.c.receiver)
+    if which.scope != ANYWHERE:
+        wanted = wanted.outerjoin(lane, lane.c.id == delivery.c.lane_id)
+    within = which.period.of_ids(delivery.c.id)
+    if set(which.states) == {GIVEN_UP}:
+        within.append(delivery.c.state == literal_column(f"'{GIVEN_UP}'"))  # has an index of its own
+    if which.subject is not None:
+        within.append(delivery.c.subject == which.subject)
+    rows, last = walk(
+        connection, wanted, [delivery.c.id],
+        within=within, filters=which.conditions(), after=place("deliveries", after, UUID), limit=limit,
+    )  # fmt: skip
+    views = []
+    for row in rows:
+        # Not before its receiver is asked again.
+        next_at = moment(max(row.next_at, row.held_until or 0)) if row.state == WAITING else None
+        views.append(as_one(DeliveryView, row, next_at=next_at, facts=json.loads(row.facts)))
+    return Page(tuple(views), cursor("deliveries", last))

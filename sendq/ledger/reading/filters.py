@@ -1,0 +1,60 @@
+"""Filters of lists, under one name each, and what they are in SQL.
+
+``application``, ``provider`` and ``grant`` are those of a lane: rows whose lane the dispatcher has not seen yet (a job
+enqueued a moment ago) are found by their grant alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import ColumnElement
+
+from sendq.clock import Micros
+from sendq.ids import first_id, lane_id
+from sendq.ledger.db import schema
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFilter:
+    """Which lanes: those of an application, of a provider, or the one of a grant (which belongs to an application)."""
+
+    application: str | None = None
+    provider: str | None = None
+    grant: str | None = None
+
+    @property
+    def lane_id(self) -> UUID | None:
+        """The lane of the grant; None: no grant was named."""
+        return None if self.grant is None or self.application is None else lane_id(self.application, self.grant)
+
+    def conditions(self, lane_column: ColumnElement[UUID]) -> list[ColumnElement[bool]]:
+        """Of rows that name a lane in ``lane_column`` and are joined with the table of lanes."""
+        if self.lane_id is not None:
+            named = [lane_column == self.lane_id]
+            return named if self.provider is None else [*named, schema.lane.c.provider == self.provider]
+        pairs = ((schema.lane.c.application, self.application), (schema.lane.c.provider, self.provider))
+        return [column == value for column, value in pairs if value is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From ``since`` on, and before ``until``; None: no limit."""
+
+    since: Micros | None = None
+    until: Micros | None = None
+
+    def of_ids(self, column: ColumnElement[UUID]) -> list[ColumnElement[bool]]:
+        """Of rows whose ids sort by the time at which they were made."""
+        found = [] if self.since is None else [column >= first_id(self.since)]
+        return found if self.until is None else [*found, column < first_id(self.until)]
+
+    def of_times(self, column: ColumnElement[Micros]) -> list[ColumnElement[bool]]:
+        """Of rows with a time."""
+        found = [] if self.since is None else [column >= self.since]
+        return found if self.until is None else [*found, column < self.until]
+
+
+ANYWHERE = LaneFilter()
+ALWAYS = Period()

@@ -1,0 +1,72 @@
+"""Lists of jobs: the latest first, of whatever fits.
+
+Ids of jobs sort by the time of their enqueue, so both the order and the times that are asked for are those of the
+primary key. Jobs in one of the states that few are in are found through the partial indexes of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, select
+
+from sendq.ledger.db import schema
+from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
+from sendq.ledger.reading.paging import cursor, in_states, place, walk
+from sendq.ledger.reading.rows import as_list, columns_of
+from sendq.rules.states import State
+from sendq.views import JobLine, Page, Priority
+
+# States with a partial index of their own: few jobs are in them at any time.
+RARE = frozenset({State.SENDING, State.IN_DOUBT, State.DEAD})
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """Which jobs: those that fit everything that is given. ``period``: when they were enqueued."""
+
+    scope: LaneFilter = ANYWHERE
+    states: Collection[State] = ()
+    rule: str | None = None
+    batch_id: UUID | None = None
+    operation: str | None = None
+    priority: Priority | None = None
+    period: Period = ALWAYS
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """All but the period and the batch."""
+        job = schema.job.c
+        found = self.scope.conditions(job.lane_id)
+        for column, value in (
+            (job.rule, self.rule),
+            (job.operation, self.operation),
+            (job.priority, None if self.priority is None else self.priority.value),
+        ):
+            if value is not None:
+                found.append(column == value)
+        return found
+
+
+def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, limit: int) -> Page[JobLine]:
+    """Jobs, those that were enqueued last first. Raises `InvalidQuery` for a wrong cursor."""
+    job, lane = schema.job, schema.lane
+    wanted = select(*columns_of(JobLine, job), lane.c.application, lane.c.grant_id).outerjoin(
+        lane, lane.c.id == job.c.lane_id
+    )
+    within = which.period.of_ids(job.c.id)
+    if which.batch_id is not None:
+        within.append(job.c.batch_id == which.batch_id)
+    filters = which.conditions()
+    if which.states:
+        if set(which.states) <= RARE and which.batch_id is None:
+            rule = [] if which.rule is None else [job.c.rule == which.rule]
+            wanted = wanted.where(in_states(which.states, *rule), *filters)
+            filters = []
+        else:
+            filters.append(job.c.state.in_(sorted(which.states)))
+    rows, last = walk(
+        connection, wanted, [job.c.id], within=within, filters=filters, after=place("jobs", after, UUID), limit=limit
+    )
+    return Page(tuple(as_list(JobLine, rows)), cursor("jobs", last))

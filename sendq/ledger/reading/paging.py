@@ -1,0 +1,107 @@
+"""Lists page by page, by a key that is an index: a page costs the same at the beginning of a list and at its end.
+
+A page follows the place where the one before it ended (its cursor), not a number of rows: what is added or removed
+meanwhile shifts nothing. Filters that no index serves are applied to at most `SCAN_MOST` rows of the key's index; if
+too few of them fit, the page is short and its cursor goes on behind the last row that was looked at.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, or_, select, tuple_
+
+from sendq.errors import InvalidQuery, Problem
+from sendq.ledger.db import schema
+from sendq.rules.states import State
+
+# Rows that one page looks at to find those that fit: some ten milliseconds.
+SCAN_MOST = 10_000
+
+# Where a page ended: the key of its last row.
+Place: TypeAlias = tuple[Any, ...]
+
+
+def walk(
+    connection: Connection,
+    wanted: Select[Any],
+    key: Sequence[ColumnElement[Any]],
+    *,
+    within: Sequence[ColumnElement[bool]] = (),
+    filters: Sequence[ColumnElement[bool]] = (),
+    after: Place | None,
+    limit: int,
+) -> tuple[Sequence[Row[Any]], Place | None]:
+    """Up to ``limit`` rows of ``wanted`` behind ``after``, by ``key`` downwards, and the place where the page ended.
+
+    ``key`` must be in the rows. ``within`` are conditions that its index serves, ``filters`` all others.
+    """
+    downwards = [column.desc() for column in key]
+    among = list(within)
+    if after is not None:
+        among.append(_place(key) < _place(after))
+    edge: Place | None = None
+    if filters:
+        last = select(*key).where(*among).order_by(*downwards).offset(SCAN_MOST - 1).limit(1)
+        row = connection.execute(last).first()
+        if row is not None:
+            edge = tuple(row)
+            among.append(_place(key) >= _place(edge))
+    rows = connection.execute(wanted.where(*among, *filters).order_by(*downwards).limit(limit + 1)).all()
+    if len(rows) <= limit:
+        return rows, edge
+    return rows[:limit], tuple(rows[limit - 1]._mapping[column] for column in key)
+
+
+def _place(values: Sequence[Any]) -> Any:
+    return values[0] if len(values) == 1 else tuple_(*values)
+
+
+def in_states(states: Iterable[State], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Jobs in states that have a partial index, which is read as a whole: in a query of its own, for SQLite would
+    otherwise rather walk along the primary key, past all other jobs.
+
+    ``conditions`` are about columns of `sendq_job` alone.
+    """
+    job = schema.job.c
+    alike = or_(*(job.state == literal(state) for state in sorted(states)))
+    return job.id.in_(select(job.id).where(alike, *conditions).correlate(None))
+
+
+def literal(state: State) -> ColumnElement[str]:
+    """A state spelled out in the statement: SQLite uses a partial index only if it sees the value."""
+    return bindparam(None, state.value, literal_execute=True)
+
+
+def cursor(of: str, place: Place | None) -> str | None:
+    """A place in the list ``of`` as an opaque string."""
+    if place is None:
+        return None
+    parts = [value.hex if isinstance(value, UUID) else value for value in place]
+    return urlsafe_b64encode(json.dumps([of, *parts], separators=(",", ":")).encode()).rstrip(b"=").decode()
+
+
+def place(of: str, given: str | None, *kinds: type[int] | type[UUID]) -> Place | None:
+    """The place that a cursor of the list ``of`` stands for. Raises `InvalidQuery` for any other string."""
+    if given is None:
+        return None
+    try:
+        name, *parts = json.loads(urlsafe_b64decode(given + "=" * (-len(given) % 4)))
+        if name == of and len(parts) == len(kinds):
+            return tuple(_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
+    except (ValueError, TypeError, AttributeError):  # no base64, no JSON, no list, or not these parts
+        pass
+    remedy = "pass `next` of the page before as it is, to the same list with the same filters"
+    raise InvalidQuery(Problem("cursor", "is no cursor of this list", remedy))
+
+
+def _part(part: Any, kind: type[int] | type[UUID]) -> int | UUID | None:
+    if part is None or (kind is int and type(part) is int):
+        return part
+    if kind is UUID:
+        return UUID(part)
+    raise ValueError(part)

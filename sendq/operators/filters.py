@@ -1,0 +1,89 @@
+"""Filters as programs give them to `Operators`, checked: a wrong value is named with its field, reason and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from enum import Enum
+from typing import NoReturn, TypeVar
+from uuid import UUID
+
+from sendq.clock import Micros, micros
+from sendq.enqueueing.arguments import check_grant
+from sendq.enqueueing.planning import DEFAULT_APPLICATION
+from sendq.errors import InvalidQuery, Problem
+from sendq.ledger.reading.filters import LaneFilter, Period
+from sendq.rules.pace import PROVIDERS
+
+E = TypeVar("E", bound=Enum)
+
+LIMIT_MOST = 10_000  # items of a page: some megabytes
+
+
+def refuse(field: str, reason: str, remedy: str) -> NoReturn:
+    """Raise `InvalidQuery`. The value is not repeated: it may be an address."""
+    raise InvalidQuery(Problem(field, reason, remedy))
+
+
+def scope_of(application: str | None, provider: str | None, grant_id: str | None) -> LaneFilter:
+    """Which lanes. A grant without an application is one of the application ``default``."""
+    if grant_id is not None:
+        for problem in check_grant(grant_id):
+            refuse("grant_id", problem.reason, problem.remedy)
+        application = DEFAULT_APPLICATION if application is None else application
+    providers = choices_of("provider", provider, PROVIDERS)
+    return LaneFilter(name_of("application", application), providers[0] if providers else None, grant_id)
+
+
+def name_of(field: str, given: str | None) -> str | None:
+    """A name, if one was given."""
+    if given is not None and not (isinstance(given, str) and given and given.isprintable()):
+        refuse(field, "is not a name", "give a non-empty string of printable characters, or None")
+    return given
+
+
+def id_of(field: str, given: str | UUID | None) -> UUID | None:
+    """An id, if one was given."""
+    if given is None or isinstance(given, UUID):
+        return given
+    try:
+        return UUID(given)
+    except (ValueError, AttributeError, TypeError):
+        refuse(field, "is no id", "ids look like 0192f0c1-2f3e-7c4d-9a5b-0123456789ab")
+
+
+def members_of(field: str, given: E | str | Iterable[E | str] | None, kind: type[E]) -> Collection[E]:
+    """One or several members of ``kind``, by themselves or by their values; none for None."""
+    names = [member.value for member in kind]
+    return [kind(name) for name in choices_of(field, given, names)]
+
+
+def choices_of(field: str, given: object, choices: Collection[str]) -> list[str]:
+    """One or several of ``choices``; none for None."""
+    if given is None:
+        return []
+    several = [given] if isinstance(given, str | Enum) or not isinstance(given, Iterable) else list(given)
+    values = [str(one.value if isinstance(one, Enum) else one) for one in several]
+    if not values or not set(values) <= set(choices):
+        refuse(field, "is not one of its values", f"give one or several of {', '.join(choices)}, or None for all")
+    return values
+
+
+def period_of(since: datetime | None, until: datetime | None) -> Period:
+    """From ``since`` on, and before ``until``."""
+    return Period(_micros("since", since), _micros("until", until))
+
+
+def limit_of(given: int) -> int:
+    """How many items a page has at most."""
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= LIMIT_MOST:
+        refuse("limit", "is no number of items", f"give a number from 1 to {LIMIT_MOST:,}")
+    return given
+
+
+def _micros(field: str, given: datetime | None) -> Micros | None:
+    if given is None:
+        return None
+    if not isinstance(given, datetime) or given.tzinfo is None:
+        refuse(field, "is no datetime with a time zone", "give one, like datetime.now(UTC) - timedelta(hours=2)")
+    return micros(given)

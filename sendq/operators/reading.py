@@ -1,0 +1,320 @@
+"""What operators ask: lists page by page, one grant, job or batch, why a job waits, and the status of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from sendq.enqueueing.planning import DEFAULT_APPLICATION
+from sendq.ledger import deliveries as ledger_deliveries
+from sendq.ledger import events as ledger_events
+from sendq.ledger import outcomes
+from sendq.ledger.reading import batch, dead_letters, deliveries, doubts, events, grants, jobs, lookup, status, why
+from sendq.operators.base import LedgerAccess
+from sendq.operators.filters import (
+    choices_of,
+    id_of,
+    limit_of,
+    members_of,
+    name_of,
+    period_of,
+    refuse,
+    scope_of,
+)
+from sendq.rules.states import State
+from sendq.views import (
+    BatchView,
+    DeadLetter,
+    DeadLetterCount,
+    DeliveryView,
+    Doubt,
+    EventView,
+    GrantState,
+    GrantView,
+    JobLine,
+    JobView,
+    Page,
+    Priority,
+    Status,
+    Why,
+)
+
+T = TypeVar("T")
+
+# Items of a page unless the caller says otherwise.
+PAGE = 100
+
+OPERATIONS = ("send", "modify", "delete", "list")
+
+
+class Reading(LedgerAccess):
+    """Questions to the ledger. Nothing is changed, and no question locks a row.
+
+    Lists come as a `Page`, the latest first; its ``next`` is the ``cursor`` of the same call for the page that follows.
+    The filters have the same meaning in all of them: an item must fit each that is given.
+
+        application, provider    of the item's grant
+        grant_id                 without ``application``, a grant of the application ``default``
+        state                    one state or several
+        rule                     what decided last
+        batch_id                 the batch it belongs to
+        since, until             datetimes with a time zone: not before, and before
+        limit                    items of a page, at most 10,000
+
+    A job that was enqueued a moment ago is found by its grant, but not by application or provider alone until the
+    dispatcher has seen it. A wrong value raises `InvalidQuery`, with the field, the reason and the remedy.
+    """
+
+    def status(self, *, holds: int = 20) -> Status:
+        """The ledger at a glance; with at most ``holds`` grants that are held or closed, the latest first."""
+        return self._read(lambda connection: status.status(connection, now=self._now(), holds=limit_of(holds)))
+
+    def grant(self, grant_id: str, *, application: str = DEFAULT_APPLICATION) -> GrantView:
+        """Whether a grant is connected, what holds it and until when, and how many of its jobs wait.
+
+        Of a grant that the dispatcher has not seen (``known`` is False) nothing else is known than its waiting jobs.
+        """
+        scope_of(application, None, grant_id)
+        return self._read(lambda connection: grants.grant(connection, application, grant_id, now=self._now()))
+
+    def grants(
+        self,
+        *,
+        application: str | None = None,
+        provider: str | None = None,
+        grant_id: str | None = None,
+        state: GrantState | str | Iterable[GrantState | str] | None = None,
+        rule: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = PAGE,
+        cursor: str | None = None,
+    ) -> Page[GrantView]:
+        """Grants: those that are closed or held, the latest first, then the open ones.
+
+        ``rule``, ``since`` and ``until``: by what and when it was held or closed. The hold of a whole provider or
+        application makes no grant ``held`` here; it is among ``holds`` of each.
+        """
+        which = grants.GrantQuery(
+            scope=scope_of(application, provider, grant_id),
+            states=members_of("state", state, GrantState),
+            rule=name_of("rule", rule),
+            period=period_of(since, until),
+        )
+        limit = limit_of(limit)
+        return self._read(
+            lambda connection: grants.grants(connection, which, after=cursor, limit=limit, now=self._now())
+        )
+
+    def jobs(
+        self,
+        *,
+        application: str | None = None,
+        provider: str | None = None,
+        grant_id: str | None = None,
+        state: State | str | Iterable[State | str] | None = None,
+        rule: str | None = None,
+        batch_id: str | None = None,
+        operation: str | None = None,
+        priority: Priority | str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = PAGE,
+        cursor: str | None = None,
+    ) -> Page[JobLine]:
+        """Jobs, those that were enqueued last first. ``since`` and ``until``: when they were enqueued.
+
+        ``operation``: ``send``, ``modify``, ``delete``, or ``list`` (a page of a walk).
+        """
+        operations = choices_of("operation", operation, OPERATIONS)
+        which = jobs.JobQuery(
+            scope=scope_of(application, provider, grant_id),
+            states=members_of("state", state, State),
+            rule=name_of("rule", rule),
+            batch_id=id_of("batch_id", batch_id),
+            operation=operations[0] if operations else None,
+            priority=_priority(priority),
+            period=period_of(since, until),
+        )
+        return self._page(lambda connection, size: jobs.jobs(connection, which, after=cursor, limit=size), limit)
+
+    def dead_letters(
+        self,
+        *,
+        application: str | None = None,
+        provider: str | None = None,
+        grant_id: str | None = None,
+        rule: str | None = None,
+        batch_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = PAGE,
+        cursor: str | None = None,
+    ) -> Page[DeadLetter]:
+        """Dead letters, those that were given up last first. ``since`` and ``until``: when they were given up."""
+        which = _dead(application, provider, grant_id, rule, batch_id, since, until)
+        return self._page(
+            lambda connection, size: dead_letters.dead_letters(connection, which, after=cursor, limit=size), limit
+        )
+
+    def dead_letter_counts(
+        self,
+        *,
+        application: str | None = None,
+        provider: str | None = None,
+        grant_id: str | None = None,
+        rule: str | None = None,
+        batch_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> list[DeadLetterCount]:
+        """How many dead letters each rule has, the most first; the filters are those of `dead_letters`."""
+        which = _dead(application, provider, grant_id, rule, batch_id, since, until)
+        return self._read(lambda connection: dead_letters.counts_by_rule(connection, which))
+
+    def doubts(
+        self,
+        *,
+        application: str | None = None,
+        provider: str | None = None,
+        grant_id: str | None = None,
+        rule: str | None = None,
+        batch_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = PAGE,
+        cursor: str | None = None,
+    ) -> Page[Doubt]:
+        """Jobs in doubt, those that were enqueued last first. ``since`` and ``until``: when they were enqueued."""
+        which = doubts.DoubtQuery(
+            scope=scope_of(application, provider, grant_id),
+            rule=name_of("rule", rule),
+            batch_id=id_of("batch_id", batch_id),
+            period=period_of(since, until),
+        )
+        return self._page(lambda connection, size: doubts.doubts(connection, which, after=cursor, limit=size), limit)
+
+    def events(
+        self,
+        *,
+        application: str | None = None,
+        provider: str | None = None,
+        grant_id: str | None = None,
+        kind: str | Iterable[str] | None = None,
+        rule: str | None = None,
+        by: str | None = None,
+        job_id: str | None = None,
+        batch_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = PAGE,
+        cursor: str | None = None,
+    ) -> Page[EventView]:
+        """What happened to grants and holds, and what operators did, the latest first.
+
+        ``kind``: one or several of those that `sendq.ledger.events` lists; ``by``: an operator's name, or ``policy``
+        and the like.
+        """
+        which = events.EventQuery(
+            scope=scope_of(application, provider, grant_id),
+            kinds=choices_of("kind", kind, ledger_events.KINDS),
+            rule=name_of("rule", rule),
+            by=name_of("by", by),
+            job_id=id_of("job_id", job_id),
+            batch_id=id_of("batch_id", batch_id),
+            period=period_of(since, until),
+        )
+        return self._page(lambda connection, size: events.events(connection, which, after=cursor, limit=size), limit)
+
+    def deliveries(
+        self,
+        *,
+        application: str | None = None,
+        provider: str | None = None,
+        grant_id: str | None = None,
+        state: str | Iterable[str] | None = None,
+        kind: str | Iterable[str] | None = None,
+        receiver: str | None = None,
+        job_id: str | None = None,
+        batch_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = PAGE,
+        cursor: str | None = None,
+    ) -> Page[DeliveryView]:
+        """Deliveries of outcomes, the latest first. ``since`` and ``until``: when the outcome came.
+
+        ``state``: ``waiting``, ``delivered``, ``given_up``. ``kind``: the outcome (``sent``, ``dead``, …). ``job_id``
+        or ``batch_id``: what it is about.
+        """
+        if job_id is not None and batch_id is not None:
+            refuse("batch_id", "is given beside job_id", "give one of the two: a delivery is about one thing")
+        which = deliveries.DeliveryQuery(
+            scope=scope_of(application, provider, grant_id),
+            states=choices_of("state", state, ledger_deliveries.STATES),
+            kinds=choices_of("kind", kind, outcomes.KINDS),
+            receiver=name_of("receiver", receiver),
+            subject=id_of("job_id", job_id) if job_id is not None else id_of("batch_id", batch_id),
+            period=period_of(since, until),
+        )
+        return self._page(
+            lambda connection, size: deliveries.deliveries(connection, which, after=cursor, limit=size), limit
+        )
+
+    def job(
+        self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+    ) -> JobView:
+        """A job with its attempts, by its id or by the key it was enqueued with. Raises `NotFound`."""
+        return self._read(
+            lambda connection: lookup.job(connection, lookup.job_id(connection, job_id, application, key))
+        )
+
+    def why(self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION) -> Why:
+        """Why a job is in its state: what it waits for and until when, or why it ended. Raises `NotFound`."""
+
+        def ask(connection: Connection) -> Why:
+            return why.why(connection, lookup.job_id(connection, job_id, application, key), now=self._now())
+
+        return self._read(ask)
+
+    def batch(
+        self, batch_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+    ) -> BatchView:
+        """A batch with its progress, by its id or by the key it was enqueued with. Raises `NotFound`."""
+
+        def ask(connection: Connection) -> BatchView:
+            found = lookup.batch_id(connection, batch_id, application, key)
+            return batch.batch(connection, found, now=self._now())
+
+        return self._read(ask)
+
+    def _page(self, question: Callable[[Connection, int], Page[T]], limit: int) -> Page[T]:
+        size = limit_of(limit)
+        return self._read(lambda connection: question(connection, size))
+
+
+def _dead(
+    application: str | None,
+    provider: str | None,
+    grant_id: str | None,
+    rule: str | None,
+    batch_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> dead_letters.DeadLetterQuery:
+    return dead_letters.DeadLetterQuery(
+        scope=scope_of(application, provider, grant_id),
+        rule=name_of("rule", rule),
+        batch_id=id_of("batch_id", batch_id),
+        period=period_of(since, until),
+    )
+
+
+def _priority(given: Priority | str | None) -> Priority | None:
+    if given is None or isinstance(given, Priority):
+        return given
+    (name,) = choices_of("priority", given, [priority.name.lower() for priority in Priority])
+    return Priority[name.upper()]

@@ -1,0 +1,47 @@
+"""What applications and operators see of the ledger: frozen snapshots, with datetimes in UTC."""
+
+from sendq.views.batches import Batch, BatchError, BatchView, WalkView
+from sendq.views.grants import EventView, GrantState, GrantView, HoldView
+from sendq.views.jobs import (
+    AttemptView,
+    DeadLetter,
+    DeadLetterCount,
+    Doubt,
+    Eta,
+    Job,
+    JobLine,
+    JobView,
+    Priority,
+    Why,
+)
+from sendq.views.page import Page, plain
+from sendq.views.status import Backlog, DeliveryView, LaneCounts, Shut, Status, WorkerView
+
+__all__ = [
+    "AttemptView",
+    "Backlog",
+    "Batch",
+    "BatchError",
+    "BatchView",
+    "DeadLetter",
+    "DeadLetterCount",
+    "DeliveryView",
+    "Doubt",
+    "Eta",
+    "EventView",
+    "GrantState",
+    "GrantView",
+    "HoldView",
+    "Job",
+    "JobLine",
+    "JobView",
+    "LaneCounts",
+    "Page",
+    "Priority",
+    "Shut",
+    "Status",
+    "WalkView",
+    "Why",
+    "WorkerView",
+    "plain",
+]

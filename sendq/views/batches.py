@@ -1,0 +1,93 @@
+"""Batches: what a bulk call returns, and how far its jobs and its walk are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sendq.rules.states import State
+from sendq.views.page import plain
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a bulk call returns; ``total`` is the number of its jobs (None: a walk has to find the messages first).
+
+    ``existed``: the key named this batch already, and nothing new was stored.
+    """
+
+    id: str
+    total: int | None
+    existed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BatchError:
+    """A dead letter of a batch: its job and message (None: a page of the walk), the rule, and the API's answer."""
+
+    job_id: str
+    object_id: str | None
+    operation: str
+    rule: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WalkView:
+    """How a batch finds its messages.
+
+    ``state``: ``listing`` messages; ``making`` jobs for those found; ``done``; ``stopped`` (a page was given up,
+    cancelled or expired; the batch's errors say why, and a retry of its dead letters continues the walk). ``pages``
+    were listed, with ``found`` messages; ``listed`` of ``listings`` are complete (a query is one listing, and so is
+    each thread).
+    """
+
+    state: str
+    pages: int
+    found: int
+    listings: int
+    listed: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch and its progress.
+
+    ``total`` is None until a walk has found its messages. ``counts`` has the number of jobs in each final state, and
+    in doubt. ``rate`` is in jobs per second over the last minute; ``eta`` follows from it, from holds and from the
+    lane's pace, and is None when unknown (during a walk, and while the lane is closed). ``errors`` are the first dead
+    letters, at most ten. ``finished_at``: when its last job ended; a retry of its dead letters reopens it.
+    """
+
+    id: str
+    operation: str
+    application: str | None
+    grant_id: str | None
+    total: int | None
+    counts: Mapping[State, int]
+    created_at: datetime
+    walk: WalkView | None = None
+    rate: float = 0.0
+    eta: datetime | None = None
+    errors: Sequence[BatchError] = ()
+    cancelled_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not ended, including those on the wire; during a walk, of the messages found so far."""
+        known = self.total if self.total is not None else self.walk.found if self.walk is not None else 0
+        return known - sum(self.counts.values())
+
+    @property
+    def progress(self) -> float:
+        """The share of jobs that have ended, from 0 to 1; 0 while the total is unknown."""
+        if self.total is None:
+            return 0.0
+        return 1 - self.waiting / self.total if self.total else 1.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self)) | {"waiting": self.waiting, "progress": self.progress}

@@ -1,0 +1,108 @@
+"""Grants, the holds over them, and what happened to them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sendq.views.page import plain
+
+
+class GrantState(StrEnum):
+    """What keeps a grant's jobs waiting, as far as the grant itself is concerned."""
+
+    OPEN = "open"  # nothing
+    HELD = "held"  # a hold, until a time
+    CLOSED = "closed"  # its owner must sign in again
+
+
+@dataclass(frozen=True, slots=True)
+class HoldView:
+    """A hold in force, or a grant that is closed (``until`` None: until its owner signs in again).
+
+    ``grant_id`` is None when the hold is on a provider, and ``provider`` too when it is on the whole application.
+    ``by``: ``policy`` and the like, or an operator's name.
+    """
+
+    application: str
+    provider: str | None
+    grant_id: str | None
+    since: datetime | None
+    until: datetime | None
+    rule: str | None
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantView:
+    """A grant: whether it is connected, what holds it and until when, and how many jobs wait.
+
+    known         False: the dispatcher has not seen a job for it yet; its provider is then None
+    state         of the grant itself; a hold of its provider or application does not change it
+    since         when it was held or closed; with the ``rule`` that did it, ``by`` whom, and an operator's ``reason``
+    until         when the hold of the grant itself ends
+    suspected     closed, and the API is being asked whether its owner really has to sign in again
+    announced_at  when the application was told that the owner must sign in again
+    gone          the grant no longer exists at Nylas; its jobs end
+    holds         every hold in force over it: its application's, its provider's, its own
+    waiting       its waiting jobs; with ``more_waiting`` there are more than were counted
+    """
+
+    grant_id: str
+    application: str
+    provider: str | None
+    known: bool
+    state: GrantState
+    since: datetime | None
+    until: datetime | None
+    rule: str | None
+    by: str | None
+    reason: str | None
+    suspected: bool
+    announced_at: datetime | None
+    gone: bool
+    holds: tuple[HoldView, ...]
+    waiting: int
+    more_waiting: bool
+
+    @property
+    def connected(self) -> bool:
+        """Whether its jobs can go once no hold is left: its owner need not sign in again."""
+        return self.state is not GrantState.CLOSED
+
+    @property
+    def held_until(self) -> datetime | None:
+        """When the last hold over it ends, its provider's and application's included; None: nothing holds it."""
+        return max((hold.until for hold in self.holds if hold.until is not None), default=None)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        held_until = self.held_until
+        return plain(asdict(self) | {"connected": self.connected, "held_until": held_until})
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """Something that happened to a grant, a provider or an application, or that an operator did.
+
+    ``kind`` is one of `sendq.ledger.events`; ``by`` an operator's name, or what acted on its own: ``policy``,
+    ``escalation``, ``check``, ``reconcile``, ``webhook``. ``job_id``: the job concerned, or whose answer caused it.
+    """
+
+    id: str
+    at: datetime
+    kind: str
+    application: str | None
+    provider: str | None
+    grant_id: str | None
+    job_id: str | None
+    batch_id: str | None
+    rule: str | None
+    by: str
+    reason: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))

@@ -1,0 +1,201 @@
+"""Jobs: what an enqueue returns, one job with its attempts, lists of jobs, and why one waits."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import IntEnum
+from typing import Any
+
+from sendq.rules.states import State
+from sendq.views.page import plain
+
+
+class Priority(IntEnum):
+    """Which jobs of a lane go first. A password reset is high, a newsletter low."""
+
+    HIGH = 0
+    NORMAL = 1
+    LOW = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an enqueue returns. ``existed``: the key named this job already, and nothing new was stored."""
+
+    id: str
+    existed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptView:
+    """One HTTP call for a job."""
+
+    begun_at: datetime
+    ended_at: datetime
+    status: int | None
+    rule: str
+    route: str | None
+    sent: str
+    generation: int
+    error_type: str | None
+    error: str | None
+    request_id: str | None
+    replayed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as the ledger has it now, with its attempts (``trail``), the oldest first.
+
+    ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
+    """
+
+    id: str
+    state: State
+    operation: str
+    application: str | None
+    grant_id: str | None
+    batch_id: str | None
+    object_id: str | None
+    priority: Priority
+    created_at: datetime
+    due_at: datetime
+    next_at: datetime
+    expires_at: datetime | None
+    finished_at: datetime | None
+    attempts: int
+    rule: str | None
+    message_id: str | None
+    trail: tuple[AttemptView, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class JobLine:
+    """A job in a list. ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane."""
+
+    id: str
+    state: State
+    operation: str
+    priority: Priority
+    application: str | None
+    grant_id: str | None
+    batch_id: str | None
+    created_at: datetime
+    next_at: datetime
+    finished_at: datetime | None
+    attempts: int
+    rule: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter in a list; ``status`` (HTTP) and ``error`` are those of its last attempt."""
+
+    id: str
+    rule: str | None
+    operation: str
+    application: str | None
+    grant_id: str | None
+    batch_id: str | None
+    created_at: datetime
+    given_up_at: datetime
+    attempts: int
+    status: int | None
+    error: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterCount:
+    """The dead letters of one rule: how many, and when the first and the last of them were given up."""
+
+    rule: str | None
+    number: int
+    oldest: datetime
+    newest: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A job in doubt: it may have been sent, and the mailbox is searched for it.
+
+    doubt_at     when its last request with an unknown outcome began
+    rule         what put it in doubt
+    look_at      the next search; None: not planned yet
+    looks        searches so far that could count as proof; misses those of them that proved its absence
+    seen         the result of the last search; None: there was none
+    in_doubt     what follows if it is not found (wait, resend, dead); None: as the workers are set
+    cancel_at    when it was cancelled: it ends as cancelled if it was not sent
+    """
+
+    id: str
+    operation: str
+    rule: str | None
+    application: str | None
+    grant_id: str | None
+    batch_id: str | None
+    created_at: datetime
+    doubt_at: datetime | None
+    look_at: datetime | None
+    looks: int | None
+    misses: int | None
+    seen: str | None
+    in_doubt: str | None
+    cancel_at: datetime | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a job is in its state: ``reason`` for programs, ``says`` for people; ``until``: when the wait ends, if known.
+
+    ``by`` is who made the hold that it waits for (``policy``, or an operator), ``note`` the operator's reason for it.
+    ``ahead`` counts the jobs of its lane that go first, up to 10,000. ``eta``: about when it goes, if only its lane's
+    pace, holds and the jobs ahead delay it.
+    """
+
+    job_id: str
+    state: State
+    reason: str
+    says: str
+    until: datetime | None = None
+    rule: str | None = None
+    by: str | None = None
+    note: str | None = None
+    ahead: int | None = None
+    eta: datetime | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Eta:
+    """When a job accepted now would go: a prediction from its lane's pace, the holds over it and the jobs ``ahead``.
+
+    ``at`` None: not before the grant's owner has signed in again. ``or_later``: more jobs are ahead than were counted.
+    """
+
+    at: datetime | None
+    ahead: int
+    or_later: bool = False

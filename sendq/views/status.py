@@ -1,0 +1,115 @@
+"""The whole ledger at a glance, and the deliveries of outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sendq.rules.states import State
+from sendq.views.grants import HoldView
+from sendq.views.page import plain
+
+
+@dataclass(frozen=True, slots=True)
+class LaneCounts:
+    """Lanes by state: ``served`` are in a turn, ``waiting`` want one; the rest of ``total`` is idle."""
+
+    total: int
+    served: int
+    waiting: int
+    held: int
+    closed: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker process as it registered itself; ``capacity`` is the number of calls that it makes at once."""
+
+    id: str
+    name: str
+    pid: int
+    version: str
+    started_at: datetime
+    beat_at: datetime
+    capacity: int
+    stopping: bool
+    leads: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shut:
+    """Nothing is sent ``since`` then: the ledger has lost what happened after ``known_until``."""
+
+    since: datetime
+    known_until: datetime
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Outcomes that are still to be delivered.
+
+    ``waiting`` and ``given_up`` are counted up to 10,000, and ``oldest_s`` (the age of the oldest waiting one) is then
+    a lower bound. ``failing``: receivers whose last request failed, and for which something waits.
+    """
+
+    waiting: int
+    oldest_s: float
+    given_up: int
+    failing: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The ledger at a glance.
+
+    jobs         by state, every state; 100,000 of one that is not final means "at least"
+    holds        of applications and providers, all of them, then of grants, the latest first, up to a limit
+    turn_wait_s  how long the lane that has waited longest has been due for a turn, in seconds
+    oldest_s     by priority, how long the oldest job has waited that no hold, closed lane or pace keeps, in seconds
+    calls        of the last minute, by what they led to (``done``, or a route of the policy)
+    """
+
+    at: datetime
+    shut: Shut | None
+    jobs: Mapping[State, int]
+    lanes: LaneCounts
+    holds: tuple[HoldView, ...]
+    workers: tuple[WorkerView, ...]
+    turn_wait_s: float
+    oldest_s: Mapping[str, float]
+    calls: Mapping[str, int]
+    deliveries: Backlog
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryView:
+    """The delivery of one outcome to one receiver.
+
+    ``subject`` is the id of the job, batch or lane that it is about; ``target`` what the enqueuing call named;
+    ``facts`` what is delivered. ``next_at``: the next try, None once it is delivered or given up.
+    """
+
+    id: str
+    kind: str
+    subject: str
+    receiver: str
+    target: str
+    state: str
+    tries: int
+    created_at: datetime
+    next_at: datetime | None
+    tried_at: datetime | None
+    done_at: datetime | None
+    error: str | None
+    facts: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
