@@ -11,6 +11,7 @@ from sendq.errors import Problem
 from sendq.filters import DoubtFilter
 from sendq.ledger.operators import resolve as doubts
 from sendq.ledger.operators.resolve import DoubtSelection
+from sendq.ledger.operators.retry import CHUNK
 from sendq.operators.acts.checks import job_ids, lane_of, refuse
 from sendq.operators.acts.retry import others
 from sendq.operators.base import Ledger
@@ -78,12 +79,12 @@ def resolve(
     while True:
         if dry_run:
             with ledger.reading() as connection:
-                found = doubts.find(connection, which, answer, after=after)
+                found = doubts.find(connection, which, answer, after=after, limit=CHUNK)
         else:
             with ledger.writing() as connection:
                 found = doubts.resolve(
                     connection, which, answer, by=by, reason=reason, message_id=message_id,
-                    now=ledger.now(), after=after,
+                    now=ledger.now(), after=after, limit=CHUNK,
                 )  # fmt: skip
         number += len(found.ready)
         refused.update(found.refused.values())
