@@ -79,6 +79,12 @@ class TestThePages:
     def test_are_of_a_length_that_is_read(self) -> None:
         assert len(read("README.md").splitlines()) <= 350
 
+    def test_list_changes_in_short_sections(self) -> None:
+        sections = re.split(r"^#{2,3} ", read("CHANGELOG.md"), flags=re.MULTILINE)[1:]
+        lengths = {one.splitlines()[0]: len([line for line in one.splitlines()[1:] if line]) for one in sections}
+        assert len(lengths) > 5
+        assert [name for name, length in lengths.items() if length > 12] == []
+
 
 class TestTheTree:
     def test_names_what_every_folder_is_for(self) -> None:
