@@ -1,4 +1,4 @@
-"""A short selection of the chaos, for every run of the tests; ``./dev chaos`` plays all of it, and measures."""
+"""A short selection of the chaos, for ``./dev test-all``; ``./dev chaos`` plays all of it, and measures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.chaos.stage import Played, Scenario, play
 from tests.chaos.workers import kills
 from tests.support.servers import Cluster, running_cluster
 
-pytestmark = pytest.mark.chaos
+pytestmark = [pytest.mark.chaos, pytest.mark.long]
 
 # Deaths are noticed in seconds; on a busy machine the living are buried now and then, which must not matter either.
 QUICK = {

@@ -25,7 +25,9 @@ def tmp() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.mark.long
+HANGUPS = [pytest.param(*each, marks=pytest.mark.long) for each in ((signal.SIGTERM, 143), (signal.SIGHUP, 129))]
+
+
 class TestTheDemo:
     def test_it_ends_by_itself_and_adds_up(self, tmp: Path) -> None:
         with running(["demo"], tmp) as demo:
@@ -47,6 +49,7 @@ class TestTheDemo:
                 return demo.interrupt()
         raise AssertionError("three times Ctrl-C, and it runs on")
 
+    @pytest.mark.long
     @pytest.mark.parametrize("begun", ["interpreter", "temporary directory", "redis", "worker"])
     def test_ctrl_c_during_its_start_leaves_nothing(self, tmp: Path, begun: str) -> None:
         with running(["demo"], tmp) as demo:
@@ -67,7 +70,7 @@ class TestTheDemo:
             assert demo.alive() == []
             assert demo.files() == []
 
-    @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+    @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), *HANGUPS])
     def test_a_signal_midway_leaves_nothing(self, tmp: Path, signum: signal.Signals, status: int) -> None:
         with running(["demo"], tmp) as demo:
             demo.line_with("dead 1")
@@ -77,12 +80,14 @@ class TestTheDemo:
             assert demo.alive() == []
             assert demo.files() == []
 
+    @pytest.mark.long
     def test_a_kill_leaves_nothing_running(self, tmp: Path) -> None:
         with running(["demo"], tmp) as demo:
             demo.line_with("dead 1")
             demo.process.kill()
             eventually(lambda: demo.alive() == [], "the end of everything that was started")
 
+    @pytest.mark.long
     def test_a_reader_that_leaves_ends_it(self, tmp: Path) -> None:
         with running(["demo"], tmp) as demo:
             demo.line_with("sent")
@@ -93,6 +98,7 @@ class TestTheDemo:
             assert demo.alive() == []
             assert demo.files() == []
 
+    @pytest.mark.long
     def test_a_worker_that_dies_is_told_and_its_log_kept(self, tmp: Path) -> None:
         with running(["demo"], tmp) as demo:
             demo.line_with("dead 1")

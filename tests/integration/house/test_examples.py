@@ -132,7 +132,8 @@ def database(url: str, framework: str) -> str:
 
 
 # Each framework and each database once, but for Django, whose connection is joined in a way of its own for each.
-SHOPS = [("FastAPI", "postgresql"), ("Flask", "sqlite"), ("Django", "postgresql"), ("Django", "sqlite")]
+DJANGO = [("Django", "postgresql"), pytest.param(("Django", "sqlite"), marks=pytest.mark.long)]
+SHOPS = [("FastAPI", "postgresql"), ("Flask", "sqlite"), *DJANGO]
 
 
 @pytest.fixture(scope="module", params=SHOPS, ids=lambda each: "-".join(each))
@@ -206,7 +207,7 @@ class TestAnOutcome:
 
 
 class TestAFormFromElsewhere:
-    @pytest.mark.parametrize("used", [each for each in SHOPS if each[0] == "Django"], indirect=True)
+    @pytest.mark.parametrize("used", DJANGO, indirect=True)
     def test_is_refused_by_django_which_looks(self, used: Shop) -> None:
         stranger = Shop(used.system, used.framework, used.url)
         jobs = used.system.count(schema.job)

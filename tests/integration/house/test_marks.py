@@ -108,7 +108,7 @@ class Places:
         ]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
     if request.param == "sqlite":
         with running(f"sqlite:///{tmp_path}/sendq.db", tmp_path, api_key=SECRETS["API key"]) as system:

@@ -24,6 +24,7 @@ def without_times(text: str) -> str:
 
 
 class TestAStory:
+    @pytest.mark.long
     def test_that_is_run_again_gives_the_page_that_is_kept(self) -> None:
         again = played(import_module("examples.stories.dead_letter"))
         assert without_times(again) == without_times(page("dead_letter"))

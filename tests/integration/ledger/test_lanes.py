@@ -288,7 +288,9 @@ class World:
 class TestWhy:
     """`why` gives the dispatcher's own answer."""
 
-    @pytest.mark.parametrize("seed", range(12))
+    @pytest.mark.parametrize(
+        "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(3, 12))]
+    )
     def test_says_due_if_and_only_if_the_dispatcher_would_serve_the_job_now(self, ledger: Ledger, seed: int) -> None:
         world = World(ledger, seed)
         for _ in range(4):

@@ -361,6 +361,7 @@ class NoBell:
     def close(self) -> None: ...
 
 
+@pytest.mark.long
 class TestAnOldSnapshotOfAnotherConnection:
     """A dump, or a forgotten transaction: what was deleted or changed since cannot be cleaned away."""
 

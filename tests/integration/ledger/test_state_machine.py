@@ -384,7 +384,7 @@ class TestWhateverHappens:
         run_state_machine_as_test(
             Machine,
             settings=settings(
-                max_examples=40,
+                max_examples=settings().max_examples * 2 // 5,  # 10, or 100 in ./dev test-all
                 stateful_step_count=40,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

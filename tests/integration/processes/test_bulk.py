@@ -165,6 +165,7 @@ class TestMetadataOfAMessageThatWeSent:
         assert {one.operation for one in system.api.requests if one.grant == "marked"} == {"send", "modify"}
 
 
+@pytest.mark.long
 class TestAWalkWhoseWorkerIsKilledAgainAndAgain:
     PAGES, KILLS = 40, 3
 

@@ -20,7 +20,7 @@ HOUR_S = 3600
 LOST = Fault.drop(name="lost", accepted=True, kept="nothing")  # it went out, and its key does not remember
 
 
-both = pytest.mark.parametrize("system", ["sqlite", "postgresql"], indirect=True)
+both = pytest.mark.parametrize("system", ["sqlite", pytest.param("postgresql", marks=pytest.mark.long)], indirect=True)
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ class TestFlower:
             busy = eventually(lambda: ask.worker(processed=5), "the worker's own heartbeat")
             assert busy["active"] == 0
 
+    @pytest.mark.long
     def test_misses_no_attempt_of_many(self, system: System) -> None:
         with flower(system) as ask:
             system.start_worker("-E")
@@ -70,7 +71,7 @@ class TestFlower:
             eventually(lambda: succeeded in (ask("/metrics") or ""), "1,200 successes in Flower")
 
     def test_shows_how_many_calls_a_worker_has_in_flight(self, system: System) -> None:
-        system.api.will(Fault.slow(8.0), grant="slow", times=None)
+        system.api.will(Fault.slow(LIMIT_S), grant="slow", times=None)
         with flower(system) as ask:
             system.start_worker("-E")
             system.queue.send("slow", mail())

@@ -28,7 +28,7 @@ def sealing(system: System, keys: str) -> SendQueue:
 
 
 class TestWithoutTheKey:
-    @pytest.fixture(params=["sqlite", "postgresql"])
+    @pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
     def system(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
         if request.param == "sqlite":
             with running(f"sqlite:///{tmp_path}/sendq.db", tmp_path) as system:

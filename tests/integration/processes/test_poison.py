@@ -55,6 +55,7 @@ class Supervisor:
         self._thread.join()
 
 
+@pytest.mark.long
 def test_only_the_job_to_blame_ends_and_all_others_go_out_once(system: System) -> None:
     """Two kinds of poison among 200 innocents of 20 grants, in lanes with innocents before and behind them."""
     system.api.will(Fault.status(400, message="deadly answer"), operation="modify", times=None)
