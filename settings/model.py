@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     )  # fmt: skip
     nylas_provider: Provider | None = setting(
         None, "provider of all grants of the application, if they have the same one: google, microsoft, ews, imap, "
-        "icloud or yahoo (default: the provider given at enqueue; otherwise Nylas is asked once per grant)",
+        "icloud, yahoo or nylas (default: the provider given at enqueue; otherwise Nylas is asked once per grant)",
         "NYLAS_PROVIDER", only=True,
     )  # fmt: skip
     named_applications: NamedApplications = setting(
