@@ -1,4 +1,8 @@
-"""The body of an answer, read with patience: JSON in any state, or text, always bounded, never an exception. Pure."""
+"""The body of an answer: JSON in any state, or text, always bounded, never an exception. Pure.
+
+Bodies come from outside, so each is cut before anything looks at it: what a body costs does not grow with what a server
+sends. An answer is read on the event loop, which all calls of a worker share.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,23 @@ import json
 import re
 import zlib
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 # The answer to a send repeats the message, so an honest body can be as large as the largest request (3 MB) and its
 # escapes; whatever is longer is cut, and read as text.
 JSON_BYTES = 4 * 1024 * 1024
-TEXT_BYTES = 64 * 1024
+ERROR_BYTES = 512 * 1024  # of an error; real ones have a few thousand
+TEXT_BYTES = 16 * 1024  # a page of a proxy says all that it has to say in its head
 LEAVES = 200  # strings taken from one document; a real error has under twenty
 NODES = 2_000  # places looked at while taking them
 LEAF_CHARS = 4_000
+LEAVES_CHARS = 8_000  # of all strings together; the longest real error seen is under 4,000
+# Values of an answer to one request: a message to 500 recipients has about 4,000. Reading 20,000 takes about 5 ms.
+VALUES = 20_000
+_COUNTED_BYTES = 64 * 1024  # smaller bodies cannot hold many more values than that
 
-_TITLE = re.compile(r"<(title|h1)[^>]{0,200}>([^<]{1,500})", re.IGNORECASE)
+_TITLE = re.compile(r"<(title|h1)[^<>]{0,200}>([^<]{1,500})", re.IGNORECASE)
 _TAG = re.compile(r"<[^<>]{0,500}>")
 # Names under which providers state a wait as data, with the seconds in one unit of it (Graph, EWS, Google RPC).
 _WAIT_KEYS = {
@@ -59,28 +69,63 @@ class Body:
         return " ".join(heads) or _TAG.sub(" ", self.raw)
 
 
-def read_body(body: bytes) -> Body:
-    """Read bytes as JSON if they can be, else as text. A body that was left compressed is unpacked first."""
-    data = _unpack(body)[: JSON_BYTES + 1]
-    text = data.decode("utf-8-sig", "replace") if len(data) <= JSON_BYTES else ""
+def read_body(body: bytes, *, most: int = JSON_BYTES, values: int | None = None) -> Body:
+    """Read bytes as JSON if they can be, else as text. A body that was left compressed is unpacked first.
+
+    Of JSON with more than ``most`` bytes, or about ``values`` values or more, the beginning is taken for text.
+    """
+    data = _unpack(body, most)[: most + 1]
     document: Any = None
-    if text.lstrip()[:1] in ("{", "[", '"'):
+    if len(data) <= most and _looks_like_json(data) and not (values and _has_more_values(data, values)):
         try:
-            document = json.loads(text, parse_int=_integer, strict=False)
+            document = json.loads(data.decode("utf-8-sig", "replace"), parse_int=_integer, strict=False)
         except (ValueError, RecursionError):
             document = None
     if isinstance(document, str):
-        return Body(None, document[:TEXT_BYTES])
+        return Body(None, cut(document, TEXT_BYTES))
     if not isinstance(document, dict):
-        return Body(None, data[:TEXT_BYTES].decode("utf-8-sig", "replace"))
+        return Body(None, cut(data[: TEXT_BYTES + 1].decode("utf-8-sig", "replace"), TEXT_BYTES))
     return Body(document, "")
 
 
-def _unpack(body: bytes) -> bytes:
+def cut(text: str, chars: int) -> str:
+    """The first characters of a text. A word that is cut in two goes, for it may be the first part of an address."""
+    if len(text) <= chars:
+        return text
+    head = text[:chars]
+    if head.count('"') % 2:
+        head = head[: head.rfind('"')]
+    return head[: len(head) - _length_of_last_word(head)]
+
+
+def _length_of_last_word(text: str) -> int:
+    return len(text) - max((text.rfind(end) for end in ' \t\r\n@<>(),;:"'), default=-1) - 1
+
+
+def _looks_like_json(data: bytes) -> bool:
+    return data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"[", b'"')
+
+
+def _has_more_values(data: bytes, limit: int) -> bool:
+    """Whether JSON holds more than about that many values, judged by what separates them outside of strings."""
+    if len(data) <= _COUNTED_BYTES or _marks(data) <= limit:
+        return False
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if plain.count(b'"') > 4 * limit:
+        return True
+    outside = b"".join(plain.split(b'"')[::2])
+    return _marks(outside) > limit
+
+
+def _marks(data: bytes) -> int:
+    return sum(data.count(mark) for mark in (b",", b"[", b"{"))
+
+
+def _unpack(body: bytes, most: int) -> bytes:
     if body[:2] != b"\x1f\x8b":
         return body
     try:
-        return zlib.decompressobj(wbits=31).decompress(body, JSON_BYTES + 1)
+        return zlib.decompressobj(wbits=31).decompress(body, most + 1)
     except zlib.error:
         return body
 
@@ -95,19 +140,20 @@ def _walk(root: Any) -> tuple[list[str], tuple[float, ...]]:
     leaves: list[str] = []
     waits: list[float] = []
     stack: list[tuple[str, Any]] = [("", root)]
-    nodes = 0
-    while stack and nodes < NODES and len(leaves) < LEAVES:
+    nodes = chars = 0
+    while stack and nodes < NODES and len(leaves) < LEAVES and chars < LEAVES_CHARS:
         nodes += 1
         key, value = stack.pop()
         if isinstance(value, dict):
-            stack += reversed(list(value.items())[:NODES])
+            stack += reversed(list(islice(value.items(), NODES)))
         elif isinstance(value, list):
             stack += [(key, item) for item in reversed(value[:NODES])]
         elif isinstance(value, str) and value:
-            leaves.append(value[:LEAF_CHARS])
+            leaves.append(cut(value, LEAF_CHARS))
+            chars += len(leaves[-1])
         elif isinstance(value, int) and 100 <= value <= 999:
             leaves.append(str(value))
-        unit = _WAIT_KEYS.get(key.lower().replace("_", "").replace("-", "")) if key else None
+        unit = _WAIT_KEYS.get(key[:40].lower().replace("_", "").replace("-", "")) if key else None
         if unit is not None and (wait := _seconds(value)) is not None:
             waits.append(wait * unit)
     return leaves, tuple(waits)

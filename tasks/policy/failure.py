@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 from sendq.clock import SECOND, Micros, seconds
 from sendq.redaction import redact_answer
-from tasks.policy.body import Body, read_body
+from tasks.policy.body import ERROR_BYTES, JSON_BYTES, LEAF_CHARS, VALUES, Body, cut, read_body
 from tasks.policy.text import clean, flatten
 from tasks.policy.waits import stated_wait
 
@@ -47,7 +47,9 @@ FAULTS_NOT_SENT = ("dns", "connect", "tls", "key", "local", "incomplete", "unrea
 FAULTS_MAYBE_SENT = ("timeout", "reset", "cut", "died")
 
 MESSAGE_CHARS = 500  # what a person reads in a list; longer texts of providers repeat themselves
-TEXT_CHARS = 20_000  # what is searched; the longest real error seen is under 4,000
+TEXT_CHARS = 8_000  # what is searched; the longest real error seen is under 4,000
+TYPE_CHARS = 80
+ID_CHARS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +110,9 @@ def parse(answer: Answer, *, provider: str, operation: str, now: Micros) -> Succ
     ``provider`` is one of `PROVIDERS` (anything else counts as ``unknown``), ``operation`` one of `OPERATIONS`,
     ``now`` the time (retry times stated as a date are turned into a wait from now).
     """
-    body = read_body(answer.body)
-    if answer.status is not None and 200 <= answer.status < 300 and not _contradicts(body, answer.headers):
+    is_success = answer.status is not None and 200 <= answer.status < 300
+    body = read_body(answer.body, most=JSON_BYTES if is_success else ERROR_BYTES, values=VALUES)
+    if answer.status is not None and is_success and not _contradicts(body, answer.headers):
         return _success(answer.status, answer.headers, body)
     return _failure(answer, body, provider=provider, operation=operation, now=now)
 
@@ -121,7 +124,7 @@ def _contradicts(body: Body, headers: Mapping[str, str]) -> bool:
     document = body.document
     if isinstance(document.get("data"), dict) and document["data"]:
         return False
-    legacy_error = "message" in document and "error" in str(document.get("type", "")).lower()
+    legacy_error = "message" in document and "error" in str(document.get("type"))[:TYPE_CHARS].lower()
     return bool(document.get("error") or document.get("failures") or legacy_error)
 
 
@@ -146,14 +149,14 @@ def _success(status: int, headers: Mapping[str, str], body: Body) -> Success:
 
 def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: Micros) -> Failure:
     said = _Said.of(body)
-    words = [redact_answer(text) for text in (said.type, said.message, *said.provider, *said.other) if text]
-    text = flatten(" | ".join(words))[:TEXT_CHARS]
+    words = dict.fromkeys(text for text in (said.type, said.message, *said.provider, *said.other) if text)
+    text = flatten(redact_answer(cut(" | ".join(words), TEXT_CHARS)))
     stated_s = stated_wait(answer.headers, text, body.waits(), now=now / SECOND)
     people = said.message or next(iter(said.provider), "") or next(iter(said.other), "")
     return Failure(
         status=answer.status,
         type=_type(said.type),
-        message=clean(redact_answer(people))[:MESSAGE_CHARS] + _refused_words(said.refused),
+        message=clean(redact_answer(cut(people, LEAF_CHARS)))[:MESSAGE_CHARS] + _refused_words(said.refused),
         text=text,
         request_id=_id((body.document or {}).get("request_id")) or _id(answer.headers.get("x-request-id")),
         stated=None if stated_s is None else seconds(stated_s),
@@ -186,7 +189,7 @@ class _Said:
     def of(cls, body: Body) -> _Said:
         document = body.document
         if document is None:
-            return cls("", body.plain(), (), (), 0)
+            return cls("", cut(body.plain(), LEAF_CHARS), (), (), 0)
         error = document.get("error")
         inner = error if isinstance(error, dict) else document
         kind = next((value for value in (inner.get("type"), inner.get("code")) if isinstance(value, str)), "")
@@ -198,12 +201,13 @@ class _Said:
                     provider += body.leaves(holder[name])
         failures = inner.get("failures") or document.get("failures")
         refused = len(failures) if isinstance(failures, dict | list) else 0
+        kind, message = cut(kind, LEAF_CHARS), cut(message, LEAF_CHARS)
         return cls(kind, message, tuple(dict.fromkeys(provider)), tuple(body.leaves(document)), refused)
 
 
 def _type(stated: str) -> str:
     """The type as the policy knows it: ``api.`` and spaces off, lower-case, bounded."""
-    kind = clean(redact_answer(stated)).strip().lower()[:80]
+    kind = clean(redact_answer(stated)).strip().lower()[:TYPE_CHARS]
     return kind.removeprefix("api.")
 
 
@@ -240,8 +244,8 @@ def _id(value: Any) -> str | None:
     """An id as it may be stored: a short printable string, else None."""
     if not isinstance(value, str):
         return None
-    tame = clean(value).strip()
-    return tame if 0 < len(tame) <= 512 else None
+    tame = clean(value[: ID_CHARS + 1]).strip()
+    return tame if 0 < len(tame) <= ID_CHARS else None
 
 
 # Reply codes that SMTP servers use for refusals (RFC 5321, 4.2.3; RFC 4954, 6; RFC 7504). Those that are HTTP statuses

@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from itertools import islice
 
 PLAUSIBLE_S = 7 * 24 * 3600.0
 
 _MOMENT = re.compile(
-    r"(?:retry|try again|available|reset\w*|until)\D{0,40}?"
+    r"(?:retry|try again|available|reset\w{0,8}|until)\D{0,40}?"
     r"(\d{4}-\d\d-\d\d[t ]\d\d:\d\d:\d\d)(?:\.\d{1,9})?\s?(z|utc|gmt|[+-]\d\d:?\d\d)?"
 )
 _AFTER = re.compile(
@@ -30,9 +31,10 @@ _SPAN = re.compile(
     rf"\b(\d{{1,9}}(?:\.\d{{1,6}})?|an?|one)\s?{_UNIT}(?:(?:,| and)? (\d{{1,3}}(?:\.\d{{1,6}})?)\s?{_UNIT})?"
 )
 _POSSIBLE = re.compile(
-    r"\b(?:retry|retried|try|again|later|wait|reset\w*|renew\w*|available|resum\w*|lifted|unblocked|unlocked|expir\w*"
+    r"\b(?:retry|retried|try|again|later|wait|reset\w{0,8}|renew\w{0,8}|available|resum\w{0,8}|lifted|unblocked|unlocked|expir\w{0,8}"
     r"|back ?off)\b[^.;|\d]{0,40}(?:\b(?:in|after|for|within|wait|another|next|least|about|only)|[:=])[\s(~]{0,2}$"
 )
+_SPANS = 50  # a real answer names three at most
 _POSSIBLE_CHARS = 64  # how far before a span its words are looked for
 # "BackOffMilliseconds: 297749", "retry_after_ms=500": the unit stands in the name.
 _NAMED = re.compile(
@@ -77,7 +79,7 @@ def _in_text(text: str, now: float) -> Iterable[float | None]:
         yield float(found[1]) * _scale(found[2] or "s")
     for found in _NAMED.finditer(text):
         yield float(found[2]) * _scale(found[1])
-    for found in _SPAN.finditer(text):
+    for found in islice(_SPAN.finditer(text), _SPANS):
         if _POSSIBLE.search(text[max(0, found.start() - _POSSIBLE_CHARS) : found.start()]):
             number = 1.0 if found[1][0] in "ao" else float(found[1])
             rest = float(found[3]) * _scale(found[4]) if found[3] else 0.0
