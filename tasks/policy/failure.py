@@ -256,9 +256,10 @@ _SMTP_CODES = frozenset({421, 450, 451, 452, 454, 455, 471, 521, 522, 523, 525, 
 _SMTP = re.compile(
     r"(?:^|(?<=[\s\"'(\[:=,;|]))([45]\d\d)(?=$|[\s\"')\]:=,;|-])(?:[\s:=,;\"'-]{0,4}([45]\.\d{1,3}\.\d{1,3})\b)?"
 )
-# Replies about the command itself, whose codes are HTTP statuses too: only at the start of a text that names one.
+# Replies about the command itself have codes that are HTTP statuses too: they count where an SMTP command is named.
 _SYNTAX = re.compile(
-    r"\s*[\"'(]{0,2}(50[0-4])\b[^|]{0,120}?\b(?:rcpt|mail from|helo|ehlo|syntax|sequence|address|sender|recipient)",
+    r"(?:^|(?<=[\s\"'(\[:=,;|]))(50[0-4])[\s:-]{1,3}[^|\d]{0,60}?"
+    r"\b(?:rcpt|mail from|helo|ehlo|syntax|bad sequence|(?:sender|recipient|bad) address)",
     re.IGNORECASE,
 )
 _ENHANCED = re.compile(r"(?<![\d.])([45])\.\d{1,3}\.\d{1,3}(?![\d.]*\d)")
@@ -268,7 +269,7 @@ def _smtp(texts: list[str], *, strict: bool) -> int | None:
     """The SMTP reply code in the first text that has one; the class of an enhanced code where it stands alone."""
     for text in texts:
         head = text[:2_000]
-        if not strict and (found := _SYNTAX.match(head)):
+        if not strict and (found := _SYNTAX.search(head)):
             return int(found[1])
         for found in _SMTP.finditer(head):
             code, enhanced = int(found[1]), found[2]
