@@ -36,7 +36,7 @@ class Base(DeclarativeBase):
 
 
 class Invoice(Base):
-    """An invoice, the job that mails it, and the last that we were told of that job."""
+    """An invoice, the job that mails it, and the last outcome received for it."""
 
     __tablename__ = "shop_invoice"
     __table_args__ = (CheckConstraint("amount > 0"),)
@@ -103,17 +103,15 @@ async def invoice(request: Request, number: int) -> Response:
 
 
 @app.post("/outcomes")
-async def told(request: Request) -> Response:
-    """What became of a mail. It may be told twice, and then changes nothing the second time."""
+async def outcome(request: Request) -> Response:
+    """Receive the outcome of a mail. It may be delivered twice; the second time changes nothing."""
     try:
-        outcome = verify(await request.body(), request.headers, secret=SECRET)
+        event = verify(await request.body(), request.headers, secret=SECRET)
     except BadOutcome:
         return Response(status_code=400)
-    newer = (Invoice.job_id == outcome.get("job_id")) & (Invoice.sequence < outcome["sequence"])
+    newer = (Invoice.job_id == event.get("job_id")) & (Invoice.sequence < event["sequence"])
     async with AsyncSession(engine) as session, session.begin():
-        await session.execute(
-            update(Invoice).where(newer).values(outcome=outcome["kind"], sequence=outcome["sequence"])
-        )
+        await session.execute(update(Invoice).where(newer).values(outcome=event["kind"], sequence=event["sequence"]))
     return Response(status_code=204)
 
 

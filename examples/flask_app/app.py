@@ -30,7 +30,7 @@ class Base(DeclarativeBase):
 
 
 class Invoice(Base):
-    """An invoice, the job that mails it, and the last that we were told of that job."""
+    """An invoice, the job that mails it, and the last outcome received for it."""
 
     __tablename__ = "shop_invoice"
     __table_args__ = (CheckConstraint("amount > 0"),)
@@ -87,13 +87,13 @@ def invoice(number: int) -> str:
 
 
 @app.post("/outcomes")
-def told() -> ResponseReturnValue:
-    """What became of a mail. It may be told twice, and then changes nothing the second time."""
+def outcome() -> ResponseReturnValue:
+    """Receive the outcome of a mail. It may be delivered twice; the second time changes nothing."""
     try:
-        outcome = verify(request.get_data(), dict(request.headers), secret=SECRET)
+        event = verify(request.get_data(), dict(request.headers), secret=SECRET)
     except BadOutcome:
         return "", 400
-    newer = (Invoice.job_id == outcome.get("job_id")) & (Invoice.sequence < outcome["sequence"])
+    newer = (Invoice.job_id == event.get("job_id")) & (Invoice.sequence < event["sequence"])
     with Session(engine) as session, session.begin():
-        session.execute(update(Invoice).where(newer).values(outcome=outcome["kind"], sequence=outcome["sequence"]))
+        session.execute(update(Invoice).where(newer).values(outcome=event["kind"], sequence=event["sequence"]))
     return "", 204

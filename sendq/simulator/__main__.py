@@ -10,22 +10,22 @@ from sendq.simulator import Simulator
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.simulator") -> int:
-    """Exit status 0 after SIGINT or SIGTERM, 2 when the address cannot be had or the TLS files cannot be read."""
+    """Exit status 0 after SIGINT or SIGTERM, 2 if it cannot listen on the address or read the TLS files."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="A stand-in for the Nylas v3 API. Prints its address, then serves until it is stopped; it sends "
-        "nothing. The local part of a recipient can ask for a failure: throttle@example.com, exchange@…, reauth@…, "
+        description="A simulator of the Nylas v3 API. Prints its address, then serves until it is stopped. It sends "
+        "nothing. The local part of a recipient selects a failure: throttle@example.com, exchange@…, reauth@…, "
         "refused@…, timeout@…, tempfail@…",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=_port, default=0, help="0 takes a free one (default)")
-    parser.add_argument("--api-key", default="test-key", help="the only key that is let in (default: test-key)")
-    parser.add_argument("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="how long every request takes")
-    parser.add_argument("--bytes-per-s", type=float, metavar="N", help="how fast the body of one request is read")
-    parser.add_argument("--seed", type=int, default=0, help="decides the faults that happen by chance")
-    parser.add_argument("--no-auto-grants", action="store_true", help="unknown grants are a 404")
-    parser.add_argument("--no-auto-messages", action="store_true", help="unknown messages are a 404")
-    parser.add_argument("--no-bodies", action="store_true", help="keep no bodies in the log of requests")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=0, help="port; 0 picks a free one (default)")
+    parser.add_argument("--api-key", default="test-key", help="the only accepted API key (default: test-key)")
+    parser.add_argument("--latency", type=_seconds, default=0.0, metavar="SECONDS", help="duration of every request")
+    parser.add_argument("--bytes-per-s", type=float, metavar="N", help="rate at which the body of a request is read")
+    parser.add_argument("--seed", type=int, default=0, help="seed of random faults")
+    parser.add_argument("--no-auto-grants", action="store_true", help="answer 404 for unknown grants")
+    parser.add_argument("--no-auto-messages", action="store_true", help="answer 404 for unknown messages")
+    parser.add_argument("--no-bodies", action="store_true", help="do not record bodies of requests")
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve https with these PEM files")
     given = parser.parse_args(arguments)
     try:

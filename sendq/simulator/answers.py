@@ -1,6 +1,6 @@
-"""What the API says: the shapes of its answers and the words of its refusals.
+"""The API's answers: their format, and the texts of its errors.
 
-Shapes, type strings and sentences follow the official OpenAPI document (operations of ``/v3/grants/{id}/messages`` and
+Format, type strings and texts follow the official OpenAPI document (operations of ``/v3/grants/{id}/messages`` and
 ``/v3/grants``) and the page https://developer.nylas.com/docs/api/errors/ . Every answer carries a ``request_id``, in
 the body and as the header ``x-request-id``.
 """
@@ -19,7 +19,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer as it goes over the wire, apart from the headers that HTTP adds by itself."""
+    """One answer, without the headers that the HTTP server adds."""
 
     status: int
     body: bytes
@@ -29,7 +29,7 @@ class Answer:
 
 
 class Refusal(Exception):
-    """The API refuses a request: becomes an answer with the error envelope of v3."""
+    """The API rejects a request: becomes an answer with the error envelope of v3."""
 
     def __init__(self, status: int, type: str, message: str, provider_error: Mapping[str, Any] | None = None) -> None:
         self.status, self.type, self.message, self.provider_error = status, type, message, provider_error
@@ -58,14 +58,14 @@ def encode(value: Any) -> bytes:
 
 
 def unauthorized_key() -> Refusal:
-    """A missing or wrong API key. The type table says 400, the living API says 401."""
+    """A missing or wrong API key. The type table says 400, the real API says 401."""
     return Refusal(
         401, "token.unauthorized_access", "Unauthorized: the bearer token or API key is missing or not valid"
     )
 
 
 def unauthorized_grant() -> Refusal:
-    """The grant has expired: the provider refuses its credentials. ``provider_error`` tells it from a bad API key."""
+    """The grant has expired: the provider rejects its credentials. A bad API key has no ``provider_error``."""
     return Refusal(
         401,
         "unauthorized",

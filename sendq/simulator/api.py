@@ -1,9 +1,9 @@
-"""The API itself: from one request to its answer, in the order in which the real one looks at things.
+"""The API: from a request to its answer, with the checks in the order of the real one.
 
     key of the application → path → grant → content → idempotency key → fields → grant still valid? → faults → the act
 
-Nothing here knows HTTP: `server` reads requests and writes answers. An answer of None means that the connection is to
-be closed without one.
+HTTP is handled by `server`, which reads requests and writes answers. An answer of None means: close the connection
+without one.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Gone = Callable[[], Awaitable[None]]
 
 @dataclass(slots=True)
 class Behaviour:
-    """What may be set differently while the simulator runs.
+    """Options that can be changed while the simulator runs.
 
     ``latency``: seconds that every request takes. ``stores_throttles``: whether a 429 is stored under its idempotency
     key like other errors. ``index_delay``: seconds until an accepted message is found by its metadata.
     ``index_timeouts``: whether a message whose answer was lost (timeout, broken connection) is ever found by it.
-    ``listing_delay``: seconds until it stands in a listing. ``keeps_headers``: whether custom headers survive the
-    provider. What the real API does in these cases is not documented, so code in front of it has to bear all of them.
-    ``shifting_pages``: whether page tokens count messages instead of naming one, so that what leaves a listing shifts
-    its later pages. ``hard_delete``: whether deleting for good is switched on in the dashboard.
-    ``gate``: a limit of one's own. It is asked about every request that is about to be carried out, before any scripted
-    fault, in the order of arrival and in the simulator's thread; the fault that it gives is what happens.
-    ``bytes_per_s``: how fast the body of one request is read (None: as fast as it comes).
+    ``listing_delay``: seconds until it appears in a listing. ``keeps_headers``: whether custom headers survive the
+    provider. The real API's behaviour in these cases is not documented, so clients must handle all of them.
+    ``shifting_pages``: whether page tokens are offsets, so that messages that leave a listing shift its later pages.
+    ``hard_delete``: whether permanent deletion is enabled in the dashboard.
+    ``gate``: a custom limit. It is called for every request before any scripted fault, in order of arrival and in the
+    simulator's thread; the fault that it returns is applied.
+    ``bytes_per_s``: rate at which the body of a request is read (None: unlimited).
     """
 
     api_key: str

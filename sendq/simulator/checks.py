@@ -1,8 +1,8 @@
-"""What the API asks of a request before it does anything: content type, size, JSON, and the types of the fields.
+"""How the API validates a request: content type, size, JSON, and the types of the fields.
 
 Fields and limits follow the OpenAPI document (``send-message``, ``update-message``) and
 https://developer.nylas.com/docs/dev-guide/metadata/ . What the API does with a field it does not know is not
-documented; here it is refused, so that a misspelt field is found by a test and not by a recipient.
+documented; here it is rejected, so that a test finds a misspelt field before a recipient does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sendq.simulator.answers import JSON_TYPE, Refusal, invalid
 MAX_JSON = 3 * 1024 * 1024  # bytes of a whole JSON request, attachments (base64) included
 MAX_MULTIPART = 25 * 1024 * 1024  # bytes of a whole multipart request
 
-# A check gives what is expected when the value is not it.
+# A check returns what is expected if the value is something else.
 Check = Callable[[Any], str | None]
 
 
@@ -107,7 +107,7 @@ MODIFY_THREAD: Mapping[str, Check] = {name: check for name, check in MODIFY.item
 def content(content_type: str, size: int) -> bool:
     """Whether the body is multipart. Raises `Refusal` for any other type than JSON, and for too large a body."""
     multipart = content_type.startswith("multipart/form-data;")
-    # Exactly: a "; charset=utf-8" behind it is refused by the real API too.
+    # Exactly: the real API rejects a "; charset=utf-8" after it too.
     if not multipart and content_type != JSON_TYPE:
         raise invalid("Content-Type must be application/json or multipart/form-data", "invalid_request_payload")
     limit = MAX_MULTIPART if multipart else MAX_JSON
@@ -124,7 +124,7 @@ _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """The JSON object that the body is; raises `Refusal` if it is none."""
+    """The body as a JSON object; raises `Refusal` if it is not one."""
     try:
         value = _decode(body.decode("utf-8"))
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The simulator's own endpoints, under ``/_simulator/``: how a test in another process looks inside and scripts it.
+"""The simulator's own endpoints, under ``/_simulator/``, for inspecting and scripting it from another process.
 
     GET  /_simulator/            counts: requests, in_flight, coming_in, accepted, modified, by_status, by_fault …
     GET  /_simulator/requests    every request (``?since=N`` leaves out the first N)
@@ -7,7 +7,7 @@
     POST /_simulator/grants      {"id", "provider"?, "email"?, "status"?}
     POST /_simulator/reset
 
-They ask for no key: the simulator is for tests, and listens on the loopback address unless told otherwise.
+They require no key: the simulator is for tests, and by default listens on the loopback address.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Control:
         if times is not None and not isinstance(times, int):
             raise invalid("times: must be a whole number, or null for good")
         if probability < 1 and "times" not in given:
-            times = None  # what happens by chance happens for as long as it is there
+            times = None  # random faults stay active
         fault = Fault.from_json(given["fault"])
         with self._store.changed:
             self._faults.add(Script(fault, given.get("grant"), given.get("operation"), times, probability))

@@ -1,10 +1,10 @@
-"""What goes wrong, and when.
+"""Faults: how a request fails, and when.
 
-A `Fault` is one way for a request to fail. Three things bring it about, asked in this order:
+A `Fault` is one way for a request to fail. It is selected by, in this order:
 
 1. a script: ``simulator.will(fault, grant=…, operation=…, times=…)``;
 2. a magic recipient: the local part of an address in ``to`` names it (``throttle@example.com``; ``throttle+7@…`` too).
-   Those that pass (a throttle, a temporary failure) are counted per grant, address and job;
+   Temporary ones (a throttle, a temporary failure) are counted per grant, address and job;
 3. chance: ``simulator.sometimes(0.05, fault)``, drawn from the simulator's seed.
 """
 
@@ -24,10 +24,10 @@ Kept = Literal["answer", "outcome", "nothing", "stuck"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One way for a request to fail. Make it with `status`, `body`, `drop`, `hang`, `slow` or `named`.
+    """One way for a request to fail. Create it with `status`, `body`, `drop`, `hang`, `slow` or `named`.
 
     ``accepted``: whether the request was carried out before the fault (the message is in the mailbox, the change made).
-    ``delay``: seconds before anything of it happens.
+    ``delay``: seconds before it happens.
     ``kept``: what a repeat with the same idempotency key finds. ``answer``: this fault's answer, as documented for
     errors. ``outcome``: the truth (the real answer if accepted, else a free key). ``nothing``: a free key. ``stuck``: a
     409 "concurrent" for the rest of the hour (a bug the API had until September 2026).
@@ -77,7 +77,7 @@ class Fault:
 
     @classmethod
     def hang(cls, **more: Any) -> Fault:
-        """No answer, ever; the connection stays open until the client leaves. Till then the key counts as running."""
+        """No answer; the connection stays open until the client closes it. Until then the key counts as in progress."""
         return cls(**{"name": "hang", "ending": "hang", "kept": "outcome", **more})
 
     @classmethod
@@ -87,7 +87,7 @@ class Fault:
 
     @classmethod
     def named(cls, name: str) -> Fault:
-        """The fault that the magic recipient ``name@…`` brings about. Raises ValueError for an unknown name."""
+        """The fault of the magic recipient ``name@…``. Raises ValueError for an unknown name."""
         try:
             return MAGIC[name][0]
         except KeyError:

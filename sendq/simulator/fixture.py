@@ -1,7 +1,7 @@
-"""The pytest fixture ``nylas_simulator``: a simulator of its own for each test.
+"""The pytest fixture ``nylas_simulator``: a new simulator for each test.
 
-Switch it on in a conftest: ``pytest_plugins = ["sendq.simulator.fixture"]``. A test that wants it set up differently
-marks itself: ``@pytest.mark.nylas_simulator(latency=0.2, auto_grants=False)``; the arguments are those of `Simulator`.
+Enable it in a conftest: ``pytest_plugins = ["sendq.simulator.fixture"]``. To configure it, mark the test:
+``@pytest.mark.nylas_simulator(latency=0.2, auto_grants=False)``; the arguments are those of `Simulator`.
 """
 
 from __future__ import annotations

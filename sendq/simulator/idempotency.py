@@ -1,9 +1,8 @@
 """Idempotency keys, as https://developer.nylas.com/docs/v3/email/idempotent-send/ describes them.
 
-A key belongs to a grant and lives one hour from its first request, whatever happens in between. A repeat finds the
-stored status and body, errors included, with the header ``Idempotent-Response: true``; it is refused (409) while the
-first request runs, and when its payload is another one. The page does not say what counts as another payload: here one
-other byte is enough.
+A key belongs to a grant and is stored for one hour after its first request. A repeat gets the stored status and body,
+errors included, with the header ``Idempotent-Response: true``; it is rejected (409) while the first request is running,
+and if its payload differs. The page does not define when payloads differ; here a single byte is enough.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class Entry:
 
 
 class Keys:
-    """The keys of all grants. Used from the server's event loop alone."""
+    """The keys of all grants. Used only in the server's event loop."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], Entry] = {}
@@ -38,11 +37,11 @@ class Keys:
         self._entries.clear()
 
     def begin(self, grant: str, key: str, payload: str, now: float) -> Entry:
-        """The entry of this key; one that holds an answer is to be replayed, one without is yours to `settle`.
+        """The entry of this key: replay its answer if it has one, otherwise handle the request and call `settle`.
 
         ``payload`` is the digest of the request's body.
 
-        Raises `Refusal`: 400 for a key that is too long, 409 for another payload, 409 while the first request runs.
+        Raises `Refusal`: 400 for a key that is too long, 409 for a different payload, 409 while the first one runs.
         """
         if len(key) > LONGEST:
             raise Refusal(400, "api.invalid_idempotency_key", "Idempotency-Key must be 256 characters or fewer.")

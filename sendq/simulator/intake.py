@@ -1,4 +1,4 @@
-"""Taking in a request's body: in pieces, at a pace if one is set, without keeping its files."""
+"""Read a request's body in chunks, optionally at a limited rate, without storing its files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from sendq.simulator.checks import MAX_MULTIPART
 from sendq.simulator.multipart import KEPT, Form, Malformed, Part, boundary_of
 
-# A body that goes on and on is refused in the middle; a little more than the limit is still read to its end, so that
-# the client gets the answer.
+# An endless body is rejected after this many bytes; one slightly above the limit is read to its end, so that the client
+# gets the answer.
 MOST = 2 * MAX_MULTIPART
 
 
 @dataclass(slots=True)
 class Body:
-    """What came in. ``kept`` is all of it, or of form data nothing: that is in ``parts``.
+    """The body. ``kept`` is all of it, except for form data, which is in ``parts``.
 
-    ``digest`` is the SHA-256 of all of it. ``malformed`` says why what should be form data is none.
+    ``digest`` is the SHA-256 of all of it. ``malformed``: why it is not valid form data.
     """
 
     size: int = 0

@@ -1,11 +1,11 @@
-"""The providers' limits behind the API, as their own documentation states them; a gate for `Behaviour.gate`.
+"""The providers' limits, as in their own documentation; for `Behaviour.gate`.
 
     google      2,500 units in any 10 seconds ("250 a second, a moving average") and 6,000 in any minute; send 100,
                 modify 5, delete 5, a listing 105
     microsoft   4 requests at once, 30 messages in any minute, 10,000 requests in any 10 minutes
     ews         400 commands in any 10 minutes, then everything is refused for 20 minutes
 
-Written down a second time on purpose, not taken from the pace that keeps to them: a referee does not ask the players.
+Deliberately not taken from sendq's paces, so that tests can check those against an independent source.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Window:
 
 
 class ProviderLimits:
-    """``provider_of`` gives a grant's provider. ``scale`` shrinks every window and block (0.1: a minute is 6 seconds).
+    """``provider_of``: grant -> provider. ``scale`` shrinks every window and block (0.1: a minute is 6 seconds).
 
     ``admitted`` and ``refused`` count by grant. Used from the simulator's own thread.
     """
@@ -86,7 +86,7 @@ class ProviderLimits:
         self.refused: Counter[str] = Counter()
 
     def __call__(self, request: Request) -> Fault | None:
-        """Whether this request is over a limit, and the refusal that it gets."""
+        """The rejection of this request if it exceeds a limit."""
         if request.grant is None or request.operation in ("grant", "grants", "other"):
             return None
         fault = self._refusal(request, request.grant, self._provider_of(request.grant))

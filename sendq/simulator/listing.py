@@ -1,8 +1,8 @@
 """``GET /v3/grants/{id}/messages``: filters, pages, and the five metadata keys that can be filtered by.
 
-Query parameters follow the OpenAPI document (``get-messages``): ``limit`` 50 unless said otherwise and 200 at most,
-``page_token`` from ``next_cursor``, one ``metadata_pair`` that goes together with no other filter. Filters that only a
-provider can answer (``search_query_native`` …) are refused, rather than answered wrongly.
+Query parameters follow the OpenAPI document (``get-messages``): ``limit`` is 50 by default and 200 at most,
+``page_token`` comes from ``next_cursor``, one ``metadata_pair`` excludes other filters. Filters that only a provider
+can answer (``search_query_native`` …) are rejected rather than answered wrongly.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def page(
 ) -> tuple[list[Document], str | None]:
     """One page of documents, newest first, and the token of the next page (None: there is none).
 
-    A token stands for the last message that was listed; with ``shifting`` for the number of messages that were, as at
-    providers that page by offset: what leaves the listing meanwhile makes the next page begin too late.
-    ``query`` maps each parameter to all its values. Raises `Refusal` (400) for what the API refuses.
+    A token identifies the last message listed; with ``shifting`` it is the number of messages listed, as for providers
+    that page by offset: when messages leave the listing, the next page begins too late.
+    ``query`` maps each parameter to all its values. Raises `Refusal` (400) for what the API rejects.
     """
     last = {name: values[-1] for name, values in query.items()}  # of a repeated parameter one is kept
     unknown = last.keys() - _FILTERS.keys() - _SHAPING
@@ -81,7 +81,7 @@ def page(
 def shown(message: Message, fields: str | None = None, select: str | None = None, *, indexed: bool = True) -> Document:
     """A message as the API shows it; ``fields`` adds headers, ``select`` keeps some top-level members.
 
-    Metadata is the API's own and not the provider's: where it is not ``indexed``, it does not show.
+    Metadata is stored by the API, not the provider; while it is not ``indexed``, it is not shown.
     """
     document = dict(message.document)
     if not indexed:

@@ -1,7 +1,7 @@
-"""Form data as it comes in: read in pieces, its files counted and digested, not kept.
+"""Parse form data in chunks; of files only size and digest are kept.
 
-Strict where RFC 7578 and RFC 2046 are (line breaks are CRLF, the closing boundary must come), patient with what stands
-before the first part and behind the last one.
+Strict where RFC 7578 and RFC 2046 are (CRLF line breaks, a closing boundary); text before the first part and after the
+last one is ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _encoded_name = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGN
 
 
 class Malformed(Exception):
-    """This is no form data."""
+    """This is not valid form data."""
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ def boundary_of(content_type: str) -> bytes:
 
 
 class Form:
-    """The parts of one body, as far as it was fed. Raises `Malformed`."""
+    """The parts of one body, parsed as it arrives. Raises `Malformed`."""
 
     def __init__(self, boundary: bytes) -> None:
         self.parts: list[Part] = []

@@ -1,7 +1,7 @@
-"""From a request's body to the message it sends: JSON, form data, or finished MIME. What files held is not kept.
+"""From a request's body to the message it sends: JSON, form data, or finished MIME.
 
-In the place of a file's content stand its ``size`` and ``digest`` (SHA-256), so that a test can compare without the
-simulator holding what was sent.
+Instead of a file's content it has ``size`` and ``digest`` (SHA-256), so that tests can compare without the simulator
+storing the content.
 """
 
 from __future__ import annotations

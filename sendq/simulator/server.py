@@ -1,6 +1,6 @@
-"""The simulator on a real socket: an aiohttp server with an event loop and a thread of its own.
+"""The simulator on a real socket: an aiohttp server in its own thread and event loop.
 
-`Simulator` is what tests hold in their hands; everything it shows may be read from any thread.
+`Simulator` is the interface for tests; all its attributes may be read from any thread.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ START_TIMEOUT = 10.0  # seconds for the thread to open its socket; it takes mill
 
 
 class Simulator:
-    """A stand-in for the Nylas v3 API. As a context manager it runs in a thread; `serve_forever` runs it in this one.
+    """A simulator of the Nylas v3 API. As a context manager it runs in a thread; `serve_forever` runs it in this one.
 
-    ``api_key``: the only key that is let in. ``port`` 0 takes a free one. ``seed`` decides the faults that happen by
-    chance. ``tls``: a server-side context makes it https. ``clock`` gives the time of day in seconds (keys, index and
-    dates go by it). ``auto_grants``: unknown grants are made on first sight, else they are a 404. ``auto_messages``: an
-    unknown message is made when it is first modified, else it is a 404. ``log_bodies=False`` leaves bodies out of the
-    log of requests. The other options are those of `Behaviour`; ``behaviour`` lets them change while it runs.
+    ``api_key``: the only accepted key. ``port`` 0 picks a free one. ``seed`` is for random faults. ``tls``: a
+    server-side context for https. ``clock`` returns the time of day in seconds (for keys, index and dates).
+    ``auto_grants``: create unknown grants when first seen, instead of a 404. ``auto_messages``: create an unknown
+    message when it is first modified, instead of a 404. ``log_bodies=False`` does not record bodies of requests. The
+    other options are those of `Behaviour`; ``behaviour`` changes them while it runs.
 
-    Raises OSError when the address cannot be had.
+    Raises OSError if it cannot listen on the address.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class Simulator:
         self._stop: asyncio.Event | None = None
         self._gone: dict[object, asyncio.Event] = {}
 
-    # What it is told
+    # Configuration
 
     def grant(
         self, grant_id: str, *, provider: str | None = None, email: str | None = None, status: str | None = None
     ) -> Grant:
-        """Make a grant (``google`` and ``valid`` unless said otherwise), or change what is given of a known one.
+        """Create a grant (by default ``google`` and ``valid``), or change the given attributes of an existing one.
 
         Raises ValueError for a provider or status that does not exist.
         """
@@ -93,7 +93,7 @@ class Simulator:
     def message(
         self, grant_id: str, message_id: str, *, headers: Sequence[Mapping[str, str]] = (), **members: Any
     ) -> Message:
-        """Make a message that can be found and modified; ``members`` are those of the API's message object.
+        """Create a message that can be found and modified; ``members`` are those of the API's message object.
 
         ``headers``: further ones, as ``{"name", "value"}``.
         """
@@ -108,9 +108,9 @@ class Simulator:
         times: int | None = 1,
         **changes: Any,
     ) -> None:
-        """Script a fault for the next ``times`` requests that fit (None: for good). Scripts happen in order.
+        """Script a fault for the next ``times`` matching requests (None: for all). Scripts apply in order.
 
-        ``fault`` may be the name of a magic recipient; ``changes`` set fields of the fault differently.
+        ``fault`` may be the name of a magic recipient; ``changes`` override fields of the fault.
         """
         self._add(Script(with_changes(fault, **changes), grant, operation, times))
 
@@ -123,21 +123,21 @@ class Simulator:
         operation: str | None = None,
         **changes: Any,
     ) -> None:
-        """Make a fault happen by chance, ``probability`` between 0 and 1."""
+        """Make a fault happen at random, with ``probability`` between 0 and 1."""
         self._add(Script(with_changes(fault, **changes), grant, operation, None, probability))
 
     def reset(self) -> None:
-        """Forget everything: grants, messages, log, mailbox, faults, keys. Behaviour and address stay."""
+        """Clear grants, messages, log, mailbox, faults and keys. Behaviour and address stay."""
         with self._store.changed:
             self._store.clear()
             self._faults.clear()
             self._keys.clear()
 
-    # What it tells
+    # Inspection
 
     @property
     def url(self) -> str:
-        """Where it listens, without a trailing slash."""
+        """Its base URL, without a trailing slash."""
         return f"{'https' if self._tls else 'http'}://{self._host}:{self._port}"
 
     @property
@@ -148,7 +148,7 @@ class Simulator:
 
     @property
     def mailbox(self) -> list[Accepted]:
-        """Every message that was accepted, in order; one sent twice stands here twice."""
+        """Every accepted message, in order; one that was sent twice is listed twice."""
         with self._store.changed:
             return list(self._store.mailbox)
 
@@ -161,7 +161,7 @@ class Simulator:
     def wait_for(self, predicate: Callable[[Simulator], Any], timeout: float = 10.0) -> Any:
         """Wait until ``predicate`` of this simulator holds, and return its value.
 
-        It is asked after every change, never by the clock. Raises TimeoutError after ``timeout`` seconds.
+        It is evaluated after every change, without polling. Raises TimeoutError after ``timeout`` seconds.
         """
         value = self._store.wait_for(lambda: predicate(self), timeout)
         if not value:
@@ -173,17 +173,17 @@ class Simulator:
 
     @property
     def received(self) -> int:
-        """Bytes of request bodies so far, those of requests that are still coming in, or broke off, among them."""
+        """Bytes of request bodies so far, including requests that are still arriving or were aborted."""
         with self._store.changed:
             return self._store.received
 
     @property
     def broken_off(self) -> int:
-        """Requests whose client went away before the end of their body; they are not among ``requests``."""
+        """Requests whose client disconnected before the end of their body; they are not in ``requests``."""
         with self._store.changed:
             return self._store.broken_off
 
-    # How it runs
+    # Running
 
     def __enter__(self) -> Self:
         return self.start()
@@ -194,7 +194,7 @@ class Simulator:
     def start(self) -> Self:
         """Open the socket and serve in a thread; returns when requests are answered."""
         if self._thread is not None:
-            raise RuntimeError("this simulator runs already")
+            raise RuntimeError("this simulator is already running")
         ready = threading.Event()
         failed: list[BaseException] = []
 
@@ -217,7 +217,7 @@ class Simulator:
         return self
 
     def stop(self) -> None:
-        """Close every connection and end the thread; `start` comes back at the same address, with nothing forgotten.
+        """Close every connection and end the thread; `start` continues at the same address with the same data.
 
         Stopping twice is no error.
         """
@@ -309,7 +309,7 @@ class Simulator:
 
 
 class _Server(web.Server):
-    """Tells a handler that waits for it that its client has gone (aiohttp says so only to handlers it cancels)."""
+    """Notifies a waiting handler that its client has disconnected (aiohttp only notifies handlers that it cancels)."""
 
     def __init__(self, handler: Any, gone: dict[object, asyncio.Event], **options: Any) -> None:
         super().__init__(handler, **options)
@@ -331,7 +331,7 @@ def _response(answer: Answer) -> web.Response:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's loop where there is one: it nearly doubles what a core can answer."""
+    """uvloop's event loop if installed: it nearly doubles the throughput of a core."""
     try:
         import uvloop
     except ImportError:

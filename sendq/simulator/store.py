@@ -1,7 +1,7 @@
-"""What the simulator remembers: grants, messages, every request, everything accepted.
+"""The simulator's data: grants, messages, every request, everything accepted.
 
-One lock guards all of it. The server's thread writes, the thread of a test reads and waits: each change wakes whoever
-is in `Store.wait_for`, so no test has to sleep.
+One lock guards all of it. The server's thread writes, a test's thread reads and waits: each change wakes the callers of
+`Store.wait_for`, so no test has to sleep.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PROVIDERS = frozenset({"google", "microsoft", "ews", "imap", "icloud", "yahoo", 
 
 @dataclass(slots=True)
 class Request:
-    """One request, from the moment it was read. ``status`` is None as long as, and if, there is no answer.
+    """One request, once it was read. ``status`` is None until there is an answer.
 
     ``operation``: ``send``, ``modify``, ``modify_thread``, ``get``, ``list``, ``delete``, ``grant``, ``grants`` or
     ``other``. ``message_id``: of the message, or of the thread that is modified as a whole.
     ``at`` and ``done_at`` are monotonic seconds, ``wall`` is the simulator's clock. ``job`` is the job's marker: the
-    custom header ``X-Sendq-Job`` of the message, else its metadata ``key1``. ``fault`` names what was made to happen.
+    custom header ``X-Sendq-Job`` of the message, otherwise its metadata ``key1``. ``fault`` names the fault, if any.
 
     ``size`` and ``digest`` (SHA-256) are those of the whole body. ``body`` is all of it, except for form data: there it
     is the part ``message``, or the headers of the part ``mime``, and ``files`` shows all parts (name, filename,
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """A message that was accepted: it is out. ``at`` is the simulator's clock, ``fault`` what befell the answer.
+    """An accepted, that is sent, message. ``at`` is the simulator's clock, ``fault`` the fault of its answer.
 
     ``payload`` has the members of the request; a file's content is replaced by its ``size`` and ``digest`` (SHA-256).
     """

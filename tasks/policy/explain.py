@@ -125,7 +125,7 @@ def _body(value: object) -> bytes:
 
 def policy_table_markdown(policy: Policy = POLICY) -> str:
     """The whole policy in order, as a Markdown table."""
-    lines = ["| status | error | told by | route · scope | waits | gone out? |", "|---|---|---|---|---|---|"]
+    lines = ["| status | error | recognised by | route · scope | wait | gone out? |", "|---|---|---|---|---|---|"]
     lines += [f"| {' | '.join(cell.replace('|', '/') for cell in _cells(row))} |" for row in policy.rows]
     return "\n".join(lines) + "\n"
 
@@ -134,9 +134,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         _statuses(row),
         f"**{row.title}** `{row.id}`" + ("" if row.documented else " (undocumented)"),
-        _told_by(row),
+        _recognised_by(row),
         f"{str(row.route).replace('_', ' ')} · {row.scope.value}" + (" · alert" if row.alert else ""),
-        _waits(row),
+        _wait(row),
         row.sent.value,
     )
 
@@ -148,11 +148,11 @@ def _statuses(row: Row) -> str:
     return ", ".join(str(status) for status in row.status) or "any"
 
 
-def _told_by(row: Row) -> str:
+def _recognised_by(row: Row) -> str:
     signals = [f"`{kind}`" for kind in row.type]
     signals += [_quoted(text) for text in row.text]
     parts = [" or ".join(signals)] if signals else []
-    for name, values in (("provider", row.provider), ("operation", row.operation), ("said by", row.origin)):
+    for name, values in (("provider", row.provider), ("operation", row.operation), ("answer from", row.origin)):
         if values:
             parts.append(f"{name} {' / '.join(values)}")
     if row.fault:
@@ -171,7 +171,7 @@ def _quoted(text: Text) -> str:
     return f"“{text if isinstance(text, str) else ' … '.join(text)}”"
 
 
-def _waits(row: Row) -> str:
+def _wait(row: Row) -> str:
     parts = []
     if row.wait and not row.backoff:
         default = "until midnight Pacific" if callable(row.wait.default) else _time(row.wait.default)
@@ -183,7 +183,7 @@ def _waits(row: Row) -> str:
         parts.append(f"then {row.width} at a time")
     if row.spacing:
         parts.append(f"then {row.spacing:g} s between modifications")
-    return "; ".join(parts) or "not at all"
+    return "; ".join(parts) or "none"
 
 
 def _time(seconds: float) -> str:

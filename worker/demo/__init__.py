@@ -1,6 +1,6 @@
-"""The demo: the whole system at work for half a minute, on this machine alone.
+"""The demo: the whole system for half a minute, on this machine only.
 
-Nothing in it is a mock but the API: a ledger on SQLite, a Redis, a Celery worker in a process of its own, and the
-simulator on a real socket. `story` is what is enqueued and what goes wrong, `stage` what runs, `scene` what is seen,
-`summary` the account at the end, and `run` plays it.
+Only the API is simulated: there is a ledger on SQLite, a Redis, a Celery worker in its own process, and the simulator
+on a real socket. `story` defines the jobs and failures, `stage` starts the processes, `scene` shows the progress,
+`summary` compares the results at the end, and `run` runs it all.
 """

@@ -1,4 +1,4 @@
-"""Plays the demo."""
+"""Run the demo."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Show = Callable[[Scene], None]
 
 
 def run_demo() -> int:
-    """Play it; returns the exit status: 0 if everything adds up, 1 if not, 128 and the signal if it was stopped."""
-    tell("starting: a ledger on SQLite, a Redis, a stand-in for the Nylas API, a Celery worker")
+    """Run it; return the exit status: 0 if everything adds up, 1 if not, 128 plus the signal if it was stopped."""
+    tell("starting: a ledger on SQLite, a Redis, a simulator of the Nylas API, a Celery worker")
     with stoppable() as stop:
         try:
             with staged(stop) as stage:

@@ -1,4 +1,4 @@
-"""What is seen of the demo: a moment of it, as a live table for a terminal or as a plain line."""
+"""The demo's progress: a live table for a terminal, or plain lines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOING_ON = (State.QUEUED, State.SENDING)
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """How things stand: lanes with their jobs, the batch, and the seconds since the first job was enqueued."""
+    """A snapshot: lanes with their jobs, the batch, and the seconds since the first job was enqueued."""
 
     at: clock.Micros
     lanes: Sequence[LaneJobs]
@@ -35,17 +35,17 @@ class Scene:
 
     @property
     def parked(self) -> int:
-        """Jobs that wait in closed lanes, for somebody to sign in."""
+        """Jobs in closed lanes, waiting for the owner to sign in."""
         return sum(lane.jobs.get(State.QUEUED, 0) for lane in self.lanes if lane.closed)
 
     @property
     def ended(self) -> int:
-        """Jobs that have come to an end, or are in doubt: nothing more happens to them in the demo."""
+        """Jobs that have ended or are in doubt: nothing more happens to them in the demo."""
         return sum(self.count(state) for state in State if state not in GOING_ON)
 
     @property
     def waiting(self) -> int:
-        """Jobs that will go without anybody's help, those whose lane the dispatcher has not yet seen among them."""
+        """Jobs that will be sent without intervention, including those whose lane does not exist yet."""
         return JOBS - self.ended - self.parked - self.count(State.SENDING)
 
     @property
@@ -60,7 +60,7 @@ class Scene:
 
 
 def look(ledger: Engine, queue: SendQueue, batch_id: str, elapsed_s: float) -> Scene:
-    """A moment of it, out of the ledger."""
+    """Take a snapshot from the ledger."""
     now = clock.now()
     with reading(ledger) as connection:
         lanes = jobs_by_lane(connection, now=now)
@@ -68,7 +68,7 @@ def look(ledger: Engine, queue: SendQueue, batch_id: str, elapsed_s: float) -> S
 
 
 def plain_line(scene: Scene) -> str:
-    """The moment in one line."""
+    """The snapshot as one line."""
     return (
         f"{scene.elapsed_s:5.1f} s  sent {scene.count(State.SENT):3d}  on the wire {scene.count(State.SENDING):2d}  "
         f"waiting {scene.waiting:3d}  parked {scene.parked:2d}  dead {scene.count(State.DEAD)}  "
@@ -77,7 +77,7 @@ def plain_line(scene: Scene) -> str:
 
 
 def live_view(scene: Scene) -> RenderableType:
-    """The moment as a table of lanes with a bar for the batch."""
+    """The snapshot as a table of lanes with a progress bar for the batch."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table

@@ -1,4 +1,4 @@
-"""What runs in the demo, all of it in one temporary directory: ledger, broker, API, one worker."""
+"""The demo's processes, all in one temporary directory: ledger, broker, API, one worker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from worker.redis.embedded import EmbeddedRedis
 KEY = "demo-key"
 GRACE_S = 6.0  # s; the simulator answers within LATENCY_S, so there is nothing to wait for
 
-# Variables that mean the person's own set-up, which the demo must not touch.
+# Variables of the user's own set-up, which the demo must not touch.
 THEIRS = ("SENDQ_", "NYLAS_", "DATABASE_URL", "REDIS_URL", "SENTRY_DSN")
 
 
@@ -45,9 +45,9 @@ class Stage:
 def staged(
     stop: Stop, *, prepare: Callable[[Simulator], None] = set_up, settings: Mapping[str, str] | None = None
 ) -> Iterator[Stage]:
-    """Set everything up; take it all down again, whatever happens. Raises `Stopping` between two steps.
+    """Start everything, and clean up in any case. Raises `Stopping` between two steps.
 
-    ``prepare`` tells the simulator what goes wrong; ``settings`` are variables of the worker's beside the demo's own.
+    ``prepare`` scripts the simulator's failures; ``settings`` are further environment variables of the worker.
     """
     with ExitStack() as running:
         home = Path(tempfile.mkdtemp(prefix="sendq-demo-"))

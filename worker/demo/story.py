@@ -1,4 +1,4 @@
-"""What the demo enqueues, and what goes wrong on the way."""
+"""What the demo enqueues, and which failures it causes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import cycle, islice
 from sendq import Message, Options, Send, SendQueue
 from sendq.simulator import Fault, Simulator
 
-# Grant -> provider. Names instead of the ids that Nylas gives, so that one sees who is who.
+# Grant -> provider. Readable names instead of Nylas's ids.
 GRANTS = {
     "google-anna": "google",
     "google-ben": "google",
@@ -29,11 +29,11 @@ JOBS = MESSAGES + CHANGES
 TIDIED = "google-anna"  # whose 300 messages are marked as read
 EXPIRING = "imap-ivy"  # whose sign-in expires in the middle
 
-# How long each call takes, in seconds. Real sends take about two; at that the batch would take minutes, and at a tenth
-# of this there would be nothing to watch.
+# Duration of each call, in seconds. Real sends take about two, with which the batch would take minutes; with a tenth of
+# this there would be nothing to watch.
 LATENCY_S = 0.2
 
-# Recipients that the simulator makes something of: the number of the message -> the local part of its address.
+# Recipients that cause failures in the simulator: number of the message -> local part of its address.
 RECIPIENTS = {
     15: "throttle",  #   microsoft-dan: 429, Retry-After: 1 s
     70: "refused",  #    yahoo-kim: 402, nobody has it: a dead letter
@@ -43,7 +43,7 @@ RECIPIENTS = {
 
 
 def set_up(nylas: Simulator) -> None:
-    """The grants, the messages to be modified, and the failures that no recipient stands for."""
+    """Create the grants, the messages to modify, and the failures that no recipient causes."""
     for grant, provider in GRANTS.items():
         nylas.grant(grant, provider=provider)
     slowly = Fault.status(

@@ -1,4 +1,4 @@
-"""The account at the end: does everything that was enqueued stand somewhere, and did the API see each once?"""
+"""The summary: is every enqueued job accounted for, and did the API see each exactly once?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worker.demo.story import CHANGES, EXPIRING, JOBS, MESSAGES, TIDIED
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the ledger says beside what the API has seen. ``repeated``: messages and changes made more than once."""
+    """The ledger's counts and the API's. ``repeated``: messages and changes that were made more than once."""
 
     sent: int
     dead: int
@@ -37,7 +37,7 @@ class Account:
 
 
 def account(scene: Scene, nylas: Simulator) -> Account:
-    """Both sides of the story."""
+    """Compare the ledger with the API."""
     messages = Counter(accepted.job for accepted in nylas.mailbox)
     changes = Counter((modified.grant, modified.id) for modified in nylas.modified)
     sent, dead = scene.count(State.SENT), scene.count(State.DEAD)
@@ -58,10 +58,10 @@ def lines(found: Account, elapsed_s: float, home_url: str) -> Iterator[str]:
     yield f"{JOBS} jobs in {elapsed_s:.1f} s: {MESSAGES} messages over 12 grants, and {CHANGES} changes for {TIDIED}"
     yield ""
     yield f"  {found.sent:4d}  sent         the API accepted each"
-    yield f"  {found.dead:4d}  dead         a refused recipient: nobody has the message, asking again would not help"
-    yield f"  {found.parked:4d}  parked       {EXPIRING} must sign in again; then they go on by themselves"
+    yield f"  {found.dead:4d}  dead         the recipient was rejected: not delivered, and retrying would not help"
+    yield f"  {found.parked:4d}  parked       {EXPIRING} must sign in again; then they are sent automatically"
     if found.other:
-        yield f"  {found.other:4d}  unfinished   this should not be"
+        yield f"  {found.other:4d}  unfinished   unexpected"
     yield f"= {found.sent + found.dead + found.parked + found.other:4d}"
     yield ""
     verdict = "the two agree" if found.adds_up else "THE TWO DO NOT AGREE"
@@ -70,14 +70,14 @@ def lines(found: Account, elapsed_s: float, home_url: str) -> Iterator[str]:
         f"{found.repeated} of them twice: {verdict}."
     )
     failures = ", ".join(f"{name} ({number})" for name, number in sorted(found.faults.items()))
-    yield f"Failures that it answered with on the way: {failures}."
+    yield f"Failures along the way: {failures}."
     yield ""
-    yield "Next, with a simulator in place of an account at Nylas:"
+    yield "Next, with the simulator instead of a Nylas account:"
     yield ""
     yield "    ./dev sendq simulator --port 8799"
     yield "    NYLAS_API_URI=http://127.0.0.1:8799 NYLAS_API_KEY=test-key ./dev sendq up     # in another terminal"
     yield ""
-    yield "and, in a program of your own (./dev python has all that it needs; README.md: in your own application):"
+    yield "and in your own program (./dev python has everything it needs; for your application see README.md):"
     yield ""
     yield "    from sendq import Message, SendQueue"
     yield f'    queue = SendQueue("{home_url}")'

@@ -274,7 +274,7 @@ def heartbeat_file_failed(error: BaseException) -> None:
 
 
 def process_not_started(error: BaseException) -> None:
-    """A job that runs in a process of its own has to wait: the machine cannot start one now."""
+    """A job that needs its own process has to wait: the machine cannot start one now."""
     _log.error("process_not_started", error=str(error))
 
 

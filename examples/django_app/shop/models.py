@@ -4,7 +4,7 @@ from django.db import models
 
 
 class Invoice(models.Model):
-    """An invoice, the job that mails it, and the last that we were told of that job."""
+    """An invoice, the job that mails it, and the last outcome received for it."""
 
     number = models.IntegerField(primary_key=True)
     email = models.CharField(max_length=254)

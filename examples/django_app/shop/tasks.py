@@ -14,7 +14,7 @@ app.conf.task_default_queue = "shop"
 
 @app.task(name="shop.tasks.mail_outcome")
 def mail_outcome(outcome: dict[str, Any]) -> None:
-    """What became of a mail. It may be told twice, and then changes nothing the second time."""
+    """Receive the outcome of a mail. It may be delivered twice; the second time changes nothing."""
     from .models import Invoice  # only once Celery has set Django up
 
     newer = Invoice.objects.filter(job_id=outcome.get("job_id"), sequence__lt=outcome["sequence"])
