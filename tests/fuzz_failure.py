@@ -1,4 +1,4 @@
-"""A minute of damaged answers: ``python -m tests.fuzz_failure [SECONDS] [SEED]``. Not part of the default suite.
+"""A minute of damaged answers: ``python -m tests.fuzz_failure [SECONDS] [SEED]``. The tests run it for seconds.
 
 Golden answers are cut, flipped, doubled, nested and glued together; each must lead to a sound decision and a whole
 explanation. A finding is printed with the seed and the bytes, and ends the run with status 1.

@@ -34,7 +34,7 @@ GRAPH_THROTTLED = Fault.status(
     name="graph throttle",
     type="rate_limit_error",
     message="Application is over its message rate limit.",
-    provider_error={"error": {"code": "ApplicationThrottled", "message": "Too many requests."}},
+    provider_error={"error": {"code": "activityLimitReached", "message": "Too many requests."}},
 )
 MAILBOX_CONCURRENCY = Fault.status(
     429,

@@ -9,9 +9,9 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from sendq.clock import SECOND, seconds
+from sendq.clock import SECOND, Micros, seconds
 from tasks.policy.decide import JobFacts, accepted, wait_range
-from tasks.policy.failure import OPERATIONS, PROVIDERS, Answer, Success, parse
+from tasks.policy.failure import OPERATIONS, PROVIDERS, Answer, Failure, Success, parse
 from tasks.policy.row import Policy, Row, Text
 from tasks.policy.table import POLICY
 
@@ -34,16 +34,33 @@ def explain(
     ``status`` is a number (or its text), ``headers`` a mapping or a list of ``Name: value`` lines, ``body`` bytes,
     text or anything that JSON knows; ``now`` is unix seconds.
     """
-    operation = operation if isinstance(operation, str) and operation in OPERATIONS else "send"
-    provider = provider if isinstance(provider, str) and provider in PROVIDERS else "unknown"
-    answer = Answer(_status(status), _headers(headers), _body(body), None)
     at = seconds(now)
-    outcome = parse(answer, provider=provider, operation=operation, now=at)
+    outcome = outcome_of(status=status, provider=provider, operation=operation, headers=headers, body=body, now=at)
     if isinstance(outcome, Success):
         return _object(accepted(outcome), None)
     row = policy.rule(outcome)
-    delay = wait_range(row, outcome, JobFacts(operation), now=at)
+    delay = wait_range(row, outcome, JobFacts(outcome.operation), now=at)
     return _object(row, [round(end / SECOND, 3) for end in delay] if delay else None)
+
+
+def outcome_of(
+    *,
+    status: object,
+    provider: object = "unknown",
+    operation: object = "send",
+    headers: object = None,
+    body: object = b"",
+    fault: str | None = None,
+    now: Micros,
+) -> Success | Failure:
+    """What came back, in one form, from arguments like those of `explain`. Never raises.
+
+    ``fault``: how the call ended without an answer.
+    """
+    operation = operation if isinstance(operation, str) and operation in OPERATIONS else "send"
+    provider = provider if isinstance(provider, str) and provider in PROVIDERS else "unknown"
+    answer = Answer(_status(status), _headers(headers), _body(body), fault)
+    return parse(answer, provider=provider, operation=operation, now=now)
 
 
 def explain_lines(lines: Iterable[str | bytes], *, now: float, policy: Policy = POLICY) -> Iterator[str]:

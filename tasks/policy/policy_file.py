@@ -28,7 +28,7 @@ from typing import Any
 
 from sendq.facts.outcomes import Scope, Sent
 from tasks.policy.failure import FAULTS_MAYBE_SENT, FAULTS_NOT_SENT, OPERATIONS, PROVIDERS
-from tasks.policy.row import Backoff, Policy, Route, Row, Wait, fits_smtp
+from tasks.policy.row import Backoff, Policy, Route, Row, Text, Wait, fits_smtp
 from tasks.policy.table import POLICY
 
 CONDITIONS = ("status", "type", "text", "unless", "provider", "operation", "origin", "fault", "smtp", "refused")
@@ -89,7 +89,7 @@ def check_policy(text: str, base: Policy = POLICY) -> list[Finding]:
                 says = f"{row.id!r} is unreachable: {earlier.id!r} (line {earlier_line}) fits all that it fits"
                 findings.append(Finding(line, "error", says))
                 break
-            if overlaps(earlier, row) and not covers(row, earlier) and _outcome(earlier) != _outcome(row):
+            if overlaps(earlier, row) and not covers(row, earlier) and outcome(earlier) != outcome(row):
                 says = f"{row.id!r} overlaps {earlier.id!r} (line {earlier_line}), which wins where both fit"
                 findings.append(Finding(line, "warning", says))
         hidden = [built_in.id for built_in in base.rows if covers(row, built_in)]
@@ -145,16 +145,19 @@ def _signals_within(narrow: Row, wide: Row) -> bool:
         return True
     if not (narrow.type or narrow.text):
         return False
-    wanted = [(text,) if isinstance(text, str) else text for text in wide.text]
-
-    def heard(pieces: tuple[str, ...]) -> bool:
-        return any(all(any(part in piece for piece in pieces) for part in parts) for parts in wanted)
-
-    types = all(kind in wide.type or heard((kind,)) for kind in narrow.type)
-    return types and all(heard((text,) if isinstance(text, str) else text) for text in narrow.text)
+    types = all(kind in wide.type or implies(kind, wide.text) for kind in narrow.type)
+    return types and all(implies(text, wide.text) for text in narrow.text)
 
 
-def _outcome(row: Row) -> tuple[object, ...]:
+def implies(narrow: Text, wide: tuple[Text, ...]) -> bool:
+    """Whether whatever contains the narrow text contains one of the wide ones."""
+    pieces = (narrow,) if isinstance(narrow, str) else narrow
+    wanted = ((text,) if isinstance(text, str) else text for text in wide)
+    return any(all(any(part in piece for piece in pieces) for part in parts) for parts in wanted)
+
+
+def outcome(row: Row) -> tuple[object, ...]:
+    """What a row decides: rows that agree in this may overlap as they like."""
     return row.route, row.scope, row.sent, row.wait, row.backoff
 
 

@@ -96,6 +96,25 @@ class TestHelp:
         assert deliveries_command.STATES == deliveries.STATES
 
 
+class TestPolicyLint:
+    def test_lists_rows_that_compete_and_succeeds_if_none_is_hidden(self, capsys: pytest.CaptureFixture[str]) -> None:
+        status, out, _ = run(capsys, "policy", "lint", "--json")
+        assert status == 0
+        assert {remark["kind"] for remark in json.loads(out)} == {"both"}
+
+    def test_fails_if_a_row_is_never_reached(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        cases = tmp_path / "cases.json"
+        cases.write_text('{"cases": [{"name": "one", "status": 429, "body": "slow down"}]}')
+        status, out, _ = run(capsys, "policy", "lint", str(cases))
+        assert status == 1
+        assert "no golden case meets it" in out
+
+    def test_says_which_file_it_cannot_read(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        status, _, err = run(capsys, "policy", "lint", str(tmp_path / "none.json"))
+        assert status == 2
+        assert "name a file of cases" in err
+
+
 class TestExplain:
     def explain(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
         status, out, err = run(capsys, "explain", "--json", *arguments)

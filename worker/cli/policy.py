@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.output import FAILED, json_option, tell, tell_json, tell_table
+from worker.cli.output import FAILED, UNUSABLE, complain, json_option, tell, tell_json, tell_table
 from worker.cli.policy_file import file_option, policy_of, text_of
 
 if TYPE_CHECKING:
     from tasks.policy.row import Row
+
+
+# In a checkout; elsewhere a file must be named.
+GOLDEN = Path("tests/data/golden_errors.json")
 
 
 @click.group(invoke_without_command=True)
@@ -54,6 +58,44 @@ def check_file(file: Path, as_json: bool) -> None:
             tell("nothing to say against it")
     if any(finding.level == "error" for finding in findings):
         raise SystemExit(FAILED)
+
+
+@policy.command("lint")
+@click.argument("cases", type=click.Path(dir_okay=False, path_type=Path), default=GOLDEN)
+@file_option
+@json_option
+def lint_table(cases: Path, policy_file: Path | None, as_json: bool) -> None:
+    """Which rows compete for a text, and which row no golden case reaches.
+
+    CASES is a JSON file with a list `cases` (by default the golden cases of a checkout). Exit status 1 if a row is
+    never reached, or if a text of a row always meets an earlier row.
+    """
+    import dataclasses
+
+    from tasks.policy.lint import Kind, lint
+
+    remarks = lint(policy_of(policy_file), _cases(cases))
+    if as_json:
+        tell_json([dataclasses.asdict(remark) for remark in remarks])
+    elif remarks:
+        tell_table(("rule", "finding", "what"), [(remark.row, remark.kind, remark.says) for remark in remarks])
+    else:
+        tell("nothing to say against it")
+    if any(remark.kind is not Kind.BOTH for remark in remarks):
+        raise SystemExit(FAILED)
+
+
+def _cases(file: Path) -> list[dict[str, Any]]:
+    import json
+
+    try:
+        document = json.loads(file.expanduser().read_text(encoding="utf-8"))
+        cases = document["cases"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or "not JSON with a list of cases"
+        complain(f"the golden cases cannot be read from {str(file)!r} ({reason}); name a file of cases")
+        raise SystemExit(UNUSABLE) from None
+    return [case for case in cases if isinstance(case, dict)] if isinstance(cases, list) else []
 
 
 def _row_cells(row: Row) -> tuple[str, ...]:
