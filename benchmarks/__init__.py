@@ -1,1 +1,1 @@
-"""Programs that measure. Every number that the documentation states comes out of one of these."""
+"""Benchmarks. Every number in the documentation comes from one of these programs."""

@@ -8,16 +8,16 @@ from importlib import import_module
 NAMES = {
     "attachments": "memory of one worker with fifty large files in flight",
     "bulk": "100,000 modifications in one call, and their cancellation: time, CPU and memory of the caller",
-    "fairness": "what quiet lanes notice of busy and hanging ones, and how well the providers' limits are kept",
-    "peers": "sendq beside Celery, Dramatiq, Taskiq, BullMQ and others: jobs a second, CPU, memory, latency",
-    "latency": "commit to wire while the system is idle, and what idleness costs",
-    "scale": "cost per dispatched job with up to ten million waiting ones; two workers; retention; many writers",
-    "telling": "CPU per attempt of what tells of it: journal, metrics, Flower, Sentry",
+    "fairness": "the effect of busy and hanging lanes on quiet ones, and how well the providers' limits are kept",
+    "peers": "sendq compared with Celery, Dramatiq, Taskiq, BullMQ and others: jobs per second, CPU, memory, latency",
+    "latency": "commit to call on an idle system, and the cost of idling",
+    "scale": "cost per dispatched job with up to ten million waiting; two workers; retention; many writers",
+    "telemetry": "CPU per attempt of logs, metrics, Flower events and Sentry traces",
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status 2 for a benchmark that does not exist, else the benchmark's own."""
+    """Exit status 2 for an unknown benchmark, otherwise the benchmark's own."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: ./dev bench NAME [OPTIONS]   (--help after a name shows its options)\n")
         for name, measures in NAMES.items():

@@ -1,1 +1,1 @@
-"""The processes: the Celery application, and everything of sendq's in one worker process."""
+"""Worker processes: the Celery application, and everything that runs in one of them."""

@@ -1,1 +1,1 @@
-"""Every query to the ledger: jobs from enqueue to their end, and what is told of them."""
+"""Every query to the ledger: jobs from enqueue to their end, deliveries of outcomes, events, retention."""

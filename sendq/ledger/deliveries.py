@@ -1,17 +1,17 @@
-"""Deliveries: which outcomes are due to whom, and what became of telling them.
+"""Deliveries: which outcomes are due to which receivers, and the results of attempts to deliver them.
 
-Two things can be at fault when a try fails, and each has a pause of its own:
+A failed attempt is the fault of one of two, each with its own backoff:
 
-    the receiver       nobody answers, or what answers is not it: it is left alone as a whole, 10 s, 20 s … 10 minutes,
-                       and then asked with one delivery first. Those that wait for it lose no try by that
-    the delivery       it answers, and refuses this one: this one is tried again after 10 s, 20 s … 6 hours, and the
-                       others go on. Five of them in a row without a success count as the receiver's fault
+    the receiver       it does not answer, or something else does: all its deliveries are held for 10 s, 20 s … 10
+                       minutes, then a single one is tried. The others use up no attempts
+    the delivery       the receiver answers and rejects this one: it is retried after 10 s, 20 s … 6 hours, and the
+                       others go on. Five rejections in a row without a success count as the receiver's fault
 
-A delivery that fails 72 hours after it was written down is given up: kept, shown, and tried again on a person's word
-(`retry`). Deliveries about one subject go to a target one after another: a later one waits for those before it.
+A delivery that still fails after 72 hours is given up: it is kept and shown, and `retry` makes it due again. Deliveries
+about one subject to one target are made in order: each waits for the earlier ones.
 
-One process delivers at a time (the one that leads). If two should believe that they do, some outcomes are told twice,
-which every receiver must expect anyway; so no row is claimed, and a worker that dies leaves nothing to take back.
+Only the leader delivers. If two processes believe they are the leader, some outcomes are delivered twice, which every
+receiver must expect anyway; so no row is claimed, and a worker that dies leaves nothing to release.
 """
 
 from __future__ import annotations
@@ -46,44 +46,44 @@ from sendq.views import Backlog
 WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
 STATES = (WAITING, DELIVERED, GIVEN_UP)
 
-# Literally, or the partial indexes are not seen to fit.
+# As literals, or the planner does not use the partial indexes.
 _WAITING: ColumnElement[str] = literal_column(f"'{WAITING}'")
 _GIVEN_UP: ColumnElement[str] = literal_column(f"'{GIVEN_UP}'")
 
 PAUSE_FIRST: Micros = 10 * SECOND
 PAUSE_MOST: Micros = 6 * 3600 * SECOND
 
-# A receiver that comes back is noticed within this long; one request in so much time harms nobody.
+# A receiver that works again is noticed within this time; one request per 10 minutes does no harm.
 HOLD_MOST: Micros = 10 * 60 * SECOND
 
 REFUSALS_IN_A_ROW = 5
 
-# Given up together when their receiver fails once more: enough for any backlog within a few holds.
+# At most this many are given up at once when their receiver fails: enough for any backlog within a few holds.
 GIVE_UP_MOST = 10_000
 
-# Counting those that wait, or were given up, stops here.
+# Counts of waiting and given-up deliveries stop here.
 COUNT_MOST = 10_000
 
-# Receivers are as many as the settings name, unless somebody enqueues for hosts that are not there.
+# There are as many receivers as the settings name, unless applications enqueue for hosts that are not allowed.
 RECEIVERS_MOST = 200
 
 
 def pause_after(failures: int, *, most: Micros) -> Micros:
-    """How long to wait after so many failures: 10 s, 20 s, 40 s … ``most``."""
+    """The backoff after this many failures: 10 s, 20 s, 40 s … ``most``."""
     return min(most, PAUSE_FIRST << min(failures - 1, 20))
 
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Somebody for whom deliveries are due. One that failed last is asked with a single delivery first."""
+    """A receiver with due deliveries. ``failing``: its last attempt failed, so a single delivery is tried first."""
 
     name: str
     failing: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
-    """What became of one try. ``error`` None: it was taken in. ``unreachable``: the receiver's own fault, for all."""
+class DeliveryAttempt:
+    """The result of one attempt. ``error`` None: delivered. ``unreachable``: the fault is the receiver's."""
 
     delivery_id: UUID
     error: str | None = None
@@ -92,15 +92,15 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What was written down of some tries: deliveries that were given up, and until when the receiver is left alone."""
+class AttemptsRecorded:
+    """What recording attempts changed: deliveries given up, and until when the receiver is held (None: it is not)."""
 
     given_up: int
     held_until: Micros | None
     error: str | None
 
 
-# The receivers of waiting deliveries, one index probe for each.
+# The receivers of waiting deliveries, with one index probe each.
 _RECEIVERS = (
     text(
         "WITH RECURSIVE walk (name, step) AS ("
@@ -121,13 +121,13 @@ _RECEIVERS = (
 
 
 def receivers(connection: Connection, *, now: Micros) -> list[Receiver]:
-    """Who has deliveries that are due, and is not left alone at the moment."""
+    """Receivers that have due deliveries and are not held."""
     rows = connection.execute(_RECEIVERS, {"limit": RECEIVERS_MOST, "now": now})
     return [Receiver(row.name, failing=row.holds > 0) for row in rows]
 
 
 def due(connection: Connection, receiver: str, *, now: Micros, limit: int) -> Sequence[Row[Any]]:
-    """Up to ``limit`` deliveries to make, the longest due first; of each subject only the first."""
+    """Up to ``limit`` deliveries to make, longest due first; for each subject only the first."""
     table, before = schema.delivery, schema.delivery.alias("before")
     earlier = select(before.c.id).where(
         before.c.subject == table.c.subject,
@@ -143,8 +143,8 @@ def due(connection: Connection, receiver: str, *, now: Micros, limit: int) -> Se
     ).all()
 
 
-def record(connection: Connection, receiver: str, tried: Sequence[Tried], *, now: Micros) -> Told:
-    """Write down what became of some tries at one receiver, in the order in which they ended."""
+def record(connection: Connection, receiver: str, tried: Sequence[DeliveryAttempt], *, now: Micros) -> AttemptsRecorded:
+    """Record attempts at one receiver, in the order in which they ended."""
     table = schema.delivery
     wanted = select(table).where(table.c.id.in_([one.delivery_id for one in tried])).order_by(table.c.id)
     rows = {row.id: row for row in connection.execute(wanted.with_for_update()) if row.state == WAITING}
@@ -154,10 +154,10 @@ def record(connection: Connection, receiver: str, tried: Sequence[Tried], *, now
     held_until, error = _note_receiver(connection, receiver, tried, now=now)
     if held_until is not None:
         given_up += _give_up_with(connection, receiver, error, now=now)
-    return Told(given_up, held_until, error)
+    return AttemptsRecorded(given_up, held_until, error)
 
 
-def _after(row: Row[Any], tried: Tried, *, now: Micros) -> dict[str, Any]:
+def _after(row: Row[Any], tried: DeliveryAttempt, *, now: Micros) -> dict[str, Any]:
     refusals = row.refusals + (tried.error is not None and not tried.unreachable)
     change = {"id": row.id, "tries": row.tries + 1, "refusals": refusals, "tried_at": now, "error": tried.error}
     change |= {"next_at": row.next_at, "state": WAITING, "done_at": None}
@@ -171,16 +171,16 @@ def _after(row: Row[Any], tried: Tried, *, now: Micros) -> dict[str, Any]:
 
 
 def _note_receiver(
-    connection: Connection, name: str, tried: Sequence[Tried], *, now: Micros
+    connection: Connection, name: str, tried: Sequence[DeliveryAttempt], *, now: Micros
 ) -> tuple[Micros | None, str | None]:
-    """Count a receiver's failures; gives until when it is left alone, if it is, and why.
+    """Count a receiver's failures; return until when it is held, if it is, and why.
 
-    Tries that were under way together are one incident, and one step.
+    Attempts made at the same time count as one failure.
     """
     table = schema.receiver
     row = connection.execute(select(table).where(table.c.name == name).with_for_update()).first()
     refusals, holds = (row.refusals, row.holds) if row else (0, 0)
-    last: Tried | None = None
+    last: DeliveryAttempt | None = None
     for one in tried:
         if one.error is None:
             refusals, holds, last = 0, 0, None
@@ -202,7 +202,7 @@ def _note_receiver(
 
 
 def _give_up_with(connection: Connection, receiver: str, error: str | None, *, now: Micros) -> int:
-    """Give up what has waited too long for a receiver that fails."""
+    """Give up deliveries that have waited too long for a failing receiver."""
     table = schema.delivery
     over = select(table.c.id).where(table.c.receiver == receiver, table.c.state == _WAITING, table.c.until <= now)
     done = update(table).where(table.c.id.in_(over.limit(GIVE_UP_MOST)))
@@ -210,7 +210,7 @@ def _give_up_with(connection: Connection, receiver: str, error: str | None, *, n
 
 
 def backlog(connection: Connection, *, now: Micros) -> Backlog:
-    """How many outcomes are still to be delivered, and which receivers fail. Bounded, however many there are."""
+    """How many outcomes wait for delivery, and which receivers fail. The cost is bounded."""
     table, receiver = schema.delivery.c, schema.receiver.c
     waits = select(table.created_at).where(table.state == _WAITING).limit(COUNT_MOST).subquery()
     waiting = connection.execute(select(func.count(), func.min(waits.c.created_at)).select_from(waits)).one()
@@ -225,12 +225,12 @@ def backlog(connection: Connection, *, now: Micros) -> Backlog:
     )
 
 
-# --- trying again ----------------------------------------------------------------------------------------
+# --- retries ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which deliveries: those that fit everything that is given. ``subject``: a job's, batch's or lane's id."""
+    """A filter of deliveries. ``subject``: a job's, batch's or lane's id."""
 
     ids: Sequence[UUID] | None = None
     states: Sequence[str] = ()
@@ -240,7 +240,7 @@ class Wanted:
     lane_id: UUID | None = None
 
     def conditions(self) -> list[Any]:
-        """As SQL has them."""
+        """The filter as SQL conditions."""
         table = schema.delivery.c
         found: list[Any] = []
         if self.ids is not None:
@@ -260,16 +260,16 @@ class Wanted:
 
 
 def undelivered(connection: Connection, wanted: Wanted) -> int:
-    """How many deliveries fit and were not made."""
+    """How many deliveries match the filter and were not delivered."""
     table = schema.delivery.c
     statement = select(func.count()).where(*wanted.conditions(), table.state != DELIVERED)
     return int(connection.execute(statement).scalar_one())
 
 
 def retry(connection: Connection, wanted: Wanted, *, after: UUID | None, now: Micros, limit: int) -> list[UUID]:
-    """Make up to ``limit`` deliveries behind ``after``, of those that fit and were not made, due at once; gives which.
+    """Make up to ``limit`` matching undelivered deliveries after ``after`` due now; return their ids.
 
-    They have another 72 hours, and their receivers are asked at once as well.
+    They get another 72 hours, and their receivers are no longer held.
     """
     table = schema.delivery
     chosen = (

@@ -1,1 +1,1 @@
-"""What the promises rest on, held against every order of events in small worlds; `test_promises` has the table."""
+"""Models of the promises, checked in every order of events in small worlds; `test_promises` has the table."""

@@ -1,1 +1,1 @@
-"""What several floors of tests share: real servers, and no network beyond this machine."""
+"""Shared by several folders of tests: real servers, and a block on network access beyond this machine."""

@@ -1,1 +1,1 @@
-"""The ledger's clock, and the highest time that was ever seen."""
+"""The ledger's clock, and the latest time ever seen."""

@@ -1,1 +1,1 @@
-"""What one process at a time does: dispatch, rescue, reconcile, check grants, end batches, prune."""
+"""Work of the leader alone: dispatch, rescue, reconcile, check grants, end batches, prune."""

@@ -26,10 +26,10 @@ from sendq import clock
 from sendq.errors import SendqError
 from sendq.ledger import deliveries
 from sendq.ledger.db.engine import reading, writing
-from sendq.ledger.deliveries import Receiver, Tried
+from sendq.ledger.deliveries import DeliveryAttempt, Receiver
 from settings import Settings
 from tasks.policy.row import Policy
-from worker.notifying.notification import Telling
+from worker.notifying.notification import Notifications
 from worker.notifying.receivers import CALLS_EACH, Receivers
 from worker.processes.periodic_loop import until_next
 from worker.telemetry import journal
@@ -55,7 +55,7 @@ class Deliverer:
         self, ledger: Engine, settings: Settings, *, policy: Policy, leads: Callable[[], bool], now: clock.Clock
     ) -> None:
         self._ledger, self._leads, self._now = ledger, leads, now
-        self._settings, self._telling = settings, Telling(settings, policy)
+        self._settings, self._notifications = settings, Notifications(settings, policy)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self.looks = 0
         self._queries = ThreadPoolExecutor(1, thread_name_prefix="sendq-deliveries")  # one connection, whatever happens
@@ -85,7 +85,7 @@ class Deliverer:
     async def _main(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         self._running.set()
-        self._receivers = Receivers(self._settings, self._telling)
+        self._receivers = Receivers(self._settings, self._notifications)
         try:
             while not self._stopping.is_set():
                 try:
@@ -131,28 +131,28 @@ class Deliverer:
 
     async def _turn(self, name: str, due: Sequence[Row[Any]]) -> bool:
         """Make these deliveries, a few at once; return whether the receiver can get more."""
-        waiting, tried = list(reversed(due)), list[Tried]()
+        waiting, tried = list(reversed(due)), list[DeliveryAttempt]()
         ends_at = time.monotonic() + TURN_S
 
         async def some() -> None:
             while waiting and time.monotonic() < ends_at and not _is_hopeless(tried):
                 if self._stopping.is_set():
                     return
-                tried.append(await self._tell(waiting.pop()))
+                tried.append(await self._deliver(waiting.pop()))
 
         await asyncio.gather(*(some() for _ in range(min(CALLS_EACH, len(due)))))
         if not tried:
             return False
-        told = await self._change(lambda connection: deliveries.record(connection, name, tried, now=self._now()))
-        _say(name, tried, told)
-        return told.held_until is None
+        recorded = await self._change(lambda connection: deliveries.record(connection, name, tried, now=self._now()))
+        _log(name, tried, recorded)
+        return recorded.held_until is None
 
-    async def _tell(self, row: Row[Any]) -> Tried:
+    async def _deliver(self, row: Row[Any]) -> DeliveryAttempt:
         try:
             return await self._receivers.deliver(row)
         except Exception:
             journal.bug("deliverer", delivery=str(row.id))
-            return Tried(row.id, "it could not be delivered; see the worker's log")
+            return DeliveryAttempt(row.id, "it could not be delivered; see the worker's log")
 
     async def _due(self, name: str, limit: int) -> Sequence[Row[Any]]:
         return await self._ask(lambda connection: deliveries.due(connection, name, now=self._now(), limit=limit))
@@ -172,21 +172,21 @@ class Deliverer:
         return await asyncio.get_running_loop().run_in_executor(self._queries, make)
 
 
-def _is_hopeless(tried: Sequence[Tried]) -> bool:
+def _is_hopeless(tried: Sequence[DeliveryAttempt]) -> bool:
     """Whether the receiver itself fails, rather than individual deliveries."""
     last = tried[-deliveries.REFUSALS_IN_A_ROW :]
     in_a_row = len(last) == deliveries.REFUSALS_IN_A_ROW and all(one.error is not None for one in last)
     return in_a_row or any(one.unreachable for one in tried)
 
 
-def _say(name: str, tried: Sequence[Tried], told: deliveries.Told) -> None:
+def _log(name: str, tried: Sequence[DeliveryAttempt], recorded: deliveries.AttemptsRecorded) -> None:
     for one in tried:
         if one.error is None:
             journal.outcome_delivered(one.delivery_id, name)
         else:
             journal.delivery_failed(one.delivery_id, name, one.error)
-    if told.held_until is not None:
-        journal.receiver_held(name, told.error, until=told.held_until)
-    if told.given_up:
-        journal.deliveries_given_up(told.given_up, name)
+    if recorded.held_until is not None:
+        journal.receiver_held(name, recorded.error, until=recorded.held_until)
+    if recorded.given_up:
+        journal.deliveries_given_up(recorded.given_up, name)
         alert("deliveries_given_up", "deliveries", level="error", receiver=name)

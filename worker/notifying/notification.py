@@ -14,7 +14,7 @@ from tasks.policy.words import words_of
 from worker.notifying.reauth import reauth_url
 
 
-class Telling:
+class Notifications:
     """Composes the body of a delivery."""
 
     def __init__(self, settings: Settings, policy: Policy) -> None:

@@ -24,11 +24,11 @@ from yarl import URL
 from sendq import clock, outcomes
 from sendq.enqueueing.targets import EndpointTarget, TaskTarget, UrlTarget, parse_target
 from sendq.errors import Problem
-from sendq.ledger.deliveries import Tried
+from sendq.ledger.deliveries import DeliveryAttempt
 from settings import Settings
 from tasks.calling.nylas import USER_AGENT
 from tasks.policy.waits import stated_wait
-from worker.notifying.notification import Telling
+from worker.notifying.notification import Notifications
 
 # Concurrent deliveries per receiver.
 CALLS_EACH = 4
@@ -52,8 +52,8 @@ class _Address:
 class Receivers:
     """All receivers, for one event loop. Call `close` there."""
 
-    def __init__(self, settings: Settings, telling: Telling) -> None:
-        self._settings, self._telling = settings, telling
+    def __init__(self, settings: Settings, notifications: Notifications) -> None:
+        self._settings, self._notifications = settings, notifications
         self._session: aiohttp.ClientSession | None = None
         self._broker = _celery(settings)
         self._publishers = ThreadPoolExecutor(CALLS_EACH, thread_name_prefix="sendq-outcomes")
@@ -66,13 +66,13 @@ class Receivers:
         if self._broker is not None:
             self._broker.close()
 
-    async def deliver(self, row: Row[Any]) -> Tried:
+    async def deliver(self, row: Row[Any]) -> DeliveryAttempt:
         """Make one delivery."""
         target = parse_target(row.target)
         if isinstance(target, Problem):
             return _unreachable(row.id, "unknown kind of target in this version")
         timestamp = int(time.time())
-        body = self._telling.body(row, timestamp=timestamp)
+        body = self._notifications.body(row, timestamp=timestamp)
         if isinstance(target, TaskTarget):
             return await self._publish(target, body, row.id)
         address = self._address(target)
@@ -97,7 +97,9 @@ class Receivers:
         assert secret is not None  # validated by the settings
         return _Address(url, secret.get_secret_value())
 
-    async def _post(self, address: _Address, body: Mapping[str, Any], event_id: UUID, timestamp: int) -> Tried:
+    async def _post(
+        self, address: _Address, body: Mapping[str, Any], event_id: UUID, timestamp: int
+    ) -> DeliveryAttempt:
         raw = json.dumps(body).encode()
         headers = {
             "content-type": "application/json",
@@ -112,7 +114,7 @@ class Receivers:
             ) as answer:
                 if 200 <= answer.status < 300:
                     await _read_some(answer)
-                    return Tried(event_id)
+                    return DeliveryAttempt(event_id)
                 answer.close()
                 return _answered(event_id, answer.status, answer.headers)
         except TimeoutError:
@@ -134,7 +136,7 @@ class Receivers:
             )
         return self._session
 
-    async def _publish(self, target: TaskTarget, body: Mapping[str, Any], event_id: UUID) -> Tried:
+    async def _publish(self, target: TaskTarget, body: Mapping[str, Any], event_id: UUID) -> DeliveryAttempt:
         broker = self._broker
         if broker is None:
             return _unreachable(event_id, "SENDQ_OUTCOME_BROKER_URL is not set")
@@ -155,7 +157,7 @@ class Receivers:
             await asyncio.get_running_loop().run_in_executor(self._publishers, publish)
         except Exception as error:  # whatever the broker's client raises
             return _unreachable(event_id, f"its broker cannot be reached ({type(error).__name__})")
-        return Tried(event_id)
+        return DeliveryAttempt(event_id)
 
 
 def _celery(settings: Settings) -> Celery | None:
@@ -194,10 +196,10 @@ async def _read_some(answer: aiohttp.ClientResponse) -> None:
         answer.close()
 
 
-def _answered(event_id: UUID, status: int, headers: Mapping[str, str]) -> Tried:
+def _answered(event_id: UUID, status: int, headers: Mapping[str, str]) -> DeliveryAttempt:
     wait = stated_wait({"retry-after": headers.get("retry-after", "")}, "", now=time.time())
-    return Tried(event_id, f"status {status}", unreachable=status in NOT_THERE, wait=clock.seconds(wait or 0))
+    return DeliveryAttempt(event_id, f"status {status}", unreachable=status in NOT_THERE, wait=clock.seconds(wait or 0))
 
 
-def _unreachable(event_id: UUID, error: str) -> Tried:
-    return Tried(event_id, error, unreachable=True)
+def _unreachable(event_id: UUID, error: str) -> DeliveryAttempt:
+    return DeliveryAttempt(event_id, error, unreachable=True)

@@ -1,7 +1,7 @@
 """Prometheus counters and histograms of this process: one function for each event that is counted.
 
 Labels are few and bounded: applications and providers, operations, rules of the policy, routes, status classes; never a
-grant, a job or a text from outside. Counting an attempt takes about 3 µs (`./dev bench telling`). Gauges (calls in
+grant, a job or a text from outside. Counting an attempt takes about 3 µs (`./dev bench telemetry`). Gauges (calls in
 flight, lanes held) are collected on each scrape (`worker.telemetry.exporter`).
 """
 

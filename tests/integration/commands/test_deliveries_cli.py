@@ -14,7 +14,7 @@ import pytest
 from sendq import clock
 from sendq.ledger import deliveries
 from sendq.ledger.db import schema
-from sendq.ledger.deliveries import Tried
+from sendq.ledger.deliveries import DeliveryAttempt
 from sendq.ledger.outcomes import GIVE_UP_AFTER
 from tests.support.ledger import Ledger
 from worker.cli.main import main
@@ -55,10 +55,12 @@ def told(ledger: Ledger) -> list[UUID]:
     good, down, task = (by_receiver[name] for name in ("webhook:good", "webhook:down", "celery"))
     with ledger.writing() as connection:
         now = clock.now()
-        deliveries.record(connection, "webhook:good", [Tried(good)], now=now)
-        deliveries.record(connection, "celery", [Tried(task, "status 500")], now=now)
+        deliveries.record(connection, "webhook:good", [DeliveryAttempt(good)], now=now)
+        deliveries.record(connection, "celery", [DeliveryAttempt(task, "status 500")], now=now)
         connection.execute(schema.delivery.update().where(schema.delivery.c.id == down).values(until=now + 1_000_000))
-        deliveries.record(connection, "webhook:down", [Tried(down, "no connection", unreachable=True)], now=now)
+        deliveries.record(
+            connection, "webhook:down", [DeliveryAttempt(down, "no connection", unreachable=True)], now=now
+        )
     return [good, down, task]
 
 

@@ -1,1 +1,1 @@
-"""The repository: docs, examples, benchmarks, the wheel, the image's files, and what no log may hold."""
+"""The repository: docs, examples, benchmarks, the wheel, the image's files, and private data that must not leak."""

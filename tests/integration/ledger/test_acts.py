@@ -29,7 +29,7 @@ from sendq.clock import SECOND, moment
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
-from sendq.ledger.deliveries import Tried, record
+from sendq.ledger.deliveries import DeliveryAttempt, record
 from sendq.ledger.outcomes import GIVE_UP_AFTER
 from sendq.operators import ForgetProgress, RetryProgress
 from sendq.rules.by_hand import RetryRefusal
@@ -435,7 +435,7 @@ class TestDeliverAgain:
         rows = ledger.rows(schema.delivery)
         ledger.clock.advance(GIVE_UP_AFTER / SECOND)
         with ledger.writing() as connection:
-            failed = [Tried(row.id, "status 500") for row in rows]
+            failed = [DeliveryAttempt(row.id, "status 500") for row in rows]
             record(connection, "webhook:app", failed, now=ledger.clock())
         assert {row.state for row in ledger.rows(schema.delivery)} == {"given_up"}
         return [str(row.id) for row in rows]

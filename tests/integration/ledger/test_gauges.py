@@ -160,7 +160,7 @@ class TestOutcomesToTell:
         good, down, _, idle = sorted(ledger.rows(schema.delivery), key=lambda row: row.created_at)
         with ledger.writing() as connection:
             for row, error in ((good, None), (down, "no connection"), (idle, "no connection")):
-                tried = deliveries.Tried(row.id, error, unreachable=error is not None)
+                tried = deliveries.DeliveryAttempt(row.id, error, unreachable=error is not None)
                 deliveries.record(connection, row.receiver, [tried], now=ledger.clock())
             given_up = schema.delivery.update().where(schema.delivery.c.id == idle.id).values(state="given_up")
             connection.execute(given_up)

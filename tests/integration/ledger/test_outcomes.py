@@ -14,7 +14,7 @@ from sendq.facts.outcomes import Hold, Scope
 from sendq.ids import lane_id
 from sendq.ledger import deliveries, grants, outcomes
 from sendq.ledger.db import schema
-from sendq.ledger.deliveries import GIVEN_UP, HOLD_MOST, PAUSE_MOST, Receiver, Tried, Wanted
+from sendq.ledger.deliveries import GIVEN_UP, HOLD_MOST, PAUSE_MOST, DeliveryAttempt, Receiver, Wanted
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.operators import retry
 from sendq.operators import Operators
@@ -259,7 +259,7 @@ class TestDeliveries:
         with ledger.writing() as connection:
             return deliveries.receivers(connection, now=ledger.clock())
 
-    def tried(self, ledger: Ledger, *tries: Tried, receiver: str = HOOK) -> deliveries.Told:
+    def tried(self, ledger: Ledger, *tries: DeliveryAttempt, receiver: str = HOOK) -> deliveries.AttemptsRecorded:
         with ledger.writing() as connection:
             return deliveries.record(connection, receiver, tries, now=ledger.clock())
 
@@ -270,9 +270,9 @@ class TestDeliveries:
         first, second = self.ended(ledger, 2)
         assert self.receivers(ledger) == [Receiver(HOOK, failing=False)]
         assert self.due(ledger) == [first, second]
-        self.tried(ledger, Tried(first))
+        self.tried(ledger, DeliveryAttempt(first))
         assert self.due(ledger) == [second]
-        self.tried(ledger, Tried(second))
+        self.tried(ledger, DeliveryAttempt(second))
         assert self.receivers(ledger) == []
         assert self.states(ledger) == ["delivered", "delivered"]
 
@@ -283,17 +283,17 @@ class TestDeliveries:
         ledger.record(outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes"))
         doubt, sent = sorted(row.id for row in ledger.rows(schema.delivery) if row.subject == job)
         assert self.due(ledger) == [doubt]
-        self.tried(ledger, Tried(doubt, "status 500"))
+        self.tried(ledger, DeliveryAttempt(doubt, "status 500"))
         assert self.due(ledger) == []
         ledger.clock.advance(10)
         assert self.due(ledger) == [doubt]
-        self.tried(ledger, Tried(doubt))
+        self.tried(ledger, DeliveryAttempt(doubt))
         assert self.due(ledger) == [sent]
 
     def test_refused_one_by_one_wait_longer_each_time_and_the_others_go_on(self, ledger: Ledger) -> None:
         refused, other = self.ended(ledger, 2)
         for pause in (10, 20, 40, 80):
-            self.tried(ledger, Tried(refused, "status 500"))
+            self.tried(ledger, DeliveryAttempt(refused, "status 500"))
             assert self.due(ledger) == [other]
             assert self.receivers(ledger) == [Receiver(HOOK, failing=False)]
             ledger.clock.advance(pause - 1)
@@ -304,9 +304,9 @@ class TestDeliveries:
 
     def test_refused_in_a_row_are_their_receivers_fault(self, ledger: Ledger) -> None:
         ids = self.ended(ledger, 6)
-        self.tried(ledger, *(Tried(one, "status 500") for one in ids[:4]))
+        self.tried(ledger, *(DeliveryAttempt(one, "status 500") for one in ids[:4]))
         assert self.receivers(ledger) == [Receiver(HOOK, failing=False)]
-        self.tried(ledger, Tried(ids[4], "status 500"))
+        self.tried(ledger, DeliveryAttempt(ids[4], "status 500"))
         assert self.receivers(ledger) == []
         ledger.clock.advance(10)
         assert self.receivers(ledger) == [Receiver(HOOK, failing=True)]
@@ -315,7 +315,7 @@ class TestDeliveries:
         ids = self.ended(ledger, 3)
         (other,) = self.ended(ledger, target=TASK)
         # Four that were under way together are one step.
-        told = self.tried(ledger, *(Tried(one, "no connection", unreachable=True) for one in ids))
+        told = self.tried(ledger, *(DeliveryAttempt(one, "no connection", unreachable=True) for one in ids))
         assert told.held_until == ledger.clock() + 10 * SECOND
         assert self.receivers(ledger) == [Receiver("celery", failing=False)]
         assert self.due(ledger, "celery") == [other]
@@ -323,66 +323,68 @@ class TestDeliveries:
             ledger.clock.advance(pause)
             assert Receiver(HOOK, failing=True) in self.receivers(ledger)
             assert self.due(ledger) == ids
-            self.tried(ledger, Tried(ids[0], "no connection", unreachable=True))
+            self.tried(ledger, DeliveryAttempt(ids[0], "no connection", unreachable=True))
             assert self.receivers(ledger) == [Receiver("celery", failing=False)]
         ledger.clock.advance(80)
-        self.tried(ledger, Tried(ids[0]))
+        self.tried(ledger, DeliveryAttempt(ids[0]))
         assert Receiver(HOOK, failing=False) in self.receivers(ledger)
         assert self.due(ledger) == ids[1:]
 
     def test_for_a_receiver_that_stays_down_it_is_asked_every_ten_minutes(self, ledger: Ledger) -> None:
         (one,) = self.ended(ledger)
         for _ in range(20):
-            told = self.tried(ledger, Tried(one, "no connection", unreachable=True))
+            told = self.tried(ledger, DeliveryAttempt(one, "no connection", unreachable=True))
             assert told.held_until is not None
             ledger.clock.at = told.held_until
-        told = self.tried(ledger, Tried(one, "no connection", unreachable=True))
+        told = self.tried(ledger, DeliveryAttempt(one, "no connection", unreachable=True))
         assert told.held_until == ledger.clock() + HOLD_MOST
 
     def test_wait_as_long_as_the_receiver_asks(self, ledger: Ledger) -> None:
         (one,) = self.ended(ledger)
-        told = self.tried(ledger, Tried(one, "status 429", unreachable=True, wait=100 * SECOND))
+        told = self.tried(ledger, DeliveryAttempt(one, "status 429", unreachable=True, wait=100 * SECOND))
         assert told.held_until == ledger.clock() + 100 * SECOND
-        told = self.tried(ledger, Tried(one, "status 429", unreachable=True, wait=10**9 * SECOND))
+        told = self.tried(ledger, DeliveryAttempt(one, "status 429", unreachable=True, wait=10**9 * SECOND))
         assert told.held_until == ledger.clock() + PAUSE_MOST
 
     def test_are_given_up_after_72_hours_and_tried_again_on_a_persons_word(self, ledger: Ledger) -> None:
         first, second = self.ended(ledger, 2)
         ledger.clock.advance(72 * 3600)
         assert self.due(ledger) == [first, second]  # nobody has tried yet: no reason to give up
-        told = self.tried(ledger, Tried(first, "status 500"))
+        told = self.tried(ledger, DeliveryAttempt(first, "status 500"))
         assert (told.given_up, self.states(ledger)) == (1, [GIVEN_UP, "waiting"])
-        told = self.tried(ledger, Tried(second, "no connection", unreachable=True))
+        told = self.tried(ledger, DeliveryAttempt(second, "no connection", unreachable=True))
         assert (told.given_up, self.states(ledger)) == (1, [GIVEN_UP, GIVEN_UP])
         assert self.due(ledger) == []
         with ledger.writing() as connection:
             again = deliveries.retry(connection, Wanted(ids=[first]), after=None, now=ledger.clock(), limit=10)
         assert again == [first]
         assert self.receivers(ledger) == [Receiver(HOOK, failing=False)]
-        told = self.tried(ledger, Tried(first, "status 500"))
+        told = self.tried(ledger, DeliveryAttempt(first, "status 500"))
         assert (told.given_up, self.states(ledger)) == (0, ["waiting", GIVEN_UP])
 
     def test_that_wait_for_a_dead_receiver_are_given_up_though_only_one_is_tried(self, ledger: Ledger) -> None:
         ids = self.ended(ledger, 3)
         ledger.clock.advance(72 * 3600)
         (young,) = self.ended(ledger)
-        told = self.tried(ledger, Tried(ids[0], "no connection", unreachable=True))
+        told = self.tried(ledger, DeliveryAttempt(ids[0], "no connection", unreachable=True))
         assert told.given_up == 3
         assert [row.id for row in ledger.rows(schema.delivery) if row.state == "waiting"] == [young]
 
     def test_that_were_made_are_not_made_again(self, ledger: Ledger) -> None:
         (one,) = self.ended(ledger)
-        self.tried(ledger, Tried(one))
+        self.tried(ledger, DeliveryAttempt(one))
         with ledger.writing() as connection:
             assert deliveries.retry(connection, Wanted(), after=None, now=ledger.clock(), limit=10) == []
             assert deliveries.undelivered(connection, Wanted()) == 0
-        self.tried(ledger, Tried(one, "no connection", unreachable=True))  # of a leader that was not one any more
+        self.tried(
+            ledger, DeliveryAttempt(one, "no connection", unreachable=True)
+        )  # of a leader that was not one any more
         assert self.states(ledger) == ["delivered"]
 
     def test_are_found_by_what_they_are_about(self, ledger: Ledger) -> None:
         one, two = self.ended(ledger, 2)
         (task,) = self.ended(ledger, target=TASK)
-        self.tried(ledger, Tried(one))
+        self.tried(ledger, DeliveryAttempt(one))
         job = next(row.subject for row in ledger.rows(schema.delivery) if row.id == two)
         operators = Operators(ledger.engine, now=ledger.clock)
 

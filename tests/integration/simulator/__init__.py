@@ -1,1 +1,1 @@
-"""The simulated Nylas API, held against the official specification."""
+"""The simulated Nylas API, compared with the official specification."""

@@ -1,9 +1,9 @@
-"""What it costs to tell of an attempt: the worker's CPU per recorded outcome for journal, metrics, Flower and Sentry.
+"""The worker's CPU per recorded outcome for logs, metrics, Flower events and Sentry.
 
-    ./dev bench telling --json
+    ./dev bench telemetry --json
 
-Each listener is given the same committed group again and again, in this process and without servers; the median of
-several rounds counts. For Flower that is what the recorder's thread pays (the rest is paid by the reporter's own).
+Each of them gets the same committed group repeatedly, in this process and without servers; the result is the median of
+several rounds. For Flower it is the cost in the recorder's thread (publishing has its own thread).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ GROUP, ROUNDS, REPEATS = 50, 9, 200
 
 
 class Listening:
-    """Celery's event dispatcher, as far as the reporter asks it."""
+    """Stands in for Celery's event dispatcher."""
 
     def __init__(self, wants_tasks: bool) -> None:
         self.wants_tasks = wants_tasks
@@ -39,7 +39,7 @@ class Listening:
 
 def main(arguments: list[str]) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="./dev bench telling", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="./dev bench telemetry", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
     result = measure()
@@ -65,31 +65,31 @@ def measure() -> dict[str, float]:
         traces.recorded(outcomes)
 
     return {
-        "journal (INFO)": _microseconds(write),
+        "log (INFO)": _microseconds(write),
         "metrics": _microseconds(lambda: metrics.recorded(outcomes)),
-        "Flower, nobody listens": _microseconds(lambda: flower_events(listening=False).recorded(outcomes)),
-        "Flower, somebody listens": _microseconds(lambda: flower_events(listening=True).recorded(outcomes)),
+        "Flower, events off": _microseconds(lambda: flower_events(listening=False).recorded(outcomes)),
+        "Flower, events on": _microseconds(lambda: flower_events(listening=True).recorded(outcomes)),
         "Sentry, no DSN: alerts and traces": _microseconds(report),
     }
 
 
 def flower_events(*, listening: bool) -> FlowerEvents:
-    """A new one, with room for a group: nobody empties it."""
+    """A new one, whose thread is not started."""
     return FlowerEvents(Listening(listening), in_flight=lambda: 0)
 
 
-def _microseconds(tell: Callable[[], object]) -> float:
+def _microseconds(act: Callable[[], object]) -> float:
     rounds = []
     for _ in range(ROUNDS):
         began = time.process_time()
         for _ in range(REPEATS):
-            tell()
+            act()
         rounds.append((time.process_time() - began) / (REPEATS * GROUP) * 1e6)
     return round(statistics.median(rounds), 2)
 
 
 def accepted() -> Outcome:
-    """A send that the API took."""
+    """A send that the API accepted."""
     begun = now()
     attempt = Attempt(
         new_id(), new_id(), 0, None, begun, begun + SECOND // 5, 200, "accepted", None, "yes", request_id="r"
