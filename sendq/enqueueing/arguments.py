@@ -1,7 +1,7 @@
-"""The arguments of a call beside its message or changes: grant, key, times, priority, ids of messages.
+"""Checks of a call's arguments other than the message: grant, key, times, priority, ids of messages.
 
-Checked before anything is stored. Each check returns all the problems that it finds, and none of them shows the value:
-a grant given by its address, or a key made from one, must not end up in a log by way of an error.
+Each check returns all problems that it finds. No problem shows the value, because errors are logged, and a key or a
+mistaken grant id may contain an address.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ MAX_GRANT_ID = 255
 MAX_KEY = 255
 MAX_MESSAGE_ID = 512
 
-# By name, and as the ledger keeps them.
+# The values in the ledger, by name.
 PRIORITIES = {"high": 0, "normal": 1, "low": 2}
 
-# Outside of these years a time is a mistake (seconds taken for milliseconds, a "never" made of the largest date), and
+# A time outside of these years is a mistake (milliseconds taken for seconds, the largest date in place of "never"), and
 # near the ends of the calendar even adding 72 hours or changing the time zone fails.
 _YEARS = range(1970, 2201)
 
-# What ends a path segment, or means something else in one. Ids of grants are UUIDs, so nothing real is lost.
+# Characters that end a path segment or have a special meaning in one. Ids of grants are UUIDs and contain none.
 _NOT_IN_A_PATH = re.compile(r"[/\\?#%]")
 
-# The most problems listed one by one for a list of ids; the rest are counted.
+# For a list of ids, so many problems are listed one by one; the rest are counted.
 _MOST_LISTED = 10
 
 
 def check_grant(grant_id: object) -> list[Problem]:
-    """What keeps ``grant_id`` from naming a lane. Whether there is such a grant is the API's to say, later."""
+    """What is wrong with the form of ``grant_id``. Whether the grant exists is known to the API only."""
     field, remedy = "grant_id", "pass the grant's id, as Nylas shows it"
     if not isinstance(grant_id, str):
         return [Problem(field, "is not a string", remedy)]
@@ -53,7 +53,7 @@ def check_grant(grant_id: object) -> list[Problem]:
 
 
 def check_key(key: object) -> list[Problem]:
-    """What keeps ``key`` from finding its job again. None (no key) is fine."""
+    """What is wrong with ``key``; None means no key."""
     if key is None:
         return []
     if not isinstance(key, str):
@@ -71,7 +71,7 @@ def check_key(key: object) -> list[Problem]:
 
 
 def check_priority(priority: object) -> list[Problem]:
-    """A name or number of `PRIORITIES`; anything else is a problem."""
+    """What is wrong with ``priority``: it must be a name or number of `PRIORITIES`."""
     number = isinstance(priority, int) and not isinstance(priority, bool) and priority in PRIORITIES.values()
     if number or (isinstance(priority, str) and priority in PRIORITIES):
         return []
@@ -79,9 +79,9 @@ def check_priority(priority: object) -> list[Problem]:
 
 
 def check_times(due_at: object, expires_at: object, now: datetime) -> list[Problem]:
-    """What is wrong with the times of a job; None stands for not given. A ``due_at`` in the past means at once.
+    """What is wrong with the times of a job; None means not set. A ``due_at`` in the past means at once.
 
-    ``now`` is aware. Numbers are refused, NaN and infinity among them: a number does not say whether it is seconds.
+    ``now`` is aware. Numbers are refused: they do not say whether they are seconds or milliseconds.
     """
     problems = []
     for field, value in (("due_at", due_at), ("expires_at", expires_at)):
@@ -97,10 +97,10 @@ def check_times(due_at: object, expires_at: object, now: datetime) -> list[Probl
 
 
 def check_ids(ids: object, *, field: str = "message_ids") -> tuple[list[str], list[Problem]]:
-    """The ids as a list, and what is wrong with them; with problems the list is empty.
+    """The ids as a list, and what is wrong with them; if anything is, the list is empty.
 
-    Any iterable of strings will do, a generator too; what it raises comes out of here as it is. At most ten problems
-    are listed, and then the count of the rest. ``field`` is what the ids are called: those of threads look alike.
+    ``ids`` is any iterable of strings; an exception that it raises is passed on. At most ten problems are listed, then
+    the number of the others. ``field`` is the name of the argument.
     """
     if isinstance(ids, str | bytes | Mapping) or not isinstance(ids, Iterable):
         return [], [Problem(field, "is not a list of ids", "pass a list, even for a single id")]
@@ -129,7 +129,7 @@ def _time_fault(value: object) -> str | None:
 
 
 def _sound(ids: list[str]) -> bool:
-    """Whether `_id_problems` would find nothing, at the speed of C: a bulk call brings 100,000 ids."""
+    """Whether `_id_problems` would find nothing, but fast: a bulk call may have 100,000 ids."""
     if not all(issubclass(kind, str) for kind in set(map(type, ids))):
         return False
     distinct = set(ids)
@@ -137,7 +137,7 @@ def _sound(ids: list[str]) -> bool:
         len(distinct) == len(ids)
         and distinct.isdisjoint(("", ".", ".."))
         and max(map(len, ids)) <= MAX_MESSAGE_ID
-        # In parts, for all ids in one text would be as much again as the ids themselves.
+        # In parts: joining all ids at once would need as much memory again as the ids themselves.
         and all(text_fault("".join(ids[first : first + 1_000])) is None for first in range(0, len(ids), 1_000))
     )
 
@@ -155,7 +155,7 @@ def _id_problems(ids: list[object], name: str) -> Iterator[Problem]:
             yield Problem(field, f"is the same as {name}[{first[value]}]", "pass each id only once")
         else:
             first[value] = index
-            # Dots alone would change the request's path, however they are quoted.
+            # "." and ".." would change the request's path, however they are quoted.
             if value in (".", ".."):
                 yield Problem(field, f"is not a {name.removesuffix('_ids')} id", remedy)
             if len(value) > MAX_MESSAGE_ID:

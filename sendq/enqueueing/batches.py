@@ -1,11 +1,11 @@
-"""Bulk calls: what they ask for, and the rows of the batch that each becomes.
+"""Bulk calls: which messages and which change, and the rows of the batch that a call becomes.
 
     ids of messages          one job each
     ids of threads, whole    one job each, on the thread
     ids of threads           a walk: one listing for each thread finds the messages, then one job each
     a query                  a walk: one listing finds the messages, then one job each
 
-A walk's first pages are jobs as well (operation ``list``); what follows them is in `sendq.ledger.walks`.
+The first pages of a walk are jobs as well (operation ``list``); `sendq.ledger.walks` continues from there.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from sendq.enqueueing.planning import (
     job_row,
     key_row,
     option_problems,
+    outcome_key,
     priority_of,
-    told_key,
 )
 from sendq.enqueueing.query import Query, check_query, freeze_query, page_query
 from sendq.enqueueing.validation import check_changes
@@ -43,7 +43,7 @@ QUERY_TYPE = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a modification sets; None leaves a field as it is."""
+    """What a modification sets; None leaves a field unchanged."""
 
     unread: bool | None = None
     starred: bool | None = None
@@ -52,7 +52,7 @@ class Changes:
 
 
 class NotGiven:
-    """No query, where None would be a wrong one."""
+    """The default of a query; None would be a mistake of the caller's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class BulkCall:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """A call without problems: its ids (of messages or threads; none for a query) and its requests, frozen."""
+    """A call without problems: its ids (of messages or threads; none for a query) and the bytes of its requests."""
 
     ids: Sequence[str]
     request: bytes  # of each job of the batch
@@ -96,11 +96,11 @@ class _Checked:
 
 
 def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Planned, int | None]:
-    """The rows of a batch, and the number of its jobs (None: a walk has to find them). Rows of jobs are made as they
-    are read.
+    """The rows of a batch, and the number of its jobs (None: a walk has to find them). Rows of jobs are generated
+    while they are read.
 
     Raises:
-        InvalidJob: with every problem. What the ids raise while they are read comes out as it is.
+        InvalidJob: lists every problem. An exception that the caller's iterable of ids raises is passed on.
     """
     checked = _checked(call, now=now, metadata_key=metadata_key)
     options = call.options
@@ -130,7 +130,7 @@ def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Plann
         "due_at": due_at,
         "expires_at": expiry_of(call.operation, options, now=now),
         "on_outcome": options.on_outcome,
-        "told_key": told_key(options),
+        "outcome_key": outcome_key(options),
     }
     payloads: Sequence[Mapping[str, Any]] = ()
     if walk is None:
@@ -165,9 +165,9 @@ def _first_pages(checked: _Checked) -> list[bytes]:
 def _rows(
     operation: str, objects: Sequence[str | None], batch_id: UUID, lane: UUID, options: Options, *, now: Micros
 ) -> Iterator[dict[str, Any]]:
-    # Made once: of 100,000 rows only the id, the object and the place in line differ.
+    # Made once: 100,000 rows differ only in id, object and position.
     alike = job_row(operation, batch_id, lane, options, now=now, position=0)
-    alike |= {"batch_id": batch_id, "on_outcome": None, "told_key": None}
+    alike |= {"batch_id": batch_id, "on_outcome": None, "outcome_key": None}
     start = alike["next_at"]
     for position, object_id in enumerate(objects):
         yield alike | {"id": new_id(), "object_id": object_id, "next_at": start + position}

@@ -26,7 +26,7 @@ from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
 from sendq.views import Priority
 
-# Nobody wants three-month-old mail: a send that could not go out for three days after its due time ends, and says so.
+# Old mail is worse than none: a send that could not be carried out within three days of its due time expires.
 SEND_EXPIRY = timedelta(hours=72)
 
 IN_DOUBT = tuple(choice.value for choice in Choice)
@@ -48,16 +48,22 @@ Expiry = datetime | Never | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What can be said of any job beside its content.
+    """Options of a job, of any operation.
 
-    ``due_at``: not before then (aware; None: at once). ``expires_at``: not after then (None: 72 hours after the due
-    time for sends, never for modifications; `NEVER`). ``priority``: high, normal or low, within its lane. ``key`` finds
-    the job again and makes a repeat of the call harmless. ``application``: the name of a configured Nylas application.
-    ``provider``: the grant's, if known. ``on_outcome``: whom to tell when it ends, or nobody knows whether it went out;
-    what it may be stands at `sendq.enqueueing.targets`. A batch tells once, when its last job has ended. Told with it
-    is the ``key``, so it had better not be an address. ``in_doubt`` (sends alone): what happens if it may have gone out
-    and looking for it was in vain: ``wait`` for a person, ``resend`` it at the risk of a second copy, or give it up
-    (``dead``, also if it is shown not to have gone out); None: as the workers are set.
+    Attributes:
+        key: makes a repeated call harmless: it returns the first job instead of enqueuing a second one. The job can
+            also be looked up by it. Receivers of the outcome get the key, so do not make it from an address.
+        due_at: start no earlier than this (aware). None: at once.
+        expires_at: start no later than this (aware), or `NEVER`. None: 72 hours after ``due_at`` for sends, never for
+            other operations.
+        priority: high, normal or low; decides the order within the grant's own queue.
+        application: the name of a Nylas application in the workers' settings.
+        provider: the grant's email provider, if known.
+        on_outcome: where to send the outcome when the job ends, or when it is unknown whether it was carried out: a
+            Celery task or a webhook, see `sendq.enqueueing.targets`. A batch reports once, when its last job has ended.
+        in_doubt: for sends only: what to do if it remains unknown whether the message was sent. ``wait``: until an
+            operator decides. ``resend``: at the risk of a second copy. ``dead``: give up, even if the message turns
+            out not to have been sent. None: what the workers' settings say.
     """
 
     key: str | None = None
@@ -71,7 +77,7 @@ class Options:
 
 
 class OptionsGiven(TypedDict, total=False):
-    """`Options` as keyword arguments of a call."""
+    """`Options` as keyword arguments."""
 
     key: str | None
     due_at: datetime | None
@@ -84,7 +90,7 @@ class OptionsGiven(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One element of ``send_many``."""
+    """One message of a call of ``send_many``."""
 
     grant_id: str
     message: Message | MimeMessage
@@ -92,7 +98,7 @@ class Send:
 
 
 def valid_lane_cap(lane_cap: int | None) -> int | None:
-    """The cap of a lane; raises ``ValueError`` for one that would let nothing in."""
+    """``lane_cap``, if it is None or a positive integer. Raises ``ValueError``."""
     if lane_cap is not None and (isinstance(lane_cap, bool) or not isinstance(lane_cap, int) or lane_cap < 1):
         raise ValueError("lane_cap: is not a positive integer; pass one, or None for no limit")
     return lane_cap
@@ -106,7 +112,7 @@ def plan_sends(
     metadata_key: str,
     senders: Senders | None = None,
 ) -> Planned:
-    """The rows of some sends. With ``indexed``, problems carry the position: ``[7].to[0].email``.
+    """The rows for these sends. With ``indexed``, a problem's field begins with the position: ``[7].to[0].email``.
 
     Raises:
         InvalidJob: with every problem of every send.
@@ -167,9 +173,9 @@ def job_row(
 ) -> dict[str, Any]:
     """The row of one job, the one at ``position`` in its call."""
     due_at = first_at(options, now=now)
-    # A microsecond more for each job of a call: this time alone gives the order of arrival, and a scan of a lane that
-    # starts at one passes over none that went before. Not in `due_at`, which orders the jobs of one object: the last
-    # of a large call would come after the first of the next one.
+    # A microsecond more for each job of a call: `next_at` alone then gives the order of arrival, and a scan of a lane
+    # that starts at one job skips none before it. Not added to `due_at`, which orders the jobs of one message: the last
+    # job of a large call would come after the first of the next call.
     next_at = due_at + position
     return {
         "id": job_id,
@@ -185,13 +191,13 @@ def job_row(
         "expires_at": expiry_of(operation, options, now=now),
         "created_at": now,
         "on_outcome": options.on_outcome,
-        "told_key": told_key(options),
+        "outcome_key": outcome_key(options),
         "in_doubt": options.in_doubt,
     }
 
 
-def told_key(options: Options) -> str | None:
-    """The key, if somebody is told of the outcome: he knows the job by it."""
+def outcome_key(options: Options) -> str | None:
+    """The key, if the outcome has a receiver: the name by which the receiver knows the job."""
     return None if options.on_outcome is None else options.key
 
 
@@ -215,12 +221,12 @@ def priority_of(options: Options) -> int:
 
 
 def first_at(options: Options, *, now: Micros) -> Micros:
-    """When the first job of a call is due."""
+    """When the first job of a call may start."""
     return now if options.due_at is None else max(now, micros(options.due_at))
 
 
 def given_expiry(expires_at: Expiry) -> datetime | None:
-    """The expiry if the caller gave a time: what counts in a digest."""
+    """The expiry, if the caller passed a time: only then does it count in a digest."""
     return expires_at if isinstance(expires_at, datetime) else None
 
 
@@ -258,7 +264,7 @@ def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Sen
 
 
 def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[Problem]:
-    """What is wrong with a call beside its content."""
+    """What is wrong with a call, apart from its content."""
     expires_at = None if isinstance(options.expires_at, Never) else options.expires_at
     problems = [
         *check_grant(grant_id),

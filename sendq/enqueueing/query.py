@@ -1,7 +1,7 @@
-"""`Query`: which messages a bulk call is about, in the filters that Nylas documents for "Return all Messages".
+"""`Query`: the messages that a bulk call changes, by the filters that Nylas documents for "Return all Messages".
 
-Frozen as the query string of the listing's first page, without its page token. Which filters exclude one another is the
-provider's; where the provider is known, such a query is refused at enqueue instead of failing at the API.
+It is stored as the query string of the listing's first page, without the page token. Which filters exclude each other
+depends on the provider. If the provider is known, an impossible query is refused at enqueue, before the API can do so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sendq.errors import Problem
 from sendq.messages.addresses import fault, wire_form
 from sendq.messages.characters import text_fault
 
-# Messages on one page: above it, Nylas's page on quota errors says, a listing is what uses up the quota.
+# Messages per page. Nylas's page on quota errors advises no more, because larger listings use up the quota.
 PAGE = 20
 
 MAX_ANY_EMAIL = 25
@@ -28,21 +28,26 @@ _ADDRESSES = ("to", "from_", "cc", "bcc")
 _FLAGS = ("unread", "starred", "has_attachment")
 _TIMES = ("received_before", "received_after")
 
-# What Microsoft cannot search by together: flags and threads are one kind of request there, words and people another.
+# Filters that Microsoft cannot combine: one kind of request there filters by flags and threads, another searches.
 _MICROSOFT_ONE = ("thread_id", "unread", "starred")
 _MICROSOFT_OTHER = ("subject", "to", "cc", "bcc", "any_email")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Messages that fit everything that is given; at least one filter has to be.
+    """The messages that match every filter that is set; at least one must be.
 
-    ``in_``: a folder's id (not its name). ``any_email``: up to 25 addresses, one of which is in To, From, Cc or Bcc.
-    ``subject``: a part of it. ``received_before`` and ``received_after``: aware datetimes, to the second.
-    ``search_query_native``: the provider's own search language; at Google and Microsoft it goes with ``in_`` alone.
-    ``metadata_pair``: ``key1:value`` (``key1`` … ``key5`` are the keys that Nylas can search); goes with no other.
+    For IMAP, Yahoo and iCloud accounts Nylas finds only messages of the last 90 days.
 
-    At IMAP, Yahoo and iCloud accounts Nylas knows the messages of the last 90 days, and finds no others.
+    Attributes:
+        in_: a folder's id (not its name).
+        any_email: up to 25 addresses, one of which is in To, From, Cc or Bcc.
+        subject: a part of the subject.
+        received_before: an aware datetime; seconds count, fractions do not.
+        received_after: likewise.
+        search_query_native: in the provider's own search language. For Google and Microsoft it can be combined with
+            ``in_`` only.
+        metadata_pair: ``key1:value`` (Nylas can search ``key1`` … ``key5``). Cannot be combined with other filters.
     """
 
     in_: str | None = None
@@ -62,7 +67,7 @@ class Query:
     metadata_pair: str | None = None
 
     def __repr__(self) -> str:
-        """The names of the filters alone: their values may be addresses and subjects."""
+        """Only the names of the filters: their values may be addresses and subjects."""
         return f"Query({', '.join(f'{name}=…' for name in given(self))})"
 
 
@@ -78,7 +83,7 @@ def freeze_query(query: Query) -> bytes:
 
 
 def page_query(filters: dict[str, str], *, limit: int = PAGE) -> bytes:
-    """The query string of a page, in an order that does not depend on the caller's. Only ids are asked for."""
+    """The query string of a page, with sorted filters. It asks for the ids of messages only."""
     shape = {"limit": str(limit), "select": "id"}
     return urlencode([*sorted((filters | shape).items())], quote_via=quote).encode()
 
@@ -92,7 +97,7 @@ def _on_the_wire(value: Any) -> str:
 
 
 def check_query(query: object, *, provider: str | None) -> list[Problem]:
-    """Everything that keeps ``query`` from being asked; ``provider`` is the grant's, or None while it is not known."""
+    """What is wrong with ``query``. ``provider`` is the grant's, or None if it is not known."""
     if not isinstance(query, Query):
         return [Problem("query", "is not a sendq.Query", "create one: Query(in_=…, unread=True)")]
     if not given(query):

@@ -1,8 +1,8 @@
-"""As whom a grant may send: checked at enqueue, where it can still be mended.
+"""The addresses that a grant may send as, checked at enqueue, where the caller can still correct them.
 
-A sender that is neither the grant's address nor an alias of it is refused by the provider, days later and as a failure
-of the message (Nylas, "Errors", 422 "Sending error": "Message delivery submission failed"). Nothing is asked of anybody
-here: the application knows its accounts.
+A sender that is neither the grant's address nor an alias of it is refused by the provider, later and as a failure of
+the message (Nylas, "Errors", 422 "Sending error": "Message delivery submission failed"). The application says which
+addresses its accounts have; no request is made to find out.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sendq.errors import Problem
 from sendq.messages.addresses import wire_form
 
 Senders = Mapping[str, Iterable[str]] | Callable[[str], Iterable[str] | None]
-"""The addresses that a grant may send as, by its id; a grant that is not there (None) is not checked."""
+"""The addresses that a grant may send as, by the grant's id. For a grant without an entry (None) nothing is checked."""
 
 
 def sender_problems(field: str, addresses: Iterable[str], grant_id: str, senders: Senders | None) -> list[Problem]:

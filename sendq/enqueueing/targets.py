@@ -1,15 +1,16 @@
-"""Whom an outcome is told to: what ``on_outcome`` may say. Pure.
+"""Where the outcome of a job is sent: the values of ``on_outcome``. Pure.
 
     billing.tasks.mail_outcome            a Celery task, by its dotted name, on that application's default queue
-    billing.tasks.mail_outcome@billing    the same on the queue that is named
+    billing.tasks.mail_outcome@billing    the same, on the queue "billing"
     webhook:billing                       an endpoint that the workers' settings name (SENDQ_OUTCOME_ENDPOINTS)
     https://hooks.example.com/mail        a webhook on a host that the workers' settings allow (SENDQ_OUTCOME_HOSTS)
 
-A web application that takes an address from its customers must not become a way into the network that the workers
-stand in. So enqueue checks the form alone, and what may be called is the workers' own settings' to say: an endpoint by
-its name, which keeps address and secret out of the ledger, or an address whose host is on their list.
+A web application that takes a URL from its customers must not open a way into the network of the workers. So enqueue
+checks the form only, and the workers' settings decide what may be called: an endpoint by its name, which keeps URL and
+secret out of the ledger, or a URL whose host is on their list.
 
-The *receiver* is who stands behind a target: what is down together, is left alone together.
+The *receiver* of a target is the service behind it. All targets of one receiver fail together, so they are paused
+together.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sendq.messages.characters import text_fault
 
 MAX_TARGET = 255
 
-# The queue to which a Celery application listens unless it says otherwise.
+# The default queue of a Celery application.
 CELERY_QUEUE = "celery"
 
 _REMEDY = (
@@ -46,13 +47,13 @@ class TaskTarget:
 
     @property
     def receiver(self) -> str:
-        """All tasks go through one broker."""
+        """All tasks are sent through one broker."""
         return "celery"
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointTarget:
-    """A webhook that the workers' settings name."""
+    """A webhook by its name in the workers' settings."""
 
     name: str
 
@@ -64,14 +65,14 @@ class EndpointTarget:
 
 @dataclass(frozen=True, slots=True)
 class UrlTarget:
-    """A webhook by its address. ``host`` is ``name`` or ``name:port``, the port only if it is not 443."""
+    """A webhook by its URL. ``host`` is ``name`` or ``name:port``, the port only if it is not 443."""
 
     url: str
     host: str
 
     @property
     def receiver(self) -> str:
-        """Its host: all addresses on it are down together."""
+        """Its host: all URLs on one host fail together."""
         return f"https://{self.host}"
 
 
@@ -79,18 +80,18 @@ Target = TaskTarget | EndpointTarget | UrlTarget
 
 
 def parse_target(value: object, *, field: str = "on_outcome") -> Target | Problem:
-    """Read a target; the problem with it if it is none. What is said shows nothing of it, for addresses hold tokens."""
+    """The target, or what is wrong with it. The problem does not show the value, because URLs may contain tokens."""
     found = _parsed(value)
     return Problem(field, found, _REMEDY) if isinstance(found, str) else found
 
 
 def is_endpoint_name(name: str) -> bool:
-    """Whether an endpoint can be called this."""
+    """Whether this is a valid name of an endpoint."""
     return _endpoint(name) is not None
 
 
 def host_fault(host: str) -> str | None:
-    """What keeps ``name`` or ``name:port`` from being a host on the list, or None."""
+    """What is wrong with a host of the list (``name`` or ``name:port``), or None."""
     found = _url(f"https://{host}/")
     if isinstance(found, str):
         return found

@@ -20,9 +20,9 @@ class Lane(NamedTuple):
     provider: str
     created_at: Micros
     next_at: Micros | None
-    high_mark: Micros
-    normal_mark: Micros
-    low_mark: Micros
+    high_floor: Micros
+    normal_floor: Micros
+    low_floor: Micros
     fence: int
     turn: str | None
     turn_at: Micros | None

@@ -62,7 +62,7 @@ def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Mi
     """
     assert state in BODILESS
     job, name = schema.job, f"bodies of {state.value}"
-    at = _mark(connection, name)
+    at = _cursor(connection, name)
     walk = select(job.c.finished_at).where(_in(state), job.c.finished_at >= at).order_by(job.c.finished_at)
     times = connection.execute(walk.where(job.c.finished_at < min(before, now - SETTLED)).limit(STEP)).scalars().all()
     if not times:
@@ -71,7 +71,7 @@ def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Mi
     ended = select(job.c.id).where(_in(state), job.c.finished_at.between(times[0], times[-1]))
     ids = connection.execute(ended).scalars().all()
     erase_bodies(connection, ids)
-    _set_mark(connection, name, times[-1] + 1)
+    _set_cursor(connection, name, times[-1] + 1)
     return len(ids)
 
 
@@ -138,13 +138,13 @@ def _drop_empty_batches(connection: Connection, ids: set[UUID]) -> None:
     delete_where(connection, table.id, empty)
 
 
-def _mark(connection: Connection, name: str) -> int:
+def _cursor(connection: Connection, name: str) -> int:
     """How far the walk of that name has come."""
-    at = connection.execute(select(schema.mark.c.at).where(schema.mark.c.name == name)).scalar()
+    at = connection.execute(select(schema.prune_cursor.c.at).where(schema.prune_cursor.c.name == name)).scalar()
     if at is None:
-        insert_new(connection, schema.mark, [{"name": name, "at": 0}], returning="name")
+        insert_new(connection, schema.prune_cursor, [{"name": name, "at": 0}], returning="name")
     return at or 0
 
 
-def _set_mark(connection: Connection, name: str, at: int) -> None:
-    connection.execute(update(schema.mark).where(schema.mark.c.name == name).values(at=at))
+def _set_cursor(connection: Connection, name: str, at: int) -> None:
+    connection.execute(update(schema.prune_cursor).where(schema.prune_cursor.c.name == name).values(at=at))

@@ -40,21 +40,21 @@ from sendq.ledger.db.bulk import insert_new, one_of, update_rows
 from sendq.rules.pace import PROVEN_FOR, RAMP_MOST, next_turn_at
 from sendq.rules.paces import Paces
 
-Marks = tuple[Micros, Micros, Micros]  # by priority: high, normal, low
+Floors = tuple[Micros, Micros, Micros]  # by priority: high, normal, low
 NEVER: Micros = 2**62
 
-_MARKS = ("high_mark", "normal_mark", "low_mark")
+_FLOORS = ("high_floor", "normal_floor", "low_floor")
 _WAKES = ("high_at", "normal_at", "low_at")
 
 
-def marks_of(row: Lane) -> Marks:
+def floors_of(row: Lane) -> Floors:
     """Where the scans of a lane begin."""
-    return row.high_mark, row.normal_mark, row.low_mark
+    return row.high_floor, row.normal_floor, row.low_floor
 
 
-def lower(marks: Marks, priority: int, at: Micros) -> Marks:
-    """The marks once a job of ``priority`` waits again from ``at``: no waiting job may stand before its mark."""
-    changed = list(marks)
+def lower(floors: Floors, priority: int, at: Micros) -> Floors:
+    """The floors once a job of ``priority`` waits again from ``at``: no waiting job may stand before its floor."""
+    changed = list(floors)
     changed[priority] = min(changed[priority], at)
     return (changed[0], changed[1], changed[2])
 
@@ -62,9 +62,9 @@ def lower(marks: Marks, priority: int, at: Micros) -> Marks:
 def lower_in(changes: dict[UUID, dict[str, Any]], lane: Lane, priority: int, at: Micros) -> None:
     """The same in ``changes`` (see `settle`), on top of what stands there already."""
     change = changes.setdefault(lane.id, {})
-    marks = lower(marks_of(lane), priority, at)
-    for name, mark in zip(_MARKS, marks, strict=True):
-        change[name] = min(mark, change.get(name, mark))
+    floors = lower(floors_of(lane), priority, at)
+    for name, floor in zip(_FLOORS, floors, strict=True):
+        change[name] = min(floor, change.get(name, floor))
 
 
 def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Lane]:
@@ -112,16 +112,16 @@ def wake(connection: Connection, wakes: Sequence[Wake], *, now: Micros, paces: P
     in_order = sorted(rows, key=lambda lane_id: news[lane_id].first)
     for place, lane_id in enumerate(in_order):
         row, new = rows[lane_id], news[lane_id]
-        marks = marks_of(row)
+        floors = floors_of(row)
         for priority, at in enumerate(new.earliest):
             if at is not None:
-                marks = lower(marks, priority, at)
+                floors = lower(floors, priority, at)
         # Hardly earlier than now, whatever the jobs say, and in their order: scans begin at a time near now.
         first = max(now - (len(in_order) - place), new.first)
         wanted = next_turn_at(first, ready_at=row.ready_at, held_until=row.held_until, closed=row.closed_at is not None)
         if wanted is not None and row.next_at is not None:
             wanted = min(wanted, row.next_at)
-        changes.append({"id": lane_id, "next_at": wanted, **dict(zip(_MARKS, marks, strict=True))})
+        changes.append({"id": lane_id, "next_at": wanted, **dict(zip(_FLOORS, floors, strict=True))})
     update_rows(connection, schema.lane, changes)
     known = {row.id: new.provider for row in rows.values() if (new := news[row.id]).provider and _is_unknown(row)}
     name_providers(connection, rows, known, paces=paces)
@@ -222,7 +222,7 @@ def settle(
 ) -> Micros:
     """Write ``changes`` to locked lanes, with the time at which each next wants a turn; gives the earliest of these.
 
-    ``changes`` maps a lane's id to new values of its columns; marks that were lowered are among them. To be called
+    ``changes`` maps a lane's id to new values of its columns; floors that were lowered are among them. To be called
     after every job of these lanes was written, in the same transaction.
     """
     if not changes:
@@ -233,8 +233,8 @@ def settle(
     earliest = NEVER
     for lane_id, values in merged.items():
         waiting = first[lane_id]
-        # Nothing waits at this priority: whatever comes later brings a wake row, which lowers the mark again.
-        marks = {name: now if at is None else at for name, at in zip(_MARKS, waiting, strict=True)}
+        # Nothing waits at this priority: whatever comes later brings a wake row, which lowers the floor again.
+        floors = {name: now if at is None else at for name, at in zip(_FLOORS, waiting, strict=True)}
         due = [at for at in waiting if at is not None]
         # A lane that is due already goes behind those that have waited longer.
         wanted = next_turn_at(
@@ -245,7 +245,7 @@ def settle(
         )
         if wanted is not None and values["turn"] is None:
             earliest = min(earliest, wanted)
-        row = {"id": lane_id, **changes[lane_id], **marks, "next_at": wanted}
+        row = {"id": lane_id, **changes[lane_id], **floors, "next_at": wanted}
         settled.setdefault(tuple(sorted(row)), []).append(row)
     for alike in settled.values():
         update_rows(connection, schema.lane, alike)
@@ -265,7 +265,7 @@ def first_waiting(
 ) -> dict[UUID, tuple[Micros | None, Micros | None, Micros | None]]:
     """When the first waiting job of each lane is due, by priority."""
     columns = {"lane": list(lanes)} | {
-        f"mark{priority}": [values[name] for values in lanes.values()] for priority, name in enumerate(_MARKS)
+        f"floor{priority}": [values[name] for values in lanes.values()] for priority, name in enumerate(_FLOORS)
     }
     if connection.dialect.name == "postgresql":
         found = connection.execute(_first_waiting_of("postgresql"), columns)
@@ -283,15 +283,15 @@ def _first_waiting_of(dialect: str) -> Executable:
     prefix = "v." if dialect == "postgresql" else ":"
     firsts = ", ".join(
         f"(SELECT next_at FROM sendq_job WHERE lane_id = {prefix}lane AND state = 'queued' AND priority = {priority}"  # noqa: S608
-        f" AND next_at >= {prefix}mark{priority} ORDER BY next_at LIMIT 1) AS at{priority}"
+        f" AND next_at >= {prefix}floor{priority} ORDER BY next_at LIMIT 1) AS at{priority}"
         for priority in range(3)
     )
     if dialect == "sqlite":
         return text(f"SELECT {firsts}").bindparams(bindparam("lane", type_=Uuid()))
-    arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:mark{priority} AS bigint[])" for priority in range(3)])
-    statement = text(f"SELECT v.lane, {firsts} FROM unnest({arrays}) AS v (lane, mark0, mark1, mark2)")  # noqa: S608
-    marks = (bindparam(f"mark{priority}", type_=ARRAY(BigInteger)) for priority in range(3))
-    return statement.bindparams(bindparam("lane", type_=ARRAY(Uuid())), *marks).columns(lane=Uuid())
+    arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:floor{priority} AS bigint[])" for priority in range(3)])
+    statement = text(f"SELECT v.lane, {firsts} FROM unnest({arrays}) AS v (lane, floor0, floor1, floor2)")  # noqa: S608
+    floors = (bindparam(f"floor{priority}", type_=ARRAY(BigInteger)) for priority in range(3))
+    return statement.bindparams(bindparam("lane", type_=ARRAY(Uuid())), *floors).columns(lane=Uuid())
 
 
 # --- dispatch ---------------------------------------------------------------------------------------------------------

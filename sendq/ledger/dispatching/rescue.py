@@ -289,7 +289,7 @@ def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tu
     ids = connection.execute(_LANES_THAT_WAIT, {"after": after, "limit": limit}).scalars().all()
     rows = lock(connection, ids)
     asleep = {
-        lane_id: {"high_mark": 0, "normal_mark": 0, "low_mark": 0}
+        lane_id: {"high_floor": 0, "normal_floor": 0, "low_floor": 0}
         for lane_id, row in rows.items()
         if row.next_at is None and row.turn is None and row.closed_at is None
     }

@@ -240,16 +240,16 @@ _JOB = ClaimedJob._fields[: ClaimedJob._fields.index("rule") + 1]
 
 def _load(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> _Loaded:
     """The first jobs of each lane that may run now, by priority, due time and arrival."""
-    marks = ("high_mark", "normal_mark", "low_mark")
+    floors = ("high_floor", "normal_floor", "low_floor")
     if connection.dialect.name == "postgresql":
         columns: dict[str, Any] = {"lane": list(lanes)}
-        columns |= {f"mark{p}": [getattr(row, name) for row in lanes.values()] for p, name in enumerate(marks)}
+        columns |= {f"floor{p}": [getattr(row, name) for row in lanes.values()] for p, name in enumerate(floors)}
         rows = connection.execute(_load_of("postgresql"), columns | {"now": now, "each": jobs_each})
         found = [ClaimedJob._make(job) for job in rows]
     else:
         found = []
         for lane_id, row in lanes.items():
-            values: dict[str, Any] = {f"mark{p}": getattr(row, name) for p, name in enumerate(marks)}
+            values: dict[str, Any] = {f"floor{p}": getattr(row, name) for p, name in enumerate(floors)}
             values |= {"lane": lane_id, "now": now, "each": jobs_each}
             found += [ClaimedJob._make(job) for job in connection.execute(_load_of("sqlite"), values)]
     loaded: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in lanes}
@@ -334,7 +334,7 @@ def _load_of(dialect: str) -> Executable:
     columns = ", ".join(_JOB)
     parts = " UNION ALL ".join(
         f"SELECT * FROM (SELECT {columns} FROM sendq_job WHERE lane_id = {prefix}lane AND state = 'queued'"  # noqa: S608
-        f" AND priority = {priority} AND next_at >= {prefix}mark{priority} AND next_at <= :now"
+        f" AND priority = {priority} AND next_at >= {prefix}floor{priority} AND next_at <= :now"
         f" ORDER BY next_at, id LIMIT :each) AS p{priority}"
         for priority in range(3)
     )
@@ -346,10 +346,10 @@ def _load_of(dialect: str) -> Executable:
     )
     joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
     if dialect == "postgresql":
-        arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:mark{p} AS bigint[])" for p in range(3)])
-        source = f"FROM unnest({arrays}) AS v (lane, mark0, mark1, mark2) CROSS JOIN LATERAL ({parts}) AS j"
+        arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:floor{p} AS bigint[])" for p in range(3)])
+        source = f"FROM unnest({arrays}) AS v (lane, floor0, floor1, floor2) CROSS JOIN LATERAL ({parts}) AS j"
         binds: list[BindParameter[Any]] = [bindparam("lane", type_=ARRAY(Uuid()))]
-        binds += [bindparam(f"mark{priority}", type_=ARRAY(BigInteger)) for priority in range(3)]
+        binds += [bindparam(f"floor{priority}", type_=ARRAY(BigInteger)) for priority in range(3)]
     else:
         source = f"FROM ({parts}) AS j"
         binds = [bindparam("lane", type_=Uuid())]

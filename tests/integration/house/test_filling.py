@@ -132,7 +132,7 @@ def alike(lane: dict[str, Any]) -> dict[str, Any]:
     """A lane without its name, and with times of this run as such."""
     own = ("id", "grant_id", "announced_at", "check_at")
     return {
-        name: "now" if name.endswith(("_mark", "_since", "_at")) and value and value > clock.now() - SECOND * 60
+        name: "now" if name.endswith(("_floor", "_since", "_at")) and value and value > clock.now() - SECOND * 60
         and value <= clock.now() else value
         for name, value in lane.items()
         if name not in own

@@ -96,7 +96,7 @@ class TestNewJobs:
         ledger.send(priority=priority)
         ledger.clock.advance(3_600)
         ledger.finish(ledger.serve())
-        assert getattr(ledger.lane(), f"{priority}_mark") > early
+        assert getattr(ledger.lane(), f"{priority}_floor") > early
         ledger.clock.at = early + 1
         late = ledger.send(priority=priority)
         ledger.clock.advance(3_600)
@@ -111,7 +111,7 @@ class TestSettling:
         ledger.clock.advance(1)
         ledger.finish(ledger.serve())
         lane = ledger.lane()
-        assert (lane.high_mark, lane.normal_mark, lane.low_mark) == (tomorrow, ledger.clock(), ledger.clock())
+        assert (lane.high_floor, lane.normal_floor, lane.low_floor) == (tomorrow, ledger.clock(), ledger.clock())
         assert lane.next_at == tomorrow
 
     def test_puts_a_lane_that_is_due_behind_those_that_have_waited_longer(self, ledger: Ledger) -> None:

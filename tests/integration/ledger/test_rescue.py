@@ -123,9 +123,9 @@ class TestBuryingAWorker:
         ledger.set_lane(ramp=3)
         claimed = ledger.serve()
         assert len(claimed.begun) == 3
-        # What a worker records in the middle of its turn moves the marks on, to the jobs of tomorrow.
-        mark = START + SECOND
-        ledger.set_lane(high_mark=mark, normal_mark=mark, low_mark=mark)
+        # What a worker records in the middle of its turn moves the floors on, to the jobs of tomorrow.
+        floor = START + SECOND
+        ledger.set_lane(high_floor=floor, normal_floor=floor, low_floor=floor)
         bury(ledger)
         assert {job.id for job in ledger.serve(worker=new_id()).jobs} == claimed.begun
 
@@ -309,9 +309,9 @@ class TestTheSweep:
     def test_wakes_every_lane_that_sleeps_over_waiting_jobs(self, ledger: Ledger, limit: int) -> None:
         jobs = {f"g{n}": ledger.send(f"g{n}") for n in range(5)}
         ledger.absorb()
-        mark = ledger.clock() + 3_600 * SECOND
+        floor = ledger.clock() + 3_600 * SECOND
         for grant in ("g1", "g3"):
-            ledger.set_lane(grant, next_at=None, normal_mark=mark)
+            ledger.set_lane(grant, next_at=None, normal_floor=floor)
         assert self.sweep(ledger, limit=limit) == 2
         claimed = ledger.claim(ledger.offer())
         assert {job.id for turn in claimed for job in turn.jobs} == set(jobs.values())

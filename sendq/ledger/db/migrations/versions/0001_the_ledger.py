@@ -50,7 +50,7 @@ def upgrade() -> None:
         sa.Column("due_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.Column("on_outcome", sa.Text(), nullable=True),
-        sa.Column("told_key", sa.Text(), nullable=True),
+        sa.Column("outcome_key", sa.Text(), nullable=True),
         sa.Column("making", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("cancel_at", sa.BigInteger(), nullable=True),
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
@@ -216,7 +216,7 @@ def upgrade() -> None:
         sa.Column("rule", sa.Text(), nullable=True),
         sa.Column("message_id", sa.Text(), nullable=True),
         sa.Column("on_outcome", sa.Text(), nullable=True),
-        sa.Column("told_key", sa.Text(), nullable=True),
+        sa.Column("outcome_key", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
     )
     op.create_index(
@@ -335,9 +335,9 @@ def upgrade() -> None:
         sa.Column("provider", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("next_at", sa.BigInteger(), nullable=True),
-        sa.Column("high_mark", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("normal_mark", sa.BigInteger(), server_default="0", nullable=False),
-        sa.Column("low_mark", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("high_floor", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("normal_floor", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("low_floor", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("fence", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("turn", sa.Text(), nullable=True),
         sa.Column("turn_at", sa.BigInteger(), nullable=True),
@@ -417,12 +417,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("sendq_leader_pkey")),
     )
     op.create_table(
-        "sendq_mark",
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("name", name=op.f("sendq_mark_pkey")),
-    )
-    op.create_table(
         "sendq_pair",
         sa.Column("application", sa.Text(), nullable=False),
         sa.Column("provider", sa.Text(), nullable=False),
@@ -454,6 +448,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id", "position", name=op.f("sendq_piece_pkey")),
     )
     op.create_index("sendq_piece_content_id_idx", "sendq_piece", ["content_id"], unique=False)
+    op.create_table(
+        "sendq_prune_cursor",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("sendq_prune_cursor_pkey")),
+    )
     op.create_table(
         "sendq_receiver",
         sa.Column("name", sa.Text(), nullable=False),
