@@ -146,7 +146,7 @@ class TestAKey:
     def test_finds_its_job_again_long_after_it_was_pruned(self, ledger: Ledger) -> None:
         job = ended(ledger, key="invoice-42")
         after(ledger, 31)
-        with pytest.raises(Pruned, match=f"{job}, 2026-.*has ended and was pruned") as raised:
+        with pytest.raises(Pruned, match=f"{job}, 2026-.*has ended and was deleted") as raised:
             ledger.queue.job(key="invoice-42")
         assert raised.value.id == str(job)
         with pytest.raises(Pruned):
