@@ -10,6 +10,7 @@ from operator import attrgetter
 from uuid import UUID
 
 from sendq.clock import Micros
+from sendq.errors import NotFound
 
 # What UUIDs are ordered by, here and in PostgreSQL: a key to sort many by, quicker than comparing them themselves.
 number = attrgetter("int")
@@ -50,3 +51,13 @@ def lane_id(application: str, grant_id: str) -> UUID:
     number = int.from_bytes(digest, "big")
     number = number & ~(0xF << 76) | 0x8 << 76
     return UUID(int=number & ~(0b11 << 62) | 0b10 << 62)
+
+
+def parse_id(value: str | UUID, *, what: str) -> UUID:
+    """An id that a caller gave. Raises `NotFound` for what cannot be one: nothing has that id."""
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise NotFound(f"there is no {what} {value!r}: ids look like 0192f0c1-2f3e-7c4d-9a5b-0123456789ab") from None

@@ -29,6 +29,7 @@ from sendq.enqueueing.planning import (
 )
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
+from sendq.ids import parse_id
 from sendq.ledger import admission
 from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.cancel import cancel
@@ -291,7 +292,7 @@ class SendQueue:
 
         Raises `NotFound`.
         """
-        wanted = lookup.parse_id(job_id, what="job")
+        wanted = parse_id(job_id, what="job")
         return self._ledger.write(session, lambda connection: cancel(connection, wanted, now=self._now()))
 
     def cancel_batch(

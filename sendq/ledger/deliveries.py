@@ -42,6 +42,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.outcomes import GIVE_UP_AFTER
 from sendq.views import Backlog
+from sendq.views.status import DELIVERIES_MOST
 
 WAITING, DELIVERED, GIVEN_UP = "waiting", "delivered", "given_up"
 STATES = (WAITING, DELIVERED, GIVEN_UP)
@@ -60,9 +61,6 @@ REFUSALS_IN_A_ROW = 5
 
 # At most this many are given up at once when their receiver fails: enough for any backlog within a few holds.
 GIVE_UP_MOST = 10_000
-
-# Counts of waiting and given-up deliveries stop here.
-COUNT_MOST = 10_000
 
 # There are as many receivers as the settings name, unless applications enqueue for hosts that are not allowed.
 RECEIVERS_MOST = 200
@@ -212,9 +210,9 @@ def _give_up_with(connection: Connection, receiver: str, error: str | None, *, n
 def backlog(connection: Connection, *, now: Micros) -> Backlog:
     """How many outcomes wait for delivery, and which receivers fail. The cost is bounded."""
     table, receiver = schema.delivery.c, schema.receiver.c
-    waits = select(table.created_at).where(table.state == _WAITING).limit(COUNT_MOST).subquery()
+    waits = select(table.created_at).where(table.state == _WAITING).limit(DELIVERIES_MOST).subquery()
     waiting = connection.execute(select(func.count(), func.min(waits.c.created_at)).select_from(waits)).one()
-    over = select(table.id).where(table.state == _GIVEN_UP).limit(COUNT_MOST).subquery()
+    over = select(table.id).where(table.state == _GIVEN_UP).limit(DELIVERIES_MOST).subquery()
     for_it = select(table.id).where(table.receiver == receiver.name, table.state == _WAITING).exists()
     failing = select(receiver.name).where(receiver.holds > 0, for_it).order_by(receiver.name).limit(RECEIVERS_MOST)
     return Backlog(

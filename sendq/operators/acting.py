@@ -8,7 +8,7 @@ from datetime import datetime
 from sendq.clock import seconds
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter
-from sendq.ledger.reading.lookup import parse_id
+from sendq.ids import parse_id
 from sendq.operators.acts import cancel, deliver_again, forget, hold, recover, rekey, release, resolve, retry
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
 from sendq.operators.acts.checks import hold_end, maybe_signed, refuse, signed

@@ -61,6 +61,11 @@ class LedgerAccess:
         """Close the pooled connections. New ones are opened if the object is used again."""
         self._ledger.close()
 
+    def require_ledger(self) -> None:
+        """Raise `LedgerUnavailable` or `SchemaMismatch` unless the ledger answers and has this version's schema."""
+        with self._ledger.reading():
+            pass
+
     def _now(self) -> clock.Micros:
         return self._ledger.now()
 

@@ -11,6 +11,13 @@ from sendq.rules.states import State
 from sendq.views.grants import HoldView
 from sendq.views.page import plain
 
+# Counting stops here, of the waiting jobs of a state and of the deliveries of a backlog: it stays cheap.
+JOBS_MOST = 100_000
+DELIVERIES_MOST = 10_000
+
+# The span over which calls are counted, in seconds.
+CALLS_S = 60
+
 
 @dataclass(frozen=True, slots=True)
 class LaneCounts:

@@ -15,13 +15,14 @@ import click
 import pytest
 
 from sendq.ledger import deliveries, outcomes
+from sendq.ledger.db import migrate
 from sendq.rules.states import State
 from sendq.views import Priority
 from tasks.policy.failure import OPERATIONS, PROVIDERS
 from worker.cli import deliveries as deliveries_command
 from worker.cli import explain as explain_command
 from worker.cli import jobs, params
-from worker.cli.main import BROKEN_PIPE, INTERRUPTED, main, sendq
+from worker.cli.main import BROKEN_PIPE, INTERRUPTED, PACKAGE_COMMAND, main, sendq
 from worker.cli.output import FAILED, UNUSABLE, clean
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +87,9 @@ class TestHelp:
         """
         done = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "[]"
+
+    def test_it_knows_what_the_package_says_to_run(self) -> None:
+        assert PACKAGE_COMMAND == migrate.COMMAND
 
     def test_the_choices_are_the_programs_own(self) -> None:
         assert set(jobs.STATES) == {state.value for state in State}

@@ -124,7 +124,7 @@ def whole_page(ask: Callable[[int, str | None], Page[T]], limit: int, cursor: st
 
 def id_of(given: str | None, what: str) -> UUID | None:
     """A ``what``'s id, if one was given. Raises `NotFound` for what is none."""
-    from sendq.ledger.reading.lookup import parse_id
+    from sendq.ids import parse_id
 
     return None if given is None else parse_id(given, what=what)
 

@@ -40,6 +40,9 @@ from worker.cli.why import why
 from worker.cli.worker import worker
 
 INTERRUPTED = 130
+# What the package's own errors say; a test compares it with theirs. Here there is a shorter command.
+PACKAGE_COMMAND = "python -m sendq migrate"
+
 BROKEN_PIPE = 141  # what a shell reports of any program that its reader left
 
 EPILOG = """\b
@@ -142,7 +145,6 @@ def _explained(error: Exception) -> int:
     from sqlalchemy.exc import DBAPIError
 
     from sendq.errors import InvalidAct, LedgerUnavailable, NotFound, SendqError
-    from sendq.ledger.db.migrate import COMMAND
     from settings.errors import SettingsError
     from worker.redis.embedded import EmbeddedError
 
@@ -154,7 +156,7 @@ def _explained(error: Exception) -> int:
         complain(f"{error}; to look for it: sendq jobs")
         return FAILED
     if isinstance(error, SettingsError | SendqError | EmbeddedError):
-        says = str(error).replace(COMMAND, "sendq migrate")
+        says = str(error).replace(PACKAGE_COMMAND, "sendq migrate")
         names_a_command = "sendq " in says or not isinstance(error, LedgerUnavailable)
         complain(says if names_a_command else f"{says}; to find out: sendq check")
         return UNUSABLE

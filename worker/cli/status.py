@@ -66,30 +66,29 @@ def status(watch: float | None, as_json: bool) -> None:
 
 
 def _tell_jobs(seen: Status) -> None:
-    from sendq.ledger.reading.status import COUNT_MOST, RATE_S
     from sendq.rules.states import WAITING
+    from sendq.views.status import CALLS_S, JOBS_MOST
 
     if seen.shut is not None:
         tell(f"shut since {when(seen.shut.since)}: {seen.shut.says} --since {_iso(seen.shut.known_until)} --reason …")
         tell()
     jobs = [
-        f"{number:,}" + ("+" if state in WAITING and number >= COUNT_MOST else "")
-        for state, number in seen.jobs.items()
+        f"{number:,}" + ("+" if state in WAITING and number >= JOBS_MOST else "") for state, number in seen.jobs.items()
     ]
     tell_table(("", *(state.value for state in seen.jobs)), [("jobs", *jobs)])
     calls = sum(seen.calls.values())
     others = ", ".join(f"{number:,} {route}" for route, number in sorted(seen.calls.items()) if route != "done")
-    tell(f"calls in the last minute: {calls:,} ({calls / RATE_S:.1f}/s)" + (f"; of these {others}" if others else ""))
+    tell(f"calls in the last minute: {calls:,} ({calls / CALLS_S:.1f}/s)" + (f"; of these {others}" if others else ""))
     waits = ", ".join(f"{age:,.0f} s ({name} priority)" for name, age in seen.oldest_s.items() if age >= 1)
     tell(f"longest wait of an eligible job: {waits or 'none is waiting'}")
 
 
 def _backlog(seen: Backlog) -> Iterator[str]:
     """Nothing while every outcome is delivered in time."""
-    from sendq.ledger.deliveries import COUNT_MOST
+    from sendq.views.status import DELIVERIES_MOST
 
     def number(count: int) -> str:
-        return f"{count:,}" + (" or more" if count >= COUNT_MOST else "")
+        return f"{count:,}" + (" or more" if count >= DELIVERIES_MOST else "")
 
     if seen.waiting:
         yield f"outcomes to deliver: {number(seen.waiting)}, the oldest for {seen.oldest_s:,.0f} s"

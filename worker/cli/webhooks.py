@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.connection import load_settings, open_queue, read_ledger
+from worker.cli.connection import load_settings, open_queue, require_ledger
 from worker.cli.output import tell
 
 
@@ -22,7 +22,7 @@ def webhooks(host: str, port: int) -> None:
 
     settings = load_settings()
     secrets = secrets_of(settings)
-    read_ledger(lambda _connection: None)  # refuses a ledger that is away, or not this version's
+    require_ledger()
     start_logs(settings)
     with open_queue() as queue:
         serve(queue, secrets, host=host, port=port, say=tell)

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from worker.cli.connection import load_settings, read_ledger
+from worker.cli.connection import load_settings, require_ledger
 from worker.cli.output import tell
 from worker.cli.passed_on import PASSED_ON
 
@@ -27,6 +27,6 @@ def worker(arguments: tuple[str, ...]) -> None:
     settings = load_settings()
     settings.require_keys()
     settings.broker_url  # noqa: B018  # raises while there is none
-    read_ledger(lambda _connection: None)  # refuses a ledger that is away, or not this version's
+    require_ledger()
     argv = worker_argv(*arguments)
     os.execve(argv[0], argv, with_checkout(os.environ))

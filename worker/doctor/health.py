@@ -13,15 +13,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from redis import RedisError
 from sqlalchemy import Engine
 
 from sendq import clock
 from sendq.errors import SendqError
 from sendq.ledger.db import migrate
-from sendq.ledger.db.engine import reading, writing
+from sendq.ledger.db.engine import open_engine, reading, writing
 from sendq.ledger.dispatching import canary, lineage, workers
 from sendq.ledger.dispatching.canary import Stage
 from sendq.rules.why import SHUT
+from settings import Settings
+from worker.doctor.ledger_address import ledger_address
+from worker.redis.embedded import redis_client
 
 LOOK_S = 0.05
 
@@ -40,6 +44,24 @@ class Health:
     seconds: float
     link: str | None = None  # ledger | worker | shut | leader | dispatcher | broker | consumer | loop
     says: str = "a turn went through leader, broker, worker and ledger"
+
+
+def check_health(settings: Settings, *, limit_s: float) -> Health:
+    """The same over the configured ledger and broker. Raises `LedgerUnavailable` for a ledger that does not exist."""
+    engine = open_engine(ledger_address(settings))
+    try:
+        return prove(engine, limit_s=limit_s, broker_answers=lambda: _answers(settings))
+    finally:
+        engine.dispose()
+
+
+def _answers(settings: Settings) -> bool:
+    """Whether the broker answers."""
+    try:
+        with redis_client(settings.broker_url.get_secret_value(), socket_timeout=2, socket_connect_timeout=2) as client:
+            return bool(client.ping())
+    except (RedisError, OSError):
+        return False
 
 
 def prove(ledger: Engine, *, limit_s: float, broker_answers: Callable[[], bool]) -> Health:

@@ -9,19 +9,10 @@ from sqlalchemy import Connection, Row, select
 
 from sendq.clock import moment
 from sendq.errors import NotFound, Pruned
+from sendq.ids import parse_id
 from sendq.ledger.db import schema
 from sendq.ledger.reading.rows import as_list, as_one
 from sendq.views import AttemptView, JobView
-
-
-def parse_id(value: str | UUID, *, what: str) -> UUID:
-    """An id as given by a caller; one that is no id at all is one that does not exist."""
-    if isinstance(value, UUID):
-        return value
-    try:
-        return UUID(value)
-    except (ValueError, AttributeError, TypeError):
-        raise NotFound(f"there is no {what} {value!r}: ids look like 0192f0c1-2f3e-7c4d-9a5b-0123456789ab") from None
 
 
 def find_key(connection: Connection, application: str, key: str) -> Row[Any]:

@@ -1,6 +1,6 @@
 """The whole ledger at a glance: jobs by state, lanes, holds and their rules, workers, and who leads.
 
-Counts of jobs that wait use the partial indexes and stop at `COUNT_MOST`; `jobs_by_lane` alone reads every job, and is
+Counts of jobs that wait use the partial indexes and stop at `JOBS_MOST`; `jobs_by_lane` alone reads every job, and is
 for small ledgers.
 """
 
@@ -24,12 +24,7 @@ from sendq.ledger.reading.rows import as_one
 from sendq.rules.states import WAITING, State
 from sendq.rules.why import SHUT
 from sendq.views import LaneCounts, Shut, Status, WorkerView
-
-# Counting one state stops here: with millions of waiting jobs "at least 100,000" is answer enough, in milliseconds.
-COUNT_MOST = 100_000
-
-# Rates are those of the last minute.
-RATE_S = 60
+from sendq.views.status import CALLS_S, JOBS_MOST
 
 
 def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
@@ -44,7 +39,7 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         workers=tuple(workers(connection, now=now)),
         turn_wait_s=turn_wait_s,
         oldest_s=oldest_s,
-        calls=gauges.calls_since(connection, now - seconds(RATE_S)),
+        calls=gauges.calls_since(connection, now - seconds(CALLS_S)),
         deliveries=backlog(connection, now=now),
     )
 
@@ -62,7 +57,7 @@ def job_counts(connection: Connection) -> dict[State, int]:
     table = schema.job.c
     counts = dict.fromkeys(State, 0)
     for state in WAITING:
-        some = select(table.id).where(table.state == literal(state)).limit(COUNT_MOST).subquery()
+        some = select(table.id).where(table.state == literal(state)).limit(JOBS_MOST).subquery()
         counts[state] = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
     ended = [state for state in State if state not in WAITING]
     sums = select(table.state, func.count().label("number")).where(table.state.in_(ended)).group_by(table.state)

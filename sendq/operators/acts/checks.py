@@ -9,9 +9,8 @@ from uuid import UUID
 from sendq.clock import Micros, micros, moment
 from sendq.enqueueing.arguments import check_grant
 from sendq.errors import InvalidAct, Problem
-from sendq.ids import lane_id
+from sendq.ids import lane_id, parse_id
 from sendq.ledger.events import AUTOMATIC
-from sendq.ledger.reading.lookup import parse_id
 
 # Characters of an author's name and of a reason: both are shown in tables.
 TEXT_MOST = 500

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from sendq.errors import Problem
 from sendq.filters import DeliveryFilter
+from sendq.ids import parse_id
 from sendq.ledger import deliveries, events
 from sendq.ledger.deliveries import Wanted
-from sendq.ledger.reading.lookup import parse_id
 from sendq.operators.acts.checks import delivery_ids, lane_of, refuse
 from sendq.operators.base import Ledger
 

@@ -10,9 +10,9 @@ from uuid import UUID
 from sendq.clock import Micros
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter
+from sendq.ids import parse_id
 from sendq.ledger.operators import retry as dead_letters
 from sendq.ledger.operators.retry import DeadLetterSelection
-from sendq.ledger.reading.lookup import parse_id
 from sendq.operators.acts.checks import instant, job_ids, lane_of, refuse
 from sendq.operators.base import Ledger
 from sendq.rules.by_hand import RetryRefusal
