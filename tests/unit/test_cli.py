@@ -146,8 +146,8 @@ class TestExplain:
 
     def test_for_people_a_status_that_is_none_is_said_to_be_none(self, capsys: pytest.CaptureFixture[str]) -> None:
         status, out, err = run(capsys, "explain", "--status", "4x9")
-        assert (status, out.splitlines()[0]) == (0, "No answer: retry, concerning the job")
-        assert err == "sendq: '4x9' is no HTTP status, and explained as no answer at all; give a number, like 429\n"
+        assert (status, out.splitlines()[0]) == (0, "No answer: retry (scope: job)")
+        assert err == "sendq: '4x9' is not an HTTP status, and is explained as no response; give a number, like 429\n"
 
     def test_without_a_status_it_explains_that_no_answer_came(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.explain(capsys)["sent"] == "maybe"

@@ -10,7 +10,7 @@ PROBES = {"--live", "--ready", "--json"}
 import sys  # noqa: E402
 
 if sys.argv[1:2] == ["health"] and {"--live", "--ready"} & set(sys.argv) and set(sys.argv[2:]) <= PROBES:
-    # Asked every few seconds by whoever watches a container: not worth the import of a command line.
+    # A container's probe runs every few seconds: too often to import the whole command line.
     from worker.processes.heartbeat_file import main as probe
 
     sys.exit(probe(sys.argv[2:]))

@@ -1,4 +1,4 @@
-"""``sendq check``: try everything that a worker needs."""
+"""``sendq check``: test everything that a worker needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @json_option
 def check(as_json: bool) -> None:
-    """Try everything a worker needs: settings, API keys, ledger, broker. Exit status 2 if something must be mended."""
+    """Test everything a worker needs: settings, API keys, ledger, broker. Exit status 2 if something must be fixed."""
     import dataclasses
 
     from worker.doctor import check as checks

@@ -1,4 +1,4 @@
-"""``sendq demo``: the whole system at work for half a minute."""
+"""``sendq demo``: run the whole system for half a minute."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import click
 
 @click.command()
 def demo() -> None:
-    """Watch the whole system at work for half a minute, on this machine alone; nothing is left behind."""
+    """Run the whole system on this machine for half a minute, against a simulated API; it leaves nothing behind."""
     from worker.demo.run import run_demo
 
     raise SystemExit(run_demo())

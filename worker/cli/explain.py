@@ -22,13 +22,13 @@ OPERATIONS = ("send", "modify")
 
 
 @click.command()
-@click.option("--status", "http_status", help="The HTTP status; leave it away for: no answer.")
+@click.option("--status", "http_status", help="The HTTP status; without it: the API did not answer.")
 @click.option("--provider", type=click.Choice(PROVIDERS), default="unknown", show_default=True)
 @click.option("--operation", type=click.Choice(OPERATIONS), default="send", show_default=True)
-@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the answer; repeatable.")
-@click.option("--body", metavar="TEXT|-", default="", help="The body of the answer; - reads it from stdin.")
+@click.option("--header", "headers", multiple=True, metavar="'NAME: VALUE'", help="A response header; repeatable.")
+@click.option("--body", metavar="TEXT|-", default="", help="The response body; - reads it from stdin.")
 @click.option("--batch", is_flag=True, help="Read JSON lines (id, status, provider, operation, headers, body) from "
-              "stdin, and write JSON lines with the id added.")  # fmt: skip
+              "stdin, and write JSON lines with the same ids.")  # fmt: skip
 @file_option
 @json_option
 def explain(
@@ -41,13 +41,13 @@ def explain(
     policy_file: Path | None,
     as_json: bool,
 ) -> None:
-    """What happens to a job that meets this answer of the API on its first attempt. It always has an answer."""
+    """Show what happens to a job whose first attempt gets this API response. Any input gets an answer."""
     from tasks.policy import explain as explaining
 
     policy = policy_of(policy_file)
     if batch:
         for line in explaining.explain_lines(sys.stdin.buffer, now=time.time(), policy=policy):
-            print(line, flush=True)  # at once: whoever writes a line and waits for its answer must get it
+            print(line, flush=True)  # flushed: the writer of a line may wait for its answer
         return
     answer = explaining.explain(
         status=http_status,
@@ -63,14 +63,14 @@ def explain(
         return
     if http_status is not None and not http_status.strip().isdecimal():
         said = clean(http_status)
-        complain(f"{said!r} is no HTTP status, and explained as no answer at all; give a number, like 429")
+        complain(f"{said!r} is not an HTTP status, and is explained as no response; give a number, like 429")
     _tell_explanation(answer)
 
 
 def _tell_explanation(answer: dict[str, Any]) -> None:
     documented = "" if answer["documented"] else " (not documented)"
     route = (answer["route"] or "done").replace("_", " ")
-    tell(f"{answer['title']}{documented}: {route}, concerning the {answer['scope']}")
+    tell(f"{answer['title']}{documented}: {route} (scope: {answer['scope']})")
     if answer["delay_s"]:
         low, high = answer["delay_s"]
         tell(f"waits:      {low:g} s" + (f" to {high:g} s" if high != low else ""))

@@ -1,4 +1,4 @@
-"""Is it well: the canary, and the two cheap probes for containers."""
+"""``sendq health``: the end-to-end check, and two cheap probes for containers."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ LIMIT_S = 30.0
 
 
 @click.command()
-@click.option("--live", is_flag=True, help="Only: do the workers here live, and do their event loops turn?")
-@click.option("--ready", is_flag=True, help="Only: can the workers here take on work?")
 @click.option(
-    "--limit", type=click.FloatRange(1, 600), default=LIMIT_S, show_default=True, help="Seconds to wait at most."
+    "--live", is_flag=True, help="Only check that the workers on this machine run and their event loops respond."
 )
+@click.option("--ready", is_flag=True, help="Only check that the workers on this machine can take work.")
+@click.option("--limit", type=click.FloatRange(1, 600), default=LIMIT_S, show_default=True, help="Timeout in seconds.")
 @json_option
 def health(live: bool, ready: bool, limit: float, as_json: bool) -> None:
-    """Whether work that comes in is taken up: a turn without a job goes through leader, broker, worker and ledger.
+    """Check end to end that new work is processed: an empty turn passes leader, broker, worker and ledger.
 
-    With --live or --ready it asks the workers of this machine (this container) alone, cheaply, and does not mind that
-    the broker or the ledger is away. Exit status: 0 healthy, 1 not.
+    --live and --ready are cheap probes of the workers on this machine (in this container); they succeed although the
+    broker or the ledger is down. Exit status: 0 healthy, 1 not.
     """
     if live or ready:
         from worker.processes.heartbeat_file import main

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def keys() -> None:
-    """Encryption keys: make new ones."""
+    """Make encryption keys."""
 
 
 @keys.command()
 @click.argument("name")
 def new(name: str) -> None:
-    """Print a new encryption key called NAME (say 2026-11), for SENDQ_ENCRYPTION_KEYS. It is stored nowhere else."""
+    """Print a new encryption key named NAME (like 2026-11) for SENDQ_ENCRYPTION_KEYS. It is not stored anywhere."""
     from sendq.vault import new_key
 
     try:

@@ -1,4 +1,4 @@
-"""The commands together, and what becomes of everything that can go wrong: one sentence and a status, no traceback."""
+"""All commands in one group, and how errors are reported: one sentence and an exit status, no traceback."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ PACKAGE_COMMAND = "python -m sendq migrate"
 BROKEN_PIPE = 141  # what a shell reports of any program that its reader left
 
 EPILOG = """\b
-Exit status: 0 done; 1 there is no such thing, or it failed; 2 the command, the settings or the ledger cannot be used
-(one sentence on stderr says what to do); 130 after Ctrl-C. Output goes to stdout, everything else to stderr."""
+Exit status: 0 success; 1 not found, or failed; 2 the command line, the settings or the ledger cannot be used (stderr
+says what to do); 130 after Ctrl-C. Results go to stdout, messages to stderr."""
 
 
 class Commands(click.Group):
-    """Lists each command with its whole first sentence, on as many lines as it takes."""
+    """Lists each command with its whole first sentence."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -68,7 +68,7 @@ class Commands(click.Group):
 def sendq() -> None:
     """A resilient send queue in front of the Nylas v3 email API.
 
-    Settings come from the environment; `sendq settings` lists them and `sendq check` tries them.
+    Settings are read from environment variables: `sendq settings` lists them, `sendq check` tests them.
     """
 
 
@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        # Whoever read us has left. Python would complain again when it closes stdout, so it gets another one.
+        # The reader has left. Python would complain again when it closes stdout, so it gets another one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
@@ -141,7 +141,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _explained(error: Exception) -> int:
-    """The status of an error that people can do something about; any other is a bug and goes on as a traceback."""
+    """The exit status of an error that a person can fix; any other is a bug, and raised again."""
     from sqlalchemy.exc import DBAPIError
 
     from sendq.errors import InvalidAct, LedgerUnavailable, NotFound, SendqError
@@ -153,19 +153,19 @@ def _explained(error: Exception) -> int:
             complain(f"{_option_of(problem.field)} {problem.reason}; {problem.remedy}")
         return UNUSABLE
     if isinstance(error, NotFound):
-        complain(f"{error}; to look for it: sendq jobs")
+        complain(f"{error}; see: sendq jobs")
         return FAILED
     if isinstance(error, SettingsError | SendqError | EmbeddedError):
         says = str(error).replace(PACKAGE_COMMAND, "sendq migrate")
         names_a_command = "sendq " in says or not isinstance(error, LedgerUnavailable)
-        complain(says if names_a_command else f"{says}; to find out: sendq check")
+        complain(says if names_a_command else f"{says}; to diagnose: sendq check")
         return UNUSABLE
     if isinstance(error, DBAPIError):
         # The driver's own words may quote names and addresses; `check` knows what the usual ones mean.
-        complain(f"the ledger refused ({type(error.orig).__name__}); run: sendq check")
+        complain(f"the database reported an error ({type(error.orig).__name__}); run: sendq check")
         return UNUSABLE
     if isinstance(error, OSError) and error.filename is not None:
-        complain(f"{error.filename}: {error.strerror}; check the path, and who may use it")
+        complain(f"{error.filename}: {error.strerror}; check the path and its permissions")
         return UNUSABLE
     raise error
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--sql", is_flag=True, help="Print the statements instead; no server is asked.")
+@click.option("--sql", is_flag=True, help="Print the SQL statements instead; connects to no server.")
 @json_option
 def migrate(sql: bool, as_json: bool) -> None:
-    """Bring the ledger's tables up to date. Safe to run again, and by several at once."""
+    """Create the ledger's tables, or bring them up to date. Safe to run again, and concurrently."""
     from sendq.__main__ import main as package_main
 
     if sql and as_json:
-        raise click.UsageError("--sql prints SQL: leave --json away")
+        raise click.UsageError("--sql prints SQL; leave out --json")
     settings = load_settings()
     if settings.database_url is None and not sql:
         settings.home.mkdir(parents=True, exist_ok=True)

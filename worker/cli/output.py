@@ -1,4 +1,4 @@
-"""How the command line speaks: JSON or tables on stdout, sentences on stderr."""
+"""Output of commands: JSON or tables on stdout, messages on stderr."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNUSABLE = 2
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Wide enough for any line of ours: where nobody looks at it, a table is not folded to a terminal's width.
+# Wide enough for any line: without a terminal, a table is not folded.
 NO_TERMINAL_WIDTH = 1000
 
 
@@ -28,14 +28,14 @@ def json_option(command: F) -> F:
 
 
 def complain(sentence: str) -> None:
-    """One thing for the person who can act, on stderr."""
+    """A message on stderr."""
     for line in sentence.splitlines():
         print(f"sendq: {line}", file=sys.stderr)
 
 
 def tell(line: str = "") -> None:
-    """A line of the output itself."""
-    print(line, flush=True)  # somebody may be watching through a pipe
+    """A line of output on stdout."""
+    print(line, flush=True)  # flushed: a reader may watch through a pipe
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def clear_screen() -> None:
 
 
 def tell_json(value: Any) -> None:
-    """The output as JSON: one line for programs, indented for people who look."""
+    """The output as JSON: in one line, or indented on a terminal."""
     print(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
 
 

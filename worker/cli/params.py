@@ -1,4 +1,4 @@
-"""What people give to commands: durations, times, rates, and who they are."""
+"""Parameters that several commands have: durations, times, rates, author and reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 # Longer is a mistake (hours taken for seconds), and near the end of the calendar adding to a time fails.
 LONGEST = timedelta(days=366)
 
-# Spelled out, so that --help needs no imports; a test holds them to the policy's own.
+# Spelled out, so that --help needs no imports; a test compares them with the policy's.
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
 _duration = re.compile(r"(?:\d{1,9}[smhd])+").fullmatch
@@ -28,10 +28,10 @@ _rate = re.compile(r"(\d{1,6}(?:\.\d{1,6})?)(?:/([smhd]))?").fullmatch
 def duration(given: str) -> timedelta:
     """``90s``, ``30m``, ``2h``, ``1d``, ``1h30m``: at most `LONGEST`."""
     if not _duration(given):
-        raise click.BadParameter("write it like 90s, 30m, 2h, 1d or 1h30m")
+        raise click.BadParameter("use a form like 90s, 30m, 2h, 1d or 1h30m")
     seconds = sum(int(number) * SECONDS[unit] for number, unit in re.findall(r"(\d+)([smhd])", given))
     if not 0 < seconds <= LONGEST.total_seconds():
-        raise click.BadParameter(f"give something between 1s and {LONGEST.days}d")
+        raise click.BadParameter(f"use a duration from 1s to {LONGEST.days}d")
     return timedelta(seconds=seconds)
 
 
@@ -42,37 +42,37 @@ def time(given: str) -> datetime:
         if at.tzinfo is not None:
             return at.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise click.BadParameter("write it like 2026-07-01T09:00:00Z") from None
-    raise click.BadParameter("say in which time zone: 2026-07-01T09:00:00Z, or +02:00 at its end")
+        raise click.BadParameter("use a form like 2026-07-01T09:00:00Z") from None
+    raise click.BadParameter("add the time zone: Z or +02:00 at the end, like 2026-07-01T09:00:00Z")
 
 
 def past(given: str) -> datetime:
-    """The same, or a duration before now."""
+    """A time, or a duration before now."""
     if _duration(given):
         return datetime.now(UTC) - duration(given)
     try:
         return time(given)
     except click.BadParameter as error:
-        raise click.BadParameter(f"{error.message}; or say how long ago, like 30m or 2h") from None
+        raise click.BadParameter(f"{error.message}; or how long ago, like 30m or 2h") from None
 
 
 def rate(given: str) -> float:
-    """``10``, ``10/s``, ``100/m``, ``500/h``: the seconds between two."""
+    """``10``, ``10/s``, ``100/m``, ``500/h``; returns the seconds from one to the next."""
     found = _rate(given)
     if not found or not float(found[1]):
-        raise click.BadParameter("write it like 10/s, 100/m or 500/h")
+        raise click.BadParameter("use a form like 10/s, 100/m or 500/h")
     return SECONDS[found[2] or "s"] / float(found[1])
 
 
 def one_of(given: str | None, key: str | None, name: str) -> None:
-    """A job or batch is named by its id or by its key."""
+    """Refuse a job or batch that is not named either by its id or by its key."""
     if (given is None) == (key is None):
-        raise click.UsageError(f"name it either by {name} or by --key")
+        raise click.UsageError(f"give either {name} or --key")
 
 
 def by_option(command: F) -> F:
     """``--by``: who acts, kept with the act."""
-    help_ = "Who does it (default: this user's name)."
+    help_ = "Author of the action (default: your user name)."
     return click.option("--by", default=_user, metavar="NAME", help=help_)(command)
 
 
@@ -86,7 +86,9 @@ def reason_option(*, required: bool) -> Callable[[F], F]:
     """``--reason``: why, kept with the act."""
 
     def decorate(command: F) -> F:
-        return click.option("--reason", required=required, metavar="TEXT", help="Why; stored with the event.")(command)
+        return click.option(
+            "--reason", required=required, metavar="TEXT", help="Reason; stored with the author and the time."
+        )(command)
 
     return decorate
 

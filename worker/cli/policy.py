@@ -19,12 +19,12 @@ GOLDEN = Path("tests/data/golden_errors.json")
 
 
 @click.group(invoke_without_command=True)
-@click.option("--markdown", is_flag=True, help="Print it as the documentation has it.")
+@click.option("--markdown", is_flag=True, help="Print it as Markdown, as in the documentation.")
 @file_option
 @json_option
 @click.pass_context
 def policy(context: click.Context, markdown: bool, policy_file: Path | None, as_json: bool) -> None:
-    """The table that decides what happens after each failure: the first row that fits wins."""
+    """Show the error policy: what happens after each failure. The first row that matches decides."""
     if context.invoked_subcommand is not None:
         return
     from tasks.policy.explain import policy_table_markdown
@@ -43,7 +43,7 @@ def policy(context: click.Context, markdown: bool, policy_file: Path | None, as_
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @json_option
 def check_file(file: Path, as_json: bool) -> None:
-    """Look through a FILE of rows of your own, line by line. Exit status 1 if it cannot be used."""
+    """Check a policy FILE line by line. Exit status 1 if it cannot be used."""
     import dataclasses
 
     from tasks.policy.policy_file import check_policy
@@ -55,7 +55,7 @@ def check_file(file: Path, as_json: bool) -> None:
         for finding in findings:
             tell(str(finding))
         if not findings:
-            tell("nothing to say against it")
+            tell("no problems found")
     if any(finding.level == "error" for finding in findings):
         raise SystemExit(FAILED)
 
@@ -65,10 +65,10 @@ def check_file(file: Path, as_json: bool) -> None:
 @file_option
 @json_option
 def lint_table(cases: Path, policy_file: Path | None, as_json: bool) -> None:
-    """Which rows compete for a text, and which row no golden case reaches.
+    """Show which rules compete for a text, and which no golden case reaches.
 
-    CASES is a JSON file with a list `cases` (by default the golden cases of a checkout). Exit status 1 if a row is
-    never reached, or if a text of a row always meets an earlier row.
+    CASES is a JSON file with a list `cases` (default: the golden cases of a checkout). Exit status 1 if a rule is never
+    reached, or if a text of a rule always meets an earlier rule.
     """
     import dataclasses
 
@@ -80,7 +80,7 @@ def lint_table(cases: Path, policy_file: Path | None, as_json: bool) -> None:
     elif remarks:
         tell_table(("rule", "finding", "what"), [(remark.row, remark.kind, remark.says) for remark in remarks])
     else:
-        tell("nothing to say against it")
+        tell("no problems found")
     if any(remark.kind is not Kind.BOTH for remark in remarks):
         raise SystemExit(FAILED)
 

@@ -18,12 +18,12 @@ file_option = click.option(
     "policy_file",
     envvar="SENDQ_POLICY_FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Rows of your own that come before the table's (default: $SENDQ_POLICY_FILE).",
+    help="Your own rules, which come before the built-in ones (default: $SENDQ_POLICY_FILE).",
 )
 
 
 def policy_of(file: Path | None) -> Policy:
-    """The policy with the rows of this file, if one is named; one that cannot be used ends the command."""
+    """The policy, with the rows of this file if there is one; a file that cannot be used ends the command."""
     from tasks.policy.table import POLICY
 
     if file is None:
@@ -38,7 +38,7 @@ def policy_of(file: Path | None) -> Policy:
 
 
 def text_of(file: Path) -> str:
-    """What a policy file contains; one that cannot be read ends the command."""
+    """The text of a policy file; a file that cannot be read ends the command."""
     try:
         return file.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

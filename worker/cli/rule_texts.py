@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def words_of_rules() -> dict[str, Said]:
-    """What every rule says, rows of one's own among them; a file of these that cannot be used is complained of."""
+    """The texts of every rule, those of the policy file among them; a file that cannot be used is reported."""
     from tasks.policy.policy_file import PolicyFileError, policy_with
     from tasks.policy.table import POLICY
     from tasks.policy.words import words_of
@@ -23,16 +23,16 @@ def words_of_rules() -> dict[str, Said]:
     try:
         return words_of(policy_with(file.read_text(encoding="utf-8")))
     except (PolicyFileError, OSError, UnicodeDecodeError):
-        complain("SENDQ_POLICY_FILE cannot be used, so its rows have no words here; see: sendq policy")
+        complain("SENDQ_POLICY_FILE cannot be used, so its rules are not described here; see: sendq policy")
         return words_of(POLICY)
 
 
 def unknown_rule(rule: str) -> str | None:
-    """What to say of a rule that nobody knows; None: it is known."""
+    """What to say of a rule that does not exist; None: it does."""
     import difflib
 
     words = words_of_rules()
     if rule in words:
         return None
     alike = difflib.get_close_matches(rule, words, 1)
-    return f"there is no rule {rule!r}; " + (f"is it {alike[0]}? " if alike else "") + "sendq policy lists them"
+    return f"there is no rule {rule!r}; " + (f"did you mean {alike[0]}? " if alike else "") + "sendq policy lists them"

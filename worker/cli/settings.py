@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @json_option
 def settings(as_json: bool) -> None:
-    """Every setting: the variables that it is read from, its default, its meaning."""
+    """List every setting: its environment variables, its default and its meaning."""
     from settings import Settings
 
     rows = Settings.describe()

@@ -1,4 +1,4 @@
-"""``sendq up``: everything on one machine."""
+"""``sendq up``: run everything on one machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from worker.cli.output import complain
 
 
 @click.command()
-@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="How many worker processes.")
-@click.option("--flower", is_flag=True, help="Start Flower as well, on this machine's port 5555.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes.")
+@click.option("--flower", is_flag=True, help="Also start Flower, on port 5555 of this machine.")
 def up(workers: int, flower: bool) -> None:
-    """Everything on one machine: a migrated ledger, a broker (REDIS_URL, or an embedded Redis), workers.
+    """Run everything on one machine: a migrated ledger, a broker (REDIS_URL, or an embedded Redis) and workers.
 
-    Ctrl-C or SIGTERM stops it all; calls on the wire are finished first.
+    Ctrl-C or SIGTERM stops everything; calls in flight are finished first.
     """
     from worker.processes.up import up as run_up
 

@@ -1,4 +1,4 @@
-"""``sendq webhooks``: take in webhooks about grants."""
+"""``sendq webhooks``: receive webhooks about grants."""
 
 from __future__ import annotations
 
@@ -10,12 +10,18 @@ from worker.cli.output import tell
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8787,
+    show_default=True,
+    help="The port to listen on; 0 picks a free one.",
+)
 def webhooks(host: str, port: int) -> None:
-    """Take in Nylas's webhooks about grants, for every application that has a webhook secret.
+    """Receive Nylas's webhooks about grants, for every application that has a webhook secret.
 
-    `default` is answered at /, each other application at /NAME. Nylas speaks to HTTPS alone: put a proxy in front that
-    leaves bodies as they are (the signature is that of the bytes) and passes on x-nylas-signature.
+    The application `default` is served at /, any other at /NAME. Nylas requires HTTPS: put a proxy in front that passes
+    on the body unchanged (its bytes are signed) and the header x-nylas-signature.
     """
     from settings.logs import start_logs
     from worker.processes.webhooks import secrets_of, serve
