@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sendq.errors import (
         InvalidAct,
         InvalidJob,
+        InvalidQuery,
         KeyConflict,
         LaneFull,
         LedgerUnavailable,
@@ -43,7 +44,29 @@ if TYPE_CHECKING:
     from sendq.rules.states import State
     from sendq.scope import Scope
     from sendq.vault import Vault
-    from sendq.views import AttemptView, Batch, BatchError, BatchView, Eta, Job, JobView, Priority, WalkView, Why
+    from sendq.views import (
+        AttemptView,
+        Batch,
+        BatchError,
+        BatchView,
+        DeadLetter,
+        DeadLetterCount,
+        DeliveryView,
+        Doubt,
+        Eta,
+        EventView,
+        GrantState,
+        GrantView,
+        HoldView,
+        Job,
+        JobLine,
+        JobView,
+        Page,
+        Priority,
+        Status,
+        WalkView,
+        Why,
+    )
 
 __version__ = "0.1.0"
 
@@ -52,8 +75,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
-        "InvalidAct", "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound", "Problem", "Pruned",
-        "Retryable", "SchemaMismatch", "SendqError", "Unreadable",
+        "InvalidAct", "InvalidJob", "InvalidQuery", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound",
+        "Problem", "Pruned", "Retryable", "SchemaMismatch", "SendqError", "Unreadable",
     ),
     "sendq.filters": ("DeadLetterFilter", "DeliveryFilter", "DoubtFilter"),
     "sendq.messages.attachment": ("Attachment",),
@@ -68,7 +91,9 @@ _HOMES = {
     "sendq.scope": ("Scope",),
     "sendq.vault": ("Vault",),
     "sendq.views": (
-        "AttemptView", "Batch", "BatchError", "BatchView", "Eta", "Job", "JobView", "Priority", "WalkView", "Why",
+        "AttemptView", "Batch", "BatchError", "BatchView", "DeadLetter", "DeadLetterCount", "DeliveryView", "Doubt",
+        "Eta", "EventView", "GrantState", "GrantView", "HoldView", "Job", "JobLine", "JobView", "Page", "Priority",
+        "Status", "WalkView", "Why",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -82,13 +107,23 @@ __all__ = [
     "BatchError",
     "BatchView",
     "CustomHeader",
+    "DeadLetter",
+    "DeadLetterCount",
     "DeadLetterFilter",
     "DeliveryFilter",
+    "DeliveryView",
+    "Doubt",
     "DoubtFilter",
     "Eta",
+    "EventView",
+    "GrantState",
+    "GrantView",
+    "HoldView",
     "InvalidAct",
     "InvalidJob",
+    "InvalidQuery",
     "Job",
+    "JobLine",
     "JobView",
     "KeyConflict",
     "LaneFull",
@@ -98,6 +133,7 @@ __all__ = [
     "NotFound",
     "Operators",
     "Options",
+    "Page",
     "Priority",
     "Problem",
     "Pruned",
@@ -110,6 +146,7 @@ __all__ = [
     "SendQueue",
     "SendqError",
     "State",
+    "Status",
     "Template",
     "TrackingOptions",
     "Unreadable",

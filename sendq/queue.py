@@ -35,7 +35,7 @@ from sendq.ledger.batches import end_some, withdraw
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.transactions import Transactions
 from sendq.ledger.reading import batch as batch_reading
-from sendq.ledger.reading import lookup
+from sendq.ledger.reading import grants, lookup
 from sendq.ledger.reading import why as why_reading
 from sendq.ledger.storing import store_batch, store_jobs
 from sendq.messages.mark import valid_metadata_key
@@ -43,7 +43,7 @@ from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State
 from sendq.vault import Vault
-from sendq.views import Batch, BatchView, Eta, Job, JobView, Priority, Why
+from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobView, Priority, Why
 
 
 class SendQueue:
@@ -248,6 +248,14 @@ class SendQueue:
             return why_reading.why(connection, found, now=self._now())
 
         return self._ledger.read(query)
+
+    def grant(self, grant_id: str, *, application: str = DEFAULT_APPLICATION) -> GrantView:
+        """Whether a grant is connected, what holds it and until when, and how many of its jobs wait.
+
+        Of a grant that has had no job yet, ``known`` is False. Nylas is not asked: a grant that needs its owner to sign
+        in again is known to do so once a call or a webhook has said it.
+        """
+        return self._ledger.read(lambda connection: grants.grant(connection, application, grant_id, now=self._now()))
 
     def eta(
         self,

@@ -14,13 +14,15 @@ from typing import Any
 import click
 import pytest
 
-from sendq.ledger import deliveries, outcomes
+from sendq.ledger import deliveries, events, outcomes
 from sendq.ledger.db import migrate
 from sendq.rules.states import State
-from sendq.views import Priority
+from sendq.views import GrantState, Priority
 from tasks.policy.failure import OPERATIONS, PROVIDERS
 from worker.cli import deliveries as deliveries_command
+from worker.cli import events as events_command
 from worker.cli import explain as explain_command
+from worker.cli import grants as grants_command
 from worker.cli import jobs, params
 from worker.cli.main import BROKEN_PIPE, INTERRUPTED, PACKAGE_COMMAND, main, sendq
 from worker.cli.output import FAILED, UNUSABLE, clean
@@ -98,6 +100,8 @@ class TestHelp:
         assert tuple(OPERATIONS) == explain_command.OPERATIONS
         assert set(deliveries_command.KINDS) == set(outcomes.KINDS)
         assert deliveries_command.STATES == deliveries.STATES
+        assert events_command.KINDS == events.KINDS
+        assert set(grants_command.STATES) == {state.value for state in GrantState}
 
 
 class TestPolicyLint:

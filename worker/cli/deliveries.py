@@ -30,8 +30,8 @@ KINDS = ("cancelled", "dead", "expired", "in_doubt", "sent", "batch_finished", "
 @click.option("--receiver", metavar="NAME", help="Only deliveries to this receiver, as the list names it.")
 @click.option("--job", metavar="ID", help="Only deliveries about this job.")
 @batch_option("Only deliveries about this batch.")
-@scope_options("deliveries")
-@period_options("Only outcomes")
+@scope_options("deliveries", of="about")
+@period_options("Only outcomes that came")
 @page_options()
 @json_option
 @click.pass_context
@@ -47,7 +47,11 @@ def deliveries(
     as_json: bool,
     **filters: Any,
 ) -> None:
-    """List the deliveries of outcomes to receivers, the latest first."""
+    """List the deliveries of outcomes to receivers, the latest first.
+
+    An outcome is what became of a job, a batch or a grant. It is delivered to the receiver that the application named
+    when it enqueued the job (`on_outcome`).
+    """
     if context.invoked_subcommand is not None:
         return
     if job is not None and batch is not None:

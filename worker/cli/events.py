@@ -37,11 +37,11 @@ KINDS = (
     metavar="KIND",
     help=f"Only events of this kind; repeatable: {', '.join(KINDS)}.",
 )
-@scope_options("events")
+@scope_options("events", of="about")
 @rule_option("Only events caused by this rule.")
 @click.option("--job", metavar="ID", help="Only events about this job, or caused by its answer.")
 @batch_option("Only events about this batch.")
-@period_options("Only events")
+@period_options("Only what happened")
 @page_options()
 @json_option
 def events(
@@ -53,7 +53,18 @@ def events(
     as_json: bool,
     **filters: Any,
 ) -> None:
-    """List what happened to grants and holds, and what operators did: the latest first, with author and time."""
+    """List what happened to grants and holds, and what operators did: the latest first, with author and time.
+
+    \b
+    hold, release     a hold was set; a hold was ended before its time
+    closed, reopened  the grant's owner must sign in again; its jobs go on
+    reauth_required   the application was asked to have the owner sign in again
+    grant_gone        the grant no longer exists at Nylas
+    escalated         many grants failed alike: their provider was held instead
+    narrowed          the grant makes fewer calls at once from now on
+
+    All other kinds are acts of operators.
+    """
     id_of(job, "job")
     id_of(batch, "batch")
     with asking() as operators:

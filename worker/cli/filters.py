@@ -48,17 +48,17 @@ def batch_option(help_: str) -> Callable[[F], F]:
     return click.option("--batch", metavar="ID", help=help_)
 
 
-def scope_options(what: str) -> Callable[[F], F]:
+def scope_options(what: str, *, of: str = "of", grant: str | None = None) -> Callable[[F], F]:
     """``--grant``, ``--provider`` and ``--application``, as every list has them; ``what`` is listed."""
 
     def decorate(command: F) -> F:
         for option in (
             click.option(
                 "--application", metavar="NAME",
-                help=f"Only {what} of this application (with --grant: the one it belongs to, by default `default`).",
+                help=f"Only {what} {of} this application. With --grant: its application, by default `default`.",
             ),
-            click.option("--provider", type=click.Choice(PROVIDERS), help=f"Only {what} of this provider."),
-            click.option("--grant", "grant_id", metavar="ID", help=f"Only {what} of this grant."),
+            click.option("--provider", type=click.Choice(PROVIDERS), help=f"Only {what} {of} this provider."),
+            click.option("--grant", "grant_id", metavar="ID", help=grant or f"Only {what} {of} this grant."),
         ):  # fmt: skip
             command = option(command)
         return command
@@ -70,7 +70,9 @@ def period_options(what: str) -> Callable[[F], F]:
     """``--since`` and ``--until``; ``what`` begins their help."""
 
     def decorate(command: F) -> F:
-        until = click.option("--until", type=past, metavar="TIME", help=f"{what} before then; written like --since.")
+        until = click.option(
+            "--until", type=past, metavar="TIME", help=f"{what} before this time; written like --since."
+        )
         return since_option(f"{what} since")(until(command))
 
     return decorate
@@ -81,10 +83,18 @@ def page_options(most: int = 20) -> Callable[[F], F]:
 
     def decorate(command: F) -> F:
         limit = click.option(
-            "--limit", type=click.IntRange(1, 10_000), default=most, show_default=True, help="How many at most."
+            "--limit",
+            type=click.IntRange(1, 10_000),
+            metavar="N",
+            default=most,
+            show_default=True,
+            help="Rows of a page.",
         )
         after = click.option(
-            "--after", "cursor", metavar="CURSOR", help="The next page: the cursor that the page before ends with."
+            "--after",
+            "cursor",
+            metavar="CURSOR",
+            help="Show the page that follows: the CURSOR is printed at the end of a page.",
         )
         return after(limit(command))
 

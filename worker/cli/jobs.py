@@ -28,10 +28,14 @@ PRIORITIES = ("high", "normal", "low")
 
 @click.command()
 @click.option("--state", multiple=True, type=click.Choice(STATES), help="Only jobs in this state; repeatable.")
-@rule_option("Only jobs that this rule decided last.")
+@rule_option("Only jobs last decided by this rule (sendq policy lists them).")
 @scope_options("jobs")
 @batch_option("Only jobs of this batch.")
-@click.option("--operation", type=click.Choice(OPERATIONS), help="Only this operation (list: a page of a walk).")
+@click.option(
+    "--operation",
+    type=click.Choice(OPERATIONS),
+    help="Only this operation (list: a search for the messages of a batch).",
+)
 @click.option("--priority", type=click.Choice(PRIORITIES), help="Only this priority.")
 @period_options("Only jobs enqueued")
 @page_options()

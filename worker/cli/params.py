@@ -78,7 +78,7 @@ def by_option(command: F) -> F:
 
 def since_option(what: str) -> Callable[[F], F]:
     """``--since``: a time, or how long ago; ``what`` begins its help."""
-    words = f"{what}: a time like 2026-07-01T09:00:00Z, or how long ago, like 2h."
+    words = f"{what} this time: like 2026-07-01T09:00:00Z, or how long ago, like 2h."
     return click.option("--since", type=past, metavar="TIME", help=words)
 
 

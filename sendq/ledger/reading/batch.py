@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
 from sendq.clock import Micros, moment
 from sendq.errors import NotFound
@@ -14,6 +14,7 @@ from sendq.ledger.batches import Sums, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
 from sendq.ledger.reading.holds import hold_ends
+from sendq.ledger.reading.rows import as_list, first
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
 from sendq.rules.states import FINAL, State
@@ -22,13 +23,44 @@ from sendq.views import BatchError, BatchView, WalkView
 ERRORS_MOST = 10
 
 
+@dataclass(frozen=True, slots=True)
+class BatchRow:
+    """A batch as it is stored, as far as its view shows it."""
+
+    id: UUID
+    lane_id: UUID
+    operation: str
+    walk: str | None
+    listings: int
+    total: int | None
+    making: bool
+    created_at: Micros
+    cancel_at: Micros | None
+    finished_at: Micros | None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRow:
+    """Its lane, as far as the expected end depends on it."""
+
+    id: UUID
+    application: str
+    grant_id: str
+    provider: str
+    closed_at: Micros | None
+    pace: str | None
+    used: str | None
+    spacing: Micros
+    spacing_until: Micros
+    stretch: Micros
+
+
 def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     """A batch, the sum of its counted changes, and its expected end. Raises `NotFound`."""
-    table = schema.batch
-    row = connection.execute(select(table).where(table.c.id == batch_id)).first()
+    row = first(connection, BatchRow, schema.batch, schema.batch.c.id == batch_id)
     if row is None:
         raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
-    lane = connection.execute(select(schema.lane).where(schema.lane.c.id == row.lane_id)).first()
+    lane = first(connection, LaneRow, schema.lane, schema.lane.c.id == row.lane_id)
     sums = sums_of(connection, [batch_id])[batch_id]
     pace = _rate(connection, batch_id, now=now)
     counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
@@ -50,7 +82,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     )
 
 
-def _walk(row: Row[Any], sums: Sums) -> WalkView | None:
+def _walk(row: BatchRow, sums: Sums) -> WalkView | None:
     state = walk_state(row, sums, total=row.total, making=row.making)
     if state is None:
         return None
@@ -76,7 +108,7 @@ def _rate(connection: Connection, batch_id: UUID, *, now: Micros) -> float:
 
 
 def _eta(
-    connection: Connection, row: Row[Any], lane: Row[Any] | None, sums: Sums, pace: float, *, now: Micros
+    connection: Connection, row: BatchRow, lane: LaneRow | None, sums: Sums, pace: float, *, now: Micros
 ) -> datetime | None:
     if row.total is None or row.finished_at is not None or lane is None:
         return None
@@ -103,9 +135,9 @@ def _errors(connection: Connection, batch_id: UUID) -> tuple[BatchError, ...]:
         .scalar_subquery()
     )
     rows = connection.execute(
-        select(job.id, job.object_id, job.operation, job.rule, last.label("error"))
+        select(job.id.label("job_id"), job.object_id, job.operation, job.rule, last.label("error"))
         .where(job.batch_id == batch_id, job.state == State.DEAD.value)
         .order_by(job.id)
         .limit(ERRORS_MOST)
     )
-    return tuple(BatchError(str(row.id), row.object_id, row.operation, row.rule, row.error) for row in rows)
+    return tuple(as_list(BatchError, rows))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, case, func, literal_column, or_, select, text
+from sqlalchemy import Connection, and_, case, func, literal_column, or_, select, text
 
 from sendq.clock import SECOND, Micros
 from sendq.ids import first_id
@@ -172,7 +172,7 @@ def _oldest(connection: Connection, held: Iterable[tuple[str, str]], *, now: Mic
     free = select(table).where(~of_held).limit(SEARCHED)
     due = free.where(table.c.turn.is_(None), table.c.next_at <= now).order_by(table.c.next_at)
     served = free.where(table.c.turn.is_not(None), table.c.closed_at.is_(None)).order_by(table.c.turn_at)
-    rows: list[Row[Any]] = [*connection.execute(due), *connection.execute(served)]
+    rows = [*connection.execute(due), *connection.execute(served)]
     if not rows:
         return dict.fromkeys(PRIORITIES, 0.0)
     waiting = lanes.first_waiting(connection, {row.id: {**row._mapping} for row in rows}).values()

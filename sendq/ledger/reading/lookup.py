@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
-from sendq.clock import moment
+from sendq.clock import Micros, moment
 from sendq.errors import NotFound, Pruned
 from sendq.ids import parse_id
 from sendq.ledger.db import schema
-from sendq.ledger.reading.rows import as_list, as_one
+from sendq.ledger.reading.rows import as_list, as_one, first
 from sendq.views import AttemptView, JobView
 
 
-def find_key(connection: Connection, application: str, key: str) -> Row[Any]:
-    """What a key names: ``job_id`` or ``batch_id``."""
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What a key names: a job or a batch."""
+
+    job_id: UUID | None
+    batch_id: UUID | None
+    created_at: Micros
+
+
+def find_key(connection: Connection, application: str, key: str) -> Key:
+    """What a key names. Raises `NotFound`."""
     table = schema.key
-    found = connection.execute(select(table).where(table.c.application == application, table.c.key == key)).first()
+    found = first(connection, Key, table, table.c.application == application, table.c.key == key)
     if found is None:
         raise NotFound(f"no job or batch of application {application!r} was enqueued with this key")
     return found
@@ -41,7 +51,7 @@ def _named(connection: Connection, given: str | UUID | None, application: str, k
         return parse_id(given, what=what)
     assert key is not None
     row = find_key(connection, application, key)
-    found: UUID | None = row.job_id if what == "job" else row.batch_id
+    found = row.job_id if what == "job" else row.batch_id
     if found is None:
         other = "batch" if what == "job" else "job"
         raise NotFound(f"this key names a {other}, not a {what}; ask with {other}(key=…)")

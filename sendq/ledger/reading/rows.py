@@ -10,7 +10,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from sqlalchemy import Column, Row, Table
+from sqlalchemy import Column, ColumnElement, Connection, Row, Table, select
 
 from sendq.clock import moment
 
@@ -39,6 +39,12 @@ def as_one(kind: type[T], row: Row[*tuple[Any, ...]], **others: Any) -> T:
 def as_list(kind: type[T], rows: Iterable[Row[*tuple[Any, ...]]]) -> list[T]:
     """Rows as a list of ``kind``."""
     return [as_one(kind, row) for row in rows]
+
+
+def first(connection: Connection, kind: type[T], table: Table, *conditions: ColumnElement[bool]) -> T | None:
+    """The first row of ``table`` for which the conditions are true, as a ``kind``; None: there is none."""
+    row = connection.execute(select(*columns_of(kind, table)).where(*conditions).limit(1)).first()
+    return None if row is None else as_one(kind, row)
 
 
 @cache

@@ -217,7 +217,7 @@ class TestWhatCannotBeMeant:
             (["batch", "tidy"], 1, "no batch"),
             (["why", "that one"], 1, "no job"),
             (["deliveries", "--grant", "leyah@example.com"], 2, "grant's id"),
-            (["grants", "--grant", "leyah@example.com"], 2, "--grant is an address"),
+            (["grants", "--grant", "leyah@example.com"], 2, "--grant "),
             (["grants", "--state", "shut"], 2, "closed"),
             (["grants", "--rule", "expird"], 1, "there is no rule"),
             (["events", "--kind", "hodl"], 2, "hold"),

@@ -74,6 +74,13 @@ class TestOneGrant:
         assert (grant.known, grant.connected, grant.state, grant.provider) == (True, True, GrantState.OPEN, "google")
         assert (grant.held_until, grant.rule, grant.waiting, grant.more_waiting) == (None, None, 3, False)
 
+    def test_is_the_same_through_the_queue_of_an_application(self, ledger: Ledger, operators: Operators) -> None:
+        ledger.send("g1")
+        ledger.absorb()
+        close(ledger, "g1")
+        assert ledger.queue.grant("g1") == operators.grant("g1")
+        assert not ledger.queue.grant("g1").connected
+
     def test_that_is_held_says_until_when_and_by_which_rule(self, ledger: Ledger, operators: Operators) -> None:
         ledger.send("g1")
         ledger.absorb()
