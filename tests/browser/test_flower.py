@@ -26,7 +26,7 @@ PICTURE_BYTES = 200_000
 @pytest.fixture
 def shown(pg_server: PgServer, tmp_path: Path) -> Iterator[tuple[Flower, dict[str, list[str]]]]:
     """Flower beside a system in which each state occurs, and the jobs in each."""
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.05) as system:
+    with pg_server.ledger() as url, running(url, tmp_path, latency=0.05) as system:
         system.api.grant(CLOSED, status="invalid")
         system.api.will(Fault.status(503, headers={"Retry-After": "600"}), grant=FLAKY, times=None)
         system.api.will(Fault.status(429, headers={"Retry-After": "600"}), grant=TIRED, times=None)

@@ -13,6 +13,7 @@ from tests.support.ledger import (
     sqlite_template,
 )
 from tests.support.servers import pg_server, pg_url, redis_server, redis_url
+from tests.support.system import system
 
 __all__ = [
     "cli",
@@ -28,4 +29,5 @@ __all__ = [
     "run",
     "sqlite_ledger_url",
     "sqlite_template",
+    "system",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from sqlalchemy import Engine, Row, Table, func, select, text, update
 
 from sendq import Message, SendQueue, State, clock
@@ -21,6 +23,7 @@ from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.db.engine import open_engine, reading, writing
 from sendq.simulator import Simulator
+from tests.support.servers import PgServer
 from tests.support.waiting import LIMIT_S, eventually
 from worker.redis.embedded import EmbeddedRedis, redis_client
 
@@ -201,6 +204,28 @@ class System:
 def mail(to: str = "leyah@example.com", subject: str = "Invoice 42") -> Message:
     """A message."""
     return Message(to=[to], subject=subject, body="<p>42</p>")
+
+
+@contextmanager
+def running_on(
+    database: str, request: pytest.FixtureRequest, directory: Path, *, latency: float = 0.0
+) -> Iterator[System]:
+    """A system on "sqlite" or on "postgresql", without a worker yet."""
+    if database == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), directory / "sendq.db")
+        with running(f"sqlite:///{directory}/sendq.db", directory, latency=latency) as system:
+            yield system
+    else:
+        server: PgServer = request.getfixturevalue("pg_server")
+        with server.ledger() as url, running(url, directory, latency=latency) as system:
+            yield system
+
+
+@pytest.fixture
+def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
+    """A system on PostgreSQL for one test, without a worker yet."""
+    with pg_server.ledger() as url, running(url, tmp_path) as system:
+        yield system
 
 
 @contextmanager

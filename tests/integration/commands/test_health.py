@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,6 @@ from tests.support.servers import PgServer
 from tests.support.system import ROOT, System, mail, running
 from tests.support.waiting import LIMIT_S, eventually
 from worker.processes.heartbeat_file import LIVE_S
-
-
-@pytest.fixture
-def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
-        yield system
 
 
 def ask(system: System, *options: str, **environ: str) -> tuple[int, dict[str, Any]]:

@@ -28,7 +28,7 @@ from worker.redis.embedded import redis_client
 
 @pytest.fixture
 def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.05) as system:
+    with pg_server.ledger() as url, running(url, tmp_path, latency=0.05) as system:
         yield system
 
 

@@ -29,12 +29,6 @@ from worker.redis.unknown_messages import PARKED, take_back
 
 
 @pytest.fixture
-def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
-        yield system
-
-
-@pytest.fixture
 def other(system: System) -> Iterator[Celery]:
     """Another version's Celery application, on the same broker."""
     app = Celery("other", broker=system.redis.url, set_as_current=False)

@@ -21,8 +21,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading, writing
 from sendq.rules.reconcile import LOOKS_LEAST
 from sendq.simulator import Fault
-from tests.support.servers import PgServer
-from tests.support.system import System, mail, running
+from tests.support.system import System, mail, running_on
 from tests.support.waiting import eventually
 
 LONG_AGO = 3 * 3600 * SECOND
@@ -37,17 +36,11 @@ both = pytest.mark.parametrize("system", ["sqlite", "postgresql"], indirect=True
 
 
 @pytest.fixture(scope="module")
-def system(
-    request: pytest.FixtureRequest, pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[System]:
+def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with one worker; each test uses grants of its own."""
-    directory = tmp_path_factory.mktemp("system")
-    with pg_server.database() as name:
-        sqlite = getattr(request, "param", "postgresql") == "sqlite"
-        url = f"sqlite:///{directory}/ledger.db" if sqlite else pg_server.url(name)
-        with running(url, directory) as system:
-            system.start_worker()
-            yield system
+    with running_on(getattr(request, "param", "postgresql"), request, tmp_path_factory.mktemp("system")) as system:
+        system.start_worker()
+        yield system
 
 
 @pytest.fixture

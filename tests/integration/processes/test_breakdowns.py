@@ -21,7 +21,7 @@ from tests.support.waiting import LIMIT_S, eventually
 @pytest.fixture
 def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
     """A system of this test's own, without a worker yet; the API takes a moment, so that calls are met on the wire."""
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.1) as system:
+    with pg_server.ledger() as url, running(url, tmp_path, latency=0.1) as system:
         yield system
 
 

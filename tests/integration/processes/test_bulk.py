@@ -14,23 +14,16 @@ from sendq import Batch, BatchView, Query, State
 from sendq.ledger.db import schema
 from sendq.simulator import Fault, Request
 from tests.support.servers import PgServer
-from tests.support.system import System, mail, running
+from tests.support.system import System, mail, running, running_on
 from tests.support.waiting import LIMIT_S, eventually
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with one worker for all tests here; each uses grants of its own."""
-    directory = tmp_path_factory.mktemp("system")
-    if request.param == "sqlite":
-        with running(f"sqlite:///{directory}/sendq.db", directory) as system:
-            system.start_worker()
-            yield system
-    else:
-        server = request.getfixturevalue("pg_server")
-        with server.database() as name, running(server.url(name), directory) as system:
-            system.start_worker()
-            yield system
+    with running_on(request.param, request, tmp_path_factory.mktemp("system")) as system:
+        system.start_worker()
+        yield system
 
 
 def finished(system: System, batch: Batch, *, limit_s: float = LIMIT_S) -> BatchView:
@@ -174,7 +167,7 @@ class TestAWalkWhoseWorkerIsKilledAgainAndAgain:
 
     def test_loses_no_page_and_counts_none_twice(self, pg_server: PgServer, tmp_path: Path) -> None:
         lives = {"SENDQ_BEAT_INTERVAL_S": "0.5", "SENDQ_STALE_AFTER_S": "4", "SENDQ_UNCLAIMED_AFTER_S": "3"}
-        with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.03) as system:
+        with pg_server.ledger() as url, running(url, tmp_path, latency=0.03) as system:
             system.api.behaviour.shifting_pages = True
             ids = fill(system, "g", self.PAGES * 20)
             batch = system.queue.modify_matching("g", Query(unread=True), unread=False, provider="google")

@@ -12,8 +12,7 @@ from sendq import SendQueue, State, clock
 from sendq.clock import SECOND
 from sendq.simulator import Fault
 from tests.integration.loops.test_reconciler import NOT_SENT, in_doubt, look, row_of, sent, set_job
-from tests.support.servers import PgServer
-from tests.support.system import System, mail, running
+from tests.support.system import System, mail, running_on
 from tests.support.waiting import eventually
 
 HOUR_S = 3600
@@ -24,13 +23,10 @@ both = pytest.mark.parametrize("system", ["sqlite", pytest.param("postgresql", m
 
 
 @pytest.fixture
-def system(request: pytest.FixtureRequest, pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
+def system(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
     """A system of this test's own; on SQLite, where there is no other clock than the workers' own."""
-    with pg_server.database() as name:
-        sqlite = getattr(request, "param", "sqlite") == "sqlite"
-        url = f"sqlite:///{tmp_path}/ledger.db" if sqlite else pg_server.url(name)
-        with running(url, tmp_path) as system:
-            yield system
+    with running_on(getattr(request, "param", "sqlite"), request, tmp_path) as system:
+        yield system
 
 
 class WrongClock:

@@ -35,7 +35,7 @@ def system(pg_server: PgServer, database: str, tmp_path: Path) -> Iterator[Syste
 @pytest.fixture(scope="module")
 def refusing(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system for all that is refused."""
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path_factory.mktemp("system")) as system:
+    with pg_server.ledger() as url, running(url, tmp_path_factory.mktemp("system")) as system:
         system.start_worker(SENDQ_ENQUEUE_TASK="true")
         yield system
 

@@ -140,7 +140,7 @@ ASKED = ("grant_unauthorized", "forbidden")
 def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with one worker and several applications."""
     directory = tmp_path_factory.mktemp("system")
-    with pg_server.database() as name, running(pg_server.url(name), directory) as system:
+    with pg_server.ledger() as url, running(url, directory) as system:
         system.policy.write_text("".join(map(shrunk, sorted({*WAITS, *BACKOFFS}))))
         others = {name: {"api_key": API_KEY, "api_uri": system.api.url} for name in APPLICATIONS}
         system.start_worker(SENDQ_APPLICATIONS=json.dumps(others))

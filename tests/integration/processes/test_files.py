@@ -19,7 +19,7 @@ from sendq import Attachment, Message, MimeMessage, State
 from sendq.simulator import Accepted, Fault, Request
 from tests.integration.simulator.asking import FACTS, invented
 from tests.support.servers import PgServer
-from tests.support.system import API_KEY, System, running
+from tests.support.system import API_KEY, System, running, running_on
 from tests.support.waiting import eventually
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
@@ -46,16 +46,9 @@ EVERYTHING: dict[str, Any] = {
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with one worker for all tests here; each uses grants of its own."""
-    directory = tmp_path_factory.mktemp("system")
-    if request.param == "sqlite":
-        with running(f"sqlite:///{directory}/sendq.db", directory) as system:
-            system.start_worker()
-            yield system
-    else:
-        server = request.getfixturevalue("pg_server")
-        with server.database() as name, running(server.url(name), directory) as system:
-            system.start_worker()
-            yield system
+    with running_on(request.param, request, tmp_path_factory.mktemp("system")) as system:
+        system.start_worker()
+        yield system
 
 
 def sent(system: System, grant: str, message: Message | MimeMessage, **options: Any) -> tuple[Request, Accepted]:
@@ -209,7 +202,7 @@ class TestWhenEverythingBreaks:
 
     @pytest.fixture
     def system(self, pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
-        with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
+        with pg_server.ledger() as url, running(url, tmp_path) as system:
             yield system
 
     def message(self) -> Message:

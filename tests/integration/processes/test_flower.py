@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,8 @@ import pytest
 from sendq import State
 from sendq.simulator import Fault
 from tests.support.flower import child, flower
-from tests.support.servers import PgServer
-from tests.support.system import System, mail, running
+from tests.support.system import System, mail
 from tests.support.waiting import LIMIT_S, eventually
-
-
-@pytest.fixture
-def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
-        yield system
 
 
 class TestFlower:

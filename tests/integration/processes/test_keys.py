@@ -15,7 +15,7 @@ from tests.integration.commands.test_cli import run_process
 from tests.support.commands import Cli, Result
 from tests.support.ledger import MESSAGE, Ledger
 from tests.support.servers import PgServer
-from tests.support.system import System, mail, running
+from tests.support.system import System, mail, running, running_on
 from tests.support.waiting import eventually
 
 OLD, NEW = new_key("old"), new_key("new")
@@ -30,13 +30,8 @@ def sealing(system: System, keys: str) -> SendQueue:
 class TestWithoutTheKey:
     @pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgresql"])
     def system(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[System]:
-        if request.param == "sqlite":
-            with running(f"sqlite:///{tmp_path}/sendq.db", tmp_path) as system:
-                yield system
-        else:
-            server: PgServer = request.getfixturevalue("pg_server")
-            with server.database() as name, running(server.url(name), tmp_path) as system:
-                yield system
+        with running_on(request.param, request, tmp_path) as system:
+            yield system
 
     def test_jobs_wait_and_go_when_a_worker_has_it(self, system: System) -> None:
         blind = system.start_worker()
@@ -57,7 +52,7 @@ class TestAChangeOfKeys:
     def test_in_the_middle_of_a_drain_loses_nothing_and_sends_nothing_twice(
         self, pg_server: PgServer, tmp_path: Path
     ) -> None:
-        with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.1) as system:
+        with pg_server.ledger() as url, running(url, tmp_path, latency=0.1) as system:
             system.prove()
             sends = [Send(f"g{number % 40}", mail()) for number in range(800)]
             jobs = [job.id for job in sealing(system, OLD).send_many(sends)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from sendq import State
 from sendq.simulator import Fault
-from tests.support.servers import PgServer
-from tests.support.system import ROOT, System, Worker, mail, running
+from tests.support.system import ROOT, System, Worker, mail
 from tests.support.waiting import LIMIT_S, eventually
 from worker.cli.main import sendq
 
@@ -27,12 +25,6 @@ ALERTS, BOARD = ROOT / "deploy" / "alerts.yml", ROOT / "deploy" / "grafana.json"
 WORDS = {"by", "on", "sum", "max", "min", "rate", "increase", "histogram_quantile", "absent", "clamp_min", "or", "and",
          "unless", "without", "ignoring", "offset", "vector", "count", "bool", "time", "label_replace", "max_over_time",
          "changes", "delta"}  # fmt: skip
-
-
-@pytest.fixture
-def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
-        yield system
 
 
 class Scraped:

@@ -43,7 +43,7 @@ def system(
     pg_server: PgServer, receiver: Receiver, foreign: ForeignApplication, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[System]:
     directory = tmp_path_factory.mktemp("system")
-    with pg_server.database() as name, running(pg_server.url(name), directory, latency=0.02) as system:
+    with pg_server.ledger() as url, running(url, directory, latency=0.02) as system:
         yield system
 
 

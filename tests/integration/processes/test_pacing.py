@@ -43,7 +43,7 @@ def shrunk() -> str:
 @pytest.fixture(scope="module")
 def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     directory = tmp_path_factory.mktemp("system")
-    with pg_server.database() as name, running(pg_server.url(name), directory) as system:
+    with pg_server.ledger() as url, running(url, directory) as system:
         for provider in ("google", "microsoft", "ews"):
             system.prove(provider=provider)
         system.start_worker(SENDQ_PACES=shrunk(), SENDQ_ASK_PROVIDERS="true")

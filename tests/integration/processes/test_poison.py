@@ -22,7 +22,7 @@ POISON = Path(__file__).parents[2] / "support" / "poison"
 
 @pytest.fixture
 def system(pg_server: PgServer, tmp_path: Path) -> Iterator[System]:
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.02) as system:
+    with pg_server.ledger() as url, running(url, tmp_path, latency=0.02) as system:
         yield system
 
 

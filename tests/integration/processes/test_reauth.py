@@ -40,7 +40,7 @@ DELETED = Fault.status(404, type="grant.not_found", message="No Grant found for 
 def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with one worker that calls for people after a second; each test uses grants of its own."""
     directory = tmp_path_factory.mktemp("system")
-    with pg_server.database() as name, running(pg_server.url(name), directory, latency=0.01) as system:
+    with pg_server.ledger() as url, running(url, directory, latency=0.01) as system:
         system.start_worker(SENDQ_ANNOUNCE_AFTER_S="1", SENDQ_ESCALATE_HOLD_S=str(ESCALATE_HOLD_S))
         yield system
 

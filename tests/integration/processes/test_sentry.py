@@ -74,7 +74,7 @@ def ingest() -> Iterator[Ingest]:
 
 
 def test_one_issue_for_each_rule_with_ids_alone(pg_server: PgServer, tmp_path: Path, ingest: Ingest) -> None:
-    with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
+    with pg_server.ledger() as url, running(url, tmp_path) as system:
         meet_trouble(system, ingest)
     text = "".join(ingest.envelopes)
     for mark in ("marked", API_KEY, "@"):
@@ -90,7 +90,7 @@ class TestATrace:
     def test_has_the_time_in_the_queue_and_the_call_and_leaves_the_api_without_headers(
         self, pg_server: PgServer, tmp_path: Path, ingest: Ingest
     ) -> None:
-        with pg_server.database() as name, running(pg_server.url(name), tmp_path, latency=0.05) as system:
+        with pg_server.ledger() as url, running(url, tmp_path, latency=0.05) as system:
             worker = system.start_worker(SENTRY_DSN=ingest.dsn, SENTRY_TRACES_SAMPLE_RATE="1")
             job = system.queue.send("open", MARKED)
             sent = system.queue.send("open", Message(to=["leyah@example.com"], subject="marked-subject", body="b"))
@@ -112,7 +112,7 @@ class TestATrace:
         assert traces[sent.id]["contexts"]["trace"]["status"] == "ok"
 
     def test_is_not_made_unless_it_is_asked_for(self, pg_server: PgServer, tmp_path: Path, ingest: Ingest) -> None:
-        with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
+        with pg_server.ledger() as url, running(url, tmp_path) as system:
             worker = system.start_worker(SENTRY_DSN=ingest.dsn)
             system.queue.send("open", MARKED)
             system.wait_for(State.DEAD, 1)

@@ -68,7 +68,7 @@ class ExchangeServer:
 def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with one worker, which waits as long as the server of these tests blocks."""
     directory = tmp_path_factory.mktemp("system")
-    with pg_server.database() as name, running(pg_server.url(name), directory) as system:
+    with pg_server.ledger() as url, running(url, directory) as system:
         with system.policy.open("a") as policy:
             policy.write(f'[[change]]\nid = "exchange_throttled"\nwait = {{ default = {BLOCK_S}, cap = {BLOCK_S} }}\n')
         system.start_worker()
@@ -158,7 +158,7 @@ class TestABadKey:
         key = tmp_path / "key"
         key.write_text("wrong-key")
         providers = ("google", "microsoft", None)
-        with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
+        with pg_server.ledger() as url, running(url, tmp_path) as system:
             with system.policy.open("a") as policy:
                 policy.write('[[change]]\nid = "api_key"\nwait = { default = 2, cap = 2 }\n')
             sends = [

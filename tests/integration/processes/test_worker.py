@@ -13,23 +13,16 @@ from sendq import Send, State
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import writing
 from sendq.simulator import Fault, Request
-from tests.support.system import API_KEY, System, mail, running
+from tests.support.system import API_KEY, System, mail, running_on
 from tests.support.waiting import eventually
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """One system with one worker for all tests here; each uses grants of its own."""
-    directory = tmp_path_factory.mktemp("system")
-    if request.param == "sqlite":
-        with running(f"sqlite:///{directory}/sendq.db", directory) as system:
-            system.start_worker()
-            yield system
-    else:
-        server = request.getfixturevalue("pg_server")
-        with server.database() as name, running(server.url(name), directory) as system:
-            system.start_worker()
-            yield system
+    with running_on(request.param, request, tmp_path_factory.mktemp("system")) as system:
+        system.start_worker()
+        yield system
 
 
 def sent(system: System, *jobs: str) -> None:

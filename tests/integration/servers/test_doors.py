@@ -97,7 +97,7 @@ class Run:
 
 class TestAPickleInTheBroker:
     def test_is_refused_without_being_opened(self, pg_server: PgServer, tmp_path: Path) -> None:
-        with pg_server.database() as name, running(pg_server.url(name), tmp_path) as system:
+        with pg_server.ledger() as url, running(url, tmp_path) as system:
             worker = system.start_worker()
             path = tmp_path / "opened"
             message = {
