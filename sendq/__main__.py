@@ -1,7 +1,7 @@
-"""The command line that comes with the package alone: ``python -m sendq migrate``.
+"""The package's own command line: ``python -m sendq migrate``.
 
-This door reads the environment (``DATABASE_URL``, the default of ``--url``); nothing else in the package does. The
-workers' own command line, ``sendq``, has all the other commands.
+It reads ``DATABASE_URL`` from the environment, the default of ``--url``; nothing else in the package reads the
+environment. All other commands are in the workers' command line, ``sendq``.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ ELSEWHERE = "all other commands come with the workers: ./dev sendq … in a chec
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. What went wrong is one sentence on stderr, and status 2."""
+    """Run one command; return the exit status: 2 with a message on stderr if it failed."""
     parser = _parser()
     given = parser.parse_args(arguments)
     url = given.url or os.environ.get("DATABASE_URL", "")
     if not url:
-        return _complain("no database is named; give --url or set DATABASE_URL")
+        return _complain("no database given; use --url or set DATABASE_URL")
     try:
         if given.sql:
             sys.stdout.write(migrate.sql(url))
         else:
-            sys.stdout.write(_told(migrate.run(url), as_json=given.json))
+            sys.stdout.write(_report(migrate.run(url), as_json=given.json))
     except (SendqError, ValueError) as error:
         return _complain(str(error))
     except exc.DBAPIError as error:
-        return _complain(f"the database refused: {str(error.orig).strip().splitlines()[0]}")
+        return _complain(f"the database reported: {str(error.orig).strip().splitlines()[0]}")
     return 0
 
 
-def _told(done: migrate.Upgrade, *, as_json: bool) -> str:
+def _report(done: migrate.Upgrade, *, as_json: bool) -> str:
     if as_json:
         return json.dumps(dataclasses.asdict(done)) + "\n"
     if not done.applied:
-        return f"the ledger's schema is {done.after} already; nothing to do\n"
-    return f"applied {', '.join(done.applied)}; the ledger's schema is {done.after} now\n"
+        return f"the ledger's schema is already {done.after}; nothing to do\n"
+    return f"applied {', '.join(done.applied)}; the ledger's schema is now {done.after}\n"
 
 
 def _complain(sentence: str) -> int:
@@ -55,8 +55,8 @@ def _complain(sentence: str) -> int:
     return USAGE_ERROR
 
 
-class _Door(argparse.ArgumentParser):
-    """Tells who looks for the workers' commands here where they are."""
+class _Parser(argparse.ArgumentParser):
+    """Its error message says where the workers' commands are."""
 
     def error(self, message: str) -> NoReturn:
         if "COMMAND" in message:
@@ -65,8 +65,8 @@ class _Door(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Door(
-        prog="python -m sendq", description="sendq, as far as a web application needs it.", epilog=f"{ELSEWHERE}."
+    parser = _Parser(
+        prog="python -m sendq", description="The commands of sendq for web applications.", epilog=f"{ELSEWHERE}."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=argparse.ArgumentParser)
     command = commands.add_parser(
@@ -76,12 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--url",
-        help="the database: postgresql://user@host/name or sqlite:///path; by default the variable DATABASE_URL "
-        "(the one thing that sendq reads from the environment by itself)",
+        help="the database: postgresql://user@host/name or sqlite:///path (default: the variable DATABASE_URL)",
     )
     form = command.add_mutually_exclusive_group()
-    form.add_argument("--sql", action="store_true", help="print the statements instead; no server is asked")
-    form.add_argument("--json", action="store_true", help="print what was done as one JSON object")
+    form.add_argument("--sql", action="store_true", help="only print the SQL statements, without connecting")
+    form.add_argument("--json", action="store_true", help="print the result as a JSON object")
     return parser
 
 

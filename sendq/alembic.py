@@ -1,7 +1,7 @@
-"""For the application's own Alembic: leave sendq's tables alone.
+"""Filters with which the application's Alembic ignores sendq's tables.
 
-When the ledger lives in the application's database, ``alembic revision --autogenerate`` finds tables there that the
-application's models do not know and proposes to drop them. In the application's ``env.py``::
+If the ledger is in the application's database, ``alembic revision --autogenerate`` finds tables that are not in the
+application's models, and proposes to drop them. In the application's ``env.py``::
 
     import sendq.alembic
 
@@ -12,12 +12,12 @@ application's models do not know and proposes to drop them. In the application's
         include_object=sendq.alembic.include_object,  # the same for tables that a target_metadata holds
     )
 
-An application that has a filter of its own asks both::
+To combine it with your own filter::
 
     def include_name(name, type_, parent_names):
         return sendq.alembic.include_name(name, type_, parent_names) and name not in MY_OWN
 
-Everything that begins with ``sendq_`` is sendq's, so that a newer release with more tables needs no newer filter.
+All names that begin with ``sendq_`` are filtered, so a newer release with more tables needs no newer filter.
 """
 
 from __future__ import annotations

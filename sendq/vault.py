@@ -1,17 +1,17 @@
-"""Sealing: what the ledger keeps of people's mail, unreadable without a key that the ledger does not have.
+"""Encryption of message contents in the ledger, with keys that are not in the ledger.
 
-    vault = Vault.parse("2026-11:q83v…,2026-05:7Wpx…")     the first key seals, all of them open
+    vault = Vault.parse("2026-11:q83v…,2026-05:7Wpx…")     the first key encrypts, all of them decrypt
     sealed = vault.seal(body, context=context_of("payload", job_id))
     vault.open(sealed.data, sealed.key_name, context=context_of("payload", job_id))
 
-AES-256-GCM with a random nonce for each piece (``cryptography``, the extra ``sendq[encryption]``; imported only when a
-key is given). The context, what a piece belongs to, is authenticated: a body that somebody moved to another job does
-not open. A vault without keys changes nothing, and opens what was stored unsealed.
+AES-256-GCM with a random nonce per piece (``cryptography``, the extra ``sendq[encryption]``; imported only when there
+is a key). The context, which is the piece's owner, is authenticated: a body that was moved to another job cannot be
+decrypted. A vault without keys does not encrypt, and returns unencrypted data unchanged.
 
-A name tells which key to try first and what to call it when it is missing; whether a piece opens is decided by its
-authentication alone. So keys can be renamed, and one that was given under a wrong name can be added under another.
+The name says which key to try first, and which is missing; only the authentication decides whether a key fits. So keys
+can be renamed, and a key that was configured under a wrong name can be added under another.
 
-Random nonces are safe for about 2**32 pieces under one key (NIST SP 800-38D, 8.3): a new key once a year does.
+Random nonces are safe for about 2**32 pieces per key (NIST SP 800-38D, 8.3), so a new key once a year is enough.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 NONCE_BYTES = 12
 
-# The first byte of everything sealed, and authenticated with it: another format is told from a wrong key.
+# The first byte of all encrypted data, authenticated with it: distinguishes another format from a wrong key.
 _FORMAT = b"\x01"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}").fullmatch
 
 
 class Sealed(NamedTuple):
-    """What is stored, and the name of the key that it was sealed with; None: it is as it was given."""
+    """The data to store, and the name of the key that encrypted it (None: not encrypted)."""
 
     data: bytes
     key_name: str | None
 
 
 class Vault:
-    """Named keys; the first one seals, all of them open. Immutable, silent about its keys, safe to share.
+    """Named keys; the first one encrypts, all of them decrypt. Immutable, never shows its keys, safe to share.
 
-    ``keys`` maps names (1 to 40 of letters, digits, ``.``, ``_``, ``-``) to 32 random bytes each; their order counts.
-    Without keys nothing is sealed.
+    ``keys`` maps names (1 to 40 of letters, digits, ``.``, ``_``, ``-``) to 32 random bytes each, in order. Without
+    keys nothing is encrypted.
 
-    Raises ``ValueError`` for a name or a key that does not fit, and ``RuntimeError`` if ``cryptography`` is not
-    installed; neither repeats a key.
+    Raises ``ValueError`` for an invalid name or key, and ``RuntimeError`` if ``cryptography`` is not installed; neither
+    message contains a key.
     """
 
     __slots__ = ("_ciphers", "_names")
@@ -60,18 +60,18 @@ class Vault:
     def __init__(self, keys: Mapping[str, bytes] | None = None) -> None:
         keys = keys or {}
         for position, (name, key) in enumerate(keys.items(), start=1):
-            if not _NAME(name):  # not shown: who forgets the name gives the key in its place
+            if not _NAME(name):  # not shown: without the name, this is the key
                 raise ValueError(f"encryption key {position}: its name is not 1 to 40 of A-Z, a-z, 0-9, '.', '_', '-'")
             if len(key) != KEY_BYTES:
-                raise ValueError(f"encryption key {name!r}: has {len(key)} bytes; give {KEY_BYTES} random ones")
+                raise ValueError(f"encryption key {name!r}: has {len(key)} bytes; it must have {KEY_BYTES} random ones")
         self._ciphers = {name: _cipher(key) for name, key in keys.items()}
         self._names = tuple(keys)
 
     @classmethod
     def parse(cls, text: str) -> Vault:
-        """Keys written as ``name:base64`` and separated by commas, blanks or line breaks; empty text: no keys.
+        """Keys written as ``name:base64`` and separated by commas, spaces or line breaks; empty text: no keys.
 
-        Raises what `Vault` raises.
+        Raises the same errors as `Vault`.
         """
         keys: dict[str, bytes] = {}
         for position, word in enumerate(re.split(r"[\s,]+", text.strip()) if text.strip() else (), start=1):
@@ -79,7 +79,9 @@ class Vault:
             if not colon or not _NAME(name):
                 raise ValueError(f"encryption key {position}: write it as name:base64, as `sendq keys new` does")
             if name in keys:
-                raise ValueError(f"encryption key {position}: has the name of an earlier one; give each its own")
+                raise ValueError(
+                    f"encryption key {position}: has the same name as an earlier one; names must be unique"
+                )
             try:
                 keys[name] = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
             except (binascii.Error, ValueError):
@@ -88,16 +90,16 @@ class Vault:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the keys, the one that seals first."""
+        """The names of the keys; the first one encrypts."""
         return self._names
 
     @property
     def seals_with(self) -> str | None:
-        """The name of the key that seals; None: nothing is sealed."""
+        """The name of the key that encrypts; None: nothing is encrypted."""
         return self._names[0] if self._names else None
 
     def seal(self, data: bytes, *, context: bytes) -> Sealed:
-        """Seal ``data``, which belongs to ``context`` (see `context_of`); without keys it is given back as it is."""
+        """Encrypt ``data`` of ``context`` (see `context_of`); without keys it is returned unchanged."""
         name = self.seals_with
         if name is None:
             return Sealed(data, None)
@@ -105,11 +107,11 @@ class Vault:
         return Sealed(_FORMAT + nonce + self._ciphers[name].encrypt(nonce, data, _FORMAT + context), name)
 
     def open(self, data: bytes, key_name: str | None, *, context: bytes) -> bytes:
-        """What was sealed in this context. ``key_name`` None: it never was, and comes back as it is.
+        """Decrypt data of this context. ``key_name`` None: it is not encrypted, and returned unchanged.
 
         Raises:
-            Unreadable: the key of that name is not here, or none of ours opens it (another key under that name, other
-                context, damaged).
+            Unreadable: there is no key of that name, or no key decrypts it (another key under that name, another
+                context, damaged data).
         """
         if key_name is None:
             return data
@@ -133,14 +135,14 @@ class Vault:
 
 
 def context_of(kind: str, identity: UUID | bytes) -> bytes:
-    """What a piece belongs to: the kind of row it stands in, and which one."""
+    """The owner of a piece: the kind of row, and its id."""
     return kind.encode() + b" " + (identity.bytes if isinstance(identity, UUID) else identity)
 
 
 def new_key(name: str) -> str:
-    """A new random key in the form that `Vault.parse` reads. Raises ``ValueError`` for a name that does not fit."""
+    """A new random key in the format of `Vault.parse`. Raises ``ValueError`` for an invalid name."""
     if not _NAME(name):
-        raise ValueError("the name is not 1 to 40 of A-Z, a-z, 0-9, '.', '_', '-'; give it one like 2026-11")
+        raise ValueError("the name is not 1 to 40 of A-Z, a-z, 0-9, '.', '_', '-'; use one like 2026-11")
     return f"{name}:{base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode().rstrip('=')}"
 
 
@@ -149,7 +151,7 @@ def _cipher(key: bytes) -> AESGCM:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
         raise RuntimeError(
-            "an encryption key is given, but the package `cryptography` is not installed; install sendq[encryption]"
+            "there is an encryption key, but the package `cryptography` is not installed; install sendq[encryption]"
         ) from None
     return AESGCM(key)
 

@@ -35,12 +35,12 @@ from worker.telemetry import journal
 
 ENQUEUE = "sendq.enqueue"
 
-# Before a message that the ledger could not take goes back to its queue, and round again.
+# Pause before a message goes back to its queue because the ledger is unavailable.
 PUT_BACK_S = 2.0
 
 
 def _settings() -> tuple[Settings, dict[str, Any]]:
-    """One sentence and exit status 2 for an environment that does not fit; a traceback would say less."""
+    """Load the settings; print the problems and exit with status 2 if they are invalid."""
     try:
         settings = Settings.load()
         return settings, celery_config(settings)
@@ -105,9 +105,9 @@ def _consumes(worker: Any) -> bool:
 
 
 def _mind_signals(process: Process) -> None:
-    """Whatever asks this worker to stop asks for Celery's warm stop; asked a second time, or by SIGQUIT, ours is quick.
+    """All stop signals start Celery's warm shutdown; after a second one, or SIGQUIT, sendq does not wait for calls.
 
-    Celery's cold stop would gain nothing (it cannot end threads) and would take no leave of the ledger.
+    Celery's cold shutdown would not be faster (it cannot end threads) and would skip the hand-over in the ledger.
     """
     warm = signal.getsignal(signal.SIGTERM)
     assert callable(warm)
@@ -126,7 +126,7 @@ def _mind_signals(process: Process) -> None:
 
 
 class QuietHeart(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Stops Celery's own heartbeat, which counts bundles; that of `worker.telemetry.flower_events` counts calls."""
+    """Stops Celery's heartbeat, which counts bundles; that of `worker.telemetry.flower_events` counts calls."""
 
     requires = ("celery.worker.consumer.heart:Heart",)
 
@@ -145,7 +145,7 @@ running: list[Process] = []
 
 
 class Events:
-    """Celery's event dispatcher, which is made anew with each connection to the broker."""
+    """Celery's event dispatcher, which Celery replaces with each connection to the broker."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
@@ -156,7 +156,7 @@ class Events:
 
     @property
     def wants_tasks(self) -> bool:
-        """Whether anybody asked for the events of tasks. Without groups all are wanted."""
+        """Whether task events are enabled. Without groups, all are."""
         dispatcher = self._dispatcher
         return dispatcher is not None and dispatcher.enabled and (not dispatcher.groups or "task" in dispatcher.groups)
 
@@ -168,7 +168,7 @@ class Events:
 
 
 def publish(bundles: Sequence[Sequence[Turn]]) -> None:
-    """Give bundles to the broker; raises what its client raises."""
+    """Publish bundles to the broker; raises the exceptions of its client."""
     with app.producer_or_acquire() as producer:
         for bundle in bundles:
             take_on.apply_async((as_message(bundle),), queue=QUEUE, producer=producer, retry=False)
@@ -177,17 +177,17 @@ def publish(bundles: Sequence[Sequence[Turn]]) -> None:
 
 @inspect_command(name="stats")  # type: ignore[untyped-decorator]
 def stats(state: Any, **_: Any) -> dict[str, Any]:
-    """Celery's own, which tells Flower the whole address of a broker on a unix socket, password and all."""
-    told: dict[str, Any] = state.consumer.controller.stats()
-    broker = told["broker"]
+    """Celery's statistics without the broker's password, which they include for a unix socket."""
+    found: dict[str, Any] = state.consumer.controller.stats()
+    broker = found["broker"]
     if isinstance(broker, dict) and broker.get("hostname"):
         broker["hostname"] = mask(broker["hostname"])
-    return told
+    return found
 
 
 @app.task(name=BUNDLE, bind=True, send_events=False, ignore_result=True)  # type: ignore[untyped-decorator]
 def take_on(_task: Task, turns: object = None, *_more: object, **_named: object) -> None:
-    """Carry out a bundle of turns; returns as soon as they are on their way. More arguments are a newer version's."""
+    """Start a bundle of turns, and return without waiting for them. Further arguments are from a newer version."""
     if not running:
         return
     try:
@@ -198,8 +198,8 @@ def take_on(_task: Task, turns: object = None, *_more: object, **_named: object)
 
 @app.task(name=ENQUEUE, bind=True, send_events=False, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator]
 def enqueue(task: Task, *args: Any, **kwargs: Any) -> None:
-    """Enqueue for another application (`tasks.enqueue`). Acknowledged once it is stored, or can never be."""
+    """Enqueue for another application (`tasks.enqueue`). Acknowledged once it is stored or rejected."""
     error = running[0].enqueue(str(task.request.id), args, kwargs) if running else None
     if error is not None or not running:
         time.sleep(PUT_BACK_S)
-        raise Reject("the ledger is away", requeue=True)
+        raise Reject("the ledger is unavailable", requeue=True)

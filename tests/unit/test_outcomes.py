@@ -83,7 +83,7 @@ class TestVerifying:
     @pytest.mark.parametrize("now", [NOW + 301, NOW - 301])
     def test_refuses_what_is_played_again_outside_the_window(self, now: int) -> None:
         raw, headers = request()
-        with pytest.raises(BadOutcome, match="too long ago"):
+        with pytest.raises(BadOutcome, match="too old"):
             verify(raw, headers, secret=SECRET, now=now)
 
     @pytest.mark.parametrize("now", [NOW + 300, NOW - 300])
@@ -107,7 +107,7 @@ class TestVerifying:
     @pytest.mark.parametrize("body", [{"id": "another", "timestamp": NOW}, {"id": EVENT, "timestamp": NOW - 1}, {}])
     def test_refuses_a_body_of_another_id_or_time(self, body: dict[str, Any]) -> None:
         raw, headers = request(body)
-        with pytest.raises(BadOutcome, match="another id or time"):
+        with pytest.raises(BadOutcome, match="differs from its headers"):
             verify(raw, headers, secret=SECRET, now=NOW)
 
     @pytest.mark.parametrize("raw", [b"", b"no json", b"[" * 60_000, b"7", b"\xff"])

@@ -98,9 +98,9 @@ class TestReadingKeys:
         [
             ("c2VjcmV0", "key 1: write it as name:base64"),
             (":c2VjcmV0", "key 1: write it as name:base64"),
-            ("a:c2VjcmV0", "'a': has 6 bytes; give 32"),
+            ("a:c2VjcmV0", "'a': has 6 bytes; it must have 32"),
             ("a:c2VjcmV0!", "'a': is not base64"),
-            (f"{new_key('a')},{new_key('a')}", "key 2: has the name of an earlier one"),
+            (f"{new_key('a')},{new_key('a')}", "key 2: has the same name as an earlier one"),
         ],
         ids=[
             "no name",

@@ -1,8 +1,8 @@
-"""The highest time that this process knows of: its own, the ledger's, and the API's ``Date``.
+"""The latest time that this process has seen: its own, the ledger's, and the API's ``Date``.
 
-Ages of idempotency keys are told by the wall clock, which people and machines set. While it runs behind a time that
-was seen before, no key is trusted (`sendq.rules.preflight.trusted_age`): what may have gone out is in doubt, and not
-sent again.
+The age of an idempotency key is measured by the wall clock, which can be set back. While it is behind a time that was
+seen before, no key is trusted (`sendq.rules.preflight.trusted_age`): what may have gone out is in doubt, and not sent
+again.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from sendq.clock import SECOND, Clock, Micros
 from sendq.rules.preflight import CLOCK_TOLERANCE
 from tasks.calling.mailbox import date_of
 
-# A ``Date`` further ahead than any mistake about the time zone is not the time: believed once, it would keep every key
-# from being trusted until then.
+# A ``Date`` further ahead than any time zone mistake is ignored: otherwise no key would be trusted until then.
 BELIEVED: Micros = 24 * 3600 * SECOND
 
 
 class HighWaterMark:
-    """Told by any thread; it only grows."""
+    """A time that only increases. Thread-safe."""
 
     def __init__(self, now: Clock) -> None:
         self._now = now
@@ -25,17 +24,17 @@ class HighWaterMark:
         self._last_date = ""
 
     def __call__(self) -> Micros:
-        """The highest time so far, the present included."""
+        """The latest time so far, including the present."""
         self.note(self._now())
         return self._seen
 
     def note(self, at: Micros) -> None:
-        """Somebody has seen this time."""
+        """Record that this time was seen."""
         if at > self._seen:
             self._seen = at
 
     def said(self, date: str) -> None:
-        """An answer of the API states this ``Date``; many a second state the same one."""
+        """Record the ``Date`` of an answer of the API; many answers per second have the same one."""
         if date == self._last_date:
             return
         self._last_date = date
@@ -45,5 +44,5 @@ class HighWaterMark:
 
     @property
     def clock_is_behind(self) -> bool:
-        """Whether the clock of this machine runs behind what was seen before."""
+        """Whether the clock of this machine is behind a time that was seen before."""
         return self._now() < self._seen - CLOCK_TOLERANCE

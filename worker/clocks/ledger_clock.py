@@ -1,9 +1,9 @@
-"""The time that a worker goes by: the ledger's.
+"""The ledger's clock, which all workers use.
 
-Machines disagree about the time, and one that is an hour ahead would put off what waits for an hour, in a ledger that
-it shares with others. So a worker asks PostgreSQL for the time with every beat, and counts on by itself from there, on
-a clock that nobody sets (it counts on while the machine is suspended). SQLite lives on the same machine: there, and
-until PostgreSQL was asked, it is the machine's own clock.
+Machines' clocks differ, and one that is an hour ahead would postpone jobs by an hour in the shared ledger. So a worker
+queries PostgreSQL's time with every heartbeat, and in between adds the time elapsed on a clock that cannot be set (and
+that includes suspension). With SQLite, which is on the same machine, and before the first query, it is the machine's
+own clock.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _ASK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigi
 
 
 def since_boot() -> int:
-    """Nanoseconds since the machine was started, the time that it was suspended among them."""
+    """Nanoseconds since the machine started, including the time it was suspended."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 class LedgerClock:
-    """A `sendq.clock.Clock`. Thread-safe: what was learnt is one tuple, replaced as a whole."""
+    """A `sendq.clock.Clock`. Thread-safe: its state is one tuple, replaced as a whole."""
 
     def __init__(self, *, elapsed: Callable[[], int] = since_boot) -> None:
         self._elapsed = elapsed
@@ -38,7 +38,7 @@ class LedgerClock:
         return at + (self._elapsed() - then) // 1_000
 
     def ask(self, connection: Connection) -> None:
-        """Learn the time of the ledger."""
+        """Query the ledger's time."""
         if connection.dialect.name == "postgresql":
             asked = self._elapsed()
             at = connection.execute(_ASK).scalar_one()

@@ -1,7 +1,7 @@
 """Connections to the ledger: how they are opened, and what their errors mean.
 
 PostgreSQL 14 and later, or SQLite 3.35 and later. No session state is used (no SET, no advisory locks, no named
-prepared statements), so that PgBouncer in transaction mode may stand in between.
+prepared statements), so PgBouncer in transaction mode works.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from psycopg.adapt import AdaptersMap
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-# How long a SQLite writer waits for another one. A commit takes milliseconds; whoever holds the lock for longer than
-# this has forgotten it.
+# How long a SQLite writer waits for another one. A commit takes milliseconds; a lock held for longer than this was
+# forgotten.
 SQLITE_BUSY_S = 30.0
 
-# A server that is gone without a word (a lost route, a suspended machine) is noticed in half a minute, and not after
-# the kernel's quarter of an hour.
+# A server that disappears silently (a lost route, a suspended machine) is detected in half a minute instead of the
+# kernel's quarter of an hour.
 LIBPQ = {
     "connect_timeout": 10,  # s
     "keepalives_idle": 15,  # s
@@ -56,10 +56,10 @@ _PACKAGES = {
 def open_engine(url: str | URL, **options: Any) -> Engine:
     """An engine for the ledger, with what each driver needs (see `_prepare`); ``options`` go to SQLAlchemy.
 
-    Parameters are hidden: bodies and addresses have no place in the text of an error.
+    Parameters are hidden, so that bodies and addresses do not appear in error messages.
 
     Raises:
-        ValueError: the URL is not one that sendq speaks, or its driver is not installed or is asyncio's.
+        ValueError: the URL's database is not supported, or its driver is not installed or is an asyncio driver.
     """
     parsed = ledger_url(url)
     if needs_asyncio(parsed):
@@ -69,15 +69,15 @@ def open_engine(url: str | URL, **options: Any) -> Engine:
     return engine
 
 
-# A connection that was in use so lately is not asked whether it lives.
+# A connection that was used within this time is not pinged.
 FRESH_S = 1.0
 
 
 def open_busy_engine(url: str | URL, *, monotonic: Callable[[], float] = time.monotonic, **options: Any) -> Engine:
-    """The same for a process that uses its connections all the time, and tries again whatever the ledger broke off.
+    """The same for a process that uses its connections all the time, and retries aborted transactions.
 
-    To ask each connection whether it lives, before each transaction, would be half of what such a process asks at
-    rest: here only one that has rested for more than `FRESH_S` is asked, and the one that was used last is used first.
+    Pinging each connection before each transaction would be half the queries of such a process when idle. Here only a
+    connection that was unused for more than `FRESH_S` is pinged, and the one used last is used first.
     """
     if ledger_url(url).get_backend_name() != "postgresql":
         return open_engine(url, **options)
@@ -153,8 +153,8 @@ def _options(url: URL) -> dict[str, Any]:
 def _binary_lists() -> AdaptersMap:
     """Have psycopg write lists as binary arrays, which halves what enqueueing costs.
 
-    As text, the bodies of a thousand jobs would be spelled out in hexadecimal digits, looked through for what needs a
-    quote, and read again by the server.
+    As text, the bodies of a thousand jobs would be written in hexadecimal, scanned for characters to quote, and parsed
+    again by the server.
     """
     from psycopg import adapters
     from psycopg.adapt import AdaptersMap
@@ -166,10 +166,10 @@ def _binary_lists() -> AdaptersMap:
 
 
 def _prepare(engine: Engine) -> None:
-    """SQLite: write-ahead log, every commit on disk, and transactions that begin when they say so.
+    """SQLite: write-ahead log, every commit on disk, and explicit transactions.
 
-    A deferred transaction that reads first and writes later fails at once when somebody else wrote in between; one
-    that begins IMMEDIATE waits for its turn instead. Reading ones ask for ``sendq_reads=True``.
+    A deferred transaction that reads first and writes later fails if another process wrote in between; one that begins
+    IMMEDIATE waits instead. Transactions that only read use ``sendq_reads=True``.
     """
     if engine.dialect.name != "sqlite":
         return
@@ -213,15 +213,15 @@ def translated() -> Iterator[None]:
             raise
         raise meaning from error
     except exc.TimeoutError as error:
-        raise LedgerUnavailable("no connection to the ledger became free; raise the pool's size or timeout") from error
+        raise LedgerUnavailable("no free connection to the ledger; increase the pool's size or timeout") from error
 
 
 def meaning_of(error: exc.DBAPIError) -> Retryable | LedgerUnavailable | SchemaMismatch | None:
-    """What an error of the database means to the caller; None: nothing we know of, hence a bug."""
+    """The exception for an error of the database; None: unknown, hence a bug."""
     original = error.orig
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if state in ("40001", "40P01", "55P03"):
-        return Retryable("the database broke off the transaction; roll back and run it again")
+        return Retryable("the database aborted the transaction; roll back and run it again")
     if state in ("42P01", "42703"):
         return SchemaMismatch("the ledger has no such table or column; run: python -m sendq migrate")
     if isinstance(original, sqlite3.OperationalError):

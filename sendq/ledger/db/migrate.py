@@ -1,19 +1,19 @@
-"""The ledger's schema in a database: bring it up to date, print it, and say whether it fits this code.
+"""The ledger's schema in a database: migrate it, print it, and check whether it fits this code.
 
-The revisions ship inside the package (`sendq.ledger.db.migrations`) and Alembic runs them, with a version table of
-their own (``sendq_version``), so that they live beside an application's Alembic in one database. Every upgrade is one
-transaction: the tables and the version are there together or not at all, on SQLite too. Whoever comes second waits for
-the first and then finds nothing left to do, so any number of processes may migrate as they start.
+The revisions are part of the package (`sendq.ledger.db.migrations`). Alembic runs them with their own version table
+(``sendq_version``), so they can share a database with an application's Alembic. Every upgrade is one transaction, also
+on SQLite: tables and version change together or not at all. Concurrent upgrades wait for the first and then have
+nothing to do, so any number of processes may migrate at start.
 
-Two versions work side by side on one ledger while a deployment lasts, so most revisions only *add*: tables, indexes
-that are not unique, columns that are nullable or have a default. Such a one is a step behind the dot (``0001`` →
-``0001.1``), and code of any step works with a ledger of any later step of the same number: it names every column that
-it reads or writes. Whatever else changes counts up the number itself (``0002``), and code that does not know it refuses
-the ledger. A deployment migrates first, then replaces its processes.
+During a deployment two versions use one ledger, so most revisions only *add*: tables, non-unique indexes, columns that
+are nullable or have a default. Such a revision increases the number after the dot (``0001`` → ``0001.1``), and code
+works with any later ledger of the same main number, because it names every column that it reads or writes. Other
+changes increase the main number (``0002``), and code that does not know it rejects the ledger. A deployment migrates
+first, then replaces its processes.
 
-Alembic keeps its context in module globals: one upgrade at a time in a process (a lock sees to it), and none from
-inside another Alembic's ``env.py`` or revision. It is imported when something is to be migrated: whoever only asks
-whether the schema fits, as each worker and each application does, is spared its 10 MB.
+Alembic keeps its context in module globals: only one upgrade at a time per process (guarded by a lock), and none inside
+another Alembic's ``env.py`` or revision. It is imported only for migrations, because it takes 10 MB, and workers and
+applications only check the schema.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 # Works wherever the package is installed; the worker's `sendq migrate` does the same.
 COMMAND = "python -m sendq migrate"
 
-# PostgreSQL's lock for those who migrate, "sendq" in ASCII. It is the transaction's, not the session's, so it is let
-# go with the commit, and PgBouncer in transaction mode may stand in between.
+# The advisory lock for migrations in PostgreSQL, "sendq" in ASCII. A transaction lock, which works through PgBouncer in
+# transaction mode.
 LOCK = 0x73656E6471
 
 Status = Literal["ok", "missing", "older", "ahead", "newer"]
@@ -61,11 +61,11 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class SchemaState:
-    """How the schema of a database stands to this code.
+    """The schema of a database compared with this code.
 
     ``found`` is the revision of the database (None: sendq was never migrated there), ``wanted`` the last one that this
-    code knows. ``newer`` means that the database is at a revision that this code does not know, ``ahead`` that it is
-    so by additions alone, which this code need not know.
+    code knows. ``newer``: the database is at a revision that this code does not know; ``ahead``: the same, but only by
+    additions, which this code does not need.
     """
 
     found: str | None
@@ -75,7 +75,7 @@ class SchemaState:
 
 @dataclass(frozen=True, slots=True)
 class Upgrade:
-    """What an upgrade did: the revision before and after, and those applied in between, in order."""
+    """The result of an upgrade: the revision before and after, and those applied, in order."""
 
     before: str | None
     after: str | None
@@ -83,15 +83,15 @@ class Upgrade:
 
 
 def run(url: str | URL) -> Upgrade:
-    """Bring the database at ``url`` up to date: what both command lines do.
+    """Migrate the database at ``url``, as both command lines do.
 
-    A URL with an asyncio driver (``postgresql+asyncpg://``) is served by that driver, in an event loop of its own.
+    For a URL with an asyncio driver (``postgresql+asyncpg://``), that driver is used in a new event loop.
 
     Raises:
-        ValueError: the URL is not one, names a database that sendq does not speak, or a driver that is not there.
+        ValueError: the URL is invalid, its database is not supported, or its driver is not installed.
         LedgerUnavailable: the database cannot be reached.
         SchemaMismatch: the database is newer than this code.
-        Retryable: somebody else kept the SQLite file locked.
+        Retryable: the SQLite file was locked by another process.
     """
     parsed = ledger_url(url)
     try:
@@ -102,16 +102,16 @@ def run(url: str | URL) -> Upgrade:
             return upgrade(engine)
         finally:
             engine.dispose()
-    except OSError as error:  # asyncpg's way to say that nobody listens
+    except OSError as error:  # raised by asyncpg when the connection is refused
         raise LedgerUnavailable(
             "the ledger cannot be reached; check the database URL and that the server runs"
         ) from error
 
 
 def upgrade(engine: Engine, *, to: str = "head") -> Upgrade:
-    """Run the revisions that the database has not been through, in one transaction.
+    """Run the pending revisions in one transaction.
 
-    Harmless when several processes do it at once, and when there is nothing to do.
+    Safe when several processes do it at once, and when there is nothing to do.
 
     Args:
         engine: of the database; its search path decides in which schema of PostgreSQL the tables go.
@@ -119,22 +119,22 @@ def upgrade(engine: Engine, *, to: str = "head") -> Upgrade:
 
     Raises:
         SchemaMismatch: the database is newer than this code.
-        LedgerUnavailable, Retryable: as `sendq.ledger.db.engine.writing` has it.
-        alembic.util.CommandError: there is no revision ``to``, or it lies behind the database's own.
+        LedgerUnavailable, Retryable: see `sendq.ledger.db.engine.writing`.
+        alembic.util.CommandError: there is no revision ``to``, or the database is past it.
     """
     with writing(_settled(engine)) as connection:
         return _upgrade(connection, to)
 
 
 def sql(dialect: str | URL, from_: str | None = None) -> str:
-    """The statements of the revisions after ``from_`` (None: all of them), for a person to run; asks no server.
+    """The SQL of the revisions after ``from_`` (None: all of them), without connecting to a server.
 
     Args:
         dialect: ``postgresql``, ``sqlite``, or a URL of either.
         from_: the revision that the database is at.
 
     Raises:
-        ValueError: another database, or no URL.
+        ValueError: an unsupported database, or an invalid URL.
         alembic.util.CommandError: there is no revision ``from_``.
     """
     given = f"{dialect}://" if isinstance(dialect, str) and ":" not in dialect else dialect
@@ -148,7 +148,7 @@ def sql(dialect: str | URL, from_: str | None = None) -> str:
 
 
 def state(database: Engine | Connection) -> SchemaState:
-    """How the schema of the database stands to this code. A connection is only read from, in its own transaction.
+    """Compare the database's schema with this code. A given connection is only read, in its current transaction.
 
     Raises:
         LedgerUnavailable: the database cannot be reached.
@@ -163,12 +163,12 @@ def state(database: Engine | Connection) -> SchemaState:
 
 
 def require(database: Engine | Connection) -> SchemaState:
-    """Refuse a database whose schema this code cannot work with; gives how it stands (``ok`` or ``ahead``).
+    """Raise if this code cannot work with the database's schema; return its state (``ok`` or ``ahead``).
 
     With asyncio: ``await connection.run_sync(require)``.
 
     Raises:
-        SchemaMismatch: it is missing, older, or newer by more than additions; the message names the remedy.
+        SchemaMismatch: it is missing, older, or newer by more than additions; the message says what to do.
         LedgerUnavailable: the database cannot be reached.
     """
     seen = state(database)
@@ -196,7 +196,7 @@ def config(*, printed: io.StringIO | None = None, **given: Any) -> Config:
 
 
 def _settled(engine: Engine) -> Engine:
-    """The same engine with an isolation in which a waiter, once it has the lock, sees what the first one committed."""
+    """The engine with an isolation level in which a waiter sees, once it has the lock, what the first one committed."""
     if engine.dialect.name != "postgresql":
         return engine
     return engine.execution_options(isolation_level="READ COMMITTED")
@@ -215,7 +215,7 @@ async def _run_async(url: URL) -> Upgrade:
 
 
 def _upgrade(connection: Connection, to: str) -> Upgrade:
-    """Lock, look, run. The lock falls with the caller's transaction."""
+    """Lock, compare, upgrade. The caller's transaction releases the lock."""
     _lock(connection)
     before = _found(connection)
     _refuse_newer(before)
@@ -237,7 +237,7 @@ def _upgrade(connection: Connection, to: str) -> Upgrade:
 
 
 def _lock(connection: Connection) -> None:
-    """Wait until nobody else migrates this database."""
+    """Wait until no other process migrates this database."""
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
     elif not cast(Any, connection.connection.driver_connection).in_transaction:
@@ -265,8 +265,8 @@ def _status(found: str | None) -> Status:
 def _refuse_newer(found: str | None) -> None:
     if _status(found) == "newer":
         raise SchemaMismatch(
-            f"the ledger's schema is {found}, which this code does not know (its last is {wanted()}); "
-            "upgrade sendq here, in the application and in the workers alike"
+            f"the ledger's schema is {found}, which this version of sendq does not know (its latest is {wanted()}); "
+            "upgrade sendq in the application and in the workers"
         )
 
 

@@ -272,7 +272,7 @@ class TestTheCommand:
         assert command_line.main(["migrate", "--url", url]) == 0
         assert capsys.readouterr() == (f"applied {', '.join(ALL)}; the ledger's schema is {LAST} now\n", "")
         assert command_line.main(["migrate", "--url", url]) == 0
-        assert capsys.readouterr() == (f"the ledger's schema is {LAST} already; nothing to do\n", "")
+        assert capsys.readouterr() == (f"the ledger's schema is already {LAST}; nothing to do\n", "")
 
     @pytest.mark.parametrize("driver", ["postgresql", "postgresql+psycopg2", "postgresql+asyncpg"])
     def test_speaks_through_the_driver_that_the_url_names(
@@ -327,7 +327,7 @@ class TestTheCommand:
         pg_server.execute("CREATE ROLE guest LOGIN")
         guest = sa.make_url(pg_url).set(username="guest").render_as_string(hide_password=False)
         assert command_line.main(["migrate", "--url", guest]) == 2
-        assert capsys.readouterr().err == "sendq: the database refused: permission denied for schema public\n"
+        assert capsys.readouterr().err == "sendq: the database reported: permission denied for schema public\n"
 
 
 class TestANewRevision:
