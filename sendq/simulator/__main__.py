@@ -15,7 +15,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.sim
         prog=prog,
         description="A simulator of the Nylas v3 API. Prints its address, then serves until it is stopped. It sends "
         "nothing. The local part of a recipient selects a failure: throttle@example.com, exchange@…, reauth@…, "
-        "refused@…, timeout@…, tempfail@…",
+        "refused@…, timeout@…, tempfail@…, blocked-rule@…, paused@…, smtp-signin@…, sender-quota@…",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=0, help="port; 0 picks a free one (default)")

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from tasks.policy.row import Row
 
 
-# In a checkout; elsewhere a file must be named.
-GOLDEN = Path("tests/data/golden_errors.json")
+# Of a checkout; where there is none a file must be named.
+GOLDEN = Path(__file__).parents[2] / "tests" / "data" / "golden_errors.json"
 
 
 @click.group(invoke_without_command=True)
