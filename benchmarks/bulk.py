@@ -1,4 +1,4 @@
-"""One bulk call: 100,000 modifications enqueued on PostgreSQL, and withdrawn again; time, CPU and memory of the caller.
+"""One bulk call: 100,000 modifications enqueued on PostgreSQL, and cancelled again; time, CPU and memory of the caller.
 
     ./dev bench bulk [--jobs 100000] [--report DIRECTORY]
 
@@ -110,7 +110,7 @@ def enqueue(url: str, jobs: int, ids: str, key: str | None) -> dict[str, Any]:
 
 
 def cancel(url: str, batch: str) -> dict[str, Any]:
-    """Withdraw the batch, while another connection locks its lane again and again."""
+    """Cancel the batch, while another connection locks its lane again and again."""
     ledger = open_engine(url)
     queue = SendQueue(ledger)
     with writing(ledger) as connection:

@@ -34,7 +34,7 @@ from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.ids import parse_id
 from sendq.ledger import admission
-from sendq.ledger.batches import end_some, withdraw
+from sendq.ledger.batches import cancel_batch, end_some
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.reading import batch as batch_reading
@@ -327,7 +327,7 @@ class AsyncSendQueue:
 
         def request(connection: Connection) -> UUID:
             found = lookup.batch_id(connection, batch_id, application, key)
-            withdraw(connection, found, now=self._now())
+            cancel_batch(connection, found, now=self._now())
             return found
 
         found = await self._ledger.write(session, request)

@@ -31,7 +31,7 @@ from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.ids import parse_id
 from sendq.ledger import admission
-from sendq.ledger.batches import end_some, withdraw
+from sendq.ledger.batches import cancel_batch, end_some
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.transactions import Transactions
 from sendq.ledger.reading import batch as batch_reading
@@ -322,7 +322,7 @@ class SendQueue:
 
         def request(connection: Connection) -> UUID:
             found = lookup.batch_id(connection, batch_id, application, key)
-            withdraw(connection, found, now=self._now())
+            cancel_batch(connection, found, now=self._now())
             return found
 
         found = self._ledger.write(session, request)

@@ -1,4 +1,4 @@
-"""Batches: adding up what happened to them, ending them once, withdrawing and reopening them.
+"""Batches: adding up what happened to them, ending them once, cancelling and reopening them.
 
 Whatever ends a job appends a row to ``batch_change``, so no row is hot. The leader adds these rows up: sums of the last
 two minutes stay apart from each other (they tell the rate), older ones become one. What it reads in the end decides
@@ -50,7 +50,7 @@ _ANY_NEWS = text(
 
 
 def any_news(connection: Connection) -> bool:
-    """Whether there is a change to add up, a walk that is over, or a batch that was withdrawn."""
+    """Whether there is a change to add up, a walk that is over, or a batch that was cancelled."""
     return bool(connection.execute(_ANY_NEWS).scalar_one())
 
 
@@ -129,7 +129,7 @@ def reopen(connection: Connection, ids: Collection[UUID]) -> None:
 # --- cancel -----------------------------------------------------------------------------------------------------------
 
 
-def withdraw(connection: Connection, batch_id: UUID, *, now: Micros) -> bool:
+def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> bool:
     """Say that nothing more of a batch is to begin; False if that was said before, or it has ended. `NotFound`."""
     table = schema.batch
     row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
@@ -141,7 +141,7 @@ def withdraw(connection: Connection, batch_id: UUID, *, now: Micros) -> bool:
     return True
 
 
-def withdrawn(connection: Connection, *, limit: int) -> Sequence[UUID]:
+def being_cancelled(connection: Connection, *, limit: int) -> Sequence[UUID]:
     """Batches that were cancelled, and of which something may wait still."""
     table = schema.batch.c
     wanted = select(table.id).where(table.cancel_at.is_not(None), ~table.cancelled).order_by(table.id)
@@ -149,7 +149,7 @@ def withdrawn(connection: Connection, *, limit: int) -> Sequence[UUID]:
 
 
 def end_some(connection: Connection, batch_id: UUID, *, after: UUID, now: Micros) -> UUID | None:
-    """Cancel the next few hundred jobs of a withdrawn batch, behind one id; gives where to go on, None at the end."""
+    """Cancel the next few hundred jobs of a cancelled batch, behind one id; gives where to go on, None at the end."""
     table, jobs = schema.batch, schema.job
     batch = connection.execute(select(table).where(table.c.id == batch_id)).first()
     if batch is None or batch.cancel_at is None or batch.cancelled:

@@ -12,7 +12,7 @@ from sendq.facts.jobs import LockedJob
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import end_waiting, lock_jobs
 from sendq.ledger.reading.lookup import no_such_job
-from sendq.rules.job_change import withdrawal
+from sendq.rules.job_change import cancel_event
 from sendq.rules.states import MOVES, Event, State
 
 
@@ -42,4 +42,4 @@ def after_cancel(row: LockedJob | Row[Any]) -> State:
 
 
 def _event(row: LockedJob | Row[Any]) -> Event:
-    return withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
+    return cancel_event(row.operation, may_have_gone_out=row.doubt_at is not None)

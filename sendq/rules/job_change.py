@@ -11,7 +11,7 @@ from sendq.rules.preflight import CLOCK_TOLERANCE, DEATHS_TOLERATED, repeatable
 from sendq.rules.states import FINAL, MOVES, Event, State
 
 
-def withdrawal(operation: str, *, may_have_gone_out: bool) -> Event:
+def cancel_event(operation: str, *, may_have_gone_out: bool) -> Event:
     """What a cancel means for a job that is not tried any more: "cancelled" would be untrue of a mail that is out."""
     return Event.DOUBT if may_have_gone_out and not repeatable(operation) else Event.CANCEL
 
@@ -21,7 +21,7 @@ def after_outcome(job: LockedJob, outcome: Outcome, *, now: Micros) -> dict[str,
     event = outcome.event
     if event is Event.RETURN and job.cancel_at is not None:
         known = outcome.sent == Sent.NO and (job.doubt_at is None or outcome.new_generation)
-        event = withdrawal(job.operation, may_have_gone_out=not known)
+        event = cancel_event(job.operation, may_have_gone_out=not known)
     state = MOVES[State(job.state)][event]
     attempt = outcome.attempt
     changes: dict[str, Any] = {
@@ -68,7 +68,7 @@ def after_loss(job: LockedJob, *, rule: str, died: bool, now: Micros, key_max_ag
 def _event_of_loss(job: LockedJob, *, now: Micros, key_max_age: Micros) -> Event:
     """What happens to a begun job whose outcome nobody will report."""
     if job.cancel_at is not None:
-        return withdrawal(job.operation, may_have_gone_out=True)
+        return cancel_event(job.operation, may_have_gone_out=True)
     young = job.key_at is not None and -CLOCK_TOLERANCE <= now - job.key_at < key_max_age
     return Event.DOUBT if not young and not repeatable(job.operation) else Event.RETURN
 

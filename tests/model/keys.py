@@ -3,7 +3,7 @@
 The API keeps a key for an hour from its first request, with whatever it answered, errors included; afterwards the same
 key is new mail. A call may go out and be answered badly, or not at all; the API's gate may refuse it before anybody
 looks at the key; a request may hang in there ("in progress"). The worker may die at any moment and its clock may be set
-back by an hour; the caller may withdraw the job, which also has a time of its own. Any time may pass between any two
+back by an hour; the caller may cancel the job, which also has a time of its own. Any time may pass between any two
 steps. Two things may go wrong in one life.
 
 Three find a way that is left: the clock is set back; the key, which was never used, is refused a connection by the old
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from sendq.clock import Micros
-from sendq.rules.job_change import withdrawal
+from sendq.rules.job_change import cancel_event
 from sendq.rules.preflight import KEY_MAX_AGE, objection, trusted_age
 from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
@@ -48,8 +48,8 @@ class Life(NamedTuple):
     shaky: bool = False  # the workers' clock may be set back yet
     behind: int = 0  # ticks by which the workers' clock is behind
     highest: Micros = NOW
-    wish: bool = False  # the caller may withdraw it yet
-    asked: bool = False  # it was withdrawn
+    wish: bool = False  # the caller may cancel it yet
+    asked: bool = False  # it was cancelled
     over: bool = False  # and nothing may go out any more
     late: bool = False  # something did
     patience: int = TURN
@@ -73,8 +73,8 @@ class Keys(World[Life]):
     protections: ClassVar[Mapping[str, Promise]] = {
         "key's age before the wire": Promise.ONCE,
         "expiry before the wire": Promise.IN_TIME,
-        "withdrawal as it begins": Promise.IN_TIME,
-        "withdrawal on the wire": Promise.IN_TIME,
+        "cancellation as it begins": Promise.IN_TIME,
+        "cancellation on the wire": Promise.IN_TIME,
         "highest time": Promise.ONCE,
         "open keys fall into doubt": Promise.ONCE,
         "same key after an unknown outcome": Promise.ONCE,
@@ -82,7 +82,7 @@ class Keys(World[Life]):
         "a key counts from its first use": Promise.ONCE,
         "begun may have gone out": Promise.ONCE,
         "no expiry in doubt": Promise.TRUE,
-        "no withdrawal in doubt": Promise.TRUE,
+        "no cancellation in doubt": Promise.TRUE,
     }
 
     def first(self) -> Iterator[Life]:
@@ -118,7 +118,7 @@ class Keys(World[Life]):
                 state.later(-HOUR)._replace(behind=HOUR, shaky=False, luck=state.luck - 1),
             )
         if state.wish:
-            yield from self._withdraw(state)
+            yield from self._cancel(state)
         if job.state == State.QUEUED:
             yield from self._expire(state)
         match state.phase:
@@ -140,15 +140,15 @@ class Keys(World[Life]):
             return KEY_MAX_AGE
         return trusted_age(KEY_MAX_AGE, now=NOW, highest=state.highest)
 
-    def _withdraw(self, state: Life) -> Iterator[tuple[str, Life]]:
+    def _cancel(self, state: Life) -> Iterator[tuple[str, Life]]:
         job = state.job
         if job.state == State.SENDING:
             after = job._replace(cancel_at=NOW)
-            yield "it is withdrawn while it is begun", state._replace(job=after, wish=False, asked=True)
+            yield "it is cancelled while it is begun", state._replace(job=after, wish=False, asked=True)
         elif job.state == State.QUEUED:
-            may_be_out = job.doubt_at is not None and self.has("no withdrawal in doubt")
-            after = job.moved(withdrawal(job.operation, may_have_gone_out=may_be_out))
-            yield "it is withdrawn while it waits", state._replace(job=after, wish=False, asked=True, over=True)
+            may_be_out = job.doubt_at is not None and self.has("no cancellation in doubt")
+            after = job.moved(cancel_event(job.operation, may_have_gone_out=may_be_out))
+            yield "it is cancelled while it waits", state._replace(job=after, wish=False, asked=True, over=True)
 
     def _is_urgent(self, state: Life) -> bool:
         """Whether the rescuer has something to do, which comes round every second."""
@@ -176,7 +176,7 @@ class Keys(World[Life]):
 
     def _begin(self, state: Life) -> Iterator[tuple[str, Life]]:
         job = state.job
-        if job.state != State.QUEUED and self.has("withdrawal as it begins"):
+        if job.state != State.QUEUED and self.has("cancellation as it begins"):
             yield "it is not begun any more", state._replace(phase="waiting")
             return
         begun = job._replace(state=State.QUEUED.value).begun(1, now=NOW)
@@ -208,12 +208,12 @@ class Keys(World[Life]):
             conflict=made.rule == "key_in_progress",
             new_generation=made.new_generation or not same_key,
         )
-        job = self._as_withdrawn(job).recorded(outcome, now=NOW)
+        job = self._as_cancelled(job).recorded(outcome, now=NOW)
         after = state._replace(job=job, phase="waiting", answer=None, begun_at=0)
         yield f"that is recorded: {made.rule}, {job.state}", after
 
-    def _as_withdrawn(self, job: Job) -> Job:
-        return job if self.has("withdrawal on the wire") else job._replace(cancel_at=None)
+    def _as_cancelled(self, job: Job) -> Job:
+        return job if self.has("cancellation on the wire") else job._replace(cancel_at=None)
 
     # --- the wire -----------------------------------------------------------------------------------------------------
 
@@ -223,7 +223,7 @@ class Keys(World[Life]):
         seen = job if self.has("expiry before the wire") else job._replace(expires_at=None)
         event = objection(seen, now=NOW, key_max_age=trusted)
         if event is not None:
-            after = self._as_withdrawn(job).recorded(outcome_of(1, event), now=NOW)
+            after = self._as_cancelled(job).recorded(outcome_of(1, event), now=NOW)
             yield f"before the wire: {event.value}", state._replace(job=after, phase="waiting")
             return
         past = job.expires_at is not None and job.expires_at <= NOW

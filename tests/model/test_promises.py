@@ -53,8 +53,8 @@ Work
         tests/integration/loops/test_rescuer.py::test_begins_anew_with_a_beat
     Directly before the call: the key is young enough
         keys: key's age before the wire
-    Directly before the call: the job was not withdrawn, and is not over
-        keys: withdrawal as it begins
+    Directly before the call: the job was not cancelled, and is not over
+        keys: cancellation as it begins
         keys: expiry before the wire
 
 Record
@@ -94,9 +94,9 @@ Nothing twice
         keys: a key counts from its first use
     A refusal by the API's gate proves nothing about the request before it
         keys: the gate proves nothing
-    What cannot be known is not rounded: no expiry, no withdrawal of what may have gone out
+    What cannot be known is not rounded: no expiry, no cancellation of what may have gone out
         keys: no expiry in doubt
-        keys: no withdrawal in doubt
+        keys: no cancellation in doubt
     Nothing is looked for in earnest before the key's hour is over and the index has had its time
         doubts: the key's hour is over
         doubts: the index has had its time
@@ -138,8 +138,8 @@ Faults that were met on the way
         holds: a held turn begins nothing more
     A call from before closed a lane again whose owner had just signed in
         holds: what was begun before does not close again
-    A withdrawal that came while the job was on the wire was forgotten with its return
-        keys: withdrawal on the wire
+    A cancellation that came while the job was on the wire was forgotten with its return
+        keys: cancellation on the wire
     A clock that was set back kept the dispatcher from looking at everything, and the leader from leading
         wakes: a clock that was set back
         tests/integration/loops/test_dispatcher.py::test_is_renewed_though_the_clock_was_set_back

@@ -171,7 +171,7 @@ class TestProvenAbsence:
         assert after_absence(replace(JOB, misses=1), choice, now=COUNTS) is event
 
     @pytest.mark.parametrize("choice", list(Choice))
-    def test_lets_it_end_that_was_withdrawn_or_is_past_its_time(self, choice: Choice) -> None:
+    def test_lets_it_end_that_was_cancelled_or_is_past_its_time(self, choice: Choice) -> None:
         assert after_absence(replace(JOB, misses=1, cancel_at=T), choice, now=COUNTS) is Event.CANCEL
         assert after_absence(replace(JOB, misses=1, expires_at=COUNTS), choice, now=COUNTS) is Event.EXPIRE
         assert after_absence(replace(JOB, misses=1, expires_at=COUNTS + 1), choice, now=COUNTS) is not Event.EXPIRE
@@ -197,7 +197,7 @@ class TestLookingInVain:
         assert by_itself(job, choice, DELAYS, gone=False, now=self.OVER + 100 * HOUR) is None
 
     @pytest.mark.parametrize("job", [replace(VAIN, cancel_at=T), replace(VAIN, expires_at=OVER)])
-    def test_sends_nothing_again_that_was_withdrawn_or_is_past_its_time(self, job: Job) -> None:
+    def test_sends_nothing_again_that_was_cancelled_or_is_past_its_time(self, job: Job) -> None:
         assert by_itself(job, Choice.RESEND, DELAYS, gone=False, now=self.OVER) is None
         assert by_itself(job, Choice.DEAD, DELAYS, gone=False, now=self.OVER) is Event.GIVE_UP
 

@@ -1,4 +1,4 @@
-"""The leader's rounds over batches: what was found becomes jobs, what was withdrawn ends, what is over is finished.
+"""The leader's rounds over batches: what was found becomes jobs, what was cancelled ends, what is over is finished.
 
 Everything here is taken up where it stopped by whoever leads next: each step is one transaction over at most a thousand
 rows, and the ledger alone knows what is left to do.
@@ -22,7 +22,7 @@ from worker.telemetry import journal
 # How late the end of a batch may be noticed: soon for whoever watches it, seldom for a ledger with nothing to do.
 ROUND_S = 1.0
 
-# Of withdrawn batches and of those whose walk is over, in one round; the others come after these.
+# Of cancelled batches and of those whose walk is over, in one round; the others come after these.
 BATCHES_MOST = 100
 
 # Changes that one round adds up: several seconds of the fastest worker.
@@ -40,7 +40,7 @@ class Batches(PeriodicLoop):
     def __init__(self, ledger: Engine, *, leads: Callable[[], bool], now: clock.Clock) -> None:
         super().__init__("batches", every_s=ROUND_S)
         self._ledger, self._leads, self._now = ledger, leads, now
-        self._ended_up_to: dict[UUID, UUID] = {}  # of withdrawn batches: the last job that was looked at
+        self._ended_up_to: dict[UUID, UUID] = {}  # of cancelled batches: the last job that was looked at
 
     def run_once(self) -> None:
         """Add up and finish; then make jobs and end jobs, as many as fit into a round."""
@@ -57,10 +57,10 @@ class Batches(PeriodicLoop):
         for batch_id in finished:
             journal.batch_finished(batch_id)
         with reading(self._ledger) as connection:
-            withdrawn = batches.withdrawn(connection, limit=BATCHES_MOST)
+            being_cancelled = batches.being_cancelled(connection, limit=BATCHES_MOST)
             walked = walks.walked(connection, limit=BATCHES_MOST)
         until = time.monotonic() + ROUND_MOST_S
-        for batch_id in withdrawn:
+        for batch_id in being_cancelled:
             self._end_jobs(batch_id, until)
         for batch_id in walked:
             self._make_jobs(batch_id, until)

@@ -144,7 +144,7 @@ class _Loaded:
 def _without_those_that_end(
     connection: Connection, loaded: _Loaded, *, now: Micros, key_max_age: Micros
 ) -> Mapping[UUID, list[ClaimedJob]]:
-    """End what may not begin any more: expired, withdrawn, in doubt with too old a key, or overtaken."""
+    """End what may not begin any more: expired, cancelled, in doubt with too old a key, or overtaken."""
     jobs = [job for waiting in loaded.jobs.values() for job in waiting]
     ends = {job.id: event for job in jobs if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None}
     overtaken = {job.id for job in jobs if loaded.overtaken and job.id in loaded.overtaken} - ends.keys()

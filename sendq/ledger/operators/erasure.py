@@ -1,10 +1,10 @@
-"""Forget: erase what the ledger keeps of a grant's mail, at somebody's request; what waits is withdrawn.
+"""Forget: erase what the ledger keeps of a grant's mail, at somebody's request; what waits is cancelled.
 
     erased     bodies, texts of errors, and what keys stand for (a key still finds its job, and a repeat under it still
                makes no second mail)
     kept       that there was a job: its ids, times, states and rules, and keys as the application wrote them
     left       jobs on the wire, and those in doubt: their bodies are needed to find out whether they went out. Whoever
-               is on the wire is withdrawn as far as that goes. Forget again when they have ended
+               is on the wire is cancelled as far as that goes. Forget again when they have ended
 
 Steps of `STEP` jobs, each a transaction of its own.
 """
@@ -23,7 +23,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks
 from sendq.ledger.jobs import end_waiting, lock_jobs
 from sendq.ledger.retention import erase_bodies
-from sendq.rules.job_change import withdrawal
+from sendq.rules.job_change import cancel_event
 from sendq.rules.states import FINAL, State
 
 STEP = 500
@@ -75,10 +75,10 @@ def count(connection: Connection, jobs: Sequence[UUID], tally: Tally) -> None:
 
 
 def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, now: Micros) -> None:
-    """Withdraw those of these jobs that wait, and erase what is kept of those that have ended."""
+    """Cancel those of these jobs that wait, and erase what is kept of those that have ended."""
     rows = lock_jobs(connection, jobs)
     waiting = {
-        row.id: withdrawal(row.operation, may_have_gone_out=row.doubt_at is not None)
+        row.id: cancel_event(row.operation, may_have_gone_out=row.doubt_at is not None)
         for row in rows.values()
         if row.state == State.QUEUED
     }

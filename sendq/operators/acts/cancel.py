@@ -84,7 +84,7 @@ def cancel_batch(
         return
     with ledger.writing() as connection:
         now = ledger.now()
-        if batches.withdraw(connection, batch_id, now=now):
+        if batches.cancel_batch(connection, batch_id, now=now):
             events.append(
                 connection, "cancel", at=now, by=by, reason=reason, batch_id=batch_id,
                 application=seen.application, grant_id=seen.grant_id,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from sendq.ids import lane_id
-from sendq.ledger.batches import end_some, withdraw
+from sendq.ledger.batches import cancel_batch, end_some
 from sendq.ledger.contents import drop_unused_contents
 from sendq.ledger.db.bulk import chunks
 from sendq.ledger.operators import erasure
@@ -68,7 +68,7 @@ def forget(
         erasure.note(connection, application, grant_id, by=by, reason=reason, now=ledger.now())
     for batch in found.batches:  # first, or they would find and make more in the meantime
         with ledger.writing() as connection:
-            withdraw(connection, batch, now=ledger.now())
+            cancel_batch(connection, batch, now=ledger.now())
     for jobs in chunks(found.jobs, erasure.STEP):
         with ledger.writing() as connection:
             erasure.erase_jobs(connection, jobs, tally, now=ledger.now())

@@ -60,7 +60,7 @@ class TestScale:
 
 
 class TestBulk:
-    def test_reports_what_the_call_took_and_that_all_of_it_was_withdrawn(self, tmp_path: Path) -> None:
+    def test_reports_what_the_call_took_and_that_all_of_it_was_cancelled(self, tmp_path: Path) -> None:
         assert bulk.main(["--jobs", "2000", "--report", str(tmp_path)]) == 0
         report = (tmp_path / "bulk.md").read_text()
         assert re.search(r"\| enqueue_cpu_ms_per_job \| 0\.\d+ \|", report)

@@ -95,7 +95,7 @@ class TestTheAsyncQueue:
 
         on(url, story)
 
-    def test_changes_in_bulk_and_withdraws_batches_as_the_sync_one_does(self, url: str) -> None:
+    def test_changes_in_bulk_and_cancels_batches_as_the_sync_one_does(self, url: str) -> None:
         async def story(queue: AsyncSendQueue) -> None:
             matching = await queue.modify_matching("g1", Query(unread=True), unread=False)
             threads = await queue.modify("g1", thread_ids=["t1"], starred=True)

@@ -1,4 +1,4 @@
-"""Batches in the ledger: their sums, their one end, their progress, and how they are withdrawn."""
+"""Batches in the ledger: their sums, their one end, their progress, and how they are cancelled."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def finish(ledger: Ledger, limit: int = 10_000) -> list[str]:
         return [str(one) for one in batches.finish_batches(connection, now=ledger.clock(), limit=limit)]
 
 
-def end_withdrawn(ledger: Ledger) -> int:
-    """What the leader does about withdrawn batches; how many steps it took."""
+def end_cancelled(ledger: Ledger) -> int:
+    """What the leader does about cancelled batches; how many steps it took."""
     steps = 0
     with ledger.writing() as connection:
-        wanted = batches.withdrawn(connection, limit=10)
+        wanted = batches.being_cancelled(connection, limit=10)
     for batch_id in wanted:
         after: UUID | None = UUID(int=0)
         while after is not None:
@@ -257,13 +257,13 @@ class TestCancellingABatch:
     def test_is_taken_up_by_the_leader_where_the_caller_left_it(self, ledger: Ledger) -> None:
         batch = modify(ledger, 1_700)
         with ledger.writing() as connection:
-            batches.withdraw(connection, UUID(batch.id), now=ledger.clock())
+            batches.cancel_batch(connection, UUID(batch.id), now=ledger.clock())
         with ledger.writing() as connection:
             batches.end_some(connection, UUID(batch.id), after=UUID(int=0), now=ledger.clock())
         assert ledger.queue.batch(batch.id).counts == {State.CANCELLED: batches.CANCEL_STEP}
-        assert end_withdrawn(ledger) == 1_700 // batches.CANCEL_STEP + 2
+        assert end_cancelled(ledger) == 1_700 // batches.CANCEL_STEP + 2
         assert ledger.queue.batch(batch.id).counts == {State.CANCELLED: 1_700}
-        assert end_withdrawn(ledger) == 0
+        assert end_cancelled(ledger) == 0
 
     def test_that_has_ended_changes_nothing(self, ledger: Ledger) -> None:
         batch = modify(ledger)

@@ -375,11 +375,11 @@ class TestResolving:
         ledger.finish(ledger.serve())
         assert ledger.state(job) is State.SENT
 
-    def test_sends_nothing_again_that_was_withdrawn_or_whose_grant_is_gone(self, ledger: Ledger) -> None:
-        withdrawn, gone = in_doubt(ledger, "a"), in_doubt(ledger, "b")
-        ledger.queue.cancel(str(withdrawn))
+    def test_sends_nothing_again_that_was_cancelled_or_whose_grant_is_gone(self, ledger: Ledger) -> None:
+        cancelled, gone = in_doubt(ledger, "a"), in_doubt(ledger, "b")
+        ledger.queue.cancel(str(cancelled))
         ledger.set_lane("b", closed_at=1, gone=True)
-        assert resolve(ledger, Answer.RESEND).refused == {withdrawn: ResendRefusal.CANCELLED, gone: ResendRefusal.GONE}
+        assert resolve(ledger, Answer.RESEND).refused == {cancelled: ResendRefusal.CANCELLED, gone: ResendRefusal.GONE}
         assert len(resolve(ledger, Answer.DEAD).ready) == 2
 
     def test_touches_those_alone_that_fit(self, ledger: Ledger) -> None:

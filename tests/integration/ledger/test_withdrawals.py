@@ -1,4 +1,4 @@
-"""Jobs that are withdrawn, before their call and while it is on the wire; and what a batch counts."""
+"""Jobs that are cancelled, before their call and while it is on the wire; and what a batch counts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TestACancelOnTheWire:
 
 
 class TestACancelOfAWaitingJob:
-    def test_withdraws_it(self, ledger: Ledger) -> None:
+    def test_cancels_it(self, ledger: Ledger) -> None:
         job = ledger.send()
         assert ledger.queue.cancel(str(job)) is State.CANCELLED
         assert ledger.queue.cancel(str(job)) is State.CANCELLED
