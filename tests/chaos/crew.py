@@ -12,7 +12,6 @@ from tests.support.system import ROOT, Worker
 from tests.support.waiting import eventually
 
 LOOK_S = 0.05
-START_LIMIT_S = 90.0  # the first start of all compiles some hundred modules
 
 Ready = Callable[[Worker], bool]
 
@@ -48,7 +47,7 @@ class Crew:
         """Start them all and wait until the ledger knows them."""
         self._fill_up()
         for worker in self.workers:
-            eventually(lambda: self._ready(worker), "a worker that works", limit_s=START_LIMIT_S)  # noqa: B023
+            eventually(lambda: self._ready(worker), "a worker that works")  # noqa: B023
         self._thread.start()
 
     def kill(self, worker: Worker) -> None:

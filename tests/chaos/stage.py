@@ -32,7 +32,6 @@ from tests.support.waiting import eventually
 LATENCY_S = 0.1  # of the API: time in which a call can be met on the wire
 WARM = 60  # jobs that are through before anything breaks
 AFTERWARDS_S = 2.0  # work goes on for so long after the fault
-DRAIN_LIMIT_S = 120.0
 
 # Tries by the dozen and pauses of a second: a fault of some seconds must not end in dead letters.
 PATIENT = "".join(
@@ -220,7 +219,7 @@ def drained(system: System) -> bool:
         return not (states[State.QUEUED] or states[State.SENDING] or system.scalar(open_turns))
 
     try:
-        eventually(quiet, "the end of all work", limit_s=DRAIN_LIMIT_S)
+        eventually(quiet, "the end of all work")
     except AssertionError:
         return False
     return True

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from tests.chaos.board import PLACES
-from tests.chaos.crew import ANY_MOMENT, START_LIMIT_S
+from tests.chaos.crew import ANY_MOMENT
 from tests.chaos.stage import Scenario, Stage
 from tests.support.waiting import eventually
 
@@ -36,7 +36,7 @@ def kills(
         schedule = [places[number % len(places)] for number in range(count)]
         stage.chance.shuffle(schedule)
         while schedule or any(map(board.armed, PLACES)):
-            eventually(stage.crew.all_there, "a full crew", limit_s=START_LIMIT_S)
+            eventually(stage.crew.all_there, "a full crew")
             stage.pause(*gap_s)
             # One whose place is still armed waits for the others; if all do, somebody dies whom they can bury.
             place = next((one for one in schedule if one == ANY_MOMENT or not board.armed(one)), None)

@@ -100,6 +100,14 @@ class TestDev:
         commands = set(re.findall(r"^  ([\w|-]+)\)", read("dev"), re.MULTILINE)) - {"help|-h|--help"}
         assert commands == set(re.findall(r"^  ([\w-]+) ", done.stdout, re.MULTILINE))
 
+    def test_names_files_of_tests_that_are_there(self) -> None:
+        named = re.findall(r"\btests/[\w/{},.]+", read("dev"))
+        listed = subprocess.run(
+            ["bash", "-c", f"printf '%s\\n' {' '.join(named)}"], capture_output=True, text=True, check=True
+        )
+        assert len(listed.stdout.split()) > 5
+        assert [path for path in listed.stdout.split() if not (ROOT / path).exists()] == []
+
     def test_refuses_a_command_that_it_does_not_know(self) -> None:
         done = subprocess.run(["bash", "dev", "frobnicate"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (2, "")

@@ -146,7 +146,7 @@ class TestStoppingInAHurry:
         eventually(lambda: len(system.api.requests) >= 5, "calls on the wire")
         return jobs
 
-    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
     def test_a_second_signal_waits_for_no_call_and_loses_none(self, system: System, signum: signal.Signals) -> None:
         worker = system.start_worker(SENDQ_CONCURRENCY="5")
         jobs = self.slow(system)
