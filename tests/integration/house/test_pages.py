@@ -75,6 +75,8 @@ AROUND = {
     "many": (QUEUE, "", "500\n"),
     "bulk": (QUEUE, "", "2 None 1.0\n"),
     "asking": (QUEUE, "", f"queued | no_worker | {NO_WORKER} | None\ncancelled\n"),
+    "accounts": (QUEUE, "", "0 jobs wait\n"),
+    "lists": (QUEUE + "queue.send('grant-id', message, key='invoice-42')\n", "", f"0 {NO_WORKER}\n"),
     "errors": (QUEUE, "", "['to[0].email']\n"),
     "by name": ("", "", ""),
     "alembic": ("", "", "False True\n"),
