@@ -1,7 +1,6 @@
-"""Time as the ledger keeps it: whole microseconds since 1970, UTC.
+"""Time as the ledger stores it: whole microseconds since 1970, UTC.
 
-One integer compares, sorts and indexes alike on PostgreSQL and SQLite and survives every driver; people get datetimes
-at the edge.
+Integers compare, sort and index alike on PostgreSQL and SQLite, with every driver. The public interface uses datetimes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ids: of jobs, batches, attempts (random, in order of time) and of lanes (derived from what they stand for)."""
+"""Ids: of jobs, batches and attempts (random, ordered by time), and of lanes (derived from application and grant)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uuid import UUID
 from sendq.clock import Micros
 from sendq.errors import NotFound
 
-# What UUIDs are ordered by, here and in PostgreSQL: a key to sort many by, quicker than comparing them themselves.
+# The order of UUIDs, here and in PostgreSQL: as a sort key it is faster than comparing the UUIDs.
 number = attrgetter("int")
 
 _RANDOM_BITS = 62
@@ -21,10 +21,10 @@ _last = 0
 
 
 def new_id() -> UUID:
-    """A UUID of version 7 (RFC 9562, section 5.7): sorts by the time it was made, in one process strictly.
+    """A UUID of version 7 (RFC 9562, section 5.7): sorted by creation time, strictly so within one process.
 
-    The 12 bits behind the millisecond are the fraction of it (method 3 of section 6.2); two ids that would tie are
-    kept apart by counting on, so that "arrival order" inside one call is the order of the ids.
+    The 12 bits after the milliseconds are their fraction (method 3 of section 6.2). Ids of the same moment count up, so
+    that the order of the ids is the order of arrival, even within one call.
     """
     global _last
     now = time.time_ns()
@@ -37,15 +37,15 @@ def new_id() -> UUID:
 
 
 def first_id(at: Micros) -> UUID:
-    """The least of the ids made at ``at`` or later: what is newer than a time is a range of ids."""
+    """The smallest possible id of ``at`` or later: what is newer than a time is a range of ids."""
     return UUID(int=(max(0, at) // 1_000) << 80 | 0x7 << 76 | 0b10 << 62)
 
 
 def lane_id(application: str, grant_id: str) -> UUID:
     """The id of the lane of one (application, grant).
 
-    Derived, so that enqueue can name a lane without reading or writing its row. 122 bits of BLAKE2b: no two grants
-    meet by accident. Version 8 (RFC 9562, section 5.8) marks it as our own recipe.
+    Derived, so that enqueue can name a lane without reading or writing its row. 122 bits of BLAKE2b make collisions
+    impossible in practice. Version 8 (RFC 9562, section 5.8) is for custom formats.
     """
     digest = blake2b(f"{application}\0{grant_id}".encode(), digest_size=16, person=b"sendq lane").digest()
     number = int.from_bytes(digest, "big")

@@ -1,8 +1,8 @@
-"""Email addresses: is it one, and how does it go over the wire?
+"""Email addresses: whether a string is one, and the form in which it is sent.
 
-Nylas cannot deliver to a local part (before the ``@``) with characters outside ASCII: its page of errors gives that as
-the cause of its 402. A domain outside ASCII has an ASCII form (IDNA), and that is what is sent. Nobody is asked whether
-a domain exists: that would be a network call inside a web request, and the answer belongs to the mail provider.
+Nylas cannot deliver to a local part (before the ``@``) with characters outside ASCII; its page on errors gives that as
+the cause of its 402. A domain outside ASCII is sent in its ASCII form (IDNA). Whether a domain exists is not checked:
+that would be a network call inside a web request, and the mail provider will find out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from email_validator import EmailNotValidError, validate_email
 
-# RFC 5321 section 4.5.3.1.3, less the two angle brackets. The limit of 64 for the local part is left to the provider:
-# longer ones exist (bounce addresses of mailing lists) and are delivered.
+# RFC 5321 section 4.5.3.1.3, without the two angle brackets. The limit of 64 for the local part is not checked: longer
+# ones exist (bounce addresses of mailing lists) and are delivered.
 MOST_CHARACTERS = 254
 
 # The form that nearly every address has (RFC 5322 dot-atom, a host name of two labels or more, a last label that ends
@@ -34,7 +34,7 @@ _named = re.compile(
 def parse(text: str) -> tuple[str, str | None]:
     """Split ``Leyah <leyah@example.com>`` into (address, name).
 
-    Anything else comes back whole, as (``text``, None): whether it is an address is `wire_form`'s question.
+    Other text is returned as (``text``, None): `wire_form` decides whether it is an address.
     """
     if (found := _named(text.strip())) is None:
         return text, None
@@ -44,14 +44,14 @@ def parse(text: str) -> tuple[str, str | None]:
 
 
 def wire_form(email: str) -> str | None:
-    """The address as it goes over the wire, its domain in ASCII; None if it is no address that Nylas can deliver to."""
+    """The address as it is sent, with its domain in ASCII; None if it is not an address that Nylas can deliver to."""
     if len(email) > MOST_CHARACTERS:
         return None
     return email if _plain(email) else _unusual_wire_form(email)
 
 
 def fault(email: str) -> str:
-    """Why `wire_form` has no answer for ``email``, in words that do not show it."""
+    """Why `wire_form` returns None for ``email``, without showing it."""
     local, at, _ = email.rpartition("@")
     if at and not local.isascii():
         return "has a character outside ASCII before the @, which Nylas cannot deliver to"
@@ -60,7 +60,7 @@ def fault(email: str) -> str:
     return "is not an email address"
 
 
-# Kept small: it holds addresses, and only those with a domain outside ASCII (or none at all) come here.
+# Small, because it keeps addresses in memory; only those with a domain outside ASCII (or none) are cached.
 @lru_cache(maxsize=1024)
 def _unusual_wire_form(email: str) -> str | None:
     local, at, domain = email.rpartition("@")
@@ -70,6 +70,6 @@ def _unusual_wire_form(email: str) -> str | None:
         ascii_domain = validate_email(email, check_deliverability=False).ascii_domain
     except EmailNotValidError:
         return None
-    # The local part stays as it was written: the library lowers some (POSTMASTER), and that is not ours to decide.
+    # The local part is sent as written, although the library lowers some (POSTMASTER).
     wire = f"{local}@{ascii_domain}"
     return wire if len(wire) <= MOST_CHARACTERS else None

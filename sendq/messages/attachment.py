@@ -1,10 +1,10 @@
-"""A file on a message.
+"""`Attachment`: a file on a message.
 
     Attachment(filename="offer.pdf", content=Path("/srv/offers/42.pdf"))
     Attachment(filename="logo.png", content=png, content_id="logo")         <img src="cid:logo"> in the body
 
-An attachment with a ``content_id`` that the body names is shown in its place (inline). How files travel is decided by
-the size of the whole request (`sendq.messages.wire_format`); whether they can, when the message is enqueued.
+An attachment with a ``content_id`` that the body refers to is shown there (inline). The size of the whole request
+decides how files are sent (`sendq.messages.wire_format`). Whether they can be sent is checked at enqueue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sendq.messages.parts import Part
 MAX_FILENAME = 255  # characters; what most file systems take
 MAX_CONTENT_ID = 255
 
-# The names of multipart's parts: ours, and what Nylas's own clients call files without a content id.
+# Names of the parts of a multipart request; files without a content id are named as Nylas's own clients name them.
 MESSAGE_PART = "message"
 _FILE_PART = "file{}"
 
@@ -35,19 +35,24 @@ _WITHOUT_DISPOSITION = ("microsoft", "ews")
 
 # RFC 2045, section 5.1: type and subtype are tokens; parameters may follow.
 _content_type = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+/[!#$%&'*+.^_`|~0-9A-Za-z-]+(?: *;[ -~]*)?").fullmatch
-# What can stand after "cid:" and between angle brackets, and in a part's name without being escaped.
+# What is valid after "cid:", between angle brackets, and without escapes in a part's name.
 _content_id = re.compile(r"[!#$%&'*+.,/0-9:=?@A-Z^_`a-z{|}~-]+").fullmatch
 
-# Python's own table alone: the machine's would make the same call another content on another machine.
+# Python's own table only: with the machine's, the same call would have another digest on another machine.
 _TYPES = MimeTypes()
 ANY_TYPE = "application/octet-stream"
 
 
 class Attachment(Part):
-    """A file with its name. ``content`` is bytes, a path, or a binary file object, read where it stands.
+    """A file on a message.
 
-    ``content_type`` is guessed from the name if it is left out. ``content_disposition`` is ``inline`` or
-    ``attachment``; Microsoft and EWS do not take it, and nobody needs it: with a ``content_id`` a file is inline.
+    Attributes:
+        filename: the name to show.
+        content: bytes, a path, or a binary file object, which is read from its current position.
+        content_type: default: guessed from the name.
+        content_id: makes the file inline: the body refers to it as ``cid:…``.
+        content_disposition: ``inline`` or ``attachment``. Not needed, since ``content_id`` decides, and not supported
+            for Microsoft and EWS.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -73,7 +78,7 @@ class Attachment(Part):
 
     @classmethod
     def of(cls, item: object) -> Self:
-        """As for every part, and a path: its file under its own name."""
+        """As for every part, or from a path: the file under its own name."""
         if isinstance(item, os.PathLike):
             path = Path(item)
             return cls(filename=path.name, content=path)
@@ -81,23 +86,23 @@ class Attachment(Part):
 
     @property
     def type(self) -> str:
-        """The content type, given or guessed."""
+        """The content type, set or guessed."""
         return self.content_type or _TYPES.guess_type(self.filename)[0] or ANY_TYPE
 
     def described(self) -> dict[str, Any]:
-        """Everything but the content, by the API's names."""
+        """All fields except the content, by their names in the API."""
         found = {"filename": self.filename, "content_type": self.type}
         further = {"content_id": self.content_id, "content_disposition": self.content_disposition}
         return found | {name: value for name, value in further.items() if value is not None}
 
 
 def part_names(attachments: Sequence[Attachment]) -> list[str]:
-    """What the parts of a multipart request are called: a file's content id, which is how the API learns of it."""
+    """The names of the files' parts in a multipart request: the content id, which the API reads from there."""
     return [one.content_id or _FILE_PART.format(index) for index, one in enumerate(attachments)]
 
 
 def attachment_problems(attachments: Sequence[Attachment], *, provider: str | None = None) -> list[Problem]:
-    """What is wrong with names, types and ids; the contents are not looked at."""
+    """What is wrong with names, types and ids; contents are not read."""
     problems: list[Problem] = []
     for index, one in enumerate(attachments):
         problems += [problem.under(f"attachments[{index}]") for problem in _faults(one, provider)]
@@ -111,7 +116,7 @@ def attachment_problems(attachments: Sequence[Attachment], *, provider: str | No
 
 
 def content_problems(attachments: Sequence[Attachment]) -> list[Problem]:
-    """What keeps the contents from being read. Measures those that can be."""
+    """Which contents cannot be read, and why. Measures the others."""
     problems = []
     for index, one in enumerate(attachments):
         try:
@@ -149,7 +154,7 @@ def _disposition_faults(one: Attachment, provider: str | None) -> list[Problem]:
         return [
             Problem(field, "is not supported for Microsoft and EWS", "leave it out; a content_id makes a file inline")
         ]
-    # A multipart request has no place for it, and what a message means must not depend on its size.
+    # A multipart request has no field for it, and the meaning of a message must not depend on its size.
     if (one.content_disposition == "inline") is not (one.content_id is not None):
         return [Problem(field, "contradicts the content_id, which makes a file inline", "set both, or neither")]
     return []

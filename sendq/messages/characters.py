@@ -1,8 +1,8 @@
-"""Characters that must not go where they were put.
+"""Characters that cannot be stored or sent.
 
-A line break in a header is how one header becomes two. NUL is refused by PostgreSQL, and a lone surrogate (half of a
-character, left over from a cut string or from ``json.loads('"\\ud800"')``) by UTF-8. All three are found here, at
-enqueue, where somebody can still mend them. What is said names the fault and never shows the text around it.
+A line break turns one header into two. PostgreSQL refuses NUL, and UTF-8 a lone surrogate (half of a character, from a
+cut string or from ``json.loads('"\\ud800"')``). All three are found at enqueue, where the caller can correct them.
+Errors name the fault and never show the text around it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _name = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}").fullmatch
 
 
 def text_fault(text: str) -> str | None:
-    """What keeps ``text`` from being stored and sent at all, or None."""
+    """Why ``text`` cannot be stored or sent, or None."""
     faults = ["a NUL character"] if "\0" in text else []
     if not text.isascii():
         try:
@@ -24,8 +24,8 @@ def text_fault(text: str) -> str | None:
 
 
 def header_fault(text: str) -> str | None:
-    """What keeps ``text`` out of a header, or None: as `text_fault`, and line breaks (CR, LF)."""
-    # Nearly every header ends here: no control character and no surrogate is printable.
+    """Why ``text`` cannot be in a header, or None: as `text_fault`, or because of a line break (CR, LF)."""
+    # The fast path for nearly every header: control characters and surrogates are not printable.
     if text.isprintable():
         return None
     fault = text_fault(text)
@@ -35,5 +35,5 @@ def header_fault(text: str) -> str | None:
 
 
 def shown(name: object) -> str:
-    """``name`` (of a field, of a metadata pair) as an error may show it: itself if it reads like a name, else ``…``."""
+    """``name`` (of a field, of a metadata pair) as an error may show it: itself if it looks like a name, else ``…``."""
     return name if isinstance(name, str) and _name(name) else "…"

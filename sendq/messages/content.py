@@ -1,11 +1,11 @@
-"""The bytes of an attachment, whatever they are given as, read in chunks and never all at once.
+"""The bytes of an attachment, from any source, read in chunks and never all at once.
 
     Content.of(b"…")                  bytes stay where they are
     Content.of(Path("offer.pdf"))     read when it is enqueued, in chunks
-    Content.of(open("…", "rb"))       read in chunks from where it stands; one that cannot go back is kept in memory
+    Content.of(open("…", "rb"))       read in chunks from its position; if it cannot seek, it is kept in memory
 
-A content is measured first (size and digest) and read again only if the ledger does not have it. Should it change in
-between, that is found out and nothing is stored. Several messages may share one.
+A content is measured first (size and digest), and read again only if the ledger does not have it yet. If it changes in
+between, this is detected and nothing is stored. Several messages may share a content.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from uuid import UUID
 
 from sendq.errors import InvalidJob, Problem
 
-# Bytes of one stored chunk. A multiple of three, so that the base64 of the chunks is the base64 of the whole; one and a
-# half sockets' worth, so that a worker holds little for each call and a query brings enough to be worth its round trip.
+# Bytes of one stored chunk. A multiple of three, so that the base64 of the chunks is the base64 of the whole. Small
+# enough that a worker holds little for each call, large enough that a query is worth its round trip.
 CHUNK = 196_608
 
-# The most that any request may have; what is larger is not read to its end. Nylas says 25 MB and not which mega: this
-# is the smaller one.
+# The limit of any request; larger contents are not read to their end. Nylas says 25 MB, and not whether that is 10^6 or
+# 2^20 bytes each: this is the smaller.
 MOST_BYTES = 25_000_000
 
 _NO_BYTES = ("does not return bytes", "open it with mode 'rb'; for an asyncio file, pass the underlying file")
@@ -35,7 +35,7 @@ _EXPECTED = "pass bytes, a pathlib.Path, or a file opened with mode 'rb'"
 
 
 class Measure(NamedTuple):
-    """``size`` in bytes and ``digest`` (SHA-256). Above `MOST_BYTES` the size is the least it has, without a digest."""
+    """``size`` in bytes and ``digest`` (SHA-256). Above `MOST_BYTES`, a lower bound of the size, and no digest."""
 
     size: int
     digest: bytes
@@ -55,7 +55,7 @@ def chunk_count(size: int) -> int:
 
 
 class ContentFault(Exception):
-    """A content cannot be read: ``reason`` and ``remedy`` in words that show nothing of it."""
+    """A content cannot be read: ``reason`` and ``remedy``, which do not show any of it."""
 
     def __init__(self, reason: str, remedy: str) -> None:
         self.reason, self.remedy = reason, remedy
@@ -63,7 +63,7 @@ class ContentFault(Exception):
 
 
 class Content:
-    """Bytes that can be read more than once. Made by `of`; safe to share between threads."""
+    """Bytes that can be read repeatedly. Created by `of`; safe to share between threads."""
 
     __slots__ = ("_kept", "_lock", "_measure", "_source", "_stamp", "_start")
 
@@ -72,8 +72,8 @@ class Content:
         self._lock = RLock()
         self._measure: Measure | None = None
         self._stamp: tuple[int, ...] | None = None
-        self._start = 0  # where a file object stood
-        self._kept: list[bytes] | None = None  # of a file object that cannot go back
+        self._start = 0  # the position of a file object
+        self._kept: list[bytes] | None = None  # what was read from a file object that cannot seek
 
     @classmethod
     def of(cls, given: object) -> Content:
@@ -94,21 +94,21 @@ class Content:
         raise InvalidJob([Problem("", reason, _EXPECTED)])
 
     def measure(self) -> Measure:
-        """Size and digest; read through once, and again only for a path whose file is another one now.
+        """Size and digest. Reads the content once, and again only if the file at a path has changed.
 
         Raises `ContentFault`.
         """
-        with self._lock, _told():
+        with self._lock, _as_faults():
             stamp = self._stamp_now()
             if self._measure is None or stamp != self._stamp:
                 self._measure, self._stamp = self._read_through(stamp), stamp
             return self._measure
 
     def chunks(self) -> Iterator[bytes]:
-        """All of it in pieces of `CHUNK` bytes, the last one shorter. Raises `ContentFault`, also if it has changed."""
+        """The content in pieces of `CHUNK` bytes, the last shorter. Raises `ContentFault`, also if it has changed."""
         measure = self.measure()
         digest = hashlib.sha256()
-        with _told():
+        with _as_faults():
             for chunk in self._raw():
                 digest.update(chunk)
                 yield chunk
@@ -117,11 +117,11 @@ class Content:
 
     def head(self) -> bytes:
         """Its first chunk. Raises `ContentFault`."""
-        with _told():
+        with _as_faults():
             return next(self._raw(), b"")
 
     def _stamp_now(self) -> tuple[int, ...] | None:
-        """What tells one state of a file from another; None for what does not change."""
+        """Identifies the state of a file; None for other sources."""
         if not isinstance(self._source, Path):
             return None
         found = self._source.stat()
@@ -140,7 +140,7 @@ class Content:
         return Measure(size, digest.digest())
 
     def _prepare(self) -> None:
-        """Find out where a file object stands, and keep what it has if it cannot go back."""
+        """Remember the position of a file object, or, if it cannot seek, its content."""
         source = self._source
         if isinstance(source, bytes | Path) or self._kept is not None:
             return
@@ -169,7 +169,7 @@ class Content:
             yield from _pieces(self._from(self._start))
 
     def _from(self, at: int) -> Callable[[int], bytes]:
-        """How to read a file object that others may read meanwhile: each time from where we were."""
+        """A function that reads on from our own position, whatever else reads from the file object meanwhile."""
 
         def read(most: int) -> bytes:
             nonlocal at
@@ -189,14 +189,14 @@ class Content:
 
 
 def _pieces(read: Callable[[int], Any]) -> Iterator[bytes]:
-    """What ``read`` gives, in pieces of `CHUNK`: an unbuffered file may give less at a time than it was asked for."""
+    """What ``read`` returns, in pieces of `CHUNK`: an unbuffered file may return less than requested."""
     while True:
         gathered: list[bytes] = []
         wanted = CHUNK
         while wanted and (piece := read(wanted)):
             if not isinstance(piece, bytes | bytearray | memoryview):
                 if isinstance(piece, Coroutine):
-                    piece.close()  # or Python complains that nobody awaited it
+                    piece.close()  # or Python warns that it was never awaited
                 raise ContentFault(*_NO_BYTES)
             gathered.append(bytes(piece))
             wanted -= len(piece)
@@ -207,8 +207,8 @@ def _pieces(read: Callable[[int], Any]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What a file says when it cannot be read, as `ContentFault` without the file's name."""
+def _as_faults() -> Iterator[None]:
+    """Turn the errors of a file that cannot be read into `ContentFault`, without the file's name."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What the fields of a `Message` hold: recipients, custom headers, tracking options, a template."""
+"""The values of a `Message`'s fields: recipients, custom headers, tracking options, templates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sendq.messages.parts import Part
 
 
 class Recipient(Part):
-    """A person on a message: an address, and the name to show with it. Also the sender (``from_``)."""
+    """A recipient (or the sender, ``from_``): an address, and the name to show with it."""
 
     email: StrictStr
     name: StrictStr | None = None
@@ -26,12 +26,12 @@ class Recipient(Part):
 
     @classmethod
     def of(cls, item: object) -> Self:
-        """As for every part, and a string: ``leyah@example.com`` or ``Leyah <leyah@example.com>``."""
+        """As for every part, or from a string: ``leyah@example.com``, ``Leyah <leyah@example.com>``."""
         return cls(*parse(item)) if isinstance(item, str) else super().of(item)
 
 
 class CustomHeader(Part):
-    """A header of the caller's own. Microsoft Graph and iCloud do not carry ``List-Unsubscribe``."""
+    """An additional header. Microsoft Graph and iCloud drop ``List-Unsubscribe``."""
 
     name: StrictStr
     value: StrictStr
@@ -42,7 +42,7 @@ class CustomHeader(Part):
 
 
 class TrackingOptions(Part):
-    """What Nylas tracks. On trial applications its mere presence is refused (400)."""
+    """What Nylas tracks. Nylas refuses this field for trial applications (400)."""
 
     opens: StrictBool | None = None
     links: StrictBool | None = None
@@ -67,11 +67,11 @@ class TrackingOptions(Part):
 
 
 class Template(Part):
-    """A template kept at Nylas, which makes subject and body."""
+    """A template stored at Nylas, which makes subject and body from it."""
 
     id: StrictStr
     strict: StrictBool | None = None
-    """Whether a variable without a value is an error (the API's default) or stays as it is written."""
+    """Whether a variable without a value is an error (the API's default) or is left in the text."""
     variables: dict[StrictStr, StrictStr] | None = None
 
     if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The mark of a message: its job's id, as a metadata pair and as a header.
 
-By its mark a message is found again whose send was never answered.
+If the answer to a send is lost, the message is found in the mailbox by its mark.
 """
 
 from __future__ import annotations

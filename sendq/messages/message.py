@@ -1,17 +1,16 @@
-"""The message that an application hands over, and its parts.
+"""`Message`: the email that an application sends.
 
     Message(to=["leyah@example.com"], subject="Invoice 42", body="<p>…</p>")
     Message(to=["Leyah <leyah@example.com>", {"email": "nyah@example.com", "name": "Nyah"}], is_plaintext=True)
 
-Fields are those of the send endpoint (Nylas v3, "Send a message"), with its limits. Two kinds of mistake are told
-apart, and both end as one `InvalidJob`:
+The fields and limits are those of the send endpoint (Nylas v3, "Send a message"). Mistakes raise `InvalidJob`:
 
-- a *wrong type* (``to`` given as a string, a field that does not exist) is an error of the program, raised where the
-  message is built, together with everything else that is wrong with it;
-- a *wrong value* (an address that is none, a line break in a subject) usually comes from data. It waits for the call
-  that enqueues, which lists it with the problems of that call's other arguments (`sendq.enqueueing.validation`).
+- a *wrong type* (a string as ``to``, an unknown field) is a mistake of the program. It is raised when the message is
+  created, together with all other problems of the message;
+- a *wrong value* (an invalid address, a line break in the subject) usually comes from data. It is raised by the call
+  that enqueues, together with the problems of that call's other arguments (`sendq.enqueueing.validation`).
 
-A message is frozen, and shows nothing of itself in a ``repr`` (`sendq.messages.parts`). One that is MIME already is a
+A message is immutable, and its ``repr`` shows no content (`sendq.messages.parts`). For finished MIME messages there is
 `sendq.messages.mime.MimeMessage`.
 """
 
@@ -52,11 +51,11 @@ def _attachments(value: object) -> tuple[Part, ...]:
 
 
 People = Annotated[tuple[Recipient, ...], BeforeValidator(_people)]
-"""Recipients, given as `Recipient`, as a dict of its fields, or as a string."""
+"""Recipients: each a `Recipient`, a dict of its fields, or a string."""
 
 
 class Message(Part):
-    """One email to send. All fields but ``to`` may be left out; ``None`` means left out, too.
+    """One email to send. Only ``to`` is required; ``None`` means that a field is not set.
 
     Raises `InvalidJob` for fields of the wrong type. Values are checked when the message is enqueued.
     """
@@ -66,9 +65,9 @@ class Message(Part):
     bcc: People = ()
     reply_to: People = ()
     from_: People = Field((), alias="from")
-    """At most one: the grant's own address or an alias of it. Left out, Nylas takes the grant's.
+    """At most one: the grant's own address or an alias of it. Default: the grant's address.
 
-    A queue that knows the grant's addresses refuses any other (`SendQueue`, ``senders``).
+    A queue that knows the grant's addresses refuses all others (``senders`` of `SendQueue`).
     """
     subject: StrictStr | None = None
     body: StrictStr | None = None
@@ -77,14 +76,14 @@ class Message(Part):
     reply_to_message_id: StrictStr | None = None
     """Google and Microsoft: the provider's message id. IMAP: the RFC 822 Message-ID."""
     attachments: Annotated[tuple[Attachment, ...], BeforeValidator(_attachments)] = ()
-    """Each an `Attachment`, a dict of its fields, or a path. The whole request may have 25 MB."""
+    """Each an `Attachment`, a dict of its fields, or a path. The whole request may be up to 25 MB."""
     custom_headers: Annotated[tuple[CustomHeader, ...], BeforeValidator(_headers)] = ()
     metadata: dict[StrictStr, StrictStr] | None = None
-    """At most 49 pairs (the fiftieth is ours), keys of at most 40 characters, values of at most 500."""
+    """At most 49 pairs (sendq adds the fiftieth), keys of at most 40 characters, values of at most 500."""
     tracking_options: Annotated[TrackingOptions, BeforeValidator(TrackingOptions.of)] | None = None
     template: Annotated[Template, BeforeValidator(Template.of)] | None = None
     signature_id: StrictStr | None = None
-    """Of a signature kept at Nylas, which it appends to the body."""
+    """The id of a signature stored at Nylas, which appends it to the body."""
 
     if TYPE_CHECKING:
 
@@ -112,9 +111,9 @@ class Message(Part):
 
     @classmethod
     def _further_problems(cls, data: Mapping[str, Any], problems: list[Problem]) -> list[Problem]:
-        """The wrong values in those fields whose type is right, so that nothing has to be found twice."""
+        """The wrong values in the fields whose type is right, so that all problems are reported at once."""
         unfit = {top(problem.field) for problem in problems}
-        # An iterator was used up by the first attempt, and now looks like a list of nobody.
+        # The first attempt has exhausted an iterator, which now looks like an empty list.
         unfit |= {name.rstrip("_") for name, value in data.items() if isinstance(value, Iterator)}
         known = {*cls.model_fields, "from"}
         sound = {name: value for name, value in data.items() if name in known and name.rstrip("_") not in unfit}
@@ -122,6 +121,7 @@ class Message(Part):
 
 
 def people_of(message: Message) -> tuple[tuple[str, tuple[Recipient, ...]], ...]:
+    """The fields that hold people, by their names in the API."""
     return (
         ("to", message.to),
         ("cc", message.cc),
@@ -132,7 +132,7 @@ def people_of(message: Message) -> tuple[tuple[str, tuple[Recipient, ...]], ...]
 
 
 def value_problems(message: Message, *, provider: str | None = None) -> list[Problem]:
-    """The wrong values in ``message`` that show without knowing the settings, or the size of anything."""
+    """The wrong values in ``message`` that can be found without the settings and without measuring anything."""
     problems: list[Problem] = []
     if not message.to:
         problems.append(Problem("to", "has no recipient", "pass at least one"))

@@ -1,13 +1,13 @@
-"""A message that is finished already: RFC 5322 headers and a body, sent as it is.
+"""`MimeMessage`: a finished message, RFC 5322 headers and a body, sent unchanged.
 
     MimeMessage(email_message.as_bytes())
     MimeMessage(Path("signed.eml"))
 
-Recipients, sender and subject are those of its headers. What sendq adds is one line, ``X-Sendq-Job: <job id>``, above
-the first header; no byte below it changes. A signature of the content (S/MIME, PGP/MIME) does not cover the headers and
-stays sound, and so does a DKIM signature, unless it names that very header, which is refused. What the provider
-rewrites on the way (``Message-ID``, ``Date``, a ``Bcc`` that it takes out) is beyond anybody's reach here. There is no
-metadata in this form: after a lost answer the message is found again by its header alone.
+Recipients, sender and subject are those of its headers. sendq adds one line, ``X-Sendq-Job: <job id>``, above the first
+header, and changes no byte below it. Signatures of the content (S/MIME, PGP/MIME) do not cover the headers and stay
+valid. So do DKIM signatures, unless they cover that very header, which is refused. The provider may still rewrite
+headers (``Message-ID``, ``Date``) or remove a ``Bcc``. This form has no metadata: if the answer to a send is lost, the
+message is found again by its header only.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _RECIPIENTS = ("To", "Cc", "Bcc")
 
 
 class MimeMessage:
-    """A finished message; ``raw`` is bytes, a path, or a binary file object, read where it stands.
+    """A finished message. ``raw`` is bytes, a path, or a binary file object, which is read from its current position.
 
-    Raises `InvalidJob` for anything else. What is wrong inside is told by the call that enqueues it.
+    Raises `InvalidJob` for anything else. The call that enqueues the message raises what is wrong inside.
     """
 
     __slots__ = ("content",)
@@ -43,7 +43,7 @@ class MimeMessage:
         self.content = Content.of(raw)
 
     def line_ending(self) -> bytes:
-        """How its lines end, by the first of them: CRLF as it should be, or what Python's ``as_bytes()`` makes."""
+        """The ending of its first line: CRLF as the standard has it, or LF as Python's ``as_bytes()`` writes."""
         head = self.content.head()
         end = head.find(b"\n")
         return b"\r\n" if head[end - 1 : end] == b"\r" else b"\n"
@@ -62,7 +62,7 @@ class MimeMessage:
 
 
 def mime_problems(message: MimeMessage, *, most_recipients: int | None) -> list[Problem]:
-    """What keeps a finished message from being sent. Measures its content."""
+    """What is wrong with a finished message. Measures its content."""
     try:
         message.content.measure()
         head = message.content.head()

@@ -1,7 +1,6 @@
-"""What every part of a message has in common: frozen, strict, one type of error, discreet.
+"""The base class of a message and its parts: immutable, strict, with one type of error and a ``repr`` without content.
 
-A part shows nothing of itself in a ``repr``: a traceback or an error tracker prints the values of local variables, and
-what people write to each other is none of its business.
+Tracebacks and error trackers print the values of local variables; private mail must not appear there.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sendq.errors import InvalidJob, Problem
 from sendq.messages.characters import shown
 
-# What is said for each of pydantic's error types. Its own messages are not used: some of them show the value.
+# Reason and remedy for each of pydantic's error types. Its own messages are not used: some of them show the value.
 _SAID = {
     "string_type": ("is not a string", "pass a string"),
     "string_unicode": ("contains a lone surrogate (half of a character)", "remove it"),
@@ -24,7 +23,7 @@ _SAID = {
     "extra_forbidden": ("is not a known field", "see the class for its fields"),
 }
 
-# Fields of the API that are left out on purpose, and what to do instead.
+# Fields of the API that are deliberately not supported, and what to use instead.
 _LEFT_OUT = {
     "send_at": ("schedules the message at Nylas, where the queue would not see failures", "use due_at instead"),
     "use_draft": ("belongs to scheduled sends of Nylas, which are not supported", "use due_at instead"),
@@ -42,7 +41,7 @@ class Part(BaseModel):
             return
         except ValidationError as error:
             problems = _problems(error)
-        # Raised out here, so that pydantic's error (it carries the values) does not travel along as the context.
+        # Raised outside of the handler, so that pydantic's error, which contains the values, is not its context.
         raise InvalidJob(problems + self._further_problems(data, problems))
 
     @classmethod
@@ -51,7 +50,7 @@ class Part(BaseModel):
 
     @classmethod
     def of(cls, item: object) -> Self:
-        """``item`` itself, or one made from a mapping of its fields. Raises `InvalidJob`."""
+        """``item`` itself, or a part made from a mapping of its fields. Raises `InvalidJob`."""
         if isinstance(item, cls):
             return item
         if isinstance(item, Mapping) and all(isinstance(name, str) for name in item):
@@ -59,12 +58,12 @@ class Part(BaseModel):
         raise InvalidJob([Problem("", "has the wrong type", f"pass a {cls.__name__} or a dict of its fields")])
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other values in some fields. Unlike pydantic's own, it checks them. Raises `InvalidJob`."""
+        """A copy with some fields changed. Unlike pydantic's own, it checks them. Raises `InvalidJob`."""
         return type(self)(**{**dict(self), **(update or {})})
 
     def __setattr__(self, name: str, value: Any) -> None:
         # pydantic refuses as well, with an error that shows the value.
-        raise AttributeError(f"a {type(self).__name__} does not change; make another with model_copy(update={{…}})")
+        raise AttributeError(f"a {type(self).__name__} is immutable; make a copy with model_copy(update={{…}})")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}=…' for name in sorted(self.model_fields_set))})"
@@ -73,7 +72,7 @@ class Part(BaseModel):
 
 
 def listed(kind: type[Part], value: object, remedy: str) -> tuple[Part, ...]:
-    """Each item of ``value`` as a ``kind``. Raises one `InvalidJob` with the problems of all of them, by index."""
+    """Each item of ``value`` as a ``kind``. Raises one `InvalidJob` with the problems of all items, by index."""
     if value is None:
         return ()
     if isinstance(value, str | bytes | Mapping | Part) or not isinstance(value, Iterable):
@@ -99,7 +98,7 @@ def _problems(error: ValidationError) -> list[Problem]:
     problems = []
     for detail in error.errors(include_url=False, include_input=False):
         path, cause = _path(detail["loc"]), detail.get("ctx", {}).get("error")
-        if isinstance(cause, InvalidJob):  # from one of our own validators, further in
+        if isinstance(cause, InvalidJob):  # from one of our own validators, of a nested part
             problems += [problem.under(path) for problem in cause.problems]
             continue
         kind = detail["type"]
@@ -111,7 +110,7 @@ def _problems(error: ValidationError) -> list[Problem]:
 
 
 def _path(loc: Sequence[int | str]) -> str:
-    """Where pydantic found it. Steps below a field are keys of a mapping: the lists are our own validators' work."""
+    """The path of an error of pydantic. Steps below a field are keys of a mapping; our own validators handle lists."""
     field, *keys = loc
-    # pydantic names a field as the caller did, we as it is called on the wire.
+    # pydantic names a field as the caller did, we use its name in the API.
     return ("from" if field == "from_" else shown(field)) + "".join(f"[{shown(key)}]" for key in keys if key != "[key]")

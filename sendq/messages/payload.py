@@ -1,16 +1,14 @@
-"""Freezing: the exact bytes that go over the wire, made once and stored with the job.
+"""The exact bytes of a request, made once and stored with the job.
 
-Nylas compares a repeated request with the first one under the same idempotency key, and does not say how (bytes or
-meaning). So nothing is built anew for a repeat: the same bytes go again. Freezing is deterministic as well, so that
-equal input gives equal bytes.
+Nylas compares a repeated request with the first one that had the same idempotency key, and does not document how (by
+bytes or by meaning). So a repeat sends the stored bytes again. Equal input makes equal bytes.
 
-Each message carries its job's id twice, as a metadata pair and as the header ``X-Sendq-Job``: that is how a send whose
-answer was lost is found again. The *digest* of a job leaves both out. It stands for what the caller asked for, and
-tells "the same key, the same content" from "the same key by mistake". Digests are compared months later, by newer code:
-what goes into one changes only with `_DIGEST_VERSION`.
+Each message carries its job's id twice, as a metadata pair and as the header ``X-Sendq-Job`` (`sendq.messages.mark`).
+The *digest* of a job leaves both out. It identifies what the caller asked for, and distinguishes "the same key with the
+same content" from "the same key by mistake". Digests are compared months later, by newer code: their input changes only
+together with `_DIGEST_VERSION`.
 
-What is frozen here has been checked before (`sendq.enqueueing.validation`): a lone surrogate would be a
-``UnicodeEncodeError``.
+The input has been checked before (`sendq.enqueueing.validation`): a lone surrogate would raise ``UnicodeEncodeError``.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from sendq.messages.mime import MimeMessage
 
 _DIGEST_VERSION = 1
 
-# Not pydantic's serialiser: these bytes go into digests that outlive its versions.
+# Not pydantic's serializer: these bytes go into digests that outlive its versions.
 _encode = JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
 
 
@@ -40,9 +38,9 @@ def encoded(value: Any) -> bytes:
 
 
 def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1") -> bytes:
-    """The text of the send request: compact JSON in UTF-8, with the fields that were set and the job's id twice.
+    """The JSON of a send request: compact, in UTF-8, with the fields that are set and the job's mark.
 
-    Attachments are not in it: where they stand depends on the form of the request (`sendq.messages.wire_format`).
+    Attachments are not included: their place depends on the form of the request (`sendq.messages.wire_format`).
     """
     payload = _send_payload(message)
     payload["metadata"] = {**payload.get("metadata", {}), metadata_key: job_id}
@@ -68,7 +66,7 @@ def freeze_changes(
 
 
 def keep_mark(changes: bytes, *, job_id: str, metadata_key: str) -> bytes:
-    """The body of a modification that replaces metadata, with our own pair of a message that we sent added to it."""
+    """The body of a modification that replaces metadata, with the mark added, for a message that this queue sent."""
     payload = json.loads(changes)
     payload["metadata"] = {**payload["metadata"], metadata_key: job_id}
     return encoded(payload)
@@ -82,13 +80,13 @@ def send_digest(
     due_at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> bytes:
-    """What a key of a send stands for, as `content_digest`. Give the times only if the caller gave them.
+    """The digest of a send, as `content_digest`. Pass the times only if the caller set them.
 
-    Attachments count with their digests; whether they travel in JSON or in multipart does not.
+    Attachments count by their digests, regardless of the form of the request.
     """
     payload = _send_payload(message)
     if message.attachments:
-        # The content type as it was given: what is guessed may change with Python's own table.
+        # The content type that the caller set: a guessed one may change with Python's table.
         payload["attachments"] = [
             one.described() | {"content_type": one.content_type, "digest": one.content.measure().digest.hex()}
             for one in message.attachments
@@ -104,7 +102,7 @@ def mime_digest(
     due_at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> bytes:
-    """What a key of a finished message stands for; like `send_digest`."""
+    """The digest of the send of a finished message, like `send_digest`."""
     payload = b"mime " + message.content.measure().digest
     return content_digest("send", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
 
@@ -119,14 +117,14 @@ def bulk_digest(
     due_at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> bytes:
-    """What a key of a bulk call stands for; ``request`` is what is asked of each object. The ids' order is no matter.
+    """The digest of a bulk call; ``request`` is the request for each object. The order of ids does not matter.
 
-    ``operation`` names everything else that makes it another call (`sendq.enqueueing.batches`).
+    ``operation`` contains everything else that distinguishes calls (`sendq.enqueueing.batches`).
     """
     digest = _digest_of(operation, application, grant_id, due_at=due_at, expires_at=expires_at)
     digest.update(b"[")
     ordered = sorted(ids)
-    # In parts: the ids as one text would be as much again as the ids themselves.
+    # In parts: joining all ids at once would need as much memory again as the ids themselves.
     for first in range(0, len(ordered), 1_000):
         digest.update(b"," if first else b"")
         digest.update(encoded(ordered[first : first + 1_000])[1:-1])
@@ -143,10 +141,10 @@ def content_digest(
     due_at: datetime | None = None,
     expires_at: datetime | None = None,
 ) -> bytes:
-    """32 bytes (SHA-256) that stand for one piece of content.
+    """32 bytes (SHA-256) that identify the content of a job.
 
-    ``payload`` is the request's without the job's marks. The times are aware, and count only where the caller gave them
-    (a default that moves with the clock would make every repeat another content); equal instants count as equal.
+    ``payload`` is the request's body without the mark. The times are aware. They count only if the caller set them: a
+    default depends on the clock, so that no repeat would be equal. Equal instants in different zones are equal.
     """
     digest = _digest_of(operation, application, grant_id, due_at=due_at, expires_at=expires_at)
     digest.update(payload)
@@ -163,7 +161,7 @@ def _digest_of(
 
 
 def _send_payload(message: Message) -> dict[str, Any]:
-    """The fields that were set, by their names on the wire, without the job's marks."""
+    """The fields that are set, by their names in the API, without the mark."""
     payload: dict[str, Any] = {"to": _people(message.to)}
     if message.cc:
         payload["cc"] = _people(message.cc)

@@ -1,14 +1,14 @@
-"""The three forms of a send request, as the exact bytes that go over the wire.
+"""The three forms of a send request, as exact bytes.
 
-    json        {"to":…,"attachments":[{…,"content":"  base64  "}]}       below 3 MB, files and all
-    multipart   the JSON in a part called `message`, then the files       up to 25 MB, at a far lower pace
-    mime        a finished message in a part called `mime`                up to 25 MB, likewise
+    json        {"to":…,"attachments":[{…,"content":"  base64  "}]}       up to 3 MB, files included
+    multipart   the JSON in a part named `message`, then the files        up to 25 MB, with much lower rate limits
+    mime        a finished message in a part named `mime`                 up to 25 MB, likewise
 
-A request is an *opening*, and then for each file its content and the bytes that follow it. Only what is not a content
-is made here; contents stay where they are (`sendq.messages.content`), and in the ledger each is stored once, however
-many requests hold it. The boundary comes from the job's id, so that a repeat is the same bytes.
+A request is an *opening*, followed by each file's content and the bytes after it. This module makes everything except
+the contents; those stay in their source (`sendq.messages.content`), and the ledger stores each content once for all
+requests that have it. The boundary is derived from the job's id, so that a repeat has the same bytes.
 
-Facts: Nylas, "Using the Attachments API" (sizes, the two schemas) and its clients (a file's part is called by its
+Sources: Nylas, "Using the Attachments API" (sizes, the two schemas) and its clients (a file's part is named by its
 content id; a finished message is the file part `mime`); RFC 7578 (form data), RFC 2046 section 5.1.1 (boundaries).
 """
 
@@ -26,8 +26,8 @@ from sendq.messages.payload import encoded, freeze_send
 
 JSON_TYPE = "application/json"
 
-# The whole JSON request, not only its attachments; above it Nylas wants multipart. Their page says 3 MB and not which
-# mega: this is the smaller one.
+# For the whole JSON request, not only its attachments; above it Nylas requires multipart. Their page says 3 MB, and not
+# whether that is 10^6 or 2^20 bytes each: this is the smaller.
 MAX_JSON_BYTES = 3_000_000
 MAX_MULTIPART_BYTES = MOST_BYTES
 
@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What goes over the wire. In the form ``json`` the contents go as base64."""
+    """The body of a request. In the form ``json`` the contents are sent as base64."""
 
     form: str
     content_type: str
@@ -61,12 +61,12 @@ class Request:
 
 
 def content_length(form: str, size: int) -> int:
-    """Bytes that a content of ``size`` takes in a request of this form."""
+    """The bytes that a content of ``size`` needs in a request of this form."""
     return (size + 2) // 3 * 4 if form == JSON else size
 
 
 def request_of(message: Message | MimeMessage, *, job_id: str, metadata_key: str) -> Request:
-    """The request that sends ``message``; its form by its size. The message has been checked."""
+    """The request that sends ``message``; its size decides the form. The message has been checked."""
     if isinstance(message, MimeMessage):
         return _mime(message, job_id)
     text = freeze_send(message, job_id=job_id, metadata_key=metadata_key)
@@ -77,7 +77,7 @@ def request_of(message: Message | MimeMessage, *, job_id: str, metadata_key: str
 
 
 def most_bytes(form: str) -> int:
-    """The most that a request of this form may have."""
+    """The size limit of a request of this form."""
     return MAX_JSON_BYTES if form == JSON else MAX_MULTIPART_BYTES
 
 
@@ -101,7 +101,7 @@ def _multipart(text: bytes, attachments: tuple[Attachment, ...], job_id: str) ->
 
 def _mime(message: MimeMessage, job_id: str) -> Request:
     boundary = _boundary(job_id)
-    # At the very top, where those who carry a message put their own lines: nothing below is touched.
+    # At the very top, where mail servers add theirs: nothing below changes.
     mark = f"{JOB_HEADER}: {job_id}".encode() + message.line_ending()
     opening = _part_head(boundary, _MIME_HEAD) + mark
     return Request(MIME, _multipart_type(boundary), opening, (Piece(message.content, _closing(boundary)),))
@@ -126,7 +126,7 @@ def _closing(boundary: str) -> bytes:
 
 
 def _boundary(job_id: str) -> str:
-    # Nobody can put it into a file beforehand: 62 bits of a job's id are random.
+    # No file can contain it by intent: 62 bits of a job's id are random.
     return "sendq-" + job_id.replace("-", "")
 
 
