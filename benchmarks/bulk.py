@@ -28,6 +28,7 @@ from sendq.ids import lane_id
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine, writing
 from sendq.ledger.dispatching import lanes
+from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules.paces import Paces
 from tests.support.servers import running_postgres
 
@@ -115,7 +116,7 @@ def cancel(url: str, batch: str) -> dict[str, Any]:
     queue = SendQueue(ledger)
     with writing(ledger) as connection:
         now = time.time_ns() // 1000
-        lanes.wake(connection, lanes.take_wakes(connection, limit=100), now=now, paces=Paces())
+        wake_lanes(connection, take_wakes(connection, limit=100), now=now, paces=Paces())
     waits: list[float] = []
     over = threading.Event()
 

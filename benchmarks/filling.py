@@ -21,6 +21,7 @@ from sendq.ids import lane_id
 from sendq.ledger.db.bulk import chunks
 from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching import lanes
+from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.enqueue import notify
 from sendq.messages.payload import freeze_changes
 from sendq.messages.wire_format import JSON_TYPE
@@ -132,8 +133,8 @@ def take_in(ledger: Engine) -> None:
     """What the dispatcher does about new jobs: lanes are made, and marked as due."""
     while True:
         with writing(ledger) as connection:
-            found = lanes.take_wakes(connection, limit=1_000)
-            lanes.wake(connection, found, now=clock.now(), paces=Paces())
+            found = take_wakes(connection, limit=1_000)
+            wake_lanes(connection, found, now=clock.now(), paces=Paces())
         if not found:
             return
 
@@ -156,5 +157,7 @@ def close(ledger: Engine, grant_ids: Sequence[str]) -> None:
 def _change(ledger: Engine, grant_ids: Sequence[str], change: Mapping[str, Any]) -> None:
     for some in chunks(grant_ids):
         with writing(ledger) as connection:
-            rows = lanes.lock(connection, [lane_id(APPLICATION, grant) for grant in some])
-            lanes.settle(connection, rows, dict.fromkeys(rows, change), now=clock.now())
+            changes = lanes.lock_changes(connection, [lane_id(APPLICATION, grant) for grant in some]).values()
+            for one in changes:
+                one.columns |= change
+            lanes.write_changes(connection, changes, now=clock.now())

@@ -35,6 +35,7 @@ from benchmarks.filling import APPLICATION, DAY, HELD_PROVIDER, PROVIDER, Call
 from benchmarks.reporting import Bar
 from benchmarks.stage import API_KEY, count, cpu, postgres_cpu, simulator, worker
 from sendq import clock
+from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine, reading, writing
 from sendq.ledger.operators import holds
@@ -398,7 +399,7 @@ def written(stage: Stage) -> Part:
             rows.append(writers.measure(ledger, seconds=stage.given.seconds / 2, rung=rung))
     with stage.ledger() as ledger, stage.worker(ledger, "http://127.0.0.1:9", name="held"):
         with writing(ledger) as connection:
-            holds.hold_pair(connection, APPLICATION, holds.WHOLE_APPLICATION, until=clock.now() + DAY, by=filling.BY,
+            holds.hold_pair(connection, APPLICATION, WHOLE_APPLICATION, until=clock.now() + DAY, by=filling.BY,
                             reason="writers", now=clock.now())  # fmt: skip
         rows.append(writers.measure(ledger, seconds=stage.given.seconds / 2, rung=None))
     return Part(writers.WORDS, rows)

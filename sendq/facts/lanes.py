@@ -5,10 +5,17 @@ Named tuples, with one field for each column of its table: thousands are made a 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sendq.clock import Micros
+
+# Of a pair that stands for a whole application.
+WHOLE_APPLICATION: Final = "*"
+
+# The columns where scans for waiting jobs begin, by priority: no waiting job stands before its floor.
+FLOORS: Final = ("high_floor", "normal_floor", "low_floor")
+Floors = tuple[Micros, Micros, Micros]
 
 
 class Lane(NamedTuple):
@@ -59,6 +66,11 @@ class Lane(NamedTuple):
         return self.application, self.provider
 
     @property
+    def floors(self) -> Floors:
+        """Where scans for waiting jobs begin, by priority."""
+        return self.high_floor, self.normal_floor, self.low_floor
+
+    @property
     def is_offered(self) -> bool:
         """Whether a turn of it is open that no worker has claimed yet."""
         return self.turn == "offered"
@@ -72,6 +84,20 @@ class Lane(NamedTuple):
     def is_closed(self) -> bool:
         """Whether it gets no turn until its grant is authorised again."""
         return self.closed_at is not None
+
+
+class Pair(NamedTuple):
+    """A row of ``sendq_pair``: one provider of one application, or `WHOLE_APPLICATION`."""
+
+    application: str
+    provider: str
+    ramp: int | None
+    proven_at: Micros | None
+    streak: int
+    held_until: Micros | None
+    held_since: Micros | None
+    held_rule: str | None
+    held_by: str | None
 
 
 class Wake(NamedTuple):

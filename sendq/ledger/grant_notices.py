@@ -14,8 +14,9 @@ from sendq.facts.lanes import Lane
 from sendq.ledger import grants
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new
-from sendq.ledger.dispatching.lanes import lock, settle
+from sendq.ledger.dispatching.lanes import lock, write_changes
 from sendq.rules.grant_notices import DELETED, Change, Effect, Kind, effect_of
+from sendq.rules.lane_change import LaneChange
 
 EXPIRED = "grant_expired"
 AUTHOR = "webhook"
@@ -54,8 +55,10 @@ def _carry_out(connection: Connection, lane: Lane, effect: Effect, *, now: Micro
         case Change.CLOSE:
             grants.close(connection, lane.id, rule=EXPIRED, by=AUTHOR, now=now)
         case Change.SUSPECT:
-            change = {"closed_at": lane.closed_at or now, "closed_rule": EXPIRED, "suspected": True, "check_at": now}
-            settle(connection, {lane.id: lane}, {lane.id: change | {"checks": 0}}, now=now)
+            change = LaneChange(lane)
+            change.close(EXPIRED, at=lane.closed_at or now, check_at=now, suspected=True)
+            change.count_checks_anew()
+            write_changes(connection, [change], now=now)
         case Change.REOPEN:
             grants.reopen(connection, lane.id, by=AUTHOR, now=now)
         case Change.SIGNED_IN:

@@ -21,18 +21,17 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, and_, exists, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
-from sendq.facts.lanes import Lane
+from sendq.facts.lanes import WHOLE_APPLICATION, Lane
 from sendq.ledger import events, outcomes
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching.lanes import lock, name_providers, settle
+from sendq.ledger.dispatching.lane_paces import name_providers
+from sendq.ledger.dispatching.lanes import lock, lock_changes, write_changes
+from sendq.ledger.dispatching.pairs import hold_for_grants
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting
+from sendq.rules.lane_change import CHECK_FIRST, LaneChange, pause_after
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event, State
-
-# Between two questions about one grant: rarely, for most people come back within minutes or not today.
-CHECK_FIRST: Micros = 60 * SECOND
-CHECK_MOST: Micros = 15 * 60 * SECOND
 
 # A suspicion is looked into at once, and soon again if nobody could tell.
 SUSPECT_AGAIN: Micros = 15 * SECOND
@@ -42,11 +41,6 @@ ASK_AGAIN: Micros = 5 * 60 * SECOND
 
 # The API says that the grant is valid and the provider refuses it all the same: after so many times it is believed.
 SUSPECTED_MOST = 3
-
-
-def pause_after(checks: int) -> Micros:
-    """How long to leave the API alone about a grant after so many questions: 1, 2, 4 … 15 minutes."""
-    return min(CHECK_MOST, CHECK_FIRST << checks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,40 +62,31 @@ def lane_of(connection: Connection, application: str, grant_id: str) -> UUID | N
 
 def close(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Micros) -> bool:
     """Close a lane on somebody's word; False if it was closed already."""
-    row = lock(connection, [lane_id])[lane_id]
-    if row.closed_at is not None and not row.suspected:
+    change = _locked(connection, lane_id)
+    lane = change.lane
+    if lane.is_closed and not lane.suspected:
         return False
-    change = {"closed_at": now, "closed_rule": rule, "suspected": False, "check_at": now + CHECK_FIRST, "checks": 0}
-    settle(connection, {lane_id: row}, {lane_id: change}, now=now)
-    _event(connection, "closed", row, by=by, rule=rule, now=now)
+    change.close(rule, at=now, check_at=now + CHECK_FIRST)
+    change.count_checks_anew()
+    write_changes(connection, [change], now=now)
+    _event(connection, "closed", lane, by=by, rule=rule, now=now)
     return True
 
 
 def reopen(connection: Connection, lane_id: UUID, *, by: str, now: Micros, reason: str | None = None) -> bool:
     """Open a closed lane again, with one call at first; False if it was open."""
-    row = lock(connection, [lane_id])[lane_id]
-    if row.closed_at is None:
+    change = _locked(connection, lane_id)
+    lane = change.lane
+    if not lane.is_closed:
         return False
-    notify(
-        connection,
-        at=settle(connection, {lane_id: row}, {lane_id: _opened(now) | {"streak": 0, "refused": 0}}, now=now),
-    )
-    _event(connection, "reopened", row, by=by, rule=row.closed_rule, now=now, reason=reason)
+    change.reopen_authorised(now=now)
+    notify(connection, at=write_changes(connection, [change], now=now))
+    _event(connection, "reopened", lane, by=by, rule=lane.closed_rule, now=now, reason=reason)
     return True
 
 
-def _opened(now: Micros) -> dict[str, Any]:
-    return {
-        "closed_at": None,
-        "closed_rule": None,
-        "suspected": False,
-        "announced_at": None,
-        "check_at": None,
-        "checks": 0,
-        "gone": False,
-        "opened_at": now,
-        "ramp": 1,
-    }
+def _locked(connection: Connection, lane_id: UUID) -> LaneChange:
+    return lock_changes(connection, [lane_id])[lane_id]
 
 
 # --- asking the API ---------------------------------------------------------------------------------------------------
@@ -123,7 +108,7 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
     table, pair = schema.lane, schema.pair
     held = exists().where(
         pair.c.application == table.c.application,
-        pair.c.provider.in_([table.c.provider, "*"]),
+        pair.c.provider.in_([table.c.provider, WHOLE_APPLICATION]),
         pair.c.held_until > now,
     )
     waits = exists().where(schema.job.c.lane_id == table.c.id, schema.job.c.state == State.QUEUED.value)
@@ -149,7 +134,9 @@ def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
     """
     table, pair = schema.lane, schema.pair
     held = exists().where(
-        pair.c.application == table.c.application, pair.c.provider.in_(["unknown", "*"]), pair.c.held_until > now
+        pair.c.application == table.c.application,
+        pair.c.provider.in_(["unknown", WHOLE_APPLICATION]),
+        pair.c.held_until > now,
     )
     rows = connection.execute(
         select(table)
@@ -180,39 +167,35 @@ def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
     a call succeeds, what was asked and announced is remembered: the next question comes later, and nobody is called
     twice.
     """
-    row = lock(connection, [lane_id])[lane_id]
-    if row.closed_at is None or row.gone:  # somebody knew better while the API was asked
+    change = _locked(connection, lane_id)
+    lane = change.lane
+    if not lane.is_closed or lane.gone:  # somebody knew better while the API was asked
         return
-    if row.suspected and row.refused >= SUSPECTED_MOST:
+    if lane.suspected and lane.refused >= SUSPECTED_MOST:
         found_invalid(connection, lane_id, now=now)
         return
-    known = {"refused": row.refused + row.suspected, "announced_at": row.announced_at, "checks": row.checks}
-    notify(connection, at=settle(connection, {lane_id: row}, {lane_id: _opened(now) | known}, now=now))
-    _event(connection, "reopened", row, by="check", rule=row.closed_rule, now=now)
+    change.reopen_on_trial(now=now)
+    notify(connection, at=write_changes(connection, [change], now=now))
+    _event(connection, "reopened", lane, by="check", rule=lane.closed_rule, now=now)
 
 
 def found_invalid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
     """The API says that the owner must sign in again: no suspicion any more."""
-    row = lock(connection, [lane_id])[lane_id]
-    if row.closed_at is not None and row.suspected:
-        change = {"suspected": False, "check_at": now + pause_after(max(0, row.checks - 1))}
-        settle(connection, {lane_id: row}, {lane_id: change}, now=now)
+    change = _locked(connection, lane_id)
+    if change.lane.is_closed and change.lane.suspected:
+        change.confirm(now=now)
+        write_changes(connection, [change], now=now)
 
 
 def found_gone(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Micros) -> None:
     """The grant exists no more: its lane stays closed, and what waits in it ends (`end_gone`)."""
-    row = lock(connection, [lane_id])[lane_id]
-    if row.gone:
+    change = _locked(connection, lane_id)
+    lane = change.lane
+    if lane.gone:
         return
-    change = {
-        "closed_at": row.closed_at or now,
-        "closed_rule": rule,
-        "suspected": False,
-        "gone": True,
-        "check_at": None,
-    }
-    settle(connection, {lane_id: row}, {lane_id: change}, now=now)
-    _event(connection, "grant_gone", row, by=by, rule=rule, now=now)
+    change.close(rule, at=lane.closed_at or now, check_at=None, gone=True)
+    write_changes(connection, [change], now=now)
+    _event(connection, "grant_gone", lane, by=by, rule=rule, now=now)
 
 
 def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
@@ -300,7 +283,7 @@ def escalate(
     # Of all groups at once, lanes before pairs: the order in which everybody locks them.
     _open_closed(connection, [lane_id for ids in alike.values() for lane_id in ids], now=now)
     for (application, provider, rule), ids in alike.items():
-        _hold_pair(connection, application, provider, rule, held_until, now=now)
+        hold_for_grants(connection, application, provider, until=held_until, rule=rule, by=ESCALATION, now=now)
         events.append(
             connection,
             "escalated",
@@ -335,23 +318,14 @@ def open_stragglers(connection: Connection, *, now: Micros) -> None:
 
 def _open_closed(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
     """Open these lanes but for those that somebody opened, or found gone, before we had them locked."""
-    rows = lock(connection, ids)
-    still = [lane_id for lane_id, row in rows.items() if row.closed_at is not None and not row.gone]
-    settle(connection, rows, {lane_id: _opened(now) for lane_id in still}, now=now)
-    for row in (rows[lane_id] for lane_id in still):
-        _event(connection, "reopened", row, by=ESCALATION, rule=row.closed_rule, now=now)
-
-
-def _hold_pair(
-    connection: Connection, application: str, provider: str, rule: str, until: Micros, *, now: Micros
-) -> None:
-    table = schema.pair
-    connection.execute(
-        update(table)
-        .where(table.c.application == application, table.c.provider == provider)
-        .where(table.c.held_until.is_(None) | (table.c.held_until <= until))  # a longer one of an operator's stays
-        .values(held_until=until, held_since=now, held_rule=rule, held_by=ESCALATION, ramp=1)
-    )
+    changes = [
+        change for change in lock_changes(connection, ids).values() if change.lane.is_closed and not change.lane.gone
+    ]
+    for change in changes:
+        change.reopen(now=now)
+    write_changes(connection, changes, now=now)
+    for change in changes:
+        _event(connection, "reopened", change.lane, by=ESCALATION, rule=change.lane.closed_rule, now=now)
 
 
 def _event(

@@ -24,8 +24,9 @@ from sendq.ledger import events
 from sendq.ledger.contents import sealed_with
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
-from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, settle
+from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.enqueue import notify
+from sendq.rules.lane_change import LaneChange
 from sendq.rules.rule_ids import NO_KEY
 from sendq.vault import Vault, context_of
 
@@ -100,22 +101,19 @@ def _batch_of(job: ClaimedJob) -> UUID:
 
 def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], stuck: Mapping[UUID, str], *, now: Micros) -> None:
     """Close the turns of locked lanes of which nothing could be opened, and hold them for a while."""
-    changes: dict[UUID, dict[str, Any]] = {}
+    changes = []
     for lane_id, name in stuck.items():
-        row = lanes[lane_id]
-        again = row.held_rule == NO_KEY
-        since = row.held_since if again and row.held_since is not None else now
+        lane = lanes[lane_id]
+        again = lane.held_rule == NO_KEY
+        since = lane.held_since if again and lane.held_since is not None else now
         pause = min(HOLD_MOST, max(RECHECK, now - since))
-        changes[lane_id] = {
-            **CLOSED_TURN,
-            "held_until": now + pause,
-            "held_since": since,
-            "held_rule": NO_KEY,
-            "held_by": "policy",
-        }
+        change = LaneChange(lane)
+        change.close_turn()
+        change.hold_until(now + pause, since=since, rule=NO_KEY, by="policy")
+        changes.append(change)
         if not again:
-            _event(connection, row, name, now=now)
-    settle(connection, lanes, changes, now=now)
+            _event(connection, lane, name, now=now)
+    write_changes(connection, changes, now=now)
 
 
 def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:
@@ -123,9 +121,10 @@ def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:
     table = schema.lane.c
     held = select(table.id).where(table.held_rule == NO_KEY, table.held_until > now, table.id > after)
     ids = connection.execute(held.order_by(table.id).limit(RELEASE_STEP)).scalars().all()
-    rows = lock(connection, ids)
-    ends = {lane_id: {"held_until": None, "held_since": None, "held_rule": None} for lane_id in rows}
-    notify(connection, at=settle(connection, rows, ends, now=now))
+    changes = lock_changes(connection, ids).values()
+    for change in changes:
+        change.release()
+    notify(connection, at=write_changes(connection, changes, now=now))
     return ids[-1] if len(ids) == RELEASE_STEP else None
 
 

@@ -2,7 +2,7 @@
 
 Calls that were on the wire when the hold fell come back after it, throttled, refused for want of credentials or
 accepted; their turn may be one that was taken back. A tick is ten minutes, and who asks for quiet wants twenty. What a
-hold, an outcome and the end of a turn make of the lane is the product's own (`sendq.ledger.dispatching.record`).
+hold, an outcome and the end of a turn make of the lane is the product's own (`sendq.rules.lane_change`).
 """
 
 from __future__ import annotations
@@ -10,12 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, cast
 
-from sqlalchemy import Connection
-
 from sendq.clock import Micros
 from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import End
-from sendq.ledger.dispatching.record import _apply_to_lane, _end
+from sendq.rules.lane_change import LaneChange
 from sendq.rules.pace import next_ramp, next_turn_at
 from sendq.rules.states import Event
 from tests.model.explorer import Promise, World
@@ -125,12 +123,11 @@ class Holds(World[Life]):
             yield f"turn {lane.fence} calls", state._replace(calls=calls, disturbed=disturbed)
 
     def _ended(self, state: Life) -> Lane:
-        change: dict[str, Any] = {}
         lane = state.lane
         seen = lane if self.has("an end does not undo the probe") else lane._replace(held_since=None)
-        end = End(NOBODY, lane.fence, ready_at=0, ramp=state.ramp)
-        _end(cast(Any, seen), end, change, now=state.now)
-        return lane._replace(turn=None, ramp=change["ramp"])
+        change = LaneChange(cast(Any, seen))
+        change.end(End(NOBODY, lane.fence, ready_at=0, ramp=state.ramp), now=state.now)
+        return lane._replace(turn=None, ramp=change.columns["ramp"])
 
     def _answer(self, state: Life, call: Call) -> Iterator[tuple[str, Life]]:
         ours = state.lane.turn is not None and state.lane.fence == call.fence
@@ -163,10 +160,9 @@ class Holds(World[Life]):
             seen = seen._replace(held_since=None)
         if not self.has("what was begun before does not close again"):
             seen = seen._replace(opened_at=None)
-        changes: dict[Any, dict[str, Any]] = {}
-        _apply_to_lane(cast(Connection, None), outcome, cast(Any, {NOBODY: seen}), changes, [], now=state.now)
-        change = {name: value for name, value in changes.get(NOBODY, {}).items() if name in Lane._fields}
-        return lane._replace(**change)
+        change = LaneChange(cast(Any, seen))
+        change.apply(outcome, now=state.now)
+        return lane._replace(**{name: value for name, value in change.columns.items() if name in Lane._fields})
 
     def broken(self, state: Life) -> Iterator[Promise]:
         if state.disturbed or state.lane.streak > state.incidents:

@@ -1,7 +1,7 @@
 """Two changes of one message, in a lane that may make two calls at once: which of them stands in the end.
 
 A change may be made although no answer came; then its call is repeated. Which jobs a claim leaves out, and which of
-the others begin together, is the product's own (`sendq.ledger.dispatching.turns`).
+the others begin together, is the product's own (`sendq.ledger.dispatching.loading`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar, NamedTuple, cast
 
-from sendq.ledger.dispatching.turns import _behind
+from sendq.ledger.dispatching.loading import _behind
 from sendq.rules.starts import first_to_begin
 from tests.model.explorer import Promise, World
 from tests.model.parts import NOBODY

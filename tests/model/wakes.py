@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
 from sendq.clock import SECOND, Micros
-from sendq.ledger.dispatching.lanes import lower
+from sendq.ledger.dispatching.waking import lower
 from sendq.rules.floors import Floors
 from sendq.rules.pace import next_turn_at
 from tests.model.explorer import Promise, World
@@ -169,7 +169,7 @@ class Wakes(World[Life]):
 
     @staticmethod
     def _settled(state: Life, scan: Micros | None) -> Life:
-        """As `sendq.ledger.dispatching.lanes.settle` moves the mark."""
+        """As `sendq.ledger.dispatching.lanes.write_changes` moves the mark."""
         return state._replace(mark=state.now if scan is None else scan)
 
     def broken(self, state: Life) -> Iterator[Promise]:

@@ -24,8 +24,11 @@ from sendq.facts.turns import Begin, Claimed, End, Group, Recorded, Turn
 from sendq.ids import lane_id, new_id
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine, writing
-from sendq.ledger.dispatching import lanes, turns
+from sendq.ledger.dispatching import turns
+from sendq.ledger.dispatching.offers import due_lanes, offer_turns
+from sendq.ledger.dispatching.pairs import read_pairs
 from sendq.ledger.dispatching.record import record as record_in
+from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event
 from tests.support.servers import PgServer
@@ -81,8 +84,8 @@ class Ledger:
     def absorb(self) -> int:
         """The dispatcher takes in the wake rows that are there; how many."""
         with self.writing() as connection:
-            found = lanes.take_wakes(connection, limit=10_000)
-            lanes.wake(connection, found, now=self.clock(), paces=Paces())
+            found = take_wakes(connection, limit=10_000)
+            wake_lanes(connection, found, now=self.clock(), paces=Paces())
         return len(found)
 
     def due(self) -> list[UUID]:
@@ -93,14 +96,14 @@ class Ledger:
     def due_in(self, connection: Connection) -> list[tuple[UUID, int]]:
         """The same in a transaction that is open, with the calls that each may make at once."""
         now = self.clock()
-        open_pairs = [pair for pair in lanes.pairs(connection) if pair.wants_at <= now]
-        return [served for pair in open_pairs for served in lanes.due(connection, pair, now=now, limit=1_000)]
+        open_pairs = [pair for pair in read_pairs(connection) if pair.wants_at <= now]
+        return [served for pair in open_pairs for served in due_lanes(connection, pair, now=now, limit=1_000)]
 
     def offer(self) -> list[Turn]:
         """What one round of the dispatcher does: take in new jobs, choose all due lanes, open their turns."""
         self.absorb()
         with self.writing() as connection:
-            return lanes.offer(connection, self.due_in(connection), now=self.clock())
+            return offer_turns(connection, self.due_in(connection), now=self.clock())
 
     def claim(self, offered: Iterable[Turn], *, worker: UUID | None = None, jobs_each: int = 50) -> list[Claimed]:
         """A worker claims turns."""

@@ -21,8 +21,12 @@ from sendq.clock import Micros
 from sendq.errors import SendqError
 from sendq.facts.turns import Turn
 from sendq.ledger.db.engine import reading, writing
-from sendq.ledger.dispatching import lanes, lineage, turns, workers
-from sendq.ledger.dispatching.lanes import NEVER, Used
+from sendq.ledger.dispatching import lineage, workers
+from sendq.ledger.dispatching.lane_paces import apply_paces
+from sendq.ledger.dispatching.lanes import NEVER
+from sendq.ledger.dispatching.offers import Used, due_lanes, give_back, offer_turns, slots_in_use
+from sendq.ledger.dispatching.pairs import PairView, read_pairs, unprove
+from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules import fair_share
 from sendq.rules.floors import Floors
 from sendq.rules.pace import PROBE_PATIENCE, probing_room
@@ -242,7 +246,7 @@ class Dispatcher:
     def _keep_paces(self, after: UUID) -> None:
         """The one who led before may have had other settings."""
         with writing(self._ledger) as connection:
-            self._paced, changed = lanes.keep_paces(connection, self._paces, after=after, limit=PACED_MOST)
+            self._paced, changed = apply_paces(connection, self._paces, after=after, limit=PACED_MOST)
         if changed:
             journal.paces_applied(changed)
 
@@ -250,11 +254,11 @@ class Dispatcher:
         with writing(self._ledger) as connection:
             floors = self._floors
             floors.begin(now)
-            wakes = lanes.take_wakes(connection, limit=WAKES_MOST, above=floors.wake_id)
+            wakes = take_wakes(connection, limit=WAKES_MOST, above=floors.wake_id)
             floors.woken((row.id for row in wakes), now)
             if wakes:
-                lanes.wake(connection, wakes, now=now, paces=self._paces)
-            pairs = lanes.pairs(connection, floors=floors.next_at)
+                wake_lanes(connection, wakes, now=now, paces=self._paces)
+            pairs = read_pairs(connection, floors=floors.next_at)
             for pair in pairs:
                 floors.first_lane((pair.application, pair.provider), pair.next_at, now)
             due = [pair for pair in pairs if pair.wants_at <= now]
@@ -264,29 +268,29 @@ class Dispatcher:
             return self._serve(connection, due, now=now, woken=len(wakes), next_at=next_at)
 
     def _serve(
-        self, connection: Connection, due: Sequence[lanes.PairView], *, now: Micros, woken: int, next_at: Micros
+        self, connection: Connection, due: Sequence[PairView], *, now: Micros, woken: int, next_at: Micros
     ) -> Round:
         floors = self._floors
-        capacity, used = lanes.slots(connection, old_before=now - PROBE_PATIENCE, floor=floors.turn_at)
+        capacity, used = slots_in_use(connection, old_before=now - PROBE_PATIENCE, floor=floors.turn_at)
         floors.first_turn(min((one.first_at for one in used.values()), default=None), now)
         free = capacity - sum(one.young + one.old for one in used.values())
         waiting = {}
         for pair in due:
             allowed = pair.allows(now=now)
             if allowed is not None and pair.ramp is None:
-                lanes.unprove(connection, pair)
+                unprove(connection, pair)
             room = free
             if allowed is not None:
                 by_pair = used.get((pair.application, pair.provider), NOTHING_USED)
                 room = min(free, probing_room(allowed, young=by_pair.young, old=by_pair.old))
             if room > 0:
                 waiting[pair] = fair_share.fit(
-                    lanes.due(
+                    due_lanes(
                         connection, pair, now=now, limit=room, floor=floors.next_at[pair.application, pair.provider]
                     ),
                     room,
                 )
-        offered = lanes.offer(connection, fair_share.choose(waiting, free), now=now)
+        offered = offer_turns(connection, fair_share.choose(waiting, free), now=now)
         if offered:
             failpoints.reached("offering")
         return Round(offered, woken, next_at, full=not offered or len(offered) < sum(map(len, waiting.values())))
@@ -305,7 +309,7 @@ class Dispatcher:
             metrics.publish_failed()
             self._broker_pause = min(BROKER_PAUSE_MOST, max(BROKER_PAUSE_FIRST, self._broker_pause * 2))
             with writing(self._ledger) as connection:
-                turns.give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=self._now())
+                give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=self._now())
 
     def _pause_after(self, done: Round) -> Micros:
         now = self._now()

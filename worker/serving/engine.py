@@ -40,7 +40,8 @@ from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching import lineage, rescue, workers
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.dispatching.lineage import Standing
-from sendq.ledger.dispatching.turns import claim, give_back
+from sendq.ledger.dispatching.offers import give_back
+from sendq.ledger.dispatching.turns import claim
 from sendq.ledger.dispatching.workers import Load
 from sendq.ledger.enqueue import notify
 from sendq.rules.preflight import trusted_age

@@ -3,34 +3,34 @@
 Facts are never fenced. An attempt, a "sent", a hold is recorded however late it comes: a worker that was taken for
 dead and was not still tells the truth about what went out. Only the return of a job to the queue, the lane's slot and
 its pace need the turn to be open still.
+
+    lanes, pairs and jobs are locked, in this order
+    attempts ─▶ jobs and their lanes ─▶ begins ─▶ slots and ends ─▶ pairs that work ─▶ lanes, with their next turns
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 
 from sendq.clock import Micros
 from sendq.facts.jobs import JOB_CHANGES, LockedJob
-from sendq.facts.lanes import Lane
-from sendq.facts.outcomes import Outcome
-from sendq.facts.turns import End, Group, Recorded
+from sendq.facts.lanes import WHOLE_APPLICATION, Lane
+from sendq.facts.outcomes import Hold, Outcome, Scope
+from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ledger import events
 from sendq.ledger.attempts import insert_new_attempts
-from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_new
-from sendq.ledger.dispatching.lanes import CLOSED_TURN, NEVER, lock, lock_pairs, lower_in, prove, settle
+from sendq.ledger.dispatching import pairs
+from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
 from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
-from sendq.ledger.grants import pause_after
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.walks import record_page
 from sendq.rules.job_change import after_outcome, sent_with_another_key
-from sendq.rules.pace import BEHAVES_AFTER, relaxed, stretched
 from sendq.rules.states import MOVES, Event, State
 from sendq.vault import Vault
 
@@ -40,224 +40,180 @@ def record(connection: Connection, group: Group, *, now: Micros, vault: Vault = 
 
     ``vault`` seals the requests that it makes (the next pages of walks).
     """
-    recorded = Recorded()
-    lanes = lock(connection, group.lane_ids())
-    wide = [lanes[one.lane_id].application for one in group.outcomes if one.hold and one.hold.above_grant]
-    if wide or group.proven:
-        lock_pairs(connection, [*wide, *(application for application, _ in group.proven)])
-    changes: dict[UUID, dict[str, Any]] = {}
-    _apply_outcomes(connection, group.outcomes, lanes, changes, recorded, now=now, vault=vault)
-    open_turns = {lane_id for lane_id, row in lanes.items() if row.turn == "claimed"}
-    recorded.begun = begin(
-        connection,
-        [
-            (item.job_id, item.fence)
-            for item in group.begins
-            if item.lane_id in open_turns
-            and lanes[item.lane_id].fence == item.fence
-            # Held since the turn began, by hand or by what a late worker told: inside a hold nothing is asked.
-            and (lanes[item.lane_id].held_until or 0) <= now
-        ],
-        now=now,
-    )
-    for shrink in group.shrinks:
-        if shrink.lane_id in open_turns and lanes[shrink.lane_id].fence == shrink.fence:
-            changes.setdefault(shrink.lane_id, {})["turn_slots"] = shrink.slots
-    for end in group.ends:
-        if end.lane_id in open_turns and lanes[end.lane_id].fence == end.fence:
-            _end(lanes[end.lane_id], end, changes.setdefault(end.lane_id, {}), now=now)
-    for (application, provider), begun_at in sorted(group.proven.items()):
-        ramp = prove(connection, application, provider, begun_at=begun_at, now=now)
-        recorded.ramps[application, provider] = ramp
-    notify_at = settle(connection, lanes, changes, now=now)
-    if notify_at != NEVER:
-        notify(connection, at=notify_at)
-    return recorded
+    return _Recording(connection, group, now=now, vault=vault).run()
 
 
-def _end(lane: Lane, end: End, change: dict[str, Any], *, now: Micros) -> None:
-    ramp = min(end.ramp, lane.width)
-    if lane.held_since is not None and lane.held_since >= (lane.turn_at or 0):
-        ramp = min(ramp, lane.ramp)
-    change.update(CLOSED_TURN, ready_at=end.ready_at, served_at=now)
-    if end.used is not None:
-        change["used"] = end.used
-    if lane.stretch and end.successes:
-        change["stretch"] = relaxed(change.get("stretch", lane.stretch), end.successes)
-    # A hold that fell meanwhile has reset the ramp; a turn that began before it must not undo that, whether the hold
-    # is in this group or was recorded before.
-    change.setdefault("ramp", ramp)
+class _Recording:
+    """One group on its way into the ledger."""
 
+    def __init__(self, connection: Connection, group: Group, *, now: Micros, vault: Vault) -> None:
+        self._connection, self._group, self._now, self._vault = connection, group, now, vault
+        self._lanes = lock_changes(connection, group.lane_ids())
+        self._events: list[dict[str, Any]] = []
+        self._recorded = Recorded()
 
-def _apply_outcomes(
-    connection: Connection,
-    outcomes: Sequence[Outcome],
-    lanes: Mapping[UUID, Lane],
-    changes: dict[UUID, dict[str, Any]],
-    recorded: Recorded,
-    *,
-    now: Micros,
-    vault: Vault,
-) -> None:
-    attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
-    fresh = insert_new_attempts(connection, attempts)
-    news = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
-    before = lock_jobs(connection, [outcome.job_id for outcome in news])
-    jobs: dict[UUID, LockedJob] = dict(before)
-    ended: dict[UUID, LockedJob] = {}
-    counts: Counter[tuple[UUID, str]] = Counter()
-    going_on: set[UUID] = set()
-    happened: list[dict[str, Any]] = []
-    for outcome in news:
-        job = jobs.get(outcome.job_id)
-        if job is None:
-            continue  # pruned, or erased, while it was on the wire
-        in_turn = job.state == State.SENDING and job.turn == outcome.fence
-        if not in_turn and outcome.attempt is not None:  # without a call there is no fact
-            recorded.late.append(outcome)
-            if job.state == State.SENT and sent_with_another_key(job, outcome):
-                recorded.sent_twice.append(outcome)
-        if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
-            # Two turns may speak of one job in one group: the second meets it as the first has left it.
-            after = jobs[job.id] = ended[job.id] = job._replace(**after_outcome(job, outcome, now=now))
-            if after.state == State.QUEUED:
-                lower_in(changes, lanes[outcome.lane_id], job.priority, after.next_at)
-            following = None
-            if outcome.page is not None and job.batch_id is not None and after.state == State.SENT:
-                following = record_page(connection, job.batch_id, outcome.page, counts, now=now, vault=vault)
-            if following is not None:
-                lower_in(changes, lanes[outcome.lane_id], following["priority"], following["next_at"])
-                going_on.add(job.id)
-        if _apply_to_lane(connection, outcome, lanes, changes, happened, now=now):
-            recorded.incidents.append(outcome)
-    events.append_all(connection, happened)
-    changed = [(before[job_id], dict(zip(JOB_CHANGES, after, strict=False))) for job_id, after in ended.items()]
-    store_changes(connection, changed, now=now, counts=counts, going_on=going_on)
-    known = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
-    if known:
-        _tell_of_first_try(connection, known, lanes, recorded)
+    def run(self) -> Recorded:
+        self._lock_pairs()
+        self._apply_outcomes()
+        self._begin_jobs()
+        self._change_turns()
+        self._prove_pairs()
+        notify_at = write_changes(self._connection, self._lanes.values(), now=self._now)
+        if notify_at != NEVER:
+            notify(self._connection, at=notify_at)
+        return self._recorded
 
+    def _lock_pairs(self) -> None:
+        """Lock the pairs that are going to change; all of an application's, for a hold may concern each of them."""
+        held = [self._lane_of(one).application for one in self._group.outcomes if one.hold and one.hold.above_grant]
+        proven = [application for application, _ in self._group.proven]
+        if held or proven:
+            pairs.lock_pairs(self._connection, held + proven)
 
-def _tell_of_first_try(
-    connection: Connection, known: Sequence[Outcome], lanes: Mapping[UUID, Lane], recorded: Recorded
-) -> None:
-    """The group is repeated: what its first try began was told to nobody, for its answer was lost."""
-    jobs = lock_jobs(connection, [outcome.job_id for outcome in known])
-    for outcome in known:
-        job = jobs.get(outcome.job_id)
-        if job is not None and job.state == State.SENT and sent_with_another_key(job, outcome):
-            recorded.late.append(outcome)
-            recorded.sent_twice.append(outcome)
-        if outcome.hold is not None and outcome.hold.above_grant:
-            lane, pair = lanes[outcome.lane_id], schema.pair.c
-            provider = lane.provider if outcome.hold.scope == "provider" else "*"
-            began = select(pair.streak).where(
-                pair.application == lane.application,
-                pair.provider == provider,
-                pair.held_until == outcome.hold.until,
-                pair.held_rule == outcome.hold.rule,
-            )
-            if connection.execute(began).scalar() == 1:
-                recorded.incidents.append(outcome)
+    def _lane_of(self, item: Outcome | Begin | End | Shrink) -> Lane:
+        """The lane as it was locked."""
+        return self._lanes[item.lane_id].lane
 
+    def _is_open(self, item: Begin | End | Shrink) -> bool:
+        """Whether the turn that speaks is still the lane's."""
+        lane = self._lane_of(item)
+        return lane.is_claimed and lane.fence == item.fence
 
-def _apply_to_lane(
-    connection: Connection,
-    outcome: Outcome,
-    lanes: Mapping[UUID, Lane],
-    changes: dict[UUID, dict[str, Any]],
-    happened: list[dict[str, Any]],
-    *,
-    now: Micros,
-) -> bool:
-    """What an outcome says of its lane, or of more than its lane; whether it began an incident above the grant."""
-    lane = lanes[outcome.lane_id]
-    if outcome.event is Event.ACCEPT and (lane.streak or lane.refused):
-        changes.setdefault(lane.id, {}).update(streak=0, refused=0, checks=0, announced_at=None)
-    if outcome.width is not None:
-        width = max(1, min(lane.width, outcome.width))
-        if width < changes.get(lane.id, {}).get("width", lane.width):
-            happened.append(_event("narrowed", outcome, lane, now=now, reason=f"to {width} at once"))
-        changes.setdefault(lane.id, {}).update(width=width, ramp=min(lane.ramp, width))
-    if outcome.spacing is not None:
-        spaced = {"spacing": max(lane.spacing, outcome.spacing), "spacing_until": now + BEHAVES_AFTER}
-        changes.setdefault(lane.id, {}).update(spaced)
-    if outcome.throttled and (lane.held_since is None or outcome.begun_at >= lane.held_since):
-        # One step for each incident: what was on the wire when the hold fell does not count again.
-        changes.setdefault(lane.id, {})["stretch"] = stretched(lane.stretch)
-    return outcome.hold is not None and _apply_hold(connection, outcome, lanes, changes, happened, now=now)
+    # --- outcomes -----------------------------------------------------------------------------------------------------
 
+    def _apply_outcomes(self) -> None:
+        """Write the attempts; the outcome of one that is there already was applied by an earlier try of this group."""
+        outcomes = self._group.outcomes
+        attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
+        fresh = insert_new_attempts(self._connection, attempts)
+        self._apply([outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh])
+        repeated = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
+        if repeated:
+            self._report_again(repeated)
 
-def _apply_hold(
-    connection: Connection,
-    outcome: Outcome,
-    lanes: Mapping[UUID, Lane],
-    changes: dict[UUID, dict[str, Any]],
-    happened: list[dict[str, Any]],
-    *,
-    now: Micros,
-) -> bool:
-    """One incident, one step: what was on the wire when a hold fell does not lengthen it, and nothing shortens it.
+    def _apply(self, outcomes: Sequence[Outcome]) -> None:
+        """Write what outcomes say of their jobs, and note what they say of their lanes."""
+        before = lock_jobs(self._connection, [outcome.job_id for outcome in outcomes])
+        jobs = dict(before)
+        counts: Counter[tuple[UUID, str]] = Counter()
+        going_on: set[UUID] = set()
+        for outcome in outcomes:
+            job = jobs.get(outcome.job_id)
+            if job is None:
+                continue  # pruned, or erased, while it was on the wire
+            in_turn = job.state == State.SENDING and job.turn == outcome.fence
+            if not in_turn:
+                self._report_late(job, outcome)
+            if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
+                # Two turns may speak of one job in one group: the second meets it as the first has left it.
+                after = jobs[job.id] = job._replace(**after_outcome(job, outcome, now=self._now))
+                if after.state == State.QUEUED:
+                    self._lanes[outcome.lane_id].lower(job.priority, after.next_at)
+                if self._go_on_walking(after, outcome, counts):
+                    going_on.add(job.id)
+            self._apply_to_lane(outcome)
+        events.append_all(self._connection, self._events)
+        changed = [
+            (before[job_id], dict(zip(JOB_CHANGES, job, strict=False)))
+            for job_id, job in jobs.items()
+            if job is not before[job_id]
+        ]
+        store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
 
-    Whether it is the first step of an incident above the grant, with a success since the last.
-    """
-    hold, lane = outcome.hold, lanes[outcome.lane_id]
-    assert hold is not None
-    if hold.scope == "grant":
-        change = changes.setdefault(lane.id, {})
-        held_since = change.get("held_since", lane.held_since)
-        if hold.until is None:
-            closed = change.get("closed_at", lane.closed_at) is not None
-            known = closed and (hold.suspected or not change.get("suspected", lane.suspected))
-            if not known and (lane.opened_at is None or outcome.begun_at >= lane.opened_at):
-                if hold.gone or not closed:
-                    happened.append(_event("grant_gone" if hold.gone else "closed", outcome, lane, now=now))
-                change.update(closed_at=now, closed_rule=hold.rule, suspected=hold.suspected, gone=hold.gone)
-                # As many questions as there were since the last success: they come ever more rarely.
-                change.update(check_at=now if hold.suspected else now + pause_after(lane.checks))
-        elif (held_since is None or outcome.begun_at >= held_since) and hold.until >= (lane.held_until or 0):
-            change.update(held_until=hold.until, held_since=now, held_rule=hold.rule, held_by=hold.by)
-            change.update(ramp=1, streak=lane.streak + 1)
-            happened.append(_event("hold", outcome, lane, now=now))
-        return False
-    provider = lane.provider if hold.scope == "provider" else "*"
-    insert_new(connection, schema.pair, [{"application": lane.application, "provider": provider}], returning="provider")
-    table = schema.pair
-    changed = connection.execute(
-        update(table)
-        .where(table.c.application == lane.application, table.c.provider == provider)
-        .where(table.c.held_since.is_(None) | (table.c.held_since <= outcome.begun_at))
-        .where(table.c.held_until.is_(None) | (table.c.held_until <= (hold.until or 0)))
-        .values(
-            held_until=hold.until,
-            held_since=now,
-            held_rule=hold.rule,
-            held_by=hold.by,
-            streak=table.c.streak + 1,
+    def _go_on_walking(self, job: LockedJob, outcome: Outcome, counts: Counter[tuple[UUID, str]]) -> bool:
+        """Keep what a listing has found; whether a job was made for the page after it."""
+        if outcome.page is None or job.state != State.SENT or job.batch_id is None:
+            return False
+        following = record_page(self._connection, job.batch_id, outcome.page, counts, now=self._now, vault=self._vault)
+        if following is None:
+            return False
+        self._lanes[outcome.lane_id].lower(following["priority"], following["next_at"])
+        return True
+
+    def _report_late(self, job: LockedJob, outcome: Outcome) -> None:
+        """A fact that came after its turn; without a call there is none."""
+        if outcome.attempt is None:
+            return
+        self._recorded.late.append(outcome)
+        if job.state == State.SENT and sent_with_another_key(job, outcome):
+            self._recorded.sent_twice.append(outcome)
+
+    def _report_again(self, outcomes: Sequence[Outcome]) -> None:
+        """The group is repeated: nobody has heard what its first try began, for its answer was lost."""
+        jobs = lock_jobs(self._connection, [outcome.job_id for outcome in outcomes])
+        for outcome in outcomes:
+            job = jobs.get(outcome.job_id)
+            if job is not None and job.state == State.SENT and sent_with_another_key(job, outcome):
+                self._recorded.late.append(outcome)
+                self._recorded.sent_twice.append(outcome)
+            hold = outcome.hold
+            if hold is not None and hold.above_grant:
+                application, provider = _pair_of(self._lane_of(outcome), hold)
+                if pairs.streak_of(self._connection, application, provider, hold) == 1:
+                    self._recorded.incidents.append(outcome)
+
+    # --- lanes, turns and pairs ---------------------------------------------------------------------------------------
+
+    def _apply_to_lane(self, outcome: Outcome) -> None:
+        """What an outcome says of its lane, and of the pair above it."""
+        for kind, reason in self._lanes[outcome.lane_id].apply(outcome, now=self._now):
+            self._note(kind, outcome, reason=reason)
+        hold = outcome.hold
+        if hold is None or not hold.above_grant:
+            return
+        application, provider = _pair_of(self._lane_of(outcome), hold)
+        streak = pairs.hold_for_answer(
+            self._connection, application, provider, hold, begun_at=outcome.begun_at, now=self._now
         )
-        .returning(table.c.streak)
-    ).scalar()
-    if changed is None:
-        return False
-    happened.append(_event("hold", outcome, lane, now=now))
-    # Afterwards one call, then 1, 2, 4 …
-    held = update(table).where(table.c.application == lane.application)
-    connection.execute((held if provider == "*" else held.where(table.c.provider == provider)).values(ramp=1))
-    return bool(changed == 1)
+        if streak is None:
+            return
+        self._note("hold", outcome)
+        if streak == 1:  # no hold since the last success: something new
+            self._recorded.incidents.append(outcome)
+
+    def _begin_jobs(self) -> None:
+        """Begin what open turns want to begin next. A hold may have fallen since: inside one nothing is begun."""
+        wanted = [
+            (item.job_id, item.fence)
+            for item in self._group.begins
+            if self._is_open(item) and (self._lane_of(item).held_until or 0) <= self._now
+        ]
+        self._recorded.begun = begin(self._connection, wanted, now=self._now)
+
+    def _change_turns(self) -> None:
+        """Take back slots from open turns, and end those that are over."""
+        for shrink in self._group.shrinks:
+            if self._is_open(shrink):
+                self._lanes[shrink.lane_id].shrink(shrink.slots)
+        for end in self._group.ends:
+            if self._is_open(end):
+                self._lanes[end.lane_id].end(end, now=self._now)
+
+    def _prove_pairs(self) -> None:
+        """Note which pairs work, and widen those that have to prove themselves."""
+        for (application, provider), begun_at in sorted(self._group.proven.items()):
+            ramp = pairs.prove(self._connection, application, provider, begun_at=begun_at, now=self._now)
+            self._recorded.ramps[application, provider] = ramp
+
+    def _note(self, kind: str, outcome: Outcome, *, reason: str | None = None) -> None:
+        """An answer changed how its lane, or what stands above it, is served: an event, once for each incident."""
+        lane, hold = self._lane_of(outcome), outcome.hold
+        scope = Scope.GRANT if hold is None or kind == "narrowed" else hold.scope
+        self._events.append(
+            events.event(
+                kind,
+                at=self._now,
+                by="policy" if hold is None else hold.by,
+                application=lane.application,
+                provider=None if scope is Scope.APPLICATION else lane.provider,
+                grant_id=lane.grant_id if scope is Scope.GRANT else None,
+                job_id=outcome.job_id,
+                rule=outcome.rule if hold is None else hold.rule,
+                reason=reason,
+            )
+        )
 
 
-def _event(kind: str, outcome: Outcome, lane: Lane, *, now: Micros, reason: str | None = None) -> dict[str, Any]:
-    """That an answer changed how its lane, or what stands above it, is served: kept once for each incident."""
-    hold = outcome.hold
-    scope = "grant" if hold is None or kind == "narrowed" else hold.scope
-    return events.event(
-        kind,
-        at=now,
-        by="policy" if hold is None else hold.by,
-        application=lane.application,
-        provider=None if scope == "application" else lane.provider,
-        grant_id=lane.grant_id if scope == "grant" else None,
-        job_id=outcome.job_id,
-        rule=outcome.rule if hold is None else hold.rule,
-        reason=reason,
-    )
+def _pair_of(lane: Lane, hold: Hold) -> tuple[str, str]:
+    """The pair that a hold above the grant concerns."""
+    return lane.application, lane.provider if hold.scope is Scope.PROVIDER else WHOLE_APPLICATION

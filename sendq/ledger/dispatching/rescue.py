@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Uuid, bindparam, literal_column, select, text
@@ -20,12 +19,13 @@ from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
 from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, lower_in, settle
-from sendq.ledger.dispatching.turns import give_back
+from sendq.ledger.dispatching.lanes import lock_changes, write_changes
+from sendq.ledger.dispatching.offers import give_back
 from sendq.ledger.dispatching.workers import deregister
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_jobs, store_changes
 from sendq.rules.job_change import after_loss
+from sendq.rules.lane_change import LaneChange
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
 from sendq.rules.rule_ids import DIED, STOPPED
@@ -48,7 +48,7 @@ def bury(
 ) -> Buried:
     """Take back all turns of a worker that is dead, and forget it. One that stopped on purpose has not ``died``."""
     lanes = _lanes_of(connection, worker)
-    begun = _close(connection, lanes, worker, now=now, died=died, key_max_age=key_max_age)
+    begun = _take_back(connection, lanes, worker, now=now, died=died, key_max_age=key_max_age)
     deregister(connection, worker)
     return Buried(turns=len(lanes), begun=begun)
 
@@ -61,39 +61,44 @@ def take_back_strays(
     now: Micros,
     key_max_age: Micros = KEY_MAX_AGE,
 ) -> int:
-    """Take back the turns of a living worker that it does not have in hand (lane, fence); gives how many there were.
+    """Take back the turns of a living worker that it does not have in hand (lane, fence); returns how many there were.
 
     The answer to a claim was lost, or a bug broke the turn off; jobs begun in it return like those of a dead worker.
     """
     lanes = _lanes_of(connection, worker)
     # Asked under lock: what is not in hand now, and is not over in the ledger, never will be.
-    strays = {lane_id: row for lane_id, row in lanes.items() if (lane_id, row.fence) not in in_flight}
-    _close(connection, strays, worker, now=now, died=False, key_max_age=key_max_age)
+    strays = {lane_id: change for lane_id, change in lanes.items() if (lane_id, change.lane.fence) not in in_flight}
+    _take_back(connection, strays, worker, now=now, died=False, key_max_age=key_max_age)
     return len(strays)
 
 
-def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, Lane]:
+def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, LaneChange]:
     """The lanes that are in a turn of this worker, locked."""
     table = schema.lane
     held = connection.execute(select(table.c.id).where(table.c.turn_worker == worker, table.c.turn.is_not(None)))
-    lanes = lock(connection, held.scalars().all())
-    return {lane_id: row for lane_id, row in lanes.items() if row.turn_worker == worker and row.turn is not None}
+    lanes = lock_changes(connection, held.scalars().all())
+    return {
+        lane_id: change
+        for lane_id, change in lanes.items()
+        if change.lane.turn_worker == worker and change.lane.turn is not None
+    }
 
 
-def _close(
+def _take_back(
     connection: Connection,
-    lanes: Mapping[UUID, Lane],
+    lanes: Mapping[UUID, LaneChange],
     worker: UUID,
     *,
     now: Micros,
     died: bool,
     key_max_age: Micros,
 ) -> int:
-    """Close the turns of these lanes; gives how many jobs were begun in them."""
-    changes = {lane_id: {**CLOSED_TURN, "used": _drained(row, now=now)} for lane_id, row in lanes.items()}
+    """Close the turns of these lanes; returns how many jobs were begun in them."""
+    for change in lanes.values():
+        change.close_turn(used=_drained(change.lane, now=now))
     begun = _begun_in(connection, lanes)
-    _return_begun(connection, begun, lanes, changes, worker, now=now, died=died, key_max_age=key_max_age)
-    notify(connection, at=settle(connection, lanes, changes, now=now))
+    _return_begun(connection, begun, lanes, worker, now=now, died=died, key_max_age=key_max_age)
+    notify(connection, at=write_changes(connection, lanes.values(), now=now))
     return len(begun)
 
 
@@ -122,20 +127,24 @@ def take_back_orphans(
     ).all()
     if not stray:
         return 0
-    lanes = lock(connection, {row.lane_id for row in stray})
+    lanes = lock_changes(connection, {row.lane_id for row in stray})
     jobs = lock_jobs(connection, [row.id for row in stray])
     orphans = {
-        job_id: row
-        for job_id, row in jobs.items()
-        if row.state == State.SENDING and (lanes[row.lane_id].turn is None or lanes[row.lane_id].fence != row.turn)
+        job_id: job
+        for job_id, job in jobs.items()
+        if job.state == State.SENDING and not _is_of(lanes[job.lane_id].lane, job.turn)
     }
-    changes: dict[UUID, dict[str, Any]] = {}
-    _return_begun(connection, orphans, lanes, changes, None, now=now, died=False, key_max_age=key_max_age)
-    notify(connection, at=settle(connection, lanes, changes, now=now))
+    _return_begun(connection, orphans, lanes, None, now=now, died=False, key_max_age=key_max_age)
+    notify(connection, at=write_changes(connection, lanes.values(), now=now))
     return len(orphans)
 
 
-def _begun_in(connection: Connection, lanes: Mapping[UUID, Lane]) -> dict[UUID, LockedJob]:
+def _is_of(lane: Lane, fence: int | None) -> bool:
+    """Whether the lane's open turn is the one of this fence."""
+    return lane.turn is not None and lane.fence == fence
+
+
+def _begun_in(connection: Connection, lanes: Mapping[UUID, LaneChange]) -> dict[UUID, LockedJob]:
     job = schema.job
     ids = connection.execute(
         select(job.c.id).where(job.c.lane_id.in_(sorted(lanes)), job.c.state == State.SENDING.value)
@@ -144,15 +153,14 @@ def _begun_in(connection: Connection, lanes: Mapping[UUID, Lane]) -> dict[UUID, 
     return {
         job_id: row
         for job_id, row in jobs.items()
-        if row.state == State.SENDING and row.turn == lanes[row.lane_id].fence
+        if row.state == State.SENDING and row.turn == lanes[row.lane_id].lane.fence
     }
 
 
 def _return_begun(
     connection: Connection,
     begun: Mapping[UUID, LockedJob],
-    lanes: Mapping[UUID, Lane],
-    changes: dict[UUID, dict[str, Any]],
+    lanes: Mapping[UUID, LaneChange],
     worker: UUID | None,
     *,
     now: Micros,
@@ -165,7 +173,7 @@ def _return_begun(
         change = after_loss(job, rule=rule, died=died, now=now, key_max_age=key_max_age)
         changed.append((job, {"id": job.id} | change))
         if change["state"] == State.QUEUED:
-            lower_in(changes, lanes[job.lane_id], job.priority, now)
+            lanes[job.lane_id].lower(job.priority, now)
         attempts.append(
             Attempt(
                 new_id(),
@@ -287,13 +295,14 @@ def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tu
     or a lost write, and worth an alert. A lane whose wake row is still to be taken in does not count: it is only early.
     """
     ids = connection.execute(_LANES_THAT_WAIT, {"after": after, "limit": limit}).scalars().all()
-    rows = lock(connection, ids)
     asleep = {
-        lane_id: {"high_floor": 0, "normal_floor": 0, "low_floor": 0}
-        for lane_id, row in rows.items()
-        if row.next_at is None and row.turn is None and row.closed_at is None
+        lane_id: change
+        for lane_id, change in lock_changes(connection, ids).items()
+        if change.lane.next_at is None and change.lane.turn is None and not change.lane.is_closed
     }
-    notify(connection, at=settle(connection, rows, asleep, now=now))
+    for change in asleep.values():
+        change.scan_all()
+    notify(connection, at=write_changes(connection, asleep.values(), now=now))
     # Asked under lock: whoever takes one in has either woken the lane by now or waits for it.
     wake = schema.wake.c.lane_id
     early = set(connection.execute(select(wake).where(wake.in_(sorted(asleep)))).scalars()) if asleep else set()

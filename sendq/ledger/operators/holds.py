@@ -15,22 +15,22 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal_column, select
 
 from sendq.clock import Micros, moment
-from sendq.facts.lanes import Lane
+from sendq.facts.lanes import WHOLE_APPLICATION, Lane, Pair
 from sendq.ids import lane_id
 from sendq.ledger import events, grants
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new
-from sendq.ledger.dispatching.lanes import CLOSED_TURN, lock, paced, settle
+from sendq.ledger.dispatching.lane_paces import pace_columns
+from sendq.ledger.dispatching.lanes import lock_changes, write_changes
+from sendq.ledger.dispatching.pairs import end_hold, hold_by_hand, lock_pairs, make_pairs
 from sendq.ledger.enqueue import notify
 from sendq.rules.paces import Paces
 from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.states import State
 from sendq.scope import COUNT_MOST, ScopeState
-
-WHOLE_APPLICATION = "*"
 
 Released = Literal["released", "reopened"]
 
@@ -43,13 +43,15 @@ def hold_grant(
     A grant that never had a job gets its lane now, so that its first job finds the hold.
     """
     lane = _lane(connection, application, grant_id, now=now)
-    row = lock(connection, [lane])[lane]
+    change = lock_changes(connection, [lane])[lane]
+    row = change.lane
     if _outlasts(row, until):
         return False
-    change = _held(until, by, now=now)
-    if row.turn == "offered":
-        change |= CLOSED_TURN
-    settle(connection, {lane: row}, {lane: change}, now=now)
+    change.hold_until(until, since=now, rule=BY_HAND, by=by)
+    change.restart()
+    if row.is_offered:
+        change.close_turn()
+    write_changes(connection, [change], now=now)
     events.append(
         connection,
         "hold",
@@ -70,13 +72,15 @@ def hold_pair(
     """Leave a provider of an application alone until then, or (`WHOLE_APPLICATION`) all of it; False as above."""
     table = schema.lane.c
     offered = connection.execute(select(table.id).where(*_of(application, provider), table.turn == "offered"))
-    rows = lock(connection, offered.scalars())  # lanes first, then pairs: the order in which everybody locks them
-    insert_new(connection, schema.pair, [{"application": application, "provider": provider}], returning="provider")
-    if _outlasts(_lock_pairs(connection, application)[provider], until):
+    # Lanes first, then pairs: the order in which everybody locks them.
+    lanes = [change for change in lock_changes(connection, offered.scalars()).values() if change.lane.is_offered]
+    make_pairs(connection, [(application, provider)])
+    if _outlasts(lock_pairs(connection, [application])[application, provider], until):
         return False
-    settle(connection, rows, {lane: CLOSED_TURN for lane, row in rows.items() if row.turn == "offered"}, now=now)
-    _write_pair(connection, application, provider, **_held(until, by, now=now))
-    _restart(connection, application, provider)
+    for change in lanes:
+        change.close_turn()
+    write_changes(connection, lanes, now=now)
+    hold_by_hand(connection, application, provider, until=until, rule=BY_HAND, by=by, now=now)
     _pair_event(connection, "hold", application, provider, by=by, rule=BY_HAND, reason=reason, now=now)
     return True
 
@@ -86,13 +90,14 @@ def release_grant(
 ) -> Released | None:
     """End a grant's hold, and reopen its lane if it is closed; None if it was neither held nor closed."""
     lane = lane_id(application, grant_id)
-    row = lock(connection, [lane]).get(lane)
-    if row is None:
+    change = lock_changes(connection, [lane]).get(lane)
+    if change is None:
         return None
+    row = change.lane
     held = row.held_until is not None and row.held_until > now
     if held:
-        change = {"held_until": None, "ramp": 1}
-        notify(connection, at=settle(connection, {lane: row}, {lane: change}, now=now))
+        change.release_by_hand()
+        notify(connection, at=write_changes(connection, [change], now=now))
         events.append(
             connection,
             "release",
@@ -113,22 +118,17 @@ def release_pair(
     connection: Connection, application: str, provider: str, *, by: str, reason: str, now: Micros
 ) -> Released | None:
     """End the hold of a provider, or of a whole application; None if there was none. Its lanes' own holds stay."""
-    row = _lock_pairs(connection, application).get(provider)
+    row = lock_pairs(connection, [application]).get((application, provider))
     if row is None or row.held_until is None or row.held_until <= now:
         return None
-    _write_pair(connection, application, provider, held_until=None)
-    _restart(connection, application, provider)
+    end_hold(connection, application, provider)
     _pair_event(connection, "release", application, provider, by=by, rule=row.held_rule, reason=reason, now=now)
     notify(connection, at=now)
     return "released"
 
 
-def _outlasts(row: Lane | Row[Any], until: Micros) -> bool:
+def _outlasts(row: Lane | Pair, until: Micros) -> bool:
     return row.held_until is not None and row.held_until > until
-
-
-def _held(until: Micros, by: str, *, now: Micros) -> dict[str, Any]:
-    return {"held_until": until, "held_since": now, "held_rule": BY_HAND, "held_by": by, "ramp": 1}
 
 
 def _lane(connection: Connection, application: str, grant_id: str, *, now: Micros) -> UUID:
@@ -141,10 +141,11 @@ def _lane(connection: Connection, application: str, grant_id: str, *, now: Micro
         "provider": provider,
         "created_at": now,
         "ramp": 1,
-        **paced(Paces(), application, provider, grant_id),  # the dispatcher knows better, if there is more to know
+        # The dispatcher knows better, if there is more to know.
+        **pace_columns(Paces(), application, provider, grant_id),
     }
     if insert_new(connection, schema.lane, [row], returning="id"):
-        insert_new(connection, schema.pair, [{"application": application, "provider": provider}], returning="provider")
+        make_pairs(connection, [(application, provider)])
     return lane
 
 
@@ -153,27 +154,6 @@ def _of(application: str, provider: str) -> list[ColumnElement[bool]]:
     table = schema.lane.c
     whole = [table.application == application]
     return whole if provider == WHOLE_APPLICATION else [*whole, table.provider == provider]
-
-
-def _lock_pairs(connection: Connection, application: str) -> dict[str, Row[Any]]:
-    """Lock every pair of an application, in one order, and read them by provider."""
-    table = schema.pair
-    wanted = select(table).where(table.c.application == application).order_by(table.c.provider)
-    return {row.provider: row for row in connection.execute(wanted.with_for_update())}
-
-
-def _write_pair(connection: Connection, application: str, provider: str, **values: Any) -> None:
-    table = schema.pair
-    this = update(table).where(table.c.application == application, table.c.provider == provider)
-    connection.execute(this.values(**values))
-
-
-def _restart(connection: Connection, application: str, provider: str) -> None:
-    """One call at first, in all of what was held."""
-    table = schema.pair
-    held = update(table).where(table.c.application == application)
-    whole = provider == WHOLE_APPLICATION
-    connection.execute((held if whole else held.where(table.c.provider == provider)).values(ramp=1))
 
 
 def _pair_event(

@@ -20,7 +20,8 @@ from sendq.clock import SECOND, Micros
 from sendq.ids import first_id
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import backlog
-from sendq.ledger.dispatching import lanes
+from sendq.ledger.dispatching.lanes import first_waiting
+from sendq.ledger.dispatching.pairs import read_pairs
 from sendq.rules.states import State
 from sendq.views import Backlog
 
@@ -100,7 +101,7 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
 
 def waits(connection: Connection, *, now: Micros) -> tuple[float, dict[str, float]]:
     """``turn_wait_s`` and ``oldest_s`` of `Levels`."""
-    pairs = lanes.pairs(connection)
+    pairs = read_pairs(connection)
     held = {(pair.application, pair.provider) for pair in pairs if pair.held_until > now}
     due = [pair.next_at for pair in pairs if pair.next_at is not None and pair.wants_at <= now]
     return _age(min(due, default=None), now), _oldest(connection, held, now=now)
@@ -175,7 +176,9 @@ def _oldest(connection: Connection, held: Iterable[tuple[str, str]], *, now: Mic
     rows = [*connection.execute(due), *connection.execute(served)]
     if not rows:
         return dict.fromkeys(PRIORITIES, 0.0)
-    waiting = lanes.first_waiting(connection, {row.id: {**row._mapping} for row in rows}).values()
+    waiting = first_waiting(
+        connection, {row.id: (row.high_floor, row.normal_floor, row.low_floor) for row in rows}
+    ).values()
     return {
         name: _age(min((at for at in ats if at is not None), default=None), now)
         for name, ats in zip(PRIORITIES, zip(*waiting, strict=True), strict=True)

@@ -10,11 +10,9 @@ from uuid import UUID
 from sqlalchemy import Connection, func, or_, select
 
 from sendq.clock import Micros, moment
+from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.ledger.db import schema
 from sendq.views import HoldView
-
-# As which provider a hold of a whole application is stored.
-WHOLE_APPLICATION = "*"
 
 
 @dataclass(frozen=True, slots=True)

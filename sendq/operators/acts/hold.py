@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from sendq.clock import Micros, moment
+from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.ledger.operators import holds
 from sendq.scope import Scope, ScopeState
 
@@ -57,4 +58,4 @@ def state_of(connection: Connection, scope: Scope, *, now: Micros) -> ScopeState
 
 def provider_of_pair(scope: Scope) -> str:
     """The provider by which the ledger knows a scope that is no single grant."""
-    return scope.provider or holds.WHOLE_APPLICATION
+    return scope.provider or WHOLE_APPLICATION

@@ -17,7 +17,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching import canary, lineage
 from sendq.ledger.dispatching.canary import Stage
-from sendq.ledger.dispatching.turns import give_back
+from sendq.ledger.dispatching.offers import give_back
 from tests.support.ledger import Ledger, end
 from tests.support.proxy import Proxy
 from tests.support.servers import PgServer

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, Micros, moment
+from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.facts.outcomes import Hold, Scope
 from sendq.facts.turns import Claimed, Group
 from sendq.ledger import grants
@@ -21,7 +22,7 @@ from sendq.views import GrantView
 from tests.support.ledger import Ledger, end, outcome
 
 HOUR: Micros = 3600 * SECOND
-WHOLE = holds.WHOLE_APPLICATION
+WHOLE = WHOLE_APPLICATION
 WHO: dict[str, Any] = {"by": "anna", "reason": "their server moves"}
 
 

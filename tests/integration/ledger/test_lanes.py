@@ -16,6 +16,9 @@ from sendq.facts.turns import Claimed
 from sendq.ids import new_id
 from sendq.ledger.db import engine, schema
 from sendq.ledger.dispatching import lanes, turns, workers
+from sendq.ledger.dispatching.offers import Used, give_back, offer_turns, slots_in_use
+from sendq.ledger.dispatching.pairs import read_pairs
+from sendq.ledger.dispatching.waking import take_wakes
 from sendq.rules.pace import pace_of
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, START, Ledger, end, outcome
@@ -37,9 +40,9 @@ class TestNewJobs:
         for n in range(5):
             ledger.send(f"g{n}")
         with ledger.writing() as connection:
-            assert len(lanes.take_wakes(connection, limit=3)) == 3
-            assert len(lanes.take_wakes(connection, limit=3)) == 2
-            assert lanes.take_wakes(connection, limit=3) == []
+            assert len(take_wakes(connection, limit=3)) == 3
+            assert len(take_wakes(connection, limit=3)) == 2
+            assert take_wakes(connection, limit=3) == []
 
     def test_are_taken_in_step_by_step_whatever_the_plan(self, pg_ledger: Ledger) -> None:
         for n in range(5):
@@ -47,7 +50,7 @@ class TestNewJobs:
         with pg_ledger.writing() as connection:
             for way in ("hashjoin", "mergejoin", "hashagg", "material", "sort"):
                 connection.execute(text(f"SET LOCAL enable_{way} = off"))
-            assert len(lanes.take_wakes(connection, limit=3)) == 3
+            assert len(take_wakes(connection, limit=3)) == 3
 
     def test_are_told_in_rows_whose_ids_never_go_back(self, ledger: Ledger) -> None:
         """The dispatcher looks above what it took (`sendq.rules.floors`), also when nothing was left of it."""
@@ -124,7 +127,7 @@ class TestSettling:
         (claimed,) = ledger.claim([first], jobs_each=2)
         ledger.finish(claimed)
         with ledger.writing() as connection:
-            turns.give_back(connection, [(second.lane_id, second.fence)], now=ledger.clock() - SECOND)
+            give_back(connection, [(second.lane_id, second.fence)], now=ledger.clock() - SECOND)
         assert ledger.due() == [ledger.lane("g2").id, ledger.lane("g1").id]
 
     def test_waits_for_the_lanes_pace(self, ledger: Ledger) -> None:
@@ -151,7 +154,7 @@ class TestDueLanes:
         with ledger.writing() as connection:
             ews = schema.pair.c.provider == "ews"
             connection.execute(schema.pair.update().where(ews).values(held_until=START + MINUTE))
-            (held,) = [pair for pair in lanes.pairs(connection) if pair.provider == "ews"]
+            (held,) = [pair for pair in read_pairs(connection) if pair.provider == "ews"]
             assert (held.wants_at, held.next_at) == (START + MINUTE, START)
         assert ledger.due() == [ledger.lane("g2").id]
 
@@ -171,20 +174,20 @@ class TestDueLanes:
         ledger.send("g2", provider="ews")
         ledger.absorb()
         with ledger.writing() as connection:
-            assert lanes.slots(connection, old_before=START) == (10, {})
+            assert slots_in_use(connection, old_before=START) == (10, {})
         offered = ledger.offer()
         slots = {turn.lane_id: turn.slots for turn in offered}
         google, ews = slots[ledger.lane("g1").id], slots[ledger.lane("g2").id]
         with ledger.writing() as connection:
-            assert lanes.slots(connection, old_before=START)[1] == {
-                ("default", "google"): lanes.Used(young=google, old=0),
-                ("default", "ews"): lanes.Used(young=ews, old=0),
+            assert slots_in_use(connection, old_before=START)[1] == {
+                ("default", "google"): Used(young=google, old=0),
+                ("default", "ews"): Used(young=ews, old=0),
             }
-            assert lanes.slots(connection, old_before=START + 1)[1]["default", "ews"] == lanes.Used(0, ews)
+            assert slots_in_use(connection, old_before=START + 1)[1]["default", "ews"] == Used(0, ews)
         for claimed in ledger.claim(offered):
             ledger.finish(claimed)
         with ledger.writing() as connection:
-            assert lanes.slots(connection, old_before=START)[1] == {}
+            assert slots_in_use(connection, old_before=START)[1] == {}
 
 
 class TestAWriterOfSqlite:
@@ -237,7 +240,7 @@ class World:
         with self.ledger.writing() as connection:
             due = self.ledger.due_in(connection)
             chosen = self.chance.sample(due, min(len(due), 1))
-            offered = lanes.offer(connection, chosen, now=self.ledger.clock())
+            offered = offer_turns(connection, chosen, now=self.ledger.clock())
         if self.chance.random() < 0.8:
             self.open += self.ledger.claim(offered, jobs_each=self.chance.randint(1, 4))
 
@@ -302,7 +305,7 @@ class TestWhy:
         """Ask about every job, then let the dispatcher serve what it would; and take that back."""
         said = {row.id: ledger.queue.why(str(row.id)) for row in ledger.rows(schema.job)}
         with ledger.engine.connect() as connection:
-            offered = lanes.offer(connection, ledger.due_in(connection), now=ledger.clock())
+            offered = offer_turns(connection, ledger.due_in(connection), now=ledger.clock())
             claimed = turns.claim(
                 connection,
                 [(turn.lane_id, turn.fence) for turn in offered],

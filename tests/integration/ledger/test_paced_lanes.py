@@ -12,7 +12,9 @@ from sendq import LaneFull, SendQueue
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.turns import Group, Shrink
 from sendq.ledger import grants
-from sendq.ledger.dispatching import lanes, rescue, workers
+from sendq.ledger.dispatching import rescue, workers
+from sendq.ledger.dispatching.lane_paces import apply_paces
+from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules.pace import BEHAVES_AFTER, PACES, STRETCH_FIRST, pacer_of, read
 from sendq.rules.paces import PaceRule, Paces, Window
 from sendq.rules.states import Event
@@ -124,7 +126,7 @@ class TestASettingThatChanged:
         changed = 0
         while after is not None:
             with ledger.writing() as connection:
-                after, more = lanes.keep_paces(connection, paces, after=after, limit=2)
+                after, more = apply_paces(connection, paces, after=after, limit=2)
             changed += more
         return changed
 
@@ -133,8 +135,8 @@ class TestAProvider:
     def test_is_that_of_the_application_if_nobody_named_it(self, ledger: Ledger) -> None:
         ledger.send()
         with ledger.writing() as connection:
-            found = lanes.take_wakes(connection, limit=10)
-            lanes.wake(connection, found, now=ledger.clock(), paces=Paces(providers={"default": "microsoft"}))
+            found = take_wakes(connection, limit=10)
+            wake_lanes(connection, found, now=ledger.clock(), paces=Paces(providers={"default": "microsoft"}))
         assert ledger.lane().provider == "microsoft"
 
     def test_that_is_unknown_is_asked_for_once_and_again_only_without_an_answer(self, ledger: Ledger) -> None:

@@ -25,6 +25,9 @@ from sendq.ids import new_id
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine, writing
 from sendq.ledger.dispatching import lanes, record, rescue, turns, workers
+from sendq.ledger.dispatching.offers import due_lanes, give_back, offer_turns
+from sendq.ledger.dispatching.pairs import read_pairs
+from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules.pace import Pace, written
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event
@@ -49,7 +52,7 @@ def by_burial(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
 
 def by_giving_it_back(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
     """It was offered, and nobody claimed it."""
-    turns.give_back(connection, [(claimed.lane.id, claimed.lane.fence)], now=ledger.clock())
+    give_back(connection, [(claimed.lane.id, claimed.lane.fence)], now=ledger.clock())
 
 
 def by_the_sweep(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
@@ -73,8 +76,8 @@ def in_a_turn(ledger: Ledger, closing: Closing) -> Claimed:
 
 
 def absorb(connection: Connection, ledger: Ledger) -> None:
-    found = lanes.take_wakes(connection, limit=100)
-    lanes.wake(connection, found, now=ledger.clock(), paces=Paces())
+    found = take_wakes(connection, limit=100)
+    wake_lanes(connection, found, now=ledger.clock(), paces=Paces())
 
 
 def is_served(ledger: Ledger, job: UUID) -> bool:
@@ -287,16 +290,16 @@ class Stress:
             assert time.monotonic() < self.give_up_at, "jobs wait, and their lanes do not know"
             finished = self.callers_done.is_set()
             with writing(self.ledger.engine) as connection:
-                woken = lanes.take_wakes(connection, limit=20)
+                woken = take_wakes(connection, limit=20)
                 now = clock.now()
-                lanes.wake(connection, woken, now=now, paces=Paces())
+                wake_lanes(connection, woken, now=now, paces=Paces())
                 due = [
                     lane
-                    for pair in lanes.pairs(connection)
+                    for pair in read_pairs(connection)
                     if pair.wants_at <= now
-                    for lane in lanes.due(connection, pair, now=now, limit=10)
+                    for lane in due_lanes(connection, pair, now=now, limit=10)
                 ]
-                offered = lanes.offer(connection, due, now=now)
+                offered = offer_turns(connection, due, now=now)
             with self.lock:
                 self.offered += offered
             if finished and not woken and not offered and self.nothing_waits():

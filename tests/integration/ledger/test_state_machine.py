@@ -29,7 +29,9 @@ from sendq.ids import new_id
 from sendq.ledger import grants
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine
-from sendq.ledger.dispatching import lanes, rescue, workers
+from sendq.ledger.dispatching import rescue, workers
+from sendq.ledger.dispatching.offers import offer_turns
+from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.operators import holds
 from sendq.rules.pace import Limit, call_of
 from sendq.rules.paces import PaceRule, Paces, Window
@@ -194,8 +196,8 @@ class Machine(RuleBasedStateMachine):
 
     def rescue(self) -> None:
         with self.ledger.writing() as connection:
-            found = lanes.take_wakes(connection, limit=1_000)
-            lanes.wake(connection, found, now=self.clock(), paces=SLOW)
+            found = take_wakes(connection, limit=1_000)
+            wake_lanes(connection, found, now=self.clock(), paces=SLOW)
         self.clock.advance(10)
         now = self.clock()
         with self.ledger.writing() as connection:
@@ -248,9 +250,9 @@ class Machine(RuleBasedStateMachine):
 
     def dispatch(self) -> list[Offer]:
         with self.ledger.writing() as connection:
-            found = lanes.take_wakes(connection, limit=1_000)
-            lanes.wake(connection, found, now=self.clock(), paces=SLOW)
-            offered = lanes.offer(connection, self.ledger.due_in(connection), now=self.clock())
+            found = take_wakes(connection, limit=1_000)
+            wake_lanes(connection, found, now=self.clock(), paces=SLOW)
+            offered = offer_turns(connection, self.ledger.due_in(connection), now=self.clock())
         rows = {row.id: row for row in self.ledger.rows(schema.lane)}
         pairs = {row.provider: row.held_until or 0 for row in self.ledger.rows(schema.pair)}
         for turn in offered:

@@ -9,7 +9,8 @@ from sendq import Send, State
 from sendq.clock import SECOND, moment
 from sendq.facts.turns import Claimed, Turn
 from sendq.ids import new_id
-from sendq.ledger.dispatching import lanes, rescue, turns
+from sendq.ledger.dispatching import rescue, turns
+from sendq.ledger.dispatching.offers import give_back, offer_turns
 from sendq.rules.preflight import KEY_MAX_AGE
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
@@ -32,10 +33,10 @@ class TestAnOffer:
         ledger.send()
         (turn,) = ledger.offer()
         with ledger.writing() as connection:
-            assert lanes.offer(connection, [(turn.lane_id, 1)], now=ledger.clock()) == []
+            assert offer_turns(connection, [(turn.lane_id, 1)], now=ledger.clock()) == []
         ledger.claim([turn])
         with ledger.writing() as connection:
-            assert lanes.offer(connection, [(turn.lane_id, 1)], now=ledger.clock()) == []
+            assert offer_turns(connection, [(turn.lane_id, 1)], now=ledger.clock()) == []
         assert ledger.lane().fence == turn.fence
 
     def test_keeps_the_order_it_was_asked_for(self, ledger: Ledger) -> None:
@@ -51,7 +52,7 @@ class TestAnOffer:
             (turn,) = ledger.offer()
             seen.append(turn.fence)
             with ledger.writing() as connection:
-                turns.give_back(connection, [(turn.lane_id, turn.fence)], now=ledger.clock())
+                give_back(connection, [(turn.lane_id, turn.fence)], now=ledger.clock())
         for _ in range(2):
             seen.append(ledger.serve().lane.fence)
             with ledger.writing() as connection:
@@ -72,7 +73,7 @@ class TestAClaim:
         ledger.send()
         stale = ledger.offer()
         with ledger.writing() as connection:
-            turns.give_back(connection, [(turn.lane_id, turn.fence) for turn in stale], now=ledger.clock())
+            give_back(connection, [(turn.lane_id, turn.fence) for turn in stale], now=ledger.clock())
         fresh = ledger.offer()
         assert ledger.claim(stale) == []
         assert len(ledger.claim(fresh)) == 1
@@ -97,7 +98,7 @@ class TestAClaim:
         ledger.set_lane(ramp=3)
         lane = ledger.lane().id
         with ledger.writing() as connection:
-            offered = lanes.offer(connection, [(lane, 2)], now=ledger.clock())
+            offered = offer_turns(connection, [(lane, 2)], now=ledger.clock())
         assert [turn.slots for turn in offered] == [2]
         (claimed,) = ledger.claim(offered)
         assert len(claimed.begun) == 2
@@ -312,7 +313,7 @@ class TestATurnThatIsGivenBack:
         before = ledger.job(job)
         offered = ledger.offer()
         with ledger.writing() as connection:
-            turns.give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=ledger.clock())
+            give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=ledger.clock())
         assert ledger.job(job) == before
         assert ledger.lane().turn is None
         assert ledger.due() == [ledger.lane().id]
@@ -322,5 +323,5 @@ class TestATurnThatIsGivenBack:
         offered = ledger.offer()
         ledger.claim(offered)
         with ledger.writing() as connection:
-            turns.give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=ledger.clock())
+            give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=ledger.clock())
         assert ledger.lane().turn == "claimed"

@@ -19,6 +19,7 @@ from sendq.ids import new_id
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching import rescue, turns
+from sendq.ledger.dispatching.loading import FOREIGN_RECHECK
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from tests.support.servers import PgServer
@@ -142,7 +143,7 @@ class TestAJob:
         before = ledger.job(strange)
         assert (before.state, before.attempts, before.deaths) == ("queued", 0, 0)
         assert ledger.due() == [], "it is not asked about over and over"
-        ledger.clock.advance(turns.FOREIGN_RECHECK / 1e6)
+        ledger.clock.advance(FOREIGN_RECHECK / 1e6)
         again = ledger.serve()
         assert again.jobs == []
         assert again.foreign == {"draft"}

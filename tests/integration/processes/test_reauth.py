@@ -20,7 +20,8 @@ from sendq.ids import lane_id
 from sendq.ledger import grants
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading, writing
-from sendq.ledger.dispatching.lanes import prove
+from sendq.ledger.dispatching.pairs import prove
+from sendq.rules.lane_change import CHECK_FIRST
 from sendq.rules.pace import pace_of
 from sendq.rules.states import Event
 from sendq.simulator import Fault, Request
@@ -203,7 +204,7 @@ class TestASuspicion:
             eventually(partial(was_called, system, "refused", grants.SUSPECTED_MOST + more), "one more call")
         eventually(lambda: is_certainly_closed(system, "refused"), "the closed lane")
         assert events(system, "reauth_required", "refused") == 1
-        assert lane(system, "refused").check_at - clock.now() > grants.CHECK_FIRST  # ever more rarely
+        assert lane(system, "refused").check_at - clock.now() > CHECK_FIRST  # ever more rarely
         assert system.state(job.id) is State.QUEUED
 
 

@@ -1,0 +1,208 @@
+"""Loading the jobs of a turn: the first of each lane that may run, and how they relate to others of their message.
+
+Jobs for one object run strictly one after another, in the order in which they were asked for, or a late repeat of one
+would undo what a later one did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import BigInteger, BindParameter, Boolean, Connection, LargeBinary, Text, Uuid, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql.base import Executable
+
+from sendq.clock import SECOND, Micros
+from sendq.facts.jobs import ClaimedJob
+from sendq.facts.lanes import Lane
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import update_rows
+from sendq.rules.changed_fields import BITS
+from sendq.rules.preflight import FORMS, OPERATIONS
+
+# A job that must wait for an earlier one of the same object, which is itself not in sight, is looked at again then.
+BEHIND_RECHECK = 1 * SECOND
+
+# A job that this version cannot carry out is out of the way for this long. Whoever claims its lane then may be able to.
+FOREIGN_RECHECK = 60 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The first jobs of each lane that may run now; which of them are overtaken; and, by lane, the operations that
+    this version has never heard of.
+    """
+
+    jobs: Mapping[UUID, list[ClaimedJob]]
+    overtaken: frozenset[UUID]
+    foreign: Mapping[UUID, frozenset[str]]
+
+
+# The columns that come from the job's own row.
+_JOB = ClaimedJob._fields[: ClaimedJob._fields.index("rule") + 1]
+
+
+def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> Loaded:
+    """The first jobs of each lane that may run now, by priority, due time and arrival."""
+    if connection.dialect.name == "postgresql":
+        columns: dict[str, Any] = {"lane": list(lanes)}
+        columns |= {f"floor{p}": [lane.floors[p] for lane in lanes.values()] for p in range(3)}
+        rows = connection.execute(_load_of("postgresql"), columns | {"now": now, "each": jobs_each})
+        found = [ClaimedJob._make(job) for job in rows]
+    else:
+        found = []
+        for lane_id, lane in lanes.items():
+            values: dict[str, Any] = {f"floor{p}": floor for p, floor in enumerate(lane.floors)}
+            values |= {"lane": lane_id, "now": now, "each": jobs_each}
+            found += [ClaimedJob._make(job) for job in connection.execute(_load_of("sqlite"), values)]
+    loaded: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in lanes}
+    foreign = [job for job in found if _is_foreign(job)]
+    known = [job for job in found if not _is_foreign(job)] if foreign else found
+    related = _related(connection, known)
+    behind = _behind(known, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
+    for job in sorted(known, key=lambda job: (job.priority, job.next_at, job.id.int)):
+        # Most claims have none of these, and to look for an id in a dict is dear enough to be seen.
+        if behind and job.id in behind:
+            continue
+        sender = related[job.id].sender_id if related and job.id in related else None
+        loaded[job.lane_id].append(job if sender is None else job._replace(sender_id=sender))
+    # Out of the way, or they would stand first in every scan of their lane, and make it look due when it is not.
+    update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
+    # The order first and then the cut, or the cut could leave out the earlier of two and keep the later one.
+    ordered = {lane_id: _in_object_order(jobs, related)[:jobs_each] for lane_id, jobs in loaded.items()}
+    return Loaded(
+        ordered,
+        frozenset(job_id for job_id, row in related.items() if row.overtaken),
+        {job.lane_id: frozenset(one.operation for one in foreign if one.lane_id == job.lane_id) for job in foreign},
+    )
+
+
+class _Related(NamedTuple):
+    """How a job relates to others of its message or thread."""
+
+    id: UUID
+    sender_id: UUID | None  # the job that sent the message, if this one replaces its metadata
+    overtaken: bool | None  # a later change of the same fields is made already
+    behind: UUID | None  # the nearest earlier job that is not over
+    behind_next_at: Micros | None
+
+
+def _related(connection: Connection, jobs: Sequence[ClaimedJob]) -> dict[UUID, _Related]:
+    """How those that change something stand to other jobs of the same message or thread. Sends ask for nothing."""
+    ids = [job.id for job in jobs if job.object_id is not None]
+    if not ids:
+        return {}
+    found = connection.execute(_related_of(connection.dialect.name), {"ids": ids})
+    return {row[0]: _Related._make(row) for row in found}
+
+
+def _is_foreign(job: ClaimedJob) -> bool:
+    """Whether only a newer version knows what to do with it."""
+    return job.operation not in OPERATIONS or job.form not in FORMS
+
+
+def _behind(found: Sequence[ClaimedJob], related: Mapping[UUID, _Related], *, now: Micros) -> dict[UUID, Micros]:
+    """The jobs that must wait for an earlier one of their object which this turn will not run, and until when."""
+    if not related:
+        return {}
+    in_sight = {job.id for job in found}
+    waits_until: dict[tuple[UUID, str | None], Micros] = {}
+    behind: dict[UUID, Micros] = {}
+    for job in sorted(found, key=lambda job: (job.due_at, job.id)):
+        before = related.get(job.id)
+        if before is None or before.behind is None:
+            continue
+        name = (job.lane_id, job.object_id)
+        if before.behind not in in_sight:
+            waits_until[name] = max(before.behind_next_at or 0, now + BEHIND_RECHECK)
+        if name in waits_until:  # and so do all that come after it, in sight or not
+            behind[job.id] = waits_until[name]
+    return behind
+
+
+def _in_object_order(jobs: list[ClaimedJob], related: Mapping[UUID, _Related]) -> list[ClaimedJob]:
+    """The jobs with those of one object in the order in which they were asked for, whatever their priority."""
+    if not related or all(job.id not in related or related[job.id].behind is None for job in jobs):
+        return jobs
+    by_object: dict[str, list[ClaimedJob]] = {}
+    for job in sorted(jobs, key=lambda job: (job.due_at, job.id)):
+        if job.object_id is not None:
+            by_object.setdefault(job.object_id, []).append(job)
+    return [job if job.object_id is None else by_object[job.object_id].pop(0) for job in jobs]
+
+
+@lru_cache
+def _load_of(dialect: str) -> Executable:
+    prefix = "v." if dialect == "postgresql" else ":"
+    columns = ", ".join(_JOB)
+    parts = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT {columns} FROM sendq_job WHERE lane_id = {prefix}lane AND state = 'queued'"  # noqa: S608
+        f" AND priority = {priority} AND next_at >= {prefix}floor{priority} AND next_at <= :now"
+        f" ORDER BY next_at, id LIMIT :each) AS p{priority}"
+        for priority in range(3)
+    )
+    selected = (
+        "SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
+        " CASE WHEN p.job_id IS NOT NULL THEN p.cipher_key ELSE b.cipher_key END AS cipher_key,"
+        " p.job_id IS NOT NULL AS own_body,"
+        " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS sender_id"
+    )
+    joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
+    if dialect == "postgresql":
+        arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:floor{p} AS bigint[])" for p in range(3)])
+        source = f"FROM unnest({arrays}) AS v (lane, floor0, floor1, floor2) CROSS JOIN LATERAL ({parts}) AS j"
+        binds: list[BindParameter[Any]] = [bindparam("lane", type_=ARRAY(Uuid()))]
+        binds += [bindparam(f"floor{priority}", type_=ARRAY(BigInteger)) for priority in range(3)]
+    else:
+        source = f"FROM ({parts}) AS j"
+        binds = [bindparam("lane", type_=Uuid())]
+    types: dict[str, Any] = {name: schema.job.c[name].type for name in _JOB}
+    types |= {
+        "target": Text(),
+        "hard": Boolean(),
+        "batch_cancel_at": BigInteger(),
+        "sender_id": Uuid(),
+    }
+    types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
+    types |= {"cipher_key": Text(), "own_body": Boolean()}
+    return text(f"{selected} {source} {joins}").bindparams(*binds).columns(**types)
+
+
+@lru_cache
+def _related_of(dialect: str) -> Executable:
+    # The nearest earlier job of the same object that is not over yet; it must go first, or a late repeat of it
+    # would undo what this one does.
+    before = (
+        "FROM sendq_job AS o WHERE o.lane_id = j.lane_id AND o.object_id = j.object_id"
+        " AND o.state IN ('queued', 'sending') AND (o.due_at, o.id) < (j.due_at, j.id)"
+        " ORDER BY o.due_at DESC, o.id DESC LIMIT 1"
+    )
+    # The job that sent the message whose metadata is about to be replaced: the message carries its id as our floor.
+    metadata = BITS["metadata"]
+    sender = (
+        f"CASE WHEN j.operation = 'modify' AND (b.fields & {metadata}) <> 0 THEN (SELECT s.id FROM sendq_job AS s"  # noqa: S608
+        " WHERE s.message_id = j.object_id AND s.lane_id = j.lane_id ORDER BY s.id LIMIT 1) END"
+    )
+    # A job that a walk made stands where its call stood. What was asked for later of the same message, and concerns the
+    # same fields, may be done by then; it must not be undone. (What waits still, waits behind it.)
+    overtaken = (
+        "CASE WHEN b.walk IS NOT NULL AND j.object_id IS NOT NULL THEN EXISTS (SELECT 1 FROM sendq_job AS n"
+        " JOIN sendq_batch AS nb ON nb.id = n.batch_id WHERE n.lane_id = j.lane_id AND n.object_id = j.object_id"
+        " AND n.state IN ('sent', 'sending') AND n.due_at > j.due_at AND (nb.fields & b.fields) <> 0) END"
+    )
+    these = "= ANY(:ids)" if dialect == "postgresql" else "IN :ids"
+    statement = text(
+        f"SELECT j.id, {sender} AS sender_id, {overtaken} AS overtaken, (SELECT o.id {before}) AS behind,"  # noqa: S608
+        f" (SELECT o.next_at {before}) AS behind_next_at"
+        f" FROM sendq_job AS j LEFT JOIN sendq_batch AS b ON b.id = j.batch_id WHERE j.id {these}"
+    )
+    if dialect == "postgresql":
+        statement = statement.bindparams(bindparam("ids", type_=ARRAY(Uuid())))
+    else:
+        statement = statement.bindparams(bindparam("ids", type_=Uuid(), expanding=True))
+    types: dict[str, Any] = {"id": Uuid(), "sender_id": Uuid(), "overtaken": Boolean()}
+    return statement.columns(**types, behind=Uuid(), behind_next_at=BigInteger())

@@ -1,0 +1,100 @@
+"""Offering turns: which lanes are due, which slots are free, and opening a turn that a worker may claim."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from sqlalchemy import Connection, select, text, update
+
+from sendq.clock import Micros
+from sendq.facts.turns import Turn
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import one_of
+from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
+from sendq.ledger.dispatching.pairs import PairView
+
+
+def due_lanes(
+    connection: Connection, pair: PairView, *, now: Micros, limit: int, floor: Micros = 0
+) -> list[tuple[UUID, int]]:
+    """Due lanes of one pair, those first that have waited longest, with the calls each may make at once; locked."""
+    table = schema.lane.c
+    rows = connection.execute(
+        select(table.id, table.ramp)
+        .where(
+            table.application == pair.application,
+            table.provider == pair.provider,
+            table.turn.is_(None),
+            table.next_at >= floor,
+            table.next_at <= now,
+        )
+        .order_by(table.next_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return [(row.id, row.ramp) for row in rows]
+
+
+def offer_turns(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros) -> list[Turn]:
+    """Open a turn for each of these lanes that has none, with so many calls at once: compare and set."""
+    table = schema.lane
+    by_slots: dict[int, list[UUID]] = {}
+    for lane_id, slots in wanted:
+        by_slots.setdefault(slots, []).append(lane_id)
+    turns: dict[UUID, Turn] = {}
+    for slots, ids in by_slots.items():
+        rows = connection.execute(
+            update(table)
+            .where(one_of(connection, table.c.id, ids), table.c.turn.is_(None))
+            .values(turn="offered", fence=table.c.fence + 1, turn_at=now, turn_worker=None, turn_slots=slots)
+            .returning(table.c.id, table.c.fence)
+        )
+        turns |= {row.id: Turn(row.id, row.fence, slots) for row in rows}
+    return [turns[lane_id] for lane_id, _ in wanted if lane_id in turns]
+
+
+def give_back(connection: Connection, turns: Iterable[tuple[UUID, int]], *, now: Micros) -> Micros:
+    """Close turns that were offered and not claimed; returns when the first of their lanes wants the next."""
+    fences = dict(turns)
+    changes = lock_changes(connection, fences)
+    for lane_id, change in changes.items():
+        if change.lane.is_offered and change.lane.fence == fences[lane_id]:
+            change.close_turn()
+    return write_changes(connection, changes.values(), now=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """Calls at once that the open turns of a pair may make: those of young turns, and of older ones."""
+
+    young: int
+    old: int
+    first_at: Micros = field(default=0, compare=False)  # when the oldest of these turns was opened
+
+
+_SLOTS = text(
+    "SELECT w.capacity, u.application, u.provider, u.slots, u.young, u.first_at"
+    " FROM (SELECT coalesce(sum(capacity), 0) AS capacity FROM sendq_worker WHERE NOT stopping) AS w LEFT JOIN"
+    " (SELECT application, provider, sum(turn_slots) AS slots, min(turn_at) AS first_at,"
+    " sum(CASE WHEN turn_at >= :old_before THEN turn_slots ELSE 0 END) AS young FROM sendq_lane"
+    # A range with both ends: of one that is open above, a planner without statistics expects a third of all lanes.
+    " WHERE turn IS NOT NULL AND turn_at >= :floor AND turn_at < :never GROUP BY application, provider) AS u ON true"
+)
+
+
+def slots_in_use(
+    connection: Connection, *, old_before: Micros, floor: Micros = 0
+) -> tuple[int, dict[tuple[str, str], Used]]:
+    """Calls at once that all workers can make, and what turns opened since ``floor`` use of that, by
+    (application, provider); those opened before ``old_before`` are old.
+    """
+    values = {"old_before": old_before, "floor": floor, "never": NEVER}
+    rows = connection.execute(_SLOTS, values).all()
+    used = {
+        (row.application, row.provider): Used(int(row.young), int(row.slots) - int(row.young), row.first_at)
+        for row in rows
+        if row.application is not None
+    }
+    return int(rows[0].capacity), used

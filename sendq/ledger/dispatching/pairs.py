@@ -1,0 +1,233 @@
+"""Pairs: an application with one of its providers, or the application as a whole. Every write of their rows is here.
+
+A pair is held when an answer concerns more than one grant, and by hand; after a hold it has to prove itself, with one
+call at a time, then 2, 4 …
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    exists,
+    select,
+    true,
+    update,
+)
+
+from sendq.clock import Micros
+from sendq.facts.lanes import WHOLE_APPLICATION, Pair
+from sendq.facts.outcomes import Hold
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_new
+from sendq.ledger.dispatching.lanes import NEVER
+from sendq.rules.pace import PROVEN_FOR, RAMP_MOST
+
+
+def make_pairs(connection: Connection, names: Iterable[tuple[str, str]]) -> None:
+    """Make those of these pairs that are not there yet."""
+    rows = [{"application": application, "provider": provider} for application, provider in sorted(names)]
+    insert_new(connection, schema.pair, rows, returning="provider")
+
+
+def lock_pairs(connection: Connection, applications: Iterable[str]) -> dict[tuple[str, str], Pair]:
+    """Lock all pairs of these applications, in the order of their names, and read them as they are now."""
+    table = schema.pair
+    wanted = select(table).where(table.c.application.in_(sorted(set(applications))))
+    rows = connection.execute(wanted.order_by(table.c.application, table.c.provider).with_for_update())
+    return {(row[0], row[1]): Pair._make(row) for row in rows}
+
+
+# --- what the dispatcher sees -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PairView:
+    """One (application, provider): when it is open again, and when the first of its lanes wants a turn."""
+
+    application: str
+    provider: str
+    held_until: Micros
+    next_at: Micros | None
+    ramp: int | None = None  # calls at once in all, while it is not known to work
+    proven_at: Micros | None = None
+
+    def allows(self, *, now: Micros) -> int | None:
+        """Calls at once in all that are allowed now; None: no limit."""
+        if self.ramp is not None:
+            return self.ramp
+        return None if self.proven_at is not None and now - self.proven_at < PROVEN_FOR else 1
+
+    @property
+    def wants_at(self) -> Micros:
+        """When the dispatcher should look at it again."""
+        return NEVER if self.next_at is None else max(self.next_at, self.held_until)
+
+
+def read_pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micros] | None = None) -> list[PairView]:
+    """Every pair with its hold (its own, or its application's) and the first time that a lane of it is due.
+
+    ``floors``: where the search for that begins, by pair.
+    """
+    places = {name: f"floor{place}" for place, name in enumerate(sorted(floors or {}))}
+    values = {place: (floors or {})[name] for name, place in places.items()}
+    found = connection.execute(_pairs_from(tuple(places.items())), values).all()
+    whole = {row.application: row.held_until or 0 for row in found if row.provider == WHOLE_APPLICATION}
+    return [
+        PairView(
+            row.application,
+            row.provider,
+            max(row.held_until or 0, whole.get(row.application, 0)),
+            row.next_at,
+            row.ramp,
+            row.proven_at,
+        )
+        for row in found
+        if row.provider != WHOLE_APPLICATION
+    ]
+
+
+# An idle dispatcher asks little else, and building the statement is half of what that costs.
+@lru_cache
+def _pairs_from(floors: tuple[tuple[tuple[str, str], str], ...]) -> Select[Any]:
+    """The pairs' statement, with the parameter for each pair's floor."""
+    table, lanes = schema.pair, schema.lane.c
+    floor = case(
+        *(
+            (and_(table.c.application == application, table.c.provider == provider), bindparam(at, type_=BigInteger))
+            for (application, provider), at in floors
+        ),
+        (true(), 0),
+        else_=0,
+    )
+    first = (
+        select(lanes.next_at)
+        .where(
+            lanes.application == table.c.application,
+            lanes.provider == table.c.provider,
+            lanes.turn.is_(None),
+            lanes.next_at >= floor,
+        )
+        .order_by(lanes.next_at)
+        .limit(1)
+        .scalar_subquery()
+    )
+    # In the order in which everybody locks them.
+    return select(table, first.label("next_at")).order_by(table.c.application, table.c.provider)
+
+
+# --- proving itself ---------------------------------------------------------------------------------------------------
+
+
+def unprove(connection: Connection, pair: PairView) -> None:
+    """A pair whose last success is too old begins again with one call at a time."""
+    connection.execute(_one(pair.application, pair.provider).where(schema.pair.c.ramp.is_(None)).values(ramp=1))
+
+
+def prove(connection: Connection, application: str, provider: str, *, begun_at: Micros, now: Micros) -> int | None:
+    """A call of this pair, begun then, succeeded; returns its ramp, None once there is none any more.
+
+    A success that was on the wire when a hold fell proves nothing about what comes after it.
+    """
+    table = schema.pair
+    doubled = case((table.c.ramp * 2 > RAMP_MOST, None), else_=table.c.ramp * 2)
+    above = table.alias()
+    held_above = exists().where(
+        above.c.application == application, above.c.provider == WHOLE_APPLICATION, above.c.held_since > begun_at
+    )
+    since = _one(application, provider).where(
+        table.c.held_since.is_(None) | (table.c.held_since <= begun_at), ~held_above
+    )
+    ramp = connection.execute(since.values(proven_at=now, ramp=doubled, streak=0).returning(table.c.ramp)).scalar()
+    whole = _one(application, WHOLE_APPLICATION).where(table.c.streak > 0, table.c.held_since <= begun_at)
+    connection.execute(whole.values(streak=0))
+    return ramp
+
+
+def restart(connection: Connection, application: str, provider: str) -> None:
+    """One call at first, in all that this pair stands for."""
+    table = schema.pair
+    all_of_it = update(table).where(table.c.application == application)
+    whole = provider == WHOLE_APPLICATION
+    connection.execute((all_of_it if whole else _one(application, provider)).values(ramp=1))
+
+
+# --- holds ------------------------------------------------------------------------------------------------------------
+
+
+def hold_for_answer(
+    connection: Connection, application: str, provider: str, hold: Hold, *, begun_at: Micros, now: Micros
+) -> int | None:
+    """Hold a pair because of the answer to a call begun then; returns its holds since the last success, this one
+    included, or None if an earlier answer of the same incident did so, or it is held for longer.
+    """
+    make_pairs(connection, [(application, provider)])
+    table = schema.pair
+    this = (
+        _one(application, provider)
+        .where(table.c.held_since.is_(None) | (table.c.held_since <= begun_at))
+        .where(table.c.held_until.is_(None) | (table.c.held_until <= (hold.until or 0)))
+        .values(
+            held_until=hold.until,
+            held_since=now,
+            held_rule=hold.rule,
+            held_by=hold.by,
+            streak=table.c.streak + 1,
+        )
+    )
+    streak = connection.execute(this.returning(table.c.streak)).scalar()
+    if streak is None:
+        return None
+    restart(connection, application, provider)
+    return int(streak)
+
+
+def streak_of(connection: Connection, application: str, provider: str, hold: Hold) -> int | None:
+    """The holds of a pair since its last success, if it is held by this one."""
+    pair = schema.pair.c
+    wanted = select(pair.streak).where(
+        pair.application == application,
+        pair.provider == provider,
+        pair.held_until == hold.until,
+        pair.held_rule == hold.rule,
+    )
+    return connection.execute(wanted).scalar()
+
+
+def hold_by_hand(
+    connection: Connection, application: str, provider: str, *, until: Micros, rule: str, by: str, now: Micros
+) -> None:
+    """Hold a (locked) pair until then, whatever held it before; one call at first afterwards."""
+    held = {"held_until": until, "held_since": now, "held_rule": rule, "held_by": by, "ramp": 1}
+    connection.execute(_one(application, provider).values(**held))
+    restart(connection, application, provider)
+
+
+def hold_for_grants(
+    connection: Connection, application: str, provider: str, *, until: Micros, rule: str, by: str, now: Micros
+) -> None:
+    """Hold a pair because many of its grants failed alike; a longer hold stays."""
+    table = schema.pair
+    this = _one(application, provider).where(table.c.held_until.is_(None) | (table.c.held_until <= until))
+    connection.execute(this.values(held_until=until, held_since=now, held_rule=rule, held_by=by, ramp=1))
+
+
+def end_hold(connection: Connection, application: str, provider: str) -> None:
+    """End the hold of a pair; one call at first."""
+    connection.execute(_one(application, provider).values(held_until=None))
+    restart(connection, application, provider)
+
+
+def _one(application: str, provider: str) -> Update:
+    table = schema.pair
+    return update(table).where(table.c.application == application, table.c.provider == provider)

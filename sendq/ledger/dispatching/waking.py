@@ -1,0 +1,115 @@
+"""Wake rows: how lanes learn of new jobs, and how lanes and pairs come into being.
+
+Enqueueing writes no lane: it appends a wake row, and the dispatcher takes those in, many at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, select, text
+
+from sendq.clock import Micros
+from sendq.facts.lanes import FLOORS, Floors, Wake
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_new, update_rows
+from sendq.ledger.dispatching.lane_paces import name_providers, pace_columns
+from sendq.ledger.dispatching.lanes import lock
+from sendq.ledger.dispatching.pairs import make_pairs
+from sendq.rules.pace import next_turn_at
+from sendq.rules.paces import Paces
+
+# Asked first, for an idle dispatcher does little else: half of what it costs to delete nothing.
+_ANY_WAKE = text("SELECT 1 FROM sendq_wake WHERE id > :above LIMIT 1")
+
+
+def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequence[Wake]:
+    """Delete and return up to ``limit`` wake rows with ids above one.
+
+    Never "those above the last one seen": ids are handed out before they are committed, so lower ones appear later.
+    `sendq.rules.floors` says what ``above`` may be.
+    """
+    if connection.execute(_ANY_WAKE, {"above": above}).first() is None:
+        return []
+    table = schema.wake
+    live = select(table.c.id).where(table.c.id > above)
+    # With a name of its own it is asked once. A planner may ask a subquery for each row, and then it locks more.
+    some = live.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True).cte("some")
+    taken = connection.execute(delete(table).where(table.c.id.in_(select(some.c.id))).returning(*table.c))
+    return [Wake._make(row) for row in taken]
+
+
+def wake_lanes(connection: Connection, wakes: Sequence[Wake], *, now: Micros, paces: Paces) -> None:
+    """Let the lanes know of new jobs; lanes and pairs that are seen for the first time are made."""
+    news = _merge(wakes)
+    lanes = lock(connection, news)
+    if len(lanes) < len(news):
+        _make(connection, {lane_id: new for lane_id, new in news.items() if lane_id not in lanes}, now=now, paces=paces)
+        lanes = lock(connection, news)
+    changes = []
+    in_order = sorted(lanes, key=lambda lane_id: news[lane_id].first)
+    for place, lane_id in enumerate(in_order):
+        lane, new = lanes[lane_id], news[lane_id]
+        floors = lane.floors
+        for priority, at in enumerate(new.earliest):
+            if at is not None:
+                floors = lower(floors, priority, at)
+        # Hardly earlier than now, whatever the jobs say, and in their order: scans begin at a time near now.
+        first = max(now - (len(in_order) - place), new.first)
+        next_at = next_turn_at(first, ready_at=lane.ready_at, held_until=lane.held_until, closed=lane.is_closed)
+        if next_at is not None and lane.next_at is not None:
+            next_at = min(next_at, lane.next_at)
+        changes.append({"id": lane_id, "next_at": next_at, **dict(zip(FLOORS, floors, strict=True))})
+    update_rows(connection, schema.lane, changes)
+    named = {
+        lane.id: new.provider
+        for lane in lanes.values()
+        if lane.provider == "unknown" and (new := news[lane.id]).provider is not None
+    }
+    name_providers(connection, lanes, named, paces=paces)
+
+
+def lower(floors: Floors, priority: int, at: Micros) -> Floors:
+    """The floors once a job of ``priority`` waits from ``at``: no waiting job may stand before its floor."""
+    changed = list(floors)
+    changed[priority] = min(changed[priority], at)
+    return (changed[0], changed[1], changed[2])
+
+
+@dataclass(slots=True)
+class _News:
+    application: str
+    grant_id: str
+    provider: str | None
+    earliest: list[Micros | None]
+
+    @property
+    def first(self) -> Micros:
+        """When the first of the new jobs is due."""
+        return min(at for at in self.earliest if at is not None)
+
+
+def _merge(wakes: Sequence[Wake]) -> dict[UUID, _News]:
+    news: dict[UUID, _News] = {}
+    for wake in wakes:
+        new = news.setdefault(wake.lane_id, _News(wake.application, wake.grant_id, None, [None, None, None]))
+        new.provider = wake.provider or new.provider
+        for priority, at in enumerate((wake.high_at, wake.normal_at, wake.low_at)):
+            known = new.earliest[priority]
+            if at is not None and (known is None or at < known):
+                new.earliest[priority] = at
+    return news
+
+
+def _make(connection: Connection, news: Mapping[UUID, _News], *, now: Micros, paces: Paces) -> None:
+    lanes: list[dict[str, Any]] = []
+    for lane_id, new in sorted(news.items()):
+        provider = paces.provider(new.application, new.provider)
+        row = {"id": lane_id, "application": new.application, "grant_id": new.grant_id, "provider": provider}
+        pace = pace_columns(paces, new.application, provider, new.grant_id)
+        lanes.append(row | {"created_at": now, "ramp": 1} | pace)
+    insert_new(connection, schema.lane, lanes, returning="id")
+    make_pairs(connection, {(lane["application"], lane["provider"]) for lane in lanes})

@@ -1,0 +1,229 @@
+"""What one transaction changes in a lane that it has locked, said with verbs. Pure.
+
+A change starts from the lane as it was locked, and collects the columns to set; `sendq.ledger.dispatching.lanes` writes
+them, with the time of the lane's next turn. One incident is one step: what was on the wire when a hold fell neither
+lengthens it nor slows the lane down once more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sendq.clock import SECOND, Micros
+from sendq.facts.lanes import FLOORS, Lane
+from sendq.facts.outcomes import Hold, Outcome
+from sendq.facts.turns import End
+from sendq.rules.pace import BEHAVES_AFTER, relaxed, stretched
+from sendq.rules.states import Event
+
+# Between two questions to the API about one closed grant: rarely, for most people come back within minutes, or not
+# today.
+CHECK_FIRST: Micros = 60 * SECOND
+CHECK_MOST: Micros = 15 * 60 * SECOND
+
+_NO_TURN: Mapping[str, Any] = {"turn": None, "turn_at": None, "turn_worker": None, "turn_slots": 0}
+
+
+def pause_after(checks: int) -> Micros:
+    """How long to wait before the next question about a grant after so many: 1, 2, 4 … 15 minutes."""
+    return min(CHECK_MOST, CHECK_FIRST << checks)
+
+
+class LaneChange:
+    """The changes of one lane. ``lane`` is as it was locked, ``columns`` are the columns to set."""
+
+    __slots__ = ("columns", "lane")
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane
+        self.columns: dict[str, Any] = {}
+
+    @property
+    def after(self) -> Lane:
+        """The lane with its changes."""
+        return self.lane._replace(**self.columns)
+
+    def _now(self, column: str) -> Any:
+        """The value of a column with the changes so far."""
+        return self.columns[column] if column in self.columns else getattr(self.lane, column)
+
+    # --- waiting jobs -------------------------------------------------------------------------------------------------
+
+    def lower(self, priority: int, at: Micros) -> None:
+        """A job waits again from ``at``: the floor where scans begin must not stand after it."""
+        floor = FLOORS[priority]
+        self.columns[floor] = min(self._now(floor), at)
+
+    def scan_all(self) -> None:
+        """Look for waiting jobs from the beginning, whatever the floors say."""
+        self.columns |= dict.fromkeys(FLOORS, 0)
+
+    # --- the turn -----------------------------------------------------------------------------------------------------
+
+    def close_turn(self, *, used: str | None = None) -> None:
+        """Take the open turn back. ``used``: the pace that it used, as far as anybody knows."""
+        self.columns |= _NO_TURN
+        if used is not None:
+            self.columns["used"] = used
+
+    def shrink(self, slots: int) -> None:
+        """The open turn holds only so many slots from now on."""
+        self.columns["turn_slots"] = slots
+
+    def end(self, end: End, *, now: Micros) -> None:
+        """The open turn is over: keep what it used and learned of the pace."""
+        lane = self.lane
+        self.close_turn(used=end.used)
+        self.columns |= {"ready_at": end.ready_at, "served_at": now}
+        if lane.stretch and end.successes:
+            self.columns["stretch"] = relaxed(self._now("stretch"), end.successes)
+        # A hold that fell since the turn began has reset the ramp; the turn must not undo that, whether the hold is in
+        # this transaction or was recorded before.
+        ramp = min(end.ramp, lane.width)
+        if lane.held_since is not None and lane.held_since >= (lane.turn_at or 0):
+            ramp = min(ramp, lane.ramp)
+        self.columns.setdefault("ramp", ramp)
+
+    # --- what an answer says ------------------------------------------------------------------------------------------
+
+    def apply(self, outcome: Outcome, *, now: Micros) -> list[tuple[str, str | None]]:
+        """What an outcome says of its own lane; returns the events that are worth keeping, each with its reason.
+
+        A hold above the grant is none of the lane's.
+        """
+        events: list[tuple[str, str | None]] = []
+        if outcome.event is Event.ACCEPT:
+            self.succeed()
+        if outcome.width is not None and (width := self.narrow(outcome.width)) is not None:
+            events.append(("narrowed", f"to {width} at once"))
+        if outcome.spacing is not None:
+            self.space(outcome.spacing, now=now)
+        if outcome.throttled:
+            self.slow_down(begun_at=outcome.begun_at)
+        hold = outcome.hold
+        if hold is not None and not hold.above_grant:
+            if hold.until is None:
+                kind = self.refuse(hold, begun_at=outcome.begun_at, now=now)
+            else:
+                kind = "hold" if self.hold(hold, hold.until, begun_at=outcome.begun_at, now=now) else None
+            if kind is not None:
+                events.append((kind, None))
+        return events
+
+    def succeed(self) -> None:
+        """A call was accepted: what went wrong before is over."""
+        if self.lane.streak or self.lane.refused:
+            self.columns |= {"streak": 0, "refused": 0, "checks": 0, "announced_at": None}
+
+    def narrow(self, width: int) -> int | None:
+        """No more than so many calls at once; returns the new width if it was wider before."""
+        width = max(1, min(self.lane.width, width))
+        narrower = width < self._now("width")
+        self.columns |= {"width": width, "ramp": min(self.lane.ramp, width)}
+        return width if narrower else None
+
+    def space(self, spacing: Micros, *, now: Micros) -> None:
+        """Keep at least so much time between two modifications, until the lane has behaved for a while."""
+        self.columns |= {"spacing": max(self.lane.spacing, spacing), "spacing_until": now + BEHAVES_AFTER}
+
+    def slow_down(self, *, begun_at: Micros) -> None:
+        """A limit that nobody publishes throttled a call begun then: calls go further apart."""
+        lane = self.lane
+        if lane.held_since is None or begun_at >= lane.held_since:
+            self.columns["stretch"] = stretched(lane.stretch)
+
+    def hold(self, hold: Hold, until: Micros, *, begun_at: Micros, now: Micros) -> bool:
+        """No calls until then, and one at first after it; False: an earlier answer of the same incident said so, or
+        the lane is held for longer.
+        """
+        held_since = self._now("held_since")
+        if (held_since is not None and begun_at < held_since) or until < (self.lane.held_until or 0):
+            return False
+        self.hold_until(until, since=now, rule=hold.rule, by=hold.by)
+        self.columns |= {"ramp": 1, "streak": self.lane.streak + 1}
+        return True
+
+    def refuse(self, hold: Hold, *, begun_at: Micros, now: Micros) -> str | None:
+        """An answer to a call begun then says that the grant must be authorised again; returns the event, if any.
+
+        What was begun before the lane was last opened does not close it again, and a suspicion adds nothing to a lane
+        that is closed.
+        """
+        lane = self.lane
+        closed = self._now("closed_at") is not None
+        known = closed and (hold.suspected or not self._now("suspected"))
+        if known or (lane.opened_at is not None and begun_at < lane.opened_at):
+            return None
+        # As many questions as there were since the last success: they come ever more rarely.
+        check_at = now if hold.suspected else now + pause_after(lane.checks)
+        self.close(hold.rule, at=now, check_at=check_at, suspected=hold.suspected, gone=hold.gone)
+        if hold.gone:
+            return "grant_gone"
+        return None if closed else "closed"
+
+    # --- holding, closing and opening ---------------------------------------------------------------------------------
+
+    def hold_until(self, until: Micros, *, since: Micros, rule: str, by: str) -> None:
+        """No calls until then."""
+        self.columns |= {"held_until": until, "held_since": since, "held_rule": rule, "held_by": by}
+
+    def release(self) -> None:
+        """The hold is over, and was no incident: the lane goes on as before it."""
+        self.columns |= {"held_until": None, "held_since": None, "held_rule": None}
+
+    def release_by_hand(self) -> None:
+        """The hold is over; one call at first."""
+        self.columns |= {"held_until": None, "ramp": 1}
+
+    def restart(self) -> None:
+        """One call at first."""
+        self.columns["ramp"] = 1
+
+    def close(
+        self, rule: str, *, at: Micros, check_at: Micros | None, suspected: bool = False, gone: bool = False
+    ) -> None:
+        """No turn until the grant is authorised again; the API is asked about it at ``check_at``."""
+        self.columns |= {
+            "closed_at": at,
+            "closed_rule": rule,
+            "suspected": suspected,
+            "gone": gone,
+            "check_at": check_at,
+        }
+
+    def count_checks_anew(self) -> None:
+        """The next question about the grant counts as the first."""
+        self.columns["checks"] = 0
+
+    def confirm(self, *, now: Micros) -> None:
+        """What was suspected is certain: the API itself says that the grant is invalid."""
+        self.columns |= {"suspected": False, "check_at": now + pause_after(max(0, self.lane.checks - 1))}
+
+    def reopen(self, *, now: Micros) -> None:
+        """Open a closed lane, with one call at first."""
+        self.columns |= {
+            "closed_at": None,
+            "closed_rule": None,
+            "suspected": False,
+            "announced_at": None,
+            "check_at": None,
+            "checks": 0,
+            "gone": False,
+            "opened_at": now,
+            "ramp": 1,
+        }
+
+    def reopen_authorised(self, *, now: Micros) -> None:
+        """Open it because its owner has signed in: what went wrong before is over."""
+        self.reopen(now=now)
+        self.columns |= {"streak": 0, "refused": 0}
+
+    def reopen_on_trial(self, *, now: Micros) -> None:
+        """Open it because the API says so. Until a call succeeds, what was asked and announced is remembered: the next
+        question comes later, and nobody is notified twice.
+        """
+        lane = self.lane
+        self.reopen(now=now)
+        refused = lane.refused + lane.suspected
+        self.columns |= {"refused": refused, "announced_at": lane.announced_at, "checks": lane.checks}
