@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -91,6 +92,30 @@ class TestTheTree:
         lines = tree_markdown().strip().splitlines()[1:-1]
         assert len(lines) > 30
         assert [line for line in lines if len(line.split(maxsplit=1)) < 2] == []
+
+
+class TestThePathOfAJob:
+    """CONTRIBUTING lists the files that a send passes, step by step."""
+
+    def steps(self) -> list[list[Path]]:
+        listed = re.findall(r"(?s)<!-- path: begin -->(.*)<!-- path: end -->", read("CONTRIBUTING.md"))[0]
+        return [
+            [Path(name) for name in re.findall(r"^   - `([^`]+)`: ", step, re.M)] for step in listed.split("**")[2::2]
+        ]
+
+    def test_names_files_that_exist_each_once(self) -> None:
+        files = [file for step in self.steps() for file in step]
+        assert [str(file) for file in files if not (ROOT / file).is_file()] == []
+        assert len(files) == len(set(files))
+
+    def test_is_short_enough_to_be_read(self) -> None:
+        assert [len(step) for step in self.steps()] != []
+        assert sum(len(step) for step in self.steps()) < 33
+
+    def test_enters_no_folder_twice_within_a_step(self) -> None:
+        for step in self.steps():
+            folders = [folder for folder, _ in itertools.groupby(file.parent for file in step)]
+            assert len(folders) == len(set(folders)), folders
 
 
 class TestDev:
