@@ -1,10 +1,10 @@
-"""How full everything is: what is asked again and again, for a graph or an alert, of a ledger of any size.
+"""The numbers for graphs and alerts: queried every few seconds, of a ledger of any size.
 
-Every question is bounded. Jobs are counted through partial indexes up to `COUNT_MOST`; beyond that PostgreSQL's own
-estimate of the index stands in (as of its last vacuum or analyze), and SQLite says `COUNT_MOST`. Jobs that were sent,
-cancelled or have expired are not counted at all: workers count those as they end. Lanes are read once, all of them:
-there are as many as grants, not as jobs. The oldest job is looked for where it must be: in the lanes that have waited
-longest for a turn, and in those that have one.
+Every query is bounded. Jobs are counted through partial indexes up to `COUNT_MOST`; above that, PostgreSQL's own
+estimate of the index is used (as of its last vacuum or analyze), and SQLite reports `COUNT_MOST`. Jobs that were sent,
+cancelled or have expired are not counted here: workers count those as they end. Lanes are read once, all of them:
+there are as many as grants, not as jobs. The oldest job is searched where it must be: in the lanes that have waited
+longest for a turn, and in those that are in one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from sendq.views import Backlog
 # Exact up to here: an index scan of some milliseconds.
 COUNT_MOST = 10_000
 
-# Lanes that are searched for the oldest job: those that have waited longest, and as many of those in a turn.
+# Lanes searched for the oldest job: this many that have waited longest, and this many that are in a turn.
 SEARCHED = 200
 
-# No question of these may keep the ledger busy for longer.
+# The time limit of each query on PostgreSQL.
 LIMIT_MS = 5_000
 
 PRIORITIES = ("high", "normal", "low")
@@ -46,19 +46,19 @@ _INDEX_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """What is where now. Ages are seconds; 0 where nothing waits.
+    """The numbers of one moment. Ages are in seconds; 0 where nothing waits.
 
     jobs            queued and sending
     in_doubt, dead  jobs in doubt and dead letters, by the rule that decided
-    lanes           by (state, rule); the state is one of `LANE_STATES`, the rule that of the hold or the closing
+    lanes           by (state, rule); the state is one of `LANE_STATES`, the rule the one that held or closed it
     holds           of applications and providers, by (scope, rule)
     turns           open ones, by state (offered, claimed)
     turn_wait_s     how long the lane that has waited longest has been due for a turn
-    oldest_s        by priority, how long ago the oldest waiting job could have begun whose lane is neither held nor
-                    closed nor keeps its distance
-    deliveries      outcomes that are to be told
-    workers         registered; capacity their calls at once; silence_s the longest time since a beat, by the clocks
-                    of those who beat
+    oldest_s        by priority, how long the oldest eligible job has waited: one whose lane is not held, closed or
+                    delayed by its pace
+    deliveries      outcomes that are still to be delivered
+    workers         registered ones; capacity: calls that they make at once; silence_s: the longest time since a
+                    heartbeat, by the clocks of the workers
     """
 
     jobs: Mapping[str, int]
@@ -76,7 +76,7 @@ class Levels:
 
 
 def levels(connection: Connection, *, now: Micros) -> Levels:
-    """Ask everything, in one transaction."""
+    """Run all queries, in one transaction."""
     if connection.dialect.name == "postgresql":
         connection.execute(text(f"SET LOCAL statement_timeout = {LIMIT_MS}"))
     turn_wait_s, oldest_s = waits(connection, now=now)
