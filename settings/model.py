@@ -94,7 +94,7 @@ class Settings(BaseSettings):
         None, "the broker: Redis 6.2 or later that never evicts keys (default: an embedded one in SENDQ_HOME)",
         "REDIS_URL",
     )  # fmt: skip
-    home: AbsolutePath = setting(HOME, "directory of the embedded ledger and broker")
+    home: AbsolutePath = setting(HOME, "directory of the embedded ledger and broker (default: in the checkout)")
     run_dir: AbsolutePath | None = setting(
         None, "directory of the workers' heartbeat files, which `sendq health --live` reads (default: a directory of "
         "this user in TMPDIR)",
@@ -118,8 +118,8 @@ class Settings(BaseSettings):
         90.0, "how long to keep dead letters, and so how long they can be retried", unit="days", ge=0, le=36500,
     )  # fmt: skip
     keep_keys_days: float = setting(
-        365.0, "how long to remember a key after its first use, even when its job has been deleted: within this time "
-        "a repeated call creates no second job", unit="days", ge=0, le=36500,
+        365.0, "how long to remember a job's key after its first use, even when the job has been deleted: within this "
+        "time a repeated call creates no second job", unit="days", ge=0, le=36500,
     )  # fmt: skip
     keep_events_days: float = setting(
         180.0, "how long to keep events: what happened to grants, and what operators did", unit="days", ge=0, le=36500,
@@ -129,12 +129,14 @@ class Settings(BaseSettings):
         unit="days", ge=0, le=36500,
     )  # fmt: skip
     keep_webhooks_days: float = setting(
-        7.0, "how long to remember webhook notifications that were processed, so that a repeat changes nothing; must "
-        "exceed the day after which an old notification is rejected for its age", unit="days", gt=1, le=36500,
+        7.0, "how long to remember webhook notifications that were processed, so that a repeat changes nothing; more "
+        "than a day, because older notifications are rejected anyway", unit="days", gt=1, le=36500,
     )  # fmt: skip
 
     # Concurrency and pace.
-    concurrency: int = setting(100, "calls to the API in flight per worker process", unit="calls", ge=1, le=2000)
+    concurrency: int = setting(
+        100, "call slots of a worker process: calls to the API in flight at once", unit="calls", ge=1, le=2000,
+    )  # fmt: skip
     threads: int = setting(
         8, "threads that receive bundles of turns from the broker and claim them (Celery's -c). API calls do not "
         "occupy them", unit="threads", ge=1, le=100,
@@ -148,14 +150,15 @@ class Settings(BaseSettings):
     )  # fmt: skip
     paces: PaceSettings = setting(
         (), "your own rate limits, a JSON list; the most specific entry wins: [{\"provider\": \"google\", \"limits\": "
-        "{\"minute\": 15000}}, {\"grant\": \"…\", \"width\": 1, \"daily\": 500}]",
+        "{\"minute\": 15000}}, {\"grant\": \"…\", \"width\": 1, \"daily\": 500}]. limits: units per window of the "
+        "provider; width: calls at once; daily: messages in 24 hours, per account",
     )  # fmt: skip
     turn_s: float = setting(
-        2.0, "a turn starts no new job after about this long; less than SENDQ_UNCLAIMED_AFTER_S", unit="s", gt=0,
-        le=60,
+        2.0, "a turn (one run of an account's jobs in a worker) starts no new job after about this long; less than "
+        "SENDQ_UNCLAIMED_AFTER_S", unit="s", gt=0, le=60,
     )  # fmt: skip
     turn_jobs: int = setting(20, "jobs that a turn loads at most", unit="jobs", ge=1, le=1000)
-    bundle_turns: int = setting(50, "turns per Celery message at most", unit="turns", ge=1, le=1000)
+    bundle_turns: int = setting(50, "turns per Celery message (bundle) at most", unit="turns", ge=1, le=1000)
 
     # The HTTP calls.
     connect_timeout_s: float = setting(10.0, "timeout for opening a connection to the API", unit="s", gt=0, le=60)
@@ -172,12 +175,14 @@ class Settings(BaseSettings):
         "found before then may still have gone out", unit="s", ge=0, le=86_400,
     )  # fmt: skip
     in_doubt: Literal["wait", "resend", "dead"] = setting(
-        "wait", "what to do with a send in doubt that was not found within SENDQ_LOOK_FOR_S: wait for a person, "
-        "resend it at the risk of a second copy, or make it a dead letter; `in_doubt=` of a message overrides this",
+        "wait", "what to do with a send in doubt that was not found within SENDQ_LOOK_FOR_S: wait (for a person), "
+        "resend (at the risk of a second copy) or dead (make it a dead letter); `in_doubt=` of a message overrides "
+        "this",
     )  # fmt: skip
     look_for_s: float = setting(
-        21_600.0, "how long to search for a send in doubt, counted from when not finding it means something; there "
-        "are at least three answered searches", unit="s", ge=0,
+        21_600.0, "how long to search for a send in doubt. It counts from when not finding it means something: an "
+        "hour after its idempotency key was made, or SENDQ_INDEX_LAG_S after its last request, whichever is later. At "
+        "least three searches are answered", unit="s", ge=0,
     )  # fmt: skip
     metadata_key: Literal["key1", "key2", "key3", "key4", "key5"] = setting(
         "key1", "metadata key that carries the job's id; your messages cannot use it (Nylas indexes key1 to key5)",
@@ -196,7 +201,7 @@ class Settings(BaseSettings):
         "provider is held instead, and no owner is asked to sign in again", unit="grants", ge=2,
     )  # fmt: skip
     escalate_window_s: float = setting(
-        300.0, "see SENDQ_ESCALATE_GRANTS; more than SENDQ_ANNOUNCE_AFTER_S", unit="s", gt=0,
+        300.0, "the time window for SENDQ_ESCALATE_GRANTS; more than SENDQ_ANNOUNCE_AFTER_S", unit="s", gt=0,
     )  # fmt: skip
     escalate_hold_s: float = setting(900.0, "how long that hold lasts before one call is tried", unit="s", gt=0)
     reauth_url: str | None = setting(

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from worker.cli.output import json_option, tell_json, tell_table
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command()
@@ -24,6 +19,9 @@ def settings(as_json: bool) -> None:
         return
     tell_table(
         ("variable", "default", "meaning"),
-        [("\n".join(row.env), f"{row.default} {row.unit}".strip() if row.default else "", row.meaning) for row in rows],
+        [
+            ("\nor ".join(row.env), f"{row.default} {row.unit}".strip() if row.default else "", row.meaning)
+            for row in rows
+        ],
         folds=True,
     )
