@@ -20,6 +20,7 @@ from sendq import Message, SendQueue, State, clock
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine, writing
 from settings import Settings
+from tests.support.leading import FixedLeadership
 from worker.leading.pruner import DAY, Pruner
 
 MOST_TIMES = 2.0
@@ -120,7 +121,7 @@ def keep(url: str) -> None:
     """One round of the keeper with the default settings."""
     ledger = open_engine(url)
     settings = Settings.load({"DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:9", "NYLAS_API_KEY": "none"})
-    pruner = Pruner(ledger, settings, leads=lambda: True, now=clock.now)
+    pruner = Pruner(ledger, FixedLeadership(), settings, now=clock.now)
     print(json.dumps({"keeps": True}), flush=True)
     pruner.run_once()
     ledger.dispose()

@@ -1,10 +1,11 @@
-"""One worker process: its engine, its dispatcher (leading or standing by), rescuer, checker and keeper, as one."""
+"""One worker process: its services (`worker.processes.services`), and what they tell each other."""
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from worker.clocks.ledger_clock import LedgerClock
 from worker.leading.batches import Batches
 from worker.leading.dispatcher import Dispatcher, Publish
 from worker.leading.grant_checker import GrantChecker
+from worker.leading.leadership import Leadership
 from worker.leading.pruner import Pruner
 from worker.leading.reconciler import Reconciler
 from worker.leading.renewal_witness import RenewalWitness
@@ -32,6 +34,7 @@ from worker.leading.rescuer import LATER_S, Rescuer
 from worker.leading.wakeup import PostgresWakeup, SqliteWakeup, Wakeup
 from worker.notifying.deliverer import Deliverer
 from worker.processes.heartbeat_file import HeartbeatFile, run_directory
+from worker.processes.services import Service, Services, loop, resource
 from worker.serving.engine import Engine
 from worker.serving.uploads import READERS
 from worker.telemetry import journal, metrics
@@ -42,8 +45,8 @@ from worker.telemetry.traces import Traces
 
 BUNDLE = "sendq.bundle"  # the task whose messages carry bundles
 
-# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, checker,
-# reconciler, keeper, deliverer; those that read files.
+# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, grant
+# checker, reconciler, pruner, deliverer; those that read files.
 OTHER_CONNECTIONS = 9 + READERS
 
 # Ids of Celery's are UUIDs; whoever makes their own might put anything there.
@@ -55,14 +58,13 @@ class Process:
 
     def __init__(self, settings: Settings, publish: Publish, events: Any, *, consumes: Callable[[], bool]) -> None:
         """``consumes``: whether this process reads from the broker just now."""
-        self._settings = settings
+        settings.vault  # noqa: B018  # raises for keys that cannot be read
+        self._settings, self._consumes = settings, consumes
+        policy = policy_of(settings)
         self.now = LedgerClock()
         self.ledger = open_ledger(settings)
         self.queue = SendQueue(self.ledger, metadata_key=settings.metadata_key, vault=settings.vault)
-        policy = policy_of(settings)
-        self.alerts = Alerts(policy)
-        self.traces = Traces(settings.sentry_traces_sample_rate)
-        settings.vault  # noqa: B018  # raises for keys that cannot be read
+        self.alerts, self.traces = Alerts(policy), Traces(settings.sentry_traces_sample_rate)
         self.engine = Engine(
             settings,
             self.ledger,
@@ -72,91 +74,75 @@ class Process:
             now=self.now,
         )
         self.flower_events = FlowerEvents(events, in_flight=lambda: self.engine.calls)
-        self._consumes = consumes
-        self._heartbeat_file = HeartbeatFile(settings.run_dir or run_directory(os.environ))
-        self.engine.ticks.append(lambda: self._heartbeat_file.beat(self._obstacles()))
         self.wakeup = wakeup_of(self.ledger)
-        self.witness = RenewalWitness(settings.broker_url.get_secret_value())
-        self.dispatcher = Dispatcher(
+        self._witness = RenewalWitness(settings.broker_url.get_secret_value())
+        self.leadership = Leadership(
             self.ledger,
-            publish,
-            self.wakeup,
             holder=lambda: self.engine.worker_id,
             now=self.now,
             lease_s=settings.lease_s,
             poll_s=settings.poll_s,
-            bundle_turns=settings.bundle_turns,
-            bundle_slots=settings.concurrency,
-            paces=settings.lane_paces,
-            witness=self.witness,
+            witness=self._witness,
         )
-        self.rescuer = Rescuer(
-            self.ledger,
-            leads=lambda: self.dispatcher.leads,
-            now=self.now,
+        self.services = Services([*self._outer_services(), *self._leading_services(publish, policy)])
+
+    def _outer_services(self) -> Iterator[Service]:
+        """What the loops below use, and the engine, which must outlive them: they ask the API through it."""
+        yield resource("ledger", self.ledger.dispose)
+        yield resource("witness", self._witness.close)
+        yield resource("wakeup", self.wakeup.close)
+        if self._settings.metrics_address:
+            exporter = Exporter(self._settings.metrics_address, self.engine, self.leadership, self.ledger)
+            yield Service("exporter", exporter.start, exporter.stop)
+        yield loop("flower events", self.flower_events, limit_s=1.0)
+        file = HeartbeatFile(self._settings.run_dir or run_directory(os.environ))
+        self.engine.ticks.append(lambda: file.beat(self._obstacles()))
+        yield Service("heartbeat file", partial(_open, file), file.close)
+        yield Service("engine", self.engine.start, self.engine.stop)
+
+    def _leading_services(self, publish: Publish, policy: Policy) -> Iterator[Service]:
+        """The loops of which the leader's act. The deliverer stops first, then the dispatcher, which ends the lead."""
+        settings, ledger, leadership, now = self._settings, self.ledger, self.leadership, self.now
+        reconciler = Reconciler(ledger, leadership, self.engine, settings, self.alerts, settled=self._settled, now=now)
+        yield loop("reconciler", reconciler, limit_s=2.0)
+        yield loop("pruner", Pruner(ledger, leadership, settings, now=now), limit_s=2.0)
+        yield loop("grant checker", GrantChecker(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
+        yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)
+        rescuer = Rescuer(
+            ledger,
+            leadership,
+            now=now,
             stale_after_s=settings.stale_after_s,
             unclaimed_after_s=settings.unclaimed_after_s,
             later_s=random.uniform(*LATER_S),
             key_max_age=lambda: self.engine.key_max_age,
-            serves=lambda: self.dispatcher.serves,
         )
-        self.batches = Batches(self.ledger, leads=lambda: self.dispatcher.leads, now=self.now)
-        self.grant_checker = GrantChecker(
-            self.ledger, self.engine, settings, leads=lambda: self.dispatcher.leads, now=self.now
+        yield loop("rescuer", rescuer, limit_s=2.0)
+        dispatcher = Dispatcher(
+            ledger,
+            publish,
+            self.wakeup,
+            leadership=leadership,
+            holder=lambda: self.engine.worker_id,
+            now=now,
+            poll_s=settings.poll_s,
+            bundle_turns=settings.bundle_turns,
+            bundle_slots=settings.concurrency,
+            paces=settings.lane_paces,
         )
-        self.exporter = Exporter(settings.metrics_address, self) if settings.metrics_address else None
-        self.deliverer = Deliverer(
-            self.ledger, settings, policy=policy, leads=lambda: self.dispatcher.leads, now=self.now
-        )
-        self.pruner = Pruner(self.ledger, settings, leads=lambda: self.dispatcher.leads, now=self.now)
-        self.reconciler = Reconciler(
-            self.ledger,
-            self.engine,
-            settings,
-            self.alerts,
-            serves=lambda: self.dispatcher.serves,
-            settled=self._settled,
-            now=self.now,
-        )
+        yield loop("dispatcher", dispatcher, limit_s=2.0)
+        yield loop("deliverer", Deliverer(ledger, leadership, settings, policy=policy, now=now), limit_s=1.0)
 
     def start(self) -> None:
         """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
         schema = migrate.require(self.ledger)
         if schema.status == "ahead":
             journal.newer_version("schema", str(schema.found))
-        if self.exporter is not None:
-            self.exporter.start()
-        try:
-            self._heartbeat_file.open()
-        except OSError as error:
-            journal.heartbeat_file_failed(error)
-        self.engine.start()
-        self.flower_events.start()
-        self.dispatcher.start()
-        self.rescuer.start()
-        self.batches.start()
-        self.grant_checker.start()
-        self.deliverer.start()
-        self.pruner.start()
-        self.reconciler.start()
+        self.services.start()
 
     def stop(self) -> None:
         """Hand over, finish, leave."""
-        self.deliverer.stop(limit_s=1.0)
-        self.dispatcher.stop(limit_s=2.0)
-        self.rescuer.stop(limit_s=2.0)
-        self.batches.stop(limit_s=2.0)
-        self.grant_checker.stop(limit_s=2.0)
-        self.pruner.stop(limit_s=2.0)
-        self.reconciler.stop(limit_s=2.0)
-        self.engine.stop()
-        self._heartbeat_file.close()
-        self.flower_events.stop(limit_s=1.0)
-        if self.exporter is not None:
-            self.exporter.stop()
-        self.wakeup.close()
-        self.witness.close()
-        self.ledger.dispose()
+        self.services.stop()
 
     def _obstacles(self) -> list[str]:
         """Why this process cannot accept work, a few words each."""
@@ -232,6 +218,13 @@ class Process:
         self.flower_events.recorded([outcome])
         self.alerts.recorded([outcome], Recorded())
         self.wakeup.ring()
+
+
+def _open(file: HeartbeatFile) -> None:
+    try:
+        file.open()
+    except OSError as error:
+        journal.heartbeat_file_failed(error)
 
 
 def as_message(turns: Sequence[Turn]) -> list[list[Any]]:

@@ -7,7 +7,6 @@ rows, and the ledger alone knows what is left to do.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from uuid import UUID
 
 from sqlalchemy import Engine
@@ -16,7 +15,8 @@ from sendq import clock
 from sendq.ledger import batches, outcomes, walks
 from sendq.ledger.db.bulk import CHUNK
 from sendq.ledger.db.engine import reading, writing
-from worker.processes.periodic_loop import PeriodicLoop
+from worker.leading.leader_loop import LeaderLoop
+from worker.leading.leadership import Leads
 from worker.telemetry import journal
 
 # How late the end of a batch may be noticed: soon for whoever watches it, seldom for a ledger with nothing to do.
@@ -34,19 +34,20 @@ ROUND_MOST_S = 2.0
 _FIRST = UUID(int=0)
 
 
-class Batches(PeriodicLoop):
-    """Every process has one; that of the leader acts."""
+class Batches(LeaderLoop):
+    """See the module."""
 
-    def __init__(self, ledger: Engine, *, leads: Callable[[], bool], now: clock.Clock) -> None:
-        super().__init__("batches", every_s=ROUND_S)
-        self._ledger, self._leads, self._now = ledger, leads, now
+    def __init__(self, ledger: Engine, leadership: Leads, *, now: clock.Clock) -> None:
+        super().__init__("batches", leadership, every_s=ROUND_S)
+        self._ledger, self._now = ledger, now
         self._ended_up_to: dict[UUID, UUID] = {}  # of cancelled batches: the last job that was looked at
 
-    def run_once(self) -> None:
+    def stand_by(self) -> None:
+        """Forget how far this process has come: another one goes on meanwhile."""
+        self._ended_up_to.clear()
+
+    def lead_once(self) -> None:
         """Add up and finish; then make jobs and end jobs, as many as fit into a round."""
-        if not self._leads():
-            self._ended_up_to.clear()
-            return
         with reading(self._ledger) as connection:
             if not batches.any_news(connection):
                 return

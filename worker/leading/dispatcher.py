@@ -1,4 +1,4 @@
-"""The dispatcher: gives due lanes their turns. One at a time leads; the others stand by.
+"""The dispatcher: gives due lanes their turns. That of the leader acts (`worker.leading.leadership`).
 
 One round is one transaction: take in new jobs, see which lanes are due and how many calls the workers have room for,
 open turns, commit. Only then the turns are published, in bundles. What the broker loses of them comes back by itself
@@ -8,10 +8,8 @@ open turns, commit. Only then the turns are published, in bundles. What the brok
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, exc
@@ -20,8 +18,8 @@ from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import SendqError
 from sendq.facts.turns import Turn
-from sendq.ledger.db.engine import reading, writing
-from sendq.ledger.dispatching import lineage, workers
+from sendq.ledger.db.engine import writing
+from sendq.ledger.dispatching import workers
 from sendq.ledger.dispatching.lane_paces import apply_paces
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.dispatching.offers import Used, due_lanes, give_back, offer_turns, slots_in_use
@@ -32,20 +30,9 @@ from sendq.rules.floors import Floors
 from sendq.rules.pace import PROBE_PATIENCE, probing_room
 from sendq.rules.paces import Paces
 from tasks import failpoints
+from worker.leading.leadership import Leadership
 from worker.leading.wakeup import Wakeup
 from worker.telemetry import journal, metrics
-from worker.telemetry.alerts import alert
-
-
-class Remembers(Protocol):
-    """Knows how often the lease was renewed (`worker.leading.renewal_witness`)."""
-
-    def has_seen(self, line: UUID) -> int | None:
-        """The highest count it was told of, 0 if none; None: it does not answer."""
-
-    def tell(self, line: UUID, renewals: int) -> None:
-        """Remember a count."""
-
 
 Publish = Callable[[Sequence[Sequence[Turn]]], None]
 
@@ -96,46 +83,28 @@ class Dispatcher:
         publish: Publish,
         wakeup: Wakeup,
         *,
+        leadership: Leadership,
         holder: Callable[[], UUID],
         now: clock.Clock,
-        monotonic: Callable[[], float] = time.monotonic,
-        lease_s: float,
         poll_s: float,
         bundle_turns: int,
         bundle_slots: int,
         paces: Paces,
-        witness: Remembers | None = None,
     ) -> None:
-        """``witness``: what has seen how far the ledger was; None: nobody can say, and it is believed."""
+        """``holder``: this worker's id. ``poll_s``: seconds between two looks while nothing may be dispatched."""
         self._ledger, self._publish, self._wakeup, self._holder = ledger, publish, wakeup, holder
-        self._now, self._monotonic = now, monotonic
-        self._lease_s, self._poll_s = lease_s, poll_s
+        self._leadership, self._now, self._poll_s = leadership, now, poll_s
         self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
         self._paces = paces
+        self._term = 0  # of the leadership; what follows is known of this term
         self._paced: UUID | None = FIRST  # lanes up to here keep the paces of this process's settings; None: all do
-        self._witness = witness
-        self._open = witness is None  # whether the ledger is known to be whole
-        self._fence: int | None = None
-        self._ask_at = float("-inf")  # for the lease, or its renewal; monotonic
-        self._watched: workers.Lease | None = None  # somebody else's
-        self._watched_since = 0.0  # monotonic
         self._sleeps_until: Micros = 0  # as the ledger has it
+        self._floors = Floors()
         self._quiet_since: Micros | None = None
         self._busy_rounds = 0  # running, with something to do
         self._broker_pause: Micros = 0
-        self._floors = Floors()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sendq-dispatcher", daemon=True)
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process is the one that dispatches (and rescues)."""
-        return self._fence is not None
-
-    @property
-    def serves(self) -> bool:
-        """Whether it leads, and the ledger is whole: what it forgot, nobody may act upon."""
-        return self.leads and self._open
 
     def start(self) -> None:
         """Begin to stand by, or to lead."""
@@ -146,12 +115,7 @@ class Dispatcher:
         self._stopping.set()
         self._wakeup.ring()
         self._thread.join(limit_s)
-        if self._fence is not None:
-            try:
-                with writing(self._ledger) as connection:
-                    workers.resign(connection, self._holder())
-            except SendqError:
-                pass  # it runs out by itself
+        self._leadership.resign()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -163,7 +127,7 @@ class Dispatcher:
                     self._stopping.wait(pause / clock.SECOND)
             except (SendqError, exc.SQLAlchemyError) as error:
                 journal.ledger_unavailable(error, waiting=0)
-                self._fence, self._ask_at = None, float("-inf")
+                self._leadership.ledger_is_away()
                 self._stopping.wait(ERROR_PAUSE_S)
             except Exception:
                 journal.bug("dispatcher")
@@ -171,77 +135,22 @@ class Dispatcher:
 
     def run_once(self) -> Micros:
         """Lead if possible, and do one round; gives how long to wait before the next, unless the bell rings."""
-        now = self._now()
-        if self._monotonic() >= self._ask_at:
-            self._ask_for_lease(now)
-        if self._fence is None:
-            return self._until_asking()
-        if not self._open:
-            return max(FULL_PAUSE, min(self._until_asking(), clock.seconds(self._poll_s)))
+        leadership = self._leadership
+        leadership.ask()
+        if not leadership.leads:
+            return leadership.until_asking()
+        if leadership.terms != self._term:
+            self._term = leadership.terms
+            self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
+        if not leadership.serves:
+            return max(FULL_PAUSE, min(leadership.until_asking(), clock.seconds(self._poll_s)))
         if self._paced is not None:
             self._keep_paces(self._paced)
-        done = self._round(now)
+        done = self._round(self._now())
         metrics.dispatched(len(done.turns))
         if done.turns:
             self._publish_or_take_back(done.turns)
         return self._pause_after(done)
-
-    def _ask_for_lease(self, now: Micros) -> None:
-        asked_at = self._monotonic()
-        fence = None
-        over = None if self._fence is not None else self._lease_that_is_over(now)
-        if self._fence is not None or over is not None:
-            with writing(self._ledger) as connection:
-                known_until = lineage.read(connection).renewed_at
-                fence = workers.lead(connection, self._holder(), now=now, lease=clock.seconds(self._lease_s), over=over)
-                found = lineage.read(connection)
-            if fence is not None:
-                self._see_whether_whole(found, known_until=known_until, new=fence != self._fence)
-        if fence is not None and fence != self._fence:
-            self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
-            journal.became_leader(self._holder(), fence)
-        self._fence = fence
-        self._ask_at = asked_at + (self._poll_s if fence is None else self._lease_s / 3)
-
-    def _see_whether_whole(self, found: lineage.Standing, *, known_until: Micros, new: bool) -> None:
-        """Compare the ledger with its witness, after each renewal; a leader that is ``new`` trusts nothing before."""
-        if self._witness is None:
-            self._open = found.shut_at is None
-            return
-        if new:
-            self._open = False
-        assert found.line is not None  # the lease was just taken, which names the line
-        if found.shut_at is not None:
-            self._open = False
-            return
-        seen = self._witness.has_seen(found.line)
-        if seen is None:
-            return  # it does not answer: neither would the broker, so nothing is lost by waiting
-        if seen >= found.renewals:  # of this very renewal nobody can have told it
-            with writing(self._ledger) as connection:
-                lineage.shut(connection, known_until=known_until, now=self._now())
-            self._open = False
-            journal.dispatch_stopped(known_until)
-            alert("shut", "ledger_has_lost", level="fatal")
-            return
-        self._witness.tell(found.line, found.renewals)
-        if not self._open and not new:
-            journal.dispatch_resumed()
-        self._open = True
-
-    def _lease_that_is_over(self, now: Micros) -> workers.Lease | None:
-        """The lease, if it is free: looked at without a lock, for all who stand by do so all the time."""
-        with reading(self._ledger) as connection:
-            lease = workers.lease(connection)
-        looked_at = self._monotonic()
-        if lease != self._watched:
-            self._watched, self._watched_since = lease, looked_at
-        stood_still = looked_at - self._watched_since >= self._lease_s
-        free = lease.holder in (None, self._holder()) or lease.expires_at <= now
-        return lease if free or stood_still else None
-
-    def _until_asking(self) -> Micros:
-        return max(0, clock.seconds(self._ask_at - self._monotonic()))
 
     def _keep_paces(self, after: UUID) -> None:
         """The one who led before may have had other settings."""
@@ -328,7 +237,7 @@ class Dispatcher:
         rings = self._wakeup.rings
         # Whatever changes lanes rings; all the same it looks whenever it renews its lease.
         look_again = NEVER if rings else self._wakeup.look_every
-        wait = max(0, min(done.next_at - now, look_again, self._until_asking()))
+        wait = max(0, min(done.next_at - now, look_again, self._leadership.until_asking()))
         if 0 <= now - self._quiet_since < IDLE_AFTER and not self._sleeps_until:
             return min(wait, BUSY_PAUSE)
         if rings and not SLEEP // 2 < self._sleeps_until - now <= SLEEP:
@@ -339,5 +248,5 @@ class Dispatcher:
     def _let_commits_ring(self, *, until: Micros) -> None:
         with writing(self._ledger) as connection:
             if not workers.sleep_until(connection, self._holder(), until):
-                self._fence = None  # somebody has taken the lease
+                self._leadership.lose()
         self._sleeps_until = until

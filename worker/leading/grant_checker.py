@@ -1,15 +1,15 @@
-"""The checker: looks after lanes that are closed because their owners must sign in again.
+"""The grant checker: looks after lanes that are closed because their owners must sign in again.
 
 Webhooks are only a hint, so the API is asked about each such grant that has jobs waiting, ever more rarely; an answer
 that could have meant something else is looked into before anybody is bothered; and many grants that fail alike are
-taken for what they are, the trouble of their application. Only the process that leads does this.
+taken for what they are, the trouble of their application.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from enum import StrEnum
@@ -28,8 +28,9 @@ from tasks.calling.nylas import NylasClient
 from tasks.policy.failure import Answer, Failure, parse
 from tasks.policy.row import Policy, Route
 from tasks.policy.table import POLICY
+from worker.leading.leader_loop import LeaderLoop
+from worker.leading.leadership import Leads
 from worker.notifying.reauth import reauth_url
-from worker.processes.periodic_loop import PeriodicLoop
 from worker.serving.engine import Engine
 from worker.telemetry import journal
 from worker.telemetry.alerts import alert
@@ -97,24 +98,22 @@ def doubtful_rules(policy: Policy) -> frozenset[str]:
     )
 
 
-class GrantChecker(PeriodicLoop):
-    """Every process has one; that of the leader acts."""
+class GrantChecker(LeaderLoop):
+    """See the module."""
 
     def __init__(
-        self, ledger: Ledger, engine: Engine, settings: Settings, *, leads: Callable[[], bool], now: clock.Clock
+        self, ledger: Ledger, leadership: Leads, engine: Engine, settings: Settings, *, now: clock.Clock
     ) -> None:
-        super().__init__("checker", every_s=ROUND_S)
-        self._ledger, self._engine, self._settings, self._leads, self._now = ledger, engine, settings, leads, now
+        super().__init__("grant-checker", leadership, every_s=ROUND_S)
+        self._ledger, self._engine, self._settings, self._now = ledger, engine, settings, now
         self._doubtful = doubtful_rules(engine.policy)
         self._paces = settings.lane_paces
 
-    def run_once(self) -> None:
+    def lead_once(self) -> None:
         """One round: ask, look higher, then call for people, then end what nobody can send any more.
 
         Lanes of grants that the API calls valid are opened last: till then they count among those that fail alike.
         """
-        if not self._leads():
-            return
         with writing(self._ledger) as connection:
             unknown = self._to_ask(connection) if self._settings.ask_providers else []
             closed = grants.any_closed(connection)

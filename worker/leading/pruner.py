@@ -1,6 +1,6 @@
-"""The keeper: lets go of what has been kept for long enough, as the settings say; the one of the leader acts.
+"""The pruner: deletes what has been kept for as long as the settings say.
 
-Step by step, and between two steps it leaves the ledger alone for as long as the last one took.
+It works in steps, and pauses after each step for as long as the step took.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from sendq.ledger.contents import drop_unused_contents
 from sendq.ledger.db.engine import writing
 from sendq.rules.states import State
 from settings import Settings
-from worker.processes.periodic_loop import PeriodicLoop
+from worker.leading.leader_loop import LeaderLoop
+from worker.leading.leadership import Leads
 from worker.telemetry import journal
 
 ROUND_S = 30.0
@@ -30,18 +31,18 @@ DAY: clock.Micros = 86_400 * clock.SECOND
 Step = Callable[[Connection], int]
 
 
-class Pruner(PeriodicLoop):
-    """Every process has one; that of the leader acts."""
+class Pruner(LeaderLoop):
+    """See the module."""
 
-    def __init__(self, ledger: Engine, settings: Settings, *, leads: Callable[[], bool], now: clock.Clock) -> None:
-        super().__init__("keeper", every_s=ROUND_S)
-        self._ledger, self._settings, self._leads, self._now = ledger, settings, leads, now
+    def __init__(self, ledger: Engine, leadership: Leads, settings: Settings, *, now: clock.Clock) -> None:
+        super().__init__("pruner", leadership, every_s=ROUND_S)
+        self._ledger, self._settings, self._now = ledger, settings, now
 
-    def run_once(self) -> None:
-        """Let go of all whose time is over; ends early if this process stops, or leads no more."""
+    def lead_once(self) -> None:
+        """Delete everything whose retention is over; ends early if this process stops, or no longer leads."""
         for what, step in self._steps(self._now()):
             gone = 0
-            while self._leads() and not self._stopping.is_set():
+            while self.may_act and not self._stopping.is_set():
                 began = time.monotonic()
                 with writing(self._ledger) as connection:
                     rows = step(connection)

@@ -1,4 +1,4 @@
-"""The reconciler: finds out what became of sends that nobody knows about. Only the process that leads does this.
+"""The reconciler: finds out what became of sends that nobody knows about.
 
 What a look says, and when one counts, is judged in `sendq.rules.reconcile`. Here looks are begun, a few at a time and
 one for each grant, and noted as they come in: a grant that answers slowly keeps nobody else waiting.
@@ -41,7 +41,8 @@ from tasks.calling.mailbox import Brought
 from tasks.calling.nylas import NylasClient
 from tasks.policy.failure import Failure, parse
 from tasks.policy.row import DAY_S
-from worker.processes.periodic_loop import PeriodicLoop
+from worker.leading.leader_loop import LeaderLoop
+from worker.leading.leadership import Leads
 from worker.serving.engine import Engine
 from worker.telemetry import journal
 from worker.telemetry.alerts import Alerts
@@ -80,35 +81,36 @@ class _Begun:
     future: Future[Brought]
 
 
-class Reconciler(PeriodicLoop):
-    """Every process has one; that of the leader acts."""
+class Reconciler(LeaderLoop):
+    """See the module."""
 
     def __init__(
         self,
         ledger: Ledger,
+        leadership: Leads,
         engine: Engine,
         settings: Settings,
         alerts: Alerts,
         *,
-        serves: Callable[[], bool],
         settled: Callable[[Outcome], None],
         now: clock.Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``serves``: whether this process leads a ledger that is whole; ``settled`` hears how doubts ended."""
-        super().__init__("reconciler", every_s=ROUND_S)
+        """``settled`` hears how doubts ended."""
+        super().__init__("reconciler", leadership, every_s=ROUND_S, whole_ledger=True)
         self._ledger, self._engine, self._settings, self._alerts = ledger, engine, settings, alerts
-        self._serves, self._settled, self._now, self._monotonic = serves, settled, now, monotonic
+        self._settled, self._now, self._monotonic = settled, now, monotonic
         self._delays = Delays(settle=clock.seconds(settings.index_lag_s), look_for=clock.seconds(settings.look_for_s))
         self._choice = Choice(settings.in_doubt)
         self._begun: dict[UUID, _Begun] = {}  # by lane
         self._free_at: dict[UUID, float] = {}  # lanes that were just asked; monotonic
 
-    def run_once(self) -> None:
+    def stand_by(self) -> None:
+        """Forget the looks that are under way: the leader begins its own."""
+        self._begun.clear()
+
+    def lead_once(self) -> None:
         """One round: note what came in, take up new doubts, end what looking could not settle, begin looks."""
-        if not self._serves():
-            self._begun.clear()
-            return
         for lane_id, begun in list(self._begun.items()):
             if begun.future.done():
                 del self._begun[lane_id]

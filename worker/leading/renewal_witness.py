@@ -1,7 +1,7 @@
-"""The witness: how often the dispatcher's lease was renewed, as Redis remembers it.
+"""The witness: how often the leader's lease was renewed, as Redis remembers it.
 
-Redis may forget it (then it is written anew), but it is not restored together with the ledger: a ledger that counts
-fewer has lost something (`sendq.ledger.dispatching.lineage`).
+Redis may forget the count (the next renewal writes it again), but is not restored together with the ledger: a ledger
+that counts fewer renewals has lost something (`sendq.ledger.dispatching.lineage`).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class RenewalWitness:
             broker_url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=None, retry_on_timeout=False
         )
 
-    def has_seen(self, line: UUID) -> int | None:
-        """The highest count that it was told of this line, 0 if it knows none; None: it does not answer."""
+    def renewals_of(self, line: UUID) -> int | None:
+        """The highest count that is known of a lineage, 0 if none; None: Redis does not answer."""
         with suppress(RedisError, OSError, ValueError):
             return int(self._redis.get(_key(line)) or 0)
         return None
 
-    def tell(self, line: UUID, renewals: int) -> None:
-        """Remember a count that is committed. In vain if it does not answer: the next one says more."""
+    def remember(self, line: UUID, renewals: int) -> None:
+        """Remember a count that is committed; lost if Redis does not answer, until the next renewal."""
         with suppress(RedisError, OSError):
             self._redis.set(_key(line), renewals)
 

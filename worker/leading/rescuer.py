@@ -24,6 +24,7 @@ from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching import rescue, workers
 from sendq.ledger.dispatching.workers import Beats
 from tasks import failpoints
+from worker.leading.leadership import Leads
 from worker.processes.periodic_loop import PeriodicLoop
 from worker.telemetry import journal
 
@@ -87,23 +88,21 @@ class Rescuer(PeriodicLoop):
     def __init__(
         self,
         ledger: Engine,
+        leadership: Leads,
         *,
-        leads: Callable[[], bool],
         now: clock.Clock,
         stale_after_s: float,
         unclaimed_after_s: float,
         later_s: float,
         key_max_age: Callable[[], clock.Micros],
-        serves: Callable[[], bool],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """``later_s``: how much later it acts while it does not lead.
 
-        ``key_max_age``: the age up to which keys are trusted now. ``serves``: leads a ledger that is whole.
+        ``key_max_age``: the age up to which keys are trusted now.
         """
         super().__init__("rescuer", every_s=ROUND_S)
-        self._ledger, self._leads, self._now, self._monotonic = ledger, leads, now, monotonic
-        self._serves = serves
+        self._ledger, self._leadership, self._now, self._monotonic = ledger, leadership, now, monotonic
         self._stale_after, self._unclaimed_after = clock.seconds(stale_after_s), clock.seconds(unclaimed_after_s)
         self._later = clock.seconds(later_s)
         self._key_max_age = key_max_age
@@ -122,7 +121,7 @@ class Rescuer(PeriodicLoop):
 
         Each step for itself: a row that one of them cannot bear does not keep the others from theirs.
         """
-        leads = self._leads()
+        leads = self._leadership.leads
         seen = self._look(later=0 if leads else self._later)
         steps: list[Callable[[], None]] = [partial(self._bury, worker) for worker in seen.stale]
         if seen.mute:
@@ -130,7 +129,7 @@ class Rescuer(PeriodicLoop):
         if seen.overdue.turns:
             steps.append(partial(self._take_back, seen.offered_before))
         # Of a ledger that has forgotten something nobody knows what went out in time.
-        if (seen.overdue.jobs or not self._key_max_age()) and self._serves():
+        if (seen.overdue.jobs or not self._key_max_age()) and self._leadership.serves:
             steps.append(self._expire)
         if leads and self._monotonic() >= self._sweep_at:
             steps += [self._sweep, self._take_back_orphans]

@@ -29,6 +29,7 @@ from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.deliveries import DeliveryAttempt, Receiver
 from settings import Settings
 from tasks.policy.row import Policy
+from worker.leading.leadership import Leads
 from worker.notifying.notification import Notifications
 from worker.notifying.receivers import CALLS_EACH, Receivers
 from worker.processes.periodic_loop import until_next
@@ -52,9 +53,9 @@ class Deliverer:
     """
 
     def __init__(
-        self, ledger: Engine, settings: Settings, *, policy: Policy, leads: Callable[[], bool], now: clock.Clock
+        self, ledger: Engine, leadership: Leads, settings: Settings, *, policy: Policy, now: clock.Clock
     ) -> None:
-        self._ledger, self._leads, self._now = ledger, leads, now
+        self._ledger, self._leadership, self._now = ledger, leadership, now
         self._settings, self._notifications = settings, Notifications(settings, policy)
         self._busy: dict[str, asyncio.Task[None]] = {}
         self.looks = 0
@@ -107,7 +108,7 @@ class Deliverer:
     async def look(self) -> None:
         """Start a task for every receiver that has something due and has none yet."""
         self.looks += 1
-        if not self._leads():
+        if not self._leadership.leads:
             return
         for receiver in await self._ask(lambda connection: deliveries.receivers(connection, now=self._now())):
             if receiver.name not in self._busy:
@@ -117,7 +118,7 @@ class Deliverer:
         """Turn after turn, while deliveries are due and the receiver accepts them."""
         try:
             limit = 1 if receiver.failing else TURN_MOST
-            while self._leads() and not self._stopping.is_set():
+            while self._leadership.leads and not self._stopping.is_set():
                 due = await self._due(receiver.name, limit)
                 if not due or not await self._turn(receiver.name, due):
                     return

@@ -10,25 +10,26 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import start_http_server
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from sqlalchemy import Engine as Ledger
 from sqlalchemy import exc
 
 import sendq
+from sendq.clock import Clock
 from sendq.errors import Problem, SendqError
 from sendq.ledger.db.engine import reading
 from sendq.ledger.reading.gauges import LANE_STATES, Levels, levels
 from settings import SettingsError
 from settings.values import split_address
+from worker.leading.leadership import Leads
+from worker.serving.engine import Engine
 from worker.telemetry import journal
 from worker.telemetry.metrics import REGISTRY
-
-if TYPE_CHECKING:
-    from worker.process import Process
 
 LEDGER_EVERY_S = 15.0
 
@@ -38,9 +39,9 @@ APPROXIMATE = "exact up to 10,000, above that PostgreSQL's estimate (SQLite: a l
 class Exporter:
     """An HTTP server, in its own threads, for the metrics of one process."""
 
-    def __init__(self, address: str, process: Process) -> None:
+    def __init__(self, address: str, engine: Engine, leadership: Leads, ledger: Ledger) -> None:
         self._address = address
-        self._collectors = [_Now(process), _Ledger(process)]
+        self._collectors = [_Now(engine, leadership), _Ledger(ledger, leadership, engine.now)]
 
     def start(self) -> None:
         """Listen; raises `SettingsError` if that is not possible on the address."""
@@ -67,25 +68,25 @@ class Exporter:
 class _Now(Collector):
     """The current state of the process."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, engine: Engine, leadership: Leads) -> None:
+        self._engine, self._leadership = engine, leadership
 
     def describe(self) -> list[Metric]:
         return []  # otherwise registering would collect already
 
     def collect(self) -> Iterator[Metric]:
-        engine, dispatcher = self._process.engine, self._process.dispatcher
+        engine, lease = self._engine, self._engine.lease
         info = GaugeMetricFamily("sendq_worker_info", "Always 1; the label has the version", labels=["version"])
         info.add_metric([sendq.__version__], 1)
         yield info
         for name, meaning, value in (
-            ("leader", "1 if this process is the leader, otherwise 0", dispatcher.leads),
+            ("leader", "1 if this process is the leader, otherwise 0", self._leadership.leads),
             ("calls_in_flight", "Calls to the API in flight", engine.calls),
             ("slow_calls", "Calls in flight that are slow and have given up their slot", engine.slots.slow),
             ("slots", "Call slots of this process (SENDQ_CONCURRENCY)", engine.slots.capacity),
             ("slots_used", "Call slots in use by turns", engine.slots.used),
             ("outcomes_unrecorded", "Outcomes in memory that are not yet committed", engine.unrecorded),
-            ("heartbeat_age_seconds", "Since this worker's last heartbeat; +Inf: declared dead", engine.lease.age()),
+            ("heartbeat_age_seconds", "Since this worker's last heartbeat; +Inf: declared dead", lease.age()),
         ):
             yield GaugeMetricFamily(f"sendq_{name}", meaning, value=float(value))
 
@@ -93,8 +94,8 @@ class _Now(Collector):
 class _Ledger(Collector):
     """The state of the ledger, from the leader."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, ledger: Ledger, leadership: Leads, now: Clock) -> None:
+        self._ledger, self._leadership, self._now = ledger, leadership, now
         self._asking = threading.Lock()
         self._asked_at = float("-inf")
         self._known: Levels | None = None
@@ -103,7 +104,7 @@ class _Ledger(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        if not self._process.dispatcher.leads:
+        if not self._leadership.leads:
             return
         if self._asking.acquire(blocking=False):  # a scrape during another one's query gets the last result
             try:
@@ -121,8 +122,8 @@ class _Ledger(Collector):
 
     def _ask(self) -> Levels | None:
         try:
-            with reading(self._process.ledger) as connection:
-                return levels(connection, now=self._process.engine.now())
+            with reading(self._ledger) as connection:
+                return levels(connection, now=self._now())
         except (SendqError, exc.SQLAlchemyError):
             return None
 

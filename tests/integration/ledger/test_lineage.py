@@ -18,6 +18,7 @@ from sendq.rules.states import Event, State
 from tests.integration.loops.test_dispatcher import LEASE_S, Monotonic, Wakeup
 from tests.support.ledger import Ledger, end, outcome
 from worker.leading.dispatcher import Dispatcher
+from worker.leading.leadership import Leadership
 
 
 class RenewalWitness:
@@ -27,10 +28,10 @@ class RenewalWitness:
         self.counts: dict[UUID, int] = {}
         self.away = False
 
-    def has_seen(self, line: UUID) -> int | None:
+    def renewals_of(self, line: UUID) -> int | None:
         return None if self.away else self.counts.get(line, 0)
 
-    def tell(self, line: UUID, renewals: int) -> None:
+    def remember(self, line: UUID, renewals: int) -> None:
         if not self.away:
             self.counts[line] = renewals
 
@@ -46,19 +47,26 @@ class House:
         with ledger.writing() as connection:
             load = workers.Load(capacity=10)
             workers.register(connection, self.worker, name="w", pid=1, version="0", load=load, now=ledger.clock())
-        self.dispatcher = Dispatcher(
+        self.leadership = Leadership(
             ledger.engine,
-            lambda bundles: self.offered.extend(turn.lane_id for bundle in bundles for turn in bundle),
-            Wakeup(),
             holder=lambda: self.worker,
             now=ledger.clock,
             monotonic=self.monotonic,
             lease_s=LEASE_S,
             poll_s=0.2,
+            witness=self.witness,
+        )
+        self.dispatcher = Dispatcher(
+            ledger.engine,
+            lambda bundles: self.offered.extend(turn.lane_id for bundle in bundles for turn in bundle),
+            Wakeup(),
+            leadership=self.leadership,
+            holder=lambda: self.worker,
+            now=ledger.clock,
+            poll_s=0.2,
             bundle_turns=50,
             bundle_slots=100,
             paces=Paces(),
-            witness=self.witness,
         )
 
     def renew(self, times: int = 1) -> None:
@@ -88,7 +96,7 @@ class TestALedgerThatIsWhole:
         house.ledger.send()
         house.renew()
         assert len(house.offered) == 1
-        assert house.dispatcher.serves
+        assert house.leadership.serves
 
     def test_tells_its_witness_how_far_it_is_after_each_renewal(self, house: House) -> None:
         house.renew(3)
@@ -101,7 +109,7 @@ class TestALedgerThatIsWhole:
         house.renew(3)
         house.witness.counts.clear()
         house.renew()
-        assert house.dispatcher.serves
+        assert house.leadership.serves
         assert list(house.witness.counts.values()) == [4]
 
     def test_waits_for_a_witness_that_does_not_answer_at_first(self, house: House) -> None:
@@ -126,7 +134,7 @@ class TestALossOfOneRenewal:
         house.renew(2)
         house.set_back(house.standing.renewals - 1)
         house.renew()
-        assert not house.dispatcher.serves
+        assert not house.leadership.serves
 
 
 class TestALedgerThatHasLostSomething:
@@ -142,7 +150,7 @@ class TestALedgerThatHasLostSomething:
     def test_is_shut_and_deals_out_nothing(self, lost: House) -> None:
         assert lost.offered == []
         assert lost.standing.shut_at == lost.ledger.clock()
-        assert not lost.dispatcher.serves
+        assert not lost.leadership.serves
 
     def test_stays_shut_however_far_its_count_comes_again(self, lost: House) -> None:
         lost.renew(10)
@@ -192,7 +200,7 @@ class TestALedgerThatHasLostSomething:
             old = {"line": before.line, "renewals": 1, "shut_at": None, "known_until": None}
             connection.execute(schema.leader.update().values(old))
         lost.renew()
-        assert not lost.dispatcher.serves
+        assert not lost.leadership.serves
 
 
 class TestRecovering:

@@ -35,6 +35,7 @@ from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from tests.support.servers import PgServer
 from tests.support.waiting import LIMIT_S
 from worker.leading.dispatcher import Dispatcher
+from worker.leading.leadership import Leadership
 
 Closing = Callable[[Connection, Ledger, Claimed], None]
 
@@ -424,9 +425,11 @@ class TestAnOldSnapshotOfAnotherConnection:
             ledger.engine,
             lambda bundles: self.published.extend(turn for bundle in bundles for turn in bundle),
             NoBell(),
+            leadership=Leadership(
+                ledger.engine, holder=lambda: ledger.worker, now=ledger.clock, lease_s=4.5, poll_s=0.2
+            ),
             holder=lambda: ledger.worker,
             now=ledger.clock,
-            lease_s=4.5,
             poll_s=0.2,
             bundle_turns=50,
             paces=Paces(),

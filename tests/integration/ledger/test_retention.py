@@ -15,6 +15,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.rules.states import Event
 from settings import Settings
+from tests.support.leading import FixedLeadership
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 from worker.leading.pruner import DAY, Pruner
 
@@ -28,7 +29,7 @@ def ended(ledger: Ledger, event: Event = Event.ACCEPT, grant: str = "g1", **opti
 
 
 def pruner(ledger: Ledger, *, leads: bool = True, **settings: float) -> Pruner:
-    return Pruner(ledger.engine, Settings().replace(**settings), leads=lambda: leads, now=ledger.clock)
+    return Pruner(ledger.engine, FixedLeadership(leads=leads), Settings().replace(**settings), now=ledger.clock)
 
 
 def after(ledger: Ledger, days: float) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from sendq.ledger.outcomes import append_jobs
 from sendq.outcomes import ID, SIGNATURE, TIMESTAMP, BadOutcome, verify
 from settings import Settings
 from tasks.policy.table import POLICY
+from tests.support.leading import FixedLeadership
 from tests.support.ledger import MESSAGE, Ledger
 from tests.support.receivers import SECRET, Receiver, receiving
 from tests.support.waiting import eventually
@@ -46,7 +47,7 @@ def ledger(sqlite_ledger_url: str) -> Iterator[Ledger]:
 
 
 @contextmanager
-def delivering(ledger: Ledger, *, leads: Callable[[], bool] = lambda: True, **given: Any) -> Iterator[Deliverer]:
+def delivering(ledger: Ledger, *, leadership: FixedLeadership | None = None, **given: Any) -> Iterator[Deliverer]:
     """A deliverer at work; its receivers are endpoints by name, ``receivers``."""
     receivers: dict[str, Receiver] = given.pop("receivers", {})
     settings = Settings(
@@ -54,7 +55,7 @@ def delivering(ledger: Ledger, *, leads: Callable[[], bool] = lambda: True, **gi
         outcome_endpoints={name: {"url": receiver.url} for name, receiver in receivers.items()},
         **({"outcome_timeout_s": TIMEOUT_S} | given),
     )
-    deliverer = Deliverer(ledger.engine, settings, policy=POLICY, leads=leads, now=clock.now)
+    deliverer = Deliverer(ledger.engine, leadership or FixedLeadership(), settings, policy=POLICY, now=clock.now)
     deliverer.start()
     try:
         yield deliverer
@@ -296,15 +297,15 @@ class TestAGrantThatNeedsItsOwner:
 
 class TestWhoDoesNotLead:
     def test_tells_nobody_until_it_does(self, ledger: Ledger) -> None:
-        leading: list[bool] = []
+        leadership = FixedLeadership(leads=False)
         with (
             receiving() as receiver,
-            delivering(ledger, receivers={"billing": receiver}, leads=lambda: bool(leading)) as deliverer,
+            delivering(ledger, receivers={"billing": receiver}, leadership=leadership) as deliverer,
         ):
             ended(ledger, "webhook:billing")
             eventually(lambda: deliverer.looks >= 2, "two looks")
             assert receiver.heard == []
-            leading.append(True)
+            leadership.leads = True
             eventually(lambda: delivered(ledger, "webhook:billing"), "the delivery")
 
 

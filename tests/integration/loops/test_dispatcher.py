@@ -20,6 +20,7 @@ from sendq.rules.paces import Paces
 from tests.support.ledger import Ledger
 from tests.support.waiting import eventually
 from worker.leading.dispatcher import BUSY_PAUSE, FULL_PAUSE, STEADY, Dispatcher
+from worker.leading.leadership import Leadership
 
 DAY_S = 24 * 3600
 POLL_S, LEASE_S = 0.2, 4.5
@@ -63,20 +64,35 @@ class Standing:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger, self.clock, self.monotonic = ledger, ledger.clock, Monotonic()
         self.offered: list[UUID] = []
+        self.leaderships: list[Leadership] = []  # of each dispatcher
+
+    @property
+    def leads(self) -> list[bool]:
+        """Which of the dispatchers lead."""
+        return [one.leads for one in self.leaderships]
 
     def dispatcher(self, wakeup: Any = None, *, worker: UUID | None = None) -> Dispatcher:
         worker = worker or new_id()
         with self.ledger.writing() as connection:
             load = workers.Load(capacity=10)
             workers.register(connection, worker, name="w", pid=1, version="0", load=load, now=self.clock())
+        self.leaderships.append(
+            Leadership(
+                self.ledger.engine,
+                holder=lambda: worker,
+                now=self.clock,
+                monotonic=self.monotonic,
+                lease_s=LEASE_S,
+                poll_s=POLL_S,
+            )
+        )
         return Dispatcher(
             self.ledger.engine,
             lambda bundles: self.offered.extend(turn.lane_id for bundle in bundles for turn in bundle),
             wakeup or Wakeup(),
+            leadership=self.leaderships[-1],
             holder=lambda: worker,
             now=self.clock,
-            monotonic=self.monotonic,
-            lease_s=LEASE_S,
             poll_s=POLL_S,
             bundle_turns=50,
             paces=Paces(),
@@ -122,7 +138,7 @@ class TestTheLease:
         first.run_once()
         assert standing.leader().expires_at == standing.clock() + LEASE_S * SECOND
         second.run_once()
-        assert (first.leads, second.leads) == (True, False)
+        assert standing.leads == [True, False]
 
     def test_of_a_leader_that_died_runs_out_though_its_clock_was_a_day_ahead(self, standing: Standing) -> None:
         first, second = standing.dispatcher(), standing.dispatcher()
@@ -131,10 +147,10 @@ class TestTheLease:
         standing.clock.advance(-DAY_S)
         for _ in range(40):
             second.run_once()
-            if second.leads:
+            if standing.leads[1]:
                 break
             standing.pass_time(POLL_S)
-        assert second.leads
+        assert standing.leads[1]
         assert standing.monotonic.at - 1_000.0 <= LEASE_S + 2 * POLL_S
 
     def test_stays_with_a_leader_that_renews_it_whatever_its_clock_says(self, standing: Standing) -> None:
@@ -144,7 +160,7 @@ class TestTheLease:
             first.run_once()
             standing.clock.advance(-DAY_S)
             second.run_once()
-            assert (first.leads, second.leads) == (True, False)
+            assert standing.leads == [True, False]
             standing.pass_time(POLL_S)
 
     def test_that_somebody_else_took_is_noticed_before_going_to_sleep(self, standing: Standing) -> None:
@@ -152,10 +168,10 @@ class TestTheLease:
         first.run_once()
         standing.clock.advance(LEASE_S + 1)  # but not on the stopwatch: the machine was suspended
         second.run_once()
-        assert second.leads
+        assert standing.leads[1]
         standing.clock.advance(1)
         first.run_once()
-        assert not first.leads
+        assert not standing.leads[0]
 
 
 class TestStandingBy:

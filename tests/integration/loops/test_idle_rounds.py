@@ -16,6 +16,7 @@ from sendq.ledger.db import schema
 from settings import Settings
 from tasks.policy.table import POLICY
 from tests.integration.loops.test_dispatcher import statements
+from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger
 from worker.leading.batches import Batches
 from worker.leading.grant_checker import GrantChecker
@@ -27,16 +28,16 @@ ENGINE = cast(Any, SimpleNamespace(policy=POLICY))  # of which nothing is wanted
 
 
 def batches(ledger: Ledger) -> PeriodicLoop:
-    return Batches(ledger.engine, leads=lambda: True, now=ledger.clock)
+    return Batches(ledger.engine, FixedLeadership(), now=ledger.clock)
 
 
 def grant_checker(ledger: Ledger) -> PeriodicLoop:
-    return GrantChecker(ledger.engine, ENGINE, SETTINGS, leads=lambda: True, now=ledger.clock)
+    return GrantChecker(ledger.engine, FixedLeadership(), ENGINE, SETTINGS, now=ledger.clock)
 
 
 def reconciler(ledger: Ledger) -> PeriodicLoop:
     return Reconciler(
-        ledger.engine, ENGINE, SETTINGS, cast(Any, None), serves=lambda: True, settled=print, now=ledger.clock
+        ledger.engine, FixedLeadership(), ENGINE, SETTINGS, cast(Any, None), settled=print, now=ledger.clock
     )
 
 

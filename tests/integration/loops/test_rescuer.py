@@ -15,6 +15,7 @@ from sendq.ledger.dispatching import rescue, workers
 from sendq.rules.preflight import KEY_MAX_AGE
 from sendq.rules.states import Event
 from tests.integration.ledger.test_rescue import register, served
+from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger, end, outcome
 from worker.leading.rescuer import Rescuer
 
@@ -26,8 +27,7 @@ def rescuer(
 ) -> Rescuer:
     return Rescuer(
         ledger.engine,
-        leads=lambda: leads,
-        serves=lambda: serves,
+        FixedLeadership(leads=leads, serves=serves),
         now=lambda: ledger.clock() + ahead_s * SECOND,
         stale_after_s=8,
         unclaimed_after_s=10,
