@@ -49,9 +49,12 @@ class Surroundings(Protocol):
 
     client: NylasClient
     policy: Policy
-    worker_id: UUID
     turn_time: Micros
     metadata_key: str
+
+    @property
+    def worker_id(self) -> UUID:
+        """The id under which turns are claimed now; another one after this worker was taken for dead."""
 
     @property
     def key_max_age(self) -> Micros:

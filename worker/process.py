@@ -96,7 +96,7 @@ class Process:
             yield Service("exporter", exporter.start, exporter.stop)
         yield loop("flower events", self.flower_events, limit_s=1.0)
         file = HeartbeatFile(self._settings.run_dir or run_directory(os.environ))
-        self.engine.ticks.append(lambda: file.beat(self._obstacles()))
+        self.engine.loop.ticks.append(lambda: file.beat(self._obstacles()))
         yield Service("heartbeat file", partial(_open, file), file.close)
         yield Service("engine", self.engine.start, self.engine.stop)
 
@@ -148,7 +148,7 @@ class Process:
         """Why this process cannot accept work, a few words each."""
         obstacles = {
             "stopping": self.engine.stopping,
-            "no lease: the ledger is unavailable": not self.engine.lease.holds(),
+            "no lease: the ledger is unavailable": not self.engine.heartbeat.lease.holds(),
             "no broker": not self._consumes(),
         }
         return [words for words, holds in obstacles.items() if holds]
@@ -162,7 +162,7 @@ class Process:
         readable, all_of_it = from_message(turns)
         if not all_of_it:
             journal.newer_version("message", BUNDLE)
-        return self.engine.take_on(readable) if readable else 0
+        return self.engine.intake.take_on(readable) if readable else 0
 
     def enqueue(self, task: str, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> SendqError | None:
         """Another application enqueues by name; gives the error that passes by itself, if there was one.

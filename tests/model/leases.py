@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple
 from sendq.clock import SECOND
 from settings import Settings
 from tests.model.explorer import Promise, World
-from worker.serving.engine import LEASE_MARGIN_S
+from worker.serving.heartbeat import LEASE_MARGIN_S
 from worker.serving.lease import Lease
 
 TICK_S = 2

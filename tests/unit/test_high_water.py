@@ -35,13 +35,13 @@ class TestTheHighestTime:
 
     def test_takes_in_what_the_api_says(self) -> None:
         highest = HighWaterMark(Clock())
-        highest.said(http_date(START + HOUR_S * SECOND))
+        highest.note_date(http_date(START + HOUR_S * SECOND))
         assert highest.clock_is_behind
 
     @pytest.mark.parametrize("date", ["", "soon", "Thu, 99 Foo 2026", http_date(START + BELIEVED + 2 * SECOND)])
     def test_believes_no_nonsense(self, date: str) -> None:
         highest = HighWaterMark(Clock())
-        highest.said(date)
+        highest.note_date(date)
         assert highest() == START
 
     def test_bears_clocks_that_differ_a_little(self) -> None:

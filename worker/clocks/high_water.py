@@ -33,7 +33,7 @@ class HighWaterMark:
         if at > self._seen:
             self._seen = at
 
-    def said(self, date: str) -> None:
+    def note_date(self, date: str) -> None:
         """Record the ``Date`` of an answer of the API; many answers per second have the same one."""
         if date == self._last_date:
             return

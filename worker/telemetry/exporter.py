@@ -75,7 +75,7 @@ class _Now(Collector):
         return []  # otherwise registering would collect already
 
     def collect(self) -> Iterator[Metric]:
-        engine, lease = self._engine, self._engine.lease
+        engine, lease = self._engine, self._engine.heartbeat.lease
         info = GaugeMetricFamily("sendq_worker_info", "Always 1; the label has the version", labels=["version"])
         info.add_metric([sendq.__version__], 1)
         yield info

@@ -88,11 +88,11 @@ class TestATurnThatNobodyCarriesOut:
         offered = house.offer()
         lose_answer_of_next_commit(house.ledger, monkeypatch)
         with pytest.raises(LedgerUnavailable):
-            house.engine.take_on(offered)
+            house.engine.intake.take_on(offered)
         assert house.ledger.lane().turn == "claimed"
         eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
         assert house.ledger.job(job).deaths == 0
-        assert house.engine.take_on(house.offer()) == 1
+        assert house.engine.intake.take_on(house.offer()) == 1
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
         assert len(api.mailbox) == 1
 
@@ -100,7 +100,7 @@ class TestATurnThatNobodyCarriesOut:
         self, house: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         engine, claiming, looked = house.engine, threading.Event(), threading.Event()
-        claim, take_back = engine._claim, engine._take_back_strays
+        claim, take_back = engine.intake._claim, engine.heartbeat._take_back_lost_turns
 
         def claim_slowly(names: Any, **options: Any) -> Any:
             claiming.set()
@@ -115,14 +115,14 @@ class TestATurnThatNobodyCarriesOut:
         job = house.ledger.send()
         offered = house.offer()
         with monkeypatch.context() as patched:
-            patched.setattr(engine, "_take_back_strays", take_back_meanwhile)
+            patched.setattr(engine.heartbeat, "_take_back_lost_turns", take_back_meanwhile)
             lose_answer_of_next_commit(house.ledger, patched)
             with pytest.raises(LedgerUnavailable):
-                engine.take_on(offered)
-            patched.setattr(engine, "_claim", claim_slowly)
-            assert engine.take_on(offered) == 0
+                engine.intake.take_on(offered)
+            patched.setattr(engine.intake, "_claim", claim_slowly)
+            assert engine.intake.take_on(offered) == 0
         eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
-        engine.take_on(house.offer())
+        engine.intake.take_on(house.offer())
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
 
     def test_is_closed_when_it_broke_off_with_an_exception(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,11 +132,11 @@ class TestATurnThatNobodyCarriesOut:
         job = house.ledger.send()
         with monkeypatch.context() as patched:
             patched.setattr(turn._Turn, "_next_to_begin", breaks)
-            house.engine.take_on(house.offer())
+            house.engine.intake.take_on(house.offer())
             eventually(lambda: house.engine.slots.used == 0, "the end of the task")
         eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
         assert house.ledger.state(job) is State.QUEUED
-        house.engine.take_on(house.offer())
+        house.engine.intake.take_on(house.offer())
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
 
 
@@ -148,8 +148,8 @@ class TestAnExceptionThatShouldNotBe:
         monkeypatch.setattr(house.engine._recorder, "_told", breaks)
         jobs = [house.ledger.send(f"g{number}") for number in range(3)]
         for _ in jobs:
-            house.engine.take_on(house.offer()[:1])
-        house.engine.take_on(house.offer())
+            house.engine.intake.take_on(house.offer()[:1])
+        house.engine.intake.take_on(house.offer())
         eventually(lambda: house.engine.slots.used == 0, "the end of the turns")
 
     def test_beside_a_hold_does_not_hold_the_pair_for_ever(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ class TestAnExceptionThatShouldNotBe:
         monkeypatch.setattr(turn._Turn, "_next_to_begin", breaks)
         monkeypatch.setattr(type(house.engine.application("default")), "api_key", lambda self: "another key")
         house.ledger.send()
-        house.engine.take_on(house.offer())
+        house.engine.intake.take_on(house.offer())
         eventually(lambda: house.engine.slots.used == 0, "the end of the task")
         pair = ("default", "unknown")
         assert not house.engine.may_call(pair, clock.now() - clock.SECOND * 60)
@@ -193,7 +193,7 @@ class TestStopping:
         offered = house.offer()
         slots = house.engine.slots
         assert slots.take(slots.capacity, limit_s=0)
-        waiter = threading.Thread(target=house.engine.take_on, args=(offered,))
+        waiter = threading.Thread(target=house.engine.intake.take_on, args=(offered,))
         waiter.start()
         house.engine.stop()
         slots.give(slots.capacity)
@@ -209,13 +209,13 @@ class TestBeingTakenForDead:
         offered = house.offer()
         slots = house.engine.slots
         assert slots.take(slots.capacity, limit_s=0)
-        waiter = threading.Thread(target=house.engine.take_on, args=(offered,))
+        waiter = threading.Thread(target=house.engine.intake.take_on, args=(offered,))
         waiter.start()
         with house.ledger.writing() as connection:
             workers.deregister(connection, house.engine.worker_id)
         old = house.engine.worker_id
         eventually(lambda: house.engine.worker_id != old, "the rebirth")
-        house.engine.lease.lose()
+        house.engine.heartbeat.lease.lose()
         slots.give(slots.capacity)
         waiter.join(LIMIT_S)
         assert house.ledger.lane().turn_worker in (None, house.engine.worker_id)

@@ -1,0 +1,178 @@
+"""A worker's entry in the ledger: it registers, beats every few seconds, and registers again if it was taken for dead.
+
+With each beat it takes in how far the ledger has come, and asks it for the time (`worker.clocks`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+from sqlalchemy import Engine as Ledger
+from sqlalchemy import exc
+
+import sendq
+from sendq import clock
+from sendq.clock import Micros
+from sendq.errors import SendqError
+from sendq.ids import new_id
+from sendq.ledger import sealed
+from sendq.ledger.db.engine import writing
+from sendq.ledger.dispatching import lineage, rescue, workers
+from sendq.ledger.dispatching.lineage import Standing
+from sendq.ledger.dispatching.workers import Load
+from sendq.ledger.enqueue import notify
+from sendq.rules.preflight import trusted_age
+from settings import Settings
+from worker.clocks.high_water import HighWaterMark
+from worker.clocks.ledger_clock import LedgerClock
+from worker.serving.in_flight import InFlight
+from worker.serving.lease import Lease
+from worker.telemetry import journal
+from worker.telemetry.alerts import alert
+
+# The lease ends this long before a rescuer may declare this worker dead: a call may take as long to leave the process.
+LEASE_MARGIN_S = 2.0
+
+
+class Heartbeat:
+    """One per process. `beat_for_ever` belongs to the event loop; the rest may be called from any thread."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        *,
+        now: LedgerClock,
+        load: Callable[[], Load],
+        in_flight: InFlight,
+    ) -> None:
+        """``load``: what this worker can take on, written with each beat."""
+        self._ledger, self._settings, self._now = ledger, settings, now
+        self._load, self._in_flight = load, in_flight
+        self.worker_id = new_id()
+        self.lease = Lease(settings.stale_after_s - LEASE_MARGIN_S, time.monotonic, now)
+        self.highest = HighWaterMark(now)
+        self._clock_is_behind = False
+        self._known: Standing | None = None  # the furthest that the ledger has come
+
+    @property
+    def key_max_age(self) -> Micros:
+        """The age up to which an idempotency key is trusted now."""
+        return trusted_age(clock.seconds(self._settings.key_max_age_s), now=self._now(), highest=self.highest())
+
+    def is_whole(self, found: Standing) -> bool:
+        """Whether turns may be claimed: the ledger is not shut, and has lost nothing that this process has seen."""
+        return found.shut_at is None and not self._has_lost(found)
+
+    def begin(self) -> None:
+        """Register with the ledger. From now on the lease holds, until the first beat is missing."""
+        began = self.lease.begin()
+        self._register()
+        self.lease.renew(began)
+        self._release_sealed()
+
+    def end(self) -> None:
+        """Leave the ledger, which takes back at once what this worker has left unfinished."""
+        try:
+            with writing(self._ledger) as connection:
+                rescue.bury(connection, self.worker_id, now=self._now(), died=False, key_max_age=self.key_max_age)
+        except (SendqError, exc.SQLAlchemyError):
+            pass  # a rescuer does it later, as for a worker that died
+
+    async def beat_for_ever(self) -> None:
+        """Beat, until the event loop ends."""
+        while True:
+            try:
+                await self._beat()
+            except (SendqError, exc.SQLAlchemyError):
+                pass  # the lease runs out by itself
+            except Exception:  # without beats this process would take turns from the broker and give them back for ever
+                journal.bug("beat")
+            await asyncio.sleep(self._settings.beat_interval_s)
+
+    async def _beat(self) -> None:
+        """Ordered by the loop, written by a thread: a loop that hangs beats no more."""
+        began = self.lease.begin()
+        if await asyncio.to_thread(self._write_beat):
+            self.lease.renew(began)
+        else:
+            await self._register_again()
+        if self._in_flight.take_lost():
+            try:
+                await asyncio.to_thread(self._take_back_lost_turns)
+            except BaseException:
+                self._in_flight.lose()
+                raise
+
+    def _write_beat(self) -> bool:
+        with writing(self._ledger) as connection:
+            self._now.ask(connection)
+            lives = workers.beat(connection, self.worker_id, load=self._load(), now=self._now())
+            lineage.see(connection, self.highest())
+            self._compare(found := lineage.read(connection))
+            if self._has_lost(found):
+                lineage.shut(connection, known_until=found.renewed_at, now=self._now())
+        return lives
+
+    async def _register_again(self) -> None:
+        """Taken for dead: what was begun goes on and its facts count, but new turns are claimed under a new id.
+
+        If the ledger cannot be reached for that, the next beat finds no worker of this id, and comes here again.
+        """
+        self.lease.lose()
+        old, self.worker_id = self.worker_id, new_id()
+        journal.worker_registered_again(old, self.worker_id)
+        await asyncio.to_thread(self._register)
+
+    def _register(self) -> None:
+        with writing(self._ledger) as connection:
+            self._now.ask(connection)
+            workers.register(
+                connection,
+                self.worker_id,
+                name=f"{socket.gethostname()}:{os.getpid()}",
+                pid=os.getpid(),
+                version=sendq.__version__,
+                load=self._load(),
+                now=self._now(),
+            )
+            self._compare(lineage.read(connection))
+            notify(connection, at=self._now())  # there is capacity now that was not
+
+    def _release_sealed(self) -> None:
+        """Look again at what waits for an encryption key: this worker may have it."""
+        after: UUID | None = UUID(int=0)
+        while after is not None:
+            with writing(self._ledger) as connection:
+                after = sealed.release(connection, after=after, now=self._now())
+
+    def _take_back_lost_turns(self) -> None:
+        """Close the turns that the ledger believes to be here, and are not."""
+        with writing(self._ledger) as connection:
+            lost = rescue.take_back_strays(
+                connection, self.worker_id, in_flight=self._in_flight, now=self._now(), key_max_age=self.key_max_age
+            )
+            if lost:
+                notify(connection, at=self._now())
+        if lost:
+            journal.lost_turns_returned(lost)
+
+    def _compare(self, found: Standing) -> None:
+        """Take in how far the ledger has come; time that it has seen, this process has seen too."""
+        was_behind = self._clock_is_behind
+        self.highest.note(found.highest_at)
+        self._clock_is_behind = self.highest.clock_is_behind
+        if self._clock_is_behind and not was_behind:
+            journal.clock_behind(self.worker_id, behind_s=(self.highest() - self._now()) / clock.SECOND)
+            alert("clock_behind", "highest_time", level="error", worker=str(self.worker_id))
+        if not self._has_lost(found):
+            self._known = found
+
+    def _has_lost(self, found: Standing) -> bool:
+        """Whether the ledger knows less than it did when this process looked last."""
+        return self._known is not None and found.has_lost(self._known.line, self._known.renewals)
