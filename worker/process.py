@@ -205,7 +205,7 @@ class Process:
         self.alerts.recorded(outcomes, recorded)
         self.traces.recorded(outcomes)
         # A turn that ended may leave its lane due: the leader, if it is this process, need not wait for its poll.
-        self.wakeup.ring()
+        self.wakeup.wake()
 
     def _unreadable(self, key_name: str, jobs: int) -> None:
         journal.encryption_key_missing(key_name, jobs=jobs)
@@ -217,7 +217,7 @@ class Process:
         metrics.ended(outcome)
         self.flower_events.recorded([outcome])
         self.alerts.recorded([outcome], Recorded())
-        self.wakeup.ring()
+        self.wakeup.wake()
 
 
 def _open(file: HeartbeatFile) -> None:

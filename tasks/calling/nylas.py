@@ -66,7 +66,7 @@ class NylasClient:
     """Calls of one event loop. Use as an async context manager, or call `close`.
 
     ``limit`` is how many connections may be open at once. ``tls`` replaces the default verification (a private CA).
-    ``told_date`` hears the ``Date`` of every answer.
+    ``on_date`` is called with the ``Date`` header of each answer.
     """
 
     def __init__(
@@ -76,11 +76,11 @@ class NylasClient:
         connect_s: float = CONNECT_S,
         read_s: float = READ_S,
         tls: ssl.SSLContext | None = None,
-        told_date: Callable[[str], None] | None = None,
+        on_date: Callable[[str], None] | None = None,
     ) -> None:
         self._limit, self._connect_s, self._read_s, self._tls = limit, connect_s, read_s, tls
         self._quick = self._timeout(0)
-        self._told_date = told_date
+        self._on_date = on_date
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -175,8 +175,8 @@ class NylasClient:
                 allow_redirects=False,
                 timeout=self._quick if upload is None else self._timeout(upload.length),
             ) as response:
-                if self._told_date is not None and (date := response.headers.get("Date")):
-                    self._told_date(date)
+                if self._on_date is not None and (date := response.headers.get("Date")):
+                    self._on_date(date)
                 return await _read(response)
         except Exception as error:  # whatever it is, the caller gets an answer, and a doubt counts as "maybe sent"
             fault = _fault_of(error)

@@ -11,12 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from sendq import clock
 from sendq.clock import Micros
-
-_ASK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
+from sendq.ledger.db.signals import server_time
 
 
 def since_boot() -> int:
@@ -29,17 +28,17 @@ class LedgerClock:
 
     def __init__(self, *, elapsed: Callable[[], int] = since_boot) -> None:
         self._elapsed = elapsed
-        self._learnt: tuple[Micros, int] | None = None
+        self._known: tuple[Micros, int] | None = None
 
     def __call__(self) -> Micros:
-        if self._learnt is None:
+        if self._known is None:
             return clock.now()
-        at, then = self._learnt
+        at, then = self._known
         return at + (self._elapsed() - then) // 1_000
 
     def ask(self, connection: Connection) -> None:
         """Query the ledger's time."""
-        if connection.dialect.name == "postgresql":
-            asked = self._elapsed()
-            at = connection.execute(_ASK).scalar_one()
-            self._learnt = (at, (asked + self._elapsed()) // 2)
+        asked = self._elapsed()
+        at = server_time(connection)
+        if at is not None:
+            self._known = (at, (asked + self._elapsed()) // 2)

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from sendq.clock import SECOND
 from sendq.errors import SendqError
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine, reading
+from sendq.ledger.db.signals import server_time
 from sendq.redaction import redact
 from settings import Application, Settings, SettingsError
 from worker.doctor.check_redis import redis_items
@@ -188,8 +190,9 @@ def _schema_item(engine: Engine) -> CheckItem:
 def _clock_item(engine: Engine) -> CheckItem:
     with reading(engine) as connection:
         before = time.time()
-        theirs = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
-        return clock_item("ledger clock", float(theirs), before, time.time())
+        theirs = server_time(connection)
+        assert theirs is not None  # not asked of SQLite
+        return clock_item("ledger clock", theirs / SECOND, before, time.time())
 
 
 # Part of the driver's message (which may quote names and addresses) -> what is wrong, what to do.

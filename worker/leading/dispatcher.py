@@ -49,13 +49,12 @@ BUSY_PAUSE: Micros = clock.seconds(0.005)
 FULL_PAUSE: Micros = clock.seconds(0.02)
 # With nothing to do for this long, ask to be woken by commits and sleep.
 IDLE_AFTER: Micros = clock.seconds(0.05)
-# Commits go on ringing until there was something to do in this many rounds running: to take back the wish to be woken,
-# to look every few milliseconds and to ask for it again costs more than a few rings, and the worker that has just got
-# a turn would wait for it.
+# Commits go on notifying until this many rounds in a row had work: to cancel notifications, look every few milliseconds
+# and ask for them again costs more than a few notifications, and the worker that has just got a turn would wait for it.
 STEADY = 4
-# Asked for so far ahead: seldom enough to cost nothing, and further than the clocks of those who commit may be ahead.
+# How far ahead notifications are asked for: seldom enough to cost nothing, and further than any clock is wrong.
 SLEEP: Micros = clock.seconds(10)
-# After an error, without listening to the bell: it may be what broke.
+# After an error, without the wakeup, which may be what broke.
 ERROR_PAUSE_S = 1.0
 
 NOTHING_USED = Used(young=0, old=0)
@@ -111,9 +110,9 @@ class Dispatcher:
         self._thread.start()
 
     def stop(self, limit_s: float) -> None:
-        """Give no further turns, and the lease to whoever wants it."""
+        """Dispatch no further turns, and give up the lease."""
         self._stopping.set()
-        self._wakeup.ring()
+        self._wakeup.wake()
         self._thread.join(limit_s)
         self._leadership.resign()
 
@@ -122,19 +121,19 @@ class Dispatcher:
             try:
                 pause = self.run_once()
                 if pause > FULL_PAUSE:
-                    self._wakeup.wait(pause / clock.SECOND)
-                elif pause > 0:  # everything rings while there is work; one round now and then takes it all
+                    self._wakeup.wait_for(pause / clock.SECOND)
+                elif pause > 0:  # with work, every commit would wake it; one round every few milliseconds handles all
                     self._stopping.wait(pause / clock.SECOND)
             except (SendqError, exc.SQLAlchemyError) as error:
                 journal.ledger_unavailable(error, waiting=0)
-                self._leadership.ledger_is_away()
+                self._leadership.ledger_unavailable()
                 self._stopping.wait(ERROR_PAUSE_S)
             except Exception:
                 journal.bug("dispatcher")
                 self._stopping.wait(ERROR_PAUSE_S)
 
     def run_once(self) -> Micros:
-        """Lead if possible, and do one round; gives how long to wait before the next, unless the bell rings."""
+        """Lead if possible, and do one round; returns how long to wait for the next one, unless it is woken."""
         leadership = self._leadership
         leadership.ask()
         if not leadership.leads:
@@ -153,7 +152,7 @@ class Dispatcher:
         return self._pause_after(done)
 
     def _keep_paces(self, after: UUID) -> None:
-        """The one who led before may have had other settings."""
+        """The previous leader may have had other settings."""
         with writing(self._ledger) as connection:
             self._paced, changed = apply_paces(connection, self._paces, after=after, limit=PACED_MOST)
         if changed:
@@ -213,7 +212,7 @@ class Dispatcher:
             self._publish(bundles)
             self._broker_pause = 0
             journal.dispatched(len(offered), len(bundles))
-        except Exception as error:  # whatever the broker's client raises; the turns come back in any case
+        except Exception as error:  # of any type; the turns come back in any case
             journal.publish_failed(len(offered), error)
             metrics.publish_failed()
             self._broker_pause = min(BROKER_PAUSE_MOST, max(BROKER_PAUSE_FIRST, self._broker_pause * 2))
@@ -230,22 +229,22 @@ class Dispatcher:
             self._quiet_since = None
             self._busy_rounds += 1
             if self._sleeps_until and self._busy_rounds >= STEADY:
-                self._let_commits_ring(until=0)
+                self._ask_for_notifications(until=0)
             return FULL_PAUSE if done.full else BUSY_PAUSE
         self._busy_rounds = 0
         self._quiet_since = now if self._quiet_since is None else self._quiet_since
-        rings = self._wakeup.rings
-        # Whatever changes lanes rings; all the same it looks whenever it renews its lease.
-        look_again = NEVER if rings else self._wakeup.look_every
+        can_notify = self._wakeup.can_notify
+        # Every change of a lane notifies; as a safety net it looks again with each renewal of the lease.
+        look_again = NEVER if can_notify else self._wakeup.poll_every
         wait = max(0, min(done.next_at - now, look_again, self._leadership.until_asking()))
         if 0 <= now - self._quiet_since < IDLE_AFTER and not self._sleeps_until:
             return min(wait, BUSY_PAUSE)
-        if rings and not SLEEP // 2 < self._sleeps_until - now <= SLEEP:
-            self._let_commits_ring(until=now + SLEEP)
-            return 0  # whoever committed before they could read that is seen by looking once more
+        if can_notify and not SLEEP // 2 < self._sleeps_until - now <= SLEEP:
+            self._ask_for_notifications(until=now + SLEEP)
+            return 0  # another look finds what was committed before this
         return wait
 
-    def _let_commits_ring(self, *, until: Micros) -> None:
+    def _ask_for_notifications(self, *, until: Micros) -> None:
         with writing(self._ledger) as connection:
             if not workers.sleep_until(connection, self._holder(), until):
                 self._leadership.lose()

@@ -122,7 +122,7 @@ class Leadership:
         """Another process has taken the lease."""
         self._fence = None
 
-    def ledger_is_away(self) -> None:
+    def ledger_unavailable(self) -> None:
         """Lead no more, and ask again as soon as the ledger answers."""
         self._fence, self._ask_at = None, AT_ONCE
 

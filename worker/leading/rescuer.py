@@ -112,7 +112,7 @@ class Rescuer(PeriodicLoop):
         self._sweep_at = monotonic()
         self._sweep_after = _FIRST
 
-    def ledger_is_away(self) -> None:
+    def ledger_unavailable(self) -> None:
         """Time without the ledger does not count as anybody's silence."""
         self._looked_at = None
 

@@ -1,8 +1,8 @@
-"""How the dispatcher learns that somebody committed something for it, while it sleeps.
+"""How the dispatcher, while it sleeps, notices a commit that gives it work.
 
-PostgreSQL rings (NOTIFY), if a connection of the worker's own can listen: not through PgBouncer in transaction mode.
-SQLite cannot ring, but tells for a few microseconds of CPU whether anybody has written (``PRAGMA data_version``), so
-it is looked at often. The dispatcher's own poll is the net under both.
+PostgreSQL notifies (NOTIFY) a connection that listens, where one can: not through PgBouncer in transaction mode. SQLite
+cannot notify, so the file is looked at often, which is cheap (`sendq.ledger.db.signals`). The dispatcher's own poll
+covers what both of them miss.
 """
 
 from __future__ import annotations
@@ -10,54 +10,56 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import sqlite3
 import time
 from typing import Any, Protocol
 
-import psycopg
 from sqlalchemy import Engine
 
 from sendq.clock import Micros, seconds
+from sendq.ledger.db.signals import WriteCounter, listen
 from sendq.ledger.enqueue import CHANNEL
 
-# Half of this on average is what a commit waits for; a hundredth of a second would cost 1 % of a core for ever.
+# A commit waits for half of this on average; every hundredth of a second would cost 1 % of a core all the time.
 SQLITE_LOOK_S = 0.03
+
+# Between two attempts to listen, where it fails.
+RETRY_S = 5.0
 
 
 class Wakeup(Protocol):
-    """Waits until it is rung or the time is over."""
+    """Waits until it is woken, or for a limited time."""
 
     @property
-    def rings(self) -> bool:
-        """Whether commits ring it when they are asked to."""
+    def can_notify(self) -> bool:
+        """Whether commits wake it, if they are asked to."""
 
     @property
-    def look_every(self) -> Micros:
-        """How long at most to wait in one go where they do not."""
+    def poll_every(self) -> Micros:
+        """How long to wait at most where they do not."""
 
-    def wait(self, limit_s: float) -> None:
-        """Return when it is rung, or after the limit."""
+    def wait_for(self, limit_s: float) -> None:
+        """Return when it is woken, or after ``limit_s`` seconds."""
 
-    def ring(self) -> None:
-        """Ring it from this process; from any thread."""
+    def wake(self) -> None:
+        """Wake it from within this process; from any thread."""
 
     def close(self) -> None:
-        """Give up what it holds."""
+        """Release what it holds."""
 
 
 class _Pipe:
-    """Rings from within this process."""
+    """Wakes from within this process."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
 
-    def ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it has been rung often enough
+    def wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it has been woken often enough
             os.write(self._write, b"!")
 
-    def _wait_for(self, others: list[int], limit_s: float) -> list[int]:
+    def _select(self, others: list[int], limit_s: float) -> list[int]:
         ready, _, _ = select.select([self._read, *others], [], [], limit_s)
         if self._read in ready:
             with contextlib.suppress(BlockingIOError):
@@ -70,9 +72,9 @@ class _Pipe:
 
 
 class PostgresWakeup(_Pipe):
-    """Listens on a connection of its own; without one (a pooler, an outage) the poll has to do."""
+    """Listens on its own connection; where that is not possible (a pooler, an outage) the dispatcher polls."""
 
-    look_every = seconds(0.05)
+    poll_every = seconds(0.05)
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
@@ -81,43 +83,36 @@ class PostgresWakeup(_Pipe):
         self._retry_at = 0.0
 
     @property
-    def rings(self) -> bool:
+    def can_notify(self) -> bool:
         return self._listening() is not None
 
-    def wait(self, limit_s: float) -> None:
+    def wait_for(self, limit_s: float) -> None:
         connection = self._listening()
         if connection is None:
-            self._wait_for([], limit_s)
+            self._select([], limit_s)
             return
         try:
-            ready = self._wait_for([connection.fileno()], limit_s)
+            ready = self._select([connection.fileno()], limit_s)
             if connection.fileno() in ready:
                 for _ in connection.notifies(timeout=0):
                     pass
-        except Exception:  # whatever broke, the next round listens anew
-            self._forget()
+        except Exception:  # whatever broke, the next round listens on another connection
+            self._disconnect()
 
     def close(self) -> None:
-        self._forget()
+        self._disconnect()
         super().close()
 
     def _listening(self) -> Any:
         if self._connection is None and time.monotonic() >= self._retry_at:
-            self._retry_at = time.monotonic() + 5.0
+            self._retry_at = time.monotonic() + RETRY_S
             try:
-                self._connection = self._open()
+                self._connection = listen(self._engine, CHANNEL)
             except Exception:
-                self._forget()
+                self._disconnect()
         return self._connection
 
-    def _open(self) -> Any:
-        """A connection outside of the pool, which listens for as long as it lives."""
-        arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
-        connection = psycopg.connect(*arguments, **options, autocommit=True)
-        connection.execute(f"LISTEN {CHANNEL}")
-        return connection
-
-    def _forget(self) -> None:
+    def _disconnect(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(Exception):
                 self._connection.close()
@@ -125,29 +120,21 @@ class PostgresWakeup(_Pipe):
 
 
 class SqliteWakeup(_Pipe):
-    """Looks whether anybody has written."""
+    """Looks at the file every few hundredths of a second."""
 
-    rings = False
-    look_every = seconds(1)
+    can_notify = False
+    poll_every = seconds(1)
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._seen = self._version()
+        self._writes = WriteCounter(path)
 
-    def wait(self, limit_s: float) -> None:
+    def wait_for(self, limit_s: float) -> None:
         deadline = time.monotonic() + limit_s
         while (left := deadline - time.monotonic()) > 0:
-            if self._wait_for([], min(left, SQLITE_LOOK_S)):
-                return
-            version = self._version()
-            if version != self._seen:
-                self._seen = version
+            if self._select([], min(left, SQLITE_LOOK_S)) or self._writes.has_changed():
                 return
 
     def close(self) -> None:
-        self._connection.close()
+        self._writes.close()
         super().close()
-
-    def _version(self) -> int:
-        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])

@@ -22,7 +22,7 @@ def until_next(every_s: float, at: float) -> float:
 
 
 class PeriodicLoop(ABC):
-    """What the rescuer, the checker and the keeper have in common."""
+    """Base class of the rescuer and of the leader's loops (`worker.leading.leader_loop`)."""
 
     def __init__(self, name: str, *, every_s: float) -> None:
         self._name, self._every_s = name, every_s
@@ -33,7 +33,7 @@ class PeriodicLoop(ABC):
     def run_once(self) -> None:
         """One round; called directly by tests."""
 
-    def ledger_is_away(self) -> None:
+    def ledger_unavailable(self) -> None:
         """The round ended because the ledger is unavailable. The dispatcher logs that already."""
         return
 
@@ -51,6 +51,6 @@ class PeriodicLoop(ABC):
             try:
                 self.run_once()
             except (SendqError, exc.SQLAlchemyError):
-                self.ledger_is_away()
+                self.ledger_unavailable()
             except Exception:
                 journal.bug(self._name)

@@ -211,7 +211,7 @@ class Engine:
                 limit=0,
                 connect_s=s.connect_timeout_s,
                 read_s=s.read_timeout_s,
-                told_date=self.heartbeat.highest.note_date,
+                on_date=self.heartbeat.highest.note_date,
             )
         return self.client
 

@@ -354,14 +354,14 @@ class Cost(NamedTuple):
     entries: int
 
 
-class NoBell:
+class NoWakeup:
     """For rounds that a test calls itself."""
 
-    rings = False
-    look_every = 0
+    can_notify = False
+    poll_every = 0
 
-    def wait(self, limit_s: float) -> None: ...
-    def ring(self) -> None: ...
+    def wait_for(self, limit_s: float) -> None: ...
+    def wake(self) -> None: ...
     def close(self) -> None: ...
 
 
@@ -424,7 +424,7 @@ class TestAnOldSnapshotOfAnotherConnection:
         return Dispatcher(
             ledger.engine,
             lambda bundles: self.published.extend(turn for bundle in bundles for turn in bundle),
-            NoBell(),
+            NoWakeup(),
             leadership=Leadership(
                 ledger.engine, holder=lambda: ledger.worker, now=ledger.clock, lease_s=4.5, poll_s=0.2
             ),

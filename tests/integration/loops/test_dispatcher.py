@@ -27,25 +27,25 @@ POLL_S, LEASE_S = 0.2, 4.5
 
 
 class Wakeup:
-    """One that never rings by itself and does not wait."""
+    """One that is never woken and does not wait."""
 
-    rings = False
-    look_every = SECOND
+    can_notify = False
+    poll_every = SECOND
 
     def __init__(self) -> None:
         self.waited: list[float] = []
 
-    def wait(self, limit_s: float) -> None:
+    def wait_for(self, limit_s: float) -> None:
         self.waited.append(limit_s)
 
-    def ring(self) -> None: ...
+    def wake(self) -> None: ...
     def close(self) -> None: ...
 
 
-class RingingBell(Wakeup):
-    """One that commits ring: the dispatcher says when it sleeps."""
+class NotifyingWakeup(Wakeup):
+    """One that commits notify: the dispatcher writes down until when it sleeps."""
 
-    rings = True
+    can_notify = True
 
 
 class Monotonic:
@@ -164,7 +164,7 @@ class TestTheLease:
             standing.pass_time(POLL_S)
 
     def test_that_somebody_else_took_is_noticed_before_going_to_sleep(self, standing: Standing) -> None:
-        first, second = standing.dispatcher(RingingBell()), standing.dispatcher()
+        first, second = standing.dispatcher(NotifyingWakeup()), standing.dispatcher()
         first.run_once()
         standing.clock.advance(LEASE_S + 1)  # but not on the stopwatch: the machine was suspended
         second.run_once()
@@ -175,7 +175,7 @@ class TestTheLease:
 
 
 class TestStandingBy:
-    def test_asks_for_the_lease_once_in_a_while_however_often_it_is_rung(self, standing: Standing) -> None:
+    def test_asks_for_the_lease_once_in_a_while_however_often_it_is_woken(self, standing: Standing) -> None:
         first, second = standing.dispatcher(), standing.dispatcher()
         first.run_once()
         with statements(standing.ledger) as seen:
@@ -190,8 +190,8 @@ class TestStandingBy:
 
 
 class TestSleeping:
-    def test_costs_one_look_each_time_and_commits_ring_all_the_while(self, standing: Standing) -> None:
-        dispatcher = standing.dispatcher(RingingBell())
+    def test_costs_one_look_each_time_and_commits_notify_all_the_while(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(NotifyingWakeup())
         self.fall_asleep(standing, dispatcher)
         with statements(standing.ledger) as seen:
             for _ in range(100):
@@ -202,18 +202,18 @@ class TestSleeping:
         assert not [one for one in seen if "DELETE" in one]
 
     def test_goes_on_around_a_single_job(self, standing: Standing) -> None:
-        dispatcher = standing.dispatcher(RingingBell())
+        dispatcher = standing.dispatcher(NotifyingWakeup())
         self.fall_asleep(standing, dispatcher)
         standing.ledger.send()
         with statements(standing.ledger) as seen:
             assert dispatcher.run_once() == BUSY_PAUSE
-            assert dispatcher.run_once() > FULL_PAUSE  # it waits until it is rung
+            assert dispatcher.run_once() > FULL_PAUSE  # it waits until it is woken
         assert len(standing.offered) == 1
         assert standing.leader().sleeps_until > standing.clock()
         assert not [one for one in seen if "sleeps_until" in one]
 
-    def test_ends_with_steady_work_and_commits_ring_no_more(self, standing: Standing) -> None:
-        dispatcher = standing.dispatcher(RingingBell())
+    def test_ends_with_steady_work_and_commits_notify_no_more(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(NotifyingWakeup())
         self.fall_asleep(standing, dispatcher)
         for number in range(STEADY):
             assert standing.leader().sleeps_until > 0
@@ -222,15 +222,15 @@ class TestSleeping:
         assert standing.leader().sleeps_until == 0
         assert dispatcher.run_once() <= FULL_PAUSE  # it looks often, for a while
 
-    def test_is_left_with_each_renewal_of_the_lease_though_nobody_rings(self, standing: Standing) -> None:
-        dispatcher = standing.dispatcher(RingingBell())
+    def test_is_left_with_each_renewal_of_the_lease_though_nothing_notifies(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(NotifyingWakeup())
         self.fall_asleep(standing, dispatcher)
         standing.pass_time(LEASE_S / 3)
         assert dispatcher.run_once() == LEASE_S / 3 * SECOND
 
     def test_begins_with_one_more_look_at_everything(self, standing: Standing) -> None:
-        """A commit between the last look and the ledger's learning of the sleep rings nobody."""
-        dispatcher = standing.dispatcher(RingingBell())
+        """A commit between the last look and the ledger's learning of the sleep notifies nobody."""
+        dispatcher = standing.dispatcher(NotifyingWakeup())
         dispatcher.run_once()
         standing.pass_time(1)
         assert dispatcher.run_once() == 0
@@ -266,11 +266,11 @@ class TestALateWakeRow:
         assert ledger.rows(schema.wake) == []
 
 
-class TestABellThatBreaks:
+class TestAWakeupThatBreaks:
     def test_does_not_end_the_dispatcher(self, standing: Standing) -> None:
         class Broken(Wakeup):
-            def wait(self, limit_s: float) -> None:
-                super().wait(limit_s)
+            def wait_for(self, limit_s: float) -> None:
+                super().wait_for(limit_s)
                 threading.Event().wait(0.001)
                 raise sqlite3.OperationalError("disk I/O error")
 
@@ -278,7 +278,7 @@ class TestABellThatBreaks:
         dispatcher = standing.dispatcher(wakeup)
         dispatcher.start()
         try:
-            # Time passes, or nothing would ever be quiet for long enough to wait for the bell.
+            # Time passes, or nothing would ever be quiet for long enough to wait for the wakeup.
             eventually(lambda: standing.clock.advance(0.1) and len(wakeup.waited) > 2, "waiting again")
         finally:
             dispatcher.stop(5.0)

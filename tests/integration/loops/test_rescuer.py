@@ -131,7 +131,7 @@ class TestWatching:
     def test_counts_no_time_without_the_ledger(self, ledger: Ledger, silent: Claimed) -> None:
         one = rescuer(ledger)
         assert not self.watch(ledger, one, 6)
-        one.ledger_is_away()
+        one.ledger_unavailable()
         ledger.clock.advance(60)
         assert self.watch(ledger, one, 8) == 4
 

@@ -1,0 +1,48 @@
+"""What a database offers to those who wait for others' commits, and the time by its clock. Beside the engine's pool."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, text
+
+from sendq.clock import Micros
+
+_TIME = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
+
+
+def server_time(connection: Connection) -> Micros | None:
+    """The time by PostgreSQL's clock; None on SQLite, whose clock is this machine's."""
+    if connection.dialect.name != "postgresql":
+        return None
+    return int(connection.execute(_TIME).scalar_one())
+
+
+def listen(engine: Engine, channel: str) -> psycopg.Connection[Any]:
+    """A new connection to PostgreSQL that receives the notifications of ``channel`` until it is closed."""
+    arguments, options = engine.dialect.create_connect_args(engine.url)
+    connection = psycopg.connect(*arguments, **options, autocommit=True)
+    connection.execute(f"LISTEN {channel}".encode())
+    return connection
+
+
+class WriteCounter:
+    """Whether anybody else has written to a SQLite file. A look costs a few microseconds of CPU."""
+
+    def __init__(self, path: str) -> None:
+        self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._seen = self._version()
+
+    def has_changed(self) -> bool:
+        """Whether there was a commit since the last call."""
+        before, self._seen = self._seen, self._version()
+        return before != self._seen
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _version(self) -> int:
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
