@@ -30,9 +30,10 @@ from sqlalchemy import (
 from sendq.clock import SECOND, Micros
 from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
+from sendq.ledger import events
 from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_rows, update_rows
+from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import locked_from, store_changes
@@ -242,7 +243,7 @@ def settle(
     changed = [(locked_from(row), _ended(row, endings[row.id], now=now, even_late=even_late)) for row in rows]
     store_changes(connection, changed, now=now)
     append_attempts(connection, [a for row in rows if (a := endings[row.id].attempt) is not None])
-    insert_rows(connection, schema.event, [_event(row, endings[row.id], by=by, now=now) for row in rows])
+    events.append_all(connection, [_event(row, endings[row.id], by=by, now=now) for row in rows])
     returned = [row for row in rows if endings[row.id].event is Event.RETURN]
     if returned:
         append_wakes(connection, wakes_of(returned, {row.id: now for row in returned}), at=now)
@@ -319,15 +320,14 @@ def trail(
 
 
 def _event(row: Row[Any], ending: Ending, *, by: str, now: Micros) -> dict[str, Any]:
-    return {
-        "id": new_id(),
-        "at": now,
-        "kind": "resolved",
-        "application": row.application,
-        "provider": row.provider,
-        "grant_id": row.grant_id,
-        "job_id": row.id,
-        "rule": ending.rule,
-        "by": by,
-        "reason": ending.reason,
-    }
+    return events.event(
+        "resolved",
+        at=now,
+        by=by,
+        application=row.application,
+        provider=row.provider,
+        grant_id=row.grant_id,
+        job_id=row.id,
+        rule=ending.rule,
+        reason=ending.reason,
+    )

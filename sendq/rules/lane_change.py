@@ -120,7 +120,7 @@ class LaneChange:
         """No more than so many calls at once; returns the new width if it was wider before."""
         width = max(1, min(self.lane.width, width))
         narrower = width < self._now("width")
-        self.columns |= {"width": width, "ramp": min(self.lane.ramp, width)}
+        self.columns |= {"width": width, "ramp": min(self._now("ramp"), width)}
         return width if narrower else None
 
     def space(self, spacing: Micros, *, now: Micros) -> None:
