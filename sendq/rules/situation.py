@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sendq.clock import Micros
+from sendq.facts.lanes import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +23,6 @@ class JobFacts:
     rule: str | None
     seen: str | None
     look_at: Micros | None
-
-
-@dataclass(frozen=True, slots=True)
-class LaneFacts:
-    """Its lane: whether it is closed, when it is next served, and its pace."""
-
-    provider: str
-    closed_at: Micros | None
-    closed_rule: str | None
-    suspected: bool
-    gone: bool
-    next_at: Micros | None
-    turn: str | None
-    width: int
-    pace: str | None
-    used: str | None
-    ready_at: Micros
-    spacing: Micros
-    spacing_until: Micros
-    stretch: Micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +61,7 @@ class Situation:
     """
 
     job: JobFacts
-    lane: LaneFacts | None
+    lane: Lane | None
     holds: tuple[HoldFacts, ...]
     ahead: int
     workers: int

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sendq.clock import SECOND, Micros, moment
+from sendq.facts.lanes import Lane
 from sendq.rules.eta import predicted
 from sendq.rules.pace import call_of, read
 from sendq.rules.reconcile import Seen
 from sendq.rules.rule_ids import NO_KEY, POISON
-from sendq.rules.situation import HoldFacts, JobFacts, LaneFacts, Situation
+from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.views import Why
 
@@ -106,7 +107,7 @@ def _in_doubt(around: Situation, *, now: Micros) -> Why:
     )  # fmt: skip
 
 
-def _closed(lane: LaneFacts) -> str:
+def _closed(lane: Lane) -> str:
     if lane.gone:
         return "the grant no longer exists; the job ends within seconds"
     if lane.suspected:
@@ -137,7 +138,7 @@ def _unserved(around: Situation, *, now: Micros) -> Why:
     return _why(job, "due", "it is due and waits for a free slot", ahead=around.ahead, eta=_eta(around, now=now))
 
 
-def _paced(lane: LaneFacts, now: Micros) -> str:
+def _paced(lane: Lane, now: Micros) -> str:
     """What the lane's pace waits for, in a sentence."""
     if lane.stretch:
         return f"the provider throttled the account: calls stay {lane.stretch / SECOND:g} s apart until they succeed"

@@ -12,10 +12,11 @@ import pytest
 
 from sendq.clock import SECOND, moment
 from sendq.rules.reconcile import Seen
-from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, LaneFacts, Situation
+from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.why import explain
 from sendq.views import Why
+from tests.support import facts
 
 NOW = 1_780_000_000 * SECOND
 LATER = NOW + 60 * SECOND
@@ -43,25 +44,10 @@ def why(
         "operation": "send",
         "form": None,
     } | (job or {})
-    lane_row: dict[str, Any] = {
-        "closed_at": None,
-        "suspected": False,
-        "gone": False,
-        "closed_rule": None,
-        "next_at": NOW,
-        "ready_at": 0,
-        "turn": None,
-        "width": 1,
-        "provider": "unknown",
-        "pace": None,
-        "used": None,
-        "spacing": 0,
-        "spacing_until": 0,
-        "stretch": 0,
-    } | (lane or {})
+    lane_row = {"next_at": NOW, "provider": "unknown"} | (lane or {})
     values: dict[str, Any] = {
         "job": JobFacts(**job_row),
-        "lane": None if no_lane else LaneFacts(**lane_row),
+        "lane": None if no_lane else facts.lane(**lane_row),
         "holds": held,
         "ahead": 3,
         "workers": 1,

@@ -10,11 +10,12 @@ from sqlalchemy import Connection, func, select
 
 from sendq.clock import Micros, moment
 from sendq.errors import NotFound
+from sendq.facts.lanes import Lane
 from sendq.ledger.batches import Sums, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
 from sendq.ledger.reading.holds import hold_ends
-from sendq.ledger.reading.rows import as_list, first
+from sendq.ledger.reading.rows import as_list, first, lane_of
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
 from sendq.rules.states import FINAL, State
@@ -39,28 +40,12 @@ class BatchRow:
     finished_at: Micros | None
 
 
-@dataclass(frozen=True, slots=True)
-class LaneRow:
-    """Its lane, as far as the expected end depends on it."""
-
-    id: UUID
-    application: str
-    grant_id: str
-    provider: str
-    closed_at: Micros | None
-    pace: str | None
-    used: str | None
-    spacing: Micros
-    spacing_until: Micros
-    stretch: Micros
-
-
 def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     """A batch, the sum of its counted changes, and its expected end. Raises `NotFound`."""
     row = first(connection, BatchRow, schema.batch, schema.batch.c.id == batch_id)
     if row is None:
         raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
-    lane = first(connection, LaneRow, schema.lane, schema.lane.c.id == row.lane_id)
+    lane = lane_of(connection, row.lane_id)
     sums = sums_of(connection, [batch_id])[batch_id]
     pace = _rate(connection, batch_id, now=now)
     counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
@@ -108,7 +93,7 @@ def _rate(connection: Connection, batch_id: UUID, *, now: Micros) -> float:
 
 
 def _eta(
-    connection: Connection, row: BatchRow, lane: LaneRow | None, sums: Sums, pace: float, *, now: Micros
+    connection: Connection, row: BatchRow, lane: Lane | None, sums: Sums, pace: float, *, now: Micros
 ) -> datetime | None:
     if row.total is None or row.finished_at is not None or lane is None:
         return None

@@ -9,10 +9,13 @@ from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Table, select
 
 from sendq.clock import moment
+from sendq.facts.lanes import Lane
+from sendq.ledger.db import schema
 
 T = TypeVar("T")
 
@@ -45,6 +48,12 @@ def first(connection: Connection, kind: type[T], table: Table, *conditions: Colu
     """The first row of ``table`` for which the conditions are true, as a ``kind``; None: there is none."""
     row = connection.execute(select(*columns_of(kind, table)).where(*conditions).limit(1)).first()
     return None if row is None else as_one(kind, row)
+
+
+def lane_of(connection: Connection, lane_id: UUID) -> Lane | None:
+    """A lane; None: the dispatcher has not seen a job for its grant yet."""
+    row = connection.execute(select(schema.lane).where(schema.lane.c.id == lane_id)).first()
+    return None if row is None else Lane._make(row)
 
 
 @cache

@@ -10,9 +10,9 @@ from sendq.clock import Micros
 from sendq.ledger.db import schema
 from sendq.ledger.reading.holds import StoredHold, holds_over
 from sendq.ledger.reading.lookup import no_such_job
-from sendq.ledger.reading.rows import as_one, columns_of, first
+from sendq.ledger.reading.rows import as_one, columns_of, lane_of
 from sendq.rules.rule_ids import BY_HAND
-from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, LaneFacts, Situation
+from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.why import explain
 from sendq.views import Why
@@ -49,13 +49,12 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         table.c.state.in_([State.QUEUED.value, State.SENDING.value]),
         tuple_(table.c.due_at, table.c.id) < (found.due_at, job.id),
     )
-    lane = first(connection, LaneFacts, schema.lane, schema.lane.c.id == found.lane_id)
     leader = schema.leader.c
     leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.highest_at)).one()
     alive = select(func.count()).select_from(schema.worker).where(~schema.worker.c.stopping)
     return Situation(
         job=job,
-        lane=lane,
+        lane=lane_of(connection, found.lane_id),
         holds=tuple(_hold(connection, hold) for hold in holds_over(connection, found.lane_id)),
         ahead=_count(connection, ahead) if queued else 0,
         workers=int(connection.execute(alive).scalar_one()),
