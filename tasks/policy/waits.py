@@ -35,6 +35,8 @@ _POSSIBLE = re.compile(
     r"|back ?off)\b[^.;|\d]{0,40}(?:\b(?:in|after|for|within|wait|another|next|least|about|only)|[:=])[\s(~]{0,2}$"
 )
 _SPANS = 50  # a real answer names three at most
+_FROM_NOW = re.compile(r"\s(?:later|from now)\b")
+_AGAIN = re.compile(r"\b(?:retry|again|reset\w{0,8}|available)\b[^.;|\d]{0,20}$")
 _POSSIBLE_CHARS = 64  # how far before a span its words are looked for
 # "BackOffMilliseconds: 297749", "retry_after_ms=500": the unit stands in the name.
 _NAMED = re.compile(
@@ -80,7 +82,8 @@ def _in_text(text: str, now: float) -> Iterable[float | None]:
     for found in _NAMED.finditer(text):
         yield float(found[2]) * _scale(found[1])
     for found in islice(_SPAN.finditer(text), _SPANS):
-        if _POSSIBLE.search(text[max(0, found.start() - _POSSIBLE_CHARS) : found.start()]):
+        before = text[max(0, found.start() - _POSSIBLE_CHARS) : found.start()]
+        if _POSSIBLE.search(before) or (_FROM_NOW.match(text, found.end()) and _AGAIN.search(before)):
             number = 1.0 if found[1][0] in "ao" else float(found[1])
             rest = float(found[3]) * _scale(found[4]) if found[3] else 0.0
             yield number * _scale(found[2]) + rest

@@ -173,6 +173,13 @@ class TestAStatedWait:
             ("retry after 45 seconds", 45), ("Please try again in 5 minutes.", 300), ("Retry-After: 20", 20),
             ("wait 200 ms", 0.2), ("retry after 2025-01-08T09:26:53Z", None), ("retry after lunch", None),
             ("Retry after 2026-99-99T09:26:53Z", None),
+            ("Your limit resets in 35 minutes", 2100), ("Relay quota will reset in 1.52 hours.", 5472),
+            ("You can send again in 45 min", 2700), ("Try again in 1 hour and 20 min", 4800),
+            ("Try again in an hour", 3600), ("Please try your request after 5 seconds", 5),
+            ("Please try again 15 minutes later", 900), ("Try again 30 minutes from now", 1800),
+            ("Try again later. BackOffMilliseconds: 5000", 5), ("The block will be lifted in 3 hours", 10800),
+            ("You sent 500 messages in 24 hours", None), ("It timed out after 30 seconds", None),
+            ("Exceeded the max emails per hour (105/100 (105%))", None),
         ],
     )  # fmt: skip
     def test_is_read_from_the_text(self, text: str, seconds: float | None) -> None:
