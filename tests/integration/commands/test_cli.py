@@ -218,7 +218,7 @@ class TestWhy:
         claimed = ledger.serve()
         ledger.record(begins=[(claimed, job)])
         ledger.record(outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule="bad_request"))
-        assert as_json(cli("why", str(job), "--json"))["remedy"].startswith("Mend the payload")
+        assert as_json(cli("why", str(job), "--json"))["remedy"].startswith("Fix the payload")
         out = cli("why", str(job))[1]
         assert "remedy: Mend the payload" in out
         assert f"retry: sendq retry {job} --dry-run" in out

@@ -119,7 +119,7 @@ class TestDeadLetters:
         assert (first["rule"], first["number"], second["rule"]) == ("bad_request", 3, "recipients_partly_refused")
         lasted = datetime.fromisoformat(first["newest"]) - datetime.fromisoformat(first["oldest"])
         assert 7139 < lasted.total_seconds() < 7141
-        assert first["remedy"].startswith("Mend the payload")
+        assert first["remedy"].startswith("Fix the payload")
         assert (first["sent"], second["sent"]) == ("no", "partly")
         out = cli("dead")[1]
         assert "3 " in out
