@@ -67,7 +67,7 @@ class Surroundings(Protocol):
         """A number from 0 to 1."""
 
     def application(self, name: str) -> Application:
-        """A configured application; a name that nobody configured gives one whose calls fail without a call."""
+        """A configured application; for any other name, one whose calls fail before they are made."""
 
     def upload(self, job: ClaimedJob) -> Upload:
         """The body of a job whose request has files."""
@@ -85,7 +85,7 @@ class Surroundings(Protocol):
     async def record(
         self, pair: tuple[str, str], outcome: Outcome | None, begins: Collection[Begin], end: End | None
     ) -> Collection[UUID]:
-        """Commit; gives those of ``begins`` that may go on the wire."""
+        """Commit; returns those of ``begins`` that may go on the wire."""
 
     async def finish(self, pair: tuple[str, str], end: End) -> None:
         """Commit the end of a turn that has no outcome to go with it."""
@@ -249,7 +249,7 @@ class _Turn:
         )
 
     def _slow_call(self) -> None:
-        """A call has become slow, and others have its slot. The turn begins no more, and gives what it has to spare."""
+        """A call has become slow, and others have its slot. The turn begins no more, and gives its spare slots back."""
         self._slow += 1
         self._ends_at = min(self._ends_at, self._around.now())
         spare = max(0, self._held - self._open)

@@ -109,7 +109,7 @@ class Outcome:
     hold: Hold | None = None
     width: int | None = None  # the lane's calls at once from now on; None: as before
     spacing: Micros | None = None  # the least time between two modifications, until it has behaved for a while
-    throttled: bool = False  # by a limit that nobody knows: its calls go further apart
+    throttled: bool = False  # by an unpublished limit: its calls go further apart
     begun_at: Micros = 0
     # For logs, metrics and events; nothing of this is written.
     application: str = ""

@@ -57,7 +57,7 @@ def _carry_out(connection: Connection, lane: Lane, effect: Effect, *, now: Micro
         case Change.SUSPECT:
             change = LaneChange(lane)
             change.close(EXPIRED, at=lane.closed_at or now, check_at=now, suspected=True)
-            change.count_checks_anew()
+            change.restart_checks()
             write_changes(connection, [change], now=now)
         case Change.REOPEN:
             grants.reopen(connection, lane.id, by=AUTHOR, now=now)

@@ -33,7 +33,7 @@ from sendq.rules.lane_change import CHECK_FIRST, LaneChange, pause_after
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event, State
 
-# A suspicion is looked into at once, and soon again if nobody could tell.
+# A suspicion is checked at once, and soon again if the API could not tell.
 SUSPECT_AGAIN: Micros = 15 * SECOND
 
 # If the API cannot say who a grant's provider is, it is asked again then.
@@ -61,13 +61,13 @@ def lane_of(connection: Connection, application: str, grant_id: str) -> UUID | N
 
 
 def close(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Micros) -> bool:
-    """Close a lane on somebody's word; False if it was closed already."""
+    """Close a lane because its grant is known to be invalid; False if it was closed already."""
     change = _locked(connection, lane_id)
     lane = change.lane
     if lane.is_closed and not lane.suspected:
         return False
     change.close(rule, at=now, check_at=now + CHECK_FIRST)
-    change.count_checks_anew()
+    change.restart_checks()
     write_changes(connection, [change], now=now)
     _event(connection, "closed", lane, by=by, rule=rule, now=now)
     return True
@@ -101,7 +101,7 @@ def any_closed(connection: Connection) -> bool:
 
 
 def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
-    """Closed lanes with waiting jobs about which the API should be asked now; nobody else is given them for a while.
+    """Closed lanes with waiting jobs about which the API should be asked now; no other caller gets them for a while.
 
     Inside a hold of their application or provider nothing is asked.
     """
@@ -128,7 +128,7 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
 
 
 def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
-    """Lanes whose provider nobody knows and the API was not asked about; nobody else is given them for a while.
+    """Lanes whose provider is unknown and not yet asked for; no other caller gets them for a while.
 
     Inside a hold of their application nothing is asked.
     """
@@ -152,7 +152,7 @@ def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
 
 
 def found_provider(connection: Connection, lane_id: UUID, provider: str, *, paces: Paces) -> None:
-    """The API has said whose the grant is; ``unknown``: somebody of whom nothing is known here."""
+    """The API has named the grant's provider; ``unknown``: one that is not known here."""
     rows = lock(connection, [lane_id])
     row = rows[lane_id]
     connection.execute(update(schema.lane).where(schema.lane.c.id == lane_id).values(ask_at=None))
@@ -163,13 +163,13 @@ def found_provider(connection: Connection, lane_id: UUID, provider: str, *, pace
 def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
     """The API says that the grant is in order: open its lane.
 
-    Unless the provider has refused it several times since, whatever the API says: then its owner is called for. Until
-    a call succeeds, what was asked and announced is remembered: the next question comes later, and nobody is called
-    twice.
+    Unless the provider has refused it several times since, whatever the API says: then its owner must sign in again.
+    Until a call succeeds, what was asked and announced is remembered: the next question comes later, and nobody is
+    notified twice.
     """
     change = _locked(connection, lane_id)
     lane = change.lane
-    if not lane.is_closed or lane.gone:  # somebody knew better while the API was asked
+    if not lane.is_closed or lane.gone:  # changed while the API was asked
         return
     if lane.suspected and lane.refused >= SUSPECTED_MOST:
         found_invalid(connection, lane_id, now=now)
@@ -219,9 +219,9 @@ def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
 def to_announce(
     connection: Connection, *, closed_before: Micros, now: Micros, limit: int, tell: str | None = None
 ) -> list[Row[Any]]:
-    """Lanes that are certainly closed since before then and whose owners were not called for: they are now.
+    """Lanes that are certainly closed since before then and whose owners were not notified: they are now.
 
-    Whom the jobs that wait there name is told of it, and so is ``tell``.
+    The receivers that the waiting jobs name get it, and so does ``tell``.
     """
     table = schema.lane
     rows = connection.execute(
@@ -317,7 +317,7 @@ def open_stragglers(connection: Connection, *, now: Micros) -> None:
 
 
 def _open_closed(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
-    """Open these lanes but for those that somebody opened, or found gone, before we had them locked."""
+    """Open these lanes but for those that were opened, or found gone, before we had them locked."""
     changes = [
         change for change in lock_changes(connection, ids).values() if change.lane.is_closed and not change.lane.gone
     ]

@@ -1,7 +1,7 @@
 """Jobs: locking them, writing what became of them, and ending those that wait.
 
 `store_changes` is the one way in which a job changes its state once it has begun to matter to others: it writes the
-job, the appended count of its batch, and what somebody wants to be told, in one transaction.
+job, the appended count of its batch, and the deliveries of its outcome, in one transaction.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ def store_changes(
         if before.batch_id is not None:
             _count(counts, before.batch_id, before, None if before.id in going_on else after["state"])
     append_batch_changes(connection, counts, now=now)
-    told = [before.id for before, after in changed if before.on_outcome and before.state != after["state"]]
-    if told:
-        outcomes.append_jobs(connection, told, now=now)
+    to_deliver = [before.id for before, after in changed if before.on_outcome and before.state != after["state"]]
+    if to_deliver:
+        outcomes.append_jobs(connection, to_deliver, now=now)
 
 
 def append_batch_changes(connection: Connection, counts: Mapping[tuple[UUID, str], int], *, now: Micros) -> None:

@@ -117,7 +117,7 @@ def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], stuck: Mappin
 
 
 def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:
-    """End holds of lanes that wait for a key, up to `RELEASE_STEP` behind an id; gives where to go on, or None."""
+    """End holds of lanes that wait for a key, up to `RELEASE_STEP` behind an id; returns where to go on, or None."""
     table = schema.lane.c
     held = select(table.id).where(table.held_rule == NO_KEY, table.held_until > now, table.id > after)
     ids = connection.execute(held.order_by(table.id).limit(RELEASE_STEP)).scalars().all()

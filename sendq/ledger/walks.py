@@ -37,7 +37,7 @@ def record_page(
     now: Micros,
     vault: Vault,
 ) -> Mapping[str, Any] | None:
-    """Keep what a page found and make the job of the next one, if there is one; gives that job's row.
+    """Keep what a page found and make the job of the next one, if there is one; returns that job's row.
 
     To be called in the transaction that ends the page's own job, with the lane locked. A batch that was cancelled
     meanwhile is not walked any further.
@@ -65,7 +65,7 @@ def walked(connection: Connection, *, limit: int) -> Sequence[UUID]:
 
 
 def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int = CHUNK) -> int:
-    """Turn up to ``limit`` of the found messages into jobs; gives how many. Fewer than ``limit``: that was all."""
+    """Turn up to ``limit`` of the found messages into jobs; returns how many. Fewer than ``limit``: that was all."""
     table, found, lanes = schema.batch, schema.found, schema.lane
     batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if batch is None or not batch.making:
@@ -89,7 +89,7 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
 
 
 def _job(batch: Row[Any], operation: str, object_id: str | None, next_at: Micros, *, now: Micros) -> dict[str, Any]:
-    """A job that stands in line where its batch does."""
+    """A job in its batch's place in the queue."""
     return {
         "id": new_id(),
         "lane_id": batch.lane_id,

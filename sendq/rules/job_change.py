@@ -66,7 +66,7 @@ def after_loss(job: LockedJob, *, rule: str, died: bool, now: Micros, key_max_ag
 
 
 def _event_of_loss(job: LockedJob, *, now: Micros, key_max_age: Micros) -> Event:
-    """What happens to a begun job whose outcome nobody will report."""
+    """What happens to a begun job whose outcome will never be reported."""
     if job.cancel_at is not None:
         return cancel_event(job.operation, may_have_gone_out=True)
     young = job.key_at is not None and -CLOCK_TOLERANCE <= now - job.key_at < key_max_age

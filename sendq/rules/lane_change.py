@@ -128,7 +128,7 @@ class LaneChange:
         self.columns |= {"spacing": max(self.lane.spacing, spacing), "spacing_until": now + BEHAVES_AFTER}
 
     def slow_down(self, *, begun_at: Micros) -> None:
-        """A limit that nobody publishes throttled a call begun then: calls go further apart."""
+        """An unpublished limit throttled a call begun then: calls go further apart."""
         lane = self.lane
         if lane.held_since is None or begun_at >= lane.held_since:
             self.columns["stretch"] = stretched(lane.stretch)
@@ -192,7 +192,7 @@ class LaneChange:
             "check_at": check_at,
         }
 
-    def count_checks_anew(self) -> None:
+    def restart_checks(self) -> None:
         """The next question about the grant counts as the first."""
         self.columns["checks"] = 0
 

@@ -50,7 +50,7 @@ async def make_call(
 ) -> Answer:
     """Make the one request that a job is.
 
-    ``metadata_key``: the pair with which messages of ours are marked. ``upload`` gives the body of a request with
+    ``metadata_key``: the pair with which messages of ours are marked. ``upload`` returns the body of a request with
     files.
     """
     match job.operation:

@@ -4,7 +4,7 @@
            ◀──stdout──          "ready" before that; the raw answer, after the child has read it as a worker would
 
 A child that ends before it is ready has not seen the job, and says nothing about it (`NoProcess`). One that ends
-afterwards, by a signal, for want of memory or because it takes for ever, died of the job: the answer is the fault
+afterwards, by a signal, for lack of memory or because it takes for ever, died of the job: the answer is the fault
 ``died``, and whether the request went out is unknown.
 
 API key and message take the pipe: a command line and an environment can be read by others. The child never outlives its

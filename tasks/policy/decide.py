@@ -4,11 +4,11 @@ The policy's row says what kind of failure it is; what becomes of *this* job dep
 questions are settled here for every row alike:
 
 *May it have gone out?* After an unknown outcome the same key and the same bytes go again, while the key is young; a
-send whose key can no longer tell is in doubt, never dead and never sent anew. The generation moves only after a
-definite "not sent": an answer from the provider, or a stored answer to this very key. A refusal by the API's own gate
-(a rate limit, a bad key) after an unknown outcome proves nothing about the first request, so it keeps the key and
-closes nothing. *Is it free?* A hold costs no attempt and advances no backoff. *Is there still time?* Nothing is tried
-again after the job's expiry.
+send whose key can no longer tell is in doubt, never dead and never sent under a new key. The generation moves only
+after a definite "not sent": an answer from the provider, or a stored answer to this very key. A refusal by the API's
+own gate (a rate limit, a bad key) after an unknown outcome proves nothing about the first request, so it keeps the key
+and closes nothing. *Is it free?* A hold costs no attempt and advances no backoff. *Is there still time?* Nothing is
+tried again after the job's expiry.
 
 Modifications are idempotent at the API: they are tried again, then dead-lettered, and never in doubt.
 """
@@ -137,7 +137,7 @@ def decide(
 ) -> Decision:
     """The decision for one outcome of one call.
 
-    ``chance`` gives numbers from 0 to 1 (``random.random``). Never raises for any outcome that
+    ``chance`` returns numbers from 0 to 1 (``random.random``). Never raises for any outcome that
     `tasks.policy.failure.parse` can return.
     """
     if isinstance(outcome, Success):
@@ -214,7 +214,7 @@ def _unknown(
     in_doubt = replace(decision, event=Event.DOUBT, sent=Sent.MAYBE)
     if row.route is Route.DEAD_LETTER:
         # The row alone would close the job. After an unknown outcome that could bury a message that did go out.
-        unknown = job.unknown_before or failure.status is None  # nobody has spoken who could know
+        unknown = job.unknown_before or failure.status is None  # no answer came from anything that could know
         return in_doubt if unknown else replace(decision, event=Event.GIVE_UP)
     if row.route is Route.RETRY:
         stuck = row.id == "key_in_progress" and job.conflicts + 1 >= CONCURRENT_TRIES

@@ -1,6 +1,6 @@
 """Lanes: locking them, and writing what changes in them together with their next turn.
 
-Whoever changes a lane locks its row in one statement and works out its next time in a later one. A single statement
+To change a lane, lock its row in one statement and work out its next time in a later one. A single statement
 that did both would look at the jobs as they were before it waited for the lock, and miss one that was committed in
 between. Several lanes are locked in the order of their ids.
 """

@@ -27,7 +27,8 @@ from sendq.rules.preflight import FORMS, OPERATIONS
 # A job that must wait for an earlier one of the same object, which is itself not in sight, is looked at again then.
 BEHIND_RECHECK = 1 * SECOND
 
-# A job that this version cannot carry out is out of the way for this long. Whoever claims its lane then may be able to.
+# A job that this version cannot carry out is out of the way for this long. A worker that claims its lane then may be
+# able to.
 FOREIGN_RECHECK = 60 * SECOND
 
 
@@ -65,7 +66,7 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
     related = _related(connection, known)
     behind = _behind(known, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
     for job in sorted(known, key=lambda job: (job.priority, job.next_at, job.id.int)):
-        # Most claims have none of these, and to look for an id in a dict is dear enough to be seen.
+        # Most claims have none of these, and looking up each id costs enough to show.
         if behind and job.id in behind:
             continue
         sender = related[job.id].sender_id if related and job.id in related else None
@@ -187,7 +188,7 @@ def _related_of(dialect: str) -> Executable:
         f"CASE WHEN j.operation = 'modify' AND (b.fields & {metadata}) <> 0 THEN (SELECT s.id FROM sendq_job AS s"  # noqa: S608
         " WHERE s.message_id = j.object_id AND s.lane_id = j.lane_id ORDER BY s.id LIMIT 1) END"
     )
-    # A job that a walk made stands where its call stood. What was asked for later of the same message, and concerns the
+    # A job that a walk made is in the place of its call. What was asked for later of the same message, and concerns the
     # same fields, may be done by then; it must not be undone. (What waits still, waits behind it.)
     overtaken = (
         "CASE WHEN b.walk IS NOT NULL AND j.object_id IS NOT NULL THEN EXISTS (SELECT 1 FROM sendq_job AS n"

@@ -139,7 +139,7 @@ class _Recording:
             self._recorded.sent_twice.append(outcome)
 
     def _report_again(self, outcomes: Sequence[Outcome]) -> None:
-        """The group is repeated: nobody has heard what its first try began, for its answer was lost."""
+        """The group is repeated: what its first try began was not reported, for the answer to its commit was lost."""
         jobs = lock_jobs(self._connection, [outcome.job_id for outcome in outcomes])
         for outcome in outcomes:
             job = jobs.get(outcome.job_id)
@@ -196,7 +196,7 @@ class _Recording:
             self._recorded.ramps[application, provider] = ramp
 
     def _note(self, kind: str, outcome: Outcome, *, reason: str | None = None) -> None:
-        """An answer changed how its lane, or what stands above it, is served: an event, once for each incident."""
+        """An answer changed how its lane, or the pair above it, is served: an event, once for each incident."""
         lane, hold = self._lane_of(outcome), outcome.hold
         scope = Scope.GRANT if hold is None or kind == "narrowed" else hold.scope
         self._events.append(

@@ -103,7 +103,7 @@ def _take_back(
 
 
 def _drained(lane: Lane, *, now: Micros) -> str:
-    """The lane's pace after a turn of which nobody knows what it used."""
+    """The lane's pace after a turn whose use of it is unknown."""
     pacer = pacer_of(lane, now=now)
     pacer.drain(now)
     return pacer.text
@@ -112,7 +112,7 @@ def _drained(lane: Lane, *, now: Micros) -> str:
 def take_back_orphans(
     connection: Connection, *, begun_before: Micros, now: Micros, key_max_age: Micros = KEY_MAX_AGE
 ) -> int:
-    """Return jobs that are begun in a turn which is over; gives how many there were.
+    """Return jobs that are begun in a turn that is over; returns how many there were.
 
     A turn ends after its outcomes are recorded, so there should be none: a worker that could not record one (a bug)
     leaves one behind. It may have gone out, and returns like those of a dead worker.
@@ -223,8 +223,8 @@ def take_back_unclaimed(
     """Close turns that nobody claimed: the broker lost their message, or no worker is there to read it.
 
     Those too that a worker claimed which is buried already: frozen and taken for dead, it woke up and claimed before
-    its next beat could tell it. If it dies then, nobody looks for it any more. Whether it has died, nobody
-    knows: no job is blamed for that.
+    its next beat could tell it. If it dies then, nothing else looks for its turns. Whether it has died is
+    unknown, so no job is blamed.
     """
     table = schema.lane.c
     stale = connection.execute(
@@ -303,7 +303,7 @@ def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tu
     for change in asleep.values():
         change.scan_all()
     notify(connection, at=write_changes(connection, asleep.values(), now=now))
-    # Asked under lock: whoever takes one in has either woken the lane by now or waits for it.
+    # Asked under lock: a dispatcher that takes one in has either woken the lane by now or waits for it.
     wake = schema.wake.c.lane_id
     early = set(connection.execute(select(wake).where(wake.in_(sorted(asleep)))).scalars()) if asleep else set()
     return (ids[-1] if len(ids) == limit else None), len(asleep.keys() - early)

@@ -95,7 +95,7 @@ def claim(
                 "turn_worker": worker,
                 "turn_at": max(now, row.turn_at or 0),  # a claimer whose clock is behind must not make it look old
                 "turn_slots": slots[lane_id],
-                "used": pacers[lane_id].text,  # if nobody hears of this turn again, what it began is charged
+                "used": pacers[lane_id].text,  # if the turn is lost, what it began is charged
             }
             for lane_id, row in ours.items()
         ],
@@ -137,7 +137,7 @@ def _objection(job: ClaimedJob, *, now: Micros, key_max_age: Micros) -> Event | 
 
 
 def _around(connection: Connection, applications: set[str]) -> tuple[Standing, dict[tuple[str, str], int]]:
-    """How the ledger stands, and the holds since the last success by pair: one question, for each claim asks it."""
+    """The state of the ledger, and the holds since the last success by pair: one query, for each claim needs both."""
     pair, leader = schema.pair.c, schema.leader
     known = (leader.c[name] for name in lineage.COLUMNS)
     rows = connection.execute(
