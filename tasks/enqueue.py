@@ -1,4 +1,4 @@
-"""``sendq.enqueue``: what another Celery application says to have a job enqueued, checked like a call of `SendQueue`.
+"""``sendq.enqueue``: the task with which another Celery application enqueues a job; checked like a call of `SendQueue`.
 
     app.send_task("sendq.enqueue", queue="sendq.enqueue", kwargs={
         "operation": "send", "grant_id": "…", "key": "invoice-42",
@@ -7,14 +7,14 @@
 
     operation                                        send or modify
     grant_id                                         the grant's id
-    key                                              required: with it, a message that Celery delivers twice is harmless
-    message                                          for send: the fields of `sendq.Message`, but no attachments
+    key                                              required: makes it harmless that Celery may deliver a message twice
+    message                                          for send: the fields of `sendq.Message`, without attachments
     message_ids, unread, starred, folders, metadata  for modify: as `SendQueue.modify` takes them
     due_at, expires_at                               ISO 8601 with a time zone; expires_at may be "never"
-    priority, application, provider, on_outcome      as `sendq.Options` has them
+    priority, application, provider, on_outcome      as in `sendq.Options`
 
-Nothing is answered; ``on_outcome`` tells what became of it. Between the two applications stands a broker, and what it
-loses before a worker has stored it is lost: a web application that can reach the ledger does better with `SendQueue`.
+The task returns nothing; use ``on_outcome`` to learn the outcome. A message that the broker loses before a worker has
+stored it is lost: a web application that can reach the ledger should use `SendQueue`.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def accept(queue: SendQueue, positional: tuple[Any, ...], arguments: Mapping[str
     """Enqueue what a message asks for.
 
     Raises:
-        InvalidJob, KeyConflict: it cannot become a job, now or later.
-        Retryable, LedgerUnavailable, SchemaMismatch: it can, once the ledger can take it.
+        InvalidJob, KeyConflict: it cannot become a job; repeating it is useless.
+        Retryable, LedgerUnavailable, SchemaMismatch: the ledger cannot take it now; repeat it later.
     """
     problems = _shape_problems(positional, arguments)
     options = {name: arguments[name] for name in _OPTIONS if arguments.get(name) is not None}
@@ -89,7 +89,7 @@ def _time(name: str, value: object, problems: list[Problem]) -> Any:
 
 
 def _message(value: object) -> Message:
-    # Nor may a path be given: it would be one of the worker's own files.
+    # Not even by a path, which would name a file of the worker's.
     if isinstance(value, Mapping) and value.get("attachments"):
         reason = "cannot be used: files are not sent through the broker"
         raise InvalidJob([Problem("message.attachments", reason, "enqueue with SendQueue")])

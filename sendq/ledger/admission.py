@@ -1,4 +1,4 @@
-"""How many jobs wait for a grant, when one more would go, and whether it is let in."""
+"""How many jobs wait for a grant, when another would be carried out, and whether it is admitted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def eta(
     not_before: Micros,
     now: Micros,
 ) -> Eta:
-    """When a job that is accepted now would go."""
+    """When a job that is enqueued now would be carried out."""
     lane_at = lane_id(application, grant_id)
     lane = connection.execute(select(schema.lane).where(schema.lane.c.id == lane_at)).first()
     ahead = waiting(connection, lane_at, priority=priority, most=AHEAD_MOST)
@@ -44,7 +44,7 @@ def eta(
 
 
 def waiting(connection: Connection, lane: UUID, *, most: int, priority: int = Priority.LOW) -> int:
-    """How many jobs of at least this priority wait in a lane; ``most`` stands for that many and more."""
+    """How many jobs of at least this priority wait in a lane; counts up to ``most``."""
     table = schema.job.c
     some = (
         select(table.id)
@@ -56,9 +56,9 @@ def waiting(connection: Connection, lane: UUID, *, most: int, priority: int = Pr
 
 
 def admit(connection: Connection, lanes: Iterable[tuple[str, str]], *, cap: int, now: Micros) -> None:
-    """Let what this transaction stored for these (application, grant) wait, if there is room for it.
+    """Check that the lanes of these (application, grant) do not exceed ``cap`` with what this transaction stored.
 
-    Others who enqueue at the same moment do not see it yet: together they may exceed the cap by what they store.
+    Concurrent transactions do not see each other's jobs: together they may exceed the cap.
 
     Raises:
         LaneFull: more than ``cap`` jobs would wait for a grant.

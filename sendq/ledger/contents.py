@@ -1,10 +1,10 @@
-"""Contents: the files of requests, in chunks, each kept once however many jobs send it.
+"""Contents: the files of requests, in chunks, each stored once for all jobs that send it.
 
-Equal contents are found by their digest among those that are committed. ⚑ Nobody waits for anybody: two transactions
-that bring the same new file at the same moment both store it (a unique digest would make the second wait until the
-first commits, and two callers with two files wait in a circle). Who comes later uses the older one.
+Committed contents are found by their digest. ⚑ No transaction waits for another: two that bring the same new file at
+the same moment both store it (with a unique digest the second would wait for the first to commit, and two callers with
+two files could deadlock). Later ones use the older copy.
 
-A content that is being referred to is locked against `drop_unused_contents`, which passes over it.
+A content that a transaction refers to is locked, and `drop_unused_contents` skips it.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from sendq.vault import Vault, context_of
 
 
 def piece_context(job_id: UUID, position: int) -> bytes:
-    """What the bytes behind a content belong to."""
+    """The context of the bytes after a content, for the vault."""
     return context_of("piece", job_id.bytes + position.to_bytes(2, "big"))
 
 
 def chunk_context(content_id: UUID, position: int) -> bytes:
-    """What a chunk belongs to."""
+    """The context of a chunk, for the vault."""
     return context_of("chunk", content_id.bytes + position.to_bytes(2, "big"))
 
 
 def store_pieces(
     connection: Connection, pieces: Sequence[Mapping[str, Any]], contents: Mapping[bytes, Content], *, vault: Vault
 ) -> None:
-    """Insert pieces, and those of their contents (by digest) that are not here yet.
+    """Insert pieces, and those of their contents (by digest) that are not stored yet.
 
     Raises:
-        InvalidJob: a file changed between being measured and being read. Roll back: some of it is stored.
+        InvalidJob: a file changed after it was measured. Roll back: a part of it is stored.
     """
     wanted = {piece["digest"] for piece in pieces}
     ids = _known(connection, wanted)
@@ -89,9 +89,9 @@ def sealed_with(connection: Connection, job_id: UUID) -> set[str]:
 
 
 def drop_unused_contents(connection: Connection, limit: int) -> int:
-    """Delete up to ``limit`` contents that no job's request holds any more; gives how many.
+    """Delete up to ``limit`` contents that no job's request has any more. Returns how many were deleted.
 
-    Locked in one statement and looked at again in a later one: a job may come to need one in between.
+    They are locked in one statement and checked again in the next: a job may have referred to one in between.
     """
     content, piece = schema.content, schema.piece
     unused = ~exists().where(piece.c.content_id == content.c.id)
@@ -112,9 +112,9 @@ def _sealed(piece: Mapping[str, Any], content_id: UUID, vault: Vault) -> dict[st
 
 
 def _known(connection: Connection, digests: Iterable[bytes]) -> dict[bytes, UUID]:
-    """The contents that are here, by digest; of equal ones the oldest, so that all come to use the same.
+    """The stored contents, by digest; of equal ones the oldest, so that all jobs use the same.
 
-    Locked against being dropped. One that is being dropped right now counts as absent, and nobody waits for it.
+    They are locked against being dropped. One that is just being dropped counts as absent, without waiting for it.
     """
     table = schema.content.c
     found: dict[bytes, UUID] = {}

@@ -1,8 +1,8 @@
 """Enqueue: the rows of new jobs, in the caller's own transaction.
 
-No lane is written here: two requests that enqueue for the grants A, B and B, A would wait for each other. Lanes learn
-of new jobs from the append-only ``wake`` rows. Only callers with equal keys wait, and since keys are inserted in
-order, they cannot wait in a circle.
+No lane is written here, or two requests that enqueue for the grants A, B and B, A could deadlock. Lanes learn of new
+jobs from the append-only ``wake`` rows. Only callers with equal keys wait for each other, and keys are inserted in
+order, so that they cannot deadlock either.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ NO_VAULT = Vault()
 # The columns of a wake row by priority.
 _WAKES = ("high_at", "normal_at", "low_at")
 
-# The leader's row says until when it sleeps. A commit that it would sleep through wakes it; at any other time a
-# NOTIFY would only cost (it takes a lock that all commits share).
+# The leader's row says until when it sleeps. Only a commit with earlier work wakes it: a NOTIFY is not free (it takes a
+# lock that all commits share).
 CHANNEL = "sendq_wake"
 _NOTIFY = text("SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleeps_until > :at")
 
 
 def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_VAULT) -> dict[tuple[str, str], UUID]:
-    """Insert a plan, sealed; gives the job or batch that each key of it already named, by (application, key).
+    """Insert a plan, encrypted. Returns what its keys already name: the id of a job or batch by (application, key).
 
-    A key that is there with the same content makes its part of the plan void; with other content it is an error.
+    What belongs to a key that exists with the same content is not stored; with other content it is an error.
 
     Raises:
         KeyConflict: a key names a job or batch with other content.
         InvalidJob: a file changed between being measured and being read; roll back.
-        Unreadable: a key is there, and what it stands for is sealed with an encryption key that is not at hand.
+        Unreadable: a key exists, and its digest is sealed with an encryption key that this vault does not have.
     """
     found = _claim_keys(connection, plan.keys, vault)
     known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
@@ -66,7 +66,7 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
 
 
 def sealed(row: Mapping[str, Any], kind: str, identity: UUID, vault: Vault) -> Mapping[str, Any]:
-    """The row with its ``body`` sealed, if there is a key for it."""
+    """The row with its ``body`` sealed, if the vault has a key."""
     if not vault:
         return row
     body = vault.seal(row["body"], context=context_of(kind, identity))
@@ -74,12 +74,12 @@ def sealed(row: Mapping[str, Any], kind: str, identity: UUID, vault: Vault) -> M
 
 
 def context_of_key(application: str, key: str) -> bytes:
-    """What the digest of a key belongs to."""
+    """The context of a key's digest, for the vault."""
     return context_of("key", f"{application}\0{key}".encode())
 
 
 def append_wakes(connection: Connection, wakes: Sequence[Mapping[str, Any]], *, at: Micros) -> None:
-    """Say which lanes have new jobs, and wake the dispatcher if it would sleep past them."""
+    """Record which lanes have new jobs, and wake the dispatcher if it would sleep too long."""
     insert_rows(connection, schema.wake, wakes)
     notify(connection, at=at)
 
@@ -97,18 +97,18 @@ def wakes_of(rows: Iterable[Row[Any]], starts: Mapping[UUID, Micros]) -> list[di
 
 
 def notify(connection: Connection, *, at: Micros) -> None:
-    """Wake the dispatcher at commit, if it sleeps until later than ``at``. SQLite has no such thing: there it polls."""
+    """Wake the dispatcher at commit, if it sleeps until later than ``at``. On SQLite the dispatcher polls instead."""
     if connection.dialect.name == "postgresql":
         connection.execute(_NOTIFY, {"at": at})
 
 
 def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]], vault: Vault) -> dict[tuple[str, str], UUID]:
-    """Insert the keys; those that were there already, with what they name."""
+    """Insert the keys. Returns those that existed already, with the ids that they name."""
     found: dict[tuple[str, str], UUID] = {}
     wanted = sorted(keys, key=lambda row: (row["application"], row["key"]))
     by_application = groupby(wanted, key=lambda row: row["application"])
     for chunk in (chunk for _, rows in by_application for chunk in chunks(rows)):
-        # Of one application, for what comes back is the key alone.
+        # One application at a time, because only the key is returned.
         sealed_rows = [_sealed_key(row, vault) for row in chunk]
         fresh = insert_new(connection, schema.key, sealed_rows, returning="key")
         taken = [row for row in chunk if row["key"] not in fresh]
@@ -136,7 +136,7 @@ def _sealed_key(row: Mapping[str, Any], vault: Vault) -> Mapping[str, Any]:
 
 
 def _same_content(first: Row[Any], digest: bytes, vault: Vault) -> bool:
-    """Whether a key that is there stands for this content. One that was forgotten stands for any."""
+    """Whether an existing key was used with this content. One whose digest was erased matches any."""
     known = bytes(first.digest)
     if not known:
         return True

@@ -1,14 +1,14 @@
-"""Webhooks of Nylas about grants: who must sign in again, who has, and who is gone.
+"""Webhooks of Nylas about grants: expired, signed in again, or deleted.
 
     Nylas ──▶ asgi, or your own view ──▶ receive ──┬─ read      bounded? signed? JSON? about a grant? (pure)
                                                    └─ take_in   one transaction: seen before? then the grant's lane
 
-A notification is a hint. Nylas tries three times within 20 minutes, in no order, at least once, and never again
-("Webhooks"); so a duplicate changes nothing, one that is late undoes nothing, and where its time leaves room for doubt
-the API is asked. Without any webhook the same lanes are reopened by the worker's checks, only later.
+A notification is only a hint. Nylas tries three times within 20 minutes, at least once and in no order, and never again
+("Webhooks"). So a duplicate changes nothing, a late one undoes nothing, and if its time is ambiguous the API is asked.
+Without webhooks the workers' own checks reopen the same lanes, only later.
 
-`receive` and `receive_async` belong into a view of your own framework, `asgi` is a ready application to serve or to
-mount. Nothing of a notification is kept but its id: not the address that it carries.
+Use `receive` or `receive_async` in a view of your framework, or serve or mount the ready application `asgi`. Only the
+id of a notification is stored, not the address in it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""`asgi`: a ready application for Nylas webhooks, to serve by itself or to mount in FastAPI, Starlette and the like.
+"""`asgi`: a ready application for Nylas webhooks, to serve by itself or to mount in FastAPI, Starlette or others.
 
-It reads no more of a body than a notification can have, waits for none longer than Nylas waits for an answer, and
-answers with a length and in one piece: the activation does not accept chunks.
+It reads no more of a body than a notification can have, and waits no longer than Nylas waits for an answer. It answers
+with a content length and in one piece, because Nylas's activation does not accept chunks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
-# Nylas takes an answer after 10 s for none. Reading and storing get less than half of that each.
+# Nylas waits 10 s for an answer. Reading and storing get less than half of that each.
 READ_S = 4.0
 STORE_S = 4.0
 
@@ -39,12 +39,12 @@ def asgi(
     application: str = DEFAULT_APPLICATION,
     path: str = "/",
 ) -> Application:
-    """An ASGI application that takes in the webhooks of Nylas.
+    """An ASGI application that receives the webhooks of Nylas.
 
     With one ``secret`` it answers at ``path`` for ``application``. With a mapping of applications to their secrets it
-    answers at ``path/NAME`` for each, and at ``path`` itself for the one called ``default``. Paths are those below the
-    place where it is mounted; Starlette redirects the place itself (``/hooks``), so give Nylas ``/hooks/``. Each
-    request is logged as ``sendq.webhooks``: status and sentence, nothing of its body.
+    answers at ``path/NAME`` for each, and at ``path`` for the one named ``default``. Paths are relative to the mount
+    point; Starlette redirects the mount point itself (``/hooks``), so register ``/hooks/`` at Nylas. Each request is
+    logged by the logger ``sendq.webhooks``, with status and sentence but without its body.
 
     Raises ``ValueError`` if a secret is empty, or there is none.
     """
@@ -56,7 +56,7 @@ def asgi(
         if DEFAULT_APPLICATION in secret:
             doors[base] = (DEFAULT_APPLICATION, secret[DEFAULT_APPLICATION])
     if not doors or not all(one for _, one in doors.values()):
-        raise ValueError("secret: it is empty, and with that anybody could sign; give the webhook's secret")
+        raise ValueError("secret: is empty, so anybody could sign; pass the webhook's secret")
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -70,7 +70,7 @@ def asgi(
 
 
 async def _live(receive: Receive, send: Send) -> None:
-    """Nothing is opened at start, and the queue is its owner's to close."""
+    """Start opens nothing, and shutdown does not close the queue: its owner does."""
     while True:
         asked = (await receive())["type"]
         await send({"type": f"{asked}.complete"})
@@ -87,13 +87,13 @@ async def _answer(
 ) -> None:
     door = doors.get(_path_below(scope))
     if door is None:
-        await _say(send, Received(404, "no application has its webhook here"))
+        await _say(send, Received(404, "no application's webhook is at this path"))
     elif scope["method"] == "GET":
         await _echo(scope, send)
     elif scope["method"] == "POST":
         await _take_in(queue, door, scope, receive, send)
     else:
-        await _say(send, Received(405, "a webhook takes GET and POST"), (b"allow", b"GET, POST"))
+        await _say(send, Received(405, "a webhook accepts GET and POST"), (b"allow", b"GET, POST"))
 
 
 def _path_below(scope: Scope) -> str:
@@ -107,7 +107,7 @@ def _path_below(scope: Scope) -> str:
 async def _echo(scope: Scope, send: Send) -> None:
     value = challenge(scope.get("query_string", b"").decode(errors="replace"))
     if value is None:
-        await _say(send, Received(400, "this is a webhook of Nylas: it answers a challenge, and takes notifications"))
+        await _say(send, Received(400, "this is a webhook for Nylas; the query has no challenge"))
     else:
         await _say(send, Received(200, value))
 
@@ -119,7 +119,7 @@ async def _take_in(
     headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
     body = await _body(headers, receive)
     if body is None:
-        return  # whoever asked is gone
+        return  # the client has disconnected
     if isinstance(body, Received):
         answer = body
     else:
@@ -128,13 +128,13 @@ async def _take_in(
         logging.INFO if answer.status == 200 else logging.WARNING,
         "webhook of %s: %d, %s", application, answer.status, answer.says,
     )  # fmt: skip
-    # Servers read on for the rest of a body that we left, to its end, unless they are told to hang up.
+    # Servers read the rest of a body that the application did not, to its end, unless the connection is to be closed.
     hang_up = answer.status in (408, 413) and scope.get("http_version", "1.1").startswith("1")
     await _say(send, answer, *([(b"connection", b"close")] if hang_up else []))
 
 
 async def _body(headers: Mapping[bytes, str], receive: Receive) -> bytes | Received | None:
-    """The whole body, as far as it is one that we take; None if the other side left in the middle of it."""
+    """The whole body, or the answer if it is too large or too late; None if the client disconnected."""
     announced = headers.get(b"content-length", "0")
     if announced.isascii() and announced.isdigit() and int(announced[:20]) > BODY_MOST:
         return TOO_LARGE
@@ -157,7 +157,7 @@ async def _body(headers: Mapping[bytes, str], receive: Receive) -> bytes | Recei
 async def _stored(
     queue: SendQueue | AsyncSendQueue, application: str, secret: str, body: bytes, signature: str | None
 ) -> Received:
-    """What `receive` says, if it says so in time. If it commits all the same, the repeat is a duplicate."""
+    """The answer of `receive`, or 503 if it takes too long. If it commits after that, the repeat is a duplicate."""
     try:
         async with asyncio.timeout(STORE_S):
             if isinstance(queue, SendQueue):
@@ -176,7 +176,7 @@ async def _say(send: Send, answer: Received, *more: tuple[bytes, bytes]) -> None
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),
         (b"content-length", str(len(body)).encode()),
-        (b"x-content-type-options", b"nosniff"),  # a challenge is somebody else's text
+        (b"x-content-type-options", b"nosniff"),  # a challenge is text from outside
         *more,
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})

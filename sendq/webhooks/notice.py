@@ -1,7 +1,7 @@
-"""From the bytes of a delivery to a notice that is worth a look at the ledger, or to the answer at once.
+"""From the bytes of a notification to a notice about a grant, or to an immediate answer. Pure.
 
-Pure: the same bytes, secret and time give the same. The signature is that of the bytes as they came, so it is looked at
-before they are unpacked or parsed: whoever does not know the secret reaches no parser.
+The signature covers the bytes as received, so it is checked before they are decompressed or parsed: without the secret
+nobody reaches a parser.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sendq.rules.grant_notices import Kind
 # Nylas leaves the content out of notifications above 1 MiB (`.truncated`); the rest is for the envelope around it.
 BODY_MOST = 1024 * 1024 + 64 * 1024
 
-# The last attempt comes within 20 minutes of the first. What is a day older than its arrival was recorded by somebody
-# and is played again. Less than the time for which ids are kept (SENDQ_KEEP_WEBHOOKS_DAYS).
+# Nylas's last attempt comes within 20 minutes of the first. A notification that is a day old on arrival is a replay.
+# Must be less than the time for which ids are kept (SENDQ_KEEP_WEBHOOKS_DAYS).
 STALE: Micros = 24 * 3600 * SECOND
 
-# A time that lies further ahead than this is not a clock that differs, but no time at all.
+# A time further ahead than this is not a difference between clocks, but an invalid time.
 AHEAD_MOST: Micros = 3600 * SECOND
 
-# Ids of notifications and grants are UUIDs; twice the room that the longest id of theirs is known to take.
+# Ids of notifications and grants are UUIDs; this is far more than any known id needs.
 ID_MOST = 255
 
 # What `GET` may ask us to echo; theirs are a few dozen characters.
@@ -43,7 +43,7 @@ _GZIP_WINDOW = 31  # zlib's word for "gzip, with its header"
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What to answer: the HTTP status, and a sentence (for the body, or a log; it names nobody)."""
+    """The answer: the HTTP status, and a sentence for the body or a log, without personal data."""
 
     status: int
     says: str
@@ -51,7 +51,7 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A signed notification about a grant. ``at`` is its time by the clock of Nylas; None: it names none."""
+    """A signed notification about a grant. ``at`` is its time by the clock of Nylas; None: it has none."""
 
     id: str
     kind: Kind
@@ -60,7 +60,7 @@ class Notice:
 
 
 class _Answered(Exception):
-    """There is nothing to do but to answer."""
+    """The notification needs nothing but an answer."""
 
     def __init__(self, status: int, says: str) -> None:
         self.answer = Received(status, says)
@@ -70,7 +70,7 @@ TOO_LARGE = Received(413, "the notification is larger than any of Nylas's")
 
 
 def challenge(query: str) -> str | None:
-    """The value to echo to the ``GET`` with which Nylas activates a webhook; None: the query string asks for none.
+    """The value to return to the ``GET`` with which Nylas activates a webhook; None if the query string has none.
 
     Answer 200 with this value alone as ``text/plain``, within 10 seconds and not chunked ("Webhooks").
     """
@@ -79,15 +79,15 @@ def challenge(query: str) -> str | None:
 
 
 def read(raw_body: bytes, *, signature: str | None, secret: str, now: Micros) -> Notice | Received:
-    """What a delivery says; the answer at once where there is nothing to do.
+    """The notice in a notification, or the answer if there is nothing to do.
 
-    ``raw_body`` holds the bytes exactly as they came, compressed ones too. ``signature`` is the header
-    ``x-nylas-signature``: the hexadecimal HMAC-SHA256 of these bytes under ``secret``.
+    ``raw_body`` is the bytes exactly as received, even if compressed. ``signature`` is the header
+    ``x-nylas-signature``: the hexadecimal HMAC-SHA256 of these bytes with ``secret``.
 
-    Raises ``ValueError`` if ``secret`` is empty, with which anybody could sign.
+    Raises ``ValueError`` if ``secret`` is empty.
     """
     if not secret:
-        raise ValueError("secret: it is empty, and with that anybody could sign; give the webhook's secret")
+        raise ValueError("secret: is empty, so anybody could sign; pass the webhook's secret")
     if len(raw_body) > BODY_MOST:
         return TOO_LARGE
     if signature is None:
@@ -101,13 +101,13 @@ def read(raw_body: bytes, *, signature: str | None, secret: str, now: Micros) ->
 
 
 def is_signed(raw_body: bytes, *, signature: str, secret: str) -> bool:
-    """Whether it is the signature of these bytes; how long that takes says nothing about the right one."""
+    """Whether it is the signature of these bytes, compared in constant time."""
     right = hmac.new(secret.encode(), raw_body, "sha256").hexdigest()
     return hmac.compare_digest(right.encode(), signature.strip().lower().encode(errors="replace"))
 
 
 def _unpacked(raw_body: bytes) -> bytes:
-    """The body, out of its gzip if it is in one (``compressed_delivery``), whatever a proxy left of the headers."""
+    """The body, decompressed if it is gzip (``compressed_delivery``), whatever the headers say."""
     if not raw_body.startswith(_GZIP):
         return raw_body
     unpacking = zlib.decompressobj(_GZIP_WINDOW)
@@ -166,7 +166,7 @@ def _is_id(value: object) -> TypeGuard[str]:
 
 
 def _time(value: Any, *, now: Micros) -> Micros | None:
-    """When it happened: seconds since 1970 as Nylas writes it, or ISO 8601 as CloudEvents has it; None if neither."""
+    """When it happened, from seconds since 1970 (Nylas) or ISO 8601 (CloudEvents); None if it is neither."""
     try:
         if isinstance(value, str):
             given = datetime.fromisoformat(value)

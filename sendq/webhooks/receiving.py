@@ -1,4 +1,4 @@
-"""`receive`: one delivery, from its bytes to the answer, for whichever framework took it in."""
+"""`receive`: handle one notification, for any web framework."""
 
 from __future__ import annotations
 
@@ -24,15 +24,20 @@ def receive(
     signature: str | None,
     application: str = DEFAULT_APPLICATION,
 ) -> Received:
-    """Take in one ``POST`` of a Nylas webhook; answer with the status and, if you like, the sentence.
+    """Handle one ``POST`` of a Nylas webhook. Answer it with the returned status; the sentence is optional.
 
-    ``raw_body`` holds the bytes exactly as they came: re-encoded JSON, or a body that a proxy decompressed, has another
-    signature. ``signature`` is the header ``x-nylas-signature``, None if there is none. ``secret`` is the webhook's,
-    ``application`` the name under which its grants are enqueued.
+    The status is 200 if the notification was handled, or needs nothing (a duplicate, another type, an unknown grant);
+    400 if it is not a notification; 401 if it is not signed with this secret; 413 if it has more than `BODY_MOST`
+    bytes, compressed or not (read no more than these); 503 if the ledger is unavailable or busy, and Nylas tries
+    again.
 
-    200: taken in, or nothing to do (a duplicate, another type, a grant unknown here). 400: not a notification.
-    401: not signed with this secret. 413: more than `BODY_MOST` bytes, packed or unpacked; it is best not to read more
-    than these. 503: the ledger is away or busy, and Nylas tries again.
+    Args:
+        queue: a queue on the ledger.
+        secret: the webhook's secret.
+        raw_body: the bytes exactly as received. Re-encoded JSON, or a body that a proxy decompressed, has another
+            signature.
+        signature: the header ``x-nylas-signature``; None if it is missing.
+        application: the name under which the webhook's grants are enqueued.
 
     Raises ``ValueError`` if ``secret`` is empty.
     """

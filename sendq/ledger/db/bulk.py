@@ -1,9 +1,8 @@
 """Many rows in one statement, on both databases.
 
-PostgreSQL gets each column as one array (``INSERT … SELECT FROM unnest(…)``): one statement to plan, whatever the
-number of rows, and no text that grows with it. A column that says the same in all rows is said once: of what a group
-of outcomes writes, two values of three. SQLite runs in our own process, where a prepared statement for each row is as
-cheap.
+PostgreSQL gets each column as one array (``INSERT … SELECT FROM unnest(…)``): one statement to plan, whose text does
+not grow with the number of rows. A column with the same value in all rows is sent once: that is two thirds of the
+values of a group of outcomes. SQLite runs in our own process, where a prepared statement per row is as cheap.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ T = TypeVar("T")
 
 _POSTGRESQL = postgresql()  # type: ignore[no-untyped-call]
 
-# Rows in one round trip: large enough that the trip no longer counts, small enough that memory stays flat.
+# Rows per round trip: large enough that the trip does not matter, small enough that memory stays flat.
 CHUNK = 1_000
 
 
@@ -38,7 +37,7 @@ def chunks(rows: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
 
 
 def one_of(connection: Connection, column: Column[UUID], ids: Sequence[UUID]) -> ColumnElement[bool]:
-    """``column IN (…)``; as one array where there are arrays, for SQLAlchemy writes a list anew for each statement."""
+    """``column IN (…)``, as one array on PostgreSQL, because SQLAlchemy renders a list again for each statement."""
     if connection.dialect.name == "postgresql":
         return column == any_(literal(ids, ARRAY(column.type)))
     return column.in_(ids)
@@ -57,7 +56,7 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Row], returning: str) -> set[Any]:
-    """Insert those of ``rows`` whose primary key is new, in their order; gives the ``returning`` column of these."""
+    """Insert the ``rows`` whose primary key is new, in order. Returns their values of the column ``returning``."""
     if not rows:
         return set()
     if connection.dialect.name == "postgresql":
@@ -88,18 +87,18 @@ def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, ke
 
 
 def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], dict[str, Any]]:
-    """Which columns each row has its own value of, and what to say: their values, and the one value of each other."""
+    """The columns whose values differ between rows, and the values to bind: a list for those, one for each other."""
     own = set()
     values: dict[str, Any] = {}
     for name in columns:
         column = [row[name] for row in rows]
-        # The last first: where each row has its own value, as a rule no more than these two are compared.
+        # The last first: if values differ, comparing these two nearly always shows it.
         if column[-1] == column[0] and column.count(column[0]) == len(column):
             values[name] = column[0]
         else:
             own.add(name)
             values[name] = column
-    if not own:  # something has to say how many rows there are
+    if not own:  # an array has to say how many rows there are
         own.add(columns[0])
         values[columns[0]] = [values[columns[0]]] * len(rows)
     return frozenset(own), values
