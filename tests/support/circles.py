@@ -7,9 +7,7 @@ linter's own ``acyclic_siblings`` compares whole folders, of which two may well 
 from __future__ import annotations
 
 from grimp import ImportGraph
-from importlinter import Contract, ContractCheck, fields, output
-from importlinter.application import contract_utils
-from importlinter.application.contract_utils import AlertLevel
+from importlinter import Contract, ContractCheck, output
 
 
 def circles(graph: ImportGraph) -> list[list[str]]:
@@ -26,17 +24,10 @@ def circles(graph: ImportGraph) -> list[list[str]]:
 class NoCircles(Contract):
     """No circle of imports among the modules of the root packages."""
 
-    ignore_imports = fields.SetField(subfield=fields.ImportExpressionField(), required=False)
-
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
         """Whether there is none."""
-        removed = contract_utils.remove_ignored_imports_and_report(
-            graph=graph,
-            ignore_imports=self.ignore_imports,  # type: ignore[arg-type]  # a descriptor, which has no type
-            unmatched_alerting=AlertLevel.ERROR,
-        )
         found = circles(graph)
-        return ContractCheck(kept=not found, warnings=list(removed.warnings), metadata={"circles": found})
+        return ContractCheck(kept=not found, metadata={"circles": found})
 
     def render_broken_contract(self, check: ContractCheck) -> None:
         """Name each circle."""
