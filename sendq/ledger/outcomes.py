@@ -1,12 +1,12 @@
-"""Outcomes: what somebody wants to be told, written down in the transaction in which it became true.
+"""Outcomes: deliveries are created in the same transaction as the event they report.
 
-One row of ``sendq_delivery`` for each target and event: of a job when it ends or falls into doubt, of a batch when its
-last job has ended, of a grant when its owner is called for. Whoever changes a job does so by way of
-`sendq.ledger.jobs.store_changes`, which comes here; jobs without a target cost nothing. What is told are facts as they
-were at that moment: ids, states, rules and times, and the key that the caller chose; no address, subject or body.
+One row of ``sendq_delivery`` per target and event: for a job when it ends or goes in doubt, for a batch when its last
+job has ended, for a grant when its owner must sign in. All changes of jobs go through
+`sendq.ledger.jobs.store_changes`, which calls this module; jobs without a target cost nothing. The facts are those of
+that moment: ids, states, rules, times and the caller's key; no address, subject or body.
 
-Deliveries about one subject are numbered by ``sequence``: a time, but one that only grows, whatever clocks do. The
-subject's row is locked while its number is drawn.
+Deliveries about one subject are ordered by ``sequence``: a time that only increases, whatever the clocks do. The
+subject's row is locked while its sequence is assigned.
 """
 
 from __future__ import annotations
@@ -26,45 +26,45 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.rules.states import State
 
-# Behind targets that this version cannot read, and the one that enqueued them could.
+# The receiver of targets that only another version can parse.
 UNKNOWN_RECEIVER = "unknown"
 
-# What is told of a job, each under the name of its state.
-TOLD = frozenset({State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED, State.IN_DOUBT})
+# The states of a job that have an outcome; its kind is the state's name.
+REPORTED = frozenset({State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED, State.IN_DOUBT})
 BATCH_FINISHED = "batch_finished"
 REAUTH_REQUIRED = "reauth_required"
-KINDS = (*sorted(state.value for state in TOLD), BATCH_FINISHED, REAUTH_REQUIRED)
+KINDS = (*sorted(state.value for state in REPORTED), BATCH_FINISHED, REAUTH_REQUIRED)
 
-# A receiver that is down over a long weekend still hears of everything.
+# Long enough for a receiver that is down over a long weekend.
 GIVE_UP_AFTER: Micros = 72 * 3600 * SECOND
 
-# Of the jobs that wait for a grant, so many are asked whom to tell, and so many different ones are told.
+# Of the jobs that wait for a grant, at most this many are searched for targets, and at most this many targets notified.
 ASKED_MOST = 10_000
 TARGETS_MOST = 20
 
 
 def append_jobs(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
-    """Tell of these jobs, which are locked and have just changed; of those with a target and a state that is told."""
+    """Create deliveries for those of these locked, just changed jobs that have a target and a reported state."""
     job, lane = schema.job, schema.lane
     statement = (
         select(job, lane.c.application, lane.c.grant_id)
         .outerjoin(lane, lane.c.id == job.c.lane_id)
-        .where(job.c.id.in_(ids), job.c.on_outcome.is_not(None), job.c.state.in_([state.value for state in TOLD]))
+        .where(job.c.id.in_(ids), job.c.on_outcome.is_not(None), job.c.state.in_([state.value for state in REPORTED]))
         .order_by(job.c.id)
     )
     rows = connection.execute(statement).all()
-    # Withdrawn before the dispatcher saw it: its lane is known from its wake row alone.
+    # Cancelled before the dispatcher saw it: only its wake row has its lane.
     unseen = _from_wakes(connection, {row.lane_id for row in rows if row.grant_id is None})
-    told = []
+    events = []
     for row in rows:
         application, grant_id = unseen.get(row.lane_id, (row.application, row.grant_id))
         facts = _job_facts(row) | {"application": application, "grant_id": grant_id}
-        told.append((row.on_outcome, row.state, row.id, row.lane_id, facts))
-    _append(connection, told, now=now)
+        events.append((row.on_outcome, row.state, row.id, row.lane_id, facts))
+    _append(connection, events, now=now)
 
 
 def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
-    """Tell of batches whose last job has just ended; of those that have a target. Their rows are locked."""
+    """Create deliveries for those of these batches that have a target. They are locked, and have just ended."""
     batch, lane, change = schema.batch, schema.lane, schema.batch_change
     rows = connection.execute(
         select(batch, lane.c.application, lane.c.grant_id)
@@ -81,7 +81,7 @@ def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros
     )
     counts: dict[UUID, dict[str, int]] = {row.id: {} for row in rows}
     for found in sums:
-        if found.sum and found.state in TOLD:  # beside them, what a walk counts
+        if found.sum and found.state in REPORTED:  # the others are counts of a walk
             counts[found.batch_id][found.state] = int(found.sum)
     _append(
         connection,
@@ -91,17 +91,17 @@ def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros
 
 
 def append_reauth(connection: Connection, lanes: Iterable[Row[Any]], *, also: str | None, now: Micros) -> None:
-    """Tell each target of the jobs that wait in these lanes, and ``also``, that the grant's owner must sign in."""
-    told = []
+    """Create deliveries that a grant's owner must sign in, to all targets of jobs in these lanes, and to ``also``."""
+    events = []
     for lane in lanes:
         targets = dict.fromkeys([*([also] if also else []), *_targets_in(connection, lane.id)])
         facts = {"application": lane.application, "grant_id": lane.grant_id, "rule": lane.closed_rule}
-        told += [(target, REAUTH_REQUIRED, lane.id, lane.id, facts) for target in targets]
-    _append(connection, told, now=now)
+        events += [(target, REAUTH_REQUIRED, lane.id, lane.id, facts) for target in targets]
+    _append(connection, events, now=now)
 
 
 def _targets_in(connection: Connection, lane_id: UUID) -> Sequence[str]:
-    """Whom the waiting jobs of a lane, or their batches, name."""
+    """The targets of the waiting jobs of a lane, or of their batches."""
     job, batch = schema.job, schema.batch
     waiting = (
         select(job.c.on_outcome, job.c.batch_id)
@@ -115,20 +115,20 @@ def _targets_in(connection: Connection, lane_id: UUID) -> Sequence[str]:
 
 
 def _append(
-    connection: Connection, told: Sequence[tuple[str, str, UUID, UUID, Mapping[str, Any]]], *, now: Micros
+    connection: Connection, events: Sequence[tuple[str, str, UUID, UUID, Mapping[str, Any]]], *, now: Micros
 ) -> None:
     """Insert deliveries: target, kind, subject, lane and facts of each."""
     table = schema.delivery
     last: dict[UUID, Micros] = {}
-    if told:
+    if events:
         numbered = (
             select(table.c.subject, func.max(table.c.sequence).label("last"))
-            .where(table.c.subject.in_({subject for _, _, subject, _, _ in told}))
+            .where(table.c.subject.in_({subject for _, _, subject, _, _ in events}))
             .group_by(table.c.subject)
         )
         last = {row.subject: row.last for row in connection.execute(numbered)}
     rows = []
-    for target, kind, subject, lane_id, facts in told:
+    for target, kind, subject, lane_id, facts in events:
         parsed = parse_target(target)
         sequence = max(now, last.get(subject, 0) + 1)
         rows.append(

@@ -25,7 +25,7 @@ class Route(StrEnum):
     """What happens to the job."""
 
     RETRY = "retry"  #              again by itself, after a backoff; each time costs an attempt unless the row says so
-    REQUEUE = "requeue"  #          its scope is left alone for a while; costs nothing
+    REQUEUE = "requeue"  #          its scope is paused for a while; uses up no attempt
     REAUTH = "reauth"  #            parked until the person signs in again; costs nothing
     DEAD_LETTER = "dead_letter"  #  given up and kept, for a person to look at
 
@@ -89,9 +89,9 @@ class Row:
     sent            whether the message may have gone out
     why, remedy     for the person who asks, and for the one who can act
     source          the page that the row is taken from
-    documented      False for the rows that catch what nobody documented
-    alert           somebody should be told at once
-    check_grant     ask the API about the grant before anybody is bothered
+    documented      False for the rows that catch undocumented answers
+    alert           a person should know at once
+    check_grant     ask the API about the grant before its owner is asked to sign in
     width, spacing  what the lane keeps to afterwards: jobs at once, seconds between modifications
     """
 
