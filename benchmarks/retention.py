@@ -1,6 +1,6 @@
 """Finished jobs go by the hundred thousand, while others enqueue: what these notice of it. A part of ``scale``.
 
-``python -m benchmarks.retention URL`` is the keeper of a worker, alone in its process: one round, till nothing is left.
+``python -m benchmarks.retention URL`` is the pruner of a worker, alone in its process: one round, until all is done.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ATTEMPTS = text(
 
 
 def measure(ledger: Engine, *, finished: int, seconds: float) -> dict[str, Any]:
-    """How long enqueues take, alone and beside the keeper."""
+    """How long enqueues take, alone and beside the pruner."""
     fill(ledger, finished)
     queue = SendQueue(ledger)
     enqueue(queue, until=_after(min(seconds, 2.0)))  # what is only loaded once
@@ -118,7 +118,7 @@ def enqueue(queue: SendQueue, *, until: Callable[[], bool]) -> list[float]:
 
 
 def keep(url: str) -> None:
-    """One round of the keeper with the default settings."""
+    """One round of the pruner with the default settings."""
     ledger = open_engine(url)
     settings = Settings.load({"DATABASE_URL": url, "REDIS_URL": "redis://127.0.0.1:9", "NYLAS_API_KEY": "none"})
     pruner = Pruner(ledger, FixedLeadership(), settings, now=clock.now)

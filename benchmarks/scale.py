@@ -384,7 +384,7 @@ def two_workers(stage: Stage) -> Part:
 
 
 def retained(stage: Stage) -> Part:
-    """What an enqueue notices of the keeper."""
+    """What an enqueue notices of the pruner."""
     with stage.ledger() as ledger:
         row = retention.measure(ledger, finished=stage.given.finished, seconds=stage.given.seconds)
     bars = [Bar("p99 of an enqueue beside retention : alone", row["p99_times"], retention.MOST_TIMES)]

@@ -102,7 +102,7 @@ class Restores(World[Life]):
             yield from self._look(state)
 
     def _lead(self, state: Life) -> Iterator[tuple[str, Life]]:
-        """Renewals of the lease, each compared with the witness (`worker.leading.dispatcher`), beats, and `recover`."""
+        """Renewals of the lease, each compared with the witness (`worker.leading.leadership`), beats, and `recover`."""
         ledger = state.ledger
         if ledger.shut:
             recovered = self._recovered(state)

@@ -58,21 +58,21 @@ MARKS = {**WRITTEN, **FILE, **SECRETS, "key of a job": JOB_KEY}
 # What a worker meets in some turns: exceptions that quote what they were given, as those of libraries do.
 BUGS = """
 from pathlib import Path
-import tasks.turn, worker.serving.engine
-facts, claim, claims = tasks.turn._Turn._facts, worker.serving.engine.Engine._claim, []
+import tasks.turn, worker.serving.intake
+facts, claim, claims = tasks.turn._Turn._facts, worker.serving.intake.Intake._claim, []
 
 def broken_facts(turn, job, begun_at):
     if b"break this turn" in bytes(job.body):
         raise RuntimeError(f"cannot make sense of {bytes(job.body)!r} with nyk_markapikey")
     return facts(turn, job, begun_at)
 
-def broken_claim(engine, names, **options):
+def broken_claim(intake, names, **options):
     claims.append(names)
     if len(claims) == 3:
         raise RuntimeError((Path(__file__).parent / "words").read_text())
-    return claim(engine, names, **options)
+    return claim(intake, names, **options)
 
-tasks.turn._Turn._facts, worker.serving.engine.Engine._claim = broken_facts, broken_claim
+tasks.turn._Turn._facts, worker.serving.intake.Intake._claim = broken_facts, broken_claim
 """
 
 

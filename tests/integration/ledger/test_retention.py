@@ -33,7 +33,7 @@ def pruner(ledger: Ledger, *, leads: bool = True, **settings: float) -> Pruner:
 
 
 def after(ledger: Ledger, days: float) -> None:
-    """So many days later, the keeper comes round."""
+    """So many days later, the pruner runs."""
     ledger.clock.advance(days * 86_400)
     pruner(ledger).run_once()
 
