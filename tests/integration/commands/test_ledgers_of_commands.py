@@ -83,7 +83,7 @@ class TestALedgerThatCannotBeUsed:
         [
             (missing, "sendq migrate"),
             (without_tables, "sendq migrate"),
-            (newer, "upgrade sendq here"),
+            (newer, "upgrade sendq in"),
             (no_database, "sendq check"),
         ],
     )
