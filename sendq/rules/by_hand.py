@@ -29,7 +29,7 @@ class RetryRefusal(StrEnum):
     """Why a dead letter is not retried."""
 
     PARTLY = "partly"  #        some of its recipients have it, and would get it twice
-    MAYBE = "maybe"  #          nobody knows whether it went out
+    MAYBE = "maybe"  #          it is unknown whether it was sent
     OVERTAKEN = "overtaken"  #  a newer change of the same message was made since, which it could undo
     CANCELLED = "cancelled"  #  it was cancelled while its call was in flight
     GONE = "gone"  #            its grant no longer exists: it would die again

@@ -1,12 +1,12 @@
-"""Forget: erase what the ledger keeps of a grant's mail, at somebody's request; what waits is cancelled.
+"""Erasure: remove what the ledger keeps of a grant's mail, and cancel what waits (``sendq forget``).
 
-    erased     bodies, texts of errors, and what keys stand for (a key still finds its job, and a repeat under it still
-               makes no second mail)
-    kept       that there was a job: its ids, times, states and rules, and keys as the application wrote them
-    left       jobs on the wire, and those in doubt: their bodies are needed to find out whether they went out. Whoever
-               is on the wire is cancelled as far as that goes. Forget again when they have ended
+    erased     bodies, texts of errors, and the digests of keys (a key still finds its job, and a repeat with it still
+               sends no second mail)
+    kept       the record of each job: its ids, times, states and rules, and keys as the application wrote them
+    left       jobs in flight or in doubt: their bodies are needed to find out whether they were sent. A job in flight
+               is cancelled if its call turns out not to have been sent. Forget the grant again once they have ended
 
-Steps of `STEP` jobs, each a transaction of its own.
+Each step of `STEP` jobs is one transaction.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _ENDED = tuple(state.value for state in FINAL)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What there is of a grant: its jobs by id, its batches, and its keys as (application, key)."""
+class GrantRecords:
+    """What the ledger has of a grant: ids of its jobs and batches, and its keys as (application, key)."""
 
     jobs: Sequence[UUID]
     batches: Sequence[UUID]
@@ -55,15 +55,15 @@ class Tally:
         return self.in_flight + self.in_doubt
 
 
-def find(connection: Connection, lane_id: UUID) -> Found:
-    """All that hangs on a lane. Reads every job and key of the ledger once; nothing is locked."""
+def find(connection: Connection, lane_id: UUID) -> GrantRecords:
+    """All that belongs to a lane. Reads every job and key of the ledger once; locks nothing."""
     job, batch, key = schema.job.c, schema.batch.c, schema.key.c
     jobs = connection.execute(select(job.id).where(job.lane_id == lane_id).order_by(job.id)).scalars().all()
     batches = connection.execute(select(batch.id).where(batch.lane_id == lane_id)).scalars().all()
     named = select(key.application, key.key).outerjoin(schema.job, job.id == key.job_id)
     named = named.outerjoin(schema.batch, batch.id == key.batch_id)
     keys = connection.execute(named.where((job.lane_id == lane_id) | (batch.lane_id == lane_id)))
-    return Found(jobs, batches, [(row.application, row.key) for row in keys])
+    return GrantRecords(jobs, batches, [(row.application, row.key) for row in keys])
 
 
 def count(connection: Connection, jobs: Sequence[UUID], tally: Tally) -> None:
@@ -110,7 +110,7 @@ def _add(tally: Tally, state: State, *, cancelled_into_doubt: bool) -> None:
 
 
 def erase_batches(connection: Connection, batches: Sequence[UUID]) -> int:
-    """Erase what these batches ask for, but for those with jobs that have not ended; how many of those there are."""
+    """Erase the bodies of these batches; returns how many were left because some of their jobs have not ended."""
     table, job = schema.batch, schema.job.c
     unfinished_ones = 0
     for part in chunks(batches, STEP):
@@ -124,12 +124,12 @@ def erase_batches(connection: Connection, batches: Sequence[UUID]) -> int:
 
 
 def erase_keys(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
-    """Erase what these keys stand for."""
+    """Erase the digests of these keys."""
     table = schema.key
     this = tuple_(table.c.application, table.c.key).in_(keys)
     connection.execute(update(table).where(this).values(digest=b"", cipher_key=None))
 
 
 def note(connection: Connection, application: str, grant_id: str, *, by: str, reason: str, now: Micros) -> None:
-    """Write down that somebody wants this grant forgotten, and why: first, so that a trace stays of what was begun."""
+    """Record who forgets this grant, and why: first, so that an interrupted erasure has left its event."""
     events.append(connection, "forget", at=now, by=by, application=application, grant_id=grant_id, reason=reason)

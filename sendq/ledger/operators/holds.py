@@ -1,13 +1,13 @@
-"""Holds by hand: an operator leaves a scope alone until a time, ends a hold (anybody's), or reopens a closed lane.
+"""Holds by operators: pause a scope until a given time, end a hold (of anybody), or reopen a closed lane.
 
-    scope                    where it stands                 what a hold does at once
+    scope                    stored in                       immediate effect of a hold
     a grant                  its lane                        its next calls do not begin
-    a provider               the pair of one application     its lanes are not looked at
-    a whole application      the pair "*"                    all its lanes are not looked at
+    a provider               the pair of one application     its lanes are not dispatched
+    a whole application      the pair "*"                    none of its lanes is dispatched
 
-A turn that was offered and not yet claimed is taken back. One of a *pair* that a worker has claimed, or that is being
-offered in that moment, goes on to its end, about two seconds. A hold never shortens one that is in force: whoever wants
-that ends it first. After a release, as after every hold, one call goes first, then 1, 2, 4 …
+A turn that was offered but not yet claimed is taken back. A turn of a *pair* that a worker has claimed, or that is
+being offered at that moment, runs to its end, about two seconds. A hold never shortens an existing one: release that
+first. After a release, as after every hold, a single call goes first; then 1, 2, 4 … at once.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Released = Literal["released", "reopened"]
 def hold_grant(
     connection: Connection, application: str, grant_id: str, *, until: Micros, by: str, reason: str, now: Micros
 ) -> bool:
-    """Leave one grant alone until then; False, and nothing changes, if it is held for longer already.
+    """Hold one grant until then; returns False, and changes nothing, if it is already held for longer.
 
-    A grant that never had a job gets its lane now, so that its first job finds the hold.
+    A grant that never had a job gets its lane now, so that the hold applies to its first job.
     """
     lane = _lane(connection, application, grant_id, now=now)
     change = lock_changes(connection, [lane])[lane]
@@ -69,7 +69,7 @@ def hold_grant(
 def hold_pair(
     connection: Connection, application: str, provider: str, *, until: Micros, by: str, reason: str, now: Micros
 ) -> bool:
-    """Leave a provider of an application alone until then, or (`WHOLE_APPLICATION`) all of it; False as above."""
+    """Hold a provider of an application until then, or (`WHOLE_APPLICATION`) all of it; returns False as above."""
     table = schema.lane.c
     offered = connection.execute(select(table.id).where(*_of(application, provider), table.turn == "offered"))
     # Lanes first, then pairs: the order in which everybody locks them.
@@ -88,7 +88,7 @@ def hold_pair(
 def release_grant(
     connection: Connection, application: str, grant_id: str, *, by: str, reason: str, now: Micros
 ) -> Released | None:
-    """End a grant's hold, and reopen its lane if it is closed; None if it was neither held nor closed."""
+    """End a grant's hold, and reopen its lane if it is closed; returns None if it was neither."""
     lane = lane_id(application, grant_id)
     change = lock_changes(connection, [lane]).get(lane)
     if change is None:
@@ -117,7 +117,7 @@ def release_grant(
 def release_pair(
     connection: Connection, application: str, provider: str, *, by: str, reason: str, now: Micros
 ) -> Released | None:
-    """End the hold of a provider, or of a whole application; None if there was none. Its lanes' own holds stay."""
+    """End the hold of a provider or a whole application; returns None if there was none. Holds of grants stay."""
     row = lock_pairs(connection, [application]).get((application, provider))
     if row is None or row.held_until is None or row.held_until <= now:
         return None
@@ -132,7 +132,7 @@ def _outlasts(row: Lane | Pair, until: Micros) -> bool:
 
 
 def _lane(connection: Connection, application: str, grant_id: str, *, now: Micros) -> UUID:
-    """The grant's lane, made if need be. Its provider becomes known with the first job that names one."""
+    """The grant's lane, created if necessary. Its provider becomes known with the first job that names one."""
     lane, provider = lane_id(application, grant_id), "unknown"
     row = {
         "id": lane,
@@ -141,7 +141,7 @@ def _lane(connection: Connection, application: str, grant_id: str, *, now: Micro
         "provider": provider,
         "created_at": now,
         "ramp": 1,
-        # The dispatcher knows better, if there is more to know.
+        # Replaced by the dispatcher once it knows the provider.
         **pace_columns(Paces(), application, provider, grant_id),
     }
     if insert_new(connection, schema.lane, [row], returning="id"):
@@ -150,7 +150,7 @@ def _lane(connection: Connection, application: str, grant_id: str, *, now: Micro
 
 
 def _of(application: str, provider: str) -> list[ColumnElement[bool]]:
-    """What is true of the lanes that a pair stands for."""
+    """The conditions for lanes that belong to a pair."""
     table = schema.lane.c
     whole = [table.application == application]
     return whole if provider == WHOLE_APPLICATION else [*whole, table.provider == provider]

@@ -1,9 +1,9 @@
-"""Recover: put a ledger right that has forgotten something, after a restore or a failover with loss.
+"""Recover: put a ledger right that has lost records, after a restore or a failover with data loss.
 
-What the ledger shows as unfinished at the time of the loss may have gone out since. Every such send falls into doubt,
-as if its last request were made now, so that it is looked for in its mailbox before anything else happens to it;
-changes of messages that were begun go back to the queue, for they can be made twice. What was enqueued after the loss
-is left as it is. The last step opens the dispatch; all steps may be repeated.
+A send that the ledger shows as unfinished at the time of the loss may have been sent since. Every such send is put in
+doubt, as if its last request were made now, so that it is searched for in its mailbox before anything else is done
+with it. Changes of messages that had begun return to the queue, since they are safe to repeat. Jobs enqueued after the
+loss are not changed. The last step resumes dispatching; every step may be repeated.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sendq.ledger.operators.retry import CHUNK
 from sendq.rules.states import Event, State, move
 
 RECOVERED = "recovered"
-UNKNOWN = "the ledger has lost a part of its history, in which this may have gone out"
+UNKNOWN = "the ledger lost a part of its history, in which this may have been sent"
 
-# The last sign of life is older than the loss, by a renewal of the lease, and the clocks of those who enqueue differ.
+# The last record is up to one lease renewal older than the loss, and the clocks of applications differ.
 MARGIN: Micros = 60 * SECOND
 
 _UNFINISHED = (State.QUEUED.value, State.SENDING.value, State.IN_DOUBT.value)
@@ -36,14 +36,14 @@ _UNFINISHED = (State.QUEUED.value, State.SENDING.value, State.IN_DOUBT.value)
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """What there is to put right: sends that fall into doubt; changes, and listings for them, that return."""
+    """Jobs to put right: sends that fall into doubt; changes, and listings for them, that return to the queue."""
 
     sends: int
     changes: int
 
 
 def count(connection: Connection, *, since: Micros) -> Unfinished:
-    """What `put_in_doubt` would concern, all parts together."""
+    """How many jobs `put_in_doubt` would change, in all parts together."""
     table = schema.job.c
     found = connection.execute(
         select(table.operation, func.count().label("number")).where(_concerned(since)).group_by(table.operation)
@@ -56,7 +56,7 @@ def count(connection: Connection, *, since: Micros) -> Unfinished:
 def put_in_doubt(
     connection: Connection, *, since: Micros, now: Micros, after: UUID | None, limit: int = CHUNK
 ) -> tuple[Unfinished, UUID | None]:
-    """Put up to ``limit`` jobs behind ``after`` right; what they were, and where to go on (None: nowhere)."""
+    """Put up to ``limit`` jobs behind ``after`` right; returns how many, and where the next ones begin (None: none)."""
     job, lane = schema.job, schema.lane
     statement = (
         select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
@@ -84,13 +84,13 @@ def put_in_doubt(
 
 
 def open_again(connection: Connection, *, by: str, reason: str, now: Micros) -> None:
-    """Deal out turns again, and keep who said so."""
+    """Let turns be offered again, and record who did that."""
     lineage.begin_line(connection)
     events.append(connection, "recovered", at=now, by=by, reason=reason)
 
 
 def _concerned(since: Micros) -> Any:
-    """Sends that were not finished at the loss, but for those put right already; and changes that were begun."""
+    """Sends that were unfinished at the loss, except those already put right; and changes that had begun."""
     table = schema.job.c
     until = since + MARGIN
     done = and_(table.state == State.IN_DOUBT.value, table.rule == RECOVERED, table.doubt_at > since)

@@ -1,8 +1,8 @@
-"""Rekey: seal everything that the ledger keeps anew, under the vault's first key, so that older keys can be removed.
+"""Rekey: encrypt everything in the ledger with the vault's first key, so that older keys can be removed.
 
-In small steps, each a transaction of its own, while workers and web applications go on: a row is read and written under
-its lock, and whoever reads it meanwhile finds body and key's name of one moment together. What was interrupted goes on
-when it is run again, for a row that has the first key already is passed over. What no key opens stays as it is.
+In small steps, each one transaction, while workers and web applications keep running: a row is read and written under
+its lock, so that its body and the name of its key always belong together for a reader. An interrupted rekey can be run
+again: rows that already have the first key are skipped. Rows that no key opens are not changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEP_BYTES = 8_000_000
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A table with something sealed in it: the column, and what each row belongs to (see `sendq.vault`)."""
+    """A table with an encrypted column, and the context that each of its rows is bound to (see `sendq.vault`)."""
 
     table: Table
     column: Column[Any]
@@ -35,11 +35,11 @@ class Kept:
 
     @property
     def identity(self) -> Sequence[Column[Any]]:
-        """The primary key, in whose order the rows are gone through."""
+        """The primary key: rows are processed in its order."""
         return tuple(self.table.primary_key.columns)
 
 
-# Everything that is ever sealed.
+# Every encrypted column.
 KEPT = (
     Kept(schema.payload, schema.payload.c.body, lambda row: context_of("payload", row.job_id)),
     Kept(schema.batch, schema.batch.c.body, lambda row: context_of("batch", row.id)),
@@ -51,15 +51,15 @@ KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one step did. ``after``: where the next one begins; None: the table is done."""
+    """Result of one step. ``after``: where the next one begins; None: the table is done."""
 
     sealed: int
-    unreadable: Counter[str]  # rows by the name of the key that is not at hand
+    unreadable: Counter[str]  # rows by the name of the missing key
     after: tuple[Any, ...] | None
 
 
 def step(connection: Connection, kept: Kept, vault: Vault, *, after: tuple[Any, ...] | None) -> Step:
-    """Seal up to `STEP_ROWS` rows behind ``after`` anew, those of one table that do not have the first key yet."""
+    """Encrypt up to `STEP_ROWS` rows of one table behind ``after`` that do not have the first key yet."""
     assert vault.seals_with is not None
     found = connection.execute(_others(kept, vault, after)).all()
     rows = _within_bytes(found)
@@ -85,7 +85,7 @@ def step(connection: Connection, kept: Kept, vault: Vault, *, after: tuple[Any, 
 
 
 def _others(kept: Kept, vault: Vault, after: tuple[Any, ...] | None) -> Any:
-    """The identities and sizes of the next rows that the first key did not seal. What is empty hides nothing."""
+    """The identities and sizes of the next rows that another key or none has encrypted. Empty values need no key."""
     key = kept.table.c.cipher_key
     statement = (
         select(*kept.identity, func.length(kept.column).label("size"))
@@ -107,7 +107,7 @@ def _within_bytes(found: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
 
 
 def still_with(connection: Connection) -> dict[str | None, int]:
-    """How many rows each key has sealed, by its name; None: those that are not sealed. Reads all of them."""
+    """How many rows each key has encrypted, by its name; None: rows that are not encrypted. Reads all rows."""
     total: Counter[str | None] = Counter()
     for kept in KEPT:
         key = kept.table.c.cipher_key

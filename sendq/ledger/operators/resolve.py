@@ -1,4 +1,4 @@
-"""Resolve: end doubts as an operator says, a few hundred jobs in one transaction."""
+"""Resolve: end doubts with an operator's answer, a few hundred jobs in one transaction."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Retry: put dead letters back into the queue.
 
 Body and trail stay; the next request has a new idempotency key, so the API takes it for a new one. A retry that could
-do harm is refused, and counted by its reason (`RetryRefusal`): a mail that somebody already has, a change that a newer
-one of the same message has overtaken, a job that was cancelled, a grant that is gone. Jobs in doubt are not dead and
-are not touched here.
+do harm is refused, and counted by its reason (`RetryRefusal`): of a mail that some recipients already have, a change
+that a newer one of the same message has overtaken, a job that was cancelled, a grant that is gone. Jobs in doubt are
+not dead and are not changed here.
 
 One call is one transaction over a few hundred jobs; ``after`` says where the next one begins. Lanes are not locked:
 they learn of the jobs as they do of new ones, by wake rows.
@@ -108,7 +108,7 @@ def retry(
     """
     seen = find(connection, wanted, after=after, limit=limit)
     still = lock_jobs(connection, [row.id for row in seen.ready])
-    erased = _erased(connection, seen.ready, lock=True)  # once more: somebody may have forgotten them since
+    erased = _erased(connection, seen.ready, lock=True)  # again: their grant may have been forgotten since
     rows = [row for row in seen.ready if row.id in still and still[row.id].state == State.DEAD and row.id not in erased]
     # A microsecond at least, as for new jobs: a scan of a lane that starts at one passes over none before it.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
@@ -173,7 +173,7 @@ def _refusals(
 
 
 def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, RetryRefusal]:
-    """Sends that somebody has, or may have.
+    """Sends that some recipients have, or may have.
 
     The last attempt under a key tells what became of that key: it knew what those before it did not. A key that is
     not known to have failed stays unknown, whatever a later key met.

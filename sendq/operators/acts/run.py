@@ -12,7 +12,7 @@ class Run(Generic[P]):
     """An act being carried out: iterate over it, or call `finish`.
 
     Each item is one transaction further, and counts from the beginning of the act; the last one is the result. Nothing
-    happens before the first item is asked for. Whoever stops in between keeps what was done, and may run the act again.
+    happens before the first item is asked for. A caller that stops early keeps what was done, and may run it again.
     """
 
     def __init__(self, parts: Iterator[P]) -> None:

@@ -77,6 +77,7 @@ AROUND = {
     "asking": (QUEUE, "", f"queued | no_worker | {NO_WORKER} | None\ncancelled\n"),
     "accounts": (QUEUE, "", "0 jobs wait\n"),
     "lists": (QUEUE + "queue.send('grant-id', message, key='invoice-42')\n", "", f"0 {NO_WORKER}\n"),
+    "operators": (QUEUE + "queue.send('grant-id', message)\n", "", "True 1\n0\n0 {}\n"),
     "errors": (QUEUE, "", "['to[0].email']\n"),
     "by name": ("", "", ""),
     "alembic": ("", "", "False True\n"),
