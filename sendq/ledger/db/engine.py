@@ -44,7 +44,7 @@ _ASYNC_DRIVERS = {
     "sqlite+aiosqlite": "sqlite+aiosqlite",
 }
 
-# What brings each driver that does not come with Python.
+# The package of each driver that is not part of Python.
 _PACKAGES = {
     "postgresql+psycopg": "psycopg[binary]",
     "postgresql+psycopg2": "psycopg2-binary",
@@ -101,14 +101,14 @@ def open_busy_engine(url: str | URL, *, monotonic: Callable[[], float] = time.mo
 
 
 def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
-    """The same for asyncio; a URL without an async driver gets asyncpg or aiosqlite."""
+    """`open_engine` for asyncio; a URL without an async driver gets asyncpg or aiosqlite."""
     parsed = make_url(url)
     name = "postgresql" if parsed.drivername == "postgres" else parsed.drivername
     if name not in _ASYNC_DRIVERS:
         raise ValueError(
             f"{name!r} is no asyncio driver; write postgresql+asyncpg://, postgresql+psycopg:// or sqlite://"
         )
-    from sqlalchemy.ext.asyncio import create_async_engine  # 8 MB, which those without asyncio are spared
+    from sqlalchemy.ext.asyncio import create_async_engine  # 8 MB, which the sync side does not need
 
     parsed = parsed.set(drivername=_ASYNC_DRIVERS[name])
     needs_asyncio(parsed)
@@ -142,7 +142,7 @@ def _options(url: URL) -> dict[str, Any]:
     if url.drivername == "postgresql+psycopg2":
         return {"connect_args": dict(LIBPQ), "pool_pre_ping": True}
     if url.drivername == "postgresql+asyncpg":
-        # Unnamed statements: a named one may meet another server connection behind PgBouncer.
+        # Unnamed statements: behind PgBouncer, a named one may not exist on the next server connection.
         return {
             "connect_args": {"prepared_statement_name_func": str, "statement_cache_size": 0},
             "pool_pre_ping": True,
@@ -176,7 +176,7 @@ def _prepare(engine: Engine) -> None:
 
     @event.listens_for(engine, "connect")
     def opened(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # SQLAlchemy's "begin" below is the only one who says BEGIN
+        connection.isolation_level = None  # only the "begin" event below sends BEGIN
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
@@ -190,7 +190,7 @@ def _prepare(engine: Engine) -> None:
 
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
-    """One transaction that writes; the errors of the database become ours."""
+    """One transaction that writes. Raises `Retryable`, `LedgerUnavailable` or `SchemaMismatch`."""
     with translated(), engine.begin() as connection:
         yield connection
 
@@ -204,7 +204,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn what a driver raises into `Retryable`, `LedgerUnavailable` or `SchemaMismatch`; the rest goes through."""
+    """Turn a driver's errors into `Retryable`, `LedgerUnavailable` or `SchemaMismatch`; pass on all others."""
     try:
         yield
     except exc.DBAPIError as error:
@@ -239,7 +239,7 @@ def meaning_of(error: exc.DBAPIError) -> Retryable | LedgerUnavailable | SchemaM
 
 
 def is_disconnect(error: exc.DBAPIError) -> bool:
-    """Whether the connection, and not the statement, is at fault."""
+    """Whether the error is the connection's, not the statement's."""
     if error.connection_invalidated:
         return True
     state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)

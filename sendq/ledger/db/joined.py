@@ -1,15 +1,15 @@
-"""Joining the caller's transaction: from whatever the application holds to a SQLAlchemy connection.
+"""Joining the caller's transaction: from the application's connection or session to a SQLAlchemy connection.
 
     Connection, Session, scoped_session       their own connection
     django.db.connection inside atomic()      a SQLAlchemy connection over Django's own
     AsyncConnection, AsyncSession             themselves, checked: `sendq` works inside their ``run_sync``
 
-What is joined stays the caller's: nothing here commits, rolls back or closes it. So a transaction has to be there to
-join; with autocommit, half a call could be stored and the other half not, and that is refused.
+The caller keeps control: nothing here commits, rolls back or closes. There must be a transaction to join: autocommit,
+with which half a call could be stored, is refused.
 
-Django is not imported; its connection is known by its manners. Django's connection and SQLAlchemy's share one driver
-connection, and SQLAlchemy is told nothing that would make it prepare it: no type is registered on it, no function, and
-not one statement is sent that the caller did not ask for.
+Django is not imported; its connection is recognised by its attributes. Django's connection and SQLAlchemy's share one
+driver connection. SQLAlchemy does not prepare it: it registers no types and no functions on it, and sends no statement
+that the caller did not ask for.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sqlalchemy.pool import NullPool
 
 T = TypeVar("T")
 
-_WANTED = "session: hand over a SQLAlchemy Connection or Session, or django.db.connection inside atomic()"
-_WANTED_ASYNC = "session: hand over a SQLAlchemy AsyncConnection or AsyncSession"
+_EXPECTED = "session: pass a SQLAlchemy Connection or Session, or django.db.connection inside atomic()"
+_EXPECTED_ASYNC = "session: pass a SQLAlchemy AsyncConnection or AsyncSession"
 
-# Django's drivers, by the module that its connection names as `Database`, and the dialect that speaks to each.
+# SQLAlchemy's dialect for each of Django's drivers, by the module that Django's connection has as `Database`.
 _DIALECTS = {
     "psycopg": "postgresql+psycopg",
     "psycopg2": "postgresql+psycopg2",
@@ -38,7 +38,7 @@ _DIALECTS = {
 
 
 def _belongs_to_asyncio(session: object) -> bool:
-    """Whether it is one of `sqlalchemy.ext.asyncio`: imported by whoever holds one, not here (8 MB)."""
+    """Whether it is one of `sqlalchemy.ext.asyncio`, which is not imported here (8 MB): its owner has done that."""
     asyncio = sys.modules.get("sqlalchemy.ext.asyncio")
     if asyncio is None:
         return False
@@ -46,7 +46,7 @@ def _belongs_to_asyncio(session: object) -> bool:
 
 
 class RunsSync(Protocol):
-    """What the async queue needs of a connection or session: to run a function of its sync counterpart."""
+    """What the async queue needs of a connection or session."""
 
     async def run_sync(self, fn: Callable[..., T], *arg: Any, **kw: Any) -> T:
         """Await ``fn(sync counterpart, …)``."""
@@ -60,10 +60,10 @@ def connection_of(session: object) -> Connection:
             ``django.db.connections``) inside ``atomic()``.
 
     Returns:
-        A connection to execute on, and nothing else: its transaction belongs to the caller.
+        A connection to execute statements on; its transaction belongs to the caller.
 
     Raises:
-        TypeError: it is something else (an asyncio session, an engine, a database that the ledger does not speak).
+        TypeError: it is something else (an asyncio session, an engine, another database than PostgreSQL or SQLite).
         RuntimeError: there is no transaction to join: autocommit, or Django outside of ``atomic()``.
         django.db.transaction.TransactionManagementError: the ``atomic()`` block failed already and will roll back.
     """
@@ -75,17 +75,17 @@ def connection_of(session: object) -> Connection:
         return _over_django(session)
     ask = getattr(session, "connection", None)
     if isinstance(session, type) or not callable(ask):
-        raise _not(session, _WANTED)
+        raise _not(session, _EXPECTED)
     try:
         found = ask()
     except exc.UnboundExecutionError:
         raise TypeError(
-            "session: this Session has several databases; hand over the ledger's: session.connection(bind_arguments=…)"
+            "session: this Session has several databases; pass the ledger's: session.connection(bind_arguments=…)"
         ) from None
     if not isinstance(found, Connection):
         if hasattr(found, "close"):
-            found.close()  # a coroutine that nobody will await
-        raise _not(session, _WANTED)
+            found.close()  # a coroutine that is never awaited
+        raise _not(session, _EXPECTED)
     return _checked(found)
 
 
@@ -111,17 +111,17 @@ def async_connection_of(session: object) -> RunsSync:
         raise TypeError("session: Django's connection is not an asyncio one; use SendQueue, inside sync_to_async")
     if isinstance(session, Connection) or callable(getattr(session, "connection", None)):
         raise TypeError(f"session: {type(session).__name__} is not an asyncio one; use SendQueue with it")
-    raise _not(session, _WANTED_ASYNC)
+    raise _not(session, _EXPECTED_ASYNC)
 
 
 def _not(session: object, wanted: str) -> TypeError:
-    """The error about something else; it names the kind alone, for the thing itself may hold a password."""
+    """The error for another object. It shows the type only, because the object may contain a password."""
     name = session.__name__ if isinstance(session, type) else type(session).__name__
     return TypeError(f"{wanted}, not {name}")
 
 
 def _checked(connection: Connection) -> Connection:
-    """The same connection, if the ledger can live there and a transaction holds what it is told."""
+    """The same connection, if its database is supported and it does not autocommit."""
     if connection.dialect.name not in ("postgresql", "sqlite"):
         raise TypeError(f"session: the ledger cannot live in {connection.dialect.name!r}, only in PostgreSQL or SQLite")
     if _autocommits(connection):
@@ -132,7 +132,7 @@ def _checked(connection: Connection) -> Connection:
 
 
 def _autocommits(connection: Connection) -> bool:
-    """Whether each statement commits by itself; asks nobody over the wire."""
+    """Whether each statement commits by itself, without asking the server."""
     level = connection.get_execution_options().get("isolation_level")
     if level is None:  # of create_engine(isolation_level=…); there is no public way to it that sends no statement
         level = getattr(connection.dialect, "_on_connect_isolation_level", None)
@@ -155,7 +155,7 @@ def _over_django(django: Any) -> Connection:
     driver = django.Database.__name__.partition(".")[0]  # `sqlite3.dbapi2` is how Django imports sqlite3
     if driver not in _DIALECTS:
         raise TypeError(f"session: the ledger cannot live in {django.vendor!r}, only in PostgreSQL or SQLite")
-    # Django's cursors see to these three; ours go past them.
+    # Django's cursors do these three; SQLAlchemy's do not.
     django.validate_thread_sharing()
     django.validate_no_broken_transaction()
     django.ensure_connection()
@@ -167,10 +167,10 @@ def _over_django(django: Any) -> Connection:
 
 
 class _Borrowed:
-    """A driver's connection whose transaction and life are somebody else's.
+    """A driver's connection that belongs to another owner.
 
-    SQLAlchemy may use cursors and read what it likes. What would end the transaction or the connection does nothing,
-    and what would change it (``autocommit = …``) is an AttributeError.
+    SQLAlchemy may use cursors and read attributes. Ending the transaction or the connection does nothing, and setting
+    an attribute (``autocommit = …``) raises AttributeError.
     """
 
     __slots__ = ("_lent",)

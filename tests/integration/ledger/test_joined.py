@@ -252,11 +252,11 @@ class TestTheWrongKind:
                     async_connection_of(wrong)
 
     def test_anything_else_is_refused_by_the_async_queue(self) -> None:
-        with pytest.raises(TypeError, match="hand over a SQLAlchemy AsyncConnection or AsyncSession, not int"):
+        with pytest.raises(TypeError, match="pass a SQLAlchemy AsyncConnection or AsyncSession, not int"):
             async_connection_of(7)
 
     def test_a_session_of_several_databases_has_to_say_which(self) -> None:
-        with Session(binds={}) as session, pytest.raises(TypeError, match="hand over the ledger's"):
+        with Session(binds={}) as session, pytest.raises(TypeError, match="pass the ledger's"):
             connection_of(session)
 
     def test_a_database_that_is_no_ledgers_is_named(self) -> None:
