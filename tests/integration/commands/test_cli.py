@@ -220,7 +220,7 @@ class TestWhy:
         ledger.record(outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule="bad_request"))
         assert as_json(cli("why", str(job), "--json"))["remedy"].startswith("Fix the payload")
         out = cli("why", str(job))[1]
-        assert "remedy: Mend the payload" in out
+        assert "remedy: Fix the payload" in out
         assert f"retry: sendq retry {job} --dry-run" in out
 
     def test_it_tells_who_holds_what_it_waits_for_and_with_which_words(self, cli: Cli, ledger: Ledger) -> None:

@@ -123,7 +123,7 @@ class TestDeadLetters:
         assert (first["sent"], second["sent"]) == ("no", "partly")
         out = cli("dead")[1]
         assert "3 " in out
-        assert "remedy: Mend the payload" in out
+        assert "remedy: Fix the payload" in out
         assert "--even-partly" in out
 
     def test_are_sent_round_again_by_the_command_that_it_names(self, cli: Cli, ledger: Ledger) -> None:
