@@ -270,7 +270,7 @@ class TestThePrintedStatements:
 class TestTheCommand:
     def test_migrates(self, url: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert command_line.main(["migrate", "--url", url]) == 0
-        assert capsys.readouterr() == (f"applied {', '.join(ALL)}; the ledger's schema is {LAST} now\n", "")
+        assert capsys.readouterr() == (f"applied {', '.join(ALL)}; the ledger's schema is now {LAST}\n", "")
         assert command_line.main(["migrate", "--url", url]) == 0
         assert capsys.readouterr() == (f"the ledger's schema is already {LAST}; nothing to do\n", "")
 
@@ -306,7 +306,7 @@ class TestTheCommand:
             ("sqlite:////no/such/directory/ledger.db", "cannot be opened"),
             ("mysql://somebody:secret@127.0.0.1/ledger", "cannot live in 'mysql'"),
             ("secret", "not a database URL"),
-            ("", "give --url or set DATABASE_URL"),
+            ("", "use --url or set DATABASE_URL"),
         ],
     )
     def test_answers_a_mistake_with_one_sentence(

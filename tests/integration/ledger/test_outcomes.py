@@ -416,7 +416,8 @@ class TestDeliveries:
 def test_nobody_changes_a_jobs_state_behind_the_back_of_those_who_are_told() -> None:
     """`sendq.ledger.jobs.store_changes` is the one way; but for a beginning, of which nobody is told.
 
-    What cannot be unsealed is put off (`sealed.py`): its time changes, and its state does not.
+    Jobs that cannot be decrypted (`sealed.py`) or that wait behind another (`loading.py`) are postponed: their time
+    changes, and their state does not.
     """
     from pathlib import Path
 
@@ -427,7 +428,7 @@ def test_nobody_changes_a_jobs_state_behind_the_back_of_those_who_are_told() -> 
         if "UPDATE sendq_job SET state" in (source := path.read_text())
         or "update_rows(connection, schema.job" in source
     }
-    assert writers == {"jobs.py", "turns.py", "sealed.py"}
+    assert writers == {"jobs.py", "turns.py", "loading.py", "sealed.py"}
 
 
 def test_an_unused_hold_is_no_outcome(ledger: Ledger) -> None:
