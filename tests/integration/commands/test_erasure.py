@@ -136,7 +136,7 @@ class TestForgetting:
     def test_refuses_an_address_without_repeating_it(self, ledger: Ledger, cli: Cli) -> None:
         status, out, err = cli("forget", "--grant", "leyah@example.com", *ASKED)
         assert (status, out) == (2, "")
-        assert "give the grant's id" in err
+        assert "pass the grant's id" in err
         assert "leyah" not in err
 
     def test_of_an_unknown_grant_fails(self, ledger: Ledger, cli: Cli) -> None:
