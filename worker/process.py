@@ -69,8 +69,8 @@ class Process:
             settings,
             self.ledger,
             policy=policy,
-            told=self._told,
-            unreadable=self._unreadable,
+            on_recorded=self._on_recorded,
+            on_missing_key=self._on_missing_key,
             now=self.now,
         )
         self.flower_events = FlowerEvents(events, in_flight=lambda: self.engine.calls)
@@ -103,7 +103,9 @@ class Process:
     def _leading_services(self, publish: Publish, policy: Policy) -> Iterator[Service]:
         """The loops of which the leader's act. The deliverer stops first, then the dispatcher, which ends the lead."""
         settings, ledger, leadership, now = self._settings, self.ledger, self.leadership, self.now
-        reconciler = Reconciler(ledger, leadership, self.engine, settings, self.alerts, settled=self._settled, now=now)
+        reconciler = Reconciler(
+            ledger, leadership, self.engine, settings, self.alerts, on_resolved=self._on_resolved, now=now
+        )
         yield loop("reconciler", reconciler, limit_s=2.0)
         yield loop("pruner", Pruner(ledger, leadership, settings, now=now), limit_s=2.0)
         yield loop("grant checker", GrantChecker(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
@@ -167,7 +169,9 @@ class Process:
     def enqueue(self, task: str, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> SendqError | None:
         """Another application enqueues by name; gives the error that passes by itself, if there was one.
 
-        What can never become a job is told to the journal and to Sentry, and is over. ``task`` is the message's id.
+        A message that can never become a job is reported in the log and to Sentry, and dropped.
+
+        ``task`` is the message's id.
         """
         task = task if task.isascii() and task.isprintable() and len(task) <= TASK_ID_MOST else "…"
         rule, reasons = "enqueue_off", ["SENDQ_ENQUEUE_TASK is not set"]
@@ -189,7 +193,7 @@ class Process:
         alert("enqueue_rejected", rule, level="error", task=task)
         return None
 
-    def _told(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
+    def _on_recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
         for outcome in outcomes:
             journal.recorded(outcome)
             if outcome.hold is not None and outcome.hold.scope == "grant":
@@ -207,11 +211,11 @@ class Process:
         # A turn that ended may leave its lane due: the leader, if it is this process, need not wait for its poll.
         self.wakeup.wake()
 
-    def _unreadable(self, key_name: str, jobs: int) -> None:
+    def _on_missing_key(self, key_name: str, jobs: int) -> None:
         journal.encryption_key_missing(key_name, jobs=jobs)
         self.alerts.unreadable(key_name)
 
-    def _settled(self, outcome: Outcome) -> None:
+    def _on_resolved(self, outcome: Outcome) -> None:
         """A doubt ended: no call of this process, and its trail says what was learnt of the calls before."""
         journal.doubt_resolved(outcome)
         metrics.ended(outcome)

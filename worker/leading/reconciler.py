@@ -92,14 +92,14 @@ class Reconciler(LeaderLoop):
         settings: Settings,
         alerts: Alerts,
         *,
-        settled: Callable[[Outcome], None],
+        on_resolved: Callable[[Outcome], None],
         now: clock.Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``settled`` hears how doubts ended."""
+        """``on_resolved`` is called with the outcome of each doubt that ends."""
         super().__init__("reconciler", leadership, every_s=ROUND_S, whole_ledger=True)
         self._ledger, self._engine, self._settings, self._alerts = ledger, engine, settings, alerts
-        self._settled, self._now, self._monotonic = settled, now, monotonic
+        self._on_resolved, self._now, self._monotonic = on_resolved, now, monotonic
         self._delays = Delays(settle=clock.seconds(settings.index_lag_s), look_for=clock.seconds(settings.look_for_s))
         self._choice = Choice(settings.in_doubt)
         self._begun: dict[UUID, _Begun] = {}  # by lane
@@ -256,4 +256,4 @@ class Reconciler(LeaderLoop):
             provider=row.provider,
             grant_id=row.grant_id,
         )
-        self._settled(outcome)
+        self._on_resolved(outcome)

@@ -54,7 +54,7 @@ LAST_WORDS_S = 3.0
 PATIENCE_S = 0.1
 
 T = TypeVar("T")
-Told = Callable[[Sequence[Outcome], Recorded], None]
+OnRecorded = Callable[[Sequence[Outcome], Recorded], None]
 
 
 class Engine:
@@ -70,11 +70,13 @@ class Engine:
         ledger: Ledger,
         *,
         policy: Policy,
-        told: Told,
-        unreadable: Callable[[str, int], None],
+        on_recorded: OnRecorded,
+        on_missing_key: Callable[[str, int], None],
         now: LedgerClock,
     ) -> None:
-        """``told`` hears of what was recorded; ``unreadable`` of encryption keys by name that some jobs wait for."""
+        """``on_recorded`` is called with what was committed, ``on_missing_key`` with the name of an encryption key that
+        is missing here, and how many jobs need it.
+        """
         self.settings, self.policy, self.now = settings, policy, now
         self.chance: Callable[[], float] = random.random
         self.turn_time: Micros = clock.seconds(settings.turn_s)
@@ -85,7 +87,9 @@ class Engine:
         self._uploads = Uploads(ledger, settings.vault)
         self.loop = EventLoop("sendq-loop", at_end=self._close_client)
         self._wire = Wire(self.loop.asyncio, self.slots, slow_after_s=settings.slow_after_s)
-        self._recorder = Recorder(ledger, now=now, told=told, run_there=self.loop.call_if_open, vault=settings.vault)
+        self._recorder = Recorder(
+            ledger, now=now, told=on_recorded, run_there=self.loop.call_if_open, vault=settings.vault
+        )
         self._in_flight = InFlight()
         self.heartbeat = Heartbeat(ledger, settings, now=now, load=self._load, in_flight=self._in_flight)
         self.intake = Intake(
@@ -97,7 +101,7 @@ class Engine:
             in_flight=self._in_flight,
             usual=self._wire.usual,
             begin=partial(self.loop.call, self._begin),
-            unreadable=unreadable,
+            on_missing_key=on_missing_key,
         )
         self._turns: set[asyncio.Task[None]] = set()
         self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before their end

@@ -1,8 +1,8 @@
-"""The turns that this process has in hand: those that its threads are claiming, and those that its loop carries out.
+"""The turns of this process: those that its threads are claiming, and those that its event loop carries out.
 
-The ledger may think that it has more. A claim whose answer was lost is one, and a turn that a bug broke off: the worker
-lives, so that nobody takes them back, and their lanes would wait for as long as it does. Such *strays* are found by
-comparing the ledger with this book, which is why a turn is written down here before it is claimed.
+The ledger may list more: a claim whose answer was lost, or a turn that a bug ended. The worker is alive, so no rescuer
+takes these back, and their lanes would wait for as long as it lives. Such lost turns are found by comparing the ledger
+with this register, which is why a turn is entered here before it is claimed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class InFlight:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._claims = 0
-        self._names: Counter[Name] = Counter()  # a message that comes twice is in two hands for a moment
+        self._names: Counter[Name] = Counter()  # a message delivered twice is entered twice for a moment
         self._lost = False
 
     @contextmanager
     def claiming(self, names: Collection[Name]) -> Iterator[None]:
-        """While these are being claimed; what `keep` was not told of is out of hand again afterwards."""
+        """Enter turns while they are being claimed; those that are not passed to `keep` are removed afterwards."""
         with self._changed:
             self._claims += 1
             self._names.update(names)

@@ -42,15 +42,15 @@ class Intake:
         in_flight: InFlight,
         usual: Usual,
         begin: Callable[[Sequence[Claimed]], None],
-        unreadable: Callable[[str, int], None],
+        on_missing_key: Callable[[str, int], None],
     ) -> None:
         """``begin`` puts claimed turns on the event loop.
 
-        ``unreadable`` is called with the name of an encryption key that is missing here, and how many jobs need it.
+        ``on_missing_key`` is called with the name of an encryption key that is missing here, and how many jobs need it.
         """
         self._ledger, self._settings, self._heartbeat, self._now = ledger, settings, heartbeat, now
         self._slots, self._in_flight, self._usual = slots, in_flight, usual
-        self._begin, self._unreadable = begin, unreadable
+        self._begin, self._on_missing_key = begin, on_missing_key
         self._closed = False
 
     def close(self) -> None:
@@ -116,5 +116,5 @@ class Intake:
             )
             failpoints.reached("claiming")
         for name, jobs in unreadable.items():
-            self._unreadable(name, jobs)
+            self._on_missing_key(name, jobs)
         return claimed

@@ -44,8 +44,8 @@ class House:
             Settings.load(environ),
             ledger.engine,
             policy=POLICY,
-            told=self.tell,
-            unreadable=lambda name, jobs: self.unreadable.update({name: jobs}),
+            on_recorded=self.tell,
+            on_missing_key=lambda name, jobs: self.unreadable.update({name: jobs}),
             now=LedgerClock(),
         )
 

@@ -37,7 +37,7 @@ def grant_checker(ledger: Ledger) -> PeriodicLoop:
 
 def reconciler(ledger: Ledger) -> PeriodicLoop:
     return Reconciler(
-        ledger.engine, FixedLeadership(), ENGINE, SETTINGS, cast(Any, None), settled=print, now=ledger.clock
+        ledger.engine, FixedLeadership(), ENGINE, SETTINGS, cast(Any, None), on_resolved=print, now=ledger.clock
     )
 
 
