@@ -63,4 +63,4 @@ class TestThePage:
         settings = Settings()
         days = [settings.keep_bodies_days, settings.keep_keys_days, settings.keep_events_days]
         assert days == [1.0, 365.0, 180.0]
-        assert all(words in PAGE for words in ("a day after a message went out", "keys a year", "180 days"))
+        assert all(words in PAGE for words in ("a day after the message was sent", "keys a year", "180 days"))
