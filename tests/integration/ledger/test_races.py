@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from sqlalchemy import Connection, Engine, Row, event, select, text
+from sqlalchemy import Connection, Engine, event, select, text
 from sqlalchemy.orm import Session
 
 from sendq import State, clock
+from sendq.facts.lanes import Lane
 from sendq.facts.turns import Claimed, Group, Turn
 from sendq.ids import new_id
 from sendq.ledger.db import migrate, schema
@@ -158,19 +159,19 @@ class TestAJobCommittedAgainstATurnsEnd:
         """So the test above can fail: this is the statement that must never be written."""
         scanned: dict[UUID, tuple[None, Any, None]] = {}
 
-        def lock_and_scan(connection: Connection, ids: Any) -> dict[UUID, Row[Any]]:
+        def lock_and_scan(connection: Connection, ids: Any) -> dict[UUID, Lane]:
             first = "(SELECT min(next_at) FROM sendq_job WHERE lane_id = sendq_lane.id AND state = 'queued')"
             statement = select(schema.lane, text(f"{first} AS first")).where(schema.lane.c.id.in_(ids))
             rows = connection.execute(statement.with_for_update(of=schema.lane)).all()
             scanned.update({row.id: (None, row.first, None) for row in rows})
-            return {row.id: row for row in rows}
+            return {row.id: Lane._make(row[:-1]) for row in rows}
 
         def as_scanned(_: Connection, wanted: Mapping[UUID, Any]) -> dict[UUID, Any]:
             return {lane_id: scanned[lane_id] for lane_id in wanted}
 
         def close(connection: Connection, ledger: Ledger, claimed: Claimed) -> None:
             with monkeypatch.context() as patch:
-                patch.setattr(record, "lock", lock_and_scan)
+                patch.setattr(lanes, "lock", lock_and_scan)
                 patch.setattr(lanes, "first_waiting", as_scanned)
                 by_its_end(connection, ledger, claimed)
 
