@@ -224,7 +224,7 @@ def _unknown(
     if row.route is Route.REQUEUE and row.sent is Sent.MAYBE:
         # A definite answer, which the API keeps under the key: to ask with it again would bring the same answer, and a
         # new key may send it twice. Only the mailbox can tell, once the hold is over.
-        return replace(in_doubt, hold=again.hold)
+        return replace(in_doubt, hold=again.hold, old_news=again.old_news)
     held = again.hold is not None  # a hold never moves a generation: the job is reconciled when it ends, if need be
     too_late = job.expires_at is not None and (again.due_at or now) >= job.expires_at
     if not held and (too_late or job.key_age + (again.wait or 0) >= KEY_TRUSTED):

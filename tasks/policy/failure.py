@@ -120,7 +120,8 @@ def parse(answer: Answer, *, provider: str, operation: str, now: Micros) -> Succ
 def _contradicts(body: Body, headers: Mapping[str, str]) -> bool:
     """Whether the body of a 2xx says something else than its status."""
     if body.document is None:
-        return _is_foreign(body) and "x-request-id" not in headers
+        blank_page = bool(body.raw) and not body.raw.strip()  # of a proxy: the API sends nothing at all, or JSON
+        return (blank_page or _is_foreign(body)) and "x-request-id" not in headers
     document = body.document
     if isinstance(document.get("data"), dict) and document["data"]:
         return False

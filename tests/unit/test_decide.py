@@ -251,6 +251,14 @@ class TestTheKeysConflicts:
         assert meet(409, error("api.invalid_idempotent_request"), UNKNOWN).event is Event.DOUBT
 
 
+    def test_a_replayed_throttle_that_took_effect_before_does_not_narrow_the_lane_again(self) -> None:
+        throttled = error("rate_limit_error", "ApplicationThrottled: over its MailboxConcurrency limit")
+        new = meet(429, throttled)
+        assert (new.event, new.sent, new.width) == (Event.DOUBT, Sent.MAYBE, 1)
+        again = meet(429, throttled, UNKNOWN, headers=REPLAYED)
+        assert (again.event, again.sent, again.width, again.hold) == (Event.DOUBT, Sent.MAYBE, None, None)
+
+
 FACTS = st.builds(
     JobFacts,
     operation=st.sampled_from(["send", "modify"]),

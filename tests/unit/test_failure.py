@@ -85,6 +85,10 @@ class TestA200ThatIsNone:
     def test_was_written_by_somebody_in_between(self, body: bytes) -> None:
         assert failure(200, body).origin == "edge"
 
+    @pytest.mark.parametrize("body", [b" ", b"\r\n", b"\t \n"])
+    def test_that_is_a_blank_page_is_no_success(self, body: bytes) -> None:
+        assert isinstance(read(200, body), Failure)
+
     def test_is_believed_if_the_api_signed_it(self) -> None:
         assert isinstance(read(200, b"OK", {"x-request-id": "r"}), Success)
 
