@@ -118,14 +118,15 @@ class LaneChange:
 
     def narrow(self, width: int) -> int | None:
         """No more than so many calls at once; returns the new width if it was wider before."""
-        width = max(1, min(self.lane.width, width))
-        narrower = width < self._now("width")
+        before = self._now("width")
+        width = max(1, min(before, width))
+        narrower = width < before
         self.columns |= {"width": width, "ramp": min(self._now("ramp"), width)}
         return width if narrower else None
 
     def space(self, spacing: Micros, *, now: Micros) -> None:
         """Keep at least so much time between two modifications, until the lane has behaved for a while."""
-        self.columns |= {"spacing": max(self.lane.spacing, spacing), "spacing_until": now + BEHAVES_AFTER}
+        self.columns |= {"spacing": max(self._now("spacing"), spacing), "spacing_until": now + BEHAVES_AFTER}
 
     def slow_down(self, *, begun_at: Micros) -> None:
         """An unpublished limit throttled a call begun then: calls go further apart."""

@@ -250,7 +250,6 @@ class TestTheKeysConflicts:
     def test_another_payload_after_an_unknown_outcome_is_a_doubt(self) -> None:
         assert meet(409, error("api.invalid_idempotent_request"), UNKNOWN).event is Event.DOUBT
 
-
     def test_a_replayed_throttle_that_took_effect_before_does_not_narrow_the_lane_again(self) -> None:
         throttled = error("rate_limit_error", "ApplicationThrottled: over its MailboxConcurrency limit")
         new = meet(429, throttled)

@@ -60,6 +60,18 @@ class TestAHold:
         assert (found.width, found.ramp) == (2, 1)
 
 
+class TestAnswersOfOneGroup:
+    def test_leave_the_narrowest_width_whatever_their_order(self) -> None:
+        for widths in ((1, 3), (3, 1)):
+            found, _ = after(lane(width=10, ramp=10), *(outcome(width=width) for width in widths))
+            assert (found.width, found.ramp) == (1, 1)
+
+    def test_leave_the_longest_spacing_whatever_their_order(self) -> None:
+        for spacings in ((SECOND, 3 * SECOND), (3 * SECOND, SECOND)):
+            found, _ = after(lane(), *(outcome(spacing=spacing) for spacing in spacings))
+            assert found.spacing == 3 * SECOND
+
+
 class TestARefusal:
     def test_closes_the_lane(self) -> None:
         found, events = after(lane(), outcome(hold=REFUSED))

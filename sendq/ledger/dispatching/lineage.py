@@ -1,4 +1,4 @@
-"""Standing: whether this ledger is the one that the workers knew, and how far its clock has come.
+"""Lineage: whether this ledger is the one that the workers knew, and how far its clock has come.
 
 A ledger that was restored from a backup, or a replica that took over with loss, does not know what it has forgotten: a
 send that went out stands there as if it had not. So the lease's renewals are counted, and what the count was is kept

@@ -182,7 +182,7 @@ def _related_of(dialect: str) -> Executable:
         " AND o.state IN ('queued', 'sending') AND (o.due_at, o.id) < (j.due_at, j.id)"
         " ORDER BY o.due_at DESC, o.id DESC LIMIT 1"
     )
-    # The job that sent the message whose metadata is about to be replaced: the message carries its id as our floor.
+    # The job that sent the message whose metadata is about to be replaced: the message carries its id as our mark.
     metadata = BITS["metadata"]
     sender = (
         f"CASE WHEN j.operation = 'modify' AND (b.fields & {metadata}) <> 0 THEN (SELECT s.id FROM sendq_job AS s"  # noqa: S608

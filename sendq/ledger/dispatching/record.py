@@ -65,7 +65,11 @@ class _Recording:
 
     def _lock_pairs(self) -> None:
         """Lock the pairs that are going to change; all of an application's, for a hold may concern each of them."""
-        held = [self._lane_of(one).application for one in self._group.outcomes if one.hold and one.hold.above_grant]
+        held = [
+            self._lane_of(one).application
+            for one in self._group.outcomes
+            if one.hold and one.hold.above_grant and one.lane_id in self._lanes
+        ]
         proven = [application for application, _ in self._group.proven]
         if held or proven:
             pairs.lock_pairs(self._connection, held + proven)
@@ -75,9 +79,9 @@ class _Recording:
         return self._lanes[item.lane_id].lane
 
     def _is_open(self, item: Begin | End | Shrink) -> bool:
-        """Whether the turn that speaks is still the lane's."""
-        lane = self._lane_of(item)
-        return lane.is_claimed and lane.fence == item.fence
+        """Whether the turn that speaks is still the lane's. A ledger that was restored may not know the lane."""
+        change = self._lanes.get(item.lane_id)
+        return change is not None and change.lane.is_claimed and change.lane.fence == item.fence
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
@@ -147,7 +151,7 @@ class _Recording:
                 self._recorded.late.append(outcome)
                 self._recorded.sent_twice.append(outcome)
             hold = outcome.hold
-            if hold is not None and hold.above_grant:
+            if hold is not None and hold.above_grant and outcome.lane_id in self._lanes:
                 application, provider = _pair_of(self._lane_of(outcome), hold)
                 if pairs.streak_of(self._connection, application, provider, hold) == 1:
                     self._recorded.incidents.append(outcome)

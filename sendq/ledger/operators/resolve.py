@@ -25,7 +25,7 @@ _ANSWERS = {
 
 @dataclass(frozen=True, slots=True)
 class DoubtSelection:
-    """DoubtSelection jobs in doubt: those that fit everything that is given."""
+    """Jobs in doubt that match every given field."""
 
     jobs: Sequence[UUID] | None = None
     rule: str | None = None

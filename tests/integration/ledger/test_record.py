@@ -109,6 +109,24 @@ class TestAnOutcome:
         assert ledger.lane().turn is None
         assert len(ledger.rows(schema.attempt)) == 1
 
+    @pytest.mark.parametrize("scope", ["grant", "application"])
+    def test_of_a_lane_that_the_ledger_has_forgotten_keeps_its_attempt_and_harms_no_other(
+        self, ledger: Ledger, scope: str
+    ) -> None:
+        ledger.send()
+        forgotten = ledger.serve()
+        with ledger.writing() as connection:
+            for table in (schema.job, schema.lane):
+                connection.execute(table.delete())
+        other = ledger.send(grant="g2")
+        claimed = ledger.serve()
+        late = outcome(forgotten, forgotten.jobs[0], Event.RETURN, hold=throttle(ledger, scope=scope))
+        sent = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
+        for _ in range(2):  # the second time, the commit's answer was lost
+            ledger.record(late, sent, ends=[end(forgotten), end(claimed)])
+        assert ledger.job(other).state == State.SENT
+        assert len(ledger.rows(schema.attempt)) == 2
+
     @pytest.mark.parametrize("priority", ["high", "normal", "low"])
     def test_that_returns_a_job_is_not_hidden_behind_a_later_one_of_its_priority(
         self, ledger: Ledger, priority: str
