@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "migrate",
         help="bring the ledger's tables in a database up to date",
-        description="Bring the ledger's tables in a database up to date. Safe to run again, and by several at once.",
+        description="Bring the ledger's tables in a database up to date. Safe to run again, and concurrently.",
     )
     command.add_argument(
         "--url",

@@ -50,6 +50,10 @@ class Application(BaseModel):
         """The variable that sets ``field`` (``api_key``, ``api_uri``, …) of this application."""
         return f"NYLAS_{field.upper()}" if self.name == "default" else f"SENDQ_APPLICATIONS.{self.name}.{field}"
 
+    def _no_key(self) -> str:
+        file = self.variable("api_key_file")
+        return f"set it to the API key from the Nylas dashboard, or set {file} to the path of a file with the key"
+
     def api_key(self) -> SecretStr:
         """The API key. A key file is read each time, so that a new key needs no restart.
 
@@ -58,7 +62,7 @@ class Application(BaseModel):
         if self.key is not None:
             return self.key
         if self.key_file is None:
-            raise SettingsError([Problem(self.variable("api_key"), "is not set", _REMEDY)])
+            raise SettingsError([Problem(self.variable("api_key"), "is not set", self._no_key())])
         field = self.variable("api_key_file")
         try:
             text = self.key_file.read_text(encoding="ascii")
@@ -90,6 +94,5 @@ def _named(value: object) -> object:
 _SHAPE = 'write {"name": {"api_key_file": "/path", "api_uri": "https://api.eu.nylas.com"}, …}'
 NamedApplications = Annotated[dict[str, Application], BeforeValidator(_named)]
 
-_REMEDY = "set it to the API key from the Nylas dashboard, or set the same name with _FILE to a file with the key"
 _FILE_REMEDY = "put only the key into the file, on one line"
 _key_adapter: TypeAdapter[SecretStr] = TypeAdapter(Key)

@@ -146,7 +146,8 @@ class Settings(BaseSettings):
         "slower than usual); less than SENDQ_READ_TIMEOUT_S", unit="s", gt=0,
     )  # fmt: skip
     slow_allowance: int | None = setting(
-        None, "slow calls per provider and process at most (default: four times SENDQ_CONCURRENCY)", unit="calls", ge=1,
+        None, "how many calls of one provider may be slow in a process (default: four times SENDQ_CONCURRENCY)",
+        unit="calls", ge=1,
     )  # fmt: skip
     paces: PaceSettings = setting(
         (), "your own rate limits, a JSON list; the most specific entry wins: [{\"provider\": \"google\", \"limits\": "
@@ -157,8 +158,10 @@ class Settings(BaseSettings):
         2.0, "a turn (one run of an account's jobs in a worker) starts no new job after about this long; less than "
         "SENDQ_UNCLAIMED_AFTER_S", unit="s", gt=0, le=60,
     )  # fmt: skip
-    turn_jobs: int = setting(20, "jobs that a turn loads at most", unit="jobs", ge=1, le=1000)
-    bundle_turns: int = setting(50, "turns per Celery message (bundle) at most", unit="turns", ge=1, le=1000)
+    turn_jobs: int = setting(20, "how many jobs a turn loads at most", unit="jobs", ge=1, le=1000)
+    bundle_turns: int = setting(
+        50, "how many turns a Celery message (bundle) carries at most", unit="turns", ge=1, le=1000
+    )
 
     # The HTTP calls.
     connect_timeout_s: float = setting(10.0, "timeout for opening a connection to the API", unit="s", gt=0, le=60)
@@ -180,9 +183,9 @@ class Settings(BaseSettings):
         "this",
     )  # fmt: skip
     look_for_s: float = setting(
-        21_600.0, "how long to search for a send in doubt. It counts from when not finding it means something: an "
-        "hour after its idempotency key was made, or SENDQ_INDEX_LAG_S after its last request, whichever is later. At "
-        "least three searches are answered", unit="s", ge=0,
+        21_600.0, "how long to search for a send in doubt. The time starts when not finding it begins to mean "
+        "something: an hour after its idempotency key was made, or SENDQ_INDEX_LAG_S after its last request, whichever "
+        "is later. At least three searches must have been answered", unit="s", ge=0,
     )  # fmt: skip
     metadata_key: Literal["key1", "key2", "key3", "key4", "key5"] = setting(
         "key1", "metadata key that carries the job's id; your messages cannot use it (Nylas indexes key1 to key5)",
@@ -193,7 +196,7 @@ class Settings(BaseSettings):
         "pace",
     )  # fmt: skip
     announce_after_s: float = setting(
-        30.0, "how long after a lane was closed its owner is asked to sign in again. If many grants fail alike in "
+        30.0, "how long after a lane is closed its owner is asked to sign in again. If many grants fail alike in "
         "that time, the cause is the application, and no owner is asked", unit="s", ge=0,
     )  # fmt: skip
     escalate_grants: int = setting(
@@ -223,7 +226,7 @@ class Settings(BaseSettings):
         "a bundle may wait behind another", unit="s", gt=0,
     )  # fmt: skip
     lease_s: float = setting(
-        4.5, "lease of the leader. When it dies, another worker takes over after at most this and one SENDQ_POLL_S",
+        4.5, "lease of the leader. When it dies, another worker takes over after at most this time plus SENDQ_POLL_S",
         unit="s", gt=0,
     )  # fmt: skip
     poll_s: float = setting(

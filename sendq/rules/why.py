@@ -31,7 +31,7 @@ _SEEN: Mapping[str | None, str] = {
     None: "the mailbox has not been searched yet",
     Seen.EARLY: "the mailbox did not show it, but it is too early for that to prove anything",
     Seen.SILENT: "the mailbox shows neither it nor a later message of ours, which would prove the listing up to date",
-    Seen.CROWDED: "the mailbox has more messages of that time than are read",
+    Seen.CROWDED: "the mailbox has more messages from that time than a search reads",
     Seen.DRAFT: "the mailbox shows it among the drafts",
     Seen.REFUSED: "the search of the mailbox failed",
     Seen.ABSENT: "the mailbox does not show it; if the next search does not either, it counts as not sent",
@@ -67,7 +67,7 @@ def explain(around: Situation, *, now: Micros) -> Why:
     if held is not None and held.until >= job.next_at:
         if held.rule == NO_KEY:
             return _why(job, "held", _unreadable(around), until=held.until, rule=NO_KEY, by=held.by)
-        says = f"the {held.scope} is held until then"
+        says = f"the {held.scope} is held"
         return _why(
             job, "held", says, until=held.until, rule=held.rule, by=held.by, note=held.note, eta=_eta(around, now=now)
         )
@@ -79,8 +79,10 @@ def explain(around: Situation, *, now: Micros) -> Why:
         if job.rule == NO_KEY:
             return _why(job, "held", _unreadable(around), until=job.next_at, rule=NO_KEY, by="policy")
         if job.attempts or job.doubt_at is not None:
-            return _why(job, "retry", "it failed before and is retried then", until=job.next_at, rule=job.rule)
-        return _why(job, "not_due", "it is not due before then", until=job.next_at)
+            return _why(
+                job, "retry", "its last attempt failed, and it will be retried", until=job.next_at, rule=job.rule
+            )
+        return _why(job, "not_due", "it is not due yet", until=job.next_at)
     return _unserved(around, now=now)
 
 
@@ -99,10 +101,10 @@ def _in_doubt(around: Situation, *, now: Micros) -> Why:
     if around.lane is not None and around.lane.closed_at is not None:
         return _why(job, "in_doubt", f"{says}; while its lane is closed, no search is made", rule=job.rule)
     if held is not None:
-        says = f"{says}; the {held.scope} is held until then, and no search is made before"
+        says = f"{says}; the {held.scope} is held, and no search is made until the hold ends"
         return _why(job, "in_doubt", says, until=held.until, rule=job.rule)
     return _why(
-        job, "in_doubt", f"{says}; the next search is then, or settle it with: sendq resolve",
+        job, "in_doubt", f"{says}; the next search is scheduled; to resolve it by hand: sendq resolve",
         until=job.look_at, rule=job.rule,
     )  # fmt: skip
 
@@ -131,7 +133,7 @@ def _unserved(around: Situation, *, now: Micros) -> Why:
     if lane is not None and lane.ready_at > now:
         return _why(job, "pace", _paced(lane, now), until=lane.ready_at, ahead=around.ahead, eta=_eta(around, now=now))
     if lane is None or (lane.turn is None and (lane.next_at is None or lane.next_at > now)):
-        return _why(job, "new", "the dispatcher has not picked it up yet", ahead=around.ahead)
+        return _why(job, "new", "the leader has not picked it up yet", ahead=around.ahead)
     if lane.turn is not None:
         says, eta = "its lane is being served, and other jobs are ahead of it", _eta(around, now=now)
         return _why(job, "in_line", says, ahead=around.ahead, eta=eta)

@@ -65,7 +65,7 @@ def _unreached(policy: Policy, tried: list[tuple[str, Failure]]) -> Iterator[Rem
     reached = {policy.rule(failure).id for _, failure in tried}
     for row in policy.rows:
         if row.id not in reached:
-            yield Remark(Kind.UNREACHED, row.id, None, "no golden case meets it")
+            yield Remark(Kind.UNREACHED, row.id, None, "no test case reaches it")
 
 
 def _both(policy: Policy, tried: list[tuple[str, Failure]]) -> Iterator[Remark]:

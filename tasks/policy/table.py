@@ -51,7 +51,7 @@ PROBE_S = 60.0  # a fault of the application: somebody may mend it at any minute
 # Who may have written the answer, if it was no proxy, firewall or page in between.
 NOT_EDGE = ("nylas", "provider", "unknown")
 
-SIGN_IN = "Ask the account's owner to sign in again; the parked jobs are then sent automatically."
+SIGN_IN = "Ask the account's owner to sign in again; the waiting jobs are then sent automatically."
 
 # fmt: off
 # Laid out as a table by hand: conditions and route on the first lines, the words for people below.
@@ -532,7 +532,7 @@ NO_ANSWER = (
         "no setting names it.",
         "Check the workers' settings: the key's file, the API URI, the application's name in SENDQ_APPLICATIONS.",
         TYPES, fault=("key", "local"), wait=Wait(PROBE_S, cap=900, grows=True), alert=True),
-    Row("request_broke_off", "Request broke off", ("none",), RETRY, JOB, NO,
+    Row("request_broke_off", "Request cut short", ("none",), RETRY, JOB, NO,
         "The connection, or the ledger that the request's files are read from, went away before the last byte of the "
         "request was sent: the API cannot have accepted it.",
         "Nothing to do; if it lasts, check the way to the API and to the database.", SEND,
@@ -543,7 +543,7 @@ NO_ANSWER = (
         "Give the worker the encryption key; if it has it, the files are lost: cancel the job and enqueue it again.",
         SEND, fault=("unreadable",), backoff=Backoff(base=60, cap=900, number=None), costs=True, documented=False,
         alert=True),
-    Row("poison", "Job that ends its process", ("none",), DEAD, JOB, MAYBE,
+    Row("poison", "Job that kills its process", ("none",), DEAD, JOB, MAYBE,
         "Two workers died while this job was running, and then the process in which it ran alone.",
         "Find out what is special about this job or its answer, fix that, then retry it.", IDEMPOTENT,
         fault=("died",), documented=False, alert=True),
@@ -553,7 +553,7 @@ NO_ANSWER = (
 )
 
 ODD_ANSWERS = (
-    Row("contradiction", "Success that is none", ("2xx",), RETRY, JOB, MAYBE,
+    Row("contradiction", "Contradictory success", ("2xx",), RETRY, JOB, MAYBE,
         "The status says success, and the body says or shows something else.",
         "If it lasts, check for a proxy between the workers and the API.", SEND,
         backoff=Backoff(base=5, cap=300, number=6), costs=True, documented=False),

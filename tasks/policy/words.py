@@ -66,7 +66,7 @@ LEDGER_RULES = {
     "grant_expired": Said(
         "Grant expired",
         "Nylas reported that the grant is no longer valid.",
-        "Ask the account's owner to sign in again; the parked jobs are then sent automatically.",
+        "Ask the account's owner to sign in again; the waiting jobs are then sent automatically.",
     ),
     "grant_deleted": Said(
         "Grant deleted",

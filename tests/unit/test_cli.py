@@ -115,12 +115,12 @@ class TestPolicyLint:
         cases.write_text('{"cases": [{"name": "one", "status": 429, "body": "slow down"}]}')
         status, out, _ = run(capsys, "policy", "lint", str(cases))
         assert status == 1
-        assert "no golden case meets it" in out
+        assert "no test case reaches it" in out
 
     def test_says_which_file_it_cannot_read(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         status, _, err = run(capsys, "policy", "lint", str(tmp_path / "none.json"))
         assert status == 2
-        assert "name a file of cases" in err
+        assert "name a file with cases" in err
 
 
 class TestExplain:
@@ -151,7 +151,10 @@ class TestExplain:
     def test_for_people_a_status_that_is_none_is_said_to_be_none(self, capsys: pytest.CaptureFixture[str]) -> None:
         status, out, err = run(capsys, "explain", "--status", "4x9")
         assert (status, out.splitlines()[0]) == (0, "No answer: retry (scope: job)")
-        assert err == "sendq: '4x9' is not an HTTP status, and is explained as no response; give a number, like 429\n"
+        assert (
+            err
+            == "sendq: '4x9' is not an HTTP status, so this explains a call with no answer; give a number, like 429\n"
+        )
 
     def test_without_a_status_it_explains_that_no_answer_came(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.explain(capsys)["sent"] == "maybe"

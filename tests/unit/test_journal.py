@@ -24,8 +24,9 @@ HEAD = """\
 
 Workers log to stderr, one event per line: as JSON, or as columns for people (`SENDQ_LOG_FORMAT`). `SENDQ_LOG_LEVEL`
 sets the lowest level. Every line has `timestamp`, `level` and `event`. The other fields hold ids, rules of the error
-policy and numbers; never an address, a subject, a body, or the text of a library's exception. To see the history of a
-job, a grant or a worker, grep for its id.
+policy and numbers; never an address, a subject, a body, or the text of a library's exception. Lines with a `logger`
+come from libraries, such as Celery, and are not listed here. To see the history of a job, a grant or a worker, grep for
+its id.
 
 | event | level | fields | meaning |
 |---|---|---|---|

@@ -29,7 +29,7 @@ LOOK_EVERY_S = 0.5
 @click.option("--key", help="The key that the batch was enqueued with, instead of its id.")
 @click.option("--application", default="default", show_default=True, help="The application that the key belongs to.")
 @click.option(
-    "--watch", is_flag=True, help="Refresh until the batch has ended. Exit status 1 if some of it was not done."
+    "--watch", is_flag=True, help="Refresh until the batch has ended. Exit status 1 if not all jobs were done."
 )
 @json_option
 def batch(batch: str | None, key: str | None, application: str, watch: bool, as_json: bool) -> None:

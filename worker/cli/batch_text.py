@@ -22,14 +22,14 @@ WALKS = {
 def batch_lines(seen: BatchView) -> Iterator[str]:
     """A batch for people."""
     of = f"{seen.total:,} jobs" if seen.total is not None else "a number of jobs that is not known yet"
-    grant = seen.grant_id or "(not known until the dispatcher has seen the batch)"
+    grant = seen.grant_id or "(shown once the leader has picked up the batch)"
     yield f"batch {seen.id}: {of} ({seen.operation}) for grant {clean(grant)}"
     if seen.walk is not None:
         yield _walk_line(seen.walk)
     ended = ", ".join(f"{number:,} {state}" for state, number in seen.counts.items())
     yield f"{seen.progress:.1%} done: {ended or 'no job has ended'}; {seen.waiting:,} waiting"
     if seen.cancelled_at is not None:
-        rest = "; calls on the wire are finished first" if seen.waiting else ""
+        rest = "; calls in flight are finished first" if seen.waiting else ""
         yield f"cancelled: {when(seen.cancelled_at)}{rest}"
     if seen.finished_at is not None:
         yield f"finished: {when(seen.finished_at)}"

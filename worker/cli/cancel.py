@@ -18,7 +18,9 @@ MEANING = {
 
 @click.command()
 @click.argument("job", required=False)
-@click.option("--batch", metavar="ID", help="All jobs of this batch that have not gone out, and the rest of its walk.")
+@click.option(
+    "--batch", metavar="ID", help="All jobs of this batch that have not gone out, and its search for further messages."
+)
 @reason_option(required=False)
 @by_option
 @dry_run_option("Show what would be cancelled, and change nothing.")

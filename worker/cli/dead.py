@@ -39,7 +39,7 @@ def dead(batch: str | None, limit: int, cursor: str | None, as_json: bool, **fil
     """Count dead letters by the rule that gave them up, with the reason, the remedy and the command that retries them.
 
     A dead letter is a job that was given up: it is not tried again unless it is retried by hand. With --rule they are
-    listed one by one, those given up last first.
+    listed one by one, the most recently given up first.
     """
     id_of(batch, "batch")
     rule = filters["rule"]

@@ -26,14 +26,14 @@ def retry_deliveries(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Retry the given DELIVERYs at once, or all that match every given filter, for another 72 hours.
+    """Retry each given DELIVERY at once, or all that match every given filter, for another 72 hours.
 
     What a receiver has accepted is not delivered again. Exit status 1 if a given DELIVERY is not retried.
     """
     from sendq import DeliveryFilter
 
     if bool(ids) == (given_up or receiver is not None):
-        raise click.UsageError("give DELIVERYs, or filter with --receiver and --given-up")
+        raise click.UsageError("give at least one DELIVERY, or filter with --receiver and --given-up")
     which = ids or DeliveryFilter(states=("given_up",) if given_up else (), receiver=receiver)
     with open_operators() as operators, progress_line() as show:
         run = operators.deliver_again(which, by=by, reason=reason, dry_run=dry_run)

@@ -56,14 +56,14 @@ def events(
     """List what happened to grants and holds, and what operators did: the latest first, with author and time.
 
     \b
-    hold, release     a hold was set; a hold was ended before its time
-    closed, reopened  the grant's owner must sign in again; its jobs go on
+    hold, release     a hold was set; a hold was ended early
+    closed, reopened  the grant's owner must sign in again; its jobs continue
     reauth_required   the application was asked to have the owner sign in again
     grant_gone        the grant no longer exists at Nylas
     escalated         many grants failed alike: their provider was held instead
     narrowed          the grant makes fewer calls at once from now on
 
-    All other kinds are acts of operators.
+    All other kinds are actions of operators.
     """
     id_of(job, "job")
     id_of(batch, "batch")

@@ -41,7 +41,7 @@ def explain(
     policy_file: Path | None,
     as_json: bool,
 ) -> None:
-    """Show what happens to a job whose first attempt gets this API response. Any input gets an answer."""
+    """Show what happens to a job whose first attempt gets this answer from the API. Any input is explained."""
     from tasks.policy import explain as explaining
 
     policy = policy_of(policy_file)
@@ -63,7 +63,7 @@ def explain(
         return
     if http_status is not None and not http_status.strip().isdecimal():
         said = clean(http_status)
-        complain(f"{said!r} is not an HTTP status, and is explained as no response; give a number, like 429")
+        complain(f"{said!r} is not an HTTP status, so this explains a call with no answer; give a number, like 429")
     _tell_explanation(answer)
 
 

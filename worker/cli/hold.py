@@ -68,7 +68,7 @@ def _tell(result: HoldResult) -> None:
     if not result.allowed:
         return
     is_held = "would be held" if result.dry_run else "is held"
-    new = "" if result.before.known else "; it has had no jobs so far"
+    new = "" if result.before.known or result.before.waiting else "; it has had no jobs so far"
     tell(f"{result.scope} {is_held} until {when(result.until)}; {waiting_text(result.before)}{new}")
     if result.dry_run:
         tell("nothing was changed")

@@ -43,7 +43,7 @@ PRIORITIES = ("high", "normal", "low")
 def jobs(
     state: tuple[str, ...], batch: str | None, limit: int, cursor: str | None, as_json: bool, **filters: Any
 ) -> None:
-    """List the jobs that match every filter, those enqueued last first."""
+    """List the jobs that match every filter, the most recently enqueued first."""
     id_of(batch, "batch")
     with asking() as operators:
         page = whole_page(
@@ -62,7 +62,7 @@ def jobs(
         tell("no jobs match")
         return
     tell_table(
-        ("job", "state", "operation", "grant", "enqueued", "attempts", "rule"),
+        ("job", "state", "operation", "grant", "enqueued", "attempts used", "rule"),
         [
             (job.id, job.state, job.operation, job.grant_id, job.created_at, job.attempts, job.rule)
             for job in page.items

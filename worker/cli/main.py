@@ -153,7 +153,7 @@ def _explained(error: Exception) -> int:
             complain(f"{_option_of(problem.field)} {problem.reason}; {problem.remedy}")
         return UNUSABLE
     if isinstance(error, NotFound):
-        complain(f"{error}; see: sendq jobs")
+        complain(f"{error}; see: {'sendq deliveries' if 'delivery' in str(error) else 'sendq jobs'}")
         return FAILED
     if isinstance(error, SettingsError | SendqError | EmbeddedError):
         says = str(error).replace(PACKAGE_COMMAND, "sendq migrate")

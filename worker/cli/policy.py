@@ -65,9 +65,9 @@ def check_file(file: Path, as_json: bool) -> None:
 @file_option
 @json_option
 def lint_table(cases: Path, policy_file: Path | None, as_json: bool) -> None:
-    """Show which rules compete for a text, and which no golden case reaches.
+    """Show which rules compete for a text, and which no test case reaches.
 
-    CASES is a JSON file with a list `cases` (default: the golden cases of a checkout). Exit status 1 if a rule is never
+    CASES is a JSON file with a list `cases` (default: the test cases of the checkout). Exit status 1 if a rule is never
     reached, or if a text of a rule always meets an earlier rule.
     """
     import dataclasses
@@ -93,7 +93,7 @@ def _cases(file: Path) -> list[dict[str, Any]]:
         cases = document["cases"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "not JSON with a list of cases"
-        complain(f"the golden cases cannot be read from {str(file)!r} ({reason}); name a file of cases")
+        complain(f"the test cases cannot be read from {str(file)!r} ({reason}); name a file with cases")
         raise SystemExit(UNUSABLE) from None
     return [case for case in cases if isinstance(case, dict)] if isinstance(cases, list) else []
 

@@ -17,14 +17,14 @@ from worker.cli.params import by_option, dry_run_option, past, reason_option
     type=past,
     required=True,
     metavar="TIME",
-    help="When the ledger's history breaks off: the time of the backup, like 2026-07-01T09:00:00Z, or 2h ago as 2h.",
+    help="When the ledger's history ends: the time of the backup, like 2026-07-01T09:00:00Z, or how long ago, like 2h.",
 )
 @reason_option(required=True)
 @by_option
 @dry_run_option("Count what would be put in doubt, and change nothing.")
 @json_option
 def recover(since: datetime, reason: str, by: str, dry_run: bool, as_json: bool) -> None:
-    """Put a ledger right after a restore from a backup, or a failover with data loss, and resume dispatching.
+    """Repair a ledger that was restored from a backup, or failed over with data loss, and resume dispatching.
 
     Every send that was unfinished at TIME is put in doubt and searched for in its mailbox; changes of messages return
     to the queue. Safe to run again. Exit status 2 if the ledger has records later than TIME.

@@ -61,7 +61,7 @@ def resolve(
 
     filters = rule is not None or grant is not None or all_in_doubt
     if bool(jobs) == filters:
-        raise click.UsageError("give JOBs, or filter with --rule and --grant, or give --all-in-doubt")
+        raise click.UsageError("give at least one JOB, or filter with --rule and --grant, or give --all-in-doubt")
     which = jobs or DoubtFilter(rule=rule, grant_id=grant, application=application)
     with open_operators() as operators, progress_line() as show:
         run = operators.resolve(which, answer, by=by, reason=reason, message_id=message_id, dry_run=dry_run)

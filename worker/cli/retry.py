@@ -31,8 +31,8 @@ INSTEAD = {
     "sending": "its call is in flight",
     "in_doubt": "it may have been sent; resolve that first: sendq resolve",
     "sent": "it was sent",
-    "cancelled": "it was cancelled; enqueue it again",
-    "expired": "it expired; enqueue it again",
+    "cancelled": "enqueue it again if it is still wanted",
+    "expired": "enqueue it again if it is still wanted",
 }
 
 
@@ -81,7 +81,7 @@ def retry(
 
     filters = (rule, grant, batch, since)
     if bool(jobs) == any(given is not None for given in filters):
-        raise click.UsageError("give JOBs, or filter with --rule, --grant, --batch and --since")
+        raise click.UsageError("give at least one JOB, or filter with --rule, --grant, --batch and --since")
     which = (
         jobs
         if jobs

@@ -80,7 +80,7 @@ def _tell_jobs(seen: Status) -> None:
     others = ", ".join(f"{number:,} {route}" for route, number in sorted(seen.calls.items()) if route != "done")
     tell(f"calls in the last minute: {calls:,} ({calls / CALLS_S:.1f}/s)" + (f"; of these {others}" if others else ""))
     waits = ", ".join(f"{age:,.0f} s ({name} priority)" for name, age in seen.oldest_s.items() if age >= 1)
-    tell(f"longest wait of an eligible job: {waits or 'none is waiting'}")
+    tell(f"longest wait of an eligible job: {waits or 'none over 1 s'}")
 
 
 def _backlog(seen: Backlog) -> Iterator[str]:

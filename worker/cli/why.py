@@ -45,9 +45,7 @@ def why(job: str | None, key: str | None, application: str, as_json: bool) -> No
         tell(f"retry: sendq retry {seen.id} --dry-run")
     if reason.ahead:
         tell(f"jobs ahead in its lane: {reason.ahead:,}")
-    tell(
-        f"grant: {seen.grant_id or 'not known until the dispatcher has seen the job'}; enqueued {when(seen.created_at)}"
-    )
+    tell(f"grant: {seen.grant_id or 'shown once the leader has picked up the job'}; enqueued {when(seen.created_at)}")
     if seen.trail:
         tell()
         columns = ("attempt", "seconds", "status", "rule", "decision", "sent", "the API's answer")

@@ -48,7 +48,7 @@ def check(environ: Mapping[str, str] | None = None) -> list[CheckItem]:
 def run_checks(settings: Settings) -> list[CheckItem]:
     """Check each application's API key, the ledger and the broker, in this order."""
     names = ", ".join(settings.applications)
-    items = [CheckItem("settings", "ok", f"complete; applications: {names}")]
+    items = [CheckItem("settings", "ok", f"valid; applications: {names}")]
     for name, application in settings.applications.items():
         items += _guarded(f"api {name}", lambda application=application: api_items(application))  # type: ignore[misc]
     items += _guarded("ledger", lambda: ledger_items(settings))

@@ -117,5 +117,5 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
         workers = [{"pid": one.pid, "age_s": round(one.age_s, 3), "obstacles": one.obstacles} for one in found]
         sys.stdout.write(json.dumps({"healthy": fine, "workers": workers}) + "\n")
     else:
-        sys.stdout.write("".join(f"{one}\n" for one in found) or "no worker is running here\n")
+        sys.stdout.write("".join(f"{one}\n" for one in found) or "no worker is running on this machine\n")
     return 0 if fine else 1

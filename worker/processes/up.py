@@ -73,7 +73,7 @@ def up(
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(say)
         except Stopping:
-            say("stopping: waiting for calls in flight; stop again to not wait for them")
+            say("stopping: waiting for calls in flight; stop again to end without them")
             failed = False
     say("stopped")
     if failed:

@@ -60,7 +60,7 @@ def attempt_failed(outcome: Outcome) -> None:
 
 
 def ended_without_call(outcome: Outcome) -> None:
-    """A job ended just before its call: it had expired, was cancelled, or went in doubt because its key was too old."""
+    """A job ended just before its call: it had expired, was cancelled, or is in doubt because its key was too old."""
     _log.info("ended_without_call", **_job(outcome), state=STATE_AFTER[outcome.event].value)
 
 
@@ -146,7 +146,7 @@ def provider_found(grant: str, provider: str) -> None:
 
 
 def paces_applied(lanes: int) -> None:
-    """The pace of so many lanes changed, because this leader's settings differ from the previous leader's."""
+    """The paces of `lanes` lanes changed, because this leader's settings differ from the previous leader's."""
     _log.info("paces_applied", lanes=lanes)
 
 
@@ -184,7 +184,7 @@ def turns_unclaimed(turns: int) -> None:
 
 
 def lost_turns_returned(turns: int) -> None:
-    """Turns that only the ledger knew of were returned: the answer to a claim was lost, or a turn broke off."""
+    """Turns that only the ledger knew of were returned: the answer to a claim was lost, or a turn was cut short."""
     _log.warning("lost_turns_returned", turns=turns)
 
 
@@ -247,12 +247,12 @@ def worker_registered_again(old: UUID, new: UUID) -> None:
 
 
 def worker_declared_dead(worker: UUID, *, turns: int, begun: int) -> None:
-    """Another worker is dead. Its `turns` were returned; `begun` of their jobs may have been on the wire."""
+    """Another worker is dead. Its `turns` were returned; `begun` of their jobs may have been in flight."""
     _log.warning("worker_declared_dead", worker=str(worker), turns=turns, begun=begun)
 
 
 def encryption_key_missing(key_name: str, *, jobs: int) -> None:
-    """Jobs were postponed: this worker does not have the encryption key that opens them."""
+    """Jobs were postponed: this worker does not have the encryption key that decrypts them."""
     _log.error("encryption_key_missing", encryption_key=key_name, jobs=jobs)
 
 
@@ -262,7 +262,7 @@ def clock_behind(worker: UUID, *, behind_s: float) -> None:
 
 
 def newer_version(what: str, name: str) -> None:
-    """A message, operation or schema of a newer version was left for its workers. Logged once per process."""
+    """A message, operation or schema from a newer version was left for its workers. Logged once per process."""
     if (what, name) not in _newer and len(_newer) < NEWER_MOST:
         _newer.add((what, name))
         _log.warning("newer_version", what=what, name=name[:80])

@@ -95,8 +95,8 @@ def place(of: str, given: str | None, *kinds: type[int] | type[UUID]) -> Place |
             return tuple(_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
     except (ValueError, TypeError, AttributeError):  # no base64, no JSON, no list, or not these parts
         pass
-    remedy = "pass `next` of the page before as it is, to the same list with the same filters"
-    raise InvalidQuery(Problem("cursor", "is no cursor of this list", remedy))
+    remedy = "pass the cursor that the previous page ended with, unchanged, to the same list with the same filters"
+    raise InvalidQuery(Problem("cursor", "is not a cursor of this list", remedy))
 
 
 def _part(part: Any, kind: type[int] | type[UUID]) -> int | UUID | None:

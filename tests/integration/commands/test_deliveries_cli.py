@@ -159,4 +159,4 @@ class TestRetrying:
     def test_wants_ids_or_filters(self, cli: Cli, arguments: list[str]) -> None:
         status, _, err = cli("deliveries", "retry", *arguments)
         assert status == 2
-        assert "give DELIVERYs, or filter" in err
+        assert "give at least one DELIVERY, or filter" in err

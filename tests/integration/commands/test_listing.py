@@ -204,7 +204,7 @@ class TestWhatCannotBeMeant:
             (["jobs", "--limit", "0"], 2, "--limit"),
             (["jobs", "--grant", "leyah@example.com"], 2, "grant's id"),
             (["jobs", "--batch", "tidy"], 1, "no batch"),
-            (["jobs", "--after", "that one"], 2, "--after is no cursor"),
+            (["jobs", "--after", "that one"], 2, "--after is not a cursor"),
             (["jobs", "--rule", "bad_requst"], 1, "did you mean bad_request? sendq policy"),
             (["dead", "--rule", "bad_requst"], 1, "did you mean bad_request? sendq policy"),
             (["dead", "--after", NOBODY], 2, "--rule"),
