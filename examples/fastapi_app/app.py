@@ -76,7 +76,7 @@ async def bill(
     email: Annotated[str, Form()],
     amount: Annotated[int, Form()],
 ) -> Response:
-    """Both or neither: the invoice, and the mail that brings it."""
+    """Store the invoice and enqueue its mail: both or neither."""
     message = Message(to=[email], subject=f"Invoice {number}", body=f"<p>Please pay {amount} €.</p>")
     try:
         async with AsyncSession(engine) as session, session.begin():

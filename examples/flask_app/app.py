@@ -56,7 +56,7 @@ def invoices(problems: tuple[str, ...] = ()) -> str:
 
 @app.post("/invoices")
 def bill() -> ResponseReturnValue:
-    """Both or neither: the invoice, and the mail that brings it."""
+    """Store the invoice and enqueue its mail: both or neither."""
     email = request.form["email"]
     try:
         number, amount = int(request.form["number"]), int(request.form["amount"])

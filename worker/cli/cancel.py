@@ -26,7 +26,10 @@ MEANING = {
 @dry_run_option("Show what would be cancelled, and change nothing.")
 @json_option
 def cancel(job: str | None, batch: str | None, reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
-    """Cancel JOB, or a batch, and print its state afterwards. Exit status 1 if it had already ended, or is in doubt."""
+    """Cancel JOB, or a batch, and print its state afterwards.
+
+    Exit status 1 if it had already ended in another way, or is in doubt.
+    """
     if (job is None) == (batch is None):
         raise click.UsageError("give either JOB or --batch ID")
     if batch is not None:

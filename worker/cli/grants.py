@@ -31,7 +31,7 @@ STATES = ("open", "held", "closed")
     "--state", multiple=True, type=click.Choice(STATES),
     help="Only grants in this state; repeatable (default: held and closed; with --grant, any).",
 )  # fmt: skip
-@scope_options("grants", grant="Only this grant, also if nothing holds it.")
+@scope_options("grants", grant="Only this grant, even if nothing holds it.")
 @rule_option("Only grants that this rule held or closed.")
 @period_options("Only grants held or closed")
 @page_options(100)

@@ -153,7 +153,8 @@ def _explained(error: Exception) -> int:
             complain(f"{_option_of(problem.field)} {problem.reason}; {problem.remedy}")
         return UNUSABLE
     if isinstance(error, NotFound):
-        complain(f"{error}; see: {'sendq deliveries' if 'delivery' in str(error) else 'sendq jobs'}")
+        lists = "sendq deliveries" if str(error).startswith("there is no delivery") else "sendq jobs"
+        complain(f"{error}; see: {lists}")
         return FAILED
     if isinstance(error, SettingsError | SendqError | EmbeddedError):
         says = str(error).replace(PACKAGE_COMMAND, "sendq migrate")

@@ -70,7 +70,8 @@ def _tell_jobs(seen: Status) -> None:
     from sendq.views.status import CALLS_S, JOBS_MOST
 
     if seen.shut is not None:
-        tell(f"shut since {when(seen.shut.since)}: {seen.shut.says} --since {_iso(seen.shut.known_until)} --reason …")
+        since, until = when(seen.shut.since), _iso(seen.shut.known_until)
+        tell(f"dispatching stopped at {since}: {seen.shut.says} --since {until} --reason …")
         tell()
     jobs = [
         f"{number:,}" + ("+" if state in WAITING and number >= JOBS_MOST else "") for state, number in seen.jobs.items()

@@ -70,7 +70,7 @@ def look(ledger: Engine, queue: SendQueue, batch_id: str, elapsed_s: float) -> S
 def plain_line(scene: Scene) -> str:
     """The snapshot as one line."""
     return (
-        f"{scene.elapsed_s:5.1f} s  sent {scene.count(State.SENT):3d}  on the wire {scene.count(State.SENDING):2d}  "
+        f"{scene.elapsed_s:5.1f} s  sent {scene.count(State.SENT):3d}  in flight {scene.count(State.SENDING):2d}  "
         f"waiting {scene.waiting:3d}  parked {scene.parked:2d}  dead {scene.count(State.DEAD)}  "
         f"batch {scene.batch.progress:4.0%}  {scene.rate:3.0f}/s"
     )
@@ -86,7 +86,7 @@ def live_view(scene: Scene) -> RenderableType:
     table = Table(title="lanes", box=None, pad_edge=False, title_justify="left")
     for column in ("grant", "provider"):
         table.add_column(column)
-    for column in ("sent", "on the wire", "waiting", "dead"):
+    for column in ("sent", "in flight", "waiting", "dead"):
         table.add_column(column, justify="right")
     table.add_column("lane", min_width=26)
     for lane in scene.lanes:

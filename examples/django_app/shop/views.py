@@ -35,7 +35,7 @@ def invoices(request: HttpRequest) -> HttpResponse:
 
 @require_POST
 def bill(request: HttpRequest) -> HttpResponse:
-    """Both or neither: the invoice, and the mail that brings it."""
+    """Store the invoice and enqueue its mail: both or neither."""
     form = Bill(request.POST)
     if not form.is_valid():
         return _list(request, form, status=422)
