@@ -1,6 +1,6 @@
 """A job as it was read: for its turn, or locked for a change.
 
-Named tuples, which cost a quarter of a frozen dataclass to make: thousands are made a second.
+Named tuples, because thousands are made a second and they cost a quarter of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sendq.clock import Micros
 
 
 class ClaimedJob(NamedTuple):
-    """A job of a turn: what it asks for, how far it came, and the body of its request (opened)."""
+    """A job of a turn: what it asks for, how far it has come, and the body of its request (decrypted)."""
 
     id: UUID
     lane_id: UUID
@@ -31,12 +31,12 @@ class ClaimedJob(NamedTuple):
     key_at: Micros | None
     doubt_at: Micros | None
     rule: str | None
-    # Of its payload or, where that is shared, of its batch:
+    # From its payload or, where that is shared, from its batch:
     body: bytes
     content_type: str
     cipher_key: str | None = None
     own_body: bool = True
-    length: int | None = None  # of a request with files; the body is then its opening
+    length: int | None = None  # of a request with files; the body is then its first part
     target: str | None = None
     hard: bool | None = None
     batch_cancel_at: Micros | None = None

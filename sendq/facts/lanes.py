@@ -1,6 +1,6 @@
-"""A lane as it was read, and the wake rows that tell the dispatcher of new jobs in it.
+"""A lane as it was read, and the wake rows that notify the dispatcher of its new jobs.
 
-Named tuples, with one field for each column of its table: thousands are made a second.
+Named tuples, because thousands are made a second; one field for each column of the table.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from uuid import UUID
 
 from sendq.clock import Micros
 
-# Of a pair that stands for a whole application.
+# The provider of a pair that represents a whole application.
 WHOLE_APPLICATION: Final = "*"
 
-# The columns where scans for waiting jobs begin, by priority: no waiting job stands before its floor.
+# The columns where scans for waiting jobs begin, by priority: no waiting job is before its floor.
 FLOORS: Final = ("high_floor", "normal_floor", "low_floor")
 Floors = tuple[Micros, Micros, Micros]
 
@@ -72,12 +72,12 @@ class Lane(NamedTuple):
 
     @property
     def is_offered(self) -> bool:
-        """Whether a turn of it is open that no worker has claimed yet."""
+        """Whether it has an open turn that no worker has claimed yet."""
         return self.turn == "offered"
 
     @property
     def is_claimed(self) -> bool:
-        """Whether a worker carries out a turn of it."""
+        """Whether a worker is carrying out its turn."""
         return self.turn == "claimed"
 
     @property

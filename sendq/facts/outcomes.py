@@ -1,4 +1,4 @@
-"""What became of a job: the attempt, the outcome, the hold that an answer asks for, the page that a listing brought."""
+"""What happened to a job: the attempt, the outcome, the hold an answer asks for, the page a listing returned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sendq.rules.states import Event
 
 
 class Scope(StrEnum):
-    """Whom a decision or a hold concerns."""
+    """What a decision or a hold applies to."""
 
     JOB = "job"
     GRANT = "grant"
@@ -34,9 +34,9 @@ class Sent(StrEnum):
 class Hold:
     """No calls for a scope until a time. ``until`` None closes the lane: its grant must be authorised again.
 
-    by         who holds: ``policy``, or an operator's name
+    by         who made the hold: ``policy``, or an operator's name
     suspected  closed, but the API is asked about the grant before its owner is notified
-    gone       closed for good: the grant exists no more
+    gone       closed for good: the grant no longer exists
     """
 
     scope: Scope
@@ -53,12 +53,12 @@ class Hold:
 
 
 class Attempt(NamedTuple):
-    """A row of ``sendq_attempt``: one call for a job, and what it brought.
+    """A row of ``sendq_attempt``: one call for a job, and its result.
 
     status      of HTTP; None: no answer came
     route       of the policy; None: accepted
     sent        whether the message may have gone out
-    error       cleaned and bounded; holds no address
+    error       redacted and truncated; contains no address
     """
 
     id: UUID
@@ -79,7 +79,7 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one listing brought: at most a page of ids, and the request for the next page (None: it was the last)."""
+    """What one listing returned: at most a page of ids, and the request for the next page (None: it was the last)."""
 
     found: Sequence[str]
     following: bytes | None
@@ -88,7 +88,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one begun job. ``attempt`` is None when no call was made after all."""
+    """The outcome of one begun job. ``attempt`` is None if no call was made."""
 
     id: UUID
     lane_id: UUID
@@ -99,19 +99,19 @@ class Outcome:
     rule: str
     next_at: Micros
     attempt: Attempt | None = None
-    counts: bool = False  # whether it costs the job an attempt
+    counts: bool = False  # whether it uses up one of the job's attempts
     sent: str = Sent.NO
     new_generation: bool = False
     message_id: str | None = None
     page: Page | None = None  # what a listing has found
-    conflict: bool = False  # the API still worked on an earlier request with this key
-    died: bool = False  # the process that the job had for itself died of it
+    conflict: bool = False  # the API was still working on an earlier request with this key
+    died: bool = False  # the job's own process died
     hold: Hold | None = None
-    width: int | None = None  # the lane's calls at once from now on; None: as before
-    spacing: Micros | None = None  # the least time between two modifications, until it has behaved for a while
-    throttled: bool = False  # by an unpublished limit: its calls go further apart
+    width: int | None = None  # the lane's calls at once from now on; None: unchanged
+    spacing: Micros | None = None  # least time between modifications, until the lane goes unthrottled for a while
+    throttled: bool = False  # by an unpublished limit: its calls are spaced further apart
     begun_at: Micros = 0
-    # For logs, metrics and events; nothing of this is written.
+    # For logs, metrics and events; not stored.
     application: str = ""
     provider: str = ""
     grant_id: str = ""

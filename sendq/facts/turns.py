@@ -18,7 +18,7 @@ from sendq.rules.pace import Pacer
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An offered turn: the lane, the fence that makes this turn the only one of that name, and its calls at once."""
+    """An offered turn: the lane, the fence that identifies this turn of it, and its calls at once."""
 
     lane_id: UUID
     fence: int
@@ -27,17 +27,17 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A turn that is ours: its lane as it was at the claim, and its jobs in the order in which they may begin."""
+    """A turn that this worker claimed: its lane as it was then, and its jobs in the order in which they may begin."""
 
     lane: Lane
     jobs: Sequence[ClaimedJob]
     begun: frozenset[UUID]
-    worker: UUID  # whose the turn is; a worker that was taken for dead goes on under another id
-    slots: int  # calls at once that it may make
+    worker: UUID  # its owner; a worker that was presumed dead goes on under another id
+    slots: int  # how many calls it may make at once
     pacer: Pacer  # of its lane, with the begun jobs charged
     starts: Mapping[UUID, Micros]  # when each of the begun jobs may start
     streak: int = 0  # holds of its pair or application since the last success of the pair
-    foreign: frozenset[str] = frozenset()  # operations of a newer version, whose jobs were left to its workers
+    foreign: frozenset[str] = frozenset()  # operations of a newer version; their jobs are left to its workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A turn is over; what it used and learned of the lane's pace.
+    """A turn is over: what it used and learned of the lane's pace.
 
-    ``used`` and ``ready_at`` are the `sendq.rules.pace.Pacer`'s; None leaves what the ledger has.
+    ``used`` and ``ready_at`` are the `sendq.rules.pace.Pacer`'s; None keeps what the ledger has.
     """
 
     lane_id: UUID
@@ -66,7 +66,7 @@ class End:
 
 @dataclass(frozen=True, slots=True)
 class Shrink:
-    """A turn that begins no more, and waits for slow calls, holds only so many slots from now on."""
+    """A turn that begins no more calls and waits for slow ones: it holds only this many slots from now on."""
 
     lane_id: UUID
     fence: int
@@ -75,7 +75,7 @@ class Shrink:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What is committed together. ``proven``: pairs that work, each with the time at which a successful call began."""
+    """What is committed together. ``proven``: pairs that work, each with the time when a successful call began."""
 
     outcomes: Sequence[Outcome] = ()
     begins: Sequence[Begin] = ()
@@ -90,10 +90,10 @@ class Group:
 
 @dataclass(slots=True)
 class Recorded:
-    """What became of a group: the jobs that may go on the wire, and facts that came too late for their turn."""
+    """The result of a group: the jobs whose requests may be sent, and facts that came too late for their turn."""
 
     begun: set[UUID] = field(default_factory=set)
     late: list[Outcome] = field(default_factory=list)
     sent_twice: list[Outcome] = field(default_factory=list)
-    incidents: list[Outcome] = field(default_factory=list)  # whose holds above a grant began something new
+    incidents: list[Outcome] = field(default_factory=list)  # whose holds above a grant began a new incident
     ramps: dict[tuple[str, str], int | None] = field(default_factory=dict)  # of the pairs that were proven

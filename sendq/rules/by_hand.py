@@ -1,4 +1,4 @@
-"""What an operator may answer about a job in doubt, and why an act by hand leaves a job as it is. Pure."""
+"""What an operator may answer about a job in doubt, and why an operator's act is refused for a job. Pure."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from enum import StrEnum
 
 from sendq.clock import SECOND, Micros
 
-# A job that expired before an operator retries or resends it gets this much time: as much as a new send.
+# A job that expired before an operator retries or resends it gets this much more time: as much as a new send.
 EXPIRY: Micros = 72 * 3600 * SECOND
 
 
 class Answer(StrEnum):
-    """What an operator says of a job in doubt."""
+    """An operator's answer about a job in doubt."""
 
     SENT = "sent"  #      it went out
-    RESEND = "resend"  #  send it again, whatever became of it
+    RESEND = "resend"  #  send it again, even if it was sent
     DEAD = "dead"  #      give it up
 
 
@@ -28,9 +28,9 @@ class ResendRefusal(StrEnum):
 class RetryRefusal(StrEnum):
     """Why a dead letter is not retried."""
 
-    PARTLY = "partly"  #        some of its recipients have it, and would get it twice
+    PARTLY = "partly"  #        some of its recipients have it and would get it twice
     MAYBE = "maybe"  #          it is unknown whether it was sent
-    OVERTAKEN = "overtaken"  #  a newer change of the same message was made since, which it could undo
+    OVERTAKEN = "overtaken"  #  a newer change of the same message was made since; the retry could undo it
     CANCELLED = "cancelled"  #  it was cancelled while its call was in flight
     GONE = "gone"  #            its grant no longer exists: it would die again
     FORGOTTEN = "forgotten"  #  its body was erased

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 BITS = {"unread": 1, "starred": 2, "folders": 4, "metadata": 8}
 
-# A deletion leaves nothing of a message as it was.
+# A deletion changes every field.
 EVERY_FIELD = sum(BITS.values())
 
 

@@ -1,7 +1,7 @@
-"""When a job will about go, by its lane's own pace. Pure.
+"""When a job is expected to start, by its lane's pace. Pure.
 
-A prediction, not a promise: it knows the pace, the holds and who is ahead, and takes calls to last as long as they
-usually do. What will be throttled tomorrow it does not know.
+An estimate, not a promise: it knows the pace, the holds and the jobs ahead, and assumes that calls take as long as they
+usually do. It cannot know of future throttling.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from sendq.clock import SECOND, Micros
 from sendq.rules.pace import SENDS, Paced, pacer_of
 
-# How long calls take when nobody says ("Send email", Nylas: about two seconds on average; the others are shorter).
+# How long calls usually take ("Send email", Nylas: about two seconds on average; the others are shorter).
 SEND_TIME: Micros = 2 * SECOND
 OTHER_TIME: Micros = SECOND // 2
 
 
 def predicted(lane: Paced | None, call: str, *, ahead: int, now: Micros, not_before: Micros, width: int = 1) -> Micros:
-    """When the call behind ``ahead`` others starts, about; ``not_before``: its due time, and the end of any hold.
+    """About when the call behind ``ahead`` others starts; ``not_before``: its due time or the end of a hold, if later.
 
     ``lane`` None: there has been no job for that grant yet. ``width``: calls at once that the lane makes.
     """

@@ -1,8 +1,8 @@
 """Which lanes get the next turns. Pure.
 
-Lanes of one (application, provider) stand in the order of their ``next_at``: who has waited longest goes first, and a
-lane that had a turn goes to the back, whatever its backlog. Between the pairs the free slots go round one by one, so
-that ten thousand due Google lanes do not make an Exchange lane wait.
+Lanes of one (application, provider) are ordered by their ``next_at``: the one that has waited longest goes first, and a
+lane that had a turn goes to the back, whatever its backlog. Free slots are dealt to the pairs round-robin, so that ten
+thousand due Google lanes do not make an Exchange lane wait.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Name = TypeVar("Name")
 
 
 def fit(lanes: Sequence[tuple[Lane, int]], room: int) -> list[tuple[Lane, int]]:
-    """As many of the first lanes as have room together; the last may make fewer calls at once to fit."""
+    """The longest prefix of the lanes that fits into ``room``; the last may make fewer calls at once to fit."""
     fitting = []
     for lane, slots in lanes:
         if room <= 0:
@@ -26,10 +26,10 @@ def fit(lanes: Sequence[tuple[Lane, int]], room: int) -> list[tuple[Lane, int]]:
 
 
 def choose(due: Mapping[Name, Sequence[tuple[Lane, int]]], free: int) -> list[tuple[Lane, int]]:
-    """Lanes to serve now: ``due`` gives, for each pair, its due lanes in order with the calls each may make at once.
+    """Lanes to serve now: ``due`` holds, for each pair, its due lanes in order with the calls each may make at once.
 
     A lane is chosen while at least one of the ``free`` slots is left; the last may take a little more than is free,
-    or a wide lane would wait behind narrow ones for ever.
+    or a wide lane would wait behind narrow ones forever.
     """
     queues = [iter(lanes) for lanes in due.values()]
     chosen: list[tuple[Lane, int]] = []

@@ -1,9 +1,9 @@
 """Where the dispatcher's scans begin. Pure.
 
 A row that was changed or deleted stays in its index for as long as any other connection has an old snapshot (a dump, a
-forgotten transaction), and such rows gather exactly where the dispatcher looks: at the lowest id, at the earliest time.
-So it begins where it last found something alive, less a lag for transactions that commit late. That is a shortcut, not
-a truth: every so often it looks at everything, and finds what came in below.
+forgotten transaction), and such rows accumulate exactly where the dispatcher looks: at the lowest id, at the earliest
+time. So a scan begins where the last one found a live row, less a lag for transactions that commit late. That is only
+an optimisation: at intervals it scans everything, and finds rows that were added below.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from sendq.clock import SECOND, Micros
 
-# A transaction that commits later than this after it took its ids and times is found by the next whole look.
+# A transaction that commits later than this after it took its ids and times is found by the next full scan.
 LAG: Micros = 10 * SECOND
 
 WHOLE_EVERY: Micros = 30 * SECOND
@@ -22,7 +22,7 @@ Pair = tuple[str, str]
 
 
 class Floors:
-    """What is known to be dead, by kind; zero: nothing is."""
+    """Below which ids and times only dead rows are known to be, by kind; zero: unknown."""
 
     def __init__(self) -> None:
         self.wake_id = 0
@@ -32,8 +32,8 @@ class Floors:
         self._whole_at: Micros = 0
 
     def begin(self, now: Micros) -> None:
-        """A round begins; every so often it is one that looks at everything, and so is the first after the clock was
-        set back: what was taken "later" than now says nothing.
+        """Begin a round. At intervals, and on the first round after the clock was set back, it scans everything: floors
+        taken at a time after ``now`` mean nothing.
         """
         set_back = now < self._whole_at - WHOLE_EVERY
         if set_back:
@@ -52,7 +52,7 @@ class Floors:
             self.wake_id = max(self.wake_id, self._taken.popleft()[1])
 
     def first_lane(self, pair: Pair, next_at: Micros | None, now: Micros) -> None:
-        """The first lane of a pair wants its turn then (None: none does). Whoever writes later writes later times."""
+        """The first lane of a pair wants its turn then (None: none does). Later writes have later times."""
         self.next_at[pair] = now - LAG if next_at is None else min(next_at, now - LAG)
 
     def first_turn(self, turn_at: Micros | None, now: Micros) -> None:

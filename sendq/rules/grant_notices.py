@@ -1,7 +1,7 @@
 """What a notification about a grant does to its lane. Pure.
 
-Two clocks are compared here. A notification says when something happened by the clock of Nylas; a lane says when we
-closed or opened it by ours, which is later, because a notification takes seconds to minutes. So:
+Two clocks are compared here. A notification has the time of what happened by the clock of Nylas; a lane has the time
+when we closed or opened it by ours, which is later, because a notification takes seconds to minutes. So:
 
     expired, before the lane was last opened            late, its owner has signed in since: nothing
     expired, within `SKEW` after it, or without a time  either may have come first: close, and ask the API at once
@@ -31,11 +31,11 @@ SKEW: Micros = 5 * 60 * SECOND
 
 
 class Kind(Enum):
-    """What a notification says of a grant."""
+    """What a notification says about a grant."""
 
     EXPIRED = auto()  # its owner must sign in again
     SIGNED_IN = auto()  # its owner has signed in
-    CHANGED = auto()  # something about it changed, perhaps that
+    CHANGED = auto()  # something about it changed, perhaps its owner signed in
     DELETED = auto()  # it no longer exists
 
 
@@ -47,13 +47,13 @@ class Change(Enum):
     SUSPECT = auto()  # close, and ask the API about the grant at once
     REOPEN = auto()
     SIGNED_IN = auto()  # remember when: nothing that failed or expired before then closes the lane any more
-    CHECK = auto()  # ask the API about the grant next
+    CHECK = auto()  # ask the API about the grant soon
     GONE = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What to do, and a sentence about it. ``at`` is the time of a sign-in, by our clock."""
+    """What to do, with a sentence that explains it. ``at`` is the time of a sign-in, by our clock."""
 
     change: Change
     says: str

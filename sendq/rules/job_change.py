@@ -1,4 +1,4 @@
-"""What an outcome, the loss of its worker or a cancellation makes of a job. Pure: each returns the columns to set."""
+"""How an outcome, the loss of its worker or a cancel changes a job. Pure: each returns the columns to set."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sendq.rules.states import FINAL, MOVES, Event, State
 
 
 def cancel_event(operation: str, *, may_have_gone_out: bool) -> Event:
-    """What a cancel means for a job that is not tried any more: "cancelled" would be untrue of a mail that is out."""
+    """What a cancel means for a job that is not tried any more: "cancelled" would be wrong for a mail that went out."""
     return Event.DOUBT if may_have_gone_out and not repeatable(operation) else Event.CANCEL
 
 
@@ -41,7 +41,7 @@ def after_outcome(job: LockedJob, outcome: Outcome, *, now: Micros) -> dict[str,
     if outcome.new_generation:
         changes["generation"], changes["key_at"], changes["doubt_at"] = job.generation + 1, None, None
     elif attempt is None and job.key_at == job.begun_at:
-        changes["key_at"] = None  # first used by this beginning, and given back before any request: it is unused still
+        changes["key_at"] = None  # set when this call began, but no request was made: the key is still unused
     if outcome.event is Event.ACCEPT and attempt is not None:
         changes["generation"] = attempt.generation  # the one that went out, which may be an older one
     if state in FINAL:
@@ -50,12 +50,12 @@ def after_outcome(job: LockedJob, outcome: Outcome, *, now: Micros) -> dict[str,
 
 
 def after_loss(job: LockedJob, *, rule: str, died: bool, now: Micros, key_max_age: Micros) -> dict[str, Any]:
-    """The columns of a begun job that change when its worker is lost. One that stopped on purpose has not ``died``."""
+    """The columns of a begun job to set when its worker is lost. One that stopped on purpose has not ``died``."""
     state = MOVES[State.SENDING][_event_of_loss(job, now=now, key_max_age=key_max_age)]
     return {
         "state": state.value,
         "rule": rule,
-        # A worker's death alone makes no poison: a job that runs alone may have been begun beside the one to blame.
+        # A worker's death alone does not make a job poison: it may only have run beside the job that is to blame.
         "deaths": max(job.deaths, min(DEATHS_TOLERATED, job.deaths + died)),
         "turn": None,
         "begun_at": None,
@@ -74,9 +74,9 @@ def _event_of_loss(job: LockedJob, *, now: Micros, key_max_age: Micros) -> Event
 
 
 def sent_with_another_key(job: LockedJob, outcome: Outcome) -> bool:
-    """Whether a "sent" is of another key than the one that the job is known to be sent with: two mails, then.
+    """Whether "sent" was answered for another key than the one that the job is known to be sent with: two mails, then.
 
-    The same key answered twice is one mail: that is what keys are for.
+    The same key answered twice is one mail.
     """
     if outcome.event is not Event.ACCEPT or outcome.attempt is None:
         return False

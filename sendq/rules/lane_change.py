@@ -1,8 +1,8 @@
-"""What one transaction changes in a lane that it has locked, said with verbs. Pure.
+"""What one transaction changes in a lane that it has locked, as verbs. Pure.
 
 A change starts from the lane as it was locked, and collects the columns to set; `sendq.ledger.dispatching.lanes` writes
-them, with the time of the lane's next turn. One incident is one step: what was on the wire when a hold fell neither
-lengthens it nor slows the lane down once more.
+them, with the time of the lane's next turn. One incident counts once: calls that were on the wire when a hold began
+neither lengthen it nor slow the lane down again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sendq.facts.turns import End
 from sendq.rules.pace import BEHAVES_AFTER, relaxed, stretched
 from sendq.rules.states import Event
 
-# Between two questions to the API about one closed grant: rarely, for most people come back within minutes, or not
+# Between two checks of one closed grant with the API: rarely, because most people sign in again within minutes or not
 # today.
 CHECK_FIRST: Micros = 60 * SECOND
 CHECK_MOST: Micros = 15 * 60 * SECOND
@@ -26,12 +26,12 @@ _NO_TURN: Mapping[str, Any] = {"turn": None, "turn_at": None, "turn_worker": Non
 
 
 def pause_after(checks: int) -> Micros:
-    """How long to wait before the next question about a grant after so many: 1, 2, 4 … 15 minutes."""
+    """How long to wait before the next check of a grant after this many: 1, 2, 4 … 15 minutes."""
     return min(CHECK_MOST, CHECK_FIRST << checks)
 
 
 class LaneChange:
-    """The changes of one lane. ``lane`` is as it was locked, ``columns`` are the columns to set."""
+    """The changes to one lane. ``lane`` is the lane as it was locked, ``columns`` are the columns to set."""
 
     __slots__ = ("columns", "lane")
 
@@ -51,24 +51,24 @@ class LaneChange:
     # --- waiting jobs -------------------------------------------------------------------------------------------------
 
     def lower(self, priority: int, at: Micros) -> None:
-        """A job waits again from ``at``: the floor where scans begin must not stand after it."""
+        """A job waits again from ``at``: the floor where scans begin must not be later."""
         floor = FLOORS[priority]
         self.columns[floor] = min(self._now(floor), at)
 
     def scan_all(self) -> None:
-        """Look for waiting jobs from the beginning, whatever the floors say."""
+        """Scan for waiting jobs from the beginning, whatever the floors are."""
         self.columns |= dict.fromkeys(FLOORS, 0)
 
     # --- the turn -----------------------------------------------------------------------------------------------------
 
     def close_turn(self, *, used: str | None = None) -> None:
-        """Take the open turn back. ``used``: the pace that it used, as far as anybody knows."""
+        """Take the open turn back. ``used``: the pace that it used, as far as is known."""
         self.columns |= _NO_TURN
         if used is not None:
             self.columns["used"] = used
 
     def shrink(self, slots: int) -> None:
-        """The open turn holds only so many slots from now on."""
+        """The open turn holds only ``slots`` slots from now on."""
         self.columns["turn_slots"] = slots
 
     def end(self, end: End, *, now: Micros) -> None:
@@ -78,8 +78,8 @@ class LaneChange:
         self.columns |= {"ready_at": end.ready_at, "served_at": now}
         if lane.stretch and end.successes:
             self.columns["stretch"] = relaxed(self._now("stretch"), end.successes)
-        # A hold that fell since the turn began has reset the ramp; the turn must not undo that, whether the hold is in
-        # this transaction or was recorded before.
+        # A hold that began during the turn has reset the ramp; the turn must not undo that, whether the hold is in this
+        # transaction or was recorded before.
         ramp = min(end.ramp, lane.width)
         if lane.held_since is not None and lane.held_since >= (lane.turn_at or 0):
             ramp = min(ramp, lane.ramp)
@@ -88,9 +88,9 @@ class LaneChange:
     # --- what an answer says ------------------------------------------------------------------------------------------
 
     def apply(self, outcome: Outcome, *, now: Micros) -> list[tuple[str, str | None]]:
-        """What an outcome says of its own lane; returns the events that are worth keeping, each with its reason.
+        """Apply an outcome to its own lane; returns the events to record, each with its reason.
 
-        A hold above the grant is none of the lane's.
+        A hold above the grant does not change the lane.
         """
         events: list[tuple[str, str | None]] = []
         if outcome.event is Event.ACCEPT:
@@ -112,12 +112,12 @@ class LaneChange:
         return events
 
     def succeed(self) -> None:
-        """A call was accepted: what went wrong before is over."""
+        """A call was accepted: earlier failures no longer count."""
         if self.lane.streak or self.lane.refused:
             self.columns |= {"streak": 0, "refused": 0, "checks": 0, "announced_at": None}
 
     def narrow(self, width: int) -> int | None:
-        """No more than so many calls at once; returns the new width if it was wider before."""
+        """No more than ``width`` calls at once; returns the new width if it was wider before."""
         before = self._now("width")
         width = max(1, min(before, width))
         narrower = width < before
@@ -125,18 +125,18 @@ class LaneChange:
         return width if narrower else None
 
     def space(self, spacing: Micros, *, now: Micros) -> None:
-        """Keep at least so much time between two modifications, until the lane has behaved for a while."""
+        """Keep at least ``spacing`` between two modifications, until the lane has not been throttled for a while."""
         self.columns |= {"spacing": max(self._now("spacing"), spacing), "spacing_until": now + BEHAVES_AFTER}
 
     def slow_down(self, *, begun_at: Micros) -> None:
-        """An unpublished limit throttled a call begun then: calls go further apart."""
+        """An unpublished limit throttled a call begun at ``begun_at``: space calls further apart."""
         lane = self.lane
         if lane.held_since is None or begun_at >= lane.held_since:
             self.columns["stretch"] = stretched(lane.stretch)
 
     def hold(self, hold: Hold, until: Micros, *, begun_at: Micros, now: Micros) -> bool:
-        """No calls until then, and one at first after it; False: an earlier answer of the same incident said so, or
-        the lane is held for longer.
+        """No calls until ``until``, and a single one first after it; False: an earlier answer of the same incident
+        already began the hold, or the lane is held for longer.
         """
         held_since = self._now("held_since")
         if (held_since is not None and begun_at < held_since) or until < (self.lane.held_until or 0):
@@ -146,9 +146,9 @@ class LaneChange:
         return True
 
     def refuse(self, hold: Hold, *, begun_at: Micros, now: Micros) -> str | None:
-        """An answer to a call begun then says that the grant must be authorised again; returns the event, if any.
+        """A call begun at ``begun_at`` was refused: the grant must be authorised again; returns the event, if any.
 
-        What was begun before the lane was last opened does not close it again, and a suspicion adds nothing to a lane
+        A call begun before the lane was last opened does not close it again, and a suspicion does not change a lane
         that is closed.
         """
         lane = self.lane
@@ -156,7 +156,7 @@ class LaneChange:
         known = closed and (hold.suspected or not self._now("suspected"))
         if known or (lane.opened_at is not None and begun_at < lane.opened_at):
             return None
-        # As many questions as there were since the last success: they come ever more rarely.
+        # The number of checks since the last success is kept: they become rarer.
         check_at = now if hold.suspected else now + pause_after(lane.checks)
         self.close(hold.rule, at=now, check_at=check_at, suspected=hold.suspected, gone=hold.gone)
         if hold.gone:
@@ -166,19 +166,19 @@ class LaneChange:
     # --- holding, closing and opening ---------------------------------------------------------------------------------
 
     def hold_until(self, until: Micros, *, since: Micros, rule: str, by: str) -> None:
-        """No calls until then."""
+        """No calls until ``until``."""
         self.columns |= {"held_until": until, "held_since": since, "held_rule": rule, "held_by": by}
 
     def release(self) -> None:
-        """The hold is over, and was no incident: the lane goes on as before it."""
+        """The hold is over and was not an incident: the lane continues as before it."""
         self.columns |= {"held_until": None, "held_since": None, "held_rule": None}
 
     def release_by_hand(self) -> None:
-        """The hold is over; one call at first."""
+        """The hold is over; a single call first."""
         self.columns |= {"held_until": None, "ramp": 1}
 
     def restart(self) -> None:
-        """One call at first."""
+        """A single call first."""
         self.columns["ramp"] = 1
 
     def close(
@@ -194,15 +194,15 @@ class LaneChange:
         }
 
     def restart_checks(self) -> None:
-        """The next question about the grant counts as the first."""
+        """The next check of the grant counts as the first."""
         self.columns["checks"] = 0
 
     def confirm(self, *, now: Micros) -> None:
-        """What was suspected is certain: the API itself says that the grant is invalid."""
+        """The suspicion is confirmed: the API itself says that the grant is invalid."""
         self.columns |= {"suspected": False, "check_at": now + pause_after(max(0, self.lane.checks - 1))}
 
     def reopen(self, *, now: Micros) -> None:
-        """Open a closed lane, with one call at first."""
+        """Open a closed lane, with a single call first."""
         self.columns |= {
             "closed_at": None,
             "closed_rule": None,
@@ -216,13 +216,13 @@ class LaneChange:
         }
 
     def reopen_authorised(self, *, now: Micros) -> None:
-        """Open it because its owner has signed in: what went wrong before is over."""
+        """Open it because its owner has signed in: earlier failures no longer count."""
         self.reopen(now=now)
         self.columns |= {"streak": 0, "refused": 0}
 
     def reopen_on_trial(self, *, now: Micros) -> None:
-        """Open it because the API says so. Until a call succeeds, what was asked and announced is remembered: the next
-        question comes later, and nobody is notified twice.
+        """Open it because the API says that the grant is valid. Until a call succeeds, checks and notices are
+        remembered: the next check comes later, and no owner is notified twice.
         """
         lane = self.lane
         self.reopen(now=now)

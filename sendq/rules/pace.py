@@ -1,9 +1,9 @@
 """How fast a lane may go, and when it wants its next turn. Pure: no clock, no ledger.
 
-A provider counts in units of its own, over windows of its own ("6,000 units a minute, a send costs 100"). Each such
-limit is kept as a bucket that fills evenly (GCRA): a few calls at once are fine, and from then on they go at the rate
-that the limit allows in the long run. In any window of a provider's, wherever it begins, `KEPT` of the limit is used
-at the most. A lane is in one turn at a time, so this is exact without anything shared.
+Each provider counts in its own units over its own windows ("6,000 units a minute, a send costs 100"). Each such limit
+is kept as a bucket that fills evenly (GCRA): a short burst is allowed, and after it calls go at the rate that the limit
+allows in the long run. In any window of a limit, wherever it begins, at most `KEPT` of the limit is used. A lane is in
+one turn at a time, so this is exact without shared state.
 
 The widths are ours, below what each provider allows (calls at once for one mailbox), because a send is several calls
 to the provider behind Nylas's one.
@@ -22,17 +22,17 @@ from sendq.clock import SECOND, Micros
 
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
-# What a call is to a limit: a job's operation, and for sends with attachments as parts a name of their own.
+# The kinds of calls that limits know: a job's operation, and a separate name for sends with attachments as parts.
 CALLS = ("send", "multipart", "modify", "delete", "list")
 SENDS = ("send", "multipart")
 
 MINUTE: Micros = 60 * SECOND
 HOUR: Micros = 60 * MINUTE
 
-# Of what a provider allows in a window, this much is used: requests arrive a little earlier or later than they start.
+# The share of a provider's limit that is used in a window: requests arrive a little earlier or later than they start.
 KEPT = 0.98
 
-# Of a limit, this much may go at once; so much less is left for the rest of its window.
+# The share of a limit that may go at once; the rest of its window has that much less.
 BURST_SHARE = 0.05
 
 
@@ -40,7 +40,7 @@ BURST_SHARE = 0.05
 class Limit:
     """``units`` in any ``window`` (microseconds), of which a call costs ``costs[call]``; others are not counted.
 
-    There must be units for two of the dearest calls at least, or "a few at once" and "evenly" are one thing.
+    There must be units for at least two of the most expensive calls, or no burst is possible.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Limit:
 
     @property
     def burst(self) -> float:
-        """Units that may go at once; at least the dearest call."""
+        """Units that may go at once; at least the most expensive call."""
         return max(self.units * BURST_SHARE, max(self.costs.values()))
 
     @property
@@ -63,7 +63,7 @@ class Limit:
 class Pace:
     """``width``: calls at once. ``daily``: messages in 24 hours, None: as many as the limits allow.
 
-    ``learns``: nobody publishes the limit, so throttles stretch the pace and successes relax it.
+    ``learns``: the limit is not published, so throttles stretch the pace and successes relax it.
     """
 
     width: int
@@ -84,7 +84,7 @@ NYLAS = (
 _GMAIL = {"send": 100, "multipart": 100, "modify": 5, "delete": 5, "list": 105}
 # One send is several requests to Graph: draft, upload, send, and reading it back (`Nylas-Provider-Request-Count`).
 _GRAPH = {"send": 4, "multipart": 5, "modify": 1, "delete": 1, "list": 1}
-# Not documented; a send, and reading it back.
+# Not documented: a send, and reading it back.
 _EXCHANGE = {"send": 2, "multipart": 2, "modify": 1, "delete": 1, "list": 2}
 _SENDS = dict.fromkeys(SENDS, 1)
 
@@ -96,7 +96,7 @@ PACES: dict[str, Pace] = {
     "microsoft": Pace(
         2, (*NYLAS, Limit("messages", 30, MINUTE, _SENDS), Limit("requests", 10_000, 10 * MINUTE, _GRAPH))
     ),
-    # 400 commands in 10 minutes, then 20 minutes of silence: never two at once.
+    # 400 commands in 10 minutes, above that blocked for 20 minutes: never two at once.
     "ews": Pace(1, (*NYLAS, Limit("commands", 400, 10 * MINUTE, _EXCHANGE))),
     "imap": Pace(1, NYLAS, learns=True),  # SMTP servers count connections, and publish no limits
     "icloud": Pace(1, NYLAS),
@@ -109,16 +109,16 @@ PACES: dict[str, Pace] = {
 
 
 def pace_of(provider: str) -> Pace:
-    """The pace of a lane whose provider is ``provider``, when nobody has said otherwise."""
+    """The default pace of a lane whose provider is ``provider``."""
     return PACES.get(provider, PACES["unknown"])
 
 
 def call_of(operation: str, form: str | None) -> str:
-    """What a job's call is to the limits; ``form``: how its message travels, None for what is no message."""
+    """The kind of call that a job makes, as limits know it; ``form``: how its message is sent, None if it has none."""
     return "multipart" if operation == "send" and form not in (None, "json") else operation
 
 
-# --- a pace of one's own ----------------------------------------------------------------------------------------------
+# --- a lane's own pace ------------------------------------------------------------------------------------------------
 
 
 def written(pace: Pace) -> str:
@@ -138,17 +138,17 @@ def read(text: str | None, provider: str) -> Pace:
 
 # --- what has been used of it -----------------------------------------------------------------------------------------
 
-# Throttled by a provider without published limits, a lane keeps this distance between calls, twice as much each time,
-# and a little less with each success.
+# A lane that is throttled by a provider without published limits keeps this distance between calls: doubled by each
+# throttle, and a little less after each success.
 STRETCH_FIRST: Micros = 1 * SECOND
 STRETCH_MOST: Micros = 60 * SECOND
 STRETCH_LEAST: Micros = SECOND // 20
 RELAXED = 0.95
 
-# Requests arrive a little earlier or later than they start; what must be a second apart starts a little further apart.
+# Requests arrive a little earlier or later than they start: calls that must be a second apart start further apart.
 APART = 1.1
 
-# How long a lane must behave before it may leave the distance that it was told to keep between modifications.
+# How long a lane must go without a throttle before it may drop the distance that it has to keep between modifications.
 BEHAVES_AFTER: Micros = 10 * MINUTE
 
 
@@ -158,14 +158,14 @@ def stretched(stretch: Micros) -> Micros:
 
 
 def relaxed(stretch: Micros, successes: int) -> Micros:
-    """The distance between calls after some successes; none once it is hardly one any more."""
+    """The distance between calls after some successes; zero once it is negligible."""
     left = round(stretch * RELAXED**successes)
     return left if left >= STRETCH_LEAST else 0
 
 
 @dataclass(slots=True)
 class Pacer:
-    """When the next call of a lane may start. Made of what the ledger keeps; `take` charges a call.
+    """When the next call of a lane may start. Made from what the ledger keeps; `take` charges a call.
 
     ``spacing`` is the least time between two modifications, ``stretch`` between any two calls (microseconds).
     """
@@ -173,7 +173,7 @@ class Pacer:
     pace: Pace
     spacing: Micros = 0
     stretch: Micros = 0
-    # By limit: when its bucket would be full again. Then: when the next modification, and the next call, may start.
+    # By limit: when its bucket would be full again. Below: when the next modification, and the next call, may start.
     full_at: list[float] = field(default_factory=list)
     modify_at: Micros = 0
     call_at: Micros = 0
@@ -189,7 +189,7 @@ class Pacer:
         return json.dumps([*used, self.hours] if self.hours else used, separators=(",", ":"))
 
     def start(self, call: str, now: Micros) -> Micros:
-        """The earliest start of such a call, if no other goes before it."""
+        """The earliest start of this kind of call, if no other goes before it."""
         at = float(max(now, self.call_at))
         if call not in SENDS:
             at = max(at, self.modify_at)
@@ -202,7 +202,7 @@ class Pacer:
         return ceil(at)
 
     def start_of(self, number: int, call: str, now: Micros) -> Micros:
-        """About when the ``number``-th of so many such calls starts, if nothing but the pace is in their way."""
+        """About when the ``number``-th of such calls starts, if only the pace delays them."""
         at = float(self.start(call, now) + (number - 1) * self._distance(call))
         for limit, full_at in zip(self.pace.limits, self.full_at, strict=True):
             cost = limit.costs.get(call, 0)
@@ -216,7 +216,7 @@ class Pacer:
         return max(self.stretch, 0 if call in SENDS else self.spacing)
 
     def take(self, call: str, at: Micros) -> None:
-        """Such a call starts then."""
+        """Charge a call of this kind that starts at ``at``."""
         for position, limit in enumerate(self.pace.limits):
             cost = limit.costs.get(call, 0)
             if cost:
@@ -230,22 +230,22 @@ class Pacer:
             self.hours[hour] = self.hours.get(hour, 0) + 1
 
     def modified(self, at: Micros) -> None:
-        """A modification really starts then, which may be later than it might have."""
+        """Note that a modification started at ``at``, which may be later than was planned."""
         self.modify_at = max(self.modify_at, at + round(self.spacing * APART))
 
     def drain(self, now: Micros) -> None:
-        """Nobody knows what was used last (its worker died): no calls at once before the buckets have filled again."""
+        """It is unknown what was used last (its worker died): no bursts before the buckets have filled again."""
         self.full_at = [
             max(full_at, now + limit.burst * limit.interval)
             for limit, full_at in zip(self.pace.limits, self.full_at, strict=True)
         ]
 
     def ready_at(self, now: Micros) -> Micros:
-        """The earliest start of any call: of the cheapest."""
+        """The earliest start of any call, which is that of the cheapest."""
         return min(self.start("send", now), self.start("modify", now))
 
     def _day_allows(self, daily: int, now: Micros) -> Micros:
-        """When the day's budget has room again: as the oldest hours leave the last 24."""
+        """When the day's budget has room again: when the oldest hours leave the last 24."""
         this = now // HOUR
         recent = sorted((hour, sent) for hour, sent in self.hours.items() if hour > this - DAY_HOURS)
         left = sum(sent for _, sent in recent)
@@ -264,7 +264,7 @@ DAY_HOURS = 25
 def pacer(
     pace: Pace, used: str | None, *, now: Micros, spacing: Micros = 0, spacing_until: Micros = 0, stretch: Micros = 0
 ) -> Pacer:
-    """The pacer of a lane: its pace, and what the ledger keeps of its use. Another number of limits begins anew."""
+    """The pacer of a lane: its pace and stored use. If the number of limits has changed, their use starts at zero."""
     made = Pacer(pace, spacing=spacing if now < spacing_until else 0, stretch=stretch)
     if used is not None:
         full_at, made.modify_at, made.call_at, *hours = json.loads(used)
@@ -275,7 +275,7 @@ def pacer(
 
 
 class Paced(Protocol):
-    """A lane, as far as its pace goes."""
+    """The fields of a lane that its pace depends on."""
 
     @property
     def provider(self) -> str: ...
@@ -292,7 +292,7 @@ class Paced(Protocol):
 
 
 def pacer_of(lane: Paced, *, now: Micros) -> Pacer:
-    """What a lane says of when its next call may start."""
+    """The pacer of a lane as the ledger has it."""
     return pacer(
         read(lane.pace, lane.provider),
         lane.used,
@@ -308,7 +308,7 @@ def next_turn_at(
 ) -> Micros | None:
     """When a lane next wants a turn, given when its first waiting job is due; None: not by itself.
 
-    A closed lane (reauth required) wants none until somebody opens it.
+    A closed lane (reauth required) wants none until it is opened.
     """
     if closed or waiting_at is None:
         return None
@@ -316,27 +316,27 @@ def next_turn_at(
 
 
 # An application or provider whose last success is older than this has to prove itself again: its key may have been
-# revoked meanwhile, and 500 calls would be on the wire before the first 401 is back.
+# revoked meanwhile, and 500 calls would be on the wire before the first 401 comes back.
 PROVEN_FOR: Micros = 10 * 60 * SECOND
 
-# From here on a pair's ramp is no limit any more: more calls at once than most installations make.
+# From this value on a pair's ramp does not limit any more: it is more calls at once than most installations make.
 RAMP_MOST = 512
 
 
-# How long a call of a pair that has to prove itself may take before others of that pair need not wait for it: one
-# mailbox that hangs says nothing about the application's key.
+# How long other calls wait for a call of a pair that has to prove itself: one mailbox that hangs says nothing about the
+# application's key.
 PROBE_PATIENCE: Micros = 2 * SECOND
 
 
 def probing_room(ramp: int, *, young: int, old: int) -> int:
     """How many more calls a pair may begin while it is not known to work.
 
-    ``young`` calls were begun within `PROBE_PATIENCE`, ``old`` ones before and have no answer yet: each of those lets
-    one more go, so that with calls that hang the number doubles as it does with calls that succeed.
+    ``young`` calls were begun within `PROBE_PATIENCE`; ``old`` ones were begun before and have no answer yet. Each old
+    one allows one more, so that the number doubles with calls that hang as it does with calls that succeed.
     """
     return ramp + old - young
 
 
 def next_ramp(ramp: int, width: int, *, succeeded: bool) -> int:
-    """Slow start: how many calls may run at once next, doubled after a success up to ``width``, else unchanged."""
+    """Slow start: the next number of calls at once; doubled after a success up to ``width``, else unchanged."""
     return min(width, ramp * 2) if succeeded else ramp

@@ -1,4 +1,4 @@
-"""Which pace a lane keeps: its provider's, changed by what was said of its application, provider or grant. Pure."""
+"""Which pace a lane keeps: its provider's, changed by the rules for its application, provider or grant. Pure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PaceRule:
-    """What somebody said of some lanes. What is None is left as it was.
+    """A setting for the pace of some lanes. None leaves a value unchanged.
 
     It concerns one grant, or the lanes of an ``application`` or of a ``provider`` or of both. ``limits`` changes the
-    provider's by their names; None takes one away. ``daily`` is a budget of messages in 24 hours.
+    provider's limits by name; None removes one. ``daily`` is a budget of messages in 24 hours.
     """
 
     application: str | None = None
@@ -34,11 +34,11 @@ class PaceRule:
 
     @property
     def rank(self) -> tuple[bool, bool, bool]:
-        """How specific it is: a grant before a provider before an application."""
+        """How specific it is: a grant over a provider over an application."""
         return self.grant is not None, self.provider is not None, self.application is not None
 
     def concerns(self, application: str, provider: str, grant_id: str) -> bool:
-        """Whether it is about this lane."""
+        """Whether it applies to this lane."""
         return (
             self.application in (None, application)
             and self.provider in (None, provider)
@@ -46,7 +46,7 @@ class PaceRule:
         )
 
     def applied(self, pace: Pace) -> Pace:
-        """That pace, changed."""
+        """The pace with this rule applied."""
         limits = [changed for limit in pace.limits if (changed := self._limit(limit)) is not None]
         return replace(
             pace,
@@ -66,15 +66,15 @@ class PaceRule:
 
 
 class Paces:
-    """Every lane's pace. Where several rules concern a lane, each has its say and the most specific one the last."""
+    """Every lane's pace. If several rules concern a lane, all are applied, the most specific last."""
 
     def __init__(self, rules: Sequence[PaceRule] = (), providers: Mapping[str, str] | None = None) -> None:
-        """``providers``: by application, whose provider is the same for all of its grants."""
+        """``providers``: for applications whose grants all have the same provider, that provider by application."""
         self.rules = tuple(sorted(rules, key=lambda rule: rule.rank))
         self._providers = dict(providers or {})
 
     def provider(self, application: str, said: str | None) -> str:
-        """Whose the grants of an application are, unless somebody ``said`` it of this one."""
+        """The provider of an application's grants, unless ``said`` names this grant's."""
         return said or self._providers.get(application, "unknown")
 
     def of(self, application: str, provider: str, grant_id: str) -> Pace:
@@ -86,7 +86,7 @@ class Paces:
         return pace
 
     def own(self, application: str, provider: str, grant_id: str) -> str | None:
-        """The pace as the lane keeps it: None, if it is simply its provider's."""
+        """The pace as the lane stores it: None if it is its provider's default."""
         if not self.rules:
             return None
         pace = self.of(application, provider, grant_id)

@@ -1,4 +1,4 @@
-"""What must hold directly before a call. Pure; asked at the claim and again, job by job, before the wire."""
+"""What must hold directly before a call. Pure; checked at the claim, and again for each job before its request."""
 
 from __future__ import annotations
 
@@ -7,39 +7,40 @@ from typing import Protocol
 from sendq.clock import SECOND, Micros
 from sendq.rules.states import Event
 
-# A key is valid for one hour from its first request and then sends anew ("Idempotent send", Nylas). With this much
-# less, clocks may differ and a call may take its whole read timeout.
+# A key is valid for one hour from its first request; after that it sends again ("Idempotent send", Nylas). The margin
+# allows for clocks that differ and a call that takes its whole read timeout.
 KEY_MAX_AGE: Micros = 45 * 60 * SECOND
 
-# Clocks of machines that are kept in step differ by less, and the quarter of an hour between `KEY_MAX_AGE` and the
-# key's end has room for it beside a request's longest time.
+# Clocks of synchronised machines differ by less, and the quarter of an hour between `KEY_MAX_AGE` and the key's end has
+# room for it beside a request's longest time.
 CLOCK_TOLERANCE: Micros = 5 * 60 * SECOND
 
-# What this version can carry out. Any other was enqueued by a newer one, and is left to its workers.
+# What this version can carry out. Any other operation was enqueued by a newer version and is left to its workers.
 OPERATIONS = frozenset({"send", "modify", "delete", "list"})
 FORMS = frozenset({None, "json", "multipart", "mime"})
 
 
 def repeatable(operation: str) -> bool:
-    """Whether doing it twice is as good as once. Of what this version does not know, the worst is believed."""
+    """Whether doing it twice has the same effect as once. Unknown operations are assumed unsafe to repeat."""
     return operation in OPERATIONS and operation != "send"
 
 
-# So many workers may die while a job is begun, by whatever cause; from then on it runs alone in a process of its own. A
-# death there is counted on top of these, and only that makes it poison.
+# After this many workers died, for whatever cause, while a job was begun, it runs alone in a separate process. A death
+# there is counted on top of these, and only that makes it poison.
 DEATHS_TOLERATED = 2
 
 
 def trusted_age(key_max_age: Micros, *, now: Micros, highest: Micros) -> Micros:
-    """Up to which age keys are trusted now: to none at all while the clock runs behind the highest time seen.
+    """Up to which age keys are trusted now; none is while the clock is behind the highest time seen.
 
-    Whoever set it back, or whoever was ahead: ages of keys cannot be told then, and one that looks young may be over.
+    Whether this clock was set back or another one was ahead: the ages of keys are unknown then, and a key that looks
+    young may have expired.
     """
     return 0 if now < highest - CLOCK_TOLERANCE else key_max_age
 
 
 class Startable(Protocol):
-    """What is known of a job that is about to begin."""
+    """What is known about a job that is about to begin."""
 
     @property
     def operation(self) -> str: ...
@@ -54,11 +55,11 @@ class Startable(Protocol):
 
 
 def objection(job: Startable, *, now: Micros, key_max_age: Micros = KEY_MAX_AGE) -> Event | None:
-    """What happens to the job instead of the call; None: nothing speaks against it.
+    """What happens to the job instead of the call; None: the call may be made.
 
-    A send whose last outcome is unknown goes again under the same key only while that key still tells repeats from
-    new mail; a first use that lies ahead of the clock tells nothing. A job past its time expires, but only if it surely
-    never went out. Poison is not tried again.
+    A send whose last outcome is unknown is repeated under the same key only while the API still recognises repeats by
+    that key; a first use that lies in the clock's future proves nothing. A job past its expiry expires, but only if it
+    certainly never went out. Poison is not tried again.
     """
     if job.deaths > DEATHS_TOLERATED:
         return Event.GIVE_UP if repeatable(job.operation) or job.doubt_at is None else Event.DOUBT

@@ -1,4 +1,4 @@
-"""How far a batch is, and when it may be done. Pure: rows and times come in as arguments."""
+"""How far a batch has come, and when it may be done. Pure: rows and times are arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RATE_WINDOW: Micros = 60 * SECOND
 
 
 class Walked(Protocol):
-    """What is read of a batch here."""
+    """The fields of a batch that are read here."""
 
     @property
     def walk(self) -> str | None: ...
@@ -24,20 +24,20 @@ class Walked(Protocol):
 
 
 def jobs_ended(sums: Mapping[str, int]) -> int:
-    """Jobs that have come to an end, listings not among them."""
+    """Jobs that have ended, without listings."""
     return sum(sums.get(state.value, 0) for state in FINAL)
 
 
 def listings_ended(sums: Mapping[str, int]) -> int:
-    """Listings that have come to an end: the last page was listed, or a page was given up, cancelled, or expired."""
+    """Listings that have ended: the last page was listed, or a page was given up, cancelled or expired."""
     return sum(sums.get(f"list:{state.value}", 0) for state in FINAL)
 
 
 def walk_is_complete(batch: Walked, sums: Mapping[str, int]) -> bool:
     """Whether the messages that a walk has found may be changed now.
 
-    Of a query every page must have been listed, for changes would shift those that were not. Threads do not depend on
-    one another: one that cannot be listed does not keep back the others.
+    All pages of a query must have been listed, because changes would shift the others. Threads do not depend on one
+    another: one that cannot be listed does not hold up the rest.
     """
     if batch.cancel_at is not None:
         return False
@@ -45,10 +45,10 @@ def walk_is_complete(batch: Walked, sums: Mapping[str, int]) -> bool:
 
 
 def ended(batch: Walked, sums: Mapping[str, int], *, total: int | None) -> bool:
-    """Whether nothing more happens to a batch by itself: its last job, and its last listing, have ended."""
+    """Whether a batch is over, unless an operator acts: its last job and its last listing have ended."""
     if listings_ended(sums) < batch.listings:
         return False
-    if total is None:  # the walk stopped, and what it had found before stays as it is
+    if total is None:  # the walk stopped; what it had found is not changed
         return not walk_is_complete(batch, sums)
     return jobs_ended(sums) == total
 
@@ -65,18 +65,18 @@ def walk_state(batch: Walked, sums: Mapping[str, int], *, total: int | None, mak
 
 
 def rate(ended_lately: int, *, over: Micros) -> float:
-    """Jobs a second, of those that ended in the last minute; ``over``: since the first of them did.
+    """Jobs a second, of those that ended in the last minute; ``over``: the time since the first of them ended.
 
-    Not over the whole minute: after a walk, or a hold, the first seconds tell how fast it goes on.
+    Not over the whole minute: after a walk or a hold, the first seconds show the new rate.
     """
     return max(0, ended_lately) / (max(SECOND, over) / SECOND)
 
 
 def eta(waiting: int, *, rate: float, paced_at: Micros, held_until: Micros, closed: bool, now: Micros) -> Micros | None:
-    """When the last waiting job should be done, as things are; None while the lane is closed: that cannot be told.
+    """When the last waiting job should be done; None while the lane is closed, because nobody can know.
 
-    ``paced_at``: when its lane's own pace lets the last of so many start, from now on; it may go no faster. Before
-    anything has been done, that is all that is known.
+    ``paced_at``: when the lane's pace lets the last of the waiting jobs start; it cannot be faster. Before any job has
+    ended, nothing else is known.
     """
     if closed:
         return None

@@ -1,18 +1,18 @@
-"""Reconcile: what a look into the mailbox says about a send whose outcome nobody knows. Pure.
+"""Reconcile: what a look into the mailbox proves about a send whose outcome is unknown. Pure.
 
-    in doubt ─▶ two early looks: found is found, however early; not found says nothing yet
+    in doubt ─▶ two early looks: found is final, however early; not found proves nothing yet
                 │
                 ▼  the key's hour is over, and the index has had time since the last request
-             looks that count, at first 5 minutes apart, then ever more rarely
+             looks that count, at first 5 minutes apart, then less and less often
                 ├─ found by either mark ────────────────────────▶ sent
                 ├─ absent, proven twice ────────────────────────▶ a new generation (or expired, cancelled, given up)
-                └─ anything else ───────────────────────────────▶ stays; after `Delays.look_for` the job's choice
+                └─ anything else ───────────────────────────────▶ stays; after `Delays.look_for` the job's `Choice`
 
-A message counts as found only if it *shows* one of its two marks. It counts as absent only if the question by the
-metadata pair was answered and a listing was read whole that covers the attempts and shows, by the same mark, another
-job's message that was accepted later: then the index is alive, and this provider keeps the header. Nothing follows from
-a subject or a recipient, and nothing from a missing pair alone, for whether a send that timed out is ever indexed is
-documented nowhere.
+A message counts as found only if it *shows* one of its two marks. It counts as absent only if the query by the metadata
+pair was answered, and a listing that covers the attempts was read to its end and shows, by the same mark, another job's
+message that was accepted later: then the index works, and this provider keeps the header. A subject or a recipient
+proves nothing, and neither does a missing pair alone, because it is not documented whether a send that timed out is
+ever indexed.
 """
 
 from __future__ import annotations
@@ -28,60 +28,61 @@ from sendq.rules.states import Event
 # "Idempotent send": a key lives one hour from its first request. Until then a repeat could still be on its way.
 KEY_LIFE: Micros = 3600 * SECOND
 
-# The longest that the API works on a request, whichever of its pages is right (90, 120 or 150 s).
+# The longest that the API works on a request, whichever page of its documentation is right (90, 120 or 150 s).
 LONGEST_REQUEST: Micros = 150 * SECOND
 
 # And how long a body of 25 MB may take to go out before that, as the client has it (100,000 bytes a second).
 LONGEST_UPLOAD: Micros = 270 * SECOND
 _UPLOADED = frozenset({"multipart", "mime"})
 
-# Found is found: most messages show within minutes, and who waits for an answer should not wait for an hour. Asked
-# twice, when the request is surely over and once more: a question costs the account as much as several modifications.
+# A message that is found is proof at any time: most appear within minutes, and callers should not have to wait an hour.
+# Only two early looks, the first when the request is surely over: a look costs the account as much as several
+# modifications.
 EARLY_LOOKS: tuple[Micros, ...] = (180 * SECOND, 20 * 60 * SECOND)
 
-# Between two looks that count: 5, 10, 20, … minutes, up to 6 hours. Absence is shown by two of them, 5 minutes apart:
-# a page that was served from a stale copy is not served from it twice.
+# Between two looks that count: 5, 10, 20, … minutes, up to 6 hours. Absence takes two of them, 5 minutes apart: a page
+# that was served from a stale copy is not served from it twice.
 APART: Micros = 5 * 60 * SECOND
 RAREST: Micros = 6 * 3600 * SECOND
 MISSES_NEEDED = 2
 
-# An API that does not answer is left alone for as long as its own outages tend to last; it does not count as a look.
+# An API that does not answer is not asked for about as long as its outages last; it does not count as a look.
 REFUSED_PAUSE: Micros = 15 * 60 * SECOND
 
-# What happens by itself happens after so many answered questions at least, however much time was spent in holds.
+# The choice is acted on only after at least this many answered looks, however much time was spent in holds.
 LOOKS_LEAST = 3
 
 
 class Choice(StrEnum):
-    """What happens by itself once looking was in vain for `Delays.look_for`."""
+    """What happens automatically when looks have not settled a job within `Delays.look_for`."""
 
-    WAIT = "wait"  #      nothing: a person settles it; looks go on
-    RESEND = "resend"  #  it is sent again, at the risk that somebody gets it twice
-    DEAD = "dead"  #      it is given up; so it is when its absence is proven
+    WAIT = "wait"  #      nothing: an operator resolves it; looks go on
+    RESEND = "resend"  #  it is sent again, at the risk that a recipient gets it twice
+    DEAD = "dead"  #      it is given up; also when its absence is proven
 
 
 class Seen(StrEnum):
-    """What a look met."""
+    """The result of a look."""
 
     FOUND = "found"
     ABSENT = "absent"  #    proven
     EARLY = "early"  #      not there, at a time that proves nothing
     SILENT = "silent"  #    not there, and no later message that shows the listing to be up to date
     CROWDED = "crowded"  #  more messages of that time than one look reads
-    DRAFT = "draft"  #      there as a draft only: who knows whether it is about to go
-    REFUSED = "refused"  #  the question was not answered
+    DRAFT = "draft"  #      there, but only as a draft: it may be about to be sent
+    REFUSED = "refused"  #  a query was not answered
 
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """Settings: ``settle`` for the index after the last request; ``look_for``: until the choice is acted on."""
+    """Settings: ``settle``: time for the index after the last request; ``look_for``: until the choice is acted on."""
 
     settle: Micros
     look_for: Micros
 
 
 class Doubt(Protocol):
-    """What is known of a job in doubt."""
+    """What is known about a job in doubt."""
 
     @property
     def form(self) -> str | None: ...
@@ -103,11 +104,11 @@ class Doubt(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look brought.
+    """The answers of one look.
 
-    ``answered``: both questions were. ``whole``: the listing was read to its end. ``found``: the id of a message that
-    shows one of the marks. ``draft``: one does, and is a draft. ``later``: the marks of other jobs' messages in the
-    same listing that may have been accepted later; which of them were, the ledger knows.
+    ``answered``: both queries were. ``whole``: the listing was read to its end. ``found``: the id of a message that
+    shows one of the marks. ``draft``: a draft shows one. ``later``: the marks of other jobs' messages in the same
+    listing that may have been accepted later; the ledger knows which of them were.
     """
 
     answered: bool
@@ -118,12 +119,12 @@ class Look:
 
 
 def last_request(job: Doubt) -> Micros:
-    """When the last request may have been made that could have sent it."""
+    """The latest time at which a request that could have sent it may have been made."""
     return max(job.doubt_at or 0, job.key_at or 0) or job.due_at
 
 
 def request_over(job: Doubt) -> Micros:
-    """When the last request was over, whoever is right about how long the API works on one."""
+    """When the last request was surely over, by the longest documented time that the API works on one."""
     upload = LONGEST_UPLOAD if job.form in _UPLOADED else 0
     return last_request(job) + upload + LONGEST_REQUEST
 
@@ -131,7 +132,7 @@ def request_over(job: Doubt) -> Micros:
 def counts_from(job: Doubt, delays: Delays) -> Micros:
     """From when on "not found" may count: the key's hour is over, and the index has had its time.
 
-    Where the key's first use is not known, it is taken for as late as the last request.
+    If the key's first use is unknown, it is assumed to be as late as the last request.
     """
     last = last_request(job)
     key_at = job.key_at if job.key_at is not None else last
@@ -139,7 +140,7 @@ def counts_from(job: Doubt, delays: Delays) -> Micros:
 
 
 def first_look(job: Doubt, delays: Delays, *, now: Micros) -> Micros:
-    """When the mailbox is asked first, or next before the time from which "not found" counts."""
+    """When the mailbox is first searched, or next before the time from which "not found" counts."""
     last = last_request(job)
     times = [last + early for early in EARLY_LOOKS]
     counts = counts_from(job, delays)
@@ -147,7 +148,7 @@ def first_look(job: Doubt, delays: Delays, *, now: Micros) -> Micros:
 
 
 def next_look(job: Doubt, seen: Seen, delays: Delays, *, now: Micros) -> Micros:
-    """When the mailbox is asked again after a look at ``now`` that settled nothing; ``job`` as it was before it."""
+    """When the mailbox is next searched after a look at ``now`` that settled nothing; ``job`` as it was before it."""
     if now < counts_from(job, delays):
         return first_look(job, delays, now=now + 1)
     if seen is Seen.REFUSED:
@@ -158,10 +159,10 @@ def next_look(job: Doubt, seen: Seen, delays: Delays, *, now: Micros) -> Micros:
 
 
 def judge(look: Look, job: Doubt, delays: Delays, *, asked_at: Micros, later: bool) -> Seen:
-    """What a look says.
+    """What a look proves.
 
-    ``asked_at`` is when the question was put, by the slower of our clock and the API's. ``later``: the ledger knows one
-    of `Look.later` as accepted through a request that was begun when the last one of this job was surely over.
+    ``asked_at`` is when the query was made, by the slower of our clock and the API's. ``later``: the ledger knows that
+    one of `Look.later` was accepted by a request that was begun when the last one of this job was surely over.
     """
     if look.found is not None:
         return Seen.FOUND
@@ -177,17 +178,17 @@ def judge(look: Look, job: Doubt, delays: Delays, *, asked_at: Micros, later: bo
 
 
 def after_absence(job: Doubt, choice: Choice, *, now: Micros) -> Event | None:
-    """What becomes of a job whose absence one more look has proven; None: that is not enough yet."""
+    """What happens to a job whose absence one more look has proven; None: one more look is needed."""
     if (job.misses or 0) + 1 < MISSES_NEEDED:
         return None
     return _not_sent(job, now) or (Event.GIVE_UP if choice is Choice.DEAD else Event.RETURN)
 
 
 def by_itself(job: Doubt, choice: Choice, delays: Delays, *, gone: bool, now: Micros) -> Event | None:
-    """What happens to a job that looking could not settle; None: nothing (yet).
+    """What happens automatically to a job that looks could not settle; None: nothing (yet).
 
-    A job that was cancelled, or whose time is over, is not sent again on a guess: it is left to a person. ``gone``: its
-    grant exists no more, so that nobody can look.
+    A job that was cancelled or is past its expiry is not sent again on a guess: it is left to an operator. ``gone``:
+    its grant no longer exists, so that no look is possible.
     """
     if now < counts_from(job, delays) + delays.look_for or choice is Choice.WAIT:
         return None
@@ -199,7 +200,7 @@ def by_itself(job: Doubt, choice: Choice, delays: Delays, *, gone: bool, now: Mi
 
 
 def _not_sent(job: Doubt, now: Micros) -> Event | None:
-    """How a job ends that has not gone out and may not any more."""
+    """How a job that has not gone out and must not any more ends."""
     if job.cancel_at is not None:
         return Event.CANCEL
     if job.expires_at is not None and now >= job.expires_at:

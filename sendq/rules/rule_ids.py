@@ -1,4 +1,4 @@
-"""Rules that sendq itself writes down where no answer of the API decided, beside those of the error policy. Pure."""
+"""Rule ids that sendq records where no answer of the API decided, in addition to the error policy's. Pure."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Final
 
 from sendq.rules.states import Event
 
-# A job during which worker processes died again and again; also the policy's row for such a death.
+# A job that repeatedly killed its worker process; also the policy's row for such a death.
 POISON: Final = "poison"
 
 # Jobs and lanes that wait for an encryption key that no worker has.
 NO_KEY: Final = "encryption_key_missing"
 
-# Went back before its call.
+# Returned to the queue before its call.
 RETURNED: Final = "not_begun"
 
-# Begun when its worker died, or stopped on purpose, and so without a known outcome.
+# Begun when its worker died or stopped on purpose, so that its outcome is unknown.
 DIED: Final = "worker_died"
 STOPPED: Final = "worker_stopped"
 
-# A later change of the same message is made already.
+# A later change of the same message has already been made.
 OVERTAKEN: Final = "overtaken"
 
 # Holds that an operator made; the reason is in the event of the same time.
 BY_HAND: Final = "by_hand"
 
-# What is written down for a job that ends, or falls into doubt, without a call.
+# The rule that is recorded for a job that ends or goes in doubt without a call.
 RULE_OF: Final[Mapping[Event, str]] = {
     Event.EXPIRE: "expired",
     Event.DOUBT: "key_too_old",

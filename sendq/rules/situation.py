@@ -1,4 +1,4 @@
-"""Everything that decides when one job goes, as `sendq.rules.why` is given it. Pure."""
+"""Everything that decides when one job starts: the input of `sendq.rules.why`. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sendq.facts.lanes import Lane
 
 @dataclass(frozen=True, slots=True)
 class JobFacts:
-    """The job that is asked about. ``seen`` and ``look_at`` belong to one in doubt: the last search and the next."""
+    """The job in question. In doubt: ``seen`` is the last search's result, ``look_at`` the time of the next."""
 
     id: UUID
     state: str
@@ -38,7 +38,7 @@ class HoldFacts:
 
 @dataclass(frozen=True, slots=True)
 class EarlierChange:
-    """The change of the same message that goes before this one."""
+    """An earlier change of the same message that must be made before this one."""
 
     id: UUID
     state: str
@@ -57,7 +57,7 @@ class Situation:
     sealed_with       the name of the encryption key of its body; None: it is not encrypted
     shut_at           since when the ledger is shut; None: it is not
     highest_at        the highest time that a worker has seen
-    before            of the earlier changes of its message that are not over, the one that goes last
+    before            the last of the earlier changes of its message that have not ended
     """
 
     job: JobFacts

@@ -10,7 +10,7 @@ from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
 from sendq.rules.pace import Pacer, call_of
 
-# A turn does not wait longer than this for its lane's pace: it ends, gives its slots to others, and another one comes.
+# A turn does not wait longer than this for its lane's pace: it ends and frees its slots, and another one follows.
 LONGEST_PAUSE: Micros = 1 * SECOND
 
 # About as long as a turn lasts: it needs slots only for what the pace lets start in that time.
@@ -43,7 +43,7 @@ def first_to_begin(jobs: Sequence[ClaimedJob], width: int) -> list[ClaimedJob]:
 def start_soon(jobs: Iterable[ClaimedJob], pacer: Pacer, *, now: Micros) -> dict[UUID, Micros]:
     """When these jobs start, in their order and at their lane's pace; only those that start soon. They are charged.
 
-    The first that would have to wait stops those behind it: it would be overtaken for ever.
+    The first that would have to wait stops those behind it, or it could be overtaken forever.
     """
     starts: dict[UUID, Micros] = {}
     for job in jobs:

@@ -1,8 +1,8 @@
-"""The life of a job, as one visible table.
+"""The state machine of a job, as one table.
 
-Everything that can move a job stands here; a move the table does not show raises and changes nothing. Waiting for a
-time, being held and being parked for reauth are not states of a job but of its lane (or its due time): a lane with
-50,000 jobs is held by writing one row.
+Everything that can move a job is here; a move that is not in the table raises and changes nothing. Waiting for a time,
+being held and being parked for reauth are not states of a job but of its lane (or its due time): a lane with 50,000
+jobs is held by writing one row.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
     #                           what it means                             who moves it on
-    QUEUED = "queued"  #        its turn has not come                     the dispatcher, by way of a worker
+    QUEUED = "queued"  #        its turn has not come                     the dispatcher, through a worker
     SENDING = "sending"  #      begun; its outcome is not recorded yet    that worker, else the rescuer
-    IN_DOUBT = "in_doubt"  #    it may have gone out; nobody knows        reconciliation, else an operator
+    IN_DOUBT = "in_doubt"  #    it may or may not have gone out           reconciliation, else an operator
     SENT = "sent"  #            the API accepted it                       nobody
     DEAD = "dead"  #            given up, kept as evidence                an operator, by hand
     CANCELLED = "cancelled"  #  cancelled before it went out              nobody
@@ -24,7 +24,7 @@ class State(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> State | None:
-        """A state that a newer version wrote: shown as it is, with no moves. Who understands it moves it on."""
+        """A state that a newer version wrote: shown as it is, with no moves. Only the newer version moves it on."""
         if not isinstance(value, str):
             return None
         foreign = str.__new__(cls, value)
@@ -36,9 +36,9 @@ class Event(StrEnum):
     """What can happen to a job."""
 
     BEGIN = "begin"  #      a worker is about to make the call
-    ACCEPT = "accept"  #    the API accepted it (or a late fact says so)
+    ACCEPT = "accept"  #    the API accepted it (or a late report says so)
     RETURN = "return"  #    back to the queue: retry, requeue, reauth, a turn that ended, a worker that died
-    DOUBT = "doubt"  #      the outcome is unknown and the key can no longer tell
+    DOUBT = "doubt"  #      the outcome is unknown, and its key no longer makes a repeat safe
     GIVE_UP = "give_up"  #  dead letter
     CANCEL = "cancel"
     EXPIRE = "expire"
@@ -48,7 +48,7 @@ class Event(StrEnum):
 MOVES: dict[State, dict[Event, State]] = {
     State.QUEUED: {
         Event.BEGIN: State.SENDING,
-        Event.ACCEPT: State.SENT,  # a fact that came late: the worker was taken for dead and was not
+        Event.ACCEPT: State.SENT,  # a late report: the worker was presumed dead but was alive
         Event.DOUBT: State.IN_DOUBT,  # its key ran out while it waited
         Event.GIVE_UP: State.DEAD,
         Event.CANCEL: State.CANCELLED,
@@ -59,7 +59,7 @@ MOVES: dict[State, dict[Event, State]] = {
         Event.RETURN: State.QUEUED,
         Event.DOUBT: State.IN_DOUBT,
         Event.GIVE_UP: State.DEAD,
-        Event.CANCEL: State.CANCELLED,  # asked for while it was on the wire, and the answer was "not sent"
+        Event.CANCEL: State.CANCELLED,  # requested while its call was in flight, and the answer was "not sent"
         Event.EXPIRE: State.EXPIRED,  # likewise
     },
     State.IN_DOUBT: {
@@ -67,7 +67,7 @@ MOVES: dict[State, dict[Event, State]] = {
         Event.RETURN: State.QUEUED,
         Event.GIVE_UP: State.DEAD,
     },
-    # Facts are never refused: what went out has gone out, whatever was believed before.
+    # Facts are never rejected: a mail that went out has gone out, whatever was assumed before.
     State.DEAD: {Event.RETRY: State.QUEUED, Event.ACCEPT: State.SENT},
     State.CANCELLED: {Event.ACCEPT: State.SENT},
     State.EXPIRED: {Event.ACCEPT: State.SENT},
@@ -79,11 +79,11 @@ WAITING = frozenset({State.QUEUED, State.SENDING, State.IN_DOUBT})
 
 
 class IllegalMove(Exception):
-    """A move that the table does not show: a bug of ours."""
+    """A move that is not in the table: a bug in sendq."""
 
 
 def move(state: State, event: Event) -> State:
-    """The state after ``event``; raises `IllegalMove` if the table shows none."""
+    """The state after ``event``. Raises `IllegalMove` if the table has none."""
     try:
         return MOVES[state][event]
     except KeyError:

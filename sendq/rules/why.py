@@ -1,4 +1,4 @@
-"""Why a job is where it is, and until when: the dispatcher's own reasons, in its own order. Pure."""
+"""Why a job has not been sent, and until when: the dispatcher's own reasons, in its own order. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.views import Why
 
-# Of a ledger that is shut; the remedy comes last, so that its options can be appended.
+# For a ledger that is shut; the remedy comes last, so that its options can be appended.
 SHUT = "the ledger has lost part of its history, and nothing is sent until an operator runs: sendq recover"
 
 _ENDED = {
@@ -41,9 +41,9 @@ _POISON = "two workers died while sending it, then the process that ran it alone
 
 
 def explain(around: Situation, *, now: Micros) -> Why:
-    """The first reason that holds, in the order in which the dispatcher and the worker look.
+    """The first reason that applies, in the order in which the dispatcher and the worker check.
 
-    A time that a worker has seen is over, even if the caller's clock is behind.
+    A time that a worker has seen is past, even if the caller's clock is behind.
     """
     now = max(now, around.highest_at)
     job = around.job
@@ -63,7 +63,7 @@ def explain(around: Situation, *, now: Micros) -> Why:
     if around.lane is not None and around.lane.closed_at is not None:
         return _why(job, "reauth", _closed(around.lane), rule=around.lane.closed_rule, by="policy")
     held = _held(around, now=now)
-    # What ends later is the truth: a job of tomorrow does not go when a hold of twenty minutes is over.
+    # Whichever ends later decides: a job that is due tomorrow does not start when a hold of twenty minutes is over.
     if held is not None and held.until >= job.next_at:
         if held.rule == NO_KEY:
             return _why(job, "held", _unreadable(around), until=held.until, rule=NO_KEY, by=held.by)
@@ -92,7 +92,7 @@ def _unreadable(around: Situation) -> str:
 
 
 def _in_doubt(around: Situation, *, now: Micros) -> Why:
-    """What is missing, and when the mailbox is searched next: not in a lane that is held or closed."""
+    """What is missing, and when the mailbox is searched next; a held or closed lane is not searched."""
     job = around.job
     says = f"{_DOUBT}: {_SEEN[job.seen]}"
     held = _held(around, now=now)
@@ -118,12 +118,12 @@ def _closed(lane: Lane) -> str:
 
 
 def _held(around: Situation, *, now: Micros) -> HoldFacts | None:
-    """Of the holds in force, the one that ends last."""
+    """The hold in force that ends last."""
     return max((hold for hold in around.holds if hold.until > now), key=lambda hold: hold.until, default=None)
 
 
 def _unserved(around: Situation, *, now: Micros) -> Why:
-    """It could go: so it waits for its turn, or for a process that would serve it."""
+    """Nothing delays it: it waits for its turn, or for a process to serve it."""
     job, lane = around.job, around.lane
     if not around.workers:
         return _why(job, "no_worker", "no worker is running; start one with: sendq worker", ahead=around.ahead)
@@ -141,7 +141,7 @@ def _unserved(around: Situation, *, now: Micros) -> Why:
 
 
 def _paced(lane: Lane, now: Micros) -> str:
-    """What the lane's pace waits for, in a sentence."""
+    """What limits the lane's pace, as a sentence."""
     if lane.stretch:
         return f"the provider throttled the account: calls stay {lane.stretch / SECOND:g} s apart until they succeed"
     if lane.spacing_until > now:
@@ -151,7 +151,7 @@ def _paced(lane: Lane, now: Micros) -> str:
 
 
 def _eta(around: Situation, *, now: Micros) -> Micros:
-    """When it will about go, if only pace, holds and those ahead are in its way."""
+    """About when it starts, if only the pace, holds and the jobs ahead delay it."""
     job, lane = around.job, around.lane
     held = _held(around, now=now)
     not_before = max(job.next_at, held.until if held else 0)
