@@ -7,8 +7,8 @@ questions are settled here for every row alike:
 send whose key can no longer tell is in doubt, never dead and never sent under a new key. The generation moves only
 after a definite "not sent": an answer from the provider, or a stored answer to this very key. A refusal by the API's
 own gate (a rate limit, a bad key) after an unknown outcome proves nothing about the first request, so it keeps the key
-and closes nothing. *Is it free?* A hold costs no attempt and advances no backoff. *Is there still time?* Nothing is
-tried again after the job's expiry.
+and closes nothing. Neither does a refusal by a proxy, which may have kept back the API's answer. *Is it free?* A hold
+costs no attempt and advances no backoff. *Is there still time?* Nothing is tried again after the job's expiry.
 
 Modifications are idempotent at the API: they are tried again, then dead-lettered, and never in doubt.
 """
@@ -191,9 +191,21 @@ def _definitely_not_sent(row: Row, failure: Failure, job: JobFacts) -> bool:
     """Whether this answer rules out that the message went out, under this key, now or before."""
     if row.sent is Sent.PARTLY:
         return True  # its rule never sends it again: there is nothing left to ask
-    if row.sent is not Sent.NO:
+    if row.sent is not Sent.NO or _hides_the_api(failure):
         return False
     return not job.unknown_before or failure.replayed or failure.origin == "provider"
+
+
+def _hides_the_api(failure: Failure) -> bool:
+    """Whether somebody in between answered, who may have passed the request on and kept the API's answer back.
+
+    A proxy that blocks answers would otherwise get the message sent under a new key each time. A rate limit (429) is
+    applied before a request is passed on, and a stored answer is the API's own.
+    """
+    status = failure.status
+    if status is None or status == 429 or failure.replayed:
+        return False
+    return failure.origin == "edge" or status // 100 == 3 or status == 407
 
 
 def _uses_up_key(row: Row, failure: Failure, job: JobFacts) -> bool:

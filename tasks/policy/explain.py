@@ -177,6 +177,9 @@ def _recognised_by(row: Row) -> str:
     if row.smtp:
         codes = " / ".join(f"{code}xx" if code < 10 else str(code) for code in row.smtp)
         parts.append(f"SMTP {codes} in the text")
+    if row.by_code:
+        statuses = ", ".join(str(status) for status in row.by_code)
+        parts.append(f"under {statuses} with a code of the provider only")
     if row.refused:
         parts.append("recipients listed as failed")
     if row.unless:

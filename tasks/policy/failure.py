@@ -255,7 +255,7 @@ _SMTP_CODES = frozenset({421, 450, 451, 452, 454, 455, 471, 521, 522, 523, 525, 
     frozenset(range(550, 558))
 )
 _SMTP = re.compile(
-    r"(?:^|(?<=[\s\"'(\[:=,;|]))([45]\d\d)(?=$|[\s\"')\]:=,;|-])(?:[\s:=,;\"'-]{0,4}([45]\.\d{1,3}\.\d{1,3})\b)?"
+    r"(?:^|(?<=[\s\"'(\[:=,;|]))([45]\d\d)(?=$|[\s\"')\]:=,;|-])(?:[\s:=,;\"'-]{0,4}([45]\.\d{1,3}\.\d{1,3})(?![\d.]*\d))?"
 )
 # Replies about the command itself have codes that are HTTP statuses too: they count where an SMTP command is named.
 _SYNTAX = re.compile(

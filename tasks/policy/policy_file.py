@@ -31,7 +31,11 @@ from tasks.policy.failure import FAULTS_MAYBE_SENT, FAULTS_NOT_SENT, OPERATIONS,
 from tasks.policy.row import Backoff, Policy, Route, Row, Text, Wait, fits_smtp
 from tasks.policy.table import POLICY
 
-CONDITIONS = ("status", "type", "text", "unless", "provider", "operation", "origin", "fault", "smtp", "refused")
+# fmt: off
+CONDITIONS = (
+    "status", "type", "text", "unless", "provider", "operation", "origin", "fault", "smtp", "refused", "by_code",
+)
+# fmt: on
 REQUIRED = ("id", "title", "route", "scope", "sent", "why", "remedy")
 FIELDS = tuple(field.name for field in fields(Row))
 CHANGEABLE = tuple(name for name in FIELDS if name not in CONDITIONS)
@@ -109,6 +113,7 @@ def covers(wide: Row, narrow: Row) -> bool:
         and (not wide.smtp or (bool(narrow.smtp) and all(fits_smtp(wide.smtp, code) for code in narrow.smtp)))
         and set(wide.unless) <= set(narrow.unless)
         and (not wide.refused or narrow.refused)
+        and set(wide.by_code) <= set(narrow.by_code)
         and _signals_within(narrow, wide)
     )
 
@@ -272,7 +277,7 @@ def _value(name: str, value: Any, model: Row | None) -> Any:
         return tuple(_smtp(item) for item in _list(value))
     if name == "spacing":
         return _number(value)
-    if name == "status":
+    if name in ("status", "by_code"):
         return tuple(_one_status(item) for item in _list(value))
     if name in ("text", "unless"):
         return tuple(_text(item) for item in _list(value))

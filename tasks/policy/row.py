@@ -2,11 +2,13 @@
 
 A row fits a failure if every condition that it states holds. ``type`` and ``text`` are two signals for one thing (the
 same error arrives typed, or only in words), so either is enough: a text is a piece of the failure's lower-case text,
-or several pieces that must all be there. ``unless`` is the opposite: texts that look alike and mean something else.
+or several pieces that must all be there. ``unless`` is the opposite: texts that look alike and mean something else. A
+piece that is an enhanced status code (``5.1.8``) is not found inside a longer number, an IP address or a version.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -82,7 +84,8 @@ class Row:
 
     id, title       the row's name (for filters and fingerprints) and the heading on the vendor's page
     status …        conditions; an empty one is not checked. ``smtp``: the SMTP code in the text, or its class (4, 5).
-                    ``unless``: none of these texts. ``refused``: recipients are listed as failed
+                    ``unless``: none of these texts. ``refused``: recipients are listed as failed. ``by_code``: under
+                    these statuses the words do not suffice, the provider must also give a code (`states_refusal`)
     route, scope    what happens, and to whom
     wait, backoff   a hold's length (requeue) and the pace of retries (retry); a retry may state a wait too: its least
     costs           whether it uses up one of the job's attempts
@@ -113,6 +116,7 @@ class Row:
     unless: tuple[Text, ...] = ()
     smtp: tuple[int, ...] = ()
     refused: bool = False
+    by_code: tuple[Status, ...] = ()
     wait: Wait | None = None
     backoff: Backoff | None = None
     costs: bool = False
@@ -132,14 +136,37 @@ class Row:
             and (not self.fault or failure.fault in self.fault)
             and (not self.smtp or fits_smtp(self.smtp, failure.smtp))
             and (not self.refused or failure.refused > 0)
+            and (not any(fits_status(s, failure.status) for s in self.by_code) or states_refusal(failure))
             and (not (self.type or self.text) or failure.type in self.type or contains(failure.text, self.text))
             and not contains(failure.text, self.unless)
         )
 
 
+_ENHANCED_CODE = re.compile(r"[245]\.\d{1,3}\.\d{1,3}")
+
+# Microsoft's codes for "not accepted": no other part of an answer is written like them.
+REFUSAL_CODES = ("errorexceeded", "errorsubmissionquota", "errormessagesubmissionblocked", "errorquotaexceeded")
+
+
+def states_refusal(failure: Failure) -> bool:
+    """Whether the provider itself says, with a code, that it did not accept the message.
+
+    Words are no proof: in a server error they may tell of an earlier attempt, of a log line, of Nylas's own trouble.
+    """
+    return failure.origin == "provider" and (failure.smtp is not None or contains(failure.text, REFUSAL_CODES))
+
+
 def contains(said: str, texts: tuple[Text, ...]) -> bool:
     """Whether any of the texts is in what was said."""
-    return any(text in said if isinstance(text, str) else all(part in said for part in text) for text in texts)
+    return any(_has(said, text) if isinstance(text, str) else all(_has(said, part) for part in text) for text in texts)
+
+
+def _has(said: str, piece: str) -> bool:
+    if piece not in said:
+        return False
+    if not _ENHANCED_CODE.fullmatch(piece):
+        return True
+    return re.search(rf"(?<![\w./]){re.escape(piece)}(?![\d.]*\d)", said) is not None
 
 
 def fits_smtp(patterns: tuple[int, ...], code: int | None) -> bool:

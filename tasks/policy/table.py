@@ -51,6 +51,10 @@ PROBE_S = 60.0  # a fault of the application: somebody may mend it at any minute
 # Who may have written the answer, if it was no proxy, firewall or page in between.
 NOT_EDGE = ("nylas", "provider", "unknown")
 
+# Where words are too little to hold an account. In a server error they do not rule out that the message went; a 400 or
+# a 402 is mostly about one message.
+CODE_NEEDED = (400, 402, "5xx")
+
 SIGN_IN = "Ask the account's owner to sign in again; the waiting jobs are then sent automatically."
 
 # fmt: off
@@ -130,7 +134,7 @@ ACROSS_STATUSES = (
         "Ask the account's owner to delete mail or to get more storage.", PAGE_400,
         text=("errorquotaexceeded", "mailbox storage quota", "insufficient storage", ("storage quota", "reached"),
               ("storage quota", "exceeded")),
-        unless=RECIPIENT_FULL, origin=NOT_EDGE, wait=Wait(HOURS_S, floor=60)),
+        unless=RECIPIENT_FULL, origin=NOT_EDGE, by_code=("5xx",), wait=Wait(HOURS_S, floor=60)),
     Row("quota_hour", "Quota exceeded", (400, 402, 403, 422, 429, "5xx"), REQUEUE, GRANT, NO,
         "The account has sent as much in an hour as its provider allows.",
         "Nothing to do: sending continues when the provider's quota resets. Fewer messages an hour avoid it.", PAGE_400,
@@ -138,13 +142,13 @@ ACROSS_STATUSES = (
               ("each hour", "exceed"), ("each hour", "limit"), ("hourly", "quota"), ("hourly", "exceed"),
               ("past hour", "limit"), ("last hour", "limit"), ("this hour", "limit"), ("in an hour", "limit"),
               ("in one hour", "limit"), "errorexceededhourly"),
-        unless=RECIPIENT_FULL, origin=NOT_EDGE, wait=Wait(HOUR_S, floor=60)),
+        unless=RECIPIENT_FULL, origin=NOT_EDGE, by_code=CODE_NEEDED, wait=Wait(HOUR_S, floor=60)),
     Row("quota_code", "Quota exceeded", (400, 402, 403, 422, 429, "5xx"), REQUEUE, GRANT, NO,
         "The account has sent as much as Microsoft allows for now, according to the code in its answer.",
         "Nothing to do: sending continues when the provider's quota resets. Fewer messages a day avoid it.", PAGE_400,
         text=("submission quota", "submissionquota", "refusequota", "errorexceededmessagelimit",
               ("errorexceeded", "limit"), "5.1.90", "5.7.705"),
-        origin=NOT_EDGE, wait=Wait(HOURS_S, floor=60)),
+        origin=NOT_EDGE, by_code=CODE_NEEDED, wait=Wait(HOURS_S, floor=60)),
     Row("quota_exceeded", "Quota exceeded", (400, 402, 403, 422, 429, "5xx"), REQUEUE, GRANT, NO,
         "The account has sent as much as its provider allows for now.",
         "Nothing to do: sending continues when the provider's quota resets. Fewer messages a day avoid it.", PAGE_400,
@@ -162,7 +166,7 @@ ACROSS_STATUSES = (
               "outbound_ratelimit"),
         unless=(*RECIPIENT_FULL, "quota metric", "on this connection", "in this connection", "in this session",
                 "per connection", "per session"),
-        origin=NOT_EDGE, wait=Wait(HOURS_S, floor=60)),
+        origin=NOT_EDGE, by_code=CODE_NEEDED, wait=Wait(HOURS_S, floor=60)),
     Row("sender_blocked", "Sending Error", (400, 402, 403, 422, 429, "5xx"), REQUEUE, GRANT, NO,
         "The provider has blocked this account from sending: it must be verified, or is suspected of sending spam.",
         "Ask the account's owner to follow the provider's instructions (mostly a mail in the inbox), or the "
@@ -178,7 +182,7 @@ ACROSS_STATUSES = (
               ("outgoing", "disabled"), ("outbound", "suspend")),
         unless=("refusequota", "tried to reach", "trying to contact", "smtpclientauthentication",
                 ("recipient", "suspended"), ("recipient", "disabled"), ("recipient", "blocked")),
-        origin=NOT_EDGE, wait=Wait(HOUR_S, floor=60, grows=True), alert=True),
+        origin=NOT_EDGE, by_code=CODE_NEEDED, wait=Wait(HOUR_S, floor=60, grows=True), alert=True),
     Row("resource_exhausted", "Resource exhausted", (403, 429), REQUEUE, GRANT, NO,
         "Too much data of this Gmail account was requested or changed per second.",
         "Nothing to do: the lane keeps a second between modifications from now on.", PAGE_400,
@@ -220,8 +224,8 @@ ACROSS_STATUSES = (
         text=("invalid_grant", "refresh token", "refresh_token", "aadsts", "interaction_required", "consent_required")),
     Row("sign_in_refused_code", "Authentication failed", (400, 402, 422, 429, "5xx"), REAUTH, GRANT, NO,
         "The mail server refused the account's sign-in, so nothing was sent.", SIGN_IN, PAGE_400,
-        smtp=(530, 534, 535, 538), unless=(*SENDER_NOT_BELIEVED, *SIGN_IN_LATER)),
-    Row("sign_in_refused", "Authentication failed", (402, 422, 429, "5xx"), REAUTH, GRANT, NO,
+        smtp=(530, 534, 535, 538), by_code=("5xx",), unless=(*SENDER_NOT_BELIEVED, *SIGN_IN_LATER)),
+    Row("sign_in_refused", "Authentication failed", (402, 422, 429), REAUTH, GRANT, NO,
         "The mail server refused the account's sign-in, so nothing was sent.", SIGN_IN, PAGE_400,
         text=("authenticationfailed", "authorizationfailed", "authentication unsuccessful", "authentication fail",
               "authentication rejected", "authentication required", "authentication is required",
@@ -234,7 +238,7 @@ ACROSS_STATUSES = (
               "basic authentication is disabled", ("incorrect", "password"), ("invalid", "password"),
               ("wrong", "password"), ("bad", "password"), ("could not", "authenticate"), ("unable to", "authenticate"),
               ("failed to", "authenticate")),
-        unless=(*SENDER_NOT_BELIEVED, *SIGN_IN_LATER), origin=NOT_EDGE),
+        unless=(*SENDER_NOT_BELIEVED, *SIGN_IN_LATER), origin=("provider",), check_grant=True),
     Row("smtp_settings_missing", "Authentication failed", (400, 401, 403, 422), REAUTH, GRANT, NO,
         "This IMAP grant was made without SMTP settings, so it can read but not send.",
         "Ask the account's owner to sign in again with SMTP settings (options=smtp_required).", GRANTS,

@@ -100,6 +100,17 @@ class TestAHold:
             False,
         )
 
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [(403, b"<html>Access denied</html>"), (404, b"404 page not found"), (407, b"{}"), (302, b"")],
+    )
+    def test_by_a_proxy_keeps_the_key_for_it_may_hide_the_answer_of_the_api(self, status: int, body: bytes) -> None:
+        outcome = parse(Answer(status, {}, body), provider="google", operation="send", now=NOW)
+        for job in (SEND, UNKNOWN):
+            decision = decide(outcome, job, now=NOW, chance=lambda: 0.5)
+            assert (decision.event, decision.row.scope) == (Event.RETURN, Scope.APPLICATION)
+            assert (decision.new_generation, decision.sent) == (False, Sent.MAYBE)
+
     def test_tells_the_lane_what_to_keep_to(self) -> None:
         concurrency = error("rate_limit_error", "x", {"code": "ApplicationThrottled", "message": "MailboxConcurrency"})
         assert meet(429, concurrency).width == 1

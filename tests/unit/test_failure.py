@@ -147,6 +147,9 @@ class TestReadingAnError:
         assert failure(504, {"error": {"message": "x", "provider_error": {"code": 550}}}).smtp is None
         assert failure(502, {"error": {"message": "x", "provider_error": "550 5.7.1 spam"}}).smtp == 550
 
+    def test_takes_no_address_after_a_number_for_an_enhanced_code(self) -> None:
+        assert failure(502, {"error": {"message": "x", "provider_error": "no route to 550: 5.1.90.3"}}).smtp is None
+
 
 def waited(failure: Failure) -> float | None:
     """The stated wait in seconds."""

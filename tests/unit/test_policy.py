@@ -14,7 +14,7 @@ from sendq.rules.states import MOVES, State
 from tasks.policy.decide import Decision, JobFacts, decide, wait_range
 from tasks.policy.failure import Answer, Failure, parse
 from tasks.policy.policy_file import covers
-from tasks.policy.row import Route, Row, Wait
+from tasks.policy.row import Route, Row, Wait, contains
 from tasks.policy.table import POLICY
 
 NOW = 1_767_863_513 * SECOND  # 2026-01-08T09:11:53Z: a quarter of an hour before the moment that the Gmail case states
@@ -132,6 +132,19 @@ def assert_sound(decision: Decision, job: JobFacts) -> None:
     if decision.event == "return" and not held and job.expires_at is not None:
         assert decision.due_at is not None
         assert decision.due_at < job.expires_at or decision.sent == "maybe"
+
+
+class TestACode:
+    @pytest.mark.parametrize(
+        "said", ["550 5.1.8 access denied", "550-5.1.8 x", "(#5.1.8)", "status 5.1.8.", "smtp;5.1.8"]
+    )
+    def test_is_found_where_it_stands_alone(self, said: str) -> None:
+        assert contains(said, ("5.1.8",))
+        assert contains(said, (("5.1.8", "8"),))
+
+    @pytest.mark.parametrize("said", ["5.1.87", "95.1.8", "host 5.1.8.3", "10.5.1.8", "v5.1.8", "proxy/5.1.8"])
+    def test_is_not_found_in_an_address_or_a_version(self, said: str) -> None:
+        assert not contains(said, ("5.1.8",))
 
 
 class TestAWait:

@@ -131,6 +131,10 @@ class TestChecking:
         assert (row.smtp, row.unless) == ((535, 4), ("maintenance", ("spf", "dkim")))
         assert "400 to 599" in findings(ROW + "smtp = 6\n")[0][1]
 
+    def test_takes_statuses_under_which_words_do_not_suffice(self) -> None:
+        row = policy_with(ROW + 'by_code = [402, "5xx"]\n').rows[0]
+        assert row.by_code == (402, "5xx")
+
     def test_names_the_line_of_broken_toml(self) -> None:
         assert findings("[[row]]\nid = \n")[0][0] == 2
 

@@ -9,7 +9,7 @@ import pytest
 
 from tasks.policy.body import Body
 from tasks.policy.failure import Failure
-from tasks.policy.row import Row
+from tasks.policy.row import Row, fits_status
 from tasks.policy.table import POLICY
 from tests.unit.test_policy import CASES, failure_of, named
 
@@ -82,6 +82,8 @@ class TestAnErrorInOtherClothes:
         told_by_words = (bool(row.text) and failure.type not in row.type) or bool(row.smtp)
         for place, put in PLACES.items():
             moved, elsewhere = row_and_failure(case, put(words(case["body"])))
-            who_speaks_matters = bool(row.origin) and elsewhere.origin not in row.origin
+            needs_code = any(fits_status(status, elsewhere.status) for status in row.by_code)
+            speakers = ("provider",) if needs_code else row.origin
+            who_speaks_matters = bool(speakers) and elsewhere.origin not in speakers
             if told_by_words and not who_speaks_matters:
                 assert moved.id == row.id, place
