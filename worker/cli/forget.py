@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.connection import open_operators
-from worker.cli.output import FAILED, complain, json_option, progress_line, tell, tell_json
+from worker.cli.output import FAILED, complain, counted, json_option, progress_line, tell, tell_json
 from worker.cli.params import by_option, dry_run_option, reason_option
 
 if TYPE_CHECKING:
@@ -50,14 +50,10 @@ def forget(grant: str, application: str, reason: str, by: str, dry_run: bool, as
 
 def _tell(result: ForgetProgress) -> None:
     would = "would be " if result.dry_run else ""
-    tell(f"{_jobs(result.cancelled, 'waiting job')} {would}cancelled; {_jobs(result.erased, 'job')} {would}erased")
+    tell(f"{counted(result.cancelled, 'waiting job')} {would}cancelled; {counted(result.erased, 'job')} {would}erased")
     if result.keys:
-        tell(f"{_jobs(result.keys, 'key')} kept, so that a repeat sends no second mail")
+        tell(f"{counted(result.keys, 'key')} kept, so that a repeat sends no second mail")
     if result.in_flight:
         tell(f"left: {result.in_flight:,} in flight; run this again in a few minutes")
     if result.in_doubt:
         tell(f"left: {result.in_doubt:,} in doubt, which may have been sent; resolve them, then run this again")
-
-
-def _jobs(number: int, what: str) -> str:
-    return f"{number:,} {what}" + ("" if number == 1 else "s")

@@ -54,6 +54,11 @@ def progress_line() -> Iterator[Callable[[str], None]]:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: ``1 job``, ``2,000 jobs``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def clear_screen() -> None:
     """Begin at the top again, where there is a screen."""
     if sys.stdout.isatty():

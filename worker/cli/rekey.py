@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.connection import load_settings, open_operators
-from worker.cli.output import FAILED, complain, json_option, progress_line, tell, tell_json
+from worker.cli.output import FAILED, complain, counted, json_option, progress_line, tell, tell_json
 from worker.cli.params import by_option, dry_run_option, reason_option
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def rekey(reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
     with open_operators() as operators, progress_line() as show:
         run = operators.rekey(vault, by=by, reason=reason, dry_run=dry_run)
         for part in run:
-            show(f"{part.sealed:,} rows re-encrypted")
+            show(f"{counted(part.sealed, 'row')} re-encrypted")
         result = run.finish()
     if as_json:
         others = _others(result)
@@ -49,7 +49,7 @@ def rekey(reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
     else:
         _tell(result, vault)
     for name, rows in result.unreadable.items():
-        complain(f"{rows:,} rows need key {name!r}, which is missing or wrong; they were not changed")
+        complain(f"{counted(rows, 'row')} not changed: key {name!r} is missing or wrong")
     if result.unreadable:
         raise SystemExit(FAILED)
 
@@ -59,15 +59,15 @@ def _others(result: RekeyProgress) -> dict[str | None, int]:
 
 
 def _tell(result: RekeyProgress, vault: Vault) -> None:
-    done = "nothing was changed" if result.dry_run else f"{result.sealed:,} rows re-encrypted"
-    tell(f"{done}; {result.rows.get(result.key, 0):,} rows are encrypted with {result.key}")
+    done = "nothing was changed" if result.dry_run else f"{counted(result.sealed, 'row')} re-encrypted"
+    tell(f"{done}; encrypted with {result.key}: {counted(result.rows.get(result.key, 0), 'row')}")
     others = _others(result)
     for name, rows in others.items():
         again = "" if result.dry_run else "; run it again"
-        tell(f"{rows:,} rows are not encrypted yet{again}" if name is None else f"{rows:,} rows need {name}")
+        tell(f"{f'not encrypted yet{again}' if name is None else f'encrypted with {name}'}: {counted(rows, 'row')}")
     if not others:
         removable = f": {_removable(vault)}" if len(vault.names) > 1 else ""
-        tell(f"no other key is needed any more{removable}")
+        tell(f"no other key is needed{removable}")
 
 
 def _removable(vault: Vault) -> str:

@@ -27,7 +27,7 @@ GRANT = "3f8a5c1e-0000-4000-8000-000000000001"
 # What each command says, and its exit status, on a ledger with one message of the grant.
 SAYS = {
     "keys": (0, "2026-11:"),
-    "rekey": (0, "no other key is needed any more"),
+    "rekey": (0, "no other key is needed"),
     "forget": (0, "1 waiting job would be cancelled; 1 job would be erased"),
     "check": (2, "NYLAS_API_KEY"),
 }

@@ -97,7 +97,7 @@ class TestTheCommand:
     def test_refuses_a_name_with_a_remedy(self, run: Cli) -> None:
         status, _, err = run("keys", "new", "a:b")
         assert status == 2
-        assert "give it one like 2026-11" in err
+        assert "use one like 2026-11" in err
 
     def test_without_keys_says_where_they_come_from(self, cli: Cli) -> None:
         status, _, err = cli("rekey")
@@ -110,14 +110,14 @@ class TestTheCommand:
         monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", NEW)
         status, out, err = cli("rekey")
         assert status == 1
-        assert out.splitlines() == ["1 rows sealed anew; new seals 1 now", "2 rows need old"]
-        assert "2 rows are sealed with 'old', which is not given" in err
+        assert out.splitlines() == ["1 row re-encrypted; encrypted with new: 1 row", "encrypted with old: 2 rows"]
+        assert "2 rows not changed: key 'old' is missing or wrong" in err
         monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", BOTH)
         status, out, err = cli("rekey")
         assert (status, err) == (0, "")
         assert out.splitlines() == [
-            "2 rows sealed anew; new seals 3 now",
-            "no other key is needed any more: old can be removed, once no web application seals with it",
+            "2 rows re-encrypted; encrypted with new: 3 rows",
+            "no other key is needed: old can be removed once no web application encrypts with it",
         ]
 
     def test_counts_first_and_keeps_who_did_it(self, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ class TestTheCommand:
         monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", BOTH)
         status, out, err = cli("rekey", "--dry-run")
         assert (status, err) == (0, "")
-        assert out.splitlines() == ["nothing was changed; new seals 0 now", "1 rows need old"]
+        assert out.splitlines() == ["nothing was changed; encrypted with new: 0 rows", "encrypted with old: 1 row"]
         assert ledger.rows(schema.event) == []
         assert cli("rekey", "--reason", "it leaked", "--by", "anna")[0] == 0
         (event,) = ledger.rows(schema.event)
@@ -139,9 +139,9 @@ class TestTheCommand:
         monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS_FILE", str(path))
         assert cli("rekey")[0] == 0
         path.write_text("\n")
-        assert "holds no key" in cli("rekey")[2]
+        assert "names a file without a key" in cli("rekey")[2]
         path.write_text("new:c2hvcnQ")
         status, _, err = cli("rekey")
         assert status == 2
-        assert "has 5 bytes; give 32" in err
+        assert "has 5 bytes; it must have 32" in err
         assert "c2hvcnQ" not in err
