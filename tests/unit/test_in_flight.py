@@ -1,4 +1,4 @@
-"""The book of turns that a process has in hand."""
+"""The register of the turns in a process."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ NAME = (UUID(int=1), 7)
 
 
 class TestATurn:
-    def test_is_in_hand_while_it_is_being_claimed(self) -> None:
+    def test_is_registered_while_it_is_being_claimed(self) -> None:
         turns = InFlight()
         with turns.claiming([NAME]):
             assert NAME in turns
         assert NAME not in turns
 
-    def test_that_was_claimed_stays_until_it_is_let_go(self) -> None:
+    def test_that_was_claimed_stays_until_it_is_removed(self) -> None:
         turns = InFlight()
         with turns.claiming([NAME]):
             turns.keep([NAME])
         assert NAME in turns
-        turns.let_go(NAME)
+        turns.remove(NAME)
         assert NAME not in turns
 
     def test_is_kept_when_its_message_comes_a_second_time_and_claims_nothing(self) -> None:
@@ -37,19 +37,19 @@ class TestATurn:
         assert NAME in turns
 
 
-class TestLosing:
-    def test_is_said_once(self) -> None:
+class TestACheckRequest:
+    def test_is_taken_once(self) -> None:
         turns = InFlight()
-        assert not turns.take_lost()
-        turns.lose()
-        assert turns.take_lost()
-        assert not turns.take_lost()
+        assert not turns.take_check_request()
+        turns.request_check()
+        assert turns.take_check_request()
+        assert not turns.take_check_request()
 
-    def test_goes_with_a_turn_that_broke_off(self) -> None:
+    def test_follows_the_removal_of_a_lost_turn(self) -> None:
         turns = InFlight()
         turns.keep([NAME])
-        turns.let_go(NAME, lost=True)
-        assert turns.take_lost()
+        turns.remove(NAME, lost=True)
+        assert turns.take_check_request()
 
 
 def test_waiting_for_claims_ends_with_the_last_of_them() -> None:

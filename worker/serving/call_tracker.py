@@ -1,4 +1,4 @@
-"""The calls of this process that are on the wire, each of them watched: a slow one makes room for others."""
+"""Tracks the calls of this process that are on the wire: a slow call gives its slot to others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from worker.serving.slots import Slots, Usual
 
-# A call that has lasted longer than usual is looked at this often: in a full house it makes room.
+# How often a call that has lasted longer than usual is checked: when slots are scarce, it gives up its slot.
 LOOK_S = 0.25
 
 
@@ -20,16 +20,16 @@ class Wire:
         self.calls = 0
 
     def call(self, provider: str, slow: Callable[[], None]) -> Call:
-        """Count a call, and let it give its slot away once it is slow: in a full house, as soon as it is unusual.
+        """Count a call and have it give up its slot once it is slow (if slots are scarce: once it is unusually long).
 
-        ``slow`` is called when it does.
+        ``slow`` is called when it gives up its slot.
         """
         return Call(self, provider, slow)
 
 
 class Call:
-    """One call, as a context manager. No closure and no cycle: a thousand a second would keep their turns in memory,
-    with the bodies of their jobs, until the garbage collector comes by.
+    """One call, as a context manager. It avoids closures and reference cycles: at a thousand calls per second, these
+    would keep the turns and the bodies of their jobs in memory until the garbage collector runs.
     """
 
     __slots__ = ("_began", "_is_slow", "_provider", "_slow", "_timer", "_wire")

@@ -1,4 +1,4 @@
-"""Nylas applications as the client sees them: a base URL, and a key that is read again when it may have changed."""
+"""Nylas applications as the client sees them: a base URL and an API key, which is reread when it may have changed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from settings import Application, Settings, SettingsError
 
-# A mended key file is noticed within this time; reading it for each of a thousand calls a second would cost more than
-# the calls.
+# A changed key file is noticed within this time. Reading it for each of a thousand calls per second would cost more
+# than the calls.
 KEY_KEPT_S = 1.0
 
 
 class Endpoint:
-    """One application. ``api_key`` raises ``ValueError`` when there is no key to be had; the call is then not made."""
+    """One application. ``api_key`` raises ``ValueError`` if there is no key; the call is then not made."""
 
     def __init__(self, application: Application, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._application, self._monotonic = application, monotonic
@@ -35,7 +35,7 @@ class Endpoint:
 
 
 class Unconfigured:
-    """An application that jobs name and nobody configured here: calls for it are not made."""
+    """An application that jobs refer to but that is not configured here: calls for it are not made."""
 
     api_uri = "https://unconfigured.invalid"
 

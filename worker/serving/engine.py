@@ -4,8 +4,8 @@
                                                                         │
                                                                a heartbeat every 2 s
 
-The loop beats, so a loop that hangs is a worker that is dead. How much this process does at once is counted in calls
-(`worker.serving.slots`).
+The heartbeat runs on the loop, so a worker whose loop hangs is declared dead. The load of this process is counted in
+calls (`worker.serving.slots`).
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from worker.serving.slots import Slots
 from worker.serving.uploads import Uploads
 from worker.telemetry import journal
 
-# Between the last moment for calls and the end of the grace time: to record what is unfinished.
-LAST_WORDS_S = 3.0
+# The end of the grace period, in which no call is waited for: to record what is unfinished.
+FINAL_RECORD_S = 3.0
 
-# While it stops, it looks this often whether somebody lost patience: a signal's handler can do no more than note it.
-PATIENCE_S = 0.1
+# While stopping, how often it checks whether `hurry` was called: a signal handler can only set a flag.
+HURRY_CHECK_S = 0.1
 
 T = TypeVar("T")
 OnRecorded = Callable[[Sequence[Outcome], Recorded], None]
@@ -75,7 +75,7 @@ class Engine:
         now: LedgerClock,
     ) -> None:
         """``on_recorded`` is called with what was committed, ``on_missing_key`` with the name of an encryption key that
-        is missing here, and how many jobs need it.
+        is missing here and the number of jobs that need it.
         """
         self.settings, self.policy, self.now = settings, policy, now
         self.chance: Callable[[], float] = random.random
@@ -88,7 +88,7 @@ class Engine:
         self.loop = EventLoop("sendq-loop", at_end=self._close_client)
         self._wire = Wire(self.loop.asyncio, self.slots, slow_after_s=settings.slow_after_s)
         self._recorder = Recorder(
-            ledger, now=now, told=on_recorded, run_there=self.loop.call_if_open, vault=settings.vault
+            ledger, now=now, on_recorded=on_recorded, run_there=self.loop.call_if_open, vault=settings.vault
         )
         self._in_flight = InFlight()
         self.heartbeat = Heartbeat(ledger, settings, now=now, load=self._load, in_flight=self._in_flight)
@@ -104,52 +104,52 @@ class Engine:
             on_missing_key=on_missing_key,
         )
         self._turns: set[asyncio.Task[None]] = set()
-        self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before their end
+        self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before they ended
         self._isolation = Isolation(settings)
         self._held_pairs = HeldPairs(now)
         self._hurried = False
 
-    # --- life ---------------------------------------------------------------------------------------------------------
+    # --- lifecycle ----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Register with the ledger and begin to beat."""
+        """Register with the ledger and start the heartbeat."""
         self.heartbeat.begin()
         self._recorder.start()
         self.loop.start(self.heartbeat.beat_for_ever())
         journal.worker_started(self.worker_id, capacity=self.slots.capacity)
 
     def stop(self) -> None:
-        """Finish what can be finished within the grace time, record the rest as unknown, and leave the ledger."""
+        """Finish what can be finished in the grace period, record the rest as unknown, and deregister."""
         self.intake.close()
         journal.worker_stopping(self.worker_id, calls=len(self._turns))
-        last = time.monotonic() + self.settings.grace_s - LAST_WORDS_S
-        self._wait(self._in_flight.wait_for_claims, last)  # or turns would begin behind the back of what follows
+        last = time.monotonic() + self.settings.grace_s - FINAL_RECORD_S
+        self._wait(self._in_flight.wait_for_claims, last)  # otherwise turns could begin during the steps below
         drained = self.loop.run(self._drain())
         if not self._wait(partial(is_done, drained), last):
             if self._hurried:
                 journal.worker_stopping_now(self.worker_id, calls=len(self._turns))
-            is_done(self.loop.run(self._break_off()), LAST_WORDS_S)
-        recorded = self._recorder.stop(LAST_WORDS_S)
-        self.loop.stop(LAST_WORDS_S)
+            is_done(self.loop.run(self._break_off()), FINAL_RECORD_S)
+        recorded = self._recorder.stop(FINAL_RECORD_S)
+        self.loop.stop(FINAL_RECORD_S)
         self._uploads.close()
         if recorded:
             self.heartbeat.end()
         journal.worker_stopped(self.worker_id)
 
     def hurry(self) -> None:
-        """Stop without waiting for the calls on the wire: they are recorded as unknown at once, and asked again under
-        their keys. May be called by a signal's handler, before or while `stop` runs."""
+        """Stop without waiting for the calls on the wire: they are recorded as unknown at once, and repeated with the
+        same idempotency keys. May be called by a signal handler, before or while `stop` runs."""
         self._hurried = True
 
     @property
     def stopping(self) -> bool:
-        """Whether it takes on no more."""
+        """Whether it accepts no more turns."""
         return self.intake.closed
 
     def _wait(self, step: Callable[[float], bool], until: float) -> bool:
-        """Wait for a step, which takes a limit and says whether it is done; False: too late, or in a hurry."""
+        """Wait for ``step(time limit)``, which returns whether it is done. False: ``until`` or `hurry` came first."""
         while not self._hurried and (left := until - time.monotonic()) > 0:
-            if step(min(PATIENCE_S, left)):
+            if step(min(HURRY_CHECK_S, left)):
                 return True
         return False
 
@@ -161,12 +161,12 @@ class Engine:
             await self.client.close()
 
     async def _drain(self) -> None:
-        """Let the calls on the wire end."""
+        """Wait for the calls on the wire to end."""
         if self._turns:
             await asyncio.wait(self._turns)
 
     async def _break_off(self) -> None:
-        """Wait for no call any longer: their jobs are left as they are, begun."""
+        """Cancel the calls on the wire: their jobs stay as they are, begun."""
         for task in self._turns:
             task.cancel()
         await self._drain()
@@ -189,18 +189,18 @@ class Engine:
             journal.bug("turn", lane=str(claimed.lane.id), grant=claimed.lane.grant_id)
         finally:
             name = (claimed.lane.id, claimed.lane.fence)
-            self._in_flight.let_go(name, lost=broke_off)
+            self._in_flight.remove(name, lost=broke_off)
             self.slots.give(claimed.slots - self._spared.pop(name, 0))
 
     def ask(self, question: Callable[[NylasClient], Coroutine[Any, Any, T]], *, limit_s: float) -> T:
-        """Put a question to the API from another thread; the loop makes the call.
+        """Query the API from another thread; the loop makes the call.
 
-        Raises ``TimeoutError`` if there was no answer within the limit.
+        Raises ``TimeoutError`` if there is no answer within the limit.
         """
         return self.begin(question).result(limit_s)
 
     def begin(self, question: Callable[[NylasClient], Coroutine[Any, Any, T]]) -> Future[T]:
-        """The same without waiting for the answer; a process that ends cancels it."""
+        """Like `ask`, but without waiting for the answer; cancelled when the process ends."""
 
         async def asked() -> T:
             return await question(self._opened_client())
@@ -208,7 +208,7 @@ class Engine:
         return self.loop.run(asked())
 
     def _opened_client(self) -> NylasClient:
-        """The client, made on the loop that its connections belong to."""
+        """The client, created on the loop that its connections belong to."""
         if not hasattr(self, "client"):
             s = self.settings
             self.client = NylasClient(
@@ -223,7 +223,7 @@ class Engine:
 
     @property
     def worker_id(self) -> UUID:
-        """The id under which turns are claimed now; another one after this worker was taken for dead."""
+        """The id under which turns are claimed now; it changes after this worker was declared dead."""
         return self.heartbeat.worker_id
 
     @property
@@ -242,19 +242,19 @@ class Engine:
         return Upload(job.id, job.form, job.body, job.length, self._uploads)
 
     def may_call(self, pair: tuple[str, str], offered_at: Micros) -> bool:
-        """Whether a turn of this pair that was offered then may begin a call now."""
+        """Whether a turn of this pair that was offered at ``offered_at`` may begin a call now."""
         if self.stopping or not self.heartbeat.lease.holds():
             return False
         return self._held_pairs.allow(pair, offered_at)
 
     def hold(self, pair: tuple[str, str], scope: str, *, recorded: bool) -> None:
-        """The other turns of this process need not ask to learn what one answer said."""
+        """Apply a hold to the other turns of this process without a round trip to the ledger."""
         self._held_pairs.hold(pair, scope, recorded=recorded)
 
     async def record(
         self, pair: tuple[str, str], outcome: Outcome | None, begins: Collection[Begin], end: End | None
     ) -> Collection[UUID]:
-        """Have an outcome committed; gives the jobs that may go on the wire."""
+        """Have an outcome committed; returns the jobs that may go on the wire."""
         committed = self.loop.asyncio.create_future()
         self._recorder.put(Entry(pair, outcome, tuple(begins), end, partial(_fulfil, committed)))
         begun: set[UUID] = await committed
@@ -267,7 +267,7 @@ class Engine:
         await committed
 
     def shrink(self, shrink: Shrink, spare: int) -> None:
-        """Others may use what a turn that waits for slow calls holds no more."""
+        """Let others use the slots that a turn waiting for slow calls no longer holds."""
         name = (shrink.lane_id, shrink.fence)
         self._spared[name] = self._spared.get(name, 0) + spare
         self.slots.give(spare)
@@ -280,11 +280,11 @@ class Engine:
 
     @property
     def unrecorded(self) -> int:
-        """Outcomes and ends of turns that wait for the ledger."""
+        """Entries (outcomes, ends of turns) that are not yet committed."""
         return self._recorder.waiting
 
     def alone(self, provider: str, job: ClaimedJob) -> AbstractAsyncContextManager[NylasClient]:
-        """A client whose one call is made by a process of its own (`worker.serving.isolation`)."""
+        """A client whose single call is made by a separate process (`worker.serving.isolation`)."""
         return self._isolation.alone(provider, job)
 
     def on_the_wire(self, provider: str, slow: Callable[[], None]) -> Call:
@@ -292,7 +292,7 @@ class Engine:
         return self._wire.call(provider, slow)
 
     def bug(self, job_id: UUID, grant_id: str) -> None:
-        """An exception that should not have been is being handled."""
+        """Log the unexpected exception that is being handled."""
         journal.bug("attempt", job=str(job_id), grant=grant_id)
 
 

@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, to which other threads hand over work."""
+"""An event loop in its own thread, to which other threads hand over work."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from worker.telemetry import journal
 
-# Between two ticks, in seconds: they show others that the loop turns.
+# Seconds between two ticks, which show that the loop is running.
 TICK_S = 1.0
 
 T = TypeVar("T")
@@ -21,9 +21,9 @@ class EventLoop:
     """`start`, `stop`, `call` and `run` may be called from any thread."""
 
     def __init__(self, name: str, *, at_end: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """``at_end`` runs on the loop as the last thing before it is closed."""
+        """``at_end`` runs on the loop just before it is closed."""
         self.asyncio = _new_loop()
-        self.ticks: list[Callable[[], None]] = []  # called on the loop every second; to be filled before `start`
+        self.ticks: list[Callable[[], None]] = []  # called on the loop every second; add to it before `start`
         self._at_end = at_end
         self._forever: list[Coroutine[Any, Any, None]] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -34,7 +34,7 @@ class EventLoop:
         self._thread.start()
 
     def stop(self, limit_s: float) -> None:
-        """End the loop, and cancel what still runs on it; waits for ``limit_s`` seconds at most."""
+        """Stop the loop and cancel what still runs on it; waits for at most ``limit_s`` seconds."""
         self.asyncio.call_soon_threadsafe(self.asyncio.stop)
         self._thread.join(limit_s)
 
@@ -43,7 +43,7 @@ class EventLoop:
         self.asyncio.call_soon_threadsafe(function, *arguments)
 
     def call_if_open(self, function: Callable[..., object], *arguments: Any) -> None:
-        """The same, but does nothing if the loop is closed."""
+        """Like `call`, but does nothing if the loop is closed."""
         with suppress(RuntimeError):
             self.call(function, *arguments)
 
@@ -75,7 +75,7 @@ class EventLoop:
 
 
 def is_done(future: Future[None], limit_s: float) -> bool:
-    """Whether a future ends within ``limit_s`` seconds; on a loop that hangs none does. Raises what it raised."""
+    """Whether a future ends within ``limit_s`` seconds (never if its loop hangs). Raises the future's exception."""
     try:
         future.result(limit_s)
     except TimeoutError:
@@ -84,7 +84,7 @@ def is_done(future: Future[None], limit_s: float) -> bool:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    """uvloop where there is one: half the CPU of asyncio's own."""
+    """A uvloop if it is installed: it takes half the CPU of asyncio's own loop."""
     loop: asyncio.AbstractEventLoop
     try:
         import uvloop
@@ -92,6 +92,6 @@ def _new_loop() -> asyncio.AbstractEventLoop:
         loop = uvloop.new_event_loop()
     except ImportError:
         loop = asyncio.new_event_loop()
-    # Its own handler would show the exception's words, and tasks by what they hold.
+    # The default handler would log the exception's message, and the repr of tasks with their contents.
     loop.set_exception_handler(lambda _, context: journal.unhandled_exception(context.get("exception")))
     return loop

@@ -1,6 +1,6 @@
-"""A worker's entry in the ledger: it registers, beats every few seconds, and registers again if it was taken for dead.
+"""A worker's entry in the ledger: it registers, beats every few seconds, and registers again if it was declared dead.
 
-With each beat it takes in how far the ledger has come, and asks it for the time (`worker.clocks`).
+With each beat it reads the ledger's lineage (how often the lead was renewed) and its time (`worker.clocks`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from worker.serving.lease import Lease
 from worker.telemetry import journal
 from worker.telemetry.alerts import alert
 
-# The lease ends this long before a rescuer may declare this worker dead: a call may take as long to leave the process.
+# The lease ends this long before a rescuer may declare this worker dead: the time a call may need to leave the process.
 LEASE_MARGIN_S = 2.0
 
 
@@ -58,7 +58,7 @@ class Heartbeat:
         self.lease = Lease(settings.stale_after_s - LEASE_MARGIN_S, time.monotonic, now)
         self.highest = HighWaterMark(now)
         self._clock_is_behind = False
-        self._known: Standing | None = None  # the furthest that the ledger has come
+        self._known: Standing | None = None  # the latest state of the ledger that was seen
 
     @property
     def key_max_age(self) -> Micros:
@@ -66,47 +66,47 @@ class Heartbeat:
         return trusted_age(clock.seconds(self._settings.key_max_age_s), now=self._now(), highest=self.highest())
 
     def is_whole(self, found: Standing) -> bool:
-        """Whether turns may be claimed: the ledger is not shut, and has lost nothing that this process has seen."""
+        """Whether turns may be claimed: the ledger is not shut and has lost nothing that this process has seen."""
         return found.shut_at is None and not self._has_lost(found)
 
     def begin(self) -> None:
-        """Register with the ledger. From now on the lease holds, until the first beat is missing."""
+        """Register with the ledger. From now on the lease is valid, until beats fail."""
         began = self.lease.begin()
         self._register()
         self.lease.renew(began)
         self._release_sealed()
 
     def end(self) -> None:
-        """Leave the ledger, which takes back at once what this worker has left unfinished."""
+        """Deregister from the ledger, which takes back at once what this worker has left unfinished."""
         try:
             with writing(self._ledger) as connection:
                 rescue.bury(connection, self.worker_id, now=self._now(), died=False, key_max_age=self.key_max_age)
         except (SendqError, exc.SQLAlchemyError):
-            pass  # a rescuer does it later, as for a worker that died
+            pass  # a rescuer does it later, as for a dead worker
 
     async def beat_for_ever(self) -> None:
-        """Beat, until the event loop ends."""
+        """Beat until the event loop ends."""
         while True:
             try:
                 await self._beat()
             except (SendqError, exc.SQLAlchemyError):
-                pass  # the lease runs out by itself
-            except Exception:  # without beats this process would take turns from the broker and give them back for ever
+                pass  # the lease expires
+            except Exception:  # without beats this process would keep taking turns from the broker and giving them back
                 journal.bug("beat")
             await asyncio.sleep(self._settings.beat_interval_s)
 
     async def _beat(self) -> None:
-        """Ordered by the loop, written by a thread: a loop that hangs beats no more."""
+        """Started by the loop and written by a thread, so that the beats stop when the loop hangs."""
         began = self.lease.begin()
         if await asyncio.to_thread(self._write_beat):
             self.lease.renew(began)
         else:
             await self._register_again()
-        if self._in_flight.take_lost():
+        if self._in_flight.take_check_request():
             try:
                 await asyncio.to_thread(self._take_back_lost_turns)
             except BaseException:
-                self._in_flight.lose()
+                self._in_flight.request_check()
                 raise
 
     def _write_beat(self) -> bool:
@@ -120,9 +120,9 @@ class Heartbeat:
         return lives
 
     async def _register_again(self) -> None:
-        """Taken for dead: what was begun goes on and its facts count, but new turns are claimed under a new id.
+        """Declared dead: begun calls continue and their outcomes count, but new turns are claimed under a new id.
 
-        If the ledger cannot be reached for that, the next beat finds no worker of this id, and comes here again.
+        If the ledger cannot be reached, the next beat finds no worker with this id and tries again.
         """
         self.lease.lose()
         old, self.worker_id = self.worker_id, new_id()
@@ -142,17 +142,17 @@ class Heartbeat:
                 now=self._now(),
             )
             self._compare(lineage.read(connection))
-            notify(connection, at=self._now())  # there is capacity now that was not
+            notify(connection, at=self._now())  # there is new capacity
 
     def _release_sealed(self) -> None:
-        """Look again at what waits for an encryption key: this worker may have it."""
+        """Release the jobs that wait for an encryption key: this worker may have it."""
         after: UUID | None = UUID(int=0)
         while after is not None:
             with writing(self._ledger) as connection:
                 after = sealed.release(connection, after=after, now=self._now())
 
     def _take_back_lost_turns(self) -> None:
-        """Close the turns that the ledger believes to be here, and are not."""
+        """Close the turns that are in this process according to the ledger, but are not."""
         with writing(self._ledger) as connection:
             lost = rescue.take_back_strays(
                 connection, self.worker_id, in_flight=self._in_flight, now=self._now(), key_max_age=self.key_max_age
@@ -163,7 +163,7 @@ class Heartbeat:
             journal.lost_turns_returned(lost)
 
     def _compare(self, found: Standing) -> None:
-        """Take in how far the ledger has come; time that it has seen, this process has seen too."""
+        """Keep the lineage that was read, and raise this process's high-water mark to the ledger's latest time."""
         was_behind = self._clock_is_behind
         self.highest.note(found.highest_at)
         self._clock_is_behind = self.highest.clock_is_behind
@@ -174,5 +174,5 @@ class Heartbeat:
             self._known = found
 
     def _has_lost(self, found: Standing) -> bool:
-        """Whether the ledger knows less than it did when this process looked last."""
+        """Whether the ledger has lost something since this process last read it."""
         return self._known is not None and found.has_lost(self._known.line, self._known.renewals)

@@ -1,11 +1,13 @@
-"""Holds that the turns of one process know of without asking the ledger: an answer to one of them concerns them all."""
+"""Holds that all turns of a process obey as soon as an answer to one of them asks for it, without asking the ledger."""
 
 from __future__ import annotations
 
 from sendq.clock import Clock, Micros
+from sendq.facts.lanes import WHOLE_APPLICATION
+from sendq.facts.outcomes import Scope
 from sendq.ledger.dispatching.lanes import NEVER
 
-Pair = tuple[str, str]  # application and provider; "*" for all providers
+Pair = tuple[str, str]  # application; provider or `WHOLE_APPLICATION`
 
 
 class HeldPairs:
@@ -13,20 +15,22 @@ class HeldPairs:
 
     def __init__(self, now: Clock) -> None:
         self._now = now
-        self._held: dict[Pair, Micros] = {}  # turns offered up to then begin no further call
+        self._held: dict[Pair, Micros] = {}  # turns offered up to this time begin no further calls
 
     def hold(self, pair: Pair, scope: str, *, recorded: bool) -> None:
-        """A hold of the pair's provider or whole application falls.
+        """Hold the pair's provider, or its whole application.
 
-        Until the ledger has it, no turn of that scope may call, whenever it was offered. From then on only turns may
-        that are offered later: the ledger has let those go, knowing of the hold.
+        Until the hold is recorded in the ledger, no turn in that scope may call, regardless of when it was offered.
+        Afterwards, only turns that are offered later may call: the ledger took the hold into account.
         """
         application, _ = pair
-        self._held[pair if scope == "provider" else (application, "*")] = self._now() if recorded else NEVER
+        self._held[pair if scope == Scope.PROVIDER else (application, WHOLE_APPLICATION)] = (
+            self._now() if recorded else NEVER
+        )
 
     def allow(self, pair: Pair, offered_at: Micros) -> bool:
-        """Whether no hold that falls on this pair came at, or after, the time at which a turn was offered."""
+        """Whether no hold on this pair came at or after ``offered_at``, the time at which the turn was offered."""
         if not self._held:
             return True
         application, _ = pair
-        return all(self._held.get(scope, 0) < offered_at for scope in ((application, "*"), pair))
+        return all(self._held.get(scope, 0) < offered_at for scope in ((application, WHOLE_APPLICATION), pair))

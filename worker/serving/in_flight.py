@@ -1,8 +1,8 @@
-"""The turns of this process: those that its threads are claiming, and those that its event loop carries out.
+"""The turns of this process: those that its threads are claiming and those that its event loop carries out.
 
 The ledger may list more: a claim whose answer was lost, or a turn that a bug ended. The worker is alive, so no rescuer
-takes these back, and their lanes would wait for as long as it lives. Such lost turns are found by comparing the ledger
-with this register, which is why a turn is entered here before it is claimed.
+takes these back, and their lanes would wait until it ends. Such lost turns are found by comparing the ledger with this
+register, so a turn must be entered here before it is claimed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class InFlight:
         self._changed = threading.Condition()
         self._claims = 0
         self._names: Counter[Name] = Counter()  # a message delivered twice is entered twice for a moment
-        self._lost = False
+        self._check_requested = False
 
     @contextmanager
     def claiming(self, names: Collection[Name]) -> Iterator[None]:
@@ -40,33 +40,33 @@ class InFlight:
                 self._changed.notify_all()
 
     def keep(self, names: Iterable[Name]) -> None:
-        """These are ours, until `let_go`."""
+        """Keep claimed turns in the register until `remove`."""
         with self._changed:
             self._names.update(names)
 
-    def let_go(self, name: Name, *, lost: bool = False) -> None:
-        """A turn is over; ``lost``: the ledger may not know."""
+    def remove(self, name: Name, *, lost: bool = False) -> None:
+        """Remove a turn that is over; ``lost``: the ledger may still list it, so request a check."""
         with self._changed:
             self._drop([name])
-            self._lost = self._lost or lost
+            self._check_requested = self._check_requested or lost
 
-    def lose(self) -> None:
-        """The ledger may have given us a turn that we do not have."""
+    def request_check(self) -> None:
+        """Request a comparison with the ledger, which may list a turn that is not here."""
         with self._changed:
-            self._lost = True
+            self._check_requested = True
 
-    def take_lost(self) -> bool:
-        """Whether to look for strays; says so once."""
+    def take_check_request(self) -> bool:
+        """Whether a check was requested; clears the request."""
         with self._changed:
-            lost, self._lost = self._lost, False
-            return lost
+            requested, self._check_requested = self._check_requested, False
+            return requested
 
     def __contains__(self, name: object) -> bool:
         with self._changed:
             return name in self._names
 
     def wait_for_claims(self, limit_s: float) -> bool:
-        """Until no thread is claiming any more; False: the limit was over before."""
+        """Wait until no thread is claiming; False if the limit passed first."""
         with self._changed:
             return self._changed.wait_for(lambda: self._claims == 0, limit_s)
 

@@ -1,6 +1,6 @@
-"""The intake: waits for room, claims the turns of a bundle, and puts them on the event loop.
+"""The intake: waits for free slots, claims the turns of a bundle, and puts them on the event loop.
 
-Called in Celery's threads, which it holds only until the turns are on the loop.
+Runs in Celery's threads, and only until the turns are on the loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from worker.serving.in_flight import InFlight
 from worker.serving.slots import Slots, Usual, jobs_to_load
 from worker.telemetry import journal
 
-# A bundle that finds no room for this long is given back, for another worker to take.
+# A bundle for which no slots become free within this time is given back, for another worker to take.
 ROOM_LIMIT_S = 5.0
 
 
@@ -54,17 +54,17 @@ class Intake:
         self._closed = False
 
     def close(self) -> None:
-        """Take on nothing more: what waits for room is given back."""
+        """Accept no more turns; those that wait for free slots are given back."""
         self._closed = True
         self._slots.close()
 
     @property
     def closed(self) -> bool:
-        """Whether it takes on nothing more."""
+        """Whether it accepts no more turns."""
         return self._closed
 
     def take_on(self, turns: Sequence[tuple[UUID, int, int]]) -> int:
-        """Claim turns (lane, fence, slots) and put them on the loop; returns how many could be claimed."""
+        """Claim turns (lane, fence, slots) and put them on the loop; returns how many were claimed."""
         wanted = sum(slots for _, _, slots in turns)
         names = [(lane, fence) for lane, fence, _ in turns]
         if not self._heartbeat.lease.holds() or not self._slots.take(wanted, limit_s=ROOM_LIMIT_S):
@@ -73,7 +73,7 @@ class Intake:
         taken = 0
         try:
             with self._in_flight.claiming(names):
-                # Asked again, and now: much can have happened while there was no room.
+                # Check again: the wait for slots may have been long.
                 if self._closed or not self._heartbeat.lease.holds():
                     self._give_back(names)
                     return 0
@@ -82,14 +82,15 @@ class Intake:
                 for operation in {operation for one in claimed for operation in one.foreign}:
                     journal.newer_version("operation", operation)
                 if len(claimed) < len(names):
-                    # Their messages came again, or late. One whose claim was lost has looked as if it were in hand.
-                    self._in_flight.lose()
+                    # Their messages came twice or late. Or an earlier claim was lost, and a check missed it because the
+                    # turn was in the register just now.
+                    self._in_flight.request_check()
                 self._in_flight.keep((one.lane.id, one.lane.fence) for one in claimed)
                 self._begin(claimed)
             taken = sum(one.slots for one in claimed)
             return len(claimed)
         except BaseException:
-            self._in_flight.lose()  # the claim may be committed all the same
+            self._in_flight.request_check()  # the claim may have been committed nevertheless
             raise
         finally:
             self._slots.give(wanted - taken)

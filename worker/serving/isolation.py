@@ -1,4 +1,4 @@
-"""Calls that are made by processes of their own: how many at once, and what becomes of one that cannot start."""
+"""Calls that are made in separate processes: limits how many run at once, and logs those that cannot start."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from settings import Settings
 from tasks.calling.isolated import Alone, NoProcess
 from worker.telemetry import journal
 
-# Processes at once: each takes 40 MB, and half a second of CPU to start. A worker that dies twice with a full house
-# leaves hundreds of such jobs, all innocent but one.
+# Processes at once: each takes 40 MB, and half a second of CPU to start. A worker that dies twice with all slots in use
+# leaves hundreds of such jobs, of which only one is to blame.
 ALONE_MOST = 4
 
 
@@ -25,7 +25,7 @@ class Isolation:
 
     @asynccontextmanager
     async def alone(self, provider: str, job: ClaimedJob) -> AsyncIterator[Alone]:
-        """A client whose one call is made by a process of its own. Raises `NoProcess` if none can be started."""
+        """A client whose single call is made by a separate process. Raises `NoProcess` if none can be started."""
         s = self._settings
         async with self._places:
             try:

@@ -1,8 +1,8 @@
-"""The worker's right to make calls: it holds for a while after each beat that the ledger has committed.
+"""The worker's right to make calls: it is valid for a while after each beat that the ledger has committed.
 
-It ends before anybody else can take this worker for dead (`worker.leading.rescuer`), so that what the rescuer takes
-back is not on its way to the wire. Two clocks must agree: the monotonic one stands still while a machine is suspended,
-the wall clock jumps when it is set.
+It expires before any rescuer can declare this worker dead (`worker.leading.rescuer`), so that no call of a job that is
+taken back is still about to begin. Both clocks must agree: the monotonic clock stops while the machine is suspended,
+and the wall clock jumps when it is set.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sendq.clock import SECOND, Clock
 
 @dataclass(slots=True)
 class Lease:
-    """Renewed by beats; asked directly before each call."""
+    """Renewed by beats; checked directly before each call."""
 
     holds_s: float
     monotonic: Callable[[], float]
@@ -24,11 +24,11 @@ class Lease:
     _wall_until: float = float("-inf")
 
     def begin(self) -> tuple[float, int]:
-        """The moment before a beat is written: the lease counts from here, not from the commit's answer."""
+        """The time before a beat is written, from which the lease counts (not from when the commit returns)."""
         return self.monotonic(), self.wall()
 
     def renew(self, began: tuple[float, int]) -> None:
-        """A beat that began then is committed."""
+        """Renew the lease after the beat that began at ``began`` was committed."""
         monotonic, wall = began
         self._until = monotonic + self.holds_s
         self._wall_until = wall + self.holds_s * SECOND
@@ -38,7 +38,7 @@ class Lease:
         return self.monotonic() - (self._until - self.holds_s)
 
     def lose(self) -> None:
-        """Somebody has taken this worker for dead."""
+        """End the lease now: this worker was declared dead."""
         self._until = self._wall_until = float("-inf")
 
     def holds(self) -> bool:

@@ -1,9 +1,8 @@
-"""The recorder: outcomes of all turns of this process, committed together.
+"""The recorder: commits the outcomes of all turns of this process in groups.
 
-While one commit is on its way to the disk, what comes in meanwhile becomes the next group; under load a group holds
-many turns, at rest one outcome goes at once. Nothing is ever dropped: while the ledger is away, outcomes are kept and
-are the first thing that is written when it is back. What may go on the wire waits for that, so a process without a
-ledger begins no call.
+What arrives during one commit forms the next group: under load a group covers many turns, otherwise an outcome is
+committed at once. Nothing is ever dropped: while the ledger is unavailable, outcomes are kept, and they are written
+first when it is back. A job goes on the wire only after its commit, so a process without a ledger begins no calls.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from sendq.vault import Vault
 from tasks import failpoints
 from worker.telemetry import journal, metrics
 
-# More in one transaction would make the first of them wait for the last.
+# With more in one transaction, the first of them would wait too long for the last.
 GROUP_MOST = 500
 
-# Between tries while the ledger is away.
+# Pause between attempts while the ledger is unavailable.
 PAUSE_FIRST_S, PAUSE_MOST_S = 0.05, 1.0
 
-# That a pair works is written this often while it does: far below `sendq.rules.pace.PROVEN_FOR`, and short, for so long
-# one call at a time is made after a hold that fell elsewhere.
+# How often it is written that a pair works: far below `sendq.rules.pace.PROVEN_FOR`, and short, because for this long
+# only one call at a time is made after a hold that another process recorded.
 PROVEN_AGAIN_S = 2.0
 
 TEXT_REFUSED = "(the ledger refused this text)"
@@ -45,7 +44,7 @@ TEXT_REFUSED = "(the ledger refused this text)"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one turn wants committed at once, and whom to tell: ``done`` is called with the jobs that may begin."""
+    """What one turn wants committed in one transaction; then ``done`` is called with the jobs that may begin."""
 
     pair: tuple[str, str]  # (application, provider)
     outcome: Outcome | None
@@ -63,38 +62,38 @@ class Recorder:
         engine: Engine,
         *,
         now: Clock,
-        told: Callable[[Sequence[Outcome], Recorded], None],
+        on_recorded: Callable[[Sequence[Outcome], Recorded], None],
         run_there: Callable[[Callable[[], None]], None] = lambda step: step(),
         vault: Vault = NO_VAULT,
     ) -> None:
-        """``told`` hears of every committed group (events, logs); it must be quick.
+        """``on_recorded`` is called with every committed group (for events and logs); it must be quick.
 
-        ``run_there`` runs what it is given where those who wait for their entries are: once for a whole group.
+        ``run_there`` runs a function in the thread of the turns that wait for their entries: once for a whole group.
         """
         self._vault, self._run_there = vault, run_there
-        self._engine, self._now, self._told = engine, now, told
+        self._engine, self._now, self._on_recorded = engine, now, on_recorded
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sendq-recorder", daemon=True)
         self._gone = threading.Event()
         self._proven_until: dict[tuple[str, str], float] = {}
         self._in_flight = 0  # entries of the group that is being committed
-        self.tries = 0  # commits in vain
+        self.tries = 0  # failed commits
 
     def start(self) -> None:
-        """Begin to record."""
+        """Start the thread."""
         self._thread.start()
 
     def put(self, entry: Entry) -> None:
-        """Have an entry committed, after all that were put before it."""
+        """Have an entry committed, after all earlier ones."""
         self._entries.put(entry)
 
     @property
     def waiting(self) -> int:
-        """Entries that are not committed yet."""
+        """The number of entries that are not yet committed."""
         return self._entries.qsize() + self._in_flight
 
     def stop(self, limit_s: float) -> bool:
-        """Commit what is there and end; False if the ledger did not let that happen within the limit."""
+        """Commit what is waiting and end; False if that was not possible within the limit."""
         self._entries.put(None)
         self._thread.join(limit_s)
         self._gone.set()
@@ -117,9 +116,9 @@ class Recorder:
                 return
 
     def _commit_until_done(self, entries: Sequence[Entry]) -> None:
-        """One transaction; if the ledger refuses what it says, two halves, down to the entry that is to blame.
+        """Commit in one transaction; if the ledger rejects the data, in two halves, down to the faulty entry.
 
-        What is committed is out of the way: if the connection breaks after it, it is neither written nor told again.
+        Parts that are committed are done: if the connection breaks later, they are not written or reported again.
         """
         parts = deque([entries])
         pause = PAUSE_FIRST_S
@@ -129,10 +128,10 @@ class Recorder:
                 parts.popleft()
                 pause = PAUSE_FIRST_S
             except Exception as error:
-                if not _passes_by_itself(error):
-                    parts.extendleft(reversed(self._without_the_guilty(parts.popleft(), error)))
+                if not _is_transient(error):
+                    parts.extendleft(reversed(self._without_rejected(parts.popleft(), error)))
                     continue
-                # The connection, a lock, a full disk: not what we wrote.
+                # The connection, a lock, a full disk: not the data.
                 self.tries += 1
                 metrics.commit_failed()
                 journal.ledger_unavailable(error, waiting=sum(map(len, parts)) + self._entries.qsize())
@@ -152,10 +151,10 @@ class Recorder:
             del self._proven_until[pair]
         for pair, ramp in recorded.ramps.items():
             self._proven_until[pair] = 0.0 if ramp is not None else time.monotonic() + PROVEN_AGAIN_S
-        self._run_there(partial(_tell, entries, recorded.begun))
+        self._run_there(partial(_call_done, entries, recorded.begun))
         try:
-            self._told(group.outcomes, recorded)
-        except Exception:  # what is recorded is recorded; without this thread the worker would hang, and look alive
+            self._on_recorded(group.outcomes, recorded)
+        except Exception:  # it is recorded already; without this thread the worker would hang but look alive
             journal.bug("told")
 
     def _group_of(self, entries: Sequence[Entry]) -> Group:
@@ -168,7 +167,7 @@ class Recorder:
         )
 
     def _proven_by(self, entries: Sequence[Entry]) -> dict[tuple[str, str], Micros]:
-        """Pairs that a call has shown to work, and when it began; those that are known to work only now and then."""
+        """Pairs that a call has shown to work, with the time it began; repeated only every `PROVEN_AGAIN_S`."""
         proven: dict[tuple[str, str], Micros] = {}
         at = time.monotonic()
         for entry in entries:
@@ -177,8 +176,8 @@ class Recorder:
                 proven[entry.pair] = max(outcome.begun_at, proven.get(entry.pair, 0))
         return proven
 
-    def _without_the_guilty(self, entries: Sequence[Entry], error: Exception) -> list[Sequence[Entry]]:
-        """What to commit instead of entries that were refused: halves, or the one to blame with less in it."""
+    def _without_rejected(self, entries: Sequence[Entry], error: Exception) -> list[Sequence[Entry]]:
+        """What to commit instead of entries that were rejected: two halves, or one entry without its faulty part."""
         if len(entries) > 1:
             middle = len(entries) // 2
             return [entries[:middle], entries[middle:]]
@@ -186,23 +185,23 @@ class Recorder:
         outcome = entry.outcome
         if outcome is None:
             journal.bug("recorder", lane=str(entry.end.lane_id if entry.end else None))
-            self._run_there(partial(_tell, entries, set()))
+            self._run_there(partial(_call_done, entries, set()))
             return []
         if outcome.attempt is None or outcome.attempt.error == TEXT_REFUSED:
-            # A bug of ours. The job stays begun, for everybody to see; its turn ends all the same.
+            # A bug in sendq. The job stays begun, where operators see it; its turn ends nevertheless.
             journal.bug("recorder", job=str(outcome.job_id), grant=outcome.grant_id, rule=outcome.rule)
             return [[replace(entry, outcome=None)]]
         journal.text_rejected(outcome, error)
         return [[replace(entry, outcome=_with_text_replaced(outcome))]]
 
 
-def _tell(entries: Sequence[Entry], begun: set[UUID]) -> None:
+def _call_done(entries: Sequence[Entry], begun: set[UUID]) -> None:
     for entry in entries:
         entry.done(begun)
 
 
 def _proves(outcome: Outcome) -> bool:
-    """Whether an answer shows that the application's key works: any but one that may be about the key itself."""
+    """Whether an answer shows that the application's key works: any answer that cannot be about the key itself."""
     if outcome.event is Event.ACCEPT:
         return True
     if outcome.attempt is None or outcome.attempt.status is None or outcome.attempt.route == "reauth":
@@ -211,12 +210,12 @@ def _proves(outcome: Outcome) -> bool:
 
 
 def _holds_above(outcome: Outcome) -> bool:
-    """Whether it holds more than its grant: then all that was held has to prove itself anew."""
+    """Whether it holds more than its grant: then everything it holds must be proven to work again."""
     return outcome.hold is not None and outcome.hold.above_grant
 
 
-def _passes_by_itself(error: Exception) -> bool:
-    """Whether to try the same again: the connection broke, a lock was in the way, or the pool had nothing free."""
+def _is_transient(error: Exception) -> bool:
+    """Whether to retry the same transaction: the connection broke, a row was locked, or the pool was exhausted."""
     if not isinstance(error, exc.DBAPIError):
         return isinstance(error, exc.TimeoutError)
     return is_disconnect(error) or meaning_of(error) is not None

@@ -1,8 +1,8 @@
-"""How many calls this process may take on: counted in calls, not in tasks.
+"""Slots: how much load this process may take on, counted in calls, not in tasks.
 
-A turn takes as many slots as it may have calls at once. A call that is slow gives its slot to others and counts
-against an allowance of its provider instead, so that accounts that hang cannot fill the process; with the allowance
-used up, it keeps its slot.
+A turn takes one slot for each call that it may have on the wire at the same time. A slow call gives up its slot and
+counts against its provider's allowance for slow calls instead, so that accounts that hang cannot fill the process; when
+the allowance is used up, it keeps its slot.
 """
 
 from __future__ import annotations
@@ -11,52 +11,51 @@ import threading
 from collections import Counter
 from math import ceil
 
-# Of the slots, so many are taken when there is hardly one left: turns take several at a time.
+# Slots are scarce from this share in use; below 1, because turns take several at a time.
 SCARCE = 0.9
 
-
-# In a full house a call makes room once it has lasted this many times as long as calls usually do, but not within the
-# time that any machine needs now and then.
+# When slots are scarce, a call gives up its slot once it has lasted this many times as long as calls usually do, but
+# not before the time that a call may take now and then on any machine.
 UNUSUAL = 4.0
 SHORTEST_S = 0.2
 
-# No call is over sooner.
+# The shortest time that a call takes.
 QUICKEST_S = 0.001
 
-# How many calls a turn is thought to come to while no call has shown how long it takes.
+# The number of calls assumed to fit into a turn before the first measurement.
 FIT_AT_FIRST = 3
 
-# What the latest call counts for in how long they usually take.
+# Weight of the latest call in the moving average.
 WEIGHT = 0.05
 
 
 class Usual:
-    """How long calls usually take, by provider. Used from one thread."""
+    """How long calls usually take, by provider. Used by one thread, except `fit_into`."""
 
     def __init__(self) -> None:
         self._means: dict[str, float] = {}
 
     def ended(self, provider: str, seconds: float) -> None:
-        """A call that was not slow has taken so long."""
+        """Take the duration of a call that was not slow into account."""
         for name in (provider, "*"):
             mean = self._means.get(name, seconds)
             self._means[name] = mean + (seconds - mean) * WEIGHT
 
     def patience(self, provider: str, *, most_s: float) -> float:
-        """After how many seconds a call is slow where slots are scarce."""
+        """Seconds after which a call counts as slow when slots are scarce."""
         mean = self._means.get(provider, self._means.get("*", most_s))
         return min(most_s, max(SHORTEST_S, mean * UNUSUAL))
 
     def fit_into(self, seconds: float) -> int | None:
-        """How many calls one after another fit into a time; None: nothing is known yet. May be asked by any thread."""
+        """How many successive calls fit into ``seconds``; None before the first measurement. Thread-safe."""
         mean = self._means.get("*")
         return None if mean is None else ceil(seconds / max(mean, QUICKEST_S))
 
 
 def jobs_to_load(fit: int | None, *, slots: int, most: int) -> int:
-    """How many jobs of a lane a turn of ``slots`` calls at once should have in hand: what it comes to, and some more.
+    """How many jobs to load for a turn of ``slots`` simultaneous calls: as many as it can begin, and a few more.
 
-    Each job that is loaded and not begun was loaded in vain: the lane's next turn loads it again.
+    A job that is loaded but not begun is wasted work: the lane's next turn loads it again.
     """
     return min(most, slots * ((FIT_AT_FIRST if fit is None else fit) + 1))
 
@@ -73,24 +72,24 @@ class Slots:
 
     @property
     def used(self) -> int:
-        """Slots that are taken."""
+        """Slots in use."""
         return self._used
 
     @property
     def scarce(self) -> bool:
-        """Whether hardly a slot is left."""
+        """Whether hardly any slots are free."""
         return self._used >= self.capacity * SCARCE
 
     @property
     def slow(self) -> int:
-        """Calls in the slow allowance."""
+        """Calls that count against the allowances for slow calls."""
         with self._changed:
             return sum(self._slow.values())
 
     def take(self, slots: int, *, limit_s: float) -> bool:
-        """Wait for room for ``slots`` and take it; False if there was none within the limit, or will be none.
+        """Wait until ``slots`` are free and take them; False after ``limit_s`` seconds or `close`.
 
-        More than the whole capacity is taken as soon as nothing else is, or it would wait for ever.
+        A request for more than the whole capacity is granted as soon as no slot is in use, or it would wait for ever.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._fits(slots), timeout=limit_s)
@@ -103,19 +102,19 @@ class Slots:
         return self._used == 0 or self._used + slots <= self.capacity
 
     def close(self) -> None:
-        """There will be no more room; nobody waits for it any longer."""
+        """Grant no more slots, and end all waits."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def give(self, slots: int) -> None:
-        """Give slots back."""
+        """Return slots."""
         with self._changed:
             self._used -= slots
             self._changed.notify_all()
 
     def slow_down(self, provider: str) -> bool:
-        """A call has become slow: it gives its slot back, if its provider's allowance has room."""
+        """Give up the slot of a slow call, if its provider's allowance is not used up; returns whether it did."""
         with self._changed:
             if self._slow[provider] >= self._slow_each:
                 return False
@@ -125,7 +124,7 @@ class Slots:
             return True
 
     def slow_call_ended(self, provider: str) -> None:
-        """A call of the slow allowance is over. Its turn's slot, given away, is taken again, full house or not."""
+        """End a call of the slow allowance: its turn takes the slot back, even if all slots are in use."""
         with self._changed:
             self._slow[provider] -= 1
             self._used += 1

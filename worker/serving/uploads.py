@@ -1,4 +1,4 @@
-"""Files on their way from the ledger to the wire: short reads, in a few threads of their own."""
+"""Reads files from the ledger for uploads: short reads, in a few dedicated threads."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from sendq.ledger.db.engine import reading
 from sendq.messages.content import StoredPiece
 from sendq.vault import Vault
 
-# Reads at once in one process, with a connection each. A read takes a millisecond or two, so four bring more than any
-# uplink takes; and a read holds a chunk, so their number bounds what is held.
+# Simultaneous reads in one process, each with a connection. A read takes a millisecond or two, so four read faster than
+# any uplink sends; and each holds one chunk, so their number limits the memory in use.
 READERS = 4
 
 T = TypeVar("T")
 
 
 class Uploads:
-    """Reads pieces and chunks for `tasks.calling.upload`, each in a transaction of its own that takes milliseconds."""
+    """Reads pieces and chunks for `tasks.calling.upload`, each in its own transaction that takes milliseconds."""
 
     def __init__(self, ledger: Ledger, vault: Vault) -> None:
         self._ledger, self._vault = ledger, vault
@@ -39,7 +39,7 @@ class Uploads:
         return self._read(lambda connection: contents.chunk_of(connection, content_id, position, vault=self._vault))
 
     def close(self) -> None:
-        """Let reads under way end; none begins any more."""
+        """Start no more reads; those that are running may finish."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, question: Callable[[Connection], T]) -> Awaitable[T]:

@@ -54,7 +54,7 @@ def told() -> Told:
 @pytest.fixture
 def recorder(pg_ledger: Ledger, told: Told) -> Iterator[Recorder]:
     """Not started: what is put before `start` becomes one group."""
-    recorder = Recorder(pg_ledger.engine, now=pg_ledger.clock, told=told.group)
+    recorder = Recorder(pg_ledger.engine, now=pg_ledger.clock, on_recorded=told.group)
     yield recorder
     assert recorder.stop(20)
 
@@ -209,7 +209,7 @@ class TestALedgerThatIsAway:
         turns = claimed_turns(pg_ledger, 3)
         database = pg_ledger.engine.url.database
         engine = open_engine(pg_ledger.engine.url)
-        recorder = Recorder(engine, now=pg_ledger.clock, told=told.group)
+        recorder = Recorder(engine, now=pg_ledger.clock, on_recorded=told.group)
         pg_ledger.engine.dispose()
         pg_server.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
         recorder.start()
