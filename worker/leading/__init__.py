@@ -1,1 +1,1 @@
-"""Work of the leader alone: dispatch, rescue, reconcile, check grants, end batches, prune."""
+"""Work that only the leader does: dispatch, rescue, reconcile, check grants, end batches, prune."""

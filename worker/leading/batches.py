@@ -1,7 +1,7 @@
-"""The leader's rounds over batches: what was found becomes jobs, what was cancelled ends, what is over is finished.
+"""The leader's work on batches: makes jobs of the messages found, ends cancelled jobs, and finishes batches.
 
-Everything here is taken up where it stopped by whoever leads next: each step is one transaction over at most a thousand
-rows, and the ledger alone knows what is left to do.
+The next leader continues where this one stopped: each step is one transaction over at most a thousand rows, and all
+progress is in the ledger.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
 from worker.telemetry import journal
 
-# How late the end of a batch may be noticed: soon for whoever watches it, seldom for a ledger with nothing to do.
+# How late the end of a batch may be noticed: short for people who watch it, long enough not to load an idle ledger.
 ROUND_S = 1.0
 
-# Of cancelled batches and of those whose walk is over, in one round; the others come after these.
+# Cancelled batches, and batches whose listing is complete, per round; the rest follow in later rounds.
 BATCHES_MOST = 100
 
-# Changes that one round adds up: several seconds of the fastest worker.
+# Job changes added up per round: several seconds of work of the fastest worker.
 CHANGES_MOST = 10_000
 
-# One round does as much of the steps as fits into this, so that a large batch does not keep the others from ending.
+# Limit for the steps of one round, so that a large batch does not delay the end of others.
 ROUND_MOST_S = 2.0
 
 _FIRST = UUID(int=0)
@@ -40,14 +40,14 @@ class Batches(LeaderLoop):
     def __init__(self, ledger: Engine, leadership: Leads, *, now: clock.Clock) -> None:
         super().__init__("batches", leadership, every_s=ROUND_S)
         self._ledger, self._now = ledger, now
-        self._ended_up_to: dict[UUID, UUID] = {}  # of cancelled batches: the last job that was looked at
+        self._ended_up_to: dict[UUID, UUID] = {}  # of cancelled batches: the last job that was processed
 
     def stand_by(self) -> None:
-        """Forget how far this process has come: another one goes on meanwhile."""
+        """Forget this process's progress: another process continues meanwhile."""
         self._ended_up_to.clear()
 
     def lead_once(self) -> None:
-        """Add up and finish; then make jobs and end jobs, as many as fit into a round."""
+        """Add up changes and finish batches; then end and make as many jobs as fit into a round."""
         with reading(self._ledger) as connection:
             if not batches.any_news(connection):
                 return

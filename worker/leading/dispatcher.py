@@ -1,8 +1,8 @@
-"""The dispatcher: gives due lanes their turns. That of the leader acts (`worker.leading.leadership`).
+"""The dispatcher: offers turns of due lanes. Only the leader's dispatcher acts (`worker.leading.leadership`).
 
-One round is one transaction: take in new jobs, see which lanes are due and how many calls the workers have room for,
-open turns, commit. Only then the turns are published, in bundles. What the broker loses of them comes back by itself
-(`worker.leading.rescuer`), so nothing here waits for an answer.
+One round is one transaction: take in new jobs, find the due lanes and the number of free slots, offer turns, commit.
+Then the turns are published in bundles. Turns that the broker loses are taken back (`worker.leading.rescuer`), so
+nothing here waits for an acknowledgement.
 """
 
 from __future__ import annotations
@@ -36,36 +36,37 @@ from worker.telemetry import journal, metrics
 
 Publish = Callable[[Sequence[Sequence[Turn]]], None]
 
-# New jobs' lanes taken in by one round; the rest by the next, which follows at once.
+# Wake rows (lanes with new jobs) taken in per round; the next round follows at once for the rest.
 WAKES_MOST = 1_000
 
-# Lanes whose pace one round compares with the settings, after the lead has changed.
+# Lanes per round whose pace is compared with the settings after a change of leader.
 PACED_MOST = 1_000
 FIRST = UUID(int=0)
 
-# Between two rounds that found something to do: new turns every few milliseconds, without a busy loop.
+# Pause after a round that found something to do: new turns every few milliseconds, without a busy loop.
 BUSY_PAUSE: Micros = clock.seconds(0.005)
-# While turns are open or lanes are due but no worker has room, this often.
+# Pause while lanes are due but no worker has free slots.
 FULL_PAUSE: Micros = clock.seconds(0.02)
-# With nothing to do for this long, ask to be woken by commits and sleep.
+# After this long with nothing to do, ask commits to notify, and sleep.
 IDLE_AFTER: Micros = clock.seconds(0.05)
-# Commits go on notifying until this many rounds in a row had work: to cancel notifications, look every few milliseconds
-# and ask for them again costs more than a few notifications, and the worker that has just got a turn would wait for it.
+# Notifications are cancelled only after this many rounds in a row had work: cancelling them, polling every few
+# milliseconds and asking for them again costs more than a few notifications, and would delay the worker that has just
+# been offered a turn.
 STEADY = 4
-# How far ahead notifications are asked for: seldom enough to cost nothing, and further than any clock is wrong.
+# How long a request for notifications lasts: long enough to cost nothing, and longer than any clock error.
 SLEEP: Micros = clock.seconds(10)
-# After an error, without the wakeup, which may be what broke.
+# Pause after an error, without using the wakeup, which may be the cause.
 ERROR_PAUSE_S = 1.0
 
 NOTHING_USED = Used(young=0, old=0)
 
-# After a failed publication.
+# Pauses after a failed publication.
 BROKER_PAUSE_FIRST, BROKER_PAUSE_MOST = clock.seconds(0.5), clock.seconds(5)
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round did, and when something is due next."""
+    """What one round did, and when the next lane is due."""
 
     turns: Sequence[Turn]
     woken: int
@@ -74,7 +75,7 @@ class Round:
 
 
 class Dispatcher:
-    """A loop in a thread of its own. ``run_once`` is one round of it."""
+    """A loop in its own thread. ``run_once`` is one round of it."""
 
     def __init__(
         self,
@@ -90,27 +91,27 @@ class Dispatcher:
         bundle_slots: int,
         paces: Paces,
     ) -> None:
-        """``holder``: this worker's id. ``poll_s``: seconds between two looks while nothing may be dispatched."""
+        """``holder``: this worker's id. ``poll_s``: seconds between two checks while nothing may be dispatched."""
         self._ledger, self._publish, self._wakeup, self._holder = ledger, publish, wakeup, holder
         self._leadership, self._now, self._poll_s = leadership, now, poll_s
         self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
         self._paces = paces
-        self._term = 0  # of the leadership; what follows is known of this term
-        self._paced: UUID | None = FIRST  # lanes up to here keep the paces of this process's settings; None: all do
-        self._sleeps_until: Micros = 0  # as the ledger has it
+        self._term = 0  # of the leadership; the fields below are valid for this term
+        self._paced: UUID | None = FIRST  # lanes up to here have the paces of this process's settings; None: all have
+        self._sleeps_until: Micros = 0  # as recorded in the ledger
         self._floors = Floors()
         self._quiet_since: Micros | None = None
-        self._busy_rounds = 0  # running, with something to do
+        self._busy_rounds = 0  # in a row, with something to do
         self._broker_pause: Micros = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sendq-dispatcher", daemon=True)
 
     def start(self) -> None:
-        """Begin to stand by, or to lead."""
+        """Start the thread, which leads or waits to lead."""
         self._thread.start()
 
     def stop(self, limit_s: float) -> None:
-        """Dispatch no further turns, and give up the lease."""
+        """Dispatch no more turns, and give up the lease."""
         self._stopping.set()
         self._wakeup.wake()
         self._thread.join(limit_s)
@@ -122,7 +123,7 @@ class Dispatcher:
                 pause = self.run_once()
                 if pause > FULL_PAUSE:
                     self._wakeup.wait_for(pause / clock.SECOND)
-                elif pause > 0:  # with work, every commit would wake it; one round every few milliseconds handles all
+                elif pause > 0:  # under load every commit would wake it; a round every few milliseconds is enough
                     self._stopping.wait(pause / clock.SECOND)
             except (SendqError, exc.SQLAlchemyError) as error:
                 journal.ledger_unavailable(error, waiting=0)
@@ -133,7 +134,7 @@ class Dispatcher:
                 self._stopping.wait(ERROR_PAUSE_S)
 
     def run_once(self) -> Micros:
-        """Lead if possible, and do one round; returns how long to wait for the next one, unless it is woken."""
+        """Lead if possible, and do one round; returns how long to wait for the next one unless woken."""
         leadership = self._leadership
         leadership.ask()
         if not leadership.leads:
@@ -144,15 +145,15 @@ class Dispatcher:
         if not leadership.serves:
             return max(FULL_PAUSE, min(leadership.until_asking(), clock.seconds(self._poll_s)))
         if self._paced is not None:
-            self._keep_paces(self._paced)
+            self._apply_paces(self._paced)
         done = self._round(self._now())
         metrics.dispatched(len(done.turns))
         if done.turns:
             self._publish_or_take_back(done.turns)
         return self._pause_after(done)
 
-    def _keep_paces(self, after: UUID) -> None:
-        """The previous leader may have had other settings."""
+    def _apply_paces(self, after: UUID) -> None:
+        """Apply this process's paces to some lanes: the previous leader may have had other settings."""
         with writing(self._ledger) as connection:
             self._paced, changed = apply_paces(connection, self._paces, after=after, limit=PACED_MOST)
         if changed:
@@ -212,7 +213,7 @@ class Dispatcher:
             self._publish(bundles)
             self._broker_pause = 0
             journal.dispatched(len(offered), len(bundles))
-        except Exception as error:  # of any type; the turns come back in any case
+        except Exception as error:  # of any type; the turns are taken back in any case
             journal.publish_failed(len(offered), error)
             metrics.publish_failed()
             self._broker_pause = min(BROKER_PAUSE_MOST, max(BROKER_PAUSE_FIRST, self._broker_pause * 2))
@@ -234,14 +235,14 @@ class Dispatcher:
         self._busy_rounds = 0
         self._quiet_since = now if self._quiet_since is None else self._quiet_since
         can_notify = self._wakeup.can_notify
-        # Every change of a lane notifies; as a safety net it looks again with each renewal of the lease.
+        # Every change of a lane notifies; as a safety net there is a round with each renewal of the lease.
         look_again = NEVER if can_notify else self._wakeup.poll_every
         wait = max(0, min(done.next_at - now, look_again, self._leadership.until_asking()))
         if 0 <= now - self._quiet_since < IDLE_AFTER and not self._sleeps_until:
             return min(wait, BUSY_PAUSE)
         if can_notify and not SLEEP // 2 < self._sleeps_until - now <= SLEEP:
             self._ask_for_notifications(until=now + SLEEP)
-            return 0  # another look finds what was committed before this
+            return 0  # another round finds what was committed before the request
         return wait
 
     def _ask_for_notifications(self, *, until: Micros) -> None:

@@ -1,8 +1,8 @@
-"""The grant checker: looks after lanes that are closed because their owners must sign in again.
+"""The grant checker: handles lanes that are closed because the account's owner must sign in again.
 
-Webhooks are only a hint, so the API is asked about each such grant that has jobs waiting, ever more rarely; an answer
-that could have meant something else is looked into before anybody is bothered; and many grants that fail alike are
-taken for what they are, the trouble of their application.
+Webhooks are only a hint, so the API is queried about each such grant with waiting jobs, at growing intervals. A refusal
+that may have another cause is checked before anyone is notified, and many grants that fail alike are treated as a
+problem of their application.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from worker.serving.engine import Engine
 from worker.telemetry import journal
 from worker.telemetry.alerts import alert
 
-ROUND_S = 2.0  # whoever has signed in waits no longer than that; at rest each round costs CPU
+ROUND_S = 2.0  # the longest wait after signing in; when idle, each round costs CPU
 
-# Nylas allows 50 questions about grants per second and application, and others ask too.
+# Nylas allows 50 requests about grants per second and application, and others make such requests too.
 CHECKS_MOST = 20
 
-# Longer than the connection and the slowest lookup; the answer to a question that takes longer is not worth a thread.
+# Longer than connecting and the slowest lookup; an answer that takes longer is not worth blocking a thread.
 ASK_LIMIT_S = 30.0
-# On top of that, for an event loop that is busy.
+# Added to that for a busy event loop.
 LATE_S = 5.0
 
 END_MOST = 500
@@ -50,12 +50,12 @@ ANNOUNCE_MOST = 100
 
 
 class Verdict(StrEnum):
-    """What the API says of a grant."""
+    """What the API says about a grant."""
 
     VALID = "valid"
     INVALID = "invalid"
     GONE = "gone"
-    UNKNOWN = "unknown"  # no answer, or one that says nothing of the grant
+    UNKNOWN = "unknown"  # no answer, or one that says nothing about the grant
 
 
 def verdict_of(answer: Answer) -> Verdict:
@@ -70,14 +70,14 @@ def verdict_of(answer: Answer) -> Verdict:
         row = POLICY.rule(result)
         if row.id == "grant_not_found":
             return Verdict.GONE
-        # The key itself was refused: that says nothing of the grant.
+        # Otherwise the key itself was refused, which says nothing about the grant.
         if result.status in (401, 403) and row.scope is Scope.GRANT:
             return Verdict.INVALID
     return Verdict.UNKNOWN
 
 
 def provider_of(answer: Answer) -> str | None:
-    """Whose the grant is, read from the answer to ``GET /v3/grants/{id}``; None if it does not say."""
+    """The grant's provider, from the answer to ``GET /v3/grants/{id}``; None if it does not say."""
     if answer.status != 200:
         return None
     with suppress(ValueError, KeyError, TypeError, RecursionError):
@@ -87,9 +87,9 @@ def provider_of(answer: Answer) -> str | None:
 
 
 def doubtful_rules(policy: Policy) -> frozenset[str]:
-    """Refusals of a grant that may be the application's trouble as well: what comes as 401 or 403 alone.
+    """Refusals of a grant that may also be a problem of the application: rules for 401 and 403 only.
 
-    A refresh token that was revoked, say, is its owner's business, however many there are.
+    A revoked refresh token, for example, concerns only its owner, however many there are.
     """
     return frozenset(
         row.id
@@ -110,9 +110,9 @@ class GrantChecker(LeaderLoop):
         self._paces = settings.lane_paces
 
     def lead_once(self) -> None:
-        """One round: ask, look higher, then call for people, then end what nobody can send any more.
+        """One round: check grants, escalate, reopen lanes, announce, then end the jobs of deleted grants.
 
-        Lanes of grants that the API calls valid are opened last: till then they count among those that fail alike.
+        Lanes of valid grants are opened only after the escalation, so that they count among the grants that fail alike.
         """
         with writing(self._ledger) as connection:
             unknown = self._to_ask(connection) if self._settings.ask_providers else []
@@ -172,7 +172,7 @@ class GrantChecker(LeaderLoop):
         return verdicts
 
     def _answers(self, checks: Sequence[Check]) -> list[tuple[Check, Answer]]:
-        """Ask about all of them at once: a grant whose answer takes long does not keep the others waiting."""
+        """Ask about all of them concurrently, so that a slow answer does not delay the others."""
         if not checks:
             return []
 
@@ -193,7 +193,7 @@ class GrantChecker(LeaderLoop):
         return list(zip(checks, answered, strict=True))
 
     def _note(self, check: Check, verdict: Verdict) -> None:
-        """Write down what is certain."""
+        """Record what is certain."""
         now = self._now()
         with writing(self._ledger) as connection:
             if verdict is Verdict.INVALID:

@@ -1,4 +1,4 @@
-"""A loop of which only the leader's does anything: the one place where that is asked."""
+"""A periodic loop that acts only in the leading process: the one place where this is checked."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from worker.processes.periodic_loop import PeriodicLoop
 
 
 class LeaderLoop(PeriodicLoop):
-    """Every process has one of each; that of the leader acts."""
+    """Every process runs each of these loops; only the leader's act."""
 
     def __init__(self, name: str, leadership: Leads, *, every_s: float, whole_ledger: bool = False) -> None:
-        """``whole_ledger``: it does not act either while the ledger has lost something (`Leads.serves`)."""
+        """``whole_ledger``: act only while the ledger has lost nothing (`Leads.serves`)."""
         super().__init__(name, every_s=every_s)
         self._leadership, self._whole_ledger = leadership, whole_ledger
 
     @property
     def may_act(self) -> bool:
-        """Whether this process is the one whose loop acts."""
+        """Whether the loop of this process acts."""
         return self._leadership.serves if self._whole_ledger else self._leadership.leads
 
     def run_once(self) -> None:
-        """One round, if this process leads."""
+        """Call `lead_once` if this process may act, else `stand_by`."""
         if self.may_act:
             self.lead_once()
         else:
@@ -30,8 +30,8 @@ class LeaderLoop(PeriodicLoop):
 
     @abstractmethod
     def lead_once(self) -> None:
-        """One round of the leader's."""
+        """One round as the leader."""
 
     def stand_by(self) -> None:
-        """A round while another process leads, or none does: forget what was only known while this one did."""
+        """One round while this process may not act: drop the state that is only valid while it may."""
         return

@@ -1,10 +1,10 @@
-"""Which process leads: the holder of a lease in the ledger, for as long as that ledger has lost nothing.
+"""Which process leads: the holder of a lease in the ledger, as long as the ledger has lost nothing.
 
-The lease is asked for, and renewed, by the thread of the dispatcher (`worker.leading.dispatcher`), which stops when it
-is lost. All loops that act on the leader alone ask here (`worker.leading.leader_loop`).
+The dispatcher's thread takes and renews the lease (`worker.leading.dispatcher`), and stops dispatching when it is lost.
+All loops that act only in the leading process check here (`worker.leading.leader_loop`).
 
-Each renewal is compared with what a witness outside of the ledger remembers. A ledger that counts fewer renewals was
-restored from a backup: what went out since then is unknown, so nothing is dispatched until an operator has decided.
+Each renewal is compared with the count that a witness outside the ledger remembers. A ledger that counts fewer renewals
+was restored from a backup: what was sent since then is unknown, so nothing is dispatched until an operator has decided.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sendq.ledger.dispatching import lineage, workers
 from worker.telemetry import journal
 from worker.telemetry.alerts import alert
 
-# Before the first attempt: ask at once.
+# No wait before the next attempt.
 AT_ONCE = float("-inf")
 
 
@@ -33,14 +33,14 @@ class Witness(Protocol):
     """Remembers how often the lease was renewed (`worker.leading.renewal_witness`)."""
 
     def renewals_of(self, line: UUID) -> int | None:
-        """The highest count that is known of a lineage, 0 if none; None: the witness does not answer."""
+        """The highest known count of a lineage, 0 if there is none; None if the witness does not answer."""
 
     def remember(self, line: UUID, renewals: int) -> None:
         """Remember a count."""
 
 
 class Leads(Protocol):
-    """What loops ask about the leadership of their process."""
+    """What loops need to know about the leadership of their process."""
 
     @property
     def leads(self) -> bool:
@@ -52,7 +52,7 @@ class Leads(Protocol):
 
 
 class Leadership:
-    """One per process. `ask`, `lose` and `resign` belong to the dispatcher's thread; the rest may be read by any."""
+    """One per process. Only the dispatcher's thread calls `ask`, `lose` and `resign`; any thread may read the rest."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class Leadership:
         poll_s: float,
         witness: Witness | None = None,
     ) -> None:
-        """``holder``: this worker's id. ``poll_s``: how often a process that does not lead asks, in seconds.
+        """``holder``: this worker's id. ``poll_s``: seconds between two attempts of a process that does not lead.
 
-        ``witness``: None if there is nothing to compare the ledger with, which is trusted then.
+        ``witness``: None if there is nothing to compare the ledger with; it is trusted then.
         """
         self._ledger, self._holder, self._now, self._monotonic = ledger, holder, now, monotonic
         self._lease_s, self._poll_s = lease_s, poll_s
@@ -76,7 +76,7 @@ class Leadership:
         self._fence: int | None = None
         self._terms = 0
         self._ask_at = AT_ONCE  # monotonic
-        self._watched: workers.Lease | None = None  # another process's
+        self._watched: workers.Lease | None = None  # of another process
         self._watched_since = 0.0  # monotonic
 
     @property
@@ -86,20 +86,20 @@ class Leadership:
 
     @property
     def serves(self) -> bool:
-        """Whether it leads, and the ledger has lost nothing: what the ledger forgot, nobody may act upon."""
+        """Whether it leads and the ledger has lost nothing: nobody may act on a ledger with gaps."""
         return self.leads and self._is_whole
 
     @property
     def terms(self) -> int:
-        """How often this process began to lead: what it knew of lanes before the last time is out of date."""
+        """How often this process became the leader: what it knew about lanes before the last time is out of date."""
         return self._terms
 
     def until_asking(self) -> Micros:
-        """How long until `ask` asks the ledger again."""
+        """How long until `ask` queries the ledger again."""
         return max(0, clock.seconds(self._ask_at - self._monotonic()))
 
     def ask(self) -> None:
-        """Take the lease if it is free, or renew it; does nothing before the time for that."""
+        """Take the lease if it is free, or renew it; does nothing before that is due."""
         asked_at = self._monotonic()
         if asked_at < self._ask_at:
             return
@@ -119,34 +119,34 @@ class Leadership:
         self._ask_at = asked_at + (self._poll_s if fence is None else self._lease_s / 3)
 
     def lose(self) -> None:
-        """Another process has taken the lease."""
+        """Note that another process has taken the lease."""
         self._fence = None
 
     def ledger_unavailable(self) -> None:
-        """Lead no more, and ask again as soon as the ledger answers."""
+        """Stop leading, and ask again as soon as the ledger answers."""
         self._fence, self._ask_at = None, AT_ONCE
 
     def resign(self) -> None:
         """Let another process lead at once."""
         if self._fence is not None:
-            with suppress(SendqError), writing(self._ledger) as connection:  # otherwise the lease expires
+            with suppress(SendqError), writing(self._ledger) as connection:  # on failure, the lease expires
                 workers.resign(connection, self._holder())
 
     def _check_whole(self, found: lineage.Standing, *, known_until: Micros, new: bool) -> None:
-        """Compare the ledger with the witness, after each renewal; a leader that is ``new`` trusts nothing before."""
+        """Compare the ledger with the witness after a renewal; a ``new`` leader does not trust it before."""
         if self._witness is None:
             self._is_whole = found.shut_at is None
             return
         if new:
             self._is_whole = False
-        assert found.line is not None  # the lease was just taken, which names the line
+        assert found.line is not None  # taking the lease has set it
         if found.shut_at is not None:
             self._is_whole = False
             return
         seen = self._witness.renewals_of(found.line)
         if seen is None:
-            return  # it does not answer: neither would the broker, so nothing is lost by waiting
-        if seen >= found.renewals:  # nobody else can have made the witness remember this very renewal
+            return  # no answer: neither would the broker answer, so waiting costs nothing
+        if seen >= found.renewals:  # no other process can have reported this renewal to the witness
             with writing(self._ledger) as connection:
                 lineage.shut(connection, known_until=known_until, now=self._now())
             self._is_whole = False
@@ -159,7 +159,7 @@ class Leadership:
         self._is_whole = True
 
     def _lease_that_is_over(self, now: Micros) -> workers.Lease | None:
-        """The lease, if it is free; read without a lock, because every process that does not lead reads it often."""
+        """The lease, if it is free; read without a lock because all other processes read it often."""
         with reading(self._ledger) as connection:
             lease = workers.lease(connection)
         looked_at = self._monotonic()

@@ -1,4 +1,4 @@
-"""The pruner: deletes what has been kept for as long as the settings say.
+"""The pruner: deletes rows whose retention (see the settings) is over.
 
 It works in steps, and pauses after each step for as long as the step took.
 """
@@ -23,7 +23,7 @@ from worker.telemetry import journal
 
 ROUND_S = 30.0
 
-# A file may have 25 MB.
+# A file may be 25 MB large.
 FILES_STEP = 20
 
 DAY: clock.Micros = 86_400 * clock.SECOND

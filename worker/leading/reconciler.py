@@ -1,7 +1,8 @@
-"""The reconciler: finds out what became of sends that nobody knows about.
+"""The reconciler: finds out whether sends with an unknown outcome went out.
 
-What a look says, and when one counts, is judged in `sendq.rules.reconcile`. Here looks are begun, a few at a time and
-one for each grant, and noted as they come in: a grant that answers slowly keeps nobody else waiting.
+`sendq.rules.reconcile` decides what a look (a search in the mailbox) shows and when it counts. This module begins the
+looks, a few at a time and one per grant, and records their results as they arrive: a grant that answers slowly does not
+delay the others.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ from worker.telemetry.alerts import Alerts
 
 ROUND_S = 1.0
 
-# On the wire at once: each is a few calls, and the grants' own work comes first.
+# Simultaneous looks: each is a few calls, and regular jobs have priority.
 LOOKS_MOST = 20
 
-# Between two looks in one mailbox: each costs about as much as a send, and Nylas recommends two seconds between those.
+# Between two looks in one mailbox: each costs about as much as a send, and Nylas recommends two seconds between sends.
 LANE_PAUSE_S = 2.0
 
-# A look is several calls, and there is no hurry.
+# Limit for a look, which is several calls; it is not urgent.
 LOOK_LIMIT_S = 120.0
 
-# A mailbox that refuses the question is left alone for at least as long.
+# The shortest pause for a mailbox that refused the search.
 REFUSED_REST: Micros = clock.seconds(300)
 
 TAKE_UP_MOST = 100
@@ -66,7 +67,7 @@ RIPE_MOST = 100
 
 BY = "reconcile"
 
-# The rules of what a look or its absence ends with.
+# The rules recorded for jobs that end by a look or without one.
 FOUND, ABSENT = "found", "not_in_mailbox"
 _RULE_OF = {Event.RETURN: ABSENT, Event.GIVE_UP: ABSENT, Event.EXPIRE: "expired", Event.CANCEL: "cancelled"}
 _BY_ITSELF = {Event.RETURN: "in_doubt_resent", Event.GIVE_UP: "in_doubt_given_up"}
@@ -103,14 +104,14 @@ class Reconciler(LeaderLoop):
         self._delays = Delays(settle=clock.seconds(settings.index_lag_s), look_for=clock.seconds(settings.look_for_s))
         self._choice = Choice(settings.in_doubt)
         self._begun: dict[UUID, _Begun] = {}  # by lane
-        self._free_at: dict[UUID, float] = {}  # lanes that were just asked; monotonic
+        self._free_at: dict[UUID, float] = {}  # lanes with a recent look; monotonic
 
     def stand_by(self) -> None:
-        """Forget the looks that are under way: the leader begins its own."""
+        """Forget the looks on the wire: the leader begins its own."""
         self._begun.clear()
 
     def lead_once(self) -> None:
-        """One round: note what came in, take up new doubts, end what looking could not settle, begin looks."""
+        """One round: record results, take up new doubts, end those that looks could not resolve, begin looks."""
         for lane_id, begun in list(self._begun.items()):
             if begun.future.done():
                 del self._begun[lane_id]
@@ -166,12 +167,12 @@ class Reconciler(LeaderLoop):
         return question
 
     def _note(self, begun: _Begun) -> None:
-        """Write down what a look brought, and what follows from it."""
+        """Record the result of a look, and act on it."""
         if begun.future.cancelled():
-            return  # the process is ending; somebody looks again
+            return  # the process is ending; the next leader looks again
         wanted, brought = begun.wanted, begun.future.result()
         job, look = wanted.job, brought.look
-        # By the slower of two clocks: ours may be ahead, and "not found" would count too early.
+        # The earlier of two clocks: if ours were ahead, "not found" would count too early.
         asked_at = min(begun.asked_at, brought.api_time or begun.asked_at)
         with reading(self._ledger) as connection:
             later = doubt.was_later(connection, wanted, look)
@@ -202,7 +203,7 @@ class Reconciler(LeaderLoop):
         return Choice(job.in_doubt) if job.in_doubt is not None else self._choice
 
     def _rest_after(self, brought: Brought, provider: str, now: Micros) -> Micros:
-        """How long a mailbox that refused is left alone: as long as it states, and no shorter than `REFUSED_REST`."""
+        """The pause for a mailbox that refused: as long as its answer states, but at least `REFUSED_REST`."""
         if brought.refusal is None:
             return REFUSED_REST
         said = parse(brought.refusal, provider=provider, operation="modify", now=now)
@@ -237,7 +238,7 @@ class Reconciler(LeaderLoop):
         with writing(self._ledger) as connection:
             done = doubt.settle(connection, {job.id: ending}, by=BY, now=now, generation=job.generation)
         if not done:
-            return  # somebody knew better meanwhile
+            return  # meanwhile it was resolved in another way
         (row,) = done
         assert ending.attempt is not None
         outcome = Outcome(

@@ -1,11 +1,11 @@
-"""The rescuer: brings back what dead workers, lost messages and forgotten lanes hold.
+"""The rescuer: takes back the work of dead workers, lost messages and forgotten lanes.
 
-Every worker process watches the others' beats. A worker is stale when its count of beats has stood still for a while on
-the monotonic clocks of those who watch, one after another, and only time in which they could themselves reach the
-ledger counts: after an outage of the ledger everybody gets to speak first.
+Every worker process watches the heartbeats of the others. A worker is stale when its beat count has not changed for a
+while. That time is measured by the monotonic clocks of the watching processes, which pass it on to each other, and only
+time in which they could reach the ledger counts: after an outage of the ledger every worker can beat first.
 
-What dead workers and lost messages hold, the one that leads brings back; the others do so a little later if it does
-not, for leaders can die one after another, each before it has come so far. The rest is the leader's alone.
+The leader takes back the work of dead workers and lost messages. The other processes do so a little later if it does
+not, because leaders can die one after another, each before it gets that far. Everything else only the leader does.
 """
 
 from __future__ import annotations
@@ -30,19 +30,20 @@ from worker.telemetry import journal
 
 ROUND_S = 1.0
 
-# More between two looks does not count as silence: this process was away itself (suspended, or without a ledger).
+# The most time between two looks that counts as silence: beyond it this process itself was suspended or without a
+# ledger.
 LOOK_MOST_S = 2.0
 
-# Those who do not lead act so much later, and not all at the same moment.
+# How much later a process that does not lead acts: random, so that not all act at once.
 LATER_S = (0.3, 1.0)
 
 EXPIRE_MOST = 500
 
-# The net under all wake rows goes round slowly: what it finds should never be there.
+# The safety net for lost wake rows runs rarely: there should never be anything to find.
 SWEEP_EVERY_S = 30.0
 SWEEP_MOST = 1_000
 
-# A begun job whose turn is over is nobody's after this long; an outcome that is being recorded is quicker.
+# A begun job whose turn ended this long ago is orphaned; recording an outcome takes less time.
 ORPHAN_AGE = clock.seconds(60)
 
 _FIRST = UUID(int=0)
@@ -53,16 +54,16 @@ class _Seen:
     """What one look found."""
 
     stale: Sequence[UUID]  # workers
-    mute: Mapping[UUID, Beats]  # workers of whose silence the others should know
+    silent: Mapping[UUID, Beats]  # workers whose silence is to be shared with the other processes
     overdue: rescue.Overdue
-    offered_before: clock.Micros  # a turn that nobody claimed since then is taken back
+    offered_before: clock.Micros  # an unclaimed turn offered before this is taken back
 
 
-class LeadersTime:
-    """The time by the clock of whoever leads, or did: turns are dated by it, and another clock may be an hour ahead.
+class LeaderClock:
+    """The time by the clock of the current or last leader, which dates the turns; other clocks may be an hour ahead.
 
-    It is known by the renewals of the lead, and goes on with this process's monotonic clock when there is none for a
-    while. Behind by up to the time between two looks, never ahead.
+    It is read from the renewals of the lead, and continued with this process's monotonic clock between them. It is
+    behind by up to the time between two looks, never ahead.
     """
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
@@ -71,19 +72,19 @@ class LeadersTime:
         self._seen_at = 0.0
 
     def __call__(self) -> clock.Micros:
-        """Before the first renewal was seen, the beginning of time."""
+        """The leader's time; 0 before the first renewal was seen."""
         if not self._renewed_at:
             return 0
         return self._renewed_at + clock.seconds(self._monotonic() - self._seen_at)
 
-    def saw(self, renewed_at: clock.Micros) -> None:
-        """The lead was renewed then, as the ledger says now."""
+    def note(self, renewed_at: clock.Micros) -> None:
+        """Record when the lead was last renewed, according to the ledger."""
         if renewed_at != self._renewed_at:
             self._renewed_at, self._seen_at = renewed_at, self._monotonic()
 
 
 class Rescuer(PeriodicLoop):
-    """Every process has one."""
+    """One per process."""
 
     def __init__(
         self,
@@ -99,7 +100,7 @@ class Rescuer(PeriodicLoop):
     ) -> None:
         """``later_s``: how much later it acts while it does not lead.
 
-        ``key_max_age``: the age up to which keys are trusted now.
+        ``key_max_age``: returns the age up to which keys are trusted now.
         """
         super().__init__("rescuer", every_s=ROUND_S)
         self._ledger, self._leadership, self._now, self._monotonic = ledger, leadership, now, monotonic
@@ -108,27 +109,27 @@ class Rescuer(PeriodicLoop):
         self._key_max_age = key_max_age
         self._watched: dict[UUID, Beats] = {}
         self._looked_at: float | None = None
-        self._leaders_time = LeadersTime(monotonic)
+        self._leader_clock = LeaderClock(monotonic)
         self._sweep_at = monotonic()
         self._sweep_after = _FIRST
 
     def ledger_unavailable(self) -> None:
-        """Time without the ledger does not count as anybody's silence."""
+        """Do not count time without the ledger as silence of the workers."""
         self._looked_at = None
 
     def run_once(self) -> None:
-        """Look at everybody's beats, and bring back what is lost.
+        """Look at the beats of all workers, and take back what is lost.
 
-        Each step for itself: a row that one of them cannot bear does not keep the others from theirs.
+        Each step is independent: if a row makes one of them fail, the others still run.
         """
         leads = self._leadership.leads
         seen = self._look(later=0 if leads else self._later)
         steps: list[Callable[[], None]] = [partial(self._bury, worker) for worker in seen.stale]
-        if seen.mute:
-            steps.append(partial(self._tell, seen.mute))
+        if seen.silent:
+            steps.append(partial(self._share_silence, seen.silent))
         if seen.overdue.turns:
             steps.append(partial(self._take_back, seen.offered_before))
-        # Of a ledger that has forgotten something nobody knows what went out in time.
+        # If the ledger has lost something, it is unknown what was sent in time.
         if (seen.overdue.jobs or not self._key_max_age()) and self._leadership.serves:
             steps.append(self._expire)
         if leads and self._monotonic() >= self._sweep_at:
@@ -137,51 +138,51 @@ class Rescuer(PeriodicLoop):
         self._each(steps)
 
     def _each(self, steps: Sequence[Callable[[], None]]) -> None:
-        away: Exception | None = None
+        unavailable: Exception | None = None
         for step in steps:
             try:
                 step()
             except (SendqError, exc.SQLAlchemyError) as error:
-                away = away or error
+                unavailable = unavailable or error
             except Exception:
                 journal.bug("rescuer")
-        if away is not None:
-            raise away
+        if unavailable is not None:
+            raise unavailable
 
     def _look(self, *, later: clock.Micros) -> _Seen:
-        offered_before = self._leaders_time() - self._unclaimed_after - later
+        offered_before = self._leader_clock() - self._unclaimed_after - later
         with reading(self._ledger) as connection:
             beats = workers.beats(connection)
             overdue = rescue.anything(connection, before=offered_before, now=self._now())
-        self._leaders_time.saw(overdue.renewed_at)
+        self._leader_clock.note(overdue.renewed_at)
         looked_at = self._monotonic()
         passed = 0.0 if self._looked_at is None else min(LOOK_MOST_S, looked_at - self._looked_at)
         self._looked_at = looked_at
-        self._watched = {worker: self._watch(worker, told, clock.seconds(passed)) for worker, told in beats.items()}
-        mute = {
+        self._watched = {worker: self._watch(worker, read, clock.seconds(passed)) for worker, read in beats.items()}
+        silent = {
             worker: seen
             for worker, seen in self._watched.items()
-            # Until half of the time has passed, it is a pause between two beats.
+            # Less than half of the time is a normal pause between two beats.
             if seen.silent >= max(self._stale_after // 2, beats[worker].silent + clock.seconds(ROUND_S) + later)
         }
         stale = [worker for worker, seen in self._watched.items() if seen.silent >= self._stale_after + later]
-        return _Seen(stale, mute, overdue, offered_before)
+        return _Seen(stale, silent, overdue, offered_before)
 
-    def _watch(self, worker: UUID, told: Beats, passed: clock.Micros) -> Beats:
-        """How long this worker is silent: as this process saw it, or as it was told by those who watched before."""
+    def _watch(self, worker: UUID, read: Beats, passed: clock.Micros) -> Beats:
+        """How long this worker has been silent: as seen by this process, or as other processes wrote to the ledger."""
         known = self._watched.get(worker)
-        if known is None or known.count != told.count:
-            return told
-        return Beats(told.count, max(told.silent, known.silent + passed))
+        if known is None or known.count != read.count:
+            return read
+        return Beats(read.count, max(read.silent, known.silent + passed))
 
-    def _tell(self, mute: Mapping[UUID, Beats]) -> None:
+    def _share_silence(self, silent: Mapping[UUID, Beats]) -> None:
         with writing(self._ledger) as connection:
-            for worker in sorted(mute):
-                workers.tell_silence(connection, worker, mute[worker])
+            for worker in sorted(silent):
+                workers.tell_silence(connection, worker, silent[worker])
 
     def _bury(self, worker: UUID) -> None:
         with writing(self._ledger) as connection:
-            # Once more under lock: a beat may have come since.
+            # Check again under lock: there may have been a beat since.
             if workers.beats_of(connection, worker) != self._watched[worker].count:
                 return
             buried = rescue.bury(connection, worker, now=self._now(), key_max_age=self._key_max_age())
@@ -212,7 +213,7 @@ class Rescuer(PeriodicLoop):
         if lanes:
             journal.idle_lanes_woken(lanes)
         self._sweep_after = onwards or _FIRST
-        if onwards:  # there is more: go on with the next round
+        if onwards:  # there is more: continue in the next round
             self._sweep_at = self._monotonic()
 
     def _take_back_orphans(self) -> None:

@@ -1,8 +1,7 @@
-"""How the dispatcher, while it sleeps, notices a commit that gives it work.
+"""How the sleeping dispatcher notices a commit that makes work for it.
 
-PostgreSQL notifies (NOTIFY) a connection that listens, where one can: not through PgBouncer in transaction mode. SQLite
-cannot notify, so the file is looked at often, which is cheap (`sendq.ledger.db.signals`). The dispatcher's own poll
-covers what both of them miss.
+PostgreSQL notifies (NOTIFY) a listening connection, except through PgBouncer in transaction mode. SQLite cannot notify,
+so its file is checked often, which is cheap (`sendq.ledger.db.signals`). The dispatcher also polls, for what both miss.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from sendq.clock import Micros, seconds
 from sendq.ledger.db.signals import WriteCounter, listen
 from sendq.ledger.enqueue import CHANNEL
 
-# A commit waits for half of this on average; every hundredth of a second would cost 1 % of a core all the time.
+# A commit waits for half of this on average; a check every 0.01 s would permanently cost 1 % of a core.
 SQLITE_LOOK_S = 0.03
 
-# Between two attempts to listen, where it fails.
+# Pause after a failed attempt to listen.
 RETRY_S = 5.0
 
 
@@ -31,20 +30,20 @@ class Wakeup(Protocol):
 
     @property
     def can_notify(self) -> bool:
-        """Whether commits wake it, if they are asked to."""
+        """Whether commits can wake it (on request)."""
 
     @property
     def poll_every(self) -> Micros:
-        """How long to wait at most where they do not."""
+        """The longest wait between two rounds if they cannot."""
 
     def wait_for(self, limit_s: float) -> None:
-        """Return when it is woken, or after ``limit_s`` seconds."""
+        """Return when woken, or after ``limit_s`` seconds."""
 
     def wake(self) -> None:
-        """Wake it from within this process; from any thread."""
+        """Wake it from any thread of this process."""
 
     def close(self) -> None:
-        """Release what it holds."""
+        """Close its connection or files."""
 
 
 class _Pipe:
@@ -56,7 +55,7 @@ class _Pipe:
         os.set_blocking(self._write, False)
 
     def wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it has been woken often enough
+        with contextlib.suppress(BlockingIOError):  # full: it is already woken
             os.write(self._write, b"!")
 
     def _select(self, others: list[int], limit_s: float) -> list[int]:
@@ -72,7 +71,7 @@ class _Pipe:
 
 
 class PostgresWakeup(_Pipe):
-    """Listens on its own connection; where that is not possible (a pooler, an outage) the dispatcher polls."""
+    """Listens on its own connection; if that is not possible (a pooler, an outage), the dispatcher polls."""
 
     poll_every = seconds(0.05)
 
@@ -96,7 +95,7 @@ class PostgresWakeup(_Pipe):
             if connection.fileno() in ready:
                 for _ in connection.notifies(timeout=0):
                     pass
-        except Exception:  # whatever broke, the next round listens on another connection
+        except Exception:  # whatever the error, the next round listens on a new connection
             self._disconnect()
 
     def close(self) -> None:
@@ -120,7 +119,7 @@ class PostgresWakeup(_Pipe):
 
 
 class SqliteWakeup(_Pipe):
-    """Looks at the file every few hundredths of a second."""
+    """Checks the file every 30 ms."""
 
     can_notify = False
     poll_every = seconds(1)
