@@ -1,7 +1,7 @@
 """The Celery application: ``celery -A worker worker``, ``celery -A worker flower``.
 
-Celery runs the processes and carries bundles of turns. One task, thin: what comes out of the broker goes to the engine
-of this process. Importing this module reads the environment.
+Celery runs the processes and transports bundles of turns; its task only passes a bundle to the engine of this process.
+Importing this module reads the environment.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ app.conf.update(_config)
 
 
 class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
-    """sendq's part of the worker, between Celery's pool and its consumer."""
+    """The part of the worker that belongs to sendq, between Celery's pool and its consumer."""
 
     requires = ("celery.worker.components:Pool",)
 
@@ -76,35 +76,35 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
             raise SystemExit(2) from None
         self.unknown_messages.start()
         running.append(self.process)
-        if threading.current_thread() is threading.main_thread():  # else it is a worker inside of somebody's program
+        if threading.current_thread() is threading.main_thread():  # otherwise the worker is embedded in another program
             garbage.settle()
-            _mind_signals(self.process)
+            _handle_signals(self.process)
 
     def stop(self, parent: Any) -> None:
         if self.process is not None:
             self.unknown_messages.stop(limit_s=0)
-            # Meanwhile, what the pool's threads still hold is given back.
+            # Meanwhile the pool's threads give back the turns that they hold.
             self.process.stop()
             running.remove(self.process)
             self.process = None
-            sentry_sdk.flush(2)  # its own hook serves the prefork pool alone
+            sentry_sdk.flush(2)  # Sentry's own hook works only for the prefork pool
 
     def terminate(self, parent: Any) -> None:
-        """Celery's way out when something of its own breaks."""
+        """Called by Celery when it fails itself."""
         if self.process is not None:
             self.process.hurry()
         self.stop(parent)
 
 
 def _consumes(worker: Any) -> bool:
-    """Whether Celery's consumer has a connection to the broker, and reads our queue."""
+    """Whether Celery's consumer is connected to the broker and reads our queue."""
     consumer = getattr(worker, "consumer", None)
     connection = getattr(consumer, "connection", None)
     return bool(consumer and consumer.blueprint.state == bootsteps.RUN and consumer.task_consumer and connection
                 and connection.connected)  # fmt: skip
 
 
-def _mind_signals(process: Process) -> None:
+def _handle_signals(process: Process) -> None:
     """All stop signals start Celery's warm shutdown; after a second one, or SIGQUIT, sendq does not wait for calls.
 
     Celery's cold shutdown would not be faster (it cannot end threads) and would skip the hand-over in the ledger.
@@ -126,7 +126,7 @@ def _mind_signals(process: Process) -> None:
 
 
 class QuietHeart(bootsteps.StartStopStep):  # type: ignore[misc]
-    """Stops Celery's heartbeat, which counts bundles; that of `worker.telemetry.flower_events` counts calls."""
+    """Stops Celery's heartbeat, which counts bundles; `worker.telemetry.flower_events` sends one that counts calls."""
 
     requires = ("celery.worker.consumer.heart:Heart",)
 
@@ -140,7 +140,7 @@ class QuietHeart(bootsteps.StartStopStep):  # type: ignore[misc]
 app.steps["worker"].add(SendqStep)
 app.steps["consumer"].add(QuietHeart)
 
-# The process of this worker; one at most.
+# The process of this worker; at most one.
 running: list[Process] = []
 
 
@@ -192,7 +192,7 @@ def take_on(_task: Task, turns: object = None, *_more: object, **_named: object)
         return
     try:
         running[0].take_on(turns)
-    except Exception as error:  # Celery would log its words. The turns come back: nobody claimed them, or as strays
+    except Exception as error:  # Celery would log its message. The turns are taken back, as unclaimed or as strays
         journal.claim_failed(error, turns=len(turns) if isinstance(turns, list) else 0)
 
 

@@ -1,4 +1,4 @@
-"""One worker process: its services (`worker.processes.services`), and what they tell each other."""
+"""One worker process: its services (`worker.processes.services`), and the callbacks that connect them."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ from worker.telemetry.traces import Traces
 
 BUNDLE = "sendq.bundle"  # the task whose messages carry bundles
 
-# Connections of one process: a thread of Celery's each, and recorder, beat, dispatcher, rescuer, batches, grant
-# checker, reconciler, pruner, deliverer; those that read files.
+# Connections of one process besides one per Celery thread: recorder, heartbeat, dispatcher, rescuer, batches, grant
+# checker, reconciler, pruner, deliverer; and the readers of files.
 OTHER_CONNECTIONS = 9 + READERS
 
-# Ids of Celery's are UUIDs; whoever makes their own might put anything there.
+# Celery's own ids are UUIDs, but an application may choose any other text.
 TASK_ID_MOST = 64
 
 
 class Process:
-    """Everything of sendq's in one worker process. Made in the process that runs it: after any fork."""
+    """The part of a worker process that belongs to sendq. Create it after any fork, in the process that runs it."""
 
     def __init__(self, settings: Settings, publish: Publish, events: Any, *, consumes: Callable[[], bool]) -> None:
-        """``consumes``: whether this process reads from the broker just now."""
+        """``consumes``: returns whether this process is reading from the broker."""
         settings.vault  # noqa: B018  # raises for keys that cannot be read
         self._settings, self._consumes = settings, consumes
         policy = policy_of(settings)
@@ -87,7 +87,7 @@ class Process:
         self.services = Services([*self._outer_services(), *self._leading_services(publish, policy)])
 
     def _outer_services(self) -> Iterator[Service]:
-        """What the loops below use, and the engine, which must outlive them: they ask the API through it."""
+        """What the leading services use, and the engine: they call the API through it, so it must outlive them."""
         yield resource("ledger", self.ledger.dispose)
         yield resource("witness", self._witness.close)
         yield resource("wakeup", self.wakeup.close)
@@ -101,7 +101,7 @@ class Process:
         yield Service("engine", self.engine.start, self.engine.stop)
 
     def _leading_services(self, publish: Publish, policy: Policy) -> Iterator[Service]:
-        """The loops of which the leader's act. The deliverer stops first, then the dispatcher, which ends the lead."""
+        """Loops that act only in the leader. The deliverer stops first, then the dispatcher, which gives up the lead."""
         settings, ledger, leadership, now = self._settings, self.ledger, self.leadership, self.now
         reconciler = Reconciler(
             ledger, leadership, self.engine, settings, self.alerts, on_resolved=self._on_resolved, now=now
@@ -136,18 +136,18 @@ class Process:
         yield loop("deliverer", Deliverer(ledger, leadership, settings, policy=policy, now=now), limit_s=1.0)
 
     def start(self) -> None:
-        """Begin to work; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger is not fit for it."""
+        """Start all services; raises `SchemaMismatch` or `LedgerUnavailable` if the ledger cannot be used."""
         schema = migrate.require(self.ledger)
         if schema.status == "ahead":
             journal.newer_version("schema", str(schema.found))
         self.services.start()
 
     def stop(self) -> None:
-        """Hand over, finish, leave."""
+        """Stop all services: resign the lead, finish the calls, and deregister."""
         self.services.stop()
 
     def _obstacles(self) -> list[str]:
-        """Why this process cannot accept work, a few words each."""
+        """Why this process cannot accept work: a short text for each reason."""
         obstacles = {
             "stopping": self.engine.stopping,
             "no lease: the ledger is unavailable": not self.engine.heartbeat.lease.holds(),
@@ -156,18 +156,18 @@ class Process:
         return [words for words, holds in obstacles.items() if holds]
 
     def hurry(self) -> None:
-        """Have `stop` wait for nobody; may be called by a signal's handler."""
+        """Make `stop` not wait for calls; may be called by a signal handler."""
         self.engine.hurry()
 
     def take_on(self, turns: object) -> int:
-        """A bundle has come out of the broker. What cannot be read of it is left: unclaimed, it is offered again."""
+        """Start a bundle from the broker. Turns in it that cannot be read stay unclaimed and are offered again."""
         readable, all_of_it = from_message(turns)
         if not all_of_it:
             journal.newer_version("message", BUNDLE)
         return self.engine.intake.take_on(readable) if readable else 0
 
     def enqueue(self, task: str, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> SendqError | None:
-        """Another application enqueues by name; gives the error that passes by itself, if there was one.
+        """Enqueue for another application; return the error if it is transient, else None.
 
         A message that can never become a job is reported in the log and to Sentry, and dropped.
 
@@ -208,7 +208,7 @@ class Process:
         self.flower_events.recorded(outcomes)
         self.alerts.recorded(outcomes, recorded)
         self.traces.recorded(outcomes)
-        # A turn that ended may leave its lane due: the leader, if it is this process, need not wait for its poll.
+        # A turn that ended may leave its lane due. If this process leads, its dispatcher need not wait for its poll.
         self.wakeup.wake()
 
     def _on_missing_key(self, key_name: str, jobs: int) -> None:
@@ -216,7 +216,7 @@ class Process:
         self.alerts.unreadable(key_name)
 
     def _on_resolved(self, outcome: Outcome) -> None:
-        """A doubt ended: no call of this process, and its trail says what was learnt of the calls before."""
+        """Report a doubt that ended. No call was made; its trail says what was learnt about the earlier calls."""
         journal.doubt_resolved(outcome)
         metrics.ended(outcome)
         self.flower_events.recorded([outcome])
@@ -232,14 +232,14 @@ def _open(file: HeartbeatFile) -> None:
 
 
 def as_message(turns: Sequence[Turn]) -> list[list[Any]]:
-    """A bundle as it goes through the broker: ids and numbers alone."""
+    """A bundle as a broker message: only ids and numbers."""
     return [[turn.lane_id.hex, turn.fence, turn.slots] for turn in turns]
 
 
 def from_message(turns: object) -> tuple[list[tuple[UUID, int, int]], bool]:
-    """The turns of a bundle (lane, fence, slots), and whether that is all of it.
+    """The turns of a bundle (lane, fence, slots) that can be read, and whether that is all of them.
 
-    Fields are only ever appended: a turn with more of them than this version knows is as good as any.
+    New versions only append fields, so additional fields of a turn are ignored.
     """
     if not isinstance(turns, list):
         return [], False
@@ -267,7 +267,7 @@ def policy_of(settings: Settings) -> Policy:
 
 
 def open_ledger(settings: Settings) -> Ledger:
-    """The ledger's engine, with a connection for every thread that may want one."""
+    """The ledger's engine, with a connection for every thread that may need one."""
     url = settings.ledger_url.get_secret_value()
     if url.startswith("sqlite"):
         settings.home.mkdir(parents=True, exist_ok=True)
@@ -276,7 +276,7 @@ def open_ledger(settings: Settings) -> Ledger:
 
 
 def wakeup_of(ledger: Ledger) -> Wakeup:
-    """What wakes the dispatcher on this ledger."""
+    """The dispatcher's wakeup for this kind of ledger."""
     if ledger.dialect.name == "sqlite":
         assert ledger.url.database is not None
         return SqliteWakeup(ledger.url.database)

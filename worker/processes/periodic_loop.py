@@ -1,4 +1,4 @@
-"""A loop in its own thread that runs once per interval. An error ends the round, never the loop.
+"""A loop in its own thread that runs once per interval. An error ends only the current round.
 
 All loops on a machine run at the same moments: an idle round costs four times as much with cold processor caches, and
 together only the first one pays that.

@@ -11,18 +11,18 @@ from worker.telemetry import journal
 
 
 class Loop(Protocol):
-    """Runs in a thread of its own until it is stopped."""
+    """Runs in its own thread until it is stopped."""
 
     def start(self) -> None:
-        """Start its thread."""
+        """Start the thread."""
 
     def stop(self, limit_s: float) -> None:
-        """Stop; waits for what is under way, for ``limit_s`` seconds at most."""
+        """Stop; waits up to ``limit_s`` seconds for current work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One part of a process, by its name."""
+    """One part of a process."""
 
     name: str
     start: Callable[[], object]
@@ -35,12 +35,12 @@ def loop(name: str, running: Loop, *, limit_s: float) -> Service:
 
 
 def resource(name: str, close: Callable[[], object]) -> Service:
-    """Something that is open already, and is closed after everything that uses it has stopped."""
+    """Something that is already open, closed after everything that uses it has stopped."""
     return Service(name, lambda: None, close)
 
 
 class Services:
-    """A process's list of services."""
+    """The services of a process, in order."""
 
     def __init__(self, services: Sequence[Service]) -> None:
         self._services = tuple(services)
@@ -49,12 +49,12 @@ class Services:
         return iter(self._services)
 
     def start(self) -> None:
-        """Start all, in order. Raises what one of them raises; those after it are not started."""
+        """Start all, in order. If one of them raises, the exception propagates and the later ones are not started."""
         for service in self._services:
             service.start()
 
     def stop(self) -> None:
-        """Stop all, the last first. A bug in one does not keep the others running."""
+        """Stop all, the last first. If one of them raises, the others are stopped nevertheless."""
         for service in reversed(self._services):
             try:
                 service.stop()
