@@ -1,4 +1,4 @@
-"""``sendq.enqueue``: the task with which another Celery application enqueues a job; checked like a call of `SendQueue`.
+"""``sendq.enqueue``: the task by which another Celery application enqueues a job, validated like a call of `SendQueue`.
 
     app.send_task("sendq.enqueue", queue="sendq.enqueue", kwargs={
         "operation": "send", "grant_id": "…", "key": "invoice-42",
@@ -7,7 +7,7 @@
 
     operation                                        send or modify
     grant_id                                         the grant's id
-    key                                              required: makes it harmless that Celery may deliver a message twice
+    key                                              required, because Celery may deliver a message twice
     message                                          for send: the fields of `sendq.Message`, without attachments
     message_ids, unread, starred, folders, metadata  for modify: as `SendQueue.modify` takes them
     due_at, expires_at                               ISO 8601 with a time zone; expires_at may be "never"
@@ -89,7 +89,7 @@ def _time(name: str, value: object, problems: list[Problem]) -> Any:
 
 
 def _message(value: object) -> Message:
-    # Not even by a path, which would name a file of the worker's.
+    # Not even as a path, which would name a file on the worker.
     if isinstance(value, Mapping) and value.get("attachments"):
         reason = "cannot be used: files are not sent through the broker"
         raise InvalidJob([Problem("message.attachments", reason, "enqueue with SendQueue")])

@@ -1,18 +1,18 @@
-"""Named places at which a process may die: the tests of "nothing lost, nothing twice" kill it there.
+"""Named places at which the tests of "nothing lost, nothing sent twice" kill a process.
 
     from tasks import failpoints
     …
     failpoints.reached("answered")
 
-`reached` does nothing. The worker of those tests (``tests/chaos/entry.py``) puts a function of its own in its place
-when it starts; no setting and no variable of the environment can.
+`reached` does nothing. The worker of those tests (``tests/chaos/entry.py``) replaces it with its own function at its
+start; no setting or environment variable can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-# Every place by its name, in the order of a job's way, with what is true there.
+# Every place by name, in the order in which a job passes them, with the state at that place.
 POINTS: Mapping[str, str] = {
     "offering": "dispatcher: turns are opened, not yet committed",
     "offered": "dispatcher: turns are committed, not yet published",

@@ -2,11 +2,11 @@
 
     claimed ─▶ for each job:  may it go?  ─▶ call ─▶ decide ─▶ record ─▶ the next may begin
                                   │                              │
-                                  └ no: it goes back, or ends    └ one commit holds the outcome and the next beginning
+                                  └ no: it returns, or ends      └ one commit: this outcome, and the next job begun
 
-A job is on the wire only after the ledger has committed that it is begun, and a lane never has more jobs begun without
-a recorded outcome than its ramp allows: only those can be in doubt if this process dies. A turn ends when nothing is
-left to begin, when its time is over, or when an answer concerns more than its job.
+A job goes on the wire only after the ledger has committed that it is begun, and a lane never has more begun jobs
+without a recorded outcome than its ramp allows: only those can be in doubt if this process dies. A turn ends when there
+is nothing left to begin, when its time is over, or when an answer affects more than its job.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from tasks.policy.decide import Decision, JobFacts, decide
 from tasks.policy.failure import Failure, Success
 from tasks.policy.row import Policy, Route
 
-# A machine that cannot start a process now (no memory, no process left) is asked again after this.
+# Wait before the next attempt when the machine cannot start a process (out of memory or processes).
 PROCESS_PAUSE: Micros = 10 * SECOND
 
 BUG = "internal_error"
 
 
 class Surroundings(Protocol):
-    """What a turn needs of the process that it runs in."""
+    """What a turn needs from the process that it runs in."""
 
     client: NylasClient
     policy: Policy
@@ -54,7 +54,7 @@ class Surroundings(Protocol):
 
     @property
     def worker_id(self) -> UUID:
-        """The id under which turns are claimed now; another one after this worker was taken for dead."""
+        """The id under which turns are claimed now; it changes after this worker was declared dead."""
 
     @property
     def key_max_age(self) -> Micros:
@@ -64,7 +64,7 @@ class Surroundings(Protocol):
         """The wall clock."""
 
     def chance(self) -> float:
-        """A number from 0 to 1."""
+        """A random number from 0 to 1."""
 
     def application(self, name: str) -> Application:
         """A configured application; for any other name, one whose calls fail before they are made."""
@@ -73,13 +73,13 @@ class Surroundings(Protocol):
         """The body of a job whose request has files."""
 
     def may_call(self, pair: tuple[str, str], offered_at: Micros) -> bool:
-        """Whether a turn of this pair may begin calls: the lease holds, the process is not stopping, and no hold of
-        the pair fell after the turn was offered."""
+        """Whether a turn of this pair may begin calls: the lease is valid, the process is not stopping, and the pair
+        has not been held since the turn was offered."""
 
     def hold(self, pair: tuple[str, str], scope: str, *, recorded: bool) -> None:
-        """Tell the other turns of this process at once that a hold falls, and again when the ledger knows it.
+        """Apply a hold to the other turns of this process at once, and again when the ledger has ``recorded`` it.
 
-        Turns that are offered after that are none of this process's business: the ledger has let them go.
+        Turns that are offered after that are not affected: the ledger took the hold into account.
         """
 
     async def record(
@@ -91,28 +91,28 @@ class Surroundings(Protocol):
         """Commit the end of a turn that has no outcome to go with it."""
 
     def alone(self, provider: str, job: ClaimedJob) -> AbstractAsyncContextManager[NylasClient]:
-        """A client whose one call, the job's, is made by a process of its own; waits for its turn to have one.
+        """A client whose single call, the job's, is made by a separate process; waits until one is allowed.
 
-        Raises `NoProcess` if there is none to be had.
+        Raises `NoProcess` if none can be started.
         """
 
     def on_the_wire(self, provider: str, slow: Callable[[], None]) -> AbstractContextManager[object]:
-        """Counts a call while it lasts; when it is slow, its slot goes to others, and ``slow`` is called."""
+        """Count a call while it lasts; if it becomes slow, its slot goes to others and ``slow`` is called."""
 
     def shrink(self, shrink: Shrink, spare: int) -> None:
-        """A turn holds fewer slots from now on; ``spare`` of them it had no call for."""
+        """Reduce the slots that a turn holds; ``spare`` of them were not in use for a call."""
 
     def bug(self, job_id: UUID, grant_id: str) -> None:
-        """An exception that should not have been is being handled: log it, alert."""
+        """Log the unexpected exception that is being handled, and alert."""
 
 
 async def run(claimed: Claimed, around: Surroundings) -> None:
-    """Carry out one turn, to its recorded end."""
+    """Carry out one turn until its end is recorded."""
     await _Turn(claimed, around).run()
 
 
 class _Turn:
-    """The state of one turn. Everything happens on one event loop, so nothing is locked."""
+    """The state of one turn. Everything runs on one event loop, so there are no locks."""
 
     def __init__(self, claimed: Claimed, around: Surroundings) -> None:
         self._lane, self._around = claimed.lane, around
@@ -123,20 +123,20 @@ class _Turn:
         self._waiting: deque[ClaimedJob] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
         self._begun: deque[ClaimedJob] = deque(job for job in claimed.jobs if job.id in claimed.begun)
         self._ramp: int = claimed.lane.ramp  # what the lane has earned
-        self._slots = claimed.slots  # what this turn was given, and earns by succeeding
-        self._held = claimed.slots  # what others must do without for it
+        self._slots = claimed.slots  # what this turn was given, plus what it earns by successes
+        self._held = claimed.slots  # the slots that others cannot use
         self._pacer, self._starts = claimed.pacer, dict(claimed.starts)
         self._successes = 0
         self._modified_at: Micros = 0
-        self._slow = 0  # calls on the wire whose slots others have
+        self._slow = 0  # calls on the wire that gave up their slots
         self._ends_at = around.now() + around.turn_time
         self._stopped = False
-        self._objects: set[str] = set()  # with a job of this turn that is begun, or did not succeed
-        self._open = 0  # begun jobs without a recorded outcome, but for those being recorded
+        self._objects: set[str] = set()  # objects of jobs of this turn that are begun or did not succeed
+        self._open = 0  # begun jobs without an outcome, recorded or being recorded
         self._ended = False
 
     async def run(self) -> None:
-        """Until every begun job has a recorded outcome and no further one may begin."""
+        """Run until every begun job has a recorded outcome and no further one may begin."""
         if self._lane.width == 1:
             while self._begun:
                 await self._carry_out(self._begun.popleft())
@@ -158,7 +158,7 @@ class _Turn:
                 bug = bug or task.exception()
             if not done and (begins := self._next_to_begin()):
                 running.add(asyncio.create_task(self._record(None, begins)))
-        if bug is not None:  # only now, for the other calls' outcomes are to be recorded all the same
+        if bug is not None:  # raised only now, so that the outcomes of the other calls are recorded
             raise bug
 
     async def _carry_out(self, job: ClaimedJob) -> None:
@@ -167,7 +167,7 @@ class _Turn:
             self._objects.add(job.object_id)
         try:
             outcome = await self._outcome_of(job)
-        except Exception:  # a bug of ours, which must not take the lane's other jobs with it
+        except Exception:  # a bug in sendq, which must not affect the lane's other jobs
             self._around.bug(job.id, self._lane.grant_id)
             event = Event.DOUBT if job.operation == "send" else Event.GIVE_UP
             outcome = self._without_call(job, event, BUG, sent=Sent.MAYBE)
@@ -176,16 +176,16 @@ class _Turn:
             self._objects.discard(job.object_id)
         try:
             await self._record(outcome, self._next_to_begin())
-        finally:  # come what may, or the pair would be held in this process for ever
+        finally:  # in any case, or the pair would be held in this process for ever
             if outcome.hold is not None and outcome.hold.above_grant:
                 self._around.hold(self._pair, outcome.hold.scope, recorded=True)
 
     async def _record(self, outcome: Outcome | None, begins: list[ClaimedJob]) -> None:
-        """Have the outcome committed, with what may begin after it, or else the turn's end."""
+        """Have the outcome committed together with the jobs to begin next or, if there are none, the turn's end."""
         end = self._end() if not begins and not self._open and not self._begun else None
         self._ended = end is not None
         lane = self._lane
-        # Until this is committed, these jobs count as open: a second outcome must not begin as many again.
+        # These jobs count as open until this is committed, so that a second outcome does not begin as many again.
         self._open += len(begins)
         wanted = [Begin(lane.id, lane.fence, begin.id) for begin in begins]
         may_go = await self._around.record(self._pair, outcome, wanted, end)
@@ -193,7 +193,7 @@ class _Turn:
         self._begun.extend(begin for begin in begins if begin.id in may_go)
 
     def _next_to_begin(self) -> list[ClaimedJob]:
-        """The jobs to begin with the commit of an outcome: as many as the ramp has room for."""
+        """The jobs to begin with the commit of an outcome: as many as the ramp allows."""
         now = self._around.now()
         if now >= self._ends_at or not self._may_go_on():
             return []
@@ -210,16 +210,16 @@ class _Turn:
         return chosen
 
     def _free(self) -> list[ClaimedJob]:
-        """The waiting jobs that are not behind another one of their object."""
+        """The waiting jobs that need not wait for an earlier job on the same object."""
         return [job for job in self._waiting if job.object_id is None or job.object_id not in self._objects]
 
     def _width(self) -> int:
         return min(self._ramp, self._slots)
 
     def _until_next_start(self) -> float | None:
-        """Seconds until the pace lets another job begin while calls are still on the wire; None: none will.
+        """Seconds until the pace lets another job begin while calls are still on the wire; None if it lets none.
 
-        Without that, a lane whose calls last longer than the distance that it keeps would fall behind its pace.
+        Without this, a lane whose calls last longer than its spacing would fall behind its pace.
         """
         if self._open >= self._width() or not self._may_go_on() or not (free := self._free()):
             return None
@@ -230,7 +230,7 @@ class _Turn:
         return max(0, at - LONGEST_PAUSE - now) / SECOND + TICK_S
 
     def _may_go_on(self) -> bool:
-        """Whether a call may begin: nothing has stopped the turn, and its worker has not been taken for dead."""
+        """Whether a call may begin: nothing has stopped the turn, and its worker has not been declared dead."""
         around = self._around
         if self._stopped or around.worker_id != self._worker_id:
             return False
@@ -249,7 +249,7 @@ class _Turn:
         )
 
     def _slow_call(self) -> None:
-        """A call has become slow, and others have its slot. The turn begins no more, and gives its spare slots back."""
+        """Handle a call that became slow and gave up its slot: begin no more calls, and give back the spare slots."""
         self._slow += 1
         self._ends_at = min(self._ends_at, self._around.now())
         spare = max(0, self._held - self._open)
@@ -258,14 +258,14 @@ class _Turn:
         self._around.shrink(Shrink(lane.id, lane.fence, max(0, self._held - self._slow)), spare)
 
     async def _outcome_of(self, job: ClaimedJob) -> Outcome:
-        """Make the call if nothing speaks against it, and decide what the answer means."""
+        """Make the call unless there is an objection, and decide what the answer means."""
         around, lane = self._around, self._lane
         await self._wait_for_start(job)
         on_the_wire = around.on_the_wire(lane.provider, self._slow_call)
         if job.deaths < DEATHS_TOLERATED:
             return await self._attempt(job, around.client, on_the_wire)
         try:
-            with on_the_wire:  # the wait for a process is none that others should have to share
+            with on_the_wire:  # also counts the wait for a process, so that it cannot keep a slot for long
                 async with around.alone(lane.provider, job) as client:
                     return await self._attempt(job, client, nullcontext())
         except NoProcess:
@@ -276,7 +276,7 @@ class _Turn:
     ) -> Outcome:
         around, lane = self._around, self._lane
         begun_at = around.now()
-        # Directly before the wire, not only at the claim: much can have happened since.
+        # Checked again directly before the request, not only at the claim: things may have changed since.
         if not self._may_go_on():
             return self._without_call(job, Event.RETURN, RETURNED)
         event = objection(job, now=begun_at, key_max_age=around.key_max_age)
@@ -308,7 +308,7 @@ class _Turn:
         return outcome if page is None else replace(outcome, page=page)
 
     async def _wait_for_start(self, job: ClaimedJob) -> None:
-        """Begun a little before its time, so that the pace does not wait for commits."""
+        """Wait until the job's start; jobs are begun a little early so that the pace does not wait for commits."""
         start = self._starts.pop(job.id)
         while (pause := self._not_before(job, start) - self._around.now()) > 0:  # noqa: ASYNC110  # it waits for a time
             await asyncio.sleep(pause / SECOND)
@@ -317,7 +317,7 @@ class _Turn:
             self._pacer.modified(self._modified_at)
 
     def _not_before(self, job: ClaimedJob, start: Micros) -> Micros:
-        """Its start; a modification that keeps a distance keeps it from the one before, however late that one was."""
+        """The start, or later: modifications keep their spacing from the previous one, even if that was late."""
         if not self._pacer.spacing or job.operation == "send":
             return start
         return max(start, self._modified_at + round(self._pacer.spacing * APART))
@@ -337,7 +337,7 @@ class _Turn:
         )
 
     def _learn(self, decision: Decision) -> None:
-        """What the turn itself takes from an answer; the ledger takes it from the outcome."""
+        """Adapt the turn to an answer; the ledger does the same from the outcome."""
         lane = self._lane
         succeeded = decision.event is Event.ACCEPT
         self._successes += succeeded
@@ -350,7 +350,7 @@ class _Turn:
             self._around.hold(self._pair, decision.hold.scope, recorded=False)
 
     def _next_at(self, job: ClaimedJob, decision: Decision, ended_at: Micros) -> Micros:
-        """When the job may go again. Behind a hold it keeps its place: it is the lane that waits."""
+        """When the job may go again. With a hold it keeps its place, because the lane waits."""
         if decision.hold is not None or decision.due_at is None:
             return min(job.next_at, ended_at)
         return decision.due_at
@@ -430,5 +430,5 @@ class _Turn:
 CONFLICT_RULE = "key_in_progress"
 NO_ANSWER_RULE = "no_answer"
 
-# So much after the moment from which a job may begin, its turn looks again.
+# How long after the time from which a job may begin its turn checks again.
 TICK_S = 0.001

@@ -1,12 +1,12 @@
-"""Which request a job is, what the policy calls it, and what its answer means beyond its status.
+"""Maps a job to its request and its kind for the policy, and reads what an answer means beyond its status.
 
     send     POST    /messages/send              a message, under an idempotency key
     modify   PUT     /messages/{id}              changes; of a whole thread: /threads/{id}
     delete   DELETE  /messages/{id}              to the trash; ``hard``: for good
-    list     GET     /messages?…                 a page of a walk
+    list     GET     /messages?…                 a page of a listing
 
-The policy knows two kinds, *send* and *modify*: what may never be done twice, and what may be done again after anything
-that passes. Deletions and listings are of the second kind.
+The policy has two kinds: *send*, which must never be done twice, and *modify*, which may be repeated after any
+transient failure. Deletions and listings are of the second kind.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tasks.calling.page import Listed, read_page
 from tasks.calling.upload import Upload
 from tasks.policy.failure import Answer, Failure, Success, parse
 
-# After any trouble a page is asked for in smaller parts, and those behind it too: large pages are what uses up quotas
-# and runs into deadlines (the vendor's pages, "Error 429" and "Request timed out").
+# After any failure, this page and the following ones are requested in this size: large pages use up quotas and run into
+# timeouts (the vendor's pages "Error 429" and "Request timed out").
 SMALL_PAGE = 5
 
-# What a call that was begun and brought no answer leaves as its rule; that says nothing against the size of a page.
+# Rules left by a call that was begun but got no answer, which does not mean that the page was too large.
 UNANSWERED = (None, RETURNED, DIED, STOPPED)
 
 
 def kind_of(operation: str) -> str:
-    """What the policy calls an operation: ``send`` or ``modify``."""
+    """The policy's kind of an operation: ``send`` or ``modify``."""
     return "send" if operation == "send" else "modify"
 
 
@@ -48,10 +48,10 @@ async def make_call(
     metadata_key: str,
     upload: Callable[[ClaimedJob], Upload],
 ) -> Answer:
-    """Make the one request that a job is.
+    """Make the request of a job.
 
-    ``metadata_key``: the pair with which messages of ours are marked. ``upload`` returns the body of a request with
-    files.
+    ``metadata_key``: the key of the metadata pair that marks our messages. ``upload`` returns the body of a request
+    with files.
     """
     match job.operation:
         case "send":
@@ -65,7 +65,7 @@ async def make_call(
     if job.operation == "delete":
         return await client.delete(application, grant_id, job.object_id, hard=bool(job.hard))
     body = job.body
-    if job.sender_id is not None:  # it replaces metadata, and the message is one that this very ledger sent
+    if job.sender_id is not None:  # it replaces the metadata of a message that this ledger sent
         body = keep_mark(body, job_id=str(job.sender_id), metadata_key=metadata_key)
     if job.target == "thread":
         return await client.modify_thread(application, grant_id, job.object_id, body)
@@ -75,15 +75,15 @@ async def make_call(
 def read_answer(
     job: ClaimedJob, answer: Answer, *, provider: str, now: Micros
 ) -> tuple[Success | Failure, Page | None]:
-    """What an answer means for this job, and the page that a listing brought. Never raises, whatever the bytes."""
+    """What an answer means for this job, and the page of a listing. Never raises, whatever the bytes."""
     result = parse(answer, provider=provider, operation=kind_of(job.operation), now=now)
     if job.operation == "delete" and isinstance(result, Failure) and _is_gone(result) and job.doubt_at is not None:
-        # An earlier request of this job may have deleted it, and only its answer was lost.
+        # An earlier request of this job may have deleted it, with only the answer lost.
         return Success(404, None, None, result.request_id, replayed=False, queued=False), None
     if job.operation != "list" or isinstance(result, Failure):
         return result, None
     listed = read_page(answer.body)
-    if listed is None:  # no page is no success: it is asked for again, as after a broken connection
+    if listed is None:  # an unreadable page is no success: it is requested again, as after a broken connection
         broken = Answer(None, answer.headers, b"", "cut")
         return parse(broken, provider=provider, operation=kind_of(job.operation), now=now), None
     return result, _page(job, listed)
@@ -102,7 +102,7 @@ def _asked(job: ClaimedJob) -> dict[str, str]:
 
 
 def _page(job: ClaimedJob, listed: Listed) -> Page:
-    """What the ledger keeps of a page, with the request for the next one."""
+    """The page as the ledger stores it, with the query for the next one."""
     if listed.cursor is None:
         return Page(listed.ids, None, job.content_type)
     asked = _asked(job)

@@ -1,14 +1,14 @@
-"""A call in a process of its own: for a job in whose company two workers died, so that a third does not.
+"""A call in a separate process: for a job during which two workers died, so that a third one does not.
 
-    worker ──stdin──▶ child     the request, once the worker has looked a last time whether it may go
-           ◀──stdout──          "ready" before that; the raw answer, after the child has read it as a worker would
+    worker ──stdin──▶ child     the request, after the worker's last check whether it may go
+           ◀──stdout──          first "ready"; then the raw answer, after the child has parsed it as a worker would
 
-A child that ends before it is ready has not seen the job, and says nothing about it (`NoProcess`). One that ends
-afterwards, by a signal, for lack of memory or because it takes for ever, died of the job: the answer is the fault
-``died``, and whether the request went out is unknown.
+A child that ends before it is ready has not seen the job, so its end says nothing about the job (`NoProcess`). If it
+ends later (by a signal, out of memory, or because it takes too long), the job is to blame: the answer is the fault
+``died``, and whether the request was sent is unknown.
 
-API key and message take the pipe: a command line and an environment can be read by others. The child never outlives its
-worker: the kernel kills it (``PR_SET_PDEATHSIG``), and where it does not, the end of stdin ends it.
+API key and message go through the pipe, because other users can read a command line and an environment. The child never
+outlives its worker: the kernel kills it (``PR_SET_PDEATHSIG``), or else it ends when its stdin is closed.
 
 This file is also the child's program (``python -m tasks.calling.isolated``).
 """
@@ -43,13 +43,13 @@ ROOT = Path(__file__).parents[2]
 # From the start of the interpreter to "ready"; half a second on an idle machine.
 START_S = 30.0
 
-# On top of what the call itself may take: to read the largest answer on a machine that is busy.
+# Added to the limit of the call itself: to parse the largest answer on a busy machine.
 READING_S = 20.0
 
-# Of address space. The largest message takes 25 MB, a few times over; the interpreter with its libraries 300 MB.
+# Limit of the address space. The largest message takes a few times 25 MB, the interpreter with its libraries 300 MB.
 MEMORY_BYTES = 1 << 30
 
-# All that a child needs to run, and no secret.
+# All that a child needs to run; none of it is secret.
 ENVIRONMENT = (
     "PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
@@ -62,13 +62,13 @@ _LENGTH = struct.Struct(">I")
 
 
 class NoProcess(Exception):
-    """The child could not be started: the machine's trouble, not the job's."""
+    """The child could not be started: a problem of the machine, not of the job."""
 
 
 class Alone(NylasClient):
-    """A client for one call, a job's, made by a process of its own; the process lives as long as the block.
+    """A client for a single call, a job's, made by a separate process that lives as long as the ``async with`` block.
 
-    To be used on one event loop, whose thread must outlive the block. Entering raises `NoProcess`.
+    Use it on one event loop, whose thread must outlive the block. Entering raises `NoProcess`.
     """
 
     def __init__(self, job: ClaimedJob, *, provider: str, connect_s: float, read_s: float) -> None:
@@ -134,10 +134,12 @@ class Alone(NylasClient):
         }
         try:
             async with asyncio.timeout(upload_s + READING_S):
-                await self._tell(json.dumps(request).encode())
+                await self._write_frames(json.dumps(request).encode())
                 if isinstance(body, Upload) and not await self._pass_on(body):
-                    return Answer(None, {}, b"", body.trouble)  # the child has not begun: it waits for the end
-                await self._tell(*([body] if isinstance(body, bytes) and body else []), b"")
+                    return Answer(
+                        None, {}, b"", body.trouble
+                    )  # the child has not begun: it waits for the end of the body
+                await self._write_frames(*([body] if isinstance(body, bytes) and body else []), b"")
         except TimeoutError:
             return Answer(None, {}, b"", INCOMPLETE)
         except ConnectionError:
@@ -150,18 +152,18 @@ class Alone(NylasClient):
             return Answer(None, {}, b"", "died")
 
     async def _pass_on(self, upload: Upload) -> bool:
-        """Hand a body to the child piece by piece; False: it could not be read to its end."""
+        """Pass a body to the child piece by piece; False if it could not be read to its end."""
         try:
             async for piece in upload.body():
                 if piece:
-                    await self._tell(piece)
+                    await self._write_frames(piece)
         except ConnectionError:
             raise
-        except Exception:  # whatever the ledger raises; `trouble` says what it means
+        except Exception:  # whatever the ledger raises; `trouble` is the fault
             return False
         return True
 
-    async def _tell(self, *contents: bytes) -> None:
+    async def _write_frames(self, *contents: bytes) -> None:
         self._to_child.writelines(map(_frame, contents))
         await self._to_child.drain()
 
@@ -177,7 +179,7 @@ class Alone(NylasClient):
 
 
 def _for_reading(job: ClaimedJob) -> dict[str, Any]:
-    """What `read_answer` wants to know of a job."""
+    """The facts that `read_answer` needs about a job."""
     return {
         "operation": job.operation,
         "doubt_at": job.doubt_at,
@@ -188,7 +190,7 @@ def _for_reading(job: ClaimedJob) -> dict[str, Any]:
 
 
 def _read_job(facts: Mapping[str, Any]) -> ClaimedJob:
-    """The job as `read_answer` needs it; what it does not ask for stays empty."""
+    """The job as `read_answer` needs it; all other fields are empty."""
     return ClaimedJob(
         id=_NO_ID,
         lane_id=_NO_ID,
@@ -223,7 +225,7 @@ def _frame(content: bytes) -> bytes:
 
 
 async def _read(source: asyncio.StreamReader) -> bytes:
-    """The next frame; raises ``EOFError`` when there is none, or half of one."""
+    """The next frame; raises ``EOFError`` if there is none or it is incomplete."""
     (length,) = _LENGTH.unpack(await source.readexactly(_LENGTH.size))
     return await source.readexactly(length)
 
@@ -277,21 +279,21 @@ def _write(output: int, *contents: bytes) -> None:
 
 
 def _bind_to(worker: int) -> None:
-    """End with the worker, take no more memory than is due, and leave no image of a message on the disk."""
+    """End with the worker, limit the memory, and write no core dump, which would contain a message."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != worker:  # it ended before that could be asked for
+    if os.getppid() != worker:  # it ended before the call above
         raise SystemExit(1)
-    with suppress(ValueError):  # there is a lower limit already
+    with suppress(ValueError):  # there already is a lower limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def main() -> None:
-    """Make one call, as stdin says."""
+    """Make the call that stdin describes."""
     _bind_to(int(sys.argv[1]))
     output = os.dup(1)
-    os.dup2(2, 1)  # whatever is printed here is no answer
+    os.dup2(2, 1)  # nothing printed here may mix with the answer
     asyncio.run(_serve(output))
 
 

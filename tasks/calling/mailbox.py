@@ -1,11 +1,11 @@
-"""Look for one job's message in the mailbox that it was sent from: two questions, and what their answers show.
+"""Searches the mailbox that a job's message was sent from for that message, with two queries.
 
-By the pair: ``metadata_pair``, which goes together with no other filter. By the header: a listing of the time around
-the attempts, with the headers of each message, in pages of five (a page of fifty costs a Gmail account as much as three
-sends). Neither reads a subject, a recipient or a body; of Google's mailboxes only what is sent is listed.
+By metadata: ``metadata_pair``, which cannot be combined with other filters. By header: a listing of the time around the
+attempts, with the headers of each message, in pages of five (a page of fifty costs a Gmail account as much as three
+sends). Neither reads a subject, a recipient or a body; in Google mailboxes only sent messages are listed.
 
-While the listing shows no later message of ours, it reaches further, for on a quiet account the next one may have gone
-out days after. Facts: Nylas, "Return all messages"; "Metadata" (only key1 to key5 are indexed).
+As long as the listing shows no later message of ours, it is extended, because on a quiet account the next message may
+be days later. Facts: Nylas, "Return all messages"; "Metadata" (only key1 to key5 are indexed).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from tasks.policy.failure import Answer
 
 PAGE = 5
 
-# Five hundred units of Gmail's quota (of 6,000 a minute), and seconds of anybody's time.
+# 500 units of Gmail's quota (6,000 per minute), and a few seconds.
 PAGES_MOST = 15
 
-# Our clock and the provider's may differ by this, and a message may be dated by either.
+# The most by which our clock and the provider's may differ; a message may be dated by either.
 SLACK_S = 300
 
-# How far the first listing reaches beyond the last request, and by what factor each further one reaches further.
+# How far the first listing extends beyond the last request, and the factor by which each further one is longer.
 REACH_S, FURTHER = 900, 4
 
-# What folders of drafts are called where their ids are names.
+# Names of drafts folders, for providers whose folder ids are names.
 _DRAFTS = frozenset({"draft", "drafts"})
 
 SELECT = "id,object,date,folders,metadata,headers"
@@ -43,7 +43,7 @@ SELECT = "id,object,date,folders,metadata,headers"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Whose message, and when it can have been accepted: from its first request until the last one was over."""
+    """The message to search for, and when it can have been accepted: from its first request to the end of the last."""
 
     grant_id: str
     provider: str
@@ -56,7 +56,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """What a look brought, the API's own time if it said one, and the answer that cut the look short, if one did."""
+    """The result of a search, the API's own time if stated, and the answer that ended the search early, if any."""
 
     look: Look
     api_time: Micros | None
@@ -64,7 +64,7 @@ class Brought:
 
 
 async def look(client: NylasClient, application: Application, wanted: Wanted) -> Brought:
-    """Ask both questions. Raises nothing that the network or the API does."""
+    """Make both queries. Errors of the network or the API are never raised."""
     return await _Mailbox(client, application, wanted).look()
 
 
@@ -100,7 +100,7 @@ class _Mailbox:
 
     @property
     def _last_s(self) -> int:
-        """When the last request was surely over, unix seconds."""
+        """When the last request was certainly over, in Unix seconds."""
         return self._wanted.over_at // SECOND
 
     async def _find(self, filters: Mapping[str, str]) -> str | None:
@@ -108,7 +108,7 @@ class _Mailbox:
         return next((id for message in messages if (id := self._id_if_ours(message))), None)
 
     async def _list(self, until_s: int) -> tuple[str | None, bool]:
-        """A message that shows our mark, and whether the listing was read to its end."""
+        """The id of the message with our mark, and whether the listing was read to its end."""
         wanted = self._wanted
         filters = {
             "received_after": str(wanted.first_at // SECOND - SLACK_S),
@@ -159,7 +159,7 @@ class _Mailbox:
 
 
 def messages_in(answer: Answer) -> tuple[list[dict[str, Any]], str | None] | None:
-    """The messages of a page and the token of the next; None if the answer is no page."""
+    """The messages of a page and the token of the next one; None if the answer is not a page."""
     if answer.status != 200 or answer.fault is not None:
         return None
     with suppress(ValueError, KeyError, TypeError, RecursionError):
@@ -172,7 +172,7 @@ def messages_in(answer: Answer) -> tuple[list[dict[str, Any]], str | None] | Non
 
 
 def mark_of(message: Mapping[str, Any]) -> str | None:
-    """The job that a message carries in its header, if it is one of ours."""
+    """The job id in a message's header, if the message is ours."""
     headers = message.get("headers")
     for header in headers if isinstance(headers, list) else ():
         if not isinstance(header, dict):
@@ -185,14 +185,14 @@ def mark_of(message: Mapping[str, Any]) -> str | None:
 
 
 def is_draft(message: Mapping[str, Any]) -> bool:
-    """Whether a message lies among the drafts: Graph makes one of each send first, and leaves it there if it fails."""
+    """Whether a message is a draft: Graph first creates one for each send, and leaves it there if the send fails."""
     folders = message.get("folders")
     names = {name.lower() for name in folders if isinstance(name, str)} if isinstance(folders, list) else set()
     return message.get("object") == "draft" or bool(names & _DRAFTS)
 
 
 def date_of(headers: Mapping[str, str]) -> Micros | None:
-    """The time that an answer states in its ``Date``."""
+    """The time in an answer's ``Date`` header."""
     with suppress(ValueError, TypeError, OverflowError):
         return micros(parsedate_to_datetime(headers["date"])) if "date" in headers else None
     return None

@@ -1,8 +1,8 @@
-"""The Nylas client: one attempt, one `Answer`, no opinion.
+"""The Nylas client: makes one attempt and returns an `Answer`, without judging it.
 
-Nothing is retried and no redirect is followed: the policy is the only layer of retries. No call raises for anything
-that the network or the API does (cancellation passes through); a call that brings no status brings a *fault* instead,
-and the one question that matters is settled there: could the API have seen the request?
+It does not retry or follow redirects: the policy is the only layer of retries. Errors of the network or the API are
+never raised (cancellation is); a call without a status has a *fault* instead, which answers the one question that
+matters: could the API have received the request?
 
     not sent     ``dns``, ``connect`` (refused, or not within 10 s), ``tls``, ``key`` (the API key cannot be read),
                  ``local``, ``incomplete`` (it broke off before the last byte of the request), ``unreadable`` (its files
@@ -35,20 +35,20 @@ JSON_TYPE = "application/json"
 USER_AGENT = "sendq/0.1.0"
 
 CONNECT_S = 10.0  # TCP and TLS together; the API answers a handshake in a tenth of a second
-# Longer than the API's own deadline (90 s, 120 s, or 150 s, depending on the page): a shorter one would lose real
-# answers and leave sends in doubt that were not.
+# Not shorter than the API's own timeout (90 s, 120 s or 150 s, depending on the page): otherwise real answers would be
+# lost, and sends would be in doubt for no reason.
 READ_S = 150.0
 
-# Beside that a call may take as long as its body takes to go out: bytes per second of the slowest uplink that is still
-# worth waiting for (the time for an answer counts from the last byte).
+# Bytes per second of the slowest uplink that is still worth waiting for: a call may take longer by the time that its
+# body takes at this rate (the time for an answer counts from the last byte).
 SLOWEST_UPLOAD = 100_000
 
-# An idle connection is given up before the other side does it: a request that crosses with its closing ends with an
-# unknown outcome, which for a send is dear. The shortest idle limit among common servers and balancers is 5 s (Node); a
-# busy worker reuses its connections within milliseconds, so that this costs a handshake only after a pause.
+# An idle connection is closed before the other side closes it: a request sent at that moment would end with an unknown
+# outcome, which is costly for a send. The shortest idle timeout of common servers and load balancers is 5 s (Node). A
+# busy worker reuses its connections within milliseconds, so this costs a handshake only after a pause.
 IDLE_S = 4.0
 
-ERROR_BYTES = 256 * 1024  # an error is read up to here, a success up to the size that a message can have
+ERROR_BYTES = 256 * 1024  # limit for an error; a success may be as large as a message
 
 
 class Application(Protocol):
@@ -59,13 +59,13 @@ class Application(Protocol):
         """The base URL (``https://api.us.nylas.com``); a trailing slash or ``/v3`` is tolerated."""
 
     def api_key(self) -> str:
-        """The key, read anew for each call so that a mended one needs no restart."""
+        """The key, read again for each call so that a corrected one needs no restart."""
 
 
 class NylasClient:
     """Calls of one event loop. Use as an async context manager, or call `close`.
 
-    ``limit`` is how many connections may be open at once. ``tls`` replaces the default verification (a private CA).
+    ``limit`` is the maximum number of open connections. ``tls`` replaces the default verification (a private CA).
     ``on_date`` is called with the ``Date`` header of each answer.
     """
 
@@ -109,24 +109,24 @@ class NylasClient:
     ) -> Answer:
         """POST a message: ``body`` and ``content_type`` as frozen, ``key`` the idempotency key with its generation.
 
-        ``mime``: it is a finished message, in the form that `sendq.messages.wire_format` gives it.
+        ``mime``: the body is a complete MIME message in the form of `sendq.messages.wire_format`.
         """
         path = f"/v3/grants/{_part(grant_id)}/messages/send" + ("?type=mime" if mime else "")
         headers = {"Idempotency-Key": key}
         return await self._call("POST", application, path, body=body, content_type=content_type, headers=headers)
 
     async def modify(self, application: Application, grant_id: str, message_id: str, body: bytes) -> Answer:
-        """PUT changes to one message. Ids of IMAP messages hold ``<>@/+``; all of it is encoded."""
+        """PUT changes to one message. Ids of IMAP messages contain ``<>@/+``, all of which is encoded."""
         path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}"
         return await self._call("PUT", application, path, body=body)
 
     async def modify_thread(self, application: Application, grant_id: str, thread_id: str, body: bytes) -> Answer:
-        """PUT changes to a whole thread: the API fans them out to its messages."""
+        """PUT changes to a whole thread: the API applies them to its messages."""
         path = f"/v3/grants/{_part(grant_id)}/threads/{_part(thread_id)}"
         return await self._call("PUT", application, path, body=body)
 
     async def delete(self, application: Application, grant_id: str, message_id: str, *, hard: bool) -> Answer:
-        """DELETE one message: to the trash, or for good (``hard``)."""
+        """DELETE one message: move it to the trash, or delete it permanently (``hard``)."""
         path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}" + ("?hard_delete=true" if hard else "")
         return await self._call("DELETE", application, path)
 
@@ -135,7 +135,7 @@ class NylasClient:
         return await self._call("GET", application, f"/v3/grants/{_part(grant_id)}")
 
     async def find(self, application: Application, grant_id: str, query: Mapping[str, str]) -> Answer:
-        """GET the grant's messages that fit ``query`` (``metadata_pair``, ``limit``, ``select`` and the like)."""
+        """GET the grant's messages that match ``query`` (``metadata_pair``, ``limit``, ``select`` and the like)."""
         path = f"/v3/grants/{_part(grant_id)}/messages?{urlencode(query, quote_via=quote)}"
         return await self._call("GET", application, path)
 
@@ -157,7 +157,7 @@ class NylasClient:
             return _fault("key")
         sent_headers = {"Authorization": f"Bearer {key}", **(headers or {})}
         if body is not None:
-            # Exactly: the API takes `application/json; charset=utf-8` for something else.
+            # Exactly this: the API does not accept `application/json; charset=utf-8` as JSON.
             sent_headers["Content-Type"] = content_type
         upload = body if isinstance(body, Upload) else None
         if upload is not None:
@@ -178,7 +178,7 @@ class NylasClient:
                 if self._on_date is not None and (date := response.headers.get("Date")):
                     self._on_date(date)
                 return await _read(response)
-        except Exception as error:  # whatever it is, the caller gets an answer, and a doubt counts as "maybe sent"
+        except Exception as error:  # the caller always gets an answer; unclear cases count as "maybe sent"
             fault = _fault_of(error)
             if upload is not None and not upload.complete and fault in FAULTS_MAYBE_SENT:
                 fault = upload.trouble
@@ -200,20 +200,20 @@ class NylasClient:
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=self._quick,
-                # Uncompressed: the answers are small, and unpacking costs more CPU than their bytes.
+                # Uncompressed: the answers are small, and decompression would cost more CPU than it saves.
                 headers={"User-Agent": USER_AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
-            # By default aiohttp repeats GET and PUT once when a kept-alive connection turns out to be closed. That
-            # would be a second layer of retries, and a request that the ledger does not know of.
+            # By default aiohttp repeats GET and PUT once when a kept-alive connection turns out to be closed: a
+            # second layer of retries, with a request that the ledger does not know about.
             self._session._retry_connection = False
         return self._session
 
 
 @lru_cache(maxsize=64)
 def _base(api_uri: str) -> str:
-    """The base URL as paths are appended to it (``//v3`` is a 404). Raises `ValueError` if it is no URL."""
+    """The base URL to which paths are appended (``//v3`` is a 404). Raises `ValueError` if it is not a URL."""
     base = api_uri.strip().rstrip("/").removesuffix("/v3").rstrip("/")
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:  # a port over 65535 raises
@@ -226,7 +226,7 @@ def _part(value: str) -> str:
 
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:
-    """The head, and the body up to its bound. A body that breaks off does not take the status with it."""
+    """The head, and the body up to its limit. If the body breaks off, the status is kept."""
     limit = JSON_BYTES if response.status < 300 else ERROR_BYTES
     headers = {name.lower(): value for name, value in response.headers.items()}
     chunks: list[bytes] = []
@@ -236,7 +236,7 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
             chunks.append(chunk)
             size += len(chunk)
             if size > limit:
-                response.close()  # cheaper than reading to the end what nobody will look at
+                response.close()  # cheaper than reading the rest, which is not used
                 break
     except (aiohttp.ClientError, TimeoutError, OSError):
         response.close()

@@ -1,4 +1,4 @@
-"""A page of a listing, read with suspicion: ids that can be stored, and where the next page begins. Pure."""
+"""Parses and validates a page of a listing: ids that can be stored, and the token of the next page. Pure."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from sendq.enqueueing.arguments import MAX_MESSAGE_ID
 from sendq.messages.characters import text_fault
 from tasks.policy.body import read_body
 
-# More than the API ever puts on a page: an answer with more is none of its own.
+# More than the API ever returns per page: an answer with more is not from the API.
 IDS_MOST = 200
 
-# Cursors of Microsoft's are some hundreds of characters long; servers refuse URLs that are much longer than this.
+# Microsoft's cursors have some hundreds of characters; servers reject URLs that are much longer than this.
 CURSOR_MOST = 4_000
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """The ids on a page, and the token of the next one; None: it was the last."""
+    """The ids on a page, and the token of the next one; None on the last page."""
 
     ids: tuple[str, ...]
     cursor: str | None
 
 
 def read_page(body: bytes) -> Listed | None:
-    """The page in the body of an answer; None if there is none, or one that cannot be believed.
+    """The page in the body of an answer; None if there is none or it is invalid.
 
-    Half a page is none: what it left out would never be found.
+    A page is not accepted in part: the messages left out would never be found.
     """
     document = read_body(body).document
     data = document.get("data") if document is not None else None

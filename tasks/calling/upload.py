@@ -3,10 +3,9 @@
     opening · content · after · content · after
               └ chunk by chunk; as base64 in a JSON request
 
-Nothing is read ahead: the next chunk is asked for when the socket has taken the one before, so that a call holds a
-chunk or two, however large its files are. What was measured at enqueue is counted again, and the last bytes are handed
-out only when all before them were: a request that is not whole is never completed, and the API, which was told its
-length, cannot have accepted it.
+Nothing is read ahead: the next chunk is read when the socket has taken the previous one, so that a call holds only a
+chunk or two, however large its files are. The sizes recorded at enqueue are checked again, and the last bytes are sent
+only after all others: an incomplete request never reaches its stated length, so the API cannot have accepted it.
 """
 
 from __future__ import annotations
@@ -28,29 +27,29 @@ class Source(Protocol):
     """Where the parts of a request are kept."""
 
     def pieces(self, job_id: UUID) -> Awaitable[Sequence[StoredPiece]]:
-        """The pieces of a job's request, in order. Raises `Unreadable`, or what the ledger raises."""
+        """The pieces of a job's request, in order. Raises `Unreadable` and the errors of the ledger."""
 
     def chunk(self, content_id: UUID, position: int) -> Awaitable[bytes | None]:
-        """One chunk of a content, None if there is none. Raises `Unreadable`, or what the ledger raises."""
+        """One chunk of a content, None if there is none. Raises `Unreadable` and the errors of the ledger."""
 
 
 class NotWhole(Exception):
-    """What the ledger has is not the request that was accepted."""
+    """The ledger does not have the whole request that was accepted."""
 
 
 class Upload:
-    """One body, for one call: ``opening`` are its first bytes, ``length`` is how many there are."""
+    """One body, for one call: ``opening`` are its first bytes, ``length`` is its size in bytes."""
 
     def __init__(self, job_id: UUID, form: str, opening: bytes, length: int, source: Source) -> None:
         self._job_id, self._form, self._opening, self._source = job_id, form, opening, source
         self.length = length
         self.complete = False
-        """Whether its last bytes were handed out: only then can the API have the whole request."""
+        """Whether its last bytes were passed on: only then can the API have the whole request."""
         self.trouble = INCOMPLETE
-        """Why it broke off, as a fault: it could not be read, or the connection or the ledger went away."""
+        """Why it broke off, as a fault: it could not be read, or the connection or the ledger failed."""
 
     async def body(self) -> AsyncIterator[bytes]:
-        """All of it, in order. Raises what its source raises, and `NotWhole`; then it is not complete."""
+        """The whole body, in order. Raises `NotWhole` and the errors of its source; it is then incomplete."""
         try:
             pieces = await self._source.pieces(self._job_id)
             sizes = (content_length(self._form, piece.size) + len(piece.after) for piece in pieces)
