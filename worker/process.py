@@ -13,7 +13,7 @@ from sqlalchemy import Engine as Ledger
 
 from sendq import SendQueue
 from sendq.errors import InvalidJob, KeyConflict, Problem, SendqError
-from sendq.facts.outcomes import Outcome
+from sendq.facts.outcomes import Outcome, Scope
 from sendq.facts.turns import Recorded, Turn
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine
@@ -101,7 +101,7 @@ class Process:
         yield Service("engine", self.engine.start, self.engine.stop)
 
     def _leading_services(self, publish: Publish, policy: Policy) -> Iterator[Service]:
-        """Loops that act only in the leader. The deliverer stops first, then the dispatcher, which gives up the lead."""
+        """Loops that act only in the leader. The deliverer stops first, then the dispatcher, which ends the lead."""
         settings, ledger, leadership, now = self._settings, self.ledger, self.leadership, self.now
         reconciler = Reconciler(
             ledger, leadership, self.engine, settings, self.alerts, on_resolved=self._on_resolved, now=now
@@ -196,7 +196,7 @@ class Process:
     def _on_recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
         for outcome in outcomes:
             journal.recorded(outcome)
-            if outcome.hold is not None and outcome.hold.scope == "grant":
+            if outcome.hold is not None and outcome.hold.scope == Scope.GRANT:
                 journal.held(outcome)
         for outcome in recorded.incidents:
             journal.held(outcome)

@@ -136,9 +136,7 @@ class Alone(NylasClient):
             async with asyncio.timeout(upload_s + READING_S):
                 await self._write_frames(json.dumps(request).encode())
                 if isinstance(body, Upload) and not await self._pass_on(body):
-                    return Answer(
-                        None, {}, b"", body.trouble
-                    )  # the child has not begun: it waits for the end of the body
+                    return Answer(None, {}, b"", body.trouble)  # the child has not begun: the body has not ended
                 await self._write_frames(*([body] if isinstance(body, bytes) and body else []), b"")
         except TimeoutError:
             return Answer(None, {}, b"", INCOMPLETE)
