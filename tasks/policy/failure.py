@@ -219,15 +219,29 @@ def _origin(answer: Answer, body: Body, said: _Said) -> Origin:
     if said.provider or _is_envelope((body.document or {}).get("error")):
         return "provider"
     if body.document is None:
-        return "edge" if _is_foreign(body) or _is_page(answer) else "unknown"
+        return "edge" if _is_page(answer, body) or _is_text_in_between(answer, body) else "unknown"
     if said.type or isinstance(body.document.get("error"), dict):
         return "nylas"
     return "edge" if answer.status >= 500 and isinstance(body.document.get("error"), str) else "unknown"
 
 
-def _is_page(answer: Answer) -> bool:
-    """Whether an answer calls itself a page of HTML, even an empty one."""
-    return answer.headers.get("content-type", "").strip().lower().startswith("text/html")
+def _is_page(answer: Answer, body: Body) -> bool:
+    """Whether an answer is a page of HTML or XML, or calls itself one, even an empty one."""
+    is_html = answer.headers.get("content-type", "").strip().lower().startswith("text/html")
+    return is_html or body.raw.lstrip().startswith("<")
+
+
+def _is_text_in_between(answer: Answer, body: Body) -> bool:
+    """Whether plain text was written by somebody in between.
+
+    The API writes bare strings too, for malformed requests above all: one job's 400, or a text with the API's
+    ``x-request-id``, must not hold the whole application. A text under 404 means that no API is at this address.
+    """
+    if not _is_foreign(body):
+        return False
+    is_json_string = answer.body.lstrip().startswith(b'"')
+    may_be_api = answer.status == 400 or is_json_string or "x-request-id" in answer.headers
+    return answer.status == 404 or not may_be_api
 
 
 def _is_envelope(error: object) -> bool:

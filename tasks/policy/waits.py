@@ -31,7 +31,7 @@ _SPAN = re.compile(
     rf"\b(\d{{1,9}}(?:\.\d{{1,6}})?|an?|one)\s?{_UNIT}(?:(?:,| and)? (\d{{1,3}}(?:\.\d{{1,6}})?)\s?{_UNIT})?"
 )
 _POSSIBLE = re.compile(
-    r"\b(?:retry|retried|try|again|later|wait|reset\w{0,8}|renew\w{0,8}|available|resum\w{0,8}|lifted|unblocked|unlocked|expir\w{0,8}"
+    r"\b(?:retry|retried|try|again|later|wait|reset\w{0,8}|renew\w{0,8}|available|resum\w{0,8}|lifted|unblocked|unlocked"
     r"|back ?off)\b[^.;|\d]{0,40}(?:\b(?:in|after|for|within|wait|another|next|least|about|only)|[:=])[\s(~]{0,2}$"
 )
 _SPANS = 50  # a real answer names three at most

@@ -89,6 +89,11 @@ class TestAHold:
         assert meet(429, EXCHANGE).new_generation
         assert not meet(429, EXCHANGE, MODIFY).new_generation
 
+    @pytest.mark.parametrize(("status", "code"), [(429, "ApplicationThrottled"), (503, "ErrorServerBusy")])
+    def test_that_leaves_a_send_in_doubt_goes_on_with_one_call_at_a_time(self, status: int, code: str) -> None:
+        decision = meet(status, error("provider_error", "x", {"error": {"code": code, "message": "busy"}}))
+        assert (decision.event, decision.width) == (Event.DOUBT, 1)
+
     def test_keeps_the_job_even_if_its_time_ends_inside(self) -> None:
         assert meet(429, EXCHANGE, replace(SEND, expires_at=NOW + 5 * SECOND)).event is Event.RETURN
 

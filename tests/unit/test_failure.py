@@ -186,6 +186,7 @@ class TestAStatedWait:
             ("Please try again 15 minutes later", 900), ("Try again 30 minutes from now", 1800),
             ("Try again later. BackOffMilliseconds: 5000", 5), ("The block will be lifted in 3 hours", 10800),
             ("You sent 500 messages in 24 hours", None), ("It timed out after 30 seconds", None),
+            ("verify your account: the link expires in 7 days", None), ("Your token expired 3 hours later", None),
             ("Exceeded the max emails per hour (105/100 (105%))", None),
         ],
     )  # fmt: skip

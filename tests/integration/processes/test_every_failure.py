@@ -133,7 +133,7 @@ ROWS = (
 # fmt: on
 
 # What the API says of a grant when it is asked: for these the answer of the send is not enough.
-ASKED = ("grant_unauthorized", "forbidden")
+ASKED = ("grant_unauthorized", "forbidden", "authentication_failed_400")
 
 # These come from a proxy, which may have passed the request on.
 HIDDEN = ("not_the_api",)
