@@ -1,9 +1,9 @@
-"""Batches: adding up what happened to them, ending them once, cancelling and reopening them.
+"""Batches: adding up their changes, ending them once, cancelling and reopening them.
 
 Whatever ends a job appends a row to ``batch_change``, so no row is hot. The leader adds these rows up: sums of the last
-two minutes stay apart from each other (they tell the rate), older ones become one. What it reads in the end decides
-whether a walk is over and whether the last job has ended; both are settled under the batch's own lock, which a retry
-takes as well.
+two minutes are kept apart (the rate is computed from them), older ones are merged into one. What it reads after that
+decides whether a walk is over and whether the last job has ended; both are decided under the batch's lock, which a
+retry also takes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sendq.ledger.jobs import append_batch_changes, end_waiting, lock_jobs
 from sendq.rules.progress import ended, walk_is_complete
 from sendq.rules.states import Event, State
 
-# Sums younger than this are kept apart from each other. Twice what the rate looks back.
+# Sums younger than this are kept apart. Twice the time over which the rate is computed.
 KEPT_APART: Micros = 120 * SECOND
 
 # Jobs that one transaction of a cancel ends: few enough that a row stays locked for milliseconds only.
@@ -33,7 +33,7 @@ Sums = Mapping[str, int]
 
 
 def sums_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Sums]:
-    """What has happened to these batches so far, by state."""
+    """The sums of these batches so far, by state."""
     table = schema.batch_change.c
     wanted = select(table.batch_id, table.state, func.sum(table.count).label("sum")).where(table.batch_id.in_(ids))
     found: dict[UUID, Sums] = {}
@@ -55,10 +55,10 @@ def any_news(connection: Connection) -> bool:
 
 
 def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[UUID]:
-    """Add up to ``limit`` changes to the sums of their batches; gives those whose last job has ended by them.
+    """Add up to ``limit`` changes to the sums of their batches; returns the batches whose last job has thereby ended.
 
-    Each of these has its ``finished_at`` from now on, and is given by no other call, unless dead letters of it are
-    sent round again: then it is open until the last of those has ended. A walk that is over begins to make its jobs.
+    Each of these now has its ``finished_at``, and no other call returns it, unless dead letters of it are retried: then
+    it is open until the last of those has ended. A walk that is over begins to make its jobs.
     """
     table = schema.batch
     changed = _changed(connection, limit=limit)
@@ -79,7 +79,7 @@ def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[U
 
 
 def _changed(connection: Connection, *, limit: int) -> list[UUID]:
-    """Batches with changes that are in no sum yet."""
+    """Batches with changes that are not summed yet."""
     table = schema.batch_change.c
     news = select(table.batch_id).where(~table.summed).order_by(table.id).limit(limit).subquery()
     return sorted(connection.execute(select(news.c.batch_id).distinct()).scalars())
@@ -89,7 +89,7 @@ def _add_up(connection: Connection, ids: Sequence[UUID], *, now: Micros, limit: 
     table = schema.batch_change
     this = table.c.batch_id.in_(ids)
     some = select(table.c.id).where(this, or_(~table.c.summed, table.c.at < now - KEPT_APART))
-    # Those in no sum first, or old sums could keep them out for ever.
+    # Unsummed ones first, or old sums could keep them out forever.
     some = some.order_by(table.c.summed, table.c.id).limit(limit)
     gone = connection.execute(delete(table).where(table.c.id.in_(some)).returning(*table.c)).all()
     counts: Counter[tuple[UUID, str, Micros]] = Counter()
@@ -104,7 +104,7 @@ def _add_up(connection: Connection, ids: Sequence[UUID], *, now: Micros, limit: 
 
 
 def _after(batch: Row[Any], sums: Sums, *, now: Micros) -> dict[str, Any]:
-    """What changes in a batch once this has happened to it."""
+    """The columns of a batch to set, given its sums."""
     values: dict[str, Any] = {}
     total = batch.total
     if batch.walk is not None and walk_is_complete(batch, sums) and sums.get("found", 0) != total:
@@ -116,12 +116,12 @@ def _after(batch: Row[Any], sums: Sums, *, now: Micros) -> dict[str, Any]:
 
 
 def reopen(connection: Connection, ids: Collection[UUID]) -> None:
-    """Some of their dead letters go round again: they end once more, later."""
+    """Reopen batches some of whose dead letters are retried: they will end again later."""
     if not ids:
         return
     table = schema.batch
-    # In the order in which the leader locks them. It may be about to end one by what it has read before, so each is
-    # written in any case, also if it is open: whoever comes second sees what the first has done.
+    # In the order in which the leader locks them. It may be about to end one because of an earlier read, so each is
+    # always written, even if it is open: the second of the two then sees what the first did.
     connection.execute(select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update()).all()
     connection.execute(update(table).where(table.c.id.in_(ids)).values(finished_at=None))
 
@@ -130,7 +130,7 @@ def reopen(connection: Connection, ids: Collection[UUID]) -> None:
 
 
 def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> bool:
-    """Say that nothing more of a batch is to begin; False if that was said before, or it has ended. `NotFound`."""
+    """Cancel a batch: nothing more of it begins. False if it was cancelled before or has ended. Raises `NotFound`."""
     table = schema.batch
     row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if row is None:
@@ -142,14 +142,14 @@ def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> bool
 
 
 def being_cancelled(connection: Connection, *, limit: int) -> Sequence[UUID]:
-    """Batches that were cancelled, and of which something may wait still."""
+    """Cancelled batches that may still have waiting jobs or messages."""
     table = schema.batch.c
     wanted = select(table.id).where(table.cancel_at.is_not(None), ~table.cancelled).order_by(table.id)
     return connection.execute(wanted.limit(limit)).scalars().all()
 
 
 def end_some(connection: Connection, batch_id: UUID, *, after: UUID, now: Micros) -> UUID | None:
-    """Cancel the next few hundred jobs of a cancelled batch, behind one id; gives where to go on, None at the end."""
+    """Cancel the next few hundred jobs of a cancelled batch after an id; returns where to continue, None at the end."""
     table, jobs = schema.batch, schema.job
     batch = connection.execute(select(table).where(table.c.id == batch_id)).first()
     if batch is None or batch.cancel_at is None or batch.cancelled:
@@ -172,7 +172,7 @@ def end_some(connection: Connection, batch_id: UUID, *, after: UUID, now: Micros
 
 
 def _forget_some(connection: Connection, batch: Row[Any], *, now: Micros) -> int:
-    """Forget messages that were found and have no jobs yet; those of a known total count as cancelled."""
+    """Delete messages that were found but have no jobs yet; if the total is known, they count as cancelled."""
     table = schema.found
     some = select(table.c.object_id).where(table.c.batch_id == batch.id).limit(CHUNK)
     ids = connection.execute(some).scalars().all()

@@ -1,4 +1,4 @@
-"""Cancelling one job: what it may become depends on whether it has gone out, or may have."""
+"""Cancelling one job: the result depends on whether it has gone out, or may have."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sendq.rules.states import MOVES, Event, State
 
 
 def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
-    """Cancel a job that has not gone out; returns the state that it is in afterwards.
+    """Cancel a job that has not gone out; returns its state afterwards.
 
-    A job whose call is in flight stays ``sending``, and is cancelled only if the answer is "not sent". One whose last
-    outcome is unknown is not tried again: it is in doubt, and cancelled once it is shown not to have gone out.
+    A job whose call is in flight stays ``sending``, and is cancelled only if the answer is "not sent". A job whose last
+    outcome is unknown is not tried again: it is in doubt, and is cancelled once it is proven not to have gone out.
 
     Raises `NotFound`.
     """

@@ -1,7 +1,7 @@
 """Contents: the files of requests, in chunks, each stored once for all jobs that send it.
 
-Committed contents are found by their digest. ⚑ No transaction waits for another: two that bring the same new file at
-the same moment both store it (with a unique digest the second would wait for the first to commit, and two callers with
+Committed contents are found by their digest. ⚑ No transaction waits for another: two that store the same new file at
+the same time both store it (with a unique digest the second would wait for the first to commit, and two callers with
 two files could deadlock). Later ones use the older copy.
 
 A content that a transaction refers to is locked, and `drop_unused_contents` skips it.
@@ -50,7 +50,7 @@ def store_pieces(
 
 
 def pieces_of(connection: Connection, job_id: UUID, *, vault: Vault) -> list[StoredPiece]:
-    """The pieces of a job's request, in order. Raises `Unreadable` if they do not open."""
+    """The pieces of a job's request, in order. Raises `Unreadable` if they cannot be decrypted."""
     piece, content = schema.piece.c, schema.content
     rows = connection.execute(
         select(piece.position, piece.content_id, content.c.size, piece.after, piece.cipher_key)
@@ -69,7 +69,7 @@ def pieces_of(connection: Connection, job_id: UUID, *, vault: Vault) -> list[Sto
 
 
 def chunk_of(connection: Connection, content_id: UUID, position: int, *, vault: Vault) -> bytes | None:
-    """One chunk of a content; None: it is not there. Raises `Unreadable` if it does not open."""
+    """One chunk of a content; None: it does not exist. Raises `Unreadable` if it cannot be decrypted."""
     table = schema.chunk.c
     row = connection.execute(
         select(table.data, table.cipher_key).where(table.content_id == content_id, table.position == position)
@@ -80,7 +80,7 @@ def chunk_of(connection: Connection, content_id: UUID, position: int, *, vault: 
 
 
 def sealed_with(connection: Connection, job_id: UUID) -> set[str]:
-    """The names of the encryption keys that the files of a job's request are sealed with."""
+    """The names of the encryption keys with which the files of a job's request are sealed."""
     piece, chunk = schema.piece.c, schema.chunk.c
     own = select(piece.cipher_key).where(piece.job_id == job_id)
     files = select(chunk.cipher_key).join(schema.piece, piece.content_id == chunk.content_id)
@@ -89,9 +89,9 @@ def sealed_with(connection: Connection, job_id: UUID) -> set[str]:
 
 
 def drop_unused_contents(connection: Connection, limit: int) -> int:
-    """Delete up to ``limit`` contents that no job's request has any more. Returns how many were deleted.
+    """Delete up to ``limit`` contents that no job's request refers to any more. Returns how many were deleted.
 
-    They are locked in one statement and checked again in the next: a job may have referred to one in between.
+    They are locked in one statement and checked again in the next: a new job may refer to one in between.
     """
     content, piece = schema.content, schema.piece
     unused = ~exists().where(piece.c.content_id == content.c.id)
@@ -114,7 +114,7 @@ def _sealed(piece: Mapping[str, Any], content_id: UUID, vault: Vault) -> dict[st
 def _known(connection: Connection, digests: Iterable[bytes]) -> dict[bytes, UUID]:
     """The stored contents, by digest; of equal ones the oldest, so that all jobs use the same.
 
-    They are locked against being dropped. One that is just being dropped counts as absent, without waiting for it.
+    They are locked against deletion. One that is being deleted at the moment counts as absent, without waiting for it.
     """
     table = schema.content.c
     found: dict[bytes, UUID] = {}

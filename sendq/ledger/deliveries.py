@@ -1,9 +1,9 @@
 """Deliveries: which outcomes are due to which receivers, and the results of attempts to deliver them.
 
-A failed attempt is the fault of one of two, each with its own backoff:
+A failed attempt is attributed to one of two causes, each with its own backoff:
 
     the receiver       it does not answer, or something else does: all its deliveries are held for 10 s, 20 s … 10
-                       minutes, then a single one is tried. The others use up no attempts
+                       minutes, then a single one is tried. The others do not use up attempts
     the delivery       the receiver answers and rejects this one: it is retried after 10 s, 20 s … 6 hours, and the
                        others go on. Five rejections in a row without a success count as the receiver's fault
 

@@ -1,8 +1,8 @@
 """Doubt: jobs that may have gone out, the looks for them, and how they end.
 
-What a look says is judged in `sendq.rules.reconcile`; here is what it is judged from, and what follows. A doubt is
-taken up once (`take_up`): whatever put the job there need not know of looks. Nothing but an operator
-(`sendq.ledger.operators.resolve`) and the reconciler (`settle`) moves a job out, unless a fact comes late.
+`sendq.rules.reconcile` judges what a look proves; this module reads its input and writes the consequences. A doubt is
+taken up once (`take_up`), so whatever put the job in doubt need not plan looks. Only an operator
+(`sendq.ledger.operators.resolve`) and the reconciler (`settle`) move a job out of doubt, unless a fact comes late.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sendq.rules.by_hand import EXPIRY
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
 from sendq.rules.states import FINAL, Event, State, move
 
-# A look that was begun and not noted (its leader died) is repeated after this: longer than any look takes.
+# A look that was begun but not recorded (its leader died) is repeated after this: longer than any look takes.
 BEGUN_FOR: Micros = 5 * 60 * SECOND
 
 IN_DOUBT: ColumnElement[str] = literal_column(
@@ -51,7 +51,7 @@ IN_DOUBT: ColumnElement[str] = literal_column(
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A job to be looked for. ``first_at``: its first request whose outcome is unknown."""
+    """A job to look for. ``first_at``: its first request whose outcome is unknown."""
 
     job: Row[Any]
     first_at: Micros
@@ -64,7 +64,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a doubt ends: the move, the rule that is written down, and a row of the trail if there is to be one."""
+    """How a doubt ends: the move, the rule to record, and what to add to the trail, if anything."""
 
     event: Event
     rule: str
@@ -82,7 +82,7 @@ def any_doubt(connection: Connection) -> bool:
 
 
 def take_up(connection: Connection, delays: Delays, *, now: Micros, limit: int) -> Sequence[Row[Any]]:
-    """Plan the first look for jobs that fell into doubt; those, with their ``grant_id``: each is given once."""
+    """Plan the first look for jobs that newly are in doubt; returns them with their ``grant_id``, each only once."""
     table, lane = schema.job, schema.lane
     columns = ("id", "rule", "form", "key_at", "doubt_at", "due_at", "expires_at", "cancel_at", "looks", "misses")
     rows: Sequence[Any] = connection.execute(
@@ -101,9 +101,9 @@ def take_up(connection: Connection, delays: Delays, *, now: Micros, limit: int) 
 
 
 def due(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUID] = ()) -> list[Wanted]:
-    """Jobs to look for now, one of each lane at most and none of the lanes that are ``busy``.
+    """Jobs to look for now, at most one of each lane and none of the lanes that are ``busy``.
 
-    Nobody else is given them for `BEGUN_FOR`. Inside a hold, and where the lane is closed, nothing is asked.
+    No other caller gets them for `BEGUN_FOR`. Held and closed lanes are not searched.
     """
     table, lane = schema.job, schema.lane
     ranked = (
@@ -127,7 +127,7 @@ def due(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUI
 
 
 def _open(statement: Select[Any], now: Micros) -> Select[Any]:
-    """Jobs in doubt whose look is due and whose lane may be asked about."""
+    """Jobs in doubt whose look is due and whose lane may be searched."""
     table, lane, pair = schema.job, schema.lane, schema.pair
     held = exists().where(
         pair.c.application == lane.c.application,
@@ -159,10 +159,10 @@ def _first_requests(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, M
 
 
 def was_later(connection: Connection, wanted: Wanted, look: Look) -> bool:
-    """Whether one of the other messages that a look showed is of a job of this lane that was accepted later.
+    """Whether one of the other messages that a look showed is from a job of this lane that was accepted later.
 
-    Its request was begun when the last one of the job that is looked for was over, whoever is right about how long the
-    API works on one.
+    Later means: its request was begun when the last one of the wanted job was surely over, by the longest documented
+    time that the API works on one.
     """
     ids = [UUID(mark) for mark in look.later]
     if not ids:
@@ -177,7 +177,7 @@ def was_later(connection: Connection, wanted: Wanted, look: Look) -> bool:
 
 
 def note(connection: Connection, wanted: Wanted, seen: Seen, *, counts: bool, next_at: Micros) -> None:
-    """Write down a look that settled nothing; ``counts``: it was made when "not found" may count."""
+    """Record a look that settled nothing; ``counts``: it was made when "not found" may count."""
     table = schema.job
     looks, misses = wanted.job.looks or 0, wanted.job.misses or 0
     connection.execute(
@@ -194,17 +194,16 @@ def note(connection: Connection, wanted: Wanted, seen: Seen, *, counts: bool, ne
 
 
 def rest(connection: Connection, lane_id: UUID, *, until: Micros) -> None:
-    """Leave a grant alone until then: none of its jobs is looked for."""
+    """Do not look for any job of this lane before ``until``."""
     table = schema.job
     these = (table.c.lane_id == lane_id, table.c.state == IN_DOUBT, table.c.look_at < until)
     connection.execute(update(table).where(*these).values(look_at=until))
 
 
 def ripe(connection: Connection, choice: Choice, *, before: Micros, now: Micros, limit: int) -> Sequence[Row[Any]]:
-    """Jobs whose last request was before then and whose own choice, or else ``choice``, may be to end the doubt.
+    """Jobs whose last request was before ``before`` and whose own choice, or else ``choice``, may end the doubt.
 
-    What `sendq.rules.reconcile.by_itself` would leave for good is left out here, or it would stand in the way of
-    others.
+    Jobs that `sendq.rules.reconcile.by_itself` would never end are left out, or they would block others.
     """
     job, lane = schema.job, schema.lane
     gone = and_(lane.c.closed_at.is_not(None), lane.c.gone)
@@ -234,10 +233,11 @@ def settle(
     generation: int | None = None,
     even_late: bool = False,
 ) -> list[Row[Any]]:
-    """End doubts; gives the jobs (as they were) that were in doubt still.
+    """End doubts; returns the jobs (as they were) that were still in doubt.
 
-    A job that returns goes under a new key, with its attempts counted anew. ``generation``: of this one only.
-    ``even_late``: one whose time would be over by now gets a new one, for somebody wants it sent; and poison is tried.
+    A job that returns to the queue gets a new key, and its attempts start at 0. ``generation``: only if the job still
+    has this one. ``even_late``: a job that has expired gets a new expiry, because an operator wants it sent; and poison
+    is tried.
     """
     rows = [row for row in _locked(connection, endings) if generation in (None, row.generation)]
     changed = [(locked_from(row), _ended(row, endings[row.id], now=now, even_late=even_late)) for row in rows]
@@ -262,7 +262,7 @@ def _locked(connection: Connection, ids: Iterable[UUID]) -> Sequence[Row[Any]]:
 
 
 def _state_after(state: State, event: Event) -> State:
-    """A job expires or is cancelled only in the queue: there it is once it is shown not to have gone out."""
+    """The state after a doubt. A job can expire or be cancelled only in the queue, so it returns there first."""
     if event in (Event.EXPIRE, Event.CANCEL):
         state = move(state, Event.RETURN)
     return move(state, event)
@@ -280,7 +280,7 @@ def _ended(row: Row[Any], ending: Ending, *, now: Micros, even_late: bool) -> di
         "finished_at": now if state in FINAL else None,
         "next_at": now if again else row.next_at,
         "attempts": 0 if again else row.attempts,
-        "deaths": 0 if again and even_late else row.deaths,  # what killed its process would do so again by itself
+        "deaths": 0 if again and even_late else row.deaths,  # else it would just kill its process again
         "conflicts": 0,
         "generation": row.generation + again,
         "key_at": None if again else row.key_at,
@@ -303,7 +303,7 @@ def trail(
     status: int | None = None,
     error: str | None = None,
 ) -> Attempt:
-    """An entry in a job's trail that is no call for it: what was learnt of the calls before."""
+    """An entry in a job's trail that is not a call: what was learned about the calls before."""
     return Attempt(
         new_id(),
         row.id,

@@ -1,6 +1,6 @@
 """Enqueue: the rows of new jobs, in the caller's own transaction.
 
-No lane is written here, or two requests that enqueue for the grants A, B and B, A could deadlock. Lanes learn of new
+No lane is written here, or two requests that enqueue for the grants A, B and B, A could deadlock. Lanes learn about new
 jobs from the append-only ``wake`` rows. Only callers with equal keys wait for each other, and keys are inserted in
 order, so that they cannot deadlock either.
 """
@@ -28,8 +28,8 @@ NO_VAULT = Vault()
 # The columns of a wake row by priority.
 _WAKES = ("high_at", "normal_at", "low_at")
 
-# The leader's row says until when it sleeps. Only a commit with earlier work wakes it: a NOTIFY is not free (it takes a
-# lock that all commits share).
+# The leader's row has the time until which it sleeps. Only a commit with earlier work wakes it: a NOTIFY is not free
+# (it takes a lock that all commits share).
 CHANNEL = "sendq_wake"
 _NOTIFY = text("SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleeps_until > :at")
 
@@ -37,10 +37,10 @@ _NOTIFY = text("SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleep
 def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_VAULT) -> dict[tuple[str, str], UUID]:
     """Insert a plan, encrypted. Returns what its keys already name: the id of a job or batch by (application, key).
 
-    What belongs to a key that exists with the same content is not stored; with other content it is an error.
+    Rows of a key that already exists with the same content are not stored; with different content it is an error.
 
     Raises:
-        KeyConflict: a key names a job or batch with other content.
+        KeyConflict: a key names a job or batch with different content.
         InvalidJob: a file changed between being measured and being read; roll back.
         Unreadable: a key exists, and its digest is sealed with an encryption key that this vault does not have.
     """

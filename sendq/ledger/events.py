@@ -1,14 +1,14 @@
 """What happened to lanes, grants and holds, and what operators did: appended, with author and time.
 
     hold, release       a grant, provider or application was held; a hold was ended before its time
-    closed, reopened    the lane of a grant whose owner must sign in again, or of which that is suspected
+    closed, reopened    the lane of a grant whose owner must sign in again, or is suspected to have to
     reauth_required     its owner was asked to sign in again
     grant_gone          the grant no longer exists
     escalated           many grants failed alike: their provider was held, and they were reopened
     narrowed            a lane makes fewer calls at once from now on
     cancel, retry, resolved, deliveries_retried, forget, recovered, rekey    what an operator did
 
-An incident is written down once: calls that were on the wire when a hold began add nothing. ``job_id`` is then the job
+An incident is recorded once: calls that were on the wire when a hold began add nothing. ``job_id`` is then the job
 whose answer caused it.
 """
 
@@ -25,7 +25,7 @@ from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 
-# Authors of events that no person caused; a person under one of these names could not be told from them.
+# Authors of events that no person caused; operators may not use these names, or they could not be told apart.
 AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
 
 KINDS = (
@@ -35,12 +35,12 @@ KINDS = (
 
 
 def append(connection: Connection, kind: str, **what: Any) -> None:
-    """Write one event down; what can be said of it stands at `event`."""
+    """Write one event; for its fields see `event`."""
     append_all(connection, [event(kind, **what)])
 
 
 def append_all(connection: Connection, happened: Sequence[Mapping[str, Any]]) -> None:
-    """Write events down, in their order."""
+    """Write events, in their order."""
     insert_rows(connection, schema.event, happened)
 
 
@@ -57,8 +57,8 @@ def event(
     rule: str | None = None,
     reason: str | None = None,
 ) -> dict[str, Any]:
-    """What happened, as a row. ``by`` is an operator's name, or what acted by itself: ``policy``, ``escalation``,
-    ``check``, ``reconcile``, ``webhook``.
+    """An event as a row. ``by`` is an operator's name, or the automatic actor: ``policy``, ``escalation``, ``check``,
+    ``reconcile``, ``webhook``.
     """
     return {
         "id": new_id(),

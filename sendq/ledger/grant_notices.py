@@ -1,6 +1,6 @@
-"""Notifications of Nylas about grants: taken in once each, and carried out on the grant's lane in one transaction.
+"""Notifications from Nylas about grants: each is processed once, and applied to the grant's lane in one transaction.
 
-What a notification does is decided by `sendq.rules.grant_notices`.
+`sendq.rules.grant_notices` decides what a notification does.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def take_in(
     grant_id: str,
     now: Micros,
 ) -> str:
-    """Let a notification take effect on the grant's lane, unless it was taken in before.
+    """Apply a notification to the grant's lane, unless it was processed before.
 
-    ``at`` is its time by the clock of Nylas, ``application`` our name of the Nylas application whose webhook it came
-    by. Returns a sentence about what was done.
+    ``at`` is its time by the clock of Nylas, ``application`` our name for the Nylas application whose webhook received
+    it. Returns a sentence about what was done.
     """
     lane_id = grants.lane_of(connection, application, grant_id)
     if lane_id is None:
         return "nothing to do: no job was ever enqueued for this grant"
-    # Ids are unique for their source. If another transaction is taking in the same one, this waits for its end.
+    # Ids are unique for their source. If another transaction is processing the same one, this waits for its end.
     seen = {"id": f"{application}/{notice_id}", "at": now}
     if not insert_new(connection, schema.webhook, [seen], returning="id"):
         return "nothing to do: this notification was received before"

@@ -5,10 +5,10 @@
         │                    ├─ the API is asked: valid ──▶ open again, one call first
         │                    ├─ invalid, or certain from the start ──▶ announced: one event, one alert
         │                    ├─ unknown to the API ──▶ gone: its waiting jobs end
-        │                    └─ many alike within minutes ──▶ not theirs but the application's trouble: one hold above
-        └─ webhook, check or a person's word ──▶ open again
+        │                    └─ many alike within minutes ──▶ the application's problem, not theirs: one hold above
+        └─ webhook, check or operator ──▶ open again
 
-Announcing waits a little, so that the trouble of an application is not announced to a thousand people.
+Announcing waits a little, so that a problem of the application is not announced to a thousand people.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from sendq.rules.lane_change import CHECK_FIRST, LaneChange, pause_after
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event, State
 
-# A suspicion is checked at once, and soon again if the API could not tell.
+# A suspicion is checked at once, and again soon if the API's answer was inconclusive.
 SUSPECT_AGAIN: Micros = 15 * SECOND
 
-# If the API cannot say who a grant's provider is, it is asked again then.
+# If the API does not answer what a grant's provider is, it is asked again after this.
 ASK_AGAIN: Micros = 5 * 60 * SECOND
 
-# The API says that the grant is valid and the provider refuses it all the same: after so many times it is believed.
+# The API says that the grant is valid, but the provider refuses it: after this many times the refusal is believed.
 SUSPECTED_MOST = 3
 
 
@@ -54,7 +54,7 @@ class Check:
 
 
 def lane_of(connection: Connection, application: str, grant_id: str) -> UUID | None:
-    """The lane of a grant, if it ever had a job."""
+    """The lane of a grant; None: it never had a job."""
     table = schema.lane.c
     wanted = select(table.id).where(table.application == application, table.grant_id == grant_id)
     return connection.execute(wanted).scalar()
@@ -74,7 +74,7 @@ def close(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Mic
 
 
 def reopen(connection: Connection, lane_id: UUID, *, by: str, now: Micros, reason: str | None = None) -> bool:
-    """Open a closed lane again, with one call at first; False if it was open."""
+    """Open a closed lane again, with a single call first; False if it was open."""
     change = _locked(connection, lane_id)
     lane = change.lane
     if not lane.is_closed:
@@ -96,14 +96,14 @@ _ANY_CLOSED = text("SELECT EXISTS (SELECT 1 FROM sendq_lane WHERE closed_at IS N
 
 
 def any_closed(connection: Connection) -> bool:
-    """Whether any lane is closed: without one there is nothing here to look after."""
+    """Whether any lane is closed: if not, there is nothing to do here."""
     return bool(connection.execute(_ANY_CLOSED).scalar_one())
 
 
 def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
     """Closed lanes with waiting jobs about which the API should be asked now; no other caller gets them for a while.
 
-    Inside a hold of their application or provider nothing is asked.
+    While their application or provider is held, nothing is asked.
     """
     table, pair = schema.lane, schema.pair
     held = exists().where(
@@ -130,7 +130,7 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
 def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
     """Lanes whose provider is unknown and not yet asked for; no other caller gets them for a while.
 
-    Inside a hold of their application nothing is asked.
+    While their application is held, nothing is asked.
     """
     table, pair = schema.lane, schema.pair
     held = exists().where(
@@ -152,7 +152,7 @@ def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
 
 
 def found_provider(connection: Connection, lane_id: UUID, provider: str, *, paces: Paces) -> None:
-    """The API has named the grant's provider; ``unknown``: one that is not known here."""
+    """The API has named the grant's provider; ``unknown``: one that sendq does not know."""
     rows = lock(connection, [lane_id])
     row = rows[lane_id]
     connection.execute(update(schema.lane).where(schema.lane.c.id == lane_id).values(ask_at=None))
@@ -161,11 +161,11 @@ def found_provider(connection: Connection, lane_id: UUID, provider: str, *, pace
 
 
 def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
-    """The API says that the grant is in order: open its lane.
+    """The API says that the grant is valid: open its lane.
 
-    Unless the provider has refused it several times since, whatever the API says: then its owner must sign in again.
-    Until a call succeeds, what was asked and announced is remembered: the next question comes later, and nobody is
-    notified twice.
+    If the provider has refused it several times since its last success, its owner must sign in again, whatever the API
+    says. Until a call succeeds, checks and notices are remembered: the next check comes later, and no owner is notified
+    twice.
     """
     change = _locked(connection, lane_id)
     lane = change.lane
@@ -180,7 +180,7 @@ def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
 
 
 def found_invalid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
-    """The API says that the owner must sign in again: no suspicion any more."""
+    """The API says that the owner must sign in again: the suspicion is confirmed."""
     change = _locked(connection, lane_id)
     if change.lane.is_closed and change.lane.suspected:
         change.confirm(now=now)
@@ -188,7 +188,7 @@ def found_invalid(connection: Connection, lane_id: UUID, *, now: Micros) -> None
 
 
 def found_gone(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Micros) -> None:
-    """The grant exists no more: its lane stays closed, and what waits in it ends (`end_gone`)."""
+    """The grant no longer exists: its lane stays closed, and its waiting jobs end (`end_gone`)."""
     change = _locked(connection, lane_id)
     lane = change.lane
     if lane.gone:
@@ -199,7 +199,7 @@ def found_gone(connection: Connection, lane_id: UUID, *, rule: str, by: str, now
 
 
 def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
-    """Dead-letter up to ``limit`` jobs that wait for grants which exist no more."""
+    """Dead-letter up to ``limit`` jobs that wait for grants that no longer exist."""
     job, lane = schema.job.c, schema.lane.c
     rows = connection.execute(
         select(job.id, job.operation, job.doubt_at)
@@ -213,15 +213,15 @@ def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
     return len(end_waiting(connection, ends, now=now, rule="grant_not_found"))
 
 
-# --- announcing, and looking higher -----------------------------------------------------------------------------------
+# --- announcing and escalating ----------------------------------------------------------------------------------------
 
 
 def to_announce(
     connection: Connection, *, closed_before: Micros, now: Micros, limit: int, tell: str | None = None
 ) -> list[Row[Any]]:
-    """Lanes that are certainly closed since before then and whose owners were not notified: they are now.
+    """Announce lanes that were closed for certain by ``closed_before`` and not announced yet; returns them.
 
-    The receivers that the waiting jobs name get it, and so does ``tell``.
+    The notice goes to the receivers that the waiting jobs name, and to ``tell``.
     """
     table = schema.lane
     rows = connection.execute(
@@ -242,13 +242,13 @@ def to_announce(
     return list(rows)
 
 
-# Who held a pair when many of its grants failed alike.
+# The author of a pair's hold when many of its grants failed alike.
 ESCALATION = "escalation"
 
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """Many grants failed alike: the trouble is looked for above them."""
+    """Many grants failed alike: the cause is assumed to be above them."""
 
     application: str
     provider: str
@@ -259,11 +259,11 @@ class Escalated:
 def escalate(
     connection: Connection, *, rules: Collection[str], since: Micros, number: int, held_until: Micros, now: Micros
 ) -> list[Escalated]:
-    """Where ``number`` grants of one pair were closed by one of ``rules`` since then: hold the pair, and open them.
+    """If ``number`` grants of a pair were closed by one of ``rules`` since ``since``: hold the pair, and open them.
 
-    Nobody is asked to sign in again for that; whose lane is closed once more after the hold, is. Not counted are grants
-    of which the API itself says that they are invalid, those that were opened by an earlier hold of the same trouble
-    (the pair has had no success since), and those after whose refusal another grant of the pair succeeded.
+    Their owners are not asked to sign in again, unless their lane is closed once more after the hold. Not counted are
+    grants that the API itself calls invalid, grants that were opened by an earlier hold for the same incident (the pair
+    has had no success since), and grants after whose refusal another grant of the pair succeeded.
     """
     table, pair = schema.lane, schema.pair.c
     this = (pair.application == table.c.application, pair.provider == table.c.provider)
@@ -280,7 +280,7 @@ def escalate(
     for row in connection.execute(select(table).where(*fresh)):
         groups.setdefault((row.application, row.provider, row.closed_rule), []).append(row.id)
     alike = {name: ids for name, ids in sorted(groups.items()) if len(ids) >= number}
-    # Of all groups at once, lanes before pairs: the order in which everybody locks them.
+    # For all groups at once, lanes before pairs: the lock order used everywhere.
     _open_closed(connection, [lane_id for ids in alike.values() for lane_id in ids], now=now)
     for (application, provider, rule), ids in alike.items():
         hold_for_grants(connection, application, provider, until=held_until, rule=rule, by=ESCALATION, now=now)
@@ -298,9 +298,9 @@ def escalate(
 
 
 def open_stragglers(connection: Connection, *, now: Micros) -> None:
-    """Open lanes whose refusal was on the wire when their pair was held for it: it is the same trouble.
+    """Open lanes whose refusal was on the wire when their pair was held for it: it is the same incident.
 
-    To be called before `escalate`, in a transaction of its own.
+    Call it before `escalate`, in a separate transaction.
     """
     table, pair = schema.lane, schema.pair.c
     held_for_it = exists().where(
@@ -311,13 +311,13 @@ def open_stragglers(connection: Connection, *, now: Micros) -> None:
         pair.held_until > now,
         pair.held_since <= table.c.closed_at,
     )
-    closed = table.c.closed_at.is_not(None)  # all that have a rule are; by this they are found in an index
+    closed = table.c.closed_at.is_not(None)  # implied by having a rule; it lets an index be used
     ids = connection.execute(select(table.c.id).where(closed, held_for_it, ~table.c.gone)).scalars().all()
     _open_closed(connection, ids, now=now)
 
 
 def _open_closed(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
-    """Open these lanes but for those that were opened, or found gone, before we had them locked."""
+    """Open these lanes, except those that were opened or found gone before they were locked here."""
     changes = [
         change for change in lock_changes(connection, ids).values() if change.lane.is_closed and not change.lane.gone
     ]

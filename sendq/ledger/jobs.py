@@ -1,7 +1,7 @@
-"""Jobs: locking them, writing what became of them, and ending those that wait.
+"""Jobs: locking them, writing their changes, and ending those that wait.
 
-`store_changes` is the one way in which a job changes its state once it has begun to matter to others: it writes the
-job, the appended count of its batch, and the deliveries of its outcome, in one transaction.
+Every state change of a job that affects its batch or has an outcome to deliver goes through `store_changes`: it writes
+the job, the appended count of its batch, and the deliveries of its outcome, in one transaction.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool 
 
 
 def locked_from(row: Row[Any]) -> LockedJob:
-    """A job that was locked with a query of the caller's own, which read all of its columns."""
+    """A job that the caller's own query locked and read with all columns."""
     return LockedJob._make(getattr(row, name) for name in LockedJob._fields)
 
 
 def end_waiting(
     connection: Connection, events: Mapping[UUID, Event], *, now: Micros, rule: str | None = None
 ) -> set[UUID]:
-    """Let jobs that wait expire, be cancelled, given up or fall into doubt; those that did. Others stay as they are.
+    """Let waiting jobs expire, be cancelled, be given up or go in doubt; returns those. Other jobs are not changed.
 
     ``rule`` is what decided; by default the event's own (`sendq.rules.rule_ids`).
     """
@@ -71,9 +71,9 @@ def store_changes(
     counts: Counter[tuple[UUID, str]] | None = None,
     going_on: Collection[UUID] = (),
 ) -> None:
-    """Write what became of jobs: each as it was (locked), and its changed columns, which are the same for all.
+    """Write changes of jobs: each job as it was (locked), and its changed columns, which are the same for all.
 
-    ``counts`` is what else changes in batches; ``going_on`` are listings that go on with their next page.
+    ``counts``: other changes of batches. ``going_on``: listings that continue with their next page.
     """
     update_rows(connection, schema.job, [after for _, after in changed])
     counts = Counter() if counts is None else counts
@@ -87,7 +87,7 @@ def store_changes(
 
 
 def append_batch_changes(connection: Connection, counts: Mapping[tuple[UUID, str], int], *, now: Micros) -> None:
-    """Append what changed in batches: progress is the sum of these rows, so no row is hot."""
+    """Append changes of batches: progress is the sum of these rows, so no row is hot."""
     rows = [
         {"batch_id": batch_id, "state": str(state), "count": count, "at": now}
         for (batch_id, state), count in counts.items()
@@ -97,10 +97,10 @@ def append_batch_changes(connection: Connection, counts: Mapping[tuple[UUID, str
 
 
 def _count(counts: Counter[tuple[UUID, str]], batch_id: UUID, job: LockedJob, after: str | None) -> None:
-    """Count that a job went from the state of its row to another one; None: its listing goes on with the next page.
+    """Count a job's move from the state of its row to ``after``; None: its listing continues with the next page.
 
-    Only ends are counted (and doubt, which may be one): what waits is the total less these. Listings are counted by
-    themselves, for they are no part of a batch's total.
+    Only final states are counted (and doubt, which may be one): the waiting jobs are the total less these. Listings are
+    counted separately, because they are not part of a batch's total.
     """
     listing = "list:" if job.operation == "list" else ""
     if job.state in COUNTED:

@@ -53,7 +53,7 @@ def append_jobs(connection: Connection, ids: Collection[UUID], *, now: Micros) -
         .order_by(job.c.id)
     )
     rows = connection.execute(statement).all()
-    # Cancelled before the dispatcher saw it: only its wake row has its lane.
+    # Cancelled before the dispatcher saw it: only its wake row names its lane.
     unseen = _from_wakes(connection, {row.lane_id for row in rows if row.grant_id is None})
     events = []
     for row in rows:
@@ -64,7 +64,7 @@ def append_jobs(connection: Connection, ids: Collection[UUID], *, now: Micros) -
 
 
 def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
-    """Create deliveries for those of these batches that have a target. They are locked, and have just ended."""
+    """Create deliveries for those of these batches that have a target. They are locked and have just ended."""
     batch, lane, change = schema.batch, schema.lane, schema.batch_change
     rows = connection.execute(
         select(batch, lane.c.application, lane.c.grant_id)
@@ -91,7 +91,7 @@ def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros
 
 
 def append_reauth(connection: Connection, lanes: Iterable[Row[Any]], *, also: str | None, now: Micros) -> None:
-    """Create deliveries that a grant's owner must sign in, to all targets of jobs in these lanes, and to ``also``."""
+    """Create deliveries of "the owner must sign in" to all targets of jobs in these lanes, and to ``also``."""
     events = []
     for lane in lanes:
         targets = dict.fromkeys([*([also] if also else []), *_targets_in(connection, lane.id)])

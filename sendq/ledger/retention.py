@@ -1,14 +1,14 @@
 """Retention: what is kept of the past, and for how long. In steps of at most `STEP` rows, each a short transaction.
 
-    a finished job          as long as its state says, with its attempts and body (a retry needs the body; that some
-                            people have a mail already is told by the attempts)
-    bodies of jobs          shorter: nobody sends them any more. Those of dead letters stay as long as the job
-    a batch                 until its last job has gone (its changes are added up by `sendq.ledger.batches`)
+    a finished job          as long as is set for its state, with its attempts and body (a retry needs the body; the
+                            attempts show whether some recipients already have a mail)
+    bodies of jobs          shorter: they are not sent any more. Those of dead letters stay as long as the job
+    a batch                 until its last job is deleted (its changes are added up by `sendq.ledger.batches`)
     a key                   longer than its job: a repeat of an old call must not become a new mail
-    events, notifications   for their own times
+    events, notifications   each for its own time
 
-Unfinished jobs are never touched. Each step walks along an index, and passes over rows that somebody has locked: an
-operator who retries a dead letter in that moment keeps it. Times are those before which things go.
+Unfinished jobs are never touched. Each step walks along an index, and skips locked rows: a dead letter that an operator
+is retrying at that moment is kept. ``before`` is always the time before which rows are deleted.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ STEP = 500
 BODILESS = tuple(sorted(FINAL - {State.DEAD}))
 
 # `finished_at` is older than its commit, clocks of workers differ, and a batch is found to be over some seconds after
-# its last job: the walk along it stays so far behind.
+# its last job: the walk along it stays this far behind.
 SETTLED: Micros = 60 * SECOND
 
 
 def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micros) -> int:
-    """Delete jobs that ended in ``state`` before then, with all that hangs on them; how many."""
+    """Delete jobs that ended in ``state`` before ``before``, with all dependent rows; returns how many."""
     assert state in FINAL
     job = schema.job
     wanted = (
@@ -56,9 +56,9 @@ def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micr
 
 
 def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Micros) -> int:
-    """Delete the bodies of jobs that ended in ``state`` before then; how many jobs were looked at.
+    """Delete the bodies of jobs that ended in ``state`` before ``before``; returns how many jobs were looked at.
 
-    How far it has come stands in the ledger, so that no leader walks again over what is done.
+    Its position is kept in the ledger, so that the next leader continues from there.
     """
     assert state in BODILESS
     job, name = schema.job, f"bodies of {state.value}"
@@ -67,7 +67,7 @@ def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Mi
     times = connection.execute(walk.where(job.c.finished_at < min(before, now - SETTLED)).limit(STEP)).scalars().all()
     if not times:
         return 0
-    # All of the last moment as well, which may be some more than a step: a commit writes many jobs with one time.
+    # All jobs of the last time too, which may be more than a step: a commit writes many jobs with one time.
     ended = select(job.c.id).where(_in(state), job.c.finished_at.between(times[0], times[-1]))
     ids = connection.execute(ended).scalars().all()
     erase_bodies(connection, ids)
@@ -76,15 +76,15 @@ def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Mi
 
 
 def erase_bodies(connection: Connection, jobs: Sequence[UUID]) -> None:
-    """Delete what these jobs would send. What a batch asks for goes with the batch, and files that nobody sends any
-    more are for `sendq.ledger.contents.drop_unused_contents`.
+    """Delete what these jobs would send. A batch's body is deleted with the batch, and files that no job needs any more
+    by `sendq.ledger.contents.drop_unused_contents`.
     """
     for column in (schema.payload.c.job_id, schema.piece.c.job_id):
         delete_where(connection, column, jobs)
 
 
 def drop_keys(connection: Connection, *, before: Micros) -> int:
-    """Delete keys that were first used before then and whose job or batch has gone; how many."""
+    """Delete keys that were first used before ``before`` and whose job or batch is gone; returns how many."""
     table = schema.key
     job = exists().where(schema.job.c.id == table.c.job_id)
     batch = exists().where(schema.batch.c.id == table.c.batch_id)
@@ -97,17 +97,17 @@ def drop_keys(connection: Connection, *, before: Micros) -> int:
 
 
 def drop_events(connection: Connection, *, before: Micros) -> int:
-    """Delete events of before then; how many."""
+    """Delete events from before ``before``; returns how many."""
     return _drop_old(connection, schema.event.c.id, schema.event.c.at, before)
 
 
 def drop_deliveries(connection: Connection, *, before: Micros) -> int:
-    """Delete outcomes that were told, or given up, before then; how many."""
+    """Delete outcomes that were delivered or given up before ``before``; returns how many."""
     return _drop_old(connection, schema.delivery.c.id, schema.delivery.c.done_at, before)
 
 
 def drop_webhooks(connection: Connection, *, before: Micros) -> int:
-    """Forget which notifications were taken in before then; how many."""
+    """Delete the records of notifications processed before ``before``; returns how many."""
     return _drop_old(connection, schema.webhook.c.id, schema.webhook.c.at, before)
 
 
@@ -128,7 +128,7 @@ def delete_where(connection: Connection, column: Column[Any], values: Sequence[A
 
 
 def _drop_empty_batches(connection: Connection, ids: set[UUID]) -> None:
-    """Delete those of these batches that are over and have no job any more."""
+    """Delete those of these batches that are over and have no jobs any more."""
     table = schema.batch.c
     left = exists().where(schema.job.c.batch_id == table.id)
     over = select(table.id).where(table.id.in_(ids), table.finished_at.is_not(None), ~left)
@@ -139,7 +139,7 @@ def _drop_empty_batches(connection: Connection, ids: set[UUID]) -> None:
 
 
 def _cursor(connection: Connection, name: str) -> int:
-    """How far the walk of that name has come."""
+    """The position of the walk of that name."""
     at = connection.execute(select(schema.prune_cursor.c.at).where(schema.prune_cursor.c.name == name)).scalar()
     if at is None:
         insert_new(connection, schema.prune_cursor, [{"name": name, "at": 0}], returning="name")

@@ -1,9 +1,9 @@
-"""Sealed jobs at the claim: opened if their key is at hand; else they wait, and nothing is lost.
+"""Sealed jobs at the claim: decrypted if this worker has their key; else they wait, and nothing is lost.
 
-A job whose body no key of this worker opens is not begun, and it is not dead. When others of its turn can go, it is
-looked at again after `RECHECK`. When none can, the lane is held (`NO_KEY`), for longer each time, so that a hundred
+A job whose body no key of this worker decrypts is not begun, and not dead-lettered. If other jobs of its turn can run,
+it is looked at again after `RECHECK`. If none can, the lane is held (`NO_KEY`), longer each time, so that a hundred
 thousand such lanes cost next to nothing, and the next turn looks at the jobs behind. A worker that starts ends these
-holds: it may be the one with the key.
+holds, because it may have the key.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ RELEASE_STEP = 500
 
 @dataclass(slots=True)
 class Opened:
-    """Jobs with their bodies, by lane; what was put off, and the lanes that have nothing else."""
+    """Jobs with their bodies, by lane; the jobs put off, and the lanes that have no others."""
 
     jobs: dict[UUID, list[ClaimedJob]] = field(default_factory=dict)
-    stuck: dict[UUID, str] = field(default_factory=dict)  # lanes, and the name of a key that they wait for
-    missing: Counter[str] = field(default_factory=Counter)  # jobs by the name of the key that is not at hand
+    stuck: dict[UUID, str] = field(default_factory=dict)  # lanes, with the name of a key that they wait for
+    missing: Counter[str] = field(default_factory=Counter)  # jobs by the name of the missing key
 
 
 def open_jobs(
     connection: Connection, loaded: Mapping[UUID, Sequence[ClaimedJob]], vault: Vault, *, now: Micros
 ) -> Opened:
-    """Open the bodies of the jobs that a claim has loaded, and put off those that no key opens.
+    """Decrypt the bodies of the jobs that a claim has loaded, and put off those that no key decrypts.
 
-    Behind one of these, no other job for the same object is left in the turn.
+    Later jobs for the same object as one that is put off are removed from the turn too.
     """
     opened = Opened()
     rows: list[dict[str, Any]] = []
@@ -74,8 +74,8 @@ def open_jobs(
         opened.missing.update(names)
         if names and not ready:
             opened.stuck[lane_id] = names[0]
-        # Behind all that are due now, and a microsecond more for each: they keep their order. In a lane that is held
-        # for it they need not wait any longer than it does.
+        # Behind all jobs that are due now, each a microsecond later to keep their order. In a lane that is held for
+        # them they need not wait longer than the hold.
         at = now if lane_id in opened.stuck else now + RECHECK
         rows += [{"id": job, "next_at": at + place, "rule": NO_KEY} for place, job in enumerate(put_off)]
     update_rows(connection, schema.job, rows)
@@ -83,7 +83,7 @@ def open_jobs(
 
 
 def _with_body(connection: Connection, job: ClaimedJob, vault: Vault) -> ClaimedJob:
-    """The job with its body opened. Its files are read while they are sent; whether their keys are here is seen now."""
+    """The job with its body decrypted. Its files are read while they are sent; only their keys are checked now."""
     if job.length is not None:
         for name in sorted(sealed_with(connection, job.id) - set(vault.names)):
             raise Unreadable(name, missing=True)
@@ -95,12 +95,12 @@ def _with_body(connection: Connection, job: ClaimedJob, vault: Vault) -> Claimed
 
 
 def _batch_of(job: ClaimedJob) -> UUID:
-    assert job.batch_id is not None  # whose body is not its own has it from its batch
+    assert job.batch_id is not None  # a job without its own body has its batch's
     return job.batch_id
 
 
 def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], stuck: Mapping[UUID, str], *, now: Micros) -> None:
-    """Close the turns of locked lanes of which nothing could be opened, and hold them for a while."""
+    """Close the turns of locked lanes none of whose jobs could be decrypted, and hold the lanes for a while."""
     changes = []
     for lane_id, name in stuck.items():
         lane = lanes[lane_id]
@@ -117,7 +117,7 @@ def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], stuck: Mappin
 
 
 def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:
-    """End holds of lanes that wait for a key, up to `RELEASE_STEP` behind an id; returns where to go on, or None."""
+    """End holds of up to `RELEASE_STEP` lanes after an id that wait for a key; returns where to continue, or None."""
     table = schema.lane.c
     held = select(table.id).where(table.held_rule == NO_KEY, table.held_until > now, table.id > after)
     ids = connection.execute(held.order_by(table.id).limit(RELEASE_STEP)).scalars().all()

@@ -1,4 +1,4 @@
-"""Storing what a call planned: everything or nothing, and what the caller gets back for it."""
+"""Storing what a call planned, all or nothing, and returning the result to its caller."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def store_batch(
 def _store(
     connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault
 ) -> Mapping[tuple[str, str], UUID]:
-    """All of a plan or nothing, even if the caller catches the error and commits the rest of its transaction."""
+    """Store all of a plan or nothing, even if the caller catches the error and commits the rest of its transaction."""
     may_fail_halfway = len(planned.plan.keys) > 1 or cap is not None or bool(planned.plan.contents)
     if may_fail_halfway:
         _begin_before_savepoint(connection)
@@ -53,10 +53,9 @@ def _store(
 
 
 def _begin_before_savepoint(connection: Connection) -> None:
-    """Begin the transaction that Python's sqlite3, on an engine of the caller's, begins only at the first INSERT.
+    """Begin the transaction now: on a caller's engine, Python's sqlite3 begins it only at the first INSERT.
 
-    Without it the savepoint would be the outermost transaction, and releasing it a commit that the caller did not ask
-    for.
+    Otherwise the savepoint would be the outermost transaction, and releasing it would commit unexpectedly.
     """
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite" and not driver.in_transaction:

@@ -2,10 +2,10 @@
 
     page ─▶ page ─▶ … ─▶ last page ─▶ the leader sums ─▶ jobs, a thousand at a time
 
-A page is a job of the batch (operation ``list``): it has its turn, its pace and its trail like any other, and the same
-policy. When it is accepted, one transaction holds the outcome, the ids that it brought and the job of the next page, so
-no death of a worker loses a page or counts one twice. The ids stay in ``found`` until the walk is over: a change of
-what the query asks for shifts the pages that are not listed yet.
+A page is a job of the batch (operation ``list``): it has a turn, a pace and a trail like any other, and the same
+policy. When it is accepted, one transaction writes the outcome, the ids that it returned and the job of the next page,
+so that the death of a worker neither loses a page nor counts one twice. The ids stay in ``found`` until the walk is
+over, because changes to messages that match the query would shift the pages that are not listed yet.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def record_page(
     now: Micros,
     vault: Vault,
 ) -> Mapping[str, Any] | None:
-    """Keep what a page found and make the job of the next one, if there is one; returns that job's row.
+    """Store what a page found and create the job of the next one, if there is one; returns that job's row.
 
-    To be called in the transaction that ends the page's own job, with the lane locked. A batch that was cancelled
-    meanwhile is not walked any further.
+    Call it in the transaction that ends the page's own job, with the lane locked. The walk of a batch that has been
+    cancelled meanwhile stops.
     """
     table = schema.batch
     batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if batch is None:
-        return None  # pruned, or erased, while it was on the wire
+        return None  # pruned or erased while the call was on the wire
     rows = [{"batch_id": batch_id, "object_id": object_id} for object_id in page.found]
     counts[batch_id, "found"] += len(insert_new(connection, schema.found, rows, returning="object_id"))
     counts[batch_id, "page"] += 1
@@ -59,13 +59,13 @@ def record_page(
 
 
 def walked(connection: Connection, *, limit: int) -> Sequence[UUID]:
-    """Batches whose walk is over, and whose jobs are being made."""
+    """Batches whose walk is over and whose jobs are being made."""
     table = schema.batch.c
     return connection.execute(select(table.id).where(table.making).order_by(table.id).limit(limit)).scalars().all()
 
 
 def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int = CHUNK) -> int:
-    """Turn up to ``limit`` of the found messages into jobs; returns how many. Fewer than ``limit``: that was all."""
+    """Turn up to ``limit`` of the found messages into jobs; returns how many. Fewer than ``limit``: none are left."""
     table, found, lanes = schema.batch, schema.found, schema.lane
     batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if batch is None or not batch.making:
@@ -73,7 +73,7 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
     some = select(found.c.object_id).where(found.c.batch_id == batch_id).order_by(found.c.object_id).limit(limit)
     ids = connection.execute(some).scalars().all()
     connection.execute(delete(found).where(found.c.batch_id == batch_id, found.c.object_id.in_(ids)))
-    # They stand in line where the batch stood, a microsecond apart, as those of any other call.
+    # They take the batch's place in the queue, a microsecond apart, like those of any other call.
     rows = [
         _job(batch, batch.operation, object_id, batch.due_at + place, now=now) for place, object_id in enumerate(ids)
     ]

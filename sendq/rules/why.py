@@ -1,4 +1,4 @@
-"""Why a job has not been sent, and until when: the dispatcher's own reasons, in its own order. Pure."""
+"""Why a job is in its state, and until when: the dispatcher's own reasons, in its own order. Pure."""
 
 from __future__ import annotations
 

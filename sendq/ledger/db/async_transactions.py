@@ -1,4 +1,4 @@
-"""Transactions on the ledger for asyncio, as `AsyncSendQueue` uses them; the queries are those of the sync side."""
+"""Transactions on the ledger for asyncio, as `AsyncSendQueue` uses them; the queries are shared with the sync side."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 PostgreSQL gets each column as one array (``INSERT … SELECT FROM unnest(…)``): one statement to plan, whose text does
 not grow with the number of rows. A column with the same value in all rows is sent once: that is two thirds of the
-values of a group of outcomes. SQLite runs in our own process, where a prepared statement per row is as cheap.
+values in a group of outcomes. SQLite runs in our own process, where one prepared statement per row is as cheap.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
 
 
 def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, key: str = "id") -> None:
-    """Set the columns of each row where ``key`` is its own; all rows have the same columns."""
+    """Update the stored row with the same ``key`` as each of ``rows``; all of them have the same columns."""
     if not rows:
         return
     columns = tuple(sorted(rows[0]))
@@ -92,13 +92,13 @@ def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset
     values: dict[str, Any] = {}
     for name in columns:
         column = [row[name] for row in rows]
-        # The last first: if values differ, comparing these two nearly always shows it.
+        # First and last are compared first: if values differ, these two nearly always do.
         if column[-1] == column[0] and column.count(column[0]) == len(column):
             values[name] = column[0]
         else:
             own.add(name)
             values[name] = column
-    if not own:  # an array has to say how many rows there are
+    if not own:  # at least one array is needed for the number of rows
         own.add(columns[0])
         values[columns[0]] = [values[columns[0]]] * len(rows)
     return frozenset(own), values

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from psycopg.adapt import AdaptersMap
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-# How long a SQLite writer waits for another one. A commit takes milliseconds; a lock held for longer than this was
-# forgotten.
+# How long a SQLite writer waits for another one. A commit takes milliseconds; a lock held longer than this was left
+# behind.
 SQLITE_BUSY_S = 30.0
 
 # A server that disappears silently (a lost route, a suspended machine) is detected in half a minute instead of the
@@ -54,7 +54,7 @@ _PACKAGES = {
 
 
 def open_engine(url: str | URL, **options: Any) -> Engine:
-    """An engine for the ledger, with what each driver needs (see `_prepare`); ``options`` go to SQLAlchemy.
+    """An engine for the ledger, set up for its driver (see `_prepare`); ``options`` go to SQLAlchemy.
 
     Parameters are hidden, so that bodies and addresses do not appear in error messages.
 
@@ -74,7 +74,7 @@ FRESH_S = 1.0
 
 
 def open_busy_engine(url: str | URL, *, monotonic: Callable[[], float] = time.monotonic, **options: Any) -> Engine:
-    """The same for a process that uses its connections all the time, and retries aborted transactions.
+    """`open_engine` for a process that uses its connections all the time, and retries aborted transactions.
 
     Pinging each connection before each transaction would be half the queries of such a process when idle. Here only a
     connection that was unused for more than `FRESH_S` is pinged, and the one used last is used first.
@@ -118,10 +118,10 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
 
 
 def needs_asyncio(url: URL) -> bool:
-    """Whether the URL's driver is one for asyncio.
+    """Whether the URL's driver is an asyncio driver.
 
     Raises:
-        ValueError: the driver is not installed, or there is none of that name.
+        ValueError: the driver is not installed, or does not exist.
     """
     try:
         dialect = url.get_dialect()
@@ -134,7 +134,7 @@ def needs_asyncio(url: URL) -> bool:
 
 
 def _options(url: URL) -> dict[str, Any]:
-    """What each driver needs to work behind a pooler, and to fail rather than hang."""
+    """The options that each driver needs to work behind a pooler, and to fail rather than hang."""
     if url.get_backend_name() == "sqlite":
         return {"connect_args": {"timeout": SQLITE_BUSY_S}}
     if url.drivername == "postgresql+psycopg":
@@ -151,7 +151,7 @@ def _options(url: URL) -> dict[str, Any]:
 
 
 def _binary_lists() -> AdaptersMap:
-    """Have psycopg write lists as binary arrays, which halves what enqueueing costs.
+    """Make psycopg send lists as binary arrays, which halves the cost of enqueueing.
 
     As text, the bodies of a thousand jobs would be written in hexadecimal, scanned for characters to quote, and parsed
     again by the server.

@@ -4,8 +4,8 @@
     django.db.connection inside atomic()      a SQLAlchemy connection over Django's own
     AsyncConnection, AsyncSession             themselves, checked: `sendq` works inside their ``run_sync``
 
-The caller keeps control: nothing here commits, rolls back or closes. There must be a transaction to join: autocommit,
-with which half a call could be stored, is refused.
+The caller keeps control: nothing here commits, rolls back or closes. There must be a transaction to join: autocommit is
+rejected, because a call could then be stored in part.
 
 Django is not imported; its connection is recognised by its attributes. Django's connection and SQLAlchemy's share one
 driver connection. SQLAlchemy does not prepare it: it registers no types and no functions on it, and sends no statement
@@ -38,7 +38,7 @@ _DIALECTS = {
 
 
 def _belongs_to_asyncio(session: object) -> bool:
-    """Whether it is one of `sqlalchemy.ext.asyncio`, which is not imported here (8 MB): its owner has done that."""
+    """Whether it is from `sqlalchemy.ext.asyncio`, which is not imported here (8 MB): its owner has imported it."""
     asyncio = sys.modules.get("sqlalchemy.ext.asyncio")
     if asyncio is None:
         return False
@@ -46,14 +46,14 @@ def _belongs_to_asyncio(session: object) -> bool:
 
 
 class RunsSync(Protocol):
-    """What the async queue needs of a connection or session."""
+    """What the async queue needs from a connection or session."""
 
     async def run_sync(self, fn: Callable[..., T], *arg: Any, **kw: Any) -> T:
         """Await ``fn(sync counterpart, …)``."""
 
 
 def connection_of(session: object) -> Connection:
-    """The connection of the transaction that the caller has open.
+    """The connection of the caller's open transaction.
 
     Args:
         session: a SQLAlchemy ``Connection``, ``Session`` or ``scoped_session``, or Django's ``connection`` (one of
@@ -90,10 +90,10 @@ def connection_of(session: object) -> Connection:
 
 
 def async_connection_of(session: object) -> RunsSync:
-    """The asyncio connection or session of the transaction that the caller has open.
+    """The asyncio connection or session of the caller's open transaction.
 
-    Use it as ``await async_connection_of(session).run_sync(work)``, where ``work`` begins with `connection_of`: that
-    is where autocommit is refused.
+    Use it as ``await async_connection_of(session).run_sync(work)``, where ``work`` begins with `connection_of`, which
+    rejects autocommit.
 
     Args:
         session: a SQLAlchemy ``AsyncConnection``, ``AsyncSession`` or ``async_scoped_session``.
@@ -134,7 +134,7 @@ def _checked(connection: Connection) -> Connection:
 def _autocommits(connection: Connection) -> bool:
     """Whether each statement commits by itself, without asking the server."""
     level = connection.get_execution_options().get("isolation_level")
-    if level is None:  # of create_engine(isolation_level=…); there is no public way to it that sends no statement
+    if level is None:  # of create_engine(isolation_level=…); no public way to read it sends no statement
         level = getattr(connection.dialect, "_on_connect_isolation_level", None)
     if level is not None:
         return str(level).upper() == "AUTOCOMMIT"
@@ -146,7 +146,7 @@ def _is_django(session: object) -> bool:
 
 
 def _over_django(django: Any) -> Connection:
-    """A connection over Django's own, in the ``atomic()`` block that is open."""
+    """A connection over Django's own, in the open ``atomic()`` block."""
     if not django.in_atomic_block:
         raise RuntimeError(
             "session: Django's connection is outside of atomic(), where each statement commits by itself and half a "
@@ -194,7 +194,7 @@ class _Borrowed:
         """The owner closes."""
 
 
-# How a connection reaches the pool, which calls its creator without arguments, in the same thread.
+# Passes a connection to the pool, which calls its creator without arguments, in the same thread.
 _handed_over: ContextVar[_Borrowed] = ContextVar("sendq_borrowed_connection")
 
 
@@ -202,8 +202,8 @@ _handed_over: ContextVar[_Borrowed] = ContextVar("sendq_borrowed_connection")
 def _engine(driver: str) -> Engine:
     """One engine for each driver, for its dialect and its cache of compiled statements; it keeps no connections.
 
-    Not by ``create_engine``: that one registers types and functions on a new connection and asks the server about
-    itself, in the middle of the caller's transaction. PostgreSQL 14 answers nothing that the dialect does not assume.
+    Not made with ``create_engine``, which registers types and functions on a new connection and queries the server's
+    properties, in the middle of the caller's transaction. PostgreSQL 14's are those that the dialect assumes.
     """
     url = make_url(f"{_DIALECTS[driver]}://")
     dialect_class: Any = url.get_dialect()

@@ -12,7 +12,7 @@ changes increase the main number (``0002``), and code that does not know it reje
 first, then replaces its processes.
 
 Alembic keeps its context in module globals: only one upgrade at a time per process (guarded by a lock), and none inside
-another Alembic's ``env.py`` or revision. It is imported only for migrations, because it takes 10 MB, and workers and
+another Alembic's ``env.py`` or revision. It is imported only for migrations, because it takes 10 MB; workers and
 applications only check the schema.
 """
 
@@ -186,17 +186,17 @@ def wanted() -> str:
 
 
 def config(*, printed: io.StringIO | None = None, **given: Any) -> Config:
-    """Alembic's configuration, without a file; ``given`` (a connection, a dialect …) reaches ``migrations/env.py``."""
+    """Alembic's configuration, without a file; ``given`` (a connection, a dialect …) goes to ``migrations/env.py``."""
     from alembic.config import Config
 
     settings = Config(output_buffer=printed, attributes=given)
-    # ConfigParser would take a percent sign in a path for an interpolation.
+    # ConfigParser would treat a percent sign in a path as an interpolation.
     settings.set_main_option("script_location", str(_scripts).replace("%", "%%"))
     return settings
 
 
 def _settled(engine: Engine) -> Engine:
-    """The engine with an isolation level in which a waiter sees, once it has the lock, what the first one committed."""
+    """The engine with an isolation level at which a waiter, once it has the lock, sees what the first one committed."""
     if engine.dialect.name != "postgresql":
         return engine
     return engine.execution_options(isolation_level="READ COMMITTED")
@@ -241,7 +241,7 @@ def _lock(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
     elif not cast(Any, connection.connection.driver_connection).in_transaction:
-        # An engine that is not ours: Python's sqlite3 would begin only at the first INSERT, after the tables.
+        # On a caller's engine, Python's sqlite3 would begin only at the first INSERT, after the tables.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

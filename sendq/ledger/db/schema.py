@@ -13,8 +13,8 @@ in steps, and a key outlives its job on purpose.
     prune_cursor              how far the pruner has come (`sendq.ledger.retention`)
     wake                      "this lane has new jobs": appended by enqueue, deleted by the dispatcher
     lane ── pair              a lane belongs to one (application, provider); both can be held
-    worker, leader            which workers live, and which one dispatches; how far the ledger's history and clock are
-    event                     what happened to lanes and holds, and what operators did, with author and time
+    worker, leader            which workers are alive, and which one dispatches; how far the ledger's history and clock
+    are event                     what happened to lanes and holds, and what operators did, with author and time
     delivery ── receiver      outcomes to be delivered; receivers that do not answer
     webhook                   notifications of Nylas that were received
 """
@@ -62,7 +62,7 @@ job = Table(
     Column("lane_id", Uuid, nullable=False),
     Column("batch_id", Uuid),
     Column("operation", Text, nullable=False),  # send | modify | delete | list (a page of a walk)
-    Column("form", Text),  # of a send's request: json | multipart | mime; null: it is no send
+    Column("form", Text),  # of a send's request: json | multipart | mime; null: not a send
     Column("object_id", Text),  # the message or thread that is changed; jobs for one object run one after another
     Column("priority", SmallInteger, nullable=False),  # 0 high, 1 normal, 2 low
     Column("state", Text, nullable=False),
@@ -76,7 +76,7 @@ job = Table(
     Column("generation", Integer, nullable=False, server_default="0"),  # of the idempotency key `<id>:<generation>`
     Column("key_at", BigInteger),  # first request with that key; null: the key is unused
     Column("doubt_at", BigInteger),  # last request with an unknown outcome; null: every outcome is known
-    Column("in_doubt", Text),  # wait | resend | dead: if it is not found in the mailbox; null: as the workers are set
+    Column("in_doubt", Text),  # wait | resend | dead: if it is not found in the mailbox; null: the workers' setting
     # While it is in doubt (`sendq.rules.reconcile`):
     Column("look_at", BigInteger),  # when to search the mailbox next; null: no search is planned yet
     Column("looks", SmallInteger),  # searches after the time from which "not found" counts
@@ -90,12 +90,12 @@ job = Table(
     Column("message_id", Text),  # the provider's id of what was sent
     Column("on_outcome", Text),  # where to send the outcome (`sendq.enqueueing.targets`)
     Column("outcome_key", Text),  # the key it was enqueued with, if the outcome has a receiver
-    # What a lane's turn reads, in its order. Rows leave the index as they begin.
+    # What a lane's turn reads, in its order. Rows leave the index when they begin.
     Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
     Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
     Index("sendq_job_doubt_idx", "lane_id", **_when("state = 'in_doubt'")),
     Index("sendq_job_look_idx", "look_at", **_when("state = 'in_doubt'")),
-    # Of finished jobs too: a message that a walk found may have been changed again since.
+    # Finished jobs too: a message that a walk found may have been changed again since.
     Index("sendq_job_object_idx", "lane_id", "object_id", **_when("object_id IS NOT NULL")),
     Index("sendq_job_batch_idx", "batch_id", "id", **_when("batch_id IS NOT NULL")),
     Index("sendq_job_batch_dead_idx", "batch_id", "id", **_when("batch_id IS NOT NULL AND state = 'dead'")),
@@ -157,7 +157,7 @@ batch = Table(
     Column("operation", Text, nullable=False),  # modify | delete: what its jobs do, except those of its walk
     Column("target", Text, nullable=False),  # message | thread
     Column("hard", Boolean, nullable=False, server_default=text("false")),  # deleted permanently, not just trashed
-    Column("fields", SmallInteger, nullable=False),  # which it changes: see `sendq.rules.changed_fields`
+    Column("fields", SmallInteger, nullable=False),  # the fields it changes: see `sendq.rules.changed_fields`
     # A walk finds the messages first: query (one listing) or threads (one per thread); null: the caller named them.
     Column("walk", Text),
     Column("listings", Integer, nullable=False, server_default="0"),
@@ -166,7 +166,7 @@ batch = Table(
     Column("content_type", Text, nullable=False),
     Column("cipher_key", Text),  # as in a payload
     Column("created_at", BigInteger, nullable=False),
-    # For the jobs that a walk makes.
+    # Copied to the jobs that a walk makes.
     Column("priority", SmallInteger, nullable=False),
     Column("due_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
@@ -206,8 +206,8 @@ key = Table(
     metadata,
     Column("application", Text, primary_key=True),
     Column("key", Text, primary_key=True),
-    # Of the content that the key names: other content is a conflict. Encrypted like a body, which could be guessed from
-    # it. Empty: erased, and then any content counts as the same.
+    # Digest of the content that the key names: different content is a conflict. Encrypted like a body, which could be
+    # guessed from it. Empty: erased, and then any content counts as the same.
     Column("digest", LargeBinary, nullable=False),
     Column("cipher_key", Text),
     Column("job_id", Uuid),
@@ -224,7 +224,7 @@ wake = Table(
     Column("application", Text, nullable=False),
     Column("grant_id", Text, nullable=False),
     Column("provider", Text),  # null: the caller did not name it
-    # The earliest due time of the new jobs by priority; null: none of it.
+    # The earliest due time of the new jobs by priority; null: no job of this priority.
     Column("high_at", BigInteger),
     Column("normal_at", BigInteger),
     Column("low_at", BigInteger),
@@ -263,7 +263,7 @@ lane = Table(
     Column("spacing", BigInteger, nullable=False, server_default="0"),  # least time between two modifications …
     Column("spacing_until", BigInteger, nullable=False, server_default="0"),  # … until then, unless throttled again
     Column("stretch", BigInteger, nullable=False, server_default="0"),  # learned: least time between two starts
-    Column("ask_at", BigInteger, server_default="0"),  # when to ask the API for its provider; null: it was asked
+    Column("ask_at", BigInteger, server_default="0"),  # when to ask the API for its provider; null: already asked
     # Held, or closed until the grant's owner signs in again.
     Column("held_until", BigInteger),
     Column("held_since", BigInteger),
@@ -317,7 +317,7 @@ attempt = Table(
     Column("route", Text),  # retry | requeue | reauth | dead_letter; null: accepted
     Column("sent", Text, nullable=False),  # no | maybe | partly | yes
     Column("error_type", Text),
-    Column("error", Text),  # cleaned and bounded; no address
+    Column("error", Text),  # redacted and truncated; no address
     Column("request_id", Text),
     Column("replayed", Boolean, nullable=False),
     Index("sendq_attempt_job_id_idx", "job_id"),
@@ -346,7 +346,7 @@ delivery = Table(
     metadata,
     Column("id", Uuid, primary_key=True),  # sent along, so that receivers recognise a repeat
     Column("target", Text, nullable=False),  # as the caller passed it
-    Column("receiver", Text, nullable=False),  # the service behind it: its targets fail together
+    Column("receiver", Text, nullable=False),  # the service it belongs to: its targets fail together
     Column("kind", Text, nullable=False),  # sent | dead | … | reauth_required | batch_finished
     Column("subject", Uuid, nullable=False),  # the job, batch or lane that it is about
     Column("lane_id", Uuid, nullable=False),
@@ -360,7 +360,7 @@ delivery = Table(
     Column("refusals", Integer, nullable=False, server_default="0"),  # tries that the receiver refused
     Column("tried_at", BigInteger),
     Column("done_at", BigInteger),  # delivered, or given up
-    Column("error", Text),  # of the last try; no text of the receiver's
+    Column("error", Text),  # of the last try; no text from the receiver
     Index("sendq_delivery_waiting_idx", "receiver", "next_at", "id", **_when("state = 'waiting'")),
     Index("sendq_delivery_given_up_idx", "id", **_when("state = 'given_up'")),
     Index("sendq_delivery_subject_idx", "subject", "sequence"),
@@ -400,7 +400,7 @@ worker = Table(
     Column("pid", Integer, nullable=False),
     Column("version", Text, nullable=False),
     Column("started_at", BigInteger, nullable=False),
-    Column("beats", BigInteger, nullable=False),  # counts up; a count that stands still means a dead worker
+    Column("beats", BigInteger, nullable=False),  # counts up; a count that stops means a dead worker
     Column("beat_at", BigInteger, nullable=False),
     Column("silent", BigInteger, nullable=False),  # µs for which the count was seen unchanged
     Column("capacity", Integer, nullable=False),  # calls at once
@@ -419,7 +419,7 @@ leader = Table(
     Column("line", Uuid),  # names the ledger's history; `recover` begins a new one
     Column("renewals", BigInteger, nullable=False, server_default="0"),  # of the lease; Redis keeps a copy, the witness
     Column("renewed_at", BigInteger, nullable=False, server_default="0"),
-    Column("shut_at", BigInteger),  # no turn is offered since: the witness has seen more; null: all is well
+    Column("shut_at", BigInteger),  # since when no turn is offered: the witness has seen more; null: not shut
     Column("known_until", BigInteger),  # the ledger does not know what happened after this; set with `shut_at`
     Column("highest_at", BigInteger, nullable=False, server_default="0"),  # the highest time that any process has seen
 )

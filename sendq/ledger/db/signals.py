@@ -1,4 +1,4 @@
-"""What a database offers to those who wait for others' commits, and the time by its clock. Beside the engine's pool."""
+"""Waiting for commits of other processes, and the database's clock. Uses connections outside of the engine's pool."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def listen(engine: Engine, channel: str) -> psycopg.Connection[Any]:
 
 
 class WriteCounter:
-    """Whether anybody else has written to a SQLite file. A look costs a few microseconds of CPU."""
+    """Detects writes to a SQLite file by other connections. A check costs a few microseconds of CPU."""
 
     def __init__(self, path: str) -> None:
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)

@@ -1,4 +1,4 @@
-"""Transactions on the ledger, as `SendQueue` uses them: its own, or the one that the caller has open."""
+"""Transactions on the ledger, as `SendQueue` uses them: its own, or the caller's open one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class Transactions:
     """Runs functions of a connection in transactions. Connects, and checks the schema, when it is first used.
 
-    Safe for all threads, and across a fork: a child process opens connections of its own.
+    Thread-safe, and safe across a fork: a child process opens its own connections.
 
     Raises `LedgerUnavailable`, `SchemaMismatch` and `Retryable` for what the database raises.
     """
@@ -57,8 +57,8 @@ class Transactions:
 def _forget_connections_after_fork(transactions: Transactions) -> None:
     """Keep a forked child from using its parent's sockets: it leaves them open and opens its own.
 
-    SQLite's idle connections are closed before the fork. A child that inherits one believes that its own process holds
-    the file's locks, which it does not: whichever process closes first deletes the log that the other one is writing.
+    SQLite's idle connections are closed before the fork. A child that inherits one assumes that its own process holds
+    the file's locks, which is wrong: the process that closes first deletes the log that the other one is writing.
     """
     weak = weakref.ref(transactions)
 

@@ -33,7 +33,7 @@ def worker_url(url: str) -> str:
     """The URL as workers use it: PostgreSQL through psycopg 3, or a SQLite file that several processes can open.
 
     Raises:
-        ValueError: it is neither; says why without showing the URL, which may hold a password.
+        ValueError: it is neither; the message does not show the URL, which may contain a password.
     """
     try:
         parsed = make_url(url)

@@ -1,1 +1,1 @@
-"""Lanes and turns: who is due, claiming, recording outcomes, rescuing what dead workers held."""
+"""Lanes and turns: which lanes are due, claiming, recording outcomes, rescuing what dead workers held."""

@@ -1,8 +1,8 @@
-"""A canary: a lane of its own that has a turn and no job.
+"""A canary: a separate lane that has a turn but no job.
 
-It goes the whole way of a job but the call: a wake row, the dispatcher's round, a message through the broker, a claim,
-the event loop, the recorder's commit. How far it came is read off its lane, which is new for each canary (a lane's name
-and fence are never used again) and is cleared away afterwards.
+It takes the whole path of a job except the call: a wake row, the dispatcher's round, a message through the broker, a
+claim, the event loop, the recorder's commit. Its lane shows how far it got; each canary has a new lane (a lane's name
+and fence are never reused), which is deleted afterwards.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from sendq.ids import lane_id, new_id
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import append_wakes
 
-APPLICATION = "(canary)"  # no name that an application can have
+APPLICATION = "(canary)"  # not a valid name of an application
 
-# What was not cleared away by whoever asked (they were interrupted) is so after this long.
+# A canary whose caller was interrupted is deleted after this.
 FORGOTTEN_AFTER: Micros = 3600 * SECOND
 
 
 class Stage(Enum):
-    """How far it came."""
+    """How far it got."""
 
-    WAITS = "waits"  #        the dispatcher has given it no turn yet
+    WAITS = "waits"  #        the dispatcher has not given it a turn yet
     OFFERED = "offered"  #    its turn is in the broker, or on its way
-    RETURNED = "returned"  #  its turn came back unused: no broker, or nobody who claimed it
-    CLAIMED = "claimed"  #    a worker has it in hand
+    RETURNED = "returned"  #  its turn came back unused: no broker, or no worker claimed it
+    CLAIMED = "claimed"  #    a worker is carrying it out
     SERVED = "served"  #      that worker has committed its end
 
 
 def name() -> str:
-    """The name of a new one."""
+    """The name for a new canary."""
     return new_id().hex
 
 
 def put(connection: Connection, canary: str, *, now: Micros) -> None:
-    """Ask for a turn; asked again, it makes up for one that came back unused."""
+    """Ask for a turn; call it again to replace a turn that came back unused."""
     wake = {
         "lane_id": lane_id(APPLICATION, canary),
         "application": APPLICATION,
@@ -53,7 +53,7 @@ def put(connection: Connection, canary: str, *, now: Micros) -> None:
 
 
 def look(connection: Connection, canary: str) -> Stage:
-    """How far it is."""
+    """How far it has got."""
     table = schema.lane.c
     wanted = select(table.turn, table.fence, table.next_at, table.served_at)
     row = connection.execute(wanted.where(table.id == lane_id(APPLICATION, canary))).first()
@@ -69,7 +69,7 @@ def look(connection: Connection, canary: str) -> Stage:
 
 
 def clear(connection: Connection, canary: str, *, now: Micros) -> None:
-    """Take it away, with those that were forgotten. One that is in a turn just now is left to a later one."""
+    """Delete it, and canaries left behind by interrupted callers. One that is in a turn is left for a later call."""
     wake, lane = schema.wake, schema.lane
     name: UUID = lane_id(APPLICATION, canary)
     connection.execute(delete(wake).where(wake.c.lane_id == name))

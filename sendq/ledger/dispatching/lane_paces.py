@@ -1,4 +1,4 @@
-"""Whose grant a lane is, and the pace that it keeps: both are kept with the lane."""
+"""The provider of a lane's grant, and the lane's pace: both are stored with the lane."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sendq.rules.paces import Paces
 
 
 def pace_columns(paces: Paces, application: str, provider: str, grant_id: str) -> dict[str, Any]:
-    """What a lane keeps of its pace."""
+    """The columns of a lane that depend on its pace."""
     return {
         "width": paces.of(application, provider, grant_id).width,
         "pace": paces.own(application, provider, grant_id),
@@ -27,7 +27,7 @@ def pace_columns(paces: Paces, application: str, provider: str, grant_id: str) -
 def name_providers(
     connection: Connection, lanes: Mapping[UUID, Lane], providers: Mapping[UUID, str], *, paces: Paces
 ) -> None:
-    """The providers of these (locked) lanes are known now: from now on they keep their provider's pace."""
+    """Set the providers of these (locked) lanes, and their pace to their provider's."""
     changes = []
     for lane_id, provider in sorted(providers.items()):
         lane = lanes[lane_id]
@@ -39,9 +39,9 @@ def name_providers(
 
 
 def apply_paces(connection: Connection, paces: Paces, *, after: UUID, limit: int) -> tuple[UUID | None, int]:
-    """Let the next ``limit`` lanes after one id keep the pace that the settings give them now.
+    """Apply the current settings to the pace of the next ``limit`` lanes after an id.
 
-    Returns where to go on (None: that was the last) and how many of these kept another pace.
+    Returns where to continue (None: those were the last) and how many of them had another pace.
     """
     table = schema.lane.c
     columns = select(table.id, table.application, table.provider, table.grant_id, table.pace)

@@ -1,7 +1,7 @@
-"""Lanes: locking them, and writing what changes in them together with their next turn.
+"""Lanes: locking them, and writing their changes together with their next turn.
 
-To change a lane, lock its row in one statement and work out its next time in a later one. A single statement
-that did both would look at the jobs as they were before it waited for the lock, and miss one that was committed in
+To change a lane, lock its row in one statement and compute its next time in a later one. A single statement
+that did both would see the jobs as they were before it waited for the lock, and miss one that was committed in
 between. Several lanes are locked in the order of their ids.
 """
 
@@ -48,7 +48,7 @@ def lock_changes(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Lane
 def write_changes(connection: Connection, changes: Iterable[LaneChange], *, now: Micros) -> Micros:
     """Write the changes of locked lanes, with the time at which each next wants a turn; returns the earliest of these.
 
-    To be called after every job of these lanes was written, in the same transaction.
+    Call it after every job of these lanes has been written, in the same transaction.
     """
     changed = {change.lane.id: change for change in changes if change.columns}
     if not changed:
@@ -59,10 +59,10 @@ def write_changes(connection: Connection, changes: Iterable[LaneChange], *, now:
     earliest = NEVER
     for lane_id, lane in lanes.items():
         waiting = first[lane_id]
-        # Nothing waits at this priority: whatever comes later brings a wake row, which lowers the floor again.
+        # Nothing waits at this priority: any later job has a wake row, which lowers the floor again.
         floors = {name: now if at is None else at for name, at in zip(FLOORS, waiting, strict=True)}
         due = [at for at in waiting if at is not None]
-        # A lane that is due already goes behind those that have waited longer.
+        # A lane that is already due goes behind those that have waited longer.
         next_at = next_turn_at(
             max(min(due), now) if due else None,
             ready_at=lane.ready_at,
@@ -79,7 +79,7 @@ def write_changes(connection: Connection, changes: Iterable[LaneChange], *, now:
 
 
 def first_waiting(connection: Connection, floors: Mapping[UUID, Floors]) -> dict[UUID, Firsts]:
-    """When the first waiting job of each lane is due, by priority; no waiting job stands before its lane's floor."""
+    """When the first waiting job of each lane is due, by priority; no waiting job is before its lane's floor."""
     if connection.dialect.name == "postgresql":
         columns: dict[str, Any] = {"lane": list(floors)}
         columns |= {f"floor{priority}": [of[priority] for of in floors.values()] for priority in range(len(FLOORS))}

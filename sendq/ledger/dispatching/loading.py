@@ -1,6 +1,6 @@
 """Loading the jobs of a turn: the first of each lane that may run, and how they relate to others of their message.
 
-Jobs for one object run strictly one after another, in the order in which they were asked for, or a late repeat of one
+Jobs for one object run strictly one after another, in the order in which they were requested, or a late repeat of one
 would undo what a later one did.
 """
 
@@ -24,18 +24,17 @@ from sendq.ledger.db.bulk import update_rows
 from sendq.rules.changed_fields import BITS
 from sendq.rules.preflight import FORMS, OPERATIONS
 
-# A job that must wait for an earlier one of the same object, which is itself not in sight, is looked at again then.
+# A job that must wait for an earlier one of the same object that is not in this turn is looked at again after this.
 BEHIND_RECHECK = 1 * SECOND
 
-# A job that this version cannot carry out is out of the way for this long. A worker that claims its lane then may be
-# able to.
+# A job that this version cannot carry out is put off for this long. A worker that claims its lane later may be able to.
 FOREIGN_RECHECK = 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The first jobs of each lane that may run now; which of them are overtaken; and, by lane, the operations that
-    this version has never heard of.
+    this version does not know.
     """
 
     jobs: Mapping[UUID, list[ClaimedJob]]
@@ -66,14 +65,14 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
     related = _related(connection, known)
     behind = _behind(known, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
     for job in sorted(known, key=lambda job: (job.priority, job.next_at, job.id.int)):
-        # Most claims have none of these, and looking up each id costs enough to show.
+        # Most claims have none of these, and looking up each id has a measurable cost.
         if behind and job.id in behind:
             continue
         sender = related[job.id].sender_id if related and job.id in related else None
         loaded[job.lane_id].append(job if sender is None else job._replace(sender_id=sender))
-    # Out of the way, or they would stand first in every scan of their lane, and make it look due when it is not.
+    # Put them off, or they would be first in every scan of their lane, and make it look due when it is not.
     update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
-    # The order first and then the cut, or the cut could leave out the earlier of two and keep the later one.
+    # Order first and cut then, or the cut could drop the earlier of two and keep the later one.
     ordered = {lane_id: _in_object_order(jobs, related)[:jobs_each] for lane_id, jobs in loaded.items()}
     return Loaded(
         ordered,
@@ -87,13 +86,13 @@ class _Related(NamedTuple):
 
     id: UUID
     sender_id: UUID | None  # the job that sent the message, if this one replaces its metadata
-    overtaken: bool | None  # a later change of the same fields is made already
-    behind: UUID | None  # the nearest earlier job that is not over
+    overtaken: bool | None  # a later change of the same fields has already been made
+    behind: UUID | None  # the nearest earlier job that has not ended
     behind_next_at: Micros | None
 
 
 def _related(connection: Connection, jobs: Sequence[ClaimedJob]) -> dict[UUID, _Related]:
-    """How those that change something stand to other jobs of the same message or thread. Sends ask for nothing."""
+    """How jobs that change a message or thread relate to its other jobs. Sends need no query."""
     ids = [job.id for job in jobs if job.object_id is not None]
     if not ids:
         return {}
@@ -102,12 +101,12 @@ def _related(connection: Connection, jobs: Sequence[ClaimedJob]) -> dict[UUID, _
 
 
 def _is_foreign(job: ClaimedJob) -> bool:
-    """Whether only a newer version knows what to do with it."""
+    """Whether only a newer version can carry it out."""
     return job.operation not in OPERATIONS or job.form not in FORMS
 
 
 def _behind(found: Sequence[ClaimedJob], related: Mapping[UUID, _Related], *, now: Micros) -> dict[UUID, Micros]:
-    """The jobs that must wait for an earlier one of their object which this turn will not run, and until when."""
+    """The jobs that must wait for an earlier one of their object that this turn does not run, and until when."""
     if not related:
         return {}
     in_sight = {job.id for job in found}
@@ -120,13 +119,13 @@ def _behind(found: Sequence[ClaimedJob], related: Mapping[UUID, _Related], *, no
         name = (job.lane_id, job.object_id)
         if before.behind not in in_sight:
             waits_until[name] = max(before.behind_next_at or 0, now + BEHIND_RECHECK)
-        if name in waits_until:  # and so do all that come after it, in sight or not
+        if name in waits_until:  # all later jobs of the object wait too, wherever they are
             behind[job.id] = waits_until[name]
     return behind
 
 
 def _in_object_order(jobs: list[ClaimedJob], related: Mapping[UUID, _Related]) -> list[ClaimedJob]:
-    """The jobs with those of one object in the order in which they were asked for, whatever their priority."""
+    """The jobs, with those of one object in the order in which they were requested, whatever their priority."""
     if not related or all(job.id not in related or related[job.id].behind is None for job in jobs):
         return jobs
     by_object: dict[str, list[ClaimedJob]] = {}
@@ -175,7 +174,7 @@ def _load_of(dialect: str) -> Executable:
 
 @lru_cache
 def _related_of(dialect: str) -> Executable:
-    # The nearest earlier job of the same object that is not over yet; it must go first, or a late repeat of it
+    # The nearest earlier job of the same object that has not ended; it must go first, or a late repeat of it
     # would undo what this one does.
     before = (
         "FROM sendq_job AS o WHERE o.lane_id = j.lane_id AND o.object_id = j.object_id"
@@ -188,8 +187,8 @@ def _related_of(dialect: str) -> Executable:
         f"CASE WHEN j.operation = 'modify' AND (b.fields & {metadata}) <> 0 THEN (SELECT s.id FROM sendq_job AS s"  # noqa: S608
         " WHERE s.message_id = j.object_id AND s.lane_id = j.lane_id ORDER BY s.id LIMIT 1) END"
     )
-    # A job that a walk made is in the place of its call. What was asked for later of the same message, and concerns the
-    # same fields, may be done by then; it must not be undone. (What waits still, waits behind it.)
+    # A job made by a walk has the place of the walk's call in the queue. A later change of the same message and fields
+    # may already be made, and must not be undone. (One that still waits, waits behind it.)
     overtaken = (
         "CASE WHEN b.walk IS NOT NULL AND j.object_id IS NOT NULL THEN EXISTS (SELECT 1 FROM sendq_job AS n"
         " JOIN sendq_batch AS nb ON nb.id = n.batch_id WHERE n.lane_id = j.lane_id AND n.object_id = j.object_id"

@@ -19,7 +19,7 @@ from sendq.ledger.dispatching.pairs import PairView
 def due_lanes(
     connection: Connection, pair: PairView, *, now: Micros, limit: int, floor: Micros = 0
 ) -> list[tuple[UUID, int]]:
-    """Due lanes of one pair, those first that have waited longest, with the calls each may make at once; locked."""
+    """Due lanes of one pair, the longest-waiting first, with the calls each may make at once; locked."""
     table = schema.lane.c
     rows = connection.execute(
         select(table.id, table.ramp)
@@ -38,7 +38,7 @@ def due_lanes(
 
 
 def offer_turns(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros) -> list[Turn]:
-    """Open a turn for each of these lanes that has none, with so many calls at once: compare and set."""
+    """Open a turn for each of these lanes that has none, with the given calls at once: compare and set."""
     table = schema.lane
     by_slots: dict[int, list[UUID]] = {}
     for lane_id, slots in wanted:
@@ -79,7 +79,7 @@ _SLOTS = text(
     " FROM (SELECT coalesce(sum(capacity), 0) AS capacity FROM sendq_worker WHERE NOT stopping) AS w LEFT JOIN"
     " (SELECT application, provider, sum(turn_slots) AS slots, min(turn_at) AS first_at,"
     " sum(CASE WHEN turn_at >= :old_before THEN turn_slots ELSE 0 END) AS young FROM sendq_lane"
-    # A range with both ends: of one that is open above, a planner without statistics expects a third of all lanes.
+    # A range with both ends: for one without an upper end, a planner without statistics expects a third of all lanes.
     " WHERE turn IS NOT NULL AND turn_at >= :floor AND turn_at < :never GROUP BY application, provider) AS u ON true"
 )
 
@@ -87,8 +87,8 @@ _SLOTS = text(
 def slots_in_use(
     connection: Connection, *, old_before: Micros, floor: Micros = 0
 ) -> tuple[int, dict[tuple[str, str], Used]]:
-    """Calls at once that all workers can make, and what turns opened since ``floor`` use of that, by
-    (application, provider); those opened before ``old_before`` are old.
+    """Calls at once that all workers can make, and how many of them turns opened since ``floor`` use, by
+    (application, provider); turns opened before ``old_before`` are old.
     """
     values = {"old_before": old_before, "floor": floor, "never": NEVER}
     rows = connection.execute(_SLOTS, values).all()

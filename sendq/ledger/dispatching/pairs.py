@@ -1,7 +1,7 @@
-"""Pairs: an application with one of its providers, or the application as a whole. Every write of their rows is here.
+"""Pairs: an application with one of its providers, or the application as a whole. All writes of their rows are here.
 
-A pair is held when an answer concerns more than one grant, and by hand; after a hold it has to prove itself, with one
-call at a time, then 2, 4 …
+A pair is held when an answer concerns more than one grant, or by an operator; after a hold it has to prove itself, with
+one call at a time, then 2, 4 …
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sendq.rules.pace import PROVEN_FOR, RAMP_MOST
 
 
 def make_pairs(connection: Connection, names: Iterable[tuple[str, str]]) -> None:
-    """Make those of these pairs that are not there yet."""
+    """Create those of these pairs that do not exist yet."""
     rows = [{"application": application, "provider": provider} for application, provider in sorted(names)]
     insert_new(connection, schema.pair, rows, returning="provider")
 
@@ -53,17 +53,17 @@ def lock_pairs(connection: Connection, applications: Iterable[str]) -> dict[tupl
 
 @dataclass(frozen=True, slots=True)
 class PairView:
-    """One (application, provider): when it is open again, and when the first of its lanes wants a turn."""
+    """One (application, provider): when its hold ends, and when the first of its lanes wants a turn."""
 
     application: str
     provider: str
     held_until: Micros
     next_at: Micros | None
-    ramp: int | None = None  # calls at once in all, while it is not known to work
+    ramp: int | None = None  # total calls at once, while it is not known to work
     proven_at: Micros | None = None
 
     def allows(self, *, now: Micros) -> int | None:
-        """Calls at once in all that are allowed now; None: no limit."""
+        """Total calls at once that are allowed now; None: no limit."""
         if self.ramp is not None:
             return self.ramp
         return None if self.proven_at is not None and now - self.proven_at < PROVEN_FOR else 1
@@ -75,9 +75,9 @@ class PairView:
 
 
 def read_pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micros] | None = None) -> list[PairView]:
-    """Every pair with its hold (its own, or its application's) and the first time that a lane of it is due.
+    """Every pair with its hold (its own, or its application's) and the time when its first lane is due.
 
-    ``floors``: where the search for that begins, by pair.
+    ``floors``: where the search for that lane begins, by pair.
     """
     places = {name: f"floor{place}" for place, name in enumerate(sorted(floors or {}))}
     values = {place: (floors or {})[name] for name, place in places.items()}
@@ -97,7 +97,7 @@ def read_pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micro
     ]
 
 
-# An idle dispatcher asks little else, and building the statement is half of what that costs.
+# An idle dispatcher runs little else, and building the statement is half of its cost.
 @lru_cache
 def _pairs_from(floors: tuple[tuple[tuple[str, str], str], ...]) -> Select[Any]:
     """The pairs' statement, with the parameter for each pair's floor."""
@@ -122,7 +122,7 @@ def _pairs_from(floors: tuple[tuple[tuple[str, str], str], ...]) -> Select[Any]:
         .limit(1)
         .scalar_subquery()
     )
-    # In the order in which everybody locks them.
+    # The lock order used everywhere.
     return select(table, first.label("next_at")).order_by(table.c.application, table.c.provider)
 
 
@@ -130,14 +130,14 @@ def _pairs_from(floors: tuple[tuple[tuple[str, str], str], ...]) -> Select[Any]:
 
 
 def unprove(connection: Connection, pair: PairView) -> None:
-    """A pair whose last success is too old begins again with one call at a time."""
+    """Restrict a pair whose last success is too old to one call at a time at first."""
     connection.execute(_one(pair.application, pair.provider).where(schema.pair.c.ramp.is_(None)).values(ramp=1))
 
 
 def prove(connection: Connection, application: str, provider: str, *, begun_at: Micros, now: Micros) -> int | None:
-    """A call of this pair, begun then, succeeded; returns its ramp, None once there is none any more.
+    """A call of this pair that began at ``begun_at`` succeeded; returns the pair's ramp, None if it has none any more.
 
-    A success that was on the wire when a hold fell proves nothing about what comes after it.
+    A success that was on the wire when a hold began proves nothing about calls after it.
     """
     table = schema.pair
     doubled = case((table.c.ramp * 2 > RAMP_MOST, None), else_=table.c.ramp * 2)
@@ -155,7 +155,7 @@ def prove(connection: Connection, application: str, provider: str, *, begun_at: 
 
 
 def restart(connection: Connection, application: str, provider: str) -> None:
-    """One call at first, in all that this pair stands for."""
+    """A single call first, in all lanes of this pair."""
     table = schema.pair
     all_of_it = update(table).where(table.c.application == application)
     whole = provider == WHOLE_APPLICATION
@@ -168,8 +168,8 @@ def restart(connection: Connection, application: str, provider: str) -> None:
 def hold_for_answer(
     connection: Connection, application: str, provider: str, hold: Hold, *, begun_at: Micros, now: Micros
 ) -> int | None:
-    """Hold a pair because of the answer to a call begun then; returns its holds since the last success, this one
-    included, or None if an earlier answer of the same incident did so, or it is held for longer.
+    """Hold a pair because of the answer to a call begun at ``begun_at``; returns its holds since the last success,
+    including this one, or None if an earlier answer of the same incident began the hold, or it is held for longer.
     """
     make_pairs(connection, [(application, provider)])
     table = schema.pair
@@ -193,7 +193,7 @@ def hold_for_answer(
 
 
 def streak_of(connection: Connection, application: str, provider: str, hold: Hold) -> int | None:
-    """The holds of a pair since its last success, if it is held by this one."""
+    """The number of holds of a pair since its last success, if this hold is the one in force."""
     pair = schema.pair.c
     wanted = select(pair.streak).where(
         pair.application == application,
@@ -207,7 +207,7 @@ def streak_of(connection: Connection, application: str, provider: str, hold: Hol
 def hold_by_hand(
     connection: Connection, application: str, provider: str, *, until: Micros, rule: str, by: str, now: Micros
 ) -> None:
-    """Hold a (locked) pair until then, whatever held it before; one call at first afterwards."""
+    """Hold a (locked) pair until ``until``, replacing any hold; a single call first afterwards."""
     held = {"held_until": until, "held_since": now, "held_rule": rule, "held_by": by, "ramp": 1}
     connection.execute(_one(application, provider).values(**held))
     restart(connection, application, provider)
@@ -216,14 +216,14 @@ def hold_by_hand(
 def hold_for_grants(
     connection: Connection, application: str, provider: str, *, until: Micros, rule: str, by: str, now: Micros
 ) -> None:
-    """Hold a pair because many of its grants failed alike; a longer hold stays."""
+    """Hold a pair because many of its grants failed alike; a longer hold is kept."""
     table = schema.pair
     this = _one(application, provider).where(table.c.held_until.is_(None) | (table.c.held_until <= until))
     connection.execute(this.values(held_until=until, held_since=now, held_rule=rule, held_by=by, ramp=1))
 
 
 def end_hold(connection: Connection, application: str, provider: str) -> None:
-    """End the hold of a pair; one call at first."""
+    """End the hold of a pair; a single call first."""
     connection.execute(_one(application, provider).values(held_until=None))
     restart(connection, application, provider)
 

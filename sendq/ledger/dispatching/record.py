@@ -1,8 +1,8 @@
 """Record: outcomes of many turns in one transaction.
 
-Facts are never fenced. An attempt, a "sent", a hold is recorded however late it comes: a worker that was taken for
-dead and was not still tells the truth about what went out. Only the return of a job to the queue, the lane's slot and
-its pace need the turn to be open still.
+Facts are never fenced. An attempt, a "sent", a hold is recorded however late it comes: a worker that was wrongly
+presumed dead still knows what went out. Only the return of a job to the queue, the lane's slot and its pace require
+that the turn is still open.
 
     lanes, pairs and jobs are locked, in this order
     attempts ─▶ jobs and their lanes ─▶ begins ─▶ slots and ends ─▶ pairs that work ─▶ lanes, with their next turns
@@ -36,15 +36,15 @@ from sendq.vault import Vault
 
 
 def record(connection: Connection, group: Group, *, now: Micros, vault: Vault = NO_VAULT) -> Recorded:
-    """Write a group. Repeating one whose commit may or may not have happened changes nothing the second time.
+    """Write a group. It is safe to repeat if it is unknown whether its commit happened.
 
-    ``vault`` seals the requests that it makes (the next pages of walks).
+    ``vault`` seals the requests that it creates (the next pages of walks).
     """
     return _Recording(connection, group, now=now, vault=vault).run()
 
 
 class _Recording:
-    """One group on its way into the ledger."""
+    """One group being recorded."""
 
     def __init__(self, connection: Connection, group: Group, *, now: Micros, vault: Vault) -> None:
         self._connection, self._group, self._now, self._vault = connection, group, now, vault
@@ -64,7 +64,7 @@ class _Recording:
         return self._recorded
 
     def _lock_pairs(self) -> None:
-        """Lock the pairs that are going to change; all of an application's, for a hold may concern each of them."""
+        """Lock the pairs that will change; all pairs of an application, because a hold may concern each of them."""
         held = [
             self._lane_of(one).application
             for one in self._group.outcomes
@@ -79,14 +79,14 @@ class _Recording:
         return self._lanes[item.lane_id].lane
 
     def _is_open(self, item: Begin | End | Shrink) -> bool:
-        """Whether the turn that speaks is still the lane's. A ledger that was restored may not know the lane."""
+        """Whether the item's turn is still the lane's open one. A restored ledger may not know the lane."""
         change = self._lanes.get(item.lane_id)
         return change is not None and change.lane.is_claimed and change.lane.fence == item.fence
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 
     def _apply_outcomes(self) -> None:
-        """Write the attempts; the outcome of one that is there already was applied by an earlier try of this group."""
+        """Write the attempts; if one exists already, an earlier try of this group applied its outcome."""
         outcomes = self._group.outcomes
         attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
         fresh = insert_new_attempts(self._connection, attempts)
@@ -96,7 +96,7 @@ class _Recording:
             self._report_again(repeated)
 
     def _apply(self, outcomes: Sequence[Outcome]) -> None:
-        """Write what outcomes say of their jobs, and note what they say of their lanes."""
+        """Apply outcomes to their jobs, and note their effect on lanes."""
         before = lock_jobs(self._connection, [outcome.job_id for outcome in outcomes])
         jobs = dict(before)
         counts: Counter[tuple[UUID, str]] = Counter()
@@ -104,12 +104,12 @@ class _Recording:
         for outcome in outcomes:
             job = jobs.get(outcome.job_id)
             if job is None:
-                continue  # pruned, or erased, while it was on the wire
+                continue  # pruned or erased while the call was on the wire
             in_turn = job.state == State.SENDING and job.turn == outcome.fence
             if not in_turn:
                 self._report_late(job, outcome)
             if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
-                # Two turns may speak of one job in one group: the second meets it as the first has left it.
+                # Two turns may have outcomes of one job in one group: the second starts from the first's result.
                 after = jobs[job.id] = job._replace(**after_outcome(job, outcome, now=self._now))
                 if after.state == State.QUEUED:
                     self._lanes[outcome.lane_id].lower(job.priority, after.next_at)
@@ -125,7 +125,7 @@ class _Recording:
         store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
 
     def _go_on_walking(self, job: LockedJob, outcome: Outcome, counts: Counter[tuple[UUID, str]]) -> bool:
-        """Keep what a listing has found; whether a job was made for the page after it."""
+        """Store what a listing found; returns whether a job was created for the next page."""
         if outcome.page is None or job.state != State.SENT or job.batch_id is None:
             return False
         following = record_page(self._connection, job.batch_id, outcome.page, counts, now=self._now, vault=self._vault)
@@ -135,7 +135,7 @@ class _Recording:
         return True
 
     def _report_late(self, job: LockedJob, outcome: Outcome) -> None:
-        """A fact that came after its turn; without a call there is none."""
+        """Report a fact that came after its turn ended; without a call there is none."""
         if outcome.attempt is None:
             return
         self._recorded.late.append(outcome)
@@ -143,7 +143,7 @@ class _Recording:
             self._recorded.sent_twice.append(outcome)
 
     def _report_again(self, outcomes: Sequence[Outcome]) -> None:
-        """The group is repeated: what its first try began was not reported, for the answer to its commit was lost."""
+        """Report the incidents of a repeated group: the first try did not, because its commit's answer was lost."""
         jobs = lock_jobs(self._connection, [outcome.job_id for outcome in outcomes])
         for outcome in outcomes:
             job = jobs.get(outcome.job_id)
@@ -159,7 +159,7 @@ class _Recording:
     # --- lanes, turns and pairs ---------------------------------------------------------------------------------------
 
     def _apply_to_lane(self, outcome: Outcome) -> None:
-        """What an outcome says of its lane, and of the pair above it."""
+        """Apply an outcome to its lane, and to the pair above it."""
         for kind, reason in self._lanes[outcome.lane_id].apply(outcome, now=self._now):
             self._note(kind, outcome, reason=reason)
         hold = outcome.hold
@@ -172,11 +172,11 @@ class _Recording:
         if streak is None:
             return
         self._note("hold", outcome)
-        if streak == 1:  # no hold since the last success: something new
+        if streak == 1:  # the first hold since the last success: a new incident
             self._recorded.incidents.append(outcome)
 
     def _begin_jobs(self) -> None:
-        """Begin what open turns want to begin next. A hold may have fallen since: inside one nothing is begun."""
+        """Begin the jobs that open turns want to begin next, except in lanes that are held by now."""
         wanted = [
             (item.job_id, item.fence)
             for item in self._group.begins
@@ -194,13 +194,13 @@ class _Recording:
                 self._lanes[end.lane_id].end(end, now=self._now)
 
     def _prove_pairs(self) -> None:
-        """Note which pairs work, and widen those that have to prove themselves."""
+        """Record which pairs work, and widen those that have to prove themselves."""
         for (application, provider), begun_at in sorted(self._group.proven.items()):
             ramp = pairs.prove(self._connection, application, provider, begun_at=begun_at, now=self._now)
             self._recorded.ramps[application, provider] = ramp
 
     def _note(self, kind: str, outcome: Outcome, *, reason: str | None = None) -> None:
-        """An answer changed how its lane, or the pair above it, is served: an event, once for each incident."""
+        """Write an event: an answer changed how its lane, or the pair above it, is served. Once for each incident."""
         lane, hold = self._lane_of(outcome), outcome.hold
         scope = Scope.GRANT if hold is None or kind == "narrowed" else hold.scope
         self._events.append(

@@ -1,7 +1,7 @@
-"""Rescue: what lost workers and lost messages leave behind comes back to the queue.
+"""Rescue: what lost workers and lost messages leave behind returns to the queue.
 
-Only jobs that were *begun* can have gone out. They return with their key, so that the repeat is recognised; the others
-of their turn return as if nothing had been.
+Only jobs that were *begun* can have gone out. They return with their key, so that the API recognises the repeat; the
+other jobs of their turn are unchanged.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ UNKNOWN = "the worker ended while this call was begun; whether it went out is un
 
 @dataclass(frozen=True, slots=True)
 class Buried:
-    """What a dead worker left: turns taken back, and the jobs that it had begun."""
+    """What a dead worker left: the turns taken back, and the jobs that it had begun."""
 
     turns: int
     begun: int
@@ -46,7 +46,7 @@ class Buried:
 def bury(
     connection: Connection, worker: UUID, *, now: Micros, died: bool = True, key_max_age: Micros = KEY_MAX_AGE
 ) -> Buried:
-    """Take back all turns of a worker that is dead, and forget it. One that stopped on purpose has not ``died``."""
+    """Take back all turns of a dead worker, and delete its row. A worker that stopped on purpose has not ``died``."""
     lanes = _lanes_of(connection, worker)
     begun = _take_back(connection, lanes, worker, now=now, died=died, key_max_age=key_max_age)
     deregister(connection, worker)
@@ -61,19 +61,19 @@ def take_back_strays(
     now: Micros,
     key_max_age: Micros = KEY_MAX_AGE,
 ) -> int:
-    """Take back the turns of a living worker that it does not have in hand (lane, fence); returns how many there were.
+    """Take back turns of a live worker that are not among those it is running (lane, fence); returns how many.
 
-    The answer to a claim was lost, or a bug broke the turn off; jobs begun in it return like those of a dead worker.
+    The answer to a claim was lost, or a bug aborted the turn; jobs begun in it return like those of a dead worker.
     """
     lanes = _lanes_of(connection, worker)
-    # Asked under lock: what is not in hand now, and is not over in the ledger, never will be.
+    # Checked under lock: a turn that is not running now, and is open in the ledger, will never end by itself.
     strays = {lane_id: change for lane_id, change in lanes.items() if (lane_id, change.lane.fence) not in in_flight}
     _take_back(connection, strays, worker, now=now, died=False, key_max_age=key_max_age)
     return len(strays)
 
 
 def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, LaneChange]:
-    """The lanes that are in a turn of this worker, locked."""
+    """The lanes with a turn of this worker, locked."""
     table = schema.lane
     held = connection.execute(select(table.c.id).where(table.c.turn_worker == worker, table.c.turn.is_not(None)))
     lanes = lock_changes(connection, held.scalars().all())
@@ -103,7 +103,7 @@ def _take_back(
 
 
 def _drained(lane: Lane, *, now: Micros) -> str:
-    """The lane's pace after a turn whose use of it is unknown."""
+    """The used pace of a lane after a turn whose use is unknown."""
     pacer = pacer_of(lane, now=now)
     pacer.drain(now)
     return pacer.text
@@ -112,10 +112,10 @@ def _drained(lane: Lane, *, now: Micros) -> str:
 def take_back_orphans(
     connection: Connection, *, begun_before: Micros, now: Micros, key_max_age: Micros = KEY_MAX_AGE
 ) -> int:
-    """Return jobs that are begun in a turn that is over; returns how many there were.
+    """Put jobs that were begun in a turn that is over back in the queue; returns how many there were.
 
-    A turn ends after its outcomes are recorded, so there should be none: a worker that could not record one (a bug)
-    leaves one behind. It may have gone out, and returns like those of a dead worker.
+    A turn ends after its outcomes are recorded, so there should be none, unless a worker could not record one (a bug).
+    Such a job may have gone out, and returns like those of a dead worker.
     """
     job, lane = schema.job.c, schema.lane
     stray = connection.execute(
@@ -140,7 +140,7 @@ def take_back_orphans(
 
 
 def _is_of(lane: Lane, fence: int | None) -> bool:
-    """Whether the lane's open turn is the one of this fence."""
+    """Whether the lane's open turn has this fence."""
     return lane.turn is not None and lane.fence == fence
 
 
@@ -204,7 +204,7 @@ _ANY = text(
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """Whether a turn is open that should be over, and a job waits whose time is; when the lead was last renewed."""
+    """Whether an open turn is overdue, whether a waiting job has expired, and when the lease was last renewed."""
 
     turns: bool
     jobs: bool
@@ -212,7 +212,7 @@ class Overdue:
 
 
 def anything(connection: Connection, *, before: Micros, now: Micros) -> Overdue:
-    """Whether a turn is open still that was opened before some time, by the leaders' clock, and what else there is."""
+    """Whether a turn opened before ``before`` (by the leaders' clock) is still open, and the rest of `Overdue`."""
     found = connection.execute(_ANY, {"before": before, "now": now}).one()
     return Overdue(bool(found.turns), bool(found.jobs), found.renewed_at)
 
@@ -220,11 +220,11 @@ def anything(connection: Connection, *, before: Micros, now: Micros) -> Overdue:
 def take_back_unclaimed(
     connection: Connection, *, offered_before: Micros, now: Micros, key_max_age: Micros = KEY_MAX_AGE
 ) -> int:
-    """Close turns that nobody claimed: the broker lost their message, or no worker is there to read it.
+    """Close turns that no worker claimed: the broker lost their message, or no worker is running to read it.
 
-    Those too that a worker claimed which is buried already: frozen and taken for dead, it woke up and claimed before
-    its next beat could tell it. If it dies then, nothing else looks for its turns. Whether it has died is
-    unknown, so no job is blamed.
+    Also closes turns claimed by a worker that is already buried: it was frozen and presumed dead, woke up, and claimed
+    them before its next beat could show it that. If it dies then, nothing else looks for its turns. It is unknown
+    whether it has died, so no job is blamed.
     """
     table = schema.lane.c
     stale = connection.execute(
@@ -247,7 +247,7 @@ def take_back_unclaimed(
 
 
 def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micros = KEY_MAX_AGE) -> int:
-    """End waiting jobs whose time is over, in whatever lane: closed ones too, which get no turn."""
+    """End waiting jobs that have expired, in any lane, including closed ones, which get no turn."""
     table = schema.job
     over = connection.execute(
         select(table)
@@ -260,9 +260,9 @@ def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micr
 
 
 def doubt_open_keys(connection: Connection, *, now: Micros, limit: int) -> int:
-    """Put up to ``limit`` waiting sends in doubt whose last outcome is unknown; for a clock that runs behind.
+    """Put up to ``limit`` waiting sends whose last outcome is unknown in doubt; for a clock that is behind.
 
-    Left in the queue, their keys would look young again as soon as the clock has caught up.
+    If they stayed in the queue, their keys would look young again once the clock has caught up.
     """
     table = schema.job.c
     # Spelled out, or SQLite uses no partial index.
@@ -272,7 +272,7 @@ def doubt_open_keys(connection: Connection, *, now: Micros, limit: int) -> int:
     return len(end_waiting(connection, dict.fromkeys(ids, Event.DOUBT), now=now))
 
 
-# Lanes with waiting jobs, one index probe for each: the net below all wake rows.
+# Lanes with waiting jobs, one index probe for each: the safety net for lost wake rows.
 _LANES_THAT_WAIT = (
     text(
         "WITH RECURSIVE walk (lane_id, step) AS ("
@@ -289,10 +289,10 @@ _LANES_THAT_WAIT = (
 
 
 def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tuple[UUID | None, int]:
-    """Wake lanes that hold waiting jobs and believe that nothing waits; looks at up to ``limit`` lanes after one id.
+    """Wake lanes that have waiting jobs but no next turn; looks at up to ``limit`` lanes after an id.
 
-    Returns where to go on (None: the end was reached) and how many lanes were found asleep. More than none is a bug
-    or a lost write, and worth an alert. A lane whose wake row is still to be taken in does not count: it is only early.
+    Returns where to continue (None: the end was reached) and how many lanes were asleep. More than zero is a bug or a
+    lost write, and worth an alert. A lane whose wake row has not been processed yet does not count.
     """
     ids = connection.execute(_LANES_THAT_WAIT, {"after": after, "limit": limit}).scalars().all()
     asleep = {
@@ -303,7 +303,7 @@ def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tu
     for change in asleep.values():
         change.scan_all()
     notify(connection, at=write_changes(connection, asleep.values(), now=now))
-    # Asked under lock: a dispatcher that takes one in has either woken the lane by now or waits for it.
+    # Checked under lock: a dispatcher that processes one has either woken the lane by now or waits for its lock.
     wake = schema.wake.c.lane_id
     early = set(connection.execute(select(wake).where(wake.in_(sorted(asleep)))).scalars()) if asleep else set()
     return (ids[-1] if len(ids) == limit else None), len(asleep.keys() - early)

@@ -2,7 +2,7 @@
 
 A claim is a compare and set on the lane's fence: a message that the broker delivers twice claims nothing the second
 time. Of the jobs that a claim loads, only as many as the lane may have on the wire at once are *begun*; the others
-stay as they were, with nothing to undo if the worker dies.
+are unchanged, so that there is nothing to undo if the worker dies.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def claim(
 ) -> list[Claimed]:
     """Claim those of ``turns`` (lane, fence) that are still offered, and begin the first jobs of each.
 
-    Jobs that may not go out any more (expired, or in doubt with a key too old to tell) end here. Those that ``vault``
-    does not open wait (`sendq.ledger.sealed`), and are counted in ``unreadable`` by the name of their key; a turn that
-    has no others is closed, and not among those given. Of a ledger that is not ``is_whole`` nothing is claimed: a
-    message in the broker may be of a time that the ledger has forgotten.
+    Jobs that must not go out any more (expired, or in doubt with a key too old for a safe repeat) end here. Jobs that
+    ``vault`` cannot decrypt wait (`sendq.ledger.sealed`), and are counted in ``unreadable`` by the name of their key; a
+    turn without other jobs is closed and not returned. In a ledger that is not ``is_whole`` nothing is claimed: a
+    message in the broker may be from a time that the ledger has lost.
     """
     fences = dict(turns)
     rows = lock(connection, fences)
@@ -93,9 +93,9 @@ def claim(
                 "id": lane_id,
                 "turn": "claimed",
                 "turn_worker": worker,
-                "turn_at": max(now, row.turn_at or 0),  # a claimer whose clock is behind must not make it look old
+                "turn_at": max(now, row.turn_at or 0),  # a worker whose clock is behind must not make it look old
                 "turn_slots": slots[lane_id],
-                "used": pacers[lane_id].text,  # if the turn is lost, what it began is charged
+                "used": pacers[lane_id].text,  # if the turn is lost, the jobs that it began are charged
             }
             for lane_id, row in ours.items()
         ],
@@ -119,7 +119,7 @@ def claim(
 def _without_those_that_end(
     connection: Connection, loaded: Loaded, *, now: Micros, key_max_age: Micros
 ) -> Mapping[UUID, list[ClaimedJob]]:
-    """End what may not begin any more: expired, cancelled, in doubt with too old a key, or overtaken."""
+    """End jobs that must not begin any more: expired, cancelled, in doubt with too old a key, or overtaken."""
     jobs = [job for waiting in loaded.jobs.values() for job in waiting]
     ends = {job.id: event for job in jobs if (event := _objection(job, now=now, key_max_age=key_max_age)) is not None}
     overtaken = {job.id for job in jobs if loaded.overtaken and job.id in loaded.overtaken} - ends.keys()
@@ -132,12 +132,12 @@ def _without_those_that_end(
 
 
 def _objection(job: ClaimedJob, *, now: Micros, key_max_age: Micros) -> Event | None:
-    """Why a loaded job does not begin. That its batch was cancelled counts before the last of its jobs was ended."""
+    """Why a loaded job does not begin. A cancelled batch counts at once, before all of its jobs have been ended."""
     return Event.CANCEL if job.batch_cancel_at is not None else objection(job, now=now, key_max_age=key_max_age)
 
 
 def _around(connection: Connection, applications: set[str]) -> tuple[Standing, dict[tuple[str, str], int]]:
-    """The state of the ledger, and the holds since the last success by pair: one query, for each claim needs both."""
+    """The state of the ledger, and each pair's holds since its last success: one query, as each claim needs both."""
     pair, leader = schema.pair.c, schema.leader
     known = (leader.c[name] for name in lineage.COLUMNS)
     rows = connection.execute(
@@ -151,9 +151,9 @@ def _around(connection: Connection, applications: set[str]) -> tuple[Standing, d
 
 
 def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros) -> set[UUID]:
-    """Mark jobs as begun in the turn of the given fence; those that were (still) waiting, or begun in it already.
+    """Mark jobs as begun in the turn of the given fence; returns those that were waiting, or already begun in it.
 
-    A job that was cancelled in the meantime is not among them, and must not be sent.
+    A job that has been cancelled meanwhile is not among them, and must not be sent.
     """
     if not jobs:
         return set()
@@ -182,8 +182,8 @@ _BEGIN_ONE = (
 _BEGIN_MANY = (
     text(
         _BEGIN_SET + "v.fence FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS v (id, fence)"
-        # CASE, for a plain condition on the state tempts the planner to the index of waiting jobs, all of them, when
-        # its statistics are from a time at which few waited.
+        # CASE, because with a plain condition on the state the planner reads the whole index of waiting jobs if its
+        # statistics are from a time when few waited.
         " WHERE sendq_job.id = v.id"
         " AND CASE sendq_job.state WHEN 'queued' THEN true WHEN 'sending' THEN sendq_job.turn = v.fence ELSE false END"
         " RETURNING sendq_job.id"

@@ -1,6 +1,6 @@
-"""Wake rows: how lanes learn of new jobs, and how lanes and pairs come into being.
+"""Wake rows: how lanes learn about new jobs, and how lanes and pairs are created.
 
-Enqueueing writes no lane: it appends a wake row, and the dispatcher takes those in, many at once.
+Enqueueing does not write lanes: it appends a wake row, and the dispatcher processes those, many at once.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from sendq.ledger.dispatching.pairs import make_pairs
 from sendq.rules.pace import next_turn_at
 from sendq.rules.paces import Paces
 
-# Asked first, for an idle dispatcher does little else: half of what it costs to delete nothing.
+# Checked first, because an idle dispatcher does little else: it costs half as much as a DELETE of no rows.
 _ANY_WAKE = text("SELECT 1 FROM sendq_wake WHERE id > :above LIMIT 1")
 
 
 def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequence[Wake]:
-    """Delete and return up to ``limit`` wake rows with ids above one.
+    """Delete and return up to ``limit`` wake rows with ids above ``above``.
 
-    Never "those above the last one seen": ids are handed out before they are committed, so lower ones appear later.
-    `sendq.rules.floors` says what ``above`` may be.
+    Never pass the last id seen: ids are assigned before they are committed, so lower ones appear later.
+    `sendq.rules.floors` determines what ``above`` may be.
     """
     if connection.execute(_ANY_WAKE, {"above": above}).first() is None:
         return []
     table = schema.wake
     live = select(table.c.id).where(table.c.id > above)
-    # With a name of its own it is asked once. A planner may ask a subquery for each row, and then it locks more.
+    # A CTE is evaluated once. A planner may evaluate a subquery for each row, and then it locks more.
     some = live.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True).cte("some")
     taken = connection.execute(delete(table).where(table.c.id.in_(select(some.c.id))).returning(*table.c))
     return [Wake._make(row) for row in taken]
 
 
 def wake_lanes(connection: Connection, wakes: Sequence[Wake], *, now: Micros, paces: Paces) -> None:
-    """Let the lanes know of new jobs; lanes and pairs that are seen for the first time are made."""
+    """Make lanes due for their new jobs; lanes and pairs that are seen for the first time are created."""
     news = _merge(wakes)
     lanes = lock(connection, news)
     if len(lanes) < len(news):
@@ -57,7 +57,7 @@ def wake_lanes(connection: Connection, wakes: Sequence[Wake], *, now: Micros, pa
         for priority, at in enumerate(new.earliest):
             if at is not None:
                 floors = lower(floors, priority, at)
-        # Hardly earlier than now, whatever the jobs say, and in their order: scans begin at a time near now.
+        # At most a few microseconds before now, whatever the jobs' times, and in order: scans begin near now.
         first = max(now - (len(in_order) - place), new.first)
         next_at = next_turn_at(first, ready_at=lane.ready_at, held_until=lane.held_until, closed=lane.is_closed)
         if next_at is not None and lane.next_at is not None:
@@ -73,7 +73,7 @@ def wake_lanes(connection: Connection, wakes: Sequence[Wake], *, now: Micros, pa
 
 
 def lower(floors: Floors, priority: int, at: Micros) -> Floors:
-    """The floors once a job of ``priority`` waits from ``at``: no waiting job may stand before its floor."""
+    """The floors once a job of ``priority`` waits from ``at``: no waiting job may be before its floor."""
     changed = list(floors)
     changed[priority] = min(changed[priority], at)
     return (changed[0], changed[1], changed[2])

@@ -1,10 +1,10 @@
-"""Who is alive, and who dispatches.
+"""Which workers are alive, and which one dispatches.
 
-A worker's row counts its beats. Whoever watches judges a worker by that count standing still on the watcher's own
-monotonic clock, and writes down for how long it has, so that whoever watches after them need not begin anew.
+A worker's row counts its beats. A watcher judges a worker by how long that count has not changed on the watcher's own
+monotonic clock, and records that time, so that the next watcher need not start from zero.
 
-The dispatcher's lease names the time at which it ends, for those who come later; whoever has watched it stand still for
-as long as it lasts need not believe that time (a clock that was ahead).
+The dispatcher's lease names the time at which it ends, for processes that start later; a process that has seen it
+unchanged for its whole duration may ignore that time (the holder's clock may have been ahead).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Load:
 def register(
     connection: Connection, worker: UUID, *, name: str, pid: int, version: str, load: Load, now: Micros
 ) -> None:
-    """A worker comes into being. Its id is never used again."""
+    """Register a worker. Its id is never reused."""
     connection.execute(
         insert(schema.worker).values(
             id=worker,
@@ -49,7 +49,7 @@ def register(
 
 
 def beat(connection: Connection, worker: UUID, *, load: Load, now: Micros) -> bool:
-    """Say that it lives; False: it was taken for dead and buried, and must go on under a new id."""
+    """Count a beat; False: the worker was presumed dead and buried, and must go on under a new id."""
     table = schema.worker
     changed = connection.execute(
         update(table)
@@ -61,7 +61,7 @@ def beat(connection: Connection, worker: UUID, *, load: Load, now: Micros) -> bo
 
 @dataclass(frozen=True, slots=True)
 class Beats:
-    """A worker's beats, and for how long those who watch have seen their count stand still, as far as they said so."""
+    """A worker's count of beats, and for how long watchers have recorded that it did not change."""
 
     count: int
     silent: Micros
@@ -75,7 +75,7 @@ def beats(connection: Connection) -> dict[UUID, Beats]:
 
 
 def tell_silence(connection: Connection, worker: UUID, seen: Beats) -> None:
-    """Write down for how long the count has stood still; nothing if it has moved on, or somebody knows of more."""
+    """Record for how long the count has not changed; nothing if it has changed, or a longer time is recorded."""
     table = schema.worker
     still = update(table).where(table.c.id == worker, table.c.beats == seen.count, table.c.silent < seen.silent)
     connection.execute(still.values(silent=seen.silent))
@@ -89,13 +89,13 @@ def beats_of(connection: Connection, worker: UUID) -> int | None:
 
 
 def deregister(connection: Connection, worker: UUID) -> None:
-    """A worker is gone."""
+    """Delete the row of a worker that has stopped."""
     connection.execute(delete(schema.worker).where(schema.worker.c.id == worker))
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The dispatcher's lease as it stands; it changes whenever its holder renews it."""
+    """The dispatcher's lease; it changes whenever its holder renews it."""
 
     holder: UUID | None
     expires_at: Micros
@@ -103,16 +103,16 @@ class Lease:
 
 
 def lease(connection: Connection) -> Lease:
-    """Who leads, and until when unless it is renewed. Locks nothing."""
+    """The current lease. Locks nothing."""
     table = schema.leader.c
     row = connection.execute(select(table.holder, table.expires_at, table.fence).where(table.name == DISPATCHER)).one()
     return Lease(row.holder, row.expires_at, row.fence)
 
 
 def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros, over: Lease | None = None) -> int | None:
-    """Take or renew the dispatcher's lease, and count that; its fence, or None while somebody else holds it.
+    """Take or renew the dispatcher's lease, and count that; returns its fence, or None while another process holds it.
 
-    ``over``: a lease that was not renewed for as long as it lasts, whatever time it names.
+    ``over``: a lease that was not renewed for its whole duration, and so is over whatever time it names.
     """
     table = schema.leader
     columns = (table.c.holder, table.c.expires_at, table.c.fence, table.c.line)
@@ -129,14 +129,14 @@ def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros, ov
 
 
 def resign(connection: Connection, holder: UUID) -> None:
-    """Give the lease back, if it is ours."""
+    """Release the lease, if this process holds it."""
     table = schema.leader
     mine = update(table).where(table.c.name == DISPATCHER, table.c.holder == holder)
     connection.execute(mine.values(holder=None, expires_at=0, sleeps_until=0))
 
 
 def sleep_until(connection: Connection, holder: UUID, until: Micros) -> bool:
-    """Ask to be woken by any commit that wants a turn before ``until`` (0: by none); False: the lease is lost."""
+    """Ask to be woken by a commit that wants a turn before ``until`` (0: do not wake); False: the lease is lost."""
     table = schema.leader
     mine = update(table).where(table.c.name == DISPATCHER, table.c.holder == holder)
     return connection.execute(mine.values(sleeps_until=until)).rowcount == 1

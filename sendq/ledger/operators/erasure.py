@@ -4,7 +4,7 @@
                sends no second mail)
     kept       the record of each job: its ids, times, states and rules, and keys as the application wrote them
     left       jobs in flight or in doubt: their bodies are needed to find out whether they were sent. A job in flight
-               is cancelled if its call turns out not to have been sent. Forget the grant again once they have ended
+               is cancelled if its call was not sent. Forget the grant again once they have ended
 
 Each step of `STEP` jobs is one transaction.
 """
@@ -33,7 +33,7 @@ _ENDED = tuple(state.value for state in FINAL)
 
 @dataclass(frozen=True, slots=True)
 class GrantRecords:
-    """What the ledger has of a grant: ids of its jobs and batches, and its keys as (application, key)."""
+    """What the ledger has for a grant: ids of its jobs and batches, and its keys as (application, key)."""
 
     jobs: Sequence[UUID]
     batches: Sequence[UUID]
@@ -42,7 +42,7 @@ class GrantRecords:
 
 @dataclass(slots=True)
 class Tally:
-    """Jobs that were cancelled or erased, and those left: their call is in flight, or they are in doubt."""
+    """Numbers of jobs that were cancelled or erased, and of those left: in flight or in doubt."""
 
     cancelled: int = 0
     erased: int = 0
@@ -51,12 +51,12 @@ class Tally:
 
     @property
     def left(self) -> int:
-        """Jobs whose bodies are still there."""
+        """Jobs whose bodies still exist."""
         return self.in_flight + self.in_doubt
 
 
 def find(connection: Connection, lane_id: UUID) -> GrantRecords:
-    """All that belongs to a lane. Reads every job and key of the ledger once; locks nothing."""
+    """Everything that belongs to a lane. Reads every job and key of the ledger once; locks nothing."""
     job, batch, key = schema.job.c, schema.batch.c, schema.key.c
     jobs = connection.execute(select(job.id).where(job.lane_id == lane_id).order_by(job.id)).scalars().all()
     batches = connection.execute(select(batch.id).where(batch.lane_id == lane_id)).scalars().all()
@@ -75,7 +75,7 @@ def count(connection: Connection, jobs: Sequence[UUID], tally: Tally) -> None:
 
 
 def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, now: Micros) -> None:
-    """Cancel those of these jobs that wait, and erase what is kept of those that have ended."""
+    """Cancel those of these jobs that wait, and erase the contents of those that have ended."""
     rows = lock_jobs(connection, jobs)
     waiting = {
         row.id: cancel_event(row.operation, may_have_gone_out=row.doubt_at is not None)
@@ -131,5 +131,5 @@ def erase_keys(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
 
 
 def note(connection: Connection, application: str, grant_id: str, *, by: str, reason: str, now: Micros) -> None:
-    """Record who forgets this grant, and why: first, so that an interrupted erasure has left its event."""
+    """Record who forgets this grant, and why. Called first, so that an interrupted erasure has its event."""
     events.append(connection, "forget", at=now, by=by, application=application, grant_id=grant_id, reason=reason)

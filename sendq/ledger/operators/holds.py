@@ -1,4 +1,4 @@
-"""Holds by operators: pause a scope until a given time, end a hold (of anybody), or reopen a closed lane.
+"""Holds by operators: pause a scope until a given time, end any hold, or reopen a closed lane.
 
     scope                    stored in                       immediate effect of a hold
     a grant                  its lane                        its next calls do not begin
@@ -38,7 +38,7 @@ Released = Literal["released", "reopened"]
 def hold_grant(
     connection: Connection, application: str, grant_id: str, *, until: Micros, by: str, reason: str, now: Micros
 ) -> bool:
-    """Hold one grant until then; returns False, and changes nothing, if it is already held for longer.
+    """Hold one grant until ``until``; returns False, and changes nothing, if it is already held for longer.
 
     A grant that never had a job gets its lane now, so that the hold applies to its first job.
     """
@@ -69,7 +69,7 @@ def hold_grant(
 def hold_pair(
     connection: Connection, application: str, provider: str, *, until: Micros, by: str, reason: str, now: Micros
 ) -> bool:
-    """Hold a provider of an application until then, or (`WHOLE_APPLICATION`) all of it; returns False as above."""
+    """Hold a provider of an application, or (`WHOLE_APPLICATION`) all of it, until ``until``; False as above."""
     table = schema.lane.c
     offered = connection.execute(select(table.id).where(*_of(application, provider), table.turn == "offered"))
     # Lanes first, then pairs: the order in which everybody locks them.

@@ -1,4 +1,4 @@
-"""Recover: put a ledger right that has lost records, after a restore or a failover with data loss.
+"""Recover: repair a ledger that has lost records, after a restore or a failover with data loss.
 
 A send that the ledger shows as unfinished at the time of the loss may have been sent since. Every such send is put in
 doubt, as if its last request were made now, so that it is searched for in its mailbox before anything else is done
@@ -36,14 +36,14 @@ _UNFINISHED = (State.QUEUED.value, State.SENDING.value, State.IN_DOUBT.value)
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """Jobs to put right: sends that fall into doubt; changes, and listings for them, that return to the queue."""
+    """Jobs to repair: sends that go in doubt; changes, and listings for them, that return to the queue."""
 
     sends: int
     changes: int
 
 
 def count(connection: Connection, *, since: Micros) -> Unfinished:
-    """How many jobs `put_in_doubt` would change, in all parts together."""
+    """How many jobs `put_in_doubt` would change in total."""
     table = schema.job.c
     found = connection.execute(
         select(table.operation, func.count().label("number")).where(_concerned(since)).group_by(table.operation)
@@ -56,7 +56,7 @@ def count(connection: Connection, *, since: Micros) -> Unfinished:
 def put_in_doubt(
     connection: Connection, *, since: Micros, now: Micros, after: UUID | None, limit: int = CHUNK
 ) -> tuple[Unfinished, UUID | None]:
-    """Put up to ``limit`` jobs behind ``after`` right; returns how many, and where the next ones begin (None: none)."""
+    """Repair up to ``limit`` jobs after ``after``; returns how many, and where the next ones begin (None: no more)."""
     job, lane = schema.job, schema.lane
     statement = (
         select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
@@ -90,7 +90,7 @@ def open_again(connection: Connection, *, by: str, reason: str, now: Micros) -> 
 
 
 def _concerned(since: Micros) -> Any:
-    """Sends that were unfinished at the loss, except those already put right; and changes that had begun."""
+    """Sends that were unfinished at the loss, except those already repaired; and changes that had begun."""
     table = schema.job.c
     until = since + MARGIN
     done = and_(table.state == State.IN_DOUBT.value, table.rule == RECOVERED, table.doubt_at > since)
@@ -106,7 +106,7 @@ def _doubted(row: Row[Any], *, now: Micros) -> dict[str, Any]:
         "id": row.id,
         "state": after.value,
         "rule": RECOVERED,
-        # Whatever happened to its key in what was lost: not before now was it used last.
+        # What happened to its key after the loss is unknown: assume that it was last used now.
         "key_at": now,
         "doubt_at": now,
         "turn": None,

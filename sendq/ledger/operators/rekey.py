@@ -2,7 +2,7 @@
 
 In small steps, each one transaction, while workers and web applications keep running: a row is read and written under
 its lock, so that its body and the name of its key always belong together for a reader. An interrupted rekey can be run
-again: rows that already have the first key are skipped. Rows that no key opens are not changed.
+again: rows that already have the first key are skipped. Rows that no key decrypts are not changed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.enqueue import context_of_key
 from sendq.vault import Vault, context_of
 
-# Rows and bytes in one step: milliseconds under lock, and little memory.
+# Rows and bytes in one step: locks last milliseconds, and memory stays small.
 STEP_ROWS = 500
 STEP_BYTES = 8_000_000
 
@@ -59,7 +59,7 @@ class Step:
 
 
 def step(connection: Connection, kept: Kept, vault: Vault, *, after: tuple[Any, ...] | None) -> Step:
-    """Encrypt up to `STEP_ROWS` rows of one table behind ``after`` that do not have the first key yet."""
+    """Encrypt up to `STEP_ROWS` rows of one table after ``after`` that do not have the first key yet."""
     assert vault.seals_with is not None
     found = connection.execute(_others(kept, vault, after)).all()
     rows = _within_bytes(found)
@@ -97,7 +97,7 @@ def _others(kept: Kept, vault: Vault, after: tuple[Any, ...] | None) -> Any:
 
 
 def _within_bytes(found: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
-    """The first rows whose sizes add up to `STEP_BYTES`; one at least."""
+    """The first rows whose sizes add up to `STEP_BYTES`; at least one."""
     total = 0
     for place, row in enumerate(found):
         total += row.size

@@ -34,7 +34,7 @@ class DoubtSelection:
 
 @dataclass(frozen=True, slots=True)
 class DoubtPart:
-    """Some jobs in doubt, in the order of their ids. ``after``: where the next ones begin; None: there are no more."""
+    """Some jobs in doubt, in the order of their ids. ``after``: where the next ones begin; None: no more."""
 
     ready: Sequence[Row[Any]]
     refused: Mapping[UUID, ResendRefusal]
@@ -44,7 +44,7 @@ class DoubtPart:
 def find(
     connection: Connection, which: DoubtSelection, answer: Answer, *, after: UUID | None, limit: int = CHUNK
 ) -> DoubtPart:
-    """Look at up to ``limit`` jobs in doubt behind ``after``; nothing is changed."""
+    """Look at up to ``limit`` jobs in doubt after ``after``; nothing is changed."""
     job, lane = schema.job, schema.lane
     statement = (
         select(job, and_(lane.c.closed_at.is_not(None), lane.c.gone).label("gone"))
@@ -82,7 +82,7 @@ def resolve(
     after: UUID | None = None,
     limit: int = CHUNK,
 ) -> DoubtPart:
-    """Resolve up to ``limit`` jobs in doubt behind ``after``; ``ready`` of the result are those."""
+    """Resolve up to ``limit`` jobs in doubt after ``after``; they are the result's ``ready``."""
     seen = find(connection, which, answer, after=after, limit=limit)
     event, rule = _ANSWERS[answer]
     ending = Ending(event, rule, message_id=message_id, reason=reason)

@@ -1,12 +1,12 @@
 """Retry: put dead letters back into the queue.
 
-Body and trail stay; the next request has a new idempotency key, so the API takes it for a new one. A retry that could
-do harm is refused, and counted by its reason (`RetryRefusal`): of a mail that some recipients already have, a change
+Body and trail are kept; the next request has a new idempotency key, so the API treats it as a new one. A retry that
+could do harm is refused, and counted by its reason (`RetryRefusal`): a mail that some recipients already have, a change
 that a newer one of the same message has overtaken, a job that was cancelled, a grant that is gone. Jobs in doubt are
 not dead and are not changed here.
 
-One call is one transaction over a few hundred jobs; ``after`` says where the next one begins. Lanes are not locked:
-they learn of the jobs as they do of new ones, by wake rows.
+One call is one transaction over a few hundred jobs; ``after`` is where the next one begins. Lanes are not locked: they
+learn about the jobs through wake rows, as with new jobs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sendq.rules.states import Event, State, move
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 CHUNK = 500
 
-# What these send is their own; that of all others is their batch's.
+# These operations have their own body; all others use their batch's.
 OWN_BODY = ("send", "list")
 
 
@@ -49,7 +49,7 @@ class DeadLetterSelection:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterPart:
-    """Some dead letters, in the order of their ids. ``after``: where the next ones begin; None: these were the last."""
+    """Some dead letters, in the order of their ids. ``after``: where the next ones begin; None: no more."""
 
     ready: Sequence[Row[Any]]
     refused: Mapping[UUID, RetryRefusal]
@@ -59,7 +59,7 @@ class DeadLetterPart:
 def find(
     connection: Connection, wanted: DeadLetterSelection, *, after: UUID | None, limit: int = CHUNK
 ) -> DeadLetterPart:
-    """Look at up to ``limit`` dead letters behind ``after``; nothing is changed."""
+    """Look at up to ``limit`` dead letters after ``after``; nothing is changed."""
     job, lane = schema.job, schema.lane
     statement = (
         select(
@@ -101,16 +101,16 @@ def retry(
     reason: str | None = None,
     limit: int = CHUNK,
 ) -> DeadLetterPart:
-    """Retry up to ``limit`` dead letters behind ``after``; ``ready`` of the result are those.
+    """Retry up to ``limit`` dead letters after ``after``; they are the result's ``ready``.
 
-    The first may go from ``first_at`` on and each further one ``apart`` later. Attempts and deaths start at 0
-    again, and a job that would have expired by then gets `EXPIRY`.
+    The first may start at ``first_at`` and each further one ``apart`` later. Attempts and deaths start at 0 again, and
+    a job that would have expired by then gets `EXPIRY`.
     """
     seen = find(connection, wanted, after=after, limit=limit)
     still = lock_jobs(connection, [row.id for row in seen.ready])
     erased = _erased(connection, seen.ready, lock=True)  # again: their grant may have been forgotten since
     rows = [row for row in seen.ready if row.id in still and still[row.id].state == State.DEAD and row.id not in erased]
-    # A microsecond at least, as for new jobs: a scan of a lane that starts at one passes over none before it.
+    # At least a microsecond, as for new jobs: times are distinct, so that a scan that starts at one job skips no other.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
     store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
@@ -122,7 +122,7 @@ def retry(
 
 
 def states_of(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, State]:
-    """The states of those of these jobs that there are."""
+    """The states of those of these jobs that exist."""
     table = schema.job.c
     found = connection.execute(select(table.id, table.state).where(table.id.in_(list(ids))))
     return {row.id: State(row.state) for row in found}
@@ -175,8 +175,8 @@ def _refusals(
 def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, RetryRefusal]:
     """Sends that some recipients have, or may have.
 
-    The last attempt under a key tells what became of that key: it knew what those before it did not. A key that is
-    not known to have failed stays unknown, whatever a later key met.
+    The last attempt under a key decides for that key: its answer also covers the attempts before it. A key whose
+    outcome is unknown stays unknown, whatever the outcome of a later key.
     """
     sends = [row.id for row in rows if row.operation == "send"]
     table = schema.attempt.c
@@ -203,7 +203,7 @@ def _erased(connection: Connection, rows: Sequence[Row[Any]], *, lock: bool = Fa
 
 
 def _overtaken(connection: Connection, rows: Sequence[Row[Any]]) -> set[UUID]:
-    """Changes of a message of which a newer change was made, or may have been. One that waits still keeps its place."""
+    """Changes of messages that a newer change was, or may have been, made to. A waiting newer change does not count."""
     changes = [row for row in rows if row.object_id is not None]
     if not changes:
         return set()

@@ -1,1 +1,1 @@
-"""Queries that write nothing: one job, lists page by page, dead letters, grants, batches, why a job waits, status."""
+"""Read-only queries: one job, lists page by page, dead letters, grants, batches, why a job waits, status."""

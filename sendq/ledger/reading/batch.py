@@ -26,7 +26,7 @@ ERRORS_MOST = 10
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """A batch as it is stored, as far as its view shows it."""
+    """The stored fields of a batch that its view shows."""
 
     id: UUID
     lane_id: UUID

@@ -1,7 +1,7 @@
-"""Dead letters: how many of each rule, and one by one with the API's last answer.
+"""Dead letters: counts by rule, and lists with the API's last answer.
 
-Counts, times and order come from the partial index of dead letters, or from that of finished jobs, so nothing here
-costs more when millions of other jobs are kept.
+Counts, times and order come from the partial index of dead letters, or from that of finished jobs, so that millions of
+other jobs in the ledger do not make them slower.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sendq.views import DeadLetter, DeadLetterCount, Page
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterQuery:
-    """Which dead letters: those that fit everything that is given. ``period``: when they were given up."""
+    """Which dead letters: those that match every given field. ``period``: when they were given up."""
 
     scope: LaneFilter = ANYWHERE
     rule: str | None = None
@@ -31,7 +31,7 @@ class DeadLetterQuery:
     period: Period = ALWAYS
 
     def within(self) -> list[ColumnElement[bool]]:
-        """What the indexes serve."""
+        """The conditions that the indexes serve."""
         job = schema.job.c
         found = [job.state == literal(State.DEAD)]
         return [*found, *self.period.of_times(job.finished_at)] + ([] if self.rule is None else [job.rule == self.rule])
@@ -44,7 +44,7 @@ class DeadLetterQuery:
 
 
 def counts_by_rule(connection: Connection, which: DeadLetterQuery) -> list[DeadLetterCount]:
-    """Dead letters by the rule that gave them up, the most frequent first. Reads all of them, in their index."""
+    """Dead letters by the rule that gave them up, the most frequent first. Reads all of them, from their index."""
     job, lane = schema.job, schema.lane
     wanted = select(
         job.c.rule,
@@ -61,7 +61,7 @@ def counts_by_rule(connection: Connection, which: DeadLetterQuery) -> list[DeadL
 def dead_letters(
     connection: Connection, which: DeadLetterQuery, *, after: str | None = None, limit: int
 ) -> Page[DeadLetter]:
-    """Dead letters, those that were given up last first. Raises `InvalidQuery` for a wrong cursor."""
+    """Dead letters, the most recently given up first. Raises `InvalidQuery` for an invalid cursor."""
     job, lane = schema.job, schema.lane
     names = ("id", "rule", "operation", "batch_id", "created_at", "attempts", "finished_at")
     wanted = select(*(job.c[name] for name in names), lane.c.application, lane.c.grant_id).outerjoin(
@@ -86,7 +86,7 @@ def dead_letters(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the API answered last."""
+    """The API's last answer."""
 
     job_id: UUID | None
     status: int | None

@@ -1,4 +1,4 @@
-"""Deliveries of outcomes: which receiver has what, and what the last try met; the latest first."""
+"""Deliveries of outcomes: their receivers and the result of the last try; the latest first."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sendq.views import DeliveryView, Page
 
 @dataclass(frozen=True, slots=True)
 class DeliveryQuery:
-    """Which deliveries: those that fit everything that is given.
+    """Which deliveries: those that match every given field.
 
-    ``subject``: the id of the job, batch or lane that they are about. ``period``: when the outcome came.
+    ``subject``: the id of the job, batch or lane that they are about. ``period``: when the outcome occurred.
     """
 
     scope: LaneFilter = ANYWHERE
@@ -46,14 +46,14 @@ class DeliveryQuery:
 def deliveries(
     connection: Connection, which: DeliveryQuery, *, after: str | None = None, limit: int
 ) -> Page[DeliveryView]:
-    """Deliveries, the latest first. Raises `InvalidQuery` for a wrong cursor."""
+    """Deliveries, the latest first. Raises `InvalidQuery` for an invalid cursor."""
     delivery, receiver, lane = schema.delivery, schema.receiver, schema.lane
     wanted = select(delivery, receiver.c.held_until).outerjoin(receiver, receiver.c.name == delivery.c.receiver)
     if which.scope != ANYWHERE:
         wanted = wanted.outerjoin(lane, lane.c.id == delivery.c.lane_id)
     within = which.period.of_ids(delivery.c.id)
     if set(which.states) == {GIVEN_UP}:
-        within.append(delivery.c.state == literal_column(f"'{GIVEN_UP}'"))  # has an index of its own
+        within.append(delivery.c.state == literal_column(f"'{GIVEN_UP}'"))  # has its own index
     if which.subject is not None:
         within.append(delivery.c.subject == which.subject)
     rows, last = walk(
@@ -62,7 +62,7 @@ def deliveries(
     )  # fmt: skip
     views = []
     for row in rows:
-        # Not before its receiver is asked again.
+        # Not before its receiver's hold ends.
         next_at = moment(max(row.next_at, row.held_until or 0)) if row.state == WAITING else None
         views.append(as_one(DeliveryView, row, next_at=next_at, facts=json.loads(row.facts)))
     return Page(tuple(views), cursor("deliveries", last))

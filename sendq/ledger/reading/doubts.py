@@ -1,4 +1,4 @@
-"""Jobs in doubt: what is known of each, and when the mailbox is searched for it next."""
+"""Jobs in doubt: what is known about each, and when the mailbox is next searched for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sendq.views import Doubt, Page
 
 @dataclass(frozen=True, slots=True)
 class DoubtQuery:
-    """Which doubts: those that fit everything that is given. ``period``: when the jobs were enqueued."""
+    """Which doubts: those that match every given field. ``period``: when the jobs were enqueued."""
 
     scope: LaneFilter = ANYWHERE
     rule: str | None = None
@@ -26,7 +26,7 @@ class DoubtQuery:
 
 
 def doubts(connection: Connection, which: DoubtQuery, *, after: str | None = None, limit: int) -> Page[Doubt]:
-    """Jobs in doubt, those that were enqueued last first. Raises `InvalidQuery` for a wrong cursor."""
+    """Jobs in doubt, the most recently enqueued first. Raises `InvalidQuery` for an invalid cursor."""
     job, lane = schema.job, schema.lane
     within = [in_states([State.IN_DOUBT]), *which.period.of_ids(job.c.id)]
     within += which.scope.conditions(job.c.lane_id)

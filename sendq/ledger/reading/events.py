@@ -17,7 +17,7 @@ from sendq.views import EventView, Page
 
 @dataclass(frozen=True, slots=True)
 class EventQuery:
-    """Which events: those that fit everything that is given."""
+    """Which events: those that match every given field."""
 
     scope: LaneFilter = ANYWHERE
     kinds: Collection[str] = ()
@@ -45,7 +45,7 @@ class EventQuery:
 
 
 def events(connection: Connection, which: EventQuery, *, after: str | None = None, limit: int) -> Page[EventView]:
-    """Events, the latest first. Raises `InvalidQuery` for a wrong cursor."""
+    """Events, the latest first. Raises `InvalidQuery` for an invalid cursor."""
     event = schema.event
     within = which.period.of_times(event.c.at)
     if which.scope.grant is not None:

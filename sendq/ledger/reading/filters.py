@@ -1,7 +1,7 @@
-"""Filters of lists, under one name each, and what they are in SQL.
+"""Filters that all lists share, and their SQL conditions.
 
 ``application``, ``provider`` and ``grant`` are those of a lane: rows whose lane the dispatcher has not seen yet (a job
-enqueued a moment ago) are found by their grant alone.
+enqueued a moment ago) are found only by their grant.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class LaneFilter:
         return None if self.grant is None or self.application is None else lane_id(self.application, self.grant)
 
     def conditions(self, lane_column: ColumnElement[UUID]) -> list[ColumnElement[bool]]:
-        """Of rows that name a lane in ``lane_column`` and are joined with the table of lanes."""
+        """Conditions for rows that name a lane in ``lane_column`` and are joined with the table of lanes."""
         if self.lane_id is not None:
             named = [lane_column == self.lane_id]
             return named if self.provider is None else [*named, schema.lane.c.provider == self.provider]
@@ -46,12 +46,12 @@ class Period:
     until: Micros | None = None
 
     def of_ids(self, column: ColumnElement[UUID]) -> list[ColumnElement[bool]]:
-        """Of rows whose ids sort by the time at which they were made."""
+        """Conditions for rows whose ids sort by creation time."""
         found = [] if self.since is None else [column >= first_id(self.since)]
         return found if self.until is None else [*found, column < first_id(self.until)]
 
     def of_times(self, column: ColumnElement[Micros]) -> list[ColumnElement[bool]]:
-        """Of rows with a time."""
+        """Conditions for rows with a time."""
         found = [] if self.since is None else [column >= self.since]
         return found if self.until is None else [*found, column < self.until]
 

@@ -1,10 +1,10 @@
-"""The numbers for graphs and alerts: queried every few seconds, of a ledger of any size.
+"""The numbers for graphs and alerts: queried every few seconds, on a ledger of any size.
 
 Every query is bounded. Jobs are counted through partial indexes up to `COUNT_MOST`; above that, PostgreSQL's own
 estimate of the index is used (as of its last vacuum or analyze), and SQLite reports `COUNT_MOST`. Jobs that were sent,
-cancelled or have expired are not counted here: workers count those as they end. Lanes are read once, all of them:
-there are as many as grants, not as jobs. The oldest job is searched where it must be: in the lanes that have waited
-longest for a turn, and in those that are in one.
+cancelled or have expired are not counted here: workers count those as they end. All lanes are read once: there are as
+many as grants, not as jobs. The oldest job is searched only where it can be: in the lanes that have waited longest for
+a turn, and in those that are in one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sendq.ledger.dispatching.pairs import read_pairs
 from sendq.rules.states import State
 from sendq.views import Backlog
 
-# Exact up to here: an index scan of some milliseconds.
+# Counts are exact up to here: an index scan of some milliseconds.
 COUNT_MOST = 10_000
 
 # Lanes searched for the oldest job: this many that have waited longest, and this many that are in a turn.
@@ -46,7 +46,7 @@ _INDEX_OF = {
 
 @dataclass(frozen=True, slots=True)
 class Levels:
-    """The numbers of one moment. Ages are in seconds; 0 where nothing waits.
+    """The numbers at one moment. Ages are in seconds; 0 where nothing waits.
 
     jobs            queued and sending
     in_doubt, dead  jobs in doubt and dead letters, by the rule that decided
@@ -110,7 +110,7 @@ def waits(connection: Connection, *, now: Micros) -> tuple[float, dict[str, floa
 def calls_since(connection: Connection, at: Micros) -> dict[str, int]:
     """Calls whose outcome came after ``at``, by what they led to (``done``, or a route); up to ten times `COUNT_MOST`.
 
-    Ids of attempts are in the order of time, so this reads the end of their index and no more.
+    Ids of attempts are in the order of time, so this reads only the end of their index.
     """
     table = schema.attempt.c
     some = select(table.route).where(table.id >= first_id(at)).limit(10 * COUNT_MOST).subquery()

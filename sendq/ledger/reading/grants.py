@@ -1,4 +1,4 @@
-"""Grants: whether they are connected, what holds them and until when, and how many of their jobs wait."""
+"""Grants: whether they are connected, what holds them and until when, and how many of their jobs are waiting."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.states import State
 from sendq.views import GrantState, GrantView, HoldView, Page
 
-# The waiting jobs of a grant are counted up to here; in a list of many grants up to fewer.
+# The waiting jobs of a grant are counted up to here; in a list of grants, up to the lower number.
 COUNT_MOST = 100_000
 LIST_COUNT_MOST = 10_000
 
 _lane = schema.lane.c
 _closed = _lane.closed_at.is_not(None)
 
-# When a grant was closed or held, for one that is.
+# When a grant was closed or held, if it is.
 _since = func.coalesce(_lane.closed_at, _lane.held_since, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class GrantQuery:
-    """Which grants: those that fit everything that is given. ``rule`` and ``period``: by what and when it was held or
+    """Which grants: those that match every given field. ``rule`` and ``period``: by what and when it was held or
     closed; grants that are open have neither.
     """
 
@@ -42,11 +42,11 @@ class GrantQuery:
     period: Period = ALWAYS
 
     def has(self, state: GrantState) -> bool:
-        """Whether grants in this state may fit."""
+        """Whether grants in this state may match."""
         return not self.states or state in self.states
 
     def of_lanes(self) -> list[ColumnElement[bool]]:
-        """What the scope means for rows of the table of lanes."""
+        """The scope as conditions for rows of the table of lanes."""
         named = [] if self.scope.lane_id is None else [_lane.id == self.scope.lane_id]
         pairs = ((_lane.application, self.scope.application), (_lane.provider, self.scope.provider))
         return [*named, *(column == value for column, value in pairs if value is not None)]
@@ -54,7 +54,7 @@ class GrantQuery:
 
 @dataclass(frozen=True, slots=True)
 class LaneRow:
-    """A lane as it is stored, as far as its grant's view shows it."""
+    """The stored fields of a lane that its grant's view shows."""
 
     id: UUID
     grant_id: str
@@ -77,7 +77,7 @@ def grants(
 ) -> Page[GrantView]:
     """Grants: those that are closed or held, the latest first, then the open ones. Raises `InvalidQuery`.
 
-    What is closed or held is found by reading the lanes, of which there are as many as grants.
+    Closed and held ones are found by reading all lanes, of which there are as many as grants.
     """
     at = place("grants", after, int, UUID)
     rows: list[LaneRow] = []
@@ -94,7 +94,7 @@ def grants(
 
 
 def grant(connection: Connection, application: str, grant_id: str, *, now: Micros) -> GrantView:
-    """One grant. Of one that the dispatcher has not seen, its waiting jobs and its application's hold are known."""
+    """One grant. If the dispatcher has not seen it, only its waiting jobs and its application's hold are known."""
     lane = lane_id(application, grant_id)
     found = as_list(LaneRow, connection.execute(_lanes(COUNT_MOST).where(_lane.id == lane)))
     if found:
@@ -109,7 +109,7 @@ def grant(connection: Connection, application: str, grant_id: str, *, now: Micro
     )  # fmt: skip
 
 
-# The place before the open ones, which have no time: they follow by their lanes' ids.
+# The place before the open ones, which have no time: they follow in the order of their lanes' ids.
 _OPEN_ONES: Place = (None, None)
 
 
@@ -133,7 +133,7 @@ def _kept(
 def _open(
     connection: Connection, which: GrantQuery, at: Place, limit: int, now: Micros
 ) -> tuple[list[LaneRow], Place | None]:
-    """Grants that nothing keeps, and where the next page of them begins."""
+    """Grants that are neither closed nor held, and where the next page of them begins."""
     free = [_lane.closed_at.is_(None), or_(_lane.held_until.is_(None), _lane.held_until <= now)]
     after = None if at[1] is None else (at[1],)
     rows, last = walk(
@@ -143,7 +143,7 @@ def _open(
 
 
 def _lanes(most: int) -> Select[Any]:
-    """Lanes, each with the number of its waiting jobs, up to ``most`` and one more."""
+    """Lanes, each with the number of its waiting jobs, counted up to ``most`` + 1."""
     return select(*columns_of(LaneRow, schema.lane), _waiting(_lane.id, most).label("waiting"))
 
 

@@ -1,7 +1,7 @@
-"""Lists of jobs: the latest first, of whatever fits.
+"""Filtered lists of jobs, the latest first.
 
-Ids of jobs sort by the time of their enqueue, so both the order and the times that are asked for are those of the
-primary key. Jobs in one of the states that few are in are found through the partial indexes of these.
+Ids of jobs sort by the time of their enqueue, so the primary key serves both the order and the period. Jobs in the rare
+states are found through the partial indexes of these.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.states import State
 from sendq.views import JobLine, Page, Priority
 
-# States with a partial index of their own: few jobs are in them at any time.
+# States with their own partial index: few jobs are in them at any time.
 RARE = frozenset({State.SENDING, State.IN_DOUBT, State.DEAD})
 
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """Which jobs: those that fit everything that is given. ``period``: when they were enqueued."""
+    """Which jobs: those that match every given field. ``period``: when they were enqueued."""
 
     scope: LaneFilter = ANYWHERE
     states: Collection[State] = ()
@@ -50,7 +50,7 @@ class JobQuery:
 
 
 def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, limit: int) -> Page[JobLine]:
-    """Jobs, those that were enqueued last first. Raises `InvalidQuery` for a wrong cursor."""
+    """Jobs, the most recently enqueued first. Raises `InvalidQuery` for an invalid cursor."""
     job, lane = schema.job, schema.lane
     wanted = select(*columns_of(JobLine, job), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id

@@ -62,7 +62,7 @@ def _named(connection: Connection, given: str | UUID | None, application: str, k
 
 
 def no_such_job(job_id: UUID) -> NotFound:
-    """There is no job of this id in the ledger, or not any more."""
+    """The error for an id of which the ledger has no job, or no longer has one."""
     return NotFound(f"there is no job {job_id} in this ledger; it may have been pruned after its retention")
 
 

@@ -1,8 +1,8 @@
-"""Lists page by page, by a key that is an index: a page costs the same at the beginning of a list and at its end.
+"""Keyset pagination by an index: a page costs the same at the beginning of a list and at its end.
 
-A page follows the place where the one before it ended (its cursor), not a number of rows: what is added or removed
-meanwhile shifts nothing. Filters that no index serves are applied to at most `SCAN_MOST` rows of the key's index; if
-too few of them fit, the page is short and its cursor goes on behind the last row that was looked at.
+A page starts at the place where the previous one ended (its cursor), not at a number of rows: rows that are added or
+removed meanwhile shift nothing. Filters that no index serves are applied to at most `SCAN_MOST` rows of the key's
+index; if too few of them match, the page is short and its cursor continues after the last row that was looked at.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sendq.errors import InvalidQuery, Problem
 from sendq.ledger.db import schema
 from sendq.rules.states import State
 
-# Rows that one page looks at to find those that fit: some ten milliseconds.
+# Rows that one page scans to find those that match: some ten milliseconds.
 SCAN_MOST = 10_000
 
 # Where a page ended: the key of its last row.
@@ -36,9 +36,9 @@ def walk(
     after: Place | None,
     limit: int,
 ) -> tuple[Sequence[Row[Any]], Place | None]:
-    """Up to ``limit`` rows of ``wanted`` behind ``after``, by ``key`` downwards, and the place where the page ended.
+    """Up to ``limit`` rows of ``wanted`` after ``after``, by descending ``key``, and the place where the page ended.
 
-    ``key`` must be in the rows. ``within`` are conditions that its index serves, ``filters`` all others.
+    The rows must contain ``key``. ``within`` are conditions that its index serves, ``filters`` all others.
     """
     downwards = [column.desc() for column in key]
     among = list(within)
@@ -62,8 +62,8 @@ def _place(values: Sequence[Any]) -> Any:
 
 
 def in_states(states: Iterable[State], *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Jobs in states that have a partial index, which is read as a whole: in a query of its own, for SQLite would
-    otherwise rather walk along the primary key, past all other jobs.
+    """Jobs in states that have a partial index, which is read whole: in a subquery, because SQLite would otherwise walk
+    along the primary key, past all other jobs.
 
     ``conditions`` are about columns of `sendq_job` alone.
     """
@@ -86,14 +86,14 @@ def cursor(of: str, place: Place | None) -> str | None:
 
 
 def place(of: str, given: str | None, *kinds: type[int] | type[UUID]) -> Place | None:
-    """The place that a cursor of the list ``of`` stands for. Raises `InvalidQuery` for any other string."""
+    """The place that a cursor of the list ``of`` encodes. Raises `InvalidQuery` for any other string."""
     if given is None:
         return None
     try:
         name, *parts = json.loads(urlsafe_b64decode(given + "=" * (-len(given) % 4)))
         if name == of and len(parts) == len(kinds):
             return tuple(_part(part, kind) for part, kind in zip(parts, kinds, strict=True))
-    except (ValueError, TypeError, AttributeError):  # no base64, no JSON, no list, or not these parts
+    except (ValueError, TypeError, AttributeError):  # not base64, not JSON, not a list, or other parts
         pass
     remedy = "pass the cursor that the previous page ended with, unchanged, to the same list with the same filters"
     raise InvalidQuery(Problem("cursor", "is not a cursor of this list", remedy))

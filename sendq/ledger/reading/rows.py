@@ -1,4 +1,4 @@
-"""Rows as the frozen dataclasses that callers get: each field is the column of its name, converted by its type."""
+"""Rows as the frozen dataclasses that callers get: each field is the column of its name, converted to its type."""
 
 from __future__ import annotations
 

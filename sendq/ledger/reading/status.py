@@ -1,7 +1,7 @@
-"""The whole ledger at a glance: jobs by state, lanes, holds and their rules, workers, and who leads.
+"""The whole ledger at a glance: jobs by state, lanes, holds and their rules, workers, and the leader.
 
-Counts of jobs that wait use the partial indexes and stop at `JOBS_MOST`; `jobs_by_lane` alone reads every job, and is
-for small ledgers.
+Counts of waiting jobs use the partial indexes and stop at `JOBS_MOST`; only `jobs_by_lane` reads every job, and is for
+small ledgers.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
 
 
 def shut(connection: Connection) -> Shut | None:
-    """Whether the ledger has lost part of its history, and nothing is sent until `sendq recover` has been run."""
+    """Whether the ledger has lost part of its history: then nothing is sent until `sendq recover` has been run."""
     found = lineage.read(connection)
     if found.shut_at is None:
         return None
@@ -67,7 +67,7 @@ def job_counts(connection: Connection) -> dict[State, int]:
 
 
 def lane_counts(connection: Connection, *, now: Micros) -> LaneCounts:
-    """How many lanes are in which state; each is counted once, as the first that fits of closed, held, served."""
+    """How many lanes are in each state; each is counted once, as the first of closed, held, served that applies."""
     table = schema.lane.c
     closed, held, served = table.closed_at.is_not(None), table.held_until > now, table.turn.is_not(None)
     state = case((closed, "closed"), (held, "held"), (served, "served"), (table.next_at.is_not(None), "waiting"))
@@ -83,7 +83,7 @@ def lane_counts(connection: Connection, *, now: Micros) -> LaneCounts:
 
 
 def workers(connection: Connection, *, now: Micros) -> list[WorkerView]:
-    """Every registered worker, the oldest first, and which of them leads."""
+    """Every registered worker, the oldest first, and which of them is the leader."""
     table, leader = schema.worker, schema.leader
     leads = connection.execute(
         select(leader.c.holder).where(leader.c.name == DISPATCHER, leader.c.expires_at > now)

@@ -1,4 +1,4 @@
-"""Why a job waits: everything that decides it is read here, in one transaction, and judged in `sendq.rules.why`."""
+"""Why a job waits: everything that decides it is read here, in one transaction; `sendq.rules.why` gives the reason."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from sendq.rules.states import State
 from sendq.rules.why import explain
 from sendq.views import Why
 
-# Counting those ahead stops here: "more than ten thousand" is answer enough, and the count stays cheap.
+# Counting the jobs ahead stops here: "more than ten thousand" is precise enough, and the count stays cheap.
 AHEAD_MOST = 10_000
 
 
 def why(connection: Connection, job_id: UUID, *, now: Micros) -> Why:
-    """Why a job is where it is, and until when. Raises `NotFound`."""
+    """Why a job is in its state, and until when. Raises `NotFound`."""
     return explain(situation(connection, job_id), now=now)
 
 
 def situation(connection: Connection, job_id: UUID) -> Situation:
-    """What `sendq.rules.why` needs. Raises `NotFound`."""
+    """The input of `sendq.rules.why`. Raises `NotFound`."""
     table = schema.job
     found = connection.execute(
         select(*columns_of(JobFacts, table), table.c.lane_id, table.c.batch_id, table.c.object_id,
