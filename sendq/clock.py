@@ -1,6 +1,7 @@
 """Time as the ledger stores it: whole microseconds since 1970, UTC.
 
-Integers compare, sort and index alike on PostgreSQL and SQLite, with every driver. The public interface uses datetimes.
+Integers compare, sort and index the same on PostgreSQL and SQLite, with every driver. The public interface uses
+datetimes.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ def new_id() -> UUID:
     """A UUID of version 7 (RFC 9562, section 5.7): sorted by creation time, strictly so within one process.
 
     The 12 bits after the milliseconds are their fraction (method 3 of section 6.2). Ids of the same moment count up, so
-    that the order of the ids is the order of arrival, even within one call.
+    that ids are in the order of arrival, even within one call.
     """
     global _last
     now = time.time_ns()
@@ -37,7 +37,7 @@ def new_id() -> UUID:
 
 
 def first_id(at: Micros) -> UUID:
-    """The smallest possible id of ``at`` or later: what is newer than a time is a range of ids."""
+    """The smallest possible id of ``at`` or later: rows newer than a time are a range of ids."""
     return UUID(int=(max(0, at) // 1_000) << 80 | 0x7 << 76 | 0b10 << 62)
 
 
@@ -54,7 +54,7 @@ def lane_id(application: str, grant_id: str) -> UUID:
 
 
 def parse_id(value: str | UUID, *, what: str) -> UUID:
-    """An id that a caller gave. Raises `NotFound` for what cannot be one: nothing has that id."""
+    """An id that a caller passed. Raises `NotFound` if it is not a valid id, because nothing can have it."""
     if isinstance(value, UUID):
         return value
     try:

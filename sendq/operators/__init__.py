@@ -1,6 +1,6 @@
-"""What operators ask and do, for programs: `Operators`. The command line is one face of it.
+"""What operators query and do, for programs: `Operators`. The command line is one interface to it.
 
-`acting` has the acts (a file each in `acts`), `reading` the questions, `base` the ledger.
+`acting` has the acts (one file for each in `acts`), `reading` the queries, `base` the ledger.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Operators(Acting, Reading):
-    """What operators ask and do, over one ledger.
+    """What operators query and do, on one ledger.
 
     ``ledger`` is a database URL (``postgresql+psycopg://…``, ``sqlite:///sendq.db``) or an `Engine` of yours.
 

@@ -30,18 +30,18 @@ from sendq.vault import Vault
 class Acting(LedgerAccess):
     """The acts. Each takes ``by`` (a person's name) and ``reason``, one line each, and writes an event with both.
 
-    With ``dry_run`` nothing is changed, and the result says what would be. An act of one transaction returns its
+    With ``dry_run`` nothing is changed, and the result shows what would be. An act of one transaction returns its
     result. One that may take many returns a `Run`: iterate over it for its progress, or call `Run.finish`. Such an act
-    may be interrupted and run again at any time: what is done is left out.
+    may be interrupted and run again at any time: what has been done is skipped.
 
-    Every act raises `InvalidAct` for input that cannot be meant, `NotFound` for an id that is none, and what every use
-    of the ledger may raise: `LedgerUnavailable`, `SchemaMismatch`, `Retryable`.
+    Every act raises `InvalidAct` for invalid input, `NotFound` for an invalid id, and what every use of the ledger may
+    raise: `LedgerUnavailable`, `SchemaMismatch`, `Retryable`.
     """
 
     def hold(self, scope: Scope, *, until: datetime, by: str, reason: str, dry_run: bool = False) -> HoldResult:
         """Pause a grant, a provider or an application until a given time. Jobs wait; no attempts are used up.
 
-        Calls in flight are finished. A hold never shortens one that lasts longer: see `HoldResult.allowed`.
+        Calls in flight are finished. A hold never shortens a longer one: see `HoldResult.allowed`.
         """
         by, reason = signed(by, reason)
         now = self._now()
@@ -70,8 +70,8 @@ class Acting(LedgerAccess):
         """Retry dead letters: the jobs with these ids, or all that match a filter with at least one field.
 
         Bodies and attempts are kept; the next request has a new idempotency key. At most ``limit`` are retried, each
-        ``apart_s`` seconds after the one before. ``even_partly``: also mail that some recipients have, or may have:
-        they get it twice. ``even_overtaken``: also changes of messages that were changed again since.
+        ``apart_s`` seconds after the previous one. ``even_partly``: also mail that some recipients have or may have,
+        who then get it twice. ``even_overtaken``: also changes of messages that have been changed again since.
         """
         by, why = maybe_signed(by, reason)
         problems = []
@@ -97,7 +97,7 @@ class Acting(LedgerAccess):
         """Resolve jobs in doubt: those with these ids, or all that match a filter (an empty one matches all of them).
 
         ``answer``: ``sent`` (with ``message_id``, of one job: the message that it became), ``resend`` (send it again,
-        with a new idempotency key: people may get it twice) or ``dead`` (give it up).
+        with a new idempotency key: recipients may get it twice) or ``dead`` (give it up).
         """
         by, reason = signed(by, reason)
         said = resolve.answer_of(answer)
@@ -108,7 +108,7 @@ class Acting(LedgerAccess):
         )
 
     def cancel(self, job_id: str, *, by: str, reason: str | None = None, dry_run: bool = False) -> CancelResult:
-        """Cancel a job. What becomes of it depends on whether it may have gone out: see `CancelResult`."""
+        """Cancel a job. The result depends on whether it may have gone out: see `CancelResult`."""
         by, why = maybe_signed(by, reason)
         wanted = parse_id(job_id, what="job")
         with self._ledger.reading() if dry_run else self._ledger.writing() as connection:
@@ -125,29 +125,29 @@ class Acting(LedgerAccess):
     def forget(
         self, grant_id: str, application: str = "default", *, by: str, reason: str, dry_run: bool = False
     ) -> Run[ForgetProgress]:
-        """Erase what the ledger keeps of a grant's mail (bodies, addresses, errors), and cancel what waits.
+        """Erase what the ledger keeps of a grant's mail (bodies, addresses, errors), and cancel its waiting jobs.
 
-        That there were jobs stays: ids, times, states, and keys as the application wrote them. Jobs whose call is in
-        flight or that are in doubt stay as they are (`ForgetProgress.left`): forget again once they have ended.
+        The record of the jobs is kept: ids, times, states, and keys as the application wrote them. Jobs whose call is
+        in flight or that are in doubt are not changed (`ForgetProgress.left`): forget again once they have ended.
         """
         by, reason = signed(by, reason)
         scope = Scope.of_grant(grant_id, application)
         return Run(forget.forget(self._ledger, grant_id, scope.application, by=by, reason=reason, dry_run=dry_run))
 
     def recover(self, since: datetime, *, by: str, reason: str, dry_run: bool = False) -> Run[RecoverProgress]:
-        """Put a ledger right that was restored from a backup, or failed over with loss, and dispatch its jobs again.
+        """Recover a ledger that was restored from a backup or failed over with loss, and dispatch its jobs again.
 
-        ``since``: when its history breaks off. Every send that was unfinished then falls into doubt and is looked for
-        in its mailbox; changes of messages return to the queue.
+        ``since``: when its history ends. Every send that was unfinished then is put in doubt and searched for in its
+        mailbox; changes of messages return to the queue.
         """
         by, reason = signed(by, reason)
         at = recover.start_of(self._ledger, since)
         return Run(recover.recover(self._ledger, at, by=by, reason=reason, dry_run=dry_run))
 
     def rekey(self, vault: Vault, *, by: str, reason: str | None = None, dry_run: bool = False) -> Run[RekeyProgress]:
-        """Encrypt everything that the ledger keeps under the first key of ``vault``, while workers go on.
+        """Encrypt everything in the ledger with the first key of ``vault``, while workers keep running.
 
-        Every worker and every application needs the new key before that.
+        Every worker and every application must have the new key first.
         """
         by, why = maybe_signed(by, reason)
         rekey.first_key(vault)
@@ -156,9 +156,9 @@ class Acting(LedgerAccess):
     def deliver_again(
         self, which: DeliveryFilter | Sequence[str], *, by: str, reason: str | None = None, dry_run: bool = False
     ) -> Run[DeliverAgainProgress]:
-        """Try deliveries of outcomes again at once, and for another 72 hours: those with these ids, or all that match.
+        """Retry deliveries of outcomes now, and for another 72 hours: those with these ids, or all that match.
 
-        What a receiver has accepted is not delivered again.
+        Outcomes that a receiver has accepted are not delivered again.
         """
         by, why = maybe_signed(by, reason)
         chosen = deliver_again.selection_of(which)

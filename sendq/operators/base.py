@@ -1,4 +1,4 @@
-"""The ledger as the acts and the questions of operators use it."""
+"""The ledger as the acts and queries of operators use it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ T = TypeVar("T")
 class Ledger:
     """One ledger: its transactions, and the time. On first use it checks that the schema is this version's.
 
-    Every transaction raises `LedgerUnavailable` or `SchemaMismatch` when the ledger cannot be used, and `Retryable`
-    when the database broke it off.
+    Every transaction raises `LedgerUnavailable` or `SchemaMismatch` if the ledger cannot be used, and `Retryable` if
+    the database aborted it.
     """
 
     def __init__(self, ledger: str | URL | Engine, *, now: clock.Clock = clock.now) -> None:
@@ -70,6 +70,6 @@ class LedgerAccess:
         return self._ledger.now()
 
     def _read(self, question: Callable[[Connection], T]) -> T:
-        """Ask in one transaction that only reads."""
+        """Run a query in one transaction that only reads."""
         with self._ledger.reading() as connection:
             return question(connection)

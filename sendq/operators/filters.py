@@ -1,4 +1,4 @@
-"""Filters as programs give them to `Operators`, checked: a wrong value is named with its field, reason and remedy."""
+"""Checks the filters that programs pass to `Operators`: an error names the field, the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refuse(field: str, reason: str, remedy: str) -> NoReturn:
 
 
 def scope_of(application: str | None, provider: str | None, grant_id: str | None) -> LaneFilter:
-    """Which lanes. A grant without an application is one of the application ``default``."""
+    """The filter of lanes. A grant without an application belongs to the application ``default``."""
     if grant_id is not None:
         for problem in check_grant(grant_id):
             refuse("grant_id", problem.reason, problem.remedy)
@@ -36,14 +36,14 @@ def scope_of(application: str | None, provider: str | None, grant_id: str | None
 
 
 def name_of(field: str, given: str | None) -> str | None:
-    """A name, if one was given."""
+    """A name, or None if none was given."""
     if given is not None and not (isinstance(given, str) and given and given.isprintable()):
         refuse(field, "is not a name", "give a non-empty string of printable characters, or None")
     return given
 
 
 def id_of(field: str, given: str | UUID | None) -> UUID | None:
-    """An id, if one was given."""
+    """An id, or None if none was given."""
     if given is None or isinstance(given, UUID):
         return given
     try:
@@ -53,13 +53,13 @@ def id_of(field: str, given: str | UUID | None) -> UUID | None:
 
 
 def members_of(field: str, given: E | str | Iterable[E | str] | None, kind: type[E]) -> Collection[E]:
-    """One or several members of ``kind``, by themselves or by their values; none for None."""
+    """One or several members of ``kind``, given as members or values; None: no members."""
     names = [member.value for member in kind]
     return [kind(name) for name in choices_of(field, given, names)]
 
 
 def choices_of(field: str, given: object, choices: Collection[str]) -> list[str]:
-    """One or several of ``choices``; none for None."""
+    """One or several of ``choices``; None: none of them."""
     if given is None:
         return []
     several = [given] if isinstance(given, str | Enum) or not isinstance(given, Iterable) else list(given)
@@ -75,7 +75,7 @@ def period_of(since: datetime | None, until: datetime | None) -> Period:
 
 
 def limit_of(given: int) -> int:
-    """How many items a page has at most."""
+    """The greatest number of items of a page."""
     if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= LIMIT_MOST:
         refuse("limit", "is no number of items", f"give a number from 1 to {LIMIT_MOST:,}")
     return given

@@ -1,4 +1,4 @@
-"""What operators ask: lists page by page, one grant, job or batch, why a job waits, and the status of the ledger."""
+"""Queries of operators: lists page by page, one grant, job or batch, why a job waits, and the status of the ledger."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ OPERATIONS = ("send", "modify", "delete", "list")
 
 
 class Reading(LedgerAccess):
-    """Questions to the ledger. Nothing is changed, and no question locks a row.
+    """Queries of the ledger. Nothing is changed, and no query locks a row.
 
-    Lists come as a `Page`, the latest first; its ``next`` is the ``cursor`` of the same call for the page that follows.
-    The filters have the same meaning in all of them: an item must fit each that is given.
+    Lists are returned as a `Page`, the latest first; its ``next`` is the ``cursor`` for the same call's next page.
+    The filters have the same meaning in all lists; an item must match every given filter:
 
         application, provider    of the item's grant
         grant_id                 without ``application``, a grant of the application ``default``
@@ -65,7 +65,7 @@ class Reading(LedgerAccess):
         limit                    items of a page, at most 10,000
 
     A job that was enqueued a moment ago is found by its grant, but not by application or provider alone until the
-    dispatcher has seen it. A wrong value raises `InvalidQuery`, with the field, the reason and the remedy.
+    dispatcher has seen it. An invalid value raises `InvalidQuery`, with the field, the reason and the remedy.
     """
 
     def status(self, *, holds: int = 20) -> Status:
@@ -73,9 +73,10 @@ class Reading(LedgerAccess):
         return self._read(lambda connection: status.status(connection, now=self._now(), holds=limit_of(holds)))
 
     def grant(self, grant_id: str, *, application: str = DEFAULT_APPLICATION) -> GrantView:
-        """Whether a grant is connected, what holds it and until when, and how many of its jobs wait.
+        """Whether a grant is connected, what holds it and until when, and how many of its jobs are waiting.
 
-        Of a grant that the dispatcher has not seen (``known`` is False) nothing else is known than its waiting jobs.
+        If the dispatcher has not seen the grant (``known`` is False), only its waiting jobs and its application's hold
+        are known.
         """
         scope_of(application, None, grant_id)
         return self._read(lambda connection: grants.grant(connection, application, grant_id, now=self._now()))
@@ -96,7 +97,7 @@ class Reading(LedgerAccess):
         """Grants: those that are closed or held, the latest first, then the open ones.
 
         ``rule``, ``since`` and ``until``: by what and when it was held or closed. The hold of a whole provider or
-        application makes no grant ``held`` here; it is among ``holds`` of each.
+        application does not make its grants ``held``; it is in the ``holds`` of each.
         """
         which = grants.GrantQuery(
             scope=scope_of(application, provider, grant_id),
@@ -125,7 +126,7 @@ class Reading(LedgerAccess):
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> Page[JobLine]:
-        """Jobs, those that were enqueued last first. ``since`` and ``until``: when they were enqueued.
+        """Jobs, the most recently enqueued first. ``since`` and ``until``: when they were enqueued.
 
         ``operation``: ``send``, ``modify``, ``delete``, or ``list`` (a page of a walk).
         """
@@ -154,7 +155,7 @@ class Reading(LedgerAccess):
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> Page[DeadLetter]:
-        """Dead letters, those that were given up last first. ``since`` and ``until``: when they were given up."""
+        """Dead letters, the most recently given up first. ``since`` and ``until``: when they were given up."""
         which = _dead(application, provider, grant_id, rule, batch_id, since, until)
         return self._page(
             lambda connection, size: dead_letters.dead_letters(connection, which, after=cursor, limit=size), limit
@@ -171,7 +172,7 @@ class Reading(LedgerAccess):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> list[DeadLetterCount]:
-        """How many dead letters each rule has, the most first; the filters are those of `dead_letters`."""
+        """The number of dead letters of each rule, the largest first; the filters are those of `dead_letters`."""
         which = _dead(application, provider, grant_id, rule, batch_id, since, until)
         return self._read(lambda connection: dead_letters.counts_by_rule(connection, which))
 
@@ -188,7 +189,7 @@ class Reading(LedgerAccess):
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> Page[Doubt]:
-        """Jobs in doubt, those that were enqueued last first. ``since`` and ``until``: when they were enqueued."""
+        """Jobs in doubt, the most recently enqueued first. ``since`` and ``until``: when they were enqueued."""
         which = doubts.DoubtQuery(
             scope=scope_of(application, provider, grant_id),
             rule=name_of("rule", rule),
@@ -215,8 +216,8 @@ class Reading(LedgerAccess):
     ) -> Page[EventView]:
         """What happened to grants and holds, and what operators did, the latest first.
 
-        ``kind``: one or several of those that `sendq.ledger.events` lists; ``by``: an operator's name, or ``policy``
-        and the like.
+        ``kind``: one or several of the kinds in `sendq.ledger.events`; ``by``: an operator's name, or an automatic
+        actor such as ``policy``.
         """
         which = events.EventQuery(
             scope=scope_of(application, provider, grant_id),
@@ -245,7 +246,7 @@ class Reading(LedgerAccess):
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> Page[DeliveryView]:
-        """Deliveries of outcomes, the latest first. ``since`` and ``until``: when the outcome came.
+        """Deliveries of outcomes, the latest first. ``since`` and ``until``: when the outcome occurred.
 
         ``state``: ``waiting``, ``delivered``, ``given_up``. ``kind``: the outcome (``sent``, ``dead``, …). ``job_id``
         or ``batch_id``: what it is about.

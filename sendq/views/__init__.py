@@ -1,4 +1,4 @@
-"""What applications and operators see of the ledger: frozen snapshots, with datetimes in UTC."""
+"""The views of the ledger for applications and operators: frozen snapshots, with datetimes in UTC."""
 
 from sendq.views.batches import Batch, BatchError, BatchView, WalkView
 from sendq.views.grants import EventView, GrantState, GrantView, HoldView

@@ -1,4 +1,4 @@
-"""Batches: what a bulk call returns, and how far its jobs and its walk are."""
+"""Batches: what a bulk call returns, and the progress of its jobs and its walk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sendq.views.page import plain
 class Batch:
     """What a bulk call returns; ``total`` is the number of its jobs (None: a walk has to find the messages first).
 
-    ``existed``: the key named this batch already, and nothing new was stored.
+    ``existed``: the key already named this batch, and nothing new was stored.
     """
 
     id: str
@@ -40,8 +40,8 @@ class WalkView:
 
     ``state``: ``listing`` messages; ``making`` jobs for those found; ``done``; ``stopped`` (a page was given up,
     cancelled or expired; the batch's errors say why, and a retry of its dead letters continues the walk). ``pages``
-    were listed, with ``found`` messages; ``listed`` of ``listings`` are complete (a query is one listing, and so is
-    each thread).
+    were listed, with ``found`` messages; ``listed`` of ``listings`` are complete (a query is one listing, each thread
+    is one).
     """
 
     state: str
@@ -77,7 +77,7 @@ class BatchView:
 
     @property
     def waiting(self) -> int:
-        """Jobs that have not ended, including those on the wire; during a walk, of the messages found so far."""
+        """Jobs that have not ended, including those on the wire; during a walk, only for messages found so far."""
         known = self.total if self.total is not None else self.walk.found if self.walk is not None else 0
         return known - sum(self.counts.values())
 

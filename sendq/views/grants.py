@@ -11,7 +11,7 @@ from sendq.views.page import plain
 
 
 class GrantState(StrEnum):
-    """What keeps a grant's jobs waiting, as far as the grant itself is concerned."""
+    """What blocks a grant's jobs, apart from holds of its provider or application."""
 
     OPEN = "open"  # nothing
     HELD = "held"  # a hold, until a time
@@ -23,7 +23,7 @@ class HoldView:
     """A hold in force, or a grant that is closed (``until`` None: until its owner signs in again).
 
     ``grant_id`` is None when the hold is on a provider, and ``provider`` too when it is on the whole application.
-    ``by``: ``policy`` and the like, or an operator's name.
+    ``by``: an operator's name, or an automatic actor such as ``policy``.
     """
 
     application: str
@@ -37,17 +37,17 @@ class HoldView:
 
 @dataclass(frozen=True, slots=True)
 class GrantView:
-    """A grant: whether it is connected, what holds it and until when, and how many jobs wait.
+    """A grant: whether it is connected, what holds it and until when, and how many of its jobs are waiting.
 
     known         False: the dispatcher has not seen a job for it yet; its provider is then None
     state         of the grant itself; a hold of its provider or application does not change it
     since         when it was held or closed; with the ``rule`` that did it, ``by`` whom, and an operator's ``reason``
     until         when the hold of the grant itself ends
     suspected     closed, and the API is being asked whether its owner really has to sign in again
-    announced_at  when the application was told that the owner must sign in again
+    announced_at  when the application was notified that the owner must sign in again
     gone          the grant no longer exists at Nylas; its jobs end
     holds         every hold in force over it: its application's, its provider's, its own
-    waiting       its waiting jobs; with ``more_waiting`` there are more than were counted
+    waiting       its waiting jobs; if ``more_waiting``, there are more than were counted
     """
 
     grant_id: str
@@ -69,12 +69,12 @@ class GrantView:
 
     @property
     def connected(self) -> bool:
-        """Whether its jobs can go once no hold is left: its owner need not sign in again."""
+        """Whether its jobs can be sent once no hold is in force: its owner need not sign in again."""
         return self.state is not GrantState.CLOSED
 
     @property
     def held_until(self) -> datetime | None:
-        """When the last hold over it ends, its provider's and application's included; None: nothing holds it."""
+        """When the last hold over it ends, including its provider's and application's; None: it is not held."""
         return max((hold.until for hold in self.holds if hold.until is not None), default=None)
 
     def as_json(self) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class GrantView:
 class EventView:
     """Something that happened to a grant, a provider or an application, or that an operator did.
 
-    ``kind`` is one of `sendq.ledger.events`; ``by`` an operator's name, or what acted on its own: ``policy``,
+    ``kind`` is one of `sendq.ledger.events`; ``by`` an operator's name, or an automatic actor: ``policy``,
     ``escalation``, ``check``, ``reconcile``, ``webhook``. ``job_id``: the job concerned, or whose answer caused it.
     """
 

@@ -21,7 +21,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an enqueue returns. ``existed``: the key named this job already, and nothing new was stored."""
+    """What an enqueue returns. ``existed``: the key already named this job, and nothing new was stored."""
 
     id: str
     existed: bool = False
@@ -138,9 +138,9 @@ class Doubt:
     doubt_at     when its last request with an unknown outcome began
     rule         what put it in doubt
     look_at      the next search; None: not planned yet
-    looks        searches so far that could count as proof; misses those of them that proved its absence
+    looks        searches so far that could count as proof; ``misses``: those that proved its absence
     seen         the result of the last search; None: there was none
-    in_doubt     what follows if it is not found (wait, resend, dead); None: as the workers are set
+    in_doubt     what happens if it is not found (wait, resend, dead); None: the workers' setting
     cancel_at    when it was cancelled: it ends as cancelled if it was not sent
     """
 
@@ -169,7 +169,7 @@ class Why:
     """Why a job is in its state: ``reason`` for programs, ``says`` for people; ``until``: when the wait ends, if known.
 
     ``by`` is who made the hold that it waits for (``policy``, or an operator), ``note`` the operator's reason for it.
-    ``ahead`` counts the jobs of its lane that go first, up to 10,000. ``eta``: about when it goes, if only its lane's
+    ``ahead`` counts the jobs of its lane that go first, up to 10,000. ``eta``: about when it starts, if only its lane's
     pace, holds and the jobs ahead delay it.
     """
 
@@ -191,7 +191,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class Eta:
-    """When a job accepted now would go: a prediction from its lane's pace, the holds over it and the jobs ``ahead``.
+    """When a job accepted now would start: an estimate from its lane's pace, the holds over it and the jobs ``ahead``.
 
     ``at`` None: not before the grant's owner has signed in again. ``or_later``: more jobs are ahead than were counted.
     """

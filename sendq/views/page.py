@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """Some items of a list, and the cursor of those that follow.
+    """Some items of a list, and the cursor of the next page.
 
-    ``next`` goes into the same call, with the same filters, as its ``cursor``; None is the end of the list. Items that
-    are added or removed meanwhile make no other item appear twice or be left out. A page looks at a limited number of
-    rows, so where few of them fit the filters it may have fewer items than asked for, even none, and still a ``next``.
+    Pass ``next`` to the same call, with the same filters, as its ``cursor``; None is the end of the list. Items that
+    are added or removed meanwhile do not make others appear twice or go missing. A page scans a limited number of rows,
+    so if few of them match the filters, it may have fewer items than requested, even none, and still a ``next``.
     """
 
     items: tuple[T, ...]
@@ -30,7 +30,7 @@ class Page(Generic[T]):
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with datetimes as ISO 8601 and enums as their values."""
+    """The same values, with datetimes as ISO 8601 and enums as their values."""
 
     def one(value: Any) -> Any:
         if isinstance(value, datetime):

@@ -11,7 +11,7 @@ from sendq.rules.states import State
 from sendq.views.grants import HoldView
 from sendq.views.page import plain
 
-# Counting stops here, of the waiting jobs of a state and of the deliveries of a backlog: it stays cheap.
+# Counts of the waiting jobs of a state and of the deliveries of a backlog stop here, to stay cheap.
 JOBS_MOST = 100_000
 DELIVERIES_MOST = 10_000
 
@@ -32,7 +32,7 @@ class LaneCounts:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker process as it registered itself; ``capacity`` is the number of calls that it makes at once."""
+    """A worker process as registered; ``capacity`` is the number of calls that it makes at once."""
 
     id: str
     name: str
@@ -47,7 +47,7 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class Shut:
-    """Nothing is sent ``since`` then: the ledger has lost what happened after ``known_until``."""
+    """Nothing has been sent since ``since``: the ledger has lost what happened after ``known_until``."""
 
     since: datetime
     known_until: datetime
@@ -59,7 +59,7 @@ class Backlog:
     """Outcomes that are still to be delivered.
 
     ``waiting`` and ``given_up`` are counted up to 10,000, and ``oldest_s`` (the age of the oldest waiting one) is then
-    a lower bound. ``failing``: receivers whose last request failed, and for which something waits.
+    a lower bound. ``failing``: receivers whose last request failed and that have waiting deliveries.
     """
 
     waiting: int
@@ -72,10 +72,10 @@ class Backlog:
 class Status:
     """The ledger at a glance.
 
-    jobs         by state, every state; 100,000 of one that is not final means "at least"
-    holds        of applications and providers, all of them, then of grants, the latest first, up to a limit
+    jobs         by state, every state; 100,000 in a state that is not final means "at least"
+    holds        all those of applications and providers, then those of grants, the latest first, up to a limit
     turn_wait_s  how long the lane that has waited longest has been due for a turn, in seconds
-    oldest_s     by priority, how long the oldest job has waited that no hold, closed lane or pace keeps, in seconds
+    oldest_s     by priority, how long the oldest job has waited that no hold, closed lane or pace delays, in seconds
     calls        of the last minute, by what they led to (``done``, or a route of the policy)
     """
 
@@ -99,8 +99,8 @@ class Status:
 class DeliveryView:
     """The delivery of one outcome to one receiver.
 
-    ``subject`` is the id of the job, batch or lane that it is about; ``target`` what the enqueuing call named;
-    ``facts`` what is delivered. ``next_at``: the next try, None once it is delivered or given up.
+    ``subject`` is the id of the job, batch or lane that it is about; ``target`` is the one named at enqueue; ``facts``
+    is what is delivered. ``next_at``: the next try, None once it is delivered or given up.
     """
 
     id: str

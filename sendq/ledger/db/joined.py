@@ -203,7 +203,7 @@ def _engine(driver: str) -> Engine:
     """One engine for each driver, for its dialect and its cache of compiled statements; it keeps no connections.
 
     Not made with ``create_engine``, which registers types and functions on a new connection and queries the server's
-    properties, in the middle of the caller's transaction. PostgreSQL 14's are those that the dialect assumes.
+    properties, in the middle of the caller's transaction. PostgreSQL 14 has those that the dialect assumes.
     """
     url = make_url(f"{_DIALECTS[driver]}://")
     dialect_class: Any = url.get_dialect()

@@ -13,8 +13,8 @@ in steps, and a key outlives its job on purpose.
     prune_cursor              how far the pruner has come (`sendq.ledger.retention`)
     wake                      "this lane has new jobs": appended by enqueue, deleted by the dispatcher
     lane ── pair              a lane belongs to one (application, provider); both can be held
-    worker, leader            which workers are alive, and which one dispatches; how far the ledger's history and clock
-    are event                     what happened to lanes and holds, and what operators did, with author and time
+    worker, leader            which workers are alive, and which one dispatches; the ledger's history and highest time
+    event                     what happened to lanes and holds, and what operators did, with author and time
     delivery ── receiver      outcomes to be delivered; receivers that do not answer
     webhook                   notifications of Nylas that were received
 """

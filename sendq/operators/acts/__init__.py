@@ -1,1 +1,1 @@
-"""What operators do, an act in each file: its progress, and its transactions one after another."""
+"""The acts of operators, one in each file: its progress, and its sequence of transactions."""

@@ -1,4 +1,4 @@
-"""Cancel one job, or a batch with all of its jobs that have not gone out."""
+"""Cancel one job, or a batch with all its jobs that have not gone out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sendq.operators.base import Ledger
 from sendq.rules.states import FINAL, State
 from sendq.views import BatchView
 
-# A batch is looked at again after so many transactions: to add up its jobs costs more than to end a few hundred.
+# A batch is read again after this many transactions: adding up its jobs costs more than ending a few hundred.
 LOOK_EVERY = 20
 
 
@@ -27,7 +27,7 @@ class CancelResult:
     """What a cancel did, or (``dry_run``) would do. ``before`` and ``state``: the job before and after it.
 
     ``state`` is ``cancelled`` (it will not go out); ``sending`` (its call is in flight: it is cancelled if the answer
-    is "not sent"); ``in_doubt`` (it may have gone out, and is not tried again); or as it had ended before.
+    is "not sent"); ``in_doubt`` (it may have gone out, and is not tried again); or the state in which it had ended.
     """
 
     job_id: str
@@ -60,23 +60,23 @@ def cancel(
 
 @dataclass(frozen=True, slots=True)
 class CancelBatchProgress:
-    """How far the cancelling of a batch is, or (``dry_run``) how the batch is now."""
+    """The progress of a batch's cancel, or (``dry_run``) the batch as it is now."""
 
     batch: BatchView
     dry_run: bool
 
     @property
     def ended_before(self) -> bool:
-        """Whether the batch had ended before anybody cancelled it, so that nothing was changed."""
+        """Whether the batch had ended without being cancelled, so that nothing was changed."""
         return self.batch.finished_at is not None and self.batch.cancelled_at is None
 
 
 def cancel_batch(
     ledger: Ledger, batch_id: UUID, *, by: str, reason: str | None, dry_run: bool
 ) -> Iterator[CancelBatchProgress]:
-    """Cancel a batch: from the first part on nothing of it begins; the parts after that end its waiting jobs.
+    """Cancel a batch: from the first part on nothing of it begins; later parts end its waiting jobs.
 
-    Workers end the rest if this is interrupted. Raises `NotFound`.
+    If this is interrupted, workers end the rest. Raises `NotFound`.
     """
     seen = _view(ledger, batch_id)
     if dry_run or seen.finished_at is not None:

@@ -1,4 +1,4 @@
-"""What a caller may say to an act: who, why, when, and which jobs. Raises `InvalidAct` with every problem."""
+"""Checks the arguments of an act: who, why, when, and which jobs. Raises `InvalidAct` with every problem."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sendq.ledger.events import AUTOMATIC
 # Characters of an author's name and of a reason: both are shown in tables.
 TEXT_MOST = 500
 
-# A longer hold is a mistake (hours taken for seconds), and near the end of the calendar adding to a time fails.
+# A longer hold is a mistake (hours for seconds), and near the end of the calendar adding to a time fails.
 LONGEST_HOLD = timedelta(days=366)
 
 
 def signed(by: str, reason: str) -> tuple[str, str]:
-    """The author and the reason of an act, without the spaces around them; both are kept with the act."""
+    """The author and the reason of an act, without surrounding spaces; both are recorded with the act."""
     problems = _text_problems("by", by)
     if not problems and by.strip() in AUTOMATIC:
         problems = [Problem("by", f"{by.strip()!r} is a name of sendq itself", "give a person's name")]
@@ -29,7 +29,7 @@ def signed(by: str, reason: str) -> tuple[str, str]:
 
 
 def maybe_signed(by: str, reason: str | None) -> tuple[str, str | None]:
-    """The same for an act that needs no reason."""
+    """`signed` for an act that needs no reason."""
     if reason is None:
         return signed(by, "-")[0], None
     return signed(by, reason)
@@ -63,12 +63,12 @@ def instant(field: str, at: datetime) -> Micros:
 
 
 def job_ids(ids: Sequence[str]) -> list[UUID]:
-    """Named jobs; at least one. Raises `NotFound` for what is not an id."""
+    """The ids of jobs; at least one. Raises `NotFound` for an invalid id."""
     return _ids(ids, field="jobs", what="job")
 
 
 def delivery_ids(ids: Sequence[str]) -> list[UUID]:
-    """The same for deliveries."""
+    """The ids of deliveries; at least one. Raises `NotFound` for an invalid id."""
     return _ids(ids, field="deliveries", what="delivery")
 
 

@@ -1,4 +1,4 @@
-"""Deliver outcomes again that their receivers have not accepted, a few hundred in one transaction."""
+"""Retry deliveries of outcomes that were not accepted, a few hundred in one transaction."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sendq.ledger.deliveries import Wanted
 from sendq.operators.acts.checks import delivery_ids, lane_of, refuse
 from sendq.operators.base import Ledger
 
-# In one transaction: few enough that rows stay locked for milliseconds only.
+# Per transaction: few enough that rows stay locked for milliseconds only.
 STEP = 500
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverAgainProgress:
-    """How many deliveries are due again so far, or (``dry_run``) would be."""
+    """The number of deliveries made due again so far, or (``dry_run``) that would be."""
 
     dry_run: bool
     retried: int = 0
 
 
 def selection_of(which: DeliveryFilter | Sequence[str]) -> Wanted:
-    """The deliveries that a caller means. Raises `InvalidAct` or `NotFound`."""
+    """The deliveries that a caller selected. Raises `InvalidAct` or `NotFound`."""
     if not isinstance(which, DeliveryFilter):
         return Wanted(ids=delivery_ids(which))
     if which == DeliveryFilter(application=which.application):
@@ -52,7 +52,7 @@ def _subject(which: DeliveryFilter) -> UUID | None:
 def deliver_again(
     ledger: Ledger, which: Wanted, *, by: str, reason: str | None, dry_run: bool
 ) -> Iterator[DeliverAgainProgress]:
-    """Make what is selected due at once; each part is one transaction with its own event."""
+    """Make the selected deliveries due now; each part is one transaction with its own event."""
     if dry_run:
         with ledger.reading() as connection:
             yield DeliverAgainProgress(dry_run, deliveries.undelivered(connection, which))

@@ -1,4 +1,4 @@
-"""Erase what the ledger keeps of a grant's mail, and cancel what waits."""
+"""Erase what the ledger keeps of a grant's mail, and cancel its waiting jobs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sendq.ledger.db.bulk import chunks
 from sendq.ledger.operators import erasure
 from sendq.operators.base import Ledger
 
-# Attached files that one transaction drops: a file may have 25 MB.
+# Attached files that one transaction deletes: a file may have 25 MB.
 FILES_STEP = 20
 
 
 @dataclass(frozen=True, slots=True)
 class ForgetProgress:
-    """How far a grant is forgotten, or (``dry_run``) what would be done. ``jobs``: all that the ledger has of it.
+    """The progress of an erasure, or (``dry_run``) what would be done. ``jobs``: all jobs of the grant.
 
-    ``cancelled``: waiting jobs that were cancelled; ``erased``: jobs of which nothing is kept but that they existed.
-    ``in_flight``, ``in_doubt``: jobs whose bodies are still needed; forget again once they have ended. ``keys`` and
-    ``batches`` count those of the grant, and ``batches_left`` those that could not be erased yet.
+    ``cancelled``: waiting jobs that were cancelled; ``erased``: jobs of which only the record is kept. ``in_flight``,
+    ``in_doubt``: jobs whose bodies are still needed; forget again once they have ended. ``keys`` and ``batches`` count
+    those of the grant, ``batches_left`` the batches that could not be erased yet.
     """
 
     application: str
@@ -40,14 +40,14 @@ class ForgetProgress:
 
     @property
     def left(self) -> int:
-        """Jobs whose bodies are still there."""
+        """Jobs whose bodies still exist."""
         return self.in_flight + self.in_doubt
 
 
 def forget(
     ledger: Ledger, grant_id: str, application: str, *, by: str, reason: str, dry_run: bool
 ) -> Iterator[ForgetProgress]:
-    """Forget a grant: a part for each few hundred jobs, and one at the end. Nothing happens to an unknown grant."""
+    """Forget a grant: one part for every few hundred jobs, and one at the end. An unknown grant is not an error."""
     with ledger.reading() as connection:
         found = erasure.find(connection, lane_id(application, grant_id))
     tally = erasure.Tally()
@@ -66,7 +66,7 @@ def forget(
         return
     with ledger.writing() as connection:
         erasure.note(connection, application, grant_id, by=by, reason=reason, now=ledger.now())
-    for batch in found.batches:  # first, or they would find and make more in the meantime
+    for batch in found.batches:  # first, or they would find messages and create jobs meanwhile
         with ledger.writing() as connection:
             cancel_batch(connection, batch, now=ledger.now())
     for jobs in chunks(found.jobs, erasure.STEP):
@@ -85,7 +85,7 @@ def forget(
 
 
 def _end_rest(ledger: Ledger, batch: UUID) -> None:
-    """End what a cancelled batch has made since we looked, and what it has found without making jobs of it."""
+    """End the jobs that a cancelled batch has created since, and drop found messages that have no jobs yet."""
     after: UUID | None = UUID(int=0)
     while after is not None:
         with ledger.writing() as connection:
@@ -93,7 +93,7 @@ def _end_rest(ledger: Ledger, batch: UUID) -> None:
 
 
 def _drop_files(ledger: Ledger) -> None:
-    """Drop attached files that no job needs any more."""
+    """Delete attached files that no job needs any more."""
     dropped = True
     while dropped:
         with ledger.writing() as connection:

@@ -17,7 +17,7 @@ from sendq.scope import Scope, ScopeState
 class HoldResult:
     """What a hold did. ``before``: the scope as it was.
 
-    ``allowed``: False if the scope is held for longer already; then nothing was changed.
+    ``allowed``: False if the scope is already held for longer; then nothing was changed.
     """
 
     scope: Scope
@@ -28,14 +28,14 @@ class HoldResult:
 
     @property
     def done(self) -> bool:
-        """Whether the scope is held until then because of this act."""
+        """Whether this act holds the scope until the given time."""
         return self.allowed and not self.dry_run
 
 
 def hold(
     connection: Connection, scope: Scope, *, until: Micros, by: str, reason: str, dry_run: bool, now: Micros
 ) -> HoldResult:
-    """Hold a scope, unless it is held for longer already."""
+    """Hold a scope, unless it is already held for longer."""
     before = state_of(connection, scope, now=now)
     if dry_run:
         allowed = before.held_until is None or before.held_until <= moment(until)
@@ -57,5 +57,5 @@ def state_of(connection: Connection, scope: Scope, *, now: Micros) -> ScopeState
 
 
 def provider_of_pair(scope: Scope) -> str:
-    """The provider by which the ledger knows a scope that is no single grant."""
+    """The provider of the pair that stores the hold of a provider or an application."""
     return scope.provider or WHOLE_APPLICATION

@@ -1,4 +1,4 @@
-"""Put a ledger right that was restored from a backup, and let its jobs be dispatched again."""
+"""Recover a ledger that was restored from a backup, and dispatch its jobs again."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from sendq.operators.base import Ledger
 
 @dataclass(frozen=True, slots=True)
 class RecoverProgress:
-    """How far a recovery is, or (``dry_run``) what it would do.
+    """The progress of a recovery, or (``dry_run``) what it would do.
 
-    ``in_doubt``: sends that fell into doubt; ``requeued``: changes of messages that returned to the queue; ``open``:
+    ``in_doubt``: sends that were put in doubt; ``requeued``: changes of messages that returned to the queue; ``open``:
     jobs are dispatched again, which is the last part.
     """
 
@@ -30,7 +30,7 @@ class RecoverProgress:
 
 
 def start_of(ledger: Ledger, since: datetime) -> Micros:
-    """The time at which the ledger's history breaks off, if it can be that. Raises `InvalidAct`."""
+    """The time at which the ledger's history ends, checked. Raises `InvalidAct`."""
     at = instant("since", since)
     if at > ledger.now():
         refuse([Problem("since", "is in the future", "give the time of the backup")])
@@ -45,7 +45,7 @@ def start_of(ledger: Ledger, since: datetime) -> Micros:
 
 
 def recover(ledger: Ledger, since: Micros, *, by: str, reason: str, dry_run: bool) -> Iterator[RecoverProgress]:
-    """Put right what was unfinished then, part by part; the last part lets jobs be dispatched again."""
+    """Repair the jobs that were unfinished at ``since``, part by part; the last part resumes dispatching."""
     if dry_run:
         with ledger.reading() as connection:
             unfinished = recovery.count(connection, since=since)

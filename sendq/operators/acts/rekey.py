@@ -1,4 +1,4 @@
-"""Encrypt everything that the ledger keeps under the first key of a vault, while workers go on."""
+"""Encrypt everything in the ledger with the first key of a vault, while workers keep running."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sendq.vault import Vault
 
 @dataclass(frozen=True, slots=True)
 class RekeyProgress:
-    """How far a change of the encryption key is. ``key``: the name of the key that encrypts now.
+    """The progress of a change of the encryption key. ``key``: the name of the key that encrypts now.
 
-    ``sealed``: rows encrypted under it so far; ``unreadable``: rows that no given key opens, by the name of their key:
-    they stay as they are. ``rows`` (known at the end) counts all rows by the key that they need now, None for rows that
-    are not encrypted.
+    ``sealed``: rows encrypted with it so far; ``unreadable``: rows that no given key decrypts, by the name of their
+    key; they are not changed. ``rows`` (known at the end) counts all rows by the key that they need now, None for rows
+    that are not encrypted.
     """
 
     dry_run: bool
@@ -39,7 +39,7 @@ def first_key(vault: Vault) -> str:
 
 
 def rekey(ledger: Ledger, vault: Vault, *, by: str, reason: str | None, dry_run: bool) -> Iterator[RekeyProgress]:
-    """Encrypt under the first key what has another one or none; each part is one transaction."""
+    """Encrypt with the first key the rows that have another one or none; each part is one transaction."""
     done = RekeyProgress(dry_run, first_key(vault))
     if not dry_run:
         words = f"under {done.key}" + (f": {reason}" if reason else "")

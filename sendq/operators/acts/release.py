@@ -17,7 +17,7 @@ from sendq.scope import Scope, ScopeState
 class ReleaseResult:
     """What a release did, or (``dry_run``) would do. ``before``: the scope as it was.
 
-    ``outcome``: ``released`` (a hold ended), ``reopened`` (the lane was closed), or None: there was nothing to end.
+    ``outcome``: ``released`` (a hold ended), ``reopened`` (the lane was closed), or None (there was nothing to end).
     ``held_above``: what still holds the scope: its provider, its application, or both.
     """
 

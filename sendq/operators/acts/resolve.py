@@ -18,15 +18,15 @@ from sendq.operators.base import Ledger
 from sendq.rules.by_hand import Answer, ResendRefusal
 from sendq.rules.states import State
 
-MESSAGE_ID_MOST = 512  # characters, as the ledger keeps ids of others
+MESSAGE_ID_MOST = 512  # characters, as for other external ids in the ledger
 
 
 @dataclass(frozen=True, slots=True)
 class ResolveProgress:
-    """How far a resolve is, or (``dry_run``) what it would do.
+    """The progress of a resolve, or (``dry_run``) what it would do.
 
-    ``resolved``: jobs so far; ``refused``: jobs that stay in doubt, by the reason. Of jobs that were named, ``jobs``
-    are those resolved, and ``not_in_doubt`` (known at the end) has the others with their state, None for no such job.
+    ``resolved``: jobs so far; ``refused``: jobs that stay in doubt, by reason. If jobs were named, ``jobs`` are those
+    resolved, and ``not_in_doubt`` (known at the end) has the others with their state, None for no such job.
     """
 
     dry_run: bool
@@ -38,14 +38,14 @@ class ResolveProgress:
 
 
 def answer_of(answer: Answer | str) -> Answer:
-    """The answer that a caller means."""
+    """The answer as an `Answer`. Raises `InvalidAct`."""
     if answer not in tuple(Answer):
         refuse([Problem("answer", "is not an answer", f"give one of {', '.join(Answer)}")])
     return Answer(answer)
 
 
 def check_message_id(message_id: str | None, which: DoubtFilter | Sequence[str], answer: Answer) -> None:
-    """Refuse the id of a message that cannot belong to what is resolved."""
+    """Raise `InvalidAct` if the message id does not fit the selected jobs or the answer."""
     if message_id is None:
         return
     if answer is not Answer.SENT or isinstance(which, DoubtFilter) or len(which) != 1:
@@ -56,7 +56,7 @@ def check_message_id(message_id: str | None, which: DoubtFilter | Sequence[str],
 
 
 def selection_of(which: DoubtFilter | Sequence[str]) -> DoubtSelection:
-    """The jobs in doubt that a caller means. Raises `InvalidAct` or `NotFound`."""
+    """The jobs in doubt that a caller selected. Raises `InvalidAct` or `NotFound`."""
     if not isinstance(which, DoubtFilter):
         return DoubtSelection(jobs=job_ids(which))
     return DoubtSelection(rule=which.rule, lane_id=lane_of(which.grant_id, which.application))
@@ -72,7 +72,7 @@ def resolve(
     message_id: str | None,
     dry_run: bool,
 ) -> Iterator[ResolveProgress]:
-    """Resolve what is selected; each part is one transaction, or (``dry_run``) one look."""
+    """Resolve the selected jobs; each part is one transaction, or (``dry_run``) one query."""
     done: list[str] = []
     number, refused = 0, Counter[ResendRefusal]()
     after: UUID | None = None

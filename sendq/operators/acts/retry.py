@@ -21,10 +21,10 @@ from sendq.rules.states import State
 
 @dataclass(frozen=True, slots=True)
 class RetryProgress:
-    """How far a retry is, or (``dry_run``) what it would do.
+    """The progress of a retry, or (``dry_run``) what it would do.
 
-    ``retried``: jobs so far; ``refused``: dead letters that stay so, by the reason. Of jobs that were named, ``jobs``
-    are those retried, and ``not_dead`` (known at the end) has the others with their state, None for no such job.
+    ``retried``: jobs so far; ``refused``: dead letters that stay dead, by reason. If jobs were named, ``jobs`` are
+    those retried, and ``not_dead`` (known at the end) has the others with their state, None for no such job.
     """
 
     dry_run: bool
@@ -37,7 +37,7 @@ class RetryProgress:
 def selection_of(
     which: DeadLetterFilter | Sequence[str], *, even_partly: bool, even_overtaken: bool
 ) -> DeadLetterSelection:
-    """The dead letters that a caller means. Raises `InvalidAct` or `NotFound`."""
+    """The dead letters that a caller selected. Raises `InvalidAct` or `NotFound`."""
     if not isinstance(which, DeadLetterFilter):
         return DeadLetterSelection(jobs=job_ids(which), even_partly=even_partly, even_overtaken=even_overtaken)
     if which.rule is None and which.grant_id is None and which.batch_id is None and which.since is None:
@@ -62,7 +62,7 @@ def retry(
     apart: Micros,
     dry_run: bool,
 ) -> Iterator[RetryProgress]:
-    """Retry what is selected; each part is one transaction, or (``dry_run``) one look."""
+    """Retry the selected jobs; each part is one transaction, or (``dry_run``) one query."""
     done: list[str] = []
     number, refused = 0, Counter[RetryRefusal]()
     next_at: Micros = 0
@@ -94,7 +94,7 @@ def retry(
 
 
 def others(ledger: Ledger, named: Sequence[UUID] | None, done: Sequence[str], *, but: State) -> dict[str, State | None]:
-    """The named jobs that are neither done nor in the state ``but``, with their states; None: there is no such job."""
+    """The named jobs that are neither done nor in the state ``but``, with their states; None: no such job."""
     rest = [job for job in named or () if str(job) not in set(done)]
     if not rest:
         return {}

@@ -1,4 +1,4 @@
-"""An act of many transactions, which says how far it is."""
+"""An act of many transactions that yields its progress."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ P = TypeVar("P")
 class Run(Generic[P]):
     """An act being carried out: iterate over it, or call `finish`.
 
-    Each item is one transaction further, and counts from the beginning of the act; the last one is the result. Nothing
-    happens before the first item is asked for. A caller that stops early keeps what was done, and may run it again.
+    Each item is the progress after one more transaction, counted from the beginning; the last one is the result.
+    Nothing happens before the first item is requested. If a caller stops early, what was done is kept, and the act may
+    be run again.
     """
 
     def __init__(self, parts: Iterator[P]) -> None:
@@ -27,7 +28,7 @@ class Run(Generic[P]):
         return self._last
 
     def finish(self) -> P:
-        """Carry the act to its end; returns the result."""
+        """Run the act to its end; returns the result."""
         for _ in self:
             pass
         assert self._last is not None, "an act has at least one part"
