@@ -101,7 +101,7 @@ class Pair(NamedTuple):
 
 
 class Wake(NamedTuple):
-    """A row of ``sendq_wake``: when the first of some new jobs of a lane are due, by priority (None: none of it)."""
+    """A row of ``sendq_wake``: when the first of some new jobs of a lane are due, by priority (None: no job)."""
 
     id: int
     lane_id: UUID

@@ -35,9 +35,9 @@ Sums = Mapping[str, int]
 def sums_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Sums]:
     """The sums of these batches so far, by state."""
     table = schema.batch_change.c
-    wanted = select(table.batch_id, table.state, func.sum(table.count).label("sum")).where(table.batch_id.in_(ids))
+    query = select(table.batch_id, table.state, func.sum(table.count).label("sum")).where(table.batch_id.in_(ids))
     found: dict[UUID, Sums] = {}
-    for row in connection.execute(wanted.group_by(table.batch_id, table.state)):
+    for row in connection.execute(query.group_by(table.batch_id, table.state)):
         found[row.batch_id] = {**found.get(row.batch_id, {}), row.state: int(row.sum)}
     return {batch_id: found.get(batch_id, {}) for batch_id in ids}
 
@@ -64,8 +64,8 @@ def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[U
     changed = _changed(connection, limit=limit)
     if not changed:
         return []
-    wanted = select(table).where(table.c.id.in_(changed)).order_by(table.c.id).with_for_update()
-    batches = connection.execute(wanted).all()
+    query = select(table).where(table.c.id.in_(changed)).order_by(table.c.id).with_for_update()
+    batches = connection.execute(query).all()
     _add_up(connection, changed, now=now, limit=limit)
     sums = sums_of(connection, changed)
     finished = []
@@ -144,8 +144,8 @@ def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> bool
 def being_cancelled(connection: Connection, *, limit: int) -> Sequence[UUID]:
     """Cancelled batches that may still have waiting jobs or messages."""
     table = schema.batch.c
-    wanted = select(table.id).where(table.cancel_at.is_not(None), ~table.cancelled).order_by(table.id)
-    return connection.execute(wanted.limit(limit)).scalars().all()
+    query = select(table.id).where(table.cancel_at.is_not(None), ~table.cancelled).order_by(table.id)
+    return connection.execute(query.limit(limit)).scalars().all()
 
 
 def end_some(connection: Connection, batch_id: UUID, *, after: UUID, now: Micros) -> UUID | None:

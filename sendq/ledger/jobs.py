@@ -32,8 +32,8 @@ def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool 
     if not ids:
         return {}
     table = schema.job
-    wanted = select(*_LOCKED).where(one_of(connection, table.c.id, sorted(set(ids), key=number))).order_by(table.c.id)
-    rows = connection.execute(wanted.with_for_update(skip_locked=skip_locked)).all()
+    query = select(*_LOCKED).where(one_of(connection, table.c.id, sorted(set(ids), key=number))).order_by(table.c.id)
+    rows = connection.execute(query.with_for_update(skip_locked=skip_locked)).all()
     return {row[0]: LockedJob._make(row) for row in rows}
 
 

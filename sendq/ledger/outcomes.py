@@ -110,8 +110,8 @@ def _targets_in(connection: Connection, lane_id: UUID) -> Sequence[str]:
         .subquery()
     )
     target = func.coalesce(waiting.c.on_outcome, batch.c.on_outcome)
-    wanted = select(target).outerjoin(batch, batch.c.id == waiting.c.batch_id).where(target.is_not(None)).distinct()
-    return connection.execute(wanted.order_by(target).limit(TARGETS_MOST)).scalars().all()
+    query = select(target).outerjoin(batch, batch.c.id == waiting.c.batch_id).where(target.is_not(None)).distinct()
+    return connection.execute(query.order_by(target).limit(TARGETS_MOST)).scalars().all()
 
 
 def _append(

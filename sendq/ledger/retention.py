@@ -38,14 +38,14 @@ def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micr
     """Delete jobs that ended in ``state`` before ``before``, with all dependent rows; returns how many."""
     assert state in FINAL
     job = schema.job
-    wanted = (
+    query = (
         select(job.c.id, job.c.batch_id)
         .where(_in(state), job.c.finished_at < min(before, now - SETTLED))
         .order_by(job.c.finished_at)
         .limit(STEP)
         .with_for_update(skip_locked=True)
     )
-    rows = connection.execute(wanted).all()
+    rows = connection.execute(query).all()
     ids = [row.id for row in rows]
     erase_bodies(connection, ids)
     for column in (schema.attempt.c.job_id, job.c.id):
@@ -89,8 +89,8 @@ def drop_keys(connection: Connection, *, before: Micros) -> int:
     job = exists().where(schema.job.c.id == table.c.job_id)
     batch = exists().where(schema.batch.c.id == table.c.batch_id)
     old = table.c.created_at < before
-    wanted = select(table.c.application, table.c.key).where(old, ~job, ~batch).order_by(table.c.created_at).limit(STEP)
-    names = [tuple(row) for row in connection.execute(wanted)]
+    query = select(table.c.application, table.c.key).where(old, ~job, ~batch).order_by(table.c.created_at).limit(STEP)
+    names = [tuple(row) for row in connection.execute(query)]
     if names:
         connection.execute(delete(table).where(tuple_(table.c.application, table.c.key).in_(names)))
     return len(names)

@@ -100,27 +100,27 @@ class Acting(LedgerAccess):
         with a new idempotency key: recipients may get it twice) or ``dead`` (give it up).
         """
         by, reason = signed(by, reason)
-        said = resolve.answer_of(answer)
-        resolve.check_message_id(message_id, which, said)
+        checked = resolve.answer_of(answer)
+        resolve.check_message_id(message_id, which, checked)
         chosen = resolve.selection_of(which)
         return Run(
-            resolve.resolve(self._ledger, chosen, said, by=by, reason=reason, message_id=message_id, dry_run=dry_run)
+            resolve.resolve(self._ledger, chosen, checked, by=by, reason=reason, message_id=message_id, dry_run=dry_run)
         )
 
     def cancel(self, job_id: str, *, by: str, reason: str | None = None, dry_run: bool = False) -> CancelResult:
         """Cancel a job. The result depends on whether it may have gone out: see `CancelResult`."""
         by, why = maybe_signed(by, reason)
-        wanted = parse_id(job_id, what="job")
+        parsed_id = parse_id(job_id, what="job")
         with self._ledger.reading() if dry_run else self._ledger.writing() as connection:
-            return cancel.cancel(connection, wanted, by=by, reason=why, dry_run=dry_run, now=self._now())
+            return cancel.cancel(connection, parsed_id, by=by, reason=why, dry_run=dry_run, now=self._now())
 
     def cancel_batch(
         self, batch_id: str, *, by: str, reason: str | None = None, dry_run: bool = False
     ) -> Run[CancelBatchProgress]:
         """Cancel a batch: nothing more of it begins, its waiting jobs end, and a walk stops."""
         by, why = maybe_signed(by, reason)
-        wanted = parse_id(batch_id, what="batch")
-        return Run(cancel.cancel_batch(self._ledger, wanted, by=by, reason=why, dry_run=dry_run))
+        parsed_id = parse_id(batch_id, what="batch")
+        return Run(cancel.cancel_batch(self._ledger, parsed_id, by=by, reason=why, dry_run=dry_run))
 
     def forget(
         self, grant_id: str, application: str = "default", *, by: str, reason: str, dry_run: bool = False

@@ -43,8 +43,8 @@ def make_pairs(connection: Connection, names: Iterable[tuple[str, str]]) -> None
 def lock_pairs(connection: Connection, applications: Iterable[str]) -> dict[tuple[str, str], Pair]:
     """Lock all pairs of these applications, in the order of their names, and read them as they are now."""
     table = schema.pair
-    wanted = select(table).where(table.c.application.in_(sorted(set(applications))))
-    rows = connection.execute(wanted.order_by(table.c.application, table.c.provider).with_for_update())
+    query = select(table).where(table.c.application.in_(sorted(set(applications))))
+    rows = connection.execute(query.order_by(table.c.application, table.c.provider).with_for_update())
     return {(row[0], row[1]): Pair._make(row) for row in rows}
 
 
@@ -195,13 +195,13 @@ def hold_for_answer(
 def streak_of(connection: Connection, application: str, provider: str, hold: Hold) -> int | None:
     """The number of holds of a pair since its last success, if this hold is the one in force."""
     pair = schema.pair.c
-    wanted = select(pair.streak).where(
+    query = select(pair.streak).where(
         pair.application == application,
         pair.provider == provider,
         pair.held_until == hold.until,
         pair.held_rule == hold.rule,
     )
-    return connection.execute(wanted).scalar()
+    return connection.execute(query).scalar()
 
 
 def hold_by_hand(

@@ -33,29 +33,29 @@ class DeadLetterQuery:
     def within(self) -> list[ColumnElement[bool]]:
         """The conditions that the indexes serve."""
         job = schema.job.c
-        found = [job.state == literal(State.DEAD)]
-        return [*found, *self.period.of_times(job.finished_at)] + ([] if self.rule is None else [job.rule == self.rule])
+        conditions = [job.state == literal(State.DEAD), *self.period.of_times(job.finished_at)]
+        return conditions if self.rule is None else [*conditions, job.rule == self.rule]
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """All others."""
         job = schema.job.c
-        found = self.scope.conditions(job.lane_id)
-        return found if self.batch_id is None else [*found, job.batch_id == self.batch_id]
+        conditions = self.scope.conditions(job.lane_id)
+        return conditions if self.batch_id is None else [*conditions, job.batch_id == self.batch_id]
 
 
 def counts_by_rule(connection: Connection, which: DeadLetterQuery) -> list[DeadLetterCount]:
     """Dead letters by the rule that gave them up, the most frequent first. Reads all of them, from their index."""
     job, lane = schema.job, schema.lane
-    wanted = select(
+    query = select(
         job.c.rule,
         func.count().label("number"),
         func.min(job.c.finished_at).label("oldest"),
         func.max(job.c.finished_at).label("newest"),
     ).where(*which.within(), *which.conditions())
     if which.scope.lane_id is None and which.scope != ANYWHERE:
-        wanted = wanted.join(lane, lane.c.id == job.c.lane_id)
-    found = as_list(DeadLetterCount, connection.execute(wanted.group_by(job.c.rule)))
-    return sorted(found, key=lambda one: (-one.number, one.rule or ""))
+        query = query.join(lane, lane.c.id == job.c.lane_id)
+    counts = as_list(DeadLetterCount, connection.execute(query.group_by(job.c.rule)))
+    return sorted(counts, key=lambda one: (-one.number, one.rule or ""))
 
 
 def dead_letters(
@@ -64,12 +64,12 @@ def dead_letters(
     """Dead letters, the most recently given up first. Raises `InvalidQuery` for an invalid cursor."""
     job, lane = schema.job, schema.lane
     names = ("id", "rule", "operation", "batch_id", "created_at", "attempts", "finished_at")
-    wanted = select(*(job.c[name] for name in names), lane.c.application, lane.c.grant_id).outerjoin(
+    query = select(*(job.c[name] for name in names), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id
     )
     at = place("dead_letters", after, int, UUID)
     rows, last = walk(
-        connection, wanted, [job.c.finished_at, job.c.id],
+        connection, query, [job.c.finished_at, job.c.id],
         within=[*which.within(), job.c.finished_at.is_not(None)], filters=which.conditions(), after=at, limit=limit,
     )  # fmt: skip
     answers = _last_answers(connection, [row.id for row in rows])
@@ -95,6 +95,6 @@ class Answer:
 
 def _last_answers(connection: Connection, jobs: Collection[UUID]) -> dict[UUID | None, Answer]:
     table = schema.attempt.c
-    wanted = select(table.job_id, table.status, table.error).where(table.job_id.in_(jobs))
-    found = as_list(Answer, connection.execute(wanted.order_by(table.begun_at, table.id)))
-    return {answer.job_id: answer for answer in found}
+    query = select(table.job_id, table.status, table.error).where(table.job_id.in_(jobs))
+    answers = as_list(Answer, connection.execute(query.order_by(table.begun_at, table.id)))
+    return {answer.job_id: answer for answer in answers}

@@ -35,12 +35,12 @@ class DeliveryQuery:
     def conditions(self) -> list[ColumnElement[bool]]:
         """All but the subject and the period."""
         delivery = schema.delivery.c
-        found = self.scope.conditions(delivery.lane_id)
+        conditions = self.scope.conditions(delivery.lane_id)
         if self.states:
-            found.append(delivery.state.in_(sorted(self.states)))
+            conditions.append(delivery.state.in_(sorted(self.states)))
         if self.kinds:
-            found.append(delivery.kind.in_(sorted(self.kinds)))
-        return found if self.receiver is None else [*found, delivery.receiver == self.receiver]
+            conditions.append(delivery.kind.in_(sorted(self.kinds)))
+        return conditions if self.receiver is None else [*conditions, delivery.receiver == self.receiver]
 
 
 def deliveries(
@@ -48,16 +48,16 @@ def deliveries(
 ) -> Page[DeliveryView]:
     """Deliveries, the latest first. Raises `InvalidQuery` for an invalid cursor."""
     delivery, receiver, lane = schema.delivery, schema.receiver, schema.lane
-    wanted = select(delivery, receiver.c.held_until).outerjoin(receiver, receiver.c.name == delivery.c.receiver)
+    query = select(delivery, receiver.c.held_until).outerjoin(receiver, receiver.c.name == delivery.c.receiver)
     if which.scope != ANYWHERE:
-        wanted = wanted.outerjoin(lane, lane.c.id == delivery.c.lane_id)
+        query = query.outerjoin(lane, lane.c.id == delivery.c.lane_id)
     within = which.period.of_ids(delivery.c.id)
     if set(which.states) == {GIVEN_UP}:
         within.append(delivery.c.state == literal_column(f"'{GIVEN_UP}'"))  # has its own index
     if which.subject is not None:
         within.append(delivery.c.subject == which.subject)
     rows, last = walk(
-        connection, wanted, [delivery.c.id],
+        connection, query, [delivery.c.id],
         within=within, filters=which.conditions(), after=place("deliveries", after, UUID), limit=limit,
     )  # fmt: skip
     views = []

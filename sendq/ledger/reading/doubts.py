@@ -33,8 +33,8 @@ def doubts(connection: Connection, which: DoubtQuery, *, after: str | None = Non
     for column, value in ((job.c.rule, which.rule), (job.c.batch_id, which.batch_id)):
         if value is not None:
             within.append(column == value)
-    wanted = select(*columns_of(Doubt, job), lane.c.application, lane.c.grant_id).outerjoin(
+    query = select(*columns_of(Doubt, job), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id
     )
-    rows, last = walk(connection, wanted, [job.c.id], within=within, after=place("doubts", after, UUID), limit=limit)
+    rows, last = walk(connection, query, [job.c.id], within=within, after=place("doubts", after, UUID), limit=limit)
     return Page(tuple(as_list(Doubt, rows)), cursor("doubts", last))

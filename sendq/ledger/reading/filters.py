@@ -47,13 +47,13 @@ class Period:
 
     def of_ids(self, column: ColumnElement[UUID]) -> list[ColumnElement[bool]]:
         """Conditions for rows whose ids sort by creation time."""
-        found = [] if self.since is None else [column >= first_id(self.since)]
-        return found if self.until is None else [*found, column < first_id(self.until)]
+        conditions = [] if self.since is None else [column >= first_id(self.since)]
+        return conditions if self.until is None else [*conditions, column < first_id(self.until)]
 
     def of_times(self, column: ColumnElement[Micros]) -> list[ColumnElement[bool]]:
         """Conditions for rows with a time."""
-        found = [] if self.since is None else [column >= self.since]
-        return found if self.until is None else [*found, column < self.until]
+        conditions = [] if self.since is None else [column >= self.since]
+        return conditions if self.until is None else [*conditions, column < self.until]
 
 
 ANYWHERE = LaneFilter()

@@ -125,8 +125,8 @@ def _kept(
     within = [or_(*states), *which.of_lanes(), *which.period.of_times(_since)]
     if which.rule is not None:
         within.append(case((_closed, _lane.closed_rule), else_=_lane.held_rule) == which.rule)
-    wanted = _lanes(LIST_COUNT_MOST).add_columns(_since)
-    rows, last = walk(connection, wanted, [_since, _lane.id], within=within, after=at, limit=limit)
+    query = _lanes(LIST_COUNT_MOST).add_columns(_since)
+    rows, last = walk(connection, query, [_since, _lane.id], within=within, after=at, limit=limit)
     return as_list(LaneRow, rows), last
 
 
@@ -215,8 +215,8 @@ def _events(connection: Connection, lanes: Iterable[LaneRow]) -> dict[tuple[str,
     """The events that held or closed these grants: they have the same time."""
     table = schema.event
     times = {at for at in map(_kept_since, lanes) if at is not None}
-    wanted = select(*columns_of(Kept, table)).where(
+    query = select(*columns_of(Kept, table)).where(
         table.c.at.in_(times), table.c.kind.in_(["hold", "closed", "grant_gone"]), table.c.grant_id.is_not(None)
     )
-    found = as_list(Kept, connection.execute(wanted))
+    found = as_list(Kept, connection.execute(query))
     return {(event.application, event.grant_id, event.at): event for event in found}

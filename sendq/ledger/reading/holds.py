@@ -74,19 +74,19 @@ def hold_ends(connection: Connection, lane_id: UUID) -> Micros:
 def wide_holds(connection: Connection, *, now: Micros, applications: Collection[str] | None = None) -> list[HoldView]:
     """The holds in force of whole applications and of their providers, each application's own before its providers'."""
     table = schema.pair.c
-    wanted = (
+    query = (
         select(schema.pair)
         .where(table.held_until > now)
         .order_by(table.application, table.provider != WHOLE_APPLICATION, table.provider)
     )
     if applications is not None:
-        wanted = wanted.where(table.application.in_(sorted(applications)))
+        query = query.where(table.application.in_(sorted(applications)))
     return [
         HoldView(
             row.application, None if row.provider == WHOLE_APPLICATION else row.provider, None,
             _moment(row.held_since), moment(row.held_until), row.held_rule, row.held_by,
         )
-        for row in connection.execute(wanted)
+        for row in connection.execute(query)
     ]  # fmt: skip
 
 

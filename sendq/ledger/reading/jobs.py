@@ -38,21 +38,21 @@ class JobQuery:
     def conditions(self) -> list[ColumnElement[bool]]:
         """All but the period and the batch."""
         job = schema.job.c
-        found = self.scope.conditions(job.lane_id)
+        conditions = self.scope.conditions(job.lane_id)
         for column, value in (
             (job.rule, self.rule),
             (job.operation, self.operation),
             (job.priority, None if self.priority is None else self.priority.value),
         ):
             if value is not None:
-                found.append(column == value)
-        return found
+                conditions.append(column == value)
+        return conditions
 
 
 def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, limit: int) -> Page[JobLine]:
     """Jobs, the most recently enqueued first. Raises `InvalidQuery` for an invalid cursor."""
     job, lane = schema.job, schema.lane
-    wanted = select(*columns_of(JobLine, job), lane.c.application, lane.c.grant_id).outerjoin(
+    query = select(*columns_of(JobLine, job), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id
     )
     within = which.period.of_ids(job.c.id)
@@ -62,11 +62,11 @@ def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, l
     if which.states:
         if set(which.states) <= RARE and which.batch_id is None:
             rule = [] if which.rule is None else [job.c.rule == which.rule]
-            wanted = wanted.where(in_states(which.states, *rule), *filters)
+            query = query.where(in_states(which.states, *rule), *filters)
             filters = []
         else:
             filters.append(job.c.state.in_(sorted(which.states)))
     rows, last = walk(
-        connection, wanted, [job.c.id], within=within, filters=filters, after=place("jobs", after, UUID), limit=limit
+        connection, query, [job.c.id], within=within, filters=filters, after=place("jobs", after, UUID), limit=limit
     )
     return Page(tuple(as_list(JobLine, rows)), cursor("jobs", last))

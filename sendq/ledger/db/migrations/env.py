@@ -1,7 +1,7 @@
-"""What Alembic runs around the revisions: on a connection that `sendq.ledger.db.migrate` hands over, or on paper.
+"""What Alembic runs around the revisions: on a connection from `sendq.ledger.db.migrate`, or offline, to print the SQL.
 
-The transaction belongs to the caller, so that the lock, the tables and the version are committed as one. SQLite, too,
-takes table definitions back with the transaction, whatever Alembic assumes of it.
+The transaction belongs to the caller, so that the lock, the tables and the version are committed together. SQLite also
+rolls table definitions back, although Alembic assumes that it does not.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sendq.ledger.db.schema import VERSION_TABLE, metadata
 
 
 def is_ours(thing: Any, name: str | None, kind: str, reflected: bool, compare_to: Any) -> bool:
-    """The application's own tables, which may live in the same database, are none of our business."""
+    """Whether a table is sendq's: the application's own tables, which may be in the same database, are ignored."""
     return not include_object(thing, name, kind, reflected, compare_to)
 
 

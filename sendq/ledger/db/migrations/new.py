@@ -1,15 +1,15 @@
-"""Write the next revision: what `sendq.ledger.db.schema` has and the revisions before it do not make.
+"""Write the next revision: the difference between `sendq.ledger.db.schema` and the existing revisions.
 
     python -m sendq.ledger.db.migrations.new "what changed"
 
-The revisions so far are run on a SQLite database in memory, Alembic compares it with the tables of the schema, and the
-difference becomes ``versions/NNNN_what_changed.py``, or ``NNNN.M_…`` if it only adds (`sendq.ledger.db.migrate` says
-what that means; a column that changes its meaning is no addition, and is numbered by hand). Read it before you commit
-it: Alembic sees tables, columns, types and which indexes there are, but no changed condition of a partial index and no
-data that has to move. The tests hold the outcome against the schema on both databases, conditions included. Format the
-file with ``./dev format``.
+The existing revisions are run on an in-memory SQLite database, Alembic compares it with the tables of the schema, and
+the difference becomes ``versions/NNNN_what_changed.py``, or ``NNNN.M_…`` if it only adds (see
+`sendq.ledger.db.migrate`; a column that changes its meaning is not an addition, and is numbered by hand). Read it
+before you commit it: Alembic detects tables, columns, types and indexes, but not a changed condition of a partial
+index, nor data that must be migrated. The tests compare the result with the schema on both databases, conditions
+included. Format the file with ``./dev format``.
 
-Before the first release (and never after it) the first revision may be written anew: delete ``versions/0001_*.py``
+Before the first release (and never after it) the first revision may be regenerated: delete ``versions/0001_*.py``
 and run ``python -m sendq.ledger.db.migrations.new "the ledger"``.
 """
 
@@ -27,7 +27,7 @@ from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine, writing
 from sendq.ledger.db.schema import leader
 
-# A lease is taken over by updating its row, so the row has to be there: nobody holds it, and it has run out.
+# A lease is taken over by updating its row, so the row must exist: it has no holder, and has expired.
 FIRST_LEADER = (
     "INSERT INTO sendq_leader (name, holder, fence, expires_at, sleeps_until) VALUES ('dispatcher', NULL, 0, 0, 0)"
 )
@@ -43,7 +43,7 @@ def write(message: str) -> str:
         The path of the new file.
 
     Raises:
-        ValueError: the revisions already make what the schema has.
+        ValueError: the schema does not differ from the revisions.
     """
     engine = open_engine("sqlite://")
     migrate.upgrade(engine)
@@ -69,7 +69,7 @@ def _complete(_context: Any, _revision: Any, directives: list[Any]) -> None:
 
 
 def following(last: str, *, additive: bool) -> str:
-    """The revision after ``last`` (the empty string: there is none): a step behind the dot if it only adds."""
+    """The revision after ``last`` (the empty string: none exists): the number after the dot grows if it only adds."""
     number, _, step = last.partition(".")
     if additive and last:
         return f"{number}.{int(step or 0) + 1}"
@@ -77,7 +77,7 @@ def following(last: str, *, additive: bool) -> str:
 
 
 def _adds(step: ops.MigrateOperation) -> bool:
-    """Whether code that does not know of this change works on as before."""
+    """Whether code that does not know this change still works."""
     match step:
         case ops.ModifyTableOps():
             return all(map(_adds, step.ops))
