@@ -1,7 +1,7 @@
-"""A contract for import-linter: no module imports itself by way of others. Part of ``./dev lint``.
+"""A contract for import-linter: no import cycles between modules. Part of ``./dev lint``.
 
-Imports inside functions and under ``TYPE_CHECKING`` count: they only hide a circle from Python, not from a reader. The
-linter's own ``acyclic_siblings`` compares whole folders, of which two may well use each other.
+Imports inside functions and under ``TYPE_CHECKING`` count: they hide a cycle only from Python, not from a reader. The
+linter's own ``acyclic_siblings`` compares whole folders, two of which may use each other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlinter import Contract, ContractCheck, output
 
 
 def circles(graph: ImportGraph) -> list[list[str]]:
-    """The circles in a graph of modules: for two that import each other, at any distance, the shortest one."""
+    """The import cycles in a graph of modules: for each pair of modules that import each other, the shortest cycle."""
     found: dict[frozenset[str], list[str]] = {}
     for importer in sorted(graph.modules):
         for imported in sorted(graph.find_modules_directly_imported_by(importer)):
@@ -22,14 +22,14 @@ def circles(graph: ImportGraph) -> list[list[str]]:
 
 
 class NoCircles(Contract):
-    """No circle of imports among the modules of the root packages."""
+    """No import cycles among the modules of the root packages."""
 
     def check(self, graph: ImportGraph, verbose: bool) -> ContractCheck:
-        """Whether there is none."""
+        """Whether there are none."""
         found = circles(graph)
         return ContractCheck(kept=not found, metadata={"circles": found})
 
     def render_broken_contract(self, check: ContractCheck) -> None:
-        """Name each circle."""
+        """Print each cycle."""
         for circle in check.metadata["circles"]:
             output.print_error(" -> ".join(circle))

@@ -1,4 +1,4 @@
-"""Commands of the command line, run in this process."""
+"""Fixtures that run commands of the command line in this process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Cli = Callable[..., Result]
 
 
 def bare_environment(**more: str) -> dict[str, str]:
-    """The variables of this process, but for those that are settings."""
+    """The environment of this process without the settings."""
     ours = ("SENDQ_", "NYLAS_", "DATABASE_URL", "REDIS_URL", "SENTRY_DSN")
     return {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run a command in this process: its status, what it said on stdout and on stderr."""
+    """Run a command in this process; returns its exit status, stdout and stderr."""
     for name in set(os.environ) - set(bare_environment()):
         monkeypatch.delenv(name)
 
@@ -42,6 +42,6 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def cli(run: Cli, ledger_url: str, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """The same, over the ledger of this test."""
+    """Like `run`, with the ledger of this test."""
     monkeypatch.setenv("DATABASE_URL", ledger_url)
     return run

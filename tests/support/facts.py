@@ -1,4 +1,4 @@
-"""Facts of the hot path, made up: a job as a claim gives it to a turn, and its lane."""
+"""Test data for the hot path: a job as a claim returns it, and its lane."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NEW: dict[str, Any] = {
 
 
 def claimed_job(**given: Any) -> ClaimedJob:
-    """A send that was never tried, but for what is ``given``."""
+    """A send without attempts, with the fields that are ``given``."""
     return ClaimedJob(**{"id": new_id(), "lane_id": UUID(int=0)} | _NEW | given)
 
 
@@ -60,5 +60,5 @@ _LANE: dict[str, Any] = dict.fromkeys(Lane._fields) | {
 
 
 def lane(**given: Any) -> Lane:
-    """A lane that never had a turn, but for what is ``given``."""
+    """A lane without turns, with the fields that are ``given``."""
     return Lane(**{**_LANE, "id": new_id(), **given})

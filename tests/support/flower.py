@@ -1,4 +1,4 @@
-"""Flower for a test: a process beside the system."""
+"""Flower for a test, in its own process."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tests.support.waiting import LIMIT_S, eventually
 
 @dataclass(frozen=True)
 class Flower:
-    """A running Flower; called with a path, it asks its API."""
+    """A running Flower; call it with a path to query its API."""
 
     url: str
 
     def __call__(self, path: str) -> Any:
-        """The answer: JSON, or the text of its own metrics; None while there is none."""
+        """The answer: parsed JSON, or the text of its metrics; None if there is none."""
         with suppress(OSError), urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
             return answer.read().decode() if path == "/metrics" else json.load(answer)
         return None
 
     def worker(self, **wanted: int) -> dict[str, Any]:
-        """The worker as events have told of it, once these numbers are there; before the first, events are missed."""
+        """The worker as Flower knows it from events, once it has these numbers, else {}. Early events are missed."""
         found = (self("/workers?json=1") or {"data": []})["data"]
         return next((one for one in found if wanted.items() <= one.items()), {})
 

@@ -1,4 +1,4 @@
-"""Leadership for tests of one loop: it leads, or does not, as the test says."""
+"""Leadership for tests of one loop: the test decides whether it leads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class FixedLeadership:
-    """What loops ask (`worker.leading.leadership.Leads`), with the answers given."""
+    """A `worker.leading.leadership.Leads` with fixed answers."""
 
     leads: bool = True
     serves: bool = True

@@ -1,6 +1,6 @@
-"""A migrated ledger for each test, on SQLite and on PostgreSQL, and short words for what happens in it.
+"""A migrated ledger for each test, on SQLite and on PostgreSQL, with short methods for what happens in it.
 
-The schema is made once in a session; each test gets it empty. Time stands still unless a test moves it.
+The schema is created once per session; each test gets it empty. Time does not pass unless a test advances it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MESSAGE = Message(to=["leyah@example.com"], subject="Invoice 42", body="<p>42</p
 
 
 class Clock:
-    """A clock that moves only when told."""
+    """A clock that only the test advances."""
 
     def __init__(self, at: Micros = START) -> None:
         self.at = at
@@ -47,7 +47,7 @@ class Clock:
         return self.at
 
     def advance(self, seconds: float) -> Micros:
-        """Let time pass; gives the new time."""
+        """Advance the clock; returns the new time."""
         self.at += round(seconds * SECOND)
         return self.at
 
@@ -70,11 +70,11 @@ class Ledger:
     # --- enqueue ------------------------------------------------------------------------------------------------------
 
     def send(self, grant: str = "g1", **options: Any) -> UUID:
-        """Enqueue one message; its job's id."""
+        """Enqueue one message; returns the id of its job."""
         return UUID(self.queue.send(grant, MESSAGE, **options).id)
 
     def modify(self, grant: str, objects: Sequence[str], **options: Any) -> list[UUID]:
-        """Enqueue a batch; the ids of its jobs, in the order of ``objects``."""
+        """Enqueue a batch; returns the ids of its jobs in the order of ``objects``."""
         batch = self.queue.modify(grant, objects, **({"unread": False} | options))
         found = {job.object_id: job.id for job in self.rows(schema.job) if job.batch_id == UUID(batch.id)}
         return [found[name] for name in objects]
@@ -82,7 +82,7 @@ class Ledger:
     # --- dispatch and work --------------------------------------------------------------------------------------------
 
     def absorb(self) -> int:
-        """The dispatcher takes in the wake rows that are there; how many."""
+        """Take in all wake rows, as the dispatcher does; returns how many."""
         with self.writing() as connection:
             found = take_wakes(connection, limit=10_000)
             wake_lanes(connection, found, now=self.clock(), paces=Paces())
@@ -94,19 +94,19 @@ class Ledger:
             return [lane for lane, _ in self.due_in(connection)]
 
     def due_in(self, connection: Connection) -> list[tuple[UUID, int]]:
-        """The same in a transaction that is open, with the calls that each may make at once."""
+        """Like `due`, in an open transaction, with the number of simultaneous calls of each lane."""
         now = self.clock()
         open_pairs = [pair for pair in read_pairs(connection) if pair.wants_at <= now]
         return [served for pair in open_pairs for served in due_lanes(connection, pair, now=now, limit=1_000)]
 
     def offer(self) -> list[Turn]:
-        """What one round of the dispatcher does: take in new jobs, choose all due lanes, open their turns."""
+        """One round of the dispatcher: take in new jobs, choose all due lanes, offer their turns."""
         self.absorb()
         with self.writing() as connection:
             return offer_turns(connection, self.due_in(connection), now=self.clock())
 
     def claim(self, offered: Iterable[Turn], *, worker: UUID | None = None, jobs_each: int = 50) -> list[Claimed]:
-        """A worker claims turns."""
+        """Claim turns as a worker."""
         with self.writing() as connection:
             return turns.claim(
                 connection,
@@ -117,7 +117,7 @@ class Ledger:
             )
 
     def serve(self, *, worker: UUID | None = None, jobs_each: int = 50) -> Claimed:
-        """The one due lane gets a turn, and the worker claims it."""
+        """Offer and claim a turn of the only due lane."""
         (claimed,) = self.claim(self.offer(), worker=worker, jobs_each=jobs_each)
         return claimed
 
@@ -142,7 +142,7 @@ class Ledger:
             return record_in(connection, group, now=self.clock())
 
     def finish(self, claimed: Claimed) -> None:
-        """All jobs of a turn are accepted, begun a few at a time as a worker would, and it ends."""
+        """End a turn with all its jobs accepted, begun a few at a time as a worker would."""
         waiting = [job for job in claimed.jobs if job.id not in claimed.begun]
         begun = [job for job in claimed.jobs if job.id in claimed.begun]
         while begun:
@@ -184,7 +184,7 @@ class Ledger:
             connection.execute(table.update().where(table.c.id == lane_id("default", grant)).values(**values))
 
     def widen(self, grant: str = "g1") -> None:
-        """Let a lane be one whose calls have succeeded: it takes as many at once as its width."""
+        """Set a lane's ramp to its width, as after successful calls."""
         self.absorb()
         self.set_lane(grant, ramp=self.lane(grant).width)
 
@@ -195,7 +195,7 @@ class Ledger:
 
 
 def outcome(claimed: Claimed, job: Any, event: Event, *, called: bool = True, **given: Any) -> Outcome:
-    """What became of a begun job of a turn; with its attempt, unless no call was made."""
+    """The outcome of a begun job of a turn; with an attempt unless no call was made."""
     begun_at = given.pop("begun_at", claimed.lane.turn_at or START)
     generation = given.pop("generation", job.generation)
     outcome_id = given.pop("id", None) or new_id()
@@ -232,7 +232,7 @@ def end(claimed: Claimed, *, ready_at: Micros = 0, ramp: int | None = None) -> E
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file, to be copied."""
+    """A migrated SQLite file, from which tests copy."""
     path = tmp_path_factory.mktemp("ledger") / "template.db"
     migrate.run(f"sqlite:///{path}")
     return path
@@ -258,7 +258,7 @@ def pg_migrated(pg_server: PgServer) -> PgServer:
 def pg_ledger_url(pg_migrated: PgServer) -> Iterator[str]:
     """The address of a migrated, empty PostgreSQL ledger.
 
-    One database for all tests, emptied after each: to copy one takes half a second, to delete a few rows nothing.
+    One database for all tests, emptied after each: copying one takes half a second, deleting a few rows almost nothing.
     """
     yield pg_migrated.url("ledger")
     pg_migrated.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ledger'")

@@ -1,7 +1,7 @@
-"""The pages of the documentation: what is made in them from the code, and the snippets that the tests run.
+"""The documentation pages: the parts generated from the code, and the snippets that the tests run.
 
-``./dev generate`` writes what is made: the tables of the policy, of the settings and of the queues
-that were measured, the code of the examples, and the tree of folders.
+``./dev generate`` writes the generated parts: the tables of the policy, of the settings and of the measured queues, the
+code of the examples, and the tree of folders.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ ROOT = Path(__file__).parents[2]
 GENERATED_ALSO = ("CONTRIBUTING.md",)  # pages whose snippets no test runs
 PAGES = ("README.md", "examples/README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))))
 
-# A snippet, indented or not; `<!-- code: PATH NAME -->` above it says where its code stands.
+# A snippet, indented or not; `<!-- code: PATH NAME -->` above it names the source of its code.
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"^<!-- code: (\S+) (\w+) -->\n(?:\n```python\n.*?^```$\n)?", re.MULTILINE | re.DOTALL)
 
 
 def read(name: str) -> str:
-    """A text of the repository, by its path from the root."""
+    """The text of a file, by its path from the root of the repository."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Snippet:
-    """A fenced block of a page. ``shown``: it is code of a file, put there by `filled`."""
+    """A fenced block of a page. ``shown``: it is code of a file, inserted by `filled`."""
 
     page: str
     line: int
@@ -46,12 +46,12 @@ class Snippet:
 
     @property
     def name(self) -> str:
-        """The words of its first line, up to a colon: what it is called."""
+        """Its name: the words of its first line, up to a colon."""
         return re.split("[:(]", self.text.splitlines()[0])[0].strip("# ")
 
 
 def snippets(*languages: str) -> Iterator[Snippet]:
-    """The snippets of all pages that are in one of these languages (none given: all)."""
+    """The snippets of all pages in one of these languages (by default: in any)."""
     for page in PAGES:
         text = read(page)
         for found in _FENCE.finditer(text):
@@ -62,7 +62,7 @@ def snippets(*languages: str) -> Iterator[Snippet]:
 
 
 def filled(text: str) -> str:
-    """A page with everything in it that is made from the code."""
+    """The page with all generated parts filled in."""
     text = _between(text, "policy", policy_table_markdown())
     text = _between(text, "settings", settings_table_markdown())
     text = _between(text, "peers", peers_table_markdown())
@@ -71,7 +71,7 @@ def filled(text: str) -> str:
 
 
 def settings_table_markdown() -> str:
-    """Every setting: its variables, its default, its meaning."""
+    """A table of the settings: variables, default, meaning."""
     lines = ["| variable | default | meaning |", "|---|---|---|"]
     for row in Settings.describe():
         names = " or ".join(f"`{name}`" for name in row.env)
@@ -81,7 +81,7 @@ def settings_table_markdown() -> str:
 
 
 def tree_markdown() -> str:
-    """Every folder that is a package, with the first line of its docstring."""
+    """All packages, each with the first line of its docstring."""
     lines = []
     for package in sorted(path.parent for path in ROOT.glob("[a-z]*/**/__init__.py")):
         name = package.relative_to(ROOT)
@@ -93,19 +93,19 @@ def tree_markdown() -> str:
 
 
 def peers_table_markdown() -> str:
-    """sendq beside other queues, as the last run that was kept has it."""
+    """The comparison of sendq with other queues from the last recorded run."""
     kept = "benchmarks/results/peers.json"
     return readme_table(json.loads(read(kept))) if (ROOT / kept).exists() else "No run has been kept yet.\n"
 
 
 def _between(text: str, name: str, made: str) -> str:
-    """``made`` between the markers of this name, if they are there."""
+    """The text with ``made`` between the markers of this name, if there are any."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
     return re.sub(f"(?s){begin}.*?{end}", lambda _: begin + made + end, text)
 
 
 def _source(path: str, name: str) -> str:
-    """A function of a file, with its decorators."""
+    """The source of a function of a file, with its decorators."""
     text = read(path)
     (node,) = (
         each
@@ -117,7 +117,7 @@ def _source(path: str, name: str) -> str:
 
 
 def run_program(argv: list[str], directory: Path, **environ: str) -> str:
-    """What a program prints; it must succeed. ``environ``: its whole environment, if any of it is given."""
+    """The output of a program, which must succeed. ``environ``: its whole environment; if empty, it is inherited."""
     done = subprocess.run(
         argv, cwd=directory, env=environ or None, capture_output=True, text=True, check=False, timeout=LIMIT_S
     )

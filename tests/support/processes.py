@@ -1,4 +1,4 @@
-"""Processes of the command line, and finding whatever they leave behind."""
+"""Runs the command line in processes, and finds what they leave behind."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from tests.support.waiting import LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 
-# Set for a process under test and so for all that it starts: whoever carries it later is a leftover.
+# Set for a process under test and thereby for all that it starts: a process that still has it later is a leftover.
 MARK = "LEFT_BEHIND_BY"
 
 
 class Running:
-    """One process of the command line with a temporary directory of its own."""
+    """One process of the command line with its own temporary directory."""
 
     def __init__(self, arguments: list[str], tmp: Path, environment: dict[str, str]) -> None:
         self.mark, self.tmp = uuid.uuid4().hex, tmp
-        # As short as it gets: a socket's path has room for 107 bytes.
+        # As short as possible: the path of a socket may have at most 107 bytes.
         inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         with (tmp / "stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
@@ -41,11 +41,11 @@ class Running:
 
     @property
     def stderr(self) -> str:
-        """What it has said on stderr so far."""
+        """Its stderr so far."""
         return (self.tmp / "stderr").read_text()
 
     def line_with(self, words: str) -> str:
-        """Read stdout up to a line with these words."""
+        """Read stdout up to a line with these words, and return that line."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if words in line:
@@ -53,7 +53,7 @@ class Running:
         raise AssertionError(f"it ended without a line with {words!r}: {self.stderr}")
 
     def interrupt(self, signum: signal.Signals = signal.SIGINT, *, limit_s: float = LIMIT_S) -> int:
-        """What a terminal does on Ctrl-C: signal the whole foreground group. Gives the exit status.
+        """Signal the whole process group, as a terminal does on Ctrl-C; returns the exit status.
 
         Raises ``subprocess.TimeoutExpired`` if it has not ended within the limit.
         """
@@ -62,8 +62,8 @@ class Running:
         return self.process.returncode
 
     def family(self) -> Iterator[tuple[psutil.Process, str]]:
-        """Every process that carries the mark, with its command line. (The embedded Redis has an environment of its
-        own; its guard shows for it.)
+        """Every process with the mark, with its command line. (The embedded Redis has its own environment; its guard
+        is found instead.)
         """
         for each in psutil.process_iter():
             try:
@@ -73,7 +73,7 @@ class Running:
                 continue
 
     def alive(self) -> list[str]:
-        """The command lines of every process that carries the mark, or works in our temporary directory."""
+        """The command lines of all processes with the mark or with our temporary directory among their arguments."""
         servers = [
             each.info["cmdline"]
             for each in psutil.process_iter(["cmdline"])
@@ -82,13 +82,13 @@ class Running:
         return [line for _, line in self.family()] + [" ".join(line) for line in servers]
 
     def files(self) -> list[str]:
-        """What stands in its temporary directory, but for what we put there."""
+        """The names in its temporary directory, except ours."""
         return sorted(path.name for path in self.tmp.iterdir() if path.name != "stderr")
 
 
 @contextmanager
 def running(arguments: list[str], tmp: Path, **environment: str) -> Iterator[Running]:
-    """Run a command; whatever is left of it at the end is killed."""
+    """Run a command; its process is killed at the end."""
     it = Running(arguments, tmp, environment)
     try:
         yield it

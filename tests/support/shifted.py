@@ -1,7 +1,7 @@
 """``celery -A tests.support.shifted``: the worker, with a clock that a test sets.
 
 ``SHIFTED_CLOCK`` names a file with the seconds by which the clock is wrong; a test may rewrite it while the worker
-runs. Nothing in the worker knows of it: it is handed its clock, as in production.
+runs. The worker's code is not changed: its clock is injected, as in production.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _true = clock.now
 
 
 def now() -> Micros:
-    """The wall clock of a machine that somebody set wrong."""
+    """The wall clock of a machine whose time is wrong."""
     return _true() + clock.seconds(float(_shift.read_text() or 0))
 
 
 clock.now = now
 
-from worker.celery import app  # noqa: E402  # it hands the clock out when the worker starts
+from worker.celery import app  # noqa: E402  # it passes the clock on when the worker starts
 
 __all__ = ["app"]

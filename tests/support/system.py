@@ -32,7 +32,7 @@ API_KEY = "test-key"
 WORKER_START_S = 4.0  # more than the start of a worker takes on an idle machine, which is 2 s or 3 s
 ROOT = Path(__file__).parents[2]
 
-# Backoffs of tenths of a second instead of minutes; all else is the policy's own.
+# Backoffs of tenths of a second instead of minutes; everything else as in the policy.
 SHORT_BACKOFFS = "".join(
     f"""
 [[change]]
@@ -44,7 +44,7 @@ backoff = {{ base = 0.1, cap = 0.3, number = 6 }}
 )  # fmt: skip
 
 
-# No provider's limit: a test that is about something else need not wait for a minute of Google's.
+# No provider limits: a test of something else should not wait for Google's per-minute limit.
 UNPACED = json.dumps(
     [
         {"provider": "google", "limits": {"second": None, "minute": None}},
@@ -74,7 +74,7 @@ class Worker:
         self.process.wait(LIMIT_S)
 
     def terminate(self) -> int:
-        """SIGTERM; gives the exit status."""
+        """Send SIGTERM; returns the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(LIMIT_S)
 
@@ -84,7 +84,7 @@ class Worker:
 
 
 class System:
-    """What a test starts and asks. Everything ends with the block of `running`."""
+    """A running system; everything ends with the block of `running`."""
 
     def __init__(self, ledger_url: str, redis: EmbeddedRedis, simulator: Simulator, directory: Path) -> None:
         self.ledger_url, self.redis, self.api, self.directory = ledger_url, redis, simulator, directory
@@ -113,7 +113,7 @@ class System:
         }
 
     def start_worker(self, *arguments: str, wrong_clock: str = "", **settings: str) -> Worker:
-        """Start a worker and wait until the ledger knows it.
+        """Start a worker and wait until it is registered in the ledger.
 
         ``wrong_clock``: path of a file with the seconds by which its clock is wrong; it may change while the worker
         runs.
@@ -135,9 +135,9 @@ class System:
 
     @property
     def slowness(self) -> float:
-        """By how much this machine is slower now than one that is idle: 1.0, or more.
+        """How many times slower this machine is now than an idle one: 1.0 or more.
 
-        Measured by the start of this system's workers. Times that a test promises are to be multiplied by it.
+        Measured by the start of this system's workers. Multiply the time limits of a test by it.
         """
         return max(1.0, self._slowest_start_s / WORKER_START_S)
 
@@ -152,7 +152,7 @@ class System:
             return connection.execute(select(table)).all()
 
     def prove(self, application: str = "default", provider: str = "unknown") -> None:
-        """Let the system believe that an application works, as it does after some successes."""
+        """Mark an application as known to work, as after some successes."""
         known = {"ramp": None, "proven_at": clock.now()}
         with writing(self.engine) as connection:
             pair = {"application": application, "provider": provider}
@@ -160,17 +160,17 @@ class System:
                 connection.execute(update(schema.pair).filter_by(**pair).values(**known))
 
     def scalar(self, statement: str) -> int:
-        """The number that a statement gives."""
+        """The number that a statement returns."""
         with reading(self.engine) as connection:
             return int(connection.execute(text(statement)).scalar_one())
 
     def lose_messages(self) -> None:
-        """Let the broker forget what waits in our queue."""
+        """Delete the messages in our queue from the broker."""
         with redis_client(self.redis.url) as client:
             client.delete("sendq")
 
     def control(self, *command: str) -> None:
-        """Give workers a command, as an operator does."""
+        """Send the workers a remote control command, as an operator does."""
         run = [sys.executable, "-m", "celery", "-A", "worker", "control", *command]
         subprocess.run(run, env=self.environ(), cwd=ROOT, check=True, capture_output=True, timeout=LIMIT_S)
 
@@ -186,7 +186,7 @@ class System:
         return self.queue.job(job_id).state
 
     def wait_for(self, state: State, count: int, *, limit_s: float = LIMIT_S) -> None:
-        """Wait until so many jobs are in a state."""
+        """Wait until ``count`` jobs are in a state."""
         eventually(lambda: self.states()[state] >= count, f"{count} jobs {state.value}", limit_s=limit_s)
 
     def accepted(self) -> Counter[str]:
@@ -194,7 +194,7 @@ class System:
         return Counter(str(one.payload["metadata"]["key1"]) for one in self.api.mailbox)
 
     def close(self) -> None:
-        """End what still runs."""
+        """End the processes that still run."""
         for worker in self.workers:
             if worker.process.poll() is None:
                 worker.kill()

@@ -1,9 +1,9 @@
-"""TLS in front of servers that have none: a proxy that ends it, with a certificate of the test's own.
+"""TLS for servers without it: a proxy that terminates TLS, with a certificate of the test.
 
     python -m tests.support.tls CERTIFICATE KEY TARGET [asks-first]     prints its port
 
-The client's side is the real thing, handshake and verification; the wheels' redis-server and PostgreSQL are built
-without TLS. PostgreSQL's clients ask in clear whether they may begin TLS, and are told so here (``asks-first``).
+The client's side is real, with handshake and verification; the redis-server and PostgreSQL in the wheels are built
+without TLS. PostgreSQL clients first ask unencrypted whether they may start TLS, and get a yes here (``asks-first``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def tls_proxy(target: str, certificate: tuple[Path, Path], *, asks_first: bool = False) -> Iterator[int]:
-    """A port on 127.0.0.1 that speaks TLS and passes on to ``target``: host:port, or the path of a socket."""
+    """A port on 127.0.0.1 that accepts TLS and forwards to ``target``: host:port, or the path of a socket."""
     more = ["asks-first"] if asks_first else []
     command = [sys.executable, "-m", "tests.support.tls", *map(str, certificate), target, *more]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -38,7 +38,7 @@ def tls_proxy(target: str, certificate: tuple[Path, Path], *, asks_first: bool =
 
 
 async def serve(certificate: str, key: str, target: str, *, asks_first: bool) -> None:
-    """Take connections for ever."""
+    """Accept connections for ever."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 

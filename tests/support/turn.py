@@ -1,4 +1,4 @@
-"""A fake of what a turn sees of its process: answers and time are scripted, and nothing really waits."""
+"""A fake of what a turn sees of its process: answers and time are scripted, so nothing really waits."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ WIDE = Pace(8)
 
 
 class Clock(selectors.DefaultSelector):
-    """Time that passes when the event loop would wait, and at once."""
+    """A clock that advances at once when the event loop would wait."""
 
     now: Micros = START
 
@@ -52,7 +52,7 @@ class Clock(selectors.DefaultSelector):
 
 
 class ScriptedLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time is the clock's."""
+    """An event loop that uses this clock."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -85,7 +85,7 @@ def claim(
     around: int = 0,
     **columns: Any,
 ) -> Claimed:
-    """A turn as the ledger gives it: its first jobs are begun, as many as the lane may have on the wire at once.
+    """A turn as the ledger returns it: with as many jobs begun as the lane may have on the wire at once.
 
     ``around``: the holds of its pair or application since their last success.
     """
@@ -98,14 +98,14 @@ def claim(
 
 
 def answer(status: int | None = 200, body: Mapping[str, Any] | None = None, *, fault: str | None = None) -> Answer:
-    """What a call brings; a success unless it says otherwise."""
+    """The answer to a call; by default a success."""
     body = {"data": {"id": "m1"}} if body is None and status == 200 else body
     return Answer(status, {}, b"" if body is None else json.dumps(body).encode(), fault)
 
 
 @dataclass(frozen=True)
 class Called:
-    """One call of the API: of which job, and when it began and ended."""
+    """One call of the API: its job, and when it began and ended."""
 
     job_id: UUID
     began: Micros
@@ -122,11 +122,11 @@ class Recorded:
     at: Micros
 
 
-Reply = tuple[float, Answer]  # after so many seconds
+Reply = tuple[float, Answer]  # (seconds until the answer, answer)
 
 
 class Api:
-    """The API, as far as a turn calls it; each job has its scripted reply."""
+    """The part of the API that a turn calls; each job has a scripted reply."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -150,8 +150,8 @@ class Process:
     clock: Clock = field(default_factory=Clock)
     turn_time: Micros = TURN_TIME
     slow_after_s: float = 5.0
-    cancelled: set[UUID] = field(default_factory=set)  # what the ledger does not let begin any more
-    refuses_from: Micros | None = None  # no call may begin from then on
+    cancelled: set[UUID] = field(default_factory=set)  # jobs that the ledger no longer lets begin
+    refuses_from: Micros | None = None  # no call may begin after this time
     process_free: bool = True
     process_after_s: float = 0.0
     commit_s: float = COMMIT_S
@@ -167,8 +167,8 @@ class Process:
     shrinks: list[tuple[Shrink, int]] = field(default_factory=list)
     bugs: list[UUID] = field(default_factory=list)
     isolated: list[UUID] = field(default_factory=list)
-    broken: Callable[[], None] = lambda: None  # the application's part of each call
-    recording: Callable[[], None] = lambda: None  # the ledger's part of each record
+    broken: Callable[[], None] = lambda: None  # called as the application's part of each call
+    recording: Callable[[], None] = lambda: None  # called as the ledger's part of each record
 
     def __post_init__(self) -> None:
         self.client = cast(NylasClient, Api(self))
@@ -176,13 +176,13 @@ class Process:
         self.wire = Wire(self._loop, Slots(100, slow_each=100), slow_after_s=self.slow_after_s)
 
     def run(self, claimed: Claimed) -> Process:
-        """Carry the turn out to its end."""
+        """Carry out the turn to its end."""
         self.jobs, self.begun_at_claim = claimed.jobs, claimed.begun
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(turn.run(claimed, self))
         return self
 
-    # --- what the turn asks for -----------------------------------------------------------------------------------
+    # --- called by the turn ---------------------------------------------------------------------------------------
 
     def now(self) -> Micros:
         return self.clock.now
@@ -232,7 +232,7 @@ class Process:
     def bug(self, job_id: UUID, grant_id: str) -> None:
         self.bugs.append(job_id)
 
-    # --- what the script does, and what the test asks for ---------------------------------------------------------
+    # --- for the script and the test ------------------------------------------------------------------------------
 
     async def call(self, job_id: UUID) -> Answer:
         assert job_id in self.begun_by(self.now()), "a call is made for a job that the ledger has not begun"
@@ -243,18 +243,18 @@ class Process:
         return brought
 
     def by_object(self, object_id: str) -> UUID:
-        """The next job of an object; they are called in order."""
+        """The next job on an object; they are called in order."""
         of_it: list[UUID] = [one.id for one in self.jobs if one.object_id == object_id]
         return next(job_id for job_id in of_it if job_id not in self.called)
 
     def begun_by(self, at: Micros) -> set[UUID]:
-        """The jobs whose beginning is committed."""
+        """The jobs that were committed as begun by then."""
         committed = [entry for entry in self.records if entry.at + self.commit_s * SECOND <= at]
         return {*self.begun_at_claim, *(job_id for entry in committed for job_id in entry.begins)}
 
     @property
     def called(self) -> list[UUID]:
-        """The jobs whose calls were made, in the order in which they ended."""
+        """The jobs that were called, in the order in which the calls ended."""
         return [call.job_id for call in self.calls]
 
     @property
@@ -267,7 +267,7 @@ class Process:
 
     @property
     def end(self) -> End:
-        """The one end of the turn."""
+        """The only recorded end of the turn."""
         (end,) = [entry.end for entry in self.records if entry.end is not None] + self.finished
         return end
 
@@ -277,7 +277,7 @@ class Process:
 
     @property
     def begun_at(self) -> list[float]:
-        """When the calls began, in seconds since the turn did."""
+        """When the calls began, in seconds since the start of the turn."""
         return sorted(round((call.began - START) / SECOND, 2) for call in self.calls)
 
 

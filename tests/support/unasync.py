@@ -1,6 +1,6 @@
-"""`SendQueue`, made from the source of `AsyncSendQueue`: what both have in common is written down once.
+"""Generates `SendQueue` from the source of `AsyncSendQueue`, so that their common code is written only once.
 
-``./dev generate`` writes the result, ``sendq/queue.py``. A unit test compares it with what this would write.
+``./dev generate`` writes the result, ``sendq/queue.py``. A unit test checks that the file is up to date.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "sendq" / "async_queue.py"
 RESULT = ROOT / "sendq" / "queue.py"
 
-# What differs in the text: from the first phrase to the end of the second, and what stands there in the result.
+# Differences in the text: from the first phrase to the end of the second, and the replacement.
 TEXTS = (
     ("`AsyncSendQueue`: what a web application", "runs on asyncio.", "`SendQueue`: what a web application holds."),
     (
@@ -38,7 +38,7 @@ ledger: a database URL (``postgresql://…`` for psycopg 3, ``postgresql+psycopg
     ),
 )  # fmt: skip
 
-# What differs in the code: patterns, and what replaces each match.
+# Differences in the code: patterns and their replacements.
 CODE = (
     (r".*# asyncio only\n", ""),
     (r"\nfrom sqlalchemy\.ext\.asyncio import AsyncEngine\n", "\nfrom sqlalchemy import Engine\n"),
@@ -52,10 +52,10 @@ CODE = (
 
 
 def sync_source(source: str) -> str:
-    """The source of the sync queue, sorted and formatted by ruff.
+    """The source of the synchronous queue, sorted and formatted by ruff.
 
     Raises:
-        ValueError: something to replace is not in the source, or something of asyncio is left.
+        ValueError: a text to replace is not in the source, or some asyncio code is left.
     """
     rules = [(rf"(?s){re.escape(first)}.*?{re.escape(last)}", text) for first, last, text in TEXTS]
     for pattern, text in [*rules, *CODE]:

@@ -1,4 +1,4 @@
-"""How long a test waits before it says that something did not happen."""
+"""How long a test waits for something before it fails."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Seconds. What is waited for takes a fraction of it on an idle machine; a slow and busy one may take ten times as long,
-# and only a defect takes this long. A test that is about speed compares with something measured in the same run.
+# Seconds. On an idle machine the wait is a fraction of this, on a slow and busy one perhaps ten times longer; only a
+# defect takes this long. A test of speed compares with something measured in the same run.
 LIMIT_S = 180.0
 
 
 def eventually(condition: Callable[[], T], what: str, *, limit_s: float = LIMIT_S) -> T:
-    """Wait until ``condition`` holds; returns its value. Fails, naming ``what``, after ``limit_s`` seconds."""
+    """Wait until ``condition`` holds; returns its value. After ``limit_s`` seconds it fails and names ``what``."""
     deadline = time.monotonic() + limit_s
     while True:
         value = condition()
