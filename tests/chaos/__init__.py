@@ -1,1 +1,1 @@
-"""Chaos: real processes are killed, frozen, cut off and starved, and afterwards the ledger must add up."""
+"""Chaos: kills, freezes, disconnects and starves real processes; afterwards the ledger must add up."""

@@ -1,9 +1,9 @@
-"""``./dev chaos``: every scenario with one seed, and a report of how it all added up.
+"""``./dev chaos``: plays every scenario with one seed, and reports whether the ledger added up.
 
     ./dev chaos --seed 7 --only kills --only redis-frozen --kills 30 --report chaos.md
 
-The report is Markdown; the same numbers stand beside it as JSON. Exit status 1 if anything was lost, went twice, did
-not drain by itself, or if a turn was away for longer than the bar.
+The report is Markdown, with the same numbers as JSON beside it. The exit status is 1 if anything was lost or sent
+twice, did not drain by itself, or if a turn was away for longer than the bar.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REPORT = Path(__file__).parents[2] / "benchmarks" / "results" / "chaos.md"
 def main(arguments: list[str]) -> int:
     """See the module."""
     given = _parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the workers would be left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # otherwise the workers would keep running
     scenarios = [workers.kills(given.kills), *workers.SCENARIOS, *servers.SCENARIOS, *upstream.SCENARIOS]
     known = [scenario.name for scenario in scenarios] + [plain.NAME]
     unknown = sorted(set(given.only) - set(known))
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
                 skipped.append(scenario)
             else:
                 played.append(_play(scenario, cluster, Path(home), given.seed))
-            report.Report(given.seed, played, skipped, compared).write(given.report)  # what is known so far
+            report.Report(given.seed, played, skipped, compared).write(given.report)  # the results so far
         if compares:
             compared = plain.compare(cluster, Path(home), seed=given.seed, kills=given.compare_kills)
     result = report.Report(given.seed, played, skipped, compared)
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./dev chaos", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=1, help="decides what happens when, and the work (default: 1)")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this scenario; may be repeated")
-    kills = 10 * (len(PLACES) + 1)  # every place ten times, and ten times any moment
+    kills = 10 * (len(PLACES) + 1)  # ten times at every place, and ten times at any moment
     parser.add_argument("--kills", type=int, default=kills, help=f"in the scenario of kills (default: {kills})")
     parser.add_argument("--compare-kills", type=int, default=25, help="in the comparison with plain Celery")
     parser.add_argument("--report", type=Path, default=REPORT, help="where to write it (default: benchmarks/results)")

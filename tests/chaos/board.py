@@ -1,7 +1,8 @@
-"""The board: where the tests say at which place the next worker dies, and read where the last ones did.
+"""The board: where the tests set at which place the next worker dies, and read where earlier ones died.
 
-A file of one byte for each place, mapped by all workers. A byte that is not 0 is armed: whoever comes to the place
-counts it down, and dies by its own SIGKILL when it reaches 0. Behind them stands which process's clock is wrong.
+A file with one byte per place, mapped by all workers. A place whose byte is not 0 is armed: each worker that reaches it
+counts it down, and the one that gets to 0 kills itself by SIGKILL. After these bytes comes the process with a wrong
+clock.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from tasks.failpoints import POINTS
 
-# While the API has the request and has not answered: a while after "calling", less than the API takes.
+# While the API has the request but has not answered: a delay after "calling" that is shorter than the API's latency.
 WAITING = "waiting"
 WAITING_AFTER_S = 0.05
 PLACES = {
@@ -24,15 +25,15 @@ PLACES = {
     WAITING: f"turn: {WAITING_AFTER_S * 1000:.0f} ms after the request, which the API has and answers later",
 }
 _NUMBER = {name: number for number, name in enumerate(PLACES)}
-_CLOCK = struct.Struct("=qq")  # a process, and the seconds by which its clock is ahead
+_CLOCK = struct.Struct("=qq")  # a process id, and the seconds by which its clock is ahead
 
-# In every worker's environment: the path of the board.
+# The environment variable of every worker with the path of the board.
 VARIABLE = "CHAOS_BOARD"
 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """One process that died: where, and when on the wall clock (seconds)."""
+    """The death of one process: where, and when by the wall clock (seconds)."""
 
     place: str
     pid: int
@@ -40,7 +41,7 @@ class Death:
 
 
 class Board:
-    """The file at ``path`` with its log of deaths beside it. The first to open it makes it."""
+    """The file at ``path``, with the log of deaths beside it. The first process to open it creates it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,23 +54,23 @@ class Board:
     # --- the test's side ----------------------------------------------------------------------------------------------
 
     def arm(self, place: str, *, visits: int = 1) -> None:
-        """Whoever makes the ``visits``-th visit to the place from now on dies there (1 to 255)."""
+        """Let the process that makes the ``visits``-th visit (1 to 255) to the place from now on die there."""
         self._map[_NUMBER[place]] = visits
 
     def disarm(self) -> None:
-        """Nobody dies any more."""
+        """Let no process die any more."""
         self._map[: len(PLACES)] = bytes(len(PLACES))
 
     def armed(self, place: str) -> bool:
-        """Whether nobody has died there yet."""
+        """Whether a process is still to die there."""
         return self._map[_NUMBER[place]] != 0
 
     def set_clock(self, pid: int, seconds: int) -> None:
-        """The clock of this process is wrong by so many seconds, and everybody else's is right again."""
+        """Make the clock of this process wrong by ``seconds``, and the clocks of all others right."""
         _CLOCK.pack_into(self._map, len(PLACES), pid, seconds)
 
     def died(self, place: str, pid: int) -> None:
-        """Write down a death."""
+        """Log a death."""
         os.write(self._log, f"{time.time():.6f} {pid} {place}\n".encode())
 
     def deaths(self) -> list[Death]:
@@ -80,12 +81,12 @@ class Board:
     # --- a worker's side ----------------------------------------------------------------------------------------------
 
     def clock_is_ahead_s(self) -> int:
-        """By how many seconds this process's clock is wrong."""
+        """The seconds by which the clock of this process is wrong."""
         pid, seconds = _CLOCK.unpack_from(self._map, len(PLACES))
         return int(seconds) if pid == os.getpid() else 0
 
     def visit(self, place: str) -> None:
-        """Be at a place: go on, or die."""
+        """Pass a place: continue, or die there."""
         number = _NUMBER[place]
         if self._map[number]:
             self._map[number] -= 1

@@ -1,4 +1,4 @@
-"""A crew of workers under a supervisor: whoever dies is started again at once, as systemd or a kubelet would."""
+"""A crew of supervised workers: one that dies is restarted at once, as by systemd or a kubelet."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ LOOK_S = 0.05
 
 Ready = Callable[[Worker], bool]
 
-# What kills from outside, without a place in the code.
+# The place of a kill from outside, at no particular place in the code.
 ANY_MOMENT = "any moment"
 
 
-# A hundred starts must not compile a hundred times, whatever the environment says.
+# A hundred starts must not compile a hundred times, so bytecode is written regardless of the environment.
 BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / ".run" / "bytecode")}
 
 
 class Crew:
-    """``size`` workers ``celery -A app``, with logs and a board in ``directory``; ``ready`` says whether one works."""
+    """``size`` workers ``celery -A app``, with logs and a board in ``directory``; ``ready`` checks if one works."""
 
     def __init__(
         self, directory: Path, environ: Mapping[str, str], size: int, *arguments: str, app: str, ready: Ready
@@ -39,29 +39,29 @@ class Crew:
 
     @property
     def workers(self) -> Sequence[Worker]:
-        """Those that run now."""
+        """The workers that are running."""
         with self._changed:
             return list(self._workers)
 
     def start(self) -> None:
-        """Start them all and wait until the ledger knows them."""
+        """Start all workers and wait until they are ready."""
         self._fill_up()
         for worker in self.workers:
             eventually(lambda: self._ready(worker), "a worker that works")  # noqa: B023
         self._thread.start()
 
     def kill(self, worker: Worker) -> None:
-        """``kill -9`` from outside; the supervisor starts another."""
+        """``kill -9`` from outside; the supervisor starts a new one."""
         self.board.died(ANY_MOMENT, worker.pid)
         worker.process.send_signal(signal.SIGKILL)
 
     def all_there(self) -> bool:
-        """Whether none is missing, and every one works."""
+        """Whether all workers are running and ready."""
         workers = self.workers
         return len(workers) == self.size and all(map(self._ready, workers))
 
     def stop(self) -> None:
-        """End them, without ceremony."""
+        """Kill all workers."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()

@@ -1,7 +1,8 @@
-"""The ledger equation: what must hold between the callers, the ledger and the API when all is quiet again.
+"""The ledger equation: what must hold between the callers, the ledger and the API when everything is idle again.
 
-Every accepted job is in exactly one state, and at an end; the API accepted a message at most once, and exactly once if
-the ledger says "sent"; what the ledger says went out did, and what it says did not, did not. Nothing is left open.
+Every accepted job is in exactly one state, a final one; the API accepted a message at most once, and exactly once if
+the ledger says "sent"; what the ledger says was sent was sent, and what it says was not sent was not. Nothing is left
+open.
 """
 
 from __future__ import annotations
@@ -26,28 +27,28 @@ _NOT_SENT = frozenset({State.DEAD, State.CANCELLED, State.EXPIRED})
 
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """How it adds up. ``wrong`` holds a sentence for every job or lane that breaks the equation."""
+    """The result. ``wrong`` has a sentence for every job or lane that breaks the equation."""
 
     jobs: int
     states: Mapping[State, int]
-    lost: Sequence[str]  # accepted from the caller, and neither out nor at an end that somebody can see
-    twice: Sequence[str]  # more than once in the mailbox
+    lost: Sequence[str]  # accepted from the caller, but neither sent nor in a visible final state
+    twice: Sequence[str]  # in the mailbox more than once
     wrong: Sequence[str] = field(default_factory=list)
 
     @property
     def in_doubt(self) -> int:
-        """Jobs of which the ledger says that it does not know."""
+        """The number of jobs in doubt."""
         return self.states.get(State.IN_DOUBT, 0)
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is lost, nothing went twice, and nothing that the ledger says is untrue."""
+        """Whether nothing is lost, nothing was sent twice, and nothing in the ledger is untrue."""
         return not (self.lost or self.twice or self.wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What the ledger says, read in one transaction."""
+    """The content of the ledger, read in one transaction."""
 
     jobs: Sequence[Row[Any]]
     lanes: Sequence[Row[Any]]
@@ -56,13 +57,13 @@ class Books:
 
 
 def add_up(system: System, load: Load) -> Sum:
-    """Compare the three."""
+    """Compare the callers, the ledger and the API."""
     books = read_books(system)
     return equation(books, load, mailbox=system.api.mailbox, modified=system.api.modified)
 
 
 def read_books(system: System) -> Books:
-    """All rows that the equation is about."""
+    """Read all rows that the equation needs."""
     with reading(system.engine) as connection:
         columns = schema.job.c
         jobs: Sequence[Any] = connection.execute(
@@ -78,7 +79,7 @@ def read_books(system: System) -> Books:
 
 
 def equation(books: Books, load: Load, *, mailbox: Sequence[Accepted], modified: Sequence[Modified]) -> Sum:
-    """The sum of what was accepted, what the ledger says and what the API has."""
+    """Compare what was accepted, what the ledger says and what the API has."""
     by_id = {str(job.id): job for job in books.jobs}
     out = Counter(one.job for one in mailbox if one.job is not None)
     expected = [*load.sends, *(str(job.id) for job in books.jobs if job.batch_id is not None)]
@@ -87,7 +88,7 @@ def equation(books: Books, load: Load, *, mailbox: Sequence[Accepted], modified:
     wrong = [f"job {name} was enqueued by nobody" for name in by_id.keys() - set(expected)]
     wrong += _batches_missing(books, load)
     wrong += _untrue(by_id, out, {one.job: one.id for one in mailbox})
-    wrong += _last_words(books, load, modified)
+    wrong += _wrong_last_changes(books, load, modified)
     wrong += _left_open(books)
     wrong += _progress(books)
     return Sum(
@@ -116,8 +117,8 @@ def _untrue(jobs: Mapping[str, Row[Any]], out: Mapping[str, int], ids: Mapping[s
             yield f"job {name} names another message than the one that went out"
 
 
-def _last_words(books: Books, load: Load, modified: Sequence[Modified]) -> Iterable[str]:
-    """Of all modifications of one message the one asked for last must be the one that stands."""
+def _wrong_last_changes(books: Books, load: Load, modified: Sequence[Modified]) -> Iterable[str]:
+    """Of all modifications of one message, the one requested last must win."""
     grants = {lane.id: lane.grant_id for lane in books.lanes}
     stands = {(one.grant, one.id): one.changes.get("unread") for one in modified}
     last = {

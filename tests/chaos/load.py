@@ -1,7 +1,7 @@
-"""Work for a scenario: sends, batches of modifications and cancellations, in an order that a seed decides.
+"""Work for a scenario: sends, batches of modifications and cancellations, in an order determined by a seed.
 
-Enqueued as a careful application does it: everything under a key, and again under the same key until the ledger has
-said yes. What was accepted is known by id.
+Enqueued as a careful application does it: everything with a key, and again with the same key until the ledger has
+accepted it. Accepted jobs are known by id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ BACKLOG_LANES = 4
 
 
 class Load:
-    """``rate`` jobs a second, a tenth of them modifications, round about ``lanes`` grants."""
+    """``rate`` jobs per second, a tenth of them modifications, spread over ``lanes`` grants."""
 
     def __init__(
         self, queue: SendQueue, *, seed: int, lanes: int = 60, rate: float = 50.0, provider: str = "google"
@@ -37,26 +37,26 @@ class Load:
         self._due = 0.0
         self._number = 0
         self.sends: list[str] = []
-        self.batches: dict[str, bool] = {}  # its id → the value of "unread" that it asks for
+        self.batches: dict[str, bool] = {}  # id → the requested value of "unread"
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
 
     @property
     def jobs(self) -> int:
-        """How many were accepted so far."""
+        """The number of jobs accepted so far."""
         return len(self.sends) + OBJECTS * len(self.batches)
 
     def start(self) -> None:
-        """Begin; goes on until `stop`."""
+        """Start enqueueing, until `stop`."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Enqueue no more; what was begun is finished, however long the ledger is away."""
+        """Stop enqueueing; what was begun is finished, however long the ledger is unavailable."""
         self._ended.set()
         self._thread.join()
 
     def enqueue_backlog(self, each: int) -> None:
-        """A few lanes that get through their jobs slowly, one by one: some wait whenever something happens."""
+        """A few lanes that do their jobs slowly, one by one, so that some jobs are always waiting."""
         for lane in range(BACKLOG_LANES):
             slow = Options(provider="ews")
             message = Message(to=["leyah@example.com"], subject="Newsletter", body="<p>42</p>")
@@ -93,7 +93,7 @@ class Load:
     def _modify(self) -> None:
         self._number += 1
         name, grant, unread = f"modify-{self._number}", self._grant(), self._chance.random() < 0.5
-        # The same few messages of a grant again and again, so that the last word on each must win.
+        # The same few messages of a grant repeatedly, so that the last change of each must win.
         objects = [f"{grant}-message-{number}" for number in self._chance.sample(range(2 * OBJECTS), OBJECTS)]
         batch = self._until_said(
             lambda: self._queue.modify(grant, objects, unread=unread, key=name, provider=self._provider)
@@ -102,7 +102,7 @@ class Load:
 
     def _cancel(self) -> None:
         job = self._chance.choice(self.sends[-50:])
-        with suppress(LedgerUnavailable, Retryable, exc.SQLAlchemyError):  # then it is not cancelled: as good
+        with suppress(LedgerUnavailable, Retryable, exc.SQLAlchemyError):  # then it is not cancelled, which is fine too
             self._queue.cancel(job)
 
     def _grant(self) -> str:

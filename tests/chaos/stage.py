@@ -1,4 +1,4 @@
-"""The stage of a scenario: a system with its servers, a crew, work for it, and how it all adds up afterwards."""
+"""The stage of a scenario: a system with its servers, a crew of workers, work for it, and the final check."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tests.support.servers import Cluster
 from tests.support.system import System, Worker, running
 from tests.support.waiting import eventually
 
-LATENCY_S = 0.1  # of the API: time in which a call can be met on the wire
-WARM = 60  # jobs that are through before anything breaks
-AFTERWARDS_S = 2.0  # work goes on for so long after the fault
+LATENCY_S = 0.1  # of the API: the time in which a call is on the wire
+WARM = 60  # jobs that are done before anything breaks
+AFTERWARDS_S = 2.0  # work continues for this long after the fault
 
-# Tries by the dozen and pauses of a second: a fault of some seconds must not end in dead letters.
+# Dozens of attempts with pauses of a second: a fault of some seconds must not cause dead letters.
 PATIENT = "".join(
     f"""
 [[change]]
@@ -47,7 +47,7 @@ backoff = {{ base = 0.2, cap = 1.0, number = 100 }}
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What breaks (``act``), under which name; ``proxied``: with a proxy before Redis, PostgreSQL and the API."""
+    """What breaks (``act``) and its name; ``proxied``: with a proxy before Redis, PostgreSQL and the API."""
 
     name: str
     title: str
@@ -56,16 +56,16 @@ class Scenario:
     proxied: bool = False
     crew: int = 3
     lanes: int = 60
-    rate: float = 40.0  # jobs a second
+    rate: float = 40.0  # jobs per second
     backlog: int = 150  # jobs on each of the slow lanes, at 0.1 s a call: for a quarter of a minute
-    sign: str = ""  # what the workers' logs must say, or nothing broke
+    sign: str = ""  # what the workers' logs must contain, otherwise nothing broke
     settings: Mapping[str, str] = field(default_factory=dict)
-    small_disk: bool = False  # the tables lie on a file system of a few megabytes
+    small_disk: bool = False  # the tables are on a file system of a few megabytes
 
 
 @dataclass(slots=True)
 class Stage:
-    """What a scenario acts with."""
+    """What a scenario can use."""
 
     system: System
     crew: Crew
@@ -77,10 +77,10 @@ class Stage:
     ledger: Proxy | None = None
     api: Proxy | None = None
     disk: Path | None = None
-    mended_at: float | None = None  # wall clock; None: nothing but processes broke
+    mended_at: float | None = None  # wall clock; None if only processes broke
 
     def pause(self, least: float, most: float | None = None) -> None:
-        """Let it work for a while; between two lengths, chance decides."""
+        """Let the system work for a while: ``least`` seconds, or a random time between ``least`` and ``most``."""
         time.sleep(least if most is None else self.chance.uniform(least, most))
 
     def leader(self) -> Worker:
@@ -97,7 +97,7 @@ class Stage:
         return leader
 
     def freeze(self, worker: Worker) -> None:
-        """SIGSTOP, at a moment at which it has a turn; counts as its death."""
+        """Send SIGSTOP while the worker has a turn; counts as its death."""
         its_ids = f"SELECT id FROM sendq_worker WHERE pid = {worker.pid}"
         mine = f"SELECT count(*) FROM sendq_lane WHERE turn_worker IN ({its_ids})"
         eventually(lambda: self.system.scalar(mine), "a turn of this worker")
@@ -105,13 +105,13 @@ class Stage:
         self.crew.board.died("frozen", worker.pid)
 
     def mended(self) -> None:
-        """What was broken is whole again from here on."""
+        """Note that the fault is over."""
         self.mended_at = time.time()
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What came of a scenario."""
+    """The result of a scenario."""
 
     scenario: Scenario
     seed: int
@@ -119,19 +119,19 @@ class Played:
     drained: bool
     deaths: Sequence[Death]
     restarts: int
-    back_s: Sequence[float]  # until each turn that was held up was back, or each waiting job was called for
+    back_s: Sequence[float]  # until each held-up turn was taken back, or each lane with waiting jobs had a call
     took_s: float
-    bit: bool  # whether the fault shows in the workers' logs
-    said: Sequence[str]  # what they say that they never should
+    bit: bool  # whether the fault is visible in the workers' logs
+    said: Sequence[str]  # log lines that should never occur
 
     @property
     def holds(self) -> bool:
-        """Whether everything came to its end without a hand, and the equation holds."""
+        """Whether everything ended without intervention, and the equation holds."""
         sound = self.sum.holds and not self.sum.states.get(State.DEAD)
         return self.drained and self.bit and sound and not self.said
 
 
-# What no scenario here may bring about: an exception of ours, a second mail, a net that had to catch something.
+# What no scenario here may cause: an unexpected exception, a second mail, a safety net that found something.
 NEVER_SAID = (
     '"bug"',
     "sent_twice",
@@ -144,7 +144,7 @@ NEVER_SAID = (
 
 @contextlib.contextmanager
 def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Iterator[Stage]:
-    """Servers, processes and files of a scenario; all of it ends with the block."""
+    """Servers, processes and files of a scenario; everything ends with the block."""
     with contextlib.ExitStack() as stack:
         chance = random.Random(f"{scenario.name} {seed}")
         disk = None
@@ -175,7 +175,7 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
 
 
 def play(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Played:
-    """Warm up, break it, mend it, let everything drain without a hand, and add it up."""
+    """Warm up, break it, repair it, let everything drain without intervention, and check the equation."""
     began = time.monotonic()
     with staged(scenario, cluster, directory, seed) as stage:
         system = stage.system
@@ -211,7 +211,7 @@ def _registered(system: System, worker: Worker) -> bool:
 
 
 def drained(system: System) -> bool:
-    """Wait until no job waits and no turn is open; False if that does not come about by itself."""
+    """Wait until no job waits and no turn is open; False if that does not happen within the limit."""
     open_turns = "SELECT count(*) FROM sendq_lane WHERE turn IS NOT NULL"
 
     def quiet() -> bool:
@@ -226,7 +226,7 @@ def drained(system: System) -> bool:
 
 
 def _called_for(system: System, mended_at: float) -> list[float]:
-    """For each lane with jobs that waited when the fault was over: seconds until the next call for one of them."""
+    """For each lane with jobs waiting when the fault ended: seconds until the next call for one of them."""
     at = round(mended_at * SECOND)
     job, attempt = schema.job.c, schema.attempt.c
     waited = (job.created_at < at) & (job.due_at <= at) & ((job.finished_at.is_(None)) | (job.finished_at > at))

@@ -1,4 +1,4 @@
-"""A short selection of the chaos, for ``./dev test-all``; ``./dev chaos`` plays all of it, and measures."""
+"""A short selection of the scenarios, for ``./dev test-all``; ``./dev chaos`` plays all of them and measures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tests.support.servers import Cluster, running_cluster
 
 pytestmark = [pytest.mark.chaos, pytest.mark.long]
 
-# Deaths are noticed in seconds; on a busy machine the living are buried now and then, which must not matter either.
+# Deaths are noticed within seconds; on a busy machine live workers are sometimes declared dead too, which must not
+# matter either.
 QUICK = {
     "SENDQ_BEAT_INTERVAL_S": "0.5",
     "SENDQ_STALE_AFTER_S": "3",
@@ -25,7 +26,7 @@ QUICK = {
 }
 SEED = 1
 
-# A death with each kind of trace: in the ledger, in the broker, at the API, and in what others take back.
+# Deaths with each kind of trace: in the ledger, in the broker, at the API, and in work that others take back.
 PLACES = ("offered", "claimed", "waiting", "answered", "recording", "recorded", "burying")
 
 

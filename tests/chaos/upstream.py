@@ -1,4 +1,4 @@
-"""The API: gone, silent, forgetful, slow, overloaded."""
+"""Scenarios in which the API is unreachable, silent, forgetful, slow or overloaded."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _drip(stage: Stage) -> None:
 
 
 def _answer_with(stage: Stage, fault: Fault, *, share: float, seconds: float) -> None:
-    """A share of all requests ends with this fault for a while."""
+    """Let a share of all requests end with this fault for ``seconds``."""
 
     def gate(_request: Request) -> Fault | None:
         return fault if stage.chance.random() < share else None

@@ -1,4 +1,4 @@
-"""How long what a dead worker held stays away: open turns, looked at ten times a second."""
+"""Measures how long the turns of a dead worker are away: checks the open turns ten times per second."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tests.support.system import System
 
 LOOK_S = 0.1
 
-# An offered turn that nobody claims for this long was in a message that died with its reader, or was never published.
+# An offered turn that is unclaimed for this long was in a message whose reader died, or was never published.
 UNCLAIMED_S = 5.0
 
 
 @dataclass(slots=True)
 class _Turn:
-    """An open turn, as it was seen."""
+    """An open turn as last seen."""
 
     first: float
     last: float
-    pid: int | None = None  # of the worker that claimed it; None: nobody has
+    pid: int | None = None  # of the worker that claimed it; None if unclaimed
 
 
 class Watch:
-    """Looks until it is stopped; the wall clock is the one of `Death`."""
+    """Checks until it is stopped, by the same wall clock as `Death`."""
 
     def __init__(self, system: System) -> None:
         self._engine = system.engine
@@ -43,16 +43,16 @@ class Watch:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start checking."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._ended.set()
         self._thread.join()
 
     def away(self, deaths: Sequence[Death]) -> list[float]:
-        """For each turn that a death took along: for how many seconds, whoever else died meanwhile."""
+        """For each turn lost by a death: the seconds until it was back, including further deaths in the meantime."""
         found = []
         for turn in self._turns.values():
             meanwhile = [death for death in deaths if turn.first - LOOK_S <= death.at <= turn.last]

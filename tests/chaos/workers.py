@@ -1,4 +1,4 @@
-"""Workers that are killed, frozen and asked to stop."""
+"""Scenarios that kill, freeze and stop workers."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from tests.chaos.crew import ANY_MOMENT
 from tests.chaos.stage import Scenario, Stage
 from tests.support.waiting import eventually
 
-# How often a place is passed before somebody dies there: chance decides up to here. Rare places: the first time.
+# The most visits to a place before a worker dies there (random from 1); rare places: the first visit.
 VISITS = {"calling": 40, "waiting": 40, "answered": 40, "recording": 15, "recorded": 15, "claiming": 10, "claimed": 10,
           "offering": 5, "offered": 5, "published": 5, "burying": 1, "buried": 1}  # fmt: skip
 
-# The crew is given this long to reach an armed place before the next one is armed beside it.
+# How long the crew has to reach an armed place before the next one is armed too.
 PATIENCE_S = 3.0
 
-# A death is noticed after 8 s, and by a leader that may first have to be found.
+# A death is noticed after 8 s, and by a leader that may have to be elected first.
 BURIAL_S = 16.0
 
 
 def kills(
     count: int, *, places: Sequence[str] = (*PLACES, ANY_MOMENT), gap_s: tuple[float, float] = (0.5, 3.0)
 ) -> Scenario:
-    """So many kills, each of ``places`` as often as any other, in an order that the seed decides.
+    """A number of kills, equally often at each of ``places``, in an order determined by the seed.
 
-    ``gap_s``: between two of them, beside the time that a worker takes to start.
+    ``gap_s``: seconds between two kills, in addition to the start of a worker.
     """
 
     def act(stage: Stage) -> None:
@@ -38,7 +38,7 @@ def kills(
         while schedule or any(map(board.armed, PLACES)):
             eventually(stage.crew.all_there, "a full crew")
             stage.pause(*gap_s)
-            # One whose place is still armed waits for the others; if all do, somebody dies whom they can bury.
+            # A kill whose place is still armed waits; if all do, kill any worker, so that there is work to take back.
             place = next((one for one in schedule if one == ANY_MOMENT or not board.armed(one)), None)
             if place is not None:
                 schedule.remove(place)
@@ -72,7 +72,7 @@ def _kill_leaders(stage: Stage) -> None:
 def _freeze(stage: Stage) -> None:
     for worker in (stage.leader(), stage.chance.choice(stage.crew.workers)):
         stage.freeze(worker)
-        stage.pause(13.0, 15.0)  # past its burial, which is due 8 s after its last beat
+        stage.pause(13.0, 15.0)  # until after it is declared dead, which is 8 s after its last beat
         os.kill(worker.pid, signal.SIGCONT)
         stage.pause(3.0)
 
