@@ -1,5 +1,5 @@
-"""What PostgreSQL has done: pages, bytes on disk, time by statement, plans. The wheel has no extensions, so the time of
-statements comes out of the server's own log.
+"""What PostgreSQL has done: pages, bytes on disk, time by statement, plans. The wheel has no extensions, so the times
+of statements are from the server's log.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import Engine, text
 from sendq.ledger.db.engine import reading
 from tests.support.servers import PgServer
 
-# Backends tell of their pages now and then; the idle ones after 10 s.
+# Backends report their pages now and then; idle ones after 10 s.
 PAGES_TOLD_S = 11.0
 
 TABLES = ("sendq_job", "sendq_batch")
@@ -24,14 +24,14 @@ SHOWN = 170  # characters of a statement
 
 
 def pages(ledger: Engine) -> int:
-    """Pages of 8 kB that all sessions of this database have touched, in the cache or not, as far as they have told."""
+    """Pages of 8 kB that all sessions of this database have accessed, cached or not, as far as reported."""
     asked = text("SELECT blks_hit + blks_read FROM pg_stat_database WHERE datname = current_database()")
     with reading(ledger) as connection:
         return int(connection.execute(asked).scalar_one())
 
 
 def bytes_per_job(ledger: Engine, jobs: int) -> dict[str, float]:
-    """On disk, by table and index; what is smaller than a tenth of a byte is left out."""
+    """Bytes on disk per job, by table and index; values below 0.1 are left out."""
     asked = text(
         "SELECT c.relname AS name, pg_relation_size(c.oid) + CASE WHEN c.relkind = 'r' THEN"
         " pg_table_size(c.oid) - pg_relation_size(c.oid) ELSE 0 END AS bytes FROM pg_class AS c"
@@ -49,7 +49,7 @@ def bytes_per_job(ledger: Engine, jobs: int) -> dict[str, float]:
 
 @dataclass(slots=True)
 class Statement:
-    """One kind of statement, however many values it names."""
+    """One kind of statement, with any number of values."""
 
     text: str
     calls: int = 0
@@ -61,8 +61,8 @@ class Statement:
 
 @contextmanager
 def logged(pg: PgServer) -> Iterator[list[Statement]]:
-    """Have the server write down each statement with its time; when the block ends, they are in the list, by the time
-    that all of a kind took. Writing costs the server some time of its own.
+    """Let the server log each statement with its time; when the block ends, they are in the list, sorted by the total
+    time of each kind. Logging costs the server some time.
     """
     log = pg.socket_dir / "postgres.log"
     found: list[Statement] = []
@@ -92,9 +92,9 @@ _PARAMETERS = re.compile(r"(?P<process>\d+)\] DETAIL:  [Pp]arameters: (?P<values
 
 
 def parse(log: str) -> list[Statement]:
-    """The statements in a log of PostgreSQL, those first that took most."""
+    """The statements in a PostgreSQL log, the most expensive first."""
     kinds: dict[str, Statement] = {}
-    slowest_of: dict[str, Statement] = {}  # by process: whose parameters come next
+    slowest_of: dict[str, Statement] = {}  # by process: the statement whose parameters come next
     starts = [match.start() for match in _ENTRY.finditer(log)]
     for start, end in zip(starts, [*starts[1:], len(log)], strict=True):
         entry = log[start:end]
@@ -115,13 +115,13 @@ def parse(log: str) -> list[Statement]:
 
 
 def _alike(statement: str) -> str:
-    """The statement, however many values it names."""
+    """The statement with unnumbered parameters, and lists of them shortened to the first."""
     unnumbered = re.sub(r"\$\d+", "$", statement)
     return re.sub(r"\((\$[:\w]*)(?:, \$[:\w]*)+\)", r"(\1 …)", unnumbered)
 
 
 def rows_of(statements: Sequence[Statement], jobs: int, *, most: int = 20) -> list[Mapping[str, Any]]:
-    """For a table: what each kind cost by job."""
+    """Table rows: the cost per job of each kind."""
     return [
         {
             "ms per job": round(one.ms / jobs, 4),
@@ -137,7 +137,7 @@ _VALUE = re.compile(r"\$\d+ = (NULL|'(?:[^']|'')*')")
 
 
 def plans(pg: PgServer, database: str, statements: Sequence[Statement], *, most: int = 6) -> list[str]:
-    """How the server carries out the slowest of each kind, tried again in a transaction that is rolled back."""
+    """The plan of the slowest statement of each kind, executed again in a transaction that is rolled back."""
     lines = []
     wanted = [one for one in statements if one.slowest.startswith(("SELECT", "UPDATE", "DELETE", "INSERT", "WITH"))]
     with psycopg.connect(host=pg.host, port=pg.port, user="postgres", dbname=database) as connection:

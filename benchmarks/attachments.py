@@ -4,9 +4,9 @@
 
 The API reads each body slowly, so that all of them are on the wire at once. The worker is warmed up by small messages
 through the same grants; then its resident memory is read, all jobs are enqueued (the files in turn, each stored once),
-and its memory is read again and again until all are sent. The kernel's own high-water mark stands beside the readings.
+and its memory is read repeatedly until all are sent. The kernel's own high-water mark is reported too.
 
-One run, no repetitions; the CPU's figures share the cores with simulator and servers.
+One run without repetitions; simulator and servers share the cores, which affects the CPU figures.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
-    """One run; the numbers by their names, with their units in them."""
+    """One run; the results by name, with the unit in the name."""
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sendq-bench-")))
         pg = stack.enter_context(running_postgres())
@@ -101,7 +101,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _warm_up(ledger: Engine, jobs: int) -> int:
-    """Small messages through all grants, so that lanes and application have earned their calls; how many."""
+    """Send small messages through all grants, so that lanes and application are ramped up; returns how many."""
     queue = SendQueue(ledger)
     for round_ in range(1, 3):
         sends = [Send(f"grant-{n}", Message(to=["leyah@example.com"]), Options(provider="imap")) for n in range(jobs)]
@@ -135,11 +135,11 @@ def _summary(api: str) -> dict[str, Any]:
 
 
 def _reset_high_water(process: psutil.Process) -> None:
-    with contextlib.suppress(OSError):  # where the kernel does not let us, the mark counts from the process's start
+    with contextlib.suppress(OSError):  # if the kernel does not allow it, the mark counts from the start of the process
         Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
 def _high_water(process: psutil.Process) -> int:
-    """The most resident memory that the process ever had, in bytes; Linux only."""
+    """The peak resident memory of the process, in bytes; Linux only."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024

@@ -2,10 +2,10 @@
 
     ./dev bench bulk [--jobs 100000] [--report DIRECTORY]
 
-Each part runs in a process of its own, so that the memory is its own: its peak over what the process held before the
-call, in which the ids themselves are. The call is repeated with a key (which adds the digest of all ids) and with a
-tenth of the jobs: flat memory means that the difference is that of the ids alone. Then the batch is cancelled, and
-beside it the longest wait of a small transaction that locks one lane is taken: a cancel must not be in a lane's way.
+Each part runs in its own process to measure its memory: the peak above what the process held before the call, which
+includes the ids themselves. The call is repeated with a key (which adds the digest of all ids) and with a tenth of the
+jobs: memory is flat if the difference is only that of the ids. Then the batch is cancelled, and meanwhile the longest
+wait of a small transaction that locks one lane is measured: a cancel must not block a lane.
 
 PostgreSQL runs with fsync off, as in the tests: the caller's CPU is the same, and commits wait less.
 """
@@ -94,7 +94,7 @@ def _part(url: str, jobs: int, ids: str, key: str | None = None) -> dict[str, An
 
 
 def enqueue(url: str, jobs: int, ids: str, key: str | None) -> dict[str, Any]:
-    """One call, after a small one that loads whatever is only loaded once."""
+    """One call, after a small one that loads what is only loaded once."""
     queue = SendQueue(url)
     queue.modify("warm", [f"{number:016x}" for number in range(2_000)], starred=True)
     names = (f"{number:016x}" for number in range(jobs))
@@ -111,7 +111,7 @@ def enqueue(url: str, jobs: int, ids: str, key: str | None) -> dict[str, Any]:
 
 
 def cancel(url: str, batch: str) -> dict[str, Any]:
-    """Cancel the batch, while another connection locks its lane again and again."""
+    """Cancel the batch while another connection repeatedly locks its lane."""
     ledger = open_engine(url)
     queue = SendQueue(ledger)
     with writing(ledger) as connection:
@@ -145,5 +145,5 @@ def cancel(url: str, batch: str) -> dict[str, Any]:
 
 
 def _peak_mb() -> float:
-    """The most memory that this process has had so far, resident."""
+    """The peak resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000

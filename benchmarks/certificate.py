@@ -1,4 +1,4 @@
-"""A certificate for 127.0.0.1, made for one run and trusted by nobody else."""
+"""A certificate for 127.0.0.1, created for one run and trusted only in it."""
 
 from __future__ import annotations
 

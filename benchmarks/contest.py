@@ -1,11 +1,11 @@
-"""One run of one queue: its servers, the API, its worker on a core of its own, and what they took.
+"""One run of one queue: its servers, the API, its worker on its own core, and the resources they used.
 
-The queue is filled before its worker starts, so that nobody waits for the producer. What is measured lies between two
-calls: the first ones open connections and load code, and with the last ones less and less is in flight. Then, on the
-same worker, jobs come one by one: how long is one on its way when nothing else is?
+The queue is filled before its worker starts, so that the producer is no bottleneck. The measurement is between two
+calls, because the first ones open connections and load code, and during the last ones fewer and fewer are in flight.
+Then jobs are enqueued one by one for the same worker, to measure the latency of a job without load.
 
-All times of CPU are the operating system's. The servers' cover the whole, from the first job taken in to the last one
-done, with all that they do behind that.
+All CPU times are the operating system's. Those of the servers cover everything from the first enqueued job to the last
+finished one, including background work.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from tests.support.servers import PgServer, running_postgres
 from worker.processes.guard import Guarded
 from worker.redis.embedded import EmbeddedRedis
 
-STALL_S = 40.0  # without a single call, after which a queue is given up
-SETTLE_S = 1.0  # that the servers have after the last call, for what they do later
+STALL_S = 40.0  # without a single call, after which a queue is abandoned
+SETTLE_S = 1.0  # after the last call, for background work of the servers
 WORKERS_CORE, OTHERS_CORE = 0, 1
 
 
 @dataclass(frozen=True)
 class Load:
-    """What every queue gets: so many jobs that are measured, over so many lanes; then so many one by one."""
+    """The load of every queue: the measured jobs, their lanes, and the jobs that follow one by one."""
 
     jobs: int
     lanes: int
@@ -53,7 +53,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Stage:
-    """What runs beside the worker."""
+    """What runs besides the worker."""
 
     home: Path
     pg: PgServer
@@ -68,7 +68,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Reading:
-    """All clocks at one moment."""
+    """All measurements at one moment."""
 
     calls: int
     worker: float
@@ -77,10 +77,10 @@ class Reading:
 
 
 def measure(one: Contestant, load: Load, *, watch: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """One run; the numbers by their names, with their units in them.
+    """One run; the results by name, with the unit in the name.
 
     ``watch`` is called with the worker's process id while it works. Raises ``RuntimeError`` if a program does not
-    start, ends too soon, or does not send every letter exactly once.
+    start, ends too early, or does not send every message exactly once.
     """
     in_flight = one.in_flight(load.in_flight)
     warm, tail = 2 * in_flight, in_flight
@@ -122,14 +122,15 @@ def measure(one: Contestant, load: Load, *, watch: Callable[[int], None] | None 
 
 @contextlib.contextmanager
 def staged(one: Contestant, load: Load, in_flight: int) -> Iterator[Stage]:
-    """PostgreSQL and Redis as they come, which keep what they are told; the API; and where all that is."""
+    """Durable PostgreSQL and Redis, the API, and the environment with their addresses."""
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sendq-bench-")))
         pg = stack.enter_context(running_postgres(fsync="on", shared_buffers="128MB"))
         redis = stack.enter_context(EmbeddedRedis(home / "redis"))
         database = stack.enter_context(pg.database())
         certificate, key = write_certificate(home)
-        trusted = home / "trusted.pem"  # beside everybody whom the world trusts: a client that reads that often is slow
+        # Together with the usual CAs, as in production: a client that reads this file often is slow.
+        trusted = home / "trusted.pem"
         trusted.write_bytes(Path(certifi.where()).read_bytes() + certificate.read_bytes())
         log = home / "api.log"
         api = Guarded(
@@ -152,7 +153,7 @@ def staged(one: Contestant, load: Load, in_flight: int) -> Iterator[Stage]:
         yield Stage(home, pg, redis, psutil.Process(api.pid).children()[0], Marks(home / "marks"), variables)
 
 
-# Where OpenSSL, requests and Node look for whom to trust.
+# Where OpenSSL, requests and Node look for trusted CAs.
 TRUST = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 
 
@@ -170,7 +171,7 @@ def working(one: Contestant, stage: Stage, in_flight: int) -> Iterator[tuple[Gua
 
 
 def play(one: Contestant, stage: Stage, *role: object) -> Any:
-    """What the queue's program says of one role."""
+    """The output of the queue's program for one role."""
     done = subprocess.run(
         [*one.program, *map(str, role)], env=stage.variables, cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -180,12 +181,12 @@ def play(one: Contestant, stage: Stage, *role: object) -> Any:
 
 
 def _gentle(one: Contestant, stage: Stage, load: Load, first: int, running: Guarded) -> dict[str, float]:
-    """Milliseconds from the moment at which the queue has a job to that at which the API has it."""
+    """Milliseconds from when the queue has a job until the API has it."""
     calls = stage.marks.count
     taken: dict[str, int] = play(one, stage, "drip", first, load.gentle_jobs, load.per_second)
     _wait_for_calls(stage, calls + load.gentle_jobs, running)
     arrived = sent_once(stage.marks, range(first, first + load.gentle_jobs), after=calls)
-    # A worker may be quicker than the producer's return.
+    # A worker may be faster than the return of the enqueue call.
     waits = sorted(max(0.0, (arrived[int(number)] - at) / 1e6) for number, at in taken.items())
     return {
         "p50_ms": round(statistics.median(waits), 2),
@@ -205,7 +206,7 @@ def _wait_for_calls(stage: Stage, calls: int, running: Guarded) -> None:
 
 
 def sent_once(marks: Marks, numbers: range, *, after: int = 0) -> dict[int, int]:
-    """When which letter arrived; raises ``RuntimeError`` unless each of them did, once, and nothing else."""
+    """When each message arrived; raises ``RuntimeError`` unless each arrived exactly once, and nothing else did."""
     calls = [marks.at(place) for place in range(after, marks.count)]
     arrived = {number: stamp for stamp, number in calls}
     if len(calls) != len(numbers) or arrived.keys() != set(numbers):

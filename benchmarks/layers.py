@@ -1,9 +1,9 @@
-"""Where the time of one send goes: a worker's stacks and threads, looked at from outside while it works.
+"""Where the time of one send goes: samples the stacks and threads of a working worker from outside.
 
-py-spy takes samples of what holds the interpreter's lock; each belongs to the innermost of its frames that any layer
-knows (JSON that is written for the ledger is the ledger's). What runs without the lock, above all encryption and system
-calls, is in no sample, and a thread that gives the lock away is seen a little longer than it has it. So the operating
-system's CPU of each thread stands beside them, which has all of it.
+py-spy samples the thread that holds the interpreter's lock; each sample is attributed to the innermost frame that
+belongs to a layer (JSON that is written for the ledger is the ledger's). Code that runs without the lock, mainly
+encryption and system calls, is in no sample, and a thread that releases the lock is seen for a little too long. So the
+operating system's CPU time of each thread, which is complete, is reported too.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 from benchmarks.contestants import PY_SPY, ROOT, Missing
 
 PER_SECOND = 200  # samples; each stops the worker for about a millisecond
-HOTTEST = 15  # functions that are told of
+HOTTEST = 15  # functions that are reported
 OURS = ("sendq/", "tasks/", "worker/", "settings/")
 
-# The first layer that knows the file of a frame has it. Paths are from the root of the project or of its libraries.
+# A frame belongs to the first layer that matches its file. Paths are relative to the project or its libraries.
 LAYERS: dict[str, tuple[str, ...]] = {
     "events and logs": (
         "worker/telemetry/", "structlog/", "prometheus_client/", "celery/events/", "kombu/pidbox.py", "logging/",
@@ -44,11 +44,11 @@ _THREAD = re.compile(r"thread \((\d+)\)(?:: (.*))?")
 
 
 def look(pid: int, seconds: int) -> dict[str, Any]:
-    """What this process does for so long: shares of ``layers``, of ``threads`` (CPU), and of the ``hottest``.
+    """What this process does for ``seconds``: shares of ``layers``, of ``threads`` (CPU), and of the ``hottest``.
 
-    Those are functions of ours, each with all that it calls in libraries.
+    The latter are our functions, each including what it calls in libraries.
 
-    Raises ``Missing`` if it cannot be looked at.
+    Raises ``Missing`` if it cannot be sampled.
     """
     if not PY_SPY.exists():
         raise Missing(f"no py-spy in {PY_SPY.parents[1].name}")
@@ -66,7 +66,7 @@ def look(pid: int, seconds: int) -> dict[str, Any]:
 
 
 def add_up(collapsed: str, ticks: dict[int, int]) -> dict[str, Any]:
-    """The same from py-spy's lines, ``thread (ID): name;frame (file:line);… count``, and each thread's ticks of CPU."""
+    """The result from py-spy's lines, ``thread (ID): name;frame (file:line);… count``, and the CPU ticks of threads."""
     by_layer: Counter[str] = Counter()
     hottest: Counter[str] = Counter()
     names: dict[int, str] = {}
@@ -94,7 +94,7 @@ def add_up(collapsed: str, ticks: dict[int, int]) -> dict[str, Any]:
 
 
 def layer_of(files: list[str]) -> str:
-    """The layer of a stack, given as the files of its frames, the innermost last."""
+    """The layer of a stack, given the files of its frames, innermost last."""
     for file in reversed(files):
         for layer, known in LAYERS.items():
             if file.startswith(known):
@@ -103,7 +103,7 @@ def layer_of(files: list[str]) -> str:
 
 
 def _shares(counts: Counter[str]) -> dict[str, float]:
-    """The largest first."""
+    """The shares, largest first."""
     return {name: round(count / counts.total(), 4) for name, count in counts.most_common() if count}
 
 
@@ -116,7 +116,7 @@ def _file(frame: str) -> str:
 
 
 def _thread_ticks(pid: int) -> dict[int, int]:
-    """User and system time of each thread that there is now, in the kernel's ticks."""
+    """User and system time of each current thread, in kernel ticks."""
     used = {}
     for task in Path(f"/proc/{pid}/task").iterdir():
         with contextlib.suppress(OSError):

@@ -1,10 +1,10 @@
-"""Where a worker's memory goes: what it imports, by library, in a process that only imports.
+"""Where a worker's memory goes: its imports by library, in a process that only imports.
 
     python -m benchmarks.memory
 
-prints, as JSON, by how many MB the process has grown while the modules of each library were executed, without what
-those imported from others in turn. Who first needs a page of memory has all of it, so the small ones are rough. This
-module imports the standard library alone: whatever is there before the scales are is not weighed.
+prints, as JSON, by how many MB the process grew while the modules of each library were executed, without what they
+imported from other libraries. A page of memory counts for the library that first needs it, so small values are rough.
+This module imports only the standard library: what is imported before the measurement starts is not counted.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from types import ModuleType
 OURS = ("sendq", "tasks", "worker", "settings")
 STANDARD = "the standard library"
 PYTHON = "Python itself"
-SHOWN = 14  # libraries; the rest is one line
+SHOWN = 14  # libraries; the rest is summed up
 REST = "all others"
 
-# What `celery -A worker worker` has loaded once it works. The command line brings its plugins along, Flower's too.
+# What `celery -A worker worker` has loaded when it works. The command line loads its plugins, including Flower's.
 LOADED = ("celery.bin.celery", "worker.celery", "celery.apps.worker", "celery.worker.consumer",
           "celery.concurrency.thread", "celery.events", "kombu.transport.redis")  # fmt: skip
-# Without these the application does not load. Nobody asks the servers.
+# Without these the application does not load. The servers are not contacted.
 SETTINGS = {"DATABASE_URL": "sqlite:///nowhere.db", "REDIS_URL": "redis://nowhere", "NYLAS_API_KEY": "nyk_nobody"}
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def resident_mb(pid: int | str = "self") -> float:
-    """What a process holds in memory now."""
+    """The resident memory of a process now, in MB."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE / 1e6
 
 
 def of_imports() -> dict[str, float]:
-    """MB by library, the largest first. Raises ``RuntimeError`` with what the program says if it fails."""
+    """MB by library, largest first. Raises ``RuntimeError`` with the program's output if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory"],
         env={**os.environ, **SETTINGS}, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
@@ -51,21 +51,21 @@ def of_imports() -> dict[str, float]:
 
 
 def shown(grown: Mapping[str, float]) -> dict[str, float]:
-    """The largest, and the rest as one."""
+    """The largest libraries, and the sum of the rest."""
     ordered = sorted(grown.items(), key=lambda item: item[1], reverse=True)
     found = {name: round(mb, 1) for name, mb in ordered[:SHOWN]}
     return found | {REST: round(sum(mb for _, mb in ordered[SHOWN:]), 1)}
 
 
 class Scales:
-    """By how much the process grew, by library; what is imported within an import counts for itself."""
+    """By how much the process grew, by library; nested imports count for their own library."""
 
     def __init__(self) -> None:
         self.grown: defaultdict[str, float] = defaultdict(float)
         self._within: list[float] = []
 
     def weigh(self, spec: ModuleSpec) -> None:
-        """Have the loader weigh the module while it executes it."""
+        """Make the loader measure the module while it executes it."""
         loader = spec.loader
         if loader is None:  # a namespace: nothing is executed
             return
@@ -86,7 +86,7 @@ class Scales:
 
 
 class Weigher:
-    """First among the finders: whatever comes out of a file is weighed."""
+    """The first finder: every module from a file is measured."""
 
     def __init__(self, scales: Scales) -> None:
         self._scales = scales
@@ -101,7 +101,7 @@ class Weigher:
 
 
 def library_of(module: str) -> str:
-    """``celery.app.base`` → celery; what is ours, and what comes with Python, each as one."""
+    """``celery.app.base`` → celery; our own modules are one entry, and so is the standard library."""
     top = module.partition(".")[0]
     if top in OURS:
         return "sendq"
@@ -109,7 +109,7 @@ def library_of(module: str) -> str:
 
 
 def main() -> None:
-    """Import it all, and say what it took."""
+    """Import everything, and print what it took."""
     alone, scales = resident_mb(), Scales()
     sys.meta_path.insert(0, Weigher(scales))
     for name in LOADED:

@@ -1,15 +1,14 @@
-"""sendq beside the queues that its users would otherwise pick: one run after the other, in turns, on two cores.
+"""Compares sendq with the queues that its users would otherwise choose: one run after the other on two cores.
 
     ./dev bench peers [--rounds 3] [--jobs 10000] [--only sendq,BullMQ] [--quick]
 
-The worker has one core, PostgreSQL, Redis, the API and the producer have the other. The API speaks TLS with keep-alive
-and answers after 200 ms; 500 calls may be in flight, over 1,000 lanes, with bodies of 2 KB. Every queue is as somebody
-who knows it well would set it up (`benchmarks/queues`); sendq has its defaults. PostgreSQL and Redis keep what they are
-told (fsync on; append-only file, once a second).
+The worker has one core; PostgreSQL, Redis, the API and the producer share the other. The API uses TLS with keep-alive
+and answers after 200 ms; 500 calls may be in flight, over 1,000 lanes, with bodies of 2 KB. Every queue is configured
+as an expert would (`benchmarks/queues`); sendq has its defaults. PostgreSQL and Redis are durable (fsync on;
+append-only file, synced once per second).
 
-Each round runs every queue once, so that what the machine does meanwhile meets all of them; the report has medians, and
-the least and the most beside them. One more run of sendq is sampled, to see where the time of one send goes, and where
-the worker's memory.
+Each round runs every queue once, so that other load on the machine affects all of them; the report has medians, minima
+and maxima. One more run of sendq is sampled for where the time of one send and the worker's memory go.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from benchmarks.stage import fsync_ms, machine
 
 RESULTS = Path(__file__).parent / "results"
 QUICK = {"rounds": 1, "jobs": 400, "lanes": 200, "in_flight": 50, "gentle_jobs": 50}
-FAILURES = (Missing, RuntimeError, psutil.Error)  # by which a queue is out, and no other with it
+FAILURES = (Missing, RuntimeError, psutil.Error)  # a queue that fails with one of these is out; the others continue
 
 
 def main(arguments: list[str]) -> int:
@@ -84,7 +83,7 @@ def _chosen(names: str) -> dict[str, Contestant]:
 
 
 def contest(chosen: dict[str, Contestant], load: Load, rounds: int) -> dict[str, Any]:
-    """All rounds. A queue that fails once is out, and the reason is kept."""
+    """Run all rounds. A queue that fails once is out, and the reason is recorded."""
     results: dict[str, Any] = {
         "machine": machine(),
         "fsync_ms": fsync_ms(Path(tempfile.gettempdir())),
@@ -105,18 +104,18 @@ def contest(chosen: dict[str, Contestant], load: Load, rounds: int) -> dict[str,
                 print(f"round {number + 1}, {name}: {json.dumps(entry['runs'][-1])}", file=sys.stderr, flush=True)
             except FAILURES as why:
                 results["queues"].pop(name, None)
-                results["not_run"][name] = str(why).replace(f"{ROOT}/", "")  # a report is of no one machine's folders
+                results["not_run"][name] = str(why).replace(f"{ROOT}/", "")  # no paths of this machine
                 print(f"round {number + 1}, {name}: not run: {why}", file=sys.stderr, flush=True)
     return results
 
 
 def profile(one: Contestant, load: Load) -> dict[str, Any] | str:
-    """What `layers.look` sees in one more run; a sentence if that cannot be had."""
+    """The result of `layers.look` for one more run; a sentence if that is not possible."""
     seen: dict[str, Any] = {}
 
     def watch(pid: int) -> None:
         seen["resident_mb"] = round(memory.resident_mb(pid), 1)
-        # A good machine does this many a second; while it is looked at, a worker is slower, so that some are left.
+        # A good machine does this many per second; a worker is slower while it is sampled, so that some are left.
         seen.update(layers.look(pid, max(1, load.jobs // 2_500)))
 
     try:
@@ -127,7 +126,7 @@ def profile(one: Contestant, load: Load) -> dict[str, Any] | str:
 
 
 def weight() -> dict[str, float] | str:
-    """What the worker's imports weigh (`memory.of_imports`); a sentence if that cannot be had."""
+    """The memory of the worker's imports (`memory.of_imports`); a sentence if that is not possible."""
     try:
         return memory.of_imports()
     except RuntimeError as why:

@@ -1,4 +1,4 @@
-"""The report of ``./dev bench peers``, made of its figures: for people, for machines, and the README's table."""
+"""The report of ``./dev bench peers`` from its results: as Markdown, as JSON, and the README's table."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ COLUMNS = {
 }
 BESIDE = {"worker_busy": "worker's core busy", "others_busy": "other core busy", "api_cpu_ms": "API, ms CPU"}
 
-# sendq is compared with queues only: it cannot be quicker than no queue at all.
+# sendq is compared only with queues: it cannot be faster than no queue.
 NO_QUEUE = "bare client"
 OURS = "sendq"
 
 
 def write(directory: Path, results: dict[str, Any]) -> None:
-    """``peers.json`` and ``peers.md``."""
+    """Write ``peers.json`` and ``peers.md``."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "peers.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (directory / "peers.md").write_text(markdown(results), encoding="utf-8")
@@ -61,20 +61,20 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def readme_table(results: dict[str, Any]) -> str:
-    """What the README shows: medians of the columns that matter first, and where the rest is."""
+    """The README's table: medians of the most important columns, and a link to the rest."""
     more = "[The report](benchmarks/results/peers.md) has machine, versions, spread, and where the time of a send goes."
     shown = ("jobs_per_s", "worker_cpu_ms", "servers_cpu_ms", "producer_cpu_ms", "p50_ms", "p99_ms")
     return "\n".join([*_table({key: COLUMNS[key] for key in shown}, results, spread=False), "", more]) + "\n"
 
 
 def median(results: dict[str, Any], name: str, key: str) -> float | None:
-    """Of one queue's runs; None if it was not measured there."""
+    """The median of a queue's runs; None if it was not measured."""
     values = [run[key] for run in results["queues"].get(name, {"runs": []})["runs"] if key in run]
     return statistics.median(values) if values else None
 
 
 def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """What sendq promises of itself, and what came out."""
+    """The bars that sendq promises, with the results."""
 
     def at_most(what: str, key: str, bar: float, unit: str) -> dict[str, Any]:
         value = median(results, OURS, key)
@@ -103,7 +103,7 @@ def bars(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _ceiling(results: dict[str, Any]) -> list[str]:
-    """What the API could do at most."""
+    """The most that the API could do."""
     each = median(results, NO_QUEUE, "api_cpu_ms")
     return [f"- the API took {each:g} ms CPU a call: at most {1000 / each:,.0f} calls/s on its core"] if each else []
 

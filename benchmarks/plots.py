@@ -1,4 +1,4 @@
-"""The plots in the reports: SVG without a date, so that the same numbers give the same file."""
+"""The plots in the reports: SVG without a date, so that the same numbers produce the same file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt  # noqa: E402  # the backend is chosen firs
 
 
 def cumulative(path: Path, waits: Mapping[str, Mapping[str, Sequence[float]]], unit: str) -> None:
-    """One panel for each entry: which share waited no longer than so long, a line for each series."""
+    """One panel per entry, with a cumulative distribution of the waits for each series."""
     figure, panels = plt.subplots(1, len(waits), figsize=(5 * len(waits), 3.2), squeeze=False)
     for panel, (name, series) in zip(panels[0], waits.items(), strict=True):
         for label, values in series.items():

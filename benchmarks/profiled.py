@@ -1,13 +1,13 @@
-"""``celery -A benchmarks.profiled``: the worker, which tells what its threads spend their CPU on.
+"""``celery -A benchmarks.profiled``: the worker with a profile of the CPU of its threads.
 
 ``PROFILE_TO`` names the file that is written (JSON), over ``PROFILE_FOR_S`` seconds that begin when the file
 ``PROFILE_FROM`` appears:
 
     threads     CPU milliseconds by thread, from the kernel's clock of each
-    functions   CPU milliseconds by thread and function, without what it calls; and how often it was called
+    functions   CPU milliseconds by thread and function, without the functions it calls; and its number of calls
 
-The profile itself costs some CPU: it says where, and not how much. On CPython 3.12 and later only one thread at a time
-can be profiled (`sys.monitoring`), so there the functions are missing.
+The profile itself costs some CPU: it shows where time is spent, but not how much. On CPython 3.12 and later only one
+thread at a time can be profiled (`sys.monitoring`), so there the functions are missing.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def run(thread: threading.Thread) -> None:
 
 
 def told() -> None:
-    """Wait, look, wait, look again, and write the difference."""
+    """Wait, measure, wait, measure again, and write the difference."""
     while not Path(os.environ["PROFILE_FROM"]).exists():
         time.sleep(0.2)
     threads, functions = cpu_of_threads(), cpu_of_functions()
@@ -69,7 +69,7 @@ def told() -> None:
 
 
 def cpu_of_threads() -> dict[str, float]:
-    """CPU milliseconds so far, by the name of the thread; those that have ended are not in it, nor is this one."""
+    """CPU milliseconds so far, by name of the thread; without threads that have ended, and without this one."""
     spent: Counter[str] = Counter()
     for thread in threading.enumerate():
         if thread.ident is not None and thread is not threading.current_thread():
@@ -91,12 +91,12 @@ def cpu_of_functions() -> dict[tuple[str, str], tuple[float, int]]:
 
 
 def kind(thread: threading.Thread) -> str:
-    """The name of a thread; those of one pool are one."""
+    """The name of a thread; the threads of a pool share one."""
     return thread.name.rstrip("0123456789_-")
 
 
 def name_of(code: Any) -> str:
-    """A function as people find it."""
+    """A function's name with its file."""
     if not isinstance(code, CodeType):
         return str(code)
     path = code.co_filename.partition("site-packages/")[2] or os.path.relpath(code.co_filename)

@@ -22,7 +22,7 @@ FUNCTIONS_SHOWN = 25
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A number that has to be held: at most ``most``."""
+    """A number that must be at most ``most``."""
 
     what: str
     measured: float
@@ -30,7 +30,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether it is."""
+        """Whether it is met."""
         return self.measured <= self.most
 
 
@@ -46,7 +46,7 @@ def bars(held: Iterable[Bar]) -> list[str]:
 
 
 def section(title: str, words: str, lines: Iterable[str]) -> list[str]:
-    """A heading, what stands below it, and its lines."""
+    """A heading, a paragraph below it, and its lines."""
     return ["", f"## {title}", "", *([words.strip(), ""] if words else []), *lines]
 
 
@@ -65,7 +65,7 @@ def facts(values: Mapping[str, Any]) -> list[str]:
 
 
 def write(path: Path, lines: Iterable[str]) -> None:
-    """The report, and where it is."""
+    """Write the report, and print where it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"written: {path}", file=sys.stderr)
@@ -77,8 +77,8 @@ Started = Callable[[str, Mapping[str, str]], AbstractContextManager[Process]]
 
 
 def profile(started: Started, *, after_s: float, for_s: float, meanwhile: Callable[[], object] = lambda: None) -> Any:
-    """What a worker spends its CPU on: ``started(app, variables)`` starts it; ``after_s`` later ``meanwhile`` gives it
-    something to do.
+    """Profile the CPU of a worker: ``started(app, variables)`` starts it; ``after_s`` seconds later, ``meanwhile``
+    gives it work.
     """
     with tempfile.TemporaryDirectory(prefix="sendq-bench-") as home:
         told, begin = Path(home) / "profile.json", Path(home) / "begin"

@@ -30,7 +30,7 @@ WORDS = (
     " again and again; first without the keeper, then beside it."
 )
 
-# Between two enqueues: so many in a second that a stall is seen, so few that they are not the load.
+# Between two enqueues: often enough to notice a stall, rarely enough not to be the load.
 EVERY_S = 0.02
 
 MESSAGE = Message(to=["leyah@example.com"], subject="Invoice 42", body="x" * 2_000)
@@ -58,7 +58,7 @@ def measure(ledger: Engine, *, finished: int, seconds: float) -> dict[str, Any]:
     """How long enqueues take, alone and beside the pruner."""
     fill(ledger, finished)
     queue = SendQueue(ledger)
-    enqueue(queue, until=_after(min(seconds, 2.0)))  # what is only loaded once
+    enqueue(queue, until=_after(min(seconds, 2.0)))  # loads what is only loaded once
     alone = enqueue(queue, until=_after(seconds))
     command = [sys.executable, "-m", "benchmarks.retention", ledger.url.render_as_string(hide_password=False)]
     pruner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -92,7 +92,7 @@ def measure(ledger: Engine, *, finished: int, seconds: float) -> dict[str, Any]:
 
 
 def fill(ledger: Engine, number: int) -> None:
-    """So many sends that ended long ago."""
+    """Write a number of sends that ended long ago."""
     with writing(ledger) as connection:
         connection.execute(_JOBS, {"at": clock.now() - OLD_DAYS * DAY, "number": number})
         connection.execute(_BODIES)
@@ -107,7 +107,7 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 
 def enqueue(queue: SendQueue, *, until: Callable[[], bool]) -> list[float]:
-    """Enqueue single messages; how long each took, in seconds."""
+    """Enqueue single messages; returns how long each took, in seconds."""
     took: list[float] = []
     while not until():
         began = time.perf_counter()

@@ -2,15 +2,15 @@
 
     ./dev bench scale [--most 1000000] [--only sizes,workers,retention,writers] [--at DIRECTORY] [--report DIRECTORY]
 
-    sizes      10,000 to 10,000,000 waiting jobs over up to 100,000 lanes, most of them held: what it costs to dispatch
-               and record a fixed number of jobs on the open lanes
-    workers    two worker processes against one
-    retention  finished jobs go by the hundred thousand: what an enqueue notices of that
-    writers    16 processes that enqueue single jobs: commits a second, with a dispatcher that polls and with one that
+    sizes      10,000 to 10,000,000 waiting jobs over up to 100,000 lanes, most of them held: the cost of dispatching
+               and recording a fixed number of jobs on the open lanes
+    workers    two worker processes compared with one
+    retention  finished jobs are deleted by the hundred thousand: how that affects an enqueue
+    writers    16 processes that enqueue single jobs: commits per second, with a dispatcher that polls and with one that
                every commit wakes
 
-Real PostgreSQL (with fsync) and Redis, workers with the settings' defaults, the simulator as a process of its own.
-CPU is the operating system's account of the processes. A bar that is missed brings plans and a profile.
+Real PostgreSQL (with fsync) and Redis, workers with default settings, the simulator in its own process. CPU times are
+the operating system's. For a missed bar the report includes plans and a profile.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 MOST_TIMES = 1.5
 
 LANES_MOST, JOBS_OF_A_LANE = 100_000, 10
-OPEN_LANES = 200  # at every size: what is dispatched is the same
+OPEN_LANES = 200  # at every size, so that the same jobs are dispatched
 
-# Of the other lanes: some are held themselves, some are of a provider that is held, some wait for their owners.
+# The other lanes: some are held, some belong to a held provider, some wait for their owners to sign in.
 IN_HELD_PAIR, CLOSED = 0.3, 0.1
 
-# A server that was given a machine of 4 GB; all else is PostgreSQL's default.
+# For a server with 4 GB of memory; everything else is PostgreSQL's default.
 SERVER = {"fsync": "on", "shared_buffers": "1GB", "max_wal_size": "4GB"}
 
 WORKERS_LANES, WORKERS_LATENCY_S = 1_000, 0.05
@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
 
 @dataclass
 class Part:
-    """What a part has found."""
+    """The results of a part."""
 
     words: str
     rows: Sequence[Mapping[str, Any]]
@@ -107,7 +107,7 @@ class Part:
 
 @dataclass
 class Stage:
-    """Servers, and where workers and simulators may write."""
+    """Servers, and the directory in which workers and simulators may write."""
 
     given: argparse.Namespace
     pg: PgServer
@@ -116,7 +116,7 @@ class Stage:
 
     @contextlib.contextmanager
     def ledger(self) -> Iterator[Engine]:
-        """A new ledger, and a broker that knows nothing."""
+        """A new ledger, and an empty broker."""
         with self.pg.database() as name:
             ledger = open_engine(self.pg.url(name), pool_size=20)
             migrate.upgrade(ledger)
@@ -149,7 +149,7 @@ def staged(given: argparse.Namespace) -> Iterator[Stage]:
 
 
 def prove(ledger: Engine) -> None:
-    """Let the open lanes' provider be one that is known to work: how one begins is another question."""
+    """Mark the open lanes' provider as known to work: the start of an unproven one is not measured here."""
     pair = schema.pair
     with writing(ledger) as connection:
         this = update(pair).where(pair.c.application == APPLICATION, pair.c.provider == PROVIDER)
@@ -191,7 +191,7 @@ def sizes(stage: Stage) -> Part:
 
 
 def fill(stage: Stage, ledger: Engine, size: int) -> dict[str, Any]:
-    """So many waiting jobs, none of which goes today."""
+    """Fill the ledger with ``size`` waiting jobs that are not due today."""
     began, until = time.monotonic(), clock.now()
     jobs = size - per_round(stage, size)
     number = lanes_of(size)
@@ -215,7 +215,7 @@ def fill(stage: Stage, ledger: Engine, size: int) -> dict[str, Any]:
     filling.hold(ledger, held, until=until + DAY)
     filling.close(ledger, closed)
     with ledger.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM (ANALYZE)"))  # what autovacuum does after so many inserts
+        connection.execute(text("VACUUM (ANALYZE)"))  # as autovacuum does after that many inserts
         connection.execute(text("CHECKPOINT"))
     prove(ledger)
     return {
@@ -227,7 +227,7 @@ def fill(stage: Stage, ledger: Engine, size: int) -> dict[str, Any]:
 
 
 def lanes_of(size: int) -> int:
-    """Lanes for so many jobs."""
+    """The number of lanes for ``size`` jobs."""
     return max(10, min(LANES_MOST, size // JOBS_OF_A_LANE))
 
 
@@ -243,7 +243,7 @@ def per_round(stage: Stage, size: int) -> int:
 
 
 def dispatched(stage: Stage, ledger: Engine, api: str) -> dict[str, Any]:
-    """Rounds of one worker: what each job of them costs."""
+    """Rounds of one worker: the cost per job."""
     grants = [name for name in open_grants_in(ledger) if name.startswith("open-")]
     jobs = stage.given.jobs
     with stage.worker(ledger, api) as process:
@@ -274,7 +274,7 @@ def open_grants_in(ledger: Engine) -> list[str]:
 
 
 def spread(name: str, values: Sequence[float]) -> dict[str, Any]:
-    """The median, and what lies between."""
+    """The median and the range."""
     return {
         name: round(statistics.median(values), 3),
         f"{name}_range": f"[{min(values):.3g} … {max(values):.3g}]",
@@ -284,14 +284,14 @@ def spread(name: str, values: Sequence[float]) -> dict[str, Any]:
 def play(
     stage: Stage, ledger: Engine, processes: Sequence[psutil.Process], grants: Sequence[str], jobs: int
 ) -> dict[str, float]:
-    """One round: calls for so many jobs are committed, and when all are done the clocks are read."""
+    """One round: commit calls for a number of jobs, wait until all are done, and read the counters."""
     now = clock.now()
     calls = filling.calls_of(grants, jobs, provider=PROVIDER, until=now)
     pages = accounting.pages(ledger)
     done = sent(ledger)
     with writing(ledger) as connection:
         filling.insert_calls(connection, calls)
-        connection.execute(text("SELECT pg_stat_force_next_flush()"))  # of the pages that the fill has touched
+        connection.execute(text("SELECT pg_stat_force_next_flush()"))  # for the pages accessed by the fill
         worker_s, postgresql_s = sum(map(cpu, processes)), postgres_cpu(stage.pg)
     began = time.perf_counter()
     pages = accounting.pages(ledger) - pages
@@ -308,7 +308,7 @@ def play(
     }
 
 
-# Nothing is new, no turn is open, and no open lane is due: a few pages, so that asking does not weigh.
+# No new jobs, no open turns, and no open lane due: reads only a few pages, so that the query costs little.
 _AT_REST = text(
     "SELECT NOT EXISTS (SELECT FROM sendq_wake) AND NOT EXISTS (SELECT FROM sendq_lane WHERE turn IS NOT NULL)"
     " AND NOT EXISTS (SELECT FROM sendq_lane WHERE application = :application AND provider = :provider"
@@ -318,7 +318,7 @@ SOON = clock.seconds(60)
 
 
 def wait_for_rest(ledger: Engine) -> None:
-    """Until all that is due has been done."""
+    """Wait until everything that is due is done."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
         values = {"application": APPLICATION, "provider": PROVIDER, "soon": clock.now() + SOON}
@@ -330,14 +330,14 @@ def wait_for_rest(ledger: Engine) -> None:
 
 
 def sent(ledger: Engine) -> int:
-    """Jobs that were sent."""
+    """The number of sent jobs."""
     job = schema.job.c
     wanted = select(func.count()).where(job.state == text("'sent'"), job.finished_at.is_not(None))
     return int(count(ledger, wanted))
 
 
 def explained(stage: Stage, ledger: Engine, api: str, statements: Sequence[accounting.Statement]) -> list[str]:
-    """Why it costs what it costs: plans of what takes longest, and a profile of the worker."""
+    """Explain the cost: plans of the most expensive statements, and a profile of the worker."""
     assert ledger.url.database is not None
     lines = reporting.section("Plans", "", accounting.plans(stage.pg, ledger.url.database, statements))
     grants = [name for name in open_grants_in(ledger) if name.startswith("open-")]
@@ -358,7 +358,7 @@ def explained(stage: Stage, ledger: Engine, api: str, statements: Sequence[accou
 
 
 def two_workers(stage: Stage) -> Part:
-    """One worker process, then a second one beside it."""
+    """Measure one worker process, then two."""
     grants, jobs = grants_of("open", WORKERS_LANES), 4 * stage.given.jobs
     rows = []
     with contextlib.ExitStack() as stack:
@@ -384,7 +384,7 @@ def two_workers(stage: Stage) -> Part:
 
 
 def retained(stage: Stage) -> Part:
-    """What an enqueue notices of the pruner."""
+    """How the pruner affects an enqueue."""
     with stage.ledger() as ledger:
         row = retention.measure(ledger, finished=stage.given.finished, seconds=stage.given.seconds)
     bars = [Bar("p99 of an enqueue beside retention : alone", row["p99_times"], retention.MOST_TIMES)]
@@ -392,7 +392,7 @@ def retained(stage: Stage) -> Part:
 
 
 def written(stage: Stage) -> Part:
-    """Many writers."""
+    """Measure many concurrent writers."""
     rows = []
     for rung in (False, True):
         with stage.ledger() as ledger:
@@ -409,7 +409,7 @@ def written(stage: Stage) -> Part:
 
 
 def report(given: argparse.Namespace, found: Mapping[str, Part]) -> None:
-    """``scale.md``: written after each part, for the parts take long."""
+    """Write ``scale.md``; called after each part, because the parts take long."""
     command = f"./dev bench scale --most {given.most} --jobs {given.jobs} --rounds {given.rounds}"
     lines = reporting.head("Very many jobs", command)
     lines.append(f"- postgresql: {', '.join(f'{name}={value}' for name, value in SERVER.items())}")

@@ -1,4 +1,4 @@
-"""What benchmarks have in common: real servers, the simulator, one worker process, and clocks of processes."""
+"""Shared by the benchmarks: real servers, the simulator, one worker process, and CPU times of processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PACKAGES = ("celery", "kombu", "redis", "aiohttp", "uvloop", "sqlalchemy", "psyc
 
 
 def machine() -> dict[str, str]:
-    """What a number was measured on."""
+    """The machine on which the numbers were measured."""
     return {
         "machine": f"{os.cpu_count()} x {_cpu_name()}, load {os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
@@ -45,9 +45,9 @@ def machine() -> dict[str, str]:
 def simulator(
     home: Path, latency: float, certificate: tuple[Path, Path] | None, *, bytes_per_s: float | None = None
 ) -> Iterator[str]:
-    """The simulator as a process; its address. ``bytes_per_s``: how fast it reads one body (None: as it comes)."""
+    """The simulator in its own process; its address. ``bytes_per_s``: how fast it reads a body (None: no limit)."""
     log = home / "simulator.log"
-    log.unlink(missing_ok=True)  # its first word is the address
+    log.unlink(missing_ok=True)  # its first line is the address
     command = [sys.executable, "-m", "sendq.simulator", "--api-key", API_KEY, "--latency", str(latency), "--no-bodies"]
     if certificate is not None:
         command += ["--tls", *map(str, certificate)]
@@ -65,8 +65,8 @@ def simulator(
 def worker(
     home: Path, ledger: Engine, variables: dict[str, str], *, app: str = "worker", name: str = "worker"
 ) -> Iterator[psutil.Process]:
-    """One worker process that is ready: it beats, so the ledger knows it. ``app``: what Celery loads; ``name``: of its
-    log.
+    """One worker process that is ready: its heartbeats are in the ledger. ``app``: what Celery loads; ``name``: the
+    name of its log.
     """
     log = home / f"{name}.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SENDQ_", "NYLAS_"))}
@@ -86,7 +86,7 @@ def worker(
 
 
 def wait_until(what: Callable[[], bool], running: Guarded, log: Path) -> None:
-    """Raises ``RuntimeError`` with the process's last words if it ends, or if the limit is over, before that is so."""
+    """Wait for a condition. Raises ``RuntimeError`` with its output if the process ends or the limit passes first."""
     deadline = time.monotonic() + LIMIT_S
     while not what():
         if running.ended() or time.monotonic() > deadline:
@@ -105,7 +105,7 @@ def cpu(process: psutil.Process) -> float:
 
 
 def tree_cpu(root: psutil.Process) -> float:
-    """CPU seconds of a process and of all below it, those that have ended included."""
+    """CPU seconds of a process and its descendants, including those that have ended."""
     total = 0.0
     for process in (root, *root.children(recursive=True)):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -115,7 +115,7 @@ def tree_cpu(root: psutil.Process) -> float:
 
 
 def peak_memory_mb(root: psutil.Process) -> float:
-    """The most that a process and those below it have held so far, resident, by the kernel's own mark (VmHWM)."""
+    """The peak resident memory of a process and its descendants so far, from the kernel (VmHWM)."""
     kilobytes = 0
     for process in (root, *root.children(recursive=True)):
         with contextlib.suppress(OSError):
@@ -125,7 +125,7 @@ def peak_memory_mb(root: psutil.Process) -> float:
 
 
 def fsync_ms(directory: Path, times: int = 50) -> float:
-    """How long this disk takes until a page is on it, as a median."""
+    """The median time until a written page is on this disk."""
     took = []
     with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
         for _ in range(times):
@@ -138,9 +138,9 @@ def fsync_ms(directory: Path, times: int = 50) -> float:
 
 @contextlib.contextmanager
 def on_core(number: int) -> Iterator[None]:
-    """What is started in this block runs on that core alone; anywhere, if there are fewer, or no such call.
+    """Processes started in this block run only on that core; on any core if there are fewer, or no such system call.
 
-    It may stand within another: cores are counted among all that this program was given, not those of the block.
+    Blocks may be nested: cores are numbered among all cores of this program, not those of the outer block.
     """
     if len(CORES) <= number:
         yield
@@ -161,7 +161,7 @@ def servers_cpu(pg: PgServer, redis_url: str) -> float:
 
 
 def postgres_cpu(pg: PgServer) -> float:
-    """CPU seconds of PostgreSQL, with the sessions that have ended."""
+    """CPU seconds of PostgreSQL, including sessions that have ended."""
     postmaster = psutil.Process(int((pg.socket_dir / "data" / "postmaster.pid").read_text().split()[0]))
     ended = postmaster.cpu_times()
     total = cpu(postmaster) + ended.children_user + ended.children_system

@@ -1,9 +1,9 @@
-"""A stand-in for the API that costs little: it answers every POST after a while, and notes when which one arrived.
+"""A cheap stand-in for the API: it answers every POST after a delay, and records when each one arrived.
 
     python -m benchmarks.standin MARKS LATENCY_S [CERTIFICATE KEY]
 
-The simulator knows how the API behaves, and takes a millisecond for that; here only the time and the wire are right.
-It speaks HTTP/1.1 with keep-alive, over TLS if it has a certificate, prints its address, and judges nothing.
+The simulator imitates the API's behaviour, which takes a millisecond; here only the timing and the protocol are right.
+It uses HTTP/1.1 with keep-alive, over TLS if it has a certificate, prints its address, and validates nothing.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from typing import cast
 
 import uvloop
 
-CALLS = 2_000_000  # that one file of marks has room for; the file is sparse
+CALLS = 2_000_000  # that fit into one file of marks; the file is sparse
 COUNT, MARK = struct.Struct("q"), struct.Struct("qq")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(rb"Invoice (\d+)")
 
-# What the API says of an accepted message, so far as clients look at it.
+# The API's answer for an accepted message, as far as clients read it.
 ANSWER = (
     b'{"request_id":"5967ca40-a2d8-4ee0-a0e0-6f18ace39a90","data":{"object":"message","id":"18f3c2a9b1d4e5f6",'
     b'"grant_id":"grant","thread_id":"18f3c2a9b1d4e5f6","subject":"Invoice","to":[{"email":"leyah@example.com"}],'
@@ -37,7 +37,7 @@ ANSWER = (
 
 
 class Marks:
-    """When which call arrived, as one process writes it and another reads it, by way of a file in memory."""
+    """When each call arrived: written by one process and read by another, through a memory-mapped file."""
 
     def __init__(self, path: Path) -> None:
         with path.open("a+b") as file:
@@ -45,19 +45,19 @@ class Marks:
             self._map = mmap.mmap(file.fileno(), 0)
 
     def add(self, number: int) -> None:
-        """The letter of this number is here now."""
+        """Record that the message with this number has arrived now."""
         count = self.count
         MARK.pack_into(self._map, COUNT.size + count * MARK.size, time.monotonic_ns(), number)
         COUNT.pack_into(self._map, 0, count + 1)
 
     @property
     def count(self) -> int:
-        """How many calls there were."""
+        """The number of calls so far."""
         count: int = COUNT.unpack_from(self._map)[0]
         return count
 
     def at(self, place: int) -> tuple[int, int]:
-        """Of one call, counted from zero: when (ns of the monotonic clock, which all share), and the number."""
+        """The time (ns of the monotonic clock, shared by all processes) and number of a call, counted from zero."""
         stamp, number = MARK.unpack_from(self._map, COUNT.size + place * MARK.size)
         return stamp, number
 
@@ -76,7 +76,7 @@ class Caller(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's own, of no class of asyncio's
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's class is no subclass of it
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
@@ -100,7 +100,7 @@ class Caller(asyncio.Protocol):
 
 
 async def serve(marks: Marks, latency_s: float, certificate: list[str]) -> None:
-    """Until the process ends."""
+    """Serve until the process ends."""
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) if certificate else None
     if tls is not None:
         tls.load_cert_chain(*certificate)

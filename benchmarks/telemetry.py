@@ -31,7 +31,7 @@ GROUP, ROUNDS, REPEATS = 50, 9, 200
 
 
 class Listening:
-    """Stands in for Celery's event dispatcher."""
+    """A stand-in for Celery's event dispatcher."""
 
     def __init__(self, wants_tasks: bool) -> None:
         self.wants_tasks = wants_tasks
@@ -74,7 +74,7 @@ def measure() -> dict[str, float]:
 
 
 def flower_events(*, listening: bool) -> FlowerEvents:
-    """A new one, whose thread is not started."""
+    """A new instance whose thread is not started."""
     return FlowerEvents(Listening(listening), in_flight=lambda: 0)
 
 

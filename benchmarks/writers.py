@@ -1,7 +1,7 @@
 """Sixteen processes that enqueue single jobs as fast as they can. A part of ``scale``.
 
-``python -m benchmarks.writers URL SECONDS NUMBER`` is one of them: it says when it is ready, begins at a line on stdin,
-and tells how many it has committed.
+``python -m benchmarks.writers URL SECONDS NUMBER`` is one of them: it reports when it is ready, begins at a line on
+stdin, and reports how many it has committed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WORDS = (
 
 
 def measure(ledger: Engine, *, seconds: float, rung: bool | None) -> dict[str, Any]:
-    """Commits a second of all together. ``rung``: whether every commit notifies; None: as a worker wants it."""
+    """Commits per second of all writers. ``rung``: whether every commit notifies; None: as a worker requests it."""
     if rung is not None:
         leader = schema.leader
         with writing(ledger) as connection:
@@ -66,7 +66,7 @@ def measure(ledger: Engine, *, seconds: float, rung: bool | None) -> dict[str, A
 
 @contextlib.contextmanager
 def writer(command: list[str]) -> Iterator[subprocess.Popen[str]]:
-    """A writer, which says when it is ready."""
+    """A writer, which reports when it is ready."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with process:
         try:
@@ -77,7 +77,7 @@ def writer(command: list[str]) -> Iterator[subprocess.Popen[str]]:
 
 @contextlib.contextmanager
 def listening(ledger: Engine) -> Iterator[None]:
-    """Somebody who is notified, and takes no notice."""
+    """A connection that is notified and ignores it."""
     arguments, options = ledger.dialect.create_connect_args(ledger.url)
     over = threading.Event()
     with psycopg.connect(*arguments, **options, autocommit=True) as connection:
@@ -98,10 +98,10 @@ def listening(ledger: Engine) -> Iterator[None]:
 
 
 def write(url: str, seconds: float, number: int) -> dict[str, Any]:
-    """Enqueue single jobs for so long, once somebody says so; what came of it."""
+    """Enqueue single jobs for ``seconds`` after a line on stdin; returns the result."""
     queue = SendQueue(url)
     send = partial(queue.send, message=Message(to=["leyah@example.com"], subject="Invoice 42", body="x" * 2_000))
-    send(f"grant-{number}", provider="imap")  # what is only loaded once
+    send(f"grant-{number}", provider="imap")  # loads what is only loaded once
     print("ready", flush=True)
     sys.stdin.readline()
     took: list[float] = []
