@@ -53,13 +53,13 @@ def id_of(field: str, given: str | UUID | None) -> UUID | None:
 
 
 def members_of(field: str, given: E | str | Iterable[E | str] | None, kind: type[E]) -> Collection[E]:
-    """One or several members of ``kind``, given as members or values; None: no members."""
+    """One or several members of ``kind``, given as members or values; an empty list (no filter) for None."""
     names = [member.value for member in kind]
     return [kind(name) for name in choices_of(field, given, names)]
 
 
 def choices_of(field: str, given: object, choices: Collection[str]) -> list[str]:
-    """One or several of ``choices``; None: none of them."""
+    """One or several of ``choices``; an empty list (no filter) for None."""
     if given is None:
         return []
     several = [given] if isinstance(given, str | Enum) or not isinstance(given, Iterable) else list(given)

@@ -73,7 +73,7 @@ def rate(ended_lately: int, *, over: Micros) -> float:
 
 
 def eta(waiting: int, *, rate: float, paced_at: Micros, held_until: Micros, closed: bool, now: Micros) -> Micros | None:
-    """When the last waiting job should be done; None while the lane is closed, because nobody can know.
+    """When the last waiting job should be done; None (unknown) while the lane is closed.
 
     ``paced_at``: when the lane's pace lets the last of the waiting jobs start; it cannot be faster. Before any job has
     ended, nothing else is known.

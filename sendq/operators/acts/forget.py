@@ -47,7 +47,7 @@ class ForgetProgress:
 def forget(
     ledger: Ledger, grant_id: str, application: str, *, by: str, reason: str, dry_run: bool
 ) -> Iterator[ForgetProgress]:
-    """Forget a grant: one part for every few hundred jobs, and one at the end. An unknown grant is not an error."""
+    """Forget a grant: one part for every few hundred jobs, and one at the end. Does nothing for an unknown grant."""
     with ledger.reading() as connection:
         found = erasure.find(connection, lane_id(application, grant_id))
     tally = erasure.Tally()
