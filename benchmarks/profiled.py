@@ -43,7 +43,7 @@ def run(thread: threading.Thread) -> None:
     _run(thread)
 
 
-def told() -> None:
+def write_profile() -> None:
     """Wait, measure, wait, measure again, and write the difference."""
     while not Path(os.environ["PROFILE_FROM"]).exists():
         time.sleep(0.2)
@@ -104,7 +104,7 @@ def name_of(code: Any) -> str:
 
 
 threading.Thread.run = run  # type: ignore[assignment,method-assign]
-threading.Thread(target=told, name="profile", daemon=True).start()
+threading.Thread(target=write_profile, name="profile", daemon=True).start()
 begin()
 
 from worker.celery import app  # noqa: E402  # its threads are profiled

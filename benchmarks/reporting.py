@@ -81,18 +81,18 @@ def profile(started: Started, *, after_s: float, for_s: float, meanwhile: Callab
     gives it work.
     """
     with tempfile.TemporaryDirectory(prefix="sendq-bench-") as home:
-        told, begin = Path(home) / "profile.json", Path(home) / "begin"
-        variables = {"PROFILE_TO": str(told), "PROFILE_FROM": str(begin), "PROFILE_FOR_S": str(for_s)}
+        written, begin = Path(home) / "profile.json", Path(home) / "begin"
+        variables = {"PROFILE_TO": str(written), "PROFILE_FROM": str(begin), "PROFILE_FOR_S": str(for_s)}
         with started("benchmarks.profiled", variables):
             time.sleep(after_s)
             begin.touch()
             meanwhile()
             limit = time.monotonic() + for_s + 60.0
-            while not told.exists():
+            while not written.exists():
                 if time.monotonic() > limit:
                     raise RuntimeError("the worker has not written its profile")
                 time.sleep(0.1)
-            return json.loads(told.read_text())
+            return json.loads(written.read_text())
 
 
 def profile_lines(title: str, found: Mapping[str, Any]) -> list[str]:

@@ -120,14 +120,14 @@ def _untrue(jobs: Mapping[str, Row[Any]], out: Mapping[str, int], ids: Mapping[s
 def _wrong_last_changes(books: Books, load: Load, modified: Sequence[Modified]) -> Iterable[str]:
     """Of all modifications of one message, the one requested last must win."""
     grants = {lane.id: lane.grant_id for lane in books.lanes}
-    stands = {(one.grant, one.id): one.changes.get("unread") for one in modified}
+    current = {(one.grant, one.id): one.changes.get("unread") for one in modified}
     last = {
         (job.lane_id, job.object_id): job
         for job in sorted(books.jobs, key=lambda job: (job.due_at, job.id))
         if job.operation == "modify"
     }
     for (lane, name), job in last.items():
-        if job.state == State.SENT and stands.get((grants[lane], name)) != load.batches[str(job.batch_id)]:
+        if job.state == State.SENT and current.get((grants[lane], name)) != load.batches[str(job.batch_id)]:
             yield f"message {name}: an older modification stands than job {job.id}"
 
 

@@ -86,7 +86,7 @@ class Leadership:
 
     @property
     def serves(self) -> bool:
-        """Whether it leads and the ledger has lost nothing: nobody may act on a ledger with gaps."""
+        """Whether it leads and the ledger has lost nothing: no loop may act on a ledger with gaps."""
         return self.leads and self._is_whole
 
     @property

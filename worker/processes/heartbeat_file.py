@@ -7,7 +7,7 @@ The probe reads only the file. So it costs no more than starting the interpreter
 the command line gets here before it loads anything else), and it does not fail while Redis or the ledger is
 unavailable: restarting a worker for that would lose the outcomes that it keeps until the ledger is back.
 
-A worker holds a lock on its file while it lives, which tells its file from one that a killed worker left behind. The
+A live worker holds a lock on its file, which distinguishes it from the file that a killed worker left behind. The
 files are in ``SENDQ_RUN_DIR``, by default a directory of this user in the directory for temporary files.
 """
 

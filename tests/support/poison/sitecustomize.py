@@ -1,7 +1,7 @@
-"""Answers that end the process which reads them: loaded by every Python of a test that puts this folder on PYTHONPATH.
+"""Answers that kill the process that reads them: loaded by every Python of a test with this folder on PYTHONPATH.
 
-Stands for whatever it may be in life (a parser that overflows its stack, a body that eats all memory): an answer with
-the word for it ends the process by the signal for it, the moment the process reads it.
+Simulates real causes (a parser that overflows its stack, a body that uses up the memory): an answer that contains one
+of the words below kills the process with the signal for that word as soon as the process reads it.
 """
 
 from __future__ import annotations
