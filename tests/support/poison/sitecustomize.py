@@ -1,7 +1,7 @@
 """Answers that kill the process that reads them: loaded by every Python of a test with this folder on PYTHONPATH.
 
-Simulates real causes (a parser that overflows its stack, a body that uses up the memory): an answer that contains one
-of the words below kills the process with the signal for that word as soon as the process reads it.
+Simulates real causes (a parser that overflows its stack, a body that uses up the memory): as soon as the process reads
+an answer with one of the phrases below, it crashes, allocates too much memory or never returns.
 """
 
 from __future__ import annotations
