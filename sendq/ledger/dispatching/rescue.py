@@ -19,7 +19,7 @@ from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
 from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching.lanes import lock_changes, write_changes
+from sendq.ledger.dispatching.lanes import first_waiting, lock_changes, write_changes
 from sendq.ledger.dispatching.offers import give_back
 from sendq.ledger.dispatching.workers import deregister
 from sendq.ledger.enqueue import notify
@@ -295,11 +295,14 @@ def sweep(connection: Connection, *, after: UUID, limit: int, now: Micros) -> tu
     lost write, and worth an alert. A lane whose wake row has not been processed yet does not count.
     """
     ids = connection.execute(_LANES_THAT_WAIT, {"after": after, "limit": limit}).scalars().all()
-    asleep = {
+    idle = {
         lane_id: change
         for lane_id, change in lock_changes(connection, ids).items()
         if change.lane.next_at is None and change.lane.turn is None and not change.lane.is_closed
     }
+    # Checked under lock: its jobs may have been served since the query above.
+    waiting = first_waiting(connection, dict.fromkeys(idle, (0, 0, 0))) if idle else {}
+    asleep = {lane_id: change for lane_id, change in idle.items() if waiting[lane_id] != (None, None, None)}
     for change in asleep.values():
         change.scan_all()
     notify(connection, at=write_changes(connection, asleep.values(), now=now))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from uuid import UUID
 
 import psycopg
 import pytest
+from sqlalchemy import Connection
 
 from sendq import Send, State
 from sendq.clock import SECOND, moment
@@ -17,6 +18,8 @@ from sendq.facts.turns import Claimed, Group
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue, workers
+from sendq.ledger.dispatching.lanes import lock_changes
+from sendq.rules.lane_change import LaneChange
 from sendq.rules.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
 from sendq.rules.rule_ids import DIED
 from sendq.rules.states import Event
@@ -337,6 +340,20 @@ class TestTheSweep:
         ledger.send()
         assert ledger.lane().next_at is None
         assert self.sweep(ledger) == 0
+
+    def test_does_not_count_a_lane_that_was_served_before_its_lock_was_had(
+        self, pg_ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pg_ledger.send()
+        pg_ledger.absorb()
+
+        def lock_later(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, LaneChange]:
+            monkeypatch.undo()
+            pg_ledger.finish(pg_ledger.serve())
+            return lock_changes(connection, ids)
+
+        monkeypatch.setattr(rescue, "lock_changes", lock_later)
+        assert self.sweep(pg_ledger) == 0
 
     def test_of_an_empty_ledger_finds_nothing(self, ledger: Ledger) -> None:
         assert self.sweep(ledger) == 0
