@@ -52,7 +52,7 @@ class SendQueue:
     Every method that takes ``session`` joins the transaction of a SQLAlchemy `Session` or `Connection`, or of
     ``django.db.connection`` inside ``atomic()``: if that rolls back, the call has stored nothing. One object serves
     all threads, and may be created before a fork (``gunicorn --preload``): it connects at the first call, and a child
-    process opens connections of its own.
+    process opens new connections.
 
     Args:
         ledger: a database URL (``postgresql://…`` for psycopg 3, ``postgresql+psycopg2://…``, ``sqlite:///sendq.db``),

@@ -20,7 +20,7 @@ from sendq.messages.payload import freeze_send
 from sendq.messages.wire_format import MAX_JSON_BYTES, MIME, most_bytes, request_of
 
 # Exchange Online's default limit per message, to, cc and bcc together. An administrator may raise it to 1,000, of which
-# nothing can be known here; above the limit the message reaches nobody.
+# nothing can be known here; above the limit the message is rejected for all recipients.
 MAX_RECIPIENTS_MICROSOFT = 500
 
 # A JSON string takes at most six bytes per character (\u0000); a person, header or pair takes less than 64 beside its

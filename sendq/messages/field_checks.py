@@ -61,7 +61,7 @@ def check_headers(headers: tuple[CustomHeader, ...], problems: list[Problem]) ->
 
 
 def check_metadata(metadata: Mapping[Any, Any], problems: list[Problem]) -> None:
-    most = MAX_METADATA_PAIRS - 1  # our own pair stands beside these, in modifications of messages that we sent too
+    most = MAX_METADATA_PAIRS - 1  # our own pair is added to these, also in modifications of messages that we sent too
     if len(metadata) > most:
         problems.append(
             Problem(

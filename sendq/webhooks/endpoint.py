@@ -56,7 +56,7 @@ def asgi(
         if DEFAULT_APPLICATION in secret:
             doors[base] = (DEFAULT_APPLICATION, secret[DEFAULT_APPLICATION])
     if not doors or not all(one for _, one in doors.values()):
-        raise ValueError("secret: is empty, so anybody could sign; pass the webhook's secret")
+        raise ValueError("secret: is empty, so anyone could sign; pass the webhook's secret")
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -87,7 +87,7 @@ def read(raw_body: bytes, *, signature: str | None, secret: str, now: Micros) ->
     Raises ``ValueError`` if ``secret`` is empty.
     """
     if not secret:
-        raise ValueError("secret: is empty, so anybody could sign; pass the webhook's secret")
+        raise ValueError("secret: is empty, so anyone could sign; pass the webhook's secret")
     if len(raw_body) > BODY_MOST:
         return TOO_LARGE
     if signature is None:

@@ -28,7 +28,7 @@ TEXTS = (
 Every method that takes ``session`` joins the transaction of a SQLAlchemy `Session` or `Connection`, or of
     ``django.db.connection`` inside ``atomic()``: if that rolls back, the call has stored nothing. One object serves
     all threads, and may be created before a fork (``gunicorn --preload``): it connects at the first call, and a child
-    process opens connections of its own.""",
+    process opens new connections.""",
     ),
     (
         "ledger: a database URL", "of yours.",

@@ -33,7 +33,7 @@ def selection_of(which: DeliveryFilter | Sequence[str]) -> Wanted:
     if which == DeliveryFilter(application=which.application):
         refuse([Problem("which", "has no filter", "give at least one, like receiver or states")])
     if which.job_id is not None and which.batch_id is not None:
-        refuse([Problem("batch_id", "stands beside job_id", "give one of them")])
+        refuse([Problem("batch_id", "cannot be given together with job_id", "give one of them")])
     return Wanted(
         states=tuple(which.states),
         kinds=tuple(which.kinds),
