@@ -155,7 +155,7 @@ class Recorder:
         try:
             self._on_recorded(group.outcomes, recorded)
         except Exception:  # it is recorded already; without this thread the worker would hang but look alive
-            journal.bug("told")
+            journal.bug("on_recorded")
 
     def _group_of(self, entries: Sequence[Entry]) -> Group:
         return Group(

@@ -145,7 +145,7 @@ class TestAnExceptionThatShouldNotBe:
         def breaks(*_: Any) -> None:
             raise OSError("no space left on device")
 
-        monkeypatch.setattr(house.engine._recorder, "_told", breaks)
+        monkeypatch.setattr(house.engine._recorder, "_on_recorded", breaks)
         jobs = [house.ledger.send(f"g{number}") for number in range(3)]
         for _ in jobs:
             house.engine.intake.take_on(house.offer()[:1])
