@@ -1,7 +1,7 @@
 """From the bytes of a notification to a notice about a grant, or to an immediate answer. Pure.
 
 The signature covers the bytes as received, so it is checked before they are decompressed or parsed: without the secret
-nobody reaches a parser.
+no input reaches a parser.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ When a 2xx is a success
 A 2xx is the API's word that the provider (or its own queue, 202) took the message, and an id is not needed for that.
 Two answers contradict the word. A body that carries an error instead of ``data`` (the legacy engine reported a partly
 refused send that way) is a failure. And a body that the API never writes (a page of HTML, plain text, a list) without
-the API's ``x-request-id`` was written by somebody in between, who may never have passed the request on: it is a failure
+the API's ``x-request-id`` was written by a proxy in between, who may never have passed the request on: it is a failure
 with an unknown outcome, and the same key asks again, which is safe whether the first request arrived or not. Everything
 else is a success, JSON that was cut off or cannot be read included: to ask again could gain no more than an id.
 
@@ -232,7 +232,7 @@ def _is_page(answer: Answer, body: Body) -> bool:
 
 
 def _is_text_in_between(answer: Answer, body: Body) -> bool:
-    """Whether plain text was written by somebody in between.
+    """Whether plain text was written by a proxy in between.
 
     The API writes bare strings too, for malformed requests above all: one job's 400, or a text with the API's
     ``x-request-id``, must not hold the whole application. A text under 404 means that no API is at this address.

@@ -1,4 +1,4 @@
-"""What a reader cannot see in the table: which rows compete for a text, which never get one, which nobody tries. Pure.
+"""Finds what a reader cannot see in the table: rows that compete for a text, are hidden, or have no case. Pure.
 
 The first row that fits wins, so a text that two rows claim is settled by their order alone: a row that is moved, or a
 text that is added above, may silently take another row's failures. Golden cases show which pairs meet in real answers.

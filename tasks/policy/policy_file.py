@@ -259,7 +259,7 @@ def _incomplete(row: Row) -> str:
     if row.sent in (Sent.PARTLY, Sent.YES) and row.route is not Route.DEAD_LETTER:
         return f"what was sent ({row.sent.value}) is never sent again: the route can only be dead_letter"
     if row.sent is Sent.MAYBE and row.route is Route.REAUTH:
-        return "an unknown outcome is settled before anybody signs in: the route cannot be reauth"
+        return "an unknown outcome must be resolved first, so the route cannot be reauth"
     return ""
 
 

@@ -123,7 +123,7 @@ class TestChecking:
 
     def test_refuses_to_ask_for_a_sign_in_after_an_unknown_outcome(self) -> None:
         text = ROW.replace('"requeue"', '"reauth"').replace('sent = "no"', 'sent = "maybe"')
-        assert any("settled before anybody signs in" in says for _, says in findings(text))
+        assert any("an unknown outcome must be resolved first" in says for _, says in findings(text))
 
     def test_takes_codes_and_classes_of_smtp_and_texts_that_must_not_be_there(self) -> None:
         lines = 'smtp = [535, 4]\nunless = ["maintenance", ["spf", "dkim"]]\n'
