@@ -257,8 +257,10 @@ def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Sen
         problems += check_message(message, provider=provider, metadata_key=metadata_key)
         return problems + sender_problems("from", [one.email for one in message.from_], send.grant_id, senders)
     if isinstance(message, MimeMessage):
-        found = check_mime(message, provider=provider)
-        return problems + (found or sender_problems("mime.From", message.senders(), send.grant_id, senders))
+        problems += (found := check_mime(message, provider=provider))
+        for name, addresses in ({} if found else message.senders()).items():
+            problems += sender_problems(f"mime.{name}", addresses, send.grant_id, senders)
+        return problems
     remedy = "create one: Message(to=[…], subject=…, body=…)"
     return [*problems, Problem("message", "is neither a sendq.Message nor a sendq.MimeMessage", remedy)]
 

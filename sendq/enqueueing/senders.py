@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from sendq.errors import Problem
-from sendq.messages.addresses import wire_form
+from sendq.messages.addresses import trimmed, wire_form
 
 Senders = Mapping[str, Iterable[str]] | Callable[[str], Iterable[str] | None]
 """The addresses that a grant may send as, by the grant's id. For a grant without an entry (None) nothing is checked."""
@@ -39,4 +39,5 @@ def sender_problems(field: str, addresses: Iterable[str], grant_id: str, senders
 
 
 def _compared(address: str) -> str:
+    address = trimmed(address)
     return (wire_form(address) or address).lower()

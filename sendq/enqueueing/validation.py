@@ -17,7 +17,7 @@ from sendq.messages.field_checks import add_fault, check_metadata
 from sendq.messages.message import Message, people_of, value_problems
 from sendq.messages.mime import MimeMessage, mime_problems
 from sendq.messages.payload import freeze_send
-from sendq.messages.wire_format import MAX_JSON_BYTES, MIME, most_bytes, request_of
+from sendq.messages.wire_format import MAX_MULTIPART_BYTES, MIME, most_bytes, request_of
 
 # Exchange Online's default limit per message, to, cc and bcc together. An administrator may raise it to 1,000, of which
 # nothing can be known here; above the limit the message is rejected for all recipients.
@@ -30,13 +30,13 @@ _STAND_IN_JOB_ID = "0" * 36
 
 
 def check_message(
-    message: Message, *, provider: str | None, metadata_key: str, max_request_bytes: int = MAX_JSON_BYTES
+    message: Message, *, provider: str | None, metadata_key: str, max_request_bytes: int = MAX_MULTIPART_BYTES
 ) -> list[Problem]:
     """Everything that keeps ``message`` from being sent.
 
     ``provider`` is the grant's (``microsoft``, ``google``, …), or None while it is not known. ``metadata_key`` is the
-    name of our own metadata pair. ``max_request_bytes`` bounds the text of the request, both of our marks included;
-    with attachments the whole of it keeps the limit of its form.
+    name of our own metadata pair. ``max_request_bytes`` bounds the text of the request, both of our marks included; the
+    whole of it keeps the limit of its form.
     """
     problems = value_problems(message, provider=provider)
     if message.metadata and metadata_key in message.metadata:
@@ -46,15 +46,16 @@ def check_message(
         problems.append(Problem("to, cc, bcc", reason, "send several messages"))
     # What cannot be encoded has no size yet. And few messages come near the limit, so only those are measured.
     unencodable = any("surrogate" in problem.reason for problem in problems)
-    if not unencodable and _most_bytes(message) > max_request_bytes:
+    most = _most_bytes(message)
+    if not unencodable and most > max_request_bytes:
         size = len(freeze_send(message, job_id=_STAND_IN_JOB_ID, metadata_key=metadata_key))
         if size > max_request_bytes:
             reason = f"makes the request {size:,} bytes long; the limit is {max_request_bytes:,}"
             problems.append(Problem(_largest(message), reason, "shorten it, or link to large content"))
-    if message.attachments:
-        problems += content_problems(message.attachments)
-        if not problems:  # else there is no request whose size could be told
-            problems += size_problems(message, metadata_key=metadata_key)
+    problems += content_problems(message.attachments)
+    # With other problems there is no request whose size could be given, and a short text has room for its form data.
+    if not problems and (message.attachments or most > MAX_MULTIPART_BYTES - _BYTES_BESIDE):
+        problems += size_problems(message, metadata_key=metadata_key)
     return problems
 
 
@@ -75,6 +76,8 @@ def size_problems(message: Message | MimeMessage, *, metadata_key: str) -> list[
     long = f"the request {size} bytes long; the limit is {most:,}"
     if request.form == MIME:
         return [Problem("mime", f"makes {long}", "remove large parts, and link to them")]
+    if isinstance(message, Message) and not message.attachments:
+        return [Problem(_largest(message), f"makes {long}", "shorten it, or link to large content")]
     return [Problem("attachments", f"make {long}", "send several messages, or link to large files")]
 
 

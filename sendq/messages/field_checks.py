@@ -30,6 +30,13 @@ _MADE_ELSEWHERE = frozenset(
     {"to", "cc", "bcc", "from", "reply-to", "subject", "mime-version", "content-type", "content-transfer-encoding"}
 )
 
+# Headers that may send to further people, name another sender, or claim what only mail servers write: signatures, and
+# the way that a message took.
+_SENDS_OR_FORGES = re.compile(
+    r"resent-.*|arc-.*|apparently-to|envelope-to|delivered-to|x-original-to|sender|x-sender|return-path|errors-to"
+    r"|received|received-spf|authentication-results|dkim-signature|domainkey-signature"
+).fullmatch
+
 
 def add_fault(field: str, fault: str | None, problems: list[Problem]) -> None:
     if fault is not None:
@@ -57,6 +64,9 @@ def check_headers(headers: tuple[CustomHeader, ...], problems: list[Problem]) ->
             problems.append(
                 Problem(field, "is a header that Nylas makes from the message's fields", "set the field instead")
             )
+        elif _SENDS_OR_FORGES(name):
+            reason = "is a header that sends to others, names another sender, or that only mail servers write"
+            problems.append(Problem(field, reason, "leave it out; recipients are set in to, cc and bcc"))
         add_fault(f"custom_headers[{index}].value", header_fault(header.value), problems)
 
 

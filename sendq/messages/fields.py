@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import StrictBool, StrictStr
+from pydantic import AfterValidator, StrictBool, StrictStr
 
-from sendq.messages.addresses import parse
+from sendq.messages.addresses import parse, trimmed
 from sendq.messages.parts import Part
 
 
 class Recipient(Part):
-    """A recipient (or the sender, ``from_``): an address, and the name to show with it."""
+    """A recipient (or the sender, ``from_``): an address, and the name to show with it.
 
-    email: StrictStr
+    White space and invisible characters around the address are removed.
+    """
+
+    email: Annotated[StrictStr, AfterValidator(trimmed)]
     name: StrictStr | None = None
 
     def __init__(self, email: str | None = None, name: str | None = None, /, **data: Any) -> None:

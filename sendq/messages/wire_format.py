@@ -1,12 +1,13 @@
 """The three forms of a send request, as exact bytes.
 
     json        {"to":…,"attachments":[{…,"content":"  base64  "}]}       up to 3 MB, files included
-    multipart   the JSON in a part named `message`, then the files        up to 25 MB, with much lower rate limits
+    multipart   the JSON in a part named `message`, then any files        up to 25 MB, with much lower rate limits
     mime        a finished message in a part named `mime`                 up to 25 MB, likewise
 
 A request is an *opening*, followed by each file's content and the bytes after it. This module makes everything except
 the contents; those stay in their source (`sendq.messages.content`), and the ledger stores each content once for all
-requests that have it. The boundary is derived from the job's id, so that a repeat has the same bytes.
+requests that have it. A long text is such a content too, so that a worker streams it as it does a file. The boundary is
+derived from the job's id, so that a repeat has the same bytes.
 
 Sources: Nylas, "Using the Attachments API" (sizes, the two schemas) and its clients (a file's part is named by its
 content id; a finished message is the file part `mime`); RFC 7578 (form data), RFC 2046 section 5.1.1 (boundaries).
@@ -70,8 +71,6 @@ def request_of(message: Message | MimeMessage, *, job_id: str, metadata_key: str
     if isinstance(message, MimeMessage):
         return _mime(message, job_id)
     text = freeze_send(message, job_id=job_id, metadata_key=metadata_key)
-    if not message.attachments:
-        return Request(JSON, JSON_TYPE, text)
     request = _json(text, message.attachments)
     return request if request.length <= MAX_JSON_BYTES else _multipart(text, message.attachments, job_id)
 
@@ -82,6 +81,8 @@ def most_bytes(form: str) -> int:
 
 
 def _json(text: bytes, attachments: tuple[Attachment, ...]) -> Request:
+    if not attachments:
+        return Request(JSON, JSON_TYPE, text)
     heads = [encoded(one.described())[:-1] + b',"content":"' for one in attachments]
     opening = text[:-1] + b',"attachments":[' + heads[0]
     return Request(JSON, JSON_TYPE, opening, tuple(_joined(attachments, b'"},', heads[1:], b'"}]}')))
@@ -89,14 +90,19 @@ def _json(text: bytes, attachments: tuple[Attachment, ...]) -> Request:
 
 def _multipart(text: bytes, attachments: tuple[Attachment, ...], job_id: str) -> Request:
     boundary = _boundary(job_id)
+    opening = _part_head(
+        boundary, f'Content-Disposition: form-data; name="{MESSAGE_PART}"\r\nContent-Type: {JSON_TYPE}'
+    )
     heads = [
         _part_head(boundary, _file_head(name, one))
         for name, one in zip(part_names(attachments), attachments, strict=True)
     ]
-    message = f'Content-Disposition: form-data; name="{MESSAGE_PART}"\r\nContent-Type: {JSON_TYPE}'
-    opening = _part_head(boundary, message) + text + b"\r\n" + heads[0]
-    pieces = _joined(attachments, b"\r\n", heads[1:], _closing(boundary))
-    return Request(MULTIPART, _multipart_type(boundary), opening, tuple(pieces))
+    closing = _closing(boundary)
+    after_text = b"\r\n" + heads[0] if heads else closing
+    files = tuple(_joined(attachments, b"\r\n", heads[1:], closing))
+    if len(text) <= MAX_JSON_BYTES:
+        return Request(MULTIPART, _multipart_type(boundary), opening + text + after_text, files)
+    return Request(MULTIPART, _multipart_type(boundary), opening, (Piece(Content.of(text), after_text), *files))
 
 
 def _mime(message: MimeMessage, job_id: str) -> Request:

@@ -9,7 +9,8 @@ from email_validator import EmailNotValidError, validate_email
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.messages.addresses import MOST_CHARACTERS, fault, parse, wire_form
+from sendq.messages.addresses import MOST_CHARACTERS, fault, parse, trimmed, wire_form
+from sendq.messages.fields import Recipient
 
 
 def ascii_texts(*, most: int) -> st.SearchStrategy[str]:
@@ -27,6 +28,9 @@ class TestWireForm:
             "leyah@xn--bcher-kva.example",
             "leyah@corp.local",
             "leyah@example.test",
+            '"leyah."@docomo.ne.jp',
+            '".leyah..nyah"@example.com',
+            '"leyah nyah"@example.com',
             "x" * 70 + "@example.com",
             "leyah@" + "x" * 63 + ".com",
         ],
@@ -41,6 +45,7 @@ class TestWireForm:
             ("POSTMASTER@bücher.example", "POSTMASTER@xn--bcher-kva.example"),
             ("leyah@straße.de", "leyah@xn--strae-oqa.de"),
             ("leyah@例え.jp", "leyah@xn--r8jz45g.jp"),
+            ('"leyah."@例え.jp', '"leyah."@xn--r8jz45g.jp'),
         ],
     )
     def test_a_domain_outside_ascii_gets_its_ascii_form(self, email: str, wire: str) -> None:
@@ -72,6 +77,12 @@ class TestWireForm:
             "leyah@example.com;nyah@example.com",
             "Leyah <leyah@example.com>",
             "leyah@xn--.example",
+            '""@example.com',
+            '"leyah@example.com',
+            '"leyah,nyah@example.com"@example.com',
+            '"leyah\\"nyah"@example.com',
+            '"leyah<"@例え.jp',
+            '"leyah\t"@example.com',
             "leyah@bücher .example",
             "leyah\0@example.com",
             "leyah@\ud800.example",
@@ -87,11 +98,32 @@ class TestWireForm:
         assert wire_form(email) is None
         assert "outside ASCII before the @" in fault(email)
 
+    @pytest.mark.parametrize(
+        ("email", "reason"),
+        [
+            ("leyah nyah@example.com", "contains white space"),
+            ("leyah@exam\u200bple.com", "contains an invisible character (U+200B)"),
+            ("leyah\u00a0@example.com", "outside ASCII before the @"),
+            ("leyah@example\n.com", "contains a line break"),
+            ("leyah@exa\u202emple.com", "overrides the direction of text"),
+            ("leyah.@example.com", "valid only in quotes before the @"),
+            (".leyah@example.com", "valid only in quotes before the @"),
+            ("ley..ah@example.com", "valid only in quotes before the @"),
+            ('"leyah,nyah"@example.com', "has quotes before the @"),
+            ("leyah", "is not an email address"),
+            ("leyah@example", "is not an email address"),
+        ],
+    )
+    def test_of_what_has_none_the_reason_is_named(self, email: str, reason: str) -> None:
+        assert wire_form(email) is None
+        assert reason in fault(email)
+
     @given(ascii_texts(most=12), ascii_texts(most=12), st.sampled_from(["", ".com", ".c", ".9"]))
     def test_for_ascii_it_agrees_with_email_validator(self, local: str, domain: str, end: str) -> None:
         email = f"{local}@{domain}{end}"
+        quotes = not set(local[1:-1]) & set('"\\@()[]')  # of what may be quoted, less is accepted here than there
         try:
-            validate_email(email, check_deliverability=False)
+            validate_email(email, check_deliverability=False, allow_quoted_local=quotes)
             expected: str | None = email
         except EmailNotValidError:
             expected = None
@@ -107,6 +139,21 @@ class TestWireForm:
         begun = time.process_time()
         assert wire_form(parse(text)[0]) is None
         assert time.process_time() - begun < 20  # milliseconds; a pattern that backtracks takes minutes
+
+
+class TestTrimming:
+    @pytest.mark.parametrize(
+        "around", [" ", "\n", "\r\n", "\t", "\u00a0", "\u200b", "\ufeff", "\u202a", "\u2069", "\u2028"]
+    )
+    def test_white_space_and_invisible_characters_around_an_address_go(self, around: str) -> None:
+        for text in (f"{around}leyah@example.com", f"leyah@example.com{around}", f" {around}leyah@example.com{around}"):
+            assert trimmed(text) == "leyah@example.com"
+            assert Recipient(text).email == "leyah@example.com"
+            assert parse(f"{around}Leyah{around}<{text}>{around}")[1] == "Leyah"
+
+    @pytest.mark.parametrize("text", ["", "a", '"a."@b', "a b", "\0a\0"])
+    def test_nothing_else_goes(self, text: str) -> None:
+        assert trimmed(text) == text
 
 
 class TestParse:

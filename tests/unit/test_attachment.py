@@ -80,6 +80,8 @@ class TestAnAttachment:
             ({"filename": "a" * 256}, "filename", "has more than 255 characters"),
             ({"filename": "a\r\nX: y"}, "filename", "contains a line break (CR or LF)"),
             ({"filename": "a\0b"}, "filename", "contains a NUL character"),
+            ({"filename": "a\u202egnp.exe"}, "filename", "contains a character that overrides the direction of text"),
+            ({"filename": "a\x1b[2J.pdf"}, "filename", "contains a control character (U+001B)"),
             ({"content_type": "pdf"}, "content_type", "is not a valid content type"),
             ({"content_type": "text/plain\r\nX: y"}, "content_type", "is not a valid content type"),
             ({"content_type": "text/plain\n"}, "content_type", "is not a valid content type"),
@@ -146,9 +148,15 @@ class TestTheSizeOfARequest:
         found = problems(MimeMessage(RAW + b"x" * MOST_BYTES))
         assert found["mime"].startswith("makes the request at least 25,")
 
-    def test_of_the_text_stays_below_3_megabytes_with_files_as_well(self) -> None:
-        message = Message(to=["a@example.com"], body="x" * MAX_JSON_BYTES, attachments=[file()])
-        assert problems(message).keys() == {"body"}
+    def test_of_the_text_may_be_25_megabytes_to_the_byte(self) -> None:
+        def text(size: int, *attachments: Attachment) -> Message:
+            return Message(to=["a@example.com"], body="x" * size, attachments=attachments)
+
+        assert problems(text(MAX_JSON_BYTES, file())) == {}
+        room = 25_000_000 - length_of(text(MAX_JSON_BYTES)) + MAX_JSON_BYTES
+        assert problems(text(room)) == {}
+        assert problems(text(room + 1)) == {"body": "makes the request 25,000,001 bytes long; the limit is 25,000,000"}
+        assert problems(text(room, file())).keys() == {"attachments"}
 
 
 def length_of(message: Message) -> int:
@@ -265,7 +273,7 @@ class TestATemplate:
             ({"template": {"id": ""}}, "template.id"),
             ({"template": {"id": "a\nb"}}, "template.id"),
             ({"template": {"id": "t", "variables": {"a": "\0"}}}, "template.variables[a]"),
-            ({"template": {"id": "t", "variables": {"a": "x" * MAX_JSON_BYTES}}}, "template.variables"),
+            ({"template": {"id": "t", "variables": {"a": "x" * 25_000_000}}}, "template.variables"),
             ({"signature_id": ""}, "signature_id"),
         ],
     )

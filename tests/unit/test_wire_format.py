@@ -113,6 +113,34 @@ class TestALargeMessageWithFiles:
         assert files == [b"\x89PNG\r\n", LARGE]
 
 
+class TestALongText:
+    TEXT = "<p>" + "x" * MAX_JSON_BYTES
+
+    def test_is_form_data_with_the_text_as_a_content_that_is_streamed(self) -> None:
+        made = request(mail(body=self.TEXT))
+        assert (made.form, made.content_type) == ("multipart", f"multipart/form-data; boundary={BOUNDARY}")
+        head = (
+            f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="message"\r\nContent-Type: application/json\r\n\r\n'
+        )
+        (piece,) = made.pieces
+        text = b"".join(piece.content.chunks())
+        assert (made.opening, piece.after) == (head.encode(), f"\r\n--{BOUNDARY}--\r\n".encode())
+        assert text == freeze_send(mail(body=self.TEXT), job_id=JOB)
+        assert made.length == len(whole(made))
+
+    def test_comes_before_the_files(self) -> None:
+        made = request(mail(PNG, body=self.TEXT))
+        head = f"Content-Type: {made.content_type}\r\n\r\n".encode()
+        parsed = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + whole(made))
+        parts = list(parsed.iter_parts())
+        assert [part.get_param("name", header="content-disposition") for part in parts] == ["message", "logo"]
+        text, logo = (part.get_payload(decode=True) for part in parts)
+        assert isinstance(text, bytes)
+        assert json.loads(text)["body"] == self.TEXT
+        assert logo == b"\x89PNG\r\n"
+        assert made.length == len(whole(made))
+
+
 class TestAFinishedMessage:
     RAW = b"From: a@example.com\r\nTo: b@example.com\r\nSubject: Hi\r\n\r\nBody\r\n"
 
