@@ -10,12 +10,13 @@ from uuid import UUID
 from sendq.messages.content import Content
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """What one call of enqueue stores: rows, ready to go in.
 
     ``jobs`` and ``payloads`` may be generators; they are read in chunks. ``pieces`` name their contents by digest,
-    and ``contents`` has each of them. ``wakes`` holds a row for each lane.
+    and ``contents`` has each of them. ``wakes`` holds a row for each lane. The ``repr`` shows nothing, because error
+    trackers show the variables of every frame.
     """
 
     jobs: Iterable[Mapping[str, Any]]
@@ -25,6 +26,9 @@ class Plan:
     batch: Mapping[str, Any] | None = None
     keys: Sequence[Mapping[str, Any]] = ()
     wakes: Sequence[Mapping[str, Any]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return "Plan(…)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ prepared statements), so PgBouncer in transaction mode works.
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 
 from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
+from sendq.ledger.db.concealing import conceal
 from sendq.ledger.db.urls import ledger_url
 
 if TYPE_CHECKING:
@@ -204,11 +206,17 @@ def reading(engine: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn a driver's errors into `Retryable`, `LedgerUnavailable` or `SchemaMismatch`; pass on all others."""
+    """Turn a driver's errors into `Retryable`, `LedgerUnavailable` or `SchemaMismatch`; pass on all others.
+
+    None of them shows what a statement was given (`sendq.ledger.db.concealing`).
+    """
+    outside = sys.exception()
     try:
         yield
-    except exc.DBAPIError as error:
-        meaning = meaning_of(error)
+    except exc.StatementError as error:
+        if error.statement is not None:
+            conceal(error, outside=outside)
+        meaning = meaning_of(error) if isinstance(error, exc.DBAPIError) else None
         if meaning is None:
             raise
         raise meaning from error

@@ -26,6 +26,7 @@ from sendq.ledger.db import joined, migrate, schema
 from sendq.ledger.db.engine import open_engine, reading
 from sendq.ledger.db.joined import async_connection_of, connection_of
 from sendq.queue import SendQueue
+from tests.integration.ledger.test_concealed_errors import REFUSALS
 from tests.integration.ledger.test_joined import GRANT, SECRET, accepted, message
 from tests.support.waiting import LIMIT_S
 
@@ -183,6 +184,18 @@ def an_error_tells_no_parameter(shop: Shop) -> None:
     assert SECRET not in str(caught.value)
 
 
+def nothing_of_a_mail_is_in_an_error_of_the_database(shop: Shop) -> None:
+    refusal = REFUSALS["sqlite"]["trigger"] if shop.django.vendor == "sqlite" else REFUSALS["postgresql"]["check"]
+    with contextlib.suppress(ZeroDivisionError), shop.atomic():
+        with shop.django.cursor() as cursor:
+            cursor.execute(refusal)
+        with pytest.raises(sa.exc.DBAPIError) as caught:
+            shop.sell(1)
+        raise ZeroDivisionError
+    shown = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert [word for word in (SECRET, "leyah", "Invoice 42") if word in shown or word.encode().hex() in shown] == []
+
+
 def another_thread_is_refused(shop: Shop) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
@@ -210,6 +223,7 @@ SCENARIOS: dict[str, Callable[[Shop], None]] = {
         a_cancelled_job_joins_too,
         the_schema_can_be_asked_about,
         an_error_tells_no_parameter,
+        nothing_of_a_mail_is_in_an_error_of_the_database,
         another_thread_is_refused,
     )
 }
