@@ -29,6 +29,7 @@ from sendq.enqueueing.planning import (
 )
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
+from sendq.enqueueing.shared import Shared
 from sendq.ids import parse_id
 from sendq.ledger import admission
 from sendq.ledger.batches import cancel_batch, end_some
@@ -146,6 +147,9 @@ class SendQueue:
         starred: bool | None = None,
         folders: Sequence[str] | None = None,
         metadata: Mapping[str, str] | None = None,
+        shared_from: str | None = None,
+        shared_folder_id: str | None = None,
+        query_imap: bool | None = None,
         session: Any = None,
         **options: Unpack[OptionsGiven],
     ) -> Batch:
@@ -167,6 +171,11 @@ class SendQueue:
             folders: **replaces** the folders (labels) of a message. Microsoft takes exactly one.
             metadata: **replaces** the metadata of a message. On messages that this queue sent, the pair with the job's
                 id is kept.
+            shared_from: Microsoft: the messages are in a mailbox that is shared with the account: its address or grant
+                id. With ``thread_ids`` it needs ``shared_folder_id``.
+            shared_folder_id: Microsoft: the folder in that mailbox that has the threads.
+            query_imap: IMAP, Yahoo and iCloud: find a message on the IMAP server itself, for messages older than the
+                90 days that Nylas stores. Slow.
             session: join this transaction.
 
         Raises what `send` raises. An exception that ``message_ids`` or ``thread_ids`` raise while they are read is
@@ -174,7 +183,8 @@ class SendQueue:
         """
         selection = Selection(message_ids=message_ids, thread_ids=thread_ids)
         changes = Changes(unread, starred, folders, metadata)
-        call = BulkCall(grant_id, selection, Options(**options), changes, whole_threads=whole_threads)
+        shared = Shared(shared_from, shared_folder_id, query_imap)
+        call = BulkCall(grant_id, selection, Options(**options), changes, whole_threads=whole_threads, shared=shared)
         return self._store_batch(call, session)
 
     def modify_matching(
@@ -206,16 +216,20 @@ class SendQueue:
         *,
         thread_ids: Iterable[str] | None = None,
         hard: bool = False,
+        shared_from: str | None = None,
+        shared_folder_id: str | None = None,
         session: Any = None,
         **options: Unpack[OptionsGiven],
     ) -> Batch:
-        """Enqueue the deletion of ``message_ids``, or of every message of ``thread_ids`` (found as in `modify`).
+        """Enqueue the deletion of ``message_ids``, or of every message of ``thread_ids``; both as in `modify`.
 
         Messages move to the trash. With ``hard`` they are deleted permanently, which needs "Enable hard delete" in the
         Nylas dashboard, and for Google a grant with the full Gmail scope (``https://mail.google.com/``).
         """
         selection = Selection(message_ids=message_ids, thread_ids=thread_ids)
-        return self._store_batch(BulkCall(grant_id, selection, Options(**options), hard=hard), session)
+        shared = Shared(shared_from, shared_folder_id)
+        call = BulkCall(grant_id, selection, Options(**options), hard=hard, shared=shared)
+        return self._store_batch(call, session)
 
     def delete_matching(
         self,

@@ -11,7 +11,7 @@ The first pages of a walk are jobs as well (operation ``list``); `sendq.ledger.w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -31,10 +31,11 @@ from sendq.enqueueing.planning import (
     priority_of,
 )
 from sendq.enqueueing.query import Query, check_query, freeze_query, page_query
+from sendq.enqueueing.shared import Shared, check_shared
 from sendq.enqueueing.validation import check_changes
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import lane_id, new_id
-from sendq.messages.payload import bulk_digest, freeze_changes
+from sendq.messages.payload import bulk_digest, freeze_changes, with_parameters
 from sendq.messages.wire_format import JSON_TYPE
 from sendq.rules.changed_fields import BITS, EVERY_FIELD, bits_of
 
@@ -79,6 +80,7 @@ class BulkCall:
     changes: Changes | None = None
     whole_threads: bool = False
     hard: bool = False
+    shared: Shared = field(default_factory=Shared)
 
     @property
     def operation(self) -> str:
@@ -91,7 +93,7 @@ class _Checked:
     """A call without problems: its ids (of messages or threads; none for a query) and the bytes of its requests."""
 
     ids: Sequence[str]
-    request: bytes  # of each job of the batch
+    request: bytes  # of each job of the batch, with its parameters
     query: bytes
 
 
@@ -136,7 +138,7 @@ def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Plann
     if walk is None:
         jobs = _rows(call.operation, checked.ids, batch_id, lane, options, now=now)
     else:
-        first_pages = _first_pages(checked)
+        first_pages = _first_pages(call, checked)
         listings = list(_rows("list", [None] * len(first_pages), batch_id, lane, options, now=now))
         payloads = [
             {"job_id": row["id"], "body": page, "content_type": QUERY_TYPE}
@@ -158,8 +160,19 @@ def _walk(call: BulkCall) -> str | None:
     return "threads" if call.selection.thread_ids is not None and not call.whole_threads else None
 
 
-def _first_pages(checked: _Checked) -> list[bytes]:
-    return [page_query({"thread_id": thread}) for thread in checked.ids] or [checked.query]
+def _first_pages(call: BulkCall, checked: _Checked) -> list[bytes]:
+    where = call.shared.parameters("shared_from", "shared_folder_id")
+    return [page_query({"thread_id": thread} | where) for thread in checked.ids] or [checked.query]
+
+
+def _parameters(call: BulkCall) -> dict[str, str]:
+    """The query parameters of the requests that change or delete."""
+    shared = call.selection.query.shared if isinstance(call.selection.query, Query) else call.shared
+    if call.changes is None:
+        return shared.parameters("shared_from")
+    if call.whole_threads:
+        return shared.parameters("shared_from", "shared_folder_id")
+    return shared.parameters("shared_from", "query_imap")
 
 
 def _rows(
@@ -203,6 +216,11 @@ def _checked(call: BulkCall, *, now: Micros, metadata_key: str) -> _Checked:
     else:
         ids, found = _ids(selection)
         problems += found
+        by_threads = selection.thread_ids is not None
+        problems += check_shared(call.shared, provider=provider, needs_folder=by_threads)
+        if by_threads and call.shared.query_imap is not None:
+            reason = "cannot be used with thread_ids, for which Nylas needs a folder"
+            problems.append(Problem("query_imap", reason, "use modify_matching with a Query of thread_id and in_"))
     if changes is not None:
         problems += check_changes(
             unread=changes.unread,
@@ -218,6 +236,7 @@ def _checked(call: BulkCall, *, now: Micros, metadata_key: str) -> _Checked:
     request = b"" if changes is None else freeze_changes(
         unread=changes.unread, starred=changes.starred, folders=changes.folders, metadata=changes.metadata
     )  # fmt: skip
+    request = with_parameters(request, _parameters(call))
     return _Checked(ids, request, freeze_query(selection.query) if isinstance(selection.query, Query) else b"")
 
 

@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from sendq.enqueueing.shared import Shared, check_shared
 from sendq.errors import Problem
-from sendq.messages.addresses import fault, wire_form
+from sendq.messages.addresses import fault, trimmed, wire_form
 from sendq.messages.characters import text_fault
 
 # Messages per page. Nylas's page on quota errors advises no more, because larger listings use up the quota.
@@ -27,6 +28,7 @@ _METADATA_PAIR = re.compile(r"key[1-5]:(?s:.{1,500})").fullmatch
 _ADDRESSES = ("to", "from_", "cc", "bcc")
 _FLAGS = ("unread", "starred", "has_attachment")
 _TIMES = ("received_before", "received_after")
+_SHARED = ("shared_from", "shared_folder_id", "query_imap")
 
 # Filters that Microsoft cannot combine: one kind of request there filters by flags and threads, another searches.
 _MICROSOFT_ONE = ("thread_id", "unread", "starred")
@@ -37,7 +39,7 @@ _MICROSOFT_OTHER = ("subject", "to", "cc", "bcc", "any_email")
 class Query:
     """The messages that match every filter that is set; at least one must be.
 
-    For IMAP, Yahoo and iCloud accounts Nylas finds only messages of the last 90 days.
+    For IMAP, Yahoo and iCloud accounts Nylas finds only messages of the last 90 days, unless ``query_imap`` is set.
 
     Attributes:
         in_: a folder's id (not its name).
@@ -48,6 +50,10 @@ class Query:
         search_query_native: in the provider's own search language. For Google and Microsoft it can be combined with
             ``in_`` only.
         metadata_pair: ``key1:value`` (Nylas can search ``key1`` … ``key5``). Cannot be combined with other filters.
+        shared_from: Microsoft: the messages of a mailbox that is shared with the account, by its address or grant id;
+            needs ``shared_folder_id``.
+        shared_folder_id: Microsoft: the folder there.
+        query_imap: IMAP, Yahoo and iCloud: ask the IMAP server itself, in the folder ``in_``. Slow.
     """
 
     in_: str | None = None
@@ -65,6 +71,14 @@ class Query:
     received_after: datetime | None = None
     search_query_native: str | None = None
     metadata_pair: str | None = None
+    shared_from: str | None = None
+    shared_folder_id: str | None = None
+    query_imap: bool | None = None
+
+    @property
+    def shared(self) -> Shared:
+        """Where the messages are, for the requests that change them."""
+        return Shared(self.shared_from, self.shared_folder_id, self.query_imap)
 
     def __repr__(self) -> str:
         """Only the names of the filters: their values may be addresses and subjects."""
@@ -78,8 +92,8 @@ def given(query: Query) -> dict[str, Any]:
 
 def freeze_query(query: Query) -> bytes:
     """The query string of a listing's first page."""
-    values = {name.rstrip("_"): _on_the_wire(value) for name, value in given(query).items()}
-    return page_query(values)
+    values = {name.rstrip("_"): _on_the_wire(name, value) for name, value in given(query).items()}
+    return page_query(values | query.shared.parameters(*_SHARED))
 
 
 def page_query(filters: dict[str, str], *, limit: int = PAGE) -> bytes:
@@ -88,12 +102,16 @@ def page_query(filters: dict[str, str], *, limit: int = PAGE) -> bytes:
     return urlencode([*sorted((filters | shape).items())], quote_via=quote).encode()
 
 
-def _on_the_wire(value: Any) -> str:
+def _on_the_wire(name: str, value: Any) -> str:
+    if name in _ADDRESSES:
+        return wire_form(trimmed(value)) or value
+    if name == "any_email":
+        return ",".join(wire_form(trimmed(one)) or one for one in value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
         return str(int(value.timestamp()))
-    return value if isinstance(value, str) else ",".join(value)
+    return str(value)
 
 
 def check_query(query: object, *, provider: str | None) -> list[Problem]:
@@ -102,7 +120,11 @@ def check_query(query: object, *, provider: str | None) -> list[Problem]:
         return [Problem("query", "is not a sendq.Query", "create one: Query(in_=…, unread=True)")]
     if not given(query):
         return [Problem("query", "has no filter, so it would match every message", "set at least one")]
-    problems = [problem for name, value in given(query).items() for problem in _value_problems(name, value)]
+    filters = {name: value for name, value in given(query).items() if name not in _SHARED}
+    problems = [problem for name, value in filters.items() for problem in _value_problems(name, value)]
+    problems += check_shared(query.shared, provider=provider, needs_folder=True)
+    if query.query_imap is True and query.in_ is None:
+        problems.append(Problem("in_", "is missing, and query_imap needs it", "set the folder to look in"))
     return [problem.under("query") for problem in problems + _conflicts(set(given(query)), provider)]
 
 
@@ -130,6 +152,7 @@ def _value_problems(name: str, value: Any) -> list[Problem]:
 def _address(field: str, value: object) -> list[Problem]:
     if not isinstance(value, str):
         return [Problem(field, "is not a string", "pass an address")]
+    value = trimmed(value)
     return [] if wire_form(value) is not None else [Problem(field, fault(value), "correct it")]
 
 
@@ -138,7 +161,7 @@ def _conflicts(names: set[str], provider: str | None) -> list[Problem]:
     if "metadata_pair" in names and len(names) > 1:
         problems.append(Problem("metadata_pair", "cannot be combined with other filters", "remove the others"))
     if "search_query_native" in names:
-        if provider in ("google", "microsoft") and names - {"search_query_native", "in_"}:
+        if provider in ("google", "microsoft") and names - {"search_query_native", "in_", *_SHARED}:
             reason = f"can be combined with in_ only for {provider}"
             problems.append(Problem("search_query_native", reason, "put the other conditions into the search itself"))
         if provider == "ews" and "thread_id" in names:

@@ -27,6 +27,12 @@ _SAID = {
 _LEFT_OUT = {
     "send_at": ("schedules the message at Nylas, where the queue would not see failures", "use due_at instead"),
     "use_draft": ("belongs to scheduled sends of Nylas, which are not supported", "use due_at instead"),
+    "shared_from": (
+        "is a parameter of listings and changes, not of sends",
+        "set from_ to the shared mailbox's address",
+    ),
+    "shared_folder_id": ("is a parameter of listings and changes, not of sends", "leave it out"),
+    "query_imap": ("is a parameter of listings and changes, not of sends", "leave it out"),
 }
 
 

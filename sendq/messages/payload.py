@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from json import JSONEncoder
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from sendq.messages.addresses import wire_form
 from sendq.messages.fields import Recipient
@@ -70,6 +71,22 @@ def keep_mark(changes: bytes, *, job_id: str, metadata_key: str) -> bytes:
     payload = json.loads(changes)
     payload["metadata"] = {**payload["metadata"], metadata_key: job_id}
     return encoded(payload)
+
+
+def with_parameters(body: bytes, parameters: Mapping[str, str]) -> bytes:
+    """A request as it is stored: its query parameters and a line feed, if it has any, then its body.
+
+    Neither part contains a line feed: JSON and URLs escape it.
+    """
+    if not parameters:
+        return body
+    return urlencode(sorted(parameters.items()), quote_via=quote, safe="").encode() + b"\n" + body
+
+
+def split_parameters(request: bytes) -> tuple[str, bytes]:
+    """The query string (empty if there is none) and the body of a request stored by `with_parameters`."""
+    parameters, _, body = request.rpartition(b"\n")
+    return parameters.decode(), body
 
 
 def send_digest(

@@ -18,7 +18,7 @@ from sendq.clock import Micros
 from sendq.enqueueing.query import page_query
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.outcomes import Page
-from sendq.messages.payload import keep_mark
+from sendq.messages.payload import keep_mark, split_parameters
 from sendq.messages.wire_format import MIME
 from sendq.rules.rule_ids import DIED, RETURNED, STOPPED
 from tasks.calling.nylas import Application, NylasClient
@@ -62,14 +62,14 @@ async def make_call(
         case "list":
             return await client.find(application, grant_id, _asked(job))
     assert job.object_id is not None
+    parameters, body = split_parameters(job.body)
     if job.operation == "delete":
-        return await client.delete(application, grant_id, job.object_id, hard=bool(job.hard))
-    body = job.body
+        return await client.delete(application, grant_id, job.object_id, hard=bool(job.hard), parameters=parameters)
     if job.sender_id is not None:  # it replaces the metadata of a message that this ledger sent
         body = keep_mark(body, job_id=str(job.sender_id), metadata_key=metadata_key)
     if job.target == "thread":
-        return await client.modify_thread(application, grant_id, job.object_id, body)
-    return await client.modify(application, grant_id, job.object_id, body)
+        return await client.modify_thread(application, grant_id, job.object_id, body, parameters=parameters)
+    return await client.modify(application, grant_id, job.object_id, body, parameters=parameters)
 
 
 def read_answer(

@@ -115,20 +115,29 @@ class NylasClient:
         headers = {"Idempotency-Key": key}
         return await self._call("POST", application, path, body=body, content_type=content_type, headers=headers)
 
-    async def modify(self, application: Application, grant_id: str, message_id: str, body: bytes) -> Answer:
-        """PUT changes to one message. Ids of IMAP messages contain ``<>@/+``, all of which is encoded."""
-        path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}"
-        return await self._call("PUT", application, path, body=body)
+    async def modify(
+        self, application: Application, grant_id: str, message_id: str, body: bytes, *, parameters: str = ""
+    ) -> Answer:
+        """PUT changes to one message. Ids of IMAP messages contain ``<>@/+``, all of which is encoded.
 
-    async def modify_thread(self, application: Application, grant_id: str, thread_id: str, body: bytes) -> Answer:
+        ``parameters``: a query string as stored, of this and the next two requests (``shared_from=…``).
+        """
+        path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}"
+        return await self._call("PUT", application, _with(path, parameters), body=body)
+
+    async def modify_thread(
+        self, application: Application, grant_id: str, thread_id: str, body: bytes, *, parameters: str = ""
+    ) -> Answer:
         """PUT changes to a whole thread: the API applies them to its messages."""
         path = f"/v3/grants/{_part(grant_id)}/threads/{_part(thread_id)}"
-        return await self._call("PUT", application, path, body=body)
+        return await self._call("PUT", application, _with(path, parameters), body=body)
 
-    async def delete(self, application: Application, grant_id: str, message_id: str, *, hard: bool) -> Answer:
+    async def delete(
+        self, application: Application, grant_id: str, message_id: str, *, hard: bool, parameters: str = ""
+    ) -> Answer:
         """DELETE one message: move it to the trash, or delete it permanently (``hard``)."""
-        path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}" + ("?hard_delete=true" if hard else "")
-        return await self._call("DELETE", application, path)
+        path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}"
+        return await self._call("DELETE", application, _with(path, "hard_delete=true" if hard else "", parameters))
 
     async def grant(self, application: Application, grant_id: str) -> Answer:
         """GET the grant itself (``data.grant_status`` is ``valid`` or ``invalid``)."""
@@ -163,6 +172,9 @@ class NylasClient:
         if upload is not None:
             sent_headers["Content-Length"] = str(upload.length)
         try:
+            # An id "." or ".." would make it another request, however it is quoted: "DELETE /messages/..".
+            if not {".", ".."}.isdisjoint(path.partition("?")[0].split("/")):
+                return _fault("local")
             url = URL(_base(application.api_uri) + path, encoded=True)
         except ValueError:
             return _fault("local")
@@ -223,6 +235,11 @@ def _base(api_uri: str) -> str:
 
 def _part(value: str) -> str:
     return quote(value, safe="")
+
+
+def _with(path: str, *parameters: str) -> str:
+    query = "&".join(filter(None, parameters))
+    return f"{path}?{query}" if query else path
 
 
 async def _read(response: aiohttp.ClientResponse) -> Answer:

@@ -34,9 +34,14 @@ def read_page(body: bytes) -> Listed | None:
         return None
     ids = [item.get("id") if isinstance(item, dict) else None for item in data]
     cursor = document.get("next_cursor") or None
-    sound = [one for one in ids if isinstance(one, str) and 0 < len(one) <= MAX_MESSAGE_ID and text_fault(one) is None]
+    sound = [one for one in ids if isinstance(one, str) and _is_id(one)]
     if len(sound) < len(ids) or not (cursor is None or isinstance(cursor, str)):
         return None
     if cursor is not None and (len(cursor) > CURSOR_MOST or text_fault(cursor) is not None):
         return None
     return Listed(tuple(sound), cursor)
+
+
+def _is_id(text: str) -> bool:
+    """Whether it can be stored, and stands for itself in a path: "." and ".." would change it."""
+    return 0 < len(text) <= MAX_MESSAGE_ID and text not in (".", "..") and text_fault(text) is None

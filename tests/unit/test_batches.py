@@ -10,6 +10,8 @@ from sendq import InvalidJob, Options, Query
 from sendq.clock import SECOND
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.plan import Planned
+from sendq.enqueueing.shared import Shared
+from sendq.messages.payload import split_parameters
 
 START = 1_780_000_000 * SECOND
 READ = Changes(unread=False)
@@ -132,3 +134,56 @@ class TestTheKeyOfACall:
             plan(call(messages=ids, options={"key": "k"})).plan.keys[0]["digest"] for ids in (["a", "b"], ["b", "a"])
         )
         assert one == other
+
+
+class TestASharedMailbox:
+    SHARED = Shared("team@example.com", "f1")
+    WHERE = b"shared_from=team%40example.com"
+
+    def test_is_named_by_each_request_that_changes_or_deletes(self) -> None:
+        assert batch(call(messages=["m1"], shared=self.SHARED))["body"] == self.WHERE + b'\n{"unread":false}'
+        deleted = batch(call(messages=["m1"], changes=None, shared=self.SHARED))["body"]
+        assert split_parameters(deleted) == (self.WHERE.decode(), b"")
+
+    def test_is_listed_for_the_messages_of_threads(self) -> None:
+        made = plan(call(threads=["t1"], shared=self.SHARED))
+        (page,) = (payload["body"] for payload in made.plan.payloads)
+        assert page == b"limit=20&select=id&shared_folder_id=f1&" + self.WHERE + b"&thread_id=t1"
+        assert dict(made.plan.batch or {})["body"] == self.WHERE + b'\n{"unread":false}'
+
+    def test_is_named_with_its_folder_for_whole_threads(self) -> None:
+        made = batch(call(threads=["t1"], whole_threads=True, shared=self.SHARED))
+        assert made["body"] == b"shared_folder_id=f1&" + self.WHERE + b'\n{"unread":false}'
+
+    def test_of_a_query_is_that_of_the_changes_too(self) -> None:
+        query = Query(shared_from="team@example.com", shared_folder_id="f1")
+        assert batch(call(query=query))["body"] == self.WHERE + b'\n{"unread":false}'
+        assert batch(call(query=query, changes=None))["body"] == self.WHERE + b"\n"
+        assert batch(call(query=Query(in_="x", query_imap=True)))["body"] == b'query_imap=true\n{"unread":false}'
+
+    @pytest.mark.parametrize(
+        ("wanted", "field"),
+        [
+            (call(threads=["t1"], shared=Shared("team@example.com")), "shared_folder_id"),
+            (call(messages=["m1"], shared=Shared("team")), None),
+            (call(messages=["m1"], shared=Shared("a team")), "shared_from"),
+            (call(messages=["m1"], shared=SHARED, options={"provider": "google"}), "shared_from"),
+            (call(messages=["m1"], shared=Shared(query_imap=True), options={"provider": "google"}), "query_imap"),
+            (call(messages=["m1"], shared=Shared(query_imap=True), options={"provider": "imap"}), None),
+            (call(threads=["t1"], shared=Shared(query_imap=True)), "query_imap"),
+        ],
+    )
+    def test_that_cannot_be_asked_for_is_refused(self, wanted: BulkCall, field: str | None) -> None:
+        if field is None:
+            plan(wanted)
+            return
+        with pytest.raises(InvalidJob, match=field) as caught:
+            plan(wanted)
+        assert "team" not in str(caught.value)
+
+    def test_is_part_of_what_a_key_names(self) -> None:
+        digests = [
+            plan(call(messages=["m1"], shared=shared, options={"key": "k"})).plan.keys[0]["digest"]
+            for shared in (Shared(), self.SHARED, Shared("other@example.com"))
+        ]
+        assert len(set(digests)) == 3

@@ -52,6 +52,7 @@ class TestAPage:
         [
             b"", b"{}", b"[]", b"<html>", b'{"data": {"id": "a"}}', b'{"data": [{"id": "a"}',
             listed([None]), listed(["a", ""]), listed(["a\0b"]), listed(["x" * 513]), listed(["a"], 7),
+            listed([".", "a"]), listed([".."]),
             listed(["a"], "x" * (CURSOR_MOST + 1)), listed([f"{n}" for n in range(IDS_MOST + 1)]),
             b'{"data": ["a"]}',
         ],

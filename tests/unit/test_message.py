@@ -133,6 +133,8 @@ class TestAWrongType:
             ("sbject", "typo", "sbject", "is not a known field"),
             ("send_at", 1_900_000_000, "send_at", "schedules the message at Nylas"),
             ("use_draft", True, "use_draft", "belongs to scheduled sends of Nylas"),
+            ("shared_from", "team@example.com", "shared_from", "is a parameter of listings and changes, not of sends"),
+            ("query_imap", True, "query_imap", "is a parameter of listings and changes, not of sends"),
             ("a@example.com", "x", "…", "is not a known field"),
         ],
     )

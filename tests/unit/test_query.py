@@ -39,6 +39,16 @@ class TestTheFirstPage:
             "limit": "20", "select": "id",
         }  # fmt: skip
 
+    def test_has_the_parameters_of_a_shared_mailbox_and_of_imap(self) -> None:
+        query = Query(shared_from=" team@bücher.example", shared_folder_id="f1", to="a@bücher.example ")
+        assert asked(query) == {
+            "shared_from": "team@xn--bcher-kva.example", "shared_folder_id": "f1", "to": "a@xn--bcher-kva.example",
+            "limit": "20", "select": "id",
+        }  # fmt: skip
+        assert asked(Query(in_="x", query_imap=True)) == {
+            "in": "x", "query_imap": "true", "limit": "20", "select": "id"
+        }  # fmt: skip
+
     def test_is_the_same_bytes_for_the_same_query(self) -> None:
         assert freeze_query(Query(unread=True, in_="x")) == freeze_query(Query(in_="x", unread=True))
 
@@ -52,6 +62,10 @@ class TestAQuery:
             Query(metadata_pair="key1:value"),
             Query(search_query_native="subject:invoice", in_="INBOX"),
             Query(any_email=("a@example.com",), thread_id="t1"),
+            Query(shared_from="team@example.com", shared_folder_id="f1"),
+            Query(shared_from="f81d4fae-7dec-11d0-a765-00a0c91e6bf6", shared_folder_id="f1", search_query_native="x"),
+            Query(query_imap=True, in_="INBOX"),
+            Query(to=" leyah@example.com\n"),
         ],
     )
     def test_that_can_be_asked_is_fine(self, query: Query) -> None:
@@ -77,6 +91,12 @@ class TestAQuery:
             (Query(subject="a\0b"), "NUL"),
             (Query(metadata_pair="key6:x"), "key1 to key5"),
             (Query(metadata_pair="key1:x", unread=True), "cannot be combined with other filters"),
+            (Query(shared_from="team@example.com"), "query.shared_folder_id: is missing"),
+            (Query(shared_from="team at example", shared_folder_id="f1"), "query.shared_from"),
+            (Query(shared_from=7, shared_folder_id="f1"), "query.shared_from"),  # type: ignore[arg-type]
+            (Query(shared_folder_id=""), "query.shared_folder_id"),
+            (Query(query_imap=True, unread=True), "query.in_: is missing"),
+            (Query(query_imap="yes", in_="x"), "query.query_imap"),  # type: ignore[arg-type]
         ],
     )
     def test_that_cannot_is_refused_with_field_and_remedy(self, query: object, word: str) -> None:
@@ -92,6 +112,8 @@ class TestAQuery:
             ("google", Query(search_query_native="x", unread=True)),
             ("microsoft", Query(search_query_native="x", subject="y")),
             ("ews", Query(search_query_native="x", thread_id="t")),
+            ("google", Query(shared_folder_id="f1")),
+            ("microsoft", Query(query_imap=True, in_="x")),
         ],
     )
     def test_that_its_provider_cannot_answer_is_refused_where_the_provider_is_known(
@@ -99,7 +121,7 @@ class TestAQuery:
     ) -> None:
         assert len(problems(query, provider)) == 1
         assert problems(query) == []
-        assert problems(query, "imap") == []
+        assert problems(query, "microsoft" if query.shared_folder_id else "imap") == []
 
     def test_shows_no_address_and_no_subject(self) -> None:
         query = Query(to="leyah@example.com", subject="Invoice 42")

@@ -143,6 +143,41 @@ class TestARequest:
 
         run(story())
 
+    def test_adds_the_parameters_of_a_change(self) -> None:
+        async def story() -> None:
+            async with serving(answers(OK)) as wire, NylasClient() as nylas:
+                app, asked = App(wire.url), "shared_from=team%40example.com"
+                await nylas.modify(app, "g", "m", b"{}", parameters=asked)
+                await nylas.modify_thread(app, "g", "t", b"{}", parameters=asked)
+                await nylas.delete(app, "g", "m", hard=True, parameters=asked)
+                await nylas.delete(app, "g", "m", hard=False, parameters=asked)
+                assert [line.removesuffix(" HTTP/1.1") for line, _, _ in wire.requests] == [
+                    f"PUT /v3/grants/g/messages/m?{asked}",
+                    f"PUT /v3/grants/g/threads/t?{asked}",
+                    f"DELETE /v3/grants/g/messages/m?hard_delete=true&{asked}",
+                    f"DELETE /v3/grants/g/messages/m?{asked}",
+                ]
+
+        run(story())
+
+    @pytest.mark.parametrize("name", [".", ".."])
+    def test_sends_no_id_that_would_change_the_path(self, name: str) -> None:
+        async def story() -> None:
+            async with serving(answers(OK)) as wire, NylasClient() as nylas:
+                app = App(wire.url)
+                for answer in (
+                    await nylas.modify(app, "g", name, b"{}"),
+                    await nylas.modify_thread(app, "g", name, b"{}"),
+                    await nylas.delete(app, "g", name, hard=False),
+                    await nylas.delete(app, name, "m", hard=False),
+                    await nylas.send(app, name, BODY, "k"),
+                    await nylas.grant(app, name),
+                ):
+                    assert (answer.status, answer.fault) == (None, "local")
+                assert wire.requests == []
+
+        run(story())
+
     def test_asks_for_a_grant_and_for_messages(self) -> None:
         async def story() -> None:
             async with serving(answers(OK)) as wire, NylasClient() as nylas:
