@@ -134,7 +134,9 @@ class Api:
     async def send(self, application: Any, grant_id: str, body: Any, key: str, **options: Any) -> Answer:
         return await self._process.call(UUID(key.partition(":")[0]))
 
-    async def modify(self, application: Any, grant_id: str, object_id: str, body: bytes) -> Answer:
+    async def modify(
+        self, application: Any, grant_id: str, object_id: str, body: bytes, *, parameters: str = ""
+    ) -> Answer:
         return await self._process.call(self._process.by_object(object_id))
 
     async def find(self, application: Any, grant_id: str, query: Mapping[str, str]) -> Answer:
