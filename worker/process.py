@@ -200,13 +200,16 @@ class Process:
                 journal.held(outcome)
         for outcome in recorded.incidents:
             journal.held(outcome)
+        for outcome in recorded.given_up:
+            journal.ended_without_call(outcome)
+            metrics.ended(outcome)
         if recorded.late:
             journal.late_outcomes(recorded.late)
         if recorded.sent_twice:
             journal.sent_twice(recorded.sent_twice)
         metrics.recorded(outcomes)
         self.flower_events.recorded(outcomes)
-        self.alerts.recorded(outcomes, recorded)
+        self.alerts.recorded([*outcomes, *recorded.given_up], recorded)
         self.traces.recorded(outcomes)
         # A turn that ended may leave its lane due. If this process leads, its dispatcher need not wait for its poll.
         self.wakeup.wake()

@@ -57,6 +57,7 @@ class Lane(NamedTuple):
     check_at: Micros | None
     checks: int
     refused: int
+    refused_jobs: str | None
     opened_at: Micros | None
     gone: bool
 

@@ -96,4 +96,5 @@ class Recorded:
     late: list[Outcome] = field(default_factory=list)
     sent_twice: list[Outcome] = field(default_factory=list)
     incidents: list[Outcome] = field(default_factory=list)  # whose holds above a grant began a new incident
+    given_up: list[Outcome] = field(default_factory=list)  # waiting jobs that the success of another has ended
     ramps: dict[tuple[str, str], int | None] = field(default_factory=dict)  # of the pairs that were proven

@@ -5,6 +5,7 @@
         │                    ├─ the API is asked: valid ──▶ open again, one call first
         │                    ├─ invalid, or certain from the start ──▶ announced: one event, one alert
         │                    ├─ unknown to the API ──▶ gone: its waiting jobs end
+        │                    ├─ the question is refused ──▶ open again, its application held: the key is at fault
         │                    └─ many alike within minutes ──▶ the application's problem, not theirs: one hold above
         └─ webhook, check or operator ──▶ open again
 
@@ -13,7 +14,7 @@ Announcing waits a little, so that a problem of the application is not announced
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -22,16 +23,20 @@ from sqlalchemy import Connection, Row, and_, exists, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
 from sendq.facts.lanes import WHOLE_APPLICATION, Lane
+from sendq.facts.outcomes import Hold, Scope
 from sendq.ledger import events, outcomes
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.lane_paces import name_providers
 from sendq.ledger.dispatching.lanes import lock, lock_changes, write_changes
-from sendq.ledger.dispatching.pairs import hold_for_grants
+from sendq.ledger.dispatching.pairs import hold_for_answer, hold_for_grants, lock_pairs
 from sendq.ledger.enqueue import notify
-from sendq.ledger.jobs import end_waiting
+from sendq.ledger.jobs import end_waiting, lock_jobs
+from sendq.rules import refused_jobs
+from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import CHECK_FIRST, LaneChange, pause_after
 from sendq.rules.paces import Paces
-from sendq.rules.states import Event, State
+from sendq.rules.rule_ids import JOB_REFUSED
+from sendq.rules.states import State
 
 # A suspicion is checked at once, and again soon if the API's answer was inconclusive.
 SUSPECT_AGAIN: Micros = 15 * SECOND
@@ -41,6 +46,10 @@ ASK_AGAIN: Micros = 5 * 60 * SECOND
 
 # The API says that the grant is valid, but the provider refuses it: after this many times the refusal is believed.
 SUSPECTED_MOST = 3
+
+# How long a refused job lets the others of its lane go first: long enough for one of them to be called, whatever the
+# lane's pace. It ends earlier, because the first success shows that the refused job is at fault.
+SET_ASIDE: Micros = 5 * 60 * SECOND
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,20 +172,49 @@ def found_provider(connection: Connection, lane_id: UUID, provider: str, *, pace
 def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
     """The API says that the grant is valid: open its lane.
 
-    If the provider has refused it several times since its last success, its owner must sign in again, whatever the API
-    says. Until a call succeeds, checks and notices are remembered: the next check comes later, and no owner is notified
-    twice.
+    If the provider has refused one job twice, another job of the lane goes first: it shows whether the job or the grant
+    is at fault. If the provider has refused the grant several times since its last success, its owner must sign in
+    again, whatever the API says. Until a call succeeds, checks and notices are remembered: the next check comes later,
+    and no owner is notified twice.
     """
     change = _locked(connection, lane_id)
     lane = change.lane
     if not lane.is_closed or lane.gone:  # changed while the API was asked
         return
     if lane.suspected and lane.refused >= SUSPECTED_MOST:
-        found_invalid(connection, lane_id, now=now)
+        change.believe(now=now)
+        write_changes(connection, [change], now=now)
         return
+    if not lane.suspected or refused_jobs.blamed(lane.refused_jobs):
+        _try_another_job(connection, lane, now=now)
     change.reopen_on_trial(now=now)
     notify(connection, at=write_changes(connection, [change], now=now))
     _event(connection, "reopened", lane, by="check", rule=lane.closed_rule, now=now)
+
+
+def _try_another_job(connection: Connection, lane: Lane, *, now: Micros) -> None:
+    """Let a due job that was not refused go before those that were; without one, nothing changes.
+
+    It must be of the same kind: a grant that may modify messages may lack the right to send any.
+    """
+    refused = refused_jobs.counts(lane.refused_jobs)
+    waiting = [found for found in lock_jobs(connection, list(refused)).values() if found.state == State.QUEUED]
+    if not waiting:
+        return
+    job, ids = schema.job, [found.id for found in waiting]
+    same_object = job.alias()
+    another = exists().where(
+        job.c.lane_id == lane.id,
+        job.c.state == State.QUEUED,
+        job.c.next_at <= now,
+        job.c.operation.in_({found.operation for found in waiting}),
+        job.c.id.not_in(refused),
+        # Jobs of one object wait for each other.
+        ~exists().where(same_object.c.id.in_(ids), same_object.c.object_id == job.c.object_id),
+    )
+    if connection.execute(select(another)).scalar_one():
+        later = {"next_at": now + SET_ASIDE, "rule": JOB_REFUSED}
+        connection.execute(update(job).where(job.c.id.in_(ids)).values(**later))
 
 
 def found_invalid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
@@ -185,6 +223,45 @@ def found_invalid(connection: Connection, lane_id: UUID, *, now: Micros) -> None
     if change.lane.is_closed and change.lane.suspected:
         change.confirm(now=now)
         write_changes(connection, [change], now=now)
+
+
+def question_refused(
+    connection: Connection,
+    lane_id: UUID,
+    *,
+    refusal: Callable[[int], tuple[str, Micros]],
+    asked_at: Micros,
+    now: Micros,
+) -> str | None:
+    """The question about a suspected grant was refused itself, which says nothing about the grant: open its lane, and
+    hold what is at fault. Returns the rule of a hold that began a new incident of the application, else None.
+
+    That is the application; but if any call of it has succeeded since the lane was closed, this grant alone is held.
+    ``refusal`` gives the rule and the length of the hold, for a number of holds before it without a success. A lane
+    whose owner has been asked to sign in stays closed.
+    """
+    change = _locked(connection, lane_id)
+    lane = change.lane
+    if not lane.is_closed or lane.gone or not lane.suspected:
+        return None
+    pairs = lock_pairs(connection, [lane.application])
+    works = any((pair.proven_at or 0) >= (lane.closed_at or 0) for pair in pairs.values())
+    whole = pairs.get((lane.application, WHOLE_APPLICATION))
+    rule, lasts = refusal(lane.streak if works or whole is None else whole.streak)
+    change.reopen(now=now)
+    incident = False
+    if works:
+        change.hold_after_check(now + lasts, rule=rule, now=now)
+        _event(connection, "hold", lane, by="policy", rule=rule, now=now)
+    else:
+        hold = Hold(Scope.APPLICATION, rule, "policy", now + lasts)
+        streak = hold_for_answer(connection, lane.application, WHOLE_APPLICATION, hold, begun_at=asked_at, now=now)
+        if streak is not None:
+            events.append(connection, "hold", at=now, by="policy", application=lane.application, rule=rule)
+        incident = streak == 1
+    notify(connection, at=write_changes(connection, [change], now=now))
+    _event(connection, "reopened", lane, by="check", rule=lane.closed_rule, now=now)
+    return rule if incident else None
 
 
 def found_gone(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Micros) -> None:
@@ -207,9 +284,7 @@ def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
         .where(lane.closed_at.is_not(None), lane.gone.is_(True), job.state == State.QUEUED.value)
         .limit(limit)
     ).all()
-    ends = {
-        row.id: Event.DOUBT if row.operation == "send" and row.doubt_at is not None else Event.GIVE_UP for row in rows
-    }
+    ends = {row.id: event_of_end(row.operation, row.doubt_at) for row in rows}
     return len(end_waiting(connection, ends, now=now, rule="grant_not_found"))
 
 

@@ -16,6 +16,11 @@ def cancel_event(operation: str, *, may_have_gone_out: bool) -> Event:
     return Event.DOUBT if may_have_gone_out and not repeatable(operation) else Event.CANCEL
 
 
+def event_of_end(operation: str, doubt_at: Micros | None) -> Event:
+    """How a waiting job is given up: a message that may have gone out is in doubt, not dead."""
+    return Event.DOUBT if doubt_at is not None and not repeatable(operation) else Event.GIVE_UP
+
+
 def after_outcome(job: LockedJob, outcome: Outcome, *, now: Micros) -> dict[str, Any]:
     """The columns of a job that ``outcome`` changes."""
     event = outcome.event

@@ -7,13 +7,15 @@ neither lengthen it nor slow the lane down again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
+from uuid import UUID
 
 from sendq.clock import SECOND, Micros
 from sendq.facts.lanes import FLOORS, Lane
 from sendq.facts.outcomes import Hold, Outcome
 from sendq.facts.turns import End
+from sendq.rules import refused_jobs
 from sendq.rules.pace import BEHAVES_AFTER, relaxed, stretched
 from sendq.rules.states import Event
 
@@ -104,7 +106,7 @@ class LaneChange:
         hold = outcome.hold
         if hold is not None and not hold.above_grant:
             if hold.until is None:
-                kind = self.refuse(hold, begun_at=outcome.begun_at, now=now)
+                kind = self.refuse(hold, outcome.job_id, begun_at=outcome.begun_at, now=now)
             else:
                 kind = "hold" if self.hold(hold, hold.until, begun_at=outcome.begun_at, now=now) else None
             if kind is not None:
@@ -145,7 +147,7 @@ class LaneChange:
         self.columns |= {"ramp": 1, "streak": self.lane.streak + 1}
         return True
 
-    def refuse(self, hold: Hold, *, begun_at: Micros, now: Micros) -> str | None:
+    def refuse(self, hold: Hold, job: UUID, *, begun_at: Micros, now: Micros) -> str | None:
         """A call begun at ``begun_at`` was refused: the grant must be authorised again; returns the event, if any.
 
         A call begun before the lane was last opened does not close it again, and a suspicion does not change a lane
@@ -159,15 +161,36 @@ class LaneChange:
         # The number of checks since the last success is kept: they become rarer.
         check_at = now if hold.suspected else now + pause_after(lane.checks)
         self.close(hold.rule, at=now, check_at=check_at, suspected=hold.suspected, gone=hold.gone)
+        if hold.suspected:
+            self.columns["refused_jobs"] = refused_jobs.one_more(self._now("refused_jobs"), job)
         if hold.gone:
             return "grant_gone"
         return None if closed else "closed"
+
+    def blamed(self, *, begun_at: Micros) -> frozenset[UUID]:
+        """The jobs that are at fault if another job's call, begun at ``begun_at``, succeeded: the grant works.
+
+        A call that was on the wire when the lane was closed proves nothing.
+        """
+        lane = self.lane
+        if lane.refused_jobs is None or lane.is_closed or begun_at < (lane.opened_at or 0):
+            return frozenset()
+        return refused_jobs.blamed(lane.refused_jobs)
+
+    def forget_refusals(self, jobs: Collection[UUID]) -> None:
+        """These jobs have ended."""
+        self.columns["refused_jobs"] = refused_jobs.without(self._now("refused_jobs"), jobs)
 
     # --- holding, closing and opening ---------------------------------------------------------------------------------
 
     def hold_until(self, until: Micros, *, since: Micros, rule: str, by: str) -> None:
         """No calls until ``until``."""
         self.columns |= {"held_until": until, "held_since": since, "held_rule": rule, "held_by": by}
+
+    def hold_after_check(self, until: Micros, *, rule: str, now: Micros) -> None:
+        """No calls until ``until``, because the question about the grant was refused; a single one first after it."""
+        self.hold_until(until, since=now, rule=rule, by="policy")
+        self.columns |= {"ramp": 1, "streak": self.lane.streak + 1}
 
     def release(self) -> None:
         """The hold is over and was not an incident: the lane continues as before it."""
@@ -198,8 +221,14 @@ class LaneChange:
         self.columns["checks"] = 0
 
     def confirm(self, *, now: Micros) -> None:
-        """The suspicion is confirmed: the API itself says that the grant is invalid."""
-        self.columns |= {"suspected": False, "check_at": now + pause_after(max(0, self.lane.checks - 1))}
+        """The suspicion is confirmed: the grant is at fault, and no job is."""
+        check_at = now + pause_after(max(0, self.lane.checks - 1))
+        self.columns |= {"suspected": False, "check_at": check_at, "refused_jobs": None}
+
+    def believe(self, *, now: Micros) -> None:
+        """Several jobs were refused, so that the grant is at fault, although the API calls it valid."""
+        self.confirm(now=now)
+        self.columns["refused_jobs"] = refused_jobs.one_chance_each(self.lane.refused_jobs)
 
     def reopen(self, *, now: Micros) -> None:
         """Open a closed lane, with a single call first."""
@@ -213,6 +242,7 @@ class LaneChange:
             "gone": False,
             "opened_at": now,
             "ramp": 1,
+            "refused_jobs": None,
         }
 
     def reopen_authorised(self, *, now: Micros) -> None:
@@ -227,4 +257,9 @@ class LaneChange:
         lane = self.lane
         self.reopen(now=now)
         refused = lane.refused + lane.suspected
-        self.columns |= {"refused": refused, "announced_at": lane.announced_at, "checks": lane.checks}
+        self.columns |= {
+            "refused": refused,
+            "refused_jobs": lane.refused_jobs,
+            "announced_at": lane.announced_at,
+            "checks": lane.checks,
+        }

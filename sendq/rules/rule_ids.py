@@ -23,6 +23,10 @@ STOPPED: Final = "worker_stopped"
 # A later change of the same message has already been made.
 OVERTAKEN: Final = "overtaken"
 
+# Refused twice while the API called its grant valid: another job of the grant goes first, and if that one succeeds,
+# this one is given up.
+JOB_REFUSED: Final = "job_refused"
+
 # Holds that an operator made; the reason is in the event of the same time.
 BY_HAND: Final = "by_hand"
 

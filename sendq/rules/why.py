@@ -9,7 +9,7 @@ from sendq.facts.lanes import Lane
 from sendq.rules.eta import predicted
 from sendq.rules.pace import call_of, read
 from sendq.rules.reconcile import Seen
-from sendq.rules.rule_ids import NO_KEY, POISON
+from sendq.rules.rule_ids import JOB_REFUSED, NO_KEY, POISON
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.views import Why
@@ -36,6 +36,11 @@ _SEEN: Mapping[str | None, str] = {
     Seen.REFUSED: "the search of the mailbox failed",
     Seen.ABSENT: "the mailbox does not show it; if the next search does not either, it counts as not sent",
 }
+
+_SET_ASIDE = (
+    "the provider refused it twice, and the API says that the grant is valid: another job of the grant goes first, and "
+    "if that one succeeds, this one is given up"
+)
 
 _POISON = "two workers died while sending it, then the process that ran it alone; to try it again: sendq retry"
 
@@ -78,6 +83,8 @@ def explain(around: Situation, *, now: Micros) -> Why:
     if job.next_at > now:
         if job.rule == NO_KEY:
             return _why(job, "held", _unreadable(around), until=job.next_at, rule=NO_KEY, by="policy")
+        if job.rule == JOB_REFUSED:
+            return _why(job, "set_aside", _SET_ASIDE, until=job.next_at, rule=job.rule)
         if job.attempts or job.doubt_at is not None:
             return _why(
                 job, "retry", "its last attempt failed, and it will be retried", until=job.next_at, rule=job.rule

@@ -57,6 +57,12 @@ LEDGER_RULES = {
     "resolved_dead": Said(
         "Resolved by hand", "An operator gave it up: see the events.", "Nothing to do.", Sent.MAYBE.value
     ),
+    "job_refused": Said(
+        "Refused though the grant is valid",
+        "The provider refused it twice while the API called its grant valid, and another job of the grant succeeded: "
+        "the fault is in this job.",
+        "Read the provider's message in its attempts, correct the job, and enqueue it again.",
+    ),
     "by_hand": Said("Held by hand", "An operator paused it; the events say why.", "Nothing to do, or release it."),
     "encryption_key_missing": Said(
         "Encryption key missing",

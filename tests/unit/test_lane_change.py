@@ -150,3 +150,24 @@ class TestOpeningAgain:
         change.reopen_on_trial(now=NOW)
         found = change.after
         assert (found.closed_at, found.refused, found.checks, found.announced_at) == (None, 2, 3, BEFORE)
+
+    def test_remembers_refused_jobs_only_on_trial(self) -> None:
+        change = LaneChange(self.CLOSED)
+        job = outcome(hold=SUSPECTED)
+        for _ in range(2):
+            change = LaneChange(change.after)
+            change.reopen_on_trial(now=NOW)
+            change.apply(job, now=NOW)
+        change = LaneChange(change.after)
+        change.reopen_on_trial(now=NOW)
+        trial = LaneChange(change.after)
+        assert trial.blamed(begun_at=NOW) == {job.job_id}
+        assert trial.blamed(begun_at=BEFORE) == frozenset()
+        change.reopen_authorised(now=NOW)
+        assert LaneChange(change.after).blamed(begun_at=NOW) == frozenset()
+
+    def test_forgets_refused_jobs_when_the_api_calls_the_grant_invalid(self) -> None:
+        change = LaneChange(lane())
+        change.apply(outcome(hold=SUSPECTED), now=NOW)
+        change.confirm(now=NOW)
+        assert change.after.refused_jobs is None

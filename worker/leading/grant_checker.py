@@ -8,26 +8,23 @@ problem of their application.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
-from contextlib import suppress
-from enum import StrEnum
 
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Ledger
 
 from sendq import clock
+from sendq.clock import Micros
 from sendq.facts.outcomes import Scope
 from sendq.ledger import grants
 from sendq.ledger.db.engine import writing
 from sendq.ledger.grants import Check
-from sendq.rules.pace import PROVIDERS
 from settings import Settings
 from tasks.calling.nylas import NylasClient
-from tasks.policy.failure import Answer, Failure, parse
+from tasks.policy.failure import Answer
+from tasks.policy.grant_verdict import Verdict, provider_of, refusal, verdict_of
 from tasks.policy.row import Policy, Route
-from tasks.policy.table import POLICY
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
 from worker.notifying.reauth import reauth_url
@@ -47,43 +44,6 @@ LATE_S = 5.0
 
 END_MOST = 500
 ANNOUNCE_MOST = 100
-
-
-class Verdict(StrEnum):
-    """What the API says about a grant."""
-
-    VALID = "valid"
-    INVALID = "invalid"
-    GONE = "gone"
-    UNKNOWN = "unknown"  # no answer, or one that says nothing about the grant
-
-
-def verdict_of(answer: Answer) -> Verdict:
-    """Read the answer to ``GET /v3/grants/{id}`` ("Grant lifecycle": ``grant_status`` is valid or invalid)."""
-    if answer.status == 200:
-        with suppress(ValueError, KeyError, TypeError, RecursionError):
-            status = json.loads(answer.body)["data"]["grant_status"]
-            return {"valid": Verdict.VALID, "invalid": Verdict.INVALID}.get(status, Verdict.UNKNOWN)
-        return Verdict.UNKNOWN
-    result = parse(answer, provider="unknown", operation="modify", now=0)
-    if isinstance(result, Failure):
-        row = POLICY.rule(result)
-        if row.id == "grant_not_found":
-            return Verdict.GONE
-        # Otherwise the key itself was refused, which says nothing about the grant.
-        if result.status in (401, 403) and row.scope is Scope.GRANT:
-            return Verdict.INVALID
-    return Verdict.UNKNOWN
-
-
-def provider_of(answer: Answer) -> str | None:
-    """The grant's provider, from the answer to ``GET /v3/grants/{id}``; None if it does not say."""
-    if answer.status != 200:
-        return None
-    with suppress(ValueError, KeyError, TypeError, RecursionError):
-        provider = json.loads(answer.body)["data"]["provider"]
-        return provider if provider in PROVIDERS else "unknown"
-    return None
 
 
 def doubtful_rules(policy: Policy) -> frozenset[str]:
@@ -124,9 +84,16 @@ class GrantChecker(LeaderLoop):
     def _look_after_closed(self) -> None:
         with writing(self._ledger) as connection:
             checks = grants.to_check(connection, now=self._now(), limit=CHECKS_MOST)
-        verdicts = self._ask(checks)
-        for check, verdict in verdicts:
-            self._note(check, verdict)
+        asked_at = self._now()
+        verdicts = []
+        for check, answer in self._answers(checks):
+            verdict = verdict_of(answer)
+            journal.grant_checked(check.grant_id, verdict.value)
+            verdicts.append((check, verdict))
+            if verdict is Verdict.REFUSED:
+                self._note_refusal(check, answer, asked_at=asked_at)
+            else:
+                self._note(check, verdict)
         self._escalate()
         for check in (check for check, verdict in verdicts if verdict is Verdict.VALID):
             with writing(self._ledger) as connection:
@@ -165,12 +132,6 @@ class GrantChecker(LeaderLoop):
             journal.escalated(one.application, one.provider, one.rule, grants=one.grants)
             alert("escalated", one.rule, level="error", application=one.application, provider=one.provider)
 
-    def _ask(self, checks: Sequence[Check]) -> list[tuple[Check, Verdict]]:
-        verdicts = [(check, verdict_of(answer)) for check, answer in self._answers(checks)]
-        for check, verdict in verdicts:
-            journal.grant_checked(check.grant_id, verdict.value)
-        return verdicts
-
     def _answers(self, checks: Sequence[Check]) -> list[tuple[Check, Answer]]:
         """Ask about all of them concurrently, so that a slow answer does not delay the others."""
         if not checks:
@@ -200,6 +161,20 @@ class GrantChecker(LeaderLoop):
                 grants.found_invalid(connection, check.lane_id, now=now)
             elif verdict is Verdict.GONE:
                 grants.found_gone(connection, check.lane_id, rule="grant_not_found", by="check", now=now)
+
+    def _note_refusal(self, check: Check, answer: Answer, *, asked_at: Micros) -> None:
+        """The key or the way to the API is at fault: hold the application, and ask no owner to sign in."""
+        now = self._now()
+        with writing(self._ledger) as connection:
+            rule = grants.question_refused(
+                connection,
+                check.lane_id,
+                refusal=lambda streak: refusal(answer, now=now, streak=streak),
+                asked_at=asked_at,
+                now=now,
+            )
+        if rule is not None:
+            alert("hold", rule, level="error", scope=Scope.APPLICATION)
 
     def _announce(self) -> None:
         now = self._now()

@@ -60,7 +60,8 @@ def attempt_failed(outcome: Outcome) -> None:
 
 
 def ended_without_call(outcome: Outcome) -> None:
-    """A job ended just before its call: it had expired, was cancelled, or is in doubt because its key was too old."""
+    """A job ended without a call: it had expired, was cancelled, is in doubt because its key was too old, or was given
+    up because the provider refused it alone (`job_refused`)."""
     _log.info("ended_without_call", **_job(outcome), state=STATE_AFTER[outcome.event].value)
 
 
@@ -131,7 +132,8 @@ def reauth_required(application: str, grant_id: str, rule: str, url: str | None)
 
 
 def grant_checked(grant_id: str, verdict: str) -> None:
-    """The API was asked whether a grant is valid. `verdict`: valid, invalid, gone (deleted) or unknown."""
+    """The API was asked whether a grant is valid. `verdict`: valid, invalid, gone (deleted), refused (the key or
+    the way to the API is at fault) or unknown."""
     _log.info("grant_checked", grant=grant_id, verdict=verdict)
 
 

@@ -280,6 +280,7 @@ lane = Table(
     Column("checks", SmallInteger, nullable=False, server_default="0"),
     # How often since the last success the API called the grant valid while its provider refused it.
     Column("refused", SmallInteger, nullable=False, server_default="0"),
+    Column("refused_jobs", Text),  # which jobs those calls were for, in the form of `sendq.rules.refused_jobs`
     Column("opened_at", BigInteger),  # last reopened; calls begun before do not close it again
     Column("gone", Boolean, nullable=False, server_default=text("false")),  # the grant no longer exists: its jobs end
     Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),

@@ -22,6 +22,7 @@ from sendq.facts.jobs import JOB_CHANGES, LockedJob
 from sendq.facts.lanes import WHOLE_APPLICATION, Lane
 from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
+from sendq.ids import new_id
 from sendq.ledger import events
 from sendq.ledger.attempts import insert_new_attempts
 from sendq.ledger.dispatching import pairs
@@ -30,8 +31,9 @@ from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.walks import record_page
-from sendq.rules.job_change import after_outcome, sent_with_another_key
-from sendq.rules.states import MOVES, Event, State
+from sendq.rules.job_change import after_outcome, event_of_end, sent_with_another_key
+from sendq.rules.rule_ids import JOB_REFUSED
+from sendq.rules.states import FINAL, MOVES, Event, State
 from sendq.vault import Vault
 
 
@@ -97,7 +99,8 @@ class _Recording:
 
     def _apply(self, outcomes: Sequence[Outcome]) -> None:
         """Apply outcomes to their jobs, and note their effect on lanes."""
-        before = lock_jobs(self._connection, [outcome.job_id for outcome in outcomes])
+        blamed = self._blamed(outcomes)
+        before = lock_jobs(self._connection, [*(outcome.job_id for outcome in outcomes), *blamed])
         jobs = dict(before)
         counts: Counter[tuple[UUID, str]] = Counter()
         going_on: set[UUID] = set()
@@ -116,6 +119,9 @@ class _Recording:
                 if self._go_on_walking(after, outcome, counts):
                     going_on.add(job.id)
             self._apply_to_lane(outcome)
+        for job_id, success in blamed.items():
+            if (job := jobs.get(job_id)) is not None and job.operation == success.operation:
+                jobs[job_id] = self._give_up(job, success)
         events.append_all(self._connection, self._events)
         changed = [
             (before[job_id], dict(zip(JOB_CHANGES, job, strict=False)))
@@ -123,6 +129,33 @@ class _Recording:
             if job is not before[job_id]
         ]
         store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
+
+    def _blamed(self, outcomes: Sequence[Outcome]) -> dict[UUID, Outcome]:
+        """The jobs that these outcomes show to be at fault, not their grants; each with another job's success."""
+        blamed: dict[UUID, Outcome] = {}
+        for outcome in outcomes:
+            if outcome.event is Event.ACCEPT:
+                at_fault = self._lanes[outcome.lane_id].blamed(begun_at=outcome.begun_at)
+                blamed |= dict.fromkeys(at_fault - {outcome.job_id}, outcome)
+        return blamed
+
+    def _give_up(self, job: LockedJob, success: Outcome) -> LockedJob:
+        """End a waiting job that is at fault itself. One that may have gone out is in doubt; others are not changed."""
+        if job.state != State.QUEUED:
+            return job
+        event = event_of_end(job.operation, job.doubt_at)
+        state = MOVES[State.QUEUED][event]
+        change = self._lanes[success.lane_id]
+        change.forget_refusals([job.id])
+        lane = change.lane
+        self._recorded.given_up.append(
+            Outcome(
+                new_id(), lane.id, lane.fence, job.id, job.operation, event, JOB_REFUSED, job.next_at,
+                application=lane.application, provider=lane.provider, grant_id=lane.grant_id,
+            )
+        )  # fmt: skip
+        finished_at = self._now if state in FINAL else None
+        return job._replace(state=state.value, finished_at=finished_at, rule=JOB_REFUSED)
 
     def _go_on_walking(self, job: LockedJob, outcome: Outcome, counts: Counter[tuple[UUID, str]]) -> bool:
         """Store what a listing found; returns whether a job was created for the next page."""

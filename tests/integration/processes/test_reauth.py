@@ -21,6 +21,7 @@ from sendq.ledger import grants
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching.pairs import prove
+from sendq.ledger.operators.holds import release_pair
 from sendq.rules.lane_change import CHECK_FIRST
 from sendq.rules.pace import pace_of
 from sendq.rules.states import Event
@@ -34,6 +35,8 @@ ESCALATE_HOLD_S = 3.0
 
 EITHER = Fault.body(401, {"message": "Could not verify access credential.", "type": "invalid_request_error"})
 FORBIDDEN = Fault.body(403, {"message": "Could not authenticate with the SMTP server", "type": "api_error"})
+PAGE = Fault.body(403, b"<html><h1>403 Forbidden</h1></html>", name="page", content_type="text/html")
+EMPTY = Fault.body(403, b"", name="empty")
 DELETED = Fault.status(404, type="grant.not_found", message="No Grant found for this Grant ID")
 
 
@@ -184,7 +187,7 @@ class TestASuspicion:
         assert at_once(asked) > 1
 
     def test_is_announced_once_when_the_api_says_that_it_is_not(self, system: System) -> None:
-        system.api.will(EITHER, grant="expired", times=None, expires_grant=True)
+        system.api.will(EITHER, grant="expired", operation="send", times=None, expires_grant=True)
         job = system.queue.send("expired", mail())
         eventually(lambda: is_announced(system, "expired"), "the call for its owner")
         for _ in range(2):
@@ -206,6 +209,49 @@ class TestASuspicion:
         assert events(system, "reauth_required", "refused") == 1
         assert lane(system, "refused").check_at - clock.now() > CHECK_FIRST  # ever more rarely
         assert system.state(job.id) is State.QUEUED
+
+
+class TestAJobThatIsRefusedForEverOnAValidGrant:
+    def test_is_given_up_when_another_job_of_the_grant_succeeds(self, system: System) -> None:
+        def gate(request: Request) -> Fault | None:
+            return FORBIDDEN if request.grant == "one-bad" and request.job == bad else None
+
+        bad = ""
+        system.api.behaviour.gate = gate
+        with writing(system.engine) as connection:
+            queue = system.queue
+            bad, *others = (queue.send("one-bad", mail(), provider="imap", session=connection).id for _ in range(21))
+        eventually(partial(all_are, system, others, State.SENT), "the other jobs sent")
+        eventually(lambda: system.state(bad) is State.DEAD, "the dead letter")
+        job = system.queue.job(bad)
+        assert (job.rule, {attempt.rule for attempt in job.trail}) == ("job_refused", {"forbidden"})
+        assert questions(system, "one-bad") <= 2
+        assert lane(system, "one-bad").closed_at is None
+        assert events(system, "reauth_required", "one-bad") == 0
+        assert any(bad in line and '"ended_without_call"' in line for line in system.workers[0].said().splitlines())
+
+
+class TestAFirewallBeforeTheApi:
+    @pytest.mark.parametrize("page", [PAGE, EMPTY], ids=["a page", "an empty body"])
+    def test_holds_the_application_and_no_owner_is_called(self, system: System, page: Fault) -> None:
+        """The sends meet words that may be about the grant, and the question about it meets the firewall."""
+        names = [f"{page.name}-{number}" for number in range(3)]
+        behind_it = True
+
+        def gate(request: Request) -> Fault | None:
+            if not behind_it or request.grant not in names:
+                return None
+            return EITHER if request.operation == "send" else page
+
+        system.api.behaviour.gate = gate
+        jobs = [system.queue.send(grant, mail(), provider="imap").id for grant in names]
+        eventually(lambda: system.queue.why(jobs[0]).says == "the application is held", "the hold of the application")
+        behind_it = False
+        with writing(system.engine) as connection:
+            release_pair(connection, "default", "*", by="anna", reason="mended", now=clock.now())
+        eventually(partial(all_are, system, jobs, State.SENT), "the jobs sent")
+        assert events(system, "reauth_required", *names) == 0
+        assert all(lane(system, grant).closed_at is None for grant in names)
 
 
 class TestADeletedGrant:

@@ -365,6 +365,7 @@ def upgrade() -> None:
         sa.Column("check_at", sa.BigInteger(), nullable=True),
         sa.Column("checks", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("refused", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("refused_jobs", sa.Text(), nullable=True),
         sa.Column("opened_at", sa.BigInteger(), nullable=True),
         sa.Column("gone", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_lane_pkey")),
