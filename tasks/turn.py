@@ -405,6 +405,7 @@ class _Turn:
             counts=decision.costs_attempt,
             sent=decision.sent,
             new_generation=decision.new_generation,
+            refused=decision.refused,
             message_id=result.message_id if isinstance(result, Success) and job.operation == "send" else None,
             conflict=decision.rule == CONFLICT_RULE,
             died=failure is not None and failure.fault == "died",

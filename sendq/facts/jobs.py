@@ -55,6 +55,7 @@ class LockedJob(NamedTuple):
     generation: int
     key_at: Micros | None
     doubt_at: Micros | None
+    refused_at: Micros | None
     turn: int | None
     begun_at: Micros | None
     finished_at: Micros | None

@@ -102,6 +102,7 @@ class Outcome:
     counts: bool = False  # whether it uses up one of the job's attempts
     sent: str = Sent.NO
     new_generation: bool = False
+    refused: bool = False  # in doubt although its request was answered: refused, and its key keeps that answer
     message_id: str | None = None
     page: Page | None = None  # what a listing has found
     conflict: bool = False  # the API was still working on an earlier request with this key

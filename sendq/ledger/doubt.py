@@ -84,7 +84,10 @@ def any_doubt(connection: Connection) -> bool:
 def take_up(connection: Connection, delays: Delays, *, now: Micros, limit: int) -> Sequence[Row[Any]]:
     """Plan the first look for jobs that newly are in doubt; returns them with their ``grant_id``, each only once."""
     table, lane = schema.job, schema.lane
-    columns = ("id", "rule", "form", "key_at", "doubt_at", "due_at", "expires_at", "cancel_at", "looks", "misses")
+    columns = (
+        "id", "rule", "form", "key_at", "doubt_at", "refused_at", "due_at", "expires_at", "cancel_at", "looks",
+        "misses",
+    )  # fmt: skip
     rows: Sequence[Any] = connection.execute(
         select(*(table.c[name] for name in columns), lane.c.grant_id)
         .join(lane, lane.c.id == table.c.lane_id)
@@ -123,7 +126,7 @@ def due(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUI
     begun = [{"id": row.id, "look_at": now + BEGUN_FOR} for row in rows]
     update_rows(connection, table, begun)
     firsts = _first_requests(connection, ids)
-    return [Wanted(row, min(firsts.get(row.id, NEVER), last_request(row))) for row in rows]
+    return [Wanted(row, min(firsts.get((row.id, row.generation), NEVER), last_request(row))) for row in rows]
 
 
 def _open(statement: Select[Any], now: Micros) -> Select[Any]:
@@ -148,14 +151,15 @@ def _place() -> Any:
     return func.row_number().over(partition_by=table.lane_id, order_by=(table.look_at, table.id))
 
 
-def _first_requests(connection: Connection, ids: Sequence[UUID]) -> dict[UUID, Micros]:
+def _first_requests(connection: Connection, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Micros]:
+    """By job and generation: earlier generations are known not to have gone out."""
     table = schema.attempt.c
     rows = connection.execute(
-        select(table.job_id, func.min(table.begun_at).label("first_at"))
+        select(table.job_id, table.generation, func.min(table.begun_at).label("first_at"))
         .where(table.job_id.in_(ids), table.sent == "maybe")
-        .group_by(table.job_id)
+        .group_by(table.job_id, table.generation)
     )
-    return {row.job_id: row.first_at for row in rows}
+    return {(row.job_id, row.generation): row.first_at for row in rows}
 
 
 def was_later(connection: Connection, wanted: Wanted, look: Look) -> bool:
@@ -285,6 +289,7 @@ def _ended(row: Row[Any], ending: Ending, *, now: Micros, even_late: bool) -> di
         "generation": row.generation + again,
         "key_at": None if again else row.key_at,
         "doubt_at": None if again else row.doubt_at,
+        "refused_at": None,
         "expires_at": now + EXPIRY if again and late and even_late else row.expires_at,
         "look_at": None,
         "looks": None,

@@ -47,6 +47,8 @@ def after_outcome(job: LockedJob, outcome: Outcome, *, now: Micros) -> dict[str,
         changes["generation"], changes["key_at"], changes["doubt_at"] = job.generation + 1, None, None
     elif attempt is None and job.key_at == job.begun_at:
         changes["key_at"] = None  # set when this call began, but no request was made: the key is still unused
+    if state is State.IN_DOUBT:
+        changes["refused_at"] = attempt.ended_at if outcome.refused and attempt is not None else None
     if outcome.event is Event.ACCEPT and attempt is not None:
         changes["generation"] = attempt.generation  # the one that went out, which may be an older one
     if state in FINAL:

@@ -8,11 +8,19 @@
                 ├─ absent, proven twice ────────────────────────▶ a new generation (or expired, cancelled, given up)
                 └─ anything else ───────────────────────────────▶ stays; after `Delays.look_for` the job's `Choice`
 
+    refused, but it may have gone out all the same ─▶ one look, when the index has had its time
+                ├─ found ───────────────────────────────────────▶ sent
+                ├─ not found ───────────────────────────────────▶ a new generation (or expired, cancelled)
+                └─ anything else ───────────────────────────────▶ stays; looked for again, less and less often
+
 A message counts as found only if it *shows* one of its two marks. It counts as absent only if the query by the metadata
 pair was answered, and a listing that covers the attempts was read to its end and shows, by the same mark, another job's
 message that was accepted later: then the index works, and this provider keeps the header. A subject or a recipient
 proves nothing, and neither does a missing pair alone, because it is not documented whether a send that timed out is
 ever indexed.
+
+A refusal of the only request (`Doubt.refused_at`) is evidence by itself: nothing is on its way any more, so the key's
+hour does not matter, and the account asked for quiet. One whole listing that does not show the message settles it.
 """
 
 from __future__ import annotations
@@ -45,6 +53,9 @@ EARLY_LOOKS: tuple[Micros, ...] = (180 * SECOND, 20 * 60 * SECOND)
 APART: Micros = 5 * 60 * SECOND
 RAREST: Micros = 6 * 3600 * SECOND
 MISSES_NEEDED = 2
+
+# The one look after a refusal is made this much later than it counts, because answers state the time in whole seconds.
+ROUNDING: Micros = 2 * SECOND
 
 # An API that does not answer is not asked for about as long as its outages last; it does not count as a look.
 REFUSED_PAUSE: Micros = 15 * 60 * SECOND
@@ -91,6 +102,8 @@ class Doubt(Protocol):
     @property
     def doubt_at(self) -> Micros | None: ...
     @property
+    def refused_at(self) -> Micros | None: ...
+    @property
     def due_at(self) -> Micros: ...
     @property
     def expires_at(self) -> Micros | None: ...
@@ -124,7 +137,11 @@ def last_request(job: Doubt) -> Micros:
 
 
 def request_over(job: Doubt) -> Micros:
-    """When the last request was surely over, by the longest documented time that the API works on one."""
+    """When the last request was surely over: when its refusal came, or else by the longest documented time that the API
+    works on one.
+    """
+    if job.refused_at is not None:
+        return job.refused_at
     upload = LONGEST_UPLOAD if job.form in _UPLOADED else 0
     return last_request(job) + upload + LONGEST_REQUEST
 
@@ -132,15 +149,22 @@ def request_over(job: Doubt) -> Micros:
 def counts_from(job: Doubt, delays: Delays) -> Micros:
     """From when on "not found" may count: the key's hour is over, and the index has had its time.
 
-    If the key's first use is unknown, it is assumed to be as late as the last request.
+    If the key's first use is unknown, it is assumed to be as late as the last request. After a refusal only the index
+    matters.
     """
+    if job.refused_at is not None:
+        return job.refused_at + delays.settle
     last = last_request(job)
     key_at = job.key_at if job.key_at is not None else last
     return max(key_at + KEY_LIFE, request_over(job) + delays.settle)
 
 
 def first_look(job: Doubt, delays: Delays, *, now: Micros) -> Micros:
-    """When the mailbox is first searched, or next before the time from which "not found" counts."""
+    """When the mailbox is first searched, or next before the time from which "not found" counts; after a refusal, not
+    before that time.
+    """
+    if job.refused_at is not None:
+        return max(now, counts_from(job, delays) + ROUNDING)
     last = last_request(job)
     times = [last + early for early in EARLY_LOOKS]
     counts = counts_from(job, delays)
@@ -149,7 +173,7 @@ def first_look(job: Doubt, delays: Delays, *, now: Micros) -> Micros:
 
 def next_look(job: Doubt, seen: Seen, delays: Delays, *, now: Micros) -> Micros:
     """When the mailbox is next searched after a look at ``now`` that settled nothing; ``job`` as it was before it."""
-    if now < counts_from(job, delays):
+    if now < counts_from(job, delays) and job.refused_at is None:
         return first_look(job, delays, now=now + 1)
     if seen is Seen.REFUSED:
         return now + REFUSED_PAUSE
@@ -174,11 +198,16 @@ def judge(look: Look, job: Doubt, delays: Delays, *, asked_at: Micros, later: bo
         return Seen.DRAFT
     if not look.whole:
         return Seen.CROWDED
-    return Seen.ABSENT if later else Seen.SILENT
+    return Seen.ABSENT if later or job.refused_at is not None else Seen.SILENT
 
 
 def after_absence(job: Doubt, choice: Choice, *, now: Micros) -> Event | None:
-    """What happens to a job whose absence one more look has proven; None: one more look is needed."""
+    """What happens to a job whose absence one more look has proven; None: one more look is needed.
+
+    A refused one is sent again whatever the choice: the choice is about outcomes that nobody knows.
+    """
+    if job.refused_at is not None:
+        return _not_sent(job, now) or Event.RETURN
     if (job.misses or 0) + 1 < MISSES_NEEDED:
         return None
     return _not_sent(job, now) or (Event.GIVE_UP if choice is Choice.DEAD else Event.RETURN)

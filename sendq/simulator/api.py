@@ -39,6 +39,8 @@ class Behaviour:
     ``hard_delete``: whether permanent deletion is enabled in the dashboard.
     ``gate``: a custom limit. It is called for every request before any scripted fault, in order of arrival and in the
     simulator's thread; the fault that it returns is applied.
+    ``gates_first``: whether an invalid grant and the ``gate`` refuse a send before its idempotency key is looked up;
+    such a refusal is not stored, and a repeat of a request that was answered may meet it.
     ``bytes_per_s``: rate at which the body of a request is read (None: unlimited).
     """
 
@@ -52,6 +54,7 @@ class Behaviour:
     listing_delay: float = 0.0
     keeps_headers: bool = True
     gate: Callable[[Request], Fault | None] | None = None
+    gates_first: bool = False
     bytes_per_s: float | None = None
 
 
@@ -100,6 +103,12 @@ class Api:
 
     async def _once(self, request: Request, grant: Grant, key: str, gone: Gone) -> Answer | None:
         """Send under an idempotency key: the first request is carried out, repeats find its answer."""
+        if self.behaviour.gates_first:
+            fault = self._at_the_gates(request, grant)
+            if fault is not None:
+                payload = self._payload(request, grant)
+                request.job = _job(request, payload)
+                return (await self._fail(request, grant, payload, fault, gone)).answer
         entry = self._keys.begin(grant.id, key, request.digest, self._store.clock())
         if entry.answer is not None:
             request.replayed = True
@@ -125,11 +134,10 @@ class Api:
         request.job = _job(request, payload)
         if self.behaviour.latency:
             await asyncio.sleep(self.behaviour.latency)
-        # Asked after the wait: a grant may expire while a call is on its way.
-        if grant is not None and grant.status != "valid" and request.operation != "grant":
-            raise answers.unauthorized_grant()
+        passed = self.behaviour.gates_first and request.operation == "send" and request.key is not None
+        # After the wait: a grant may expire while a call is on its way.
+        fault = None if passed else self._at_the_gates(request, grant)
         recipients = [one["email"] for one in payload["to"]] if request.operation == "send" else []
-        fault = self.behaviour.gate(request) if self.behaviour.gate else None
         if fault is None:
             with self._store.changed:
                 fault = self._faults.choose(request.grant, request.operation, recipients, request.job)
@@ -154,6 +162,12 @@ class Api:
             await gone()
         kept = {"answer": answer, "outcome": truth}.get(fault.kept)
         return Outcome(answer, kept, stuck=fault.kept == "stuck")
+
+    def _at_the_gates(self, request: Request, grant: Grant | None) -> Fault | None:
+        """The fault of the custom limit, if any. Raises `Refusal` if the grant is invalid."""
+        if grant is not None and grant.status != "valid" and request.operation != "grant":
+            raise answers.unauthorized_grant()
+        return self.behaviour.gate(request) if self.behaviour.gate else None
 
     def _payload(self, request: Request, grant: Grant | None) -> dict[str, Any]:
         if request.operation == "send":

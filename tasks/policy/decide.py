@@ -5,10 +5,12 @@ questions are settled here for every row alike:
 
 *May it have gone out?* After an unknown outcome the same key and the same bytes go again, while the key is young; a
 send whose key can no longer tell is in doubt, never dead and never sent under a new key. The generation moves only
-after a definite "not sent": an answer from the provider, or a stored answer to this very key. A refusal by the API's
-own gate (a rate limit, a bad key) after an unknown outcome proves nothing about the first request, so it keeps the key
-and closes nothing. Neither does a refusal by a proxy, which may have kept back the API's answer. *Is it free?* A hold
-costs no attempt and advances no backoff. *Is there still time?* Nothing is tried again after the job's expiry.
+after a definite "not sent": a refusal of the only request under this key, or a *replayed* one, which is the API's
+stored answer to the first request. Any other refusal after an unknown outcome proves nothing, whoever it comes from:
+it is documented nowhere whether the API checks grant, throttle and quota before it looks the key up. It keeps the key,
+and what it says about the grant holds nevertheless. A refusal by a proxy proves nothing either: it may have kept back
+the API's answer. *Is it free?* A hold costs no attempt and advances no backoff. *Is there still time?* Nothing is tried
+again after the job's expiry.
 
 Modifications are idempotent at the API: they are tried again, then dead-lettered, and never in doubt.
 """
@@ -22,7 +24,7 @@ from sendq.clock import SECOND, Micros, seconds
 from sendq.facts.outcomes import Hold, Scope, Sent
 from sendq.rules.states import Event
 from tasks.policy.failure import Failure, Success
-from tasks.policy.row import DAY_S, Policy, Route, Row
+from tasks.policy.row import DAY_S, Backoff, Policy, Route, Row
 from tasks.policy.table import POLICY
 
 # The API forgets a key one hour after its first use. 45 minutes leave room for a request that is slow to leave (150 s)
@@ -34,6 +36,10 @@ KEY_TRUSTED: Micros = 2700 * SECOND
 # three seconds apart or more, outlast it. After that the key is stuck (this happened), and only a look at the mailbox
 # can tell.
 CONCURRENT_TRIES = 60
+
+# A final refusal after an unknown outcome: the same key is asked again, until its stored answer comes or it is too old.
+# The first repeat mostly settles it.
+ASK_AGAIN = Backoff(base=5, cap=300, number=None)
 
 # Lanes that were held together should not come back in the same instant: up to a twentieth of the wait on top, one
 # minute at most, and never less than what was asked for.
@@ -80,6 +86,7 @@ class Decision:
     costs_attempt   whether it uses up one of the job's attempts
     new_generation  the next request uses a new key, because this one is known not to have been sent
     old_news        a replayed answer that took effect when it was new: only the job learns of it
+    refused         a doubt whose request was answered: it was refused, and its key keeps that answer
     """
 
     event: Event
@@ -91,6 +98,7 @@ class Decision:
     costs_attempt: bool = False
     new_generation: bool = False
     old_news: bool = False
+    refused: bool = False
 
     @property
     def rule(self) -> str:
@@ -193,17 +201,17 @@ def _definitely_not_sent(row: Row, failure: Failure, job: JobFacts) -> bool:
         return True  # its rule never sends it again: there is nothing left to ask
     if row.sent is not Sent.NO or _hides_the_api(failure):
         return False
-    return not job.unknown_before or failure.replayed or failure.origin == "provider"
+    return not job.unknown_before or failure.replayed
 
 
 def _hides_the_api(failure: Failure) -> bool:
     """Whether somebody in between answered, who may have passed the request on and kept the API's answer back.
 
-    A proxy that blocks answers would otherwise get the message sent under a new key each time. A rate limit (429) is
-    applied before a request is passed on, and a stored answer is the API's own.
+    A proxy that blocks answers would otherwise get the message sent under a new key each time. Limits on rate (429) and
+    size (413) are applied before a request is passed on, and a stored answer is the API's own.
     """
     status = failure.status
-    if status is None or status == 429 or failure.replayed:
+    if status is None or status in (413, 429) or failure.replayed:
         return False
     return failure.origin == "edge" or status // 100 == 3 or status == 407
 
@@ -225,18 +233,24 @@ def _unknown(
     row = decision.row
     in_doubt = replace(decision, event=Event.DOUBT, sent=Sent.MAYBE)
     if row.route is Route.DEAD_LETTER:
-        # The row alone would close the job. After an unknown outcome that could bury a message that did go out.
-        unknown = job.unknown_before or failure.status is None  # no answer came from anything that could know
-        return in_doubt if unknown else replace(decision, event=Event.GIVE_UP)
+        # The row alone would close the job, and so bury a message that may have gone out.
+        if row.scope is Scope.GRANT:
+            return replace(in_doubt, hold=_hold(row, None))  # nobody answers for a grant that is gone
+        if row.sent is Sent.MAYBE:
+            unknown = job.unknown_before or failure.status is None  # no answer came from anything that could know
+            return in_doubt if unknown else replace(decision, event=Event.GIVE_UP)
+        row = replace(row, route=Route.RETRY, backoff=ASK_AGAIN, wait=None)
+        decision = replace(decision, row=row, costs_attempt=True)
     if row.route is Route.RETRY:
         stuck = row.id == "key_in_progress" and job.conflicts + 1 >= CONCURRENT_TRIES
         if failure.replayed or stuck or _exhausted(row, failure, job):
             return in_doubt
     again = _return(replace(decision, sent=Sent.MAYBE), failure, job, now=now, chance=chance)
-    if row.route is Route.REQUEUE and row.sent is Sent.MAYBE:
-        # A definite answer, which the API keeps under the key: to ask with it again would bring the same answer, and a
-        # new key may send it twice. Only the mailbox can tell, once the hold is over.
-        return replace(in_doubt, hold=again.hold, old_news=again.old_news)
+    first = failure.replayed or not job.unknown_before
+    if row.route is Route.REQUEUE and row.sent is Sent.MAYBE and first and not _hides_the_api(failure):
+        # The answer to the first request, which the API keeps under the key: to ask with it again would bring the same
+        # answer, and a new key may send it twice. Only the mailbox can tell, once the hold is over.
+        return replace(in_doubt, hold=again.hold, old_news=again.old_news, refused=True)
     held = again.hold is not None  # a hold never moves a generation: the job is reconciled when it ends, if need be
     too_late = job.expires_at is not None and (again.due_at or now) >= job.expires_at
     if not held and (too_late or job.key_age + (again.wait or 0) >= KEY_TRUSTED):

@@ -1,10 +1,12 @@
 """One send, its idempotency key, and two clocks: what may be asked again, and when it may not.
 
 The API keeps a key for an hour from its first request, with whatever it answered, errors included; afterwards the same
-key is new mail. A call may go out and be answered badly, or not at all; the API's gate may refuse it before anybody
-looks at the key; a request may hang in there ("in progress"). The worker may die at any moment and its clock may be set
-back by an hour; the caller may cancel the job, which also has a time of its own. Any time may pass between any two
-steps. Two things may go wrong in one life.
+key is new mail. A call may go out and be answered badly, or not at all; a request may hang in there ("in progress").
+The API's gates (rate limit, throttle, the grant, the request itself) may refuse a call. In one world they stand before
+the store of keys: a refusal is not kept, and says nothing about an earlier request. In the other they stand behind it:
+a repeat finds what the first request was answered. It is documented nowhere which of the two is ours. The worker may
+die at any moment and its clock may be set back by an hour; the caller may cancel the job, which also has a time of its
+own. Any time may pass between any two steps. Two things may go wrong in one life.
 
 Three find a way that is left: the clock is set back; the key, which was never used, is refused a connection by the old
 time; it is used at the end of that very hour, nobody hears of the outcome before the clock has caught up, and in all
@@ -14,14 +16,16 @@ that hour no answer of the API has said what time it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from sendq.clock import Micros
+from sendq.facts.outcomes import Sent
 from sendq.rules.job_change import cancel_event
 from sendq.rules.preflight import KEY_MAX_AGE, objection, trusted_age
 from sendq.rules.states import FINAL, Event, State
 from tests.model.explorer import Promise, World
-from tests.model.parts import ANSWERS, MINUTE, Job, decided, outcome_of
+from tests.model.parts import ANSWERS, GATES, MINUTE, Job, decided, outcome_of
 
 TICK: Micros = 15 * MINUTE
 HOUR = 4  # ticks
@@ -30,7 +34,7 @@ OLDEST: Micros = NOW - 9 * TICK  # what is older is as good as this old, even by
 TURN = 3  # ticks that a turn may last at the most, and far more than it does
 FOR_EVER: Micros = 1 << 60
 
-GATE, REFUSED = "refused by the gate", "refused by the provider"
+REFUSED, FOR_GOOD = "refused by the provider", "refused for good"
 
 
 _TIMES = ("key_at", "begun_at", "expires_at")
@@ -47,6 +51,7 @@ class Life(NamedTuple):
     mails: int = 0
     shaky: bool = False  # the workers' clock may be set back yet
     behind: int = 0  # ticks by which the workers' clock is behind
+    store_first: bool = False  # the API looks the key up before its gates may refuse the request
     highest: Micros = NOW
     wish: bool = False  # the caller may cancel it yet
     asked: bool = False  # it was cancelled
@@ -78,7 +83,8 @@ class Keys(World[Life]):
         "highest time": Promise.ONCE,
         "open keys fall into doubt": Promise.ONCE,
         "same key after an unknown outcome": Promise.ONCE,
-        "the gate proves nothing": Promise.ONCE,
+        "only a replayed refusal is definite": Promise.ONCE,
+        "a final refusal closes nothing": Promise.TRUE,
         "a key counts from its first use": Promise.ONCE,
         "begun may have gone out": Promise.ONCE,
         "no expiry in doubt": Promise.TRUE,
@@ -89,6 +95,7 @@ class Keys(World[Life]):
         yield Life(Job(), shaky=True)
         yield Life(Job(), wish=True)
         yield Life(Job(expires_at=NOW + 2 * TICK))
+        yield Life(Job(), store_first=True)
 
     def steps(self, state: Life) -> Iterator[tuple[str, Life]]:
         if self.done(state):
@@ -195,8 +202,10 @@ class Keys(World[Life]):
     def _record(self, state: Life) -> Iterator[tuple[str, Life]]:
         assert state.answer is not None
         job = state.job
-        unknown_before = job.doubt_at is not None and self.has("the gate proves nothing")
+        unknown_before = job.doubt_at is not None and self.has("only a replayed refusal is definite")
         made = decided(state.answer, job, begun_at=state.begun_at, now=NOW, unknown_before=unknown_before)
+        if state.answer == FOR_GOOD and made.sent is Sent.MAYBE and not self.has("a final refusal closes nothing"):
+            made = replace(made, event=Event.GIVE_UP, sent=Sent.NO)
         same_key = self.has("same key after an unknown outcome") or made.event is not Event.RETURN
         outcome = outcome_of(
             1,
@@ -244,7 +253,11 @@ class Keys(World[Life]):
             yield known[1], known, 0, luck
         if not luck:
             return
-        yield GATE, known, 0, luck - 1
+        for refusal in GATES:
+            if not state.store_first:
+                yield refusal, known, 0, luck - 1
+            elif known is None:
+                yield refusal, (0, f"{refusal}, replayed"), 0, luck - 1
         yield "no connection", known, 0, luck - 1
         if known is None:
             yield "no answer", (0, "accepted, replayed"), 1, luck - 1

@@ -38,6 +38,7 @@ class Job(NamedTuple):
     generation: int = 0
     key_at: Micros | None = None
     doubt_at: Micros | None = None
+    refused_at: Micros | None = None
     turn: int | None = None
     begun_at: Micros | None = None
     cancel_at: Micros | None = None
@@ -130,6 +131,9 @@ ANSWERS = {
     "504": _error(504, "provider_error", "no answer in time"),
     "refused by the provider": _error(422, "provider_error", "refused", "451 4.7.1 come back later"),
     "refused by the gate": _error(429, "rate_limit_error", "too many requests, please try again shortly"),
+    "throttled": _error(429, "rate_limit_error", "slow down", "the account is throttled"),
+    "unauthorized": _error(401, "unauthorized", "Unauthorized", "invalid authentication credentials"),
+    "refused for good": _error(400, "invalid_request_error", "error parsing request body"),
     "in progress": _error(409, "api.concurrent_idempotent_request", "a request with the same key is in progress"),
     "no answer": Answer(None, {}, b"", fault="timeout"),
     "died": Answer(None, {}, b"", fault="died"),
@@ -137,6 +141,7 @@ ANSWERS = {
 }
 
 # What is stored under a key comes again with this header.
-for _name in ("accepted", "504", "refused by the provider"):
+GATES = ("refused by the gate", "throttled", "unauthorized", "refused for good")
+for _name in ("accepted", "504", "refused by the provider", *GATES):
     _stored = ANSWERS[_name]
     ANSWERS[f"{_name}, replayed"] = Answer(_stored.status, {"idempotent-response": "true"}, _stored.body)

@@ -92,8 +92,10 @@ Nothing twice
     After an unknown outcome the same key goes again, and it is as old as its first use
         keys: same key after an unknown outcome
         keys: a key counts from its first use
-    A refusal by the API's gate proves nothing about the request before it
-        keys: the gate proves nothing
+    After an unknown outcome only a replayed refusal proves that nothing went out, whoever the refusal comes from
+        keys: only a replayed refusal is definite
+        keys: a final refusal closes nothing
+        tests/unit/test_decide.py::test_no_refusal_is_definite_whoever_it_comes_from
     What cannot be known is not rounded: no expiry, no cancellation of what may have gone out
         keys: no expiry in doubt
         keys: no cancellation in doubt

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,10 +36,11 @@ def meet(
     headers: dict[str, str] | None = None,
     fault: str | None = None,
     chance: float = 0.5,
+    provider: str = "google",
 ) -> Decision:
     raw = b"" if body is None else json.dumps(body).encode()
     answer = Answer(status, headers or {}, raw, fault)
-    outcome = parse(answer, provider="google", operation=job.operation, now=NOW)
+    outcome = parse(answer, provider=provider, operation=job.operation, now=NOW)
     return decide(outcome, job, now=NOW, chance=lambda: chance)
 
 
@@ -46,7 +50,27 @@ def error(kind: str, message: str = "x", provider_error: Any = None) -> dict[str
 
 
 EXCHANGE = error("rate_limit_error", "The Exchange account has been throttled")
+BAD = error("invalid_request_error")
 REPLAYED = {"idempotent-response": "true"}
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden_errors.json").read_text())["cases"]
+
+
+def refusals() -> list[Any]:
+    """A golden refusal of a send for each row that says that it did not go out."""
+    found: dict[str, Any] = {}
+    for case in GOLDEN:
+        headers = {name.lower(): value for name, value in case.get("headers", {}).items()}
+        if case["operation"] != "send" or case["status"] is None or isinstance(case["body"], str):
+            continue
+        refusal = partial(meet, case["status"], case["body"], headers=headers, provider=case["provider"])
+        decision = refusal()
+        gone = decision.row.scope is Scope.GRANT and decision.row.route is Route.DEAD_LETTER
+        if decision.sent is Sent.NO and not gone:
+            found.setdefault(decision.rule, pytest.param(refusal, id=case["name"]))
+    return list(found.values())
+
+
+REFUSALS = refusals()
 
 
 class TestASuccess:
@@ -128,12 +152,23 @@ class TestAThrottleThatMayHaveComeAfterTheMessageWentOut:
     def test_puts_the_send_in_doubt_and_holds_its_lane(self) -> None:
         decision = meet(429, self.THROTTLED, headers={"retry-after": "30"}, chance=0.0)
         assert (decision.event, decision.sent, decision.new_generation) == (Event.DOUBT, Sent.MAYBE, False)
+        assert decision.refused
         assert decision.hold is not None
         assert (decision.hold.scope, decision.hold.until) == (Scope.GRANT, NOW + 30 * SECOND)
 
     def test_holds_nothing_as_a_replay(self) -> None:
         decision = meet(429, self.THROTTLED, UNKNOWN, headers=REPLAYED)
-        assert (decision.event, decision.hold) == (Event.DOUBT, None)
+        assert (decision.event, decision.hold, decision.refused) == (Event.DOUBT, None, True)
+
+    def test_says_nothing_about_an_earlier_request_whose_answer_was_lost(self) -> None:
+        decision = meet(429, self.THROTTLED, UNKNOWN)
+        assert (decision.event, decision.sent, decision.new_generation) == (Event.RETURN, Sent.MAYBE, False)
+        assert decision.hold is not None
+
+    def test_is_no_refusal_if_a_proxy_wrote_it(self) -> None:
+        page = Answer(503, {}, b"<html>ErrorServerBusy</html>")
+        decision = decide(parse(page, provider="ews", operation="send", now=NOW), SEND, now=NOW, chance=lambda: 0.5)
+        assert (decision.sent, decision.refused) == (Sent.MAYBE, False)
 
     def test_costs_a_modification_nothing(self) -> None:
         decision = meet(429, self.THROTTLED, MODIFY)
@@ -191,12 +226,42 @@ class TestAfterAnUnknownOutcome:
         assert decision.hold is not None
         assert not decision.new_generation
 
-    def test_a_final_refusal_by_the_gate_is_a_doubt(self) -> None:
-        assert meet(400, error("invalid_request_error"), UNKNOWN).event is Event.DOUBT
+    @pytest.mark.parametrize("refusal", REFUSALS)
+    def test_no_refusal_is_definite_whoever_it_comes_from(self, refusal: Callable[..., Decision]) -> None:
+        decision = refusal(UNKNOWN)
+        assert (decision.event, decision.new_generation, decision.sent) == (Event.RETURN, False, Sent.MAYBE)
 
-    def test_a_refusal_by_the_provider_is_definite(self) -> None:
-        decision = meet(429, error("rate_limit_error", "x", {"message": "throttled"}), UNKNOWN)
-        assert (decision.new_generation, decision.sent) == (True, Sent.NO)
+    @pytest.mark.parametrize("refusal", REFUSALS)
+    def test_what_a_refusal_says_of_the_account_holds_all_the_same(self, refusal: Callable[..., Decision]) -> None:
+        before, after = refusal(), refusal(UNKNOWN)
+        assert (after.rule, after.hold, after.width, after.spacing) == (
+            before.rule, before.hold, before.width, before.spacing,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("refusal", REFUSALS)
+    def test_a_refusal_for_ever_ends_as_a_doubt_once_the_key_is_old(self, refusal: Callable[..., Decision]) -> None:
+        decision = refusal(replace(UNKNOWN, key_age=KEY_TRUSTED))
+        held = decision.hold is not None  # a hold never moves a generation: it is a doubt at the next claim
+        assert decision.event is (Event.RETURN if held else Event.DOUBT)
+        assert (decision.new_generation, decision.sent) == (False, Sent.MAYBE)
+
+    @pytest.mark.parametrize("refusal", REFUSALS)
+    def test_a_replayed_refusal_is_definite(self, refusal: Callable[..., Decision]) -> None:
+        decision = refusal(UNKNOWN, headers=REPLAYED)
+        assert decision.sent is Sent.NO
+        assert decision.event is Event.GIVE_UP or decision.new_generation
+
+    def test_a_final_refusal_is_asked_about_again_before_it_closes_anything(self) -> None:
+        waits = [meet(400, BAD, replace(UNKNOWN, attempts=n), chance=1.0).wait for n in range(10)]
+        assert waits[:3] == [5 * SECOND, 10 * SECOND, 20 * SECOND]
+        assert waits[-1] == 300 * SECOND
+        decision = meet(400, BAD, UNKNOWN)
+        assert (decision.rule, decision.row.route, decision.costs_attempt) == ("bad_request", Route.RETRY, True)
+
+    def test_a_grant_that_is_gone_closes_its_lane_and_leaves_the_send_in_doubt(self) -> None:
+        decision = meet(404, error("grant.not_found", "No Grant found for this Grant ID"), UNKNOWN)
+        assert decision.hold is not None
+        assert (decision.event, decision.sent, decision.hold.gone) == (Event.DOUBT, Sent.MAYBE, True)
 
     def test_the_stored_refusal_is_definite(self) -> None:
         assert meet(400, error("invalid_request_error"), UNKNOWN, headers=REPLAYED).event is Event.GIVE_UP

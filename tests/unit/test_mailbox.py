@@ -11,7 +11,7 @@ import pytest
 
 from sendq.clock import SECOND
 from sendq.rules.reconcile import LONGEST_REQUEST
-from tasks.calling.mailbox import PAGE, PAGES_MOST, Brought, Wanted, look
+from tasks.calling.mailbox import PAGE, PAGES_MOST, QUIET_PAGE, Brought, Wanted, look
 from tasks.calling.nylas import NylasClient
 from tasks.policy.failure import Answer
 
@@ -45,8 +45,9 @@ class Api:
         self.asked.append(query)
         return self._by_pair if "metadata_pair" in query else self._listing(query)
 
-    def look(self, *, provider: str = "ews", now_s: int = T_S + 3600) -> Brought:
-        wanted = Wanted("g1", provider, MARK, "key1", first_at=T, over_at=T + LONGEST_REQUEST, now=now_s * SECOND)
+    def look(self, *, provider: str = "ews", now_s: int = T_S + 3600, quiet: bool = False) -> Brought:
+        over_at = T + LONGEST_REQUEST
+        wanted = Wanted("g1", provider, MARK, "key1", first_at=T, over_at=over_at, now=now_s * SECOND, quiet=quiet)
         return asyncio.run(look(cast(NylasClient, self), cast(Any, None), wanted))
 
     @property
@@ -99,6 +100,32 @@ class TestTheQuestions:
         brought = api.look()
         assert not brought.look.whole
         assert len(api.listings) == PAGES_MOST
+
+
+class TestALookIntoAnAccountThatAskedForQuiet:
+    def test_is_one_listing_around_the_request(self) -> None:
+        api = Api(listing=lambda _: page(message("m2"), message("m3", header=OTHER)))
+        brought = api.look(quiet=True, now_s=T_S + 100_000)
+        (query,) = api.asked
+        assert int(query["received_after"]) < T_S < AFTER_S < int(query["received_before"]) < AFTER_S + 600
+        assert int(query["limit"]) == QUIET_PAGE
+        assert (brought.look.answered, brought.look.whole, brought.look.found) == (True, True, None)
+
+    @pytest.mark.parametrize("shown", [{"header": MARK}, {"metadata": {"key1": MARK}}])
+    def test_finds_the_message_by_either_mark(self, shown: dict[str, Any]) -> None:
+        api = Api(listing=lambda _: page(message("m2"), message(**shown)))
+        assert api.look(quiet=True).look.found == "m1"
+        assert len(api.asked) == 1
+
+    def test_reads_a_long_listing_page_by_page_and_gives_up_in_the_end(self) -> None:
+        api = Api(listing=lambda _: page(message("m2"), cursor="more"))
+        assert not api.look(quiet=True).look.whole
+        assert len(api.asked) == PAGES_MOST
+
+    def test_that_is_refused_is_no_look(self) -> None:
+        refusal = Answer(429, {"retry-after": "30"}, b"{}")
+        brought = Api(listing=lambda _: refusal).look(quiet=True)
+        assert (brought.look.answered, brought.refusal) == (False, refusal)
 
 
 class TestWhatIsFound:

@@ -21,6 +21,7 @@ from sendq.rules.reconcile import (
     MISSES_NEEDED,
     RAREST,
     REFUSED_PAUSE,
+    ROUNDING,
     Choice,
     Delays,
     Look,
@@ -46,6 +47,7 @@ class Job:
     form: str | None = "json"
     key_at: Micros | None = T
     doubt_at: Micros | None = T + 10 * MINUTE
+    refused_at: Micros | None = None
     due_at: Micros = T - HOUR
     expires_at: Micros | None = None
     cancel_at: Micros | None = None
@@ -175,6 +177,45 @@ class TestProvenAbsence:
         assert after_absence(replace(JOB, misses=1, cancel_at=T), choice, now=COUNTS) is Event.CANCEL
         assert after_absence(replace(JOB, misses=1, expires_at=COUNTS), choice, now=COUNTS) is Event.EXPIRE
         assert after_absence(replace(JOB, misses=1, expires_at=COUNTS + 1), choice, now=COUNTS) is not Event.EXPIRE
+
+
+class TestARefusalThatMayHaveComeAfterTheMessageWentOut:
+    """The request was answered, so nothing is on its way; and the account asked for quiet."""
+
+    REFUSED = replace(JOB, refused_at=T + 11 * MINUTE)
+    OVER = T + 11 * MINUTE + DELAYS.settle
+
+    def test_is_looked_for_once_when_the_index_has_had_its_time(self) -> None:
+        assert counts_from(self.REFUSED, DELAYS) == self.OVER
+        assert first_look(self.REFUSED, DELAYS, now=T + 11 * MINUTE) == self.OVER + ROUNDING
+        assert first_look(self.REFUSED, DELAYS, now=self.OVER + HOUR) == self.OVER + HOUR
+
+    @pytest.mark.parametrize("later", [True, False])
+    def test_is_not_sent_if_that_one_whole_listing_does_not_show_it(self, later: bool) -> None:
+        assert judge(NOTHING, self.REFUSED, DELAYS, asked_at=self.OVER, later=later) is Seen.ABSENT
+        assert judge(NOTHING, self.REFUSED, DELAYS, asked_at=self.OVER - 1, later=later) is Seen.EARLY
+
+    @pytest.mark.parametrize(
+        ("look", "seen"),
+        [
+            (Look(answered=False), Seen.REFUSED),
+            (replace(NOTHING, draft=True), Seen.DRAFT),
+            (replace(NOTHING, whole=False), Seen.CROWDED),
+            (replace(NOTHING, found="m1"), Seen.FOUND),
+        ],
+    )
+    def test_is_settled_by_nothing_less(self, look: Look, seen: Seen) -> None:
+        assert judge(look, self.REFUSED, DELAYS, asked_at=self.OVER, later=True) is seen
+
+    @pytest.mark.parametrize("choice", list(Choice))
+    def test_goes_again_whatever_is_to_become_of_unknown_outcomes(self, choice: Choice) -> None:
+        assert after_absence(self.REFUSED, choice, now=self.OVER) is Event.RETURN
+        assert after_absence(replace(self.REFUSED, cancel_at=T), choice, now=self.OVER) is Event.CANCEL
+        assert after_absence(replace(self.REFUSED, expires_at=self.OVER), choice, now=self.OVER) is Event.EXPIRE
+
+    @pytest.mark.parametrize("seen", [Seen.EARLY, Seen.DRAFT, Seen.CROWDED, Seen.REFUSED])
+    def test_is_left_alone_for_a_while_after_a_look_that_settled_nothing(self, seen: Seen) -> None:
+        assert next_look(self.REFUSED, seen, DELAYS, now=self.OVER) >= self.OVER + APART
 
 
 class TestLookingInVain:

@@ -156,6 +156,7 @@ class Reconciler(LeaderLoop):
             first_at=one.first_at,
             over_at=request_over(job),
             now=now,
+            quiet=job.refused_at is not None,
         )
 
         async def question(client: NylasClient) -> Brought:

@@ -78,6 +78,7 @@ job = Table(
     Column("doubt_at", BigInteger),  # last request with an unknown outcome; null: every outcome is known
     Column("in_doubt", Text),  # wait | resend | dead: if it is not found in the mailbox; null: the workers' setting
     # While it is in doubt (`sendq.rules.reconcile`):
+    Column("refused_at", BigInteger),  # its request was answered then: refused; null: how it ended is unknown
     Column("look_at", BigInteger),  # when to search the mailbox next; null: no search is planned yet
     Column("looks", SmallInteger),  # searches after the time from which "not found" counts
     Column("misses", SmallInteger),  # those of them that proved its absence

@@ -109,6 +109,7 @@ def _doubted(row: Row[Any], *, now: Micros) -> dict[str, Any]:
         # What happened to its key after the loss is unknown: assume that it was last used now.
         "key_at": now,
         "doubt_at": now,
+        "refused_at": None,
         "turn": None,
         "begun_at": None,
         "look_at": None,

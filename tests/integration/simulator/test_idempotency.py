@@ -77,6 +77,34 @@ class TestAnIdempotencyKey:
         assert client.send("throttle@example.com", key="k").status == 429
         assert client.send("throttle@example.com", key="k").status == 200
 
+    @pytest.mark.parametrize("gates_first", [False, True])
+    def test_is_looked_up_before_the_gates_or_behind_them(
+        self, sim: Simulator, client: Client, gates_first: bool
+    ) -> None:
+        """What the API does is not documented."""
+        sim.behaviour.gates_first = gates_first
+        refusal = Fault.status(429, type="rate_limit_error", message="slow down")
+        client.send(key="k")
+        sim.behaviour.gate = lambda _: refusal
+        repeat = client.send(key="k")
+        assert (repeat.status, repeat.headers.get("idempotent-response")) == (
+            (429, None) if gates_first else (200, "true")
+        )
+        refused = client.send(key="new")
+        sim.behaviour.gate = None
+        assert refused.status == 429
+        assert client.send(key="k").headers["idempotent-response"] == "true"
+        assert client.send(key="new").status == (200 if gates_first else 429)
+
+    @pytest.mark.parametrize("gates_first", [False, True])
+    def test_of_an_invalid_grant_finds_its_answer_unless_the_grant_is_looked_at_first(
+        self, sim: Simulator, client: Client, gates_first: bool
+    ) -> None:
+        sim.behaviour.gates_first = gates_first
+        client.send(key="k")
+        sim.grant("g", status="invalid")
+        assert client.send(key="k").status == (401 if gates_first else 200)
+
     def test_is_not_spent_on_a_wrong_api_key(self, sim: Simulator, client: Client) -> None:
         body = {"to": [{"email": "a@example.com"}]}
         path = "/v3/grants/g/messages/send"

@@ -205,6 +205,7 @@ def upgrade() -> None:
         sa.Column("key_at", sa.BigInteger(), nullable=True),
         sa.Column("doubt_at", sa.BigInteger(), nullable=True),
         sa.Column("in_doubt", sa.Text(), nullable=True),
+        sa.Column("refused_at", sa.BigInteger(), nullable=True),
         sa.Column("look_at", sa.BigInteger(), nullable=True),
         sa.Column("looks", sa.SmallInteger(), nullable=True),
         sa.Column("misses", sa.SmallInteger(), nullable=True),

@@ -1,0 +1,157 @@
+"""Refusals after a request whose answer was lost, by an API that refuses before it looks at its keys."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Row as DbRow
+from sqlalchemy import select, update
+
+from sendq import State
+from sendq.clock import SECOND
+from sendq.ids import lane_id
+from sendq.ledger.db import schema
+from sendq.ledger.db.engine import reading, writing
+from sendq.simulator import Fault, Request
+from tests.integration.processes.test_every_failure import BACKOFFS, CASES, HIDDEN, ROWS, WAITS, Row, shrunk
+from tests.support.servers import PgServer
+from tests.support.system import API_KEY, System, mail, running
+from tests.support.waiting import eventually
+
+# Every documented failure of a send that says that the message did not go out.
+REFUSALS = [row for row in ROWS if row.sent == "no" and CASES[row.case]["operation"] == "send"]
+ABOVE_GRANT = {row.rule: f"app-{number}" for number, row in enumerate(REFUSALS) if row.scope not in ("job", "grant")}
+HOURS = 3 * 3600 * SECOND
+
+
+class Gates:
+    """Refuses the sends of some grants, but lets the first one pass; ``times``: how often (None: for ever)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._refusals: dict[str, tuple[Fault, int | None]] = {}
+        self._seen: Counter[str] = Counter()
+
+    def refuse(self, grant: str, fault: Fault, *, times: int | None) -> None:
+        with self._lock:
+            self._refusals[grant] = (fault, times)
+
+    def __call__(self, request: Request) -> Fault | None:
+        if request.operation != "send" or request.grant is None:
+            return None
+        with self._lock:
+            self._seen[request.grant] += 1
+            number = self._seen[request.grant]
+            fault, times = self._refusals.get(request.grant, (None, 0))
+        return None if number == 1 or (times is not None and number > 1 + times) else fault
+
+
+@pytest.fixture(scope="module")
+def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One system with one worker. The gates of its API stand before the store of keys."""
+    directory = tmp_path_factory.mktemp("system")
+    with pg_server.ledger() as url, running(url, directory) as system:
+        system.policy.write_text(system.policy.read_text() + "".join(map(shrunk, sorted({*WAITS, *BACKOFFS}))))
+        system.api.behaviour.gates_first = True
+        system.api.behaviour.gate = Gates()
+        others = {name: {"api_key": API_KEY, "api_uri": system.api.url} for name in ABOVE_GRANT.values()}
+        # Many grants are refused at once here, which would look like a fault of the application.
+        system.start_worker(SENDQ_APPLICATIONS=json.dumps(others), SENDQ_ESCALATE_GRANTS="1000")
+        yield system
+
+
+def begin(system: System, row: Row, *, times: int | None) -> tuple[str, str]:
+    """A send that goes out and whose answer is lost; its repeats are refused. Returns the grant and the job."""
+    case, grant = CASES[row.case], f"{row.case}-{times}".replace(" ", "-")
+    gates = system.api.behaviour.gate
+    assert isinstance(gates, Gates)
+    gates.refuse(grant, Fault.body(case["status"], case["body"], headers=case.get("headers")), times=times)
+    system.api.will(Fault.drop(accepted=True), grant=grant, operation="send")
+    application = ABOVE_GRANT.get(row.rule, "default")
+    job = system.queue.send(grant, mail(), application=application, provider=case["provider"]).id
+    return grant, job
+
+
+def copies(system: System, grant: str) -> int:
+    return sum(one.grant == grant for one in system.api.mailbox)
+
+
+def refused(system: System, job: str, rule: str) -> bool:
+    return any(attempt.rule == rule for attempt in system.queue.job(job).trail)
+
+
+def reopen(system: System, row: Row, grant: str) -> None:
+    """Have the API asked about a closed grant now, instead of in a minute."""
+    lane = schema.lane
+    wanted = lane.c.id == lane_id(ABOVE_GRANT.get(row.rule, "default"), grant)
+    with writing(system.engine) as connection:
+        connection.execute(update(lane).where(wanted, lane.c.closed_at.is_not(None)).values(check_at=1))
+
+
+def test_refused_once_goes_out_once(system: System) -> None:
+    begun = {row: begin(system, row, times=1) for row in REFUSALS}
+
+    def all_sent() -> bool:
+        for row, (grant, job) in begun.items():
+            if system.state(job) is not State.SENT:
+                reopen(system, row, grant)
+                return False
+        return True
+
+    eventually(all_sent, "every message sent")
+    for row, (grant, job) in begun.items():
+        trail = system.queue.job(job).trail
+        assert copies(system, grant) == 1, row
+        assert [(one.rule, one.sent) for one in trail[-2:]] == [(row.rule, "maybe"), ("accepted", "yes")], row
+        assert "no" not in {one.sent for one in trail}, row
+        assert {one.key for one in system.api.requests if one.job == job} == {f"{job}:0"}, row
+
+
+SOME = [next(row for row in REFUSALS if row.rule == rule) for rule in (
+    "bad_request", "forbidden", "account_throttled", "exchange_throttled", "outbound_rule", "provider_refused",
+)]  # fmt: skip
+
+
+def test_refused_for_ever_is_looked_for_and_never_dead(system: System) -> None:
+    begun = {row: begin(system, row, times=None) for row in SOME}
+    for row, (_, job) in begun.items():
+        eventually(lambda job=job, row=row: refused(system, job, row.rule), f"the refusal: {row}")  # type: ignore[misc]
+    for row, (grant, job) in begun.items():
+        eventually(lambda row=row, grant=grant, job=job: is_found(system, row, grant, job), str(row))  # type: ignore[misc]
+    for row, (grant, job) in begun.items():
+        assert copies(system, grant) == 1, row
+        assert {one.sent for one in system.queue.job(job).trail} == {"maybe", "yes"}, row
+
+
+def is_found(system: System, row: Row, grant: str, job: str) -> bool:
+    """Whether the mailbox has shown it. Its key is old, and a search is due at once."""
+    known = _row(system, job)
+    if known.state == State.QUEUED and known.key_at is not None:
+        _set(system, job, State.QUEUED, key_at=known.key_at - HOURS)
+    elif known.state == State.IN_DOUBT and known.look_at is not None and known.seen is None:
+        _set(system, job, State.IN_DOUBT, look_at=1)
+    assert known.state != State.DEAD
+    reopen(system, row, grant)
+    return bool(known.state == State.SENT)
+
+
+def _row(system: System, job: str) -> DbRow[Any]:
+    with reading(system.engine) as connection:
+        return connection.execute(select(schema.job).where(schema.job.c.id == UUID(job))).one()
+
+
+def _set(system: System, job: str, state: State, **values: Any) -> None:
+    table = schema.job
+    with writing(system.engine) as connection:
+        connection.execute(update(table).where(table.c.id == UUID(job), table.c.state == state.value).values(**values))
+
+
+def test_nothing_went_wrong_on_the_way(system: System) -> None:
+    assert not {row.rule for row in REFUSALS} & set(HIDDEN)
+    assert '"bug"' not in system.workers[0].said()
