@@ -93,7 +93,7 @@ class _Mailbox:
         wanted = self._wanted
         try:
             if wanted.quiet:
-                found, whole = await self._list(self._last_s)
+                found, whole = await self._list(self._last_s + REACH_S)
                 return Brought(self._seen(found, whole=whole), self._api_time)
             found = await self._find({"metadata_pair": f"{wanted.metadata_key}:{wanted.mark}"})
             whole = False

@@ -91,7 +91,7 @@ ACROSS_STATUSES = (
     Row("mailbox_concurrency_send", "MailboxConcurrency", (429, 503), REQUEUE, GRANT, MAYBE,
         "Too many calls for this mailbox at once. One send is several requests to Microsoft, and the refused one may "
         "have come after the one that sends: users found such mails in the Sent folder.",
-        "Nothing to do: the mailbox is searched for the message before it is sent again.", LIMITS,
+        "Nothing to do: the mailbox is searched for the message once, before it is sent again.", LIMITS,
         operation=("send",), text=(("applicationthrottled", "mailboxconcurrency"), "commandconcurrency",
                                    "command concurrency"),
         wait=Wait(10, grows=True), width=1),
@@ -109,11 +109,11 @@ ACROSS_STATUSES = (
     Row("microsoft_throttled_send", "Account throttled", (429,), REQUEUE, GRANT, MAYBE,
         "Microsoft throttled the application for this mailbox. One send is several requests to Microsoft, and the "
         "refused one may have come after the one that sends: users found such mails in the Sent folder.",
-        "Nothing to do: the mailbox is searched for the message before it is sent again.", LIMITS,
+        "Nothing to do: the mailbox is searched for the message once, before it is sent again.", LIMITS,
         operation=("send",), text=("applicationthrottled",), wait=Wait(300, grows=True), width=1),
     Row("exchange_busy_send", "Exchange account throttled", (500, 502, 503, 504), REQUEUE, GRANT, MAYBE,
         "The Exchange server is too busy to answer; the message may have gone out before it said so.",
-        "Nothing to do: the mailbox is searched for the message before it is sent again.", PAGE_400,
+        "Nothing to do: the mailbox is searched for the message once, before it is sent again.", PAGE_400,
         operation=("send",), text=("errorserverbusy",), wait=Wait(EXCHANGE_S), width=1),
     Row("exchange_throttled", "Exchange account throttled", (429, 500, 502, 503, 504), REQUEUE, GRANT, NO,
         "The Exchange server throttled the account, or its sync is paused; retrying earlier prolongs the throttling.",

@@ -107,7 +107,7 @@ class TestALookIntoAnAccountThatAskedForQuiet:
         api = Api(listing=lambda _: page(message("m2"), message("m3", header=OTHER)))
         brought = api.look(quiet=True, now_s=T_S + 100_000)
         (query,) = api.asked
-        assert int(query["received_after"]) < T_S < AFTER_S < int(query["received_before"]) < AFTER_S + 600
+        assert int(query["received_after"]) < T_S < AFTER_S < int(query["received_before"]) < AFTER_S + 1800
         assert int(query["limit"]) == QUIET_PAGE
         assert (brought.look.answered, brought.look.whole, brought.look.found) == (True, True, None)
 

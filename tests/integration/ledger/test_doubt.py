@@ -20,7 +20,7 @@ from sendq.ledger.operators import resolve as resolving
 from sendq.ledger.operators.resolve import DoubtPart, DoubtSelection
 from sendq.rules.by_hand import EXPIRY, Answer, ResendRefusal, RetryRefusal
 from sendq.rules.preflight import DEATHS_TOLERATED
-from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look
+from sendq.rules.reconcile import LOOKS_LEAST, ROUNDING, Choice, Delays, Look, Seen, first_look
 from sendq.rules.rule_ids import POISON
 from sendq.rules.states import Event, State
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
@@ -247,6 +247,26 @@ class TestAnEnding:
         assert [(one.id, one.generation) for one in claimed.jobs] == [(job, 1)]
         ledger.finish(claimed)
         assert ledger.state(job) is State.SENT
+
+    def test_of_a_refusal_leaves_nothing_of_it_behind(self, ledger: Ledger) -> None:
+        job = in_doubt(ledger)
+        ledger.set_job(job, refused_at=ledger.clock())
+        take_up(ledger)
+        assert ledger.job(job).look_at == ledger.clock() + DELAYS.settle + ROUNDING
+        settle(ledger, job, Event.RETURN)
+        assert (ledger.job(job).generation, ledger.job(job).refused_at) == (1, None)
+
+    def test_looks_around_the_requests_of_its_own_generation_alone(self, ledger: Ledger) -> None:
+        job = in_doubt(ledger)
+        take_up(ledger)
+        ledger.clock.advance(2 * 3600)
+        settle(ledger, job, Event.RETURN)
+        claimed = ledger.serve()
+        begun_at = ledger.clock()
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.DOUBT, sent="maybe", begun_at=begun_at))
+        take_up(ledger)
+        ledger.clock.advance(2 * 3600)
+        assert [one.first_at for one in due(ledger)] == [begun_at]
 
     def test_absent_is_a_dead_letter_if_it_killed_its_process(self, ledger: Ledger) -> None:
         job = in_doubt(ledger)

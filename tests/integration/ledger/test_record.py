@@ -100,6 +100,14 @@ class TestAnOutcome:
         row = ledger.job(job)
         assert (row.generation, row.key_at, row.doubt_at) == (1, None, None)
 
+    @pytest.mark.parametrize("refused", [True, False])
+    def test_that_is_a_doubt_says_whether_its_request_was_answered(self, ledger: Ledger, refused: bool) -> None:
+        job = ledger.send()
+        claimed = ledger.serve()
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.DOUBT, sent="maybe", refused=refused))
+        assert ledger.state(job) is State.IN_DOUBT
+        assert (ledger.job(job).refused_at is not None) == refused
+
     def test_of_a_pruned_job_keeps_its_attempt_and_harms_nothing(self, ledger: Ledger) -> None:
         ledger.send()
         claimed = ledger.serve()

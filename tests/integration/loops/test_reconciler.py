@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,13 +21,15 @@ from sendq.enqueueing.planning import NEVER
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading, writing
-from sendq.rules.reconcile import LOOKS_LEAST
+from sendq.rules.reconcile import LOOKS_LEAST, ROUNDING
 from sendq.simulator import Fault
 from tests.support.system import System, mail, running_on
 from tests.support.waiting import eventually
 
 LONG_AGO = 3 * 3600 * SECOND
 NOT_SENT = Fault.status(504, type="provider_error", message="Provider request timed out.", name="lost")
+OVER = {"error": {"code": "ApplicationThrottled", "message": "Application is over its MailboxConcurrency limit."}}
+THROTTLED = Fault.status(429, type="rate_limit_error", provider_error=OVER, headers={"Retry-After": "1"}, name="busy")
 SENT = Fault.status(504, type="provider_error", message="Provider request timed out.", name="timed out", accepted=True)
 
 numbers = itertools.count()
@@ -81,7 +85,7 @@ def set_job(system: System, job: str, **values: Any) -> None:
 def long_ago(system: System, job: str) -> None:
     """Whatever was done for this job was done hours ago."""
     jobs, attempts = schema.job, schema.attempt
-    past = {name: jobs.c[name] - LONG_AGO for name in ("key_at", "doubt_at", "due_at", "created_at")}
+    past = {name: jobs.c[name] - LONG_AGO for name in ("key_at", "doubt_at", "refused_at", "due_at", "created_at")}
     with writing(system.engine) as connection:
         connection.execute(update(jobs).where(jobs.c.id == UUID(job)).values(**past))
         moved = {"begun_at": attempts.c.begun_at - LONG_AGO, "ended_at": attempts.c.ended_at - LONG_AGO}
@@ -218,6 +222,39 @@ class TestAMessageThatDidNotGoOut:
             wanted = select(schema.event).where(schema.event.c.job_id == UUID(job))
             (event,) = connection.execute(wanted).all()
         assert (event.by, event.rule) == ("reconcile", "in_doubt_resent")
+
+
+class TestAThrottleThatMayHaveComeAfterTheMessageWentOut:
+    @both
+    @pytest.mark.parametrize("went_out", [True, False])
+    def test_is_settled_by_one_listing_long_before_the_keys_hour_is_over(
+        self, system: System, grant: str, went_out: bool
+    ) -> None:
+        job = in_doubt(system, grant, replace(THROTTLED, accepted=went_out), provider="microsoft")
+        row = row_of(system, job)
+        assert row.look_at == row.refused_at + 900 * SECOND + ROUNDING  # when the index has had its time
+        set_job(system, job, refused_at=row.refused_at - 903 * SECOND)
+        look(system, job)
+        eventually(lambda: system.state(job) is State.SENT, "the message")
+        assert accepted(system, grant) == 1
+        assert questions(system, grant) == 1
+        keys = [one.key for one in system.api.requests if one.job == job and one.operation == "send"]
+        assert keys == [f"{job}:0"] + [f"{job}:1"] * (not went_out)
+        assert ("found" if went_out else "not_in_mailbox") in [one.rule for one in system.queue.job(job).trail]
+
+    def test_costs_one_listing_each_time(self, system: System, grant: str) -> None:
+        system.api.will(THROTTLED, grant=grant, operation="send", times=3)
+        job = system.queue.send(grant, mail(), provider="microsoft", in_doubt="dead").id
+
+        def waits_for_a_look(generation: int) -> bool:
+            row = row_of(system, job)
+            return row.generation == generation and row.look_at is not None
+
+        for generation in range(3):
+            eventually(partial(waits_for_a_look, generation), "the doubt")
+            set_job(system, job, refused_at=row_of(system, job).refused_at - 903 * SECOND, look_at=1)
+        eventually(lambda: system.state(job) is State.SENT, "the message")
+        assert (questions(system, grant), accepted(system, grant)) == (3, 1)
 
 
 class TestCourtesy:
