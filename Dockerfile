@@ -17,7 +17,7 @@ COPY tasks tasks
 COPY worker worker
 COPY settings settings
 COPY flowerconfig.py flowerconfig.py
-# PYTHONPATH: the `celery` script does not search the working directory by default.
+# PYTHONPATH: the `celery` script (Flower) does not search the working directory by default.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONUNBUFFERED=1 \
@@ -25,4 +25,4 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER 10001
 # Celery's warm shutdown. Give the container more time than SENDQ_GRACE_S (30 s), or calls in flight are cut off.
 STOPSIGNAL SIGTERM
-CMD ["celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle", "-E"]
+CMD ["python", "-m", "worker", "-E"]

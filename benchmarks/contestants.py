@@ -81,9 +81,7 @@ def _node_versions(packages: tuple[str, ...]) -> str:
 
 def _sendq(name: str, written: str, *options: str, **variables: str) -> Contestant:
     program = (sys.executable, "-m", "benchmarks.queues.sendq_queue")
-    worker = (
-        sys.executable, "-m", "celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle", *options,
-    )  # fmt: skip
+    worker = (sys.executable, "-m", "worker", *options)
     return Contestant(name, written, program, worker, ("celery", "aiohttp", "uvloop", "sqlalchemy"), variables)
 
 

@@ -23,8 +23,8 @@ from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching import lanes
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.enqueue import notify
+from sendq.messages.forms import JSON_TYPE
 from sendq.messages.payload import freeze_changes
-from sendq.messages.wire_format import JSON_TYPE
 from sendq.rules.changed_fields import BITS
 from sendq.rules.paces import Paces
 from sendq.rules.rule_ids import BY_HAND

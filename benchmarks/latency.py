@@ -93,9 +93,9 @@ class Stage:
     pg: PgServer | None
 
     @contextlib.contextmanager
-    def worker(self, app: str = "worker", further: Mapping[str, str] | None = None) -> Iterator[psutil.Process]:
+    def worker(self, program: str = "worker", further: Mapping[str, str] | None = None) -> Iterator[psutil.Process]:
         """A worker with the default settings."""
-        with worker(self.home, self.ledger, {**self.variables, **(further or {})}, app=app) as process:
+        with worker(self.home, self.ledger, {**self.variables, **(further or {})}, program=program) as process:
             yield process
 
 

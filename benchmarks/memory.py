@@ -4,7 +4,8 @@
 
 prints, as JSON, by how many MB the process grew while the modules of each library were executed, without what they
 imported from other libraries. A page of memory counts for the library that first needs it, so small values are rough.
-This module imports only the standard library: what is imported before the measurement starts is not counted.
+This module and `worker.__main__` import only the standard library: what is imported before the measurement starts is
+not counted.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 
+from worker.__main__ import NOT_IMPORTED
+
 OURS = ("sendq", "tasks", "worker", "settings")
 STANDARD = "the standard library"
 PYTHON = "Python itself"
 SHOWN = 14  # libraries; the rest is summed up
 REST = "all others"
 
-# What `celery -A worker worker` has loaded when it works. The command line loads its plugins, including Flower's.
-LOADED = ("celery.bin.celery", "worker.celery", "celery.apps.worker", "celery.worker.consumer",
-          "celery.concurrency.thread", "celery.events", "kombu.transport.redis")  # fmt: skip
+# What `python -m worker` has loaded when it works.
+LOADED = ("celery.bin.worker", "worker.celery", "worker.process", "celery.apps.worker",
+          "celery.worker.consumer", "celery.concurrency.thread", "celery.events", "kombu.transport.redis")  # fmt: skip
 # Without these the application does not load. The servers are not contacted.
 SETTINGS = {"DATABASE_URL": "sqlite:///nowhere.db", "REDIS_URL": "redis://nowhere", "NYLAS_API_KEY": "nyk_nobody"}
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -111,6 +114,8 @@ def library_of(module: str) -> str:
 def main() -> None:
     """Import everything, and print what it took."""
     alone, scales = resident_mb(), Scales()
+    for name in NOT_IMPORTED:
+        sys.modules[name] = None  # type: ignore[assignment]
     sys.meta_path.insert(0, Weigher(scales))
     for name in LOADED:
         importlib.import_module(name)

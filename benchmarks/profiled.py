@@ -1,4 +1,4 @@
-"""``celery -A benchmarks.profiled``: the worker with a profile of the CPU of its threads.
+"""``python -m benchmarks.profiled``: the worker with a profile of the CPU of its threads.
 
 ``PROFILE_TO`` names the file that is written (JSON), over ``PROFILE_FOR_S`` seconds that begin when the file
 ``PROFILE_FROM`` appears:
@@ -107,6 +107,6 @@ threading.Thread.run = run  # type: ignore[assignment,method-assign]
 threading.Thread(target=write_profile, name="profile", daemon=True).start()
 begin()
 
-from worker.celery import app  # noqa: E402  # its threads are profiled
+from worker.__main__ import main  # noqa: E402  # its threads are profiled
 
-__all__ = ["app"]
+main()

@@ -342,8 +342,8 @@ def explained(stage: Stage, ledger: Engine, api: str, statements: Sequence[accou
     lines = reporting.section("Plans", "", accounting.plans(stage.pg, ledger.url.database, statements))
     grants = [name for name in open_grants_in(ledger) if name.startswith("open-")]
 
-    def started(app: str, further: Mapping[str, str]) -> contextlib.AbstractContextManager[psutil.Process]:
-        return stage.worker(ledger, api, further, app=app)
+    def started(program: str, further: Mapping[str, str]) -> contextlib.AbstractContextManager[psutil.Process]:
+        return stage.worker(ledger, api, further, program=program)
 
     def work() -> None:
         until = time.monotonic() + PROFILED_S

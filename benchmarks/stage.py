@@ -63,16 +63,17 @@ def simulator(
 
 @contextlib.contextmanager
 def worker(
-    home: Path, ledger: Engine, variables: dict[str, str], *, app: str = "worker", name: str = "worker"
+    home: Path, ledger: Engine, variables: dict[str, str], *, program: str = "worker", name: str = "worker"
 ) -> Iterator[psutil.Process]:
-    """One worker process that is ready: its heartbeats are in the ledger. ``app``: what Celery loads; ``name``: the
-    name of its log.
+    """One worker process that is ready: its heartbeats are in the ledger.
+
+    ``program``: the module that runs; ``name``: the name of its log.
     """
     log = home / f"{name}.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("SENDQ_", "NYLAS_"))}
     others = count(ledger, WORKERS)
     running = Guarded(
-        [sys.executable, "-m", "celery", "-A", app, "worker", "--without-gossip", "--without-mingle"],
+        [sys.executable, "-m", program],
         log=log,
         env={**environment, **variables},
         grace_s=40.0,

@@ -19,7 +19,6 @@ from sqlalchemy import URL, Connection, Engine
 from sendq import clock
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.planning import (
-    DEFAULT_APPLICATION,
     Expiry,
     Options,
     OptionsGiven,
@@ -43,6 +42,7 @@ from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State
+from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobView, Priority, Why
 

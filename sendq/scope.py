@@ -9,6 +9,8 @@ from sendq.enqueueing.arguments import check_grant
 from sendq.errors import InvalidAct, Problem
 from sendq.rules.pace import PROVIDERS
 
+DEFAULT_APPLICATION = "default"
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -22,21 +24,21 @@ class Scope:
     provider: str | None = None
 
     @classmethod
-    def of_grant(cls, grant_id: str, application: str = "default") -> Scope:
+    def of_grant(cls, grant_id: str, application: str = DEFAULT_APPLICATION) -> Scope:
         """One grant. Raises `InvalidAct` for what cannot be a grant's id."""
         if problems := check_grant(grant_id):
             raise InvalidAct(problems)
         return cls(_checked(application), grant_id=grant_id)
 
     @classmethod
-    def of_provider(cls, provider: str, application: str = "default") -> Scope:
+    def of_provider(cls, provider: str, application: str = DEFAULT_APPLICATION) -> Scope:
         """All grants of a provider in one application. Raises `InvalidAct` for a provider that does not exist."""
         if provider not in PROVIDERS:
             raise InvalidAct([Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}")])
         return cls(_checked(application), provider=provider)
 
     @classmethod
-    def of_application(cls, application: str = "default") -> Scope:
+    def of_application(cls, application: str = DEFAULT_APPLICATION) -> Scope:
         """All grants of an application."""
         return cls(_checked(application))
 

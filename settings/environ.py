@@ -6,17 +6,14 @@ with ``SENDQ_`` is an error, because a misspelt setting that is silently ignored
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from sendq.errors import Problem
 from settings.errors import SettingsError
@@ -32,7 +29,7 @@ OTHERS = {"SENDQ_PYTHON": "which Python ./dev uses"}
 # Set by Kubernetes in every container when a Service is called sendq or sendq-something.
 KUBERNETES = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?$")
 
-_environ: ContextVar[Mapping[str, str] | None] = ContextVar("environ", default=None)
+S = TypeVar("S", bound=BaseModel)
 
 
 class Row(NamedTuple):
@@ -53,7 +50,7 @@ def variables(name: str, field: FieldInfo) -> tuple[str, ...]:
     return tuple(usual) if extra["only"] else (f"{PREFIX}{name.upper()}", *usual)
 
 
-def rows(settings: type[BaseSettings]) -> list[Row]:
+def rows(settings: type[BaseModel]) -> list[Row]:
     """Every setting, in order of declaration."""
     table = []
     for name, field in settings.model_fields.items():
@@ -75,37 +72,30 @@ def _shown(default: object) -> str:
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
-class EnvironSource(PydanticBaseSettingsSource):
-    """Takes each field's value from the mapping passed to ``reading``."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        environ = _environ.get() or {}
-        for variable in variables(field_name, field):
-            if value := environ.get(variable, "").strip():
-                return value, field_name, False
-        return None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
-        return {name: value for name, value in found.items() if value is not None}
-
-
-@contextlib.contextmanager
-def reading(settings: type[BaseSettings], environ: Mapping[str, str]) -> Iterator[None]:
-    """Settings made in the block are read from ``environ``; all problems are raised as one ``SettingsError``."""
+def read(settings: type[S], environ: Mapping[str, str]) -> S:
+    """Settings from the variables in ``environ``; all problems are raised as one ``SettingsError``."""
     problems = list(_unknown(settings, environ))
-    token = _environ.set(environ)
     try:
-        yield
+        found = settings.model_validate(_values(settings, environ))
     except ValidationError as error:
         problems += _problems(settings, error, environ)
-    finally:
-        _environ.reset(token)
     if problems:
         raise SettingsError(problems)
+    return found
 
 
-def _unknown(settings: type[BaseSettings], environ: Mapping[str, str]) -> Iterator[Problem]:
+def _values(settings: type[BaseModel], environ: Mapping[str, str]) -> dict[str, str]:
+    """The first variable of each field that is set and not empty."""
+    values = {}
+    for name, field in settings.model_fields.items():
+        for variable in variables(name, field):
+            if value := environ.get(variable, "").strip():
+                values[name] = value
+                break
+    return values
+
+
+def _unknown(settings: type[BaseModel], environ: Mapping[str, str]) -> Iterator[Problem]:
     known = {variable for row in rows(settings) for variable in row.env} | OTHERS.keys()
     for name in sorted(environ):
         if not name.startswith(PREFIX) or name in known or KUBERNETES.search(name):
@@ -117,7 +107,7 @@ def _unknown(settings: type[BaseSettings], environ: Mapping[str, str]) -> Iterat
         yield Problem(name, "is not a setting", remedy)
 
 
-def _problems(settings: type[BaseSettings], error: ValidationError, environ: Mapping[str, str]) -> Iterator[Problem]:
+def _problems(settings: type[BaseModel], error: ValidationError, environ: Mapping[str, str]) -> Iterator[Problem]:
     """Pydantic's errors as problems, in their order, each with the variable that was set."""
     for item in error.errors(include_url=False, include_input=False):
         context = item.get("ctx", {})

@@ -13,9 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sendq.clock import SECOND
 from sendq.errors import Problem
@@ -24,7 +23,7 @@ from sendq.rules.paces import Paces
 from sendq.rules.preflight import CLOCK_TOLERANCE
 from sendq.vault import Vault
 from settings.application import US, Application, NamedApplications, Provider
-from settings.environ import ROOT, EnvironSource, Row, reading, rows
+from settings.environ import ROOT, Row, read, rows
 from settings.errors import SettingsError
 from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName
 from settings.paces import PaceSettings
@@ -55,10 +54,10 @@ def setting(default: Any, meaning: str, *usual: str, unit: str = "", only: bool 
     )
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings of a process. Frozen, and safe to print."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
     # The Nylas application called `default`, and the others.
     nylas_api_key: Key | None = setting(None, "API key of the default application", "NYLAS_API_KEY", only=True)
@@ -289,24 +288,12 @@ class Settings(BaseSettings):
 
         Raises ``SettingsError`` with every problem: invalid values and unknown ``SENDQ_`` variables.
         """
-        with reading(cls, os.environ if environ is None else environ):
-            return cls()
+        return read(cls, os.environ if environ is None else environ)
 
     @classmethod
     def describe(cls) -> list[Row]:
         """Every setting: name, variables, meaning, unit and default, for the documentation."""
         return rows(cls)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, EnvironSource(settings_cls)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

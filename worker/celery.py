@@ -1,4 +1,4 @@
-"""The Celery application: ``celery -A worker worker``, ``celery -A worker flower``.
+"""The Celery application, for ``python -m worker`` and ``celery -A worker flower``.
 
 Celery runs the processes and transports bundles of turns; its task only passes a bundle to the engine of this process.
 Importing this module reads the environment.
@@ -13,9 +13,8 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import sentry_sdk
 from celery import Celery, Task, bootsteps
 from celery.exceptions import Reject
 from celery.worker.control import inspect_command
@@ -25,18 +24,24 @@ from sendq.facts.turns import Turn
 from settings import Settings, SettingsError
 from settings.celery import QUEUE, celery_config
 from settings.logs import start_logs
-from settings.sentry import start_sentry
+from settings.sentry import flush_sentry, start_sentry
 from settings.values import mask
 from tasks import failpoints
-from worker.process import BUNDLE, Process, as_message
+from worker.bundles import BUNDLE, as_message
 from worker.processes import garbage
 from worker.redis.unknown_messages import UnknownMessages
 from worker.telemetry import journal
+
+if TYPE_CHECKING:
+    from worker.process import Process
 
 ENQUEUE = "sendq.enqueue"
 
 # Pause before a message goes back to its queue because the ledger is unavailable.
 PUT_BACK_S = 2.0
+
+# A worker that stops waits this long for Sentry to take the last reports.
+SENTRY_FLUSH_S = 2.0
 
 
 def _settings() -> tuple[Settings, dict[str, Any]]:
@@ -65,6 +70,8 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.unknown_messages = UnknownMessages(app)
 
     def start(self, parent: Any) -> None:
+        from worker.process import Process  # only here: Flower and `celery control` load this module as well
+
         start_logs(settings)
         start_sentry(settings)
         try:
@@ -87,7 +94,7 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
             self.process.stop()
             running.remove(self.process)
             self.process = None
-            sentry_sdk.flush(2)  # Sentry's own hook works only for the prefork pool
+            flush_sentry(SENTRY_FLUSH_S)
 
     def terminate(self, parent: Any) -> None:
         """Called by Celery when it fails itself."""
@@ -199,7 +206,7 @@ def take_on(_task: Task, turns: object = None, *_more: object, **_named: object)
 @app.task(name=ENQUEUE, bind=True, send_events=False, ignore_result=True, acks_late=True)  # type: ignore[untyped-decorator]
 def enqueue(task: Task, *args: Any, **kwargs: Any) -> None:
     """Enqueue for another application (`tasks.enqueue`). Acknowledged once it is stored or rejected."""
-    error = running[0].enqueue(str(task.request.id), args, kwargs) if running else None
+    error = running[0].enqueue_task.enqueue(str(task.request.id), args, kwargs) if running else None
     if error is not None or not running:
         time.sleep(PUT_BACK_S)
         raise Reject("the ledger is unavailable", requeue=True)

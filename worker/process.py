@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Engine as Ledger
 
-from sendq import SendQueue
-from sendq.errors import InvalidJob, KeyConflict, Problem, SendqError
+from sendq.errors import Problem
 from sendq.facts.outcomes import Outcome, Scope
-from sendq.facts.turns import Recorded, Turn
+from sendq.facts.turns import Recorded
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine
 from settings import Settings, SettingsError
-from tasks.enqueue import accept
-from tasks.policy.policy_file import PolicyFileError, policy_with
 from tasks.policy.row import Policy
 from tasks.policy.table import POLICY
+from worker.bundles import BUNDLE, from_message
 from worker.clocks.ledger_clock import LedgerClock
 from worker.leading.batches import Batches
 from worker.leading.dispatcher import Dispatcher, Publish
@@ -36,21 +33,17 @@ from worker.notifying.deliverer import Deliverer
 from worker.processes.heartbeat_file import HeartbeatFile, run_directory
 from worker.processes.services import Service, Services, loop, resource
 from worker.serving.engine import Engine
+from worker.serving.enqueue_task import EnqueueTask
 from worker.serving.uploads import READERS
 from worker.telemetry import journal, metrics
-from worker.telemetry.alerts import Alerts, alert
+from worker.telemetry.alerts import Alerts
 from worker.telemetry.exporter import Exporter
 from worker.telemetry.flower_events import FlowerEvents
 from worker.telemetry.traces import Traces
 
-BUNDLE = "sendq.bundle"  # the task whose messages carry bundles
-
 # Connections of one process besides one per Celery thread: recorder, heartbeat, dispatcher, rescuer, batches, grant
 # checker, reconciler, pruner, deliverer; and the readers of files.
 OTHER_CONNECTIONS = 9 + READERS
-
-# Celery's own ids are UUIDs, but an application may choose any other text.
-TASK_ID_MOST = 64
 
 
 class Process:
@@ -63,7 +56,7 @@ class Process:
         policy = policy_of(settings)
         self.now = LedgerClock()
         self.ledger = open_ledger(settings)
-        self.queue = SendQueue(self.ledger, metadata_key=settings.metadata_key, vault=settings.vault)
+        self.enqueue_task = EnqueueTask(settings, self.ledger)
         self.alerts, self.traces = Alerts(policy), Traces(settings.sentry_traces_sample_rate)
         self.engine = Engine(
             settings,
@@ -166,33 +159,6 @@ class Process:
             journal.newer_version("message", BUNDLE)
         return self.engine.intake.take_on(readable) if readable else 0
 
-    def enqueue(self, task: str, positional: tuple[Any, ...], arguments: Mapping[str, Any]) -> SendqError | None:
-        """Enqueue for another application; return the error if it is transient, else None.
-
-        A message that can never become a job is reported in the log and to Sentry, and dropped.
-
-        ``task`` is the message's id.
-        """
-        task = task if task.isascii() and task.isprintable() and len(task) <= TASK_ID_MOST else "…"
-        rule, reasons = "enqueue_off", ["SENDQ_ENQUEUE_TASK is not set"]
-        if self._settings.enqueue_task:
-            try:
-                accept(self.queue, positional, arguments)
-                return None
-            except InvalidJob as wrong:
-                rule, reasons = "invalid_job", [str(problem) for problem in wrong.problems]
-            except KeyConflict as conflict:
-                rule, reasons = "key_conflict", [str(conflict)]
-            except SendqError as error:
-                journal.enqueue_requeued(task, error)
-                return error
-            except Exception:
-                journal.bug("enqueue", task=task)
-                rule, reasons = "bug", ["the line before this one says more"]
-        journal.enqueue_rejected(task, reasons)
-        alert("enqueue_rejected", rule, level="error", task=task)
-        return None
-
     def _on_recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
         for outcome in outcomes:
             journal.recorded(outcome)
@@ -234,32 +200,13 @@ def _open(file: HeartbeatFile) -> None:
         journal.heartbeat_file_failed(error)
 
 
-def as_message(turns: Sequence[Turn]) -> list[list[Any]]:
-    """A bundle as a broker message: only ids and numbers."""
-    return [[turn.lane_id.hex, turn.fence, turn.slots] for turn in turns]
-
-
-def from_message(turns: object) -> tuple[list[tuple[UUID, int, int]], bool]:
-    """The turns of a bundle (lane, fence, slots) that can be read, and whether that is all of them.
-
-    New versions only append fields, so additional fields of a turn are ignored.
-    """
-    if not isinstance(turns, list):
-        return [], False
-    readable = []
-    for turn in turns:
-        try:
-            lane, fence, slots, *_ = turn
-            readable.append((UUID(lane), int(fence), max(1, int(slots))))
-        except (TypeError, ValueError, AttributeError):
-            continue
-    return readable, len(readable) == len(turns)
-
-
 def policy_of(settings: Settings) -> Policy:
     """The error policy, with the rows of ``SENDQ_POLICY_FILE`` in front."""
     if settings.policy_file is None:
         return POLICY
+
+    from tasks.policy.policy_file import PolicyFileError, policy_with
+
     field, remedy = "SENDQ_POLICY_FILE", "correct it; `sendq policy check FILE` shows every finding with its line"
     try:
         return policy_with(settings.policy_file.read_text(encoding="utf-8"))

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.enqueueing.arguments import check_ids
+from sendq.enqueueing.page_query import page_query
 from sendq.enqueueing.plan import Plan, Planned
 from sendq.enqueueing.planning import (
     Options,
@@ -30,13 +31,13 @@ from sendq.enqueueing.planning import (
     outcome_key,
     priority_of,
 )
-from sendq.enqueueing.query import Query, check_query, freeze_query, page_query
+from sendq.enqueueing.query import Query, check_query, freeze_query
 from sendq.enqueueing.shared import Shared, check_shared
 from sendq.enqueueing.validation import check_changes
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import lane_id, new_id
-from sendq.messages.payload import bulk_digest, freeze_changes, with_parameters
-from sendq.messages.wire_format import JSON_TYPE
+from sendq.messages.forms import JSON_TYPE, with_parameters
+from sendq.messages.payload import bulk_digest, freeze_changes
 from sendq.rules.changed_fields import BITS, EVERY_FIELD, bits_of
 
 QUERY_TYPE = "application/x-www-form-urlencoded"

@@ -24,14 +24,13 @@ from sendq.messages.payload import mime_digest, send_digest
 from sendq.messages.wire_format import Request, request_of
 from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
+from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import Priority
 
 # Old mail is worse than none: a send that could not be carried out within three days of its due time expires.
 SEND_EXPIRY = timedelta(hours=72)
 
 IN_DOUBT = tuple(choice.value for choice in Choice)
-
-DEFAULT_APPLICATION = "default"
 
 
 class Never:

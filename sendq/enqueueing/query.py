@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
-from urllib.parse import quote, urlencode
 
+from sendq.enqueueing.page_query import page_query
 from sendq.enqueueing.shared import Shared, check_shared
 from sendq.errors import Problem
 from sendq.messages.addresses import fault, trimmed, wire_form
 from sendq.messages.characters import text_fault
-
-# Messages per page. Nylas's page on quota errors advises no more, because larger listings use up the quota.
-PAGE = 20
 
 MAX_ANY_EMAIL = 25
 MAX_TEXT = 2_000  # characters of one filter; a query string much longer is refused by servers on its way
@@ -94,12 +91,6 @@ def freeze_query(query: Query) -> bytes:
     """The query string of a listing's first page."""
     values = {name.rstrip("_"): _on_the_wire(name, value) for name, value in given(query).items()}
     return page_query(values | query.shared.parameters(*_SHARED))
-
-
-def page_query(filters: dict[str, str], *, limit: int = PAGE) -> bytes:
-    """The query string of a page, with sorted filters. It asks for the ids of messages only."""
-    shape = {"limit": str(limit), "select": "id"}
-    return urlencode([*sorted((filters | shape).items())], quote_via=quote).encode()
 
 
 def _on_the_wire(name: str, value: Any) -> str:

@@ -14,10 +14,11 @@ from sendq.messages.attachment import content_problems
 from sendq.messages.characters import text_fault
 from sendq.messages.content import MOST_BYTES
 from sendq.messages.field_checks import add_fault, check_metadata
+from sendq.messages.forms import MAX_MULTIPART_BYTES, MIME, most_bytes
 from sendq.messages.message import Message, people_of, value_problems
 from sendq.messages.mime import MimeMessage, mime_problems
 from sendq.messages.payload import freeze_send
-from sendq.messages.wire_format import MAX_MULTIPART_BYTES, MIME, most_bytes, request_of
+from sendq.messages.wire_format import request_of
 
 # Exchange Online's default limit per message, to, cc and bcc together. An administrator may raise it to 1,000, of which
 # nothing can be known here; above the limit the message is rejected for all recipients.

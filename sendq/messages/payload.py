@@ -14,28 +14,18 @@ The input has been checked before (`sendq.enqueueing.validation`): a lone surrog
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from json import JSONEncoder
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from sendq.messages.addresses import wire_form
 from sendq.messages.fields import Recipient
+from sendq.messages.forms import encoded
 from sendq.messages.mark import JOB_HEADER
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 
 _DIGEST_VERSION = 1
-
-# Not pydantic's serializer: these bytes go into digests that outlive its versions.
-_encode = JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")).encode
-
-
-def encoded(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
-    return _encode(value).encode()
 
 
 def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1") -> bytes:
@@ -64,29 +54,6 @@ def freeze_changes(
         "metadata": None if metadata is None else dict(sorted(metadata.items())),
     }
     return encoded({field: value for field, value in changes.items() if value is not None})
-
-
-def keep_mark(changes: bytes, *, job_id: str, metadata_key: str) -> bytes:
-    """The body of a modification that replaces metadata, with the mark added, for a message that this queue sent."""
-    payload = json.loads(changes)
-    payload["metadata"] = {**payload["metadata"], metadata_key: job_id}
-    return encoded(payload)
-
-
-def with_parameters(body: bytes, parameters: Mapping[str, str]) -> bytes:
-    """A request as it is stored: its query parameters and a line feed, if it has any, then its body.
-
-    Neither part contains a line feed: JSON and URLs escape it.
-    """
-    if not parameters:
-        return body
-    return urlencode(sorted(parameters.items()), quote_via=quote, safe="").encode() + b"\n" + body
-
-
-def split_parameters(request: bytes) -> tuple[str, bytes]:
-    """The query string (empty if there is none) and the body of a request stored by `with_parameters`."""
-    parameters, _, body = request.rpartition(b"\n")
-    return parameters.decode(), body
 
 
 def send_digest(

@@ -19,20 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sendq.messages.attachment import MESSAGE_PART, Attachment, part_names
-from sendq.messages.content import MOST_BYTES, Content
+from sendq.messages.content import Content
+from sendq.messages.forms import JSON, JSON_TYPE, MAX_JSON_BYTES, MIME, MULTIPART, content_length, encoded
 from sendq.messages.mark import JOB_HEADER
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
-from sendq.messages.payload import encoded, freeze_send
-
-JSON_TYPE = "application/json"
-
-# For the whole JSON request, not only its attachments; above it Nylas requires multipart. Their page says 3 MB, and not
-# whether that is 10^6 or 2^20 bytes each: this is the smaller.
-MAX_JSON_BYTES = 3_000_000
-MAX_MULTIPART_BYTES = MOST_BYTES
-
-JSON, MULTIPART, MIME = "json", "multipart", "mime"
+from sendq.messages.payload import freeze_send
 
 _MIME_HEAD = 'Content-Disposition: form-data; name="mime"; filename="message.eml"\r\nContent-Type: message/rfc822'
 
@@ -61,11 +53,6 @@ class Request:
         return len(self.opening) + sum(sizes)
 
 
-def content_length(form: str, size: int) -> int:
-    """The bytes that a content of ``size`` needs in a request of this form."""
-    return (size + 2) // 3 * 4 if form == JSON else size
-
-
 def request_of(message: Message | MimeMessage, *, job_id: str, metadata_key: str) -> Request:
     """The request that sends ``message``; its size decides the form. The message has been checked."""
     if isinstance(message, MimeMessage):
@@ -73,11 +60,6 @@ def request_of(message: Message | MimeMessage, *, job_id: str, metadata_key: str
     text = freeze_send(message, job_id=job_id, metadata_key=metadata_key)
     request = _json(text, message.attachments)
     return request if request.length <= MAX_JSON_BYTES else _multipart(text, message.attachments, job_id)
-
-
-def most_bytes(form: str) -> int:
-    """The size limit of a request of this form."""
-    return MAX_JSON_BYTES if form == JSON else MAX_MULTIPART_BYTES
 
 
 def _json(text: bytes, attachments: tuple[Attachment, ...]) -> Request:

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from sendq.clock import Micros, micros
 from sendq.enqueueing.arguments import check_grant
-from sendq.enqueueing.planning import DEFAULT_APPLICATION
 from sendq.errors import InvalidQuery, Problem
 from sendq.ledger.reading.filters import LaneFilter, Period
 from sendq.rules.pace import PROVIDERS
+from sendq.scope import DEFAULT_APPLICATION
 
 E = TypeVar("E", bound=Enum)
 

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from sqlalchemy import Connection
 
-from sendq.enqueueing.planning import DEFAULT_APPLICATION
 from sendq.ledger import deliveries as ledger_deliveries
 from sendq.ledger import events as ledger_events
 from sendq.ledger import outcomes
@@ -25,6 +24,7 @@ from sendq.operators.filters import (
     scope_of,
 )
 from sendq.rules.states import State
+from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import (
     BatchView,
     DeadLetter,

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from sendq.enqueueing.planning import DEFAULT_APPLICATION
 from sendq.queue import SendQueue
+from sendq.scope import DEFAULT_APPLICATION
 from sendq.webhooks.notice import BODY_MOST, TOO_LARGE, Received, challenge
 from sendq.webhooks.receiving import receive, receive_async
 

@@ -6,10 +6,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sendq.clock import Micros
-from sendq.enqueueing.planning import DEFAULT_APPLICATION
 from sendq.errors import SendqError
 from sendq.ledger.grant_notices import take_in
 from sendq.queue import SendQueue
+from sendq.scope import DEFAULT_APPLICATION
 from sendq.webhooks.notice import Notice, Received, read
 
 if TYPE_CHECKING:

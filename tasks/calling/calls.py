@@ -15,11 +15,11 @@ from collections.abc import Callable
 from urllib.parse import parse_qsl
 
 from sendq.clock import Micros
-from sendq.enqueueing.query import page_query
+from sendq.enqueueing.page_query import page_query
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.outcomes import Page
-from sendq.messages.payload import keep_mark, split_parameters
-from sendq.messages.wire_format import MIME
+from sendq.messages.forms import MIME, split_parameters
+from sendq.messages.mark import keep_mark
 from sendq.rules.rule_ids import DIED, RETURNED, STOPPED
 from tasks.calling.nylas import Application, NylasClient
 from tasks.calling.page import Listed, read_page

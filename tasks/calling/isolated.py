@@ -32,7 +32,7 @@ from uuid import UUID
 
 from sendq import clock
 from sendq.facts.jobs import ClaimedJob
-from sendq.messages.wire_format import JSON_TYPE
+from sendq.messages.forms import JSON_TYPE
 from tasks.calling.calls import read_answer
 from tasks.calling.nylas import SLOWEST_UPLOAD, Application, NylasClient
 from tasks.calling.upload import INCOMPLETE, Upload

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from sendq.errors import Unreadable
 from sendq.messages.content import StoredPiece, chunk_count
-from sendq.messages.wire_format import JSON, content_length
+from sendq.messages.forms import JSON, content_length
 
 INCOMPLETE = "incomplete"
 UNREADABLE = "unreadable"

@@ -24,13 +24,19 @@ BYTECODE = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(ROOT / ".r
 
 
 class Crew:
-    """``size`` workers ``celery -A app``, with logs and a board in ``directory``; ``ready`` checks if one works."""
+    """``size`` workers ``python -m program``, with logs and a board in ``directory``; ``ready`` checks if one works."""
 
     def __init__(
-        self, directory: Path, environ: Mapping[str, str], size: int, *arguments: str, app: str, ready: Ready
+        self,
+        directory: Path,
+        environ: Mapping[str, str],
+        size: int,
+        *arguments: str,
+        program: Sequence[str],
+        ready: Ready,
     ) -> None:
         self.size, self.board, self.restarts = size, Board(directory / "board"), 0
-        self._directory, self._app, self._arguments, self._ready = directory, app, arguments, ready
+        self._directory, self._program, self._arguments, self._ready = directory, program, arguments, ready
         self._environ = {**environ, **BYTECODE, VARIABLE: str(self.board.path)}
         self._workers: list[Worker] = []
         self._changed = threading.Lock()
@@ -79,5 +85,5 @@ class Crew:
             self.restarts += len(self._workers) - len(living)
             while len(living) < self.size:
                 log = self._directory / f"worker-{self.restarts}-{len(living)}.log"
-                living.append(Worker(self._environ, log, *self._arguments, app=self._app))
+                living.append(Worker(self._environ, log, *self._arguments, program=self._program))
             self._workers = living

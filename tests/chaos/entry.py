@@ -1,4 +1,4 @@
-"""``celery -A tests.chaos.entry worker``: the real worker, which may die at named places or have a wrong clock."""
+"""``python -m tests.chaos.entry``: the real worker, which may die at named places or have a wrong clock."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def _reached(point: str) -> None:
 failpoints.reached = _reached
 clock.now = _wrong_time
 
-from worker.celery import app  # noqa: E402  # it passes the clock on when the worker starts
+from worker.__main__ import main  # noqa: E402  # it passes the clock on when the worker starts
 
-__all__ = ["app"]
+main()

@@ -27,6 +27,7 @@ NAME = "plain-celery"
 CREW, LANES, RATE = 3, 60, 60  # jobs per second, or as many as the machine manages
 GAP_S = (1.0, 4.0)  # between two kills, in addition to the start of a worker
 HELD_UP_S = 2.0  # a mail accepted later than this after its enqueueing was held up by a kill
+PROGRAM = ("celery", "-A", "tests.chaos.plain_app", "worker", "--without-gossip", "--without-mingle")
 THREADS = 30  # of a plain worker: simultaneous calls
 # After this long without a message no more will come: three times the visibility timeout.
 SILENCE_S = 90.0
@@ -132,7 +133,7 @@ def _plain(name: str, directory: Path, *, keyed: bool) -> Iterator[Side]:
         }  # fmt: skip
         crew = Crew(
             directory, environ, CREW, "-P", "threads", "-c", str(THREADS), "-l", "INFO",
-            app="tests.chaos.plain_app", ready=lambda worker: " ready." in worker.said(),
+            program=PROGRAM, ready=lambda worker: " ready." in worker.said(),
         )  # fmt: skip
         numbers = iter(range(1, sys.maxsize))
         message = {"to": [{"email": "leyah@example.com"}], "subject": "Invoice 42", "body": "<p>42</p>"}

@@ -168,7 +168,9 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
                 ledger = stack.enter_context(Proxy(cluster.pg.host, cluster.pg.port))
                 settings["DATABASE_URL"] = ledger.in_place_of(url)
         environ = system.environ(**settings)
-        crew = Crew(directory, environ, scenario.crew, app="tests.chaos.entry", ready=partial(_registered, system))
+        crew = Crew(
+            directory, environ, scenario.crew, program=["tests.chaos.entry"], ready=partial(_registered, system)
+        )
         stack.callback(crew.stop)
         load = Load(system.queue, seed=seed, lanes=scenario.lanes, rate=scenario.rate)
         yield Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk)

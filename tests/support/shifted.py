@@ -1,4 +1,4 @@
-"""``celery -A tests.support.shifted``: the worker, with a clock that a test sets.
+"""``python -m tests.support.shifted``: the worker, with a clock that a test sets.
 
 ``SHIFTED_CLOCK`` names a file with the seconds by which the clock is wrong; a test may rewrite it while the worker
 runs. The worker's code is not changed: its clock is injected, as in production.
@@ -23,6 +23,6 @@ def now() -> Micros:
 
 clock.now = now
 
-from worker.celery import app  # noqa: E402  # it passes the clock on when the worker starts
+from worker.__main__ import main  # noqa: E402  # it passes the clock on when the worker starts
 
-__all__ = ["app"]
+main()

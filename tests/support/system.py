@@ -55,12 +55,13 @@ UNPACED = json.dumps(
 
 
 class Worker:
-    """One worker process, ``celery -A worker worker``."""
+    """One worker process, ``python -m worker``. ``program``: what runs instead, after ``-m``."""
 
-    def __init__(self, environ: dict[str, str], log: Path, *arguments: str, app: str = "worker") -> None:
+    def __init__(
+        self, environ: dict[str, str], log: Path, *arguments: str, program: Sequence[str] = ("worker",)
+    ) -> None:
         self.log = log
-        command = [sys.executable, "-m", "celery", "-A", app, "worker"]
-        command += ["--without-gossip", "--without-mingle", *arguments]
+        command = [sys.executable, "-m", *program, *arguments]
         with log.open("ab") as stream:
             self.process = subprocess.Popen(command, env=environ, cwd=ROOT, stdout=stream, stderr=stream)
 
@@ -118,11 +119,11 @@ class System:
         ``wrong_clock``: path of a file with the seconds by which its clock is wrong; it may change while the worker
         runs.
         """
-        environ, app = self.environ(**settings), "worker"
+        environ, program = self.environ(**settings), "worker"
         if wrong_clock:
-            environ["SHIFTED_CLOCK"], app = wrong_clock, "tests.support.shifted"
+            environ["SHIFTED_CLOCK"], program = wrong_clock, "tests.support.shifted"
         began = time.monotonic()
-        worker = Worker(environ, self.directory / f"worker-{len(self.workers)}.log", *arguments, app=app)
+        worker = Worker(environ, self.directory / f"worker-{len(self.workers)}.log", *arguments, program=[program])
         self.workers.append(worker)
 
         def there() -> bool:

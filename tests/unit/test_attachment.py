@@ -13,7 +13,7 @@ from sendq.enqueueing.planning import Options, plan_sends
 from sendq.enqueueing.senders import Senders
 from sendq.errors import Problem
 from sendq.messages.content import MOST_BYTES
-from sendq.messages.wire_format import MAX_JSON_BYTES
+from sendq.messages.forms import MAX_JSON_BYTES
 
 NOW = 1_780_000_000_000_000
 RAW = b"From: Ann <ann@example.com>\r\nTo: b@example.com\r\nSubject: Hi\r\n\r\nBody\r\n"

@@ -11,7 +11,7 @@ from sendq.clock import SECOND
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.shared import Shared
-from sendq.messages.payload import split_parameters
+from sendq.messages.forms import split_parameters
 
 START = 1_780_000_000 * SECOND
 READ = Changes(unread=False)

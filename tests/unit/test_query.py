@@ -8,7 +8,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from sendq.enqueueing.query import PAGE, Query, check_query, freeze_query, given
+from sendq.enqueueing.page_query import PAGE
+from sendq.enqueueing.query import Query, check_query, freeze_query, given
 
 NOON = datetime(2026, 7, 1, 12, tzinfo=UTC)
 

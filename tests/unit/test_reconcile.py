@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.clock import SECOND, Micros
-from sendq.messages.wire_format import MAX_MULTIPART_BYTES
+from sendq.messages.forms import MAX_MULTIPART_BYTES
 from sendq.rules.reconcile import (
     APART,
     EARLY_LOOKS,

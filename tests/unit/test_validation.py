@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sendq.enqueueing.validation import MAX_RECIPIENTS_MICROSOFT, check_changes, check_message
 from sendq.errors import InvalidJob, Problem
 from sendq.messages.fields import CustomHeader, TrackingOptions
+from sendq.messages.forms import MAX_JSON_BYTES, MAX_MULTIPART_BYTES
 from sendq.messages.message import Message
 from sendq.messages.payload import freeze_send
-from sendq.messages.wire_format import MAX_JSON_BYTES, MAX_MULTIPART_BYTES
 
 JOB_ID = "0197a1b2-0000-7000-8000-000000000001"
 

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from sendq.messages.attachment import Attachment
 from sendq.messages.content import CHUNK
+from sendq.messages.forms import MAX_JSON_BYTES
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.messages.payload import freeze_send, mime_digest, send_digest
-from sendq.messages.wire_format import MAX_JSON_BYTES, Request, request_of
+from sendq.messages.wire_format import Request, request_of
 
 JOB = "0197a1b2-0000-7000-8000-000000000001"
 BOUNDARY = "sendq-0197a1b2000070008000000000000001"

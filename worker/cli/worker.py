@@ -14,10 +14,10 @@ from worker.cli.passed_on import PASSED_ON
 @click.command(context_settings={**PASSED_ON, "help_option_names": []})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def worker(arguments: tuple[str, ...]) -> None:
-    """Run a production worker: `celery -A worker worker` with sendq's defaults; ARGUMENTS are Celery's (-E, -n NAME …).
+    """Run a production worker; ARGUMENTS are those of `celery worker` (-E, -n NAME, …).
 
-    Needs DATABASE_URL, REDIS_URL and an API key. It becomes Celery's process, so signals reach it directly. For
-    Celery's options see: celery worker --help
+    Needs DATABASE_URL, REDIS_URL and an API key, and checks them first. It becomes the worker's process, so signals
+    reach it directly. For the options see: celery worker --help
     """
     from worker.processes.children import with_checkout, worker_argv
 

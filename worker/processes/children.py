@@ -14,14 +14,14 @@ from worker.processes.guard import Guarded
 GRACE_MARGIN_S = 5.0
 
 
-def celery_argv(*arguments: str) -> list[str]:
-    """The command line of Celery with our application."""
-    return [sys.executable, "-m", "celery", "-A", "worker", *arguments]
+def flower_argv(*arguments: str) -> list[str]:
+    """The command line of Flower with our application."""
+    return [sys.executable, "-m", "celery", "-A", "worker", "flower", *arguments]
 
 
 def worker_argv(*arguments: str) -> list[str]:
-    """A worker as in production. Workers know of each other through the ledger, so gossip and mingle are off."""
-    return celery_argv("worker", "--without-gossip", "--without-mingle", *arguments)
+    """The command line of a worker, as in production."""
+    return [sys.executable, "-m", "worker", *arguments]
 
 
 def with_checkout(environ: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,7 @@ from settings import Settings, SettingsError
 from settings.environ import ROOT
 from settings.values import nth_address
 from worker.doctor.check_redis import redis_items
-from worker.processes.children import celery_argv, start_child, worker_argv
+from worker.processes.children import flower_argv, start_child, worker_argv
 from worker.processes.guard import Guarded
 from worker.processes.stopping import Stop, Stopping, stoppable
 from worker.redis.embedded import EmbeddedRedis
@@ -68,7 +68,7 @@ def up(
             if flower:
                 where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}", f"--conf={ROOT / 'flowerconfig.py'}"]
                 without = {name: value for name, value in given.items() if not NOT_FOR_FLOWER(name)}
-                children.start("flower", celery_argv("flower", *where), without)
+                children.start("flower", flower_argv(*where), without)
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(say)

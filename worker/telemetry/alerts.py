@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-import sentry_sdk
-
 from sendq.facts.outcomes import Outcome
 from sendq.facts.turns import Recorded
 from sendq.rules.rule_ids import NO_KEY
 from sendq.rules.states import Event
+from settings.sentry import active_sentry
 from tasks.policy.row import Policy
 
 # A thousand dead letters of one rule are one problem: this process reports a kind and rule again after this long.
@@ -34,7 +33,8 @@ class Alerts:
 
     def recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
         """Report a committed group of outcomes."""
-        if not sentry_sdk.is_initialized():
+        sentry = active_sentry()
+        if sentry is None:
             return
         incidents = {outcome.id for outcome in recorded.incidents}
         for outcome in outcomes:
@@ -46,19 +46,19 @@ class Alerts:
                 self._alert("unexpected_answer", outcome.rule, job=str(outcome.job_id))
             elif outcome.event is Event.RETURN and outcome.attempt is not None:
                 crumb = {"job": str(outcome.job_id), "rule": outcome.rule}
-                sentry_sdk.add_breadcrumb(category="sendq.retry", message=outcome.rule, data=crumb)
+                sentry.add_breadcrumb(category="sendq.retry", message=outcome.rule, data=crumb)
         for outcome in recorded.sent_twice:
             alert("sent_twice", outcome.rule, level="fatal", job=str(outcome.job_id))
 
     def unreadable(self, key_name: str) -> None:
         """Jobs wait for an encryption key that this worker does not have: one issue per key."""
-        if sentry_sdk.is_initialized() and key_name not in self._keys:
+        if active_sentry() and key_name not in self._keys:
             self._keys.add(key_name)
             alert(NO_KEY, key_name, level="error")
 
     def in_doubt(self, job: UUID, rule: str | None) -> None:
         """A job went in doubt, whatever the cause. Called once per job, when reconciliation starts."""
-        if sentry_sdk.is_initialized():
+        if active_sentry():
             self._alert("in_doubt", rule or "", job=str(job))
 
     def _alert(self, kind: str, rule: str, **ids: str) -> None:
@@ -70,10 +70,13 @@ class Alerts:
 
 def alert(kind: str, rule: str, *, level: str = "warning", **ids: str) -> None:
     """Send one event to Sentry, grouped by kind and rule."""
-    with sentry_sdk.new_scope() as scope:
+    sentry = active_sentry()
+    if sentry is None:
+        return
+    with sentry.new_scope() as scope:
         scope.fingerprint = ["sendq", kind, rule]
         scope.set_tag("sendq.kind", kind)
         scope.set_tag("sendq.rule", rule)
         scope.set_context("sendq", ids)
-        scope.set_level(level)  # type: ignore[arg-type]
-        sentry_sdk.capture_message(f"{kind}: {rule}", scope=scope)
+        scope.set_level(level)
+        sentry.capture_message(f"{kind}: {rule}", scope=scope)

@@ -10,14 +10,12 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import sentry_sdk
-from sentry_sdk.tracing import TransactionSource
-
 from sendq import clock
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.outcomes import Outcome
 from sendq.rules.states import Event
 from settings.celery import QUEUE
+from settings.sentry import active_sentry
 
 METHODS = {"send": "POST", "modify": "PUT", "delete": "DELETE", "list": "GET"}
 
@@ -32,21 +30,22 @@ class Traces:
 
     def recorded(self, outcomes: Sequence[Outcome]) -> None:
         """Trace a random share of a committed group."""
-        if not self._share or not sentry_sdk.is_initialized():
+        sentry = active_sentry() if self._share else None
+        if sentry is None:
             return
         for outcome in outcomes:
             if outcome.attempt is not None and self._chance() < self._share:
-                _trace(outcome, recorded_at=self._now())
+                _trace(sentry, outcome, recorded_at=self._now())
 
 
-def _trace(outcome: Outcome, *, recorded_at: Micros) -> None:
+def _trace(sentry: Any, outcome: Outcome, *, recorded_at: Micros) -> None:
     attempt = outcome.attempt
     assert attempt is not None
     begun_at, ended_at = attempt.begun_at, attempt.ended_at
-    transaction = sentry_sdk.start_transaction(
+    transaction = sentry.start_transaction(
         op="queue.process",
         name=f"sendq.{outcome.operation}",
-        source=TransactionSource.TASK,
+        source=sentry.tracing.TransactionSource.TASK,
         origin="manual.sendq",
         start_timestamp=begun_at / SECOND,
         sampled=True,

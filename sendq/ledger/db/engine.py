@@ -6,7 +6,6 @@ prepared statements), so PgBouncer in transaction mode works.
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -232,7 +231,7 @@ def meaning_of(error: exc.DBAPIError) -> Retryable | LedgerUnavailable | SchemaM
         return Retryable("the database aborted the transaction; roll back and run it again")
     if state in ("42P01", "42703"):
         return SchemaMismatch("the ledger has no such table or column; run: python -m sendq migrate")
-    if isinstance(original, sqlite3.OperationalError):
+    if _of_sqlite(original):
         message = str(original)
         if "locked" in message or "busy" in message:
             return Retryable("the SQLite ledger is locked by another writer; roll back and run it again")
@@ -244,6 +243,12 @@ def meaning_of(error: exc.DBAPIError) -> Retryable | LedgerUnavailable | SchemaM
     if is_disconnect(error):
         return LedgerUnavailable("the ledger cannot be reached; check the database URL and that the server runs")
     return None
+
+
+def _of_sqlite(error: BaseException | None) -> bool:
+    import sqlite3  # only here: a ledger on PostgreSQL does not need it
+
+    return isinstance(error, sqlite3.OperationalError)
 
 
 def is_disconnect(error: exc.DBAPIError) -> bool:

@@ -1,14 +1,18 @@
-"""Waiting for commits of other processes, and the database's clock. Uses connections outside of the engine's pool."""
+"""Waiting for commits of other processes, and the database's clock. Uses connections outside of the engine's pool.
+
+Each driver is imported where it is used: a process needs only one of them.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from sqlalchemy import Connection, Engine, text
 
 from sendq.clock import Micros
+
+if TYPE_CHECKING:
+    import psycopg
 
 _TIME = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
 
@@ -22,6 +26,8 @@ def server_time(connection: Connection) -> Micros | None:
 
 def listen(engine: Engine, channel: str) -> psycopg.Connection[Any]:
     """A new connection to PostgreSQL that receives the notifications of ``channel`` until it is closed."""
+    import psycopg
+
     arguments, options = engine.dialect.create_connect_args(engine.url)
     connection = psycopg.connect(*arguments, **options, autocommit=True)
     connection.execute(f"LISTEN {channel}".encode())
@@ -32,6 +38,8 @@ class WriteCounter:
     """Detects writes to a SQLite file by other connections. A check costs a few microseconds of CPU."""
 
     def __init__(self, path: str) -> None:
+        import sqlite3
+
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._seen = self._version()
 

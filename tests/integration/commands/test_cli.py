@@ -419,7 +419,7 @@ class TestStartingAWorker:
         assert (status, out, err.count("\n")) == (2, "", 1)
         assert "sendq migrate" in err
 
-    def test_it_becomes_celerys_worker_with_celerys_options(self, sqlite_ledger_url: str, redis_url: str) -> None:
+    def test_it_becomes_the_worker_with_celerys_options(self, sqlite_ledger_url: str, redis_url: str) -> None:
         environment = bare_environment(
             DATABASE_URL=sqlite_ledger_url, NYLAS_API_KEY="k", NYLAS_API_URI="http://127.0.0.1:1", REDIS_URL=redis_url
         )

@@ -25,6 +25,8 @@ def tmp() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+WORKER = "-m worker "  # in a worker's command line, and in no other process's
+
 HANGUPS = [pytest.param(*each, marks=pytest.mark.long) for each in ((signal.SIGTERM, 143), (signal.SIGHUP, 129))]
 
 
@@ -57,7 +59,7 @@ class TestTheDemo:
                 "interpreter": lambda: True,
                 "temporary directory": demo.files,
                 "redis": lambda: any("redis-server" in line for line in demo.alive()),
-                "worker": lambda: any("celery" in line for line in demo.alive()),
+                "worker": lambda: any(WORKER in line for line in demo.alive()),
             }
             eventually(signs[begun], begun)
             if begun == "interpreter":
@@ -103,7 +105,7 @@ class TestTheDemo:
     def test_a_worker_that_dies_is_told_and_its_log_kept(self, tmp: Path) -> None:
         with running(["demo"], tmp) as demo:
             demo.line_with("dead 1")
-            (worker,) = [each for each, line in demo.family() if "celery" in line and "guard.py" not in line]
+            (worker,) = [each for each, line in demo.family() if WORKER in line]
             worker.kill()
             demo.process.communicate(timeout=LIMIT_S)
             assert demo.process.returncode == 1

@@ -19,7 +19,7 @@ import pytest
 
 from sendq.ids import new_id
 from sendq.messages.content import StoredPiece
-from sendq.messages.wire_format import JSON
+from sendq.messages.forms import JSON
 from sendq.simulator import Fault, Simulator
 from tasks.calling import isolated
 from tasks.calling.isolated import Alone, NoProcess

@@ -36,7 +36,7 @@ class Supervisor:
     def _run(self) -> None:
         environ = self._system.environ(SENDQ_BEAT_INTERVAL_S="0.5", SENDQ_STALE_AFTER_S="4", SENDQ_CONCURRENCY="20")
         environ["PYTHONPATH"] = f"{POISON}:{environ['PYTHONPATH']}"
-        command = [sys.executable, "-m", "celery", "-A", "worker", "worker", "--without-gossip", "--without-mingle"]
+        command = [sys.executable, "-m", "worker"]
         with (self._system.directory / "supervised.log").open("ab") as log:
             while not self._end.is_set():
                 self.starts += 1
