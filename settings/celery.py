@@ -22,6 +22,9 @@ QUEUE = "sendq"
 # unreachable ledger delays turns.
 ENQUEUE_QUEUE = "sendq.enqueue"
 
+# The hash of messages that a worker has received and not acknowledged.
+UNACKED = f"{QUEUE}.unacked"
+
 # Messages that a dead worker had received but not started are restored after this long. By then the ledger has
 # dispatched their turns again, and the copies claim nothing. Long, so that no message waiting in a live worker is
 # duplicated.
@@ -43,9 +46,9 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_S,
             "unacked_restore_limit": 500,  # restoring blocks the worker's loop for 1.5 ms per message
-            "unacked_key": f"{QUEUE}.unacked",
-            "unacked_index_key": f"{QUEUE}.unacked_index",
-            "unacked_mutex_key": f"{QUEUE}.unacked_mutex",
+            "unacked_key": UNACKED,
+            "unacked_index_key": f"{UNACKED}_index",
+            "unacked_mutex_key": f"{UNACKED}_mutex",
             "socket_timeout": SOCKET_TIMEOUT_S,
             "socket_connect_timeout": 2.0,
             "socket_keepalive": True,

@@ -6,6 +6,7 @@ Importing this module reads the environment.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ from settings.values import mask
 from tasks import failpoints
 from worker.bundles import BUNDLE, as_message
 from worker.processes import garbage
+from worker.redis import transport
 from worker.redis.unknown_messages import UnknownMessages
 from worker.telemetry import journal
 
@@ -54,8 +56,12 @@ def _settings() -> tuple[Settings, dict[str, Any]]:
         raise SystemExit(2) from None
 
 
+# Flower does not show buttons that the workers refuse (`worker.remote_control`).
+os.environ.setdefault("FLOWER_READ_ONLY", "true")
+
 settings, _config = _settings()
-app = Celery("sendq")
+transport.register()
+app = Celery("sendq", control="worker.remote_control:Control")
 app.conf.update(_config)
 
 

@@ -6,6 +6,7 @@ import json
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,6 +29,14 @@ class Flower:
         with suppress(OSError), urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
             return answer.read().decode() if path == "/metrics" else json.load(answer)
         return None
+
+    def post(self, path: str) -> tuple[int, str]:
+        """Press a button: the status and the text of the answer."""
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"{self.url}{path}", data=b""), timeout=30) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
 
     def worker(self, **wanted: int) -> dict[str, Any]:
         """The worker as Flower knows it from events, once it has these numbers, else {}. Early events are missed."""
@@ -57,10 +66,10 @@ def child(command: list[str], environ: dict[str, str], log: Path, cwd: Path = RO
 
 
 @contextmanager
-def flower(system: System) -> Iterator[Flower]:
-    """Flower beside the system, once it answers."""
+def flower(system: System, **options: str) -> Iterator[Flower]:
+    """Flower beside the system, once it answers. ``options`` are environment variables."""
     port = free_port()
-    environ = system.environ(FLOWER_UNAUTHENTICATED_API="true")
+    environ = system.environ(FLOWER_UNAUTHENTICATED_API="true", **options)
     command = [sys.executable, "-m", "celery", "-A", "worker", "flower", "--address=127.0.0.1", f"--port={port}"]
 
     with child(command, environ, system.directory / "flower.log"):

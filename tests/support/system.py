@@ -113,6 +113,10 @@ class System:
             **settings,
         }
 
+    def start_controlled_worker(self, **settings: str) -> Worker:
+        """`start_worker`, with one that obeys `control`."""
+        return self._start("tests.support.controlled", self.environ(**settings))
+
     def start_worker(self, *arguments: str, wrong_clock: str = "", **settings: str) -> Worker:
         """Start a worker and wait until it is registered in the ledger.
 
@@ -122,6 +126,9 @@ class System:
         environ, program = self.environ(**settings), "worker"
         if wrong_clock:
             environ["SHIFTED_CLOCK"], program = wrong_clock, "tests.support.shifted"
+        return self._start(program, environ, *arguments)
+
+    def _start(self, program: str, environ: dict[str, str], *arguments: str) -> Worker:
         began = time.monotonic()
         worker = Worker(environ, self.directory / f"worker-{len(self.workers)}.log", *arguments, program=[program])
         self.workers.append(worker)
@@ -171,8 +178,8 @@ class System:
             client.delete("sendq")
 
     def control(self, *command: str) -> None:
-        """Send the workers a remote control command, as an operator does."""
-        run = [sys.executable, "-m", "celery", "-A", "worker", "control", *command]
+        """Stop or start the consumers of workers (`start_controlled_worker`): cancel_consumer, add_consumer."""
+        run = [sys.executable, "-m", "celery", "-A", "tests.support.controlled", "control", *command]
         subprocess.run(run, env=self.environ(), cwd=ROOT, check=True, capture_output=True, timeout=LIMIT_S)
 
     def states(self) -> Counter[State]:

@@ -18,24 +18,41 @@ from celery.worker.consumer import Consumer
 
 from settings.celery import QUEUE
 from worker.processes.periodic_loop import PeriodicLoop
+from worker.redis.transport import PARKED
 from worker.telemetry import journal
 
-PARKED = f"{QUEUE}.unknown"
 LOOK_EVERY_S = 60.0
 LOOK_MOST = 1_000  # at one time
 
 
 class PatientConsumer(Consumer):  # type: ignore[misc]
-    """Celery's consumer, except for messages that it cannot turn into a task."""
+    """Celery's consumer, except for messages that it cannot turn into a task, and for what workers tell each other.
+
+    Workers know of each other through the ledger. Celery's gossip and mingle would read what anybody published, and run
+    tasks for them.
+    """
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """Celery's steps, with our remote control."""
+
+        default_steps = [  # noqa: RUF012
+            "worker.remote_control:Step" if step == "celery.worker.consumer.control:Control" else step
+            for step in Consumer.Blueprint.default_steps
+        ]
+
+    def __init__(self, *positional: Any, **options: Any) -> None:
+        super().__init__(*positional, **options | {"without_gossip": True, "without_mingle": True})
 
     def create_task_handler(self) -> Callable[[Any], None]:
         """A malformed body would crash this worker and then, restored, the next ones."""
         handle = super().create_task_handler()
 
         def handle_or_drop(message: Any) -> None:
+            if str(message.headers.get("task")).startswith("celery."):  # Celery's own, which run or repeat other tasks
+                return self._drop(message)
             try:
                 handle(message)
-            except (TypeError, ValueError, LookupError, AttributeError):
+            except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError):
                 self._drop(message)
 
         return handle_or_drop
@@ -57,8 +74,9 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
         self._drop(message)
 
     def _drop(self, message: Any) -> None:
-        message.ack_log_error(_Silent(), self.connection_errors)
-        journal.newer_version("message", "damaged")
+        if not message.acknowledged:
+            message.ack_log_error(_Silent(), self.connection_errors)
+        journal.message_dropped(QUEUE, "damaged, or of another application", size=len(message.body or b""))
 
 
 class UnknownMessages(PeriodicLoop):
@@ -80,10 +98,9 @@ class UnknownMessages(PeriodicLoop):
 def take_back(app: Celery, connection: Any) -> int:
     """Move parked messages whose task is known here to the workers' queue; return how many."""
     known = 0
-    with app.producer_or_acquire() as producer, connection.SimpleQueue(PARKED) as parked:
-        queue = parked.queue
-        for _ in range(min(LOOK_MOST, parked.qsize())):
-            message = queue.get()
+    with app.producer_or_acquire() as producer, connection.channel() as channel:
+        for _ in range(min(LOOK_MOST, channel.queue_declare(PARKED).message_count)):
+            message = channel.basic_get(PARKED)
             if message is None:
                 break
             is_known = message.headers.get("task") in app.tasks

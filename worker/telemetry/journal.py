@@ -270,6 +270,11 @@ def newer_version(what: str, name: str) -> None:
         _log.warning("newer_version", what=what, name=name[:80])
 
 
+def message_dropped(key: str, reason: str, *, size: int) -> None:
+    """Something in a key of the broker is no message that a worker can read, and was dropped. `size`: its bytes."""
+    _log.warning("message_dropped", key=key, reason=reason, size=size)
+
+
 def heartbeat_file_failed(error: BaseException) -> None:
     """The heartbeat file cannot be written, so `sendq health` will not find this worker."""
     _log.warning("heartbeat_file_failed", error=type(error).__name__)

@@ -81,7 +81,7 @@ class TestTheCanary:
         assert (status, said["link"]) == (1, "broker")
 
     def test_names_a_worker_that_does_not_read(self, system: System) -> None:
-        worker = system.start_worker()
+        worker = system.start_controlled_worker()
         eventually(lambda: "ready." in worker.said(), "a consumer")
         system.control("cancel_consumer", "sendq")
         status, said = ask(system, "--limit", "10")

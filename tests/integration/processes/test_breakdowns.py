@@ -49,7 +49,7 @@ class TestRedis:
         assert worker.process.poll() is None
 
     def test_turns_in_a_broker_that_lost_everything_are_handed_out_again(self, system: System) -> None:
-        system.start_worker(SENDQ_UNCLAIMED_AFTER_S="3")
+        system.start_controlled_worker(SENDQ_UNCLAIMED_AFTER_S="3")
         system.control("cancel_consumer", "sendq")  # it dispatches still, and reads nothing
         jobs = send(system, 10)
         offered = "SELECT count(*) FROM sendq_lane WHERE turn = 'offered'"

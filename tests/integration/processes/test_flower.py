@@ -6,16 +6,19 @@ import os
 import socket
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 
 from sendq import State
 from sendq.simulator import Fault
 from tests.support.flower import child, flower
-from tests.support.system import System, mail
+from tests.support.system import ROOT, System, mail
 from tests.support.waiting import LIMIT_S, eventually
+from worker.remote_control import REFUSED
 
 
 class TestFlower:
@@ -90,6 +93,41 @@ class TestFlower:
         # Jobs, not the bundles that carry them; and nothing private.
         assert {task["name"] for task in tasks.values()} == {"sendq.send", "sendq.modify"}
         assert "marked" not in str(tasks)
+
+
+class TestItsButtons:
+    def test_are_refused_and_change_nothing(self, system: System) -> None:
+        """Else Flower would say "revoked" of a job that goes out all the same."""
+        with flower(system, FLOWER_READ_ONLY="false") as ask:
+            worker = system.start_worker("-E")
+            (name,) = eventually(lambda: ask("/api/workers?refresh=true"), "a worker that Flower knows")
+            job = system.queue.send("later", mail(), due_at=datetime.now(UTC) + timedelta(hours=1)).id
+            buttons = [
+                f"task/revoke/{job}", f"worker/shutdown/{name}", f"worker/pool/shrink/{name}?n=8",
+                f"worker/pool/restart/{name}", f"worker/queue/cancel-consumer/{name}?queue=sendq",
+                f"task/timeout/sendq.bundle?workername={name}&soft=1",
+                f"task/rate-limit/sendq.bundle?workername={name}&ratelimit=1",
+            ]  # fmt: skip
+            answers = {path: ask.post(f"/api/{path}") for path in buttons}
+            assert {status for status, _ in answers.values()} == {500}, answers
+            assert "sendq cancel JOB" in (system.directory / "flower.log").read_text()
+        with flower(system) as ask:
+            assert ask.post(f"/api/task/revoke/{job}") == (403, "Read only mode is enabled")
+        for command in (["revoke", job], ["shutdown"]):
+            run = [sys.executable, "-m", "celery", "-A", "worker", "control", *command]
+            done = subprocess.run(run, env=system.environ(), cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S)
+            assert (done.returncode != 0, "refuse" in done.stdout + done.stderr) == (True, True)
+        # A sender that does not ask first is refused by the worker.
+        with Celery("raw", broker=system.redis.url, set_as_current=False) as raw:
+            raw.conf.control_exchange = "sendq"
+            (answer,) = raw.control.revoke(job, reply=True, timeout=LIMIT_S, limit=1)
+            assert answer == {name: {"error": REFUSED}}
+            raw.control.broadcast("shutdown")
+            assert raw.control.ping(timeout=LIMIT_S, limit=1) == [{name: {"ok": "pong"}}]
+        assert system.state(job) is State.QUEUED
+        sent = system.queue.send("now", mail()).id
+        eventually(lambda: system.state(sent) is State.SENT, "a job after the commands")
+        assert worker.process.poll() is None
 
 
 def states(tasks: dict[str, dict[str, Any]] | None) -> dict[str, str]:

@@ -113,7 +113,7 @@ class TestAPickleInTheBroker:
             }
             with redis_client(system.redis.url) as client:
                 client.lpush("sendq", json.dumps(message))
-            eventually(lambda: "damaged" in worker.said(), "the refusal in the log")
+            eventually(lambda: "message_dropped" in worker.said(), "the refusal in the log")
             job = system.queue.send("g1", mail())
             eventually(lambda: system.state(job.id) is State.SENT, "a job after it")
             assert not path.exists()
