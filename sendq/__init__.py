@@ -13,6 +13,7 @@ are not part of this package, carry it out.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -154,6 +155,10 @@ __all__ = [
     "WalkView",
     "Why",
 ]
+
+if find_spec("greenlet") is None:  # without the extra sendq[asyncio], "from sendq import *" takes all the others
+    _names = __all__
+    _names.remove("AsyncSendQueue")
 
 
 def __getattr__(name: str) -> Any:

@@ -54,11 +54,12 @@ class AsyncSendQueue:
     """A send queue on one ledger, for asyncio: the methods of `SendQueue`, awaited.
 
     Every method that takes ``session`` joins the transaction of an `AsyncSession` or `AsyncConnection`: if that rolls
-    back, the call has stored nothing. One object serves all tasks of one event loop. It connects at the first call.
+    back, the call has stored nothing. One object serves all event loops of a process, each with connections of its own,
+    and may be created before a fork. It connects at the first call.
 
     Args:
         ledger: a database URL (``postgresql://…`` for asyncpg, ``postgresql+psycopg://…``, ``sqlite:///sendq.db`` for
-            aiosqlite), or an `AsyncEngine` of yours.
+            aiosqlite), or, for one event loop at a time, an `AsyncEngine` of yours.
         metadata_key: the metadata pair that carries the job's id: ``key1`` … ``key5``, the ones that Nylas can search.
         lane_cap: the most jobs that may wait for one grant. A call that would exceed it raises `LaneFull`, which says
             when the next job would be sent.

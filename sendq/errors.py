@@ -22,10 +22,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 
 class SendqError(Exception):
-    """Base class of all exceptions that sendq raises for applications to handle."""
+    """Base class of all exceptions that sendq raises for applications to handle.
+
+    All of them can be pickled, so that they pass from one process to another.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default an exception is rebuilt from its message alone, which is not what most of these are made from.
+        return _rebuilt, (type(self), self.args, dict(self.__dict__))
+
+
+def _rebuilt(kind: type[SendqError], args: tuple[Any, ...], attributes: dict[str, Any]) -> SendqError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,9 @@ class PolicyFileError(ValueError):
         self.findings = tuple(findings)
         super().__init__("policy file: " + "; ".join(str(finding) for finding in findings))
 
+    def __reduce__(self) -> tuple[type[PolicyFileError], tuple[Sequence[Finding]]]:
+        return type(self), (self.findings,)
+
 
 def policy_with(text: str, base: Policy = POLICY) -> Policy:
     """The policy with a file's rows in front and its changes made. Raises `PolicyFileError`."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 import pytest
+from sqlalchemy import make_url
 
 from sendq import AsyncSendQueue, SendQueue
-from sendq.ledger.db.urls import ledger_url
+from sendq.ledger.db.urls import for_asyncpg, ledger_url
 
 
 class TestALedgersUrl:
@@ -39,3 +40,27 @@ class TestALedgersUrl:
     def test_of_an_async_queue_needs_an_async_driver(self) -> None:
         with pytest.raises(ValueError, match="no asyncio driver"):
             AsyncSendQueue("postgresql+psycopg2://u@h/d")
+
+
+class TestTheUrlOfAsyncpg:
+    def test_keeps_nothing_that_asyncpg_would_not_take(self) -> None:
+        url = make_url(
+            "postgresql+asyncpg://u:p@h/d?sslmode=require&application_name=a%20b&connect_timeout=7&client_encoding=utf8"
+            "&prepared_statement_cache_size=0"
+        )
+        kept, arguments = for_asyncpg(url)
+        assert kept.query == {"prepared_statement_cache_size": "0"}
+        assert (kept.host, kept.password) == ("h", "p")
+        assert arguments == {"timeout": 7.0, "dsn": "postgresql://?application_name=a+b&sslmode=require"}
+
+    @pytest.mark.parametrize(
+        "query", ["channel_binding=require", "keepalives=1", "client_encoding=latin1", "nonsense=1"]
+    )
+    def test_that_it_cannot_follow_is_refused_with_the_parameters_name(self, query: str) -> None:
+        name = query.partition("=")[0]
+        with pytest.raises(ValueError, match=f"'{name}' has no counterpart in asyncpg; remove it"):
+            AsyncSendQueue(f"postgresql+asyncpg://u:secret@h/d?{query}")
+
+    def test_needs_a_number_of_seconds(self) -> None:
+        with pytest.raises(ValueError, match="connect_timeout"):
+            AsyncSendQueue("postgresql://u@h/d?connect_timeout=soon")

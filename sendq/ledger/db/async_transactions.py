@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection
@@ -12,17 +14,26 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sendq.errors import LedgerUnavailable
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_async_engine, translated
+from sendq.ledger.db.forks import around_forks
 from sendq.ledger.db.joined import async_connection_of, connection_of
 
 T = TypeVar("T")
 
 
 class AsyncTransactions:
-    """`sendq.ledger.db.transactions.Transactions` for asyncio. Belongs to one event loop, and to one process."""
+    """`sendq.ledger.db.transactions.Transactions` for asyncio.
+
+    A connection belongs to the event loop that opened it, so each loop has an engine of its own; a child process, too,
+    opens its own connections. An `AsyncEngine` of the caller's serves one loop after another.
+    """
 
     def __init__(self, ledger: str | URL | AsyncEngine) -> None:
         self.engine = ledger if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
+        self._url = None if isinstance(ledger, AsyncEngine) else ledger
+        self._engines: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
+        self._lock = Lock()  # loops run in different threads
         self._schema_is_right = False
+        around_forks(self, in_child=AsyncTransactions._forget_loops)
 
     async def write(self, session: Any, action: Callable[[Connection], T]) -> T:
         """Run ``action`` in the transaction of ``session``, or, if it is None, in a new one."""
@@ -30,27 +41,57 @@ class AsyncTransactions:
             if session is not None:
                 return await async_connection_of(session).run_sync(lambda joined: action(connection_of(joined)))
             await self._check_schema()
-            async with self.engine.begin() as connection:
+            async with self._engine_here().begin() as connection:
                 return await connection.run_sync(action)
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run ``query`` in a transaction that only reads."""
         with _translated():
             await self._check_schema()
-            async with self.engine.connect() as connection:
+            async with self._engine_here().connect() as connection:
                 await connection.execution_options(sendq_reads=True)
                 return await connection.run_sync(query)
 
     async def close(self) -> None:
-        """Close the pooled connections; the next transaction opens new ones."""
-        await self.engine.dispose()
+        """Close the pooled connections of this event loop; the next transaction opens new ones."""
+        await self._engine_here().dispose()
 
     async def _check_schema(self) -> None:
         if not self._schema_is_right:
-            async with self.engine.connect() as connection:
+            async with self._engine_here().connect() as connection:
                 await connection.execution_options(sendq_reads=True)
                 await connection.run_sync(migrate.require)
             self._schema_is_right = True
+
+    def _engine_here(self) -> AsyncEngine:
+        """The engine of the running loop."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            found = self._engines.get(loop)
+            if found is None:
+                found = self._engines[loop] = self._free_engine()
+            return found
+
+    def _free_engine(self) -> AsyncEngine:
+        """An engine that no running loop uses."""
+        for loop in [loop for loop in self._engines if loop.is_closed()]:
+            # Its connections ended with the loop: they can be neither used nor closed any more.
+            self._engines.pop(loop).sync_engine.dispose(close=False)
+        if self.engine not in self._engines.values():
+            return self.engine
+        if self._url is None:
+            raise RuntimeError(
+                "the AsyncEngine is in use by another event loop; give AsyncSendQueue a URL, or make an engine and a "
+                "queue for each loop"
+            )
+        return open_async_engine(self._url)
+
+    def _forget_loops(self) -> None:
+        """In a child process: leave the parent's sockets open."""
+        self._lock = Lock()  # another thread may have held it
+        for engine in {self.engine, *self._engines.values()}:
+            engine.sync_engine.dispose(close=False)
+        self._engines.clear()
 
 
 @contextmanager

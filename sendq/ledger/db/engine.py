@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
 
 from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
 from sendq.ledger.db.concealing import conceal
-from sendq.ledger.db.urls import ledger_url
+from sendq.ledger.db.urls import for_asyncpg, ledger_url
 
 if TYPE_CHECKING:
     from psycopg.adapt import AdaptersMap
@@ -113,7 +114,11 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
 
     parsed = parsed.set(drivername=_ASYNC_DRIVERS[name])
     needs_asyncio(parsed)
-    engine = create_async_engine(parsed, hide_parameters=True, **_options(parsed), **options)
+    prepared = _options(parsed)
+    if parsed.drivername == "postgresql+asyncpg":
+        parsed, arguments = for_asyncpg(parsed)
+        prepared["connect_args"] |= arguments
+    engine = create_async_engine(parsed, hide_parameters=True, **prepared, **options)
     _prepare(engine.sync_engine)
     return engine
 
@@ -137,7 +142,11 @@ def needs_asyncio(url: URL) -> bool:
 def _options(url: URL) -> dict[str, Any]:
     """The options that each driver needs to work behind a pooler, and to fail rather than hang."""
     if url.get_backend_name() == "sqlite":
-        return {"connect_args": {"timeout": SQLITE_BUSY_S}}
+        connecting: dict[str, Any] = {"connect_args": {"timeout": SQLITE_BUSY_S}}
+        if url.drivername == "sqlite+aiosqlite" and url.database not in (None, "", ":memory:"):
+            # An idle connection has a thread, which no other event loop and no child process could use or end.
+            connecting["poolclass"] = NullPool
+        return connecting
     if url.drivername == "postgresql+psycopg":
         return {"connect_args": {"prepare_threshold": None, "context": _binary_lists(), **LIBPQ}, "pool_pre_ping": True}
     if url.drivername == "postgresql+psycopg2":

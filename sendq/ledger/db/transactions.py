@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +9,7 @@ from sqlalchemy import URL, Connection, Engine
 
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine, reading, translated, writing
+from sendq.ledger.db.forks import around_forks
 from sendq.ledger.db.joined import connection_of
 
 T = TypeVar("T")
@@ -27,7 +26,7 @@ class Transactions:
     def __init__(self, ledger: str | URL | Engine) -> None:
         self.engine = ledger if isinstance(ledger, Engine) else open_engine(ledger)
         self._schema_is_right = False
-        _forget_connections_after_fork(self)
+        around_forks(self, before=_close_idle_files, in_child=_forget_connections)
 
     def write(self, session: Any, action: Callable[[Connection], T]) -> T:
         """Run ``action`` in the transaction of ``session`` (see `connection_of`), or, if it is None, in a new one."""
@@ -54,22 +53,16 @@ class Transactions:
             self._schema_is_right = True
 
 
-def _forget_connections_after_fork(transactions: Transactions) -> None:
-    """Keep a forked child from using its parent's sockets: it leaves them open and opens its own.
+def _close_idle_files(transactions: Transactions) -> None:
+    """Before a fork: close SQLite's idle connections.
 
-    SQLite's idle connections are closed before the fork. A child that inherits one assumes that its own process holds
-    the file's locks, which is wrong: the process that closes first deletes the log that the other one is writing.
+    A child that inherits one assumes that its own process holds the file's locks, which is wrong: the process that
+    closes first deletes the log that the other one is writing.
     """
-    weak = weakref.ref(transactions)
+    if transactions.engine.dialect.name == "sqlite":
+        transactions.engine.dispose()
 
-    def in_parent() -> None:
-        forking = weak()
-        if forking is not None and forking.engine.dialect.name == "sqlite":
-            forking.engine.dispose()
 
-    def in_child() -> None:
-        forked = weak()
-        if forked is not None:
-            forked.engine.dispose(close=False)
-
-    os.register_at_fork(before=in_parent, after_in_child=in_child)
+def _forget_connections(transactions: Transactions) -> None:
+    """In a child: leave the parent's sockets open."""
+    transactions.engine.dispose(close=False)

@@ -58,3 +58,46 @@ def worker_url(url: str) -> str:
 def sqlite_url(path: Path) -> str:
     """The URL of a SQLite file."""
     return URL.create("sqlite", database=str(path)).render_as_string()
+
+
+# Parameters of a URL that asyncpg itself reads, from an address in libpq's form.
+_ASYNCPG_READS = frozenset(
+    {
+        "sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword", "sslnegotiation",
+        "ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs", "passfile", "krbsrvname",
+        "application_name", "options",
+    }
+)  # fmt: skip
+# And those that SQLAlchemy's dialect reads, or passes on as they are.
+_DIALECT_READS = frozenset({"host", "port", "ssl", "prepared_statement_cache_size", "async_fallback"})
+
+
+def for_asyncpg(url: URL) -> tuple[URL, dict[str, object]]:
+    """``url`` without the parameters of libpq, which asyncpg does not take by name, and what to connect with instead.
+
+    Raises:
+        ValueError: names a parameter for which asyncpg has nothing; the value is not shown.
+    """
+    arguments: dict[str, object] = {}
+    read: dict[str, str | tuple[str, ...]] = {}
+    for name, value in url.query.items():
+        if name in _DIALECT_READS:
+            continue
+        if name in _ASYNCPG_READS:
+            read[name] = value
+        elif name == "connect_timeout":
+            arguments["timeout"] = _seconds(value)
+        elif not (name == "client_encoding" and str(value).lower() in ("utf8", "utf-8")):  # asyncpg knows no other
+            raise ValueError(
+                f"the URL's parameter {name!r} has no counterpart in asyncpg; remove it, or write postgresql+psycopg://"
+            )
+    if read:
+        arguments["dsn"] = URL.create("postgresql", query=read).render_as_string()
+    return url.set(query={name: value for name, value in url.query.items() if name in _DIALECT_READS}), arguments
+
+
+def _seconds(value: str | tuple[str, ...]) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ValueError("the URL's parameter 'connect_timeout' is not a number of seconds") from None

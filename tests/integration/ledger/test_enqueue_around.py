@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -12,16 +13,18 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from sendq import (
+    AsyncSendQueue,
     LedgerUnavailable,
     Retryable,
     SchemaMismatch,
     SendQueue,
 )
 from sendq.ledger.db import schema
-from sendq.ledger.db.engine import open_engine, translated
+from sendq.ledger.db.engine import open_async_engine, open_engine, translated
 from tests.integration.ledger.test_enqueue import counts
 from tests.support.ledger import MESSAGE, Ledger
 from tests.support.servers import PgServer
+from tests.support.waiting import LIMIT_S
 
 
 class TestALedgerThatIsNotThere:
@@ -108,7 +111,131 @@ os._exit(0)
         assert {name: grants.count(name) for name in set(grants)} == {"before": 1, "parent": 30, "child": 30}
 
 
+@pytest.fixture(params=["aiosqlite", "asyncpg", "psycopg"])
+def async_url(request: pytest.FixtureRequest) -> str:
+    """The address of a migrated ledger, for each asyncio driver."""
+    if request.param == "aiosqlite":
+        return str(request.getfixturevalue("sqlite_ledger_url"))
+    return str(request.getfixturevalue("pg_ledger_url")).replace("+psycopg", f"+{request.param}")
+
+
+def run(script: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=LIMIT_S, cwd=os.getcwd()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def grants_of(url: str) -> dict[str, int]:
+    """How many jobs each grant has."""
+    engine = open_engine(url.replace("+asyncpg", "+psycopg"))
+    with engine.connect() as connection:
+        grants = connection.execute(select(schema.wake.c.grant_id)).scalars().all()
+    engine.dispose()
+    return {name: grants.count(name) for name in set(grants)}
+
+
+ASYNC = """
+import asyncio, os, threading
+from sendq import AsyncSendQueue
+from sendq.ledger.db.engine import open_async_engine
+from tests.support.ledger import MESSAGE
+async def send(name, times, close=False):
+    await asyncio.gather(*(queue.send(name, MESSAGE) for _ in range(times)))
+    assert (await queue.grant(name)).waiting == times
+    if close:
+        await queue.close()
+"""
+
+
+class TestAnAsyncQueue:
+    def test_serves_event_loops_one_after_another_and_at_once(self, async_url: str) -> None:
+        run(
+            ASYNC
+            + f"""
+for queue in (AsyncSendQueue({async_url!r}), AsyncSendQueue(open_async_engine({async_url!r}))):
+    for number in range(4): asyncio.run(send(f"{{type(queue._ledger._url).__name__}}{{number}}", 3))
+queue = AsyncSendQueue({async_url!r})
+def story(number):
+    for again in range(3): asyncio.run(send(f"g{{number}}{{again}}", 5, close=again == 2))
+threads = [threading.Thread(target=story, args=[number]) for number in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+        )
+        after_another = {f"{kind}{number}": 3 for kind in ("str", "NoneType") for number in range(4)}
+        at_once = {f"g{number}{again}": 5 for number in range(4) for again in range(3)}
+        assert grants_of(async_url) == after_another | at_once
+
+    def test_made_and_used_before_a_fork_works_in_parent_and_children(self, async_url: str) -> None:
+        run(
+            ASYNC
+            + f"""
+queues = [AsyncSendQueue({async_url!r}), AsyncSendQueue(open_async_engine({async_url!r}))]
+for kind, queue in enumerate(queues): asyncio.run(send(f"before{{kind}}", 2))
+children = []
+for number in range(2):
+    child = os.fork()
+    if child == 0:
+        for kind, queue in enumerate(queues):
+            for again in range(2):
+                asyncio.run(send(f"child{{number}}{{kind}}{{again}}", 5))
+        os._exit(0)
+    children.append(child)
+for kind, queue in enumerate(queues): asyncio.run(send(f"parent{{kind}}", 5, close=True))
+raise SystemExit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+        )
+        children = {f"child{number}{kind}{again}": 5 for number in (0, 1) for kind in (0, 1) for again in (0, 1)}
+        assert grants_of(async_url) == {"before0": 2, "before1": 2, "parent0": 5, "parent1": 5} | children
+
+    def test_refuses_to_share_an_engine_between_running_loops(self, sqlite_ledger_url: str) -> None:
+        async def used() -> None:
+            await queue.grant("g")
+
+        async def story() -> None:
+            await used()
+            with pytest.raises(RuntimeError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, used())
+
+        queue = AsyncSendQueue(open_async_engine(sqlite_ledger_url))
+        asyncio.run(story())
+
+    def test_takes_an_address_as_libpq_does(self, pg_ledger_url: str) -> None:
+        async def story(query: str) -> str:
+            queue = AsyncSendQueue(f"{address}?{query}")
+            try:
+                await queue.grant("g")
+                async with queue._ledger.engine.connect() as connection:
+                    return str(await connection.scalar(text("SHOW application_name")))
+            finally:
+                await queue.close()
+
+        address = pg_ledger_url.replace("+psycopg", "+asyncpg").partition("?")[0]
+        assert asyncio.run(story("sslmode=disable&application_name=shop&connect_timeout=7")) == "shop"
+        assert asyncio.run(story("sslmode=prefer&options=-c%20application_name%3Dstore")) == "store"
+        with pytest.raises(LedgerUnavailable):  # this server has no TLS
+            asyncio.run(story("sslmode=require&application_name=shop"))
+
+
+class TestWhereProcessesDoNotFork:
+    def test_queues_work_all_the_same(self, sqlite_ledger_url: str) -> None:
+        run(
+            # As on Windows. The standard library is loaded before, since it knows by the platform what there is.
+            "import asyncio, concurrent.futures.thread, logging, os, random; del os.register_at_fork\n"
+            + ASYNC
+            + "from sendq import SendQueue\n"
+            + f"SendQueue({sqlite_ledger_url!r}).send('sync', MESSAGE)\n"
+            + f"queue = AsyncSendQueue({sqlite_ledger_url!r})\n"
+            + "asyncio.run(send('async', 1))\n"
+        )
+        assert grants_of(sqlite_ledger_url) == {"sync": 1, "async": 1}
+
+
 class TestWhatIsImported:
+    def test_by_a_star_needs_no_greenlet(self) -> None:
+        run("import sys; sys.modules['greenlet'] = None\nfrom sendq import *\nMessage, SendQueue")
+
     def test_is_no_broker_no_http_client_and_no_environment(self) -> None:
         script = (
             "import sys, sendq; sendq.SendQueue('sqlite://').close();"

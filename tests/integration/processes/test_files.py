@@ -105,6 +105,14 @@ class TestAMessageInFormData:
             ("large.bin", "file2", digest(LARGE)),
         ]
 
+    def test_may_have_a_text_above_the_limit_of_json(self, system: System) -> None:
+        body = "<p>" + "Grüße " * 900_000
+        request, accepted = sent(system, "text", Message(to=["leyah@example.com"], body=body, attachments=files()))
+        assert request.size > 6_000_000
+        assert int(request.headers["content-length"]) == request.size
+        assert json.loads(request.body)["body"] == body
+        assert [one["digest"] for one in accepted.payload["attachments"]] == [digest(PNG), digest(b"%PDF-1.7")]
+
     def test_is_what_the_official_client_makes_of_it(self, system: System) -> None:
         _, ours = sent(
             system,
