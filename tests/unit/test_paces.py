@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -55,6 +57,9 @@ class TestALane:
         assert (limits["commands"].units, limits["commands"].window) == (40, round(2.5 * SECOND))
 
 
+FAQ = Path(__file__).parents[2] / "docs/faq.md"
+
+
 def load(value: Any) -> Settings:
     return Settings.load({"SENDQ_PACES": value if isinstance(value, str) else json.dumps(value)})
 
@@ -67,6 +72,11 @@ class TestTheSetting:
         pace = settings.lane_paces.of("default", "google", "g")
         assert pace.width == 1
         assert [limit.name for limit in pace.limits] == ["nylas", "nylas_multipart", "minute"]
+
+    def test_states_the_daily_limit_of_agent_accounts_as_the_faq_shows_it(self) -> None:
+        (shown,) = re.findall(r"SENDQ_PACES='(.*)'", FAQ.read_text(encoding="utf-8"))
+        pace = load(shown).lane_paces.of("default", "nylas", "g")
+        assert (pace.daily, pace.learns, pace.limits) == (200, True, PACES["nylas"].limits)
 
     def test_may_be_left_away(self) -> None:
         assert Settings.load({}).lane_paces.rules == ()

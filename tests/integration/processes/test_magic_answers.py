@@ -12,11 +12,12 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import select
 
-from sendq import Send, State
+from sendq import Send, State, clock
 from sendq.enqueueing.planning import Options
 from sendq.ids import lane_id
+from sendq.ledger import grants
 from sendq.ledger.db import schema
-from sendq.ledger.db.engine import reading
+from sendq.ledger.db.engine import reading, writing
 from tests.support.servers import PgServer
 from tests.support.system import System, mail, running
 from tests.support.waiting import eventually
@@ -59,6 +60,12 @@ class Account:
             wanted = schema.lane.c.id == lane_id("default", self.grant)
             return connection.execute(select(schema.lane).where(wanted)).one()
 
+    def owner_was_called(self) -> bool:
+        """Whether the account's owner was ever asked to sign in again."""
+        with reading(self.system.engine) as connection:
+            wanted = (schema.event.c.grant_id == self.grant, schema.event.c.kind == "reauth_required")
+            return connection.execute(select(schema.event).where(*wanted)).first() is not None
+
     def questions(self) -> int:
         """How often the API was asked about the grant."""
         return sum(one.grant == self.grant and one.operation == "grant" for one in self.system.api.requests)
@@ -74,6 +81,7 @@ class TestAnOutboundRule:
         lane = account.lane()
         assert (lane.closed_at, lane.held_rule) == (None, None)
         assert account.questions() <= 2
+        assert not account.owner_was_called()
 
 
 class TestPausedSending:
@@ -83,6 +91,7 @@ class TestPausedSending:
         account.wait_for_the_others()
         assert account.rules()[:1] == ["sending_paused"]
         assert account.lane().closed_at is None
+        assert not account.owner_was_called()
 
 
 class TestTheSendersQuota:
@@ -92,13 +101,20 @@ class TestTheSendersQuota:
         account.wait_for_the_others()
         assert account.rules()[:1] == ["quota_hour"]
         assert account.lane().closed_at is None
+        assert not account.owner_was_called()
 
 
 class TestASignInThatTheMailServerRefuses:
-    def test_closes_the_account_and_has_its_owner_called(self, system: System) -> None:
+    def test_closes_the_account_until_its_owner_who_is_called_has_signed_in(self, system: System) -> None:
         account = Account(system, "smtp-signin", "imap")
         eventually(account.rules, "the first attempt")
-        eventually(lambda: account.lane().announced_at, "the owner called")
+        eventually(account.owner_was_called, "the owner called")
         assert account.lane().closed_rule == "sign_in_refused_code"
         assert system.state(account.magic) is State.QUEUED
         assert system.queue.why(account.magic).reason == "reauth"
+        assert {system.state(job) for job in account.others} == {State.QUEUED}
+        system.queue.cancel(account.magic)  # this recipient would make the grant invalid again
+        system.api.grant(account.grant, status="valid")
+        with writing(system.engine) as connection:
+            grants.reopen(connection, lane_id("default", account.grant), by="webhook", now=clock.now())
+        account.wait_for_the_others()
