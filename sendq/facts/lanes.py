@@ -13,6 +13,9 @@ from sendq.clock import Micros
 # The provider of a pair that represents a whole application.
 WHOLE_APPLICATION: Final = "*"
 
+# The provider of a grant that nobody has named yet. Such grants have nothing in common, so they are not held together.
+UNKNOWN: Final = "unknown"
+
 # The columns where scans for waiting jobs begin, by priority: no waiting job is before its floor.
 FLOORS: Final = ("high_floor", "normal_floor", "low_floor")
 Floors = tuple[Micros, Micros, Micros]

@@ -37,6 +37,7 @@ class Hold:
     by         who made the hold: ``policy``, or an operator's name
     suspected  closed, but the API is asked about the grant before its owner is notified
     gone       closed for good: the grant no longer exists
+    identify   the provider is at fault, but nobody knows which one it is: the grant is held until the API names it
     """
 
     scope: Scope
@@ -45,6 +46,7 @@ class Hold:
     until: Micros | None
     suspected: bool = False
     gone: bool = False
+    identify: bool = False
 
     @property
     def above_grant(self) -> bool:

@@ -6,7 +6,7 @@
         │                    ├─ invalid, or certain from the start ──▶ announced: one event, one alert
         │                    ├─ unknown to the API ──▶ gone: its waiting jobs end
         │                    ├─ the question is refused ──▶ open again, its application held: the key is at fault
-        │                    └─ many alike within minutes ──▶ the application's problem, not theirs: one hold above
+        │                    └─ many alike within minutes ──▶ one hold above (`sendq.ledger.escalation`)
         └─ webhook, check or operator ──▶ open again
 
 Announcing waits a little, so that a problem of the application is not announced to a thousand people.
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, exists, or_, select, text, update
+from sqlalchemy import Connection, Row, exists, select, text, update
 
 from sendq.clock import SECOND, Micros
-from sendq.facts.lanes import WHOLE_APPLICATION, Lane
+from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane
 from sendq.facts.outcomes import Hold, Scope
 from sendq.ledger import events, outcomes
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.lane_paces import name_providers
-from sendq.ledger.dispatching.lanes import lock, lock_changes, write_changes
-from sendq.ledger.dispatching.pairs import hold_for_answer, hold_for_grants, lock_pairs
+from sendq.ledger.dispatching.lanes import lock_changes, write_changes
+from sendq.ledger.dispatching.pairs import hold_for_answer, lock_pairs
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_jobs
 from sendq.rules import refused_jobs
@@ -78,7 +78,7 @@ def close(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Mic
     change.close(rule, at=now, check_at=now + CHECK_FIRST)
     change.restart_checks()
     write_changes(connection, [change], now=now)
-    _event(connection, "closed", lane, by=by, rule=rule, now=now)
+    note_event(connection, "closed", lane, by=by, rule=rule, now=now)
     return True
 
 
@@ -90,7 +90,7 @@ def reopen(connection: Connection, lane_id: UUID, *, by: str, now: Micros, reaso
         return False
     change.reopen_authorised(now=now)
     notify(connection, at=write_changes(connection, [change], now=now))
-    _event(connection, "reopened", lane, by=by, rule=lane.closed_rule, now=now, reason=reason)
+    note_event(connection, "reopened", lane, by=by, rule=lane.closed_rule, now=now, reason=reason)
     return True
 
 
@@ -144,12 +144,12 @@ def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
     table, pair = schema.lane, schema.pair
     held = exists().where(
         pair.c.application == table.c.application,
-        pair.c.provider.in_(["unknown", WHOLE_APPLICATION]),
+        pair.c.provider == WHOLE_APPLICATION,
         pair.c.held_until > now,
     )
     rows = connection.execute(
         select(table)
-        .where(table.c.provider == "unknown", table.c.ask_at <= now, table.c.gone.is_(False), ~held)
+        .where(table.c.provider == UNKNOWN, table.c.ask_at <= now, table.c.gone.is_(False), ~held)
         .order_by(table.c.ask_at)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -160,13 +160,39 @@ def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
     return [Check(row.id, row.application, row.grant_id, suspected=False) for row in rows]
 
 
-def found_provider(connection: Connection, lane_id: UUID, provider: str, *, paces: Paces) -> None:
-    """The API has named the grant's provider; ``unknown``: one that sendq does not know."""
-    rows = lock(connection, [lane_id])
-    row = rows[lane_id]
+def found_provider(
+    connection: Connection,
+    lane_id: UUID,
+    provider: str,
+    *,
+    paces: Paces,
+    now: Micros,
+    provider_rules: Collection[str] = (),
+) -> str | None:
+    """The API has named the grant's provider; ``unknown``: one that sendq does not know.
+
+    If the grant is held by one of ``provider_rules``, its provider is held instead. Returns the rule of such a hold if
+    it began a new incident.
+    """
+    change = _locked(connection, lane_id)
+    lane = change.lane
     connection.execute(update(schema.lane).where(schema.lane.c.id == lane_id).values(ask_at=None))
-    if row.provider == "unknown" != provider:
-        name_providers(connection, rows, {lane_id: provider}, paces=paces)
+    if lane.provider != UNKNOWN or provider == UNKNOWN:
+        return None
+    name_providers(connection, {lane_id: lane}, {lane_id: provider}, paces=paces)
+    if lane.held_rule not in provider_rules or lane.held_since is None or (lane.held_until or 0) <= now:
+        return None
+    hold = Hold(Scope.PROVIDER, str(lane.held_rule), "policy", lane.held_until)
+    lock_pairs(connection, [lane.application])
+    streak = hold_for_answer(connection, lane.application, provider, hold, begun_at=lane.held_since, now=now)
+    if streak is not None:
+        what = {"application": lane.application, "provider": provider, "rule": hold.rule}
+        events.append(
+            connection, "hold", at=now, by="policy", reason=f"grant {lane.grant_id} has this provider", **what
+        )
+    change.release()
+    notify(connection, at=write_changes(connection, [change], now=now))
+    return hold.rule if streak == 1 else None
 
 
 def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
@@ -189,7 +215,7 @@ def found_valid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:
         _try_another_job(connection, lane, now=now)
     change.reopen_on_trial(now=now)
     notify(connection, at=write_changes(connection, [change], now=now))
-    _event(connection, "reopened", lane, by="check", rule=lane.closed_rule, now=now)
+    note_event(connection, "reopened", lane, by="check", rule=lane.closed_rule, now=now)
 
 
 def _try_another_job(connection: Connection, lane: Lane, *, now: Micros) -> None:
@@ -251,8 +277,8 @@ def question_refused(
     change.reopen(now=now)
     incident = False
     if works:
-        change.hold_after_check(now + lasts, rule=rule, now=now)
-        _event(connection, "hold", lane, by="policy", rule=rule, now=now)
+        change.hold_after_check(now + lasts, rule=rule, by="policy", now=now)
+        note_event(connection, "hold", lane, by="policy", rule=rule, now=now)
     else:
         hold = Hold(Scope.APPLICATION, rule, "policy", now + lasts)
         streak = hold_for_answer(connection, lane.application, WHOLE_APPLICATION, hold, begun_at=asked_at, now=now)
@@ -260,7 +286,7 @@ def question_refused(
             events.append(connection, "hold", at=now, by="policy", application=lane.application, rule=rule)
         incident = streak == 1
     notify(connection, at=write_changes(connection, [change], now=now))
-    _event(connection, "reopened", lane, by="check", rule=lane.closed_rule, now=now)
+    note_event(connection, "reopened", lane, by="check", rule=lane.closed_rule, now=now)
     return rule if incident else None
 
 
@@ -272,7 +298,7 @@ def found_gone(connection: Connection, lane_id: UUID, *, rule: str, by: str, now
         return
     change.close(rule, at=lane.closed_at or now, check_at=None, gone=True)
     write_changes(connection, [change], now=now)
-    _event(connection, "grant_gone", lane, by=by, rule=rule, now=now)
+    note_event(connection, "grant_gone", lane, by=by, rule=rule, now=now)
 
 
 def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
@@ -288,7 +314,7 @@ def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
     return len(end_waiting(connection, ends, now=now, rule="grant_not_found"))
 
 
-# --- announcing and escalating ----------------------------------------------------------------------------------------
+# --- announcing ----------------------------------------------------------------------------------------------------
 
 
 def to_announce(
@@ -312,98 +338,12 @@ def to_announce(
     ).all()
     for row in rows:
         connection.execute(update(table).where(table.c.id == row.id).values(announced_at=now))
-        _event(connection, "reauth_required", row, by="policy", rule=row.closed_rule, now=now)
+        note_event(connection, "reauth_required", row, by="policy", rule=row.closed_rule, now=now)
     outcomes.append_reauth(connection, rows, also=tell, now=now)
     return list(rows)
 
 
-# The author of a pair's hold when many of its grants failed alike.
-ESCALATION = "escalation"
-
-
-@dataclass(frozen=True, slots=True)
-class Escalated:
-    """Many grants failed alike: the cause is assumed to be above them."""
-
-    application: str
-    provider: str
-    rule: str
-    grants: int
-
-
-def escalate(
-    connection: Connection, *, rules: Collection[str], since: Micros, number: int, held_until: Micros, now: Micros
-) -> list[Escalated]:
-    """If ``number`` grants of a pair were closed by one of ``rules`` since ``since``: hold the pair, and open them.
-
-    Their owners are not asked to sign in again, unless their lane is closed once more after the hold. Not counted are
-    grants that the API itself calls invalid, grants that were opened by an earlier hold for the same incident (the pair
-    has had no success since), and grants after whose refusal another grant of the pair succeeded.
-    """
-    table, pair = schema.lane, schema.pair.c
-    this = (pair.application == table.c.application, pair.provider == table.c.provider)
-    same_trouble = or_(pair.proven_at.is_(None), pair.proven_at < pair.held_since)
-    counted = exists().where(*this, pair.held_by == ESCALATION, pair.held_since <= table.c.opened_at, same_trouble)
-    works = exists().where(*this, pair.proven_at >= table.c.closed_at)
-    asked = table.c.checks > 0
-    doubtful = or_(
-        and_(table.c.suspected, asked),
-        and_(~table.c.suspected, or_(~asked, table.c.refused >= SUSPECTED_MOST)),
-    )
-    fresh = (table.c.closed_rule.in_(rules), table.c.closed_at >= since, ~table.c.gone, doubtful, ~counted, ~works)
-    groups: dict[tuple[str, str, str], list[UUID]] = {}
-    for row in connection.execute(select(table).where(*fresh)):
-        groups.setdefault((row.application, row.provider, row.closed_rule), []).append(row.id)
-    alike = {name: ids for name, ids in sorted(groups.items()) if len(ids) >= number}
-    # For all groups at once, lanes before pairs: the lock order used everywhere.
-    _open_closed(connection, [lane_id for ids in alike.values() for lane_id in ids], now=now)
-    for (application, provider, rule), ids in alike.items():
-        hold_for_grants(connection, application, provider, until=held_until, rule=rule, by=ESCALATION, now=now)
-        events.append(
-            connection,
-            "escalated",
-            at=now,
-            by="policy",
-            application=application,
-            provider=provider,
-            rule=rule,
-            reason=f"{len(ids)} grants failed alike",
-        )
-    return [Escalated(*name, len(ids)) for name, ids in alike.items()]
-
-
-def open_stragglers(connection: Connection, *, now: Micros) -> None:
-    """Open lanes whose refusal was on the wire when their pair was held for it: it is the same incident.
-
-    Call it before `escalate`, in a separate transaction.
-    """
-    table, pair = schema.lane, schema.pair.c
-    held_for_it = exists().where(
-        pair.application == table.c.application,
-        pair.provider == table.c.provider,
-        pair.held_by == ESCALATION,
-        pair.held_rule == table.c.closed_rule,
-        pair.held_until > now,
-        pair.held_since <= table.c.closed_at,
-    )
-    closed = table.c.closed_at.is_not(None)  # implied by having a rule; it lets an index be used
-    ids = connection.execute(select(table.c.id).where(closed, held_for_it, ~table.c.gone)).scalars().all()
-    _open_closed(connection, ids, now=now)
-
-
-def _open_closed(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
-    """Open these lanes, except those that were opened or found gone before they were locked here."""
-    changes = [
-        change for change in lock_changes(connection, ids).values() if change.lane.is_closed and not change.lane.gone
-    ]
-    for change in changes:
-        change.reopen(now=now)
-    write_changes(connection, changes, now=now)
-    for change in changes:
-        _event(connection, "reopened", change.lane, by=ESCALATION, rule=change.lane.closed_rule, now=now)
-
-
-def _event(
+def note_event(
     connection: Connection,
     kind: str,
     row: Lane | Row[Any],

@@ -145,6 +145,8 @@ class LaneChange:
             return False
         self.hold_until(until, since=now, rule=hold.rule, by=hold.by)
         self.columns |= {"ramp": 1, "streak": self.lane.streak + 1}
+        if hold.identify:
+            self.columns["ask_at"] = now
         return True
 
     def refuse(self, hold: Hold, job: UUID, *, begun_at: Micros, now: Micros) -> str | None:
@@ -187,9 +189,9 @@ class LaneChange:
         """No calls until ``until``."""
         self.columns |= {"held_until": until, "held_since": since, "held_rule": rule, "held_by": by}
 
-    def hold_after_check(self, until: Micros, *, rule: str, now: Micros) -> None:
-        """No calls until ``until``, because the question about the grant was refused; a single one first after it."""
-        self.hold_until(until, since=now, rule=rule, by="policy")
+    def hold_after_check(self, until: Micros, *, rule: str, by: str, now: Micros) -> None:
+        """No calls until ``until``, because of a check of the grant; a single one first after it."""
+        self.hold_until(until, since=now, rule=rule, by=by)
         self.columns |= {"ramp": 1, "streak": self.lane.streak + 1}
 
     def release(self) -> None:

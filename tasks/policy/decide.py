@@ -157,7 +157,9 @@ def decide(
     decision = replace(decision, new_generation=_uses_up_key(row, outcome, job))
     if row.route is Route.DEAD_LETTER or (row.route is Route.RETRY and _exhausted(row, outcome, job)):
         # A dead letter of a whole grant: it is gone, and what else waits for it will fare no better.
-        gone = _hold(row, None) if row.route is Route.DEAD_LETTER and row.scope is Scope.GRANT else None
+        gone = (
+            _hold(row, None, outcome.provider) if row.route is Route.DEAD_LETTER and row.scope is Scope.GRANT else None
+        )
         return replace(decision, event=Event.GIVE_UP, new_generation=False, hold=gone)
     return _return(decision, outcome, job, now=now, chance=chance)
 
@@ -184,14 +186,17 @@ def wait_range(row: Row, failure: Failure, job: JobFacts, *, now: Micros) -> tup
     return least, least + ceiling if failure.stated else max(least, ceiling)
 
 
-def _hold(row: Row, until: Micros | None) -> Hold:
+def _hold(row: Row, until: Micros | None, provider: str) -> Hold:
+    # Grants whose provider is unknown have nothing in common: one of them must not hold the others.
+    identify = row.scope is Scope.PROVIDER and provider == "unknown"
     return Hold(
-        row.scope,
+        Scope.GRANT if identify else row.scope,
         row.id,
         "policy",
         until,
         suspected=row.check_grant,
         gone=row.route is Route.DEAD_LETTER,
+        identify=identify,
     )
 
 
@@ -235,7 +240,7 @@ def _unknown(
     if row.route is Route.DEAD_LETTER:
         # The row alone would close the job, and so bury a message that may have gone out.
         if row.scope is Scope.GRANT:
-            return replace(in_doubt, hold=_hold(row, None))  # nobody answers for a grant that is gone
+            return replace(in_doubt, hold=_hold(row, None, failure.provider))  # nobody answers for a grant that is gone
         if row.sent is Sent.MAYBE:
             unknown = job.unknown_before or failure.status is None  # no answer came from anything that could know
             return in_doubt if unknown else replace(decision, event=Event.GIVE_UP)
@@ -267,10 +272,10 @@ def _return(
         # When it was new it was acted on. Whether the scope is still to be held, the lane knows better.
         return _in_time(replace(decision, old_news=True, due_at=now, wait=0), job, now)
     if row.route is Route.REAUTH:
-        return _in_time(replace(decision, due_at=now, wait=0, hold=_hold(row, None)), job, now)
+        return _in_time(replace(decision, due_at=now, wait=0, hold=_hold(row, None, failure.provider)), job, now)
     low, high = wait_range(row, failure, job, now=now) or (0, 0)
     wait = round(low + (high - low) * chance())
-    hold = _hold(row, now + wait) if row.scope is not Scope.JOB else None
+    hold = _hold(row, now + wait, failure.provider) if row.scope is not Scope.JOB else None
     return _in_time(replace(decision, due_at=now + wait, wait=wait, hold=hold), job, now)
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.clock import SECOND
-from sendq.facts.outcomes import Scope, Sent
+from sendq.facts.outcomes import Hold, Scope, Sent
 from sendq.rules.rule_ids import POISON
 from sendq.rules.states import Event
 from tasks.policy.decide import CONCURRENT_TRIES, KEY_TRUSTED, Decision, JobFacts, decide
@@ -71,6 +71,32 @@ def refusals() -> list[Any]:
 
 
 REFUSALS = refusals()
+
+
+class TestAFailureOfAProvider:
+    DISABLED = error("provider_error", "Gmail API has not been used in project 42")
+
+    def hold_of(self, provider: str) -> Hold | None:
+        answer = Answer(403, {}, json.dumps(self.DISABLED).encode())
+        outcome = parse(answer, provider=provider, operation="send", now=NOW)
+        return decide(outcome, SEND, now=NOW, chance=lambda: 0.5).hold
+
+    def test_holds_the_provider(self) -> None:
+        hold = self.hold_of("google")
+        assert hold is not None
+        assert (hold.scope, hold.identify) == (Scope.PROVIDER, False)
+
+    def test_holds_the_grant_alone_while_its_provider_is_unknown(self) -> None:
+        hold, known = self.hold_of("unknown"), self.hold_of("google")
+        assert hold is not None
+        assert known is not None
+        assert (hold.scope, hold.identify, hold.until) == (Scope.GRANT, True, known.until)
+
+    def test_of_the_whole_application_holds_it_whatever_the_provider(self) -> None:
+        outcome = parse(Answer(None, {}, b"", "dns"), provider="unknown", operation="send", now=NOW)
+        hold = decide(outcome, SEND, now=NOW, chance=lambda: 0.5).hold
+        assert hold is not None
+        assert (hold.scope, hold.identify) == (Scope.APPLICATION, False)
 
 
 class TestASuccess:

@@ -17,7 +17,7 @@ from sqlalchemy import Engine as Ledger
 from sendq import clock
 from sendq.clock import Micros
 from sendq.facts.outcomes import Scope
-from sendq.ledger import grants
+from sendq.ledger import escalation, grants
 from sendq.ledger.db.engine import writing
 from sendq.ledger.grants import Check
 from settings import Settings
@@ -67,6 +67,7 @@ class GrantChecker(LeaderLoop):
         super().__init__("grant-checker", leadership, every_s=ROUND_S)
         self._ledger, self._engine, self._settings, self._now = ledger, engine, settings, now
         self._doubtful = doubtful_rules(engine.policy)
+        self._provider_rules = frozenset(row.id for row in engine.policy.rows if row.scope is Scope.PROVIDER)
         self._paces = settings.lane_paces
 
     def lead_once(self) -> None:
@@ -112,15 +113,24 @@ class GrantChecker(LeaderLoop):
             provider = provider_of(answer)
             if provider is not None:
                 with writing(self._ledger) as connection:
-                    grants.found_provider(connection, check.lane_id, provider, paces=self._paces)
+                    rule = grants.found_provider(
+                        connection,
+                        check.lane_id,
+                        provider,
+                        paces=self._paces,
+                        provider_rules=self._provider_rules,
+                        now=self._now(),
+                    )
                 journal.provider_found(check.grant_id, provider)
+                if rule is not None:
+                    alert("hold", rule, level="error", scope=Scope.PROVIDER)
 
     def _escalate(self) -> None:
         s, now = self._settings, self._now()
         with writing(self._ledger) as connection:
-            grants.open_stragglers(connection, now=now)
+            escalation.open_stragglers(connection, now=now)
         with writing(self._ledger) as connection:
-            found = grants.escalate(
+            found = escalation.escalate(
                 connection,
                 rules=self._doubtful,
                 since=now - clock.seconds(s.escalate_window_s),

@@ -42,6 +42,8 @@ class Alerts:
                 alert("hold", outcome.rule, level="error", scope=outcome.hold.scope if outcome.hold else "")
             elif outcome.event is Event.GIVE_UP:
                 self._alert("dead_letter", outcome.rule, job=str(outcome.job_id), sent=outcome.sent)
+            elif outcome.hold is not None and not outcome.hold.above_grant and outcome.rule in self._alerting:
+                self._alert("hold", outcome.rule, scope=outcome.hold.scope, job=str(outcome.job_id))
             elif outcome.event is not Event.DOUBT and outcome.rule in self._alerting and outcome.hold is None:
                 self._alert("unexpected_answer", outcome.rule, job=str(outcome.job_id))
             elif outcome.event is Event.RETURN and outcome.attempt is not None:

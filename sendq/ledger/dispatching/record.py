@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from sqlalchemy import Connection
 
 from sendq.clock import Micros
 from sendq.facts.jobs import JOB_CHANGES, LockedJob
-from sendq.facts.lanes import WHOLE_APPLICATION, Lane
+from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane
 from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ids import new_id
@@ -70,7 +71,7 @@ class _Recording:
         held = [
             self._lane_of(one).application
             for one in self._group.outcomes
-            if one.hold and one.hold.above_grant and one.lane_id in self._lanes
+            if one.hold and (one.hold.above_grant or one.hold.identify) and one.lane_id in self._lanes
         ]
         proven = [application for application, _ in self._group.proven]
         if held or proven:
@@ -193,6 +194,9 @@ class _Recording:
 
     def _apply_to_lane(self, outcome: Outcome) -> None:
         """Apply an outcome to its lane, and to the pair above it."""
+        if outcome.hold is not None and outcome.hold.identify and self._lane_of(outcome).provider != UNKNOWN:
+            # Identified while the call was on the wire.
+            outcome = replace(outcome, hold=replace(outcome.hold, scope=Scope.PROVIDER, identify=False))
         for kind, reason in self._lanes[outcome.lane_id].apply(outcome, now=self._now):
             self._note(kind, outcome, reason=reason)
         hold = outcome.hold

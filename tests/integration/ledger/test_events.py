@@ -9,7 +9,7 @@ import pytest
 from sendq.clock import SECOND
 from sendq.facts.outcomes import Hold, Scope
 from sendq.facts.turns import Claimed
-from sendq.ledger import grants
+from sendq.ledger import escalation
 from sendq.ledger.db import schema
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
@@ -108,7 +108,7 @@ class TestAnEscalation:
             answer(ledger, claimed, 0, Hold(Scope.GRANT, "forbidden", "policy", None))
         now = ledger.clock()
         with ledger.writing() as connection:
-            grants.escalate(connection, rules={"forbidden"}, since=0, number=3, held_until=now + HOUR, now=now)
+            escalation.escalate(connection, rules={"forbidden"}, since=0, number=3, held_until=now + HOUR, now=now)
         assert sorted(told(ledger)) == [
             *(("closed", "policy", "google", f"g{number}") for number in range(3)),
             ("escalated", "policy", "google", None),

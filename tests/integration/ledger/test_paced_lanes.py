@@ -161,7 +161,7 @@ class TestAProvider:
     def found(self, ledger: Ledger, provider: str) -> None:
         lane = ledger.lane().id
         with ledger.writing() as connection:
-            grants.found_provider(connection, lane, provider, paces=Paces())
+            grants.found_provider(connection, lane, provider, paces=Paces(), now=ledger.clock())
 
     def to_ask(self, ledger: Ledger) -> list[str]:
         with ledger.writing() as connection:

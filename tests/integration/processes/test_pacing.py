@@ -8,12 +8,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from sqlalchemy import Row, select
+from sqlalchemy import Row, select, update
 
-from sendq import Options, Send, State
+from sendq import Options, Send, State, clock
 from sendq.clock import SECOND
 from sendq.ledger.db import schema
+from sendq.ledger.db.engine import writing
 from sendq.rules.pace import PACES
+from sendq.simulator import Fault, Request
 from sendq.simulator.limits import GMAIL_EXHAUSTED, ProviderLimits
 from tests.support.servers import PgServer
 from tests.support.system import System, mail, running
@@ -22,6 +24,13 @@ from tests.support.waiting import eventually
 # A minute of Google's and Microsoft's lasts 6 s, Exchange's ten minutes 60 s.
 SCALE = 0.1
 
+
+DISABLED = Fault.status(
+    403,
+    type="api.provider_error",
+    message="Gmail API has not been used in project 42 before or it is disabled.",
+    provider_error={"error": {"code": 403, "status": "PERMISSION_DENIED", "message": "accessNotConfigured"}},
+)
 
 # Messages for each: two windows full of them, so that none may pass at once.
 NUMBERS = {"google": 120, "microsoft": 60, "ews": 60}
@@ -83,6 +92,39 @@ class TestAGrantWhoseProviderNobodyNamed:
         assert (lane.width, lane.ask_at) == (PACES["ews"].width, None)
         asked = [one for one in system.api.requests if one.grant == "anonymous" and one.operation == "grant"]
         assert len(asked) == 1
+
+    def test_holds_no_other_account_when_its_provider_fails(self, system: System) -> None:
+        api_is_silent = True
+
+        def gate(request: Request) -> Fault | None:
+            if request.grant != "disabled":
+                return None
+            if request.operation == "grant":
+                return Fault.status(503) if api_is_silent else None
+            return DISABLED
+
+        system.api.behaviour.gate = gate
+        system.api.grant("disabled", provider="google")
+        bad = system.queue.send("disabled", mail())
+        eventually(lambda: system.queue.job(bad.id).trail, "the failure of its provider")
+        others = [f"new-{number}" for number in range(80)]
+        for grant in others:
+            system.api.grant(grant, provider="imap")
+        jobs = system.queue.send_many([Send(grant, mail()) for grant in others])
+        eventually(lambda: {system.state(job.id) for job in jobs} == {State.SENT}, "the mail of the other accounts")
+        assert "unknown" not in held_pairs(system)
+        assert system.queue.why(bad.id).says == "the grant is held"
+        api_is_silent = False
+        with writing(system.engine) as connection:
+            connection.execute(update(schema.lane).where(schema.lane.c.grant_id == "disabled").values(ask_at=1))
+        eventually(lambda: held_pairs(system) == {"google"}, "the hold of the provider that the API named")
+        why = system.queue.why(bad.id)
+        assert (why.says, why.rule) == ("the provider is held", "gmail_api_disabled")
+
+
+def held_pairs(system: System) -> set[str]:
+    """The providers that are held."""
+    return {row.provider for row in system.rows(schema.pair) if (row.held_until or 0) > clock.now()}
 
 
 def lanes(system: System, grant: str) -> Sequence[Row[Any]]:

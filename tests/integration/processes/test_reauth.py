@@ -17,7 +17,7 @@ from sendq.enqueueing.planning import Options
 from sendq.facts.outcomes import Hold, Scope
 from sendq.facts.turns import Claimed
 from sendq.ids import lane_id
-from sendq.ledger import grants
+from sendq.ledger import escalation, grants
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching.pairs import prove
@@ -329,12 +329,12 @@ def refuse_all(ledger: Ledger, turns: Sequence[Claimed], *, rule: str = "scopes_
         ledger.record(refused, ends=[end(claimed)])
 
 
-def look_higher(ledger: Ledger, *, window: Micros = 300 * SECOND) -> list[grants.Escalated]:
+def look_higher(ledger: Ledger, *, window: Micros = 300 * SECOND) -> list[escalation.Escalated]:
     now = ledger.clock()
     with ledger.writing() as connection:
-        grants.open_stragglers(connection, now=now)
+        escalation.open_stragglers(connection, now=now)
     with ledger.writing() as connection:
-        return grants.escalate(
+        return escalation.escalate(
             connection, rules={"scopes_missing"}, since=now - window, number=10, held_until=now + 60 * SECOND, now=now
         )
 
@@ -401,7 +401,7 @@ class TestLookingHigher:
         now, locked = pg_ledger.clock(), list[str]()
         event.listen(pg_ledger.engine, "before_cursor_execute", lambda *given: locked.append(given[2]))
         with pg_ledger.writing() as connection:
-            found = grants.escalate(
+            found = escalation.escalate(
                 connection, rules={"scopes_missing", "forbidden"}, since=0, number=10, held_until=now + SECOND, now=now
             )
         assert {(one.rule, one.grants) for one in found} == {("scopes_missing", 10), ("forbidden", 10)}
