@@ -11,7 +11,7 @@
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
     ├── Unreadable                stored content is encrypted with a key that is not available
     ├── SchemaMismatch            the ledger's schema is older or newer than this code
-    └── LedgerUnavailable         the ledger cannot be reached
+    └── LedgerUnavailable         the ledger cannot be reached or used; the message says why
 
 A mistake in the call itself (a sync session passed to the async queue) is a ``TypeError``: the program is wrong, not
 its data.
@@ -161,4 +161,4 @@ class SchemaMismatch(SendqError):
 
 
 class LedgerUnavailable(SendqError):
-    """The ledger cannot be reached."""
+    """The ledger cannot be reached or used; the message says why, and what to do."""

@@ -13,7 +13,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, text, tuple_
+from sqlalchemy import Connection, Row, TwoPhaseTransaction, select, text, tuple_
 
 from sendq.clock import Micros
 from sendq.enqueueing.plan import Plan
@@ -97,8 +97,12 @@ def wakes_of(rows: Iterable[Row[Any]], starts: Mapping[UUID, Micros]) -> list[di
 
 
 def notify(connection: Connection, *, at: Micros) -> None:
-    """Wake the dispatcher at commit, if it sleeps until later than ``at``. On SQLite the dispatcher polls instead."""
-    if connection.dialect.name == "postgresql":
+    """Wake the dispatcher at commit, if it sleeps until later than ``at``.
+
+    On SQLite the dispatcher polls instead, and so it does for a two-phase commit: PostgreSQL cannot prepare a
+    transaction that notifies.
+    """
+    if connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction):
         connection.execute(_NOTIFY, {"at": at})
 
 

@@ -41,6 +41,7 @@ from worker.redis.embedded import EmbeddedRedis, redis_client
 OPTIONS = {
     "fsync": "off",
     "max_connections": "200",
+    "max_prepared_transactions": "20",
     "shared_buffers": "64MB",
     "listen_addresses": "127.0.0.1",
     "log_min_messages": "warning",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sendq.errors import LedgerUnavailable
 from sendq.ledger.db import migrate
-from sendq.ledger.db.engine import open_async_engine, translated
+from sendq.ledger.db.engine import open_async_engine, translated, without_translation
 from sendq.ledger.db.forks import around_forks
-from sendq.ledger.db.joined import async_connection_of, connection_of
+from sendq.ledger.db.joined import async_connection_of, joined
+from sendq.ledger.db.own_ledger import OwnLedger, Stranger, name_of_ledger
 
 T = TypeVar("T")
 
@@ -28,21 +30,36 @@ class AsyncTransactions:
     """
 
     def __init__(self, ledger: str | URL | AsyncEngine) -> None:
-        self.engine = ledger if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
+        self.engine = _untranslated(ledger) if isinstance(ledger, AsyncEngine) else open_async_engine(ledger)
         self._url = None if isinstance(ledger, AsyncEngine) else ledger
         self._engines: dict[asyncio.AbstractEventLoop, AsyncEngine] = {}
         self._lock = Lock()  # loops run in different threads
         self._schema_is_right = False
+        self._own = OwnLedger(self.engine.sync_engine)
         around_forks(self, in_child=AsyncTransactions._forget_loops)
 
     async def write(self, session: Any, action: Callable[[Connection], T]) -> T:
         """Run ``action`` in the transaction of ``session``, or, if it is None, in a new one."""
         with _translated():
             if session is not None:
-                return await async_connection_of(session).run_sync(lambda joined: action(connection_of(joined)))
+                return await self._write_joined(session, action)
             await self._check_schema()
             async with self._engine_here().begin() as connection:
                 return await connection.run_sync(action)
+
+    async def _write_joined(self, session: Any, action: Callable[[Connection], T]) -> T:
+        def work(given: Any, is_own: bool) -> Stranger | _Done[T]:
+            with joined(given) as connection:
+                stranger = None if is_own else self._own.stranger(given, connection)
+                return _Done(action(connection)) if stranger is None else stranger
+
+        runner = async_connection_of(session)
+        found = await runner.run_sync(work, False)
+        if isinstance(found, Stranger):
+            self._own.compare(found, await self.read(name_of_ledger))
+            found = await runner.run_sync(work, True)
+            assert not isinstance(found, Stranger)
+        return found.result
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run ``query`` in a transaction that only reads."""
@@ -92,6 +109,17 @@ class AsyncTransactions:
         for engine in {self.engine, *self._engines.values()}:
             engine.sync_engine.dispose(close=False)
         self._engines.clear()
+
+
+def _untranslated(engine: AsyncEngine) -> AsyncEngine:
+    """`without_translation`."""
+    given = engine.sync_engine
+    return engine if without_translation(given) is given else engine.execution_options(schema_translate_map=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Generic[T]):
+    result: T
 
 
 @contextmanager

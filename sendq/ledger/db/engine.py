@@ -198,6 +198,13 @@ def _prepare(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
+def without_translation(engine: Engine) -> Engine:
+    """The engine without a ``schema_translate_map``, which would reach only some of our statements."""
+    if not engine.get_execution_options().get("schema_translate_map"):
+        return engine
+    return engine.execution_options(schema_translate_map=None)
+
+
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that writes. Raises `Retryable`, `LedgerUnavailable` or `SchemaMismatch`."""
@@ -238,6 +245,11 @@ def meaning_of(error: exc.DBAPIError) -> Retryable | LedgerUnavailable | SchemaM
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if state in ("40001", "40P01", "55P03"):
         return Retryable("the database aborted the transaction; roll back and run it again")
+    if state == "42501":
+        return LedgerUnavailable(
+            "the database role has no right to do this in the ledger; grant it SELECT, INSERT, UPDATE and DELETE on "
+            "all tables whose names begin with sendq_"
+        )
     if state in ("42P01", "42703"):
         return SchemaMismatch("the ledger has no such table or column; run: python -m sendq migrate")
     if _of_sqlite(original):

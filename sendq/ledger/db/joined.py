@@ -15,7 +15,8 @@ that the caller did not ask for.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, Protocol, TypeVar
@@ -89,11 +90,30 @@ def connection_of(session: object) -> Connection:
     return _checked(found)
 
 
+@contextmanager
+def joined(session: object) -> Iterator[Connection]:
+    """`connection_of`, for statements on the ledger's own tables.
+
+    A ``schema_translate_map`` of the caller's is not applied to them meanwhile: some are SQL text, which it would not
+    reach, so that half of a call would be in another schema.
+    """
+    connection = connection_of(session)
+    translation = connection.get_execution_options().get("schema_translate_map")
+    if not translation:
+        yield connection
+        return
+    connection.execution_options(schema_translate_map=None)
+    try:
+        yield connection
+    finally:
+        connection.execution_options(schema_translate_map=translation)
+
+
 def async_connection_of(session: object) -> RunsSync:
     """The asyncio connection or session of the caller's open transaction.
 
-    Use it as ``await async_connection_of(session).run_sync(work)``, where ``work`` begins with `connection_of`, which
-    rejects autocommit.
+    Use it as ``await async_connection_of(session).run_sync(work)``, where ``work`` begins with `joined`, which rejects
+    autocommit.
 
     Args:
         session: a SQLAlchemy ``AsyncConnection``, ``AsyncSession`` or ``async_scoped_session``.

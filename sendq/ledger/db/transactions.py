@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from sqlalchemy import URL, Connection, Engine
 
 from sendq.ledger.db import migrate
-from sendq.ledger.db.engine import open_engine, reading, translated, writing
+from sendq.ledger.db.engine import open_engine, reading, translated, without_translation, writing
 from sendq.ledger.db.forks import around_forks
-from sendq.ledger.db.joined import connection_of
+from sendq.ledger.db.joined import joined
+from sendq.ledger.db.own_ledger import OwnLedger, name_of_ledger
 
 T = TypeVar("T")
 
@@ -24,15 +25,18 @@ class Transactions:
     """
 
     def __init__(self, ledger: str | URL | Engine) -> None:
-        self.engine = ledger if isinstance(ledger, Engine) else open_engine(ledger)
+        self.engine = without_translation(ledger) if isinstance(ledger, Engine) else open_engine(ledger)
         self._schema_is_right = False
+        self._own = OwnLedger(self.engine)
         around_forks(self, before=_close_idle_files, in_child=_forget_connections)
 
     def write(self, session: Any, action: Callable[[Connection], T]) -> T:
-        """Run ``action`` in the transaction of ``session`` (see `connection_of`), or, if it is None, in a new one."""
+        """Run ``action`` in the transaction of ``session`` (see `joined`), or, if it is None, in a new one."""
         if session is not None:
-            with translated():
-                return action(connection_of(session))
+            with translated(), joined(session) as connection:
+                if (stranger := self._own.stranger(session, connection)) is not None:
+                    self._own.compare(stranger, self.read(name_of_ledger))
+                return action(connection)
         self._check_schema()
         with writing(self.engine) as connection:
             return action(connection)

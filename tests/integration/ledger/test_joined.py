@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from sendq.async_queue import AsyncSendQueue
+from sendq.errors import LedgerUnavailable
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_async_engine, open_engine, reading
 from sendq.ledger.db.joined import async_connection_of, connection_of
@@ -120,6 +121,80 @@ class TestAJobInSQLAlchemysTransaction:
         assert accepted(engine) == 0
 
 
+class TestASessionOfAnotherDatabase:
+    def test_is_refused_and_nothing_is_stored(self, engine: sa.Engine, tmp_path: Path) -> None:
+        elsewhere = sa.create_engine(f"sqlite:///{tmp_path / 'elsewhere.db'}")
+        migrate.upgrade(elsewhere)
+        queue = SendQueue(engine)
+        for _ in range(2):
+            with Session(elsewhere) as session, pytest.raises(TypeError, match="another database"):
+                queue.send(GRANT, message(), session=session)
+        assert (accepted(engine), accepted(elsewhere)) == (0, 0)
+        elsewhere.dispose()
+
+    def test_is_recognised_by_the_ledger_and_not_by_the_address_alone(self, address: sa.URL) -> None:
+        if address.get_backend_name() == "sqlite":
+            same = address.set(database=f"file:{address.database}", query={"uri": "true"})
+        else:
+            same = address.set(query={**address.query, "options": "-c lock_timeout=20000"})
+        queue, engine = SendQueue(open_engine(address)), sa.create_engine(same)
+        for _ in range(2):
+            with Session(engine) as session, session.begin():
+                queue.send(GRANT, message(), session=session)
+        assert accepted(engine) == 2
+        engine.dispose()
+        queue.close()
+
+
+class TestATranslationOfSchemas:
+    def test_is_applied_to_none_of_our_statements_and_stays_the_callers(self, engine: sa.Engine) -> None:
+        tenant = engine.execution_options(schema_translate_map={None: "tenant_b"})
+        queue = SendQueue(tenant)
+        with Session(tenant) as session, session.begin():
+            job = queue.send(GRANT, message(), key="k", session=session)
+            assert queue.send(GRANT, message(), key="k", session=session).existed
+            assert session.connection().get_execution_options()["schema_translate_map"] == {None: "tenant_b"}
+        assert queue.cancel(job.id) == "cancelled"
+        assert accepted(engine) == 1
+
+
+@pytest.fixture(params=["psycopg", "psycopg2"])
+def pg_engine(request: pytest.FixtureRequest) -> Iterator[sa.Engine]:
+    """An application's engine on PostgreSQL, in whose database there is a ledger."""
+    url = sa.make_url(request.getfixturevalue("pg_ledger_url")).set(drivername=f"postgresql+{request.param}")
+    engine = sa.create_engine(url)
+    yield engine
+    engine.dispose()
+
+
+class TestATwoPhaseCommit:
+    def test_can_be_prepared_although_the_dispatcher_sleeps(self, pg_engine: sa.Engine) -> None:
+        """PostgreSQL prepares no transaction that has notified."""
+        with pg_engine.begin() as connection:
+            connection.execute(sa.update(schema.leader).values(sleeps_until=2**60))
+        with Session(pg_engine, twophase=True) as session:
+            SendQueue(pg_engine).send(GRANT, message(), key="k", session=session)
+            SendQueue(pg_engine).modify(GRANT, ["m1"], unread=False, session=session)
+            session.commit()
+        with pg_engine.connect() as connection:
+            assert connection.scalar(sa.select(sa.func.count()).select_from(schema.job)) == 2
+
+
+class TestARoleWithoutRights:
+    def test_is_told_which_it_needs(self, pg_engine: sa.Engine) -> None:
+        name = f"web_{pg_engine.url.database}"
+        with pg_engine.begin() as connection:
+            connection.exec_driver_sql(f'CREATE ROLE "{name}"')
+            connection.exec_driver_sql(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{name}"')
+        with Session(pg_engine) as session:
+            session.execute(sa.text(f'SET LOCAL ROLE "{name}"'))
+            with pytest.raises(LedgerUnavailable, match=r"no right .* grant it SELECT, INSERT"):
+                SendQueue(pg_engine).send(GRANT, message(), session=session)
+        with pg_engine.begin() as connection:
+            connection.exec_driver_sql(f'DROP OWNED BY "{name}"')
+            connection.exec_driver_sql(f'DROP ROLE "{name}"')
+
+
 class TestAutocommit:
     def test_of_an_engine_is_refused(self, address: sa.URL) -> None:
         engine = sa.create_engine(address, isolation_level="AUTOCOMMIT")
@@ -211,6 +286,29 @@ class TestAJobInAnAsyncTransaction:
 
         in_a_loop(async_address, work)
         assert committed(async_address) == 0
+
+
+class TestAnAsyncSessionOfAnotherDatabase:
+    def test_is_refused_and_one_of_the_same_is_not(self, async_address: sa.URL, tmp_path: Path) -> None:
+        other = sa.make_url(f"sqlite+aiosqlite:///{tmp_path / 'elsewhere.db'}")
+        migrate.run(other)
+
+        async def work(queue: AsyncSendQueue, engine: Any) -> None:
+            elsewhere = open_async_engine(other)
+            async with AsyncSession(elsewhere) as session:
+                with pytest.raises(TypeError, match="another database"):
+                    await queue.send(GRANT, message(), session=session)
+            await elsewhere.dispose()
+            if async_address.get_backend_name() == "sqlite":
+                return
+            same = open_async_engine(
+                async_address.set(query={**async_address.query, "options": "-c lock_timeout=9000"})
+            )
+            async with AsyncSession(same) as session, session.begin():
+                await queue.send(GRANT, message(), session=session)
+            await same.dispose()
+
+        in_a_loop(async_address, work)
 
 
 class Impostor:
