@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, exc
 
 from sendq import clock
 from sendq.clock import Micros
-from sendq.errors import SendqError
+from sendq.errors import Retryable, SendqError
 from sendq.facts.turns import Turn
 from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching import workers
@@ -57,6 +57,8 @@ STEADY = 4
 SLEEP: Micros = clock.seconds(10)
 # Pause after an error, without using the wakeup, which may be the cause.
 ERROR_PAUSE_S = 1.0
+# After a conflict with another transaction, which has committed by then.
+CONFLICT_PAUSE_S = 0.02
 
 NOTHING_USED = Used(young=0, old=0)
 
@@ -125,6 +127,9 @@ class Dispatcher:
                     self._wakeup.wait_for(pause / clock.SECOND)
                 elif pause > 0:  # under load every commit would wake it; a round every few milliseconds is enough
                     self._stopping.wait(pause / clock.SECOND)
+            except Retryable as error:
+                journal.ledger_conflict(error, waiting=0)
+                self._stopping.wait(CONFLICT_PAUSE_S)
             except (SendqError, exc.SQLAlchemyError) as error:
                 journal.ledger_unavailable(error, waiting=0)
                 self._leadership.ledger_unavailable()

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 
 from sqlalchemy import exc
 
-from sendq.errors import SendqError
+from sendq.errors import Retryable, SendqError
 from worker.telemetry import journal
 
 
@@ -50,6 +50,8 @@ class PeriodicLoop(ABC):
         while not self._stopping.wait(until_next(self._every_s, time.monotonic())):
             try:
                 self.run_once()
+            except Retryable:  # a conflict with another transaction: the next round does it
+                continue
             except (SendqError, exc.SQLAlchemyError):
                 self.ledger_unavailable()
             except Exception:

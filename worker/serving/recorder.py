@@ -19,6 +19,7 @@ from uuid import UUID
 from sqlalchemy import Engine, exc
 
 from sendq.clock import Clock, Micros
+from sendq.errors import Retryable
 from sendq.facts.outcomes import Outcome
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ledger.db.engine import is_disconnect, meaning_of
@@ -134,7 +135,8 @@ class Recorder:
                 # The connection, a lock, a full disk: not the data.
                 self.tries += 1
                 metrics.commit_failed()
-                journal.ledger_unavailable(error, waiting=sum(map(len, parts)) + self._entries.qsize())
+                log = journal.ledger_conflict if _is_conflict(error) else journal.ledger_unavailable
+                log(error, waiting=sum(map(len, parts)) + self._entries.qsize())
                 time.sleep(pause)
                 pause = min(PAUSE_MOST_S, pause * 2)
 
@@ -219,6 +221,11 @@ def _is_transient(error: Exception) -> bool:
     if not isinstance(error, exc.DBAPIError):
         return isinstance(error, exc.TimeoutError)
     return is_disconnect(error) or meaning_of(error) is not None
+
+
+def _is_conflict(error: Exception) -> bool:
+    """Whether another transaction was in the way; the ledger itself is well."""
+    return isinstance(error, exc.DBAPIError) and isinstance(meaning_of(error), Retryable)
 
 
 def _with_text_replaced(outcome: Outcome) -> Outcome:

@@ -290,6 +290,11 @@ def ledger_unavailable(error: BaseException, *, waiting: int) -> None:
     _log.error("ledger_unavailable", error=type(error).__name__, outcomes_waiting=waiting)
 
 
+def ledger_conflict(error: BaseException, *, waiting: int) -> None:
+    """The ledger aborted a transaction that got in another one's way; it is run again. `outcomes_waiting`: in it."""
+    _log.info("ledger_conflict", error=type(error).__name__, outcomes_waiting=waiting)
+
+
 def outcome_delivered(delivery: UUID, receiver: str) -> None:
     """A receiver accepted an outcome."""
     _log.debug("outcome_delivered", delivery=str(delivery), receiver=receiver)

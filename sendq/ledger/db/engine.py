@@ -140,24 +140,27 @@ def needs_asyncio(url: URL) -> bool:
 
 
 def _options(url: URL) -> dict[str, Any]:
-    """The options that each driver needs to work behind a pooler, and to fail rather than hang."""
+    """The options that each driver needs to work behind a pooler, and to fail rather than hang.
+
+    Transactions are READ COMMITTED whatever the database's default is: a lane is locked in one statement and its next
+    job found in a later one, which must see what was committed in between.
+    """
     if url.get_backend_name() == "sqlite":
         connecting: dict[str, Any] = {"connect_args": {"timeout": SQLITE_BUSY_S}}
         if url.drivername == "sqlite+aiosqlite" and url.database not in (None, "", ":memory:"):
             # An idle connection has a thread, which no other event loop and no child process could use or end.
             connecting["poolclass"] = NullPool
         return connecting
+    # Said with each BEGIN, so it costs no round trip and a pooler cannot lose it.
+    common: dict[str, Any] = {"pool_pre_ping": True, "isolation_level": "READ COMMITTED"}
     if url.drivername == "postgresql+psycopg":
-        return {"connect_args": {"prepare_threshold": None, "context": _binary_lists(), **LIBPQ}, "pool_pre_ping": True}
+        return {"connect_args": {"prepare_threshold": None, "context": _binary_lists(), **LIBPQ}, **common}
     if url.drivername == "postgresql+psycopg2":
-        return {"connect_args": dict(LIBPQ), "pool_pre_ping": True}
+        return {"connect_args": dict(LIBPQ), **common}
     if url.drivername == "postgresql+asyncpg":
         # Unnamed statements: behind PgBouncer, a named one may not exist on the next server connection.
-        return {
-            "connect_args": {"prepared_statement_name_func": str, "statement_cache_size": 0},
-            "pool_pre_ping": True,
-        }
-    return {"pool_pre_ping": True}
+        return {"connect_args": {"prepared_statement_name_func": str, "statement_cache_size": 0}, **common}
+    return common
 
 
 def _binary_lists() -> AdaptersMap:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
 from sendq import State
 from sendq.clock import SECOND
@@ -22,6 +23,7 @@ from tests.support.ledger import Ledger, end, outcome
 from tests.support.servers import PgServer
 from tests.support.waiting import LIMIT_S, eventually
 from worker.serving.recorder import TEXT_REFUSED, Entry, Recorder
+from worker.telemetry import journal
 
 PAIR = ("default", "unknown")
 
@@ -202,6 +204,28 @@ class TestAPairThatWasHeld:
     def ramp(self, ledger: Ledger) -> int | None:
         (ramp,) = [row.ramp for row in ledger.rows(schema.pair) if row.provider == PAIR[1]]
         return None if ramp is None else int(ramp)
+
+
+class TestAConflictWithAnotherTransaction:
+    def test_is_not_called_a_ledger_that_is_away(
+        self, pg_ledger: Ledger, told: Told, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        logged: list[str] = []
+        for event in ("ledger_conflict", "ledger_unavailable"):
+            monkeypatch.setattr(journal, event, lambda *_, event=event, **__: logged.append(event))
+        (claimed,) = claimed_turns(pg_ledger, 1)
+        engine = open_engine(pg_ledger.engine.url.update_query_dict({"options": "-c lock_timeout=50"}))
+        recorder = Recorder(engine, now=pg_ledger.clock, on_recorded=told.group)
+        with pg_ledger.engine.begin() as connection:
+            connection.execute(text("LOCK TABLE sendq_attempt IN ACCESS EXCLUSIVE MODE"))
+            recorder.put(accepted(claimed, told))
+            recorder.start()
+            eventually(lambda: recorder.tries >= 2, "two tries in vain")
+        told.wait_for(1)
+        assert pg_ledger.state(claimed.jobs[0].id) is State.SENT
+        assert recorder.stop(20)
+        assert set(logged) == {"ledger_conflict"}
+        engine.dispose()
 
 
 class TestALedgerThatIsAway:

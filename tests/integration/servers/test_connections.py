@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
@@ -9,10 +10,10 @@ from uuid import UUID
 import pytest
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, make_url, text
 
 from sendq.errors import LedgerUnavailable
-from sendq.ledger.db.engine import FRESH_S, open_busy_engine, reading
+from sendq.ledger.db.engine import FRESH_S, open_async_engine, open_busy_engine, open_engine, reading, writing
 from tests.support.servers import PgServer
 
 PID = text("SELECT pg_backend_pid()")
@@ -111,3 +112,26 @@ class TestAConnectionThatLives:
             sessions = {one.execute(PID).scalar_one(), other.execute(PID).scalar_one()}
         assert len(sessions) == 2
         assert len({asked(engine) for _ in range(4)}) == 1
+
+
+class TestATransaction:
+    def test_is_read_committed_whatever_the_default_of_the_database(self, pg_server: PgServer, pg_url: str) -> None:
+        url = make_url(pg_url)
+        pg_server.execute(f"ALTER DATABASE {url.database} SET default_transaction_isolation = 'serializable'")
+        ask = text("SELECT current_setting('transaction_isolation'), current_setting('default_transaction_isolation')")
+        found = []
+        for driver in ("psycopg", "psycopg2"):
+            engine = open_engine(url.set(drivername=f"postgresql+{driver}"))
+            with writing(engine) as connection:
+                found.append(connection.execute(ask).one())
+            engine.dispose()
+
+        async def story(driver: str) -> None:
+            engine = open_async_engine(url.set(drivername=f"postgresql+{driver}"))
+            async with engine.begin() as connection:
+                found.append((await connection.execute(ask)).one())
+            await engine.dispose()
+
+        for driver in ("psycopg", "asyncpg"):
+            asyncio.run(story(driver))
+        assert found == [("read committed", "serializable")] * 4
