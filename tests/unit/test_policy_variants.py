@@ -11,9 +11,11 @@ from tasks.policy.body import Body
 from tasks.policy.failure import Failure
 from tasks.policy.row import Row, fits_status
 from tasks.policy.table import POLICY
+from tests.unit.test_field_errors import FIELD_CASES
 from tests.unit.test_policy import CASES, failure_of, named
 
-JSON_CASES = [case for case in CASES if isinstance(case["body"], dict)]
+FIELD = [{**case, "rule": POLICY.rule(failure_of(case)).id} for case in FIELD_CASES]
+JSON_CASES = [case for case in (*CASES, *FIELD) if isinstance(case["body"], dict)]
 # Not words of the error, but of its envelope.
 ENVELOPE = ("api_error", "api.provider_error", "api.invalid_request_error", "provider_error", "rate_limit_error")
 REQUEST_ID = "5fa64c92-e840-4357-86b9-2aa364d35b88"
