@@ -34,6 +34,7 @@ from tasks.calling.calls import kind_of, make_call, read_answer
 from tasks.calling.isolated import NoProcess
 from tasks.calling.nylas import Application, NylasClient
 from tasks.calling.upload import Upload
+from tasks.calling.usage import units_used
 from tasks.policy.decide import Decision, JobFacts, decide
 from tasks.policy.failure import Failure, Success
 from tasks.policy.row import Policy, Route
@@ -305,6 +306,8 @@ class _Turn:
         )
         outcome = self._as_outcome(job, result, decision, begun_at=begun_at, ended_at=ended_at)
         self._learn(decision)
+        if not result.replayed and (units := units_used(answer.headers, lane.provider)) is not None:
+            self._pacer.correct(call_of(job.operation, job.form), units, succeeded=isinstance(result, Success))
         return outcome if page is None else replace(outcome, page=page)
 
     async def _wait_for_start(self, job: ClaimedJob) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import ceil
-from typing import Protocol
+from typing import Any, Protocol
 
 from sendq.clock import SECOND, Micros
 
@@ -80,7 +80,8 @@ NYLAS = (
     Limit("nylas_multipart", 10, SECOND, {"multipart": 1}),
 )
 
-# Gmail API, "Usage limits": units by method. A listing is a page of 20: `messages.list` and 20 × `messages.get`.
+# Gmail API, "Usage limits": units by method. A send is about 115 with what Nylas reads afterwards, which its answer may
+# state (`Pacer.correct`). A listing is a page of 20: `messages.list` and 20 × `messages.get`.
 _GMAIL = {"send": 100, "multipart": 100, "modify": 5, "delete": 5, "list": 105}
 # One send is several requests to Graph: draft, upload, send, and reading it back (`Nylas-Provider-Request-Count`).
 _GRAPH = {"send": 4, "multipart": 5, "modify": 1, "delete": 1, "list": 1}
@@ -148,6 +149,11 @@ RELAXED = 0.95
 # Requests arrive a little earlier or later than they start: calls that must be a second apart start further apart.
 APART = 1.1
 
+# Limits in whose units an answer may state what its call used (`tasks.calling.usage`); the costs in `PACES` are then
+# only a first guess. An answer that states more than so many times that guess is not believed.
+STATED = frozenset({"second", "minute", "requests", "commands"})
+STATED_MOST = 10
+
 # How long a lane must go without a throttle before it may drop the distance that it has to keep between modifications.
 BEHAVES_AFTER: Micros = 10 * MINUTE
 
@@ -178,6 +184,10 @@ class Pacer:
     modify_at: Micros = 0
     call_at: Micros = 0
     hours: dict[int, int] = field(default_factory=dict)  # messages by hour since 1970, for the daily budget
+    # By kind of call: what the last one used, as its answer stated it; what this turn's answers state counts from the
+    # next turn on, so that a call is corrected by what it was charged.
+    stated: dict[str, int] = field(default_factory=dict)
+    learned: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.full_at += [0.0] * (len(self.pace.limits) - len(self.full_at))
@@ -185,8 +195,18 @@ class Pacer:
     @property
     def text(self) -> str:
         """What has been used, to be kept with the lane; `pacer` reads it."""
-        used = [[ceil(at) for at in self.full_at], self.modify_at, self.call_at]
-        return json.dumps([*used, self.hours] if self.hours else used, separators=(",", ":"))
+        used: list[Any] = [[ceil(at) for at in self.full_at], self.modify_at, self.call_at]
+        stated = self.stated | self.learned
+        if self.hours or stated:
+            used.append(self.hours)
+        if stated:
+            used.append(stated)
+        return json.dumps(used, separators=(",", ":"))
+
+    def cost(self, limit: Limit, call: str) -> int:
+        """The units of a limit that a call of this kind is charged."""
+        cost = limit.costs.get(call, 0)
+        return self.stated.get(call, cost) if cost and limit.name in STATED else cost
 
     def start(self, call: str, now: Micros) -> Micros:
         """The earliest start of this kind of call, if no other goes before it."""
@@ -194,7 +214,7 @@ class Pacer:
         if call not in SENDS:
             at = max(at, self.modify_at)
         for limit, full_at in zip(self.pace.limits, self.full_at, strict=True):
-            cost = limit.costs.get(call, 0)
+            cost = self.cost(limit, call)
             if cost:
                 at = max(at, full_at + (cost - limit.burst) * limit.interval)
         if self.pace.daily is not None and call in SENDS:
@@ -205,7 +225,7 @@ class Pacer:
         """About when the ``number``-th of such calls starts, if only the pace delays them."""
         at = float(self.start(call, now) + (number - 1) * self._distance(call))
         for limit, full_at in zip(self.pace.limits, self.full_at, strict=True):
-            cost = limit.costs.get(call, 0)
+            cost = self.cost(limit, call)
             at = max(at, max(full_at, now) + (number * cost - limit.burst) * limit.interval)
         if self.pace.daily is not None and call in SENDS:
             today = sum(self.hours.values())
@@ -218,7 +238,7 @@ class Pacer:
     def take(self, call: str, at: Micros) -> None:
         """Charge a call of this kind that starts at ``at``."""
         for position, limit in enumerate(self.pace.limits):
-            cost = limit.costs.get(call, 0)
+            cost = self.cost(limit, call)
             if cost:
                 self.full_at[position] = max(self.full_at[position], at) + cost * limit.interval
         self.call_at = at + self.stretch
@@ -228,6 +248,18 @@ class Pacer:
             hour = at // HOUR
             self.hours = {then: sent for then, sent in self.hours.items() if then > hour - DAY_HOURS}
             self.hours[hour] = self.hours.get(hour, 0) + 1
+
+    def correct(self, call: str, units: int, *, succeeded: bool) -> None:
+        """An answer states that a call of this kind, charged by this pacer, used ``units`` of its provider's limits.
+
+        The next ones are expected to use as much if it ``succeeded``: one that was refused may have used less.
+        """
+        for position, limit in enumerate(self.pace.limits):
+            guess = limit.costs.get(call, 0)
+            if guess and limit.name in STATED and units <= STATED_MOST * guess:
+                self.full_at[position] += (units - self.cost(limit, call)) * limit.interval
+                if succeeded and units:
+                    self.learned[call] = units
 
     def modified(self, at: Micros) -> None:
         """Note that a modification started at ``at``, which may be later than was planned."""
@@ -267,11 +299,21 @@ def pacer(
     """The pacer of a lane: its pace and stored use. If the number of limits has changed, their use starts at zero."""
     made = Pacer(pace, spacing=spacing if now < spacing_until else 0, stretch=stretch)
     if used is not None:
-        full_at, made.modify_at, made.call_at, *hours = json.loads(used)
+        full_at, made.modify_at, made.call_at, *more = json.loads(used)
         if len(full_at) == len(pace.limits):
             made.full_at = full_at
-        made.hours = {int(hour): sent for hour, sent in hours[0].items()} if hours else {}
+        made.hours = {int(hour): sent for hour, sent in more[0].items()} if more else {}
+        made.stated = stated_costs(used)
     return made
+
+
+def stated_costs(used: str | None) -> dict[str, int]:
+    """By kind of call: the units of the provider's limits that the last one used, if its answer stated them.
+
+    ``used`` is a lane's, in the form of `Pacer.text`.
+    """
+    more = [] if used is None else json.loads(used)[4:]
+    return dict(more[0]) if more else {}
 
 
 class Paced(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.lanes import Lane
 from sendq.rules.eta import predicted
-from sendq.rules.pace import call_of, read
+from sendq.rules.pace import call_of, read, stated_costs
 from sendq.rules.reconcile import Seen
 from sendq.rules.rule_ids import JOB_REFUSED, NO_KEY, POISON
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
@@ -154,7 +154,9 @@ def _paced(lane: Lane, now: Micros) -> str:
     if lane.spacing_until > now:
         return f"the grant's quota was exhausted: for a while modifications stay {lane.spacing / SECOND:g} s apart"
     limits = [f"{limit.units} per {limit.window / SECOND:g} s" for limit in read(lane.pace, lane.provider).limits]
-    return f"its lane keeps to the limits for {lane.provider} ({', '.join(limits)})"
+    says = f"its lane keeps to the limits for {lane.provider} ({', '.join(limits)})"
+    costs = [f"{units} units for a {call}" for call, units in sorted(stated_costs(lane.used).items())]
+    return f"{says}; its last answers stated {' and '.join(costs)}" if costs else says
 
 
 def _eta(around: Situation, *, now: Micros) -> Micros:

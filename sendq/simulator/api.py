@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -41,6 +41,8 @@ class Behaviour:
     simulator's thread; the fault that it returns is applied.
     ``gates_first``: whether an invalid grant and the ``gate`` refuse a send before its idempotency key is looked up;
     such a refusal is not stored, and a repeat of a request that was answered may meet it.
+    ``usage``: the headers in which an answer states how much of the provider's limits the request used, for example
+    `sendq.simulator.limits.stated_usage`; called for each request that is carried out.
     ``bytes_per_s``: rate at which the body of a request is read (None: unlimited).
     """
 
@@ -55,6 +57,7 @@ class Behaviour:
     keeps_headers: bool = True
     gate: Callable[[Request], Fault | None] | None = None
     gates_first: bool = False
+    usage: Callable[[Request, Grant], Mapping[str, str]] | None = None
     bytes_per_s: float | None = None
 
 
@@ -143,6 +146,8 @@ class Api:
                 fault = self._faults.choose(request.grant, request.operation, recipients, request.job)
         if fault is None:
             done = self._act(request, grant, payload, None)
+            if self.behaviour.usage and grant is not None:
+                done = replace(done, headers={**done.headers, **self.behaviour.usage(request, grant)})
             return Outcome(done, done)
         return await self._fail(request, grant, payload, fault, gone)
 

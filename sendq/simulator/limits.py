@@ -15,12 +15,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sendq.simulator.faults import Fault
-from sendq.simulator.store import Request
+from sendq.simulator.store import Grant, Request
 
 _GOOGLE = {"send": 100, "modify": 5, "delete": 5, "list": 105, "get": 5}
 _MESSAGES = {"send": 1}
 _GRAPH = {"send": 4, "modify": 1, "delete": 1, "list": 1, "get": 1}
 _EXCHANGE = {"send": 2, "modify": 1, "delete": 1, "list": 2, "get": 1}
+
+# Gmail units and requests with what Nylas itself reads around the call; for `Behaviour.usage`.
+_STATED_UNITS = _GOOGLE | {"send": 115}
+_STATED_REQUESTS = {"google": {"send": 4, "list": 21}, "microsoft": _GRAPH, "ews": _EXCHANGE}
+
+
+def stated_usage(request: Request, grant: Grant) -> dict[str, str]:
+    """The headers ``Nylas-Provider-Request-Count`` and, for Gmail, ``Nylas-Gmail-Quota-Usage`` of an answer."""
+    requests = _STATED_REQUESTS.get(grant.provider, {}).get(request.operation, 1)
+    headers = {"Nylas-Provider-Request-Count": str(requests)}
+    if grant.provider == "google" and request.operation in _STATED_UNITS:
+        headers["Nylas-Gmail-Quota-Usage"] = str(_STATED_UNITS[request.operation])
+    return headers
+
 
 GMAIL_EXHAUSTED = Fault.status(
     429,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -47,6 +48,7 @@ class GrantView:
     announced_at  when the application was notified that the owner must sign in again
     gone          the grant no longer exists at Nylas; its jobs end
     holds         every hold in force over it: its application's, its provider's, its own
+    costs         by kind of call: the units of its provider's limits that the last one used, if its answer stated them
     waiting       its waiting jobs; if ``more_waiting``, there are more than were counted
     """
 
@@ -66,6 +68,7 @@ class GrantView:
     holds: tuple[HoldView, ...]
     waiting: int
     more_waiting: bool
+    costs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def connected(self) -> bool:

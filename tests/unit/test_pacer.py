@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -14,6 +15,7 @@ from sendq.rules.pace import (
     HOUR,
     MINUTE,
     PACES,
+    STATED,
     STRETCH_FIRST,
     STRETCH_MOST,
     Limit,
@@ -23,6 +25,7 @@ from sendq.rules.pace import (
     pacer,
     read,
     relaxed,
+    stated_costs,
     stretched,
     written,
 )
@@ -99,6 +102,80 @@ class TestAPacedLane:
     def test_says_when_the_last_of_many_starts(self) -> None:
         expected = run(Pacer(PACES["google"]), ["send"] * 200)[-1][0]
         assert abs(Pacer(PACES["google"]).start_of(200, "send", NOW) - expected) < SECOND
+
+
+REAL = {"google": {"send": 115, "modify": 10}, "microsoft": {"send": 6}, "ews": {"send": 3}}
+
+
+class TestAnAnswerThatStatesWhatItsCallUsed:
+    def turns(self, provider: str, calls: list[str]) -> list[tuple[Micros, str]]:
+        """When calls start that are answered at once, in turns of ten."""
+        pace, real = PACES[provider], REAL[provider]
+        now, used, starts = NOW, None, []
+        for place in range(0, len(calls), 10):
+            turn = pacer(pace, used, now=now)
+            for call in calls[place : place + 10]:
+                ((now, _),) = run(turn, [call], now)
+                starts.append((now, call))
+                if call in real:
+                    turn.correct(call, real[call], succeeded=True)
+            used = turn.text
+        return starts
+
+    @pytest.mark.parametrize("provider", PACED)
+    def test_keeps_the_lane_within_its_limits_by_their_real_use(self, provider: str) -> None:
+        starts = self.turns(provider, ["send", "send", "modify"] * 200)
+        for limit in PACES[provider].limits:
+            real = {call: REAL[provider].get(call, cost) for call, cost in limit.costs.items()}
+            costs = real if limit.name in STATED else limit.costs
+            assert most_in_a_window(starts, replace(limit, costs=costs)) <= limit.units
+
+    def test_lets_nine_tenths_of_the_real_limit_go(self) -> None:
+        starts = self.turns("google", ["send"] * 500)
+        took = starts[-1][0] - starts[0][0]
+        assert 500 * 115 / took >= 0.9 * 6_000 / MINUTE
+
+    def test_corrects_a_call_by_what_it_was_charged_whatever_others_state_meanwhile(self) -> None:
+        together, apart = Pacer(PACES["google"]), Pacer(PACES["google"])
+        run(together, ["send", "send"])
+        for _ in range(2):
+            together.correct("send", 115, succeeded=True)
+            run(apart, ["send"])
+            apart.correct("send", 115, succeeded=True)
+        assert together.start("send", NOW) == apart.start("send", NOW)
+
+    def test_is_remembered_with_the_lane(self) -> None:
+        used = Pacer(PACES["google"], hours={1: 2})
+        used.correct("send", 115, succeeded=True)
+        again = pacer(PACES["google"], used.text, now=NOW)
+        assert (again.stated, again.hours, stated_costs(used.text)) == ({"send": 115}, {1: 2}, {"send": 115})
+        assert pacer(PACES["google"], again.text, now=NOW).stated == {"send": 115}
+
+    @pytest.mark.parametrize("text", [None, Pacer(PACES["google"]).text, Pacer(PACES["google"], hours={1: 2}).text])
+    def test_is_none_in_a_lane_that_never_had_one(self, text: str | None) -> None:
+        assert stated_costs(text) == {}
+
+    def test_teaches_nothing_about_successes_if_it_refused(self) -> None:
+        used = Pacer(PACES["google"])
+        run(used, ["send"])
+        used.correct("send", 5, succeeded=False)
+        assert stated_costs(used.text) == {}
+        assert used.start("send", NOW) == NOW  # though it counts
+
+    def test_is_not_believed_if_it_states_nonsense(self) -> None:
+        used = Pacer(PACES["google"])
+        run(used, ["send"])
+        before = used.text
+        used.correct("send", 1_001, succeeded=True)
+        used.correct("unheard-of", 5, succeeded=True)
+        assert used.text == before
+
+    def test_changes_nothing_where_no_limit_is_counted_in_its_units(self) -> None:
+        used = Pacer(PACES["imap"])
+        run(used, ["send"])
+        before = used.text
+        used.correct("send", 3, succeeded=True)
+        assert used.text == before
 
 
 class TestModificationsAfterARefusal:

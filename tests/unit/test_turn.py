@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, Micros
-from sendq.rules.pace import MINUTE, PACES, Limit, Pace
+from sendq.rules.pace import MINUTE, PACES, Limit, Pace, stated_costs
 from sendq.rules.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
 from sendq.rules.rule_ids import RETURNED
 from sendq.rules.starts import LONGEST_PAUSE
@@ -112,6 +112,25 @@ class TestNoAnswer:
         one = job(doubt_at=START - SECOND, key_at=START - SECOND)
         outcome = Process(usually=(0.1, THROTTLED)).run(claim([one])).outcomes[one.id]
         assert (outcome.sent, outcome.new_generation) == ("maybe", False)
+
+
+class TestAnAnswerThatStatesWhatItsCallUsed:
+    def of(self, **headers: str) -> dict[str, int]:
+        """What the lane knows afterwards, if each answer has these headers."""
+        stated = {name.replace("_", "-"): value for name, value in headers.items()}
+        each = Answer(200, {"x-request-id": "r"} | stated, answer().body)
+        process = Process(usually=(0.1, each)).run(claim([job() for _ in range(2)], pace=PACES["google"]))
+        assert process.events == [Event.ACCEPT] * 2
+        return stated_costs(process.end.used)
+
+    def test_corrects_the_pace_with_the_end_of_the_turn(self) -> None:
+        assert self.of(nylas_gmail_quota_usage="115") == {"send": 115}
+
+    def test_is_ignored_if_it_replays_an_earlier_one(self) -> None:
+        assert self.of(nylas_gmail_quota_usage="115", idempotent_response="true") == {}
+
+    def test_is_rare_and_the_pace_is_as_documented_without_it(self) -> None:
+        assert self.of() == {}
 
 
 class TestASlowCall:

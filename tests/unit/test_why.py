@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, moment
+from sendq.rules.pace import PACES, Pacer
 from sendq.rules.reconcile import Seen
 from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
@@ -159,6 +160,16 @@ class TestAJobThatWaits:
     def test_for_its_lanes_pace(self) -> None:
         found = why(lane={"ready_at": LATER, "next_at": LATER})
         assert (found.reason, found.until) == ("pace", moment(LATER))
+
+    def test_for_its_lanes_pace_with_what_the_last_answers_stated(self) -> None:
+        used = Pacer(PACES["google"])
+        used.correct("send", 115, succeeded=True)
+        found = why(lane={"ready_at": LATER, "next_at": LATER, "provider": "google", "used": used.text})
+        assert found.says.endswith("6000 per 60 s); its last answers stated 115 units for a send")
+
+    def test_because_another_job_of_its_grant_is_tried_first(self) -> None:
+        found = why(job={"next_at": LATER, "rule": "job_refused"})
+        assert (found.reason, found.rule, found.until) == ("set_aside", "job_refused", moment(LATER))
 
     def test_behind_others_of_its_lane(self) -> None:
         found = why(lane={"turn": "claimed"})

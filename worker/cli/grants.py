@@ -62,6 +62,9 @@ def grants(state: tuple[str, ...], limit: int, cursor: str | None, as_json: bool
         [_cells(grant, url) for grant, url in zip(page.items, urls, strict=True)],
         folds=True,
     )
+    if filters["grant_id"] is not None:
+        for call, units in sorted(item for grant in page.items for item in grant.costs.items()):
+            tell(f"its last {call} used {units} units of {page.items[0].provider}'s limits, as the answer stated")
     tell_of_more(page)
 
 

@@ -16,6 +16,7 @@ from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
 from sendq.ledger.reading.holds import wide_holds
 from sendq.ledger.reading.paging import Place, cursor, literal, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
+from sendq.rules.pace import stated_costs
 from sendq.rules.states import State
 from sendq.views import GrantState, GrantView, HoldView, Page
 
@@ -69,6 +70,7 @@ class LaneRow:
     suspected: bool
     announced_at: Micros | None
     gone: bool
+    used: str | None
     waiting: int
 
 
@@ -193,6 +195,7 @@ def _view(lane: LaneRow, wide: Sequence[HoldView], event: Kept | None, most: int
         holds=tuple(over),
         waiting=min(lane.waiting, most),
         more_waiting=lane.waiting > most,
+        costs=stated_costs(lane.used),
     )
 
 

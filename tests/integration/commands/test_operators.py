@@ -187,6 +187,13 @@ class TestGrants:
         assert "https://app.example.com/mail/shut" in out
         assert "their server moves" in out
 
+    def test_shows_what_a_call_of_one_grant_uses(self, cli: Cli, ledger: Ledger) -> None:
+        lanes(ledger, stating="google")
+        ledger.set_lane("stating", used='[[0,0,0,0],0,0,{},{"send":115}]')
+        assert "its last send used 115 units of google's limits" in cli("grants", "--grant", "stating")[1]
+        (row,) = as_json(cli("grants", "--grant", "stating", "--json"))["items"]
+        assert row["costs"] == {"send": 115}
+
     def test_names_the_setting_that_is_missing(self, cli: Cli, ledger: Ledger) -> None:
         lanes(ledger, shut="google")
         ledger.set_lane("shut", closed_at=clock.now(), closed_rule="expired")

@@ -14,9 +14,10 @@ from sendq import Options, Send, State, clock
 from sendq.clock import SECOND
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import writing
+from sendq.operators import Operators
 from sendq.rules.pace import PACES
 from sendq.simulator import Fault, Request
-from sendq.simulator.limits import GMAIL_EXHAUSTED, ProviderLimits
+from sendq.simulator.limits import GMAIL_EXHAUSTED, ProviderLimits, stated_usage
 from tests.support.servers import PgServer
 from tests.support.system import System, mail, running
 from tests.support.waiting import eventually
@@ -79,6 +80,16 @@ class TestALaneWithPublishedLimits:
         refused = next(place for place, one in enumerate(calls) if one.status == 429)
         assert len(calls) - refused >= 4
         assert all(after.at - before.at >= 1.0 for before, after in pairwise(calls[refused:]))
+
+
+class TestAnAnswerThatStatesWhatItsCallUsed:
+    def test_is_charged_and_shown(self, system: System) -> None:
+        system.api.behaviour.gate, system.api.behaviour.usage = None, stated_usage
+        job = system.queue.send("stating", mail(), provider="google")
+        operators = Operators(system.engine)
+        eventually(lambda: operators.grant("stating").costs == {"send": 115}, "the stated use in the ledger")
+        assert system.state(job.id) is State.SENT
+        system.api.behaviour.usage = None
 
 
 class TestAGrantWhoseProviderNobodyNamed:
