@@ -118,7 +118,7 @@ def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
     if parsed.drivername == "postgresql+asyncpg":
         parsed, arguments = for_asyncpg(parsed)
         prepared["connect_args"] |= arguments
-    engine = create_async_engine(parsed, hide_parameters=True, **prepared, **options)
+    engine = create_async_engine(parsed, hide_parameters=True, **{**prepared, **options})
     _prepare(engine.sync_engine)
     return engine
 
