@@ -296,7 +296,7 @@ class _Turn:
             )
         failpoints.reached("answered")
         ended_at = around.now()
-        result, page = read_answer(job, answer, provider=lane.provider, now=ended_at)
+        result, page = read_answer(job, answer, provider=lane.provider, grant_id=lane.grant_id, now=ended_at)
         decision = decide(
             result,
             self._facts(job, begun_at),

@@ -73,10 +73,13 @@ async def make_call(
 
 
 def read_answer(
-    job: ClaimedJob, answer: Answer, *, provider: str, now: Micros
+    job: ClaimedJob, answer: Answer, *, provider: str, now: Micros, grant_id: str | None = None
 ) -> tuple[Success | Failure, Page | None]:
-    """What an answer means for this job, and the page of a listing. Never raises, whatever the bytes."""
-    result = parse(answer, provider=provider, operation=kind_of(job.operation), now=now)
+    """What an answer means for this job, and the page of a listing. Never raises, whatever the bytes.
+
+    ``grant_id``: the grant that was called; None if it is not known.
+    """
+    result = parse(answer, provider=provider, operation=kind_of(job.operation), now=now, grant_id=grant_id)
     if job.operation == "delete" and isinstance(result, Failure) and _is_gone(result) and job.doubt_at is not None:
         # An earlier request of this job may have deleted it, with only the answer lost.
         return Success(404, None, None, result.request_id, replayed=False, queued=False), None

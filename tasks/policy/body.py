@@ -42,12 +42,13 @@ _WAIT_KEYS = {
 class Body:
     """A body as far as it can be read.
 
-    ``document`` is the JSON object, None if the body is none; ``raw`` is the text (its first 64 KiB) where there is no
-    document.
+    ``document`` is the JSON object, None if the body is none; ``raw`` is the text (its first `TEXT_BYTES`) where there
+    is no document. ``too_long``: it has more bytes or values than are read.
     """
 
     document: dict[str, Any] | None
     raw: str
+    too_long: bool = False
 
     def leaves(self, value: Any) -> list[str]:
         """All strings (and three-digit numbers: codes) below ``value``, in document order, bounded."""
@@ -76,7 +77,8 @@ def read_body(body: bytes, *, most: int = JSON_BYTES, values: int | None = None)
     """
     data = _unpack(body, most)[: most + 1]
     document: Any = None
-    if len(data) <= most and _looks_like_json(data) and not (values and _has_more_values(data, values)):
+    too_long = len(data) > most or bool(values and _looks_like_json(data) and _has_more_values(data, values))
+    if _looks_like_json(data) and not too_long:
         try:
             document = json.loads(data.decode("utf-8-sig", "replace"), parse_int=_integer, strict=False)
         except (ValueError, RecursionError):
@@ -84,7 +86,7 @@ def read_body(body: bytes, *, most: int = JSON_BYTES, values: int | None = None)
     if isinstance(document, str):
         return Body(None, cut(document, TEXT_BYTES))
     if not isinstance(document, dict):
-        return Body(None, cut(data[: TEXT_BYTES + 1].decode("utf-8-sig", "replace"), TEXT_BYTES))
+        return Body(None, cut(data[: TEXT_BYTES + 1].decode("utf-8-sig", "replace"), TEXT_BYTES), too_long)
     return Body(document, "")
 
 

@@ -12,12 +12,10 @@ bounded.
 
 When a 2xx is a success
 -----------------------
-A 2xx is the API's word that the provider (or its own queue, 202) took the message, and an id is not needed for that.
-Two answers contradict the word. A body that carries an error instead of ``data`` (the legacy engine reported a partly
-refused send that way) is a failure. And a body that the API never writes (a page of HTML, plain text, a list) without
-the API's ``x-request-id`` was written by a proxy in between, who may never have passed the request on: it is a failure
-with an unknown outcome, and the same key asks again, which is safe whether the first request arrived or not. Everything
-else is a success, JSON that was cut off or cannot be read included: to ask again could gain no more than an id.
+If its body has the form of one (`tasks.policy.shape`). Any other answer under 2xx is a failure with an unknown outcome:
+the same key asks again, which is safe whether the first request arrived or not. Of such an answer only an error or a
+page is quoted, since all else may be the message. A success that is longer than what is read of it is judged by its
+beginning.
 
 Facts: Nylas, "Errors" (type strings), "Send email" (202), "Idempotent send" (the replay header); RFC 9110, 10.2.3
 (Retry-After); RFC 3463 (enhanced status codes).
@@ -27,12 +25,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sendq.clock import SECOND, Micros, seconds
 from sendq.redaction import redact_answer
 from tasks.policy.body import ERROR_BYTES, JSON_BYTES, LEAF_CHARS, VALUES, Body, cut, read_body
+from tasks.policy.shape import beginning, has_error, lacks
 from tasks.policy.text import clean, flatten
 from tasks.policy.waits import stated_wait
 
@@ -104,29 +103,35 @@ class Failure:
     operation: str
 
 
-def parse(answer: Answer, *, provider: str, operation: str, now: Micros) -> Success | Failure:
+def parse(
+    answer: Answer, *, provider: str, operation: str, now: Micros, grant_id: str | None = None
+) -> Success | Failure:
     """Read an answer. Never raises, whatever the bytes.
 
     ``provider`` is one of `PROVIDERS` (anything else counts as ``unknown``), ``operation`` one of `OPERATIONS`,
-    ``now`` the time (retry times stated as a date are turned into a wait from now).
+    ``now`` the time (retry times stated as a date are turned into a wait from now), ``grant_id`` the grant that was
+    called: a success that names another one is none.
     """
-    is_success = answer.status is not None and 200 <= answer.status < 300
-    body = read_body(answer.body, most=JSON_BYTES if is_success else ERROR_BYTES, values=VALUES)
-    if answer.status is not None and is_success and not _contradicts(body, answer.headers):
-        return _success(answer.status, answer.headers, body)
-    return _failure(answer, body, provider=provider, operation=operation, now=now)
+    status = answer.status
+    if status is None or not 200 <= status < 300:
+        body = read_body(answer.body, most=ERROR_BYTES, values=VALUES)
+        return _failure(answer, body, _Said.of(body), provider=provider, operation=operation, now=now)
+    body = read_body(answer.body, most=JSON_BYTES, values=VALUES)
+    document = beginning(body.raw) if body.too_long else body.document
+    missing = lacks(document, status=status, operation=operation, grant_id=grant_id)
+    if missing is None or (status == 204 and operation != "send" and not answer.body):
+        return _success(status, answer.headers, document or {})
+    said = _Said.of(_quotable(body))
+    failure = _failure(answer, body, said, provider=provider, operation=operation, now=now)
+    return failure if failure.message else replace(failure, message=missing)
 
 
-def _contradicts(body: Body, headers: Mapping[str, str]) -> bool:
-    """Whether the body of a 2xx says something else than its status."""
-    if body.document is None:
-        blank_page = bool(body.raw) and not body.raw.strip()  # of a proxy: the API sends nothing at all, or JSON
-        return (blank_page or _is_foreign(body)) and "x-request-id" not in headers
-    document = body.document
-    if isinstance(document.get("data"), dict) and document["data"]:
-        return False
-    legacy_error = "message" in document and "error" in str(document.get("type"))[:TYPE_CHARS].lower()
-    return bool(document.get("error") or document.get("failures") or legacy_error)
+def _quotable(body: Body) -> Body:
+    """What may be quoted of an answer that is no success: an error, or a page. All else may be the message."""
+    if body.document is not None:
+        document = body.document if has_error(body.document) else {}
+        return Body({name: value for name, value in document.items() if name != "data"}, "")
+    return Body(None, "") if body.raw.lstrip().startswith(("{", "[")) else body
 
 
 def _is_foreign(body: Body) -> bool:
@@ -134,8 +139,7 @@ def _is_foreign(body: Body) -> bool:
     return bool(body.raw.strip()) and not body.raw.lstrip().startswith("{")
 
 
-def _success(status: int, headers: Mapping[str, str], body: Body) -> Success:
-    document = body.document or {}
+def _success(status: int, headers: Mapping[str, str], document: Mapping[str, Any]) -> Success:
     data = document.get("data")
     data = data if isinstance(data, dict) else {}
     return Success(
@@ -148,8 +152,7 @@ def _success(status: int, headers: Mapping[str, str], body: Body) -> Success:
     )
 
 
-def _failure(answer: Answer, body: Body, *, provider: str, operation: str, now: Micros) -> Failure:
-    said = _Said.of(body)
+def _failure(answer: Answer, body: Body, said: _Said, *, provider: str, operation: str, now: Micros) -> Failure:
     words = dict.fromkeys(text for text in (said.type, said.message, *said.provider, *said.other) if text)
     text = flatten(redact_answer(cut(" | ".join(words), TEXT_CHARS)))
     stated_s = stated_wait(answer.headers, text, body.waits(), now=now / SECOND)

@@ -44,7 +44,7 @@ class TestExplaining:
         assert "the grant is checked first" in answer["why"]
 
     def test_a_success_has_no_route(self) -> None:
-        answer = ask(status=202, body={"request_id": "r"})
+        answer = ask(status=202, body={"request_id": "r", "schedule_id": "s", "data": {"subject": "x"}})
         assert (answer["route"], answer["delay_s"], answer["sent"]) == (None, None, "yes")
 
     @pytest.mark.parametrize("route", ["reauth", "dead_letter"])

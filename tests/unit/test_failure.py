@@ -11,16 +11,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.clock import SECOND
+from sendq.facts.outcomes import Sent
 from tasks.policy.failure import Answer, Failure, Success, parse
+from tasks.policy.table import POLICY
 from tasks.policy.waits import until_midnight_pacific
 
 NOW = 1_767_863_513 * SECOND  # 2026-01-08T09:11:53Z
+GRANT, OTHER = "5d3b2a1c-0000-4000-8000-00000000000a", "5d3b2a1c-0000-4000-8000-00000000000b"
+
+# Bodies that a proxy, a portal or a gateway may write, and damaged ones.
+FOREIGN = [
+    b"<html>Sign in to our network</html>", b"<!doctype html><title>OK</title>", b"OK", b'"OK"', b"", b"{}", b"[]",
+    b"null", b"true", b"7", b"\x00\xff", b'{"data": [1]}', b'{"data": [{"id": "m"}]}', b'{"data": "m"}',
+    b'{"data": null}', b'{"data": {}}', b'{"data": {"id": 5}}', b'{"data": {"id": ""}}', b'{"data": {"id": ["m"]}}',
+    b'{"data": {"data": {"id": "m"}}}', b'[{"data": {"id": "m"}}]', b'{"id": "m"}', b'{"status": "ok"}',
+    b'{"request_id": "r"}', b'{"request_id": "r", "data": {"subject": "x"}}', b'{"data": {"id": "m", "bo',
+    b"[" * 10_000, b'{"a":' * 10_000,
+]  # fmt: skip
 
 
 def read(status: int | None, body: Any, headers: dict[str, str] | None = None, **facts: str) -> Success | Failure:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = Answer(status, headers or {}, raw, facts.pop("fault", None))
-    return parse(answer, provider=facts.get("provider", "google"), operation=facts.get("operation", "send"), now=NOW)
+    provider, operation = facts.get("provider", "google"), facts.get("operation", "send")
+    return parse(answer, provider=provider, operation=operation, now=NOW, grant_id=facts.get("grant_id"))
 
 
 def failure(status: int | None, body: Any, headers: dict[str, str] | None = None, **facts: str) -> Failure:
@@ -29,8 +43,8 @@ def failure(status: int | None, body: Any, headers: dict[str, str] | None = None
     return outcome
 
 
-def success(status: int, body: Any, headers: dict[str, str] | None = None) -> Success:
-    outcome = read(status, body, headers)
+def success(status: int, body: Any, headers: dict[str, str] | None = None, **facts: str) -> Success:
+    outcome = read(status, body, headers, **facts)
     assert isinstance(outcome, Success)
     return outcome
 
@@ -51,9 +65,24 @@ class TestReadingASuccess:
         assert got.queued
         assert got.message_id is None
 
-    @pytest.mark.parametrize("body", [b"", b'{"request_id":"r","data":{"id":"m","bo', b"{}", b'{"data": null}'])
-    def test_believes_the_status_without_an_id(self, body: bytes) -> None:
-        assert success(200, body).message_id is None
+    def test_takes_the_samples_of_the_official_document_which_have_no_id(self) -> None:
+        message = {"subject": "x", "to": [{"email": "a@example.com"}]}
+        envelope = {"request_id": "r", "grant_id": GRANT, "data": message}
+        assert success(200, envelope, grant_id=GRANT).message_id is None
+        assert success(202, {**envelope, "schedule_id": "s", "send_at": 1}, grant_id=GRANT).queued
+
+    @pytest.mark.parametrize("named", [GRANT, GRANT.upper(), "", None])
+    def test_takes_one_that_names_its_grant_or_none(self, named: str | None) -> None:
+        assert success(200, {"grant_id": named, "data": {"id": "m", "grant_id": named}}, grant_id=GRANT)
+
+    def test_takes_any_grant_for_one_that_was_called_by_its_address(self) -> None:
+        assert success(200, {"data": {"id": "m", "grant_id": GRANT}}, grant_id="leyah@example.com")
+
+    def test_judges_one_that_is_too_long_to_be_read_by_its_beginning(self) -> None:
+        long = "x" * (5 * 1024 * 1024)
+        body = {"request_id": "r", "data": {"attachments": [{"id": "a"}], "id": "m", "to": [{"id": 1}], "body": long}}
+        assert success(200, body).message_id == "m"
+        assert success(200, {"request_id": "r", "grant_id": GRANT, "data": {"body": long}}, grant_id=GRANT)
 
     def test_sees_that_it_is_a_replay(self) -> None:
         assert success(200, {"data": {"id": "m"}}, {"idempotent-response": "true"}).replayed
@@ -63,9 +92,6 @@ class TestReadingASuccess:
 
     def test_unpacks_what_was_left_compressed(self) -> None:
         assert success(200, gzip.compress(b'{"data":{"id":"m"}}')).message_id == "m"
-
-    def test_stays_one_when_the_body_broke_off(self) -> None:
-        assert isinstance(read(200, b'{"data": {"i', fault="cut"), Success)
 
 
 class TestA200ThatIsNone:
@@ -89,8 +115,75 @@ class TestA200ThatIsNone:
     def test_that_is_a_blank_page_is_no_success(self, body: bytes) -> None:
         assert isinstance(read(200, body), Failure)
 
-    def test_is_believed_if_the_api_signed_it(self) -> None:
-        assert isinstance(read(200, b"OK", {"x-request-id": "r"}), Success)
+    @pytest.mark.parametrize("status", [200, 201, 202, 203, 206, 299])
+    @pytest.mark.parametrize("body", FOREIGN)
+    def test_was_not_written_by_the_api_whatever_its_headers(self, status: int, body: bytes) -> None:
+        got = failure(status, body, {"x-request-id": "added by Envoy"})
+        assert (got.status, POLICY.rule(got).id, POLICY.rule(got).sent) == (status, "contradiction", Sent.MAYBE)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"grant_id": OTHER, "data": {"id": "m"}},
+            {"data": {"id": "m", "grant_id": OTHER}},
+            {"data": {"id": "m", "grant_id": 7}},
+            {"request_id": "r", "grant_id": OTHER, "data": {"subject": "x"}},
+        ],
+    )
+    def test_is_about_another_grant(self, body: dict[str, Any]) -> None:
+        assert failure(200, body, grant_id=GRANT).message == "the answer names another grant"
+
+    def test_broke_off(self) -> None:
+        assert isinstance(read(200, b'{"data": {"id": "m", "bo', fault="cut"), Failure)
+
+    def test_is_too_long_and_does_not_begin_like_one(self) -> None:
+        long = "x" * (5 * 1024 * 1024)
+        hidden = f'{{"body": "{long}", "data": {{"id": "m"}}}}'
+        for body in (hidden, f"<html>{long}", f'{{"x": "\\"data\\":{{\\"id\\": \\"m\\"", "y": "{long}"}}'):
+            assert isinstance(read(200, body.encode()), Failure)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {"data": {"subject": "Invoice", "body": "secret", "id": 5}},
+            {"subject": "Invoice", "body": "secret"},
+            {"data": ["secret"]},
+            {"error": "x", "data": {"body": "secret"}},
+            b'{"data": {"body": "secret", "to',
+            ["secret"],
+        ],
+    )
+    def test_quotes_nothing_that_may_be_the_message(self, body: Any) -> None:
+        assert "secret" not in repr(failure(200, body))
+
+    def test_says_what_is_missing(self) -> None:
+        assert failure(200, {"request_id": "r", "data": {}}).message == "the answer has no object in data"
+        assert failure(200, b"").message == "the answer is not a JSON object"
+
+
+class TestTheAnswerToAModification:
+    """It may be repeated, so it needs less to be believed."""
+
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [
+            (200, {"request_id": "r", "data": {"id": "m", "grant_id": GRANT}}),
+            (200, {"request_id": "r"}),  # of a deletion
+            (200, {"data": [{"id": "m"}]}),  # of a listing
+            (204, b""),
+        ],
+    )
+    def test_is_a_success_in_the_apis_envelope(self, status: int, body: Any) -> None:
+        assert isinstance(read(status, body, operation="modify", grant_id=GRANT), Success)
+
+    @pytest.mark.parametrize("body", [b"", b"<html>", b"OK", b"[]", b"{}", b'{"data": null}', b'{"status": "ok"}'])
+    def test_is_none_without_it(self, body: bytes) -> None:
+        got = failure(200, body, {"x-request-id": "added by Envoy"}, operation="modify")
+        assert POLICY.rule(got).id == "contradiction"
+
+    def test_is_none_if_it_is_about_another_grant(self) -> None:
+        body = {"request_id": "r", "data": {"id": "m", "grant_id": OTHER}}
+        assert isinstance(read(200, body, operation="modify", grant_id=GRANT), Failure)
 
 
 class TestReadingAnError:

@@ -1,11 +1,14 @@
-"""Refusals after a request whose answer was lost, by an API that refuses before it looks at its keys."""
+"""What proves that a message went out, and what that it did not: by an API that refuses before it looks at its keys,
+behind a proxy that answers for it.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -31,25 +34,25 @@ HOURS = 3 * 3600 * SECOND
 
 
 class Gates:
-    """Refuses the sends of some grants, but lets the first one pass; ``times``: how often (None: for ever)."""
+    """Answers sends of some grants before the API does."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._refusals: dict[str, tuple[Fault, int | None]] = {}
-        self._seen: Counter[str] = Counter()
+        self._answers: dict[str, Iterator[Fault | None]] = {}
 
-    def refuse(self, grant: str, fault: Fault, *, times: int | None) -> None:
+    def answer(self, grant: str, *answers: Fault | None, then: Fault | None = None) -> None:
+        """Answer the next sends of this grant with these, one after the other, and all further ones with the last;
+        None: the API answers.
+        """
         with self._lock:
-            self._refusals[grant] = (fault, times)
+            self._answers[grant] = itertools.chain(answers, itertools.repeat(then))
 
     def __call__(self, request: Request) -> Fault | None:
-        if request.operation != "send" or request.grant is None:
+        if request.operation != "send":
             return None
         with self._lock:
-            self._seen[request.grant] += 1
-            number = self._seen[request.grant]
-            fault, times = self._refusals.get(request.grant, (None, 0))
-        return None if number == 1 or (times is not None and number > 1 + times) else fault
+            answers = self._answers.get(request.grant or "")
+            return next(answers) if answers else None
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,9 @@ def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """One system with one worker. The gates of its API stand before the store of keys."""
     directory = tmp_path_factory.mktemp("system")
     with pg_server.ledger() as url, running(url, directory) as system:
-        system.policy.write_text(system.policy.read_text() + "".join(map(shrunk, sorted({*WAITS, *BACKOFFS}))))
+        short = "".join(map(shrunk, sorted({*WAITS, *BACKOFFS})))
+        short += '[[change]]\nid = "contradiction"\nbackoff = { base = 0.1, cap = 0.1, number = 6 }\n'
+        system.policy.write_text(system.policy.read_text() + short)
         system.api.behaviour.gates_first = True
         system.api.behaviour.gate = Gates()
         others = {name: {"api_key": API_KEY, "api_uri": system.api.url} for name in ABOVE_GRANT.values()}
@@ -66,12 +71,17 @@ def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield system
 
 
-def begin(system: System, row: Row, *, times: int | None) -> tuple[str, str]:
-    """A send that goes out and whose answer is lost; its repeats are refused. Returns the grant and the job."""
-    case, grant = CASES[row.case], f"{row.case}-{times}".replace(" ", "-")
+def gates_of(system: System) -> Gates:
     gates = system.api.behaviour.gate
     assert isinstance(gates, Gates)
-    gates.refuse(grant, Fault.body(case["status"], case["body"], headers=case.get("headers")), times=times)
+    return gates
+
+
+def begin(system: System, row: Row, *, for_ever: bool) -> tuple[str, str]:
+    """A send that goes out and whose answer is lost; its repeats are refused. Returns the grant and the job."""
+    case, grant = CASES[row.case], f"{row.case}-{for_ever}".replace(" ", "-")
+    refusal = Fault.body(case["status"], case["body"], headers=case.get("headers"))
+    gates_of(system).answer(grant, None, refusal, then=refusal if for_ever else None)
     system.api.will(Fault.drop(accepted=True), grant=grant, operation="send")
     application = ABOVE_GRANT.get(row.rule, "default")
     job = system.queue.send(grant, mail(), application=application, provider=case["provider"]).id
@@ -95,7 +105,7 @@ def reopen(system: System, row: Row, grant: str) -> None:
 
 
 def test_refused_once_goes_out_once(system: System) -> None:
-    begun = {row: begin(system, row, times=1) for row in REFUSALS}
+    begun = {row: begin(system, row, for_ever=False) for row in REFUSALS}
 
     def all_sent() -> bool:
         for row, (grant, job) in begun.items():
@@ -119,7 +129,7 @@ SOME = [next(row for row in REFUSALS if row.rule == rule) for rule in (
 
 
 def test_refused_for_ever_is_looked_for_and_never_dead(system: System) -> None:
-    begun = {row: begin(system, row, times=None) for row in SOME}
+    begun = {row: begin(system, row, for_ever=True) for row in SOME}
     for row, (_, job) in begun.items():
         eventually(lambda job=job, row=row: refused(system, job, row.rule), f"the refusal: {row}")  # type: ignore[misc]
     for row, (grant, job) in begun.items():
@@ -150,6 +160,36 @@ def _set(system: System, job: str, state: State, **values: Any) -> None:
     table = schema.job
     with writing(system.engine) as connection:
         connection.execute(update(table).where(table.c.id == UUID(job), table.c.state == state.value).values(**values))
+
+
+# What a proxy in between answers with 200, and adds ``x-request-id`` to, as Envoy and Heroku do.
+PAGES = [b"<html><title>Welcome</title></html>", b'{"data": [1]}', b'{"status": "ok"}', b"", b'{"data": {"data": {}}}']
+
+
+def test_pages_of_a_proxy_are_not_booked_as_sent(system: System) -> None:
+    """They may hide an answer or not: the same key is asked again."""
+    jobs = {}
+    for number in range(30):
+        grant, went_out = f"proxy-{number}", number % 3 == 0
+        page = Fault.body(200, PAGES[number % len(PAGES)], headers={"X-Request-Id": "r"}, kept="outcome")
+        if went_out:  # the first request is carried out, and its answer replaced
+            system.api.will(replace(page, accepted=True), grant=grant, operation="send")
+        gates_of(system).answer(grant, None if went_out else page, page, page)
+        jobs[grant] = system.queue.send(grant, mail()).id
+    eventually(lambda: all(system.state(job) is State.SENT for job in jobs.values()), "every message sent")
+    for grant, job in jobs.items():
+        assert copies(system, grant) == 1, grant
+        trail = [(one.rule, one.sent) for one in system.queue.job(job).trail]
+        assert trail == [("contradiction", "maybe")] * 3 + [("accepted", "yes")], grant
+        assert {one.key for one in system.api.requests if one.job == job} == {f"{job}:0"}, grant
+
+
+def test_a_proxy_that_answers_for_ever_leaves_sends_in_doubt(system: System) -> None:
+    page = Fault.body(200, PAGES[0], headers={"X-Request-Id": "r"})
+    gates_of(system).answer("captive", then=page)
+    job = system.queue.send("captive", mail()).id
+    eventually(lambda: system.state(job) is State.IN_DOUBT, "the doubt")
+    assert copies(system, "captive") == 0
 
 
 def test_nothing_went_wrong_on_the_way(system: System) -> None:
