@@ -140,13 +140,20 @@ def of(*programs: str) -> list[Any]:
     return [each for each in commands() if each.values[0][0] in programs]
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def new_desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a ledger in it, made by the command that the README names."""
     command = re.search(r"^python (-m sendq migrate --url \S+)", read("README.md"), re.MULTILINE)
     assert command
-    run_program([sys.executable, *shlex.split(command[1])], tmp_path)
-    return tmp_path
+    directory = tmp_path_factory.mktemp("desk")
+    run_program([sys.executable, *shlex.split(command[1])], directory)
+    return directory
+
+
+@pytest.fixture
+def desk(new_desk: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(new_desk, tmp_path / "desk")
 
 
 class TestAPythonSnippet:
