@@ -30,9 +30,17 @@ class LaneCounts:
     closed: int
 
 
+# A worker without a heartbeat for this long is marked: with the default settings it is declared dead after 8 s.
+SILENT_S = 15.0
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """A worker process as registered; ``capacity`` is the number of calls that it makes at once."""
+    """A worker process as registered.
+
+    ``capacity`` is the number of calls that it makes at once, ``silent_s`` the time since its last heartbeat that the
+    ledger has, in seconds: above `SILENT_S` it is dead, or cannot write to the ledger.
+    """
 
     id: str
     name: str
@@ -43,6 +51,12 @@ class WorkerView:
     capacity: int
     stopping: bool
     leads: bool
+    silent_s: float
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has sent no heartbeat for longer than `SILENT_S`."""
+        return self.silent_s > SILENT_S
 
 
 @dataclass(frozen=True, slots=True)

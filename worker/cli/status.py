@@ -22,7 +22,7 @@ from worker.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from sendq.views import Backlog, LaneCounts, Status
+    from sendq.views import Backlog, LaneCounts, Status, WorkerView
 
 
 @click.command()
@@ -138,12 +138,20 @@ def _tell_workers(seen: Status) -> None:
         [
             (
                 worker.name, worker.pid, worker.capacity, worker.started_at, worker.beat_at,
-                "stopping" if worker.stopping else "leader" if worker.leads else "",
+                _condition(worker),
             )
             for worker in seen.workers
         ],
         folds=True,
     )  # fmt: skip
+    if all(worker.is_silent for worker in seen.workers):
+        tell("no worker sends heartbeats: all are dead, or cannot write to the ledger; see their logs")
+
+
+def _condition(worker: WorkerView) -> str:
+    if worker.is_silent:
+        return f"silent for {worker.silent_s:,.0f} s"
+    return "stopping" if worker.stopping else "leader" if worker.leads else ""
 
 
 def _iso(at: datetime) -> str:

@@ -15,12 +15,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sqlalchemy import Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from sendq.clock import SECOND
-from sendq.errors import SendqError
+from sendq.errors import LedgerUnavailable, SendqError
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine, reading
+from sendq.ledger.db.rights import try_writing
 from sendq.ledger.db.signals import server_time
 from sendq.redaction import redact
 from settings import Application, Settings, SettingsError
@@ -149,8 +150,9 @@ def ledger_items(settings: Settings) -> Iterator[CheckItem]:
         url = url.update_query_dict({"connect_timeout": f"{PATIENCE_S:.0f}"})
     engine = open_engine(url)
     try:
-        yield _database_item(engine)
-        yield _schema_item(engine)
+        database, schema = _database_item(engine), _schema_item(engine)
+        yield _writes_item(engine, database) if schema.state == database.state == "ok" else database
+        yield schema
         if engine.dialect.name == "postgresql":
             yield _clock_item(engine)
     except (SendqError, SQLAlchemyError) as error:
@@ -187,6 +189,16 @@ def _schema_item(engine: Engine) -> CheckItem:
     return CheckItem("ledger schema", "fail", says, SCHEMA_REMEDY[schema.status])
 
 
+def _writes_item(engine: Engine, database: CheckItem) -> CheckItem:
+    """``database``, unless the ledger takes no writes, or not by this user. What is written is rolled back."""
+    refused = try_writing(engine)
+    if not refused:
+        return database
+    tables = ", ".join(refused)
+    remedy = "grant the user SELECT, INSERT, UPDATE and DELETE on all tables named sendq_…"
+    return CheckItem("ledger", "fail", f"the database user may not write to {tables}", remedy)
+
+
 def _clock_item(engine: Engine) -> CheckItem:
     with reading(engine) as connection:
         before = time.time()
@@ -211,6 +223,9 @@ REFUSALS = {
 def _meaning(error: Exception) -> tuple[str, str]:
     """What is wrong and what to do, without the driver's message."""
     said = f"{error} {error.__cause__ or ''}"
+    if isinstance(error, LedgerUnavailable) and isinstance(error.__cause__, DBAPIError) and error.__cause__.statement:
+        says, _, remedy = str(error).partition("; ")  # of a statement; the others are about the connection
+        return says, remedy
     for words, meaning in REFUSALS.items():
         if words in said:
             return meaning

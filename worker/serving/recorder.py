@@ -22,7 +22,7 @@ from sendq.clock import Clock, Micros
 from sendq.errors import Retryable
 from sendq.facts.outcomes import Outcome
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
-from sendq.ledger.db.engine import is_disconnect, meaning_of
+from sendq.ledger.db.engine import meaning_of
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.rules.states import Event
@@ -220,7 +220,7 @@ def _is_transient(error: Exception) -> bool:
     """Whether to retry the same transaction: the connection broke, a row was locked, or the pool was exhausted."""
     if not isinstance(error, exc.DBAPIError):
         return isinstance(error, exc.TimeoutError)
-    return is_disconnect(error) or meaning_of(error) is not None
+    return meaning_of(error) is not None
 
 
 def _is_conflict(error: Exception) -> bool:

@@ -12,9 +12,8 @@ from typing import Any, Generic, TypeVar
 from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from sendq.errors import LedgerUnavailable
-from sendq.ledger.db import migrate
-from sendq.ledger.db.engine import open_async_engine, translated, without_translation
+from sendq.ledger.db import causes, migrate
+from sendq.ledger.db.engine import leaving_bad_servers, open_async_engine, translated, without_translation
 from sendq.ledger.db.forks import around_forks
 from sendq.ledger.db.joined import async_connection_of, joined
 from sendq.ledger.db.own_ledger import OwnLedger, Stranger, name_of_ledger
@@ -45,7 +44,7 @@ class AsyncTransactions:
                 return await self._write_joined(session, action)
             await self._check_schema()
             async with self._engine_here().begin() as connection:
-                return await connection.run_sync(action)
+                return await connection.run_sync(_run, action)
 
     async def _write_joined(self, session: Any, action: Callable[[Connection], T]) -> T:
         def work(given: Any, is_own: bool) -> Stranger | _Done[T]:
@@ -67,7 +66,7 @@ class AsyncTransactions:
             await self._check_schema()
             async with self._engine_here().connect() as connection:
                 await connection.execution_options(sendq_reads=True)
-                return await connection.run_sync(query)
+                return await connection.run_sync(_run, query)
 
     async def close(self) -> None:
         """Close the pooled connections of this event loop; the next transaction opens new ones."""
@@ -122,12 +121,15 @@ class _Done(Generic[T]):
     result: T
 
 
+def _run(connection: Connection, action: Callable[[Connection], T]) -> T:
+    with leaving_bad_servers(connection):
+        return action(connection)
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     with translated():
         try:
             yield
         except OSError as error:  # asyncpg raises these when it cannot connect, and SQLAlchemy passes them on
-            raise LedgerUnavailable(
-                "the ledger cannot be reached; check the database URL and that the server runs"
-            ) from error
+            raise causes.UNREACHABLE.error() from error

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, exc
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 
-from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
+from sendq.errors import LedgerUnavailable
+from sendq.ledger.db import causes
 from sendq.ledger.db.concealing import conceal
 from sendq.ledger.db.urls import for_asyncpg, ledger_url
 
@@ -183,7 +184,16 @@ def _prepare(engine: Engine) -> None:
 
     A deferred transaction that reads first and writes later fails if another process wrote in between; one that begins
     IMMEDIATE waits instead. Transactions that only read use ``sendq_reads=True``.
+
+    All: after an error that any connection to the same server would have (`Cause.leave`), the pool opens new ones.
     """
+
+    @event.listens_for(engine, "handle_error")
+    def left(context: Any) -> None:
+        cause = _cause_of(context.original_exception)
+        if cause is not None and cause.leave and context.connection is not None:
+            context.is_disconnect = True
+
     if engine.dialect.name != "sqlite":
         return
 
@@ -211,15 +221,34 @@ def without_translation(engine: Engine) -> Engine:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Connection]:
     """One transaction that writes. Raises `Retryable`, `LedgerUnavailable` or `SchemaMismatch`."""
-    with translated(), engine.begin() as connection:
+    with translated(), engine.begin() as connection, leaving_bad_servers(connection):
         yield connection
 
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Connection]:
     """One transaction that only reads."""
-    with translated(), engine.connect().execution_options(sendq_reads=True) as connection:
+    with (
+        translated(),
+        engine.connect().execution_options(sendq_reads=True) as connection,
+        leaving_bad_servers(connection),
+    ):
         yield connection
+
+
+@contextmanager
+def leaving_bad_servers(connection: Connection) -> Iterator[None]:
+    """Close a connection to a server that will go on refusing (`Cause.leave`); the next one may reach another.
+
+    The engines of this module do so by themselves; this is for the application's.
+    """
+    try:
+        yield
+    except exc.DBAPIError as error:
+        cause = cause_of(error)
+        if cause is not None and cause.leave and not connection.invalidated and not connection.closed:
+            connection.invalidate(error)
+        raise
 
 
 @contextmanager
@@ -232,55 +261,52 @@ def translated() -> Iterator[None]:
     try:
         yield
     except exc.StatementError as error:
+        # Before the texts are shortened, which tell refused connections apart.
+        meaning = meaning_of(error) if isinstance(error, exc.DBAPIError) else None
         if error.statement is not None:
             conceal(error, outside=outside)
-        meaning = meaning_of(error) if isinstance(error, exc.DBAPIError) else None
         if meaning is None:
             raise
         raise meaning from error
     except exc.TimeoutError as error:
         raise LedgerUnavailable("no free connection to the ledger; increase the pool's size or timeout") from error
+    except Exception as error:
+        # asyncpg's errors when it connects, which SQLAlchemy passes on as they are.
+        state = getattr(error, "sqlstate", None)
+        cause = causes.of_state(state, str(error)) if isinstance(state, str) else None
+        if cause is None:
+            raise
+        raise cause.error() from error
 
 
-def meaning_of(error: exc.DBAPIError) -> Retryable | LedgerUnavailable | SchemaMismatch | None:
+def meaning_of(error: exc.DBAPIError) -> causes.Meaning | None:
     """The exception for an error of the database; None: unknown, hence a bug."""
-    original = error.orig
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    if state in ("40001", "40P01", "55P03"):
-        return Retryable("the database aborted the transaction; roll back and run it again")
-    if state == "42501":
-        return LedgerUnavailable(
-            "the database role has no right to do this in the ledger; grant it SELECT, INSERT, UPDATE and DELETE on "
-            "all tables whose names begin with sendq_"
-        )
-    if state in ("42P01", "42703"):
-        return SchemaMismatch("the ledger has no such table or column; run: python -m sendq migrate")
-    if _of_sqlite(original):
-        message = str(original)
-        if "locked" in message or "busy" in message:
-            return Retryable("the SQLite ledger is locked by another writer; roll back and run it again")
-        if "no such table" in message or "no such column" in message:
-            return SchemaMismatch("the ledger has no such table or column; run: python -m sendq migrate")
-        if "unable to open" in message or "readonly" in message:
-            return LedgerUnavailable("the SQLite ledger cannot be opened for writing; check its path and permissions")
+    cause = cause_of(error)
+    return None if cause is None else cause.error()
+
+
+def cause_of(error: exc.DBAPIError) -> causes.Cause | None:
+    """What an error of the database means; None: unknown, hence a bug."""
+    found = _cause_of(error.orig)
+    if found is None and (error.connection_invalidated or isinstance(error, exc.InterfaceError)):
+        return causes.UNREACHABLE
+    return found
+
+
+def _cause_of(original: BaseException | None) -> causes.Cause | None:
+    if original is None:
         return None
-    if is_disconnect(error):
-        return LedgerUnavailable("the ledger cannot be reached; check the database URL and that the server runs")
-    return None
+    message = str(original)
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    if state is not None:
+        return causes.of_state(str(state), message)
+    kinds = {kind.__name__ for kind in type(original).__mro__}
+    if _of_sqlite(original):
+        return causes.of_sqlite(message)
+    return causes.of_refusal(message) if "OperationalError" in kinds else None
 
 
-def _of_sqlite(error: BaseException | None) -> bool:
+def _of_sqlite(error: BaseException) -> bool:
     import sqlite3  # only here: a ledger on PostgreSQL does not need it
 
     return isinstance(error, sqlite3.OperationalError)
-
-
-def is_disconnect(error: exc.DBAPIError) -> bool:
-    """Whether the error is the connection's, not the statement's."""
-    if error.connection_invalidated:
-        return True
-    state = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    if state is not None:
-        # Connection exceptions, server shutting down, too many connections, out of disk or memory.
-        return str(state)[:2] in ("08", "57", "53", "58")
-    return isinstance(error, exc.OperationalError | exc.InterfaceError)

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, case, func, select
 
-from sendq.clock import Micros, moment, seconds
+from sendq.clock import SECOND, Micros, moment, seconds
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching import lineage
@@ -89,7 +89,7 @@ def workers(connection: Connection, *, now: Micros) -> list[WorkerView]:
         select(leader.c.holder).where(leader.c.name == DISPATCHER, leader.c.expires_at > now)
     ).scalar()
     rows = connection.execute(select(table).order_by(table.c.started_at, table.c.id))
-    return [as_one(WorkerView, row, leads=row.id == leads) for row in rows]
+    return [as_one(WorkerView, row, leads=row.id == leads, silent_s=max(0, now - row.beat_at) / SECOND) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

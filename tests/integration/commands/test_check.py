@@ -10,8 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from sendq.ledger.db import migrate
+from sendq.ledger.db.engine import open_engine
 from sendq.simulator import Simulator
 from settings import Settings
 from tests.support.servers import PgServer
@@ -206,6 +208,39 @@ class TestTheLedger:
 
     def test_of_an_unknown_name_is_told(self, pg_server: PgServer) -> None:
         assert ledger_item(pg_server.url("nowhere")).says == "has no such database or user"
+
+    def test_that_takes_no_writes_is_told_and_nothing_is_written(self, pg_server: PgServer) -> None:
+        with pg_server.ledger() as url:
+            name = url.rpartition("/")[2]
+            engine = open_engine(url)
+            assert ledger_item(url).state == "ok"
+            with engine.connect() as connection:
+                assert connection.execute(text("SELECT count(*) FROM sendq_event")).scalar() == 0
+            pg_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            item = ledger_item(url)
+            assert (item.state, item.says.split(":")[0]) == ("fail", "the ledger takes no writes")
+            assert "primary" in item.remedy
+            pg_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            pg_server.execute(f"ALTER DATABASE {name} SET statement_timeout = 300")
+            with engine.begin() as connection:
+                connection.execute(text("LOCK TABLE sendq_event"))
+                assert "statement_timeout" in ledger_item(url).says
+            engine.dispose()
+
+    def test_in_which_the_user_may_not_write_is_told(self, pg_server: PgServer) -> None:
+        with pg_server.ledger() as url:
+            role = f"reader_{url.rpartition('/')[2]}"
+            engine = open_engine(url)
+            with engine.begin() as connection:
+                connection.execute(text(f"CREATE ROLE {role} LOGIN"))
+                connection.execute(text(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"))
+            item = ledger_item(url.replace("postgres@", f"{role}@"))
+            assert (item.state, "sendq_job" in item.says) == ("fail", True)
+            assert "grant the user" in item.remedy
+            with engine.begin() as connection:
+                connection.execute(text(f"DROP OWNED BY {role}"))
+                connection.execute(text(f"DROP ROLE {role}"))
+            engine.dispose()
 
     def test_too_old_is_told(self, pg_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(checks, "LEAST_POSTGRES", (99,))
