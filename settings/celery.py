@@ -12,6 +12,7 @@ one stops the workers of both).
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from settings.model import Settings
@@ -32,6 +33,22 @@ VISIBILITY_TIMEOUT_S = 3600
 
 # Without it, a Redis that freezes (a suspended machine, a lost route) blocks a publisher for ever.
 SOCKET_TIMEOUT_S = 5.0
+
+
+# Variables with these prefixes are read by Celery itself, where they override the configuration below: an application's
+# CELERY_BROKER_URL in a worker's environment would move the worker to the application's broker.
+FOREIGN = ("CELERY_", "CELERYD_")
+
+
+def foreign_variables(environ: Mapping[str, str]) -> list[str]:
+    """The variables of another Celery application that are not used here, sorted."""
+    return sorted(name for name in environ if name.startswith(FOREIGN))
+
+
+def why_ignored(names: Sequence[str]) -> str:
+    """The sentence about `foreign_variables`."""
+    verb = "is" if len(names) == 1 else "are"
+    return f"{', '.join(names)} {verb} ignored: sendq's broker is REDIS_URL, and its other settings begin with SENDQ_"
 
 
 def _queues(settings: Settings) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ def _shown(default: object) -> str:
         return str(default).lower()
     if isinstance(default, Path):
         return str(default.relative_to(ROOT))
+    if isinstance(default, tuple):
+        return ", ".join(default)
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 

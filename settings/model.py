@@ -25,7 +25,7 @@ from sendq.vault import Vault
 from settings.application import US, Application, NamedApplications, Provider
 from settings.environ import ROOT, Row, read, rows
 from settings.errors import SettingsError
-from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName
+from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName, Tasks
 from settings.paces import PaceSettings
 from settings.values import (
     ENCRYPTION_KEYS,
@@ -251,6 +251,10 @@ class Settings(BaseModel):
     )  # fmt: skip
     outcome_secret: SigningSecret | None = setting(
         None, "secret that signs outcome webhooks: whsec_ and the base64 of 24 to 64 bytes",
+    )  # fmt: skip
+    outcome_tasks: Tasks = setting(
+        ("*",), "tasks that `on_outcome` may name, comma-separated TASK@QUEUE; both may end with *, and without @ any "
+        "queue is allowed. Names of sendq and Celery themselves are refused in any case",
     )  # fmt: skip
     outcome_timeout_s: float = setting(10.0, "timeout for a receiver of outcomes", unit="s", gt=0, le=60)
     on_reauth: TargetName | None = setting(

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
 
-from sendq.enqueueing.targets import host_fault, is_endpoint_name, parse_target
+from sendq.enqueueing.targets import host_fault, is_endpoint_name, parse_target, task_pattern_fault
 from sendq.errors import Problem
 from sendq.outcomes import secret_bytes
 from settings.values import Trimmed, refuse
@@ -79,6 +79,16 @@ def _hosts(value: Any) -> Any:
     return hosts
 
 
+def _tasks(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    entries = tuple(entry.strip() for entry in value.split(",") if entry.strip())
+    for number, entry in enumerate(entries, 1):
+        if task_pattern_fault(entry) is not None:
+            raise refuse(f"has an invalid task (number {number})", "write shop.tasks.mail_outcome@shop, billing.*")
+    return entries
+
+
 def _target(value: str) -> str:
     found = parse_target(value)
     if isinstance(found, Problem):
@@ -87,5 +97,6 @@ def _target(value: str) -> str:
 
 
 Endpoints = Annotated[dict[str, Endpoint], BeforeValidator(_named)]
+Tasks = Annotated[tuple[str, ...], BeforeValidator(_tasks)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
 TargetName = Annotated[str, Trimmed, AfterValidator(_target)]

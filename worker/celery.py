@@ -23,7 +23,7 @@ from celery.worker.control import inspect_command
 from sendq.errors import SendqError
 from sendq.facts.turns import Turn
 from settings import Settings, SettingsError
-from settings.celery import QUEUE, celery_config
+from settings.celery import QUEUE, celery_config, foreign_variables, why_ignored
 from settings.logs import start_logs
 from settings.sentry import flush_sentry, start_sentry
 from settings.values import mask
@@ -56,12 +56,17 @@ def _settings() -> tuple[Settings, dict[str, Any]]:
         raise SystemExit(2) from None
 
 
+if _ignored := foreign_variables(os.environ):
+    print(f"sendq: {why_ignored(_ignored)}", file=sys.stderr)  # noqa: T201
+    for _name in _ignored:
+        del os.environ[_name]
+
 # Flower does not show buttons that the workers refuse (`worker.remote_control`).
 os.environ.setdefault("FLOWER_READ_ONLY", "true")
 
 settings, _config = _settings()
 transport.register()
-app = Celery("sendq", control="worker.remote_control:Control")
+app = Celery("sendq", control="worker.remote_control:Control", fixups=set())  # none for an application's Django
 app.conf.update(_config)
 
 

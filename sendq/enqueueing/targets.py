@@ -7,7 +7,8 @@
 
 A web application that takes a URL from its customers must not open a way into the network of the workers. So enqueue
 checks the form only, and the workers' settings decide what may be called: an endpoint by its name, which keeps URL and
-secret out of the ledger, or a URL whose host is on their list.
+secret out of the ledger, a URL whose host is on their list, or a task on a queue that theirs allows
+(SENDQ_OUTCOME_TASKS). Tasks and queues of sendq itself are refused here.
 
 The *receiver* of a target is the service behind it. All targets of one receiver fail together, so they are paused
 together.
@@ -16,6 +17,7 @@ together.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -23,6 +25,10 @@ from sendq.errors import Problem
 from sendq.messages.characters import text_fault
 
 MAX_TARGET = 255
+
+# Whatever the workers' settings allow: tasks and queues of sendq, and what Celery and kombu use themselves.
+_NO_TASKS = ("sendq.", "celery.")
+_NO_QUEUES = ("sendq", "_kombu", "unacked")
 
 # The default queue of a Celery application.
 CELERY_QUEUE = "celery"
@@ -34,6 +40,7 @@ _REMEDY = (
 
 _task = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", re.ASCII).fullmatch
 _queue = re.compile(r"[\w.:-]{1,100}", re.ASCII).fullmatch
+_pattern = re.compile(r"(?:\*|[A-Za-z_][\w.]*\*?)(?:@(?:\*|[\w.:-]{1,100}\*?))?", re.ASCII).fullmatch
 _endpoint = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}").fullmatch
 _host = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*").fullmatch
 
@@ -85,6 +92,25 @@ def parse_target(value: object, *, field: str = "on_outcome") -> Target | Proble
     return Problem(field, found, _REMEDY) if isinstance(found, str) else found
 
 
+def allows(allowed: Iterable[str], target: TaskTarget) -> bool:
+    """Whether a list of ``TASK@QUEUE`` has this target. Either part may end with ``*``; no queue is any queue."""
+    return any(_matches(entry, target) for entry in allowed)
+
+
+def _matches(entry: str, target: TaskTarget) -> bool:
+    task, _, queue = entry.partition("@")
+    return _fits(task, target.task) and _fits(queue or "*", target.queue)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+
+
+def task_pattern_fault(entry: str) -> str | None:
+    """What is wrong with an entry of the list that `allows` reads, or None."""
+    return None if _pattern(entry) else "is not a task's name, or the beginning of one and *, with or without @queue"
+
+
 def is_endpoint_name(name: str) -> bool:
     """Whether this is a valid name of an endpoint."""
     return _endpoint(name) is not None
@@ -125,11 +151,17 @@ def _task_target(value: str) -> TaskTarget | str:
     task, at, queue = value.partition("@")
     if _task(task) is None:
         return "is neither a task's dotted name nor a URL"
+    if task.startswith(_NO_TASKS):
+        return "names a task of sendq or of Celery itself"
     if not at:
         return TaskTarget(task)
-    return (
-        TaskTarget(task, queue) if _queue(queue) else "has no valid queue after the @: up to 100 of a-z, 0-9, . _ : -"
-    )
+    if _queue(queue) is None:
+        return "has no valid queue after the @: up to 100 of a-z, 0-9, . _ : -"
+    return "names a queue that sendq or Celery itself uses" if _is_reserved(queue) else TaskTarget(task, queue)
+
+
+def _is_reserved(queue: str) -> bool:
+    return queue.lower().startswith(_NO_QUEUES) or queue.endswith(".pidbox") or queue.startswith("celeryev")
 
 
 def _url(value: str) -> UrlTarget | str:

@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from sendq import Message, SendQueue
-from sendq.enqueueing.targets import EndpointTarget, TaskTarget, UrlTarget, host_fault, parse_target
+from sendq.enqueueing.targets import (
+    EndpointTarget,
+    TaskTarget,
+    UrlTarget,
+    allows,
+    host_fault,
+    parse_target,
+    task_pattern_fault,
+)
 from sendq.errors import InvalidJob, Problem
+from settings import Settings, SettingsError
 
 
 class TestReading:
@@ -56,6 +65,49 @@ class TestReading:
             queue.send("g1", Message(to=["leyah@example.com"]), on_outcome="http://hooks.example.com/")
         with pytest.raises(InvalidJob, match="on_outcome: is neither a task's dotted name nor a URL"):
             queue.modify("g1", ["m1"], unread=False, on_outcome="mail_outcome")
+
+
+class TestATaskOrQueueOfOurs:
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "sendq.bundle", "sendq.enqueue@shop", "celery.chord_unlock", "celery.map@shop", "a.b@sendq",
+            "a.b@sendq.unacked", "a.b@sendq.unacked_index", "a.b@sendq.enqueue", "a.b@SendQ", "a.b@sendqev",
+            "a.b@unacked", "a.b@unacked_mutex", "a.b@_kombu.binding.celery", "a.b@celery.pidbox", "a.b@celeryev.x",
+            "a.b@sendq:witness:1",
+        ],
+    )  # fmt: skip
+    def test_is_never_a_receiver(self, target: str) -> None:
+        found = parse_target(target)
+        assert isinstance(found, Problem)
+        assert "sendq" in found.reason
+        with pytest.raises(InvalidJob, match="on_outcome"):
+            SendQueue("sqlite://").send("g1", Message(to=["leyah@example.com"]), on_outcome=target)
+
+
+class TestTheListOfTasks:
+    @pytest.mark.parametrize(
+        ("allowed", "target", "found"),
+        [
+            ("*", "a.b@q", True), ("a.b", "a.b", True), ("a.b", "a.b@q", True), ("a.b@q", "a.b@q", True),
+            ("a.b@q", "a.b", False), ("a.*@q", "a.b.c@q", True), ("a.*@q", "ab.c@q", False), ("*@q", "x.y@q", True),
+            ("*@q", "x.y@q2", False), ("*@q*", "x.y@q2", True), ("a.b@q", "a.bc@q", False), ("", "a.b", False),
+        ],
+    )  # fmt: skip
+    def test_allows_what_it_names(self, allowed: str, target: str, found: bool) -> None:
+        parsed = parse_target(target)
+        assert isinstance(parsed, TaskTarget)
+        assert allows([allowed], parsed) is found
+
+    @pytest.mark.parametrize("entry", ["a b", "a.b@", "@q", "a.*.b", "a.b@q r", "1a.b", "**"])
+    def test_has_no_other_form(self, entry: str) -> None:
+        assert task_pattern_fault(entry)
+        with pytest.raises(SettingsError, match="SENDQ_OUTCOME_TASKS"):
+            Settings.load({"SENDQ_OUTCOME_TASKS": f"a.b, {entry}"})
+
+    def test_is_read_from_the_environment(self) -> None:
+        assert Settings.load({}).outcome_tasks == ("*",)
+        assert Settings.load({"SENDQ_OUTCOME_TASKS": "a.b@q, c.*"}).outcome_tasks == ("a.b@q", "c.*")
 
 
 class TestAHostOnTheList:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from sendq.ledger.db.rights import try_writing
 from sendq.ledger.db.signals import server_time
 from sendq.redaction import redact
 from settings import Application, Settings, SettingsError
+from settings.celery import foreign_variables, why_ignored
 from worker.doctor.check_redis import redis_items
 from worker.doctor.finding import PATIENCE_S, CheckItem, clock_item
 
@@ -43,7 +45,10 @@ def check(environ: Mapping[str, str] | None = None) -> list[CheckItem]:
         settings = Settings.load(environ)
     except SettingsError as error:
         return list(_mistakes("settings", error))
-    return run_checks(settings)
+    items = run_checks(settings)
+    if ignored := foreign_variables(os.environ if environ is None else environ):
+        items.insert(1, CheckItem("settings", "warn", why_ignored(ignored), "remove what is not for sendq"))
+    return items
 
 
 def run_checks(settings: Settings) -> list[CheckItem]:

@@ -22,7 +22,7 @@ from sqlalchemy import Row
 from yarl import URL
 
 from sendq import clock, outcomes
-from sendq.enqueueing.targets import EndpointTarget, TaskTarget, UrlTarget, parse_target
+from sendq.enqueueing.targets import EndpointTarget, TaskTarget, UrlTarget, allows, parse_target
 from sendq.errors import Problem
 from sendq.ledger.deliveries import DeliveryAttempt
 from settings import Settings
@@ -70,10 +70,13 @@ class Receivers:
         """Make one delivery."""
         target = parse_target(row.target)
         if isinstance(target, Problem):
-            return _unreachable(row.id, "unknown kind of target in this version")
+            # Its receiver may be that of others, too, which are not held for it.
+            return DeliveryAttempt(row.id, f"this version does not deliver to it: it {target.reason}")
         timestamp = int(time.time())
         body = self._notifications.body(row, timestamp=timestamp)
         if isinstance(target, TaskTarget):
+            if not allows(self._settings.outcome_tasks, target):
+                return DeliveryAttempt(row.id, "SENDQ_OUTCOME_TASKS does not allow this task and queue")
             return await self._publish(target, body, row.id)
         address = self._address(target)
         if isinstance(address, str):
@@ -156,6 +159,8 @@ class Receivers:
         try:
             await asyncio.get_running_loop().run_in_executor(self._publishers, publish)
         except Exception as error:  # whatever the broker's client raises
+            if "WRONGTYPE" in str(error):  # only this queue: others are not held for it
+                return DeliveryAttempt(event_id, "its queue is a key of another type in the broker")
             return _unreachable(event_id, f"its broker cannot be reached ({type(error).__name__})")
         return DeliveryAttempt(event_id)
 
@@ -164,7 +169,7 @@ def _celery(settings: Settings) -> Celery | None:
     """A Celery application that can only publish, for the other application's broker."""
     if settings.outcome_broker_url is None:
         return None
-    app = Celery("sendq-outcomes", set_as_current=False)
+    app = Celery("sendq-outcomes", set_as_current=False, fixups=set())
     app.conf.update(
         broker_url=settings.outcome_broker_url.get_secret_value(),
         broker_transport_options={

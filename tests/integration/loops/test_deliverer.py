@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 from benchmarks.certificate import write_certificate
 from sendq import SendQueue, clock
@@ -307,6 +308,30 @@ class TestWhoDoesNotLead:
             assert receiver.heard == []
             leadership.leads = True
             eventually(lambda: delivered(ledger, "webhook:billing"), "the delivery")
+
+
+class TestATaskThatIsNotAllowed:
+    def test_is_not_published_and_holds_up_no_other(self, ledger: Ledger, redis_url: str) -> None:
+        """Another queue's, one of sendq itself that was stored before it was refused, and one that is no list."""
+        with redis_client(redis_url) as client:
+            client.set("shop.taken", "a string")
+            with delivering(ledger, outcome_broker_url=redis_url, outcome_tasks=("shop.*",)):
+                ended(ledger, "customers.tasks.delete_all@shop")
+                (job,) = ended(ledger, "shop.tasks.heard@shop.taken")
+                (ours,) = ended(ledger, "shop.tasks.heard@ours")
+                with writing(ledger.engine) as connection:
+                    connection.execute(text("UPDATE sendq_delivery SET target = 'a.b@sendq.unacked'"
+                                            " WHERE target LIKE '%@ours'"))  # fmt: skip
+                eventually(lambda: len(errors(ledger)) == 3, "three refusals")
+                ended(ledger, "shop.tasks.heard@shop")
+                eventually(lambda: client.llen("shop"), "the one that is allowed")
+            assert job != ours
+            assert sorted(key.decode() for key in client.keys("s*")) == ["shop", "shop.taken"]
+        assert sorted(errors(ledger)) == [
+            "SENDQ_OUTCOME_TASKS does not allow this task and queue",
+            "its queue is a key of another type in the broker",
+            "this version does not deliver to it: it names a queue that sendq or Celery itself uses",
+        ]
 
 
 class TestABroker:
