@@ -23,9 +23,10 @@ from worker.clocks.ledger_clock import LedgerClock
 from worker.leading.batches import Batches
 from worker.leading.dispatcher import Dispatcher, Publish
 from worker.leading.grant_checker import GrantChecker
-from worker.leading.leadership import Leadership
+from worker.leading.leadership import Leadership, Witness
 from worker.leading.pruner import Pruner
 from worker.leading.reconciler import Reconciler
+from worker.leading.renewal_file import RenewalFile
 from worker.leading.renewal_witness import RenewalWitness
 from worker.leading.rescuer import LATER_S, Rescuer
 from worker.leading.wakeup import PostgresWakeup, SqliteWakeup, Wakeup
@@ -56,6 +57,8 @@ class Process:
         policy = policy_of(settings)
         self.now = LedgerClock()
         self.ledger = open_ledger(settings)
+        self._redis_witness = RenewalWitness(settings.broker_url.get_secret_value())
+        self._witnesses = witnesses_of(self.ledger, self._redis_witness)
         self.enqueue_task = EnqueueTask(settings, self.ledger)
         self.alerts, self.traces = Alerts(policy), Traces(settings.sentry_traces_sample_rate)
         self.engine = Engine(
@@ -65,24 +68,25 @@ class Process:
             on_recorded=self._on_recorded,
             on_missing_key=self._on_missing_key,
             now=self.now,
+            witnessed=lambda line: max(witness.renewals_of(line) or 0 for witness in self._witnesses),
         )
         self.flower_events = FlowerEvents(events, in_flight=lambda: self.engine.calls)
         self.wakeup = wakeup_of(self.ledger)
-        self._witness = RenewalWitness(settings.broker_url.get_secret_value())
         self.leadership = Leadership(
             self.ledger,
             holder=lambda: self.engine.worker_id,
             now=self.now,
             lease_s=settings.lease_s,
             poll_s=settings.poll_s,
-            witness=self._witness,
+            witnesses=self._witnesses,
+            key_max_age=lambda: self.engine.key_max_age,
         )
         self.services = Services([*self._outer_services(), *self._leading_services(publish, policy)])
 
     def _outer_services(self) -> Iterator[Service]:
         """What the leading services use, and the engine: they call the API through it, so it must outlive them."""
         yield resource("ledger", self.ledger.dispose)
-        yield resource("witness", self._witness.close)
+        yield resource("witness", self._redis_witness.close)
         yield resource("wakeup", self.wakeup.close)
         if self._settings.metrics_address:
             exporter = Exporter(self._settings.metrics_address, self.engine, self.leadership, self.ledger)
@@ -223,6 +227,14 @@ def open_ledger(settings: Settings) -> Ledger:
         settings.home.mkdir(parents=True, exist_ok=True)
         return open_engine(url)
     return open_busy_engine(url, pool_size=settings.threads + OTHER_CONNECTIONS, max_overflow=2)
+
+
+def witnesses_of(ledger: Ledger, redis: RenewalWitness) -> list[Witness]:
+    """What remembers the renewals of the lease outside of the ledger."""
+    if ledger.dialect.name != "sqlite":
+        return [redis]
+    assert ledger.url.database is not None
+    return [redis, RenewalFile(ledger.url.database)]
 
 
 def wakeup_of(ledger: Ledger) -> Wakeup:

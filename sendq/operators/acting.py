@@ -134,11 +134,11 @@ class Acting(LedgerAccess):
         scope = Scope.of_grant(grant_id, application)
         return Run(forget.forget(self._ledger, grant_id, scope.application, by=by, reason=reason, dry_run=dry_run))
 
-    def recover(self, since: datetime, *, by: str, reason: str, dry_run: bool = False) -> Run[RecoverProgress]:
+    def recover(self, since: datetime | None, *, by: str, reason: str, dry_run: bool = False) -> Run[RecoverProgress]:
         """Recover a ledger that was restored from a backup or failed over with loss, and dispatch its jobs again.
 
-        ``since``: when its history ends. Every send that was unfinished then is put in doubt and searched for in its
-        mailbox; changes of messages return to the queue.
+        ``since``: when its history ends. Every send that was unfinished then and is due now is put in doubt and
+        searched for in its mailbox; changes of messages return to the queue. None: nothing was lost, no job is changed.
         """
         by, reason = signed(by, reason)
         at = recover.start_of(self._ledger, since)

@@ -56,6 +56,7 @@ class Situation:
     dispatcher_until  when the leader's lease ends
     sealed_with       the name of the encryption key of its body; None: it is not encrypted
     shut_at           since when the ledger is shut; None: it is not
+    shut_because      why: ``lost`` or ``unproven``
     highest_at        the highest time that a worker has seen
     before            the last of the earlier changes of its message that have not ended
     """
@@ -68,5 +69,6 @@ class Situation:
     dispatcher_until: Micros
     sealed_with: str | None
     shut_at: Micros | None
+    shut_because: str | None
     highest_at: Micros
     before: EarlierChange | None

@@ -14,8 +14,12 @@ from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.views import Why
 
-# For a ledger that is shut; the remedy comes last, so that its options can be appended.
-SHUT = "the ledger has lost part of its history, and nothing is sent until an operator runs: sendq recover"
+# By why the ledger is shut (`sendq.ledger.dispatching.lineage`); the remedy comes last: its options can be appended.
+SHUT: Mapping[str, str] = {
+    "lost": "the ledger has lost part of its history, and nothing is sent until an operator runs: sendq recover",
+    "unproven": "the ledger may have been restored from a backup or taken over by a replica that lags, since nothing"
+    " outside of it remembers its latest state; nothing is sent until an operator runs: sendq recover",
+}
 
 _ENDED = {
     State.SENT: "the API accepted it",
@@ -64,7 +68,7 @@ def explain(around: Situation, *, now: Micros) -> Why:
     if state not in MOVES:
         return _why(job, "foreign", "it is being handled by a newer version of sendq; ask with that version")
     if around.shut_at is not None:
-        return _why(job, "shut", SHUT)
+        return _why(job, "shut", SHUT[around.shut_because or "lost"])
     if around.lane is not None and around.lane.closed_at is not None:
         return _why(job, "reauth", _closed(around.lane), rule=around.lane.closed_rule, by="policy")
     held = _held(around, now=now)
@@ -104,7 +108,7 @@ def _in_doubt(around: Situation, *, now: Micros) -> Why:
     says = f"{_DOUBT}: {_SEEN[job.seen]}"
     held = _held(around, now=now)
     if around.shut_at is not None:
-        return _why(job, "in_doubt", f"{_DOUBT}; {SHUT}", rule=job.rule)
+        return _why(job, "in_doubt", f"{_DOUBT}; {SHUT[around.shut_because or 'lost']}", rule=job.rule)
     if around.lane is not None and around.lane.closed_at is not None:
         return _why(job, "in_doubt", f"{says}; while its lane is closed, no search is made", rule=job.rule)
     if held is not None:

@@ -61,9 +61,13 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True)
 class Shut:
-    """Nothing has been sent since ``since``: the ledger has lost what happened after ``known_until``."""
+    """Nothing has been sent since ``since``: the ledger does not know what happened after ``known_until``.
+
+    ``because``: ``lost``, a part of its history is missing; ``unproven``, a part may be missing.
+    """
 
     since: datetime
+    because: str
     known_until: datetime
     says: str
 

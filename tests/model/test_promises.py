@@ -116,9 +116,12 @@ Nothing twice
         keys: open keys fall into doubt
     A ledger that has lost something deals out nothing until what may have gone out is in doubt
         restores: a ledger that has lost something is shut
+        restores: what nobody remembers is not trusted
+        restores: a repaired key is as old as the loss
         restores: Redis remembers
         restores: workers remember
         restores: a claim looks too
+        restores: a new worker asks Redis
         restores: recovered is not sent before it is looked for
         restores: a recovered key is as young as the recovery
 

@@ -270,7 +270,8 @@ def pg_ledger_url(pg_migrated: PgServer) -> Iterator[str]:
                 db.execute(f"DELETE FROM {table.name}".encode())
         db.execute(
             "UPDATE sendq_leader SET holder = NULL, fence = 0, expires_at = 0, sleeps_until = 0, line = NULL,"
-            " renewals = 0, renewed_at = 0, shut_at = NULL, known_until = NULL, highest_at = 0"
+            " renewals = 0, renewed_at = 0, complete_at = 0, proven_on = NULL,"
+            " shut_at = NULL, shut_because = NULL, lost_since = NULL, known_until = NULL, highest_at = 0"
         )
         db.execute(f"UPDATE {schema.VERSION_TABLE} SET version_num = '{migrate.wanted()}'".encode())
 

@@ -148,6 +148,31 @@ class Cluster:
         """Restart it after `kill`."""
         self._server = self._started()
 
+    @contextlib.contextmanager
+    def replica(self) -> Iterator[Cluster]:
+        """A hot standby that follows this server."""
+        home = _new_directory(self.user)
+        copy = ("-D", home / "data", "-h", self.pg.host, "-p", str(self.pg.port), "-U", "postgres", "-R", "--no-sync")
+        _as(self.user, self._binaries / "pg_basebackup", *copy, "--checkpoint=fast")
+        replica = Cluster(self._binaries, home, self.user, self._options)
+        try:
+            yield replica
+        finally:
+            replica.remove()
+
+    def stop(self) -> None:
+        """Stop it cleanly, and keep its files."""
+        for process in self.processes[:1]:
+            process.send_signal(signal.SIGINT)
+        while not self._server.ended():
+            time.sleep(0.02)
+
+    def take_over(self, port: int) -> None:
+        """After `stop`: start at the address of a server that is gone, and become the primary."""
+        self.pg = PgServer(port=port, socket_dir=self._home)
+        self._server = self._started()
+        self.pg.execute("SELECT pg_promote()")
+
     def freeze(self) -> None:
         """Send SIGSTOP to all its processes."""
         for process in self.processes:

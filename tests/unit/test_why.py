@@ -56,6 +56,7 @@ def why(
         "sealed_with": None,
         "before": None,
         "shut_at": None,
+        "shut_because": None,
         "highest_at": 0,
     } | around
     return explain(Situation(**values), now=NOW)

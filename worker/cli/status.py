@@ -72,6 +72,8 @@ def _tell_jobs(seen: Status) -> None:
     if seen.shut is not None:
         since, until = when(seen.shut.since), _iso(seen.shut.known_until)
         tell(f"dispatching stopped at {since}: {seen.shut.says} --since {until} --reason …")
+        if seen.shut.because == "unproven":
+            tell("if nothing was restored and no replica took over: sendq recover --nothing-lost --reason …")
         tell()
     jobs = [
         f"{number:,}" + ("+" if state in WAITING and number >= JOBS_MOST else "") for state, number in seen.jobs.items()

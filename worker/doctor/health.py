@@ -115,13 +115,13 @@ def _link(
     """The link that stopped the canary, and an explanation."""
     with reading(ledger) as connection:
         beats, lease = workers.beats(connection), workers.lease(connection)
-        shut = lineage.read(connection).shut_at is not None
+        standing = lineage.read(connection)
     if not beats:
         return "worker", NOBODY
     if all(worker in before and before[worker].count == now.count for worker, now in beats.items()):
         return "worker", f"{len(beats)} registered, but none sends heartbeats: they are dead, or their event loops hang"
-    if shut:
-        return "shut", SHUT
+    if standing.shut_at is not None:
+        return "shut", SHUT[standing.shut_because or lineage.Incomplete.LOST]
     if stage is Stage.CLAIMED:
         return "loop", "a worker claimed the turn but did not finish it: its event loop or its recorder hangs"
     if not broker_answers():

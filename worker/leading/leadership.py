@@ -3,14 +3,15 @@
 The dispatcher's thread takes and renews the lease (`worker.leading.dispatcher`), and stops dispatching when it is lost.
 All loops that act only in the leading process check here (`worker.leading.leader_loop`).
 
-Each renewal is compared with the count that a witness outside the ledger remembers. A ledger that counts fewer renewals
-was restored from a backup: what was sent since then is unknown, so nothing is dispatched until an operator has decided.
+Each renewal is compared with the counts that witnesses outside the ledger know (`sendq.ledger.dispatching.lineage`).
+While the ledger has lost something, or may have, nothing is dispatched. A loss that is younger than the API's memory of
+keys is repaired here: what may have gone out is sent again under its own key. An older one waits for an operator.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 from uuid import UUID
@@ -18,19 +19,25 @@ from uuid import UUID
 from sqlalchemy import Engine
 
 from sendq import clock
-from sendq.clock import Micros
+from sendq.clock import Micros, moment
 from sendq.errors import SendqError
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching import lineage, workers
+from sendq.ledger.dispatching.lineage import Incomplete, Standing
+from sendq.ledger.operators import recover
+from sendq.rules.preflight import KEY_MAX_AGE
 from worker.telemetry import journal
 from worker.telemetry.alerts import alert
 
 # No wait before the next attempt.
 AT_ONCE = float("-inf")
 
+# Who repaired a ledger, in its events.
+BY_LEADER = "sendq"
+
 
 class Witness(Protocol):
-    """Remembers how often the lease was renewed (`worker.leading.renewal_witness`)."""
+    """Remembers how often the lease was renewed (`worker.leading.renewal_witness`, `worker.leading.renewal_file`)."""
 
     def renewals_of(self, line: UUID) -> int | None:
         """The highest known count of a lineage, 0 if there is none; None if the witness does not answer."""
@@ -63,16 +70,22 @@ class Leadership:
         monotonic: Callable[[], float] = time.monotonic,
         lease_s: float,
         poll_s: float,
-        witness: Witness | None = None,
+        witnesses: Sequence[Witness] = (),
+        key_max_age: Callable[[], Micros] = lambda: KEY_MAX_AGE,
     ) -> None:
         """``holder``: this worker's id. ``poll_s``: seconds between two attempts of a process that does not lead.
 
-        ``witness``: None if there is nothing to compare the ledger with; it is trusted then.
+        ``witnesses``: none if there is nothing to compare the ledger with; it is trusted then, unless it is shut.
+        ``key_max_age``: the age up to which a repeat under the same key is known to be safe.
         """
         self._ledger, self._holder, self._now, self._monotonic = ledger, holder, now, monotonic
         self._lease_s, self._poll_s = lease_s, poll_s
-        self._witness = witness
-        self._is_whole = witness is None
+        self._witnesses, self._key_max_age = witnesses, key_max_age
+        self._is_whole = not witnesses
+        self._seen: tuple[UUID | None, int] = (None, 0)  # the line and count that this process found complete
+        self._repaired: UUID | None = None  # of a repair: jobs up to here are done
+        self._has_stopped, self._is_repairing, self._repeated = False, False, 0
+        self._stopped_at: Micros | None = None  # the last stop that this process has seen
         self._fence: int | None = None
         self._terms = 0
         self._ask_at = AT_ONCE  # monotonic
@@ -107,16 +120,23 @@ class Leadership:
         over = None if self._fence is not None else self._lease_that_is_over(now)
         if self._fence is not None or over is not None:
             with writing(self._ledger) as connection:
-                known_until = lineage.read(connection).renewed_at
-                fence = workers.lead(connection, self._holder(), now=now, lease=clock.seconds(self._lease_s), over=over)
+                fence = workers.lead(
+                    connection,
+                    self._holder(),
+                    now=now,
+                    lease=clock.seconds(self._lease_s),
+                    over=over,
+                    complete=self._fence is not None and self._is_whole,
+                )
                 found = lineage.read(connection)
             if fence is not None:
-                self._check_whole(found, known_until=known_until, new=fence != self._fence)
+                self._check_whole(found, new=fence != self._fence)
         if fence is not None and fence != self._fence:
             self._terms += 1
             journal.became_leader(self._holder(), fence)
         self._fence = fence
-        self._ask_at = asked_at + (self._poll_s if fence is None else self._lease_s / 3)
+        pause_s = self._poll_s if fence is None else self._lease_s / 3
+        self._ask_at = asked_at + (0.0 if self._is_repairing else pause_s)
 
     def lose(self) -> None:
         """Note that another process has taken the lease."""
@@ -132,31 +152,65 @@ class Leadership:
             with suppress(SendqError), writing(self._ledger) as connection:  # on failure, the lease expires
                 workers.resign(connection, self._holder())
 
-    def _check_whole(self, found: lineage.Standing, *, known_until: Micros, new: bool) -> None:
-        """Compare the ledger with the witness after a renewal; a ``new`` leader does not trust it before."""
-        if self._witness is None:
+    def _check_whole(self, found: Standing, *, new: bool) -> None:
+        """Compare the ledger with the witnesses after a renewal; a ``new`` leader does not trust it before."""
+        if not self._witnesses:
             self._is_whole = found.shut_at is None
             return
         if new:
-            self._is_whole = False
-        assert found.line is not None  # taking the lease has set it
+            self._is_whole, self._repaired = False, None
         if found.shut_at is not None:
-            self._is_whole = False
+            self._is_whole, self._has_stopped = False, True
+            self._repair(found, is_new=found.shut_at != self._stopped_at)
+            self._stopped_at = found.shut_at
             return
-        seen = self._witness.renewals_of(found.line)
-        if seen is None:
+        assert found.line is not None  # taking the lease has set it
+        counts = [witness.renewals_of(found.line) for witness in self._witnesses]
+        known = [count for count in counts if count is not None]
+        if len(known) < len(counts) and new:
             return  # no answer: neither would the broker answer, so waiting costs nothing
-        if seen >= found.renewals:  # no other process can have reported this renewal to the witness
-            with writing(self._ledger) as connection:
-                lineage.shut(connection, known_until=known_until, now=self._now())
-            self._is_whole = False
-            journal.dispatch_stopped(known_until)
-            alert("shut", "ledger_has_lost", level="fatal")
+        because = found.judged(max(self._count_seen(found.line), *known, 0))
+        if because is not None:
+            self._shut(because, found)
             return
-        self._witness.remember(found.line, found.renewals)
-        if not self._is_whole and not new:
-            journal.dispatch_resumed()
-        self._is_whole = True
+        if not self._is_whole or found.proven_on != found.server:
+            with writing(self._ledger) as connection:
+                lineage.prove(connection, found.server, now=self._now())
+        self._seen = (found.line, found.renewals)
+        for witness in self._witnesses:
+            witness.remember(found.line, found.renewals)
+        if self._has_stopped:
+            journal.dispatch_resumed(self._repeated)
+            self._has_stopped, self._repeated = False, 0
+        self._is_whole, self._is_repairing = True, False
+
+    def _count_seen(self, line: UUID) -> int:
+        seen_line, count = self._seen
+        return count if seen_line == line else 0
+
+    def _shut(self, because: Incomplete, found: Standing) -> None:
+        with writing(self._ledger) as connection:
+            lineage.shut(connection, because=because, lost_since=found.complete_at, now=self._now())
+        self._is_whole, self._is_repairing = False, True
+
+    def _repair(self, found: Standing, *, is_new: bool) -> None:
+        """Let a chunk of what may have gone out go again under its own key; alert if that is not safe any more."""
+        assert found.lost_since is not None
+        if is_new:
+            journal.dispatch_stopped(str(found.shut_because), found.lost_since)
+        if self._now() - found.lost_since >= self._key_max_age():
+            if is_new or self._is_repairing:
+                alert("shut", f"ledger_{found.shut_because}", level="fatal")
+            self._is_repairing = False
+            return
+        with writing(self._ledger) as connection:
+            repeated, self._repaired = recover.repeat_by_key(
+                connection, since=found.lost_since, now=self._now(), after=self._repaired
+            )
+            if self._repaired is None:
+                reason = f"{found.shut_because} since {moment(found.lost_since).isoformat(timespec='seconds')}"
+                recover.open_again(connection, by=BY_LEADER, reason=reason, now=self._now())
+        self._is_repairing, self._repeated = True, self._repeated + repeated
 
     def _lease_that_is_over(self, now: Micros) -> workers.Lease | None:
         """The lease, if it is free; read without a lock because all other processes read it often."""

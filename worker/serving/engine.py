@@ -73,9 +73,10 @@ class Engine:
         on_recorded: OnRecorded,
         on_missing_key: Callable[[str, int], None],
         now: LedgerClock,
+        witnessed: Callable[[UUID], int] = lambda line: 0,
     ) -> None:
         """``on_recorded`` is called with what was committed, ``on_missing_key`` with the name of an encryption key that
-        is missing here and the number of jobs that need it.
+        is missing here and the number of jobs that need it. ``witnessed``: as for `Heartbeat`.
         """
         self.settings, self.policy, self.now = settings, policy, now
         self.chance: Callable[[], float] = random.random
@@ -91,7 +92,9 @@ class Engine:
             ledger, now=now, on_recorded=on_recorded, run_there=self.loop.call_if_open, vault=settings.vault
         )
         self._in_flight = InFlight()
-        self.heartbeat = Heartbeat(ledger, settings, now=now, load=self._load, in_flight=self._in_flight)
+        self.heartbeat = Heartbeat(
+            ledger, settings, now=now, load=self._load, in_flight=self._in_flight, witnessed=witnessed
+        )
         self.intake = Intake(
             ledger,
             settings,

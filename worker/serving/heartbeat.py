@@ -23,7 +23,7 @@ from sendq.ids import new_id
 from sendq.ledger import sealed
 from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching import lineage, rescue, workers
-from sendq.ledger.dispatching.lineage import Standing
+from sendq.ledger.dispatching.lineage import Incomplete, Standing
 from sendq.ledger.dispatching.workers import Load
 from sendq.ledger.enqueue import notify
 from sendq.rules.preflight import trusted_age
@@ -50,15 +50,21 @@ class Heartbeat:
         now: LedgerClock,
         load: Callable[[], Load],
         in_flight: InFlight,
+        witnessed: Callable[[UUID], int],
     ) -> None:
-        """``load``: what this worker can take on, written with each beat."""
+        """``load``: what this worker can take on, written with each beat.
+
+        ``witnessed``: how many renewals of a lineage are known outside of the ledger. A worker that has just started
+        asks once: a message in the broker may be from before the ledger was restored.
+        """
         self._ledger, self._settings, self._now = ledger, settings, now
         self._load, self._in_flight = load, in_flight
         self.worker_id = new_id()
         self.lease = Lease(settings.stale_after_s - LEASE_MARGIN_S, time.monotonic, now)
         self.highest = HighWaterMark(now)
         self._clock_is_behind = False
-        self._known: Standing | None = None  # the latest state of the ledger that was seen
+        self._witnessed = witnessed
+        self._known: tuple[UUID | None, int] | None = None  # the line and renewals of the latest state that was seen
 
     @property
     def key_max_age(self) -> Micros:
@@ -67,7 +73,7 @@ class Heartbeat:
 
     def is_whole(self, found: Standing) -> bool:
         """Whether turns may be claimed: the ledger is not shut and has lost nothing that this process has seen."""
-        return found.shut_at is None and not self._has_lost(found)
+        return found.may_be_claimed and not self._has_lost(found)
 
     def begin(self) -> None:
         """Register with the ledger. From now on the lease is valid, until beats fail."""
@@ -116,7 +122,7 @@ class Heartbeat:
             lineage.see(connection, self.highest())
             self._compare(found := lineage.read(connection))
             if self._has_lost(found):
-                lineage.shut(connection, known_until=found.renewed_at, now=self._now())
+                lineage.shut(connection, because=Incomplete.LOST, lost_since=found.complete_at, now=self._now())
         return lives
 
     async def _register_again(self) -> None:
@@ -141,7 +147,10 @@ class Heartbeat:
                 load=self._load(),
                 now=self._now(),
             )
-            self._compare(lineage.read(connection))
+            found = lineage.read(connection)
+            if self._known is None and found.line is not None:
+                self._known = (found.line, self._witnessed(found.line))
+            self._compare(found)
             notify(connection, at=self._now())  # there is new capacity
 
     def _release_sealed(self) -> None:
@@ -170,9 +179,12 @@ class Heartbeat:
         if self._clock_is_behind and not was_behind:
             journal.clock_behind(self.worker_id, behind_s=(self.highest() - self._now()) / clock.SECOND)
             alert("clock_behind", "highest_time", level="error", worker=str(self.worker_id))
-        if not self._has_lost(found):
-            self._known = found
+        if self._has_lost(found):
+            return
+        if self._known is not None and self._known[0] != found.line:
+            self._in_flight.request_check()  # recovered: turns that ended here may be open again in the ledger
+        self._known = (found.line, found.renewals)
 
     def _has_lost(self, found: Standing) -> bool:
         """Whether the ledger has lost something since this process last read it."""
-        return self._known is not None and found.has_lost(self._known.line, self._known.renewals)
+        return self._known is not None and found.has_lost(*self._known)

@@ -160,14 +160,17 @@ def became_leader(holder: UUID, fence: int) -> None:
     _log.info("became_leader", worker=str(holder), fence=fence)
 
 
-def dispatch_stopped(known_until: Micros) -> None:
-    """The ledger was restored to an older state. Nothing is dispatched before `sendq recover --since` that time."""
-    _log.critical("dispatch_stopped", known_until=moment(known_until).isoformat(timespec="seconds"))
+def dispatch_stopped(because: str, lost_since: Micros) -> None:
+    """The ledger was restored to an older state, or may have been; `sendq status` says what to do.
+
+    Nothing is dispatched meanwhile. A loss younger than 45 minutes is repaired without an operator.
+    """
+    _log.critical("dispatch_stopped", because=because, lost_since=moment(lost_since).isoformat(timespec="seconds"))
 
 
-def dispatch_resumed() -> None:
-    """The ledger was recovered; dispatching goes on."""
-    _log.warning("dispatch_resumed")
+def dispatch_resumed(repeated: int) -> None:
+    """The leader has repaired the ledger and dispatches again; so many sends are repeated under their own keys."""
+    _log.warning("dispatch_resumed", repeated=repeated)
 
 
 def dispatched(turns: int, bundles: int) -> None:

@@ -421,8 +421,12 @@ leader = Table(
     Column("line", Uuid),  # names the ledger's history; `recover` begins a new one
     Column("renewals", BigInteger, nullable=False, server_default="0"),  # of the lease; Redis keeps a copy, the witness
     Column("renewed_at", BigInteger, nullable=False, server_default="0"),
-    Column("shut_at", BigInteger),  # since when no turn is offered: the witness has seen more; null: not shut
-    Column("known_until", BigInteger),  # the ledger does not know what happened after this; set with `shut_at`
+    Column("complete_at", BigInteger, nullable=False, server_default="0"),  # the last renewal at which nothing was lost
+    Column("proven_on", Text),  # the run of the server on which it was last known to be complete; null: SQLite, or new
+    Column("shut_at", BigInteger),  # since when no turn is offered: it has lost something, or may have; null: not shut
+    Column("shut_because", Text),  # lost | unproven; this and the following are set with `shut_at`
+    Column("lost_since", BigInteger),  # the last renewal before the loss
+    Column("known_until", BigInteger),  # the ledger does not know what happened after this
     Column("highest_at", BigInteger, nullable=False, server_default="0"),  # the highest time that any process has seen
 )
 

@@ -52,7 +52,7 @@ def claim(
     key_max_age: Micros = KEY_MAX_AGE,
     vault: Vault = NO_VAULT,
     unreadable: Counter[str] | None = None,
-    is_whole: Callable[[Standing], bool] = lambda found: found.shut_at is None,
+    is_whole: Callable[[Standing], bool] = lambda found: found.may_be_claimed,
 ) -> list[Claimed]:
     """Claim those of ``turns`` (lane, fence) that are still offered, and begin the first jobs of each.
 
@@ -139,9 +139,8 @@ def _objection(job: ClaimedJob, *, now: Micros, key_max_age: Micros) -> Event | 
 def _around(connection: Connection, applications: set[str]) -> tuple[Standing, dict[tuple[str, str], int]]:
     """The state of the ledger, and each pair's holds since its last success: one query, as each claim needs both."""
     pair, leader = schema.pair.c, schema.leader
-    known = (leader.c[name] for name in lineage.COLUMNS)
     rows = connection.execute(
-        select(pair.application, pair.provider, pair.streak, *known)
+        select(pair.application, pair.provider, pair.streak, *lineage.columns(connection))
         .select_from(leader)
         .outerjoin(schema.pair, pair.application.in_(sorted(applications)))
         .where(leader.c.name == lineage.DISPATCHER)

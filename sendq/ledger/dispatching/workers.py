@@ -109,10 +109,19 @@ def lease(connection: Connection) -> Lease:
     return Lease(row.holder, row.expires_at, row.fence)
 
 
-def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros, over: Lease | None = None) -> int | None:
+def lead(
+    connection: Connection,
+    holder: UUID,
+    *,
+    now: Micros,
+    lease: Micros,
+    over: Lease | None = None,
+    complete: bool = True,
+) -> int | None:
     """Take or renew the dispatcher's lease, and count that; returns its fence, or None while another process holds it.
 
-    ``over``: a lease that was not renewed for its whole duration, and so is over whatever time it names.
+    ``over``: a lease that was not renewed for its whole duration, and so is over whatever time it names. ``complete``:
+    whether the ledger had lost nothing at the renewal before, whose time is recorded then.
     """
     table = schema.leader
     columns = (table.c.holder, table.c.expires_at, table.c.fence, table.c.line)
@@ -123,6 +132,8 @@ def lead(connection: Connection, holder: UUID, *, now: Micros, lease: Micros, ov
         return None
     line = row.line or new_id()
     renewed = {"expires_at": now + lease, "line": line, "renewals": table.c.renewals + 1, "renewed_at": now}
+    if complete:
+        renewed["complete_at"] = table.c.renewed_at  # of the renewal before, since this one is still to be judged
     taken = renewed | {"holder": holder, "fence": row.fence + 1, "sleeps_until": 0}
     connection.execute(update(table).where(table.c.name == DISPATCHER).values(renewed if ours else taken))
     return int(row.fence if ours else row.fence + 1)

@@ -2,17 +2,21 @@
 
 A send that the ledger shows as unfinished at the time of the loss may have been sent since. Every such send is put in
 doubt, as if its last request were made now, so that it is searched for in its mailbox before anything else is done
-with it. Changes of messages that had begun return to the queue, since they are safe to repeat. Jobs enqueued after the
-loss are not changed. The last step resumes dispatching; every step may be repeated.
+with it. Changes of messages that had begun return to the queue, since they are safe to repeat. Jobs that were enqueued
+after the loss, or are not due yet, are not changed. The last step resumes dispatching; every step may be repeated.
+
+While the loss is younger than the keys that the API remembers, no search is needed: the leader lets those sends go
+again under the keys that they had (`repeat_by_key`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, func, or_, select
+from sqlalchemy import Connection, Row, and_, func, or_, select, true
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import events
@@ -42,11 +46,13 @@ class Unfinished:
     changes: int
 
 
-def count(connection: Connection, *, since: Micros) -> Unfinished:
+def count(connection: Connection, *, since: Micros, now: Micros) -> Unfinished:
     """How many jobs `put_in_doubt` would change in total."""
     table = schema.job.c
     found = connection.execute(
-        select(table.operation, func.count().label("number")).where(_concerned(since)).group_by(table.operation)
+        select(table.operation, func.count().label("number"))
+        .where(_concerned(since, now=now))
+        .group_by(table.operation)
     )
     numbers = {row.operation: int(row.number) for row in found}
     sends = numbers.pop("send", 0)
@@ -57,30 +63,36 @@ def put_in_doubt(
     connection: Connection, *, since: Micros, now: Micros, after: UUID | None, limit: int = CHUNK
 ) -> tuple[Unfinished, UUID | None]:
     """Repair up to ``limit`` jobs after ``after``; returns how many, and where the next ones begin (None: no more)."""
-    job, lane = schema.job, schema.lane
-    statement = (
-        select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
-        .outerjoin(lane, lane.c.id == job.c.lane_id)
-        .where(_concerned(since))
-        .order_by(job.c.id)
-        .limit(limit)
-        .with_for_update(of=job)
-    )
-    if after is not None:
-        statement = statement.where(job.c.id > after)
-    rows = connection.execute(statement).all()
+    rows = _locked(connection, _concerned(since, now=now), after=after, limit=limit)
     sends = [row for row in rows if row.operation == "send"]
     changes = [row for row in rows if row.operation != "send"]
     store_changes(connection, [(locked_from(row), _doubted(row, now=now)) for row in sends], now=now)
-    attempts = [
-        trail(row, RECOVERED, sent="maybe", begun_at=max(since, row.due_at), now=now, error=UNKNOWN) for row in sends
-    ]
-    append_attempts(connection, attempts)
+    _append_trail(connection, sends, since=since, now=now)
     store_changes(connection, [(locked_from(row), _returned(row, now=now)) for row in changes], now=now)
     wakes = wakes_of([row for row in changes if row.application is not None], {row.id: now for row in changes})
     if wakes:
         append_wakes(connection, wakes, at=now)
     return Unfinished(len(sends), len(changes)), rows[-1].id if len(rows) == limit else None
+
+
+def repeat_by_key(
+    connection: Connection, *, since: Micros, now: Micros, after: UUID | None, limit: int = CHUNK
+) -> tuple[int, UUID | None]:
+    """Note of up to ``limit`` waiting sends that they may have gone out after ``since``, under their present keys.
+
+    They stay queued: the next call is a repeat, which the API recognises while the key is young; when it is old, they
+    go in doubt as after any unknown outcome. What is in doubt is searched for as if its last request were made now.
+    What is being sent is left to the worker that sends it, or to the rescuer. Returns how many, and where the next
+    ones begin (None: no more).
+    """
+    waiting = schema.job.c.state.in_([State.QUEUED.value, State.IN_DOUBT.value])
+    rows = _locked(connection, and_(_may_have_gone(since, now=now), waiting), after=after, limit=limit)
+    queued = [row for row in rows if row.state == State.QUEUED.value]
+    doubts = [row for row in rows if row.state == State.IN_DOUBT.value]
+    store_changes(connection, [(locked_from(row), _repeated(row, since=since, now=now)) for row in queued], now=now)
+    store_changes(connection, [(locked_from(row), _doubted(row, now=now)) for row in doubts], now=now)
+    _append_trail(connection, rows, since=since, now=now)
+    return len(rows), rows[-1].id if len(rows) == limit else None
 
 
 def open_again(connection: Connection, *, by: str, reason: str, now: Micros) -> None:
@@ -89,14 +101,41 @@ def open_again(connection: Connection, *, by: str, reason: str, now: Micros) -> 
     events.append(connection, "recovered", at=now, by=by, reason=reason)
 
 
-def _concerned(since: Micros) -> Any:
-    """Sends that were unfinished at the loss, except those already repaired; and changes that had begun."""
+def _concerned(since: Micros, *, now: Micros) -> Any:
+    """Sends that may have gone out, and changes that had begun."""
     table = schema.job.c
-    until = since + MARGIN
-    done = and_(table.state == State.IN_DOUBT.value, table.rule == RECOVERED, table.doubt_at > since)
-    send = and_(table.operation == "send", ~done, table.state.in_(_UNFINISHED), table.created_at <= until)
-    change = and_(table.operation != "send", table.state == State.SENDING.value, table.begun_at <= until)
-    return or_(send, change)
+    begun = and_(table.operation != "send", table.state == State.SENDING.value, table.begun_at <= since + MARGIN)
+    return or_(_may_have_gone(since, now=now), begun)
+
+
+def _may_have_gone(since: Micros, *, now: Micros) -> Any:
+    """Sends that were unfinished at the loss and are due, except those already repaired."""
+    table = schema.job.c
+    done = and_(table.rule == RECOVERED, table.doubt_at > since)
+    known = and_(table.created_at <= since + MARGIN, table.due_at <= now)
+    return and_(table.operation == "send", table.state.in_(_UNFINISHED), known, func.coalesce(~done, true()))
+
+
+def _locked(connection: Connection, which: Any, *, after: UUID | None, limit: int) -> Sequence[Row[Any]]:
+    job, lane = schema.job, schema.lane
+    statement = (
+        select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
+        .outerjoin(lane, lane.c.id == job.c.lane_id)
+        .where(which)
+        .order_by(job.c.id)
+        .limit(limit)
+        .with_for_update(of=job)
+    )
+    if after is not None:
+        statement = statement.where(job.c.id > after)
+    return connection.execute(statement).all()
+
+
+def _append_trail(connection: Connection, rows: Sequence[Row[Any]], *, since: Micros, now: Micros) -> None:
+    attempts = [
+        trail(row, RECOVERED, sent="maybe", begun_at=max(since, row.due_at), now=now, error=UNKNOWN) for row in rows
+    ]
+    append_attempts(connection, attempts)
 
 
 def _doubted(row: Row[Any], *, now: Micros) -> dict[str, Any]:
@@ -114,6 +153,12 @@ def _doubted(row: Row[Any], *, now: Micros) -> dict[str, Any]:
         "begun_at": None,
         "look_at": None,
     }
+
+
+def _repeated(row: Row[Any], *, since: Micros, now: Micros) -> dict[str, Any]:
+    # The key may have been used right after the last renewal that is known.
+    key_at = since if row.key_at is None else min(row.key_at, since)
+    return {"id": row.id, "state": row.state, "rule": RECOVERED, "key_at": key_at, "doubt_at": now}
 
 
 def _returned(row: Row[Any], *, now: Micros) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sendq.clock import SECOND, Micros, moment, seconds
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching import lineage
-from sendq.ledger.dispatching.lineage import DISPATCHER
+from sendq.ledger.dispatching.lineage import DISPATCHER, Incomplete
 from sendq.ledger.reading import gauges
 from sendq.ledger.reading.holds import lane_holds, wide_holds
 from sendq.ledger.reading.paging import literal
@@ -49,7 +49,8 @@ def shut(connection: Connection) -> Shut | None:
     found = lineage.read(connection)
     if found.shut_at is None:
         return None
-    return Shut(moment(found.shut_at), moment(found.known_until or 0), SHUT)
+    because = found.shut_because or Incomplete.LOST
+    return Shut(moment(found.shut_at), because, moment(found.known_until or 0), SHUT[because])
 
 
 def job_counts(connection: Connection) -> dict[State, int]:

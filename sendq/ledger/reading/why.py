@@ -50,7 +50,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         tuple_(table.c.due_at, table.c.id) < (found.due_at, job.id),
     )
     leader = schema.leader.c
-    leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.highest_at)).one()
+    leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.shut_because, leader.highest_at)).one()
     alive = select(func.count()).select_from(schema.worker).where(~schema.worker.c.stopping)
     return Situation(
         job=job,
@@ -61,6 +61,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         dispatcher_until=leads.expires_at,
         sealed_with=_sealed_with(connection, job.id, found.batch_id),
         shut_at=leads.shut_at,
+        shut_because=leads.shut_because,
         highest_at=leads.highest_at,
         before=_last(connection, before) if queued and found.object_id is not None else None,
     )

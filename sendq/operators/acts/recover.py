@@ -29,8 +29,10 @@ class RecoverProgress:
     open: bool = False
 
 
-def start_of(ledger: Ledger, since: datetime) -> Micros:
-    """The time at which the ledger's history ends, checked. Raises `InvalidAct`."""
+def start_of(ledger: Ledger, since: datetime | None) -> Micros | None:
+    """The time at which the ledger's history ends, checked; None: it is complete. Raises `InvalidAct`."""
+    if since is None:
+        return None
     at = instant("since", since)
     if at > ledger.now():
         refuse([Problem("since", "is in the future", "give the time of the backup")])
@@ -44,11 +46,14 @@ def start_of(ledger: Ledger, since: datetime) -> Micros:
     return at
 
 
-def recover(ledger: Ledger, since: Micros, *, by: str, reason: str, dry_run: bool) -> Iterator[RecoverProgress]:
+def recover(ledger: Ledger, since: Micros | None, *, by: str, reason: str, dry_run: bool) -> Iterator[RecoverProgress]:
     """Repair the jobs that were unfinished at ``since``, part by part; the last part resumes dispatching."""
+    if since is None:
+        yield from _resume(ledger, by=by, reason=reason, dry_run=dry_run)
+        return
     if dry_run:
         with ledger.reading() as connection:
-            unfinished = recovery.count(connection, since=since)
+            unfinished = recovery.count(connection, since=since, now=ledger.now())
         yield RecoverProgress(dry_run, unfinished.sends, unfinished.changes)
         return
     sends = changes = 0
@@ -63,3 +68,11 @@ def recover(ledger: Ledger, since: Micros, *, by: str, reason: str, dry_run: boo
     with ledger.writing() as connection:
         recovery.open_again(connection, by=by, reason=reason, now=ledger.now())
     yield RecoverProgress(dry_run, sends, changes, open=True)
+
+
+def _resume(ledger: Ledger, *, by: str, reason: str, dry_run: bool) -> Iterator[RecoverProgress]:
+    """Take an operator's word that nothing was lost."""
+    if not dry_run:
+        with ledger.writing() as connection:
+            recovery.open_again(connection, by=by, reason=reason, now=ledger.now())
+    yield RecoverProgress(dry_run, open=not dry_run)

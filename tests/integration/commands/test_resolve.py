@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 
 import pytest
 
-from sendq import SendQueue, State
+from sendq import State
 from sendq.clock import SECOND, moment
 from sendq.ids import new_id
 from sendq.ledger.db import schema
-from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import lineage
 from sendq.rules.by_hand import Answer, ResendRefusal
 from tests.integration.ledger.test_doubt import in_doubt
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger
-from tests.support.system import System, mail, running
-from tests.support.waiting import eventually
 from worker.cli import resolve
 
 WHY = ("--reason", "looked into the sent mail", "--by", "anna")
@@ -104,7 +96,7 @@ class TestRecover:
     def shut(self, ledger: Ledger) -> str:
         """Shut the ledger now; that time, as it is given to the command."""
         with ledger.writing() as connection:
-            lineage.shut(connection, known_until=ledger.clock(), now=ledger.clock())
+            lineage.shut(connection, because=lineage.Incomplete.LOST, lost_since=ledger.clock(), now=ledger.clock())
         return moment(ledger.clock()).isoformat()
 
     def test_counts_first_and_then_puts_right_and_opens(self, cli: Cli, ledger: Ledger) -> None:
@@ -133,46 +125,25 @@ class TestRecover:
         assert "sendq recover --since 2026-" in out
         assert json.loads(cli("status", "--json")[1])["shut"]["says"]
 
+    def test_takes_an_operators_word_that_nothing_was_lost(self, cli: Cli, ledger: Ledger) -> None:
+        job = ledger.send()
+        self.shut(ledger)
+        assert cli("recover", "--nothing-lost", "--dry-run", *WHY)[0] == 0
+        with ledger.writing() as connection:
+            assert lineage.read(connection).shut_at is not None
+        status, out, _ = cli("recover", "--nothing-lost", *WHY)
+        assert (status, ledger.job(job).doubt_at) == (0, None)
+        assert "dispatching resumes" in out
+        with ledger.writing() as connection:
+            assert lineage.read(connection).shut_at is None
+
+    @pytest.mark.parametrize("arguments", [(), ("--nothing-lost", "--since", "1h")])
+    def test_wants_either_a_time_or_that_word(self, cli: Cli, arguments: tuple[str, ...]) -> None:
+        status, _, err = cli("recover", *arguments, *WHY)
+        assert status == 2
+        assert "either --since TIME or --nothing-lost" in err
+
     def test_works_on_a_ledger_that_nobody_shut(self, cli: Cli, ledger: Ledger) -> None:
         job = ledger.send()
         assert cli("recover", "--since", moment(ledger.clock()).isoformat(), *WHY)[0] == 0
         assert ledger.state(job) is State.IN_DOUBT
-
-
-class TestARestoredBackup:
-    @pytest.fixture
-    def system(self, tmp_path: Path) -> Iterator[System]:
-        with running(f"sqlite:///{tmp_path}/ledger.db", tmp_path) as system:
-            yield system
-
-    def test_sends_nothing_twice_and_goes_on_when_it_was_put_right(
-        self, system: System, run: Cli, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        system.start_worker().terminate()
-        job = system.queue.send("g1", mail()).id
-        ledger, backup = system.directory / "ledger.db", system.directory / "backup.db"
-        with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(backup)) as target:
-            source.backup(target)
-        system.start_worker()
-        eventually(lambda: system.state(job) is State.SENT, "what the backup does not know of")
-        for worker in system.workers:
-            worker.terminate()
-        system.engine.dispose()
-        for name in ("ledger.db-wal", "ledger.db-shm"):
-            (system.directory / name).unlink(missing_ok=True)
-        shutil.copy(backup, ledger)
-        system.engine = open_engine(system.ledger_url)
-        system.queue = SendQueue(system.engine)
-
-        worker = system.start_worker()
-        eventually(lambda: "dispatch_stopped" in worker.said(), "its noticing")
-        assert system.queue.why(job).reason == "shut"
-        for name in ("DATABASE_URL", "REDIS_URL"):
-            monkeypatch.setenv(name, system.environ()[name])
-        known_until = json.loads(run("status", "--json")[1])["shut"]["known_until"]
-        status, _, err = run("recover", "--since", known_until, *WHY)
-        assert (status, err) == (0, "")
-        later = system.queue.send("g1", mail()).id
-        eventually(lambda: system.state(later) is State.SENT, "what came afterwards")
-        assert system.state(job) is State.IN_DOUBT
-        assert system.accepted() == {job: 1, later: 1}

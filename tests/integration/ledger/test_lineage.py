@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from sendq.clock import SECOND, Micros
+from sendq import Operators, clock
+from sendq.clock import SECOND, Micros, moment
 from sendq.ids import new_id
 from sendq.ledger.db import schema
+from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import lineage, workers
-from sendq.ledger.dispatching.lineage import Standing
+from sendq.ledger.dispatching.lineage import Incomplete, Standing
 from sendq.ledger.operators import recover
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event, State
@@ -19,6 +26,10 @@ from tests.integration.loops.test_dispatcher import LEASE_S, Monotonic, Wakeup
 from tests.support.ledger import Ledger, end, outcome
 from worker.leading.dispatcher import Dispatcher
 from worker.leading.leadership import Leadership
+from worker.leading.renewal_file import RenewalFile
+
+# Longer than the API remembers keys.
+LONG_AGO_S = 7200.0
 
 
 class RenewalWitness:
@@ -47,22 +58,27 @@ class House:
         with ledger.writing() as connection:
             load = workers.Load(capacity=10)
             workers.register(connection, self.worker, name="w", pid=1, version="0", load=load, now=ledger.clock())
+        self.start()
+
+    def start(self) -> None:
+        """Start the process: what an earlier one remembered is gone, and its lease is over."""
+        self.ledger.clock.advance(LEASE_S)
         self.leadership = Leadership(
-            ledger.engine,
+            self.ledger.engine,
             holder=lambda: self.worker,
-            now=ledger.clock,
+            now=self.ledger.clock,
             monotonic=self.monotonic,
             lease_s=LEASE_S,
             poll_s=0.2,
-            witness=self.witness,
+            witnesses=[self.witness],
         )
         self.dispatcher = Dispatcher(
-            ledger.engine,
+            self.ledger.engine,
             lambda bundles: self.offered.extend(turn.lane_id for bundle in bundles for turn in bundle),
             Wakeup(),
             leadership=self.leadership,
             holder=lambda: self.worker,
-            now=ledger.clock,
+            now=self.ledger.clock,
             poll_s=0.2,
             bundle_turns=50,
             bundle_slots=100,
@@ -75,10 +91,18 @@ class House:
             self.ledger.clock.advance(LEASE_S / 3)
             self.dispatcher.run_once()
 
-    def set_back(self, renewals: int = 1) -> None:
-        """Restore a backup of the leader's row."""
+    def set_back(self, renewals: int = 1, *, age_s: float = LONG_AGO_S) -> None:
+        """Restore a backup of the leader's row, made ``age_s`` ago."""
+        made_at = self.ledger.clock() - clock.seconds(age_s)
         with self.ledger.writing() as connection:
-            connection.execute(schema.leader.update().values(renewals=renewals))
+            connection.execute(
+                schema.leader.update().values(renewals=renewals, renewed_at=made_at, complete_at=made_at)
+            )
+
+    def change_server(self, run: str) -> None:
+        """Let the ledger have been complete on another run of a server than the present one."""
+        with self.ledger.writing() as connection:
+            connection.execute(schema.leader.update().values(proven_on=run))
 
     @property
     def standing(self) -> Standing:
@@ -179,7 +203,7 @@ class TestALedgerThatHasLostSomething:
         house.ledger.send()
         offered = house.ledger.offer()
         with house.ledger.writing() as connection:
-            lineage.shut(connection, known_until=0, now=house.ledger.clock())
+            lineage.shut(connection, because=Incomplete.LOST, lost_since=0, now=house.ledger.clock())
         assert house.ledger.claim(offered) == []
         assert house.ledger.lane().turn == "offered"
 
@@ -201,6 +225,200 @@ class TestALedgerThatHasLostSomething:
             connection.execute(schema.leader.update().values(old))
         lost.renew()
         assert not lost.leadership.serves
+
+
+class TestALedgerThatNobodyRemembers:
+    """Restored, with an empty Redis and new workers."""
+
+    def restored(self, house: House, *, age_s: float, run: str | None = None) -> UUID:
+        house.renew(5)
+        job = house.ledger.send()
+        house.set_back(4, age_s=age_s)
+        if run is not None:
+            house.change_server(run)
+        house.witness.counts.clear()
+        house.start()
+        house.renew()
+        return job
+
+    def test_is_shut(self, house: House) -> None:
+        self.restored(house, age_s=LONG_AGO_S, run="00000001:1@1")
+        assert house.offered == []
+        assert (house.standing.shut_because, house.leadership.serves) == (Incomplete.UNPROVEN, False)
+
+    def test_is_served_on_after_an_operators_word_that_nothing_was_lost(self, house: House) -> None:
+        job = self.restored(house, age_s=LONG_AGO_S, run="00000001:1@1")
+        run = Operators(house.ledger.engine, now=house.ledger.clock).recover(None, by="anna", reason="a new Redis")
+        assert run.finish().open
+        house.renew(2)
+        assert len(house.offered) == 1
+        assert house.ledger.job(job).doubt_at is None
+
+    def test_is_served_if_its_server_has_run_ever_since(self, pg_ledger: Ledger) -> None:
+        house = House(pg_ledger)
+        self.restored(house, age_s=LONG_AGO_S)
+        assert len(house.offered) == 1
+
+    def test_is_served_if_the_server_was_only_restarted_and_redis_remembers(self, pg_ledger: Ledger) -> None:
+        house = House(pg_ledger)
+        house.renew(5)
+        house.ledger.send()
+        run = house.standing.server
+        assert run is not None
+        house.change_server(f"{run.partition('@')[0]}@1")
+        house.start()
+        house.renew()
+        assert len(house.offered) == 1
+        assert house.standing.proven_on == run
+
+    def test_is_not_served_because_redis_remembers_an_older_state(self, house: House) -> None:
+        house.renew(9)
+        house.change_server("00000001:1@1")
+        house.witness.counts = dict.fromkeys(house.witness.counts, 3)
+        house.start()
+        house.renew()
+        assert house.standing.shut_because == Incomplete.UNPROVEN
+
+    def test_is_served_when_it_is_new(self, house: House) -> None:
+        house.ledger.send()
+        house.renew()
+        assert len(house.offered) == 1
+
+    def test_does_not_count_the_time_since_its_restoring_as_known(self, house: House) -> None:
+        house.renew(5)
+        house.set_back(4)
+        made_at = house.standing.complete_at
+        house.change_server("00000001:1@1")
+        house.witness.counts.clear()
+        house.witness.away = True
+        house.start()
+        house.renew(10)
+        house.witness.away = False
+        house.renew()
+        assert house.standing.lost_since == made_at
+
+
+class TestAnotherServer:
+    """A replica that took over, whose last moments nobody can prove, however much Redis and the workers remember."""
+
+    @pytest.fixture
+    def house(self, pg_ledger: Ledger) -> House:
+        return House(pg_ledger)
+
+    def taken_over(self, house: House, *, age_s: float = 1) -> UUID:
+        house.renew(5)
+        job = house.ledger.send()
+        house.set_back(house.standing.renewals, age_s=age_s)
+        house.change_server("00000001:1@1")
+        house.renew()
+        return job
+
+    def test_claims_nothing_before_it_is_repaired(self, house: House) -> None:
+        house.ledger.send()
+        offered = house.ledger.offer()
+        house.change_server("00000001:1@1")
+        assert house.ledger.claim(offered) == []
+
+    def test_repeats_what_may_have_gone_out_under_its_own_key(self, house: House) -> None:
+        job = self.taken_over(house)
+        lost_since = house.standing.lost_since
+        house.renew(2)
+        row = house.ledger.job(job)
+        assert (row.state, row.generation, row.key_at, row.doubt_at is None) == ("queued", 0, lost_since, False)
+        (attempt,) = house.ledger.queue.job(str(job)).trail
+        assert (attempt.rule, attempt.sent) == ("recovered", "maybe")
+        assert len(house.offered) == 1
+        assert house.leadership.serves
+
+    def test_does_not_touch_what_was_not_due(self, house: House) -> None:
+        later = house.ledger.send(due_at=moment(house.ledger.clock() + 3600 * SECOND))
+        self.taken_over(house)
+        house.renew(2)
+        assert house.ledger.job(later).doubt_at is None
+
+    def test_keeps_the_age_of_a_key_that_was_used_before(self, house: House) -> None:
+        house.renew(5)
+        job = house.ledger.send()
+        used_at = house.ledger.clock() - 600 * SECOND
+        house.ledger.set_job(job, key_at=used_at, doubt_at=used_at)
+        house.change_server("00000001:1@1")
+        house.renew(3)
+        assert house.ledger.job(job).key_at == used_at
+
+    def test_searches_again_for_what_was_in_doubt(self, house: House) -> None:
+        job = house.ledger.send()
+        claimed = house.ledger.serve()
+        house.ledger.record(outcome(claimed, claimed.jobs[0], Event.DOUBT, sent="maybe"), ends=[end(claimed)])
+        house.renew(5)
+        house.change_server("00000001:1@1")
+        house.renew(3)
+        assert house.ledger.job(job).rule == "recovered"
+        assert house.ledger.job(job).state == "in_doubt"
+
+    def test_repairs_any_number_of_jobs(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(recover, "repeat_by_key", partial(recover.repeat_by_key, limit=2))
+        house.renew(5)
+        jobs = [house.ledger.send(f"g{number}") for number in range(5)]
+        house.change_server("00000001:1@1")
+        house.renew(1)
+        for _ in range(6):
+            house.dispatcher.run_once()
+        assert all(house.ledger.job(job).doubt_at for job in jobs)
+        assert house.offered
+
+    def test_stays_shut_if_the_loss_is_older_than_the_keys(self, house: House) -> None:
+        self.taken_over(house, age_s=LONG_AGO_S)
+        house.renew(5)
+        assert house.offered == []
+        assert house.standing.shut_because == Incomplete.UNPROVEN
+
+    def test_is_noted_in_the_ledgers_events(self, house: House) -> None:
+        self.taken_over(house)
+        house.renew(2)
+        (event,) = house.ledger.rows(schema.event)
+        assert (event.kind, event.by) == ("recovered", "sendq")
+
+
+class TestTheRun:
+    def test_of_a_server_names_its_timeline_its_file_and_its_start(self, pg_ledger: Ledger) -> None:
+        with pg_ledger.writing() as connection:
+            assert re.fullmatch(r"[0-9A-F]{8}:\d+@\d+\.\d+", lineage.read(connection).server or "")
+
+    def test_of_sqlite_is_unknown(self, sqlite_ledger_url: str) -> None:
+        with open_engine(sqlite_ledger_url).begin() as connection:
+            assert lineage.read(connection).server is None
+
+
+class TestTheFileBesideTheLedger:
+    @pytest.fixture
+    def ledger_file(self, tmp_path: Path) -> Path:
+        path = tmp_path / "ledger.db"
+        path.touch()
+        return path
+
+    def test_remembers(self, ledger_file: Path) -> None:
+        line = new_id()
+        RenewalFile(str(ledger_file)).remember(line, 7)
+        assert RenewalFile(str(ledger_file)).renewals_of(line) == 7
+
+    def test_knows_nothing_of_another_line(self, ledger_file: Path) -> None:
+        RenewalFile(str(ledger_file)).remember(new_id(), 7)
+        assert RenewalFile(str(ledger_file)).renewals_of(new_id()) == 0
+
+    def test_knows_nothing_in_a_copy_of_the_directory(self, ledger_file: Path, tmp_path: Path) -> None:
+        line = new_id()
+        RenewalFile(str(ledger_file)).remember(line, 7)
+        shutil.copytree(tmp_path, copy := tmp_path / "copy")
+        assert RenewalFile(str(copy / "ledger.db")).renewals_of(line) == 0
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"text"', b'{"line": 1}', b"\xff"])
+    def test_knows_nothing_if_it_cannot_be_read(self, ledger_file: Path, content: bytes) -> None:
+        Path(f"{ledger_file}-renewals").write_bytes(content)
+        assert RenewalFile(str(ledger_file)).renewals_of(new_id()) == 0
+
+    def test_can_be_read_by_its_owner_alone(self, ledger_file: Path) -> None:
+        RenewalFile(str(ledger_file)).remember(new_id(), 7)
+        assert Path(f"{ledger_file}-renewals").stat().st_mode & 0o777 == 0o600
 
 
 class TestRecovering:
@@ -258,7 +476,7 @@ class TestRecovering:
             ledger.send()
         since = ledger.clock()
         with ledger.writing() as connection:
-            assert recover.count(connection, since=since) == recover.Unfinished(5, 0)
+            assert recover.count(connection, since=since, now=ledger.clock()) == recover.Unfinished(5, 0)
         ledger.clock.advance(1)
         assert self.recover(ledger, since, limit=2) == recover.Unfinished(5, 0)
         assert self.recover(ledger, since) == recover.Unfinished(0, 0)
@@ -293,8 +511,9 @@ class TestTheHighestTime:
 
 def test_every_column_of_the_standing_is_read(ledger: Ledger) -> None:
     values: dict[str, Any] = {
-        "line": new_id(), "renewals": 2, "renewed_at": 3, "shut_at": 4, "known_until": 5, "highest_at": 6,
+        "line": new_id(), "renewals": 2, "complete_at": 3, "shut_at": 4, "shut_because": "lost", "lost_since": 5,
+        "known_until": 6, "highest_at": 7, "proven_on": "00000001:1@1",
     }  # fmt: skip
     with ledger.writing() as connection:
         connection.execute(schema.leader.update().values(**values))
-        assert lineage.read(connection) == Standing(**values)
+        assert replace(lineage.read(connection), server=None) == Standing(**values, server=None)
