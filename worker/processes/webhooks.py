@@ -14,9 +14,11 @@ from sendq import SendQueue
 from sendq.errors import Problem
 from sendq.webhooks import asgi
 from settings import Settings, SettingsError
+from worker.processes.http_connections import connection_class, limited
 
-# Notifications about grants are rare. Concurrent requests beyond this get a 503, and Nylas retries them.
-REQUESTS_MOST = 100
+# Notifications about grants are rare. Concurrent requests beyond this get a 503, and Nylas retries them. Each may hold
+# a body of a megabyte.
+REQUESTS_MOST = 200
 
 # Requests end within the 10 s that Nylas waits for an answer.
 GRACE_S = 10
@@ -49,13 +51,13 @@ def serve(queue: SendQueue, secrets: dict[str, str], *, host: str, port: int, sa
         for name, url in addresses(secrets, host, listener.getsockname()[1]).items():
             say(f"{name}: {url}")
         config = uvicorn.Config(
-            asgi(queue, secret=secrets),
+            limited(asgi(queue, secret=secrets), requests=REQUESTS_MOST),
+            http=connection_class(),
             log_config=None,
             access_log=False,
             server_header=False,
             lifespan="off",
             ws="none",
-            limit_concurrency=REQUESTS_MOST,
             timeout_graceful_shutdown=GRACE_S,
         )
         uvicorn.Server(config).run(sockets=[listener])

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import http.client
 import os
+import resource
 import signal
 import socket
 import sqlite3
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,9 @@ from sendq.webhooks import BODY_MOST, asgi
 from sendq.webhooks.endpoint import Application
 from tests.integration.ledger.test_webhooks import SECRET, envelope, signed
 from tests.support.ledger import MESSAGE, Ledger
-from tests.support.processes import running
+from tests.support.processes import Running, running
 from tests.support.waiting import LIMIT_S, eventually
+from worker.processes.http_connections import HEADERS_S
 
 
 @pytest.fixture
@@ -159,6 +162,77 @@ def test_an_answer_is_given_though_the_ledger_hangs(sqlite_ledger_url: str, monk
     finally:
         blocker.close()
         queue.close()
+
+
+@pytest.fixture
+def command(sqlite_ledger_url: str, tmp_path: Path) -> Iterator[tuple[Served, Running]]:
+    """`sendq webhooks`, as a process."""
+    place = tmp_path / "process"
+    place.mkdir()
+    environ = {"DATABASE_URL": sqlite_ledger_url, "NYLAS_API_KEY": "k", "NYLAS_WEBHOOK_SECRET": SECRET}
+    with running(["webhooks", "--port", "0"], place, **environ) as it:
+        yield Served(int(it.line_with("default: ").rsplit(":", 1)[1].strip().strip("/"))), it
+
+
+class TestConnectionsThatSendNothing:
+    def test_keep_no_notification_from_being_answered(self, command: tuple[Served, Running]) -> None:
+        """10,000 of them, or as many as this process may open."""
+        server, _ = command
+        alone = answered_in_s(server)
+        files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        idle = []
+        try:
+            for _ in range(min(10_000, files - 200)):
+                one = socket.socket()
+                idle.append(one)
+                one.connect(("127.0.0.1", server.port))
+            assert answered_in_s(server) < max(1.0, 20 * alone)
+        finally:
+            for one in idle:
+                one.close()
+        assert answered_in_s(server) < max(1.0, 20 * alone)
+
+    @pytest.mark.parametrize(
+        "sent", [b"", b"POST / HTTP/1.1\r\nHost: x\r\n", b"GET /?challenge=a HTTP/1.1\r\nHost: x\r\n\r\n"]
+    )
+    def test_are_closed_after_a_few_seconds(self, command: tuple[Served, Running], sent: bytes) -> None:
+        """At once, in the middle of their headers (a byte now and then is no reprieve), and between two requests."""
+        server, _ = command
+        with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as slow:
+            began = time.monotonic()
+            slow.sendall(sent)
+            slow.settimeout(0.5)
+            while time.monotonic() - began < LIMIT_S:
+                try:
+                    if not slow.recv(1000):
+                        break
+                except TimeoutError:
+                    if sent.startswith(b"POST"):
+                        with suppress(OSError):
+                            slow.sendall(b"x")
+                except ConnectionResetError:
+                    break
+            assert HEADERS_S - 1 < time.monotonic() - began < LIMIT_S / 2
+
+    def test_make_room_for_others_when_no_more_can_be_opened(self, sqlite_ledger_url: str, tmp_path: Path) -> None:
+        place = tmp_path / "process"
+        place.mkdir()
+        environ = {"DATABASE_URL": sqlite_ledger_url, "NYLAS_API_KEY": "k", "NYLAS_WEBHOOK_SECRET": SECRET}
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with running(["webhooks", "--port", "0"], place, **environ) as it:
+            resource.prlimit(it.process.pid, resource.RLIMIT_NOFILE, (200, 200))
+            server = Served(int(it.line_with("default: ").rsplit(":", 1)[1].strip().strip("/")))
+            idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(300)]
+            assert server.ask("GET", "/?challenge=abc")[1] == "abc"
+            for one in idle:
+                one.close()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+def answered_in_s(server: Served) -> float:
+    began = time.monotonic()
+    assert server.post(envelope("grant.expired", wall())) == 200
+    return time.monotonic() - began
 
 
 class TestTheCommand:
