@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Sec
 from sendq.enqueueing.targets import host_fault, is_endpoint_name, parse_target, task_pattern_fault
 from sendq.errors import Problem
 from sendq.outcomes import secret_bytes
-from settings.values import Trimmed, refuse
+from settings.values import Trimmed, is_loopback, refuse
 
 _HOW_TO_MAKE_ONE = 'make one with: printf "whsec_%s" "$(openssl rand -base64 32)"'
 _SHAPE = 'write {"name": {"url": "https://hooks.example.com/mail", "secret": "whsec_…"}, …}'
@@ -25,6 +26,9 @@ def _signing_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
+_container = re.compile(r"[a-z](?:[a-z0-9_-]*[a-z0-9])?").fullmatch
+
+
 def _webhook_url(secret: SecretStr) -> SecretStr:
     """https, or http to this machine or to a host name without a dot (another container)."""
     url = secret.get_secret_value()
@@ -33,7 +37,7 @@ def _webhook_url(secret: SecretStr) -> SecretStr:
     except ValueError:
         raise refuse("is not an address", "check brackets and port") from None
     host = parts.hostname or ""
-    near = parts.scheme == "http" and ("." not in host or host.startswith("127."))
+    near = parts.scheme == "http" and (is_loopback(host) or _container(host) is not None)
     found = parse_target(f"https{url.removeprefix('http')}" if near else url)
     if isinstance(found, Problem) or parts.scheme not in ("http", "https"):
         reason = found.reason if isinstance(found, Problem) else "is not a web address"

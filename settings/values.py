@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import SplitResult, parse_qsl, quote, urlencode, urlsplit
@@ -42,9 +43,20 @@ def _api_uri(value: str) -> str:
         raise refuse("has more than scheme and host", "remove login, query and fragment")
     if parts.path.strip("/"):
         raise refuse("has a path", "remove the path (/v3/… is added automatically)")
-    if parts.scheme == "http" and "." in parts.hostname and not parts.hostname.startswith("127."):
-        raise refuse("would send the API key unencrypted", "use https:// (http:// is for this machine and simulators)")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise refuse("would send the API key unencrypted", "use https:// (http:// is for simulators on this machine)")
     return value.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, and no other by any resolver: ``localhost``, 127.0.0.0/8, ``::1``.
+
+    Not by its beginning: ``127.example.com`` is a name, and ``134744072`` an address elsewhere.
+    """
+    try:
+        return host.lower() == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _split(value: str) -> SplitResult:
@@ -67,6 +79,8 @@ def _ledger_url(secret: SecretUrl) -> SecretUrl:
         raise refuse(str(error), OTHER_LEDGER) from None
 
 
+_raw_in_login = re.compile(r"[#/?\[\]\s]").search
+
 CLUSTER = "is a Redis Cluster, which Celery cannot use (its keys would be on several nodes)"
 ONE_SERVER = "use the address of a single server: redis://:password@host:6379/0 (rediss:// for TLS)"
 
@@ -74,6 +88,9 @@ ONE_SERVER = "use the address of a single server: redis://:password@host:6379/0 
 def _redis_url(secret: SecretUrl) -> SecretUrl:
     """One Redis server, in kombu's form; TLS certificates are verified unless the address says otherwise."""
     scheme, _, rest = secret.get_secret_value().partition("://")
+    if not rest.startswith("/") and _raw_in_login(rest.rpartition("@")[0]):
+        reason = "has a password (or user name) with one of # / ? [ ] and spaces in it"
+        raise refuse(reason, "percent-encode these: # is %23, / is %2F, ? is %3F, [ is %5B, ] is %5D")
     host = rest.partition("/")[0].rpartition("@")[2]
     # clustercfg. is the prefix of an ElastiCache cluster's configuration endpoint.
     if "cluster" in scheme or "," in host or host.startswith("clustercfg."):

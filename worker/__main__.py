@@ -10,6 +10,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from worker.options import argument_fault
+
 # What our libraries import if it is installed, for purposes that a worker does not have.
 NOT_IMPORTED = ("greenlet", "opentelemetry", "psutil", "pygments", "rich", "yaml")
 
@@ -19,6 +21,10 @@ OPTIONS = ("--without-gossip", "--without-mingle")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a worker until it is stopped; raises `SystemExit` with its status. Default: the arguments of this process."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if fault := argument_fault(given):
+        print(f"sendq: {fault}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
     for name in NOT_IMPORTED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's way to make an import fail
 
@@ -30,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command: Any = worker
     command.params = [option for option in command.params if option.name != "detach"]  # supervisors are for that
     command.main(
-        [*OPTIONS, *(sys.argv[1:] if arguments is None else arguments)],
+        [*OPTIONS, *given],
         prog_name="python -m worker",
         obj=CLIContext(app=app, no_color=False, workdir=None),
         auto_envvar_prefix="CELERY_WORKER",

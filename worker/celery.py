@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery, Task, bootsteps
 from celery.exceptions import Reject
+from celery.signals import celeryd_init
 from celery.worker.control import inspect_command
 
 from sendq.errors import SendqError
@@ -29,6 +30,7 @@ from settings.sentry import flush_sentry, start_sentry
 from settings.values import mask
 from tasks import failpoints
 from worker.bundles import BUNDLE, as_message
+from worker.options import option_fault
 from worker.processes import garbage
 from worker.redis import transport
 from worker.redis.unknown_messages import UnknownMessages
@@ -68,6 +70,14 @@ settings, _config = _settings()
 transport.register()
 app = Celery("sendq", control="worker.remote_control:Control", fixups=set())  # none for an application's Django
 app.conf.update(_config)
+
+
+@celeryd_init.connect(weak=False)  # type: ignore[untyped-decorator]
+def refuse_options(options: dict[str, Any], **_: Any) -> None:
+    """Exit with status 2 if the worker was started with options that it cannot follow."""
+    if fault := option_fault(options):
+        print(f"sendq: {fault}", file=sys.stderr)  # noqa: T201
+        raise SystemExit(2)
 
 
 class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]

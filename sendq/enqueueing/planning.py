@@ -51,7 +51,7 @@ class Options:
 
     Attributes:
         key: makes a repeated call harmless: it returns the first job instead of enqueuing a second one. The job can
-            also be looked up by it. Receivers of the outcome get the key, so do not make it from an address.
+            also be looked up by it. Webhooks of the outcome get the key, so do not make it from an address.
         due_at: start no earlier than this (aware). None: at once.
         expires_at: start no later than this (aware), or `NEVER`. None: 72 hours after ``due_at`` for sends, never for
             other operations.

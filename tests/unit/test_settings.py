@@ -222,6 +222,8 @@ class TestTheBrokersAddress:
             ("redis://h:port/0", "not an address"),
             ("redis://h?db=1", "options that the broker ignores"),
             ("unix://", "names no socket"),
+            *((f"redis://:pa{raw}ss@h:6379/0", "# / ? [ ]") for raw in "#/?[] "),
+            ("rediss://us/er:pass@h:6379/0", "# / ? [ ]"),
         ],
     )
     def test_that_celery_cannot_use_is_refused(self, given: str, reason: str) -> None:
@@ -332,6 +334,14 @@ class TestApplications:
             ("https://api.us.nylas.com/v3", "has a path"),
             ("https://key@api.us.nylas.com", "more than scheme and host"),
             ("http://api.us.nylas.com", "unencrypted"),
+            ("http://127.evil.com", "unencrypted"),
+            ("http://134744072", "unencrypted"),
+            ("http://0x8080808", "unencrypted"),
+            ("http://[2001:db8::1]", "unencrypted"),
+            ("http://[::ffff:8.8.8.8]", "unencrypted"),
+            ("http://intranet", "unencrypted"),
+            ("http://localhost.evil.com", "unencrypted"),
+            ("http://0.0.0.0:80", "unencrypted"),
             ("https://api.us.nylas.com:x", "not an address"),
         ],
     )
@@ -339,7 +349,7 @@ class TestApplications:
         assert reason in refused(NYLAS_API_URI=uri)
 
     @pytest.mark.parametrize(
-        "uri", ["http://127.0.0.1:8080", "http://localhost:1", "http://simulator:80", "http://[::1]:1"]
+        "uri", ["http://127.0.0.1:8080", "http://localhost:1", "http://127.1.2.3:80", "http://[::1]:1"]
     )
     def test_may_be_a_simulator_nearby(self, uri: str) -> None:
         assert Settings.load({"NYLAS_API_URI": uri}).application().api_uri == uri
@@ -456,6 +466,9 @@ class TestWhoIsToldOfOutcomes:
             ({"SENDQ_OUTCOME_ENDPOINTS": "[]"}, "is not a JSON object"),
             ({"SENDQ_OUTCOME_ENDPOINTS": '{"HUSH": {"url": "https://hush.example/"}}'}, "invalid name"),
             ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "http://hush.example/"}}'}, "is not encrypted"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "http://127.hush.example/"}}'}, "is not encrypted"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "http://134744072/hush"}}'}, "is not encrypted"),
+            ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "http://[2001:db8::1]/hush"}}'}, "is not encrypted"),
             ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "ftp://hush"}}'}, "not a URL that begins with https"),
             ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {"url": "https://me:hush@b.example/"}}'}, "contains a login"),
             ({"SENDQ_OUTCOME_ENDPOINTS": '{"a": {}}'}, "SENDQ_OUTCOME_ENDPOINTS.a.url"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -64,10 +65,12 @@ def delivering(ledger: Ledger, *, leadership: FixedLeadership | None = None, **g
         deliverer.stop(limit_s=1.0)
 
 
-def ended(ledger: Ledger, target: str, number: int = 1) -> list[str]:
+def ended(ledger: Ledger, target: str, number: int = 1, key: str | None = None) -> list[str]:
     """So many jobs that have ended, whose outcome is told to ``target``."""
     with ledger.writing() as connection:
-        jobs = [ledger.queue.send("g1", MESSAGE, on_outcome=target, session=connection).id for _ in range(number)]
+        jobs = [
+            ledger.queue.send("g1", MESSAGE, on_outcome=target, key=key, session=connection).id for _ in range(number)
+        ]
         for job in jobs:
             ledger.queue.cancel(job, session=connection)
     return jobs
@@ -344,7 +347,7 @@ class TestABroker:
             with delivering(
                 ledger, receivers={"billing": receiver}, outcome_broker_url=redis.url, outcome_timeout_s=HANGING_S
             ):
-                ended(ledger, "foreign.tasks.heard")
+                ended(ledger, "foreign.tasks.heard", key="whom-it-is-for")
                 eventually(lambda: delivered(ledger, "celery"), "the first")
                 os.kill(pid, signal.SIGSTOP)
                 try:
@@ -361,3 +364,5 @@ class TestABroker:
                 messages = [json.loads(one) for one in client.lrange("celery", 0, -1)]
         assert {message["headers"]["task"] for message in messages} == {"foreign.tasks.heard"}
         assert len({message["headers"]["id"] for message in messages}) == 21
+        bodies = [base64.b64decode(message["body"]).decode() for message in messages]
+        assert all('"kind"' in body and "whom-it-is-for" not in body for body in bodies)
