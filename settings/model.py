@@ -382,6 +382,11 @@ class Settings(BaseModel):
             raise SettingsError([Problem("REDIS_URL", "is not set", remedy)])
         return self.redis_url
 
+    def make_home(self) -> None:
+        """Create ``home``, with the directories above it that are missing, for this user alone: it holds mail."""
+        for directory in reversed([self.home, *self.home.parents]):
+            directory.mkdir(mode=0o700, exist_ok=True)
+
     @property
     def redis_home(self) -> Path:
         """The directory of the embedded Redis."""

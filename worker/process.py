@@ -224,7 +224,7 @@ def open_ledger(settings: Settings) -> Ledger:
     """The ledger's engine, with a connection for every thread that may need one."""
     url = settings.ledger_url.get_secret_value()
     if url.startswith("sqlite"):
-        settings.home.mkdir(parents=True, exist_ok=True)
+        settings.make_home()
         return open_engine(url)
     return open_busy_engine(url, pool_size=settings.threads + OTHER_CONNECTIONS, max_overflow=2)
 

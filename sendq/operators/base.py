@@ -41,6 +41,11 @@ class Ledger:
         with db.writing(self._engine) as connection:
             yield connection
 
+    def empty_log(self) -> None:
+        """Leave no copies of what was erased in SQLite's log."""
+        with db.translated():
+            db.empty_log(self._engine)
+
     def close(self) -> None:
         """Close the pooled connections. New ones are opened if the ledger is used again."""
         self._engine.dispose()

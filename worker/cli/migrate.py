@@ -24,6 +24,6 @@ def migrate(sql: bool, as_json: bool) -> None:
         raise click.UsageError("--sql prints SQL; leave out --json")
     settings = load_settings()
     if settings.database_url is None and not sql:
-        settings.home.mkdir(parents=True, exist_ok=True)
+        settings.make_home()
     form = ["--sql"] if sql else ["--json"] if as_json else []
     raise SystemExit(package_main(["migrate", "--url", settings.ledger_url.get_secret_value(), *form]))

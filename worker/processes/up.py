@@ -85,7 +85,7 @@ def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None])
     """Migrate the ledger and start a broker if needed; return its address. A configured one is checked first."""
     if settings.redis_url is not None:
         _try_broker(settings, say)
-    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.make_home()
     done = migrate.run(settings.ledger_url.get_secret_value())
     say(f"ledger: {settings.ledger_url} (schema {done.after})")
     if settings.redis_url is not None:

@@ -6,10 +6,11 @@ prepared statements), so PgBouncer in transaction mode works.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
@@ -185,6 +186,8 @@ def _prepare(engine: Engine) -> None:
     A deferred transaction that reads first and writes later fails if another process wrote in between; one that begins
     IMMEDIATE waits instead. Transactions that only read use ``sendq_reads=True``.
 
+    A new file can be read by its owner alone, and what is deleted in it is overwritten.
+
     All: after an error that any connection to the same server would have (`Cause.leave`), the pool opens new ones.
     """
 
@@ -197,18 +200,38 @@ def _prepare(engine: Engine) -> None:
     if engine.dialect.name != "sqlite":
         return
 
+    @event.listens_for(engine, "do_connect")
+    def opening(_dialect: Any, _record: Any, arguments: Sequence[Any], _named: Any) -> None:
+        path = str(arguments[0]) if arguments else ""
+        if path and path != ":memory:" and not path.startswith("file:"):
+            # SQLite gives its other files (-wal, -shm) the same mode.
+            with suppress(OSError):
+                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+
     @event.listens_for(engine, "connect")
     def opened(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # only the "begin" event below sends BEGIN
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA secure_delete=ON")
         cursor.close()
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
         reads = connection.get_execution_options().get("sendq_reads", False)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def empty_log(engine: Engine) -> None:
+    """SQLite: move what was committed into the file and empty its write-ahead log, which has copies of what it erased.
+
+    Best effort: another process that reads for longer than `SQLITE_BUSY_S` keeps the log.
+    """
+    if engine.dialect.name != "sqlite":
+        return
+    with closing(engine.raw_connection()) as connection:
+        connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def without_translation(engine: Engine) -> Engine:

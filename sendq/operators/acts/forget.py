@@ -81,6 +81,7 @@ def forget(
     with ledger.writing() as connection:
         batches_left = erasure.erase_batches(connection, found.batches)
     _drop_files(ledger)
+    ledger.empty_log()
     yield replace(so_far(), batches_left=batches_left)
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import make_url
 
-from sendq import Attachment, Message, Query, State, clock
+from sendq import Attachment, Message, Operators, Query, SendQueue, State, clock
 from sendq.facts.outcomes import Page
-from sendq.ledger.db import schema
+from sendq.ledger.db import migrate, schema
 from sendq.ledger.operators import retry as retrying
 from sendq.ledger.operators.retry import DeadLetterSelection
 from sendq.rules.by_hand import RetryRefusal
 from sendq.rules.states import Event
+from settings import Settings
 from tests.integration.ledger.test_sealed import everything
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger, end, outcome
@@ -44,6 +49,45 @@ def called(ledger: Ledger, event: Event, grant: str = "g1", **given: Any) -> UUI
         ends=[end(claimed)],
     )  # fmt: skip
     return job
+
+
+class TestTheFileOfTheLedger:
+    def test_has_no_copy_of_what_was_forgotten_while_others_have_it_open(self, tmp_path: Path) -> None:
+        url = f"sqlite:///{tmp_path / 'ledger.db'}"
+        migrate.run(url)
+        queue, operators = SendQueue(url), Operators(url)
+        job = queue.send("g1", MARKED, key="k")
+        for _ in range(30):
+            queue.send("g1", MARKED)
+        assert b"marked" in files(tmp_path)
+        operators.forget("g1", by="anna", reason="she asked for it").finish()
+        assert queue.job(job.id).state == "cancelled"  # its connection is open
+        assert b"marked" not in files(tmp_path)
+        queue.close()
+        operators.close()
+
+    def test_can_be_read_by_its_owner_alone(self, tmp_path: Path) -> None:
+        before = os.umask(0o022)
+        try:
+            home = tmp_path / "run" / "sendq"
+            Settings(home=home).make_home()
+            url = f"sqlite:///{home / 'ledger.db'}"
+            migrate.run(url)
+            queue = SendQueue(url)
+            queue.send("g1", MARKED)
+            modes = {path.name: path.stat().st_mode & 0o777 for path in [home.parent, home, *home.iterdir()]}
+            queue.close()
+            asyncio.run(migrate._run_async(make_url(f"sqlite+aiosqlite:///{home / 'async.db'}")))
+        finally:
+            os.umask(before)
+        assert {name: mode for name, mode in modes.items() if "." in name}.keys() >= {"ledger.db", "ledger.db-wal"}
+        assert {mode for name, mode in modes.items() if "." in name} == {0o600}
+        assert (modes["run"], modes["sendq"]) == (0o700, 0o700)
+        assert (home / "async.db").stat().st_mode & 0o777 == 0o600
+
+
+def files(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.iterdir())
 
 
 class TestForgetting:
