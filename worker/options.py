@@ -1,4 +1,4 @@
-"""Options of Celery's worker command that a worker of ours cannot follow. Pure."""
+"""Options of Celery's worker command that a worker of ours cannot follow."""
 
 from __future__ import annotations
 
