@@ -313,7 +313,9 @@ class _Turn:
     async def _wait_for_start(self, job: ClaimedJob) -> None:
         """Wait until the job's start; jobs are begun a little early so that the pace does not wait for commits."""
         start = self._starts.pop(job.id)
-        while (pause := self._not_before(job, start) - self._around.now()) > 0:  # noqa: ASYNC110  # it waits for a time
+        # A longer wait means that the clock was set back: the start lies in a time that no longer comes soon.
+        longest = LONGEST_PAUSE + round(self._pacer.spacing * APART) + SECOND
+        while 0 < (pause := self._not_before(job, start) - self._around.now()) <= longest:  # noqa: ASYNC110  # it waits for a time
             await asyncio.sleep(pause / SECOND)
         if self._pacer.spacing and job.operation != "send":
             self._modified_at = self._around.now()

@@ -21,6 +21,7 @@ from tasks.policy.table import POLICY
 from worker.bundles import BUNDLE, from_message
 from worker.clocks.ledger_clock import LedgerClock
 from worker.leading.batches import Batches
+from worker.leading.clock_repair import ClockRepair
 from worker.leading.dispatcher import Dispatcher, Publish
 from worker.leading.grant_checker import GrantChecker
 from worker.leading.leadership import Leadership, Witness
@@ -106,6 +107,8 @@ class Process:
         yield loop("reconciler", reconciler, limit_s=2.0)
         yield loop("pruner", Pruner(ledger, leadership, settings, now=now), limit_s=2.0)
         yield loop("grant checker", GrantChecker(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
+        repair = ClockRepair(ledger, leadership, now=now, repeat_s=settings.stale_after_s)
+        yield loop("clock repair", repair, limit_s=2.0)
         yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)
         rescuer = Rescuer(
             ledger,

@@ -6,6 +6,7 @@
     grant_gone          the grant no longer exists
     escalated           many grants failed alike: their provider was held, and they were reopened
     narrowed            a lane makes fewer calls at once from now on
+    clock_set_back      the clock had been ahead; times that lie too far ahead were brought back
     cancel, retry, resolved, deliveries_retried, forget, recovered, rekey    what an operator did
 
 An incident is recorded once: calls that were on the wire when a hold began add nothing. ``job_id`` is then the job
@@ -29,7 +30,7 @@ from sendq.ledger.db.bulk import insert_rows
 AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
 
 KINDS = (
-    "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed",
+    "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
 )  # fmt: skip
 

@@ -146,6 +146,9 @@ STRETCH_MOST: Micros = 60 * SECOND
 STRETCH_LEAST: Micros = SECOND // 20
 RELAXED = 0.95
 
+# A call is charged when it is begun, at most this long before its start (`sendq.rules.starts.LONGEST_PAUSE`, and more).
+START_AHEAD: Micros = 2 * SECOND
+
 # Requests arrive a little earlier or later than they start: calls that must be a second apart start further apart.
 APART = 1.1
 
@@ -261,6 +264,24 @@ class Pacer:
                 if succeeded and units:
                     self.learned[call] = units
 
+    def believe(self, now: Micros) -> None:
+        """Nothing that was used can reach further ahead than this pace allows: a clock that was ahead wrote it."""
+        for position, limit in enumerate(self.pace.limits):
+            # A full burst, started up to `START_AHEAD` from now, and corrected by an answer.
+            most = limit.burst + STATED_MOST * max(limit.costs.values(), default=0)
+            self.full_at[position] = min(self.full_at[position], now + START_AHEAD + most * limit.interval)
+        self.modify_at = min(self.modify_at, now + START_AHEAD + round(self.spacing * APART))
+        self.call_at = min(self.call_at, now + START_AHEAD + self.stretch)
+        this = now // HOUR
+        if any(hour > this for hour in self.hours):
+            late = sum(sent for hour, sent in self.hours.items() if hour > this)
+            self.hours = {hour: sent for hour, sent in self.hours.items() if hour <= this}
+            self.hours[this] = self.hours.get(this, 0) + late
+
+    def latest_start(self, now: Micros) -> Micros:
+        """The latest start that this pace asks for, of any kind of call."""
+        return max(self.start(call, now) for call in CALLS)
+
     def modified(self, at: Micros) -> None:
         """Note that a modification started at ``at``, which may be later than was planned."""
         self.modify_at = max(self.modify_at, at + round(self.spacing * APART))
@@ -304,6 +325,7 @@ def pacer(
             made.full_at = full_at
         made.hours = {int(hour): sent for hour, sent in more[0].items()} if more else {}
         made.stated = stated_costs(used)
+        made.believe(now)
     return made
 
 

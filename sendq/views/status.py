@@ -95,6 +95,7 @@ class Status:
     turn_wait_s  how long the lane that has waited longest has been due for a turn, in seconds
     oldest_s     by priority, how long the oldest job has waited that no hold, closed lane or pace delays, in seconds
     calls        of the last minute, by what they led to (``done``, or a route of the policy)
+    clock_behind_s  how far the clock is behind the latest time that a worker has seen, in seconds: it was set back
     """
 
     at: datetime
@@ -107,6 +108,7 @@ class Status:
     oldest_s: Mapping[str, float]
     calls: Mapping[str, int]
     deliveries: Backlog
+    clock_behind_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

@@ -36,5 +36,13 @@ class TestATurn:
         assert held("provider").allow(other, HELD_AT - 1)
         assert not held("application").allow(other, HELD_AT - 1)
 
+    def test_may_call_after_a_hold_that_a_clock_made_which_was_ahead(self) -> None:
+        now = [HELD_AT]
+        pairs = HeldPairs(lambda: now[0])
+        pairs.hold(PAIR, "provider", recorded=True)
+        now[0] = HELD_AT - 300_000_000
+        assert not pairs.allow(PAIR, now[0] - 1)
+        assert pairs.allow(PAIR, now[0] + 1)
+
     def test_of_another_application_may_call(self) -> None:
         assert held("application").allow(("another", "google"), HELD_AT - 1)

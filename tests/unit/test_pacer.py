@@ -178,6 +178,29 @@ class TestAnAnswerThatStatesWhatItsCallUsed:
         assert used.text == before
 
 
+class TestAClockThatWasAhead:
+    @pytest.mark.parametrize("provider", sorted(PACES))
+    @pytest.mark.parametrize("call", ["send", "modify"])
+    def test_delays_no_lane_by_more_than_its_pace_ever_does(self, provider: str, call: str) -> None:
+        used = Pacer(PACES[provider], spacing=SECOND, stretch=SECOND)
+        run(used, [call] * 50, NOW + HOUR)
+        again = pacer(PACES[provider], used.text, now=NOW, spacing=SECOND, spacing_until=NOW + HOUR, stretch=SECOND)
+        assert again.latest_start(NOW) <= NOW + MINUTE
+
+    @pytest.mark.parametrize("provider", PACED)
+    @given(calls=st.lists(st.sampled_from(CALLS), min_size=1, max_size=60), ahead=st.integers(0, SECOND))
+    def test_is_told_from_what_a_right_clock_wrote(self, provider: str, calls: list[str], ahead: Micros) -> None:
+        used = Pacer(PACES[provider])
+        *_, (last, _) = run(used, calls)
+        again = pacer(PACES[provider], used.text, now=last - ahead)
+        assert again.text == pacer(PACES[provider], used.text, now=last + HOUR).text
+
+    def test_keeps_the_days_budget(self) -> None:
+        used = Pacer(replace(PACES["nylas"], daily=3), hours={(NOW + 5 * HOUR) // HOUR: 3})
+        again = pacer(used.pace, used.text, now=NOW)
+        assert NOW + 23 * HOUR < again.start("send", NOW) <= NOW + 25 * HOUR
+
+
 class TestModificationsAfterARefusal:
     def test_start_at_least_a_second_apart(self) -> None:
         spaced = pacer(PACES["google"], None, now=NOW, spacing=SECOND, spacing_until=NOW + MINUTE)

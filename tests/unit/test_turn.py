@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -131,6 +132,14 @@ class TestAnAnswerThatStatesWhatItsCallUsed:
 
     def test_is_rare_and_the_pace_is_as_documented_without_it(self) -> None:
         assert self.of() == {}
+
+
+class TestAClockThatIsSetBack:
+    def test_makes_no_begun_job_wait_for_its_planned_start(self) -> None:
+        claimed = claim([job()])
+        late = replace(claimed, starts=dict.fromkeys(claimed.starts, START + 300 * SECOND))
+        process = Process(usually=(0.1, answer())).run(late)
+        assert [call.began for call in process.calls] == [START]
 
 
 class TestASlowCall:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Spelled out, so that --help needs no import of the ledger; a test holds them to its own.
 KINDS = (
-    "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed",
+    "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
 )  # fmt: skip
 
@@ -62,6 +62,7 @@ def events(
     grant_gone        the grant no longer exists at Nylas
     escalated         many grants failed alike: their provider was held instead
     narrowed          the grant makes fewer calls at once from now on
+    clock_set_back    the clock had been ahead; times that lie too far ahead were brought back
 
     All other kinds are actions of operators.
     """

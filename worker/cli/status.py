@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from sendq.views import Backlog, LaneCounts, Status, WorkerView
 
 
+# Clocks that are set differ by less, the one of the API included.
+CLOCK_S = 10.0
+
+
 @click.command()
 @click.option(
     "--watch", is_flag=False, flag_value=2.0, type=click.FloatRange(min=0.2), metavar="[SECONDS]",
@@ -74,6 +78,12 @@ def _tell_jobs(seen: Status) -> None:
         tell(f"dispatching stopped at {since}: {seen.shut.says} --since {until} --reason …")
         if seen.shut.because == "unproven":
             tell("if nothing was restored and no replica took over: sendq recover --nothing-lost --reason …")
+        tell()
+    if seen.clock_behind_s >= CLOCK_S:
+        tell(
+            f"the clock is {seen.clock_behind_s:,.0f} s behind the latest time that a worker saw: it was set back. "
+            "Times that lie too far ahead are brought back: sendq events --kind clock_set_back"
+        )
         tell()
     jobs = [
         f"{number:,}" + ("+" if state in WAITING and number >= JOBS_MOST else "") for state, number in seen.jobs.items()

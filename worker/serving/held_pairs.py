@@ -33,4 +33,10 @@ class HeldPairs:
         if not self._held:
             return True
         application, _ = pair
-        return all(self._held.get(scope, 0) < offered_at for scope in ((application, WHOLE_APPLICATION), pair))
+        return all(self._held_at(scope) < offered_at for scope in ((application, WHOLE_APPLICATION), pair))
+
+    def _held_at(self, scope: Pair) -> Micros:
+        at = self._held.get(scope, 0)
+        if at != NEVER and at > (now := self._now()):  # the clock was set back since
+            at = self._held[scope] = now
+        return at

@@ -266,6 +266,16 @@ def clock_behind(worker: UUID, *, behind_s: float) -> None:
     _log.error("clock_behind", worker=str(worker), behind_s=round(behind_s))
 
 
+def clock_set_back(*, behind_s: float) -> None:
+    """The ledger's clock was set back; times that lie further ahead than any pace or hold allows are brought back."""
+    _log.error("clock_set_back", behind_s=round(behind_s))
+
+
+def times_brought_back(*, lanes: int, jobs: int) -> None:
+    """Lanes and waiting jobs whose times a clock that was ahead had written count from now."""
+    _log.warning("times_brought_back", lanes=lanes, jobs=jobs)
+
+
 def newer_version(what: str, name: str) -> None:
     """A message, operation or schema from a newer version was left for its workers. Logged once per process."""
     if (what, name) not in _newer and len(_newer) < NEWER_MOST:

@@ -228,6 +228,11 @@ def end_hold(connection: Connection, application: str, provider: str) -> None:
     restart(connection, application, provider)
 
 
+def write_pair(connection: Connection, application: str, provider: str, columns: Mapping[str, Any]) -> None:
+    """Set columns of a (locked) pair."""
+    connection.execute(_one(application, provider).values(**columns))
+
+
 def _one(application: str, provider: str) -> Update:
     table = schema.pair
     return update(table).where(table.c.application == application, table.c.provider == provider)

@@ -41,6 +41,7 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         oldest_s=oldest_s,
         calls=gauges.calls_since(connection, now - seconds(CALLS_S)),
         deliveries=backlog(connection, now=now),
+        clock_behind_s=max(0, lineage.read(connection).highest_at - now) / SECOND,
     )
 
 

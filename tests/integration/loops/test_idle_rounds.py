@@ -19,6 +19,7 @@ from tests.integration.loops.test_dispatcher import statements
 from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger
 from worker.leading.batches import Batches
+from worker.leading.clock_repair import ClockRepair
 from worker.leading.grant_checker import GrantChecker
 from worker.leading.reconciler import Reconciler
 from worker.processes.periodic_loop import PeriodicLoop
@@ -35,6 +36,12 @@ def grant_checker(ledger: Ledger) -> PeriodicLoop:
     return GrantChecker(ledger.engine, FixedLeadership(), ENGINE, SETTINGS, now=ledger.clock)
 
 
+def clock_repair(ledger: Ledger) -> PeriodicLoop:
+    repair = ClockRepair(ledger.engine, FixedLeadership(), now=ledger.clock, repeat_s=8.0)
+    repair.run_once()  # the first round of a leader looks at everything
+    return repair
+
+
 def reconciler(ledger: Ledger) -> PeriodicLoop:
     return Reconciler(
         ledger.engine, FixedLeadership(), ENGINE, SETTINGS, cast(Any, None), on_resolved=print, now=ledger.clock
@@ -42,7 +49,7 @@ def reconciler(ledger: Ledger) -> PeriodicLoop:
 
 
 class TestARoundWithNothingToDo:
-    @pytest.mark.parametrize(("rounds", "most"), [(batches, 1), (grant_checker, 2), (reconciler, 1)])
+    @pytest.mark.parametrize(("rounds", "most"), [(batches, 1), (grant_checker, 2), (reconciler, 1), (clock_repair, 0)])
     def test_asks_for_that_alone(self, ledger: Ledger, rounds: Any, most: int) -> None:
         ledger.send("g1", provider="imap")
         ledger.absorb()

@@ -10,12 +10,14 @@ import pytest
 
 from sendq import SendQueue, State, clock
 from sendq.clock import SECOND
+from sendq.operators import Operators
 from sendq.simulator import Fault
 from tests.integration.loops.test_reconciler import NOT_SENT, in_doubt, look, row_of, sent, set_job
 from tests.support.system import System, mail, running_on
 from tests.support.waiting import eventually
 
 HOUR_S = 3600
+THROTTLED = Fault.status(429, type="rate_limit_error", message="slow down", headers={"Retry-After": "20"})
 LOST = Fault.drop(name="lost", accepted=True, kept="nothing")  # it went out, and its key does not remember
 
 
@@ -127,6 +129,25 @@ class TestAClockThatIsSetBack:
         system.wait_for(State.SENT, 1)
         eventually(lambda: "clock_behind" in worker.said(), "its noticing")
         eventually(lambda: highest(system) > clock.now() - 60 * SECOND, "the highest time in the ledger")
+
+
+class TestAClockThatWasAheadForSomeSeconds:
+    def test_delays_nothing_once_it_is_right_again(self, system: System, wrong: WrongClock) -> None:
+        """Ten minutes ahead, which is longer than anything here waits."""
+        wrong.set(600)
+        worker = system.start_worker(wrong_clock=str(wrong.path))
+        grants = [f"g{number}" for number in range(5)]
+        system.api.will(THROTTLED, grant="g0", operation="send")
+        for grant in grants:
+            system.queue.send(grant, mail(), provider="google")
+        system.wait_for(State.SENT, 4)
+        eventually(lambda: system.scalar("SELECT renewals FROM sendq_leader") > 3, "some seconds of it")
+        wrong.set(0)
+        jobs = [system.queue.send(grant, mail(), provider="google").id for grant in [*grants, "new"]]
+        eventually(lambda: {system.state(job) for job in jobs[1:]} == {State.SENT}, "all that nothing else delays")
+        eventually(lambda: system.state(jobs[0]) is State.SENT, "what waited for the end of a hold")
+        assert '"clock_set_back"' in worker.said()
+        assert len(Operators(system.engine).events(kind=["clock_set_back"]).items) == 1
 
 
 class TestLookingWithAClockThatIsAhead:

@@ -1,0 +1,128 @@
+"""Bringing back the times that a clock which was ahead has written, in steps of some lanes (`sendq.rules.set_back`).
+
+Every step may be repeated: what has been brought back is not found again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Subquery, exists, func, or_, select, update
+
+from sendq.clock import SECOND, Micros
+from sendq.ledger import events
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.dispatching.lanes import lock_changes, write_changes
+from sendq.ledger.dispatching.pairs import lock_pairs, write_pair
+from sendq.ledger.enqueue import notify
+from sendq.ledger.jobs import lock_jobs
+from sendq.rules.lane_change import CHECK_MOST
+from sendq.rules.pace import BEHAVES_AFTER
+from sendq.rules.set_back import ASK_MOST, SLACK, lane_columns, pair_columns
+from sendq.rules.states import State
+
+_lane, _job, _attempt, _delivery = schema.lane.c, schema.job.c, schema.attempt.c, schema.delivery.c
+
+
+@dataclass(frozen=True, slots=True)
+class BroughtBack:
+    """What one step changed. ``after``: where the next one continues; None: that was the last."""
+
+    after: UUID | None
+    lanes: int = 0
+    jobs: int = 0
+
+
+def lanes_step(connection: Connection, *, after: UUID, limit: int, now: Micros) -> BroughtBack:
+    """Bring back the next ``limit`` lanes after an id that lie too far ahead, with their jobs that were tried."""
+    ids = list(
+        connection.execute(
+            select(_lane.id).where(_lane.id > after, or_(*_too_far_ahead(now))).order_by(_lane.id).limit(limit)
+        ).scalars()
+    )
+    changes = lock_changes(connection, ids)
+    jobs = _bring_back_jobs(connection, ids, now=now)
+    lanes = 0
+    for change in changes.values():
+        lane, columns = change.lane, lane_columns(change.lane, now=now)
+        lanes += bool(columns) or (lane.next_at or 0) > max(now, lane.ready_at) + SLACK
+        change.columns |= columns
+        change.scan_all()
+    notify(connection, at=write_changes(connection, changes.values(), now=now))
+    return BroughtBack(ids[-1] if len(ids) == limit else None, lanes, jobs)
+
+
+def _too_far_ahead(now: Micros) -> list[ColumnElement[bool]]:
+    """Conditions for lanes; each is narrower than what a lane's row alone can tell, or wider (the pace)."""
+    since = [
+        column > now + SLACK
+        for column in (_lane.served_at, _lane.turn_at, _lane.closed_at, _lane.opened_at, _lane.held_since)
+    ]
+    most = [
+        _lane.ready_at > now + SLACK,
+        _lane.spacing_until > now + BEHAVES_AFTER,
+        _lane.check_at > now + CHECK_MOST,
+        _lane.ask_at > now + ASK_MOST,
+    ]
+    # Its turn was planned by a clock that was ahead: something is due, and nothing else delays it.
+    due = exists().where(_job.lane_id == _lane.id, _job.state == State.QUEUED.value, _job.next_at <= now)
+    planned = (_lane.next_at > now + SLACK) & (func.coalesce(_lane.held_until, 0) <= now) & due
+    return [*since, *most, planned, _lane.id.in_(select(_tried_ahead(now).c.lane_id))]
+
+
+def _tried_ahead(now: Micros) -> Subquery:
+    """Waiting jobs whose last attempt lies in the future, and so does what it said about the next one."""
+    return (
+        select(_job.id, _job.lane_id, func.max(_attempt.ended_at).label("ended_at"))
+        .join(schema.attempt, _attempt.job_id == _job.id)
+        .where(_job.state == State.QUEUED.value, _job.next_at > now + SLACK, _job.rule.is_not(None))
+        .where(_attempt.ended_at > now + SLACK)
+        .group_by(_job.id, _job.lane_id)
+        .subquery()
+    )
+
+
+def _bring_back_jobs(connection: Connection, lanes: list[UUID], *, now: Micros) -> int:
+    tried = _tried_ahead(now)
+    ended = {row.id: row.ended_at for row in connection.execute(select(tried).where(tried.c.lane_id.in_(lanes))).all()}
+    jobs = [job for job in lock_jobs(connection, list(ended)).values() if job.state == State.QUEUED]
+    ahead = {job.id: ended[job.id] - now for job in jobs}
+    update_rows(connection, schema.job, [{"id": job.id, "next_at": job.next_at - ahead[job.id]} for job in jobs])
+    for job_id, by in ahead.items():  # their attempts are what they were recognised by
+        values = {"begun_at": _attempt.begun_at - by, "ended_at": _attempt.ended_at - by}
+        theirs = update(schema.attempt).where(_attempt.job_id == job_id, _attempt.ended_at > now)
+        connection.execute(theirs.values(values))
+    return len(jobs)
+
+
+def pairs_step(connection: Connection, *, now: Micros) -> int:
+    """Bring back the holds of providers and applications; returns how many."""
+    table = schema.pair.c
+    ahead = or_(table.held_since > now + SLACK, table.proven_at > now + SLACK)
+    applications = set(connection.execute(select(table.application).where(ahead)).scalars())
+    changed = 0
+    for name, pair in lock_pairs(connection, applications).items() if applications else ():
+        columns = pair_columns(pair, now=now)
+        if columns:
+            write_pair(connection, *name, columns)
+            changed += 1
+    return changed
+
+
+def deliveries_step(connection: Connection, *, now: Micros) -> int:
+    """Bring back the next tries of deliveries; returns how many."""
+    changed = 0
+    ahead = (_delivery.state == "waiting", _delivery.next_at > now + SLACK)
+    for column in (_delivery.created_at, _delivery.tried_at):
+        moved = update(schema.delivery).where(*ahead, column > now + SLACK)
+        values = {"next_at": _delivery.next_at - (column - now), column.name: now}
+        changed += connection.execute(moved.values(values)).rowcount
+    return changed
+
+
+def note(connection: Connection, *, behind: Micros, lanes: int, jobs: int, now: Micros) -> None:
+    """Record that the clock was set back, and what was brought back for it."""
+    reason = f"by {round(behind / SECOND)} s; brought back: {lanes} lanes, {jobs} jobs"
+    events.append(connection, "clock_set_back", at=now, by="policy", reason=reason)
