@@ -62,12 +62,17 @@ def _is_id(value: object) -> bool:
 
 
 def _is_of(named: object, grant_id: str | None) -> bool:
-    """Whether a grant that is named, if one is, can be the one that was called, whose address may stand for its id."""
+    """Whether a grant that is named, if one is, can be the one that was called.
+
+    A path may call it by something else than its id: its address, ``email:…``, ``external:…`` or ``me`` ("Grant ID
+    patterns").
+    """
     if named is None or named == "":
         return True
     if not isinstance(named, str):
         return False
-    return grant_id is None or "@" in grant_id or named.strip().casefold() == grant_id.strip().casefold()
+    called = (grant_id or "me").strip().casefold().removeprefix("grant:")
+    return called == "me" or "@" in called or ":" in called or named.strip().casefold() == called
 
 
 # --- of an answer that is longer than what is read of it --------------------------------------------------------------

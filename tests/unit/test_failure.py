@@ -75,8 +75,11 @@ class TestReadingASuccess:
     def test_takes_one_that_names_its_grant_or_none(self, named: str | None) -> None:
         assert success(200, {"grant_id": named, "data": {"id": "m", "grant_id": named}}, grant_id=GRANT)
 
-    def test_takes_any_grant_for_one_that_was_called_by_its_address(self) -> None:
-        assert success(200, {"data": {"id": "m", "grant_id": GRANT}}, grant_id="leyah@example.com")
+    @pytest.mark.parametrize(
+        "called", [f"grant:{GRANT}", "leyah@example.com", "email:leyah@example.com", "external:user-12345", "me"]
+    )
+    def test_takes_one_for_a_grant_that_was_called_by_another_name(self, called: str) -> None:
+        assert success(200, {"grant_id": GRANT, "data": {"id": "m", "grant_id": GRANT}}, grant_id=called)
 
     def test_judges_one_that_is_too_long_to_be_read_by_its_beginning(self) -> None:
         long = "x" * (5 * 1024 * 1024)
