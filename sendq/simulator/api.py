@@ -199,6 +199,8 @@ class Api:
                 return success(request.request_id, data=documents, next_cursor=cursor)
             case "grant":
                 return success(request.request_id, data=grant.document())
+            case "folder":
+                return success(request.request_id, data=self._store.folder(grant.id, request.folder_id or ""))
             case "modify_thread":
                 return self._modify_thread(request, grant, payload)
         message = self._message(request, grant)
@@ -302,6 +304,8 @@ def _route(request: Request) -> None:
             request.operation = "grants"
         case ["", "v3", "grants", grant] if request.method == "GET" and grant:
             request.operation, request.grant = "grant", unquote(grant)
+        case ["", "v3", "grants", grant, "folders", folder] if request.method == "GET" and folder:
+            request.operation, request.grant, request.folder_id = "folder", unquote(grant), unquote(folder)
         case ["", "v3", "grants", grant, "messages"] if request.method == "GET":
             request.operation, request.grant = "list", unquote(grant)
         case ["", "v3", "grants", grant, "messages", "send"] if request.method == "POST":

@@ -99,6 +99,10 @@ class Simulator:
         """
         return self._store.put_message(grant_id, message_id, headers=headers, **members)
 
+    def folder(self, grant_id: str, folder_id: str, attribute: str) -> None:
+        """Create a system folder (``\\Drafts``, ``\\Sent`` …) whose id does not say which it is, like Microsoft's."""
+        self._store.put_folder(grant_id, folder_id, attribute)
+
     def will(
         self,
         fault: Fault | str,

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 INDEXED_KEYS = frozenset({"key1", "key2", "key3", "key4", "key5"})  # metadata that can be filtered by
+_ATTRIBUTES = {"INBOX": "\\Inbox", "SENT": "\\Sent", "DRAFT": "\\Drafts", "TRASH": "\\Trash"}  # of system folders
 # Providers whose message ids are RFC 822 ids: they hold characters that must be encoded in a path.
 _IMAP_LIKE = frozenset({"imap", "icloud", "yahoo"})
 PROVIDERS = frozenset({"google", "microsoft", "ews", "imap", "icloud", "yahoo", "virtual-calendar", "zoom", "nylas"})
@@ -25,8 +26,8 @@ PROVIDERS = frozenset({"google", "microsoft", "ews", "imap", "icloud", "yahoo", 
 class Request:
     """One request, once it was read. ``status`` is None until there is an answer.
 
-    ``operation``: ``send``, ``modify``, ``modify_thread``, ``get``, ``list``, ``delete``, ``grant``, ``grants`` or
-    ``other``. ``message_id``: of the message, or of the thread that is modified as a whole.
+    ``operation``: ``send``, ``modify``, ``modify_thread``, ``get``, ``list``, ``delete``, ``folder``, ``grant``,
+    ``grants`` or ``other``. ``message_id``: of the message, or of the thread that is modified as a whole.
     ``at`` and ``done_at`` are monotonic seconds, ``wall`` is the simulator's clock. ``job`` is the job's marker: the
     custom header ``X-Sendq-Job`` of the message, otherwise its metadata ``key1``. ``fault`` names the fault, if any.
 
@@ -45,6 +46,7 @@ class Request:
     grant: str | None = None
     operation: str = "other"
     message_id: str | None = None
+    folder_id: str | None = None
     key: str | None = None
     size: int = 0
     digest: str = ""
@@ -132,6 +134,7 @@ class Store:
         with self.changed:
             self.grants: dict[str, Grant] = {}
             self.messages: dict[str, dict[str, Message]] = defaultdict(dict)
+            self._folders: dict[tuple[str, str], str] = {}
             self._by_metadata: dict[tuple[str, str, str], dict[str, Message]] = defaultdict(dict)
             self.requests: list[Request] = []
             self.mailbox: list[Accepted] = []
@@ -257,6 +260,18 @@ class Store:
             self._add(grant_id, message)
             self.changed.notify_all()
         return message
+
+    def put_folder(self, grant_id: str, folder_id: str, attribute: str) -> None:
+        """Make a system folder whose id says nothing about it."""
+        with self.changed:
+            self._folders[grant_id, folder_id] = attribute
+
+    def folder(self, grant_id: str, folder_id: str) -> dict[str, Any]:
+        """The folder as the API shows it. One that was not made has the attribute of its name, or none."""
+        with self.changed:
+            attribute = self._folders.get((grant_id, folder_id)) or _ATTRIBUTES.get(folder_id)
+        attributes = [attribute] if attribute else []
+        return {"id": folder_id, "grant_id": grant_id, "name": folder_id, "object": "folder", "attributes": attributes}
 
     def find_message(self, grant_id: str, message_id: str) -> Message | None:
         with self.changed:

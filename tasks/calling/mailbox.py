@@ -2,7 +2,8 @@
 
 By metadata: ``metadata_pair``, which cannot be combined with other filters. By header: a listing of the time around the
 attempts, with the headers of each message, in pages of five (a page of fifty costs a Gmail account as much as three
-sends). Neither reads a subject, a recipient or a body; in Google mailboxes only sent messages are listed.
+sends). Neither reads a subject, a recipient or a body; in Google mailboxes only sent messages are listed. Microsoft's
+folder ids do not say which one holds the drafts, so the folder of a message that is found is looked up.
 
 As long as the listing shows no later message of ours, it is extended, because on a quiet account the next message may
 be days later. After a refusal the account asked for quiet: there is one listing, which shows both marks, and no query
@@ -41,6 +42,10 @@ REACH_S, FURTHER = 900, 4
 
 # Names of drafts folders, for providers whose folder ids are names.
 _DRAFTS = frozenset({"draft", "drafts"})
+
+# Providers that create a draft for each send, and name folders by ids that say nothing.
+_OPAQUE = frozenset({"microsoft", "ews", "unknown"})
+FOLDERS_MOST = 3  # of one message; Microsoft's are in one
 
 SELECT = "id,object,date,folders,metadata,headers"
 
@@ -118,7 +123,10 @@ class _Mailbox:
 
     async def _find(self, filters: Mapping[str, str]) -> str | None:
         messages, _ = await self._page(filters)
-        return next((id for message in messages if (id := self._id_if_ours(message))), None)
+        for message in messages:
+            if (found := await self._id_if_sent(message)) is not None:
+                return found
+        return None
 
     async def _list(self, until_s: int) -> tuple[str | None, bool]:
         """The id of the message with our mark, and whether the listing was read to its end."""
@@ -136,7 +144,7 @@ class _Mailbox:
             self._pages += 1
             messages, cursor = await self._page(filters if cursor is None else {**filters, "page_token": cursor})
             for message in messages:
-                if (found := self._id_if_ours(message)) is not None:
+                if (found := await self._id_if_sent(message)) is not None:
                     return found, False
                 self._note_others(message)
             if cursor is None:
@@ -152,17 +160,31 @@ class _Mailbox:
         self._api_time = _earliest(self._api_time, date_of(answer.headers))
         return page
 
-    def _id_if_ours(self, message: Mapping[str, Any]) -> str | None:
+    async def _id_if_sent(self, message: Mapping[str, Any]) -> str | None:
+        """The id of the message if it shows a mark and is no draft."""
         wanted = self._wanted
         metadata = message.get("metadata")
         by_pair = isinstance(metadata, dict) and metadata.get(wanted.metadata_key) == wanted.mark
         if not by_pair and mark_of(message) != wanted.mark:
             return None
-        if is_draft(message):
+        if is_draft(message) or await self._lies_among_drafts(message):
             self._draft = True
             return None
         found = message.get("id")
         return found if isinstance(found, str) and found else None
+
+    async def _lies_among_drafts(self, message: Mapping[str, Any]) -> bool:
+        """Whether one of its folders is the drafts folder, where only the folder itself can tell."""
+        wanted, folders = self._wanted, message.get("folders")
+        if wanted.provider not in _OPAQUE or not isinstance(folders, list):
+            return False
+        for folder in folders[:FOLDERS_MOST]:
+            answer = await self._client.folder(self._application, wanted.grant_id, str(folder))
+            if answer.status is None or answer.status == 429 or answer.status >= 500:
+                raise _Refused(answer)
+            if is_drafts_folder(answer):
+                return True
+        return False
 
     def _note_others(self, message: Mapping[str, Any]) -> None:
         mark, date = mark_of(message), message.get("date")
@@ -203,6 +225,14 @@ def is_draft(message: Mapping[str, Any]) -> bool:
     folders = message.get("folders")
     names = {name.lower() for name in folders if isinstance(name, str)} if isinstance(folders, list) else set()
     return message.get("object") == "draft" or bool(names & _DRAFTS)
+
+
+def is_drafts_folder(answer: Answer) -> bool:
+    """Whether a folder has the attribute of the drafts folder ("Common folder attributes")."""
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        attributes = json.loads(answer.body)["data"]["attributes"]
+        return any(isinstance(one, str) and one.strip("\\").lower() in _DRAFTS for one in attributes)
+    return False
 
 
 def date_of(headers: Mapping[str, str]) -> Micros | None:

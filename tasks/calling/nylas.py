@@ -143,6 +143,10 @@ class NylasClient:
         """GET the grant itself (``data.grant_status`` is ``valid`` or ``invalid``)."""
         return await self._call("GET", application, f"/v3/grants/{_part(grant_id)}")
 
+    async def folder(self, application: Application, grant_id: str, folder_id: str) -> Answer:
+        """GET one folder (``data.attributes`` says which system folder it is, if any)."""
+        return await self._call("GET", application, f"/v3/grants/{_part(grant_id)}/folders/{_part(folder_id)}")
+
     async def find(self, application: Application, grant_id: str, query: Mapping[str, str]) -> Answer:
         """GET the grant's messages that match ``query`` (``metadata_pair``, ``limit``, ``select`` and the like)."""
         path = f"/v3/grants/{_part(grant_id)}/messages?{urlencode(query, quote_via=quote)}"

@@ -34,16 +34,32 @@ def page(*messages: dict[str, Any], cursor: str | None = None) -> Answer:
     return Answer(200, {"date": "Thu, 28 May 2026 20:26:40 GMT"}, body)
 
 
+def folder(*attributes: str) -> Answer:
+    return Answer(200, {}, json.dumps({"request_id": "r", "data": {"attributes": attributes}}).encode())
+
+
 class Api:
     """Answers both questions, and keeps them."""
 
-    def __init__(self, *, by_pair: Answer | None = None, listing: Callable[[Query], Answer] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        by_pair: Answer | None = None,
+        listing: Callable[[Query], Answer] | None = None,
+        folder: Answer | None = None,
+    ) -> None:
         self.asked: list[Query] = []
+        self.folders: list[str] = []
+        self._folder = folder or Answer(404, {}, b"{}")
         self._by_pair, self._listing = by_pair or page(), listing or (lambda _: page())
 
     async def find(self, application: object, grant_id: str, query: Query) -> Answer:
         self.asked.append(query)
         return self._by_pair if "metadata_pair" in query else self._listing(query)
+
+    async def folder(self, application: object, grant_id: str, folder_id: str) -> Answer:
+        self.folders.append(folder_id)
+        return self._folder
 
     def look(self, *, provider: str = "ews", now_s: int = T_S + 3600, quiet: bool = False) -> Brought:
         over_at = T + LONGEST_REQUEST
@@ -154,6 +170,32 @@ class TestWhatIsFound:
     def test_no_draft(self, where: dict[str, Any]) -> None:
         found = Api(listing=lambda _: page(message(header=MARK, **where))).look().look
         assert (found.found, found.draft) == (None, True)
+
+    @pytest.mark.parametrize("quiet", [False, True])
+    def test_no_draft_whose_folder_has_an_id_that_says_nothing(self, quiet: bool) -> None:
+        ours = page(message(header=MARK, folders=["AAMkAD"]))
+        api = Api(listing=lambda _: ours, folder=folder("\\Drafts"))
+        found = api.look(provider="microsoft", quiet=quiet).look
+        assert (found.found, found.draft) == (None, True)
+        assert set(api.folders) == {"AAMkAD"}
+
+    @pytest.mark.parametrize("answer", [folder("\\Sent"), folder(), Answer(404, {}, b"{}"), Answer(200, {}, b"<html>")])
+    def test_whatever_else_its_folder_is(self, answer: Answer) -> None:
+        api = Api(by_pair=page(message(metadata={"key1": MARK}, folders=["AAMkAD"])), folder=answer)
+        assert api.look(provider="microsoft").look.found == "m1"
+
+    def test_without_a_lookup_where_folders_have_names(self) -> None:
+        api = Api(by_pair=page(message(metadata={"key1": MARK})))
+        assert api.look(provider="google").look.found == "m1"
+        assert api.folders == []
+
+    @pytest.mark.parametrize(
+        "refusal", [Answer(429, {}, b"{}"), Answer(503, {}, b""), Answer(None, {}, b"", "timeout")]
+    )
+    def test_not_while_its_folder_cannot_be_looked_up(self, refusal: Answer) -> None:
+        api = Api(by_pair=page(message(metadata={"key1": MARK}, folders=["AAMkAD"])), folder=refusal)
+        brought = api.look(provider="microsoft")
+        assert (brought.look.answered, brought.refusal) == (False, refusal)
 
 
 class TestWhatIsLater:

@@ -242,6 +242,13 @@ class TestAThrottleThatMayHaveComeAfterTheMessageWentOut:
         assert keys == [f"{job}:0"] + [f"{job}:1"] * (not went_out)
         assert ("found" if went_out else "not_in_mailbox") in [one.rule for one in system.queue.job(job).trail]
 
+    def test_is_not_sent_if_it_left_a_draft(self, system: System, grant: str) -> None:
+        job = in_doubt(system, grant, THROTTLED, provider="microsoft")
+        system.api.folder(grant, "AAMkAD", "\\Drafts")
+        system.api.message(grant, "d1", headers=[{"name": "X-Sendq-Job", "value": job}], folders=["AAMkAD"])
+        set_job(system, job, refused_at=row_of(system, job).refused_at - 903 * SECOND)
+        assert look(system, job).seen == "draft"
+
     def test_costs_one_listing_each_time(self, system: System, grant: str) -> None:
         system.api.will(THROTTLED, grant=grant, operation="send", times=3)
         job = system.queue.send(grant, mail(), provider="microsoft", in_doubt="dead").id
