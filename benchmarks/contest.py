@@ -92,14 +92,14 @@ def measure(one: Contestant, load: Load, *, watch: Callable[[int], None] | None 
         with working(one, stage, in_flight) as (running, worker):
 
             def reading_after(calls: int) -> Reading:
-                _wait_for_calls(stage, calls, running)
+                await_calls(stage, calls, running)
                 return Reading(stage.marks.count, tree_cpu(worker), tree_cpu(stage.api), time.monotonic())
 
             begin = reading_after(warm)
             if watch is not None:
                 watch(worker.pid)
             end = reading_after(total - tail)
-            _wait_for_calls(stage, total, running)
+            await_calls(stage, total, running)
             time.sleep(SETTLE_S)
             servers = stage.servers_cpu() - servers
             sent_once(stage.marks, range(total))
@@ -183,18 +183,19 @@ def play(one: Contestant, stage: Stage, *role: object) -> Any:
 def _gentle(one: Contestant, stage: Stage, load: Load, first: int, running: Guarded) -> dict[str, float]:
     """Milliseconds from when the queue has a job until the API has it."""
     calls = stage.marks.count
-    taken: dict[str, int] = play(one, stage, "drip", first, load.gentle_jobs, load.per_second)
-    _wait_for_calls(stage, calls + load.gentle_jobs, running)
+    fed = play(one, stage, "drip", first, load.gentle_jobs, load.per_second)
+    await_calls(stage, calls + load.gentle_jobs, running)
     arrived = sent_once(stage.marks, range(first, first + load.gentle_jobs), after=calls)
     # A worker may be faster than the return of the enqueue call.
-    waits = sorted(max(0.0, (arrived[int(number)] - at) / 1e6) for number, at in taken.items())
+    waits = sorted(max(0.0, (arrived[int(number)] - at) / 1e6) for number, at in fed["taken"].items())
     return {
         "p50_ms": round(statistics.median(waits), 2),
         "p99_ms": round(waits[min(len(waits) - 1, int(len(waits) * 0.99))], 2),
     }
 
 
-def _wait_for_calls(stage: Stage, calls: int, running: Guarded) -> None:
+def await_calls(stage: Stage, calls: int, running: Guarded) -> None:
+    """Wait until the API has had that many calls; raises ``RuntimeError`` if no more come."""
     seen, since = -1, 0.0
     while (count := stage.marks.count) < calls:
         if count > seen:

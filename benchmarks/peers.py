@@ -53,27 +53,29 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="./dev bench peers", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=_at_least_one, default=3)
-    parser.add_argument("--jobs", type=_at_least_one, default=10_000, help="that are measured, of each queue and round")
-    parser.add_argument("--lanes", type=_at_least_one, default=1_000, help="grants among which the jobs go round")
-    parser.add_argument("--in-flight", type=_at_least_one, default=500, help="calls at once")
+    parser.add_argument("--rounds", type=at_least_one, default=3)
+    parser.add_argument("--jobs", type=at_least_one, default=10_000, help="that are measured, of each queue and round")
+    parser.add_argument("--lanes", type=at_least_one, default=1_000, help="grants among which the jobs go round")
+    parser.add_argument("--in-flight", type=at_least_one, default=500, help="calls at once")
     parser.add_argument("--latency", type=float, default=0.2, metavar="SECONDS", help="how long the API takes")
-    parser.add_argument("--gentle-jobs", type=_at_least_one, default=1_000, help="that come one by one afterwards")
+    parser.add_argument("--gentle-jobs", type=at_least_one, default=1_000, help="that come one by one afterwards")
     parser.add_argument("--per-second", type=float, default=50.0, help="of those")
     everyone = ",".join(contestants())
-    parser.add_argument("--only", type=_chosen, default=everyone, metavar="NAMES", help=f"some of: {everyone}")
+    parser.add_argument("--only", type=chosen, default=everyone, metavar="NAMES", help=f"some of: {everyone}")
     parser.add_argument("--report", type=Path, default=RESULTS, metavar="DIRECTORY")
     parser.add_argument("--quick", action="store_true", help="one small round, to see that all runs")
     return parser
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """The type of an option that counts something."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
 
 
-def _chosen(names: str) -> dict[str, Contestant]:
+def chosen(names: str) -> dict[str, Contestant]:
+    """The type of an option that names queues, separated by commas."""
     everyone = contestants()
     wanted = [name.strip() for name in names.split(",")]
     for name in wanted:

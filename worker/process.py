@@ -184,8 +184,8 @@ class Process:
         self.flower_events.recorded(outcomes)
         self.alerts.recorded([*outcomes, *recorded.given_up], recorded)
         self.traces.recorded(outcomes)
-        # A turn that ended may leave its lane due. If this process leads, its dispatcher need not wait for its poll.
-        self.wakeup.wake()
+        if recorded.wants_turns:  # if this process leads, its dispatcher need not wait for its poll
+            self.wakeup.wake()
 
     def _on_missing_key(self, key_name: str, jobs: int) -> None:
         journal.encryption_key_missing(key_name, jobs=jobs)

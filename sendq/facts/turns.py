@@ -98,3 +98,4 @@ class Recorded:
     incidents: list[Outcome] = field(default_factory=list)  # whose holds above a grant began a new incident
     given_up: list[Outcome] = field(default_factory=list)  # waiting jobs that the success of another has ended
     ramps: dict[tuple[str, str], int | None] = field(default_factory=dict)  # of the pairs that were proven
+    wants_turns: bool = False  # whether a lane of the group wants another turn, now or later

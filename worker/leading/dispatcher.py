@@ -43,16 +43,15 @@ WAKES_MOST = 1_000
 PACED_MOST = 1_000
 FIRST = UUID(int=0)
 
-# Pause after a round that found something to do: new turns every few milliseconds, without a busy loop.
+# Least time between two rounds: new turns every few milliseconds, without a busy loop.
 BUSY_PAUSE: Micros = clock.seconds(0.005)
 # Pause while lanes are due but no worker has free slots.
 FULL_PAUSE: Micros = clock.seconds(0.02)
 # After this long with nothing to do, ask commits to notify, and sleep.
-IDLE_AFTER: Micros = clock.seconds(0.05)
-# Notifications are cancelled only after this many rounds in a row had work: cancelling them, polling every few
-# milliseconds and asking for them again costs more than a few notifications, and would delay the worker that has just
-# been offered a turn.
-STEADY = 4
+IDLE_AFTER: Micros = clock.seconds(0.015)
+# Notifications are cancelled only after this many rounds in a row had work and followed one another closely. While work
+# comes less often than that, one round when it comes costs less than a look every few milliseconds.
+STEADY, CLOSELY = 8, 2 * BUSY_PAUSE
 # How long a request for notifications lasts: long enough to cost nothing, and longer than any clock error.
 SLEEP: Micros = clock.seconds(10)
 # Pause after an error, without using the wakeup, which may be the cause.
@@ -68,7 +67,7 @@ BROKER_PAUSE_FIRST, BROKER_PAUSE_MOST = clock.seconds(0.5), clock.seconds(5)
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round did, and when the next lane is due."""
+    """What one round did, and when the next lane is due (the past: perhaps one that this round has left)."""
 
     turns: Sequence[Turn]
     woken: int
@@ -102,8 +101,10 @@ class Dispatcher:
         self._paced: UUID | None = FIRST  # lanes up to here have the paces of this process's settings; None: all have
         self._sleeps_until: Micros = 0  # as recorded in the ledger
         self._floors = Floors()
+        self._full = False  # whether lanes are due for which there are no slots
         self._quiet_since: Micros | None = None
-        self._busy_rounds = 0  # in a row, with something to do
+        self._busy_rounds = 0  # in a row, with something to do, each soon after the one before
+        self._busy_at: Micros = 0  # the last of them
         self._broker_pause: Micros = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sendq-dispatcher", daemon=True)
@@ -123,10 +124,12 @@ class Dispatcher:
         while not self._stopping.is_set():
             try:
                 pause = self.run_once()
-                if pause > FULL_PAUSE:
-                    self._wakeup.wait_for(pause / clock.SECOND)
-                elif pause > 0:  # under load every commit would wake it; a round every few milliseconds is enough
-                    self._stopping.wait(pause / clock.SECOND)
+                # Under load every commit would wake it; a round every few milliseconds is enough.
+                least = min(pause, FULL_PAUSE if self._full else BUSY_PAUSE)
+                if least > 0:
+                    self._stopping.wait(least / clock.SECOND)
+                if pause > least:
+                    self._wakeup.wait_for((pause - least) / clock.SECOND)
             except Retryable as error:
                 journal.ledger_conflict(error, waiting=0)
                 self._stopping.wait(CONFLICT_PAUSE_S)
@@ -152,6 +155,7 @@ class Dispatcher:
         if self._paced is not None:
             self._apply_paces(self._paced)
         done = self._round(self._now())
+        self._full = done.full
         metrics.dispatched(len(done.turns))
         if done.turns:
             self._publish_or_take_back(done.turns)
@@ -176,7 +180,7 @@ class Dispatcher:
             for pair in pairs:
                 floors.first_lane((pair.application, pair.provider), pair.next_at, now)
             due = [pair for pair in pairs if pair.wants_at <= now]
-            next_at = min((pair.wants_at for pair in pairs), default=NEVER)
+            next_at = min((pair.wants_at for pair in pairs if pair.wants_at > now), default=NEVER)
             if not due:
                 return Round((), len(wakes), next_at, full=False)
             return self._serve(connection, due, now=now, woken=len(wakes), next_at=next_at)
@@ -184,6 +188,7 @@ class Dispatcher:
     def _serve(
         self, connection: Connection, due: Sequence[PairView], *, now: Micros, woken: int, next_at: Micros
     ) -> Round:
+        """Offer turns to the lanes of the pairs that are ``due``; ``next_at``: when the first of the others is."""
         floors = self._floors
         capacity, used = slots_in_use(connection, old_before=now - PROBE_PATIENCE, floor=floors.turn_at)
         floors.first_turn(min((one.first_at for one in used.values()), default=None), now)
@@ -207,7 +212,10 @@ class Dispatcher:
         offered = offer_turns(connection, fair_share.choose(waiting, free), now=now)
         if offered:
             failpoints.reached("offering")
-        return Round(offered, woken, next_at, full=not offered or len(offered) < sum(map(len, waiting.values())))
+        full = not offered or len(offered) < sum(map(len, waiting.values()))
+        # A pair of which one lane was due may have no other; of the rest, further lanes may be due by now.
+        after = (pair.then_wants_at if len(waiting.get(pair, ())) == 1 else now for pair in due)
+        return Round(offered, woken, min(next_at, *after), full=full)
 
     def _publish_or_take_back(self, offered: Sequence[Turn]) -> None:
         bundles = fair_share.bundles(
@@ -232,23 +240,34 @@ class Dispatcher:
         if done.woken == WAKES_MOST:
             return 0
         if done.turns or done.woken or done.full:
-            self._quiet_since = None
-            self._busy_rounds += 1
-            if self._sleeps_until and self._busy_rounds >= STEADY:
-                self._ask_for_notifications(until=0)
-            return FULL_PAUSE if done.full else BUSY_PAUSE
+            return self._pause_after_work(done, now)
         self._busy_rounds = 0
         self._quiet_since = now if self._quiet_since is None else self._quiet_since
-        can_notify = self._wakeup.can_notify
-        # Every change of a lane notifies; as a safety net there is a round with each renewal of the lease.
-        look_again = NEVER if can_notify else self._wakeup.poll_every
-        wait = max(0, min(done.next_at - now, look_again, self._leadership.until_asking()))
         if 0 <= now - self._quiet_since < IDLE_AFTER and not self._sleeps_until:
-            return min(wait, BUSY_PAUSE)
-        if can_notify and not SLEEP // 2 < self._sleeps_until - now <= SLEEP:
+            return min(BUSY_PAUSE, self._until_next(done, now))
+        return self._until_woken(done, now)
+
+    def _pause_after_work(self, done: Round, now: Micros) -> Micros:
+        self._quiet_since = None
+        self._busy_rounds = self._busy_rounds + 1 if 0 <= now - self._busy_at <= CLOSELY else 1
+        self._busy_at = now
+        if self._sleeps_until and self._busy_rounds >= STEADY:
+            self._ask_for_notifications(until=0)
+        if done.full:
+            return FULL_PAUSE
+        return max(BUSY_PAUSE, self._until_woken(done, now)) if self._sleeps_until else BUSY_PAUSE
+
+    def _until_woken(self, done: Round, now: Micros) -> Micros:
+        """How long to sleep; commits that make work notify meanwhile, if they can."""
+        if self._wakeup.can_notify and not SLEEP // 2 < self._sleeps_until - now <= SLEEP:
             self._ask_for_notifications(until=now + SLEEP)
             return 0  # another round finds what was committed before the request
-        return wait
+        return self._until_next(done, now)
+
+    def _until_next(self, done: Round, now: Micros) -> Micros:
+        # Every change of a lane notifies; as a safety net there is a round with each renewal of the lease.
+        look_again = NEVER if self._wakeup.can_notify else self._wakeup.poll_every
+        return max(0, min(done.next_at - now, look_again, self._leadership.until_asking()))
 
     def _ask_for_notifications(self, *, until: Micros) -> None:
         with writing(self._ledger) as connection:

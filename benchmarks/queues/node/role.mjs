@@ -47,20 +47,25 @@ async function drip(add, letters, perSecond) {
   return taken;
 }
 
+function secondsSince(before) {
+  const used = process.cpuUsage(before);
+  return (used.user + used.system) / 1e6;
+}
+
 export async function play({ prepare, fill, add, work }) {
   const [role, first, jobs, perSecond] = process.argv.slice(2);
   const letters = Array.from({ length: Number(jobs ?? 0) }, (_, n) => letter(Number(first) + n));
   if (role === "work") return work();
   if (role === "prepare") await prepare();
+  const before = process.cpuUsage();
   if (role === "fill") {
-    const before = process.cpuUsage();
     await fill(letters);
-    const used = process.cpuUsage(before);
-    console.log(JSON.stringify((used.user + used.system) / 1e6));
+    console.log(JSON.stringify(secondsSince(before)));
   }
   if (role === "drip") {
     const numbered = letters.map((letter, n) => ({ number: Number(first) + n, letter }));
-    console.log(JSON.stringify(await drip(add, numbered, Number(perSecond))));
+    const taken = await drip(add, numbered, Number(perSecond));
+    console.log(JSON.stringify({ taken, cpu_s: secondsSince(before) }));
   }
   process.exit(0);
 }

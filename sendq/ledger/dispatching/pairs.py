@@ -53,12 +53,13 @@ def lock_pairs(connection: Connection, applications: Iterable[str]) -> dict[tupl
 
 @dataclass(frozen=True, slots=True)
 class PairView:
-    """One (application, provider): when its hold ends, and when the first of its lanes wants a turn."""
+    """One (application, provider): when its hold ends, and when the first two of its lanes want their turns."""
 
     application: str
     provider: str
     held_until: Micros
     next_at: Micros | None
+    then_at: Micros | None = None
     ramp: int | None = None  # total calls at once, while it is not known to work
     proven_at: Micros | None = None
 
@@ -73,11 +74,16 @@ class PairView:
         """When the dispatcher should look at it again."""
         return NEVER if self.next_at is None else max(self.next_at, self.held_until)
 
+    @property
+    def then_wants_at(self) -> Micros:
+        """When to look at it again once its first lane has its turn."""
+        return NEVER if self.then_at is None else max(self.then_at, self.held_until)
+
 
 def read_pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micros] | None = None) -> list[PairView]:
-    """Every pair with its hold (its own, or its application's) and the time when its first lane is due.
+    """Every pair with its hold (its own, or its application's) and the times when its first two lanes are due.
 
-    ``floors``: where the search for that lane begins, by pair.
+    ``floors``: where the search for these lanes begins, by pair.
     """
     places = {name: f"floor{place}" for place, name in enumerate(sorted(floors or {}))}
     values = {place: (floors or {})[name] for name, place in places.items()}
@@ -89,6 +95,7 @@ def read_pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micro
             row.provider,
             max(row.held_until or 0, whole.get(row.application, 0)),
             row.next_at,
+            row.then_at,
             row.ramp,
             row.proven_at,
         )
@@ -110,7 +117,7 @@ def _pairs_from(floors: tuple[tuple[tuple[str, str], str], ...]) -> Select[Any]:
         (true(), 0),
         else_=0,
     )
-    first = (
+    due = (
         select(lanes.next_at)
         .where(
             lanes.application == table.c.application,
@@ -120,10 +127,10 @@ def _pairs_from(floors: tuple[tuple[tuple[str, str], str], ...]) -> Select[Any]:
         )
         .order_by(lanes.next_at)
         .limit(1)
-        .scalar_subquery()
     )
+    times = due.scalar_subquery().label("next_at"), due.offset(1).scalar_subquery().label("then_at")
     # The lock order used everywhere.
-    return select(table, first.label("next_at")).order_by(table.c.application, table.c.provider)
+    return select(table, *times).order_by(table.c.application, table.c.provider)
 
 
 # --- proving itself ---------------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ class _Recording:
         self._prove_pairs()
         notify_at = write_changes(self._connection, self._lanes.values(), now=self._now)
         if notify_at != NEVER:
+            self._recorded.wants_turns = True
             notify(self._connection, at=notify_at)
         return self._recorded
 

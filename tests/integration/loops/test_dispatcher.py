@@ -12,14 +12,16 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event
 
+from sendq import clock
 from sendq.clock import SECOND
-from sendq.ids import new_id
+from sendq.ids import lane_id, new_id
 from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.dispatching import workers
 from sendq.rules.paces import Paces
 from tests.support.ledger import Ledger
 from tests.support.waiting import eventually
-from worker.leading.dispatcher import BUSY_PAUSE, FULL_PAUSE, STEADY, Dispatcher
+from worker.leading.dispatcher import CLOSELY, FULL_PAUSE, STEADY, Dispatcher
 from worker.leading.leadership import Leadership
 
 DAY_S = 24 * 3600
@@ -98,6 +100,12 @@ class Standing:
             paces=Paces(),
             bundle_slots=100,
         )
+
+    def prove_pair(self) -> None:
+        """Calls of the lanes' pair have just succeeded, so that they need not go one by one."""
+        pair = {"application": "default", "provider": "unknown", "ramp": None, "proven_at": self.clock()}
+        with self.ledger.writing() as connection:
+            insert_new(connection, schema.pair, [pair], returning="provider")
 
     def pass_time(self, seconds: float) -> None:
         """On both clocks."""
@@ -201,16 +209,37 @@ class TestSleeping:
         assert sum("sleeps_until" in one and "UPDATE" in one for one in seen) <= 5  # 20 s, asked for 10 s ahead
         assert not [one for one in seen if "DELETE" in one]
 
-    def test_goes_on_around_a_single_job(self, standing: Standing) -> None:
+    def test_goes_on_around_jobs_that_come_one_by_one(self, standing: Standing) -> None:
         dispatcher = standing.dispatcher(NotifyingWakeup())
         self.fall_asleep(standing, dispatcher)
-        standing.ledger.send()
+        standing.prove_pair()
         with statements(standing.ledger) as seen:
-            assert dispatcher.run_once() == BUSY_PAUSE
-            assert dispatcher.run_once() > FULL_PAUSE  # it waits until it is woken
-        assert len(standing.offered) == 1
+            for number in range(2 * STEADY):
+                standing.ledger.send(f"g{number}")
+                assert dispatcher.run_once() > FULL_PAUSE  # it waits until it is woken
+                standing.pass_time(2 * CLOSELY / SECOND)
+        assert len(standing.offered) == 2 * STEADY
         assert standing.leader().sleeps_until > standing.clock()
         assert not [one for one in seen if "sleeps_until" in one]
+
+    def test_ends_when_the_next_lane_is_due(self, standing: Standing) -> None:
+        ledger, dispatcher = standing.ledger, standing.dispatcher(NotifyingWakeup())
+        self.fall_asleep(standing, dispatcher)
+        standing.prove_pair()
+        ledger.send("now")
+        ledger.send("later", due_at=clock.moment(ledger.clock() + SECOND))
+        assert dispatcher.run_once() == SECOND
+        standing.pass_time(1)
+        dispatcher.run_once()
+        assert standing.offered == [lane_id("default", "now"), lane_id("default", "later")]
+
+    def test_does_not_begin_while_further_lanes_may_be_due(self, standing: Standing) -> None:
+        dispatcher = standing.dispatcher(NotifyingWakeup())
+        self.fall_asleep(standing, dispatcher)
+        standing.prove_pair()
+        for number in range(12):  # the only worker has ten slots
+            standing.ledger.send(f"g{number}")
+        assert dispatcher.run_once() <= FULL_PAUSE
 
     def test_ends_with_steady_work_and_commits_notify_no_more(self, standing: Standing) -> None:
         dispatcher = standing.dispatcher(NotifyingWakeup())
