@@ -161,6 +161,10 @@ class Settings(BaseModel):
     bundle_turns: int = setting(
         50, "how many turns a Celery message (bundle) carries at most", unit="turns", ge=1, le=1000
     )
+    local_turns: bool = setting(
+        True, "whether the leader starts turns in its own process while it has free call slots and no more than its "
+        "share of all calls. false: every turn goes through the broker",
+    )  # fmt: skip
 
     # The HTTP calls.
     connect_timeout_s: float = setting(10.0, "timeout for opening a connection to the API", unit="s", gt=0, le=60)

@@ -12,7 +12,7 @@ from sqlalchemy import Engine as Ledger
 
 from sendq.errors import Problem
 from sendq.facts.outcomes import Outcome, Scope
-from sendq.facts.turns import Recorded
+from sendq.facts.turns import Recorded, Turn
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine
 from settings import Settings, SettingsError
@@ -36,6 +36,7 @@ from worker.processes.heartbeat_file import HeartbeatFile, run_directory
 from worker.processes.services import Service, Services, loop, resource
 from worker.serving.engine import Engine
 from worker.serving.enqueue_task import EnqueueTask
+from worker.serving.intake import CLAIMERS
 from worker.serving.uploads import READERS
 from worker.telemetry import journal, metrics
 from worker.telemetry.alerts import Alerts
@@ -44,8 +45,8 @@ from worker.telemetry.flower_events import FlowerEvents
 from worker.telemetry.traces import Traces
 
 # Connections of one process besides one per Celery thread: recorder, heartbeat, dispatcher, rescuer, batches, grant
-# checker, reconciler, pruner, deliverer; and the readers of files.
-OTHER_CONNECTIONS = 9 + READERS
+# checker, reconciler, pruner, deliverer; the claimers of the intake; and the readers of files.
+OTHER_CONNECTIONS = 9 + CLAIMERS + READERS
 
 
 class Process:
@@ -131,6 +132,7 @@ class Process:
             bundle_turns=settings.bundle_turns,
             bundle_slots=settings.concurrency,
             paces=settings.lane_paces,
+            take_on=self._take_on_soon if settings.local_turns else lambda bundle, busy: False,
         )
         yield loop("dispatcher", dispatcher, limit_s=2.0)
         yield loop("deliverer", Deliverer(ledger, leadership, settings, policy=policy, now=now), limit_s=1.0)
@@ -165,6 +167,11 @@ class Process:
         if not all_of_it:
             journal.newer_version("message", BUNDLE)
         return self.engine.intake.take_on(readable) if readable else 0
+
+    def _take_on_soon(self, bundle: Sequence[Turn], busy: float) -> bool:
+        """Take on a bundle of the own dispatcher, without the broker, if there is room and others are as busy."""
+        turns = [(turn.lane_id, turn.fence, turn.slots) for turn in bundle]
+        return self.engine.intake.take_on_soon(turns, busy=busy)
 
     def _on_recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
         for outcome in outcomes:

@@ -1,9 +1,10 @@
 """One lane with one job, two dispatchers who both lead, a broker and two workers: who may call, and who acts.
 
-The broker loses, keeps and doubles messages. A worker may die, freeze and wake up at any point; one that was silent may
-be taken for dead, and by then its lease is over (`tests.model.leases` holds that). The answer to a claim may be lost,
-and an outcome may be one that cannot be recorded. The clock stands still here: keys are always young. Three things may
-go wrong in one life, or two where a protection is missing.
+An offered turn goes through the broker, or the dispatcher's own process takes it at once. The broker loses, keeps and
+doubles messages. A worker may die, freeze and wake up at any point; one that was silent may be taken for dead, and by
+then its lease is over (`tests.model.leases` holds that). The answer to a claim may be lost, and an outcome may be one
+that cannot be recorded. The clock stands still here: keys are always young. Three things may go wrong in one life, or
+two where a protection is missing.
 """
 
 from __future__ import annotations
@@ -107,6 +108,12 @@ class Turns(World[Life]):
         fence = state.fence + 1 if self.has("the fence only grows") else 1
         offered = after._replace(turn="offered", owner=None, fence=fence)
         yield f"dispatcher {leader + 1} offers turn {fence}", offered._replace(broker=(*state.broker, fence))
+        worker = state.workers[leader]  # of the same process
+        if _is_free(worker):
+            workers = list(state.workers)
+            workers[leader] = worker._replace(reads=fence)
+            taken = offered._replace(workers=tuple(workers))
+            yield f"dispatcher {leader + 1} offers turn {fence} to its own process", taken
 
     # --- a worker -----------------------------------------------------------------------------------------------------
 
@@ -126,7 +133,7 @@ class Turns(World[Life]):
         if worker.name not in state.known:
             yield from self._reborn(state, worker, "beats, and hears that it was taken for dead")
         for fence in sorted(set(state.broker)):
-            if worker.lease and worker.reads is None and worker.hand is None:
+            if _is_free(worker):
                 broker = list(state.broker)
                 broker.remove(fence)
                 yield f"takes turn {fence}", state._replace(broker=tuple(broker)), worker._replace(reads=fence)
@@ -231,6 +238,11 @@ class Turns(World[Life]):
 
     def done(self, state: Life) -> bool:
         return state.job.state in FINAL and state.turn is None
+
+
+def _is_free(worker: Worker) -> bool:
+    """Whether it may take a turn."""
+    return worker.up == "up" and worker.lease and worker.reads is None and worker.hand is None
 
 
 def _may_call(worker: Worker) -> bool:

@@ -1,8 +1,9 @@
 """The dispatcher: offers turns of due lanes. Only the leader's dispatcher acts (`worker.leading.leadership`).
 
 One round is one transaction: take in new jobs, find the due lanes and the number of free slots, offer turns, commit.
-Then the turns are published in bundles. Turns that the broker loses are taken back (`worker.leading.rescuer`), so
-nothing here waits for an acknowledgement.
+Then the turns are handed over in bundles: to this process's own intake while it has room and its share of the work is
+not yet done, otherwise through the broker to any worker. Turns that are lost on the way are taken back
+(`worker.leading.rescuer`), so nothing here waits for an acknowledgement.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sendq.clock import Micros
 from sendq.errors import Retryable, SendqError
 from sendq.facts.turns import Turn
 from sendq.ledger.db.engine import writing
-from sendq.ledger.dispatching import workers
+from sendq.ledger.dispatching import canary, workers
 from sendq.ledger.dispatching.lane_paces import apply_paces
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.dispatching.offers import Used, due_lanes, give_back, offer_turns, slots_in_use
@@ -35,6 +36,7 @@ from worker.leading.wakeup import Wakeup
 from worker.telemetry import journal, metrics
 
 Publish = Callable[[Sequence[Sequence[Turn]]], None]
+TakeOn = Callable[[Sequence[Turn], float], bool]
 
 # Wake rows (lanes with new jobs) taken in per round; the next round follows at once for the rest.
 WAKES_MOST = 1_000
@@ -73,6 +75,8 @@ class Round:
     woken: int
     next_at: Micros
     full: bool
+    busy: float = 0.0  # the share of all workers' slots that is in use, with these turns
+    canaries: frozenset[UUID] = frozenset()  # lanes whose turns must go through the broker, because they test it
 
 
 class Dispatcher:
@@ -91,8 +95,14 @@ class Dispatcher:
         bundle_turns: int,
         bundle_slots: int,
         paces: Paces,
+        take_on: TakeOn = lambda bundle, busy: False,
     ) -> None:
-        """``holder``: this worker's id. ``poll_s``: seconds between two checks while nothing may be dispatched."""
+        """``holder``: this worker's id. ``poll_s``: seconds between two checks while nothing may be dispatched.
+
+        ``take_on``: takes on a bundle in this process, without the broker, and returns whether it did; it is called
+        with the share of all workers' slots that is in use.
+        """
+        self._take_on = take_on
         self._ledger, self._publish, self._wakeup, self._holder = ledger, publish, wakeup, holder
         self._leadership, self._now, self._poll_s = leadership, now, poll_s
         self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
@@ -158,7 +168,7 @@ class Dispatcher:
         self._full = done.full
         metrics.dispatched(len(done.turns))
         if done.turns:
-            self._publish_or_take_back(done.turns)
+            self._hand_over(done)
         return self._pause_after(done)
 
     def _apply_paces(self, after: UUID) -> None:
@@ -215,23 +225,36 @@ class Dispatcher:
         full = not offered or len(offered) < sum(map(len, waiting.values()))
         # A pair of which one lane was due may have no other; of the rest, further lanes may be due by now.
         after = (pair.then_wants_at if len(waiting.get(pair, ())) == 1 else now for pair in due)
-        return Round(offered, woken, min(next_at, *after), full=full)
+        busy = 1 - (free - sum(turn.slots for turn in offered)) / capacity if capacity else 1.0
+        lanes = (lane for pair, lanes in waiting.items() if pair.application == canary.APPLICATION for lane, _ in lanes)
+        return Round(offered, woken, min(next_at, *after), full=full, busy=busy, canaries=frozenset(lanes))
 
-    def _publish_or_take_back(self, offered: Sequence[Turn]) -> None:
+    def _hand_over(self, done: Round) -> None:
+        """Have the turns of a round claimed: by this process, or by whichever worker the broker gives them to."""
         bundles = fair_share.bundles(
-            [(turn, turn.slots) for turn in offered], turns_each=self._bundle_turns, slots_each=self._bundle_slots
+            [(turn, turn.slots) for turn in done.turns], turns_each=self._bundle_turns, slots_each=self._bundle_slots
         )
         failpoints.reached("offered")
+        elsewhere = [
+            bundle
+            for bundle in bundles
+            if any(turn.lane_id in done.canaries for turn in bundle) or not self._take_on(bundle, done.busy)
+        ]
+        journal.dispatched(len(done.turns), len(bundles), here=len(bundles) - len(elsewhere))
+        self._broker_pause = self._publish_or_take_back(elsewhere) if elsewhere else 0
+
+    def _publish_or_take_back(self, bundles: Sequence[Sequence[Turn]]) -> Micros:
+        """Publish; returns how long to pause because the broker cannot be reached."""
         try:
             self._publish(bundles)
-            self._broker_pause = 0
-            journal.dispatched(len(offered), len(bundles))
+            return 0
         except Exception as error:  # of any type; the turns are taken back in any case
-            journal.publish_failed(len(offered), error)
+            turns = [turn for bundle in bundles for turn in bundle]
+            journal.publish_failed(len(turns), error)
             metrics.publish_failed()
-            self._broker_pause = min(BROKER_PAUSE_MOST, max(BROKER_PAUSE_FIRST, self._broker_pause * 2))
             with writing(self._ledger) as connection:
-                give_back(connection, [(turn.lane_id, turn.fence) for turn in offered], now=self._now())
+                give_back(connection, [(turn.lane_id, turn.fence) for turn in turns], now=self._now())
+            return min(BROKER_PAUSE_MOST, max(BROKER_PAUSE_FIRST, self._broker_pause * 2))
 
     def _pause_after(self, done: Round) -> Micros:
         now = self._now()

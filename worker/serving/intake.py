@@ -1,12 +1,16 @@
-"""The intake: waits for free slots, claims the turns of a bundle, and puts them on the event loop.
+"""The intake: takes slots for the turns of a bundle, claims them, and puts them on the event loop.
 
-Runs in Celery's threads, and only until the turns are on the loop.
+Bundles from the broker are claimed by Celery's threads, which wait for free slots. In the leader, the dispatcher hands
+over what fits into slots that are free right now, and threads of the intake's own claim it: a claim may wait for a lock
+of the ledger, for which the dispatcher must not. Either way the turns are claimed by compare and set, and what is lost
+on the way is offered again (`worker.leading.rescuer`).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 from sqlalchemy import Engine as Ledger
@@ -26,6 +30,15 @@ from worker.telemetry import journal
 
 # A bundle for which no slots become free within this time is given back, for another worker to take.
 ROOM_LIMIT_S = 5.0
+
+# Threads that claim bundles of the own dispatcher; each may hold a connection to the ledger.
+CLAIMERS = 4
+
+# Slots that the leader's process may use beyond its share of all that are in use. With a few jobs at a time the broker
+# would cost more than the balance is worth.
+HEAD_START = 5
+
+Name = tuple[UUID, int, int]  # a turn: lane, fence, slots
 
 
 class Intake:
@@ -51,31 +64,58 @@ class Intake:
         self._ledger, self._settings, self._heartbeat, self._now = ledger, settings, heartbeat, now
         self._slots, self._in_flight, self._usual = slots, in_flight, usual
         self._begin, self._on_missing_key = begin, on_missing_key
+        self._claimers = ThreadPoolExecutor(CLAIMERS, "sendq-claimer")
         self._closed = False
 
     def close(self) -> None:
         """Accept no more turns; those that wait for free slots are given back."""
         self._closed = True
         self._slots.close()
+        self._claimers.shutdown(wait=False)
 
     @property
     def closed(self) -> bool:
         """Whether it accepts no more turns."""
         return self._closed
 
-    def take_on(self, turns: Sequence[tuple[UUID, int, int]]) -> int:
-        """Claim turns (lane, fence, slots) and put them on the loop; returns how many were claimed."""
-        wanted = sum(slots for _, _, slots in turns)
+    def take_on(self, turns: Sequence[Name]) -> int:
+        """Claim turns as soon as there is room, and put them on the loop; returns how many were claimed."""
+        if self._heartbeat.lease.holds() and self._slots.take(_slots_of(turns), limit_s=ROOM_LIMIT_S):
+            return self._claim_and_begin(turns)
+        self._give_back(turns)
+        return 0
+
+    def take_on_soon(self, turns: Sequence[Name], *, busy: float) -> bool:
+        """Have turns claimed by another thread, if there is room now and it leaves this process no busier than all
+        workers together: ``busy`` is the share of all their slots that is in use.
+        """
+        wanted, share = _slots_of(turns), busy * self._slots.capacity
+        if self._slots.used + wanted > share + HEAD_START or not self._heartbeat.lease.holds():
+            return False
+        if not self._slots.take(wanted, limit_s=0):
+            return False
+        try:
+            self._claimers.submit(self._claim_soon, turns)
+        except RuntimeError:  # closed just now
+            self._slots.give(wanted)
+            return False
+        return True
+
+    def _claim_soon(self, turns: Sequence[Name]) -> None:
+        try:
+            self._claim_and_begin(turns)
+        except Exception as error:  # the turns are taken back, as unclaimed or as strays
+            journal.claim_failed(error, turns=len(turns))
+
+    def _claim_and_begin(self, turns: Sequence[Name]) -> int:
+        """Claim turns for which slots are taken, and put them on the loop; the other slots are given back."""
         names = [(lane, fence) for lane, fence, _ in turns]
-        if not self._heartbeat.lease.holds() or not self._slots.take(wanted, limit_s=ROOM_LIMIT_S):
-            self._give_back(names)
-            return 0
         taken = 0
         try:
             with self._in_flight.claiming(names):
                 # Check again: the wait for slots may have been long.
                 if self._closed or not self._heartbeat.lease.holds():
-                    self._give_back(names)
+                    self._give_back(turns)
                     return 0
                 claimed = self._claim(names, slots_each=max((slots for _, _, slots in turns), default=1))
                 failpoints.reached("claimed")
@@ -93,9 +133,10 @@ class Intake:
             self._in_flight.request_check()  # the claim may have been committed nevertheless
             raise
         finally:
-            self._slots.give(wanted - taken)
+            self._slots.give(_slots_of(turns) - taken)
 
-    def _give_back(self, names: Sequence[tuple[UUID, int]]) -> None:
+    def _give_back(self, turns: Sequence[Name]) -> None:
+        names = [(lane, fence) for lane, fence, _ in turns]
         with writing(self._ledger) as connection:
             notify(connection, at=give_back(connection, names, now=self._now()))
 
@@ -119,3 +160,7 @@ class Intake:
         for name, jobs in unreadable.items():
             self._on_missing_key(name, jobs)
         return claimed
+
+
+def _slots_of(turns: Sequence[Name]) -> int:
+    return sum(slots for _, _, slots in turns)

@@ -173,9 +173,9 @@ def dispatch_resumed(repeated: int) -> None:
     _log.warning("dispatch_resumed", repeated=repeated)
 
 
-def dispatched(turns: int, bundles: int) -> None:
-    """Turns were published to the broker."""
-    _log.debug("dispatched", turns=turns, bundles=bundles)
+def dispatched(turns: int, bundles: int, *, here: int) -> None:
+    """Bundles of turns were handed over: some to this process itself (`here`), the others to the broker."""
+    _log.debug("dispatched", turns=turns, bundles=bundles, here=here)
 
 
 def publish_failed(turns: int, error: BaseException) -> None:

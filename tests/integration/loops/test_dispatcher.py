@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
@@ -14,6 +14,7 @@ from sqlalchemy import event
 
 from sendq import clock
 from sendq.clock import SECOND
+from sendq.facts.turns import Turn
 from sendq.ids import lane_id, new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new
@@ -73,7 +74,7 @@ class Standing:
         """Which of the dispatchers lead."""
         return [one.leads for one in self.leaderships]
 
-    def dispatcher(self, wakeup: Any = None, *, worker: UUID | None = None) -> Dispatcher:
+    def dispatcher(self, wakeup: Any = None, *, worker: UUID | None = None, **options: Any) -> Dispatcher:
         worker = worker or new_id()
         with self.ledger.writing() as connection:
             load = workers.Load(capacity=10)
@@ -99,6 +100,7 @@ class Standing:
             bundle_turns=50,
             paces=Paces(),
             bundle_slots=100,
+            **options,
         )
 
     def prove_pair(self) -> None:
@@ -214,22 +216,22 @@ class TestSleeping:
         self.fall_asleep(standing, dispatcher)
         standing.prove_pair()
         with statements(standing.ledger) as seen:
-            for number in range(2 * STEADY):
+            for number in range(STEADY + 1):
                 standing.ledger.send(f"g{number}")
                 assert dispatcher.run_once() > FULL_PAUSE  # it waits until it is woken
                 standing.pass_time(2 * CLOSELY / SECOND)
-        assert len(standing.offered) == 2 * STEADY
+        assert len(standing.offered) == STEADY + 1
         assert standing.leader().sleeps_until > standing.clock()
-        assert not [one for one in seen if "sleeps_until" in one]
+        assert not [one for one in seen if "UPDATE sendq_leader" in one]
 
     def test_ends_when_the_next_lane_is_due(self, standing: Standing) -> None:
         ledger, dispatcher = standing.ledger, standing.dispatcher(NotifyingWakeup())
         self.fall_asleep(standing, dispatcher)
         standing.prove_pair()
         ledger.send("now")
-        ledger.send("later", due_at=clock.moment(ledger.clock() + SECOND))
-        assert dispatcher.run_once() == SECOND
-        standing.pass_time(1)
+        ledger.send("later", due_at=clock.moment(ledger.clock() + SECOND // 4))
+        assert dispatcher.run_once() == SECOND // 4
+        standing.pass_time(0.25)
         dispatcher.run_once()
         assert standing.offered == [lane_id("default", "now"), lane_id("default", "later")]
 
@@ -271,6 +273,26 @@ class TestSleeping:
         standing.pass_time(1)
         dispatcher.run_once()
         assert standing.leader().sleeps_until > standing.clock()
+
+
+class TestTurns:
+    def test_that_its_own_process_takes_on_are_not_published(self, standing: Standing) -> None:
+        here: list[tuple[UUID, float]] = []
+
+        def take_on(bundle: Sequence[Turn], busy: float) -> bool:
+            here.extend((turn.lane_id, busy) for turn in bundle)
+            return len(here) < 3
+
+        dispatcher = standing.dispatcher(take_on=take_on)
+        standing.prove_pair()
+        dispatcher.run_once()
+        for number in range(3):
+            standing.ledger.send(f"g{number}")
+            dispatcher.run_once()
+        lanes = [lane_id("default", f"g{number}") for number in range(3)]
+        assert [lane for lane, _ in here] == lanes
+        assert [busy for _, busy in here] == pytest.approx([0.1, 0.2, 0.3])  # of ten slots
+        assert standing.offered == lanes[2:]
 
 
 class TestALateWakeRow:

@@ -15,6 +15,7 @@ from sendq.errors import LedgerUnavailable
 from sendq.facts.outcomes import Outcome
 from sendq.facts.turns import Recorded
 from sendq.ledger.dispatching import workers
+from sendq.ledger.dispatching.offers import give_back
 from sendq.simulator import Simulator
 from settings import Settings
 from tasks import turn
@@ -137,6 +138,58 @@ class TestATurnThatNobodyCarriesOut:
         eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
         assert house.ledger.state(job) is State.QUEUED
         house.engine.intake.take_on(house.offer())
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+
+
+class TestTurnsOfTheOwnDispatcher:
+    def test_are_carried_out_without_a_message(self, house: House, api: Simulator) -> None:
+        job = house.ledger.send()
+        assert house.engine.intake.take_on_soon(house.offer(), busy=0.01)
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+        assert len(api.mailbox) == 1
+        eventually(lambda: house.engine.slots.used == 0, "the end of the turn")
+
+    def test_are_left_to_others_beyond_the_share_of_this_process(self, house: House) -> None:
+        house.ledger.send()
+        offered, slots = house.offer(), house.engine.slots
+        assert slots.take(50, limit_s=0)
+        assert not house.engine.intake.take_on_soon(offered, busy=0.45)  # of 100 slots
+        assert slots.used == 50
+        assert house.engine.intake.take_on_soon(offered, busy=0.5)
+
+    def test_are_left_to_others_without_a_free_slot(self, house: House) -> None:
+        house.ledger.send()
+        offered, slots = house.offer(), house.engine.slots
+        assert slots.take(slots.capacity, limit_s=0)
+        assert not house.engine.intake.take_on_soon(offered, busy=1.0)
+        assert slots.used == slots.capacity
+
+    def test_are_left_to_others_when_it_stops(self, house: House) -> None:
+        house.ledger.send()
+        offered = house.offer()
+        house.engine.intake.close()
+        assert not house.engine.intake.take_on_soon(offered, busy=1.0)
+        assert house.engine.slots.used == 0
+        assert house.ledger.lane().turn == "offered"
+
+    def test_do_no_harm_if_their_claim_fails(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        failed = threading.Event()
+
+        def breaks(*_: Any, **__: Any) -> Any:
+            failed.set()
+            raise RuntimeError("a bug of ours")
+
+        job = house.ledger.send()
+        with monkeypatch.context() as patched:
+            patched.setattr(house.engine.intake, "_claim", breaks)
+            assert house.engine.intake.take_on_soon(house.offer(), busy=1.0)
+            assert failed.wait(LIMIT_S)
+            eventually(lambda: house.engine.slots.used == 0, "the slots of the failed claim")
+        assert house.ledger.lane().turn == "offered"  # until the rescuer takes it back
+        with house.ledger.writing() as connection:
+            lane = house.ledger.lane()
+            give_back(connection, [(lane.id, lane.fence)], now=clock.now())
+        assert house.engine.intake.take_on_soon(house.offer(), busy=1.0)
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
 
 

@@ -37,7 +37,7 @@ def assert_each_went_once(system: System, jobs: list[str]) -> None:
 
 class TestRedis:
     def test_enqueue_goes_on_without_it_and_all_is_sent_when_it_is_back(self, system: System) -> None:
-        worker = system.start_worker()
+        worker = system.start_worker(SENDQ_LOCAL_TURNS="false")
         first = send(system, 20)
         system.wait_for(State.SENT, 20)
         system.redis.stop()
@@ -48,8 +48,19 @@ class TestRedis:
         assert_each_went_once(system, first + while_down)
         assert worker.process.poll() is None
 
+    def test_the_leader_goes_on_sending_without_it(self, system: System) -> None:
+        system.prove()
+        system.start_worker()
+        jobs = send(system, 5)
+        system.wait_for(State.SENT, 5)
+        system.redis.stop()
+        jobs += send(system, 20)
+        system.wait_for(State.SENT, 25)
+        system.redis.start()
+        assert_each_went_once(system, jobs)
+
     def test_turns_in_a_broker_that_lost_everything_are_handed_out_again(self, system: System) -> None:
-        system.start_controlled_worker(SENDQ_UNCLAIMED_AFTER_S="3")
+        system.start_controlled_worker(SENDQ_UNCLAIMED_AFTER_S="3", SENDQ_LOCAL_TURNS="false")
         system.control("cancel_consumer", "sendq")  # it dispatches still, and reads nothing
         jobs = send(system, 10)
         offered = "SELECT count(*) FROM sendq_lane WHERE turn = 'offered'"
