@@ -19,7 +19,7 @@ from sendq.clock import Micros
 from sendq.enqueueing.plan import Plan
 from sendq.errors import KeyConflict
 from sendq.ledger.contents import store_pieces
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import chunks, insert_new, insert_rows
 from sendq.vault import Vault, context_of
 
@@ -103,7 +103,7 @@ def notify(connection: Connection, *, at: Micros) -> None:
     transaction that notifies.
     """
     if connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction):
-        connection.execute(_NOTIFY, {"at": at})
+        constant.rows(connection, _NOTIFY, {"at": at})
 
 
 def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]], vault: Vault) -> dict[tuple[str, str], UUID]:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, Select, select
 
 from sendq.clock import Micros
 from sendq.facts.jobs import LockedJob
 from sendq.ids import number
 from sendq.ledger import outcomes
-from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_rows, one_of, update_rows
+from sendq.ledger.db import constant, schema
+from sendq.ledger.db.bulk import insert_rows, one_of_given, update_rows
 from sendq.rules.rule_ids import RULE_OF
 from sendq.rules.states import FINAL, MOVES, Event, State
 
@@ -31,10 +32,16 @@ def lock_jobs(connection: Connection, ids: Sequence[UUID], *, skip_locked: bool 
     """Lock jobs, in the order of their ids, and read them as they are now."""
     if not ids:
         return {}
-    table = schema.job
-    query = select(*_LOCKED).where(one_of(connection, table.c.id, sorted(set(ids), key=number))).order_by(table.c.id)
-    rows = connection.execute(query.with_for_update(skip_locked=skip_locked)).all()
+    statement = _lock_of(connection.dialect.name, skip_locked)
+    rows = constant.rows(connection, statement, {"ids": sorted(set(ids), key=number)})
     return {row[0]: LockedJob._make(row) for row in rows}
+
+
+@lru_cache
+def _lock_of(dialect: str, skip_locked: bool) -> Select[Any]:
+    table = schema.job
+    query = select(*_LOCKED).where(one_of_given(dialect, table.c.id)).order_by(table.c.id)
+    return query.with_for_update(skip_locked=skip_locked)
 
 
 def locked_from(row: Row[Any]) -> LockedJob:

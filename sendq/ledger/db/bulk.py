@@ -19,6 +19,9 @@ from sqlalchemy.dialects.postgresql import dialect as postgresql
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Update
 from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.sql.selectable import TextualSelect
+
+from sendq.ledger.db import constant
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -43,6 +46,13 @@ def one_of(connection: Connection, column: Column[UUID], ids: Sequence[UUID]) ->
     return column.in_(ids)
 
 
+def one_of_given(dialect: str, column: Column[UUID]) -> ColumnElement[bool]:
+    """`one_of` for a statement that is a constant; its parameter is ``ids``."""
+    if dialect == "postgresql":
+        return column == any_(bindparam("ids", type_=ARRAY(column.type)))
+    return column.in_(bindparam("ids", expanding=True, type_=column.type))
+
+
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Insert ``rows``, which all have the same columns."""
     if not rows:
@@ -50,7 +60,7 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     if connection.dialect.name == "postgresql":
         columns = tuple(rows[0])
         own, values = _said_once(columns, rows)
-        connection.execute(_unnest_insert(table, columns, own, ""), values)
+        constant.rows(connection, _unnest_insert(table, columns, own, ""), values)
     else:
         connection.execute(insert(table), [dict(row) for row in rows])
 
@@ -62,9 +72,7 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
     if connection.dialect.name == "postgresql":
         columns = tuple(rows[0])
         own, values = _said_once(columns, rows)
-        statement = _unnest_insert(table, columns, own, f"ON CONFLICT DO NOTHING RETURNING {returning}")
-        telling = statement.columns(**{returning: table.c[returning].type})
-        return set(connection.execute(telling, values).scalars().all())
+        return {row[0] for row in constant.rows(connection, _insert_new(table, columns, own, returning), values)}
     statement_ = sqlite_insert(table).on_conflict_do_nothing().returning(table.c[returning])
     found: set[Any] = set()
     for row in rows:
@@ -79,7 +87,7 @@ def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, ke
     columns = tuple(sorted(rows[0]))
     if connection.dialect.name == "postgresql":
         own, values = _said_once(columns, rows)
-        connection.execute(_unnest_update(table, columns, own, key), values)
+        constant.rows(connection, _unnest_update(table, columns, own, key), values)
     else:
         connection.execute(
             _plain_update(table, columns, key), [{f"v_{name}": row[name] for name in columns} for row in rows]
@@ -130,6 +138,12 @@ def _unnest_insert(table: Table, columns: tuple[str, ...], own: frozenset[str], 
         f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {values} FROM {_unnest(table, columns, own)} {ending}"  # noqa: S608
     )
     return _with_types(statement, table, columns, own)
+
+
+@lru_cache(maxsize=512)
+def _insert_new(table: Table, columns: tuple[str, ...], own: frozenset[str], returning: str) -> TextualSelect:
+    statement = _unnest_insert(table, columns, own, f"ON CONFLICT DO NOTHING RETURNING {returning}")
+    return statement.columns(**{returning: table.c[returning].type})
 
 
 @lru_cache(maxsize=512)

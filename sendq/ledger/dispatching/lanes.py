@@ -12,15 +12,15 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Uuid, bindparam, select, text
+from sqlalchemy import BigInteger, Connection, Select, Uuid, bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
 from sendq.facts.lanes import FLOORS, Floors, Lane
 from sendq.ids import number
-from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import one_of, update_rows
+from sendq.ledger.db import constant, schema
+from sendq.ledger.db.bulk import one_of_given, update_rows
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.pace import next_turn_at
 
@@ -34,10 +34,14 @@ def lock(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, Lane]:
     wanted = sorted(set(ids), key=number)
     if not wanted:
         return {}
-    table = schema.lane
-    these = select(table).where(one_of(connection, table.c.id, wanted))
-    rows = connection.execute(these.order_by(table.c.id).with_for_update())
+    rows = constant.rows(connection, _lock_of(connection.dialect.name), {"ids": wanted})
     return {row[0]: Lane._make(row) for row in rows}
+
+
+@lru_cache
+def _lock_of(dialect: str) -> Select[Any]:
+    table = schema.lane
+    return select(table).where(one_of_given(dialect, table.c.id)).order_by(table.c.id).with_for_update()
 
 
 def lock_changes(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, LaneChange]:
@@ -83,8 +87,8 @@ def first_waiting(connection: Connection, floors: Mapping[UUID, Floors]) -> dict
     if connection.dialect.name == "postgresql":
         columns: dict[str, Any] = {"lane": list(floors)}
         columns |= {f"floor{priority}": [of[priority] for of in floors.values()] for priority in range(len(FLOORS))}
-        found = connection.execute(_first_waiting_of("postgresql"), columns)
-        return {row.lane: (row.at0, row.at1, row.at2) for row in found}
+        found = constant.rows(connection, _first_waiting_of("postgresql"), columns)
+        return {lane: (at0, at1, at2) for lane, at0, at1, at2 in found}
     statement = _first_waiting_of("sqlite")
     result = {}
     for lane_id, (high, normal, low) in floors.items():

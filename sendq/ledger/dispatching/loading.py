@@ -19,7 +19,7 @@ from sqlalchemy.sql.base import Executable
 from sendq.clock import SECOND, Micros
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.rules.changed_fields import BITS
 from sendq.rules.preflight import FORMS, OPERATIONS
@@ -51,7 +51,7 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
     if connection.dialect.name == "postgresql":
         columns: dict[str, Any] = {"lane": list(lanes)}
         columns |= {f"floor{p}": [lane.floors[p] for lane in lanes.values()] for p in range(3)}
-        rows = connection.execute(_load_of("postgresql"), columns | {"now": now, "each": jobs_each})
+        rows = constant.rows(connection, _load_of("postgresql"), columns | {"now": now, "each": jobs_each})
         found = [ClaimedJob._make(job) for job in rows]
     else:
         found = []
@@ -96,7 +96,7 @@ def _related(connection: Connection, jobs: Sequence[ClaimedJob]) -> dict[UUID, _
     ids = [job.id for job in jobs if job.object_id is not None]
     if not ids:
         return {}
-    found = connection.execute(_related_of(connection.dialect.name), {"ids": ids})
+    found = constant.rows(connection, _related_of(connection.dialect.name), {"ids": ids})
     return {row[0]: _Related._make(row) for row in found}
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from uuid import UUID
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import BigInteger, Connection, Integer, SmallInteger, Text, bindparam, null, select, text, update
+from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
 from sendq.facts.turns import Turn
-from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import one_of
+from sendq.ledger.db import constant, schema
+from sendq.ledger.db.bulk import one_of_given
 from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
 from sendq.ledger.dispatching.pairs import PairView
 
@@ -20,39 +22,53 @@ def due_lanes(
     connection: Connection, pair: PairView, *, now: Micros, limit: int, floor: Micros = 0
 ) -> list[tuple[UUID, int]]:
     """Due lanes of one pair, the longest-waiting first, with the calls each may make at once; locked."""
-    table = schema.lane.c
-    rows = connection.execute(
-        select(table.id, table.ramp)
-        .where(
-            table.application == pair.application,
-            table.provider == pair.provider,
-            table.turn.is_(None),
-            table.next_at >= floor,
-            table.next_at <= now,
-        )
-        .order_by(table.next_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
+    values = {"of": pair.application, "with": pair.provider, "now": now, "most": limit, "floor": floor}
+    return [(lane_id, ramp) for lane_id, ramp in constant.rows(connection, _DUE, values)]
+
+
+_LANE = schema.lane.c
+_DUE = (
+    select(_LANE.id, _LANE.ramp)
+    .where(
+        _LANE.application == bindparam("of", type_=Text),
+        _LANE.provider == bindparam("with", type_=Text),
+        _LANE.turn.is_(None),
+        _LANE.next_at >= bindparam("floor", type_=BigInteger),
+        _LANE.next_at <= bindparam("now", type_=BigInteger),
     )
-    return [(row.id, row.ramp) for row in rows]
+    .order_by(_LANE.next_at)
+    .limit(bindparam("most", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
 
 
 def offer_turns(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros) -> list[Turn]:
     """Open a turn for each of these lanes that has none, with the given calls at once: compare and set."""
-    table = schema.lane
     by_slots: dict[int, list[UUID]] = {}
     for lane_id, slots in wanted:
         by_slots.setdefault(slots, []).append(lane_id)
     turns: dict[UUID, Turn] = {}
     for slots, ids in by_slots.items():
-        rows = connection.execute(
-            update(table)
-            .where(one_of(connection, table.c.id, ids), table.c.turn.is_(None))
-            .values(turn="offered", fence=table.c.fence + 1, turn_at=now, turn_worker=None, turn_slots=slots)
-            .returning(table.c.id, table.c.fence)
-        )
-        turns |= {row.id: Turn(row.id, row.fence, slots) for row in rows}
+        values = {"ids": ids, "now": now, "slots": slots}
+        for lane_id, fence in constant.rows(connection, _offer_of(connection.dialect.name), values):
+            turns[lane_id] = Turn(lane_id, fence, slots)
     return [turns[lane_id] for lane_id, _ in wanted if lane_id in turns]
+
+
+@lru_cache
+def _offer_of(dialect: str) -> Executable:
+    return (
+        update(schema.lane)
+        .where(one_of_given(dialect, _LANE.id), _LANE.turn.is_(None))
+        .values(
+            turn="offered",
+            fence=_LANE.fence + 1,
+            turn_at=bindparam("now", type_=BigInteger),
+            turn_worker=null(),
+            turn_slots=bindparam("slots", type_=SmallInteger),
+        )
+        .returning(_LANE.id, _LANE.fence)
+    )
 
 
 def give_back(connection: Connection, turns: Iterable[tuple[UUID, int]], *, now: Micros) -> Micros:
@@ -91,10 +107,10 @@ def slots_in_use(
     (application, provider); turns opened before ``old_before`` are old.
     """
     values = {"old_before": old_before, "floor": floor, "never": NEVER}
-    rows = connection.execute(_SLOTS, values).all()
+    rows = constant.rows(connection, _SLOTS, values)
     used = {
-        (row.application, row.provider): Used(int(row.young), int(row.slots) - int(row.young), row.first_at)
-        for row in rows
-        if row.application is not None
+        (application, provider): Used(int(young), int(slots) - int(young), first_at)
+        for _, application, provider, slots, young, first_at in rows
+        if application is not None
     }
-    return int(rows[0].capacity), used
+    return int(rows[0][0]), used

@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sendq.clock import Micros
 from sendq.facts.lanes import WHOLE_APPLICATION, Pair
 from sendq.facts.outcomes import Hold
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.rules.pace import PROVEN_FOR, RAMP_MOST
@@ -87,20 +87,23 @@ def read_pairs(connection: Connection, *, floors: Mapping[tuple[str, str], Micro
     """
     places = {name: f"floor{place}" for place, name in enumerate(sorted(floors or {}))}
     values = {place: (floors or {})[name] for name, place in places.items()}
-    found = connection.execute(_pairs_from(tuple(places.items())), values).all()
-    whole = {row.application: row.held_until or 0 for row in found if row.provider == WHOLE_APPLICATION}
+    found = [
+        (Pair._make(pair), next_at, then_at)
+        for *pair, next_at, then_at in constant.rows(connection, _pairs_from(tuple(places.items())), values)
+    ]
+    whole = {pair.application: pair.held_until or 0 for pair, *_ in found if pair.provider == WHOLE_APPLICATION}
     return [
         PairView(
-            row.application,
-            row.provider,
-            max(row.held_until or 0, whole.get(row.application, 0)),
-            row.next_at,
-            row.then_at,
-            row.ramp,
-            row.proven_at,
+            pair.application,
+            pair.provider,
+            max(pair.held_until or 0, whole.get(pair.application, 0)),
+            next_at,
+            then_at,
+            pair.ramp,
+            pair.proven_at,
         )
-        for row in found
-        if row.provider != WHOLE_APPLICATION
+        for pair, next_at, then_at in found
+        if pair.provider != WHOLE_APPLICATION
     ]
 
 

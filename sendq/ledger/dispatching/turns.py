@@ -9,23 +9,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import (
-    BigInteger,
-    Connection,
-    Uuid,
-    bindparam,
-    select,
-    text,
-)
+from sqlalchemy import BigInteger, ColumnElement, Connection, Text, Uuid, any_, bindparam, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.facts.turns import Claimed
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.dispatching.lanes import lock
@@ -138,15 +134,25 @@ def _objection(job: ClaimedJob, *, now: Micros, key_max_age: Micros) -> Event | 
 
 def _around(connection: Connection, applications: set[str]) -> tuple[Standing, dict[tuple[str, str], int]]:
     """The state of the ledger, and each pair's holds since its last success: one query, as each claim needs both."""
-    pair, leader = schema.pair.c, schema.leader
-    rows = connection.execute(
-        select(pair.application, pair.provider, pair.streak, *lineage.columns(connection))
-        .select_from(leader)
-        .outerjoin(schema.pair, pair.application.in_(sorted(applications)))
-        .where(leader.c.name == lineage.DISPATCHER)
-    ).all()
-    streaks = {(row.application, row.provider): row.streak for row in rows if row.provider is not None}
+    statement = _around_of(connection.dialect.name, tuple(lineage.columns(connection)))
+    rows = constant.rows(connection, statement, {"applications": sorted(applications)})
+    streaks = {(application, provider): streak for application, provider, streak, *_ in rows if provider is not None}
     return Standing(*rows[0][3:]), streaks
+
+
+@lru_cache
+def _around_of(dialect: str, known: tuple[ColumnElement[Any], ...]) -> Executable:
+    pair, leader = schema.pair.c, schema.leader
+    if dialect == "postgresql":
+        of_these = pair.application == any_(bindparam("applications", type_=ARRAY(Text)))
+    else:
+        of_these = pair.application.in_(bindparam("applications", expanding=True, type_=Text))
+    return (
+        select(pair.application, pair.provider, pair.streak, *known)
+        .select_from(leader)
+        .outerjoin(schema.pair, of_these)
+        .where(leader.c.name == lineage.DISPATCHER)
+    )
 
 
 def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros) -> set[UUID]:
@@ -159,8 +165,8 @@ def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micr
     ordered = sorted(jobs, key=lambda job: job[0].int)
     if connection.dialect.name == "postgresql":
         ids, fences = zip(*ordered, strict=True)
-        found = connection.execute(_BEGIN_MANY, {"ids": list(ids), "fences": list(fences), "now": now})
-        return set(found.scalars().all())
+        values = {"ids": list(ids), "fences": list(fences), "now": now}
+        return {row[0] for row in constant.rows(connection, _BEGIN_MANY, values)}
     begun: set[UUID] = set()
     for job_id, fence in ordered:
         begun.update(connection.execute(_BEGIN_ONE, {"id": job_id, "fence": fence, "now": now}).scalars())

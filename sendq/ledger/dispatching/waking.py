@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, select, text
+from sqlalchemy import BigInteger, Connection, Integer, bindparam, delete, select, text
 
 from sendq.clock import Micros
 from sendq.facts.lanes import FLOORS, Floors, Wake
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import insert_new, update_rows
 from sendq.ledger.dispatching.lane_paces import name_providers, pace_columns
 from sendq.ledger.dispatching.lanes import lock
@@ -26,20 +26,27 @@ from sendq.rules.paces import Paces
 _ANY_WAKE = text("SELECT 1 FROM sendq_wake WHERE id > :above LIMIT 1")
 
 
+# A CTE is evaluated once. A planner may evaluate a subquery for each row, and then it locks more.
+_SOME = (
+    select(schema.wake.c.id)
+    .where(schema.wake.c.id > bindparam("above", type_=BigInteger))
+    .order_by(schema.wake.c.id)
+    .limit(bindparam("most", type_=Integer))
+    .with_for_update(skip_locked=True)
+    .cte("some")
+)
+_TAKE = delete(schema.wake).where(schema.wake.c.id.in_(select(_SOME.c.id))).returning(*schema.wake.c)
+
+
 def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequence[Wake]:
     """Delete and return up to ``limit`` wake rows with ids above ``above``.
 
     Never pass the last id seen: ids are assigned before they are committed, so lower ones appear later.
     `sendq.rules.floors` determines what ``above`` may be.
     """
-    if connection.execute(_ANY_WAKE, {"above": above}).first() is None:
+    if not constant.rows(connection, _ANY_WAKE, {"above": above}):
         return []
-    table = schema.wake
-    live = select(table.c.id).where(table.c.id > above)
-    # A CTE is evaluated once. A planner may evaluate a subquery for each row, and then it locks more.
-    some = live.order_by(table.c.id).limit(limit).with_for_update(skip_locked=True).cte("some")
-    taken = connection.execute(delete(table).where(table.c.id.in_(select(some.c.id))).returning(*table.c))
-    return [Wake._make(row) for row in taken]
+    return [Wake._make(row) for row in constant.rows(connection, _TAKE, {"above": above, "most": limit})]
 
 
 def wake_lanes(connection: Connection, wakes: Sequence[Wake], *, now: Micros, paces: Paces) -> None:

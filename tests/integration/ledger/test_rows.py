@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import select
+import pytest
+from sqlalchemy import bindparam, event, exc, select, text, update
 
 from sendq.ids import new_id
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import insert_new, insert_rows, update_rows
 from tests.support.ledger import Ledger
 
@@ -57,3 +58,47 @@ class TestRows:
         found = {row.id: (row.attempts, row.rule) for row in ledger.rows(schema.job)}
         assert [found.pop(job) for job in jobs] == [(4, "accepted"), (5, None), (4, None)]
         assert list(found.values()) == [(0, None)]
+
+
+class TestAConstantStatement:
+    COUNTED = select(schema.batch_change.c.batch_id, schema.batch_change.c.count).where(
+        schema.batch_change.c.state == "sent", schema.batch_change.c.count >= bindparam("least")
+    )
+    RAISED = update(schema.batch_change).values(count=bindparam("raised"))
+
+    def test_returns_what_sqlalchemy_does(self, ledger: Ledger) -> None:
+        with ledger.writing() as connection:
+            insert_rows(connection, schema.batch_change, [change(), change(count=2), change(count=3, state="dead")])
+            found = constant.rows(connection, self.COUNTED, {"least": 2})
+            assert [tuple(row) for row in found] == [(BATCH, 2)]
+            assert found == connection.execute(self.COUNTED, {"least": 2}).all()
+            assert constant.rows(connection, self.RAISED, {"raised": 9}) == []
+            assert len(constant.rows(connection, self.COUNTED, {"least": 9})) == 2
+
+    def test_belongs_to_the_transaction_that_it_begins(self, ledger: Ledger) -> None:
+        with ledger.writing() as connection:
+            insert_rows(connection, schema.batch_change, [change()])
+        with ledger.engine.connect() as connection:
+            constant.rows(connection, self.RAISED, {"raised": 5})
+            connection.rollback()
+            constant.rows(connection, self.RAISED, {"raised": 6})
+            connection.commit()
+            constant.rows(connection, self.RAISED, {"raised": 7})
+        assert changes(ledger) == [(BATCH, "sent", 6, 7)]
+
+    def test_raises_the_exceptions_of_sqlalchemy(self, ledger: Ledger) -> None:
+        with pytest.raises(exc.IntegrityError), ledger.engine.begin() as connection:
+            insert_rows(connection, schema.batch_change, [change(state=None)])
+        with pytest.raises(exc.DBAPIError), ledger.engine.begin() as connection:
+            constant.rows(connection, text("SELECT no_such_column"), {})
+
+    def test_needs_all_of_its_values(self, ledger: Ledger) -> None:
+        with pytest.raises(exc.StatementError), ledger.engine.begin() as connection:
+            constant.rows(connection, self.COUNTED, {})
+
+    def test_is_seen_by_those_who_listen_to_statements(self, ledger: Ledger) -> None:
+        seen: list[str] = []
+        with ledger.writing() as connection:
+            event.listen(connection, "before_cursor_execute", lambda *given: seen.append(given[2]))
+            constant.rows(connection, self.RAISED, {"raised": 5})
+        assert ["UPDATE" in statement for statement in seen] == [True]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
@@ -13,9 +13,11 @@ from psycopg.pq import Format
 from sqlalchemy import Engine, make_url, text
 
 from sendq.errors import LedgerUnavailable
+from sendq.ledger.db import constant
 from sendq.ledger.db.engine import FRESH_S, open_async_engine, open_busy_engine, open_engine, reading, writing
 from tests.support.servers import PgServer
 
+Asked = Callable[[Engine], int]
 PID = text("SELECT pg_backend_pid()")
 
 
@@ -47,16 +49,25 @@ def asked(engine: Engine) -> int:
         return int(connection.execute(PID).scalar_one())
 
 
+def asked_directly(engine: Engine) -> int:
+    """The same by a statement that goes to the driver itself."""
+    with reading(engine) as connection:
+        return int(constant.rows(connection, PID, {})[0][0])
+
+
+@pytest.mark.parametrize("asked", [asked, asked_directly])
 class TestAConnectionThatTheServerEnded:
     def test_is_replaced_unseen_if_it_has_rested(
-        self, engine: Engine, stopwatch: Stopwatch, pg_server: PgServer
+        self, engine: Engine, stopwatch: Stopwatch, pg_server: PgServer, asked: Asked
     ) -> None:
         first = asked(engine)
         pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
         stopwatch.at += FRESH_S * 1.5
         assert asked(engine) != first
 
-    def test_breaks_off_one_transaction_if_it_was_just_in_use(self, engine: Engine, pg_server: PgServer) -> None:
+    def test_breaks_off_one_transaction_if_it_was_just_in_use(
+        self, engine: Engine, pg_server: PgServer, asked: Asked
+    ) -> None:
         first = asked(engine)
         pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
         with pytest.raises(LedgerUnavailable):

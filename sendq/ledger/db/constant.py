@@ -1,0 +1,62 @@
+"""Statements that never change, on the driver itself: what a worker runs for every job.
+
+SQLAlchemy's share of such a statement (its cache key, its parameters, a result with metadata, rows) is as large as the
+driver's and the server's together. So with psycopg the compiled text and its values go to a cursor of the driver's, in
+the same transaction. Rows come as plain tuples. With any other driver, and where somebody listens to the events of
+SQLAlchemy's statements, the statement is executed as usual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import Connection
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.base import Executable
+
+
+def rows(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> Sequence[tuple[Any, ...]]:
+    """Execute a statement and return all of its rows.
+
+    ``statement`` must be a constant of its module, or come from a cached function; ``values`` are its parameters.
+    """
+    dialect, listeners = connection.dialect, connection.dispatch
+    heard = listeners.before_cursor_execute or listeners.after_cursor_execute
+    if dialect.driver != "psycopg" or dialect.is_async or heard:
+        result = connection.execute(statement, dict(values))
+        return result.all() if result.returns_rows else []
+    if not connection.in_transaction():
+        connection.begin()  # or its commit would do nothing
+    text, defaults = _compiled(statement, _Alike(dialect))
+    cursor = connection.connection.cursor()
+    try:
+        cursor.execute(text, {**defaults, **values} if defaults else values)
+        return cursor.fetchall() if cursor.pgresult.nfields else []
+    except Exception as error:
+        # The same exceptions as from `Connection.execute`, and the same fate of a connection that broke.
+        connection._handle_dbapi_exception(error, text, None, cursor, None)
+
+
+class _Alike:
+    """A dialect as part of a cache's key: all of one class compile alike."""
+
+    __slots__ = ("dialect",)
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Alike) and type(self.dialect) is type(other.dialect)
+
+    def __hash__(self) -> int:
+        return hash(type(self.dialect))
+
+
+@lru_cache(maxsize=1_000)
+def _compiled(statement: Executable, alike: _Alike) -> tuple[str, Mapping[str, Any]]:
+    """The text of a statement, and the values that it has itself."""
+    compiled = statement.compile(dialect=alike.dialect)  # type: ignore[attr-defined]
+    own = {name: bound.effective_value for name, bound in compiled.binds.items() if not bound.required}
+    return str(compiled), own
