@@ -70,6 +70,19 @@ def _fill_redis(stage: Stage) -> None:
     stage.mended()
 
 
+def _spoil_redis(stage: Stage) -> None:
+    """What is no message of ours, in every key that the broker reads."""
+    for _ in range(5):
+        with redis_client(stage.system.redis.url) as client:
+            for entry in NO_MESSAGES:
+                client.lpush("sendq", entry)
+                client.rpush("sendq", entry)
+                client.hset("sendq.unacked", f"tag-{stage.chance.random()}", entry)
+            client.zadd("sendq.unacked_index", {"a tag of nobody": 1.0})
+        stage.pause(0.5, 1.5)
+    stage.mended()
+
+
 def _redis(stage: Stage) -> psutil.Process:
     with redis_client(stage.system.redis.url) as client:
         return psutil.Process(int(client.info("server")["process_id"]))
@@ -143,6 +156,33 @@ def _lose_commits(stage: Stage) -> None:
     stage.mended()
 
 
+def _read_only(stage: Stage) -> None:
+    """As after a failover to a reader whose connections are kept, or on a disk that a provider calls full."""
+    pg = _cluster(stage).pg
+    pg.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+    pg.execute("SELECT pg_reload_conf()")
+    stage.pause(10.0)
+    writes = "-c default_transaction_read_only=off"
+    with psycopg.connect(host=pg.host, port=pg.port, user="postgres", options=writes, autocommit=True) as db:
+        db.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        db.execute("SELECT pg_reload_conf()")
+    stage.mended()
+
+
+def _fail_over(stage: Stage) -> None:
+    """A replica that lacks the last seconds takes over; Redis is emptied meanwhile. Nothing is enqueued in the gap."""
+    assert stage.replica is not None
+    stage.load.stop()
+    stage.pause(1.0)
+    stage.replica.stop()
+    stage.pause(4.0)
+    _cluster(stage).kill()
+    with redis_client(stage.system.redis.url) as client:
+        client.flushall()
+    stage.replica.take_over(_cluster(stage).pg.port)
+    stage.mended()
+
+
 def _cluster(stage: Stage) -> Cluster:
     assert stage.cluster is not None
     return stage.cluster
@@ -172,6 +212,8 @@ def _sqlite(stage: Stage) -> Iterator[sqlite3.Connection]:
 
 REFUSED, AWAY = "publish_failed", "ledger_unavailable"
 
+NO_MESSAGES = (b"text", b"[]", b"1", b"null", b"\xff\x00", b"[" * 5000, b'{"body": 1}', b'{"body": "x", "headers": {}}')
+
 SCENARIOS = (
     Scenario("redis-killed", "Redis killed, back 5 s later", _kill_redis, sign=REFUSED),
     Scenario("redis-flushed", "FLUSHALL, three times", _flush_redis),
@@ -179,11 +221,20 @@ SCENARIOS = (
     Scenario("redis-frozen", "Redis frozen for 12 s (SIGSTOP)", _freeze_redis, sign=REFUSED),
     Scenario("redis-slow", "Redis 0.3 s away, either way, for 10 s", _slow_redis, proxied=True),
     Scenario("redis-full", "Redis out of memory for 10 s", _fill_redis, sign=REFUSED),
+    Scenario("redis-garbage", "unreadable entries in the broker's keys, 5 times", _spoil_redis),
     Scenario("postgres-killed", "PostgreSQL killed (immediate), back 4 s later", _kill_postgres, sign=AWAY),
     Scenario("postgres-frozen", "PostgreSQL frozen for 12 s (SIGSTOP)", _freeze_postgres),
     Scenario("postgres-no-connections", "no connection from PostgreSQL, 8 s", _no_connections, sign=AWAY),
     Scenario("postgres-disk-full", "PostgreSQL's disk full, 10 s", _fill_disk, small_disk=True, rate=150.0, sign=AWAY),
     Scenario("postgres-cut", "connections to PostgreSQL cut: 8 times, 3 s", _cut_postgres, proxied=True, sign=AWAY),
     Scenario("postgres-commit-lost", "12 answers to COMMIT lost", _lose_commits, proxied=True, sign=AWAY),
+    Scenario("postgres-read-only", "PostgreSQL takes no writes, 10 s", _read_only, sign=AWAY),
+    Scenario(
+        "postgres-failover",
+        "a replica 4 s behind takes over, Redis emptied",
+        _fail_over,
+        replicated=True,
+        sign="dispatch_resumed",
+    ),
     Scenario("sqlite-locked", "SQLite locked by its caller for 10 s", _lock_sqlite, sqlite=True, crew=2, rate=20.0),
 )

@@ -25,7 +25,7 @@ from tests.chaos.equation import Sum, add_up
 from tests.chaos.load import Load
 from tests.chaos.watch import Watch
 from tests.support.proxy import Proxy
-from tests.support.servers import Cluster
+from tests.support.servers import Cluster, running_cluster
 from tests.support.system import System, Worker, running
 from tests.support.waiting import eventually
 
@@ -61,6 +61,7 @@ class Scenario:
     sign: str = ""  # what the workers' logs must contain, otherwise nothing broke
     settings: Mapping[str, str] = field(default_factory=dict)
     small_disk: bool = False  # the tables are on a file system of a few megabytes
+    replicated: bool = False  # on a PostgreSQL of its own, which a replica follows
 
 
 @dataclass(slots=True)
@@ -77,6 +78,7 @@ class Stage:
     ledger: Proxy | None = None
     api: Proxy | None = None
     disk: Path | None = None
+    replica: Cluster | None = None
     mended_at: float | None = None  # wall clock; None if only processes broke
 
     def pause(self, least: float, most: float | None = None) -> None:
@@ -147,7 +149,10 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
     """Servers, processes and files of a scenario; everything ends with the block."""
     with contextlib.ExitStack() as stack:
         chance = random.Random(f"{scenario.name} {seed}")
-        disk = None
+        disk = replica = None
+        if scenario.replicated:
+            cluster = stack.enter_context(running_cluster())
+            replica = stack.enter_context(cluster.replica())
         if scenario.sqlite:
             url = f"sqlite:///{directory / 'ledger.db'}"
         elif scenario.small_disk:
@@ -173,7 +178,7 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
         )
         stack.callback(crew.stop)
         load = Load(system.queue, seed=seed, lanes=scenario.lanes, rate=scenario.rate)
-        yield Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk)
+        yield Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk, replica)
 
 
 def play(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Played:
