@@ -203,8 +203,11 @@ def _give_up_with(connection: Connection, receiver: str, error: str | None, *, n
     """Give up deliveries that have waited too long for a failing receiver."""
     table = schema.delivery
     over = select(table.c.id).where(table.c.receiver == receiver, table.c.state == _WAITING, table.c.until <= now)
-    done = update(table).where(table.c.id.in_(over.limit(GIVE_UP_MOST)))
-    return connection.execute(done.values(state=GIVEN_UP, done_at=now, error=error)).rowcount
+    # Locked ones are being retried by an operator, who waits for the receiver's row.
+    ids = connection.execute(over.limit(GIVE_UP_MOST).with_for_update(skip_locked=True)).scalars().all()
+    given_up = {"state": GIVEN_UP, "done_at": now, "error": error}
+    update_rows(connection, table, [{"id": delivery_id, **given_up} for delivery_id in ids])
+    return len(ids)
 
 
 def backlog(connection: Connection, *, now: Micros) -> Backlog:

@@ -198,10 +198,11 @@ def note(connection: Connection, wanted: Wanted, seen: Seen, *, counts: bool, ne
 
 
 def rest(connection: Connection, lane_id: UUID, *, until: Micros) -> None:
-    """Do not look for any job of this lane before ``until``."""
+    """Do not look for any job of this lane before ``until``, except those that are being settled at the moment."""
     table = schema.job
-    these = (table.c.lane_id == lane_id, table.c.state == IN_DOUBT, table.c.look_at < until)
-    connection.execute(update(table).where(*these).values(look_at=until))
+    these = select(table.c.id).where(table.c.lane_id == lane_id, table.c.state == IN_DOUBT, table.c.look_at < until)
+    ids = connection.execute(these.with_for_update(skip_locked=True)).scalars().all()
+    update_rows(connection, table, [{"id": job_id, "look_at": until} for job_id in ids])
 
 
 def ripe(connection: Connection, choice: Choice, *, before: Micros, now: Micros, limit: int) -> Sequence[Row[Any]]:

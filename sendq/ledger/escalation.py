@@ -5,7 +5,7 @@ The provider is held instead, and the grants are opened.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -64,7 +64,7 @@ def escalate(
     alike = {name: ids for name, ids in sorted(groups.items()) if len(ids) >= number}
     # For all groups at once, lanes before pairs: the lock order used everywhere.
     closed = [lane_id for ids in alike.values() for lane_id in ids]
-    _open_closed(connection, closed, held_until=held_until, now=now)
+    _open_closed(connection, dict.fromkeys(closed, held_until), now=now)
     for (application, provider, rule), ids in alike.items():
         if provider != UNKNOWN:
             hold_for_grants(connection, application, provider, until=held_until, rule=rule, by=ESCALATION, now=now)
@@ -97,7 +97,6 @@ def open_stragglers(connection: Connection, *, now: Micros) -> None:
     )
     closed = table.c.closed_at.is_not(None)  # implied by having a rule; it lets an index be used
     ids = connection.execute(select(table.c.id).where(closed, held_for_it, ~table.c.gone)).scalars().all()
-    _open_closed(connection, ids, held_until=None, now=now)
     held = table.alias()
     alone_until = (
         select(func.max(held.c.held_until))
@@ -114,20 +113,21 @@ def open_stragglers(connection: Connection, *, now: Micros) -> None:
     unknown = select(table.c.id, alone_until.label("until")).where(
         closed, table.c.provider == UNKNOWN, ~table.c.gone, alone_until.is_not(None)
     )
-    for row in connection.execute(unknown).all():
-        _open_closed(connection, [row.id], held_until=row.until, now=now)
+    alone = {row.id: row.until for row in connection.execute(unknown)}
+    _open_closed(connection, dict.fromkeys(ids) | alone, now=now)
 
 
-def _open_closed(connection: Connection, ids: Collection[UUID], *, held_until: Micros | None, now: Micros) -> None:
+def _open_closed(connection: Connection, lanes: Mapping[UUID, Micros | None], *, now: Micros) -> None:
     """Open these lanes, except those that were opened or found gone before they were locked here.
 
-    ``held_until``: for lanes whose provider is unknown, which no hold of a provider covers.
+    Each with the end of its hold: for lanes whose provider is unknown, which no hold of a provider covers.
     """
     changes = [
-        change for change in lock_changes(connection, ids).values() if change.lane.is_closed and not change.lane.gone
+        change for change in lock_changes(connection, lanes).values() if change.lane.is_closed and not change.lane.gone
     ]
     for change in changes:
         change.reopen(now=now)
+        held_until = lanes[change.lane.id]
         if held_until is not None and change.lane.provider == UNKNOWN:
             change.hold_after_check(held_until, rule=str(change.lane.closed_rule), by=ESCALATION, now=now)
     write_changes(connection, changes, now=now)

@@ -28,7 +28,7 @@ from sendq.ledger import events, outcomes
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.lane_paces import name_providers
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
-from sendq.ledger.dispatching.pairs import hold_for_answer, lock_pairs
+from sendq.ledger.dispatching.pairs import hold_for_answer, lock_pairs, make_pairs
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_jobs
 from sendq.rules import refused_jobs
@@ -179,7 +179,7 @@ def found_provider(
     connection.execute(update(schema.lane).where(schema.lane.c.id == lane_id).values(ask_at=None))
     if lane.provider != UNKNOWN or provider == UNKNOWN:
         return None
-    name_providers(connection, {lane_id: lane}, {lane_id: provider}, paces=paces)
+    make_pairs(connection, name_providers(connection, {lane_id: lane}, {lane_id: provider}, paces=paces))
     if lane.held_rule not in provider_rules or lane.held_since is None or (lane.held_until or 0) <= now:
         return None
     hold = Hold(Scope.PROVIDER, str(lane.held_rule), "policy", lane.held_until)
@@ -270,10 +270,11 @@ def question_refused(
     lane = change.lane
     if not lane.is_closed or lane.gone or not lane.suspected:
         return None
+    whole = (lane.application, WHOLE_APPLICATION)
+    make_pairs(connection, [whole])
     pairs = lock_pairs(connection, [lane.application])
     works = any((pair.proven_at or 0) >= (lane.closed_at or 0) for pair in pairs.values())
-    whole = pairs.get((lane.application, WHOLE_APPLICATION))
-    rule, lasts = refusal(lane.streak if works or whole is None else whole.streak)
+    rule, lasts = refusal(lane.streak if works else pairs[whole].streak)
     change.reopen(now=now)
     incident = False
     if works:

@@ -44,6 +44,20 @@ def _lock_of(dialect: str, skip_locked: bool) -> Select[Any]:
     return query.with_for_update(skip_locked=skip_locked)
 
 
+_IN_ORDER = (
+    select(schema.job.c.id)
+    .where(one_of_given("postgresql", schema.job.c.id))
+    .order_by(schema.job.c.id)
+    .with_for_update()
+)
+
+
+def lock_in_order(connection: Connection, ids: Sequence[UUID]) -> None:
+    """Lock jobs that one or several later statements change: an UPDATE of many rows locks them in any order."""
+    if len(ids) > 1 and connection.dialect.name == "postgresql":
+        constant.rows(connection, _IN_ORDER, {"ids": sorted(set(ids), key=number)})
+
+
 def locked_from(row: Row[Any]) -> LockedJob:
     """A job that the caller's own query locked and read with all columns."""
     return LockedJob._make(getattr(row, name) for name in LockedJob._fields)

@@ -90,7 +90,7 @@ def drop_keys(connection: Connection, *, before: Micros) -> int:
     batch = exists().where(schema.batch.c.id == table.c.batch_id)
     old = table.c.created_at < before
     query = select(table.c.application, table.c.key).where(old, ~job, ~batch).order_by(table.c.created_at).limit(STEP)
-    names = [tuple(row) for row in connection.execute(query)]
+    names = [tuple(row) for row in connection.execute(query.with_for_update(skip_locked=True))]
     if names:
         connection.execute(delete(table).where(tuple_(table.c.application, table.c.key).in_(names)))
     return len(names)
@@ -116,7 +116,8 @@ def _in(state: State) -> ColumnElement[bool]:
 
 
 def _drop_old(connection: Connection, identity: Column[Any], at: Column[Any], before: Micros) -> int:
-    ids = connection.execute(select(identity).where(at < before).order_by(at).limit(STEP)).scalars().all()
+    old = select(identity).where(at < before).order_by(at).limit(STEP).with_for_update(skip_locked=True)
+    ids = connection.execute(old).scalars().all()
     delete_where(connection, identity, ids)
     return len(ids)
 

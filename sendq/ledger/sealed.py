@@ -26,6 +26,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.enqueue import notify
+from sendq.ledger.jobs import lock_in_order
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.rule_ids import NO_KEY
 from sendq.vault import Vault, context_of
@@ -78,6 +79,8 @@ def open_jobs(
         # them they need not wait longer than the hold.
         at = now if lane_id in opened.stuck else now + RECHECK
         rows += [{"id": job, "next_at": at + place, "rule": NO_KEY} for place, job in enumerate(put_off)]
+    if rows:
+        lock_in_order(connection, [job.id for jobs in loaded.values() for job in jobs])
     update_rows(connection, schema.job, rows)
     return opened
 

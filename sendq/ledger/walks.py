@@ -11,7 +11,7 @@ over, because changes to messages that match the query would shift the pages tha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -26,6 +26,13 @@ from sendq.ledger.enqueue import append_wakes, sealed
 from sendq.vault import Vault
 
 _WAKES = ("high_at", "normal_at", "low_at")
+
+
+def lock_batches(connection: Connection, ids: Collection[UUID]) -> None:
+    """Lock the batches of several pages, in the order of their ids, before `record_page`."""
+    table = schema.batch.c
+    if len(ids) > 1:
+        connection.execute(select(table.id).where(table.id.in_(ids)).order_by(table.id).with_for_update())
 
 
 def record_page(

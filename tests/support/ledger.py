@@ -6,8 +6,10 @@ The schema is created once per session; each test gets it empty. Time does not p
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, Row, select
+from sqlalchemy import Connection, Engine, Row, event, select, text
 
 from sendq import Message, SendQueue, State
 from sendq.clock import SECOND, Micros
@@ -32,6 +34,7 @@ from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event
 from tests.support.servers import PgServer
+from tests.support.waiting import LIMIT_S
 
 START: Micros = 1_780_000_000 * SECOND  # June 2026; any time would do
 MESSAGE = Message(to=["leyah@example.com"], subject="Invoice 42", body="<p>42</p>")
@@ -228,6 +231,44 @@ def outcome(claimed: Claimed, job: Any, event: Event, *, called: bool = True, **
 def end(claimed: Claimed, *, ready_at: Micros = 0, ramp: int | None = None) -> End:
     """The end of a turn."""
     return End(claimed.lane.id, claimed.lane.fence, ready_at, ramp or claimed.lane.ramp)
+
+
+@contextmanager
+def between_statements(connection: Connection, at: int, act: Callable[[], None]) -> Iterator[list[str]]:
+    """Do something before the statement number ``at`` of a connection; gives the statements as they go."""
+    seen: list[str] = []
+
+    def before(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if len(seen) == at:
+            act()
+        seen.append(statement)
+
+    event.listen(connection, "before_cursor_execute", before)
+    try:
+        yield seen
+    finally:
+        event.remove(connection, "before_cursor_execute", before)
+
+
+def until_it_waits(ledger: Ledger, future: Future[Any]) -> None:
+    """Wait until a transaction in another thread has ended, or a transaction of this ledger waits for a lock."""
+    asked = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + LIMIT_S
+    with ledger.engine.connect() as connection:
+        while not future.done() and not connection.execute(asked).scalar_one():
+            assert time.monotonic() < deadline
+            connection.rollback()
+            time.sleep(0.001)
+
+
+def empty(ledger: Ledger) -> None:
+    """Delete everything but the leader's row."""
+    with ledger.writing() as connection:
+        for table in schema.metadata.sorted_tables:
+            if table is not schema.leader:
+                connection.execute(table.delete())
 
 
 @pytest.fixture(scope="session")

@@ -202,7 +202,8 @@ class Rescuer(PeriodicLoop):
         trusted = self._key_max_age()
         with writing(self._ledger) as connection:
             jobs = rescue.expire(connection, now=self._now(), limit=EXPIRE_MOST, key_max_age=trusted)
-            if not trusted:
+        if not trusted:
+            with writing(self._ledger) as connection:  # another transaction: each locks its jobs in order
                 rescue.doubt_open_keys(connection, now=self._now(), limit=EXPIRE_MOST)
         if jobs:
             journal.jobs_expired(jobs)

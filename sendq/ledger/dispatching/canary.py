@@ -73,5 +73,7 @@ def clear(connection: Connection, canary: str, *, now: Micros) -> None:
     wake, lane = schema.wake, schema.lane
     name: UUID = lane_id(APPLICATION, canary)
     connection.execute(delete(wake).where(wake.c.lane_id == name))
-    ended = delete(lane).where(lane.c.application == APPLICATION, lane.c.turn.is_(None))
-    connection.execute(ended.where((lane.c.id == name) | (lane.c.created_at < now - FORGOTTEN_AFTER)))
+    ended = select(lane.c.id).where(lane.c.application == APPLICATION, lane.c.turn.is_(None))
+    old = ended.where((lane.c.id == name) | (lane.c.created_at < now - FORGOTTEN_AFTER))
+    ids = connection.execute(old.with_for_update(skip_locked=True)).scalars().all()
+    connection.execute(delete(lane).where(lane.c.id.in_(ids)))

@@ -12,7 +12,6 @@ from sendq.facts.lanes import Lane
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock
-from sendq.ledger.dispatching.pairs import make_pairs
 from sendq.rules.paces import Paces
 
 
@@ -26,8 +25,11 @@ def pace_columns(paces: Paces, application: str, provider: str, grant_id: str) -
 
 def name_providers(
     connection: Connection, lanes: Mapping[UUID, Lane], providers: Mapping[UUID, str], *, paces: Paces
-) -> None:
-    """Set the providers of these (locked) lanes, and their pace to their provider's."""
+) -> set[tuple[str, str]]:
+    """Set the providers of these (locked) lanes, and their pace to their provider's.
+
+    Returns their pairs, which may not exist yet: pass them to `make_pairs`.
+    """
     changes = []
     for lane_id, provider in sorted(providers.items()):
         lane = lanes[lane_id]
@@ -35,7 +37,7 @@ def name_providers(
         ramp = min(lane.ramp, pace["width"])
         changes.append({"id": lane_id, "provider": provider, "ramp": ramp, "used": None, "stretch": 0} | pace)
     update_rows(connection, schema.lane, changes)
-    make_pairs(connection, {(lanes[lane_id].application, provider) for lane_id, provider in providers.items()})
+    return {(lanes[lane_id].application, provider) for lane_id, provider in providers.items()}
 
 
 def apply_paces(connection: Connection, paces: Paces, *, after: UUID, limit: int) -> tuple[UUID | None, int]:

@@ -21,6 +21,7 @@ from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.jobs import lock_in_order
 from sendq.rules.changed_fields import BITS
 from sendq.rules.preflight import FORMS, OPERATIONS
 
@@ -70,6 +71,8 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
             continue
         sender = related[job.id].sender_id if related and job.id in related else None
         loaded[job.lane_id].append(job if sender is None else job._replace(sender_id=sender))
+    if behind:
+        lock_in_order(connection, [job.id for job in found])
     # Put them off, or they would be first in every scan of their lane, and make it look due when it is not.
     update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
     # Order first and cut then, or the cut could drop the earlier of two and keep the later one.

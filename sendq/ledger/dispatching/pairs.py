@@ -2,6 +2,9 @@
 
 A pair is held when an answer concerns more than one grant, or by an operator; after a hold it has to prove itself, with
 one call at a time, then 2, 4 …
+
+A transaction that locks pairs creates those that it needs before: another one may have created the same pair, and be
+waiting for a lock.
 """
 
 from __future__ import annotations
@@ -178,10 +181,9 @@ def restart(connection: Connection, application: str, provider: str) -> None:
 def hold_for_answer(
     connection: Connection, application: str, provider: str, hold: Hold, *, begun_at: Micros, now: Micros
 ) -> int | None:
-    """Hold a pair because of the answer to a call begun at ``begun_at``; returns its holds since the last success,
-    including this one, or None if an earlier answer of the same incident began the hold, or it is held for longer.
+    """Hold a (locked) pair because of the answer to a call begun at ``begun_at``; returns its holds since the last
+    success, including this one, or None if an earlier answer of the same incident began the hold, or it is held longer.
     """
-    make_pairs(connection, [(application, provider)])
     table = schema.pair
     this = (
         _one(application, provider)

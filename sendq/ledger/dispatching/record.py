@@ -11,7 +11,7 @@ that the turn is still open.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -31,7 +31,7 @@ from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
 from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.jobs import lock_jobs, store_changes
-from sendq.ledger.walks import record_page
+from sendq.ledger.walks import lock_batches, record_page
 from sendq.rules.job_change import after_outcome, event_of_end, sent_with_another_key
 from sendq.rules.rule_ids import JOB_REFUSED
 from sendq.rules.states import FINAL, MOVES, Event, State
@@ -69,14 +69,15 @@ class _Recording:
 
     def _lock_pairs(self) -> None:
         """Lock the pairs that will change; all pairs of an application, because a hold may concern each of them."""
-        held = [
-            self._lane_of(one).application
+        holds = [
+            (self._lane_of(one), one.hold)
             for one in self._group.outcomes
             if one.hold and (one.hold.above_grant or one.hold.identify) and one.lane_id in self._lanes
         ]
-        proven = [application for application, _ in self._group.proven]
-        if held or proven:
-            pairs.lock_pairs(self._connection, held + proven)
+        applications = {lane.application for lane, _ in holds} | {name for name, _ in self._group.proven}
+        if applications:
+            pairs.make_pairs(self._connection, {_pair_of(lane, hold) for lane, hold in holds if hold.above_grant})
+            pairs.lock_pairs(self._connection, applications)
 
     def _lane_of(self, item: Outcome | Begin | End | Shrink) -> Lane:
         """The lane as it was locked."""
@@ -94,16 +95,21 @@ class _Recording:
         outcomes = self._group.outcomes
         attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
         fresh = insert_new_attempts(self._connection, attempts)
-        self._apply([outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh])
+        first = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
+        blamed = self._blamed(first)
+        # All jobs are locked in one statement, in order, because a cancel or an erasure locks many too.
+        ids = [*(one.job_id for one in outcomes), *(one.job_id for one in self._group.begins), *blamed]
+        jobs = self._apply(first, blamed, lock_jobs(self._connection, ids))
         repeated = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
         if repeated:
-            self._report_again(repeated)
+            self._report_again(repeated, jobs)
 
-    def _apply(self, outcomes: Sequence[Outcome]) -> None:
-        """Apply outcomes to their jobs, and note their effect on lanes."""
-        blamed = self._blamed(outcomes)
-        before = lock_jobs(self._connection, [*(outcome.job_id for outcome in outcomes), *blamed])
+    def _apply(
+        self, outcomes: Sequence[Outcome], blamed: Mapping[UUID, Outcome], before: Mapping[UUID, LockedJob]
+    ) -> Mapping[UUID, LockedJob]:
+        """Apply outcomes to their (locked) jobs, and note their effect on lanes; returns the jobs as they are then."""
         jobs = dict(before)
+        self._lock_batches(outcomes, jobs)
         counts: Counter[tuple[UUID, str]] = Counter()
         going_on: set[UUID] = set()
         for outcome in outcomes:
@@ -131,6 +137,12 @@ class _Recording:
             if job is not before[job_id]
         ]
         store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
+        return jobs
+
+    def _lock_batches(self, outcomes: Sequence[Outcome], jobs: Mapping[UUID, LockedJob]) -> None:
+        """Lock the batches whose walks go on, in the order in which the leader locks them."""
+        pages = [jobs.get(outcome.job_id) for outcome in outcomes if outcome.page is not None]
+        lock_batches(self._connection, {job.batch_id for job in pages if job is not None and job.batch_id is not None})
 
     def _blamed(self, outcomes: Sequence[Outcome]) -> dict[UUID, Outcome]:
         """The jobs that these outcomes show to be at fault, not their grants; each with another job's success."""
@@ -177,9 +189,8 @@ class _Recording:
         if job.state == State.SENT and sent_with_another_key(job, outcome):
             self._recorded.sent_twice.append(outcome)
 
-    def _report_again(self, outcomes: Sequence[Outcome]) -> None:
+    def _report_again(self, outcomes: Sequence[Outcome], jobs: Mapping[UUID, LockedJob]) -> None:
         """Report the incidents of a repeated group: the first try did not, because its commit's answer was lost."""
-        jobs = lock_jobs(self._connection, [outcome.job_id for outcome in outcomes])
         for outcome in outcomes:
             job = jobs.get(outcome.job_id)
             if job is not None and job.state == State.SENT and sent_with_another_key(job, outcome):

@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Uuid, bindparam, literal_column, select, text
+from sqlalchemy import ColumnElement, Connection, Uuid, and_, bindparam, literal_column, or_, select, text
 
 from sendq.clock import Micros
 from sendq.facts.jobs import LockedJob
@@ -20,7 +20,6 @@ from sendq.ids import new_id
 from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.lanes import first_waiting, lock_changes, write_changes
-from sendq.ledger.dispatching.offers import give_back
 from sendq.ledger.dispatching.workers import deregister
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_jobs, store_changes
@@ -48,7 +47,7 @@ def bury(
 ) -> Buried:
     """Take back all turns of a dead worker, and delete its row. A worker that stopped on purpose has not ``died``."""
     lanes = _lanes_of(connection, worker)
-    begun = _take_back(connection, lanes, worker, now=now, died=died, key_max_age=key_max_age)
+    begun = _take_back(connection, lanes, now=now, died=died, key_max_age=key_max_age)
     deregister(connection, worker)
     return Buried(turns=len(lanes), begun=begun)
 
@@ -68,7 +67,7 @@ def take_back_strays(
     lanes = _lanes_of(connection, worker)
     # Checked under lock: a turn that is not running now, and is open in the ledger, will never end by itself.
     strays = {lane_id: change for lane_id, change in lanes.items() if (lane_id, change.lane.fence) not in in_flight}
-    _take_back(connection, strays, worker, now=now, died=False, key_max_age=key_max_age)
+    _take_back(connection, strays, now=now, died=False, key_max_age=key_max_age)
     return len(strays)
 
 
@@ -87,17 +86,20 @@ def _lanes_of(connection: Connection, worker: UUID) -> dict[UUID, LaneChange]:
 def _take_back(
     connection: Connection,
     lanes: Mapping[UUID, LaneChange],
-    worker: UUID,
     *,
     now: Micros,
     died: bool,
     key_max_age: Micros,
 ) -> int:
-    """Close the turns of these lanes; returns how many jobs were begun in them."""
-    for change in lanes.values():
-        change.close_turn(used=_drained(change.lane, now=now))
-    begun = _begun_in(connection, lanes)
-    _return_begun(connection, begun, lanes, worker, now=now, died=died, key_max_age=key_max_age)
+    """Close the turns of these (locked) lanes; returns how many jobs were begun in them."""
+    claimed = {lane_id: change for lane_id, change in lanes.items() if change.lane.turn_worker is not None}
+    for lane_id, change in lanes.items():
+        if lane_id in claimed:
+            change.close_turn(used=_drained(change.lane, now=now))
+        else:
+            change.close_turn()
+    begun = _begun_in(connection, claimed)
+    _return_begun(connection, begun, lanes, now=now, died=died, key_max_age=key_max_age)
     notify(connection, at=write_changes(connection, lanes.values(), now=now))
     return len(begun)
 
@@ -134,7 +136,7 @@ def take_back_orphans(
         for job_id, job in jobs.items()
         if job.state == State.SENDING and not _is_of(lanes[job.lane_id].lane, job.turn)
     }
-    _return_begun(connection, orphans, lanes, None, now=now, died=False, key_max_age=key_max_age)
+    _return_begun(connection, orphans, lanes, now=now, died=False, key_max_age=key_max_age)
     notify(connection, at=write_changes(connection, lanes.values(), now=now))
     return len(orphans)
 
@@ -161,7 +163,6 @@ def _return_begun(
     connection: Connection,
     begun: Mapping[UUID, LockedJob],
     lanes: Mapping[UUID, LaneChange],
-    worker: UUID | None,
     *,
     now: Micros,
     died: bool,
@@ -174,12 +175,13 @@ def _return_begun(
         changed.append((job, {"id": job.id} | change))
         if change["state"] == State.QUEUED:
             lanes[job.lane_id].lower(job.priority, now)
+        lane = lanes[job.lane_id].lane
         attempts.append(
             Attempt(
                 new_id(),
                 job.id,
                 job.generation,
-                worker,
+                lane.turn_worker if _is_of(lane, job.turn) else None,
                 begun_at=job.begun_at or now,
                 ended_at=now,
                 status=None,
@@ -227,23 +229,21 @@ def take_back_unclaimed(
     whether it has died, so no job is blamed.
     """
     table = schema.lane.c
-    stale = connection.execute(
-        select(table.id, table.fence).where(
-            table.turn == "offered", table.turn_worker.is_(None), table.turn_at < offered_before
-        )
-    ).all()
-    if stale:
-        give_back(connection, [(row.id, row.fence) for row in stale], now=now)
+    unclaimed = and_(table.turn == "offered", table.turn_worker.is_(None), table.turn_at < offered_before)
     alive = select(schema.worker.c.id)
-    forgotten = connection.execute(
-        select(table.turn_worker)
-        .where(table.turn == "claimed", table.turn_at < offered_before, table.turn_worker.not_in(alive))
-        .distinct()
-    )
-    buried = [
-        bury(connection, worker, now=now, died=False, key_max_age=key_max_age) for worker in forgotten.scalars().all()
-    ]
-    return len(stale) + sum(one.turns for one in buried)
+    overdue = and_(table.turn == "claimed", table.turn_at < offered_before, table.turn_worker.not_in(alive))
+    forgotten = set(connection.execute(select(table.turn_worker).where(overdue).distinct()).scalars())
+    theirs = and_(table.turn == "claimed", table.turn_worker.in_(forgotten))
+    stale = connection.execute(select(table.id, table.fence).where(or_(unclaimed, theirs))).all()
+    fences = {row.id: row.fence for row in stale}
+    lanes = {
+        lane_id: change
+        for lane_id, change in lock_changes(connection, fences).items()
+        if change.lane.fence == fences[lane_id]
+        and (change.lane.is_offered or (change.lane.is_claimed and change.lane.turn_worker in forgotten))
+    }
+    _take_back(connection, lanes, now=now, died=False, key_max_age=key_max_age)
+    return len(lanes)
 
 
 def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micros = KEY_MAX_AGE) -> int:

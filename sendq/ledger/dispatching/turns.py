@@ -28,7 +28,7 @@ from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.dispatching.loading import Loaded, load_jobs
 from sendq.ledger.enqueue import NO_VAULT
-from sendq.ledger.jobs import end_waiting
+from sendq.ledger.jobs import end_waiting, lock_in_order
 from sendq.ledger.sealed import hold_stuck, open_jobs
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
@@ -80,6 +80,7 @@ def claim(
         lane_id: start_soon(first_to_begin(jobs[lane_id], slots[lane_id]), pacers[lane_id], now=now) for lane_id in ours
     }
     to_begin = [(job_id, row.fence) for lane_id, row in ours.items() for job_id in starts[lane_id]]
+    lock_in_order(connection, [job_id for job_id, _ in to_begin])
     begun = begin(connection, to_begin, now=now)
     update_rows(
         connection,
@@ -121,6 +122,7 @@ def _without_those_that_end(
     overtaken = {job.id for job in jobs if loaded.overtaken and job.id in loaded.overtaken} - ends.keys()
     if not ends and not overtaken:
         return loaded.jobs
+    lock_in_order(connection, [job.id for job in jobs])
     end_waiting(connection, ends, now=now)
     end_waiting(connection, dict.fromkeys(overtaken, Event.CANCEL), now=now, rule=OVERTAKEN)
     over = ends.keys() | overtaken
@@ -158,7 +160,7 @@ def _around_of(dialect: str, known: tuple[ColumnElement[Any], ...]) -> Executabl
 def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros) -> set[UUID]:
     """Mark jobs as begun in the turn of the given fence; returns those that were waiting, or already begun in it.
 
-    A job that has been cancelled meanwhile is not among them, and must not be sent.
+    A job that has been cancelled meanwhile is not among them, and must not be sent. Several jobs are locked already.
     """
     if not jobs:
         return set()

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Integer, bindparam, delete, select, text
+from sqlalchemy import BigInteger, Connection, Integer, Select, bindparam, delete, select, text
 
 from sendq.clock import Micros
 from sendq.facts.lanes import FLOORS, Floors, Wake
 from sendq.ledger.db import constant, schema
-from sendq.ledger.db.bulk import insert_new, update_rows
+from sendq.ledger.db.bulk import insert_new, one_of_given, update_rows
 from sendq.ledger.dispatching.lane_paces import name_providers, pace_columns
 from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.pairs import make_pairs
@@ -52,10 +53,10 @@ def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequenc
 def wake_lanes(connection: Connection, wakes: Sequence[Wake], *, now: Micros, paces: Paces) -> None:
     """Make lanes due for their new jobs; lanes and pairs that are seen for the first time are created."""
     news = _merge(wakes)
+    # All inserts come before the first lock. Another dispatcher may have locked a lane that exists, and be waiting for
+    # one that is inserted here.
+    pairs = _make_lanes(connection, news, now=now, paces=paces)
     lanes = lock(connection, news)
-    if len(lanes) < len(news):
-        _make(connection, {lane_id: new for lane_id, new in news.items() if lane_id not in lanes}, now=now, paces=paces)
-        lanes = lock(connection, news)
     changes = []
     in_order = sorted(lanes, key=lambda lane_id: news[lane_id].first)
     for place, lane_id in enumerate(in_order):
@@ -76,7 +77,7 @@ def wake_lanes(connection: Connection, wakes: Sequence[Wake], *, now: Micros, pa
         for lane in lanes.values()
         if lane.provider == "unknown" and (new := news[lane.id]).provider is not None
     }
-    name_providers(connection, lanes, named, paces=paces)
+    make_pairs(connection, pairs | name_providers(connection, lanes, named, paces=paces))
 
 
 def lower(floors: Floors, priority: int, at: Micros) -> Floors:
@@ -111,12 +112,23 @@ def _merge(wakes: Sequence[Wake]) -> dict[UUID, _News]:
     return news
 
 
-def _make(connection: Connection, news: Mapping[UUID, _News], *, now: Micros, paces: Paces) -> None:
+def _make_lanes(
+    connection: Connection, news: Mapping[UUID, _News], *, now: Micros, paces: Paces
+) -> set[tuple[str, str]]:
+    """Create those of these lanes that do not exist yet; returns their pairs, which may not exist either."""
+    known = {row[0] for row in constant.rows(connection, _known_of(connection.dialect.name), {"ids": list(news)})}
     lanes: list[dict[str, Any]] = []
     for lane_id, new in sorted(news.items()):
+        if lane_id in known:
+            continue
         provider = paces.provider(new.application, new.provider)
         row = {"id": lane_id, "application": new.application, "grant_id": new.grant_id, "provider": provider}
         pace = pace_columns(paces, new.application, provider, new.grant_id)
         lanes.append(row | {"created_at": now, "ramp": 1} | pace)
     insert_new(connection, schema.lane, lanes, returning="id")
-    make_pairs(connection, {(lane["application"], lane["provider"]) for lane in lanes})
+    return {(lane["application"], lane["provider"]) for lane in lanes}
+
+
+@lru_cache
+def _known_of(dialect: str) -> Select[Any]:
+    return select(schema.lane.c.id).where(one_of_given(dialect, schema.lane.c.id))

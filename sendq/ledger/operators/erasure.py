@@ -59,7 +59,7 @@ def find(connection: Connection, lane_id: UUID) -> GrantRecords:
     """Everything that belongs to a lane. Reads every job and key of the ledger once; locks nothing."""
     job, batch, key = schema.job.c, schema.batch.c, schema.key.c
     jobs = connection.execute(select(job.id).where(job.lane_id == lane_id).order_by(job.id)).scalars().all()
-    batches = connection.execute(select(batch.id).where(batch.lane_id == lane_id)).scalars().all()
+    batches = connection.execute(select(batch.id).where(batch.lane_id == lane_id).order_by(batch.id)).scalars().all()
     named = select(key.application, key.key).outerjoin(schema.job, job.id == key.job_id)
     named = named.outerjoin(schema.batch, batch.id == key.batch_id)
     keys = connection.execute(named.where((job.lane_id == lane_id) | (batch.lane_id == lane_id)))
@@ -127,6 +127,8 @@ def erase_keys(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
     """Erase the digests of these keys."""
     table = schema.key
     this = tuple_(table.c.application, table.c.key).in_(keys)
+    these = select(table.c.key).where(this).order_by(table.c.application, table.c.key).with_for_update()
+    connection.execute(these).all()
     connection.execute(update(table).where(this).values(digest=b"", cipher_key=None))
 
 

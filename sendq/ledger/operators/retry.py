@@ -197,7 +197,8 @@ def _erased(connection: Connection, rows: Sequence[Row[Any]], *, lock: bool = Fa
     own = select(payload.job_id).where(payload.job_id.in_(ids))
     shared = select(batch.id).where(batch.id.in_(batches), func.length(batch.body) > 0)
     if lock:
-        own, shared = own.with_for_update(read=True), shared.order_by(batch.id).with_for_update()
+        own = own.order_by(payload.job_id).with_for_update(read=True)
+        shared = shared.order_by(batch.id).with_for_update()
     there = {*connection.execute(own).scalars(), *connection.execute(shared).scalars()}
     return {row.id for row in rows if (row.id if row.operation in OWN_BODY else row.batch_id) not in there}
 

@@ -10,8 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -32,7 +31,7 @@ from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules.pace import Pace, written
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event
-from tests.support.ledger import MESSAGE, Ledger, end, outcome
+from tests.support.ledger import MESSAGE, Ledger, between_statements, empty, end, outcome, until_it_waits
 from tests.support.servers import PgServer
 from tests.support.waiting import LIMIT_S
 from worker.leading.dispatcher import Dispatcher
@@ -108,23 +107,6 @@ def run() -> Iterator[Callable[..., Future[Any]]]:
         yield pool.submit
 
 
-@contextmanager
-def between_statements(connection: Connection, at: int, act: Callable[[], None]) -> Iterator[list[str]]:
-    """Do something before the statement number ``at`` of a connection; gives the statements as they go."""
-    seen: list[str] = []
-
-    def before(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        if len(seen) == at:
-            act()
-        seen.append(statement)
-
-    event.listen(connection, "before_cursor_execute", before)
-    try:
-        yield seen
-    finally:
-        event.remove(connection, "before_cursor_execute", before)
-
-
 def closes_while_a_job_arrives(ledger: Ledger, closing: Closing, run: Callable[..., Future[Any]]) -> UUID:
     """The narrowest case: the turn's end waits for the lane, and the job is committed and absorbed while it waits.
 
@@ -194,7 +176,7 @@ class TestAJobCommittedAgainstATurnsEnd:
                     if absorbed == "at once":
                         dispatched.append(run(pg_ledger.absorb))
                         # It has done what it can do before the lane is free, or waits for that.
-                        self.settles(pg_ledger, dispatched[-1])
+                        until_it_waits(pg_ledger, dispatched[-1])
 
                 with between_statements(connection, at, arrives) as seen:
                     closing(connection, pg_ledger, claimed)
@@ -205,23 +187,8 @@ class TestAJobCommittedAgainstATurnsEnd:
             assert is_served(pg_ledger, job), f"forgotten when committed before statement {at}"
             statements = len(seen)
             at += 1
-            self.empty(pg_ledger)
+            empty(pg_ledger)
         assert at > 3
-
-    def settles(self, ledger: Ledger, future: Future[Any]) -> None:
-        """Until a thread is through, or waits for a lock."""
-        asked = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-        deadline = time.monotonic() + LIMIT_S
-        with ledger.engine.connect() as connection:
-            while not future.done() and not connection.execute(asked).scalar_one():
-                assert time.monotonic() < deadline
-                connection.rollback()
-                time.sleep(0.001)
-
-    def empty(self, ledger: Ledger) -> None:
-        with ledger.writing() as connection:
-            for table in (schema.job, schema.payload, schema.lane, schema.pair, schema.wake, schema.attempt):
-                connection.execute(table.delete())
 
 
 class TestEverythingAtOnce:
@@ -265,12 +232,17 @@ class Stress:
             others = [pool.submit(self.dispatch, seed) for seed in range(2)]
             others += [pool.submit(self.work, seed) for seed in range(2)]
             try:
-                for future in callers:
-                    future.result(LIMIT_S + 10)
-            finally:
+                self.join(callers)
                 self.callers_done.set()
-            for future in others:
-                future.result(LIMIT_S + 10)
+                self.join(others)
+            finally:  # or the other threads would go on, and the pool wait for them
+                self.stop_at = 0
+                self.quiet.set()
+
+    def join(self, futures: list[Future[None]]) -> None:
+        """Wait for all of these threads, or for the first that fails."""
+        for future in as_completed(futures, LIMIT_S + 10):
+            future.result()
 
     def call(self, seed: int) -> None:
         chance = random.Random(seed)
