@@ -1,6 +1,8 @@
 """``./dev chaos``: plays every scenario with one seed, and reports whether the ledger added up.
 
-    ./dev chaos --seed 7 --only kills --only redis-frozen --kills 30 --report chaos.md
+    ./dev chaos --seed 7 --only kills --only redis-frozen --kills 30 --broker-only --report chaos.md
+
+The leader starts turns in its own process, and others through the broker; with ``--broker-only``, all go through it.
 
 The report is Markdown, with the same numbers as JSON beside it. The exit status is 1 if anything was lost or sent
 twice, did not drain by itself, or if a turn was away for longer than the bar.
@@ -13,11 +15,12 @@ import os
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos import plain, report, servers, upstream, workers
 from tests.chaos.board import PLACES
-from tests.chaos.stage import Played, Scenario, play
+from tests.chaos.stage import BROKER_ONLY, Played, Scenario, play
 from tests.support.servers import Cluster, running_cluster
 
 REPORT = Path(__file__).parents[2] / "benchmarks" / "results" / "chaos.md"
@@ -28,6 +31,8 @@ def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # otherwise the workers would keep running
     scenarios = [workers.kills(given.kills), *workers.SCENARIOS, *servers.SCENARIOS, *upstream.SCENARIOS]
+    if given.broker_only:
+        scenarios = [replace(one, settings={**one.settings, **BROKER_ONLY}) for one in scenarios]
     known = [scenario.name for scenario in scenarios] + [plain.NAME]
     unknown = sorted(set(given.only) - set(known))
     if unknown:
@@ -69,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     kills = 10 * (len(PLACES) + 1)  # ten times at every place, and ten times at any moment
     parser.add_argument("--kills", type=int, default=kills, help=f"in the scenario of kills (default: {kills})")
     parser.add_argument("--compare-kills", type=int, default=25, help="in the comparison with plain Celery")
+    parser.add_argument("--broker-only", action="store_true", help="with SENDQ_LOCAL_TURNS=false in every scenario")
     parser.add_argument("--report", type=Path, default=REPORT, help="where to write it (default: benchmarks/results)")
     return parser
 

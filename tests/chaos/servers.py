@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import psycopg
 
-from tests.chaos.stage import Scenario, Stage
+from tests.chaos.stage import BROKER_ONLY, Scenario, Stage
 from tests.support.proxy import Loss
 from tests.support.servers import Cluster
 from tests.support.waiting import eventually
@@ -215,13 +215,13 @@ REFUSED, AWAY = "publish_failed", "ledger_unavailable"
 NO_MESSAGES = (b"text", b"[]", b"1", b"null", b"\xff\x00", b"[" * 5000, b'{"body": 1}', b'{"body": "x", "headers": {}}')
 
 SCENARIOS = (
-    Scenario("redis-killed", "Redis killed, back 5 s later", _kill_redis, sign=REFUSED),
-    Scenario("redis-flushed", "FLUSHALL, three times", _flush_redis),
-    Scenario("redis-replaced", "Redis replaced by an empty one", _replace_redis),
-    Scenario("redis-frozen", "Redis frozen for 12 s (SIGSTOP)", _freeze_redis, sign=REFUSED),
-    Scenario("redis-slow", "Redis 0.3 s away, either way, for 10 s", _slow_redis, proxied=True),
-    Scenario("redis-full", "Redis out of memory for 10 s", _fill_redis, sign=REFUSED),
-    Scenario("redis-garbage", "unreadable entries in the broker's keys, 5 times", _spoil_redis),
+    Scenario("redis-killed", "Redis killed, back 5 s later", _kill_redis, sign=REFUSED, settings=BROKER_ONLY),
+    Scenario("redis-flushed", "FLUSHALL, three times", _flush_redis, settings=BROKER_ONLY),
+    Scenario("redis-replaced", "Redis replaced by an empty one", _replace_redis, settings=BROKER_ONLY),
+    Scenario("redis-frozen", "Redis frozen for 12 s (SIGSTOP)", _freeze_redis, sign=REFUSED, settings=BROKER_ONLY),
+    Scenario("redis-slow", "Redis 0.3 s away, either way, for 10 s", _slow_redis, proxied=True, settings=BROKER_ONLY),
+    Scenario("redis-full", "Redis out of memory for 10 s", _fill_redis, sign=REFUSED, settings=BROKER_ONLY),
+    Scenario("redis-garbage", "unreadable entries in the broker's keys, 5 times", _spoil_redis, settings=BROKER_ONLY),
     Scenario("postgres-killed", "PostgreSQL killed (immediate), back 4 s later", _kill_postgres, sign=AWAY),
     Scenario("postgres-frozen", "PostgreSQL frozen for 12 s (SIGSTOP)", _freeze_postgres),
     Scenario("postgres-no-connections", "no connection from PostgreSQL, 8 s", _no_connections, sign=AWAY),

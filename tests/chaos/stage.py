@@ -45,6 +45,10 @@ backoff = {{ base = 0.2, cap = 1.0, number = 100 }}
 )  # fmt: skip
 
 
+# Every turn goes through the broker, also those that the leader could take itself.
+BROKER_ONLY = {"SENDQ_LOCAL_TURNS": "false"}
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What breaks (``act``) and its name; ``proxied``: with a proxy before Redis, PostgreSQL and the API."""

@@ -158,7 +158,7 @@ class TestAWorkerThatSlept:
 
 class TestAMessageThatTheBrokerRepeats:
     def test_after_its_turn_is_over_changes_nothing(self, system: System) -> None:
-        worker = system.start_controlled_worker(SENDQ_UNCLAIMED_AFTER_S="60")
+        worker = system.start_controlled_worker(SENDQ_UNCLAIMED_AFTER_S="60", SENDQ_LOCAL_TURNS="false")
         system.control("cancel_consumer", "sendq")
         jobs = send(system, 10, lanes=5)
         with redis_client(system.redis.url) as client:

@@ -67,7 +67,7 @@ class TestABundle:
         eventually(lambda: foreign(system) == ["message: sendq.bundle"], "a word about it")
 
     def test_with_more_than_this_version_knows_is_carried_out(self, system: System, other: Celery) -> None:
-        system.start_controlled_worker(SENDQ_UNCLAIMED_AFTER_S="60")
+        system.start_controlled_worker(SENDQ_UNCLAIMED_AFTER_S="60", SENDQ_LOCAL_TURNS="false")
         system.control("cancel_consumer", "sendq")
         job = system.queue.send("g1", mail()).id
         eventually(lambda: system.scalar("SELECT count(*) FROM sendq_lane WHERE turn = 'offered'"), "a turn")

@@ -220,7 +220,7 @@ class TestWhenEverythingBreaks:
     def test_24_megabytes_arrive_once_and_whole_through_workers_that_are_killed(self, system: System) -> None:
         quick = {"SENDQ_STALE_AFTER_S": "3", "SENDQ_BEAT_INTERVAL_S": "0.5"}
         system.prove()
-        system.start_controlled_worker(**quick)
+        system.start_controlled_worker(**quick, SENDQ_LOCAL_TURNS="false")
         system.control("cancel_consumer", "sendq")  # it leads and rescues, and the others carry out
         job = system.queue.send("g1", self.message(), provider="unknown")
         # Once in the middle of the upload …
