@@ -26,8 +26,9 @@ CALLS = 2_000_000  # that fit into one file of marks; the file is sparse
 COUNT, MARK = struct.Struct("q"), struct.Struct("qq")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(rb"Invoice (\d+)")
+_GRANT = re.compile(rb"POST /v3/grants/([^/ ]+)/")
 
-# The API's answer for an accepted message, as far as clients read it.
+# The API's answer for an accepted message, as far as clients read it; the grant is that of the request.
 ANSWER = (
     b'{"request_id":"5967ca40-a2d8-4ee0-a0e0-6f18ace39a90","data":{"object":"message","id":"18f3c2a9b1d4e5f6",'
     b'"grant_id":"grant","thread_id":"18f3c2a9b1d4e5f6","subject":"Invoice","to":[{"email":"leyah@example.com"}],'
@@ -62,10 +63,15 @@ class Marks:
         return stamp, number
 
 
-@lru_cache(maxsize=1)
-def _answer(second: int) -> bytes:
+def _answer(second: int, grant: bytes) -> bytes:
+    body = ANSWER.replace(b'"grant_id":"grant"', b'"grant_id":"%s"' % grant)
+    return _head(second, len(body)) + body
+
+
+@lru_cache(maxsize=16)
+def _head(second: int, length: int) -> bytes:
     head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: {formatdate(second, usegmt=True)}\r\n"
-    return f"{head}Content-Length: {len(ANSWER)}\r\n\r\n".encode() + ANSWER
+    return f"{head}Content-Length: {length}\r\n\r\n".encode()
 
 
 class Caller(asyncio.Protocol):
@@ -91,12 +97,13 @@ class Caller(asyncio.Protocol):
             number = _NUMBER.search(self._received, head, end)
             if number is not None:
                 self._marks.add(int(number[1]))
+            grant = _GRANT.match(self._received)
             self._received = self._received[end:]
-            asyncio.get_running_loop().call_later(self._latency_s, self._say)
+            asyncio.get_running_loop().call_later(self._latency_s, self._say, grant[1] if grant else b"grant")
 
-    def _say(self) -> None:
+    def _say(self, grant: bytes) -> None:
         if self._transport is not None:
-            self._transport.write(_answer(int(time.time())))
+            self._transport.write(_answer(int(time.time()), grant))
 
 
 async def serve(marks: Marks, latency_s: float, certificate: list[str]) -> None:

@@ -44,6 +44,25 @@ class TestTheStandIn:
         assert [marks.at(place)[1] for place in range(marks.count)] == [1, 2, 3]
         assert before < marks.at(0)[0] <= marks.at(2)[0] < time.monotonic_ns()
 
+    def test_answers_for_the_grant_that_was_called(self, tmp_path: Path) -> None:
+        call = request(1).replace(b"POST / ", b"POST /v3/grants/grant-7/messages/send ")
+
+        async def answered() -> bytes:
+            server = await asyncio.get_running_loop().create_server(
+                lambda: Caller(Marks(tmp_path / "marks"), 0.01), "127.0.0.1", 0
+            )
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.sockets[0].getsockname()[1])
+            writer.write(call)
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            length = int(head.lower().partition(b"content-length: ")[2].split()[0])
+            body = await asyncio.wait_for(reader.readexactly(length), 5)
+            writer.close()
+            await writer.wait_closed()
+            server.close()
+            return body
+
+        assert b'"grant_id":"grant-7"' in asyncio.run(answered())
+
 
 class TestTheMarks:
     def test_are_seen_by_whoever_opens_the_file(self, tmp_path: Path) -> None:
