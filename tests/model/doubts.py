@@ -7,6 +7,9 @@ a page may come from a stale copy once; somebody else's message may have the sam
 ahead; and two leaders may look at once, of whom one is slow to write down what it saw. When looks count, and what they
 say, is the product's own (`sendq.rules.reconcile`), and so is what the end of a doubt makes of the job
 (`sendq.ledger.doubt`).
+
+Or the request was answered, by a refusal that may have come after the message went out. Then one look settles it; it
+rests on an index that has caught up, serves no stale copy after that, and keeps one of the marks.
 """
 
 from __future__ import annotations
@@ -109,6 +112,10 @@ class Doubts(World[Life]):
             for pair, header, other in product((True, False), repeat=3):
                 for shown in {out, out + lag}:
                     yield from self._of(Mailbox(out, shown, pair, header, other), known)
+        for out, (pair, header) in product((START, NEVER), ((True, True), (True, False), (False, True))):
+            box = Mailbox(out, min(out + SETTLE, NEVER), pair, header, other=False)
+            for life in self._of(box, job._replace(refused_at=START)):
+                yield life._replace(stale=True)
         yield from self._of(Mailbox(NEVER, NEVER, pair=True, header=True, other=True, alike=True), job)
         yield from self._of(Mailbox(START, START + SETTLE, pair=True, header=True, other=True, ahead=True), job)
 

@@ -96,6 +96,13 @@ Nothing twice
         keys: only a replayed refusal is definite
         keys: a final refusal closes nothing
         tests/unit/test_decide.py::test_no_refusal_is_definite_whoever_it_comes_from
+        tests/integration/processes/test_proof.py::test_refused_once_goes_out_once
+    A status 2xx is no proof: the answer has the form of the API's success, or its outcome is unknown
+        tests/unit/test_failure.py::test_was_not_written_by_the_api_whatever_its_headers
+        tests/integration/processes/test_proof.py::test_pages_of_a_proxy_are_not_booked_as_sent
+    A throttle that may have come after the message went out is settled by one listing, and a draft is no message
+        tests/integration/processes/test_proof.py::test_a_throttle_that_may_have_come_too_late_costs_one_listing
+        tests/integration/loops/test_reconciler.py::test_is_not_sent_if_it_left_a_draft
     What cannot be known is not rounded: no expiry, no cancellation of what may have gone out
         keys: no expiry in doubt
         keys: no cancellation in doubt
