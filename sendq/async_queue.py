@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sendq import clock
-from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
+from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.measuring import measure_contents  # asyncio only
 from sendq.enqueueing.planning import (
     Expiry,
@@ -162,7 +162,7 @@ class AsyncSendQueue:
 
         Args:
             grant_id: the account.
-            message_ids: the messages to change.
+            message_ids: the messages to change. A SQLite ledger takes 100,000 in one call.
             thread_ids: change every message of these threads. Workers find the messages by listing them page by page,
                 and continue after a crash; the batch's total is None until all are listed.
             whole_threads: make one request per thread instead (``unread``, ``starred`` and ``folders`` only). Nylas
@@ -370,7 +370,8 @@ class AsyncSendQueue:
 
     async def _store_batch(self, call: BulkCall, session: Any) -> Batch:
         now = self._now()
-        planned, total = plan_batch(call, now=now, metadata_key=self._metadata_key)
+        most = MOST_IDS_SQLITE if self._ledger.engine.dialect.name == "sqlite" else None
+        planned, total = plan_batch(call, now=now, metadata_key=self._metadata_key, most_ids=most)
         return await self._ledger.write(
             session,
             lambda connection: store_batch(connection, planned, total, now=now, cap=self._lane_cap, vault=self._vault),

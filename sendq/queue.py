@@ -17,7 +17,7 @@ from uuid import UUID
 from sqlalchemy import URL, Connection, Engine
 
 from sendq import clock
-from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
+from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.planning import (
     Expiry,
     Options,
@@ -160,7 +160,7 @@ class SendQueue:
 
         Args:
             grant_id: the account.
-            message_ids: the messages to change.
+            message_ids: the messages to change. A SQLite ledger takes 100,000 in one call.
             thread_ids: change every message of these threads. Workers find the messages by listing them page by page,
                 and continue after a crash; the batch's total is None until all are listed.
             whole_threads: make one request per thread instead (``unread``, ``starred`` and ``folders`` only). Nylas
@@ -363,7 +363,8 @@ class SendQueue:
 
     def _store_batch(self, call: BulkCall, session: Any) -> Batch:
         now = self._now()
-        planned, total = plan_batch(call, now=now, metadata_key=self._metadata_key)
+        most = MOST_IDS_SQLITE if self._ledger.engine.dialect.name == "sqlite" else None
+        planned, total = plan_batch(call, now=now, metadata_key=self._metadata_key, most_ids=most)
         return self._ledger.write(
             session,
             lambda connection: store_batch(connection, planned, total, now=now, cap=self._lane_cap, vault=self._vault),

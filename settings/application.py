@@ -82,7 +82,7 @@ def _named(value: object) -> object:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise refuse("is not JSON", _SHAPE) from None
     if not isinstance(value, dict):
         raise refuse("is not a JSON object", _SHAPE)

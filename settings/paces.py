@@ -74,7 +74,7 @@ def _listed(value: object) -> object:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise refuse("is not JSON", _SHAPE) from None
     if not isinstance(value, list | tuple):
         raise refuse("is not a JSON list", _SHAPE)

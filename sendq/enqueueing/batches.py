@@ -40,6 +40,10 @@ from sendq.messages.forms import JSON_TYPE, with_parameters
 from sendq.messages.payload import bulk_digest, freeze_changes
 from sendq.rules.changed_fields import BITS, EVERY_FIELD, bits_of
 
+# One call is one transaction, and SQLite has one writer at a time: so many ids take it seconds, and others wait for at
+# most half a minute.
+MOST_IDS_SQLITE = 100_000
+
 QUERY_TYPE = "application/x-www-form-urlencoded"
 
 
@@ -98,14 +102,20 @@ class _Checked:
     query: bytes
 
 
-def plan_batch(call: BulkCall, *, now: Micros, metadata_key: str) -> tuple[Planned, int | None]:
+def plan_batch(
+    call: BulkCall, *, now: Micros, metadata_key: str, most_ids: int | None = None
+) -> tuple[Planned, int | None]:
     """The rows of a batch, and the number of its jobs (None: a walk has to find them). Rows of jobs are generated
-    while they are read.
+    while they are read. ``most_ids``: how many ids the ledger takes in one call.
 
     Raises:
         InvalidJob: lists every problem. An exception that the caller's iterable of ids raises is passed on.
     """
     checked = _checked(call, now=now, metadata_key=metadata_key)
+    if most_ids is not None and len(checked.ids) > most_ids:
+        field = "message_ids" if call.selection.message_ids is not None else "thread_ids"
+        reason = f"has {len(checked.ids):,} ids; a SQLite ledger takes {most_ids:,} in one call, since nobody else can "
+        raise InvalidJob([Problem(field, reason + "write to it meanwhile", "make several calls, or use PostgreSQL")])
     options = call.options
     batch_id, lane = new_id(), lane_id(options.application, call.grant_id)
     walk = _walk(call)

@@ -16,7 +16,7 @@ from sendq.enqueueing.targets import parse_target
 from sendq.enqueueing.validation import check_message, check_mime
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import lane_id, new_id
-from sendq.messages.characters import text_fault
+from sendq.messages.characters import header_fault
 from sendq.messages.content import Content
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
@@ -278,7 +278,7 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
     if options.in_doubt is not None and options.in_doubt not in IN_DOUBT:
         problems.append(Problem("in_doubt", f"is not one of {', '.join(IN_DOUBT)}", "pass one of them, or None"))
     name = options.application
-    if not isinstance(name, str) or not 0 < len(name) <= 255 or text_fault(name) is not None:
+    if not isinstance(name, str) or not 0 < len(name) <= 255 or header_fault(name) is not None:
         reason = "is not a string of 1 to 255 valid characters"
         problems.append(Problem("application", reason, "pass the name it has in the workers' settings"))
     if options.on_outcome is not None and isinstance(target := parse_target(options.on_outcome), Problem):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -125,6 +126,8 @@ class Content:
         if not isinstance(self._source, Path):
             return None
         found = self._source.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            raise ContentFault("is not a file but a pipe, a socket or a device", "pass a file, or the bytes")
         return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _read_through(self, stamp: tuple[int, ...] | None) -> Measure:
@@ -161,7 +164,7 @@ class Content:
         if isinstance(source, bytes):
             yield from (source[at : at + CHUNK] for at in range(0, len(source), CHUNK))
         elif isinstance(source, Path):
-            with source.open("rb", buffering=0) as file:
+            with open(source, "rb", buffering=0, opener=_at_once) as file:
                 yield from _pieces(file.read)
         elif self._kept is not None:
             yield from self._kept
@@ -186,6 +189,11 @@ class Content:
 
     def __repr__(self) -> str:
         return "Content(…)"
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for another process, in case a pipe has taken the place of the file."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _pieces(read: Callable[[int], Any]) -> Iterator[bytes]:

@@ -184,6 +184,8 @@ def _read(text: str, base: Policy) -> tuple[list[tuple[Row, int]], dict[str, Row
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         return [], {}, [Finding(line, "error", f"not TOML: {error}")]
+    except RecursionError:
+        return [], {}, [Finding(1, "error", "lists or tables are nested too deeply; a rule needs three levels")]
     lines = _Lines(text)
     for name in document.keys() - {"row", "change"}:
         says = f"unknown word {name!r}; tables are [[row]] and [[change]]"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sendq import InvalidJob, Options, Query
+from sendq import InvalidJob, Options, Query, SendQueue
 from sendq.clock import SECOND
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.plan import Planned
@@ -134,6 +135,20 @@ class TestTheKeyOfACall:
             plan(call(messages=ids, options={"key": "k"})).plan.keys[0]["digest"] for ids in (["a", "b"], ["b", "a"])
         )
         assert one == other
+
+
+class TestManyIds:
+    def test_are_bounded_where_one_call_would_keep_all_others_waiting(self, tmp_path: Path) -> None:
+        queue = SendQueue(f"sqlite:///{tmp_path / 'no.db'}")
+        with pytest.raises(InvalidJob, match="message_ids: has 100,001 ids; a SQLite ledger takes 100,000 in one call"):
+            queue.modify("g1", (f"m{number}" for number in range(100_001)), unread=False)
+        queue.close()
+
+    def test_are_as_many_as_the_ledger_takes(self) -> None:
+        wanted = call(threads=["t1", "t2"], whole_threads=True)
+        assert plan_batch(wanted, now=START, metadata_key="key1", most_ids=2)[1] == 2
+        with pytest.raises(InvalidJob, match="thread_ids: has 2 ids"):
+            plan_batch(wanted, now=START, metadata_key="key1", most_ids=1)
 
 
 class TestASharedMailbox:

@@ -25,7 +25,7 @@ from worker.cli import explain as explain_command
 from worker.cli import grants as grants_command
 from worker.cli import jobs, params
 from worker.cli.main import BROKEN_PIPE, INTERRUPTED, PACKAGE_COMMAND, main, sendq
-from worker.cli.output import FAILED, UNUSABLE, clean
+from worker.cli.output import FAILED, UNUSABLE, clean, complain, tell, tell_table
 
 ROOT = Path(__file__).parents[2]
 KEYS = ["rule", "title", "documented", "route", "scope", "delay_s", "sent", "why", "remedy", "doc"]
@@ -236,6 +236,16 @@ class TestSettings:
 class TestOutput:
     def test_text_from_the_ledger_cannot_speak_to_the_terminal(self) -> None:
         assert clean("a\x1b[31mb\x07c") == "a?[31mb?c"
+
+    def test_a_name_with_a_line_break_makes_no_second_line(self, capsys: pytest.CaptureFixture[str]) -> None:
+        forged = "g1\nhealthy: nothing waits\u2028\x85\v\f\r"
+        tell(f"grant: {forged}")
+        tell_table(("grant", "why"), [(forged, forged), ("g2", ["two", "lines"])])
+        complain(f"{forged.splitlines()[0]} is held\x1b[2J")
+        out, err = capsys.readouterr()
+        assert "g1?healthy: nothing waits" in out
+        assert len(out.splitlines()) == 5  # the line; the heading, one row, and one row of two lines
+        assert err == "sendq: g1 is held?[2J\n"
 
     def test_a_reader_that_leaves_ends_it_without_a_traceback(self) -> None:
         reader, writer = os.pipe()

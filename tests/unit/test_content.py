@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -162,6 +163,26 @@ class TestAContentThatCannotBeRead:
     def test_says_what_the_system_said_and_not_the_path(self, tmp_path: Path) -> None:
         assert self.fault(tmp_path / "secret").reason == "cannot be read (FileNotFoundError)"
         assert self.fault(tmp_path).reason == "cannot be read (IsADirectoryError)"
+
+    @pytest.mark.parametrize("linked", [False, True])
+    def test_is_a_pipe_or_a_device_and_is_not_waited_for(self, tmp_path: Path, linked: bool) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path / "pipe", Path("/dev/zero")):
+            if linked:
+                (tmp_path / f"{path.name}-link").symlink_to(path)
+                path = tmp_path / f"{path.name}-link"
+            assert self.fault(path).reason == "is not a file but a pipe, a socket or a device"
+
+    def test_becomes_a_pipe_between_being_measured_and_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(b"x")
+        content = Content.of(path)
+        content.measure()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(ContentFault):
+            list(content.chunks())
+        assert content.head() == b""
 
     def test_is_closed(self) -> None:
         file = io.BytesIO(b"x")

@@ -142,6 +142,12 @@ class TestChecking:
     def test_refuses_what_is_no_list_of_rows(self, text: str) -> None:
         assert findings(text)
 
+    @pytest.mark.parametrize("depth", [50, 500, 5_000])
+    def test_refuses_what_is_nested_deeply(self, depth: int) -> None:
+        for value in ("[" * depth + "]" * depth, "{a=" * depth + "1" + "}" * depth):
+            with pytest.raises(PolicyFileError):
+                policy_with(f'[[row]]\nid = "a"\ntext = {value}')
+
     def test_refuses_an_id_that_is_used_twice(self) -> None:
         assert any("used twice" in says for _, says in findings(ROW + ROW))
 

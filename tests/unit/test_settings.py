@@ -456,6 +456,10 @@ class TestWhoIsToldOfOutcomes:
         assert settings.outcome_endpoints["near"].url.get_secret_value() == "http://web:8000/hook"
         assert settings.on_reauth == "billing.tasks.sign_in@high"
 
+    @pytest.mark.parametrize("name", ["SENDQ_OUTCOME_ENDPOINTS", "SENDQ_APPLICATIONS", "SENDQ_LANE_PACE"])
+    def test_that_are_nested_deeply_are_refused_in_words(self, name: str) -> None:
+        assert name in refused(**{name: "[" * 100_000})
+
     @pytest.mark.parametrize(
         ("environ", "because"),
         [

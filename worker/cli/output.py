@@ -30,11 +30,21 @@ def json_option(command: F) -> F:
 def complain(sentence: str) -> None:
     """A message on stderr."""
     for line in sentence.splitlines():
-        print(f"sendq: {line}", file=sys.stderr)
+        print(f"sendq: {clean(line)}", file=sys.stderr)
 
 
 def tell(line: str = "") -> None:
-    """A line of output on stdout."""
+    """A line of output on stdout. A name in it with a line break makes no second line."""
+    _print(clean(line))
+
+
+def tell_lines(text: str) -> None:
+    """Several lines, of our own text only."""
+    for line in text.splitlines():
+        tell(line)
+
+
+def _print(line: str) -> None:
     print(line, flush=True)  # flushed: a reader may watch through a pipe
 
 
@@ -46,7 +56,7 @@ def progress_line() -> Iterator[Callable[[str], None]]:
         return
 
     def show(line: str) -> None:
-        print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[K{clean(line)}", end="", file=sys.stderr, flush=True)
 
     try:
         yield show
@@ -71,8 +81,9 @@ def tell_json(value: Any) -> None:
 
 
 def tell_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, folds: bool = False) -> None:
-    """Rows under headings. The first column is never cut: it names the row. ``folds``: the others are folded to the
-    terminal's width instead of being cut.
+    """Rows under headings; a cell may be a list of lines. The first column is never cut: it names the row.
+
+    ``folds``: the others are folded to the terminal's width instead of being cut.
     """
     from rich import box
     from rich.console import Console
@@ -101,16 +112,22 @@ def tell_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, fold
         table.add_row(*row)
     console.print(table)
     for line in written.getvalue().splitlines():
-        tell(line.rstrip())
+        _print(line.rstrip())
 
 
 def clean(value: object) -> str:
-    """Text that cannot speak to the terminal: control characters become question marks."""
+    """Text that cannot speak to the terminal or forge a line: what cannot be seen becomes question marks.
+
+    Of a list, each item is a line.
+    """
     if value is None:
         return ""
     if isinstance(value, datetime):
         return when(value)
-    return "".join(char if char.isprintable() or char == "\n" else "?" for char in str(value))
+    if isinstance(value, list):
+        return "\n".join(map(clean, value))
+    text = str(value)
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def when(at: datetime) -> str:

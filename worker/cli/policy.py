@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.output import FAILED, UNUSABLE, complain, json_option, tell, tell_json, tell_table
+from worker.cli.output import FAILED, UNUSABLE, complain, json_option, tell, tell_json, tell_lines, tell_table
 from worker.cli.policy_file import file_option, policy_of, text_of
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def policy(context: click.Context, markdown: bool, policy_file: Path | None, as_
 
     table = policy_of(policy_file)
     if markdown:
-        tell(policy_table_markdown(table).rstrip("\n"))
+        tell_lines(policy_table_markdown(table))
     elif as_json:
         tell_json([_row_json(row) for row in table.rows])
     else:
@@ -91,7 +91,7 @@ def _cases(file: Path) -> list[dict[str, Any]]:
     try:
         document = json.loads(file.expanduser().read_text(encoding="utf-8"))
         cases = document["cases"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or "not JSON with a list of cases"
         complain(f"the test cases cannot be read from {str(file)!r} ({reason}); name a file with cases")
         raise SystemExit(UNUSABLE) from None

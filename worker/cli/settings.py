@@ -20,7 +20,11 @@ def settings(as_json: bool) -> None:
     tell_table(
         ("variable", "default", "meaning"),
         [
-            ("\nor ".join(row.env), f"{row.default} {row.unit}".strip() if row.default else "", row.meaning)
+            (
+                [*row.env[:1], *(f"or {name}" for name in row.env[1:])],
+                f"{row.default} {row.unit}".strip() if row.default else "",
+                row.meaning,
+            )
             for row in rows
         ],
         folds=True,

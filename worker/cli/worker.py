@@ -7,7 +7,7 @@ import os
 import click
 
 from worker.cli.connection import load_settings, require_ledger
-from worker.cli.output import tell
+from worker.cli.output import tell_lines
 from worker.cli.passed_on import PASSED_ON
 
 
@@ -22,7 +22,7 @@ def worker(arguments: tuple[str, ...]) -> None:
     from worker.processes.children import with_checkout, worker_argv
 
     if {"-h", "--help"} & set(arguments):  # Celery's would load our application, which needs settings
-        tell(click.get_current_context().get_help())
+        tell_lines(click.get_current_context().get_help())
         return
     settings = load_settings()
     settings.require_keys()

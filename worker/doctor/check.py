@@ -131,7 +131,7 @@ def _answer_item(name: str, application: Application, status: int, body: bytes) 
         try:
             if isinstance(json.loads(body)["data"], list):
                 return CheckItem(name, "ok", f"{application.api_uri} accepts the key")
-        except (ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError, RecursionError):
             pass
     if status in (401, 403):
         remedy = f"check {key}, and that {uri} is the application's region"
