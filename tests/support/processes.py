@@ -18,7 +18,7 @@ from tests.support.waiting import LIMIT_S
 ROOT = Path(__file__).parents[2]
 
 # Set for a process under test and thereby for all that it starts: a process that still has it later is a leftover.
-MARK = "LEFT_BEHIND_BY"
+MARK = "PYTHON_LEFT_BEHIND_BY"  # Flower is given variables of Python, but none that nobody knows
 
 
 class Running:

@@ -36,9 +36,11 @@ FLOWER_PORT = 5555
 # later is.
 LEAST_LIFE_S = 10.0
 
-# Flower needs none of these, and it is reachable over the network.
-NOT_FOR_FLOWER = re.compile(
-    r"(SENDQ_)?DATABASE_URL|(SENDQ_)?SENTRY_DSN|NYLAS_.*|SENDQ_APPLICATIONS|SENDQ_ENCRYPTION_KEYS(_FILE)?"
+# All that Flower gets of the environment: it is reachable over the network, and any other variable may be a secret.
+# What Python and the system need, its own options, the broker, and settings without secrets.
+FOR_FLOWER = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|LANG|LANGUAGE|LC_\w+|TMPDIR|TEMP|TMP|SYSTEMROOT|VIRTUAL_ENV|PYTHON\w+"
+    r"|LD_LIBRARY_PATH|SSL_CERT_(FILE|DIR)|FLOWER_\w+|REDIS_URL|SENDQ_(HOME|LOG_\w+|CONCURRENCY|ENQUEUE_TASK)"
 ).fullmatch
 
 LOOK_S = 0.5  # how often the children are checked
@@ -67,8 +69,7 @@ def up(
                 children.start(f"worker {number}", argv, given | _metrics_of(settings, number))
             if flower:
                 where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}", f"--conf={ROOT / 'flowerconfig.py'}"]
-                without = {name: value for name, value in given.items() if not NOT_FOR_FLOWER(name)}
-                children.start("flower", flower_argv(*where), without)
+                children.start("flower", flower_argv(*where), for_flower(given))
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(say)
@@ -79,6 +80,11 @@ def up(
     if failed:
         return FAILED
     return 0 if stop.signum == signal.SIGTERM else stop.exit_status  # a supervisor's stop is not a failure
+
+
+def for_flower(environ: Mapping[str, str]) -> dict[str, str]:
+    """What Flower's process gets of the environment."""
+    return {name: value for name, value in environ.items() if FOR_FLOWER(name)}
 
 
 def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None]) -> str:
