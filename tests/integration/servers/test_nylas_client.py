@@ -17,6 +17,7 @@ from tasks.calling.nylas import ERROR_BYTES, NylasClient
 from tasks.policy.body import JSON_BYTES
 from tasks.policy.failure import FAULTS_MAYBE_SENT, FAULTS_NOT_SENT, Answer
 from tests.integration.simulator.asking import tls_contexts
+from tests.support.sockets import listening
 from tests.support.waiting import LIMIT_S
 
 OK = b"HTTP/1.1 200 OK\r\nX-Request-Id: r\r\nContent-Length: 2\r\n\r\n{}"
@@ -58,11 +59,9 @@ def answers(raw: bytes) -> Behaviour:
 async def serving(behave: Behaviour, tls: ssl.SSLContext | None = None) -> AsyncIterator[Wire]:
     """``behave`` answers one request (writer, number of the request) and says whether to keep the connection."""
     wire = Wire()
-    open_writers: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         wire.connections += 1
-        open_writers.add(writer)
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -75,19 +74,11 @@ async def serving(behave: Behaviour, tls: ssl.SSLContext | None = None) -> Async
         except (asyncio.IncompleteReadError, ConnectionError):
             return
         finally:
-            open_writers.discard(writer)
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
-    port = server.sockets[0].getsockname()[1]
-    wire.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-    try:
+    async with listening(serve, tls) as port:
+        wire.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         yield wire
-    finally:
-        server.close()
-        for writer in list(open_writers):
-            writer.transport.abort()
-        await server.wait_closed()
 
 
 def run(story: Awaitable[Any]) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import gc
+import socket
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
@@ -15,11 +17,11 @@ from tasks.calling.nylas import NylasClient
 from tasks.calling.upload import Upload
 from tasks.policy.failure import FAULTS_MAYBE_SENT, FAULTS_NOT_SENT, Answer
 from tests.integration.servers.test_nylas_client import OK, App, answers, run, serving
+from tests.support import sockets
+from tests.support.sockets import Behaviour
 from tests.unit.test_upload import JOB, OPENING, Kept
 
 TYPE = "multipart/form-data; boundary=b"
-
-Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def upload(kept: Kept, *, form: str = "multipart") -> Upload:
@@ -33,7 +35,7 @@ async def send(url: str, body: Upload, *, mime: bool = False, **client: float) -
 
 @asynccontextmanager
 async def listening(behave: Behaviour) -> AsyncIterator[str]:
-    """A server that does as it is told with each connection, and then breaks it off."""
+    """The address of a server that does as it is told with each connection, and then breaks it off."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -41,11 +43,8 @@ async def listening(behave: Behaviour) -> AsyncIterator[str]:
         finally:
             writer.transport.abort()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with sockets.listening(serve) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 class TestAnUpload:
@@ -174,6 +173,23 @@ class TestAnUploadThatBreaksOff:
                 assert answer.fault == "incomplete"
 
         run(story())
+
+    @pytest.mark.parametrize("iterations", range(4))
+    def test_before_the_server_has_accepted_it_leaves_no_connection_behind(self, iterations: int) -> None:
+        """What a test finds that ends with its client: an open socket would be the fault of a later test."""
+
+        async def never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asyncio.Event().wait()
+
+        async def story() -> None:
+            async with listening(never) as url:
+                client = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+                for _ in range(iterations):
+                    await asyncio.sleep(0)
+            client.close()
+
+        run(story())
+        gc.collect()
 
     def test_with_an_answer_has_that_answer(self) -> None:
         async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
