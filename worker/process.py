@@ -115,7 +115,6 @@ class Process:
             ledger,
             leadership,
             now=now,
-            stale_after_s=settings.stale_after_s,
             unclaimed_after_s=settings.unclaimed_after_s,
             later_s=random.uniform(*LATER_S),
             key_max_age=lambda: self.engine.key_max_age,

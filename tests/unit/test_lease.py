@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sendq.clock import SECOND
+from worker.serving.heartbeat import lease_s
 from worker.serving.lease import Lease
 
 
@@ -48,3 +49,8 @@ def test_is_over_at_once_for_a_worker_that_was_taken_for_dead(lease: Lease) -> N
     lease.renew(lease.begin())
     lease.lose()
     assert not lease.holds()
+
+
+@pytest.mark.parametrize(("stale_after_s", "holds_s"), [(8.0, 6.0), (30.0, 28.0), (1.6, 1.2)])
+def test_ends_before_anybody_may_declare_its_worker_dead(stale_after_s: float, holds_s: float) -> None:
+    assert lease_s(stale_after_s) == pytest.approx(holds_s)

@@ -1,8 +1,9 @@
 """The rescuer: takes back the work of dead workers, lost messages and forgotten lanes.
 
-Every worker process watches the heartbeats of the others. A worker is stale when its beat count has not changed for a
-while. That time is measured by the monotonic clocks of the watching processes, which pass it on to each other, and only
-time in which they could reach the ledger counts: after an outage of the ledger every worker can beat first.
+Every worker process watches the heartbeats of the others. A worker is stale when its beat count has not changed for the
+time that it named when it registered: watchers may have other settings for themselves. The silence is measured by the
+monotonic clocks of the watching processes, which pass it on to each other, and only time in which they could reach the
+ledger counts: after an outage of the ledger every worker can beat first.
 
 The leader takes back the work of dead workers and lost messages. The other processes do so a little later if it does
 not, because leaders can die one after another, each before it gets that far. Everything else only the leader does.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from uuid import UUID
 
@@ -92,7 +93,6 @@ class Rescuer(PeriodicLoop):
         leadership: Leads,
         *,
         now: clock.Clock,
-        stale_after_s: float,
         unclaimed_after_s: float,
         later_s: float,
         key_max_age: Callable[[], clock.Micros],
@@ -104,7 +104,7 @@ class Rescuer(PeriodicLoop):
         """
         super().__init__("rescuer", every_s=ROUND_S)
         self._ledger, self._leadership, self._now, self._monotonic = ledger, leadership, now, monotonic
-        self._stale_after, self._unclaimed_after = clock.seconds(stale_after_s), clock.seconds(unclaimed_after_s)
+        self._unclaimed_after = clock.seconds(unclaimed_after_s)
         self._later = clock.seconds(later_s)
         self._key_max_age = key_max_age
         self._watched: dict[UUID, Beats] = {}
@@ -163,9 +163,9 @@ class Rescuer(PeriodicLoop):
             worker: seen
             for worker, seen in self._watched.items()
             # Less than half of the time is a normal pause between two beats.
-            if seen.silent >= max(self._stale_after // 2, beats[worker].silent + clock.seconds(ROUND_S) + later)
+            if seen.silent >= max(seen.stale_after // 2, beats[worker].silent + clock.seconds(ROUND_S) + later)
         }
-        stale = [worker for worker, seen in self._watched.items() if seen.silent >= self._stale_after + later]
+        stale = [worker for worker, seen in self._watched.items() if seen.silent >= seen.stale_after + later]
         return _Seen(stale, silent, overdue, offered_before)
 
     def _watch(self, worker: UUID, read: Beats, passed: clock.Micros) -> Beats:
@@ -173,7 +173,7 @@ class Rescuer(PeriodicLoop):
         known = self._watched.get(worker)
         if known is None or known.count != read.count:
             return read
-        return Beats(read.count, max(read.silent, known.silent + passed))
+        return replace(read, silent=max(read.silent, known.silent + passed))
 
     def _share_silence(self, silent: Mapping[UUID, Beats]) -> None:
         with writing(self._ledger) as connection:

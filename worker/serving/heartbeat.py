@@ -38,6 +38,14 @@ from worker.telemetry.alerts import alert
 # The lease ends this long before a rescuer may declare this worker dead: the time a call may need to leave the process.
 LEASE_MARGIN_S = 2.0
 
+# If that is more, the margin is this share of the time after which it counts as dead: else no lease would be left.
+MARGIN_SHARE = 0.25
+
+
+def lease_s(stale_after_s: float) -> float:
+    """How long a beat gives the right to make calls, in seconds."""
+    return stale_after_s - min(LEASE_MARGIN_S, stale_after_s * MARGIN_SHARE)
+
 
 class Heartbeat:
     """One per process. `beat_for_ever` belongs to the event loop; the rest may be called from any thread."""
@@ -60,7 +68,7 @@ class Heartbeat:
         self._ledger, self._settings, self._now = ledger, settings, now
         self._load, self._in_flight = load, in_flight
         self.worker_id = new_id()
-        self.lease = Lease(settings.stale_after_s - LEASE_MARGIN_S, time.monotonic, now)
+        self.lease = Lease(lease_s(settings.stale_after_s), time.monotonic, now)
         self.highest = HighWaterMark(now)
         self._clock_is_behind = False
         self._witnessed = witnessed
@@ -146,6 +154,7 @@ class Heartbeat:
                 version=sendq.__version__,
                 load=self._load(),
                 now=self._now(),
+                stale_after=clock.seconds(self._settings.stale_after_s),
             )
             found = lineage.read(connection)
             if self._known is None and found.line is not None:

@@ -405,6 +405,7 @@ worker = Table(
     Column("beats", BigInteger, nullable=False),  # counts up; a count that stops means a dead worker
     Column("beat_at", BigInteger, nullable=False),
     Column("silent", BigInteger, nullable=False),  # µs for which the count was seen unchanged
+    Column("stale_after", BigInteger, nullable=False),  # µs of silence after which it counts as dead
     Column("capacity", Integer, nullable=False),  # calls at once
     Column("stopping", Boolean, nullable=False),
 )

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from sendq.clock import Micros
+from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.lineage import DISPATCHER
@@ -29,9 +29,20 @@ class Load:
 
 
 def register(
-    connection: Connection, worker: UUID, *, name: str, pid: int, version: str, load: Load, now: Micros
+    connection: Connection,
+    worker: UUID,
+    *,
+    name: str,
+    pid: int,
+    version: str,
+    load: Load,
+    now: Micros,
+    stale_after: Micros = 8 * SECOND,
 ) -> None:
-    """Register a worker. Its id is never reused."""
+    """Register a worker. Its id is never reused.
+
+    ``stale_after``: the silence after which it counts as dead. Watchers may have other settings for themselves.
+    """
     connection.execute(
         insert(schema.worker).values(
             id=worker,
@@ -42,6 +53,7 @@ def register(
             beats=0,
             beat_at=now,
             silent=0,
+            stale_after=stale_after,
             capacity=load.capacity,
             stopping=load.stopping,
         )
@@ -61,17 +73,20 @@ def beat(connection: Connection, worker: UUID, *, load: Load, now: Micros) -> bo
 
 @dataclass(frozen=True, slots=True)
 class Beats:
-    """A worker's count of beats, and for how long watchers have recorded that it did not change."""
+    """A worker's count of beats, for how long watchers have recorded that it did not change, and for how long that may
+    last before the worker counts as dead.
+    """
 
     count: int
     silent: Micros
+    stale_after: Micros = 8 * SECOND
 
 
 def beats(connection: Connection) -> dict[UUID, Beats]:
     """The beats of every worker."""
     table = schema.worker.c
-    rows = connection.execute(select(table.id, table.beats, table.silent))
-    return {row.id: Beats(row.beats, row.silent) for row in rows}
+    rows = connection.execute(select(table.id, table.beats, table.silent, table.stale_after))
+    return {row.id: Beats(row.beats, row.silent, row.stale_after) for row in rows}
 
 
 def tell_silence(connection: Connection, worker: UUID, seen: Beats) -> None:

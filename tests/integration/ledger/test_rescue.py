@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Connection
 
 from sendq import Send, State
-from sendq.clock import SECOND, moment
+from sendq.clock import SECOND, Micros, moment
 from sendq.facts.outcomes import Hold, Scope
 from sendq.facts.turns import Claimed, Group
 from sendq.ids import new_id
@@ -29,7 +29,7 @@ from tests.support.waiting import LIMIT_S
 FIRST_LANE = UUID(int=0)
 
 
-def register(ledger: Ledger, worker: UUID | None = None) -> None:
+def register(ledger: Ledger, worker: UUID | None = None, *, stale_after: Micros = 8 * SECOND) -> None:
     with ledger.writing() as connection:
         workers.register(
             connection,
@@ -39,6 +39,7 @@ def register(ledger: Ledger, worker: UUID | None = None) -> None:
             version="0",
             load=workers.Load(capacity=50),
             now=ledger.clock(),
+            stale_after=stale_after,
         )
 
 

@@ -29,7 +29,6 @@ def rescuer(
         ledger.engine,
         FixedLeadership(leads=leads, serves=serves),
         now=lambda: ledger.clock() + ahead_s * SECOND,
-        stale_after_s=8,
         unclaimed_after_s=10,
         later_s=2,
         key_max_age=lambda: trusted,
@@ -96,6 +95,12 @@ class TestWatching:
         self, ledger: Ledger, silent: Claimed, leads: bool, looks: int
     ) -> None:
         assert self.watch(ledger, rescuer(ledger, leads=leads), 20) == looks
+
+    @pytest.mark.parametrize(("patience_s", "looks"), [(2, 3), (30, 31)])
+    def test_gives_each_worker_the_time_that_it_named(self, ledger: Ledger, patience_s: int, looks: int) -> None:
+        register(ledger, stale_after=patience_s * SECOND)
+        served(ledger)
+        assert self.watch(ledger, rescuer(ledger), 40) == looks
 
     def test_goes_on_where_the_last_one_died(self, ledger: Ledger, silent: Claimed) -> None:
         """Each of them lives for five seconds, and none comes to lead."""

@@ -119,6 +119,20 @@ class TestAWorkerThatDies:
         assert_each_went_once(system, jobs + more)
 
 
+class TestWorkersWithOtherHeartbeats:
+    def test_work_together_and_each_is_judged_by_its_own(self, system: System) -> None:
+        """The one that beats often would have declared the other dead between two of its beats."""
+        slow = system.start_worker(SENDQ_BEAT_INTERVAL_S="6", SENDQ_STALE_AFTER_S="20")
+        system.start_worker(SENDQ_BEAT_INTERVAL_S="1", SENDQ_STALE_AFTER_S="4")
+        jobs = send(system, 40)
+        beats = f"SELECT coalesce(max(beats), -1) FROM sendq_worker WHERE pid = {slow.pid}"
+        eventually(lambda: system.scalar(beats) >= 2, "the second beat of the slow one")
+        jobs += send(system, 40)
+        system.wait_for(State.SENT, 80)
+        assert_each_went_once(system, jobs)
+        assert "worker_registered_again" not in slow.said()
+
+
 class TestStopping:
     def test_calls_on_the_wire_are_finished_and_the_rest_goes_back(self, system: System) -> None:
         system.api.behaviour.latency = 1.0

@@ -17,9 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from sendq import Message, Send, State
+from sendq import Message, Send, State, clock
+from sendq.clock import SECOND
 from sendq.enqueueing.planning import Options
 from sendq.ledger.db import schema
+from sendq.ledger.db.engine import writing
+from sendq.ledger.operators.holds import release_pair
 from sendq.simulator import Fault, Request
 from tests.support.servers import PgServer
 from tests.support.system import System, mail, running
@@ -184,6 +187,33 @@ class TestABadKey:
             holds = [line for line in said if line["event"] == "held"]
             assert [(line["scope"], line["rule"]) for line in holds] == [("application", "api_key")]
             assert "Traceback" not in worker.said()
+
+    def test_in_the_middle_begins_no_call_once_its_worker_knows(self, pg_server: PgServer, tmp_path: Path) -> None:
+        """A hundred lanes are due, and two workers make two hundred calls at once each."""
+        with pg_server.ledger() as url, running(url, tmp_path, latency=0.3) as system:
+            system.prove(provider="google")
+            sends = [Send(f"g{number % 100}", mail(), Options(provider="google")) for number in range(3000)]
+            for _ in range(2):
+                system.start_worker(SENDQ_CONCURRENCY="200")
+            jobs = system.queue.send_many(sends)
+            system.wait_for(State.SENT, 300)
+            system.api.behaviour.api_key = "another-key"
+            eventually(lambda: system.queue.why(jobs[-1].id).says == "the application is held", "the hold")
+            eventually(lambda: not system.states()[State.SENDING], "the last answer")
+            refused = [row for row in system.rows(schema.attempt) if row.rule == "api_key"]
+            known_at = {
+                worker: min(row.ended_at for row in refused if row.worker_id == worker)
+                for worker in {row.worker_id for row in refused}
+            }
+            assert all(row.begun_at <= known_at[row.worker_id] for row in refused)
+            first = min(known_at.values())
+            assert max(row.begun_at for row in refused) - first <= SECOND * system.slowness
+            assert set(system.states()) == {State.SENT, State.QUEUED}
+            system.api.behaviour.api_key = "test-key"
+            with writing(system.engine) as connection:
+                release_pair(connection, "default", "*", by="anna", reason="mended", now=clock.now())
+            system.wait_for(State.SENT, 3000)
+            assert set(system.accepted().values()) == {1}
 
 
 class TestAMessageThatReachedSomeOfItsReaders:

@@ -498,6 +498,7 @@ def upgrade() -> None:
         sa.Column("beats", sa.BigInteger(), nullable=False),
         sa.Column("beat_at", sa.BigInteger(), nullable=False),
         sa.Column("silent", sa.BigInteger(), nullable=False),
+        sa.Column("stale_after", sa.BigInteger(), nullable=False),
         sa.Column("capacity", sa.Integer(), nullable=False),
         sa.Column("stopping", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_worker_pkey")),
