@@ -69,6 +69,17 @@ class Channel(kombu_redis.Channel):
     """A channel that drops what is no message of its queue."""
 
     QoS = QoS
+    _own_client: Any = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        """One client for all publishes and acknowledgements, which any thread may use: kombu makes one for each, and to
+        make one costs more than a command. Waiting for messages and subscriptions have their own.
+        """
+        if asynchronous:
+            return super()._create_client(asynchronous=True)
+        if self._own_client is None or self._own_client.connection_pool is not self.pool:
+            self._own_client = super()._create_client()
+        return self._own_client
 
     def put_back(self, item: bytes, pipe: Any, leftmost: bool) -> None:
         """Add the commands to ``pipe`` that return an unacknowledged message to its queue."""

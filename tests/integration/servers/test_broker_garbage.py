@@ -49,6 +49,31 @@ def good() -> str:
     return json.dumps(message(properties=properties(delivery_tag="good")))
 
 
+class TestAChannel:
+    def test_publishes_and_acknowledges_with_one_client(
+        self, channel: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[Any] = []
+        new = Redis.__init__
+
+        def counted(self: Redis, *args: Any, **options: Any) -> None:
+            made.append(self)
+            new(self, *args, **options)
+
+        monkeypatch.setattr(Redis, "__init__", counted)
+        for number in range(5):
+            channel.basic_publish(message(properties=properties(delivery_tag=f"tag-{number}")), "", "sendq")
+            channel.basic_ack(channel.basic_get("sendq").delivery_tag)
+        assert len(made) == 1
+        assert (redis.llen("sendq"), redis.hlen("sendq.unacked")) == (0, 0)
+
+    def test_goes_on_when_its_connections_were_closed(self, channel: Any, redis: Redis) -> None:
+        channel.basic_publish(message(properties=properties(delivery_tag="one")), "", "sendq")
+        channel.pool.disconnect()
+        channel.basic_publish(message(properties=properties(delivery_tag="two")), "", "sendq")
+        assert redis.llen("sendq") == 2
+
+
 class TestAQueue:
     def test_is_read_past_what_is_no_message_with_one_line_each(self, channel: Any, redis: Redis) -> None:
         redis.lpush("sendq", *ITEMS, json.dumps(bomb()), good())
