@@ -18,6 +18,8 @@ from sqlalchemy import exc
 
 from sendq.errors import SendqError
 from sendq.ledger.db import migrate
+from sendq.ledger.db.causes import NO_RIGHT
+from sendq.ledger.db.engine import cause_of
 
 USAGE_ERROR = 2
 ELSEWHERE = "all other commands come with the workers: ./dev sendq … in a checkout, python -m worker.cli … in the image"
@@ -36,10 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             sys.stdout.write(_report(migrate.run(url), as_json=given.json))
     except (SendqError, ValueError) as error:
+        denied = error.__cause__
+        if isinstance(denied, exc.DBAPIError) and cause_of(denied) is NO_RIGHT:
+            return _complain_of(denied)  # the advice is about rows, and what is missing is the right to create tables
         return _complain(str(error))
     except exc.DBAPIError as error:
-        return _complain(f"the database reported: {str(error.orig).strip().splitlines()[0]}")
+        return _complain_of(error)
     return 0
+
+
+def _complain_of(error: exc.DBAPIError) -> int:
+    return _complain(f"the database reported: {str(error.orig).strip().splitlines()[0]}")
 
 
 def _report(done: migrate.Upgrade, *, as_json: bool) -> str:
