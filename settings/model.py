@@ -221,8 +221,8 @@ class Settings(BaseModel):
     # Heartbeats, leadership, stopping.
     beat_interval_s: float = setting(2.0, "interval of a worker's heartbeats", unit="s", gt=0)
     stale_after_s: float = setting(
-        8.0, "a worker without a heartbeat for this long is declared dead; more than three times "
-        "SENDQ_BEAT_INTERVAL_S", unit="s", gt=0,
+        8.0, "a worker without a heartbeat for this long is declared dead, each by its own setting; more than three "
+        "times SENDQ_BEAT_INTERVAL_S", unit="s", gt=0,
     )  # fmt: skip
     unclaimed_after_s: float = setting(
         10.0, "a turn that no worker has claimed after this long is dispatched again; more than SENDQ_TURN_S, because "
