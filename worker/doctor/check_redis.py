@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from settings import Settings
+from settings.celery import QUEUE
 from worker.doctor.finding import PATIENCE_S, CheckItem, clock_item
 from worker.redis.embedded import LEAST_VERSION, EmbeddedError, find_redis_server, redis_client
 
@@ -72,6 +73,7 @@ def _items(client: redis.Redis) -> Iterator[CheckItem]:
         info = {}
     else:
         yield _server_item(info)
+    yield _rights_item(client)
     yield _eviction_item(client, info)
     yield _persistence_item(client, info)
     before = time.time()
@@ -88,6 +90,77 @@ def _asked(question: Callable[[], Any]) -> Any:
         return question()
     except redis.ResponseError:
         return None
+
+
+# What a worker does in Redis: the keys or channels as an ACL names them, an example, and the commands on it.
+_DATABASE = 0  # channels begin with the number of the database
+_NEEDED: Sequence[tuple[str, Sequence[tuple[str, ...]]]] = (
+    (
+        f"~{QUEUE}*",
+        (
+            ("LPUSH", QUEUE, "x"), ("BRPOP", QUEUE, "1"), ("LLEN", QUEUE), ("LREM", QUEUE, "0", "x"),
+            ("GET", f"{QUEUE}:witness:x"), ("SET", f"{QUEUE}:witness:x", "1"), ("TTL", f"{QUEUE}.unacked_mutex"),
+            ("EXPIRE", f"{QUEUE}.unacked_mutex", "1"), ("DEL", f"{QUEUE}.unacked_mutex"),
+            ("HSET", f"{QUEUE}.unacked", "x", "x"), ("HGET", f"{QUEUE}.unacked", "x"),
+            ("HDEL", f"{QUEUE}.unacked", "x"), ("ZADD", f"{QUEUE}.unacked_index", "1", "x"),
+            ("ZREM", f"{QUEUE}.unacked_index", "x"), ("ZRANGE", f"{QUEUE}.unacked_index", "0", "1"),
+            ("EVALSHA", "0" * 40, "1", f"{QUEUE}.unacked_mutex"),
+        ),
+    ),
+    (
+        "~_kombu.*",
+        (
+            ("SADD", f"_kombu.binding.{QUEUE}", "x"), ("SREM", f"_kombu.binding.{QUEUE}", "x"),
+            ("SMEMBERS", f"_kombu.binding.{QUEUE}"), ("ZADD", "_kombu.binding_deadlines", "1", "x"),
+            ("ZRANGEBYSCORE", "_kombu.binding_deadlines", "-inf", "0"),
+        ),
+    ),
+    (
+        f"~*.{QUEUE}.pidbox*",
+        (
+            ("DEL", f"celery@host.{QUEUE}.pidbox"), ("LLEN", f"celery@host.{QUEUE}.pidbox"),
+            ("LPUSH", f"x.reply.{QUEUE}.pidbox", "x"),
+        ),
+    ),
+    (
+        "&*",
+        (
+            ("PUBLISH", f"/{_DATABASE}.{QUEUE}.pidbox", "x"), ("PUBLISH", f"/{_DATABASE}.{QUEUE}ev/worker.online", "x"),
+            ("PSUBSCRIBE", f"/{_DATABASE}.{QUEUE}.pidbox"),
+        ),
+    ),
+    ("+client|setname +script +time", (("CLIENT", "SETNAME", "x"), ("SCRIPT", "LOAD", "return 1"), ("TIME",))),
+)  # fmt: skip
+RIGHTS = f"~{QUEUE}* ~_kombu.* ~*.{QUEUE}.pidbox* &* +@all -@admin -@dangerous +info +client|setname"
+
+
+def _rights_item(client: redis.Redis) -> CheckItem:
+    """Whether the user may do all that a worker does. Nothing is executed: the commands are queued, then discarded."""
+    name, remedy = "redis rights", f"give the user of REDIS_URL these: {RIGHTS}"
+    connection: Any = client.connection_pool.get_connection()
+    try:
+        if not _may(connection, "MULTI"):
+            return CheckItem(name, "fail", "the user may not run MULTI", remedy)
+        lacking = {
+            what: [command[0] for command in commands if not _may(connection, *command)] for what, commands in _NEEDED
+        }
+        _may(connection, "DISCARD")
+    finally:
+        connection.disconnect()  # whatever became of the transaction
+        client.connection_pool.release(connection)
+    found = [f"{', '.join(dict.fromkeys(commands))} with {what}" for what, commands in lacking.items() if commands]
+    if found:
+        return CheckItem(name, "fail", f"the user may not run {'; '.join(found)}", remedy)
+    return CheckItem(name, "ok", "the user may do what a worker does")
+
+
+def _may(connection: Any, *command: str) -> bool:
+    connection.send_command(*command)
+    try:
+        connection.read_response()
+    except redis.ResponseError:  # no permission, or a command that a proxy in front of the server does not know
+        return False
+    return True
 
 
 def _server_item(info: Mapping[str, Any]) -> CheckItem:

@@ -6,6 +6,7 @@ import dataclasses
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,9 +18,11 @@ from sendq.ledger.db.engine import open_engine
 from sendq.simulator import Simulator
 from settings import Settings
 from tests.support.servers import PgServer
+from tests.support.system import ROOT
 from worker.doctor import check as checks
 from worker.doctor import check_redis
 from worker.doctor.check import check, exit_code, lines, run_checks
+from worker.doctor.check_redis import RIGHTS
 from worker.doctor.finding import CheckItem, clock_item
 from worker.redis.embedded import NO_SERVER, EmbeddedError, EmbeddedRedis, redis_client
 
@@ -94,6 +97,7 @@ class TestWhenAllIsWell:
             ("ledger schema", "ok"),
             ("ledger clock", "ok"),
             ("redis", "ok"),
+            ("redis rights", "ok"),
             ("redis eviction", "ok"),
             ("redis persistence", "ok"),
             ("redis clock", "ok"),
@@ -249,6 +253,17 @@ class TestTheLedger:
         assert "too old" in item.says
 
 
+@contextmanager
+def user(redis_url: str, *rights: str) -> Iterator[str]:
+    """The address of the broker for a user with these rights alone."""
+    with redis_client(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">pass", *rights)
+        try:
+            yield redis_url.replace("redis+socket://", "redis+socket://limited:pass@")
+        finally:
+            client.execute_command("ACL", "DELUSER", "limited")
+
+
 class TestTheBroker:
     def test_that_deletes_queues_is_refused(self, redis_url: str) -> None:
         with redis_client(redis_url) as client:
@@ -275,11 +290,13 @@ class TestTheBroker:
 
     def test_that_forbids_questions_is_unknown_and_never_ok(self, redis_url: str) -> None:
         with redis_client(redis_url) as client:
-            client.execute_command("ACL", "SETUSER", "shy", "on", ">hush", "~*", "+@all", "-config", "-info", "-time")
+            client.execute_command(
+                "ACL", "SETUSER", "shy", "on", ">hush", "~*", "&*", "+@all", "-config", "-info", "-time"
+            )
         shy = redis_url.replace("redis+socket://", "redis+socket://shy:hush@")
         assert {item.name: item.state for item in redis_items(shy)} == dict.fromkeys(
             ["redis", "redis eviction", "redis persistence", "redis clock"], "unknown"
-        )
+        ) | {"redis rights": "fail"}  # the scripts of kombu ask for the time
 
     def test_that_forbids_config_alone_still_tells_its_policy(self, redis_url: str) -> None:
         with redis_client(redis_url) as client:
@@ -292,6 +309,27 @@ class TestTheBroker:
                 client.config_set("appendonly", "yes")
         assert find(items, "redis eviction").state == "ok"
         assert find(items, "redis persistence").state == "unknown"
+
+    def test_with_a_user_that_a_worker_cannot_work_with_names_what_it_lacks(self, redis_url: str) -> None:
+        with user(redis_url, "+@all", "-@admin", "-@dangerous", "+info", "~sendq*", "~_kombu*", "&*") as limited:
+            item = find(redis_items(limited), "redis rights")
+        lacking = "DEL, LLEN, LPUSH with ~*.sendq.pidbox*; CLIENT with +client|setname +script +time"
+        assert (item.state, item.says) == ("fail", f"the user may not run {lacking}")
+        assert RIGHTS in item.remedy
+
+    def test_with_a_user_that_has_just_the_documented_rights_is_fine(self, redis_url: str) -> None:
+        with user(redis_url, *RIGHTS.split()) as limited:
+            items = redis_items(limited)
+        assert find(items, "redis rights").state == "ok"
+        assert find(items, "redis").state == "ok"
+        assert RIGHTS in (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize("lacks", ["-brpop", "-multi", "-script", "-publish", "-evalsha"])
+    def test_with_a_user_without_a_command_names_it(self, redis_url: str, lacks: str) -> None:
+        with user(redis_url, *RIGHTS.split(), lacks) as limited:
+            item = find(redis_items(limited), "redis rights")
+        assert item.state == "fail"
+        assert lacks.removeprefix("-").upper() in item.says
 
     def test_with_another_password_is_told_without_it(self, redis_url: str) -> None:
         (item,) = redis_items(redis_url.replace("redis+socket://", "redis+socket://nobody:hush@"))
