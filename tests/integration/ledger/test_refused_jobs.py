@@ -112,6 +112,13 @@ class TestAJobThatIsRefusedTwiceOnAValidGrant:
         refuse_twice(ledger)
         assert refused(ledger) == bad
 
+    def test_stays_though_a_job_of_another_kind_succeeds(self, ledger: Ledger) -> None:
+        bad = ledger.send()
+        refuse_twice(ledger)
+        (change,) = ledger.modify("g1", ["m1"], priority="high")
+        assert succeeded(ledger)[0] == change
+        assert ledger.state(bad) is State.QUEUED
+
     def test_is_not_judged_by_a_change_of_its_own_message(self, ledger: Ledger) -> None:
         (bad,) = ledger.modify("g1", ["m1"])
         ledger.modify("g1", ["m1"])
