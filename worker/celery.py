@@ -129,7 +129,7 @@ def _consumes(worker: Any) -> bool:
     consumer = getattr(worker, "consumer", None)
     connection = getattr(consumer, "connection", None)
     return bool(consumer and consumer.blueprint.state == bootsteps.RUN and consumer.task_consumer and connection
-                and connection.connected)  # fmt: skip
+                and connection.connected and consumer.task_consumer.consuming_from(QUEUE))  # fmt: skip
 
 
 def _handle_signals(process: Process) -> None:

@@ -153,6 +153,7 @@ class Process:
             "stopping": self.engine.stopping,
             "no lease: the ledger is unavailable": not self.engine.heartbeat.lease.holds(),
             "no broker": not self._consumes(),
+            "turns cannot be published to the broker": self.engine.heartbeat.trouble.unpublished_since is not None,
         }
         return [words for words, holds in obstacles.items() if holds]
 

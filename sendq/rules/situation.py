@@ -58,6 +58,8 @@ class Situation:
     shut_at           since when the ledger is shut; None: it is not
     shut_because      why: ``lost`` or ``unproven``
     highest_at        the highest time that a worker has seen
+    unpublished_since since when publishing to the broker fails; None: it works
+    unclaimed_since   since when no worker claims the turns that are offered; None: some do
     before            the last of the earlier changes of its message that have not ended
     """
 
@@ -72,3 +74,5 @@ class Situation:
     shut_because: str | None
     highest_at: Micros
     before: EarlierChange | None
+    unpublished_since: Micros | None = None
+    unclaimed_since: Micros | None = None

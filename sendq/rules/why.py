@@ -21,6 +21,12 @@ SHUT: Mapping[str, str] = {
     " outside of it remembers its latest state; nothing is sent until an operator runs: sendq recover",
 }
 
+UNPUBLISHED = "turns cannot be published, because Redis cannot be reached or takes no messages,"
+UNCLAIMED = "no worker claims turns: Redis loses their messages, or workers do not read their queue,"
+
+# After this a leader that died should have been replaced: the lease has 4.5 s by default.
+LEADERLESS = 15 * SECOND
+
 _ENDED = {
     State.SENT: "the API accepted it",
     State.DEAD: "it was given up; its attempts show why",
@@ -140,15 +146,33 @@ def _unserved(around: Situation, *, now: Micros) -> Why:
         return _why(job, "no_worker", "no worker is running; start one with: sendq worker", ahead=around.ahead)
     if around.dispatcher_until <= now:
         says = "no worker is the leader right now; one takes over within seconds"
+        if now - around.dispatcher_until > LEADERLESS:
+            says = f"no worker has been the leader since {_clock(around.dispatcher_until)}; see: sendq status"
         return _why(job, "no_dispatcher", says, ahead=around.ahead)
+    if lane is None or lane.turn != "claimed":
+        if around.unpublished_since is not None:
+            return _why(job, "broker", f"{UNPUBLISHED} since {_clock(around.unpublished_since)}", ahead=around.ahead)
+        if around.unclaimed_since is not None:
+            return _why(job, "unclaimed", f"{UNCLAIMED} since {_clock(around.unclaimed_since)}", ahead=around.ahead)
     if lane is not None and lane.ready_at > now:
         return _why(job, "pace", _paced(lane, now), until=lane.ready_at, ahead=around.ahead, eta=_eta(around, now=now))
     if lane is None or (lane.turn is None and (lane.next_at is None or lane.next_at > now)):
         return _why(job, "new", "the leader has not picked it up yet", ahead=around.ahead)
     if lane.turn is not None:
-        says, eta = "its lane is being served, and other jobs are ahead of it", _eta(around, now=now)
-        return _why(job, "in_line", says, ahead=around.ahead, eta=eta)
+        says = "its lane's turn is in the broker" if lane.turn == "offered" else "its lane is being served"
+        eta = _eta(around, now=now)
+        return _why(job, "in_line", f"{says}; {_ahead(around.ahead)}", ahead=around.ahead, eta=eta)
     return _why(job, "due", "it is due and waits for a free slot", ahead=around.ahead, eta=_eta(around, now=now))
+
+
+def _ahead(jobs: int) -> str:
+    if not jobs:
+        return "it is the next"
+    return "1 other job is ahead of it" if jobs == 1 else f"{jobs:,} other jobs are ahead of it"
+
+
+def _clock(at: Micros) -> str:
+    return f"{moment(at):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _paced(lane: Lane, now: Micros) -> str:

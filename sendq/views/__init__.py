@@ -15,7 +15,7 @@ from sendq.views.jobs import (
     Why,
 )
 from sendq.views.page import Page, plain
-from sendq.views.status import Backlog, DeliveryView, LaneCounts, Shut, Status, WorkerView
+from sendq.views.status import Backlog, BrokerView, DeliveryView, LaneCounts, Shut, Status, WorkerView
 
 __all__ = [
     "AttemptView",
@@ -23,6 +23,7 @@ __all__ = [
     "Batch",
     "BatchError",
     "BatchView",
+    "BrokerView",
     "DeadLetter",
     "DeadLetterCount",
     "DeliveryView",

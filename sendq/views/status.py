@@ -87,6 +87,17 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerView:
+    """Trouble with the broker, as the ledger knows it.
+
+    ``unpublished_since``: turns cannot be published; ``unclaimed_since``: no worker claims them. None: it works.
+    """
+
+    unpublished_since: datetime | None
+    unclaimed_since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The ledger at a glance.
 
@@ -108,6 +119,7 @@ class Status:
     oldest_s: Mapping[str, float]
     calls: Mapping[str, int]
     deliveries: Backlog
+    broker: BrokerView
     clock_behind_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:

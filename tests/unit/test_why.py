@@ -176,6 +176,30 @@ class TestAJobThatWaits:
         found = why(lane={"turn": "claimed"})
         assert (found.reason, found.ahead) == ("in_line", 3)
 
+    @pytest.mark.parametrize(
+        ("turn", "ahead", "says"),
+        [
+            ("claimed", 3, "its lane is being served; 3 other jobs are ahead of it"),
+            ("claimed", 1, "its lane is being served; 1 other job is ahead of it"),
+            ("claimed", 0, "its lane is being served; it is the next"),
+            ("offered", 0, "its lane's turn is in the broker; it is the next"),
+        ],
+    )
+    def test_behind_others_only_if_there_are_some(self, turn: str, ahead: int, says: str) -> None:
+        assert why(lane={"turn": turn}, ahead=ahead).says == says
+
+    @pytest.mark.parametrize("lane", [{"turn": "offered"}, {"turn": None}])
+    def test_for_the_broker_since_when_it_fails(self, lane: dict[str, Any]) -> None:
+        found = why(lane=lane, unpublished_since=NOW - 60 * SECOND, unclaimed_since=NOW - 90 * SECOND)
+        assert (found.reason, found.says[-23:]) == ("broker", f"{moment(NOW - 60 * SECOND):%Y-%m-%d %H:%M:%S} UTC")
+        assert why(lane=lane, unclaimed_since=NOW).reason == "unclaimed"
+        assert why(lane={"turn": "claimed"}, unpublished_since=NOW, unclaimed_since=NOW).reason == "in_line"
+
+    def test_for_a_leader_since_when_there_is_none(self) -> None:
+        assert "within seconds" in why(dispatcher_until=NOW - SECOND).says
+        found = why(dispatcher_until=NOW - 60 * SECOND)
+        assert (found.reason, "since 20" in found.says) == ("no_dispatcher", True)
+
     def test_for_a_free_slot(self) -> None:
         found = why()
         assert (found.reason, found.ahead, found.until) == ("due", 3, None)

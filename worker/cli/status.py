@@ -22,7 +22,7 @@ from worker.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from sendq.views import Backlog, LaneCounts, Status, WorkerView
+    from sendq.views import Backlog, BrokerView, LaneCounts, Status, WorkerView
 
 
 # Clocks that are set differ by less, the one of the API included.
@@ -58,7 +58,7 @@ def status(watch: float | None, as_json: bool) -> None:
                     tell_json(seen.as_json())
                 else:
                     _tell_jobs(seen)
-                    for line in _backlog(seen.deliveries):
+                    for line in (*_broker(seen.broker), *_backlog(seen.deliveries)):
                         tell(line)
                     tell()
                     _tell_lanes(seen.lanes)
@@ -94,6 +94,16 @@ def _tell_jobs(seen: Status) -> None:
     tell(f"calls in the last minute: {calls:,} ({calls / CALLS_S:.1f}/s)" + (f"; of these {others}" if others else ""))
     waits = ", ".join(f"{age:,.0f} s ({name} priority)" for name, age in seen.oldest_s.items() if age >= 1)
     tell(f"longest wait of an eligible job: {waits or 'none over 1 s'}")
+
+
+def _broker(seen: BrokerView) -> Iterator[str]:
+    """Nothing while turns go through the broker."""
+    from sendq.rules.why import UNCLAIMED, UNPUBLISHED
+
+    if seen.unpublished_since is not None:
+        yield f"{UNPUBLISHED} since {when(seen.unpublished_since)}; see: sendq health"
+    if seen.unclaimed_since is not None:
+        yield f"{UNCLAIMED} since {when(seen.unclaimed_since)}; see: sendq health"
 
 
 def _backlog(seen: Backlog) -> Iterator[str]:

@@ -19,8 +19,8 @@ from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import Retryable, SendqError
 from sendq.facts.turns import Turn
-from sendq.ledger.db.engine import writing
-from sendq.ledger.dispatching import canary, workers
+from sendq.ledger.db.engine import reading, writing
+from sendq.ledger.dispatching import broker, canary, workers
 from sendq.ledger.dispatching.lane_paces import apply_paces
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.dispatching.offers import Used, due_lanes, give_back, offer_turns, slots_in_use
@@ -116,6 +116,7 @@ class Dispatcher:
         self._busy_rounds = 0  # in a row, with something to do, each soon after the one before
         self._busy_at: Micros = 0  # the last of them
         self._broker_pause: Micros = 0
+        self._trouble_noted = False  # whether the ledger says that publishing fails
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sendq-dispatcher", daemon=True)
 
@@ -160,6 +161,8 @@ class Dispatcher:
         if leadership.terms != self._term:
             self._term = leadership.terms
             self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
+            with reading(self._ledger) as connection:
+                self._trouble_noted = broker.read(connection).unpublished_since is not None
         if not leadership.serves:
             return max(FULL_PAUSE, min(leadership.until_asking(), clock.seconds(self._poll_s)))
         if self._paced is not None:
@@ -242,19 +245,30 @@ class Dispatcher:
         ]
         journal.dispatched(len(done.turns), len(bundles), here=len(bundles) - len(elsewhere))
         self._broker_pause = self._publish_or_take_back(elsewhere) if elsewhere else 0
+        if not self._broker_pause:
+            self._note_published()
 
     def _publish_or_take_back(self, bundles: Sequence[Sequence[Turn]]) -> Micros:
         """Publish; returns how long to pause because the broker cannot be reached."""
         try:
             self._publish(bundles)
-            return 0
         except Exception as error:  # of any type; the turns are taken back in any case
             turns = [turn for bundle in bundles for turn in bundle]
             journal.publish_failed(len(turns), error)
             metrics.publish_failed()
             with writing(self._ledger) as connection:
                 give_back(connection, [(turn.lane_id, turn.fence) for turn in turns], now=self._now())
+                broker.note_unpublished(connection, now=self._now())
+            self._trouble_noted = True
             return min(BROKER_PAUSE_MOST, max(BROKER_PAUSE_FIRST, self._broker_pause * 2))
+        return 0
+
+    def _note_published(self) -> None:
+        """No turn waits for the broker any more: each was published, or taken on here."""
+        if self._trouble_noted:
+            with writing(self._ledger) as connection:
+                broker.note_published(connection)
+            self._trouble_noted = False
 
     def _pause_after(self, done: Round) -> Micros:
         now = self._now()

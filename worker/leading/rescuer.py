@@ -22,7 +22,7 @@ from sqlalchemy import Engine, exc
 from sendq import clock
 from sendq.errors import SendqError
 from sendq.ledger.db.engine import reading, writing
-from sendq.ledger.dispatching import rescue, workers
+from sendq.ledger.dispatching import broker, rescue, workers
 from sendq.ledger.dispatching.workers import Beats
 from tasks import failpoints
 from worker.leading.leadership import Leads
@@ -129,6 +129,8 @@ class Rescuer(PeriodicLoop):
             steps.append(partial(self._share_silence, seen.silent))
         if seen.overdue.turns:
             steps.append(partial(self._take_back, seen.offered_before))
+        elif leads and seen.overdue.unclaimed:
+            steps.append(self._note_claims)
         # If the ledger has lost something, it is unknown what was sent in time.
         if (seen.overdue.jobs or not self._key_max_age()) and self._leadership.serves:
             steps.append(self._expire)
@@ -195,8 +197,14 @@ class Rescuer(PeriodicLoop):
             turns = rescue.take_back_unclaimed(
                 connection, offered_before=offered_before, now=self._now(), key_max_age=self._key_max_age()
             )
+            if turns:
+                broker.note_unclaimed(connection, since=offered_before)
         if turns:
             journal.turns_unclaimed(turns)
+
+    def _note_claims(self) -> None:
+        with writing(self._ledger) as connection:
+            broker.note_claimed(connection, now=self._now())
 
     def _expire(self) -> None:
         trusted = self._key_max_age()

@@ -22,7 +22,8 @@ from sendq.errors import SendqError
 from sendq.ids import new_id
 from sendq.ledger import sealed
 from sendq.ledger.db.engine import writing
-from sendq.ledger.dispatching import lineage, rescue, workers
+from sendq.ledger.dispatching import broker, lineage, rescue, workers
+from sendq.ledger.dispatching.broker import BrokerTrouble
 from sendq.ledger.dispatching.lineage import Incomplete, Standing
 from sendq.ledger.dispatching.workers import Load
 from sendq.ledger.enqueue import notify
@@ -72,6 +73,7 @@ class Heartbeat:
         self.highest = HighWaterMark(now)
         self._clock_is_behind = False
         self._witnessed = witnessed
+        self.trouble = BrokerTrouble(None, None)  # with the broker, as of the last heartbeat
         self._known: tuple[UUID | None, int] | None = None  # the line and renewals of the latest state that was seen
 
     @property
@@ -128,6 +130,7 @@ class Heartbeat:
             self._now.ask(connection)
             lives = workers.beat(connection, self.worker_id, load=self._load(), now=self._now())
             lineage.see(connection, self.highest())
+            self.trouble = broker.read(connection)
             self._compare(found := lineage.read(connection))
             if self._has_lost(found):
                 lineage.shut(connection, because=Incomplete.LOST, lost_since=found.complete_at, now=self._now())

@@ -313,6 +313,8 @@ def cause_of(error: exc.DBAPIError) -> causes.Cause | None:
     found = _cause_of(error.orig)
     if found is None and (error.connection_invalidated or isinstance(error, exc.InterfaceError)):
         return causes.UNREACHABLE
+    if found is causes.NO_RIGHT and (error.statement or "").lstrip().startswith(("CREATE", "ALTER", "DROP")):
+        return None  # a migration needs other rights, which the server names
     return found
 
 

@@ -429,6 +429,8 @@ leader = Table(
     Column("lost_since", BigInteger),  # the last renewal before the loss
     Column("known_until", BigInteger),  # the ledger does not know what happened after this
     Column("highest_at", BigInteger, nullable=False, server_default="0"),  # the highest time that any process has seen
+    Column("unpublished_since", BigInteger),  # since when publishing to the broker fails; null: it works
+    Column("unclaimed_since", BigInteger),  # since when no worker claims the turns that are offered; null: some do
 )
 
 # The version table, which does not clash with an application's own `alembic_version`.

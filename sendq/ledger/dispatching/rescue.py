@@ -197,7 +197,7 @@ def _return_begun(
 
 # Spelled out, or SQLite uses no partial index.
 _ANY = text(
-    "SELECT renewed_at,"
+    "SELECT renewed_at, unclaimed_since IS NOT NULL AS unclaimed,"
     " EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < :before) AS turns,"
     " EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= :now) AS jobs"
     " FROM sendq_leader WHERE name = 'dispatcher'"
@@ -206,17 +206,21 @@ _ANY = text(
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """Whether an open turn is overdue, whether a waiting job has expired, and when the lease was last renewed."""
+    """Whether an open turn is overdue, whether a waiting job has expired, and when the lease was last renewed.
+
+    ``unclaimed``: the ledger says that no worker claims turns (`sendq.ledger.dispatching.broker`).
+    """
 
     turns: bool
     jobs: bool
     renewed_at: Micros
+    unclaimed: bool
 
 
 def anything(connection: Connection, *, before: Micros, now: Micros) -> Overdue:
     """Whether a turn opened before ``before`` (by the leaders' clock) is still open, and the rest of `Overdue`."""
     found = connection.execute(_ANY, {"before": before, "now": now}).one()
-    return Overdue(bool(found.turns), bool(found.jobs), found.renewed_at)
+    return Overdue(bool(found.turns), bool(found.jobs), found.renewed_at, bool(found.unclaimed))
 
 
 def take_back_unclaimed(

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, case, func, select
 from sendq.clock import SECOND, Micros, moment, seconds
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import backlog
-from sendq.ledger.dispatching import lineage
+from sendq.ledger.dispatching import broker, lineage
 from sendq.ledger.dispatching.lineage import DISPATCHER, Incomplete
 from sendq.ledger.reading import gauges
 from sendq.ledger.reading.holds import lane_holds, wide_holds
@@ -23,7 +23,7 @@ from sendq.ledger.reading.paging import literal
 from sendq.ledger.reading.rows import as_one
 from sendq.rules.states import WAITING, State
 from sendq.rules.why import SHUT
-from sendq.views import LaneCounts, Shut, Status, WorkerView
+from sendq.views import BrokerView, LaneCounts, Shut, Status, WorkerView
 from sendq.views.status import CALLS_S, JOBS_MOST
 
 
@@ -41,8 +41,15 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         oldest_s=oldest_s,
         calls=gauges.calls_since(connection, now - seconds(CALLS_S)),
         deliveries=backlog(connection, now=now),
+        broker=broker_view(connection),
         clock_behind_s=max(0, lineage.read(connection).highest_at - now) / SECOND,
     )
+
+
+def broker_view(connection: Connection) -> BrokerView:
+    """Since when the broker does not work, as far as the ledger knows."""
+    found = broker.read(connection)
+    return BrokerView(*(None if at is None else moment(at) for at in (found.unpublished_since, found.unclaimed_since)))
 
 
 def shut(connection: Connection) -> Shut | None:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Select, and_, func, select, tuple_
 
 from sendq.clock import Micros
 from sendq.ledger.db import schema
+from sendq.ledger.dispatching import broker
 from sendq.ledger.reading.holds import StoredHold, holds_over
 from sendq.ledger.reading.lookup import no_such_job
 from sendq.ledger.reading.rows import as_one, columns_of, lane_of
@@ -51,6 +52,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
     )
     leader = schema.leader.c
     leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.shut_because, leader.highest_at)).one()
+    trouble = broker.read(connection)
     alive = select(func.count()).select_from(schema.worker).where(~schema.worker.c.stopping)
     return Situation(
         job=job,
@@ -64,6 +66,8 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         shut_because=leads.shut_because,
         highest_at=leads.highest_at,
         before=_last(connection, before) if queued and found.object_id is not None else None,
+        unpublished_since=trouble.unpublished_since,
+        unclaimed_since=trouble.unclaimed_since,
     )
 
 

@@ -420,6 +420,8 @@ def upgrade() -> None:
         sa.Column("lost_since", sa.BigInteger(), nullable=True),
         sa.Column("known_until", sa.BigInteger(), nullable=True),
         sa.Column("highest_at", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("unpublished_since", sa.BigInteger(), nullable=True),
+        sa.Column("unclaimed_since", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("sendq_leader_pkey")),
     )
     op.create_table(
