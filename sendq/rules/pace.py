@@ -266,10 +266,12 @@ class Pacer:
 
     def believe(self, now: Micros) -> None:
         """Nothing that was used can reach further ahead than this pace allows: a clock that was ahead wrote it."""
-        for position, limit in enumerate(self.pace.limits):
-            # A full burst, started up to `START_AHEAD` from now, and corrected by an answer.
-            most = limit.burst + STATED_MOST * max(limit.costs.values(), default=0)
-            self.full_at[position] = min(self.full_at[position], now + START_AHEAD + most * limit.interval)
+        for position, full_at in enumerate(self.full_at):
+            if full_at > now:  # seldom: most buckets are full when a turn begins
+                limit = self.pace.limits[position]
+                # A full burst, started up to `START_AHEAD` from now, and corrected by an answer.
+                most = limit.burst + STATED_MOST * max(limit.costs.values(), default=0)
+                self.full_at[position] = min(full_at, now + START_AHEAD + most * limit.interval)
         self.modify_at = min(self.modify_at, now + START_AHEAD + round(self.spacing * APART))
         self.call_at = min(self.call_at, now + START_AHEAD + self.stretch)
         this = now // HOUR
@@ -323,8 +325,9 @@ def pacer(
         full_at, made.modify_at, made.call_at, *more = json.loads(used)
         if len(full_at) == len(pace.limits):
             made.full_at = full_at
-        made.hours = {int(hour): sent for hour, sent in more[0].items()} if more else {}
-        made.stated = stated_costs(used)
+        if more:
+            made.hours = {int(hour): sent for hour, sent in more[0].items()}
+            made.stated = dict(*more[1:2])
         made.believe(now)
     return made
 
