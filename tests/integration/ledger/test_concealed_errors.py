@@ -6,6 +6,7 @@ frame, as error trackers do.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import contextlib
 import pickle
@@ -22,6 +23,7 @@ from sqlalchemy.orm import Session
 from sendq import AsyncSendQueue, LedgerUnavailable, Message, Retryable, SendQueue
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine
+from tests.support.system import ROOT
 
 MARKS = ("markaddress", "markname", "marksubject", "markbody", "markmeta")
 # Read from a file where a frame's variable must not hold them.
@@ -159,6 +161,18 @@ class TestAnErrorOfTheDatabase:
             if url.get_backend_name() == "postgresql":
                 statement(url, "DROP TRIGGER IF EXISTS no ON sendq_payload; DROP FUNCTION IF EXISTS no CASCADE")
                 statement(url, "ALTER TABLE sendq_payload DROP CONSTRAINT IF EXISTS no")
+
+
+class TestTheExamples:
+    def test_hide_the_parameters_of_their_own_statements(self) -> None:
+        made = [
+            call
+            for path in (ROOT / "examples").rglob("*.py")
+            for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(call, ast.Call) and ast.unparse(call.func) in ("create_engine", "create_async_engine")
+        ]
+        assert len(made) >= 2
+        assert all("hide_parameters=True" in ast.unparse(call) for call in made)
 
 
 class TestAnErrorThatTheApplicationHandlesMeanwhile:
