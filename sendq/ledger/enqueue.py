@@ -13,14 +13,14 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, TwoPhaseTransaction, select, text, tuple_
+from sqlalchemy import Connection, Row, Table, TwoPhaseTransaction, select, text, tuple_
 
 from sendq.clock import Micros
 from sendq.enqueueing.plan import Plan
 from sendq.errors import KeyConflict
 from sendq.ledger.contents import store_pieces
 from sendq.ledger.db import constant, schema
-from sendq.ledger.db.bulk import chunks, insert_new, insert_rows
+from sendq.ledger.db.bulk import CHUNK, chunks, insert_new, insert_rows, insert_together
 from sendq.vault import Vault, context_of
 
 NO_VAULT = Vault()
@@ -31,7 +31,8 @@ _WAKES = ("high_at", "normal_at", "low_at")
 # The leader's row has the time until which it sleeps. Only a commit with earlier work wakes it: a NOTIFY is not free
 # (it takes a lock that all commits share).
 CHANNEL = "sendq_wake"
-_NOTIFY = text("SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleeps_until > :at")
+_NOTIFYING = "SELECT pg_notify('sendq_wake', '') FROM sendq_leader WHERE sleeps_until > :at"
+_NOTIFY = text(_NOTIFYING)
 
 
 def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_VAULT) -> dict[tuple[str, str], UUID]:
@@ -46,17 +47,33 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
     """
     found = _claim_keys(connection, plan.keys, vault)
     known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
+    batch: list[Mapping[str, Any]] = []
     if plan.batch is not None:
         if plan.batch["id"] in known:
             return found
-        insert_rows(connection, schema.batch, [sealed(plan.batch, "batch", plan.batch["id"], vault)])
-    stored = 0
-    for chunk in chunks(job for job in plan.jobs if job["id"] not in known):
+        batch.append(sealed(plan.batch, "batch", plan.batch["id"], vault))
+    jobs = chunks(job for job in plan.jobs if job["id"] not in known)
+    payloads = chunks(
+        sealed(payload, "payload", payload["job_id"], vault)
+        for payload in plan.payloads
+        if payload["job_id"] not in known
+    )
+    parts: list[tuple[Table, Sequence[Mapping[str, Any]]]] = [
+        (schema.batch, batch),
+        (schema.job, next(jobs, [])),
+        (schema.payload, next(payloads, [])),
+    ]
+    stored = bool(parts[1][1])
+    if not plan.pieces and all(len(rows) < CHUNK for _, rows in parts):  # these are all rows
+        if stored:
+            parts.append((schema.wake, plan.wakes))
+        insert_together(connection, parts, _NOTIFYING if stored and _can_notify(connection) else "", at=at)
+        return found
+    insert_together(connection, parts)
+    for chunk in jobs:
         insert_rows(connection, schema.job, chunk)
-        stored += len(chunk)
-    for chunk in chunks(payload for payload in plan.payloads if payload["job_id"] not in known):
-        rows = [sealed(payload, "payload", payload["job_id"], vault) for payload in chunk]
-        insert_rows(connection, schema.payload, rows)
+    for chunk in payloads:
+        insert_rows(connection, schema.payload, chunk)
     if plan.pieces:
         pieces = [piece for piece in plan.pieces if piece["job_id"] not in known]
         store_pieces(connection, pieces, plan.contents, vault=vault)
@@ -102,8 +119,12 @@ def notify(connection: Connection, *, at: Micros) -> None:
     On SQLite the dispatcher polls instead, and so it does for a two-phase commit: PostgreSQL cannot prepare a
     transaction that notifies.
     """
-    if connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction):
+    if _can_notify(connection):
         constant.rows(connection, _NOTIFY, {"at": at})
+
+
+def _can_notify(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction)
 
 
 def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]], vault: Vault) -> dict[tuple[str, str], UUID]:

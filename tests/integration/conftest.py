@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.support.commands import cli, run
 from tests.support.ledger import (
+    engines,
     ledger,
     ledger_url,
     pg_ledger,
@@ -17,6 +18,7 @@ from tests.support.system import system
 
 __all__ = [
     "cli",
+    "engines",
     "ledger",
     "ledger_url",
     "pg_ledger",

@@ -37,7 +37,13 @@ def properties(**changes: Any) -> dict[str, Any]:
 
 def bomb() -> dict[str, Any]:
     """A message of 519 kB whose body unpacks to 400 MB."""
-    packed = zlib.compress(b" " * 400_000_000)
+    part, parts = b" " * 4_000_000, 100
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    packed = deflate.compress(part) + deflate.flush(zlib.Z_FULL_FLUSH)  # refers to nothing before it: can be repeated
+    check = 1
+    for _ in range(parts):
+        check = zlib.adler32(part, check)
+    packed = b"\x78\x9c" + parts * packed + b"\x03\x00" + check.to_bytes(4, "big")
     headers = HEADERS | {"compression": "application/x-gzip"}
     return message(body=base64.b64encode(packed).decode(), headers=headers)
 

@@ -56,6 +56,9 @@ UNPACED = json.dumps(
 )
 
 
+FORKABLE = {("worker",), ("tests.support.controlled",)}  # they change nothing before the imports
+
+
 class Worker:
     """One worker process, ``python -m worker``. ``program``: what runs instead, after ``-m``."""
 
@@ -64,7 +67,7 @@ class Worker:
     ) -> None:
         self.log = log
         self.process: Forked | subprocess.Popen[bytes]
-        if program == ("worker",) and can_fork(environ):
+        if program in FORKABLE and can_fork(environ):
             self.process = Forked([*program, *arguments], environ, cwd=ROOT, log=log)
             return
         command = [sys.executable, "-m", *program, *arguments]

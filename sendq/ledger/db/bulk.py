@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import dialect as postgresql
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Update
-from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.sql.elements import BindParameter, TextClause
 from sqlalchemy.sql.selectable import TextualSelect
 
 from sendq.ledger.db import constant
@@ -63,6 +63,29 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
         constant.rows(connection, _unnest_insert(table, columns, own, ""), values)
     else:
         connection.execute(insert(table), [dict(row) for row in rows])
+
+
+def insert_together(
+    connection: Connection, parts: Sequence[tuple[Table, Sequence[Row]]], then: str = "", **given: Any
+) -> None:
+    """Insert rows into several tables. On PostgreSQL this is one statement, whose last part is the query ``then``.
+
+    ``given``: the parameters of ``then``.
+    """
+    parts = [(table, rows) for table, rows in parts if rows]
+    if connection.dialect.name != "postgresql":
+        for table, rows in parts:
+            insert_rows(connection, table, rows)
+        return
+    if not parts:
+        return
+    inserts, parameters = [], dict(given)
+    for number, (table, rows) in enumerate(parts):
+        columns = tuple(rows[0])
+        own, values = _said_once(columns, rows)
+        inserts.append((table, columns, own))
+        parameters |= {f"{_prefix(number)}{name}": value for name, value in values.items()}
+    constant.rows(connection, _insert_together(tuple(inserts), then or "SELECT 1"), parameters)
 
 
 def insert_new(connection: Connection, table: Table, rows: Sequence[Row], returning: str) -> set[Any]:
@@ -112,32 +135,49 @@ def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset
     return frozenset(own), values
 
 
-def _typed(table: Table, name: str, own: frozenset[str]) -> str:
+def _prefix(number: int) -> str:
+    """Of the parameters of one of several inserts."""
+    return f"i{number}_"
+
+
+def _typed(table: Table, name: str, own: frozenset[str], prefix: str = "") -> str:
     kind = table.c[name].type.compile(_POSTGRESQL)
-    return f"CAST(:{name} AS {kind}{'[]' if name in own else ''})"
+    return f"CAST(:{prefix}{name} AS {kind}{'[]' if name in own else ''})"
 
 
-def _unnest(table: Table, columns: tuple[str, ...], own: frozenset[str]) -> str:
+def _unnest(table: Table, columns: tuple[str, ...], own: frozenset[str], prefix: str = "") -> str:
     names = [name for name in columns if name in own]
-    return f"unnest({', '.join(_typed(table, name, own) for name in names)}) AS v ({', '.join(names)})"
+    return f"unnest({', '.join(_typed(table, name, own, prefix) for name in names)}) AS v ({', '.join(names)})"
 
 
-def _value(table: Table, name: str, own: frozenset[str]) -> str:
-    return f"v.{name}" if name in own else _typed(table, name, own)
+def _value(table: Table, name: str, own: frozenset[str], prefix: str = "") -> str:
+    return f"v.{name}" if name in own else _typed(table, name, own, prefix)
 
 
-def _with_types(statement: str, table: Table, columns: tuple[str, ...], own: frozenset[str]) -> TextClause:
-    types = {name: ARRAY(table.c[name].type) if name in own else table.c[name].type for name in columns}
-    return text(statement).bindparams(*(bindparam(name, type_=kind) for name, kind in types.items()))
+def _types(table: Table, columns: tuple[str, ...], own: frozenset[str], prefix: str = "") -> list[BindParameter[Any]]:
+    kinds = {name: ARRAY(table.c[name].type) if name in own else table.c[name].type for name in columns}
+    return [bindparam(f"{prefix}{name}", type_=kind) for name, kind in kinds.items()]
+
+
+def _insert(table: Table, columns: tuple[str, ...], own: frozenset[str], prefix: str = "") -> str:
+    values = ", ".join(_value(table, name, own, prefix) for name in columns)
+    rows = _unnest(table, columns, own, prefix)
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {values} FROM {rows}"  # noqa: S608
 
 
 @lru_cache(maxsize=512)
 def _unnest_insert(table: Table, columns: tuple[str, ...], own: frozenset[str], ending: str) -> TextClause:
-    values = ", ".join(_value(table, name, own) for name in columns)
-    statement = (
-        f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT {values} FROM {_unnest(table, columns, own)} {ending}"  # noqa: S608
-    )
-    return _with_types(statement, table, columns, own)
+    return text(f"{_insert(table, columns, own)} {ending}").bindparams(*_types(table, columns, own))
+
+
+@lru_cache(maxsize=512)
+def _insert_together(inserts: tuple[tuple[Table, tuple[str, ...], frozenset[str]], ...], then: str) -> TextClause:
+    named, types = [], []
+    for number, (table, columns, own) in enumerate(inserts):
+        prefix = _prefix(number)
+        named.append(f"{prefix} AS ({_insert(table, columns, own, prefix)})")
+        types += _types(table, columns, own, prefix)
+    return text(f"WITH {', '.join(named)} {then}").bindparams(*types)
 
 
 @lru_cache(maxsize=512)
@@ -153,7 +193,7 @@ def _unnest_update(table: Table, columns: tuple[str, ...], own: frozenset[str], 
         f"UPDATE {table.name} AS t SET {changes} "  # noqa: S608
         f"FROM {_unnest(table, columns, own)} WHERE t.{key} = {_value(table, key, own)}"
     )
-    return _with_types(statement, table, columns, own)
+    return text(statement).bindparams(*_types(table, columns, own))
 
 
 @lru_cache

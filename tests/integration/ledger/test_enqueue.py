@@ -66,6 +66,15 @@ def run() -> Iterator[Callable[..., Future[Any]]]:
 
 
 class TestOneSend:
+    @pytest.mark.parametrize(("options", "most"), [({}, 1), ({"key": "k"}, 2)])
+    def test_takes_two_statements_at_most(self, pg_ledger: Ledger, options: dict[str, Any], most: int) -> None:
+        pg_ledger.send("g0", **options | ({"key": "other"} if options else {}))  # the first one checks the schema
+        statements: list[str] = []
+        event.listen(pg_ledger.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        pg_ledger.send(**options)
+        assert len(statements) == most, statements
+        assert counts(pg_ledger)["wake"] == counts(pg_ledger)["payload"] == 2
+
     def test_is_there_once_the_call_returns(self, ledger: Ledger) -> None:
         job = ledger.queue.send("g1", MESSAGE)
         assert not job.existed
