@@ -50,6 +50,8 @@ def note_claimed(connection: Connection, *, now: Micros) -> None:
     """Forget unclaimed turns if some are being claimed again, or no lane wants one."""
     lane, leader = schema.lane.c, schema.leader
     claimed = select(lane.id).where(lane.turn == "claimed").exists()
-    due = and_(lane.turn.is_(None), lane.closed_at.is_(None), lane.held_until <= now, lane.next_at <= now)
+    due = and_(
+        lane.turn.is_(None), lane.closed_at.is_(None), func.coalesce(lane.held_until, 0) <= now, lane.next_at <= now
+    )
     offered = select(lane.id).where(or_(lane.turn == "offered", due))
     connection.execute(update(leader).where(or_(claimed, ~offered.exists())).values(unclaimed_since=None))
