@@ -45,11 +45,18 @@ class TestServices:
         log.services.stop()
         assert log.lines == ["start a", "start b", "start c", "stop c", "stop b", "stop a"]
 
-    def test_are_not_started_behind_one_that_cannot(self) -> None:
-        log = Log("a", "b", "c", breaks="b")
+    def test_are_not_started_behind_one_that_cannot_and_those_before_it_stop(self) -> None:
+        log = Log("a", "b", "c", "d", breaks="c")
         with pytest.raises(RuntimeError):
             log.services.start()
-        assert log.lines == ["start a", "start b"]
+        assert log.lines == ["start a", "start b", "start c", "stop b", "stop a"]
+
+    def test_that_were_stopped_by_a_failed_start_are_not_stopped_again(self) -> None:
+        log = Log("a", "b", breaks="b")
+        with pytest.raises(RuntimeError):
+            log.services.start()
+        log.services.stop()
+        assert log.lines == ["start a", "start b", "stop a"]
 
     def test_all_stop_though_one_of_them_has_a_bug(self) -> None:
         log = Log("a", "b", "c", breaks="b")

@@ -44,18 +44,25 @@ class Services:
 
     def __init__(self, services: Sequence[Service]) -> None:
         self._services = tuple(services)
+        self._to_stop = self._services
 
     def __iter__(self) -> Iterator[Service]:
         return iter(self._services)
 
     def start(self) -> None:
-        """Start all, in order. If one of them raises, the exception propagates and the later ones are not started."""
-        for service in self._services:
-            service.start()
+        """Start all, in order. If one of them raises, those before it are stopped and the exception propagates."""
+        for number, service in enumerate(self._services):
+            try:
+                service.start()
+            except BaseException:
+                self._to_stop = self._services[:number]
+                self.stop()
+                self._to_stop = ()
+                raise
 
     def stop(self) -> None:
         """Stop all, the last first. If one of them raises, the others are stopped nevertheless."""
-        for service in reversed(self._services):
+        for service in reversed(self._to_stop):
             try:
                 service.stop()
             except Exception:
