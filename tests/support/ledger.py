@@ -17,7 +17,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, Row, event, select, text
+from sqlalchemy import Connection, Engine, QueuePool, Row, event, select, text
 
 from sendq import Message, SendQueue, State
 from sendq.clock import SECOND, Micros
@@ -340,10 +340,13 @@ class Engines:
             url = f"sqlite:///{self._file}"
         if url not in self._engines:
             self._engines[url] = open_engine(url, pool_size=20) if url.startswith("postgresql") else open_engine(url)
-        try:
-            yield self._engines[url].execution_options()
-        finally:
-            self._engines[url].dispose()
+        engine = self._engines[url]
+        yield engine.execution_options()
+        # A thread that still has one would give it to a pool that is gone, and the leak be the fault of a later test.
+        assert isinstance(engine.pool, QueuePool)
+        taken = engine.pool.checkedout()
+        engine.dispose()
+        assert taken == 0, f"{taken} connections are still in use: a thread goes on after its test"
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,10 @@ class EventLoop:
         self._thread.start()
 
     def stop(self, limit_s: float) -> None:
-        """Stop the loop and cancel what still runs on it; waits for at most ``limit_s`` seconds."""
+        """Stop the loop and cancel what still runs on it; waits for at most ``limit_s`` seconds.
+
+        What its tasks run in threads (`asyncio.to_thread`) is waited for too.
+        """
         self.asyncio.call_soon_threadsafe(self.asyncio.stop)
         self._thread.join(limit_s)
 
@@ -63,6 +66,8 @@ class EventLoop:
         await self._at_end()
         for task in asyncio.all_tasks(self.asyncio) - {asyncio.current_task()}:
             task.cancel()
+        # A beat that a thread is still writing would register a worker that has deregistered, and keep its connection.
+        await self.asyncio.shutdown_default_executor()
 
     async def _tick_for_ever(self) -> None:
         while True:

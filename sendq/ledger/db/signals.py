@@ -30,7 +30,11 @@ def listen(engine: Engine, channel: str) -> psycopg.Connection[Any]:
 
     arguments, options = engine.dialect.create_connect_args(engine.url)
     connection = psycopg.connect(*arguments, **options, autocommit=True)
-    connection.execute(f"LISTEN {channel}".encode())
+    try:
+        connection.execute(f"LISTEN {channel}".encode())
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -21,7 +21,7 @@ from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.dispatching import workers
 from sendq.rules.paces import Paces
 from tests.support.ledger import Ledger
-from tests.support.waiting import eventually
+from tests.support.waiting import LIMIT_S, eventually
 from worker.leading.dispatcher import CLOSELY, FULL_PAUSE, STEADY, Dispatcher
 from worker.leading.leadership import Leadership
 
@@ -332,4 +332,4 @@ class TestAWakeupThatBreaks:
             # Time passes, or nothing would ever be quiet for long enough to wait for the wakeup.
             eventually(lambda: standing.clock.advance(0.1) and len(wakeup.waited) > 2, "waiting again")
         finally:
-            dispatcher.stop(5.0)
+            dispatcher.stop(LIMIT_S)
