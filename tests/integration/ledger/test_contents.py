@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import threading
 from pathlib import Path
@@ -145,8 +146,9 @@ class TestEnqueue:
             queue = AsyncSendQueue(ledger_url)
             try:
                 many = await queue.send_many([Send("g1", mail(PDF)), Send("g2", mail(b"x" * 4_000_000, PDF))])
-                mime = await queue.send("g1", MimeMessage(b"To: a@example.com\n\n" + PDF))
-                assert stored(ledger, mime.id) == [b"To: a@example.com\n\n" + PDF]
+                raw = b"To: a@example.com\n\n" + base64.encodebytes(PDF)
+                mime = await queue.send("g1", MimeMessage(raw))
+                assert stored(ledger, mime.id) == [raw]
                 return many[1].id
             finally:
                 await queue.close()
