@@ -17,9 +17,16 @@ LIMIT_S = 30.0
     "--live", is_flag=True, help="Only check that the workers on this machine run and their event loops respond."
 )
 @click.option("--ready", is_flag=True, help="Only check that the workers on this machine can take work.")
-@click.option("--limit", type=click.FloatRange(1, 600), default=LIMIT_S, show_default=True, help="Timeout in seconds.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(1, 600),
+    default=LIMIT_S,
+    show_default=True,
+    help="Seconds to wait for the answer.",
+)
 @json_option
-def health(live: bool, ready: bool, limit: float, as_json: bool) -> None:
+def health(live: bool, ready: bool, timeout_s: float, as_json: bool) -> None:
     """Check end to end that new work is processed: an empty turn passes leader, broker, worker and ledger.
 
     --live and --ready are cheap probes of the workers on this machine (in this container); they succeed although the
@@ -32,7 +39,7 @@ def health(live: bool, ready: bool, limit: float, as_json: bool) -> None:
         raise SystemExit(main(given, os.environ))
     from worker.doctor.health import check_health
 
-    seen = check_health(load_settings(), limit_s=limit)
+    seen = check_health(load_settings(), limit_s=timeout_s)
     if as_json:
         tell_json({"healthy": seen.healthy, "link": seen.link, "says": seen.says, "seconds": round(seen.seconds, 3)})
     else:

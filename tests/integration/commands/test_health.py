@@ -62,14 +62,14 @@ class TestTheCanary:
         assert (status, said["link"]) == (1, "ledger")
 
     def test_names_the_worker_at_once_when_there_is_none(self, system: System) -> None:
-        status, said = ask(system, "--limit", str(LIMIT_S))
+        status, said = ask(system, "--timeout", str(LIMIT_S))
         assert (status, said["link"]) == (1, "worker")
         assert said["seconds"] < LIMIT_S / 3
         assert "start one" in said["says"]
 
     def test_names_the_worker_when_all_are_dead(self, system: System) -> None:
         system.start_worker().kill()
-        status, said = ask(system, "--limit", "3")
+        status, said = ask(system, "--timeout", "3")
         assert (status, said["link"]) == (1, "worker")
         assert "none sends heartbeats" in said["says"]
 
@@ -77,14 +77,14 @@ class TestTheCanary:
         worker = system.start_worker()
         eventually(lambda: "became_leader" in worker.said(), "a leader")
         system.redis.stop()
-        status, said = ask(system, "--limit", "10")
+        status, said = ask(system, "--timeout", "10")
         assert (status, said["link"]) == (1, "broker")
 
     def test_names_a_worker_that_does_not_read(self, system: System) -> None:
         worker = system.start_controlled_worker()
         eventually(lambda: "ready." in worker.said(), "a consumer")
         system.control("cancel_consumer", "sendq")
-        status, said = ask(system, "--limit", "10")
+        status, said = ask(system, "--timeout", "10")
         assert (status, said["link"]) == (1, "consumer")
 
     def test_names_a_ledger_that_is_shut(self, system: System) -> None:
@@ -92,7 +92,7 @@ class TestTheCanary:
         with writing(system.engine) as connection:
             long_ago = clock.now() - clock.seconds(7200)  # a loss that is younger than keys are repaired at once
             lineage.shut(connection, because=lineage.Incomplete.LOST, lost_since=long_ago, now=clock.now())
-        status, said = ask(system, "--limit", "10")
+        status, said = ask(system, "--timeout", "10")
         assert (status, said["link"]) == (1, "shut")
         assert "sendq recover" in said["says"]
 
