@@ -179,7 +179,7 @@ class TestARepeat:
     @pytest.mark.parametrize("form", ["json", "multipart", "mime"])
     def test_is_the_same_bytes_under_the_same_key(self, system: System, form: str) -> None:
         grant = f"repeat-{form}"
-        message: Message | MimeMessage = MimeMessage(b"To: a@example.com\r\n\r\n" + LARGE)
+        message: Message | MimeMessage = MimeMessage(b"To: a@example.com\r\n\r\n" + base64.encodebytes(LARGE))
         if form != "mime":
             content = LARGE if form == "multipart" else PNG
             message = Message(to=["a@example.com"], attachments=[Attachment(filename="a", content=content)])
