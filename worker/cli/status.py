@@ -171,9 +171,11 @@ def _tell_workers(seen: Status) -> None:
 
 
 def _condition(worker: WorkerView) -> str:
+    condition = "stopping" if worker.stopping else "leader" if worker.leads else ""
     if worker.is_silent:
-        return f"silent for {worker.silent_s:,.0f} s"
-    return "stopping" if worker.stopping else "leader" if worker.leads else ""
+        silent = f"silent for {worker.silent_s:,.0f} s"
+        return f"{condition}, {silent}" if condition else silent
+    return condition
 
 
 def _iso(at: datetime) -> str:

@@ -55,7 +55,7 @@ TOO_MANY = Cause(
     "front",
 )
 NO_DATABASE = Cause(LedgerUnavailable, "the server has no such database; create it, or correct the database URL")
-CLOSED = Cause(LedgerUnavailable, "the database does not accept connections at present", leave=True)
+CLOSED = Cause(LedgerUnavailable, "the ledger's database does not accept connections at present", leave=True)
 REJECTED = Cause(LedgerUnavailable, "the server rejects the user or password, or this host; correct the database URL")
 NO_RIGHT = Cause(
     LedgerUnavailable,

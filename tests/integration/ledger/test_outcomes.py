@@ -416,8 +416,8 @@ class TestDeliveries:
 def test_nobody_changes_a_jobs_state_behind_the_back_of_those_who_are_told() -> None:
     """`sendq.ledger.jobs.store_changes` is the one way; but for a beginning, of which nobody is told.
 
-    Jobs that cannot be decrypted (`sealed.py`) or that wait behind another (`loading.py`) are postponed: their time
-    changes, and their state does not.
+    Jobs that cannot be decrypted (`sealed.py`) or that wait behind another (`loading.py`) are postponed, and those that
+    a clock which was ahead has put off (`set_back.py`) are brought back: only their time changes.
     """
     from pathlib import Path
 
@@ -428,7 +428,7 @@ def test_nobody_changes_a_jobs_state_behind_the_back_of_those_who_are_told() -> 
         if "UPDATE sendq_job SET state" in (source := path.read_text())
         or "update_rows(connection, schema.job" in source
     }
-    assert writers == {"jobs.py", "turns.py", "loading.py", "sealed.py"}
+    assert writers == {"jobs.py", "turns.py", "loading.py", "sealed.py", "set_back.py"}
 
 
 def test_an_unused_hold_is_no_outcome(ledger: Ledger) -> None:
