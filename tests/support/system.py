@@ -67,7 +67,7 @@ class Worker:
     ) -> None:
         self.log = log
         self.process: Forked | subprocess.Popen[bytes]
-        if program in FORKABLE and can_fork(environ):
+        if tuple(program) in FORKABLE and can_fork(environ):
             self.process = Forked([*program, *arguments], environ, cwd=ROOT, log=log)
             return
         command = [sys.executable, "-m", *program, *arguments]
