@@ -23,7 +23,8 @@ from sqlalchemy.orm import Session
 from sendq import AsyncSendQueue, LedgerUnavailable, Message, Retryable, SendQueue
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine
-from tests.support.system import ROOT
+
+ROOT = Path(__file__).parents[3]
 
 MARKS = ("markaddress", "markname", "marksubject", "markbody", "markmeta")
 # Read from a file where a frame's variable must not hold them.
