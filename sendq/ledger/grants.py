@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, exists, select, text, update
+from sqlalchemy import Connection, Row, exists, literal_column, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
 from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane
@@ -110,7 +110,8 @@ def any_closed(connection: Connection) -> bool:
 
 
 def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
-    """Closed lanes with waiting jobs about which the API should be asked now; no other caller gets them for a while.
+    """Closed lanes with jobs that wait, or are in doubt, about which the API should be asked now; no other caller gets
+    them for a while.
 
     While their application or provider is held, nothing is asked.
     """
@@ -120,7 +121,13 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
         pair.c.provider.in_([table.c.provider, WHOLE_APPLICATION]),
         pair.c.held_until > now,
     )
-    waits = exists().where(schema.job.c.lane_id == table.c.id, schema.job.c.state == State.QUEUED.value)
+    # One condition for each state: each has its own partial index.
+    waits = or_(
+        *(
+            exists().where(schema.job.c.lane_id == table.c.id, schema.job.c.state == literal_column(f"'{state.value}'"))
+            for state in (State.QUEUED, State.IN_DOUBT)
+        )
+    )
     rows = connection.execute(
         select(table)
         .where(table.c.closed_at.is_not(None), table.c.check_at <= now, table.c.gone.is_(False), waits, ~held)

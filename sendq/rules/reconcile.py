@@ -185,7 +185,9 @@ def next_look(job: Doubt, seen: Seen, delays: Delays, *, now: Micros) -> Micros:
 def judge(look: Look, job: Doubt, delays: Delays, *, asked_at: Micros, later: bool) -> Seen:
     """What a look proves.
 
-    ``asked_at`` is when the query was made, by the slower of our clock and the API's. ``later``: the ledger knows that
+    A draft may be on its way out. One that a refused request has left behind, and that is still one after several
+    looks, is not: the message did not go. ``asked_at`` is when the query was made, by the slower of our clock and the
+    API's. ``later``: the ledger knows that
     one of `Look.later` was accepted by a request that was begun when the last one of this job was surely over.
     """
     if look.found is not None:
@@ -194,7 +196,7 @@ def judge(look: Look, job: Doubt, delays: Delays, *, asked_at: Micros, later: bo
         return Seen.REFUSED
     if asked_at < counts_from(job, delays):
         return Seen.EARLY
-    if look.draft:
+    if look.draft and not (job.refused_at is not None and (job.looks or 0) >= MISSES_NEEDED):
         return Seen.DRAFT
     if not look.whole:
         return Seen.CROWDED

@@ -180,9 +180,10 @@ class _Mailbox:
             return False
         for folder in folders[:FOLDERS_MOST]:
             answer = await self._client.folder(self._application, wanted.grant_id, str(folder))
-            if answer.status is None or answer.status == 429 or answer.status >= 500:
+            found = folder_in(answer)
+            if found is None:  # it may be the drafts folder: whatever else is said proves nothing
                 raise _Refused(answer)
-            if is_drafts_folder(answer):
+            if is_drafts_folder(found):
                 return True
         return False
 
@@ -227,12 +228,21 @@ def is_draft(message: Mapping[str, Any]) -> bool:
     return message.get("object") == "draft" or bool(names & _DRAFTS)
 
 
-def is_drafts_folder(answer: Answer) -> bool:
-    """Whether a folder has the attribute of the drafts folder ("Common folder attributes")."""
+def folder_in(answer: Answer) -> dict[str, Any] | None:
+    """The folder in an answer; None if it has none."""
+    if answer.status != 200 or answer.fault is not None:
+        return None
     with suppress(ValueError, KeyError, TypeError, RecursionError):
-        attributes = json.loads(answer.body)["data"]["attributes"]
-        return any(isinstance(one, str) and one.strip("\\").lower() in _DRAFTS for one in attributes)
-    return False
+        found = json.loads(answer.body)["data"]
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def is_drafts_folder(folder: Mapping[str, Any]) -> bool:
+    """Whether a folder has the attribute of the drafts folder ("Common folder attributes"), or else its name."""
+    attributes, name = folder.get("attributes"), folder.get("name")
+    names = attributes if isinstance(attributes, list) and attributes else [name]
+    return any(isinstance(one, str) and one.strip("\\").lower() in _DRAFTS for one in names)
 
 
 def date_of(headers: Mapping[str, str]) -> Micros | None:

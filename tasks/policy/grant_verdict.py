@@ -31,6 +31,9 @@ class Verdict(StrEnum):
 # A question that these statuses answer is asked again: a timeout, a conflict, a rate limit.
 _LATER = (408, 409, 429)
 
+# With these the API refuses the question about this one grant; the key and the way are fine.
+_ABOUT_THE_GRANT = (400, 410, 422)
+
 
 def verdict_of(answer: Answer) -> Verdict:
     """Read an answer ("Grant lifecycle": ``grant_status`` is valid or invalid)."""
@@ -42,7 +45,10 @@ def verdict_of(answer: Answer) -> Verdict:
     status = answer.status
     if status is None or status >= 500 or status in _LATER:
         return Verdict.UNKNOWN
-    return Verdict.GONE if _row(answer).id == "grant_not_found" else Verdict.REFUSED
+    if _row(answer).id == "grant_not_found":
+        return Verdict.GONE
+    is_about_the_grant = status in _ABOUT_THE_GRANT and _failure(answer).origin != "edge"
+    return Verdict.UNKNOWN if is_about_the_grant else Verdict.REFUSED
 
 
 def provider_of(answer: Answer) -> str | None:

@@ -46,7 +46,6 @@ REFUSED = {
     "a redirect": answer(302),
     "a proxy that wants a sign-in": answer(407, PAGE, HTML),
     "another service's 404": answer(404, {"message": "no Route matched with those values"}),
-    "a 400": answer(400, error("invalid_request_error", "bad")),
 }
 
 
@@ -62,6 +61,10 @@ class TestTheVerdict:
     @pytest.mark.parametrize("name", REFUSED)
     def test_blames_the_key_or_the_way_for_a_refused_question(self, name: str) -> None:
         assert verdict_of(REFUSED[name]) is Verdict.REFUSED
+
+    @pytest.mark.parametrize("status", [400, 410, 422])
+    def test_is_unknown_if_the_api_refuses_the_question_about_this_grant_alone(self, status: int) -> None:
+        assert verdict_of(answer(status, error("invalid_request_error", "bad"))) is Verdict.UNKNOWN
 
     @pytest.mark.parametrize("status", [None, 408, 429, 500, 502, 503, 504])
     def test_is_unknown_while_the_api_is_in_trouble(self, status: int | None) -> None:

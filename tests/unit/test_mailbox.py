@@ -50,7 +50,7 @@ class Api:
     ) -> None:
         self.asked: list[Query] = []
         self.folders: list[str] = []
-        self._folder = folder or Answer(404, {}, b"{}")
+        self._folder = folder or Answer(200, {}, b'{"data": {"id": "f", "attributes": ["\\\\Sent"]}}')
         self._by_pair, self._listing = by_pair or page(), listing or (lambda _: page())
 
     async def find(self, application: object, grant_id: str, query: Query) -> Answer:
@@ -179,7 +179,7 @@ class TestWhatIsFound:
         assert (found.found, found.draft) == (None, True)
         assert set(api.folders) == {"AAMkAD"}
 
-    @pytest.mark.parametrize("answer", [folder("\\Sent"), folder(), Answer(404, {}, b"{}"), Answer(200, {}, b"<html>")])
+    @pytest.mark.parametrize("answer", [folder("\\Sent"), folder()])
     def test_whatever_else_its_folder_is(self, answer: Answer) -> None:
         api = Api(by_pair=page(message(metadata={"key1": MARK}, folders=["AAMkAD"])), folder=answer)
         assert api.look(provider="microsoft").look.found == "m1"
@@ -190,7 +190,17 @@ class TestWhatIsFound:
         assert api.folders == []
 
     @pytest.mark.parametrize(
-        "refusal", [Answer(429, {}, b"{}"), Answer(503, {}, b""), Answer(None, {}, b"", "timeout")]
+        "refusal",
+        [
+            Answer(429, {}, b"{}"),
+            Answer(503, {}, b""),
+            Answer(None, {}, b"", "timeout"),
+            Answer(403, {}, b"{}"),
+            Answer(404, {}, b"{}"),
+            Answer(200, {}, b"<html>"),
+            Answer(200, {}, b'{"data": []}'),
+            Answer(200, {}, b'{"data": {"attributes": ["\\\\Sent"]}}', "cut off"),
+        ],
     )
     def test_not_while_its_folder_cannot_be_looked_up(self, refusal: Answer) -> None:
         api = Api(by_pair=page(message(metadata={"key1": MARK}, folders=["AAMkAD"])), folder=refusal)

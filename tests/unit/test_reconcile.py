@@ -207,6 +207,14 @@ class TestARefusalThatMayHaveComeAfterTheMessageWentOut:
     def test_is_settled_by_nothing_less(self, look: Look, seen: Seen) -> None:
         assert judge(look, self.REFUSED, DELAYS, asked_at=self.OVER, later=True) is seen
 
+    @pytest.mark.parametrize(
+        ("looks", "seen"), [(None, Seen.DRAFT), (1, Seen.DRAFT), (2, Seen.ABSENT), (9, Seen.ABSENT)]
+    )
+    def test_is_not_sent_if_it_stays_a_draft(self, looks: int | None, seen: Seen) -> None:
+        look = replace(NOTHING, draft=True)
+        assert judge(look, replace(self.REFUSED, looks=looks), DELAYS, asked_at=self.OVER, later=False) is seen
+        assert judge(look, replace(JOB, looks=looks), DELAYS, asked_at=COUNTS, later=True) is Seen.DRAFT
+
     @pytest.mark.parametrize("choice", list(Choice))
     def test_goes_again_whatever_is_to_become_of_unknown_outcomes(self, choice: Choice) -> None:
         assert after_absence(self.REFUSED, choice, now=self.OVER) is Event.RETURN

@@ -208,6 +208,8 @@ def _proves(outcome: Outcome) -> bool:
         return True
     if outcome.attempt is None or outcome.attempt.status is None or outcome.attempt.route == "reauth":
         return False
+    if outcome.hold is not None and outcome.hold.gone:  # another application's key finds none of our grants
+        return False
     return not _holds_above(outcome)
 
 

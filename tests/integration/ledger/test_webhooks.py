@@ -116,6 +116,14 @@ class TestGrantExpired:
             grants.found_valid(connection, check.lane_id, now=waiting.clock())
         assert waiting.due() == [LANE]
 
+    def test_is_asked_about_for_a_job_in_doubt_as_well(self, waiting: Ledger) -> None:
+        (job,) = waiting.rows(schema.job)
+        waiting.set_job(job.id, state="in_doubt", doubt_at=waiting.clock(), key_at=waiting.clock())
+        waiting.set_lane(closed_at=waiting.clock(), closed_rule="grant_expired", check_at=waiting.clock())
+        with waiting.writing() as connection:
+            (check,) = grants.to_check(connection, now=waiting.clock(), limit=9)
+        assert check.grant_id == "g1"
+
     def test_well_after_it_closes_the_lane(self, waiting: Ledger) -> None:
         waiting.set_lane(opened_at=waiting.clock() - SKEW - MINUTE)
         expired(waiting, ago=59)
