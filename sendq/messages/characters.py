@@ -17,11 +17,14 @@ _name = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}").fullmatch
 _line_break = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]").search
 # The other control characters of ASCII and Latin-1. A header may contain TAB; NUL has its own words.
 _control = re.compile("[\x01-\x08\x0e-\x1b\x1f\x7f-\x84\x86-\x9f]").search
-# Embeddings and overrides have no use in a single line. Isolates do: translation libraries (Fluent, ICU) put names
-# between them. They reach no further than their end, so only one without its end is a fault.
-_override = re.compile("[\u202a-\u202e]").search
-_isolates = re.compile("[\u2066-\u2069]").findall
-_END_OF_ISOLATE = "\u2069"
+# Overrides make text read as something else. Isolates and embeddings only keep it apart: translation libraries (Fluent,
+# ICU) put names between the ones, telephones and Hebrew or Arabic texts have the others. They reach no further than
+# their end, so only one without its end is a fault.
+_override = re.compile("[\u202d\u202e]").search
+_apart = (
+    (re.compile("[\u2066-\u2069]").findall, "\u2069"),
+    (re.compile("[\u202a-\u202c]").findall, "\u202c"),
+)
 
 
 def text_fault(text: str) -> str | None:
@@ -41,7 +44,7 @@ def header_fault(text: str) -> str | None:
         faults.append(f"a line break ({code_point(line_break[0])})")
     if (control := _control(text)) is not None:
         faults.append(f"a control character ({code_point(control[0])})")
-    if _override(text) or _has_open_isolate(text):
+    if _override(text) or _has_open_end(text):
         faults.append("a character that overrides the direction of text")
     return _named(faults)
 
@@ -70,10 +73,13 @@ def _named(faults: list[str]) -> str | None:
     return f"contains {' and '.join(faults)}" if faults else None
 
 
-def _has_open_isolate(text: str) -> bool:
-    open_ones = 0
-    for one in _isolates(text):
-        open_ones += -1 if one == _END_OF_ISOLATE else 1
-        if open_ones < 0:
+def _has_open_end(text: str) -> bool:
+    for found_in, end in _apart:
+        open_ones = 0
+        for one in found_in(text):
+            open_ones += -1 if one == end else 1
+            if open_ones < 0:
+                return True
+        if open_ones:
             return True
-    return open_ones > 0
+    return False

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -36,6 +37,9 @@ _RECIPIENTS = ("to", "cc", "bcc")
 _FURTHER_RECIPIENTS = ("resent-to", "resent-cc", "resent-bcc", "apparently-to")
 _SENDERS = ("from", "sender", "resent-from", "resent-sender")
 _OTHER_PEOPLE = ("reply-to",)
+
+# Which of two counts, mail programs decide differently (RFC 5322, section 3.6).
+_ONCE = frozenset({"from", "sender", "reply-to", "subject", "date", "message-id", "mime-version", "content-type"})
 
 
 class MimeMessage:
@@ -70,8 +74,12 @@ class MimeMessage:
 
     def senders(self) -> dict[str, list[str]]:
         """The addresses of each header that names a sender. The message has been checked."""
-        fields = _fields(self.content.head()) or []
-        return {name: addresses_in(value) for name, value in fields if name.lower() in _SENDERS}
+        spelling: dict[str, str] = {}
+        found: dict[str, list[str]] = {}
+        for name, value in _fields(self.content.head()) or []:
+            if name.lower() in _SENDERS:
+                found.setdefault(spelling.setdefault(name.lower(), name), []).extend(addresses_in(value))
+        return found
 
     def __repr__(self) -> str:
         return "MimeMessage(…)"
@@ -128,7 +136,11 @@ def _fields(head: bytes) -> list[tuple[str, str]] | None:
 
 
 def _header_problems(fields: list[tuple[str, str]], most_recipients: int | None) -> list[Problem]:
-    problems: list[Problem] = []
+    problems = [
+        Problem(f"{_FIELD}.{name}", f"occurs {count} times", "keep one")
+        for name, count in Counter(name.lower() for name, _ in fields).items()
+        if count > 1 and name in _ONCE
+    ]
     recipients = further = 0
     for name, value in fields:
         problems += _value_problems(name, value)

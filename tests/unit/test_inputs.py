@@ -10,6 +10,7 @@ from sendq import Attachment, Message, MimeMessage, Options, Send
 from sendq.enqueueing.planning import plan_sends
 from sendq.enqueueing.senders import Senders
 from sendq.errors import InvalidJob
+from sendq.messages.characters import header_fault
 from sendq.messages.content import CHUNK
 
 ME: Senders = {"g": ["me@example.com"]}
@@ -27,6 +28,27 @@ def refusal(message: Message | MimeMessage, provider: str | None = None, senders
     with pytest.raises(InvalidJob) as caught:
         form_of(message, provider, senders)
     return str(caught.value)
+
+
+APART = ("Call \u202a+1 555 0100\u202c", "\u202b\u05e9\u05dc\u05d5\u05dd\u202c", "\u2068Anna\u2069")
+
+
+@pytest.mark.parametrize("text", APART)
+def test_text_that_is_only_kept_apart_by_its_direction_may_stand_in_a_header(text: str) -> None:
+    assert header_fault(text) is None
+
+
+@pytest.mark.parametrize("name", ["From", "Sender", "Subject", "Reply-To", "MIME-Version", "Content-Type"])
+def test_a_header_that_may_occur_once_does_not_occur_twice(name: str) -> None:
+    value = "text/plain" if name == "Content-Type" else "a@example.com"
+    said = refusal(mime("To: b@example.com", f"{name}: {value}", f"{name.upper()}: {value}"))
+    assert f"mime.{name.lower()}" in said
+    assert "occurs 2 times" in said
+
+
+def test_every_from_is_a_sender() -> None:
+    message = mime("To: b@example.com", "From: ceo@victim.example", "from: a@example.com")
+    assert message.senders() == {"From": ["ceo@victim.example", "a@example.com"]}
 
 
 def mime(*headers: str, body: bytes = b"Hi\r\n") -> MimeMessage:

@@ -106,6 +106,8 @@ class TestCharacters:
             *((one, f"line break (U+{ord(one):04X})") for one in "\v\f\x1c\x1d\x1e\x85\u2028\u2029"),
             *((one, f"control character (U+{ord(one):04X})") for one in "\x01\a\b\x1b\x1f\x7f\x80\x9b"),
             *((one, "overrides the direction") for one in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"),
+            ("\u202aa\u202c\u202c", "overrides the direction"),
+            ("\u202d1\u202c", "overrides the direction"),
         ],
     )
     @pytest.mark.parametrize(
