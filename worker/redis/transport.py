@@ -22,6 +22,7 @@ from kombu.utils.encoding import bytes_to_str
 from settings.celery import ENQUEUE_QUEUE, QUEUE, UNACKED
 from worker.redis.envelope import Unreadable, as_item, message_of, unacknowledged
 from worker.telemetry import journal
+from worker.telemetry.alerts import alert
 
 T = TypeVar("T")
 
@@ -126,6 +127,8 @@ class Channel(kombu_redis.Channel):
             return message_of(item, queue)
         except Unreadable as error:
             journal.message_dropped(queue, str(error), size=len(item))
+            if queue == ENQUEUE_QUEUE:  # it may have been somebody's mail
+                alert("enqueue_rejected", "unreadable", level="error")
             return None
 
     def _brpop_read(self, **options: Any) -> bool:

@@ -93,6 +93,9 @@ class UnknownMessages(PeriodicLoop):
                 take_back(self._app, connection)
             except (*connection.recoverable_connection_errors, *connection.recoverable_channel_errors):
                 return  # the broker is unreachable: try again in the next round
+            except AttributeError:  # kombu's, if Celery closed the pool meanwhile because it reconnects
+                if connection.connected:
+                    raise
 
 
 def take_back(app: Celery, connection: Any) -> int:

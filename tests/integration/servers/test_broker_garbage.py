@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from settings import Settings
 from settings.celery import celery_config
 from tests.support.broker_garbage import bomb, message, properties, unreadable
-from worker.redis import transport
+from worker.redis import transport, unknown_messages
 from worker.redis.embedded import redis_client
 from worker.redis.transport import PARKED
 from worker.redis.unknown_messages import take_back
@@ -97,6 +97,20 @@ class TestAQueue:
         with app.connection() as connection:
             assert take_back(app, connection) == 1
         assert (redis.llen(PARKED), redis.llen("sendq"), redis.hlen("sendq.unacked")) == (1, 1, 0)
+
+
+class TestAConnectionThatIsClosedMeanwhile:
+    """By Celery's consumer, which reconnects after the broker was away."""
+
+    def test_is_no_bug_of_those_who_use_it(self, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+        def closed_first(app: Celery, connection: Any) -> int:
+            connection._close()
+            with pytest.raises(AttributeError):
+                take_back(app, connection)
+            return take_back(app, connection)
+
+        monkeypatch.setattr(unknown_messages, "take_back", closed_first)
+        unknown_messages.UnknownMessages(app).run_once()
 
 
 class TestTheUnacknowledgedMessages:
