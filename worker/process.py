@@ -81,6 +81,7 @@ class Process:
             lease_s=settings.lease_s,
             poll_s=settings.poll_s,
             witnesses=self._witnesses,
+            hear_s=2 * settings.beat_interval_s,
             key_max_age=lambda: self.engine.key_max_age,
         )
         self.services = Services([*self._outer_services(), *self._leading_services(publish, policy)])
@@ -174,6 +175,7 @@ class Process:
         return self.engine.intake.take_on_soon(turns, busy=busy)
 
     def _on_recorded(self, outcomes: Sequence[Outcome], recorded: Recorded) -> None:
+        self.engine.heartbeat.note_moves(outcomes)
         for outcome in outcomes:
             journal.recorded(outcome)
             if outcome.hold is not None and outcome.hold.scope == Scope.GRANT:

@@ -120,3 +120,8 @@ class Outcome:
     grant_id: str = ""
     wanted_at: Micros = 0  # when the job could have begun; the difference is its time in the queue
     attempts: int = 0  # used up before this one
+
+    @property
+    def is_replayed(self) -> bool:
+        """Whether the answer is the API's stored one to an earlier request with this key."""
+        return self.attempt is not None and self.attempt.replayed

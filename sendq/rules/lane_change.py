@@ -95,7 +95,7 @@ class LaneChange:
         A hold above the grant does not change the lane.
         """
         events: list[tuple[str, str | None]] = []
-        if outcome.event is Event.ACCEPT:
+        if outcome.event is Event.ACCEPT and not outcome.is_replayed:
             self.succeed()
         if outcome.width is not None and (width := self.narrow(outcome.width)) is not None:
             events.append(("narrowed", f"to {width} at once"))

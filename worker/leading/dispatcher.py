@@ -303,7 +303,8 @@ class Dispatcher:
 
     def _until_next(self, done: Round, now: Micros) -> Micros:
         # Every change of a lane notifies; as a safety net there is a round with each renewal of the lease.
-        look_again = NEVER if self._wakeup.can_notify else self._wakeup.poll_every
+        # A request for notifications must not run out unnoticed.
+        look_again = SLEEP // 2 if self._wakeup.can_notify else self._wakeup.poll_every
         return max(0, min(done.next_at - now, look_again, self._leadership.until_asking()))
 
     def _ask_for_notifications(self, *, until: Micros) -> None:

@@ -32,6 +32,9 @@ from worker.telemetry.alerts import alert
 # No wait before the next attempt.
 AT_ONCE = float("-inf")
 
+# Between two looks while a repair waits for the other workers' beats.
+REPAIR_PAUSE_S = 0.5
+
 # Who repaired a ledger, in its events.
 BY_LEADER = "sendq"
 
@@ -72,19 +75,22 @@ class Leadership:
         poll_s: float,
         witnesses: Sequence[Witness] = (),
         key_max_age: Callable[[], Micros] = lambda: KEY_MAX_AGE,
+        hear_s: float = 0.0,
     ) -> None:
         """``holder``: this worker's id. ``poll_s``: seconds between two attempts of a process that does not lead.
 
         ``witnesses``: none if there is nothing to compare the ledger with; it is trusted then, unless it is shut.
-        ``key_max_age``: the age up to which a repeat under the same key is known to be safe.
+        ``key_max_age``: the age up to which a repeat under the same key is known to be safe. ``hear_s``: within this
+        time after a stop every live worker has beaten.
         """
         self._ledger, self._holder, self._now, self._monotonic = ledger, holder, now, monotonic
         self._lease_s, self._poll_s = lease_s, poll_s
-        self._witnesses, self._key_max_age = witnesses, key_max_age
+        self._witnesses, self._key_max_age, self._hear_s = witnesses, key_max_age, hear_s
         self._is_whole = not witnesses
         self._seen: tuple[UUID | None, int] = (None, 0)  # the line and count that this process found complete
         self._repaired: UUID | None = None  # of a repair: jobs up to here are done
         self._has_stopped, self._is_repairing, self._repeated = False, False, 0
+        self._repair_pause_s = 0.0
         self._stopped_at: Micros | None = None  # the last stop that this process has seen
         self._fence: int | None = None
         self._terms = 0
@@ -135,8 +141,9 @@ class Leadership:
             self._terms += 1
             journal.became_leader(self._holder(), fence)
         self._fence = fence
+        self._is_repairing = self._is_repairing and fence is not None
         pause_s = self._poll_s if fence is None else self._lease_s / 3
-        self._ask_at = asked_at + (0.0 if self._is_repairing else pause_s)
+        self._ask_at = asked_at + (min(pause_s, self._repair_pause_s) if self._is_repairing else pause_s)
 
     def lose(self) -> None:
         """Note that another process has taken the lease."""
@@ -190,11 +197,17 @@ class Leadership:
 
     def _shut(self, because: Incomplete, found: Standing) -> None:
         with writing(self._ledger) as connection:
-            lineage.shut(connection, because=because, lost_since=found.complete_at, now=self._now())
+            # Not if another process has renewed the lease while this one was frozen: then it has just told the witness.
+            lineage.shut(
+                connection, because=because, lost_since=found.complete_at, now=self._now(), renewals=found.renewals
+            )
         self._is_whole, self._is_repairing = False, True
 
     def _repair(self, found: Standing, *, is_new: bool) -> None:
-        """Let a chunk of what may have gone out go again under its own key; alert if that is not safe any more."""
+        """Let a chunk of what may have gone out go again under its own key; alert if that is not safe any more.
+
+        Not before every live worker has told the ledger which keys it has moved on (`sendq.ledger.operators.recover`).
+        """
         assert found.lost_since is not None
         if is_new:
             journal.dispatch_stopped(str(found.shut_because), found.lost_since)
@@ -203,6 +216,11 @@ class Leadership:
                 alert("shut", f"ledger_{found.shut_because}", level="fatal")
             self._is_repairing = False
             return
+        assert found.shut_at is not None
+        if 0 <= self._now() - found.shut_at < clock.seconds(self._hear_s):
+            self._is_repairing, self._repair_pause_s = True, REPAIR_PAUSE_S
+            return
+        self._repair_pause_s = 0.0
         with writing(self._ledger) as connection:
             repeated, self._repaired = recover.repeat_by_key(
                 connection, since=found.lost_since, now=self._now(), after=self._repaired

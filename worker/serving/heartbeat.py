@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from sqlalchemy import Engine as Ledger
@@ -19,6 +19,7 @@ import sendq
 from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import SendqError
+from sendq.facts.outcomes import Outcome
 from sendq.ids import new_id
 from sendq.ledger import sealed
 from sendq.ledger.db.engine import writing
@@ -27,11 +28,13 @@ from sendq.ledger.dispatching.broker import BrokerTrouble
 from sendq.ledger.dispatching.lineage import Incomplete, Standing
 from sendq.ledger.dispatching.workers import Load
 from sendq.ledger.enqueue import notify
+from sendq.ledger.operators import recover
 from sendq.rules.preflight import trusted_age
 from settings import Settings
 from worker.clocks.high_water import HighWaterMark
 from worker.clocks.ledger_clock import LedgerClock
 from worker.serving.in_flight import InFlight
+from worker.serving.key_moves import KeyMoves
 from worker.serving.lease import Lease
 from worker.telemetry import journal
 from worker.telemetry.alerts import alert
@@ -73,6 +76,8 @@ class Heartbeat:
         self.highest = HighWaterMark(now)
         self._clock_is_behind = False
         self._witnessed = witnessed
+        self._moves = KeyMoves(settings.key_max_age_s)
+        self._told_at: Micros | None = None  # the stop for which the ledger has been told the moves
         self.trouble = BrokerTrouble(None, None)  # with the broker, as of the last heartbeat
         self._known: tuple[UUID | None, int] | None = None  # the line and renewals of the latest state that was seen
 
@@ -81,9 +86,14 @@ class Heartbeat:
         """The age up to which an idempotency key is trusted now."""
         return trusted_age(clock.seconds(self._settings.key_max_age_s), now=self._now(), highest=self.highest())
 
-    def is_whole(self, found: Standing) -> bool:
-        """Whether turns may be claimed: the ledger is not shut and has lost nothing that this process has seen."""
-        return found.may_be_claimed and not self._has_lost(found)
+    def whole_since(self) -> Callable[[Standing], bool]:
+        """For a claim that begins now: whether the ledger is not shut and has lost nothing that was seen before it."""
+        known = self._known
+        return lambda found: found.may_be_claimed and not (known is not None and found.has_lost(*known))
+
+    def note_moves(self, outcomes: Iterable[Outcome]) -> None:
+        """Remember which jobs have been given a new idempotency key, in case the ledger loses that."""
+        self._moves.note(outcomes)
 
     def begin(self) -> None:
         """Register with the ledger. From now on the lease is valid, until beats fail."""
@@ -132,6 +142,9 @@ class Heartbeat:
             lineage.see(connection, self.highest())
             self.trouble = broker.read(connection)
             self._compare(found := lineage.read(connection))
+            if found.shut_at is not None and found.shut_at != self._told_at:
+                recover.keep_generations(connection, self._moves.recent())
+                self._told_at = found.shut_at
             if self._has_lost(found):
                 lineage.shut(connection, because=Incomplete.LOST, lost_since=found.complete_at, now=self._now())
         return lives

@@ -144,6 +144,7 @@ class Intake:
         settings = self._settings
         fit = self._usual.fit_into(settings.turn_s)
         unreadable: Counter[str] = Counter()
+        is_whole = self._heartbeat.whole_since()
         with writing(self._ledger) as connection:
             claimed = claim(
                 connection,
@@ -154,7 +155,7 @@ class Intake:
                 key_max_age=self._heartbeat.key_max_age,
                 vault=settings.vault,
                 unreadable=unreadable,
-                is_whole=self._heartbeat.is_whole,
+                is_whole=is_whole,
             )
             failpoints.reached("claiming")
         for name, jobs in unreadable.items():

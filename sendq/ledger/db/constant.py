@@ -30,11 +30,15 @@ def rows(connection: Connection, statement: Executable, values: Mapping[str, Any
     if not connection.in_transaction():
         connection.begin()  # or its commit would do nothing
     text, defaults = _compiled(statement, _Alike(dialect))
-    cursor = connection.connection.cursor()
+    cursor = None
     try:
+        cursor = connection.connection.cursor()
         cursor.execute(text, {**defaults, **values} if defaults else values)
         return cursor.fetchall() if cursor.pgresult.nfields else []
-    except Exception as error:
+    except BaseException as error:
+        is_foreign = isinstance(error, Exception) and not isinstance(error, dialect.loaded_dbapi.Error)
+        if is_foreign:  # of a signal's handler, say
+            raise
         # The same exceptions as from `Connection.execute`, and the same fate of a connection that broke.
         connection._handle_dbapi_exception(error, text, None, cursor, None)
 

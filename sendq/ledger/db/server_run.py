@@ -1,7 +1,7 @@
 """Which PostgreSQL server answers, and since when: what changes when a replica takes over or a backup is restored.
 
 A text like ``00000001:16412@1782896400.123456``: the timeline (a promoted replica and a point-in-time recovery begin a
-new one), the file of the leader's table (a restored dump has another one), and when the server was started. Source:
+new one), the number of the leader's table (a restored dump has another one), and when the server was started. Source:
 PostgreSQL 18, 9.28 "System Administration Functions" and 26.5 "Timelines".
 """
 
@@ -12,15 +12,13 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import ColumnElement, Connection, Engine, Text, exc, literal_column, null, select
 
-_FILE_AND_START = (
-    "pg_relation_filenode('sendq_leader')::text || '@' || extract(epoch from pg_postmaster_start_time())::text"
-)
+_TABLE_AND_START = "'sendq_leader'::regclass::oid::text || '@' || extract(epoch from pg_postmaster_start_time())::text"
 _FULL = (
     "CASE WHEN pg_is_in_recovery() THEN NULL"
-    f" ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || ':' || {_FILE_AND_START} END"
+    f" ELSE substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) || ':' || {_TABLE_AND_START} END"
 )
 # For servers without positions in the WAL, like Aurora, whose replicas share their primary's storage and lose nothing.
-_WITHOUT_TIMELINE = f"CASE WHEN pg_is_in_recovery() THEN NULL ELSE {_FILE_AND_START} END"
+_WITHOUT_TIMELINE = f"CASE WHEN pg_is_in_recovery() THEN NULL ELSE {_TABLE_AND_START} END"
 
 _columns: WeakKeyDictionary[Engine, ColumnElement[Any]] = WeakKeyDictionary()
 

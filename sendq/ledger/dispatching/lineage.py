@@ -85,7 +85,7 @@ class Standing:
         """
         if witnessed >= self.renewals:  # no other process can have reported this renewal
             return Incomplete.LOST
-        if self.renewals == 1:  # the first one ever, or since it was recovered
+        if self.renewals == 1 or not self.complete_at:  # the first ones ever, or since it was recovered
             return None
         if self.server is not None and self.server == self.proven_on:
             return None
@@ -118,8 +118,10 @@ def prove(connection: Connection, server: str | None, *, now: Micros) -> None:
     connection.execute(update(table).where(table.c.name == DISPATCHER).values(proven_on=server, complete_at=now))
 
 
-def shut(connection: Connection, *, because: Incomplete, lost_since: Micros, now: Micros) -> bool:
-    """Offer no more turns; False: it is shut already.
+def shut(
+    connection: Connection, *, because: Incomplete, lost_since: Micros, now: Micros, renewals: int | None = None
+) -> bool:
+    """Offer no more turns; False: it is shut already, or its count of renewals is no longer ``renewals``.
 
     ``lost_since``: the last renewal before the loss. A job that was enqueued later, while no worker ran, moves
     ``known_until`` on: it is unknown whether that was before the loss, so it is assumed to be.
@@ -128,6 +130,8 @@ def shut(connection: Connection, *, because: Incomplete, lost_since: Micros, now
     newest = connection.execute(select(job.created_at).order_by(job.id.desc()).limit(1)).scalar()  # ids sort by time
     known_until = min(now, max(lost_since, newest or 0))
     open_one = update(table).where(table.c.name == DISPATCHER, table.c.shut_at.is_(None))
+    if renewals is not None:
+        open_one = open_one.where(table.c.renewals == renewals)
     facts = {"shut_at": now, "shut_because": because.value, "lost_since": lost_since, "known_until": known_until}
     return connection.execute(open_one.values(**facts)).rowcount == 1
 
@@ -143,5 +147,5 @@ def begin_line(connection: Connection) -> None:
     """The ledger has been recovered: offer turns again, as a ledger that no witness has seen before."""
     table = schema.leader
     shut_facts = dict.fromkeys(("shut_at", "shut_because", "lost_since", "known_until", "proven_on"))
-    fresh = {"line": new_id(), "renewals": 0} | shut_facts
+    fresh = {"line": new_id(), "renewals": 0, "complete_at": 0} | shut_facts
     connection.execute(update(table).where(table.c.name == DISPATCHER).values(**fresh))

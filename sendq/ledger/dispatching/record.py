@@ -98,14 +98,15 @@ class _Recording:
         first = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
         blamed = self._blamed(first)
         # All jobs are locked in one statement, in order, because a cancel or an erasure locks many too.
-        ids = [*(one.job_id for one in outcomes), *(one.job_id for one in self._group.begins), *blamed]
+        ids = [one.job_id for one in outcomes]
+        ids += [one.job_id for one in self._group.begins] + [job_id for job_id, _ in blamed]
         jobs = self._apply(first, blamed, lock_jobs(self._connection, ids))
         repeated = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
         if repeated:
             self._report_again(repeated, jobs)
 
     def _apply(
-        self, outcomes: Sequence[Outcome], blamed: Mapping[UUID, Outcome], before: Mapping[UUID, LockedJob]
+        self, outcomes: Sequence[Outcome], blamed: Mapping[tuple[UUID, str], Outcome], before: Mapping[UUID, LockedJob]
     ) -> Mapping[UUID, LockedJob]:
         """Apply outcomes to their (locked) jobs, and note their effect on lanes; returns the jobs as they are then."""
         jobs = dict(before)
@@ -122,13 +123,13 @@ class _Recording:
             if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
                 # Two turns may have outcomes of one job in one group: the second starts from the first's result.
                 after = jobs[job.id] = job._replace(**after_outcome(job, outcome, now=self._now))
-                if after.state == State.QUEUED:
+                if after.state == State.QUEUED and outcome.lane_id in self._lanes:
                     self._lanes[outcome.lane_id].lower(job.priority, after.next_at)
                 if self._go_on_walking(after, outcome, counts):
                     going_on.add(job.id)
             self._apply_to_lane(outcome)
-        for job_id, success in blamed.items():
-            if (job := jobs.get(job_id)) is not None and job.operation == success.operation:
+        for (job_id, operation), success in blamed.items():
+            if (job := jobs.get(job_id)) is not None and job.operation == operation:
                 jobs[job_id] = self._give_up(job, success)
         events.append_all(self._connection, self._events)
         changed = [
@@ -144,13 +145,19 @@ class _Recording:
         pages = [jobs.get(outcome.job_id) for outcome in outcomes if outcome.page is not None]
         lock_batches(self._connection, {job.batch_id for job in pages if job is not None and job.batch_id is not None})
 
-    def _blamed(self, outcomes: Sequence[Outcome]) -> dict[UUID, Outcome]:
-        """The jobs that these outcomes show to be at fault, not their grants; each with another job's success."""
-        blamed: dict[UUID, Outcome] = {}
+    def _blamed(self, outcomes: Sequence[Outcome]) -> dict[tuple[UUID, str], Outcome]:
+        """The jobs that these outcomes show to be at fault, not their grants: each with another job's success, by the
+        operation that succeeded.
+
+        A stored success shows nothing: no provider was asked for it now.
+        """
+        blamed: dict[tuple[UUID, str], Outcome] = {}
         for outcome in outcomes:
-            if outcome.event is Event.ACCEPT:
-                at_fault = self._lanes[outcome.lane_id].blamed(begun_at=outcome.begun_at)
-                blamed |= dict.fromkeys(at_fault - {outcome.job_id}, outcome)
+            change = self._lanes.get(outcome.lane_id)
+            if outcome.event is not Event.ACCEPT or change is None or outcome.is_replayed:
+                continue
+            at_fault = change.blamed(begun_at=outcome.begun_at) - {outcome.job_id}
+            blamed |= dict.fromkeys(((job_id, outcome.operation) for job_id in at_fault), outcome)
         return blamed
 
     def _give_up(self, job: LockedJob, success: Outcome) -> LockedJob:
@@ -205,7 +212,9 @@ class _Recording:
     # --- lanes, turns and pairs ---------------------------------------------------------------------------------------
 
     def _apply_to_lane(self, outcome: Outcome) -> None:
-        """Apply an outcome to its lane, and to the pair above it."""
+        """Apply an outcome to its lane, and to the pair above it. A restored ledger may not know the lane."""
+        if outcome.lane_id not in self._lanes:
+            return
         if outcome.hold is not None and outcome.hold.identify and self._lane_of(outcome).provider != UNKNOWN:
             # Identified while the call was on the wire.
             outcome = replace(outcome, hold=replace(outcome.hold, scope=Scope.PROVIDER, identify=False))

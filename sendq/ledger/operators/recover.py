@@ -6,12 +6,13 @@ with it. Changes of messages that had begun return to the queue, since they are 
 after the loss, or are not due yet, are not changed. The last step resumes dispatching; every step may be repeated.
 
 While the loss is younger than the keys that the API remembers, no search is needed: the leader lets those sends go
-again under the keys that they had (`repeat_by_key`).
+again under the keys that they had (`repeat_by_key`). Before that each worker tells the ledger which of them it has
+moved on to another key (`keep_generations`); what a worker knew that died in those moments is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -22,10 +23,11 @@ from sendq.clock import SECOND, Micros
 from sendq.ledger import events
 from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.doubt import trail
 from sendq.ledger.enqueue import append_wakes, wakes_of
-from sendq.ledger.jobs import locked_from, store_changes
+from sendq.ledger.jobs import lock_jobs, locked_from, store_changes
 from sendq.ledger.operators.retry import CHUNK
 from sendq.rules.states import Event, State, move
 
@@ -93,6 +95,17 @@ def repeat_by_key(
     store_changes(connection, [(locked_from(row), _doubted(row, now=now)) for row in doubts], now=now)
     _append_trail(connection, rows, since=since, now=now)
     return len(rows), rows[-1].id if len(rows) == limit else None
+
+
+def keep_generations(connection: Connection, generations: Mapping[UUID, int]) -> None:
+    """Move waiting sends on to the keys that a worker has given them, which the ledger may have forgotten."""
+    jobs = lock_jobs(connection, list(generations))
+    moved = [
+        {"id": job_id, "generation": generations[job_id]}
+        for job_id, job in jobs.items()
+        if job.state == State.QUEUED.value and job.generation < generations[job_id]
+    ]
+    update_rows(connection, schema.job, moved)
 
 
 def open_again(connection: Connection, *, by: str, reason: str, now: Micros) -> None:

@@ -379,6 +379,65 @@ class TestAnotherServer:
         assert (event.kind, event.by) == ("recovered", "sendq")
 
 
+class TestALeaderThatWasFrozen:
+    def test_does_not_shut_a_ledger_that_another_process_has_renewed_meanwhile(self, house: House) -> None:
+        house.renew(3)
+        found = house.standing
+        house.set_back(found.renewals + 2, age_s=0)
+        with house.ledger.writing() as connection:
+            assert not lineage.shut(
+                connection, because=Incomplete.LOST, lost_since=0, now=house.ledger.clock(), renewals=found.renewals
+            )
+        assert house.standing.shut_at is None
+
+    def test_shuts_one_that_has_not_been_renewed(self, house: House) -> None:
+        house.renew(3)
+        renewals = house.standing.renewals
+        with house.ledger.writing() as connection:
+            assert lineage.shut(
+                connection, because=Incomplete.LOST, lost_since=0, now=house.ledger.clock(), renewals=renewals
+            )
+
+
+class TestANewLedgerWithoutRedis:
+    def test_is_served_once_redis_answers(self, house: House) -> None:
+        house.witness.away = True
+        house.ledger.send()
+        for _ in range(4):
+            house.start()
+            house.renew()
+        house.witness.away = False
+        house.renew()
+        assert len(house.offered) == 1
+
+
+class TestKeysThatWorkersHaveMovedOn:
+    def test_are_not_used_again(self, ledger: Ledger) -> None:
+        moved, same, newer = (ledger.send(f"g{number}") for number in range(3))
+        ledger.set_job(newer, generation=5)
+        with ledger.writing() as connection:
+            recover.keep_generations(connection, {moved: 2, newer: 3, new_id(): 1})
+        assert [ledger.job(job).generation for job in (moved, same, newer)] == [2, 0, 5]
+
+    def test_are_those_of_jobs_that_wait(self, ledger: Ledger) -> None:
+        job = ledger.send()
+        ledger.serve()
+        with ledger.writing() as connection:
+            recover.keep_generations(connection, {job: 2})
+        assert ledger.job(job).generation == 0
+
+
+class TestALaneThatARestoredLedgerDoesNotKnow:
+    def test_does_not_lose_what_is_known_of_its_jobs(self, ledger: Ledger) -> None:
+        job = ledger.send()
+        claimed = ledger.serve()
+        ledger.set_job(job, state="queued", turn=None, begun_at=None)
+        with ledger.writing() as connection:
+            connection.execute(schema.lane.delete())
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes", message_id="m1"))
+        assert (ledger.state(job), ledger.job(job).message_id) == (State.SENT, "m1")
+
+
 class TestTheRun:
     def test_of_a_server_names_its_timeline_its_file_and_its_start(self, pg_ledger: Ledger) -> None:
         with pg_ledger.writing() as connection:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from sendq import State
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.outcomes import Hold, Scope
 from sendq.facts.turns import Claimed, Recorded
-from sendq.ids import lane_id
+from sendq.ids import lane_id, new_id
 from sendq.ledger import grants
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.pairs import prove
@@ -84,6 +85,27 @@ class TestAJobThatIsRefusedTwiceOnAValidGrant:
         _, recorded = succeeded(ledger)
         assert ledger.state(bad) is State.IN_DOUBT
         assert [one.event for one in recorded.given_up] == [Event.DOUBT]
+
+    def test_is_not_judged_by_a_stored_success(self, ledger: Ledger) -> None:
+        bad, _ = (ledger.send() for _ in range(2))
+        refuse_twice(ledger)
+        claimed = first(ledger)
+        success = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
+        assert success.attempt is not None
+        stored = replace(success, attempt=success.attempt._replace(replayed=True))
+        assert ledger.record(stored, ends=[end(claimed)]).given_up == []
+        assert ledger.state(bad) is State.QUEUED
+        assert ledger.lane().refused == 2
+
+    def test_is_judged_by_its_own_kind_whatever_else_succeeds_with_it(self, ledger: Ledger) -> None:
+        bad, _ = (ledger.send() for _ in range(2))
+        refuse_twice(ledger)
+        (change,) = ledger.modify("g1", ["m1"])
+        claimed = first(ledger)
+        success = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
+        other = replace(success, id=new_id(), job_id=change, operation="modify", attempt=None)
+        recorded = ledger.record(success, other, ends=[end(claimed)])
+        assert [one.job_id for one in recorded.given_up] == [bad]
 
     def test_stays_cancelled(self, ledger: Ledger) -> None:
         bad, _ = (ledger.send() for _ in range(2))
