@@ -47,7 +47,7 @@ class Ledger(NamedTuple):
     def standing(self, server: int) -> Standing:
         shut_at = 0 if self.shut else None
         line, proven_on = UUID(int=self.line), f"{self.proven_on}@1"
-        return Standing(line, self.renewals, 0, shut_at, None, None, None, 0, proven_on, f"{server}@1")
+        return Standing(line, self.renewals, self.complete, shut_at, None, None, None, 0, proven_on, f"{server}@1")
 
 
 class Life(NamedTuple):
