@@ -206,7 +206,7 @@ class Leadership:
     def _repair(self, found: Standing, *, is_new: bool) -> None:
         """Let a chunk of what may have gone out go again under its own key; alert if that is not safe any more.
 
-        Not before every live worker has told the ledger which keys it has moved on (`sendq.ledger.operators.recover`).
+        Not before all live workers have reported which keys they moved on (`sendq.ledger.operators.recover`).
         """
         assert found.lost_since is not None
         if is_new:

@@ -77,7 +77,7 @@ class Heartbeat:
         self._clock_is_behind = False
         self._witnessed = witnessed
         self._moves = KeyMoves(settings.key_max_age_s)
-        self._told_at: Micros | None = None  # the stop for which the ledger has been told the moves
+        self._reported_at: Micros | None = None  # the stop for which the moves have been reported
         self.trouble = BrokerTrouble(None, None)  # with the broker, as of the last heartbeat
         self._known: tuple[UUID | None, int] | None = None  # the line and renewals of the latest state that was seen
 
@@ -142,12 +142,21 @@ class Heartbeat:
             lineage.see(connection, self.highest())
             self.trouble = broker.read(connection)
             self._compare(found := lineage.read(connection))
-            if found.shut_at is not None and found.shut_at != self._told_at:
-                recover.keep_generations(connection, self._moves.recent())
-                self._told_at = found.shut_at
             if self._has_lost(found):
                 lineage.shut(connection, because=Incomplete.LOST, lost_since=found.complete_at, now=self._now())
+        self._report_moves(found)
         return lives
+
+    def _report_moves(self, found: Standing) -> None:
+        """Report to a ledger that is shut which jobs were given a new key, once for each stop.
+
+        In a transaction after the beat's: that one locks the leader's row, which a repair locks after its jobs.
+        """
+        if found.shut_at is None or found.shut_at == self._reported_at:
+            return
+        with writing(self._ledger) as connection:
+            recover.keep_generations(connection, self._moves.recent())
+        self._reported_at = found.shut_at
 
     async def _register_again(self) -> None:
         """Declared dead: begun calls continue and their outcomes count, but new turns are claimed under a new id.

@@ -2,8 +2,8 @@
 
 SQLAlchemy's share of such a statement (its cache key, its parameters, a result with metadata, rows) is as large as the
 driver's and the server's together. So with psycopg the compiled text and its values go to a cursor of the driver's, in
-the same transaction. Rows come as plain tuples. With any other driver, and where somebody listens to the events of
-SQLAlchemy's statements, the statement is executed as usual.
+the same transaction. Rows come as plain tuples. With any other driver, and where a listener to SQLAlchemy's statement
+events is registered, the statement is executed as usual.
 """
 
 from __future__ import annotations

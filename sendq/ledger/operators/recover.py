@@ -6,8 +6,8 @@ with it. Changes of messages that had begun return to the queue, since they are 
 after the loss, or are not due yet, are not changed. The last step resumes dispatching; every step may be repeated.
 
 While the loss is younger than the keys that the API remembers, no search is needed: the leader lets those sends go
-again under the keys that they had (`repeat_by_key`). Before that each worker tells the ledger which of them it has
-moved on to another key (`keep_generations`); what a worker knew that died in those moments is lost.
+again under the keys that they had (`repeat_by_key`). Before that each worker reports to the ledger which of them it
+has moved on to another key (`keep_generations`); what a worker knew that died in those moments is lost.
 """
 
 from __future__ import annotations
