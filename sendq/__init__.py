@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from sendq.enqueueing.planning import NEVER, Options, Send
     from sendq.enqueueing.query import Query
     from sendq.errors import (
-        InvalidAct,
+        InvalidArgument,
         InvalidJob,
-        InvalidQuery,
         KeyConflict,
         LaneFull,
         LedgerUnavailable,
@@ -76,7 +75,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
-        "InvalidAct", "InvalidJob", "InvalidQuery", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound",
+        "InvalidArgument", "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound",
         "Problem", "Pruned", "Retryable", "SchemaMismatch", "SendqError", "Unreadable",
     ),
     "sendq.filters": ("DeadLetterFilter", "DeliveryFilter", "DoubtFilter"),
@@ -120,9 +119,8 @@ __all__ = [
     "GrantState",
     "GrantView",
     "HoldView",
-    "InvalidAct",
+    "InvalidArgument",
     "InvalidJob",
-    "InvalidQuery",
     "Job",
     "JobLine",
     "JobView",

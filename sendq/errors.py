@@ -2,8 +2,7 @@
 
     SendqError                    base class
     ├── InvalidJob                invalid input at enqueue: every problem with its field; nothing was stored
-    ├── InvalidAct                invalid input to a method of `Operators`: every problem; nothing was changed
-    ├── InvalidQuery              a filter, limit or cursor of a list that is not valid
+    ├── InvalidArgument           invalid input to a method of `Operators`: every problem; nothing was changed
     ├── LaneFull                  the grant's queue is full; says when it will have room
     ├── KeyConflict               the key belongs to a job with different content
     ├── NotFound                  no such job, batch or key
@@ -73,20 +72,12 @@ class InvalidJob(SendqError, ValueError):
         super().__init__(f"not enqueued, {head}: " + " | ".join(str(problem) for problem in self.problems))
 
 
-class InvalidAct(SendqError, ValueError):
+class InvalidArgument(SendqError, ValueError):
     """The input to a method of `Operators` is invalid. Every problem is listed; nothing was changed."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        super().__init__("nothing was changed: " + " | ".join(str(problem) for problem in self.problems))
-
-
-class InvalidQuery(SendqError, ValueError):
-    """Invalid input to a question of `Operators`: ``problem`` has the field, the reason and the remedy."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        super().__init__(str(problem))
+        super().__init__(" | ".join(str(problem) for problem in self.problems))
 
 
 class LaneFull(SendqError):

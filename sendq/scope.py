@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sendq.enqueueing.arguments import check_grant
-from sendq.errors import InvalidAct, Problem
+from sendq.errors import InvalidArgument, Problem
 from sendq.rules.pace import PROVIDERS
 
 DEFAULT_APPLICATION = "default"
@@ -25,16 +25,16 @@ class Scope:
 
     @classmethod
     def of_grant(cls, grant_id: str, application: str = DEFAULT_APPLICATION) -> Scope:
-        """One grant. Raises `InvalidAct` for what cannot be a grant's id."""
+        """One grant. Raises `InvalidArgument` for what cannot be a grant's id."""
         if problems := check_grant(grant_id):
-            raise InvalidAct(problems)
+            raise InvalidArgument(problems)
         return cls(_checked(application), grant_id=grant_id)
 
     @classmethod
     def of_provider(cls, provider: str, application: str = DEFAULT_APPLICATION) -> Scope:
-        """All grants of a provider in one application. Raises `InvalidAct` for a provider that does not exist."""
+        """All grants of a provider in one application. Raises `InvalidArgument` for a provider that does not exist."""
         if provider not in PROVIDERS:
-            raise InvalidAct([Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}")])
+            raise InvalidArgument([Problem("provider", "is not a provider", f"give one of {', '.join(PROVIDERS)}")])
         return cls(_checked(application), provider=provider)
 
     @classmethod
@@ -71,5 +71,5 @@ class ScopeState:
 
 def _checked(application: str) -> str:
     if not isinstance(application, str) or not application or not application.isprintable():
-        raise InvalidAct([Problem("application", "is not a name", "give the name of a configured application")])
+        raise InvalidArgument([Problem("application", "is not a name", "give the name of a configured application")])
     return application

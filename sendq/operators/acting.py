@@ -34,8 +34,8 @@ class Acting(LedgerAccess):
     result. One that may take many returns a `Run`: iterate over it for its progress, or call `Run.finish`. Such an act
     may be interrupted and run again at any time: what has been done is skipped.
 
-    Every act raises `InvalidAct` for invalid input, `NotFound` for an invalid id, and what every use of the ledger may
-    raise: `LedgerUnavailable`, `SchemaMismatch`, `Retryable`.
+    Every act raises `InvalidArgument` for invalid input, `NotFound` for an invalid id, and what every use of the ledger
+    may raise: `LedgerUnavailable`, `SchemaMismatch`, `Retryable`.
     """
 
     def hold(self, scope: Scope, *, until: datetime, by: str, reason: str, dry_run: bool = False) -> HoldResult:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sendq.clock import Micros, micros
 from sendq.enqueueing.arguments import check_grant
-from sendq.errors import InvalidQuery, Problem
+from sendq.errors import InvalidArgument, Problem
 from sendq.ledger.reading.filters import LaneFilter, Period
 from sendq.rules.pace import PROVIDERS
 from sendq.scope import DEFAULT_APPLICATION
@@ -21,8 +21,8 @@ LIMIT_MOST = 10_000  # items of a page: some megabytes
 
 
 def refuse(field: str, reason: str, remedy: str) -> NoReturn:
-    """Raise `InvalidQuery`. The value is not repeated: it may be an address."""
-    raise InvalidQuery(Problem(field, reason, remedy))
+    """Raise `InvalidArgument`. The value is not repeated: it may be an address."""
+    raise InvalidArgument([Problem(field, reason, remedy)])
 
 
 def scope_of(application: str | None, provider: str | None, grant_id: str | None) -> LaneFilter:

@@ -65,7 +65,7 @@ class Reading(LedgerAccess):
         limit                    items of a page, at most 10,000
 
     A job that was enqueued a moment ago is found by its grant, but not by application or provider alone until the
-    dispatcher has seen it. An invalid value raises `InvalidQuery`, with the field, the reason and the remedy.
+    dispatcher has seen it. An invalid value raises `InvalidArgument`, with the field, the reason and the remedy.
     """
 
     def status(self, *, holds: int = 20) -> Status:

@@ -10,9 +10,8 @@ import pytest
 
 from sendq import errors
 from sendq.errors import (
-    InvalidAct,
+    InvalidArgument,
     InvalidJob,
-    InvalidQuery,
     KeyConflict,
     LaneFull,
     LedgerUnavailable,
@@ -33,8 +32,7 @@ PROBLEM = Problem("to[0].email", "is not an email address", "correct it")
 ERRORS = [
     SendqError("something"),
     InvalidJob([PROBLEM, PROBLEM]),
-    InvalidAct([PROBLEM]),
-    InvalidQuery(PROBLEM),
+    InvalidArgument([PROBLEM]),
     LaneFull("g1", waiting=7, cap=7, eta=datetime(2026, 7, 1, tzinfo=UTC)),
     LaneFull("g1", waiting=7, cap=7, eta=None),
     KeyConflict("invoice-42", "0197a1b2-0000-7000-8000-000000000001"),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.cli.connection import open_operators
 from worker.cli.filters import (
-    asking,
     batch_option,
     id_of,
     page_options,
@@ -47,7 +47,7 @@ def dead(batch: str | None, limit: int, cursor: str | None, as_json: bool, **fil
         raise click.UsageError("--after goes with --rule")
     filters["batch_id"] = batch
     again = _options(filters)
-    with asking() as operators:
+    with open_operators() as operators:
         if rule is None:
             _tell_counts(operators.dead_letter_counts(**filters), again, as_json=as_json)
             return

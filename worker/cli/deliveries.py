@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from worker.cli.connection import open_operators
 from worker.cli.deliveries_retry import retry_deliveries
 from worker.cli.filters import (
-    asking,
     batch_option,
     id_of,
     page_options,
@@ -58,7 +58,7 @@ def deliveries(
         raise click.UsageError("name either --job or --batch")
     id_of(job, "job")
     id_of(batch, "batch")
-    with asking() as operators:
+    with open_operators() as operators:
         page = whole_page(
             lambda size, after: operators.deliveries(
                 **filters, state=state or None, kind=kind or None, job_id=job, batch_id=batch, limit=size, cursor=after

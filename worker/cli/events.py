@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker.cli.connection import open_operators
 from worker.cli.filters import (
-    asking,
     batch_option,
     id_of,
     page_options,
@@ -68,7 +68,7 @@ def events(
     """
     id_of(job, "job")
     id_of(batch, "batch")
-    with asking() as operators:
+    with open_operators() as operators:
         page = whole_page(
             lambda size, after: operators.events(
                 **filters, kind=kind or None, job_id=job, batch_id=batch, limit=size, cursor=after

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from worker.cli.connection import open_operators
 from worker.cli.output import FAILED, complain, tell
 from worker.cli.params import PROVIDERS, past, since_option
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from sendq.operators import Operators
     from sendq.views import Page
 
 T = TypeVar("T")
@@ -99,24 +96,6 @@ def page_options(most: int = 20) -> Callable[[F], F]:
         return after(limit(command))
 
     return decorate
-
-
-# The names of `Operators` that have another one here.
-OPTIONS = {"grant_id": "grant", "batch_id": "batch", "job_id": "job", "cursor": "after"}
-
-
-@contextmanager
-def asking() -> Iterator[Operators]:
-    """Questions to the configured ledger; a wrong filter is a usage error that names its option."""
-    from sendq.errors import InvalidQuery
-
-    try:
-        with open_operators() as operators:
-            yield operators
-    except InvalidQuery as error:
-        problem = error.problem
-        option = OPTIONS.get(problem.field, problem.field)
-        raise click.UsageError(f"--{option} {problem.reason}; {problem.remedy}") from None
 
 
 def whole_page(ask: Callable[[int, str | None], Page[T]], limit: int, cursor: str | None) -> Page[T]:

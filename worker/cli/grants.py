@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.connection import load_settings
+from worker.cli.connection import load_settings, open_operators
 from worker.cli.filters import (
-    asking,
     page_options,
     period_options,
     refuse_unknown_rule,
@@ -72,7 +71,7 @@ def _grants(state: tuple[str, ...], filters: dict[str, Any], limit: int, cursor:
     from sendq.views import Page
 
     grant_id, application = filters["grant_id"], filters["application"]
-    with asking() as operators:
+    with open_operators() as operators:
         if (
             grant_id is not None
             and not state

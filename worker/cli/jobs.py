@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from worker.cli.connection import open_operators
 from worker.cli.filters import (
-    asking,
     batch_option,
     id_of,
     page_options,
@@ -45,7 +45,7 @@ def jobs(
 ) -> None:
     """List the jobs that match every filter, the most recently enqueued first."""
     id_of(batch, "batch")
-    with asking() as operators:
+    with open_operators() as operators:
         page = whole_page(
             lambda size, after: operators.jobs(
                 **filters, state=state or None, batch_id=batch, limit=size, cursor=after

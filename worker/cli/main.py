@@ -43,6 +43,12 @@ INTERRUPTED = 130
 # What the package's own errors say; a test compares it with theirs. Here there is a shorter command.
 PACKAGE_COMMAND = "python -m sendq migrate"
 
+# The arguments of `Operators` that have another name here.
+OPTIONS = {
+    "grant_id": "--grant", "batch_id": "--batch", "job_id": "--job", "cursor": "--after", "apart_s": "--rate",
+    "jobs": "JOB", "deliveries": "DELIVERY",
+}  # fmt: skip
+
 BROKEN_PIPE = 141  # what a shell reports of any program that its reader left
 
 EPILOG = """\b
@@ -144,11 +150,11 @@ def _explained(error: Exception) -> int:
     """The exit status of an error that a person can fix; any other is a bug, and raised again."""
     from sqlalchemy.exc import DBAPIError
 
-    from sendq.errors import InvalidAct, LedgerUnavailable, NotFound, SendqError
+    from sendq.errors import InvalidArgument, LedgerUnavailable, NotFound, SendqError
     from settings.errors import SettingsError
     from worker.redis.embedded import EmbeddedError
 
-    if isinstance(error, InvalidAct):
+    if isinstance(error, InvalidArgument):
         for problem in error.problems:
             complain(f"{_option_of(problem.field)} {problem.reason}; {problem.remedy}")
         return UNUSABLE
@@ -172,6 +178,5 @@ def _explained(error: Exception) -> int:
 
 
 def _option_of(field: str) -> str:
-    """What a field of an act is called on the command line."""
-    names = {"grant_id": "--grant", "message_id": "--message-id", "jobs": "JOB", "deliveries": "DELIVERY"}
-    return names.get(field, f"--{field}")
+    """What an argument of `Operators` is called on the command line."""
+    return OPTIONS.get(field, f"--{field.replace('_', '-')}")

@@ -29,7 +29,7 @@ def scope_options(command: F) -> F:
 
 
 def scope_of(application: str, grant: str | None, provider: str | None, whole_application: bool) -> Scope:
-    """The scope that is named. Raises `InvalidAct` for what cannot be one."""
+    """The scope that is named. Raises `InvalidArgument` for what cannot be one."""
     from sendq import Scope
 
     if (grant is not None) + (provider is not None) + whole_application != 1:

@@ -61,7 +61,7 @@ def counts_by_rule(connection: Connection, which: DeadLetterQuery) -> list[DeadL
 def dead_letters(
     connection: Connection, which: DeadLetterQuery, *, after: str | None = None, limit: int
 ) -> Page[DeadLetter]:
-    """Dead letters, the most recently given up first. Raises `InvalidQuery` for an invalid cursor."""
+    """Dead letters, the most recently given up first. Raises `InvalidArgument` for an invalid cursor."""
     job, lane = schema.job, schema.lane
     names = ("id", "rule", "operation", "batch_id", "created_at", "attempts", "finished_at")
     query = select(*(job.c[name] for name in names), lane.c.application, lane.c.grant_id).outerjoin(

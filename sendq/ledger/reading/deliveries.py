@@ -46,7 +46,7 @@ class DeliveryQuery:
 def deliveries(
     connection: Connection, which: DeliveryQuery, *, after: str | None = None, limit: int
 ) -> Page[DeliveryView]:
-    """Deliveries, the latest first. Raises `InvalidQuery` for an invalid cursor."""
+    """Deliveries, the latest first. Raises `InvalidArgument` for an invalid cursor."""
     delivery, receiver, lane = schema.delivery, schema.receiver, schema.lane
     query = select(delivery, receiver.c.held_until).outerjoin(receiver, receiver.c.name == delivery.c.receiver)
     if which.scope != ANYWHERE:

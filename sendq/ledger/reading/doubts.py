@@ -26,7 +26,7 @@ class DoubtQuery:
 
 
 def doubts(connection: Connection, which: DoubtQuery, *, after: str | None = None, limit: int) -> Page[Doubt]:
-    """Jobs in doubt, the most recently enqueued first. Raises `InvalidQuery` for an invalid cursor."""
+    """Jobs in doubt, the most recently enqueued first. Raises `InvalidArgument` for an invalid cursor."""
     job, lane = schema.job, schema.lane
     within = [in_states([State.IN_DOUBT]), *which.period.of_ids(job.c.id)]
     within += which.scope.conditions(job.c.lane_id)

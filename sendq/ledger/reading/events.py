@@ -45,7 +45,7 @@ class EventQuery:
 
 
 def events(connection: Connection, which: EventQuery, *, after: str | None = None, limit: int) -> Page[EventView]:
-    """Events, the latest first. Raises `InvalidQuery` for an invalid cursor."""
+    """Events, the latest first. Raises `InvalidArgument` for an invalid cursor."""
     event = schema.event
     within = which.period.of_times(event.c.at)
     if which.scope.grant is not None:

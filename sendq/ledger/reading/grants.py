@@ -77,7 +77,7 @@ class LaneRow:
 def grants(
     connection: Connection, which: GrantQuery, *, after: str | None = None, limit: int, now: Micros
 ) -> Page[GrantView]:
-    """Grants: those that are closed or held, the latest first, then the open ones. Raises `InvalidQuery`.
+    """Grants: those that are closed or held, the latest first, then the open ones. Raises `InvalidArgument`.
 
     Closed and held ones are found by reading all lanes, of which there are as many as grants.
     """

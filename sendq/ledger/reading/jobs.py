@@ -50,7 +50,7 @@ class JobQuery:
 
 
 def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, limit: int) -> Page[JobLine]:
-    """Jobs, the most recently enqueued first. Raises `InvalidQuery` for an invalid cursor."""
+    """Jobs, the most recently enqueued first. Raises `InvalidArgument` for an invalid cursor."""
     job, lane = schema.job, schema.lane
     query = select(*columns_of(JobLine, job), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id

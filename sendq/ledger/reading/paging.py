@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, or_, select, tuple_
 
-from sendq.errors import InvalidQuery, Problem
+from sendq.errors import InvalidArgument, Problem
 from sendq.ledger.db import schema
 from sendq.rules.states import State
 
@@ -86,7 +86,7 @@ def cursor(of: str, place: Place | None) -> str | None:
 
 
 def place(of: str, given: str | None, *kinds: type[int] | type[UUID]) -> Place | None:
-    """The place that a cursor of the list ``of`` encodes. Raises `InvalidQuery` for any other string."""
+    """The place that a cursor of the list ``of`` encodes. Raises `InvalidArgument` for any other string."""
     if given is None:
         return None
     try:
@@ -96,7 +96,7 @@ def place(of: str, given: str | None, *kinds: type[int] | type[UUID]) -> Place |
     except (ValueError, TypeError, AttributeError):  # not base64, not JSON, not a list, or other parts
         pass
     remedy = "pass the cursor that the previous page ended with, unchanged, to the same list with the same filters"
-    raise InvalidQuery(Problem("cursor", "is not a cursor of this list", remedy))
+    raise InvalidArgument([Problem("cursor", "is not a cursor of this list", remedy)])
 
 
 def _part(part: Any, kind: type[int] | type[UUID]) -> int | UUID | None:

@@ -1,4 +1,4 @@
-"""Checks the arguments of an act: who, why, when, and which jobs. Raises `InvalidAct` with every problem."""
+"""Checks the arguments of an act: who, why, when, and which jobs. Raises `InvalidArgument` with every problem."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sendq.clock import Micros, micros, moment
 from sendq.enqueueing.arguments import check_grant
-from sendq.errors import InvalidAct, Problem
+from sendq.errors import InvalidArgument, Problem
 from sendq.ids import lane_id, parse_id
 from sendq.ledger.events import AUTOMATIC
 
@@ -89,6 +89,6 @@ def lane_of(grant_id: str | None, application: str) -> UUID | None:
 
 
 def refuse(problems: Iterable[Problem]) -> None:
-    """Raise `InvalidAct` if there is any problem."""
+    """Raise `InvalidArgument` if there is any problem."""
     if listed := list(problems):
-        raise InvalidAct(listed)
+        raise InvalidArgument(listed)

@@ -27,7 +27,7 @@ class DeliverAgainProgress:
 
 
 def selection_of(which: DeliveryFilter | Sequence[str]) -> Wanted:
-    """The deliveries that a caller selected. Raises `InvalidAct` or `NotFound`."""
+    """The deliveries that a caller selected. Raises `InvalidArgument` or `NotFound`."""
     if not isinstance(which, DeliveryFilter):
         return Wanted(ids=delivery_ids(which))
     if which == DeliveryFilter(application=which.application):

@@ -30,7 +30,7 @@ class RecoverProgress:
 
 
 def start_of(ledger: Ledger, since: datetime | None) -> Micros | None:
-    """The time at which the ledger's history ends, checked; None: it is complete. Raises `InvalidAct`."""
+    """The time at which the ledger's history ends, checked; None: it is complete. Raises `InvalidArgument`."""
     if since is None:
         return None
     at = instant("since", since)

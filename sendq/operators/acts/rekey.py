@@ -31,7 +31,7 @@ class RekeyProgress:
 
 
 def first_key(vault: Vault) -> str:
-    """The name of the key that a vault encrypts with. Raises `InvalidAct`."""
+    """The name of the key that a vault encrypts with. Raises `InvalidArgument`."""
     if vault.seals_with is None:
         refuse([Problem("vault", "has no key", "give one with the new key first")])
     assert vault.seals_with is not None

@@ -38,14 +38,14 @@ class ResolveProgress:
 
 
 def answer_of(answer: Answer | str) -> Answer:
-    """The answer as an `Answer`. Raises `InvalidAct`."""
+    """The answer as an `Answer`. Raises `InvalidArgument`."""
     if answer not in tuple(Answer):
         refuse([Problem("answer", "is not an answer", f"give one of {', '.join(Answer)}")])
     return Answer(answer)
 
 
 def check_message_id(message_id: str | None, which: DoubtFilter | Sequence[str], answer: Answer) -> None:
-    """Raise `InvalidAct` if the message id does not fit the selected jobs or the answer."""
+    """Raise `InvalidArgument` if the message id does not fit the selected jobs or the answer."""
     if message_id is None:
         return
     if answer is not Answer.SENT or isinstance(which, DoubtFilter) or len(which) != 1:
@@ -56,7 +56,7 @@ def check_message_id(message_id: str | None, which: DoubtFilter | Sequence[str],
 
 
 def selection_of(which: DoubtFilter | Sequence[str]) -> DoubtSelection:
-    """The jobs in doubt that a caller selected. Raises `InvalidAct` or `NotFound`."""
+    """The jobs in doubt that a caller selected. Raises `InvalidArgument` or `NotFound`."""
     if not isinstance(which, DoubtFilter):
         return DoubtSelection(jobs=job_ids(which))
     return DoubtSelection(rule=which.rule, lane_id=lane_of(which.grant_id, which.application))

@@ -37,7 +37,7 @@ class RetryProgress:
 def selection_of(
     which: DeadLetterFilter | Sequence[str], *, even_partly: bool, even_overtaken: bool
 ) -> DeadLetterSelection:
-    """The dead letters that a caller selected. Raises `InvalidAct` or `NotFound`."""
+    """The dead letters that a caller selected. Raises `InvalidArgument` or `NotFound`."""
     if not isinstance(which, DeadLetterFilter):
         return DeadLetterSelection(jobs=job_ids(which), even_partly=even_partly, even_overtaken=even_overtaken)
     if which.rule is None and which.grant_id is None and which.batch_id is None and which.since is None:

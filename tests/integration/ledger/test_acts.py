@@ -16,7 +16,7 @@ from sendq import (
     DeadLetterFilter,
     DeliveryFilter,
     DoubtFilter,
-    InvalidAct,
+    InvalidArgument,
     NotFound,
     Operators,
     Query,
@@ -62,7 +62,7 @@ def events_of(ledger: Ledger) -> list[tuple[str, str, str | None]]:
     return [(row.kind, row.by, row.reason) for row in rows]
 
 
-def problem_of(error: pytest.ExceptionInfo[InvalidAct]) -> str:
+def problem_of(error: pytest.ExceptionInfo[InvalidArgument]) -> str:
     """The field of the only problem."""
     (problem,) = error.value.problems
     assert problem.reason
@@ -132,28 +132,28 @@ class TestHold:
     def test_refuses_what_cannot_be_meant(
         self, ledger: Ledger, operators: Operators, given: dict[str, Any], field: str, written: list[str]
     ) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             operators.hold(Scope.of_grant("g1"), **({"until": later(ledger, 60)} | BY | given))
         assert problem_of(error) == field
         assert written == []
 
     def test_names_every_problem_at_once(self, ledger: Ledger, operators: Operators) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             operators.hold(Scope.of_grant("g1"), until=later(ledger, 60), by="", reason="")
         assert [problem.field for problem in error.value.problems] == ["by", "reason"]
 
 
 class TestAScope:
     def test_is_not_made_of_an_address_and_does_not_repeat_it(self) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             Scope.of_grant("leyah@example.com")
         assert problem_of(error) == "grant_id"
         assert "leyah" not in str(error.value)
 
     def test_names_a_provider_that_exists_and_an_application(self) -> None:
-        with pytest.raises(InvalidAct):
+        with pytest.raises(InvalidArgument):
             Scope.of_provider("gmial")
-        with pytest.raises(InvalidAct):
+        with pytest.raises(InvalidArgument):
             Scope.of_application("")
 
 
@@ -244,7 +244,7 @@ class TestRetry:
     def test_refuses_what_cannot_be_meant(
         self, operators: Operators, which: Any, given: dict[str, Any], field: str
     ) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             operators.retry(which, **({"by": "anna"} | given))
         assert problem_of(error) == field
 
@@ -299,7 +299,7 @@ class TestResolve:
     def test_refuses_what_cannot_be_meant(
         self, operators: Operators, which: Any, answer: str, given: dict[str, Any], field: str
     ) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             operators.resolve(which, answer, **(BY | given))
         assert problem_of(error) == field
 
@@ -381,7 +381,7 @@ class TestForget:
         assert written == []
 
     def test_refuses_an_address_without_repeating_it(self, operators: Operators) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             operators.forget("leyah@example.com", **BY)
         assert problem_of(error) == "grant_id"
         assert "leyah" not in str(error.value)
@@ -400,7 +400,7 @@ class TestRecover:
         assert events_of(ledger) == [("recovered", "anna", "their server moves")]
 
     def test_refuses_a_time_that_cannot_be_the_backups(self, ledger: Ledger, operators: Operators) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             operators.recover(later(ledger, 60), **BY)
         assert problem_of(error) == "since"
 
@@ -421,7 +421,7 @@ class TestRekey:
         assert (did.sealed, did.unreadable, did.rows) == (0, {"old": 1}, {"old": 1})
 
     def test_needs_a_key(self, operators: Operators) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             operators.rekey(Vault(), by="anna")
         assert problem_of(error) == "vault"
 
@@ -463,7 +463,7 @@ class TestDeliverAgain:
         ],
     )
     def test_refuses_what_cannot_be_meant(self, operators: Operators, which: Any, field: str) -> None:
-        with pytest.raises(InvalidAct) as error:
+        with pytest.raises(InvalidArgument) as error:
             operators.deliver_again(which, by="anna")
         assert problem_of(error) == field
 

@@ -13,7 +13,7 @@ from sqlalchemy import event, insert, text
 
 from sendq import clock
 from sendq.clock import SECOND, moment
-from sendq.errors import InvalidQuery, NotFound
+from sendq.errors import InvalidArgument, NotFound
 from sendq.ids import new_id
 from sendq.ledger import events
 from sendq.ledger.db import schema
@@ -378,9 +378,9 @@ class TestWhatCannotBeMeant:
     def test_is_refused_with_field_reason_and_remedy(
         self, operators: Operators, question: str, filters: dict[str, Any], field: str
     ) -> None:
-        with pytest.raises(InvalidQuery) as refused:
+        with pytest.raises(InvalidArgument) as refused:
             getattr(operators, question)(**filters)
-        assert refused.value.problem.field == field
+        assert [problem.field for problem in refused.value.problems] == [field]
         assert str(refused.value).startswith(f"{field}: ")
         assert "leyah" not in str(refused.value)
 
@@ -388,7 +388,7 @@ class TestWhatCannotBeMeant:
         for _ in range(2):
             ledger.set_job(ledger.send("g1"), state="in_doubt")
         cursor = operators.jobs(limit=1).next
-        with pytest.raises(InvalidQuery):
+        with pytest.raises(InvalidArgument):
             operators.doubts(cursor=cursor)
 
 
