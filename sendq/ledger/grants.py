@@ -35,7 +35,7 @@ from sendq.rules import refused_jobs
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import CHECK_FIRST, LaneChange, pause_after
 from sendq.rules.paces import Paces
-from sendq.rules.rule_ids import JOB_REFUSED
+from sendq.rules.rule_ids import GRANT_DELETED, JOB_REFUSED
 from sendq.rules.states import State
 
 # A suspicion is checked at once, and again soon if the API's answer was inconclusive.
@@ -299,11 +299,15 @@ def question_refused(
 
 
 def found_gone(connection: Connection, lane_id: UUID, *, rule: str, by: str, now: Micros) -> None:
-    """The grant no longer exists: its lane stays closed, and its waiting jobs end (`end_gone`)."""
+    """The grant no longer exists: its lane stays closed, and its waiting jobs end (`end_gone`).
+
+    If a notification has said before that it was deleted, that stays the lane's rule.
+    """
     change = _locked(connection, lane_id)
     lane = change.lane
     if lane.gone:
         return
+    rule = GRANT_DELETED if lane.closed_rule == GRANT_DELETED else rule
     change.close(rule, at=lane.closed_at or now, check_at=None, gone=True)
     write_changes(connection, [change], now=now)
     note_event(connection, "grant_gone", lane, by=by, rule=rule, now=now)

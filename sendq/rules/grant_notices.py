@@ -9,9 +9,10 @@ when we closed or opened it by ours, which is later, because a notification take
     signed in, no more than `SKEW` before the closing   open: at worst one call is refused, which closes it again
     signed in, earlier, or changed in some other way    stay closed, and ask the API at once
     signed in, while the lane is open                   remember it, so that an older "expired" closes nothing
-    deleted                                             the grant is gone for good: Nylas does not reuse ids
+    deleted                                             ask the API at once, and begin no job until it has answered
 
-A lane that no notification closes is closed by the first call that is refused.
+A lane that no notification closes is closed by the first call that is refused. No notification ends a job: a leaked
+secret must not be enough to empty a queue. Only the answer of the API that it does not know the grant does.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ from enum import Enum, auto
 
 from sendq.clock import SECOND, Micros
 from sendq.facts.lanes import Lane
-
-# The rule of a lane that was closed because its grant was deleted.
-DELETED = "grant_deleted"
+from sendq.rules.rule_ids import GRANT_DELETED
 
 # By how much the clocks of Nylas and ours may differ, the rounding of its times to seconds included. A clock that is
 # off by more than this breaks TLS and idempotency keys first.
@@ -45,10 +44,10 @@ class Change(Enum):
     NONE = auto()
     CLOSE = auto()
     SUSPECT = auto()  # close, and ask the API about the grant at once
+    SUSPECT_DELETED = auto()  # likewise, because it is said to be deleted
     REOPEN = auto()
     SIGNED_IN = auto()  # remember when: nothing that failed or expired before then closes the lane any more
     CHECK = auto()  # ask the API about the grant soon
-    GONE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ def effect_of(kind: Kind, at: Micros | None, lane: Lane, *, now: Micros) -> Effe
         case Kind.CHANGED:
             return _check(lane)
         case Kind.DELETED:
-            return Effect(Change.GONE, "done: the jobs that wait for the grant will end")
+            return _deleted(lane)
 
 
 def _expired(lane: Lane, at: Micros | None) -> Effect:
@@ -88,11 +87,18 @@ def _signed_in(lane: Lane, at: Micros | None, *, now: Micros) -> Effect:
     if lane.closed_at is None:
         signed_in_at = now if at is None else min(at, now)
         return Effect(Change.SIGNED_IN, "nothing to do: the lane is open already", signed_in_at)
-    if lane.gone and lane.closed_rule == DELETED:
+    if lane.gone and lane.closed_rule == GRANT_DELETED:
         return Effect(Change.NONE, "nothing to do: the grant was deleted")
     if at is not None and at < lane.closed_at - SKEW:
         return _check(lane)
     return Effect(Change.REOPEN, "done: the lane is open again")
+
+
+def _deleted(lane: Lane) -> Effect:
+    if lane.closed_at is not None and not lane.suspected:
+        return _check(lane)
+    says = "done: no job begins until the API has answered whether the grant still exists"
+    return Effect(Change.SUSPECT_DELETED, says)
 
 
 def _check(lane: Lane) -> Effect:

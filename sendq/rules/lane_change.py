@@ -17,6 +17,7 @@ from sendq.facts.outcomes import Hold, Outcome
 from sendq.facts.turns import End
 from sendq.rules import refused_jobs
 from sendq.rules.pace import BEHAVES_AFTER, relaxed, stretched
+from sendq.rules.rule_ids import GRANT_DELETED
 from sendq.rules.states import Event
 
 # Between two checks of one closed grant with the API: rarely, because most people sign in again within minutes or not
@@ -258,7 +259,8 @@ class LaneChange:
         """
         lane = self.lane
         self.reopen(now=now)
-        refused = lane.refused + lane.suspected
+        # A notification that the grant was deleted is no refusal of its provider.
+        refused = lane.refused + (lane.suspected and lane.closed_rule != GRANT_DELETED)
         self.columns |= {
             "refused": refused,
             "refused_jobs": lane.refused_jobs,

@@ -27,6 +27,9 @@ OVERTAKEN: Final = "overtaken"
 # this one is given up.
 JOB_REFUSED: Final = "job_refused"
 
+# A lane whose grant was deleted, as a notification says; once the API has confirmed it, its jobs end.
+GRANT_DELETED: Final = "grant_deleted"
+
 # Holds that an operator made; the reason is in the event of the same time.
 BY_HAND: Final = "by_hand"
 

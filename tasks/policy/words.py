@@ -76,7 +76,7 @@ LEDGER_RULES = {
     ),
     "grant_deleted": Said(
         "Grant deleted",
-        "Nylas reported that the grant was deleted.",
+        "Nylas reported that the grant was deleted; its waiting jobs end as soon as the API confirms it.",
         "Connect the account again, and enqueue for its new grant.",
     ),
 }  # fmt: skip

@@ -137,9 +137,14 @@ class TestGrantExpired:
         assert waiting.lane(application="eu").closed_at is not None
         assert waiting.lane().closed_at is None
 
-    def test_for_a_grant_without_a_lane_has_nothing_to_do(self, waiting: Ledger) -> None:
-        assert expired(waiting, grant="g2").status == 200
-        assert waiting.rows(schema.webhook) == []
+    def test_for_a_grant_without_a_lane_is_remembered_and_changes_nothing_later(self, waiting: Ledger) -> None:
+        assert expired(waiting, grant="g2", notice="early").status == 200
+        assert [row.id for row in waiting.rows(schema.webhook)] == ["default/early"]
+        waiting.send("g2")
+        waiting.absorb()
+        replayed = expired(waiting, grant="g2", notice="early")
+        assert (replayed.status, replayed.says) == (200, "nothing to do: this notification was received before")
+        assert waiting.lane("g2").closed_at is None
 
 
 class TestTheOwnerSignsIn:
@@ -174,6 +179,7 @@ class TestTheOwnerSignsIn:
 
     def test_to_a_deleted_grant_has_no_effect(self, waiting: Ledger) -> None:
         deliver(waiting, "grant.deleted", notice="n1")
+        found_gone(waiting)
         assert signed_in(waiting, notice="n2").status == 200
         assert waiting.lane().gone
 
@@ -196,18 +202,56 @@ class TestAnotherUpdate:
         assert waiting.lane() == before
 
 
+def found_gone(ledger: Ledger) -> None:
+    """The API does not know the grant."""
+    with ledger.writing() as connection:
+        grants.found_gone(connection, LANE, rule="grant_not_found", by="check", now=ledger.clock())
+
+
 class TestGrantDeleted:
-    def test_ends_what_waits_for_it(self, waiting: Ledger) -> None:
+    def test_ends_nothing_before_the_api_was_asked(self, waiting: Ledger) -> None:
         (job,) = waiting.rows(schema.job)
         assert deliver(waiting, "grant.deleted").status == 200
+        lane = waiting.lane()
+        assert (lane.gone, lane.suspected, lane.closed_rule) == (False, True, "grant_deleted")
+        assert waiting.due() == []
+        with waiting.writing() as connection:
+            assert grants.end_gone(connection, now=waiting.clock(), limit=9) == 0
+            assert not grants.to_announce(connection, closed_before=waiting.clock(), now=waiting.clock(), limit=9)
+            (check,) = grants.to_check(connection, now=waiting.clock(), limit=9)
+        assert (check.grant_id, check.suspected) == ("g1", True)
+        assert waiting.state(job.id) == State.QUEUED
+
+    def test_ends_what_waits_for_it_once_the_api_does_not_know_the_grant(self, waiting: Ledger) -> None:
+        (job,) = waiting.rows(schema.job)
+        deliver(waiting, "grant.deleted")
+        found_gone(waiting)
         assert (waiting.lane().gone, waiting.lane().closed_rule) == (True, "grant_deleted")
         with waiting.writing() as connection:
             assert grants.end_gone(connection, now=waiting.clock(), limit=9) == 1
         assert waiting.state(job.id) == State.DEAD
         assert kinds(waiting) == ["grant_gone"]
 
+    def test_that_the_api_denies_ends_nothing_and_counts_as_no_refusal(self, waiting: Ledger) -> None:
+        for number in range(grants.SUSPECTED_MOST + 1):
+            deliver(waiting, "grant.deleted", notice=f"n{number}")
+            with waiting.writing() as connection:
+                grants.found_valid(connection, LANE, now=waiting.clock())
+            assert (waiting.lane().closed_at, waiting.lane().refused) == (None, 0)
+        assert waiting.due() == [LANE]
+
+    def test_of_a_grant_that_waits_for_its_owner_has_the_api_asked(self, waiting: Ledger) -> None:
+        closed = waiting.clock() - MINUTE
+        waiting.set_lane(closed_at=closed, closed_rule="forbidden", check_at=waiting.clock() + 15 * MINUTE)
+        deliver(waiting, "grant.deleted")
+        lane = waiting.lane()
+        assert (lane.closed_at, lane.closed_rule, lane.gone, lane.check_at) == (
+            closed, "forbidden", False, waiting.clock(),
+        )  # fmt: skip
+
     def test_is_final_whatever_comes_late(self, waiting: Ledger) -> None:
         deliver(waiting, "grant.deleted", notice="n1")
+        found_gone(waiting)
         before = waiting.lane()
         for number, (trigger, facts) in enumerate(
             [("grant.expired", {}), ("grant.created", {}), ("grant.updated", {"code": 25014}), ("grant.deleted", {})]
