@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-# One process that forks, because each import costs a tenth of this folder's time.
+# One process that forks, because each import costs seconds of CPU.
 PROGRAM = """
 import contextlib, io, os, sys
 
