@@ -52,6 +52,11 @@ function secondsSince(before) {
   return (used.user + used.system) / 1e6;
 }
 
+// A pipe takes what is longer than its buffer later, and an exit before that would cut it.
+function print(value) {
+  return new Promise((written) => process.stdout.write(`${JSON.stringify(value)}\n`, written));
+}
+
 export async function play({ prepare, fill, add, work }) {
   const [role, first, jobs, perSecond] = process.argv.slice(2);
   const letters = Array.from({ length: Number(jobs ?? 0) }, (_, n) => letter(Number(first) + n));
@@ -60,12 +65,12 @@ export async function play({ prepare, fill, add, work }) {
   const before = process.cpuUsage();
   if (role === "fill") {
     await fill(letters);
-    console.log(JSON.stringify(secondsSince(before)));
+    await print(secondsSince(before));
   }
   if (role === "drip") {
     const numbered = letters.map((letter, n) => ({ number: Number(first) + n, letter }));
     const taken = await drip(add, numbered, Number(perSecond));
-    console.log(JSON.stringify({ taken, cpu_s: secondsSince(before) }));
+    await print({ taken, cpu_s: secondsSince(before) });
   }
   process.exit(0);
 }
