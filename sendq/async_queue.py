@@ -54,7 +54,7 @@ class AsyncSendQueue:
     """A send queue on one ledger, for asyncio: the methods of `SendQueue`, awaited.
 
     Every method that takes ``session`` joins the transaction of an `AsyncSession` or `AsyncConnection`: if that rolls
-    back, the call has stored nothing. One object serves all event loops of a process, each with connections of its own,
+    back, the call has stored nothing. One object serves all event loops of a process, each with its own connections,
     and may be created before a fork. It connects at the first call.
 
     Args:

@@ -22,7 +22,7 @@ POINTS: Mapping[str, str] = {
     "calling": "turn: directly before the request",
     "answered": "turn: the answer is there, nothing is decided",
     "recording": "recorder: a group is written, not yet committed",
-    "recorded": "recorder: the group is committed, nobody has been told",
+    "recorded": "recorder: the group is committed, no outcome has been reported",
     "burying": "rescuer: a dead worker's turns are taken back, not yet committed",
     "buried": "rescuer: that is committed",
 }

@@ -1,7 +1,7 @@
 """Celery's remote control, cut down to what Flower reads.
 
-Whoever can write to Redis can send remote control commands, and so can whoever reaches Flower. What Celery offers them
-would stop consumers, resize the pool or end workers, and ``revoke`` would say "revoked" although the ledger dispatches
+Anyone who can write to Redis or reach Flower can send remote control commands. What Celery offers them would stop
+consumers, resize the pool or end workers, and ``revoke`` would say "revoked" although the ledger dispatches
 the job all the same. Here a worker answers what Flower and ``celery inspect`` ask, and everything else is refused: by
 the process that sends it (`Control`), so that Flower does not claim an effect, and by the worker (`Mailbox`).
 """

@@ -114,8 +114,10 @@ def plan_batch(
     checked = _checked(call, now=now, metadata_key=metadata_key)
     if most_ids is not None and len(checked.ids) > most_ids:
         field = "message_ids" if call.selection.message_ids is not None else "thread_ids"
-        reason = f"has {len(checked.ids):,} ids; a SQLite ledger takes {most_ids:,} in one call, since nobody else can "
-        raise InvalidJob([Problem(field, reason + "write to it meanwhile", "make several calls, or use PostgreSQL")])
+        reason = f"has {len(checked.ids):,} ids; a SQLite ledger takes {most_ids:,} in one call, since no other "
+        raise InvalidJob(
+            [Problem(field, reason + "process can write to it meanwhile", "make several calls, or use PostgreSQL")]
+        )
     options = call.options
     batch_id, lane = new_id(), lane_id(options.application, call.grant_id)
     walk = _walk(call)

@@ -329,12 +329,12 @@ def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
 # --- announcing ----------------------------------------------------------------------------------------------------
 
 
-def to_announce(
-    connection: Connection, *, closed_before: Micros, now: Micros, limit: int, tell: str | None = None
+def announce_closed(
+    connection: Connection, *, closed_before: Micros, now: Micros, limit: int, receiver: str | None = None
 ) -> list[Row[Any]]:
     """Announce lanes that were closed for certain by ``closed_before`` and not announced yet; returns them.
 
-    The notice goes to the receivers that the waiting jobs name, and to ``tell``.
+    The notice goes to the receivers that the waiting jobs name, and to ``receiver``.
     """
     table = schema.lane
     rows = connection.execute(
@@ -351,7 +351,7 @@ def to_announce(
     for row in rows:
         connection.execute(update(table).where(table.c.id == row.id).values(announced_at=now))
         note_event(connection, "reauth_required", row, by="policy", rule=row.closed_rule, now=now)
-    outcomes.append_reauth(connection, rows, also=tell, now=now)
+    outcomes.append_reauth(connection, rows, also=receiver, now=now)
     return list(rows)
 
 

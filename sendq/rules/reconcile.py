@@ -206,7 +206,7 @@ def judge(look: Look, job: Doubt, delays: Delays, *, asked_at: Micros, later: bo
 def after_absence(job: Doubt, choice: Choice, *, now: Micros) -> Event | None:
     """What happens to a job whose absence one more look has proven; None: one more look is needed.
 
-    A refused one is sent again whatever the choice: the choice is about outcomes that nobody knows.
+    A refused one is sent again whatever the choice: the choice is about unknown outcomes.
     """
     if job.refused_at is not None:
         return _not_sent(job, now) or Event.RETURN

@@ -1,7 +1,7 @@
 """The state machine of a job, as one table.
 
 Everything that can move a job is here; a move that is not in the table raises and changes nothing. Waiting for a time,
-being held and being parked for reauth are not states of a job but of its lane (or its due time): a lane with 50,000
+being held and waiting for reauth are not states of a job but of its lane (or its due time): a lane with 50,000
 jobs is held by writing one row.
 """
 
@@ -17,10 +17,10 @@ class State(StrEnum):
     QUEUED = "queued"  #        its turn has not come                     the dispatcher, through a worker
     SENDING = "sending"  #      begun; its outcome is not recorded yet    that worker, else the rescuer
     IN_DOUBT = "in_doubt"  #    it may or may not have gone out           reconciliation, else an operator
-    SENT = "sent"  #            the API accepted it                       nobody
+    SENT = "sent"  #            the API accepted it                       -
     DEAD = "dead"  #            given up, kept as evidence                an operator, by hand
-    CANCELLED = "cancelled"  #  cancelled before it went out              nobody
-    EXPIRED = "expired"  #      its time was over before it went out      nobody
+    CANCELLED = "cancelled"  #  cancelled before it went out              -
+    EXPIRED = "expired"  #      its time was over before it went out      -
 
     @classmethod
     def _missing_(cls, value: object) -> State | None:

@@ -6,7 +6,7 @@ questions are settled here for every row alike:
 *May it have gone out?* After an unknown outcome the same key and the same bytes go again, while the key is young; a
 send whose key can no longer tell is in doubt, never dead and never sent under a new key. The generation moves only
 after a definite "not sent": a refusal of the only request under this key, or a *replayed* one, which is the API's
-stored answer to the first request. Any other refusal after an unknown outcome proves nothing, whoever it comes from:
+stored answer to the first request. Any other refusal after an unknown outcome proves nothing, from whatever source:
 it is documented nowhere whether the API checks grant, throttle and quota before it looks the key up. It keeps the key,
 and what it says about the grant holds nevertheless. A refusal by a proxy proves nothing either: it may have kept back
 the API's answer. *Is it free?* A hold costs no attempt and advances no backoff. *Is there still time?* Nothing is tried

@@ -28,7 +28,7 @@ class Route(StrEnum):
 
     RETRY = "retry"  #              again by itself, after a backoff; each time costs an attempt unless the row says so
     REQUEUE = "requeue"  #          its scope is paused for a while; uses up no attempt
-    REAUTH = "reauth"  #            parked until the person signs in again; costs nothing
+    REAUTH = "reauth"  #            waits until the person signs in again; costs nothing
     DEAD_LETTER = "dead_letter"  #  given up and kept, for a person to look at
 
 

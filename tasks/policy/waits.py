@@ -111,7 +111,7 @@ def _until(moment: datetime, now: float) -> float | None:
 
 
 def until_midnight_pacific(now: float) -> float:
-    """Seconds from ``now`` (unix) to the next midnight in California, when Google's daily quotas begin anew.
+    """Seconds from ``now`` (unix) to the next midnight in California, when Google's daily quotas are reset.
 
     The zone's rule is written out (daylight time from the second Sunday in March to the first in November, since 2007):
     small images carry no time zone data. On the two days of the change the result may be an hour late, never early.

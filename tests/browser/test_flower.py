@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 OPEN, FLAKY, TIRED, CLOSED = (
     f"{number}ac3bd1-19a4-4b3c-9d0e-7f2c5e6a81{number}{number}" for number in (4, 5, 7, 9)
 )  # fmt: skip
-STATES = ("SUCCESS", "FAILURE", "RETRY", "HELD", "PARKED")
+STATES = ("SUCCESS", "FAILURE", "RETRY", "HELD", "REAUTH")
 PICTURE_BYTES = 200_000
 
 
@@ -57,7 +57,7 @@ def enqueue(queue: SendQueue) -> dict[str, list[str]]:
         ],
         "RETRY": [queue.send(FLAKY, mail()).id],
         "HELD": [queue.send(TIRED, mail()).id],
-        "PARKED": [queue.send(CLOSED, mail()).id],
+        "REAUTH": [queue.send(CLOSED, mail()).id],
     }
 
 
@@ -108,7 +108,7 @@ def test_lists_filters_and_opens_jobs(shown: tuple[Flower, dict[str, list[str]]]
     take(page, pictures / "flower-task.png")
 
 
-@pytest.mark.parametrize("state", ["HELD", "PARKED"])
+@pytest.mark.parametrize("state", ["HELD", "REAUTH"])
 def test_finds_jobs_by_the_states_that_are_ours(
     shown: tuple[Flower, dict[str, list[str]]], page: Page, state: str
 ) -> None:

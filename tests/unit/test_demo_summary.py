@@ -11,7 +11,7 @@ import pytest
 from worker.demo.summary import Account, lines
 
 GOOD = Account(
-    sent=490, dead=1, parked=9, other=0, messages=190, changes=300, repeated=0, faults=Counter(throttle=3, refused=1)
+    sent=490, dead=1, reauth=9, other=0, messages=190, changes=300, repeated=0, faults=Counter(throttle=3, refused=1)
 )
 
 

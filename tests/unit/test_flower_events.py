@@ -12,7 +12,7 @@ from worker.telemetry.flower_events import events_of
 
 BEGUN = 1_780_000_000 * SECOND
 HELD = Hold(scope=Scope.GRANT, rule="tired", by="policy", until=BEGUN)
-PARKED = Hold(scope=Scope.GRANT, rule="unauthorized", by="policy", until=None)
+CLOSED = Hold(scope=Scope.GRANT, rule="unauthorized", by="policy", until=None)
 
 
 def outcome(event: Event, *, hold: Hold | None = None, status: int | None = 503) -> Outcome:
@@ -32,9 +32,9 @@ class TestTheEndOfAnAttempt:
             (Event.ACCEPT, None, "task-succeeded"),
             (Event.RETURN, None, "task-retried"),
             (Event.RETURN, HELD, "task-held"),
-            (Event.RETURN, PARKED, "task-parked"),
+            (Event.RETURN, CLOSED, "task-reauth"),
             (Event.GIVE_UP, None, "task-failed"),
-            (Event.GIVE_UP, PARKED, "task-failed"),  # its grant is gone, and its lane closed for good
+            (Event.GIVE_UP, CLOSED, "task-failed"),  # its grant is gone, and its lane closed for good
             (Event.DOUBT, None, "task-in_doubt"),
             (Event.CANCEL, None, "task-revoked"),
             (Event.EXPIRE, HELD, "task-revoked"),

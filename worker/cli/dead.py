@@ -107,9 +107,7 @@ def _tell_letters(page: Page[DeadLetter], rule: str, again: Mapping[str, str] | 
 
 def _tell_rule(rule: str | None, words: Mapping[str, Said], again: Mapping[str, str] | None) -> None:
     said = words.get(rule or "")
-    tell(
-        f"{rule}: " + (said.why if said else "not a rule of this policy; the worker may have a policy file of its own")
-    )
+    tell(f"{rule}: " + (said.why if said else "not a rule of this policy; the worker may use another policy file"))
     if said is not None:
         tell(f"  remedy: {said.remedy}")
         if said.sent != "no":

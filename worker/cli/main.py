@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        # Not sendq.main(): click would answer a reader that leaves with a status of its own.
+        # Not sendq.main(): click would answer a reader that leaves with another status.
         with sendq.make_context("sendq", list(sys.argv[1:] if arguments is None else arguments)) as context:
             sendq.invoke(context)
         return 0

@@ -31,7 +31,7 @@ def release(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """End a hold now, whoever or whatever set it, or reopen a grant that is closed until its owner signs in again.
+    """End a hold, set by a rule or by an operator, or reopen a grant that is closed until its owner signs in.
 
     Sending resumes with a single call and speeds up as calls succeed. Exit status 1 if there is nothing to end.
     """

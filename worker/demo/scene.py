@@ -34,7 +34,7 @@ class Scene:
         return sum(lane.jobs.get(state, 0) for lane in self.lanes)
 
     @property
-    def parked(self) -> int:
+    def reauth(self) -> int:
         """Jobs in closed lanes, waiting for the owner to sign in."""
         return sum(lane.jobs.get(State.QUEUED, 0) for lane in self.lanes if lane.closed)
 
@@ -46,12 +46,12 @@ class Scene:
     @property
     def waiting(self) -> int:
         """Jobs that will be sent without intervention, including those whose lane does not exist yet."""
-        return JOBS - self.ended - self.parked - self.count(State.SENDING)
+        return JOBS - self.ended - self.reauth - self.count(State.SENDING)
 
     @property
     def over(self) -> bool:
-        """Whether every job has ended or is parked."""
-        return self.ended + self.parked == JOBS
+        """Whether every job has ended or waits for a sign-in."""
+        return self.ended + self.reauth == JOBS
 
     @property
     def rate(self) -> float:
@@ -71,7 +71,7 @@ def plain_line(scene: Scene) -> str:
     """The snapshot as one line."""
     return (
         f"{scene.elapsed_s:5.1f} s  sent {scene.count(State.SENT):3d}  in flight {scene.count(State.SENDING):2d}  "
-        f"waiting {scene.waiting:3d}  parked {scene.parked:2d}  dead {scene.count(State.DEAD)}  "
+        f"waiting {scene.waiting:3d}  reauth {scene.reauth:2d}  dead {scene.count(State.DEAD)}  "
         f"batch {scene.batch.progress:4.0%}  {scene.rate:3.0f}/s"
     )
 

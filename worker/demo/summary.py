@@ -18,7 +18,7 @@ class Account:
 
     sent: int
     dead: int
-    parked: int
+    reauth: int
     other: int
     messages: int
     changes: int
@@ -29,7 +29,7 @@ class Account:
     def adds_up(self) -> bool:
         """Whether nothing is missing, nothing was done twice, and both sides agree."""
         return (
-            self.sent + self.dead + self.parked == JOBS
+            self.sent + self.dead + self.reauth == JOBS
             and self.messages + self.changes == self.sent
             and self.changes == CHANGES
             and self.repeated == 0
@@ -44,8 +44,8 @@ def account(scene: Scene, nylas: Simulator) -> Account:
     return Account(
         sent=sent,
         dead=dead,
-        parked=scene.parked,
-        other=JOBS - sent - dead - scene.parked,
+        reauth=scene.reauth,
+        other=JOBS - sent - dead - scene.reauth,
         messages=len(messages),
         changes=len(changes),
         repeated=sum(number - 1 for number in (*messages.values(), *changes.values())),
@@ -59,10 +59,10 @@ def lines(found: Account, elapsed_s: float, home_url: str) -> Iterator[str]:
     yield ""
     yield f"  {found.sent:4d}  sent         the API accepted each"
     yield f"  {found.dead:4d}  dead         the recipient was rejected: not delivered, and retrying would not help"
-    yield f"  {found.parked:4d}  parked       {EXPIRING} must sign in again; then they are sent automatically"
+    yield f"  {found.reauth:4d}  reauth       {EXPIRING} must sign in again; then they are sent automatically"
     if found.other:
         yield f"  {found.other:4d}  unfinished   unexpected"
-    yield f"= {found.sent + found.dead + found.parked + found.other:4d}"
+    yield f"= {found.sent + found.dead + found.reauth + found.other:4d}"
     yield ""
     verdict = "the two agree" if found.adds_up else "THE TWO DO NOT AGREE"
     yield (

@@ -33,7 +33,7 @@ LOOK_S = 0.05
 AGAIN_S = 2.0
 
 
-NOBODY = "no worker is running; start one with: sendq worker"
+NO_WORKER = "no worker is running; start one with: sendq worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def prove(ledger: Engine, *, limit_s: float, broker_answers: Callable[[], bool])
         with reading(ledger) as connection:
             before = workers.beats(connection)
         if not before:
-            return failed("worker", NOBODY)
+            return failed("worker", NO_WORKER)
         stage = _send(ledger, began + limit_s)
         if stage is Stage.SERVED:
             return Health(True, time.monotonic() - began)
@@ -117,7 +117,7 @@ def _link(
         beats, lease = workers.beats(connection), workers.lease(connection)
         standing = lineage.read(connection)
     if not beats:
-        return "worker", NOBODY
+        return "worker", NO_WORKER
     if all(worker in before and before[worker].count == now.count for worker, now in beats.items()):
         return "worker", f"{len(beats)} registered, but none sends heartbeats: they are dead, or their event loops hang"
     if standing.shut_at is not None:

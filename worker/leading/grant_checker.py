@@ -190,8 +190,8 @@ class GrantChecker(LeaderLoop):
         now = self._now()
         before = now - clock.seconds(self._settings.announce_after_s)
         with writing(self._ledger) as connection:
-            rows = grants.to_announce(
-                connection, closed_before=before, now=now, limit=ANNOUNCE_MOST, tell=self._settings.on_reauth
+            rows = grants.announce_closed(
+                connection, closed_before=before, now=now, limit=ANNOUNCE_MOST, receiver=self._settings.on_reauth
             )
         for row in rows:
             url = reauth_url(self._settings, row.application, row.grant_id)

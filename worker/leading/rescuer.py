@@ -180,7 +180,7 @@ class Rescuer(PeriodicLoop):
     def _share_silence(self, silent: Mapping[UUID, Beats]) -> None:
         with writing(self._ledger) as connection:
             for worker in sorted(silent):
-                workers.tell_silence(connection, worker, silent[worker])
+                workers.record_silence(connection, worker, silent[worker])
 
     def _bury(self, worker: UUID) -> None:
         with writing(self._ledger) as connection:

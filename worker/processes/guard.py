@@ -118,7 +118,7 @@ class Guarded:
 
 
 def _signal_on_parents_death(signum: int) -> Callable[[], None]:
-    """A ``preexec_fn`` for a child that the kernel shall signal when its parent ends."""
+    """A ``preexec_fn`` for a child that the kernel signals when its parent ends."""
     if not sys.platform.startswith("linux"):
         return lambda: None
     prctl = ctypes.CDLL(None, use_errno=True).prctl  # loaded before the fork: a child must not take the loader's lock

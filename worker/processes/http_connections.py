@@ -1,4 +1,4 @@
-"""Connections to an HTTP server that strangers can reach: none of them may keep others from being served.
+"""Connections to an HTTP server that anyone can reach: no client may keep others from being served.
 
 uvicorn limits connections and requests together (``limit_concurrency``), and waits for the headers of a request as long
 as it takes: a hundred connections that send nothing would close the server. Here a connection on which no request is

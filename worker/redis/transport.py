@@ -26,10 +26,10 @@ from worker.telemetry.alerts import alert
 
 T = TypeVar("T")
 
-PARKED = f"{QUEUE}.unknown"
+SET_ASIDE = f"{QUEUE}.unknown"
 
 # Whatever is restored goes to one of these.
-QUEUES = frozenset({QUEUE, ENQUEUE_QUEUE, PARKED})
+QUEUES = frozenset({QUEUE, ENQUEUE_QUEUE, SET_ASIDE})
 
 
 class QoS(kombu_redis.QoS):

@@ -1,4 +1,4 @@
-"""Messages that this version does not understand: parked for one that does, or dropped without logging their content.
+"""Messages that this version does not understand: set aside for one that does, or dropped, without a log of them.
 
 A message with an unknown task may come from a newer version that is being rolled out, or be for a task that is switched
 off here. It is moved to a separate queue, which each worker checks once a minute for messages it knows. A message that
@@ -18,7 +18,7 @@ from celery.worker.consumer import Consumer
 
 from settings.celery import QUEUE
 from worker.processes.periodic_loop import PeriodicLoop
-from worker.redis.transport import PARKED
+from worker.redis.transport import SET_ASIDE
 from worker.telemetry import journal
 
 LOOK_EVERY_S = 60.0
@@ -60,7 +60,7 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
         name = str(message.headers.get("task"))
         with self.app.producer_or_acquire() as producer:
-            _publish(producer, message, PARKED)
+            _publish(producer, message, SET_ASIDE)
         message.ack_log_error(_Silent(), self.connection_errors)
         journal.newer_version("task", name)
 
@@ -80,14 +80,14 @@ class PatientConsumer(Consumer):  # type: ignore[misc]
 
 
 class UnknownMessages(PeriodicLoop):
-    """Moves parked messages that this worker understands back to its queue."""
+    """Moves set-aside messages that this worker understands back to its queue."""
 
     def __init__(self, app: Celery) -> None:
         super().__init__("unknown-messages", every_s=LOOK_EVERY_S)
         self._app = app
 
     def run_once(self) -> None:
-        """Check the parked messages once."""
+        """Check the messages set aside once."""
         with self._app.connection_or_acquire() as connection:
             try:
                 take_back(self._app, connection)
@@ -99,15 +99,15 @@ class UnknownMessages(PeriodicLoop):
 
 
 def take_back(app: Celery, connection: Any) -> int:
-    """Move parked messages whose task is known here to the workers' queue; return how many."""
+    """Move messages that were set aside whose task is known here to the workers' queue; return how many."""
     known = 0
     with app.producer_or_acquire() as producer, connection.channel() as channel:
-        for _ in range(min(LOOK_MOST, channel.queue_declare(PARKED).message_count)):
-            message = channel.basic_get(PARKED)
+        for _ in range(min(LOOK_MOST, channel.queue_declare(SET_ASIDE).message_count)):
+            message = channel.basic_get(SET_ASIDE)
             if message is None:
                 break
             is_known = message.headers.get("task") in app.tasks
-            _publish(producer, message, QUEUE if is_known else PARKED)
+            _publish(producer, message, QUEUE if is_known else SET_ASIDE)
             message.ack()
             known += is_known
     return known

@@ -4,7 +4,7 @@ So Flower, like any other listener of Celery's events, lists jobs rather than th
 arguments show the grant's id, the result shows the rule that decided, and the state shows the outcome:
 
     SUCCESS   the API accepted it        HELD      its grant, provider or application is held
-    RETRY     retried after a backoff    PARKED    its grant's owner must sign in again
+    RETRY     retried after a backoff    REAUTH    its grant's owner must sign in again
     FAILURE   a dead letter              IN_DOUBT  it may have gone out
     REVOKED   cancelled or expired
 
@@ -126,5 +126,5 @@ def events_of(outcome: Outcome) -> list[tuple[str, Mapping[str, Any]]]:
 def _kind(outcome: Outcome) -> str:
     """The event for the outcome. Kinds that Celery does not know are shown as custom states."""
     if outcome.event is Event.RETURN and outcome.hold is not None:
-        return "task-parked" if outcome.hold.until is None else "task-held"
+        return "task-reauth" if outcome.hold.until is None else "task-held"
     return _ENDED[outcome.event]

@@ -62,7 +62,7 @@ NO_RIGHT = Cause(
     "the database role has no right to do this in the ledger; grant it SELECT, INSERT, UPDATE and DELETE on all tables "
     "whose names begin with sendq_",
 )
-BROKEN = Cause(LedgerUnavailable, "the ledger's server reports an error of its own; see the server's log", leave=True)
+BROKEN = Cause(LedgerUnavailable, "the ledger's server reports an internal error; see the server's log", leave=True)
 
 _STATES = {
     "25006": READ_ONLY,

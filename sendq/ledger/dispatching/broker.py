@@ -1,4 +1,4 @@
-"""What the ledger knows of the broker: since when nothing can be published, and since when nobody takes turns.
+"""What the ledger knows of the broker: since when nothing can be published, and since when no worker takes turns.
 
 The broker cannot be asked by everybody (an application and an operator may reach the ledger alone), and it cannot say
 whether workers read their queue.

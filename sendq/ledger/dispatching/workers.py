@@ -89,7 +89,7 @@ def beats(connection: Connection) -> dict[UUID, Beats]:
     return {row.id: Beats(row.beats, row.silent, row.stale_after) for row in rows}
 
 
-def tell_silence(connection: Connection, worker: UUID, seen: Beats) -> None:
+def record_silence(connection: Connection, worker: UUID, seen: Beats) -> None:
     """Record for how long the count has not changed; nothing if it has changed, or a longer time is recorded."""
     table = schema.worker
     still = update(table).where(table.c.id == worker, table.c.beats == seen.count, table.c.silent < seen.silent)

@@ -38,10 +38,10 @@ class TestTheDemo:
             assert "\x1b" not in out
             assert demo.alive() == []
             assert demo.files() == []
-        sent, dead, parked = (int(re.search(rf"(?m)^ +(\d+)  {word}  ", out)[1]) for word in ("sent", "dead", "parked"))  # type: ignore[index]
-        assert sent + dead + parked == 500
+        sent, dead, reauth = (int(re.search(rf"(?m)^ +(\d+)  {word}  ", out)[1]) for word in ("sent", "dead", "reauth"))  # type: ignore[index]
+        assert sent + dead + reauth == 500
         assert dead == 1
-        assert parked > 0
+        assert reauth > 0
         assert f"{sent - 300} messages and 300 changes, 0 of them twice" in out
         assert "from sendq import Message, SendQueue" in out
 

@@ -207,10 +207,10 @@ class TestAGrantThatNeedsItsOwner:
         with ledger.writing() as connection:
             grants.close(connection, lane_id("default", "g1"), rule="expired", by="webhook", now=ledger.clock())
 
-    def announce(self, ledger: Ledger, tell: str | None = None) -> None:
+    def announce(self, ledger: Ledger, receiver: str | None = None) -> None:
         with ledger.writing() as connection:
             now = ledger.clock()
-            grants.to_announce(connection, closed_before=now, now=now, limit=10, tell=tell)
+            grants.announce_closed(connection, closed_before=now, now=now, limit=10, receiver=receiver)
 
     def test_is_told_of_once_to_each_whose_jobs_wait(self, ledger: Ledger) -> None:
         for target in (HOOK, HOOK, TASK, None):
@@ -227,7 +227,7 @@ class TestAGrantThatNeedsItsOwner:
     def test_is_told_of_to_the_one_whom_the_settings_name_as_well(self, ledger: Ledger) -> None:
         ledger.send(on_outcome=HOOK)
         self.close(ledger)
-        self.announce(ledger, tell=HOOK)
+        self.announce(ledger, receiver=HOOK)
         assert [row.target for row in ledger.rows(schema.delivery)] == [HOOK]
 
     def test_is_told_of_again_when_it_happens_again(self, ledger: Ledger) -> None:

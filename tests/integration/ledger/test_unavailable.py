@@ -105,7 +105,7 @@ CAUSES = {
     "57014": "statement_timeout",
     "08006": "cannot be reached",
     "08P01": "cannot be reached",
-    "58030": "an error of its own",
+    "58030": "an internal error",
     "42501": "SELECT, INSERT, UPDATE and DELETE",
 }
 

@@ -26,7 +26,7 @@ from tests.support.servers import PgServer
 from tests.support.system import System, mail, running
 from tests.support.waiting import LIMIT_S, eventually
 from worker.redis.embedded import redis_client
-from worker.redis.transport import PARKED
+from worker.redis.transport import SET_ASIDE
 from worker.redis.unknown_messages import take_back
 
 
@@ -110,7 +110,7 @@ class TestATask:
             send(other, "sendq.later", number, to="leyah@example.com", subject="a secret subject")
         works_on(system)
         with redis_client(system.redis.url) as client:
-            eventually(lambda: client.llen(PARKED) == 3, "three kept messages")
+            eventually(lambda: client.llen(SET_ASIDE) == 3, "three kept messages")
         assert foreign(system) == ["task: sendq.later"]
         said = system.workers[0].said()
         assert "secret subject" not in said

@@ -79,7 +79,7 @@ class TestGrantExpired:
         (event,) = waiting.rows(schema.event)
         assert (event.kind, event.by, event.rule, event.grant_id) == ("closed", "webhook", "grant_expired", "g1")
         with waiting.writing() as connection:
-            called = grants.to_announce(connection, closed_before=waiting.clock(), now=waiting.clock(), limit=9)
+            called = grants.announce_closed(connection, closed_before=waiting.clock(), now=waiting.clock(), limit=9)
         assert [row.grant_id for row in called] == ["g1"]
 
     def test_makes_a_suspicion_certain(self, waiting: Ledger) -> None:
@@ -110,7 +110,7 @@ class TestGrantExpired:
         assert (lane.suspected, lane.closed_rule) == (True, "grant_expired")
         assert waiting.due() == []
         with waiting.writing() as connection:
-            assert not grants.to_announce(connection, closed_before=waiting.clock(), now=waiting.clock(), limit=9)
+            assert not grants.announce_closed(connection, closed_before=waiting.clock(), now=waiting.clock(), limit=9)
             (check,) = grants.to_check(connection, now=waiting.clock(), limit=9)
             assert check.grant_id == "g1"
             grants.found_valid(connection, check.lane_id, now=waiting.clock())
@@ -217,7 +217,7 @@ class TestGrantDeleted:
         assert waiting.due() == []
         with waiting.writing() as connection:
             assert grants.end_gone(connection, now=waiting.clock(), limit=9) == 0
-            assert not grants.to_announce(connection, closed_before=waiting.clock(), now=waiting.clock(), limit=9)
+            assert not grants.announce_closed(connection, closed_before=waiting.clock(), now=waiting.clock(), limit=9)
             (check,) = grants.to_check(connection, now=waiting.clock(), limit=9)
         assert (check.grant_id, check.suspected) == ("g1", True)
         assert waiting.state(job.id) == State.QUEUED

@@ -286,7 +286,7 @@ class TestAGrantThatNeedsItsOwner:
         now = clock.now()
         with writing(ledger.engine) as connection:
             grants.close(connection, lane_id("default", "g1"), rule="grant_expired", by="webhook", now=now)
-            grants.to_announce(connection, closed_before=now, now=now, limit=1)
+            grants.announce_closed(connection, closed_before=now, now=now, limit=1)
         with (
             receiving() as receiver,
             delivering(ledger, receivers={"billing": receiver}, reauth_url="https://app.example.com/in/{grant_id}"),

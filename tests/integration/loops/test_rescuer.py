@@ -122,7 +122,7 @@ class TestWatching:
         assert not self.watch(ledger, behind, 6)
         beat(ledger)
         with ledger.writing() as connection:  # told by somebody who has not seen that beat
-            workers.tell_silence(connection, ledger.worker, workers.Beats(count=0, silent=6 * SECOND))
+            workers.record_silence(connection, ledger.worker, workers.Beats(count=0, silent=6 * SECOND))
         assert not self.watch(ledger, rescuer(ledger), 8)
 
     def test_writes_nothing_while_everybody_speaks(self, ledger: Ledger, silent: Claimed) -> None:

@@ -72,31 +72,32 @@ class Row:
         return f"{self.heading}: {self.case}"
 
 
-PARKED, SENT, DEAD, IN_DOUBT = State.QUEUED, State.SENT, State.DEAD, State.IN_DOUBT
+WAITING, SENT, DEAD, IN_DOUBT = State.QUEUED, State.SENT, State.DEAD, State.IN_DOUBT
 # fmt: off
 ROWS = (
     Row("Authentication failed", "400 authentication failed, invalid_grant",
-        "authentication_failed", "reauth", "grant", 1, PARKED),
+        "authentication_failed", "reauth", "grant", 1, WAITING),
     Row("Authentication failed", "400 authentication failed, scopes",
-        "authentication_failed_400", "reauth", "grant", 1, PARKED),
+        "authentication_failed_400", "reauth", "grant", 1, WAITING),
     Row("Bad request", "400 bad request", "bad_request", "dead_letter", "job", 1, DEAD),
     Row("Redirect URI is not HTTPS or localhost", "400 redirect URI, words",
         "redirect_uri", "dead_letter", "job", 1, DEAD),
     Row("This proposal does not allow direct password entry", "400 password entry",
-        "password_entry", "reauth", "grant", 1, PARKED),
+        "password_entry", "reauth", "grant", 1, WAITING),
     Row("Unauthorized", "401 application key",
         "api_key", "requeue", "application", 2, SENT, times=1, application="bad-key"),
-    Row("Unauthorized", "401 grant", "grant_unauthorized", "reauth", "grant", 1, PARKED),
+    Row("Unauthorized", "401 grant", "grant_unauthorized", "reauth", "grant", 1, WAITING),
     Row("Sending to at least one recipient failed", "402 at least one recipient",
         "recipients_partly_refused", "dead_letter", "job", 1, DEAD, sent="partly"),
     Row("Message rejected", "402 all recipients", "recipients_all_refused", "dead_letter", "job", 1, DEAD),
-    Row("Unauthorized", "403 provider authentication", "forbidden", "reauth", "grant", 1, PARKED),
-    Row("Unauthorized", "403 scopes", "scopes_missing", "reauth", "grant", 1, PARKED),
+    Row("Unauthorized", "403 provider authentication", "forbidden", "reauth", "grant", 1, WAITING),
+    Row("Unauthorized", "403 scopes", "scopes_missing", "reauth", "grant", 1, WAITING),
     Row("Unauthorized", "403 tenant quarantined", "tenant_quarantined", "requeue", "grant", 2, SENT, times=1),
     Row("Unauthorized", "403 quota per minute", "gmail_minute_limit", "requeue", "grant", 2, SENT, times=1),
     Row("Gmail API has not been used in project", "403 Gmail API disabled",
         "gmail_api_disabled", "requeue", "provider", 2, SENT, times=1, application="gmail-off"),
-    Row("Different email address returned", "403 different address", "different_address", "reauth", "grant", 1, PARKED),
+    Row("Different email address returned", "403 different address",
+        "different_address", "reauth", "grant", 1, WAITING),
     Row("Mail provider error", "422 mail provider error, 5xx", "provider_refused", "dead_letter", "job", 1, DEAD),
     Row("Mail provider error", "422 mail provider error, 4xx", "provider_later", "retry", "job", 3, SENT, times=2),
     Row("Mail provider error", "422 mail provider error, no code", "provider_error", "retry", "job", 4, DEAD),
@@ -117,7 +118,7 @@ ROWS = (
     Row("Account throttled", "429 ApplicationThrottled without its words",
         "microsoft_throttled_send", "requeue", "grant", 1, IN_DOUBT, times=1, sent="maybe"),
     Row("Authentication failed", "422 sign-in refused, Dovecot",
-        "sign_in_refused_code", "reauth", "grant", 1, PARKED),
+        "sign_in_refused_code", "reauth", "grant", 1, WAITING),
     Row("Authentication failed", "401 Microsoft's sign-in fails for now",
         "sign_in_transient", "requeue", "grant", 2, SENT, times=1),
     Row("Quota exceeded", "422 hourly quota, cPanel", "quota_hour", "requeue", "grant", 2, SENT, times=1),
@@ -220,8 +221,8 @@ class Play:
         return self.system.queue.job(job)
 
     def is_over(self) -> bool:
-        """Whether the job is where it belongs; a parked one is when nothing is suspected of its grant any more."""
-        if self.row.ends is not PARKED:
+        """Whether the job is where it belongs; a waiting one is when nothing is suspected of its grant any more."""
+        if self.row.ends is not WAITING:
             return self.view(self.job).state is self.row.ends
         lane = self.lane()
         return lane.closed_at is not None and not lane.suspected
@@ -259,7 +260,7 @@ def test_a_documented_failure_takes_its_route(system: System, row: Row) -> None:
     assert play.left_alone() == (set() if row.scope == "job" else {(row.scope, row.rule)})
     assert len(view.trail) == row.calls
     calls = [one for one in system.api.requests if one.grant == play.grant and one.operation != "grant"]
-    assert len(calls) == row.calls + (row.scope == "grant" and row.ends is not PARKED)
+    assert len(calls) == row.calls + (row.scope == "grant" and row.ends is not WAITING)
     assert view.state is row.ends
     if row.rule in HIDDEN:
         assert sum(one.grant == play.grant for one in system.api.mailbox) == 1
@@ -268,7 +269,7 @@ def test_a_documented_failure_takes_its_route(system: System, row: Row) -> None:
 def assert_left_alone(play: Play, inside: str, outside: str) -> None:
     """No call inside of the scope before its time, and none outside that waits for it."""
     eventually(lambda: is_sent(play, outside), "a job outside of the scope sent")
-    if play.row.ends is PARKED:
+    if play.row.ends is WAITING:
         assert play.system.queue.why(inside).reason == "reauth"
         assert play.view(inside).trail == ()
         return

@@ -37,7 +37,7 @@ class TestFlower:
                 system.queue.send("open", mail("bad@marked.example")).id: "FAILURE",
                 system.queue.send("flaky", mail()).id: "RETRY",
                 system.queue.send("tired", mail()).id: "HELD",
-                system.queue.send("closed", mail()).id: "PARKED",
+                system.queue.send("closed", mail()).id: "REAUTH",
             }
             eventually(lambda: states(ask("/api/tasks")) == wanted, f"{wanted} in Flower")
             held = next(task for task in ask("/api/tasks").values() if task["state"] == "HELD")
@@ -79,15 +79,15 @@ class TestFlower:
             eventually(ask.worker, "a heartbeat at Flower")
             sent = system.queue.send("open", mail())
             dead = system.queue.send("open", mail("bad@marked.example"))
-            parked = system.queue.send("closed", mail())
+            closed = system.queue.send("closed", mail())
             batch = system.queue.modify("open", ["m1"], unread=True)
             system.wait_for(State.SENT, 2)
-            wanted = {sent.id, dead.id, parked.id}
+            wanted = {sent.id, dead.id, closed.id}
             tasks = eventually(lambda: complete(ask("/api/tasks"), wanted), "the tasks in Flower")
         assert (tasks[sent.id]["name"], tasks[sent.id]["state"]) == ("sendq.send", "SUCCESS")
         assert "accepted (200)" in tasks[sent.id]["result"]
         assert (tasks[dead.id]["state"], tasks[dead.id]["exception"]) == ("FAILURE", "bad_request (400)")
-        assert tasks[parked.id]["state"] == "PARKED"
+        assert tasks[closed.id]["state"] == "REAUTH"
         assert [task["state"] for task in tasks.values() if task["name"] == "sendq.modify"] == ["SUCCESS"]
         assert system.queue.batch(batch.id).waiting == 0
         # Jobs, not the bundles that carry them; and nothing private.
@@ -138,7 +138,7 @@ def complete(tasks: dict[str, dict[str, Any]] | None, wanted: set[str]) -> dict[
     """The tasks, once all that are wanted have ended; until then none."""
     if not tasks or len(tasks) <= len(wanted) or not wanted <= tasks.keys():
         return {}
-    over = {"SUCCESS", "FAILURE", "PARKED"}
+    over = {"SUCCESS", "FAILURE", "REAUTH"}
     return tasks if all(task["state"] in over for task in tasks.values()) else {}
 
 

@@ -1,4 +1,4 @@
-"""Grants whose owners must sign in again, end to end: parked jobs, suspicion, announcing once, and looking higher."""
+"""Grants whose owners must sign in again, end to end: waiting jobs, suspicion, announcing once, and looking higher."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def ask_now(system: System, grant: str) -> None:
     eventually(lambda: questions(system, grant) > before, "a question about the grant")
 
 
-class TestParkedJobs:
+class TestJobsOfAClosedGrant:
     @pytest.mark.parametrize("word", ["webhook", "check"])
     def test_go_on_when_their_owners_have_signed_in(self, system: System, word: str) -> None:
         names = {f"{word}-{provider}-{n}": provider for n, provider in enumerate(["google", "ews"] * 2 + ["google"])}
@@ -140,7 +140,7 @@ class TestParkedJobs:
                 set_lane(system, grant, check_at=1)
         for grant, provider in names.items():
             wanted = [job for job in jobs[grant] if job not in late[grant]]
-            eventually(partial(all_are, system, wanted, State.SENT), "the parked jobs sent")
+            eventually(partial(all_are, system, wanted, State.SENT), "the waiting jobs sent")
             eventually(partial(all_are, system, late[grant], State.EXPIRED), "the late ones expired")
             assert {system.queue.job(job).rule for job in late[grant]} == {"expired"}
             made = calls(system, grant)[closed_calls[grant] :]
@@ -343,7 +343,7 @@ def look_higher(ledger: Ledger, *, window: Micros = 300 * SECOND) -> list[escala
 def announce(ledger: Ledger) -> int:
     now = ledger.clock()
     with ledger.writing() as connection:
-        return len(grants.to_announce(connection, closed_before=now, now=now, limit=100))
+        return len(grants.announce_closed(connection, closed_before=now, now=now, limit=100))
 
 
 class TestLookingHigher:

@@ -140,11 +140,11 @@ class TestWhenTheApiSaysNo:
 
     def test_a_grant_that_needs_its_owner_is_closed_and_the_others_go_on(self, system: System) -> None:
         system.api.grant("reauth", status="invalid")
-        parked = system.queue.send_many([Send("reauth", mail()) for _ in range(5)])
+        waiting = system.queue.send_many([Send("reauth", mail()) for _ in range(5)])
         other = system.queue.send("signed-in", mail())
         sent(system, other.id)
-        eventually(lambda: system.queue.why(parked[0].id).reason == "reauth", "the closed lane")
-        assert all(system.state(job.id) is State.QUEUED for job in parked)
+        eventually(lambda: system.queue.why(waiting[0].id).reason == "reauth", "the closed lane")
+        assert all(system.state(job.id) is State.QUEUED for job in waiting)
         calls = [one for one in system.api.requests if one.grant == "reauth" and one.operation == "send"]
         assert len(calls) <= 2  # as many as the lane may have on the wire at once
 

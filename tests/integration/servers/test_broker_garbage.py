@@ -18,7 +18,7 @@ from settings.celery import celery_config
 from tests.support.broker_garbage import bomb, message, properties, unreadable
 from worker.redis import transport, unknown_messages
 from worker.redis.embedded import redis_client
-from worker.redis.transport import PARKED
+from worker.redis.transport import SET_ASIDE
 from worker.redis.unknown_messages import take_back
 
 ITEMS = list(unreadable())
@@ -92,11 +92,11 @@ class TestAQueue:
 
     def test_of_unknown_messages_hands_back_what_it_can_read(self, app: Celery, redis: Redis) -> None:
         body = {"body": "bm90IEpTT04=", "headers": {"task": "sendq.later", "id": "1"}}  # its body is not JSON
-        redis.lpush(PARKED, *ITEMS, json.dumps(message(**body)), good())
+        redis.lpush(SET_ASIDE, *ITEMS, json.dumps(message(**body)), good())
         app.task(name="sendq.bundle")(good)
         with app.connection() as connection:
             assert take_back(app, connection) == 1
-        assert (redis.llen(PARKED), redis.llen("sendq"), redis.hlen("sendq.unacked")) == (1, 1, 0)
+        assert (redis.llen(SET_ASIDE), redis.llen("sendq"), redis.hlen("sendq.unacked")) == (1, 1, 0)
 
 
 class TestAConnectionThatIsClosedMeanwhile:
