@@ -37,6 +37,7 @@ class Hold:
     by         who made the hold: ``policy``, or an operator's name
     suspected  closed, but the API is asked about the grant before its owner is notified
     gone       closed for good: the grant no longer exists
+    missing    suspected of being gone: its jobs end only if another grant shows that the API key is the right one
     identify   the provider is at fault, but nobody knows which one it is: the grant is held until the API names it
     """
 
@@ -46,6 +47,7 @@ class Hold:
     until: Micros | None
     suspected: bool = False
     gone: bool = False
+    missing: bool = False
     identify: bool = False
 
     @property

@@ -98,4 +98,5 @@ class Recorded:
     incidents: list[Outcome] = field(default_factory=list)  # whose holds above a grant began a new incident
     given_up: list[Outcome] = field(default_factory=list)  # waiting jobs that the success of another has ended
     ramps: dict[tuple[str, str], int | None] = field(default_factory=dict)  # of the pairs that were proven
+    paused: set[str] = field(default_factory=set)  # applications whose API key has to be checked first
     wants_turns: bool = False  # whether a lane of the group wants another turn, now or later

@@ -4,7 +4,7 @@
         │                    │
         │                    ├─ the API is asked: valid ──▶ open again, one call first
         │                    ├─ invalid, or certain from the start ──▶ announced: one event, one alert
-        │                    ├─ unknown to the API ──▶ gone: its waiting jobs end
+        │                    ├─ unknown to the API ──▶ others are asked about (`sendq.ledger.missing_grants`)
         │                    ├─ the question is refused ──▶ open again, its application held: the key is at fault
         │                    └─ many alike within minutes ──▶ one hold above (`sendq.ledger.escalation`)
         └─ webhook, check or operator ──▶ open again
@@ -35,7 +35,7 @@ from sendq.rules import refused_jobs
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import CHECK_FIRST, LaneChange, pause_after
 from sendq.rules.paces import Paces
-from sendq.rules.rule_ids import GRANT_DELETED, JOB_REFUSED
+from sendq.rules.rule_ids import GRANT_DELETED, GRANT_NOT_FOUND, JOB_REFUSED, KEY_CHECK
 from sendq.rules.states import State
 
 # A suspicion is checked at once, and again soon if the API's answer was inconclusive.
@@ -60,6 +60,13 @@ class Check:
     application: str
     grant_id: str
     suspected: bool
+    rule: str | None = None
+    closed_at: Micros | None = None
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether an answer said that the API does not know the grant."""
+        return self.suspected and self.rule == GRANT_NOT_FOUND
 
 
 def lane_of(connection: Connection, application: str, grant_id: str) -> UUID | None:
@@ -113,13 +120,14 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
     """Closed lanes with jobs that wait, or are in doubt, about which the API should be asked now; no other caller gets
     them for a while.
 
-    While their application or provider is held, nothing is asked.
+    While their application or provider is held, nothing is asked, unless to check the application's key.
     """
     table, pair = schema.lane, schema.pair
     held = exists().where(
         pair.c.application == table.c.application,
         pair.c.provider.in_([table.c.provider, WHOLE_APPLICATION]),
         pair.c.held_until > now,
+        pair.c.held_rule.is_distinct_from(KEY_CHECK),
     )
     # One condition for each state: each has its own partial index.
     waits = or_(
@@ -140,7 +148,7 @@ def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
         connection.execute(
             update(table).where(table.c.id == row.id).values(check_at=now + pause, checks=min(row.checks + 1, 30))
         )
-    return [Check(row.id, row.application, row.grant_id, row.suspected) for row in rows]
+    return [Check(row.id, row.application, row.grant_id, row.suspected, row.closed_rule, row.closed_at) for row in rows]
 
 
 def to_ask(connection: Connection, *, now: Micros, limit: int) -> list[Check]:
@@ -323,7 +331,7 @@ def end_gone(connection: Connection, *, now: Micros, limit: int) -> int:
         .limit(limit)
     ).all()
     ends = {row.id: event_of_end(row.operation, row.doubt_at) for row in rows}
-    return len(end_waiting(connection, ends, now=now, rule="grant_not_found"))
+    return len(end_waiting(connection, ends, now=now, rule=GRANT_NOT_FOUND))
 
 
 # --- announcing ----------------------------------------------------------------------------------------------------

@@ -30,6 +30,13 @@ JOB_REFUSED: Final = "job_refused"
 # A lane whose grant was deleted, as a notification says; once the API has confirmed it, its jobs end.
 GRANT_DELETED: Final = "grant_deleted"
 
+# The API does not know a grant: it was deleted, or the API key belongs to another application (or region).
+GRANT_NOT_FOUND: Final = "grant_not_found"
+
+# An application's pause while other grants of it are asked about, and its hold if the API knows none of them either.
+KEY_CHECK: Final = "key_check"
+WRONG_APPLICATION: Final = "wrong_application"
+
 # Holds that an operator made; the reason is in the event of the same time.
 BY_HAND: Final = "by_hand"
 

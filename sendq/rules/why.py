@@ -9,7 +9,7 @@ from sendq.facts.lanes import Lane
 from sendq.rules.eta import predicted
 from sendq.rules.pace import call_of, read, stated_costs
 from sendq.rules.reconcile import Seen
-from sendq.rules.rule_ids import JOB_REFUSED, NO_KEY, POISON
+from sendq.rules.rule_ids import GRANT_NOT_FOUND, JOB_REFUSED, NO_KEY, POISON
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.views import Why
@@ -129,6 +129,11 @@ def _in_doubt(around: Situation, *, now: Micros) -> Why:
 def _closed(lane: Lane) -> str:
     if lane.gone:
         return "the grant no longer exists; the job ends within seconds"
+    if lane.suspected and lane.closed_rule == GRANT_NOT_FOUND:
+        return (
+            "the API does not know the grant; it is asked about other grants first, because the API key may belong to "
+            "another application"
+        )
     if lane.suspected:
         return "the provider refused the grant; the API is asked about it before its owner has to sign in again"
     return "the grant's owner must sign in again"

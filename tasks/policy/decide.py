@@ -155,6 +155,8 @@ def decide(
     if job.operation == "send" and not _definitely_not_sent(row, outcome, job):
         return _unknown(decision, outcome, job, now=now, chance=chance)
     decision = replace(decision, new_generation=_uses_up_key(row, outcome, job))
+    if _parks(row):
+        return _return(decision, outcome, job, now=now, chance=chance)
     if row.route is Route.DEAD_LETTER or (row.route is Route.RETRY and _exhausted(row, outcome, job)):
         # A dead letter of a whole grant: it is gone, and what else waits for it will fare no better.
         gone = (
@@ -195,8 +197,16 @@ def _hold(row: Row, until: Micros | None, provider: str) -> Hold:
         "policy",
         until,
         suspected=row.check_grant,
-        gone=row.route is Route.DEAD_LETTER,
+        gone=row.route is Route.DEAD_LETTER and not row.check_grant,
+        missing=row.route is Route.DEAD_LETTER and row.check_grant,
         identify=identify,
+    )
+
+
+def _parks(row: Row) -> bool:
+    """Whether the job waits until it is known what is the matter with its grant."""
+    return row.route is Route.REAUTH or (
+        row.route is Route.DEAD_LETTER and row.scope is Scope.GRANT and row.check_grant
     )
 
 
@@ -237,7 +247,7 @@ def _unknown(
     """A send that may have gone out: the same key again while it can tell, else in doubt."""
     row = decision.row
     in_doubt = replace(decision, event=Event.DOUBT, sent=Sent.MAYBE)
-    if row.route is Route.DEAD_LETTER:
+    if row.route is Route.DEAD_LETTER and not _parks(row):
         # The row alone would close the job, and so bury a message that may have gone out.
         if row.scope is Scope.GRANT:
             return replace(in_doubt, hold=_hold(row, None, failure.provider))  # nobody answers for a grant that is gone
@@ -271,7 +281,7 @@ def _return(
     if failure.replayed and job.attempt_known and row.scope is not Scope.JOB:
         # When it was new it was acted on. Whether the scope is still to be held, the lane knows better.
         return _in_time(replace(decision, old_news=True, due_at=now, wait=0), job, now)
-    if row.route is Route.REAUTH:
+    if _parks(row):
         return _in_time(replace(decision, due_at=now, wait=0, hold=_hold(row, None, failure.provider)), job, now)
     low, high = wait_range(row, failure, job, now=now) or (0, 0)
     wait = round(low + (high - low) * chance())

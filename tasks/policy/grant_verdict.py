@@ -7,15 +7,17 @@ a proxy, an empty body) is about the question itself: the application's key, or 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any
 
 from sendq.clock import Micros
 from sendq.facts.outcomes import Scope
 from sendq.rules.pace import PROVIDERS
+from sendq.rules.rule_ids import GRANT_NOT_FOUND
 from tasks.policy.failure import Answer, Failure, parse
 from tasks.policy.row import Row, Wait
-from tasks.policy.table import POLICY
+from tasks.policy.table import OTHER_APPLICATION, POLICY
 
 
 class Verdict(StrEnum):
@@ -45,7 +47,7 @@ def verdict_of(answer: Answer) -> Verdict:
     status = answer.status
     if status is None or status >= 500 or status in _LATER:
         return Verdict.UNKNOWN
-    if _row(answer).id == "grant_not_found":
+    if _row(answer).id == GRANT_NOT_FOUND:
         return Verdict.GONE
     is_about_the_grant = status in _ABOUT_THE_GRANT and _failure(answer).origin != "edge"
     return Verdict.UNKNOWN if is_about_the_grant else Verdict.REFUSED
@@ -69,6 +71,31 @@ def refusal(answer: Answer, *, now: Micros, streak: int) -> tuple[str, Micros]:
         row = _API_KEY if _failure(answer).origin != "edge" and answer.status in (401, 403) else _NOT_THE_API
     assert isinstance(row.wait, Wait)
     return row.id, row.wait.lasts(None, now=now, streak=streak)
+
+
+class KeyRuling(StrEnum):
+    """What the answers about several grants of one application say about its API key."""
+
+    RIGHT = "right"  #    it finds a grant of the application: those that it does not find are gone
+    WRONG = "wrong"  #    it finds none of several
+    ALONE = "alone"  #    there is no other grant to ask about
+    UNKNOWN = "unknown"  # other grants could not be asked about: ask again
+
+
+def key_ruling(missing: int, others: Sequence[Verdict]) -> KeyRuling:
+    """Judge the key after ``missing`` grants were not found, from the answers about ``others``."""
+    if any(verdict in (Verdict.VALID, Verdict.INVALID) for verdict in others):
+        return KeyRuling.RIGHT
+    missing += sum(verdict is Verdict.GONE for verdict in others)
+    if missing >= 2:
+        return KeyRuling.WRONG
+    return KeyRuling.UNKNOWN if others else KeyRuling.ALONE
+
+
+def wrong_application(*, now: Micros, streak: int) -> tuple[str, Micros]:
+    """The rule that holds an application whose key is wrong, and how long (as `refusal`)."""
+    assert OTHER_APPLICATION.wait is not None
+    return OTHER_APPLICATION.id, OTHER_APPLICATION.wait.lasts(None, now=now, streak=streak)
 
 
 def _grant(answer: Answer) -> dict[str, Any] | None:

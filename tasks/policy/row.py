@@ -94,7 +94,7 @@ class Row:
     source          the page that the row is taken from
     documented      False for the rows that catch undocumented answers
     alert           a person should know at once
-    check_grant     ask the API about the grant before its owner is asked to sign in
+    check_grant     ask the API about the grant before its owner is asked to sign in, or (dead_letter) its jobs end
     width, spacing  what the lane keeps to afterwards: jobs at once, seconds between modifications
     """
 

@@ -14,6 +14,7 @@ come before these, from a file (`tasks.policy.policy_file`).
 from __future__ import annotations
 
 from sendq.facts.outcomes import Scope, Sent
+from sendq.rules.rule_ids import GRANT_NOT_FOUND, WRONG_APPLICATION
 from tasks.policy.lookalikes import (
     NO_RECIPIENTS,
     ONE_MESSAGE,
@@ -372,10 +373,11 @@ FORBIDDEN = (
 )
 
 NOT_FOUND = (
-    Row("grant_not_found", "Grant not found", (404,), DEAD, GRANT, NO,
-        "The grant does not exist (any more) in this application.",
+    Row(GRANT_NOT_FOUND, "Grant not found", (404,), DEAD, GRANT, NO,
+        "The grant does not exist (any more) in this application. Its jobs end when the API knows another grant of the "
+        "application; if it knows none, the API key is at fault (see wrong_application).",
         "Connect the account again and enqueue for the new grant.", TYPES,
-        type=("grant.not_found",), text=("no grant found", "grant not found")),
+        type=("grant.not_found",), text=("no grant found", "grant not found"), check_grant=True),
     Row("mailbox_not_enabled", "Mailbox not enabled", (404,), DEAD, JOB, NO,
         "The mailbox is inactive, deleted, or hosted on the customer's own servers.",
         "Ask the account's owner or administrator; nothing can be sent until the mailbox is back.", TYPES,
@@ -391,6 +393,14 @@ NOT_FOUND = (
         "Something that the request names does not exist (the message replied to, an attachment, a template).",
         "Fix the ids in the payload, then enqueue it again.", TYPES),
 )
+
+# No single answer shows this: the API knows neither the grant of a call nor the others that it is asked about.
+OTHER_APPLICATION = Row(
+    WRONG_APPLICATION, "Grant not found", (404,), REQUEUE, APPLICATION, NO,
+    "The API knows none of the application's grants, so its API key belongs to another Nylas application or region.",
+    "Set the API key of the application (and region) in which the grants were made; the next probe uses it.", TYPES,
+    wait=Wait(PROBE_S, cap=900, grows=True), alert=True,
+)  # fmt: skip
 
 CONFLICT = (
     Row("key_in_progress", "Concurrent idempotent request", (409,), RETRY, JOB, MAYBE,

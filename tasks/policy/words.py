@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sendq.facts.outcomes import Sent
+from sendq.rules.rule_ids import KEY_CHECK
 from tasks.policy.row import Policy
+from tasks.policy.table import OTHER_APPLICATION
 
 _DIED = "Its outcome is unknown: the worker that made the call did not record it."
 _KEPT = "It may have gone out; it is not sent again until that is resolved."
@@ -63,6 +65,12 @@ LEDGER_RULES = {
         "the fault is in this job.",
         "Read the provider's message in its attempts, correct the job, and enqueue it again.",
     ),
+    KEY_CHECK: Said(
+        "API key being checked",
+        "A grant is not found, and no other call shows that the API key belongs to this application: the API is asked "
+        "about other grants.",
+        "Nothing to do: this takes seconds.",
+    ),
     "by_hand": Said("Held by hand", "An operator paused it; the events say why.", "Nothing to do, or release it."),
     "encryption_key_missing": Said(
         "Encryption key missing",
@@ -84,5 +92,6 @@ LEDGER_RULES = {
 
 def words_of(policy: Policy) -> dict[str, Said]:
     """The texts of every known rule by id: those of ``policy``, and those without an answer."""
-    rows = {row.id: Said(row.title, row.why, row.remedy, row.sent.value) for row in policy.rows}
+    all_rows = (OTHER_APPLICATION, *policy.rows)
+    rows = {row.id: Said(row.title, row.why, row.remedy, row.sent.value) for row in all_rows}
     return LEDGER_RULES | rows

@@ -19,7 +19,8 @@ from sendq.rules.rule_ids import POISON
 from sendq.rules.states import Event
 from tasks.policy.decide import CONCURRENT_TRIES, KEY_TRUSTED, Decision, JobFacts, decide
 from tasks.policy.failure import Answer, parse
-from tasks.policy.row import Route
+from tasks.policy.row import Policy, Route
+from tasks.policy.table import POLICY
 from tests.unit.test_policy import assert_sound
 
 NOW = 1_767_863_513 * SECOND
@@ -37,11 +38,12 @@ def meet(
     fault: str | None = None,
     chance: float = 0.5,
     provider: str = "google",
+    policy: Policy = POLICY,
 ) -> Decision:
     raw = b"" if body is None else json.dumps(body).encode()
     answer = Answer(status, headers or {}, raw, fault)
     outcome = parse(answer, provider=provider, operation=job.operation, now=NOW)
-    return decide(outcome, job, now=NOW, chance=lambda: chance)
+    return decide(outcome, job, now=NOW, chance=lambda: chance, policy=policy)
 
 
 def error(kind: str, message: str = "x", provider_error: Any = None) -> dict[str, Any]:
@@ -284,8 +286,16 @@ class TestAfterAnUnknownOutcome:
         decision = meet(400, BAD, UNKNOWN)
         assert (decision.rule, decision.row.route, decision.costs_attempt) == ("bad_request", Route.RETRY, True)
 
-    def test_a_grant_that_is_gone_closes_its_lane_and_leaves_the_send_in_doubt(self) -> None:
+    def test_a_grant_that_is_not_found_closes_its_lane_and_the_send_keeps_its_key(self) -> None:
         decision = meet(404, error("grant.not_found", "No Grant found for this Grant ID"), UNKNOWN)
+        assert decision.hold is not None
+        assert (decision.event, decision.sent, decision.new_generation) == (Event.RETURN, Sent.MAYBE, False)
+        assert (decision.hold.until, decision.hold.missing, decision.hold.gone) == (None, True, False)
+
+    def test_a_grant_that_is_gone_by_a_row_of_ones_own_leaves_the_send_in_doubt(self) -> None:
+        rows = [replace(row, check_grant=False) if row.id == "grant_not_found" else row for row in POLICY.rows]
+        answer = error("grant.not_found", "No Grant found for this Grant ID")
+        decision = meet(404, answer, UNKNOWN, policy=Policy(rows))
         assert decision.hold is not None
         assert (decision.event, decision.sent, decision.hold.gone) == (Event.DOUBT, Sent.MAYBE, True)
 

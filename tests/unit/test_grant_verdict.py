@@ -9,7 +9,7 @@ import pytest
 
 from sendq.clock import SECOND
 from tasks.policy.failure import Answer
-from tasks.policy.grant_verdict import Verdict, provider_of, refusal, verdict_of
+from tasks.policy.grant_verdict import KeyRuling, Verdict, key_ruling, provider_of, refusal, verdict_of
 
 PAGE = b"<html><body><h1>403 Forbidden</h1></body></html>"
 HTML = {"content-type": "text/html"}
@@ -105,3 +105,19 @@ class TestARefusedQuestion:
     def test_holds_longer_each_time_up_to_a_quarter_of_an_hour(self) -> None:
         lasts = [refusal(KEY_REFUSED, now=0, streak=streak)[1] // SECOND for streak in range(6)]
         assert lasts == [60, 120, 240, 480, 900, 900]
+
+
+class TestTheKey:
+    def test_is_right_if_the_api_knows_any_grant_of_the_application(self) -> None:
+        for known in (Verdict.VALID, Verdict.INVALID):
+            assert key_ruling(5, [Verdict.GONE, known, Verdict.UNKNOWN]) is KeyRuling.RIGHT
+
+    def test_is_wrong_if_the_api_knows_none_of_several(self) -> None:
+        assert key_ruling(1, [Verdict.GONE]) is KeyRuling.WRONG
+        assert key_ruling(2, []) is KeyRuling.WRONG
+        assert key_ruling(2, [Verdict.REFUSED]) is KeyRuling.WRONG
+
+    def test_is_not_judged_by_one_grant_alone(self) -> None:
+        assert key_ruling(1, []) is KeyRuling.ALONE
+        for other in (Verdict.UNKNOWN, Verdict.REFUSED):
+            assert key_ruling(1, [other]) is KeyRuling.UNKNOWN

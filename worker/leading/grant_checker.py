@@ -17,13 +17,22 @@ from sqlalchemy import Engine as Ledger
 from sendq import clock
 from sendq.clock import Micros
 from sendq.facts.outcomes import Scope
-from sendq.ledger import escalation, grants
+from sendq.ledger import escalation, grants, missing_grants
 from sendq.ledger.db.engine import writing
 from sendq.ledger.grants import Check
+from sendq.rules.rule_ids import GRANT_DELETED, GRANT_NOT_FOUND
 from settings import Settings
 from tasks.calling.nylas import NylasClient
 from tasks.policy.failure import Answer
-from tasks.policy.grant_verdict import Verdict, provider_of, refusal, verdict_of
+from tasks.policy.grant_verdict import (
+    KeyRuling,
+    Verdict,
+    key_ruling,
+    provider_of,
+    refusal,
+    verdict_of,
+    wrong_application,
+)
 from tasks.policy.row import Policy, Route
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
@@ -58,6 +67,18 @@ def doubtful_rules(policy: Policy) -> frozenset[str]:
     )
 
 
+def _one_missing_of_each(checks: Sequence[Check]) -> tuple[list[Check], list[Check]]:
+    """The grants to ask about first, with one missing grant of each application, and the other missing ones: if the
+    key is wrong, each of them would get the same answer.
+    """
+    first, later, seen = list[Check](), list[Check](), set[str]()
+    for check in checks:
+        (later if check.is_missing and check.application in seen else first).append(check)
+        if check.is_missing:
+            seen.add(check.application)
+    return first, later
+
+
 class GrantChecker(LeaderLoop):
     """See the module."""
 
@@ -85,6 +106,28 @@ class GrantChecker(LeaderLoop):
     def _look_after_closed(self) -> None:
         with writing(self._ledger) as connection:
             checks = grants.to_check(connection, now=self._now(), limit=CHECKS_MOST)
+        first, later = _one_missing_of_each(checks)
+        asked_at = self._now()
+        verdicts = self._verdicts(first)
+        missing = [check for check, verdict in verdicts if verdict is Verdict.GONE]
+        for check in (check for check in missing if check.rule == GRANT_DELETED):
+            self._note_gone(check)  # Nylas's signed notification and the API say so
+        right = self._check_keys([check for check in missing if check.rule != GRANT_DELETED], asked_at)
+        also_missing = self._verdicts([check for check in later if check.application in right])
+        for check in (check for check, verdict in also_missing if verdict is Verdict.GONE):
+            self._note_gone(check)
+        self._escalate()
+        for check in (check for check, verdict in [*verdicts, *also_missing] if verdict is Verdict.VALID):
+            with writing(self._ledger) as connection:
+                grants.found_valid(connection, check.lane_id, now=self._now())
+        self._announce()
+        with writing(self._ledger) as connection:
+            ended = grants.end_gone(connection, now=self._now(), limit=END_MOST)
+        if ended:
+            journal.grant_deleted_jobs_ended(ended)
+
+    def _verdicts(self, checks: Sequence[Check]) -> list[tuple[Check, Verdict]]:
+        """Ask about grants; what an answer says by itself is recorded."""
         asked_at = self._now()
         verdicts = []
         for check, answer in self._answers(checks):
@@ -93,17 +136,57 @@ class GrantChecker(LeaderLoop):
             verdicts.append((check, verdict))
             if verdict is Verdict.REFUSED:
                 self._note_refusal(check, answer, asked_at=asked_at)
-            else:
-                self._note(check, verdict)
-        self._escalate()
-        for check in (check for check, verdict in verdicts if verdict is Verdict.VALID):
+            elif verdict is Verdict.INVALID:
+                with writing(self._ledger) as connection:
+                    grants.found_invalid(connection, check.lane_id, now=self._now())
+        return verdicts
+
+    def _check_keys(self, missing: Sequence[Check], asked_at: Micros) -> set[str]:
+        """Grants that the API does not know: ask about others, and end, hold or keep waiting what depends on them.
+
+        Returns the applications whose key is right.
+        """
+        right = set()
+        for application in sorted({check.application for check in missing}):
+            of_it = [check for check in missing if check.application == application]
             with writing(self._ledger) as connection:
-                grants.found_valid(connection, check.lane_id, now=self._now())
-        self._announce()
+                others = missing_grants.others(connection, application, [check.lane_id for check in of_it])
+            ruling = key_ruling(len(of_it), [verdict_of(answer) for _, answer in self._answers(others)])
+            journal.key_checked(application, ruling.value)
+            if ruling is KeyRuling.RIGHT:
+                right.add(application)
+                for check in of_it:
+                    self._note_gone(check)
+                with writing(self._ledger) as connection:
+                    missing_grants.key_is_right(connection, application, now=self._now())
+            elif ruling is KeyRuling.WRONG:
+                self._note_wrong_key(application, asked_at)
+            elif ruling is KeyRuling.ALONE:
+                for check in of_it:
+                    self._note_alone(check)
+        return right
+
+    def _note_wrong_key(self, application: str, asked_at: Micros) -> None:
+        now = self._now()
         with writing(self._ledger) as connection:
-            ended = grants.end_gone(connection, now=self._now(), limit=END_MOST)
-        if ended:
-            journal.grant_deleted_jobs_ended(ended)
+            rule = missing_grants.key_is_wrong(
+                connection,
+                application,
+                hold_of=lambda streak: wrong_application(now=now, streak=streak),
+                asked_at=asked_at,
+                now=now,
+            )
+        if rule is not None:
+            alert("hold", rule, level="error", scope=Scope.APPLICATION)
+
+    def _note_alone(self, check: Check) -> None:
+        """No other grant can show whether the key is right: a deleted grant and a wrong key look alike."""
+        if check.closed_at is None or self._now() - check.closed_at >= clock.seconds(self._settings.escalate_window_s):
+            self._note_gone(check)
+
+    def _note_gone(self, check: Check) -> None:
+        with writing(self._ledger) as connection:
+            grants.found_gone(connection, check.lane_id, rule=GRANT_NOT_FOUND, by="check", now=self._now())
 
     def _to_ask(self, connection: Connection) -> list[Check]:
         return grants.to_ask(connection, now=self._now(), limit=CHECKS_MOST)
@@ -162,15 +245,6 @@ class GrantChecker(LeaderLoop):
         except (TimeoutError, CancelledError):  # the process is ending
             return []
         return list(zip(checks, answered, strict=True))
-
-    def _note(self, check: Check, verdict: Verdict) -> None:
-        """Record what is certain."""
-        now = self._now()
-        with writing(self._ledger) as connection:
-            if verdict is Verdict.INVALID:
-                grants.found_invalid(connection, check.lane_id, now=now)
-            elif verdict is Verdict.GONE:
-                grants.found_gone(connection, check.lane_id, rule="grant_not_found", by="check", now=now)
 
     def _note_refusal(self, check: Check, answer: Answer, *, asked_at: Micros) -> None:
         """The key or the way to the API is at fault: hold the application, and ask no owner to sign in."""

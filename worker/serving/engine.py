@@ -25,7 +25,8 @@ from sqlalchemy import Engine as Ledger
 from sendq import clock
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
-from sendq.facts.outcomes import Outcome
+from sendq.facts.lanes import WHOLE_APPLICATION
+from sendq.facts.outcomes import Outcome, Scope
 from sendq.facts.turns import Begin, Claimed, End, Recorded, Shrink
 from sendq.ledger.dispatching.workers import Load
 from settings import Settings
@@ -89,7 +90,12 @@ class Engine:
         self.loop = EventLoop("sendq-loop", at_end=self._close_client)
         self._wire = Wire(self.loop.asyncio, self.slots, slow_after_s=settings.slow_after_s)
         self._recorder = Recorder(
-            ledger, now=now, on_recorded=on_recorded, run_there=self.loop.call_if_open, vault=settings.vault
+            ledger,
+            now=now,
+            on_recorded=on_recorded,
+            on_paused=self._pause,
+            run_there=self.loop.call_if_open,
+            vault=settings.vault,
         )
         self._in_flight = InFlight()
         self.heartbeat = Heartbeat(
@@ -253,6 +259,10 @@ class Engine:
     def hold(self, pair: tuple[str, str], scope: str, *, recorded: bool) -> None:
         """Apply a hold to the other turns of this process without a round trip to the ledger."""
         self._held_pairs.hold(pair, scope, recorded=recorded)
+
+    def _pause(self, application: str) -> None:
+        """Begin no further calls of an application in turns that were offered before now."""
+        self._held_pairs.hold((application, WHOLE_APPLICATION), Scope.APPLICATION, recorded=True)
 
     async def record(
         self, pair: tuple[str, str], outcome: Outcome | None, begins: Collection[Begin], end: End | None

@@ -64,15 +64,17 @@ class Recorder:
         *,
         now: Clock,
         on_recorded: Callable[[Sequence[Outcome], Recorded], None],
+        on_paused: Callable[[str], None] = lambda application: None,
         run_there: Callable[[Callable[[], None]], None] = lambda step: step(),
         vault: Vault = NO_VAULT,
     ) -> None:
         """``on_recorded`` is called with every committed group (for events and logs); it must be quick.
 
+        ``on_paused`` is called with each application that was paused, before any further job of it may begin.
         ``run_there`` runs a function in the thread of the turns that wait for their entries: once for a whole group.
         """
         self._vault, self._run_there = vault, run_there
-        self._engine, self._now, self._on_recorded = engine, now, on_recorded
+        self._engine, self._now, self._on_recorded, self._on_paused = engine, now, on_recorded, on_paused
         self._entries: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="sendq-recorder", daemon=True)
         self._gone = threading.Event()
@@ -153,7 +155,7 @@ class Recorder:
             del self._proven_until[pair]
         for pair, ramp in recorded.ramps.items():
             self._proven_until[pair] = 0.0 if ramp is not None else time.monotonic() + PROVEN_AGAIN_S
-        self._run_there(partial(_call_done, entries, recorded.begun))
+        self._run_there(partial(self._call_done, entries, recorded))
         try:
             self._on_recorded(group.outcomes, recorded)
         except Exception:  # it is recorded already; without this thread the worker would hang but look alive
@@ -178,6 +180,12 @@ class Recorder:
                 proven[entry.pair] = max(outcome.begun_at, proven.get(entry.pair, 0))
         return proven
 
+    def _call_done(self, entries: Sequence[Entry], recorded: Recorded) -> None:
+        for application in recorded.paused:
+            self._on_paused(application)
+        for entry in entries:
+            entry.done(recorded.begun)
+
     def _without_rejected(self, entries: Sequence[Entry], error: Exception) -> list[Sequence[Entry]]:
         """What to commit instead of entries that were rejected: two halves, or one entry without its faulty part."""
         if len(entries) > 1:
@@ -187,7 +195,7 @@ class Recorder:
         outcome = entry.outcome
         if outcome is None:
             journal.bug("recorder", lane=str(entry.end.lane_id if entry.end else None))
-            self._run_there(partial(_call_done, entries, set()))
+            self._run_there(partial(self._call_done, entries, Recorded()))
             return []
         if outcome.attempt is None or outcome.attempt.error == TEXT_REFUSED:
             # A bug in sendq. The job stays begun, where operators see it; its turn ends nevertheless.
@@ -197,18 +205,14 @@ class Recorder:
         return [[replace(entry, outcome=_with_text_replaced(outcome))]]
 
 
-def _call_done(entries: Sequence[Entry], begun: set[UUID]) -> None:
-    for entry in entries:
-        entry.done(begun)
-
-
 def _proves(outcome: Outcome) -> bool:
     """Whether an answer shows that the application's key works: any answer that cannot be about the key itself."""
     if outcome.event is Event.ACCEPT:
         return True
     if outcome.attempt is None or outcome.attempt.status is None or outcome.attempt.route == "reauth":
         return False
-    if outcome.hold is not None and outcome.hold.gone:  # another application's key finds none of our grants
+    if outcome.hold is not None and (outcome.hold.gone or outcome.hold.missing):
+        # Another application's key finds none of our grants.
         return False
     return not _holds_above(outcome)
 

@@ -137,6 +137,13 @@ def grant_checked(grant_id: str, verdict: str) -> None:
     _log.info("grant_checked", grant=grant_id, verdict=verdict)
 
 
+def key_checked(application: str, ruling: str) -> None:
+    """A grant was not found, and the API was asked about others of the application. `ruling` says what this means for
+    the API key: right (the grant is gone), wrong (no grant is found: the application is held), alone (there is no other
+    grant) or unknown (they could not be asked about)."""
+    _log.warning("key_checked", application=application, ruling=ruling)
+
+
 def escalated(application: str, provider: str, rule: str, *, grants: int) -> None:
     """Many grants failed in the same way, so their application or provider is held instead."""
     _log.error("escalated", application=application, provider=provider, rule=rule, grants=grants)

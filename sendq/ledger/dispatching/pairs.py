@@ -28,13 +28,14 @@ from sqlalchemy import (
     update,
 )
 
-from sendq.clock import Micros
+from sendq.clock import SECOND, Micros
 from sendq.facts.lanes import WHOLE_APPLICATION, Pair
 from sendq.facts.outcomes import Hold
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.rules.pace import PROVEN_FOR, RAMP_MOST
+from sendq.rules.rule_ids import KEY_CHECK
 
 
 def make_pairs(connection: Connection, names: Iterable[tuple[str, str]]) -> None:
@@ -202,6 +203,27 @@ def hold_for_answer(
         return None
     restart(connection, application, provider)
     return int(streak)
+
+
+# How long an application is paused while its key is checked, if no answer comes: the leader asks within seconds.
+KEY_CHECK_MOST: Micros = 30 * SECOND
+
+
+def pause_for_key_check(connection: Connection, application: str, *, now: Micros) -> bool:
+    """Pause a (locked) application until its API key is checked (`end_key_check`); False: it is held already."""
+    table = schema.pair
+    this = _one(application, WHOLE_APPLICATION).where(table.c.held_until.is_(None) | (table.c.held_until <= now))
+    held = {"held_until": now + KEY_CHECK_MOST, "held_since": now, "held_rule": KEY_CHECK, "held_by": "policy"}
+    paused = connection.execute(this.values(**held)).rowcount > 0
+    if paused:
+        restart(connection, application, WHOLE_APPLICATION)
+    return paused
+
+
+def end_key_check(connection: Connection, application: str) -> None:
+    """The key is the right one: the application goes on, with a single call first."""
+    this = _one(application, WHOLE_APPLICATION).where(schema.pair.c.held_rule == KEY_CHECK)
+    connection.execute(this.values(held_until=None, held_since=None, held_rule=None, held_by=None))
 
 
 def streak_of(connection: Connection, application: str, provider: str, hold: Hold) -> int | None:

@@ -16,16 +16,17 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, exists, select
 
 from sendq.clock import Micros
 from sendq.facts.jobs import JOB_CHANGES, LockedJob
-from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane
+from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane, Pair
 from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ids import new_id
 from sendq.ledger import events
 from sendq.ledger.attempts import insert_new_attempts
+from sendq.ledger.db import schema
 from sendq.ledger.dispatching import pairs
 from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
 from sendq.ledger.dispatching.turns import begin
@@ -33,7 +34,8 @@ from sendq.ledger.enqueue import NO_VAULT, notify
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.walks import lock_batches, record_page
 from sendq.rules.job_change import after_outcome, event_of_end, sent_with_another_key
-from sendq.rules.rule_ids import JOB_REFUSED
+from sendq.rules.pace import PROVEN_FOR
+from sendq.rules.rule_ids import JOB_REFUSED, KEY_CHECK
 from sendq.rules.states import FINAL, MOVES, Event, State
 from sendq.vault import Vault
 
@@ -52,6 +54,8 @@ class _Recording:
     def __init__(self, connection: Connection, group: Group, *, now: Micros, vault: Vault) -> None:
         self._connection, self._group, self._now, self._vault = connection, group, now, vault
         self._lanes = lock_changes(connection, group.lane_ids())
+        self._pairs: Mapping[tuple[str, str], Pair] = {}
+        self._missing: list[Outcome] = []  # of grants that the API does not know, as of now
         self._events: list[dict[str, Any]] = []
         self._recorded = Recorded()
 
@@ -61,6 +65,7 @@ class _Recording:
         self._begin_jobs()
         self._change_turns()
         self._prove_pairs()
+        self._check_keys()
         notify_at = write_changes(self._connection, self._lanes.values(), now=self._now)
         if notify_at != NEVER:
             self._recorded.wants_turns = True
@@ -72,12 +77,15 @@ class _Recording:
         holds = [
             (self._lane_of(one), one.hold)
             for one in self._group.outcomes
-            if one.hold and (one.hold.above_grant or one.hold.identify) and one.lane_id in self._lanes
+            if one.hold
+            and (one.hold.above_grant or one.hold.identify or one.hold.missing)
+            and one.lane_id in self._lanes
         ]
         applications = {lane.application for lane, _ in holds} | {name for name, _ in self._group.proven}
         if applications:
-            pairs.make_pairs(self._connection, {_pair_of(lane, hold) for lane, hold in holds if hold.above_grant})
-            pairs.lock_pairs(self._connection, applications)
+            held = {_pair_of(lane, hold) for lane, hold in holds if hold.above_grant or hold.missing}
+            pairs.make_pairs(self._connection, held)
+            self._pairs = pairs.lock_pairs(self._connection, applications)
 
     def _lane_of(self, item: Outcome | Begin | End | Shrink) -> Lane:
         """The lane as it was locked."""
@@ -220,6 +228,8 @@ class _Recording:
             outcome = replace(outcome, hold=replace(outcome.hold, scope=Scope.PROVIDER, identify=False))
         for kind, reason in self._lanes[outcome.lane_id].apply(outcome, now=self._now):
             self._note(kind, outcome, reason=reason)
+            if kind == "closed" and outcome.hold is not None and outcome.hold.missing:
+                self._missing.append(outcome)
         hold = outcome.hold
         if hold is None or not hold.above_grant:
             return
@@ -257,6 +267,40 @@ class _Recording:
             ramp = pairs.prove(self._connection, application, provider, begun_at=begun_at, now=self._now)
             self._recorded.ramps[application, provider] = ramp
 
+    def _check_keys(self) -> None:
+        """Pause applications whose API key may be that of another application: one of their grants was not found, and
+        nothing shows that the key is right, or another grant was not found since the last success.
+        """
+        for application in {self._lane_of(outcome).application for outcome in self._missing}:
+            outcomes = [one for one in self._missing if self._lane_of(one).application == application]
+            whole = self._pairs[application, WHOLE_APPLICATION]
+            works_at = max((pair.proven_at or 0 for name, pair in self._pairs.items() if name[0] == application))
+            if any(name == application for name, _ in self._group.proven):
+                works_at = self._now
+            unproven = self._now - works_at >= PROVEN_FOR or (whole.held_since or 0) > works_at
+            if not unproven and not self._others_missing(outcomes, since=works_at):
+                continue
+            self._recorded.paused.add(application)
+            if pairs.pause_for_key_check(self._connection, application, now=self._now):
+                what = {"application": application, "rule": KEY_CHECK}
+                events.append(self._connection, "hold", at=self._now, by="policy", **what)
+
+    def _others_missing(self, outcomes: Sequence[Outcome], *, since: Micros) -> bool:
+        """Whether another grant of the application was not found either, after ``since``."""
+        first = outcomes[0]
+        if any(outcome.lane_id != first.lane_id for outcome in outcomes):
+            return since < self._now
+        lane = schema.lane.c
+        another = exists().where(
+            lane.application == self._lane_of(first).application,
+            lane.id != first.lane_id,
+            lane.closed_at > since,
+            lane.closed_rule == first.rule,
+            lane.suspected,
+            lane.gone.is_(False),
+        )
+        return bool(self._connection.execute(select(another)).scalar_one())
+
     def _note(self, kind: str, outcome: Outcome, *, reason: str | None = None) -> None:
         """Write an event: an answer changed how its lane, or the pair above it, is served. Once for each incident."""
         lane, hold = self._lane_of(outcome), outcome.hold
@@ -277,5 +321,5 @@ class _Recording:
 
 
 def _pair_of(lane: Lane, hold: Hold) -> tuple[str, str]:
-    """The pair that a hold above the grant concerns."""
+    """The pair that a hold above the grant concerns, or a grant that is missing."""
     return lane.application, lane.provider if hold.scope is Scope.PROVIDER else WHOLE_APPLICATION

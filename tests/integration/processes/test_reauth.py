@@ -49,9 +49,9 @@ def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield system
 
 
-def lane(system: System, grant: str) -> Row[Any]:
+def lane(system: System, grant: str, application: str = "default") -> Row[Any]:
     with reading(system.engine) as connection:
-        return connection.execute(select(schema.lane).where(schema.lane.c.id == lane_id("default", grant))).one()
+        return connection.execute(select(schema.lane).where(schema.lane.c.id == lane_id(application, grant))).one()
 
 
 def set_lane(system: System, grant: str, **values: Any) -> None:
@@ -255,6 +255,12 @@ class TestAFirewallBeforeTheApi:
 
 
 class TestADeletedGrant:
+    @pytest.fixture(autouse=True)
+    def another(self, system: System) -> None:
+        """Another grant of the application, by which sendq sees that the API key is the right one."""
+        job = system.queue.send("another", mail())
+        eventually(lambda: system.state(job.id) is State.SENT, "another grant that works")
+
     def test_ends_its_jobs_and_says_why(self, system: System) -> None:
         system.api.will(DELETED, grant="deleted", times=None)
         jobs = [job.id for job in system.queue.send_many([Send("deleted", mail())] * 20)]

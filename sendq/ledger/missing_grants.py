@@ -1,0 +1,97 @@
+"""Grants that the API does not know: are they gone, or does the API key belong to another application?
+
+404 ──▶ closed, nothing ends; without a recent success of the application, or if a second grant is missing too,
+│       the application is paused (`key_check`)
+└─▶ the API is asked about the grant, and about others of its application
+        ├─ it knows one of them ──▶ the key is right: the grant is gone, and its waiting jobs end
+        ├─ it knows none ──▶ the application is held (`wrong_application`), every missing grant is opened
+        └─ there is no other ──▶ it is asked again for a while, then the grant is gone
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from uuid import UUID
+
+from sqlalchemy import Connection, select
+
+from sendq.clock import Micros
+from sendq.facts.lanes import WHOLE_APPLICATION
+from sendq.facts.outcomes import Hold, Scope
+from sendq.ledger import events
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching.lanes import lock_changes, write_changes
+from sendq.ledger.dispatching.pairs import end_key_check, hold_for_answer, lock_pairs, make_pairs
+from sendq.ledger.enqueue import notify
+from sendq.ledger.grants import Check, note_event
+from sendq.rules.rule_ids import GRANT_NOT_FOUND, KEY_CHECK
+
+# Grants that are asked about to check a key. One that is known suffices, and some of them may be gone too.
+OTHERS_MOST = 3
+
+
+def others(connection: Connection, application: str, besides: Collection[UUID]) -> list[Check]:
+    """Other grants of an application to ask about: open lanes first, those served last before others."""
+    table = schema.lane.c
+    wanted = (
+        select(table.id, table.grant_id, table.suspected)
+        .where(table.application == application, table.id.not_in(besides), table.gone.is_(False))
+        .order_by(table.closed_at.is_not(None), table.served_at.desc().nulls_last(), table.id)
+        .limit(OTHERS_MOST)
+    )
+    return [Check(row.id, application, row.grant_id, row.suspected) for row in connection.execute(wanted)]
+
+
+def key_is_right(connection: Connection, application: str, *, now: Micros) -> None:
+    """Other grants show that the key is right: end the pause of the application."""
+    whole = lock_pairs(connection, [application]).get((application, WHOLE_APPLICATION))
+    if whole is None or whole.held_rule != KEY_CHECK or (whole.held_until or 0) <= now:
+        return
+    end_key_check(connection, application)
+    events.append(connection, "release", at=now, by="check", application=application, rule=KEY_CHECK)
+    notify(connection, at=now)
+
+
+def key_is_wrong(
+    connection: Connection,
+    application: str,
+    *,
+    hold_of: Callable[[int], tuple[str, Micros]],
+    asked_at: Micros,
+    now: Micros,
+) -> str | None:
+    """The API knows none of several grants: open the lanes that were closed for it, and hold the application.
+
+    If a call of the application has succeeded since ``asked_at``, only these grants are held. ``hold_of`` gives the
+    rule and the length of the hold, for a number of holds before it without a success. Returns the rule if the hold
+    began a new incident of the application, else None.
+    """
+    table = schema.lane.c
+    missing = (table.closed_at.is_not(None), table.closed_rule == GRANT_NOT_FOUND, table.suspected, ~table.gone)
+    ids = connection.execute(select(table.id).where(table.application == application, *missing)).scalars().all()
+    changes = [
+        change
+        for change in lock_changes(connection, ids).values()
+        if change.lane.is_closed and change.lane.suspected and change.lane.closed_rule == GRANT_NOT_FOUND
+    ]
+    whole = (application, WHOLE_APPLICATION)
+    make_pairs(connection, [whole])
+    pairs = lock_pairs(connection, [application])
+    works = any((pair.proven_at or 0) >= asked_at for pair in pairs.values())
+    rule, lasts = hold_of(pairs[whole].streak)
+    for change in changes:
+        change.reopen(now=now)
+        if works:
+            change.hold_after_check(now + lasts, rule=rule, by="policy", now=now)
+    incident = False
+    end_key_check(connection, application)
+    if not works:
+        hold = Hold(Scope.APPLICATION, rule, "policy", now + lasts)
+        streak = hold_for_answer(connection, application, WHOLE_APPLICATION, hold, begun_at=now, now=now)
+        if streak is not None:
+            events.append(connection, "hold", at=now, by="policy", application=application, rule=rule)
+        incident = streak == 1
+    notify(connection, at=write_changes(connection, changes, now=now))
+    for change in changes:
+        note_event(connection, "reopened", change.lane, by="check", rule=change.lane.closed_rule, now=now)
+    return rule if incident else None
