@@ -16,7 +16,7 @@ COPY sendq sendq
 COPY tasks tasks
 COPY worker worker
 COPY settings settings
-COPY flowerconfig.py flowerconfig.py
+COPY sendq_worker sendq_worker
 # PYTHONPATH: the `celery` script (Flower) does not search the working directory by default.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONPATH=/app \

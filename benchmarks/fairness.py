@@ -31,7 +31,6 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from benchmarks import plots
 from benchmarks.stage import API_KEY, machine, worker
 from sendq import Message, Options, Send, SendQueue, clock
 from sendq.clock import SECOND
@@ -307,6 +306,8 @@ def report(directory: Path, parts: dict[str, dict[str, Any]], seconds: float) ->
     lines += [f"- {name}: {value}" for name, value in machine().items()]
     waits = {name: part["waits"] for name, part in parts.items() if "waits" in part}
     if waits:
+        from benchmarks import plots  # its packages are installed for this alone
+
         plots.cumulative(directory / "fairness.svg", waits, "enqueue → wire, seconds")
         lines += ["", "![How long quiet lanes wait, alone and beside](fairness.svg)"]
     for name, part in parts.items():

@@ -22,7 +22,7 @@ from sendq.ledger.db.causes import NO_RIGHT
 from sendq.ledger.db.engine import cause_of
 
 USAGE_ERROR = 2
-ELSEWHERE = "all other commands come with the workers: ./dev sendq … in a checkout, python -m worker.cli … in the image"
+ELSEWHERE = "all other commands come with the workers: pip install sendq-worker, in an environment of its own"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

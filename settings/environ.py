@@ -20,6 +20,7 @@ from settings.errors import SettingsError
 from settings.values import KIND
 
 ROOT = Path(__file__).parents[1]
+IN_CHECKOUT = (ROOT / "pyproject.toml").is_file()  # otherwise ROOT is site-packages, or the image's directory
 
 PREFIX = "SENDQ_"
 
@@ -68,7 +69,7 @@ def _shown(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
     if isinstance(default, Path):
-        return str(default.relative_to(ROOT))
+        return str(default.relative_to(ROOT) if default.is_relative_to(ROOT) else default)
     if isinstance(default, tuple):
         return ", ".join(default)
     return f"{default:g}" if isinstance(default, float) else str(default)

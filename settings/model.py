@@ -23,7 +23,7 @@ from sendq.rules.paces import Paces
 from sendq.rules.preflight import CLOCK_TOLERANCE
 from sendq.vault import Vault
 from settings.application import US, Application, NamedApplications, Provider
-from settings.environ import ROOT, Row, read, rows
+from settings.environ import IN_CHECKOUT, ROOT, Row, read, rows
 from settings.errors import SettingsError
 from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName, Tasks
 from settings.paces import PaceSettings
@@ -44,7 +44,15 @@ from settings.values import (
 # How far clocks may differ before idempotency keys are no longer trusted.
 CLOCKS_DIFFER_S = CLOCK_TOLERANCE / SECOND
 
-HOME = ROOT / ".run" / "sendq"
+
+def default_home() -> Path:
+    """Where a machine without settings keeps its ledger and broker: in a checkout, or in the user's home."""
+    if IN_CHECKOUT:
+        return ROOT / ".run" / "sendq"
+    try:
+        return Path.home() / ".local" / "state" / "sendq"
+    except RuntimeError:  # a user without an entry in the system's list, and no HOME
+        return Path("/var/lib/sendq")
 
 
 def setting(default: Any, meaning: str, *usual: str, unit: str = "", only: bool = False, **limits: Any) -> Any:
@@ -93,7 +101,10 @@ class Settings(BaseModel):
         None, "the broker: Redis 6.2 or later that never evicts keys (default: an embedded one in SENDQ_HOME)",
         "REDIS_URL",
     )  # fmt: skip
-    home: AbsolutePath = setting(HOME, "directory of the embedded ledger and broker (default: in the checkout)")
+    home: AbsolutePath = setting(
+        default_home(),
+        "directory of the embedded ledger and broker (default: ~/.local/state/sendq, or .run/sendq in a checkout)",
+    )
     run_dir: AbsolutePath | None = setting(
         None, "directory of the workers' heartbeat files, which `sendq health --live` reads (default: a directory of "
         "this user in TMPDIR)",

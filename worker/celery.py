@@ -65,6 +65,8 @@ if _ignored := foreign_variables(os.environ):
 
 # Flower does not show buttons that the workers refuse (`worker.remote_control`).
 os.environ.setdefault("FLOWER_READ_ONLY", "true")
+# `kwargs` shows the job's grant, `result` the rule that decided (`worker.telemetry.flower_events`).
+os.environ.setdefault("FLOWER_TASKS_COLUMNS", "name,uuid,state,kwargs,result,runtime,received,worker")
 
 settings, _config = _settings()
 transport.register()

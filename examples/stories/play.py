@@ -15,7 +15,7 @@ from sendq import Message, SendQueue
 from sendq.simulator import Simulator
 from settings.environ import ROOT
 from worker.demo.stage import staged
-from worker.processes.children import with_checkout
+from worker.processes.children import with_packages
 from worker.processes.stopping import Stop
 
 # How long a story waits for what it tells of; far above what it takes.
@@ -71,7 +71,7 @@ class Story(Protocol):
 def played(story: Story) -> str:
     """The page of a story. Raises what goes wrong on the way."""
     with staged(Stop(), prepare=story.set_up, settings=story.SETTINGS) as stage:
-        scene = Scene(stage.queue, stage.nylas, with_checkout(stage.environ))
+        scene = Scene(stage.queue, stage.nylas, with_packages(stage.environ))
         page = Page(story.TITLE, scene.run)
         page.tell(NOTE)
         story.play(scene, page)

@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -22,16 +22,24 @@ MARK = "PYTHON_LEFT_BEHIND_BY"  # Flower is given variables of Python, but none 
 
 
 class Running:
-    """One process of the command line with its own temporary directory."""
+    """One process of the command line (this checkout's, or ``program`` in ``cwd``) with its own temporary directory."""
 
-    def __init__(self, arguments: list[str], tmp: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        tmp: Path,
+        environment: dict[str, str],
+        *,
+        program: Sequence[str] = (sys.executable, "-m", "worker.cli"),
+        cwd: Path = ROOT,
+    ) -> None:
         self.mark, self.tmp = uuid.uuid4().hex, tmp
         # As short as possible: the path of a socket may have at most 107 bytes.
         inherited = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         with (tmp / "stderr").open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "worker.cli", *arguments],
-                cwd=ROOT,
+                [*program, *arguments],
+                cwd=cwd,
                 env={**inherited, "HOME": str(tmp), "TMPDIR": str(tmp), MARK: self.mark, **environment},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -86,10 +94,14 @@ class Running:
         return sorted(path.name for path in self.tmp.iterdir() if path.name != "stderr")
 
 
+def running(arguments: list[str], tmp: Path, **environment: str) -> AbstractContextManager[Running]:
+    """Run a command of this checkout; its process is killed at the end."""
+    return ending(Running(arguments, tmp, environment))
+
+
 @contextmanager
-def running(arguments: list[str], tmp: Path, **environment: str) -> Iterator[Running]:
-    """Run a command; its process is killed at the end."""
-    it = Running(arguments, tmp, environment)
+def ending(it: Running) -> Iterator[Running]:
+    """Kill its process at the end."""
     try:
         yield it
     finally:

@@ -163,7 +163,7 @@ class TestWhatIsKept:
         found = re.compile(r"(?<![\w.])/(?:work|root|Users|home(?!/me/))/\w")  # /home/me is nobody's
         assert [path.name for path in kept_files() if found.search(path.read_text("utf-8", "replace"))] == []
 
-    @pytest.mark.parametrize("name", ["worker", "dev", "uv"])
+    @pytest.mark.parametrize("name", ["worker", "run", "dev", "build", "plots", "browser", "uv"])
     def test_pins_by_hash_and_names_no_index(self, name: str) -> None:
         text = read(f"requirements/{name}.txt")
         assert not re.search(r"https?://|--(?:extra-)?index-url|--find-links|file:", text)
@@ -177,8 +177,12 @@ class TestWhatIsKept:
 
     def test_has_one_version(self) -> None:
         import sendq
+        import sendq_worker
 
-        assert tomllib.loads(read("pyproject.toml"))["project"]["version"] == sendq.__version__
+        projects = [tomllib.loads(read(name))["project"] for name in ("pyproject.toml", "wheels/worker/pyproject.toml")]
+        assert {sendq.__version__, sendq_worker.__version__, *(one["version"] for one in projects)} == {"0.1.0"}
+        (pinned,) = [one for one in projects[1]["dependencies"] if one.startswith("sendq[")]
+        assert pinned.partition("]")[2] == "==0.1.0"
 
     def test_keeps_no_secret_of_the_compose_file(self) -> None:
         assert not re.search(r"^\w*(?:PASSWORD|KEY)=.", read(".env.example"), re.MULTILINE)

@@ -17,6 +17,7 @@ from worker.cli.deliveries import deliveries
 from worker.cli.demo import demo
 from worker.cli.events import events
 from worker.cli.explain import explain
+from worker.cli.flower import flower
 from worker.cli.forget import forget
 from worker.cli.grants import grants
 from worker.cli.health import health
@@ -87,6 +88,7 @@ for command in (
     demo,
     events,
     explain,
+    flower,
     forget,
     grants,
     health,

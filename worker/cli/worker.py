@@ -19,7 +19,7 @@ def worker(arguments: tuple[str, ...]) -> None:
     Needs DATABASE_URL, REDIS_URL and an API key, and checks them first. It becomes the worker's process, so signals
     reach it directly. For the options see: celery worker --help
     """
-    from worker.processes.children import with_checkout, worker_argv
+    from worker.processes.children import with_packages, worker_argv
 
     if {"-h", "--help"} & set(arguments):  # Celery's would load our application, which needs settings
         tell_lines(click.get_current_context().get_help())
@@ -29,4 +29,4 @@ def worker(arguments: tuple[str, ...]) -> None:
     settings.broker_url  # noqa: B018  # raises while there is none
     require_ledger()
     argv = worker_argv(*arguments)
-    os.execve(argv[0], argv, with_checkout(os.environ))
+    os.execve(argv[0], argv, with_packages(os.environ))

