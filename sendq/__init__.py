@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         SendqError,
         Unreadable,
     )
-    from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter
+    from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
     from sendq.messages.attachment import Attachment
     from sendq.messages.fields import CustomHeader, Recipient, Template, TrackingOptions
     from sendq.messages.message import Message
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         EventView,
         GrantState,
         GrantView,
+        HeldGroup,
         HoldView,
         Job,
         JobLine,
@@ -78,7 +79,7 @@ _HOMES = {
         "InvalidArgument", "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound",
         "Problem", "Pruned", "Retryable", "SchemaMismatch", "SendqError", "Unreadable",
     ),
-    "sendq.filters": ("DeadLetterFilter", "DeliveryFilter", "DoubtFilter"),
+    "sendq.filters": ("DeadLetterFilter", "DeliveryFilter", "DoubtFilter", "GrantFilter", "UnfinishedFilter"),
     "sendq.messages.attachment": ("Attachment",),
     "sendq.messages.fields": ("CustomHeader", "Recipient", "Template", "TrackingOptions"),
     "sendq.messages.message": ("Message",),
@@ -92,8 +93,8 @@ _HOMES = {
     "sendq.vault": ("Vault",),
     "sendq.views": (
         "AttemptView", "Batch", "BatchError", "BatchView", "DeadLetter", "DeadLetterCount", "DeliveryView", "Doubt",
-        "Eta", "EventView", "GrantState", "GrantView", "HoldView", "Job", "JobLine", "JobView", "Page", "Priority",
-        "Status", "WalkView", "Why",
+        "Eta", "EventView", "GrantState", "GrantView", "HeldGroup", "HoldView", "Job", "JobLine", "JobView", "Page",
+        "Priority", "Status", "WalkView", "Why",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -116,8 +117,10 @@ __all__ = [
     "DoubtFilter",
     "Eta",
     "EventView",
+    "GrantFilter",
     "GrantState",
     "GrantView",
+    "HeldGroup",
     "HoldView",
     "InvalidArgument",
     "InvalidJob",
@@ -148,6 +151,7 @@ __all__ = [
     "Status",
     "Template",
     "TrackingOptions",
+    "UnfinishedFilter",
     "Unreadable",
     "Vault",
     "WalkView",

@@ -1,7 +1,8 @@
-"""Cancelling one job: the result depends on whether it has gone out, or may have."""
+"""Cancelling jobs: the result depends on whether they have gone out, or may have."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -24,16 +25,23 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
 
     Raises `NotFound`.
     """
-    row = lock_jobs(connection, [job_id]).get(job_id)
-    if row is None:
+    states = cancel_some(connection, [job_id], now=now)
+    if job_id not in states:
         raise no_such_job(job_id)
-    state = after_cancel(row)
-    if row.state == State.QUEUED:
-        end_waiting(connection, {job_id: _event(row)}, now=now, rule="cancelled")
-    if state in (State.SENDING, State.IN_DOUBT):
+    return states[job_id]
+
+
+def cancel_some(connection: Connection, ids: Sequence[UUID], *, now: Micros) -> dict[UUID, State]:
+    """Cancel those of these jobs that have not ended; returns the state of each afterwards, without unknown ones."""
+    rows = lock_jobs(connection, ids)
+    states = {job_id: after_cancel(row) for job_id, row in rows.items()}
+    queued = {job_id: _event(row) for job_id, row in rows.items() if row.state == State.QUEUED}
+    end_waiting(connection, queued, now=now, rule="cancelled")
+    later = [job_id for job_id, state in states.items() if state in (State.SENDING, State.IN_DOUBT)]
+    if later:
         table = schema.job
-        connection.execute(update(table).where(table.c.id == job_id).values(cancel_at=now))
-    return state
+        connection.execute(update(table).where(table.c.id.in_(later)).values(cancel_at=now))
+    return states
 
 
 def after_cancel(row: LockedJob | Row[Any]) -> State:

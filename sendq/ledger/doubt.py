@@ -237,21 +237,29 @@ def settle(
     now: Micros,
     generation: int | None = None,
     even_late: bool = False,
+    starts: Mapping[UUID, Micros] | None = None,
+    act: UUID | None = None,
 ) -> list[Row[Any]]:
     """End doubts; returns the jobs (as they were) that were still in doubt.
 
     A job that returns to the queue gets a new key, and its attempts start at 0. ``generation``: only if the job still
     has this one. ``even_late``: a job that has expired gets a new expiry, because an operator wants it sent; and poison
-    is tried.
+    is tried. ``starts``: when each job that returns to the queue may begin; None: now. ``act``: the event of the act
+    that this is a part of.
     """
+    starts = starts or {}
     rows = [row for row in _locked(connection, endings) if generation in (None, row.generation)]
-    changed = [(locked_from(row), _ended(row, endings[row.id], now=now, even_late=even_late)) for row in rows]
+    changed = [
+        (locked_from(row), _ended(row, endings[row.id], at=starts.get(row.id, now), now=now, even_late=even_late))
+        for row in rows
+    ]
     store_changes(connection, changed, now=now)
     append_attempts(connection, [a for row in rows if (a := endings[row.id].attempt) is not None])
-    events.append_all(connection, [_event(row, endings[row.id], by=by, now=now) for row in rows])
+    events.append_all(connection, [_event(row, endings[row.id], by=by, act=act, now=now) for row in rows])
     returned = [row for row in rows if endings[row.id].event is Event.RETURN]
     if returned:
-        append_wakes(connection, wakes_of(returned, {row.id: now for row in returned}), at=now)
+        first = {row.id: starts.get(row.id, now) for row in returned}
+        append_wakes(connection, wakes_of(returned, first), at=min(first.values()))
     return rows
 
 
@@ -273,17 +281,17 @@ def _state_after(state: State, event: Event) -> State:
     return move(state, event)
 
 
-def _ended(row: Row[Any], ending: Ending, *, now: Micros, even_late: bool) -> dict[str, Any]:
+def _ended(row: Row[Any], ending: Ending, *, at: Micros, now: Micros, even_late: bool) -> dict[str, Any]:
     state = _state_after(State(row.state), ending.event)
     again = state is State.QUEUED
-    late = row.expires_at is not None and row.expires_at <= now
+    late = row.expires_at is not None and row.expires_at <= at
     return {
         "id": row.id,
         "state": state.value,
         "rule": ending.rule,
         "message_id": ending.message_id or row.message_id,
         "finished_at": now if state in FINAL else None,
-        "next_at": now if again else row.next_at,
+        "next_at": at if again else row.next_at,
         "attempts": 0 if again else row.attempts,
         "deaths": 0 if again and even_late else row.deaths,  # else it would just kill its process again
         "conflicts": 0,
@@ -291,7 +299,7 @@ def _ended(row: Row[Any], ending: Ending, *, now: Micros, even_late: bool) -> di
         "key_at": None if again else row.key_at,
         "doubt_at": None if again else row.doubt_at,
         "refused_at": None,
-        "expires_at": now + EXPIRY if again and late and even_late else row.expires_at,
+        "expires_at": at + EXPIRY if again and late and even_late else row.expires_at,
         "look_at": None,
         "looks": None,
         "misses": None,
@@ -325,7 +333,7 @@ def trail(
     )
 
 
-def _event(row: Row[Any], ending: Ending, *, by: str, now: Micros) -> dict[str, Any]:
+def _event(row: Row[Any], ending: Ending, *, by: str, act: UUID | None, now: Micros) -> dict[str, Any]:
     return events.event(
         "resolved",
         at=now,
@@ -336,4 +344,5 @@ def _event(row: Row[Any], ending: Ending, *, by: str, now: Micros) -> dict[str, 
         job_id=row.id,
         rule=ending.rule,
         reason=ending.reason,
+        act=act,
     )

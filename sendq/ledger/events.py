@@ -9,6 +9,10 @@
     clock_set_back      the clock had been ahead; times that lie too far ahead were brought back
     cancel, retry, resolved, deliveries_retried, forget, recovered, rekey    what an operator did
 
+An act on many things is one event with their ``number``, in the transaction that changed the first of them.
+What it did to each is kept too, as an event with the id of that one (``act``): lists show these parts only for a job or
+a grant.
+
 An incident is recorded once: calls that were on the wire when a hold began add nothing. ``job_id`` is then the job
 whose answer caused it.
 """
@@ -19,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from sendq.clock import Micros
 from sendq.ids import new_id
@@ -57,12 +61,15 @@ def event(
     batch_id: UUID | None = None,
     rule: str | None = None,
     reason: str | None = None,
+    number: int | None = None,
+    act: UUID | None = None,
+    event_id: UUID | None = None,
 ) -> dict[str, Any]:
     """An event as a row. ``by`` is an operator's name, or the automatic actor: ``policy``, ``escalation``, ``check``,
-    ``reconcile``, ``webhook``.
+    ``reconcile``, ``webhook``. ``act``: the event of the act that it is a part of; ``event_id``: None makes a new one.
     """
     return {
-        "id": new_id(),
+        "id": event_id or new_id(),
         "at": at,
         "kind": kind,
         "application": application,
@@ -73,4 +80,30 @@ def event(
         "rule": rule,
         "by": by,
         "reason": reason,
+        "number": number,
+        "act": act,
     }
+
+
+class ActEvent:
+    """The event of an act on many things: written with the first that are changed, then counted up.
+
+    ``what``: the fields of `event`. An act that changes nothing has no event.
+    """
+
+    def __init__(self, kind: str, **what: Any) -> None:
+        self.id = new_id()
+        self._kind, self._what = kind, what
+        self._written = False
+
+    def add(self, connection: Connection, number: int, *, now: Micros) -> None:
+        """This transaction changed ``number`` more things."""
+        if not number:
+            return
+        if self._written:
+            table = schema.event
+            more = update(table).where(table.c.id == self.id).values(number=table.c.number + number)
+            connection.execute(more)
+        else:
+            append(connection, self._kind, at=now, event_id=self.id, number=number, **self._what)
+            self._written = True

@@ -26,7 +26,7 @@ from sendq.rules.states import FINAL, State
 
 STEP = 500
 
-# Jobs in these states have no use for their bodies: no move leads from them back to the queue.
+# Jobs in these states seldom need their bodies again: only one that expired can be retried, and not without its body.
 BODILESS = tuple(sorted(FINAL - {State.DEAD}))
 
 # `finished_at` is older than its commit, clocks of workers differ, and a batch is found to be over some seconds after
@@ -67,8 +67,10 @@ def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Mi
     times = connection.execute(walk.where(job.c.finished_at < min(before, now - SETTLED)).limit(STEP)).scalars().all()
     if not times:
         return 0
-    # All jobs of the last time too, which may be more than a step: a commit writes many jobs with one time.
+    # All jobs of the last time too, which may be more than a step: a commit writes many jobs with one time. Locked: one
+    # that an operator is retrying at this moment keeps its body.
     ended = select(job.c.id).where(_in(state), job.c.finished_at.between(times[0], times[-1]))
+    ended = ended.order_by(job.c.id).with_for_update()
     ids = connection.execute(ended).scalars().all()
     erase_bodies(connection, ids)
     _set_cursor(connection, name, times[-1] + 1)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from sendq.operators.acting import Acting
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
+from sendq.operators.acts.cancel_jobs import CancelProgress
 from sendq.operators.acts.deliver_again import DeliverAgainProgress
 from sendq.operators.acts.forget import ForgetProgress
 from sendq.operators.acts.hold import HoldResult
+from sendq.operators.acts.hold_grants import HoldProgress
 from sendq.operators.acts.recover import RecoverProgress
 from sendq.operators.acts.rekey import RekeyProgress
 from sendq.operators.acts.release import ReleaseResult
+from sendq.operators.acts.release_grants import ReleaseProgress
 from sendq.operators.acts.resolve import ResolveProgress
 from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
@@ -20,13 +23,16 @@ from sendq.operators.reading import Reading
 
 __all__ = [
     "CancelBatchProgress",
+    "CancelProgress",
     "CancelResult",
     "DeliverAgainProgress",
     "ForgetProgress",
+    "HoldProgress",
     "HoldResult",
     "Operators",
     "RecoverProgress",
     "RekeyProgress",
+    "ReleaseProgress",
     "ReleaseResult",
     "ResolveProgress",
     "RetryProgress",

@@ -5,19 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sendq.clock import seconds
 from sendq.errors import Problem
-from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter
+from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import parse_id
-from sendq.operators.acts import cancel, deliver_again, forget, hold, recover, rekey, release, resolve, retry
+from sendq.operators.acts import (
+    cancel,
+    cancel_jobs,
+    deliver_again,
+    forget,
+    hold,
+    hold_grants,
+    recover,
+    rekey,
+    release,
+    release_grants,
+    resolve,
+    retry,
+)
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
-from sendq.operators.acts.checks import hold_end, maybe_signed, refuse, signed
+from sendq.operators.acts.cancel_jobs import CancelProgress
+from sendq.operators.acts.checks import (
+    grant_query_of,
+    hold_end,
+    job_filter_of,
+    maybe_signed,
+    refuse,
+    require_a_field,
+    signed,
+    spacing_of,
+)
 from sendq.operators.acts.deliver_again import DeliverAgainProgress
 from sendq.operators.acts.forget import ForgetProgress
 from sendq.operators.acts.hold import HoldResult
+from sendq.operators.acts.hold_grants import HoldProgress
 from sendq.operators.acts.recover import RecoverProgress
 from sendq.operators.acts.rekey import RekeyProgress
 from sendq.operators.acts.release import ReleaseResult
+from sendq.operators.acts.release_grants import ReleaseProgress
 from sendq.operators.acts.resolve import ResolveProgress
 from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
@@ -25,10 +49,14 @@ from sendq.operators.base import LedgerAccess
 from sendq.rules.by_hand import Answer
 from sendq.scope import Scope
 from sendq.vault import Vault
+from sendq.views import GrantState
 
 
 class Acting(LedgerAccess):
     """The acts. Each takes ``by`` (a person's name) and ``reason``, one line each, and writes an event with both.
+
+    Those that take a filter concern all that match every field of it, and write one event, which counts what they
+    changed; what became of each grant or job is found by its id.
 
     With ``dry_run`` nothing is changed, and the result shows what would be. An act of one transaction returns its
     result. One that may take many returns a `Run`: iterate over it for its progress, or call `Run.finish`. Such an act
@@ -55,6 +83,39 @@ class Acting(LedgerAccess):
         with self._ledger.reading() if dry_run else self._ledger.writing() as connection:
             return release.release(connection, scope, by=by, reason=reason, dry_run=dry_run, now=self._now())
 
+    def hold_grants(
+        self, which: GrantFilter, *, until: datetime, by: str, reason: str, dry_run: bool = False
+    ) -> Run[HoldProgress]:
+        """Hold each grant that matches until a given time. A longer hold of a grant is kept.
+
+        For all grants of a provider or an application, those to come included, see `hold`.
+        """
+        by, reason = signed(by, reason)
+        end = hold_end(until, now=self._now())
+        require_a_field(which, GrantFilter())
+        chosen = grant_query_of(which, ())
+        return Run(hold_grants.hold_grants(self._ledger, chosen, until=end, by=by, reason=reason, dry_run=dry_run))
+
+    def release_grants(
+        self, which: GrantFilter, *, by: str, reason: str, apart_s: float = 0.0, dry_run: bool = False
+    ) -> Run[ReleaseProgress]:
+        """Release each grant that matches: its hold ends, or its lane is reopened. A single call of each goes first.
+
+        Each is released ``apart_s`` seconds after the previous one, those held for the longest time first. Without
+        ``states``, grants that are closed are released only if a ``rule`` is given. If it is, the holds of providers
+        and applications by this rule end too. A grant that no longer exists is not released.
+        """
+        by, reason = signed(by, reason)
+        apart = spacing_of(apart_s)
+        require_a_field(which, GrantFilter())
+        kept = (GrantState.HELD,) if which.rule is None else (GrantState.HELD, GrantState.CLOSED)
+        chosen = grant_query_of(which, kept)
+        if GrantState.OPEN in chosen.states:
+            refuse([Problem("states", "has open: nothing holds such grants", "give held, closed or both")])
+        return Run(
+            release_grants.release_grants(self._ledger, chosen, apart=apart, by=by, reason=reason, dry_run=dry_run)
+        )
+
     def retry(
         self,
         which: DeadLetterFilter | Sequence[str],
@@ -67,7 +128,7 @@ class Acting(LedgerAccess):
         even_overtaken: bool = False,
         dry_run: bool = False,
     ) -> Run[RetryProgress]:
-        """Retry dead letters: the jobs with these ids, or all that match a filter with at least one field.
+        """Retry dead letters, or jobs that expired: those with these ids, or all that match a filter with some field.
 
         Bodies and attempts are kept; the next request has a new idempotency key. At most ``limit`` are retried, each
         ``apart_s`` seconds after the previous one. ``even_partly``: also mail that some recipients have or may have,
@@ -77,11 +138,9 @@ class Acting(LedgerAccess):
         problems = []
         if limit is not None and limit < 1:
             problems.append(Problem("limit", "is less than 1", "give at least 1, or None for all"))
-        if apart_s < 0:
-            problems.append(Problem("apart_s", "is negative", "give seconds, or 0 for as fast as they can"))
         refuse(problems)
         chosen = retry.selection_of(which, even_partly=even_partly, even_overtaken=even_overtaken)
-        apart = seconds(apart_s)
+        apart = spacing_of(apart_s)
         return Run(retry.retry(self._ledger, chosen, by=by, reason=why, limit=limit, apart=apart, dry_run=dry_run))
 
     def resolve(
@@ -92,20 +151,25 @@ class Acting(LedgerAccess):
         by: str,
         reason: str,
         message_id: str | None = None,
+        apart_s: float = 0.0,
         dry_run: bool = False,
     ) -> Run[ResolveProgress]:
         """Resolve jobs in doubt: those with these ids, or all that match a filter (an empty one matches all of them).
 
         ``answer``: ``sent`` (with ``message_id``, of one job: the message that it became), ``resend`` (send it again,
-        with a new idempotency key: recipients may get it twice) or ``dead`` (give it up).
+        with a new idempotency key: recipients may get it twice) or ``dead`` (give it up). Each that is sent again may
+        start ``apart_s`` seconds after the previous one.
         """
         by, reason = signed(by, reason)
         checked = resolve.answer_of(answer)
         resolve.check_message_id(message_id, which, checked)
         chosen = resolve.selection_of(which)
         return Run(
-            resolve.resolve(self._ledger, chosen, checked, by=by, reason=reason, message_id=message_id, dry_run=dry_run)
-        )
+            resolve.resolve(
+                self._ledger, chosen, checked, by=by, reason=reason, message_id=message_id, apart=spacing_of(apart_s),
+                dry_run=dry_run,
+            )
+        )  # fmt: skip
 
     def cancel(self, job_id: str, *, by: str, reason: str | None = None, dry_run: bool = False) -> CancelResult:
         """Cancel a job. The result depends on whether it may have gone out: see `CancelResult`."""
@@ -113,6 +177,17 @@ class Acting(LedgerAccess):
         parsed_id = parse_id(job_id, what="job")
         with self._ledger.reading() if dry_run else self._ledger.writing() as connection:
             return cancel.cancel(connection, parsed_id, by=by, reason=why, dry_run=dry_run, now=self._now())
+
+    def cancel_jobs(
+        self, which: UnfinishedFilter, *, by: str, reason: str | None = None, dry_run: bool = False
+    ) -> Run[CancelProgress]:
+        """Cancel every unfinished job that matches a filter with at least one field. For a whole batch with its walk
+        see `cancel_batch`.
+        """
+        by, why = maybe_signed(by, reason)
+        require_a_field(which, UnfinishedFilter())
+        chosen = job_filter_of(which)
+        return Run(cancel_jobs.cancel_jobs(self._ledger, chosen, by=by, reason=why, dry_run=dry_run))
 
     def cancel_batch(
         self, batch_id: str, *, by: str, reason: str | None = None, dry_run: bool = False

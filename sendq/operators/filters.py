@@ -11,7 +11,7 @@ from uuid import UUID
 from sendq.clock import Micros, micros
 from sendq.enqueueing.arguments import check_grant
 from sendq.errors import InvalidArgument, Problem
-from sendq.ledger.reading.filters import LaneFilter, Period
+from sendq.ledger.reading.filters import JobFilter, LaneFilter, Period
 from sendq.rules.pace import PROVIDERS
 from sendq.scope import DEFAULT_APPLICATION
 
@@ -72,6 +72,20 @@ def choices_of(field: str, given: object, choices: Collection[str]) -> list[str]
 def period_of(since: datetime | None, until: datetime | None) -> Period:
     """From ``since`` on, and before ``until``."""
     return Period(_micros("since", since), _micros("until", until))
+
+
+def job_filter(
+    application: str | None,
+    provider: str | None,
+    grant_id: str | None,
+    rule: str | None,
+    batch_id: str | UUID | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> JobFilter:
+    """The filter of jobs that every list and act of jobs has."""
+    scope = scope_of(application, provider, grant_id)
+    return JobFilter(scope, name_of("rule", rule), id_of("batch_id", batch_id), period_of(since, until))
 
 
 def limit_of(given: int) -> int:

@@ -11,11 +11,24 @@ from sqlalchemy import Connection
 from sendq.ledger import deliveries as ledger_deliveries
 from sendq.ledger import events as ledger_events
 from sendq.ledger import outcomes
-from sendq.ledger.reading import batch, dead_letters, deliveries, doubts, events, grants, jobs, lookup, status, why
+from sendq.ledger.reading import (
+    batch,
+    dead_letters,
+    deliveries,
+    doubts,
+    events,
+    grants,
+    held,
+    jobs,
+    lookup,
+    status,
+    why,
+)
 from sendq.operators.base import LedgerAccess
 from sendq.operators.filters import (
     choices_of,
     id_of,
+    job_filter,
     limit_of,
     members_of,
     name_of,
@@ -34,6 +47,7 @@ from sendq.views import (
     EventView,
     GrantState,
     GrantView,
+    HeldGroup,
     JobLine,
     JobView,
     Page,
@@ -80,6 +94,15 @@ class Reading(LedgerAccess):
         """
         scope_of(application, None, grant_id)
         return self._read(lambda connection: grants.grant(connection, application, grant_id, now=self._now()))
+
+    def held(
+        self, *, application: str | None = None, provider: str | None = None, rule: str | None = None
+    ) -> tuple[HeldGroup, ...]:
+        """What is held or closed, grouped by rule and provider: grants, waiting jobs, first and last time back; the
+        group with the most waiting jobs first. `Operators.release_grants` releases a group.
+        """
+        scope, named = scope_of(application, provider, None), name_of("rule", rule)
+        return self._read(lambda connection: held.held(connection, scope=scope, rule=named, now=self._now()))
 
     def grants(
         self,
@@ -132,13 +155,10 @@ class Reading(LedgerAccess):
         """
         operations = choices_of("operation", operation, OPERATIONS)
         which = jobs.JobQuery(
-            scope=scope_of(application, provider, grant_id),
+            job_filter(application, provider, grant_id, rule, batch_id, since, until),
             states=members_of("state", state, State),
-            rule=name_of("rule", rule),
-            batch_id=id_of("batch_id", batch_id),
             operation=operations[0] if operations else None,
             priority=_priority(priority),
-            period=period_of(since, until),
         )
         return self._page(lambda connection, size: jobs.jobs(connection, which, after=cursor, limit=size), limit)
 
@@ -156,7 +176,7 @@ class Reading(LedgerAccess):
         cursor: str | None = None,
     ) -> Page[DeadLetter]:
         """Dead letters, the most recently given up first. ``since`` and ``until``: when they were given up."""
-        which = _dead(application, provider, grant_id, rule, batch_id, since, until)
+        which = job_filter(application, provider, grant_id, rule, batch_id, since, until)
         return self._page(
             lambda connection, size: dead_letters.dead_letters(connection, which, after=cursor, limit=size), limit
         )
@@ -173,7 +193,7 @@ class Reading(LedgerAccess):
         until: datetime | None = None,
     ) -> list[DeadLetterCount]:
         """The number of dead letters of each rule, the largest first; the filters are those of `dead_letters`."""
-        which = _dead(application, provider, grant_id, rule, batch_id, since, until)
+        which = job_filter(application, provider, grant_id, rule, batch_id, since, until)
         return self._read(lambda connection: dead_letters.counts_by_rule(connection, which))
 
     def doubts(
@@ -190,12 +210,7 @@ class Reading(LedgerAccess):
         cursor: str | None = None,
     ) -> Page[Doubt]:
         """Jobs in doubt, the most recently enqueued first. ``since`` and ``until``: when they were enqueued."""
-        which = doubts.DoubtQuery(
-            scope=scope_of(application, provider, grant_id),
-            rule=name_of("rule", rule),
-            batch_id=id_of("batch_id", batch_id),
-            period=period_of(since, until),
-        )
+        which = job_filter(application, provider, grant_id, rule, batch_id, since, until)
         return self._page(lambda connection, size: doubts.doubts(connection, which, after=cursor, limit=size), limit)
 
     def events(
@@ -295,23 +310,6 @@ class Reading(LedgerAccess):
     def _page(self, question: Callable[[Connection, int], Page[T]], limit: int) -> Page[T]:
         size = limit_of(limit)
         return self._read(lambda connection: question(connection, size))
-
-
-def _dead(
-    application: str | None,
-    provider: str | None,
-    grant_id: str | None,
-    rule: str | None,
-    batch_id: str | None,
-    since: datetime | None,
-    until: datetime | None,
-) -> dead_letters.DeadLetterQuery:
-    return dead_letters.DeadLetterQuery(
-        scope=scope_of(application, provider, grant_id),
-        rule=name_of("rule", rule),
-        batch_id=id_of("batch_id", batch_id),
-        period=period_of(since, until),
-    )
 
 
 def _priority(given: Priority | str | None) -> Priority | None:

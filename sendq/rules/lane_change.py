@@ -199,9 +199,10 @@ class LaneChange:
         """The hold is over and was not an incident: the lane continues as before it."""
         self.columns |= {"held_until": None, "held_since": None, "held_rule": None}
 
-    def release_by_hand(self) -> None:
-        """The hold is over; a single call first."""
-        self.columns |= {"held_until": None, "ramp": 1}
+    def release_by_hand(self, at: Micros | None = None) -> None:
+        """The hold is over now, or at ``at`` if that is earlier than its end; a single call first."""
+        until = None if at is None else min(at, self.lane.held_until or at)
+        self.columns |= {"held_until": until, "ramp": 1}
 
     def restart(self) -> None:
         """A single call first."""

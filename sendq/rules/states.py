@@ -20,7 +20,7 @@ class State(StrEnum):
     SENT = "sent"  #            the API accepted it                       -
     DEAD = "dead"  #            given up, kept as evidence                an operator, by hand
     CANCELLED = "cancelled"  #  cancelled before it went out              -
-    EXPIRED = "expired"  #      its time was over before it went out      -
+    EXPIRED = "expired"  #      its time was over before it went out      an operator, by hand
 
     @classmethod
     def _missing_(cls, value: object) -> State | None:
@@ -42,7 +42,7 @@ class Event(StrEnum):
     GIVE_UP = "give_up"  #  dead letter
     CANCEL = "cancel"
     EXPIRE = "expire"
-    RETRY = "retry"  #      an operator retries a dead letter
+    RETRY = "retry"  #      an operator retries a dead letter, or a job that expired
 
 
 MOVES: dict[State, dict[Event, State]] = {
@@ -70,7 +70,7 @@ MOVES: dict[State, dict[Event, State]] = {
     # Facts are never rejected: a mail that went out has gone out, whatever was assumed before.
     State.DEAD: {Event.RETRY: State.QUEUED, Event.ACCEPT: State.SENT},
     State.CANCELLED: {Event.ACCEPT: State.SENT},
-    State.EXPIRED: {Event.ACCEPT: State.SENT},
+    State.EXPIRED: {Event.RETRY: State.QUEUED, Event.ACCEPT: State.SENT},
     State.SENT: {},
 }
 

@@ -1,7 +1,7 @@
 """The views of the ledger for applications and operators: frozen snapshots, with datetimes in UTC."""
 
 from sendq.views.batches import Batch, BatchError, BatchView, WalkView
-from sendq.views.grants import EventView, GrantState, GrantView, HoldView
+from sendq.views.grants import EventView, GrantState, GrantView, HeldGroup, HoldView
 from sendq.views.jobs import (
     AttemptView,
     DeadLetter,
@@ -32,6 +32,7 @@ __all__ = [
     "EventView",
     "GrantState",
     "GrantView",
+    "HeldGroup",
     "HoldView",
     "Job",
     "JobLine",

@@ -37,6 +37,38 @@ class HoldView:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldGroup:
+    """What one rule holds or closed, of one provider of an application.
+
+    scope         ``grant``: grants of their own; ``provider`` or ``application``: all of it, by one hold
+    state         held, or closed: the owners must sign in again (``first_back`` and ``last_back`` are None)
+    grants        how many; if ``more_grants``, there are more than were counted
+    waiting       their waiting jobs; if ``more_waiting``, there are more than were counted
+    oldest        when the oldest of these was due; None: none is due yet
+    since         when the first was held or closed
+    first_back    when the first of these holds ends, and ``last_back``, when the last one does
+    """
+
+    application: str
+    provider: str | None
+    rule: str | None
+    scope: str
+    state: GrantState
+    grants: int
+    more_grants: bool
+    waiting: int
+    more_waiting: bool
+    oldest: datetime | None
+    since: datetime | None
+    first_back: datetime | None
+    last_back: datetime | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
 class GrantView:
     """A grant: whether it is connected, what holds it and until when, and how many of its jobs are waiting.
 
@@ -92,6 +124,8 @@ class EventView:
 
     ``kind`` is one of `sendq.ledger.events`; ``by`` an operator's name, or an automatic actor: ``policy``,
     ``escalation``, ``check``, ``reconcile``, ``webhook``. ``job_id``: the job concerned, or whose answer caused it.
+    ``number``: of an act on many things, how many it changed; the other fields are then its filter. ``act``: the event
+    of the act that this is a part of.
     """
 
     id: str
@@ -105,6 +139,8 @@ class EventView:
     rule: str | None
     by: str
     reason: str | None
+    number: int | None = None
+    act: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

@@ -185,7 +185,8 @@ class Doubts(World[Life]):
             return "nobody wants to know any more", state
         if event is not None:
             row = SimpleNamespace(**job._asdict(), id=None, message_id=None, next_at=0)
-            ended = job.having(_ended(row, Ending(event, ""), now=state.clock, even_late=False))  # type: ignore[arg-type]
+            now = state.clock
+            ended = job.having(_ended(row, Ending(event, ""), at=now, now=now, even_late=False))  # type: ignore[arg-type]
             return f"{seen.value}, so {event.value}", state._replace(job=ended)
         counts = made.asked_at >= counts_from(judged, delays)
         noted = job._replace(looks=(was.looks or 0) + counts, misses=(was.misses or 0) + (seen is Seen.ABSENT))

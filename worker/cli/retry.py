@@ -21,7 +21,7 @@ REFUSED = {
     "maybe": "may have been sent; --even-partly retries them anyway",
     "overtaken": "would undo a newer change of the same message; --even-overtaken retries them anyway",
     "cancelled": "were cancelled while their call was in flight; enqueue them again if they are still wanted",
-    "forgotten": "have no body: it was erased (sendq forget)",
+    "forgotten": "have no body any more: its retention is over, or it was erased (sendq forget)",
     "gone": "belong to a grant that no longer exists; if it does exist: sendq release --grant …",
 }
 
@@ -32,7 +32,6 @@ INSTEAD = {
     "in_doubt": "it may have been sent; resolve that first: sendq resolve",
     "sent": "it was sent",
     "cancelled": "enqueue it again if it is still wanted",
-    "expired": "enqueue it again if it is still wanted",
 }
 
 

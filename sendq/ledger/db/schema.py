@@ -286,6 +286,7 @@ lane = Table(
     Column("gone", Boolean, nullable=False, server_default=text("false")),  # the grant no longer exists: its jobs end
     Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),
     Index("sendq_lane_closed_idx", "check_at", **_when("closed_at IS NOT NULL")),
+    Index("sendq_lane_held_idx", "held_until", **_when("held_until IS NOT NULL")),
     Index("sendq_lane_turn_idx", "turn_at", **_when("turn IS NOT NULL")),
     Index("sendq_lane_unasked_idx", "ask_at", **_when("provider = 'unknown' AND ask_at IS NOT NULL")),
 )
@@ -339,6 +340,8 @@ event = Table(
     Column("rule", Text),
     Column("by", Text, nullable=False),  # policy, webhook, check, or an operator's name
     Column("reason", Text),
+    Column("number", Integer),  # of an act on many things: how many it changed; grows until the act ends
+    Column("act", Uuid),  # a part of that act: the id of the act's own event
     Index("sendq_event_at_idx", "at", "id"),
     Index("sendq_event_grant_idx", "grant_id", "at", "id", **_when("grant_id IS NOT NULL")),
 )

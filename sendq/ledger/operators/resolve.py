@@ -13,6 +13,7 @@ from sendq.clock import Micros
 from sendq.ledger.db import schema
 from sendq.ledger.doubt import IN_DOUBT, Ending, settle
 from sendq.ledger.operators.retry import CHUNK
+from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
 from sendq.rules.by_hand import Answer, ResendRefusal
 from sendq.rules.states import Event
 
@@ -25,11 +26,10 @@ _ANSWERS = {
 
 @dataclass(frozen=True, slots=True)
 class DoubtSelection:
-    """Jobs in doubt that match every given field."""
+    """Jobs in doubt: those with these ids, or those that match the filter; its period is when they were enqueued."""
 
     jobs: Sequence[UUID] | None = None
-    rule: str | None = None
-    lane_id: UUID | None = None
+    which: JobFilter = EVERY_JOB
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def find(
     statement = (
         select(job, and_(lane.c.closed_at.is_not(None), lane.c.gone).label("gone"))
         .join(lane, lane.c.id == job.c.lane_id)
-        .where(job.c.state == IN_DOUBT)
+        .where(job.c.state == IN_DOUBT, *which.which.conditions(), *which.which.period.of_ids(job.c.id))
         .order_by(job.c.id)
         .limit(limit)
     )
@@ -57,9 +57,6 @@ def find(
         statement = statement.where(job.c.id > after)
     if which.jobs is not None:
         statement = statement.where(job.c.id.in_(which.jobs))
-    for name in ("rule", "lane_id"):
-        if getattr(which, name) is not None:
-            statement = statement.where(job.c[name] == getattr(which, name))
     rows = connection.execute(statement).all()
     refused: dict[UUID, ResendRefusal] = {}
     if answer is Answer.RESEND:
@@ -79,12 +76,22 @@ def resolve(
     reason: str,
     now: Micros,
     message_id: str | None = None,
+    first_at: Micros = 0,
+    apart: Micros = 0,
+    act: UUID | None = None,
     after: UUID | None = None,
     limit: int = CHUNK,
 ) -> DoubtPart:
-    """Resolve up to ``limit`` jobs in doubt after ``after``; they are the result's ``ready``."""
+    """Resolve up to ``limit`` jobs in doubt after ``after``; they are the result's ``ready``.
+
+    The first that is sent again may start at ``first_at``, and each further one ``apart`` later. ``act``: the event of
+    the act that this is a part of.
+    """
     seen = find(connection, which, answer, after=after, limit=limit)
     event, rule = _ANSWERS[answer]
     ending = Ending(event, rule, message_id=message_id, reason=reason)
-    done = settle(connection, {row.id: ending for row in seen.ready}, by=by, now=now, even_late=True)
+    # At least a microsecond apart, as for new jobs.
+    starts = {row.id: max(now, first_at) + position * max(1, apart) for position, row in enumerate(seen.ready)}
+    endings = {row.id: ending for row in seen.ready}
+    done = settle(connection, endings, by=by, now=now, even_late=True, starts=starts, act=act)
     return replace(seen, ready=done)

@@ -1,4 +1,4 @@
-"""Retry: put dead letters back into the queue.
+"""Retry: put dead letters, and jobs that expired, back into the queue.
 
 Body and trail are kept; the next request has a new idempotency key, so the API treats it as a new one. A retry that
 could do harm is refused, and counted by its reason (`RetryRefusal`): a mail that some recipients already have, a change
@@ -11,12 +11,12 @@ learn about the jobs through wake rows, as with new jobs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, literal_column, select
+from sqlalchemy import Connection, Row, func, or_, select
 
 from sendq.clock import Micros
 from sendq.ledger import events
@@ -24,6 +24,8 @@ from sendq.ledger.batches import reopen
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, store_changes
+from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
+from sendq.ledger.reading.paging import literal
 from sendq.rules.by_hand import EXPIRY, RetryRefusal
 from sendq.rules.states import Event, State, move
 
@@ -36,13 +38,14 @@ OWN_BODY = ("send", "list")
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterSelection:
-    """Which dead letters: those that match every given field. ``since``: given up then or later."""
+    """Which dead letters: those with these ids, or those that match the filter; its period is when they were given up.
+
+    ``states``: of dead, expired.
+    """
 
     jobs: Sequence[UUID] | None = None
-    rule: str | None = None
-    lane_id: UUID | None = None
-    batch_id: UUID | None = None
-    since: Micros | None = None
+    which: JobFilter = EVERY_JOB
+    states: Collection[State] = (State.DEAD,)
     even_partly: bool = False  # also those that some recipients have, or may have
     even_overtaken: bool = False
 
@@ -70,7 +73,8 @@ def find(
             (lane.c.closed_at.is_not(None) & lane.c.gone).label("gone"),
         )
         .join(lane, lane.c.id == job.c.lane_id)
-        .where(job.c.state == literal_column(f"'{State.DEAD.value}'"))
+        .where(or_(*(job.c.state == literal(state) for state in wanted.states)))
+        .where(*wanted.which.conditions(), *wanted.which.period.of_times(job.c.finished_at))
         .order_by(job.c.id)
         .limit(limit)
     )
@@ -78,11 +82,6 @@ def find(
         statement = statement.where(job.c.id > after)
     if wanted.jobs is not None:
         statement = statement.where(job.c.id.in_(wanted.jobs))
-    if wanted.since is not None:
-        statement = statement.where(job.c.finished_at >= wanted.since)
-    for name in ("rule", "lane_id", "batch_id"):
-        if getattr(wanted, name) is not None:
-            statement = statement.where(job.c[name] == getattr(wanted, name))
     rows = connection.execute(statement).all()
     refused = _refusals(connection, rows, wanted)
     ready = [row for row in rows if row.id not in refused]
@@ -99,22 +98,24 @@ def retry(
     by: str,
     now: Micros,
     reason: str | None = None,
+    act: UUID | None = None,
     limit: int = CHUNK,
 ) -> DeadLetterPart:
     """Retry up to ``limit`` dead letters after ``after``; they are the result's ``ready``.
 
     The first may start at ``first_at`` and each further one ``apart`` later. Attempts and deaths start at 0 again, and
-    a job that would have expired by then gets `EXPIRY`.
+    a job that would have expired by then gets `EXPIRY`. ``act``: the event of the act that this is a part of.
     """
     seen = find(connection, wanted, after=after, limit=limit)
     still = lock_jobs(connection, [row.id for row in seen.ready])
     erased = _erased(connection, seen.ready, lock=True)  # again: their grant may have been forgotten since
-    rows = [row for row in seen.ready if row.id in still and still[row.id].state == State.DEAD and row.id not in erased]
+    there = {job_id for job_id, job in still.items() if job.state in wanted.states}
+    rows = [row for row in seen.ready if row.id in there - erased]
     # At least a microsecond, as for new jobs: times are distinct, so that a scan that starts at one job skips no other.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
     store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
-    events.append_all(connection, [_event(row, by=by, reason=reason, now=now) for row in rows])
+    events.append_all(connection, [_event(row, by=by, reason=reason, act=act, now=now) for row in rows])
     wakes = wakes_of(rows, starts)
     if wakes:
         append_wakes(connection, wakes, at=first_at)
@@ -145,10 +146,10 @@ def _retried(row: Row[Any], start: Micros) -> dict[str, Any]:
     }
 
 
-def _event(row: Row[Any], *, by: str, reason: str | None, now: Micros) -> dict[str, Any]:
+def _event(row: Row[Any], *, by: str, reason: str | None, act: UUID | None, now: Micros) -> dict[str, Any]:
     return events.event(
         "retry", at=now, by=by, application=row.application, provider=row.provider, grant_id=row.grant_id,
-        job_id=row.id, rule=row.rule, reason=reason,
+        job_id=row.id, rule=row.rule, reason=reason, act=act,
     )  # fmt: skip
 
 

@@ -14,36 +14,21 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from sendq.clock import moment
 from sendq.ledger.db import schema
-from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
+from sendq.ledger.reading.filters import ANYWHERE, JobFilter
 from sendq.ledger.reading.paging import cursor, literal, place, walk
 from sendq.ledger.reading.rows import as_list, as_one
 from sendq.rules.states import State
 from sendq.views import DeadLetter, DeadLetterCount, Page
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetterQuery:
-    """Which dead letters: those that match every given field. ``period``: when they were given up."""
-
-    scope: LaneFilter = ANYWHERE
-    rule: str | None = None
-    batch_id: UUID | None = None
-    period: Period = ALWAYS
-
-    def within(self) -> list[ColumnElement[bool]]:
-        """The conditions that the indexes serve."""
-        job = schema.job.c
-        conditions = [job.state == literal(State.DEAD), *self.period.of_times(job.finished_at)]
-        return conditions if self.rule is None else [*conditions, job.rule == self.rule]
-
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """All others."""
-        job = schema.job.c
-        conditions = self.scope.conditions(job.lane_id)
-        return conditions if self.batch_id is None else [*conditions, job.batch_id == self.batch_id]
+def _within(which: JobFilter) -> list[ColumnElement[bool]]:
+    """The conditions that the indexes of dead letters serve."""
+    job = schema.job.c
+    conditions = [job.state == literal(State.DEAD), *which.period.of_times(job.finished_at)]
+    return conditions if which.rule is None else [*conditions, job.rule == which.rule]
 
 
-def counts_by_rule(connection: Connection, which: DeadLetterQuery) -> list[DeadLetterCount]:
+def counts_by_rule(connection: Connection, which: JobFilter) -> list[DeadLetterCount]:
     """Dead letters by the rule that gave them up, the most frequent first. Reads all of them, from their index."""
     job, lane = schema.job, schema.lane
     query = select(
@@ -51,17 +36,15 @@ def counts_by_rule(connection: Connection, which: DeadLetterQuery) -> list[DeadL
         func.count().label("number"),
         func.min(job.c.finished_at).label("oldest"),
         func.max(job.c.finished_at).label("newest"),
-    ).where(*which.within(), *which.conditions())
+    ).where(*_within(which), *which.conditions(without=["rule"]))
     if which.scope.lane_id is None and which.scope != ANYWHERE:
         query = query.join(lane, lane.c.id == job.c.lane_id)
     counts = as_list(DeadLetterCount, connection.execute(query.group_by(job.c.rule)))
     return sorted(counts, key=lambda one: (-one.number, one.rule or ""))
 
 
-def dead_letters(
-    connection: Connection, which: DeadLetterQuery, *, after: str | None = None, limit: int
-) -> Page[DeadLetter]:
-    """Dead letters, the most recently given up first. Raises `InvalidArgument` for an invalid cursor."""
+def dead_letters(connection: Connection, which: JobFilter, *, after: str | None = None, limit: int) -> Page[DeadLetter]:
+    """Dead letters, the most recently given up first; ``period`` is when. Raises `InvalidArgument`."""
     job, lane = schema.job, schema.lane
     names = ("id", "rule", "operation", "batch_id", "created_at", "attempts", "finished_at")
     query = select(*(job.c[name] for name in names), lane.c.application, lane.c.grant_id).outerjoin(
@@ -70,7 +53,8 @@ def dead_letters(
     at = place("dead_letters", after, int, UUID)
     rows, last = walk(
         connection, query, [job.c.finished_at, job.c.id],
-        within=[*which.within(), job.c.finished_at.is_not(None)], filters=which.conditions(), after=at, limit=limit,
+        within=[*_within(which), job.c.finished_at.is_not(None)],
+        filters=which.conditions(without=["rule"]), after=at, limit=limit,
     )  # fmt: skip
     answers = _last_answers(connection, [row.id for row in rows])
     none = Answer(None, None, None)

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, select
 
 from sendq.ledger.db import schema
-from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
+from sendq.ledger.reading.filters import JobFilter
 from sendq.ledger.reading.paging import cursor, in_states, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.states import State
 from sendq.views import Doubt, Page
 
 
-@dataclass(frozen=True, slots=True)
-class DoubtQuery:
-    """Which doubts: those that match every given field. ``period``: when the jobs were enqueued."""
-
-    scope: LaneFilter = ANYWHERE
-    rule: str | None = None
-    batch_id: UUID | None = None
-    period: Period = ALWAYS
-
-
-def doubts(connection: Connection, which: DoubtQuery, *, after: str | None = None, limit: int) -> Page[Doubt]:
-    """Jobs in doubt, the most recently enqueued first. Raises `InvalidArgument` for an invalid cursor."""
+def doubts(connection: Connection, which: JobFilter, *, after: str | None = None, limit: int) -> Page[Doubt]:
+    """Jobs in doubt, the most recently enqueued first; ``period`` is when. Raises `InvalidArgument`."""
     job, lane = schema.job, schema.lane
-    within = [in_states([State.IN_DOUBT]), *which.period.of_ids(job.c.id)]
-    within += which.scope.conditions(job.c.lane_id)
-    for column, value in ((job.c.rule, which.rule), (job.c.batch_id, which.batch_id)):
-        if value is not None:
-            within.append(column == value)
+    within = [in_states([State.IN_DOUBT]), *which.period.of_ids(job.c.id), *which.conditions()]
     query = select(*columns_of(Doubt, job), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id
     )

@@ -17,7 +17,10 @@ from sendq.views import EventView, Page
 
 @dataclass(frozen=True, slots=True)
 class EventQuery:
-    """Which events: those that match every given field."""
+    """Which events: those that match every given field.
+
+    The parts of an act on many things are left out, unless the filter names a grant or a job.
+    """
 
     scope: LaneFilter = ANYWHERE
     kinds: Collection[str] = ()
@@ -31,6 +34,8 @@ class EventQuery:
         """All but the grant and the period."""
         event = schema.event.c
         found: list[ColumnElement[bool]] = [event.kind.in_(sorted(self.kinds))] if self.kinds else []
+        if self.scope.grant is None and self.job_id is None:
+            found.append(event.act.is_(None))
         for column, value in (
             (event.application, self.scope.application),
             (event.provider, self.scope.provider),

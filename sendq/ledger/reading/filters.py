@@ -6,6 +6,7 @@ enqueued a moment ago) are found only by their grant.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -58,3 +59,23 @@ class Period:
 
 ANYWHERE = LaneFilter()
 ALWAYS = Period()
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs: those that match every given field. What ``period`` is about depends on who asks."""
+
+    scope: LaneFilter = ANYWHERE
+    rule: str | None = None
+    batch_id: UUID | None = None
+    period: Period = ALWAYS
+
+    def conditions(self, *, without: Collection[str] = ()) -> list[ColumnElement[bool]]:
+        """All but the period, and but those ``without`` (rule, batch_id), for jobs joined with the table of lanes."""
+        job = schema.job.c
+        pairs = {"rule": self.rule, "batch_id": self.batch_id}
+        equal = [job[name] == value for name, value in pairs.items() if value is not None and name not in without]
+        return [*self.scope.conditions(job.lane_id), *equal]
+
+
+EVERY_JOB = JobFilter()

@@ -30,6 +30,9 @@ _closed = _lane.closed_at.is_not(None)
 # When a grant was closed or held, if it is.
 _since = func.coalesce(_lane.closed_at, _lane.held_since, 0)
 
+# The rule that did it.
+_rule = case((_closed, _lane.closed_rule), else_=_lane.held_rule)
+
 
 @dataclass(frozen=True, slots=True)
 class GrantQuery:
@@ -41,6 +44,7 @@ class GrantQuery:
     states: Collection[GrantState] = ()
     rule: str | None = None
     period: Period = ALWAYS
+    batch_id: UUID | None = None
 
     def has(self, state: GrantState) -> bool:
         """Whether grants in this state may match."""
@@ -49,6 +53,9 @@ class GrantQuery:
     def of_lanes(self) -> list[ColumnElement[bool]]:
         """The scope as conditions for rows of the table of lanes."""
         named = [] if self.scope.lane_id is None else [_lane.id == self.scope.lane_id]
+        if self.batch_id is not None:
+            batch = schema.batch.c
+            named.append(_lane.id == select(batch.lane_id).where(batch.id == self.batch_id).scalar_subquery())
         pairs = ((_lane.application, self.scope.application), (_lane.provider, self.scope.provider))
         return [*named, *(column == value for column, value in pairs if value is not None)]
 
@@ -119,17 +126,35 @@ def _kept(
     connection: Connection, which: GrantQuery, at: Place | None, limit: int, now: Micros
 ) -> tuple[list[LaneRow], Place | None]:
     """Grants that are closed or held, and where the next page of them begins."""
-    held = and_(_lane.closed_at.is_(None), _lane.held_until > now)
-    # Spelled out for each state, so that the index of closed lanes can be used.
-    states = [is_in for state, is_in in ((GrantState.CLOSED, _closed), (GrantState.HELD, held)) if which.has(state)]
-    if not states:
+    within = kept_conditions(which, now=now)
+    if within is None:
         return [], None
-    within = [or_(*states), *which.of_lanes(), *which.period.of_times(_since)]
-    if which.rule is not None:
-        within.append(case((_closed, _lane.closed_rule), else_=_lane.held_rule) == which.rule)
     query = _lanes(LIST_COUNT_MOST).add_columns(_since)
     rows, last = walk(connection, query, [_since, _lane.id], within=within, after=at, limit=limit)
     return as_list(LaneRow, rows), last
+
+
+def kept_conditions(which: GrantQuery, *, now: Micros) -> list[ColumnElement[bool]] | None:
+    """The conditions for lanes of grants that are closed or held, and match; None: ``which`` wants neither."""
+    held = and_(_lane.closed_at.is_(None), _lane.held_until > now)
+    # Spelled out for each state, so that their indexes can be used.
+    states = [is_in for state, is_in in ((GrantState.CLOSED, _closed), (GrantState.HELD, held)) if which.has(state)]
+    if not states:
+        return None
+    within = [or_(*states), *which.of_lanes(), *which.period.of_times(_since)]
+    return within if which.rule is None else [*within, _rule == which.rule]
+
+
+def ids_of(connection: Connection, which: GrantQuery, *, now: Micros) -> list[UUID]:
+    """The lanes of all grants that match and still exist, those that were closed or held for the longest time first."""
+    kept = kept_conditions(which, now=now)
+    found: list[UUID] = []
+    if kept is not None:
+        found += connection.execute(select(_lane.id).where(*kept, ~_lane.gone).order_by(_since, _lane.id)).scalars()
+    if which.has(GrantState.OPEN) and which.rule is None and which.period == ALWAYS:
+        free = [_lane.closed_at.is_(None), or_(_lane.held_until.is_(None), _lane.held_until <= now)]
+        found += connection.execute(select(_lane.id).where(*free, *which.of_lanes()).order_by(_lane.id)).scalars()
+    return found
 
 
 def _open(

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, select
 
 from sendq.ledger.db import schema
-from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
+from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
 from sendq.ledger.reading.paging import cursor, in_states, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.states import State
@@ -25,22 +25,18 @@ RARE = frozenset({State.SENDING, State.IN_DOUBT, State.DEAD})
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """Which jobs: those that match every given field. ``period``: when they were enqueued."""
+    """Which jobs: those that match every given field. ``jobs.period``: when they were enqueued."""
 
-    scope: LaneFilter = ANYWHERE
+    jobs: JobFilter = EVERY_JOB
     states: Collection[State] = ()
-    rule: str | None = None
-    batch_id: UUID | None = None
     operation: str | None = None
     priority: Priority | None = None
-    period: Period = ALWAYS
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """All but the period and the batch."""
         job = schema.job.c
-        conditions = self.scope.conditions(job.lane_id)
+        conditions = self.jobs.conditions(without=["batch_id"])
         for column, value in (
-            (job.rule, self.rule),
             (job.operation, self.operation),
             (job.priority, None if self.priority is None else self.priority.value),
         ):
@@ -55,13 +51,13 @@ def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, l
     query = select(*columns_of(JobLine, job), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id
     )
-    within = which.period.of_ids(job.c.id)
-    if which.batch_id is not None:
-        within.append(job.c.batch_id == which.batch_id)
+    within = which.jobs.period.of_ids(job.c.id)
     filters = which.conditions()
+    if which.jobs.batch_id is not None:
+        within.append(job.c.batch_id == which.jobs.batch_id)
     if which.states:
-        if set(which.states) <= RARE and which.batch_id is None:
-            rule = [] if which.rule is None else [job.c.rule == which.rule]
+        if set(which.states) <= RARE and which.jobs.batch_id is None:
+            rule = [] if which.jobs.rule is None else [job.c.rule == which.jobs.rule]
             query = query.where(in_states(which.states, *rule), *filters)
             filters = []
         else:

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sendq.clock import Micros, micros, moment
+from sendq.clock import Micros, micros, moment, seconds
 from sendq.enqueueing.arguments import check_grant
 from sendq.errors import InvalidArgument, Problem
+from sendq.filters import DeadLetterFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import lane_id, parse_id
 from sendq.ledger.events import AUTOMATIC
+from sendq.ledger.reading.filters import JobFilter
+from sendq.ledger.reading.grants import GrantQuery
+from sendq.operators.filters import job_filter, members_of, name_of, period_of, scope_of
+from sendq.views import GrantState
 
 # Characters of an author's name and of a reason: both are shown in tables.
 TEXT_MOST = 500
 
 # A longer hold is a mistake (hours for seconds), and near the end of the calendar adding to a time fails.
 LONGEST_HOLD = timedelta(days=366)
+
+# The longest time from one to the next of many: a thousand of them then take six weeks.
+SPACING_MOST_S = 3_600
 
 
 def signed(by: str, reason: str) -> tuple[str, str]:
@@ -78,6 +87,45 @@ def _ids(ids: Sequence[str], *, field: str, what: str) -> list[UUID]:
     if not ids:
         refuse([Problem(field, "is empty", f"give at least one {what}'s id, or a filter")])
     return [parse_id(one, what=what) for one in ids]
+
+
+def job_filter_of(which: UnfinishedFilter | DeadLetterFilter | DoubtFilter) -> JobFilter:
+    """A filter of jobs, checked. Raises `NotFound` for a batch's id that is none."""
+    batch = None if which.batch_id is None else parse_id(which.batch_id, what="batch")
+    return job_filter(which.application, which.provider, which.grant_id, which.rule, batch, which.since, which.until)
+
+
+def grant_query_of(which: GrantFilter, states: Collection[GrantState]) -> GrantQuery:
+    """A filter of grants, checked; ``states``: those that the act takes unless the filter names some."""
+    return GrantQuery(
+        scope=scope_of(which.application, which.provider, which.grant_id),
+        states=members_of("states", which.states or None, GrantState) or states,
+        rule=name_of("rule", which.rule),
+        period=period_of(which.since, which.until),
+        batch_id=None if which.batch_id is None else parse_id(which.batch_id, what="batch"),
+    )
+
+
+def require_a_field(which: object, empty: object) -> None:
+    """Refuse a filter that would match everything."""
+    if which == empty:
+        given = ("rule", "provider", "application", "grant_id", "batch_id", "since", "until")
+        refuse([Problem("which", "has no filter", f"give at least one of {', '.join(given)}")])
+
+
+def event_fields(which: JobFilter | GrantQuery) -> dict[str, Any]:
+    """A filter as the fields of the act's event."""
+    scope = which.scope
+    lanes = {"application": scope.application, "provider": scope.provider, "grant_id": scope.grant}
+    return lanes | {"rule": which.rule, "batch_id": which.batch_id}
+
+
+def spacing_of(apart_s: float) -> Micros:
+    """The time from one to the next, checked."""
+    if not isinstance(apart_s, int | float) or isinstance(apart_s, bool) or not 0 <= apart_s <= SPACING_MOST_S:
+        remedy = f"give seconds from 0 (as fast as they can) to {SPACING_MOST_S:,}"
+        refuse([Problem("apart_s", "is not a time between two of them", remedy)])
+    return seconds(apart_s)
 
 
 def lane_of(grant_id: str | None, application: str) -> UUID | None:

@@ -9,8 +9,9 @@ from uuid import UUID
 from sendq.errors import Problem
 from sendq.filters import DeliveryFilter
 from sendq.ids import parse_id
-from sendq.ledger import deliveries, events
+from sendq.ledger import deliveries
 from sendq.ledger.deliveries import Wanted
+from sendq.ledger.events import ActEvent
 from sendq.operators.acts.checks import delivery_ids, lane_of, refuse
 from sendq.operators.base import Ledger
 
@@ -52,20 +53,19 @@ def _subject(which: DeliveryFilter) -> UUID | None:
 def deliver_again(
     ledger: Ledger, which: Wanted, *, by: str, reason: str | None, dry_run: bool
 ) -> Iterator[DeliverAgainProgress]:
-    """Make the selected deliveries due now; each part is one transaction with its own event."""
+    """Make the selected deliveries due now; each part is one transaction."""
     if dry_run:
         with ledger.reading() as connection:
             yield DeliverAgainProgress(dry_run, deliveries.undelivered(connection, which))
         return
+    event = ActEvent("deliveries_retried", by=by, reason=reason)
     number = 0
     after: UUID | None = None
     while True:
         with ledger.writing() as connection:
             now = ledger.now()
             done = deliveries.retry(connection, which, after=after, now=now, limit=STEP)
-            if done:
-                words = f"{len(done)} deliveries" + (f": {reason}" if reason else "")
-                events.append(connection, "deliveries_retried", at=now, by=by, reason=words)
+            event.add(connection, len(done), now=now)
         number += len(done)
         yield DeliverAgainProgress(dry_run, number)
         if len(done) < STEP:

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from sendq.clock import Micros
 from sendq.errors import Problem
 from sendq.filters import DoubtFilter
+from sendq.ledger.events import ActEvent
 from sendq.ledger.operators import resolve as doubts
 from sendq.ledger.operators.resolve import DoubtSelection
 from sendq.ledger.operators.retry import CHUNK
-from sendq.operators.acts.checks import job_ids, lane_of, refuse
+from sendq.operators.acts.checks import event_fields, job_filter_of, job_ids, refuse
 from sendq.operators.acts.retry import others
 from sendq.operators.base import Ledger
 from sendq.rules.by_hand import Answer, ResendRefusal
@@ -59,7 +61,7 @@ def selection_of(which: DoubtFilter | Sequence[str]) -> DoubtSelection:
     """The jobs in doubt that a caller selected. Raises `InvalidArgument` or `NotFound`."""
     if not isinstance(which, DoubtFilter):
         return DoubtSelection(jobs=job_ids(which))
-    return DoubtSelection(rule=which.rule, lane_id=lane_of(which.grant_id, which.application))
+    return DoubtSelection(which=job_filter_of(which))
 
 
 def resolve(
@@ -70,11 +72,15 @@ def resolve(
     by: str,
     reason: str,
     message_id: str | None,
+    apart: Micros,
     dry_run: bool,
 ) -> Iterator[ResolveProgress]:
     """Resolve the selected jobs; each part is one transaction, or (``dry_run``) one query."""
+    by_filter = which.jobs is None
+    event = ActEvent("resolved", by=by, reason=reason, **event_fields(which.which)) if by_filter else None
     done: list[str] = []
     number, refused = 0, Counter[ResendRefusal]()
+    next_at: Micros = 0
     after: UUID | None = None
     while True:
         if dry_run:
@@ -82,10 +88,15 @@ def resolve(
                 found = doubts.find(connection, which, answer, after=after, limit=CHUNK)
         else:
             with ledger.writing() as connection:
+                now = ledger.now()
+                first_at = max(now, next_at)
                 found = doubts.resolve(
-                    connection, which, answer, by=by, reason=reason, message_id=message_id,
-                    now=ledger.now(), after=after, limit=CHUNK,
+                    connection, which, answer, by=by, reason=reason, message_id=message_id, now=now,
+                    first_at=first_at, apart=apart, act=None if event is None else event.id, after=after, limit=CHUNK,
                 )  # fmt: skip
+                next_at = first_at + apart * len(found.ready)
+                if event is not None:
+                    event.add(connection, len(found.ready), now=now)
         number += len(found.ready)
         refused.update(found.refused.values())
         if which.jobs is not None:
@@ -94,5 +105,5 @@ def resolve(
         if after is None:
             break
         yield ResolveProgress(dry_run, answer, number, dict(refused), tuple(done))
-    not_in_doubt = others(ledger, which.jobs, done, but=State.IN_DOUBT)
+    not_in_doubt = others(ledger, which.jobs, done, but=[State.IN_DOUBT])
     yield ResolveProgress(dry_run, answer, number, dict(refused), tuple(done), not_in_doubt)

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter
-from sendq.ids import parse_id
+from sendq.ledger.events import ActEvent
 from sendq.ledger.operators import retry as dead_letters
 from sendq.ledger.operators.retry import DeadLetterSelection
-from sendq.operators.acts.checks import instant, job_ids, lane_of, refuse
+from sendq.operators.acts.checks import event_fields, job_filter_of, job_ids, refuse, require_a_field
 from sendq.operators.base import Ledger
 from sendq.rules.by_hand import RetryRefusal
 from sendq.rules.states import State
+
+# States from which a job can be retried.
+RETRIED = (State.DEAD, State.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
 class RetryProgress:
     """The progress of a retry, or (``dry_run``) what it would do.
 
-    ``retried``: jobs so far; ``refused``: dead letters that stay dead, by reason. If jobs were named, ``jobs`` are
-    those retried, and ``not_dead`` (known at the end) has the others with their state, None for no such job.
+    ``retried``: jobs so far; ``refused``: those that stay as they are, by reason. If jobs were named, ``jobs`` are
+    those retried, and ``not_dead`` (known at the end) has those in another state with that state, None for no such job.
     """
 
     dry_run: bool
@@ -39,14 +42,15 @@ def selection_of(
 ) -> DeadLetterSelection:
     """The dead letters that a caller selected. Raises `InvalidArgument` or `NotFound`."""
     if not isinstance(which, DeadLetterFilter):
-        return DeadLetterSelection(jobs=job_ids(which), even_partly=even_partly, even_overtaken=even_overtaken)
-    if which.rule is None and which.grant_id is None and which.batch_id is None and which.since is None:
-        refuse([Problem("which", "has no filter", "give at least one of rule, grant_id, batch_id and since")])
+        return DeadLetterSelection(
+            jobs=job_ids(which), states=RETRIED, even_partly=even_partly, even_overtaken=even_overtaken
+        )
+    require_a_field(which, DeadLetterFilter(state=which.state))
+    if which.state not in RETRIED:
+        refuse([Problem("state", "is not one of those that can be retried", f"give one of {', '.join(RETRIED)}")])
     return DeadLetterSelection(
-        rule=which.rule,
-        lane_id=lane_of(which.grant_id, which.application),
-        batch_id=None if which.batch_id is None else parse_id(which.batch_id, what="batch"),
-        since=None if which.since is None else instant("since", which.since),
+        which=job_filter_of(which),
+        states=(State(which.state),),
         even_partly=even_partly,
         even_overtaken=even_overtaken,
     )
@@ -63,6 +67,7 @@ def retry(
     dry_run: bool,
 ) -> Iterator[RetryProgress]:
     """Retry the selected jobs; each part is one transaction, or (``dry_run``) one query."""
+    event = None if which.jobs is not None else ActEvent("retry", by=by, reason=reason, **event_fields(which.which))
     done: list[str] = []
     number, refused = 0, Counter[RetryRefusal]()
     next_at: Micros = 0
@@ -78,8 +83,10 @@ def retry(
             with ledger.writing() as connection:
                 found = dead_letters.retry(
                     connection, which, after=after, first_at=first_at, apart=apart,
-                    by=by, reason=reason, now=now, limit=part,
+                    by=by, reason=reason, act=None if event is None else event.id, now=now, limit=part,
                 )  # fmt: skip
+                if event is not None:
+                    event.add(connection, len(found.ready), now=now)
         next_at = first_at + apart * len(found.ready)
         number += len(found.ready)
         refused.update(found.refused.values())
@@ -89,15 +96,17 @@ def retry(
         if after is None or number == limit:
             break
         yield RetryProgress(dry_run, number, dict(refused), tuple(done))
-    not_dead = others(ledger, which.jobs, done, but=State.DEAD)
+    not_dead = others(ledger, which.jobs, done, but=RETRIED)
     yield RetryProgress(dry_run, number, dict(refused), tuple(done), not_dead)
 
 
-def others(ledger: Ledger, named: Sequence[UUID] | None, done: Sequence[str], *, but: State) -> dict[str, State | None]:
-    """The named jobs that are neither done nor in the state ``but``, with their states; None: no such job."""
+def others(
+    ledger: Ledger, named: Sequence[UUID] | None, done: Sequence[str], *, but: Collection[State]
+) -> dict[str, State | None]:
+    """The named jobs that are neither done nor in one of the states ``but``, with their states; None: no such job."""
     rest = [job for job in named or () if str(job) not in set(done)]
     if not rest:
         return {}
     with ledger.reading() as connection:
         there = dead_letters.states_of(connection, rest)
-    return {str(job): there.get(job) for job in rest if there.get(job) is not but}
+    return {str(job): there.get(job) for job in rest if there.get(job) not in but}

@@ -19,8 +19,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.db.engine import reading
 from sendq.ledger.reading import dead_letters
-from sendq.ledger.reading.dead_letters import DeadLetterQuery
-from sendq.ledger.reading.filters import LaneFilter
+from sendq.ledger.reading.filters import JobFilter, LaneFilter
 from tests.support.commands import Cli, Result
 from tests.support.ledger import Ledger
 
@@ -186,7 +185,7 @@ class TestDeadLetters:
         statements: list[str] = []
         with reading(ledger.engine) as connection:
             connection.connection.driver_connection.set_trace_callback(statements.append)  # type: ignore[union-attr]
-            dead_letters.counts_by_rule(connection, DeadLetterQuery(LaneFilter("default", None, "g1")))
+            dead_letters.counts_by_rule(connection, JobFilter(LaneFilter("default", None, "g1")))
             (counted,) = [statement for statement in statements if "sendq_job" in statement]
             plan = str(connection.execute(text(f"EXPLAIN QUERY PLAN {counted}")).all())
         assert "INDEX sendq_job_dead_idx" in plan

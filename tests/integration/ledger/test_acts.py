@@ -58,7 +58,8 @@ def later(ledger: Ledger, seconds: float) -> datetime:
 
 
 def events_of(ledger: Ledger) -> list[tuple[str, str, str | None]]:
-    rows = sorted(ledger.rows(schema.event), key=lambda row: row.id)
+    """The events of acts, without their parts."""
+    rows = sorted((row for row in ledger.rows(schema.event) if row.act is None), key=lambda row: row.id)
     return [(row.kind, row.by, row.reason) for row in rows]
 
 
@@ -193,7 +194,7 @@ class TestRetry:
         assert [ledger.state(job) for job in jobs].count(State.QUEUED) == 2
         assert [part.retried for part in run] == [4, 5]
         assert run.finish().retried == 5
-        assert events_of(ledger) == [("retry", "anna", "their server moves")] * 5
+        assert events_of(ledger) == [("retry", "anna", "their server moves")]
 
     def test_that_was_interrupted_goes_on_when_it_is_run_again(
         self, ledger: Ledger, operators: Operators, monkeypatch: pytest.MonkeyPatch
@@ -448,7 +449,8 @@ class TestDeliverAgain:
         assert operators.deliver_again(which, by="anna", dry_run=True).finish().retried == 2
         assert [part.retried for part in operators.deliver_again(which, **BY)] == [1, 2, 2]
         assert {row.state for row in ledger.rows(schema.delivery)} == {"waiting"}
-        assert events_of(ledger) == [("deliveries_retried", "anna", "1 deliveries: their server moves")] * 2
+        assert events_of(ledger) == [("deliveries_retried", "anna", "their server moves")]
+        assert [row.number for row in ledger.rows(schema.event)] == [2]
 
     def test_takes_ids_as_well(self, operators: Operators, given_up: list[str]) -> None:
         assert operators.deliver_again(given_up[:1], by="anna").finish().retried == 1

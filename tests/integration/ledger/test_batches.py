@@ -19,9 +19,14 @@ from sendq.ledger import batches, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
+from sendq.ledger.reading.filters import JobFilter
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
 from tests.support.waiting import LIMIT_S
+
+
+def of_batch(batch: Batch) -> DeadLetterSelection:
+    return DeadLetterSelection(which=JobFilter(batch_id=UUID(batch.id)))
 
 
 def modify(ledger: Ledger, count: int = 3, **options: Any) -> Batch:
@@ -110,7 +115,7 @@ class TestTheEndOfABatch:
         assert finish(ledger) == [batch.id]
         with ledger.writing() as connection:
             retry(
-                connection, DeadLetterSelection(batch_id=UUID(batch.id)), after=None, first_at=ledger.clock(), by="l",
+                connection, of_batch(batch), after=None, first_at=ledger.clock(), by="l",
                 now=ledger.clock(),
             )  # fmt: skip
         assert ledger.queue.batch(batch.id).finished_at is None
@@ -128,7 +133,7 @@ class TestTheEndOfABatch:
         leader = threading.Thread(target=lambda: told.append(finish(ledger)))
         with ledger.writing() as connection:
             retry(
-                connection, DeadLetterSelection(batch_id=UUID(batch.id)), after=None, first_at=ledger.clock(), by="l",
+                connection, of_batch(batch), after=None, first_at=ledger.clock(), by="l",
                 now=ledger.clock(),
             )  # fmt: skip
             leader.start()

@@ -18,6 +18,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.doubt import Ending, Wanted
 from sendq.ledger.operators import resolve as resolving
 from sendq.ledger.operators.resolve import DoubtPart, DoubtSelection
+from sendq.ledger.reading.filters import JobFilter, LaneFilter
 from sendq.rules.by_hand import EXPIRY, Answer, ResendRefusal, RetryRefusal
 from sendq.rules.preflight import DEATHS_TOLERATED
 from sendq.rules.reconcile import LOOKS_LEAST, ROUNDING, Choice, Delays, Look, Seen, first_look
@@ -405,7 +406,8 @@ class TestResolving:
     def test_touches_those_alone_that_fit(self, ledger: Ledger) -> None:
         one, other = in_doubt(ledger, "a"), in_doubt(ledger, "b")
         waits = ledger.send("a")
-        resolve(ledger, Answer.DEAD, DoubtSelection(lane_id=lane_id("default", "a"), rule="no_answer"))
+        of_a = JobFilter(LaneFilter("default", None, "a"), rule="no_answer")
+        resolve(ledger, Answer.DEAD, DoubtSelection(which=of_a))
         assert [ledger.state(job) for job in (one, other, waits)] == [State.DEAD, State.IN_DOUBT, State.QUEUED]
         resolve(ledger, Answer.DEAD, DoubtSelection(jobs=[other, waits]))
         assert [ledger.state(job) for job in (other, waits)] == [State.DEAD, State.QUEUED]

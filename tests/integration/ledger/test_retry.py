@@ -16,6 +16,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.operators import retry
 from sendq.ledger.operators.retry import DeadLetterPart, DeadLetterSelection
+from sendq.ledger.reading.filters import JobFilter, LaneFilter, Period
 from sendq.rules.by_hand import EXPIRY, RetryRefusal
 from sendq.rules.states import Event, State
 from tests.integration.ledger.test_races import wait_until_somebody_waits_for_a_lock
@@ -155,11 +156,11 @@ class TestChoosing:
 
         assert chosen() == {early, late, changed}
         assert chosen(jobs=[early, new_id()]) == {early}
-        assert chosen(rule="no_such_thing") == {late}
-        assert chosen(lane_id=ledger.lane("a").id) == {early}
-        assert chosen(since=ledger.clock()) == {late, changed}
-        assert chosen(batch_id=ledger.job(changed).batch_id) == {changed}
-        assert chosen(rule="bad_request", since=ledger.clock()) == {changed}
+        assert chosen(which=JobFilter(rule="no_such_thing")) == {late}
+        assert chosen(which=JobFilter(LaneFilter("default", None, "a"))) == {early}
+        assert chosen(which=JobFilter(period=Period(since=ledger.clock()))) == {late, changed}
+        assert chosen(which=JobFilter(batch_id=ledger.job(changed).batch_id)) == {changed}
+        assert chosen(which=JobFilter(rule="bad_request", period=Period(since=ledger.clock()))) == {changed}
 
     def test_goes_on_where_a_part_ended(self, ledger: Ledger) -> None:
         jobs = [dead_send(ledger, f"g{number}") for number in range(3)]

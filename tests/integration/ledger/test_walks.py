@@ -18,6 +18,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
+from sendq.ledger.reading.filters import JobFilter
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, end, outcome
 
@@ -200,7 +201,7 @@ class TestAWalkThatStops:
         self.die(ledger)
         lead(ledger)
         with ledger.writing() as connection:
-            wanted = DeadLetterSelection(batch_id=UUID(batch.id))
+            wanted = DeadLetterSelection(which=JobFilter(batch_id=UUID(batch.id)))
             retry(connection, wanted, after=None, first_at=ledger.clock(), by="leyah", now=ledger.clock())
         assert ledger.queue.batch(batch.id).finished_at is None
         list_page(ledger, ["b"], None)

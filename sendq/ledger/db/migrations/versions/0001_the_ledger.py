@@ -167,6 +167,8 @@ def upgrade() -> None:
         sa.Column("rule", sa.Text(), nullable=True),
         sa.Column("by", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("number", sa.Integer(), nullable=True),
+        sa.Column("act", sa.Uuid(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_event_pkey")),
     )
     op.create_index("sendq_event_at_idx", "sendq_event", ["at", "id"], unique=False)
@@ -378,6 +380,14 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("closed_at IS NOT NULL"),
         sqlite_where=sa.text("closed_at IS NOT NULL"),
+    )
+    op.create_index(
+        "sendq_lane_held_idx",
+        "sendq_lane",
+        ["held_until"],
+        unique=False,
+        postgresql_where=sa.text("held_until IS NOT NULL"),
+        sqlite_where=sa.text("held_until IS NOT NULL"),
     )
     op.create_index(
         "sendq_lane_due_idx",
