@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from sendq.messages.mime import MimeMessage
     from sendq.operators import Operators
     from sendq.queue import SendQueue
+    from sendq.rules.delivery import Delivery
     from sendq.rules.states import State
     from sendq.scope import Scope
     from sendq.vault import Vault
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         BatchView,
         DeadLetter,
         DeadLetterCount,
+        DeliveryStatus,
         DeliveryView,
         Doubt,
         Eta,
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
         JobView,
         Page,
         Priority,
+        RecipientStatus,
         Status,
         WalkView,
         Why,
@@ -88,13 +91,14 @@ _HOMES = {
     "sendq.enqueueing.query": ("Query",),
     "sendq.operators": ("Operators",),
     "sendq.queue": ("SendQueue",),
+    "sendq.rules.delivery": ("Delivery",),
     "sendq.rules.states": ("State",),
     "sendq.scope": ("Scope",),
     "sendq.vault": ("Vault",),
     "sendq.views": (
-        "AttemptView", "Batch", "BatchError", "BatchView", "DeadLetter", "DeadLetterCount", "DeliveryView", "Doubt",
-        "Eta", "EventView", "GrantState", "GrantView", "HeldGroup", "HoldView", "Job", "JobLine", "JobView", "Page",
-        "Priority", "Status", "WalkView", "Why",
+        "AttemptView", "Batch", "BatchError", "BatchView", "DeadLetter", "DeadLetterCount", "DeliveryStatus",
+        "DeliveryView", "Doubt", "Eta", "EventView", "GrantState", "GrantView", "HeldGroup", "HoldView", "Job",
+        "JobLine", "JobView", "Page", "Priority", "RecipientStatus", "Status", "WalkView", "Why",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -111,7 +115,9 @@ __all__ = [
     "DeadLetter",
     "DeadLetterCount",
     "DeadLetterFilter",
+    "Delivery",
     "DeliveryFilter",
+    "DeliveryStatus",
     "DeliveryView",
     "Doubt",
     "DoubtFilter",
@@ -141,6 +147,7 @@ __all__ = [
     "Pruned",
     "Query",
     "Recipient",
+    "RecipientStatus",
     "Retryable",
     "SchemaMismatch",
     "Scope",

@@ -25,6 +25,7 @@ from worker.leading.clock_repair import ClockRepair
 from worker.leading.dispatcher import Dispatcher, Publish
 from worker.leading.grant_checker import GrantChecker
 from worker.leading.leadership import Leadership, Witness
+from worker.leading.mail_reports import MailReports
 from worker.leading.pruner import Pruner
 from worker.leading.reconciler import Reconciler
 from worker.leading.renewal_file import RenewalFile
@@ -111,6 +112,7 @@ class Process:
         yield loop("grant checker", GrantChecker(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
         repair = ClockRepair(ledger, leadership, now=now, repeat_s=settings.stale_after_s)
         yield loop("clock repair", repair, limit_s=2.0)
+        yield loop("mail reports", MailReports(ledger, leadership, now=now), limit_s=2.0)
         yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)
         rescuer = Rescuer(
             ledger,

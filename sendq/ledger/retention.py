@@ -1,7 +1,7 @@
 """Retention: what is kept of the past, and for how long. In steps of at most `STEP` rows, each a short transaction.
 
-    a finished job          as long as is set for its state, with its attempts and body (a retry needs the body; the
-                            attempts show whether some recipients already have a mail)
+    a finished job          as long as is set for its state, with its attempts, its body (a retry needs the body; the
+                            attempts show whether some recipients already have a mail) and what became of its mail
     bodies of jobs          shorter: they are not sent any more. Those of dead letters stay as long as the job
     a batch                 until its last job is deleted (its changes are added up by `sendq.ledger.batches`)
     a key                   longer than its job: a repeat of an old call must not become a new mail
@@ -48,7 +48,8 @@ def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micr
     rows = connection.execute(query).all()
     ids = [row.id for row in rows]
     erase_bodies(connection, ids)
-    for column in (schema.attempt.c.job_id, job.c.id):
+    status, recipient = schema.delivery_status.c.job_id, schema.recipient_status.c.job_id
+    for column in (status, recipient, schema.attempt.c.job_id, job.c.id):
         delete_where(connection, column, ids)
     if batches := {row.batch_id for row in rows if row.batch_id is not None}:
         _drop_empty_batches(connection, batches)

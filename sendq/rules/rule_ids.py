@@ -27,6 +27,13 @@ OVERTAKEN: Final = "overtaken"
 # this one is given up.
 JOB_REFUSED: Final = "job_refused"
 
+# Accepted with a 202: the API sends it later. Also the policy's row for that answer.
+QUEUED: Final = "queued"
+
+# Accepted, and reported later as never sent; accepted after all, as a report shows.
+FAILED_LATER: Final = "failed_later"
+REPORTED: Final = "delivery_report"
+
 # A lane whose grant was deleted, as a notification says; once the API has confirmed it, its jobs end.
 GRANT_DELETED: Final = "grant_deleted"
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.facts.lanes import Lane
+from sendq.rules.delivery import Delivery
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Situation:
     highest_at        the highest time that a worker has seen
     unpublished_since since when publishing to the broker fails; None: it works
     unclaimed_since   since when no worker claims the turns that are offered; None: some do
+    delivery          what became of its mail; None: it is no mail, or was not sent
     before            the last of the earlier changes of its message that have not ended
     """
 
@@ -76,3 +78,4 @@ class Situation:
     before: EarlierChange | None
     unpublished_since: Micros | None = None
     unclaimed_since: Micros | None = None
+    delivery: Delivery | None = None

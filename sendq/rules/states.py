@@ -17,7 +17,7 @@ class State(StrEnum):
     QUEUED = "queued"  #        its turn has not come                     the dispatcher, through a worker
     SENDING = "sending"  #      begun; its outcome is not recorded yet    that worker, else the rescuer
     IN_DOUBT = "in_doubt"  #    it may or may not have gone out           reconciliation, else an operator
-    SENT = "sent"  #            the API accepted it                       -
+    SENT = "sent"  #            the API accepted it                       the API, if it reports a later failure
     DEAD = "dead"  #            given up, kept as evidence                an operator, by hand
     CANCELLED = "cancelled"  #  cancelled before it went out              -
     EXPIRED = "expired"  #      its time was over before it went out      an operator, by hand
@@ -43,6 +43,7 @@ class Event(StrEnum):
     CANCEL = "cancel"
     EXPIRE = "expire"
     RETRY = "retry"  #      an operator retries a dead letter, or a job that expired
+    FAIL_LATER = "fail_later"  # the API accepted it, and reports later that it never went out
 
 
 MOVES: dict[State, dict[Event, State]] = {
@@ -71,7 +72,7 @@ MOVES: dict[State, dict[Event, State]] = {
     State.DEAD: {Event.RETRY: State.QUEUED, Event.ACCEPT: State.SENT},
     State.CANCELLED: {Event.ACCEPT: State.SENT},
     State.EXPIRED: {Event.RETRY: State.QUEUED, Event.ACCEPT: State.SENT},
-    State.SENT: {},
+    State.SENT: {Event.FAIL_LATER: State.DEAD},
 }
 
 FINAL = frozenset({State.SENT, State.DEAD, State.CANCELLED, State.EXPIRED})

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.lanes import Lane
+from sendq.rules.delivery import Delivery
 from sendq.rules.eta import predicted
 from sendq.rules.pace import call_of, read, stated_costs
 from sendq.rules.reconcile import Seen
-from sendq.rules.rule_ids import GRANT_NOT_FOUND, JOB_REFUSED, NO_KEY, POISON
+from sendq.rules.rule_ids import FAILED_LATER, GRANT_NOT_FOUND, JOB_REFUSED, NO_KEY, POISON, QUEUED
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.views import Why
@@ -33,6 +34,19 @@ _ENDED = {
     State.CANCELLED: "it was cancelled before it was sent",
     State.EXPIRED: "it expired before it was sent",
 }
+
+# What became of a mail that the API accepted.
+_DELIVERED: Mapping[Delivery, str] = {
+    Delivery.CONFIRMED: "the API accepted it, and it went out",
+    Delivery.DELIVERED: "the API accepted it, and the mail server of the recipient took it",
+    Delivery.BOUNCED: "the API accepted it, but the mail server of a recipient refused it",
+    Delivery.COMPLAINED: "the API accepted it, and a recipient marked it as spam",
+    Delivery.REJECTED: "the API accepted it, but then refused to send it because of its content",
+}
+
+_QUEUED = "the API accepted it to send it later, and has not confirmed yet that it went out"
+
+_FAILED_LATER = "the API accepted it, but reported later that it never went out; to try it again: sendq retry"
 
 _DOUBT = "it may have been sent; until that is known it is not sent again"
 
@@ -65,6 +79,10 @@ def explain(around: Situation, *, now: Micros) -> Why:
     state = State(job.state)
     if state is State.DEAD and job.rule == POISON:
         return _why(job, state.value, _POISON, rule=job.rule)
+    if state is State.DEAD and job.rule == FAILED_LATER:
+        return _why(job, state.value, _FAILED_LATER, rule=job.rule)
+    if state is State.SENT:
+        return _why(job, state.value, _sent(around), rule=job.rule)
     if state in _ENDED:
         return _why(job, state.value, _ENDED[state], rule=job.rule)
     if state is State.IN_DOUBT:
@@ -101,6 +119,12 @@ def explain(around: Situation, *, now: Micros) -> Why:
             )
         return _why(job, "not_due", "it is not due yet", until=job.next_at)
     return _unserved(around, now=now)
+
+
+def _sent(around: Situation) -> str:
+    if around.delivery is not None and around.delivery in _DELIVERED:
+        return _DELIVERED[around.delivery]
+    return _QUEUED if around.job.rule == QUEUED else _ENDED[State.SENT]
 
 
 def _unreadable(around: Situation) -> str:

@@ -1,6 +1,7 @@
 """The views of the ledger for applications and operators: frozen snapshots, with datetimes in UTC."""
 
 from sendq.views.batches import Batch, BatchError, BatchView, WalkView
+from sendq.views.delivery import DeliveryStatus, RecipientStatus
 from sendq.views.grants import EventView, GrantState, GrantView, HeldGroup, HoldView
 from sendq.views.jobs import (
     AttemptView,
@@ -26,6 +27,7 @@ __all__ = [
     "BrokerView",
     "DeadLetter",
     "DeadLetterCount",
+    "DeliveryStatus",
     "DeliveryView",
     "Doubt",
     "Eta",
@@ -40,6 +42,7 @@ __all__ = [
     "LaneCounts",
     "Page",
     "Priority",
+    "RecipientStatus",
     "Shut",
     "Status",
     "WalkView",

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any
 
 from sendq.rules.states import State
+from sendq.views.delivery import DeliveryStatus
 from sendq.views.page import plain
 
 
@@ -48,6 +49,8 @@ class AttemptView:
 class JobView:
     """A job as the ledger has it now, with its attempts (``trail``), the oldest first.
 
+    ``delivery``: what became of its mail; None: it is no mail, or was not sent.
+
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
 
@@ -68,6 +71,7 @@ class JobView:
     rule: str | None
     message_id: str | None
     trail: tuple[AttemptView, ...]
+    delivery: DeliveryStatus | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

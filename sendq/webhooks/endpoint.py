@@ -11,10 +11,12 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from sendq.facts.notices import MailNotice
 from sendq.queue import SendQueue
 from sendq.scope import DEFAULT_APPLICATION
-from sendq.webhooks.notice import BODY_MOST, TOO_LARGE, Received, challenge
-from sendq.webhooks.receiving import receive, receive_async
+from sendq.webhooks.grouping import Groups
+from sendq.webhooks.notice import BODY_MOST, TOO_LARGE, Received, challenge, read
+from sendq.webhooks.receiving import apply, apply_async
 
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
@@ -57,12 +59,13 @@ def asgi(
             doors[base] = (DEFAULT_APPLICATION, secret[DEFAULT_APPLICATION])
     if not doors or not all(one for _, one in doors.values()):
         raise ValueError("secret: is empty, so anyone could sign; pass the webhook's secret")
+    store = _Store(queue)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
-            await _answer(queue, doors, scope, receive, send)
+            await _answer(store, doors, scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
@@ -79,7 +82,7 @@ async def _live(receive: Receive, send: Send) -> None:
 
 
 async def _answer(
-    queue: SendQueue | AsyncSendQueue,
+    store: _Store,
     doors: Mapping[str, tuple[str, str]],
     scope: Scope,
     receive: Receive,
@@ -91,7 +94,7 @@ async def _answer(
     elif scope["method"] == "GET":
         await _echo(scope, send)
     elif scope["method"] == "POST":
-        await _take_in(queue, door, scope, receive, send)
+        await _take_in(store, door, scope, receive, send)
     else:
         await _say(send, Received(405, "a webhook accepts GET and POST"), (b"allow", b"GET, POST"))
 
@@ -112,9 +115,7 @@ async def _echo(scope: Scope, send: Send) -> None:
         await _say(send, Received(200, value))
 
 
-async def _take_in(
-    queue: SendQueue | AsyncSendQueue, door: tuple[str, str], scope: Scope, receive: Receive, send: Send
-) -> None:
+async def _take_in(store: _Store, door: tuple[str, str], scope: Scope, receive: Receive, send: Send) -> None:
     application, secret = door
     headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
     body = await _body(headers, receive)
@@ -123,7 +124,7 @@ async def _take_in(
     if isinstance(body, Received):
         answer = body
     else:
-        answer = await _stored(queue, application, secret, body, headers.get(b"x-nylas-signature"))
+        answer = await store.apply(application, secret, body, headers.get(b"x-nylas-signature"))
     _log.log(
         logging.INFO if answer.status == 200 else logging.WARNING,
         "webhook of %s: %d, %s", application, answer.status, answer.says,
@@ -154,21 +155,30 @@ async def _body(headers: Mapping[bytes, str], receive: Receive) -> bytes | Recei
         return Received(408, "the notification did not arrive in time")
 
 
-async def _stored(
-    queue: SendQueue | AsyncSendQueue, application: str, secret: str, body: bytes, signature: str | None
-) -> Received:
-    """The answer of `receive`, or 503 if it takes too long. If it commits after that, the repeat is a duplicate."""
-    try:
-        async with asyncio.timeout(STORE_S):
-            if isinstance(queue, SendQueue):
-                return await asyncio.to_thread(
-                    receive, queue, secret=secret, raw_body=body, signature=signature, application=application
-                )
-            return await receive_async(
-                queue, secret=secret, raw_body=body, signature=signature, application=application
-            )
-    except TimeoutError:
-        return Received(503, "the ledger did not answer in time")
+class _Store:
+    """The ledger that an application stores in."""
+
+    def __init__(self, queue: SendQueue | AsyncSendQueue) -> None:
+        self._queue, self._groups = queue, Groups(queue)
+
+    async def apply(self, application: str, secret: str, body: bytes, signature: str | None) -> Received:
+        """The answer of `receive`, or 503 if it takes too long. If it commits after that, the repeat is a duplicate."""
+        try:
+            async with asyncio.timeout(STORE_S):
+                return await self._received(application, secret, body, signature)
+        except TimeoutError:
+            return Received(503, "the ledger did not answer in time")
+
+    async def _received(self, application: str, secret: str, body: bytes, signature: str | None) -> Received:
+        queue = self._queue
+        notice = read(body, signature=signature, secret=secret, now=queue._now())
+        if isinstance(notice, Received):
+            return notice
+        if isinstance(notice, MailNotice):
+            return await self._groups.apply(notice, application)
+        if isinstance(queue, SendQueue):
+            return await asyncio.to_thread(apply, queue, notice, application)
+        return await apply_async(queue, notice, application)
 
 
 async def _say(send: Send, answer: Received, *more: tuple[bytes, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""From the bytes of a notification to a notice about a grant, or to an immediate answer. Pure.
+"""From the bytes of a notification to a notice about a grant or a mail, or to an immediate answer. Pure.
 
 The signature covers the bytes as received, so it is checked before they are decompressed or parsed: without the secret
 no input reaches a parser.
@@ -11,12 +11,13 @@ import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, TypeGuard
 from urllib.parse import parse_qs
 
-from sendq.clock import SECOND, Micros, micros
+from sendq.clock import SECOND, Micros
+from sendq.facts.notices import MailNotice
 from sendq.rules.grant_notices import Kind
+from sendq.webhooks.mail_notice import kind_of, mail_notice, time_of
 
 # Nylas leaves the content out of notifications above 1 MiB (`.truncated`); the rest is for the envelope around it.
 BODY_MOST = 1024 * 1024 + 64 * 1024
@@ -24,9 +25,6 @@ BODY_MOST = 1024 * 1024 + 64 * 1024
 # Nylas's last attempt comes within 20 minutes of the first. A notification that is a day old on arrival is a replay.
 # Must be less than the time for which ids are kept (SENDQ_KEEP_WEBHOOKS_DAYS).
 STALE: Micros = 24 * 3600 * SECOND
-
-# A time further ahead than this is not a difference between clocks, but an invalid time.
-AHEAD_MOST: Micros = 3600 * SECOND
 
 # Ids of notifications and grants are UUIDs; this is far more than any known id needs.
 ID_MOST = 255
@@ -78,7 +76,7 @@ def challenge(query: str) -> str | None:
     return values[0] if values and len(values[0]) <= CHALLENGE_MOST else None
 
 
-def read(raw_body: bytes, *, signature: str | None, secret: str, now: Micros) -> Notice | Received:
+def read(raw_body: bytes, *, signature: str | None, secret: str, now: Micros) -> Notice | MailNotice | Received:
     """The notice in a notification, or the answer if there is nothing to do.
 
     ``raw_body`` is the bytes exactly as received, even if compressed. ``signature`` is the header
@@ -132,25 +130,29 @@ def _envelope(body: bytes) -> Mapping[str, Any]:
     return found
 
 
-def _notice(envelope: Mapping[str, Any], *, now: Micros) -> Notice:
-    """The envelope's notice about a grant. Anything else is answered 200: another status only disables the webhook."""
+def _notice(envelope: Mapping[str, Any], *, now: Micros) -> Notice | MailNotice:
+    """The envelope's notice. Anything else is answered 200: another status only disables the webhook."""
     data = envelope.get("data")
-    facts = data.get("object") if isinstance(data, dict) else None
+    data = data if isinstance(data, dict) else {}
+    facts = data.get("object")
     if not isinstance(facts, dict):
         facts = {}
-    kind = _kind(envelope["type"], facts)
-    if kind is None:
+    kind, about_mail = _kind(envelope["type"], facts), kind_of(envelope["type"])
+    if kind is None and about_mail is None:
         raise _Answered(200, "ignored: notifications of this type change nothing here")
     notice_id = envelope.get("id")
     if not _is_id(notice_id):
         raise _Answered(400, "the notification is no CloudEvents envelope: it has no id")
-    grant_id = facts.get("grant_id")
-    if not _is_id(grant_id):
+    grant_id = next((one for one in (facts.get("grant_id"), data.get("grant_id")) if _is_id(one)), None)
+    if grant_id is None:
         raise _Answered(200, "ignored: it names no grant")
-    at = _time(envelope.get("time"), now=now)
+    at = time_of(envelope.get("time"), now=now)
     if at is not None and at < now - STALE:
         raise _Answered(200, "ignored: it is more than a day old")
-    return Notice(notice_id, kind, grant_id, at)
+    if kind is not None:
+        return Notice(notice_id, kind, grant_id, at)
+    assert about_mail is not None
+    return mail_notice(envelope, about_mail, notice_id=notice_id, grant_id=grant_id, at=at, now=now)
 
 
 def _kind(trigger: str, facts: Mapping[str, Any]) -> Kind | None:
@@ -163,18 +165,3 @@ def _kind(trigger: str, facts: Mapping[str, Any]) -> Kind | None:
 def _is_id(value: object) -> TypeGuard[str]:
     """Printable ASCII: what neither database refuses, and no log line breaks on."""
     return isinstance(value, str) and 0 < len(value) <= ID_MOST and value.isascii() and value.isprintable()
-
-
-def _time(value: Any, *, now: Micros) -> Micros | None:
-    """When it happened, from seconds since 1970 (Nylas) or ISO 8601 (CloudEvents); None if it is neither."""
-    try:
-        if isinstance(value, str):
-            given = datetime.fromisoformat(value)
-            at = micros(given if given.tzinfo is not None else given.replace(tzinfo=UTC))
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            at = int(value * SECOND)
-        else:
-            return None
-    except (ValueError, OverflowError):
-        return None
-    return at if 0 < at <= now + AHEAD_MOST else None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sendq.clock import Micros
 from sendq.errors import SendqError
-from sendq.ledger.grant_notices import take_in
+from sendq.facts.notices import MailNotice
+from sendq.ledger import grant_notices, mail_notices
 from sendq.queue import SendQueue
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.webhooks.notice import Notice, Received, read
@@ -26,10 +28,10 @@ def receive(
 ) -> Received:
     """Handle one ``POST`` of a Nylas webhook. Answer it with the returned status; the sentence is optional.
 
-    The status is 200 if the notification was handled, or needs nothing (a duplicate, another type, an unknown grant);
-    400 if it is not a notification; 401 if it is not signed with this secret; 413 if it has more than `BODY_MOST`
-    bytes, compressed or not (read no more than these); 503 if the ledger is unavailable or busy, and Nylas tries
-    again.
+    The status is 200 if the notification was handled, or needs nothing (a duplicate, another type, an unknown grant or
+    mail); 400 if it is not a notification; 401 if it is not signed with this secret; 413 if it has more than
+    `BODY_MOST` bytes, compressed or not (read no more than these); 503 if the ledger is unavailable or busy, or if the
+    notification may be about a mail that is being sent: Nylas tries again.
 
     Args:
         queue: a queue on the ledger.
@@ -41,15 +43,19 @@ def receive(
 
     Raises ``ValueError`` if ``secret`` is empty.
     """
-    now = queue._now()
-    notice = read(raw_body, signature=signature, secret=secret, now=now)
-    if isinstance(notice, Received):
-        return notice
+    notice = read(raw_body, signature=signature, secret=secret, now=queue._now())
+    return notice if isinstance(notice, Received) else apply(queue, notice, application)
+
+
+def apply(queue: SendQueue, notice: Notice | MailNotice, application: str) -> Received:
+    """Apply what a notification says."""
     try:
-        says = queue._ledger.write(None, _taking_in(notice, application, now))
+        if isinstance(notice, MailNotice):
+            (result,) = queue._ledger.write(None, taking_in(queue, [notice], application))
+            return answer_of(result)
+        return Received(200, queue._ledger.write(None, _applying(notice, application, queue._now())))
     except SendqError as error:
         return Received(503, str(error))
-    return Received(200, says)
 
 
 async def receive_async(
@@ -61,20 +67,34 @@ async def receive_async(
     application: str = DEFAULT_APPLICATION,
 ) -> Received:
     """`receive` for an `AsyncSendQueue`, to be awaited."""
-    now = queue._now()
-    notice = read(raw_body, signature=signature, secret=secret, now=now)
-    if isinstance(notice, Received):
-        return notice
+    notice = read(raw_body, signature=signature, secret=secret, now=queue._now())
+    return notice if isinstance(notice, Received) else await apply_async(queue, notice, application)
+
+
+async def apply_async(queue: AsyncSendQueue, notice: Notice | MailNotice, application: str) -> Received:
+    """Apply what a notification says."""
     try:
-        says = await queue._ledger.write(None, _taking_in(notice, application, now))
+        if isinstance(notice, MailNotice):
+            (result,) = await queue._ledger.write(None, taking_in(queue, [notice], application))
+            return answer_of(result)
+        return Received(200, await queue._ledger.write(None, _applying(notice, application, queue._now())))
     except SendqError as error:
         return Received(503, str(error))
-    return Received(200, says)
 
 
-def _taking_in(notice: Notice, application: str, now: Micros) -> partial[str]:
+def answer_of(result: str) -> Received:
+    """The answer to a notification about mail."""
+    return Received(503 if result == mail_notices.AGAIN else 200, mail_notices.SAYS[result])
+
+
+def taking_in(queue: SendQueue | AsyncSendQueue, notices: Sequence[MailNotice], application: str) -> partial[list[str]]:
+    """What applies notifications about mail, in a transaction."""
+    return partial(mail_notices.take_in, notices=notices, application=application, vault=queue._vault, now=queue._now())
+
+
+def _applying(notice: Notice, application: str, now: Micros) -> partial[str]:
     return partial(
-        take_in,
+        grant_notices.take_in,
         notice_id=notice.id,
         kind=notice.kind,
         at=notice.at,

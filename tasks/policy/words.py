@@ -82,6 +82,17 @@ LEDGER_RULES = {
         "Nylas reported that the grant is no longer valid.",
         "Ask the account's owner to sign in again; the waiting jobs are then sent automatically.",
     ),
+    "failed_later": Said(
+        "Accepted, then failed",
+        "The API accepted the message, and reported later that it never went out.",
+        "Read the reason in its attempts, and retry the job if the cause is gone.",
+    ),
+    "delivery_report": Said(
+        "Shown by a delivery report",
+        "A report of its delivery shows that the message went out.",
+        "Nothing to do.",
+        Sent.YES.value,
+    ),
     "grant_deleted": Said(
         "Grant deleted",
         "Nylas reported that the grant was deleted; its waiting jobs end as soon as the API confirms it.",

@@ -32,14 +32,14 @@ class TestTheTable:
         assert not FINAL & WAITING
 
     def test_leads_out_of_an_end_only_by_a_fact_or_by_hand(self) -> None:
-        assert {event for state in FINAL for event in MOVES[state]} == {Event.ACCEPT, Event.RETRY}
+        assert {event for state in FINAL for event in MOVES[state]} == {Event.ACCEPT, Event.RETRY, Event.FAIL_LATER}
 
     @pytest.mark.parametrize("state", sorted(set(State) - {State.SENT}))
     def test_never_refuses_that_a_job_was_sent(self, state: State) -> None:
         assert move(state, Event.ACCEPT) is State.SENT
 
-    def test_lets_nothing_undo_a_sent_job(self) -> None:
-        assert MOVES[State.SENT] == {}
+    def test_lets_nothing_undo_a_sent_job_but_the_report_that_it_never_went_out(self) -> None:
+        assert MOVES[State.SENT] == {Event.FAIL_LATER: State.DEAD}
 
     def test_never_expires_or_cancels_a_job_that_may_have_gone_out(self) -> None:
         assert Event.EXPIRE not in MOVES[State.IN_DOUBT]

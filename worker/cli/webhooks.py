@@ -18,7 +18,7 @@ from worker.cli.output import tell
     help="The port to listen on; 0 picks a free one.",
 )
 def webhooks(host: str, port: int) -> None:
-    """Receive Nylas's webhooks about grants, for every application that has a webhook secret.
+    """Receive Nylas's webhooks about grants and mail, for every application that has a webhook secret.
 
     The application `default` is served at /, any other at /NAME. Nylas requires HTTPS: put a proxy in front that passes
     on the body unchanged (its bytes are signed) and the header x-nylas-signature.

@@ -12,7 +12,7 @@ from worker.cli.params import one_of
 from worker.cli.rule_texts import words_of_rules
 
 if TYPE_CHECKING:
-    from sendq.views import AttemptView
+    from sendq.views import AttemptView, DeliveryStatus
 
 NOTHING = "Nothing to do."  # a remedy that needs no line
 
@@ -46,10 +46,23 @@ def why(job: str | None, key: str | None, application: str, as_json: bool) -> No
     if reason.ahead:
         tell(f"jobs ahead in its lane: {reason.ahead:,}")
     tell(f"grant: {seen.grant_id or 'shown once the leader has picked up the job'}; enqueued {when(seen.created_at)}")
+    if seen.delivery is not None:
+        _tell_delivery(seen.delivery)
     if seen.trail:
         tell()
         columns = ("attempt", "seconds", "status", "rule", "decision", "sent", "the API's answer")
         tell_table(columns, [_attempt_cells(attempt) for attempt in seen.trail], folds=True)
+
+
+def _tell_delivery(status: DeliveryStatus) -> None:
+    detail = f": {clean(status.detail)}" if status.detail else ""
+    by = f" {when(status.at)} ({status.source}){detail}" if status.at is not None else ""
+    tell(f"delivery: {status.delivery}{by}")
+    if status.recipients:
+        tell()
+        columns = ("recipient", "digest", "delivery", "at", "what was reported")
+        cells = [(one.position, one.digest, one.delivery, one.at, one.detail) for one in status.recipients]
+        tell_table(columns, cells, folds=True)
 
 
 def _attempt_cells(attempt: AttemptView) -> tuple[object, ...]:

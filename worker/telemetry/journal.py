@@ -103,6 +103,11 @@ def jobs_expired(jobs: int) -> None:
     _log.info("jobs_expired", jobs=jobs)
 
 
+def mail_failed_later(jobs: int) -> None:
+    """The API reported that mails it had accepted never went out; their jobs are dead letters."""
+    _log.warning("mail_failed_later", jobs=jobs)
+
+
 def grant_deleted_jobs_ended(jobs: int) -> None:
     """Waiting jobs of deleted grants were ended."""
     _log.warning("grant_deleted_jobs_ended", jobs=jobs)

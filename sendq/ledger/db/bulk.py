@@ -39,7 +39,7 @@ def chunks(rows: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
         yield chunk
 
 
-def one_of(connection: Connection, column: Column[UUID], ids: Sequence[UUID]) -> ColumnElement[bool]:
+def one_of(connection: Connection, column: Column[T], ids: Sequence[T]) -> ColumnElement[bool]:
     """``column IN (…)``, as one array on PostgreSQL, because SQLAlchemy renders a list again for each statement."""
     if connection.dialect.name == "postgresql":
         return column == any_(literal(ids, ARRAY(column.type)))

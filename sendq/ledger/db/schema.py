@@ -17,6 +17,9 @@ in steps, and a key outlives its job on purpose.
     event                     what happened to lanes and holds, and what operators did, with author and time
     delivery ── receiver      outcomes to be delivered; receivers that do not answer
     webhook                   notifications of Nylas that were received
+    delivery_status           what became of a sent mail ── recipient_status: and of each recipient's copy
+    notice_count              notifications about mail, counted
+    secret                    random keys that the ledger itself needs
 """
 
 from __future__ import annotations
@@ -388,6 +391,57 @@ webhook = Table(
     Column("id", Text, primary_key=True),  # of the notification: a second delivery changes nothing
     Column("at", BigInteger, nullable=False),
     Index("sendq_webhook_at_idx", "at"),
+)
+
+# A row of its own only for mail that Nylas reports about, so that a plain send writes none.
+delivery_status = Table(
+    "sendq_delivery_status",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("delivery", Text, nullable=False),  # failed_later | rejected | confirmed | delivered | bounced | complained
+    Column("at", BigInteger, nullable=False),  # when it happened, by the clock of Nylas
+    Column("source", Text, nullable=False),  # the notification's type
+    Column("detail", Text),  # its words: redacted and truncated; no address
+    Column("noted_at", BigInteger, nullable=False),
+    # The send that it is about: a retry by hand begins another one.
+    Column("generation", Integer, nullable=False),
+    Column("message_id", Text),
+    # Reported as failed before the acceptance was recorded: to be applied then.
+    Column("pending", Boolean, nullable=False, server_default=text("false")),
+    Index("sendq_delivery_status_noted_at_idx", "delivery", "noted_at"),
+    Index("sendq_delivery_status_pending_idx", "job_id", **_when("pending")),
+)
+
+recipient_status = Table(
+    "sendq_recipient_status",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),  # of the address (`sendq.messages.digests`)
+    Column("position", SmallInteger),  # among to, cc and bcc in this order, from 1; null: not among them
+    Column("delivery", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("detail", Text),
+)
+
+notice_count = Table(
+    "sendq_notice_count",
+    metadata,
+    Column("application", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),  # "": the mail is none of ours
+    Column("kind", Text, primary_key=True),  # the notification's type
+    Column("result", Text, primary_key=True),  # applied | repeated | earlier_send | unmatched | unused
+    Column("shard", SmallInteger, primary_key=True),  # so that receivers do not wait for each other's commits
+    Column("number", BigInteger, nullable=False),
+    Column("micros", BigInteger, nullable=False),  # sum of the times from acceptance to the report, of those applied
+)
+
+secret = Table(
+    "sendq_secret",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),  # encrypted like a body
+    Column("cipher_key", Text),
 )
 
 prune_cursor = Table(

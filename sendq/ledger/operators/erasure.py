@@ -1,7 +1,7 @@
 """Erasure: remove what the ledger keeps of a grant's mail, and cancel what waits (``sendq forget``).
 
-    erased     bodies, texts of errors, and the digests of keys (a key still finds its job, and a repeat with it still
-               sends no second mail)
+    erased     bodies, texts of errors and of bounces, what became of each recipient's copy, and the digests of keys (a
+               key still finds its job, and a repeat with it still sends no second mail)
     kept       the record of each job: its ids, times, states and rules, and keys as the application wrote them
     left       jobs in flight or in doubt: their bodies are needed to find out whether they were sent. A job in flight
                is cancelled if its call was not sent. Forget the grant again once they have ended
@@ -22,7 +22,7 @@ from sendq.ledger import events
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks
 from sendq.ledger.jobs import end_waiting, lock_jobs
-from sendq.ledger.retention import erase_bodies
+from sendq.ledger.retention import delete_where, erase_bodies
 from sendq.rules.job_change import cancel_event
 from sendq.rules.states import FINAL, State
 
@@ -92,6 +92,9 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
     erase_bodies(connection, ended.scalars().all())
     attempt = schema.attempt
     connection.execute(update(attempt).where(attempt.c.job_id.in_(jobs)).values(error=None))
+    status = schema.delivery_status
+    connection.execute(update(status).where(status.c.job_id.in_(jobs)).values(detail=None))
+    delete_where(connection, schema.recipient_status.c.job_id, jobs)
 
 
 def _add(tally: Tally, state: State, *, cancelled_into_doubt: bool) -> None:

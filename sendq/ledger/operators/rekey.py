@@ -18,6 +18,7 @@ from sendq.errors import Unreadable
 from sendq.ledger.contents import chunk_context, piece_context
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import context_of_key
+from sendq.ledger.secrets import secret_context
 from sendq.vault import Vault, context_of
 
 # Rows and bytes in one step: locks last milliseconds, and memory stays small.
@@ -46,6 +47,7 @@ KEPT = (
     Kept(schema.piece, schema.piece.c.after, lambda row: piece_context(row.job_id, row.position)),
     Kept(schema.chunk, schema.chunk.c.data, lambda row: chunk_context(row.content_id, row.position)),
     Kept(schema.key, schema.key.c.digest, lambda row: context_of_key(row.application, row.key)),
+    Kept(schema.secret, schema.secret.c.value, lambda row: secret_context(row.name)),
 )
 
 

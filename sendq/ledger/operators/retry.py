@@ -27,6 +27,7 @@ from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
 from sendq.ledger.reading.paging import literal
 from sendq.rules.by_hand import EXPIRY, RetryRefusal
+from sendq.rules.rule_ids import FAILED_LATER
 from sendq.rules.states import Event, State, move
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
@@ -176,19 +177,22 @@ def _refusals(
 def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, RetryRefusal]:
     """Sends that some recipients have, or may have.
 
-    The last attempt under a key decides for that key: its answer also covers the attempts before it. A key whose
-    outcome is unknown stays unknown, whatever the outcome of a later key.
+    The last attempt under a key decides for that key: its answer also covers the attempts before it, and so does a
+    report that what was accepted never went out. A key whose outcome is unknown stays unknown, whatever the outcome of
+    a later key.
     """
     sends = [row.id for row in rows if row.operation == "send"]
     table = schema.attempt.c
     attempts = connection.execute(
-        select(table.job_id, table.generation, table.sent)
+        select(table.job_id, table.generation, table.sent, table.rule)
         .where(table.job_id.in_(sends))
         .order_by(table.begun_at, table.id)
     ).all()
     last = {(row.job_id, row.generation): row.sent for row in attempts}
     found = {job_id: RetryRefusal.MAYBE for (job_id, _), sent in last.items() if sent == "maybe"}
-    return found | {row.job_id: RetryRefusal.PARTLY for row in attempts if row.sent in ("partly", "yes")}
+    failed = {(row.job_id, row.generation) for row in attempts if row.rule == FAILED_LATER}
+    went_out = {(row.job_id, row.generation) for row in attempts if row.sent in ("partly", "yes")} - failed
+    return found | {job_id: RetryRefusal.PARTLY for job_id, _ in went_out}
 
 
 def _erased(connection: Connection, rows: Sequence[Row[Any]], *, lock: bool = False) -> set[UUID]:

@@ -12,6 +12,7 @@ from sendq.clock import Micros, moment
 from sendq.errors import NotFound, Pruned
 from sendq.ids import parse_id
 from sendq.ledger.db import schema
+from sendq.ledger.reading.delivery import delivery_of
 from sendq.ledger.reading.rows import as_list, as_one, first
 from sendq.views import AttemptView, JobView
 
@@ -85,4 +86,5 @@ def job(connection: Connection, job_id: UUID) -> JobView:
     row = job_row(connection, job_id)
     table = schema.attempt
     attempts = connection.execute(select(table).where(table.c.job_id == job_id).order_by(table.c.begun_at, table.c.id))
-    return as_one(JobView, row, trail=tuple(as_list(AttemptView, attempts)))
+    trail = tuple(as_list(AttemptView, attempts))
+    return as_one(JobView, row, trail=trail, delivery=delivery_of(connection, row))

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Select, and_, func, select, tuple_
 from sendq.clock import Micros
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import broker
+from sendq.ledger.reading.delivery import delivery_of
 from sendq.ledger.reading.holds import StoredHold, holds_over
 from sendq.ledger.reading.lookup import no_such_job
 from sendq.ledger.reading.rows import as_one, columns_of, lane_of
@@ -32,7 +33,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
     table = schema.job
     found = connection.execute(
         select(*columns_of(JobFacts, table), table.c.lane_id, table.c.batch_id, table.c.object_id,
-               table.c.priority, table.c.due_at).where(table.c.id == job_id)
+               table.c.priority, table.c.due_at, table.c.generation).where(table.c.id == job_id)
     ).first()  # fmt: skip
     if found is None:
         raise no_such_job(job_id)
@@ -53,6 +54,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
     leader = schema.leader.c
     leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.shut_because, leader.highest_at)).one()
     trouble = broker.read(connection)
+    delivery = delivery_of(connection, found)
     alive = select(func.count()).select_from(schema.worker).where(~schema.worker.c.stopping)
     return Situation(
         job=job,
@@ -68,6 +70,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         before=_last(connection, before) if queued and found.object_id is not None else None,
         unpublished_since=trouble.unpublished_since,
         unclaimed_since=trouble.unclaimed_since,
+        delivery=None if delivery is None else delivery.delivery,
     )
 
 

@@ -69,6 +69,7 @@ AROUND = {
     "Django": (QUEUE + DJANGO, STORED, "queued\n"),
     "bad input": (QUEUE, "", None),
     "webhooks": ("", "print(callable(notifications))", "True\n"),
+    "delivery": (QUEUE + "job = queue.send('grant-id', message)\n", "print(status)", "None\n"),
     "keys": (QUEUE, "", "True True\n"),
     "when": (QUEUE, "", "1\n"),
     "files": (QUEUE, "", "queued\n"),

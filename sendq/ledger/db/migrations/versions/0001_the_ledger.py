@@ -155,6 +155,30 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'waiting'"),
     )
     op.create_table(
+        "sendq_delivery_status",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("delivery", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("noted_at", sa.BigInteger(), nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("message_id", sa.Text(), nullable=True),
+        sa.Column("pending", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("sendq_delivery_status_pkey")),
+    )
+    op.create_index(
+        "sendq_delivery_status_noted_at_idx", "sendq_delivery_status", ["delivery", "noted_at"], unique=False
+    )
+    op.create_index(
+        "sendq_delivery_status_pending_idx",
+        "sendq_delivery_status",
+        ["job_id"],
+        unique=False,
+        postgresql_where=sa.text("pending"),
+        sqlite_where=sa.text("pending"),
+    )
+    op.create_table(
         "sendq_event",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
@@ -435,6 +459,19 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("sendq_leader_pkey")),
     )
     op.create_table(
+        "sendq_notice_count",
+        sa.Column("application", sa.Text(), nullable=False),
+        sa.Column("provider", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("result", sa.Text(), nullable=False),
+        sa.Column("shard", sa.SmallInteger(), nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("micros", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint(
+            "application", "provider", "kind", "result", "shard", name=op.f("sendq_notice_count_pkey")
+        ),
+    )
+    op.create_table(
         "sendq_pair",
         sa.Column("application", sa.Text(), nullable=False),
         sa.Column("provider", sa.Text(), nullable=False),
@@ -479,6 +516,24 @@ def upgrade() -> None:
         sa.Column("holds", sa.Integer(), nullable=False),
         sa.Column("held_until", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("sendq_receiver_pkey")),
+    )
+    op.create_table(
+        "sendq_recipient_status",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("position", sa.SmallInteger(), nullable=True),
+        sa.Column("delivery", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("job_id", "digest", name=op.f("sendq_recipient_status_pkey")),
+    )
+    op.create_table(
+        "sendq_secret",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("value", sa.LargeBinary(), nullable=False),
+        sa.Column("cipher_key", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("name", name=op.f("sendq_secret_pkey")),
     )
     op.create_table(
         "sendq_wake",

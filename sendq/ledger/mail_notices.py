@@ -1,0 +1,297 @@
+"""Notifications about mail: each is applied once to the delivery of its job, many in one transaction.
+
+    found by the job's id in the mail's metadata, else by the message's id; either only within the notification's grant
+    ids of notifications ─▶ jobs locked ─▶ reports merged ─▶ delivery of jobs and recipients ─▶ states ─▶ counts
+
+`sendq.rules.delivery` decides what a report does. What becomes of one that cannot be applied:
+
+    repeated                    it changes nothing
+    no job of ours, or a job    counted, and not kept
+    that was pruned
+    a forgotten grant           recorded without recipients and words until its jobs are pruned
+    about an earlier send       of a job that was retried since: counted
+    before the acceptance       "failed" waits for that record (`sendq.ledger.delivery_status`). If only the message's
+    is recorded                 id could find the job, Nylas is asked to deliver it again (`AGAIN`)
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    SmallInteger,
+    Text,
+    bindparam,
+    exists,
+    literal_column,
+    select,
+    text,
+)
+
+from sendq.clock import Micros
+from sendq.facts.jobs import LockedJob
+from sendq.facts.notices import MailNotice
+from sendq.ids import lane_id
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_new, insert_rows, one_of
+from sendq.ledger.delivery_status import Status, move_on, read_statuses, store_statuses
+from sendq.ledger.jobs import lock_jobs
+from sendq.ledger.retention import delete_where
+from sendq.ledger.secrets import digest_key
+from sendq.messages.digests import digest_of
+from sendq.rules.delivery import WENT_OUT, Delivery, Report, Send, concerns, event_for, is_pending, merge
+from sendq.rules.rule_ids import FAILED_LATER
+from sendq.rules.states import State
+from sendq.vault import Vault
+
+# Receivers that count at the same moment wait for each other's commits only within a shard.
+SHARDS = 8
+
+APPLIED, REPEATED, EARLIER, UNMATCHED, UNUSED, AGAIN = (
+    "applied", "repeated", "earlier_send", "unmatched", "unused", "again",
+)  # fmt: skip
+
+SAYS: Mapping[str, str] = {
+    APPLIED: "done: the delivery of its job is recorded",
+    REPEATED: "nothing to do: this notification was received before",
+    EARLIER: "nothing to do: it is about an earlier send of a job that was retried since",
+    UNMATCHED: "nothing to do: the mail is of no job in this ledger",
+    UNUSED: "nothing to do: notifications of this type are only counted",
+    AGAIN: "a mail of this grant is being sent, and may be the one that this is about; deliver it again",
+}
+
+
+class _Found(NamedTuple):
+    """A job that a notification may be about."""
+
+    id: UUID
+    lane_id: UUID
+    provider: str
+    message_id: str | None
+
+
+def take_in(
+    connection: Connection, notices: Sequence[MailNotice], application: str, *, vault: Vault, now: Micros
+) -> list[str]:
+    """Apply notifications that the webhook of ``application`` received; returns what was done with each: `SAYS`.
+
+    One transaction; safe to repeat.
+    """
+    return _Intake(connection, application, vault=vault, now=now).run(notices)
+
+
+@dataclass(slots=True)
+class _Intake:
+    """Some notifications being applied."""
+
+    connection: Connection
+    application: str
+    vault: Vault
+    now: Micros
+    counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by provider, kind and result
+    micros: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+
+    def run(self, notices: Sequence[MailNotice]) -> list[str]:
+        found = self._match([notice for notice in notices if notice.delivery is not None])
+        fresh = self._remember([notice for notice in notices if notice.id in found])
+        results: list[str] = []
+        reports: list[tuple[MailNotice, _Found]] = []
+        for notice in notices:
+            job = found.get(notice.id)
+            if notice.delivery is None:
+                result = UNUSED
+            elif job is None:
+                result = self._without_job(notice)
+            elif notice.id not in fresh:
+                result = REPEATED
+            else:
+                result = APPLIED
+                fresh.discard(notice.id)  # a second one of the same group is a repeat
+                reports.append((notice, job))
+            results.append(result)
+        earlier = self._apply(reports)
+        results = [EARLIER if notice.id in earlier and result == APPLIED else result
+                   for notice, result in zip(notices, results, strict=True)]  # fmt: skip
+        for notice, result in zip(notices, results, strict=True):
+            provider = found[notice.id].provider if notice.id in found else ""
+            self.counts[provider, notice.kind, result] += 1
+        self._count()
+        return results
+
+    def _match(self, notices: Sequence[MailNotice]) -> dict[str, _Found]:
+        """The jobs of notifications, by the notification's id."""
+        named = {job for notice in notices for job in notice.jobs}
+        messages = {notice.message_id for notice in notices if notice.message_id is not None}
+        by_id: dict[UUID, _Found] = {}
+        by_message: dict[tuple[UUID, str], _Found] = {}
+        for column, values in ((schema.job.c.id, named), (schema.job.c.message_id, messages)):
+            rows = self.connection.execute(sends(self.connection, column, values)) if values else ()
+            for row in rows:
+                job = by_id[row.id] = _Found(row.id, row.lane_id, row.provider, row.message_id)
+                if job.message_id is not None:
+                    by_message[job.lane_id, job.message_id] = job
+        found: dict[str, _Found] = {}
+        for notice in notices:
+            lane = lane_id(self.application, notice.grant_id)
+            candidates = [by_id[job] for job in notice.jobs if job in by_id and by_id[job].lane_id == lane]
+            if not candidates and notice.message_id is not None and (lane, notice.message_id) in by_message:
+                candidates = [by_message[lane, notice.message_id]]
+            if candidates:
+                found[notice.id] = candidates[0]
+        return found
+
+    def _remember(self, notices: Sequence[MailNotice]) -> set[str]:
+        """The ids of those notifications that were not received before.
+
+        Sorted, so that two receivers of the same ones wait for each other in one order.
+        """
+        ids = {f"{self.application}/{notice.id}": notice.id for notice in notices}
+        rows = [{"id": name, "at": self.now} for name in sorted(ids)]
+        return {ids[name] for name in insert_new(self.connection, schema.webhook, rows, returning="id")}
+
+    def _without_job(self, notice: MailNotice) -> str:
+        """A report may overtake the record of its own acceptance; later attempts of Nylas come minutes later."""
+        if notice.attempt > 1 or notice.message_id is None:
+            return UNMATCHED
+        job = schema.job.c
+        lane = lane_id(self.application, notice.grant_id)
+        begun: ColumnElement[str] = literal_column(f"'{State.SENDING.value}'")
+        sending = select(exists().where(job.lane_id == lane, job.state == begun))
+        return AGAIN if self.connection.execute(sending).scalar_one() else UNMATCHED
+
+    # --- applying -----------------------------------------------------------------------------------------------------
+
+    def _apply(self, reports: Sequence[tuple[MailNotice, _Found]]) -> set[str]:
+        """Apply reports to their jobs; returns the ids of notifications that are about an earlier send."""
+        if not reports:
+            return set()
+        jobs = lock_jobs(self.connection, [job.id for _, job in reports])
+        known = read_statuses(self.connection, list(jobs))
+        before = dict(known)
+        earlier: set[str] = set()
+        current: list[MailNotice] = []
+        owners: dict[str, LockedJob] = {}
+        for notice, found in reports:
+            job = jobs.get(found.id)
+            if job is None:
+                continue  # pruned just now
+            status = _merged(known.get(job.id), job, notice, now=self.now)
+            if status is None:
+                earlier.add(notice.id)
+                continue
+            known[job.id] = status
+            owners[notice.id] = job
+            current.append(notice)
+            if job.state == State.SENT and job.finished_at is not None:
+                key = (found.provider, notice.kind, APPLIED)
+                self.micros[key] += max(0, status.at - job.finished_at)
+        changed = {job_id: status for job_id, status in known.items() if before.get(job_id) != status}
+        replaced = [job for job, new in changed.items() if job in before and before[job].generation != new.generation]
+        delete_where(self.connection, schema.recipient_status.c.job_id, replaced)
+        self._store_recipients([(owners[notice.id].id, notice) for notice in current])
+        states = {job_id: status for job_id, status in changed.items() if job_id in jobs}
+        move_on(self.connection, [(jobs[job_id], status) for job_id, status in states.items()], now=self.now)
+        store_statuses(self.connection, changed.values(), existing=before)
+        return earlier
+
+    def _store_recipients(self, notices: Sequence[tuple[UUID, MailNotice]]) -> None:
+        if not any(notice.recipients for _, notice in notices):
+            return
+        key = digest_key(self.connection, self.vault)
+        table = schema.recipient_status
+        ids = sorted({job_id for job_id, notice in notices if notice.recipients})
+        rows = self.connection.execute(select(table).where(table.c.job_id.in_(ids))).all()
+        stored = {(row.job_id, bytes(row.digest)): row for row in rows}
+        before = {name: (row.position, _report_of(row)) for name, row in stored.items()}
+        after: dict[tuple[UUID, bytes], tuple[int | None, Report]] = dict(before)
+        for job_id, notice in notices:
+            assert notice.delivery is not None
+            at = self.now if notice.at is None else notice.at
+            for one in notice.recipients:
+                name = (job_id, digest_of(key, self.application, one.address))
+                report = Report(notice.delivery, at, notice.kind, one.detail or notice.detail)
+                position, others = after.get(name, (None, None))
+                standing = report if others is None else merge([report, others])
+                after[name] = (position if position is not None else one.position, standing)
+        changed = [name for name, new in after.items() if before.get(name) != new]
+        for name in changed:
+            if name in stored:
+                self.connection.execute(table.delete().where(table.c.job_id == name[0], table.c.digest == name[1]))
+        insert_rows(self.connection, table, [_recipient_row(name, *after[name]) for name in changed])
+
+    def _count(self) -> None:
+        shard = random.randrange(SHARDS)
+        for (provider, kind, result), number in sorted(self.counts.items()):
+            values = {"application": self.application, "provider": provider, "kind": kind, "result": result}
+            micros = self.micros[provider, kind, result]
+            self.connection.execute(_COUNT, values | {"shard": shard, "number": number, "micros": micros})
+
+
+# Its statement is the same on both databases.
+_COUNT = text(
+    "INSERT INTO sendq_notice_count (application, provider, kind, result, shard, number, micros)"
+    " VALUES (:application, :provider, :kind, :result, :shard, :number, :micros)"
+    " ON CONFLICT (application, provider, kind, result, shard) DO UPDATE SET"
+    " number = sendq_notice_count.number + excluded.number, micros = sendq_notice_count.micros + excluded.micros"
+).bindparams(
+    *(bindparam(name, type_=Text()) for name in ("application", "provider", "kind", "result")),
+    bindparam("shard", type_=SmallInteger()),
+    bindparam("number", type_=BigInteger()),
+    bindparam("micros", type_=BigInteger()),
+)
+
+
+def sends(connection: Connection, column: Column[Any], values: Iterable[Any]) -> Select[Any]:
+    """The mails among the jobs with these ids, or with these ids of messages."""
+    job, lane = schema.job, schema.lane
+    return (
+        select(job.c.id, job.c.lane_id, job.c.message_id, lane.c.provider)
+        .join(lane, lane.c.id == job.c.lane_id)
+        .where(one_of(connection, column, sorted(values)), job.c.operation == "send")
+    )
+
+
+def _report_of(row: Row[Any] | Status) -> Report:
+    return Report(Delivery(row.delivery), row.at, row.source, row.detail)
+
+
+def _recipient_row(name: tuple[UUID, bytes], position: int | None, report: Report) -> dict[str, Any]:
+    row = {"job_id": name[0], "digest": name[1], "position": position}
+    return row | {"delivery": report.delivery.value, "at": report.at, "source": report.source, "detail": report.detail}
+
+
+def _merged(known: Status | None, job: LockedJob, notice: MailNotice, *, now: Micros) -> Status | None:
+    """The status of a job after a notification; None: it is about an earlier send."""
+    assert notice.delivery is not None
+    report = Report(notice.delivery, now if notice.at is None else notice.at, notice.kind, notice.detail)
+    before = None if known is None else Send(known.generation, known.message_id)
+    # That it went out is news for a job that is to be sent again, whichever of its sends it is about.
+    if is_pending(State(job.state), report.delivery) and job.key_at is None:
+        return None  # nothing was requested yet under this key
+    saves = report.delivery in WENT_OUT and event_for(
+        State(job.state), report.delivery, by_report=job.rule == FAILED_LATER, in_doubt=job.doubt_at is not None
+    )
+    if not saves and not concerns(report, notice.message_id, Send(job.generation, job.message_id, job.key_at), before):
+        return None
+    same = known is not None and known.generation == job.generation
+    standing = merge([report, _report_of(known)]) if known is not None and same else report
+    message_id = notice.message_id or job.message_id
+    if known is not None and same and known.message_id is not None:
+        message_id = known.message_id
+    status = Status(
+        job.id, standing.delivery.value, standing.at, standing.source, standing.detail, now, job.generation,
+        message_id, is_pending(State(job.state), standing.delivery),
+    )  # fmt: skip
+    unchanged = known is not None and status._replace(noted_at=known.noted_at) == known
+    return known if unchanged else status

@@ -1,0 +1,81 @@
+"""Notifications about mail that arrive together are applied together: one transaction for all that came meanwhile.
+
+A campaign's reports come in bursts, and a transaction for each would spend most of its time on its commit. Nothing
+waits for a group to fill: the first notification is applied at once, and those that arrive while its transaction runs
+are the next group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from sendq.errors import LedgerUnavailable, SendqError
+from sendq.facts.notices import MailNotice
+from sendq.queue import SendQueue
+from sendq.webhooks.notice import Received
+from sendq.webhooks.receiving import answer_of, taking_in
+
+if TYPE_CHECKING:
+    from sendq.async_queue import AsyncSendQueue
+
+# Notifications in one transaction: it lasts some tens of milliseconds, and its locks as long.
+GROUP_MOST = 200
+
+Waiting = list[tuple[MailNotice, asyncio.Future[Received]]]
+
+
+class Groups:
+    """Applies notifications about mail in groups, one group of each application at a time."""
+
+    def __init__(self, queue: SendQueue | AsyncSendQueue) -> None:
+        self._queue = queue
+        # An ASGI application may be served by several event loops.
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Waiting]] = WeakKeyDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
+
+    async def apply(self, notice: MailNotice, application: str) -> Received:
+        """Apply a notification; returns the answer once its transaction has ended."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Received] = loop.create_future()
+        waiting = self._loops.setdefault(loop, {})
+        if application in waiting:
+            waiting[application].append((notice, done))
+        else:
+            waiting[application] = [(notice, done)]
+            task = loop.create_task(self._run(waiting, application))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await done
+
+    async def _run(self, waiting: dict[str, Waiting], application: str) -> None:
+        while group := waiting[application][:GROUP_MOST]:
+            del waiting[application][:GROUP_MOST]
+            answers = await self._answers([notice for notice, _ in group], application)
+            for (_, done), answer in zip(group, answers, strict=True):
+                if done.done():  # its request has given up
+                    continue
+                if isinstance(answer, Received):
+                    done.set_result(answer)
+                else:
+                    done.set_exception(answer)
+        del waiting[application]
+
+    async def _answers(self, notices: Sequence[MailNotice], application: str) -> list[Received | Exception]:
+        try:
+            return [answer_of(result) for result in await self._take_in(notices, application)]
+        except LedgerUnavailable as error:
+            return [Received(503, str(error))] * len(notices)
+        except Exception as error:
+            if len(notices) == 1:
+                return [Received(503, str(error)) if isinstance(error, SendqError) else error]
+        # One of them is at fault, or met a deadlock: the others need not be delivered again.
+        return [(await self._answers([notice], application))[0] for notice in notices]
+
+    async def _take_in(self, notices: Sequence[MailNotice], application: str) -> list[str]:
+        action = taking_in(self._queue, notices, application)
+        if isinstance(self._queue, SendQueue):
+            return await asyncio.to_thread(self._queue._ledger.write, None, action)
+        return await self._queue._ledger.write(None, action)

@@ -1,0 +1,422 @@
+"""Notifications about mail and the ledger, on both databases: what became of a job's mail, and what that does to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select, text
+
+from sendq import Delivery, DeliveryStatus, Message, Operators, State, Vault
+from sendq.clock import SECOND
+from sendq.facts.notices import MailNotice
+from sendq.ids import new_id
+from sendq.ledger import delivery_status, mail_notices, retention
+from sendq.ledger.db import schema
+from sendq.ledger.mail_notices import AGAIN, APPLIED, EARLIER, REPEATED, UNMATCHED, UNUSED
+from sendq.ledger.secrets import digest_key
+from sendq.messages.digests import DIGEST_BYTES, digest_of
+from sendq.rules.by_hand import RetryRefusal
+from sendq.rules.states import Event
+from sendq.vault import KEY_BYTES
+from sendq.webhooks import Received, asgi, receive
+from sendq.webhooks.notice import read
+from tests.integration.ledger.test_webhooks import SECRET, signed
+from tests.support.ledger import Ledger, end, outcome
+
+TO = ["leyah@example.com", "noor@example.com"]
+MAIL = Message(to=TO[:1], cc=TO[1:], subject="Invoice 42", body="…")
+
+
+def sent(ledger: Ledger, message_id: str | None = "m1", **options: Any) -> UUID:
+    """A mail that the API has taken into its own queue (202)."""
+    job = UUID(ledger.queue.send("g1", MAIL, **options).id)
+    accept(ledger, message_id)
+    return job
+
+
+def accept(ledger: Ledger, message_id: str | None) -> None:
+    ledger.clock.advance(1)
+    claimed = ledger.serve()
+    ledger.clock.advance(1)
+    (job,) = (one for one in claimed.jobs if one.id in claimed.begun)
+    accepted = outcome(claimed, job, Event.ACCEPT, sent="yes", rule="queued", message_id=message_id)
+    ledger.record(accepted, ends=[end(claimed)])
+
+
+def notification(ledger: Ledger, kind: str, message: str | None, *, job: UUID | None = None, notice: str = "n1",
+                 ago: float = 0, bounced: Sequence[str] = (), grant: str = "g1", attempt: int = 1,
+                 reason: str = "550 no such user") -> bytes:  # fmt: skip
+    """A notification of Nylas, in the form of each kind."""
+    at = (ledger.clock() - round(ago * SECOND)) // SECOND
+    mail: dict[str, Any] = {"to": TO[:1], "cc": TO[1:]} | ({} if message is None else {"id": message})
+    if job is not None:
+        mail["metadata"] = {"key1": str(job)}
+    beside: dict[str, Any] = {}
+    facts: dict[str, Any] = {"message": mail}
+    if kind == "message.bounced":
+        facts["bounce"] = {"bounced_at": at, "type": "General", "recipients": [
+            {"email": one, "diagnostic_code": reason} for one in bounced or TO[:1]]}  # fmt: skip
+    elif kind == "message.bounce_detected":
+        facts = {"origin": mail, "bounced_addresses": TO[0], "code": "550", "bounce_reason": reason}
+    elif kind == "message.complaint":
+        facts["complaint"] = {"reported_at": at, "type": "abuse", "complained_recipients": TO[:1]}
+    elif kind == "message.delivered":
+        facts["delivered"] = {"delivered_at": at, "recipients": list(bounced or TO)}
+    elif kind == "message.rejected":
+        facts["rejected_at"] = at
+    elif kind == "thread.replied":
+        facts = {"root_message_id": message, "message_id": "m9"}
+    else:
+        facts = {**mail, "object": "message"}
+        beside = {"reason": reason, "error": {"type": "api.provider_error", "message": reason}}
+    data = {"application_id": "a1", "grant_id": grant, "object": facts} | beside
+    body = {"specversion": "1.0", "type": kind, "id": notice, "time": at, "webhook_delivery_attempt": attempt}
+    return json.dumps(body | {"data": data}).encode()
+
+
+def report(ledger: Ledger, kind: str, message: str | None = "m1", **more: Any) -> Received:
+    application = more.pop("application", "default")
+    body = notification(ledger, kind, message, **more)
+    return receive(ledger.queue, secret=SECRET, raw_body=body, signature=signed(body), application=application)
+
+
+def delivery(ledger: Ledger, job: UUID) -> DeliveryStatus:
+    status = ledger.queue.job(str(job)).delivery
+    assert status is not None
+    return status
+
+
+def result(answer: Received) -> str:
+    (name,) = (name for name, says in mail_notices.SAYS.items() if says == answer.says)
+    return name
+
+
+def counts(ledger: Ledger) -> dict[tuple[str, str, str], int]:
+    table = schema.notice_count.c
+    with ledger.engine.connect() as connection:
+        rows = connection.execute(
+            select(table.provider, table.kind, table.result, func.sum(table.number)).group_by(
+                table.provider, table.kind, table.result
+            )
+        )
+        return {(provider, kind, outcome): int(number) for provider, kind, outcome, number in rows}
+
+
+class TestAReport:
+    @pytest.mark.parametrize(
+        ("kind", "became"),
+        [
+            ("message.send_success", Delivery.CONFIRMED),
+            ("message.delivered", Delivery.DELIVERED),
+            ("message.bounced", Delivery.BOUNCED),
+            ("message.bounce_detected", Delivery.BOUNCED),
+            ("message.complaint", Delivery.COMPLAINED),
+            ("message.rejected", Delivery.REJECTED),
+        ],
+    )
+    @pytest.mark.parametrize("by", ["metadata", "message id"])
+    def test_is_kept_beside_the_state_of_its_job(self, ledger: Ledger, kind: str, became: Delivery, by: str) -> None:
+        job = sent(ledger)
+        assert delivery(ledger, job) == DeliveryStatus(Delivery.UNKNOWN)
+        marks: dict[str, Any] = {"job": job, "message": None} if by == "metadata" else {}
+        assert result(report(ledger, kind, **marks)) == APPLIED
+        status = delivery(ledger, job)
+        assert (status.delivery, status.source) == (became, kind)
+        assert ledger.state(job) == State.SENT
+        assert counts(ledger) == {("unknown", kind, APPLIED): 1}
+
+    def test_names_each_recipient_by_place_and_digest_and_keeps_no_address(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.delivered", notice="n1")
+        report(ledger, "message.bounced", notice="n2", bounced=TO[1:], reason=f"550 {TO[1]} unknown")
+        first, second = delivery(ledger, job).recipients
+        with ledger.writing() as connection:
+            key = digest_key(connection, Vault())
+        assert (first.position, first.delivery, first.digest) == (
+            1, Delivery.DELIVERED, digest_of(key, "default", TO[0].upper()).hex(),
+        )  # fmt: skip
+        assert (second.position, second.delivery, second.detail) == (2, Delivery.BOUNCED, "550 …@example.com unknown")
+        assert len(bytes.fromhex(second.digest)) == DIGEST_BYTES
+        assert delivery(ledger, job).delivery is Delivery.BOUNCED
+        kept = [ledger.rows(table) for table in schema.metadata.sorted_tables if table is not schema.payload]
+        assert not any(address.partition("@")[0] in str(kept) for address in TO)
+
+    def test_that_comes_twice_or_late_changes_nothing_more(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        assert result(report(ledger, "message.bounced", notice="n1")) == APPLIED
+        known = delivery(ledger, job)
+        assert result(report(ledger, "message.bounced", notice="n1")) == REPEATED
+        assert result(report(ledger, "message.delivered", notice="n2", ago=30)) == APPLIED
+        assert delivery(ledger, job).delivery is known.delivery
+        assert delivery(ledger, job).at == known.at
+
+    @pytest.mark.parametrize("other", ["grant", "application", "job", "message"])
+    def test_about_a_mail_that_is_not_ours_is_counted_and_not_kept(self, ledger: Ledger, other: str) -> None:
+        job = sent(ledger)
+        strange: dict[str, dict[str, Any]] = {
+            "grant": {"grant": "g2", "job": job}, "application": {"application": "eu", "job": job},
+            "job": {"job": new_id(), "message": None}, "message": {"message": "m2"},
+        }  # fmt: skip
+        assert result(report(ledger, "message.bounced", **strange[other])) == UNMATCHED
+        assert delivery(ledger, job).delivery is Delivery.UNKNOWN
+        assert counts(ledger) == {("", "message.bounced", UNMATCHED): 1}
+        assert ledger.rows(schema.webhook) == ledger.rows(schema.delivery_status) == []
+
+    def test_of_a_reply_is_only_counted(self, ledger: Ledger) -> None:
+        sent(ledger)
+        assert result(report(ledger, "thread.replied")) == UNUSED
+        assert counts(ledger) == {("", "thread.replied", UNUSED): 1}
+
+    def test_that_is_forged_or_a_day_old_changes_nothing(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        body = notification(ledger, "message.bounced", "m1")
+        forged = receive(ledger.queue, secret=SECRET, raw_body=body, signature=signed(body, "other"))
+        assert forged.status == 401
+        assert report(ledger, "message.bounced", ago=25 * 3600).says == "ignored: it is more than a day old"
+        assert delivery(ledger, job).delivery is Delivery.UNKNOWN
+        assert counts(ledger) == {}
+
+    def test_about_a_job_that_was_pruned_is_counted(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.bounced", notice="n1")
+        ledger.clock.advance(3600)
+        with ledger.writing() as connection:
+            assert retention.drop_jobs(connection, State.SENT, before=ledger.clock(), now=ledger.clock()) == 1
+        assert ledger.rows(schema.delivery_status) == ledger.rows(schema.recipient_status) == []
+        assert result(report(ledger, "message.complaint", notice="n2", job=job)) == UNMATCHED
+
+    def test_about_a_forgotten_grant_is_forgotten_with_it(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.bounced")
+        list(Operators(ledger.engine, now=ledger.clock).forget("g1", by="anna", reason="asked to"))
+        status = delivery(ledger, job)
+        assert (status.delivery, status.detail, status.recipients) == (Delivery.BOUNCED, None, ())
+
+    def test_needs_the_ledgers_encryption_key_and_comes_again_without_it(self, ledger: Ledger) -> None:
+        sent(ledger)
+        vault = Vault({"2026": b"k" * KEY_BYTES})
+        with ledger.writing() as connection:
+            digest_key(connection, vault)
+        answer = report(ledger, "message.bounced")
+        assert answer.status == 503
+        assert "'2026'" in answer.says
+        assert ledger.rows(schema.webhook) == []
+
+
+class TestAFailureAfterTheAcceptance:
+    def test_makes_the_job_a_dead_letter_that_says_so(self, ledger: Ledger) -> None:
+        job = sent(ledger, on_outcome="webhook:shop")
+        assert "has not confirmed yet" in ledger.queue.why(str(job)).says
+        report(ledger, "message.send_failed")
+        row = ledger.job(job)
+        assert (row.state, row.rule, row.finished_at) == ("dead", "failed_later", ledger.clock())
+        assert "reported later that it never went out" in ledger.queue.why(str(job)).says
+        *_, last = ledger.queue.job(str(job)).trail
+        assert (last.rule, last.sent, last.route, last.status) == ("failed_later", "no", "dead_letter", None)
+        assert last.error is not None
+        assert "550 no such user" in last.error
+        kinds = [row.kind for row in ledger.rows(schema.delivery)]
+        assert kinds == ["sent", "dead"]
+
+    def test_can_be_retried_and_late_news_of_the_first_send_does_not_touch_the_second(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.send_failed", notice="n1")
+        retry(ledger, job)
+        assert ledger.state(job) == State.QUEUED
+        assert ledger.queue.job(str(job)).delivery is None
+        for notice, marks in (("n2", {}), ("n3", {"job": job}), ("n4", {"job": job, "message": None})):
+            assert result(report(ledger, "message.send_failed", notice=notice, ago=1, **marks)) == EARLIER
+        ledger.clock.advance(60)
+        accept(ledger, "m2")
+        assert delivery(ledger, job).delivery is Delivery.UNKNOWN
+        assert result(report(ledger, "message.send_failed", notice="n5", job=job)) == EARLIER
+        assert ledger.state(job) == State.SENT
+        report(ledger, "message.delivered", "m2", notice="n6", job=job)
+        assert (ledger.state(job), delivery(ledger, job).delivery) == (State.SENT, Delivery.DELIVERED)
+        assert {one.digest for one in delivery(ledger, job).recipients} != set()
+
+    def test_can_happen_to_the_second_send_too(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.send_failed", notice="n1")
+        retry(ledger, job)
+        accept(ledger, "m2")
+        report(ledger, "message.send_failed", "m2", notice="n2")
+        assert ledger.state(job) == State.DEAD
+
+    def test_is_refuted_by_evidence_that_it_went_out(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.send_failed", notice="n1")
+        report(ledger, "message.delivered", notice="n2")
+        assert (ledger.state(job), ledger.job(job).rule) == (State.SENT, "delivery_report")
+        assert delivery(ledger, job).delivery is Delivery.DELIVERED
+
+    def test_is_not_believed_after_evidence_that_it_went_out(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.send_success", notice="n1")
+        report(ledger, "message.send_failed", notice="n2")
+        assert ledger.state(job) == State.SENT
+
+    def test_keeps_a_retried_job_from_being_sent_again_if_it_went_out_after_all(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.send_failed", notice="n1")
+        retry(ledger, job)
+        report(ledger, "message.delivered", notice="n2")
+        assert ledger.state(job) == State.SENT
+        ledger.clock.advance(60)
+        assert all(not claimed.begun for claimed in ledger.claim(ledger.offer()))
+
+    def test_ends_a_doubt(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        at = ledger.clock()
+        ledger.set_job(job, state="in_doubt", finished_at=None, doubt_at=at, look_at=at, message_id=None)
+        report(ledger, "message.send_failed", job=job)
+        assert (ledger.state(job), ledger.job(job).look_at) == (State.DEAD, None)
+
+    def test_that_overtakes_the_record_of_the_acceptance_waits_for_it(self, ledger: Ledger) -> None:
+        ledger.queue.send("g1", MAIL)
+        ledger.clock.advance(1)
+        claimed = ledger.serve()
+        (job,) = claimed.jobs
+        assert result(report(ledger, "message.send_failed", job=job.id)) == APPLIED
+        assert ledger.state(job.id) == State.SENDING
+        assert settle(ledger) == 0
+        ledger.record(outcome(claimed, job, Event.ACCEPT, sent="yes", rule="queued", message_id="m1"))
+        assert ledger.state(job.id) == State.SENT
+        assert settle(ledger) == 1
+        assert ledger.state(job.id) == State.DEAD
+        assert not any(row.pending for row in ledger.rows(schema.delivery_status))
+
+    def test_that_overtakes_a_refusal_changes_nothing(self, ledger: Ledger) -> None:
+        ledger.queue.send("g1", MAIL)
+        ledger.clock.advance(1)
+        claimed = ledger.serve()
+        (job,) = claimed.jobs
+        report(ledger, "message.send_failed", job=job.id)
+        ledger.record(outcome(claimed, job, Event.GIVE_UP, rule="bad_request"))
+        assert settle(ledger) == 0
+        assert ledger.job(job.id).rule == "bad_request"
+        assert not any(row.pending for row in ledger.rows(schema.delivery_status))
+
+    def test_known_by_its_message_alone_comes_again_while_a_mail_of_its_grant_is_on_the_wire(
+        self, ledger: Ledger
+    ) -> None:
+        ledger.queue.send("g1", MAIL)
+        ledger.clock.advance(1)
+        ledger.serve()
+        answer = report(ledger, "message.send_failed")
+        assert (answer.status, result(answer)) == (503, AGAIN)
+        assert result(report(ledger, "message.send_failed", attempt=2)) == UNMATCHED
+        assert result(report(ledger, "message.send_failed", grant="g2")) == UNMATCHED
+
+
+def retry(ledger: Ledger, job: UUID) -> None:
+    operators = Operators(ledger.engine, now=ledger.clock)
+    last = list(operators.retry([str(job)], by="anna", reason="the quota is back"))[-1]
+    assert not last.refused, last
+    ledger.clock.advance(1)
+    ledger.absorb()
+
+
+def settle(ledger: Ledger) -> int:
+    with ledger.writing() as connection:
+        return delivery_status.apply_pending(connection, now=ledger.clock(), limit=9)
+
+
+class TestADoubt:
+    def test_ends_as_sent_with_the_first_evidence(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        at = ledger.clock()
+        ledger.set_job(job, state="in_doubt", finished_at=None, doubt_at=at, look_at=at, message_id=None)
+        report(ledger, "message.delivered", job=job)
+        row = ledger.job(job)
+        assert (row.state, row.rule, row.message_id, row.look_at) == ("sent", "delivery_report", "m1", None)
+
+
+class TestMany:
+    def test_are_applied_together_each_once(self, ledger: Ledger) -> None:
+        jobs = [sent(ledger, f"m{number}") for number in range(5)]
+        bodies = [
+            notification(ledger, "message.bounced", f"m{number % 5}", notice=f"n{number}") for number in range(10)
+        ]
+        bodies *= 2
+        application = asgi(ledger.queue, secret=SECRET)
+
+        async def ask(body: bytes) -> int:
+            events = [{"type": "http.request", "body": body}]
+            said: list[Any] = []
+
+            async def take() -> Any:
+                return events.pop(0)
+
+            async def say(event: Any) -> None:
+                said.append(event)
+
+            headers = [(b"x-nylas-signature", signed(body).encode())]
+            scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
+            await application(scope, take, say)
+            return int(said[0]["status"])
+
+        async def all_of_them() -> list[int]:
+            return await asyncio.gather(*(ask(body) for body in bodies))
+
+        assert set(asyncio.run(all_of_them())) == {200}
+        assert len(ledger.rows(schema.webhook)) == 10
+        assert {delivery(ledger, job).delivery for job in jobs} == {Delivery.BOUNCED}
+        found = counts(ledger)
+        assert found == {("unknown", "message.bounced", APPLIED): 10, ("unknown", "message.bounced", REPEATED): 10}
+
+    def test_at_once_by_several_receivers_end_without_a_deadlock(self, pg_ledger: Ledger) -> None:
+        ledger = pg_ledger
+        jobs = [sent(ledger, f"m{number}") for number in range(6)]
+        kinds = ("message.delivered", "message.bounced", "message.complaint", "message.send_failed")
+        groups = [
+            [parsed(ledger, kind, f"m{(number * step) % 6}", f"n{number % 9}-{kind}") for number in range(12)]
+            for step in (1, 5)
+            for kind in kinds
+        ]
+
+        def one(notices: Sequence[MailNotice]) -> list[str]:
+            with ledger.writing() as connection:
+                return mail_notices.take_in(connection, notices, "default", vault=Vault(), now=ledger.clock())
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(one, groups))
+        assert {answer for group in answers for answer in group} <= {APPLIED, REPEATED}
+        assert {delivery(ledger, job).delivery for job in jobs} == {Delivery.COMPLAINED}
+        assert {ledger.state(job) for job in jobs} == {State.SENT}
+
+    def test_are_found_through_indexes(self, pg_ledger: Ledger) -> None:
+        plans = ""
+        with pg_ledger.writing() as connection:
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+            for column, values in ((schema.job.c.id, [new_id()]), (schema.job.c.message_id, ["m1", "m2"])):
+                query = mail_notices.sends(connection, column, values).compile(dialect=connection.dialect)
+                rows = connection.exec_driver_sql(f"EXPLAIN {query}", query.params)
+                plans += "\n".join(row[0] for row in rows)
+        assert "sendq_job_pkey" in plans
+        assert "sendq_job_message_idx" in plans
+        assert "Seq Scan" not in plans
+
+
+def parsed(ledger: Ledger, kind: str, message: str, notice: str) -> MailNotice:
+    body = notification(ledger, kind, message, notice=notice)
+    found = read(body, signature=signed(body), secret=SECRET, now=ledger.clock())
+    assert isinstance(found, MailNotice)
+    return found
+
+
+class TestARetry:
+    def test_is_refused_once_the_body_is_gone(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        report(ledger, "message.send_failed")
+        with ledger.writing() as connection:
+            retention.erase_bodies(connection, [job])
+        operators = Operators(ledger.engine, now=ledger.clock)
+        last = list(operators.retry([str(job)], by="anna", reason="again"))[-1]
+        assert last.refused == {RetryRefusal.FORGOTTEN: 1}
