@@ -215,7 +215,8 @@ class Settings(BaseModel):
     )  # fmt: skip
     escalate_grants: int = setting(
         10, "if this many grants of one provider are closed by the same rule within SENDQ_ESCALATE_WINDOW_S, the "
-        "provider is held instead, and no owner is asked to sign in again", unit="grants", ge=2,
+        "provider is held instead, and no owner is asked to sign in again; if this many calls in a row, of more than "
+        "one grant, meet answers that are not the API's, the application is held", unit="grants", ge=2,
     )  # fmt: skip
     escalate_window_s: float = setting(
         300.0, "the time window for SENDQ_ESCALATE_GRANTS; more than SENDQ_ANNOUNCE_AFTER_S", unit="s", gt=0,

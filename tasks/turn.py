@@ -83,6 +83,12 @@ class Surroundings(Protocol):
         Turns that are offered after that are not affected: the ledger took the hold into account.
         """
 
+    def is_outage(self, application: str, lane_id: UUID) -> bool:
+        """Note a failure that several grants may share (a row with ``escalates``); returns whether they do."""
+
+    def succeeded(self, application: str) -> None:
+        """Note a success: there is no such outage."""
+
     async def record(
         self, pair: tuple[str, str], outcome: Outcome | None, begins: Collection[Begin], end: End | None
     ) -> Collection[UUID]:
@@ -297,13 +303,7 @@ class _Turn:
         failpoints.reached("answered")
         ended_at = around.now()
         result, page = read_answer(job, answer, provider=lane.provider, grant_id=lane.grant_id, now=ended_at)
-        decision = decide(
-            result,
-            self._facts(job, begun_at),
-            now=ended_at,
-            chance=around.chance,
-            policy=around.policy,
-        )
+        decision = self._decide(result, self._facts(job, begun_at), ended_at)
         outcome = self._as_outcome(job, result, decision, begun_at=begun_at, ended_at=ended_at)
         self._learn(decision)
         if not result.replayed and (units := units_used(answer.headers, lane.provider)) is not None:
@@ -340,6 +340,17 @@ class _Turn:
             conflicts=job.conflicts,
             streak=max(self._lane.streak, self._streak),
         )
+
+    def _decide(self, result: Success | Failure, facts: JobFacts, now: Micros) -> Decision:
+        around, application = self._around, self._lane.application
+        decision = decide(result, facts, now=now, chance=around.chance, policy=around.policy)
+        if decision.event is Event.ACCEPT:
+            if not result.replayed:
+                around.succeeded(application)
+        elif decision.row.escalates is not None and around.is_outage(application, self._lane.id):
+            facts = replace(facts, outage=True)
+            decision = decide(result, facts, now=now, chance=around.chance, policy=around.policy)
+        return decision
 
     def _learn(self, decision: Decision) -> None:
         """Adapt the turn to an answer; the ledger does the same from the outcome."""

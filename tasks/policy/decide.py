@@ -60,6 +60,7 @@ class JobFacts:
     attempt_known   the ledger has an earlier attempt with this key; a replayed answer is then no news
     conflicts       how many "still running" answers in a row came before this one
     streak          holds of the scope that ended without a success since (a repeated incident waits longer)
+    outage          calls of other grants met the same: a row that escalates holds the application
     """
 
     operation: str
@@ -71,6 +72,7 @@ class JobFacts:
     attempt_known: bool = False
     conflicts: int = 0
     streak: int = 0
+    outage: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ def decide(
     if isinstance(outcome, Success):
         return Decision(Event.ACCEPT, accepted(outcome), Sent.YES, costs_attempt=not outcome.replayed)
     row = policy.rule(outcome)
+    if job.outage and row.escalates is not None:
+        row = replace(row, route=Route.REQUEUE, scope=Scope.APPLICATION, wait=row.escalates, backoff=None, costs=False)
     decision = Decision(Event.RETURN, row, row.sent, costs_attempt=row.costs and not outcome.replayed)
     if job.operation == "send" and not _definitely_not_sent(row, outcome, job):
         return _unknown(decision, outcome, job, now=now, chance=chance)
@@ -262,7 +266,7 @@ def _unknown(
             return in_doubt
     again = _return(replace(decision, sent=Sent.MAYBE), failure, job, now=now, chance=chance)
     first = failure.replayed or not job.unknown_before
-    if row.route is Route.REQUEUE and row.sent is Sent.MAYBE and first and not _hides_the_api(failure):
+    if row.route is Route.REQUEUE and row.sent is Sent.MAYBE and first and not (_hides_the_api(failure) or job.outage):
         # The answer to the first request, which the API keeps under the key: to ask with it again would bring the same
         # answer, and a new key may send it twice. Only the mailbox can tell, once the hold is over.
         return replace(in_doubt, hold=again.hold, old_news=again.old_news, refused=True)

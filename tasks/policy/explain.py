@@ -199,6 +199,8 @@ def _wait(row: Row) -> str:
     if row.backoff:
         number = f", {row.backoff.number} attempts" if row.backoff.number else ""
         parts.append(f"backoff {_time(row.backoff.floor)} to {_time(row.backoff.longest)}{number}")
+    if row.escalates and not callable(row.escalates.default):
+        parts.append(f"several grants in a row: the application, {_time(row.escalates.default)}, doubling")
     if row.width:
         parts.append(f"then {row.width} at a time")
     if row.spacing:

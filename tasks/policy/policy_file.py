@@ -51,7 +51,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 _ENUMS: dict[str, type[StrEnum]] = {"route": Route, "scope": Scope, "sent": Sent}
 _WORD_CONDITIONS = ("provider", "operation", "origin", "fault")
 _FLAGS = ("refused", "costs", "documented", "alert", "check_grant")
-_PARTS: dict[str, type[Wait] | type[Backoff]] = {"wait": Wait, "backoff": Backoff}
+_PARTS: dict[str, type[Wait] | type[Backoff]] = {"wait": Wait, "backoff": Backoff, "escalates": Wait}
 _STATUS = re.compile(r"[1-5]xx|none")
 
 

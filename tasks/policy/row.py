@@ -95,6 +95,7 @@ class Row:
     documented      False for the rows that catch undocumented answers
     alert           a person should know at once
     check_grant     ask the API about the grant before its owner is asked to sign in, or (dead_letter) its jobs end
+    escalates       (retry) the hold of the application if calls of several grants in a row meet it
     width, spacing  what the lane keeps to afterwards: jobs at once, seconds between modifications
     """
 
@@ -123,6 +124,7 @@ class Row:
     documented: bool = True
     alert: bool = False
     check_grant: bool = False
+    escalates: Wait | None = None
     width: int | None = None
     spacing: float | None = None
 

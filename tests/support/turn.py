@@ -162,6 +162,8 @@ class Process:
     policy = POLICY
     metadata_key = "sendq"
 
+    failures: int = 0  # in a row, of rows that escalate
+    outage_from: int = 1000
     calls: list[Called] = field(default_factory=list)
     records: list[Recorded] = field(default_factory=list)
     finished: list[End] = field(default_factory=list)
@@ -204,6 +206,13 @@ class Process:
 
     def hold(self, pair: tuple[str, str], scope: str, *, recorded: bool) -> None:
         self.holds.append((scope, recorded))
+
+    def is_outage(self, application: str, lane_id: UUID) -> bool:
+        self.failures += 1
+        return self.failures >= self.outage_from
+
+    def succeeded(self, application: str) -> None:
+        self.failures = 0
 
     async def record(
         self, pair: tuple[str, str], outcome: Outcome | None, begins: Collection[Begin], end: End | None

@@ -419,3 +419,35 @@ class TestAnyAnswer:
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 422, 429, 500])
     def test_never_moves_the_generation_of_a_send_that_may_have_gone_out(self, status: int) -> None:
         assert not meet(status, error("x"), UNKNOWN).new_generation
+
+
+class TestAnOutage:
+    """Calls of several grants in a row met something else than the API."""
+
+    PAGE = partial(meet, 200, {"status": "ok"})
+
+    def test_holds_the_application_and_costs_no_attempt(self) -> None:
+        decision = self.PAGE(replace(SEND, outage=True), chance=0.0)
+        assert decision.hold is not None
+        assert (decision.event, decision.hold.scope, decision.rule) == (
+            Event.RETURN,
+            Scope.APPLICATION,
+            "contradiction",
+        )
+        assert (decision.hold.until, decision.costs_attempt) == (NOW + 5 * SECOND, False)
+
+    @pytest.mark.parametrize("job", [SEND, UNKNOWN, replace(UNKNOWN, attempts=20)], ids=["first", "again", "often"])
+    def test_leaves_a_send_its_key(self, job: JobFacts) -> None:
+        decision = self.PAGE(replace(job, outage=True))
+        assert (decision.event, decision.sent, decision.new_generation) == (Event.RETURN, Sent.MAYBE, False)
+
+    def test_ends_no_modification(self) -> None:
+        assert self.PAGE(replace(MODIFY, attempts=20)).event is Event.GIVE_UP
+        assert self.PAGE(replace(MODIFY, attempts=20, outage=True)).event is Event.RETURN
+
+    def test_is_held_for_longer_each_time(self) -> None:
+        waits = [self.PAGE(replace(SEND, outage=True, streak=n), chance=0.0).wait for n in range(5)]
+        assert waits == [5 * SECOND, 10 * SECOND, 20 * SECOND, 40 * SECOND, 60 * SECOND]
+
+    def test_is_none_for_a_row_that_does_not_escalate(self) -> None:
+        assert meet(503, error("x"), replace(SEND, outage=True)).hold is None

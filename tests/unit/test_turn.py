@@ -142,6 +142,22 @@ class TestAClockThatIsSetBack:
         assert [call.began for call in process.calls] == [START]
 
 
+class TestAnOutage:
+    PAGE = answer(200, {"status": "ok"})
+
+    def test_stops_the_turn_and_holds_the_application(self) -> None:
+        """The first answer may be an accident; the second is one of many."""
+        process = Process(usually=(0.1, self.PAGE), outage_from=2).run(claim([job() for _ in range(5)]))
+        assert process.events == [Event.RETURN] * 2
+        assert process.holds == [("application", False), ("application", True)]
+
+    def test_is_none_after_a_success(self) -> None:
+        jobs = [job() for _ in range(3)]
+        replies = {jobs[0].id: (0.1, self.PAGE), jobs[2].id: (0.1, self.PAGE)}
+        process = Process(replies=replies, usually=(0.1, answer()), outage_from=2).run(claim(jobs, pace=Pace(1)))
+        assert process.holds == []
+
+
 class TestASlowCall:
     def test_lets_its_turn_begin_no_more(self) -> None:
         """The turn's time is not over: only that a call became slow ends it."""

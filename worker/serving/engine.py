@@ -43,6 +43,7 @@ from worker.serving.held_pairs import HeldPairs
 from worker.serving.in_flight import InFlight
 from worker.serving.intake import Intake
 from worker.serving.isolation import Isolation
+from worker.serving.outages import Outages
 from worker.serving.recorder import Entry, Recorder
 from worker.serving.slots import Slots
 from worker.serving.uploads import Uploads
@@ -116,6 +117,7 @@ class Engine:
         self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before they ended
         self._isolation = Isolation(settings)
         self._held_pairs = HeldPairs(now)
+        self._outages = Outages(number=settings.escalate_grants, window_s=settings.escalate_window_s)
         self._hurried = False
 
     # --- lifecycle ----------------------------------------------------------------------------------------------------
@@ -259,6 +261,14 @@ class Engine:
     def hold(self, pair: tuple[str, str], scope: str, *, recorded: bool) -> None:
         """Apply a hold to the other turns of this process without a round trip to the ledger."""
         self._held_pairs.hold(pair, scope, recorded=recorded)
+
+    def is_outage(self, application: str, lane_id: UUID) -> bool:
+        """Whether a failure of this lane is one of an outage of its application."""
+        return self._outages.failed(application, lane_id)
+
+    def succeeded(self, application: str) -> None:
+        """A call of the application succeeded."""
+        self._outages.succeeded(application)
 
     def _pause(self, application: str) -> None:
         """Begin no further calls of an application in turns that were offered before now."""

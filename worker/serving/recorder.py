@@ -20,7 +20,7 @@ from sqlalchemy import Engine, exc
 
 from sendq.clock import Clock, Micros
 from sendq.errors import Retryable
-from sendq.facts.outcomes import Outcome
+from sendq.facts.outcomes import Outcome, Sent
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ledger.db.engine import meaning_of
 from sendq.ledger.dispatching.record import record
@@ -213,6 +213,8 @@ def _proves(outcome: Outcome) -> bool:
         return False
     if outcome.hold is not None and (outcome.hold.gone or outcome.hold.missing):
         # Another application's key finds none of our grants.
+        return False
+    if outcome.attempt.status // 100 == 2 and outcome.sent == Sent.MAYBE:  # something else than the API answered
         return False
     return not _holds_above(outcome)
 

@@ -78,7 +78,7 @@ def refused(claimed: Claimed, told: Told, *, hold: Hold | None, **changes: Any) 
     """The job goes back after this answer."""
     back = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold)
     assert back.attempt is not None
-    back = replace(back, attempt=back.attempt._replace(**changes))
+    back = replace(back, attempt=back.attempt._replace(**changes), sent=changes.get("sent", back.sent))
     return Entry(PAIR, back, (), end(claimed), told.entry)
 
 
@@ -185,14 +185,18 @@ class TestAPairThatWasHeld:
             ({"status": 401, "route": "reauth", "rule": "unauthorized"}, False),  # the key is refused, or the grant
             ({"status": None, "route": "retry", "rule": "no_answer"}, False),
             ({"status": 503, "route": "retry", "rule": "provider_unreachable"}, True),
+            ({"status": 200, "route": "retry", "rule": "contradiction", "sent": "maybe"}, False),  # a proxy's
+            ({"status": 404, "route": "dead_letter", "rule": "grant_not_found"}, False),  # or of another application
         ],
-        ids=["unauthorized", "no answer", "trouble behind the API"],
+        ids=["unauthorized", "no answer", "trouble behind the API", "a page with 200", "no such grant"],
     )
     def test_is_shown_to_work_by_no_answer_that_may_be_about_the_key(
         self, pg_ledger: Ledger, recorder: Recorder, told: Told, refusal: dict[str, Any], proves: bool
     ) -> None:
         (claimed,) = claimed_turns(pg_ledger, 1)
-        hold = Hold(Scope.GRANT, "unauthorized", "policy", None) if refusal["route"] == "reauth" else None
+        hold = Hold(Scope.GRANT, refusal["rule"], "policy", None, missing=refusal["status"] == 404)
+        if refusal["route"] == "retry":
+            hold = None
         before = self.ramp(pg_ledger)
         assert before == 1
         entry = refused(claimed, told, hold=hold, **refusal)
