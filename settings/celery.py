@@ -23,6 +23,9 @@ QUEUE = "sendq"
 # unreachable ledger delays turns.
 ENQUEUE_QUEUE = "sendq.enqueue"
 
+# The task by which other Celery applications enqueue.
+ENQUEUE = "sendq.enqueue"
+
 # The hash of messages that a worker has received and not acknowledged.
 UNACKED = f"{QUEUE}.unacked"
 

@@ -24,7 +24,7 @@ from celery.worker.control import inspect_command
 from sendq.errors import SendqError
 from sendq.facts.turns import Turn
 from settings import Settings, SettingsError
-from settings.celery import QUEUE, celery_config, foreign_variables, why_ignored
+from settings.celery import ENQUEUE, QUEUE, celery_config, foreign_variables, why_ignored
 from settings.logs import start_logs
 from settings.sentry import flush_sentry, start_sentry
 from settings.values import mask
@@ -39,7 +39,6 @@ from worker.telemetry import journal
 if TYPE_CHECKING:
     from worker.process import Process
 
-ENQUEUE = "sendq.enqueue"
 
 # Pause before a message goes back to its queue because the ledger is unavailable.
 PUT_BACK_S = 2.0

@@ -11,7 +11,7 @@ from typing import Any
 
 from kombu.utils.json import dumps, loads
 
-from settings.celery import ENQUEUE_QUEUE, QUEUE
+from settings.celery import ENQUEUE, ENQUEUE_QUEUE, QUEUE
 
 # A bundle of 1,000 turns (the most that a setting allows) has 90 kB; a command of the remote control has 1 kB.
 BYTES_MOST = 1_000_000
@@ -103,11 +103,21 @@ def unacknowledged(item: bytes, queues: frozenset[str]) -> tuple[dict[str, Any],
         raise Unreadable("not an unacknowledged message")
     payload, _exchange, queue = value
     if not isinstance(queue, str) or queue not in queues:
-        raise Unreadable("of no queue of ours")
+        if not _is_enqueue(payload):
+            raise Unreadable("of no queue of ours")
+        queue = ENQUEUE_QUEUE
     if len(item) > BYTES_MOST and queue != ENQUEUE_QUEUE:
         raise Unreadable(f"larger than {BYTES_MOST} bytes")
     check(payload, queue)
     return payload, queue
+
+
+def _is_enqueue(payload: Any) -> bool:
+    """Whether it is a call of our task by an application, which may have used an exchange and a routing key of its own
+    that lead to our queue.
+    """
+    headers = payload.get("headers") if isinstance(payload, dict) else None
+    return isinstance(headers, dict) and headers.get("task") == ENQUEUE
 
 
 def as_item(payload: dict[str, Any]) -> str:

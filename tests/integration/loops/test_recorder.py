@@ -194,9 +194,9 @@ class TestAPairThatWasHeld:
         self, pg_ledger: Ledger, recorder: Recorder, told: Told, refusal: dict[str, Any], proves: bool
     ) -> None:
         (claimed,) = claimed_turns(pg_ledger, 1)
-        hold = Hold(Scope.GRANT, refusal["rule"], "policy", None, missing=refusal["status"] == 404)
-        if refusal["route"] == "retry":
-            hold = None
+        hold = None
+        if refusal["route"] != "retry":
+            hold = Hold(Scope.GRANT, refusal["rule"], "policy", None, missing=refusal["status"] == 404)
         before = self.ramp(pg_ledger)
         assert before == 1
         entry = refused(claimed, told, hold=hold, **refusal)

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.entity import Exchange, Queue
 from redis import Redis
 from structlog.testing import capture_logs
 
 from settings import Settings
-from settings.celery import celery_config
+from settings.celery import ENQUEUE_QUEUE, celery_config
 from tests.support.broker_garbage import bomb, message, properties, unreadable
 from worker.redis import transport, unknown_messages
 from worker.redis.embedded import redis_client
@@ -128,6 +129,28 @@ class TestTheUnacknowledgedMessages:
         assert [line["event"] for line in logs] == ["message_dropped"] * len(entries)
         assert redis.llen("sendq") == 1
         assert not redis.exists("customers")
+
+    def test_of_an_applications_own_exchange_return_to_the_queue_that_it_leads_to(
+        self, app: Celery, channel: Any, redis: Redis, redis_url: str
+    ) -> None:
+        """Its routing key is the application's own name for our queue."""
+        with Celery("theirs", set_as_current=False, broker=redis_url) as theirs, theirs.connection() as connection:
+            exchange: Any = Exchange("billing", type="direct")  # type: ignore[no-untyped-call]
+            queue: Any = Queue(ENQUEUE_QUEUE, exchange, routing_key="mails")  # type: ignore[no-untyped-call]
+            queue(connection).declare()
+            theirs.send_task(
+                "sendq.enqueue", args=[{}], exchange="billing", routing_key="mails", connection=connection, retry=False
+            )
+        sent: Any = redis.lindex(ENQUEUE_QUEUE, 0)
+        taken = channel.basic_get(ENQUEUE_QUEUE)
+        assert (taken.delivery_info["exchange"], taken.delivery_info["routing_key"]) == ("billing", "mails")
+        channel.qos.append(taken, taken.delivery_tag)
+        assert (redis.llen(ENQUEUE_QUEUE), redis.hlen("sendq.unacked")) == (0, 1)
+        with capture_logs() as logs:
+            channel.qos.restore_by_tag(taken.delivery_tag)
+        assert (redis.llen(ENQUEUE_QUEUE), redis.hlen("sendq.unacked"), logs) == (1, 0, [])
+        restored: Any = redis.lindex(ENQUEUE_QUEUE, 0)
+        assert json.loads(restored)["body"] == json.loads(sent)["body"]
 
     @pytest.mark.parametrize("key", ["sendq.unacked", "sendq.unacked_index"])
     def test_of_another_type_are_deleted(self, channel: Any, redis: Redis, key: str) -> None:
