@@ -9,6 +9,8 @@
     │   └── Pruned                it existed and was deleted after its retention period; its key is remembered
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
     ├── Unreadable                stored content is encrypted with a key that is not available
+    │   ├── Altered               it is not what was stored: something other than sendq changed the ledger
+    │   └── NotEncrypted          it is not encrypted, though there are keys
     ├── SchemaMismatch            the ledger's schema is older or newer than this code
     └── LedgerUnavailable         the ledger cannot be reached or used; the message says why
 
@@ -144,6 +146,28 @@ class Unreadable(SendqError):
             if missing
             else f"encryption key {key_name!r}: the configured key of that name does not decrypt the stored content; "
             "configure the right one, or add it under another name"
+        )
+
+
+class Altered(Unreadable):
+    """Stored content, or something that it is bound to, is not what sendq stored."""
+
+    def __init__(self, key_name: str) -> None:
+        super().__init__(key_name, missing=False)
+        self.args = (
+            "stored content, or a field that it is bound to, is not what was stored: something other than sendq "
+            "changed the ledger, or it is damaged; restore the row from a backup, or enqueue it again",
+        )
+
+
+class NotEncrypted(Unreadable):
+    """Stored content is not encrypted, though there are encryption keys."""
+
+    def __init__(self) -> None:
+        super().__init__("", missing=False)
+        self.args = (
+            "stored content is not encrypted, though there are encryption keys; if it is from before there were, set "
+            "SENDQ_ACCEPT_UNENCRYPTED=true and run: sendq rekey",
         )
 
 

@@ -1,15 +1,17 @@
 """Encryption of message contents in the ledger, with keys that are not in the ledger.
 
     vault = Vault.parse("2026-11:q83v…,2026-05:7Wpx…")     the first key encrypts, all of them decrypt
-    sealed = vault.seal(body, context=context_of("payload", job_id))
-    vault.open(sealed.data, sealed.key_name, context=context_of("payload", job_id))
+    sealed = vault.seal(body, context=context)             the context: everything that the body must not be parted from
+    vault.open(sealed.data, sealed.key_name, context=context)
 
 AES-256-GCM with a random nonce per piece (``cryptography``, the extra ``sendq[encryption]``; imported only when there
-is a key). The context, which is the piece's owner, is authenticated: a body that was moved to another job cannot be
-decrypted. A vault without keys does not encrypt, and returns unencrypted data unchanged.
+is a key). The context is authenticated (`sendq.bindings`): what was moved to another place cannot be decrypted there.
+Rows that have nothing to hide but must not be changed get a tag, a keyed BLAKE2b of their context. A vault without keys
+does not encrypt, and returns unencrypted data unchanged; one with keys refuses such data, which anybody with write
+access can store, unless it is to accept them while encryption is being introduced.
 
-The name says which key to try first, and which is missing; only the authentication decides whether a key fits. So keys
-can be renamed, and a key that was configured under a wrong name can be added under another.
+Sealed data begin with an id of the key, derived from the key itself. So keys can be renamed, one that was configured
+under a wrong name can be added under another, and altered data are told apart from a key that is not at hand.
 
 Random nonces are safe for about 2**32 pieces per key (NIST SP 800-38D, 8.3), so a new key once a year is enough.
 """
@@ -20,20 +22,26 @@ import base64
 import binascii
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from hashlib import blake2b
+from hmac import compare_digest
 from typing import TYPE_CHECKING, NamedTuple
-from uuid import UUID
 
-from sendq.errors import Unreadable
+from sendq.errors import Altered, NotEncrypted, Unreadable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+TAG_BYTES = 16
 
-# The first byte of all encrypted data, authenticated with it: distinguishes another format from a wrong key.
+# The first byte of all sealed data, authenticated with it: another format gets another number.
 _FORMAT = b"\x01"
+
+# Bytes of a key's id. Two keys with one id would both be tried.
+_ID_BYTES = 4
+_DATA_AT = len(_FORMAT) + _ID_BYTES
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}").fullmatch
 
@@ -45,30 +53,39 @@ class Sealed(NamedTuple):
     key_name: str | None
 
 
+class _Key(NamedTuple):
+    """A key in use. Tags are made with a key of their own, derived from it."""
+
+    id: bytes
+    cipher: AESGCM
+    tagging: bytes
+
+
 class Vault:
     """Named keys; the first one encrypts, all of them decrypt. Immutable, never shows its keys, safe to share.
 
     ``keys`` maps names (1 to 40 of letters, digits, ``.``, ``_``, ``-``) to 32 random bytes each, in order. Without
-    keys nothing is encrypted.
+    keys nothing is encrypted. ``accept_unencrypted``: with keys, whether unencrypted data are accepted too.
 
     Raises ``ValueError`` for an invalid name or key, and ``RuntimeError`` if ``cryptography`` is not installed; neither
     message contains a key.
     """
 
-    __slots__ = ("_ciphers", "_names")
+    __slots__ = ("_keys", "_names", "accepts_unencrypted")
 
-    def __init__(self, keys: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, keys: Mapping[str, bytes] | None = None, *, accept_unencrypted: bool = False) -> None:
         keys = keys or {}
         for position, (name, key) in enumerate(keys.items(), start=1):
             if not _NAME(name):  # not shown: without the name, this is the key
                 raise ValueError(f"encryption key {position}: its name is not 1 to 40 of A-Z, a-z, 0-9, '.', '_', '-'")
             if len(key) != KEY_BYTES:
                 raise ValueError(f"encryption key {name!r}: has {len(key)} bytes; it must have {KEY_BYTES} random ones")
-        self._ciphers = {name: _cipher(key) for name, key in keys.items()}
+        self._keys = [_key(key) for key in keys.values()]
         self._names = tuple(keys)
+        self.accepts_unencrypted = accept_unencrypted or not keys
 
     @classmethod
-    def parse(cls, text: str) -> Vault:
+    def parse(cls, text: str, *, accept_unencrypted: bool = False) -> Vault:
         """Keys written as ``name:base64`` and separated by commas, spaces or line breaks; empty text: no keys.
 
         Raises the same errors as `Vault`.
@@ -86,7 +103,7 @@ class Vault:
                 keys[name] = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
             except (binascii.Error, ValueError):
                 raise ValueError(f"encryption key {name!r}: is not base64; copy it again, all of it") from None
-        return cls(keys)
+        return cls(keys, accept_unencrypted=accept_unencrypted)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -99,44 +116,65 @@ class Vault:
         return self._names[0] if self._names else None
 
     def seal(self, data: bytes, *, context: bytes) -> Sealed:
-        """Encrypt ``data`` of ``context`` (see `context_of`); without keys it is returned unchanged."""
-        name = self.seals_with
-        if name is None:
+        """Encrypt ``data`` of ``context`` (`sendq.bindings.context_of`); without keys it is returned unchanged."""
+        if not self._keys:
             return Sealed(data, None)
-        nonce = os.urandom(NONCE_BYTES)
-        return Sealed(_FORMAT + nonce + self._ciphers[name].encrypt(nonce, data, _FORMAT + context), name)
+        key, nonce = self._keys[0], os.urandom(NONCE_BYTES)
+        return Sealed(_FORMAT + key.id + nonce + key.cipher.encrypt(nonce, data, _FORMAT + context), self._names[0])
 
     def open(self, data: bytes, key_name: str | None, *, context: bytes) -> bytes:
-        """Decrypt data of this context. ``key_name`` None: it is not encrypted, and returned unchanged.
+        """Decrypt data of this context. ``key_name`` None: it is not encrypted, and returned unchanged if accepted.
 
         Raises:
-            Unreadable: there is no key of that name, or no key decrypts it (another key under that name, another
-                context, damaged data).
+            NotEncrypted: it is not encrypted, and this vault does not accept that.
+            Unreadable: the key that encrypted it is not among these.
+            Altered: it was encrypted with one of these keys, but not these bytes, or not in this context.
         """
         if key_name is None:
-            return data
-        for cipher in self._in_order(key_name):
-            if (opened := _opened(cipher, data, context)) is not None:
-                return opened
-        raise Unreadable(key_name, missing=key_name not in self._ciphers)
+            return self._unencrypted(data)
+        from cryptography.exceptions import InvalidTag
 
-    def _in_order(self, key_name: str) -> Iterable[AESGCM]:
-        """The key of that name, then the others."""
-        named = self._ciphers.get(key_name)
-        if named is not None:
-            yield named
-        yield from (cipher for cipher in self._ciphers.values() if cipher is not named)
+        start = _DATA_AT + NONCE_BYTES
+        for key in self._keys_of(data, key_name):
+            try:
+                return key.cipher.decrypt(data[_DATA_AT:start], data[start:], _FORMAT + context)
+            except InvalidTag:
+                continue
+        raise Altered(key_name)
+
+    def tag(self, context: bytes) -> Sealed:
+        """A tag that proves that ``context`` is what a holder of the first key stored; without keys an empty one."""
+        if not self._keys:
+            return Sealed(b"", None)
+        key = self._keys[0]
+        return Sealed(_FORMAT + key.id + _tag(key, context), self._names[0])
+
+    def verify(self, tag: bytes, key_name: str | None, *, context: bytes) -> None:
+        """Check a tag of this context. ``key_name`` None: there is none. Raises the same errors as `open`."""
+        if key_name is None:
+            self._unencrypted(b"")
+        elif not any(compare_digest(_tag(key, context), tag[_DATA_AT:]) for key in self._keys_of(tag, key_name)):
+            raise Altered(key_name)
+
+    def _unencrypted(self, data: bytes) -> bytes:
+        if not self.accepts_unencrypted:
+            raise NotEncrypted
+        return data
+
+    def _keys_of(self, data: bytes, key_name: str) -> list[_Key]:
+        """The keys with the id that sealed data begin with. Raises `Unreadable`, or `Altered` if there is no id."""
+        if not data.startswith(_FORMAT) or len(data) < _DATA_AT + NONCE_BYTES:
+            raise Altered(key_name)
+        found = [key for key in self._keys if key.id == data[len(_FORMAT) : _DATA_AT]]
+        if not found:
+            raise Unreadable(key_name, missing=key_name not in self._names)
+        return found
 
     def __bool__(self) -> bool:
         return bool(self._names)
 
     def __repr__(self) -> str:
         return f"Vault({', '.join(self._names)})"
-
-
-def context_of(kind: str, identity: UUID | bytes) -> bytes:
-    """The owner of a piece: the kind of row, and its id."""
-    return kind.encode() + b" " + (identity.bytes if isinstance(identity, UUID) else identity)
 
 
 def new_key(name: str) -> str:
@@ -146,23 +184,16 @@ def new_key(name: str) -> str:
     return f"{name}:{base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode().rstrip('=')}"
 
 
-def _cipher(key: bytes) -> AESGCM:
+def _key(key: bytes) -> _Key:
     try:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     except ImportError:
         raise RuntimeError(
             "there is an encryption key, but the package `cryptography` is not installed; install sendq[encryption]"
         ) from None
-    return AESGCM(key)
+    identity = blake2b(key=key, person=b"sendq key id", digest_size=_ID_BYTES).digest()
+    return _Key(identity, AESGCM(key), blake2b(key=key, person=b"sendq tags", digest_size=KEY_BYTES).digest())
 
 
-def _opened(cipher: AESGCM, data: bytes, context: bytes) -> bytes | None:
-    from cryptography.exceptions import InvalidTag
-
-    start = len(_FORMAT) + NONCE_BYTES
-    if data[: len(_FORMAT)] != _FORMAT or len(data) < start:
-        return None
-    try:
-        return cipher.decrypt(data[len(_FORMAT) : start], data[start:], _FORMAT + context)
-    except InvalidTag:
-        return None
+def _tag(key: _Key, context: bytes) -> bytes:
+    return blake2b(_FORMAT + context, key=key.tagging, digest_size=TAG_BYTES).digest()

@@ -116,6 +116,10 @@ class Settings(BaseModel):
         "all of them decrypt (default: no encryption). Web applications need them too",
     )  # fmt: skip
     encryption_keys_file: AbsolutePath | None = setting(None, "file that holds those keys; read at start")
+    accept_unencrypted: bool = setting(
+        False, "with encryption keys: whether jobs that are stored unencrypted are sent too, and encrypted by `sendq "
+        "rekey`. Only while encryption is being introduced: anyone who can write to the ledger can store such jobs",
+    )  # fmt: skip
 
     keep_bodies_days: float = setting(
         1.0, "how long to keep the bodies of jobs that were sent, cancelled or expired. A dead letter keeps its body "
@@ -366,12 +370,14 @@ class Settings(BaseModel):
         Raises ``SettingsError`` if their file cannot be read, or holds no keys.
         """
         if self.encryption_keys is not None:
-            return Vault.parse(self.encryption_keys.get_secret_value())
+            keys = self.encryption_keys.get_secret_value()
+            return Vault.parse(keys, accept_unencrypted=self.accept_unencrypted)
         if self.encryption_keys_file is None:
             return Vault()
         field = "SENDQ_ENCRYPTION_KEYS_FILE"
         try:
-            vault = Vault.parse(self.encryption_keys_file.read_text(encoding="ascii"))
+            keys = self.encryption_keys_file.read_text(encoding="ascii")
+            vault = Vault.parse(keys, accept_unencrypted=self.accept_unencrypted)
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
             raise SettingsError([Problem(field, reason, "check the path and the file's permissions")]) from None

@@ -402,6 +402,7 @@ class _Turn:
             event=decision.event,
             rule=decision.rule,
             next_at=self._next_at(job, decision, ended_at),
+            batch_id=job.batch_id,
             attempt=Attempt(
                 attempt_id,
                 job.id,

@@ -12,7 +12,7 @@ from sqlalchemy import Engine as Ledger
 
 from sendq.errors import Problem
 from sendq.facts.outcomes import Outcome, Scope
-from sendq.facts.turns import Recorded, Turn
+from sendq.facts.turns import Recorded, Turn, Unopened
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine
 from settings import Settings, SettingsError
@@ -69,7 +69,7 @@ class Process:
             self.ledger,
             policy=policy,
             on_recorded=self._on_recorded,
-            on_missing_key=self._on_missing_key,
+            on_unopened=self._on_unopened,
             now=self.now,
             witnessed=lambda line: max(witness.renewals_of(line) or 0 for witness in self._witnesses),
         )
@@ -198,9 +198,15 @@ class Process:
         if recorded.wants_turns:  # if this process leads, its dispatcher need not wait for its poll
             self.wakeup.wake()
 
-    def _on_missing_key(self, key_name: str, jobs: int) -> None:
-        journal.encryption_key_missing(key_name, jobs=jobs)
-        self.alerts.unreadable(key_name)
+    def _on_unopened(self, unopened: Unopened) -> None:
+        for key_name, jobs in unopened.missing.items():
+            journal.encryption_key_missing(key_name, jobs=jobs)
+        if unopened.unencrypted:
+            journal.not_encrypted(jobs=unopened.unencrypted)
+        if unopened.altered or unopened.altered_lanes:
+            journal.integrity_check_failed(jobs=unopened.altered, lanes=unopened.altered_lanes)
+        metrics.unopened(unopened)
+        self.alerts.unopened(unopened)
 
     def _on_resolved(self, outcome: Outcome) -> None:
         """Report a doubt that ended. No call was made; its trail says what was learnt about the earlier calls."""

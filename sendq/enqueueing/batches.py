@@ -149,7 +149,7 @@ def plan_batch(
     }
     payloads: Sequence[Mapping[str, Any]] = ()
     if walk is None:
-        jobs = _rows(call.operation, checked.ids, batch_id, lane, options, now=now)
+        jobs: Iterable[Mapping[str, Any]] = _rows(call.operation, checked.ids, batch_id, lane, options, now=now)
     else:
         first_pages = _first_pages(call, checked)
         listings = list(_rows("list", [None] * len(first_pages), batch_id, lane, options, now=now))
@@ -157,7 +157,7 @@ def plan_batch(
             {"job_id": row["id"], "body": page, "content_type": QUERY_TYPE}
             for row, page in zip(listings, first_pages, strict=True)
         ]
-        jobs = iter(listings)
+        jobs = listings
     name = None if options.key is None else (options.application, options.key)
     plan = Plan(jobs=jobs, payloads=payloads, batch=batch, keys=keys, wakes=wakes.rows())
     return Planned(plan, [batch_id], [name]), total
@@ -249,7 +249,8 @@ def _checked(call: BulkCall, *, now: Micros, metadata_key: str) -> _Checked:
     request = b"" if changes is None else freeze_changes(
         unread=changes.unread, starred=changes.starred, folders=changes.folders, metadata=changes.metadata
     )  # fmt: skip
-    request = with_parameters(request, _parameters(call))
+    # Not empty even for a deletion without parameters: an empty body means that it was erased.
+    request = with_parameters(request, _parameters(call)) or b"\n"
     return _Checked(ids, request, freeze_query(selection.query) if isinstance(selection.query, Query) else b"")
 
 

@@ -14,13 +14,13 @@ from sendq.messages.content import Content
 class Plan:
     """What one call of enqueue stores: rows, ready to go in.
 
-    ``jobs`` and ``payloads`` may be generators; they are read in chunks. ``pieces`` name their contents by digest,
-    and ``contents`` has each of them. ``wakes`` holds a row for each lane. The ``repr`` shows nothing, because error
-    trackers show the variables of every frame.
+    ``jobs`` may be a generator if there are no payloads; both are read in chunks. ``pieces``, in order, name their
+    contents by digest, and ``contents`` has each of them. ``wakes`` holds a row for each lane. The ``repr`` shows
+    nothing, because error trackers show the variables of every frame.
     """
 
     jobs: Iterable[Mapping[str, Any]]
-    payloads: Iterable[Mapping[str, Any]] = ()
+    payloads: Sequence[Mapping[str, Any]] = ()
     pieces: Sequence[Mapping[str, Any]] = ()
     contents: Mapping[bytes, Content] = field(default_factory=dict)
     batch: Mapping[str, Any] | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from uuid import UUID
 
+from sendq.bindings import File
 from sendq.clock import Micros
 
 
@@ -41,6 +42,11 @@ class ClaimedJob(NamedTuple):
     hard: bool | None = None
     batch_cancel_at: Micros | None = None
     sender_id: UUID | None = None  # the job that sent the message whose metadata this one replaces, if one of ours did
+    # What proves that it is as it was enqueued (`sendq.bindings`):
+    fields: int | None = None  # of its batch
+    seal: bytes | None = None
+    seal_key: str | None = None
+    files: tuple[File, ...] | None = None  # those that its request is bound to; None: it is not sealed
 
 
 class LockedJob(NamedTuple):

@@ -109,6 +109,7 @@ class Outcome:
     refused: bool = False  # in doubt although its request was answered: refused, and its key keeps that answer
     message_id: str | None = None
     page: Page | None = None  # what a listing has found
+    batch_id: UUID | None = None  # of a job of a batch
     conflict: bool = False  # the API was still working on an earlier request with this key
     died: bool = False  # the job's own process died
     hold: Hold | None = None

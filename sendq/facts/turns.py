@@ -5,6 +5,7 @@ Turn ─▶ Claimed ─▶ Begin, Outcome, Shrink, End ─▶ Group ─▶ Recor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -38,6 +39,26 @@ class Claimed:
     starts: Mapping[UUID, Micros]  # when each of the begun jobs may start
     streak: int = 0  # holds of its pair or application since the last success of the pair
     foreign: frozenset[str] = frozenset()  # operations of a newer version; their jobs are left to its workers
+
+
+@dataclass(slots=True)
+class Unopened:
+    """What a claim did not begin because of its encryption."""
+
+    missing: Counter[str] = field(default_factory=Counter)  # jobs that wait, by the name of the key that is missing
+    unencrypted: int = 0  # jobs that wait
+    altered: list[UUID] = field(default_factory=list)  # jobs that ended, or are in doubt
+    altered_lanes: list[UUID] = field(default_factory=list)  # held: application or grant are not those of their id
+
+    def add(self, other: Unopened) -> None:
+        """Add what another claim did not begin."""
+        self.missing += other.missing
+        self.unencrypted += other.unencrypted
+        self.altered += other.altered
+        self.altered_lanes += other.altered_lanes
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unencrypted or self.altered or self.altered_lanes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,28 +9,19 @@ A content that a transaction refers to is locked, and `drop_unused_contents` ski
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, delete, exists, insert, select
 
+from sendq.bindings import File, chunk_context, piece_context
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks, insert_rows
 from sendq.messages.content import Content, ContentFault, StoredPiece
-from sendq.vault import Vault, context_of
-
-
-def piece_context(job_id: UUID, position: int) -> bytes:
-    """The context of the bytes after a content, for the vault."""
-    return context_of("piece", job_id.bytes + position.to_bytes(2, "big"))
-
-
-def chunk_context(content_id: UUID, position: int) -> bytes:
-    """The context of a chunk, for the vault."""
-    return context_of("chunk", content_id.bytes + position.to_bytes(2, "big"))
+from sendq.vault import Vault
 
 
 def store_pieces(
@@ -53,7 +44,7 @@ def pieces_of(connection: Connection, job_id: UUID, *, vault: Vault) -> list[Sto
     """The pieces of a job's request, in order. Raises `Unreadable` if they cannot be decrypted."""
     piece, content = schema.piece.c, schema.content
     rows = connection.execute(
-        select(piece.position, piece.content_id, content.c.size, piece.after, piece.cipher_key)
+        select(piece.position, piece.content_id, content.c.digest, content.c.size, piece.after, piece.cipher_key)
         .join(content, content.c.id == piece.content_id)
         .where(piece.job_id == job_id)
         .order_by(piece.position)
@@ -61,31 +52,51 @@ def pieces_of(connection: Connection, job_id: UUID, *, vault: Vault) -> list[Sto
     return [
         StoredPiece(
             row.content_id,
+            digest := bytes(row.digest),
             row.size,
-            vault.open(bytes(row.after), row.cipher_key, context=piece_context(job_id, row.position)),
+            vault.open(bytes(row.after), row.cipher_key, context=piece_context(job_id, row.position, digest)),
         )
         for row in rows
     ]
 
 
-def chunk_of(connection: Connection, content_id: UUID, position: int, *, vault: Vault) -> bytes | None:
-    """One chunk of a content; None: it does not exist. Raises `Unreadable` if it cannot be decrypted."""
+def chunk_of(connection: Connection, piece: StoredPiece, position: int, *, vault: Vault) -> bytes | None:
+    """One chunk of a piece's content; None: it does not exist. Raises `Unreadable` if it cannot be decrypted."""
+    content_id = piece.content_id
     table = schema.chunk.c
     row = connection.execute(
         select(table.data, table.cipher_key).where(table.content_id == content_id, table.position == position)
     ).one_or_none()
     if row is None:
         return None
-    return vault.open(bytes(row.data), row.cipher_key, context=chunk_context(content_id, position))
+    file = File(piece.digest, piece.size)
+    return vault.open(bytes(row.data), row.cipher_key, context=chunk_context(file, position))
 
 
-def sealed_with(connection: Connection, job_id: UUID) -> set[str]:
-    """The names of the encryption keys with which the files of a job's request are sealed."""
+def files_of(connection: Connection, jobs: Collection[UUID]) -> dict[UUID, list[File]]:
+    """The files of these jobs' requests, in order."""
+    piece, content = schema.piece.c, schema.content
+    query = (
+        select(piece.job_id, content.c.digest, content.c.size)
+        .join(content, content.c.id == piece.content_id)
+        .where(piece.job_id.in_(jobs))
+        .order_by(piece.job_id, piece.position)
+    )
+    found: dict[UUID, list[File]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.job_id, []).append(File(bytes(row.digest), row.size))
+    return found
+
+
+def keys_of_files(connection: Connection, jobs: Collection[UUID]) -> dict[UUID, set[str | None]]:
+    """The names of the encryption keys with which the files of these jobs' requests are sealed; None: not sealed."""
     piece, chunk = schema.piece.c, schema.chunk.c
-    own = select(piece.cipher_key).where(piece.job_id == job_id)
-    files = select(chunk.cipher_key).join(schema.piece, piece.content_id == chunk.content_id)
-    rows = connection.execute(own.union(files.where(piece.job_id == job_id)))
-    return {name for name in rows.scalars() if name is not None}
+    own = select(piece.job_id, piece.cipher_key).where(piece.job_id.in_(jobs))
+    files = select(piece.job_id, chunk.cipher_key).join(schema.chunk, piece.content_id == chunk.content_id)
+    found: dict[UUID, set[str | None]] = {}
+    for job_id, name in connection.execute(own.union(files.where(piece.job_id.in_(jobs)))):
+        found.setdefault(job_id, set()).add(name)
+    return found
 
 
 def drop_unused_contents(connection: Connection, limit: int) -> int:
@@ -106,7 +117,7 @@ def drop_unused_contents(connection: Connection, limit: int) -> int:
 
 def _sealed(piece: Mapping[str, Any], content_id: UUID, vault: Vault) -> dict[str, Any]:
     job_id, position = piece["job_id"], piece["position"]
-    after = vault.seal(piece["after"], context=piece_context(job_id, position))
+    after = vault.seal(piece["after"], context=piece_context(job_id, position, piece["digest"]))
     row = {"job_id": job_id, "position": position, "content_id": content_id}
     return row | {"after": after.data, "cipher_key": after.key_name}
 
@@ -131,10 +142,11 @@ def _known(connection: Connection, digests: Iterable[bytes]) -> dict[bytes, UUID
 
 def _store(connection: Connection, content: Content, vault: Vault) -> UUID:
     content_id, measure = new_id(), content.measure()
+    file = File(measure.digest, measure.size)
     connection.execute(insert(schema.content), {"id": content_id, "digest": measure.digest, "size": measure.size})
     try:
         for position, chunk in enumerate(content.chunks()):
-            sealed = vault.seal(chunk, context=chunk_context(content_id, position))
+            sealed = vault.seal(chunk, context=chunk_context(file, position))
             row = {"content_id": content_id, "position": position, "data": sealed.data, "cipher_key": sealed.key_name}
             connection.execute(insert(schema.chunk), row)
     except ContentFault as fault:

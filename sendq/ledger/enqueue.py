@@ -15,13 +15,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, Table, TwoPhaseTransaction, select, text, tuple_
 
+from sendq.bindings import key_context
 from sendq.clock import Micros
 from sendq.enqueueing.plan import Plan
 from sendq.errors import KeyConflict
+from sendq.ledger import sealing
 from sendq.ledger.contents import store_pieces
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import CHUNK, chunks, insert_new, insert_rows, insert_together
-from sendq.vault import Vault, context_of
+from sendq.vault import Vault
 
 NO_VAULT = Vault()
 
@@ -43,7 +45,8 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
     Raises:
         KeyConflict: a key names a job or batch with different content.
         InvalidJob: a file changed between being measured and being read; roll back.
-        Unreadable: a key exists, and its digest is sealed with an encryption key that this vault does not have.
+        Unreadable: a key exists, and its digest is sealed with an encryption key that this vault does not have, or
+            was altered.
     """
     found = _claim_keys(connection, plan.keys, vault)
     known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
@@ -51,13 +54,10 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
     if plan.batch is not None:
         if plan.batch["id"] in known:
             return found
-        batch.append(sealed(plan.batch, "batch", plan.batch["id"], vault))
-    jobs = chunks(job for job in plan.jobs if job["id"] not in known)
-    payloads = chunks(
-        sealed(payload, "payload", payload["job_id"], vault)
-        for payload in plan.payloads
-        if payload["job_id"] not in known
-    )
+        batch.append(sealing.batch_row(plan.batch, vault))
+    jobs = chunks(sealing.job_row(job, vault) for job in plan.jobs if job["id"] not in known)
+    wanted = (payload for payload in plan.payloads if payload["job_id"] not in known)
+    payloads = chunks(sealing.payload_rows(wanted, plan, vault))
     parts: list[tuple[Table, Sequence[Mapping[str, Any]]]] = [
         (schema.batch, batch),
         (schema.job, next(jobs, [])),
@@ -80,19 +80,6 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
     if stored:
         append_wakes(connection, plan.wakes, at=at)
     return found
-
-
-def sealed(row: Mapping[str, Any], kind: str, identity: UUID, vault: Vault) -> Mapping[str, Any]:
-    """The row with its ``body`` sealed, if the vault has a key."""
-    if not vault:
-        return row
-    body = vault.seal(row["body"], context=context_of(kind, identity))
-    return {**row, "body": body.data, "cipher_key": body.key_name}
-
-
-def context_of_key(application: str, key: str) -> bytes:
-    """The context of a key's digest, for the vault."""
-    return context_of("key", f"{application}\0{key}".encode())
 
 
 def append_wakes(connection: Connection, wakes: Sequence[Mapping[str, Any]], *, at: Micros) -> None:
@@ -156,7 +143,8 @@ def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]], vault
 def _sealed_key(row: Mapping[str, Any], vault: Vault) -> Mapping[str, Any]:
     if not vault:
         return row
-    digest = vault.seal(row["digest"], context=context_of_key(row["application"], row["key"]))
+    context = key_context(row["application"], row["key"], row["job_id"] or row["batch_id"])
+    digest = vault.seal(row["digest"], context=context)
     return {**row, "digest": digest.data, "cipher_key": digest.key_name}
 
 
@@ -165,5 +153,8 @@ def _same_content(first: Row[Any], digest: bytes, vault: Vault) -> bool:
     known = bytes(first.digest)
     if not known:
         return True
-    context = context_of_key(first.application, first.key)
-    return compare_digest(vault.open(known, first.cipher_key, context=context), digest)
+    if first.cipher_key is not None:
+        known = vault.open(
+            known, first.cipher_key, context=key_context(first.application, first.key, first.job_id or first.batch_id)
+        )
+    return compare_digest(known, digest)

@@ -1,35 +1,44 @@
-"""Sealed jobs at the claim: decrypted if this worker has their key; else they wait, and nothing is lost.
+"""Sealed jobs at the claim: opened, and compared with everything that they are bound to (`sendq.bindings`).
 
-A job whose body no key of this worker decrypts is not begun, and not dead-lettered. If other jobs of its turn can run,
-it is looked at again after `RECHECK`. If none can, the lane is held (`NO_KEY`), longer each time, so that a hundred
-thousand such lanes cost next to nothing, and the next turn looks at the jobs behind. A worker that starts ends these
-holds, because it may have the key.
+    its key is not at hand     it waits: `NO_KEY`
+    it is not encrypted        it waits: `NOT_ENCRYPTED`, unless the vault accepts that
+    it was altered             it ends: `INTEGRITY`; if an earlier request may have gone out, it is in doubt
+    its lane was altered       the lane is held: `INTEGRITY`
+
+A job that waits is not begun, and not dead-lettered. If other jobs of its turn can run, it is looked at again after
+`RECHECK`. If none can, the lane is held, longer each time, so that a hundred thousand such lanes cost next to nothing,
+and the next turn looks at the jobs behind. A worker that starts ends these holds: its keys may be others.
+
+An altered job is not kept waiting, because its lane's other jobs would wait with it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, select
 
+from sendq.bindings import File, batch_context, payload_context, tag_context
 from sendq.clock import SECOND, Micros
-from sendq.errors import Unreadable
+from sendq.errors import Altered, NotEncrypted, Unreadable
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
+from sendq.facts.turns import Unopened
+from sendq.ids import lane_id
 from sendq.ledger import events
-from sendq.ledger.contents import sealed_with
+from sendq.ledger.contents import files_of, keys_of_files
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.enqueue import notify
-from sendq.ledger.jobs import lock_in_order
+from sendq.ledger.jobs import end_waiting, lock_in_order
+from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import LaneChange
-from sendq.rules.rule_ids import NO_KEY
-from sendq.vault import Vault, context_of
+from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED
+from sendq.vault import Vault
 
 RECHECK: Micros = 30 * SECOND
 HOLD_MOST: Micros = 600 * SECOND
@@ -38,91 +47,176 @@ HOLD_MOST: Micros = 600 * SECOND
 RELEASE_STEP = 500
 
 
+class Cause(NamedTuple):
+    """Why jobs wait: the rule, and what the event of the hold says."""
+
+    rule: str
+    reason: str
+
+
+_UNENCRYPTED = Cause(NOT_ENCRYPTED, "its jobs are stored unencrypted, though there are encryption keys")
+_ALTERED_LANE = Cause(INTEGRITY, "its application or grant was changed in the ledger: they are not those of its id")
+
+
 @dataclass(slots=True)
 class Opened:
-    """Jobs with their bodies, by lane; the jobs put off, and the lanes that have no others."""
+    """Jobs with their bodies, by lane; the lanes that have none, and why; and what was not opened."""
 
     jobs: dict[UUID, list[ClaimedJob]] = field(default_factory=dict)
-    stuck: dict[UUID, str] = field(default_factory=dict)  # lanes, with the name of a key that they wait for
-    missing: Counter[str] = field(default_factory=Counter)  # jobs by the name of the missing key
+    stuck: dict[UUID, Cause] = field(default_factory=dict)
+    unopened: Unopened = field(default_factory=Unopened)
 
 
 def open_jobs(
-    connection: Connection, loaded: Mapping[UUID, Sequence[ClaimedJob]], vault: Vault, *, now: Micros
+    connection: Connection,
+    lanes: Mapping[UUID, Lane],
+    loaded: Mapping[UUID, Sequence[ClaimedJob]],
+    vault: Vault,
+    *,
+    now: Micros,
 ) -> Opened:
-    """Decrypt the bodies of the jobs that a claim has loaded, and put off those that no key decrypts.
+    """Open the bodies of the jobs that a claim has loaded. Those that cannot be opened are put off, or end.
 
     Later jobs for the same object as one that is put off are removed from the turn too.
     """
     opened = Opened()
-    rows: list[dict[str, Any]] = []
-    for lane_id, jobs in loaded.items():
-        ready: list[ClaimedJob] = []
-        put_off: list[UUID] = []
-        objects: set[str | None] = set()
-        names: list[str] = []
-        for job in jobs:
-            if job.object_id is not None and job.object_id in objects:
-                put_off.append(job.id)
-                continue
-            try:
-                ready.append(_with_body(connection, job, vault))
-            except Unreadable as error:
-                names.append(error.key_name)
-                put_off.append(job.id)
-                objects.add(job.object_id)
-        opened.jobs[lane_id] = ready
-        opened.missing.update(names)
-        if names and not ready:
-            opened.stuck[lane_id] = names[0]
+    files = _Files(connection, [job.id for jobs in loaded.values() for job in jobs if job.length is not None])
+    put_off: list[dict[str, Any]] = []
+    altered: list[ClaimedJob] = []
+    for id_, jobs in loaded.items():
+        lane = lanes[id_]
+        if vault and id_ != lane_id(lane.application, lane.grant_id):
+            opened.jobs[id_], opened.stuck[id_] = [], _ALTERED_LANE
+            opened.unopened.altered_lanes.append(id_)
+            continue
+        sorted_ = _sort(jobs, files, vault, opened.unopened)
+        opened.jobs[id_] = sorted_.ready
+        altered += sorted_.altered
+        if sorted_.waiting and not sorted_.ready:
+            opened.stuck[id_] = sorted_.waiting[0][1]
         # Behind all jobs that are due now, each a microsecond later to keep their order. In a lane that is held for
         # them they need not wait longer than the hold.
-        at = now if lane_id in opened.stuck else now + RECHECK
-        rows += [{"id": job, "next_at": at + place, "rule": NO_KEY} for place, job in enumerate(put_off)]
-    if rows:
+        at = now if id_ in opened.stuck else now + RECHECK
+        put_off += [
+            {"id": job.id, "next_at": at + place, "rule": cause.rule}
+            for place, (job, cause) in enumerate(sorted_.waiting)
+        ]
+    if put_off or altered:
         lock_in_order(connection, [job.id for jobs in loaded.values() for job in jobs])
-    update_rows(connection, schema.job, rows)
+    update_rows(connection, schema.job, put_off)
+    if altered:
+        ends = {job.id: event_of_end(job.operation, job.doubt_at) for job in altered}
+        opened.unopened.altered += sorted(end_waiting(connection, ends, now=now, rule=INTEGRITY))
     return opened
 
 
-def _with_body(connection: Connection, job: ClaimedJob, vault: Vault) -> ClaimedJob:
-    """The job with its body decrypted. Its files are read while they are sent; only their keys are checked now."""
-    if job.length is not None:
-        for name in sorted(sealed_with(connection, job.id) - set(vault.names)):
+@dataclass(slots=True)
+class _Sorted:
+    """The jobs of one lane, by whether they could be opened."""
+
+    ready: list[ClaimedJob] = field(default_factory=list)
+    waiting: list[tuple[ClaimedJob, Cause]] = field(default_factory=list)
+    altered: list[ClaimedJob] = field(default_factory=list)
+
+
+def _sort(jobs: Sequence[ClaimedJob], files: _Files, vault: Vault, unopened: Unopened) -> _Sorted:
+    found = _Sorted()
+    objects: dict[str, Cause] = {}
+    for job in jobs:
+        if job.object_id is not None and job.object_id in objects:
+            found.waiting.append((job, objects[job.object_id]))
+            continue
+        try:
+            found.ready.append(_opened(job, files, vault))
+            continue
+        except Altered:
+            found.altered.append(job)
+            continue
+        except NotEncrypted:
+            unopened.unencrypted += 1
+            cause = _UNENCRYPTED
+        except Unreadable as error:
+            unopened.missing[error.key_name] += 1
+            cause = Cause(NO_KEY, f"no worker that looked has the encryption key {error.key_name!r}")
+        found.waiting.append((job, cause))
+        if job.object_id is not None:
+            objects[job.object_id] = cause
+    return found
+
+
+class _Files:
+    """The files of the jobs of a claim, read at once."""
+
+    def __init__(self, connection: Connection, jobs: Sequence[UUID]) -> None:
+        self._files = files_of(connection, jobs) if jobs else {}
+        self._keys = keys_of_files(connection, jobs) if jobs else {}
+
+    def of(self, job: ClaimedJob) -> tuple[File, ...]:
+        return tuple(self._files.get(job.id, ()))
+
+    def check_keys(self, job: ClaimedJob, vault: Vault) -> None:
+        """Raise `NotEncrypted` or `Unreadable` if this vault cannot open them; they are opened while they are sent."""
+        names = self._keys.get(job.id, set())
+        if None in names and not vault.accepts_unencrypted:
+            raise NotEncrypted
+        for name in sorted(name for name in names if name is not None and name not in vault.names):
             raise Unreadable(name, missing=True)
-    if job.cipher_key is None:
+
+
+def _opened(job: ClaimedJob, files: _Files, vault: Vault) -> ClaimedJob:
+    """The job with its body decrypted, if everything that it is bound to is as it was."""
+    if job.length is not None:
+        files.check_keys(job, vault)
+    if job.own_body:
+        return _with_own_body(job, files.of(job) if job.length is not None else (), vault)
+    if job.cipher_key is None and job.seal_key is None and vault.accepts_unencrypted:
         return job
-    context = context_of("payload", job.id) if job.own_body else context_of("batch", _batch_of(job))
+    if job.batch_id is None or job.target is None or job.fields is None:  # its payload or its batch has been deleted
+        raise Altered(job.seal_key or "")
+    vault.verify(
+        job.seal or b"", job.seal_key, context=tag_context(job.batch_id, job.lane_id, job.operation, job.object_id)
+    )
+    context = batch_context(
+        job.batch_id, job.lane_id, job.operation, job.target, bool(job.hard), job.fields, job.content_type
+    )
+    return job._replace(body=vault.open(job.body, job.cipher_key, context=context))
+
+
+def _with_own_body(job: ClaimedJob, files: tuple[File, ...], vault: Vault) -> ClaimedJob:
+    if job.cipher_key is None and vault.accepts_unencrypted:
+        return job
+    context = payload_context(
+        job.id, job.lane_id, job.batch_id, job.operation, job.form, job.object_id, job.content_type, job.length, files
+    )
     body = vault.open(job.body, job.cipher_key, context=context)
-    return job._replace(body=body)
+    return job._replace(body=body, files=files if job.length is not None else None)
 
 
-def _batch_of(job: ClaimedJob) -> UUID:
-    assert job.batch_id is not None  # a job without its own body has its batch's
-    return job.batch_id
-
-
-def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], stuck: Mapping[UUID, str], *, now: Micros) -> None:
-    """Close the turns of locked lanes none of whose jobs could be decrypted, and hold the lanes for a while."""
+def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], stuck: Mapping[UUID, Cause], *, now: Micros) -> None:
+    """Close the turns of locked lanes none of whose jobs could be opened, and hold the lanes for a while."""
     changes = []
-    for lane_id, name in stuck.items():
-        lane = lanes[lane_id]
-        again = lane.held_rule == NO_KEY
+    for id_, cause in stuck.items():
+        lane = lanes[id_]
+        again = lane.held_rule == cause.rule
         since = lane.held_since if again and lane.held_since is not None else now
         pause = min(HOLD_MOST, max(RECHECK, now - since))
         change = LaneChange(lane)
         change.close_turn()
-        change.hold_until(now + pause, since=since, rule=NO_KEY, by="policy")
+        change.hold_until(now + pause, since=since, rule=cause.rule, by="policy")
         changes.append(change)
         if not again:
-            _event(connection, lane, name, now=now)
+            _event(connection, lane, cause, now=now)
     write_changes(connection, changes, now=now)
 
 
 def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:
-    """End holds of up to `RELEASE_STEP` lanes after an id that wait for a key; returns where to continue, or None."""
+    """End holds of up to `RELEASE_STEP` lanes after an id whose jobs could not be opened.
+
+    Returns where to continue, or None.
+    """
     table = schema.lane.c
-    held = select(table.id).where(table.held_rule == NO_KEY, table.held_until > now, table.id > after)
+    rules = (NO_KEY, NOT_ENCRYPTED, INTEGRITY)
+    held = select(table.id).where(table.held_rule.in_(rules), table.held_until > now, table.id > after)
     ids = connection.execute(held.order_by(table.id).limit(RELEASE_STEP)).scalars().all()
     changes = lock_changes(connection, ids).values()
     for change in changes:
@@ -131,7 +225,7 @@ def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:
     return ids[-1] if len(ids) == RELEASE_STEP else None
 
 
-def _event(connection: Connection, row: Lane, name: str, *, now: Micros) -> None:
+def _event(connection: Connection, row: Lane, cause: Cause, *, now: Micros) -> None:
     events.append(
         connection,
         "hold",
@@ -140,6 +234,6 @@ def _event(connection: Connection, row: Lane, name: str, *, now: Micros) -> None
         application=row.application,
         provider=row.provider,
         grant_id=row.grant_id,
-        rule=NO_KEY,
-        reason=f"no worker that looked has the encryption key {name!r}",
+        rule=cause.rule,
+        reason=cause.reason,
     )

@@ -10,6 +10,7 @@ import os
 
 from sqlalchemy import Connection, select
 
+from sendq.bindings import secret_context
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new
 from sendq.vault import Vault
@@ -17,11 +18,6 @@ from sendq.vault import Vault
 KEY_BYTES = 32
 
 _DIGESTS = "recipients"
-
-
-def secret_context(name: str) -> bytes:
-    """The context that a secret is encrypted in (`sendq.vault`)."""
-    return b"secret " + name.encode()
 
 
 def digest_key(connection: Connection, vault: Vault) -> bytes:
@@ -37,4 +33,6 @@ def digest_key(connection: Connection, vault: Vault) -> bytes:
         new = {"name": _DIGESTS, "value": sealed.data, "cipher_key": sealed.key_name}
         insert_new(connection, table, [new], returning="name")
         row = connection.execute(query).one()
+    if row.cipher_key is None:  # from before there was an encryption key; nothing of it goes out
+        return bytes(row.value)
     return vault.open(bytes(row.value), row.cipher_key, context=secret_context(_DIGESTS))

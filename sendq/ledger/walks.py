@@ -20,9 +20,10 @@ from sqlalchemy import Connection, Row, delete, select, update
 from sendq.clock import Micros
 from sendq.facts.outcomes import Page
 from sendq.ids import new_id
+from sendq.ledger import sealing
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_new, insert_rows
-from sendq.ledger.enqueue import append_wakes, sealed
+from sendq.ledger.enqueue import append_wakes
 from sendq.vault import Vault
 
 _WAKES = ("high_at", "normal_at", "low_at")
@@ -38,6 +39,7 @@ def lock_batches(connection: Connection, ids: Collection[UUID]) -> None:
 def record_page(
     connection: Connection,
     batch_id: UUID,
+    lane_id: UUID,
     page: Page,
     counts: Counter[tuple[UUID, str]],
     *,
@@ -47,13 +49,18 @@ def record_page(
     """Store what a page found and create the job of the next one, if there is one; returns that job's row.
 
     Call it in the transaction that ends the page's own job, with the lane locked. The walk of a batch that has been
-    cancelled meanwhile stops.
+    cancelled meanwhile stops. Batch and lane are those that the call was made for, whatever the rows say by now: what
+    is stored here is bound to them.
     """
     table = schema.batch
-    batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
+    this = select(table).where(table.c.id == batch_id, table.c.lane_id == lane_id)
+    batch = connection.execute(this.with_for_update()).first()
     if batch is None:
         return None  # pruned or erased while the call was on the wire
-    rows = [{"batch_id": batch_id, "object_id": object_id} for object_id in page.found]
+    rows = [
+        {"batch_id": batch_id, "object_id": found} | sealing.tag(batch_id, lane_id, batch.operation, found, vault)
+        for found in page.found
+    ]
     counts[batch_id, "found"] += len(insert_new(connection, schema.found, rows, returning="object_id"))
     counts[batch_id, "page"] += 1
     if page.following is None or batch.cancel_at is not None:
@@ -61,7 +68,7 @@ def record_page(
     job = _job(batch, "list", None, batch.due_at, now=now)
     insert_rows(connection, schema.job, [job])
     payload = {"job_id": job["id"], "body": page.following, "content_type": page.content_type}
-    insert_rows(connection, schema.payload, [sealed(payload, "payload", job["id"], vault)])
+    insert_rows(connection, schema.payload, [sealing.payload_row(payload, job, (), vault)])
     return job
 
 
@@ -77,12 +84,15 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
     batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if batch is None or not batch.making:
         return 0
-    some = select(found.c.object_id).where(found.c.batch_id == batch_id).order_by(found.c.object_id).limit(limit)
-    ids = connection.execute(some).scalars().all()
+    some = select(found.c.object_id, found.c.seal, found.c.seal_key).where(found.c.batch_id == batch_id)
+    messages = connection.execute(some.order_by(found.c.object_id).limit(limit)).all()
+    ids = [row.object_id for row in messages]
     connection.execute(delete(found).where(found.c.batch_id == batch_id, found.c.object_id.in_(ids)))
     # They take the batch's place in the queue, a microsecond apart, like those of any other call.
     rows = [
-        _job(batch, batch.operation, object_id, batch.due_at + place, now=now) for place, object_id in enumerate(ids)
+        _job(batch, batch.operation, one.object_id, batch.due_at + place, now=now)
+        | {"seal": one.seal, "seal_key": one.seal_key}
+        for place, one in enumerate(messages)
     ]
     insert_rows(connection, schema.job, rows)
     if len(ids) < limit:
@@ -102,6 +112,7 @@ def _job(batch: Row[Any], operation: str, object_id: str | None, next_at: Micros
         "lane_id": batch.lane_id,
         "batch_id": batch.id,
         "operation": operation,
+        "form": None,
         "object_id": object_id,
         "priority": batch.priority,
         "state": "queued",

@@ -46,6 +46,7 @@ class StoredPiece(NamedTuple):
     """A content as the ledger keeps it for a request, and the bytes of the request that follow it; opened."""
 
     content_id: UUID
+    digest: bytes  # of the content
     size: int
     after: bytes
 

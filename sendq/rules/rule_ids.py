@@ -13,6 +13,12 @@ POISON: Final = "poison"
 # Jobs and lanes that wait for an encryption key that no worker has.
 NO_KEY: Final = "encryption_key_missing"
 
+# Jobs that are stored unencrypted though there are encryption keys.
+NOT_ENCRYPTED: Final = "not_encrypted"
+
+# Jobs whose encrypted content, or what it is bound to, is not what was stored; also the policy's row for such a file.
+INTEGRITY: Final = "integrity_check_failed"
+
 # Returned to the queue before its call.
 RETURNED: Final = "not_begun"
 

@@ -10,7 +10,16 @@ from sendq.rules.delivery import Delivery
 from sendq.rules.eta import predicted
 from sendq.rules.pace import call_of, read, stated_costs
 from sendq.rules.reconcile import Seen
-from sendq.rules.rule_ids import FAILED_LATER, GRANT_NOT_FOUND, JOB_REFUSED, NO_KEY, POISON, QUEUED
+from sendq.rules.rule_ids import (
+    FAILED_LATER,
+    GRANT_NOT_FOUND,
+    INTEGRITY,
+    JOB_REFUSED,
+    NO_KEY,
+    NOT_ENCRYPTED,
+    POISON,
+    QUEUED,
+)
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.views import Why
@@ -66,6 +75,20 @@ _SET_ASIDE = (
     "if that one succeeds, this one is given up"
 )
 
+# Why jobs wait, or a lane is held, because of the encryption.
+NOT_OPENED: Mapping[str | None, str] = {
+    NO_KEY: "it is encrypted with a key that no worker has",
+    NOT_ENCRYPTED: "it is stored unencrypted, and the workers have encryption keys; if it is from before they had, set "
+    "SENDQ_ACCEPT_UNENCRYPTED=true and run: sendq rekey; otherwise find out who wrote it, and cancel it",
+    INTEGRITY: "the ledger's row of the grant names another grant or application than when it was made; find out who "
+    "changed it, and restore it",
+}
+
+_ALTERED = (
+    "it was not sent, because it is not as it was stored: something other than sendq changed the ledger, or it is "
+    "damaged; find out who did, and enqueue it again, or restore its rows and run: sendq retry"
+)
+
 _POISON = "two workers died while sending it, then the process that ran it alone; to try it again: sendq retry"
 
 
@@ -79,6 +102,8 @@ def explain(around: Situation, *, now: Micros) -> Why:
     state = State(job.state)
     if state is State.DEAD and job.rule == POISON:
         return _why(job, state.value, _POISON, rule=job.rule)
+    if state is State.DEAD and job.rule == INTEGRITY:
+        return _why(job, state.value, _ALTERED, rule=job.rule)
     if state is State.DEAD and job.rule == FAILED_LATER:
         return _why(job, state.value, _FAILED_LATER, rule=job.rule)
     if state is State.SENT:
@@ -98,8 +123,8 @@ def explain(around: Situation, *, now: Micros) -> Why:
     held = _held(around, now=now)
     # Whichever ends later decides: a job that is due tomorrow does not start when a hold of twenty minutes is over.
     if held is not None and held.until >= job.next_at:
-        if held.rule == NO_KEY:
-            return _why(job, "held", _unreadable(around), until=held.until, rule=NO_KEY, by=held.by)
+        if held.rule in NOT_OPENED:
+            return _why(job, "held", _unopened(held.rule, around), until=held.until, rule=held.rule, by=held.by)
         says = f"the {held.scope} is held"
         return _why(
             job, "held", says, until=held.until, rule=held.rule, by=held.by, note=held.note, eta=_eta(around, now=now)
@@ -109,8 +134,8 @@ def explain(around: Situation, *, now: Micros) -> Why:
         until = before.next_at if before.state == State.QUEUED else None
         return _why(job, "behind", f"an earlier change of the same message goes first: job {before.id}", until=until)
     if job.next_at > now:
-        if job.rule == NO_KEY:
-            return _why(job, "held", _unreadable(around), until=job.next_at, rule=NO_KEY, by="policy")
+        if job.rule in NOT_OPENED:
+            return _why(job, "held", _unopened(job.rule, around), until=job.next_at, rule=job.rule, by="policy")
         if job.rule == JOB_REFUSED:
             return _why(job, "set_aside", _SET_ASIDE, until=job.next_at, rule=job.rule)
         if job.attempts or job.doubt_at is not None:
@@ -127,7 +152,9 @@ def _sent(around: Situation) -> str:
     return _QUEUED if around.job.rule == QUEUED else _ENDED[State.SENT]
 
 
-def _unreadable(around: Situation) -> str:
+def _unopened(rule: str | None, around: Situation) -> str:
+    if rule != NO_KEY:
+        return NOT_OPENED[rule]
     name = "the key" if around.sealed_with is None else f"the encryption key {around.sealed_with!r}"
     return f"it is encrypted, and no worker that tried has {name}; add it to SENDQ_ENCRYPTION_KEYS of every worker"
 

@@ -15,12 +15,14 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from sendq.errors import Unreadable
+from sendq.bindings import File
+from sendq.errors import Altered, Unreadable
 from sendq.messages.content import StoredPiece, chunk_count
 from sendq.messages.forms import JSON, content_length
 
 INCOMPLETE = "incomplete"
 UNREADABLE = "unreadable"
+ALTERED = "altered"
 
 
 class Source(Protocol):
@@ -29,8 +31,8 @@ class Source(Protocol):
     def pieces(self, job_id: UUID) -> Awaitable[Sequence[StoredPiece]]:
         """The pieces of a job's request, in order. Raises `Unreadable` and the errors of the ledger."""
 
-    def chunk(self, content_id: UUID, position: int) -> Awaitable[bytes | None]:
-        """One chunk of a content, None if there is none. Raises `Unreadable` and the errors of the ledger."""
+    def chunk(self, piece: StoredPiece, position: int) -> Awaitable[bytes | None]:
+        """One chunk of a piece's content, None if there is none. Raises `Unreadable` and the errors of the ledger."""
 
 
 class NotWhole(Exception):
@@ -38,10 +40,22 @@ class NotWhole(Exception):
 
 
 class Upload:
-    """One body, for one call: ``opening`` are its first bytes, ``length`` is its size in bytes."""
+    """One body, for one call: ``opening`` are its first bytes, ``length`` is its size in bytes.
 
-    def __init__(self, job_id: UUID, form: str, opening: bytes, length: int, source: Source) -> None:
+    ``files``: those that a sealed job is bound to; None: the job is not sealed.
+    """
+
+    def __init__(
+        self,
+        job_id: UUID,
+        form: str,
+        opening: bytes,
+        length: int,
+        source: Source,
+        files: Sequence[File] | None = None,
+    ) -> None:
         self._job_id, self._form, self._opening, self._source = job_id, form, opening, source
+        self._files = files
         self.length = length
         self.complete = False
         """Whether its last bytes were passed on: only then can the API have the whole request."""
@@ -52,6 +66,8 @@ class Upload:
         """The whole body, in order. Raises `NotWhole` and the errors of its source; it is then incomplete."""
         try:
             pieces = await self._source.pieces(self._job_id)
+            if self._files is not None and [File(piece.digest, piece.size) for piece in pieces] != [*self._files]:
+                raise Altered("")  # since the claim
             sizes = (content_length(self._form, piece.size) + len(piece.after) for piece in pieces)
             if not pieces or len(self._opening) + sum(sizes) != self.length:
                 raise NotWhole
@@ -61,14 +77,14 @@ class Upload:
                     yield chunk
                 self.complete = number == len(pieces)
                 yield piece.after
-        except (Unreadable, NotWhole):
-            self.trouble = UNREADABLE
+        except (Unreadable, NotWhole) as error:
+            self.trouble = ALTERED if isinstance(error, Altered) else UNREADABLE
             raise
 
     async def _content(self, piece: StoredPiece) -> AsyncIterator[bytes]:
         left = piece.size
         for position in range(chunk_count(piece.size)):
-            chunk = await self._source.chunk(piece.content_id, position)
+            chunk = await self._source.chunk(piece, position)
             left -= len(chunk or b"")
             if not chunk or left < 0:
                 raise NotWhole

@@ -561,6 +561,11 @@ NO_ANSWER = (
         "Give the worker the encryption key; if it has it, the files are lost: cancel the job and enqueue it again.",
         SEND, fault=("unreadable",), backoff=Backoff(base=60, cap=900, number=None), costs=True, documented=False,
         alert=True),
+    Row("integrity_check_failed", "Altered in the ledger", ("none",), DEAD, JOB, NO,
+        "The job, or something that its encryption binds it to (the grant, the files and their order, the form), is "
+        "not as it was stored: something other than sendq changed the ledger, or it is damaged. Nothing was sent.",
+        "Find out who can write to the ledger. Enqueue it again, or restore its rows from a backup and retry it.",
+        TYPES, fault=("altered",), documented=False, alert=True),
     Row("poison", "Job that kills its process", ("none",), DEAD, JOB, MAYBE,
         "Two workers died while this job was running, and then the process in which it ran alone.",
         "Find out what is special about this job or its answer, fix that, then retry it.", IDEMPOTENT,

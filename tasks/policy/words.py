@@ -77,6 +77,13 @@ LEDGER_RULES = {
         "It is encrypted with a key that no worker has.",
         "Add the key to SENDQ_ENCRYPTION_KEYS of every worker.",
     ),
+    "not_encrypted": Said(
+        "Not encrypted",
+        "It is stored unencrypted, though the workers have encryption keys: it is from before they had, or something "
+        "other than sendq stored it.",
+        "If it is from before, set SENDQ_ACCEPT_UNENCRYPTED=true and run sendq rekey. If not, find out who can write "
+        "to the ledger, and cancel it.",
+    ),
     "grant_expired": Said(
         "Grant expired",
         "Nylas reported that the grant is no longer valid.",

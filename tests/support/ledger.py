@@ -221,6 +221,7 @@ def outcome(claimed: Claimed, job: Any, event: Event, *, called: bool = True, **
         fence=claimed.lane.fence,
         job_id=job.id,
         operation=job.operation,
+        batch_id=job.batch_id,
         event=event,
         begun_at=begun_at,
         attempt=attempt if called else None,

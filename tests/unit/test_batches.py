@@ -47,7 +47,7 @@ class TestIdsOfMessages:
         wanted = call(messages=["m1"], changes=None, hard=True)
         assert [row["operation"] for row in jobs(wanted)] == ["delete"]
         made = batch(wanted)
-        assert (made["operation"], made["hard"], made["body"]) == ("delete", True, b"")
+        assert (made["operation"], made["hard"], made["body"]) == ("delete", True, b"\n")
 
 
 class TestIdsOfThreads:

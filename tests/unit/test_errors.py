@@ -10,11 +10,13 @@ import pytest
 
 from sendq import errors
 from sendq.errors import (
+    Altered,
     InvalidArgument,
     InvalidJob,
     KeyConflict,
     LaneFull,
     LedgerUnavailable,
+    NotEncrypted,
     NotFound,
     Problem,
     Pruned,
@@ -40,6 +42,8 @@ ERRORS = [
     Pruned("job", "0197a1b2-0000-7000-8000-000000000001", "2026-07-01"),
     Retryable("the database aborted the transaction"),
     Unreadable("2026-11", missing=True),
+    Altered("2026-11"),
+    NotEncrypted(),
     SchemaMismatch("the ledger's schema is older"),
     LedgerUnavailable("the ledger cannot be reached"),
     BadOutcome("the signature is wrong"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Sequence
+from hashlib import sha256
 from uuid import UUID
 
 import pytest
@@ -26,7 +27,7 @@ class Kept:
     def __init__(self, *contents: bytes, fails: tuple[int, Exception] | None = None) -> None:
         self.ids = {new_id(): content for content in contents}
         self.stored = [
-            StoredPiece(content_id, len(content), b" after %d" % number)
+            StoredPiece(content_id, sha256(content).digest(), len(content), b" after %d" % number)
             for number, (content_id, content) in enumerate(self.ids.items())
         ]
         self._fails, self.asked = fails, 0
@@ -35,11 +36,11 @@ class Kept:
         assert job_id == JOB
         return self.stored
 
-    async def chunk(self, content_id: UUID, position: int) -> bytes | None:
+    async def chunk(self, piece: StoredPiece, position: int) -> bytes | None:
         if self._fails is not None and self.asked == self._fails[0]:
             raise self._fails[1]
         self.asked += 1
-        return self.ids[content_id][position * CHUNK : (position + 1) * CHUNK] or None
+        return self.ids[piece.content_id][position * CHUNK : (position + 1) * CHUNK] or None
 
     def whole(self, form: str) -> bytes:
         """What should go over the wire."""

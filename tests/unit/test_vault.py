@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.errors import Unreadable
-from sendq.vault import KEY_BYTES, Vault, context_of, new_key
+from sendq.bindings import context_of
+from sendq.errors import Altered, NotEncrypted, Unreadable
+from sendq.vault import KEY_BYTES, Vault, new_key
 
 OLD, NEW = os.urandom(KEY_BYTES), os.urandom(KEY_BYTES)
-CONTEXT = context_of("payload", UUID(int=7))
+CONTEXT = context_of("payload", "7")
 
 
 class TestSealing:
@@ -43,8 +44,22 @@ class TestSealing:
         assert both.seal(b"", context=CONTEXT).key_name == "new"
         assert both.open(*before, context=CONTEXT) == b"data"
 
-    def test_opens_what_was_stored_before_there_was_a_key(self) -> None:
-        assert Vault({"new": NEW}).open(b"data", None, context=CONTEXT) == b"data"
+    def test_opens_unencrypted_data_only_if_it_is_to_accept_them(self) -> None:
+        assert Vault({"new": NEW}, accept_unencrypted=True).open(b"data", None, context=CONTEXT) == b"data"
+        with pytest.raises(NotEncrypted, match="SENDQ_ACCEPT_UNENCRYPTED"):
+            Vault({"new": NEW}).open(b"data", None, context=CONTEXT)
+
+    def test_tells_altered_data_from_a_key_that_is_not_at_hand(self) -> None:
+        data, name = Vault({"old": OLD}).seal(b"data", context=CONTEXT)
+        for other in (Vault({"old": NEW}), Vault({"new": NEW}), Vault()):
+            with pytest.raises(Unreadable) as raised:
+                other.open(data, name, context=CONTEXT)
+            assert not isinstance(raised.value, Altered)
+        for altered in (data[:-1], data[:20], b"", b"data"):
+            with pytest.raises(Altered):
+                Vault({"old": OLD}).open(altered, name, context=CONTEXT)
+        with pytest.raises(Altered):
+            Vault({"old": OLD}).open(data, "another name", context=context_of("payload", "8"))
 
 
 class TestOpening:
@@ -64,7 +79,7 @@ class TestOpening:
         sealed = Vault({"old": OLD}).seal(b"data", context=CONTEXT)
         assert Vault({"new": NEW, "renamed": OLD}).open(*sealed, context=CONTEXT) == b"data"
 
-    @pytest.mark.parametrize("other", [context_of("payload", UUID(int=8)), context_of("batch", UUID(int=7))])
+    @pytest.mark.parametrize("other", [context_of("payload", "8"), context_of("batch", "7")])
     def test_refuses_what_belongs_to_something_else(self, other: bytes) -> None:
         vault = Vault({"new": NEW})
         with pytest.raises(Unreadable):
@@ -84,6 +99,37 @@ class TestOpening:
         for length in range(len(data)):
             with pytest.raises(Unreadable):
                 vault.open(data[:length], name, context=CONTEXT)
+
+
+class TestTags:
+    def test_are_of_one_context_and_one_key(self) -> None:
+        tag, name = Vault({"old": OLD}).tag(CONTEXT)
+        Vault({"new": NEW, "old": OLD}).verify(tag, name, context=CONTEXT)
+        with pytest.raises(Altered):
+            Vault({"old": OLD}).verify(tag, name, context=context_of("payload", "8"))
+        with pytest.raises(Unreadable, match="'old'"):
+            Vault({"new": NEW}).verify(tag, name, context=CONTEXT)
+
+    @pytest.mark.parametrize("position", range(0, 21, 4))
+    def test_are_refused_when_they_were_damaged(self, position: int) -> None:
+        vault = Vault({"new": NEW})
+        tag = bytearray(vault.tag(CONTEXT).data)
+        tag[position] ^= 1
+        for damaged in (bytes(tag), bytes(tag[:position]), b""):
+            with pytest.raises(Unreadable):
+                vault.verify(damaged, "new", context=CONTEXT)
+
+    def test_are_missing_without_a_key(self) -> None:
+        assert Vault().tag(CONTEXT) == (b"", None)
+        Vault().verify(b"", None, context=CONTEXT)
+        with pytest.raises(NotEncrypted):
+            Vault({"new": NEW}).verify(b"", None, context=CONTEXT)
+
+
+class TestAContext:
+    @given(st.lists(st.text() | st.integers() | st.booleans() | st.none(), max_size=4))
+    def test_is_that_of_no_other_fields(self, fields: list[str | int | bool | None]) -> None:
+        assert json.loads(context_of("kind", *fields)) == ["kind", *fields]
 
 
 class TestReadingKeys:

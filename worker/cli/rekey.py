@@ -24,7 +24,8 @@ def rekey(reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
     """Re-encrypt everything in the ledger with the first of SENDQ_ENCRYPTION_KEYS, while workers keep running.
 
     Give every worker and web application the new key first. Safe to interrupt and to run again. It prints which old
-    keys are no longer needed. Exit status 1 if something could not be decrypted.
+    keys are no longer needed. Unencrypted rows are encrypted only with SENDQ_ACCEPT_UNENCRYPTED=true. Exit status 1 if
+    something could not be re-encrypted.
     """
     vault = load_settings().vault
     if not vault:
@@ -44,13 +45,18 @@ def rekey(reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
                 "rows": result.rows.get(result.key, 0),
                 "unsealed": others.pop(None, 0),
             }
-            | {"others": others, "unreadable": dict(result.unreadable)}
+            | {"others": others, "unreadable": dict(result.unreadable), "altered": result.altered}
         )
     else:
         _tell(result, vault)
     for name, rows in result.unreadable.items():
         complain(f"{counted(rows, 'row')} not changed: key {name!r} is missing or wrong")
-    if result.unreadable:
+    if result.unencrypted:
+        remedy = "if they are from before there was a key, set SENDQ_ACCEPT_UNENCRYPTED=true; if not, who wrote them?"
+        complain(f"{counted(result.unencrypted, 'row')} not changed: not encrypted; {remedy}")
+    if result.altered:
+        complain(f"{counted(result.altered, 'row')} not changed: altered by something other than sendq, or damaged")
+    if result.unreadable or result.unencrypted or result.altered:
         raise SystemExit(FAILED)
 
 
@@ -63,7 +69,7 @@ def _tell(result: RekeyProgress, vault: Vault) -> None:
     tell(f"{done}; encrypted with {result.key}: {counted(result.rows.get(result.key, 0), 'row')}")
     others = _others(result)
     for name, rows in others.items():
-        again = "" if result.dry_run else "; run it again"
+        again = "" if result.dry_run or result.unencrypted else "; run it again"
         tell(f"{f'not encrypted yet{again}' if name is None else f'encrypted with {name}'}: {counted(rows, 'row')}")
     if not others:
         removable = f": {_removable(vault)}" if len(vault.names) > 1 else ""

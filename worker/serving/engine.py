@@ -27,7 +27,7 @@ from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.facts.outcomes import Outcome, Scope
-from sendq.facts.turns import Begin, Claimed, End, Recorded, Shrink
+from sendq.facts.turns import Begin, Claimed, End, Recorded, Shrink, Unopened
 from sendq.ledger.dispatching.workers import Load
 from settings import Settings
 from tasks import turn
@@ -73,12 +73,12 @@ class Engine:
         *,
         policy: Policy,
         on_recorded: OnRecorded,
-        on_missing_key: Callable[[str, int], None],
+        on_unopened: Callable[[Unopened], None],
         now: LedgerClock,
         witnessed: Callable[[UUID], int] = lambda line: 0,
     ) -> None:
-        """``on_recorded`` is called with what was committed, ``on_missing_key`` with the name of an encryption key that
-        is missing here and the number of jobs that need it. ``witnessed``: as for `Heartbeat`.
+        """``on_recorded`` is called with what was committed, ``on_unopened`` with jobs whose encryption kept them from
+        beginning. ``witnessed``: as for `Heartbeat`.
         """
         self.settings, self.policy, self.now = settings, policy, now
         self.chance: Callable[[], float] = random.random
@@ -111,7 +111,7 @@ class Engine:
             in_flight=self._in_flight,
             usual=self._wire.usual,
             begin=partial(self.loop.call, self._begin),
-            on_missing_key=on_missing_key,
+            on_unopened=on_unopened,
         )
         self._turns: set[asyncio.Task[None]] = set()
         self._spared: dict[tuple[UUID, int], int] = {}  # slots that turns gave back before they ended
@@ -250,7 +250,7 @@ class Engine:
         """The body of a job whose request has files, read while it is sent."""
         assert job.form is not None
         assert job.length is not None
-        return Upload(job.id, job.form, job.body, job.length, self._uploads)
+        return Upload(job.id, job.form, job.body, job.length, self._uploads, job.files)
 
     def may_call(self, pair: tuple[str, str], offered_at: Micros) -> bool:
         """Whether a turn of this pair that was offered at ``offered_at`` may begin a call now."""

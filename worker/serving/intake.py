@@ -8,7 +8,6 @@ on the way is offered again (`worker.leading.rescuer`).
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
@@ -16,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import Engine as Ledger
 
 from sendq.clock import Clock
-from sendq.facts.turns import Claimed
+from sendq.facts.turns import Claimed, Unopened
 from sendq.ledger.db.engine import writing
 from sendq.ledger.dispatching.offers import give_back
 from sendq.ledger.dispatching.turns import claim
@@ -55,15 +54,12 @@ class Intake:
         in_flight: InFlight,
         usual: Usual,
         begin: Callable[[Sequence[Claimed]], None],
-        on_missing_key: Callable[[str, int], None],
+        on_unopened: Callable[[Unopened], None],
     ) -> None:
-        """``begin`` puts claimed turns on the event loop.
-
-        ``on_missing_key`` is called with the name of an encryption key that is missing here, and how many jobs need it.
-        """
+        """``begin`` puts claimed turns on the event loop; ``on_unopened`` is told of jobs that could not be opened."""
         self._ledger, self._settings, self._heartbeat, self._now = ledger, settings, heartbeat, now
         self._slots, self._in_flight, self._usual = slots, in_flight, usual
-        self._begin, self._on_missing_key = begin, on_missing_key
+        self._begin, self._on_unopened = begin, on_unopened
         self._claimers = ThreadPoolExecutor(CLAIMERS, "sendq-claimer")
         self._closed = False
 
@@ -143,7 +139,7 @@ class Intake:
     def _claim(self, names: Sequence[tuple[UUID, int]], *, slots_each: int) -> list[Claimed]:
         settings = self._settings
         fit = self._usual.fit_into(settings.turn_s)
-        unreadable: Counter[str] = Counter()
+        unopened = Unopened()
         is_whole = self._heartbeat.whole_since()
         with writing(self._ledger) as connection:
             claimed = claim(
@@ -154,12 +150,12 @@ class Intake:
                 jobs_each=jobs_to_load(fit, slots=slots_each, most=settings.turn_jobs),
                 key_max_age=self._heartbeat.key_max_age,
                 vault=settings.vault,
-                unreadable=unreadable,
+                unopened=unopened,
                 is_whole=is_whole,
             )
             failpoints.reached("claiming")
-        for name, jobs in unreadable.items():
-            self._on_missing_key(name, jobs)
+        if unopened:
+            self._on_unopened(unopened)
         return claimed
 
 

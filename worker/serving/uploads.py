@@ -34,9 +34,9 @@ class Uploads:
         """See `tasks.calling.upload.Source`."""
         return self._read(lambda connection: contents.pieces_of(connection, job_id, vault=self._vault))
 
-    def chunk(self, content_id: UUID, position: int) -> Awaitable[bytes | None]:
+    def chunk(self, piece: StoredPiece, position: int) -> Awaitable[bytes | None]:
         """See `tasks.calling.upload.Source`."""
-        return self._read(lambda connection: contents.chunk_of(connection, content_id, position, vault=self._vault))
+        return self._read(lambda connection: contents.chunk_of(connection, piece, position, vault=self._vault))
 
     def close(self) -> None:
         """Start no more reads; those that are running may finish."""

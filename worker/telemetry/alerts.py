@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from sendq.facts.outcomes import Outcome
-from sendq.facts.turns import Recorded
-from sendq.rules.rule_ids import NO_KEY
+from sendq.facts.turns import Recorded, Unopened
+from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED
 from sendq.rules.states import Event
 from settings.sentry import active_sentry
 from tasks.policy.row import Policy
@@ -52,22 +52,30 @@ class Alerts:
         for outcome in recorded.sent_twice:
             alert("sent_twice", outcome.rule, level="fatal", job=str(outcome.job_id))
 
-    def unreadable(self, key_name: str) -> None:
-        """Jobs wait for an encryption key that this worker does not have: one issue per key."""
-        if active_sentry() and key_name not in self._keys:
+    def unopened(self, unopened: Unopened) -> None:
+        """Jobs did not begin because of their encryption: one issue per missing key, and one for each other rule."""
+        if not active_sentry():
+            return
+        for key_name in unopened.missing.keys() - self._keys:
             self._keys.add(key_name)
             alert(NO_KEY, key_name, level="error")
+        if unopened.unencrypted:
+            self._alert("hold", NOT_ENCRYPTED, level="error")
+        for id_ in unopened.altered[:1]:
+            self._alert("dead_letter", INTEGRITY, level="error", job=str(id_))
+        for id_ in unopened.altered_lanes[:1]:
+            self._alert("hold", INTEGRITY, level="error", lane=str(id_))
 
     def in_doubt(self, job: UUID, rule: str | None) -> None:
         """A job went in doubt, whatever the cause. Called once per job, when reconciliation starts."""
         if active_sentry():
             self._alert("in_doubt", rule or "", job=str(job))
 
-    def _alert(self, kind: str, rule: str, **ids: str) -> None:
+    def _alert(self, kind: str, rule: str, *, level: str = "warning", **ids: str) -> None:
         now = self._monotonic()
         if now >= self._quiet_until.get((kind, rule), now):
             self._quiet_until[kind, rule] = now + QUIET_S
-            alert(kind, rule, **ids)
+            alert(kind, rule, level=level, **ids)
 
 
 def alert(kind: str, rule: str, *, level: str = "warning", **ids: str) -> None:

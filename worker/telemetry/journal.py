@@ -273,6 +273,16 @@ def encryption_key_missing(key_name: str, *, jobs: int) -> None:
     _log.error("encryption_key_missing", encryption_key=key_name, jobs=jobs)
 
 
+def not_encrypted(*, jobs: int) -> None:
+    """Jobs were postponed: they are stored unencrypted, though this worker has encryption keys."""
+    _log.error("not_encrypted", jobs=jobs)
+
+
+def integrity_check_failed(*, jobs: Sequence[UUID], lanes: Sequence[UUID]) -> None:
+    """Something other than sendq changed these jobs, which ended, or lanes, which are held; or they are damaged."""
+    _log.error("integrity_check_failed", jobs=[str(one) for one in jobs], lanes=[str(one) for one in lanes])
+
+
 def clock_behind(worker: UUID, *, behind_s: float) -> None:
     """The clock is behind the latest time ever recorded. No idempotency key is trusted until it has caught up."""
     _log.error("clock_behind", worker=str(worker), behind_s=round(behind_s))

@@ -14,6 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 
 from sendq.clock import SECOND
 from sendq.facts.outcomes import Outcome
+from sendq.facts.turns import Unopened
+from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED
 from sendq.rules.states import Event
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, of no use here
@@ -55,6 +57,12 @@ _commit_seconds = Histogram(
 _commit_outcomes = Histogram("sendq_commit_outcomes", "Outcomes per commit", buckets=COMMIT_BUCKETS, registry=REGISTRY)
 _commit_failures = Counter(
     "sendq_commit_failures", "Commits of outcomes that failed and are retried", registry=REGISTRY
+)
+_unopened = Counter(
+    "sendq_jobs_not_opened",
+    "Jobs that did not go out because of their encryption; integrity_check_failed: the ledger was altered",
+    ["rule"],
+    registry=REGISTRY,
 )
 _rounds = Counter("sendq_dispatch_rounds", "Dispatch rounds while this process was the leader", registry=REGISTRY)
 _turns = Counter("sendq_turns_offered", "Turns offered to lanes", registry=REGISTRY)
@@ -99,6 +107,16 @@ def publish_failed() -> None:
     _publish_failures.inc()
 
 
+def unopened(found: Unopened) -> None:
+    """A claim did not begin these because of their encryption; an altered lane counts once."""
+    for rule, jobs in (
+        (NO_KEY, found.missing.total()),
+        (NOT_ENCRYPTED, found.unencrypted),
+        (INTEGRITY, len(found.altered) + len(found.altered_lanes)),
+    ):
+        _unopened.labels(rule).inc(jobs)
+
+
 def ended(outcome: Outcome) -> None:
     """Count a job that ended or went in doubt; other outcomes are ignored."""
     state = _STATES.get(outcome.event)
@@ -111,6 +129,8 @@ def _count(outcome: Outcome) -> None:
     attempt = outcome.attempt
     if attempt is None:
         return
+    if outcome.rule == INTEGRITY:  # a file, which is opened while it is sent
+        _unopened.labels(INTEGRITY).inc()
     status, route = attempt.status, attempt.route
     _calls_of(
         outcome.application,

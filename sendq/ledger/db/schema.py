@@ -94,6 +94,8 @@ job = Table(
     Column("message_id", Text),  # the provider's id of what was sent
     Column("on_outcome", Text),  # where to send the outcome (`sendq.enqueueing.targets`)
     Column("outcome_key", Text),  # the key it was enqueued with, if the outcome has a receiver
+    Column("seal", LargeBinary),  # of a job without a body of its own: proves that its batch is about this object
+    Column("seal_key", Text),  # name of the encryption key that made it; null: there is none
     # What a lane's turn reads, in its order. Rows leave the index when they begin.
     Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
     Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
@@ -203,6 +205,8 @@ found = Table(
     metadata,
     Column("batch_id", Uuid, primary_key=True),
     Column("object_id", Text, primary_key=True),
+    Column("seal", LargeBinary),  # of the job that it becomes
+    Column("seal_key", Text),
 )
 
 key = Table(

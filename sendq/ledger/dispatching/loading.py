@@ -12,7 +12,18 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, BindParameter, Boolean, Connection, LargeBinary, Text, Uuid, bindparam, text
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Boolean,
+    Connection,
+    LargeBinary,
+    SmallInteger,
+    Text,
+    Uuid,
+    bindparam,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
@@ -141,7 +152,7 @@ def _in_object_order(jobs: list[ClaimedJob], related: Mapping[UUID, _Related]) -
 @lru_cache
 def _load_of(dialect: str) -> Executable:
     prefix = "v." if dialect == "postgresql" else ":"
-    columns = ", ".join(_JOB)
+    columns = ", ".join((*_JOB, "seal", "seal_key"))
     parts = " UNION ALL ".join(
         f"SELECT * FROM (SELECT {columns} FROM sendq_job WHERE lane_id = {prefix}lane AND state = 'queued'"  # noqa: S608
         f" AND priority = {priority} AND next_at >= {prefix}floor{priority} AND next_at <= :now"
@@ -149,10 +160,12 @@ def _load_of(dialect: str) -> Executable:
         for priority in range(3)
     )
     selected = (
-        "SELECT j.*, coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
+        f"SELECT {', '.join(f'j.{name}' for name in _JOB)},"
+        " coalesce(p.body, b.body) AS body, coalesce(p.content_type, b.content_type) AS content_type,"
         " CASE WHEN p.job_id IS NOT NULL THEN p.cipher_key ELSE b.cipher_key END AS cipher_key,"
         " p.job_id IS NOT NULL AS own_body,"
-        " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS sender_id"
+        " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS sender_id,"
+        " b.fields, j.seal, j.seal_key, NULL AS files"
     )
     joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
     if dialect == "postgresql":
@@ -169,6 +182,9 @@ def _load_of(dialect: str) -> Executable:
         "hard": Boolean(),
         "batch_cancel_at": BigInteger(),
         "sender_id": Uuid(),
+        "fields": SmallInteger(),
+        "seal": LargeBinary(),
+        "seal_key": Text(),
     }
     types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
     types |= {"cipher_key": Text(), "own_body": Boolean()}

@@ -118,7 +118,9 @@ class _Recording:
     ) -> Mapping[UUID, LockedJob]:
         """Apply outcomes to their (locked) jobs, and note their effect on lanes; returns the jobs as they are then."""
         jobs = dict(before)
-        self._lock_batches(outcomes, jobs)
+        # The batches whose walks go on, in the order in which the leader locks them.
+        pages = [outcome.batch_id for outcome in outcomes if outcome.page is not None]
+        lock_batches(self._connection, {batch_id for batch_id in pages if batch_id is not None})
         counts: Counter[tuple[UUID, str]] = Counter()
         going_on: set[UUID] = set()
         for outcome in outcomes:
@@ -147,11 +149,6 @@ class _Recording:
         ]
         store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
         return jobs
-
-    def _lock_batches(self, outcomes: Sequence[Outcome], jobs: Mapping[UUID, LockedJob]) -> None:
-        """Lock the batches whose walks go on, in the order in which the leader locks them."""
-        pages = [jobs.get(outcome.job_id) for outcome in outcomes if outcome.page is not None]
-        lock_batches(self._connection, {job.batch_id for job in pages if job is not None and job.batch_id is not None})
 
     def _blamed(self, outcomes: Sequence[Outcome]) -> dict[tuple[UUID, str], Outcome]:
         """The jobs that these outcomes show to be at fault, not their grants: each with another job's success, by the
@@ -188,9 +185,10 @@ class _Recording:
 
     def _go_on_walking(self, job: LockedJob, outcome: Outcome, counts: Counter[tuple[UUID, str]]) -> bool:
         """Store what a listing found; returns whether a job was created for the next page."""
-        if outcome.page is None or job.state != State.SENT or job.batch_id is None:
+        if outcome.page is None or job.state != State.SENT or outcome.batch_id is None:
             return False
-        following = record_page(self._connection, job.batch_id, outcome.page, counts, now=self._now, vault=self._vault)
+        walk = (outcome.batch_id, outcome.lane_id, outcome.page)
+        following = record_page(self._connection, *walk, counts, now=self._now, vault=self._vault)
         if following is None:
             return False
         self._lanes[outcome.lane_id].lower(following["priority"], following["next_at"])

@@ -7,7 +7,6 @@ are unchanged, so that there is nothing to undo if the worker dies.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -20,7 +19,7 @@ from sqlalchemy.sql.base import Executable
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import WHOLE_APPLICATION
-from sendq.facts.turns import Claimed
+from sendq.facts.turns import Claimed, Unopened
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching import lineage
@@ -47,14 +46,14 @@ def claim(
     jobs_each: int,
     key_max_age: Micros = KEY_MAX_AGE,
     vault: Vault = NO_VAULT,
-    unreadable: Counter[str] | None = None,
+    unopened: Unopened | None = None,
     is_whole: Callable[[Standing], bool] = lambda found: found.may_be_claimed,
 ) -> list[Claimed]:
     """Claim those of ``turns`` (lane, fence) that are still offered, and begin the first jobs of each.
 
     Jobs that must not go out any more (expired, or in doubt with a key too old for a safe repeat) end here. Jobs that
-    ``vault`` cannot decrypt wait (`sendq.ledger.sealed`), and are counted in ``unreadable`` by the name of their key; a
-    turn without other jobs is closed and not returned. In a ledger that is not ``is_whole`` nothing is claimed: a
+    ``vault`` cannot open wait or end (`sendq.ledger.sealed`), and are added to ``unopened``; a turn that only waits is
+    closed and not returned. In a ledger that is not ``is_whole`` nothing is claimed: a
     message in the broker may be from a time that the ledger has lost.
     """
     fences = dict(turns)
@@ -67,12 +66,12 @@ def claim(
         return []
     loaded = load_jobs(connection, ours, now=now, jobs_each=jobs_each)
     living = _without_those_that_end(connection, loaded, now=now, key_max_age=key_max_age)
-    opened = open_jobs(connection, living, vault, now=now)
-    if opened.missing:
+    opened = open_jobs(connection, ours, living, vault, now=now)
+    if opened.unopened:
         hold_stuck(connection, ours, opened.stuck, now=now)
         ours = {lane_id: row for lane_id, row in ours.items() if lane_id not in opened.stuck}
-        if unreadable is not None:
-            unreadable.update(opened.missing)
+        if unopened is not None:
+            unopened.add(opened.unopened)
     jobs = opened.jobs
     pacers = {lane_id: pacer_of(row, now=now) for lane_id, row in ours.items()}
     slots = {lane_id: slots_of(row, jobs[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}

@@ -2,62 +2,143 @@
 
 In small steps, each one transaction, while workers and web applications keep running: a row is read and written under
 its lock, so that its body and the name of its key always belong together for a reader. An interrupted rekey can be run
-again: rows that already have the first key are skipped. Rows that no key decrypts are not changed.
+again: rows that already have the first key are skipped.
+
+Rows that cannot be opened are not changed, and unencrypted ones only if the vault accepts them: anybody who can write
+to the ledger could otherwise have their own rows encrypted, which then count as ours.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Column, Connection, Row, Table, func, or_, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Connection, FromClause, Row, Table, func, or_, select, tuple_, update
 
-from sendq.errors import Unreadable
-from sendq.ledger.contents import chunk_context, piece_context
+from sendq.bindings import (
+    File,
+    batch_context,
+    chunk_context,
+    key_context,
+    payload_context,
+    piece_context,
+    secret_context,
+    tag_context,
+)
+from sendq.errors import Altered, NotEncrypted, Unreadable
+from sendq.ledger.contents import files_of
 from sendq.ledger.db import schema
-from sendq.ledger.enqueue import context_of_key
-from sendq.ledger.secrets import secret_context
-from sendq.vault import Vault, context_of
+from sendq.vault import Sealed, Vault
 
 # Rows and bytes in one step: locks last milliseconds, and memory stays small.
 STEP_ROWS = 500
 STEP_BYTES = 8_000_000
 
+Files = Mapping[UUID, Sequence[File]]
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A table with an encrypted column, and the context that each of its rows is bound to (see `sendq.vault`)."""
+    """A table with a sealed column, and the context that each of its rows is bound to (`sendq.bindings`).
 
-    table: Table
+    ``there``: which rows have something to seal. ``beside``: another table that the context needs, and how to join it.
+    ``tags``: the column has tags, which hide nothing, and not encrypted data.
+    """
+
     column: Column[Any]
-    context: Callable[[Row[Any]], bytes]
+    key: Column[str]
+    there: ColumnElement[bool]
+    context: Callable[[Row[Any], Files], bytes]
+    beside: tuple[Table, ColumnElement[bool]] | None = None
+    tags: bool = False
+
+    @property
+    def table(self) -> Table:
+        """The table that has the column."""
+        return self.column.table
 
     @property
     def identity(self) -> Sequence[Column[Any]]:
         """The primary key: rows are processed in its order."""
         return tuple(self.table.primary_key.columns)
 
+    def rows(self) -> tuple[list[Column[Any]], FromClause]:
+        """Everything that a context needs: columns, without those of the same name of the other table."""
+        if self.beside is None:
+            return list(self.table.columns), self.table
+        other, on = self.beside
+        own = {column.name for column in self.table.columns}
+        columns = [*self.table.columns, *(column for column in other.columns if column.name not in own)]
+        return columns, self.table.join(other, on)
 
-# Every encrypted column.
+
+def _of_payload(row: Row[Any], files: Files) -> bytes:
+    job = (row.job_id, row.lane_id, row.batch_id, row.operation, row.form, row.object_id)
+    return payload_context(*job, row.content_type, row.length, files.get(row.job_id, ()))
+
+
+def _of_batch(row: Row[Any], files: Files) -> bytes:
+    return batch_context(row.id, row.lane_id, row.operation, row.target, row.hard, row.fields, row.content_type)
+
+
+def _of_tag(row: Row[Any], files: Files) -> bytes:
+    return tag_context(row.batch_id, row.lane_id, row.operation, row.object_id)
+
+
+_job, _payload, _batch, _found = schema.job, schema.payload, schema.batch, schema.found
+_piece, _content, _chunk, _named = schema.piece, schema.content, schema.chunk, schema.key
+
+
+def _kept(column: Column[Any], context: Callable[[Row[Any], Files], bytes], **more: Any) -> Kept:
+    """A table with an encrypted column. Empty values are erased ones, and need no key."""
+    return Kept(column, column.table.c.cipher_key, func.length(column) > 0, context, **more)
+
+
+# Every encrypted column, and every column of tags.
 KEPT = (
-    Kept(schema.payload, schema.payload.c.body, lambda row: context_of("payload", row.job_id)),
-    Kept(schema.batch, schema.batch.c.body, lambda row: context_of("batch", row.id)),
-    Kept(schema.piece, schema.piece.c.after, lambda row: piece_context(row.job_id, row.position)),
-    Kept(schema.chunk, schema.chunk.c.data, lambda row: chunk_context(row.content_id, row.position)),
-    Kept(schema.key, schema.key.c.digest, lambda row: context_of_key(row.application, row.key)),
-    Kept(schema.secret, schema.secret.c.value, lambda row: secret_context(row.name)),
-)
+    _kept(_payload.c.body, _of_payload, beside=(_job, _job.c.id == _payload.c.job_id)),
+    _kept(_batch.c.body, _of_batch),
+    Kept(_job.c.seal, _job.c.seal_key, _job.c.object_id.is_not(None), _of_tag, tags=True),
+    Kept(
+        _found.c.seal, _found.c.seal_key, _found.c.object_id.is_not(None), _of_tag,
+        beside=(_batch, _batch.c.id == _found.c.batch_id), tags=True,
+    ),
+    _kept(
+        _piece.c.after, lambda row, files: piece_context(row.job_id, row.position, bytes(row.digest)),
+        beside=(_content, _content.c.id == _piece.c.content_id),
+    ),
+    _kept(
+        _chunk.c.data, lambda row, files: chunk_context(File(bytes(row.digest), row.size), row.position),
+        beside=(_content, _content.c.id == _chunk.c.content_id),
+    ),
+    _kept(
+        _named.c.digest, lambda row, files: key_context(row.application, row.key, row.job_id or row.batch_id)
+    ),
+    _kept(schema.secret.c.value, lambda row, files: secret_context(row.name)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
     """Result of one step. ``after``: where the next one begins; None: the table is done."""
 
-    sealed: int
-    unreadable: Counter[str]  # rows by the name of the missing key
-    after: tuple[Any, ...] | None
+    sealed: int = 0
+    unreadable: Counter[str] = field(default_factory=Counter)  # rows by the name of the missing key
+    unencrypted: int = 0  # rows that were left so
+    altered: int = 0
+    after: tuple[Any, ...] | None = None
+
+    def __add__(self, other: Step) -> Step:
+        return Step(
+            self.sealed + other.sealed,
+            self.unreadable + other.unreadable,
+            self.unencrypted + other.unencrypted,
+            self.altered + other.altered,
+            other.after,
+        )
 
 
 def step(connection: Connection, kept: Kept, vault: Vault, *, after: tuple[Any, ...] | None) -> Step:
@@ -65,33 +146,49 @@ def step(connection: Connection, kept: Kept, vault: Vault, *, after: tuple[Any, 
     assert vault.seals_with is not None
     found = connection.execute(_others(kept, vault, after)).all()
     rows = _within_bytes(found)
-    identity = tuple_(*kept.identity)
     wanted = [tuple(row)[:-1] for row in rows]
-    full = select(kept.table).where(identity.in_(wanted)).order_by(*kept.identity).with_for_update()
-    unreadable: Counter[str] = Counter()
-    sealed = 0
-    for row in connection.execute(full).all() if wanted else ():
-        context = kept.context(row)
-        try:
-            opened = vault.open(bytes(row._mapping[kept.column]), row.cipher_key, context=context)
-        except Unreadable as error:
-            unreadable[error.key_name] += 1
-            continue
-        new = vault.seal(opened, context=context)
-        this = [column == row._mapping[column] for column in kept.identity]
-        values = {kept.column.name: new.data, "cipher_key": new.key_name}
-        connection.execute(update(kept.table).where(*this).values(**values))
-        sealed += 1
     done = len(rows) == len(found) < STEP_ROWS
-    return Step(sealed, unreadable, None if done else wanted[-1])
+    result = Step(after=None if done else wanted[-1])
+    if not wanted:
+        return result
+    columns, source = kept.rows()
+    of_these = tuple_(*kept.identity).in_(wanted)
+    full = select(*columns).select_from(source).where(of_these).order_by(*kept.identity)
+    there = connection.execute(full.with_for_update(of=kept.table)).all()
+    files = files_of(connection, [row.job_id for row in there if row.length]) if kept.table is _payload else {}
+    for row in there:
+        result = _seal_row(connection, kept, row, kept.context(row, files), vault) + result
+    return result
+
+
+def _seal_row(connection: Connection, kept: Kept, row: Row[Any], context: bytes, vault: Vault) -> Step:
+    try:
+        new = _sealed_again(kept, row, context, vault)
+    except Altered:
+        return Step(altered=1)
+    except NotEncrypted:
+        return Step(unencrypted=1)
+    except Unreadable as error:
+        return Step(unreadable=Counter({error.key_name: 1}))
+    this = [column == row._mapping[column] for column in kept.identity]
+    values = {kept.column.name: new.data, kept.key.name: new.key_name}
+    connection.execute(update(kept.table).where(*this).values(**values))
+    return Step(sealed=1)
+
+
+def _sealed_again(kept: Kept, row: Row[Any], context: bytes, vault: Vault) -> Sealed:
+    data, key_name = row._mapping[kept.column], row._mapping[kept.key]
+    if kept.tags:
+        vault.verify(bytes(data or b""), key_name, context=context)
+        return vault.tag(context)
+    return vault.seal(vault.open(bytes(data), key_name, context=context), context=context)
 
 
 def _others(kept: Kept, vault: Vault, after: tuple[Any, ...] | None) -> Any:
-    """The identities and sizes of the next rows that another key or none has encrypted. Empty values need no key."""
-    key = kept.table.c.cipher_key
+    """The identities and sizes of the next rows that another key or none has encrypted."""
     statement = (
-        select(*kept.identity, func.length(kept.column).label("size"))
-        .where(or_(key.is_(None), key != vault.seals_with), func.length(kept.column) > 0)
+        select(*kept.identity, func.coalesce(func.length(kept.column), 0).label("size"))
+        .where(or_(kept.key.is_(None), kept.key != vault.seals_with), kept.there)
         .order_by(*kept.identity)
         .limit(STEP_ROWS)
     )
@@ -112,8 +209,7 @@ def still_with(connection: Connection) -> dict[str | None, int]:
     """How many rows each key has encrypted, by its name; None: rows that are not encrypted. Reads all rows."""
     total: Counter[str | None] = Counter()
     for kept in KEPT:
-        key = kept.table.c.cipher_key
-        counted = select(key, func.count().label("rows")).where(func.length(kept.column) > 0).group_by(key)
+        counted = select(kept.key.label("name"), func.count().label("rows")).where(kept.there).group_by(kept.key)
         for row in connection.execute(counted):
-            total[row.cipher_key] += row.rows
+            total[row.name] += row.rows
     return dict(total)

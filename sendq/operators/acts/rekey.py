@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from sendq.errors import Problem
 from sendq.ledger import events
-from sendq.ledger.operators.rekey import KEPT, step, still_with
+from sendq.ledger.operators.rekey import KEPT, Step, step, still_with
 from sendq.operators.acts.checks import refuse
 from sendq.operators.base import Ledger
 from sendq.vault import Vault
@@ -18,8 +17,10 @@ from sendq.vault import Vault
 class RekeyProgress:
     """The progress of a change of the encryption key. ``key``: the name of the key that encrypts now.
 
-    ``sealed``: rows encrypted with it so far; ``unreadable``: rows that no given key decrypts, by the name of their
-    key; they are not changed. ``rows`` (known at the end) counts all rows by the key that they need now, None for rows
+    ``sealed``: rows encrypted with it so far. These are not changed: ``unreadable``, rows that no given key decrypts,
+    by the name of their key; ``unencrypted``, unless the vault accepts them; ``altered``, which are not what was
+    stored.
+    ``rows`` (known at the end) counts all rows by the key that they need now, None for rows
     that are not encrypted.
     """
 
@@ -27,6 +28,8 @@ class RekeyProgress:
     key: str
     sealed: int = 0
     unreadable: Mapping[str, int] = field(default_factory=dict)
+    unencrypted: int = 0
+    altered: int = 0
     rows: Mapping[str | None, int] = field(default_factory=dict)
 
 
@@ -54,15 +57,19 @@ def rekey(ledger: Ledger, vault: Vault, *, by: str, reason: str | None, dry_run:
 
 
 def _parts(ledger: Ledger, vault: Vault, done: RekeyProgress) -> Iterator[RekeyProgress]:
-    sealed, unreadable = 0, Counter[str]()
+    so_far = Step()
     for kept in KEPT:
         after = None
         while True:
             with ledger.writing() as connection:
-                part = step(connection, kept, vault, after=after)
-            sealed += part.sealed
-            unreadable += part.unreadable
-            after = part.after
-            yield replace(done, sealed=sealed, unreadable=dict(unreadable))
+                so_far += step(connection, kept, vault, after=after)
+            after = so_far.after
+            yield replace(
+                done,
+                sealed=so_far.sealed,
+                unreadable=dict(so_far.unreadable),
+                unencrypted=so_far.unencrypted,
+                altered=so_far.altered,
+            )
             if after is None:
                 break

@@ -43,6 +43,7 @@ class TestThePage:
     ) -> None:
         ledger.queue.send(GRANT, MESSAGE)
         monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", new_key("k"))
+        monkeypatch.setenv("SENDQ_ACCEPT_UNENCRYPTED", "true")
         arguments = shlex.split(command)
         status, out, _ = cli(*arguments)
         assert (status, SAYS[arguments[0]][1] in out) == (SAYS[arguments[0]][0], True)

@@ -39,7 +39,7 @@ def stored(ledger: Ledger, job: str, *, vault: Vault | None = None) -> list[byte
         found = []
         for piece in contents.pieces_of(connection, UUID(job), vault=vault):
             positions = range(chunk_count(piece.size))
-            chunks = (contents.chunk_of(connection, piece.content_id, at, vault=vault) for at in positions)
+            chunks = (contents.chunk_of(connection, piece, at, vault=vault) for at in positions)
             found.append(b"".join(chunk or b"" for chunk in chunks))
         return found
 

@@ -113,6 +113,12 @@ class TestRetrying:
         assert ledger.queue.batch(batch).counts == {}
         assert ledger.state(second) is State.QUEUED
 
+    def test_of_a_deletion_has_something_to_retry(self, ledger: Ledger) -> None:
+        ledger.queue.delete("g1", ["m1"])
+        (job,) = (row.id for row in ledger.rows(schema.job))
+        die(ledger, job)
+        assert retried(retry_all(ledger)) == {job}
+
     def test_touches_the_dead_alone(self, ledger: Ledger) -> None:
         states = ("queued", "sending", "in_doubt", "sent", "cancelled", "expired")
         jobs = {state: ledger.send(f"g-{state}") for state in states}

@@ -7,12 +7,16 @@ from collections import Counter
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 
 from sendq import Attachment, KeyConflict, Message, Query, SendQueue, State, Unreadable, Vault
 from sendq.facts.outcomes import Page
-from sendq.facts.turns import Claimed, Group
+from sendq.facts.turns import Claimed, Group, Unopened
+from sendq.ids import lane_id
 from sendq.ledger import sealed
+from sendq.ledger import sealing as sealing_rows
 from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.dispatching import turns
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.operators import rekey
@@ -25,6 +29,7 @@ from tests.support.ledger import MESSAGE, Ledger, end, outcome
 RAW = {name: os.urandom(KEY_BYTES) for name in ("old", "new")}
 OLD, NEW = (Vault({name: RAW[name]}) for name in ("old", "new"))
 BOTH = Vault({"new": RAW["new"], "old": RAW["old"]})  # as in the middle of a change
+INTRODUCING = Vault({"new": RAW["new"], "old": RAW["old"]}, accept_unencrypted=True)
 
 
 def sealing(ledger: Ledger, vault: Vault = OLD) -> SendQueue:
@@ -33,7 +38,7 @@ def sealing(ledger: Ledger, vault: Vault = OLD) -> SendQueue:
     return ledger.queue
 
 
-def claim(ledger: Ledger, vault: Vault, unreadable: Counter[str] | None = None) -> list[Claimed]:
+def claim(ledger: Ledger, vault: Vault, unopened: Unopened | None = None) -> list[Claimed]:
     """One round of the dispatcher, and a worker with these keys."""
     ledger.clock.advance(0.001)  # the jobs of one call are due a microsecond apart
     offered = ledger.offer()
@@ -45,7 +50,7 @@ def claim(ledger: Ledger, vault: Vault, unreadable: Counter[str] | None = None) 
             now=ledger.clock(),
             jobs_each=50,
             vault=vault,
-            unreadable=unreadable,
+            unopened=unopened,
         )
 
 
@@ -57,16 +62,22 @@ def everything(ledger: Ledger) -> bytes:
 
 def rekeyed(ledger: Ledger, vault: Vault) -> tuple[int, Counter[str]]:
     """What ``sendq rekey`` does: rows sealed anew, and those that could not be opened."""
-    count, unreadable = 0, Counter[str]()
+    result = steps(ledger, vault)
+    return result.sealed, result.unreadable
+
+
+def steps(ledger: Ledger, vault: Vault) -> rekey.Step:
+    """All steps of a rekey."""
+    total = rekey.Step()
     for kept in rekey.KEPT:
         after = None
         while True:
             with ledger.writing() as connection:
-                step = rekey.step(connection, kept, vault, after=after)
-            count, unreadable, after = count + step.sealed, unreadable + step.unreadable, step.after
+                total += rekey.step(connection, kept, vault, after=after)
+            after = total.after
             if after is None:
                 break
-    return count, unreadable
+    return total
 
 
 def still_with(ledger: Ledger) -> dict[str | None, int]:
@@ -112,9 +123,9 @@ class TestAClaim:
         bodies = Counter(bytes(job.body)[:15] for job in claimed.jobs)
         assert bodies == {b'{"to":[{"email"': 1, b'{"unread":true}': 2}
 
-    def test_opens_what_was_stored_before_there_was_a_key(self, ledger: Ledger) -> None:
+    def test_opens_what_was_stored_before_there_was_a_key_while_that_is_accepted(self, ledger: Ledger) -> None:
         ledger.send()
-        (claimed,) = claim(ledger, OLD)
+        (claimed,) = claim(ledger, Vault({"old": RAW["old"]}, accept_unencrypted=True))
         assert bytes(claimed.jobs[0].body).startswith(b"{")
 
     def test_waits_for_the_key_of_a_file_that_another_job_brought(self, ledger: Ledger) -> None:
@@ -122,9 +133,9 @@ class TestAClaim:
         with_file = Message(to=["a@example.com"], attachments=[file])
         sealing(ledger).send("g1", with_file)
         job = UUID(sealing(ledger, NEW).send("g2", with_file).id)
-        unreadable: Counter[str] = Counter()
-        assert claim(ledger, NEW, unreadable) == []
-        assert unreadable == {"old": 2}
+        unopened = Unopened()
+        assert claim(ledger, NEW, unopened) == []
+        assert unopened.missing == {"old": 2}
         assert ledger.job(job).rule == NO_KEY
         assert b"marked" not in everything(ledger)
         assert rekeyed(ledger, BOTH)[1] == Counter()
@@ -135,9 +146,9 @@ class TestAClaim:
     @pytest.mark.parametrize("vault", [Vault(), NEW, Vault({"old": RAW["new"]})], ids=["none", "other", "wrong"])
     def test_without_the_key_begins_nothing_and_holds_the_lane(self, ledger: Ledger, vault: Vault) -> None:
         job = UUID(sealing(ledger).send("g1", MESSAGE).id)
-        unreadable: Counter[str] = Counter()
-        assert claim(ledger, vault, unreadable) == []
-        assert unreadable == {"old": 1}
+        unopened = Unopened()
+        assert claim(ledger, vault, unopened) == []
+        assert unopened.missing == {"old": 1}
         row, lane = ledger.job(job), ledger.lane()
         assert (row.state, row.attempts, row.deaths, row.rule) == ("queued", 0, 0, NO_KEY)
         assert (lane.turn, lane.held_rule, lane.held_until) == (None, NO_KEY, ledger.clock() + RECHECK)
@@ -235,9 +246,9 @@ class TestAChangeOfKeys:
     def test_seals_everything_anew_in_small_steps(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fill(ledger)
         monkeypatch.setattr(rekey, "STEP_ROWS", 3)
-        assert still_with(ledger) == {"old": 15, None: 1}
-        assert rekeyed(ledger, BOTH) == (16, Counter())
-        assert still_with(ledger) == {"new": 16}
+        assert still_with(ledger) == {"old": 16, None: 1}
+        assert rekeyed(ledger, INTRODUCING) == (17, Counter())
+        assert still_with(ledger) == {"new": 17}
         (claimed,) = claim(ledger, NEW)
         assert len(claimed.jobs) == 9
         assert sealing(ledger, NEW).send("g1", MESSAGE, key="k3").existed
@@ -246,24 +257,57 @@ class TestAChangeOfKeys:
         self.fill(ledger)
         monkeypatch.setattr(rekey, "STEP_BYTES", 500)
         with ledger.writing() as connection:
-            assert 1 <= rekey.step(connection, rekey.KEPT[0], BOTH, after=None).sealed <= 2
-        assert rekeyed(ledger, BOTH)[1] == Counter()
-        assert still_with(ledger) == {"new": 16}
+            assert 1 <= rekey.step(connection, rekey.KEPT[0], INTRODUCING, after=None).sealed <= 2
+        assert rekeyed(ledger, INTRODUCING)[1] == Counter()
+        assert still_with(ledger) == {"new": 17}
 
     def test_goes_on_where_it_was_interrupted(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fill(ledger)
         monkeypatch.setattr(rekey, "STEP_ROWS", 3)
         with ledger.writing() as connection:
-            rekey.step(connection, rekey.KEPT[0], BOTH, after=None)
+            rekey.step(connection, rekey.KEPT[0], INTRODUCING, after=None)
         assert still_with(ledger)["new"] == 3
-        assert rekeyed(ledger, BOTH)[0] == 13
+        assert rekeyed(ledger, INTRODUCING)[0] == 14
 
     def test_leaves_what_it_cannot_open_as_it_is_and_counts_it(self, ledger: Ledger) -> None:
         self.fill(ledger)
         before = [bytes(row.body) for row in ledger.rows(schema.batch)]
-        assert rekeyed(ledger, NEW) == (1, Counter({"old": 15}))
+        assert rekeyed(ledger, NEW) == (0, Counter({"old": 16}))
         assert [bytes(row.body) for row in ledger.rows(schema.batch)] == before
-        assert rekeyed(ledger, BOTH) == (15, Counter())
+        assert rekeyed(ledger, BOTH) == (16, Counter())
+
+    def test_seals_unencrypted_rows_only_if_it_is_to_accept_them(self, ledger: Ledger) -> None:
+        self.fill(ledger)
+        assert (steps(ledger, BOTH).sealed, steps(ledger, BOTH).unencrypted) == (16, 1)
+        assert still_with(ledger) == {"new": 16, None: 1}
+
+    def test_seals_none_that_was_altered(self, ledger: Ledger) -> None:
+        self.fill(ledger)
+        with ledger.writing() as connection:
+            connection.execute(update(schema.job).values(object_id="m2").where(schema.job.c.object_id == "m1"))
+            connection.execute(update(schema.payload).values(content_type="text/html"))
+        result = steps(ledger, BOTH)
+        assert (result.sealed, result.altered) == (8, 8)  # keys and the batch; bodies and the tag
+        assert "old" in still_with(ledger)
+
+    def test_of_everything_that_can_be_enqueued_leaves_nothing_behind(self, ledger: Ledger) -> None:
+        plain = SendQueue(ledger.engine, now=ledger.clock)
+        file = Attachment(filename="a.txt", content=os.urandom(500_000))
+        for queue, grant in ((plain, "g1"), (sealing(ledger), "g2")):
+            queue.send(grant, MESSAGE, key=grant)
+            queue.send(grant, Message(to=["a@example.com"], attachments=[file]))
+            queue.delete(grant, ["m1"])
+            queue.modify_matching(grant, Query(unread=True), unread=False)
+            found = {"batch_id": UUID(queue.modify_matching(grant, Query(unread=True), unread=False).id)}
+            with ledger.writing() as connection:
+                one = sealing_rows.tag(found["batch_id"], lane_id("default", grant), "modify", "m7", queue._vault)
+                insert_rows(connection, schema.found, [found | {"object_id": "m7"} | one])
+        assert None in still_with(ledger)
+        assert rekeyed(ledger, INTRODUCING)[1] == Counter()
+        assert still_with(ledger).keys() == {"new"}
+        claimed = claim(ledger, NEW)
+        operations = Counter(job.operation for turn in claimed for job in turn.jobs)
+        assert operations == {"send": 4, "delete": 2, "list": 4}
 
     def test_does_not_disturb_jobs_on_the_wire(self, ledger: Ledger) -> None:
         job = UUID(sealing(ledger).send("g1", MESSAGE).id)

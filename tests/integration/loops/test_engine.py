@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 from sendq import State, clock
 from sendq.errors import LedgerUnavailable
 from sendq.facts.outcomes import Outcome
-from sendq.facts.turns import Recorded
+from sendq.facts.turns import Recorded, Unopened
 from sendq.ledger.dispatching import workers
 from sendq.ledger.dispatching.offers import give_back
 from sendq.simulator import Simulator
@@ -40,13 +39,13 @@ class House:
         self.ledger, self.told = ledger, threading.Event()
         ledger.clock.at = clock.now()
         environ = {"NYLAS_API_KEY": API_KEY, "NYLAS_API_URI": api.url, "SENDQ_BEAT_INTERVAL_S": "0.1"} | settings
-        self.unreadable: Counter[str] = Counter()
+        self.unopened = Unopened()
         self.engine = Engine(
             Settings.load(environ),
             ledger.engine,
             policy=POLICY,
             on_recorded=self.tell,
-            on_missing_key=lambda name, jobs: self.unreadable.update({name: jobs}),
+            on_unopened=self.unopened.add,
             now=LedgerClock(),
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from sendq import Send, SendQueue, State, Vault, clock
 from sendq.ledger.db import schema
@@ -118,6 +119,11 @@ class TestTheCommand:
         monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", NEW)
         status, out, err = cli("rekey")
         assert status == 1
+        assert out.splitlines()[0] == "0 rows re-encrypted; encrypted with new: 0 rows"
+        assert "1 row not changed: not encrypted; if they are from before there was a key, set" in err
+        monkeypatch.setenv("SENDQ_ACCEPT_UNENCRYPTED", "true")
+        status, out, err = cli("rekey")
+        assert status == 1
         assert out.splitlines() == ["1 row re-encrypted; encrypted with new: 1 row", "encrypted with old: 2 rows"]
         assert "2 rows not changed: key 'old' is missing or wrong" in err
         monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", BOTH)
@@ -127,6 +133,15 @@ class TestTheCommand:
             "2 rows re-encrypted; encrypted with new: 3 rows",
             "no other key is needed: old can be removed once no web application encrypts with it",
         ]
+
+    def test_reports_what_was_altered(self, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        SendQueue(ledger.engine, vault=Vault.parse(OLD)).send("g1", MESSAGE)
+        with ledger.writing() as connection:
+            connection.execute(update(schema.payload).values(content_type="text/html"))
+        monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", BOTH)
+        status, out, err = cli("rekey", "--json")
+        assert (status, json.loads(out)["altered"], json.loads(out)["unreadable"]) == (1, 1, {})
+        assert err.strip() == "1 row not changed: altered by something other than sendq, or damaged"
 
     def test_counts_first_and_keeps_who_did_it(self, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         SendQueue(ledger.engine, vault=Vault.parse(OLD)).send("g1", MESSAGE)

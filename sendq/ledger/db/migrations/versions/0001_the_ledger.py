@@ -208,6 +208,8 @@ def upgrade() -> None:
         "sendq_found",
         sa.Column("batch_id", sa.Uuid(), nullable=False),
         sa.Column("object_id", sa.Text(), nullable=False),
+        sa.Column("seal", sa.LargeBinary(), nullable=True),
+        sa.Column("seal_key", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("batch_id", "object_id", name=op.f("sendq_found_pkey")),
     )
     op.create_table(
@@ -244,6 +246,8 @@ def upgrade() -> None:
         sa.Column("message_id", sa.Text(), nullable=True),
         sa.Column("on_outcome", sa.Text(), nullable=True),
         sa.Column("outcome_key", sa.Text(), nullable=True),
+        sa.Column("seal", sa.LargeBinary(), nullable=True),
+        sa.Column("seal_key", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
     )
     op.create_index(
