@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from uuid import UUID
 
@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.errors import LedgerUnavailable, Unreadable
+from sendq.bindings import File
+from sendq.errors import Altered, LedgerUnavailable, Unreadable
 from sendq.ids import new_id
 from sendq.messages.content import CHUNK, StoredPiece
 from tasks.calling.upload import NotWhole, Upload
@@ -97,6 +98,18 @@ class TestABodyThatBreaksOff:
     def test_because_the_ledger_is_away_was_incomplete(self, number: int) -> None:
         kept = Kept(b"x" * 2 * CHUNK, b"y", fails=(number, LedgerUnavailable("away")))
         assert self.trouble(kept, LedgerUnavailable) == "incomplete"
+
+    @pytest.mark.parametrize("other", [lambda files: files[::-1], lambda files: files[:1], lambda files: []])
+    def test_because_its_files_are_not_those_that_it_is_bound_to_was_altered(
+        self, other: Callable[[list[File]], list[File]]
+    ) -> None:
+        kept = Kept(b"x", b"y")
+        files = [File(piece.digest, piece.size) for piece in kept.stored]
+        upload = Upload(JOB, "multipart", OPENING, len(kept.whole("multipart")), kept, other(files))
+        with pytest.raises(Altered):
+            read(upload)
+        assert (upload.complete, upload.trouble, kept.asked) == (False, "altered", 0)
+        assert read(Upload(JOB, "multipart", OPENING, upload.length, kept, files)) == kept.whole("multipart")
 
     def test_because_its_key_is_missing_could_not_be_read(self) -> None:
         kept = Kept(b"x", fails=(0, Unreadable("2026-11", missing=True)))

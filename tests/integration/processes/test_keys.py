@@ -141,7 +141,7 @@ class TestTheCommand:
         monkeypatch.setenv("SENDQ_ENCRYPTION_KEYS", BOTH)
         status, out, err = cli("rekey", "--json")
         assert (status, json.loads(out)["altered"], json.loads(out)["unreadable"]) == (1, 1, {})
-        assert err.strip() == "1 row not changed: altered by something other than sendq, or damaged"
+        assert err.strip() == "sendq: 1 row not changed: altered by something other than sendq, or damaged"
 
     def test_counts_first_and_keeps_who_did_it(self, cli: Cli, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         SendQueue(ledger.engine, vault=Vault.parse(OLD)).send("g1", MESSAGE)
