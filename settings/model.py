@@ -23,6 +23,7 @@ from sendq.rules.paces import Paces
 from sendq.rules.preflight import CLOCK_TOLERANCE
 from sendq.vault import Vault
 from settings.application import US, Application, NamedApplications, Provider
+from settings.console import ConsoleSecret, HeaderName, Names, Networks
 from settings.environ import IN_CHECKOUT, ROOT, Row, read, rows
 from settings.errors import SettingsError
 from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName, Tasks
@@ -306,6 +307,26 @@ class Settings(BaseModel):
         "it (default: no metrics)",
     )  # fmt: skip
 
+    # The console.
+    console_passwords_file: AbsolutePath | None = setting(
+        None, "file with the people who may sign in to the console, and their roles; `sendq password` writes its lines",
+    )  # fmt: skip
+    console_proxy_header: HeaderName | None = setting(
+        None, "header in which a proxy in front of the console names the person, instead of a password file: the "
+        "proxy must remove it from what clients send",
+    )  # fmt: skip
+    console_trusted_proxies: Networks = setting(
+        (), "addresses or networks of the proxies in front of the console, comma-separated; only their headers are "
+        "believed",
+    )  # fmt: skip
+    console_operators: Names = setting(
+        (), "people that the proxy names and who may act, comma-separated; everybody else may only read",
+    )  # fmt: skip
+    console_secret: ConsoleSecret | None = setting(
+        None, "secret that signs the console's sessions and forms, at least 32 characters; needed if several processes "
+        "serve one console (default: a new one at each start, which signs everybody out)",
+    )  # fmt: skip
+
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Self:
         """The settings in ``environ`` (default: the process's environment).
@@ -461,6 +482,15 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
         whose = "SENDQ_OUTCOME_HOSTS" if s.outcome_hosts else f"the endpoint {unsigned[0]!r}"
         yield Problem("SENDQ_OUTCOME_SECRET", f"is not set, and {whose} has no other secret",
                       "set it, or receivers cannot verify that outcomes are genuine")  # fmt: skip
+    if s.console_proxy_header is not None and s.console_passwords_file is not None:
+        yield Problem("SENDQ_CONSOLE_PROXY_HEADER", "is set together with SENDQ_CONSOLE_PASSWORDS_FILE",
+                      "set one of the two")  # fmt: skip
+    if s.console_proxy_header is not None and not s.console_trusted_proxies:
+        yield Problem("SENDQ_CONSOLE_TRUSTED_PROXIES", "is not set, and SENDQ_CONSOLE_PROXY_HEADER is",
+                      "set it to the proxy's address: a header that anybody may send names nobody")  # fmt: skip
+    if s.console_operators and s.console_proxy_header is None:
+        yield Problem("SENDQ_CONSOLE_OPERATORS", "is set without SENDQ_CONSOLE_PROXY_HEADER",
+                      "set that too; in a password file each line has its role")  # fmt: skip
     if s.key_max_age_s + s.read_timeout_s + CLOCKS_DIFFER_S >= 3600:
         yield Problem("SENDQ_KEY_MAX_AGE_S", "is too high: with SENDQ_READ_TIMEOUT_S and "
                       f"{CLOCKS_DIFFER_S:g} s of clock difference it reaches the hour for which Nylas remembers keys",

@@ -20,6 +20,8 @@ from sendq.operators.acts.resolve import ResolveProgress
 from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
 from sendq.operators.reading import Reading
+from sendq.operators.refusals import Refusals
+from sendq.operators.searching import Searching
 
 __all__ = [
     "CancelBatchProgress",
@@ -40,7 +42,7 @@ __all__ = [
 ]
 
 
-class Operators(Acting, Reading):
+class Operators(Acting, Reading, Searching, Refusals):
     """What operators query and do, on one ledger.
 
     ``ledger`` is a database URL (``postgresql+psycopg://…``, ``sqlite:///sendq.db``) or an `Engine` of yours.

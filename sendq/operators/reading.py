@@ -112,12 +112,13 @@ class Reading(LedgerAccess):
         grant_id: str | None = None,
         state: GrantState | str | Iterable[GrantState | str] | None = None,
         rule: str | None = None,
+        text: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> Page[GrantView]:
-        """Grants: those that are closed or held, the latest first, then the open ones.
+        """Grants: those that are closed or held, the latest first, then the open ones. ``text``: a part of their ids.
 
         ``rule``, ``since`` and ``until``: by what and when it was held or closed. The hold of a whole provider or
         application does not make its grants ``held``; it is in the ``holds`` of each.
@@ -127,6 +128,7 @@ class Reading(LedgerAccess):
             states=members_of("state", state, GrantState),
             rule=name_of("rule", rule),
             period=period_of(since, until),
+            text=name_of("text", text),
         )
         limit = limit_of(limit)
         return self._read(

@@ -15,6 +15,7 @@ from sendq.views.jobs import (
     Priority,
     Why,
 )
+from sendq.views.overview import BatchLine, Found, FoundGrant, Overview, PaceView
 from sendq.views.page import Page, plain
 from sendq.views.status import Backlog, BrokerView, DeliveryView, LaneCounts, Shut, Status, WorkerView
 
@@ -23,6 +24,7 @@ __all__ = [
     "Backlog",
     "Batch",
     "BatchError",
+    "BatchLine",
     "BatchView",
     "BrokerView",
     "DeadLetter",
@@ -32,6 +34,8 @@ __all__ = [
     "Doubt",
     "Eta",
     "EventView",
+    "Found",
+    "FoundGrant",
     "GrantState",
     "GrantView",
     "HeldGroup",
@@ -40,6 +44,8 @@ __all__ = [
     "JobLine",
     "JobView",
     "LaneCounts",
+    "Overview",
+    "PaceView",
     "Page",
     "Priority",
     "RecipientStatus",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 KINDS = (
     "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
+    "refused",
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import click
 from worker.cli.batch import batch
 from worker.cli.cancel import cancel
 from worker.cli.check import check
+from worker.cli.console import console
 from worker.cli.dead import dead
 from worker.cli.deliveries import deliveries
 from worker.cli.demo import demo
@@ -26,6 +27,7 @@ from worker.cli.jobs import jobs
 from worker.cli.keys import keys
 from worker.cli.migrate import migrate
 from worker.cli.output import FAILED, UNUSABLE, complain
+from worker.cli.password import password
 from worker.cli.policy import policy
 from worker.cli.recover import recover
 from worker.cli.rekey import rekey
@@ -83,6 +85,7 @@ for command in (
     batch,
     cancel,
     check,
+    console,
     dead,
     deliveries,
     demo,
@@ -96,6 +99,7 @@ for command in (
     jobs,
     keys,
     migrate,
+    password,
     policy,
     recover,
     rekey,

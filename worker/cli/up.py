@@ -13,11 +13,14 @@ from worker.cli.output import complain
 @click.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes.")
 @click.option("--flower", is_flag=True, help="Also start Flower, on port 5555 of this machine.")
-def up(workers: int, flower: bool) -> None:
+@click.option("--console", is_flag=True, help="Also serve the console, on port 8799 of this machine.")
+def up(workers: int, flower: bool, console: bool) -> None:
     """Run everything on one machine: a migrated ledger, a broker (REDIS_URL, or an embedded Redis) and workers.
 
     Ctrl-C or SIGTERM stops everything; calls in flight are finished first.
     """
     from worker.processes.up import up as run_up
 
-    raise SystemExit(run_up(load_settings(), workers=workers, flower=flower, environ=os.environ, say=complain))
+    raise SystemExit(
+        run_up(load_settings(), workers=workers, flower=flower, console=console, environ=os.environ, say=complain)
+    )

@@ -1,4 +1,6 @@
-"""`sendq up`: everything on one machine. Migrated ledger, broker, workers, and optionally Flower; Ctrl-C stops all.
+"""`sendq up`: everything on one machine. Migrated ledger, broker, workers, optionally Flower and the console.
+
+Ctrl-C stops all.
 
 Every process is a guarded child (`worker.processes.guard`), which ends with this one even if it is killed. The
 children's logs go to this process's stderr.
@@ -24,12 +26,13 @@ from sendq.ledger.db import migrate
 from settings import Settings, SettingsError
 from settings.values import nth_address
 from worker.doctor.check_redis import redis_items
-from worker.processes.children import flower_argv, start_child, worker_argv
+from worker.processes.children import console_argv, flower_argv, start_child, worker_argv
 from worker.processes.guard import Guarded
 from worker.processes.stopping import Stop, Stopping, stoppable
 from worker.redis.embedded import EmbeddedRedis
 
 FLOWER_PORT = 5555
+CONSOLE_PORT = 8799
 
 # A worker that ends sooner than this cannot run at all (its error is on stderr), so it is not restarted. One that ends
 # later is.
@@ -42,13 +45,24 @@ FOR_FLOWER = re.compile(
     r"|LD_LIBRARY_PATH|SSL_CERT_(FILE|DIR)|FLOWER_\w+|REDIS_URL|SENDQ_(HOME|LOG_\w+|CONCURRENCY|ENQUEUE_TASK)"
 ).fullmatch
 
+# What the console is not given: it calls neither the API nor the broker, and opens no body.
+NOT_FOR_CONSOLE = re.compile(
+    r"NYLAS_(API_KEY|API_KEY_FILE|WEBHOOK_SECRET)|SENDQ_ENCRYPTION_\w+|SENDQ_OUTCOME_\w+|REDIS_URL"
+).fullmatch
+
 LOOK_S = 0.5  # how often the children are checked
 
 FAILED = 1
 
 
 def up(
-    settings: Settings, *, workers: int, flower: bool, environ: Mapping[str, str], say: Callable[[str], None]
+    settings: Settings,
+    *,
+    workers: int,
+    flower: bool,
+    console: bool,
+    environ: Mapping[str, str],
+    say: Callable[[str], None],
 ) -> int:
     """Run until asked to stop; return the exit status. ``say`` prints a line.
 
@@ -70,6 +84,8 @@ def up(
                 where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}"]
                 children.start("flower", flower_argv(*where), for_flower(given))
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
+            if console:
+                children.start("console", console_argv(f"--port={CONSOLE_PORT}"), for_console(given))
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(say)
         except Stopping:
@@ -84,6 +100,11 @@ def up(
 def for_flower(environ: Mapping[str, str]) -> dict[str, str]:
     """What Flower's process gets of the environment."""
     return {name: value for name, value in environ.items() if FOR_FLOWER(name)}
+
+
+def for_console(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the console's process gets of the environment."""
+    return {name: value for name, value in environ.items() if not NOT_FOR_CONSOLE(name)}
 
 
 def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None]) -> str:

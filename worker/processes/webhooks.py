@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Callable
-from types import FrameType
-from typing import NoReturn
 
 import uvicorn
 
@@ -15,6 +12,7 @@ from sendq.errors import Problem
 from sendq.webhooks import asgi
 from settings import Settings, SettingsError
 from worker.processes.http_connections import connection_class, limited
+from worker.processes.listening import at, leave, listening
 
 # Notifications about grants are rare. Concurrent requests beyond this get a 503, and Nylas retries them. Each may hold
 # a body of a megabyte.
@@ -46,8 +44,8 @@ def serve(queue: SendQueue, secrets: dict[str, str], *, host: str, port: int, sa
 
     Raises ``SettingsError`` if it cannot listen on the address.
     """
-    with _listening(host, port) as listener:
-        signal.signal(signal.SIGTERM, _leave)
+    with listening(host, port) as listener:
+        signal.signal(signal.SIGTERM, leave)
         for name, url in addresses(secrets, host, listener.getsockname()[1]).items():
             say(f"{name}: {url}")
         config = uvicorn.Config(
@@ -65,20 +63,4 @@ def serve(queue: SendQueue, secrets: dict[str, str], *, host: str, port: int, sa
 
 def addresses(secrets: dict[str, str], host: str, port: int) -> dict[str, str]:
     """The webhook address of each application."""
-    shown = f"[{host}]" if ":" in host else host
-    return {name: f"http://{shown}:{port}/" + ("" if name == DEFAULT else name) for name in secrets}
-
-
-def _listening(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise SettingsError(
-            [Problem("--host, --port", f"cannot be listened on ({error.strerror})", "choose others")]
-        ) from None
-
-
-def _leave(_signum: int, _frame: FrameType | None) -> NoReturn:
-    # uvicorn handles the signal first, stops, and then passes it on.
-    raise SystemExit(0)
+    return {name: at(host, port) + ("" if name == DEFAULT else name) for name in secrets}

@@ -45,6 +45,7 @@ class GrantQuery:
     rule: str | None = None
     period: Period = ALWAYS
     batch_id: UUID | None = None
+    text: str | None = None  # a part of its id
 
     def has(self, state: GrantState) -> bool:
         """Whether grants in this state may match."""
@@ -56,6 +57,8 @@ class GrantQuery:
         if self.batch_id is not None:
             batch = schema.batch.c
             named.append(_lane.id == select(batch.lane_id).where(batch.id == self.batch_id).scalar_subquery())
+        if self.text is not None:
+            named.append(_lane.grant_id.contains(self.text, autoescape=True))
         pairs = ((_lane.application, self.scope.application), (_lane.provider, self.scope.provider))
         return [*named, *(column == value for column, value in pairs if value is not None)]
 

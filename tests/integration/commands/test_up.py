@@ -107,15 +107,20 @@ class TestUp:
             assert "ended immediately" in up.stderr
             assert up.alive() == []
 
-    def test_flower_is_given_no_secret_but_the_brokers(self, tmp: Path, nylas: Simulator) -> None:
+    def test_flower_is_given_no_secret_but_the_brokers_and_the_console_no_key(
+        self, tmp: Path, nylas: Simulator
+    ) -> None:
         secrets = api(nylas) | {"SENDQ_ENCRYPTION_KEYS": new_key("k"), "NYLAS_WEBHOOK_SECRET": "w"}
         secrets |= {"SENDQ_OUTCOME_SECRET": f"whsec_{'A' * 32}", "PGPASSWORD": "p", "AWS_SECRET_ACCESS_KEY": "s"}
-        with running(["up", "--flower"], tmp, SENDQ_HOME=str(tmp / "home"), **secrets) as up:
+        with running(["up", "--flower", "--console"], tmp, SENDQ_HOME=str(tmp / "home"), **secrets) as up:
             eventually(lambda: any("flower" in line for _, line in up.family()), "Flower")
+            eventually(lambda: any("worker.cli console" in line for _, line in up.family()), "the console")
             eventually(lambda: "ready." in up.stderr, "a worker")
             given = [each.environ() for each, line in up.family() if "flower" in line.split()]
             assert given, up.stderr[-3000:]
             assert all("REDIS_URL" in one and not secrets.keys() - {"SENDQ_GRACE_S"} & one.keys() for one in given)
+            (console,) = [each.environ() for each, line in up.family() if "worker.cli console" in line]
+            assert not {"NYLAS_API_KEY", "SENDQ_ENCRYPTION_KEYS", "SENDQ_OUTCOME_SECRET", "REDIS_URL"} & console.keys()
             lines = " ".join(line for _, line in up.family())
             assert not any(value in lines for name, value in secrets.items() if name == "SENDQ_ENCRYPTION_KEYS")
 

@@ -302,9 +302,21 @@ class TestTheFile:
         with pytest.raises(KeyError, match=f"{name}: set it in .env"):
             compose({**SECRETS, name: ""})
 
-    def test_publishes_nothing_but_flower_and_the_receiver_and_these_to_this_host(self) -> None:
+    def test_publishes_nothing_but_flower_the_console_and_the_receiver_and_these_to_this_host(self) -> None:
         published = {name: service["ports"] for name, service in compose(SECRETS).items() if "ports" in service}
-        assert published == {"flower": ["127.0.0.1:5555:5555"], "webhooks": ["127.0.0.1:8787:8787"]}
+        assert published == {
+            "flower": ["127.0.0.1:5555:5555"],
+            "console": ["127.0.0.1:8799:8799"],
+            "webhooks": ["127.0.0.1:8787:8787"],
+        }
+
+    def test_starts_the_console_only_where_it_is_wanted_with_a_login_and_no_api_key(self) -> None:
+        console = compose(SECRETS)["console"]
+        assert console["profiles"] == ["console"]
+        assert console["volumes"] == [
+            f"./console-passwords:{console['environment']['SENDQ_CONSOLE_PASSWORDS_FILE']}:ro"
+        ]
+        assert not {"NYLAS_API_KEY", "SENDQ_ENCRYPTION_KEYS", "REDIS_URL"} & console["environment"].keys()
 
     def test_starts_the_receiver_only_where_it_is_wanted_and_tells_it_no_api_key(self) -> None:
         webhooks = compose(SECRETS)["webhooks"]
@@ -337,7 +349,7 @@ class TestTheFile:
     def test_asks_for_what_the_example_of_env_lists(self) -> None:
         asked = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
         listed = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-        assert asked - {"FLOWER_PORT", "WEBHOOKS_PORT"} == listed
+        assert asked - {"FLOWER_PORT", "WEBHOOKS_PORT", "CONSOLE_PORT"} == listed
 
 
 class TestTheImage:

@@ -70,6 +70,7 @@ AROUND = {
     "bad input": (QUEUE, "", None),
     "webhooks": ("", "print(callable(notifications))", "True\n"),
     "delivery": (QUEUE + "job = queue.send('grant-id', message)\n", "print(status)", "None\n"),
+    "the console in your application": ("", "print(callable(pages))", "True\n"),
     "keys": (QUEUE, "", "True True\n"),
     "when": (QUEUE, "", "1\n"),
     "files": (QUEUE, "", "queued\n"),
@@ -90,8 +91,11 @@ AROUND = {
 TRIED_ELSEWHERE = ("docs/security.md", "examples/README.md")
 GRANT = "g1"
 
-# Commands that serve until they are stopped: what they are told is looked at here, and tests of theirs start them.
+# Commands that serve until they are stopped, or ask something: what they are told is looked at here, and tests of
+# theirs start them.
 SERVERS = {
+    "console": "console/test_served.py",
+    "password": "console/test_served.py",
     "up": "commands/test_up.py",
     "simulator": "simulator/test_simulator.py",
     "webhooks": "processes/test_webhooks_served.py",

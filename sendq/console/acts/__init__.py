@@ -1,0 +1,26 @@
+"""The acts of the console: each is shown first, with what it would do, and then carried out with a reason."""
+
+from __future__ import annotations
+
+from sendq.console.acts.act import Act, Choice, Given, Preview
+from sendq.console.acts.deliveries import DeliverAgain
+from sendq.console.acts.grants import Hold, HoldAll, Release, ReleaseAll
+from sendq.console.acts.jobs import Cancel, CancelAll, CancelBatch, Resolve, Retry
+
+ACTS: dict[str, Act] = {
+    act.name: act
+    for act in (
+        Hold(),
+        HoldAll(),
+        Release(),
+        ReleaseAll(),
+        Retry(),
+        Resolve(),
+        Cancel(),
+        CancelAll(),
+        CancelBatch(),
+        DeliverAgain(),
+    )
+}
+
+__all__ = ["ACTS", "Act", "Choice", "Given", "Preview"]

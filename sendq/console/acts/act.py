@@ -1,0 +1,129 @@
+"""What an act of the console is: which fields it takes, what it would do, and its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol
+
+from sendq.console.listing import PERIODS, since
+from sendq.console.runs import Facts
+from sendq.errors import InvalidArgument, Problem
+from sendq.operators import Operators
+from sendq.scope import DEFAULT_APPLICATION
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An input of an act's form: a selection (``options``), a checkbox (``check``), or a line of text."""
+
+    name: str
+    label: str
+    options: Sequence[tuple[str, str]] = ()
+    check: bool = False
+    value: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What an act would do.
+
+    ``what``: a heading such as "Release grant g1"; ``button``: the same as a command, with the number; ``facts``: what
+    was counted; ``warnings``: what to know before; ``possible``: False if there is nothing to do, and ``warnings`` say
+    why; ``back``: the address of the page that it concerns, within the console.
+    """
+
+    what: str
+    button: str
+    facts: Facts
+    back: Sequence[str]
+    warnings: Sequence[str] = ()
+    possible: bool = True
+    danger: bool = False
+    choices: Sequence[Choice] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The fields of an act's form, and who sent it."""
+
+    values: Mapping[str, str]
+    by: str
+    reason: str = "-"
+
+    def get(self, name: str) -> str | None:
+        """A field; None: it is missing or empty."""
+        return self.values.get(name, "").strip() or None
+
+    def checked(self, name: str) -> bool:
+        """Whether a checkbox is set."""
+        return self.get(name) is not None
+
+    @property
+    def application(self) -> str:
+        """The application that a grant belongs to."""
+        return self.get("application") or DEFAULT_APPLICATION
+
+    @property
+    def since(self) -> datetime | None:
+        """When the period began that the list showed: one of `PERIODS`, or a time. Raises `InvalidArgument`."""
+        text = self.get("since")
+        if text is None or text in PERIODS:
+            return None if text is None else since(text, datetime.now(UTC))
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError:
+            at = None
+        if at is None or at.tzinfo is None:
+            reason, remedy = "is not a time with its zone", "give one like 2026-07-01T09:00:00Z"
+            raise InvalidArgument([Problem("since", reason, remedy)])
+        return at
+
+    @property
+    def apart_s(self) -> float:
+        """Seconds from one thing to the next, from the field ``rate``: things per minute. Raises `InvalidArgument`."""
+        text = self.get("rate")
+        if text is None:
+            return 0.0
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if not RATE_LEAST <= value <= RATE_MOST:
+            reason = f"is not a number from {RATE_LEAST} to {RATE_MOST:,}"
+            raise InvalidArgument([Problem("rate", reason, "give how many per minute")])
+        return 60 / value
+
+
+# How many per minute a form may ask for.
+RATE_LEAST, RATE_MOST = 0.01, 100_000
+
+
+def rate_choice(without: str) -> Choice:
+    """The input ``rate``; ``without``: what happens without one."""
+    rates = (("600", "600 a minute"), ("60", "60 a minute"), ("10", "10 a minute"), ("1", "1 a minute"))
+    return Choice("rate", "Rate", (("", without), *rates))
+
+
+class Act(Protocol):
+    """An act by its name in the address. Both methods raise the exceptions of `Operators`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """The fields that say what it concerns; those of `Preview.choices` say how."""
+
+    def preview(self, operators: Operators, given: Given) -> Preview:
+        """What it would do. Nothing is changed."""
+
+    def steps(self, operators: Operators, given: Given) -> Iterator[Facts]:
+        """Carry it out, step by step; each yields what has been done so far."""
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun."""
+    return f"1 {one}" if number == 1 else f"{number:,} {many or one + 's'}"

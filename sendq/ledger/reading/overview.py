@@ -1,0 +1,81 @@
+"""The ledger in bounded numbers: see `sendq.views.Overview`. Every query is bounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from uuid import UUID
+
+from sqlalchemy import Connection, func, select
+
+from sendq.clock import SECOND, Micros, moment, seconds
+from sendq.ids import first_id
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching import lineage
+from sendq.ledger.reading import gauges
+from sendq.ledger.reading.holds import hold_ends, wide_holds
+from sendq.ledger.reading.status import broker_view, shut, workers
+from sendq.ledger.reading.why import AHEAD_MOST
+from sendq.rules.eta import predicted
+from sendq.rules.pace import pacer_of
+from sendq.rules.states import State
+from sendq.views import Overview, PaceView
+from sendq.views.overview import ENQUEUED_MOST
+from sendq.views.status import CALLS_S
+
+
+def overview(connection: Connection, *, now: Micros) -> Overview:
+    """What waits and what moves."""
+    levels = gauges.levels(connection, now=now)
+    lanes: Counter[str] = Counter()
+    for (state, _), number in levels.lanes.items():
+        lanes[state] += number
+    jobs = {State(name): number for name, number in levels.jobs.items()}
+    jobs |= {State.IN_DOUBT: sum(levels.in_doubt.values()), State.DEAD: sum(levels.dead.values())}
+    return Overview(
+        at=moment(now),
+        shut=shut(connection),
+        broker=broker_view(connection),
+        jobs=jobs,
+        enqueued=_enqueued_since(connection, now - seconds(CALLS_S)),
+        calls=gauges.calls_since(connection, now - seconds(CALLS_S)),
+        oldest_s=levels.oldest_s,
+        turn_wait_s=levels.turn_wait_s,
+        lanes=dict(lanes),
+        holds=tuple(wide_holds(connection, now=now)),
+        workers=tuple(workers(connection, now=now)),
+        deliveries=levels.deliveries,
+        clock_behind_s=max(0, lineage.read(connection).highest_at - now) / SECOND,
+    )
+
+
+def _enqueued_since(connection: Connection, at: Micros) -> int:
+    """Ids of jobs are in the order of time, so this reads only the end of their index."""
+    job = schema.job.c
+    some = select(job.id).where(job.id >= first_id(at)).limit(ENQUEUED_MOST).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+
+
+def pace(connection: Connection, lane_id: UUID, *, now: Micros) -> PaceView | None:
+    """How fast the calls of a lane may go; None: the dispatcher has not seen it."""
+    lane = connection.execute(select(schema.lane).where(schema.lane.c.id == lane_id)).first()
+    if lane is None:
+        return None
+    pacer = pacer_of(lane, now=now)
+    job = schema.job.c
+    some = select(job.id).where(job.lane_id == lane_id, job.state == State.QUEUED.value).limit(AHEAD_MOST).subquery()
+    waiting = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+    eta = None
+    if waiting and lane.closed_at is None:
+        held_until = hold_ends(connection, lane_id)
+        at = predicted(lane, "send", ahead=waiting - 1, now=now, not_before=held_until, width=lane.width)
+        eta = moment(at)
+    return PaceView(
+        at_once=min(lane.ramp, lane.width),
+        width=lane.width,
+        limits=tuple((limit.name, limit.units, limit.window / SECOND) for limit in pacer.pace.limits),
+        daily=pacer.pace.daily,
+        apart_s=lane.stretch / SECOND,
+        modify_apart_s=lane.spacing / SECOND if lane.spacing_until > now else 0.0,
+        next_at=moment(lane.ready_at) if lane.ready_at > now else None,
+        eta=eta,
+    )

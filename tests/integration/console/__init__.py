@@ -1,0 +1,1 @@
+"""The console, as an application in this process, and as a command on a socket."""

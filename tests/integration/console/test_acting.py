@@ -1,0 +1,360 @@
+"""The acts of the console: what each shows first, what it does, and that it is done once, with a name and a reason."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+
+from sendq.clock import SECOND
+from sendq.console.acts.jobs import EXAMINED, REFUSALS
+from sendq.console.runs import AT_ONCE
+from sendq.ids import new_id
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows
+from sendq.rules.by_hand import RetryRefusal
+from tests.integration.console.conftest import act
+from tests.support.asgi import Browser
+from tests.support.ledger import Ledger
+from tests.support.waiting import eventually
+
+HOUR = 3600 * SECOND
+
+
+def absorbed(ledger: Ledger, grant: str = "g1", **options: Any) -> Any:
+    job = ledger.send(grant, provider="google", **options)
+    ledger.absorb()
+    return job
+
+
+def dead(ledger: Ledger, number: int = 1, rule: str = "bad_request", sent: str = "no") -> list[Any]:
+    jobs = [ledger.send("g1", provider="google") for _ in range(number)]
+    ledger.absorb()
+    now = ledger.clock()
+    with ledger.writing() as connection:
+        table = schema.job
+        connection.execute(
+            table.update().where(table.c.id.in_(jobs)).values(state="dead", rule=rule, finished_at=now, attempts=1)
+        )
+        insert_rows(connection, schema.attempt, [{
+            "id": new_id(), "job_id": job, "generation": 0, "begun_at": now, "ended_at": now, "status": 400,
+            "rule": rule, "route": "dead_letter", "sent": sent, "replayed": False,
+        } for job in jobs])  # fmt: skip
+    return jobs
+
+
+def events_of(ledger: Ledger) -> list[tuple[str, str, str | None]]:
+    return [(row.kind, row.by, row.reason) for row in ledger.rows(schema.event)]
+
+
+class TestHold:
+    def test_shows_what_waits_and_holds_for_the_chosen_time(self, browser: Browser, kept: Ledger) -> None:
+        absorbed(kept)
+        page = browser.get("/acts/hold?grant=g1")
+        assert "Hold grant g1" in page.words
+        assert "Waiting 1 job Now not held" in page.words
+        done = act(browser, "/acts/hold?grant=g1", **{"for": "4h"}, reason="their server moves")
+        assert "Done. Result held until" in done.words
+        lane = kept.lane()
+        assert abs(lane.held_until - kept.clock() - 4 * HOUR) < 60 * SECOND
+        assert (lane.held_by, events_of(kept)) == ("anna", [("hold", "anna", "their server moves")])
+
+    @pytest.mark.parametrize(
+        ("query", "pair"), [("provider=google", "google"), ("whole=yes", "*"), ("whole=yes&application=eu", "*")]
+    )
+    def test_of_a_provider_or_an_application(self, browser: Browser, kept: Ledger, query: str, pair: str) -> None:
+        act(browser, f"/acts/hold?{query}", reason="an outage", whole="yes" if "whole" in query else "")
+        (row,) = [row for row in kept.rows(schema.pair) if row.held_by == "anna"]
+        assert (row.provider, row.application) == (pair, "eu" if "eu" in query else "default")
+
+    @pytest.mark.parametrize("query", ["", "grant=leyah@example.com", "provider=gmial"])
+    def test_of_nothing_is_refused(self, browser: Browser, query: str) -> None:
+        assert browser.get(f"/acts/hold?{query}").status in (400, 404)
+
+
+class TestRelease:
+    def test_ends_a_hold(self, browser: Browser, kept: Ledger) -> None:
+        absorbed(kept)
+        now = kept.clock()
+        kept.set_lane("g1", held_until=now + HOUR, held_since=now, held_rule="exchange_throttled", held_by="policy")
+        assert "held until" in browser.get("/acts/release?grant=g1").words
+        done = act(browser, "/acts/release?grant=g1", reason="the server is back")
+        assert "released; sending resumes with a single call" in done.words
+        assert kept.lane().held_until is None
+        assert events_of(kept) == [("release", "anna", "the server is back")]
+
+    def test_of_what_is_not_held_has_no_button(self, browser: Browser, kept: Ledger) -> None:
+        absorbed(kept)
+        page = browser.get("/acts/release?grant=g1")
+        assert "there is nothing to release" in page.words
+        assert 'name="reason"' not in page.text
+
+
+class TestEverythingThatMatches:
+    @pytest.fixture
+    def crowd(self, kept: Ledger) -> Ledger:
+        """Three grants of Exchange that are held by a rule, one that is held by hand, one that is closed."""
+        now = kept.clock()
+        for grant in ("e1", "e2", "e3", "h1", "c1"):
+            kept.send(grant, provider="ews")
+        kept.absorb()
+        for grant in ("e1", "e2", "e3"):
+            kept.set_lane(
+                grant, held_until=now + HOUR, held_since=now, held_rule="exchange_throttled", held_by="policy"
+            )
+        kept.set_lane("h1", held_until=now + 2 * HOUR, held_since=now, held_rule="by_hand", held_by="ben")
+        kept.set_lane("c1", closed_at=now, closed_rule="grant_expired")
+        return kept
+
+    def test_is_grouped_by_rule_and_provider_on_the_first_page(self, browser: Browser, crowd: Ledger) -> None:
+        page = browser.get("/").words
+        assert "exchange_throttled ews held 3 3" in page
+        assert "by_hand ews held 1 1" in page
+        assert "grant_expired ews closed 1 1" in page
+        assert page.count("Release all…") == 2
+        assert page.count("Reopen all…") == 1
+
+    def test_is_released_at_once(self, browser: Browser, crowd: Ledger) -> None:
+        page = browser.get("/").text
+        (url,) = [
+            part.split('"')[0].replace("&amp;", "&")
+            for part in page.split('href="')
+            if part.startswith("/acts/release-all") and "exchange_throttled" in part
+        ]
+        assert "Release 3 grants" in browser.get(url).words
+        done = act(browser, url, reason="the server is back")
+        assert "Released 3 of 3" in done.words
+        held = {grant: crowd.lane(grant).held_until is not None for grant in ("e1", "e2", "e3", "h1")}
+        assert held == {"e1": False, "e2": False, "e3": False, "h1": True}
+        (event,) = [row for row in crowd.rows(schema.event) if row.act is None]
+        assert (event.kind, event.by, event.number, event.rule) == ("release", "anna", 3, "exchange_throttled")
+        assert "release 3 anna" in browser.get("/journal").words
+
+    def test_is_released_at_a_rate(self, browser: Browser, crowd: Ledger) -> None:
+        act(browser, "/acts/release-all?rule=exchange_throttled&state=held", rate="1", reason="gently")
+        ends = sorted(crowd.lane(grant).held_until or 0 for grant in ("e1", "e2", "e3"))
+        assert [round((later - earlier) / SECOND) for earlier, later in pairwise(ends[1:])] == [60]
+
+    def test_is_held_at_once(self, browser: Browser, crowd: Ledger) -> None:
+        page = browser.get("/acts/hold-all?provider=ews&state=held")
+        assert "Hold 3 grants" in page.words
+        assert "1 grant more will stay held for longer." in page.words
+        assert (
+            "Held 3 Held for longer 1"
+            in act(browser, "/acts/hold-all?provider=ews&state=held", reason="r", **{"for": "1h"}).words
+        )
+
+    def test_is_cancelled_at_once(self, browser: Browser, crowd: Ledger) -> None:
+        listed = browser.get("/jobs?state=queued&grant=e1").text
+        assert "/acts/cancel-all?grant=e1" in listed
+        assert "/acts/cancel-all" not in browser.get("/jobs?state=queued&operation=send").text
+        assert "Cancel 1 job" in browser.get("/acts/cancel-all?grant=e1").words
+        assert "Cancelled 1" in act(browser, "/acts/cancel-all?grant=e1", reason="in error").words
+        assert [row.state for row in crowd.rows(schema.job)].count("cancelled") == 1
+
+    @pytest.mark.parametrize("name", ["release-all", "hold-all", "cancel-all", "retry"])
+    def test_needs_a_filter(self, browser: Browser, crowd: Ledger, name: str) -> None:
+        assert browser.get(f"/acts/{name}").status == 400
+        assert browser.get(f"/acts/{name}?rule=none").status == 200
+
+    def test_has_acts_on_its_list_that_concern_what_the_list_shows(self, browser: Browser, crowd: Ledger) -> None:
+        page = browser.get("/accounts?rule=exchange_throttled&provider=ews").text
+        assert "/acts/release-all?rule=exchange_throttled&amp;provider=ews" in page
+        assert "/acts/release-all" not in browser.get("/accounts?text=e").text
+        assert "/acts/release-all" not in browser.get("/accounts").text
+
+
+class TestRetry:
+    def test_of_one_dead_letter(self, browser: Browser, kept: Ledger) -> None:
+        (job,) = dead(kept)
+        done = act(browser, f"/acts/retry?job={job}", reason="mended")
+        assert "Retried 1" in done.words
+        assert f'href="/jobs/{job}"' in done.text
+        assert kept.state(job) == "queued"
+
+    def test_of_all_of_a_rule_is_counted_first_and_spread_by_the_rate(self, browser: Browser, kept: Ledger) -> None:
+        dead(kept, 3)
+        dead(kept, 1, "recipients_invalid")
+        page = browser.get("/acts/retry?rule=bad_request")
+        assert "Retry 3 dead letters" in page.words
+        assert "Dead letters that match 3 Would be retried 3" in page.words
+        act(browser, "/acts/retry?rule=bad_request", rate="60", reason="the template is fixed")
+        waiting = sorted(row.next_at for row in kept.rows(schema.job) if row.state == "queued")
+        assert [later - earlier for earlier, later in pairwise(waiting)] == [60 * SECOND // 60] * 2
+
+    def test_leaves_what_some_recipients_have_unless_told(self, browser: Browser, kept: Ledger) -> None:
+        (job,) = dead(kept, sent="partly")
+        page = browser.get(f"/acts/retry?job={job}")
+        assert f"Stay: {REFUSALS[RetryRefusal.PARTLY]} 1" in page.words
+        act(browser, f"/acts/retry?job={job}", reason="again")
+        assert kept.state(job) == "dead"
+        act(browser, f"/acts/retry?job={job}", reason="again", even_partly="yes")
+        assert kept.state(job) == "queued"
+
+    def test_examines_a_part_of_very_many_and_counts_the_rest(
+        self, browser: Browser, kept: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sendq.console.acts.jobs.EXAMINED", 2)
+        dead(kept, 5)
+        page = browser.get("/acts/retry?rule=bad_request")
+        assert "Dead letters that match 5 Would be retried 2 or more" in page.words
+        assert "Retry 5 dead letters" in page.words
+        assert EXAMINED >= 500
+
+    def test_of_what_is_not_dead_or_not_there_says_so(self, browser: Browser, kept: Ledger) -> None:
+        assert "The job is queued" in browser.get(f"/acts/retry?job={absorbed(kept)}").words
+        assert "No dead letter matches." in browser.get("/acts/retry?rule=none").words
+        assert browser.get("/acts/retry?job=x").status == 404
+        assert browser.get("/acts/retry").status == 400
+
+    @pytest.mark.parametrize("rate", ["x", "-1", "0", "nan", "1e-300"])
+    def test_at_an_impossible_rate_fails_with_the_reason(self, browser: Browser, kept: Ledger, rate: str) -> None:
+        dead(kept)
+        done = act(browser, "/acts/retry?rule=bad_request", rate=rate, reason="r")
+        assert "rate: is not a number from 0.01" in done.words
+
+
+class TestResolve:
+    def test_answers_what_became_of_a_job(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        kept.set_job(job, state="in_doubt", rule="no_answer", doubt_at=kept.clock(), look_at=kept.clock() + HOUR)
+        assert f'href="/acts/resolve?job={job}"' in browser.get(f"/jobs/{job}").text
+        act(browser, f"/acts/resolve?job={job}", answer="sent", message_id="message-7", reason="seen in the mailbox")
+        assert (kept.state(job), kept.job(job).message_id) == ("sent", "message-7")
+
+    def test_of_all_of_a_rule(self, browser: Browser, kept: Ledger) -> None:
+        for _ in range(3):
+            kept.set_job(absorbed(kept), state="in_doubt", rule="no_answer", doubt_at=kept.clock())
+        assert "Resolve 3 jobs in doubt" in browser.get("/acts/resolve?rule=no_answer").words
+        done = act(browser, "/acts/resolve?rule=no_answer", answer="dead", reason="too late")
+        assert "Answer dead Resolved 3" in done.words
+        assert browser.get("/acts/resolve").status == 404
+
+    def test_without_an_answer_fails_with_the_reason(self, browser: Browser, kept: Ledger) -> None:
+        kept.set_job(absorbed(kept), state="in_doubt", rule="no_answer", doubt_at=kept.clock())
+        assert "answer: is not an answer" in act(browser, "/acts/resolve?rule=no_answer", reason="r").words
+
+
+class TestCancel:
+    def test_ends_a_job_that_waits(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        assert "Now queued After cancelled" in browser.get(f"/acts/cancel?job={job}").words
+        assert "Before queued Now cancelled" in act(browser, f"/acts/cancel?job={job}", reason="in error").words
+        assert "It has ended already: cancelled." in browser.get(f"/acts/cancel?job={job}").words
+
+    def test_ends_a_batch(self, browser: Browser, kept: Ledger) -> None:
+        batch = kept.queue.modify("g1", ["message-1", "message-2"], unread=False).id
+        assert "Cancel 2 jobs" in browser.get(f"/acts/cancel-batch?batch={batch}").words
+        assert "Waiting jobs 0 Cancelled 2" in act(browser, f"/acts/cancel-batch?batch={batch}", reason="r").words
+
+
+class TestDeliverAgain:
+    @pytest.fixture
+    def failing(self, kept: Ledger) -> list[str]:
+        rows = [{
+            "id": new_id(), "target": "task:shop.mail", "receiver": "shop", "kind": "sent", "subject": new_id(),
+            "lane_id": new_id(), "sequence": 1, "facts": "{}", "state": "given_up", "created_at": 1, "next_at": 1,
+            "until": 2, "tries": 9, "refusals": 0, "done_at": 3, "error": "status 503",
+        } for _ in range(2)]  # fmt: skip
+        with kept.writing() as connection:
+            insert_rows(connection, schema.delivery, rows)
+        return [str(row["id"]) for row in rows]
+
+    def test_of_one_and_of_all_of_a_receiver(self, browser: Browser, kept: Ledger, failing: list[str]) -> None:
+        assert f"/acts/deliver?delivery={failing[0]}" in browser.get("/outcomes").text
+        act(browser, f"/acts/deliver?delivery={failing[0]}", reason="it is back")
+        assert [row.state for row in kept.rows(schema.delivery)].count("waiting") == 1
+        assert "/acts/deliver?receiver=shop" in browser.get("/outcomes?receiver=shop").text
+        assert "Due now 2 deliveries" in act(browser, "/acts/deliver?receiver=shop", reason="it is back").words
+        assert browser.get("/acts/deliver").status == 404
+
+
+class TestAnyAct:
+    def test_is_done_once_if_its_form_is_sent_twice(self, browser: Browser, kept: Ledger) -> None:
+        absorbed(kept)
+        page = browser.get("/acts/hold?grant=g1")
+        form = {"csrf": page.field("csrf"), "id": page.field("id"), "grant": "g1", "application": "default",
+                "for": "1h", "reason": "r"}  # fmt: skip
+        assert [browser.post("/acts/hold", form).status for _ in range(2)] == [303, 303]
+        assert len(kept.rows(schema.event)) == 1
+
+    def test_with_a_reason_that_cannot_be_recorded_says_so_and_keeps_the_form(
+        self, browser: Browser, kept: Ledger
+    ) -> None:
+        (job,) = dead(kept)
+        done = act(browser, f"/acts/retry?job={job}", reason="x" * 501)
+        assert "reason: has more than 500 characters" in done.words
+        assert kept.state(job) == "dead"
+
+    @pytest.mark.parametrize("identity", ["", "short", "../../x/../y", "a" * 65])
+    def test_has_an_id_of_this_console(self, browser: Browser, kept: Ledger, identity: str) -> None:
+        page = browser.get("/acts/hold?provider=google")
+        form = {"csrf": page.field("csrf"), "id": identity, "provider": "google", "reason": "r"}
+        assert browser.post("/acts/hold", form).status == 400
+        assert kept.rows(schema.event) == []
+
+    def test_goes_on_without_its_page_and_can_be_stopped(
+        self, browser: Browser, application: Starlette, kept: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sendq.console.runs.PATIENCE_S", 0.01)
+        monkeypatch.setattr("sendq.ledger.operators.retry.CHUNK", 1)
+        jobs = dead(kept, 3)
+        gate = threading.Semaphore(1)
+        operators = application.state.desk.operators
+        retry = operators.retry
+
+        def slowly(*given: Any, dry_run: bool = False, **options: Any) -> Any:
+            run = retry(*given, dry_run=dry_run, **options)
+            return run if dry_run else _gated(run, gate)
+
+        operators.retry = slowly
+        page = act(browser, "/acts/retry?rule=bad_request", reason="mended")
+        assert "It is being carried out" in page.words
+        (url,) = {part.split('"')[0] for part in page.text.split('action="')[1:] if part.startswith("/runs/")}
+        stopping = threading.Timer(0.05, gate.release, args=(10,))
+        stopping.start()
+        assert browser.post(url, {"csrf": page.field("csrf")}).status == 303
+        stopping.join()
+        stopped = browser.get(url.removesuffix("/stop"))
+        assert "It was stopped" in stopped.words
+        done = [kept.state(job) for job in jobs].count("queued")  # type: ignore[arg-type]
+        assert 1 <= done < 3
+        operators.retry = retry
+        act(browser, "/acts/retry?rule=bad_request", reason="mended")
+        assert {kept.state(job) for job in jobs} == {"queued"}
+
+    def test_waits_while_many_are_being_carried_out(
+        self, browser: Browser, application: Starlette, kept: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sendq.console.runs.PATIENCE_S", 0.0)
+        gate = threading.Event()
+        operators = application.state.desk.operators
+        hold = operators.hold
+
+        def slowly(*given: Any, dry_run: bool = False, **options: Any) -> Any:
+            assert dry_run or gate.wait(60)
+            return hold(*given, dry_run=dry_run, **options)
+
+        operators.hold = slowly
+        for _ in range(AT_ONCE):
+            act(browser, "/acts/hold?provider=google", reason="r")
+        page = browser.get("/acts/hold?provider=google")
+        form = {"csrf": page.field("csrf"), "id": page.field("id"), "provider": "google", "reason": "r"}
+        assert browser.post("/acts/hold", form).status == 503
+        gate.set()
+        runs = application.state.desk.runs
+        eventually(lambda: all(run.ended.is_set() for run in runs._runs.values()), "the end of all acts")
+
+
+def _gated(run: Any, gate: threading.Semaphore) -> Iterator[Any]:
+    """The parts of a run, each after a permit."""
+    while True:
+        assert gate.acquire(timeout=60)
+        try:
+            yield next(run)
+        except StopIteration:
+            return
