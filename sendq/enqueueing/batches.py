@@ -28,7 +28,6 @@ from sendq.enqueueing.planning import (
     job_row,
     key_row,
     option_problems,
-    outcome_key,
     priority_of,
 )
 from sendq.enqueueing.query import Query, check_query, freeze_query
@@ -145,7 +144,7 @@ def plan_batch(
         "due_at": due_at,
         "expires_at": expiry_of(call.operation, options, now=now),
         "on_outcome": options.on_outcome,
-        "outcome_key": outcome_key(options),
+        "key": options.key,
     }
     payloads: Sequence[Mapping[str, Any]] = ()
     if walk is None:
@@ -193,7 +192,7 @@ def _rows(
 ) -> Iterator[dict[str, Any]]:
     # Made once: 100,000 rows differ only in id, object and position.
     alike = job_row(operation, batch_id, lane, options, now=now, position=0)
-    alike |= {"batch_id": batch_id, "on_outcome": None, "outcome_key": None}
+    alike |= {"batch_id": batch_id, "on_outcome": None, "key": None}
     start = alike["next_at"]
     for position, object_id in enumerate(objects):
         yield alike | {"id": new_id(), "object_id": object_id, "next_at": start + position}

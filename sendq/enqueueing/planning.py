@@ -190,14 +190,9 @@ def job_row(
         "expires_at": expiry_of(operation, options, now=now),
         "created_at": now,
         "on_outcome": options.on_outcome,
-        "outcome_key": outcome_key(options),
+        "key": options.key,
         "in_doubt": options.in_doubt,
     }
-
-
-def outcome_key(options: Options) -> str | None:
-    """The key, if the outcome has a receiver: the name by which the receiver knows the job."""
-    return None if options.on_outcome is None else options.key
 
 
 def key_row(

@@ -121,5 +121,5 @@ def _job(batch: Row[Any], operation: str, object_id: str | None, next_at: Micros
         "expires_at": batch.expires_at,
         "created_at": now,
         "on_outcome": None,
-        "outcome_key": None,
+        "key": None,
     }

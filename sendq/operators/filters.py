@@ -69,9 +69,9 @@ def choices_of(field: str, given: object, choices: Collection[str]) -> list[str]
     return values
 
 
-def period_of(since: datetime | None, until: datetime | None) -> Period:
-    """From ``since`` on, and before ``until``."""
-    return Period(_micros("since", since), _micros("until", until))
+def period_of(since: datetime | None, until: datetime | None, prefix: str = "") -> Period:
+    """From ``since`` on, and before ``until``; ``prefix``: of both names."""
+    return Period(_micros(f"{prefix}since", since), _micros(f"{prefix}until", until))
 
 
 def job_filter(

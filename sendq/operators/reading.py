@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -146,23 +147,42 @@ class Reading(LedgerAccess):
         batch_id: str | None = None,
         operation: str | None = None,
         priority: Priority | str | None = None,
+        key: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        due_since: datetime | None = None,
+        due_until: datetime | None = None,
+        expires_since: datetime | None = None,
+        expires_until: datetime | None = None,
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> Page[JobLine]:
         """Jobs, the most recently enqueued first. ``since`` and ``until``: when they were enqueued.
 
-        ``operation``: ``send``, ``modify``, ``delete``, or ``list`` (a page of a walk).
+        ``operation``: ``send``, ``modify``, ``delete``, or ``list`` (a page of a walk). ``key``: the job that was
+        enqueued with it, or the jobs of the batch that was. ``due_since`` and ``due_until``: for when they were
+        enqueued. ``expires_since`` and ``expires_until``: jobs that wait and would expire then, the next to expire
+        first. Raises `NotFound` for an unknown key.
         """
         operations = choices_of("operation", operation, OPERATIONS)
         which = jobs.JobQuery(
             job_filter(application, provider, grant_id, rule, batch_id, since, until),
+            due=period_of(due_since, due_until, "due_"),
+            expires=period_of(expires_since, expires_until, "expires_"),
             states=members_of("state", state, State),
             operation=operations[0] if operations else None,
             priority=_priority(priority),
         )
-        return self._page(lambda connection, size: jobs.jobs(connection, which, after=cursor, limit=size), limit)
+        named = name_of("key", key)
+
+        def page(connection: Connection, size: int) -> Page[JobLine]:
+            if named is None:
+                return jobs.jobs(connection, which, after=cursor, limit=size)
+            found = lookup.find_key(connection, application or DEFAULT_APPLICATION, named)
+            batch = replace(which.jobs, batch_id=found.batch_id or which.jobs.batch_id)
+            return jobs.jobs(connection, replace(which, jobs=batch, job_id=found.job_id), after=cursor, limit=size)
+
+        return self._page(page, limit)
 
     def dead_letters(
         self,

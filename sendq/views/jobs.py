@@ -49,7 +49,8 @@ class AttemptView:
 class JobView:
     """A job as the ledger has it now, with its attempts (``trail``), the oldest first.
 
-    ``delivery``: what became of its mail; None: it is no mail, or was not sent.
+    ``delivery``: what became of its mail; None: it is no mail, or was not sent. ``key``: the one that it was enqueued
+    with; a batch's is that of the batch.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
@@ -69,6 +70,7 @@ class JobView:
     finished_at: datetime | None
     attempts: int
     rule: str | None
+    key: str | None
     message_id: str | None
     trail: tuple[AttemptView, ...]
     delivery: DeliveryStatus | None = None
@@ -90,10 +92,13 @@ class JobLine:
     grant_id: str | None
     batch_id: str | None
     created_at: datetime
+    due_at: datetime
     next_at: datetime
+    expires_at: datetime | None
     finished_at: datetime | None
     attempts: int
     rule: str | None
+    key: str | None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

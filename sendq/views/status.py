@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sendq.rules.states import State
-from sendq.views.grants import HoldView
+from sendq.views.grants import HeldGroup, HoldView
 from sendq.views.page import plain
 
 # Counts of the waiting jobs of a state and of the deliveries of a backlog stop here, to stay cheap.
@@ -102,6 +102,7 @@ class Status:
     """The ledger at a glance.
 
     jobs         by state, every state; 100,000 in a state that is not final means "at least"
+    held         what is held or closed, by rule and provider
     holds        all those of applications and providers, then those of grants, the latest first, up to a limit
     turn_wait_s  how long the lane that has waited longest has been due for a turn, in seconds
     oldest_s     by priority, how long the oldest job has waited that no hold, closed lane or pace delays, in seconds
@@ -121,6 +122,7 @@ class Status:
     deliveries: Backlog
     broker: BrokerView
     clock_behind_s: float = 0.0
+    held: tuple[HeldGroup, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
@@ -131,7 +133,7 @@ class Status:
 class DeliveryView:
     """The delivery of one outcome to one receiver.
 
-    ``subject`` is the id of the job, batch or lane that it is about; ``target`` is the one named at enqueue; ``facts``
+    ``subject`` is the id of the job, batch or grant that it is about; ``target`` is the one named at enqueue; ``facts``
     is what is delivered. ``next_at``: the next try, None once it is delivered or given up.
     """
 

@@ -20,7 +20,7 @@ from worker.cli.filters import (
     tell_of_more,
     whole_page,
 )
-from worker.cli.output import json_option, tell, tell_json, tell_table
+from worker.cli.output import Column, json_option, tell, tell_json, tell_table
 from worker.cli.rule_texts import words_of_rules
 
 if TYPE_CHECKING:
@@ -93,13 +93,15 @@ def _tell_letters(page: Page[DeadLetter], rule: str, again: Mapping[str, str] | 
         tell(f"no dead letters of rule {rule}")
         return
     tell_table(
-        ("job", "operation", "grant", "given up", "status", "the API's answer"),
+        (
+            "job", "grant", "given up", "status", Column("the API's answer", folds=True),
+            Column("operation", extra=True),
+        ),
         [
-            (one.id, one.operation, one.grant_id, one.given_up_at, one.status or "", one.error or "")
+            (one.id, one.grant_id, one.given_up_at, one.status or "", one.error or "", one.operation)
             for one in page.items
         ],
-        folds=True,
-    )
+    )  # fmt: skip
     tell_of_more(page)
     tell()
     _tell_rule(rule, words_of_rules(), again)

@@ -17,7 +17,7 @@ from worker.cli.filters import (
     tell_of_more,
     whole_page,
 )
-from worker.cli.output import json_option, tell, tell_json, tell_table
+from worker.cli.output import Column, json_option, tell, tell_json, tell_table
 
 # Spelled out, so that --help needs no import of the ledger; a test holds them to its own.
 STATES = ("waiting", "delivered", "given_up")
@@ -73,10 +73,13 @@ def deliveries(
         tell("no deliveries match")
         return
     tell_table(
-        ("delivery", "kind", "about", "receiver", "state", "tries", "at", "next try", "last error"),
+        (
+            "delivery", "kind", "about", "state", "receiver", Column("tries", extra=True), Column("at", extra=True),
+            Column("next try", extra=True), Column("last error", folds=True),
+        ),
         [
             (
-                one.id, one.kind, one.subject, one.receiver, one.state.replace("_", " "), one.tries,
+                one.id, one.kind, one.subject, one.state.replace("_", " "), one.receiver, one.tries,
                 one.created_at, one.next_at, one.error,
             )
             for one in page.items

@@ -17,7 +17,7 @@ from worker.cli.filters import (
     tell_of_more,
     whole_page,
 )
-from worker.cli.output import json_option, tell, tell_json, tell_table
+from worker.cli.output import Column, counted, json_option, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
     from sendq.views import EventView
@@ -28,6 +28,9 @@ KINDS = (
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
     "refused",
 )  # fmt: skip
+
+# What the acts on many things concern; all others: jobs.
+NOUNS = {"hold": "grant", "release": "grant", "deliveries_retried": "delivery"}
 
 
 @click.command()
@@ -84,9 +87,8 @@ def events(
         tell("no events" + (" match" if any((kind, job, batch, *filters.values())) else " yet"))
         return
     tell_table(
-        ("at", "event", "concerns", "rule", "by", "reason"),
+        ("at", "event", Column("concerns", folds=True), "rule", "by", Column("reason", folds=True)),
         [(event.at, event.kind, _concerns(event), event.rule, event.by, event.reason) for event in page.items],
-        folds=True,
     )
     tell_of_more(page)
 
@@ -95,6 +97,18 @@ def _concerns(event: EventView) -> str:
     """The scope, and the job or batch: what an operator acted on, or the job whose answer caused it."""
     from sendq.scope import Scope
 
+    if event.number is not None:
+        return _many(event, event.number)
     scope = "" if event.application is None else str(Scope(event.application, event.grant_id, event.provider))
     job = f"job {event.job_id}" if event.job_id else f"batch {event.batch_id}" if event.batch_id else ""
     return ": ".join(part for part in (scope, job) if part)
+
+
+def _many(event: EventView, number: int) -> str:
+    """What an act on many things concerned: their number, and its filter."""
+    noun = NOUNS.get(event.kind, "job")
+    what = counted(number, noun) if noun != "delivery" else f"{number:,} deliveries"
+    pairs = (("grant", event.grant_id), ("provider", event.provider), ("application", event.application),
+             ("batch", event.batch_id))  # fmt: skip
+    of = ", ".join(f"{name} {value}" for name, value in pairs if value is not None)
+    return f"{what} of {of}" if of else what

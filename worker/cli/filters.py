@@ -13,31 +13,17 @@ from worker.cli.params import PROVIDERS, past, since_option
 if TYPE_CHECKING:
     from uuid import UUID
 
+    from sendq.operators import Run
     from sendq.views import Page
 
 T = TypeVar("T")
+P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def rule_option(help_: str) -> Callable[[F], F]:
     """``--rule``: jobs by the rule that decided last."""
     return click.option("--rule", metavar="RULE", help=help_)
-
-
-def grant_options(help_: str) -> Callable[[F], F]:
-    """``--grant``, and the ``--application`` that it belongs to."""
-
-    def decorate(command: F) -> F:
-        for option in (
-            click.option(
-                "--application", default="default", show_default=True, help="The application that the grant belongs to."
-            ),
-            click.option("--grant", metavar="ID", help=help_),
-        ):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 def batch_option(help_: str) -> Callable[[F], F]:
@@ -73,6 +59,36 @@ def period_options(what: str) -> Callable[[F], F]:
         return since_option(f"{what} since")(until(command))
 
     return decorate
+
+
+def key_option(help_: str) -> Callable[[F], F]:
+    """``--key``: what was enqueued with it, of ``--application``."""
+    return click.option("--key", metavar="KEY", help=f"{help_} Of --application (default: `default`).")
+
+
+def act_options(what: str, *, rule: str, period: str) -> Callable[[F], F]:
+    """The filter of an act on many ``what``; ``rule`` and ``period`` begin the help of these."""
+
+    def decorate(command: F) -> F:
+        options = (period_options(period), batch_option("Those of this batch."), scope_options(what), rule_option(rule))
+        for option in options:
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def interruptible(run: Run[P], show: Callable[[str], None], progress: Callable[[P], str]) -> P:
+    """Carry out an act to its end. After Ctrl-C, what has been done is kept, and is said."""
+    last: P | None = None
+    try:
+        for last in run:
+            show(progress(last))
+    except KeyboardInterrupt:
+        so_far = "nothing was changed" if last is None else progress(last)
+        complain(f"interrupted: {so_far}; run the same command again to continue")
+        raise
+    return run.finish()
 
 
 def page_options(most: int = 20) -> Callable[[F], F]:

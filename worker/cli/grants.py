@@ -16,10 +16,13 @@ from worker.cli.filters import (
     tell_of_more,
     whole_page,
 )
-from worker.cli.output import json_option, tell, tell_json, tell_table
+from worker.cli.held_text import tell_groups
+from worker.cli.output import Column, json_option, tell, tell_json, tell_table
 
 if TYPE_CHECKING:
-    from sendq.views import GrantView, Page
+    from collections.abc import Sequence
+
+    from sendq.views import GrantView, HeldGroup, Page
 
 # Spelled out, so that --help needs no import of the package's own lists; a test holds them together.
 STATES = ("open", "held", "closed")
@@ -38,10 +41,13 @@ STATES = ("open", "held", "closed")
 def grants(state: tuple[str, ...], limit: int, cursor: str | None, as_json: bool, **filters: Any) -> None:
     """List grants that are held, or closed because their owner must sign in again: since when, why, until when, how
     many jobs wait, and the address at which the owner signs in.
+
+    Several are also grouped by rule and provider; to release a group: sendq release --rule RULE --provider PROVIDER
     """
     from worker.notifying.reauth import reauth_url
 
     page = _grants(state, filters, limit, cursor)
+    groups = _groups(filters) if len(page.items) > 1 and cursor is None and not state else ()
     if not page.items:
         refuse_unknown_rule(filters["rule"])
     settings = load_settings()
@@ -51,15 +57,27 @@ def grants(state: tuple[str, ...], limit: int, cursor: str | None, as_json: bool
     ]
     if as_json:
         items = [grant.as_json() | {"reauth_url": url} for grant, url in zip(page.items, urls, strict=True)]
-        tell_json({"items": items, "next": page.next})
+        tell_json({"items": items, "next": page.next, "groups": [group.as_json() for group in groups]})
         return
     if not page.items:
         tell("no grants match" if state or any(filters.values()) else "no grant is held or closed")
         return
+    if groups:
+        tell_groups(groups)
+        tell()
     tell_table(
-        ("grant", "state", "since", "until", "waiting", "rule", "by", "reason", "sign in again at"),
+        (
+            "grant",
+            Column("state", folds=True),
+            "until",
+            "waiting",
+            "rule",
+            Column("since", extra=True),
+            Column("by", extra=True),
+            Column("reason", folds=True, extra=True),
+            Column("sign in again at", folds=True),
+        ),
         [_cells(grant, url) for grant, url in zip(page.items, urls, strict=True)],
-        folds=True,
     )
     if filters["grant_id"] is not None:
         for call, units in sorted(item for grant in page.items for item in grant.costs.items()):
@@ -84,6 +102,14 @@ def _grants(state: tuple[str, ...], filters: dict[str, Any], limit: int, cursor:
         )
 
 
+def _groups(filters: dict[str, Any]) -> Sequence[HeldGroup]:
+    """All that is held or closed, grouped, unless the list is about some time or one grant."""
+    if any(filters[name] for name in ("grant_id", "since", "until")):
+        return ()
+    with open_operators() as operators:
+        return operators.held(**{name: filters[name] for name in ("application", "provider", "rule")})
+
+
 def _cells(grant: GrantView, url: str | None) -> tuple[object, ...]:
     name = grant.grant_id if grant.application == "default" else f"{grant.grant_id} of {grant.application}"
     state = "gone" if grant.gone else "closed, being checked" if grant.suspected else str(grant.state)
@@ -92,7 +118,7 @@ def _cells(grant: GrantView, url: str | None) -> tuple[object, ...]:
         state += f"; its {'application' if wider[0].provider is None else 'provider'} is held"
     missing = "set NYLAS_CLIENT_ID or SENDQ_REAUTH_URL" if not grant.connected and not grant.gone else ""
     return (
-        name, state, grant.since, grant.until or grant.held_until,
+        name, state, grant.until or grant.held_until,
         f"{grant.waiting:,}" + (" or more" if grant.more_waiting else ""),
-        grant.rule, grant.by, grant.reason, url or missing,
+        grant.rule, grant.since, grant.by, grant.reason, url or missing,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""``sendq hold``: pause a grant, a provider or an application until a given time."""
+"""``sendq hold``: pause a grant, a provider, an application, or every grant that matches, until a given time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,22 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.connection import open_operators
-from worker.cli.output import FAILED, complain, json_option, tell, tell_json, when
-from worker.cli.params import by_option, dry_run_option, duration, reason_option, time
-from worker.cli.scopes import options_of, scope_json, scope_of, scope_options, state_json, waiting_text
+from worker.cli.filters import interruptible, refuse_unknown_rule
+from worker.cli.output import FAILED, complain, counted, json_option, progress_line, tell, tell_json, when
+from worker.cli.params import by_option, dry_run_option, duration, reason_option, since_option, time
+from worker.cli.scopes import (
+    each_grant_options,
+    filter_of,
+    options_of,
+    scope_json,
+    scope_of,
+    scope_options,
+    state_json,
+    waiting_text,
+)
 
 if TYPE_CHECKING:
+    from sendq.filters import GrantFilter
     from sendq.operators import HoldResult
 
 # Long enough to look into it, short enough that a forgotten hold ends within a day.
@@ -21,6 +32,7 @@ DEFAULT_HOLD = timedelta(hours=24)
 
 @click.command()
 @scope_options
+@each_grant_options("held", since_option("Grants held or closed since"))
 @click.option("--for", "lasting", type=duration, metavar="DURATION", help="How long, like 30m or 2h (default: 24h).")
 @click.option("--until", type=time, metavar="TIME", help="Until when, like 2026-07-01T09:00:00Z.")
 @reason_option(required=True)
@@ -28,10 +40,15 @@ DEFAULT_HOLD = timedelta(hours=24)
 @dry_run_option("Show what would be held, and change nothing.")
 @json_option
 def hold(
-    application: str,
+    application: str | None,
     grant: str | None,
     provider: str | None,
     whole_application: bool,
+    each_grant: bool,
+    rule: str | None,
+    state: tuple[str, ...],
+    batch: str | None,
+    since: datetime | None,
     lasting: timedelta | None,
     until: datetime | None,
     reason: str,
@@ -41,12 +58,18 @@ def hold(
 ) -> None:
     """Pause a grant, provider or application until a given time. Jobs wait; no attempts are used up.
 
+    With --rule, --state, --batch or --each-grant: each grant that matches all filters.
+
     Calls in flight are finished. A hold never shortens an existing one: exit status 1 if it is already held for longer.
     """
     if lasting is not None and until is not None:
         raise click.UsageError("give --for or --until, not both")
-    scope = scope_of(application, grant, provider, whole_application)
     end = until or datetime.now(UTC) + (lasting or DEFAULT_HOLD)
+    which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, batch, since)
+    if which is not None:
+        _hold_each(which, end, by=by, reason=reason, dry_run=dry_run, as_json=as_json)
+        return
+    scope = scope_of(application, grant, provider, whole_application)
     with open_operators() as operators:
         result = operators.hold(scope, until=end, by=by, reason=reason, dry_run=dry_run)
     if as_json:
@@ -61,6 +84,24 @@ def hold(
             f"{scope} is already held until {when(before.held_until)} ({before.held_rule}, by {before.held_by}); "
             f"to end that hold first: sendq release {options_of(scope)} --reason …"
         )
+        raise SystemExit(FAILED)
+
+
+def _hold_each(which: GrantFilter, end: datetime, *, by: str, reason: str, dry_run: bool, as_json: bool) -> None:
+    with open_operators() as operators, progress_line() as show:
+        run = operators.hold_grants(which, until=end, by=by, reason=reason, dry_run=dry_run)
+        result = interruptible(run, show, lambda part: f"{counted(part.held, 'grant')} held")
+    if as_json:
+        done = {"dry_run": dry_run, "held": result.held, "longer": result.longer, "until": result.until.isoformat()}
+        tell_json(done | {"by": by, "reason": reason})
+    elif result.held or result.longer:
+        would = "would be held" if dry_run else "held"
+        tell(f"{counted(result.held, 'grant')} {would} until {when(result.until)}" + dry_run * "; nothing was changed")
+        if result.longer:
+            tell(f"{result.longer:,} already held for longer")
+    if not (result.held or result.longer):
+        refuse_unknown_rule(which.rule)
+        complain("no grant matches; see: sendq grants")
         raise SystemExit(FAILED)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -10,6 +11,7 @@ from worker.cli.connection import open_operators
 from worker.cli.filters import (
     batch_option,
     id_of,
+    key_option,
     page_options,
     period_options,
     refuse_unknown_rule,
@@ -18,12 +20,28 @@ from worker.cli.filters import (
     tell_of_more,
     whole_page,
 )
-from worker.cli.output import json_option, tell, tell_json, tell_table
+from worker.cli.output import Column, json_option, tell, tell_json, tell_table
+from worker.cli.params import any_time
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Spelled out, so that --help needs no import of the package's own lists; a test holds them together.
 STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired")
 OPERATIONS = ("send", "modify", "delete", "list")
 PRIORITIES = ("high", "normal", "low")
+
+
+def _times(command: F) -> F:
+    """``--due-since`` and the like."""
+    words = {
+        "due": "Only jobs that were enqueued for a time",
+        "expires": "Only jobs that wait and expire at a time, the next to expire first,",
+    }
+    for name, word in words.items():
+        for edge, means in (("until", "before"), ("since", "from")):
+            help_ = f"{word} {means} TIME: like 2026-07-01T09:00:00Z, 2h (ago) or +6h (from now)."
+            command = click.option(f"--{name}-{edge}", type=any_time, metavar="TIME", help=help_)(command)
+    return command
 
 
 @click.command()
@@ -37,13 +55,18 @@ PRIORITIES = ("high", "normal", "low")
     help="Only this operation (list: a search for the messages of a batch).",
 )
 @click.option("--priority", type=click.Choice(PRIORITIES), help="Only this priority.")
+@key_option("The job that was enqueued with this key, or the jobs of the batch that was.")
 @period_options("Only jobs enqueued")
+@_times
 @page_options()
 @json_option
 def jobs(
     state: tuple[str, ...], batch: str | None, limit: int, cursor: str | None, as_json: bool, **filters: Any
 ) -> None:
-    """List the jobs that match every filter, the most recently enqueued first."""
+    """List the jobs that match every filter, the most recently enqueued first.
+
+    What expires within six hours: sendq jobs --expires-until +6h
+    """
     id_of(batch, "batch")
     with open_operators() as operators:
         page = whole_page(
@@ -62,9 +85,31 @@ def jobs(
         tell("no jobs match")
         return
     tell_table(
-        ("job", "state", "operation", "grant", "enqueued", "attempts used", "rule"),
+        (
+            "job",
+            "state",
+            "grant",
+            Column("rule"),
+            Column("due"),
+            Column("operation", extra=True),
+            Column("key", extra=True),
+            Column("enqueued", extra=True),
+            Column("expires", extra=True),
+            Column("attempts used", extra=True),
+        ),
         [
-            (job.id, job.state, job.operation, job.grant_id, job.created_at, job.attempts, job.rule)
+            (
+                job.id,
+                job.state,
+                job.grant_id,
+                job.rule,
+                job.due_at,
+                job.operation,
+                job.key,
+                job.created_at,
+                job.expires_at if job.state == "queued" else None,
+                job.attempts,
+            )
             for job in page.items
         ],
     )

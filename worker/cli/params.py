@@ -56,6 +56,16 @@ def past(given: str) -> datetime:
         raise click.BadParameter(f"{error.message}; or how long ago, like 30m or 2h") from None
 
 
+def any_time(given: str) -> datetime:
+    """A time, a duration before now, or, with ``+``, one from now on."""
+    if given.startswith("+"):
+        return datetime.now(UTC) + duration(given[1:])
+    try:
+        return past(given)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{error.message}; or from now on, like +6h") from None
+
+
 def rate(given: str) -> float:
     """``10``, ``10/s``, ``100/m``, ``500/h``; returns the seconds from one to the next."""
     found = _rate(given)
@@ -74,6 +84,11 @@ def by_option(command: F) -> F:
     """``--by``: who acts, kept with the act."""
     help_ = "Author of the action (default: your user name)."
     return click.option("--by", default=_user, metavar="NAME", help=help_)(command)
+
+
+rate_option = click.option(
+    "--rate", "apart_s", type=rate, metavar="RATE", help="No faster than this, like 10/s or 100/m (default: no limit)."
+)
 
 
 def since_option(what: str) -> Callable[[F], F]:

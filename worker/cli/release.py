@@ -1,40 +1,71 @@
-"""``sendq release``: end a hold, or reopen a closed lane."""
+"""``sendq release``: end a hold, or reopen a closed lane; of one scope, or of every grant that matches."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import click
 
 from worker.cli.connection import open_operators
-from worker.cli.output import FAILED, complain, json_option, tell, tell_json
-from worker.cli.params import by_option, dry_run_option, reason_option
-from worker.cli.scopes import options_of, scope_json, scope_of, scope_options, state_json, waiting_text
+from worker.cli.filters import interruptible, period_options, refuse_unknown_rule
+from worker.cli.output import FAILED, complain, counted, json_option, progress_line, tell, tell_json
+from worker.cli.params import by_option, dry_run_option, rate_option, reason_option
+from worker.cli.scopes import (
+    each_grant_options,
+    filter_of,
+    options_of,
+    scope_json,
+    scope_of,
+    scope_options,
+    state_json,
+    waiting_text,
+)
 
 if TYPE_CHECKING:
-    from sendq.operators import ReleaseResult
+    from sendq.filters import GrantFilter
+    from sendq.operators import ReleaseProgress, ReleaseResult
 
 
 @click.command()
 @scope_options
+@each_grant_options("released", period_options("Grants held or closed"))
+@rate_option
 @reason_option(required=True)
 @by_option
 @dry_run_option("Show what would be released, and change nothing.")
 @json_option
 def release(
-    application: str,
+    application: str | None,
     grant: str | None,
     provider: str | None,
     whole_application: bool,
+    each_grant: bool,
+    rule: str | None,
+    state: tuple[str, ...],
+    batch: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    apart_s: float | None,
     reason: str,
     by: str,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """End a hold, set by a rule or by an operator, or reopen a grant that is closed until its owner signs in.
+    """End a hold now, no matter what set it, or reopen a grant that is closed until its owner signs in again.
+
+    With --rule, --state, --batch or --each-grant: of every grant that matches all filters, those held for the longest
+    time first. With --rule, also the holds of providers and applications by that rule. Without --rule
+    or --state, grants that are closed are left out.
 
     Sending resumes with a single call and speeds up as calls succeed. Exit status 1 if there is nothing to end.
     """
+    which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, batch, since, until)
+    if which is not None:
+        _release_each(which, apart_s or 0.0, by=by, reason=reason, dry_run=dry_run, as_json=as_json)
+        return
+    if apart_s is not None:
+        raise click.UsageError("--rate goes with several grants: add --rule, --state, --batch or --each-grant")
     scope = scope_of(application, grant, provider, whole_application)
     with open_operators() as operators:
         result = operators.release(scope, by=by, reason=reason, dry_run=dry_run)
@@ -47,6 +78,44 @@ def release(
     if result.outcome is None:
         complain(f"{scope} is neither held nor closed{_instead(result)}")
         raise SystemExit(FAILED)
+
+
+def _release_each(which: GrantFilter, apart_s: float, *, by: str, reason: str, dry_run: bool, as_json: bool) -> None:
+    with open_operators() as operators, progress_line() as show:
+        run = operators.release_grants(which, by=by, reason=reason, apart_s=apart_s, dry_run=dry_run)
+        result = interruptible(run, show, _progress)
+    if as_json:
+        tell_json(
+            {"dry_run": dry_run, "released": result.released, "reopened": result.reopened, "by": by, "reason": reason}
+            | {"wide": [scope_json(one) for one in result.wide], "waiting": result.waiting}
+        )
+    elif result.released or result.reopened or result.wide:
+        _tell_each(result, apart_s)
+    if not (result.released or result.reopened or result.wide):
+        refuse_unknown_rule(which.rule)
+        complain("no grant that is held or closed matches; see: sendq grants")
+        raise SystemExit(FAILED)
+
+
+def _progress(part: ReleaseProgress) -> str:
+    return f"{part.released + part.reopened:,} of {counted(part.found, 'grant')} released"
+
+
+def _tell_each(result: ReleaseProgress, apart_s: float) -> None:
+    grants = result.released + result.reopened
+    what = [counted(grants, "grant") + (f" ({result.reopened:,} of them closed)" if result.reopened else "")]
+    what += [str(scope) for scope in result.wide]
+    if not grants and result.wide:
+        what = what[1:]
+    names = " and ".join(what)
+    if result.dry_run:
+        more = " or more" if result.more_waiting else ""
+        jobs = "1 job waits" if result.waiting == 1 else f"{result.waiting or 0:,}{more} jobs wait"
+        tell(f"{names} would be released; {jobs}; nothing was changed")
+        return
+    tell(f"{names} released; sending resumes with a single call of each")
+    if apart_s and grants > 1:
+        tell(f"one every {apart_s:g} s, the last one in {apart_s * (grants - 1):,.0f} s; each is held until its time")
 
 
 def _tell(result: ReleaseResult) -> None:

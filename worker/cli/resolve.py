@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from worker.cli.connection import open_operators
-from worker.cli.filters import grant_options, refuse_unknown_rule, rule_option
+from worker.cli.filters import act_options, interruptible, key_option, refuse_unknown_rule
 from worker.cli.output import FAILED, complain, json_option, progress_line, tell, tell_json
-from worker.cli.params import by_option, dry_run_option, reason_option
+from worker.cli.params import by_option, dry_run_option, rate_option, reason_option
 
 if TYPE_CHECKING:
     from sendq.operators import ResolveProgress
@@ -31,10 +31,11 @@ REFUSED = {
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
 @click.argument("answer", type=click.Choice(ANSWERS))
-@rule_option("Those that this rule put in doubt.")
-@grant_options("Those of this grant.")
+@key_option("The job that was enqueued with this key, instead of its id.")
+@act_options("jobs", rule="Those that this rule put in doubt.", period="Those enqueued")
 @click.option("--all-in-doubt", is_flag=True, help="All jobs in doubt.")
 @click.option("--message-id", metavar="ID", help="With one JOB and sent: the id of the message that was sent.")
+@rate_option
 @reason_option(required=True)
 @by_option
 @dry_run_option("Count what would be resolved, and change nothing.")
@@ -42,15 +43,15 @@ REFUSED = {
 def resolve(
     jobs: tuple[str, ...],
     answer: str,
-    rule: str | None,
-    grant: str | None,
-    application: str,
+    key: str | None,
     all_in_doubt: bool,
     message_id: str | None,
+    apart_s: float | None,
     reason: str,
     by: str,
     dry_run: bool,
     as_json: bool,
+    **filters: Any,
 ) -> None:
     """Resolve jobs in doubt by hand: they were sent, are to be sent again (resend), or are given up (dead).
 
@@ -59,20 +60,27 @@ def resolve(
     """
     from sendq import DoubtFilter
 
-    filters = rule is not None or grant is not None or all_in_doubt
-    if bool(jobs) == filters:
-        raise click.UsageError("give at least one JOB, or filter with --rule and --grant, or give --all-in-doubt")
-    which = jobs or DoubtFilter(rule=rule, grant_id=grant, application=application)
+    rule, batch = filters["rule"], filters.pop("batch")
+    given = {name for name, value in filters.items() if value is not None} | ({"batch"} if batch else set())
+    given -= {"application"} if key is not None else set()
+    named = bool(jobs) or key is not None
+    if named == (bool(given) or all_in_doubt):
+        raise click.UsageError(
+            "give at least one JOB, or --key, or filter with --rule, --grant, --batch, …, or give --all-in-doubt"
+        )
     with open_operators() as operators, progress_line() as show:
-        run = operators.resolve(which, answer, by=by, reason=reason, message_id=message_id, dry_run=dry_run)
-        for part in run:
-            show(f"{part.resolved:,} resolved")
-        result = run.finish()
+        if key is not None:
+            jobs = (*jobs, operators.job(key=key, application=filters["application"] or "default").id)
+        which = jobs if named else DoubtFilter(**filters, batch_id=batch)
+        run = operators.resolve(
+            which, answer, by=by, reason=reason, message_id=message_id, apart_s=apart_s or 0.0, dry_run=dry_run
+        )
+        result = interruptible(run, show, lambda part: f"{part.resolved:,} resolved")
     if not (result.resolved or result.refused):
         refuse_unknown_rule(rule)
     if as_json:
         tell_json(
-            {"dry_run": dry_run, "answer": answer, "resolved": result.resolved, "jobs": result.jobs if jobs else None}
+            {"dry_run": dry_run, "answer": answer, "resolved": result.resolved, "jobs": result.jobs if named else None}
             | {"refused": dict(result.refused), "not_in_doubt": dict(result.not_in_doubt)}
         )
     else:
@@ -81,7 +89,7 @@ def resolve(
         complain(f"{job} is " + (f"{state}, not in doubt" if state else "not in this ledger"))
     if answer == "resend" and result.resolved:
         complain(WARNING)
-    if jobs and (result.not_in_doubt or result.refused):
+    if named and (result.not_in_doubt or result.refused):
         raise SystemExit(FAILED)
 
 

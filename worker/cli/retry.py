@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from worker.cli.connection import open_operators
-from worker.cli.filters import batch_option, grant_options, refuse_unknown_rule, rule_option
-from worker.cli.output import FAILED, complain, json_option, progress_line, tell, tell_json
-from worker.cli.params import by_option, dry_run_option, rate, reason_option, since_option
+from worker.cli.filters import act_options, interruptible, key_option, refuse_unknown_rule
+from worker.cli.output import FAILED, complain, counted, json_option, progress_line, tell, tell_json
+from worker.cli.params import by_option, dry_run_option, rate_option, reason_option
 
 if TYPE_CHECKING:
     from sendq.operators import RetryProgress
@@ -37,14 +36,11 @@ INSTEAD = {
 
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...")
-@rule_option("Those that this rule gave up.")
-@grant_options("Those of this grant.")
-@batch_option("Those of this batch.")
-@since_option("Those given up since")
+@key_option("The job that was enqueued with this key, instead of its id.")
+@act_options("jobs", rule="Those that this rule gave up.", period="Those given up")
+@click.option("--expired", is_flag=True, help="Jobs that expired, instead of dead letters.")
 @click.option("--limit", type=click.IntRange(1), help="How many at most.")
-@click.option(
-    "--rate", "apart_s", type=rate, metavar="RATE", help="No faster than this, like 10/s or 100/m (default: no limit)."
-)
+@rate_option
 @click.option(
     "--even-partly",
     is_flag=True,
@@ -57,11 +53,8 @@ INSTEAD = {
 @json_option
 def retry(
     jobs: tuple[str, ...],
-    rule: str | None,
-    grant: str | None,
-    application: str,
-    batch: str | None,
-    since: datetime | None,
+    key: str | None,
+    expired: bool,
     limit: int | None,
     apart_s: float | None,
     even_partly: bool,
@@ -70,25 +63,26 @@ def retry(
     by: str,
     dry_run: bool,
     as_json: bool,
+    **filters: Any,
 ) -> None:
-    """Retry dead-lettered jobs: the given JOBs, or all that match every given filter.
+    """Retry dead letters, or jobs that expired: the given JOBs, or all that match every given filter.
 
     Bodies and past attempts are kept, the count of attempts starts again, and the request gets a new idempotency key.
     Exit status 1 if a given JOB is not retried.
     """
     from sendq import DeadLetterFilter
 
-    filters = (rule, grant, batch, since)
-    if bool(jobs) == any(given is not None for given in filters):
-        raise click.UsageError("give at least one JOB, or filter with --rule, --grant, --batch and --since")
-    which = (
-        jobs
-        if jobs
-        else DeadLetterFilter(rule=rule, grant_id=grant, application=application, batch_id=batch, since=since)
-    )
+    rule, batch = filters["rule"], filters.pop("batch")
+    given = {name for name, value in filters.items() if value is not None} | ({"batch"} if batch else set())
+    named = bool(jobs) or key is not None
+    if named == bool(given - ({"application"} if key is not None else set())) or (named and expired):
+        raise click.UsageError("give at least one JOB, or --key, or filter with --rule, --grant, --batch, --since, …")
     with open_operators() as operators, progress_line() as show:
+        if key is not None:
+            jobs = (*jobs, operators.job(key=key, application=filters["application"] or "default").id)
+        state = "expired" if expired else "dead"
         run = operators.retry(
-            which,
+            jobs if named else DeadLetterFilter(**filters, batch_id=batch, state=state),
             by=by,
             reason=reason,
             limit=limit,
@@ -97,24 +91,26 @@ def retry(
             even_overtaken=even_overtaken,
             dry_run=dry_run,
         )
-        for part in run:
-            show(f"{part.retried:,} retried")
-        result = run.finish()
+        result = interruptible(run, show, lambda part: f"{part.retried:,} retried")
     if not (result.retried or result.refused):
         refuse_unknown_rule(rule)
     if as_json:
         tell_json(
-            {"dry_run": dry_run, "retried": result.retried, "jobs": result.jobs if jobs else None}
+            {"dry_run": dry_run, "retried": result.retried, "jobs": result.jobs if named else None}
             | {"refused": dict(result.refused), "not_dead": dict(result.not_dead)}
         )
     else:
-        _tell(result)
-    if jobs and (result.not_dead or result.refused):
+        _tell(result, "job that expired" if expired else "dead letter")
+    if named and (result.not_dead or result.refused):
         raise SystemExit(FAILED)
 
 
-def _tell(result: RetryProgress) -> None:
-    are = "1 dead letter" if result.retried == 1 else f"{result.retried:,} dead letters"
+def _tell(result: RetryProgress, noun: str) -> None:
+    are = (
+        counted(result.retried, noun)
+        if noun == "dead letter" or result.retried == 1
+        else (f"{result.retried:,} jobs that expired")
+    )
     tell(f"{are} would be retried; nothing was changed" if result.dry_run else f"{are} retried")
     for reason, count in sorted(result.refused.items()):
         tell(f"{count:,} not retried: they {REFUSED[reason]}")

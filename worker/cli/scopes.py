@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from worker.cli.filters import batch_option, rule_option
 from worker.cli.params import PROVIDERS
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from sendq.filters import GrantFilter
     from sendq.scope import Scope, ScopeState
 
 
@@ -19,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def scope_options(command: F) -> F:
     """``--grant``, ``--provider`` or ``--whole-application``; with ``--application``."""
     for option in (
-        click.option("--application", default="default", show_default=True, help="The application's name."),
+        click.option("--application", metavar="NAME", help="The application's name (default: `default`)."),
         click.option("--whole-application", is_flag=True, help="All grants of the application."),
         click.option("--provider", type=click.Choice(PROVIDERS), help="All grants of this provider."),
         click.option("--grant", metavar="ID", help="One grant."),
@@ -28,12 +32,63 @@ def scope_options(command: F) -> F:
     return command
 
 
-def scope_of(application: str, grant: str | None, provider: str | None, whole_application: bool) -> Scope:
+def each_grant_options(done: str, period: Callable[[Any], Any]) -> Callable[[F], F]:
+    """The options of an act on each grant that matches, instead of one on a scope; ``period``: those of the time."""
+
+    def decorate(command: F) -> F:
+        for option in (
+            period,
+            batch_option("The grant of this batch."),
+            click.option(
+                "--state", multiple=True, type=click.Choice(("open", "held", "closed")),
+                help="Grants in this state; repeatable.",
+            ),
+            rule_option("Grants that this rule held or closed."),
+            click.option(
+                "--each-grant", is_flag=True,
+                help=f"Each grant of the provider or application is {done}, not the provider or application itself.",
+            ),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def filter_of(
+    application: str | None,
+    grant: str | None,
+    provider: str | None,
+    whole_application: bool,
+    each_grant: bool,
+    rule: str | None,
+    state: tuple[str, ...],
+    batch: str | None,
+    since: datetime | None,
+    until: datetime | None = None,
+) -> GrantFilter | None:
+    """The filter of an act on many grants; None: it is about one scope."""
+    from sendq import GrantFilter
+
+    if not (each_grant or rule or state or batch):
+        if since or until:
+            raise click.UsageError("--since and --until go with --rule, --state, --batch or --each-grant")
+        return None
+    if whole_application:
+        application = application or "default"
+    return GrantFilter(
+        states=state, rule=rule, provider=provider, application=application, grant_id=grant, batch_id=batch,
+        since=since, until=until,
+    )  # fmt: skip
+
+
+def scope_of(application: str | None, grant: str | None, provider: str | None, whole_application: bool) -> Scope:
     """The scope that is named. Raises `InvalidArgument` for what cannot be one."""
     from sendq import Scope
 
+    application = application or "default"
     if (grant is not None) + (provider is not None) + whole_application != 1:
-        raise click.UsageError("give one of --grant, --provider and --whole-application")
+        raise click.UsageError("give one of --grant, --provider and --whole-application, or --rule")
     if grant is not None:
         return Scope.of_grant(grant, application)
     return Scope.of_provider(provider, application) if provider else Scope.of_application(application)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.connection import open_operators
+from worker.cli.held_text import tell_groups
 from worker.cli.output import (
+    Column,
     clean,
     clear_screen,
     complain,
@@ -134,8 +136,14 @@ def _tell_holds(seen: Status) -> None:
     if not seen.holds:
         return
     tell()
+    more = seen.lanes.held + seen.lanes.closed - sum(hold.grant_id is not None for hold in seen.holds)
+    if more > 0:
+        tell_groups(seen.held)
+        tell("each of these grants: sendq grants --rule RULE --provider PROVIDER")
+        return
+    columns = (Column("held", folds=True), Column("since", extra=True), "until", "rule", "by")
     tell_table(
-        ("held", "since", "until", "rule", "by"),
+        columns,
         [
             (
                 Scope(hold.application, hold.grant_id, hold.provider),
@@ -143,11 +151,7 @@ def _tell_holds(seen: Status) -> None:
             )
             for hold in seen.holds
         ],
-        folds=True,
     )  # fmt: skip
-    more = seen.lanes.held + seen.lanes.closed - sum(hold.grant_id is not None for hold in seen.holds)
-    if more > 0:
-        tell(f"and {more:,} more grants; see: sendq grants")
 
 
 def _tell_workers(seen: Status) -> None:
@@ -156,7 +160,7 @@ def _tell_workers(seen: Status) -> None:
         tell("no worker is running; start one with: sendq worker")
         return
     tell_table(
-        ("worker", "pid", "calls at once", "started", "last heartbeat", ""),
+        ("worker", "pid", "calls at once", *(Column(name, extra=True) for name in ("started", "last heartbeat")), ""),
         [
             (
                 worker.name, worker.pid, worker.capacity, worker.started_at, worker.beat_at,
@@ -164,7 +168,6 @@ def _tell_workers(seen: Status) -> None:
             )
             for worker in seen.workers
         ],
-        folds=True,
     )  # fmt: skip
     if all(worker.is_silent for worker in seen.workers):
         tell("no worker sends heartbeats: all are dead, or cannot write to the ledger; see their logs")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.connection import open_operators
-from worker.cli.output import clean, json_option, tell, tell_json, tell_table, when
+from worker.cli.output import Column, clean, json_option, tell, tell_json, tell_table, when
 from worker.cli.params import one_of
 from worker.cli.rule_texts import words_of_rules
 
@@ -50,8 +50,8 @@ def why(job: str | None, key: str | None, application: str, as_json: bool) -> No
         _tell_delivery(seen.delivery)
     if seen.trail:
         tell()
-        columns = ("attempt", "seconds", "status", "rule", "decision", "sent", "the API's answer")
-        tell_table(columns, [_attempt_cells(attempt) for attempt in seen.trail], folds=True)
+        columns = ("attempt", "seconds", "status", "rule", "decision", "sent", Column("the API's answer", folds=True))
+        tell_table(columns, [_attempt_cells(attempt) for attempt in seen.trail])
 
 
 def _tell_delivery(status: DeliveryStatus) -> None:

@@ -93,7 +93,7 @@ job = Table(
     Column("rule", Text),  # the policy's row that decided last
     Column("message_id", Text),  # the provider's id of what was sent
     Column("on_outcome", Text),  # where to send the outcome (`sendq.enqueueing.targets`)
-    Column("outcome_key", Text),  # the key it was enqueued with, if the outcome has a receiver
+    Column("key", Text),  # it was enqueued with; null: none, or its batch has it
     Column("seal", LargeBinary),  # of a job without a body of its own: proves that its batch is about this object
     Column("seal_key", Text),  # name of the encryption key that made it; null: there is none
     # What a lane's turn reads, in its order. Rows leave the index when they begin.
@@ -177,7 +177,7 @@ batch = Table(
     Column("due_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("on_outcome", Text),
-    Column("outcome_key", Text),  # likewise
+    Column("key", Text),
     Column("making", Boolean, nullable=False, server_default=text("false")),  # the walk is over, jobs are being made
     Column("cancel_at", BigInteger),
     Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # all of its waiting jobs have ended

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, literal_column, select
 from sendq.clock import moment
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import GIVEN_UP, WAITING
+from sendq.ledger.outcomes import REAUTH_REQUIRED
 from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
 from sendq.ledger.reading.paging import cursor, place, walk
 from sendq.ledger.reading.rows import as_one
@@ -48,9 +49,11 @@ def deliveries(
 ) -> Page[DeliveryView]:
     """Deliveries, the latest first. Raises `InvalidArgument` for an invalid cursor."""
     delivery, receiver, lane = schema.delivery, schema.receiver, schema.lane
-    query = select(delivery, receiver.c.held_until).outerjoin(receiver, receiver.c.name == delivery.c.receiver)
-    if which.scope != ANYWHERE:
-        query = query.outerjoin(lane, lane.c.id == delivery.c.lane_id)
+    query = (
+        select(delivery, receiver.c.held_until, lane.c.grant_id)
+        .outerjoin(receiver, receiver.c.name == delivery.c.receiver)
+        .outerjoin(lane, lane.c.id == delivery.c.lane_id)
+    )
     within = which.period.of_ids(delivery.c.id)
     if set(which.states) == {GIVEN_UP}:
         within.append(delivery.c.state == literal_column(f"'{GIVEN_UP}'"))  # has its own index
@@ -64,5 +67,6 @@ def deliveries(
     for row in rows:
         # Not before its receiver's hold ends.
         next_at = moment(max(row.next_at, row.held_until or 0)) if row.state == WAITING else None
-        views.append(as_one(DeliveryView, row, next_at=next_at, facts=json.loads(row.facts)))
+        subject = row.grant_id if row.kind == REAUTH_REQUIRED else str(row.subject)
+        views.append(as_one(DeliveryView, row, subject=subject, next_at=next_at, facts=json.loads(row.facts)))
     return Page(tuple(views), cursor("deliveries", last))

@@ -6,15 +6,16 @@ states are found through the partial indexes of these.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from sendq.ledger.db import schema
-from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
-from sendq.ledger.reading.paging import cursor, in_states, place, walk
+from sendq.ledger.reading.filters import ALWAYS, EVERY_JOB, JobFilter, Period
+from sendq.ledger.reading.paging import cursor, in_states, literal, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.states import State
 from sendq.views import JobLine, Page, Priority
@@ -25,9 +26,15 @@ RARE = frozenset({State.SENDING, State.IN_DOUBT, State.DEAD})
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """Which jobs: those that match every given field. ``jobs.period``: when they were enqueued."""
+    """Which jobs: those that match every given field. ``jobs.period``: when they were enqueued.
+
+    ``due``: for when they were enqueued (see `JobView.due_at`). ``expires``: when they expire; only waiting ones do.
+    """
 
     jobs: JobFilter = EVERY_JOB
+    job_id: UUID | None = None
+    due: Period = ALWAYS
+    expires: Period = ALWAYS
     states: Collection[State] = ()
     operation: str | None = None
     priority: Priority | None = None
@@ -35,7 +42,7 @@ class JobQuery:
     def conditions(self) -> list[ColumnElement[bool]]:
         """All but the period and the batch."""
         job = schema.job.c
-        conditions = self.jobs.conditions(without=["batch_id"])
+        conditions = [*self.jobs.conditions(without=["batch_id"]), *self.due.of_times(job.due_at)]
         for column, value in (
             (job.operation, self.operation),
             (job.priority, None if self.priority is None else self.priority.value),
@@ -46,13 +53,20 @@ class JobQuery:
 
 
 def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, limit: int) -> Page[JobLine]:
-    """Jobs, the most recently enqueued first. Raises `InvalidArgument` for an invalid cursor."""
+    """Jobs, the most recently enqueued first, or, if they are filtered by their expiry, those that expire first.
+
+    Raises `InvalidArgument` for an invalid cursor.
+    """
     job, lane = schema.job, schema.lane
     query = select(*columns_of(JobLine, job), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id
     )
     within = which.jobs.period.of_ids(job.c.id)
     filters = which.conditions()
+    if which.job_id is not None:
+        within.append(job.c.id == which.job_id)
+    if which.expires != ALWAYS:
+        return _by_expiry(connection, query, which, [*within, *filters], after=after, limit=limit)
     if which.jobs.batch_id is not None:
         within.append(job.c.batch_id == which.jobs.batch_id)
     if which.states:
@@ -66,3 +80,25 @@ def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, l
         connection, query, [job.c.id], within=within, filters=filters, after=place("jobs", after, UUID), limit=limit
     )
     return Page(tuple(as_list(JobLine, rows)), cursor("jobs", last))
+
+
+def _by_expiry(
+    connection: Connection,
+    query: Select[Any],
+    which: JobQuery,
+    filters: Sequence[ColumnElement[bool]],
+    *,
+    after: str | None,
+    limit: int,
+) -> Page[JobLine]:
+    job = schema.job.c
+    if which.states:
+        filters = [*filters, job.state.in_(sorted(which.states))]
+    within = [job.state == literal(State.QUEUED), job.expires_at.is_not(None), *which.expires.of_times(job.expires_at)]
+    if which.jobs.batch_id is not None:
+        filters = [*filters, job.batch_id == which.jobs.batch_id]
+    rows, last = walk(
+        connection, query, [job.expires_at, job.id],
+        within=within, filters=filters, after=place("jobs_by_expiry", after, int, UUID), limit=limit, upwards=True,
+    )  # fmt: skip
+    return Page(tuple(as_list(JobLine, rows)), cursor("jobs_by_expiry", last))

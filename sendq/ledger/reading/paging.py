@@ -35,23 +35,25 @@ def walk(
     filters: Sequence[ColumnElement[bool]] = (),
     after: Place | None,
     limit: int,
+    upwards: bool = False,
 ) -> tuple[Sequence[Row[Any]], Place | None]:
-    """Up to ``limit`` rows of ``wanted`` after ``after``, by descending ``key``, and the place where the page ended.
+    """Up to ``limit`` rows of ``wanted`` after ``after``, by ``key``, and the place where the page ended; in descending
+    order, or ``upwards``.
 
     The rows must contain ``key``. ``within`` are conditions that its index serves, ``filters`` all others.
     """
-    downwards = [column.desc() for column in key]
+    order = [column.asc() if upwards else column.desc() for column in key]
     among = list(within)
     if after is not None:
-        among.append(_place(key) < _place(after))
+        among.append(_place(key) > _place(after) if upwards else _place(key) < _place(after))
     edge: Place | None = None
     if filters:
-        last = select(*key).where(*among).order_by(*downwards).offset(SCAN_MOST - 1).limit(1)
+        last = select(*key).where(*among).order_by(*order).offset(SCAN_MOST - 1).limit(1)
         row = connection.execute(last).first()
         if row is not None:
             edge = tuple(row)
-            among.append(_place(key) >= _place(edge))
-    rows = connection.execute(wanted.where(*among, *filters).order_by(*downwards).limit(limit + 1)).all()
+            among.append(_place(key) <= _place(edge) if upwards else _place(key) >= _place(edge))
+    rows = connection.execute(wanted.where(*among, *filters).order_by(*order).limit(limit + 1)).all()
     if len(rows) <= limit:
         return rows, edge
     return rows[:limit], tuple(rows[limit - 1]._mapping[column] for column in key)

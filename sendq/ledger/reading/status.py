@@ -18,6 +18,7 @@ from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching import broker, lineage
 from sendq.ledger.dispatching.lineage import DISPATCHER, Incomplete
 from sendq.ledger.reading import gauges
+from sendq.ledger.reading.held import held
 from sendq.ledger.reading.holds import lane_holds, wide_holds
 from sendq.ledger.reading.paging import literal
 from sendq.ledger.reading.rows import as_one
@@ -43,6 +44,7 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         deliveries=backlog(connection, now=now),
         broker=broker_view(connection),
         clock_behind_s=max(0, lineage.read(connection).highest_at - now) / SECOND,
+        held=held(connection, now=now),
     )
 
 
