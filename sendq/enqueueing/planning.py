@@ -29,6 +29,7 @@ from sendq.views import Priority
 
 # Old mail is worse than none: a send that could not be carried out within three days of its due time expires.
 SEND_EXPIRY = timedelta(hours=72)
+_SEND_EXPIRY: Micros = SEND_EXPIRY // timedelta(microseconds=1)
 
 IN_DOUBT = tuple(choice.value for choice in Choice)
 
@@ -128,24 +129,23 @@ def plan_sends(
     pieces: list[dict[str, Any]] = []
     contents: dict[bytes, Content] = {}
     wakes = Wakes()
+    lanes: dict[tuple[str, str], UUID] = {}
     for position, send in enumerate(sends):
         options, job_id = send.options, new_id()
-        row = job_row("send", job_id, lane_id(options.application, send.grant_id), options, now=now, position=position)
+        name = (options.application, send.grant_id)
+        lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
         request = request_of(send.message, job_id=str(job_id), metadata_key=metadata_key)
-        jobs.append(row | {"form": request.form})
-        payloads.append(
-            {
-                "job_id": job_id,
-                "body": request.opening,
-                "content_type": request.content_type,
-                "length": request.length if request.pieces else None,
-            }
-        )
-        pieces += _piece_rows(request, job_id)
-        contents |= {piece.content.measure().digest: piece.content for piece in request.pieces}
+        row = job_row("send", job_id, lane, options, now=now, position=position, form=request.form)
+        jobs.append(row)
+        payload = {"job_id": job_id, "body": request.opening, "content_type": request.content_type, "length": None}
+        payloads.append(payload)
+        if request.pieces:
+            payload["length"] = request.length
+            pieces += _piece_rows(request, job_id)
+            contents |= {piece.content.measure().digest: piece.content for piece in request.pieces}
         ids.append(job_id)
         names.append(None if options.key is None else (options.application, options.key))
-        wakes.add(row["lane_id"], options, send.grant_id, row["priority"], row["next_at"])
+        wakes.add(lane, options, send.grant_id, row["priority"], row["next_at"])
         if options.key is not None:
             keys.append(key_row(options, _digest_of(send), now=now, job_id=job_id))
     plan = Plan(jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows())
@@ -168,7 +168,7 @@ def _piece_rows(request: Request, job_id: UUID) -> Iterator[dict[str, Any]]:
 
 
 def job_row(
-    operation: str, job_id: UUID, lane: UUID, options: Options, *, now: Micros, position: int
+    operation: str, job_id: UUID, lane: UUID, options: Options, *, now: Micros, position: int, form: str | None = None
 ) -> dict[str, Any]:
     """The row of one job, the one at ``position`` in its call."""
     due_at = first_at(options, now=now)
@@ -181,7 +181,7 @@ def job_row(
         "lane_id": lane,
         "batch_id": None,
         "operation": operation,
-        "form": None,
+        "form": form,
         "object_id": None,
         "priority": priority_of(options),
         "state": "queued",
@@ -230,12 +230,7 @@ def expiry_of(operation: str, options: Options, *, now: Micros) -> Micros | None
         return micros(options.expires_at)
     if isinstance(options.expires_at, Never) or operation != "send":
         return None
-    return first_at(options, now=now) + micros_of(SEND_EXPIRY)
-
-
-def micros_of(duration: timedelta) -> Micros:
-    """A duration in microseconds."""
-    return duration // timedelta(microseconds=1)
+    return first_at(options, now=now) + _SEND_EXPIRY
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -262,12 +257,9 @@ def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Sen
 def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[Problem]:
     """What is wrong with a call, apart from its content."""
     expires_at = None if isinstance(options.expires_at, Never) else options.expires_at
-    problems = [
-        *check_grant(grant_id),
-        *check_key(options.key),
-        *check_priority(options.priority),
-        *check_times(options.due_at, expires_at, moment(now)),
-    ]
+    problems = [*check_grant(grant_id), *check_key(options.key), *check_priority(options.priority)]
+    if options.due_at is not None or expires_at is not None:
+        problems += check_times(options.due_at, expires_at, moment(now))
     if options.provider is not None and options.provider not in PROVIDERS:
         problems.append(Problem("provider", "is not a known provider", f"pass one of {', '.join(PROVIDERS)}, or None"))
     if options.in_doubt is not None and options.in_doubt not in IN_DOUBT:

@@ -140,8 +140,8 @@ def _check_folders(folders: object, provider: str | None, problems: list[Problem
 
 def _most_bytes(message: Message) -> int:
     """An upper bound of the request's size, without encoding anything."""
-    texts = (message.body, message.subject, message.reply_to_message_id, message.signature_id)
-    parts, characters = 0, sum(len(text or "") for text in texts)
+    parts, characters = 0, len(message.body or "") + len(message.subject or "")
+    characters += len(message.reply_to_message_id or "") + len(message.signature_id or "")
     for _, people in people_of(message):
         for person in people:
             parts += 1

@@ -139,7 +139,8 @@ def value_problems(message: Message, *, provider: str | None = None) -> list[Pro
     if len(message.from_) > 1:
         problems.append(Problem("from", "has more than one sender", "pass one, or none for the grant's own address"))
     for field, people in people_of(message):
-        check_people(field, people, problems)
+        if people:
+            check_people(field, people, problems)
     if message.subject is not None:
         add_fault("subject", header_fault(message.subject), problems)
     if message.body is not None:
