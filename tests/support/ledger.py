@@ -25,7 +25,7 @@ from sendq.facts.outcomes import Attempt, Outcome
 from sendq.facts.turns import Begin, Claimed, End, Group, Recorded, Turn
 from sendq.ids import lane_id, new_id
 from sendq.ledger.db import migrate, schema
-from sendq.ledger.db.engine import open_engine, writing
+from sendq.ledger.db.engine import open_busy_engine, writing
 from sendq.ledger.dispatching import turns
 from sendq.ledger.dispatching.offers import due_lanes, offer_turns
 from sendq.ledger.dispatching.pairs import read_pairs
@@ -340,7 +340,7 @@ class Engines:
             self._file.symlink_to(url.removeprefix("sqlite:///"))
             url = f"sqlite:///{self._file}"
         if url not in self._engines:
-            self._engines[url] = open_engine(url, pool_size=20) if url.startswith("postgresql") else open_engine(url)
+            self._engines[url] = open_busy_engine(url, pool_size=20)
         engine = self._engines[url]
         yield engine.execution_options()
         # A thread that still has one would give it to a pool that is gone, and the leak be the fault of a later test.

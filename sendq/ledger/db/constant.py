@@ -30,10 +30,14 @@ def rows(connection: Connection, statement: Executable, values: Mapping[str, Any
     if not connection.in_transaction():
         connection.begin()  # or its commit would do nothing
     text, defaults = _compiled(statement, _Alike(dialect))
+    given = {**defaults, **values} if defaults else values
     cursor = None
     try:
+        direct = getattr(connection.connection.driver_connection, "direct_rows", None)
+        if direct is not None:
+            return direct(text, given)  # type: ignore[no-any-return]
         cursor = connection.connection.cursor()
-        cursor.execute(text, {**defaults, **values} if defaults else values)
+        cursor.execute(text, given)
         return cursor.fetchall() if cursor.pgresult.nfields else []
     except BaseException as error:
         is_foreign = isinstance(error, Exception) and not isinstance(error, dialect.loaded_dbapi.Error)

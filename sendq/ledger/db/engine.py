@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,12 @@ def open_busy_engine(url: str | URL, *, monotonic: Callable[[], float] = time.mo
     if ledger_url(url).get_backend_name() != "postgresql":
         return open_engine(url, **options)
     engine = open_engine(url, pool_pre_ping=False, pool_use_lifo=True, **options)
+    if engine.driver == "psycopg":
+        from sendq.ledger.db.direct import DirectConnection
+
+        @event.listens_for(engine, "do_connect")
+        def connect(_dialect: Any, _record: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
+            return DirectConnection.connect(*arguments, **named)
 
     @event.listens_for(engine, "checkin")
     def used(_connection: Any, record: Any) -> None:

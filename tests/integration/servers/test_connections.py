@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Connection, Engine, exc, make_url, text
 
 from sendq.errors import LedgerUnavailable
 from sendq.ledger.db import constant
@@ -73,6 +73,52 @@ class TestAConnectionThatTheServerEnded:
         with pytest.raises(LedgerUnavailable):
             asked(engine)
         assert asked(engine) != first
+
+
+class TestADirectStatement:
+    def test_may_use_a_value_twice_and_have_a_percent_sign(self, engine: Engine) -> None:
+        with reading(engine) as connection:
+            statement = text("SELECT 10 % CAST(:a AS int), 'a%', CAST(:b AS text), CAST(:a AS int)")
+            assert constant.rows(connection, statement, {"a": 3, "b": "%(a)s"}) == [(1, "a%", "%(a)s", 3)]
+
+    def test_is_read_committed_whatever_the_databases_default_is(self, engine: Engine, pg_server: PgServer) -> None:
+        level = text("SHOW transaction_isolation")
+        pg_server.execute(f"ALTER DATABASE {engine.url.database} SET default_transaction_isolation = serializable")
+        with reading(engine) as connection:
+            assert constant.rows(connection, level, {}) == [("read committed",)]
+
+    def test_shares_its_transaction_with_statements_of_sqlalchemy(self, engine: Engine) -> None:
+        xid = text("SELECT CAST(pg_current_xact_id() AS text)")
+        for first, second in ((0, 1), (1, 0)):
+            with reading(engine) as connection:
+                ways = (lambda: connection.execute(xid).scalar_one(), lambda: constant.rows(connection, xid, {})[0][0])
+                assert ways[first]() == ways[second]()
+
+    def test_that_fails_leaves_a_connection_that_works(self, engine: Engine) -> None:
+        first = asked_directly(engine)
+        with pytest.raises(exc.DataError), reading(engine) as connection:
+            constant.rows(connection, text("SELECT 1 / 0"), {})
+        with reading(engine) as connection:
+            with pytest.raises(exc.DataError):
+                constant.rows(connection, text("SELECT 1 / 0"), {})
+            connection.commit()  # of an aborted transaction: PostgreSQL rolls it back
+            assert constant.rows(connection, PID, {}) == [(first,)]
+
+    @pytest.mark.parametrize("ending", [Connection.commit, Connection.rollback])
+    def test_whose_server_is_gone_at_the_end_of_the_transaction_says_so(
+        self, engine: Engine, pg_server: PgServer, ending: Callable[[Connection], None]
+    ) -> None:
+        first = asked_directly(engine)
+
+        def end() -> None:
+            with writing(engine) as connection:
+                assert constant.rows(connection, PID, {}) == [(first,)]
+                pg_server.execute(f"SELECT pg_terminate_backend({first}, 5000)")
+                ending(connection)
+
+        with pytest.raises(LedgerUnavailable):
+            end()
+        assert asked_directly(engine) != first
 
 
 class TestAList:
