@@ -282,6 +282,9 @@ class Settings(BaseModel):
         None, "receiver to notify of every grant whose owner must sign in again, in addition to those that its "
         "waiting jobs name; written like `on_outcome`",
     )  # fmt: skip
+    outcome_delivered: bool = setting(
+        False, "also send the outcome `delivered` for each mail of which Nylas reports it (`sendq webhooks`)",
+    )  # fmt: skip
     enqueue_task: bool = setting(
         False, "let other Celery applications enqueue by task name (`sendq.enqueue`). Message bodies then pass "
         "through the broker",

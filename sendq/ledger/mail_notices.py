@@ -28,7 +28,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Row,
     Select,
     SmallInteger,
     Text,
@@ -44,12 +43,12 @@ from sendq.facts.jobs import LockedJob
 from sendq.facts.notices import MailNotice
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_new, insert_rows, one_of
+from sendq.ledger.db.bulk import insert_new, one_of
 from sendq.ledger.delivery_status import Status, move_on, read_statuses, store_statuses
 from sendq.ledger.jobs import lock_jobs
+from sendq.ledger.outcomes import BAD_NEWS, MailNews, append_news
+from sendq.ledger.recipients import Change, merge_recipients
 from sendq.ledger.retention import delete_where
-from sendq.ledger.secrets import digest_key
-from sendq.messages.digests import digest_of
 from sendq.rules.delivery import WENT_OUT, Delivery, Report, Send, concerns, event_for, is_pending, merge
 from sendq.rules.rule_ids import FAILED_LATER
 from sendq.rules.states import State
@@ -82,13 +81,19 @@ class _Found(NamedTuple):
 
 
 def take_in(
-    connection: Connection, notices: Sequence[MailNotice], application: str, *, vault: Vault, now: Micros
+    connection: Connection,
+    notices: Sequence[MailNotice],
+    application: str,
+    *,
+    vault: Vault,
+    now: Micros,
+    delivered_outcomes: bool = False,
 ) -> list[str]:
     """Apply notifications that the webhook of ``application`` received; returns what was done with each: `SAYS`.
 
-    One transaction; safe to repeat.
+    ``delivered_outcomes``: also create outcomes of mails that were delivered. One transaction; safe to repeat.
     """
-    return _Intake(connection, application, vault=vault, now=now).run(notices)
+    return _Intake(connection, application, vault=vault, now=now, delivered_outcomes=delivered_outcomes).run(notices)
 
 
 @dataclass(slots=True)
@@ -99,6 +104,7 @@ class _Intake:
     application: str
     vault: Vault
     now: Micros
+    delivered_outcomes: bool
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by provider, kind and result
     micros: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
@@ -199,36 +205,31 @@ class _Intake:
         changed = {job_id: status for job_id, status in known.items() if before.get(job_id) != status}
         replaced = [job for job, new in changed.items() if job in before and before[job].generation != new.generation]
         delete_where(self.connection, schema.recipient_status.c.job_id, replaced)
-        self._store_recipients([(owners[notice.id].id, notice) for notice in current])
-        states = {job_id: status for job_id, status in changed.items() if job_id in jobs}
-        move_on(self.connection, [(jobs[job_id], status) for job_id, status in states.items()], now=self.now)
+        about = [(owners[notice.id].id, notice) for notice in current]
+        changes = merge_recipients(self.connection, about, self.application, vault=self.vault, now=self.now)
+        move_on(self.connection, [(jobs[job_id], status) for job_id, status in changed.items()], now=self.now)
         store_statuses(self.connection, changed.values(), existing=before)
+        self._news(changed, before, changes)
         return earlier
 
-    def _store_recipients(self, notices: Sequence[tuple[UUID, MailNotice]]) -> None:
-        if not any(notice.recipients for _, notice in notices):
-            return
-        key = digest_key(self.connection, self.vault)
-        table = schema.recipient_status
-        ids = sorted({job_id for job_id, notice in notices if notice.recipients})
-        rows = self.connection.execute(select(table).where(table.c.job_id.in_(ids))).all()
-        stored = {(row.job_id, bytes(row.digest)): row for row in rows}
-        before = {name: (row.position, _report_of(row)) for name, row in stored.items()}
-        after: dict[tuple[UUID, bytes], tuple[int | None, Report]] = dict(before)
-        for job_id, notice in notices:
-            assert notice.delivery is not None
-            at = self.now if notice.at is None else notice.at
-            for one in notice.recipients:
-                name = (job_id, digest_of(key, self.application, one.address))
-                report = Report(notice.delivery, at, notice.kind, one.detail or notice.detail)
-                position, others = after.get(name, (None, None))
-                standing = report if others is None else merge([report, others])
-                after[name] = (position if position is not None else one.position, standing)
-        changed = [name for name, new in after.items() if before.get(name) != new]
-        for name in changed:
-            if name in stored:
-                self.connection.execute(table.delete().where(table.c.job_id == name[0], table.c.digest == name[1]))
-        insert_rows(self.connection, table, [_recipient_row(name, *after[name]) for name in changed])
+    def _news(self, known: Mapping[UUID, Status], before: Mapping[UUID, Status], changes: Sequence[Change]) -> None:
+        """Create the outcomes of what became of mails: one for each job and kind of news."""
+        recipients: dict[tuple[UUID, Delivery], list[Change]] = {}
+        for change in changes:
+            if change.is_news:
+                recipients.setdefault((change.job_id, change.report.delivery), []).append(change)
+        news = [
+            MailNews(job_id, delivery, min(one.report.at for one in about), about[0].report.source,
+                     [{"position": one.position, "digest": one.digest.hex()} for one in about])
+            for (job_id, delivery), about in recipients.items()
+        ]  # fmt: skip
+        for job_id, status in known.items():
+            delivery = Delivery(status.delivery)
+            is_new = job_id not in before or before[job_id].delivery != status.delivery
+            if is_new and (job_id, delivery) not in recipients:
+                news.append(MailNews(job_id, delivery, status.at, status.source, []))
+        wanted = BAD_NEWS | ({Delivery.DELIVERED} if self.delivered_outcomes else set())
+        append_news(self.connection, [one for one in news if one.delivery in wanted], now=self.now)
 
     def _count(self) -> None:
         shard = random.randrange(SHARDS)
@@ -262,13 +263,8 @@ def sends(connection: Connection, column: Column[Any], values: Iterable[Any]) ->
     )
 
 
-def _report_of(row: Row[Any] | Status) -> Report:
+def _report_of(row: Status) -> Report:
     return Report(Delivery(row.delivery), row.at, row.source, row.detail)
-
-
-def _recipient_row(name: tuple[UUID, bytes], position: int | None, report: Report) -> dict[str, Any]:
-    row = {"job_id": name[0], "digest": name[1], "position": position}
-    return row | {"delivery": report.delivery.value, "at": report.at, "source": report.source, "detail": report.detail}
 
 
 def _merged(known: Status | None, job: LockedJob, notice: MailNotice, *, now: Micros) -> Status | None:

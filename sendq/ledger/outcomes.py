@@ -1,9 +1,9 @@
 """Outcomes: deliveries are created in the same transaction as the event they report.
 
-One row of ``sendq_delivery`` per target and event: for a job when it ends or goes in doubt, for a batch when its last
-job has ended, for a grant when its owner must sign in. All changes of jobs go through
-`sendq.ledger.jobs.store_changes`, which calls this module; jobs without a target cost nothing. The facts are those of
-that moment: ids, states, rules, times and the caller's key; no address, subject or body.
+One row of ``sendq_delivery`` per target and event: for a job when it ends or goes in doubt, or when it is reported what
+became of its mail; for a batch when its last job has ended, for a grant when its owner must sign in. All changes of
+jobs go through `sendq.ledger.jobs.store_changes`, which calls this module; jobs without a target cost nothing. The
+facts are those of that moment: ids, states, rules, times and the caller's key; no address, subject or body.
 
 Deliveries about one subject are ordered by ``sequence``: a time that only increases, whatever the clocks do. The
 subject's row is locked while its sequence is assigned.
@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, literal_column, select
+from sqlalchemy import Connection, Row, Select, func, literal_column, select
 
 from sendq.clock import SECOND, Micros, moment
 from sendq.enqueueing.targets import parse_target
@@ -24,6 +24,8 @@ from sendq.errors import Problem
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
+from sendq.rules.delivery import Delivery
+from sendq.rules.rule_ids import FAILED_LATER
 from sendq.rules.states import State
 
 # The receiver of targets that only another version can parse.
@@ -33,7 +35,15 @@ UNKNOWN_RECEIVER = "unknown"
 REPORTED = frozenset({State.SENT, State.DEAD, State.EXPIRED, State.CANCELLED, State.IN_DOUBT})
 BATCH_FINISHED = "batch_finished"
 REAUTH_REQUIRED = "reauth_required"
-KINDS = (*sorted(state.value for state in REPORTED), BATCH_FINISHED, REAUTH_REQUIRED)
+
+# Dead by the report that what was accepted never went out: not "dead", because the receiver already had "sent".
+FAILED_LATER_KIND = Delivery.FAILED_LATER.value
+
+# What became of a mail that was sent. "delivered" is reported only on request: there is one for nearly every mail.
+BAD_NEWS = frozenset({Delivery.BOUNCED, Delivery.COMPLAINED})
+OF_MAIL = (Delivery.BOUNCED.value, Delivery.COMPLAINED.value, Delivery.DELIVERED.value, FAILED_LATER_KIND)
+
+KINDS = (*sorted(state.value for state in REPORTED), *OF_MAIL, BATCH_FINISHED, REAUTH_REQUIRED)
 
 # Long enough for a receiver that is down over a long weekend.
 GIVE_UP_AFTER: Micros = 72 * 3600 * SECOND
@@ -43,15 +53,20 @@ ASKED_MOST = 10_000
 TARGETS_MOST = 20
 
 
+class MailNews(NamedTuple):
+    """What a report says of a mail. ``recipients``: digest (hexadecimal) and position of each that it is about."""
+
+    job_id: UUID
+    delivery: Delivery
+    at: Micros
+    source: str
+    recipients: Sequence[Mapping[str, Any]]
+
+
 def append_jobs(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
     """Create deliveries for those of these locked, just changed jobs that have a target and a reported state."""
-    job, lane = schema.job, schema.lane
-    statement = (
-        select(job, lane.c.application, lane.c.grant_id)
-        .outerjoin(lane, lane.c.id == job.c.lane_id)
-        .where(job.c.id.in_(ids), job.c.on_outcome.is_not(None), job.c.state.in_([state.value for state in REPORTED]))
-        .order_by(job.c.id)
-    )
+    job = schema.job
+    statement = _with_target(ids).where(job.c.state.in_([state.value for state in REPORTED]))
     rows = connection.execute(statement).all()
     # Cancelled before the dispatcher saw it: only its wake row names its lane.
     unseen = _from_wakes(connection, {row.lane_id for row in rows if row.grant_id is None})
@@ -59,8 +74,33 @@ def append_jobs(connection: Connection, ids: Collection[UUID], *, now: Micros) -
     for row in rows:
         application, grant_id = unseen.get(row.lane_id, (row.application, row.grant_id))
         facts = _job_facts(row) | {"application": application, "grant_id": grant_id}
-        events.append((row.on_outcome, row.state, row.id, row.lane_id, facts))
+        failed_later = row.state == State.DEAD and row.rule == FAILED_LATER
+        kind = FAILED_LATER_KIND if failed_later else row.state
+        events.append((row.on_outcome, kind, row.id, row.lane_id, facts))
     _append(connection, events, now=now)
+
+
+def append_news(connection: Connection, news: Sequence[MailNews], *, now: Micros) -> None:
+    """Create deliveries of what became of mails, for those of their (locked) jobs that have a target."""
+    rows = {row.id: row for row in connection.execute(_with_target([one.job_id for one in news]))} if news else {}
+    events = []
+    for one in news:
+        row = rows.get(one.job_id)
+        if row is not None:
+            facts = _job_facts(row) | {"application": row.application, "grant_id": row.grant_id}
+            facts |= {"happened_at": _iso(one.at), "source": one.source, "recipients": list(one.recipients)}
+            events.append((row.on_outcome, one.delivery.value, row.id, row.lane_id, facts))
+    _append(connection, events, now=now)
+
+
+def _with_target(ids: Collection[UUID]) -> Select[Any]:
+    job, lane = schema.job, schema.lane
+    return (
+        select(job, lane.c.application, lane.c.grant_id)
+        .outerjoin(lane, lane.c.id == job.c.lane_id)
+        .where(job.c.id.in_(ids), job.c.on_outcome.is_not(None))
+        .order_by(job.c.id)
+    )
 
 
 def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:

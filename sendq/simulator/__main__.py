@@ -15,7 +15,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.sim
         prog=prog,
         description="A simulator of the Nylas v3 API. Prints its address, then serves until it is stopped. It sends "
         "nothing. The local part of a recipient selects a failure: throttle@example.com, exchange@…, reauth@…, "
-        "refused@…, timeout@…, tempfail@…, blocked-rule@…, paused@…, smtp-signin@…, sender-quota@…",
+        "refused@…, timeout@…, tempfail@…, blocked-rule@…, paused@…, smtp-signin@…, sender-quota@…; or what "
+        "becomes of the mail later: bounce@…, complaint@…, late-failure@…",
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=0, help="port; 0 picks a free one (default)")
@@ -26,6 +27,9 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.sim
     parser.add_argument("--no-auto-grants", action="store_true", help="answer 404 for unknown grants")
     parser.add_argument("--no-auto-messages", action="store_true", help="answer 404 for unknown messages")
     parser.add_argument("--no-bodies", action="store_true", help="do not record bodies of requests")
+    parser.add_argument(
+        "--webhook", nargs=2, metavar=("URL", "SECRET"), help="deliver notifications about mail, signed as by Nylas"
+    )
     parser.add_argument("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve https with these PEM files")
     given = parser.parse_args(arguments)
     try:
@@ -33,7 +37,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.sim
     except OSError as error:
         return _complain(prog, "--tls", "cannot be read", error)
     try:
-        Simulator(
+        simulator = Simulator(
             given.api_key,
             latency=given.latency,
             bytes_per_s=given.bytes_per_s,
@@ -44,7 +48,10 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m sendq.sim
             auto_grants=not given.no_auto_grants,
             auto_messages=not given.no_auto_messages,
             log_bodies=not given.no_bodies,
-        ).serve_forever(_print)
+        )
+        if given.webhook:
+            simulator.webhook(*given.webhook)
+        simulator.serve_forever(_print)
     except OSError as error:
         return _complain(prog, "--host, --port", "cannot be listened on", error)
     return 0

@@ -20,6 +20,7 @@ from sendq.simulator.answers import Answer, Refusal, success
 from sendq.simulator.faults import Fault, FaultBook
 from sendq.simulator.idempotency import Keys
 from sendq.simulator.payload import message_of
+from sendq.simulator.reports import Reports
 from sendq.simulator.store import Grant, Message, Request, Store
 
 # Resolves when the client of this request has gone.
@@ -73,8 +74,9 @@ class Outcome:
 class Api:
     """Answers requests; used from one event loop."""
 
-    def __init__(self, store: Store, faults: FaultBook, keys: Keys, behaviour: Behaviour) -> None:
-        self._store, self._faults, self._keys, self.behaviour = store, faults, keys, behaviour
+    def __init__(self, store: Store, faults: FaultBook, keys: Keys, reports: Reports, behaviour: Behaviour) -> None:
+        self._store, self._faults, self._keys, self._reports = store, faults, keys, reports
+        self.behaviour = behaviour
 
     async def serve(self, request: Request, gone: Gone) -> Answer | None:
         """Answer one request and write down how it ended."""
@@ -217,6 +219,7 @@ class Api:
         self, request: Request, grant: Grant, payload: dict[str, Any], fields: str | None, fault: Fault | None
     ) -> Answer:
         lost = fault is not None and fault.loses_the_answer and not self.behaviour.index_timeouts
+        fails_later = self._reports.fails_later(grant, payload, request.job)
         message = self._store.accept(
             grant,
             payload,
@@ -226,7 +229,12 @@ class Api:
             index_after=math.inf if lost else self.behaviour.index_delay,
             listed_after=self.behaviour.listing_delay,
             keeps_headers=self.behaviour.keeps_headers,
+            goes_out=not fails_later,
         )
+        if fails_later:
+            self._reports.failed(grant, message)
+        else:
+            self._reports.accepted(grant, message)
         # The official document shows no metadata in this answer.
         shown = {name: value for name, value in message.document.items() if name != "metadata"}
         if "send_at" in payload:
@@ -241,6 +249,8 @@ class Api:
                 use_draft=payload.get("use_draft", False),
                 data=shown,
             )
+        if fails_later:  # the same object as in a 200, without headers
+            return success(request.request_id, status=202, grant_id=grant.id, data=shown)
         headers = listing.header_fields(message, fields)
         if headers is not None:
             shown["headers"] = headers

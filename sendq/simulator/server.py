@@ -26,7 +26,8 @@ from sendq.simulator.control import PREFIX, Control
 from sendq.simulator.faults import Fault, FaultBook, Script, with_changes
 from sendq.simulator.idempotency import Keys
 from sendq.simulator.intake import take_in
-from sendq.simulator.store import Accepted, Grant, Message, Modified, Request, Store
+from sendq.simulator.reports import Reports, Webhook
+from sendq.simulator.store import Accepted, Grant, Message, Modified, Notification, Request, Store
 
 STOP_TIMEOUT = 0.05  # seconds for calls under way; longer ones are cut, hanging ones always (0 would mean no limit)
 START_TIMEOUT = 10.0  # seconds for the thread to open its socket; it takes milliseconds unless the machine is stuck
@@ -72,7 +73,8 @@ class Simulator:
         self._store = Store(clock=clock, auto_grants=auto_grants, auto_messages=auto_messages)
         self._faults = FaultBook(seed)
         self._keys = Keys()
-        self._api = Api(self._store, self._faults, self._keys, self.behaviour)
+        self._reports = Reports(clock, self._store.next_id, self._store.notify)
+        self._api = Api(self._store, self._faults, self._keys, self._reports, self.behaviour)
         self._control = Control(self._store, self._faults, self.reset)
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -130,12 +132,26 @@ class Simulator:
         """Make a fault happen at random, with ``probability`` between 0 and 1."""
         self._add(Script(with_changes(fault, **changes), grant, operation, None, probability))
 
+    def webhook(self, url: str, secret: str, *, delay: float = 0.0, again_after: float = 0.2) -> None:
+        """Deliver notifications about mail to ``url`` from now on, signed with ``secret`` as Nylas signs them.
+
+        Each is delivered after ``delay`` seconds, at most three times, ``again_after`` seconds apart (the real API:
+        minutes). Without a webhook they are only listed in ``notifications``.
+        """
+        self._reports.webhook = Webhook(url, secret, delay, again_after)
+
+    def deliver_again(self) -> None:
+        """Deliver every notification once more, as Nylas may."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._reports.deliver_again, self.notifications)
+
     def reset(self) -> None:
-        """Clear grants, messages, log, mailbox, faults and keys. Behaviour and address stay."""
+        """Clear grants, messages, log, mailbox, notifications, faults and keys. Behaviour and addresses stay."""
         with self._store.changed:
             self._store.clear()
             self._faults.clear()
             self._keys.clear()
+            self._reports.clear()
 
     # Inspection
 
@@ -155,6 +171,12 @@ class Simulator:
         """Every accepted message, in order; one that was sent twice is listed twice."""
         with self._store.changed:
             return list(self._store.mailbox)
+
+    @property
+    def notifications(self) -> list[Notification]:
+        """Every notification about mail, in order."""
+        with self._store.changed:
+            return list(self._reports.notifications)
 
     @property
     def modified(self) -> list[Modified]:
@@ -256,6 +278,7 @@ class Simulator:
             started(self.url)
             await self._stop.wait()
         finally:
+            await self._reports.stop()
             await runner.cleanup()
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:

@@ -87,6 +87,19 @@ class Modified:
 
 
 @dataclass(slots=True)
+class Notification:
+    """A notification: its envelope, and the status of each attempt to deliver it (None: no answer)."""
+
+    envelope: dict[str, Any]
+    statuses: list[int | None]
+
+    @property
+    def kind(self) -> str:
+        """Its type."""
+        return str(self.envelope["type"])
+
+
+@dataclass(slots=True)
 class Grant:
     """A connected account; ``status`` is ``valid`` or ``invalid``."""
 
@@ -215,8 +228,12 @@ class Store:
     # Messages
 
     def accept(self, grant: Grant, payload: dict[str, Any], *, key: str | None, job: str | None, fault: str | None,
-               index_after: float, listed_after: float = 0.0, keeps_headers: bool = True) -> Message:  # fmt: skip
-        """A message goes out: into the mailbox, and among the grant's messages (folder SENT)."""
+               index_after: float, listed_after: float = 0.0, keeps_headers: bool = True,
+               goes_out: bool = True) -> Message:  # fmt: skip
+        """A message goes out: into the mailbox, and among the grant's messages (folder SENT).
+
+        Unless it ``goes_out``, it is only described.
+        """
         now = self.clock()
         number = next(self._numbers)
         message_id = _message_id(grant.provider, number)
@@ -239,6 +256,8 @@ class Store:
             headers += [{"name": name, "value": replied.headers[0]["value"]} for name in ("In-Reply-To", "References")]
         headers += payload.get("custom_headers", []) if keeps_headers else []
         message = Message(number, document, headers, now + index_after, now + listed_after)
+        if not goes_out:
+            return message
         with self.changed:
             self._add(grant.id, message)
             self.mailbox.append(Accepted(grant.id, message_id, document["thread_id"], payload, key, job, now, fault))
@@ -314,6 +333,11 @@ class Store:
             return [message for message in reversed(found.values()) if message.indexed_at <= now]
 
     # Waiting
+
+    def notify(self) -> None:
+        """Something beside the store has changed: those who wait look again."""
+        with self.changed:
+            self.changed.notify_all()
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float) -> Any:
         with self.changed:

@@ -40,13 +40,15 @@ def asgi(
     secret: str | Mapping[str, str],
     application: str = DEFAULT_APPLICATION,
     path: str = "/",
+    delivered_outcomes: bool = False,
 ) -> Application:
     """An ASGI application that receives the webhooks of Nylas.
 
     With one ``secret`` it answers at ``path`` for ``application``. With a mapping of applications to their secrets it
     answers at ``path/NAME`` for each, and at ``path`` for the one named ``default``. Paths are relative to the mount
     point; Starlette redirects the mount point itself (``/hooks``), so register ``/hooks/`` at Nylas. Each request is
-    logged by the logger ``sendq.webhooks``, with status and sentence but without its body.
+    logged by the logger ``sendq.webhooks``, with status and sentence but without its body. For ``delivered_outcomes``
+    see `receive`.
 
     Raises ``ValueError`` if a secret is empty, or there is none.
     """
@@ -59,7 +61,7 @@ def asgi(
             doors[base] = (DEFAULT_APPLICATION, secret[DEFAULT_APPLICATION])
     if not doors or not all(one for _, one in doors.values()):
         raise ValueError("secret: is empty, so anyone could sign; pass the webhook's secret")
-    store = _Store(queue)
+    store = _Store(queue, delivered_outcomes=delivered_outcomes)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -158,8 +160,8 @@ async def _body(headers: Mapping[bytes, str], receive: Receive) -> bytes | Recei
 class _Store:
     """The ledger that an application stores in."""
 
-    def __init__(self, queue: SendQueue | AsyncSendQueue) -> None:
-        self._queue, self._groups = queue, Groups(queue)
+    def __init__(self, queue: SendQueue | AsyncSendQueue, *, delivered_outcomes: bool) -> None:
+        self._queue, self._groups = queue, Groups(queue, delivered_outcomes=delivered_outcomes)
 
     async def apply(self, application: str, secret: str, body: bytes, signature: str | None) -> Received:
         """The answer of `receive`, or 503 if it takes too long. If it commits after that, the repeat is a duplicate."""

@@ -30,8 +30,8 @@ Waiting = list[tuple[MailNotice, asyncio.Future[Received]]]
 class Groups:
     """Applies notifications about mail in groups, one group of each application at a time."""
 
-    def __init__(self, queue: SendQueue | AsyncSendQueue) -> None:
-        self._queue = queue
+    def __init__(self, queue: SendQueue | AsyncSendQueue, *, delivered_outcomes: bool) -> None:
+        self._queue, self._delivered_outcomes = queue, delivered_outcomes
         # An ASGI application may be served by several event loops.
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Waiting]] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
@@ -75,7 +75,7 @@ class Groups:
         return [(await self._answers([notice], application))[0] for notice in notices]
 
     async def _take_in(self, notices: Sequence[MailNotice], application: str) -> list[str]:
-        action = taking_in(self._queue, notices, application)
+        action = taking_in(self._queue, notices, application, self._delivered_outcomes)
         if isinstance(self._queue, SendQueue):
             return await asyncio.to_thread(self._queue._ledger.write, None, action)
         return await self._queue._ledger.write(None, action)

@@ -25,6 +25,7 @@ def receive(
     raw_body: bytes,
     signature: str | None,
     application: str = DEFAULT_APPLICATION,
+    delivered_outcomes: bool = False,
 ) -> Received:
     """Handle one ``POST`` of a Nylas webhook. Answer it with the returned status; the sentence is optional.
 
@@ -40,18 +41,21 @@ def receive(
             signature.
         signature: the header ``x-nylas-signature``; None if it is missing.
         application: the name under which the webhook's grants are enqueued.
+        delivered_outcomes: also create an outcome ``delivered`` for each mail that was, if its job has ``on_outcome``.
 
     Raises ``ValueError`` if ``secret`` is empty.
     """
     notice = read(raw_body, signature=signature, secret=secret, now=queue._now())
-    return notice if isinstance(notice, Received) else apply(queue, notice, application)
+    return notice if isinstance(notice, Received) else apply(queue, notice, application, delivered_outcomes)
 
 
-def apply(queue: SendQueue, notice: Notice | MailNotice, application: str) -> Received:
+def apply(
+    queue: SendQueue, notice: Notice | MailNotice, application: str, delivered_outcomes: bool = False
+) -> Received:
     """Apply what a notification says."""
     try:
         if isinstance(notice, MailNotice):
-            (result,) = queue._ledger.write(None, taking_in(queue, [notice], application))
+            (result,) = queue._ledger.write(None, taking_in(queue, [notice], application, delivered_outcomes))
             return answer_of(result)
         return Received(200, queue._ledger.write(None, _applying(notice, application, queue._now())))
     except SendqError as error:
@@ -65,17 +69,20 @@ async def receive_async(
     raw_body: bytes,
     signature: str | None,
     application: str = DEFAULT_APPLICATION,
+    delivered_outcomes: bool = False,
 ) -> Received:
     """`receive` for an `AsyncSendQueue`, to be awaited."""
     notice = read(raw_body, signature=signature, secret=secret, now=queue._now())
-    return notice if isinstance(notice, Received) else await apply_async(queue, notice, application)
+    return notice if isinstance(notice, Received) else await apply_async(queue, notice, application, delivered_outcomes)
 
 
-async def apply_async(queue: AsyncSendQueue, notice: Notice | MailNotice, application: str) -> Received:
+async def apply_async(
+    queue: AsyncSendQueue, notice: Notice | MailNotice, application: str, delivered_outcomes: bool = False
+) -> Received:
     """Apply what a notification says."""
     try:
         if isinstance(notice, MailNotice):
-            (result,) = await queue._ledger.write(None, taking_in(queue, [notice], application))
+            (result,) = await queue._ledger.write(None, taking_in(queue, [notice], application, delivered_outcomes))
             return answer_of(result)
         return Received(200, await queue._ledger.write(None, _applying(notice, application, queue._now())))
     except SendqError as error:
@@ -87,9 +94,21 @@ def answer_of(result: str) -> Received:
     return Received(503 if result == mail_notices.AGAIN else 200, mail_notices.SAYS[result])
 
 
-def taking_in(queue: SendQueue | AsyncSendQueue, notices: Sequence[MailNotice], application: str) -> partial[list[str]]:
+def taking_in(
+    queue: SendQueue | AsyncSendQueue,
+    notices: Sequence[MailNotice],
+    application: str,
+    delivered_outcomes: bool,
+) -> partial[list[str]]:
     """What applies notifications about mail, in a transaction."""
-    return partial(mail_notices.take_in, notices=notices, application=application, vault=queue._vault, now=queue._now())
+    return partial(
+        mail_notices.take_in,
+        notices=notices,
+        application=application,
+        vault=queue._vault,
+        now=queue._now(),
+        delivered_outcomes=delivered_outcomes,
+    )
 
 
 def _applying(notice: Notice, application: str, now: Micros) -> partial[str]:

@@ -21,7 +21,10 @@ from worker.cli.output import Column, json_option, tell, tell_json, tell_table
 
 # Spelled out, so that --help needs no import of the ledger; a test holds them to its own.
 STATES = ("waiting", "delivered", "given_up")
-KINDS = ("cancelled", "dead", "expired", "in_doubt", "sent", "batch_finished", "reauth_required")
+KINDS = (
+    "cancelled", "dead", "expired", "in_doubt", "sent", "bounced", "complained", "delivered", "failed_later",
+    "batch_finished", "reauth_required",
+)  # fmt: skip
 
 
 @click.group(invoke_without_command=True)

@@ -37,7 +37,15 @@ def secrets_of(settings: Settings) -> dict[str, str]:
     return secrets
 
 
-def serve(queue: SendQueue, secrets: dict[str, str], *, host: str, port: int, say: Callable[[str], None]) -> None:
+def serve(
+    queue: SendQueue,
+    secrets: dict[str, str],
+    *,
+    host: str,
+    port: int,
+    say: Callable[[str], None],
+    delivered_outcomes: bool = False,
+) -> None:
     """Serve until asked to stop; ``say`` prints the addresses once it accepts connections. Port 0 means a free one.
 
     SIGTERM ends it with ``SystemExit(0)``, Ctrl-C with ``KeyboardInterrupt``, both after the current requests.
@@ -49,7 +57,7 @@ def serve(queue: SendQueue, secrets: dict[str, str], *, host: str, port: int, sa
         for name, url in addresses(secrets, host, listener.getsockname()[1]).items():
             say(f"{name}: {url}")
         config = uvicorn.Config(
-            limited(asgi(queue, secret=secrets), requests=REQUESTS_MOST),
+            limited(asgi(queue, secret=secrets, delivered_outcomes=delivered_outcomes), requests=REQUESTS_MOST),
             http=connection_class(),
             log_config=None,
             access_log=False,

@@ -222,7 +222,7 @@ class TestAFailureAfterTheAcceptance:
         assert last.error is not None
         assert "550 no such user" in last.error
         kinds = [row.kind for row in ledger.rows(schema.delivery)]
-        assert kinds == ["sent", "dead"]
+        assert kinds == ["sent", "failed_later"]
 
     def test_can_be_retried_and_late_news_of_the_first_send_does_not_touch_the_second(self, ledger: Ledger) -> None:
         job = sent(ledger)
@@ -326,6 +326,50 @@ def retry(ledger: Ledger, job: UUID) -> None:
 def settle(ledger: Ledger) -> int:
     with ledger.writing() as connection:
         return delivery_status.apply_pending(connection, now=ledger.clock(), limit=9)
+
+
+class TestItsOutcome:
+    """What the receiver that the job names gets, beside "sent"."""
+
+    def outcomes(self, ledger: Ledger) -> list[dict[str, Any]]:
+        return [json.loads(row.facts) for row in ledger.rows(schema.delivery) if row.kind != "sent"]
+
+    @pytest.mark.parametrize(
+        ("trigger", "kind"),
+        [("message.bounced", "bounced"), ("message.bounce_detected", "bounced"), ("message.complaint", "complained")],
+    )
+    def test_names_the_recipient_by_place_and_digest(self, ledger: Ledger, trigger: str, kind: str) -> None:
+        job = sent(ledger, on_outcome="webhook:shop", key="invoice-42")
+        report(ledger, trigger, notice="n1")
+        report(ledger, trigger, notice="n2")  # the same once more
+        (facts,) = self.outcomes(ledger)
+        (known,) = delivery(ledger, job).recipients
+        assert (facts["kind"], facts["source"], facts["key"], facts["state"]) == (kind, trigger, "invoice-42", "sent")
+        assert facts["recipients"] == [{"position": 1, "digest": known.digest}]
+        assert facts["happened_at"] == known.at.isoformat()
+        assert "leyah" not in str(facts)
+
+    def test_is_one_for_each_kind_and_later_ones_come_in_order(self, ledger: Ledger) -> None:
+        sent(ledger, on_outcome="webhook:shop")
+        report(ledger, "message.bounced", notice="n1", bounced=TO)
+        report(ledger, "message.complaint", notice="n2")
+        report(ledger, "message.delivered", notice="n3")
+        first, second = self.outcomes(ledger)
+        assert [len(one["recipients"]) for one in (first, second)] == [2, 1]
+        assert first["sequence"] < second["sequence"]
+        assert first["sequence"] > 2**31  # receivers need 64 bits
+
+    def test_of_a_delivery_is_created_on_request(self, ledger: Ledger) -> None:
+        sent(ledger, on_outcome="webhook:shop")
+        body = notification(ledger, "message.delivered", "m1")
+        receive(ledger.queue, secret=SECRET, raw_body=body, signature=signed(body), delivered_outcomes=True)
+        (facts,) = self.outcomes(ledger)
+        assert (facts["kind"], len(facts["recipients"])) == ("delivered", 2)
+
+    def test_is_created_for_no_job_that_names_no_receiver(self, ledger: Ledger) -> None:
+        sent(ledger)
+        report(ledger, "message.bounced")
+        assert ledger.rows(schema.delivery) == []
 
 
 class TestADoubt:

@@ -1,0 +1,69 @@
+"""What became of mail, on a real system: the simulated API, a worker, and the receiver of webhooks on a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sendq import Delivery, Operators, Send, SendQueue, State
+from sendq.enqueueing.planning import Options
+from sendq.ledger.db import schema
+from sendq.webhooks import asgi
+from tests.integration.processes.test_webhooks_served import served
+from tests.support.servers import PgServer
+from tests.support.system import System, mail, running
+from tests.support.waiting import eventually
+
+SECRET = "s3cret"
+
+
+@pytest.fixture(scope="module")
+def system(pg_server: PgServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    directory = tmp_path_factory.mktemp("system")
+    with pg_server.database() as name, running(pg_server.url(name), directory) as system:
+        system.start_worker()
+        queue = SendQueue(system.engine)
+        with served(asgi(queue, secret=SECRET)) as receiver:
+            system.api.webhook(f"http://127.0.0.1:{receiver.port}/", SECRET)
+            yield system
+
+
+def delivery(system: System, job: str) -> Any:
+    status = system.queue.job(job).delivery
+    return None if status is None else status.delivery
+
+
+def copies(system: System, job: str) -> int:
+    return sum(one.job == job for one in system.api.mailbox)
+
+
+class TestAMailThatFailedLater:
+    def test_is_a_dead_letter_and_its_retry_sends_one_copy(self, system: System) -> None:
+        system.api.grant("burst", provider="nylas")
+        job = system.queue.send("burst", mail("late-failure@example.com"), provider="nylas").id
+        eventually(lambda: system.state(job) is State.DEAD, "the report of its failure")
+        assert (system.queue.job(job).rule, copies(system, job)) == ("failed_later", 0)
+        operators = Operators(system.engine)
+        (done,) = [one for one in operators.retry([job], by="anna", reason="the quota is back") if one.retried][-1:]
+        assert done.jobs == (job,)
+        eventually(lambda: delivery(system, job) is Delivery.DELIVERED, "its delivery")
+        assert (system.state(job), copies(system, job)) == (State.SENT, 1)
+        system.api.deliver_again()
+        eventually(lambda: all(len(one.statuses) > 1 for one in system.api.notifications), "all notifications again")
+        assert (system.state(job), copies(system, job)) == (State.SENT, 1)
+
+
+class TestABounce:
+    def test_is_known_at_its_job_whoever_sent_it(self, system: System) -> None:
+        options = {name: Options(provider=name) for name in ("nylas", "google")}
+        calls = [Send(f"of-{name}", mail("bounce@example.com"), one) for name, one in options.items()]
+        for grant in options:
+            system.api.grant(f"of-{grant}", provider=grant)
+        jobs = [job.id for job in system.queue.send_many(calls)]
+        eventually(lambda: {delivery(system, job) for job in jobs} == {Delivery.BOUNCED}, "both bounces")
+        assert {system.state(job) for job in jobs} == {State.SENT}
+        assert "refused it" in system.queue.why(jobs[0]).says
+        kept = [system.rows(table) for table in (schema.delivery_status, schema.recipient_status, schema.webhook)]
+        assert "bounce@" not in str(kept)
