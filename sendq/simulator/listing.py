@@ -1,8 +1,9 @@
 """``GET /v3/grants/{id}/messages``: filters, pages, and the five metadata keys that can be filtered by.
 
 Query parameters follow the OpenAPI document (``get-messages``): ``limit`` is 50 by default and 200 at most,
-``page_token`` comes from ``next_cursor``, one ``metadata_pair`` excludes other filters. Filters that only a provider
-can answer (``search_query_native`` …) are rejected rather than answered wrongly.
+``page_token`` comes from ``next_cursor``, one ``metadata_pair`` excludes other filters. ``shared_from`` (with
+``shared_folder_id``) lists the messages of another grant of this simulator. Filters that only a provider can answer
+(``search_query_native``) are rejected rather than answered wrongly.
 """
 
 from __future__ import annotations
@@ -43,8 +44,9 @@ _FILTERS: Mapping[str, Filter] = {
     "has_attachment": lambda document, wanted: bool(document["attachments"]) is (wanted == "true"),
     "received_after": lambda document, wanted: bool(document["date"] > _integer("received_after", wanted)),
     "received_before": lambda document, wanted: bool(document["date"] < _integer("received_before", wanted)),
+    "shared_folder_id": lambda document, wanted: wanted in document["folders"],
 }
-_SHAPING = frozenset({"limit", "page_token", "select", "fields", "metadata_pair"})
+_SHAPING = frozenset({"limit", "page_token", "select", "fields", "metadata_pair", "shared_from", "query_imap"})
 
 
 def page(
@@ -60,6 +62,7 @@ def page(
     unknown = last.keys() - _FILTERS.keys() - _SHAPING
     if unknown:
         raise invalid("unknown or unsupported query parameter", "invalid_query_params")
+    _check_mailbox(last)
     limit = _integer("limit", last.get("limit", str(DEFAULT_LIMIT)))
     if not 1 <= limit <= MAX_LIMIT:
         raise invalid(f"limit: must be between 1 and {MAX_LIMIT}", "invalid_query_params")
@@ -67,7 +70,8 @@ def page(
     before, skipped = (None, token or 0) if shifting else (token, 0)
     filters = [(name, _FILTERS[name], value) for name, value in last.items() if name in _FILTERS]
     with store.changed:
-        matching = _matching(_candidates(store, grant_id, query, filters), filters, before)
+        owner = _owner(store, last["shared_from"]) if "shared_from" in last else grant_id
+        matching = _matching(_candidates(store, owner, query, filters), filters, before)
         found = list(itertools.islice(matching, skipped, skipped + limit + 1))
         documents = [
             shown(message, last.get("fields"), last.get("select"), indexed=message.indexed_at <= store.clock())
@@ -76,6 +80,21 @@ def page(
     if len(found) <= limit:
         return documents, None
     return documents, str(skipped + limit if shifting else found[limit - 1].number)
+
+
+def _check_mailbox(query: Mapping[str, str]) -> None:
+    """Raise `Refusal` if parameters about which mailbox to list lack those that the document requires with them."""
+    if "shared_from" in query and "shared_folder_id" not in query:
+        raise invalid("shared_from: requires shared_folder_id", "invalid_query_params")
+    if query.get("query_imap", "false") not in ("true", "false"):
+        raise invalid("query_imap: must be true or false", "invalid_query_params")
+    if query.get("query_imap") == "true" and "in" not in query:
+        raise invalid("query_imap: requires in", "invalid_query_params")
+
+
+def _owner(store: Store, name: str) -> str:
+    """The grant with this id or address. Of one that the simulator does not know, nothing is shared."""
+    return next((grant.id for grant in store.grants.values() if name in (grant.id, grant.email)), "")
 
 
 def shown(message: Message, fields: str | None = None, select: str | None = None, *, indexed: bool = True) -> Document:

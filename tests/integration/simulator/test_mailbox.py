@@ -207,3 +207,25 @@ class TestGrants:
     def test_of_no_known_provider_are_an_error(self, sim: Simulator) -> None:
         with pytest.raises(ValueError, match="provider"):
             sim.grant("a", provider="gmail")
+
+
+class TestAListingOfASharedMailbox:
+    def test_shows_the_messages_of_another_grant_in_one_folder(self, sim: Simulator, client: Client) -> None:
+        sim.grant("office", email="office@example.com", provider="microsoft")
+        for name, folder in (("m1", "shared"), ("m2", "private")):
+            sim.message("office", name, folders=[folder])
+        sim.message("g", "own", folders=["shared"])
+        for whose in ("office", "office@example.com"):
+            (found,) = client.list(f"?shared_from={quote(whose)}&shared_folder_id=shared").data
+            assert found["id"] == "m1"
+        assert client.list("?shared_from=nobody@example.com&shared_folder_id=shared").data == []
+
+    def test_may_be_asked_of_the_mail_server_itself(self, sim: Simulator, client: Client) -> None:
+        sim.message("g", "m", folders=["INBOX"])
+        for said in ("true", "false"):
+            assert len(client.list(f"?query_imap={said}&in=INBOX").data) == 1
+
+    @pytest.mark.parametrize("query", ["shared_from=x", "query_imap=true", "query_imap=1&in=INBOX"])
+    def test_lacks_no_parameter_that_the_document_requires(self, client: Client, query: str) -> None:
+        reply = client.list(f"?{query}")
+        assert (reply.status, reply.error["type"]) == (400, "invalid_query_params")
