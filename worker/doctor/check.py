@@ -23,7 +23,8 @@ from sendq.errors import LedgerUnavailable, SendqError
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine, reading
 from sendq.ledger.db.rights import try_writing
-from sendq.ledger.db.signals import server_time
+from sendq.ledger.db.signals import NoNotifications, listen, server_time
+from sendq.ledger.enqueue import CHANNEL
 from sendq.redaction import redact
 from settings import Application, Settings, SettingsError
 from settings.celery import foreign_variables, why_ignored
@@ -160,6 +161,7 @@ def ledger_items(settings: Settings) -> Iterator[CheckItem]:
         yield schema
         if engine.dialect.name == "postgresql":
             yield _clock_item(engine)
+            yield from _notification_items(engine)
     except (SendqError, SQLAlchemyError) as error:
         reason, remedy = _meaning(error)
         yield CheckItem("ledger", "fail", reason, remedy)
@@ -210,6 +212,19 @@ def _clock_item(engine: Engine) -> CheckItem:
         theirs = server_time(connection)
         assert theirs is not None  # not asked of SQLite
         return clock_item("ledger clock", theirs / SECOND, before, time.time())
+
+
+def _notification_items(engine: Engine) -> Iterator[CheckItem]:
+    """A warning if a pooler keeps the notifications of new jobs back."""
+    try:
+        listen(engine, CHANNEL).close()
+    except NoNotifications:
+        says = "a pooler keeps notifications back, so workers look for new jobs 20 times a second"
+        remedy = "nothing to do, or connect workers directly or with pool_mode = session"
+        yield CheckItem("ledger notifications", "warn", says, remedy)
+    except Exception as error:
+        reason, remedy = _meaning(error)
+        yield CheckItem("ledger notifications", "warn", reason, remedy)
 
 
 # Part of the driver's message (which may quote names and addresses) -> what is wrong, what to do.

@@ -15,14 +15,18 @@ from typing import Any, Protocol
 from sqlalchemy import Engine
 
 from sendq.clock import Micros, seconds
-from sendq.ledger.db.signals import WriteCounter, listen
+from sendq.ledger.db.signals import NoNotifications, WriteCounter, listen
 from sendq.ledger.enqueue import CHANNEL
+from worker.telemetry import journal
 
 # A commit waits for half of this on average; a check every 0.01 s would permanently cost 1 % of a core.
 SQLITE_LOOK_S = 0.03
 
 # Pause after a failed attempt to listen.
 RETRY_S = 5.0
+
+# Pause after it was found that a pooler keeps notifications back: its configuration rarely changes.
+RETRY_POOLER_S = 600.0
 
 
 class Wakeup(Protocol):
@@ -80,6 +84,7 @@ class PostgresWakeup(_Pipe):
         self._engine = engine
         self._connection: Any = None
         self._retry_at = 0.0
+        self._is_new = False  # the connection: notifications before it were missed
 
     @property
     def can_notify(self) -> bool:
@@ -90,6 +95,9 @@ class PostgresWakeup(_Pipe):
         if connection is None:
             self._select([], limit_s)
             return
+        if self._is_new:
+            self._is_new = False
+            return  # a round finds what was committed before
         try:
             ready = self._select([connection.fileno()], limit_s)
             if connection.fileno() in ready:
@@ -107,6 +115,10 @@ class PostgresWakeup(_Pipe):
             self._retry_at = time.monotonic() + RETRY_S
             try:
                 self._connection = listen(self._engine, CHANNEL)
+                self._is_new = True
+            except NoNotifications:
+                journal.notifications_kept_back()
+                self._retry_at = time.monotonic() + RETRY_POOLER_S
             except Exception:
                 self._disconnect()
         return self._connection

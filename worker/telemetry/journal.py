@@ -325,6 +325,12 @@ def ledger_unavailable(error: BaseException, *, waiting: int) -> None:
     _log.error("ledger_unavailable", error=type(error).__name__, outcomes_waiting=waiting)
 
 
+def notifications_kept_back() -> None:
+    """A pooler between the worker and PostgreSQL keeps notifications back (PgBouncer in transaction mode): the leader
+    looks for new jobs 20 times a second instead."""
+    _log.warning("notifications_kept_back")
+
+
 def ledger_conflict(error: BaseException, *, waiting: int) -> None:
     """The ledger aborted a transaction that got in another one's way; it is run again. `outcomes_waiting`: in it."""
     _log.info("ledger_conflict", error=type(error).__name__, outcomes_waiting=waiting)

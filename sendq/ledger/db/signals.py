@@ -24,18 +24,44 @@ def server_time(connection: Connection) -> Micros | None:
     return int(connection.execute(_TIME).scalar_one())
 
 
+# How long a notification may take to come through a pooler that passes it on.
+PASSED_ON_S = 0.5
+
+
+class NoNotifications(Exception):
+    """A pooler between here and PostgreSQL keeps notifications back, as PgBouncer does in transaction mode."""
+
+
 def listen(engine: Engine, channel: str) -> psycopg.Connection[Any]:
-    """A new connection to PostgreSQL that receives the notifications of ``channel`` until it is closed."""
+    """A new connection to PostgreSQL that receives the notifications of ``channel`` until it is closed.
+
+    Raises `NoNotifications` if it would not receive any: through a pooler, LISTEN may succeed and have no effect.
+    """
     import psycopg
 
     arguments, options = engine.dialect.create_connect_args(engine.url)
     connection = psycopg.connect(*arguments, **options, autocommit=True)
     try:
         connection.execute(f"LISTEN {channel}".encode())
+        if _is_pooled(connection) and not _receives(connection, engine, channel):
+            raise NoNotifications
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _is_pooled(connection: psycopg.Connection[Any]) -> bool:
+    """Whether another process than the one that answered the connection's start executes its statements."""
+    row = connection.execute(b"SELECT pg_backend_pid()").fetchone()
+    return row is None or row[0] != connection.info.backend_pid
+
+
+def _receives(connection: psycopg.Connection[Any], engine: Engine, channel: str) -> bool:
+    """Whether a notification that another connection sends arrives."""
+    with engine.begin() as other:
+        other.execute(text(f"NOTIFY {channel}"))
+    return any(True for _ in connection.notifies(timeout=PASSED_ON_S, stop_after=1))
 
 
 class WriteCounter:

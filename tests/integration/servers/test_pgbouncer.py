@@ -24,8 +24,11 @@ from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_async_engine, open_engine
 from sendq.messages.message import Message
 from sendq.queue import SendQueue
+from settings import Settings
 from tests.support.servers import PgServer
 from tests.support.waiting import LIMIT_S
+from worker.doctor.check import ledger_items
+from worker.leading.wakeup import PostgresWakeup
 from worker.processes.guard import Guarded
 
 # Debian installs it where an ordinary user's PATH does not lead.
@@ -189,3 +192,25 @@ class TestThisPgBouncer:
                 second.commit()
                 assert first.scalar(WHO) == other
         engine.dispose()
+
+
+class TestNotificationsBehindPgBouncer:
+    """In transaction mode LISTEN succeeds, and nothing is ever received."""
+
+    def test_are_not_waited_for(self, url: sa.URL, pg_url: str) -> None:
+        can = {}
+        for name, address in (("behind", url), ("direct", sa.make_url(pg_url))):
+            engine = open_engine(address)
+            wakeup = PostgresWakeup(engine)
+            can[name] = wakeup.can_notify
+            wakeup.close()
+            engine.dispose()
+        assert can == {"behind": False, "direct": True}
+
+    def test_are_missed_by_check(self, url: sa.URL, pg_url: str) -> None:
+        found = {}
+        for name, address in (("behind", url), ("direct", sa.make_url(pg_url))):
+            text = address.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+            items = ledger_items(Settings(database_url=text))
+            found[name] = [item.state for item in items if item.name == "ledger notifications"]
+        assert found == {"behind": ["warn"], "direct": []}
