@@ -316,3 +316,17 @@ class TestAChangeOfKeys:
         ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN), ends=[end(claimed)])
         (claimed,) = claim(ledger, NEW)
         assert [one.id for one in claimed.jobs] == [job]
+
+
+class TestAWriterToTheLedger:
+    def test_can_have_a_stored_mail_sent_again_as_it_is(self, ledger: Ledger) -> None:
+        job = UUID(sealing(ledger).send("g1", MESSAGE).id)
+        (claimed,) = claim(ledger, OLD)
+        body = claimed.jobs[0].body
+        ledger.finish(claimed)
+        back = {"state": "queued", "finished_at": None, "generation": 1, "key_at": None}
+        with ledger.writing() as connection:
+            connection.execute(update(schema.job).values(**back))
+            connection.execute(update(schema.lane).values(next_at=ledger.clock(), normal_floor=0))
+        (claimed,) = claim(ledger, OLD)
+        assert [(one.id, one.body) for one in claimed.jobs] == [(job, body)]

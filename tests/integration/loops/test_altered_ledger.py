@@ -249,6 +249,13 @@ def a_mail_made_a_deletion(scene: Scene) -> None:
 
 
 @attack
+def a_mail_made_a_listing(scene: Scene) -> None:
+    job = scene.mail(scene.a)
+    scene.set(JOB, JOB.c.id == job, operation="list")
+    scene.expect(DEAD, job)
+
+
+@attack
 def a_mail_without_its_body(scene: Scene) -> None:
     job = scene.mail(scene.a)
     scene.drop(PAYLOAD, PAYLOAD.c.job_id == job)
