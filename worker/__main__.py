@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from worker.options import argument_fault
-
 # What our libraries import if it is installed, for purposes that a worker does not have.
 NOT_IMPORTED = ("greenlet", "opentelemetry", "psutil", "pygments", "rich", "yaml")
 
@@ -22,12 +20,14 @@ OPTIONS = ("--without-gossip", "--without-mingle")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a worker until it is stopped; raises `SystemExit` with its status. Default: the arguments of this process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    for name in NOT_IMPORTED:  # before anything that may import it
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's way to make an import fail
+
+    from worker.options import argument_fault
+
     if fault := argument_fault(given):
         print(f"sendq: {fault}", file=sys.stderr)  # noqa: T201
         raise SystemExit(2)
-    for name in NOT_IMPORTED:
-        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's way to make an import fail
-
     from celery.bin.base import CLIContext
     from celery.bin.worker import worker
 

@@ -13,6 +13,13 @@ import contextlib, io, os, sys
 def check(kind, *unwanted):
     print(kind, *(each for each in unwanted if sys.modules.get(each)), file=sys.stderr, flush=True)
 
+child = os.fork()
+if not child:
+    import worker.__main__
+    check("python -m worker, before it says what not to import", "settings", "pydantic", "sqlalchemy", "celery")
+    os._exit(0)
+os.waitpid(child, 0)
+
 with contextlib.redirect_stdout(io.StringIO()):
     from worker.cli.main import main
     main(["--help"])
@@ -57,5 +64,8 @@ class TestImports:
         done = subprocess.run(
             [sys.executable, "-c", PROGRAM], env={**os.environ, **SETTINGS}, capture_output=True, text=True, check=True
         )
-        kinds = ["sendq --help", "sendq status", "an application", "the application of Flower", "a worker"]
+        kinds = [
+            "python -m worker, before it says what not to import", "sendq --help", "sendq status", "an application",
+            "the application of Flower", "a worker",
+        ]  # fmt: skip
         assert done.stderr.splitlines() == kinds
