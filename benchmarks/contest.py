@@ -19,7 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,10 @@ class Load:
     latency_s: float
     gentle_jobs: int
     per_second: float
+
+    def backlog(self, each: int) -> Load:
+        """The same jobs, ``each`` of them on a lane, and none that come one by one."""
+        return replace(self, lanes=ceil(self.jobs / each), gentle_jobs=0)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def measure(one: Contestant, load: Load, *, watch: Callable[[int], None] | None 
             time.sleep(SETTLE_S)
             servers = stage.servers_cpu() - servers
             sent_once(stage.marks, range(total))
-            waits = _gentle(one, stage, load, total, running) if one.gentle else {}
+            waits = _gentle(one, stage, load, total, running) if one.gentle and load.gentle_jobs else {}
             memory = peak_memory_mb(worker)
     calls, seconds = end.calls - begin.calls, end.at - begin.at
     return {

@@ -1,11 +1,14 @@
 """Compares sendq with the queues that its users would otherwise choose: one run after the other on two cores.
 
-    ./dev bench peers [--rounds 3] [--jobs 10000] [--only sendq,BullMQ] [--quick]
+    ./dev bench peers [--rounds 3] [--jobs 10000] [--each 1,6] [--only sendq,BullMQ] [--quick]
 
 The worker has one core; PostgreSQL, Redis, the API and the producer share the other. The API uses TLS with keep-alive
 and answers after 200 ms; 500 calls may be in flight, over 1,000 lanes, with bodies of 2 KB. Every queue is configured
 as an expert would (`benchmarks/queues`); sendq has its defaults. PostgreSQL and Redis are durable (fsync on;
 append-only file, synced once per second).
+
+With ``--each``, every queue also drains the same number of jobs over so many lanes that each has this many: the fewer,
+the more lanes are in turns at once.
 
 Each round runs every queue once, so that other load on the machine affects all of them; the report has medians, minima
 and maxima. One more run of sendq is sampled for where the time of one send and the worker's memory go.
@@ -17,6 +20,7 @@ import argparse
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from benchmarks.contestants import ROOT, Contestant, Missing, contestants
 from benchmarks.stage import fsync_ms, machine
 
 RESULTS = Path(__file__).parent / "results"
-QUICK = {"rounds": 1, "jobs": 400, "lanes": 200, "in_flight": 50, "gentle_jobs": 50}
+QUICK = {"rounds": 1, "jobs": 400, "lanes": 200, "in_flight": 50, "gentle_jobs": 50, "each": ()}
 FAILURES = (Missing, RuntimeError, psutil.Error)  # a queue that fails with one of these is out; the others continue
 
 
@@ -39,7 +43,7 @@ def main(arguments: list[str]) -> int:
         parser.set_defaults(**QUICK)
     given = parser.parse_args(arguments)
     load = Load(given.jobs, given.lanes, given.in_flight, given.latency, given.gentle_jobs, given.per_second)
-    results = contest(given.only, load, given.rounds)
+    results = contest(given.only, load, given.rounds, given.each)
     results["command"] = "./dev bench peers" + (" --quick" if given.quick else "")
     if "sendq" in results["queues"]:
         results["profile"] = profile(given.only["sendq"], load)
@@ -60,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--latency", type=float, default=0.2, metavar="SECONDS", help="how long the API takes")
     parser.add_argument("--gentle-jobs", type=at_least_one, default=1_000, help="that come one by one afterwards")
     parser.add_argument("--per-second", type=float, default=50.0, help="of those")
+    parser.add_argument("--each", type=numbers, default="1,6", help="jobs a lane, of further backlogs; '' for none")
     everyone = ",".join(contestants())
     parser.add_argument("--only", type=chosen, default=everyone, metavar="NAMES", help=f"some of: {everyone}")
     parser.add_argument("--report", type=Path, default=RESULTS, metavar="DIRECTORY")
@@ -74,6 +79,11 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def numbers(text: str) -> tuple[int, ...]:
+    """The type of an option with several numbers, separated by commas."""
+    return tuple(at_least_one(one.strip()) for one in text.split(",")) if text else ()
+
+
 def chosen(names: str) -> dict[str, Contestant]:
     """The type of an option that names queues, separated by commas."""
     everyone = contestants()
@@ -84,8 +94,11 @@ def chosen(names: str) -> dict[str, Contestant]:
     return {name: one for name, one in everyone.items() if name in wanted}
 
 
-def contest(chosen: dict[str, Contestant], load: Load, rounds: int) -> dict[str, Any]:
-    """Run all rounds. A queue that fails once is out, and the reason is recorded."""
+def contest(chosen: dict[str, Contestant], load: Load, rounds: int, backlogs: Sequence[int] = ()) -> dict[str, Any]:
+    """Run all rounds. A queue that fails once is out, and the reason is recorded.
+
+    ``backlogs``: the jobs on each lane, of further runs.
+    """
     results: dict[str, Any] = {
         "machine": machine(),
         "fsync_ms": fsync_ms(Path(tempfile.gettempdir())),
@@ -100,10 +113,15 @@ def contest(chosen: dict[str, Contestant], load: Load, rounds: int) -> dict[str,
                 continue
             try:
                 entry = results["queues"].setdefault(
-                    name, {"written": one.written, "versions": one.versions, "runs": []}
+                    name, {"written": one.written, "versions": one.versions, "runs": [], "backlogs": {}}
                 )
                 entry["runs"].append(measure(one, load))
                 print(f"round {number + 1}, {name}: {json.dumps(entry['runs'][-1])}", file=sys.stderr, flush=True)
+                for each in backlogs:
+                    runs = entry["backlogs"].setdefault(str(each), [])
+                    runs.append(measure(one, load.backlog(each)))
+                    said = f"round {number + 1}, {name}, {each} a lane: {json.dumps(runs[-1])}"
+                    print(said, file=sys.stderr, flush=True)
             except FAILURES as why:
                 results["queues"].pop(name, None)
                 results["not_run"][name] = str(why).replace(f"{ROOT}/", "")  # no paths of this machine

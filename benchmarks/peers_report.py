@@ -47,6 +47,7 @@ def markdown(results: dict[str, Any]) -> str:
     lines += [f"- fsync: {results['fsync_ms']} ms"]
     lines += [*_ceiling(results), ""]
     lines += _table({**COLUMNS, **BESIDE}, results, spread=True)
+    lines += _backlogs(results)
     lines += ["", "## How each is set up", ""]
     lines += [f"- **{name}** ({one['versions']}): {one['written']}" for name, one in results["queues"].items()]
     if results["not_run"]:
@@ -58,6 +59,29 @@ def markdown(results: dict[str, Any]) -> str:
         lines += ["", "## Where the time of one send goes", "", *_where_time_goes(results)]
         lines += ["", "## Where the worker's memory goes", "", *_where_memory_goes(results)]
     return "\n".join(lines) + "\n"
+
+
+def _backlogs(results: dict[str, Any]) -> list[str]:
+    """The same jobs over more lanes, with fewer on each; nothing if that was not measured."""
+    queues = results["queues"]
+    each = sorted({int(number) for one in queues.values() for number in one.get("backlogs", {})})
+    if not each:
+        return []
+    load = results["load"]
+    usual = round(load["jobs"] / load["lanes"])
+    shown = {"jobs_per_s": "jobs/s", "worker_cpu_ms": "worker", "servers_cpu_ms": "servers"}
+    heads = [f"{number} each: {what}" for number in (*each, usual) for what in shown.values()]
+    lines = [
+        "", "## Backlogs by jobs on each lane", "",
+        f"The same number of jobs over more lanes; the last columns are those of the table above ({usual} each). "
+        "Worker and servers: ms CPU per job.", "",
+        f"| queue | {' | '.join(heads)} |", "|---|" + "---:|" * len(heads),
+    ]  # fmt: skip
+    for name, one in queues.items():
+        of_each = [one.get("backlogs", {}).get(str(number), []) for number in each]
+        cells = [_cell([run[key] for run in runs], spread=False) for runs in (*of_each, one["runs"]) for key in shown]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def readme_table(results: dict[str, Any]) -> str:

@@ -57,6 +57,13 @@ class TestTheReport:
         runs = [GOOD | {"jobs_per_s": rate} for rate in (1_300, 1_100, 1_200)]
         assert "1,200 (1,100 to 1,300)" in markdown(results(sendq=runs))
 
+    def test_has_the_backlogs_with_fewer_jobs_on_each_lane_beside_the_usual_one(self) -> None:
+        found = results(sendq=[GOOD], BullMQ=[GOOD])
+        found["queues"]["sendq"]["backlogs"] = {"6": [GOOD | {"jobs_per_s": 700}], "1": [GOOD | {"jobs_per_s": 400}]}
+        text = markdown(found)
+        assert "| sendq | 400 | 0.5 | 0.2 | 700 | 0.5 | 0.2 | 1,500 | 0.5 | 0.2 |" in text
+        assert "| BullMQ | - | - | - | - | - | - | 1,500 | 0.5 | 0.2 |" in text
+
     def test_leaves_a_cell_open_where_nothing_was_measured(self) -> None:
         alone = {name: value for name, value in GOOD.items() if name not in ("p50_ms", "p99_ms")}
         table = readme_table(results(**{"bare client": [alone]}))
