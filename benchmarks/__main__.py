@@ -8,9 +8,11 @@ from importlib import import_module
 NAMES = {
     "attachments": "memory of one worker with fifty large files in flight",
     "bulk": "100,000 modifications in one call, and their cancellation: time, CPU and memory of the caller",
+    "clients": "HTTP clients for Python: CPU of a call, and whether a cancelled call is over",
     "fairness": "the effect of busy and hanging lanes on quiet ones, and how well the providers' limits are kept",
     "peers": "sendq compared with Celery, Dramatiq, Taskiq, BullMQ and others: jobs per second, CPU, memory, latency",
     "ordinary": "sendq beside others when jobs come one by one, 10 to 150 a second: latency, CPU per job",
+    "leader": "turns per second of one dispatcher, by number of lanes",
     "latency": "commit to call on an idle system, and the cost of idling",
     "scale": "cost per dispatched job with up to ten million waiting; two workers; retention; many writers",
     "telemetry": "CPU per attempt of logs, metrics, Flower events and Sentry traces",

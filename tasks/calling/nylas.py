@@ -253,7 +253,9 @@ async def _read(response: aiohttp.ClientResponse) -> Answer:
     chunks: list[bytes] = []
     size, fault = 0, None
     try:
-        while chunk := await response.content.readany():
+        content = response.content
+        while not content.at_eof():  # short answers come with their head, and take one read
+            chunk = await content.readany()
             chunks.append(chunk)
             size += len(chunk)
             if size > limit:

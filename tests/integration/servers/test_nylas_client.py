@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,46 @@ class TestAnAnswer:
 
         run(story())
 
+    @pytest.mark.parametrize(
+        ("raw", "read"), [(b"caf\xc3\xa9", "café"), (b"caf\xe9", "caf\udce9")], ids=["utf8", "latin1"]
+    )
+    def test_keeps_its_status_whatever_bytes_its_headers_have(self, raw: bytes, read: str) -> None:
+        async def story() -> None:
+            head = b"HTTP/1.1 200 OK\r\nX-Sender: " + raw + b"\r\nContent-Length: 2\r\n\r\n{}"
+            async with serving(answers(head)) as wire:
+                answer = await send(wire.url)
+                assert (answer.status, answer.fault, answer.headers["x-sender"]) == (200, None, read)
+
+        run(story())
+
+    def test_without_a_length_is_read_to_its_end(self) -> None:
+        async def in_pieces(writer: asyncio.StreamWriter, number: int) -> bool:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for piece in (b"{", b'"a":1', b"}"):
+                writer.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                await writer.drain()
+            writer.write(b"0\r\n\r\n")
+            return True
+
+        async def story() -> None:
+            async with serving(in_pieces) as wire, NylasClient() as nylas:
+                for _ in range(2):
+                    answer = await nylas.send(App(wire.url), "g", BODY, "k")
+                    assert (answer.status, answer.body, answer.fault) == (200, b'{"a":1}', None)
+                assert wire.connections == 1
+
+        run(story())
+
+    def test_comes_without_a_proxy_that_the_environment_names(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+
+        async def story() -> None:
+            async with serving(answers(OK)) as wire:
+                assert (await send(wire.url)).status == 200
+
+        run(story())
+
     def test_whose_body_breaks_off_keeps_its_status(self) -> None:
         async def broken(writer: asyncio.StreamWriter, number: int) -> bool:
             writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"data')
@@ -358,5 +398,54 @@ class TestCancelling:
                 call.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await call
+
+        run(story())
+
+    def test_during_a_handshake_is_the_end_of_the_request(self, tmp_path: Path) -> None:
+        """Otherwise it would go out after the worker that gave up, and perhaps beside its repetition."""
+        server, trusting = tls_contexts(tmp_path)
+
+        async def story() -> None:
+            called, cancelled = asyncio.Event(), asyncio.Event()
+            read: list[bytes] = []
+
+            async def handshake_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                called.set()
+                await cancelled.wait()
+                with suppress(OSError):
+                    await writer.start_tls(server)
+                    read.append(await reader.read())
+                closed.set()
+
+            closed = asyncio.Event()
+            async with listening(handshake_late) as port, NylasClient(tls=trusting) as nylas:
+                call = asyncio.ensure_future(nylas.send(App(f"https://127.0.0.1:{port}"), "g", BODY, "k"))
+                await called.wait()
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+                cancelled.set()
+                await closed.wait()
+            assert b"".join(read) == b""
+
+        run(story())
+
+    def test_while_the_answer_is_awaited_closes_the_connection(self) -> None:
+        async def story() -> None:
+            arrived, closed = asyncio.Event(), asyncio.Event()
+
+            async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.readuntil(b"\r\n\r\n")
+                arrived.set()
+                await reader.read()
+                closed.set()
+
+            async with listening(hang) as port, NylasClient() as nylas:
+                call = asyncio.ensure_future(nylas.send(App(f"http://127.0.0.1:{port}"), "g", BODY, "k"))
+                await arrived.wait()
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await call
+                await closed.wait()
 
         run(story())
