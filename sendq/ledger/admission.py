@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select
@@ -13,7 +14,9 @@ from sendq.ids import lane_id
 from sendq.ledger.db import schema
 from sendq.ledger.reading.holds import hold_ends
 from sendq.ledger.reading.why import AHEAD_MOST
+from sendq.rules.by_hand import EXPIRY
 from sendq.rules.eta import predicted
+from sendq.rules.pace import SENDS
 from sendq.rules.states import State
 from sendq.views import Eta, Priority
 
@@ -35,12 +38,18 @@ def eta(
     more = ahead == AHEAD_MOST
     if lane is None:
         at = predicted(None, call, ahead=ahead, now=now, not_before=not_before)
-        return Eta(moment(at), ahead, more)
+        return Eta(moment(at), ahead, more, _expiry(call, at, not_before))
     if lane.closed_at is not None:
-        return Eta(None, ahead, more)
+        return Eta(None, ahead, more, _expiry(call, None, not_before))
     held_until = hold_ends(connection, lane_at)
     at = predicted(lane, call, ahead=ahead, now=now, not_before=max(not_before, held_until), width=lane.width)
-    return Eta(moment(at), ahead, more)
+    return Eta(moment(at), ahead, more, _expiry(call, at, not_before))
+
+
+def _expiry(call: str, at: Micros | None, due_at: Micros) -> datetime | None:
+    """When a send that is due at ``due_at`` expires by default, if it does not start before."""
+    expires_at = due_at + EXPIRY
+    return moment(expires_at) if call in SENDS and (at is None or at >= expires_at) else None
 
 
 def waiting(connection: Connection, lane: UUID, *, most: int, priority: int = Priority.LOW) -> int:

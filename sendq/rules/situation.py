@@ -24,6 +24,7 @@ class JobFacts:
     rule: str | None
     seen: str | None
     look_at: Micros | None
+    expires_at: Micros | None = None
 
 
 @dataclass(frozen=True, slots=True)

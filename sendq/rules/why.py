@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.lanes import Lane
@@ -33,6 +34,9 @@ SHUT: Mapping[str, str] = {
 
 UNPUBLISHED = "turns cannot be published, because Redis cannot be reached or takes no messages,"
 UNCLAIMED = "no worker claims turns: Redis loses their messages, or workers do not read their queue,"
+
+# Reasons whose end is not known.
+_OPEN_ENDED = frozenset({"reauth", "shut", "no_worker", "no_dispatcher", "broker", "unclaimed"})
 
 # After this a leader that died should have been replaced: the lease has 4.5 s by default.
 LEADERLESS = 15 * SECOND
@@ -95,9 +99,28 @@ _POISON = "two workers died while sending it, then the process that ran it alone
 def explain(around: Situation, *, now: Micros) -> Why:
     """The first reason that applies, in the order in which the dispatcher and the worker check.
 
-    A time that a worker has seen is past, even if the caller's clock is behind.
+    A time that a worker has seen is past, even if the caller's clock is behind. If the job expires before the time that
+    the reason promises, the sentence says so.
     """
     now = max(now, around.highest_at)
+    return _with_expiry(_explain(around, now=now), around)
+
+
+def _with_expiry(why: Why, around: Situation) -> Why:
+    expires_at = around.job.expires_at
+    if expires_at is None or why.state is not State.QUEUED:
+        return why
+    expires = moment(expires_at)
+    promised = max((at for at in (why.until, why.eta) if at is not None), default=None)
+    if promised is not None and promised < expires:
+        return why
+    if promised is None and why.reason not in _OPEN_ENDED:
+        return why
+    ends = f"it expires at {_clock(expires_at)}, before that" if promised else f"it expires at {_clock(expires_at)}"
+    return replace(why, says=f"{why.says}; {ends}", expires_at=expires)
+
+
+def _explain(around: Situation, *, now: Micros) -> Why:
     job = around.job
     state = State(job.state)
     if state is State.DEAD and job.rule == POISON:

@@ -179,7 +179,8 @@ class Why:
 
     ``by`` is who made the hold that it waits for (``policy``, or an operator), ``note`` the operator's reason for it.
     ``ahead`` counts the jobs of its lane that go first, up to 10,000. ``eta``: about when it starts, if only its lane's
-    pace, holds and the jobs ahead delay it.
+    pace, holds and the jobs ahead delay it. ``expires_at``: it expires then, before ``until`` or ``eta``, or while it
+    waits for something whose end is not known.
     """
 
     job_id: str
@@ -192,6 +193,7 @@ class Why:
     note: str | None = None
     ahead: int | None = None
     eta: datetime | None = None
+    expires_at: datetime | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
@@ -203,8 +205,10 @@ class Eta:
     """When a job accepted now would start: an estimate from its lane's pace, the holds over it and the jobs ``ahead``.
 
     ``at`` None: not before the grant's owner has signed in again. ``or_later``: more jobs are ahead than were counted.
+    ``expires_at``: when a send enqueued now would expire by default, if that is before ``at`` or ``at`` is None.
     """
 
     at: datetime | None
     ahead: int
     or_later: bool = False
+    expires_at: datetime | None = None

@@ -224,3 +224,22 @@ class TestTheAnswer:
         assert found["reason"] == "held"
         assert found["until"] == moment(LATER).isoformat()
         assert found["state"] == "queued"
+
+
+class TestAJobThatExpiresFirst:
+    HOLD = HoldFacts("grant", LATER, "exchange_throttled", "policy")
+
+    def test_is_said_to_with_the_time(self) -> None:
+        found = why(job={"expires_at": NOW + SECOND}, held=(self.HOLD,))
+        assert (found.reason, found.until, found.expires_at) == ("held", moment(LATER), moment(NOW + SECOND))
+        assert found.says.endswith(f"; it expires at {moment(NOW + SECOND):%Y-%m-%d %H:%M:%S} UTC, before that")
+
+    def test_is_said_to_where_no_end_is_known(self) -> None:
+        found = why(job={"expires_at": LATER}, lane={"closed_at": NOW, "closed_rule": "grant_expired"})
+        assert (found.reason, found.expires_at) == ("reauth", moment(LATER))
+        assert "it expires at" in found.says
+
+    def test_is_not_mentioned_if_it_starts_in_time(self) -> None:
+        assert why(job={"expires_at": LATER + SECOND}, held=(self.HOLD,), ahead=0).expires_at is None
+        assert why(job={"expires_at": LATER}, held=()).expires_at is None
+        assert why(job={"state": "sent", "expires_at": NOW - SECOND}).expires_at is None

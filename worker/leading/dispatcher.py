@@ -160,6 +160,7 @@ class Dispatcher:
             return leadership.until_asking()
         if leadership.terms != self._term:
             self._term = leadership.terms
+            metrics.leads()
             self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
             with reading(self._ledger) as connection:
                 self._trouble_noted = broker.read(connection).unpublished_since is not None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import start_http_server
@@ -24,11 +25,12 @@ from sendq.clock import Clock
 from sendq.errors import Problem, SendqError
 from sendq.ledger.db.engine import reading
 from sendq.ledger.reading.gauges import LANE_STATES, Levels, levels
+from sendq.views import HeldGroup
 from settings import SettingsError
 from settings.values import split_address
 from worker.leading.leadership import Leads
 from worker.serving.engine import Engine
-from worker.telemetry import journal
+from worker.telemetry import journal, metrics
 from worker.telemetry.metrics import REGISTRY
 
 LEDGER_EVERY_S = 15.0
@@ -86,6 +88,11 @@ class _Now(Collector):
             ("slots", "Call slots of this process (SENDQ_CONCURRENCY)", engine.slots.capacity),
             ("slots_used", "Call slots in use by turns", engine.slots.used),
             ("outcomes_unrecorded", "Outcomes in memory that are not yet committed", engine.unrecorded),
+            (
+                "dispatch_age_seconds",
+                "Since the last dispatch round, or since this process became the leader; 0 if it is not",
+                metrics.dispatch_age() if self._leadership.leads else 0.0,
+            ),
             ("heartbeat_age_seconds", "Since this worker's last heartbeat; +Inf: declared dead", lease.age()),
         ):
             yield GaugeMetricFamily(f"sendq_{name}", meaning, value=float(value))
@@ -141,6 +148,11 @@ def families(known: Levels) -> Iterator[Metric]:
     yield _by("lanes", "Lanes by state", "state", lanes)
     yield _by("lanes_closed", "Lanes closed until the owner signs in again, by rule", "rule", closed)
     yield _by("holds", "Current holds, by scope and rule", "scope rule", held | {**known.holds})
+    yield from _held(known.held)
+    soon = "Jobs that wait and expire within 6 h; rule: what holds or closed them, else empty; counted up to 10,000"
+    yield _by("jobs_expiring", soon, "application provider rule", known.expiring)
+    lately = "Jobs that expired within the last hour, before they were sent; counted up to 10,000"
+    yield _by("jobs_expired", lately, "application provider", known.expired)
     yield _by("turns", "Open turns, by state", "state", known.turns)
     oldest = "Age of the oldest eligible job that is not held, by priority"
     yield _by("oldest_job_seconds", oldest, "priority", known.oldest_s)
@@ -159,6 +171,22 @@ def families(known: Levels) -> Iterator[Metric]:
         ("worker_silence_seconds", "Longest time since the last heartbeat of a registered worker", known.silence_s),
     ):
         yield GaugeMetricFamily(f"sendq_{name}", meaning, value=float(value))
+
+
+def _held(groups: Sequence[HeldGroup]) -> Iterator[Metric]:
+    """What is held or closed: grants, jobs behind it, and how long the oldest of these has been due."""
+    labels = "scope state application provider rule"
+    grants: dict[tuple[str, ...], float] = {}
+    jobs: dict[tuple[str, ...], float] = {}
+    oldest: dict[tuple[str, ...], float] = {}
+    now = datetime.now(UTC)
+    for one in groups:
+        names = (one.scope, str(one.state), one.application, one.provider or "", one.rule or "")
+        grants[names], jobs[names] = one.grants, one.waiting
+        oldest[names] = 0.0 if one.oldest is None else max(0.0, (now - one.oldest).total_seconds())
+    yield _by("held_grants", "Grants that are held or closed; counted up to 20,000", labels, grants)
+    yield _by("held_jobs", "Jobs that wait behind holds and closed lanes; counted up to 200,000", labels, jobs)
+    yield _by("held_oldest_seconds", "For how long the oldest due job behind them has been due", labels, oldest)
 
 
 def _by(name: str, meaning: str, labels: str, values: Mapping[Any, float]) -> Metric:

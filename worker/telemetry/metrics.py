@@ -7,6 +7,7 @@ flight, lanes held) are collected on each scrape (`worker.telemetry.exporter`).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import cache
 
@@ -96,8 +97,23 @@ def commit_failed() -> None:
     _commit_failures.inc()
 
 
+_last_round: float | None = None  # on the monotonic clock
+
+
+def leads() -> None:
+    """This process became the leader."""
+    global _last_round
+    _last_round = time.monotonic()
+
+
+def dispatch_age() -> float:
+    """Seconds since the last dispatch round of this process, or since it became the leader."""
+    return 0.0 if _last_round is None else time.monotonic() - _last_round
+
+
 def dispatched(turns: int) -> None:
     """A dispatch round offered this many turns."""
+    leads()
     _rounds.inc()
     _turns.inc(turns)
 

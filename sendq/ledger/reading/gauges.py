@@ -10,23 +10,31 @@ a turn, and in those that are in one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, literal_column, or_, select, text
 
 from sendq.clock import SECOND, Micros
+from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.ids import first_id
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching.lanes import first_waiting
 from sendq.ledger.dispatching.pairs import read_pairs
+from sendq.ledger.reading.held import held
 from sendq.rules.states import State
-from sendq.views import Backlog
+from sendq.views import Backlog, HeldGroup
 
 # Counts are exact up to here: an index scan of some milliseconds.
 COUNT_MOST = 10_000
+
+# Long enough before the end that a person can act, even at night.
+EXPIRES_SOON: Micros = 6 * 3_600 * SECOND
+
+# Jobs that expired stay in the number for this long: longer than any alert waits.
+EXPIRED_LATELY: Micros = 3_600 * SECOND
 
 # Lanes searched for the oldest job: this many that have waited longest, and this many that are in a turn.
 SEARCHED = 200
@@ -57,6 +65,10 @@ class Levels:
     oldest_s        by priority, how long the oldest eligible job has waited: one whose lane is not held, closed or
                     delayed by its pace
     deliveries      outcomes that are still to be delivered
+    held            what is held or closed, by application, provider and rule, with the jobs that wait behind it
+    expiring        jobs that expire within `EXPIRES_SOON`, by (application, provider, rule that holds or closed the
+                    lane or its provider or application, else "")
+    expired         jobs that expired within `EXPIRED_LATELY`, by (application, provider)
     workers         registered ones; capacity: calls that they make at once; silence_s: the longest time since a
                     heartbeat, by the clocks of the workers
     """
@@ -73,6 +85,9 @@ class Levels:
     workers: int
     capacity: int
     silence_s: float
+    held: Sequence[HeldGroup] = ()
+    expiring: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
+    expired: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def levels(connection: Connection, *, now: Micros) -> Levels:
@@ -96,6 +111,9 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
         workers=workers[0],
         capacity=int(workers[1]),
         silence_s=_age(workers[2], now),
+        held=held(connection, now=now),
+        expiring=_expiring(connection, now=now),
+        expired=_expired(connection, now=now),
     )
 
 
@@ -154,6 +172,45 @@ def _wide_holds(connection: Connection, *, now: Micros) -> Counter[tuple[str, st
     table = schema.pair.c
     rows = connection.execute(select(table.provider, table.held_rule).where(table.held_until > now))
     return Counter(("application" if row.provider == "*" else "provider", row.held_rule or "") for row in rows)
+
+
+def _expiring(connection: Connection, *, now: Micros) -> dict[tuple[str, str, str], int]:
+    """Up to `COUNT_MOST` jobs, those that expire first."""
+    job, lane, pair = schema.job.c, schema.lane.c, schema.pair.c
+    soon = select(job.lane_id).where(_is(State.QUEUED), job.expires_at < now + EXPIRES_SOON)
+    some = soon.order_by(job.expires_at).limit(COUNT_MOST).subquery()
+    over = (
+        select(pair.held_rule)
+        .where(
+            pair.application == lane.application,
+            pair.provider.in_([lane.provider, WHOLE_APPLICATION]),
+            pair.held_until > now,
+        )
+        .order_by(pair.held_until.desc())
+        .limit(1)
+        .correlate(schema.lane)
+        .scalar_subquery()
+    )
+    rule = case((lane.closed_at.is_not(None), lane.closed_rule), (lane.held_until > now, lane.held_rule), else_=over)
+    rows = connection.execute(
+        select(lane.application, lane.provider, func.coalesce(rule, "").label("rule"), func.count().label("number"))
+        .join(some, some.c.lane_id == lane.id)
+        .group_by(literal_column("1"), literal_column("2"), literal_column("3"))
+    )
+    return {(row.application, row.provider, row.rule): int(row.number) for row in rows}
+
+
+def _expired(connection: Connection, *, now: Micros) -> dict[tuple[str, str], int]:
+    """Up to `COUNT_MOST` jobs."""
+    job, lane = schema.job.c, schema.lane.c
+    lately = select(job.lane_id).where(_is(State.EXPIRED), job.finished_at >= now - EXPIRED_LATELY)
+    some = lately.limit(COUNT_MOST).subquery()
+    rows = connection.execute(
+        select(lane.application, lane.provider, func.count().label("number"))
+        .join(some, some.c.lane_id == lane.id)
+        .group_by(lane.application, lane.provider)
+    )
+    return {(row.application, row.provider): int(row.number) for row in rows}
 
 
 def _turns(connection: Connection) -> dict[str, int]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from sendq.clock import Micros, moment
+from sendq.clock import Micros, micros, moment
 from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks, one_of
@@ -25,6 +25,9 @@ from sendq.views import GrantState, HeldGroup
 
 LANES_MOST = 20_000
 JOBS_MOST = 200_000
+
+# The end of the calendar: numbers for alerts must not fail because of one wrong time.
+_LATEST = micros(datetime(9999, 12, 31, tzinfo=UTC))
 
 _lane = schema.lane.c
 
@@ -186,4 +189,4 @@ def _group(group: Group, members: Sequence[Member], waiting: dict[UUID, Waiting]
 
 
 def _moment(at: Micros | None) -> datetime | None:
-    return None if at is None else moment(at)
+    return None if at is None else moment(min(at, _LATEST))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import insert, text
 
-from sendq.clock import SECOND, now
+from sendq.clock import SECOND, moment, now
 from sendq.ids import new_id
 from sendq.ledger import deliveries
 from sendq.ledger.db import schema
@@ -65,9 +65,9 @@ class TestJobs:
             gauges.levels(connection, now=ledger.clock())
             asked = [one for one in statements if "FROM sendq_job" in one]
             plans = [str(connection.execute(text(f"EXPLAIN QUERY PLAN {one}")).all()) for one in asked]
-        assert len(plans) == 4
+        assert len(plans) == 6
         # Of doubts there are two, by lane and by when they are looked into: either holds doubts alone.
-        names = (("waiting",), ("begun",), ("doubt", "look"), ("dead",))
+        names = (("waiting",), ("begun",), ("doubt", "look"), ("dead",), ("expiry",), ("finished",))
         used = [{name for name in alike if any(f"sendq_job_{name}_idx" in plan for plan in plans)} for alike in names]
         assert all(used)
 
@@ -189,3 +189,38 @@ class TestWorkers:
         ledger.clock.advance(7)
         found = seen(ledger)
         assert (found.workers, found.capacity, found.silence_s) == (1, 100, 7.0)
+
+
+class TestMailThatMayNotGo:
+    def test_is_counted_by_what_holds_it(self, ledger: Ledger) -> None:
+        hour = 3_600 * SECOND
+        at = ledger.clock()
+        for grant, provider in (("held", "ews"), ("closed", "google"), ("free", "google"), ("wide", "imap")):
+            ledger.send(grant, provider=provider, expires_at=moment(at + 5 * hour))
+            ledger.send(grant, expires_at=moment(at + 7 * hour))
+        ledger.absorb()
+        ledger.set_lane("held", held_until=at + hour, held_since=at, held_rule="exchange_throttled")
+        ledger.set_lane("closed", closed_at=at, closed_rule="grant_expired")
+        with ledger.writing() as connection:
+            pair = schema.pair
+            connection.execute(
+                pair.update().where(pair.c.provider == "imap").values(held_until=at + hour, held_rule="outage")
+            )
+        found = seen(ledger)
+        assert found.expiring == {
+            ("default", "ews", "exchange_throttled"): 1,
+            ("default", "google", "grant_expired"): 1,
+            ("default", "google", ""): 1,
+            ("default", "imap", "outage"): 1,
+        }
+        assert {(one.rule, one.provider, one.waiting) for one in found.held} == {
+            ("exchange_throttled", "ews", 2), ("grant_expired", "google", 2), ("outage", "imap", 2),
+        }  # fmt: skip
+        assert {one.oldest for one in found.held} == {moment(at)}
+
+    def test_that_expired_lately_is_counted_by_provider(self, ledger: Ledger) -> None:
+        jobs = [ledger.send("a", provider="ews") for _ in range(3)]
+        ledger.absorb()
+        for job, ago_s in zip(jobs, (0, 3_000, 4_000), strict=True):
+            ledger.set_job(job, state="expired", finished_at=ledger.clock() - ago_s * SECOND)
+        assert seen(ledger).expired == {("default", "ews"): 2}

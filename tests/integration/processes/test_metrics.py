@@ -119,6 +119,9 @@ class TestAWorkersMetrics:
         assert value("sendq_lanes", state="held") == 1
         assert value("sendq_lanes_closed", rule="grant_unauthorized") == 1
         assert value("sendq_holds", scope="grant") == 1
+        assert value("sendq_held_jobs", state="held") == value("sendq_held_grants", state="held") == 1
+        assert value("sendq_held_jobs", state="closed", rule="grant_unauthorized") == 1
+        assert value("sendq_dispatch_age_seconds") < LIMIT_S
         assert value("sendq_turns") == 0
         assert value("sendq_workers") == 1
         assert value("sendq_slots") == value("sendq_capacity") == 100
