@@ -30,6 +30,7 @@ from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName, Tasks
 from settings.paces import PaceSettings
 from settings.values import (
     ENCRYPTION_KEYS,
+    IN_MEMORY,
     KIND,
     AbsolutePath,
     ApiUri,
@@ -428,6 +429,11 @@ class Settings(BaseModel):
             raise SettingsError([Problem("REDIS_URL", "is not set", remedy)])
         return self.redis_url
 
+    @property
+    def has_sqlite_ledger(self) -> bool:
+        """Whether the ledger is a file of this machine."""
+        return self.ledger_url.get_secret_value().startswith("sqlite")
+
     def make_home(self) -> None:
         """Create ``home``, with the directories above it that are missing, for this user alone: it holds mail."""
         for directory in reversed([self.home, *self.home.parents]):
@@ -465,6 +471,9 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
     if "default" in s.named_applications and any(value is not None for value in plain):
         yield Problem("SENDQ_APPLICATIONS.default", "is set together with NYLAS_ variables, which define the same "
                       "application", "set one of the two")  # fmt: skip
+    if s.redis_url is not None and s.redis_url.get_secret_value() == IN_MEMORY and not s.has_sqlite_ledger:
+        yield Problem("REDIS_URL", "is memory://, which connects no two workers",
+                      "set it to a Redis server; memory:// is for one worker with a SQLite ledger")  # fmt: skip
     if s.stale_after_s <= 3 * s.beat_interval_s:
         yield Problem("SENDQ_STALE_AFTER_S", "is not more than three times SENDQ_BEAT_INTERVAL_S",
                       "raise it, or two late heartbeats make a worker count as dead")  # fmt: skip

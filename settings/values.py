@@ -82,11 +82,16 @@ def _ledger_url(secret: SecretUrl) -> SecretUrl:
 _raw_in_login = re.compile(r"[#/?\[\]\s]").search
 
 CLUSTER = "is a Redis Cluster, which Celery cannot use (its keys would be on several nodes)"
+# No server: messages stay in the worker that publishes them. `sendq up` and the demo use it where there is no Redis.
+IN_MEMORY = "memory://"
+
 ONE_SERVER = "use the address of a single server: redis://:password@host:6379/0 (rediss:// for TLS)"
 
 
 def _redis_url(secret: SecretUrl) -> SecretUrl:
     """One Redis server, in kombu's form; TLS certificates are verified unless the address says otherwise."""
+    if secret.get_secret_value() == IN_MEMORY:
+        return secret
     scheme, _, rest = secret.get_secret_value().partition("://")
     if not rest.startswith("/") and _raw_in_login(rest.rpartition("@")[0]):
         reason = "has a password (or user name) with one of # / ? [ ] and spaces in it"

@@ -16,6 +16,7 @@ from sendq.facts.turns import Recorded, Turn, Unopened
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine
 from settings import Settings, SettingsError
+from settings.values import IN_MEMORY
 from tasks.policy.row import Policy
 from tasks.policy.table import POLICY
 from worker.bundles import BUNDLE, from_message
@@ -60,7 +61,8 @@ class Process:
         policy = policy_of(settings)
         self.now = LedgerClock()
         self.ledger = open_ledger(settings)
-        self._redis_witness = RenewalWitness(settings.broker_url.get_secret_value())
+        broker_url = settings.broker_url.get_secret_value()
+        self._redis_witness = None if broker_url == IN_MEMORY else RenewalWitness(broker_url)
         self._witnesses = witnesses_of(self.ledger, self._redis_witness)
         self.enqueue_task = EnqueueTask(settings, self.ledger)
         self.alerts, self.traces = Alerts(policy), Traces(settings.sentry_traces_sample_rate)
@@ -90,7 +92,8 @@ class Process:
     def _outer_services(self) -> Iterator[Service]:
         """What the leading services use, and the engine: they call the API through it, so it must outlive them."""
         yield resource("ledger", self.ledger.dispose)
-        yield resource("witness", self._redis_witness.close)
+        if self._redis_witness is not None:
+            yield resource("witness", self._redis_witness.close)
         yield resource("wakeup", self.wakeup.close)
         if self._settings.metrics_address:
             exporter = Exporter(self._settings.metrics_address, self.engine, self.leadership, self.ledger)
@@ -249,12 +252,13 @@ def open_ledger(settings: Settings) -> Ledger:
     return open_busy_engine(url, pool_size=settings.threads + OTHER_CONNECTIONS, max_overflow=2)
 
 
-def witnesses_of(ledger: Ledger, redis: RenewalWitness) -> list[Witness]:
+def witnesses_of(ledger: Ledger, redis: RenewalWitness | None) -> list[Witness]:
     """What remembers the renewals of the lease outside of the ledger."""
-    if ledger.dialect.name != "sqlite":
-        return [redis]
-    assert ledger.url.database is not None
-    return [redis, RenewalFile(ledger.url.database)]
+    witnesses: list[Witness] = [] if redis is None else [redis]
+    if ledger.dialect.name == "sqlite":
+        assert ledger.url.database is not None
+        witnesses.append(RenewalFile(ledger.url.database))
+    return witnesses
 
 
 def wakeup_of(ledger: Ledger) -> Wakeup:

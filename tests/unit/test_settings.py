@@ -107,6 +107,7 @@ class TestAMistake:
             ({"SENDQ_STALE_AFTER_S": "6"}, "SENDQ_STALE_AFTER_S", "two late heartbeats"),
             ({"SENDQ_UNCLAIMED_AFTER_S": "2"}, "SENDQ_UNCLAIMED_AFTER_S", "dispatched twice"),
             ({"SENDQ_POLL_S": "1.5"}, "SENDQ_POLL_S", "takes over late"),
+            ({"REDIS_URL": "memory://", "DATABASE_URL": "postgresql://h/d"}, "REDIS_URL", "connects no two workers"),
             ({"SENDQ_SLOW_AFTER_S": "150"}, "SENDQ_SLOW_AFTER_S", "never counts as slow"),
             ({"SENDQ_KEY_MAX_AGE_S": "3450"}, "SENDQ_KEY_MAX_AGE_S", "the hour for which Nylas remembers keys"),
             ({"SENDQ_OUTCOME_HOSTS": "hooks.example.com"}, "SENDQ_OUTCOME_SECRET", "cannot verify"),
@@ -206,6 +207,7 @@ class TestTheBrokersAddress:
             ("unix:///run/r.sock", "redis+socket:///run/r.sock?virtual_host=0"),
             ("unix:///run/r.sock?db=3&password=a%40b", "redis+socket://:a%40b@/run/r.sock?virtual_host=3"),
             ("redis+socket:///run/r.sock?virtual_host=2", "redis+socket:///run/r.sock?virtual_host=2"),
+            ("memory://", "memory://"),
         ],
     )
     def test_is_brought_into_the_form_that_celery_reads(self, given: str, used: str) -> None:

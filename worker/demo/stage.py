@@ -16,11 +16,13 @@ from sendq import SendQueue
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_engine
 from sendq.simulator import Simulator
+from settings.values import IN_MEMORY
+from worker.cli.output import complain
 from worker.demo.story import LATENCY_S, set_up
 from worker.processes.children import start_child, worker_argv
 from worker.processes.guard import Guarded
 from worker.processes.stopping import Stop
-from worker.redis.embedded import EmbeddedRedis
+from worker.redis.embedded import NO_BROKER, EmbeddedRedis, NoServerError
 
 KEY = "demo-key"
 GRACE_S = 6.0  # s; the simulator answers within LATENCY_S, so there is nothing to wait for
@@ -60,12 +62,16 @@ def staged(
         nylas = running.enter_context(Simulator(KEY, latency=LATENCY_S, log_bodies=False))
         prepare(nylas)
         stop.check()
-        redis = running.enter_context(EmbeddedRedis(home / "redis"))
+        try:
+            broker_url = running.enter_context(EmbeddedRedis(home / "redis")).url
+        except NoServerError:
+            broker_url = IN_MEMORY
+            complain(NO_BROKER)
         stop.check()
         log = home / "worker.log"
         environ = _environ(os.environ) | {
             "DATABASE_URL": url.render_as_string(hide_password=False),
-            "REDIS_URL": redis.url,
+            "REDIS_URL": broker_url,
             "NYLAS_API_KEY": KEY,
             "NYLAS_API_URI": nylas.url,
             "SENDQ_HOME": str(home),

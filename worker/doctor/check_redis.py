@@ -12,6 +12,7 @@ from redis.retry import Retry
 
 from settings import Settings
 from settings.celery import QUEUE
+from settings.values import IN_MEMORY
 from worker.doctor.finding import PATIENCE_S, CheckItem, clock_item
 from worker.redis.embedded import LEAST_VERSION, EmbeddedError, find_redis_server, redis_client
 
@@ -22,6 +23,9 @@ def redis_items(settings: Settings) -> Iterator[CheckItem]:
     """Check the broker."""
     if settings.redis_url is None:
         yield _embedded_item()
+        return
+    if settings.redis_url.get_secret_value() == IN_MEMORY:
+        yield CheckItem("redis", "ok", "none: one worker keeps its turns in memory")
         return
     client = redis_client(
         settings.redis_url.get_secret_value(),

