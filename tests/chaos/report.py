@@ -82,7 +82,7 @@ class Report:
         for one in self.played:
             yield "| " + " | ".join(map(str, _cells(one))) + " |"
         for scenario in self.skipped:
-            yield f"| {scenario.title} | skipped: needs root |" + " |" * 8
+            yield f"| {scenario.title} | skipped: {scenario.lacks()} |" + " |" * 8
         for one in self.played:
             for sentence in complaints(one):
                 yield f"\n- {one.scenario.name}: {sentence}"

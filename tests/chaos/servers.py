@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 import psycopg
 
-from tests.chaos.stage import BROKER_ONLY, Scenario, Stage
+from tests.chaos.stage import BROKER_ONLY, ROLE, Scenario, Stage
 from tests.support.proxy import Loss
 from tests.support.servers import Cluster
 from tests.support.waiting import eventually
@@ -169,17 +169,47 @@ def _read_only(stage: Stage) -> None:
     stage.mended()
 
 
-def _fail_over(stage: Stage) -> None:
-    """A replica that lacks the last seconds takes over; Redis is emptied meanwhile. Nothing is enqueued in the gap."""
-    assert stage.replica is not None
-    stage.load.stop()
-    stage.pause(1.0)
-    stage.replica.stop()
-    stage.pause(4.0)
-    _cluster(stage).kill()
-    with redis_client(stage.system.redis.url) as client:
-        client.flushall()
-    stage.replica.take_over(_cluster(stage).pg.port)
+def _fail_over(lag_s: float) -> Callable[[Stage], None]:
+    """A replica that lacks the last ``lag_s`` seconds takes over; Redis is emptied meanwhile. Nothing is enqueued in
+    the gap.
+    """
+
+    def act(stage: Stage) -> None:
+        assert stage.replica is not None
+        stage.load.stop()
+        stage.pause(1.0)
+        if lag_s:
+            stage.replica.stop()
+            stage.pause(lag_s)
+            _cluster(stage).kill()
+        else:  # it lacks what was on the way when the primary died
+            _cluster(stage).kill()
+            stage.replica.stop()
+        with redis_client(stage.system.redis.url) as client:
+            client.flushall()
+        stage.replica.take_over(_cluster(stage).pg.port)
+        stage.mended()
+
+    return act
+
+
+def _limit_connections(stage: Stage) -> None:
+    """The role of the workers may have one connection from now on, and all that it has are ended."""
+    pg = _cluster(stage).pg
+    pg.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT 1")
+    pg.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{ROLE}'")
+    stage.pause(8.0)
+    pg.execute(f"ALTER ROLE {ROLE} CONNECTION LIMIT -1")
+    stage.mended()
+
+
+def _restart_pgbouncer(stage: Stage) -> None:
+    assert stage.bouncer is not None
+    for _ in range(3):
+        stage.bouncer.stop()
+        stage.pause(0.5, 2.0)
+        stage.bouncer.start()
+        stage.pause(1.0, 3.0)
     stage.mended()
 
 
@@ -229,12 +259,36 @@ SCENARIOS = (
     Scenario("postgres-cut", "connections to PostgreSQL cut: 8 times, 3 s", _cut_postgres, proxied=True, sign=AWAY),
     Scenario("postgres-commit-lost", "12 answers to COMMIT lost", _lose_commits, proxied=True, sign=AWAY),
     Scenario("postgres-read-only", "PostgreSQL takes no writes, 10 s", _read_only, sign=AWAY),
+    *(
+        Scenario(
+            f"postgres-failover-{name}",
+            f"a replica {says} takes over, Redis emptied",
+            _fail_over(lag_s),
+            replicated=True,
+            backlog=80,
+            sign=sign,
+        )
+        for name, says, lag_s, sign in (
+            ("0s", "that follows at once", 0.0, AWAY),
+            ("0.2s", "0.2 s behind", 0.2, AWAY),
+            ("5s", "5 s behind", 5.0, "dispatch_resumed"),
+        )
+    ),
     Scenario(
-        "postgres-failover",
-        "a replica 4 s behind takes over, Redis emptied",
-        _fail_over,
-        replicated=True,
-        sign="dispatch_resumed",
+        "postgres-role-limit",
+        "one connection for the workers' role, 8 s",
+        _limit_connections,
+        ordinary_role=True,
+        backlog=80,
+        sign=AWAY,
+    ),
+    Scenario(
+        "pgbouncer-restarts",
+        "PgBouncer stopped and started, 3 times",
+        _restart_pgbouncer,
+        pooled=True,
+        backlog=80,
+        sign=AWAY,
     ),
     Scenario("sqlite-locked", "SQLite locked by its caller for 10 s", _lock_sqlite, sqlite=True, crew=2, rate=20.0),
 )

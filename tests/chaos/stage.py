@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import func, select
+import psycopg
+from sqlalchemy import func, make_url, select
 
 from sendq import State
 from sendq.clock import SECOND
@@ -24,6 +25,7 @@ from tests.chaos.crew import Crew
 from tests.chaos.equation import Sum, add_up
 from tests.chaos.load import Load
 from tests.chaos.watch import Watch
+from tests.support.pgbouncer import BINARY, PgBouncer
 from tests.support.proxy import Proxy
 from tests.support.servers import Cluster, running_cluster
 from tests.support.system import System, Worker, running
@@ -44,6 +46,15 @@ backoff = {{ base = 0.2, cap = 1.0, number = 100 }}
                 "no_answer")
 )  # fmt: skip
 
+
+# Where the kernel limits the memory of a group of processes (version 1 of control groups).
+CGROUP = Path("/sys/fs/cgroup/memory")
+
+# Connections of PgBouncer to PostgreSQL.
+POOLED = 10
+
+# The role of workers that are no superuser; limits of connections apply only to such.
+ROLE = "chaos_worker"
 
 # Every turn goes through the broker, also those that the leader could take itself.
 BROKER_ONLY = {"SENDQ_LOCAL_TURNS": "false"}
@@ -66,6 +77,19 @@ class Scenario:
     settings: Mapping[str, str] = field(default_factory=dict)
     small_disk: bool = False  # the tables are on a file system of a few megabytes
     replicated: bool = False  # on a PostgreSQL of its own, which a replica follows
+    ordinary_role: bool = False  # the workers are not the database's superuser
+    pooled: bool = False  # through PgBouncer in transaction mode
+    needs_cgroup: bool = False
+
+    def lacks(self) -> str | None:
+        """What this machine lacks to play it, as a sentence; None: nothing."""
+        if (self.small_disk or self.needs_cgroup) and os.geteuid() != 0:
+            return "needs root"
+        if self.needs_cgroup and not os.access(CGROUP, os.W_OK):
+            return f"needs {CGROUP}"
+        if self.pooled and BINARY is None:
+            return "needs pgbouncer (on Debian: apt-get install pgbouncer)"
+        return None
 
 
 @dataclass(slots=True)
@@ -83,6 +107,7 @@ class Stage:
     api: Proxy | None = None
     disk: Path | None = None
     replica: Cluster | None = None
+    bouncer: PgBouncer | None = None
     mended_at: float | None = None  # wall clock; None if only processes broke
 
     def pause(self, least: float, most: float | None = None) -> None:
@@ -176,13 +201,31 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
             if not scenario.sqlite:
                 ledger = stack.enter_context(Proxy(cluster.pg.host, cluster.pg.port))
                 settings["DATABASE_URL"] = ledger.in_place_of(url)
+        if scenario.ordinary_role:
+            settings["DATABASE_URL"] = _as_ordinary_role(cluster, url)
+        bouncer = None
+        if scenario.pooled:
+            bouncer = PgBouncer(cluster.pg, size=POOLED)
+            stack.callback(bouncer.remove)
+            settings["DATABASE_URL"] = make_url(url).set(port=bouncer.port).render_as_string(hide_password=False)
         environ = system.environ(**settings)
         crew = Crew(
             directory, environ, scenario.crew, program=["tests.chaos.entry"], ready=partial(_registered, system)
         )
         stack.callback(crew.stop)
         load = Load(system.queue, seed=seed, lanes=scenario.lanes, rate=scenario.rate)
-        yield Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk, replica)
+        yield Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk, replica, bouncer)
+
+
+def _as_ordinary_role(cluster: Cluster, url: str) -> str:
+    """The address of the ledger for a role that is no superuser and may use its tables."""
+    address = make_url(url)
+    cluster.pg.execute(f"DROP ROLE IF EXISTS {ROLE}")
+    cluster.pg.execute(f"CREATE ROLE {ROLE} LOGIN")
+    with psycopg.connect(host=cluster.pg.host, port=cluster.pg.port, user="postgres", dbname=address.database) as db:
+        db.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {ROLE}".encode())
+        db.execute(f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {ROLE}".encode())
+    return address.set(username=ROLE).render_as_string(hide_password=False)
 
 
 def play(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Played:

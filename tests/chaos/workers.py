@@ -6,10 +6,12 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 from tests.chaos.board import PLACES
 from tests.chaos.crew import ANY_MOMENT
-from tests.chaos.stage import Scenario, Stage
+from tests.chaos.stage import CGROUP, Scenario, Stage
 from tests.support.waiting import eventually
 
 # The most visits to a place before a worker dies there (random from 1); rare places: the first visit.
@@ -18,6 +20,9 @@ VISITS = {"calling": 40, "waiting": 40, "answered": 40, "recording": 15, "record
 
 # How long the crew has to reach an armed place before the next one is armed too.
 PATIENCE_S = 3.0
+
+# Less than a worker allocates within seconds.
+OOM_BYTES = 200_000
 
 # A death is noticed after 8 s, and by a leader that may have to be elected first.
 BURIAL_S = 16.0
@@ -77,6 +82,32 @@ def _freeze(stage: Stage) -> None:
         stage.pause(3.0)
 
 
+def _starve(stage: Stage) -> None:
+    """The kernel's OOM killer ends workers: in a group of their own, whose limit is below what they use."""
+    for number in range(3):
+        eventually(stage.crew.all_there, "a full crew", limit_s=60)
+        worker = stage.chance.choice(stage.crew.workers)
+        group = CGROUP / f"sendq-chaos-{os.getpid()}-{number}"
+        group.mkdir()
+        try:
+            # The limit counts what is allocated from now on, which the next second's work exceeds.
+            (group / "memory.limit_in_bytes").write_text(str(OOM_BYTES))
+            stage.crew.board.died("out of memory", worker.pid)
+            (group / "cgroup.procs").write_text(str(worker.pid))
+            eventually(lambda one=worker: one.process.poll() is not None, "its end", limit_s=60)  # type: ignore[misc]
+        finally:
+            eventually(partial(_removed, group), "the end of the group", limit_s=10)
+        stage.pause(2.0, 5.0)
+
+
+def _removed(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except OSError:  # its process has not quite ended
+        return False
+    return True
+
+
 def _roll(stage: Stage) -> None:
     for _ in range(2):
         for worker in stage.crew.workers:
@@ -99,6 +130,14 @@ SCENARIOS = (
     Scenario("leaders", "5 × `kill -9` of the worker that dispatches", _kill_leaders, sign="worker_declared_dead"),
     Scenario(
         "frozen-workers", "workers stopped (SIGSTOP), buried, woken", _freeze, rate=80.0, sign="worker_registered_again"
+    ),
+    Scenario(
+        "out-of-memory",
+        "3 workers ended by the kernel's OOM killer",
+        _starve,
+        needs_cgroup=True,
+        backlog=80,
+        sign="worker_declared_dead",
     ),
     Scenario("rolling-restart", "every worker asked to stop by SIGTERM, twice", _roll, sign="worker_stopped"),
     Scenario("clocks", "one worker's clock an hour ahead, then one's an hour behind", _set_clocks),

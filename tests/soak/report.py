@@ -89,6 +89,9 @@ def _markdown(soaked: Soaked) -> Iterator[str]:
         yield f"| {name} | {bar} | {found} |"
     if not soaked.samples.growth():
         yield "\nToo short to compare growth: that takes 20 minutes."
+    if relations := soaked.samples.relations():
+        yield "\n| grew most since minute 10 | MB then | MB at the end |\n|---|---:|---:|"
+        yield from (f"| `{one.name}` | {one.before:g} | {one.after:g} |" for one in relations)
     yield "\n## How jobs ended\n\n| state | jobs |\n|---|---:|"
     yield from (f"| {state} | {count:,} |" for state, count in sorted(verdict.states.items()))
     yield "\n| dead letters by rule | jobs |\n|---|---:|"

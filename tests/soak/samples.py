@@ -28,6 +28,10 @@ _TABLES = """
 SELECT sum(pg_table_size(oid)), sum(pg_indexes_size(oid)) FROM pg_class
 WHERE relkind = 'r' AND relname LIKE 'sendq_%' AND relnamespace = 'public'::regnamespace
 """
+_RELATIONS = """
+SELECT relname, pg_relation_size(oid) FROM pg_class
+WHERE relkind IN ('r', 'i') AND relnamespace = 'public'::regnamespace
+"""
 _CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 
 
@@ -67,6 +71,7 @@ class Samples:
     def __init__(self, system: System, crew: Crew, accepted: Callable[[], int]) -> None:
         self._system, self._crew, self._accepted = system, crew, accepted
         self.taken: list[Sample] = []
+        self._relations: list[tuple[float, dict[str, float]]] = []  # seconds; megabytes by table and index
         self.spared = 0  # process id of the worker that is never killed
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="samples", daemon=True)
@@ -90,6 +95,14 @@ class Samples:
         names = ("worker_mb", "workers_mb", "connections", "tables_mb", "indexes_mb", "redis_mb", "redis_connections")
         return [Growth(name, _median(early, name), _median(late, name)) for name in names]
 
+    def relations(self, most: int = 6) -> Sequence[Growth]:
+        """The tables and indexes that grew most from the end of the warm-up to the end of the run."""
+        warm = [sizes for at, sizes in self._relations if at >= WARM_S]
+        if len(warm) < 2:
+            return []
+        found = [Growth(name, warm[0].get(name, 0.0), size) for name, size in warm[-1].items()]
+        return sorted(found, key=lambda one: one.before - one.after)[:most]
+
     def _run(self) -> None:
         began = time.monotonic()
         while not self._ended.wait(EVERY_S):
@@ -100,6 +113,8 @@ class Samples:
         sizes = {worker.pid: psutil.Process(worker.pid).memory_info().rss / 1e6 for worker in self._crew.workers}
         with reading(self._system.engine) as connection:
             tables, indexes = connection.execute(text(_TABLES)).one()
+            sizes_of = connection.execute(text(_RELATIONS)).all()
+            self._relations.append((at, {name: round(size / 1e6, 2) for name, size in sizes_of}))
             connections = connection.execute(text(_CONNECTIONS)).scalar_one()
             waiting = connection.execute(text("SELECT count(*) FROM sendq_job WHERE state = 'queued'")).scalar_one()
         with redis_client(self._system.redis.url) as client:

@@ -3,18 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import shutil
-import socket
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -25,14 +17,11 @@ from sendq.ledger.db.engine import open_async_engine, open_engine
 from sendq.messages.message import Message
 from sendq.queue import SendQueue
 from settings import Settings
+from tests.support.pgbouncer import BINARY, PgBouncer
 from tests.support.servers import PgServer
 from tests.support.waiting import LIMIT_S
 from worker.doctor.check import ledger_items
 from worker.leading.wakeup import PostgresWakeup
-from worker.processes.guard import Guarded
-
-# Debian installs it where an ordinary user's PATH does not lead.
-BINARY = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
 pytestmark = pytest.mark.skipif(
     BINARY is None, reason="no pgbouncer here (on Debian and Ubuntu: apt install pgbouncer)"
@@ -44,59 +33,15 @@ TRANSACTIONS = 20
 
 WHO = sa.text("SELECT pg_backend_pid()")
 
-CONFIGURATION = """
-[databases]
-* = host={server.host} port={server.port} user=postgres
-
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = {size}
-server_round_robin = 1
-logfile = {home}/pgbouncer.log
-"""
-
 
 @pytest.fixture(scope="module")
 def pgbouncer(pg_server: PgServer) -> Iterator[int]:
     """The port of a PgBouncer in front of the tests' PostgreSQL."""
-    as_other = pwd.getpwnam("nobody") if os.geteuid() == 0 else None  # like PostgreSQL, it refuses to run as root
-    home = Path(tempfile.mkdtemp(prefix="sendq-pgbouncer-", dir="/tmp"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    settings = home / "pgbouncer.ini"
-    settings.write_text(CONFIGURATION.format(server=pg_server, port=port, size=SERVER_CONNECTIONS, home=home))
-    if as_other:
-        shutil.chown(home, as_other.pw_uid, as_other.pw_gid)
-    assert BINARY is not None
-    server = Guarded(
-        [BINARY, settings],
-        log=home / "output.log",
-        user=as_other.pw_uid if as_other else None,
-        group=as_other.pw_gid if as_other else None,
-        remove=[home],
-    )
+    bouncer = PgBouncer(pg_server, size=SERVER_CONNECTIONS)
     try:
-        wait_for(server, port)
-        yield port
+        yield bouncer.port
     finally:
-        server.stop()
-
-
-def wait_for(server: Guarded, port: int) -> None:
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            psycopg.connect(host="127.0.0.1", port=port, user="postgres", dbname="postgres").close()
-            return
-        except psycopg.OperationalError:
-            if server.ended() or time.monotonic() > deadline:
-                raise
-        time.sleep(0.02)
+        bouncer.remove()
 
 
 @pytest.fixture
