@@ -26,7 +26,7 @@ HELD_PROVIDER, HELD_RULE = "ews", "exchange_throttled"
 DEAD = (
     ("recipients_invalid", 400, "One or more recipients were rejected."),
     ("bad_request", 400, "The request body is invalid: reply_to_message_id"),
-    ("attachment_too_large", 413, "The message exceeds the provider's limit of 25 MB."),
+    ("too_large", 413, "The message exceeds the provider's limit of 25 MB."),
 )
 
 # What the states of a hundred jobs are; the rest are sent.
@@ -68,6 +68,10 @@ def populate(connection: Connection, *, grants: int, jobs: int, held: int, now: 
     for some in chunks(_jobs(all_grants, jobs, now), 5_000):
         insert_rows(connection, schema.job, [job for job, _ in some])
         insert_rows(connection, schema.attempt, [attempt for _, attempt in some if attempt is not None])
+        insert_rows(connection, schema.payload, [
+            {"job_id": job["id"], "body": b"{}", "content_type": "application/json"}
+            for job, _ in some if job["state"] == "dead"
+        ])  # fmt: skip
     insert_rows(connection, schema.event, [*_events(all_grants, now)])
     _batches(connection, all_grants, now)
     _workers(connection, now)

@@ -71,6 +71,8 @@ class Retry:
         ]
         if not total and not warnings:
             warnings.append("No dead letter matches.")
+        elif total and not tried.retried:
+            warnings.append("None of them can be retried.")
         choices = [Choice("even_partly", "Also mail that some recipients have or may have", check=True,
                           hint="They get it twice.")]  # fmt: skip
         if isinstance(which, DeadLetterFilter):
@@ -82,7 +84,8 @@ class Retry:
             facts=facts,
             back=job_page(which[0]) if not isinstance(which, DeadLetterFilter) else ("dead",),
             warnings=warnings,
-            possible=total > 0,
+            # Those that some recipients have can be retried all the same.
+            possible=bool(tried.retried or tried.refused.keys() & {RetryRefusal.PARTLY, RetryRefusal.MAYBE}),
             choices=choices,
         )
 
