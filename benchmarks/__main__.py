@@ -9,6 +9,7 @@ NAMES = {
     "attachments": "memory of one worker with fifty large files in flight",
     "bulk": "100,000 modifications in one call, and their cancellation: time, CPU and memory of the caller",
     "clients": "HTTP clients for Python: CPU of a call, and whether a cancelled call is over",
+    "console": "time per page of the console on a large ledger, and the cost of a page that is left open",
     "fairness": "the effect of busy and hanging lanes on quiet ones, and how well the providers' limits are kept",
     "peers": "sendq compared with Celery, Dramatiq, Taskiq, BullMQ and others: jobs per second, CPU, memory, latency",
     "ordinary": "sendq beside others when jobs come one by one, 10 to 150 a second: latency, CPU per job",

@@ -1,1 +1,1 @@
-"""Flower in a real browser (`./dev browser`)."""
+"""The console and Flower in a real browser (`./dev browser`)."""

@@ -76,7 +76,7 @@ def window(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
             faults.append(f"request to {request.url}")
 
     def opened(name: str | None = "anna", **options: object) -> Page:
-        page = browser.new_page(**({"viewport": DESK, "color_scheme": "light"} | options))  # type: ignore[arg-type]
+        page = browser.new_page(**({"viewport": DESK, "color_scheme": "light"} | options))
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
