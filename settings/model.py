@@ -275,8 +275,8 @@ class Settings(BaseModel):
         None, "secret that signs outcome webhooks: whsec_ and the base64 of 24 to 64 bytes",
     )  # fmt: skip
     outcome_tasks: Tasks = setting(
-        ("*",), "tasks that `on_outcome` may name, comma-separated TASK@QUEUE; both may end with *, and without @ any "
-        "queue is allowed. Names of sendq and Celery themselves are refused in any case",
+        (), "tasks that `on_outcome` may name, comma-separated TASK@QUEUE; both may end with *, and without @ any "
+        "queue is allowed. Names of sendq and Celery themselves are refused in any case (default: none)",
     )  # fmt: skip
     outcome_timeout_s: float = setting(10.0, "timeout for a receiver of outcomes", unit="s", gt=0, le=60)
     on_reauth: TargetName | None = setting(

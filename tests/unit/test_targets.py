@@ -106,7 +106,7 @@ class TestTheListOfTasks:
             Settings.load({"SENDQ_OUTCOME_TASKS": f"a.b, {entry}"})
 
     def test_is_read_from_the_environment(self) -> None:
-        assert Settings.load({}).outcome_tasks == ("*",)
+        assert Settings.load({}).outcome_tasks == ()
         assert Settings.load({"SENDQ_OUTCOME_TASKS": "a.b@q, c.*"}).outcome_tasks == ("a.b@q", "c.*")
 
 

@@ -102,6 +102,7 @@ def shop(framework: str, url: str, directory: Path) -> Iterator[Shop]:
             SENDQ_OUTCOME_ENDPOINTS=json.dumps({"shop": {"url": f"http://127.0.0.1:{port}/outcomes"}}),
             SENDQ_OUTCOME_SECRET=SECRET,
             SENDQ_OUTCOME_BROKER_URL=broker,
+            SENDQ_OUTCOME_TASKS="shop.tasks.*@shop",
         )
         environ = os.environ | {
             "PYTHONPATH": str(ROOT),

@@ -336,6 +336,17 @@ class TestATaskThatIsNotAllowed:
             "this version does not deliver to it: it names a queue that sendq or Celery itself uses",
         ]
 
+    def test_is_every_one_by_default_but_the_operators_own(self, ledger: Ledger, redis_url: str) -> None:
+        with (
+            redis_client(redis_url) as client,
+            delivering(ledger, outcome_broker_url=redis_url, on_reauth="ops.tasks.sign_in@ops"),
+        ):
+            ended(ledger, "shop.tasks.heard@shop")
+            eventually(lambda: errors(ledger), "the refusal")
+            ended(ledger, "ops.tasks.sign_in@ops")
+            eventually(lambda: client.llen("ops"), "the one that is allowed")
+            assert not client.exists("shop")
+
 
 class TestABroker:
     def test_that_is_frozen_holds_up_no_webhook_and_gets_all_when_it_is_back(
@@ -345,7 +356,11 @@ class TestABroker:
             with redis_client(redis.url) as client:
                 pid = int(client.info()["process_id"])
             with delivering(
-                ledger, receivers={"billing": receiver}, outcome_broker_url=redis.url, outcome_timeout_s=HANGING_S
+                ledger,
+                receivers={"billing": receiver},
+                outcome_broker_url=redis.url,
+                outcome_tasks=("*",),
+                outcome_timeout_s=HANGING_S,
             ):
                 ended(ledger, "foreign.tasks.heard", key="whom-it-is-for")
                 eventually(lambda: delivered(ledger, "celery"), "the first")

@@ -52,6 +52,7 @@ def start(system: System, receiver: Receiver, foreign: ForeignApplication) -> No
     system.start_worker(
         SENDQ_OUTCOME_ENDPOINTS=json.dumps({"billing": {"url": receiver.url, "secret": SECRET}}),
         SENDQ_OUTCOME_BROKER_URL=foreign.broker_url,
+        SENDQ_OUTCOME_TASKS=TASK,
         SENDQ_ANNOUNCE_AFTER_S="0.5",
         SENDQ_ON_REAUTH=HOOK,
     )
