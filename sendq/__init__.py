@@ -165,19 +165,20 @@ __all__ = [
     "Why",
 ]
 
-if find_spec("greenlet") is None:  # without the extra sendq[asyncio], "from sendq import *" takes all the others
+_MISSING: dict[str, str] = {}
+if find_spec("greenlet") is None:  # without the extra, "from sendq import *" and help() take all the others
+    _MISSING["AsyncSendQueue"] = "; it needs the extra: pip install 'sendq[asyncio]'"
     _names = __all__
     _names.remove("AsyncSendQueue")
 
 
 def __getattr__(name: str) -> Any:
-    try:
-        home = _HOME_OF[name]
-    except KeyError:
-        raise AttributeError(f"module 'sendq' has no attribute {name!r}") from None
+    home = _HOME_OF.get(name)
+    if home is None or name in _MISSING:  # so that help() and dir() pass over it
+        raise AttributeError(f"module 'sendq' has no attribute {name!r}{_MISSING.get(name, '')}")
     value = globals()[name] = getattr(import_module(home), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOME_OF]
+    return [*globals(), *(name for name in _HOME_OF if name not in _MISSING)]

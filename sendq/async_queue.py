@@ -32,6 +32,7 @@ from sendq.enqueueing.planning import (
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.enqueueing.shared import Shared
+from sendq.filter_checks import job_filter, limit_of, members_of, name_of
 from sendq.ids import parse_id
 from sendq.ledger import admission
 from sendq.ledger.batches import cancel_batch, end_some
@@ -39,6 +40,7 @@ from sendq.ledger.cancel import cancel
 from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.reading import batch as batch_reading
 from sendq.ledger.reading import grants, lookup
+from sendq.ledger.reading import jobs as jobs_reading
 from sendq.ledger.reading import why as why_reading
 from sendq.ledger.storing import store_batch, store_jobs
 from sendq.messages.mark import valid_metadata_key
@@ -47,7 +49,7 @@ from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
-from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobView, Priority, Why
+from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobLine, JobView, Page, Priority, Why
 
 
 class AsyncSendQueue:
@@ -247,17 +249,58 @@ class AsyncSendQueue:
         return await self._store_batch(call, session)
 
     async def job(
-        self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+        self,
+        job_id: str | None = None,
+        *,
+        key: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        session: Any = None,
     ) -> JobView:
         """A job with its attempts, by its id or by the key it was enqueued with. Raises `NotFound`."""
 
         def query(connection: Connection) -> JobView:
             return lookup.job(connection, lookup.job_id(connection, job_id, application, key))
 
-        return await self._ledger.read(query)
+        return await self._ledger.read(query, session)
+
+    async def jobs(
+        self,
+        grant_id: str | None = None,
+        *,
+        application: str = DEFAULT_APPLICATION,
+        state: State | str | Iterable[State | str] | None = None,
+        batch_id: str | None = None,
+        key: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        session: Any = None,
+    ) -> Page[JobLine]:
+        """Jobs of a grant, of a batch, in some states, or of a key, the most recently enqueued first, page by page.
+
+        Pass a page's ``next`` as ``cursor`` for the following one. ``since`` and ``until``: when they were enqueued.
+        Without ``grant_id``, a job that was enqueued a moment ago is not found until the dispatcher has seen it. Raises
+        `InvalidArgument`, and `NotFound` for an unknown key.
+        """
+        scope = None if grant_id is None and (batch_id is not None or key is not None) else application
+        filters = job_filter(scope, None, grant_id, None, batch_id, since, until)
+        which = jobs_reading.JobQuery(filters, states=members_of("state", state, State))
+        size, named = limit_of(limit), name_of("key", key)
+
+        def query(connection: Connection) -> Page[JobLine]:
+            wanted = which if named is None else jobs_reading.of_key(connection, which, application, named)
+            return jobs_reading.jobs(connection, wanted, after=cursor, limit=size)
+
+        return await self._ledger.read(query, session)
 
     async def why(
-        self, job_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+        self,
+        job_id: str | None = None,
+        *,
+        key: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        session: Any = None,
     ) -> Why:
         """Why a job is in its state: what it waits for and until when, or why it ended. Raises `NotFound`."""
 
@@ -265,16 +308,16 @@ class AsyncSendQueue:
             found = lookup.job_id(connection, job_id, application, key)
             return why_reading.why(connection, found, now=self._now())
 
-        return await self._ledger.read(query)
+        return await self._ledger.read(query, session)
 
-    async def grant(self, grant_id: str, *, application: str = DEFAULT_APPLICATION) -> GrantView:
+    async def grant(self, grant_id: str, *, application: str = DEFAULT_APPLICATION, session: Any = None) -> GrantView:
         """Whether a grant is connected, what holds it and until when, and how many of its jobs wait.
 
         Of a grant that has had no job yet, ``known`` is False. Nylas is not asked: a grant that needs its owner to sign
         in again is known to do so once a call or a webhook has said it.
         """
         return await self._ledger.read(
-            lambda connection: grants.grant(connection, application, grant_id, now=self._now())
+            lambda connection: grants.grant(connection, application, grant_id, now=self._now()), session
         )
 
     async def eta(
@@ -285,6 +328,7 @@ class AsyncSendQueue:
         due_at: datetime | None = None,
         priority: Priority = Priority.NORMAL,
         application: str = DEFAULT_APPLICATION,
+        session: Any = None,
     ) -> Eta:
         """When a job enqueued now would be carried out: an estimate from the grant's pace, its holds and its queue.
 
@@ -298,10 +342,15 @@ class AsyncSendQueue:
                 connection, application, grant_id, operation, priority=priority, not_before=not_before, now=now
             )
 
-        return await self._ledger.read(query)
+        return await self._ledger.read(query, session)
 
     async def batch(
-        self, batch_id: str | None = None, *, key: str | None = None, application: str = DEFAULT_APPLICATION
+        self,
+        batch_id: str | None = None,
+        *,
+        key: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        session: Any = None,
     ) -> BatchView:
         """A batch with its progress, by its id or key. Raises `NotFound`."""
 
@@ -309,7 +358,7 @@ class AsyncSendQueue:
             found = lookup.batch_id(connection, batch_id, application, key)
             return batch_reading.batch(connection, found, now=self._now())
 
-        return await self._ledger.read(query)
+        return await self._ledger.read(query, session)
 
     async def cancel(self, job_id: str, *, session: Any = None) -> State:
         """Cancel a job that has not been carried out yet. Returns the state it is in afterwards.

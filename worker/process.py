@@ -10,17 +10,16 @@ from typing import Any
 
 from sqlalchemy import Engine as Ledger
 
-from sendq.errors import Problem
 from sendq.facts.outcomes import Outcome, Scope
 from sendq.facts.turns import Recorded, Turn, Unopened
 from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine
-from settings import Settings, SettingsError
+from settings import Settings
 from settings.values import IN_MEMORY
 from tasks.policy.row import Policy
-from tasks.policy.table import POLICY
 from worker.bundles import BUNDLE, from_message
 from worker.clocks.ledger_clock import LedgerClock
+from worker.configured_policy import policy_of
 from worker.leading.batches import Batches
 from worker.leading.clock_repair import ClockRepair
 from worker.leading.dispatcher import Dispatcher, Publish
@@ -225,22 +224,6 @@ def _open(file: HeartbeatFile) -> None:
         file.open()
     except OSError as error:
         journal.heartbeat_file_failed(error)
-
-
-def policy_of(settings: Settings) -> Policy:
-    """The error policy, with the rows of ``SENDQ_POLICY_FILE`` in front."""
-    if settings.policy_file is None:
-        return POLICY
-
-    from tasks.policy.policy_file import PolicyFileError, policy_with
-
-    field, remedy = "SENDQ_POLICY_FILE", "correct it; `sendq policy check FILE` shows every finding with its line"
-    try:
-        return policy_with(settings.policy_file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError([Problem(field, f"cannot be read ({type(error).__name__})", remedy)]) from None
-    except PolicyFileError as error:
-        raise SettingsError([Problem(field, f"names a file that is no policy: {error}", remedy)]) from None
 
 
 def open_ledger(settings: Settings) -> Ledger:

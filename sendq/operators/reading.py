@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import Connection
 
+from sendq.filter_checks import (
+    choices_of,
+    id_of,
+    job_filter,
+    limit_of,
+    members_of,
+    name_of,
+    period_of,
+    refuse,
+    scope_of,
+)
 from sendq.ledger import deliveries as ledger_deliveries
 from sendq.ledger import events as ledger_events
 from sendq.ledger import outcomes
@@ -26,17 +36,6 @@ from sendq.ledger.reading import (
     why,
 )
 from sendq.operators.base import LedgerAccess
-from sendq.operators.filters import (
-    choices_of,
-    id_of,
-    job_filter,
-    limit_of,
-    members_of,
-    name_of,
-    period_of,
-    refuse,
-    scope_of,
-)
 from sendq.rules.states import State
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import (
@@ -176,11 +175,10 @@ class Reading(LedgerAccess):
         named = name_of("key", key)
 
         def page(connection: Connection, size: int) -> Page[JobLine]:
-            if named is None:
-                return jobs.jobs(connection, which, after=cursor, limit=size)
-            found = lookup.find_key(connection, application or DEFAULT_APPLICATION, named)
-            batch = replace(which.jobs, batch_id=found.batch_id or which.jobs.batch_id)
-            return jobs.jobs(connection, replace(which, jobs=batch, job_id=found.job_id), after=cursor, limit=size)
+            wanted = which
+            if named is not None:
+                wanted = jobs.of_key(connection, which, application or DEFAULT_APPLICATION, named)
+            return jobs.jobs(connection, wanted, after=cursor, limit=size)
 
         return self._page(page, limit)
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from sendq.filter_checks import limit_of, name_of, period_of, scope_of
 from sendq.ids import lane_id
 from sendq.ledger.reading import batches, overview, search
 from sendq.operators.base import LedgerAccess
-from sendq.operators.filters import limit_of, name_of, period_of, scope_of
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import BatchLine, Found, Overview, PaceView, Page
 

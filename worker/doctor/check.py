@@ -6,9 +6,11 @@ refuse such commands. No line contains a secret, and no check ends in a tracebac
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
 import os
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +30,8 @@ from sendq.ledger.enqueue import CHANNEL
 from sendq.redaction import redact
 from settings import Application, Settings, SettingsError
 from settings.celery import foreign_variables, why_ignored
+from settings.values import split_address
+from worker.configured_policy import policy_of
 from worker.doctor.check_redis import redis_items
 from worker.doctor.finding import PATIENCE_S, CheckItem, clock_item
 
@@ -58,6 +62,7 @@ def run_checks(settings: Settings) -> list[CheckItem]:
     items = [CheckItem("settings", "ok", f"valid; applications: {names}")]
     for name, application in settings.applications.items():
         items += _guarded(f"api {name}", lambda application=application: api_items(application))  # type: ignore[misc]
+    items += _guarded("settings", lambda: file_items(settings))
     items += _guarded("ledger", lambda: ledger_items(settings))
     items += _guarded("redis", lambda: redis_items(settings))
     return items
@@ -87,6 +92,50 @@ def _guarded(name: str, asked: Callable[[], Iterator[CheckItem]]) -> Iterator[Ch
 def _mistakes(name: str, error: SettingsError) -> Iterator[CheckItem]:
     for problem in error.problems:
         yield CheckItem(name, "fail", f"{problem.field} {problem.reason}", problem.remedy)
+
+
+def file_items(settings: Settings) -> Iterator[CheckItem]:
+    """What a worker refuses at its start, or what would fail later: the policy file, the metrics port, the page."""
+    try:
+        policy_of(settings)
+    except SettingsError as error:
+        yield from _mistakes("policy file", error)
+    else:
+        if settings.policy_file is not None:
+            yield CheckItem("policy file", "ok", "is valid")
+    if settings.reauth_url is not None and "{grant_id}" not in settings.reauth_url:
+        remedy = "write it where the page takes the grant's id, like https://app.example.com/reconnect?grant={grant_id}"
+        yield CheckItem("reauth page", "fail", "SENDQ_REAUTH_URL does not contain {grant_id}", remedy)
+    if settings.metrics_address is not None:
+        yield _metrics_item(settings.metrics_address)
+
+
+def _metrics_item(address: str) -> CheckItem:
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and _is_ours(host, port):
+                return CheckItem("metrics", "ok", f"a worker serves them on {address}")
+            remedy = "set SENDQ_METRICS_ADDRESS to a free port of this machine; each worker needs its own"
+            return CheckItem("metrics", "fail", f"{address} cannot be listened on ({error.strerror})", remedy)
+    return CheckItem("metrics", "ok", f"{address} is free")
+
+
+def _is_ours(host: str, port: int) -> bool:
+    """Whether the port is taken by a worker of sendq, which is what it is for."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # all addresses: ask at one of them
+    connection = http.client.HTTPConnection(here, port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", "/metrics")
+        return b"sendq_worker_info" in connection.getresponse().read(1 << 20)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def api_items(application: Application) -> Iterator[CheckItem]:

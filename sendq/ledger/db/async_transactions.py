@@ -60,8 +60,10 @@ class AsyncTransactions:
             assert not isinstance(found, Stranger)
         return found.result
 
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run ``query`` in a transaction that only reads."""
+    async def read(self, query: Callable[[Connection], T], session: Any = None) -> T:
+        """Run ``query`` in the transaction of ``session``, or, if it is None, in a new one that only reads."""
+        if session is not None:
+            return await self.write(session, query)
         with _translated():
             await self._check_schema()
             async with self._engine_here().connect() as connection:

@@ -41,8 +41,10 @@ class Transactions:
         with writing(self.engine) as connection:
             return action(connection)
 
-    def read(self, query: Callable[[Connection], T]) -> T:
-        """Run ``query`` in a transaction that only reads."""
+    def read(self, query: Callable[[Connection], T], session: Any = None) -> T:
+        """Run ``query`` in the transaction of ``session``, or, if it is None, in a new one that only reads."""
+        if session is not None:
+            return self.write(session, query)
         self._check_schema()
         with reading(self.engine) as connection:
             return query(connection)

@@ -7,7 +7,7 @@ states are found through the partial indexes of these.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Select, select
 
 from sendq.ledger.db import schema
 from sendq.ledger.reading.filters import ALWAYS, EVERY_JOB, JobFilter, Period
+from sendq.ledger.reading.lookup import find_key
 from sendq.ledger.reading.paging import cursor, in_states, literal, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.states import State
@@ -50,6 +51,13 @@ class JobQuery:
             if value is not None:
                 conditions.append(column == value)
         return conditions
+
+
+def of_key(connection: Connection, which: JobQuery, application: str, key: str) -> JobQuery:
+    """``which``, of the job that was enqueued with a key, or of the jobs of the batch that was. Raises `NotFound`."""
+    found = find_key(connection, application, key)
+    of_batch = replace(which.jobs, batch_id=found.batch_id or which.jobs.batch_id)
+    return replace(which, jobs=of_batch, job_id=found.job_id)
 
 
 def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, limit: int) -> Page[JobLine]:

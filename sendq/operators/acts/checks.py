@@ -10,12 +10,12 @@ from uuid import UUID
 from sendq.clock import Micros, micros, moment, seconds
 from sendq.enqueueing.arguments import check_grant
 from sendq.errors import InvalidArgument, Problem
+from sendq.filter_checks import job_filter, members_of, name_of, period_of, scope_of
 from sendq.filters import DeadLetterFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import lane_id, parse_id
 from sendq.ledger.events import AUTOMATIC
 from sendq.ledger.reading.filters import JobFilter
 from sendq.ledger.reading.grants import GrantQuery
-from sendq.operators.filters import job_filter, members_of, name_of, period_of, scope_of
 from sendq.views import GrantState
 
 # Characters of an author's name and of a reason: both are shown in tables.

@@ -1,4 +1,4 @@
-"""Checks the filters that programs pass to `Operators`: an error names the field, the reason and the remedy."""
+"""Checks the filters that programs pass to `Operators` and `SendQueue`: errors name field, reason and remedy."""
 
 from __future__ import annotations
 
