@@ -22,7 +22,7 @@ from worker.clocks.ledger_clock import LedgerClock
 from worker.configured_policy import policy_of
 from worker.leading.batches import Batches
 from worker.leading.clock_repair import ClockRepair
-from worker.leading.dispatcher import Dispatcher, Publish
+from worker.leading.dispatcher import Dispatcher, Publish, none_at_once
 from worker.leading.grant_checker import GrantChecker
 from worker.leading.leadership import Leadership, Witness
 from worker.leading.mail_reports import MailReports
@@ -137,6 +137,7 @@ class Process:
             bundle_slots=settings.concurrency,
             paces=settings.lane_paces,
             take_on=self._take_on_soon if settings.local_turns else lambda bundle, busy: False,
+            claim_at_once=self.engine.intake.claim_at_once if settings.local_turns else none_at_once,
         )
         yield loop("dispatcher", dispatcher, limit_s=2.0)
         yield loop("deliverer", Deliverer(ledger, leadership, settings, policy=policy, now=now), limit_s=1.0)

@@ -110,6 +110,22 @@ def open_jobs(
     return opened
 
 
+def open_at_once(
+    connection: Connection, lanes: Mapping[UUID, Lane], loaded: Mapping[UUID, Sequence[ClaimedJob]], vault: Vault
+) -> dict[UUID, list[ClaimedJob]] | None:
+    """The jobs with their bodies, as by `open_jobs`; None, and nothing is changed, if one of them cannot be opened."""
+    files = _Files(connection, [job.id for jobs in loaded.values() for job in jobs if job.length is not None])
+    opened: dict[UUID, list[ClaimedJob]] = {}
+    for id_, jobs in loaded.items():
+        if vault and id_ != lane_id(lanes[id_].application, lanes[id_].grant_id):
+            return None
+        sorted_ = _sort(jobs, files, vault, Unopened())
+        if sorted_.waiting or sorted_.altered:
+            return None
+        opened[id_] = sorted_.ready
+    return opened
+
+
 @dataclass(slots=True)
 class _Sorted:
     """The jobs of one lane, by whether they could be opened."""

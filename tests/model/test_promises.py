@@ -137,6 +137,9 @@ Faults that were met on the way
     A claim whose answer was lost left its lane to a worker that knew nothing of it
         turns: strays are taken back
         turns: in hand before it is claimed
+    So did a round of the dispatcher that claims what it offers
+        turns: a round without an answer looks for strays
+        tests/integration/loops/test_engine.py::test_are_closed_and_begun_again_if_the_answer_to_the_commit_was_lost
     A second message of that turn, being claimed just then, made the stray look as if it were in hand
         turns: a claim in vain looks for strays
     A worker that was taken for dead woke up, claimed a turn and died: nobody looked for it any more

@@ -1,10 +1,10 @@
 """One lane with one job, two dispatchers who both lead, a broker and two workers: who may call, and who acts.
 
-An offered turn goes through the broker, or the dispatcher's own process takes it at once. The broker loses, keeps and
-doubles messages. A worker may die, freeze and wake up at any point; one that was silent may be taken for dead, and by
-then its lease is over (`tests.model.leases` holds that). The answer to a claim may be lost, and an outcome may be one
-that cannot be recorded. The clock stands still here: keys are always young. Three things may go wrong in one life, or
-two where a protection is missing.
+An offered turn goes through the broker, or the dispatcher's own process takes it, or its dispatcher claims it for that
+process in the transaction that offers it. The broker loses, keeps and doubles messages. A worker may die, freeze and
+wake up at any point; one that was silent may be taken for dead, and by then its lease is over (`tests.model.leases`
+holds that). The answer to a claim may be lost, and an outcome may be one that cannot be recorded. The clock stands
+still here: keys are always young. Three things may go wrong in one life, or two where a protection is missing.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Turns(World[Life]):
         "the dead are buried": Promise.DURABLE,
         "strays are taken back": Promise.DURABLE,
         "a claim in vain looks for strays": Promise.DURABLE,
+        "a round without an answer looks for strays": Promise.DURABLE,
         "turns of the forgotten are taken back": Promise.DURABLE,
         "orphans are taken back": Promise.DURABLE,
     }
@@ -114,6 +115,21 @@ class Turns(World[Life]):
             workers[leader] = worker._replace(reads=fence)
             taken = offered._replace(workers=tuple(workers))
             yield f"dispatcher {leader + 1} offers turn {fence} to its own process", taken
+            yield from self._claim_at_once(offered, leader, fence)
+
+    def _claim_at_once(self, offered: Life, leader: int, fence: int) -> Iterator[tuple[str, Life]]:
+        """The turn is offered and claimed by one transaction; its answer may be lost."""
+        worker = offered.workers[leader]
+        job = offered.job.begun(fence, now=0) if offered.job.state == State.QUEUED else offered.job
+        claimed = offered._replace(turn="claimed", owner=worker.name, job=job)
+        how_far = "begun" if self.has("in hand before it is claimed") else "claimed"
+        has_it = worker._replace(hand=(fence, worker.name, how_far))
+        words = f"dispatcher {leader + 1} offers turn {fence} and claims it at once"
+        yield words, claimed._replace(workers=_with(claimed.workers, leader, has_it))
+        if claimed.luck:
+            looks = worker._replace(lost=worker.lost or self.has("a round without an answer looks for strays"))
+            unlucky = claimed._replace(luck=claimed.luck - 1, workers=_with(claimed.workers, leader, looks))
+            yield f"{words}, and the answer is lost", unlucky
 
     # --- a worker -----------------------------------------------------------------------------------------------------
 
@@ -238,6 +254,10 @@ class Turns(World[Life]):
 
     def done(self, state: Life) -> bool:
         return state.job.state in FINAL and state.turn is None
+
+
+def _with(workers: tuple[Worker, ...], place: int, worker: Worker) -> tuple[Worker, ...]:
+    return (*workers[:place], worker, *workers[place + 1 :])
 
 
 def _is_free(worker: Worker) -> bool:

@@ -2,7 +2,8 @@
 
 One round is one transaction: take in new jobs, find the due lanes and the number of free slots, offer turns, commit.
 Then the turns are handed over in bundles: to this process's own intake while it has room and its share of the work is
-not yet done, otherwise through the broker to any worker. Turns that are lost on the way are taken back
+not yet done, otherwise through the broker to any worker. A few turns are claimed for this process in the round's own
+transaction, if that is possible without waiting for anything. Turns that are lost on the way are taken back
 (`worker.leading.rescuer`), so nothing here waits for an acknowledgement.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,12 +20,13 @@ from sqlalchemy import Connection, Engine, exc
 from sendq import clock
 from sendq.clock import Micros
 from sendq.errors import Retryable, SendqError
+from sendq.facts.lanes import Lane
 from sendq.facts.turns import Turn
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching import broker, canary, workers
 from sendq.ledger.dispatching.lane_paces import apply_paces
 from sendq.ledger.dispatching.lanes import NEVER
-from sendq.ledger.dispatching.offers import Used, due_lanes, give_back, offer_turns, slots_in_use
+from sendq.ledger.dispatching.offers import Used, due_lanes, give_back, offer_turns, offer_whole_turns, slots_in_use
 from sendq.ledger.dispatching.pairs import PairView, read_pairs, unprove
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules import fair_share
@@ -37,6 +40,7 @@ from worker.telemetry import journal, metrics
 
 Publish = Callable[[Sequence[Sequence[Turn]]], None]
 TakeOn = Callable[[Sequence[Turn], float], bool]
+ClaimAtOnce = Callable[[Connection, Sequence[Lane], float, ExitStack], Callable[[], None] | None]
 
 # Wake rows (lanes with new jobs) taken in per round; the next round follows at once for the rest.
 WAKES_MOST = 1_000
@@ -63,6 +67,9 @@ CONFLICT_PAUSE_S = 0.02
 
 NOTHING_USED = Used(young=0, old=0)
 
+# Turns of a round that are claimed in its own transaction. More are claimed by other threads meanwhile.
+AT_ONCE_MOST = 5
+
 # Pauses after a failed publication.
 BROKER_PAUSE_FIRST, BROKER_PAUSE_MOST = clock.seconds(0.5), clock.seconds(5)
 
@@ -77,6 +84,11 @@ class Round:
     full: bool
     busy: float = 0.0  # the share of all workers' slots that is in use, with these turns
     canaries: frozenset[UUID] = frozenset()  # lanes whose turns must go through the broker, because they test it
+    begin: Callable[[], None] | None = None  # if the turns are claimed for this process: puts them on its event loop
+
+
+def none_at_once(_connection: Connection, _offered: Sequence[Lane], _busy: float, _until_over: ExitStack) -> None:
+    """For a process that claims no turns of its own dispatcher at once."""
 
 
 class Dispatcher:
@@ -96,13 +108,15 @@ class Dispatcher:
         bundle_slots: int,
         paces: Paces,
         take_on: TakeOn = lambda bundle, busy: False,
+        claim_at_once: ClaimAtOnce = none_at_once,
     ) -> None:
         """``holder``: this worker's id. ``poll_s``: seconds between two checks while nothing may be dispatched.
 
         ``take_on``: takes on a bundle in this process, without the broker, and returns whether it did; it is called
-        with the share of all workers' slots that is in use.
+        with the share of all workers' slots that is in use. ``claim_at_once``: likewise, in the transaction that offers
+        the turns (`worker.serving.intake.Intake.claim_at_once`).
         """
-        self._take_on = take_on
+        self._take_on, self._claim_at_once = take_on, claim_at_once
         self._ledger, self._publish, self._wakeup, self._holder = ledger, publish, wakeup, holder
         self._leadership, self._now, self._poll_s = leadership, now, poll_s
         self._bundle_turns, self._bundle_slots = bundle_turns, bundle_slots
@@ -116,6 +130,7 @@ class Dispatcher:
         self._busy_rounds = 0  # in a row, with something to do, each soon after the one before
         self._busy_at: Micros = 0  # the last of them
         self._broker_pause: Micros = 0
+        self._tried_at_once = False  # whether this round has tried to claim its turns
         self._trouble_noted = False  # whether the ledger says that publishing fails
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sendq-dispatcher", daemon=True)
@@ -168,7 +183,7 @@ class Dispatcher:
             return max(FULL_PAUSE, min(leadership.until_asking(), clock.seconds(self._poll_s)))
         if self._paced is not None:
             self._apply_paces(self._paced)
-        done = self._round(self._now())
+        done = self._round_and_begin()
         self._full = done.full
         metrics.dispatched(len(done.turns))
         if done.turns:
@@ -182,7 +197,23 @@ class Dispatcher:
         if changed:
             journal.paces_applied(changed)
 
-    def _round(self, now: Micros) -> Round:
+    def _round_and_begin(self) -> Round:
+        """One round; the turns that it claims for this process are begun."""
+        self._tried_at_once = False
+        try:
+            with ExitStack() as until_over:
+                done = self._round(self._now(), until_over)
+                if done.begin is not None:
+                    done.begin()
+                return done
+        except Retryable:
+            if not self._tried_at_once:
+                raise
+        # Another transaction has probably locked one of the jobs. Only a thread of the intake may wait for that.
+        return self._round(self._now(), None)
+
+    def _round(self, now: Micros, until_over: ExitStack | None) -> Round:
+        """``until_over``: closed when the turns that were claimed at once are begun; None: claim none."""
         with writing(self._ledger) as connection:
             floors = self._floors
             floors.begin(now)
@@ -197,10 +228,17 @@ class Dispatcher:
             next_at = min((pair.wants_at for pair in pairs if pair.wants_at > now), default=NEVER)
             if not due:
                 return Round((), len(wakes), next_at, full=False)
-            return self._serve(connection, due, now=now, woken=len(wakes), next_at=next_at)
+            return self._serve(connection, due, until_over, now=now, woken=len(wakes), next_at=next_at)
 
     def _serve(
-        self, connection: Connection, due: Sequence[PairView], *, now: Micros, woken: int, next_at: Micros
+        self,
+        connection: Connection,
+        due: Sequence[PairView],
+        until_over: ExitStack | None,
+        *,
+        now: Micros,
+        woken: int,
+        next_at: Micros,
     ) -> Round:
         """Offer turns to the lanes of the pairs that are ``due``; ``next_at``: when the first of the others is."""
         floors = self._floors
@@ -223,18 +261,36 @@ class Dispatcher:
                     ),
                     room,
                 )
-        offered = offer_turns(connection, fair_share.choose(waiting, free), now=now)
+        lanes = (lane for pair, lanes in waiting.items() if pair.application == canary.APPLICATION for lane, _ in lanes)
+        canaries = frozenset(lanes)
+        chosen = fair_share.choose(waiting, free)
+        begin = None
+        if until_over is None or canaries or not 0 < len(chosen) <= AT_ONCE_MOST:
+            offered = offer_turns(connection, chosen, now=now)
+            busy = _busy(offered, capacity, free)
+        else:
+            opened = offer_whole_turns(connection, chosen, now=now)
+            offered = [Turn(lane.id, lane.fence, lane.turn_slots) for lane in opened]
+            busy = _busy(offered, capacity, free)
+            self._tried_at_once = True
+            begin = self._claim_at_once(connection, opened, busy, until_over) if opened else None
         if offered:
             failpoints.reached("offering")
         full = not offered or len(offered) < sum(map(len, waiting.values()))
         # A pair of which one lane was due may have no other; of the rest, further lanes may be due by now.
         after = (pair.then_wants_at if len(waiting.get(pair, ())) == 1 else now for pair in due)
-        busy = 1 - (free - sum(turn.slots for turn in offered)) / capacity if capacity else 1.0
-        lanes = (lane for pair, lanes in waiting.items() if pair.application == canary.APPLICATION for lane, _ in lanes)
-        return Round(offered, woken, min(next_at, *after), full=full, busy=busy, canaries=frozenset(lanes))
+        next_at = min(next_at, *after)
+        return Round(offered, woken, next_at, full=full, busy=busy, canaries=canaries, begin=begin)
 
     def _hand_over(self, done: Round) -> None:
-        """Have the turns of a round claimed: by this process, or by whichever worker the broker gives them to."""
+        """Have the turns of a round claimed, if they are not yet: by this process, or by whichever worker the broker
+        gives them to.
+        """
+        if done.begin is not None:
+            journal.dispatched(len(done.turns), bundles=1, here=1)
+            self._broker_pause = 0
+            self._note_published()
+            return
         bundles = fair_share.bundles(
             [(turn, turn.slots) for turn in done.turns], turns_each=self._bundle_turns, slots_each=self._bundle_slots
         )
@@ -313,3 +369,8 @@ class Dispatcher:
             if not workers.sleep_until(connection, self._holder(), until):
                 self._leadership.lose()
         self._sleeps_until = until
+
+
+def _busy(offered: Sequence[Turn], capacity: int, free: int) -> float:
+    """The share of all workers' slots that is in use, with these turns."""
+    return 1 - (free - sum(turn.slots for turn in offered)) / capacity if capacity else 1.0

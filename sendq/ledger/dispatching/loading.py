@@ -58,25 +58,30 @@ class Loaded:
 _JOB = ClaimedJob._fields[: ClaimedJob._fields.index("rule") + 1]
 
 
-def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> Loaded:
-    """The first jobs of each lane that may run now, by priority, due time and arrival."""
+def first_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> list[ClaimedJob]:
+    """The first waiting jobs of each lane and priority that are due, as they are: nothing is changed or locked."""
     if connection.dialect.name == "postgresql":
         columns: dict[str, Any] = {"lane": list(lanes)}
         columns |= {f"floor{p}": [lane.floors[p] for lane in lanes.values()] for p in range(3)}
         rows = constant.rows(connection, _load_of("postgresql"), columns | {"now": now, "each": jobs_each})
-        found = [ClaimedJob._make(job) for job in rows]
-    else:
-        found = []
-        for lane_id, lane in lanes.items():
-            values: dict[str, Any] = {f"floor{p}": floor for p, floor in enumerate(lane.floors)}
-            values |= {"lane": lane_id, "now": now, "each": jobs_each}
-            found += [ClaimedJob._make(job) for job in connection.execute(_load_of("sqlite"), values)]
+        return [ClaimedJob._make(job) for job in rows]
+    found = []
+    for lane_id, lane in lanes.items():
+        values: dict[str, Any] = {f"floor{p}": floor for p, floor in enumerate(lane.floors)}
+        values |= {"lane": lane_id, "now": now, "each": jobs_each}
+        found += [ClaimedJob._make(job) for job in connection.execute(_load_of("sqlite"), values)]
+    return found
+
+
+def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> Loaded:
+    """The first jobs of each lane that may run now, by priority, due time and arrival."""
+    found = first_jobs(connection, lanes, now=now, jobs_each=jobs_each)
     loaded: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in lanes}
-    foreign = [job for job in found if _is_foreign(job)]
-    known = [job for job in found if not _is_foreign(job)] if foreign else found
+    foreign = [job for job in found if is_foreign(job)]
+    known = [job for job in found if not is_foreign(job)] if foreign else found
     related = _related(connection, known)
     behind = _behind(known, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
-    for job in sorted(known, key=lambda job: (job.priority, job.next_at, job.id.int)):
+    for job in sorted(known, key=place_in_queue):
         # Most claims have none of these, and looking up each id has a measurable cost.
         if behind and job.id in behind:
             continue
@@ -114,7 +119,12 @@ def _related(connection: Connection, jobs: Sequence[ClaimedJob]) -> dict[UUID, _
     return {row[0]: _Related._make(row) for row in found}
 
 
-def _is_foreign(job: ClaimedJob) -> bool:
+def place_in_queue(job: ClaimedJob) -> tuple[int, Micros, int]:
+    """By priority, due time and arrival."""
+    return job.priority, job.next_at, job.id.int
+
+
+def is_foreign(job: ClaimedJob) -> bool:
     """Whether only a newer version can carry it out."""
     return job.operation not in OPERATIONS or job.form not in FORMS
 

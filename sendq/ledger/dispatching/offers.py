@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Connection, Integer, SmallInteger, Text, bindparam, null, select, text, update
 from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
+from sendq.facts.lanes import Lane
 from sendq.facts.turns import Turn
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import one_of_given
@@ -44,19 +46,32 @@ _DUE = (
 
 def offer_turns(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros) -> list[Turn]:
     """Open a turn for each of these lanes that has none, with the given calls at once: compare and set."""
+    slots = dict(wanted)
+    return [Turn(lane, fence, slots[lane]) for lane, fence in _offered(connection, wanted, now=now, whole=False)]
+
+
+def offer_whole_turns(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros) -> list[Lane]:
+    """`offer_turns` for a caller that claims them itself: returns the lanes, with their open turns."""
+    return [Lane._make(row) for row in _offered(connection, wanted, now=now, whole=True)]
+
+
+def _offered(
+    connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros, whole: bool
+) -> list[tuple[Any, ...]]:
+    """A row for each opened turn, in the order of ``wanted``."""
     by_slots: dict[int, list[UUID]] = {}
     for lane_id, slots in wanted:
         by_slots.setdefault(slots, []).append(lane_id)
-    turns: dict[UUID, Turn] = {}
+    statement = _offer_of(connection.dialect.name, whole=whole)
+    rows: dict[UUID, tuple[Any, ...]] = {}
     for slots, ids in by_slots.items():
         values = {"ids": ids, "now": now, "slots": slots}
-        for lane_id, fence in constant.rows(connection, _offer_of(connection.dialect.name), values):
-            turns[lane_id] = Turn(lane_id, fence, slots)
-    return [turns[lane_id] for lane_id, _ in wanted if lane_id in turns]
+        rows |= {row[0]: row for row in constant.rows(connection, statement, values)}
+    return [rows[lane_id] for lane_id, _ in wanted if lane_id in rows]
 
 
 @lru_cache
-def _offer_of(dialect: str) -> Executable:
+def _offer_of(dialect: str, *, whole: bool) -> Executable:
     return (
         update(schema.lane)
         .where(one_of_given(dialect, _LANE.id), _LANE.turn.is_(None))
@@ -67,7 +82,7 @@ def _offer_of(dialect: str) -> Executable:
             turn_worker=null(),
             turn_slots=bindparam("slots", type_=SmallInteger),
         )
-        .returning(_LANE.id, _LANE.fence)
+        .returning(*(_LANE if whole else (_LANE.id, _LANE.fence)))
     )
 
 

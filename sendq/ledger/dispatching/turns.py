@@ -18,17 +18,17 @@ from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
-from sendq.facts.lanes import WHOLE_APPLICATION
+from sendq.facts.lanes import WHOLE_APPLICATION, Lane
 from sendq.facts.turns import Claimed, Unopened
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
-from sendq.ledger.dispatching.loading import Loaded, load_jobs
+from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, load_jobs, place_in_queue
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting, lock_in_order
-from sendq.ledger.sealed import hold_stuck, open_jobs
+from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
 from sendq.rules.rule_ids import OVERTAKEN
@@ -72,15 +72,65 @@ def claim(
         ours = {lane_id: row for lane_id, row in ours.items() if lane_id not in opened.stuck}
         if unopened is not None:
             unopened.add(opened.unopened)
-    jobs = opened.jobs
+    return _claimed(connection, ours, opened.jobs, streaks, worker=worker, now=now, foreign=loaded.foreign)
+
+
+def claim_at_once(
+    connection: Connection,
+    offered: Sequence[Lane],
+    *,
+    worker: UUID,
+    now: Micros,
+    jobs_each: int,
+    key_max_age: Micros = KEY_MAX_AGE,
+    vault: Vault = NO_VAULT,
+    is_whole: Callable[[Standing], bool] = lambda found: found.may_be_claimed,
+) -> list[Claimed]:
+    """`claim` turns in the transaction that offers them (`offer_whole_turns`): all of them, or none.
+
+    None are claimed, and nothing is changed, if one of the jobs needs more than a look at itself: it must not begin any
+    more, its order among others of its object matters, or this version or vault cannot read it. Those are for `claim`.
+    It waits for no lock.
+
+    Raises:
+        sqlalchemy.exc.OperationalError: another transaction has locked one of the jobs (PostgreSQL's 55P03).
+    """
+    ours = {lane.id: lane for lane in offered}
+    found, streaks = _around(connection, {lane.application for lane in offered})
+    if not is_whole(found):
+        return []
+    jobs: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in ours}
+    for job in sorted(first_jobs(connection, ours, now=now, jobs_each=jobs_each), key=place_in_queue):
+        if job.object_id is not None or is_foreign(job) or _objection(job, now=now, key_max_age=key_max_age):
+            return []
+        jobs[job.lane_id].append(job)
+    opened = open_at_once(connection, ours, {lane_id: some[:jobs_each] for lane_id, some in jobs.items()}, vault)
+    if opened is None:
+        return []
+    return _claimed(connection, ours, opened, streaks, worker=worker, now=now, waits=False)
+
+
+def _claimed(
+    connection: Connection,
+    ours: Mapping[UUID, Lane],
+    jobs: Mapping[UUID, list[ClaimedJob]],
+    streaks: Mapping[tuple[str, str], int],
+    *,
+    worker: UUID,
+    now: Micros,
+    foreign: Mapping[UUID, frozenset[str]] | None = None,
+    waits: bool = True,
+) -> list[Claimed]:
+    """Begin the first of these jobs, and claim the open turns of their (locked) lanes."""
     pacers = {lane_id: pacer_of(row, now=now) for lane_id, row in ours.items()}
     slots = {lane_id: slots_of(row, jobs[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}
     starts = {
         lane_id: start_soon(first_to_begin(jobs[lane_id], slots[lane_id]), pacers[lane_id], now=now) for lane_id in ours
     }
     to_begin = [(job_id, row.fence) for lane_id, row in ours.items() for job_id in starts[lane_id]]
-    lock_in_order(connection, [job_id for job_id, _ in to_begin])
-    begun = begin(connection, to_begin, now=now)
+    if waits:
+        lock_in_order(connection, [job_id for job_id, _ in to_begin])
+    begun = begin(connection, to_begin, now=now, waits=waits)
     update_rows(
         connection,
         schema.lane,
@@ -106,7 +156,7 @@ def claim(
             pacers[lane_id],
             starts[lane_id],
             max(streaks.get((row.application, row.provider), 0), streaks.get((row.application, WHOLE_APPLICATION), 0)),
-            loaded.foreign.get(lane_id, frozenset()),
+            (foreign or {}).get(lane_id, frozenset()),
         )
         for lane_id, row in ours.items()
     ]
@@ -156,10 +206,11 @@ def _around_of(dialect: str, known: tuple[ColumnElement[Any], ...]) -> Executabl
     )
 
 
-def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros) -> set[UUID]:
+def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros, waits: bool = True) -> set[UUID]:
     """Mark jobs as begun in the turn of the given fence; returns those that were waiting, or already begun in it.
 
-    A job that has been cancelled meanwhile is not among them, and must not be sent. Several jobs are locked already.
+    A job that has been cancelled meanwhile is not among them, and must not be sent. Several jobs are locked already,
+    unless it ``waits`` for no other transaction: then a lock of one raises the driver's error (55P03).
     """
     if not jobs:
         return set()
@@ -167,7 +218,7 @@ def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micr
     if connection.dialect.name == "postgresql":
         ids, fences = zip(*ordered, strict=True)
         values = {"ids": list(ids), "fences": list(fences), "now": now}
-        return {row[0] for row in constant.rows(connection, _BEGIN_MANY, values)}
+        return {row[0] for row in constant.rows(connection, _begin_many(waits=waits), values)}
     begun: set[UUID] = set()
     for job_id, fence in ordered:
         begun.update(connection.execute(_BEGIN_ONE, {"id": job_id, "fence": fence, "now": now}).scalars())
@@ -185,19 +236,28 @@ _BEGIN_ONE = (
     .bindparams(bindparam("id", type_=Uuid()))
     .columns(id=Uuid())
 )
-_BEGIN_MANY = (
-    text(
-        _BEGIN_SET + "v.fence FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS v (id, fence)"
+
+
+@lru_cache
+def _begin_many(*, waits: bool) -> Executable:
+    locked = "WITH l AS MATERIALIZED (SELECT id FROM sendq_job WHERE id = ANY(:ids) ORDER BY id FOR UPDATE NOWAIT) "
+    statement = (
+        ("" if waits else locked)
+        + _BEGIN_SET
+        + "v.fence FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS v (id, fence)"
+        + ("" if waits else " JOIN l ON l.id = v.id")
         # CASE, because with a plain condition on the state the planner reads the whole index of waiting jobs if its
         # statistics are from a time when few waited.
-        " WHERE sendq_job.id = v.id"
+        + " WHERE sendq_job.id = v.id"
         " AND CASE sendq_job.state WHEN 'queued' THEN true WHEN 'sending' THEN sendq_job.turn = v.fence ELSE false END"
         " RETURNING sendq_job.id"
     )
-    .bindparams(
-        bindparam("ids", type_=ARRAY(Uuid())),
-        bindparam("fences", type_=ARRAY(BigInteger)),
-        bindparam("now", type_=BigInteger),
+    return (
+        text(statement)
+        .bindparams(
+            bindparam("ids", type_=ARRAY(Uuid())),
+            bindparam("fences", type_=ARRAY(BigInteger)),
+            bindparam("now", type_=BigInteger),
+        )
+        .columns(id=Uuid())
     )
-    .columns(id=Uuid())
-)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,8 @@ from sqlalchemy import event
 
 from sendq import clock
 from sendq.clock import SECOND
+from sendq.errors import Retryable
+from sendq.facts.lanes import Lane
 from sendq.facts.turns import Turn
 from sendq.ids import lane_id, new_id
 from sendq.ledger.db import schema
@@ -22,7 +24,7 @@ from sendq.ledger.dispatching import workers
 from sendq.rules.paces import Paces
 from tests.support.ledger import Ledger
 from tests.support.waiting import LIMIT_S, eventually
-from worker.leading.dispatcher import CLOSELY, FULL_PAUSE, STEADY, Dispatcher
+from worker.leading.dispatcher import AT_ONCE_MOST, CLOSELY, FULL_PAUSE, STEADY, Dispatcher
 from worker.leading.leadership import Leadership
 
 DAY_S = 24 * 3600
@@ -293,6 +295,56 @@ class TestTurns:
         assert [lane for lane, _ in here] == lanes
         assert [busy for _, busy in here] == pytest.approx([0.1, 0.2, 0.3])  # of ten slots
         assert standing.offered == lanes[2:]
+
+    def test_that_its_own_process_claims_at_once_are_begun_and_not_handed_over(self, standing: Standing) -> None:
+        tried: list[list[str]] = []
+        begun: list[str] = []
+
+        def at_once(connection: Any, offered: Sequence[Lane], _busy: float, until_over: ExitStack) -> Any:
+            grants = [lane.grant_id for lane in offered]
+            assert {lane.turn for lane in offered} == {"offered"}
+            tried.append(grants)
+            until_over.callback(lambda: begun.append("over"))
+            return None if "g1" in grants else lambda: begun.extend(grants)
+
+        dispatcher = standing.dispatcher(claim_at_once=at_once)
+        standing.prove_pair()
+        dispatcher.run_once()
+        for grant in ("g0", "g1"):
+            standing.ledger.send(grant)
+            dispatcher.run_once()
+        assert tried == [["g0"], ["g1"]]
+        assert begun == ["g0", "over", "over"]
+        assert standing.offered == [lane_id("default", "g1")]
+
+    def test_are_not_claimed_at_once_if_there_are_many(self, standing: Standing) -> None:
+        tried: list[int] = []
+
+        def at_once(_connection: Any, offered: Sequence[Lane], _busy: float, _until_over: ExitStack) -> Any:
+            tried.append(len(offered))
+
+        dispatcher = standing.dispatcher(claim_at_once=at_once)
+        standing.prove_pair()
+        dispatcher.run_once()
+        for number in range(AT_ONCE_MOST + 1):
+            standing.ledger.send(f"g{number}")
+        dispatcher.run_once()
+        assert (tried, len(standing.offered)) == ([], AT_ONCE_MOST + 1)
+
+    def test_of_which_a_job_is_locked_are_handed_over(self, standing: Standing) -> None:
+        tried: list[int] = []
+
+        def at_once(_connection: Any, offered: Sequence[Lane], _busy: float, _until_over: ExitStack) -> Any:
+            tried.append(len(offered))
+            raise Retryable("another transaction has the job")
+
+        dispatcher = standing.dispatcher(claim_at_once=at_once)
+        dispatcher.run_once()
+        standing.ledger.send("g1")
+        dispatcher.run_once()
+        assert (tried, standing.offered) == ([1], [lane_id("default", "g1")])
+        assert standing.ledger.lane().fence == 1
+        assert standing.ledger.rows(schema.wake) == []
 
 
 class TestALateWakeRow:

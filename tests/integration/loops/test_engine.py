@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -13,8 +14,9 @@ from sendq import State, clock
 from sendq.errors import LedgerUnavailable
 from sendq.facts.outcomes import Outcome
 from sendq.facts.turns import Recorded, Unopened
+from sendq.ledger.db import schema
 from sendq.ledger.dispatching import workers
-from sendq.ledger.dispatching.offers import give_back
+from sendq.ledger.dispatching.offers import give_back, offer_whole_turns
 from sendq.simulator import Simulator
 from settings import Settings
 from tasks import turn
@@ -78,6 +80,21 @@ def lose_answer_of_next_commit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) 
             raise psycopg.OperationalError("server closed the connection unexpectedly")
 
     monkeypatch.setattr(dialect, "do_commit", commit)
+
+
+def at_once(house: House, *, busy: float = 1.0) -> bool:
+    """What a dispatcher does that claims what it offers; whether it did."""
+    ledger = house.ledger
+    ledger.clock.at = clock.now()
+    if ledger.rows(schema.wake):
+        ledger.absorb()
+    with ExitStack() as until_over:
+        with ledger.writing() as connection:
+            opened = offer_whole_turns(connection, ledger.due_in(connection), now=ledger.clock())
+            begin = house.engine.intake.claim_at_once(connection, opened, busy, until_over)
+        if begin is not None:
+            begin()
+        return begin is not None
 
 
 class TestATurnThatNobodyCarriesOut:
@@ -190,6 +207,50 @@ class TestTurnsOfTheOwnDispatcher:
             give_back(connection, [(lane.id, lane.fence)], now=clock.now())
         assert house.engine.intake.take_on_soon(house.offer(), busy=1.0)
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+
+
+class TestTurnsThatAreClaimedAtOnce:
+    """By the own dispatcher, in the transaction that offers them."""
+
+    def test_are_carried_out(self, house: House, api: Simulator) -> None:
+        job = house.ledger.send()
+        assert at_once(house)
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+        assert len(api.mailbox) == 1
+        eventually(lambda: house.engine.slots.used == 0, "the end of the turn")
+
+    @pytest.mark.parametrize(("used", "busy"), [(50, 0.45), (100, 1.0)])
+    def test_are_left_to_others_under_the_same_conditions(self, house: House, used: int, busy: float) -> None:
+        house.ledger.send()
+        assert house.engine.slots.take(used, limit_s=0)
+        assert not at_once(house, busy=busy)
+        assert (house.engine.slots.used, house.ledger.lane().turn) == (used, "offered")
+
+    def test_are_left_to_others_when_it_stops(self, house: House) -> None:
+        house.ledger.send()
+        house.engine.intake.close()
+        assert not at_once(house)
+        assert (house.engine.slots.used, house.ledger.lane().turn) == (0, "offered")
+
+    def test_give_back_their_slots_if_they_are_not_claimed(self, house: House) -> None:
+        house.ledger.modify("g1", ["m1"], unread=False)  # for the usual claim, which knows of other jobs of the message
+        assert not at_once(house)
+        assert (house.engine.slots.used, house.ledger.lane().turn) == (0, "offered")
+
+    def test_are_closed_and_begun_again_if_the_answer_to_the_commit_was_lost(
+        self, house: House, api: Simulator, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = house.ledger.send()
+        house.ledger.absorb()
+        lose_answer_of_next_commit(house.ledger, monkeypatch)
+        with pytest.raises(LedgerUnavailable):
+            at_once(house)
+        assert (house.engine.slots.used, house.ledger.lane().turn) == (0, "claimed")
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
+        assert api.mailbox == []
+        assert at_once(house)
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+        assert len(api.mailbox) == 1
 
 
 class TestAnExceptionThatShouldNotBe:
