@@ -36,6 +36,7 @@ from sendq.ledger.reading import (
     why,
 )
 from sendq.operators.base import LedgerAccess
+from sendq.rules.delivery import Delivery
 from sendq.rules.states import State
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import (
@@ -146,6 +147,7 @@ class Reading(LedgerAccess):
         batch_id: str | None = None,
         operation: str | None = None,
         priority: Priority | str | None = None,
+        delivery: Delivery | str | Iterable[Delivery | str] | None = None,
         key: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -158,7 +160,8 @@ class Reading(LedgerAccess):
     ) -> Page[JobLine]:
         """Jobs, the most recently enqueued first. ``since`` and ``until``: when they were enqueued.
 
-        ``operation``: ``send``, ``modify``, ``delete``, or ``list`` (a page of a walk). ``key``: the job that was
+        ``delivery``: what was reported to have become of its mail. ``operation``: ``send``, ``modify``, ``delete``, or
+        ``list`` (a page of a walk). ``key``: the job that was
         enqueued with it, or the jobs of the batch that was. ``due_since`` and ``due_until``: for when they were
         enqueued. ``expires_since`` and ``expires_until``: jobs that wait and would expire then, the next to expire
         first. Raises `NotFound` for an unknown key.
@@ -171,6 +174,7 @@ class Reading(LedgerAccess):
             states=members_of("state", state, State),
             operation=operations[0] if operations else None,
             priority=_priority(priority),
+            deliveries=members_of("delivery", delivery, Delivery),
         )
         named = name_of("key", key)
 

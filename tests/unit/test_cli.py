@@ -16,6 +16,7 @@ import pytest
 
 from sendq.ledger import deliveries, events, outcomes
 from sendq.ledger.db import migrate
+from sendq.rules.delivery import Delivery
 from sendq.rules.states import State
 from sendq.views import GrantState, Priority
 from tasks.policy.failure import OPERATIONS, PROVIDERS
@@ -95,6 +96,7 @@ class TestHelp:
 
     def test_the_choices_are_the_programs_own(self) -> None:
         assert set(jobs.STATES) == {state.value for state in State}
+        assert set(jobs.DELIVERIES) == {one.value for one in Delivery if one is not Delivery.UNKNOWN}
         assert {name.upper() for name in jobs.PRIORITIES} == {priority.name for priority in Priority}
         assert tuple(PROVIDERS) == params.PROVIDERS
         assert tuple(OPERATIONS) == explain_command.OPERATIONS

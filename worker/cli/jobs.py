@@ -29,6 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired")
 OPERATIONS = ("send", "modify", "delete", "list")
 PRIORITIES = ("high", "normal", "low")
+DELIVERIES = ("failed_later", "rejected", "confirmed", "delivered", "bounced", "complained")
 
 
 def _times(command: F) -> F:
@@ -55,13 +56,25 @@ def _times(command: F) -> F:
     help="Only this operation (list: a search for the messages of a batch).",
 )
 @click.option("--priority", type=click.Choice(PRIORITIES), help="Only this priority.")
+@click.option(
+    "--delivery",
+    multiple=True,
+    type=click.Choice(DELIVERIES),
+    help="Only mail of which this was reported after it was sent; repeatable.",
+)
 @key_option("The job that was enqueued with this key, or the jobs of the batch that was.")
 @period_options("Only jobs enqueued")
 @_times
 @page_options()
 @json_option
 def jobs(
-    state: tuple[str, ...], batch: str | None, limit: int, cursor: str | None, as_json: bool, **filters: Any
+    state: tuple[str, ...],
+    delivery: tuple[str, ...],
+    batch: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+    **filters: Any,
 ) -> None:
     """List the jobs that match every filter, the most recently enqueued first.
 
@@ -71,7 +84,7 @@ def jobs(
     with open_operators() as operators:
         page = whole_page(
             lambda size, after: operators.jobs(
-                **filters, state=state or None, batch_id=batch, limit=size, cursor=after
+                **filters, state=state or None, delivery=delivery or None, batch_id=batch, limit=size, cursor=after
             ),
             limit,
             cursor,

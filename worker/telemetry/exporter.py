@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prometheus_client import start_http_server
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from sqlalchemy import Engine as Ledger
@@ -158,6 +158,7 @@ def families(known: Levels) -> Iterator[Metric]:
     yield _by("oldest_job_seconds", oldest, "priority", known.oldest_s)
     undelivered = {"waiting": known.deliveries.waiting, "given_up": known.deliveries.given_up}
     yield _by("deliveries", "Outcomes not yet delivered, by state; counted up to 10,000", "state", undelivered)
+    yield from _notices(known)
     for name, meaning, value in (
         ("oldest_delivery_seconds", "Age of the oldest undelivered outcome", known.deliveries.oldest_s),
         (
@@ -187,6 +188,18 @@ def _held(groups: Sequence[HeldGroup]) -> Iterator[Metric]:
     yield _by("held_grants", "Grants that are held or closed; counted up to 20,000", labels, grants)
     yield _by("held_jobs", "Jobs that wait behind holds and closed lanes; counted up to 200,000", labels, jobs)
     yield _by("held_oldest_seconds", "For how long the oldest due job behind them has been due", labels, oldest)
+
+
+def _notices(known: Levels) -> Iterator[Metric]:
+    labels = ["application", "provider", "kind", "result"]
+    meaning = "Notifications of Nylas about mail; result: applied, unmatched (not of this ledger), repeated, …"
+    number = CounterMetricFamily("sendq_mail_notices", meaning, labels=labels)
+    meaning = "Sum of the seconds from the acceptance of a mail to what was reported of it"
+    seconds = CounterMetricFamily("sendq_mail_report_seconds", meaning, labels=labels)
+    for names, (count, waited) in known.notices.items():
+        number.add_metric(list(names), count)
+        seconds.add_metric(list(names), waited)
+    return iter((number, seconds))
 
 
 def _by(name: str, meaning: str, labels: str, values: Mapping[Any, float]) -> Metric:

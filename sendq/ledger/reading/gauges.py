@@ -69,6 +69,8 @@ class Levels:
     expiring        jobs that expire within `EXPIRES_SOON`, by (application, provider, rule that holds or closed the
                     lane or its provider or application, else "")
     expired         jobs that expired within `EXPIRED_LATELY`, by (application, provider)
+    notices         notifications about mail since the ledger exists, by (application, provider, type, result): their
+                    number, and the sum of the seconds from a mail's acceptance to the report
     workers         registered ones; capacity: calls that they make at once; silence_s: the longest time since a
                     heartbeat, by the clocks of the workers
     """
@@ -88,6 +90,7 @@ class Levels:
     held: Sequence[HeldGroup] = ()
     expiring: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     expired: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    notices: Mapping[tuple[str, str, str, str], tuple[int, float]] = field(default_factory=dict)
 
 
 def levels(connection: Connection, *, now: Micros) -> Levels:
@@ -114,6 +117,7 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
         held=held(connection, now=now),
         expiring=_expiring(connection, now=now),
         expired=_expired(connection, now=now),
+        notices=_notices(connection),
     )
 
 
@@ -219,6 +223,13 @@ def _turns(connection: Connection) -> dict[str, int]:
         select(table.turn, func.count().label("number")).where(table.turn.is_not(None)).group_by(table.turn)
     )
     return {"offered": 0, "claimed": 0} | {row.turn: int(row.number) for row in rows}
+
+
+def _notices(connection: Connection) -> dict[tuple[str, str, str, str], tuple[int, float]]:
+    table = schema.notice_count.c
+    name = (table.application, table.provider, table.kind, table.result)
+    rows = connection.execute(select(*name, func.sum(table.number), func.sum(table.micros)).group_by(*name))
+    return {(row[0], row[1], row[2], row[3]): (int(row[4]), int(row[5]) / SECOND) for row in rows}
 
 
 def _oldest(connection: Connection, held: Iterable[tuple[str, str]], *, now: Micros) -> dict[str, float]:

@@ -11,18 +11,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, exists, select
 
 from sendq.ledger.db import schema
 from sendq.ledger.reading.filters import ALWAYS, EVERY_JOB, JobFilter, Period
 from sendq.ledger.reading.lookup import find_key
 from sendq.ledger.reading.paging import cursor, in_states, literal, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
+from sendq.rules.delivery import Delivery
 from sendq.rules.states import State
 from sendq.views import JobLine, Page, Priority
 
 # States with their own partial index: few jobs are in them at any time.
 RARE = frozenset({State.SENDING, State.IN_DOUBT, State.DEAD})
+
+# What becomes of nearly every mail, so that many jobs have it.
+WENT_WELL = frozenset({Delivery.CONFIRMED, Delivery.DELIVERED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +34,7 @@ class JobQuery:
     """Which jobs: those that match every given field. ``jobs.period``: when they were enqueued.
 
     ``due``: for when they were enqueued (see `JobView.due_at`). ``expires``: when they expire; only waiting ones do.
+    ``deliveries``: what became of their mail.
     """
 
     jobs: JobFilter = EVERY_JOB
@@ -39,6 +44,7 @@ class JobQuery:
     states: Collection[State] = ()
     operation: str | None = None
     priority: Priority | None = None
+    deliveries: Collection[Delivery] = ()
 
     def conditions(self) -> list[ColumnElement[bool]]:
         """All but the period and the batch."""
@@ -50,6 +56,10 @@ class JobQuery:
         ):
             if value is not None:
                 conditions.append(column == value)
+        if self.deliveries:
+            status, named = schema.delivery_status.c, [delivery.value for delivery in sorted(self.deliveries)]
+            this = (status.job_id == job.id, status.generation == job.generation, status.delivery.in_(named))
+            conditions.append(exists().where(*this))
         return conditions
 
 
@@ -77,7 +87,13 @@ def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, l
         return _by_expiry(connection, query, which, [*within, *filters], after=after, limit=limit)
     if which.jobs.batch_id is not None:
         within.append(job.c.batch_id == which.jobs.batch_id)
-    if which.states:
+    if which.deliveries and not WENT_WELL & set(which.deliveries):
+        # Few jobs: read from the table of what was reported, not along all jobs.
+        status, named = schema.delivery_status.c, [delivery.value for delivery in sorted(which.deliveries)]
+        few = select(status.job_id).where(status.delivery.in_(named))
+        query = query.where(job.c.id.in_(few), *filters, *_of_states(which))
+        filters = []
+    elif which.states:
         if set(which.states) <= RARE and which.jobs.batch_id is None:
             rule = [] if which.jobs.rule is None else [job.c.rule == which.jobs.rule]
             query = query.where(in_states(which.states, *rule), *filters)
@@ -90,6 +106,10 @@ def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, l
     return Page(tuple(as_list(JobLine, rows)), cursor("jobs", last))
 
 
+def _of_states(which: JobQuery) -> list[ColumnElement[bool]]:
+    return [schema.job.c.state.in_(sorted(which.states))] if which.states else []
+
+
 def _by_expiry(
     connection: Connection,
     query: Select[Any],
@@ -100,8 +120,7 @@ def _by_expiry(
     limit: int,
 ) -> Page[JobLine]:
     job = schema.job.c
-    if which.states:
-        filters = [*filters, job.state.in_(sorted(which.states))]
+    filters = [*filters, *_of_states(which)]
     within = [job.state == literal(State.QUEUED), job.expires_at.is_not(None), *which.expires.of_times(job.expires_at)]
     if which.jobs.batch_id is not None:
         filters = [*filters, job.batch_id == which.jobs.batch_id]

@@ -19,6 +19,7 @@ from sendq.ids import new_id
 from sendq.ledger import delivery_status, mail_notices, retention
 from sendq.ledger.db import schema
 from sendq.ledger.mail_notices import AGAIN, APPLIED, EARLIER, REPEATED, UNMATCHED, UNUSED
+from sendq.ledger.reading.gauges import levels
 from sendq.ledger.secrets import digest_key
 from sendq.messages.digests import DIGEST_BYTES, digest_of
 from sendq.rules.by_hand import RetryRefusal
@@ -326,6 +327,43 @@ def retry(ledger: Ledger, job: UUID) -> None:
 def settle(ledger: Ledger) -> int:
     with ledger.writing() as connection:
         return delivery_status.apply_pending(connection, now=ledger.clock(), limit=9)
+
+
+class TestTheListOfJobs:
+    def test_can_be_of_those_whose_mail_bounced(self, ledger: Ledger) -> None:
+        bounced, delivered, failed, unknown = (str(sent(ledger, f"m{number}")) for number in range(4))
+        report(ledger, "message.bounced", "m0", notice="n0")
+        report(ledger, "message.delivered", "m1", notice="n1")
+        report(ledger, "message.send_failed", "m2", notice="n2")
+
+        def listed(**which: Any) -> set[str]:
+            operators = Operators(ledger.engine, now=ledger.clock)
+            return {line.id for line in operators.jobs(**which).items}
+
+        assert listed(delivery="bounced") == {bounced}
+        assert listed(delivery=["delivered", Delivery.BOUNCED]) == {bounced, delivered}
+        assert listed(delivery="failed_later", state="dead") == {failed}
+        assert listed(delivery="failed_later", state="sent") == set()
+        assert listed() == {bounced, delivered, failed, unknown}
+        retry(ledger, UUID(failed))
+        assert listed(delivery="failed_later") == set()
+
+
+class TestWhatIsCounted:
+    def test_is_for_the_leaders_metrics_with_the_time_since_the_acceptance(self, ledger: Ledger) -> None:
+        sent(ledger)
+        ledger.clock.advance(30)
+        report(ledger, "message.delivered", notice="n1")
+        report(ledger, "message.delivered", notice="n1")
+        report(ledger, "message.bounced", "m9", notice="n2")
+        with ledger.engine.connect() as connection:
+            notices = levels(connection, now=ledger.clock()).notices
+        assert {name[1:]: number for name, (number, _) in notices.items()} == {
+            ("unknown", "message.delivered", APPLIED): 1,
+            ("unknown", "message.delivered", REPEATED): 1,
+            ("", "message.bounced", UNMATCHED): 1,
+        }
+        assert notices["default", "unknown", "message.delivered", APPLIED][1] == pytest.approx(30, abs=1)
 
 
 class TestItsOutcome:
