@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from sendq.facts.notices import MailNotice
 from sendq.ids import new_id
 from sendq.ledger import delivery_status, mail_notices, retention
 from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.mail_notices import AGAIN, APPLIED, EARLIER, REPEATED, UNMATCHED, UNUSED
 from sendq.ledger.reading.gauges import levels
 from sendq.ledger.secrets import digest_key
@@ -26,6 +28,7 @@ from sendq.rules.by_hand import RetryRefusal
 from sendq.rules.states import Event
 from sendq.vault import KEY_BYTES
 from sendq.webhooks import Received, asgi, receive
+from sendq.webhooks.endpoint import Application
 from sendq.webhooks.notice import read
 from tests.integration.ledger.test_webhooks import SECRET, signed
 from tests.support.ledger import Ledger, end, outcome
@@ -420,38 +423,81 @@ class TestADoubt:
         assert (row.state, row.rule, row.message_id, row.look_at) == ("sent", "delivery_report", "m1", None)
 
 
+def ask_all(application: Application, bodies: Sequence[bytes]) -> list[int]:
+    """The statuses of the answers to these notifications, a hundred at a time."""
+
+    async def ask(body: bytes) -> int:
+        said: list[Any] = []
+
+        async def take() -> Any:
+            return {"type": "http.request", "body": body}
+
+        async def say(event: Any) -> None:
+            said.append(event)
+
+        headers = [(b"x-nylas-signature", signed(body).encode())]
+        await application(
+            {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}, take, say
+        )
+        return int(said[0]["status"])
+
+    async def some(rest: Iterator[bytes]) -> list[int]:
+        return [await ask(body) for body in rest]
+
+    async def all_of_them() -> list[int]:
+        rest = iter(bodies)
+        return [status for part in await asyncio.gather(*(some(rest) for _ in range(100))) for status in part]
+
+    return asyncio.run(all_of_them())
+
+
 class TestMany:
     def test_are_applied_together_each_once(self, ledger: Ledger) -> None:
         jobs = [sent(ledger, f"m{number}") for number in range(5)]
-        bodies = [
-            notification(ledger, "message.bounced", f"m{number % 5}", notice=f"n{number}") for number in range(10)
-        ]
-        bodies *= 2
-        application = asgi(ledger.queue, secret=SECRET)
-
-        async def ask(body: bytes) -> int:
-            events = [{"type": "http.request", "body": body}]
-            said: list[Any] = []
-
-            async def take() -> Any:
-                return events.pop(0)
-
-            async def say(event: Any) -> None:
-                said.append(event)
-
-            headers = [(b"x-nylas-signature", signed(body).encode())]
-            scope = {"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers}
-            await application(scope, take, say)
-            return int(said[0]["status"])
-
-        async def all_of_them() -> list[int]:
-            return await asyncio.gather(*(ask(body) for body in bodies))
-
-        assert set(asyncio.run(all_of_them())) == {200}
+        numbers = [*range(10), *range(10)]
+        bodies = [notification(ledger, "message.bounced", f"m{n % 5}", notice=f"n{n}") for n in numbers]
+        assert set(ask_all(asgi(ledger.queue, secret=SECRET), bodies)) == {200}
         assert len(ledger.rows(schema.webhook)) == 10
         assert {delivery(ledger, job).delivery for job in jobs} == {Delivery.BOUNCED}
         found = counts(ledger)
         assert found == {("unknown", "message.bounced", APPLIED): 10, ("unknown", "message.bounced", REPEATED): 10}
+
+    def test_that_are_not_committed_are_not_answered_200_and_come_again(self, ledger: Ledger) -> None:
+        jobs = [sent(ledger, f"m{number}") for number in range(3)]
+        bodies = [notification(ledger, "message.bounced", f"m{n}", notice=f"n{n}") for n in range(3)]
+        application = asgi(ledger.queue, secret=SECRET)
+        with ledger.writing() as connection:  # the last statement of a transaction fails
+            connection.execute(text("ALTER TABLE sendq_notice_count RENAME TO sendq_away"))
+        try:
+            assert set(ask_all(application, bodies)) == {503}
+        finally:
+            with ledger.writing() as connection:
+                connection.execute(text("ALTER TABLE sendq_away RENAME TO sendq_notice_count"))
+        assert ledger.rows(schema.webhook) == ledger.rows(schema.delivery_status) == []
+        assert set(ask_all(application, bodies)) == {200}
+        assert {delivery(ledger, job).delivery for job in jobs} == {Delivery.BOUNCED}
+
+    @pytest.mark.long
+    def test_in_a_burst_with_half_of_them_repeats_are_applied_once_each(self, pg_ledger: Ledger) -> None:
+        """Ten thousand: on two busy cores they take ten seconds."""
+        ledger, number = pg_ledger, 5_000
+        first = sent(ledger, "m0")
+        with ledger.writing() as connection:
+            row = dict(connection.execute(schema.job.select()).mappings().one())
+            copies = [row | {"id": new_id(), "message_id": f"m{n}"} for n in range(1, number)]
+            insert_rows(connection, schema.job, copies)
+        jobs = [first, *(copy["id"] for copy in copies)]
+        bodies = [
+            notification(ledger, "message.delivered", f"m{n}", notice=f"n{n}", job=jobs[n] if n % 2 else None)
+            for n in range(number)
+        ] * 2
+        Random(1).shuffle(bodies)
+        assert set(ask_all(asgi(ledger.queue, secret=SECRET), bodies)) == {200}
+        assert counts(ledger) == {
+            ("unknown", "message.delivered", APPLIED): number, ("unknown", "message.delivered", REPEATED): number,
+        }  # fmt: skip
+        assert len(ledger.rows(schema.delivery_status)) == number
+        assert len(ledger.rows(schema.recipient_status)) == 2 * number
 
     def test_at_once_by_several_receivers_end_without_a_deadlock(self, pg_ledger: Ledger) -> None:
         ledger = pg_ledger
