@@ -49,7 +49,7 @@ class Searching(LedgerAccess):
         return self._read(lambda connection: batches.batches(connection, which, after=cursor, limit=size))
 
     def pace(self, grant_id: str, *, application: str = DEFAULT_APPLICATION) -> PaceView | None:
-        """How fast a grant's calls may go, and when its waiting jobs will have begun; None: it has had no job yet."""
+        """How fast a grant's calls may go; None: the dispatcher has not seen a job of it yet."""
         scope_of(application, None, grant_id)
         lane = lane_id(application, grant_id)
         return self._read(lambda connection: overview.pace(connection, lane, now=self._now()))

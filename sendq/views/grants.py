@@ -82,6 +82,7 @@ class GrantView:
     holds         every hold in force over it: its application's, its provider's, its own
     costs         by kind of call: the units of its provider's limits that the last one used, if its answer stated them
     waiting       its waiting jobs; if ``more_waiting``, there are more than were counted
+    eta           about when the last of these starts; None: nothing waits, or its owner must sign in first
     """
 
     grant_id: str
@@ -101,6 +102,7 @@ class GrantView:
     waiting: int
     more_waiting: bool
     costs: Mapping[str, int] = field(default_factory=dict)
+    eta: datetime | None = None
 
     @property
     def connected(self) -> bool:

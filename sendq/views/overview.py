@@ -113,7 +113,6 @@ class PaceView:
     apart_s      least time between two calls that throttling has taught, in seconds; 0: none
     modify_apart_s  least time between two modifications, in seconds; 0: none
     next_at      when the pace allows the next start, if later than now
-    eta          about when the last of its waiting jobs starts; None: nothing waits, or its owner must sign in first
     """
 
     at_once: int
@@ -123,7 +122,6 @@ class PaceView:
     apart_s: float
     modify_apart_s: float
     next_at: datetime | None
-    eta: datetime | None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

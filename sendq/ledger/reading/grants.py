@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, case, func, or_, select
 
-from sendq.clock import Micros, moment
+from sendq.clock import Micros, micros, moment
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
 from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
 from sendq.ledger.reading.holds import wide_holds
 from sendq.ledger.reading.paging import Place, cursor, literal, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
+from sendq.rules.eta import predicted
 from sendq.rules.pace import stated_costs
 from sendq.rules.states import State
 from sendq.views import GrantState, GrantView, HoldView, Page
@@ -80,7 +82,12 @@ class LaneRow:
     suspected: bool
     announced_at: Micros | None
     gone: bool
+    width: int
+    pace: str | None
     used: str | None
+    spacing: Micros
+    spacing_until: Micros
+    stretch: Micros
     waiting: int
 
 
@@ -224,7 +231,17 @@ def _view(lane: LaneRow, wide: Sequence[HoldView], event: Kept | None, most: int
         waiting=min(lane.waiting, most),
         more_waiting=lane.waiting > most,
         costs=stated_costs(lane.used),
+        eta=_eta(lane, over, most, now),
     )
+
+
+def _eta(lane: LaneRow, over: Sequence[HoldView], most: int, now: Micros) -> datetime | None:
+    """About when the last of its waiting jobs starts."""
+    if not lane.waiting or lane.closed_at is not None:
+        return None
+    held_until = max((micros(hold.until) for hold in over if hold.until is not None), default=0)
+    ahead = min(lane.waiting, most) - 1
+    return moment(predicted(lane, "send", ahead=ahead, now=now, not_before=held_until, width=lane.width))
 
 
 def _kept_since(lane: LaneRow) -> Micros | None:

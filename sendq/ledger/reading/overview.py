@@ -12,10 +12,8 @@ from sendq.ids import first_id
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.reading import gauges
-from sendq.ledger.reading.holds import hold_ends, wide_holds
+from sendq.ledger.reading.holds import wide_holds
 from sendq.ledger.reading.status import broker_view, shut, workers
-from sendq.ledger.reading.why import AHEAD_MOST
-from sendq.rules.eta import predicted
 from sendq.rules.pace import pacer_of
 from sendq.rules.states import State
 from sendq.views import Overview, PaceView
@@ -61,14 +59,6 @@ def pace(connection: Connection, lane_id: UUID, *, now: Micros) -> PaceView | No
     if lane is None:
         return None
     pacer = pacer_of(lane, now=now)
-    job = schema.job.c
-    some = select(job.id).where(job.lane_id == lane_id, job.state == State.QUEUED.value).limit(AHEAD_MOST).subquery()
-    waiting = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
-    eta = None
-    if waiting and lane.closed_at is None:
-        held_until = hold_ends(connection, lane_id)
-        at = predicted(lane, "send", ahead=waiting - 1, now=now, not_before=held_until, width=lane.width)
-        eta = moment(at)
     return PaceView(
         at_once=min(lane.ramp, lane.width),
         width=lane.width,
@@ -77,5 +67,4 @@ def pace(connection: Connection, lane_id: UUID, *, now: Micros) -> PaceView | No
         apart_s=lane.stretch / SECOND,
         modify_apart_s=lane.spacing / SECOND if lane.spacing_until > now else 0.0,
         next_at=moment(lane.ready_at) if lane.ready_at > now else None,
-        eta=eta,
     )

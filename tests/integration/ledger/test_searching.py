@@ -100,7 +100,7 @@ class TestTheGrantsByText:
 
 
 class TestThePaceOfAGrant:
-    def test_says_when_its_waiting_jobs_will_have_begun(self, ledger: Ledger, operators: Operators) -> None:
+    def test_says_what_slows_it_down(self, ledger: Ledger, operators: Operators) -> None:
         assert operators.pace("g1") is None
         for _ in range(3):
             ledger.send("g1", provider="google")
@@ -112,13 +112,28 @@ class TestThePaceOfAGrant:
         pace = operators.pace("g1")
         assert pace is not None
         assert (pace.at_once, pace.apart_s, pace.modify_apart_s, pace.next_at) == (1, 2.0, 0.0, None)
-        assert pace.eta is not None
-        assert pace.eta >= moment(now + HOUR)
         assert pace.limits
+
+
+class TestTheEtaOfAGrant:
+    def test_is_when_the_last_of_its_waiting_jobs_starts(self, ledger: Ledger, operators: Operators) -> None:
+        for _ in range(3):
+            ledger.send("g1", provider="google")
+        ledger.absorb()
+        now = ledger.clock()
+        assert moment(now) <= (operators.grant("g1").eta or moment(0)) < moment(now + HOUR)
+        ledger.set_lane("g1", held_until=now + HOUR, held_since=now, held_rule="r", held_by="policy")
+        held = operators.grant("g1").eta
+        assert held is not None
+        assert held >= moment(now + HOUR)
+        assert [one.eta for one in operators.grants().items] == [held]
+        ledger.set_lane("g1", stretch=60 * SECOND)
+        assert (operators.grant("g1").eta or held) >= moment(now + HOUR + 100 * SECOND)
+        with ledger.writing() as connection:
+            connection.execute(schema.pair.update().values(held_until=now + 2 * HOUR))
+        assert (operators.grant("g1").eta or held) >= moment(now + 2 * HOUR)
         ledger.set_lane("g1", closed_at=now, closed_rule="r")
-        closed = operators.pace("g1")
-        assert closed is not None
-        assert closed.eta is None
+        assert operators.grant("g1").eta is None
 
 
 class TestARefusal:
