@@ -21,7 +21,8 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--at", type=Path, metavar="DIRECTORY", help="below which the data lie")
     parser.add_argument("--report", type=Path, default=reporting.RESULTS, metavar="DIRECTORY")
     given = parser.parse_args(arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))  # a worker's default
     rows = []
-    with running_postgres(given.at, **SERVER) as pg:
+    with logging_as_a_worker(), running_postgres(given.at, **SERVER) as pg:
         for lanes in map(int, given.lanes.split(",")):
             rows += measure(pg, lanes, seconds=given.seconds)
     lines = markdown(rows)
     (given.report / "leader.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
     return 0
+
+
+@contextmanager
+def logging_as_a_worker() -> Iterator[None]:
+    """Without debug messages."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 class Asleep:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accounting, bulk, latency, scale, writers
+from benchmarks import accounting, bulk, clients, latency, leader, scale, writers
 from benchmarks.accounting import parse, rows_of
 
 
@@ -57,6 +57,33 @@ class TestScale:
             assert f"\n## {heading}\n" in report
         assert "(actual time=" in report  # of a plan
         assert "(no plan" not in report
+
+
+@pytest.mark.long
+class TestLeader:
+    def test_reports_what_a_turn_costs_with_each_load(self, tmp_path: Path) -> None:
+        assert leader.main(["--lanes", "2000", "--seconds", "1", "--report", str(tmp_path)]) == 0
+        report = (tmp_path / "leader.md").read_text()
+        loads = re.findall(r"^\| (backlog|lone jobs) \| 2,000 \| [\d,]+ \| ([\d.]+) \| 0\.\d+ \|", report, re.MULTILINE)
+        assert [load for load, _ in loads] == ["backlog", "lone jobs", "lone jobs"]
+        assert [float(turns) for _, turns in loads[1:]] == [leader.FEW, leader.MANY]
+
+
+@pytest.mark.long
+class TestClients:
+    def test_reports_that_a_cancelled_call_of_ours_writes_nothing(self, tmp_path: Path) -> None:
+        """Only ours and aiohttp's for certain: the others are in the environment of the compared queues."""
+        assert clients.main(["--rounds", "1", "--calls", "40", "--in-flight", "10", "--report", str(tmp_path)]) == 0
+        report = (tmp_path / "clients.md").read_text()
+        for name in ("aiohttp", "sendq"):
+            assert re.search(rf"^\| {name} \| 0\.\d+ .* \| writes nothing \|$", report, re.MULTILINE)
+        for name in ("pyreqwest", "httpx"):
+            assert f"\n| {name} |" in report or f"- **{name}**: " in report
+
+    def test_are_asked_for_enough_calls_to_measure(self, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit):
+            clients.main(["--calls", "30", "--in-flight", "10", "--report", str(tmp_path)])
+        assert list(tmp_path.iterdir()) == []
 
 
 class TestBulk:
