@@ -15,7 +15,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -308,7 +307,7 @@ class _Turn:
         self._learn(decision)
         if not result.replayed and (units := units_used(answer.headers, lane.provider)) is not None:
             self._pacer.correct(call_of(job.operation, job.form), units, succeeded=isinstance(result, Success))
-        return outcome if page is None else replace(outcome, page=page)
+        return outcome if page is None else outcome._replace(page=page)
 
     async def _wait_for_start(self, job: ClaimedJob) -> None:
         """Wait until the job's start; jobs are begun a little early so that the pace does not wait for commits."""
@@ -348,7 +347,7 @@ class _Turn:
             if not result.replayed:
                 around.succeeded(application)
         elif decision.row.escalates is not None and around.is_outage(application, self._lane.id):
-            facts = replace(facts, outage=True)
+            facts = facts._replace(outage=True)
             decision = decide(result, facts, now=now, chance=around.chance, policy=around.policy)
         return decision
 

@@ -10,7 +10,6 @@ import json
 import random
 import sys
 import time
-from dataclasses import replace
 
 from sendq.clock import SECOND
 from tasks.policy.decide import decide
@@ -51,7 +50,7 @@ def once(chance: random.Random) -> None:
     fault = chance.choice([None, "timeout", "dns", "cut"])
     try:
         outcome = parse(Answer(status, headers, body, fault), provider=provider, operation=operation, now=NOW)
-        job = replace(chance.choice([SEND, UNKNOWN]), operation=operation, attempts=chance.randrange(20))
+        job = chance.choice([SEND, UNKNOWN])._replace(operation=operation, attempts=chance.randrange(20))
         assert_sound(decide(outcome, job, now=NOW, chance=chance.random), job)
         assert_whole(
             explain(status=status, headers=headers, body=body, provider=provider, operation=operation, now=NOW / SECOND)

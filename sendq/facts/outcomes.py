@@ -90,8 +90,7 @@ class Page:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The outcome of one begun job. ``attempt`` is None if no call was made."""
 
     id: UUID

@@ -18,7 +18,8 @@ Modifications are idempotent at the API: they are tried again, then dead-lettere
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from sendq.clock import SECOND, Micros, seconds
 from sendq.facts.outcomes import Hold, Scope, Sent
@@ -47,8 +48,7 @@ SPREAD_SHARE = 0.05
 SPREAD_MAX: Micros = 60 * SECOND
 
 
-@dataclass(frozen=True, slots=True)
-class JobFacts:
+class JobFacts(NamedTuple):
     """What the decision needs to know about the job.
 
     operation       ``send`` or ``modify``
@@ -75,8 +75,7 @@ class JobFacts:
     outage: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What becomes of a job, and of whom else.
 
     event           the move in `sendq.rules.states`
@@ -158,7 +157,7 @@ def decide(
     decision = Decision(Event.RETURN, row, row.sent, costs_attempt=row.costs and not outcome.replayed)
     if job.operation == "send" and not _definitely_not_sent(row, outcome, job):
         return _unknown(decision, outcome, job, now=now, chance=chance)
-    decision = replace(decision, new_generation=_uses_up_key(row, outcome, job))
+    decision = decision._replace(new_generation=_uses_up_key(row, outcome, job))
     if _parks(row):
         return _return(decision, outcome, job, now=now, chance=chance)
     if row.route is Route.DEAD_LETTER or (row.route is Route.RETRY and _exhausted(row, outcome, job)):
@@ -166,7 +165,7 @@ def decide(
         gone = (
             _hold(row, None, outcome.provider) if row.route is Route.DEAD_LETTER and row.scope is Scope.GRANT else None
         )
-        return replace(decision, event=Event.GIVE_UP, new_generation=False, hold=gone)
+        return decision._replace(event=Event.GIVE_UP, new_generation=False, hold=gone)
     return _return(decision, outcome, job, now=now, chance=chance)
 
 
@@ -250,26 +249,26 @@ def _unknown(
 ) -> Decision:
     """A send that may have gone out: the same key again while it can tell, else in doubt."""
     row = decision.row
-    in_doubt = replace(decision, event=Event.DOUBT, sent=Sent.MAYBE)
+    in_doubt = decision._replace(event=Event.DOUBT, sent=Sent.MAYBE)
     if row.route is Route.DEAD_LETTER and not _parks(row):
         # The row alone would close the job, and so bury a message that may have gone out.
         if row.scope is Scope.GRANT:
-            return replace(in_doubt, hold=_hold(row, None, failure.provider))  # nobody answers for a grant that is gone
+            return in_doubt._replace(hold=_hold(row, None, failure.provider))  # nobody answers for a grant that is gone
         if row.sent is Sent.MAYBE:
             unknown = job.unknown_before or failure.status is None  # no answer came from anything that could know
-            return in_doubt if unknown else replace(decision, event=Event.GIVE_UP)
+            return in_doubt if unknown else decision._replace(event=Event.GIVE_UP)
         row = replace(row, route=Route.RETRY, backoff=ASK_AGAIN, wait=None)
-        decision = replace(decision, row=row, costs_attempt=True)
+        decision = decision._replace(row=row, costs_attempt=True)
     if row.route is Route.RETRY:
         stuck = row.id == "key_in_progress" and job.conflicts + 1 >= CONCURRENT_TRIES
         if failure.replayed or stuck or _exhausted(row, failure, job):
             return in_doubt
-    again = _return(replace(decision, sent=Sent.MAYBE), failure, job, now=now, chance=chance)
+    again = _return(decision._replace(sent=Sent.MAYBE), failure, job, now=now, chance=chance)
     first = failure.replayed or not job.unknown_before
     if row.route is Route.REQUEUE and row.sent is Sent.MAYBE and first and not (_hides_the_api(failure) or job.outage):
         # The answer to the first request, which the API keeps under the key: to ask with it again would bring the same
         # answer, and a new key may send it twice. Only the mailbox can tell, once the hold is over.
-        return replace(in_doubt, hold=again.hold, old_news=again.old_news, refused=True)
+        return in_doubt._replace(hold=again.hold, old_news=again.old_news, refused=True)
     held = again.hold is not None  # a hold never moves a generation: the job is reconciled when it ends, if need be
     too_late = job.expires_at is not None and (again.due_at or now) >= job.expires_at
     if not held and (too_late or job.key_age + (again.wait or 0) >= KEY_TRUSTED):
@@ -284,13 +283,13 @@ def _return(
     row = decision.row
     if failure.replayed and job.attempt_known and row.scope is not Scope.JOB:
         # When it was new it was acted on. Whether the scope is still to be held, the lane knows better.
-        return _in_time(replace(decision, old_news=True, due_at=now, wait=0), job, now)
+        return _in_time(decision._replace(old_news=True, due_at=now, wait=0), job, now)
     if _parks(row):
-        return _in_time(replace(decision, due_at=now, wait=0, hold=_hold(row, None, failure.provider)), job, now)
+        return _in_time(decision._replace(due_at=now, wait=0, hold=_hold(row, None, failure.provider)), job, now)
     low, high = wait_range(row, failure, job, now=now) or (0, 0)
     wait = round(low + (high - low) * chance())
     hold = _hold(row, now + wait, failure.provider) if row.scope is not Scope.JOB else None
-    return _in_time(replace(decision, due_at=now + wait, wait=wait, hold=hold), job, now)
+    return _in_time(decision._replace(due_at=now + wait, wait=wait, hold=hold), job, now)
 
 
 def _in_time(decision: Decision, job: JobFacts, now: Micros) -> Decision:
@@ -303,4 +302,4 @@ def _in_time(decision: Decision, job: JobFacts, now: Micros) -> Decision:
     first_chance = now if decision.hold else decision.due_at or now
     if first_chance < job.expires_at:
         return decision
-    return replace(decision, event=Event.EXPIRE, due_at=None, wait=None, new_generation=False)
+    return decision._replace(event=Event.EXPIRE, due_at=None, wait=None, new_generation=False)

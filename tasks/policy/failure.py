@@ -26,7 +26,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sendq.clock import SECOND, Micros, seconds
 from sendq.redaction import redact_answer
@@ -65,8 +65,7 @@ class Answer:
     fault: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Success:
+class Success(NamedTuple):
     """The API took it. Ids are None where the answer did not state them (a queued send has none)."""
 
     status: int

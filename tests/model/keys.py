@@ -16,7 +16,6 @@ that hour no answer of the API has said what time it is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 from sendq.clock import Micros
@@ -205,7 +204,7 @@ class Keys(World[Life]):
         unknown_before = job.doubt_at is not None and self.has("only a replayed refusal is definite")
         made = decided(state.answer, job, begun_at=state.begun_at, now=NOW, unknown_before=unknown_before)
         if state.answer == FOR_GOOD and made.sent is Sent.MAYBE and not self.has("a final refusal closes nothing"):
-            made = replace(made, event=Event.GIVE_UP, sent=Sent.NO)
+            made = made._replace(event=Event.GIVE_UP, sent=Sent.NO)
         same_key = self.has("same key after an unknown outcome") or made.event is not Event.RETURN
         outcome = outcome_of(
             1,

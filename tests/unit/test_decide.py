@@ -26,7 +26,7 @@ from tests.unit.test_policy import assert_sound
 NOW = 1_767_863_513 * SECOND
 SEND = JobFacts("send")
 MODIFY = JobFacts("modify")
-UNKNOWN = replace(SEND, unknown_before=True, key_age=160 * SECOND, attempt_known=True)
+UNKNOWN = SEND._replace(unknown_before=True, key_age=160 * SECOND, attempt_known=True)
 
 
 def meet(
@@ -147,7 +147,7 @@ class TestAHold:
         assert (decision.event, decision.width) == (Event.DOUBT, 1)
 
     def test_keeps_the_job_even_if_its_time_ends_inside(self) -> None:
-        assert meet(429, EXCHANGE, replace(SEND, expires_at=NOW + 5 * SECOND)).event is Event.RETURN
+        assert meet(429, EXCHANGE, SEND._replace(expires_at=NOW + 5 * SECOND)).event is Event.RETURN
 
     def test_of_an_unreachable_api_keeps_the_key(self) -> None:
         decision = meet(None, fault="connect")
@@ -226,22 +226,22 @@ class TestAnUnknownOutcome:
             assert decision.costs_attempt
 
     def test_is_a_doubt_once_the_key_is_old(self) -> None:
-        assert meet(504, job=replace(SEND, key_age=KEY_TRUSTED)).event is Event.DOUBT
+        assert meet(504, job=SEND._replace(key_age=KEY_TRUSTED)).event is Event.DOUBT
 
     def test_is_a_doubt_if_the_key_would_be_old_when_it_is_due(self) -> None:
-        young = replace(SEND, attempts=5, key_age=KEY_TRUSTED - 60 * SECOND)
+        young = SEND._replace(attempts=5, key_age=KEY_TRUSTED - 60 * SECOND)
         assert meet(504, job=young, chance=0.0).event is Event.RETURN
         assert meet(504, job=young, chance=1.0).event is Event.DOUBT
 
     def test_is_a_doubt_past_expiry_and_not_an_expiry(self) -> None:
-        assert meet(504, job=replace(SEND, expires_at=NOW)).event is Event.DOUBT
+        assert meet(504, job=SEND._replace(expires_at=NOW)).event is Event.DOUBT
 
     def test_is_a_doubt_and_no_dead_letter_when_tries_are_used_up(self) -> None:
-        assert meet(504, job=replace(SEND, attempts=50)).event is Event.DOUBT
+        assert meet(504, job=SEND._replace(attempts=50)).event is Event.DOUBT
 
     def test_is_no_doubt_for_a_modification(self) -> None:
         assert meet(504, job=MODIFY).event is Event.RETURN
-        assert meet(504, job=replace(MODIFY, attempts=50)).event is Event.GIVE_UP
+        assert meet(504, job=MODIFY._replace(attempts=50)).event is Event.GIVE_UP
 
 
 class TestAfterAnUnknownOutcome:
@@ -268,7 +268,7 @@ class TestAfterAnUnknownOutcome:
 
     @pytest.mark.parametrize("refusal", REFUSALS)
     def test_a_refusal_for_ever_ends_as_a_doubt_once_the_key_is_old(self, refusal: Callable[..., Decision]) -> None:
-        decision = refusal(replace(UNKNOWN, key_age=KEY_TRUSTED))
+        decision = refusal(UNKNOWN._replace(key_age=KEY_TRUSTED))
         held = decision.hold is not None  # a hold never moves a generation: it is a doubt at the next claim
         assert decision.event is (Event.RETURN if held else Event.DOUBT)
         assert (decision.new_generation, decision.sent) == (False, Sent.MAYBE)
@@ -280,7 +280,7 @@ class TestAfterAnUnknownOutcome:
         assert decision.event is Event.GIVE_UP or decision.new_generation
 
     def test_a_final_refusal_is_asked_about_again_before_it_closes_anything(self) -> None:
-        waits = [meet(400, BAD, replace(UNKNOWN, attempts=n), chance=1.0).wait for n in range(10)]
+        waits = [meet(400, BAD, UNKNOWN._replace(attempts=n), chance=1.0).wait for n in range(10)]
         assert waits[:3] == [5 * SECOND, 10 * SECOND, 20 * SECOND]
         assert waits[-1] == 300 * SECOND
         decision = meet(400, BAD, UNKNOWN)
@@ -322,13 +322,13 @@ class TestAReplayedAnswer:
         assert meet(429, EXCHANGE, headers=REPLAYED).hold is not None
 
     def test_does_not_outlive_the_jobs_time(self) -> None:
-        late = replace(UNKNOWN, expires_at=NOW)
+        late = UNKNOWN._replace(expires_at=NOW)
         assert meet(429, EXCHANGE, late, headers=REPLAYED).event is Event.EXPIRE
 
 
 class TestARetry:
     def test_waits_at_random_between_half_the_base_and_the_ceiling(self) -> None:
-        waits = [meet(503, job=replace(MODIFY, attempts=3), chance=chance).wait for chance in (0.0, 0.5, 1.0)]
+        waits = [meet(503, job=MODIFY._replace(attempts=3), chance=chance).wait for chance in (0.0, 0.5, 1.0)]
         assert waits == [2_500_000, 21_250_000, 40 * SECOND]
 
     def test_never_comes_back_at_once(self) -> None:
@@ -339,14 +339,14 @@ class TestARetry:
 
     def test_ends_as_a_dead_letter(self) -> None:
         submission = error("provider_error", "Message delivery submission failed.")
-        assert meet(422, submission, replace(SEND, attempts=2)).event is Event.RETURN
-        assert meet(422, submission, replace(SEND, attempts=3)).event is Event.GIVE_UP
+        assert meet(422, submission, SEND._replace(attempts=2)).event is Event.RETURN
+        assert meet(422, submission, SEND._replace(attempts=3)).event is Event.GIVE_UP
 
     def test_uses_a_new_key_after_a_definite_refusal(self) -> None:
         assert meet(422, error("provider_error")).new_generation
 
     def test_is_not_made_past_the_jobs_expiry(self) -> None:
-        assert meet(422, error("provider_error"), replace(SEND, expires_at=NOW + SECOND)).event is Event.EXPIRE
+        assert meet(422, error("provider_error"), SEND._replace(expires_at=NOW + SECOND)).event is Event.EXPIRE
 
 
 class TestTheKeysConflicts:
@@ -357,7 +357,7 @@ class TestTheKeysConflicts:
         assert 3 * SECOND <= decision.wait <= 6 * SECOND
 
     def test_a_key_that_is_stuck_is_a_doubt(self) -> None:
-        stuck = replace(UNKNOWN, conflicts=CONCURRENT_TRIES - 1)
+        stuck = UNKNOWN._replace(conflicts=CONCURRENT_TRIES - 1)
         assert meet(409, error("api.concurrent_idempotent_request"), stuck).event is Event.DOUBT
 
     def test_another_payload_under_the_key_goes_to_a_person(self) -> None:
@@ -427,7 +427,7 @@ class TestAnOutage:
     PAGE = partial(meet, 200, {"status": "ok"})
 
     def test_holds_the_application_and_costs_no_attempt(self) -> None:
-        decision = self.PAGE(replace(SEND, outage=True), chance=0.0)
+        decision = self.PAGE(SEND._replace(outage=True), chance=0.0)
         assert decision.hold is not None
         assert (decision.event, decision.hold.scope, decision.rule) == (
             Event.RETURN,
@@ -436,18 +436,18 @@ class TestAnOutage:
         )
         assert (decision.hold.until, decision.costs_attempt) == (NOW + 5 * SECOND, False)
 
-    @pytest.mark.parametrize("job", [SEND, UNKNOWN, replace(UNKNOWN, attempts=20)], ids=["first", "again", "often"])
+    @pytest.mark.parametrize("job", [SEND, UNKNOWN, UNKNOWN._replace(attempts=20)], ids=["first", "again", "often"])
     def test_leaves_a_send_its_key(self, job: JobFacts) -> None:
-        decision = self.PAGE(replace(job, outage=True))
+        decision = self.PAGE(job._replace(outage=True))
         assert (decision.event, decision.sent, decision.new_generation) == (Event.RETURN, Sent.MAYBE, False)
 
     def test_ends_no_modification(self) -> None:
-        assert self.PAGE(replace(MODIFY, attempts=20)).event is Event.GIVE_UP
-        assert self.PAGE(replace(MODIFY, attempts=20, outage=True)).event is Event.RETURN
+        assert self.PAGE(MODIFY._replace(attempts=20)).event is Event.GIVE_UP
+        assert self.PAGE(MODIFY._replace(attempts=20, outage=True)).event is Event.RETURN
 
     def test_is_held_for_longer_each_time(self) -> None:
-        waits = [self.PAGE(replace(SEND, outage=True, streak=n), chance=0.0).wait for n in range(5)]
+        waits = [self.PAGE(SEND._replace(outage=True, streak=n), chance=0.0).wait for n in range(5)]
         assert waits == [5 * SECOND, 10 * SECOND, 20 * SECOND, 40 * SECOND, 60 * SECOND]
 
     def test_is_none_for_a_row_that_does_not_escalate(self) -> None:
-        assert meet(503, error("x"), replace(SEND, outage=True)).hold is None
+        assert meet(503, error("x"), SEND._replace(outage=True)).hold is None

@@ -12,8 +12,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Engine, exc
@@ -43,8 +43,7 @@ PROVEN_AGAIN_S = 2.0
 TEXT_REFUSED = "(the ledger refused this text)"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What one turn wants committed in one transaction; then ``done`` is called with the jobs that may begin."""
 
     pair: tuple[str, str]  # (application, provider)
@@ -200,9 +199,9 @@ class Recorder:
         if outcome.attempt is None or outcome.attempt.error == TEXT_REFUSED:
             # A bug in sendq. The job stays begun, where operators see it; its turn ends nevertheless.
             journal.bug("recorder", job=str(outcome.job_id), grant=outcome.grant_id, rule=outcome.rule)
-            return [[replace(entry, outcome=None)]]
+            return [[entry._replace(outcome=None)]]
         journal.text_rejected(outcome, error)
-        return [[replace(entry, outcome=_with_text_replaced(outcome))]]
+        return [[entry._replace(outcome=_with_text_replaced(outcome))]]
 
 
 def _proves(outcome: Outcome) -> bool:
@@ -239,4 +238,4 @@ def _is_conflict(error: Exception) -> bool:
 def _with_text_replaced(outcome: Outcome) -> Outcome:
     assert outcome.attempt is not None
     attempt = outcome.attempt._replace(error=TEXT_REFUSED, error_type=None, request_id=None)
-    return replace(outcome, attempt=attempt, message_id=None)
+    return outcome._replace(attempt=attempt, message_id=None)

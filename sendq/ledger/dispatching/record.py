@@ -223,7 +223,7 @@ class _Recording:
             return
         if outcome.hold is not None and outcome.hold.identify and self._lane_of(outcome).provider != UNKNOWN:
             # Identified while the call was on the wire.
-            outcome = replace(outcome, hold=replace(outcome.hold, scope=Scope.PROVIDER, identify=False))
+            outcome = outcome._replace(hold=replace(outcome.hold, scope=Scope.PROVIDER, identify=False))
         for kind, reason in self._lanes[outcome.lane_id].apply(outcome, now=self._now):
             self._note(kind, outcome, reason=reason)
             if kind == "closed" and outcome.hold is not None and outcome.hold.missing:

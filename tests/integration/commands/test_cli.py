@@ -14,7 +14,6 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -261,7 +260,7 @@ class TestBatch:
         assert "walk: listing messages; 0 messages on 0 pages" in cli("batch", batch.id)[1]
         claimed = ledger.serve()
         died = outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule="server_error")
-        ledger.record(replace(died, attempt=died.attempt and died.attempt._replace(error="it is down")))
+        ledger.record(died._replace(attempt=died.attempt and died.attempt._replace(error="it is down")))
         out = cli("batch", batch.id)[1]
         assert "walk: stopped" in out
         assert "(a page of its walk): server_error: it is down" in out

@@ -44,10 +44,9 @@ def called(ledger: Ledger, event: Event, grant: str = "g1", **given: Any) -> UUI
     done = outcome(claimed, claimed.jobs[0], event, **given)
     assert done.attempt is not None
     ledger.record(
-        type(done)(**{**{name: getattr(done, name) for name in done.__slots__},
-                      "attempt": done.attempt._replace(error="marked")}),
+        done._replace(attempt=done.attempt._replace(error="marked")),
         ends=[end(claimed)],
-    )  # fmt: skip
+    )
     return job
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -198,7 +197,7 @@ class TestProgress:
         for number, job in enumerate(claimed.jobs):
             ledger.record(begins=[(claimed, job.id)])
             died = outcome(claimed, job, Event.GIVE_UP, rule="message_gone")
-            ledger.record(replace(died, attempt=died.attempt and died.attempt._replace(error=f"not found ({number})")))
+            ledger.record(died._replace(attempt=died.attempt and died.attempt._replace(error=f"not found ({number})")))
         view = ledger.queue.batch(batch.id)
         assert len(view.errors) == 10
         assert {error.rule for error in view.errors} == {"message_gone"}

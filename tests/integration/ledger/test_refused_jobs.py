@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from uuid import UUID
 
 from sendq import State
@@ -92,7 +91,7 @@ class TestAJobThatIsRefusedTwiceOnAValidGrant:
         claimed = first(ledger)
         success = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
         assert success.attempt is not None
-        stored = replace(success, attempt=success.attempt._replace(replayed=True))
+        stored = success._replace(attempt=success.attempt._replace(replayed=True))
         assert ledger.record(stored, ends=[end(claimed)]).given_up == []
         assert ledger.state(bad) is State.QUEUED
         assert ledger.lane().refused == 2
@@ -103,7 +102,7 @@ class TestAJobThatIsRefusedTwiceOnAValidGrant:
         (change,) = ledger.modify("g1", ["m1"])
         claimed = first(ledger)
         success = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
-        other = replace(success, id=new_id(), job_id=change, operation="modify", attempt=None)
+        other = success._replace(id=new_id(), job_id=change, operation="modify", attempt=None)
         recorded = ledger.record(success, other, ends=[end(claimed)])
         assert [one.job_id for one in recorded.given_up] == [bad]
 

@@ -331,7 +331,7 @@ class Machine(RuleBasedStateMachine):
                 made = outcome(
                     claimed, job, Event.RETURN, **(definite if not job.doubt_at else unknown), counts=True, begun_at=now
                 )
-                return changed(made, next_at=now + 30 * SECOND)
+                return made._replace(next_at=now + 30 * SECOND)
 
     def advance_turn(self, turn: Turn) -> None:
         claimed, lane = turn.claimed, self.ledger.lane(turn.claimed.lane.grant_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -70,7 +69,7 @@ def claimed_turns(ledger: Ledger, number: int) -> list[Claimed]:
 def accepted(claimed: Claimed, told: Told, **changes: Any) -> Entry:
     done = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
     assert done.attempt is not None
-    done = replace(done, attempt=done.attempt._replace(**changes))
+    done = done._replace(attempt=done.attempt._replace(**changes))
     return Entry(PAIR, done, (), end(claimed), told.entry)
 
 
@@ -78,7 +77,7 @@ def refused(claimed: Claimed, told: Told, *, hold: Hold | None, **changes: Any) 
     """The job goes back after this answer."""
     back = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=hold)
     assert back.attempt is not None
-    back = replace(back, attempt=back.attempt._replace(**changes), sent=changes.get("sent", back.sent))
+    back = back._replace(attempt=back.attempt._replace(**changes), sent=changes.get("sent", back.sent))
     return Entry(PAIR, back, (), end(claimed), told.entry)
 
 
@@ -175,7 +174,7 @@ class TestAPairThatWasHeld:
         pg_ledger.clock.advance(2)
         entry = accepted(after, told)
         assert entry.outcome is not None
-        recorder.put(replace(entry, outcome=replace(entry.outcome, begun_at=pg_ledger.clock())))
+        recorder.put(entry._replace(outcome=entry.outcome._replace(begun_at=pg_ledger.clock())))
         told.wait_for(1)
         assert self.ramp(pg_ledger) == 2
 
