@@ -93,6 +93,7 @@ class TestAKeyOfAnotherApplication:
         accepted = system.accepted()
         assert {accepted[job] for job in jobs} == {1}
 
+    @pytest.mark.long
     def test_in_the_middle_costs_the_calls_on_the_wire(self, system: System) -> None:
         key = Key(system, "turned", wrong=False)
         jobs = enqueue(system, "turned", grants=40, each=15)
