@@ -267,6 +267,9 @@ SCENARIOS = (
             replicated=True,
             backlog=80,
             sign=sign,
+            # A loss that is too short to be noticed: the numbers of turns are used again, and a late end of a lost turn
+            # ends another one.
+            net="orphaned_jobs_returned",
         )
         for name, says, lag_s, sign in (
             ("0s", "that follows at once", 0.0, AWAY),
