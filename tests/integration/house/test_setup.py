@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.installing import uv
 from tests.support.pages import ROOT
 from tests.support.waiting import LIMIT_S, eventually
 
@@ -112,8 +113,7 @@ class TestASetUp:
         assert "unheard of\ndev: set-up failed, for the reason above" in done.stderr
 
     def test_really_without_a_network_says_so(self, checkout: Path, tmp_path: Path) -> None:
-        uv = shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
-        path = programs(tmp_path, python3=THIS_PYTHON, uv=f'exec {uv} "$@"')
+        path = programs(tmp_path, python3=THIS_PYTHON, uv=f'exec {uv()} "$@"')
         (checkout / "requirements" / "dev.txt").write_text("celery==5.7.0 --hash=sha256:" + "0" * 64 + "\n")
         nowhere = {"HTTPS_PROXY": "http://127.0.0.1:1", "UV_CACHE_DIR": str(tmp_path / "cache"), "UV_HTTP_RETRIES": "0"}
         done = dev(checkout, path, HOME=str(tmp_path / "no" / "home"), **nowhere)

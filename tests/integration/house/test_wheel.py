@@ -17,6 +17,7 @@ import pytest
 import sendq
 from sendq.simulator import Simulator
 from tests.support.commands import bare_environment
+from tests.support.installing import uv
 from tests.support.pages import snippets
 from tests.support.processes import Running, ending
 from tests.support.waiting import eventually
@@ -139,11 +140,6 @@ class TestTheWheelOfWorkers:
                 file.chmod(0o600)
         first = worker_wheel if project else wheel
         assert build(source / project, tmp_path).read_bytes() == first.read_bytes()
-
-
-def uv() -> str:
-    """The uv that `./dev` uses."""
-    return shutil.which("uv") or str(ROOT / ".uv" / "bin" / "uv")
 
 
 def environment(where: Path, *packages: str | Path) -> Path:
