@@ -2,13 +2,12 @@
 
 Python runs as a program of its own, on a ledger that the README's command made; what a reader has anyway (a queue,
 models, a configured Django) stands here, by the words of the snippet's first line. Commands of sendq run in this
-process, on a ledger with a few jobs in it; those of PostgreSQL on a real server; units and manifests are read and held
-to the tree.
+process, on a ledger with a few jobs in it; those of PostgreSQL on a real server; manifests are read and held to
+the tree.
 """
 
 from __future__ import annotations
 
-import configparser
 import importlib.util
 import os
 import re
@@ -108,7 +107,9 @@ NOT_HERE = {
     "git": "./dev needs a checkout",
     "python3": "./dev makes its environment so",
     "/opt/sendq/bin/pip": "test_enough.py looks whether what is pinned for workers is enough",
-    "cp": "test_compose.py reads .env.example",
+    "cp": "test_compose.py reads .env.example, test_systemd.py the units",
+    "useradd": "it changes the system",
+    "systemctl": "test_systemd.py checks the units with systemd-analyze",
     "export": "the settings' names are held in test_house.py",
     "./dev": "./dev test is what runs here; test_demo.py runs the demo",
 }
@@ -263,20 +264,6 @@ class TestRowsOfYourOwn:
     @pytest.mark.parametrize("snippet", shown("toml"))
     def test_can_be_used_as_they_stand(self, snippet: Snippet) -> None:
         assert check_policy(snippet.text) == []
-
-
-class TestAUnitOfSystemd:
-    @pytest.mark.parametrize("snippet", shown("ini"))
-    def test_starts_what_is_there_and_waits_for_longer_than_a_worker(self, snippet: Snippet) -> None:
-        unit = configparser.ConfigParser(strict=True)
-        unit.optionxform = str  # type: ignore[assignment,method-assign]
-        unit.read_string(snippet.text)
-        service = unit["Service"]
-        for name in ("ExecStartPre", "ExecStart"):
-            program = Path(shlex.split(service[name])[0])
-            assert shutil.which(program.name, path=str(Path(sys.executable).parent))
-            assert program.is_relative_to(service["WorkingDirectory"])
-        assert float(service["TimeoutStopSec"]) > Settings().grace_s + 5
 
 
 class TestAManifestOfKubernetes:
