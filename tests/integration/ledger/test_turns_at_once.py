@@ -21,7 +21,9 @@ from sendq.rules.preflight import KEY_MAX_AGE
 from sendq.vault import Vault
 from tests.support.ledger import MESSAGE, Ledger
 
-VAULT = Vault({"k1": bytes(32)})
+# Or the plain jobs here would be left for that alone.
+VAULT = Vault({"k1": bytes(32)}, accept_unencrypted=True)
+STRICT = Vault({"k1": bytes(32)})
 
 
 def at_once(ledger: Ledger, *, jobs_each: int = 50, **options: Any) -> list[Claimed]:
@@ -106,6 +108,14 @@ def damaged(ledger: Ledger) -> None:
         connection.execute(schema.payload.update().where(schema.payload.c.job_id == job).values(body=b"\x00" * 64))
 
 
+def moved_to_another_grant(ledger: Ledger) -> None:
+    ledger.queue._vault = VAULT
+    ledger.send()
+    ledger.absorb()
+    with ledger.writing() as connection:
+        connection.execute(schema.lane.update().values(grant_id="another"))
+
+
 def a_ledger_that_is_shut(ledger: Ledger) -> None:
     ledger.send()
     with ledger.writing() as connection:
@@ -122,6 +132,7 @@ class TestATurnThatNeedsMoreThanALook:
             of_a_newer_version,
             sealed_with_a_missing_key,
             damaged,
+            moved_to_another_grant,
             a_ledger_that_is_shut,
         ],
     )
@@ -136,6 +147,10 @@ class TestATurnThatNeedsMoreThanALook:
             options: dict[str, Any] = {"worker": ledger.worker, "now": ledger.clock(), "jobs_each": 50, "vault": VAULT}
             assert claim_at_once(connection, list(lanes), **options) == []
         assert state_of(ledger) == before
+
+    def test_is_left_if_it_is_not_encrypted_though_there_is_a_key(self, ledger: Ledger) -> None:
+        ledger.send()
+        assert at_once(ledger, vault=STRICT) == []
 
     def test_is_left_while_the_ledger_has_lost_what_this_worker_knew(self, ledger: Ledger) -> None:
         ledger.send()
