@@ -321,12 +321,13 @@ class TestTheFile:
     def test_starts_the_receiver_only_where_it_is_wanted_and_tells_it_no_api_key(self) -> None:
         webhooks = compose(SECRETS)["webhooks"]
         assert webhooks["profiles"] == ["webhooks"]
-        assert webhooks["environment"].keys() == {"DATABASE_URL", "NYLAS_WEBHOOK_SECRET"}
+        assert webhooks["environment"].keys() == {"DATABASE_URL", "NYLAS_WEBHOOK_SECRET", "SENDQ_OUTCOME_DELIVERED"}
 
     def test_passes_on_every_setting_of_outcomes_but_the_patience(self) -> None:
         known = {name.upper() for name in Settings.model_fields if name.startswith(("outcome_", "on_reauth"))}
         given = compose(SECRETS)["worker"]["environment"].keys()
-        assert {f"SENDQ_{name}" for name in known - {"OUTCOME_TIMEOUT_S"}} <= given
+        elsewhere = {"OUTCOME_TIMEOUT_S", "OUTCOME_DELIVERED"}  # the latter is of the receiver of webhooks
+        assert {f"SENDQ_{name}" for name in known - elsewhere} <= given
 
     def test_lets_workers_be_many(self) -> None:
         assert not {"container_name", "hostname", "ports"} & compose(SECRETS)["worker"].keys()
