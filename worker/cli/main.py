@@ -37,6 +37,7 @@ from worker.cli.retry import retry
 from worker.cli.settings import settings
 from worker.cli.simulator import simulator
 from worker.cli.status import status
+from worker.cli.top import top
 from worker.cli.up import up
 from worker.cli.webhooks import webhooks
 from worker.cli.why import why
@@ -109,6 +110,7 @@ for command in (
     settings,
     simulator,
     status,
+    top,
     up,
     webhooks,
     why,

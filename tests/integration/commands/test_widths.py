@@ -8,12 +8,15 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 
 from sendq import clock
 from sendq.clock import SECOND
 from sendq.ledger.db import schema
+from sendq.operators import Operators
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger
+from worker.cli import top
 from worker.cli.output import Column, tell_table
 
 GRANTS = [str(UUID(int=0x3B9C << 100 | number)) for number in range(3)]
@@ -113,3 +116,19 @@ class TestATable:
     def test_is_whole_without_a_terminal(self, capsys: pytest.CaptureFixture[str]) -> None:
         tell_table(self.COLUMNS, [self.ROW])
         assert "invoice-7" in capsys.readouterr().out
+
+
+class TestTop:
+    @pytest.mark.parametrize("width", [80, 120])
+    def test_shows_what_is_held_by_rule_in_the_lines_that_there_are(self, ledger: Ledger, width: int) -> None:
+        console = Console(width=width, height=24, record=True, file=io.StringIO())
+        console.print(top.page(Operators(ledger.engine).status(), width=width, height=24))
+        lines = console.export_text().splitlines()
+        assert max(map(len, lines)) <= width
+        assert len(lines) <= 24
+        assert any(line.startswith("exchange_throttled") and " held " in line for line in lines)
+        assert any("oldest job that nothing holds" in line for line in lines)
+
+    def test_needs_a_terminal(self, cli: Cli) -> None:
+        status, _, err = cli("top")
+        assert (status, "sendq status --watch" in err) == (2, True)
