@@ -17,6 +17,10 @@ from sendq.redaction import redact_all
 from settings.model import Settings
 from settings.trace import trace
 
+# Celery's loggers that write a line at INFO for each message received and for each done: one message is a bundle of
+# turns, and the calls of these have lines of their own. With the level DEBUG they are written.
+PER_MESSAGE = ("celery.worker.strategy", "celery.app.trace")
+
 
 def start_logs(settings: Settings, stream: TextIO | None = None) -> None:
     """Log to ``stream`` (default: stderr). A second call replaces the configuration of the first."""
@@ -50,6 +54,10 @@ def start_logs(settings: Settings, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
+    for name in PER_MESSAGE:
+        logging.getLogger(name).setLevel(
+            logging.NOTSET if root.level < logging.INFO else max(root.level, logging.WARNING)
+        )
 
 
 def _renderer(settings: Settings, stream: TextIO) -> Processor:
