@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,7 +68,7 @@ class TestServices:
 
 class TestAProcess:
     @pytest.fixture
-    def process(self, tmp_path: Path) -> Process:
+    def process(self, tmp_path: Path) -> Iterator[Process]:
         """One that is not started: nothing needs a server before that."""
         settings = Settings.load({
             "NYLAS_API_KEY": "none",
@@ -76,7 +77,10 @@ class TestAProcess:
             "SENDQ_RUN_DIR": str(tmp_path),
             "SENDQ_HOME": str(tmp_path),
         })  # fmt: skip
-        return Process(settings, lambda bundles: None, cast(Any, None), consumes=lambda: True)
+        process = Process(settings, lambda bundles: None, cast(Any, None), consumes=lambda: True)
+        yield process
+        process.wakeup.close()
+        process.ledger.dispose()
 
     def test_stops_its_services_in_this_order(self, process: Process) -> None:
         assert [service.name for service in process.services] == IN_ORDER
