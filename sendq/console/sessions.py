@@ -69,7 +69,7 @@ class Sessions:
         said, _, signature = request.cookies.get(COOKIE, "").rpartition(".")
         try:
             name, identity, until = json.loads(urlsafe_b64decode(said + "=" * (-len(said) % 4)))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):  # the last for thousands of brackets
             return None
         if not isinstance(name, str) or not isinstance(identity, str) or not isinstance(until, int | float):
             return None

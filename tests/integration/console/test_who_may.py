@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,10 @@ class TestASession:
         sign_in(locked)
         token = locked.cookies["sendq_session"]
         said, _, signature = token.partition(".")
-        for forged in (said, f"{said}.", f"{said}x.{signature}", f"{said}.{signature}x", ".", "x", "bnVsbA.x", "é.é"):
+        deep = urlsafe_b64encode(b"[" * 5_000).decode()
+        for forged in (
+            said, f"{said}.", f"{said}x.{signature}", f"{said}.{signature}x", ".", "x", "bnVsbA.x", "é.é", f"{deep}.x"
+        ):  # fmt: skip
             locked.cookies["sendq_session"] = forged
             assert locked.get("/").status == 303, forged
 
