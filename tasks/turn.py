@@ -193,7 +193,7 @@ class _Turn:
         lane = self._lane
         # These jobs count as open until this is committed, so that a second outcome does not begin as many again.
         self._open += len(begins)
-        wanted = [Begin(lane.id, lane.fence, begin.id) for begin in begins]
+        wanted = [Begin(lane.id, lane.fence, self._worker_id, begin.id) for begin in begins]
         may_go = await self._around.record(self._pair, outcome, wanted, end)
         self._open -= len(begins)
         self._begun.extend(begin for begin in begins if begin.id in may_go)
@@ -248,6 +248,7 @@ class _Turn:
         return End(
             self._lane.id,
             self._lane.fence,
+            self._worker_id,
             ready_at=self._pacer.ready_at(now) if next_call is None else self._pacer.start(next_call, now),
             ramp=self._ramp,
             used=self._pacer.text,
@@ -261,7 +262,7 @@ class _Turn:
         spare = max(0, self._held - self._open)
         self._held -= spare
         lane = self._lane
-        self._around.shrink(Shrink(lane.id, lane.fence, max(0, self._held - self._slow)), spare)
+        self._around.shrink(Shrink(lane.id, lane.fence, self._worker_id, max(0, self._held - self._slow)), spare)
 
     async def _outcome_of(self, job: ClaimedJob) -> Outcome:
         """Make the call unless there is an objection, and decide what the answer means."""

@@ -63,10 +63,11 @@ class Unopened:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A turn wants to make the call for this job next."""
+    """A turn of a worker wants to make the call for this job next."""
 
     lane_id: UUID
     fence: int
+    worker: UUID
     job_id: UUID
 
 
@@ -79,6 +80,7 @@ class End:
 
     lane_id: UUID
     fence: int
+    worker: UUID
     ready_at: Micros
     ramp: int
     used: str | None = None
@@ -91,6 +93,7 @@ class Shrink:
 
     lane_id: UUID
     fence: int
+    worker: UUID
     slots: int
 
 

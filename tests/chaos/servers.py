@@ -268,7 +268,7 @@ SCENARIOS = (
             backlog=80,
             sign=sign,
             # A loss that is too short to be noticed: the numbers of turns are used again, and a late end of a lost turn
-            # ends another one.
+            # ends another one that the same worker claimed.
             net="orphaned_jobs_returned",
         )
         for name, says, lag_s, sign in (

@@ -126,7 +126,7 @@ class Holds(World[Life]):
         lane = state.lane
         seen = lane if self.has("an end does not undo the probe") else lane._replace(held_since=None)
         change = LaneChange(cast(Any, seen))
-        change.end(End(NOBODY, lane.fence, ready_at=0, ramp=state.ramp), now=state.now)
+        change.end(End(NOBODY, lane.fence, NOBODY, ready_at=0, ramp=state.ramp), now=state.now)
         return lane._replace(turn=None, ramp=change.columns["ramp"])
 
     def _answer(self, state: Life, call: Call) -> Iterator[tuple[str, Life]]:

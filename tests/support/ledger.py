@@ -134,7 +134,7 @@ class Ledger:
         return self.record_group(
             Group(
                 outcomes,
-                [Begin(claimed.lane.id, claimed.lane.fence, job) for claimed, job in begins],
+                [Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job) for claimed, job in begins],
                 list(ends),
             )
         )
@@ -231,7 +231,7 @@ def outcome(claimed: Claimed, job: Any, event: Event, *, called: bool = True, **
 
 def end(claimed: Claimed, *, ready_at: Micros = 0, ramp: int | None = None) -> End:
     """The end of a turn."""
-    return End(claimed.lane.id, claimed.lane.fence, ready_at, ramp or claimed.lane.ramp)
+    return End(claimed.lane.id, claimed.lane.fence, claimed.worker, ready_at, ramp or claimed.lane.ramp)
 
 
 @contextmanager

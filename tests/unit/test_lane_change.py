@@ -112,7 +112,7 @@ class TestTheEndOfATurn:
         change = LaneChange(given)
         for one in outcomes:
             change.apply(one, now=NOW)
-        change.end(End(given.id, given.fence, ready_at=NOW, ramp=ramp, used="[]"), now=NOW)
+        change.end(End(given.id, given.fence, given.id, ready_at=NOW, ramp=ramp, used="[]"), now=NOW)
         return change.after
 
     def test_keeps_what_it_earned(self) -> None:

@@ -92,9 +92,15 @@ class _Recording:
         return self._lanes[item.lane_id].lane
 
     def _is_open(self, item: Begin | End | Shrink) -> bool:
-        """Whether the item's turn is still the lane's open one. A restored ledger may not know the lane."""
+        """Whether the item's turn is still the lane's open one.
+
+        A restored ledger may not know the lane, and may give a fence again that it gave in the time that it has lost:
+        to a turn that another worker claimed.
+        """
         change = self._lanes.get(item.lane_id)
-        return change is not None and change.lane.is_claimed and change.lane.fence == item.fence
+        if change is None or not change.lane.is_claimed:
+            return False
+        return change.lane.fence == item.fence and change.lane.turn_worker == item.worker
 
     # --- outcomes -----------------------------------------------------------------------------------------------------
 

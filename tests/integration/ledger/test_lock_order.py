@@ -116,7 +116,7 @@ def a_record_and_the_cancel_of_its_batch(ledger: Ledger) -> Meeting:
     assert claimed.begun == {newer}
     (job,) = (job for job in claimed.jobs if job.id == newer)
     accepted = outcome(claimed, job, Event.ACCEPT, sent="yes")
-    group = Group([accepted], [Begin(claimed.lane.id, claimed.lane.fence, older)])
+    group = Group([accepted], [Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, older)])
     return _recorded(ledger, group), _cancelled(ledger, batch_id)
 
 

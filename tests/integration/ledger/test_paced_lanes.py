@@ -64,7 +64,7 @@ class TestATurn:
         for _ in range(4):
             ledger.send(provider="imap")
         claimed = ledger.serve()
-        ledger.record_group(Group(shrinks=[Shrink(claimed.lane.id, claimed.lane.fence, 0)]))
+        ledger.record_group(Group(shrinks=[Shrink(claimed.lane.id, claimed.lane.fence, claimed.worker, 0)]))
         assert (ledger.lane().turn, ledger.lane().turn_slots) == ("claimed", 0)
 
     def test_gives_nothing_back_once_it_is_over(self, ledger: Ledger) -> None:
@@ -73,7 +73,7 @@ class TestATurn:
         ledger.finish(claimed)
         ledger.send()
         again = ledger.serve()
-        ledger.record_group(Group(shrinks=[Shrink(claimed.lane.id, claimed.lane.fence, 0)]))
+        ledger.record_group(Group(shrinks=[Shrink(claimed.lane.id, claimed.lane.fence, claimed.worker, 0)]))
         assert ledger.lane().turn_slots == again.slots
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sendq import Send, State
 from sendq.clock import SECOND, moment
 from sendq.facts.outcomes import Hold, Scope
-from sendq.facts.turns import Claimed, Group
+from sendq.facts.turns import Claimed, Group, Shrink
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
@@ -155,6 +155,34 @@ class TestAnOutcome:
         ledger.record(outcome(claimed, second, Event.RETURN), ends=[end(claimed)])
         ledger.clock.advance(60)
         assert [found.id for found in ledger.serve().jobs] == [second.id]
+
+
+class TestATurnWhoseFenceWasGivenAgain:
+    """A ledger that has lost a moment counts on from before it, so two workers can have a turn of the same fence."""
+
+    @pytest.fixture
+    def lost(self, ledger: Ledger) -> Claimed:
+        """The turn of a worker, which the ledger does not remember: it has given the fence to another worker's turn."""
+        ledger.send()
+        ledger.send()
+        lost = ledger.serve(jobs_each=1)
+        with ledger.writing() as connection:
+            lane = schema.lane
+            connection.execute(lane.update().where(lane.c.id == lost.lane.id).values(turn_worker=new_id()))
+        return lost
+
+    def test_is_not_ended_by_the_other_worker(self, ledger: Ledger, lost: Claimed) -> None:
+        ledger.record(ends=[end(lost)])
+        assert ledger.lane().turn == "claimed"
+
+    def test_loses_no_slots_to_it(self, ledger: Ledger, lost: Claimed) -> None:
+        before = ledger.lane().turn_slots
+        ledger.record_group(Group(shrinks=[Shrink(lost.lane.id, lost.lane.fence, lost.worker, 0)]))
+        assert ledger.lane().turn_slots == before
+
+    def test_begins_no_job_for_it(self, ledger: Ledger, lost: Claimed) -> None:
+        recorded = ledger.record(begins=[(lost, lost.jobs[0].id)])
+        assert not recorded.begun
 
 
 class TestAJobThatWasGivenBackWithoutACall:

@@ -56,7 +56,7 @@ class TestALane:
         claimed = ledger.serve()
         sent = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
         used, ready_at = claimed.pacer.text, claimed.pacer.start("send", ledger.clock())
-        last = End(claimed.lane.id, claimed.lane.fence, ready_at + 2 * SECOND, 1, used)
+        last = End(claimed.lane.id, claimed.lane.fence, claimed.worker, ready_at + 2 * SECOND, 1, used)
         ledger.record(sent, ends=[last])
         ledger.clock.advance(10 - AHEAD_S)
         assert due(ledger) == set()

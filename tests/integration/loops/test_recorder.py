@@ -147,7 +147,7 @@ class TestAGroup:
         (claimed,) = pg_ledger.claim(pg_ledger.offer())
         following = next(job.id for job in claimed.jobs if job.id not in claimed.begun)
         pg_ledger.queue.cancel(str(ids[3]))
-        wanted = [Begin(claimed.lane.id, claimed.lane.fence, job) for job in (following, ids[3])]
+        wanted = [Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job) for job in (following, ids[3])]
         done = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
         recorder.put(Entry(PAIR, done, wanted, None, told.entry))
         recorder.start()
