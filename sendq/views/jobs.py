@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -99,6 +100,47 @@ class JobLine:
     attempts: int
     rule: str | None
     key: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueuedJob:
+    """A job as a test of an application sees it (`sendq.testing`), with what its request contains.
+
+    operation    ``send``, ``modify`` or ``delete``; the job that searches for a batch's messages has the batch's
+    key          the one that it was enqueued with; a batch's is that of the batch
+    object_id    the message or thread that is changed; None: a send, or a search
+    body         the fields of the request, by their names in the API, without attachments: a message with its mark, or
+                 the changes; None: it was deleted
+    attachments  the names of the attached files
+    """
+
+    id: str
+    state: State
+    operation: str
+    application: str
+    grant_id: str
+    key: str | None
+    batch_id: str | None
+    object_id: str | None
+    priority: Priority
+    due_at: datetime
+    expires_at: datetime | None
+    body: Mapping[str, Any] | None
+    attachments: tuple[str, ...]
+
+    @property
+    def to(self) -> tuple[str, ...]:
+        """The addresses in the field ``to`` of a message."""
+        return tuple(one["email"] for one in (self.body or {}).get("to", ()))
+
+    @property
+    def subject(self) -> str | None:
+        """The subject of a message; None: it has none, or is no message."""
+        return (self.body or {}).get("subject")
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

@@ -26,6 +26,7 @@ from sendq.ledger.db import joined, migrate, schema
 from sendq.ledger.db.engine import open_engine, reading
 from sendq.ledger.db.joined import async_connection_of, connection_of
 from sendq.queue import SendQueue
+from sendq.testing import assert_enqueued, assert_not_enqueued
 from tests.integration.ledger.test_concealed_errors import REFUSALS
 from tests.integration.ledger.test_joined import GRANT, SECRET, accepted, message
 from tests.support.waiting import LIMIT_S
@@ -171,6 +172,14 @@ def a_cancelled_job_joins_too(shop: Shop) -> None:
     assert shop.queue.job(job.id).state == "queued"
 
 
+def what_was_enqueued_is_seen_by_a_test(shop: Shop) -> None:
+    with contextlib.suppress(ZeroDivisionError), shop.atomic():
+        shop.sell(1, key="invoice-1")
+        assert assert_enqueued(shop.queue, key="invoice-1", session=shop.django).grant_id == GRANT
+        raise ZeroDivisionError
+    assert_not_enqueued(shop.queue)
+
+
 def the_schema_can_be_asked_about(shop: Shop) -> None:
     with shop.atomic():
         migrate.require(connection_of(shop.django))
@@ -221,6 +230,7 @@ SCENARIOS: dict[str, Callable[[Shop], None]] = {
         a_conflict_undoes_its_own_call_alone,
         many_rows_arrive_as_they_are,
         a_cancelled_job_joins_too,
+        what_was_enqueued_is_seen_by_a_test,
         the_schema_can_be_asked_about,
         an_error_tells_no_parameter,
         nothing_of_a_mail_is_in_an_error_of_the_database,
