@@ -251,7 +251,10 @@ def _writes_item(engine: Engine, database: CheckItem) -> CheckItem:
     if not refused:
         return database
     tables = ", ".join(refused)
-    remedy = "grant the user SELECT, INSERT, UPDATE and DELETE on all tables named sendq_…"
+    remedy = (
+        "grant the user SELECT, INSERT, UPDATE and DELETE on all tables named sendq_…, and USAGE on their sequences, "
+        "as deploy/roles.sql does"
+    )
     return CheckItem("ledger", "fail", f"the database user may not write to {tables}", remedy)
 
 

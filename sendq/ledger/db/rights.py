@@ -13,12 +13,17 @@ _NEEDED = ("SELECT", "INSERT", "UPDATE", "DELETE")
 
 _MISSING = text("""
     SELECT DISTINCT name FROM unnest(CAST(:tables AS text[])) AS name, unnest(CAST(:rights AS text[])) AS needed
-    WHERE NOT has_table_privilege(name, needed) ORDER BY name
+    WHERE NOT has_table_privilege(name, needed)
+    UNION
+    SELECT sequence FROM unnest(CAST(:numbered AS text[])) AS name,
+        CAST(CAST(pg_get_serial_sequence(name, 'id') AS regclass) AS text) AS sequence
+    WHERE NOT has_sequence_privilege(pg_get_serial_sequence(name, 'id'), 'USAGE')
+    ORDER BY 1
 """)
 
 
 def try_writing(engine: Engine) -> list[str]:
-    """Insert, change and delete a row, and roll back; the tables that this user may not use, if there are any.
+    """Insert, change and delete a row, and roll back; the tables and sequences that this user may not use, if any.
 
     Raises:
         LedgerUnavailable: the ledger takes no writes, or not by this user; says why.
@@ -42,4 +47,6 @@ def _refused(connection: Connection) -> list[str]:
     if connection.dialect.name != "postgresql":
         return []
     tables = [table.name for table in schema.metadata.sorted_tables]
-    return list(connection.execute(_MISSING, {"tables": tables, "rights": list(_NEEDED)}).scalars())
+    numbered = [table.name for table in schema.metadata.sorted_tables if table.autoincrement_column is not None]
+    values = {"tables": tables, "rights": list(_NEEDED), "numbered": numbered}
+    return list(connection.execute(_MISSING, values).scalars())

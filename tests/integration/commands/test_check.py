@@ -311,7 +311,9 @@ class TestTheBroker:
         assert find(items, "redis persistence").state == "unknown"
 
     def test_with_a_user_that_a_worker_cannot_work_with_names_what_it_lacks(self, redis_url: str) -> None:
-        with user(redis_url, "+@all", "-@admin", "-@dangerous", "+info", "~sendq*", "~_kombu*", "&*") as limited:
+        with user(
+            redis_url, "+@all", "-@admin", "-@dangerous", "-client", "+info", "~sendq*", "~_kombu*", "&*"
+        ) as limited:
             item = find(redis_items(limited), "redis rights")
         lacking = "DEL, LLEN, LPUSH with ~*.sendq.pidbox*; CLIENT with +client|setname +script +time"
         assert (item.state, item.says) == ("fail", f"the user may not run {lacking}")
