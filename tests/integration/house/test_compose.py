@@ -48,7 +48,7 @@ SECRETS = {
 
 
 def interpolated(value: Any, variables: dict[str, str]) -> Any:
-    """What docker compose makes of ``${NAME}``, ``${NAME:-default}``, ``${NAME:?complaint}`` and ``$$``."""
+    """What docker compose makes of ``${NAME}``, ``${NAME:-default}``, ``${NAME:+if set}``, ``${NAME:?why}``, ``$$``."""
     if isinstance(value, dict):
         return {key: interpolated(each, variables) for key, each in value.items()}
     if isinstance(value, list):
@@ -62,16 +62,34 @@ def interpolated(value: Any, variables: dict[str, str]) -> Any:
         given = variables.get(found["name"], "")
         if not given and found["how"] == ":?":
             raise KeyError(f"{found['name']}: {found['rest']}")
+        if found["how"] == ":+":
+            return found["rest"] if given else ""
         return given or (found["rest"] if found["how"] == ":-" else "")
 
-    return re.sub(r"\$\$|\$\{(?P<name>\w+)(?:(?P<how>:[-?])(?P<rest>[^}]*))?\}", one, value)
+    return re.sub(r"\$\$|\$\{(?P<name>\w+)(?:(?P<how>:[-+?])(?P<rest>[^}]*))?\}", one, value)
 
 
-def compose(variables: dict[str, str]) -> dict[str, Any]:
-    """The services, as docker compose would see them."""
-    services: dict[str, Any] = interpolated(yaml.safe_load((ROOT / "docker-compose.yml").read_text()), variables)[
-        "services"
-    ]
+def dotenv(given: dict[str, str]) -> dict[str, str]:
+    """The variables of .env: the example, with some values filled in."""
+    found: dict[str, str] = {}
+    for name, value in re.findall(r"^(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE):
+        found[name] = given.get(name, interpolated(value, found))
+    return {**found, **given}
+
+
+def composed(given: dict[str, str]) -> dict[str, Any]:
+    """The file, as docker compose would see it beside such an .env."""
+    variables = dotenv(given)
+    found: dict[str, Any] = interpolated(yaml.safe_load((ROOT / "docker-compose.yml").read_text()), variables)
+    for service in found["services"].values():
+        if service.get("env_file") == ".env":
+            service["environment"] = {**variables, **service["environment"]}
+    return found
+
+
+def compose(given: dict[str, str]) -> dict[str, Any]:
+    """The services of `composed`."""
+    services: dict[str, Any] = composed(given)["services"]
     return services
 
 
@@ -211,6 +229,12 @@ class TestRedisAsComposed:
             assert (config["appendonly"], config["maxmemory-policy"]) == ("yes", "noeviction")
             assert "NOAUTH" in machine.run("redis", ["redis-cli", "ping"]).stdout
 
+    def test_refuses_to_start_without_a_password(self, machine: Machine) -> None:
+        machine.services["redis"]["environment"]["REDIS_PASSWORD"] = ""
+        done = machine.run("redis", machine.services["redis"]["command"])
+        assert done.returncode != 0
+        assert "REDIS_PASSWORD: set it in .env" in done.stderr
+
     def test_its_password_stands_in_no_list_of_processes(self, machine: Machine) -> None:
         assert SECRETS["REDIS_PASSWORD"] not in " ".join(machine.services["redis"]["command"])
 
@@ -297,7 +321,7 @@ class TestAWorkersHealth:
 
 
 class TestTheFile:
-    @pytest.mark.parametrize("name", SECRETS)
+    @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "FLOWER_PASSWORD"])
     def test_refuses_to_start_without_a_secret_and_says_which(self, name: str) -> None:
         with pytest.raises(KeyError, match=f"{name}: set it in .env"):
             compose({**SECRETS, name: ""})
@@ -321,13 +345,45 @@ class TestTheFile:
     def test_starts_the_receiver_only_where_it_is_wanted_and_tells_it_no_api_key(self) -> None:
         webhooks = compose(SECRETS)["webhooks"]
         assert webhooks["profiles"] == ["webhooks"]
-        assert webhooks["environment"].keys() == {"DATABASE_URL", "NYLAS_WEBHOOK_SECRET", "SENDQ_OUTCOME_DELIVERED"}
+        assert webhooks["environment"].keys() == {
+            "DATABASE_URL", "NYLAS_WEBHOOK_SECRET", "SENDQ_OUTCOME_DELIVERED", "SENDQ_ENCRYPTION_KEYS",
+            "SENDQ_LOG_FORMAT", "SENDQ_LOG_LEVEL",
+        }  # fmt: skip
 
-    def test_passes_on_every_setting_of_outcomes_but_the_patience(self) -> None:
-        known = {name.upper() for name in Settings.model_fields if name.startswith(("outcome_", "on_reauth"))}
-        given = compose(SECRETS)["worker"]["environment"].keys()
-        elsewhere = {"OUTCOME_TIMEOUT_S", "OUTCOME_DELIVERED"}  # the latter is of the receiver of webhooks
-        assert {f"SENDQ_{name}" for name in known - elsewhere} <= given
+    def test_gives_workers_every_setting_of_env(self) -> None:
+        worker = compose({**SECRETS, "SENDQ_KEEP_SENT_DAYS": "7"})["worker"]["environment"]
+        settings = Settings.load(worker)
+        assert settings.keep_sent_days == 7
+        assert settings.application().api_key().get_secret_value() == SECRETS["NYLAS_API_KEY"]
+        assert not worker["FLOWER_PASSWORD"]
+
+    def test_takes_the_api_key_from_a_file_instead(self) -> None:
+        found = composed({**SECRETS, "NYLAS_API_KEY": "", "NYLAS_API_KEY_SOURCE": "./key"})
+        worker = found["services"]["worker"]
+        (secret,) = worker["secrets"]
+        assert found["secrets"][secret]["file"] == "./key"
+        settings = Settings.load(worker["environment"])
+        assert (settings.nylas_api_key, str(settings.nylas_api_key_file)) == (None, f"/run/secrets/{secret}")
+        assert composed(SECRETS)["secrets"][secret]["file"] == "/dev/null"
+
+    def test_leaves_ledger_and_broker_to_yours(self) -> None:
+        own = {"DATABASE_URL": "postgresql://me@db.example.com/ledger", "REDIS_URL": "redis://cache.example.com/0"}
+        services = compose({**SECRETS, **own, "COMPOSE_PROFILES": ""})
+        assert own.items() <= services["worker"]["environment"].items()
+        for name in ("postgres", "redis"):
+            assert services[name]["profiles"] == [name]
+            waits = [each["depends_on"][name] for each in services.values() if name in each.get("depends_on", ())]
+            assert waits
+            assert all(wait == {"condition": "service_healthy", "required": False} for wait in waits)
+        assert dotenv({})["COMPOSE_PROFILES"] == "postgres,redis"
+
+    def test_limits_memory_processes_logs_and_capabilities_of_every_service(self) -> None:
+        for name, service in compose(SECRETS).items():
+            assert service["mem_limit"], name
+            assert service["pids_limit"] > 0, name
+            assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
 
     def test_lets_workers_be_many(self) -> None:
         assert not {"container_name", "hostname", "ports"} & compose(SECRETS)["worker"].keys()
@@ -350,7 +406,9 @@ class TestTheFile:
     def test_asks_for_what_the_example_of_env_lists(self) -> None:
         asked = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
         listed = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-        assert asked - {"FLOWER_PORT", "WEBHOOKS_PORT", "CONSOLE_PORT"} == listed
+        settings = {name for row in Settings.describe() for name in row.env}
+        assert asked - {"FLOWER_PORT", "WEBHOOKS_PORT", "CONSOLE_PORT"} <= listed | settings
+        assert listed <= asked | settings | {"COMPOSE_PROFILES"}
 
 
 class TestTheImage:
