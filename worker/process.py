@@ -72,7 +72,7 @@ class Process:
             on_recorded=self._on_recorded,
             on_unopened=self._on_unopened,
             now=self.now,
-            witnessed=lambda line: max(witness.renewals_of(line) or 0 for witness in self._witnesses),
+            witnessed=lambda line: max((witness.renewals_of(line) or 0 for witness in self._witnesses), default=0),
         )
         self.flower_events = FlowerEvents(events, in_flight=lambda: self.engine.calls)
         self.wakeup = wakeup_of(self.ledger)

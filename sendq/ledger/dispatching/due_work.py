@@ -1,0 +1,29 @@
+"""Whether a ledger has anything to do now: how `worker.testing` knows that it is done."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, exists, select
+
+from sendq.clock import Micros
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching.pairs import read_pairs
+from sendq.rules.states import State
+
+_UNFINISHED = (State.QUEUED, State.SENDING, State.IN_DOUBT)
+
+
+def has_due_work(connection: Connection, *, now: Micros) -> bool:
+    """Whether there are jobs that no dispatcher has seen, open turns, lanes that are due, or batches to be continued.
+
+    What waits for a time, a hold, its lane's pace or a sign-in is not due.
+    """
+    lane, batch, job = schema.lane.c, schema.batch.c, schema.job.c
+    unfinished = exists().where(job.batch_id == batch.id, job.state.in_(_UNFINISHED))
+    for query in (
+        select(schema.wake.c.id),
+        select(lane.id).where(lane.turn.is_not(None)),
+        select(batch.id).where(batch.finished_at.is_(None), ~unfinished),  # the leader makes its jobs, or ends it
+    ):
+        if connection.execute(query.limit(1)).first() is not None:
+            return True
+    return any(pair.wants_at <= now for pair in read_pairs(connection))
