@@ -50,6 +50,10 @@ class AttemptView:
 class JobView:
     """A job as the ledger has it now, with its attempts (``trail``), the oldest first.
 
+    ``attempts``: how many are used up. The call that succeeded and each failure that a rule's limit of attempts counts
+    use up one; a hold, a failure that ends the job at once, and an answer repeated for the same key use up none. It
+    starts again at 0 when a person retries the job; ``trail`` has every attempt.
+
     ``delivery``: what became of its mail; None: it is no mail, or was not sent. ``key``: the one that it was enqueued
     with; a batch's is that of the batch.
 
@@ -83,7 +87,10 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class JobLine:
-    """A job in a list. ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane."""
+    """A job in a list. ``attempts``: those used up, as in `JobView`.
+
+    ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
+    """
 
     id: str
     state: State
@@ -149,7 +156,10 @@ class EnqueuedJob:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A dead letter in a list; ``status`` (HTTP) and ``error`` are those of its last attempt."""
+    """A dead letter in a list; ``status`` (HTTP) and ``error`` are those of its last attempt.
+
+    ``attempts``: those used up, as in `JobView`; 0 for a job that its first failure ended.
+    """
 
     id: str
     rule: str | None

@@ -73,7 +73,7 @@ job = Table(
     Column("next_at", BigInteger, nullable=False),  # when it may next begin; a retry moves it
     Column("expires_at", BigInteger),
     Column("created_at", BigInteger, nullable=False),
-    Column("attempts", SmallInteger, nullable=False, server_default="0"),  # only those that count; waiting uses none
+    Column("attempts", SmallInteger, nullable=False, server_default="0"),  # used up; waiting uses none
     Column("deaths", SmallInteger, nullable=False, server_default="0"),  # of processes while it was begun
     Column("conflicts", SmallInteger, nullable=False, server_default="0"),  # "still running" answers in a row
     Column("generation", Integer, nullable=False, server_default="0"),  # of the idempotency key `<id>:<generation>`

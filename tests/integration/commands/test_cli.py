@@ -363,7 +363,9 @@ class TestMigrate:
         monkeypatch.setenv("SENDQ_HOME", str(tmp_path / "new" / "home"))
         assert as_json(run("migrate", "--json"))["applied"]
         assert "nothing to do" in run("migrate")[1]
-        SendQueue(f"sqlite:///{tmp_path}/new/home/sendq.db").send("a", MESSAGE)
+        queue = SendQueue(f"sqlite:///{tmp_path}/new/home/sendq.db")
+        queue.send("a", MESSAGE)
+        queue.close()
         assert as_json(run("status", "--json"))["jobs"]["queued"] == 1
 
     def test_sql_is_printed_and_nothing_made(self, run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -475,6 +475,7 @@ class TestTheClass:
         operators = Operators(open_engine("sqlite://"))
         with pytest.raises(SchemaMismatch):
             operators.cancel(str(new_id()), by="anna")
+        operators.close()
 
     def test_opens_a_ledger_by_its_url(self, ledger: Ledger, ledger_url: str) -> None:
         job = str(ledger.send())

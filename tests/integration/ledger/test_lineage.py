@@ -444,8 +444,10 @@ class TestTheRun:
             assert re.fullmatch(r"[0-9A-F]{8}:\d+@\d+\.\d+", lineage.read(connection).server or "")
 
     def test_of_sqlite_is_unknown(self, sqlite_ledger_url: str) -> None:
-        with open_engine(sqlite_ledger_url).begin() as connection:
+        engine = open_engine(sqlite_ledger_url)
+        with engine.begin() as connection:
             assert lineage.read(connection).server is None
+        engine.dispose()
 
 
 class TestTheFileBesideTheLedger:
