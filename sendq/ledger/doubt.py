@@ -34,6 +34,7 @@ from sendq.ledger import events
 from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.delivery_status import apply_known
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import locked_from, store_changes
@@ -246,8 +247,11 @@ def settle(
     has this one. ``even_late``: a job that has expired gets a new expiry, because an operator wants it sent; and poison
     is tried. ``starts``: when each job that returns to the queue may begin; None: now. ``act``: the event of the act
     that this is a part of.
+
+    Reports about the mails come first: what is known to have gone out is sent, whatever the ending.
     """
     starts = starts or {}
+    apply_known(connection, [job_id for job_id, one in endings.items() if one.event is not Event.ACCEPT], now=now)
     rows = [row for row in _locked(connection, endings) if generation in (None, row.generation)]
     changed = [
         (locked_from(row), _ended(row, endings[row.id], at=starts.get(row.id, now), now=now, even_late=even_late))

@@ -44,13 +44,13 @@ from sendq.facts.notices import MailNotice
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new, one_of
-from sendq.ledger.delivery_status import Status, move_on, read_statuses, store_statuses
+from sendq.ledger.delivery_status import Status, mail_job, move_on, read_statuses, store_statuses
 from sendq.ledger.jobs import lock_jobs
 from sendq.ledger.outcomes import BAD_NEWS, MailNews, append_news
 from sendq.ledger.recipients import Change, merge_recipients
 from sendq.ledger.retention import delete_where
-from sendq.rules.delivery import WENT_OUT, Delivery, Report, Send, concerns, event_for, is_pending, merge
-from sendq.rules.rule_ids import FAILED_LATER
+from sendq.rules import delivery as rules
+from sendq.rules.delivery import Delivery, Report
 from sendq.rules.states import State
 from sendq.vault import Vault
 
@@ -183,34 +183,43 @@ class _Intake:
         if not reports:
             return set()
         jobs = lock_jobs(self.connection, [job.id for _, job in reports])
-        known = read_statuses(self.connection, list(jobs))
-        before = dict(known)
+        before = read_statuses(self.connection, list(jobs))
+        after = dict(before)
         earlier: set[str] = set()
-        current: list[MailNotice] = []
-        owners: dict[str, LockedJob] = {}
+        current: list[tuple[UUID, MailNotice]] = []
         for notice, found in reports:
             job = jobs.get(found.id)
             if job is None:
                 continue  # pruned just now
-            status = _merged(known.get(job.id), job, notice, now=self.now)
+            status = _after(after.get(job.id), job, notice, now=self.now)
             if status is None:
                 earlier.add(notice.id)
                 continue
-            known[job.id] = status
-            owners[notice.id] = job
-            current.append(notice)
+            after[job.id] = status
+            current.append((job.id, notice))
             if job.state == State.SENT and job.finished_at is not None:
                 key = (found.provider, notice.kind, APPLIED)
                 self.micros[key] += max(0, status.at - job.finished_at)
-        changed = {job_id: status for job_id, status in known.items() if before.get(job_id) != status}
+        self._store(jobs, before, after, current)
+        return earlier
+
+    def _store(
+        self,
+        jobs: Mapping[UUID, LockedJob],
+        before: Mapping[UUID, Status],
+        after: Mapping[UUID, Status],
+        current: Sequence[tuple[UUID, MailNotice]],
+    ) -> None:
+        """Write what has become known, and what it does to jobs. ``current``: notifications about present sends."""
+        changed = {job_id: status for job_id, status in after.items() if before.get(job_id) != status}
         replaced = [job for job, new in changed.items() if job in before and before[job].generation != new.generation]
         delete_where(self.connection, schema.recipient_status.c.job_id, replaced)
-        about = [(owners[notice.id].id, notice) for notice in current]
-        changes = merge_recipients(self.connection, about, self.application, vault=self.vault, now=self.now)
-        move_on(self.connection, [(jobs[job_id], status) for job_id, status in changed.items()], now=self.now)
+        changes = merge_recipients(self.connection, current, self.application, vault=self.vault, now=self.now)
+        # Also where nothing is new: its state may have changed since the first report.
+        touched = dict.fromkeys(job_id for job_id, _ in current)
+        move_on(self.connection, [(jobs[job_id], after[job_id]) for job_id in touched], now=self.now)
         store_statuses(self.connection, changed.values(), existing=before)
         self._news(changed, before, changes)
-        return earlier
 
     def _news(self, known: Mapping[UUID, Status], before: Mapping[UUID, Status], changes: Sequence[Change]) -> None:
         """Create the outcomes of what became of mails: one for each job and kind of news."""
@@ -263,31 +272,16 @@ def sends(connection: Connection, column: Column[Any], values: Iterable[Any]) ->
     )
 
 
-def _report_of(row: Status) -> Report:
-    return Report(Delivery(row.delivery), row.at, row.source, row.detail)
-
-
-def _merged(known: Status | None, job: LockedJob, notice: MailNotice, *, now: Micros) -> Status | None:
+def _after(status: Status | None, job: LockedJob, notice: MailNotice, *, now: Micros) -> Status | None:
     """The status of a job after a notification; None: it is about an earlier send."""
     assert notice.delivery is not None
     report = Report(notice.delivery, now if notice.at is None else notice.at, notice.kind, notice.detail)
-    before = None if known is None else Send(known.generation, known.message_id)
-    # That it went out is news for a job that is to be sent again, whichever of its sends it is about.
-    if is_pending(State(job.state), report.delivery) and job.key_at is None:
-        return None  # nothing was requested yet under this key
-    saves = report.delivery in WENT_OUT and event_for(
-        State(job.state), report.delivery, by_report=job.rule == FAILED_LATER, in_doubt=job.doubt_at is not None
-    )
-    if not saves and not concerns(report, notice.message_id, Send(job.generation, job.message_id, job.key_at), before):
-        return None
-    same = known is not None and known.generation == job.generation
-    standing = merge([report, _report_of(known)]) if known is not None and same else report
-    message_id = notice.message_id or job.message_id
-    if known is not None and same and known.message_id is not None:
-        message_id = known.message_id
-    status = Status(
-        job.id, standing.delivery.value, standing.at, standing.source, standing.detail, now, job.generation,
-        message_id, is_pending(State(job.state), standing.delivery),
+    before = None if status is None else status.known
+    known = rules.take_in(mail_job(job), before, report, notice.message_id)
+    if known is None or known == before:
+        return None if known is None else status
+    standing = known.report
+    return Status(
+        job.id, standing.delivery.value, standing.at, standing.source, standing.detail, now,
+        known.generation, known.message_id, known.pending,
     )  # fmt: skip
-    unchanged = known is not None and status._replace(noted_at=known.noted_at) == known
-    return known if unchanged else status

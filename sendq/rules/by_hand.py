@@ -23,6 +23,7 @@ class ResendRefusal(StrEnum):
 
     CANCELLED = "cancelled"  #  it was cancelled
     GONE = "gone"  #            its grant no longer exists
+    WENT_OUT = "went_out"  #    a report says that it went out
 
 
 class RetryRefusal(StrEnum):

@@ -8,8 +8,9 @@ twice, and in no order. So reports are merged, and the result is the same whatev
 The worst news of one recipient stands, and evidence that a mail went out stands above any report that it did not: a
 mail that went out is never sent again because of a report that came too late. Of equal news, the earliest stands.
 
-A job that an operator retries is sent again under a new generation of its key. Reports about the earlier send are
-recognised (`concerns`) and change nothing.
+A job has several sends if one is known not to have gone out: the next one has a new key (a new *generation*). A report
+is about one of them, which it seldom names (`concerns`). Reports about an earlier one change nothing, except evidence
+that it went out: then the job must not be sent again, whichever of its sends that was.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class Delivery(StrEnum):
 
 _RANK = {delivery: rank for rank, delivery in enumerate(Delivery)}
 
+# The API took it, and it never left.
+NEVER_WENT_OUT = frozenset({Delivery.FAILED_LATER, Delivery.REJECTED})
+
 # The mail left the API: it must not be sent again.
 WENT_OUT = frozenset({Delivery.CONFIRMED, Delivery.DELIVERED, Delivery.BOUNCED, Delivery.COMPLAINED})
 
@@ -49,12 +53,42 @@ class Report(NamedTuple):
     detail: str | None = None
 
 
-class Send(NamedTuple):
-    """One send of a job, as far as it is known: the generation of its key, the message's id, and the first request."""
+class MailJob(NamedTuple):
+    """What reports need to know of a job: its state and its present send.
 
+    ``key_at``: the first request of the present generation; ``failed_later``: dead because of a report; ``in_doubt``:
+    the outcome of its last request is unknown.
+    """
+
+    state: State
+    generation: int
+    key_at: Micros | None
+    message_id: str | None
+    failed_later: bool = False
+    in_doubt: bool = False
+
+    @property
+    def accepted_id(self) -> str | None:
+        """The message's id of the present send; None: not accepted yet, and `message_id` may be an earlier send's."""
+        accepted = self.state is State.SENT or (self.state is State.DEAD and self.failed_later)
+        return self.message_id if accepted else None
+
+
+class Known(NamedTuple):
+    """What the reports so far say about a job: the one that stands, and the send that it is about.
+
+    ``pending``: it must be looked at again, because the outcome of that send is not recorded yet.
+    """
+
+    report: Report
     generation: int
     message_id: str | None
-    key_at: Micros | None = None
+    pending: bool = False
+
+    @property
+    def went_out(self) -> bool:
+        """Whether it is evidence that a mail went out."""
+        return self.report.delivery in WENT_OUT
 
 
 def merge(reports: Iterable[Report]) -> Report:
@@ -66,36 +100,73 @@ def _standing(report: Report) -> tuple[int, int, str, str]:
     return _RANK[report.delivery], -report.at, report.source, report.detail or ""
 
 
-def concerns(report: Report, message_id: str | None, now: Send, before: Send | None) -> bool:
-    """Whether a report is about the job's present send ``now``, not about an earlier one.
+def take_in(job: MailJob, known: Known | None, report: Report, message_id: str | None) -> Known | None:
+    """What is known after a report about ``message_id``; None: it is about an earlier send, and changes nothing."""
+    if not concerns(job, known, report, message_id) and not _saves(job, known, report):
+        return None
+    if known is not None and known.generation != job.generation and not (known.pending and known.went_out):
+        known = None
+    standing = report if known is None else merge([report, known.report])
+    named = job.accepted_id or (known.message_id if known is not None else None) or message_id
+    return Known(standing, job.generation, named, is_pending(job.state, standing.delivery))
 
-    ``message_id`` is the id that the report names, if it does. ``before`` is the send that the stored reports are
-    about; None: there are none.
+
+def concerns(job: MailJob, known: Known | None, report: Report, message_id: str | None) -> bool:
+    """Whether a report is about the job's present send, not about an earlier one.
+
+    The message's id decides if it is known of a send, else the time. An id may change on its way through a provider,
+    so another one alone does not refute evidence that the mail went out; but it is not enough to give up a mail that
+    was accepted under its own id.
     """
-    if before is None or before.generation == now.generation:
+    bad = report.delivery in NEVER_WENT_OUT
+    if bad and job.key_at is None and job.state in (State.QUEUED, State.SENDING):
+        return False  # nothing was requested yet under this key
+    if job.generation == 0:
         return True
-    if message_id is not None and message_id == before.message_id:
-        return False
-    if message_id is not None and message_id == now.message_id:
-        return True
+    earlier = known is not None and known.generation != job.generation
+    if message_id is not None:
+        if message_id == job.accepted_id:
+            return True
+        if known is not None and message_id == known.message_id:
+            return not earlier
+        if bad and job.accepted_id is not None:
+            return False
     # The times of Nylas are whole seconds.
-    return now.key_at is not None and report.at >= now.key_at - SECOND
+    return job.key_at is not None and report.at >= job.key_at - SECOND
 
 
-def event_for(state: State, delivery: Delivery, *, by_report: bool, in_doubt: bool) -> Event | None:
-    """How a job in ``state`` moves on because of what became of its mail; None: it stays.
+def _saves(job: MailJob, known: Known | None, report: Report) -> bool:
+    """Whether a report shows that an earlier send went out, so that the job must not be sent again.
 
-    ``by_report``: a report has made it dead; ``in_doubt``: the outcome of its last request is unknown.
+    Not if that was known before the job was sent again on purpose.
     """
-    if delivery in WENT_OUT:
+    if known is not None and known.went_out and known.generation != job.generation and not known.pending:
+        return False
+    evidence = Known(report, job.generation, None)
+    return evidence.went_out and (job.state is State.SENDING or event_for(job, evidence) is not None)
+
+
+def event_for(job: MailJob, known: Known) -> Event | None:
+    """How a job moves on because of what is known about its mail; None: it stays."""
+    current = known.generation == job.generation
+    if known.went_out:
         # What went out has gone out, whatever was assumed before. A job on the wire is settled by its worker.
-        denied = state in (State.QUEUED, State.IN_DOUBT, State.CANCELLED, State.EXPIRED)
-        return Event.ACCEPT if denied or (state is State.DEAD and (by_report or in_doubt)) else None
-    if delivery is Delivery.FAILED_LATER:
-        return {State.SENT: Event.FAIL_LATER, State.IN_DOUBT: Event.GIVE_UP}.get(state)
+        denied = job.state in (State.QUEUED, State.IN_DOUBT, State.CANCELLED, State.EXPIRED)
+        denied = denied or (job.state is State.DEAD and (job.failed_later or job.in_doubt))
+        return Event.ACCEPT if denied and (current or known.pending) else None
+    if known.report.delivery in NEVER_WENT_OUT and current and not _of_another(job, known):
+        return {State.SENT: Event.FAIL_LATER, State.IN_DOUBT: Event.GIVE_UP}.get(job.state)
     return None
+
+
+def _of_another(job: MailJob, known: Known) -> bool:
+    """Whether a report that came before the acceptance turns out to name another send's message."""
+    ids = {job.accepted_id, known.message_id} - {None}
+    return job.generation > 0 and len(ids) > 1
 
 
 def is_pending(state: State, delivery: Delivery) -> bool:
     """Whether a report must be looked at again, because the outcome of its send is not recorded yet."""
-    return delivery is Delivery.FAILED_LATER and state in (State.QUEUED, State.SENDING)
+    if state is State.SENDING:
+        return delivery is not Delivery.UNKNOWN
+    return state is State.QUEUED and delivery in NEVER_WENT_OUT

@@ -1,4 +1,4 @@
-"""Applies reports that a mail failed later to jobs whose acceptance was recorded after the report."""
+"""Applies reports about mail to jobs whose outcome was recorded after the report."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from sqlalchemy import Engine
 from sendq import clock
 from sendq.ledger import delivery_status
 from sendq.ledger.db.engine import reading, writing
+from sendq.rules.states import State
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
 from worker.telemetry import journal
 
-# A report seldom overtakes the record of its own acceptance, and then a person waits for it, not a program.
+# A report seldom overtakes the record of its own outcome, and then a person waits for it, not a program.
 ROUND_S = 2.0
 
 STEP = 500
@@ -29,7 +30,10 @@ class MailReports(LeaderLoop):
         with reading(self._ledger) as connection:
             if not delivery_status.any_pending(connection):
                 return
+            jobs = delivery_status.find_pending(connection, limit=STEP)
+        if not jobs:
+            return
         with writing(self._ledger) as connection:
-            dead = delivery_status.apply_pending(connection, now=self._now(), limit=STEP)
-        if dead:
+            moved = delivery_status.apply_known(connection, jobs, now=self._now())
+        if dead := sum(state is State.DEAD for state in moved.values()):
             journal.mail_failed_later(dead)

@@ -410,7 +410,7 @@ delivery_status = Table(
     # The send that it is about: a retry by hand begins another one.
     Column("generation", Integer, nullable=False),
     Column("message_id", Text),
-    # Reported as failed before the acceptance was recorded: to be applied then.
+    # Reported before the outcome of the send was recorded: to be applied then.
     Column("pending", Boolean, nullable=False, server_default=text("false")),
     Index("sendq_delivery_status_noted_at_idx", "delivery", "noted_at"),
     Index("sendq_delivery_status_pending_idx", "job_id", **_when("pending")),

@@ -27,6 +27,7 @@ from sendq.ids import new_id
 from sendq.ledger import events
 from sendq.ledger.attempts import insert_new_attempts
 from sendq.ledger.db import schema
+from sendq.ledger.delivery_status import apply_known, failed_later
 from sendq.ledger.dispatching import pairs
 from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
 from sendq.ledger.dispatching.turns import begin
@@ -129,14 +130,17 @@ class _Recording:
         lock_batches(self._connection, {batch_id for batch_id in pages if batch_id is not None})
         counts: Counter[tuple[UUID, str]] = Counter()
         going_on: set[UUID] = set()
+        refuted = self._refuted(outcomes, before)
         for outcome in outcomes:
             job = jobs.get(outcome.job_id)
             if job is None:
                 continue  # pruned or erased while the call was on the wire
-            in_turn = job.state == State.SENDING and job.turn == outcome.fence
+            in_turn = _is_in_turn(job, outcome)
             if not in_turn:
                 self._report_late(job, outcome)
-            if in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
+            if outcome.id in refuted:
+                pass  # the mail was accepted and then failed
+            elif in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
                 # Two turns may have outcomes of one job in one group: the second starts from the first's result.
                 after = jobs[job.id] = job._replace(**after_outcome(job, outcome, now=self._now))
                 if after.state == State.QUEUED and outcome.lane_id in self._lanes:
@@ -154,7 +158,20 @@ class _Recording:
             if job is not before[job_id]
         ]
         store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
+        # A report may show that the mail went out; then it must not be sent again, not even a moment later.
+        unsent = [job.id for job, after in changed if job.operation == "send" and after["state"] != State.SENT]
+        apply_known(self._connection, unsent, now=self._now)
         return jobs
+
+    def _refuted(self, outcomes: Sequence[Outcome], jobs: Mapping[UUID, LockedJob]) -> set[UUID]:
+        """Those of these outcomes that tell late of an acceptance which a report has called a failure since."""
+        late = {
+            (outcome.job_id, outcome.attempt.generation): outcome.id
+            for outcome in outcomes
+            if outcome.event is Event.ACCEPT and outcome.attempt is not None and outcome.operation == "send"
+            and (job := jobs.get(outcome.job_id)) is not None and not _is_in_turn(job, outcome)
+        }  # fmt: skip
+        return {late[send] for send in failed_later(self._connection, late)}
 
     def _blamed(self, outcomes: Sequence[Outcome]) -> dict[tuple[UUID, str], Outcome]:
         """The jobs that these outcomes show to be at fault, not their grants: each with another job's success, by the
@@ -322,6 +339,11 @@ class _Recording:
                 reason=reason,
             )
         )
+
+
+def _is_in_turn(job: LockedJob, outcome: Outcome) -> bool:
+    """Whether a job is still on the wire in the turn that its outcome comes from."""
+    return job.state == State.SENDING and job.turn == outcome.fence
 
 
 def _pair_of(lane: Lane, hold: Hold) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
 from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
+from sendq.ledger.delivery_status import apply_known
 from sendq.ledger.dispatching.lanes import first_waiting, lock_changes, write_changes
 from sendq.ledger.dispatching.workers import deregister
 from sendq.ledger.enqueue import notify
@@ -193,6 +194,7 @@ def _return_begun(
         )
     store_changes(connection, changed, now=now)
     append_attempts(connection, attempts)
+    apply_known(connection, begun.keys(), now=now)  # a report may have shown that it went out
 
 
 # Spelled out, or SQLite uses no partial index.

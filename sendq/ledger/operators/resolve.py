@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, and_, select
 
 from sendq.clock import Micros
 from sendq.ledger.db import schema
+from sendq.ledger.delivery_status import known_as_sent
 from sendq.ledger.doubt import IN_DOUBT, Ending, settle
 from sendq.ledger.operators.retry import CHUNK
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
@@ -62,6 +63,8 @@ def find(
     if answer is Answer.RESEND:
         refused |= {row.id: ResendRefusal.CANCELLED for row in rows if row.cancel_at is not None}
         refused |= {row.id: ResendRefusal.GONE for row in rows if row.gone}
+        reported = known_as_sent(connection, [row.id for row in rows])
+        refused |= {row.id: ResendRefusal.WENT_OUT for row in rows if reported.get(row.id) == row.generation}
     return DoubtPart(
         [row for row in rows if row.id not in refused], refused, rows[-1].id if len(rows) == limit else None
     )

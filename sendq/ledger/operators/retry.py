@@ -22,6 +22,7 @@ from sendq.clock import Micros
 from sendq.ledger import events
 from sendq.ledger.batches import reopen
 from sendq.ledger.db import schema
+from sendq.ledger.delivery_status import known_as_sent
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
@@ -111,6 +112,8 @@ def retry(
     still = lock_jobs(connection, [row.id for row in seen.ready])
     erased = _erased(connection, seen.ready, lock=True)  # again: their grant may have been forgotten since
     there = {job_id for job_id, job in still.items() if job.state in wanted.states}
+    if not wanted.even_partly:
+        there -= known_as_sent(connection, there).keys()  # again: a report may have come since
     rows = [row for row in seen.ready if row.id in there - erased]
     # At least a microsecond, as for new jobs: times are distinct, so that a scan that starts at one job skips no other.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
@@ -179,7 +182,7 @@ def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, R
 
     The last attempt under a key decides for that key: its answer also covers the attempts before it, and so does a
     report that what was accepted never went out. A key whose outcome is unknown stays unknown, whatever the outcome of
-    a later key.
+    a later key. A report that the mail went out counts more than any answer.
     """
     sends = [row.id for row in rows if row.operation == "send"]
     table = schema.attempt.c
@@ -192,7 +195,8 @@ def _delivered(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, R
     found = {job_id: RetryRefusal.MAYBE for (job_id, _), sent in last.items() if sent == "maybe"}
     failed = {(row.job_id, row.generation) for row in attempts if row.rule == FAILED_LATER}
     went_out = {(row.job_id, row.generation) for row in attempts if row.sent in ("partly", "yes")} - failed
-    return found | {job_id: RetryRefusal.PARTLY for job_id, _ in went_out}
+    partly = {job_id for job_id, _ in went_out} | known_as_sent(connection, sends).keys()
+    return found | dict.fromkeys(partly, RetryRefusal.PARTLY)
 
 
 def _erased(connection: Connection, rows: Sequence[Row[Any]], *, lock: bool = False) -> set[UUID]:

@@ -16,15 +16,23 @@ from sqlalchemy import func, select, text
 from sendq import Delivery, DeliveryStatus, Message, Operators, State, Vault
 from sendq.clock import SECOND
 from sendq.facts.notices import MailNotice
+from sendq.facts.turns import Claimed
 from sendq.ids import new_id
 from sendq.ledger import delivery_status, mail_notices, retention
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
+from sendq.ledger.dispatching import rescue
+from sendq.ledger.doubt import Ending
+from sendq.ledger.doubt import settle as settle_doubts
 from sendq.ledger.mail_notices import AGAIN, APPLIED, EARLIER, REPEATED, UNMATCHED, UNUSED
+from sendq.ledger.operators import retry as retrying
+from sendq.ledger.operators.resolve import DoubtSelection, resolve
+from sendq.ledger.operators.retry import DeadLetterSelection
 from sendq.ledger.reading.gauges import levels
 from sendq.ledger.secrets import digest_key
 from sendq.messages.digests import DIGEST_BYTES, digest_of
-from sendq.rules.by_hand import RetryRefusal
+from sendq.rules.by_hand import Answer, ResendRefusal, RetryRefusal
+from sendq.rules.delivery import NEVER_WENT_OUT
 from sendq.rules.states import Event
 from sendq.vault import KEY_BYTES
 from sendq.webhooks import Received, asgi, receive
@@ -132,7 +140,7 @@ class TestAReport:
         assert result(report(ledger, kind, **marks)) == APPLIED
         status = delivery(ledger, job)
         assert (status.delivery, status.source) == (became, kind)
-        assert ledger.state(job) == State.SENT
+        assert ledger.state(job) == (State.DEAD if became in NEVER_WENT_OUT else State.SENT)
         assert counts(ledger) == {("unknown", kind, APPLIED): 1}
 
     def test_names_each_recipient_by_place_and_digest_and_keeps_no_address(self, ledger: Ledger) -> None:
@@ -329,7 +337,198 @@ def retry(ledger: Ledger, job: UUID) -> None:
 
 def settle(ledger: Ledger) -> int:
     with ledger.writing() as connection:
-        return delivery_status.apply_pending(connection, now=ledger.clock(), limit=9)
+        return len(delivery_status.apply_known(connection, delivery_status.find_pending(connection, limit=9),
+                                               now=ledger.clock()))  # fmt: skip
+
+
+def begun(ledger: Ledger, **options: Any) -> tuple[Claimed, Any]:
+    """A mail whose call is on the wire."""
+    if not options.pop("queued", False):
+        ledger.queue.send("g1", MAIL, **options)
+    ledger.clock.advance(1)
+    claimed = ledger.serve()
+    (job,) = (one for one in claimed.jobs if one.id in claimed.begun)
+    ledger.clock.advance(1)
+    return claimed, job
+
+
+def refuse(ledger: Ledger, claimed: Claimed, job: Any, **given: Any) -> None:
+    """The API refuses the request for now: it was not sent, and goes again under a new key."""
+    again = outcome(claimed, job, Event.RETURN, new_generation=True, next_at=ledger.clock(), **given)
+    ledger.record(again, ends=[end(claimed)])
+
+
+def doubt(ledger: Ledger, claimed: Claimed, job: Any) -> None:
+    ledger.record(
+        outcome(claimed, job, Event.DOUBT, sent="maybe", begun_at=ledger.clock(), rule="no_answer"), ends=[end(claimed)]
+    )
+
+
+class TestALateFailureOfAnEarlierSend:
+    """The first request was refused, so that the job got a new key; the failure of the first is reported later."""
+
+    @pytest.mark.parametrize("kind", ["message.send_failed", "message.rejected"])
+    @pytest.mark.parametrize(("message", "ago"), [(None, 500), ("m0", 500), ("m0", 0)])
+    def test_does_not_kill_the_send_that_went_out(
+        self, ledger: Ledger, kind: str, message: str | None, ago: int
+    ) -> None:
+        claimed, job = begun(ledger)
+        refuse(ledger, claimed, job)
+        ledger.clock.advance(600)
+        accept(ledger, "m2")
+        assert ledger.job(job.id).generation == 1
+        assert result(report(ledger, kind, message, job=job.id, ago=ago)) == EARLIER
+        assert (ledger.state(job.id), ledger.job(job.id).message_id) == (State.SENT, "m2")
+
+    @pytest.mark.parametrize("ago", [500, 0])
+    def test_does_not_kill_it_while_it_is_on_the_wire_either(self, ledger: Ledger, ago: int) -> None:
+        claimed, job = begun(ledger)
+        refuse(ledger, claimed, job)
+        ledger.clock.advance(600)
+        claimed, again = begun(ledger, queued=True)
+        report(ledger, "message.send_failed", "m0", job=job.id, ago=ago)
+        accepted = outcome(claimed, again, Event.ACCEPT, sent="yes", message_id="m2")
+        ledger.record(accepted, ends=[end(claimed)])
+        settle(ledger)
+        assert (ledger.state(job.id), ledger.job(job.id).message_id) == (State.SENT, "m2")
+
+    def test_of_the_present_send_still_makes_it_a_dead_letter_with_its_own_id(self, ledger: Ledger) -> None:
+        claimed, job = begun(ledger)
+        refuse(ledger, claimed, job)
+        ledger.clock.advance(600)
+        accept(ledger, "m2")
+        report(ledger, "message.send_failed", None, job=job.id)
+        assert (ledger.state(job.id), ledger.job(job.id).message_id) == (State.DEAD, "m2")
+
+
+class TestEvidenceThatComesBeforeTheOutcome:
+    """A report shows that the mail went out while its call still hangs."""
+
+    KINDS = ("message.send_success", "message.bounced")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_ends_the_doubt_that_its_timeout_would_be(self, ledger: Ledger, kind: str) -> None:
+        claimed, job = begun(ledger)
+        report(ledger, kind, job=job.id)
+        assert ledger.state(job.id) == State.SENDING
+        doubt(ledger, claimed, job)
+        assert (ledger.state(job.id), ledger.job(job.id).rule) == (State.SENT, "delivery_report")
+        assert not any(row.pending for row in ledger.rows(schema.delivery_status))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_keeps_a_refused_request_from_being_sent_again(self, ledger: Ledger, kind: str) -> None:
+        claimed, job = begun(ledger)
+        report(ledger, kind, job=job.id)
+        refuse(ledger, claimed, job)
+        assert ledger.state(job.id) == State.SENT
+        assert delivery(ledger, job.id).delivery in (Delivery.CONFIRMED, Delivery.BOUNCED)
+
+    def test_of_an_earlier_send_counts_too(self, ledger: Ledger) -> None:
+        claimed, job = begun(ledger)
+        refuse(ledger, claimed, job)
+        ledger.clock.advance(600)
+        claimed, again = begun(ledger, queued=True)
+        report(ledger, "message.delivered", "m0", job=job.id, ago=500)
+        refuse(ledger, claimed, again)
+        assert ledger.state(job.id) == State.SENT
+
+    def test_keeps_a_lost_workers_job_from_being_sent_again(self, ledger: Ledger) -> None:
+        claimed, job = begun(ledger)
+        report(ledger, "message.delivered", job=job.id)
+        with ledger.writing() as connection:
+            assert rescue.bury(connection, claimed.worker, now=ledger.clock()).begun == 1
+        assert ledger.state(job.id) == State.SENT
+
+    def test_is_settled_by_the_leader_where_nothing_else_does(self, ledger: Ledger) -> None:
+        _, job = begun(ledger)
+        report(ledger, "message.delivered", job=job.id)
+        ledger.set_job(job.id, state="in_doubt", doubt_at=ledger.clock())
+        assert settle(ledger) == 1
+        assert ledger.state(job.id) == State.SENT
+
+    @pytest.mark.parametrize("answer", [Answer.RESEND, Answer.DEAD])
+    def test_counts_more_than_an_operators_answer(self, ledger: Ledger, answer: Answer) -> None:
+        _, job = begun(ledger)
+        report(ledger, "message.delivered", job=job.id)
+        ledger.set_job(job.id, state="in_doubt", doubt_at=ledger.clock())
+        with ledger.writing() as connection:
+            part = resolve(connection, DoubtSelection(jobs=[job.id]), answer, by="anna", reason="r", now=ledger.clock())
+        assert part.refused == ({job.id: ResendRefusal.WENT_OUT} if answer is Answer.RESEND else {})
+        assert ledger.state(job.id) == (State.IN_DOUBT if answer is Answer.RESEND else State.SENT)
+
+    def test_counts_more_than_a_search_that_did_not_find_it(self, ledger: Ledger) -> None:
+        _, job = begun(ledger)
+        report(ledger, "message.delivered", job=job.id)
+        ledger.set_job(job.id, state="in_doubt", doubt_at=ledger.clock())
+        again = Ending(Event.RETURN, "not_in_mailbox")
+        with ledger.writing() as connection:
+            assert settle_doubts(connection, {job.id: again}, by="reconcile", now=ledger.clock()) == []
+        assert ledger.state(job.id) == State.SENT
+
+    def test_is_applied_by_a_repeat_if_its_job_is_still_in_doubt(self, ledger: Ledger) -> None:
+        _, job = begun(ledger)
+        report(ledger, "message.delivered", job=job.id)
+        ledger.set_job(job.id, state="in_doubt", doubt_at=ledger.clock())
+        report(ledger, "message.delivered", job=job.id, notice="n2")
+        assert ledger.state(job.id) == State.SENT
+
+    @pytest.mark.parametrize("later", [False, True])
+    def test_refuses_a_retry_of_what_the_api_refused(self, ledger: Ledger, later: bool) -> None:
+        claimed, job = begun(ledger)
+        if not later:
+            report(ledger, "message.delivered", job=job.id)
+        ledger.record(outcome(claimed, job, Event.GIVE_UP, rule="bad_request"), ends=[end(claimed)])
+        if later:
+            report(ledger, "message.delivered", job=job.id)
+        assert ledger.state(job.id) == State.DEAD
+        operators = Operators(ledger.engine, now=ledger.clock)
+        last = list(operators.retry([str(job.id)], by="anna", reason="again"))[-1]
+        assert last.refused == {RetryRefusal.PARTLY: 1}
+
+    def test_refuses_a_retry_that_began_before_it_came(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        claimed, job = begun(ledger)
+        ledger.record(outcome(claimed, job, Event.GIVE_UP, rule="bad_request"), ends=[end(claimed)])
+        with ledger.writing() as connection:
+            seen = retrying.find(connection, DeadLetterSelection(), after=None)
+        assert [row.id for row in seen.ready] == [job.id]
+        report(ledger, "message.delivered", job=job.id)
+        monkeypatch.setattr(retrying, "find", lambda *_, **__: seen)
+        now = ledger.clock()
+        with ledger.writing() as connection:
+            done = retrying.retry(connection, DeadLetterSelection(), after=None, first_at=now, by="anna", now=now)
+        assert (done.ready, ledger.state(job.id)) == ([], State.DEAD)
+
+
+class TestALateAcceptance:
+    """A worker that was presumed dead reports that a mail was accepted, which is known to have failed since."""
+
+    def test_does_not_make_it_sent_again(self, ledger: Ledger) -> None:
+        claimed, job = begun(ledger)
+        at = ledger.clock()
+        ledger.set_job(job.id, state="in_doubt", turn=None, doubt_at=at, look_at=at)
+        report(ledger, "message.send_failed", job=job.id)
+        assert ledger.state(job.id) == State.DEAD
+        ledger.record(outcome(claimed, job, Event.ACCEPT, sent="yes", message_id="m1"), ends=[end(claimed)])
+        assert (ledger.state(job.id), ledger.job(job.id).rule) == (State.DEAD, "failed_later")
+        assert [attempt.sent for attempt in ledger.rows(schema.attempt)].count("yes") == 1
+
+    def test_does_not_end_the_retry(self, ledger: Ledger) -> None:
+        claimed, job = begun(ledger)
+        at = ledger.clock()
+        ledger.set_job(job.id, state="in_doubt", turn=None, doubt_at=at, look_at=at)
+        report(ledger, "message.send_failed", job=job.id)
+        retry(ledger, job.id)
+        ledger.record(outcome(claimed, job, Event.ACCEPT, sent="yes", message_id="m1"), ends=[end(claimed)])
+        assert ledger.state(job.id) == State.QUEUED
+
+    def test_counts_if_the_failure_was_another_sends(self, ledger: Ledger) -> None:
+        claimed, job = begun(ledger)
+        at = ledger.clock()
+        ledger.set_job(job.id, state="in_doubt", turn=None, doubt_at=at, look_at=at)
+        report(ledger, "message.send_failed", job=job.id)
+        late = outcome(claimed, job, Event.ACCEPT, sent="yes", message_id="m1", generation=3)
+        ledger.record(late, ends=[end(claimed)])
+        assert ledger.state(job.id) == State.SENT
 
 
 class TestTheListOfJobs:
