@@ -20,11 +20,9 @@ from typing import Any
 
 import click
 import pytest
-import yaml
 
 from sendq import State, clock
 from sendq.ledger.db.engine import open_engine
-from settings import Settings
 from tasks.policy.policy_file import check_policy
 from tests.support.commands import Cli
 from tests.support.ledger import MESSAGE, Ledger
@@ -265,19 +263,3 @@ class TestRowsOfYourOwn:
     @pytest.mark.parametrize("snippet", shown("toml"))
     def test_can_be_used_as_they_stand(self, snippet: Snippet) -> None:
         assert check_policy(snippet.text) == []
-
-
-class TestAManifestOfKubernetes:
-    @pytest.mark.parametrize("snippet", shown("yaml"))
-    def test_runs_what_the_image_has_and_waits_for_longer_than_a_worker(self, snippet: Snippet) -> None:
-        pod = yaml.safe_load(snippet.text)["spec"]["template"]["spec"]
-        (worker,) = pod["containers"]
-        given = {one["name"]: one["value"] for one in worker["env"]}
-        settings = Settings.load({**given, "NYLAS_API_KEY": "nyk_1"})
-        assert pod["terminationGracePeriodSeconds"] > settings.grace_s + 5
-        compose = yaml.safe_load(read("docker-compose.yml"))["services"]["worker"]
-        assert worker["command"] == compose["command"]
-        for probe in ("livenessProbe", "startupProbe"):
-            assert worker[probe]["exec"]["command"] == compose["healthcheck"]["test"][1:]
-        assert settings.metrics_address is not None
-        assert f":{worker['ports'][0]['containerPort']}" in str(settings.metrics_address)
