@@ -116,6 +116,8 @@ class Intake:
         until_over.push(self._check_if_failed)
         names = [(lane.id, lane.fence) for lane in offered]
         until_over.enter_context(self._in_flight.claiming(names))
+        if not self._may_claim():
+            return None
         fit = self._usual.fit_into(self._settings.turn_s)
         slots_each = max(lane.turn_slots for lane in offered)
         claimed = claim_at_once(
@@ -135,8 +137,7 @@ class Intake:
         def begin() -> None:
             nonlocal taken
             failpoints.reached("claimed")
-            self._in_flight.keep((one.lane.id, one.lane.fence) for one in claimed)
-            self._begin(claimed)
+            self._keep_and_begin(claimed)
             taken = sum(one.slots for one in claimed)
 
         return begin
@@ -164,8 +165,7 @@ class Intake:
         taken = 0
         try:
             with self._in_flight.claiming(names):
-                # Check again: the wait for slots may have been long.
-                if self._closed or not self._heartbeat.lease.holds():
+                if not self._may_claim():
                     self._give_back(turns)
                     return 0
                 claimed = self._claim(names, slots_each=max((slots for _, _, slots in turns), default=1))
@@ -176,8 +176,7 @@ class Intake:
                     # Their messages came twice or late. Or an earlier claim was lost, and a check missed it because the
                     # turn was in the register just now.
                     self._in_flight.request_check()
-                self._in_flight.keep((one.lane.id, one.lane.fence) for one in claimed)
-                self._begin(claimed)
+                self._keep_and_begin(claimed)
             taken = sum(one.slots for one in claimed)
             return len(claimed)
         except BaseException:
@@ -185,6 +184,23 @@ class Intake:
             raise
         finally:
             self._slots.give(_slots_of(turns) - taken)
+
+    def _may_claim(self) -> bool:
+        """Checked again once the turns are in the register: the wait for slots may have been long, and a stop waits
+        only for the claims that it finds there.
+        """
+        return not self._closed and self._heartbeat.lease.holds()
+
+    def _keep_and_begin(self, claimed: Sequence[Claimed]) -> None:
+        """Put claimed turns on the loop; each stays in the register until it is over."""
+        names = [(one.lane.id, one.lane.fence) for one in claimed]
+        self._in_flight.keep(names)
+        try:
+            self._begin(claimed)
+        except BaseException:  # none of them is on the loop
+            for name in names:
+                self._in_flight.remove(name, lost=True)
+            raise
 
     def _give_back(self, turns: Sequence[Name]) -> None:
         names = [(lane, fence) for lane, fence, _ in turns]

@@ -26,6 +26,7 @@ from tests.support.system import API_KEY
 from tests.support.waiting import LIMIT_S, eventually
 from worker.clocks.ledger_clock import LedgerClock
 from worker.serving.engine import Engine
+from worker.serving.lease import Lease
 
 
 @pytest.fixture
@@ -142,6 +143,23 @@ class TestATurnThatNobodyCarriesOut:
         engine.intake.take_on(house.offer())
         eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
 
+    @pytest.mark.parametrize("is_at_once", [False, True], ids=["claimed from a bundle", "claimed at once"])
+    def test_is_closed_when_it_could_not_be_put_on_the_loop(
+        self, house: House, monkeypatch: pytest.MonkeyPatch, is_at_once: bool
+    ) -> None:
+        def breaks(_claimed: Any) -> None:
+            raise RuntimeError("Event loop is closed")
+
+        job = house.ledger.send()
+        with monkeypatch.context() as patched:
+            patched.setattr(house.engine.intake, "_begin", breaks)
+            with pytest.raises(RuntimeError):
+                at_once(house) if is_at_once else house.engine.intake.take_on(house.offer())
+        assert house.engine.slots.used == 0
+        eventually(lambda: house.ledger.lane().turn is None, "the end of the turn")
+        assert at_once(house)
+        eventually(lambda: house.ledger.state(job) is State.SENT, "the sending")
+
     def test_is_closed_when_it_broke_off_with_an_exception(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         def breaks(self: Any) -> Any:
             raise RuntimeError("a bug of ours")
@@ -231,6 +249,25 @@ class TestTurnsThatAreClaimedAtOnce:
         house.engine.intake.close()
         assert not at_once(house)
         assert (house.engine.slots.used, house.ledger.lane().turn) == (0, "offered")
+
+    @pytest.mark.parametrize("ends", ["it stops", "its lease ends"])
+    def test_are_left_to_others_when_that_happens_just_after_it_took_slots(
+        self, house: House, monkeypatch: pytest.MonkeyPatch, ends: str
+    ) -> None:
+        engine, take = house.engine, house.engine.slots.take
+
+        def take_and_end(slots: int, *, limit_s: float) -> bool:
+            taken = take(slots, limit_s=limit_s)
+            if ends == "it stops":
+                engine.intake.close()
+            else:
+                monkeypatch.setattr(Lease, "holds", lambda self: False)
+            return taken
+
+        house.ledger.send()
+        monkeypatch.setattr(engine.slots, "take", take_and_end)
+        assert not at_once(house)
+        assert (engine.slots.used, house.ledger.lane().turn) == (0, "offered")
 
     def test_give_back_their_slots_if_they_are_not_claimed(self, house: House) -> None:
         house.ledger.modify("g1", ["m1"], unread=False)  # for the usual claim, which knows of other jobs of the message
