@@ -11,11 +11,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Row, select
 
-from sendq.clock import Micros
+from sendq.clock import SECOND, Micros
 from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.facts.outcomes import Hold, Scope
 from sendq.ledger import events
@@ -26,20 +27,40 @@ from sendq.ledger.enqueue import notify
 from sendq.ledger.grants import Check, note_event
 from sendq.rules.rule_ids import GRANT_NOT_FOUND, KEY_CHECK
 
-# Grants that are asked about to check a key. One that is known suffices, and some of them may be gone too.
-OTHERS_MOST = 3
+# Grants that are asked about to check a key. The latest surely existed a moment ago, but a customer who leaves may
+# have been served last with all mailboxes; so others are asked about too.
+LATEST = 2
+ANY = 3
+
+# The lanes among which they are chosen: enough that most of them are of other customers.
+SAMPLE = 200
+
+# A lane that was reopened within this time may have been missing, and is missing again if it was deleted.
+REOPENED_LATELY: Micros = 3600 * SECOND
 
 
-def others(connection: Connection, application: str, besides: Collection[UUID]) -> list[Check]:
-    """Other grants of an application to ask about: open lanes first, those served last before others."""
+def others(
+    connection: Connection, application: str, besides: Collection[UUID], *, start: UUID, now: Micros
+) -> list[Check]:
+    """Other grants of an application to ask about: `LATEST` that were served last, and `ANY` of the others.
+
+    They are chosen among `SAMPLE` lanes from the id ``start`` on, which is random: ids of lanes are digests. Open lanes
+    come first, and of these the ones that have worked and were not reopened lately.
+    """
     table = schema.lane.c
-    wanted = (
-        select(table.id, table.grant_id, table.suspected)
-        .where(table.application == application, table.id.not_in(besides), table.gone.is_(False))
-        .order_by(table.closed_at.is_not(None), table.served_at.desc().nulls_last(), table.id)
-        .limit(OTHERS_MOST)
-    )
-    return [Check(row.id, application, row.grant_id, row.suspected) for row in connection.execute(wanted)]
+    of_it = select(schema.lane).where(
+        table.application == application, table.id.not_in(besides), table.gone.is_(False)
+    ).order_by(table.id)  # fmt: skip
+    rows = list(connection.execute(of_it.where(table.id >= start).limit(SAMPLE)))
+    rows += connection.execute(of_it.where(table.id < start).limit(SAMPLE - len(rows)))
+
+    def doubt(row: Row[Any]) -> tuple[bool, bool, bool]:
+        lately = (row.opened_at or 0) > now - REOPENED_LATELY
+        return row.closed_at is not None, lately, row.served_at is None
+
+    latest = sorted(rows, key=lambda row: (*doubt(row), -(row.served_at or 0)))[:LATEST]
+    chosen = latest + [row for row in sorted(rows, key=doubt) if row not in latest][:ANY]
+    return [Check(row.id, application, row.grant_id, row.suspected) for row in chosen]
 
 
 def key_is_right(connection: Connection, application: str, *, now: Micros) -> None:
@@ -57,17 +78,20 @@ def key_is_wrong(
     application: str,
     *,
     hold_of: Callable[[int], tuple[str, Micros]],
-    asked_at: Micros,
+    since: Micros,
     now: Micros,
 ) -> str | None:
     """The API knows none of several grants: open the lanes that were closed for it, and hold the application.
 
-    If a call of the application has succeeded since ``asked_at``, only these grants are held. ``hold_of`` gives the
-    rule and the length of the hold, for a number of holds before it without a success. Returns the rule if the hold
-    began a new incident of the application, else None.
+    If a call of the application that began after ``since`` has succeeded, only these grants are held: pass the time at
+    which the last of them was missing, not that of the check, because not every success is recorded. ``hold_of`` gives
+    the rule and the length of the hold, for a number of holds before it without a success. Returns the rule if the
+    hold began a new incident of the application, else None.
     """
     table = schema.lane.c
-    missing = (table.closed_at.is_not(None), table.closed_rule == GRANT_NOT_FOUND, table.suspected, ~table.gone)
+    # A time of the next check (of any value) leaves out the grants that are gone, in the index of closed lanes.
+    closed = (table.closed_at.is_not(None), table.check_at >= 0)
+    missing = (*closed, table.closed_rule == GRANT_NOT_FOUND, table.suspected, ~table.gone)
     ids = connection.execute(select(table.id).where(table.application == application, *missing)).scalars().all()
     changes = [
         change
@@ -77,7 +101,7 @@ def key_is_wrong(
     whole = (application, WHOLE_APPLICATION)
     make_pairs(connection, [whole])
     pairs = lock_pairs(connection, [application])
-    works = any((pair.proven_at or 0) >= asked_at for pair in pairs.values())
+    works = any((pair.proven_at or 0) >= since for pair in pairs.values())
     rule, lasts = hold_of(pairs[whole].streak)
     for change in changes:
         change.reopen(now=now)

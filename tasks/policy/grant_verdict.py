@@ -79,17 +79,16 @@ class KeyRuling(StrEnum):
     RIGHT = "right"  #    it finds a grant of the application: those that it does not find are gone
     WRONG = "wrong"  #    it finds none of several
     ALONE = "alone"  #    there is no other grant to ask about
-    UNKNOWN = "unknown"  # other grants could not be asked about: ask again
+    UNKNOWN = "unknown"  # it finds none, but the question about one was not answered: ask again
 
 
 def key_ruling(missing: int, others: Sequence[Verdict]) -> KeyRuling:
     """Judge the key after ``missing`` grants were not found, from the answers about ``others``."""
     if any(verdict in (Verdict.VALID, Verdict.INVALID) for verdict in others):
         return KeyRuling.RIGHT
-    missing += sum(verdict is Verdict.GONE for verdict in others)
-    if missing >= 2:
-        return KeyRuling.WRONG
-    return KeyRuling.UNKNOWN if others else KeyRuling.ALONE
+    if any(verdict is not Verdict.GONE for verdict in others):
+        return KeyRuling.UNKNOWN
+    return KeyRuling.WRONG if missing + len(others) >= 2 else KeyRuling.ALONE
 
 
 def wrong_application(*, now: Micros, streak: int) -> tuple[str, Micros]:

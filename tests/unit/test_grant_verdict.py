@@ -115,9 +115,15 @@ class TestTheKey:
     def test_is_wrong_if_the_api_knows_none_of_several(self) -> None:
         assert key_ruling(1, [Verdict.GONE]) is KeyRuling.WRONG
         assert key_ruling(2, []) is KeyRuling.WRONG
-        assert key_ruling(2, [Verdict.REFUSED]) is KeyRuling.WRONG
+        assert key_ruling(2, [Verdict.GONE] * 5) is KeyRuling.WRONG
+
+    @pytest.mark.parametrize("missing", [1, 2, 7])
+    @pytest.mark.parametrize("unanswered", [Verdict.UNKNOWN, Verdict.REFUSED])
+    def test_is_not_judged_while_a_question_about_another_is_not_answered(
+        self, missing: int, unanswered: Verdict
+    ) -> None:
+        for others in ([unanswered], [unanswered] * 3, [Verdict.GONE, unanswered], [Verdict.GONE] * 4 + [unanswered]):
+            assert key_ruling(missing, others) is KeyRuling.UNKNOWN
 
     def test_is_not_judged_by_one_grant_alone(self) -> None:
         assert key_ruling(1, []) is KeyRuling.ALONE
-        for other in (Verdict.UNKNOWN, Verdict.REFUSED):
-            assert key_ruling(1, [other]) is KeyRuling.UNKNOWN

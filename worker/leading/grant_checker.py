@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
+from uuid import UUID
 
 from sqlalchemy import Connection
 from sqlalchemy import Engine as Ledger
@@ -50,6 +51,8 @@ CHECKS_MOST = 20
 ASK_LIMIT_S = 30.0
 # Added to that for a busy event loop.
 LATE_S = 5.0
+
+_NO_ANSWER = Answer(None, {}, b"", "timeout")
 
 END_MOST = 500
 ANNOUNCE_MOST = 100
@@ -107,12 +110,11 @@ class GrantChecker(LeaderLoop):
         with writing(self._ledger) as connection:
             checks = grants.to_check(connection, now=self._now(), limit=CHECKS_MOST)
         first, later = _one_missing_of_each(checks)
-        asked_at = self._now()
         verdicts = self._verdicts(first)
         missing = [check for check, verdict in verdicts if verdict is Verdict.GONE]
         for check in (check for check in missing if check.rule == GRANT_DELETED):
             self._note_gone(check)  # Nylas's signed notification and the API say so
-        right = self._check_keys([check for check in missing if check.rule != GRANT_DELETED], asked_at)
+        right = self._check_keys([check for check in missing if check.rule != GRANT_DELETED])
         also_missing = self._verdicts([check for check in later if check.application in right])
         for check in (check for check, verdict in also_missing if verdict is Verdict.GONE):
             self._note_gone(check)
@@ -141,7 +143,7 @@ class GrantChecker(LeaderLoop):
                     grants.found_invalid(connection, check.lane_id, now=self._now())
         return verdicts
 
-    def _check_keys(self, missing: Sequence[Check], asked_at: Micros) -> set[str]:
+    def _check_keys(self, missing: Sequence[Check]) -> set[str]:
         """Grants that the API does not know: ask about others, and end, hold or keep waiting what depends on them.
 
         Returns the applications whose key is right.
@@ -150,7 +152,13 @@ class GrantChecker(LeaderLoop):
         for application in sorted({check.application for check in missing}):
             of_it = [check for check in missing if check.application == application]
             with writing(self._ledger) as connection:
-                others = missing_grants.others(connection, application, [check.lane_id for check in of_it])
+                others = missing_grants.others(
+                    connection,
+                    application,
+                    [check.lane_id for check in of_it],
+                    start=UUID(int=int(self._engine.chance() * 2**128)),
+                    now=self._now(),
+                )
             ruling = key_ruling(len(of_it), [verdict_of(answer) for _, answer in self._answers(others)])
             journal.key_checked(application, ruling.value)
             if ruling is KeyRuling.RIGHT:
@@ -160,20 +168,20 @@ class GrantChecker(LeaderLoop):
                 with writing(self._ledger) as connection:
                     missing_grants.key_is_right(connection, application, now=self._now())
             elif ruling is KeyRuling.WRONG:
-                self._note_wrong_key(application, asked_at)
+                self._note_wrong_key(application, since=max(check.closed_at or 0 for check in of_it))
             elif ruling is KeyRuling.ALONE:
                 for check in of_it:
                     self._note_alone(check)
         return right
 
-    def _note_wrong_key(self, application: str, asked_at: Micros) -> None:
+    def _note_wrong_key(self, application: str, *, since: Micros) -> None:
         now = self._now()
         with writing(self._ledger) as connection:
             rule = missing_grants.key_is_wrong(
                 connection,
                 application,
                 hold_of=lambda streak: wrong_application(now=now, streak=streak),
-                asked_at=asked_at,
+                since=since,
                 now=now,
             )
         if rule is not None:
@@ -226,7 +234,9 @@ class GrantChecker(LeaderLoop):
             alert("escalated", one.rule, level="error", application=one.application, provider=one.provider)
 
     def _answers(self, checks: Sequence[Check]) -> list[tuple[Check, Answer]]:
-        """Ask about all of them concurrently, so that a slow answer does not delay the others."""
+        """Ask about all of them concurrently, so that a slow answer does not delay the others; each has an answer, or
+        the note that there was none.
+        """
         if not checks:
             return []
 
@@ -235,7 +245,7 @@ class GrantChecker(LeaderLoop):
             try:
                 return await asyncio.wait_for(question, ASK_LIMIT_S)
             except TimeoutError:
-                return Answer(None, {}, b"", "timeout")
+                return _NO_ANSWER
 
         async def answers(client: NylasClient) -> list[Answer]:
             return await asyncio.gather(*(answer(client, check) for check in checks))
@@ -243,7 +253,7 @@ class GrantChecker(LeaderLoop):
         try:
             answered = self._engine.ask(answers, limit_s=ASK_LIMIT_S + LATE_S)
         except (TimeoutError, CancelledError):  # the process is ending
-            return []
+            answered = [_NO_ANSWER] * len(checks)
         return list(zip(checks, answered, strict=True))
 
     def _note_refusal(self, check: Check, answer: Answer, *, asked_at: Micros) -> None:

@@ -291,6 +291,7 @@ lane = Table(
     Column("refused_jobs", Text),  # which jobs those calls were for, in the form of `sendq.rules.refused_jobs`
     Column("opened_at", BigInteger),  # last reopened; calls begun before do not close it again
     Column("gone", Boolean, nullable=False, server_default=text("false")),  # the grant no longer exists: its jobs end
+    Index("sendq_lane_application_idx", "application", "id"),
     Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),
     Index("sendq_lane_closed_idx", "check_at", **_when("closed_at IS NOT NULL")),
     Index("sendq_lane_held_idx", "held_until", **_when("held_until IS NOT NULL")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from uuid import UUID
 
 import pytest
 
@@ -61,11 +62,11 @@ def asked(ledger: Ledger) -> list[str]:
         return [check.grant_id for check in grants.to_check(connection, now=ledger.clock(), limit=10)]
 
 
-def key_is_wrong(ledger: Ledger, *, asked_at: Micros) -> str | None:
+def key_is_wrong(ledger: Ledger, *, since: Micros) -> str | None:
     now = ledger.clock()
     with ledger.writing() as connection:
         return missing_grants.key_is_wrong(
-            connection, "default", hold_of=lambda streak: ("wrong_application", 60 * SECOND), asked_at=asked_at, now=now
+            connection, "default", hold_of=lambda streak: ("wrong_application", 60 * SECOND), since=since, now=now
         )
 
 
@@ -124,7 +125,7 @@ class TestAKeyThatIsRight:
 class TestAKeyThatIsWrong:
     def test_opens_the_missing_grants_and_holds_the_application(self, ledger: Ledger) -> None:
         miss(ledger, "g1")
-        assert key_is_wrong(ledger, asked_at=ledger.clock()) == "wrong_application"
+        assert key_is_wrong(ledger, since=ledger.clock()) == "wrong_application"
         assert held(ledger) == "wrong_application"
         assert ledger.lane().closed_at is None
         assert asked(ledger) == []
@@ -133,21 +134,21 @@ class TestAKeyThatIsWrong:
 
     def test_is_one_incident_until_a_call_succeeds(self, ledger: Ledger) -> None:
         miss(ledger, "g1")
-        assert key_is_wrong(ledger, asked_at=ledger.clock()) == "wrong_application"
+        assert key_is_wrong(ledger, since=ledger.clock()) == "wrong_application"
         ledger.clock.advance(61)
         (claimed,) = ledger.claim(ledger.offer())
         at = ledger.clock.advance(1)
         told = outcome(claimed, claimed.jobs[0], Event.RETURN, hold=MISSING, rule=RULE, begun_at=at)
         assert ledger.record(told, ends=[end(claimed)]).paused == {"default"}  # at the first answer
-        assert key_is_wrong(ledger, asked_at=ledger.clock()) is None
+        assert key_is_wrong(ledger, since=ledger.clock()) is None
 
     def test_holds_the_missing_grants_alone_if_a_call_has_succeeded_since(self, ledger: Ledger) -> None:
         works(ledger)
         miss(ledger, "g1")
-        asked_at = ledger.clock()
+        since = ledger.clock()
         ledger.clock.advance(1)
         prove(ledger)
-        assert key_is_wrong(ledger, asked_at=asked_at) is None
+        assert key_is_wrong(ledger, since=since) is None
         assert held(ledger) is None
         lane = ledger.lane()
         assert (lane.closed_at, lane.held_rule) == (None, "wrong_application")
@@ -156,25 +157,50 @@ class TestAKeyThatIsWrong:
         works(ledger)
         miss(ledger, "g1")
         ledger.set_lane("g1", suspected=False, closed_rule="grant_expired")
-        key_is_wrong(ledger, asked_at=ledger.clock())
+        key_is_wrong(ledger, since=ledger.clock())
         assert ledger.lane().closed_at is not None
 
 
 class TestTheOthersThatAreAskedAbout:
-    def others(self, ledger: Ledger, besides: Sequence[str]) -> list[str]:
+    def others(self, ledger: Ledger, besides: Sequence[str], *, start: int = 0) -> list[str]:
         ids = [lane_id("default", name) for name in besides]
         with ledger.writing() as connection:
-            return [check.grant_id for check in missing_grants.others(connection, "default", ids)]
+            found = missing_grants.others(connection, "default", ids, start=UUID(int=start), now=ledger.clock())
+        return [check.grant_id for check in found]
 
-    def test_are_open_ones_first_and_those_served_last(self, ledger: Ledger) -> None:
-        for number, name in enumerate(["a", "b", "c", "d", "e"]):
+    def lanes(self, ledger: Ledger, *names: str) -> None:
+        """Lanes that were served in this order."""
+        for number, name in enumerate(names):
             ledger.send(name)
             ledger.absorb()
             ledger.set_lane(name, served_at=ledger.clock() + number)
+
+    def test_are_open_ones_first_and_those_served_last(self, ledger: Ledger) -> None:
+        self.lanes(ledger, "a", "b", "c", "d", "e")
         ledger.set_lane("e", closed_at=1, suspected=True)
         ledger.set_lane("d", closed_at=1, gone=True)
         assert self.others(ledger, ["a"]) == ["c", "b", "e"]
         assert self.others(ledger, ["a", "b", "c"]) == ["e"]
+
+    def test_are_not_only_those_of_a_customer_who_was_served_last(self, ledger: Ledger) -> None:
+        elsewhere, leaving = [f"a{number}" for number in range(20)], [f"b{number}" for number in range(8)]
+        self.lanes(ledger, *elsewhere, *leaving)
+        for start in range(0, 2**128, 2**123):
+            asked_about = self.others(ledger, leaving[:2], start=start)
+            assert asked_about[:2] == ["b7", "b6"]
+            assert len(asked_about) == 5
+        chosen = [self.others(ledger, leaving[:2], start=start) for start in range(0, 2**128, 2**123)]
+        assert sum(bool(set(some) & set(elsewhere)) for some in chosen) >= 0.9 * len(chosen)
+        assert len({name for some in chosen for name in some}) > 15
+
+    def test_are_last_those_that_were_reopened_lately_or_never_served(self, ledger: Ledger) -> None:
+        self.lanes(ledger, "a", "b", "c", "d", "e", "f", "g")
+        ledger.clock.advance(10)
+        for name in ("e", "f"):
+            ledger.set_lane(name, opened_at=ledger.clock())
+        ledger.set_lane("g", served_at=None)
+        assert set(self.others(ledger, [])) == {"a", "b", "c", "d", "g"}
+        assert set(self.others(ledger, ["a", "b", "c"])) == {"d", "e", "f", "g"}  # never none: it would be alone
 
     def test_are_of_the_same_application(self, ledger: Ledger) -> None:
         ledger.send("a")

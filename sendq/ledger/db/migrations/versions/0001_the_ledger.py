@@ -402,6 +402,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_lane_pkey")),
     )
     op.create_index(
+        "sendq_lane_application_idx",
+        "sendq_lane",
+        ["application", "id"],
+        unique=False,
+    )
+    op.create_index(
         "sendq_lane_closed_idx",
         "sendq_lane",
         ["check_at"],
