@@ -50,7 +50,7 @@ def dev(checkout: Path, path: Path, *arguments: str, **environ: str) -> subproce
 
 THIS_PYTHON = f'exec {sys.executable} "$@"'
 
-# A uv that says this and fails; all of it was recorded from uv 0.13 and pip 25.
+# A uv that says this and fails: sentences like those of uv 0.13 and pip 25, written by hand.
 FAILURES = {
     "error: Failed to install: matplotlib\n  Caused by: No space left on device (os error 28)": "the disk is full",
     "error: failed to create directory `/sendq/.venv`: Read-only file system (os error 30)": "cannot be written to",
