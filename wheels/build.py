@@ -59,7 +59,9 @@ def build(project: Path, out: Path) -> None:
     """One wheel; hatchling gives every file in it the same date and rights."""
     environ = {name: value for name, value in os.environ.items() if name != "SOURCE_DATE_EPOCH"}
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(out.absolute())]
-    subprocess.run(command, cwd=project, env=environ, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=project, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the wheel of {project} could not be built:\n{done.stdout}{done.stderr}")
 
 
 def materials(project: Path, known: dict[str, Any], needed: set[str] | None) -> dict[str, Any]:
