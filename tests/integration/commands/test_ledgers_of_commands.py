@@ -39,8 +39,8 @@ ASKS: dict[str, tuple[list[str], int]] = {
 
 # Those that ask none, that make one, or that answer for it in their own way and have tests of that.
 OTHERS = {
-    "check", "demo", "explain", "health", "keys", "migrate", "policy", "settings", "simulator", "up", "webhooks",
-    "worker",
+    "check", "console", "demo", "explain", "flower", "health", "keys", "migrate", "password", "policy", "settings",
+    "simulator", "top", "up", "webhooks", "worker",
 }  # fmt: skip
 
 
