@@ -1,9 +1,13 @@
-"""Headers of every answer: what a browser may do with the pages, which is little."""
+"""Headers of every answer: what a browser may do with the pages, which is little. And a check of ``Host``."""
 
 from __future__ import annotations
 
+from starlette.datastructures import Headers as Given
 from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sendq.console.identity import hostname_in
 
 POLICY = "; ".join(
     (
@@ -29,8 +33,14 @@ ALWAYS = {
 }
 
 
+BAD_HOST = PlainTextResponse("The header Host of this request is not valid.\n", 400)
+
+
 class Headers:
-    """Adds them. Pages are not stored anywhere; a file that has its digest in its address may be."""
+    """Adds them, and answers a request whose ``Host`` is not valid.
+
+    Pages are not stored anywhere; a file that has its digest in its address may be.
+    """
 
     def __init__(self, application: ASGIApp) -> None:
         self._application = application
@@ -44,4 +54,9 @@ class Headers:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        await self._application(scope, receive, add if scope["type"] == "http" else send)
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        host = Given(scope=scope).get("host")
+        valid = host is None or hostname_in(host) is not None
+        await (self._application if valid else BAD_HOST)(scope, receive, add)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
@@ -40,15 +41,47 @@ ANONYMOUS = Person("anonymous")
 def anyone(request: Request) -> Person | None:
     """Everybody on this machine may read, and nobody may act.
 
-    The request has to name this machine: a page of somebody else whose name resolves to 127.0.0.1 may not read either.
+    The request has to come from this machine and to name it: a page of somebody else whose name resolves to 127.0.0.1
+    may not read either. Nor may anybody through a proxy, whose clients may be anywhere.
     """
-    return ANONYMOUS if is_loopback(request.url.hostname) else None
+    peer = request.client.host if request.client is not None else None
+    here = is_loopback(peer) and is_loopback(hostname_of(request))
+    return ANONYMOUS if here and not _came_through_a_proxy(request) else None
+
+
+# Any of these says that a proxy has passed the request on.
+PROXY_HEADERS = (
+    "forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-server", "x-real-ip",
+)  # fmt: skip
+
+
+def _came_through_a_proxy(request: Request) -> bool:
+    """By what it adds, or by HTTP/1.0: browsers do not speak it, and nginx does by default, without adding a header."""
+    return request.scope["http_version"] == "1.0" or any(name in request.headers for name in PROXY_HEADERS)
+
+
+def hostname_of(request: Request) -> str | None:
+    """The name by which the client calls this server; None: it gives none, or not a valid one."""
+    return hostname_in(request.headers.get("host", ""))
+
+
+def hostname_in(host: str) -> str | None:
+    """The name in a header ``Host``; None: it is not valid."""
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises ValueError for a port that is none
+    except ValueError:
+        return None
+    return parts.hostname if parts.netloc == host and "@" not in host else None
 
 
 def is_loopback(host: str | None) -> bool:
     """Whether a host name is this machine: ``localhost``, 127.0.0.0/8, ``::1``."""
     try:
-        return host is not None and (host.lower() == "localhost" or ip_address(host.strip("[]")).is_loopback)
+        if host is None or host.lower() == "localhost":
+            return host is not None
+        address = ip_address(host.strip("[]"))
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     except ValueError:
         return False
 

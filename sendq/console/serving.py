@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -11,14 +12,14 @@ from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from sendq.console.asked import Asked, Redirect, View
 from sendq.console.desk import Desk
 from sendq.console.headers import ALWAYS
-from sendq.console.identity import ANONYMOUS, Person
+from sendq.console.identity import ANONYMOUS, Person, anyone
 from sendq.console.live import STREAMS_MOST, Rendered
 from sendq.errors import (
     InvalidArgument,
@@ -36,6 +37,9 @@ log = logging.getLogger("sendq.console")
 
 # Bytes of a form: a reason and a few fields.
 FORM_MOST = 32 * 1024
+
+# How long sending a form may take, in seconds: anybody may send one to sign in, and each holds a request.
+FORM_S = 4.0
 
 # A page whose ledger cannot be used loads itself again after this many seconds.
 AGAIN_S = 5
@@ -80,6 +84,11 @@ class Endpoint:
             return RedirectResponse(f"{base}/sign-in", 303)
         asked = asked_of(self.desk, request, ANONYMOUS)
         says = "Sign in with the application that this console belongs to, or open it through its proxy."
+        if self.desk.who is anyone:
+            says = (
+                "This console has no login, so it can be read on its own machine alone, and not through a proxy. "
+                "Set up a login to open it from elsewhere."
+            )
         return error_page(self.desk, asked, 403, "Not signed in", says)
 
 
@@ -122,7 +131,7 @@ class Page(Endpoint):
             return await who(desk, request) == asked.person
 
         # What a page shows depends on the role, never on the person.
-        key = (asked.person.role, asked.base, asked.path, request.url.query)
+        key = (asked.person.role, asked.base, asked.path, request.scope["query_string"].decode("latin-1"))
         stream = desk.fragments.stream(key, render, allowed)
         headers = {"x-accel-buffering": "no", "vary": "accept"}
         return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
@@ -156,12 +165,18 @@ def csrf_of(desk: Desk, request: Request, person: Person) -> str:
 
 
 async def form_of(request: Request) -> dict[str, str]:
-    """The fields of a form. Raises `Refused` for a large one."""
+    """The fields of a form. Raises `Refused` for one that is large, or takes longer than `FORM_S`."""
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > FORM_MOST:
-            raise Refused(413, "Too large", "This form is larger than any that the console has.")
+    try:
+        async with asyncio.timeout(FORM_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > FORM_MOST:
+                    raise Refused(413, "Too large", "This form is larger than any that the console has.")
+    except TimeoutError:
+        raise Refused(408, "Too slow", "The form did not arrive in time. Nothing was changed. Send it again.") from None
+    except ClientDisconnect:
+        raise Refused(400, "Not a form", "The connection ended within the form. Nothing was changed.") from None
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=100))
     except ValueError:
@@ -219,6 +234,8 @@ def error_page(desk: Desk, asked: Asked, status: int, title: str, says: str, *, 
     """A page that says what is wrong and what to do."""
     view = View("error.html", {"title": title, "says": says, "again": again})
     headers = {} if again is None else {"retry-after": str(again)}
+    if status == 408:
+        headers["connection"] = "close"  # the rest of the request is not read
     return HTMLResponse(desk.render(view, asked), status, headers=headers)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from sendq.console.identity import Person, is_loopback
+from sendq.console.identity import Person, hostname_of, is_loopback
 from sendq.console.passwords import Entry, PasswordFile, PasswordFileError
 
 LASTS_S = 12 * 3600  # a working day
@@ -112,5 +112,5 @@ def set_cookie(request: Request, response: Response, name: str, value: str, last
         path=request.scope.get("root_path", "") or "/",
         httponly=True,
         samesite="strict",
-        secure=not is_loopback(request.url.hostname),
+        secure=not is_loopback(hostname_of(request)),
     )

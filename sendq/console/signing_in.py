@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from sendq.console.asked import Asked, View
 from sendq.console.desk import Desk
-from sendq.console.identity import ANONYMOUS, is_loopback
+from sendq.console.identity import ANONYMOUS, hostname_of, is_loopback
 from sendq.console.passwords import PasswordFileError
 from sendq.console.serving import Endpoint, Refused, asked_of, error_page, form_of, require_own
 from sendq.console.sessions import LOGIN_COOKIE, Sessions, set_cookie
@@ -23,12 +23,16 @@ log = logging.getLogger("sendq.console")
 WRONG = "The name or the password is wrong."
 FORM_LASTS_S = 3600
 
+# Forms that are read at once: everybody may send them, and they must not take the place of people who are signed in.
+FORMS_MOST = 50
+
 
 class SignIn:
     """The page to sign in, which is open to everybody."""
 
     def __init__(self, desk: Desk, sessions: Sessions) -> None:
         self._desk, self._sessions = desk, sessions
+        self._reading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -43,7 +47,7 @@ class SignIn:
         await response(scope, receive, send)
 
     async def _signed_in(self, request: Request, asked: Asked) -> Response:
-        form = await form_of(request)
+        form = await self._form(request)
         nonce = request.cookies.get(LOGIN_COOKIE, "")
         if not nonce or not self._desk.signer.verify(form.get("csrf", ""), "sign-in", nonce):
             return self._page(
@@ -72,11 +76,19 @@ class SignIn:
         set_cookie(request, response, LOGIN_COOKIE, "", 0)
         return response
 
+    async def _form(self, request: Request) -> dict[str, str]:
+        if self._reading >= FORMS_MOST:
+            raise Refused(503, "Too many at once", "Too many people are signing in. Try again in a few seconds.")
+        self._reading += 1
+        try:
+            return await form_of(request)
+        finally:
+            self._reading -= 1
+
     def _page(self, request: Request, asked: Asked, says: str | None = None, status: int = 200) -> Response:
         nonce = request.cookies.get(LOGIN_COOKIE) or secrets.token_urlsafe(16)
-        host = request.url.hostname
         scheme = request.headers.get("x-forwarded-proto", request.url.scheme)
-        plain = scheme == "http" and not is_loopback(host)
+        plain = scheme == "http" and not is_loopback(hostname_of(request))
         values = {"says": says, "token": self._desk.signer.sign("sign-in", nonce), "plain": plain}
         response = HTMLResponse(self._desk.render(View("sign_in.html", values), asked), status)
         set_cookie(request, response, LOGIN_COOKIE, nonce, FORM_LASTS_S)

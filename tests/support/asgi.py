@@ -48,6 +48,8 @@ class Browser:
         self.application, self.host, self.peer = application, host, peer
         self.cookies: dict[str, str] = {}
         self.failure: Exception | None = None
+        self.sent_as: dict[str, Any] = {}  # what the ASGI scope of requests has instead
+        self.sends_all = True  # False: the body of a request never ends
 
     def get(self, url: str, **headers: str) -> Answer:
         """GET, without following redirects."""
@@ -59,7 +61,7 @@ class Browser:
 
     def request(self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
         """One request."""
-        return asyncio.run(asyncio.wait_for(self._request(method, url, body, headers or {}), LIMIT_S))
+        return asyncio.run(asyncio.wait_for(self.answer_to(method, url, body, headers), LIMIT_S))
 
     def events(self, url: str, number: int, during: Callable[[int], None] = lambda seen: None) -> list[str]:
         """The first ``number`` events of a stream; ``during`` is called with how many have been seen, after each."""
@@ -78,9 +80,12 @@ class Browser:
             "client": (self.peer, 50_000), "server": (self.host, 80),
         }  # fmt: skip
 
-    async def _request(self, method: str, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def answer_to(
+        self, method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """One request, among others at the same time."""
         answer = Answer()
-        sent = [{"type": "http.request", "body": body, "more_body": False}]
+        sent = [{"type": "http.request", "body": body, "more_body": not self.sends_all}]
 
         async def receive() -> MutableMapping[str, Any]:
             if sent:
@@ -97,7 +102,7 @@ class Browser:
                 answer.body += message.get("body", b"")
 
         try:
-            await self.application(self.scope(method, url, headers), receive, send)
+            await self.application(self.scope(method, url, headers or {}) | self.sent_as, receive, send)
         except Exception as failure:  # servers log it, after the answer has been sent
             if not answer.status:
                 raise

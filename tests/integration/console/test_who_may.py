@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from base64 import urlsafe_b64encode
@@ -11,7 +12,18 @@ import pytest
 from starlette.requests import Request
 
 from sendq import Operators
-from sendq.console import PasswordFile, PasswordFileError, Person, ProxyHeader, Role, anyone, console, password_line
+from sendq.console import (
+    PasswordFile,
+    PasswordFileError,
+    Person,
+    ProxyHeader,
+    Role,
+    anyone,
+    console,
+    password_line,
+    serving,
+    signing_in,
+)
 from sendq.console.attempts import MOST
 from sendq.console.doing import RECORDED_MOST
 from sendq.ledger.db import schema
@@ -91,6 +103,25 @@ class TestSigningIn:
         assert sign_in(locked, "vera").status == 303  # somebody else
         locked.peer, locked.cookies = "10.0.0.8", {}
         assert sign_in(locked).status == 303  # from elsewhere
+
+    def test_waits_only_so_long_for_a_form(self, locked: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(serving, "FORM_S", 0.05)
+        locked.sends_all = False
+        answer = locked.post("/sign-in", {"name": "anna"})
+        assert (answer.status, answer.headers["connection"]) == (408, "close")
+
+    def test_reads_only_so_many_forms_at_once(self, locked: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(serving, "FORM_S", 0.2)
+        monkeypatch.setattr(signing_in, "FORMS_MOST", 3)
+        locked.sends_all = False
+
+        async def send(number: int) -> list[int]:
+            slow = [locked.answer_to("POST", "/sign-in", b"name=") for _ in range(number)]
+            return [answer.status for answer in await asyncio.gather(*slow)]
+
+        assert sorted(asyncio.run(send(5))) == [408] * 3 + [503] * 2
+        locked.sends_all = True
+        assert sign_in(locked).status == 303
 
     def test_needs_the_form_that_this_browser_was_given(self, locked: Browser) -> None:
         token = Browser(locked.application).get("/sign-in").field("csrf")
@@ -219,6 +250,27 @@ class TestWithoutALogin:
     def test_a_name_that_leads_to_this_machine_may_not(self, kept: Ledger) -> None:
         assert Browser(console(Operators(kept.engine), who=anyone), host="rebound.example").get("/").status == 403
 
+    @pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::1", "not an address"])
+    def test_who_comes_from_elsewhere_may_not(self, kept: Ledger, peer: str) -> None:
+        assert Browser(console(Operators(kept.engine), who=anyone), peer=peer).get("/").status == 403
+
+    @pytest.mark.parametrize("peer", ["127.0.0.2", "::1", "::ffff:127.0.0.1"])
+    def test_every_address_of_this_machine_may(self, kept: Ledger, peer: str) -> None:
+        assert Browser(console(Operators(kept.engine), who=anyone), peer=peer).get("/").status == 200
+
+    def test_who_comes_through_a_proxy_on_this_machine_may_not(self, kept: Ledger) -> None:
+        browser = Browser(console(Operators(kept.engine), who=anyone))
+        for name, value in (
+            ("x_forwarded_for", "192.0.2.1"), ("x_real_ip", "192.0.2.1"), ("forwarded", "for=192.0.2.1"),
+            ("via", "1.1 proxy"), ("x_forwarded_proto", "https"), ("x_forwarded_host", "console.example"),
+        ):  # fmt: skip
+            answer = browser.get("/", **{name: value})
+            assert (answer.status, "no login" in answer.words) == (403, True), name
+        browser.sent_as = {"http_version": "1.0"}  # nginx, as it is set up by default
+        assert browser.get("/").status == 403
+        browser.sent_as = {"client": None}  # a socket file
+        assert browser.get("/").status == 403
+
 
 class TestAFunctionOfTheApplication:
     def test_may_be_a_coroutine_and_may_name_nobody(self, kept: Ledger) -> None:
@@ -300,6 +352,15 @@ class TestAForm:
 
 
 class TestEveryAnswer:
+    @pytest.mark.parametrize("host", ["[::1", "[zz]", "a:b:c", "127.0.0.1:99999999", "a@b", "", "a/b"])
+    def test_to_a_host_that_cannot_be_one_is_a_refusal(self, locked: Browser, kept: Ledger, host: str) -> None:
+        for browser in (locked, Browser(console(Operators(kept.engine), who=anyone))):
+            browser.host = host
+            for path in ("/sign-in", "/", "/jobs/", "/nothing"):
+                answer = browser.get(path)
+                assert (answer.status, browser.failure) == (400, None), path
+                assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
     def test_lets_a_browser_do_little(self, browser: Browser, locked: Browser, seat: Seat) -> None:
         answers = [
             browser.get("/"), browser.get("/nothing"), browser.get("/jobs/x"), browser.get("/files/console.js"),
