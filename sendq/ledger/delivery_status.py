@@ -44,8 +44,12 @@ class Status(NamedTuple):
     @property
     def known(self) -> Known:
         """What it says."""
-        report = Report(Delivery(self.delivery), self.at, self.source, self.detail)
-        return Known(report, self.generation, self.message_id, self.pending)
+        return Known(report_of(self), self.generation, self.message_id, self.pending)
+
+
+def report_of(row: Any) -> Report:
+    """The report in a row of a status, of a mail or of a recipient's copy."""
+    return Report(Delivery(row.delivery), row.at, row.source, row.detail)
 
 
 def mail_job(job: LockedJob) -> MailJob:

@@ -10,8 +10,8 @@
     that was pruned
     a forgotten grant           recorded without recipients and words until its jobs are pruned
     about an earlier send       of a job that was retried since: counted
-    before the acceptance       "failed" waits for that record (`sendq.ledger.delivery_status`). If only the message's
-    is recorded                 id could find the job, Nylas is asked to deliver it again (`AGAIN`)
+    before the outcome          waits for that record (`sendq.ledger.delivery_status`). If only the message's id could
+    is recorded                 find the job, Nylas is asked to deliver it again (`AGAIN`)
 """
 
 from __future__ import annotations
@@ -19,21 +19,19 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
     Column,
-    ColumnElement,
     Connection,
     Select,
     SmallInteger,
     Text,
+    Uuid,
     bindparam,
-    exists,
-    literal_column,
     select,
     text,
 )
@@ -46,6 +44,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new, one_of
 from sendq.ledger.delivery_status import Status, mail_job, move_on, read_statuses, store_statuses
 from sendq.ledger.jobs import lock_jobs
+from sendq.ledger.operators.erasure import forgotten_jobs
 from sendq.ledger.outcomes import BAD_NEWS, MailNews, append_news
 from sendq.ledger.recipients import Change, merge_recipients
 from sendq.ledger.retention import delete_where
@@ -67,7 +66,7 @@ SAYS: Mapping[str, str] = {
     EARLIER: "nothing to do: it is about an earlier send of a job that was retried since",
     UNMATCHED: "nothing to do: the mail is of no job in this ledger",
     UNUSED: "nothing to do: notifications of this type are only counted",
-    AGAIN: "a mail of this grant is being sent, and may be the one that this is about; deliver it again",
+    AGAIN: "a mail of this grant whose outcome is unknown may be the one that this is about; deliver it again",
 }
 
 
@@ -167,14 +166,17 @@ class _Intake:
         return {ids[name] for name in insert_new(self.connection, schema.webhook, rows, returning="id")}
 
     def _without_job(self, notice: MailNotice) -> str:
-        """A report may overtake the record of its own acceptance; later attempts of Nylas come minutes later."""
-        if notice.attempt > 1 or notice.message_id is None:
+        """A report may come before the ledger knows the id of its message.
+
+        An outcome on the wire is recorded within minutes, before the second attempt of Nylas. A mail that may have gone
+        out is looked for, or repeated under its key, for longer than Nylas tries.
+        """
+        if notice.message_id is None:
             return UNMATCHED
-        job = schema.job.c
         lane = lane_id(self.application, notice.grant_id)
-        begun: ColumnElement[str] = literal_column(f"'{State.SENDING.value}'")
-        sending = select(exists().where(job.lane_id == lane, job.state == begun))
-        return AGAIN if self.connection.execute(sending).scalar_one() else UNMATCHED
+        may_be_its = self.connection.execute(UNKNOWN_OUTCOMES, {"lane": lane}).one()
+        waits = may_be_its.doubtful or (may_be_its.sending and notice.attempt == 1)
+        return AGAIN if waits else UNMATCHED
 
     # --- applying -----------------------------------------------------------------------------------------------------
 
@@ -185,12 +187,14 @@ class _Intake:
         jobs = lock_jobs(self.connection, [job.id for _, job in reports])
         before = read_statuses(self.connection, list(jobs))
         after = dict(before)
+        forgotten = forgotten_jobs(self.connection, list(jobs))
         earlier: set[str] = set()
         current: list[tuple[UUID, MailNotice]] = []
-        for notice, found in reports:
+        for received, found in reports:
             job = jobs.get(found.id)
             if job is None:
                 continue  # pruned just now
+            notice = replace(received, detail=None, recipients=()) if job.id in forgotten else received
             status = _after(after.get(job.id), job, notice, now=self.now)
             if status is None:
                 earlier.add(notice.id)
@@ -247,6 +251,15 @@ class _Intake:
             micros = self.micros[provider, kind, result]
             self.connection.execute(_COUNT, values | {"shard": shard, "number": number, "micros": micros})
 
+
+# Whether a lane has a mail on the wire, or one of unknown outcome. Spelled out, or SQLite uses no partial index.
+UNKNOWN_OUTCOMES = text(
+    "SELECT EXISTS (SELECT 1 FROM sendq_job WHERE lane_id = :lane AND state = 'sending' AND operation = 'send')"
+    " AS sending,"
+    " EXISTS (SELECT 1 FROM sendq_job WHERE lane_id = :lane AND state = 'in_doubt' AND operation = 'send')"
+    " OR EXISTS (SELECT 1 FROM sendq_job WHERE lane_id = :lane AND state = 'queued' AND doubt_at IS NOT NULL"
+    " AND operation = 'send') AS doubtful"
+).bindparams(bindparam("lane", type_=Uuid()))
 
 # Its statement is the same on both databases.
 _COUNT = text(

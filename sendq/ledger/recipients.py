@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, tuple_
+from sqlalchemy import Connection, select, tuple_
 
 from sendq.clock import Micros
 from sendq.facts.notices import MailNotice
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
+from sendq.ledger.delivery_status import report_of
 from sendq.ledger.secrets import digest_key
 from sendq.messages.digests import digest_of
-from sendq.rules.delivery import Delivery, Report, merge
+from sendq.rules.delivery import Report, merge
 from sendq.vault import Vault
 
 
@@ -46,7 +47,7 @@ def merge_recipients(
     key = digest_key(connection, vault)
     table = schema.recipient_status
     rows = connection.execute(select(table).where(table.c.job_id.in_(ids))).all()
-    before = {(row.job_id, bytes(row.digest)): (row.position, _report_of(row)) for row in rows}
+    before = {(row.job_id, bytes(row.digest)): (row.position, report_of(row)) for row in rows}
     after: dict[tuple[UUID, bytes], tuple[int | None, Report]] = dict(before)
     for job_id, notice in notices:
         assert notice.delivery is not None
@@ -67,10 +68,6 @@ def merge_recipients(
         connection.execute(table.delete().where(tuple_(table.c.job_id, table.c.digest).in_(replaced)))
     insert_rows(connection, table, [_row(one) for one in changes])
     return changes
-
-
-def _report_of(row: Row[Any]) -> Report:
-    return Report(Delivery(row.delivery), row.at, row.source, row.detail)
 
 
 def _row(change: Change) -> dict[str, Any]:

@@ -97,6 +97,18 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
     delete_where(connection, schema.recipient_status.c.job_id, jobs)
 
 
+def forgotten_jobs(connection: Connection, jobs: Sequence[UUID]) -> set[UUID]:
+    """Those of these jobs that were enqueued before their grant was forgotten: nothing more is kept of their mail."""
+    job, lane, event = schema.job.c, schema.lane.c, schema.event.c
+    rows = connection.execute(
+        select(job.id)
+        .join(schema.lane, lane.id == job.lane_id)
+        .join(schema.event, (event.grant_id == lane.grant_id) & (event.application == lane.application))
+        .where(job.id.in_(jobs), event.kind == "forget", event.at >= job.created_at)
+    )
+    return set(rows.scalars())
+
+
 def _add(tally: Tally, state: State, *, cancelled_into_doubt: bool) -> None:
     if state is State.SENDING:
         tally.in_flight += 1

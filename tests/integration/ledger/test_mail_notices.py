@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import Uuid, bindparam, func, select, text
 
 from sendq import Delivery, DeliveryStatus, Message, Operators, State, Vault
 from sendq.clock import SECOND
@@ -210,6 +210,26 @@ class TestAReport:
         status = delivery(ledger, job)
         assert (status.delivery, status.detail, status.recipients) == (Delivery.BOUNCED, None, ())
 
+    @pytest.mark.parametrize("kind", ["message.bounced", "message.send_failed", "message.delivered"])
+    def test_that_comes_after_its_grant_was_forgotten_keeps_no_words_and_no_recipients(
+        self, ledger: Ledger, kind: str
+    ) -> None:
+        job = sent(ledger)
+        list(Operators(ledger.engine, now=ledger.clock).forget("g1", by="anna", reason="asked to"))
+        ledger.clock.advance(60)
+        assert result(report(ledger, kind)) == APPLIED
+        assert (delivery(ledger, job).detail, delivery(ledger, job).recipients) == (None, ())
+        assert ledger.rows(schema.recipient_status) == []
+        assert not any("550" in str(row.error) for row in ledger.rows(schema.attempt))
+
+    def test_about_a_mail_that_was_sent_after_its_grant_was_forgotten_is_kept(self, ledger: Ledger) -> None:
+        sent(ledger)
+        list(Operators(ledger.engine, now=ledger.clock).forget("g1", by="anna", reason="asked to"))
+        ledger.clock.advance(60)
+        job = sent(ledger, "m2")
+        report(ledger, "message.bounced", "m2")
+        assert len(delivery(ledger, job).recipients) == 1
+
     def test_needs_the_ledgers_encryption_key_and_comes_again_without_it(self, ledger: Ledger) -> None:
         sent(ledger)
         vault = Vault({"2026": b"k" * KEY_BYTES})
@@ -339,6 +359,33 @@ def settle(ledger: Ledger) -> int:
     with ledger.writing() as connection:
         return len(delivery_status.apply_known(connection, delivery_status.find_pending(connection, limit=9),
                                                now=ledger.clock()))  # fmt: skip
+
+
+class TestAReportOfAnUnknownMessage:
+    """Its message's id is not in the ledger; a mail of its grant may be the one."""
+
+    @pytest.mark.parametrize("attempt", [1, 2])
+    @pytest.mark.parametrize("state", ["in_doubt", "queued"])
+    def test_comes_again_while_a_mail_of_its_grant_may_have_gone_out(
+        self, ledger: Ledger, state: str, attempt: int
+    ) -> None:
+        job = sent(ledger)
+        ledger.set_job(job, state=state, doubt_at=ledger.clock(), finished_at=None, message_id=None)
+        answer = report(ledger, "message.send_failed", attempt=attempt)
+        assert (answer.status, result(answer)) == (503, AGAIN)
+        assert result(report(ledger, "message.send_failed", grant="g2", notice="n2")) == UNMATCHED
+
+    def test_is_not_of_a_mail_that_waits_for_its_first_request(self, ledger: Ledger) -> None:
+        job = sent(ledger)
+        ledger.set_job(job, state="queued", doubt_at=None, finished_at=None, message_id=None)
+        assert result(report(ledger, "message.send_failed")) == UNMATCHED
+
+    def test_is_found_through_indexes(self, pg_ledger: Ledger) -> None:
+        with pg_ledger.writing() as connection:
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+            explain = text(f"EXPLAIN {mail_notices.UNKNOWN_OUTCOMES.text}").bindparams(bindparam("lane", type_=Uuid()))
+            plan = "\n".join(row[0] for row in connection.execute(explain, {"lane": new_id()}))
+        assert "Seq Scan" not in plan
 
 
 def begun(ledger: Ledger, **options: Any) -> tuple[Claimed, Any]:
