@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 # Notifications in one transaction: it lasts some tens of milliseconds, and its locks as long.
 GROUP_MOST = 200
 
+# Notifications that may wait: ten groups, which a ledger that works stores well before their requests give up. Nylas
+# delivers the others again; to keep them here would only make those that wait too late as well.
+WAITING_MOST = 10 * GROUP_MOST
+
+_BUSY = Received(503, "too many notifications wait for the ledger; deliver it again")
+
 Waiting = list[tuple[MailNotice, asyncio.Future[Received]]]
 
 
@@ -37,10 +43,12 @@ class Groups:
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
 
     async def apply(self, notice: MailNotice, application: str) -> Received:
-        """Apply a notification; returns the answer once its transaction has ended."""
+        """Apply a notification; returns the answer once its transaction has ended, or 503 if too many wait."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[Received] = loop.create_future()
         waiting = self._loops.setdefault(loop, {})
+        if len(waiting.get(application, ())) >= WAITING_MOST:
+            return _BUSY
         if application in waiting:
             waiting[application].append((notice, done))
         else:
@@ -51,8 +59,7 @@ class Groups:
         return await done
 
     async def _run(self, waiting: dict[str, Waiting], application: str) -> None:
-        while group := waiting[application][:GROUP_MOST]:
-            del waiting[application][:GROUP_MOST]
+        while group := _next_group(waiting[application]):
             answers = await self._answers([notice for notice, _ in group], application)
             for (_, done), answer in zip(group, answers, strict=True):
                 if done.done():  # its request has given up
@@ -79,3 +86,11 @@ class Groups:
         if isinstance(self._queue, SendQueue):
             return await asyncio.to_thread(self._queue._ledger.write, None, action)
         return await self._queue._ledger.write(None, action)
+
+
+def _next_group(waiting: Waiting) -> Waiting:
+    """Take the next group off the list, and drop those whose requests have given up: Nylas delivers them again."""
+    waiting[:] = [(notice, done) for notice, done in waiting if not done.done()]
+    group = waiting[:GROUP_MOST]
+    del waiting[:GROUP_MOST]
+    return group
