@@ -187,8 +187,8 @@ def judge(look: Look, job: Doubt, delays: Delays, *, asked_at: Micros, later: bo
 
     A draft may be on its way out. One that a refused request has left behind, and that is still one after several
     looks, is not: the message did not go. ``asked_at`` is when the query was made, by the slower of our clock and the
-    API's. ``later``: the ledger knows that
-    one of `Look.later` was accepted by a request that was begun when the last one of this job was surely over.
+    API's. ``later``: the ledger knows that one of `Look.later` was accepted by a request that was begun when the last
+    one of this job was surely over.
     """
     if look.found is not None:
         return Seen.FOUND
