@@ -176,7 +176,8 @@ class _Intake:
         lane = lane_id(self.application, notice.grant_id)
         may_be_its = self.connection.execute(UNKNOWN_OUTCOMES, {"lane": lane}).one()
         waits = may_be_its.doubtful or (may_be_its.sending and notice.attempt == 1)
-        return AGAIN if waits else UNMATCHED
+        # Looked up again: its acceptance may have been recorded between the two queries.
+        return AGAIN if waits or self._match([notice]) else UNMATCHED
 
     # --- applying -----------------------------------------------------------------------------------------------------
 

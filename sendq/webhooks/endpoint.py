@@ -54,12 +54,12 @@ def asgi(
     """
     base = path.strip("/")
     if isinstance(secret, str):
-        doors = {base: (application, secret)}
+        routes = {base: (application, secret)}
     else:
-        doors = {f"{base}/{name}".strip("/"): (name, one) for name, one in secret.items()}
+        routes = {f"{base}/{name}".strip("/"): (name, one) for name, one in secret.items()}
         if DEFAULT_APPLICATION in secret:
-            doors[base] = (DEFAULT_APPLICATION, secret[DEFAULT_APPLICATION])
-    if not doors or not all(one for _, one in doors.values()):
+            routes[base] = (DEFAULT_APPLICATION, secret[DEFAULT_APPLICATION])
+    if not routes or not all(one for _, one in routes.values()):
         raise ValueError("secret: is empty, so anyone could sign; pass the webhook's secret")
     store = _Store(queue, delivered_outcomes=delivered_outcomes)
 
@@ -67,7 +67,7 @@ def asgi(
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
-            await _answer(store, doors, scope, receive, send)
+            await _answer(store, routes, scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
@@ -85,18 +85,18 @@ async def _live(receive: Receive, send: Send) -> None:
 
 async def _answer(
     store: _Store,
-    doors: Mapping[str, tuple[str, str]],
+    routes: Mapping[str, tuple[str, str]],
     scope: Scope,
     receive: Receive,
     send: Send,
 ) -> None:
-    door = doors.get(_path_below(scope))
-    if door is None:
+    route = routes.get(_path_below(scope))
+    if route is None:
         await _say(send, Received(404, "no application's webhook is at this path"))
     elif scope["method"] == "GET":
         await _echo(scope, send)
     elif scope["method"] == "POST":
-        await _take_in(store, door, scope, receive, send)
+        await _take_in(store, route, scope, receive, send)
     else:
         await _say(send, Received(405, "a webhook accepts GET and POST"), (b"allow", b"GET, POST"))
 
@@ -117,8 +117,8 @@ async def _echo(scope: Scope, send: Send) -> None:
         await _say(send, Received(200, value))
 
 
-async def _take_in(store: _Store, door: tuple[str, str], scope: Scope, receive: Receive, send: Send) -> None:
-    application, secret = door
+async def _take_in(store: _Store, route: tuple[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+    application, secret = route
     headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
     body = await _body(headers, receive)
     if body is None:
@@ -132,8 +132,8 @@ async def _take_in(store: _Store, door: tuple[str, str], scope: Scope, receive: 
         "webhook of %s: %d, %s", application, answer.status, answer.says,
     )  # fmt: skip
     # Servers read the rest of a body that the application did not, to its end, unless the connection is to be closed.
-    hang_up = answer.status in (408, 413) and scope.get("http_version", "1.1").startswith("1")
-    await _say(send, answer, *([(b"connection", b"close")] if hang_up else []))
+    close = answer.status in (408, 413) and scope.get("http_version", "1.1").startswith("1")
+    await _say(send, answer, *([(b"connection", b"close")] if close else []))
 
 
 async def _body(headers: Mapping[bytes, str], receive: Receive) -> bytes | Received | None:

@@ -39,7 +39,7 @@ from sendq.webhooks import Received, asgi, receive
 from sendq.webhooks.endpoint import Application
 from sendq.webhooks.notice import read
 from tests.integration.ledger.test_webhooks import SECRET, signed
-from tests.support.ledger import Ledger, end, outcome
+from tests.support.ledger import Ledger, between_statements, end, outcome
 
 TO = ["leyah@example.com", "noor@example.com"]
 MAIL = Message(to=TO[:1], cc=TO[1:], subject="Invoice 42", body="…")
@@ -379,6 +379,18 @@ class TestAReportOfAnUnknownMessage:
         job = sent(ledger)
         ledger.set_job(job, state="queued", doubt_at=None, finished_at=None, message_id=None)
         assert result(report(ledger, "message.send_failed")) == UNMATCHED
+
+    def test_comes_again_if_the_id_becomes_known_while_it_is_looked_up(self, pg_ledger: Ledger) -> None:
+        claimed, job = begun(pg_ledger)
+        notice = parsed(pg_ledger, "message.send_failed", "m1", "n1")
+        accepted = outcome(claimed, job, Event.ACCEPT, sent="yes", rule="queued", message_id="m1")
+
+        def record() -> None:
+            pg_ledger.record(accepted, ends=[end(claimed)])
+
+        with pg_ledger.writing() as connection, between_statements(connection, 1, record):
+            taken = mail_notices.take_in(connection, [notice], "default", vault=Vault(), now=pg_ledger.clock())
+        assert (taken, pg_ledger.state(job.id)) == ([AGAIN], State.SENT)
 
     def test_is_found_through_indexes(self, pg_ledger: Ledger) -> None:
         with pg_ledger.writing() as connection:
