@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 WINDOW_S = 300.0
 
@@ -58,4 +59,16 @@ class Attempts:
 
 
 def _keys(name: str, address: str) -> tuple[tuple[str, ...], ...]:
-    return ("both", name, address), ("address", address), ("name", name)
+    place = _place(address)
+    return ("both", name, place), ("address", place), ("name", name)
+
+
+def _place(address: str) -> str:
+    """What counts as one address: of IPv6 a network of 64 bits, all of which one client may use."""
+    try:
+        known = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(known, IPv6Address):
+        return str(known)
+    return str(known.ipv4_mapped or IPv6Network((known, 64), strict=False))

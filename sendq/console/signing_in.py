@@ -33,6 +33,7 @@ class SignIn:
     def __init__(self, desk: Desk, sessions: Sessions) -> None:
         self._desk, self._sessions = desk, sessions
         self._reading = 0
+        self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -54,6 +55,7 @@ class SignIn:
                 request, asked, "That page was too old, or this browser keeps no cookies. Try again.", 403
             )
         name, address = form.get("name", "").strip(), self._desk.proxies.client_of(request)
+        self._warn_of_proxy(request)
         wait_s = self._desk.attempts.begin(name, address)
         if wait_s:
             log.warning("too many attempts to sign in from %s", address)
@@ -75,6 +77,17 @@ class SignIn:
         self._sessions.begin(entry, request, response)
         set_cookie(request, response, LOGIN_COOKIE, "", 0)
         return response
+
+    def _warn_of_proxy(self, request: Request) -> None:
+        """Once: all who come through a proxy that is not believed count as one address, and lock each other out."""
+        if self._warned or "x-forwarded-for" not in request.headers or self._desk.proxies.sent(request):
+            return
+        self._warned = True
+        log.warning(
+            "X-Forwarded-For from %s is not believed: if that is your proxy, name it in SENDQ_CONSOLE_TRUSTED_PROXIES; "
+            "until then attempts to sign in of all its clients are counted as those of one",
+            request.client.host if request.client is not None else "a socket file",
+        )
 
     async def _form(self, request: Request) -> dict[str, str]:
         if self._reading >= FORMS_MOST:

@@ -58,6 +58,15 @@ class TestAttempts:
         waits = [attempts.begin(f"name-{number}", "10.0.0.1") for number in range(MOST["address"] + 1)]
         assert [wait > 0 for wait in waits] == [False] * MOST["address"] + [True]
 
+    def test_from_a_network_of_ipv6_are_those_of_one_address(self) -> None:
+        attempts = self.attempts()
+        waits = [attempts.begin(f"n{number}", f"2001:db8:1:2::{number:x}") for number in range(MOST["address"] + 1)]
+        assert [wait > 0 for wait in waits] == [False] * MOST["address"] + [True]
+        assert attempts.begin("anna", "2001:db8:1:3::1") == 0
+        assert [attempts.begin(f"m{number}", f"::ffff:10.0.0.{number}") for number in range(MOST["address"] + 1)] == [
+            0
+        ] * (MOST["address"] + 1)
+
     def test_are_limited_by_name_whatever_the_addresses(self) -> None:
         attempts = self.attempts()
         waits = [attempts.begin("anna", f"10.0.0.{number}") for number in range(MOST["name"] + 1)]

@@ -79,7 +79,9 @@ def _cancel_many(filters: dict[str, Any], act: dict[str, Any], *, as_json: bool)
     batch = filters.pop("batch")
     with open_operators() as operators, progress_line() as show:
         run = operators.cancel_jobs(UnfinishedFilter(**filters, batch_id=batch), **act)
-        result = interruptible(run, show, lambda part: f"{counted(part.number, 'job')} cancelled")
+        result = interruptible(
+            run, show, lambda part: f"{counted(part.number, 'job')}{' would be' * part.dry_run} cancelled"
+        )
     if as_json:
         tell_json({"dry_run": result.dry_run, "states": {state.value: n for state, n in result.states.items()}})
     else:

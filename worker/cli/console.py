@@ -6,6 +6,7 @@ import click
 
 from worker.cli.connection import load_settings, open_operators, require_ledger
 from worker.cli.output import tell
+from worker.cli.params import CONSOLE_PORT
 from worker.cli.rule_texts import words_of_rules
 
 
@@ -14,7 +15,7 @@ from worker.cli.rule_texts import words_of_rules
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=8799,
+    default=CONSOLE_PORT,
     show_default=True,
     help="The port to listen on; 0 picks a free one.",
 )

@@ -38,7 +38,7 @@ def retry_deliveries(
     with open_operators() as operators, progress_line() as show:
         run = operators.deliver_again(which, by=by, reason=reason, dry_run=dry_run)
         for part in run:
-            show(f"{part.retried:,} retried")
+            show(f"{part.retried:,}{' would be' * dry_run} retried")
         number = run.finish().retried
     if as_json:
         tell_json({"dry_run": dry_run, "retried": number})

@@ -30,7 +30,7 @@ def forget(grant: str, application: str, reason: str, by: str, dry_run: bool, as
     with open_operators() as operators, progress_line() as show:
         run = operators.forget(grant, application, by=by, reason=reason, dry_run=dry_run)
         for part in run:
-            show(f"{part.erased:,} of {part.jobs:,} jobs erased")
+            show(f"{part.erased:,} of {part.jobs:,} jobs{' would be' * dry_run} erased")
         result = run.finish()
     if as_json:
         tell_json(

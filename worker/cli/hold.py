@@ -90,7 +90,7 @@ def hold(
 def _hold_each(which: GrantFilter, end: datetime, *, by: str, reason: str, dry_run: bool, as_json: bool) -> None:
     with open_operators() as operators, progress_line() as show:
         run = operators.hold_grants(which, until=end, by=by, reason=reason, dry_run=dry_run)
-        result = interruptible(run, show, lambda part: f"{counted(part.held, 'grant')} held")
+        result = interruptible(run, show, lambda part: f"{counted(part.held, 'grant')}{' would be' * dry_run} held")
     if as_json:
         done = {"dry_run": dry_run, "held": result.held, "longer": result.longer, "until": result.until.isoformat()}
         tell_json(done | {"by": by, "reason": reason})

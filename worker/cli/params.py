@@ -19,6 +19,9 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST = timedelta(days=366)
 
 # Spelled out, so that --help needs no imports; a test compares them with the policy's.
+# Of the console, unless another is given: not one that the simulator has in the guides.
+CONSOLE_PORT = 8790
+
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
 _duration = re.compile(r"(?:\d{1,9}[smhd])+").fullmatch

@@ -38,7 +38,7 @@ def recover(since: datetime | None, nothing_lost: bool, reason: str, by: str, dr
     with open_operators() as operators, progress_line() as show:
         run = operators.recover(since, by=by, reason=reason, dry_run=dry_run)
         for part in run:
-            show(f"{part.in_doubt:,} sends put in doubt")
+            show(f"{part.in_doubt:,} sends {'would be ' * part.dry_run}put in doubt")
         result = run.finish()
     if as_json:
         tell_json({"dry_run": dry_run, "in_doubt": result.in_doubt, "requeued": result.requeued})

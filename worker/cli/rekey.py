@@ -33,7 +33,7 @@ def rekey(reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
     with open_operators() as operators, progress_line() as show:
         run = operators.rekey(vault, by=by, reason=reason, dry_run=dry_run)
         for part in run:
-            show(f"{counted(part.sealed, 'row')} re-encrypted")
+            show(f"{counted(part.sealed, 'row')} {'would be ' * part.dry_run}re-encrypted")
         result = run.finish()
     if as_json:
         others = _others(result)

@@ -98,7 +98,7 @@ def _release_each(which: GrantFilter, apart_s: float, *, by: str, reason: str, d
 
 
 def _progress(part: ReleaseProgress) -> str:
-    return f"{part.released + part.reopened:,} of {counted(part.found, 'grant')} released"
+    return f"{part.released + part.reopened:,} of {counted(part.found, 'grant')}{' would be' * part.dry_run} released"
 
 
 def _tell_each(result: ReleaseProgress, apart_s: float) -> None:

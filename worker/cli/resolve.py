@@ -75,7 +75,7 @@ def resolve(
         run = operators.resolve(
             which, answer, by=by, reason=reason, message_id=message_id, apart_s=apart_s or 0.0, dry_run=dry_run
         )
-        result = interruptible(run, show, lambda part: f"{part.resolved:,} resolved")
+        result = interruptible(run, show, lambda part: f"{part.resolved:,}{' would be' * dry_run} resolved")
     if not (result.resolved or result.refused):
         refuse_unknown_rule(rule)
     if as_json:

@@ -91,7 +91,7 @@ def retry(
             even_overtaken=even_overtaken,
             dry_run=dry_run,
         )
-        result = interruptible(run, show, lambda part: f"{part.retried:,} retried")
+        result = interruptible(run, show, lambda part: f"{part.retried:,} {'would be ' * dry_run}retried")
     if not (result.retried or result.refused):
         refuse_unknown_rule(rule)
     if as_json:

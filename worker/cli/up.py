@@ -8,19 +8,25 @@ import click
 
 from worker.cli.connection import load_settings
 from worker.cli.output import complain
+from worker.cli.params import CONSOLE_PORT
 
 
 @click.command()
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of worker processes.")
 @click.option("--flower", is_flag=True, help="Also start Flower, on port 5555 of this machine.")
-@click.option("--console", is_flag=True, help="Also serve the console, on port 8799 of this machine.")
-def up(workers: int, flower: bool, console: bool) -> None:
+@click.option("--console", is_flag=True, help=f"Also serve the console, on port {CONSOLE_PORT} of this machine.")
+@click.option("--console-port", type=click.IntRange(0, 65535), help="Serve it on this port; 0 picks a free one.")
+def up(workers: int, flower: bool, console: bool, console_port: int | None) -> None:
     """Run everything on one machine: a migrated ledger, a broker (REDIS_URL, or an embedded Redis) and workers.
 
     Ctrl-C or SIGTERM stops everything; calls in flight are finished first.
     """
     from worker.processes.up import up as run_up
 
+    if console and console_port is None:
+        console_port = CONSOLE_PORT
     raise SystemExit(
-        run_up(load_settings(), workers=workers, flower=flower, console=console, environ=os.environ, say=complain)
+        run_up(
+            load_settings(), workers=workers, flower=flower, console_port=console_port, environ=os.environ, say=complain
+        )
     )

@@ -68,7 +68,7 @@ def serve(
         secret=None if secret is None else secret.get_secret_value(),
         trusted_proxies=settings.console_trusted_proxies,
     )
-    with listening(host, port) as listener:
+    with listening(host, port, remedy="choose others (sendq up: --console-port)") as listener:
         signal.signal(signal.SIGTERM, leave)
         login = settings.console_passwords_file or settings.console_proxy_header
         say(f"console: {at(host, listener.getsockname()[1])}" + ("" if login else " (read-only: no login is set)"))

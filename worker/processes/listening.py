@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from types import FrameType
 from typing import NoReturn
@@ -10,15 +11,20 @@ from sendq.errors import Problem
 from settings import SettingsError
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens; port 0 is a free one. Raises ``SettingsError`` if it cannot."""
+def listening(host: str, port: int, *, remedy: str = "choose others") -> socket.socket:
+    """A socket that listens; port 0 is a free one. Raises ``SettingsError`` with ``remedy`` if it cannot."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
     except OSError as error:
-        raise SettingsError(
-            [Problem("--host, --port", f"cannot be listened on ({error.strerror})", "choose others")]
-        ) from None
+        raise SettingsError([Problem("--host, --port", f"cannot be listened on ({_reason(error)})", remedy)]) from None
+
+
+def _reason(error: OSError) -> str | None:
+    # Python adds the address to the system's words; a name that does not resolve has an errno of its own kind.
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror
+    return os.strerror(error.errno)
 
 
 def at(host: str, port: int) -> str:

@@ -32,7 +32,6 @@ from worker.processes.stopping import Stop, Stopping, stoppable
 from worker.redis.embedded import NO_BROKER, EmbeddedRedis, NoServerError
 
 FLOWER_PORT = 5555
-CONSOLE_PORT = 8799
 
 # A worker that ends sooner than this cannot run at all (its error is on stderr), so it is not restarted. One that ends
 # later is.
@@ -60,11 +59,11 @@ def up(
     *,
     workers: int,
     flower: bool,
-    console: bool,
+    console_port: int | None,
     environ: Mapping[str, str],
     say: Callable[[str], None],
 ) -> int:
-    """Run until asked to stop; return the exit status. ``say`` prints a line.
+    """Run until asked to stop; return the exit status. ``console_port``: None for no console; ``say`` prints a line.
 
     Raises `SettingsError` (no API key, or a broker that cannot be used), the exceptions of `migrate.run`, and
     `EmbeddedError` (no Redis available).
@@ -84,8 +83,8 @@ def up(
                 where = ["--address=127.0.0.1", f"--port={FLOWER_PORT}"]
                 children.start("flower", flower_argv(*where), for_flower(given))
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
-            if console:
-                children.start("console", console_argv(f"--port={CONSOLE_PORT}"), for_console(given))
+            if console_port is not None:
+                children.start("console", console_argv(f"--port={console_port}"), for_console(given))
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(say)
         except Stopping:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -34,6 +35,28 @@ def throttled(ledger: Ledger) -> None:
 
 def held(cli: Cli) -> list[str]:
     return sorted(one["grant_id"] for one in as_json(cli("grants", "--state", "held", "--json"))["items"])
+
+
+@pytest.mark.usefixtures("throttled")
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("release", "--rule", "exchange_throttled", *WHY), "3 of 3 grants would be released"),
+        (("hold", "--rule", "exchange_throttled", "--for", "2d", *WHY), "3 grants would be held"),
+        (("cancel", "--provider", "ews", *WHY), "2 jobs would be cancelled"),
+        (("retry", "--rule", "bad_request", *WHY), "0 would be retried"),
+        (("resolve", "dead", "--all-in-doubt", *WHY), "0 would be resolved"),
+        (("deliveries", "retry", "--receiver", "nobody", *WHY), "0 would be retried"),
+        (("forget", "--grant", "a", *WHY), "jobs would be erased"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_dry_run_never_claims_to_act_while_it_counts(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], says: str
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    shown = cli(*command, "--dry-run")[2]
+    assert says in shown
 
 
 @pytest.mark.usefixtures("throttled")

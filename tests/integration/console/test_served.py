@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,6 +16,7 @@ from sendq.console import PasswordFile, Role
 from settings import Settings, SettingsError
 from tests.support.commands import Cli
 from tests.support.processes import running
+from worker.cli.params import CONSOLE_PORT
 from worker.processes.console import who_of
 
 
@@ -56,6 +58,34 @@ class TestServed:
         status, _, err = run("console", "--port", "0")
         assert (status, err.count("\n")) == (2, 1)
         assert "cannot be reached" in err
+
+    def test_on_a_port_in_use_says_why_and_what_to_do(
+        self, run: Cli, sqlite_ledger_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", sqlite_ledger_url)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            status, _, err = run("console", "--port", str(other.getsockname()[1]))
+        assert status == 2
+        assert "cannot be listened on (Address already in use); choose others (sendq up: --console-port)" in err
+
+    @pytest.mark.parametrize(
+        ("given", "port"), [((), None), (("--console",), CONSOLE_PORT), (("--console", "--console-port", "0"), 0)]
+    )
+    def test_with_everything_else_has_the_port_that_is_chosen(
+        self, run: Cli, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], port: int | None
+    ) -> None:
+        ports: list[int | None] = []
+
+        def up(*_: object, console_port: int | None, **__: object) -> int:
+            ports.append(console_port)
+            return 0
+
+        monkeypatch.setattr("worker.processes.up.up", up)
+        assert (run("up", *given)[0], ports) == (0, [port])
+
+    def test_has_a_port_of_its_own_beside_the_simulator_of_the_guides(self) -> None:
+        guides = [Path(__file__).parents[3] / name for name in ("README.md", "docs/integration.md")]
+        assert not any(f"simulator --port {CONSOLE_PORT}" in guide.read_text() for guide in guides)
 
     def test_for_other_machines_needs_a_login(self) -> None:
         with pytest.raises(SettingsError, match="without a login; set SENDQ_CONSOLE_PASSWORDS_FILE"):

@@ -330,16 +330,17 @@ class TestTheFile:
         published = {name: service["ports"] for name, service in compose(SECRETS).items() if "ports" in service}
         assert published == {
             "flower": ["127.0.0.1:5555:5555"],
-            "console": ["127.0.0.1:8799:8799"],
+            "console": ["127.0.0.1:8790:8790"],
             "webhooks": ["127.0.0.1:8787:8787"],
         }
 
     def test_starts_the_console_only_where_it_is_wanted_with_a_login_and_no_api_key(self) -> None:
         console = compose(SECRETS)["console"]
         assert console["profiles"] == ["console"]
-        assert console["volumes"] == [
-            f"./console-passwords:{console['environment']['SENDQ_CONSOLE_PASSWORDS_FILE']}:ro"
-        ]
+        directory, _, name = console["environment"]["SENDQ_CONSOLE_PASSWORDS_FILE"].rpartition("/")
+        assert (console["volumes"], name) == ([f"./console-passwords:{directory}:ro"], "passwords")
+        given = compose({**SECRETS, "SENDQ_CONSOLE_TRUSTED_PROXIES": "10.0.0.7"})["console"]["environment"]
+        assert given["SENDQ_CONSOLE_TRUSTED_PROXIES"] == "10.0.0.7"
         assert not {"NYLAS_API_KEY", "SENDQ_ENCRYPTION_KEYS", "REDIS_URL"} & console["environment"].keys()
 
     def test_starts_the_receiver_only_where_it_is_wanted_and_tells_it_no_api_key(self) -> None:
