@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Boolean, Connection, Select, and_, literal_column, or_, select, text
+from sqlalchemy import Connection, Select, and_, or_, select, text
 
 from sendq.clock import Micros
 from sendq.facts.jobs import LockedJob
@@ -169,8 +169,8 @@ def known_as_sent(connection: Connection, ids: Collection[UUID]) -> dict[UUID, i
     return {row.job_id: row.generation for row in rows}
 
 
-# Spelled out, or SQLite uses no partial index.
-_PENDING = literal_column("pending", type_=Boolean())
+# Spelled out without a type, or SQLite is given "pending = 1" and uses no partial index.
+_PENDING = text("pending")
 _ANY_PENDING = text("SELECT EXISTS (SELECT 1 FROM sendq_delivery_status WHERE pending)")
 
 

@@ -558,6 +558,20 @@ class TestEvidenceThatComesBeforeTheOutcome:
         assert (done.ready, ledger.state(job.id)) == ([], State.DEAD)
 
 
+class TestPendingReports:
+    def test_are_found_through_their_index(self, ledger: Ledger) -> None:
+        """On SQLite a bound value in the condition would mean a scan of all reports, every other second."""
+        with ledger.writing() as connection:
+            sqlite = connection.dialect.name == "sqlite"
+            if not sqlite:
+                connection.execute(text("SET LOCAL enable_seqscan = off"))
+            options = {"render_postcompile": True, "literal_binds": True}
+            query = delivery_status.pending_jobs(9).compile(dialect=connection.dialect, compile_kwargs=options)
+            rows = connection.exec_driver_sql(f"EXPLAIN {'QUERY PLAN ' if sqlite else ''}{query}")
+            plan = "\n".join(str(row) for row in rows)
+        assert "sendq_delivery_status_pending_idx" in plan
+
+
 class TestALateAcceptance:
     """A worker that was presumed dead reports that a mail was accepted, which is known to have failed since."""
 
