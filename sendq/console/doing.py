@@ -11,10 +11,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from sendq.console.acts import ACTS, Act, Given, Preview
+from sendq.console.acts.act import with_period
 from sendq.console.asked import Asked, View
 from sendq.console.desk import Desk
 from sendq.console.runs import Run, RunState, TooManyRuns
-from sendq.console.serving import Endpoint, Page, Refused, form_of, require_own, sentence
+from sendq.console.serving import Endpoint, Page, Refused, form_of, invalid, require_own
 from sendq.errors import InvalidArgument, NotFound
 
 # Refusals of one person that are recorded in a row; a script that tries on would fill the journal.
@@ -48,6 +49,7 @@ class Acting(Endpoint):
     def _preview(
         self, act: Act, asked: Asked, values: Mapping[str, str], error: str | None = None, status: int = 200
     ) -> Response:
+        values = with_period(act, values, asked.now)
         preview = act.preview(self.desk.operators, Given(values, asked.person.name))
         view = {
             "act": act,
@@ -69,8 +71,7 @@ class Acting(Endpoint):
                 preview = act.preview(self.desk.operators, given)
                 self._carry_out(act, asked, given, preview, identity)
             except InvalidArgument as error:
-                says = " ".join(sentence(str(problem)) for problem in error.problems)
-                return self._preview(act, asked, form, says, 422)
+                return self._preview(act, asked, form, invalid(error), 422)
         return RedirectResponse(asked.url("runs", identity), 303)
 
     def _carry_out(self, act: Act, asked: Asked, given: Given, preview: Preview, identity: str) -> None:

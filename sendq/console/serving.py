@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -21,6 +22,7 @@ from sendq.console.desk import Desk
 from sendq.console.headers import ALWAYS
 from sendq.console.identity import ANONYMOUS, Person, anyone
 from sendq.console.live import STREAMS_MOST, Rendered
+from sendq.console.texts import words
 from sendq.errors import (
     InvalidArgument,
     LedgerUnavailable,
@@ -206,7 +208,7 @@ def explained(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, NotFound):
         return 404, "Not found", sentence(str(error))
     if isinstance(error, InvalidArgument):
-        return 400, "Not understood", " ".join(sentence(str(problem)) for problem in error.problems)
+        return 400, "Not understood", invalid(error)
     if isinstance(error, LedgerUnavailable):
         return 503, "The ledger cannot be reached", sentence(str(error))
     if isinstance(error, SchemaMismatch):
@@ -216,6 +218,19 @@ def explained(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, SendqError):
         return 500, "Not possible", sentence(str(error))
     raise error
+
+
+# Arguments of `Operators` that have another name on the pages.
+LABELS = {"which": "this address", "cursor": "the page in this address", "apart_s": "rate"}
+
+
+def invalid(error: InvalidArgument) -> str:
+    """What is wrong, with the names that the pages have for fields."""
+    parts = []
+    for problem in error.problems:
+        label = LABELS.get(problem.field) or words(problem.field.removesuffix("_id"))
+        parts.append(sentence(f"{label} {problem.reason}; {re.sub(r'_id(?![a-z])', '', problem.remedy)}"))
+    return " ".join(parts)
 
 
 def sentence(text: str) -> str:

@@ -76,10 +76,15 @@ def filter_of(
         return None
     if whole_application:
         application = application or "default"
-    return GrantFilter(
+    which = GrantFilter(
         states=state, rule=rule, provider=provider, application=application, grant_id=grant, batch_id=batch,
         since=since, until=until,
     )  # fmt: skip
+    if which == GrantFilter():
+        raise click.UsageError(
+            "this would concern every grant; give --provider, --whole-application, or a filter like --rule or --since"
+        )
+    return which
 
 
 def scope_of(application: str | None, grant: str | None, provider: str | None, whole_application: bool) -> Scope:

@@ -70,15 +70,24 @@ class Given:
     def since(self) -> datetime | None:
         """When the period began that the list showed: one of `PERIODS`, or a time. Raises `InvalidArgument`."""
         text = self.get("since")
-        if text is None or text in PERIODS:
-            return None if text is None else since(text, datetime.now(UTC))
+        return since(text, datetime.now(UTC)) if text is not None and text in PERIODS else self._time("since")
+
+    @property
+    def until(self) -> datetime | None:
+        """When the preview was made, for acts on all that matches. Raises `InvalidArgument`."""
+        return self._time("until")
+
+    def _time(self, name: str) -> datetime | None:
+        text = self.get(name)
+        if text is None:
+            return None
         try:
             at = datetime.fromisoformat(text)
         except ValueError:
             at = None
         if at is None or at.tzinfo is None:
             reason, remedy = "is not a time with its zone", "give one like 2026-07-01T09:00:00Z"
-            raise InvalidArgument([Problem("since", reason, remedy)])
+            raise InvalidArgument([Problem(name, reason, remedy)])
         return at
 
     @property
@@ -122,6 +131,17 @@ class Act(Protocol):
 
     def steps(self, operators: Operators, given: Given) -> Iterator[Facts]:
         """Carry it out, step by step; each yields what has been done so far."""
+
+
+def with_period(act: Act, values: Mapping[str, str], now: datetime) -> Mapping[str, str]:
+    """The fields with the period that a preview counts: what begins to match later is not changed by the act.
+
+    Raises `InvalidArgument`.
+    """
+    begun = Given(values, "").since if "since" in act.fields else None
+    since = {} if begun is None else {"since": begun.isoformat()}
+    until = {"until": values.get("until") or now.isoformat()} if "until" in act.fields else {}
+    return {**values, **since, **until}
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -157,7 +157,7 @@ class ReleaseAll:
     """Release each grant that matches."""
 
     name = "release-all"
-    fields = FILTERS
+    fields = (*FILTERS, "until")
 
     def preview(self, operators: Operators, given: Given) -> Preview:
         """How many grants, and the jobs that wait behind them."""
@@ -200,6 +200,8 @@ def _filter(given: Given) -> GrantFilter:
         application=given.get("application"),
         grant_id=given.get("grant"),
         since=given.since,
+        # By itself it is no filter: it would match everything.
+        until=given.until if any(given.get(name) for name in FILTERS) else None,
     )
 
 

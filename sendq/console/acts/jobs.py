@@ -28,6 +28,7 @@ REFUSALS: Mapping[RetryRefusal, str] = {
 
 # The filters of jobs in an address.
 FILTERS = ("rule", "provider", "application", "grant", "batch", "since")
+FIELDS = (*FILTERS, "until")
 
 
 def job_filters(given: Given) -> dict[str, Any]:
@@ -39,6 +40,8 @@ def job_filters(given: Given) -> dict[str, Any]:
         "grant_id": given.get("grant"),
         "batch_id": given.get("batch"),
         "since": given.since,
+        # By itself it is no filter: it would match everything.
+        "until": given.until if any(given.get(name) for name in FILTERS) else None,
     }
 
 
@@ -51,7 +54,7 @@ class Retry:
     """Retry a dead letter, or all that match."""
 
     name = "retry"
-    fields = ("job", "state", *FILTERS)
+    fields = ("job", "state", *FIELDS)
 
     def preview(self, operators: Operators, given: Given) -> Preview:
         """How many would be retried, and which would not."""
@@ -126,7 +129,7 @@ class Resolve:
     """Answer what became of a job in doubt, or of all that match."""
 
     name = "resolve"
-    fields = ("job", *FILTERS)
+    fields = ("job", *FIELDS)
     answers = (
         (Answer.SENT.value, "It was sent"),
         (Answer.RESEND.value, "Send it again: recipients may get it twice"),
@@ -213,7 +216,7 @@ class CancelAll:
     """Cancel every job that matches and has not ended."""
 
     name = "cancel-all"
-    fields = FILTERS
+    fields = FIELDS
 
     def preview(self, operators: Operators, given: Given) -> Preview:
         """How many there are, and what becomes of them."""

@@ -93,6 +93,11 @@ class TestReleaseByRule:
         assert status == 130
         assert err == "sendq: interrupted: 1 of 2 grants released; run the same command again to continue\n"
 
+    @pytest.mark.parametrize("command", ["release", "hold"])
+    def test_of_each_grant_needs_a_filter_and_names_options(self, cli: Cli, command: str) -> None:
+        status, _, err = cli(command, "--each-grant", *WHY, "--dry-run")
+        assert (status, "every grant; give --provider, --whole-application, or a filter" in err) == (2, True)
+
     def test_of_each_grant_is_not_that_of_the_provider(self, cli: Cli) -> None:
         assert cli("release", "--provider", "ews", *WHY)[0] == 1
         assert as_json(cli("release", "--provider", "ews", "--each-grant", *WHY, "--json"))["released"] == 2

@@ -77,7 +77,19 @@ def act(browser: Browser, url: str, **fields: str) -> Answer:
     page = browser.get(url)
     assert page.status == 200, page.words
     given = {name: page.field(name) for name in ("csrf", "id")} | fields
-    for name in ("grant", "application", "provider", "rule", "job", "batch", "delivery", "receiver", "state", "since"):
+    for name in (
+        "grant",
+        "application",
+        "provider",
+        "rule",
+        "job",
+        "batch",
+        "delivery",
+        "receiver",
+        "state",
+        "since",
+        "until",
+    ):
         if f'type="hidden" name="{name}"' in page.text:
             given[name] = page.field(name)
     sent = browser.post(url.partition("?")[0], given)

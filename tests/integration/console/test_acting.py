@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
 import pytest
 from starlette.applications import Starlette
 
+from sendq import clock
 from sendq.clock import SECOND
 from sendq.console.acts.jobs import EXAMINED, REFUSALS
 from sendq.console.runs import AT_ONCE
@@ -92,6 +94,32 @@ class TestRelease:
         page = browser.get("/acts/release?grant=g1")
         assert "there is nothing to release" in page.words
         assert 'name="reason"' not in page.text
+
+
+class TestWhatThePreviewShowed:
+    def test_is_all_that_is_changed(self, browser: Browser, kept: Ledger) -> None:
+        shown = absorbed(kept)
+        page = browser.get("/acts/cancel-all?provider=google&since=24h")
+        assert "Cancel 1 job" in page.words
+        assert datetime.fromisoformat(page.field("since")) < datetime.fromisoformat(page.field("until"))
+        kept.clock.at = clock.now()
+        late = absorbed(kept)
+        names = ("csrf", "id", "provider", "since", "until")
+        form = {name: page.field(name) for name in names} | {"reason": "sent in error"}
+        assert browser.post("/acts/cancel-all", form).status == 303
+        assert (kept.state(shown), kept.state(late)) == ("cancelled", "queued")
+
+    @pytest.mark.parametrize("name", ["cancel-all", "retry", "release-all", "hold-all"])
+    def test_is_never_everything(self, browser: Browser, kept: Ledger, name: str) -> None:
+        absorbed(kept)
+        answer = browser.get(f"/acts/{name}?until=2100-01-01T00:00:00Z")
+        assert answer.status == 400
+        assert "This address has no filter; give at least one of rule, provider, application, grant," in answer.words
+
+    def test_names_fields_as_the_pages_do(self, browser: Browser) -> None:
+        answer = browser.get("/acts/cancel-all?grant=a%20b")
+        assert (answer.status, "Grant contains a space" in answer.words) == (400, True)
+        assert "The page in this address is not a cursor" in browser.get("/jobs?after=nonsense").words
 
 
 class TestEverythingThatMatches:
