@@ -6,8 +6,9 @@
     its lane was altered       the lane is held: `INTEGRITY`
 
 A job that waits is not begun, and not dead-lettered. If other jobs of its turn can run, it is looked at again after
-`RECHECK`. If none can, the lane is held, longer each time, so that a hundred thousand such lanes cost next to nothing,
-and the next turn looks at the jobs behind. A worker that starts ends these holds: its keys may be others.
+`RECHECK`. If none can and the turn was full, its jobs are put off, and the next turn looks at the jobs behind at once.
+If none can and nothing is behind, the lane is held. Both last longer each time, so that a hundred thousand such lanes
+cost next to nothing. A worker that starts ends the holds: its keys may be others.
 
 An altered job is not kept waiting, because its lane's other jobs would wait with it.
 """
@@ -64,6 +65,7 @@ class Opened:
 
     jobs: dict[UUID, list[ClaimedJob]] = field(default_factory=dict)
     stuck: dict[UUID, Cause] = field(default_factory=dict)
+    full: set[UUID] = field(default_factory=set)  # those of them behind whose jobs others may be due
     unopened: Unopened = field(default_factory=Unopened)
 
 
@@ -73,6 +75,7 @@ def open_jobs(
     loaded: Mapping[UUID, Sequence[ClaimedJob]],
     vault: Vault,
     *,
+    jobs_each: int,
     now: Micros,
 ) -> Opened:
     """Open the bodies of the jobs that a claim has loaded. Those that cannot be opened are put off, or end.
@@ -96,7 +99,11 @@ def open_jobs(
             opened.stuck[id_] = sorted_.waiting[0][1]
         # Behind all jobs that are due now, each a microsecond later to keep their order. In a lane that is held for
         # them they need not wait longer than the hold.
-        at = now if id_ in opened.stuck else now + RECHECK
+        at = now + RECHECK
+        if id_ in opened.stuck:
+            if len(jobs) >= jobs_each:
+                opened.full.add(id_)
+            at = now + _pause(lane, opened.stuck[id_], now=now) if id_ in opened.full else now
         put_off += [
             {"id": job.id, "next_at": at + place, "rule": cause.rule}
             for place, (job, cause) in enumerate(sorted_.waiting)
@@ -208,21 +215,31 @@ def _with_own_body(job: ClaimedJob, files: tuple[File, ...], vault: Vault) -> Cl
     return job._replace(body=body, files=files if job.length is not None else None)
 
 
-def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], stuck: Mapping[UUID, Cause], *, now: Micros) -> None:
-    """Close the turns of locked lanes none of whose jobs could be opened, and hold the lanes for a while."""
+def _since(lane: Lane, cause: Cause, *, now: Micros) -> Micros:
+    """Since when the lane waits for this cause."""
+    return lane.held_since if lane.held_rule == cause.rule and lane.held_since is not None else now
+
+
+def _pause(lane: Lane, cause: Cause, *, now: Micros) -> Micros:
+    return min(HOLD_MOST, max(RECHECK, now - _since(lane, cause, now=now)))
+
+
+def hold_stuck(connection: Connection, lanes: Mapping[UUID, Lane], opened: Opened, *, now: Micros) -> None:
+    """Close the turns of locked lanes none of whose jobs could be opened, and hold the lanes for a while.
+
+    A lane behind whose jobs others may be due is held for no time: that keeps since when it waits, and why.
+    """
     changes = []
-    for id_, cause in stuck.items():
+    for id_, cause in opened.stuck.items():
         lane = lanes[id_]
-        again = lane.held_rule == cause.rule
-        since = lane.held_since if again and lane.held_since is not None else now
-        pause = min(HOLD_MOST, max(RECHECK, now - since))
+        pause = 0 if id_ in opened.full else _pause(lane, cause, now=now)
         change = LaneChange(lane)
         change.close_turn()
-        change.hold_until(now + pause, since=since, rule=cause.rule, by="policy")
+        change.hold_until(now + pause, since=_since(lane, cause, now=now), rule=cause.rule, by="policy")
         changes.append(change)
-        if not again:
+        if lane.held_rule != cause.rule:
             _event(connection, lane, cause, now=now)
-    write_changes(connection, changes, now=now)
+    notify(connection, at=write_changes(connection, changes, now=now))
 
 
 def release(connection: Connection, *, after: UUID, now: Micros) -> UUID | None:

@@ -66,9 +66,9 @@ def claim(
         return []
     loaded = load_jobs(connection, ours, now=now, jobs_each=jobs_each)
     living = _without_those_that_end(connection, loaded, now=now, key_max_age=key_max_age)
-    opened = open_jobs(connection, ours, living, vault, now=now)
+    opened = open_jobs(connection, ours, living, vault, jobs_each=jobs_each, now=now)
     if opened.unopened:
-        hold_stuck(connection, ours, opened.stuck, now=now)
+        hold_stuck(connection, ours, opened, now=now)
         ours = {lane_id: row for lane_id, row in ours.items() if lane_id not in opened.stuck}
         if unopened is not None:
             unopened.add(opened.unopened)

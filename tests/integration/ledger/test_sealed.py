@@ -38,7 +38,7 @@ def sealing(ledger: Ledger, vault: Vault = OLD) -> SendQueue:
     return ledger.queue
 
 
-def claim(ledger: Ledger, vault: Vault, unopened: Unopened | None = None) -> list[Claimed]:
+def claim(ledger: Ledger, vault: Vault, unopened: Unopened | None = None, *, jobs_each: int = 50) -> list[Claimed]:
     """One round of the dispatcher, and a worker with these keys."""
     ledger.clock.advance(0.001)  # the jobs of one call are due a microsecond apart
     offered = ledger.offer()
@@ -48,7 +48,7 @@ def claim(ledger: Ledger, vault: Vault, unopened: Unopened | None = None) -> lis
             [(turn.lane_id, turn.fence) for turn in offered],
             worker=ledger.worker,
             now=ledger.clock(),
-            jobs_each=50,
+            jobs_each=jobs_each,
             vault=vault,
             unopened=unopened,
         )
@@ -175,6 +175,23 @@ class TestAClaim:
         ledger.clock.advance(31)
         (claimed,) = claim(ledger, NEW)
         assert [job.id for job in claimed.jobs] == [open_]
+
+    @pytest.mark.parametrize("priority", ["normal", "low"])
+    def test_looks_at_all_jobs_behind_a_full_turn_at_once(self, ledger: Ledger, priority: str) -> None:
+        for _ in range(20):
+            sealing(ledger).send("g1", MESSAGE)
+        ledger.clock.advance(1)
+        open_ = UUID(sealing(ledger, NEW).send("g1", MESSAGE, priority=priority).id)
+        began, found = ledger.clock(), list[Claimed]()
+        for _ in range(6):
+            assert found == []
+            found = claim(ledger, NEW, jobs_each=4)
+        assert [job.id for one in found for job in one.jobs] == [open_]
+        assert ledger.clock() - began < RECHECK
+        ledger.finish(*found)
+        claim(ledger, NEW, jobs_each=4)
+        assert ledger.offer() == []  # nothing more is due
+        assert len([event for event in ledger.rows(schema.event) if event.rule == NO_KEY]) == 1
 
     def test_asks_ever_more_rarely_and_writes_one_event(self, ledger: Ledger) -> None:
         sealing(ledger).send("g1", MESSAGE)
