@@ -47,6 +47,8 @@ def console(
     every_s          how often an open page is updated, in seconds; all who look at the same page share one query
 
     Raises ``ValueError`` for a short secret or an invalid network. The ledger is first used by the first page.
+    The end of its lifespan ends live updates, asks acts to stop after their current step, and closes the ledger. An
+    application that mounts it enters ``router.lifespan_context`` in its own lifespan: Starlette does not.
     """
     signer = Signer(secret)
     sessions = Sessions(who, signer) if isinstance(who, PasswordFile) else None
@@ -65,6 +67,7 @@ def console(
     @asynccontextmanager
     async def lifespan(application: Starlette) -> AsyncIterator[None]:
         yield
+        desk.fragments.close()
         desk.runs.stop_all()
         if owned:
             desk.operators.close()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import queue
 import re
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +17,9 @@ from starlette.routing import Mount
 from sendq import Message, Operators
 from sendq.clock import SECOND
 from sendq.console import anyone, console
+from sendq.console.live import Rendered
 from sendq.console.pages import PAGES
+from sendq.console.runs import Facts, Run, RunState
 from sendq.ids import new_id
 from sendq.ledger import events
 from sendq.ledger.db import schema
@@ -24,6 +30,7 @@ from tests.integration.console.conftest import RULES, VERA, Seat
 from tests.support.asgi import Browser
 from tests.support.ledger import Ledger
 from tests.support.populated import HELD_RULE, populate
+from tests.support.waiting import LIMIT_S
 
 HOUR = 3600 * SECOND
 LISTS = ("/accounts", "/jobs", "/dead", "/batches", "/doubts", "/outcomes", "/journal")
@@ -337,3 +344,36 @@ class TestALedgerThatIsAway:
 
         kinds = [one.split("\n")[0] for one in browser.events("/", 3, during)]
         assert kinds == ["event: page", "event: trouble", "event: page"]
+
+
+def test_the_end_of_its_lifespan_ends_streams_and_asks_acts_to_stop(application: Starlette) -> None:
+    desk = application.state.desk
+    desk.fragments.every_s = LIMIT_S
+    run = Run("12345678", "Cancel", "anna", "because", "/")
+    steps, go_on = queue.Queue[Facts](), threading.Event()
+
+    def parts() -> Iterator[Facts]:
+        while True:
+            steps.put(())
+            yield ()
+            go_on.wait(LIMIT_S)
+
+    async def render() -> Rendered:
+        return Rendered("page", "x")
+
+    async def allowed() -> bool:
+        return True
+
+    async def live() -> list[str]:
+        async with application.router.lifespan_context(application):
+            stream = desk.fragments.stream(("key",), render, allowed)
+            seen = [await anext(stream), await anext(stream)]
+        async with asyncio.timeout(LIMIT_S / 2):
+            return seen + [event async for event in stream]
+
+    desk.runs.begin(run, parts)
+    steps.get(timeout=LIMIT_S)
+    assert len(asyncio.run(live())) == 2
+    go_on.set()
+    assert run.ended.wait(LIMIT_S)
+    assert run.state is RunState.STOPPED
