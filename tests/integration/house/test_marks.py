@@ -68,7 +68,7 @@ def broken_facts(turn, job, begun_at):
 
 def broken_claim(intake, names, **options):
     claims.append(names)
-    if len(claims) == 3:
+    if len(claims) == 1:
         raise RuntimeError((Path(__file__).parent / "words").read_text())
     return claim(intake, names, **options)
 
@@ -195,7 +195,9 @@ def test_no_mark_is_anywhere_but_in_the_requests(system: System, tmp_path: Path,
         "an error",
         "a process",
     } < places.said.keys()
-    assert "\n".join(places.found(MARKS)) == ""
+    # Operators find jobs by the keys of the application, so their lists show them.
+    shown = [line for line in places.found(MARKS) if not line.startswith("key of a job in a command's output")]
+    assert "\n".join(shown) == ""
     in_the_ledger = Places()
     look_at_ledger(system, in_the_ledger)
     assert "\n".join(in_the_ledger.found({**WRITTEN, **FILE, **SECRETS})) == ""
