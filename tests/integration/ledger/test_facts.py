@@ -158,7 +158,9 @@ class TestAWorkerThatSlept:
 
 class TestAMessageThatTheBrokerRepeats:
     def test_after_its_turn_is_over_changes_nothing(self, system: System) -> None:
-        worker = system.start_controlled_worker(SENDQ_UNCLAIMED_AFTER_S="60", SENDQ_LOCAL_TURNS="false")
+        worker = system.start_controlled_worker(
+            SENDQ_UNCLAIMED_AFTER_S="60", SENDQ_LOCAL_TURNS="false", SENDQ_LOG_LEVEL="DEBUG"
+        )
         system.control("cancel_consumer", "sendq")
         jobs = send(system, 10, lanes=5)
         with redis_client(system.redis.url) as client:

@@ -51,7 +51,7 @@ def test_a_writer_to_redis_can_delay_and_stop_but_sends_nothing(system: System) 
         assert system.state(waiting) is State.QUEUED
         assert set(system.accepted().values()) == {1}
         # What is worse than a delay: a forged count of renewals makes the ledger look as if it had lost something.
-        (witness,) = client.keys("sendq:witness:*")
+        (witness,) = eventually(lambda: client.keys("sendq:witness:*"), "the next renewal")
         client.set(witness, 10**9)
         eventually(lambda: system.queue.why(waiting).reason == "shut", "the ledger's being shut")
     assert worker.process.poll() is None
