@@ -25,6 +25,7 @@ WARNING = "anybody who already has such a message gets it twice; check the accou
 REFUSED = {
     "cancelled": "were cancelled; resolve them as sent or dead",
     "gone": "belong to a grant that no longer exists; resolve them as sent or dead",
+    "went_out": "went out, as Nylas reports; resolve them as sent",
 }
 
 
