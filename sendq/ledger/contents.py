@@ -43,12 +43,14 @@ def store_pieces(
 def pieces_of(connection: Connection, job_id: UUID, *, vault: Vault) -> list[StoredPiece]:
     """The pieces of a job's request, in order. Raises `Unreadable` if they cannot be decrypted."""
     piece, content = schema.piece.c, schema.content
+    # All of them before the first is opened: what cannot be opened raises, and in SQLite a statement that is not read
+    # to its end keeps its connection on an old state of the ledger, also after the transaction.
     rows = connection.execute(
         select(piece.position, piece.content_id, content.c.digest, content.c.size, piece.after, piece.cipher_key)
         .join(content, content.c.id == piece.content_id)
         .where(piece.job_id == job_id)
         .order_by(piece.position)
-    )
+    ).all()
     return [
         StoredPiece(
             row.content_id,

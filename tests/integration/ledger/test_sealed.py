@@ -7,7 +7,7 @@ from collections import Counter
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from sendq import Attachment, KeyConflict, Message, Query, SendQueue, State, Unreadable, Vault
 from sendq.facts.outcomes import Page
@@ -15,8 +15,10 @@ from sendq.facts.turns import Claimed, Group, Unopened
 from sendq.ids import lane_id
 from sendq.ledger import sealed
 from sendq.ledger import sealing as sealing_rows
+from sendq.ledger.contents import pieces_of
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
+from sendq.ledger.db.engine import open_engine, reading, writing
 from sendq.ledger.dispatching import turns
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.operators import rekey
@@ -347,3 +349,21 @@ class TestAWriterToTheLedger:
             connection.execute(update(schema.lane).values(next_at=ledger.clock(), normal_floor=0))
         (claimed,) = claim(ledger, OLD)
         assert [(one.id, one.body) for one in claimed.jobs] == [(job, body)]
+
+
+class TestAPieceThatCannotBeOpened:
+    def test_leaves_no_connection_on_an_old_state(self, ledger: Ledger) -> None:
+        """Its exception may live on, in the outcome of a call, while the connection is used again."""
+        queue = SendQueue(ledger.engine, now=ledger.clock, vault=OLD)
+        files = [Attachment(filename=f"{n}.txt", content=b"x" * 10) for n in range(3)]
+        job = UUID(queue.send("g1", Message(to=["a@example.com"], attachments=files)).id)
+        ours, theirs = open_engine(ledger.engine.url, pool_size=1), open_engine(ledger.engine.url)
+        with reading(ours) as connection, pytest.raises(Unreadable) as kept:
+            pieces_of(connection, job, vault=NEW)
+        with writing(theirs) as connection:
+            connection.execute(update(schema.job).where(schema.job.c.id == job).values(attempts=3))
+        with reading(ours) as connection:
+            assert connection.execute(select(schema.job.c.attempts).where(schema.job.c.id == job)).scalar_one() == 3
+        ours.dispose()
+        theirs.dispose()
+        assert kept.value
