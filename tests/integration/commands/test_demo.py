@@ -70,7 +70,7 @@ class TestTheDemo:
             signs = {
                 "interpreter": lambda: True,
                 "temporary directory": demo.files,
-                "redis": lambda: any("redis-server" in line for line in demo.alive()),
+                "redis": lambda: any("redis-server" in line or "valkey-server" in line for line in demo.alive()),
                 "worker": lambda: any(WORKER in line for line in demo.alive()),
             }
             eventually(signs[begun], begun)
