@@ -100,8 +100,8 @@ class TestAKeyOfAnotherApplication:
         eventually(lambda: sum(one.status == 200 for one in system.api.requests) > 200, "the first jobs sent")
         key.wrong = True
         eventually(lambda: is_held(system, "turned"), "the hold of the application")
-        # 20 to 60 on a quiet machine. On a busy one lanes go on until the pause is committed, but never through all of the
-        # 400 jobs that are left.
+        # 20 to 60 on a quiet machine. On a busy one lanes go on until the pause is committed, but never through all
+        # of the 400 jobs that are left.
         assert key.refused() <= 200
         key.wrong = False
         release(system, "turned")
