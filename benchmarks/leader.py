@@ -90,7 +90,7 @@ def logging_as_a_worker() -> Iterator[None]:
 
 
 class Asleep:
-    """A wakeup that nobody waits for: the measurement runs one round after the other."""
+    """A wakeup that never waits: the measurement runs one round after the other."""
 
     can_notify = False
     poll_every = clock.SECOND

@@ -1,7 +1,7 @@
 """The console script `sendq`, and a check that Python finds our packages and not an application's.
 
 `settings`, `tasks` and `worker` are common names of modules, and whichever comes first on Python's path is imported.
-This package has a name that nobody else uses, so it can tell.
+This package has a name that no other project uses, so it can tell.
 """
 
 from __future__ import annotations

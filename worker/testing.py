@@ -62,7 +62,7 @@ def run_waiting(
     """Carry out all jobs that are due, and return when none is left; whether they succeeded is in the ledger.
 
     A job that waits for its ``due_at``, a retry, a hold or a sign-in keeps waiting: another call, after it has become
-    due, continues. The worker has connections of its own, so it sees only what is committed. It removes the providers'
+    due, continues. The worker has its own connections, so it sees only what is committed. It removes the providers'
     limits from the paces; what a lane still waits for because of its pace is left waiting, too.
 
     Args:

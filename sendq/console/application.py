@@ -51,11 +51,12 @@ def console(
     application that mounts it enters ``router.lifespan_context`` in its own lifespan: Starlette does not.
     """
     signer = Signer(secret)
-    sessions = Sessions(who, signer) if isinstance(who, PasswordFile) else None
+    asks: Who = Sessions(who, signer) if isinstance(who, PasswordFile) else who
+    sessions = asks if isinstance(asks, Sessions) else None
     owned = not isinstance(ledger, Operators)
     desk = Desk(
         operators=ledger if isinstance(ledger, Operators) else Operators(ledger),
-        who=sessions if isinstance(who, PasswordFile) and sessions is not None else who,  # type: ignore[arg-type]
+        who=asks,
         signer=signer,
         sessions=sessions,
         proxies=Proxies(trusted_proxies),

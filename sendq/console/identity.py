@@ -1,4 +1,4 @@
-"""Who asks: a person and a role, from the mounting application, from a proxy's header, or nobody in particular."""
+"""Who asks: a person and a role, from the mounting application, from a proxy's header, or anyone."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Person:
         return self.role is Role.OPERATOR
 
 
-# Says who sends a request; None: nobody who may read. It may be a coroutine function.
+# Says who sends a request; None: a person who may not read. It may be a coroutine function.
 Who: TypeAlias = Callable[[Request], "Person | Awaitable[Person | None] | None"]
 
 ANONYMOUS = Person("anonymous")
 
 
 def anyone(request: Request) -> Person | None:
-    """Everybody on this machine may read, and nobody may act.
+    """Anyone on this machine may read; no one may act.
 
     The request has to come from this machine and to name it: a page of somebody else whose name resolves to 127.0.0.1
     may not read either. Nor may anybody through a proxy, whose clients may be anywhere.

@@ -21,14 +21,14 @@ LASTS_S = 12 * 3600  # a working day
 COOKIE = "sendq_session"
 LOGIN_COOKIE = "sendq_login"
 
-SECRET_LEAST = 16  # characters
+SECRET_LEAST = 32  # characters: 128 bits in hexadecimal
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
     """A person who signed in with a password. ``id`` is unguessable, ``until`` in seconds since 1970."""
 
-    name: str
+    person: Person
     id: str
     until: float
 
@@ -62,7 +62,7 @@ class Sessions:
 
     def __call__(self, request: Request) -> Person | None:
         session = self.of(request)
-        return None if session is None else self._entry(session.name).person  # type: ignore[union-attr]
+        return None if session is None else session.person
 
     def of(self, request: Request) -> Session | None:
         """The session of a request, if it is valid: its person is still in the file, with the same password."""
@@ -78,7 +78,7 @@ class Sessions:
             return None
         if until < self._now() or identity in self._ended:
             return None
-        return Session(name, identity, until)
+        return Session(entry.person, identity, until)
 
     def begin(self, entry: Entry, request: Request, response: Response) -> None:
         """Sign a person in."""

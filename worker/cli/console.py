@@ -22,7 +22,7 @@ from worker.cli.rule_texts import words_of_rules
 def console(host: str, port: int) -> None:
     """Serve the console: what waits and why, in a browser, and what operators can do about it.
 
-    Without a login it can be read on this machine alone, and nobody can act. A login is a file of passwords
+    Without a login it can be read on this machine alone, and acts are not possible. A login is a file of passwords
     (SENDQ_CONSOLE_PASSWORDS_FILE; `sendq password` writes its lines) or a proxy that names the person
     (SENDQ_CONSOLE_PROXY_HEADER). Put HTTPS in front of it: browsers send the session over HTTPS alone.
     """
