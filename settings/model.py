@@ -228,6 +228,19 @@ class Settings(BaseModel):
         300.0, "the time window for SENDQ_ESCALATE_GRANTS; more than SENDQ_ANNOUNCE_AFTER_S", unit="s", gt=0,
     )  # fmt: skip
     escalate_hold_s: float = setting(900.0, "how long that hold lasts before one call is tried", unit="s", gt=0)
+    bounce_hold_s: float | None = setting(
+        None, "hold a grant for this long if too much of its mail bounced within an hour: more than SENDQ_BOUNCE_RATE "
+        "of at least SENDQ_BOUNCE_LEAST mails. It needs Nylas's webhooks (default: no such hold)",
+        unit="s", gt=0, le=2_592_000,
+    )  # fmt: skip
+    bounce_rate: float = setting(
+        0.05, "share of the mail that a grant sent within an hour, above which SENDQ_BOUNCE_HOLD_S applies",
+        unit="(0 to 1)", ge=0, lt=1,
+    )  # fmt: skip
+    bounce_least: int = setting(
+        50, "no such hold of a grant that sent fewer mails within the hour: a few old addresses would decide",
+        unit="mails", ge=1,
+    )  # fmt: skip
     reauth_url: str | None = setting(
         None, "your page where an owner signs in again; {grant_id} and {application} are filled in (default: Nylas's "
         "hosted authentication, if the client id is known)",

@@ -21,6 +21,7 @@ from worker.bundles import BUNDLE, from_message
 from worker.clocks.ledger_clock import LedgerClock
 from worker.configured_policy import policy_of
 from worker.leading.batches import Batches
+from worker.leading.bounce_holds import BounceHolds
 from worker.leading.clock_repair import ClockRepair
 from worker.leading.dispatcher import Dispatcher, Publish, none_at_once
 from worker.leading.grant_checker import GrantChecker
@@ -115,6 +116,8 @@ class Process:
         repair = ClockRepair(ledger, leadership, now=now, repeat_s=settings.stale_after_s)
         yield loop("clock repair", repair, limit_s=2.0)
         yield loop("mail reports", MailReports(ledger, leadership, now=now), limit_s=2.0)
+        if settings.bounce_hold_s is not None:
+            yield loop("bounce holds", BounceHolds(ledger, leadership, settings, now=now), limit_s=2.0)
         yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)
         rescuer = Rescuer(
             ledger,

@@ -50,6 +50,9 @@ GRANT_NOT_FOUND: Final = "grant_not_found"
 KEY_CHECK: Final = "key_check"
 WRONG_APPLICATION: Final = "wrong_application"
 
+# A grant too much of whose mail bounced within an hour (`SENDQ_BOUNCE_HOLD_S`).
+BOUNCE_RATE: Final = "bounce_rate"
+
 # Holds that an operator made; the reason is in the event of the same time.
 BY_HAND: Final = "by_hand"
 

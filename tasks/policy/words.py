@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sendq.facts.outcomes import Sent
-from sendq.rules.rule_ids import KEY_CHECK
+from sendq.rules.rule_ids import BOUNCE_RATE, KEY_CHECK
 from tasks.policy.row import Policy
 from tasks.policy.table import OTHER_APPLICATION
 
@@ -70,6 +70,13 @@ LEDGER_RULES = {
         "A grant is not found, and no other call shows that the API key belongs to this application: the API is asked "
         "about other grants.",
         "Nothing to do: this takes seconds.",
+    ),
+    BOUNCE_RATE: Said(
+        "Too much bounced",
+        "Too much of the mail that this grant sent within an hour bounced, and providers punish that: they throttle or "
+        "block the account.",
+        "See what bounced (sendq jobs --delivery bounced), correct the list of recipients, then release the grant; or "
+        "wait for the end of the hold.",
     ),
     "by_hand": Said("Held by hand", "An operator paused it; the events say why.", "Nothing to do, or release it."),
     "encryption_key_missing": Said(

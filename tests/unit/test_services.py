@@ -18,8 +18,8 @@ from worker.processes.services import Service, Services
 # engine stop before it, and what all of them use is closed last.
 IN_ORDER = [
     "ledger", "witness", "wakeup", "exporter", "flower events", "heartbeat file", "engine",
-    "reconciler", "pruner", "grant checker", "clock repair", "mail reports", "batches", "rescuer", "dispatcher",
-    "deliverer",
+    "reconciler", "pruner", "grant checker", "clock repair", "mail reports", "bounce holds", "batches", "rescuer",
+    "dispatcher", "deliverer",
 ]  # fmt: skip
 
 
@@ -75,6 +75,7 @@ class TestAProcess:
             "REDIS_URL": "redis://127.0.0.1:1/0",  # nobody connects
             "SENDQ_METRICS_ADDRESS": "127.0.0.1:0",
             "SENDQ_RUN_DIR": str(tmp_path),
+            "SENDQ_BOUNCE_HOLD_S": "3600",
             "SENDQ_HOME": str(tmp_path),
         })  # fmt: skip
         process = Process(settings, lambda bundles: None, cast(Any, None), consumes=lambda: True)

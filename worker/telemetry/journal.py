@@ -14,6 +14,7 @@ import structlog
 
 from sendq.clock import Micros, moment
 from sendq.facts.outcomes import Outcome
+from sendq.rules.rule_ids import BOUNCE_RATE
 from sendq.rules.states import Event, State
 
 _log = structlog.get_logger("sendq")
@@ -106,6 +107,14 @@ def jobs_expired(jobs: int) -> None:
 def mail_failed_later(jobs: int) -> None:
     """The API reported that mails it had accepted never went out; their jobs are dead letters."""
     _log.warning("mail_failed_later", jobs=jobs)
+
+
+def held_for_bounces(application: str, grant: str, *, bounced: int, accepted: int, until: Micros) -> None:
+    """Too much of a grant's mail bounced within an hour (`SENDQ_BOUNCE_HOLD_S`): it is held until that time."""
+    _log.error(
+        "held_for_bounces", application=application, grant=grant, rule=BOUNCE_RATE, bounced=bounced, accepted=accepted,
+        until=moment(until).isoformat(timespec="seconds"),
+    )  # fmt: skip
 
 
 def grant_deleted_jobs_ended(jobs: int) -> None:

@@ -13,7 +13,7 @@ from sendq.ledger.reading.delivery import delivery_of
 from sendq.ledger.reading.holds import StoredHold, holds_over
 from sendq.ledger.reading.lookup import no_such_job
 from sendq.ledger.reading.rows import as_one, columns_of, lane_of
-from sendq.rules.rule_ids import BY_HAND
+from sendq.rules.rule_ids import BOUNCE_RATE, BY_HAND
 from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.why import explain
@@ -75,12 +75,12 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
 
 
 def _hold(connection: Connection, hold: StoredHold) -> HoldFacts:
-    note = _note(connection, hold) if hold.held_rule == BY_HAND else None
+    note = _note(connection, hold) if hold.held_rule in (BY_HAND, BOUNCE_RATE) else None
     return HoldFacts(hold.scope, hold.held_until, hold.held_rule, hold.held_by, note)
 
 
 def _note(connection: Connection, hold: StoredHold) -> str | None:
-    """The operator's reason for a hold: its event has the time at which the hold began."""
+    """The reason in a hold's event: it has the time at which the hold began."""
     table = schema.event.c
     on = table.grant_id == hold.grant_id
     if hold.grant_id is None:
