@@ -203,6 +203,14 @@ def _limit_connections(stage: Stage) -> None:
     stage.mended()
 
 
+def _set_postgres_clock(stage: Stage) -> None:
+    """From right to an hour ahead, to right, to an hour behind, and to right again."""
+    for seconds in (HOUR_S, 0, -HOUR_S, 0):
+        _cluster(stage).set_clock(seconds)
+        stage.pause(8.0)
+    stage.mended()
+
+
 def _restart_pgbouncer(stage: Stage) -> None:
     assert stage.bouncer is not None
     for _ in range(3):
@@ -239,6 +247,8 @@ def _sqlite(stage: Stage) -> Iterator[sqlite3.Connection]:
     finally:
         connection.close()
 
+
+HOUR_S = 3600
 
 REFUSED, AWAY = "publish_failed", "ledger_unavailable"
 
@@ -284,6 +294,13 @@ SCENARIOS = (
         ordinary_role=True,
         backlog=80,
         sign=AWAY,
+    ),
+    Scenario(
+        "postgres-clock",
+        "PostgreSQL's clock an hour ahead, right, an hour behind, right",
+        _set_postgres_clock,
+        settable_clock=True,
+        sign="clock_set_back",
     ),
     Scenario(
         "pgbouncer-restarts",

