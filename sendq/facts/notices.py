@@ -15,12 +15,13 @@ class Recipient(NamedTuple):
     """A recipient that a notification names. ``address`` is never stored and never logged: only a keyed digest of it.
 
     ``position``: its place among the mail's recipients (to, then cc, then bcc), from 1; None: the notification does not
-    say.
+    say. ``hard``: of a bounce, whether it says that the address cannot be delivered to.
     """
 
     address: str
     position: int | None
     detail: str | None = None
+    hard: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
     found by the job's id in the mail's metadata, else by the message's id; either only within the notification's grant
     ids of notifications ─▶ jobs locked ─▶ reports merged ─▶ delivery of jobs and recipients ─▶ states ─▶ counts
 
-`sendq.rules.delivery` decides what a report does. What becomes of one that cannot be applied:
+`sendq.rules.delivery` decides what a report does, and `sendq.rules.suppression` which recipients get no more mail
+because of it. What becomes of one that cannot be applied:
 
     repeated                    it changes nothing
     no job of ours, or a job    counted, and not kept
@@ -40,6 +41,7 @@ from sendq.clock import Micros
 from sendq.facts.jobs import LockedJob
 from sendq.facts.notices import MailNotice
 from sendq.ids import lane_id
+from sendq.ledger import suppressions
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new, one_of
 from sendq.ledger.delivery_status import Status, mail_job, move_on, read_statuses, store_statuses
@@ -48,9 +50,12 @@ from sendq.ledger.operators.erasure import forgotten_jobs
 from sendq.ledger.outcomes import BAD_NEWS, MailNews, append_news
 from sendq.ledger.recipients import Change, merge_recipients
 from sendq.ledger.retention import delete_where
+from sendq.ledger.secrets import digest_key
+from sendq.messages.digests import digest_of
 from sendq.rules import delivery as rules
 from sendq.rules.delivery import Delivery, Report
 from sendq.rules.states import State
+from sendq.rules.suppression import ALL_MAIL, reason_of
 from sendq.vault import Vault
 
 # Receivers that count at the same moment wait for each other's commits only within a shard.
@@ -191,6 +196,7 @@ class _Intake:
         forgotten = forgotten_jobs(self.connection, list(jobs))
         earlier: set[str] = set()
         current: list[tuple[UUID, MailNotice]] = []
+        self._suppress([notice for notice, _ in reports])
         for received, found in reports:
             job = jobs.get(found.id)
             if job is None:
@@ -207,6 +213,30 @@ class _Intake:
                 self.micros[key] += max(0, status.at - job.finished_at)
         self._store(jobs, before, after, current)
         return earlier
+
+    def _suppress(self, notices: Sequence[MailNotice]) -> None:
+        """Put recipients on the suppression list: also for an earlier send, and also if the grant was forgotten since,
+        because none of that makes the address deliverable or the person agree.
+        """
+        wanted = [
+            (one.address, reason, notice)
+            for notice in notices
+            for one in notice.recipients
+            if (reason := reason_of(notice.delivery, hard=one.hard)) is not None
+        ]
+        if not wanted:
+            return
+        key = digest_key(self.connection, self.vault)
+        suppressions.add(
+            self.connection,
+            [
+                suppressions.Entry(
+                    self.application, digest_of(key, self.application, address), ALL_MAIL, reason.value, self.now,
+                    notice.kind,
+                )
+                for address, reason, notice in wanted
+            ],
+        )  # fmt: skip
 
     def _store(
         self,

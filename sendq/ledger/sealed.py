@@ -34,11 +34,12 @@ from sendq.ledger.contents import files_of, keys_of_files
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
+from sendq.ledger.dispatching.suppression import Suppression
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_in_order
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import LaneChange
-from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED
+from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED, SUPPRESSED
 from sendq.vault import Vault
 
 RECHECK: Micros = 30 * SECOND
@@ -77,10 +78,12 @@ def open_jobs(
     *,
     jobs_each: int,
     now: Micros,
+    suppression: Suppression | None = None,
 ) -> Opened:
     """Open the bodies of the jobs that a claim has loaded. Those that cannot be opened are put off, or end.
 
-    Later jobs for the same object as one that is put off are removed from the turn too.
+    Later jobs for the same object as one that is put off are removed from the turn too. With ``suppression``, mail to a
+    suppressed recipient ends too.
     """
     opened = Opened()
     files = _Files(connection, [job.id for jobs in loaded.values() for job in jobs if job.length is not None])
@@ -92,7 +95,7 @@ def open_jobs(
             opened.jobs[id_], opened.stuck[id_] = [], _ALTERED_LANE
             opened.unopened.altered_lanes.append(id_)
             continue
-        sorted_ = _sort(jobs, files, vault, opened.unopened)
+        sorted_ = _sort(jobs, files, vault, opened.unopened, suppression)
         opened.jobs[id_] = sorted_.ready
         altered += sorted_.altered
         if sorted_.waiting and not sorted_.ready:
@@ -108,29 +111,41 @@ def open_jobs(
             {"id": job.id, "next_at": at + place, "rule": cause.rule}
             for place, (job, cause) in enumerate(sorted_.waiting)
         ]
-    if put_off or altered:
+    suppressed = suppression.suppressed(lanes, opened.jobs) if suppression is not None else []
+    if put_off or altered or suppressed:
         lock_in_order(connection, [job.id for jobs in loaded.values() for job in jobs])
     update_rows(connection, schema.job, put_off)
     if altered:
         ends = {job.id: event_of_end(job.operation, job.doubt_at) for job in altered}
         opened.unopened.altered += sorted(end_waiting(connection, ends, now=now, rule=INTEGRITY))
+    if suppressed:
+        ends = {job.id: event_of_end(job.operation, job.doubt_at) for job in suppressed}
+        end_waiting(connection, ends, now=now, rule=SUPPRESSED)
+        opened.jobs = {id_: [job for job in jobs if job.id not in ends] for id_, jobs in opened.jobs.items()}
     return opened
 
 
 def open_at_once(
-    connection: Connection, lanes: Mapping[UUID, Lane], loaded: Mapping[UUID, Sequence[ClaimedJob]], vault: Vault
+    connection: Connection,
+    lanes: Mapping[UUID, Lane],
+    loaded: Mapping[UUID, Sequence[ClaimedJob]],
+    vault: Vault,
+    *,
+    suppression: Suppression | None = None,
 ) -> dict[UUID, list[ClaimedJob]] | None:
-    """The jobs with their bodies, as by `open_jobs`; None, and nothing is changed, if one of them cannot be opened."""
+    """The jobs with their bodies, as by `open_jobs`; None, and nothing is changed, if one of them cannot be opened, or
+    has a suppressed recipient.
+    """
     files = _Files(connection, [job.id for jobs in loaded.values() for job in jobs if job.length is not None])
     opened: dict[UUID, list[ClaimedJob]] = {}
     for id_, jobs in loaded.items():
         if vault and id_ != lane_id(lanes[id_].application, lanes[id_].grant_id):
             return None
-        sorted_ = _sort(jobs, files, vault, Unopened())
+        sorted_ = _sort(jobs, files, vault, Unopened(), suppression)
         if sorted_.waiting or sorted_.altered:
             return None
         opened[id_] = sorted_.ready
-    return opened
+    return None if suppression is not None and suppression.suppressed(lanes, opened) else opened
 
 
 @dataclass(slots=True)
@@ -142,7 +157,9 @@ class _Sorted:
     altered: list[ClaimedJob] = field(default_factory=list)
 
 
-def _sort(jobs: Sequence[ClaimedJob], files: _Files, vault: Vault, unopened: Unopened) -> _Sorted:
+def _sort(
+    jobs: Sequence[ClaimedJob], files: _Files, vault: Vault, unopened: Unopened, suppression: Suppression | None
+) -> _Sorted:
     found = _Sorted()
     objects: dict[str, Cause] = {}
     for job in jobs:
@@ -150,7 +167,10 @@ def _sort(jobs: Sequence[ClaimedJob], files: _Files, vault: Vault, unopened: Uno
             found.waiting.append((job, objects[job.object_id]))
             continue
         try:
-            found.ready.append(_opened(job, files, vault))
+            job_opened = _opened(job, files, vault)
+            if suppression is not None:
+                suppression.open_key(job)
+            found.ready.append(job_opened)
             continue
         except Altered:
             found.altered.append(job)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
 from sendq.bindings import secret_context
 from sendq.ledger.db import schema
@@ -26,13 +26,30 @@ def digest_key(connection: Connection, vault: Vault) -> bytes:
     Raises `Unreadable` if it is encrypted with a key that ``vault`` does not have.
     """
     table = schema.secret
-    query = select(table.c.value, table.c.cipher_key).where(table.c.name == _DIGESTS)
-    row = connection.execute(query).first()
-    if row is None:
-        sealed = vault.seal(os.urandom(KEY_BYTES), context=secret_context(_DIGESTS))
-        new = {"name": _DIGESTS, "value": sealed.data, "cipher_key": sealed.key_name}
-        insert_new(connection, table, [new], returning="name")
-        row = connection.execute(query).one()
-    if row.cipher_key is None:  # from before there was an encryption key; nothing of it goes out
-        return bytes(row.value)
-    return vault.open(bytes(row.value), row.cipher_key, context=secret_context(_DIGESTS))
+    if (known := stored_digest_key(connection, vault)) is not None:
+        return known
+    sealed = vault.seal(os.urandom(KEY_BYTES), context=secret_context(_DIGESTS))
+    new = {"name": _DIGESTS, "value": sealed.data, "cipher_key": sealed.key_name}
+    insert_new(connection, table, [new], returning="name")
+    made = stored_digest_key(connection, vault)
+    assert made is not None
+    return made
+
+
+def stored_digest_key(connection: Connection, vault: Vault) -> bytes | None:
+    """`digest_key`, if there is one."""
+    row = connection.execute(sealed_digest_key()).first()
+    return None if row is None else opened_digest_key(row.value, row.cipher_key, vault)
+
+
+def sealed_digest_key() -> Select[tuple[bytes, str | None]]:
+    """The query of the key as it is stored, to be opened with `opened_digest_key`."""
+    table = schema.secret.c
+    return select(table.value, table.cipher_key).where(table.name == _DIGESTS)
+
+
+def opened_digest_key(value: bytes, cipher_key: str | None, vault: Vault) -> bytes:
+    """The key. Raises `Unreadable` if it is encrypted with a key that ``vault`` does not have."""
+    if cipher_key is None:  # from before there was an encryption key; nothing of it goes out
+        return bytes(value)
+    return vault.open(bytes(value), cipher_key, context=secret_context(_DIGESTS))

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import hmac
 
-from sendq.messages.addresses import parse, wire_form
+from sendq.messages.addresses import parse, trimmed, wire_form
 
 DIGEST_BYTES = 16
 
 
-def digest_of(key: bytes, application: str, address: str) -> bytes:
-    """HMAC-SHA256 of an address, cut to 16 bytes; another application's digests differ.
+def same_form(address: str) -> str:
+    """The form in which addresses of one mailbox are equal.
 
-    Case does not matter, nor how an international domain is written.
+    Without a display name, and without the white space and invisible characters around it; an international domain in
+    ASCII. In lower case: domains have none, and although RFC 5321 lets a mailbox tell ``Leyah`` from ``leyah``, no
+    provider does. Everything else stays: ``leyah+news@`` and ``l.eyah@`` may be other mailboxes.
     """
-    plain = parse(address)[0]
-    same = (wire_form(plain) or plain).casefold()
-    return hmac.digest(key, f"{application}\0{same}".encode(errors="replace"), "sha256")[:DIGEST_BYTES]
+    plain = trimmed(parse(address)[0])
+    return (wire_form(plain) or plain).casefold()
+
+
+def digest_of(key: bytes, application: str, address: str) -> bytes:
+    """HMAC-SHA256 of an address in its `same_form`, cut to 16 bytes; another application's digests differ."""
+    named = f"{application}\0{same_form(address)}"
+    return hmac.digest(key, named.encode(errors="replace"), "sha256")[:DIGEST_BYTES]

@@ -76,7 +76,7 @@ class MimeMessage:
         """The addresses of each header that names a sender. The message has been checked."""
         spelling: dict[str, str] = {}
         found: dict[str, list[str]] = {}
-        for name, value in _fields(self.content.head()) or []:
+        for name, value in header_fields(self.content.head()) or []:
             if name.lower() in _SENDERS:
                 found.setdefault(spelling.setdefault(name.lower(), name), []).extend(addresses_in(value))
         return found
@@ -100,7 +100,7 @@ def mime_problems(message: MimeMessage, *, most_recipients: int | None) -> list[
     if bytes_found:
         remedy = "remove it, or encode the part as base64 or quoted-printable"
         return [Problem(_FIELD, f"contains {' and '.join(bytes_found)}", remedy)]
-    fields = _fields(head)
+    fields = header_fields(head)
     if fields is None:
         reason = "has a line between its headers that is neither a header nor the continuation of one"
         return [Problem(_FIELD, reason, "write each header as Name: value")]
@@ -118,7 +118,7 @@ def _byte_faults(chunks: Iterator[bytes]) -> list[str]:
     return ["a NUL byte"] * nul + ["a CR without LF after it"] * bare
 
 
-def _fields(head: bytes) -> list[tuple[str, str]] | None:
+def header_fields(head: bytes) -> list[tuple[str, str]] | None:
     """Names and values of the headers, lines joined; None if a line is no header.
 
     Not `email.parser`, which takes what follows such a line for the body: the recipients below would not be counted.

@@ -19,6 +19,9 @@ NOT_ENCRYPTED: Final = "not_encrypted"
 # Jobs whose encrypted content, or what it is bound to, is not what was stored; also the policy's row for such a file.
 INTEGRITY: Final = "integrity_check_failed"
 
+# A recipient was put on the suppression list after the job was enqueued; also the policy's row for that.
+SUPPRESSED: Final = "suppressed"
+
 # Returned to the queue before its call.
 RETURNED: Final = "not_begun"
 

@@ -20,6 +20,7 @@ from sendq.rules.rule_ids import (
     NOT_ENCRYPTED,
     POISON,
     QUEUED,
+    SUPPRESSED,
 )
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
@@ -93,6 +94,11 @@ _ALTERED = (
     "damaged; find out who did, and enqueue it again, or restore its rows and run: sendq retry"
 )
 
+_SUPPRESSED = (
+    "it was not sent, because a recipient was put on the suppression list after it was enqueued: mail to it bounced, "
+    "or the person complained or unsubscribed; if that is a mistake: sendq suppressions remove, then sendq retry"
+)
+
 _POISON = "two workers died while sending it, then the process that ran it alone; to try it again: sendq retry"
 
 
@@ -127,6 +133,8 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         return _why(job, state.value, _POISON, rule=job.rule)
     if state is State.DEAD and job.rule == INTEGRITY:
         return _why(job, state.value, _ALTERED, rule=job.rule)
+    if state is State.DEAD and job.rule == SUPPRESSED:
+        return _why(job, state.value, _SUPPRESSED, rule=job.rule)
     if state is State.DEAD and job.rule == FAILED_LATER:
         return _why(job, state.value, _FAILED_LATER, rule=job.rule)
     if state is State.SENT:

@@ -21,6 +21,7 @@ from sendq.facts.notices import MailNotice, Recipient
 from sendq.messages.mark import METADATA_KEYS
 from sendq.redaction import redact_answer
 from sendq.rules.delivery import Delivery
+from sendq.rules.suppression import is_hard_bounce
 
 # A time further ahead than this is not a difference between clocks, but an invalid time.
 AHEAD_MOST: Micros = 3600 * SECOND
@@ -149,12 +150,22 @@ def _recipients(kind: str, facts: Facts, mail: Facts) -> tuple[Recipient, ...]:
                 positions.setdefault(address.casefold(), len(positions) + 1)
     found: dict[str, Recipient] = {}
     for value in _named(kind, facts):
-        detail = _words(value.get("diagnostic_code")) if isinstance(value, dict) else None
+        code = value.get("diagnostic_code") if isinstance(value, dict) else None
+        hard = _is_hard(kind, facts, code)
         for address in _addresses(value):
             if len(found) < RECIPIENTS_MOST:
                 name = address.casefold()
-                found.setdefault(name, Recipient(address, positions.get(name), detail))
+                found.setdefault(name, Recipient(address, positions.get(name), _words(code), hard))
     return tuple(found.values())
+
+
+def _is_hard(kind: str, facts: Facts, code: object) -> bool:
+    match kind:
+        case "message.bounce_detected":
+            return is_hard_bounce(kind, facts.get("type"), facts.get("bounce_reason"), facts.get("code"))
+        case "message.bounced":
+            return is_hard_bounce(kind, _facts(facts.get("bounce")).get("type"), code)
+    return False
 
 
 def _named(kind: str, facts: Facts) -> list[Any]:

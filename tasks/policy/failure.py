@@ -42,7 +42,7 @@ OPERATIONS = ("send", "modify")
 
 # Faults are the ways a call ends without an answer. The first group fails before a request could be written, or before
 # all of it was, so the API cannot have accepted it; after the second nobody knows.
-FAULTS_NOT_SENT = ("dns", "connect", "tls", "key", "local", "incomplete", "unreadable", "altered")
+FAULTS_NOT_SENT = ("dns", "connect", "tls", "key", "local", "incomplete", "unreadable", "altered", "suppressed")
 FAULTS_MAYBE_SENT = ("timeout", "reset", "cut", "died")
 
 MESSAGE_CHARS = 500  # what a person reads in a list; longer texts of providers repeat themselves

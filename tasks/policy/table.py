@@ -566,6 +566,11 @@ NO_ANSWER = (
         "not as it was stored: something other than sendq changed the ledger, or it is damaged. Nothing was sent.",
         "Find out who can write to the ledger. Enqueue it again, or restore its rows from a backup and retry it.",
         TYPES, fault=("altered",), documented=False, alert=True),
+    Row("suppressed", "Suppressed recipient", ("none",), DEAD, JOB, NO,
+        "A recipient was put on the suppression list after the job was enqueued: mail to it bounced, or the person "
+        "complained or unsubscribed. Nothing was sent.",
+        "Do not send to this recipient. If it is there by mistake: sendq suppressions remove, then retry the job.",
+        TYPES, fault=("suppressed",), documented=False),
     Row("poison", "Job that kills its process", ("none",), DEAD, JOB, MAYBE,
         "Two workers died while this job was running, and then the process in which it ran alone.",
         "Find out what is special about this job or its answer, fix that, then retry it.", IDEMPOTENT,

@@ -81,7 +81,9 @@ class TestEachType:
             Recipient("sam.lee@example.com", 2, None),
             Recipient("jane@example.com", None, "smtp; 550 user unknown"),
         )
-        assert mail("message.bounce_detected", DETECTED).recipients == (Recipient("sam.lee@example.com", 2, None),)
+        assert mail("message.bounce_detected", DETECTED).recipients == (
+            Recipient("sam.lee@example.com", 2, None, hard=True),
+        )
 
     def test_gives_words_without_an_address(self) -> None:
         assert mail("message.bounce_detected", DETECTED).detail == (

@@ -19,6 +19,7 @@ in steps, and a key outlives its job on purpose.
     webhook                   notifications of Nylas that were received
     delivery_status           what became of a sent mail ── recipient_status: and of each recipient's copy
     notice_count              notifications about mail, counted
+    suppression               recipients who get no more mail of an application, or none of a category
     secret                    random keys that the ledger itself needs
 """
 
@@ -439,6 +440,19 @@ notice_count = Table(
     Column("shard", SmallInteger, primary_key=True),  # so that receivers do not wait for each other's commits
     Column("number", BigInteger, nullable=False),
     Column("micros", BigInteger, nullable=False),  # sum of the times from acceptance to the report, of those applied
+)
+
+suppression = Table(
+    "sendq_suppression",
+    metadata,
+    Column("application", Text, primary_key=True),
+    Column("digest", LargeBinary, primary_key=True),  # of the address (`sendq.messages.digests`)
+    Column("category", Text, primary_key=True),  # of mail; "": all mail
+    Column("reason", Text, nullable=False),  # bounced | complained | unsubscribed | added | imported
+    Column("at", BigInteger, nullable=False),
+    Column("source", Text, nullable=False),  # the notification's type, one-click, or an operator's name
+    # The order in which they are listed.
+    Index("sendq_suppression_at_idx", "at", "digest"),
 )
 
 secret = Table(

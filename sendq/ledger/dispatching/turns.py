@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Text, Uuid, any_, bindparam, select, text
+from sqlalchemy import BigInteger, ColumnElement, Connection, Text, Uuid, any_, bindparam, exists, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.base import Executable
 
@@ -26,9 +26,11 @@ from sendq.ledger.dispatching import lineage
 from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, load_jobs, place_in_queue
+from sendq.ledger.dispatching.suppression import Suppression
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting, lock_in_order
 from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
+from sendq.ledger.secrets import sealed_digest_key
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
 from sendq.rules.rule_ids import OVERTAKEN
@@ -51,22 +53,22 @@ def claim(
 ) -> list[Claimed]:
     """Claim those of ``turns`` (lane, fence) that are still offered, and begin the first jobs of each.
 
-    Jobs that must not go out any more (expired, or in doubt with a key too old for a safe repeat) end here. Jobs that
-    ``vault`` cannot open wait or end (`sendq.ledger.sealed`), and are added to ``unopened``; a turn that only waits is
-    closed and not returned. In a ledger that is not ``is_whole`` nothing is claimed: a
-    message in the broker may be from a time that the ledger has lost.
+    Jobs that must not go out any more (expired, in doubt with a key too old for a safe repeat, to a recipient who was
+    suppressed since) end here. Jobs that ``vault`` cannot open wait or end (`sendq.ledger.sealed`), and are added to
+    ``unopened``; a turn that only waits is closed and not returned. In a ledger that is not ``is_whole`` nothing is
+    claimed: a message in the broker may be from a time that the ledger has lost.
     """
     fences = dict(turns)
     rows = lock(connection, fences)
     ours = {lane_id: row for lane_id, row in rows.items() if row.is_offered and row.fence == fences[lane_id]}
     if not ours:
         return []
-    found, streaks = _around(connection, {row.application for row in ours.values()})
+    found, streaks, suppression = _around(connection, {row.application for row in ours.values()}, vault)
     if not is_whole(found):
         return []
     loaded = load_jobs(connection, ours, now=now, jobs_each=jobs_each)
     living = _without_those_that_end(connection, loaded, now=now, key_max_age=key_max_age)
-    opened = open_jobs(connection, ours, living, vault, jobs_each=jobs_each, now=now)
+    opened = open_jobs(connection, ours, living, vault, jobs_each=jobs_each, now=now, suppression=suppression)
     if opened.unopened:
         hold_stuck(connection, ours, opened, now=now)
         ours = {lane_id: row for lane_id, row in ours.items() if lane_id not in opened.stuck}
@@ -96,7 +98,7 @@ def claim_at_once(
         sqlalchemy.exc.OperationalError: another transaction has locked one of the jobs (PostgreSQL's 55P03).
     """
     ours = {lane.id: lane for lane in offered}
-    found, streaks = _around(connection, {lane.application for lane in offered})
+    found, streaks, suppression = _around(connection, {lane.application for lane in offered}, vault)
     if not is_whole(found):
         return []
     jobs: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in ours}
@@ -104,7 +106,8 @@ def claim_at_once(
         if job.object_id is not None or is_foreign(job) or _objection(job, now=now, key_max_age=key_max_age):
             return []
         jobs[job.lane_id].append(job)
-    opened = open_at_once(connection, ours, {lane_id: some[:jobs_each] for lane_id, some in jobs.items()}, vault)
+    first = {lane_id: some[:jobs_each] for lane_id, some in jobs.items()}
+    opened = open_at_once(connection, ours, first, vault, suppression=suppression)
     if opened is None:
         return []
     return _claimed(connection, ours, opened, streaks, worker=worker, now=now, waits=False)
@@ -183,25 +186,36 @@ def _objection(job: ClaimedJob, *, now: Micros, key_max_age: Micros) -> Event | 
     return Event.CANCEL if job.batch_cancel_at is not None else objection(job, now=now, key_max_age=key_max_age)
 
 
-def _around(connection: Connection, applications: set[str]) -> tuple[Standing, dict[tuple[str, str], int]]:
-    """The state of the ledger, and each pair's holds since its last success: one query, as each claim needs both."""
+def _around(
+    connection: Connection, applications: set[str], vault: Vault
+) -> tuple[Standing, dict[tuple[str, str], int], Suppression | None]:
+    """The state of the ledger, each pair's holds since its last success, and the check of suppressed recipients if one
+    of the applications has any: one query, as each claim needs all of it.
+    """
     statement = _around_of(connection.dialect.name, tuple(lineage.columns(connection)))
     rows = constant.rows(connection, statement, {"applications": sorted(applications)})
     streaks = {(application, provider): streak for application, provider, streak, *_ in rows if provider is not None}
-    return Standing(*rows[0][3:]), streaks
+    *_, value, cipher_key = rows[0]
+    suppression = None if value is None else Suppression(connection, vault, value, cipher_key)
+    return Standing(*rows[0][3:-2]), streaks, suppression
 
 
 @lru_cache
 def _around_of(dialect: str, known: tuple[ColumnElement[Any], ...]) -> Executable:
-    pair, leader = schema.pair.c, schema.leader
-    if dialect == "postgresql":
-        of_these = pair.application == any_(bindparam("applications", type_=ARRAY(Text)))
-    else:
-        of_these = pair.application.in_(bindparam("applications", expanding=True, type_=Text))
+    pair, leader, suppression = schema.pair.c, schema.leader, schema.suppression.c
+
+    def of_these(column: ColumnElement[str]) -> ColumnElement[bool]:
+        if dialect == "postgresql":
+            return column == any_(bindparam("applications", type_=ARRAY(Text)))
+        return column.in_(bindparam("applications", expanding=True, type_=Text))
+
+    has_list = exists().where(of_these(suppression.application))
+    key = sealed_digest_key().where(has_list).subquery()
     return (
-        select(pair.application, pair.provider, pair.streak, *known)
+        select(pair.application, pair.provider, pair.streak, *known, key.c.value, key.c.cipher_key)
         .select_from(leader)
-        .outerjoin(schema.pair, of_these)
+        .outerjoin(schema.pair, of_these(pair.application))
+        .outerjoin(key, true())
         .where(leader.c.name == lineage.DISPATCHER)
     )
 

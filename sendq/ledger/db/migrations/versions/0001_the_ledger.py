@@ -546,6 +546,17 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("sendq_secret_pkey")),
     )
     op.create_table(
+        "sendq_suppression",
+        sa.Column("application", sa.Text(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("category", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("application", "digest", "category", name=op.f("sendq_suppression_pkey")),
+    )
+    op.create_index("sendq_suppression_at_idx", "sendq_suppression", ["at", "digest"], unique=False)
+    op.create_table(
         "sendq_wake",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("lane_id", sa.Uuid(), nullable=False),
