@@ -149,6 +149,11 @@ class Reports:
                     return
                 await asyncio.sleep(webhook.again_after)
 
+    @property
+    def delivering(self) -> int:
+        """How many notifications are on their way, or wait for the next attempt."""
+        return len(self._tasks)
+
     async def stop(self) -> None:
         """Give up what is being delivered."""
         for task in self._tasks:

@@ -145,6 +145,11 @@ class Simulator:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._reports.deliver_again, self.notifications)
 
+    @property
+    def delivering(self) -> int:
+        """How many notifications are on their way to the webhook, or wait for their next attempt."""
+        return self._reports.delivering
+
     def reset(self) -> None:
         """Clear grants, messages, log, mailbox, notifications, faults and keys. Behaviour and addresses stay."""
         with self._store.changed:

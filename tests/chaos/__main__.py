@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from tests.chaos import plain, report, servers, upstream, workers
+from tests.chaos import notices, plain, report, servers, upstream, workers
 from tests.chaos.board import PLACES
 from tests.chaos.stage import BROKER_ONLY, Played, Scenario, play
 from tests.support.servers import Cluster, running_cluster
@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     given = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # otherwise the workers would keep running
     scenarios = [workers.kills(given.kills), *workers.SCENARIOS, *servers.SCENARIOS, *upstream.SCENARIOS]
+    scenarios += notices.SCENARIOS
     if given.broker_only:
         scenarios = [replace(one, settings={**one.settings, **BROKER_ONLY}) for one in scenarios]
     known = [scenario.name for scenario in scenarios] + [plain.NAME]

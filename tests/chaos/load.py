@@ -31,7 +31,7 @@ class Load:
     def __init__(
         self, queue: SendQueue, *, seed: int, lanes: int = 60, rate: float = 50.0, provider: str = "google"
     ) -> None:
-        self._queue, self._lanes, self._provider = queue, lanes, provider
+        self._queue, self.lanes, self._provider = queue, lanes, provider
         self._chance = random.Random(seed)
         self._each_tick = rate * TICK_S
         self._due = 0.0
@@ -106,7 +106,7 @@ class Load:
             self._queue.cancel(job)
 
     def _grant(self) -> str:
-        return f"grant-{self._chance.randrange(self._lanes)}"
+        return f"grant-{self._chance.randrange(self.lanes)}"
 
     def _until_said(self, call: Callable[[], T]) -> T:
         while True:

@@ -91,7 +91,8 @@ def _redis(stage: Stage) -> psutil.Process:
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 
-def _kill_postgres(stage: Stage) -> None:
+def kill_postgres(stage: Stage) -> None:
+    """Kill it, and start it again after 4 s."""
     _cluster(stage).kill()
     stage.pause(4.0)
     _cluster(stage).start()
@@ -262,7 +263,7 @@ SCENARIOS = (
     Scenario("redis-slow", "Redis 0.3 s away, either way, for 10 s", _slow_redis, proxied=True, settings=BROKER_ONLY),
     Scenario("redis-full", "Redis out of memory for 10 s", _fill_redis, sign=REFUSED, settings=BROKER_ONLY),
     Scenario("redis-garbage", "unreadable entries in the broker's keys, 5 times", _spoil_redis, settings=BROKER_ONLY),
-    Scenario("postgres-killed", "PostgreSQL killed (immediate), back 4 s later", _kill_postgres, sign=AWAY),
+    Scenario("postgres-killed", "PostgreSQL killed (immediate), back 4 s later", kill_postgres, sign=AWAY),
     Scenario("postgres-frozen", "PostgreSQL frozen for 12 s (SIGSTOP)", _freeze_postgres),
     Scenario("postgres-no-connections", "no connection from PostgreSQL, 8 s", _no_connections, sign=AWAY),
     Scenario("postgres-disk-full", "PostgreSQL's disk full, 10 s", _fill_disk, small_disk=True, rate=150.0, sign=AWAY),

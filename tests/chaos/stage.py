@@ -6,10 +6,11 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from tests.chaos.crew import Crew
 from tests.chaos.equation import Sum, add_up
 from tests.chaos.load import Load
 from tests.chaos.watch import Watch
+from tests.support.flower import free_port
 from tests.support.pgbouncer import BINARY, PgBouncer
 from tests.support.proxy import Proxy
 from tests.support.servers import FAKETIME, Cluster, running_cluster
@@ -56,6 +58,8 @@ POOLED = 10
 # The role of workers that are no superuser; limits of connections apply only to such.
 ROLE = "chaos_worker"
 
+WEBHOOK_SECRET = "s3cret"
+
 # Every turn goes through the broker, also those that the leader could take itself.
 BROKER_ONLY = {"SENDQ_LOCAL_TURNS": "false"}
 
@@ -82,6 +86,8 @@ class Scenario:
     pooled: bool = False  # through PgBouncer in transaction mode
     needs_cgroup: bool = False
     net: str = ""  # the safety net that may find something here
+    receives: bool = False  # with a process that receives notifications
+    wrong: Callable[[Stage], Iterable[str]] = lambda _: ()  # what else must hold in the end: a sentence for each breach
 
     def lacks(self) -> str | None:
         """What this machine lacks to play it, as a sentence; None: nothing."""
@@ -112,6 +118,8 @@ class Stage:
     disk: Path | None = None
     replica: Cluster | None = None
     bouncer: PgBouncer | None = None
+    receivers: Crew | None = None
+    receiver_port: int = 0
     mended_at: float | None = None  # wall clock; None if only processes broke
 
     def pause(self, least: float, most: float | None = None) -> None:
@@ -220,7 +228,32 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
         )
         stack.callback(crew.stop)
         load = Load(system.queue, seed=seed, lanes=scenario.lanes, rate=scenario.rate)
-        yield Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk, replica, bouncer)
+        stage = Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk, replica, bouncer)
+        if scenario.receives:
+            stage.receiver_port = free_port()
+            stage.receivers = _receivers(directory / "receivers", environ, stage.receiver_port)
+            stack.callback(stage.receivers.stop)
+        yield stage
+
+
+def _receivers(directory: Path, environ: Mapping[str, str], port: int) -> Crew:
+    """A supervised `sendq webhooks` on a port that stays its own."""
+    directory.mkdir()
+    return Crew(
+        directory,
+        {**environ, "NYLAS_WEBHOOK_SECRET": WEBHOOK_SECRET},
+        1,
+        *("webhooks", "--port", str(port)),
+        program=["worker.cli"],
+        ready=lambda _: _listens(port),
+    )
+
+
+def _listens(port: int) -> bool:
+    """Whether something accepts connections there."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def _as_ordinary_role(cluster: Cluster, url: str) -> str:
@@ -240,6 +273,8 @@ def play(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Pl
     with staged(scenario, cluster, directory, seed) as stage:
         system = stage.system
         stage.crew.start()
+        if stage.receivers is not None:
+            stage.receivers.start()
         stage.load.start()
         eventually(lambda: system.states()[State.SENT] >= WARM, "a system that works")
         stage.watch.start()
@@ -251,11 +286,12 @@ def play(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> Pl
         stage.watch.stop()
         deaths = stage.crew.board.deaths()
         stage.crew.board.disarm()
+        found = add_up(system, stage.load)
         back = stage.watch.away(deaths) if stage.mended_at is None else _called_for(system, stage.mended_at)
         return Played(
             scenario,
             seed,
-            add_up(system, stage.load),
+            replace(found, wrong=[*found.wrong, *scenario.wrong(stage)]),
             ended,
             deaths,
             stage.crew.restarts,
