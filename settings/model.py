@@ -215,6 +215,10 @@ class Settings(BaseModel):
         True, "ask Nylas once for the provider of each grant that was enqueued without one; the provider decides the "
         "pace",
     )  # fmt: skip
+    ask_delivery_s: float = setting(
+        600.0, "how often to ask Nylas what became of Agent Accounts' mail (its send events), of applications without "
+        "a webhook; 0: never. With webhooks it is known at once, and Nylas prefers them", unit="s", ge=0, le=86_400,
+    )  # fmt: skip
     announce_after_s: float = setting(
         30.0, "how long after a lane is closed its owner is asked to sign in again. If many grants fail alike in "
         "that time, the cause is the application, and no owner is asked", unit="s", ge=0,
@@ -230,7 +234,7 @@ class Settings(BaseModel):
     escalate_hold_s: float = setting(900.0, "how long that hold lasts before one call is tried", unit="s", gt=0)
     bounce_hold_s: float | None = setting(
         None, "hold a grant for this long if too much of its mail bounced within an hour: more than SENDQ_BOUNCE_RATE "
-        "of at least SENDQ_BOUNCE_LEAST mails. It needs Nylas's webhooks (default: no such hold)",
+        "of at least SENDQ_BOUNCE_LEAST mails. Needs Nylas's webhooks (default: no such hold)",
         unit="s", gt=0, le=2_592_000,
     )  # fmt: skip
     bounce_rate: float = setting(

@@ -32,6 +32,7 @@ from worker.leading.reconciler import Reconciler
 from worker.leading.renewal_file import RenewalFile
 from worker.leading.renewal_witness import RenewalWitness
 from worker.leading.rescuer import LATER_S, Rescuer
+from worker.leading.send_events import Absent, SendEvents
 from worker.leading.wakeup import PostgresWakeup, SqliteWakeup, Wakeup
 from worker.notifying.deliverer import Deliverer
 from worker.processes.heartbeat_file import HeartbeatFile, run_directory
@@ -107,8 +108,16 @@ class Process:
     def _leading_services(self, publish: Publish, policy: Policy) -> Iterator[Service]:
         """Loops that act only in the leader. The deliverer stops first, then the dispatcher, which ends the lead."""
         settings, ledger, leadership, now = self._settings, self.ledger, self.leadership, self.now
+        absent = Absent()
         reconciler = Reconciler(
-            ledger, leadership, self.engine, settings, self.alerts, on_resolved=self._on_resolved, now=now
+            ledger,
+            leadership,
+            self.engine,
+            settings,
+            self.alerts,
+            on_resolved=self._on_resolved,
+            absent=absent,
+            now=now,
         )
         yield loop("reconciler", reconciler, limit_s=2.0)
         yield loop("pruner", Pruner(ledger, leadership, settings, now=now), limit_s=2.0)
@@ -116,6 +125,12 @@ class Process:
         repair = ClockRepair(ledger, leadership, now=now, repeat_s=settings.stale_after_s)
         yield loop("clock repair", repair, limit_s=2.0)
         yield loop("mail reports", MailReports(ledger, leadership, now=now), limit_s=2.0)
+        if settings.ask_delivery_s:
+            yield loop(
+                "send events",
+                SendEvents(ledger, leadership, self.engine, settings, absent=absent, now=now),
+                limit_s=2.0,
+            )
         if settings.bounce_hold_s is not None:
             yield loop("bounce holds", BounceHolds(ledger, leadership, settings, now=now), limit_s=2.0)
         yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)

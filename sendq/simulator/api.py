@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from sendq.simulator import answers, checks, listing
+from sendq.simulator import answers, checks, listing, send_events
 from sendq.simulator.answers import Answer, Refusal, success
 from sendq.simulator.faults import Fault, FaultBook
 from sendq.simulator.idempotency import Keys
@@ -44,6 +44,8 @@ class Behaviour:
     such a refusal is not stored, and a repeat of a request that was answered may meet it.
     ``usage``: the headers in which an answer states how much of the provider's limits the request used, for example
     `sendq.simulator.limits.stated_usage`; called for each request that is carried out.
+    ``has_send_events``: whether the application has ``GET /v3/activity/send`` (without it: 404). ``send_events_delay``:
+    seconds until the events of an accepted message are listed there.
     ``bytes_per_s``: rate at which the body of a request is read (None: unlimited).
     """
 
@@ -60,6 +62,8 @@ class Behaviour:
     gates_first: bool = False
     usage: Callable[[Request, Grant], Mapping[str, str]] | None = None
     bytes_per_s: float | None = None
+    has_send_events: bool = True
+    send_events_delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +195,8 @@ class Api:
     def _act(self, request: Request, grant: Grant | None, payload: dict[str, Any], fault: Fault | None) -> Answer:
         """Do what was asked for; the answer the API would give."""
         query = parse_qs(request.path.partition("?")[2], keep_blank_values=True)
+        if request.operation == "send_events":
+            return self._list_send_events(request, query)
         if grant is None:
             return self._list_grants(request, query)
         match request.operation:
@@ -234,7 +240,7 @@ class Api:
         if fails_later:
             self._reports.failed(grant, message)
         else:
-            self._reports.accepted(grant, message)
+            self._reports.accepted(grant, message, shown_at=self._store.clock() + self.behaviour.send_events_delay)
         # The official document shows no metadata in this answer.
         shown = {name: value for name, value in message.document.items() if name != "metadata"}
         if "send_at" in payload:
@@ -286,6 +292,12 @@ class Api:
             raise answers.not_found()
         return message
 
+    def _list_send_events(self, request: Request, query: dict[str, list[str]]) -> Answer:
+        if not self.behaviour.has_send_events:
+            raise answers.not_found()
+        events, cursor = send_events.page(self._reports.events, query, now=self._store.clock())
+        return success(request.request_id, data=events, next_cursor=cursor)
+
     def _list_grants(self, request: Request, query: dict[str, list[str]]) -> Answer:
         try:
             limit, offset = (
@@ -312,6 +324,8 @@ def _route(request: Request) -> None:
     match request.path.partition("?")[0].split("/"):
         case ["", "v3", "grants"] if request.method == "GET":
             request.operation = "grants"
+        case ["", "v3", "activity", "send"] if request.method == "GET":
+            request.operation = "send_events"
         case ["", "v3", "grants", grant] if request.method == "GET" and grant:
             request.operation, request.grant = "grant", unquote(grant)
         case ["", "v3", "grants", grant, "folders", folder] if request.method == "GET" and folder:

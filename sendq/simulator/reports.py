@@ -27,6 +27,7 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from sendq.clock import SECOND, moment
+from sendq.simulator.send_events import SendEvent, events_of
 from sendq.simulator.store import Grant, Message, Notification
 
 LATE_FAILURE = "late-failure"
@@ -65,6 +66,7 @@ class Reports:
     def clear(self) -> None:
         """Forget everything but the webhook."""
         self.notifications: list[Notification] = []
+        self.events: list[SendEvent] = []
         self._failed: set[tuple[str, str]] = set()
 
     def fails_later(self, grant: Grant, payload: Mapping[str, Any], job: str | None) -> bool:
@@ -85,8 +87,8 @@ class Reports:
         error = {"type": "api.provider_error", "message": "The message could not be sent.", "status_code": 550}
         self._note("message.send_failed", grant, shown, reason="The message could not be sent.", error=error)
 
-    def accepted(self, grant: Grant, message: Message) -> None:
-        """A mail went out: note what becomes of its copies."""
+    def accepted(self, grant: Grant, message: Message, *, shown_at: float = 0.0) -> None:
+        """A mail went out: note what becomes of its copies. ``shown_at``: when its send events are first listed."""
         document, at = message.document, int(self._clock())
         addresses = list(_addresses(document))
         bounced = [one for one in addresses if _magic(one) == BOUNCE]
@@ -95,6 +97,11 @@ class Reports:
             for address in bounced if grant.provider in DETECTED else ():
                 self._note("message.bounce_detected", grant, _detected(grant, document, address, at))
             return
+        outcomes = [(one, "accepted") for one in addresses]
+        outcomes += [(one, "bounced" if one in bounced else "delivered") for one in addresses]
+        outcomes += [(one, "complaint") for one in complained]
+        events = events_of(document, outcomes, at=at, first_id=self._next_id())
+        self.events += [SendEvent(one, shown_at) for one in events]
         about = {"message": _mail(document, at)}
         delivered = [one for one in addresses if one not in bounced]
         if delivered:

@@ -27,7 +27,8 @@ class Request:
     """One request, once it was read. ``status`` is None until there is an answer.
 
     ``operation``: ``send``, ``modify``, ``modify_thread``, ``get``, ``list``, ``delete``, ``folder``, ``grant``,
-    ``grants`` or ``other``. ``message_id``: of the message, or of the thread that is modified as a whole.
+    ``grants``, ``send_events`` or ``other``. ``message_id``: of the message, or of the thread that is modified as a
+    whole.
     ``at`` and ``done_at`` are monotonic seconds, ``wall`` is the simulator's clock. ``job`` is the job's marker: the
     custom header ``X-Sendq-Job`` of the message, otherwise its metadata ``key1``. ``fault`` names the fault, if any.
 

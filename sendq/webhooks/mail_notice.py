@@ -76,7 +76,7 @@ def mail_notice(
         kind=kind,
         delivery=KINDS[kind],
         grant_id=grant_id,
-        jobs=_jobs(mail),
+        jobs=jobs_of(mail),
         message_id=_message_id(kind, facts, mail),
         at=own_at if own_at is not None else at,
         detail=detail,
@@ -98,13 +98,18 @@ def _mail(kind: str, facts: Facts) -> Facts:
 
 def _message_id(kind: str, facts: Facts, mail: Facts) -> str | None:
     name = "root_message_id" if kind == "thread.replied" else "id"
-    for value in (mail.get(name), facts.get("message_id") if kind == "message.bounce_detected" else None):
-        if isinstance(value, str) and 0 < len(value) <= MESSAGE_ID_MOST and value.isprintable():
-            return value
-    return None
+    given = (mail.get(name), facts.get("message_id") if kind == "message.bounce_detected" else None)
+    return next((one for one in map(message_id_of, given) if one is not None), None)
 
 
-def _jobs(mail: Facts) -> tuple[UUID, ...]:
+def message_id_of(value: object) -> str | None:
+    """A message's id; None: it cannot be one."""
+    fits = isinstance(value, str) and 0 < len(value) <= MESSAGE_ID_MOST and value.isprintable()
+    return str(value) if fits else None
+
+
+def jobs_of(mail: Facts) -> tuple[UUID, ...]:
+    """The ids of jobs that a mail's metadata may name."""
     metadata = _facts(mail.get("metadata"))
     found = (_uuid(metadata.get(name)) for name in METADATA_KEYS)
     return tuple(one for one in found if one is not None)
@@ -124,17 +129,17 @@ def _details(kind: str, data: Facts, facts: Facts, *, now: Micros) -> tuple[Micr
     match kind:
         case "message.send_failed":
             error = _facts(data.get("error"))
-            return None, _words(data.get("reason"), error.get("type"), error.get("message"), error.get("status_code"))
+            return None, words_of(data.get("reason"), error.get("type"), error.get("message"), error.get("status_code"))
         case "message.bounce_detected":
-            words = _words(facts.get("type"), facts.get("code"), facts.get("bounce_reason"))
+            words = words_of(facts.get("type"), facts.get("code"), facts.get("bounce_reason"))
             return time_of(facts.get("bounce_date"), now=now), words
         case "message.bounced":
             bounce = _facts(facts.get("bounce"))
             codes = [one.get("diagnostic_code") for one in _list(bounce.get("recipients")) if isinstance(one, dict)]
-            return time_of(bounce.get("bounced_at"), now=now), _words(bounce.get("type"), *codes[:3])
+            return time_of(bounce.get("bounced_at"), now=now), words_of(bounce.get("type"), *codes[:3])
         case "message.complaint":
             complaint = _facts(facts.get("complaint"))
-            return time_of(complaint.get("reported_at"), now=now), _words(complaint.get("type"))
+            return time_of(complaint.get("reported_at"), now=now), words_of(complaint.get("type"))
         case "message.delivered":
             return time_of(_facts(facts.get("delivered")).get("delivered_at"), now=now), None
         case "message.rejected":
@@ -146,16 +151,16 @@ def _recipients(kind: str, facts: Facts, mail: Facts) -> tuple[Recipient, ...]:
     positions: dict[str, int] = {}
     for name in ("to", "cc", "bcc"):
         for value in _list(mail.get(name)):
-            for address in _addresses(value):
+            for address in addresses_of(value):
                 positions.setdefault(address.casefold(), len(positions) + 1)
     found: dict[str, Recipient] = {}
     for value in _named(kind, facts):
         code = value.get("diagnostic_code") if isinstance(value, dict) else None
         hard = _is_hard(kind, facts, code)
-        for address in _addresses(value):
+        for address in addresses_of(value):
             if len(found) < RECIPIENTS_MOST:
                 name = address.casefold()
-                found.setdefault(name, Recipient(address, positions.get(name), _words(code), hard))
+                found.setdefault(name, Recipient(address, positions.get(name), words_of(code), hard))
     return tuple(found.values())
 
 
@@ -187,14 +192,15 @@ def _list(value: object) -> list[Any]:
     return [value] if isinstance(value, str | dict) else []
 
 
-def _addresses(value: object) -> Iterator[str]:
+def addresses_of(value: object) -> Iterator[str]:
+    """The addresses in a text, or in an object with ``email``."""
     text = value.get("email") if isinstance(value, dict) else value
     if isinstance(text, str):
         parts = _BETWEEN_ADDRESSES.split(text[: 100 * ADDRESS_MOST])
         yield from (part for part in parts if "@" in part[1:-1] and len(part) <= ADDRESS_MOST)
 
 
-def _words(*parts: object) -> str | None:
+def words_of(*parts: object) -> str | None:
     """Words of an outsider as the ledger may keep them; each only once."""
     texts = dict.fromkeys(str(part) for part in parts if isinstance(part, str | int) and not isinstance(part, bool))
     text = " | ".join(_CONTROL.sub(" ", one[: 4 * DETAIL_MOST]).strip() for one in texts)

@@ -12,10 +12,11 @@ by metadata. Facts: Nylas, "Return all messages"; "Metadata" (only key1 to key5 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 from uuid import UUID
@@ -23,7 +24,9 @@ from uuid import UUID
 from sendq.clock import SECOND, Micros, micros
 from sendq.messages.mark import JOB_HEADER
 from sendq.rules.reconcile import Look
+from sendq.webhooks.send_event import ACCEPTED, PREFIX
 from tasks.calling.nylas import Application, NylasClient
+from tasks.calling.send_events import read_events
 from tasks.policy.failure import Answer
 
 PAGE = 5
@@ -47,6 +50,12 @@ _DRAFTS = frozenset({"draft", "drafts"})
 _OPAQUE = frozenset({"microsoft", "ews", "unknown"})
 FOLDERS_MOST = 3  # of one message; Microsoft's are in one
 
+# Reading the events and the messages that they name; the search itself must not wait longer for that.
+EVENTS_LIMIT_S = 30.0
+
+# Messages that events name, and that are read one by one.
+NAMED_MOST = 5
+
 SELECT = "id,object,date,folders,metadata,headers"
 
 
@@ -54,7 +63,7 @@ SELECT = "id,object,date,folders,metadata,headers"
 class Wanted:
     """The message to search for, and when it can have been accepted: from its first request to the end of the last.
 
-    ``quiet``: with a single listing.
+    ``quiet``: with a single listing. ``events``: Nylas's send events are read first, which name accepted messages.
     """
 
     grant_id: str
@@ -65,20 +74,35 @@ class Wanted:
     over_at: Micros
     now: Micros
     quiet: bool = False
+    events: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """The result of a search, the API's own time if stated, and the answer that ended the search early, if any."""
+    """The result of a search, the API's own time if stated, and the answer that ended the search early, if any.
+
+    ``no_events``: the application does not have send events.
+    """
 
     look: Look
     api_time: Micros | None
     refusal: Answer | None = None
+    no_events: bool = False
 
 
 async def look(client: NylasClient, application: Application, wanted: Wanted) -> Brought:
-    """Make both queries. Errors of the network or the API are never raised."""
-    return await _Mailbox(client, application, wanted).look()
+    """Make both queries. Errors of the network or the API are never raised.
+
+    Before that, the send events are read if they are wanted. What they name is found if the message itself shows the
+    mark; what they do not name proves nothing, because it is not known how soon they are listed.
+    """
+    box = _Mailbox(client, application, wanted)
+    found = None
+    if wanted.events and not wanted.quiet:
+        with suppress(TimeoutError):
+            found = await asyncio.wait_for(box.find_by_events(), EVENTS_LIMIT_S)
+    brought = await box.look() if found is None else Brought(Look(True, found=found), None)
+    return replace(brought, no_events=box.no_events)
 
 
 class _Refused(Exception):
@@ -93,6 +117,29 @@ class _Mailbox:
         self._pages = 0
         self._draft = False
         self._later: set[str] = set()
+        self.no_events = False
+
+    async def find_by_events(self) -> str | None:
+        """The id of a message of the time in question that the send events name, and that shows a mark."""
+        wanted = self._wanted
+        since = wanted.first_at - SLACK_S * SECOND
+        read = await read_events(
+            self._client, self._application, since=since, now=wanted.now, pages=1, grant_id=wanted.grant_id
+        )
+        self.no_events = read.absent
+        until = wanted.over_at + SLACK_S * SECOND
+        named = dict.fromkeys(
+            one.message_id
+            for one in read.notices
+            if one.kind == PREFIX + ACCEPTED and one.grant_id == wanted.grant_id and (one.at or until) <= until
+        )
+        for message_id in list(named)[:NAMED_MOST]:
+            query = {"fields": "include_headers", "select": SELECT}
+            message = object_in(await self._client.message(self._application, wanted.grant_id, str(message_id), query))
+            with suppress(_Refused):
+                if message is not None and (found := await self._id_if_sent(message)) is not None:
+                    return found
+        return None
 
     async def look(self) -> Brought:
         wanted = self._wanted
@@ -180,7 +227,7 @@ class _Mailbox:
             return False
         for folder in folders[:FOLDERS_MOST]:
             answer = await self._client.folder(self._application, wanted.grant_id, str(folder))
-            found = folder_in(answer)
+            found = object_in(answer)
             if found is None:  # it may be the drafts folder: whatever else is said proves nothing
                 raise _Refused(answer)
             if is_drafts_folder(found):
@@ -228,8 +275,8 @@ def is_draft(message: Mapping[str, Any]) -> bool:
     return message.get("object") == "draft" or bool(names & _DRAFTS)
 
 
-def folder_in(answer: Answer) -> dict[str, Any] | None:
-    """The folder in an answer; None if it has none."""
+def object_in(answer: Answer) -> dict[str, Any] | None:
+    """The folder or message in an answer; None if it has none."""
     if answer.status != 200 or answer.fault is not None:
         return None
     with suppress(ValueError, KeyError, TypeError, RecursionError):

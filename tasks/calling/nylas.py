@@ -152,6 +152,17 @@ class NylasClient:
         path = f"/v3/grants/{_part(grant_id)}/messages?{urlencode(query, quote_via=quote)}"
         return await self._call("GET", application, path)
 
+    async def message(
+        self, application: Application, grant_id: str, message_id: str, query: Mapping[str, str]
+    ) -> Answer:
+        """GET one message."""
+        path = f"/v3/grants/{_part(grant_id)}/messages/{_part(message_id)}?{urlencode(query, quote_via=quote)}"
+        return await self._call("GET", application, path)
+
+    async def send_events(self, application: Application, query: Mapping[str, str]) -> Answer:
+        """GET a page of what became of Agent Accounts' mail, of all grants of the application, the newest first."""
+        return await self._call("GET", application, f"/v3/activity/send?{urlencode(query, quote_via=quote)}")
+
     async def _call(
         self,
         method: str,

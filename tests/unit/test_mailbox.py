@@ -11,7 +11,7 @@ import pytest
 
 from sendq.clock import SECOND
 from sendq.rules.reconcile import LONGEST_REQUEST
-from tasks.calling.mailbox import PAGE, PAGES_MOST, QUIET_PAGE, Brought, Wanted, look
+from tasks.calling.mailbox import NAMED_MOST, PAGE, PAGES_MOST, QUIET_PAGE, Brought, Wanted, look
 from tasks.calling.nylas import NylasClient
 from tasks.policy.failure import Answer
 
@@ -47,7 +47,12 @@ class Api:
         by_pair: Answer | None = None,
         listing: Callable[[Query], Answer] | None = None,
         folder: Answer | None = None,
+        events: Answer | None = None,
+        messages: Mapping[str, Answer] | None = None,
     ) -> None:
+        self.events_asked: list[Query] = []
+        self.read: list[str] = []
+        self._events, self._messages = events, messages or {}
         self.asked: list[Query] = []
         self.folders: list[str] = []
         self._folder = folder or Answer(200, {}, b'{"data": {"id": "f", "attributes": ["\\\\Sent"]}}')
@@ -57,13 +62,25 @@ class Api:
         self.asked.append(query)
         return self._by_pair if "metadata_pair" in query else self._listing(query)
 
+    async def send_events(self, application: object, query: Query) -> Answer:
+        self.events_asked.append(query)
+        assert self._events is not None
+        return self._events
+
+    async def message(self, application: object, grant_id: str, message_id: str, query: Query) -> Answer:
+        self.read.append(message_id)
+        return self._messages.get(message_id, Answer(404, {}, b"{}"))
+
     async def folder(self, application: object, grant_id: str, folder_id: str) -> Answer:
         self.folders.append(folder_id)
         return self._folder
 
     def look(self, *, provider: str = "ews", now_s: int = T_S + 3600, quiet: bool = False) -> Brought:
         over_at = T + LONGEST_REQUEST
-        wanted = Wanted("g1", provider, MARK, "key1", first_at=T, over_at=over_at, now=now_s * SECOND, quiet=quiet)
+        wanted = Wanted(
+            "g1", provider, MARK, "key1", first_at=T, over_at=over_at, now=now_s * SECOND, quiet=quiet,
+            events=self._events is not None,
+        )  # fmt: skip
         return asyncio.run(look(cast(NylasClient, self), cast(Any, None), wanted))
 
     @property
@@ -252,3 +269,56 @@ class TestNoAnswer:
 class TestTheTimeOfTheApi:
     def test_is_the_earliest_that_it_states(self) -> None:
         assert Api().look().api_time == T
+
+
+def events(*named: str, grant: str = "g1", kind: str = "accepted", at_s: int = T_S) -> Answer:
+    data = [
+        {"id": f"e{number}", "event_type": kind, "grant_id": grant, "message_id": one, "timestamp": at_s}
+        for number, one in enumerate(named)
+    ]
+    return Answer(200, {}, json.dumps({"data": data, "next_cursor": None}).encode())
+
+
+def one(found: dict[str, Any]) -> Answer:
+    return Answer(200, {}, json.dumps({"request_id": "r", "data": found}).encode())
+
+
+class TestTheEvents:
+    """Of Agent Accounts: they name accepted messages, and each message has to show the mark itself."""
+
+    def test_name_the_message_before_any_search(self) -> None:
+        others = {f"m{number}": one(message(f"m{number}", header=OTHER)) for number in range(2)}
+        api = Api(events=events("m0", "m1", "m2"), messages={**others, "m2": one(message("m2", header=MARK))})
+        assert api.look(provider="nylas").look.found == "m2"
+        assert (api.asked, api.read) == ([], ["m0", "m1", "m2"])
+
+    @pytest.mark.parametrize(
+        "shown",
+        [
+            events(), events("m1", grant="g2"), events("m1", kind="delivered"), events("m1", at_s=AFTER_S + 1000),
+            events("m1", at_s=T_S - 1000), events("gone"), events("other"), events("draft"),
+            Answer(404, {}, b"{}"), Answer(500, {}, b"{}"), Answer(200, {}, b"nonsense"),
+        ],
+    )  # fmt: skip
+    def test_that_do_not_name_it_prove_nothing(self, shown: Answer) -> None:
+        """The search is made as without them, and it alone counts."""
+        known = {
+            "m1": one(message("m1", header=MARK)),
+            "other": one(message("other", header=OTHER)),
+            "draft": one(message("draft", header=MARK, object="draft")),
+        }
+        with_events, without = Api(events=shown, messages=known), Api()
+        found, plain = with_events.look(provider="nylas"), without.look(provider="nylas")
+        assert (found.look.found, found.look.whole, found.look.later) == (None, plain.look.whole, plain.look.later)
+        assert with_events.asked == without.asked
+        assert found.no_events is (shown.status == 404)
+
+    def test_are_not_read_after_a_refusal(self) -> None:
+        api = Api(events=events("m1"), messages={"m1": one(message("m1", header=MARK))})
+        assert api.look(provider="nylas", quiet=True).look.found is None
+        assert api.events_asked == []
+
+    def test_cost_a_few_calls_at_most(self) -> None:
+        api = Api(events=events(*(f"m{number}" for number in range(50))))
+        api.look(provider="nylas")
+        assert (len(api.events_asked), len(api.read)) == (1, NAMED_MOST)

@@ -21,6 +21,7 @@ from sendq import clock
 from sendq.clock import Micros
 from sendq.facts.outcomes import Outcome
 from sendq.ledger import doubt
+from sendq.ledger.asked_mail import AGENT_ACCOUNTS
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.doubt import Ending, Wanted, trail
 from sendq.rules.reconcile import (
@@ -44,6 +45,7 @@ from tasks.policy.failure import Failure, parse
 from tasks.policy.row import DAY_S
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
+from worker.leading.send_events import Absent
 from worker.serving.engine import Engine
 from worker.telemetry import journal
 from worker.telemetry.alerts import Alerts
@@ -94,13 +96,14 @@ class Reconciler(LeaderLoop):
         alerts: Alerts,
         *,
         on_resolved: Callable[[Outcome], None],
+        absent: Absent,
         now: clock.Clock,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``on_resolved`` is called with the outcome of each doubt that ends."""
+        """``on_resolved`` is called with the outcome of each doubt that ends. ``absent``: who has no send events."""
         super().__init__("reconciler", leadership, every_s=ROUND_S, whole_ledger=True)
         self._ledger, self._engine, self._settings, self._alerts = ledger, engine, settings, alerts
-        self._on_resolved, self._now, self._monotonic = on_resolved, now, monotonic
+        self._on_resolved, self._absent, self._now, self._monotonic = on_resolved, absent, now, monotonic
         self._delays = Delays(settle=clock.seconds(settings.index_lag_s), look_for=clock.seconds(settings.look_for_s))
         self._choice = Choice(settings.in_doubt)
         self._begun: dict[UUID, _Begun] = {}  # by lane
@@ -157,6 +160,7 @@ class Reconciler(LeaderLoop):
             over_at=request_over(job),
             now=now,
             quiet=job.refused_at is not None,
+            events=job.provider == AGENT_ACCOUNTS and job.application not in self._absent,
         )
 
         async def question(client: NylasClient) -> Brought:
@@ -173,6 +177,8 @@ class Reconciler(LeaderLoop):
             return  # the process is ending; the next leader looks again
         wanted, brought = begun.wanted, begun.future.result()
         job, look = wanted.job, brought.look
+        if brought.no_events:
+            self._absent.note(job.application)
         # The earlier of two clocks: if ours were ahead, "not found" would count too early.
         asked_at = min(begun.asked_at, brought.api_time or begun.asked_at)
         with reading(self._ledger) as connection:

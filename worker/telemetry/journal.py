@@ -109,6 +109,16 @@ def mail_failed_later(jobs: int) -> None:
     _log.warning("mail_failed_later", jobs=jobs)
 
 
+def send_events_read(application: str, *, applied: int, unknown: int) -> None:
+    """Nylas was asked what became of an application's mail. `unknown`: events in a form that sendq does not know."""
+    _log.info("send_events_read", application=application, applied=applied, unknown=unknown)
+
+
+def no_send_events(application: str) -> None:
+    """The application does not have Nylas's send events; it is not asked again for a day."""
+    _log.info("no_send_events", application=application)
+
+
 def held_for_bounces(application: str, grant: str, *, bounced: int, accepted: int, until: Micros) -> None:
     """Too much of a grant's mail bounced within an hour (`SENDQ_BOUNCE_HOLD_S`): it is held until that time."""
     _log.error(

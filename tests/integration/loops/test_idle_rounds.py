@@ -22,6 +22,7 @@ from worker.leading.batches import Batches
 from worker.leading.clock_repair import ClockRepair
 from worker.leading.grant_checker import GrantChecker
 from worker.leading.reconciler import Reconciler
+from worker.leading.send_events import Absent
 from worker.processes.periodic_loop import PeriodicLoop
 
 SETTINGS = Settings.load({"NYLAS_API_KEY": "none"})
@@ -44,7 +45,14 @@ def clock_repair(ledger: Ledger) -> PeriodicLoop:
 
 def reconciler(ledger: Ledger) -> PeriodicLoop:
     return Reconciler(
-        ledger.engine, FixedLeadership(), ENGINE, SETTINGS, cast(Any, None), on_resolved=print, now=ledger.clock
+        ledger.engine,
+        FixedLeadership(),
+        ENGINE,
+        SETTINGS,
+        cast(Any, None),
+        on_resolved=print,
+        absent=Absent(),
+        now=ledger.clock,
     )
 
 

@@ -126,6 +126,16 @@ class TestAMessageThatWentOut:
         assert system.state(job) is State.SENT
         assert accepted(system, grant) == 1
 
+    def test_is_found_by_the_send_events_of_an_agent_account_while_no_index_shows_it(
+        self, system: System, grant: str
+    ) -> None:
+        system.api.behaviour.index_timeouts = False
+        system.api.behaviour.listing_delay = 3600.0
+        system.api.grant(grant, provider="nylas")
+        job = in_doubt(system, grant, provider="nylas")
+        look(system, job)
+        assert (system.state(job), accepted(system, grant), questions(system, grant)) == (State.SENT, 1, 0)
+
     def test_is_found_by_its_metadata_where_the_provider_drops_headers(self, system: System, grant: str) -> None:
         system.api.behaviour.keeps_headers = False
         job = in_doubt(system, grant)

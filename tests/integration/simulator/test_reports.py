@@ -14,6 +14,7 @@ import pytest
 from sendq.facts.notices import MailNotice
 from sendq.simulator import Simulator
 from sendq.webhooks.notice import read
+from sendq.webhooks.send_event import notice_of_event
 from tests.integration.simulator.asking import Client, Clock, Reply, conforms
 from tests.support.waiting import LIMIT_S
 
@@ -147,3 +148,48 @@ class TestANotification:
         assert [one.statuses for one in sim.notifications] == [[]]
         sim.reset()
         assert sim.notifications == []
+
+
+class TestTheSendEvents:
+    """`GET /v3/activity/send`. The official document does not know it; the reference of the send events does."""
+
+    def events(self, client: Client, query: str = "") -> Reply:
+        return client.call("GET", f"/v3/activity/send{query}", check=False)
+
+    def test_are_one_for_each_recipient_of_an_agent_account_the_newest_first(
+        self, sim: Simulator, client: Client, clock: Clock
+    ) -> None:
+        sim.grant("g", provider="nylas")
+        first = send(client, "bounce", "leyah").data["id"]
+        send(client, "complaint")
+        client.send("bounce@example.com", grant="of-google")
+        listed = self.events(client).data
+        assert [(one["event_type"], one["recipient"].partition("@")[0]) for one in reversed(listed)] == [
+            ("accepted", "bounce"), ("accepted", "leyah"), ("bounced", "bounce"), ("delivered", "leyah"),
+            ("accepted", "complaint"), ("delivered", "complaint"), ("complaint", "complaint"),
+        ]  # fmt: skip
+        assert {one["message_id"] for one in listed[3:]} == {first}
+        notices = [notice_of_event(one, now=round(clock() * 1e6)) for one in listed]
+        assert None not in notices
+        assert len({one["id"] for one in listed}) == len(listed)
+
+    def test_are_filtered_and_come_page_by_page(self, sim: Simulator, client: Client) -> None:
+        sim.grant("g", provider="nylas")
+        send(client, "bounce", "leyah")
+        (bounced,) = self.events(client, "?grant_id=g&event_type=bounced&event_type=complaint").data
+        assert bounced["bounce_class"] == "hard"
+        assert self.events(client, "?grant_id=other").data == []
+        page = self.events(client, "?limit=3")
+        rest = self.events(client, f"?limit=3&page_token={page.json['next_cursor']}")
+        assert (len(page.data), len(rest.data), rest.json["next_cursor"]) == (3, 1, None)
+        assert self.events(client, "?limit=201").status == self.events(client, "?strange=1").status == 400
+
+    def test_may_lag_or_not_be_there(self, sim: Simulator, client: Client, clock: Clock) -> None:
+        sim.grant("g", provider="nylas")
+        sim.behaviour.send_events_delay = 60
+        send(client, "leyah")
+        assert self.events(client).data == []
+        clock.now += 61
+        assert len(self.events(client).data) == 2
+        sim.behaviour.has_send_events = False
+        assert self.events(client).status == 404
