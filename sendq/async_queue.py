@@ -49,7 +49,7 @@ from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
-from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobLine, JobView, Page, Priority, Why
+from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobCounts, JobLine, JobView, Page, Priority, Why
 
 
 class AsyncSendQueue:
@@ -104,6 +104,7 @@ class AsyncSendQueue:
         provider: str | None = None,
         on_outcome: str | None = None,
         in_doubt: str | None = None,
+        tags: Mapping[str, str] | None = None,
         session: Any = None,
     ) -> Job:
         """Enqueue one message for sending through ``grant_id``; it is durable once the transaction commits.
@@ -129,6 +130,7 @@ class AsyncSendQueue:
             provider=provider,
             on_outcome=on_outcome,
             in_doubt=in_doubt,
+            tags=tags,
         )
         jobs = await self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
         return jobs[0]
@@ -270,6 +272,7 @@ class AsyncSendQueue:
         application: str = DEFAULT_APPLICATION,
         state: State | str | Iterable[State | str] | None = None,
         batch_id: str | None = None,
+        tag: str | None = None,
         key: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -277,14 +280,16 @@ class AsyncSendQueue:
         cursor: str | None = None,
         session: Any = None,
     ) -> Page[JobLine]:
-        """Jobs of a grant, of a batch, in some states, or of a key, the most recently enqueued first, page by page.
+        """Jobs of a grant, of a batch, with a tag (``campaign=may``), in some states, or of a key, page by page.
+
+        The most recently enqueued comes first.
 
         Pass a page's ``next`` as ``cursor`` for the following one. ``since`` and ``until``: when they were enqueued.
         Without ``grant_id``, a job that was enqueued a moment ago is not found until the dispatcher has seen it. Raises
         `InvalidArgument`, and `NotFound` for an unknown key.
         """
         scope = None if grant_id is None and (batch_id is not None or key is not None) else application
-        filters = job_filter(scope, None, grant_id, None, batch_id, since, until)
+        filters = job_filter(scope, None, grant_id, None, batch_id, since, until, tag)
         which = jobs_reading.JobQuery(filters, states=members_of("state", state, State))
         size, named = limit_of(limit), name_of("key", key)
 
@@ -293,6 +298,24 @@ class AsyncSendQueue:
             return jobs_reading.jobs(connection, wanted, after=cursor, limit=size)
 
         return await self._ledger.read(query, session)
+
+    async def count(
+        self,
+        grant_id: str | None = None,
+        *,
+        application: str = DEFAULT_APPLICATION,
+        state: State | str | Iterable[State | str] | None = None,
+        batch_id: str | None = None,
+        tag: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        session: Any = None,
+    ) -> JobCounts:
+        """The number of jobs in each state; the filters are those of `jobs`. Counts up to 100,000 jobs."""
+        scope = None if grant_id is None and batch_id is not None else application
+        filters = job_filter(scope, None, grant_id, None, batch_id, since, until, tag)
+        which = jobs_reading.JobQuery(filters, states=members_of("state", state, State))
+        return await self._ledger.read(lambda connection: jobs_reading.count(connection, which), session)
 
     async def why(
         self,

@@ -13,6 +13,7 @@ from sendq.enqueueing.arguments import check_grant
 from sendq.errors import InvalidArgument, Problem
 from sendq.ledger.reading.filters import JobFilter, LaneFilter, Period
 from sendq.rules.pace import PROVIDERS
+from sendq.rules.tags import check_tag
 from sendq.scope import DEFAULT_APPLICATION
 
 E = TypeVar("E", bound=Enum)
@@ -82,10 +83,19 @@ def job_filter(
     batch_id: str | UUID | None,
     since: datetime | None,
     until: datetime | None,
+    tag: str | None = None,
 ) -> JobFilter:
     """The filter of jobs that every list and act of jobs has."""
     scope = scope_of(application, provider, grant_id)
-    return JobFilter(scope, name_of("rule", rule), id_of("batch_id", batch_id), period_of(since, until))
+    batch = id_of("batch_id", batch_id)
+    return JobFilter(scope, name_of("rule", rule), batch, period_of(since, until), tag_of(tag))
+
+
+def tag_of(given: str | None) -> str | None:
+    """A tag (``campaign=may``), or None if none was given."""
+    for problem in [] if given is None else check_tag(given):
+        refuse(problem.field, problem.reason, problem.remedy)
+    return given
 
 
 def limit_of(given: int) -> int:

@@ -1,8 +1,8 @@
 """Filters of `Operators`: which grants, jobs or deliveries an act concerns. Pure.
 
 What matches has to match every field that is given. Times are aware datetimes: not before ``since``, and before
-``until``. Ids are those that `Job`, `Batch` and the lists show. A ``grant_id`` without an ``application`` is one of the
-application ``default``.
+``until``. A ``tag`` is written ``campaign=may``. Ids are those that `Job`, `Batch` and the lists show. A ``grant_id``
+without an ``application`` is one of the application ``default``.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class UnfinishedFilter:
     application: str | None = None
     grant_id: str | None = None
     batch_id: str | None = None
+    tag: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -56,6 +57,7 @@ class DeadLetterFilter:
     application: str | None = None
     grant_id: str | None = None
     batch_id: str | None = None
+    tag: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -69,6 +71,7 @@ class DoubtFilter:
     application: str | None = None
     grant_id: str | None = None
     batch_id: str | None = None
+    tag: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 

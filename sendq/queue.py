@@ -46,7 +46,7 @@ from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
-from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobLine, JobView, Page, Priority, Why
+from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobCounts, JobLine, JobView, Page, Priority, Why
 
 
 class SendQueue:
@@ -102,6 +102,7 @@ class SendQueue:
         provider: str | None = None,
         on_outcome: str | None = None,
         in_doubt: str | None = None,
+        tags: Mapping[str, str] | None = None,
         session: Any = None,
     ) -> Job:
         """Enqueue one message for sending through ``grant_id``; it is durable once the transaction commits.
@@ -127,6 +128,7 @@ class SendQueue:
             provider=provider,
             on_outcome=on_outcome,
             in_doubt=in_doubt,
+            tags=tags,
         )
         jobs = self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
         return jobs[0]
@@ -268,6 +270,7 @@ class SendQueue:
         application: str = DEFAULT_APPLICATION,
         state: State | str | Iterable[State | str] | None = None,
         batch_id: str | None = None,
+        tag: str | None = None,
         key: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
@@ -275,14 +278,16 @@ class SendQueue:
         cursor: str | None = None,
         session: Any = None,
     ) -> Page[JobLine]:
-        """Jobs of a grant, of a batch, in some states, or of a key, the most recently enqueued first, page by page.
+        """Jobs of a grant, of a batch, with a tag (``campaign=may``), in some states, or of a key, page by page.
+
+        The most recently enqueued comes first.
 
         Pass a page's ``next`` as ``cursor`` for the following one. ``since`` and ``until``: when they were enqueued.
         Without ``grant_id``, a job that was enqueued a moment ago is not found until the dispatcher has seen it. Raises
         `InvalidArgument`, and `NotFound` for an unknown key.
         """
         scope = None if grant_id is None and (batch_id is not None or key is not None) else application
-        filters = job_filter(scope, None, grant_id, None, batch_id, since, until)
+        filters = job_filter(scope, None, grant_id, None, batch_id, since, until, tag)
         which = jobs_reading.JobQuery(filters, states=members_of("state", state, State))
         size, named = limit_of(limit), name_of("key", key)
 
@@ -291,6 +296,24 @@ class SendQueue:
             return jobs_reading.jobs(connection, wanted, after=cursor, limit=size)
 
         return self._ledger.read(query, session)
+
+    def count(
+        self,
+        grant_id: str | None = None,
+        *,
+        application: str = DEFAULT_APPLICATION,
+        state: State | str | Iterable[State | str] | None = None,
+        batch_id: str | None = None,
+        tag: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        session: Any = None,
+    ) -> JobCounts:
+        """The number of jobs in each state; the filters are those of `jobs`. Counts up to 100,000 jobs."""
+        scope = None if grant_id is None and batch_id is not None else application
+        filters = job_filter(scope, None, grant_id, None, batch_id, since, until, tag)
+        which = jobs_reading.JobQuery(filters, states=members_of("state", state, State))
+        return self._ledger.read(lambda connection: jobs_reading.count(connection, which), session)
 
     def why(
         self,

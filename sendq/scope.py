@@ -1,4 +1,4 @@
-"""What a hold concerns: one grant, one provider of an application, or a whole application. Pure."""
+"""What a hold concerns: one grant, one provider, all jobs with a tag, or all of an application. Pure."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from datetime import datetime
 from sendq.enqueueing.arguments import check_grant
 from sendq.errors import InvalidArgument, Problem
 from sendq.rules.pace import PROVIDERS
+from sendq.rules.tags import check_tag
 
 DEFAULT_APPLICATION = "default"
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One grant, one provider, or (neither) all of an application. Made by `of_grant`, `of_provider`, `of_application`.
+    """One grant, one provider, the jobs with a tag, or (none of these) all of an application.
 
-    ``application`` is the name of a configured Nylas application.
+    Made by `of_grant`, `of_provider`, `of_tag`, `of_application`. ``application`` is the name of a configured Nylas
+    application.
     """
 
     application: str
     grant_id: str | None = None
     provider: str | None = None
+    tag: str | None = None
 
     @classmethod
     def of_grant(cls, grant_id: str, application: str = DEFAULT_APPLICATION) -> Scope:
@@ -38,6 +41,13 @@ class Scope:
         return cls(_checked(application), provider=provider)
 
     @classmethod
+    def of_tag(cls, tag: str, application: str = DEFAULT_APPLICATION) -> Scope:
+        """All jobs with a tag, such as ``campaign=may``, in one application. Raises `InvalidArgument` for no tag."""
+        if problems := check_tag(tag):
+            raise InvalidArgument(problems)
+        return cls(_checked(application), tag=tag)
+
+    @classmethod
     def of_application(cls, application: str = DEFAULT_APPLICATION) -> Scope:
         """All grants of an application."""
         return cls(_checked(application))
@@ -46,6 +56,8 @@ class Scope:
         of = "" if self.application == "default" else f" of {self.application}"
         if self.grant_id is not None:
             return f"grant {self.grant_id}{of}"
+        if self.tag is not None:
+            return f"tag {self.tag}{of}"
         return f"provider {self.provider}{of}" if self.provider else f"application {self.application}"
 
 
@@ -57,8 +69,9 @@ COUNT_MOST = 100_000
 class ScopeState:
     """A scope as it is at one moment.
 
-    ``known``: it has had a job or a hold. ``waiting``: how many of its jobs wait; `COUNT_MOST` means that many or more.
-    ``held_rule`` and ``held_by``: what or who holds it. ``closed``: the owner of the grant must sign in again.
+    ``known``: it has had a job or a hold; of a tag: there are jobs with it. ``waiting``: how many of its jobs wait;
+    `COUNT_MOST` means that many or more. ``held_rule`` and ``held_by``: what or who holds it. ``closed``: the owner of
+    the grant must sign in again.
     """
 
     known: bool

@@ -11,7 +11,7 @@
     message                                          for send: the fields of `sendq.Message`, without attachments
     message_ids, unread, starred, folders, metadata  for modify: as `SendQueue.modify` takes them
     due_at, expires_at                               ISO 8601 with a time zone; expires_at may be "never"
-    priority, application, provider, on_outcome      as in `sendq.Options`
+    priority, application, provider, on_outcome, tags    as in `sendq.Options`
 
 The task returns nothing; use ``on_outcome`` to learn the outcome. A message that the broker loses before a worker has
 stored it is lost: a web application that can reach the ledger should use `SendQueue`.
@@ -30,7 +30,7 @@ from sendq.messages.message import Message
 from sendq.queue import SendQueue
 from sendq.views import Batch, Job
 
-_OPTIONS = ("key", "due_at", "expires_at", "priority", "application", "provider", "on_outcome")
+_OPTIONS = ("key", "due_at", "expires_at", "priority", "application", "provider", "on_outcome", "tags")
 _CHANGES = ("unread", "starred", "folders", "metadata")
 _FIELDS = {
     "send": frozenset({"operation", "grant_id", "message", *_OPTIONS}),

@@ -70,6 +70,7 @@ APPLICATION = Filter("application", "Application")
 GRANT = Filter("grant", "Grant")
 RULE = Filter("rule", "Rule")
 BATCH = Filter("batch", "Batch")
+TAG = Filter("tag", "Tag")
 SINCE = Filter("since", "Since", tuple(PERIODS), PERIOD_LABELS)
 
 # The names of the filters in the calls of `Operators`.

@@ -38,6 +38,7 @@ from sendq.ids import lane_id, new_id
 from sendq.messages.forms import JSON_TYPE, with_parameters
 from sendq.messages.payload import bulk_digest, freeze_changes
 from sendq.rules.changed_fields import BITS, EVERY_FIELD, bits_of
+from sendq.rules.tags import stored_tags
 
 # One call is one transaction, and SQLite has one writer at a time: so many ids take it seconds, and others wait for at
 # most half a minute.
@@ -145,6 +146,7 @@ def plan_batch(
         "expires_at": expiry_of(call.operation, options, now=now),
         "on_outcome": options.on_outcome,
         "key": options.key,
+        "tags": stored_tags(options.tags),
     }
     payloads: Sequence[Mapping[str, Any]] = ()
     if walk is None:
@@ -191,7 +193,7 @@ def _rows(
     operation: str, objects: Sequence[str | None], batch_id: UUID, lane: UUID, options: Options, *, now: Micros
 ) -> Iterator[dict[str, Any]]:
     # Made once: 100,000 rows differ only in id, object and position.
-    alike = job_row(operation, batch_id, lane, options, now=now, position=0)
+    alike = job_row(operation, batch_id, lane, options, now=now, position=0, tagged=bool(options.tags))
     alike |= {"batch_id": batch_id, "on_outcome": None, "key": None}
     start = alike["next_at"]
     for position, object_id in enumerate(objects):

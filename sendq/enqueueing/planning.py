@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
@@ -24,6 +24,7 @@ from sendq.messages.payload import mime_digest, send_digest
 from sendq.messages.wire_format import Request, request_of
 from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
+from sendq.rules.tags import check_tags, stored_tags
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import Priority
 
@@ -64,6 +65,8 @@ class Options:
         in_doubt: for sends only: what to do if it remains unknown whether the message was sent. ``wait``: until an
             operator decides. ``resend``: at the risk of a second copy. ``dead``: give up, even if the message turns
             out not to have been sent. None: what the workers' settings say.
+        tags: what the job is about, like ``{"campaign": "may"}``: to find, count, hold, release, retry and cancel jobs
+            by. At most 8, see `sendq.rules.tags`. Never a recipient's data: tags are not encrypted, and are shown.
     """
 
     key: str | None = None
@@ -74,6 +77,7 @@ class Options:
     provider: str | None = None
     on_outcome: str | None = None
     in_doubt: str | None = None
+    tags: Mapping[str, str] | None = None
 
 
 class OptionsGiven(TypedDict, total=False):
@@ -86,6 +90,7 @@ class OptionsGiven(TypedDict, total=False):
     application: str
     provider: str | None
     on_outcome: str | None
+    tags: Mapping[str, str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +135,13 @@ def plan_sends(
     contents: dict[bytes, Content] = {}
     wakes = Wakes()
     lanes: dict[tuple[str, str], UUID] = {}
+    tagged = any(send.options.tags for send in sends)
     for position, send in enumerate(sends):
         options, job_id = send.options, new_id()
         name = (options.application, send.grant_id)
         lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
         request = request_of(send.message, job_id=str(job_id), metadata_key=metadata_key)
-        row = job_row("send", job_id, lane, options, now=now, position=position, form=request.form)
+        row = job_row("send", job_id, lane, options, now=now, position=position, form=request.form, tagged=tagged)
         jobs.append(row)
         payload = {"job_id": job_id, "body": request.opening, "content_type": request.content_type, "length": None}
         payloads.append(payload)
@@ -168,15 +174,23 @@ def _piece_rows(request: Request, job_id: UUID) -> Iterator[dict[str, Any]]:
 
 
 def job_row(
-    operation: str, job_id: UUID, lane: UUID, options: Options, *, now: Micros, position: int, form: str | None = None
+    operation: str,
+    job_id: UUID,
+    lane: UUID,
+    options: Options,
+    *,
+    now: Micros,
+    position: int,
+    form: str | None = None,
+    tagged: bool,
 ) -> dict[str, Any]:
-    """The row of one job, the one at ``position`` in its call."""
+    """The row of one job, the one at ``position`` in its call; ``tagged``: some job of the call has tags."""
     due_at = first_at(options, now=now)
     # A microsecond more for each job of a call: `next_at` alone then gives the order of arrival, and a scan of a lane
     # that starts at one job skips none before it. Not added to `due_at`, which orders the jobs of one message: the last
     # job of a large call would come after the first of the next call.
     next_at = due_at + position
-    return {
+    row = {
         "id": job_id,
         "lane_id": lane,
         "batch_id": None,
@@ -193,6 +207,8 @@ def job_row(
         "key": options.key,
         "in_doubt": options.in_doubt,
     }
+    # All rows of a call have the same columns; most calls have no tags, and do not pay for them.
+    return row | {"tags": stored_tags(options.tags)} if tagged else row
 
 
 def key_row(
@@ -270,6 +286,8 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
         problems.append(Problem("application", reason, "pass the name it has in the workers' settings"))
     if options.on_outcome is not None and isinstance(target := parse_target(options.on_outcome), Problem):
         problems.append(target)
+    if options.tags is not None:
+        problems += check_tags(options.tags)
     return problems
 
 

@@ -32,6 +32,7 @@ class ClaimedJob(NamedTuple):
     key_at: Micros | None
     doubt_at: Micros | None
     rule: str | None
+    tags: str | None  # in the form of `sendq.rules.tags.stored_tags`
     # From its payload or, where that is shared, from its batch:
     body: bytes
     content_type: str

@@ -46,11 +46,12 @@ _ANY_NEWS = text(
     "SELECT EXISTS (SELECT 1 FROM sendq_batch_change WHERE NOT summed)"
     " OR EXISTS (SELECT 1 FROM sendq_batch WHERE making)"
     " OR EXISTS (SELECT 1 FROM sendq_batch WHERE cancel_at IS NOT NULL AND NOT cancelled)"
+    " OR EXISTS (SELECT 1 FROM sendq_tag_hold WHERE released)"
 )
 
 
 def any_news(connection: Connection) -> bool:
-    """Whether there is a change to add up, a walk that is over, or a batch that was cancelled."""
+    """Whether there is a change to add up, a walk that is over, a batch that was cancelled, or a tag released."""
     return bool(connection.execute(_ANY_NEWS).scalar_one())
 
 

@@ -23,6 +23,7 @@ from sendq.ledger import sealing
 from sendq.ledger.contents import store_pieces
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import CHUNK, chunks, insert_new, insert_rows, insert_together
+from sendq.rules.tags import each_tag
 from sendq.vault import Vault
 
 NO_VAULT = Vault()
@@ -58,12 +59,14 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
     jobs = chunks(sealing.job_row(job, vault) for job in plan.jobs if job["id"] not in known)
     wanted = (payload for payload in plan.payloads if payload["job_id"] not in known)
     payloads = chunks(sealing.payload_rows(wanted, plan, vault))
+    first = next(jobs, [])
     parts: list[tuple[Table, Sequence[Mapping[str, Any]]]] = [
         (schema.batch, batch),
-        (schema.job, next(jobs, [])),
+        (schema.job, first),
         (schema.payload, next(payloads, [])),
+        (schema.job_tag, tag_rows(first)),
     ]
-    stored = bool(parts[1][1])
+    stored = bool(first)
     if not plan.pieces and all(len(rows) < CHUNK for _, rows in parts):  # these are all rows
         if stored:
             parts.append((schema.wake, plan.wakes))
@@ -72,6 +75,7 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
     insert_together(connection, parts)
     for chunk in jobs:
         insert_rows(connection, schema.job, chunk)
+        insert_rows(connection, schema.job_tag, tag_rows(chunk))
     for chunk in payloads:
         insert_rows(connection, schema.payload, chunk)
     if plan.pieces:
@@ -80,6 +84,13 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
     if stored:
         append_wakes(connection, plan.wakes, at=at)
     return found
+
+
+def tag_rows(jobs: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows by which jobs are found by their tags; all of ``jobs`` have the same columns."""
+    if not jobs or "tags" not in jobs[0]:
+        return []
+    return [{"tag": tag, "job_id": job["id"]} for job in jobs for tag in each_tag(job["tags"])]
 
 
 def append_wakes(connection: Connection, wakes: Sequence[Mapping[str, Any]], *, at: Micros) -> None:

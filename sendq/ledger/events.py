@@ -66,6 +66,7 @@ def event(
     number: int | None = None,
     act: UUID | None = None,
     event_id: UUID | None = None,
+    tag: str | None = None,
 ) -> dict[str, Any]:
     """An event as a row. ``by`` is an operator's name, or the automatic actor: ``policy``, ``escalation``, ``check``,
     ``reconcile``, ``webhook``. ``act``: the event of the act that it is a part of; ``event_id``: None makes a new one.
@@ -84,6 +85,7 @@ def event(
         "reason": reason,
         "number": number,
         "act": act,
+        "tag": tag,
     }
 
 

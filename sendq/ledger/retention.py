@@ -21,8 +21,9 @@ from sqlalchemy import Column, ColumnElement, Connection, delete, exists, litera
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_new
+from sendq.ledger.db.bulk import chunks, insert_new
 from sendq.rules.states import FINAL, State
+from sendq.rules.tags import each_tag
 
 STEP = 500
 
@@ -39,7 +40,7 @@ def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micr
     assert state in FINAL
     job = schema.job
     query = (
-        select(job.c.id, job.c.batch_id)
+        select(job.c.id, job.c.batch_id, job.c.tags)
         .where(_in(state), job.c.finished_at < min(before, now - SETTLED))
         .order_by(job.c.finished_at)
         .limit(STEP)
@@ -48,12 +49,19 @@ def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micr
     rows = connection.execute(query).all()
     ids = [row.id for row in rows]
     erase_bodies(connection, ids)
+    _drop_tags(connection, [(tag, row.id) for row in rows for tag in each_tag(row.tags)])
     status, recipient = schema.delivery_status.c.job_id, schema.recipient_status.c.job_id
     for column in (status, recipient, schema.attempt.c.job_id, job.c.id):
         delete_where(connection, column, ids)
     if batches := {row.batch_id for row in rows if row.batch_id is not None}:
         _drop_empty_batches(connection, batches)
     return len(rows)
+
+
+def _drop_tags(connection: Connection, names: Sequence[tuple[str, UUID]]) -> None:
+    table = schema.job_tag
+    for some in chunks(names):
+        connection.execute(delete(table).where(tuple_(table.c.tag, table.c.job_id).in_(some)))
 
 
 def drop_bodies(connection: Connection, state: State, *, before: Micros, now: Micros) -> int:

@@ -23,7 +23,7 @@ from sendq.ids import new_id
 from sendq.ledger import sealing
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_new, insert_rows
-from sendq.ledger.enqueue import append_wakes
+from sendq.ledger.enqueue import append_wakes, tag_rows
 from sendq.vault import Vault
 
 _WAKES = ("high_at", "normal_at", "low_at")
@@ -67,6 +67,7 @@ def record_page(
         return None
     job = _job(batch, "list", None, batch.due_at, now=now)
     insert_rows(connection, schema.job, [job])
+    insert_rows(connection, schema.job_tag, tag_rows([job]))
     payload = {"job_id": job["id"], "body": page.following, "content_type": page.content_type}
     insert_rows(connection, schema.payload, [sealing.payload_row(payload, job, (), vault)])
     return job
@@ -95,6 +96,7 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
         for place, one in enumerate(messages)
     ]
     insert_rows(connection, schema.job, rows)
+    insert_rows(connection, schema.job_tag, tag_rows(rows))
     if len(ids) < limit:
         connection.execute(update(table).where(table.c.id == batch_id).values(making=False))
     if ids:
@@ -122,4 +124,5 @@ def _job(batch: Row[Any], operation: str, object_id: str | None, next_at: Micros
         "created_at": now,
         "on_outcome": None,
         "key": None,
+        "tags": batch.tags,
     }

@@ -67,9 +67,10 @@ class Acting(LedgerAccess):
     """
 
     def hold(self, scope: Scope, *, until: datetime, by: str, reason: str, dry_run: bool = False) -> HoldResult:
-        """Pause a grant, a provider or an application until a given time. Jobs wait; no attempts are used up.
+        """Pause a grant, a provider, an application, or the jobs with a tag until a given time.
 
-        Calls in flight are finished. A hold never shortens a longer one: see `HoldResult.allowed`.
+        Jobs wait; no attempts are used up. While a tag is held, other jobs of the same lanes go on. Calls in flight are
+        finished. A hold never shortens a longer one: see `HoldResult.allowed`.
         """
         by, reason = signed(by, reason)
         now = self._now()

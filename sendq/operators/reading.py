@@ -35,6 +35,7 @@ from sendq.ledger.reading import (
     status,
     why,
 )
+from sendq.ledger.reading.filters import ALWAYS, JobFilter, Period
 from sendq.operators.base import LedgerAccess
 from sendq.rules.delivery import Delivery
 from sendq.rules.states import State
@@ -49,6 +50,7 @@ from sendq.views import (
     GrantState,
     GrantView,
     HeldGroup,
+    JobCounts,
     JobLine,
     JobView,
     Page,
@@ -76,6 +78,7 @@ class Reading(LedgerAccess):
         state                    one state or several
         rule                     what decided last
         batch_id                 the batch it belongs to
+        tag                      one of its tags, like ``campaign=may``
         since, until             datetimes with a time zone: not before, and before
         limit                    items of a page, at most 10,000
 
@@ -145,6 +148,7 @@ class Reading(LedgerAccess):
         state: State | str | Iterable[State | str] | None = None,
         rule: str | None = None,
         batch_id: str | None = None,
+        tag: str | None = None,
         operation: str | None = None,
         priority: Priority | str | None = None,
         delivery: Delivery | str | Iterable[Delivery | str] | None = None,
@@ -166,16 +170,12 @@ class Reading(LedgerAccess):
         enqueued. ``expires_since`` and ``expires_until``: jobs that wait and would expire then, the next to expire
         first. Raises `NotFound` for an unknown key.
         """
-        operations = choices_of("operation", operation, OPERATIONS)
-        which = jobs.JobQuery(
-            job_filter(application, provider, grant_id, rule, batch_id, since, until),
+        which = _job_query(
+            job_filter(application, provider, grant_id, rule, batch_id, since, until, tag),
             due=period_of(due_since, due_until, "due_"),
             expires=period_of(expires_since, expires_until, "expires_"),
-            states=members_of("state", state, State),
-            operation=operations[0] if operations else None,
-            priority=_priority(priority),
-            deliveries=members_of("delivery", delivery, Delivery),
-        )
+            state=state, operation=operation, priority=priority, delivery=delivery,
+        )  # fmt: skip
         named = name_of("key", key)
 
         def page(connection: Connection, size: int) -> Page[JobLine]:
@@ -186,6 +186,29 @@ class Reading(LedgerAccess):
 
         return self._page(page, limit)
 
+    def count_jobs(
+        self,
+        *,
+        application: str | None = None,
+        provider: str | None = None,
+        grant_id: str | None = None,
+        state: State | str | Iterable[State | str] | None = None,
+        rule: str | None = None,
+        batch_id: str | None = None,
+        tag: str | None = None,
+        operation: str | None = None,
+        priority: Priority | str | None = None,
+        delivery: Delivery | str | Iterable[Delivery | str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> JobCounts:
+        """The number of jobs in each state; the filters are those of `jobs`. Counts up to 100,000 jobs."""
+        which = _job_query(
+            job_filter(application, provider, grant_id, rule, batch_id, since, until, tag),
+            state=state, operation=operation, priority=priority, delivery=delivery,
+        )  # fmt: skip
+        return self._read(lambda connection: jobs.count(connection, which))
+
     def dead_letters(
         self,
         *,
@@ -194,13 +217,14 @@ class Reading(LedgerAccess):
         grant_id: str | None = None,
         rule: str | None = None,
         batch_id: str | None = None,
+        tag: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> Page[DeadLetter]:
         """Dead letters, the most recently given up first. ``since`` and ``until``: when they were given up."""
-        which = job_filter(application, provider, grant_id, rule, batch_id, since, until)
+        which = job_filter(application, provider, grant_id, rule, batch_id, since, until, tag)
         return self._page(
             lambda connection, size: dead_letters.dead_letters(connection, which, after=cursor, limit=size), limit
         )
@@ -213,11 +237,12 @@ class Reading(LedgerAccess):
         grant_id: str | None = None,
         rule: str | None = None,
         batch_id: str | None = None,
+        tag: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> list[DeadLetterCount]:
         """The number of dead letters of each rule, the largest first; the filters are those of `dead_letters`."""
-        which = job_filter(application, provider, grant_id, rule, batch_id, since, until)
+        which = job_filter(application, provider, grant_id, rule, batch_id, since, until, tag)
         return self._read(lambda connection: dead_letters.counts_by_rule(connection, which))
 
     def doubts(
@@ -228,13 +253,14 @@ class Reading(LedgerAccess):
         grant_id: str | None = None,
         rule: str | None = None,
         batch_id: str | None = None,
+        tag: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int = PAGE,
         cursor: str | None = None,
     ) -> Page[Doubt]:
         """Jobs in doubt, the most recently enqueued first. ``since`` and ``until``: when they were enqueued."""
-        which = job_filter(application, provider, grant_id, rule, batch_id, since, until)
+        which = job_filter(application, provider, grant_id, rule, batch_id, since, until, tag)
         return self._page(lambda connection, size: doubts.doubts(connection, which, after=cursor, limit=size), limit)
 
     def events(
@@ -334,6 +360,28 @@ class Reading(LedgerAccess):
     def _page(self, question: Callable[[Connection, int], Page[T]], limit: int) -> Page[T]:
         size = limit_of(limit)
         return self._read(lambda connection: question(connection, size))
+
+
+def _job_query(
+    which: JobFilter,
+    *,
+    due: Period = ALWAYS,
+    expires: Period = ALWAYS,
+    state: State | str | Iterable[State | str] | None,
+    operation: str | None,
+    priority: Priority | str | None,
+    delivery: Delivery | str | Iterable[Delivery | str] | None,
+) -> jobs.JobQuery:
+    operations = choices_of("operation", operation, OPERATIONS)
+    return jobs.JobQuery(
+        which,
+        due=due,
+        expires=expires,
+        states=members_of("state", state, State),
+        operation=operations[0] if operations else None,
+        priority=_priority(priority),
+        deliveries=members_of("delivery", delivery, Delivery),
+    )
 
 
 def _priority(given: Priority | str | None) -> Priority | None:

@@ -59,6 +59,9 @@ BOUNCE_RATE: Final = "bounce_rate"
 # Holds that an operator made; the reason is in the event of the same time.
 BY_HAND: Final = "by_hand"
 
+# Jobs that wait because one of their tags is held.
+TAG_HELD: Final = "tag_held"
+
 # The rule that is recorded for a job that ends or goes in doubt without a call.
 RULE_OF: Final[Mapping[Event, str]] = {
     Event.EXPIRE: "expired",

@@ -29,7 +29,7 @@ class JobFacts:
 
 @dataclass(frozen=True, slots=True)
 class HoldFacts:
-    """A hold over the job. ``scope``: application, provider or grant; ``note``: the operator's reason for it."""
+    """A hold over the job. ``scope``: application, provider, grant, or its tag; ``note``: the operator's reason."""
 
     scope: str
     until: Micros
@@ -63,6 +63,7 @@ class Situation:
     unpublished_since since when publishing to the broker fails; None: it works
     unclaimed_since   since when no worker claims the turns that are offered; None: some do
     delivery          what became of its mail; None: it is no mail, or was not sent
+    tag_holds         of its tags; some may be over
     before            the last of the earlier changes of its message that have not ended
     """
 
@@ -80,3 +81,4 @@ class Situation:
     unpublished_since: Micros | None = None
     unclaimed_since: Micros | None = None
     delivery: Delivery | None = None
+    tag_holds: tuple[HoldFacts, ...] = ()

@@ -151,7 +151,7 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         return _why(job, "shut", SHUT[around.shut_because or "lost"])
     if around.lane is not None and around.lane.closed_at is not None:
         return _why(job, "reauth", _closed(around.lane), rule=around.lane.closed_rule, by="policy")
-    held = _held(around, now=now)
+    held = _held(around, now=now, of_tags=True)
     # Whichever ends later decides: a job that is due tomorrow does not start when a hold of twenty minutes is over.
     if held is not None and held.until >= job.next_at:
         if held.rule in NOT_OPENED:
@@ -221,9 +221,10 @@ def _closed(lane: Lane) -> str:
     return "the grant's owner must sign in again"
 
 
-def _held(around: Situation, *, now: Micros) -> HoldFacts | None:
-    """The hold in force that ends last."""
-    return max((hold for hold in around.holds if hold.until > now), key=lambda hold: hold.until, default=None)
+def _held(around: Situation, *, now: Micros, of_tags: bool = False) -> HoldFacts | None:
+    """The hold in force that ends last: of its lane or, if they count, of its tags."""
+    holds = around.holds + around.tag_holds if of_tags else around.holds
+    return max((hold for hold in holds if hold.until > now), key=lambda hold: hold.until, default=None)
 
 
 def _unserved(around: Situation, *, now: Micros) -> Why:
@@ -277,7 +278,7 @@ def _paced(lane: Lane, now: Micros) -> str:
 def _eta(around: Situation, *, now: Micros) -> Micros:
     """About when it starts, if only the pace, holds and the jobs ahead delay it."""
     job, lane = around.job, around.lane
-    held = _held(around, now=now)
+    held = _held(around, now=now, of_tags=True)
     not_before = max(job.next_at, held.until if held else 0)
     call = call_of(job.operation, job.form)
     width = 1 if lane is None else lane.width

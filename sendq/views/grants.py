@@ -23,7 +23,8 @@ class GrantState(StrEnum):
 class HoldView:
     """A hold in force, or a grant that is closed (``until`` None: until its owner signs in again).
 
-    ``grant_id`` is None when the hold is on a provider, and ``provider`` too when it is on the whole application.
+    ``grant_id`` is None when the hold is on a provider, and ``provider`` too when it is on the whole application, or
+    (``tag``) on all of its jobs with a tag.
     ``by``: an operator's name, or an automatic actor such as ``policy``.
     """
 
@@ -34,6 +35,7 @@ class HoldView:
     until: datetime | None
     rule: str | None
     by: str | None
+    tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ class EventView:
     reason: str | None
     number: int | None = None
     act: str | None = None
+    tag: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

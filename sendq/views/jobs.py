@@ -78,6 +78,7 @@ class JobView:
     key: str | None
     message_id: str | None
     trail: tuple[AttemptView, ...]
+    tags: Mapping[str, str]
     delivery: DeliveryStatus | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -107,10 +108,28 @@ class JobLine:
     attempts: int
     rule: str | None
     key: str | None
+    tags: Mapping[str, str]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
         return plain(asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """The number of jobs in each state. ``more``: there are more, because counting stops at 100,000."""
+
+    states: Mapping[State, int]
+    more: bool
+
+    @property
+    def number(self) -> int:
+        """All of them."""
+        return sum(self.states.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for ``json.dumps``."""
+        return plain(asdict(self)) | {"number": self.number}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +157,7 @@ class EnqueuedJob:
     expires_at: datetime | None
     body: Mapping[str, Any] | None
     attachments: tuple[str, ...]
+    tags: Mapping[str, str]
 
     @property
     def to(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class Overview:
     oldest_s     by priority, how long the oldest job has waited that no hold, closed lane or pace delays, in seconds
     turn_wait_s  how long the lane that has waited longest has been due for a turn, in seconds
     lanes        by state: ``closed``, ``held``, ``served`` (in a turn), ``waiting`` (for one), ``idle``
-    holds        those of applications and providers that are in force
+    holds        those of applications, providers and tags that are in force
     clock_behind_s  how far the clock is behind the latest time that a worker has seen, in seconds
     """
 

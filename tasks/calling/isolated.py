@@ -207,6 +207,7 @@ def _read_job(facts: Mapping[str, Any]) -> ClaimedJob:
         key_at=None,
         doubt_at=facts["doubt_at"],
         rule=facts["rule"],
+        tags=None,
         body=facts["body"].encode(),
         content_type=facts["content_type"],
     )

@@ -79,6 +79,10 @@ LEDGER_RULES = {
         "wait for the end of the hold.",
     ),
     "by_hand": Said("Held by hand", "An operator paused it; the events say why.", "Nothing to do, or release it."),
+    "tag_held": Said(
+        "Held by its tag", "An operator holds all jobs with one of its tags; the events say why.",
+        "Nothing to do, or release the tag.",
+    ),
     "encryption_key_missing": Said(
         "Encryption key missing",
         "It is encrypted with a key that no worker has.",

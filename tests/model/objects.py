@@ -80,6 +80,7 @@ class Objects(World[Life]):
                 due_at=number,
                 behind=EARLIER if number == LATER and state.jobs[EARLIER] != "done" else None,
                 behind_next_at=0,
+                behind_rule=None,
             )
             for number, job in enumerate(state.jobs)
             if job == "queued"

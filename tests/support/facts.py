@@ -25,6 +25,7 @@ _NEW: dict[str, Any] = {
     "key_at": None,
     "doubt_at": None,
     "rule": None,
+    "tags": None,
     "body": b"{}",
     "content_type": "application/json",
 }

@@ -17,6 +17,7 @@ from worker.cli.filters import (
     refuse_unknown_rule,
     rule_option,
     scope_options,
+    tag_option,
     tell_of_more,
     whole_page,
 )
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @rule_option("List the dead letters of this rule one by one, with the API's answer.")
 @scope_options("dead letters")
 @batch_option("Only dead letters of this batch.")
+@tag_option("Only dead letters with this tag.")
 @period_options("Only jobs given up")
 @page_options()
 @json_option
@@ -61,7 +63,7 @@ def _options(filters: Mapping[str, Any]) -> dict[str, str] | None:
     """The filters as options of ``retry``; None if it has none for one of them, and would retry more than is shown."""
     if filters["provider"] or filters["until"] or (filters["application"] and not filters["grant_id"]):
         return None
-    names = {"--grant": "grant_id", "--application": "application", "--batch": "batch_id"}
+    names = {"--grant": "grant_id", "--application": "application", "--batch": "batch_id", "--tag": "tag"}
     found = {option: filters[name] for option, name in names.items() if filters[name] is not None}
     if filters["since"] is not None:
         found["--since"] = f"{filters['since']:%Y-%m-%dT%H:%M:%SZ}"

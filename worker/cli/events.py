@@ -99,7 +99,9 @@ def _concerns(event: EventView) -> str:
 
     if event.number is not None:
         return _many(event, event.number)
-    scope = "" if event.application is None else str(Scope(event.application, event.grant_id, event.provider))
+    scope = (
+        "" if event.application is None else str(Scope(event.application, event.grant_id, event.provider, event.tag))
+    )
     job = f"job {event.job_id}" if event.job_id else f"batch {event.batch_id}" if event.batch_id else ""
     return ": ".join(part for part in (scope, job) if part)
 
@@ -109,6 +111,6 @@ def _many(event: EventView, number: int) -> str:
     noun = NOUNS.get(event.kind, "job")
     what = counted(number, noun) if noun != "delivery" else f"{number:,} deliveries"
     pairs = (("grant", event.grant_id), ("provider", event.provider), ("application", event.application),
-             ("batch", event.batch_id))  # fmt: skip
+             ("batch", event.batch_id), ("tag", event.tag))  # fmt: skip
     of = ", ".join(f"{name} {value}" for name, value in pairs if value is not None)
     return f"{what} of {of}" if of else what

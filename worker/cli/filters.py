@@ -31,6 +31,17 @@ def batch_option(help_: str) -> Callable[[F], F]:
     return click.option("--batch", metavar="ID", help=help_)
 
 
+def tag_option(help_: str) -> Callable[[F], F]:
+    """``--tag``, once: an act on what has either of two tags would concern too much."""
+
+    def once(_context: click.Context, _option: click.Parameter, given: tuple[str, ...]) -> str | None:
+        if len(given) > 1:
+            raise click.BadParameter("is given more than once")
+        return given[0] if given else None
+
+    return click.option("--tag", multiple=True, callback=once, metavar="KEY=VALUE", help=help_)
+
+
 def scope_options(what: str, *, of: str = "of", grant: str | None = None) -> Callable[[F], F]:
     """``--grant``, ``--provider`` and ``--application``, as every list has them; ``what`` is listed."""
 
@@ -70,8 +81,13 @@ def act_options(what: str, *, rule: str, period: str) -> Callable[[F], F]:
     """The filter of an act on many ``what``; ``rule`` and ``period`` begin the help of these."""
 
     def decorate(command: F) -> F:
-        options = (period_options(period), batch_option("Those of this batch."), scope_options(what), rule_option(rule))
-        for option in options:
+        for option in (
+            period_options(period),
+            tag_option("Those with this tag."),
+            batch_option("Those of this batch."),
+            scope_options(what),
+            rule_option(rule),
+        ):
             command = option(command)
         return command
 

@@ -1,4 +1,4 @@
-"""``sendq hold``: pause a grant, a provider, an application, or every grant that matches, until a given time."""
+"""``sendq hold``: pause a grant, a provider, a tag, an application, or every grant that matches, until a given time."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def hold(
     application: str | None,
     grant: str | None,
     provider: str | None,
+    tag: str | None,
     whole_application: bool,
     each_grant: bool,
     rule: str | None,
@@ -56,7 +57,7 @@ def hold(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Pause a grant, provider or application until a given time. Jobs wait; no attempts are used up.
+    """Pause a grant, provider, application or tag until a given time. Jobs wait; no attempts are used up.
 
     With --rule, --state, --batch or --each-grant: each grant that matches all filters.
 
@@ -65,11 +66,11 @@ def hold(
     if lasting is not None and until is not None:
         raise click.UsageError("give --for or --until, not both")
     end = until or datetime.now(UTC) + (lasting or DEFAULT_HOLD)
-    which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, batch, since)
+    which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, batch, since, tag=tag)
     if which is not None:
         _hold_each(which, end, by=by, reason=reason, dry_run=dry_run, as_json=as_json)
         return
-    scope = scope_of(application, grant, provider, whole_application)
+    scope = scope_of(application, grant, provider, whole_application, tag)
     with open_operators() as operators:
         result = operators.hold(scope, until=end, by=by, reason=reason, dry_run=dry_run)
     if as_json:

@@ -17,6 +17,7 @@ from worker.cli.filters import (
     refuse_unknown_rule,
     rule_option,
     scope_options,
+    tag_option,
     tell_of_more,
     whole_page,
 )
@@ -29,6 +30,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired")
 OPERATIONS = ("send", "modify", "delete", "list")
 PRIORITIES = ("high", "normal", "low")
+NOT_COUNTED = ("key", "due_since", "due_until", "expires_since", "expires_until")
 DELIVERIES = ("failed_later", "rejected", "confirmed", "delivered", "bounced", "complained")
 
 
@@ -50,6 +52,7 @@ def _times(command: F) -> F:
 @rule_option("Only jobs last decided by this rule (sendq policy lists them).")
 @scope_options("jobs")
 @batch_option("Only jobs of this batch.")
+@tag_option("Only jobs with this tag.")
 @click.option(
     "--operation",
     type=click.Choice(OPERATIONS),
@@ -66,6 +69,7 @@ def _times(command: F) -> F:
 @period_options("Only jobs enqueued")
 @_times
 @page_options()
+@click.option("--count", "counts", is_flag=True, help="Show only how many there are in each state, up to 100,000.")
 @json_option
 def jobs(
     state: tuple[str, ...],
@@ -73,6 +77,7 @@ def jobs(
     batch: str | None,
     limit: int,
     cursor: str | None,
+    counts: bool,
     as_json: bool,
     **filters: Any,
 ) -> None:
@@ -81,14 +86,12 @@ def jobs(
     What expires within six hours: sendq jobs --expires-until +6h
     """
     id_of(batch, "batch")
+    filters |= {"state": state or None, "delivery": delivery or None, "batch_id": batch}
+    if counts:
+        _count(filters, as_json=as_json)
+        return
     with open_operators() as operators:
-        page = whole_page(
-            lambda size, after: operators.jobs(
-                **filters, state=state or None, delivery=delivery or None, batch_id=batch, limit=size, cursor=after
-            ),
-            limit,
-            cursor,
-        )
+        page = whole_page(lambda size, after: operators.jobs(**filters, limit=size, cursor=after), limit, cursor)
     if not page.items:
         refuse_unknown_rule(filters["rule"])
     if as_json:
@@ -106,6 +109,7 @@ def jobs(
             Column("due"),
             Column("operation", extra=True),
             Column("key", extra=True),
+            Column("tags", extra=True),
             Column("enqueued", extra=True),
             Column("expires", extra=True),
             Column("attempts used", extra=True),
@@ -119,6 +123,7 @@ def jobs(
                 job.due_at,
                 job.operation,
                 job.key,
+                " ".join(f"{key}={value}" for key, value in job.tags.items()),
                 job.created_at,
                 job.expires_at if job.state == "queued" else None,
                 job.attempts,
@@ -127,3 +132,21 @@ def jobs(
         ],
     )
     tell_of_more(page)
+
+
+def _count(filters: dict[str, Any], *, as_json: bool) -> None:
+    unused = sorted(name for name in NOT_COUNTED if filters.pop(name) is not None)
+    if unused:
+        raise click.UsageError(f"--count does not go with --{unused[0].replace('_', '-')}")
+    with open_operators() as operators:
+        found = operators.count_jobs(**filters)
+    if as_json:
+        tell_json(found.as_json())
+        return
+    if not found.number:
+        refuse_unknown_rule(filters["rule"])
+        tell("no jobs match")
+        return
+    tell_table(("state", "jobs"), [(state.value, f"{number:,}") for state, number in found.states.items()])
+    if found.more:
+        tell("there are more: only so many were counted")

@@ -39,6 +39,7 @@ def release(
     application: str | None,
     grant: str | None,
     provider: str | None,
+    tag: str | None,
     whole_application: bool,
     each_grant: bool,
     rule: str | None,
@@ -60,13 +61,15 @@ def release(
 
     Sending resumes with a single call and speeds up as calls succeed. Exit status 1 if there is nothing to end.
     """
-    which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, batch, since, until)
+    which = filter_of(
+        application, grant, provider, whole_application, each_grant, rule, state, batch, since, until, tag
+    )
     if which is not None:
         _release_each(which, apart_s or 0.0, by=by, reason=reason, dry_run=dry_run, as_json=as_json)
         return
     if apart_s is not None:
         raise click.UsageError("--rate goes with several grants: add --rule, --state, --batch or --each-grant")
-    scope = scope_of(application, grant, provider, whole_application)
+    scope = scope_of(application, grant, provider, whole_application, tag)
     with open_operators() as operators:
         result = operators.release(scope, by=by, reason=reason, dry_run=dry_run)
     if as_json:
@@ -125,7 +128,8 @@ def _tell(result: ReleaseResult) -> None:
     if result.dry_run:
         tell(f"{result.scope} would be {result.outcome}; {jobs}; nothing was changed")
     else:
-        tell(f"{result.scope} is {result.outcome}; {jobs}; sending resumes with a single call")
+        resumes = "its jobs start again within seconds" if result.scope.tag else "sending resumes with a single call"
+        tell(f"{result.scope} is {result.outcome}; {jobs}; {resumes}")
     for one in result.held_above:
         tell(f"its jobs still wait: {one} is held; see: sendq release {options_of(one)} --reason …")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from worker.cli.filters import batch_option, rule_option
+from worker.cli.filters import batch_option, rule_option, tag_option
 from worker.cli.params import PROVIDERS
 
 if TYPE_CHECKING:
@@ -21,10 +21,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def scope_options(command: F) -> F:
-    """``--grant``, ``--provider`` or ``--whole-application``; with ``--application``."""
+    """``--grant``, ``--provider``, ``--tag`` or ``--whole-application``; with ``--application``."""
     for option in (
         click.option("--application", metavar="NAME", help="The application's name (default: `default`)."),
         click.option("--whole-application", is_flag=True, help="All grants of the application."),
+        tag_option("All jobs with this tag, in all lanes of the application; their other jobs go on."),
         click.option("--provider", type=click.Choice(PROVIDERS), help="All grants of this provider."),
         click.option("--grant", metavar="ID", help="One grant."),
     ):
@@ -66,6 +67,7 @@ def filter_of(
     batch: str | None,
     since: datetime | None,
     until: datetime | None = None,
+    tag: str | None = None,
 ) -> GrantFilter | None:
     """The filter of an act on many grants; None: it is about one scope."""
     from sendq import GrantFilter
@@ -74,6 +76,8 @@ def filter_of(
         if since or until:
             raise click.UsageError("--since and --until go with --rule, --state, --batch or --each-grant")
         return None
+    if tag is not None:
+        raise click.UsageError("--tag goes with --application alone: it holds jobs, not grants")
     if whole_application:
         application = application or "default"
     which = GrantFilter(
@@ -87,13 +91,17 @@ def filter_of(
     return which
 
 
-def scope_of(application: str | None, grant: str | None, provider: str | None, whole_application: bool) -> Scope:
+def scope_of(
+    application: str | None, grant: str | None, provider: str | None, whole_application: bool, tag: str | None
+) -> Scope:
     """The scope that is named. Raises `InvalidArgument` for what cannot be one."""
     from sendq import Scope
 
     application = application or "default"
-    if (grant is not None) + (provider is not None) + whole_application != 1:
-        raise click.UsageError("give one of --grant, --provider and --whole-application, or --rule")
+    if (grant is not None) + (provider is not None) + (tag is not None) + whole_application != 1:
+        raise click.UsageError("give one of --grant, --provider, --tag and --whole-application, or --rule")
+    if tag is not None:
+        return Scope.of_tag(tag, application)
     if grant is not None:
         return Scope.of_grant(grant, application)
     return Scope.of_provider(provider, application) if provider else Scope.of_application(application)
@@ -103,6 +111,8 @@ def options_of(scope: Scope) -> str:
     """The options that name a scope."""
     if scope.grant_id is not None:
         named = f"--grant {scope.grant_id}"
+    elif scope.tag is not None:
+        named = f"--tag {scope.tag}"
     else:
         named = f"--provider {scope.provider}" if scope.provider else "--whole-application"
     return named if scope.application == "default" else f"{named} --application {scope.application}"
@@ -110,7 +120,9 @@ def options_of(scope: Scope) -> str:
 
 def scope_json(scope: Scope) -> dict[str, Any]:
     """A scope for programs."""
-    return {"application": scope.application, "provider": scope.provider, "grant_id": scope.grant_id}
+    return {
+        "application": scope.application, "provider": scope.provider, "grant_id": scope.grant_id, "tag": scope.tag,
+    }  # fmt: skip
 
 
 def state_json(state: ScopeState) -> dict[str, Any]:

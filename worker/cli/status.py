@@ -146,7 +146,7 @@ def _tell_holds(seen: Status) -> None:
         columns,
         [
             (
-                Scope(hold.application, hold.grant_id, hold.provider),
+                Scope(hold.application, hold.grant_id, hold.provider, hold.tag),
                 hold.since, hold.until or "its owner signs in again", hold.rule, hold.by,
             )
             for hold in seen.holds

@@ -1,4 +1,5 @@
-"""The leader's work on batches: makes jobs of the messages found, ends cancelled jobs, and finishes batches.
+"""The leader's work on batches: makes jobs of the messages found, ends cancelled jobs, and finishes batches; and on
+holds of tags that were released.
 
 The next leader continues where this one stopped: each step is one transaction over at most a thousand rows, and all
 progress is in the ledger.
@@ -17,6 +18,7 @@ from sendq.ledger.db.bulk import CHUNK
 from sendq.ledger.db.engine import reading, writing
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
+from worker.leading.tag_holds import TagHolds
 from worker.telemetry import journal
 
 # How late the end of a batch may be noticed: short for people who watch it, long enough not to load an idle ledger.
@@ -41,13 +43,15 @@ class Batches(LeaderLoop):
         super().__init__("batches", leadership, every_s=ROUND_S)
         self._ledger, self._now = ledger, now
         self._ended_up_to: dict[UUID, UUID] = {}  # of cancelled batches: the last job that was processed
+        self._tag_holds = TagHolds(ledger, now=now)
 
     def stand_by(self) -> None:
         """Forget this process's progress: another process continues meanwhile."""
         self._ended_up_to.clear()
+        self._tag_holds.forget()
 
     def lead_once(self) -> None:
-        """Add up changes and finish batches; then end and make as many jobs as fit into a round."""
+        """Add up changes and finish batches; then end, make and bring back as many jobs as fit into a round."""
         with reading(self._ledger) as connection:
             if not batches.any_news(connection):
                 return
@@ -65,6 +69,7 @@ class Batches(LeaderLoop):
             self._end_jobs(batch_id, until)
         for batch_id in walked:
             self._make_jobs(batch_id, until)
+        self._tag_holds.bring_back(until)
 
     def _end_jobs(self, batch_id: UUID, until: float) -> None:
         while time.monotonic() < until:

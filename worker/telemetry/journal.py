@@ -244,6 +244,11 @@ def batch_finished(batch: UUID) -> None:
     _log.info("batch_finished", batch=str(batch))
 
 
+def tag_released(application: str, tag: str, jobs: int) -> None:
+    """Jobs that waited because their tag was held may start again."""
+    _log.info("tag_released", application=application, tag=tag, jobs=jobs)
+
+
 def pruned(what: str, *, rows: int) -> None:
     """Rows past their retention period were deleted (SENDQ_KEEP_…)."""
     _log.info("pruned", what=what, rows=rows)

@@ -1,4 +1,4 @@
-"""Hold and release: a grant, a provider, an application, or all grants that match."""
+"""Hold and release: a grant, a provider, a tag, an application, or all grants that match."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sendq.filters import GrantFilter
 from sendq.operators import Operators
 from sendq.scope import COUNT_MOST, Scope, ScopeState
 
-SCOPE_FIELDS = ("grant", "provider", "application", "whole")
+SCOPE_FIELDS = ("grant", "provider", "tag", "application", "whole")
 
 # The filters of grants in an address.
 FILTERS = ("state", "rule", "provider", "application", "grant", "since")
@@ -34,8 +34,11 @@ def scope_of(given: Given) -> Scope:
         return Scope.of_grant(grant, given.application)
     if provider is not None:
         return Scope.of_provider(provider, given.application)
+    tag = given.get("tag")
+    if tag is not None:
+        return Scope.of_tag(tag, given.application)
     if given.get("whole") is None:
-        raise NotFound("this address names neither a grant nor a provider nor an application")
+        raise NotFound("this address names neither a grant, a provider, a tag nor an application")
     return Scope.of_application(given.application)
 
 
@@ -118,9 +121,8 @@ class Release:
     def steps(self, operators: Operators, given: Given) -> Iterator[Facts]:
         """One step."""
         result = operators.release(scope_of(given), by=given.by, reason=given.reason)
-        said = (
-            f"{result.outcome}; sending resumes with a single call" if result.done else "there was nothing to release"
-        )
+        resumes = "its jobs start again within seconds" if result.scope.tag else "sending resumes with a single call"
+        said = f"{result.outcome}; {resumes}" if result.done else "there was nothing to release"
         yield ("Result", said), ("Waiting", count(result.before.waiting, "job"))
 
 

@@ -27,7 +27,7 @@ REFUSALS: Mapping[RetryRefusal, str] = {
 }
 
 # The filters of jobs in an address.
-FILTERS = ("rule", "provider", "application", "grant", "batch", "since")
+FILTERS = ("rule", "provider", "application", "grant", "batch", "tag", "since")
 FIELDS = (*FILTERS, "until")
 
 
@@ -39,6 +39,7 @@ def job_filters(given: Given) -> dict[str, Any]:
         "application": given.get("application"),
         "grant_id": given.get("grant"),
         "batch_id": given.get("batch"),
+        "tag": given.get("tag"),
         "since": given.since,
         # By itself it is no filter: it would match everything.
         "until": given.until if any(given.get(name) for name in FILTERS) else None,

@@ -12,12 +12,13 @@ from sendq.console.listing import (
     ROWS,
     RULE,
     SINCE,
+    TAG,
     arguments,
     chosen_of,
     listed,
 )
 
-FILTERS = (RULE, PROVIDER, APPLICATION, GRANT, BATCH, SINCE)
+FILTERS = (RULE, PROVIDER, APPLICATION, GRANT, BATCH, TAG, SINCE)
 
 
 def dead(desk: Desk, asked: Asked) -> View:

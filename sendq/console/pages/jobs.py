@@ -15,6 +15,7 @@ from sendq.console.listing import (
     ROWS,
     RULE,
     SINCE,
+    TAG,
     Filter,
     arguments,
     chosen_of,
@@ -26,7 +27,7 @@ from sendq.views import JobView, Why
 STATE = Filter("state", "State", tuple(State))
 OPERATION = Filter("operation", "Operation", ("send", "modify", "delete", "list"))
 PRIORITY = Filter("priority", "Priority", ("high", "normal", "low"))
-FILTERS = (STATE, RULE, PROVIDER, APPLICATION, GRANT, OPERATION, PRIORITY, BATCH, SINCE)
+FILTERS = (STATE, RULE, PROVIDER, APPLICATION, GRANT, OPERATION, PRIORITY, BATCH, TAG, SINCE)
 
 EVENTS, DELIVERIES = 20, 10
 
@@ -49,6 +50,10 @@ def _acts_on_all(chosen: Mapping[str, str]) -> Iterator[tuple[str, str, dict[str
     """Acts on all jobs that match, with their filters: if these can say what the list shows."""
     filters = {name: value for name, value in chosen.items() if name in ACT_FILTERS}
     state = chosen.get("state")
+    if chosen.keys() - {"application", "state"} == {"tag"}:
+        scope = {name: chosen[name] for name in ("tag", "application") if name in chosen}
+        yield "hold", "Hold this tag…", scope
+        yield "release", "Release this tag…", scope
     if not filters or filters.keys() != chosen.keys() - {"state"}:
         return
     if state == State.QUEUED:

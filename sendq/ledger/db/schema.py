@@ -7,6 +7,7 @@ in steps, and a key outlives its job on purpose.
     job ── payload            the exact bytes of the request (those of a modification are stored once, with its batch)
      ├── piece ── content ── chunk   files of a request; equal files are stored once
      ├── attempt              one row for each HTTP call
+     ├── job_tag              one row for each tag ── tag_hold: jobs with this tag wait
      └── batch ── batch_change   appended counts; progress is their sum
            └── found             messages that a walk has found, until it makes jobs of them
     key                       names a job or batch, even long after it was pruned
@@ -97,6 +98,7 @@ job = Table(
     Column("key", Text),  # it was enqueued with; null: none, or its batch has it
     Column("seal", LargeBinary),  # of a job without a body of its own: proves that its batch is about this object
     Column("seal_key", Text),  # name of the encryption key that made it; null: there is none
+    Column("tags", Text),  # in the form of `sendq.rules.tags.stored_tags`; null: none
     # What a lane's turn reads, in its order. Rows leave the index when they begin.
     Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
     Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
@@ -114,6 +116,26 @@ job = Table(
     Index("sendq_job_finished_idx", "state", "finished_at", **_when("finished_at IS NOT NULL")),
     Index("sendq_job_open_key_idx", "id", **_when("state = 'queued' AND doubt_at IS NOT NULL")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
+)
+
+# The index of tags. A table of its own, because every change of a job is written to the indexes of its own table again.
+job_tag = Table(
+    "sendq_job_tag",
+    metadata,
+    Column("tag", Text, primary_key=True),  # `campaign=may`
+    Column("job_id", Uuid, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+tag_hold = Table(
+    "sendq_tag_hold",
+    metadata,
+    Column("application", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    Column("held_until", BigInteger, nullable=False),
+    Column("held_since", BigInteger, nullable=False),
+    Column("held_by", Text, nullable=False),
+    Column("released", Boolean, nullable=False, server_default=text("false")),  # what it put off is being brought back
 )
 
 payload = Table(
@@ -179,6 +201,7 @@ batch = Table(
     Column("expires_at", BigInteger),
     Column("on_outcome", Text),
     Column("key", Text),
+    Column("tags", Text),
     Column("making", Boolean, nullable=False, server_default=text("false")),  # the walk is over, jobs are being made
     Column("cancel_at", BigInteger),
     Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # all of its waiting jobs have ended
@@ -351,6 +374,7 @@ event = Table(
     Column("reason", Text),
     Column("number", Integer),  # of an act on many things: how many it changed; grows until the act ends
     Column("act", Uuid),  # a part of that act: the id of the act's own event
+    Column("tag", Text),
     Index("sendq_event_at_idx", "at", "id"),
     Index("sendq_event_grant_idx", "grant_id", "at", "id", **_when("grant_id IS NOT NULL")),
 )

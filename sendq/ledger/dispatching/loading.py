@@ -32,12 +32,17 @@ from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.dispatching.tag_holds import hold_back
 from sendq.ledger.jobs import lock_in_order
 from sendq.rules.changed_fields import BITS
 from sendq.rules.preflight import FORMS, OPERATIONS
+from sendq.rules.rule_ids import TAG_HELD
 
 # A job that must wait for an earlier one of the same object that is not in this turn is looked at again after this.
 BEHIND_RECHECK = 1 * SECOND
+
+# … and after this at the latest, if a hold of a tag keeps that one.
+HELD_RECHECK = 30 * SECOND
 
 # A job that this version cannot carry out is put off for this long. A worker that claims its lane later may be able to.
 FOREIGN_RECHECK = 60 * SECOND
@@ -55,7 +60,7 @@ class Loaded:
 
 
 # The columns that come from the job's own row.
-_JOB = ClaimedJob._fields[: ClaimedJob._fields.index("rule") + 1]
+_JOB = ClaimedJob._fields[: ClaimedJob._fields.index("tags") + 1]
 
 
 def first_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> list[ClaimedJob]:
@@ -80,8 +85,10 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
     foreign = [job for job in found if is_foreign(job)]
     known = [job for job in found if not is_foreign(job)] if foreign else found
     related = _related(connection, known)
-    behind = _behind(known, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
-    for job in sorted(known, key=place_in_queue):
+    held = hold_back(connection, lanes, found, now=now)
+    free = [job for job in known if job.id not in held] if held else known
+    behind = _behind(free, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
+    for job in sorted(free, key=place_in_queue):
         # Most claims have none of these, and looking up each id has a measurable cost.
         if behind and job.id in behind:
             continue
@@ -108,6 +115,7 @@ class _Related(NamedTuple):
     overtaken: bool | None  # a later change of the same fields has already been made
     behind: UUID | None  # the nearest earlier job that has not ended
     behind_next_at: Micros | None
+    behind_rule: str | None
 
 
 def _related(connection: Connection, jobs: Sequence[ClaimedJob]) -> dict[UUID, _Related]:
@@ -142,7 +150,9 @@ def _behind(found: Sequence[ClaimedJob], related: Mapping[UUID, _Related], *, no
             continue
         name = (job.lane_id, job.object_id)
         if before.behind not in in_sight:
-            waits_until[name] = max(before.behind_next_at or 0, now + BEHIND_RECHECK)
+            after = max(before.behind_next_at or 0, now + BEHIND_RECHECK)
+            # The hold of a tag may end before its time, and then only the jobs with the tag are brought back.
+            waits_until[name] = min(after, now + HELD_RECHECK) if before.behind_rule == TAG_HELD else after
         if name in waits_until:  # all later jobs of the object wait too, wherever they are
             behind[job.id] = waits_until[name]
     return behind
@@ -226,7 +236,7 @@ def _related_of(dialect: str) -> Executable:
     these = "= ANY(:ids)" if dialect == "postgresql" else "IN :ids"
     statement = text(
         f"SELECT j.id, {sender} AS sender_id, {overtaken} AS overtaken, (SELECT o.id {before}) AS behind,"  # noqa: S608
-        f" (SELECT o.next_at {before}) AS behind_next_at"
+        f" (SELECT o.next_at {before}) AS behind_next_at, (SELECT o.rule {before}) AS behind_rule"
         f" FROM sendq_job AS j LEFT JOIN sendq_batch AS b ON b.id = j.batch_id WHERE j.id {these}"
     )
     if dialect == "postgresql":
@@ -234,4 +244,4 @@ def _related_of(dialect: str) -> Executable:
     else:
         statement = statement.bindparams(bindparam("ids", type_=Uuid(), expanding=True))
     types: dict[str, Any] = {"id": Uuid(), "sender_id": Uuid(), "overtaken": Boolean()}
-    return statement.columns(**types, behind=Uuid(), behind_next_at=BigInteger())
+    return statement.columns(**types, behind=Uuid(), behind_next_at=BigInteger(), behind_rule=Text())

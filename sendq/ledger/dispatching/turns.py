@@ -27,6 +27,7 @@ from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, load_jobs, place_in_queue
 from sendq.ledger.dispatching.suppression import Suppression
+from sendq.ledger.dispatching.tag_holds import are_held
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting, lock_in_order
 from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
@@ -91,7 +92,8 @@ def claim_at_once(
     """`claim` turns in the transaction that offers them (`offer_whole_turns`): all of them, or none.
 
     None are claimed, and nothing is changed, if one of the jobs needs more than a look at itself: it must not begin any
-    more, its order among others of its object matters, or this version or vault cannot read it. Those are for `claim`.
+    more, its tag is held, its order among others of its object matters, or this version or vault cannot read it. Those
+    are for `claim`.
     It waits for no lock.
 
     Raises:
@@ -102,7 +104,11 @@ def claim_at_once(
     if not is_whole(found):
         return []
     jobs: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in ours}
-    for job in sorted(first_jobs(connection, ours, now=now, jobs_each=jobs_each), key=place_in_queue):
+    found_jobs = first_jobs(connection, ours, now=now, jobs_each=jobs_each)
+    tagged = [job for job in found_jobs if job.tags is not None]
+    if tagged and are_held(connection, ours, tagged, now=now):
+        return []
+    for job in sorted(found_jobs, key=place_in_queue):
         if job.object_id is not None or is_foreign(job) or _objection(job, now=now, key_max_age=key_max_age):
             return []
         jobs[job.lane_id].append(job)

@@ -4,6 +4,7 @@
     a grant                  its lane                        its next calls do not begin
     a provider               the pair of one application     its lanes are not dispatched
     a whole application      the pair "*"                    none of its lanes is dispatched
+    a tag                    its own table                   its jobs are put off when their lanes come to them
 
 A turn that was offered but not yet claimed is taken back. A turn of a *pair* that a worker has claimed, or that is
 being offered at that moment, runs to its end, about two seconds. A hold never shortens an existing one: release that
@@ -15,7 +16,7 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal_column, select, update
 
 from sendq.clock import Micros, moment
 from sendq.facts.lanes import WHOLE_APPLICATION, Lane, Pair
@@ -127,6 +128,48 @@ def release_pair(
     return "released"
 
 
+def hold_tag(
+    connection: Connection, application: str, tag: str, *, until: Micros, by: str, reason: str, now: Micros
+) -> bool:
+    """Hold the jobs with a tag, those to come included, until ``until``; False as above."""
+    row = {"application": application, "tag": tag, "held_until": until, "held_since": now, "held_by": by}
+    if not insert_new(connection, schema.tag_hold, [row], returning="tag"):
+        before = _tag_hold(connection, application, tag, lock=True)
+        if before is not None and not before.released and before.held_until > until:
+            return False
+        table = schema.tag_hold
+        this = update(table).where(table.c.application == application, table.c.tag == tag)
+        connection.execute(this.values(held_until=until, held_since=now, held_by=by, released=False))
+    _tag_event(connection, "hold", application, tag, by=by, reason=reason, now=now)
+    return True
+
+
+def release_tag(
+    connection: Connection, application: str, tag: str, *, by: str, reason: str, now: Micros
+) -> Released | None:
+    """End the hold of a tag; returns None if there was none. The leader brings back the jobs that it put off."""
+    row = _tag_hold(connection, application, tag, lock=True)
+    if row is None or row.released or row.held_until <= now:
+        return None
+    table = schema.tag_hold
+    this = update(table).where(table.c.application == application, table.c.tag == tag)
+    connection.execute(this.values(released=True))
+    _tag_event(connection, "release", application, tag, by=by, reason=reason, now=now)
+    return "released"
+
+
+def _tag_hold(connection: Connection, application: str, tag: str, *, lock: bool) -> Row[Any] | None:
+    table = schema.tag_hold
+    query = select(table).where(table.c.application == application, table.c.tag == tag)
+    return connection.execute(query.with_for_update() if lock else query).first()
+
+
+def _tag_event(
+    connection: Connection, kind: str, application: str, tag: str, *, by: str, reason: str, now: Micros
+) -> None:
+    events.append(connection, kind, at=now, by=by, application=application, tag=tag, rule=BY_HAND, reason=reason)
+
+
 def _outlasts(row: Lane | Pair, until: Micros) -> bool:
     return row.held_until is not None and row.held_until > until
 
@@ -198,6 +241,23 @@ def pair_state(connection: Connection, application: str, provider: str, *, now: 
     waiting = _waiting(connection, select(job.id).where(job.lane_id.in_(lanes)), COUNT_MOST)
     this = select(pair).where(pair.c.application == application, pair.c.provider == provider)
     return _state(connection.execute(this).first(), known=known, waiting=waiting, now=now)
+
+
+def tag_state(connection: Connection, application: str, tag: str, *, now: Micros) -> ScopeState:
+    """The jobs with a tag as they are now."""
+    job, lane, index = schema.job.c, schema.lane.c, schema.job_tag.c
+    known = connection.execute(select(index.job_id).where(index.tag == tag).limit(1)).first() is not None
+    jobs = (
+        select(job.id)
+        .join(schema.job_tag, index.job_id == job.id)
+        .join(schema.lane, lane.id == job.lane_id)
+        .where(index.tag == tag, lane.application == application)
+    )
+    waiting = _waiting(connection, jobs, COUNT_MOST)
+    row = _tag_hold(connection, application, tag, lock=False)
+    if row is None or row.released or row.held_until <= now:
+        return ScopeState(known, waiting)
+    return ScopeState(known, waiting, moment(row.held_until), BY_HAND, row.held_by)
 
 
 def held_above(

@@ -38,6 +38,7 @@ class BatchRow:
     created_at: Micros
     cancel_at: Micros | None
     finished_at: Micros | None
+    tags: dict[str, str]
 
 
 def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
@@ -64,6 +65,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         errors=_errors(connection, batch_id) if dead else (),
         cancelled_at=None if row.cancel_at is None else moment(row.cancel_at),
         finished_at=None if row.finished_at is None else moment(row.finished_at),
+        tags=row.tags,
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, select
 
 from sendq.clock import Micros
 from sendq.ids import first_id, lane_id
@@ -69,12 +69,15 @@ class JobFilter:
     rule: str | None = None
     batch_id: UUID | None = None
     period: Period = ALWAYS
+    tag: str | None = None
 
     def conditions(self, *, without: Collection[str] = ()) -> list[ColumnElement[bool]]:
-        """All but the period, and but those ``without`` (rule, batch_id), for jobs joined with the table of lanes."""
+        """All but the period and those ``without`` (rule, batch_id, tag), for jobs joined with the table of lanes."""
         job = schema.job.c
         pairs = {"rule": self.rule, "batch_id": self.batch_id}
         equal = [job[name] == value for name, value in pairs.items() if value is not None and name not in without]
+        if self.tag is not None and "tag" not in without:
+            equal.append(job.id.in_(select(schema.job_tag.c.job_id).where(schema.job_tag.c.tag == self.tag)))
         return [*self.scope.conditions(job.lane_id), *equal]
 
 

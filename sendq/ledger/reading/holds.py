@@ -12,6 +12,8 @@ from sqlalchemy import Connection, func, or_, select
 from sendq.clock import Micros, moment
 from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.ledger.db import schema
+from sendq.rules.rule_ids import BY_HAND
+from sendq.rules.tags import each_tag
 from sendq.views import HoldView
 
 
@@ -29,10 +31,13 @@ class StoredHold:
     held_since: Micros | None
     held_rule: str | None
     held_by: str | None
+    tag: str | None = None
 
     @property
     def scope(self) -> str:
-        """``application``, ``provider`` or ``grant``."""
+        """``application``, ``provider``, ``grant`` or ``tag``."""
+        if self.tag is not None:
+            return "tag"
         return "grant" if self.grant_id is not None else "provider" if self.provider is not None else "application"
 
 
@@ -64,6 +69,37 @@ def holds_over(connection: Connection, lane_id: UUID) -> list[StoredHold]:
         for row in wide
     ]  # fmt: skip
     return found if own.held_until is None else [*found, StoredHold(*own)]
+
+
+def holds_of_tags(connection: Connection, lane_id: UUID, tags: str | None) -> list[StoredHold]:
+    """The stored holds of these tags (as a job's row has them) in the application of a lane; they may be over."""
+    names = each_tag(tags)
+    table, lane = schema.tag_hold.c, schema.lane.c
+    if not names:
+        return []
+    held = (
+        select(schema.tag_hold)
+        .join(schema.lane, lane.application == table.application)
+        .where(lane.id == lane_id, table.tag.in_(names), ~table.released)
+    )
+    return [
+        StoredHold(row.application, None, None, row.held_until, row.held_since, BY_HAND, row.held_by, row.tag)
+        for row in connection.execute(held.order_by(table.tag))
+    ]
+
+
+def tag_holds(connection: Connection, *, now: Micros) -> list[HoldView]:
+    """The holds of tags that are in force."""
+    table = schema.tag_hold.c
+    rows = connection.execute(
+        select(schema.tag_hold).where(table.held_until > now, ~table.released).order_by(table.application, table.tag)
+    )
+    return [
+        HoldView(
+            row.application, None, None, moment(row.held_since), moment(row.held_until), BY_HAND, row.held_by, row.tag
+        )
+        for row in rows
+    ]
 
 
 def hold_ends(connection: Connection, lane_id: UUID) -> Micros:

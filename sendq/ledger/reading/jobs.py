@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, select
 
 from sendq.ledger.db import schema
 from sendq.ledger.reading.filters import ALWAYS, EVERY_JOB, JobFilter, Period
@@ -20,7 +20,8 @@ from sendq.ledger.reading.paging import cursor, in_states, literal, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.delivery import Delivery
 from sendq.rules.states import State
-from sendq.views import JobLine, Page, Priority
+from sendq.scope import COUNT_MOST
+from sendq.views import JobCounts, JobLine, Page, Priority
 
 # States with their own partial index: few jobs are in them at any time.
 RARE = frozenset({State.SENDING, State.IN_DOUBT, State.DEAD})
@@ -47,9 +48,9 @@ class JobQuery:
     deliveries: Collection[Delivery] = ()
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """All but the period and the batch."""
+        """All but the period, the batch and the tag."""
         job = schema.job.c
-        conditions = [*self.jobs.conditions(without=["batch_id"]), *self.due.of_times(job.due_at)]
+        conditions = [*self.jobs.conditions(without=["batch_id", "tag"]), *self.due.of_times(job.due_at)]
         for column, value in (
             (job.operation, self.operation),
             (job.priority, None if self.priority is None else self.priority.value),
@@ -79,14 +80,20 @@ def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, l
     query = select(*columns_of(JobLine, job), lane.c.application, lane.c.grant_id).outerjoin(
         lane, lane.c.id == job.c.lane_id
     )
-    within = which.jobs.period.of_ids(job.c.id)
+    identity, tag = job.c.id, schema.job_tag.c
     filters = which.conditions()
+    of_tag = []
+    if which.jobs.tag is not None:  # along its own index, whose order is the same
+        identity = tag.job_id
+        query = query.join(schema.job_tag, identity == job.c.id).add_columns(identity)
+        of_tag.append(tag.tag == which.jobs.tag)
+    within = [*of_tag, *which.jobs.period.of_ids(identity)]
     if which.job_id is not None:
-        within.append(job.c.id == which.job_id)
+        within.append(identity == which.job_id)
     if which.expires != ALWAYS:
         return _by_expiry(connection, query, which, [*within, *filters], after=after, limit=limit)
     if which.jobs.batch_id is not None:
-        within.append(job.c.batch_id == which.jobs.batch_id)
+        (within if which.jobs.tag is None else filters).append(job.c.batch_id == which.jobs.batch_id)
     if which.deliveries and not WENT_WELL & set(which.deliveries):
         # Few jobs: read from the table of what was reported, not along all jobs.
         status, named = schema.delivery_status.c, [delivery.value for delivery in sorted(which.deliveries)]
@@ -101,9 +108,26 @@ def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, l
         else:
             filters.append(job.c.state.in_(sorted(which.states)))
     rows, last = walk(
-        connection, query, [job.c.id], within=within, filters=filters, after=place("jobs", after, UUID), limit=limit
+        connection, query, [identity], within=within, filters=filters, after=place("jobs", after, UUID), limit=limit
     )
     return Page(tuple(as_list(JobLine, rows)), cursor("jobs", last))
+
+
+def count(connection: Connection, which: JobQuery) -> JobCounts:
+    """Jobs by their state; counts up to `COUNT_MOST`, so that its cost is bounded."""
+    job, lane, tag = schema.job, schema.lane, schema.job_tag
+    some = select(job.c.state).outerjoin(lane, lane.c.id == job.c.lane_id)
+    if which.jobs.tag is not None:
+        some = some.join(tag, tag.c.job_id == job.c.id).where(tag.c.tag == which.jobs.tag)
+    if which.jobs.batch_id is not None:
+        some = some.where(job.c.batch_id == which.jobs.batch_id)
+    if which.states:
+        some = some.where(in_states(which.states) if set(which.states) <= RARE else and_(*_of_states(which)))
+    some = some.where(*which.jobs.period.of_ids(job.c.id), *which.conditions()).limit(COUNT_MOST)
+    found = some.subquery()
+    rows = connection.execute(select(found.c.state, func.count().label("number")).group_by(found.c.state))
+    states = {State(row.state): int(row.number) for row in rows}
+    return JobCounts(states, more=sum(states.values()) == COUNT_MOST)
 
 
 def _of_states(which: JobQuery) -> list[ColumnElement[bool]]:

@@ -12,7 +12,7 @@ from sendq.ids import first_id
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.reading import gauges
-from sendq.ledger.reading.holds import wide_holds
+from sendq.ledger.reading.holds import tag_holds, wide_holds
 from sendq.ledger.reading.status import broker_view, shut, workers
 from sendq.rules.pace import pacer_of
 from sendq.rules.states import State
@@ -39,7 +39,7 @@ def overview(connection: Connection, *, now: Micros) -> Overview:
         oldest_s=levels.oldest_s,
         turn_wait_s=levels.turn_wait_s,
         lanes=dict(lanes),
-        holds=tuple(wide_holds(connection, now=now)),
+        holds=(*wide_holds(connection, now=now), *tag_holds(connection, now=now)),
         workers=tuple(workers(connection, now=now)),
         deliveries=levels.deliveries,
         clock_behind_s=max(0, lineage.read(connection).highest_at - now) / SECOND,

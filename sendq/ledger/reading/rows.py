@@ -16,6 +16,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Row, Table, select
 from sendq.clock import moment
 from sendq.facts.lanes import Lane
 from sendq.ledger.db import schema
+from sendq.rules.tags import read_tags
 
 T = TypeVar("T")
 
@@ -26,13 +27,13 @@ def columns_of(kind: type[Any], table: Table) -> list[Column[Any]]:
 
 
 def as_one(kind: type[T], row: Row[*tuple[Any, ...]], **others: Any) -> T:
-    """A row as a ``kind``. Microseconds become datetimes, ids strings and values enums where the field is one.
+    """A row as a ``kind``: microseconds become datetimes, ids strings, tags a dict, and values enums where it has them.
 
     ``others`` are fields that are not columns of the row.
     """
     values = row._mapping
     given = {
-        name: None if values[name] is None else convert(values[name])
+        name: convert(values[name]) if values[name] is not None or convert is read_tags else None
         for name, convert in _converters(kind).items()  # type: ignore[arg-type]  # mypy takes no class for hashable
         if name not in others and name in values
     }
@@ -59,7 +60,7 @@ def lane_of(connection: Connection, lane_id: UUID) -> Lane | None:
 @cache
 def _converters(kind: type[Any]) -> dict[str, Callable[[Any], Any]]:
     hints = get_type_hints(kind)
-    return {field.name: _converter(hints[field.name]) for field in fields(kind)}
+    return {field.name: read_tags if field.name == "tags" else _converter(hints[field.name]) for field in fields(kind)}
 
 
 def _converter(hint: Any) -> Callable[[Any], Any]:

@@ -19,7 +19,7 @@ from sendq.ledger.dispatching import broker, lineage
 from sendq.ledger.dispatching.lineage import DISPATCHER, Incomplete
 from sendq.ledger.reading import gauges
 from sendq.ledger.reading.held import held
-from sendq.ledger.reading.holds import lane_holds, wide_holds
+from sendq.ledger.reading.holds import lane_holds, tag_holds, wide_holds
 from sendq.ledger.reading.paging import literal
 from sendq.ledger.reading.rows import as_one
 from sendq.rules.states import WAITING, State
@@ -36,7 +36,11 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         shut=shut(connection),
         jobs=job_counts(connection),
         lanes=lane_counts(connection, now=now),
-        holds=(*wide_holds(connection, now=now), *lane_holds(connection, now=now, limit=holds)),
+        holds=(
+            *wide_holds(connection, now=now),
+            *tag_holds(connection, now=now),
+            *lane_holds(connection, now=now, limit=holds),
+        ),
         workers=tuple(workers(connection, now=now)),
         turn_wait_s=turn_wait_s,
         oldest_s=oldest_s,

@@ -10,7 +10,7 @@ from sendq.clock import Micros
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import broker
 from sendq.ledger.reading.delivery import delivery_of
-from sendq.ledger.reading.holds import StoredHold, holds_over
+from sendq.ledger.reading.holds import StoredHold, holds_of_tags, holds_over
 from sendq.ledger.reading.lookup import no_such_job
 from sendq.ledger.reading.rows import as_one, columns_of, lane_of
 from sendq.rules.rule_ids import BOUNCE_RATE, BY_HAND
@@ -33,7 +33,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
     table = schema.job
     found = connection.execute(
         select(*columns_of(JobFacts, table), table.c.lane_id, table.c.batch_id, table.c.object_id,
-               table.c.priority, table.c.due_at, table.c.generation).where(table.c.id == job_id)
+               table.c.priority, table.c.due_at, table.c.generation, table.c.tags).where(table.c.id == job_id)
     ).first()  # fmt: skip
     if found is None:
         raise no_such_job(job_id)
@@ -71,21 +71,23 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         unpublished_since=trouble.unpublished_since,
         unclaimed_since=trouble.unclaimed_since,
         delivery=None if delivery is None else delivery.delivery,
+        tag_holds=tuple(_hold(connection, hold) for hold in holds_of_tags(connection, found.lane_id, found.tags)),
     )
 
 
 def _hold(connection: Connection, hold: StoredHold) -> HoldFacts:
     note = _note(connection, hold) if hold.held_rule in (BY_HAND, BOUNCE_RATE) else None
-    return HoldFacts(hold.scope, hold.held_until, hold.held_rule, hold.held_by, note)
+    scope = hold.scope if hold.tag is None else f"tag {hold.tag}"
+    return HoldFacts(scope, hold.held_until, hold.held_rule, hold.held_by, note)
 
 
 def _note(connection: Connection, hold: StoredHold) -> str | None:
     """The reason in a hold's event: it has the time at which the hold began."""
     table = schema.event.c
-    on = table.grant_id == hold.grant_id
-    if hold.grant_id is None:
+    on = table.grant_id == hold.grant_id if hold.tag is None else table.tag == hold.tag
+    if hold.grant_id is None and hold.tag is None:
         provider = table.provider.is_(None) if hold.provider is None else table.provider == hold.provider
-        on = and_(table.grant_id.is_(None), provider)
+        on = and_(table.grant_id.is_(None), table.tag.is_(None), provider)
     reason: str | None = connection.execute(
         select(table.reason)
         .where(table.at == hold.held_since, table.kind == "hold", table.application == hold.application, on)

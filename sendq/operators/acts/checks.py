@@ -92,7 +92,8 @@ def _ids(ids: Sequence[str], *, field: str, what: str) -> list[UUID]:
 def job_filter_of(which: UnfinishedFilter | DeadLetterFilter | DoubtFilter) -> JobFilter:
     """A filter of jobs, checked. Raises `NotFound` for a batch's id that is none."""
     batch = None if which.batch_id is None else parse_id(which.batch_id, what="batch")
-    return job_filter(which.application, which.provider, which.grant_id, which.rule, batch, which.since, which.until)
+    lanes = (which.application, which.provider, which.grant_id)
+    return job_filter(*lanes, which.rule, batch, which.since, which.until, which.tag)
 
 
 def grant_query_of(which: GrantFilter, states: Collection[GrantState]) -> GrantQuery:
@@ -109,7 +110,7 @@ def grant_query_of(which: GrantFilter, states: Collection[GrantState]) -> GrantQ
 def require_a_field(which: object, empty: object) -> None:
     """Refuse a filter that would match everything."""
     if which == empty:
-        given = ("rule", "provider", "application", "grant_id", "batch_id", "since", "until")
+        given = ("rule", "provider", "application", "grant_id", "batch_id", "tag", "since", "until")
         refuse([Problem("which", "has no filter", f"give at least one of {', '.join(given)}")])
 
 
@@ -117,7 +118,8 @@ def event_fields(which: JobFilter | GrantQuery) -> dict[str, Any]:
     """A filter as the fields of the act's event."""
     scope = which.scope
     lanes = {"application": scope.application, "provider": scope.provider, "grant_id": scope.grant}
-    return lanes | {"rule": which.rule, "batch_id": which.batch_id}
+    of_jobs = {"tag": which.tag} if isinstance(which, JobFilter) else {}
+    return lanes | {"rule": which.rule, "batch_id": which.batch_id} | of_jobs
 
 
 def spacing_of(apart_s: float) -> Micros:

@@ -1,4 +1,4 @@
-"""Pause a grant, a provider or an application until a given time."""
+"""Pause a grant, a provider, an application or a tag until a given time."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ def hold(
         allowed = holds.hold_grant(
             connection, scope.application, scope.grant_id, until=until, by=by, reason=reason, now=now
         )
+    elif scope.tag is not None:
+        allowed = holds.hold_tag(connection, scope.application, scope.tag, until=until, by=by, reason=reason, now=now)
     else:
         pair = provider_of_pair(scope)
         allowed = holds.hold_pair(connection, scope.application, pair, until=until, by=by, reason=reason, now=now)
@@ -53,6 +55,8 @@ def state_of(connection: Connection, scope: Scope, *, now: Micros) -> ScopeState
     """A scope as it is now."""
     if scope.grant_id is not None:
         return holds.grant_state(connection, scope.application, scope.grant_id, now=now)
+    if scope.tag is not None:
+        return holds.tag_state(connection, scope.application, scope.tag, now=now)
     return holds.pair_state(connection, scope.application, provider_of_pair(scope), now=now)
 
 

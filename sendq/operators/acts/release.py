@@ -42,6 +42,8 @@ def release(connection: Connection, scope: Scope, *, by: str, reason: str, dry_r
         outcome = "reopened" if before.closed else "released" if before.held_until is not None else None
     elif scope.grant_id is not None:
         outcome = holds.release_grant(connection, scope.application, scope.grant_id, by=by, reason=reason, now=now)
+    elif scope.tag is not None:
+        outcome = holds.release_tag(connection, scope.application, scope.tag, by=by, reason=reason, now=now)
     else:
         pair = provider_of_pair(scope)
         outcome = holds.release_pair(connection, scope.application, pair, by=by, reason=reason, now=now)

@@ -51,6 +51,7 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.Column("on_outcome", sa.Text(), nullable=True),
         sa.Column("key", sa.Text(), nullable=True),
+        sa.Column("tags", sa.Text(), nullable=True),
         sa.Column("making", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("cancel_at", sa.BigInteger(), nullable=True),
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
@@ -193,6 +194,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("number", sa.Integer(), nullable=True),
         sa.Column("act", sa.Uuid(), nullable=True),
+        sa.Column("tag", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_event_pkey")),
     )
     op.create_index("sendq_event_at_idx", "sendq_event", ["at", "id"], unique=False)
@@ -248,6 +250,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Text(), nullable=True),
         sa.Column("seal", sa.LargeBinary(), nullable=True),
         sa.Column("seal_key", sa.Text(), nullable=True),
+        sa.Column("tags", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
     )
     op.create_index(
@@ -345,6 +348,13 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("state = 'queued'"),
         sqlite_where=sa.text("state = 'queued'"),
+    )
+    op.create_table(
+        "sendq_job_tag",
+        sa.Column("tag", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.PrimaryKeyConstraint("tag", "job_id", name=op.f("sendq_job_tag_pkey")),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "sendq_key",
@@ -556,6 +566,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("application", "digest", "category", name=op.f("sendq_suppression_pkey")),
     )
     op.create_index("sendq_suppression_at_idx", "sendq_suppression", ["at", "digest"], unique=False)
+    op.create_table(
+        "sendq_tag_hold",
+        sa.Column("application", sa.Text(), nullable=False),
+        sa.Column("tag", sa.Text(), nullable=False),
+        sa.Column("held_until", sa.BigInteger(), nullable=False),
+        sa.Column("held_since", sa.BigInteger(), nullable=False),
+        sa.Column("held_by", sa.Text(), nullable=False),
+        sa.Column("released", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.PrimaryKeyConstraint("application", "tag", name=op.f("sendq_tag_hold_pkey")),
+    )
     op.create_table(
         "sendq_wake",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),

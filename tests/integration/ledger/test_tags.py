@@ -1,0 +1,290 @@
+"""Tags in the ledger: jobs are found, counted, held, released, retried and cancelled by them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select
+
+from sendq import (
+    DeadLetterFilter,
+    InvalidArgument,
+    Operators,
+    Options,
+    Query,
+    Scope,
+    Send,
+    State,
+    UnfinishedFilter,
+)
+from sendq.clock import SECOND, moment
+from sendq.facts.outcomes import Page
+from sendq.ledger import batches, retention, walks
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching import tag_holds
+from sendq.rules.states import Event
+from tests.support.ledger import MESSAGE, Ledger, end, outcome
+
+MAY, JUNE = {"campaign": "may"}, {"campaign": "june", "tenant": "7"}
+WHO: Any = {"by": "anna", "reason": "wrong price in the subject"}
+HOUR = 3_600 * SECOND
+
+
+def operators(ledger: Ledger) -> Operators:
+    return Operators(ledger.engine, now=ledger.clock)
+
+
+def send(ledger: Ledger, grant: str = "g1", **options: Any) -> str:
+    return ledger.queue.send(grant, MESSAGE, **options).id
+
+
+def hold(ledger: Ledger, tag: str = "campaign=may", hours: float = 2) -> None:
+    until = moment(ledger.clock()) + timedelta(hours=hours)
+    assert operators(ledger).hold(Scope.of_tag(tag), until=until, **WHO).done
+
+
+def release(ledger: Ledger, tag: str = "campaign=may") -> str | None:
+    return operators(ledger).release(Scope.of_tag(tag), **WHO).outcome
+
+
+def bring_back(ledger: Ledger) -> int:
+    """What the leader does after a release."""
+    with ledger.writing() as connection:
+        released = tag_holds.released(connection)
+    number = 0
+    for name in released:
+        after: UUID | None = UUID(int=0)
+        while after is not None:
+            with ledger.writing() as connection:
+                part, after = tag_holds.bring_back(connection, *name, after=after, now=ledger.clock())
+            number += part
+    return number
+
+
+def turn(ledger: Ledger, event: Event = Event.ACCEPT) -> list[str]:
+    """A turn of each lane in which all that it may run ends alike; the ids of these jobs, in their order."""
+    ledger.clock.advance(1)
+    went = []
+    for claimed in ledger.claim(ledger.offer()):
+        for job in claimed.jobs:
+            if job.id not in claimed.begun:
+                ledger.record(begins=[(claimed, job.id)])
+            ledger.record(outcome(claimed, job, event, sent="yes" if event is Event.ACCEPT else "no"))
+            went.append(str(job.id))
+        ledger.record(ends=[end(claimed)])
+    return went
+
+
+def turns(ledger: Ledger, number: int) -> list[str]:
+    return [job for _ in range(number) for job in turn(ledger)]
+
+
+def counted(ledger: Ledger, tag: str = "campaign=may") -> dict[State, int]:
+    ledger.absorb()
+    return dict(ledger.queue.count(tag=tag).states)
+
+
+def listed(ledger: Ledger, **filters: Any) -> list[str]:
+    ledger.absorb()
+    return [line.id for line in ledger.queue.jobs(**filters).items]
+
+
+class TestFinding:
+    def test_lists_the_jobs_with_a_tag_the_latest_first(self, ledger: Ledger) -> None:
+        first, other, plain = send(ledger, tags=MAY), send(ledger, tags=JUNE), send(ledger)
+        second = send(ledger, "g2", tags=MAY | {"tenant": "7"})
+        ledger.absorb()
+        assert listed(ledger, tag="campaign=may") == [second, first]
+        assert listed(ledger, tag="tenant=7") == [second, other]
+        assert listed(ledger, tag="tenant=7", grant_id="g1") == [other]
+        assert listed(ledger, tag="campaign=july") == []
+        page = ledger.queue.jobs(tag="tenant=7", limit=1)
+        assert [*page.items, *ledger.queue.jobs(tag="tenant=7", limit=1, cursor=page.next).items][1].id == other
+        assert ledger.queue.job(first).tags == MAY
+        assert ledger.queue.job(plain).tags == {}
+        assert {line.id: line.tags for line in ledger.queue.jobs("g1").items} == {first: MAY, other: JUNE, plain: {}}
+
+    def test_counts_by_state(self, ledger: Ledger) -> None:
+        for _ in range(3):
+            send(ledger, tags=MAY)
+        send(ledger, tags=JUNE)
+        ended = turn(ledger)
+        sent = sum(line.state is State.SENT and line.tags == MAY for line in ledger.queue.jobs("g1").items)
+        assert len(ended) >= 1
+        states = ledger.queue.count(tag="campaign=may").states
+        assert states.get(State.SENT, 0) == sent
+        assert sum(states.values()) == ledger.queue.count(tag="campaign=may").number == 3
+        assert ledger.queue.count(tag="campaign=may", state="dead").states == {}
+        assert operators(ledger).count_jobs(tag="tenant=7").number == 1
+
+    def test_refuses_what_is_no_tag(self, ledger: Ledger) -> None:
+        with pytest.raises(InvalidArgument, match="tag: has no ="):
+            ledger.queue.jobs(tag="campaign")
+        with pytest.raises(InvalidArgument, match="looks like an email address"):
+            operators(ledger).count_jobs(tag="to=ann@example.com")
+
+    def test_finds_the_jobs_of_a_batch_and_those_that_its_walk_makes(self, ledger: Ledger) -> None:
+        batch = ledger.queue.modify_matching("g1", Query(unread=True), unread=False, tags=JUNE)
+        ledger.clock.advance(1)
+        claimed = ledger.serve()
+        (listing,) = claimed.jobs
+        ledger.record(
+            outcome(claimed, listing, Event.ACCEPT, sent="yes", page=Page(["m1", "m2"], None, "")), ends=[end(claimed)]
+        )
+        with ledger.writing() as connection:
+            batches.finish_batches(connection, now=ledger.clock(), limit=100)
+        with ledger.writing() as connection:
+            assert walks.make_jobs(connection, UUID(batch.id), now=ledger.clock()) == 2
+        assert len(listed(ledger, tag="tenant=7")) == 3
+        assert ledger.queue.batch(batch.id).tags == JUNE
+
+    def test_of_a_repeated_call_adds_nothing(self, ledger: Ledger) -> None:
+        assert send(ledger, key="a", tags=MAY) == send(ledger, key="a", tags=JUNE)
+        assert len(listed(ledger, tag="campaign=may")) == 1
+        assert listed(ledger, tag="campaign=june") == []
+
+    def test_of_many_jobs_at_once(self, ledger: Ledger) -> None:
+        sends = [Send("g1", MESSAGE, Options(tags=MAY if number % 2 else None)) for number in range(1_100)]
+        ledger.queue.send_many(sends)
+        assert counted(ledger) == {State.QUEUED: 550}
+        assert ledger.queue.count("g1").number == 1_100
+
+
+class TestAHoldOfATag:
+    def test_lets_the_others_of_the_lane_go_on(self, ledger: Ledger) -> None:
+        held = [send(ledger, tags=MAY) for _ in range(3)]
+        other, plain = send(ledger, tags=JUNE), send(ledger)
+        hold(ledger)
+        later = send(ledger, tags=MAY)  # after the hold
+        assert turns(ledger, 2) == [other, plain]
+        why = ledger.queue.why(held[0])
+        assert (why.reason, why.by, why.note) == ("held", "anna", WHO["reason"])
+        assert why.says.startswith("the tag campaign=may is held")
+        assert ledger.queue.why(later).reason == "held"
+        assert counted(ledger) == {State.QUEUED: 4}
+
+    def test_that_is_released_lets_them_go_in_their_order(self, ledger: Ledger) -> None:
+        held = [send(ledger, tags=MAY) for _ in range(3)]
+        hold(ledger)
+        assert turn(ledger) == []
+        assert release(ledger) == "released"
+        assert bring_back(ledger) == 3
+        assert turns(ledger, 3) == held
+        assert release(ledger) is None
+
+    def test_ends_by_itself(self, ledger: Ledger) -> None:
+        held = send(ledger, tags=MAY)
+        hold(ledger, hours=1)
+        assert turn(ledger) == []
+        ledger.clock.advance(3_601)
+        assert turn(ledger) == [held]
+
+    def test_is_never_shortened(self, ledger: Ledger) -> None:
+        hold(ledger, hours=2)
+        until = moment(ledger.clock()) + timedelta(hours=1)
+        assert not operators(ledger).hold(Scope.of_tag("campaign=may"), until=until, **WHO).allowed
+        before = operators(ledger).hold(Scope.of_tag("campaign=may"), until=until, **WHO, dry_run=True).before
+        assert before.held_by == "anna"
+
+    def test_of_another_tag_of_the_job_still_holds(self, ledger: Ledger) -> None:
+        job = send(ledger, tags=MAY | {"tenant": "7"})
+        hold(ledger)
+        hold(ledger, "tenant=7")
+        assert turn(ledger) == []
+        release(ledger)
+        assert bring_back(ledger) == 1
+        assert turn(ledger) == []
+        assert ledger.queue.why(job).says.startswith("the tag tenant=7 is held")
+
+    def test_of_another_application_holds_nothing_here(self, ledger: Ledger) -> None:
+        job = send(ledger, tags=MAY)
+        until = moment(ledger.clock()) + timedelta(hours=1)
+        operators(ledger).hold(Scope.of_tag("campaign=may", "other"), until=until, **WHO)
+        assert turn(ledger) == [job]
+
+    def test_leaves_later_jobs_to_their_time(self, ledger: Ledger) -> None:
+        job = send(ledger, tags=MAY, due_at=moment(ledger.clock()) + timedelta(hours=5))
+        hold(ledger, hours=2)
+        ledger.absorb()
+        assert ledger.queue.why(job).reason == "not_due"
+        release(ledger)
+        assert bring_back(ledger) == 0
+        assert ledger.queue.why(job).reason == "not_due"
+
+    def test_that_is_taken_up_again_while_it_is_released_holds_on(self, ledger: Ledger) -> None:
+        send(ledger, tags=MAY)
+        hold(ledger)
+        assert turn(ledger) == []
+        release(ledger)
+        hold(ledger, hours=3)
+        assert bring_back(ledger) == 0
+        ledger.clock.advance(2.5 * 3_600)
+        assert turn(ledger) == []
+
+    def test_keeps_changes_of_one_message_in_order(self, ledger: Ledger) -> None:
+        first = ledger.queue.modify("g1", ["m1"], unread=True, tags=MAY)
+        ledger.clock.advance(1)
+        second = ledger.queue.modify("g1", ["m1"], unread=False)
+        hold(ledger)
+        assert turns(ledger, 2) == []
+        release(ledger)
+        bring_back(ledger)
+        ledger.clock.advance(31)
+        jobs = [listed(ledger, batch_id=batch.id)[0] for batch in (first, second)]
+        assert turns(ledger, 3) == jobs
+
+    def test_puts_off_many_at_once(self, ledger: Ledger) -> None:
+        ledger.queue.send_many([Send("g1", MESSAGE, Options(tags=MAY)) for _ in range(600)])
+        plain = send(ledger)
+        hold(ledger)
+        assert turns(ledger, 2) == [plain]
+        release(ledger)
+        assert bring_back(ledger) == 600
+
+    def test_is_shown(self, ledger: Ledger) -> None:
+        send(ledger, tags=MAY)
+        ledger.absorb()
+        hold(ledger)
+        (held,) = operators(ledger).status().holds
+        assert (held.tag, held.application, held.by) == ("campaign=may", "default", "anna")
+        assert operators(ledger).overview().holds == (held,)
+        (event,) = operators(ledger).events(kind="hold").items
+        assert (event.tag, event.reason) == ("campaign=may", WHO["reason"])
+
+
+class TestActs:
+    def test_cancel_the_jobs_with_a_tag(self, ledger: Ledger) -> None:
+        for tags in (MAY, JUNE, None):
+            send(ledger, tags=tags)
+        ledger.absorb()
+        which = UnfinishedFilter(tag="campaign=may")
+        assert operators(ledger).cancel_jobs(which, **WHO, dry_run=True).finish().number == 1
+        assert operators(ledger).cancel_jobs(which, **WHO).finish().number == 1
+        assert counted(ledger) == {State.CANCELLED: 1}
+        assert ledger.queue.count("g1", state="queued").number == 2
+        assert operators(ledger).events(kind="cancel").items[0].tag == "campaign=may"
+
+    def test_retry_the_dead_letters_with_a_tag(self, ledger: Ledger) -> None:
+        send(ledger, tags=MAY)
+        send(ledger, "g2", tags=JUNE)
+        turn(ledger, Event.GIVE_UP)
+        assert {one.number for one in operators(ledger).dead_letter_counts(tag="campaign=may")} == {1}
+        assert len(operators(ledger).dead_letters(tag="tenant=7").items) == 1
+        assert operators(ledger).retry(DeadLetterFilter(tag="campaign=may"), **WHO).finish().retried == 1
+        assert counted(ledger) == {State.QUEUED: 1}
+
+
+class TestRetention:
+    def test_deletes_the_tags_with_the_job(self, ledger: Ledger) -> None:
+        send(ledger, tags=JUNE)
+        turn(ledger)
+        kept = send(ledger, "g2", tags=JUNE)
+        now = ledger.clock.advance(1_000)
+        with ledger.writing() as connection:
+            assert retention.drop_jobs(connection, State.SENT, before=now, now=now) == 1
+            left = connection.execute(select(schema.job_tag.c.job_id).distinct()).scalars().all()
+            assert connection.execute(select(func.count()).select_from(schema.job_tag)).scalar_one() == 2
+        assert [str(one) for one in left] == [kept]
