@@ -2,7 +2,8 @@
 --
 --   sendq_owner    owns the tables; only `sendq migrate` uses it
 --   sendq_worker   workers, the command line, the console, the receiver of Nylas's webhooks
---   sendq_app      web applications: enqueue, read, cancel. What workers record it cannot change.
+--   sendq_app      web applications: enqueue, read, cancel; reschedule and hold what waits. What workers record it
+--                  cannot change.
 --
 -- Run it in the ledger's database as a superuser (managed servers: as their administrator), before the first migration
 -- and again after each one. It can be repeated. Roles get no password here:
@@ -52,6 +53,23 @@ BEGIN
         -- Cancelling a job or a batch. To lock a row takes the right to update one of its columns.
         GRANT UPDATE (state, rule, finished_at, cancel_at) ON sendq_job TO sendq_app;
         GRANT UPDATE (cancel_at, making, cancelled) ON sendq_batch TO sendq_app;
+        -- Rescheduling and holding them, which the journal records: of its events, the application writes only these.
+        GRANT UPDATE (due_at, next_at, resume_at, expires_at, priority) ON sendq_job TO sendq_app;
+        GRANT UPDATE (due_at, expires_at, priority, held_at) ON sendq_batch TO sendq_app;
+        GRANT INSERT, UPDATE (number) ON sendq_event TO sendq_app;
+        ALTER TABLE sendq_event ENABLE ROW LEVEL SECURITY;
+        DROP POLICY IF EXISTS sendq_workers ON sendq_event;
+        CREATE POLICY sendq_workers ON sendq_event TO sendq_worker USING (true);
+        DROP POLICY IF EXISTS sendq_readers ON sendq_event;
+        CREATE POLICY sendq_readers ON sendq_event FOR SELECT TO sendq_app USING (true);
+        DROP POLICY IF EXISTS sendq_changes ON sendq_event;
+        CREATE POLICY sendq_changes ON sendq_event FOR INSERT TO sendq_app WITH CHECK (
+            kind IN ('reschedule', 'priority', 'hold', 'release') AND (job_id IS NOT NULL OR batch_id IS NOT NULL)
+        );
+        DROP POLICY IF EXISTS sendq_counts ON sendq_event;
+        CREATE POLICY sendq_counts ON sendq_event FOR UPDATE TO sendq_app USING (
+            kind IN ('reschedule', 'priority', 'hold', 'release') AND batch_id IS NOT NULL AND act IS NULL
+        );
         GRANT DELETE ON sendq_found TO sendq_app;
         -- A file that is sent again is locked, so that retention does not delete it.
         GRANT UPDATE (size) ON sendq_content TO sendq_app;

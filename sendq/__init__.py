@@ -80,7 +80,7 @@ _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
         "InvalidArgument", "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound",
-        "Problem", "Pruned", "Retryable", "SchemaMismatch", "SendqError", "Unreadable",
+        "NotWaiting", "Problem", "Pruned", "Retryable", "SchemaMismatch", "SendqError", "Unreadable",
     ),
     "sendq.filters": ("DeadLetterFilter", "DeliveryFilter", "DoubtFilter", "GrantFilter", "UnfinishedFilter"),
     "sendq.messages.attachment": ("Attachment",),
@@ -139,6 +139,7 @@ __all__ = [
     "Message",
     "MimeMessage",
     "NotFound",
+    "NotWaiting",
     "Operators",
     "Options",
     "Page",

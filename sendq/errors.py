@@ -7,6 +7,7 @@
     ├── KeyConflict               the key belongs to a job with different content
     ├── NotFound                  no such job, batch or key
     │   └── Pruned                it existed and was deleted after its retention period; its key is remembered
+    ├── NotWaiting                the job cannot be changed any more; says its state
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
     ├── Unreadable                stored content is encrypted with a key that is not available
     │   ├── Altered               it is not what was stored: something other than sendq changed the ledger
@@ -126,6 +127,17 @@ class Pruned(NotFound):
             f"the {what} that was enqueued with this key ({identity}, {enqueued_at}) has ended and was deleted after "
             "its retention period; its outcome is no longer known"
         )
+
+
+class NotWaiting(SendqError):
+    """The job or batch cannot be changed any more: its call is being made, its outcome is unknown, or it has ended.
+
+    Nothing was changed. ``id`` is the job's or batch's id, ``state`` the state that it is in.
+    """
+
+    def __init__(self, what: str, identity: str, state: str, reason: str) -> None:
+        self.id, self.state = identity, state
+        super().__init__(f"the {what} {identity} is {state.replace('_', ' ')}: {reason}; nothing was changed")
 
 
 class Retryable(SendqError):

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine
 
-from sendq import clock
+from sendq import changes, clock
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.planning import (
     Expiry,
@@ -31,7 +31,7 @@ from sendq.enqueueing.senders import Senders
 from sendq.enqueueing.shared import Shared
 from sendq.filter_checks import job_filter, limit_of, members_of, name_of
 from sendq.ids import parse_id
-from sendq.ledger import admission
+from sendq.ledger import admission, waiting_jobs
 from sendq.ledger.batches import cancel_batch, end_some
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.transactions import Transactions
@@ -44,6 +44,7 @@ from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.rules.states import State
+from sendq.rules.waiting_job import Change
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobCounts, JobLine, JobView, Page, Priority, Why
@@ -423,9 +424,114 @@ class SendQueue:
             step = partial(end_some, batch_id=found, after=after, now=self._now())
             after = self._ledger.write(None, step)
 
+    def reschedule(
+        self,
+        job_id: str | None = None,
+        *,
+        due_at: datetime | None,
+        expires_at: Expiry = None,
+        key: str | None = None,
+        batch_id: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        by: str | None = None,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> int:
+        """Change when a job that waits, or the waiting jobs of a batch, may begin. Returns how many were changed.
+
+        This replaces the wait before a retry, too; a hold remains. To change several things at once, pass ``session``.
+
+        Args:
+            job_id, key, batch_id: give one; a key names a job or a batch.
+            due_at: no earlier than this (aware). None: at once.
+            expires_at: the new expiry, or `NEVER`. None: the expiry stays, and ``due_at`` must be before it.
+            by, reason: author and reason, recorded with the change; by default ``program`` and none.
+            session: join this transaction. Without it, each few hundred jobs of a batch are changed in one.
+
+        Raises:
+            NotWaiting: its call is being made, its outcome is unknown, or it has ended. Jobs of a batch of which this
+                is true are left as they are.
+            InvalidArgument: an argument is invalid, or it would expire before it is due.
+            NotFound: there is no such job, batch or key.
+        """
+        change = changes.reschedule_of(due_at, expires_at, now=self._now())
+        return self._change(change, job_id, key, batch_id, application, by, reason, session)
+
+    def set_priority(
+        self,
+        job_id: str | None = None,
+        *,
+        priority: Priority | str | int,
+        key: str | None = None,
+        batch_id: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        by: str | None = None,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> int:
+        """Change the priority of a job that waits, or of the waiting jobs of a batch; the rest as in `reschedule`."""
+        change = changes.priority_of(priority)
+        return self._change(change, job_id, key, batch_id, application, by, reason, session)
+
+    def hold(
+        self,
+        job_id: str | None = None,
+        *,
+        key: str | None = None,
+        batch_id: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        by: str | None = None,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> int:
+        """Keep a job that waits, or the waiting jobs of a batch, from beginning until `release`; the rest as in
+        `reschedule`.
+
+        A job that is held still expires. Later changes of the same message wait for it. Jobs that a batch's search
+        finds afterwards are held too.
+        """
+        return self._change(changes.HOLD, job_id, key, batch_id, application, by, reason, session)
+
+    def release(
+        self,
+        job_id: str | None = None,
+        *,
+        key: str | None = None,
+        batch_id: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        by: str | None = None,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> int:
+        """End a `hold` of a job or batch: it may begin at its due time, or when its retry is due."""
+        return self._change(changes.RELEASE, job_id, key, batch_id, application, by, reason, session)
+
     def close(self) -> None:
         """Close the pooled connections. The queue opens new ones if it is used again."""
         self._ledger.close()
+
+    def _change(
+        self,
+        change: Change,
+        job_id: str | None,
+        key: str | None,
+        batch_id: str | None,
+        application: str,
+        by: str | None,
+        reason: str | None,
+        session: Any,
+    ) -> int:
+        author, now = changes.author_of(by, reason), self._now()
+        begin = waiting_jobs.start if session is None else waiting_jobs.all_at_once
+
+        def first(connection: Connection) -> waiting_jobs.Changing:
+            job, batch = lookup.job_or_batch(connection, job_id, batch_id, application, key)
+            return begin(connection, change, author, job_id=job, batch_id=batch, now=now)
+
+        done = self._ledger.write(session, first)
+        while done.after is not None:
+            done = self._ledger.write(None, partial(waiting_jobs.go_on, change=change, so_far=done, now=now))
+        return done.number
 
     def _store_sends(self, sends: Sequence[Send], *, indexed: bool, session: Any) -> list[Job]:
         now = self._now()

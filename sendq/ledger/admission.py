@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, true
 
 from sendq.clock import Micros, moment
 from sendq.errors import LaneFull
@@ -18,6 +18,7 @@ from sendq.rules.by_hand import EXPIRY
 from sendq.rules.eta import predicted
 from sendq.rules.pace import SENDS
 from sendq.rules.states import State
+from sendq.rules.waiting_job import HELD
 from sendq.views import Eta, Priority
 
 
@@ -34,7 +35,7 @@ def eta(
     """When a job that is enqueued now would be carried out."""
     lane_at = lane_id(application, grant_id)
     lane = connection.execute(select(schema.lane).where(schema.lane.c.id == lane_at)).first()
-    ahead = waiting(connection, lane_at, priority=priority, most=AHEAD_MOST)
+    ahead = waiting(connection, lane_at, priority=priority, most=AHEAD_MOST, even_held=False)
     more = ahead == AHEAD_MOST
     if lane is None:
         at = predicted(None, call, ahead=ahead, now=now, not_before=not_before)
@@ -52,12 +53,18 @@ def _expiry(call: str, at: Micros | None, due_at: Micros) -> datetime | None:
     return moment(expires_at) if call in SENDS and (at is None or at >= expires_at) else None
 
 
-def waiting(connection: Connection, lane: UUID, *, most: int, priority: int = Priority.LOW) -> int:
-    """How many jobs of at least this priority wait in a lane; counts up to ``most``."""
+def waiting(
+    connection: Connection, lane: UUID, *, most: int, priority: int = Priority.LOW, even_held: bool = True
+) -> int:
+    """How many jobs of at least this priority wait in a lane; counts up to ``most``.
+
+    ``even_held``: also those that a person holds.
+    """
     table = schema.job.c
     some = (
         select(table.id)
         .where(table.lane_id == lane, table.state == State.QUEUED.value, table.priority <= priority)
+        .where(true() if even_held else table.next_at < HELD)
         .limit(most)
         .subquery()
     )

@@ -41,6 +41,7 @@ from sendq.ledger.jobs import locked_from, store_changes
 from sendq.rules.by_hand import EXPIRY
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
 from sendq.rules.states import FINAL, Event, State, move
+from sendq.rules.waiting_job import HELD
 
 # A look that was begun but not recorded (its leader died) is repeated after this: longer than any look takes.
 BEGUN_FOR: Micros = 5 * 60 * SECOND
@@ -288,6 +289,8 @@ def _state_after(state: State, event: Event) -> State:
 def _ended(row: Row[Any], ending: Ending, *, at: Micros, now: Micros, even_late: bool) -> dict[str, Any]:
     state = _state_after(State(row.state), ending.event)
     again = state is State.QUEUED
+    start = max(at, row.due_at)
+    is_held = row.resume_at is not None
     late = row.expires_at is not None and row.expires_at <= at
     return {
         "id": row.id,
@@ -295,7 +298,8 @@ def _ended(row: Row[Any], ending: Ending, *, at: Micros, now: Micros, even_late:
         "rule": ending.rule,
         "message_id": ending.message_id or row.message_id,
         "finished_at": now if state in FINAL else None,
-        "next_at": at if again else row.next_at,
+        "next_at": (HELD if is_held else start) if again else row.next_at,
+        "resume_at": start if again and is_held else row.resume_at,
         "attempts": 0 if again else row.attempts,
         "deaths": 0 if again and even_late else row.deaths,  # else it would just kill its process again
         "conflicts": 0,

@@ -99,7 +99,7 @@ def append_wakes(connection: Connection, wakes: Sequence[Mapping[str, Any]], *, 
     notify(connection, at=at)
 
 
-def wakes_of(rows: Iterable[Row[Any]], starts: Mapping[UUID, Micros]) -> list[dict[str, Any]]:
+def wakes_of(rows: Iterable[Any], starts: Mapping[UUID, Micros]) -> list[dict[str, Any]]:
     """A wake row for each lane of these jobs, with the earliest start by priority."""
     wakes: dict[UUID, dict[str, Any]] = {}
     for row in rows:

@@ -8,6 +8,7 @@
     narrowed            a lane makes fewer calls at once from now on
     clock_set_back      the clock had been ahead; times that lie too far ahead were brought back
     cancel, retry, resolved, deliveries_retried, forget, recovered, rekey    what an operator did
+    reschedule, priority    a person or program changed jobs that wait, as do hold and release of a job or batch
     refused             somebody tried an act in the console who is not an operator
 
 An act on many things is one event with their ``number``, in the transaction that changed the first of them.
@@ -37,7 +38,7 @@ AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
 KINDS = (
     "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
-    "refused",
+    "reschedule", "priority", "refused",
 )  # fmt: skip
 
 

@@ -239,7 +239,13 @@ def _try_another_job(connection: Connection, lane: Lane, *, now: Micros) -> None
     It must be of the same kind: a grant that may modify messages may lack the right to send any.
     """
     refused = refused_jobs.counts(lane.refused_jobs)
-    waiting = [found for found in lock_jobs(connection, list(refused)).values() if found.state == State.QUEUED]
+    later = now + SET_ASIDE
+    # One that is held, or rescheduled to a later time, goes after the others anyway.
+    waiting = [
+        found
+        for found in lock_jobs(connection, list(refused)).values()
+        if found.state == State.QUEUED and found.next_at < later
+    ]
     if not waiting:
         return
     job, ids = schema.job, [found.id for found in waiting]
@@ -254,8 +260,7 @@ def _try_another_job(connection: Connection, lane: Lane, *, now: Micros) -> None
         ~exists().where(same_object.c.id.in_(ids), same_object.c.object_id == job.c.object_id),
     )
     if connection.execute(select(another)).scalar_one():
-        later = {"next_at": now + SET_ASIDE, "rule": JOB_REFUSED}
-        connection.execute(update(job).where(job.c.id.in_(ids)).values(**later))
+        connection.execute(update(job).where(job.c.id.in_(ids)).values(next_at=later, rule=JOB_REFUSED))
 
 
 def found_invalid(connection: Connection, lane_id: UUID, *, now: Micros) -> None:

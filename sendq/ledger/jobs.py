@@ -58,6 +58,15 @@ def lock_in_order(connection: Connection, ids: Sequence[UUID]) -> None:
         constant.rows(connection, _IN_ORDER, {"ids": sorted(set(ids), key=number)})
 
 
+def lock_due(connection: Connection, ids: Sequence[UUID], *, now: Micros) -> set[UUID]:
+    """Lock jobs, in the order of their ids; returns those that still wait and are due, to be put off.
+
+    One that has been held or rescheduled since it was read must not be brought back by that.
+    """
+    locked = lock_jobs(connection, ids)
+    return {job_id for job_id, job in locked.items() if job.state == State.QUEUED and job.next_at <= now}
+
+
 def locked_from(row: Row[Any]) -> LockedJob:
     """A job that the caller's own query locked and read with all columns."""
     return LockedJob._make(getattr(row, name) for name in LockedJob._fields)

@@ -36,7 +36,7 @@ from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.dispatching.suppression import Suppression
 from sendq.ledger.enqueue import notify
-from sendq.ledger.jobs import end_waiting, lock_in_order
+from sendq.ledger.jobs import end_waiting, lock_due
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED, SUPPRESSED
@@ -113,8 +113,8 @@ def open_jobs(
         ]
     suppressed = suppression.suppressed(lanes, opened.jobs) if suppression is not None else []
     if put_off or altered or suppressed:
-        lock_in_order(connection, [job.id for jobs in loaded.values() for job in jobs])
-    update_rows(connection, schema.job, put_off)
+        due = lock_due(connection, [job.id for jobs in loaded.values() for job in jobs], now=now)
+        update_rows(connection, schema.job, [row for row in put_off if row["id"] in due])
     if altered:
         ends = {job.id: event_of_end(job.operation, job.doubt_at) for job in altered}
         opened.unopened.altered += sorted(end_waiting(connection, ends, now=now, rule=INTEGRITY))

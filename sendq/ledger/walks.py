@@ -24,6 +24,7 @@ from sendq.ledger import sealing
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_new, insert_rows
 from sendq.ledger.enqueue import append_wakes, tag_rows
+from sendq.rules.waiting_job import HELD
 from sendq.vault import Vault
 
 _WAKES = ("high_at", "normal_at", "low_at")
@@ -119,7 +120,8 @@ def _job(batch: Row[Any], operation: str, object_id: str | None, next_at: Micros
         "priority": batch.priority,
         "state": "queued",
         "due_at": batch.due_at,
-        "next_at": next_at,
+        "next_at": next_at if batch.held_at is None else HELD,
+        "resume_at": None if batch.held_at is None else next_at,
         "expires_at": batch.expires_at,
         "created_at": now,
         "on_outcome": None,

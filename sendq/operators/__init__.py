@@ -8,6 +8,7 @@ from __future__ import annotations
 from sendq.operators.acting import Acting
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
 from sendq.operators.acts.cancel_jobs import CancelProgress
+from sendq.operators.acts.change import ChangeProgress
 from sendq.operators.acts.deliver_again import DeliverAgainProgress
 from sendq.operators.acts.forget import ForgetProgress
 from sendq.operators.acts.hold import HoldResult
@@ -27,6 +28,7 @@ __all__ = [
     "CancelBatchProgress",
     "CancelProgress",
     "CancelResult",
+    "ChangeProgress",
     "DeliverAgainProgress",
     "ForgetProgress",
     "HoldProgress",

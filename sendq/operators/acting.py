@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from sendq import changes
+from sendq.enqueueing.planning import Expiry
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import parse_id
 from sendq.operators.acts import (
     cancel,
     cancel_jobs,
+    change,
     deliver_again,
     forget,
     hold,
@@ -24,14 +27,13 @@ from sendq.operators.acts import (
 )
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
 from sendq.operators.acts.cancel_jobs import CancelProgress
+from sendq.operators.acts.change import ChangeProgress
 from sendq.operators.acts.checks import (
     grant_query_of,
     hold_end,
     job_filter_of,
-    maybe_signed,
     refuse,
     require_a_field,
-    signed,
     spacing_of,
 )
 from sendq.operators.acts.deliver_again import DeliverAgainProgress
@@ -47,9 +49,11 @@ from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
 from sendq.operators.base import LedgerAccess
 from sendq.rules.by_hand import Answer
+from sendq.rules.waiting_job import Change
 from sendq.scope import Scope
+from sendq.signing import maybe_signed, signed
 from sendq.vault import Vault
-from sendq.views import GrantState
+from sendq.views import GrantState, Priority
 
 
 class Acting(LedgerAccess):
@@ -197,6 +201,86 @@ class Acting(LedgerAccess):
         by, why = maybe_signed(by, reason)
         parsed_id = parse_id(batch_id, what="batch")
         return Run(cancel.cancel_batch(self._ledger, parsed_id, by=by, reason=why, dry_run=dry_run))
+
+    def reschedule(
+        self,
+        job_id: str | None = None,
+        *,
+        due_at: datetime | None,
+        expires_at: Expiry = None,
+        batch_id: str | None = None,
+        key: str | None = None,
+        application: str = "default",
+        by: str,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Run[ChangeProgress]:
+        """Change when a job that waits, or the waiting jobs of a batch, may begin: see `SendQueue.reschedule`.
+
+        This act and the following three also raise `NotWaiting`, if the job or batch cannot be changed any more.
+        """
+        change_ = changes.reschedule_of(due_at, expires_at, now=self._now())
+        return self._change(change_, job_id, batch_id, key, application, by, reason, dry_run=dry_run)
+
+    def set_priority(
+        self,
+        job_id: str | None = None,
+        *,
+        priority: Priority | str | int,
+        batch_id: str | None = None,
+        key: str | None = None,
+        application: str = "default",
+        by: str,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> Run[ChangeProgress]:
+        """Change the priority of a job that waits, or of the waiting jobs of a batch."""
+        change_ = changes.priority_of(priority)
+        return self._change(change_, job_id, batch_id, key, application, by, reason, dry_run=dry_run)
+
+    def hold_job(
+        self,
+        job_id: str | None = None,
+        *,
+        batch_id: str | None = None,
+        key: str | None = None,
+        application: str = "default",
+        by: str,
+        reason: str,
+        dry_run: bool = False,
+    ) -> Run[ChangeProgress]:
+        """Keep a job that waits, or the waiting jobs of a batch, from beginning until it is released."""
+        return self._change(changes.HOLD, job_id, batch_id, key, application, by, reason, dry_run=dry_run)
+
+    def release_job(
+        self,
+        job_id: str | None = None,
+        *,
+        batch_id: str | None = None,
+        key: str | None = None,
+        application: str = "default",
+        by: str,
+        reason: str,
+        dry_run: bool = False,
+    ) -> Run[ChangeProgress]:
+        """End the hold of a job or batch."""
+        return self._change(changes.RELEASE, job_id, batch_id, key, application, by, reason, dry_run=dry_run)
+
+    def _change(
+        self,
+        wanted: Change,
+        job: str | None,
+        batch: str | None,
+        key: str | None,
+        application: str,
+        by: str,
+        reason: str | None,
+        *,
+        dry_run: bool,
+    ) -> Run[ChangeProgress]:
+        author = changes.author_of(by, reason)
+        parts = change.change(self._ledger, job, batch, key, application, wanted, author, dry_run=dry_run)
+        return Run(parts)
 
     def forget(
         self, grant_id: str, application: str = "default", *, by: str, reason: str, dry_run: bool = False

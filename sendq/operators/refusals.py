@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sendq.ledger import events
-from sendq.operators.acts.checks import signed
 from sendq.operators.base import LedgerAccess
+from sendq.signing import signed
 
 
 class Refusals(LedgerAccess):

@@ -25,6 +25,7 @@ class JobFacts:
     seen: str | None
     look_at: Micros | None
     expires_at: Micros | None = None
+    resume_at: Micros | None = None  # when it may begin once the person who holds it releases it
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,15 @@ class HoldFacts:
     rule: str | None
     by: str | None
     note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBy:
+    """The person or program that holds a job, or its batch."""
+
+    by: str
+    reason: str | None
+    batch_id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,7 @@ class Situation:
     unclaimed_since   since when no worker claims the turns that are offered; None: some do
     delivery          what became of its mail; None: it is no mail, or was not sent
     tag_holds         of its tags; some may be over
+    held              who holds the job itself, and why; None: nobody, or it is not known any more
     before            the last of the earlier changes of its message that have not ended
     """
 
@@ -82,3 +93,4 @@ class Situation:
     unclaimed_since: Micros | None = None
     delivery: Delivery | None = None
     tag_holds: tuple[HoldFacts, ...] = ()
+    held: HeldBy | None = None

@@ -12,6 +12,7 @@ from sendq.rules.eta import predicted
 from sendq.rules.pace import call_of, read, stated_costs
 from sendq.rules.reconcile import Seen
 from sendq.rules.rule_ids import (
+    BY_HAND,
     FAILED_LATER,
     GRANT_NOT_FOUND,
     INTEGRITY,
@@ -24,6 +25,7 @@ from sendq.rules.rule_ids import (
 )
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
+from sendq.rules.waiting_job import HELD
 from sendq.views import Why
 
 # By why the ledger is shut (`sendq.ledger.dispatching.lineage`); the remedy comes last: its options can be appended.
@@ -37,7 +39,7 @@ UNPUBLISHED = "turns cannot be published, because Redis cannot be reached or tak
 UNCLAIMED = "no worker claims turns: Redis loses their messages, or workers do not read their queue,"
 
 # Reasons whose end is not known.
-_OPEN_ENDED = frozenset({"reauth", "shut", "no_worker", "no_dispatcher", "broker", "unclaimed"})
+_OPEN_ENDED = frozenset({"held", "reauth", "shut", "no_worker", "no_dispatcher", "broker", "unclaimed"})
 
 # After this a leader that died should have been replaced: the lease has 4.5 s by default.
 LEADERLESS = 15 * SECOND
@@ -151,6 +153,8 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         return _why(job, "shut", SHUT[around.shut_because or "lost"])
     if around.lane is not None and around.lane.closed_at is not None:
         return _why(job, "reauth", _closed(around.lane), rule=around.lane.closed_rule, by="policy")
+    if job.resume_at is not None:
+        return _held_itself(around)
     held = _held(around, now=now, of_tags=True)
     # Whichever ends later decides: a job that is due tomorrow does not start when a hold of twenty minutes is over.
     if held is not None and held.until >= job.next_at:
@@ -162,8 +166,11 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         )
     before = around.before
     if before is not None and (before.state == State.SENDING or before.next_at > now):
+        says = f"an earlier change of the same message goes first: job {before.id}"
+        if before.next_at >= HELD:
+            return _why(job, "behind", f"{says}, which a person holds")
         until = before.next_at if before.state == State.QUEUED else None
-        return _why(job, "behind", f"an earlier change of the same message goes first: job {before.id}", until=until)
+        return _why(job, "behind", says, until=until)
     if job.next_at > now:
         if job.rule in NOT_OPENED:
             return _why(job, "held", _unopened(job.rule, around), until=job.next_at, rule=job.rule, by="policy")
@@ -175,6 +182,15 @@ def _explain(around: Situation, *, now: Micros) -> Why:
             )
         return _why(job, "not_due", "it is not due yet", until=job.next_at)
     return _unserved(around, now=now)
+
+
+def _held_itself(around: Situation) -> Why:
+    """A person holds the job, or its batch."""
+    job, held = around.job, around.held
+    if held is None:
+        return _why(job, "held", "the job is held until it is released: sendq release --job", rule=BY_HAND)
+    what = "the job is" if held.batch_id is None else f"its batch {held.batch_id} is"
+    return _why(job, "held", f"{what} held until it is released", rule=BY_HAND, by=held.by, note=held.reason)
 
 
 def _sent(around: Situation) -> str:

@@ -57,7 +57,8 @@ class BatchView:
 
     ``total`` is None until a walk has found its messages. ``counts`` has the number of jobs in each final state, and
     in doubt. ``rate`` is in jobs per second over the last minute; ``eta`` follows from it, from holds and from the
-    lane's pace, and is None when unknown (during a walk, and while the lane is closed). ``errors`` are the first dead
+    lane's pace, and is None when unknown (during a walk, while the lane is closed, and while a person holds the batch:
+    ``held_at``). ``errors`` are the first dead
     letters, at most ten. ``finished_at``: when its last job ended; a retry of its dead letters reopens it.
     """
 
@@ -73,6 +74,7 @@ class BatchView:
     eta: datetime | None = None
     errors: Sequence[BatchError] = ()
     cancelled_at: datetime | None = None
+    held_at: datetime | None = None
     finished_at: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 

@@ -55,7 +55,7 @@ class JobView:
     starts again at 0 when a person retries the job; ``trail`` has every attempt.
 
     ``delivery``: what became of its mail; None: it is no mail, or was not sent. ``key``: the one that it was enqueued
-    with; a batch's is that of the batch.
+    with; a batch's is that of the batch. ``next_at``: when it may next begin; None: a person holds it.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
@@ -70,7 +70,7 @@ class JobView:
     priority: Priority
     created_at: datetime
     due_at: datetime
-    next_at: datetime
+    next_at: datetime | None
     expires_at: datetime | None
     finished_at: datetime | None
     attempts: int
@@ -88,7 +88,7 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class JobLine:
-    """A job in a list. ``attempts``: those used up, as in `JobView`.
+    """A job in a list. ``attempts`` and ``next_at``: as in `JobView`.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
@@ -102,7 +102,7 @@ class JobLine:
     batch_id: str | None
     created_at: datetime
     due_at: datetime
-    next_at: datetime
+    next_at: datetime | None
     expires_at: datetime | None
     finished_at: datetime | None
     attempts: int
@@ -249,7 +249,7 @@ class Doubt:
 class Why:
     """Why a job is in its state: ``reason`` for programs, ``says`` for people; ``until``: when the wait ends, if known.
 
-    ``by`` is who made the hold that it waits for (``policy``, or an operator), ``note`` the operator's reason for it.
+    ``by`` is who made the hold that it waits for (``policy``, or a person), ``note`` the person's reason for it.
     ``ahead`` counts the jobs of its lane that go first, up to 10,000. ``eta``: about when it starts, if only its lane's
     pace, holds and the jobs ahead delay it. ``expires_at``: it expires then, before ``until`` or ``eta``, or while it
     waits for something whose end is not known.

@@ -31,6 +31,8 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
     if seen.cancelled_at is not None:
         rest = "; calls in flight are finished first" if seen.waiting else ""
         yield f"cancelled: {when(seen.cancelled_at)}{rest}"
+    if seen.held_at is not None:
+        yield f"held since {when(seen.held_at)}; to release it: sendq release --whole-batch {seen.id} --reason …"
     if seen.finished_at is not None:
         yield f"finished: {when(seen.finished_at)}"
     elif seen.cancelled_at is None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KINDS = (
     "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
-    "refused",
+    "reschedule", "priority", "refused",
 )  # fmt: skip
 
 # What the acts on many things concern; all others: jobs.
@@ -108,7 +108,8 @@ def _concerns(event: EventView) -> str:
 
 def _many(event: EventView, number: int) -> str:
     """What an act on many things concerned: their number, and its filter."""
-    noun = NOUNS.get(event.kind, "job")
+    of_a_batch = event.batch_id is not None and event.rule == "by_hand"  # its own hold, not that of its grant
+    noun = "job" if of_a_batch else NOUNS.get(event.kind, "job")
     what = counted(number, noun) if noun != "delivery" else f"{number:,} deliveries"
     pairs = (("grant", event.grant_id), ("provider", event.provider), ("application", event.application),
              ("batch", event.batch_id), ("tag", event.tag))  # fmt: skip

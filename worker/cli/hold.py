@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from worker.cli.changing import carry_out
 from worker.cli.connection import open_operators
 from worker.cli.filters import interruptible, refuse_unknown_rule
 from worker.cli.output import FAILED, complain, counted, json_option, progress_line, tell, tell_json, when
@@ -14,6 +15,8 @@ from worker.cli.params import by_option, dry_run_option, duration, reason_option
 from worker.cli.scopes import (
     each_grant_options,
     filter_of,
+    job_options,
+    jobs_named,
     options_of,
     scope_json,
     scope_of,
@@ -32,6 +35,7 @@ DEFAULT_HOLD = timedelta(hours=24)
 
 @click.command()
 @scope_options
+@job_options
 @each_grant_options("held", since_option("Grants held or closed since"))
 @click.option("--for", "lasting", type=duration, metavar="DURATION", help="How long, like 30m or 2h (default: 24h).")
 @click.option("--until", type=time, metavar="TIME", help="Until when, like 2026-07-01T09:00:00Z.")
@@ -45,6 +49,9 @@ def hold(
     provider: str | None,
     tag: str | None,
     whole_application: bool,
+    job: str | None,
+    key: str | None,
+    whole_batch: str | None,
     each_grant: bool,
     rule: str | None,
     state: tuple[str, ...],
@@ -61,8 +68,20 @@ def hold(
 
     With --rule, --state, --batch or --each-grant: each grant that matches all filters.
 
+    With --job, --key or --whole-batch: only these jobs, until they are released, as long as they do not expire.
+
     Calls in flight are finished. A hold never shortens an existing one: exit status 1 if it is already held for longer.
     """
+    others = {
+        "application": application, "grant": grant, "provider": provider, "whole": whole_application, "tag": tag,
+        "each": each_grant, "rule": rule, "state": state, "batch": batch, "since": since, "for": lasting,
+        "until": until,
+    }  # fmt: skip
+    if (named := jobs_named(job, key, whole_batch, others)) is not None:
+        with open_operators() as operators:
+            run = operators.hold_job(**named, by=by, reason=reason, dry_run=dry_run)
+            carry_out(run, "held until released", "held", facts={"by": by, "reason": reason}, as_json=as_json)
+        return
     if lasting is not None and until is not None:
         raise click.UsageError("give --for or --until, not both")
     end = until or datetime.now(UTC) + (lasting or DEFAULT_HOLD)

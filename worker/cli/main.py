@@ -29,9 +29,11 @@ from worker.cli.migrate import migrate
 from worker.cli.output import FAILED, UNUSABLE, complain
 from worker.cli.password import password
 from worker.cli.policy import policy
+from worker.cli.priority import priority
 from worker.cli.recover import recover
 from worker.cli.rekey import rekey
 from worker.cli.release import release
+from worker.cli.reschedule import reschedule
 from worker.cli.resolve import resolve
 from worker.cli.retry import retry
 from worker.cli.settings import settings
@@ -50,7 +52,7 @@ PACKAGE_COMMAND = "python -m sendq migrate"
 # The arguments of `Operators` that have another name here.
 OPTIONS = {
     "grant_id": "--grant", "batch_id": "--batch", "job_id": "--job", "cursor": "--after", "apart_s": "--rate",
-    "jobs": "JOB", "deliveries": "DELIVERY",
+    "due_at": "--at", "expires_at": "--expires", "jobs": "JOB", "deliveries": "DELIVERY",
 }  # fmt: skip
 
 BROKEN_PIPE = 141  # what a shell reports of any program that its reader left
@@ -102,9 +104,11 @@ for command in (
     migrate,
     password,
     policy,
+    priority,
     recover,
     rekey,
     release,
+    reschedule,
     resolve,
     retry,
     settings,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from worker.cli.changing import carry_out
 from worker.cli.connection import open_operators
 from worker.cli.filters import interruptible, period_options, refuse_unknown_rule
 from worker.cli.output import FAILED, complain, counted, json_option, progress_line, tell, tell_json
@@ -14,6 +15,8 @@ from worker.cli.params import by_option, dry_run_option, rate_option, reason_opt
 from worker.cli.scopes import (
     each_grant_options,
     filter_of,
+    job_options,
+    jobs_named,
     options_of,
     scope_json,
     scope_of,
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @scope_options
+@job_options
 @each_grant_options("released", period_options("Grants held or closed"))
 @rate_option
 @reason_option(required=True)
@@ -41,6 +45,9 @@ def release(
     provider: str | None,
     tag: str | None,
     whole_application: bool,
+    job: str | None,
+    key: str | None,
+    whole_batch: str | None,
     each_grant: bool,
     rule: str | None,
     state: tuple[str, ...],
@@ -59,8 +66,20 @@ def release(
     time first. With --rule, also the holds of providers and applications by that rule. Without --rule
     or --state, grants that are closed are left out.
 
+    With --job, --key or --whole-batch: the hold of these jobs, which then begin when they are due.
+
     Sending resumes with a single call and speeds up as calls succeed. Exit status 1 if there is nothing to end.
     """
+    others = {
+        "application": application, "grant": grant, "provider": provider, "whole": whole_application, "tag": tag,
+        "each": each_grant, "rule": rule, "state": state, "batch": batch, "since": since, "until": until,
+        "rate": apart_s,
+    }  # fmt: skip
+    if (named := jobs_named(job, key, whole_batch, others)) is not None:
+        with open_operators() as operators:
+            run = operators.release_job(**named, by=by, reason=reason, dry_run=dry_run)
+            carry_out(run, "released", "free: nobody holds it", facts={"by": by, "reason": reason}, as_json=as_json)
+        return
     which = filter_of(
         application, grant, provider, whole_application, each_grant, rule, state, batch, since, until, tag
     )

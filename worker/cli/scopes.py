@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -31,6 +31,33 @@ def scope_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def job_options(command: F) -> F:
+    """``--job``, ``--key`` or ``--whole-batch``: jobs that wait, instead of grants."""
+    for option in (
+        click.option("--whole-batch", metavar="ID", help="The waiting jobs of this batch, whatever their grant does."),
+        click.option("--key", metavar="KEY", help="The job or batch that was enqueued with this key."),
+        click.option("--job", metavar="ID", help="One job that waits."),
+    ):
+        command = option(command)
+    return command
+
+
+def jobs_named(
+    job: str | None, key: str | None, whole_batch: str | None, others: Mapping[str, object]
+) -> dict[str, Any] | None:
+    """The job or batch that is named, as arguments of the acts; None: the command is about grants.
+
+    ``others``: the options that are about grants.
+    """
+    named = sum(given is not None for given in (job, key, whole_batch))
+    if not named:
+        return None
+    application = others["application"]
+    if named > 1 or any(value for name, value in others.items() if name != "application"):
+        raise click.UsageError("--job, --key and --whole-batch go with none of each other and of the options of grants")
+    return {"job_id": job, "key": key, "batch_id": whole_batch, "application": application or "default"}
 
 
 def each_grant_options(done: str, period: Callable[[Any], Any]) -> Callable[[F], F]:

@@ -6,6 +6,7 @@ from sendq.console.acts.act import Act, Choice, Given, Preview
 from sendq.console.acts.deliveries import DeliverAgain
 from sendq.console.acts.grants import Hold, HoldAll, Release, ReleaseAll
 from sendq.console.acts.jobs import Cancel, CancelAll, CancelBatch, Resolve, Retry
+from sendq.console.acts.waiting import HoldJob, Prioritise, ReleaseJob, Reschedule
 
 ACTS: dict[str, Act] = {
     act.name: act
@@ -16,6 +17,10 @@ ACTS: dict[str, Act] = {
         ReleaseAll(),
         Retry(),
         Resolve(),
+        Reschedule(),
+        Prioritise(),
+        HoldJob(),
+        ReleaseJob(),
         Cancel(),
         CancelAll(),
         CancelBatch(),

@@ -70,14 +70,15 @@ class Given:
     def since(self) -> datetime | None:
         """When the period began that the list showed: one of `PERIODS`, or a time. Raises `InvalidArgument`."""
         text = self.get("since")
-        return since(text, datetime.now(UTC)) if text is not None and text in PERIODS else self._time("since")
+        return since(text, datetime.now(UTC)) if text is not None and text in PERIODS else self.time("since")
 
     @property
     def until(self) -> datetime | None:
         """When the preview was made, for acts on all that matches. Raises `InvalidArgument`."""
-        return self._time("until")
+        return self.time("until")
 
-    def _time(self, name: str) -> datetime | None:
+    def time(self, name: str) -> datetime | None:
+        """A field that is a time; None: it is missing or empty. Raises `InvalidArgument`."""
         text = self.get(name)
         if text is None:
             return None

@@ -90,6 +90,10 @@ def acts_for(seen: JobView) -> Iterator[tuple[str, str]]:
         yield "retry", "Retry…"
     if seen.state is State.IN_DOUBT:
         yield "resolve", "Resolve…"
+    if seen.state is State.QUEUED:
+        yield "reschedule", "Reschedule…"
+        yield "priority", "Priority…"
+        yield ("release-job", "Release…") if seen.next_at is None else ("hold-job", "Hold…")
     if seen.state not in FINAL:
         yield "cancel", "Cancel…"
 

@@ -71,8 +71,10 @@ job = Table(
     Column("object_id", Text),  # the message or thread that is changed; jobs for one object run one after another
     Column("priority", SmallInteger, nullable=False),  # 0 high, 1 normal, 2 low
     Column("state", Text, nullable=False),
-    Column("due_at", BigInteger, nullable=False),  # what the caller asked for; never changes
+    Column("due_at", BigInteger, nullable=False),  # what the caller asked for; only `reschedule` changes it
     Column("next_at", BigInteger, nullable=False),  # when it may next begin; a retry moves it
+    # While a person holds it (`next_at` is then `HELD`): when it may begin once it is released; null: it is not held.
+    Column("resume_at", BigInteger),
     Column("expires_at", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),  # used up; waiting uses none
@@ -203,6 +205,7 @@ batch = Table(
     Column("key", Text),
     Column("tags", Text),
     Column("making", Boolean, nullable=False, server_default=text("false")),  # the walk is over, jobs are being made
+    Column("held_at", BigInteger),  # held by a person since; jobs that a walk makes are held too
     Column("cancel_at", BigInteger),
     Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # all of its waiting jobs have ended
     Column("finished_at", BigInteger),  # its last job has ended; a retry of dead letters reopens it

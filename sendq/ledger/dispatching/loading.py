@@ -33,15 +33,16 @@ from sendq.facts.lanes import Lane
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.tag_holds import hold_back
-from sendq.ledger.jobs import lock_in_order
+from sendq.ledger.jobs import lock_due
 from sendq.rules.changed_fields import BITS
 from sendq.rules.preflight import FORMS, OPERATIONS
 from sendq.rules.rule_ids import TAG_HELD
+from sendq.rules.waiting_job import HELD
 
 # A job that must wait for an earlier one of the same object that is not in this turn is looked at again after this.
 BEHIND_RECHECK = 1 * SECOND
 
-# … and after this at the latest, if a hold of a tag keeps that one.
+# … and after this at the latest, if a person holds that one, or a tag of it: the hold may end at any time.
 HELD_RECHECK = 30 * SECOND
 
 # A job that this version cannot carry out is put off for this long. A worker that claims its lane later may be able to.
@@ -95,9 +96,9 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
         sender = related[job.id].sender_id if related and job.id in related else None
         loaded[job.lane_id].append(job if sender is None else job._replace(sender_id=sender))
     if behind:
-        lock_in_order(connection, [job.id for job in found])
-    # Put them off, or they would be first in every scan of their lane, and make it look due when it is not.
-    update_rows(connection, schema.job, [{"id": job_id, "next_at": at} for job_id, at in behind.items()])
+        # Put them off, or they would be first in every scan of their lane, and make it look due when it is not.
+        due = lock_due(connection, [job.id for job in found], now=now) & behind.keys()
+        update_rows(connection, schema.job, [{"id": job_id, "next_at": behind[job_id]} for job_id in due])
     # Order first and cut then, or the cut could drop the earlier of two and keep the later one.
     ordered = {lane_id: _in_object_order(jobs, related)[:jobs_each] for lane_id, jobs in loaded.items()}
     return Loaded(
@@ -151,8 +152,9 @@ def _behind(found: Sequence[ClaimedJob], related: Mapping[UUID, _Related], *, no
         name = (job.lane_id, job.object_id)
         if before.behind not in in_sight:
             after = max(before.behind_next_at or 0, now + BEHIND_RECHECK)
-            # The hold of a tag may end before its time, and then only the jobs with the tag are brought back.
-            waits_until[name] = min(after, now + HELD_RECHECK) if before.behind_rule == TAG_HELD else after
+            # A hold of a person or of a tag may end before its time, and then only the held jobs are brought back.
+            held = after >= HELD or before.behind_rule == TAG_HELD
+            waits_until[name] = min(after, now + HELD_RECHECK) if held else after
         if name in waits_until:  # all later jobs of the object wait too, wherever they are
             behind[job.id] = waits_until[name]
     return behind

@@ -23,6 +23,8 @@ from sendq.rules.pace import BEHAVES_AFTER
 from sendq.rules.set_back import ASK_MOST, SLACK, lane_columns, pair_columns
 from sendq.rules.states import State
 
+_EXACTLY = SECOND
+
 _lane, _job, _attempt, _delivery = schema.lane.c, schema.job.c, schema.attempt.c, schema.delivery.c
 
 
@@ -73,12 +75,16 @@ def _too_far_ahead(now: Micros) -> list[ColumnElement[bool]]:
 
 
 def _tried_ahead(now: Micros) -> Subquery:
-    """Waiting jobs whose last attempt lies in the future, and so does what it said about the next one."""
+    """Waiting jobs whose last attempt lies in the future, and so does what it said about the next one.
+
+    Not those that wait for a time that a person or program asked for: `_EXACTLY` is more than the jobs of a call are
+    apart.
+    """
     return (
         select(_job.id, _job.lane_id, func.max(_attempt.ended_at).label("ended_at"))
         .join(schema.attempt, _attempt.job_id == _job.id)
         .where(_job.state == State.QUEUED.value, _job.next_at > now + SLACK, _job.rule.is_not(None))
-        .where(_attempt.ended_at > now + SLACK)
+        .where(_attempt.ended_at > now + SLACK, _job.resume_at.is_(None), _job.next_at > _job.due_at + _EXACTLY)
         .group_by(_job.id, _job.lane_id)
         .subquery()
     )

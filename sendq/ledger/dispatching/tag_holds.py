@@ -73,6 +73,7 @@ def hold_back(
         for job_id, job in there.items()
         if job_id in ids
         and job.state == State.QUEUED
+        and job.next_at <= now  # it may have been held or rescheduled since it was read
         and (until := _until(tags_of[job_id], lanes[job.lane_id].application, held)) is not None
     ]
     update_rows(connection, schema.job, rows)
@@ -125,7 +126,10 @@ def bring_back(
     look = select(index.job_id).where(index.tag == tag, index.job_id > after).order_by(index.job_id).limit(LOOK)
     candidates = connection.execute(look).scalars().all()
     put_off = (
-        select(job.id, job.lane_id, job.priority, lane.application, lane.grant_id, lane.provider)
+        select(
+            job.id, job.lane_id, job.priority, job.due_at, job.resume_at,
+            lane.application, lane.grant_id, lane.provider,
+        )
         .join(schema.lane, lane.id == job.lane_id)
         .where(
             one_of(connection, job.id, candidates), job.state == State.QUEUED.value, job.rule == TAG_HELD,
@@ -133,17 +137,18 @@ def bring_back(
         )
         .order_by(job.id)
         .limit(STEP)
+        .with_for_update(of=schema.job)
     )  # fmt: skip
     rows: list[Row[Any]] = list(connection.execute(put_off)) if candidates else []
-    there = lock_jobs(connection, [row.id for row in rows])
-    still = {job.id for job in there.values() if job.state == State.QUEUED and job.rule == TAG_HELD}
-    rows = [row for row in rows if row.id in still]
-    # A microsecond apart, as for new jobs.
-    starts = {row.id: now + position for position, row in enumerate(rows)}
-    changes = [{"id": job_id, "next_at": at, "rule": None} for job_id, at in starts.items()]
+    # A microsecond apart, as for new jobs; one that was rescheduled meanwhile waits for its time.
+    starts = {row.id: max(now + position, row.due_at) for position, row in enumerate(rows)}
+    free = [row for row in rows if row.resume_at is None]
+    changes = [{"id": row.id, "next_at": starts[row.id], "rule": None} for row in free]
     update_rows(connection, schema.job, changes)
-    if rows:
-        append_wakes(connection, wakes_of(rows, starts), at=now)
+    of_people = [{"id": row.id, "resume_at": starts[row.id], "rule": None} for row in rows if row.resume_at is not None]
+    update_rows(connection, schema.job, of_people)
+    if free:
+        append_wakes(connection, wakes_of(free, starts), at=now)
     if len(rows) < STEP and len(candidates) < LOOK:
         connection.execute(delete(schema.tag_hold).where(*this))
         return len(rows), None

@@ -227,10 +227,10 @@ def _around_of(dialect: str, known: tuple[ColumnElement[Any], ...]) -> Executabl
 
 
 def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros, waits: bool = True) -> set[UUID]:
-    """Mark jobs as begun in the turn of the given fence; returns those that were waiting, or already begun in it.
+    """Mark jobs as begun in the turn of the given fence; returns those that were due, or already begun in it.
 
-    A job that has been cancelled meanwhile is not among them, and must not be sent. Several jobs are locked already,
-    unless it ``waits`` for no other transaction: then a lock of one raises the driver's error (55P03).
+    A job that has been cancelled, held or put off meanwhile is not among them, and must not be sent. Several jobs are
+    locked already, unless it ``waits`` for no other transaction: then a lock of one raises the driver's error (55P03).
     """
     if not jobs:
         return set()
@@ -250,7 +250,8 @@ _BEGIN_SET = (
 )
 _BEGIN_ONE = (
     text(
-        _BEGIN_SET + ":fence WHERE id = :id AND (state = 'queued' OR (state = 'sending' AND turn = :fence))"
+        _BEGIN_SET + ":fence WHERE id = :id"
+        " AND ((state = 'queued' AND next_at <= :now) OR (state = 'sending' AND turn = :fence))"
         " RETURNING id"
     )
     .bindparams(bindparam("id", type_=Uuid()))
@@ -269,7 +270,8 @@ def _begin_many(*, waits: bool) -> Executable:
         # CASE, because with a plain condition on the state the planner reads the whole index of waiting jobs if its
         # statistics are from a time when few waited.
         + " WHERE sendq_job.id = v.id"
-        " AND CASE sendq_job.state WHEN 'queued' THEN true WHEN 'sending' THEN sendq_job.turn = v.fence ELSE false END"
+        " AND CASE sendq_job.state WHEN 'queued' THEN sendq_job.next_at <= :now"
+        " WHEN 'sending' THEN sendq_job.turn = v.fence ELSE false END"
         " RETURNING sendq_job.id"
     )
     return (

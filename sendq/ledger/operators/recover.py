@@ -3,7 +3,8 @@
 A send that the ledger shows as unfinished at the time of the loss may have been sent since. Every such send is put in
 doubt, as if its last request were made now, so that it is searched for in its mailbox before anything else is done
 with it. Changes of messages that had begun return to the queue, since they are safe to repeat. Jobs that were enqueued
-after the loss, or are not due yet, are not changed. The last step resumes dispatching; every step may be repeated.
+after the loss, or are not due yet, are not changed (those not due are, where jobs are rescheduled: one may have been
+brought forward). The last step resumes dispatching; every step may be repeated.
 
 While the loss is younger than the keys that the API remembers, no search is needed: the leader lets those sends go
 again under the keys that they had (`repeat_by_key`). Before that each worker reports to the ledger which of them it
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, and_, func, or_, select, true
+from sqlalchemy import Connection, Row, and_, exists, func, or_, select, true
 
 from sendq.clock import SECOND, Micros
 from sendq.ledger import events
@@ -30,6 +31,7 @@ from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, locked_from, store_changes
 from sendq.ledger.operators.retry import CHUNK
 from sendq.rules.states import Event, State, move
+from sendq.rules.waiting_job import ChangeKind
 
 RECOVERED = "recovered"
 UNKNOWN = "the ledger lost a part of its history, in which this may have been sent"
@@ -122,10 +124,15 @@ def _concerned(since: Micros, *, now: Micros) -> Any:
 
 
 def _may_have_gone(since: Micros, *, now: Micros) -> Any:
-    """Sends that were unfinished at the loss and are due, except those already repaired."""
+    """Sends that were unfinished at the loss and are due, except those already repaired.
+
+    Where jobs are rescheduled, also those that are not due: one may have been brought forward, and sent, after the
+    loss.
+    """
     table = schema.job.c
     done = and_(table.rule == RECOVERED, table.doubt_at > since)
-    known = and_(table.created_at <= since + MARGIN, table.due_at <= now)
+    rescheduled = exists().where(schema.event.c.kind == ChangeKind.RESCHEDULE.value)
+    known = and_(table.created_at <= since + MARGIN, or_(table.due_at <= now, rescheduled))
     return and_(table.operation == "send", table.state.in_(_UNFINISHED), known, func.coalesce(~done, true()))
 
 

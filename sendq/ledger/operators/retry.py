@@ -139,6 +139,7 @@ def _retried(row: Row[Any], start: Micros) -> dict[str, Any]:
         "id": row.id,
         "state": move(State(row.state), Event.RETRY).value,
         "next_at": start,
+        "resume_at": None,
         "attempts": 0,
         "deaths": 0,
         "conflicts": 0,

@@ -9,12 +9,12 @@ from uuid import UUID
 from sqlalchemy import Connection, func, select
 
 from sendq.clock import Micros, moment
-from sendq.errors import NotFound
 from sendq.facts.lanes import Lane
 from sendq.ledger.batches import Sums, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
 from sendq.ledger.reading.holds import hold_ends
+from sendq.ledger.reading.lookup import no_such_batch
 from sendq.ledger.reading.rows import as_list, first, lane_of
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
@@ -37,6 +37,7 @@ class BatchRow:
     making: bool
     created_at: Micros
     cancel_at: Micros | None
+    held_at: Micros | None
     finished_at: Micros | None
     tags: dict[str, str]
 
@@ -45,7 +46,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     """A batch, the sum of its counted changes, and its expected end. Raises `NotFound`."""
     row = first(connection, BatchRow, schema.batch, schema.batch.c.id == batch_id)
     if row is None:
-        raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
+        raise no_such_batch(batch_id)
     lane = lane_of(connection, row.lane_id)
     sums = sums_of(connection, [batch_id])[batch_id]
     pace = _rate(connection, batch_id, now=now)
@@ -64,6 +65,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         eta=_eta(connection, row, lane, sums, pace, now=now),
         errors=_errors(connection, batch_id) if dead else (),
         cancelled_at=None if row.cancel_at is None else moment(row.cancel_at),
+        held_at=None if row.held_at is None else moment(row.held_at),
         finished_at=None if row.finished_at is None else moment(row.finished_at),
         tags=row.tags,
     )
@@ -97,7 +99,7 @@ def _rate(connection: Connection, batch_id: UUID, *, now: Micros) -> float:
 def _eta(
     connection: Connection, row: BatchRow, lane: Lane | None, sums: Sums, pace: float, *, now: Micros
 ) -> datetime | None:
-    if row.total is None or row.finished_at is not None or lane is None:
+    if row.total is None or row.finished_at is not None or row.held_at is not None or lane is None:
         return None
     waiting = row.total - jobs_ended(sums) - sums.get(State.IN_DOUBT.value, 0)
     at = eta(

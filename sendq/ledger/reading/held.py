@@ -156,12 +156,12 @@ def _waiting(connection: Connection, lanes: set[UUID], now: Micros) -> dict[UUID
     for part in parts:
         most = JOBS_MOST // len(parts)
         some = (
-            select(job.lane_id, job.due_at)
+            select(job.lane_id, job.due_at, job.resume_at)
             .where(one_of(connection, job.lane_id, part), job.state == literal(State.QUEUED))
             .limit(most + 1)
             .subquery()
         )
-        due = func.min(some.c.due_at).filter(some.c.due_at <= now)
+        due = func.min(some.c.due_at).filter(some.c.due_at <= now, some.c.resume_at.is_(None))
         rows = connection.execute(
             select(some.c.lane_id, func.count().label("number"), due.label("oldest")).group_by(some.c.lane_id)
         ).all()

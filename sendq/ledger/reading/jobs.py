@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select
 
 from sendq.ledger.db import schema
 from sendq.ledger.reading.filters import ALWAYS, EVERY_JOB, JobFilter, Period
 from sendq.ledger.reading.lookup import find_key
 from sendq.ledger.reading.paging import cursor, in_states, literal, place, walk
-from sendq.ledger.reading.rows import as_list, columns_of
+from sendq.ledger.reading.rows import as_one, columns_of, next_start
 from sendq.rules.delivery import Delivery
 from sendq.rules.states import State
 from sendq.scope import COUNT_MOST
@@ -110,7 +110,11 @@ def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, l
     rows, last = walk(
         connection, query, [identity], within=within, filters=filters, after=place("jobs", after, UUID), limit=limit
     )
-    return Page(tuple(as_list(JobLine, rows)), cursor("jobs", last))
+    return Page(_lines(rows), cursor("jobs", last))
+
+
+def _lines(rows: Sequence[Row[Any]]) -> tuple[JobLine, ...]:
+    return tuple(as_one(JobLine, row, next_at=next_start(row.next_at)) for row in rows)
 
 
 def count(connection: Connection, which: JobQuery) -> JobCounts:
@@ -152,4 +156,4 @@ def _by_expiry(
         connection, query, [job.expires_at, job.id],
         within=within, filters=filters, after=place("jobs_by_expiry", after, int, UUID), limit=limit, upwards=True,
     )  # fmt: skip
-    return Page(tuple(as_list(JobLine, rows)), cursor("jobs_by_expiry", last))
+    return Page(_lines(rows), cursor("jobs_by_expiry", last))

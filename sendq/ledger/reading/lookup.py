@@ -13,7 +13,7 @@ from sendq.errors import NotFound, Pruned
 from sendq.ids import parse_id
 from sendq.ledger.db import schema
 from sendq.ledger.reading.delivery import delivery_of
-from sendq.ledger.reading.rows import as_list, as_one, first
+from sendq.ledger.reading.rows import as_list, as_one, first, next_start
 from sendq.views import AttemptView, JobView
 
 
@@ -67,6 +67,27 @@ def no_such_job(job_id: UUID) -> NotFound:
     return NotFound(f"there is no job {job_id} in this ledger; it may have been pruned after its retention")
 
 
+def no_such_batch(batch_id: UUID) -> NotFound:
+    """The error for an id of which the ledger has no batch, or no longer has one."""
+    return NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
+
+
+def job_or_batch(
+    connection: Connection, job: str | UUID | None, batch: str | UUID | None, application: str, key: str | None
+) -> tuple[UUID | None, UUID | None]:
+    """The job or the batch, one of them, that a caller names: by its id, or by the key that either may have."""
+    if sum(given is not None for given in (job, batch, key)) != 1:
+        raise TypeError("name one job by its id, one batch by its id, or either by its key")
+    if key is None:
+        return (
+            None if job is None else parse_id(job, what="job"),
+            None if batch is None else parse_id(batch, what="batch"),
+        )
+    if find_key(connection, application, key).batch_id is None:
+        return job_id(connection, None, application, key), None
+    return None, batch_id(connection, None, application, key)
+
+
 def job_row(connection: Connection, job_id: UUID) -> Row[Any]:
     """A job with its lane's application and grant. Raises `NotFound`."""
     job, lane = schema.job, schema.lane
@@ -87,4 +108,4 @@ def job(connection: Connection, job_id: UUID) -> JobView:
     table = schema.attempt
     attempts = connection.execute(select(table).where(table.c.job_id == job_id).order_by(table.c.begun_at, table.c.id))
     trail = tuple(as_list(AttemptView, attempts))
-    return as_one(JobView, row, trail=trail, delivery=delivery_of(connection, row))
+    return as_one(JobView, row, trail=trail, delivery=delivery_of(connection, row), next_at=next_start(row.next_at))

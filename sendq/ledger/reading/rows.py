@@ -13,10 +13,11 @@ from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, Row, Table, select
 
-from sendq.clock import moment
+from sendq.clock import Micros, moment
 from sendq.facts.lanes import Lane
 from sendq.ledger.db import schema
 from sendq.rules.tags import read_tags
+from sendq.rules.waiting_job import HELD
 
 T = TypeVar("T")
 
@@ -38,6 +39,11 @@ def as_one(kind: type[T], row: Row[*tuple[Any, ...]], **others: Any) -> T:
         if name not in others and name in values
     }
     return kind(**given, **others)
+
+
+def next_start(next_at: Micros) -> datetime | None:
+    """When a job may next begin; None: a person holds it."""
+    return None if next_at >= HELD else moment(next_at)
 
 
 def as_list(kind: type[T], rows: Iterable[Row[*tuple[Any, ...]]]) -> list[T]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, and_, func, select, tuple_
+from sqlalchemy import Connection, Select, and_, func, or_, select, true, tuple_
 
 from sendq.clock import Micros
+from sendq.facts.lanes import Lane
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import broker
 from sendq.ledger.reading.delivery import delivery_of
@@ -14,7 +15,7 @@ from sendq.ledger.reading.holds import StoredHold, holds_of_tags, holds_over
 from sendq.ledger.reading.lookup import no_such_job
 from sendq.ledger.reading.rows import as_one, columns_of, lane_of
 from sendq.rules.rule_ids import BOUNCE_RATE, BY_HAND
-from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, Situation
+from sendq.rules.situation import EarlierChange, HeldBy, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.why import explain
 from sendq.views import Why
@@ -43,6 +44,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
     ahead = select(table.c.id).where(
         *same,
         table.c.state == State.QUEUED.value,
+        table.c.resume_at.is_(None),
         tuple_(table.c.priority, table.c.next_at, table.c.id) < (found.priority, job.next_at, job.id),
     )
     before = select(*columns_of(EarlierChange, table)).where(
@@ -54,11 +56,12 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
     leader = schema.leader.c
     leads = connection.execute(select(leader.expires_at, leader.shut_at, leader.shut_because, leader.highest_at)).one()
     trouble = broker.read(connection)
+    lane = lane_of(connection, found.lane_id)
     delivery = delivery_of(connection, found)
     alive = select(func.count()).select_from(schema.worker).where(~schema.worker.c.stopping)
     return Situation(
         job=job,
-        lane=lane_of(connection, found.lane_id),
+        lane=lane,
         holds=tuple(_hold(connection, hold) for hold in holds_over(connection, found.lane_id)),
         ahead=_count(connection, ahead) if queued else 0,
         workers=int(connection.execute(alive).scalar_one()),
@@ -72,7 +75,25 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         unclaimed_since=trouble.unclaimed_since,
         delivery=None if delivery is None else delivery.delivery,
         tag_holds=tuple(_hold(connection, hold) for hold in holds_of_tags(connection, found.lane_id, found.tags)),
+        held=_held_by(connection, lane, job.id, found.batch_id) if job.resume_at is not None else None,
     )
+
+
+def _held_by(connection: Connection, lane: Lane | None, job_id: UUID, batch_id: UUID | None) -> HeldBy | None:
+    """Who holds a job, or its batch: the event of the last hold of either."""
+    table = schema.event.c
+    this = table.job_id == job_id
+    if batch_id is not None:
+        this = or_(this, and_(table.job_id.is_(None), table.batch_id == batch_id))
+    # By the grant, for which there is an index.
+    of_grant = true() if lane is None else table.grant_id == lane.grant_id
+    row = connection.execute(
+        select(table.by, table.reason, table.job_id, table.batch_id)
+        .where(of_grant, this, table.kind == "hold", table.rule == BY_HAND)
+        .order_by(table.at.desc(), table.id.desc())
+        .limit(1)
+    ).first()
+    return None if row is None else HeldBy(row.by, row.reason, row.batch_id if row.job_id is None else None)
 
 
 def _hold(connection: Connection, hold: StoredHold) -> HoldFacts:
@@ -91,6 +112,7 @@ def _note(connection: Connection, hold: StoredHold) -> str | None:
     reason: str | None = connection.execute(
         select(table.reason)
         .where(table.at == hold.held_since, table.kind == "hold", table.application == hold.application, on)
+        .where(or_(table.rule != BY_HAND, and_(table.job_id.is_(None), table.batch_id.is_(None))))
         .limit(1)
     ).scalar()
     return reason

@@ -13,47 +13,15 @@ from sendq.errors import InvalidArgument, Problem
 from sendq.filter_checks import job_filter, members_of, name_of, period_of, scope_of
 from sendq.filters import DeadLetterFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import lane_id, parse_id
-from sendq.ledger.events import AUTOMATIC
 from sendq.ledger.reading.filters import JobFilter
 from sendq.ledger.reading.grants import GrantQuery
 from sendq.views import GrantState
-
-# Characters of an author's name and of a reason: both are shown in tables.
-TEXT_MOST = 500
 
 # A longer hold is a mistake (hours for seconds), and near the end of the calendar adding to a time fails.
 LONGEST_HOLD = timedelta(days=366)
 
 # The longest time from one to the next of many: a thousand of them then take six weeks.
 SPACING_MOST_S = 3_600
-
-
-def signed(by: str, reason: str) -> tuple[str, str]:
-    """The author and the reason of an act, without surrounding spaces; both are recorded with the act."""
-    problems = _text_problems("by", by)
-    if not problems and by.strip() in AUTOMATIC:
-        problems = [Problem("by", f"{by.strip()!r} is a name of sendq itself", "give a person's name")]
-    refuse([*problems, *_text_problems("reason", reason)])
-    return by.strip(), reason.strip()
-
-
-def maybe_signed(by: str, reason: str | None) -> tuple[str, str | None]:
-    """`signed` for an act that needs no reason."""
-    if reason is None:
-        return signed(by, "-")[0], None
-    return signed(by, reason)
-
-
-def _text_problems(field: str, value: object) -> list[Problem]:
-    remedy = f"give one line of 1 to {TEXT_MOST} characters"
-    if not isinstance(value, str):
-        return [Problem(field, "is missing" if value is None else "is not a string", remedy)]
-    text = value.strip()
-    if not text:
-        return [Problem(field, "is empty", remedy)]
-    if len(text) > TEXT_MOST:
-        return [Problem(field, f"has more than {TEXT_MOST} characters", remedy)]
-    return [] if text.isprintable() else [Problem(field, "has a character that cannot be printed", remedy)]
 
 
 def hold_end(until: datetime, *, now: Micros) -> Micros:

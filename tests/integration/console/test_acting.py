@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
@@ -386,3 +386,59 @@ def _gated(run: Any, gate: threading.Semaphore) -> Iterator[Any]:
             yield next(run)
         except StopIteration:
             return
+
+
+class TestAJobThatWaits:
+    def test_is_held_and_released(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        assert "Hold…" in browser.get(f"/jobs/{job}").words
+        done = act(browser, f"/acts/hold-job?job={job}", reason="wrong price")
+        assert "Done. Changed 1 job" in done.words
+        page = browser.get(f"/jobs/{job}").words
+        assert "The job is held until it is released" in page
+        assert "By anna: wrong price" in page
+        assert "Next start once it is released" in page
+        assert "held" in browser.get("/jobs").words
+        assert "It is held already" in browser.get(f"/acts/hold-job?job={job}").words
+        act(browser, f"/acts/release-job?job={job}", reason="it was right")
+        assert "Nobody holds it" in browser.get(f"/acts/release-job?job={job}").words
+        assert events_of(kept) == [("hold", "anna", "wrong price"), ("release", "anna", "it was right")]
+
+    def test_is_rescheduled(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        act(browser, f"/acts/reschedule?job={job}", reason="later", **{"in": "4h"})
+        assert abs(kept.job(job).due_at - clock.now() - 4 * HOUR) < 60 * SECOND
+        at = datetime.fromtimestamp((clock.now() + 8 * HOUR) // SECOND, UTC)
+        act(browser, f"/acts/reschedule?job={job}", reason="later", at=at.isoformat())
+        assert kept.job(job).due_at == clock.micros(at)
+
+    @pytest.mark.parametrize(
+        ("at", "says"), [("2026-07-01", "is not a time with its zone"), ("2199-01-01T00:00:00Z", "before it expires")]
+    )
+    def test_is_not_rescheduled_to_what_cannot_be(self, browser: Browser, kept: Ledger, at: str, says: str) -> None:
+        job = absorbed(kept)
+        before = kept.job(job)
+        assert says in act(browser, f"/acts/reschedule?job={job}", reason="later", at=at).words
+        assert kept.job(job) == before
+
+    def test_gets_another_priority(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        act(browser, f"/acts/priority?job={job}", reason="a newsletter", to="low")
+        assert kept.job(job).priority == 2
+
+    @pytest.mark.parametrize("name", ["reschedule", "priority", "hold-job", "release-job"])
+    def test_is_left_alone_once_it_no_longer_waits(self, browser: Browser, kept: Ledger, name: str) -> None:
+        (job,) = dead(kept)
+        page = browser.get(f"/acts/{name}?job={job}")
+        assert f"the job {job} is dead: it has ended." in page.words
+        assert 'type="submit"' not in page.text.partition('class="card act"')[2]
+        assert browser.get(f"/acts/{name}").status == 404
+
+    def test_of_a_batch(self, browser: Browser, kept: Ledger) -> None:
+        batch = kept.queue.modify("g1", ["m1", "m2"], unread=False, provider="google")
+        kept.absorb()
+        assert "Hold 2 jobs" in browser.get(f"/acts/hold-job?batch={batch.id}").words
+        assert "Changed 2 jobs" in act(browser, f"/acts/hold-job?batch={batch.id}", reason="stop").words
+        page = browser.get(f"/batches/{batch.id}").words
+        assert "Held since" in page
+        assert "Release…" in page

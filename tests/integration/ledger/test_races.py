@@ -463,6 +463,7 @@ class TestAPlannerThatBelievesNothingWaits:
         with pg_ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(text("VACUUM ANALYZE sendq_job"))
         pg_ledger.queue.modify("g1", [f"m{n}" for n in range(3_000)], starred=True)
+        pg_ledger.clock.advance(1)
         jobs = [row.id for row in pg_ledger.rows(schema.job)[:10]]
         seen: list[tuple[str, Any]] = []
 

@@ -18,7 +18,7 @@ from redis.exceptions import NoPermissionError
 from sendq import Attachment, Message, Query, SendQueue, State
 from sendq.clock import SECOND, moment
 from sendq.ledger import batches, retention
-from sendq.ledger.db import migrate
+from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import workers
 from sendq.operators import Operators
@@ -105,6 +105,13 @@ class TestTheRoles:
             queue.cancel_batch(batch.id)
             walk = queue.modify_matching("g1", Query(unread=True), unread=False)
             queue.cancel_batch(walk.id)
+            later = queue.send("g1", mail(44), due_at=moment(clock() + 60 * SECOND))
+            changed = queue.modify("g1", ["m3", "m4"], unread=False)
+            for named, number in (({"job_id": later.id}, 1), ({"batch_id": changed.id}, 2)):
+                assert queue.reschedule(**named, due_at=moment(clock() + 90 * SECOND), by="anna") == number
+                assert queue.set_priority(**named, priority="low") == number
+                assert queue.hold(**named) == queue.release(**named) == number
+            assert sum(event.number == 2 for event in web.rows(schema.event)) == 4
             with work.writing() as connection:
                 batches.finish_batches(connection, now=clock(), limit=100)
             assert queue.job(first.id).state is State.SENT
@@ -135,6 +142,9 @@ class TestTheRoles:
             "DELETE FROM sendq_attempt",
             "UPDATE sendq_attempt SET rule = 'x'",
             "INSERT INTO sendq_event (id, at, kind, by) VALUES (gen_random_uuid(), 0, 'x', 'x')",
+            "INSERT INTO sendq_event (id, at, kind, by) VALUES (gen_random_uuid(), 0, 'hold', 'x')",
+            "UPDATE sendq_event SET by = 'x'",
+            "DELETE FROM sendq_event",
             "UPDATE sendq_lane SET held_until = NULL",
             "UPDATE sendq_pair SET held_until = NULL",
             "UPDATE sendq_leader SET fence = 9",

@@ -1,4 +1,4 @@
-"""Lanes, turns, holds, clocks and crashes in any order: the real ledger, driven by a machine that knows what must hold.
+"""Lanes, turns, holds, second thoughts, clocks and crashes in any order: the real ledger and what must hold.
 
 The machine plays enqueueing applications, dispatcher, broker, two workers, rescuer, operators and the API, each at the
 worst moment it can find. It keeps its own book of what the API has accepted and of who may make calls, and compares.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from functools import cache
@@ -20,8 +21,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from sendq import Options, Send, State
-from sendq.clock import SECOND, Micros
+from sendq import NEVER, NotWaiting, Options, Send, State
+from sendq.clock import SECOND, Micros, moment
 from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Claimed
 from sendq.facts.turns import Turn as Offer
@@ -94,6 +95,8 @@ class Machine(RuleBasedStateMachine):
         self.jobs: set[UUID] = set()
         self.accepted: set[str] = set()  # by the API, by idempotency key
         self.mail: Counter[UUID] = Counter()
+        self.held: set[UUID] = set()  # jobs, by a person
+        self.not_before: dict[UUID, Micros] = {}  # rescheduled to then
         self.starts: dict[str, list[tuple[Micros, str]]] = {grant: [] for grant in GRANTS}
 
     def teardown(self) -> None:
@@ -181,6 +184,38 @@ class Machine(RuleBasedStateMachine):
                 self.jobs |= set(self.ledger.modify(grant, [message], provider=GRANTS[grant]))
             case "rescue":
                 self.rescue()
+
+    @precondition(lambda self: self.jobs)
+    @rule(
+        data=st.data(),
+        thought=st.sampled_from(["reschedule", "hold", "hold", "release", "priority"]),
+        seconds=st.sampled_from([-60, 0, 30, 1_200]),
+    )
+    def think_again(self, data: st.DataObject, thought: str, seconds: int) -> None:
+        """Of a job that waits; one that is begun, whose outcome is unknown, or that has ended is left alone."""
+        job = data.draw(st.sampled_from(sorted(self.jobs)))
+        before = self.ledger.job(job)
+        queue, name = self.ledger.queue, str(job)
+        due_at = self.clock() + seconds * SECOND
+        try:
+            match thought:
+                case "reschedule":
+                    queue.reschedule(name, due_at=moment(due_at), expires_at=NEVER)
+                    self.not_before[job] = due_at
+                case "hold":
+                    queue.hold(name)
+                    self.held.add(job)
+                case "release":
+                    queue.release(name)
+                    self.held.discard(job)
+                case "priority":
+                    queue.set_priority(name, priority=data.draw(st.sampled_from(["high", "low"])))
+            waits = True
+        except NotWaiting:
+            waits = False
+        unknown = before.operation == "send" and before.doubt_at is not None
+        assert waits == (before.state == State.QUEUED and not unknown)
+        assert waits or self.ledger.job(job) == before
 
     def hold(self, grant: str, minutes: int) -> None:
         until = self.clock() + minutes * 60 * SECOND
@@ -297,6 +332,8 @@ class Machine(RuleBasedStateMachine):
             given_back = event or Event.RETURN
             turn.wire.append(outcome(claimed, job, given_back, called=False, begun_at=now))
             return
+        assert job.id not in self.held, "a person holds it"
+        assert now >= self.not_before.get(job.id, 0), "it was put off"
         self.starts[claimed.lane.grant_id].append((now, call_of(job.operation, job.form)))
         key = f"{job.id}:{job.generation}"
         replayed = key in self.accepted
@@ -361,6 +398,10 @@ class Machine(RuleBasedStateMachine):
             self.turns = [turn for turn in self.turns if not turn.over]
             for grant in GRANTS:
                 self.release(grant)
+            for job in self.held:
+                with suppress(NotWaiting):
+                    self.ledger.queue.release(str(job))
+            self.held.clear()
             self.rescue()
             for message in [*self.broker, *self.dispatch()]:
                 self.claim(message, self.workers[0])

@@ -1,0 +1,42 @@
+"""Checks the arguments of changes to jobs that wait: errors name field, reason and remedy."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sendq.clock import Micros, micros, moment
+from sendq.enqueueing.arguments import PRIORITIES, check_priority, check_times
+from sendq.enqueueing.planning import NEVER, Expiry
+from sendq.errors import InvalidArgument
+from sendq.ledger.waiting_jobs import Author
+from sendq.rules.waiting_job import Change, ChangeKind
+from sendq.signing import maybe_signed
+from sendq.views import Priority
+
+# The author of what a program changes without naming one.
+PROGRAM = "program"
+
+HOLD = Change(ChangeKind.HOLD)
+RELEASE = Change(ChangeKind.RELEASE)
+
+
+def reschedule_of(due_at: datetime | None, expires_at: Expiry, *, now: Micros) -> Change:
+    """A reschedule; ``due_at`` None or in the past: now; ``expires_at`` None: unchanged. Raises `InvalidArgument`."""
+    given = None if expires_at is NEVER else expires_at
+    if problems := check_times(due_at, given, moment(now)):
+        raise InvalidArgument(problems)
+    start = now if due_at is None else max(now, micros(due_at))
+    until = micros(given) if isinstance(given, datetime) else None
+    return Change(ChangeKind.RESCHEDULE, due_at=start, expires_at=until, keeps_expiry=expires_at is None)
+
+
+def priority_of(priority: Priority | str | int) -> Change:
+    """A change of the priority. Raises `InvalidArgument`."""
+    if problems := check_priority(priority):
+        raise InvalidArgument(problems)
+    return Change(ChangeKind.PRIORITY, priority=PRIORITIES[priority] if isinstance(priority, str) else int(priority))
+
+
+def author_of(by: str | None, reason: str | None) -> Author:
+    """Who changes it, and why. Raises `InvalidArgument`."""
+    return Author(*maybe_signed(PROGRAM if by is None else by, reason))

@@ -1,0 +1,259 @@
+"""Changing jobs that wait: another due time or priority, a hold, a release; of one job, or of those of a batch.
+
+A job is locked, and changed only if it still waits (`sendq.rules.waiting_job.refusal`). A worker that has loaded it for
+its turn begins it only if it is still due (`sendq.ledger.dispatching.turns.begin`), so that a change that is committed
+before the job begins always counts. Lanes are not locked: they learn about earlier times through wake rows, as with new
+jobs.
+
+A batch takes one transaction for its own row, which counts for the jobs that its walk makes later, and one for each
+few hundred of its jobs; in a caller's transaction all of it is one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from sendq.clock import Micros, moment
+from sendq.errors import InvalidArgument, NotWaiting, Problem
+from sendq.ids import new_id
+from sendq.ledger import events
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.enqueue import append_wakes, wakes_of
+from sendq.ledger.reading import lookup
+from sendq.rules.rule_ids import BY_HAND
+from sendq.rules.states import State
+from sendq.rules.waiting_job import Change, ChangeKind, after_change, refusal
+
+# Jobs in one transaction: few enough that a row stays locked for milliseconds only.
+STEP = 500
+
+_FIRST = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who changes it, and why."""
+
+    by: str
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changing:
+    """How far a change is. ``number``: jobs changed so far; ``left``: jobs of the batch that no longer wait or whose
+    outcome is unknown; ``after``: where the next part begins, None: that was all.
+    """
+
+    number: int
+    left: int = 0
+    batch_id: UUID | None = None
+    event_id: UUID | None = None
+    after: UUID | None = None
+
+
+def start(
+    connection: Connection,
+    change: Change,
+    author: Author,
+    *,
+    job_id: UUID | None,
+    batch_id: UUID | None,
+    now: Micros,
+    dry_run: bool = False,
+) -> Changing:
+    """Change a job, or begin with a batch: the rest of it is for `go_on`.
+
+    Raises:
+        NotFound: there is no such job or batch.
+        NotWaiting: it cannot be changed any more.
+        InvalidArgument: it would expire before it is due.
+    """
+    if batch_id is not None:
+        return _start_batch(connection, batch_id, change, author, now=now, dry_run=dry_run)
+    assert job_id is not None
+    row = _locked(connection, schema.job.c.id == job_id).pop(job_id, None)
+    if row is None:
+        raise lookup.no_such_job(job_id)
+    if (because := refusal(row)) is not None:
+        raise NotWaiting("job", str(job_id), row.state, because)
+    if change.is_too_late(row):
+        raise _too_late(change.expiry_of(row))
+    if dry_run:
+        return Changing(int(bool(after_change(row, change))))
+    number = _apply(connection, [row], change)
+    if number:
+        lane = _lane(connection, row)
+        fields = {"job_id": job_id, "batch_id": row.batch_id, "at": now}
+        events.append(connection, change.kind.value, **fields, **_fields(change, author), **lane)
+    return Changing(number)
+
+
+def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micros) -> Changing:
+    """Change the next few hundred jobs of a batch."""
+    job = schema.job.c
+    assert so_far.batch_id is not None
+    assert so_far.after is not None
+    ids = (
+        connection.execute(
+            select(job.id).where(job.batch_id == so_far.batch_id, job.id > so_far.after).order_by(job.id).limit(STEP)
+        )
+        .scalars()
+        .all()
+    )
+    rows = _locked(connection, job.id.in_(ids), job.state == State.QUEUED.value) if ids else {}
+    free = [row for row in rows.values() if refusal(row) is None and not change.is_too_late(row)]
+    number = _apply(connection, free, change, first=so_far.number)
+    if number:
+        table = schema.event.c
+        more = update(schema.event).where(table.id == so_far.event_id).values(number=table.number + number)
+        connection.execute(more)
+    return replace(
+        so_far,
+        number=so_far.number + number,
+        left=so_far.left + len(ids) - len(free),
+        after=ids[-1] if len(ids) == STEP else None,
+    )
+
+
+def all_at_once(
+    connection: Connection, change: Change, author: Author, *, job_id: UUID | None, batch_id: UUID | None, now: Micros
+) -> Changing:
+    """`start`, and all parts that follow, in one transaction."""
+    done = start(connection, change, author, job_id=job_id, batch_id=batch_id, now=now)
+    while done.after is not None:
+        done = go_on(connection, change, done, now=now)
+    return done
+
+
+def _start_batch(
+    connection: Connection, batch_id: UUID, change: Change, author: Author, *, now: Micros, dry_run: bool
+) -> Changing:
+    table = schema.batch
+    batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
+    if batch is None:
+        raise lookup.no_such_batch(batch_id)
+    if batch.finished_at is not None or batch.cancel_at is not None:
+        cancelled = batch.cancel_at is not None
+        because = "none of its jobs waits any more"
+        raise NotWaiting("batch", str(batch_id), "cancelled" if cancelled else "finished", because)
+    job = schema.job.c
+    waiting = (job.batch_id == batch_id, job.state == State.QUEUED.value)
+    if change.kind is ChangeKind.RESCHEDULE and change.keeps_expiry:
+        earliest = connection.execute(select(func.min(job.expires_at)).where(*waiting)).scalar()
+        expiries = [at for at in (earliest, batch.expires_at) if at is not None]
+        if expiries and min(expiries) <= change.due_at:
+            raise _too_late(min(expiries))
+    if dry_run:
+        number = connection.execute(select(func.count()).select_from(schema.job).where(*waiting)).scalar_one()
+        return Changing(int(number), batch_id=batch_id)
+    connection.execute(update(table).where(table.c.id == batch_id).values(**_of_batch(batch, change, now=now)))
+    event_id = new_id()
+    fields = {"batch_id": batch_id, "at": now, "number": 0, "event_id": event_id}
+    events.append(connection, change.kind.value, **fields, **_fields(change, author), **_lane(connection, batch))
+    return Changing(0, batch_id=batch_id, event_id=event_id, after=_FIRST)
+
+
+def _of_batch(batch: Row[Any], change: Change, *, now: Micros) -> dict[str, Any]:
+    """What the jobs that its walk makes later take from it."""
+    match change.kind:
+        case ChangeKind.HOLD:
+            return {"held_at": batch.held_at or now}
+        case ChangeKind.RELEASE:
+            return {"held_at": None}
+        case ChangeKind.PRIORITY:
+            return {"priority": change.priority}
+    return {"due_at": change.due_at} | ({} if change.keeps_expiry else {"expires_at": change.expires_at})
+
+
+def _locked(connection: Connection, *which: Any) -> dict[UUID, Row[Any]]:
+    job, lane = schema.job, schema.lane
+    statement = (
+        select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
+        .outerjoin(lane, lane.c.id == job.c.lane_id)
+        .where(*which)
+        .order_by(job.c.id)
+        .with_for_update(of=job)
+    )
+    return {row.id: row for row in connection.execute(statement)}
+
+
+def _apply(connection: Connection, rows: Sequence[Row[Any]], change: Change, *, first: int = 0) -> int:
+    """Change locked jobs that may be changed; returns how many were not as asked for before."""
+    changed = [
+        (row, {"id": row.id, **columns})
+        for position, row in enumerate(rows, start=first)
+        if (columns := after_change(row, change, position=position))
+    ]
+    # Those that are held and those that are not change other columns.
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for _, columns in changed:
+        alike.setdefault(tuple(columns), []).append(columns)
+    for group in alike.values():
+        update_rows(connection, schema.job, group)
+    if changed and change.kind is not ChangeKind.HOLD:
+        _wake(connection, changed)
+    return len(changed)
+
+
+def _wake(connection: Connection, changed: Sequence[tuple[Row[Any], dict[str, Any]]]) -> None:
+    """Have the dispatcher look at the lanes of jobs that may begin earlier, or in another order, than it knows."""
+    starts = {row.id: columns.get("next_at", row.next_at) for row, columns in changed}
+    lane = _lane(connection, changed[0][0])  # all are of one lane
+    if lane["application"] is None:
+        return
+    priorities = {row.id: columns.get("priority", row.priority) for row, columns in changed}
+    woken = [
+        _Woken(row.id, row.lane_id, lane["application"], lane["grant_id"], None, priorities[row.id])
+        for row, _ in changed
+    ]
+    append_wakes(connection, wakes_of(woken, starts), at=min(starts.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Woken:
+    """A job as `wakes_of` reads it."""
+
+    id: UUID
+    lane_id: UUID
+    application: str
+    grant_id: str
+    provider: str | None
+    priority: int
+
+
+def _lane(connection: Connection, row: Row[Any]) -> dict[str, Any]:
+    """The application, grant and provider of a job or batch.
+
+    The dispatcher may not have made its lane yet: then the wake row of its enqueue names them. The lane is read again
+    after that, because the dispatcher turns one into the other.
+    """
+    lane, wake = schema.lane.c, schema.wake.c
+    of_lane = select(lane.application, lane.grant_id, lane.provider).where(lane.id == row.lane_id)
+    of_wake = select(wake.application, wake.grant_id, wake.provider).where(wake.lane_id == row.lane_id).limit(1)
+    for query in (of_lane, of_wake, of_lane):
+        if (found := connection.execute(query).first()) is not None:
+            return dict(found._mapping)
+    return {"application": None, "grant_id": None, "provider": None}
+
+
+def _fields(change: Change, author: Author) -> dict[str, Any]:
+    """The fields of the event, those of the job or batch apart."""
+    detail = {
+        ChangeKind.RESCHEDULE: f"due {moment(change.due_at):%Y-%m-%d %H:%M:%S}Z",
+        ChangeKind.PRIORITY: ("high", "normal", "low")[change.priority],
+    }.get(change.kind)
+    reason = author.reason if detail is None else f"{detail}: {author.reason}" if author.reason else detail
+    rule = BY_HAND if change.kind in (ChangeKind.HOLD, ChangeKind.RELEASE) else None
+    return {"by": author.by, "reason": reason, "rule": rule}
+
+
+def _too_late(expires_at: Micros | None) -> InvalidArgument:
+    assert expires_at is not None
+    reason = f"is not before it expires, at {moment(expires_at):%Y-%m-%d %H:%M:%S} UTC"
+    return InvalidArgument([Problem("due_at", reason, "give an earlier time, or a later expiry with it")])

@@ -1,0 +1,100 @@
+"""Second thoughts about jobs that wait, from the command line."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from sendq import State, clock
+from sendq.clock import SECOND
+from sendq.ledger.db import schema
+from tests.integration.commands.test_operators import as_json
+from tests.support.commands import Cli
+from tests.support.ledger import Ledger
+
+WHY = ("--reason", "wrong price", "--by", "anna")
+
+
+@pytest.fixture
+def job(ledger: Ledger) -> str:
+    ledger.clock.at = clock.now()
+    made = ledger.send(key="invoice-42", provider="google")
+    ledger.absorb()
+    return str(made)
+
+
+class TestReschedule:
+    def test_by_key_and_in_a_while(self, cli: Cli, ledger: Ledger, job: str) -> None:
+        status, out, _ = cli("reschedule", "--key", "invoice-42", "--in", "2h", *WHY)
+        assert (status, out.startswith(f"{job} is due 20")) == (0, True)
+        (row,) = ledger.rows(schema.job)
+        assert abs(row.due_at - clock.now() - 7_200 * SECOND) < 60 * SECOND
+        (event,) = as_json(cli("events", "--job", job, "--json"))["items"]
+        assert (event["kind"], event["by"], event["reason"].endswith("Z: wrong price")) == ("reschedule", "anna", True)
+
+    def test_a_dry_run_changes_nothing(self, cli: Cli, ledger: Ledger, job: str) -> None:
+        before = ledger.rows(schema.job)
+        status, out, _ = cli("reschedule", job, "--in", "2h", "--dry-run")
+        assert status == 0
+        assert f"{job} would be due" in out
+        assert "nothing was changed" in out
+        assert ledger.rows(schema.job) == before
+
+    def test_beyond_the_expiry_names_the_option(self, cli: Cli, job: str) -> None:
+        status, _, err = cli("reschedule", job, "--in", "30d")
+        assert (status, "--at is not before it expires" in err, "a later expiry" in err) == (2, True, True)
+        assert cli("reschedule", job, "--in", "30d", "--never-expires")[0] == 0
+
+    @pytest.mark.parametrize(
+        "given", [[], ["--now", "--in", "2h"], ["--now", "--expires", "2030-01-01T00:00:00Z", "--never-expires"]]
+    )
+    def test_refuses_what_cannot_be_meant(self, cli: Cli, job: str, given: list[str]) -> None:
+        assert cli("reschedule", job, *given)[0] == 2
+        assert cli("reschedule", "--now")[0] == 2
+        assert cli("reschedule", job, "--key", "invoice-42", "--now")[0] == 2
+
+    def test_fails_with_its_state_once_it_no_longer_waits(self, cli: Cli, ledger: Ledger, job: str) -> None:
+        ledger.serve()
+        status, out, err = cli("reschedule", job, "--now")
+        assert (status, out) == (1, "")
+        assert f"the job {job} is sending: its call is being made; nothing was changed" in err
+
+
+class TestPriority:
+    def test_of_a_batch(self, cli: Cli, ledger: Ledger) -> None:
+        batch = ledger.queue.modify("g1", ["m1", "m2"], unread=False)
+        out = as_json(cli("priority", "--batch", batch.id, "--to", "low", "--json"))
+        assert out == {"batch_id": batch.id, "priority": "low", "changed": 2, "left": 0, "dry_run": False}
+        assert (
+            f"0 waiting jobs of batch {batch.id} are of low priority"
+            in cli("priority", "--batch", batch.id, "--to", "low")[1]
+        )
+
+
+class TestHold:
+    def test_of_one_job_until_it_is_released(self, cli: Cli, ledger: Ledger, job: str) -> None:
+        assert cli("hold", "--key", "invoice-42", *WHY)[1] == f"{job} is held until released\n"
+        assert cli("hold", "--job", job, *WHY)[1] == f"{job} is already held\n"
+        out = cli("why", job)[1]
+        assert "the job is held until it is released" in out
+        assert "(by anna: wrong price)" in out
+        assert as_json(cli("jobs", "--json"))["items"][0]["next_at"] is None
+        assert cli("release", "--job", job, *WHY)[1] == f"{job} is released\n"
+        assert ledger.state(UUID(job)) is State.QUEUED
+        assert cli("release", "--job", job, *WHY)[1] == f"{job} is already free: nobody holds it\n"
+
+    def test_of_a_whole_batch_is_not_that_of_its_grant(self, cli: Cli, ledger: Ledger) -> None:
+        batch = ledger.queue.modify("g1", ["m1", "m2"], unread=False)
+        ledger.absorb()
+        assert cli("hold", "--whole-batch", batch.id, *WHY)[1] == (
+            f"2 waiting jobs of batch {batch.id} are held until released\n"
+        )
+        assert ledger.lane().held_until is None
+        assert "2 jobs of grant g1" in cli("events", "--kind", "hold")[1]
+        assert "held since" in cli("batch", batch.id)[1]
+
+    @pytest.mark.parametrize("command", ["hold", "release"])
+    @pytest.mark.parametrize("also", [["--grant", "g1"], ["--batch", "b"], ["--whole-batch", "b"], ["--since", "2h"]])
+    def test_names_jobs_or_grants(self, cli: Cli, job: str, command: str, also: list[str]) -> None:
+        assert cli(command, "--job", job, *also, *WHY)[0] == 2
