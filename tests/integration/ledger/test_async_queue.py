@@ -21,6 +21,7 @@ from sendq import (
     LedgerUnavailable,
     Message,
     NotFound,
+    NotWaiting,
     Options,
     Query,
     Retryable,
@@ -112,6 +113,22 @@ class TestTheAsyncQueue:
                 await queue.cancel_batch(key="nobody's")
             with pytest.raises(InvalidJob):
                 await queue.modify("g1", ["m"], thread_ids=["t"], starred=True)
+
+        on(url, story)
+
+    def test_changes_what_waits_as_the_sync_one_does(self, url: str) -> None:
+        async def story(queue: AsyncSendQueue) -> None:
+            sent = await queue.send("g1", MESSAGE, key="k")
+            batch = await queue.modify("g1", (f"m{n}" for n in range(700)), starred=True)
+            assert await queue.hold(key="k", by="anna", reason="wrong price") == 1
+            assert (await queue.why(sent.id)).note == "wrong price"
+            assert await queue.release(sent.id) == 1
+            assert await queue.reschedule(batch_id=batch.id, due_at=None) == 700
+            async with queue._ledger.engine.begin() as connection:
+                assert await queue.set_priority(batch_id=batch.id, priority="low", session=connection) == 700
+            await queue.cancel(sent.id)
+            with pytest.raises(NotWaiting):
+                await queue.hold(sent.id)
 
         on(url, story)
 

@@ -107,7 +107,8 @@ class TestTheRoles:
             queue.cancel_batch(walk.id)
             later = queue.send("g1", mail(44), due_at=moment(clock() + 60 * SECOND))
             changed = queue.modify("g1", ["m3", "m4"], unread=False)
-            for named, number in (({"job_id": later.id}, 1), ({"batch_id": changed.id}, 2)):
+            each: tuple[tuple[dict[str, Any], int], ...] = (({"job_id": later.id}, 1), ({"batch_id": changed.id}, 2))
+            for named, number in each:
                 assert queue.reschedule(**named, due_at=moment(clock() + 90 * SECOND), by="anna") == number
                 assert queue.set_priority(**named, priority="low") == number
                 assert queue.hold(**named) == queue.release(**named) == number
