@@ -224,6 +224,20 @@ class TestAHoldOfATag:
         ledger.clock.advance(2.5 * 3_600)
         assert turn(ledger) == []
 
+    def test_that_is_released_leaves_jobs_that_were_held_or_rescheduled_meanwhile(self, ledger: Ledger) -> None:
+        held, later, free = (send(ledger, tags={"campaign": "may"}) for _ in range(3))
+        hold(ledger)
+        assert turns(ledger, 2) == []
+        due_at = moment(ledger.clock() + 3_600 * SECOND)
+        ledger.queue.hold(held)
+        ledger.queue.reschedule(later, due_at=due_at)
+        release(ledger)
+        bring_back(ledger)
+        assert turns(ledger, 3) == [free]
+        ledger.queue.release(held)
+        assert turns(ledger, 2) == [held]
+        assert ledger.queue.job(later).next_at == due_at
+
     def test_keeps_changes_of_one_message_in_order(self, ledger: Ledger) -> None:
         first = ledger.queue.modify("g1", ["m1"], unread=True, tags=MAY)
         ledger.clock.advance(1)
