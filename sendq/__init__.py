@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         Retryable,
         SchemaMismatch,
         SendqError,
+        SuppressedRecipients,
+        SuppressionListFailed,
         Unreadable,
     )
     from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from sendq.messages.fields import CustomHeader, Recipient, Template, TrackingOptions
     from sendq.messages.message import Message
     from sendq.messages.mime import MimeMessage
+    from sendq.messages.unsubscribe import Unsubscribe
     from sendq.operators import Operators
     from sendq.queue import SendQueue
     from sendq.rules.delivery import Delivery
@@ -80,13 +83,15 @@ _HOMES = {
     "sendq.async_queue": ("AsyncSendQueue",),
     "sendq.errors": (
         "InvalidArgument", "InvalidJob", "KeyConflict", "LaneFull", "LedgerUnavailable", "NotFound",
-        "NotWaiting", "Problem", "Pruned", "Retryable", "SchemaMismatch", "SendqError", "Unreadable",
+        "NotWaiting", "Problem", "Pruned", "Retryable", "SchemaMismatch", "SendqError", "SuppressedRecipients",
+        "SuppressionListFailed", "Unreadable",
     ),
     "sendq.filters": ("DeadLetterFilter", "DeliveryFilter", "DoubtFilter", "GrantFilter", "UnfinishedFilter"),
     "sendq.messages.attachment": ("Attachment",),
     "sendq.messages.fields": ("CustomHeader", "Recipient", "Template", "TrackingOptions"),
     "sendq.messages.message": ("Message",),
     "sendq.messages.mime": ("MimeMessage",),
+    "sendq.messages.unsubscribe": ("Unsubscribe",),
     "sendq.enqueueing.planning": ("NEVER", "Options", "Send"),
     "sendq.enqueueing.query": ("Query",),
     "sendq.operators": ("Operators",),
@@ -157,10 +162,13 @@ __all__ = [
     "SendqError",
     "State",
     "Status",
+    "SuppressedRecipients",
+    "SuppressionListFailed",
     "Template",
     "TrackingOptions",
     "UnfinishedFilter",
     "Unreadable",
+    "Unsubscribe",
     "Vault",
     "WalkView",
     "Why",

@@ -2,12 +2,14 @@
 
     SendqError                    base class
     ├── InvalidJob                invalid input at enqueue: every problem with its field; nothing was stored
+    │   └── SuppressedRecipients  a recipient is on the suppression list
     ├── InvalidArgument           invalid input to a method of `Operators`: every problem; nothing was changed
     ├── LaneFull                  the grant's queue is full; says when it will have room
     ├── KeyConflict               the key belongs to a job with different content
     ├── NotFound                  no such job, batch or key
     │   └── Pruned                it existed and was deleted after its retention period; its key is remembered
     ├── NotWaiting                the job cannot be changed any more; says its state
+    ├── SuppressionListFailed     the application's own suppression list failed or did not answer; nothing was stored
     ├── Retryable                 a deadlock or serialization failure: roll back, run the transaction again
     ├── Unreadable                stored content is encrypted with a key that is not available
     │   ├── Altered               it is not what was stored: something other than sendq changed the ledger
@@ -73,6 +75,20 @@ class InvalidJob(SendqError, ValueError):
         count = len(self.problems)
         head = "1 problem" if count == 1 else f"{count} problems"
         super().__init__(f"not enqueued, {head}: " + " | ".join(str(problem) for problem in self.problems))
+
+
+class SuppressedRecipients(InvalidJob):
+    """Recipients are on the suppression list, or on the application's own; nothing was stored.
+
+    The fields of its problems name their positions: ``to[0]``, ``cc[2]``, ``[7].bcc[0]``.
+    """
+
+
+class SuppressionListFailed(SendqError):
+    """The application's own suppression list raised an error, did not answer in time, or answered nonsense.
+
+    Nothing was stored; try again. The list's exception is the ``__cause__``.
+    """
 
 
 class InvalidArgument(SendqError, ValueError):

@@ -18,6 +18,7 @@ from sqlalchemy import URL, Connection, Engine
 
 from sendq import changes, clock
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
+from sendq.enqueueing.own_list import Ask, OwnList
 from sendq.enqueueing.planning import (
     Expiry,
     Options,
@@ -25,6 +26,8 @@ from sendq.enqueueing.planning import (
     Send,
     plan_sends,
     valid_lane_cap,
+    valid_unsubscribe_url,
+    wants_links,
 )
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
@@ -39,11 +42,15 @@ from sendq.ledger.reading import batch as batch_reading
 from sendq.ledger.reading import grants, lookup
 from sendq.ledger.reading import jobs as jobs_reading
 from sendq.ledger.reading import why as why_reading
-from sendq.ledger.storing import store_batch, store_jobs
+from sendq.ledger.secrets import digest_key
+from sendq.ledger.storing import store_batch
+from sendq.ledger.suppressing import Enqueuer
 from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
+from sendq.messages.unsubscribe import Links
 from sendq.rules.states import State
+from sendq.rules.suppression import Suppressed
 from sendq.rules.waiting_job import Change
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
@@ -67,6 +74,9 @@ class SendQueue:
         senders: the addresses that a grant may send as: a mapping from grant ids to addresses, or a function. The
             sender is not checked for grants that it does not know.
         vault: encrypts what is stored of messages. Workers need the same keys. Default: no encryption.
+        suppressed: the application's own suppression list: a function that returns which recipients get no mail
+            (`sendq.enqueueing.own_list`). The list in the ledger is used in any case.
+        unsubscribe_url: the https address of the unsubscribe endpoint, for messages with ``unsubscribe``.
         now: the clock, for tests.
 
     Raises:
@@ -81,6 +91,8 @@ class SendQueue:
         lane_cap: int | None = None,
         senders: Senders | None = None,
         vault: Vault | None = None,
+        suppressed: Ask | None = None,
+        unsubscribe_url: str | None = None,
         now: clock.Clock = clock.now,
     ) -> None:
         self._ledger = Transactions(ledger)
@@ -88,6 +100,10 @@ class SendQueue:
         self._lane_cap = valid_lane_cap(lane_cap)
         self._senders = senders
         self._vault = vault or Vault()
+        self._own_list = OwnList(suppressed)
+        self._enqueuer = Enqueuer()
+        self._unsubscribe_url = valid_unsubscribe_url(unsubscribe_url)
+        self._links: Links | None = None
         self._now = now
 
     def send(
@@ -104,6 +120,7 @@ class SendQueue:
         on_outcome: str | None = None,
         in_doubt: str | None = None,
         tags: Mapping[str, str] | None = None,
+        suppressed: Suppressed | str = Suppressed.REFUSE,
         session: Any = None,
     ) -> Job:
         """Enqueue one message for sending through ``grant_id``; it is durable once the transaction commits.
@@ -113,6 +130,8 @@ class SendQueue:
 
         Raises:
             InvalidJob: lists every problem with its field; nothing was stored.
+            SuppressedRecipients: recipients are on the suppression list; see ``suppressed``.
+            SuppressionListFailed: the application's own list raised an error, or did not answer.
             LaneFull: too many jobs wait for this grant (only with ``lane_cap``).
             KeyConflict: the key was used before with other content.
             Unreadable: what the key names was encrypted with a key that this vault does not have.
@@ -130,6 +149,7 @@ class SendQueue:
             on_outcome=on_outcome,
             in_doubt=in_doubt,
             tags=tags,
+            suppressed=suppressed,
         )
         jobs = self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
         return jobs[0]
@@ -535,13 +555,34 @@ class SendQueue:
 
     def _store_sends(self, sends: Sequence[Send], *, indexed: bool, session: Any) -> list[Job]:
         now = self._now()
-        planned = plan_sends(sends, indexed=indexed, now=now, metadata_key=self._metadata_key, senders=self._senders)
+        links = self._links_for(session) if any(wants_links(send) for send in sends) else None
+        settings: dict[str, Any] = {"metadata_key": self._metadata_key, "senders": self._senders, "links": links}
+        plan = partial(plan_sends, sends, indexed=indexed, now=now, **settings)
+        planned = plan()
         if not sends:
             return []
+        own = self._own_list.hits(sends)
         return self._ledger.write(
             session,
-            lambda connection: store_jobs(connection, planned, now=now, cap=self._lane_cap, vault=self._vault),
-        )
+            lambda connection: self._enqueuer.store(
+                connection, sends, planned, lambda verdict: plan(instead=verdict.instead), own=own, indexed=indexed,
+                now=now, cap=self._lane_cap, vault=self._vault,
+            ),
+        )  # fmt: skip
+
+    def _links_for(self, session: Any) -> Links:
+        """Makes unsubscribe links. Only a committed key is kept: one that is rolled back would make links to nowhere.
+
+        On SQLite another transaction than the caller's would wait for it, and it for that.
+        """
+        if self._links is None:
+            in_callers = session is not None and self._ledger.engine.dialect.name == "sqlite"
+            made = partial(digest_key, vault=self._vault)
+            key = self._ledger.write(session if in_callers else None, made)
+            if in_callers:
+                return Links(key, self._unsubscribe_url)
+            self._links = Links(key, self._unsubscribe_url)
+        return self._links
 
     def _store_batch(self, call: BulkCall, session: Any) -> Batch:
         now = self._now()

@@ -11,7 +11,7 @@
     message                                          for send: the fields of `sendq.Message`, without attachments
     message_ids, unread, starred, folders, metadata  for modify: as `SendQueue.modify` takes them
     due_at, expires_at                               ISO 8601 with a time zone; expires_at may be "never"
-    priority, application, provider, on_outcome, tags    as in `sendq.Options`
+    priority, application, provider, on_outcome, tags    as in `sendq.Options`; for send: suppressed too
 
 The task returns nothing; use ``on_outcome`` to learn the outcome. A message that the broker loses before a worker has
 stored it is lost: a web application that can reach the ledger should use `SendQueue`.
@@ -33,7 +33,7 @@ from sendq.views import Batch, Job
 _OPTIONS = ("key", "due_at", "expires_at", "priority", "application", "provider", "on_outcome", "tags")
 _CHANGES = ("unread", "starred", "folders", "metadata")
 _FIELDS = {
-    "send": frozenset({"operation", "grant_id", "message", *_OPTIONS}),
+    "send": frozenset({"operation", "grant_id", "message", "suppressed", *_OPTIONS}),
     "modify": frozenset({"operation", "grant_id", "message_ids", *_CHANGES, *_OPTIONS}),
 }
 
@@ -54,6 +54,8 @@ def accept(queue: SendQueue, positional: tuple[Any, ...], arguments: Mapping[str
         raise InvalidJob(problems)
     grant_id = arguments.get("grant_id")
     if arguments["operation"] == "send":
+        if arguments.get("suppressed") is not None:
+            options["suppressed"] = arguments["suppressed"]
         return queue.send(grant_id, _message(arguments.get("message")), **options)  # type: ignore[arg-type]
     changes = {name: arguments.get(name) for name in _CHANGES}
     return queue.modify(grant_id, arguments.get("message_ids"), **changes, **options)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, TypedDict
 from uuid import UUID
 
@@ -21,9 +22,11 @@ from sendq.messages.content import Content
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.messages.payload import mime_digest, send_digest
+from sendq.messages.unsubscribe import LINE_MOST, WITHOUT_HEADER, Links, url_fault
 from sendq.messages.wire_format import Request, request_of
 from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
+from sendq.rules.suppression import Suppressed
 from sendq.rules.tags import check_tags, stored_tags
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import Priority
@@ -33,6 +36,9 @@ SEND_EXPIRY = timedelta(hours=72)
 _SEND_EXPIRY: Micros = SEND_EXPIRY // timedelta(microseconds=1)
 
 IN_DOUBT = tuple(choice.value for choice in Choice)
+SUPPRESSED = tuple(choice.value for choice in Suppressed)
+
+NOTHING_DROPPED: Mapping[int, Message] = MappingProxyType({})
 
 
 class Never:
@@ -67,6 +73,8 @@ class Options:
             out not to have been sent. None: what the workers' settings say.
         tags: what the job is about, like ``{"campaign": "may"}``: to find, count, hold, release, retry and cancel jobs
             by. At most 8, see `sendq.rules.tags`. Never a recipient's data: tags are not encrypted, and are shown.
+        suppressed: for sends only: what to do about suppressed recipients. ``refuse``: raise `SuppressedRecipients`.
+            ``drop``: send to the others, and name the positions in `Job.dropped`; refused if nobody is left in ``to``.
     """
 
     key: str | None = None
@@ -78,6 +86,7 @@ class Options:
     on_outcome: str | None = None
     in_doubt: str | None = None
     tags: Mapping[str, str] | None = None
+    suppressed: Suppressed | str = Suppressed.REFUSE
 
 
 class OptionsGiven(TypedDict, total=False):
@@ -109,6 +118,18 @@ def valid_lane_cap(lane_cap: int | None) -> int | None:
     return lane_cap
 
 
+def valid_unsubscribe_url(url: str | None) -> str | None:
+    """``url``, if it is None or the address of an endpoint. Raises ``ValueError``."""
+    if url is not None and (wrong := url_fault(url) if isinstance(url, str) else "is not a string") is not None:
+        raise ValueError(f"unsubscribe_url: {wrong}; use the https address of the endpoint")
+    return url
+
+
+def wants_links(send: object) -> bool:
+    """Whether a send has a link to be made."""
+    return isinstance(send, Send) and isinstance(send.message, Message) and send.message.unsubscribe is not None
+
+
 def plan_sends(
     sends: Sequence[Send],
     *,
@@ -116,15 +137,26 @@ def plan_sends(
     now: Micros,
     metadata_key: str,
     senders: Senders | None = None,
+    links: Links | None = None,
+    instead: Mapping[int, Message] = NOTHING_DROPPED,
 ) -> Planned:
     """The rows for these sends. With ``indexed``, a problem's field begins with the position: ``[7].to[0].email``.
+
+    ``links`` makes unsubscribe links. ``instead``: messages without their suppressed recipients, by position; the
+    digests of keys stay those of the messages as they were passed.
 
     Raises:
         InvalidJob: with every problem of every send.
     """
     problems: list[Problem] = []
+    messages: list[Message | MimeMessage] = []
     for position, send in enumerate(sends):
         found = _send_problems(send, now=now, metadata_key=metadata_key, senders=senders)
+        if not found:
+            message = instead.get(position, send.message)
+            if isinstance(message, Message) and message.unsubscribe is not None:
+                message, found = with_links(message, send.options, links, metadata_key=metadata_key)
+            messages.append(message)
         problems += [problem.under(f"[{position}]") for problem in found] if indexed else found
     if not problems:
         problems = _repeated_keys(sends)
@@ -140,7 +172,7 @@ def plan_sends(
         options, job_id = send.options, new_id()
         name = (options.application, send.grant_id)
         lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
-        request = request_of(send.message, job_id=str(job_id), metadata_key=metadata_key)
+        request = request_of(messages[position], job_id=str(job_id), metadata_key=metadata_key)
         row = job_row("send", job_id, lane, options, now=now, position=position, form=request.form, tagged=tagged)
         jobs.append(row)
         payload = {"job_id": job_id, "body": request.opening, "content_type": request.content_type, "length": None}
@@ -252,6 +284,32 @@ def expiry_of(operation: str, options: Options, *, now: Micros) -> Micros | None
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
+def with_links(
+    message: Message, options: Options, links: Links | None, *, metadata_key: str
+) -> tuple[Message, list[Problem]]:
+    """A checked message with the headers of its ``unsubscribe`` instead of that, and what is wrong with the result."""
+    unsubscribe = message.unsubscribe
+    assert unsubscribe is not None
+    assert links is not None
+    if unsubscribe.url is None and links.url is None:
+        remedy = "pass unsubscribe_url to the queue, or url with the message"
+        return message, [Problem("unsubscribe.url", "is missing, and the queue has none", remedy)]
+    (recipient,) = message.to
+    headers = links.headers(unsubscribe, options.application, recipient.email)
+    if options.provider in WITHOUT_HEADER:
+        token = links.token(options.application, unsubscribe.category, recipient.email)
+        variables = (message.template.variables or {}).values() if message.template is not None else ()
+        if not any(token in text for text in (message.body or "", *variables)):
+            reason = f"is a header that {options.provider} does not carry, and the body has no link of its own"
+            remedy = "put the link that unsubscribe_url() returns for this recipient into the body"
+            return message, [Problem("unsubscribe", reason, remedy)]
+    if any(len(value) > LINE_MOST for _, value in headers):
+        return message, [Problem("unsubscribe", "makes too long a header", "use a shorter category, url or mailto")]
+    more = [{"name": name, "value": value} for name, value in headers]
+    changed = message.model_copy(update={"custom_headers": [*message.custom_headers, *more], "unsubscribe": None})
+    return changed, check_message(changed, provider=options.provider, metadata_key=metadata_key)
+
+
 def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Senders | None) -> list[Problem]:
     if not isinstance(send, Send):
         return [Problem("", "is not a sendq.Send", "create one: Send(grant_id, Message(…), Options(key=…))")]
@@ -280,6 +338,8 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
         problems.append(Problem("provider", "is not a known provider", f"pass one of {', '.join(PROVIDERS)}, or None"))
     if options.in_doubt is not None and options.in_doubt not in IN_DOUBT:
         problems.append(Problem("in_doubt", f"is not one of {', '.join(IN_DOUBT)}", "pass one of them, or None"))
+    if options.suppressed not in SUPPRESSED:
+        problems.append(Problem("suppressed", f"is not one of {', '.join(SUPPRESSED)}", "pass one of them"))
     name = options.application
     if not isinstance(name, str) or not 0 < len(name) <= 255 or header_fault(name) is not None:
         reason = "is not a string of 1 to 255 valid characters"

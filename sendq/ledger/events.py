@@ -7,7 +7,9 @@
     escalated           many grants failed alike: their provider was held, and they were reopened
     narrowed            a lane makes fewer calls at once from now on
     clock_set_back      the clock had been ahead; times that lie too far ahead were brought back
-    cancel, retry, resolved, deliveries_retried, forget, recovered, rekey    what an operator did
+    recipients_dropped  a job was enqueued without some of its recipients: they are suppressed
+    cancel, retry, resolved, deliveries_retried, forget, recovered, rekey, suppressed, unsuppressed
+                        what an operator did
     reschedule, priority    a person or program changed jobs that wait, as do hold and release of a job or batch
     refused             somebody tried an act in the console who is not an operator
 
@@ -33,11 +35,12 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 
 # Authors of events that no person caused; operators may not use these names, or they could not be told apart.
-AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook"})
+AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook", "suppression"})
 
 KINDS = (
     "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
-    "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
+    "recipients_dropped",
+    "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
     "reschedule", "priority", "refused",
 )  # fmt: skip
 
@@ -70,7 +73,8 @@ def event(
     tag: str | None = None,
 ) -> dict[str, Any]:
     """An event as a row. ``by`` is an operator's name, or the automatic actor: ``policy``, ``escalation``, ``check``,
-    ``reconcile``, ``webhook``. ``act``: the event of the act that it is a part of; ``event_id``: None makes a new one.
+    ``reconcile``, ``webhook``, ``suppression``. ``act``: the event of the act that it is a part of; ``event_id``: None
+    makes a new one.
     """
     return {
         "id": event_id or new_id(),

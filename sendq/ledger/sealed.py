@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, select
@@ -34,13 +34,15 @@ from sendq.ledger.contents import files_of, keys_of_files
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
-from sendq.ledger.dispatching.suppression import Suppression
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_due
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED, SUPPRESSED
 from sendq.vault import Vault
+
+if TYPE_CHECKING:
+    from sendq.ledger.dispatching.suppression import Suppression
 
 RECHECK: Micros = 30 * SECOND
 HOLD_MOST: Micros = 600 * SECOND

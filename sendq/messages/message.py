@@ -36,6 +36,7 @@ from sendq.messages.field_checks import (
 )
 from sendq.messages.fields import CustomHeader, Recipient, Template, TrackingOptions
 from sendq.messages.parts import Part, listed, top
+from sendq.messages.unsubscribe import Unsubscribe, unsubscribe_problems
 
 
 def _people(value: object) -> tuple[Part, ...]:
@@ -84,6 +85,9 @@ class Message(Part):
     template: Annotated[Template, BeforeValidator(Template.of)] | None = None
     signature_id: StrictStr | None = None
     """The id of a signature stored at Nylas, which appends it to the body."""
+    unsubscribe: Annotated[Unsubscribe | None, BeforeValidator(Unsubscribe.or_none)] = None
+    """Adds the headers of one-click unsubscribe: an `Unsubscribe`, a dict of its fields, or the category alone. The
+    message then has one recipient."""
 
     if TYPE_CHECKING:
 
@@ -106,6 +110,7 @@ class Message(Part):
             tracking_options: TrackingOptions | Mapping[str, Any] | None = None,
             template: Template | Mapping[str, Any] | None = None,
             signature_id: str | None = None,
+            unsubscribe: Unsubscribe | Mapping[str, str] | str | None = None,
             **names_as_on_the_wire: Any,
         ) -> None: ...
 
@@ -157,6 +162,10 @@ def value_problems(message: Message, *, provider: str | None = None) -> list[Pro
         check_template(message.template, problems)
     if message.signature_id is not None:
         check_id("signature_id", message.signature_id, problems)
+    if message.unsubscribe is not None:
+        recipients = len(message.to) + len(message.cc) + len(message.bcc)
+        names = [header.name for header in message.custom_headers]
+        problems += unsubscribe_problems(message.unsubscribe, recipients=recipients, names=names)
     if message.attachments:
         problems += attachment_problems(message.attachments, provider=provider)
     return problems

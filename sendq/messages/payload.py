@@ -24,6 +24,7 @@ from sendq.messages.forms import encoded
 from sendq.messages.mark import JOB_HEADER
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
+from sendq.messages.unsubscribe import as_digested
 
 _DIGEST_VERSION = 1
 
@@ -69,6 +70,8 @@ def send_digest(
     Attachments count by their digests, regardless of the form of the request.
     """
     payload = _send_payload(message)
+    if message.unsubscribe is not None:
+        payload["unsubscribe"] = as_digested(message.unsubscribe)
     if message.attachments:
         # The content type that the caller set: a guessed one may change with Python's table.
         payload["attachments"] = [

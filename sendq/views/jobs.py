@@ -23,10 +23,13 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an enqueue returns. ``existed``: the key already named this job, and nothing new was stored."""
+    """What an enqueue returns. ``existed``: the key already named this job, and nothing new was stored. ``dropped``:
+    the positions of suppressed recipients that were left out (``to[1]``), if the caller wanted that.
+    """
 
     id: str
     existed: bool = False
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,9 @@ CODE = (
     (r"\bAsyncSendQueue\b", "SendQueue"),
     (r"\basync_transactions\b", "transactions"),
     (r"\bAsyncTransactions\b", "Transactions"),
+    (r"\basync_own_list\b", "own_list"),
+    (r"\bAsyncOwnList\b", "OwnList"),
+    (r"\bAsyncAsk\b", "Ask"),
     (r"\basync def\b", "def"),
     (r"\bawait ", ""),
 )

@@ -24,6 +24,8 @@ from sendq.errors import (
     Retryable,
     SchemaMismatch,
     SendqError,
+    SuppressedRecipients,
+    SuppressionListFailed,
     Unreadable,
 )
 from sendq.outcomes import BadOutcome
@@ -35,6 +37,8 @@ PROBLEM = Problem("to[0].email", "is not an email address", "correct it")
 ERRORS = [
     SendqError("something"),
     InvalidJob([PROBLEM, PROBLEM]),
+    SuppressedRecipients([PROBLEM]),
+    SuppressionListFailed("suppressed: did not answer within 5 s; nothing was stored"),
     InvalidArgument([PROBLEM]),
     LaneFull("g1", waiting=7, cap=7, eta=datetime(2026, 7, 1, tzinfo=UTC)),
     LaneFull("g1", waiting=7, cap=7, eta=None),

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 # Spelled out, so that --help needs no import of the ledger; a test holds them to its own.
 KINDS = (
     "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
-    "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey",
+    "recipients_dropped",
+    "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
     "reschedule", "priority", "refused",
 )  # fmt: skip
 

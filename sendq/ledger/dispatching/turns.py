@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Text, Uuid, any_, bindparam, exists, select, text, true
@@ -26,7 +26,6 @@ from sendq.ledger.dispatching import lineage
 from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, load_jobs, place_in_queue
-from sendq.ledger.dispatching.suppression import Suppression
 from sendq.ledger.dispatching.tag_holds import are_held
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting, lock_in_order
@@ -38,6 +37,9 @@ from sendq.rules.rule_ids import OVERTAKEN
 from sendq.rules.starts import first_to_begin, slots_of, start_soon
 from sendq.rules.states import Event
 from sendq.vault import Vault
+
+if TYPE_CHECKING:
+    from sendq.ledger.dispatching.suppression import Suppression
 
 
 def claim(
@@ -202,8 +204,13 @@ def _around(
     rows = constant.rows(connection, statement, {"applications": sorted(applications)})
     streaks = {(application, provider): streak for application, provider, streak, *_ in rows if provider is not None}
     *_, value, cipher_key = rows[0]
-    suppression = None if value is None else Suppression(connection, vault, value, cipher_key)
-    return Standing(*rows[0][3:-2]), streaks, suppression
+    standing = Standing(*rows[0][3:-2])
+    if value is None:
+        return standing, streaks, None
+    # It reads messages and addresses, whose packages a worker without a suppression list does not load.
+    from sendq.ledger.dispatching.suppression import Suppression
+
+    return standing, streaks, Suppression(connection, vault, value, cipher_key)
 
 
 @lru_cache

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from threading import Event
 from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import event, select
 
-from sendq import Attachment, Message, MimeMessage, Operators, Vault
+from sendq import (
+    Attachment,
+    InvalidJob,
+    KeyConflict,
+    Message,
+    MimeMessage,
+    Operators,
+    Send,
+    SendQueue,
+    SuppressedRecipients,
+    SuppressionListFailed,
+    Vault,
+)
+from sendq.enqueueing import async_own_list, own_list
+from sendq.enqueueing.suppressing import Hit
 from sendq.facts.turns import Claimed, Unopened
 from sendq.ledger import suppressions
 from sendq.ledger.db import schema
@@ -20,8 +37,10 @@ from sendq.ledger.suppressions import Entry
 from sendq.messages.digests import digest_of
 from sendq.rules.rule_ids import NO_KEY, SUPPRESSED
 from sendq.rules.suppression import ALL_MAIL
+from sendq.testing import enqueued
 from tests.integration.ledger.test_mail_notices import report, sent
 from tests.support.ledger import Ledger, end
+from tests.support.waiting import LIMIT_S
 
 LEYAH, NOOR = "leyah@example.com", "noor@example.com"
 
@@ -176,3 +195,176 @@ class TestAWaitingJob:
             counts.append(len(statements))
         _, alone, others, with_a_list = counts
         assert (others, with_a_list) == (alone, alone + 1)
+
+
+def refused(ledger: Ledger, message: Message | MimeMessage, **options: Any) -> list[tuple[str, str]]:
+    """The fields of a refused send and the reasons; nothing is stored."""
+    before = len(ledger.rows(schema.job))
+    with pytest.raises(SuppressedRecipients) as error:
+        ledger.queue.send("g1", message, **options)
+    assert len(ledger.rows(schema.job)) == before
+    assert not any(one in str(error.value) for one in (LEYAH, NOOR))
+    return [(problem.field, problem.reason) for problem in error.value.problems]
+
+
+LISTED = "is on the suppression list of application 'default' (added)"
+
+
+class TestASend:
+    @pytest.mark.parametrize(
+        ("message", "field"),
+        [
+            (Message(to=[NOOR, "Leyah <LEYAH@example.com>"]), "to[1]"),
+            (Message(to=[NOOR], cc=[LEYAH]), "cc[0]"),
+            (Message(to=[NOOR], bcc=["sam@example.com", LEYAH]), "bcc[1]"),
+            (MimeMessage(b"To: noor@example.com\nCc: sam@example.com, leyah@example.com\n\n."), "mime.Cc[1]"),
+        ],
+    )
+    def test_to_a_suppressed_recipient_is_refused_with_the_position(
+        self, ledger: Ledger, message: Message | MimeMessage, field: str
+    ) -> None:
+        suppress(ledger, LEYAH)
+        assert refused(ledger, message) == [(field, LISTED)]
+
+    def test_is_refused_by_the_list_of_its_application_and_category_only(self, ledger: Ledger) -> None:
+        suppress(ledger, LEYAH, application="other")
+        suppress(ledger, LEYAH, category="news")
+        ledger.queue._unsubscribe_url = "https://mail.example.com/u"
+        to = Message(to=[LEYAH])
+        ledger.queue.send("g1", to)
+        ledger.queue.send("g1", to.model_copy(update={"unsubscribe": "offers"}))
+        assert len(refused(ledger, to, application="other")) == 1
+        assert refused(ledger, to.model_copy(update={"unsubscribe": "news"})) == [("to[0]", LISTED)]
+
+    def test_of_several_is_refused_with_its_index_and_so_are_the_others(self, ledger: Ledger) -> None:
+        suppress(ledger, LEYAH)
+        with pytest.raises(SuppressedRecipients) as error:
+            ledger.queue.send_many([Send("g1", Message(to=[one])) for one in (NOOR, LEYAH)])
+        assert [problem.field for problem in error.value.problems] == ["[1].to[0]"]
+        assert ledger.rows(schema.job) == []
+
+    def test_goes_to_the_others_if_the_caller_wants_that(self, ledger: Ledger) -> None:
+        suppress(ledger, LEYAH)
+        message = Message(to=[NOOR, LEYAH], cc=[LEYAH, "sam@example.com"], subject="Invoice 42")
+        job = ledger.queue.send("g1", message, suppressed="drop", key="invoice-42")
+        assert job.dropped == ("to[1]", "cc[0]")
+        (stored,) = enqueued(ledger.queue)
+        assert stored.body is not None
+        assert [stored.body[name] for name in ("to", "cc")] == [[{"email": NOOR}], [{"email": "sam@example.com"}]]
+        (noted,) = ledger.rows(schema.event)
+        assert (noted.kind, noted.job_id, noted.number) == ("recipients_dropped", UUID(job.id), 2)
+        assert noted.reason == "to[1]: added, cc[0]: added"
+        again = ledger.queue.send("g1", message, suppressed="drop", key="invoice-42")
+        assert (again.id, again.existed, again.dropped) == (job.id, True, ())
+        assert len(ledger.rows(schema.event)) == 1
+
+    def test_that_would_go_to_nobody_is_refused(self, ledger: Ledger) -> None:
+        suppress(ledger, LEYAH)
+        nobody = f"{LISTED}, and nobody is left in to"
+        assert refused(ledger, Message(to=[LEYAH], cc=[NOOR]), suppressed="drop") == [("to[0]", nobody)]
+        finished = MimeMessage(b"To: noor@example.com, leyah@example.com\n\n.")
+        assert refused(ledger, finished, suppressed="drop") == [("mime.To[1]", LISTED)]
+
+    def test_that_was_accepted_before_returns_its_job(self, ledger: Ledger) -> None:
+        """A repeat after a lost answer must not look as if nothing had been sent."""
+        message = Message(to=[LEYAH])
+        job = ledger.queue.send("g1", message, key="k1")
+        suppress(ledger, LEYAH)
+        again = ledger.queue.send("g1", message, key="k1")
+        assert (again.id, again.existed) == (job.id, True)
+        with pytest.raises(KeyConflict):
+            ledger.queue.send("g1", message.model_copy(update={"subject": "other"}), key="k1")
+
+    def test_of_a_program_without_the_lists_key_is_left_to_the_claim(self, ledger: Ledger) -> None:
+        """Or one bounce would stop a program that is the last to be given a new key."""
+        ledger.queue._vault = vault = Vault({"k1": bytes(32)}, accept_unencrypted=True)
+        suppress(ledger, LEYAH)
+        ledger.queue._vault = Vault()
+        job = ledger.send()
+        assert claim(ledger, vault=vault) == []
+        assert ledger.job(job).rule == SUPPRESSED
+
+    def test_with_an_unknown_choice_is_refused(self, ledger: Ledger) -> None:
+        with pytest.raises(InvalidJob, match="suppressed: is not one of refuse, drop"):
+            ledger.queue.send("g1", Message(to=[NOOR]), suppressed="ignore")
+
+    def test_in_the_callers_transaction_sees_what_that_has_changed(self, ledger: Ledger) -> None:
+        with ledger.writing() as connection:
+            key = digest_key(connection, Vault())
+            entry = Entry("default", digest_of(key, "default", LEYAH), ALL_MAIL, "added", 1, "test")
+            suppressions.add(connection, [entry])
+            with pytest.raises(SuppressedRecipients):
+                ledger.queue.send("g1", Message(to=[LEYAH]), session=connection)
+            connection.rollback()
+        ledger.queue.send("g1", Message(to=[LEYAH]))
+
+    def test_costs_no_statement_more_where_nobody_is_suppressed(self, ledger: Ledger) -> None:
+        """On PostgreSQL, where a statement is a round trip; what slips through for a second is found at the claim."""
+        if ledger.engine.dialect.name == "sqlite":
+            pytest.skip("a statement of SQLite takes microseconds")
+        ledger.send()
+        statements: list[str] = []
+        event.listen(ledger.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        ledger.send("g2")
+        assert len(statements) == 1
+        ledger.clock.advance(1)
+        suppress(ledger, LEYAH)
+        assert refused(ledger, Message(to=[LEYAH])) == [("to[0]", LISTED)]
+
+
+class TestAnOwnList:
+    def test_is_asked_once_for_each_application_and_category(self, ledger: Ledger) -> None:
+        asked = []
+
+        def suppressed(application: str, category: str | None, addresses: Sequence[str]) -> list[str]:
+            asked.append((application, category, list(addresses)))
+            return ["LEYAH@example.com"]
+
+        queue = SendQueue(ledger.engine, now=ledger.clock, suppressed=suppressed, unsubscribe_url="https://x.example/u")
+        sends = [Send("g1", Message(to=[NOOR], bcc=[LEYAH])), Send("g1", Message(to=[LEYAH], unsubscribe="news"))]
+        with pytest.raises(SuppressedRecipients) as error:
+            queue.send_many(sends)
+        assert [problem.field for problem in error.value.problems] == ["[0].bcc[0]", "[1].to[0]"]
+        assert asked == [("default", None, [NOOR, LEYAH]), ("default", "news", [LEYAH])]
+        assert queue.send("g1", sends[0].message, suppressed="drop").dropped == ("bcc[0]",)
+
+    @pytest.mark.parametrize("answer", [None, "leyah@example.com", 1, [1], ZeroDivisionError("leyah@example.com")])
+    def test_that_fails_stores_nothing(self, ledger: Ledger, answer: Any) -> None:
+        def suppressed(*_: object) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        queue = SendQueue(ledger.engine, now=ledger.clock, suppressed=suppressed)
+        with pytest.raises(SuppressionListFailed) as error:
+            queue.send("g1", Message(to=[LEYAH]))
+        assert "leyah" not in str(error.value)
+        assert ledger.rows(schema.job) == []
+
+    def test_that_hangs_stores_nothing_and_does_not_hang_the_caller(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(own_list, "ASK_S", 0.05)
+        monkeypatch.setattr(async_own_list, "ASK_S", 0.05)
+        go_on = Event()
+        queue = SendQueue(ledger.engine, now=ledger.clock, suppressed=lambda *_: [str(go_on.wait(LIMIT_S))])
+        for _ in range(own_list.THREADS + 1):
+            with pytest.raises(SuppressionListFailed, match=r"did not answer within 0\.05 s"):
+                queue.send("g1", Message(to=[LEYAH]))
+
+        async def story() -> None:
+            async def hangs(*_: object) -> list[str]:
+                await asyncio.Event().wait()
+                return []
+
+            mails = [Send("g1", Message(to=[LEYAH]))]
+            for ask in (hangs, lambda *_: [str(go_on.wait(LIMIT_S))]):
+                with pytest.raises(SuppressionListFailed, match="did not answer"):
+                    await async_own_list.AsyncOwnList(ask).hits(mails)
+            assert await async_own_list.AsyncOwnList(lambda *_: [LEYAH]).hits(mails) == [
+                Hit(0, "to[0]", "the application's own list")
+            ]
+
+        asyncio.run(story())
+        go_on.set()
+        assert ledger.rows(schema.job) == []
