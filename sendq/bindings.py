@@ -81,6 +81,11 @@ def secret_context(name: str) -> bytes:
     return context_of("secret", name)
 
 
+def delivery_context(delivery_id: UUID) -> bytes:
+    """The context of the addresses that a delivery names."""
+    return context_of("delivery", delivery_id.hex)
+
+
 def context_of(kind: str, *fields: str | int | bool | Sequence[Sequence[str | int]] | None) -> bytes:
     """The kind of a row, and the fields that it is bound to, as bytes that no other fields have."""
     return _encode([kind, *fields]).encode()

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from sendq.clock import SECOND
 from sendq.errors import Problem
+from sendq.facts.notices import OutcomeOptions
 from sendq.ledger.db.urls import sqlite_url
 from sendq.rules.paces import Paces
 from sendq.rules.preflight import CLOCK_TOLERANCE
@@ -26,7 +27,7 @@ from settings.application import US, Application, NamedApplications, Provider
 from settings.console import ConsoleSecret, HeaderName, Names, Networks
 from settings.environ import IN_CHECKOUT, ROOT, Row, read, rows
 from settings.errors import SettingsError
-from settings.outcomes import Endpoints, Hosts, SigningSecret, TargetName, Tasks
+from settings.outcomes import Endpoints, Hosts, Receivers, SigningSecret, TargetName, Tasks
 from settings.paces import PaceSettings
 from settings.values import (
     ENCRYPTION_KEYS,
@@ -303,6 +304,11 @@ class Settings(BaseModel):
     outcome_delivered: bool = setting(
         False, "also send the outcome `delivered` for each mail of which Nylas reports it (`sendq webhooks`)",
     )  # fmt: skip
+    outcome_addresses: Receivers = setting(
+        (), "receivers whose outcomes about mail name recipients by address too, not only by place and digest: "
+        "webhook:NAME, https://host, celery (all tasks: through their broker), comma-separated. Until then the "
+        "addresses are in the ledger, encrypted like bodies",
+    )  # fmt: skip
     enqueue_task: bool = setting(
         False, "let other Celery applications enqueue by task name (`sendq.enqueue`). Message bodies then pass "
         "through the broker",
@@ -445,6 +451,11 @@ class Settings(BaseModel):
             remedy = "set it, or start the workers with `sendq up`, which includes a Redis"
             raise SettingsError([Problem("REDIS_URL", "is not set", remedy)])
         return self.redis_url
+
+    @property
+    def outcomes_of_mail(self) -> OutcomeOptions:
+        """What outcomes about mail are created, and what they contain."""
+        return OutcomeOptions(self.outcome_delivered, frozenset(self.outcome_addresses))
 
     @property
     def has_sqlite_ledger(self) -> bool:

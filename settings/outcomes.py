@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr
 
-from sendq.enqueueing.targets import host_fault, is_endpoint_name, parse_target, task_pattern_fault
+from sendq.enqueueing.targets import CELERY_QUEUE, host_fault, is_endpoint_name, parse_target, task_pattern_fault
 from sendq.errors import Problem
 from sendq.outcomes import secret_bytes
 from settings.values import Trimmed, is_loopback, refuse
@@ -93,6 +93,18 @@ def _tasks(value: Any) -> Any:
     return entries
 
 
+def _receivers(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+    for number, name in enumerate(names, 1):
+        target = parse_target(name)
+        known = name == CELERY_QUEUE or (not isinstance(target, Problem) and target.receiver == name)
+        if not known:
+            raise refuse(f"has an invalid receiver (number {number})", "write webhook:NAME, https://host or celery")
+    return names
+
+
 def _target(value: str) -> str:
     found = parse_target(value)
     if isinstance(found, Problem):
@@ -103,4 +115,5 @@ def _target(value: str) -> str:
 Endpoints = Annotated[dict[str, Endpoint], BeforeValidator(_named)]
 Tasks = Annotated[tuple[str, ...], BeforeValidator(_tasks)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_hosts)]
+Receivers = Annotated[tuple[str, ...], BeforeValidator(_receivers)]
 TargetName = Annotated[str, Trimmed, AfterValidator(_target)]

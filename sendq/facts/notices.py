@@ -24,6 +24,20 @@ class Recipient(NamedTuple):
     hard: bool = False
 
 
+class OutcomeOptions(NamedTuple):
+    """What outcomes about mail are created, and what they contain.
+
+    ``delivered``: also of mails that were delivered. ``addresses``: the receivers that are told whose copy it was by
+    its address too (as `sendq.enqueueing.targets` names receivers).
+    """
+
+    delivered: bool = False
+    addresses: frozenset[str] = frozenset()
+
+
+USUAL = OutcomeOptions()
+
+
 @dataclass(frozen=True, slots=True)
 class MailNotice:
     """A notification about a mail.

@@ -39,7 +39,7 @@ from sqlalchemy import (
 
 from sendq.clock import Micros
 from sendq.facts.jobs import LockedJob
-from sendq.facts.notices import MailNotice
+from sendq.facts.notices import USUAL, MailNotice, OutcomeOptions
 from sendq.ids import lane_id
 from sendq.ledger import suppressions
 from sendq.ledger.db import schema
@@ -47,7 +47,7 @@ from sendq.ledger.db.bulk import insert_new, one_of
 from sendq.ledger.delivery_status import Status, mail_job, move_on, read_statuses, store_statuses
 from sendq.ledger.jobs import lock_jobs
 from sendq.ledger.operators.erasure import forgotten_jobs
-from sendq.ledger.outcomes import BAD_NEWS, MailNews, append_news
+from sendq.ledger.outcomes import BAD_NEWS, MailNews, NewsAbout, append_news
 from sendq.ledger.recipients import Change, merge_recipients
 from sendq.ledger.retention import delete_where
 from sendq.ledger.secrets import digest_key
@@ -91,13 +91,13 @@ def take_in(
     *,
     vault: Vault,
     now: Micros,
-    delivered_outcomes: bool = False,
+    outcomes: OutcomeOptions = USUAL,
 ) -> list[str]:
     """Apply notifications that the webhook of ``application`` received; returns what was done with each: `SAYS`.
 
-    ``delivered_outcomes``: also create outcomes of mails that were delivered. One transaction; safe to repeat.
+    One transaction; safe to repeat.
     """
-    return _Intake(connection, application, vault=vault, now=now, delivered_outcomes=delivered_outcomes).run(notices)
+    return _Intake(connection, application, vault=vault, now=now, outcomes=outcomes).run(notices)
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class _Intake:
     application: str
     vault: Vault
     now: Micros
-    delivered_outcomes: bool
+    outcomes: OutcomeOptions
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by provider, kind and result
     micros: Counter[tuple[str, str, str]] = field(default_factory=Counter)
 
@@ -264,7 +264,7 @@ class _Intake:
                 recipients.setdefault((change.job_id, change.report.delivery), []).append(change)
         news = [
             MailNews(job_id, delivery, min(one.report.at for one in about), about[0].report.source,
-                     [{"position": one.position, "digest": one.digest.hex()} for one in about])
+                     [NewsAbout(one.position, one.digest, one.address) for one in about])
             for (job_id, delivery), about in recipients.items()
         ]  # fmt: skip
         for job_id, status in known.items():
@@ -272,8 +272,14 @@ class _Intake:
             is_new = job_id not in before or before[job_id].delivery != status.delivery
             if is_new and (job_id, delivery) not in recipients:
                 news.append(MailNews(job_id, delivery, status.at, status.source, []))
-        wanted = BAD_NEWS | ({Delivery.DELIVERED} if self.delivered_outcomes else set())
-        append_news(self.connection, [one for one in news if one.delivery in wanted], now=self.now)
+        wanted = BAD_NEWS | ({Delivery.DELIVERED} if self.outcomes.delivered else set())
+        append_news(
+            self.connection,
+            [one for one in news if one.delivery in wanted],
+            addresses=self.outcomes.addresses,
+            vault=self.vault,
+            now=self.now,
+        )
 
     def _count(self) -> None:
         shard = random.randrange(SHARDS)

@@ -18,15 +18,17 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, Select, func, literal_column, select
 
+from sendq.bindings import delivery_context
 from sendq.clock import SECOND, Micros, moment
 from sendq.enqueueing.targets import parse_target
-from sendq.errors import Problem
+from sendq.errors import Altered, NotEncrypted, Problem, Unreadable
 from sendq.ids import new_id
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_rows
+from sendq.ledger.db.bulk import insert_rows, update_rows
 from sendq.rules.delivery import Delivery
 from sendq.rules.rule_ids import FAILED_LATER
 from sendq.rules.states import State
+from sendq.vault import Vault
 
 # The receiver of targets that only another version can parse.
 UNKNOWN_RECEIVER = "unknown"
@@ -53,14 +55,22 @@ ASKED_MOST = 10_000
 TARGETS_MOST = 20
 
 
+class NewsAbout(NamedTuple):
+    """A recipient that a report is about: its place in the mail, the digest of its address, and the address itself."""
+
+    position: int | None
+    digest: bytes
+    address: str
+
+
 class MailNews(NamedTuple):
-    """What a report says of a mail. ``recipients``: digest (hexadecimal) and position of each that it is about."""
+    """What a report says of a mail. ``recipients``: those that it is about."""
 
     job_id: UUID
     delivery: Delivery
     at: Micros
     source: str
-    recipients: Sequence[Mapping[str, Any]]
+    recipients: Sequence[NewsAbout]
 
 
 def append_jobs(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
@@ -80,17 +90,43 @@ def append_jobs(connection: Connection, ids: Collection[UUID], *, now: Micros) -
     _append(connection, events, now=now)
 
 
-def append_news(connection: Connection, news: Sequence[MailNews], *, now: Micros) -> None:
-    """Create deliveries of what became of mails, for those of their (locked) jobs that have a target."""
+def append_news(
+    connection: Connection, news: Sequence[MailNews], *, addresses: Collection[str], vault: Vault, now: Micros
+) -> None:
+    """Create deliveries of what became of mails, for those of their (locked) jobs that have a target.
+
+    Recipients are named by place and digest. For the receivers in ``addresses`` their addresses are kept too, encrypted
+    like a body, until the outcome is delivered.
+    """
     rows = {row.id: row for row in connection.execute(_with_target([one.job_id for one in news]))} if news else {}
-    events = []
+    events, shown = [], list[list[str]]()
     for one in news:
         row = rows.get(one.job_id)
         if row is not None:
             facts = _job_facts(row) | {"application": row.application, "grant_id": row.grant_id}
-            facts |= {"happened_at": _iso(one.at), "source": one.source, "recipients": list(one.recipients)}
+            facts |= {"happened_at": _iso(one.at), "source": one.source}
+            facts["recipients"] = [{"position": who.position, "digest": who.digest.hex()} for who in one.recipients]
             events.append((row.on_outcome, one.delivery.value, row.id, row.lane_id, facts))
-    _append(connection, events, now=now)
+            shown.append([who.address for who in one.recipients])
+    made = _append(connection, events, now=now)
+    trusted = [(row, who) for row, who in zip(made, shown, strict=True) if who and row["receiver"] in addresses]
+    update_rows(connection, schema.delivery, [_sealed(row["id"], who, vault) for row, who in trusted])
+
+
+def _sealed(delivery_id: UUID, addresses: Sequence[str], vault: Vault) -> dict[str, Any]:
+    sealed = vault.seal(json.dumps(addresses).encode(), context=delivery_context(delivery_id))
+    return {"id": delivery_id, "addresses": sealed.data, "cipher_key": sealed.key_name}
+
+
+def addresses_of(row: Row[Any], vault: Vault) -> Sequence[str] | None:
+    """The addresses of a delivery's recipients, in their order; None: it has none, or they cannot be decrypted."""
+    if row.addresses is None:
+        return None
+    try:
+        opened = vault.open(bytes(row.addresses), row.cipher_key, context=delivery_context(row.id))
+    except (Unreadable, NotEncrypted, Altered):
+        return None
+    return [str(one) for one in json.loads(opened)]
 
 
 def _with_target(ids: Collection[UUID]) -> Select[Any]:
@@ -156,8 +192,8 @@ def _targets_in(connection: Connection, lane_id: UUID) -> Sequence[str]:
 
 def _append(
     connection: Connection, events: Sequence[tuple[str, str, UUID, UUID, Mapping[str, Any]]], *, now: Micros
-) -> None:
-    """Insert deliveries: target, kind, subject, lane and facts of each."""
+) -> Sequence[Mapping[str, Any]]:
+    """Insert deliveries: target, kind, subject, lane and facts of each. Returns their rows, in the same order."""
     table = schema.delivery
     last: dict[UUID, Micros] = {}
     if events:
@@ -188,6 +224,7 @@ def _append(
             }
         )
     insert_rows(connection, table, rows)
+    return rows
 
 
 def _from_wakes(connection: Connection, lanes: Collection[UUID]) -> dict[UUID, tuple[str, str]]:

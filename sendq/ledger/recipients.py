@@ -20,13 +20,17 @@ from sendq.vault import Vault
 
 
 class Change(NamedTuple):
-    """What is known of a recipient from now on. ``is_news``: it was another delivery before, or none."""
+    """What is known of a recipient from now on. ``is_news``: it was another delivery before, or none.
+
+    ``address``: as the notification has it; never stored as it is.
+    """
 
     job_id: UUID
     digest: bytes
     position: int | None
     report: Report
     is_news: bool
+    address: str
 
 
 def merge_recipients(
@@ -49,11 +53,13 @@ def merge_recipients(
     rows = connection.execute(select(table).where(table.c.job_id.in_(ids))).all()
     before = {(row.job_id, bytes(row.digest)): (row.position, report_of(row)) for row in rows}
     after: dict[tuple[UUID, bytes], tuple[int | None, Report]] = dict(before)
+    addresses: dict[tuple[UUID, bytes], str] = {}
     for job_id, notice in notices:
         assert notice.delivery is not None
         at = now if notice.at is None else notice.at
         for one in notice.recipients:
             name = (job_id, digest_of(key, application, one.address))
+            addresses[name] = one.address
             report = Report(notice.delivery, at, notice.kind, one.detail or notice.detail)
             position, others = after.get(name, (None, None))
             standing = report if others is None else merge([report, others])
@@ -62,7 +68,8 @@ def merge_recipients(
     for name, (position, report) in after.items():
         known = before.get(name)
         if known != (position, report):
-            changes.append(Change(*name, position, report, known is None or known[1].delivery != report.delivery))
+            is_news = known is None or known[1].delivery != report.delivery
+            changes.append(Change(*name, position, report, is_news, addresses[name]))
     replaced = [(one.job_id, one.digest) for one in changes if (one.job_id, one.digest) in before]
     if replaced:
         connection.execute(table.delete().where(tuple_(table.c.job_id, table.c.digest).in_(replaced)))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from sendq.facts.notices import MailNotice
+from sendq.facts.notices import MailNotice, OutcomeOptions
 from sendq.queue import SendQueue
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.webhooks.grouping import Groups
@@ -41,6 +41,7 @@ def asgi(
     application: str = DEFAULT_APPLICATION,
     path: str = "/",
     delivered_outcomes: bool = False,
+    outcome_addresses: Collection[str] = (),
 ) -> Application:
     """An ASGI application that receives the webhooks of Nylas.
 
@@ -48,7 +49,7 @@ def asgi(
     answers at ``path/NAME`` for each, and at ``path`` for the one named ``default``. Paths are relative to the mount
     point; Starlette redirects the mount point itself (``/hooks``), so register ``/hooks/`` at Nylas. Each request is
     logged by the logger ``sendq.webhooks``, with status and sentence but without its body. For ``delivered_outcomes``
-    see `receive`.
+    and ``outcome_addresses`` see `receive`.
 
     Raises ``ValueError`` if a secret is empty, or there is none.
     """
@@ -61,7 +62,7 @@ def asgi(
             routes[base] = (DEFAULT_APPLICATION, secret[DEFAULT_APPLICATION])
     if not routes or not all(one for _, one in routes.values()):
         raise ValueError("secret: is empty, so anyone could sign; pass the webhook's secret")
-    store = _Store(queue, delivered_outcomes=delivered_outcomes)
+    store = _Store(queue, outcomes=OutcomeOptions(delivered_outcomes, frozenset(outcome_addresses)))
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -160,8 +161,8 @@ async def _body(headers: Mapping[bytes, str], receive: Receive) -> bytes | Recei
 class _Store:
     """The ledger that an application stores in."""
 
-    def __init__(self, queue: SendQueue | AsyncSendQueue, *, delivered_outcomes: bool) -> None:
-        self._queue, self._groups = queue, Groups(queue, delivered_outcomes=delivered_outcomes)
+    def __init__(self, queue: SendQueue | AsyncSendQueue, *, outcomes: OutcomeOptions) -> None:
+        self._queue, self._groups = queue, Groups(queue, outcomes=outcomes)
 
     async def apply(self, application: str, secret: str, body: bytes, signature: str | None) -> Received:
         """The answer of `receive`, or 503 if it takes too long. If it commits after that, the repeat is a duplicate."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from sendq.errors import LedgerUnavailable, SendqError
-from sendq.facts.notices import MailNotice
+from sendq.facts.notices import MailNotice, OutcomeOptions
 from sendq.queue import SendQueue
 from sendq.webhooks.notice import Received
 from sendq.webhooks.receiving import answer_of, taking_in
@@ -36,8 +36,8 @@ Waiting = list[tuple[MailNotice, asyncio.Future[Received]]]
 class Groups:
     """Applies notifications about mail in groups, one group of each application at a time."""
 
-    def __init__(self, queue: SendQueue | AsyncSendQueue, *, delivered_outcomes: bool) -> None:
-        self._queue, self._delivered_outcomes = queue, delivered_outcomes
+    def __init__(self, queue: SendQueue | AsyncSendQueue, *, outcomes: OutcomeOptions) -> None:
+        self._queue, self._outcomes = queue, outcomes
         # An ASGI application may be served by several event loops.
         self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Waiting]] = WeakKeyDictionary()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself keeps weak references only
@@ -82,7 +82,7 @@ class Groups:
         return [(await self._answers([notice], application))[0] for notice in notices]
 
     async def _take_in(self, notices: Sequence[MailNotice], application: str) -> list[str]:
-        action = taking_in(self._queue, notices, application, self._delivered_outcomes)
+        action = taking_in(self._queue, notices, application, self._outcomes)
         if isinstance(self._queue, SendQueue):
             return await asyncio.to_thread(self._queue._ledger.write, None, action)
         return await self._queue._ledger.write(None, action)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from sendq.clock import Micros
 from sendq.errors import SendqError
-from sendq.facts.notices import MailNotice
+from sendq.facts.notices import USUAL, MailNotice, OutcomeOptions
 from sendq.ledger import grant_notices, mail_notices
 from sendq.queue import SendQueue
 from sendq.scope import DEFAULT_APPLICATION
@@ -26,6 +26,7 @@ def receive(
     signature: str | None,
     application: str = DEFAULT_APPLICATION,
     delivered_outcomes: bool = False,
+    outcome_addresses: Collection[str] = (),
 ) -> Received:
     """Handle one ``POST`` of a Nylas webhook. Answer it with the returned status; the sentence is optional.
 
@@ -42,20 +43,23 @@ def receive(
         signature: the header ``x-nylas-signature``; None if it is missing.
         application: the name under which the webhook's grants are enqueued.
         delivered_outcomes: also create an outcome ``delivered`` for each mail that was, if its job has ``on_outcome``.
+        outcome_addresses: receivers (``webhook:NAME``, ``https://host``, ``celery``) whose outcomes name recipients by
+            address too. The workers' SENDQ_OUTCOME_ADDRESSES must have them as well.
 
     Raises ``ValueError`` if ``secret`` is empty.
     """
     notice = read(raw_body, signature=signature, secret=secret, now=queue._now())
-    return notice if isinstance(notice, Received) else apply(queue, notice, application, delivered_outcomes)
+    outcomes = OutcomeOptions(delivered_outcomes, frozenset(outcome_addresses))
+    return notice if isinstance(notice, Received) else apply(queue, notice, application, outcomes)
 
 
 def apply(
-    queue: SendQueue, notice: Notice | MailNotice, application: str, delivered_outcomes: bool = False
+    queue: SendQueue, notice: Notice | MailNotice, application: str, outcomes: OutcomeOptions = USUAL
 ) -> Received:
     """Apply what a notification says."""
     try:
         if isinstance(notice, MailNotice):
-            (result,) = queue._ledger.write(None, taking_in(queue, [notice], application, delivered_outcomes))
+            (result,) = queue._ledger.write(None, taking_in(queue, [notice], application, outcomes))
             return answer_of(result)
         return Received(200, queue._ledger.write(None, _applying(notice, application, queue._now())))
     except SendqError as error:
@@ -70,19 +74,21 @@ async def receive_async(
     signature: str | None,
     application: str = DEFAULT_APPLICATION,
     delivered_outcomes: bool = False,
+    outcome_addresses: Collection[str] = (),
 ) -> Received:
     """`receive` for an `AsyncSendQueue`, to be awaited."""
     notice = read(raw_body, signature=signature, secret=secret, now=queue._now())
-    return notice if isinstance(notice, Received) else await apply_async(queue, notice, application, delivered_outcomes)
+    outcomes = OutcomeOptions(delivered_outcomes, frozenset(outcome_addresses))
+    return notice if isinstance(notice, Received) else await apply_async(queue, notice, application, outcomes)
 
 
 async def apply_async(
-    queue: AsyncSendQueue, notice: Notice | MailNotice, application: str, delivered_outcomes: bool = False
+    queue: AsyncSendQueue, notice: Notice | MailNotice, application: str, outcomes: OutcomeOptions = USUAL
 ) -> Received:
     """Apply what a notification says."""
     try:
         if isinstance(notice, MailNotice):
-            (result,) = await queue._ledger.write(None, taking_in(queue, [notice], application, delivered_outcomes))
+            (result,) = await queue._ledger.write(None, taking_in(queue, [notice], application, outcomes))
             return answer_of(result)
         return Received(200, await queue._ledger.write(None, _applying(notice, application, queue._now())))
     except SendqError as error:
@@ -98,7 +104,7 @@ def taking_in(
     queue: SendQueue | AsyncSendQueue,
     notices: Sequence[MailNotice],
     application: str,
-    delivered_outcomes: bool,
+    outcomes: OutcomeOptions,
 ) -> partial[list[str]]:
     """What applies notifications about mail, in a transaction."""
     return partial(
@@ -107,7 +113,7 @@ def taking_in(
         application=application,
         vault=queue._vault,
         now=queue._now(),
-        delivered_outcomes=delivered_outcomes,
+        outcomes=outcomes,
     )
 
 

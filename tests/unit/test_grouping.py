@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sendq import SendQueue
-from sendq.facts.notices import MailNotice
+from sendq.facts.notices import MailNotice, OutcomeOptions
 from sendq.ledger.mail_notices import APPLIED
 from sendq.webhooks.grouping import WAITING_MOST, Groups
 from sendq.webhooks.notice import Received
@@ -17,7 +17,7 @@ class SlowGroups(Groups):
     """Each group takes until it is let through."""
 
     def __init__(self) -> None:
-        super().__init__(SendQueue("sqlite://"), delivered_outcomes=False)
+        super().__init__(SendQueue("sqlite://"), outcomes=OutcomeOptions())
         self.taken: list[list[str]] = []
         self.through = asyncio.Event()
 

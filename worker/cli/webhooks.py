@@ -31,4 +31,4 @@ def webhooks(host: str, port: int) -> None:
     require_ledger()
     start_logs(settings)
     with open_queue() as queue:
-        serve(queue, secrets, host=host, port=port, say=tell, delivered_outcomes=settings.outcome_delivered)
+        serve(queue, secrets, host=host, port=port, say=tell, outcomes=settings.outcomes_of_mail)

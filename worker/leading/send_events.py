@@ -140,5 +140,5 @@ class SendEvents(LeaderLoop):
                 application,
                 vault=self._settings.vault,
                 now=self._now(),
-                delivered_outcomes=self._settings.outcome_delivered,
+                outcomes=self._settings.outcomes_of_mail,
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from sendq.ledger.outcomes import REAUTH_REQUIRED
+from sendq.ledger.outcomes import REAUTH_REQUIRED, addresses_of
 from settings import Settings
 from tasks.policy.row import Policy
 from tasks.policy.words import words_of
@@ -31,6 +31,10 @@ class Notifications:
         if "rule" in facts:
             said = self._words.get(facts["rule"])
             body |= {"title": said and said.title, "remedy": said and said.remedy}
+        if row.receiver in self._settings.outcome_addresses and (known := addresses_of(row, self._settings.vault)):
+            body["recipients"] = [
+                {**one, "address": address} for one, address in zip(facts["recipients"], known, strict=True)
+            ]
         if row.kind == REAUTH_REQUIRED:
             body["url"] = reauth_url(self._settings, facts["application"], facts["grant_id"])
         return body

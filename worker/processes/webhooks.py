@@ -9,6 +9,7 @@ import uvicorn
 
 from sendq import SendQueue
 from sendq.errors import Problem
+from sendq.facts.notices import OutcomeOptions
 from sendq.webhooks import asgi
 from settings import Settings, SettingsError
 from worker.processes.http_connections import connection_class, limited
@@ -44,7 +45,7 @@ def serve(
     host: str,
     port: int,
     say: Callable[[str], None],
-    delivered_outcomes: bool = False,
+    outcomes: OutcomeOptions,
 ) -> None:
     """Serve until asked to stop; ``say`` prints the addresses once it accepts connections. Port 0 means a free one.
 
@@ -57,7 +58,15 @@ def serve(
         for name, url in addresses(secrets, host, listener.getsockname()[1]).items():
             say(f"{name}: {url}")
         config = uvicorn.Config(
-            limited(asgi(queue, secret=secrets, delivered_outcomes=delivered_outcomes), requests=REQUESTS_MOST),
+            limited(
+                asgi(
+                    queue,
+                    secret=secrets,
+                    delivered_outcomes=outcomes.delivered,
+                    outcome_addresses=outcomes.addresses,
+                ),
+                requests=REQUESTS_MOST,
+            ),
             http=connection_class(),
             log_config=None,
             access_log=False,

@@ -393,6 +393,9 @@ delivery = Table(
     Column("lane_id", Uuid, nullable=False),
     Column("sequence", BigInteger, nullable=False),  # grows with each delivery about the same subject
     Column("facts", Text, nullable=False),  # JSON, the state at that time
+    # Of recipients, for receivers that may have them (JSON, encrypted like a body); null: none, or delivered.
+    Column("addresses", LargeBinary),
+    Column("cipher_key", Text),
     Column("state", Text, nullable=False),  # waiting | delivered | given_up
     Column("created_at", BigInteger, nullable=False),
     Column("next_at", BigInteger, nullable=False),

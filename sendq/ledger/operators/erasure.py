@@ -1,7 +1,7 @@
 """Erasure: remove what the ledger keeps of a grant's mail, and cancel what waits (``sendq forget``).
 
-    erased     bodies, texts of errors and of bounces, what became of each recipient's copy, and the digests of keys (a
-               key still finds its job, and a repeat with it still sends no second mail)
+    erased     bodies, texts of errors and of bounces, what became of each recipient's copy, addresses in outcomes, and
+               the digests of keys (a key still finds its job, and a repeat with it still sends no second mail)
     kept       the record of each job: its ids, times, states and rules, and keys as the application wrote them
     left       jobs in flight or in doubt: their bodies are needed to find out whether they were sent. A job in flight
                is cancelled if its call was not sent. Forget the grant again once they have ended
@@ -95,6 +95,9 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
     status = schema.delivery_status
     connection.execute(update(status).where(status.c.job_id.in_(jobs)).values(detail=None))
     delete_where(connection, schema.recipient_status.c.job_id, jobs)
+    delivery = schema.delivery
+    named = delivery.c.subject.in_(jobs) & delivery.c.addresses.is_not(None)
+    connection.execute(update(delivery).where(named).values(addresses=None, cipher_key=None))
 
 
 def forgotten_jobs(connection: Connection, jobs: Sequence[UUID]) -> set[UUID]:

@@ -22,6 +22,7 @@ from sendq.bindings import (
     File,
     batch_context,
     chunk_context,
+    delivery_context,
     key_context,
     payload_context,
     piece_context,
@@ -117,6 +118,7 @@ KEPT = (
     _kept(
         _named.c.digest, lambda row, files: key_context(row.application, row.key, row.job_id or row.batch_id)
     ),
+    _kept(schema.delivery.c.addresses, lambda row, files: delivery_context(row.id)),
     _kept(schema.secret.c.value, lambda row, files: secret_context(row.name)),
 )  # fmt: skip
 

@@ -120,6 +120,8 @@ def upgrade() -> None:
         sa.Column("lane_id", sa.Uuid(), nullable=False),
         sa.Column("sequence", sa.BigInteger(), nullable=False),
         sa.Column("facts", sa.Text(), nullable=False),
+        sa.Column("addresses", sa.LargeBinary(), nullable=True),
+        sa.Column("cipher_key", sa.Text(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("next_at", sa.BigInteger(), nullable=False),
