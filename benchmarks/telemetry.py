@@ -75,7 +75,7 @@ def measure() -> dict[str, float]:
 
 def flower_events(*, listening: bool) -> FlowerEvents:
     """A new instance whose thread is not started."""
-    return FlowerEvents(Listening(listening), in_flight=lambda: 0)
+    return FlowerEvents(Listening(listening), in_flight=lambda: 0, deliveries=lambda jobs: {})
 
 
 def _microseconds(act: Callable[[], object]) -> float:

@@ -7,13 +7,15 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import Engine as Ledger
 
 from sendq.facts.outcomes import Outcome, Scope
 from sendq.facts.turns import Recorded, Turn, Unopened
 from sendq.ledger.db import migrate
-from sendq.ledger.db.engine import open_busy_engine, open_engine
+from sendq.ledger.db.engine import open_busy_engine, open_engine, reading
+from sendq.ledger.delivery_status import read_statuses
 from settings import Settings
 from settings.values import IN_MEMORY
 from tasks.policy.row import Policy
@@ -76,7 +78,7 @@ class Process:
             now=self.now,
             witnessed=lambda line: max((witness.renewals_of(line) or 0 for witness in self._witnesses), default=0),
         )
-        self.flower_events = FlowerEvents(events, in_flight=lambda: self.engine.calls)
+        self.flower_events = FlowerEvents(events, in_flight=lambda: self.engine.calls, deliveries=self._deliveries)
         self.wakeup = wakeup_of(self.ledger)
         self.leadership = Leadership(
             self.ledger,
@@ -218,6 +220,10 @@ class Process:
         self.traces.recorded(outcomes)
         if recorded.wants_turns:  # if this process leads, its dispatcher need not wait for its poll
             self.wakeup.wake()
+
+    def _deliveries(self, jobs: Sequence[UUID]) -> dict[UUID, str]:
+        with reading(self.ledger) as connection:
+            return {job: status.delivery for job, status in read_statuses(connection, jobs).items()}
 
     def _on_unopened(self, unopened: Unopened) -> None:
         for key_name, jobs in unopened.missing.items():

@@ -11,7 +11,15 @@ import pytest
 from worker.demo.summary import Account, lines
 
 GOOD = Account(
-    sent=490, dead=1, reauth=9, other=0, messages=190, changes=300, repeated=0, faults=Counter(throttle=3, refused=1)
+    sent=490,
+    dead=1,
+    reauth=9,
+    other=0,
+    messages=190,
+    changes=300,
+    repeated=0,
+    faults=Counter(throttle=3, refused=1),
+    bounced=1,
 )
 
 
@@ -39,6 +47,7 @@ class TestTheSummary:
         assert 'SendQueue("sqlite:////home/me/sendq.db")' in said
         assert "the two agree" in said
         assert "unfinished" not in said
+        assert "1 bounced" in said
 
     def test_it_does_not_hide_a_discrepancy(self) -> None:
         said = "\n".join(lines(replace(GOOD, sent=489, other=1), 20.0, "sqlite:///x.db"))

@@ -11,7 +11,7 @@ from settings import Settings
 from worker.cli.output import complain, tell
 from worker.demo.scene import Scene, live_view, look, plain_line
 from worker.demo.stage import Stage, keep_log, staged
-from worker.demo.story import enqueue
+from worker.demo.story import enqueue, pass_on_reports
 from worker.demo.summary import account, lines
 from worker.processes.stopping import Stop, Stopping, stoppable
 
@@ -47,7 +47,7 @@ def _play(stage: Stage, stop: Stop) -> int:
             if scene.over or scene.elapsed_s > LIMIT_S or stage.worker.ended():
                 break
             stop.wait(every_s)
-    found = account(scene, stage.nylas)
+    found = account(scene, stage.nylas, bounced=pass_on_reports(stage.queue, stage.nylas))
     tell()
     for line in lines(found, scene.elapsed_s, Settings().ledger_url.get_secret_value()):
         tell(line)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from itertools import cycle, islice
 
 from sendq import Message, Options, Send, SendQueue
+from sendq.ledger.mail_notices import APPLIED, SAYS
 from sendq.simulator import Fault, Simulator
+from sendq.simulator.reports import signature
+from sendq.webhooks import receive
+
+SECRET = "the-secret-of-the-webhook"  # noqa: S105 - of a simulated API
 
 # Grant -> provider. Readable names instead of Nylas's ids.
 GRANTS = {
@@ -36,6 +42,7 @@ LATENCY_S = 0.2
 # Recipients that cause failures in the simulator: number of the message -> local part of its address.
 RECIPIENTS = {
     15: "throttle",  #   microsoft-dan: 429, Retry-After: 1 s
+    37: "bounce",  #     google-ben: accepted, and reported later as bounced
     70: "refused",  #    yahoo-kim: 402, nobody has it: a dead letter
     92: "reauth",  #     imap-ivy: 401 from the provider, and the grant is invalid from here on
     117: "throttle",  #  icloud-jo: the same
@@ -64,6 +71,16 @@ def enqueue(queue: SendQueue) -> str:
     queue.send_many([_send(number, grant) for number, grant in enumerate(islice(cycle(GRANTS), MESSAGES))])
     changes = [f"message-{number:03d}" for number in range(CHANGES)]
     return queue.modify(TIDIED, changes, unread=False, provider=GRANTS[TIDIED], key="demo-batch").id
+
+
+def pass_on_reports(queue: SendQueue, nylas: Simulator) -> int:
+    """Pass on what the API reports about mail, as its webhooks would; returns how many mails bounced."""
+    bounced = 0
+    for notification in nylas.notifications:
+        body = json.dumps(notification.envelope).encode()
+        received = receive(queue, secret=SECRET, raw_body=body, signature=signature(SECRET, body))
+        bounced += received.says == SAYS[APPLIED]
+    return bounced
 
 
 def _send(number: int, grant: str) -> Send:

@@ -26,6 +26,7 @@ class Account:
     changes: int
     repeated: int
     faults: Counter[str]
+    bounced: int
 
     @property
     def adds_up(self) -> bool:
@@ -38,8 +39,8 @@ class Account:
         )
 
 
-def account(scene: Scene, nylas: Simulator) -> Account:
-    """Compare the ledger with the API."""
+def account(scene: Scene, nylas: Simulator, *, bounced: int) -> Account:
+    """Compare the ledger with the API. ``bounced``: mails that were reported later as such."""
     messages = Counter(accepted.job for accepted in nylas.mailbox)
     changes = Counter((modified.grant, modified.id) for modified in nylas.modified)
     sent, dead = scene.count(State.SENT), scene.count(State.DEAD)
@@ -52,6 +53,7 @@ def account(scene: Scene, nylas: Simulator) -> Account:
         changes=len(changes),
         repeated=sum(number - 1 for number in (*messages.values(), *changes.values())),
         faults=Counter(request.fault for request in nylas.requests if request.fault is not None),
+        bounced=bounced,
     )
 
 
@@ -73,6 +75,7 @@ def lines(found: Account, elapsed_s: float, home_url: str) -> Iterator[str]:
     )
     failures = ", ".join(f"{name} ({number})" for name, number in sorted(found.faults.items()))
     yield f"Failures along the way: {failures}."
+    yield f"Reported of the mail afterwards, by webhooks: {found.bounced} bounced, and no other bad news."
     yield ""
     yield "Next, with the simulator instead of a Nylas account:"
     yield ""

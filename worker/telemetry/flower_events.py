@@ -1,7 +1,8 @@
 """Task events for Flower: each attempt of a job as Celery's task events, with the job's id and its operation as name.
 
 So Flower, like any other listener of Celery's events, lists jobs rather than the bundles that carry them. The keyword
-arguments show the grant's id, the result shows the rule that decided, and the state shows the outcome:
+arguments show the grant's id, the result shows the rule that decided (and what became of the mail, if that is known by
+then), and the state shows the outcome:
 
     SUCCESS   the API accepted it        HELD      its grant, provider or application is held
     RETRY     retried after a backoff    REAUTH    its grant's owner must sign in again
@@ -18,9 +19,10 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from celery.utils.sysinfo import load_average
 from celery.worker.state import SOFTWARE_INFO
@@ -35,6 +37,11 @@ BACKLOG = 10_000
 # Celery's own interval: listeners consider a worker offline after a few missing heartbeats.
 HEARTBEAT_S = 2.0
 
+# Outcomes whose deliveries are looked up at once.
+GROUP_MOST = 200
+
+Deliveries = Callable[[Sequence[UUID]], Mapping[UUID, str]]
+
 _ENDED = {
     Event.ACCEPT: "task-succeeded",
     Event.RETURN: "task-retried",
@@ -48,9 +55,12 @@ _ENDED = {
 class FlowerEvents:
     """Publishes events in a thread, so that nothing else waits for the broker."""
 
-    def __init__(self, dispatcher: Any, *, in_flight: Callable[[], int]) -> None:
-        """``dispatcher``: Celery's event dispatcher of this worker; ``in_flight``: calls on the wire now."""
-        self._dispatcher, self._in_flight = dispatcher, in_flight
+    def __init__(self, dispatcher: Any, *, in_flight: Callable[[], int], deliveries: Deliveries) -> None:
+        """``dispatcher``: Celery's event dispatcher of this worker; ``in_flight``: calls on the wire now.
+
+        ``deliveries``: what is known to have become of mails, by job; it may raise anything.
+        """
+        self._dispatcher, self._in_flight, self._deliveries = dispatcher, in_flight, deliveries
         self._outcomes: queue.Queue[Outcome | None] = queue.Queue(BACKLOG)
         self._attempts = 0
         self._beat_at = float("-inf")
@@ -84,9 +94,29 @@ class FlowerEvents:
                 continue
             if outcome is None:
                 return
-            self._attempts += 1
-            for kind, fields in events_of(outcome):
-                self._send(kind, fields)
+            group = [outcome, *self._others()]
+            ended = [one for one in group if one is not None]
+            known = self._known(ended)
+            for one in ended:
+                self._attempts += 1
+                for kind, fields in events_of(one, delivery=known.get(one.job_id)):
+                    self._send(kind, fields)
+            if len(ended) < len(group):
+                return
+
+    def _others(self) -> Iterator[Outcome | None]:
+        """What else waits, up to the end."""
+        with suppress(queue.Empty):
+            for _ in range(GROUP_MOST - 1):
+                yield (one := self._outcomes.get_nowait())
+                if one is None:
+                    return
+
+    def _known(self, ended: Sequence[Outcome]) -> Mapping[UUID, str]:
+        accepted = [one.job_id for one in ended if one.event is Event.ACCEPT and one.operation == "send"]
+        with suppress(Exception):  # the ledger is unavailable, which others report
+            return self._deliveries(accepted) if accepted else {}
+        return {}
 
     def _heartbeat(self) -> dict[str, Any]:
         return {
@@ -102,14 +132,15 @@ class FlowerEvents:
             self._dispatcher.send(kind, **fields)
 
 
-def events_of(outcome: Outcome) -> list[tuple[str, Mapping[str, Any]]]:
-    """The events of one attempt: received, started, and how it ended."""
+def events_of(outcome: Outcome, *, delivery: str | None = None) -> list[tuple[str, Mapping[str, Any]]]:
+    """The events of one attempt: received, started, and how it ended. ``delivery``: what became of its mail."""
     attempt = outcome.attempt
     assert attempt is not None
     begun = attempt.begun_at / SECOND
     ended = attempt.ended_at / SECOND
     uuid = str(outcome.job_id)
     result = outcome.rule if attempt.status is None else f"{outcome.rule} ({attempt.status})"
+    result = result if delivery is None else f"{result}, {delivery}"
     received = {
         "uuid": uuid, "name": f"sendq.{outcome.operation}", "args": "()",
         "kwargs": str({"grant": outcome.grant_id}), "retries": outcome.attempts, "eta": None, "expires": None,

@@ -43,6 +43,7 @@ class TestTheDemo:
         assert dead == 1
         assert reauth > 0
         assert f"{sent - 300} messages and 300 changes, 0 of them twice" in out
+        assert "1 bounced" in out
         assert "from sendq import Message, SendQueue" in out
 
     @pytest.mark.long
