@@ -13,7 +13,7 @@ from sendq.ledger.db import schema
 from sendq.rules.rule_ids import BOUNCE_RATE, BY_HAND
 from sendq.rules.states import Event
 from settings import Settings
-from tests.integration.ledger.test_mail_notices import report
+from tests.integration.ledger.mail import report
 from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger, end, outcome
 from worker.leading.bounce_holds import REST, BounceHolds

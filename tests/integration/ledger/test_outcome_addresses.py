@@ -15,7 +15,7 @@ from sendq.ledger.deliveries import DeliveryAttempt
 from sendq.webhooks import receive
 from settings import Settings
 from tasks.policy.table import POLICY
-from tests.integration.ledger.test_mail_notices import TO, notification, sent
+from tests.integration.ledger.mail import TO, notification, sent
 from tests.integration.ledger.test_webhooks import SECRET, signed
 from tests.support.ledger import Ledger
 from worker.notifying.notification import Notifications

@@ -38,7 +38,7 @@ from sendq.messages.digests import digest_of
 from sendq.rules.rule_ids import NO_KEY, SUPPRESSED
 from sendq.rules.suppression import ALL_MAIL
 from sendq.testing import enqueued
-from tests.integration.ledger.test_mail_notices import report, sent
+from tests.integration.ledger.mail import report, sent
 from tests.support.ledger import Ledger, end
 from tests.support.waiting import LIMIT_S
 

@@ -20,7 +20,7 @@ from sendq.ledger.dispatching.pairs import prove
 from sendq.simulator import Simulator
 from settings import Settings
 from tasks.calling.nylas import NylasClient
-from tests.integration.ledger.test_mail_notices import counts, delivery, report, result, sent
+from tests.integration.ledger.mail import counts, delivery, report, result, sent
 from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger
 from worker.leading.send_events import ABSENT_FOR_S, Absent, SendEvents
