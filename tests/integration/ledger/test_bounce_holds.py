@@ -41,7 +41,7 @@ def sent(ledger: Ledger, grant: str, number: int) -> list[UUID]:
 
 def bounce(ledger: Ledger, jobs: Iterable[UUID], grant: str) -> None:
     for job in jobs:
-        report(ledger, "message.bounced", f"m{job}", notice=f"of-{job}", grant=grant)
+        report(ledger, "message.bounced", f"m{job}", notice=f"of-{job}", grant=grant, bounced=["gone@example.com"])
 
 
 def watch(ledger: Ledger, *, lasts: float = HOUR, leads: bool = True) -> BounceHolds:
