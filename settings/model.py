@@ -306,8 +306,8 @@ class Settings(BaseModel):
     )  # fmt: skip
     outcome_addresses: Receivers = setting(
         (), "receivers whose outcomes about mail name recipients by address too, not only by place and digest: "
-        "webhook:NAME, https://host, celery (all tasks: through their broker), comma-separated. Until then the "
-        "addresses are in the ledger, encrypted like bodies",
+        "webhook:NAME, https://host, celery (all tasks: through their broker), comma-separated. The ledger has the "
+        "addresses until they are delivered, encrypted like bodies",
     )  # fmt: skip
     enqueue_task: bool = setting(
         False, "let other Celery applications enqueue by task name (`sendq.enqueue`). Message bodies then pass "

@@ -347,7 +347,8 @@ class TestTheFile:
         webhooks = compose(SECRETS)["webhooks"]
         assert webhooks["profiles"] == ["webhooks"]
         assert webhooks["environment"].keys() == {
-            "DATABASE_URL", "NYLAS_WEBHOOK_SECRET", "SENDQ_OUTCOME_DELIVERED", "SENDQ_ENCRYPTION_KEYS",
+            "DATABASE_URL", "NYLAS_WEBHOOK_SECRET", "SENDQ_OUTCOME_DELIVERED", "SENDQ_OUTCOME_ADDRESSES",
+            "SENDQ_ENCRYPTION_KEYS",
             "SENDQ_LOG_FORMAT", "SENDQ_LOG_LEVEL",
         }  # fmt: skip
 
