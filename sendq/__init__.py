@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
+    from sendq.enqueueing.batch_sends import NewBatch
     from sendq.enqueueing.planning import NEVER, Options, Send
     from sendq.enqueueing.query import Query
     from sendq.errors import (
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
         HeldGroup,
         HoldView,
         Job,
+        JobCounts,
         JobLine,
         JobView,
         Page,
@@ -92,6 +94,7 @@ _HOMES = {
     "sendq.messages.message": ("Message",),
     "sendq.messages.mime": ("MimeMessage",),
     "sendq.messages.unsubscribe": ("Unsubscribe",),
+    "sendq.enqueueing.batch_sends": ("NewBatch",),
     "sendq.enqueueing.planning": ("NEVER", "Options", "Send"),
     "sendq.enqueueing.query": ("Query",),
     "sendq.operators": ("Operators",),
@@ -103,7 +106,7 @@ _HOMES = {
     "sendq.views": (
         "AttemptView", "Batch", "BatchError", "BatchView", "DeadLetter", "DeadLetterCount", "DeliveryStatus",
         "DeliveryView", "Doubt", "Eta", "EventView", "GrantState", "GrantView", "HeldGroup", "HoldView", "Job",
-        "JobLine", "JobView", "Page", "Priority", "RecipientStatus", "Status", "WalkView", "Why",
+        "JobCounts", "JobLine", "JobView", "Page", "Priority", "RecipientStatus", "Status", "WalkView", "Why",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -136,6 +139,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidJob",
     "Job",
+    "JobCounts",
     "JobLine",
     "JobView",
     "KeyConflict",
@@ -143,6 +147,7 @@ __all__ = [
     "LedgerUnavailable",
     "Message",
     "MimeMessage",
+    "NewBatch",
     "NotFound",
     "NotWaiting",
     "Operators",

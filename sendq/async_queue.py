@@ -9,17 +9,19 @@ message broker is used here, and no HTTP call is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, Unpack, overload
 from uuid import UUID
 
 from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import await_only  # asyncio only
 
 from sendq import changes, clock
 from sendq.enqueueing.async_own_list import AsyncAsk, AsyncOwnList
+from sendq.enqueueing.batch_sends import MOST_SENDS_SQLITE, NewBatch, Sends, check_batch
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.measuring import measure_contents  # asyncio only
 from sendq.enqueueing.planning import (
@@ -35,10 +37,12 @@ from sendq.enqueueing.planning import (
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.enqueueing.shared import Shared
+from sendq.enqueueing.suppressing import Hit
 from sendq.filter_checks import job_filter, limit_of, members_of, name_of
-from sendq.ids import parse_id
+from sendq.ids import new_id, parse_id
 from sendq.ledger import admission, waiting_jobs
-from sendq.ledger.batches import cancel_batch, end_some
+from sendq.ledger.batch_sends import Storing, add_to_batch, store_new_batch
+from sendq.ledger.batches import cancel_batch, close_batch, end_some
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.reading import batch as batch_reading
@@ -156,12 +160,55 @@ class AsyncSendQueue:
         jobs = await self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
         return jobs[0]
 
-    async def send_many(self, sends: Iterable[Send], *, session: Any = None) -> list[Job]:
+    @overload
+    async def send_many(self, sends: Iterable[Send], *, session: Any = None) -> list[Job]: ...
+    @overload
+    async def send_many(self, sends: Iterable[Send], *, batch: NewBatch, session: Any = None) -> Batch: ...
+    async def send_many(
+        self, sends: Iterable[Send], *, batch: NewBatch | None = None, session: Any = None
+    ) -> list[Job] | Batch:
         """Enqueue many messages, all or none; a problem's field begins with its position (``[7].to[0].email``).
 
-        Raises what `send` raises.
+        With ``batch`` they are one thing, which is returned instead of the jobs: it has a progress, an expected end and
+        one outcome, and can be cancelled. ``sends`` may then be a generator: it is read a thousand at a time, and texts
+        that several of these messages have are stored once. A SQLite ledger takes 100,000 in one call. Messages whose
+        key was used before are not enqueued again, and do not belong to the batch.
+
+        Raises what `send` raises. An exception that ``sends`` raises is passed on, and nothing is stored.
         """
-        return await self._store_sends(list(sends), indexed=True, session=session)
+        if batch is None:
+            return await self._store_sends(list(sends), indexed=True, session=session)
+        check_batch(batch)
+        now, batch_id = self._now(), new_id()
+        read = self._reading(sends, batch_id, await self._links_for(session), now)(batch.application, batch.tags)
+        return await self._ledger.write(
+            session,
+            lambda connection: store_new_batch(connection, batch, batch_id, read, self._storing(), now=now),
+        )
+
+    async def add(self, batch_id: str, sends: Iterable[Send], *, session: Any = None) -> Batch:
+        """Add messages to a batch that was left open, all or none, as in `send_many`.
+
+        Several callers may add to it at the same time. The result's ``total`` is the number of messages that this call
+        enqueued: a repeat after a crash skips those whose keys were used.
+
+        Raises what `send` raises, and `NotFound`; `InvalidJob` also if the batch is closed or cancelled.
+        """
+        wanted, now = parse_id(batch_id, what="batch"), self._now()
+        read = self._reading(sends, wanted, await self._links_for(session), now)
+        return await self._ledger.write(
+            session, lambda connection: add_to_batch(connection, wanted, read, self._storing(), now=now)
+        )
+
+    async def close_batch(self, batch_id: str, *, session: Any = None) -> int:
+        """Close a batch that was left open: nothing can be added any more, and it ends with its last job.
+
+        Returns its total. It waits for calls of `add` that are under way. Closing it again does nothing.
+
+        Raises `NotFound`, and `InvalidJob` for a batch of changes.
+        """
+        wanted = parse_id(batch_id, what="batch")
+        return await self._ledger.write(session, lambda connection: close_batch(connection, wanted, now=self._now()))
 
     async def modify(
         self,
@@ -586,6 +633,22 @@ class AsyncSendQueue:
                 return Links(key, self._unsubscribe_url)
             self._links = Links(key, self._unsubscribe_url)
         return self._links
+
+    def _reading(
+        self, sends: Iterable[Send], batch_id: UUID, links: Links, now: clock.Micros
+    ) -> Callable[[str, Mapping[str, str] | None], Sends]:
+        """Reads the messages of a batch, once its application and tags are known."""
+        most = MOST_SENDS_SQLITE if self._ledger.engine.dialect.name == "sqlite" else None
+        settings: dict[str, Any] = {"metadata_key": self._metadata_key, "senders": self._senders, "links": links}
+        return lambda application, tags: Sends(
+            sends, batch_id=batch_id, application=application, tags=tags, most=most, now=now, **settings
+        )
+
+    def _storing(self) -> Storing:
+        def own(part: Sequence[Send]) -> list[Hit]:
+            return await_only(self._own_list.hits(part))
+
+        return Storing(self._enqueuer, own, self._lane_cap, self._vault)
 
     async def _store_batch(self, call: BulkCall, session: Any) -> Batch:
         now = self._now()

@@ -130,6 +130,7 @@ def plan_batch(
     wakes.add(lane, options, call.grant_id, priority_of(options), due_at)
     batch = {
         "id": batch_id,
+        "application": options.application,
         "lane_id": lane,
         "operation": call.operation,
         "target": "thread" if call.whole_threads else "message",

@@ -23,7 +23,7 @@ from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.messages.payload import mime_digest, send_digest
 from sendq.messages.unsubscribe import LINE_MOST, WITHOUT_HEADER, Links, url_fault
-from sendq.messages.wire_format import Request, request_of
+from sendq.messages.wire_format import Request, request_of, with_shared_text
 from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
 from sendq.rules.suppression import Suppressed
@@ -139,11 +139,15 @@ def plan_sends(
     senders: Senders | None = None,
     links: Links | None = None,
     instead: Mapping[int, Message] = NOTHING_DROPPED,
+    batch_id: UUID | None = None,
+    first: int = 0,
+    texts: Mapping[str, Content] | None = None,
 ) -> Planned:
     """The rows for these sends. With ``indexed``, a problem's field begins with the position: ``[7].to[0].email``.
 
     ``links`` makes unsubscribe links. ``instead``: messages without their suppressed recipients, by position; the
-    digests of keys stay those of the messages as they were passed.
+    digests of keys stay those of the messages as they were passed. ``first``: the position in its call of the first of
+    these sends, which are then a part of a batch. ``texts``: bodies that are stored once for all messages with them.
 
     Raises:
         InvalidJob: with every problem of every send.
@@ -157,8 +161,8 @@ def plan_sends(
             if isinstance(message, Message) and message.unsubscribe is not None:
                 message, found = with_links(message, send.options, links, metadata_key=metadata_key)
             messages.append(message)
-        problems += [problem.under(f"[{position}]") for problem in found] if indexed else found
-    if not problems:
+        problems += [problem.under(f"[{first + position}]") for problem in found] if indexed else found
+    if not problems and batch_id is None:
         problems = _repeated_keys(sends)
     if problems:
         raise InvalidJob(problems)
@@ -172,8 +176,11 @@ def plan_sends(
         options, job_id = send.options, new_id()
         name = (options.application, send.grant_id)
         lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
-        request = request_of(messages[position], job_id=str(job_id), metadata_key=metadata_key)
-        row = job_row("send", job_id, lane, options, now=now, position=position, form=request.form, tagged=tagged)
+        request = _request(messages[position], str(job_id), metadata_key, texts or {})
+        row = job_row(
+            "send", job_id, lane, options, now=now, position=first + position, form=request.form, tagged=tagged
+        )
+        row["batch_id"] = batch_id
         jobs.append(row)
         payload = {"job_id": job_id, "body": request.opening, "content_type": request.content_type, "length": None}
         payloads.append(payload)
@@ -185,12 +192,21 @@ def plan_sends(
         names.append(None if options.key is None else (options.application, options.key))
         wakes.add(lane, options, send.grant_id, row["priority"], row["next_at"])
         if options.key is not None:
-            keys.append(key_row(options, _digest_of(send), now=now, job_id=job_id))
+            keys.append(key_row(options, digest_of(send), now=now, job_id=job_id))
     plan = Plan(jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows())
     return Planned(plan, ids, names)
 
 
-def _digest_of(send: Send) -> bytes:
+def _request(message: Message | MimeMessage, job_id: str, metadata_key: str, texts: Mapping[str, Content]) -> Request:
+    if texts and isinstance(message, Message) and not message.attachments and message.body is not None:
+        text = texts.get(message.body)
+        if text is not None:
+            return with_shared_text(message, text, job_id=job_id, metadata_key=metadata_key)
+    return request_of(message, job_id=job_id, metadata_key=metadata_key)
+
+
+def digest_of(send: Send) -> bytes:
+    """The digest of what a (checked) message asks for."""
     options = send.options
     given: dict[str, Any] = {"application": options.application, "grant_id": send.grant_id}
     given |= {"due_at": options.due_at, "expires_at": given_expiry(options.expires_at)}

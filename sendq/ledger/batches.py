@@ -16,12 +16,14 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, delete, func, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
-from sendq.errors import NotFound
+from sendq.errors import InvalidJob, Problem
+from sendq.ledger.cancel import cancel_some
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_rows
-from sendq.ledger.jobs import append_batch_changes, end_waiting, lock_jobs
+from sendq.ledger.jobs import append_batch_changes
+from sendq.ledger.reading.lookup import no_such_batch
 from sendq.rules.progress import ended, walk_is_complete
-from sendq.rules.states import Event, State
+from sendq.rules.states import State
 
 # Sums younger than this are kept apart. Twice the time over which the rate is computed.
 KEPT_APART: Micros = 120 * SECOND
@@ -30,6 +32,9 @@ KEPT_APART: Micros = 120 * SECOND
 CANCEL_STEP = 500
 
 Sums = Mapping[str, int]
+
+# Messages that were added to an open batch.
+ADDED = "added"
 
 
 def sums_of(connection: Connection, ids: Collection[UUID]) -> dict[UUID, Sums]:
@@ -65,7 +70,8 @@ def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[U
     changed = _changed(connection, limit=limit)
     if not changed:
         return []
-    query = select(table).where(table.c.id.in_(changed)).order_by(table.c.id).with_for_update()
+    # FOR NO KEY UPDATE, here and in `reopen`: in no one's way who adds to an open batch.
+    query = select(table).where(table.c.id.in_(changed)).order_by(table.c.id).with_for_update(key_share=True)
     batches = connection.execute(query).all()
     _add_up(connection, changed, now=now, limit=limit)
     sums = sums_of(connection, changed)
@@ -123,8 +129,71 @@ def reopen(connection: Connection, ids: Collection[UUID]) -> None:
     table = schema.batch
     # In the order in which the leader locks them. It may be about to end one because of an earlier read, so each is
     # always written, even if it is open: the second of the two then sees what the first did.
-    connection.execute(select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update()).all()
+    connection.execute(
+        select(table.c.id).where(table.c.id.in_(ids)).order_by(table.c.id).with_for_update(key_share=True)
+    ).all()
     connection.execute(update(table).where(table.c.id.in_(ids)).values(finished_at=None))
+
+
+# --- batches of sends that are open -----------------------------------------------------------------------------------
+
+
+def lock_open(connection: Connection, batch_id: UUID) -> Row[Any]:
+    """An open batch, locked so that it is neither closed nor cancelled before this transaction ends.
+
+    Others may add to it at the same time, and the leader is not kept waiting.
+
+    Raises:
+        NotFound: there is no such batch.
+        InvalidJob: it is not open.
+    """
+    table = schema.batch
+    # FOR KEY SHARE: in the way of FOR UPDATE alone.
+    this = select(table).where(table.c.id == batch_id).with_for_update(read=True, key_share=True)
+    row = connection.execute(this).first()
+    if row is None:
+        raise no_such_batch(batch_id)
+    if not row.open:
+        reason = "was cancelled" if row.cancel_at is not None else "is not open: it was closed, or made in one call"
+        raise InvalidJob([Problem("batch", reason, "make another batch")])
+    return row
+
+
+def note_added(connection: Connection, batch: Row[Any], number: int, lanes: Collection[UUID], *, now: Micros) -> None:
+    """Count messages that were added to an open batch; ``lanes``: of theirs."""
+    append_batch_changes(connection, Counter({(batch.id, ADDED): number}), now=now)
+    if batch.lane_id is not None and set(lanes) - {batch.lane_id}:
+        table = schema.batch
+        connection.execute(update(table).where(table.c.id == batch.id).values(lane_id=None))
+
+
+def close(connection: Connection, batch: Row[Any], *, now: Micros) -> int:
+    """Close an open batch that is locked FOR UPDATE; returns its total. The leader ends it after its last job."""
+    table, total = schema.batch, sums_of(connection, [batch.id])[batch.id].get(ADDED, 0)
+    connection.execute(update(table).where(table.c.id == batch.id).values(open=False, total=total))
+    notice(connection, batch.id, now=now)
+    return total
+
+
+def notice(connection: Connection, batch_id: UUID, *, now: Micros) -> None:
+    """Have the leader look at a batch whose last job may have ended already."""
+    append_batch_changes(connection, Counter({(batch_id, "closed"): 1}), now=now)
+
+
+def close_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> int:
+    """Close an open batch; returns its total. Waits for transactions that are adding to it. Closing again is harmless.
+
+    Raises:
+        NotFound: there is no such batch.
+        InvalidJob: it is no batch of sends.
+    """
+    table = schema.batch
+    row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
+    if row is None:
+        raise no_such_batch(batch_id)
+    if row.operation != "send":
+        raise InvalidJob([Problem("batch", "is not a batch of sends", "only these are left open, and closed")])
+    return close(connection, row, now=now) if row.open else int(row.total or 0)
 
 
 # --- cancel -----------------------------------------------------------------------------------------------------------
@@ -135,9 +204,11 @@ def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> bool
     table = schema.batch
     row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if row is None:
-        raise NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
+        raise no_such_batch(batch_id)
     if row.finished_at is not None or row.cancel_at is not None:
         return False
+    if row.open:
+        close(connection, row, now=now)
     connection.execute(update(table).where(table.c.id == batch_id).values(cancel_at=now, making=False))
     return True
 
@@ -157,12 +228,7 @@ def end_some(connection: Connection, batch_id: UUID, *, after: UUID, now: Micros
         return None
     step = select(jobs.c.id).where(jobs.c.batch_id == batch_id, jobs.c.id > after).order_by(jobs.c.id)
     ids = connection.execute(step.limit(CANCEL_STEP)).scalars().all()
-    locked = lock_jobs(connection, ids)
-    waiting = {job_id: Event.CANCEL for job_id, job in locked.items() if job.state == State.QUEUED}
-    end_waiting(connection, waiting, now=now)
-    on_the_wire = [job_id for job_id, job in locked.items() if job.state == State.SENDING]
-    if on_the_wire:
-        connection.execute(update(jobs).where(jobs.c.id.in_(on_the_wire)).values(cancel_at=now))
+    cancel_some(connection, ids, now=now)
     if ids:
         last: UUID = ids[-1]
         return last

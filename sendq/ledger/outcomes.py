@@ -139,11 +139,15 @@ def _with_target(ids: Collection[UUID]) -> Select[Any]:
     )
 
 
+# Of an outcome that is about several grants.
+NO_LANE = UUID(int=0)
+
+
 def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros) -> None:
     """Create deliveries for those of these batches that have a target. They are locked and have just ended."""
     batch, lane, change = schema.batch, schema.lane, schema.batch_change
     rows = connection.execute(
-        select(batch, lane.c.application, lane.c.grant_id)
+        select(batch, lane.c.grant_id)
         .outerjoin(lane, lane.c.id == batch.c.lane_id)
         .where(batch.c.id.in_(ids), batch.c.on_outcome.is_not(None))
         .order_by(batch.c.id)
@@ -161,7 +165,10 @@ def append_batches(connection: Connection, ids: Collection[UUID], *, now: Micros
             counts[found.batch_id][found.state] = int(found.sum)
     _append(
         connection,
-        [(row.on_outcome, BATCH_FINISHED, row.id, row.lane_id, _batch_facts(row, counts[row.id])) for row in rows],
+        [
+            (row.on_outcome, BATCH_FINISHED, row.id, row.lane_id or NO_LANE, _batch_facts(row, counts[row.id]))
+            for row in rows
+        ],
         now=now,
     )
 

@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 def batch_row(batch: Row, vault: Vault) -> Row:
     """The row of a batch with its body sealed."""
-    if not vault:
+    if not vault or batch["body"] is None:
         return batch
     names = ("id", "lane_id", "operation", "target", "hard", "fields", "content_type")
     body = vault.seal(batch["body"], context=batch_context(*(batch[name] for name in names)))

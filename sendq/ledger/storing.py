@@ -43,7 +43,7 @@ def _store(
     """Store all of a plan or nothing, even if the caller catches the error and commits the rest of its transaction."""
     may_fail_halfway = len(planned.plan.keys) > 1 or cap is not None or bool(planned.plan.contents)
     if may_fail_halfway:
-        _begin_before_savepoint(connection)
+        begin_before_savepoint(connection)
     with connection.begin_nested() if may_fail_halfway else nullcontext():
         found = store(connection, planned.plan, at=now, vault=vault)
         if cap is not None and len(found) < len(planned.ids):
@@ -52,7 +52,7 @@ def _store(
         return found
 
 
-def _begin_before_savepoint(connection: Connection) -> None:
+def begin_before_savepoint(connection: Connection) -> None:
     """Begin the transaction now: on a caller's engine, Python's sqlite3 begins it only at the first INSERT.
 
     Otherwise the savepoint would be the outermost transaction, and releasing it would commit unexpectedly.

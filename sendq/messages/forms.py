@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 from sendq.messages.content import MOST_BYTES
 
-JSON, MULTIPART, MIME = "json", "multipart", "mime"
+JSON, JSON_TEXT, MULTIPART, MIME = "json", "json_text", "multipart", "mime"
 
 JSON_TYPE = "application/json"
 
@@ -37,7 +37,7 @@ def content_length(form: str, size: int) -> int:
 
 def most_bytes(form: str) -> int:
     """The size limit of a request of this form."""
-    return MAX_JSON_BYTES if form == JSON else MAX_MULTIPART_BYTES
+    return MAX_JSON_BYTES if form in (JSON, JSON_TEXT) else MAX_MULTIPART_BYTES
 
 
 def with_parameters(body: bytes, parameters: Mapping[str, str]) -> bytes:

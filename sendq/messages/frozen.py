@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from email.utils import getaddresses
 from typing import Any
 
-from sendq.messages.forms import JSON, MULTIPART
+from sendq.messages.forms import JSON, JSON_TEXT, MULTIPART
 
 _ADDRESSES = {"from": "From", "to": "To", "cc": "Cc", "bcc": "Bcc", "reply_to": "Reply-To"}
 
@@ -27,7 +27,7 @@ def read_message(
     """The fields of the request as the API names them, without ``attachments``, and the names of the attached files.
 
     Args:
-        form: ``json``, ``multipart`` or ``mime``.
+        form: ``json``, ``json_text``, ``multipart`` or ``mime``.
         opening: the bytes of the request up to its first content.
         afters: the bytes after each content.
         first_content: returns the first content; called only if the text of the message is in it.
@@ -35,6 +35,8 @@ def read_message(
     if form == JSON:
         fields = json.loads(b"".join((opening, *afters)))
         return fields, tuple(one["filename"] for one in fields.pop("attachments", ()))
+    if form == JSON_TEXT:
+        return json.loads(b"".join((opening, first_content(), *afters))), ()
     if form == MULTIPART:
         text = opening.partition(b"\r\n\r\n")[2].partition(b"\r\n")[0]  # no line break occurs in compact JSON
         names = (re.sub(rb"\\(.)", rb"\1", name).decode() for name in _filename.findall(b"".join((opening, *afters))))

@@ -29,12 +29,15 @@ from sendq.messages.unsubscribe import as_digested
 _DIGEST_VERSION = 1
 
 
-def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1") -> bytes:
+def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1", body: bool = True) -> bytes:
     """The JSON of a send request: compact, in UTF-8, with the fields that are set and the job's mark.
 
-    Attachments are not included: their place depends on the form of the request (`sendq.messages.wire_format`).
+    Attachments are not included: their place depends on the form of the request (`sendq.messages.wire_format`), and so
+    does, without ``body``, that of the message's text.
     """
     payload = _send_payload(message)
+    if not body:
+        payload.pop("body", None)
     payload["metadata"] = {**payload.get("metadata", {}), metadata_key: job_id}
     payload["custom_headers"] = [*payload.get("custom_headers", ()), {"name": JOB_HEADER, "value": job_id}]
     return encoded(payload)

@@ -7,7 +7,7 @@ import re
 from typing import NamedTuple
 
 from sendq.messages.address_list import UnreadableList, addresses_in
-from sendq.messages.forms import JSON, MIME, MULTIPART
+from sendq.messages.forms import JSON, JSON_TEXT, MIME, MULTIPART
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage, header_fields
 
@@ -40,7 +40,7 @@ def recipients_of(message: Message | MimeMessage) -> Recipients:
 
 def text_of(form: str | None, opening: bytes) -> bytes | None:
     """The part of a request's opening that names its recipients; None: they are in its first content."""
-    if form == JSON:
+    if form in (JSON, JSON_TEXT):
         return opening
     if form == MULTIPART:
         return opening.partition(b"\r\n\r\n")[2].partition(b"\r\n")[0] or None  # compact JSON has no line break

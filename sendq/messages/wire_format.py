@@ -1,6 +1,7 @@
-"""The three forms of a send request, as exact bytes.
+"""The forms of a send request, as exact bytes.
 
     json        {"to":…,"attachments":[{…,"content":"  base64  "}]}       up to 3 MB, files included
+    json_text   {"to":…,"body":"  text  "}: json whose text is a content  likewise, without files
     multipart   the JSON in a part named `message`, then any files        up to 25 MB, with much lower rate limits
     mime        a finished message in a part named `mime`                 up to 25 MB, likewise
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 
 from sendq.messages.attachment import MESSAGE_PART, Attachment, part_names
 from sendq.messages.content import Content
-from sendq.messages.forms import JSON, JSON_TYPE, MAX_JSON_BYTES, MIME, MULTIPART, content_length, encoded
+from sendq.messages.forms import JSON, JSON_TEXT, JSON_TYPE, MAX_JSON_BYTES, MIME, MULTIPART, content_length, encoded
 from sendq.messages.mark import JOB_HEADER
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
@@ -39,7 +40,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The body of a request. In the form ``json`` the contents are sent as base64."""
+    """The body of a request. In the form ``json`` the contents are sent as base64, in all others as they are."""
 
     form: str
     content_type: str
@@ -60,6 +61,20 @@ def request_of(message: Message | MimeMessage, *, job_id: str, metadata_key: str
     text = freeze_send(message, job_id=job_id, metadata_key=metadata_key)
     request = _json(text, message.attachments)
     return request if request.length <= MAX_JSON_BYTES else _multipart(text, message.attachments, job_id)
+
+
+def with_shared_text(message: Message, text: Content, *, job_id: str, metadata_key: str) -> Request:
+    """The request that sends a message without files whose body is ``text`` (`shared_text`), stored only once.
+
+    The body comes last, because whoever reads the recipients or headers of a stored request reads its opening.
+    """
+    opening = freeze_send(message, job_id=job_id, metadata_key=metadata_key, body=False)
+    return Request(JSON_TEXT, JSON_TYPE, opening[:-1] + b',"body":"', (Piece(text, b'"}'),))
+
+
+def shared_text(body: str) -> Content:
+    """A body as a content of requests in the form ``json_text``."""
+    return Content.of(encoded(body)[1:-1])
 
 
 def _json(text: bytes, attachments: tuple[Attachment, ...]) -> Request:

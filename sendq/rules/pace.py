@@ -116,7 +116,7 @@ def pace_of(provider: str) -> Pace:
 
 def call_of(operation: str, form: str | None) -> str:
     """The kind of call that a job makes, as limits know it; ``form``: how its message is sent, None if it has none."""
-    return "multipart" if operation == "send" and form not in (None, "json") else operation
+    return "multipart" if operation == "send" and form in ("multipart", "mime") else operation
 
 
 # --- a lane's own pace ------------------------------------------------------------------------------------------------

@@ -17,7 +17,10 @@ CLOCK_TOLERANCE: Micros = 5 * 60 * SECOND
 
 # What this version can carry out. Any other operation was enqueued by a newer version and is left to its workers.
 OPERATIONS = frozenset({"send", "modify", "delete", "list"})
-FORMS = frozenset({None, "json", "multipart", "mime"})
+FORMS = frozenset({None, "json", "json_text", "multipart", "mime"})
+
+# These operations have a body of their own; the jobs of all others share their batch's.
+OWN_BODY = ("send", "list")
 
 
 def repeatable(operation: str) -> bool:

@@ -13,7 +13,8 @@ from sendq.views.page import plain
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a bulk call returns; ``total`` is the number of its jobs (None: a walk has to find the messages first).
+    """What a bulk call returns; ``total`` is the number of its jobs (None: a walk has to find the messages first; of a
+    batch that is open, those added by this call).
 
     ``existed``: the key already named this batch, and nothing new was stored.
     """
@@ -55,7 +56,8 @@ class WalkView:
 class BatchView:
     """A batch and its progress.
 
-    ``total`` is None until a walk has found its messages. ``counts`` has the number of jobs in each final state, and
+    ``total`` is None until a walk has found its messages; while sends are added to it (``open``), it has those so far.
+    ``grant_id`` is None if it has jobs of several grants. ``counts`` has the number of jobs in each final state, and
     in doubt. ``rate`` is in jobs per second over the last minute; ``eta`` follows from it, from holds and from the
     lane's pace, and is None when unknown (during a walk, while the lane is closed, and while a person holds the batch:
     ``held_at``). ``errors`` are the first dead
@@ -77,6 +79,7 @@ class BatchView:
     held_at: datetime | None = None
     finished_at: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    open: bool = False
 
     @property
     def waiting(self) -> int:

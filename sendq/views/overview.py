@@ -80,8 +80,11 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:
-    """A batch in a list. ``total`` is None until a walk has found its messages; ``counts``: its jobs by final state,
-    and in doubt."""
+    """A batch in a list.
+
+    ``total`` is None until a walk has found its messages; while the batch is ``open``, it is the number of those added
+    so far. ``counts``: its jobs by final state, and in doubt. ``grant_id`` is None if it has jobs of several grants.
+    """
 
     id: str
     operation: str
@@ -92,6 +95,7 @@ class BatchLine:
     created_at: datetime
     cancelled_at: datetime | None
     finished_at: datetime | None
+    open: bool
 
     @property
     def ended(self) -> int:

@@ -50,6 +50,7 @@ CODE = (
     (r"\bAsyncOwnList\b", "OwnList"),
     (r"\bAsyncAsk\b", "Ask"),
     (r"\basync def\b", "def"),
+    (r"(?m)\bawait_only\((.*)\)$", r"\1"),
     (r"\bawait ", ""),
 )
 

@@ -23,7 +23,12 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
     """A batch for people."""
     of = f"{seen.total:,} jobs" if seen.total is not None else "a number of jobs that is not known yet"
     grant = seen.grant_id or "(shown once the leader has picked up the batch)"
-    yield f"batch {seen.id}: {of} ({seen.operation}) for grant {clean(grant)}"
+    if seen.operation == "send" and seen.grant_id is None:
+        yield f"batch {seen.id}: {of} (send)"
+    else:
+        yield f"batch {seen.id}: {of} ({seen.operation}) for grant {clean(grant)}"
+    if seen.open:
+        yield "open: more may be added, until it is closed"
     if seen.walk is not None:
         yield _walk_line(seen.walk)
     ended = ", ".join(f"{number:,} {state}" for state, number in seen.counts.items())

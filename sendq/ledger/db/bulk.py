@@ -31,6 +31,9 @@ _POSTGRESQL = postgresql()  # type: ignore[no-untyped-call]
 # Rows per round trip: large enough that the trip does not matter, small enough that memory stays flat.
 CHUNK = 1_000
 
+# Rows from which on SQLite inserts them together before it tries them one by one.
+MANY = 50
+
 
 def chunks(rows: Iterable[T], size: int = CHUNK) -> Iterator[list[T]]:
     """The rows in lists of at most ``size``."""
@@ -96,11 +99,26 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
         columns = tuple(rows[0])
         own, values = _said_once(columns, rows)
         return {row[0] for row in constant.rows(connection, _insert_new(table, columns, own, returning), values)}
+    if len(rows) >= MANY and _all_new(connection, table, rows):
+        return {row[returning] for row in rows}
     statement_ = sqlite_insert(table).on_conflict_do_nothing().returning(table.c[returning])
     found: set[Any] = set()
     for row in rows:
         found.update(connection.execute(statement_, dict(row)).scalars())
     return found
+
+
+def _all_new(connection: Connection, table: Table, rows: Sequence[Row]) -> bool:
+    """Insert all rows at once, or none if one of them is not new. SQLite returns rows of single statements only."""
+    driver: Any = connection.connection.driver_connection
+    if not driver.in_transaction:  # a savepoint would be the transaction
+        return False
+    with connection.begin_nested() as step:
+        done = connection.execute(sqlite_insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
+        if done.rowcount == len(rows):
+            return True
+        step.rollback()
+    return False
 
 
 def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, key: str = "id") -> None:

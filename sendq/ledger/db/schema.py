@@ -67,7 +67,7 @@ job = Table(
     Column("lane_id", Uuid, nullable=False),
     Column("batch_id", Uuid),
     Column("operation", Text, nullable=False),  # send | modify | delete | list (a page of a walk)
-    Column("form", Text),  # of a send's request: json | multipart | mime; null: not a send
+    Column("form", Text),  # of a send's request: json | json_text | multipart | mime; null: not a send
     Column("object_id", Text),  # the message or thread that is changed; jobs for one object run one after another
     Column("priority", SmallInteger, nullable=False),  # 0 high, 1 normal, 2 low
     Column("state", Text, nullable=False),
@@ -184,17 +184,19 @@ batch = Table(
     "sendq_batch",
     metadata,
     Column("id", Uuid, primary_key=True),
-    Column("lane_id", Uuid, nullable=False),
-    Column("operation", Text, nullable=False),  # modify | delete: what its jobs do, except those of its walk
+    Column("application", Text, nullable=False),
+    Column("lane_id", Uuid),  # null: its jobs are of several grants
+    Column("operation", Text, nullable=False),  # send | modify | delete: what its jobs do, except those of its walk
     Column("target", Text, nullable=False),  # message | thread
     Column("hard", Boolean, nullable=False, server_default=text("false")),  # deleted permanently, not just trashed
     Column("fields", SmallInteger, nullable=False),  # the fields it changes: see `sendq.rules.changed_fields`
     # A walk finds the messages first: query (one listing) or threads (one per thread); null: the caller named them.
     Column("walk", Text),
     Column("listings", Integer, nullable=False, server_default="0"),
-    Column("total", Integer),  # null: unknown until the walk is over
-    Column("body", LargeBinary, nullable=False),  # the request that each of its jobs makes
-    Column("content_type", Text, nullable=False),
+    Column("open", Boolean, nullable=False, server_default=text("false")),  # sends are still added to it
+    Column("total", Integer),  # null: unknown until the walk is over, or while it is open
+    Column("body", LargeBinary),  # the request that each of its jobs makes; null: each has a body of its own
+    Column("content_type", Text),
     Column("cipher_key", Text),  # as in a payload
     Column("created_at", BigInteger, nullable=False),
     # Copied to the jobs that a walk makes.
@@ -218,7 +220,7 @@ batch_change = Table(
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
     Column("batch_id", Uuid, nullable=False),
-    # A state of its jobs; of its listings `list:<state>`; `page` and `found` of a walk.
+    # A state of its jobs; of its listings `list:<state>`; `page` and `found` of a walk; `added` while it is open.
     Column("state", Text, nullable=False),
     Column("count", Integer, nullable=False),
     Column("at", BigInteger, nullable=False),

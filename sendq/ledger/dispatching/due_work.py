@@ -26,7 +26,9 @@ def has_due_work(connection: Connection, *, now: Micros) -> bool:
     for query in (
         select(schema.wake.c.id),
         select(lane.id).where(lane.turn.is_not(None)),
-        select(batch.id).where(batch.finished_at.is_(None), ~unfinished),  # the leader makes its jobs, or ends it
+        select(batch.id).where(
+            batch.finished_at.is_(None), ~batch.open, ~unfinished
+        ),  # the leader makes its jobs, or ends it
     ):
         if connection.execute(query.limit(1)).first() is not None:
             return True

@@ -31,6 +31,7 @@ from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting, lock_in_order
 from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
 from sendq.ledger.secrets import sealed_digest_key
+from sendq.rules.job_change import cancel_event
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
 from sendq.rules.rule_ids import OVERTAKEN
@@ -191,7 +192,9 @@ def _without_those_that_end(
 
 def _objection(job: ClaimedJob, *, now: Micros, key_max_age: Micros) -> Event | None:
     """Why a loaded job does not begin. A cancelled batch counts at once, before all of its jobs have been ended."""
-    return Event.CANCEL if job.batch_cancel_at is not None else objection(job, now=now, key_max_age=key_max_age)
+    if job.batch_cancel_at is not None:
+        return cancel_event(job.operation, may_have_gone_out=job.doubt_at is not None)
+    return objection(job, now=now, key_max_age=key_max_age)
 
 
 def _around(

@@ -136,7 +136,8 @@ def erase_batches(connection: Connection, batches: Sequence[UUID]) -> int:
         unfinished = select(job.batch_id).where(job.batch_id.in_(part), job.state.not_in(_ENDED)).distinct()
         left = set(connection.execute(unfinished).scalars())
         over = [batch for batch in part if batch not in left]
-        connection.execute(update(table).where(table.c.id.in_(over)).values(body=b"", cipher_key=None))
+        own = update(table).where(table.c.id.in_(over), table.c.body.is_not(None))
+        connection.execute(own.values(body=b"", cipher_key=None))
         unfinished_ones += len(left)
     return unfinished_ones
 

@@ -28,14 +28,12 @@ from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
 from sendq.ledger.reading.paging import literal
 from sendq.rules.by_hand import EXPIRY, RetryRefusal
+from sendq.rules.preflight import OWN_BODY
 from sendq.rules.rule_ids import FAILED_LATER
 from sendq.rules.states import Event, State, move
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 CHUNK = 500
-
-# These operations have their own body; all others use their batch's.
-OWN_BODY = ("send", "list")
 
 
 @dataclass(frozen=True, slots=True)

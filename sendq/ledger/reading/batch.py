@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, select
 
 from sendq.clock import Micros, moment
 from sendq.facts.lanes import Lane
-from sendq.ledger.batches import Sums, sums_of
+from sendq.ledger.batches import ADDED, Sums, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
 from sendq.ledger.reading.holds import hold_ends
@@ -29,8 +29,10 @@ class BatchRow:
     """The stored fields of a batch that its view shows."""
 
     id: UUID
-    lane_id: UUID
+    application: str
+    lane_id: UUID | None
     operation: str
+    open: bool
     walk: str | None
     listings: int
     total: int | None
@@ -47,7 +49,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     row = first(connection, BatchRow, schema.batch, schema.batch.c.id == batch_id)
     if row is None:
         raise no_such_batch(batch_id)
-    lane = lane_of(connection, row.lane_id)
+    lane = None if row.lane_id is None else lane_of(connection, row.lane_id)
     sums = sums_of(connection, [batch_id])[batch_id]
     pace = _rate(connection, batch_id, now=now)
     counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
@@ -55,9 +57,10 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     return BatchView(
         id=str(row.id),
         operation=row.operation,
-        application=None if lane is None else lane.application,
+        application=row.application,
         grant_id=None if lane is None else lane.grant_id,
-        total=row.total,
+        total=sums.get(ADDED, 0) if row.open else row.total,
+        open=row.open,
         counts=counts,
         created_at=moment(row.created_at),
         walk=_walk(row, sums),
@@ -99,8 +102,10 @@ def _rate(connection: Connection, batch_id: UUID, *, now: Micros) -> float:
 def _eta(
     connection: Connection, row: BatchRow, lane: Lane | None, sums: Sums, pace: float, *, now: Micros
 ) -> datetime | None:
-    if row.total is None or row.finished_at is not None or row.held_at is not None or lane is None:
+    if row.total is None or row.finished_at is not None or row.held_at is not None:
         return None
+    if lane is None:
+        return _eta_of_several(row, sums, pace, now=now)
     waiting = row.total - jobs_ended(sums) - sums.get(State.IN_DOUBT.value, 0)
     at = eta(
         waiting,
@@ -110,6 +115,15 @@ def _eta(
         closed=lane.closed_at is not None,
         now=now,
     )
+    return None if at is None else moment(at)
+
+
+def _eta_of_several(row: BatchRow, sums: Sums, pace: float, *, now: Micros) -> datetime | None:
+    """From the rate alone: the lanes of several grants have paces and holds of their own."""
+    waiting = (row.total or 0) - jobs_ended(sums) - sums.get(State.IN_DOUBT.value, 0)
+    if waiting and not pace:
+        return None
+    at = eta(waiting, rate=pace, paced_at=now, held_until=now, closed=False, now=now)
     return None if at is None else moment(at)
 
 

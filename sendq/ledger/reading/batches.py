@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from sqlalchemy import Connection, select
 
 from sendq.clock import moment
-from sendq.ledger.batches import sums_of
+from sendq.ledger.batches import ADDED, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
 from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
@@ -30,10 +30,13 @@ class BatchQuery:
 def batches(connection: Connection, which: BatchQuery, *, after: str | None = None, limit: int) -> Page[BatchLine]:
     """Batches, the most recently enqueued first."""
     table, lane = schema.batch, schema.lane
-    query = select(*columns_of(BatchLine, table), table.c.cancel_at, lane.c.application, lane.c.grant_id).outerjoin(
+    query = select(*columns_of(BatchLine, table), table.c.cancel_at, lane.c.grant_id).outerjoin(
         lane, lane.c.id == table.c.lane_id
     )
-    filters = which.scope.conditions(table.c.lane_id)
+    scope = which.scope
+    filters = replace(scope, application=scope.application if scope.grant else None).conditions(table.c.lane_id)
+    if scope.application is not None:
+        filters.append(table.c.application == scope.application)
     if which.finished is not None:
         over = table.c.finished_at
         filters.append(over.is_not(None) if which.finished else over.is_(None))
@@ -42,10 +45,13 @@ def batches(connection: Connection, which: BatchQuery, *, after: str | None = No
         within=which.period.of_ids(table.c.id), filters=filters, after=place("batches", after, UUID), limit=limit,
     )  # fmt: skip
     sums = sums_of(connection, [row.id for row in rows])
+    # Of an open batch, what was added so far.
+    totals = {row.id: sums[row.id].get(ADDED, 0) if row.open else row.total for row in rows}
     lines = tuple(
         as_one(
             BatchLine,
             row,
+            total=totals[row.id],
             counts={
                 state: sums[row.id][state.value] for state in State if state in COUNTED and sums[row.id].get(state)
             },

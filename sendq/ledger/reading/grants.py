@@ -57,8 +57,10 @@ class GrantQuery:
         """The scope as conditions for rows of the table of lanes."""
         named = [] if self.scope.lane_id is None else [_lane.id == self.scope.lane_id]
         if self.batch_id is not None:
-            batch = schema.batch.c
-            named.append(_lane.id == select(batch.lane_id).where(batch.id == self.batch_id).scalar_subquery())
+            batch, job = schema.batch.c, schema.job.c
+            own = select(batch.lane_id).where(batch.id == self.batch_id)
+            several = select(job.lane_id).where(job.batch_id == self.batch_id, own.scalar_subquery().is_(None))
+            named.append(or_(_lane.id == own.scalar_subquery(), _lane.id.in_(several)))
         if self.text is not None:
             named.append(_lane.grant_id.contains(self.text, autoescape=True))
         pairs = ((_lane.application, self.scope.application), (_lane.provider, self.scope.provider))

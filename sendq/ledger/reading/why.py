@@ -14,6 +14,7 @@ from sendq.ledger.reading.delivery import delivery_of
 from sendq.ledger.reading.holds import StoredHold, holds_of_tags, holds_over
 from sendq.ledger.reading.lookup import no_such_job
 from sendq.ledger.reading.rows import as_one, columns_of, lane_of
+from sendq.rules.preflight import OWN_BODY
 from sendq.rules.rule_ids import BOUNCE_RATE, BY_HAND
 from sendq.rules.situation import EarlierChange, HeldBy, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
@@ -66,7 +67,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         ahead=_count(connection, ahead) if queued else 0,
         workers=int(connection.execute(alive).scalar_one()),
         dispatcher_until=leads.expires_at,
-        sealed_with=_sealed_with(connection, job.id, found.batch_id),
+        sealed_with=_sealed_with(connection, job, found.batch_id),
         shut_at=leads.shut_at,
         shut_because=leads.shut_because,
         highest_at=leads.highest_at,
@@ -118,8 +119,9 @@ def _note(connection: Connection, hold: StoredHold) -> str | None:
     return reason
 
 
-def _sealed_with(connection: Connection, job_id: UUID, batch_id: UUID | None) -> str | None:
-    body, of = (schema.payload, job_id) if batch_id is None else (schema.batch, batch_id)
+def _sealed_with(connection: Connection, job: JobFacts, batch_id: UUID | None) -> str | None:
+    own = batch_id is None or job.operation in OWN_BODY
+    body, of = (schema.payload, job.id) if own else (schema.batch, batch_id)
     (identity,) = body.primary_key.columns
     name: str | None = connection.execute(select(body.c.cipher_key).where(identity == of)).scalar()
     return name

@@ -1,0 +1,276 @@
+"""Batches of sends: many messages as one thing, read, checked and planned a thousand at a time.
+
+Neither the messages nor their rows are ever in memory all at once. A problem of any of them refuses them all, so what
+was stored before it was found is rolled back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sendq.clock import Micros
+from sendq.enqueueing.arguments import check_key
+from sendq.enqueueing.plan import Planned
+from sendq.enqueueing.planning import Send, digest_of, plan_sends
+from sendq.enqueueing.targets import parse_target
+from sendq.errors import InvalidArgument, InvalidJob, Problem, SuppressedRecipients
+from sendq.messages.content import Content
+from sendq.messages.message import Message
+from sendq.messages.wire_format import shared_text
+from sendq.rules.tags import check_tags, stored_tags
+from sendq.scope import DEFAULT_APPLICATION
+
+# Messages of one step: enough that a round trip does not matter, few enough that memory stays flat.
+STEP = 1_000
+
+# A shorter text costs more as a content of its own, which a worker reads with another query, than as a part of its job.
+SHARED_LEAST = 2_000
+
+# One transaction of SQLite keeps all other writers waiting.
+MOST_SENDS_SQLITE = 100_000
+
+# So many problems are listed one by one; the rest are counted.
+PROBLEMS_MOST = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewBatch:
+    """A batch of sends to be made: ``send_many(sends, batch=NewBatch(key="newsletter-may"))``.
+
+    Attributes:
+        key: makes a repeated call harmless: it returns the first batch instead of making a second one.
+        tags: those of all its jobs, added to what the messages' own options have.
+        on_outcome: where to report once, when its last job has ended; see `sendq.enqueueing.targets`.
+        open: more messages will be added: `SendQueue.add`, and at last `SendQueue.close_batch`. It cannot end before.
+        application: that of all its messages.
+    """
+
+    key: str | None = None
+    tags: Mapping[str, str] | None = None
+    on_outcome: str | None = None
+    open: bool = False
+    application: str = DEFAULT_APPLICATION
+
+
+def check_batch(given: NewBatch) -> None:
+    """Raise `InvalidJob` with every problem of the batch itself."""
+    new: Any = given
+    if not isinstance(new, NewBatch):
+        remedy = 'create one: NewBatch(key="newsletter-may")'
+        raise InvalidJob([Problem("batch", "is not a sendq.NewBatch", remedy)])
+    problems = [*check_key(new.key), *check_tags(new.tags)]
+    is_open: object = new.open
+    if new.on_outcome is not None and isinstance(target := parse_target(new.on_outcome), Problem):
+        problems.append(target)
+    if not isinstance(is_open, bool):
+        problems.append(Problem("open", "is not True or False", "pass a bool"))
+    if not isinstance(new.application, str) or not new.application:
+        problems.append(Problem("application", "is not a name", "pass the name it has in the workers' settings"))
+    if problems:
+        raise InvalidJob([problem.under("batch") for problem in problems])
+
+
+class Part(NamedTuple):
+    """Some messages of a batch: the position of the first, and how they become rows (again, without the recipients
+    that are dropped from those in ``instead``, which are counted from the beginning of the part).
+    """
+
+    first: int
+    sends: list[Send]
+    plan: Callable[[Mapping[int, Message]], Planned]
+
+
+class Sends:
+    """The messages of one call, part by part: iterate over it once.
+
+    ``number`` and ``lanes`` are those of what has been read so far.
+    """
+
+    def __init__(
+        self,
+        sends: Iterable[Send],
+        *,
+        batch_id: UUID,
+        application: str,
+        tags: Mapping[str, str] | None,
+        most: int | None = None,
+        problems_most: int = PROBLEMS_MOST,
+        **settings: Any,
+    ) -> None:
+        """``most``: how many messages the ledger takes in one call. ``settings``: of `plan_sends`."""
+        self.number = 0
+        self.lanes: set[UUID] = set()
+        self._sends, self._application, self._tags = sends, application, tags
+        self._batch_id, self._settings = batch_id, settings
+        self._most, self._problems_most = most, problems_most
+        self._digest = hashlib.sha256()
+        self._keys: dict[str, int] = {}
+        self._texts: dict[str, Content] = {}
+        self._problems: list[Problem] = []
+        self._more_problems = 0
+        self._only_suppressed = True
+
+    @property
+    def digest(self) -> bytes:
+        """Of the contents of all messages, in their order."""
+        return self._digest.digest()
+
+    def parts(self) -> Iterator[tuple[Part, Planned]]:
+        """The messages, `STEP` at a time, with their rows. Once something is wrong with one, the rest is only checked.
+
+        Raises:
+            InvalidJob: with the problems of all messages. An exception of the caller's iterable is passed on.
+        """
+        for some in _parts(self._sends):
+            first, self.number = self.number, self.number + len(some)
+            sends = [self._of_batch(send) for send in some]
+            part = Part(first, sends, partial(self._planned, sends, first))
+            planned = self._checked(part)
+            # Suppressed recipients are found while a part is stored, and all of them are to be named.
+            too_many = self._most is not None and self.number > self._most
+            if planned is not None and self._only_suppressed and not too_many:
+                self.lanes.update(row["lane_id"] for row in planned.plan.wakes)
+                yield part, planned
+        if self._most is not None and self.number > self._most:
+            reason = f"has {self.number:,} messages; a SQLite ledger takes {self._most:,} in one call, since no other "
+            reason += "process can write to it meanwhile"
+            self._problems.insert(0, Problem("sends", reason, "add them to an open batch in parts, or use PostgreSQL"))
+            self._only_suppressed = False
+        if self._problems:
+            if self._more_problems:
+                reason = f"has {self._more_problems:,} more problems"
+                self._problems.append(Problem("sends", reason, "fix these first"))
+            raise (SuppressedRecipients if self._only_suppressed else InvalidJob)(self._problems)
+
+    def count_in(self, part: Part, planned: Planned) -> None:
+        """Add the contents of these messages to the digest."""
+        known = {key["key"]: key["digest"] for key in planned.plan.keys}
+        for send in part.sends:
+            self._digest.update(known.get(send.options.key) or digest_of(send))
+
+    def refuse(self, part: Part, problems: Iterable[Problem]) -> None:
+        """Refuse the call because of suppressed recipients; positions are counted from the beginning of the part."""
+        only = self._only_suppressed
+        self._add(
+            Problem(_position.sub(lambda found: f"[{part.first + int(found[1])}]", one.field), one.reason, one.remedy)
+            for one in problems
+        )
+        self._only_suppressed = only
+
+    def _of_batch(self, send: Any) -> Any:
+        """The message with the tags of the batch; its own win."""
+        if not self._tags or not isinstance(send, Send) or not isinstance(send.options.tags or {}, Mapping):
+            return send
+        return replace(send, options=replace(send.options, tags={**self._tags, **(send.options.tags or {})}))
+
+    def _checked(self, part: Part) -> Planned | None:
+        """The rows of a part, or None: it has problems."""
+        found: list[Problem] = []
+        for position, send in enumerate(part.sends, part.first):
+            if isinstance(send, Send):
+                found += [problem.under(f"[{position}]") for problem in self._own_problems(send, position)]
+        planned = None
+        try:
+            planned = part.plan({})
+        except InvalidJob as wrong:
+            found += wrong.problems
+        self._add(sorted(found, key=_place))
+        return None if found else planned
+
+    def _add(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            self._only_suppressed = False
+            if len(self._problems) < self._problems_most:
+                self._problems.append(problem)
+            else:
+                self._more_problems += 1
+
+    def _own_problems(self, send: Send, position: int) -> list[Problem]:
+        problems = []
+        if send.options.application != self._application:
+            reason = "is not the application of the batch"
+            problems.append(Problem("application", reason, "make a batch for each application"))
+        key = send.options.key
+        if isinstance(key, str):
+            earlier = self._keys.setdefault(key, position)
+            if earlier != position:
+                reason = f"is the same as the key of [{earlier}]"
+                problems.append(Problem("key", reason, "use a different key for each message"))
+        return problems
+
+    def _planned(self, sends: list[Send], first: int, instead: Mapping[int, Message]) -> Planned:
+        return plan_sends(
+            sends, indexed=True, batch_id=self._batch_id, first=first, texts=self._shared(sends), instead=instead,
+            **self._settings,
+        )  # fmt: skip
+
+    def _shared(self, part: list[Send]) -> Mapping[str, Content]:
+        """The texts that several of these messages have, as contents that are stored once."""
+        bodies = Counter(text for send in part if (text := _text_of(send)) is not None)
+        for text, number in bodies.items():
+            if number > 1 and text not in self._texts:
+                if len(self._texts) >= STEP:  # one text for each language or segment, not for each recipient
+                    break
+                self._texts[text] = shared_text(text)
+        return self._texts
+
+
+_position = re.compile(r"^\[(\d+)\]")
+
+
+def _place(problem: Problem) -> int:
+    found = _position.match(problem.field)
+    return int(found[1]) if found else -1
+
+
+def _text_of(send: Any) -> str | None:
+    message = getattr(send, "message", None)
+    if not isinstance(message, Message) or message.attachments or message.body is None:
+        return None
+    return message.body if len(message.body) >= SHARED_LEAST else None
+
+
+def _parts(sends: Iterable[Any]) -> Iterator[list[Any]]:
+    if isinstance(sends, str | bytes | Mapping) or not isinstance(sends, Iterable):
+        raise InvalidArgument([Problem("sends", "is not an iterable of sendq.Send", "pass a list or a generator")])
+    part: list[Any] = []
+    for send in sends:
+        part.append(send)
+        if len(part) == STEP:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def batch_row(new: NewBatch, batch_id: UUID, *, now: Micros, number: int, lanes: set[UUID]) -> dict[str, Any]:
+    """The row of a batch of sends with so many messages."""
+    return {
+        "id": batch_id,
+        "application": new.application,
+        "lane_id": next(iter(lanes)) if len(lanes) == 1 else None,
+        "operation": "send",
+        "target": "message",
+        "hard": False,
+        "fields": 0,
+        "walk": None,
+        "listings": 0,
+        "open": new.open,
+        "total": None if new.open else number,
+        "body": None,
+        "content_type": None,
+        "created_at": now,
+        "priority": 1,
+        "due_at": now,
+        "expires_at": None,
+        "on_outcome": new.on_outcome,
+        "key": new.key,
+        "tags": stored_tags(new.tags),
+    }

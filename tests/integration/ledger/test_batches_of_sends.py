@@ -1,0 +1,329 @@
+"""Batches of sends: many messages as one thing, made at once or left open and added to."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from sendq import (
+    Batch,
+    InvalidJob,
+    KeyConflict,
+    Message,
+    NewBatch,
+    NotFound,
+    Operators,
+    Options,
+    Send,
+    SendQueue,
+    State,
+    Vault,
+)
+from sendq.errors import SuppressedRecipients
+from sendq.ledger import batches
+from sendq.ledger.db import schema
+from sendq.rules.states import Event
+from sendq.testing import enqueued
+from tests.support.ledger import Ledger, end, outcome
+
+LONG = "<p>" + "news of May, " * 400 + "</p>"
+
+
+def message(number: int, body: str = LONG) -> Message:
+    return Message(to=[f"reader{number}@example.com"], subject=f"Hello {number}", body=body)
+
+
+def sends(count: int, *, first: int = 0, grants: int = 1, keys: bool = False, body: str = LONG) -> list[Send]:
+    return [
+        Send(f"g{n % grants}", message(n, body), Options(key=f"n-{n}" if keys else None))
+        for n in range(first, first + count)
+    ]
+
+
+def rows(ledger: Ledger, table: Any) -> int:
+    with ledger.engine.connect() as connection:
+        return int(connection.execute(select(func.count()).select_from(table)).scalar_one())
+
+
+def lead(ledger: Ledger) -> list[str]:
+    """What the leader does about batches; those that have ended."""
+    with ledger.writing() as connection:
+        finished = batches.finish_batches(connection, now=ledger.clock(), limit=10_000)
+        wanted = batches.being_cancelled(connection, limit=10)
+    for batch_id in wanted:
+        after: UUID | None = UUID(int=0)
+        while after is not None:
+            with ledger.writing() as connection:
+                after = batches.end_some(connection, batch_id, after=after, now=ledger.clock())
+    with ledger.writing() as connection:
+        finished += batches.finish_batches(connection, now=ledger.clock(), limit=10_000)
+    return [str(one) for one in finished]
+
+
+def serve(ledger: Ledger, event: Event = Event.ACCEPT, **given: Any) -> int:
+    """A turn of each lane; how many jobs ended."""
+    ledger.clock.advance(1)
+    number = 0
+    for claimed in ledger.claim(ledger.offer()):
+        for job in claimed.jobs:
+            if job.id not in claimed.begun:
+                ledger.record(begins=[(claimed, job.id)])
+            ledger.record(outcome(claimed, job, event, sent="yes" if event is Event.ACCEPT else "no", **given))
+        ledger.record(ends=[end(claimed)])
+        number += len(claimed.jobs)
+    return number
+
+
+class TestABatchOfSends:
+    def test_has_progress_and_one_end(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many(sends(5), batch=NewBatch(tags={"campaign": "may"}))
+        assert (batch.total, batch.existed) == (5, False)
+        ledger.absorb()
+        seen = ledger.queue.batch(batch.id)
+        assert (seen.operation, seen.total, seen.waiting, seen.progress, seen.tags) == (
+            "send", 5, 5, 0.0, {"campaign": "may"},
+        )  # fmt: skip
+        assert (seen.application, seen.grant_id, seen.open) == ("default", "g0", False)
+        assert ledger.queue.count(tag="campaign=may").number == 5
+        while serve(ledger):
+            pass
+        assert lead(ledger) == [batch.id]
+        assert lead(ledger) == []
+        seen = ledger.queue.batch(batch.id)
+        assert (seen.counts, seen.progress) == ({State.SENT: 5}, 1.0)
+        assert seen.finished_at is not None
+
+    def test_over_several_grants_shows_their_end_from_the_rate(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many(sends(4, grants=2), batch=NewBatch())
+        serve(ledger)
+        seen = ledger.queue.batch(batch.id)
+        assert (seen.grant_id, seen.total) == (None, 4)
+        assert seen.eta is not None
+        (line,) = Operators(ledger.engine, now=ledger.clock).batches(application="default").items
+        assert (line.id, line.total, line.application) == (batch.id, 4, "default")
+        assert Operators(ledger.engine).batches(application="other").items == ()
+
+    def test_reports_once_when_its_last_job_has_ended(self, ledger: Ledger) -> None:
+        ledger.queue.send_many(sends(2, grants=2), batch=NewBatch(on_outcome="mails.done", key="may"))
+        serve(ledger, Event.GIVE_UP)
+        with ledger.writing() as connection:
+            from sendq.ledger import outcomes
+
+            finished = batches.finish_batches(connection, now=ledger.clock(), limit=100)
+            outcomes.append_batches(connection, finished, now=ledger.clock())
+        (delivery,) = ledger.rows(schema.delivery)
+        assert delivery.kind == "batch_finished"
+        assert '"total":2' in delivery.facts.replace(" ", "")
+        assert '"application":"default"' in delivery.facts.replace(" ", "")
+
+    def test_is_repeated_harmlessly_with_its_key(self, ledger: Ledger) -> None:
+        first = ledger.queue.send_many(sends(3), batch=NewBatch(key="may"))
+        again = ledger.queue.send_many(sends(3), batch=NewBatch(key="may"))
+        assert again == Batch(first.id, 3, existed=True)
+        assert rows(ledger, schema.job) == 3
+        with pytest.raises(KeyConflict):
+            ledger.queue.send_many(sends(4), batch=NewBatch(key="may"))
+        assert rows(ledger, schema.job) == 3
+        assert ledger.queue.batch(key="may").id == first.id
+
+    def test_skips_messages_whose_keys_were_used(self, ledger: Ledger) -> None:
+        ledger.queue.send_many(sends(2, keys=True))
+        batch = ledger.queue.send_many(sends(3, keys=True), batch=NewBatch())
+        assert batch.total == 1
+        none = ledger.queue.send_many(sends(3, keys=True), batch=NewBatch())
+        assert none.total == 0
+        assert lead(ledger) == [none.id]
+
+    def test_stores_equal_texts_once_and_sends_them_whole(self, ledger: Ledger) -> None:
+        queue = SendQueue(ledger.engine, now=ledger.clock, vault=Vault({"k1": b"k" * 32}))
+        some = [*sends(30), *sends(3, first=100, body=LONG + "other"), *sends(1, first=200, body=LONG + "one")]
+        queue.send_many(some, batch=NewBatch())
+        assert rows(ledger, schema.content) == 2
+        bodies = {job.to[0]: job.body for job in enqueued(queue)}
+        assert len(bodies) == 34
+        for send in some:
+            assert isinstance(send.message, Message)
+            body = bodies[send.message.to[0].email]
+            assert body is not None
+            assert (body["body"], body["subject"]) == (send.message.body, send.message.subject)
+
+    def test_of_many_is_read_a_part_at_a_time(self, ledger: Ledger) -> None:
+        alive = most = 0
+
+        class Counted(Message):
+            def __del__(self) -> None:
+                nonlocal alive
+                alive -= 1
+
+        def generated() -> Iterator[Send]:
+            nonlocal alive, most
+            for number in range(3_500):
+                alive += 1
+                most = max(most, alive)
+                yield Send("g1", Counted(to=[f"r{number}@example.com"], subject="x", body="x"))
+
+        batch = ledger.queue.send_many(generated(), batch=NewBatch())
+        assert batch.total == 3_500
+        assert most <= 2_100
+
+
+class TestWhatIsRefused:
+    def refused(self, ledger: Ledger, *problems: str, **given: Any) -> None:
+        with pytest.raises(InvalidJob) as wrong:
+            ledger.queue.send_many(**given)
+        assert [f"{one.field}: {one.reason}" for one in wrong.value.problems] == list(problems)
+        for table in (
+            schema.job,
+            schema.batch,
+            schema.payload,
+            schema.content,
+            schema.wake,
+            schema.job_tag,
+            schema.key,
+        ):
+            assert rows(ledger, table) == 0
+
+    def test_stores_nothing(self, ledger: Ledger) -> None:
+        bad = Send("g1", Message(to=["nobody"], subject="x", body="x"))
+        self.refused(
+            ledger, "[1200].to[0].email: is not an email address", sends=[*sends(1_200, keys=True), bad],
+            batch=NewBatch(tags={"a": "b"}),
+        )  # fmt: skip
+
+    def test_names_repeated_keys(self, ledger: Ledger) -> None:
+        twice = [*sends(1_100, keys=True), *sends(1, first=7, keys=True)]
+        self.refused(ledger, "[1100].key: is the same as the key of [7]", sends=twice, batch=NewBatch())
+
+    def test_names_another_application(self, ledger: Ledger) -> None:
+        other = Send("g1", message(1), Options(application="other"))
+        self.refused(ledger, "[0].application: is not the application of the batch", sends=[other], batch=NewBatch())
+
+    def test_names_what_is_wrong_with_the_batch(self, ledger: Ledger) -> None:
+        new = NewBatch(key="", tags={"to": "ann@example.com"}, on_outcome="x", open="yes")  # type: ignore[arg-type]
+        self.refused(
+            ledger, "batch.key: is empty", "batch.tags.to: looks like an email address",
+            "batch.on_outcome: is neither a task's dotted name nor a URL", "batch.open: is not True or False",
+            sends=sends(1), batch=new,
+        )  # fmt: skip
+        self.refused(ledger, "batch: is not a sendq.NewBatch", sends=sends(1), batch="may")
+
+    def test_counts_what_it_does_not_list(self, ledger: Ledger) -> None:
+        with pytest.raises(InvalidJob) as wrong:
+            ledger.queue.send_many([Send("me", message(1))] * 150, batch=NewBatch())
+        assert len(wrong.value.problems) == 101
+        assert wrong.value.problems[-1].reason == "has 50 more problems"
+
+    def test_refuses_none(self, ledger: Ledger) -> None:
+        self.refused(ledger, "sends: is empty", sends=[], batch=NewBatch())
+
+    def test_passes_an_exception_of_the_iterable_on(self, ledger: Ledger) -> None:
+        def broken() -> Iterator[Send]:
+            yield from sends(1_500)
+            raise OSError("the file is gone")
+
+        with pytest.raises(OSError, match="the file is gone"):
+            ledger.queue.send_many(broken(), batch=NewBatch())
+        assert rows(ledger, schema.job) == 0
+
+
+class TestAnOpenBatch:
+    def test_is_added_to_until_it_is_closed(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many([], batch=NewBatch(open=True, tags={"campaign": "may"}))
+        assert ledger.queue.add(batch.id, sends(2)).total == 2
+        assert ledger.queue.add(batch.id, sends(3, first=10, grants=2)).total == 3
+        while serve(ledger):
+            pass
+        assert lead(ledger) == []
+        seen = ledger.queue.batch(batch.id)
+        assert (seen.open, seen.total, seen.waiting, seen.finished_at) == (True, 5, 0, None)
+        assert ledger.queue.count(tag="campaign=may").number == 5
+        assert ledger.queue.close_batch(batch.id) == 5 == ledger.queue.close_batch(batch.id)
+        assert lead(ledger) == [batch.id]
+        assert (ledger.queue.batch(batch.id).open, ledger.queue.batch(batch.id).total) == (False, 5)
+
+    def test_refuses_more_once_it_is_closed_or_cancelled(self, ledger: Ledger) -> None:
+        closed = ledger.queue.send_many(sends(1), batch=NewBatch())
+        with pytest.raises(InvalidJob, match="batch: is not open"):
+            ledger.queue.add(closed.id, sends(1))
+        cancelled = ledger.queue.send_many(sends(1), batch=NewBatch(open=True))
+        ledger.queue.cancel_batch(cancelled.id)
+        with pytest.raises(InvalidJob, match="batch: was cancelled"):
+            ledger.queue.add(cancelled.id, sends(1))
+        changes = ledger.queue.modify("g1", ["m1"], unread=False)
+        with pytest.raises(InvalidJob, match="is not open"):
+            ledger.queue.add(changes.id, sends(1))
+        with pytest.raises(InvalidJob, match="is not a batch of sends"):
+            ledger.queue.close_batch(changes.id)
+        with pytest.raises(NotFound):
+            ledger.queue.add(str(UUID(int=1)), sends(1))
+        assert ledger.queue.count("g0").number == 2
+
+    def test_adds_all_or_none_in_the_callers_transaction(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many(sends(1), batch=NewBatch(open=True))
+        with Session(ledger.engine) as session:
+            ledger.queue.add(batch.id, sends(2, first=5), session=session)
+            session.rollback()
+        with pytest.raises(InvalidJob):
+            ledger.queue.add(batch.id, [*sends(1, first=9), Send("me", message(1))])
+        assert ledger.queue.batch(batch.id).total == 1
+
+    def test_counts_a_repeated_part_once(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many([], batch=NewBatch(open=True))
+        assert [ledger.queue.add(batch.id, sends(3, keys=True)).total for _ in range(2)] == [3, 0]
+        assert ledger.queue.close_batch(batch.id) == 3
+
+
+class TestACancelledBatchOfSends:
+    def test_ends_what_waits(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many(sends(3), batch=NewBatch(open=True))
+        ledger.queue.cancel_batch(batch.id)
+        assert lead(ledger) == [batch.id]
+        seen = ledger.queue.batch(batch.id)
+        assert (seen.counts, seen.total, seen.open) == ({State.CANCELLED: 3}, 3, False)
+
+    def test_leaves_what_may_have_gone_out_in_doubt(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many(sends(2), batch=NewBatch())
+        ledger.absorb()
+        first = min(job.id for job in ledger.rows(schema.job))
+        ledger.set_job(first, doubt_at=ledger.clock(), key_at=ledger.clock())
+        with Session(ledger.engine) as session:  # the request alone: a turn may come before the rest
+            ledger.queue.cancel_batch(batch.id, session=session)
+            session.commit()
+        assert serve(ledger) == 0
+        assert ledger.state(first) is State.IN_DOUBT
+        lead(ledger)
+        assert ledger.queue.batch(batch.id).counts == {State.IN_DOUBT: 1, State.CANCELLED: 1}
+        assert ledger.job(first).cancel_at is not None
+
+
+@pytest.mark.long
+def test_a_hundred_thousand_take_little_memory(ledger: Ledger) -> None:
+    def generated() -> Iterator[Send]:
+        return (Send("g1", message(number), Options(key=f"n-{number}")) for number in range(100_000))
+
+    tracemalloc.start()
+    try:
+        batch = ledger.queue.send_many(generated(), batch=NewBatch(key="may"))
+        assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    finally:
+        tracemalloc.stop()
+    assert batch.total == 100_000
+    assert rows(ledger, schema.content) == 1
+
+
+class TestSuppressedRecipients:
+    def test_are_named_by_their_place_in_the_call(self, ledger: Ledger) -> None:
+        def own(application: str, category: str | None, addresses: Any) -> list[str]:
+            return [one for one in addresses if one.startswith(("reader3@", "reader1005@"))]
+
+        queue = SendQueue(ledger.engine, now=ledger.clock, suppressed=own)
+        with pytest.raises(SuppressedRecipients) as refused:
+            queue.send_many(sends(1_010, body="x"), batch=NewBatch())
+        assert [one.field for one in refused.value.problems] == ["[3].to[0]", "[1005].to[0]"]
+        assert rows(ledger, schema.job) == rows(ledger, schema.batch) == 0
