@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         WalkView,
         Why,
     )
+    from sendq.views.suppressions import Suppression
 
 __version__ = "0.1.0"
 
@@ -103,6 +104,7 @@ _HOMES = {
     "sendq.rules.states": ("State",),
     "sendq.scope": ("Scope",),
     "sendq.vault": ("Vault",),
+    "sendq.views.suppressions": ("Suppression",),
     "sendq.views": (
         "AttemptView", "Batch", "BatchError", "BatchView", "DeadLetter", "DeadLetterCount", "DeliveryStatus",
         "DeliveryView", "Doubt", "Eta", "EventView", "GrantState", "GrantView", "HeldGroup", "HoldView", "Job",
@@ -168,6 +170,7 @@ __all__ = [
     "State",
     "Status",
     "SuppressedRecipients",
+    "Suppression",
     "SuppressionListFailed",
     "Template",
     "TrackingOptions",

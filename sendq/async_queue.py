@@ -45,6 +45,7 @@ from sendq.ledger.batch_sends import Storing, add_to_batch, store_new_batch
 from sendq.ledger.batches import cancel_batch, close_batch, end_some
 from sendq.ledger.cancel import cancel
 from sendq.ledger.db.async_transactions import AsyncTransactions
+from sendq.ledger.operators import suppressions as lists
 from sendq.ledger.reading import batch as batch_reading
 from sendq.ledger.reading import grants, lookup
 from sendq.ledger.reading import jobs as jobs_reading
@@ -55,13 +56,15 @@ from sendq.ledger.suppressing import Enqueuer
 from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
-from sendq.messages.unsubscribe import Links
+from sendq.messages.unsubscribe import Links, link_to
 from sendq.rules.states import State
 from sendq.rules.suppression import Suppressed
 from sendq.rules.waiting_job import Change
 from sendq.scope import DEFAULT_APPLICATION
+from sendq.suppression_list import checked
 from sendq.vault import Vault
 from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobCounts, JobLine, JobView, Page, Priority, Why
+from sendq.views.suppressions import Suppression
 
 
 class AsyncSendQueue:
@@ -574,6 +577,69 @@ class AsyncSendQueue:
     ) -> int:
         """End a `hold` of a job or batch: it may begin at its due time, or when its retry is due."""
         return await self._change(changes.RELEASE, job_id, key, batch_id, application, by, reason, session)
+
+    async def suppress(
+        self,
+        recipient: str,
+        *,
+        category: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        source: str = changes.PROGRAM,
+        session: Any = None,
+    ) -> bool:
+        """Put a recipient, an address or the digest of one, on the suppression list; False: it is on it already.
+
+        ``category``: no more mail of it; None: no mail at all. ``source``: shown with the entry.
+        """
+        given, vault, now = checked([recipient], category), self._vault, self._now()
+        act = partial(lists.add, given=given, application=application, source=source, vault=vault, now=now)
+        self._enqueuer.forget_what_is_remembered()
+        return await self._ledger.write(session, act) > 0
+
+    async def unsuppress(
+        self,
+        recipient: str,
+        *,
+        category: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        session: Any = None,
+    ) -> bool:
+        """Remove a recipient from the suppression list: the entry of a category, or (None) the one for all mail.
+
+        False: there is none. Jobs that ended because of it can be retried.
+        """
+        act = partial(lists.remove, given=checked([recipient], category), application=application, vault=self._vault)
+        return await self._ledger.write(session, act) > 0
+
+    async def suppressions(
+        self, recipient: str, *, application: str = DEFAULT_APPLICATION, session: Any = None
+    ) -> tuple[Suppression, ...]:
+        """The entries of a recipient, an address or the digest of one. `Operators.suppressions` lists all of them."""
+        (given,) = checked([recipient], None)
+        query = partial(lists.entries, application=application, recipient=given, vault=self._vault, limit=1_000)
+        return (await self._ledger.read(query, session)).items
+
+    async def unsubscribe_url(
+        self, recipient: str, category: str, *, application: str = DEFAULT_APPLICATION, session: Any = None
+    ) -> str:
+        """The link with which a recipient unsubscribes from a category, for the text of a message.
+
+        It is that of ``Message(unsubscribe=…)``. Raises `InvalidArgument`, and ``ValueError`` without an endpoint.
+        """
+        checked([recipient], category)
+        if self._unsubscribe_url is None:
+            raise ValueError("unsubscribe_url: the queue has none; pass it to the queue")
+        token = (await self._links_for(session)).token(application, category, recipient)
+        return link_to(self._unsubscribe_url, token)
+
+    async def unsubscribe(self, token: str, *, session: Any = None) -> bool:
+        """Put the person whom the token of a link names on the list of its category; False: the token is not valid.
+
+        For an endpoint of your own; `sendq.webhooks` has one. Safe to repeat.
+        """
+        act = partial(lists.unsubscribe, token=token, vault=self._vault, now=self._now())
+        self._enqueuer.forget_what_is_remembered()
+        return await self._ledger.write(session, act)
 
     async def close(self) -> None:
         """Close the pooled connections. The queue opens new ones if it is used again."""

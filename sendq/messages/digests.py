@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import re
 
 from sendq.messages.addresses import parse, trimmed, wire_form
 
 DIGEST_BYTES = 16
+
+is_digest = re.compile(r"[0-9a-f]{32}").fullmatch
+"""Whether a text is a digest in hexadecimal digits, as outcomes and lists have it."""
 
 
 def same_form(address: str) -> str:
@@ -24,3 +28,8 @@ def digest_of(key: bytes, application: str, address: str) -> bytes:
     """HMAC-SHA256 of an address in its `same_form`, cut to 16 bytes; another application's digests differ."""
     named = f"{application}\0{same_form(address)}"
     return hmac.digest(key, named.encode(errors="replace"), "sha256")[:DIGEST_BYTES]
+
+
+def digest_in(recipient: str, key: bytes, application: str) -> bytes:
+    """The digest of a recipient, given as an address or as that digest in hexadecimal digits."""
+    return bytes.fromhex(recipient) if is_digest(recipient) else digest_of(key, application, recipient)

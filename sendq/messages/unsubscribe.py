@@ -22,7 +22,7 @@ from pydantic import StrictStr
 from sendq.errors import Problem
 from sendq.messages.addresses import fault, wire_form
 from sendq.messages.characters import header_fault
-from sendq.messages.digests import digest_of
+from sendq.messages.digests import digest_in
 from sendq.messages.parts import Part
 from sendq.messages.unsubscribe_token import Token, sign, signing_key
 from sendq.rules.suppression import CATEGORY_MOST
@@ -67,9 +67,9 @@ class Links:
     key: bytes
     url: str | None
 
-    def token(self, application: str, category: str, address: str) -> str:
+    def token(self, application: str, category: str, recipient: str) -> str:
         """The token of a recipient."""
-        digest = digest_of(self.key, application, address)
+        digest = digest_in(recipient, self.key, application)
         return sign(signing_key(self.key), Token(application, category, digest))
 
     def headers(self, unsubscribe: Unsubscribe, application: str, address: str) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from sendq.operators.acts.run import Run
 from sendq.operators.reading import Reading
 from sendq.operators.refusals import Refusals
 from sendq.operators.searching import Searching
+from sendq.operators.suppressing import Suppressing
 
 __all__ = [
     "CancelBatchProgress",
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 
-class Operators(Acting, Reading, Searching, Refusals):
+class Operators(Acting, Reading, Searching, Refusals, Suppressing):
     """What operators query and do, on one ledger.
 
     ``ledger`` is a database URL (``postgresql+psycopg://…``, ``sqlite:///sendq.db``) or an `Engine` of yours.

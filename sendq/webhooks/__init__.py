@@ -13,8 +13,8 @@ id of a notification is stored, not the address in it; a mail's recipients as ke
 
 from __future__ import annotations
 
-from sendq.webhooks.endpoint import asgi
+from sendq.webhooks.endpoint import asgi, unsubscribe_asgi
 from sendq.webhooks.notice import BODY_MOST, Received, challenge
 from sendq.webhooks.receiving import receive, receive_async
 
-__all__ = ["BODY_MOST", "Received", "asgi", "challenge", "receive", "receive_async"]
+__all__ = ["BODY_MOST", "Received", "asgi", "challenge", "receive", "receive_async", "unsubscribe_asgi"]

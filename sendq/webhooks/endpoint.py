@@ -17,6 +17,10 @@ from sendq.scope import DEFAULT_APPLICATION
 from sendq.webhooks.grouping import Groups
 from sendq.webhooks.notice import BODY_MOST, TOO_LARGE, Received, challenge, read
 from sendq.webhooks.receiving import apply, apply_async
+from sendq.webhooks.unsubscribing import BODY_MOST as FORM_MOST
+from sendq.webhooks.unsubscribing import NO_METHOD, Endpoint, send_page
+from sendq.webhooks.unsubscribing import TOO_LARGE as FORM_TOO_LARGE
+from sendq.webhooks.unsubscribing import TOO_LATE as FORM_TOO_LATE
 
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
@@ -42,14 +46,18 @@ def asgi(
     path: str = "/",
     delivered_outcomes: bool = False,
     outcome_addresses: Collection[str] = (),
+    unsubscribe_path: str | None = "unsubscribe",
 ) -> Application:
-    """An ASGI application that receives the webhooks of Nylas.
+    """An ASGI application that receives the webhooks of Nylas, and answers unsubscribe links.
 
     With one ``secret`` it answers at ``path`` for ``application``. With a mapping of applications to their secrets it
     answers at ``path/NAME`` for each, and at ``path`` for the one named ``default``. Paths are relative to the mount
     point; Starlette redirects the mount point itself (``/hooks``), so register ``/hooks/`` at Nylas. Each request is
     logged by the logger ``sendq.webhooks``, with status and sentence but without its body. For ``delivered_outcomes``
     and ``outcome_addresses`` see `receive`.
+
+    Links of ``Message(unsubscribe=…)`` are answered at ``path/unsubscribe/TOKEN`` (`sendq.webhooks.unsubscribing`), so
+    the queue's ``unsubscribe_url`` ends with ``/unsubscribe``. ``unsubscribe_path`` None: not here.
 
     Raises ``ValueError`` if a secret is empty, or there is none.
     """
@@ -63,16 +71,58 @@ def asgi(
     if not routes or not all(one for _, one in routes.values()):
         raise ValueError("secret: is empty, so anyone could sign; pass the webhook's secret")
     store = _Store(queue, outcomes=OutcomeOptions(delivered_outcomes, frozenset(outcome_addresses)))
+    links = None if unsubscribe_path is None else f"{base}/{unsubscribe_path.strip('/')}/".lstrip("/")
+    endpoint = Endpoint(queue)
 
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        below = _path_below(scope)
+        if links is not None and below.startswith(links):
+            await _answer_link(endpoint, below[len(links) :], scope, receive, send)
+        else:
+            await _answer(store, routes, scope, receive, send)
+
+    return _serving(answer)
+
+
+def unsubscribe_asgi(queue: SendQueue | AsyncSendQueue, *, path: str = "/") -> Application:
+    """An ASGI application that answers unsubscribe links only, at ``path/TOKEN``."""
+    links, endpoint = f"{path.strip('/')}/".lstrip("/"), Endpoint(queue)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        below = _path_below(scope)
+        token = below[len(links) :] if below.startswith(links) else ""
+        await _answer_link(endpoint, token, scope, receive, send)
+
+    return _serving(answer)
+
+
+def _serving(answer: Application) -> Application:
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _live(receive, send)
         elif scope["type"] == "http":
-            await _answer(store, routes, scope, receive, send)
+            await answer(scope, receive, send)
         else:
             await send({"type": "websocket.close", "code": 1000})
 
     return serve
+
+
+async def _answer_link(endpoint: Endpoint, token: str, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["method"] in ("GET", "HEAD"):
+        await send_page(send, await endpoint.ask(token), head=scope["method"] == "HEAD")
+        return
+    if scope["method"] != "POST":
+        await send_page(send, NO_METHOD)
+        return
+    headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    body = await _body(headers, receive, FORM_MOST)
+    if isinstance(body, bytes):
+        page = await endpoint.unsubscribe(token, body)
+        _log.info("unsubscribe: %d", page.status)
+        await send_page(send, page)
+    elif body is not None:
+        await send_page(send, FORM_TOO_LARGE if body.status == 413 else FORM_TOO_LATE)
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -137,10 +187,10 @@ async def _take_in(store: _Store, route: tuple[str, str], scope: Scope, receive:
     await _say(send, answer, *([(b"connection", b"close")] if close else []))
 
 
-async def _body(headers: Mapping[bytes, str], receive: Receive) -> bytes | Received | None:
+async def _body(headers: Mapping[bytes, str], receive: Receive, most: int = BODY_MOST) -> bytes | Received | None:
     """The whole body, or the answer if it is too large or too late; None if the client disconnected."""
     announced = headers.get(b"content-length", "0")
-    if announced.isascii() and announced.isdigit() and int(announced[:20]) > BODY_MOST:
+    if announced.isascii() and announced.isdigit() and int(announced[:20]) > most:
         return TOO_LARGE
     body = bytearray()
     try:
@@ -150,7 +200,7 @@ async def _body(headers: Mapping[bytes, str], receive: Receive) -> bytes | Recei
                 if event["type"] == "http.disconnect":
                     return None
                 body += event.get("body", b"")
-                if len(body) > BODY_MOST:
+                if len(body) > most:
                     return TOO_LARGE
                 if not event.get("more_body", False):
                     return bytes(body)

@@ -39,6 +39,7 @@ from worker.cli.retry import retry
 from worker.cli.settings import settings
 from worker.cli.simulator import simulator
 from worker.cli.status import status
+from worker.cli.suppressions import suppressions
 from worker.cli.top import top
 from worker.cli.up import up
 from worker.cli.webhooks import webhooks
@@ -114,6 +115,7 @@ for command in (
     settings,
     simulator,
     status,
+    suppressions,
     top,
     up,
     webhooks,
@@ -191,4 +193,6 @@ def _explained(error: Exception) -> int:
 
 def _option_of(field: str) -> str:
     """What an argument of `Operators` is called on the command line."""
+    if field.startswith(("line ", "recipients[")):  # of a file, or an argument
+        return field.replace("recipients", "RECIPIENT")
     return OPTIONS.get(field, f"--{field.replace('_', '-')}")

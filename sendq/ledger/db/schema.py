@@ -484,7 +484,7 @@ suppression = Table(
     Column("at", BigInteger, nullable=False),
     Column("source", Text, nullable=False),  # the notification's type, one-click, or an operator's name
     # The order in which they are listed.
-    Index("sendq_suppression_at_idx", "at", "digest"),
+    Index("sendq_suppression_at_idx", "at", "application", "category", "digest"),
 )
 
 secret = Table(

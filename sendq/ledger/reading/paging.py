@@ -83,11 +83,15 @@ def cursor(of: str, place: Place | None) -> str | None:
     """A place in the list ``of`` as an opaque string."""
     if place is None:
         return None
-    parts = [value.hex if isinstance(value, UUID) else value for value in place]
+    parts = [value.hex if isinstance(value, UUID) else _plain(value) for value in place]
     return urlsafe_b64encode(json.dumps([of, *parts], separators=(",", ":")).encode()).rstrip(b"=").decode()
 
 
-def place(of: str, given: str | None, *kinds: type[int] | type[UUID]) -> Place | None:
+def _plain(value: Any) -> Any:
+    return bytes(value).hex() if isinstance(value, bytes | memoryview) else value
+
+
+def place(of: str, given: str | None, *kinds: type[int] | type[UUID] | type[str] | type[bytes]) -> Place | None:
     """The place that a cursor of the list ``of`` encodes. Raises `InvalidArgument` for any other string."""
     if given is None:
         return None
@@ -101,9 +105,11 @@ def place(of: str, given: str | None, *kinds: type[int] | type[UUID]) -> Place |
     raise InvalidArgument([Problem("cursor", "is not a cursor of this list", remedy)])
 
 
-def _part(part: Any, kind: type[int] | type[UUID]) -> int | UUID | None:
-    if part is None or (kind is int and type(part) is int):
+def _part(part: Any, kind: type[int] | type[UUID] | type[str] | type[bytes]) -> int | UUID | str | bytes | None:
+    if part is None or (kind in (int, str) and type(part) is kind):
         return part
+    if kind is bytes:
+        return bytes.fromhex(part)
     if kind is UUID:
         return UUID(part)
     raise ValueError(part)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from sendq import Delivery, Operators, Send, SendQueue, State
+from sendq import Delivery, Operators, Send, SendQueue, State, SuppressedRecipients
 from sendq.enqueueing.planning import Options
 from sendq.ledger.db import schema
 from sendq.webhooks import asgi
@@ -69,3 +70,25 @@ class TestABounce:
         assert "refused it" in system.queue.why(jobs[0]).says
         kept = [system.rows(table) for table in (schema.delivery_status, schema.recipient_status, schema.webhook)]
         assert "bounce@" not in str(kept)
+
+
+class TestARecipientWhoBounced:
+    def test_is_refused_at_the_next_enqueue_and_gets_no_mail_that_waits(self, system: System) -> None:
+        system.api.grant("supp", provider="nylas")
+        address = "bounce+suppressed@example.com"
+        first = system.queue.send("supp", mail(address), provider="nylas").id
+        later = datetime.now(UTC) + timedelta(hours=1)
+        waiting = system.queue.send("supp", mail(address), provider="nylas", due_at=later).id
+        eventually(lambda: delivery(system, first) is Delivery.BOUNCED, "the report of the bounce")
+        (entry,) = system.queue.suppressions(address)
+        assert (entry.reason, entry.source, entry.category) == ("bounced", "message.bounced", None)
+        with pytest.raises(SuppressedRecipients, match=r"to\[0\]: is on the suppression list"):
+            SendQueue(system.engine).send("supp", mail(address))
+        system.queue.reschedule(waiting, due_at=None)
+        eventually(lambda: system.state(waiting) is State.DEAD, "the end of the mail that waited")
+        assert (system.queue.job(waiting).rule, copies(system, waiting)) == ("suppressed", 0)
+        assert "suppression list" in system.queue.why(waiting).says
+        assert system.queue.unsuppress(address)
+        retried = Operators(system.engine).retry([waiting], by="anna", reason="a typo at their provider").finish()
+        assert retried.jobs == (waiting,)
+        eventually(lambda: copies(system, waiting) == 1, "the mail after the removal")

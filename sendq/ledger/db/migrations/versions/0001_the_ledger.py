@@ -571,7 +571,9 @@ def upgrade() -> None:
         sa.Column("source", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("application", "digest", "category", name=op.f("sendq_suppression_pkey")),
     )
-    op.create_index("sendq_suppression_at_idx", "sendq_suppression", ["at", "digest"], unique=False)
+    op.create_index(
+        "sendq_suppression_at_idx", "sendq_suppression", ["at", "application", "category", "digest"], unique=False
+    )
     op.create_table(
         "sendq_tag_hold",
         sa.Column("application", sa.Text(), nullable=False),

@@ -1,0 +1,127 @@
+"""What people and programs do to a suppression list, and its entries page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Row, select
+
+from sendq.clock import Micros, micros, moment
+from sendq.ledger import suppressions
+from sendq.ledger.db import schema
+from sendq.ledger.reading.paging import cursor, place, walk
+from sendq.ledger.secrets import digest_key, stored_digest_key
+from sendq.ledger.suppressions import Entry, Name
+from sendq.messages.digests import digest_in, same_form
+from sendq.messages.unsubscribe_token import read, signing_key
+from sendq.rules.suppression import ALL_MAIL, Reason
+from sendq.suppression_list import Given, list_name
+from sendq.vault import Vault
+from sendq.views.page import Page
+from sendq.views.suppressions import Suppression
+
+ONE_CLICK = "one-click"
+
+
+def add(
+    connection: Connection, given: Sequence[Given], application: str, *, source: str, vault: Vault, now: Micros
+) -> int:
+    """Add entries; those that exist stay as they are. Returns how many are new.
+
+    Raises `Unreadable` if ``vault`` cannot open the key of the digests.
+    """
+    key = digest_key(connection, vault)
+    return suppressions.add(
+        connection,
+        [
+            Entry(
+                application, digest_in(one.recipient, key, application), one.category, one.reason.value,
+                now if one.at is None else micros(one.at), source,
+            )
+            for one in given
+        ],
+    )  # fmt: skip
+
+
+def new_ones(connection: Connection, given: Sequence[Given], application: str, *, vault: Vault) -> int:
+    """How many of these `add` would add."""
+    key = stored_digest_key(connection, vault)
+    if key is None:
+        return len({(same_form(one.recipient), one.category) for one in given})
+    wanted = {(digest_in(one.recipient, key, application), one.category) for one in given}
+    there = suppressions.names_of(connection, application, {digest for digest, _ in wanted})
+    return len(wanted - {(digest, category) for _, digest, category in there})
+
+
+def names(
+    connection: Connection, given: Sequence[Given], application: str, *, every_category: bool, vault: Vault
+) -> list[Name]:
+    """The entries of these recipients: of the given category, or of every one."""
+    key = stored_digest_key(connection, vault)
+    if key is None:
+        return []
+    wanted = {(digest_in(one.recipient, key, application), one.category) for one in given}
+    there = suppressions.names_of(connection, application, {digest for digest, _ in wanted})
+    return [name for name in there if every_category or name[1:] in wanted]
+
+
+def remove(connection: Connection, given: Sequence[Given], application: str, *, vault: Vault) -> int:
+    """Remove the entries of these recipients and categories; returns how many there were."""
+    return suppressions.remove(connection, names(connection, given, application, every_category=False, vault=vault))
+
+
+def unsubscribe(connection: Connection, token: str, *, vault: Vault, now: Micros) -> bool:
+    """Put the person whom a token names on the list of its application and category; False: it is not valid."""
+    key = stored_digest_key(connection, vault)
+    found = None if key is None else read(signing_key(key), token)
+    if found is None:
+        return False
+    reason = Reason.UNSUBSCRIBED.value
+    suppressions.add(connection, [Entry(*_named(found), reason, now, ONE_CLICK)])
+    return True
+
+
+def _named(token: tuple[str, str, bytes]) -> Name:
+    application, category, digest = token
+    return application, digest, category
+
+
+def name_of_list(connection: Connection, application: str, *, vault: Vault) -> str | None:
+    """`list_name`; None: this ledger has no digests yet."""
+    key = stored_digest_key(connection, vault)
+    return None if key is None else list_name(key, application)
+
+
+def entries(
+    connection: Connection,
+    *,
+    application: str | None = None,
+    category: str | None = None,
+    reason: str | None = None,
+    recipient: Given | None = None,
+    vault: Vault,
+    after: str | None = None,
+    limit: int,
+) -> Page[Suppression]:
+    """Entries that match every given filter, the latest first; ``category`` "": those for all mail."""
+    table = schema.suppression.c
+    given = ((table.application, application), (table.category, category), (table.reason, reason))
+    filters = [column == value for column, value in given if value is not None]
+    if recipient is not None:
+        key = stored_digest_key(connection, vault)
+        if key is None:
+            return Page((), None)
+        filters.append(table.digest == digest_in(recipient.recipient, key, application or "default"))
+        query = select(schema.suppression).where(*filters).order_by(table.at.desc()).limit(limit)
+        return Page(tuple(_view(row) for row in connection.execute(query)), None)
+    order = [table.at, table.application, table.category, table.digest]
+    where = place("suppressions", after, int, str, str, bytes)
+    rows, last = walk(connection, select(schema.suppression), order, filters=filters, after=where, limit=limit)
+    return Page(tuple(_view(row) for row in rows), cursor("suppressions", last))
+
+
+def _view(row: Row[tuple[object, ...]]) -> Suppression:
+    return Suppression(
+        row.application, bytes(row.digest).hex(), None if row.category == ALL_MAIL else row.category, row.reason,
+        moment(row.at), row.source,
+    )  # fmt: skip

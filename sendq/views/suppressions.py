@@ -1,0 +1,22 @@
+"""An entry of a suppression list, as applications and operators see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Suppression:
+    """A recipient who gets no more mail of an application, or none of a category (None: no mail at all).
+
+    ``digest`` (32 hexadecimal digits) recognises the address without showing it. ``source``: the notification's type,
+    ``one-click``, or who added it.
+    """
+
+    application: str
+    digest: str
+    category: str | None
+    reason: str
+    at: datetime
+    source: str
