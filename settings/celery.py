@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from settings.brokers import broker_config
 from settings.model import Settings
 
 QUEUE = "sendq"
@@ -36,6 +37,21 @@ VISIBILITY_TIMEOUT_S = 3600
 
 # Without it, a Redis that freezes (a suspended machine, a lost route) blocks a publisher for ever.
 SOCKET_TIMEOUT_S = 5.0
+
+
+# Of kombu's transport.
+TRANSPORT = {
+    "visibility_timeout": VISIBILITY_TIMEOUT_S,
+    "unacked_restore_limit": 500,  # restoring blocks the worker's loop for 1.5 ms per message
+    "unacked_key": UNACKED,
+    "unacked_index_key": f"{UNACKED}_index",
+    "unacked_mutex_key": f"{UNACKED}_mutex",
+    "socket_timeout": SOCKET_TIMEOUT_S,
+    "socket_connect_timeout": 2.0,
+    "socket_keepalive": True,
+    "health_check_interval": 25,  # s; below the minute after which firewalls drop idle connections
+    "client_name": "sendq",
+}
 
 
 # Variables with these prefixes are read by Celery itself, where they override the configuration below: an application's
@@ -62,19 +78,7 @@ def _queues(settings: Settings) -> tuple[str, ...]:
 def celery_config(settings: Settings) -> dict[str, Any]:
     """The configuration of the Celery application; raises ``SettingsError`` if there is no broker."""
     return {
-        "broker_url": settings.broker_url.get_secret_value(),
-        "broker_transport_options": {
-            "visibility_timeout": VISIBILITY_TIMEOUT_S,
-            "unacked_restore_limit": 500,  # restoring blocks the worker's loop for 1.5 ms per message
-            "unacked_key": UNACKED,
-            "unacked_index_key": f"{UNACKED}_index",
-            "unacked_mutex_key": f"{UNACKED}_mutex",
-            "socket_timeout": SOCKET_TIMEOUT_S,
-            "socket_connect_timeout": 2.0,
-            "socket_keepalive": True,
-            "health_check_interval": 25,  # s; below the minute after which firewalls drop idle connections
-            "client_name": "sendq",
-        },
+        **broker_config(settings.broker_url.get_secret_value(), TRANSPORT),
         # Every thread may hold a connection at once (to acknowledge), and so may the dispatcher and the events.
         "broker_pool_limit": settings.threads + 10,
         # A worker waits for its broker as long as it takes, also for one that is out of memory.

@@ -101,7 +101,8 @@ class Settings(BaseModel):
         None, "the ledger: PostgreSQL 14 or later, or a SQLite file (default: a file in SENDQ_HOME)", "DATABASE_URL",
     )  # fmt: skip
     redis_url: RedisUrl | None = setting(
-        None, "the broker: Redis 6.2 or later that never evicts keys (default: an embedded one in SENDQ_HOME)",
+        None, "the broker: Redis 6.2 or later, or Valkey, that never evicts keys, or its sentinels (default: an "
+        "embedded one in SENDQ_HOME)",
         "REDIS_URL",
     )  # fmt: skip
     home: AbsolutePath = setting(

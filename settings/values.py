@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from sendq.ledger.db.urls import worker_url
 from sendq.vault import Vault
+from settings.brokers import EXAMPLE, Sentinels, is_sentinel
 
 KIND = "sendq"  # the type of our own errors, to distinguish them from pydantic's
 
@@ -81,26 +82,36 @@ def _ledger_url(secret: SecretUrl) -> SecretUrl:
 
 _raw_in_login = re.compile(r"[#/?\[\]\s]").search
 
+RAW_LOGIN = "has a password (or user name) with one of # / ? [ ] and spaces in it"
+ENCODE_LOGIN = "percent-encode these: # is %23, / is %2F, ? is %3F, [ is %5B, ] is %5D"
+
 CLUSTER = "is a Redis Cluster, which Celery cannot use (its keys would be on several nodes)"
 # No server: messages stay in the worker that publishes them. `sendq up` and the demo use it where there is no Redis.
 IN_MEMORY = "memory://"
 
-ONE_SERVER = "use the address of a single server: redis://:password@host:6379/0 (rediss:// for TLS)"
+ONE_SERVER = "write redis://:password@host:6379/0 (rediss:// for TLS), or the address of its sentinels"
+SENTINELS = f"write {EXAMPLE}; TLS is not supported there"
+VALKEY = {"valkey": "redis", "valkeys": "rediss"}  # the same protocol, which kombu knows by its older name
 
 
 def _redis_url(secret: SecretUrl) -> SecretUrl:
-    """One Redis server, in kombu's form; TLS certificates are verified unless the address says otherwise."""
+    """One Redis or Valkey server, or the sentinels that watch one, in kombu's form.
+
+    TLS certificates are verified unless the address says otherwise.
+    """
     if secret.get_secret_value() == IN_MEMORY:
         return secret
+    if is_sentinel(secret.get_secret_value()):
+        return SecretUrl(_sentinels_url(secret.get_secret_value()))
     scheme, _, rest = secret.get_secret_value().partition("://")
+    scheme = VALKEY.get(scheme, scheme)
     if not rest.startswith("/") and _raw_in_login(rest.rpartition("@")[0]):
-        reason = "has a password (or user name) with one of # / ? [ ] and spaces in it"
-        raise refuse(reason, "percent-encode these: # is %23, / is %2F, ? is %3F, [ is %5B, ] is %5D")
+        raise refuse(RAW_LOGIN, ENCODE_LOGIN)
     host = rest.partition("/")[0].rpartition("@")[2]
     # clustercfg. is the prefix of an ElastiCache cluster's configuration endpoint.
     if "cluster" in scheme or "," in host or host.startswith("clustercfg."):
         raise refuse(CLUSTER, ONE_SERVER)
-    parts = _split(secret.get_secret_value())
+    parts = _split(f"{scheme}://{rest}")
     if parts.scheme in ("unix", "redis+socket"):
         return SecretUrl(_socket_url(parts))
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
@@ -117,6 +128,15 @@ def _redis_url(secret: SecretUrl) -> SecretUrl:
         demand = query.get("ssl_cert_reqs", "required")  # kombu's own default is not to verify
         query["ssl_cert_reqs"] = demand.lower().removeprefix("cert_")  # redis-py only reads the short form
     return SecretUrl(parts._replace(query=urlencode(query)).geturl())
+
+
+def _sentinels_url(value: str) -> str:
+    if any(_raw_in_login(each.partition("://")[2].rpartition("@")[0]) for each in value.partition("?")[0].split(";")):
+        raise refuse(RAW_LOGIN, ENCODE_LOGIN)
+    try:
+        return Sentinels.parse(value).url
+    except ValueError as error:
+        raise refuse(str(error), SENTINELS) from None
 
 
 def _socket_url(parts: SplitResult) -> str:

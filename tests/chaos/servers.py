@@ -83,6 +83,29 @@ def _spoil_redis(stage: Stage) -> None:
     stage.mended()
 
 
+def _fail_over_redis(stage: Stage) -> None:
+    """Kill the primary; the sentinels promote the replica. The old primary comes back as a replica."""
+    assert stage.watched is not None
+    old = eventually(stage.watched.primary, "a primary")
+    assert old is not None
+    stage.watched.kill(old)
+    eventually(lambda: stage.watched and stage.watched.primary() not in (None, old), "another primary")
+    stage.mended()
+    stage.pause(2.0)
+    stage.watched.start(old)
+
+
+def _switch_redis(stage: Stage) -> None:
+    """A planned failover, twice: the old primary lives on, refuses writes, and then takes over again."""
+    assert stage.watched is not None
+    for _ in range(2):
+        old = eventually(stage.watched.primary, "a primary")
+        stage.watched.switch()
+        eventually(lambda: stage.watched and stage.watched.primary() not in (None, old), "another primary")  # noqa: B023
+        stage.pause(6.0)  # sentinels refuse another failover for a while
+    stage.mended()
+
+
 def _redis(stage: Stage) -> psutil.Process:
     with redis_client(stage.system.redis.url) as client:
         return psutil.Process(int(client.info("server")["process_id"]))
@@ -194,6 +217,15 @@ def _fail_over(lag_s: float) -> Callable[[Stage], None]:
     return act
 
 
+def _fail_over_to_other_host(stage: Stage) -> None:
+    """The primary dies under load; two seconds later its replica takes over, where it is."""
+    assert stage.replica is not None
+    _cluster(stage).kill()
+    stage.pause(2.0)
+    stage.replica.promote()
+    stage.mended()
+
+
 def _limit_connections(stage: Stage) -> None:
     """The role of the workers may have one connection from now on, and all that it has are ended."""
     pg = _cluster(stage).pg
@@ -263,6 +295,21 @@ SCENARIOS = (
     Scenario("redis-slow", "Redis 0.3 s away, either way, for 10 s", _slow_redis, proxied=True, settings=BROKER_ONLY),
     Scenario("redis-full", "Redis out of memory for 10 s", _fill_redis, sign=REFUSED, settings=BROKER_ONLY),
     Scenario("redis-garbage", "unreadable entries in the broker's keys, 5 times", _spoil_redis, settings=BROKER_ONLY),
+    Scenario(
+        "redis-sentinel-failover",
+        "Redis killed, sentinels promote its replica",
+        _fail_over_redis,
+        sentinels=True,
+        sign=REFUSED,
+        settings=BROKER_ONLY,
+    ),
+    Scenario(
+        "redis-sentinel-switch",
+        "planned failover by sentinels, and back",
+        _switch_redis,
+        sentinels=True,
+        settings=BROKER_ONLY,
+    ),
     Scenario("postgres-killed", "PostgreSQL killed (immediate), back 4 s later", kill_postgres, sign=AWAY),
     Scenario("postgres-frozen", "PostgreSQL frozen for 12 s (SIGSTOP)", _freeze_postgres),
     Scenario("postgres-no-connections", "no connection from PostgreSQL, 8 s", _no_connections, sign=AWAY),
@@ -287,6 +334,13 @@ SCENARIOS = (
             ("0.2s", "0.2 s behind", 0.2, AWAY),
             ("5s", "5 s behind", 5.0, "dispatch_resumed"),
         )
+    ),
+    Scenario(
+        "postgres-other-host",
+        "the second host of the address takes over under load",
+        _fail_over_to_other_host,
+        several_hosts=True,
+        sign=AWAY,
     ),
     Scenario(
         "postgres-role-limit",

@@ -29,6 +29,7 @@ from tests.chaos.watch import Watch
 from tests.support.flower import free_port
 from tests.support.pgbouncer import BINARY, PgBouncer
 from tests.support.proxy import Proxy
+from tests.support.sentinels import Watched, watched
 from tests.support.servers import FAKETIME, Cluster, running_cluster
 from tests.support.system import System, Worker, running
 from tests.support.waiting import eventually
@@ -82,6 +83,8 @@ class Scenario:
     small_disk: bool = False  # the tables are on a file system of a few megabytes
     replicated: bool = False  # on a PostgreSQL of its own, which a replica follows
     settable_clock: bool = False  # on a PostgreSQL of its own, whose clock can be set
+    several_hosts: bool = False  # likewise, and the ledger's address names both; each commit is on both
+    sentinels: bool = False  # the broker is a primary with a replica, which three sentinels watch
     ordinary_role: bool = False  # the workers are not the database's superuser
     pooled: bool = False  # through PgBouncer in transaction mode
     needs_cgroup: bool = False
@@ -120,6 +123,7 @@ class Stage:
     bouncer: PgBouncer | None = None
     receivers: Crew | None = None
     receiver_port: int = 0
+    watched: Watched | None = None
     mended_at: float | None = None  # wall clock; None if only processes broke
 
     def pause(self, least: float, most: float | None = None) -> None:
@@ -193,10 +197,14 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
         disk = replica = None
         if scenario.settable_clock:
             cluster = stack.enter_context(running_cluster(settable_clock=True))
-        if scenario.replicated:
+        if scenario.replicated or scenario.several_hosts:
             cluster = stack.enter_context(running_cluster())
             replica = stack.enter_context(cluster.replica())
-        if scenario.sqlite:
+        if scenario.several_hosts and replica is not None:
+            cluster.pg.execute("CREATE DATABASE ledger")
+            cluster.keep_commits_on_replica()
+            url = f"postgresql://postgres@127.0.0.1:{cluster.pg.port},127.0.0.1:{replica.pg.port}/ledger"
+        elif scenario.sqlite:
             url = f"sqlite:///{directory / 'ledger.db'}"
         elif scenario.small_disk:
             disk = stack.enter_context(cluster.small_disk())
@@ -215,6 +223,10 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
             if not scenario.sqlite:
                 ledger = stack.enter_context(Proxy(cluster.pg.host, cluster.pg.port))
                 settings["DATABASE_URL"] = ledger.in_place_of(url)
+        watched_servers = None
+        if scenario.sentinels:
+            watched_servers = stack.enter_context(watched(directory))
+            settings["REDIS_URL"] = watched_servers.url
         if scenario.ordinary_role:
             settings["DATABASE_URL"] = _as_ordinary_role(cluster, url)
         bouncer = None
@@ -229,6 +241,7 @@ def staged(scenario: Scenario, cluster: Cluster, directory: Path, seed: int) -> 
         stack.callback(crew.stop)
         load = Load(system.queue, seed=seed, lanes=scenario.lanes, rate=scenario.rate)
         stage = Stage(system, crew, load, Watch(system), chance, cluster, redis, ledger, api, disk, replica, bouncer)
+        stage.watched = watched_servers
         if scenario.receives:
             stage.receiver_port = free_port()
             stage.receivers = _receivers(directory / "receivers", environ, stage.receiver_port)

@@ -191,6 +191,21 @@ class Cluster:
         self._server = self._started()
         self.pg.execute("SELECT pg_promote()")
 
+    def keep_commits_on_replica(self) -> None:
+        """From now on a commit returns when the replica has it as well; waits until there is a replica."""
+        self.pg.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        self.pg.execute("SELECT pg_reload_conf()")
+        sync = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'"
+        with psycopg.connect(host=self.pg.host, port=self.pg.port, user="postgres", autocommit=True) as db:
+            deadline = time.monotonic() + LIMIT_S
+            while db.execute(sync).fetchone() != (1,):
+                assert time.monotonic() < deadline, "no replica follows"
+                time.sleep(0.02)
+
+    def promote(self) -> None:
+        """Make a replica the primary, at its own port; its commits wait for no other server."""
+        self.pg.execute("SELECT pg_promote()")
+
     def freeze(self) -> None:
         """Send SIGSTOP to all its processes."""
         for process in self.processes:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 
 from sendq import AsyncSendQueue, SendQueue
-from sendq.ledger.db.urls import for_asyncpg, ledger_url
+from sendq.ledger.db.urls import for_asyncpg, ledger_url, worker_url
 
 
 class TestALedgersUrl:
@@ -42,7 +42,42 @@ class TestALedgersUrl:
             AsyncSendQueue("postgresql+psycopg2://u@h/d")
 
 
+class TestAUrlOfSeveralHosts:
+    @pytest.mark.parametrize(
+        ("url", "hosts"),
+        [
+            ("postgresql://u:p%40@a:1,b:2/d", ("a:1", "b:2")),
+            ("postgres://a,b.example.com/d", ("a:5432", "b.example.com:5432")),
+            ("postgresql+psycopg://u@a,b,c:7/d?application_name=x", ("a:5432", "b:5432", "c:7")),
+            ("postgresql://u@/d?host=a:1&host=b:2", ("a:1", "b:2")),
+        ],
+    )
+    def test_means_the_one_that_takes_writes(self, url: str, hosts: tuple[str, ...]) -> None:
+        found = ledger_url(url)
+        assert (found.query["host"], found.query["target_session_attrs"]) == (hosts, "read-write")
+        assert (found.host, found.database) == (None, "d")
+        assert ledger_url(worker_url(url)) == found
+
+    def test_may_say_which_server_it_wants(self) -> None:
+        assert ledger_url("postgresql://a,b/d?target_session_attrs=any").query["target_session_attrs"] == "any"
+
+    def test_may_have_a_comma_in_its_password(self) -> None:
+        found = ledger_url("postgresql://u:p,q@a/d")
+        assert (found.host, found.password, dict(found.query)) == ("a", "p,q", {})
+
+    @pytest.mark.parametrize("url", ["postgresql://u:hush@[::1]:1,b:2/d", "postgresql://u:hush@a:x,b:2/d"])
+    def test_that_cannot_be_read_is_refused_without_its_password(self, url: str) -> None:
+        with pytest.raises(ValueError, match=r"not a database URL|several hosts") as refused:
+            ledger_url(url)
+        assert "hush" not in str(refused.value)
+
+
 class TestTheUrlOfAsyncpg:
+    def test_keeps_several_hosts(self) -> None:
+        kept, arguments = for_asyncpg(ledger_url("postgresql+asyncpg://u@a:1,b:2/d"))
+        assert kept.query == {"host": ("a:1", "b:2")}
+        assert arguments == {"dsn": "postgresql://?target_session_attrs=read-write"}
+
     def test_keeps_nothing_that_asyncpg_would_not_take(self) -> None:
         url = make_url(
             "postgresql+asyncpg://u:p@h/d?sslmode=require&application_name=a%20b&connect_timeout=7&client_encoding=utf8"

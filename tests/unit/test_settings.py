@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -208,6 +209,13 @@ class TestTheBrokersAddress:
             ("unix:///run/r.sock?db=3&password=a%40b", "redis+socket://:a%40b@/run/r.sock?virtual_host=3"),
             ("redis+socket:///run/r.sock?virtual_host=2", "redis+socket:///run/r.sock?virtual_host=2"),
             ("memory://", "memory://"),
+            ("valkey://:p@h:6379/3", "redis://:p@h:6379/3"),
+            ("valkeys://h", "rediss://h?ssl_cert_reqs=required"),
+            ("sentinel://a?master_name=m", "sentinel://a:26379/0?master_name=m"),
+            (
+                "sentinel://:p%40@a:1/2;sentinel://[::1]?master_name=m&sentinel_password=s%26",
+                "sentinel://:p%40@a:1/2;sentinel://:p%40@[::1]:26379/2?master_name=m&sentinel_password=s%26",
+            ),
         ],
     )
     def test_is_brought_into_the_form_that_celery_reads(self, given: str, used: str) -> None:
@@ -226,10 +234,32 @@ class TestTheBrokersAddress:
             ("unix://", "names no socket"),
             *((f"redis://:pa{raw}ss@h:6379/0", "# / ? [ ]") for raw in "#/?[] "),
             ("rediss://us/er:pass@h:6379/0", "# / ? [ ]"),
+            ("valkey-cluster://h", "Redis Cluster"),
+            ("valkey://h/jobs", "not a number"),
+            ("sentinel://a:26379", "does not name the primary"),
+            ("sentinel://a?master_name=", "does not name the primary"),
+            ("sentinel://a;redis://b?master_name=m", "not the address of a sentinel"),
+            ("sentinel://a:port?master_name=m", "sentinel"),
+            ("sentinel://a/1;sentinel://b/2?master_name=m", "different logins or databases"),
+            ("sentinel://:p@a;sentinel://:q@b?master_name=m", "different logins or databases"),
+            ("sentinel://a/jobs?master_name=m", "not a number"),
+            ("sentinel://a?master_name=m&ssl_cert_reqs=none", "has parameters other than"),
+            ("sentinel://:p/w@a?master_name=m", "# / ? [ ]"),
         ],
     )
     def test_that_celery_cannot_use_is_refused(self, given: str, reason: str) -> None:
         assert reason in refused(REDIS_URL=given)
+
+    def test_with_sentinels_is_divided_as_kombu_reads_it(self) -> None:
+        url = "sentinel://u:p%40@a;sentinel://b/1?master_name=m&sentinel_password=hush"
+        settings = Settings.load({"REDIS_URL": url})
+        assert Settings.load({"REDIS_URL": settings.broker_url.get_secret_value()}).broker_url == settings.broker_url
+        config = celery_config(settings)
+        assert config["broker_url"] == "sentinel://u:p%40@a:26379/1;sentinel://u:p%40@b:26379/1"
+        options = config["broker_transport_options"]
+        assert (options["master_name"], options["sentinel_kwargs"]["password"]) == ("m", "hush")
+        assert options["sentinel_kwargs"]["socket_timeout"] == options["socket_timeout"]
+        assert not {"hush", "p%40"} & set(re.split(r"[:=@?;&]", str(settings.broker_url)))
 
     def test_is_missed_with_a_remedy(self) -> None:
         with pytest.raises(SettingsError, match=r"REDIS_URL: is not set; .*sendq up"):

@@ -26,6 +26,7 @@ from sendq.enqueueing.targets import EndpointTarget, TaskTarget, UrlTarget, allo
 from sendq.errors import Problem
 from sendq.ledger.deliveries import DeliveryAttempt
 from settings import Settings
+from settings.brokers import broker_config
 from tasks.calling.nylas import USER_AGENT
 from tasks.policy.waits import stated_wait
 from worker.notifying.notification import Notifications
@@ -41,6 +42,12 @@ NOT_THERE = frozenset({401, 403, 404, 405, 407, 410, 429, 502, 503, 504}) | froz
 
 # A broker that does not answer within this is down. Waiting for it blocks threads of other tasks, not webhooks.
 BROKER_S = 2.0
+OUTCOME_TRANSPORT = {
+    "socket_timeout": BROKER_S,
+    "socket_connect_timeout": BROKER_S,
+    "socket_keepalive": True,
+    "client_name": "sendq-outcomes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +183,7 @@ def _celery(settings: Settings) -> Celery | None:
         return None
     app = Celery("sendq-outcomes", set_as_current=False, fixups=set())
     app.conf.update(
-        broker_url=settings.outcome_broker_url.get_secret_value(),
-        broker_transport_options={
-            "socket_timeout": BROKER_S,
-            "socket_connect_timeout": BROKER_S,
-            "socket_keepalive": True,
-            "client_name": "sendq-outcomes",
-        },
+        **broker_config(settings.outcome_broker_url.get_secret_value(), OUTCOME_TRANSPORT),
         broker_pool_limit=CALLS_EACH,
         task_serializer="json",
         accept_content=["json"],

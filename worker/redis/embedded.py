@@ -26,6 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from settings.brokers import Sentinels, is_sentinel
 from worker.processes.guard import Guarded
 
 if TYPE_CHECKING:
@@ -209,13 +210,16 @@ def _answers(path: Path) -> bool:
 
 
 def redis_client(url: str, **options: Any) -> Redis:
-    """A redis-py client for either form of address: kombu's (``redis+socket://…?virtual_host=0``) or redis-py's.
+    """A redis-py client for any address of a broker: kombu's for sockets (``redis+socket://…?virtual_host=0``) and
+    sentinels (`settings.brokers`), or redis-py's.
 
     ``options`` are passed to redis-py and override those in the address. Raises ``ValueError`` for a scheme that
     redis-py does not know.
     """
     from redis import Redis
 
+    if is_sentinel(url):
+        return _watched(Sentinels.parse(url), options)
     parts = urlsplit(url)
     if parts.scheme != "redis+socket":
         return Redis.from_url(url, **options)
@@ -226,3 +230,15 @@ def redis_client(url: str, **options: Any) -> Redis:
     if parts.username:
         options.setdefault("username", unquote(parts.username))
     return Redis(unix_socket_path=unquote(parts.path), **options)
+
+
+def _watched(found: Sentinels, options: dict[str, Any]) -> Redis:
+    """A client of the server that sentinels name as the primary whenever a connection is opened."""
+    from redis import sentinel
+
+    open_sentinel: Any = sentinel.Sentinel  # it has no types
+    patience = {name: each for name, each in options.items() if name.startswith("socket_")}
+    watching = open_sentinel(list(found.hosts), sentinel_kwargs={**found.sentinel_login(), **patience})
+    login = {"username": found.username, "password": found.password}
+    client: Redis = watching.master_for(found.name, **{"db": found.database, **login, **options})
+    return client

@@ -212,6 +212,10 @@ class Channel(kombu_redis.Channel):
         return True
 
 
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):
+    """The same, on the server that sentinels name."""
+
+
 def _binding(member: bytes, separator: str) -> tuple[str, ...] | None:
     """The binding that a member of an exchange's set encodes; None: it encodes none."""
     try:
@@ -230,8 +234,17 @@ class Transport(kombu_redis.Transport):
         super().__init__(client, **options)
 
 
+class SentinelTransport(kombu_redis.SentinelTransport):
+    """The same for a server that sentinels name."""
+
+    def __init__(self, client: Any, **options: Any) -> None:
+        if client.transport_options.get("unacked_key") == UNACKED:
+            self.Channel = SentinelChannel
+        super().__init__(client, **options)
+
+
 def register() -> None:
-    """Make kombu use `Transport` for addresses of Redis in this process."""
-    for name in ("redis", "rediss"):
-        TRANSPORT_ALIASES[name] = f"{__name__}:Transport"
+    """Make kombu use these transports for addresses of Redis in this process."""
+    for name, transport in (("redis", Transport), ("rediss", Transport), ("sentinel", SentinelTransport)):
+        TRANSPORT_ALIASES[name] = f"{__name__}:{transport.__name__}"
         _transport_cache.pop(name, None)

@@ -14,13 +14,13 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, exc
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.pool import NullPool
 
 from sendq.errors import LedgerUnavailable
 from sendq.ledger.db import causes
 from sendq.ledger.db.concealing import conceal
-from sendq.ledger.db.urls import for_asyncpg, ledger_url
+from sendq.ledger.db.urls import for_asyncpg, ledger_url, parsed_url
 
 if TYPE_CHECKING:
     from psycopg.adapt import AdaptersMap
@@ -112,7 +112,7 @@ def open_busy_engine(url: str | URL, *, monotonic: Callable[[], float] = time.mo
 
 def open_async_engine(url: str | URL, **options: Any) -> AsyncEngine:
     """`open_engine` for asyncio; a URL without an async driver gets asyncpg or aiosqlite."""
-    parsed = make_url(url)
+    parsed = parsed_url(url)
     name = "postgresql" if parsed.drivername == "postgres" else parsed.drivername
     if name not in _ASYNC_DRIVERS:
         raise ValueError(

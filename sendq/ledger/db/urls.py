@@ -2,10 +2,42 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from sqlalchemy import URL, exc
 from sqlalchemy.engine import make_url
+
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<before>postgres(?:ql)?(?:\+\w+)?://(?:[^/?]*@)?)(?P<hosts>[^@/?]*,[^@/?]*)(?P<after>[/?].*)?",
+    re.DOTALL,
+)
+
+_HOST = re.compile(r"[^:\[\]]+(:\d+)?")
+
+
+def parsed_url(url: str | URL) -> URL:
+    """The URL as SQLAlchemy's.
+
+    Several hosts, which libpq separates by commas (``postgresql://user@a:5432,b:5432/name``), become SQLAlchemy's
+    parameters ``host``. Then, unless the URL says otherwise, the server that takes writes is meant: a connection to a
+    standby would be of no use (https://www.postgresql.org/docs/current/libpq-connect.html, ``target_session_attrs``).
+
+    Raises:
+        ArgumentError, ValueError: it is not a URL.
+    """
+    hosts: list[str] = []
+    if isinstance(url, str) and (found := _SEVERAL_HOSTS.fullmatch(url)):
+        hosts = found["hosts"].split(",")
+        if not all(_HOST.fullmatch(one) for one in hosts):
+            raise ValueError("the ledger's URL has several hosts, which must be host or host:port, separated by commas")
+        url = f"{found['before']}{found['after'] or ''}"
+    parsed = make_url(url)
+    if hosts:
+        parsed = parsed.update_query_pairs([("host", one if ":" in one else f"{one}:5432") for one in hosts])
+    if isinstance(parsed.query.get("host"), tuple) and "target_session_attrs" not in parsed.query:
+        parsed = parsed.update_query_dict({"target_session_attrs": "read-write"})
+    return parsed
 
 
 def ledger_url(url: str | URL) -> URL:
@@ -15,7 +47,7 @@ def ledger_url(url: str | URL) -> URL:
         ValueError: it is not a database URL, or names a database other than PostgreSQL and SQLite.
     """
     try:
-        parsed = make_url(url)
+        parsed = parsed_url(url)
     except exc.ArgumentError:
         raise ValueError(
             "the ledger's URL is not a database URL; write postgresql://user@host/name or sqlite:///path"
@@ -36,7 +68,7 @@ def worker_url(url: str) -> str:
         ValueError: it is neither; the message does not show the URL, which may contain a password.
     """
     try:
-        parsed = make_url(url)
+        parsed = parsed_url(url)
     except (exc.ArgumentError, ValueError):
         raise ValueError("is not a database address") from None
     kind, _, driver = parsed.drivername.partition("+")
