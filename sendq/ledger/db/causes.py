@@ -55,6 +55,15 @@ TOO_MANY = Cause(
     "front",
 )
 NO_DATABASE = Cause(LedgerUnavailable, "the server has no such database; create it, or correct the database URL")
+NO_SCHEMA = Cause(
+    LedgerUnavailable,
+    "the search path names no schema that exists; run CREATE SCHEMA in this database, or correct the path",
+)
+NO_OPTIONS = Cause(
+    LedgerUnavailable,
+    "PgBouncer does not pass on a startup parameter of the database URL; remove it there, and set it for the role "
+    "instead (for `options=-csearch_path`: ALTER ROLE … SET search_path = …)",
+)
 CLOSED = Cause(LedgerUnavailable, "the ledger's database does not accept connections at present", leave=True)
 REJECTED = Cause(LedgerUnavailable, "the server rejects the user or password, or this host; correct the database URL")
 NO_RIGHT = Cause(
@@ -68,7 +77,7 @@ _STATES = {
     "25006": READ_ONLY,
     "25P03": ENDED, "25P04": ENDED, "57P05": ENDED,  # idle_in_transaction_, transaction_ and idle_session_timeout
     "28000": REJECTED, "28P01": REJECTED,
-    "3D000": NO_DATABASE,
+    "3D000": NO_DATABASE, "3F000": NO_SCHEMA,
     "40001": ABORTED, "40P01": ABORTED, "55P03": ABORTED,
     "42501": NO_RIGHT,
     "42P01": NO_TABLE, "42703": NO_TABLE,
@@ -80,8 +89,11 @@ _STATES = {
 
 _CLASSES = {"08": UNREACHABLE, "53": NO_MEMORY, "57": RESTARTING, "58": BROKEN}
 
+UNSUPPORTED = "unsupported startup parameter"  # PgBouncer's words
+
 # Part of what a server says when it refuses a connection ("FATAL: …") -> the cause. The first that is found counts.
 _REFUSALS = {
+    UNSUPPORTED: NO_OPTIONS,
     "too many": TOO_MANY, "connection slots": TOO_MANY, "no more connections": TOO_MANY, "query_wait_timeout": TOO_MANY,
     "accepting connections": CLOSED,
     "starting up": RESTARTING, "shutting down": RESTARTING, "recovery": RESTARTING,
@@ -96,6 +108,8 @@ def of_state(state: str, message: str) -> Cause | None:
     """The cause that an SQLSTATE names; None: the statement was wrong, which is a bug."""
     if state in ("40001", "40P01") and "recovery" in message:  # a query on a replica that stood in the way
         return REPLICA
+    if state.startswith("08") and UNSUPPORTED in message:
+        return NO_OPTIONS
     if state == "55000" and "accepting connections" not in message:
         return None
     return _STATES.get(state) or _CLASSES.get(state[:2])

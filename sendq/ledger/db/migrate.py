@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, func, inspect, select
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, func, inspect, select, text
 from sqlalchemy.engine import URL
 
 from sendq.errors import LedgerUnavailable, SchemaMismatch
@@ -221,6 +221,8 @@ def _upgrade(connection: Connection, to: str) -> Upgrade:
     _refuse_newer(before)
     if _status(before) == "ahead":
         return Upgrade(before, before, ())
+    if before is not None:
+        _stay_in_schema(connection)
     from alembic import command
 
     applied: list[str] = []
@@ -243,6 +245,17 @@ def _lock(connection: Connection) -> None:
     elif not cast(Any, connection.connection.driver_connection).in_transaction:
         # On a caller's engine, Python's sqlite3 would begin only at the first INSERT, after the tables.
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _stay_in_schema(connection: Connection) -> None:
+    """PostgreSQL: put what a revision creates beside the tables that are there, wherever they are on the search path.
+
+    For this transaction alone, so that it works through PgBouncer in transaction mode.
+    """
+    if connection.dialect.name == "postgresql":
+        where = text("SELECT relnamespace::regnamespace::text FROM pg_class WHERE oid = to_regclass(:name)")
+        schema = connection.execute(where, {"name": VERSION_TABLE}).scalar_one()
+        connection.execute(select(func.set_config("search_path", schema, True)))
 
 
 def _found(connection: Connection) -> str | None:
