@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
     from sendq.enqueueing.batch_sends import NewBatch
-    from sendq.enqueueing.planning import NEVER, Options, Send
+    from sendq.enqueueing.expiry import NEVER
+    from sendq.enqueueing.planning import Options, Send
     from sendq.enqueueing.query import Query
     from sendq.errors import (
         InvalidArgument,
@@ -96,7 +97,8 @@ _HOMES = {
     "sendq.messages.mime": ("MimeMessage",),
     "sendq.messages.unsubscribe": ("Unsubscribe",),
     "sendq.enqueueing.batch_sends": ("NewBatch",),
-    "sendq.enqueueing.planning": ("NEVER", "Options", "Send"),
+    "sendq.enqueueing.expiry": ("NEVER",),
+    "sendq.enqueueing.planning": ("Options", "Send"),
     "sendq.enqueueing.query": ("Query",),
     "sendq.operators": ("Operators",),
     "sendq.queue": ("SendQueue",),

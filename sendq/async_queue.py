@@ -23,9 +23,9 @@ from sendq import changes, clock
 from sendq.enqueueing.async_own_list import AsyncAsk, AsyncOwnList
 from sendq.enqueueing.batch_sends import MOST_SENDS_SQLITE, NewBatch, Sends, check_batch
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
+from sendq.enqueueing.expiry import Expiry
 from sendq.enqueueing.measuring import measure_contents  # asyncio only
 from sendq.enqueueing.planning import (
-    Expiry,
     Options,
     OptionsGiven,
     Send,
@@ -130,6 +130,7 @@ class AsyncSendQueue:
         in_doubt: str | None = None,
         tags: Mapping[str, str] | None = None,
         suppressed: Suppressed | str = Suppressed.REFUSE,
+        traceparent: str | None = None,
         session: Any = None,
     ) -> Job:
         """Enqueue one message for sending through ``grant_id``; it is durable once the transaction commits.
@@ -159,6 +160,7 @@ class AsyncSendQueue:
             in_doubt=in_doubt,
             tags=tags,
             suppressed=suppressed,
+            traceparent=traceparent,
         )
         jobs = await self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
         return jobs[0]

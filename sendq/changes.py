@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sendq.clock import Micros, micros, moment
 from sendq.enqueueing.arguments import PRIORITIES, check_priority, check_times
-from sendq.enqueueing.planning import NEVER, Expiry
+from sendq.enqueueing.expiry import NEVER, Expiry
 from sendq.errors import InvalidArgument
 from sendq.ledger.waiting_jobs import Author
 from sendq.rules.waiting_job import Change, ChangeKind

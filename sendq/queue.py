@@ -19,9 +19,9 @@ from sqlalchemy import URL, Connection, Engine
 from sendq import changes, clock
 from sendq.enqueueing.batch_sends import MOST_SENDS_SQLITE, NewBatch, Sends, check_batch
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
+from sendq.enqueueing.expiry import Expiry
 from sendq.enqueueing.own_list import Ask, OwnList
 from sendq.enqueueing.planning import (
-    Expiry,
     Options,
     OptionsGiven,
     Send,
@@ -127,6 +127,7 @@ class SendQueue:
         in_doubt: str | None = None,
         tags: Mapping[str, str] | None = None,
         suppressed: Suppressed | str = Suppressed.REFUSE,
+        traceparent: str | None = None,
         session: Any = None,
     ) -> Job:
         """Enqueue one message for sending through ``grant_id``; it is durable once the transaction commits.
@@ -156,6 +157,7 @@ class SendQueue:
             in_doubt=in_doubt,
             tags=tags,
             suppressed=suppressed,
+            traceparent=traceparent,
         )
         jobs = self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
         return jobs[0]

@@ -442,6 +442,7 @@ class _Turn:
             "grant_id": lane.grant_id,
             "wanted_at": job.next_at,
             "attempts": job.attempts,
+            "traceparent": job.traceparent,
         }
 
 

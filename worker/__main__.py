@@ -6,11 +6,13 @@ worker's memory, and half a second of CPU at each start. So its worker command i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-# What our libraries import if it is installed, for purposes that a worker does not have.
+# What our libraries import if it is installed, for purposes that a worker does not have: of OpenTelemetry only if no
+# traces are asked for.
 NOT_IMPORTED = ("greenlet", "opentelemetry", "psutil", "pygments", "rich", "yaml")
 
 # Workers know of each other through the ledger.
@@ -23,7 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in NOT_IMPORTED:  # before anything that may import it
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # Python's way to make an import fail
 
+    from settings.otel import traces_wanted
     from worker.options import argument_fault
+
+    if traces_wanted(os.environ) and sys.modules["opentelemetry"] is None:
+        del sys.modules["opentelemetry"]
 
     if fault := argument_fault(given):
         print(f"sendq: {fault}", file=sys.stderr)  # noqa: T201

@@ -17,6 +17,7 @@ from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine, reading
 from sendq.ledger.delivery_status import read_statuses
 from settings import Settings
+from settings.otel import start_tracing
 from settings.values import IN_MEMORY
 from tasks.policy.row import Policy
 from worker.bundles import BUNDLE, from_message
@@ -47,6 +48,7 @@ from worker.telemetry import journal, metrics
 from worker.telemetry.alerts import Alerts
 from worker.telemetry.exporter import Exporter
 from worker.telemetry.flower_events import FlowerEvents
+from worker.telemetry.spans import Spans
 from worker.telemetry.traces import Traces
 
 # Connections of one process besides one per Celery thread: recorder, heartbeat, dispatcher, rescuer, batches, grant
@@ -69,6 +71,7 @@ class Process:
         self._witnesses = witnesses_of(self.ledger, self._redis_witness)
         self.enqueue_task = EnqueueTask(settings, self.ledger)
         self.alerts, self.traces = Alerts(policy), Traces(settings.sentry_traces_sample_rate)
+        self.spans = Spans(start_tracing())
         self.engine = Engine(
             settings,
             self.ledger,
@@ -172,6 +175,7 @@ class Process:
     def stop(self) -> None:
         """Stop all services: resign the lead, finish the calls, and deregister."""
         self.services.stop()
+        self.spans.close()
 
     def _obstacles(self) -> list[str]:
         """Why this process cannot accept work: a short text for each reason."""
@@ -218,6 +222,7 @@ class Process:
         self.flower_events.recorded(outcomes)
         self.alerts.recorded([*outcomes, *recorded.given_up], recorded)
         self.traces.recorded(outcomes)
+        self.spans.recorded(outcomes)
         if recorded.wants_turns:  # if this process leads, its dispatcher need not wait for its poll
             self.wakeup.wake()
 

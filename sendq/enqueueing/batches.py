@@ -32,6 +32,7 @@ from sendq.enqueueing.planning import (
 )
 from sendq.enqueueing.query import Query, check_query, freeze_query
 from sendq.enqueueing.shared import Shared, check_shared
+from sendq.enqueueing.tracing import active_traceparent
 from sendq.enqueueing.validation import check_changes
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import lane_id, new_id
@@ -149,6 +150,8 @@ def plan_batch(
         "key": options.key,
         "tags": stored_tags(options.tags),
     }
+    if (traceparent := options.traceparent or active_traceparent()) is not None:
+        batch["traceparent"] = traceparent
     payloads: Sequence[Mapping[str, Any]] = ()
     if walk is None:
         jobs: Iterable[Mapping[str, Any]] = _rows(call.operation, checked.ids, batch_id, lane, options, now=now)

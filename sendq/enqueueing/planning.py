@@ -11,9 +11,11 @@ from uuid import UUID
 
 from sendq.clock import Micros, micros, moment
 from sendq.enqueueing.arguments import PRIORITIES, check_grant, check_key, check_priority, check_times
+from sendq.enqueueing.expiry import Expiry, Never
 from sendq.enqueueing.plan import Plan, Planned
 from sendq.enqueueing.senders import Senders, sender_problems
 from sendq.enqueueing.targets import parse_target
+from sendq.enqueueing.tracing import active_traceparent, check_traceparent
 from sendq.enqueueing.validation import check_message, check_mime
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import lane_id, new_id
@@ -41,18 +43,6 @@ SUPPRESSED = tuple(choice.value for choice in Suppressed)
 NOTHING_DROPPED: Mapping[int, Message] = MappingProxyType({})
 
 
-class Never:
-    """``expires_at=NEVER``: the job does not expire."""
-
-    def __repr__(self) -> str:
-        return "sendq.NEVER"
-
-
-NEVER = Never()
-
-Expiry = datetime | Never | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """Options of a job, of any operation.
@@ -75,6 +65,8 @@ class Options:
             by. At most 8, see `sendq.rules.tags`. Never a recipient's data: tags are not encrypted, and are shown.
         suppressed: for sends only: what to do about suppressed recipients. ``refuse``: raise `SuppressedRecipients`.
             ``drop``: send to the others, and name the positions in `Job.dropped`; refused if nobody is left in ``to``.
+        traceparent: the trace (W3C Trace Context) that the attempts of the job belong to. None: that of the active span
+            of OpenTelemetry, if there is one.
     """
 
     key: str | None = None
@@ -87,6 +79,7 @@ class Options:
     in_doubt: str | None = None
     tags: Mapping[str, str] | None = None
     suppressed: Suppressed | str = Suppressed.REFUSE
+    traceparent: str | None = None
 
 
 class OptionsGiven(TypedDict, total=False):
@@ -100,6 +93,7 @@ class OptionsGiven(TypedDict, total=False):
     provider: str | None
     on_outcome: str | None
     tags: Mapping[str, str] | None
+    traceparent: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +166,8 @@ def plan_sends(
     wakes = Wakes()
     lanes: dict[tuple[str, str], UUID] = {}
     tagged = any(send.options.tags for send in sends)
+    active = active_traceparent()
+    traced = active is not None or any(send.options.traceparent for send in sends)
     for position, send in enumerate(sends):
         options, job_id = send.options, new_id()
         name = (options.application, send.grant_id)
@@ -181,6 +177,8 @@ def plan_sends(
             "send", job_id, lane, options, now=now, position=first + position, form=request.form, tagged=tagged
         )
         row["batch_id"] = batch_id
+        if traced:  # like the tags
+            row["traceparent"] = options.traceparent or active
         jobs.append(row)
         payload = {"job_id": job_id, "body": request.opening, "content_type": request.content_type, "length": None}
         payloads.append(payload)
@@ -362,6 +360,7 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
         problems.append(Problem("application", reason, "pass the name it has in the workers' settings"))
     if options.on_outcome is not None and isinstance(target := parse_target(options.on_outcome), Problem):
         problems.append(target)
+    problems += check_traceparent(options.traceparent)
     if options.tags is not None:
         problems += check_tags(options.tags)
     return problems

@@ -48,6 +48,7 @@ class ClaimedJob(NamedTuple):
     seal: bytes | None = None
     seal_key: str | None = None
     files: tuple[File, ...] | None = None  # those that its request is bound to; None: it is not sealed
+    traceparent: str | None = None  # of the span that enqueued it
 
 
 class LockedJob(NamedTuple):

@@ -122,6 +122,7 @@ class Outcome(NamedTuple):
     grant_id: str = ""
     wanted_at: Micros = 0  # when the job could have begun; the difference is its time in the queue
     attempts: int = 0  # used up before this one
+    traceparent: str | None = None  # of the span that enqueued the job
 
     @property
     def is_replayed(self) -> bool:

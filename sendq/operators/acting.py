@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sendq import changes
-from sendq.enqueueing.planning import Expiry
+from sendq.enqueueing.expiry import Expiry
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import parse_id

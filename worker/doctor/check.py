@@ -30,6 +30,7 @@ from sendq.ledger.enqueue import CHANNEL
 from sendq.redaction import redact
 from settings import Application, Settings, SettingsError
 from settings.celery import foreign_variables, why_ignored
+from settings.otel import otel_problems
 from settings.values import split_address
 from worker.configured_policy import policy_of
 from worker.doctor.check_redis import redis_items
@@ -50,8 +51,10 @@ def check(environ: Mapping[str, str] | None = None) -> list[CheckItem]:
         settings = Settings.load(environ)
     except SettingsError as error:
         return list(_mistakes("settings", error))
+    environ = os.environ if environ is None else environ
     items = run_checks(settings)
-    if ignored := foreign_variables(os.environ if environ is None else environ):
+    items[1:1] = _mistakes("traces", SettingsError(otel_problems(environ)))
+    if ignored := foreign_variables(environ):
         items.insert(1, CheckItem("settings", "warn", why_ignored(ignored), "remove what is not for sendq"))
     return items
 

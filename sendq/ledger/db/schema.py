@@ -101,6 +101,7 @@ job = Table(
     Column("seal", LargeBinary),  # of a job without a body of its own: proves that its batch is about this object
     Column("seal_key", Text),  # name of the encryption key that made it; null: there is none
     Column("tags", Text),  # in the form of `sendq.rules.tags.stored_tags`; null: none
+    Column("traceparent", Text),  # of the span that enqueued it (W3C Trace Context); null: none, or its batch has it
     # What a lane's turn reads, in its order. Rows leave the index when they begin.
     Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
     Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
@@ -211,6 +212,7 @@ batch = Table(
     Column("cancel_at", BigInteger),
     Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # all of its waiting jobs have ended
     Column("finished_at", BigInteger),  # its last job has ended; a retry of dead letters reopens it
+    Column("traceparent", Text),
     Index("sendq_batch_making_idx", "id", **_when("making")),
     Index("sendq_batch_cancel_idx", "id", **_when("cancel_at IS NOT NULL AND NOT cancelled")),
 )

@@ -174,7 +174,7 @@ def _in_object_order(jobs: list[ClaimedJob], related: Mapping[UUID, _Related]) -
 @lru_cache
 def _load_of(dialect: str) -> Executable:
     prefix = "v." if dialect == "postgresql" else ":"
-    columns = ", ".join((*_JOB, "seal", "seal_key"))
+    columns = ", ".join((*_JOB, "seal", "seal_key", "traceparent"))
     parts = " UNION ALL ".join(
         f"SELECT * FROM (SELECT {columns} FROM sendq_job WHERE lane_id = {prefix}lane AND state = 'queued'"  # noqa: S608
         f" AND priority = {priority} AND next_at >= {prefix}floor{priority} AND next_at <= :now"
@@ -187,7 +187,8 @@ def _load_of(dialect: str) -> Executable:
         " CASE WHEN p.job_id IS NOT NULL THEN p.cipher_key ELSE b.cipher_key END AS cipher_key,"
         " p.job_id IS NOT NULL AS own_body,"
         " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS sender_id,"
-        " b.fields, j.seal, j.seal_key, NULL AS files"
+        " b.fields, j.seal, j.seal_key, NULL AS files,"
+        " coalesce(j.traceparent, b.traceparent) AS traceparent"
     )
     joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
     if dialect == "postgresql":
@@ -207,6 +208,7 @@ def _load_of(dialect: str) -> Executable:
         "fields": SmallInteger(),
         "seal": LargeBinary(),
         "seal_key": Text(),
+        "traceparent": Text(),
     }
     types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
     types |= {"cipher_key": Text(), "own_body": Boolean()}

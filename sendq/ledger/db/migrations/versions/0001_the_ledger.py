@@ -59,6 +59,7 @@ def upgrade() -> None:
         sa.Column("cancel_at", sa.BigInteger(), nullable=True),
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
+        sa.Column("traceparent", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_batch_pkey")),
     )
     op.create_index(
@@ -257,6 +258,7 @@ def upgrade() -> None:
         sa.Column("seal", sa.LargeBinary(), nullable=True),
         sa.Column("seal_key", sa.Text(), nullable=True),
         sa.Column("tags", sa.Text(), nullable=True),
+        sa.Column("traceparent", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
     )
     op.create_index(
