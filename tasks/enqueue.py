@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from sendq.enqueueing.planning import NEVER
+from sendq.enqueueing.expiry import NEVER
 from sendq.errors import InvalidJob, Problem
 from sendq.messages.characters import shown
 from sendq.messages.message import Message

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from settings.otel import traces_wanted
     from worker.options import argument_fault
 
-    if traces_wanted(os.environ) and sys.modules["opentelemetry"] is None:
+    if traces_wanted(os.environ) and not sys.modules["opentelemetry"]:
         del sys.modules["opentelemetry"]
 
     if fault := argument_fault(given):

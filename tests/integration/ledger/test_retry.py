@@ -10,7 +10,8 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, moment
-from sendq.enqueueing.planning import NEVER, SEND_EXPIRY
+from sendq.enqueueing.expiry import NEVER
+from sendq.enqueueing.planning import SEND_EXPIRY
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows

@@ -17,7 +17,7 @@ from sqlalchemy import Row, select, update
 
 from sendq import Message, MimeMessage, State, clock
 from sendq.clock import SECOND
-from sendq.enqueueing.planning import NEVER
+from sendq.enqueueing.expiry import NEVER
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading, writing
