@@ -25,6 +25,7 @@ from sendq.enqueueing.batch_sends import MOST_SENDS_SQLITE, NewBatch, Sends, che
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.expiry import Expiry
 from sendq.enqueueing.measuring import measure_contents  # asyncio only
+from sendq.enqueueing.merging import Render, check_merge, merged
 from sendq.enqueueing.planning import (
     Options,
     OptionsGiven,
@@ -190,6 +191,40 @@ class AsyncSendQueue:
             session,
             lambda connection: store_new_batch(connection, batch, batch_id, read, self._storing(), now=now),
         )
+
+    async def mail_merge(
+        self,
+        grant_id: str,
+        message: Message,
+        rows: Iterable[Mapping[str, str]],
+        *,
+        batch: NewBatch,
+        render: Render | None = None,
+        session: Any = None,
+        **options: Unpack[OptionsGiven],
+    ) -> Batch:
+        """Enqueue one message for many recipients, each with fields of their own, as a batch: all or none.
+
+        Args:
+            grant_id: the account.
+            message: without ``to``. ``{{first_name}}`` in its subject and body is replaced by the row's field, escaped
+                in an HTML body. With a ``template``, the fields are the template's variables, and Nylas renders it.
+            rows: a dict of strings for each recipient: ``email``, and as you like ``name``, ``key`` (of this message)
+                and fields. May be a generator.
+            batch: see `send_many`.
+            render: makes the message for one recipient instead: it gets ``message``, with ``to`` filled in, and the
+                row, and returns a `Message`.
+            session: join this transaction.
+
+        The other options are explained at `sendq.Options`, and are those of all messages. Raises what `send` raises; a
+        problem's field begins with the row's position. An exception that ``rows`` or ``render`` raise is passed on.
+        """
+        check_batch(batch)
+        options.setdefault("application", batch.application)
+        common = Options(**options)
+        check_merge(message, common)
+        sends = merged(grant_id, message, rows, options=common, render=render)
+        return await self.send_many(sends, batch=batch, session=session)
 
     async def add(self, batch_id: str, sends: Iterable[Send], *, session: Any = None) -> Batch:
         """Add messages to a batch that was left open, all or none, as in `send_many`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -75,6 +75,12 @@ def check_batch(given: NewBatch) -> None:
         problems.append(Problem("application", "is not a name", "pass the name it has in the workers' settings"))
     if problems:
         raise InvalidJob([problem.under("batch") for problem in problems])
+
+
+class Refused(NamedTuple):
+    """In place of a message that could not be made."""
+
+    problems: Sequence[Problem]
 
 
 class Part(NamedTuple):
@@ -173,14 +179,19 @@ class Sends:
     def _checked(self, part: Part) -> Planned | None:
         """The rows of a part, or None: it has problems."""
         found: list[Problem] = []
-        for position, send in enumerate(part.sends, part.first):
-            if isinstance(send, Send):
+        refused: set[int] = set()
+        given: Sequence[object] = part.sends
+        for position, send in enumerate(given, part.first):
+            if isinstance(send, Refused):
+                refused.add(position)
+                found += [problem.under(f"[{position}]") for problem in send.problems]
+            elif isinstance(send, Send):
                 found += [problem.under(f"[{position}]") for problem in self._own_problems(send, position)]
         planned = None
         try:
             planned = part.plan({})
         except InvalidJob as wrong:
-            found += wrong.problems
+            found += (problem for problem in wrong.problems if _place(problem) not in refused)
         self._add(sorted(found, key=_place))
         return None if found else planned
 

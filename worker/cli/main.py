@@ -25,6 +25,7 @@ from worker.cli.health import health
 from worker.cli.hold import hold
 from worker.cli.jobs import jobs
 from worker.cli.keys import keys
+from worker.cli.merge import merge
 from worker.cli.migrate import migrate
 from worker.cli.output import FAILED, UNUSABLE, complain
 from worker.cli.password import password
@@ -102,6 +103,7 @@ for command in (
     hold,
     jobs,
     keys,
+    merge,
     migrate,
     password,
     policy,

@@ -1,0 +1,142 @@
+"""Mail merge: one message, many recipients, each with fields of their own.
+
+A recipient is a row, as of a table: ``email`` (required), ``name`` and ``key`` have a meaning, and every column is a
+field of the message. By default a field replaces ``{{field}}`` in subject and body; an HTML body gets it escaped. A
+message with a template of Nylas gets the fields as the template's variables instead, and Nylas renders it. A function
+of the application's own may make the message in any other way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from html import escape
+from uuid import UUID
+
+from sendq.clock import Micros
+from sendq.enqueueing.batch_sends import Refused, Sends
+from sendq.enqueueing.planning import Options, Send
+from sendq.errors import InvalidJob, Problem
+from sendq.messages.digests import same_form
+from sendq.messages.fields import Recipient
+from sendq.messages.message import Message
+from sendq.messages.unsubscribe import Links
+
+Row = Mapping[str, str]
+
+Render = Callable[[Message, Row], Message]
+"""Makes the message for one recipient from the common one and the recipient's row; ``to`` is filled in already."""
+
+# Columns with a meaning of their own.
+EMAIL, NAME, KEY = "email", "name", "key"
+
+_placeholder = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")
+
+
+class MissingField(ValueError):
+    """A placeholder has no field; ``name`` is the placeholder's."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(name)
+
+
+def merged(
+    grant_id: str, message: Message, rows: Iterable[Row | Refused], *, options: Options, render: Render | None = None
+) -> Iterator[Send]:
+    """The messages, one for each row, in their order; a row that cannot be merged is `Refused`, with its problems."""
+    seen: dict[str, int] = {}
+    for position, row in enumerate(rows):
+        if isinstance(row, Refused):
+            yield row  # type: ignore[misc]  # for `Sends`, which knows it
+            continue
+        problems = _row_problems(row, seen, position)
+        if not problems:
+            try:
+                merge = _with_fields if render is None else render
+                made = merge(message.model_copy(update={"to": (Recipient(row[EMAIL], row.get(NAME) or None),)}), row)
+                own_key = row.get(KEY) or None
+                yield Send(grant_id, made, options if own_key is None else replace(options, key=own_key))
+                continue
+            except MissingField as missing:
+                remedy = "add it to the row, or take it out of the message"
+                problems = [Problem("row", f"has no value for {{{{{missing.name}}}}}", remedy)]
+            except InvalidJob as wrong:
+                problems = list(wrong.problems)
+        yield Refused(tuple(problems))  # type: ignore[misc]
+
+
+def merge_problems(
+    grant_id: str,
+    message: Message,
+    rows: Iterable[Row | Refused],
+    *,
+    options: Options,
+    now: Micros,
+    metadata_key: str,
+    most: int,
+) -> tuple[int, list[Problem]]:
+    """What a merge would refuse, without a ledger: the number of rows, and up to ``most`` problems, by their positions.
+
+    Suppressed recipients and used keys are found only when it is enqueued.
+    """
+    sends = Sends(
+        merged(grant_id, message, rows, options=options), batch_id=UUID(int=0), application=options.application,
+        tags=None, now=now, metadata_key=metadata_key, links=Links(bytes(32), "https://example.com"),
+        problems_most=most,
+    )  # fmt: skip
+    try:
+        for _ in sends.parts():
+            pass
+    except InvalidJob as wrong:
+        return sends.number, list(wrong.problems)
+    return sends.number, []
+
+
+def check_merge(message: object, options: Options) -> None:
+    """Raise `InvalidJob` with what is wrong with the message of a merge as such, and with the options of all."""
+    problems = []
+    if not isinstance(message, Message):
+        problems.append(Problem("message", "is not a sendq.Message", "create one: Message(subject=…, body=…)"))
+    elif message.to:
+        remedy = "leave it out: each row has the address of its recipient"
+        problems.append(Problem("message.to", "is set", remedy))
+    if options.key is not None:
+        problems.append(Problem("key", "is set for all messages", "give each row a key, and the batch its own"))
+    if problems:
+        raise InvalidJob(problems)
+
+
+def _row_problems(row: object, seen: dict[str, int], position: int) -> list[Problem]:
+    if not isinstance(row, Mapping) or not all(isinstance(part, str) for item in row.items() for part in item):
+        return [Problem("row", "is not a dict of strings", 'pass one like {"email": "…", "first_name": "…"}')]
+    address = row.get(EMAIL, "").strip()
+    if not address:
+        return [Problem(EMAIL, "is missing", "give each row the address of its recipient")]
+    earlier = seen.setdefault(same_form(address), position)
+    if earlier != position:
+        return [Problem(EMAIL, f"is the same address as that of [{earlier}]", "leave one of the two out")]
+    return []
+
+
+def _with_fields(message: Message, row: Row) -> Message:
+    if message.template is not None:
+        variables = {**(message.template.variables or {}), **row}
+        return message.model_copy(update={"template": message.template.model_copy(update={"variables": variables})})
+    changed = {}
+    if message.subject is not None:
+        changed["subject"] = _filled(message.subject, row)
+    if message.body is not None:
+        changed["body"] = _filled(message.body, row, html=not message.is_plaintext)
+    return message.model_copy(update=changed)
+
+
+def _filled(text: str, row: Row, *, html: bool = False) -> str:
+    def value(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in row:
+            raise MissingField(name)
+        return escape(row[name]) if html else row[name]
+
+    return _placeholder.sub(value, text) if "{{" in text else text
