@@ -33,6 +33,7 @@ FIELDS: dict[Callable[..., bytes], dict[str, tuple[Any, Any]]] = {
     bindings.piece_context: {"job_id": (ONE, OTHER), "position": (0, 1), "digest": (b"a" * 32, b"b" * 32)},
     bindings.chunk_context: {"file": (FILES[0], FILES[1]), "position": (0, 1)},
     bindings.key_context: {"application": ("a", "b"), "key": ("k", "l"), "target": (ONE, OTHER)},
+    bindings.delivery_context: {"delivery_id": (ONE, OTHER)},
     bindings.secret_context: {"name": ("a", "b")},
 }  # fmt: skip
 
