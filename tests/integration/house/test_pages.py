@@ -72,6 +72,8 @@ AROUND = {
     "when": (QUEUE, "", "1\n"),
     "files": (QUEUE, "", "queued\n"),
     "many": (QUEUE, "", "500\n"),
+    "newsletter": (QUEUE, "", "500 500\n1\n"),
+    "tags": (QUEUE, "", "[{'campaign': 'june', 'tenant': '7'}] {<State.QUEUED: 'queued'>: 1}\nTrue\nreleased\n"),
     "bulk": (QUEUE, "", "2 None 1.0\n"),
     "asking": (QUEUE, "", f"queued | no_worker | {NO_WORKER} | None\ncancelled\n"),
     "second thoughts": (QUEUE, "print(queue.why(job.id).state)", "queued\n"),
