@@ -26,6 +26,7 @@ from sendq.facts.turns import Turn
 from settings import Settings, SettingsError
 from settings.celery import ENQUEUE, QUEUE, celery_config, foreign_variables, why_ignored
 from settings.logs import start_logs
+from settings.otel import start_tracing
 from settings.sentry import flush_sentry, start_sentry
 from settings.values import mask
 from tasks import failpoints
@@ -92,13 +93,16 @@ class SendqStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.unknown_messages = UnknownMessages(app)
 
     def start(self, parent: Any) -> None:
-        from worker.process import Process  # only here: Flower and `celery control` load this module as well
+        # Only here: Flower and `celery control` load this module as well.
+        from worker.process import Process
+        from worker.telemetry.spans import Spans
 
         start_logs(settings)
         start_sentry(settings)
         try:
             settings.require_keys()
-            self.process = Process(settings, publish, Events(parent), consumes=partial(_consumes, parent))
+            spans = Spans(start_tracing())
+            self.process = Process(settings, publish, Events(parent), consumes=partial(_consumes, parent), spans=spans)
             self.process.start()
         except (SettingsError, SendqError) as error:
             print(f"sendq: {error}", file=sys.stderr)  # noqa: T201

@@ -17,7 +17,6 @@ from sendq.ledger.db import migrate
 from sendq.ledger.db.engine import open_busy_engine, open_engine, reading
 from sendq.ledger.delivery_status import read_statuses
 from settings import Settings
-from settings.otel import start_tracing
 from settings.values import IN_MEMORY
 from tasks.policy.row import Policy
 from worker.bundles import BUNDLE, from_message
@@ -59,8 +58,16 @@ OTHER_CONNECTIONS = 9 + CLAIMERS + READERS
 class Process:
     """The part of a worker process that belongs to sendq. Create it after any fork, in the process that runs it."""
 
-    def __init__(self, settings: Settings, publish: Publish, events: Any, *, consumes: Callable[[], bool]) -> None:
-        """``consumes``: returns whether this process is reading from the broker."""
+    def __init__(
+        self,
+        settings: Settings,
+        publish: Publish,
+        events: Any,
+        *,
+        consumes: Callable[[], bool],
+        spans: Spans | None = None,
+    ) -> None:
+        """``consumes``: returns whether this process is reading from the broker. ``spans``: None makes none."""
         settings.vault  # noqa: B018  # raises for keys that cannot be read
         self._settings, self._consumes = settings, consumes
         policy = policy_of(settings)
@@ -71,7 +78,7 @@ class Process:
         self._witnesses = witnesses_of(self.ledger, self._redis_witness)
         self.enqueue_task = EnqueueTask(settings, self.ledger)
         self.alerts, self.traces = Alerts(policy), Traces(settings.sentry_traces_sample_rate)
-        self.spans = Spans(start_tracing())
+        self.spans = spans or Spans(None)
         self.engine = Engine(
             settings,
             self.ledger,

@@ -73,11 +73,16 @@ def run_waiting(
         limit_s: seconds after which it gives up.
 
     Raises:
+        TypeError: the queue is an `AsyncSendQueue`.
         TimeoutError: jobs were still due after ``limit_s``.
         SettingsError: a setting is invalid.
         ValueError: the queue has an encryption key that the settings have not.
         SchemaMismatch: the ledger has not been migrated.
     """
+    given: object = queue
+    if not isinstance(given, SendQueue | URL | str):
+        kind = type(given).__name__
+        raise TypeError(f"queue: is not a SendQueue; instead of {kind}, pass the URL of its ledger as a string")
     url = queue._ledger.engine.url if isinstance(queue, SendQueue) else queue
     ledger_url = url.render_as_string(hide_password=False) if isinstance(url, URL) else url
     with tempfile.TemporaryDirectory(prefix="sendq-testing-") as home:

@@ -20,6 +20,7 @@ from sendq.ledger.enqueue import store
 from sendq.ledger.jobs import append_batch_changes
 from sendq.ledger.storing import begin_before_savepoint
 from sendq.ledger.suppressing import Enqueuer
+from sendq.ledger.waiting_jobs import hold_added
 from sendq.messages.payload import content_digest
 from sendq.rules.tags import read_tags
 from sendq.vault import Vault
@@ -101,4 +102,6 @@ def add_to_batch(
         sends = read(batch.application, read_tags(batch.tags))
         number = storing.parts(connection, sends, with_digest=False, now=now)
         note_added(connection, batch, number, sends.lanes, now=now)
+        if batch.held_at is not None:
+            hold_added(connection, batch_id, now=now)
     return Batch(str(batch_id), number)

@@ -28,7 +28,7 @@ from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.reading import lookup
 from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.states import State
-from sendq.rules.waiting_job import Change, ChangeKind, after_change, refusal
+from sendq.rules.waiting_job import HELD, Change, ChangeKind, after_change, refusal
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 STEP = 500
@@ -131,6 +131,13 @@ def all_at_once(
     return done
 
 
+def hold_added(connection: Connection, batch_id: UUID, *, now: Micros) -> None:
+    """Hold the jobs that were added to a held batch, at ``now``, in this transaction."""
+    job = schema.job.c
+    added = (job.batch_id == batch_id, job.state == State.QUEUED.value, job.created_at == now, job.resume_at.is_(None))
+    connection.execute(update(schema.job).where(*added).values(resume_at=job.next_at, next_at=HELD))
+
+
 def _start_batch(
     connection: Connection, batch_id: UUID, change: Change, author: Author, *, now: Micros, dry_run: bool
 ) -> Changing:
@@ -155,7 +162,8 @@ def _start_batch(
     connection.execute(update(table).where(table.c.id == batch_id).values(**_of_batch(batch, change, now=now)))
     event_id = new_id()
     fields = {"batch_id": batch_id, "at": now, "number": 0, "event_id": event_id}
-    events.append(connection, change.kind.value, **fields, **_fields(change, author), **_lane(connection, batch))
+    lane = {"application": batch.application} if batch.lane_id is None else _lane(connection, batch)
+    events.append(connection, change.kind.value, **fields, **_fields(change, author), **lane)
     return Changing(0, batch_id=batch_id, event_id=event_id, after=_FIRST)
 
 
@@ -204,15 +212,17 @@ def _apply(connection: Connection, rows: Sequence[Row[Any]], change: Change, *, 
 def _wake(connection: Connection, changed: Sequence[tuple[Row[Any], dict[str, Any]]]) -> None:
     """Have the dispatcher look at the lanes of jobs that may begin earlier, or in another order, than it knows."""
     starts = {row.id: columns.get("next_at", row.next_at) for row, columns in changed}
-    lane = _lane(connection, changed[0][0])  # all are of one lane
-    if lane["application"] is None:
-        return
-    priorities = {row.id: columns.get("priority", row.priority) for row, columns in changed}
+    lanes: dict[UUID, dict[str, Any]] = {}
+    for row, _ in changed:  # a batch of sends has several lanes
+        if row.lane_id not in lanes:
+            lanes[row.lane_id] = _lane(connection, row)
     woken = [
-        _Woken(row.id, row.lane_id, lane["application"], lane["grant_id"], None, priorities[row.id])
-        for row, _ in changed
+        _Woken(row.id, row.lane_id, lane["application"], lane["grant_id"], None, columns.get("priority", row.priority))
+        for row, columns in changed
+        if (lane := lanes[row.lane_id])["application"] is not None
     ]
-    append_wakes(connection, wakes_of(woken, starts), at=min(starts.values()))
+    if woken:
+        append_wakes(connection, wakes_of(woken, starts), at=min(starts.values()))
 
 
 @dataclass(frozen=True, slots=True)

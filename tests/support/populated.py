@@ -151,8 +151,9 @@ def _batches(connection: Connection, grants: list[Grant], now: Micros) -> None:
         batch = id_at(at)
         over = place % 3 != 0
         insert_rows(connection, schema.batch, [{
-            "id": batch, "lane_id": grants[-1 - place % len(grants)].lane, "operation": "modify", "target": "message",
-            "fields": 1, "total": 1_000, "body": b"{}", "content_type": "application/json", "created_at": at,
+            "id": batch, "lane_id": grants[-1 - place % len(grants)].lane, "application": "default",
+            "operation": "modify", "target": "message", "fields": 1,
+            "total": 1_000, "body": b"{}", "content_type": "application/json", "created_at": at,
             "priority": 1, "due_at": at, "finished_at": at + MINUTE if over else None,
         }])  # fmt: skip
         counts = {"sent": 990 if over else 400, "dead": 10 if place % 4 == 0 else 0}

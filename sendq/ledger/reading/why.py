@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import Connection, Select, and_, func, or_, select, true, tuple_
+from sqlalchemy import Connection, Select, and_, func, or_, select, tuple_
 
 from sendq.clock import Micros
 from sendq.facts.lanes import Lane
@@ -82,19 +82,19 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
 
 def _held_by(connection: Connection, lane: Lane | None, job_id: UUID, batch_id: UUID | None) -> HeldBy | None:
     """Who holds a job, or its batch: the event of the last hold of either."""
-    table = schema.event.c
-    this = table.job_id == job_id
-    if batch_id is not None:
-        this = or_(this, and_(table.job_id.is_(None), table.batch_id == batch_id))
+    table, batch = schema.event.c, schema.batch.c
+    hold = select(table.at, table.by, table.reason).where(table.kind == "hold", table.rule == BY_HAND)
+    found = []
+    if batch_id is not None:  # the event has the time at which the hold began
+        of_batch = hold.join(schema.batch, batch.id == table.batch_id).where(
+            batch.id == batch_id, table.at == batch.held_at, table.job_id.is_(None)
+        )
+        found += [(row.at, HeldBy(row.by, row.reason, batch_id)) for row in connection.execute(of_batch)]
     # By the grant, for which there is an index.
-    of_grant = true() if lane is None else table.grant_id == lane.grant_id
-    row = connection.execute(
-        select(table.by, table.reason, table.job_id, table.batch_id)
-        .where(of_grant, this, table.kind == "hold", table.rule == BY_HAND)
-        .order_by(table.at.desc(), table.id.desc())
-        .limit(1)
-    ).first()
-    return None if row is None else HeldBy(row.by, row.reason, row.batch_id if row.job_id is None else None)
+    of_grant = table.grant_id.is_not(None) if lane is None else table.grant_id == lane.grant_id
+    of_job = hold.where(of_grant, table.job_id == job_id).order_by(table.at.desc()).limit(1)
+    found += [(row.at, HeldBy(row.by, row.reason, None)) for row in connection.execute(of_job)]
+    return max(found, key=lambda one: one[0])[1] if found else None
 
 
 def _hold(connection: Connection, hold: StoredHold) -> HoldFacts:

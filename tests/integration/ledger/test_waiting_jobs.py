@@ -11,8 +11,21 @@ from uuid import UUID
 import pytest
 from sqlalchemy.orm import Session
 
-from sendq import NEVER, InvalidArgument, NotFound, NotWaiting, Priority, Query, SendQueue, State
+from sendq import (
+    NEVER,
+    InvalidArgument,
+    NewBatch,
+    NotFound,
+    NotWaiting,
+    Options,
+    Priority,
+    Query,
+    Send,
+    SendQueue,
+    State,
+)
 from sendq.clock import SECOND, Micros, micros, moment
+from sendq.ids import lane_id
 from sendq.ledger import batches, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import turns
@@ -379,6 +392,30 @@ class TestABatch:
         assert ledger.queue.release(batch_id=batch.id) == 2
         assert {row.priority for row in ledger.rows(schema.job) if row.object_id} == {Priority.LOW}
         assert begun(ledger) != []
+
+    def test_of_sends_through_several_grants_wakes_each(self, ledger: Ledger) -> None:
+        later = Options(due_at=at(ledger, HOUR))
+        batch = ledger.queue.send_many([Send(grant, MESSAGE, later) for grant in ("g1", "g2")], batch=NewBatch())
+        assert ledger.offer() == []
+        assert ledger.queue.reschedule(batch_id=batch.id, due_at=None) == 2
+        ledger.clock.advance(1)
+        assert len(ledger.offer()) == 2
+        (event,) = ledger.rows(schema.event)
+        assert (event.application, event.grant_id, event.number) == ("default", None, 2)
+
+    def test_that_is_held_and_open_holds_what_is_added(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many([Send("g1", MESSAGE)], batch=NewBatch(open=True))
+        ledger.queue.hold(batch_id=batch.id, by="anna", reason="stop")
+        ledger.clock.advance(1)
+        ledger.queue.add(batch.id, [Send("g2", MESSAGE)])
+        ledger.clock.advance(HOUR)
+        claimed = ledger.claim(ledger.offer())
+        assert [one.jobs for one in claimed] == [[], []]
+        ledger.record(ends=[end(one) for one in claimed])
+        added = next(row for row in ledger.rows(schema.job) if row.lane_id == lane_id("default", "g2"))
+        assert ledger.queue.why(str(added.id)).note == "stop"
+        assert ledger.queue.release(batch_id=batch.id) == 2
+        assert [len(one.jobs) for one in ledger.claim(ledger.offer())] == [1, 1]
 
     @pytest.mark.parametrize("over", ["cancelled", "finished"])
     def test_that_is_over_is_refused(self, ledger: Ledger, over: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
-from sendq import Message, Options, Query, Send, SendQueue, State, Vault
+from sendq import AsyncSendQueue, Message, Options, Query, Send, SendQueue, State, Vault
 from sendq.simulator import Simulator
 from sendq.vault import new_key
 from tests.support.ledger import MESSAGE
@@ -56,6 +57,11 @@ class TestRunningWhatWaits:
         with Simulator(latency=0.5) as slow, pytest.raises(TimeoutError, match=r"jobs are still due after 0\.01 s"):
             run_waiting(queue, slow, limit_s=0.01)
         queue.close()
+
+    def test_of_an_asynchronous_queue_says_what_to_pass_instead(self, sqlite_ledger_url: str, api: Simulator) -> None:
+        queue: Any = AsyncSendQueue(sqlite_ledger_url)
+        with pytest.raises(TypeError, match="instead of AsyncSendQueue, pass the URL"):
+            run_waiting(queue, api)
 
     def test_needs_the_keys_of_the_queue(self, sqlite_ledger_url: str, api: Simulator) -> None:
         keys = new_key("2026-11")
