@@ -67,6 +67,8 @@ AROUND = {
     "bad input": (QUEUE, "", None),
     "webhooks": ("", "print(callable(notifications))", "True\n"),
     "delivery": (QUEUE + "job = queue.send('grant-id', message)\n", "print(status)", "None\n"),
+    "suppression": (QUEUE, "", "['to[0]']\n('to[1]',)\n"),
+    "unsubscribe": (QUEUE, "print(link.startswith('https://hooks.example.com/unsubscribe/'))", "True\n"),
     "the console in your application": ("", "print(callable(pages))", "True\n"),
     "keys": (QUEUE, "", "True True\n"),
     "when": (QUEUE, "", "1\n"),
