@@ -1,0 +1,1 @@
+"""A newsletter on Flask: mail merge from pasted rows, a page with its progress, and cancel."""
