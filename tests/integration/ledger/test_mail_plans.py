@@ -17,7 +17,7 @@ from sendq.ledger import bounce_holds, delivery_status, mail_notices
 from tests.integration.ledger.mail import MAIL, parsed, sent
 from tests.support.ledger import Ledger
 
-MANY = 50_000
+MANY = 20_000
 
 # Lanes are as many as grants, the rest of these grows with the mail.
 LARGE = ("job", "delivery_status", "recipient_status", "webhook", "event", "attempt", "delivery", "lane")
