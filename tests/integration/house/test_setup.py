@@ -108,6 +108,15 @@ class TestASetUp:
         assert dev(checkout, path).returncode == 0
         assert dev(checkout, path).stderr == ""  # nothing is left to do
 
+    def test_on_a_disk_that_is_full_at_its_end_says_so(self, checkout: Path, tmp_path: Path) -> None:
+        full = 'if [ "$1" = venv ]; then mkdir -p "${!#}" && ln -sf /dev/full "${!#}/stamp"; fi'
+        path = programs(tmp_path, ln='exec /bin/ln "$@"', python3=THIS_PYTHON, uv=full)
+        done = dev(checkout, path)
+        assert done.returncode == 2
+        assert "the disk is full: free" in done.stderr.splitlines()[-1]
+        (path / "uv").write_text('#!/bin/bash\nif [ "$1" = venv ]; then rm -rf "${!#}"; mkdir -p "${!#}"; fi\n')
+        assert dev(checkout, path).returncode == 0
+
     def test_that_fails_for_another_reason_shows_it(self, checkout: Path, tmp_path: Path) -> None:
         done = dev(checkout, programs(tmp_path, python3=THIS_PYTHON, uv="echo unheard of >&2; exit 1"))
         assert "unheard of\ndev: set-up failed, for the reason above" in done.stderr
@@ -144,3 +153,33 @@ class TestASetUp:
         assert second.wait(LIMIT_S) == 0
         assert dev(checkout, path).returncode == 0
         assert (tmp_path / "made").read_text().count("made") == 2  # the environment, and its packages
+
+
+class TestTheImage:
+    def test_is_built_by_the_first_program_that_can(self, checkout: Path, tmp_path: Path) -> None:
+        client_alone = "exit 1"  # docker without its engine
+        path = programs(tmp_path, docker=client_alone, buildah='if [ "$1" != info ]; then echo "$@"; fi')
+        assert dev(checkout, path, "image").stdout == "build --tag sendq:local .\n"
+        (path / "docker").write_text('#!/bin/bash\nif [ "$1" != info ]; then echo docker; fi\n')
+        assert dev(checkout, path, "image").stdout == "docker\n"
+
+    def test_is_built_over_the_base_that_is_named(self, checkout: Path, tmp_path: Path) -> None:
+        path = programs(tmp_path, buildah='if [ "$1" != info ]; then echo "$@"; fi')
+        done = dev(checkout, path, "image", "--base", "mine:1", "--tag", "shop/sendq:2", "--with", "buildah")
+        assert done.stdout == "build --build-arg BASE=mine:1 --tag shop/sendq:2 .\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            ([], "needs docker (with its engine running), podman or buildah: install one"),
+            (["--push"], "no option '--push'; there are --base IMAGE"),
+            (["--base"], "--base needs a value"),
+            (["--try"], "image --try needs buildah (on Debian: apt-get install"),
+        ],
+    )
+    def test_that_cannot_be_built_says_why_in_one_sentence(
+        self, arguments: list[str], says: str, checkout: Path, tmp_path: Path
+    ) -> None:
+        done = dev(checkout, programs(tmp_path), "image", *arguments)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        assert says in done.stderr
