@@ -159,6 +159,7 @@ def families(known: Levels) -> Iterator[Metric]:
     undelivered = {"waiting": known.deliveries.waiting, "given_up": known.deliveries.given_up}
     yield _by("deliveries", "Outcomes not yet delivered, by state; counted up to 10,000", "state", undelivered)
     yield from _notices(known)
+    yield _suppressed(known)
     for name, meaning, value in (
         ("oldest_delivery_seconds", "Age of the oldest undelivered outcome", known.deliveries.oldest_s),
         (
@@ -200,6 +201,11 @@ def _notices(known: Levels) -> Iterator[Metric]:
         number.add_metric(list(names), count)
         seconds.add_metric(list(names), waited)
     return iter((number, seconds))
+
+
+def _suppressed(known: Levels) -> Metric:
+    meaning = "Entries of suppression lists; counted up to 100,000"
+    return _by("suppressed_recipients", meaning, "application reason", known.suppressed)
 
 
 def _by(name: str, meaning: str, labels: str, values: Mapping[Any, float]) -> Metric:

@@ -52,6 +52,10 @@ _INDEX_OF = {
 }
 
 
+# Entries that are counted by application and reason: some ten milliseconds.
+SUPPRESSED_MOST = 100_000
+
+
 @dataclass(frozen=True, slots=True)
 class Levels:
     """The numbers at one moment. Ages are in seconds; 0 where nothing waits.
@@ -71,6 +75,7 @@ class Levels:
     expired         jobs that expired within `EXPIRED_LATELY`, by (application, provider)
     notices         notifications about mail since the ledger exists, by (application, provider, type, result): their
                     number, and the sum of the seconds from a mail's acceptance to the report
+    suppressed      recipients on suppression lists, by (application, reason); of `SUPPRESSED_MOST` entries at most
     workers         registered ones; capacity: calls that they make at once; silence_s: the longest time since a
                     heartbeat, by the clocks of the workers
     """
@@ -91,6 +96,7 @@ class Levels:
     expiring: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     expired: Mapping[tuple[str, str], int] = field(default_factory=dict)
     notices: Mapping[tuple[str, str, str, str], tuple[int, float]] = field(default_factory=dict)
+    suppressed: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 def levels(connection: Connection, *, now: Micros) -> Levels:
@@ -118,6 +124,7 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
         expiring=_expiring(connection, now=now),
         expired=_expired(connection, now=now),
         notices=_notices(connection),
+        suppressed=_suppressed(connection),
     )
 
 
@@ -230,6 +237,13 @@ def _notices(connection: Connection) -> dict[tuple[str, str, str, str], tuple[in
     name = (table.application, table.provider, table.kind, table.result)
     rows = connection.execute(select(*name, func.sum(table.number), func.sum(table.micros)).group_by(*name))
     return {(row[0], row[1], row[2], row[3]): (int(row[4]), int(row[5]) / SECOND) for row in rows}
+
+
+def _suppressed(connection: Connection) -> dict[tuple[str, str], int]:
+    table = schema.suppression.c
+    some = select(table.application, table.reason).limit(SUPPRESSED_MOST).subquery()
+    name = (some.c.application, some.c.reason)
+    return {(row[0], row[1]): row[2] for row in connection.execute(select(*name, func.count()).group_by(*name))}
 
 
 def _oldest(connection: Connection, held: Iterable[tuple[str, str]], *, now: Micros) -> dict[str, float]:

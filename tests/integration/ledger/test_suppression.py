@@ -17,6 +17,7 @@ from sendq import (
     KeyConflict,
     Message,
     MimeMessage,
+    NewBatch,
     Operators,
     Send,
     SendQueue,
@@ -32,6 +33,8 @@ from sendq.ledger.db import schema
 from sendq.ledger.dispatching.offers import offer_whole_turns
 from sendq.ledger.dispatching.turns import claim as usual_claim
 from sendq.ledger.dispatching.turns import claim_at_once
+from sendq.ledger.reading import gauges
+from sendq.ledger.reading.gauges import levels
 from sendq.ledger.secrets import digest_key, stored_digest_key
 from sendq.ledger.suppressions import Entry
 from sendq.messages.digests import digest_of
@@ -140,6 +143,15 @@ class TestAWaitingJob:
         assert (ledger.job(job).state, ledger.job(job).rule) == ("dead", SUPPRESSED)
         assert ledger.rows(schema.attempt) == []
 
+    def test_of_a_batch_whose_text_is_shared_ends_too(self, ledger: Ledger) -> None:
+        ledger.queue._unsubscribe_url = "https://mail.example.com/u"
+        letters = [Send("g1", Message(to=[one], body="x" * 10_000, unsubscribe="news")) for one in (LEYAH, NOOR)]
+        ledger.queue.send_many(letters, batch=NewBatch())
+        suppress(ledger, LEYAH, category="news")
+        ledger.clock.advance(1)
+        assert len(claim(ledger)) == 1
+        assert [row.rule for row in ledger.rows(schema.job) if row.state == "dead"] == [SUPPRESSED]
+
     def test_is_sent_if_the_entry_is_another_applications_or_for_a_category(self, ledger: Ledger) -> None:
         job = ledger.send()
         suppress(ledger, LEYAH, application="other")
@@ -208,6 +220,19 @@ def refused(ledger: Ledger, message: Message | MimeMessage, **options: Any) -> l
 
 
 LISTED = "is on the suppression list of application 'default' (added)"
+
+
+class TestTheGauge:
+    def test_counts_entries_by_application_and_reason(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        sent(ledger)
+        report(ledger, "message.complaint")
+        suppress(ledger, LEYAH, category="news")
+        suppress(ledger, NOOR, application="other")
+        with ledger.engine.connect() as connection:
+            found = levels(connection, now=ledger.clock()).suppressed
+            assert found == {("default", "complained"): 1, ("default", "added"): 1, ("other", "added"): 1}
+            monkeypatch.setattr(gauges, "SUPPRESSED_MOST", 2)
+            assert sum(levels(connection, now=ledger.clock()).suppressed.values()) == 2
 
 
 class TestASend:
