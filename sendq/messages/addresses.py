@@ -12,8 +12,6 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from email_validator import EmailNotValidError, validate_email
-
 from sendq.messages.characters import code_point, header_fault
 
 # RFC 5321 section 4.5.3.1.3, without the two angle brackets. The limit of 64 for the local part is not checked: longer
@@ -98,6 +96,9 @@ def _unusual_wire_form(email: str) -> str | None:
     local, _, domain = email.rpartition("@")
     if not _local(local) or (domain.isascii() and "xn--" not in domain.lower()):
         return None
+
+    from email_validator import EmailNotValidError, validate_email  # few addresses need it, and a worker none
+
     try:
         # With another local part: the library does not take the same ones, and lowers some (POSTMASTER).
         ascii_domain = validate_email(f"a@{domain}", check_deliverability=False).ascii_domain

@@ -13,8 +13,30 @@ id of a notification is stored, not the address in it; a mail's recipients as ke
 
 from __future__ import annotations
 
-from sendq.webhooks.endpoint import asgi, unsubscribe_asgi
-from sendq.webhooks.notice import BODY_MOST, Received, challenge
-from sendq.webhooks.receiving import receive, receive_async
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sendq.webhooks.endpoint import asgi, unsubscribe_asgi
+    from sendq.webhooks.notice import BODY_MOST, Received, challenge
+    from sendq.webhooks.receiving import receive, receive_async
+
+# Where each name lives. It is imported when it is first asked for: workers read events, and receive no notifications.
+_HOMES = {
+    "BODY_MOST": "notice",
+    "Received": "notice",
+    "asgi": "endpoint",
+    "challenge": "notice",
+    "receive": "receiving",
+    "receive_async": "receiving",
+    "unsubscribe_asgi": "endpoint",
+}
 
 __all__ = ["BODY_MOST", "Received", "asgi", "challenge", "receive", "receive_async", "unsubscribe_asgi"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return value
