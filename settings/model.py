@@ -42,6 +42,7 @@ from settings.values import (
     RedisUrl,
     SecretUrl,
     SentryDsn,
+    TagKeys,
 )
 
 # How far clocks may differ before idempotency keys are no longer trusted.
@@ -333,6 +334,10 @@ class Settings(BaseModel):
     metrics_address: ListenAddress | None = setting(
         None, "host:port where a worker serves Prometheus metrics, without a login; port 0 picks a free one and logs "
         "it (default: no metrics)",
+    )  # fmt: skip
+    metrics_tags: TagKeys = setting(
+        (), "keys of tags by whose values ended jobs are counted (`sendq_tagged_jobs_ended_total`), comma-separated. "
+        "Name only those with few values: of each, 100 are counted apart, and the rest as `other` (default: none)",
     )  # fmt: skip
 
     # The console.

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, Secret, S
 from pydantic_core import PydanticCustomError
 
 from sendq.ledger.db.urls import worker_url
+from sendq.rules.tags import check_tag_key
 from sendq.vault import Vault
 from settings.brokers import EXAMPLE, Sentinels, is_sentinel
 
@@ -226,3 +227,16 @@ ListenAddress = Annotated[str, Trimmed, AfterValidator(_listen_address)]
 EncryptionKeys = Annotated[SecretStr, AfterValidator(_encryption_keys)]
 SentryDsn = Annotated[SecretStr, AfterValidator(_sentry_dsn)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute), PlainSerializer(str, when_used="json")]
+
+
+def _tag_keys(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    keys = tuple(dict.fromkeys(key.strip() for key in value.split(",") if key.strip()))
+    for number, key in enumerate(keys, 1):
+        if (fault := check_tag_key(key)) is not None:
+            raise refuse(f"has a key (number {number}) that {fault}", "write keys of tags, like campaign,tenant")
+    return keys
+
+
+TagKeys = Annotated[tuple[str, ...], BeforeValidator(_tag_keys)]

@@ -443,6 +443,7 @@ class _Turn:
             "wanted_at": job.next_at,
             "attempts": job.attempts,
             "traceparent": job.traceparent,
+            "tags": job.tags,
         }
 
 

@@ -77,6 +77,7 @@ class Process:
         self._redis_witness = None if broker_url == IN_MEMORY else RenewalWitness(broker_url)
         self._witnesses = witnesses_of(self.ledger, self._redis_witness)
         self.enqueue_task = EnqueueTask(settings, self.ledger)
+        metrics.count_tags(settings.metrics_tags)
         self.alerts, self.traces = Alerts(policy), Traces(settings.sentry_traces_sample_rate)
         self.spans = spans or Spans(None)
         self.engine = Engine(

@@ -123,6 +123,7 @@ class Outcome(NamedTuple):
     wanted_at: Micros = 0  # when the job could have begun; the difference is its time in the queue
     attempts: int = 0  # used up before this one
     traceparent: str | None = None  # of the span that enqueued the job
+    tags: str | None = None  # of the job, in the form of `sendq.rules.tags.stored_tags`
 
     @property
     def is_replayed(self) -> bool:

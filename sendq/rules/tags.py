@@ -59,6 +59,11 @@ def check_tag(tag: object, field: str = "tag") -> list[Problem]:
     return [] if (fault := _value_fault(value)) is None else [Problem(field, f"has a value that {fault}", _VALUES)]
 
 
+def check_tag_key(key: object) -> str | None:
+    """What is wrong with the key of a tag, or None."""
+    return _key_fault(key)
+
+
 def stored_tags(tags: Mapping[str, str] | None) -> str | None:
     """Checked tags as a job's row has them: ``campaign=may tenant=7``, in the order of their keys; None: no tags."""
     return " ".join(f"{key}={tags[key]}" for key in sorted(tags)) if tags else None
