@@ -67,7 +67,7 @@ def read(upload: Upload) -> bytes:
 class TestABody:
     @given(
         sizes=st.lists(st.integers(0, 2 * CHUNK + 1), min_size=1, max_size=3),
-        form=st.sampled_from(["json", "multipart"]),
+        form=st.sampled_from(["json", "json_text", "multipart"]),
     )
     def test_is_the_opening_and_each_content_with_what_follows(self, sizes: list[int], form: str) -> None:
         kept = Kept(*(b"\xfe" * size for size in sizes))

@@ -43,8 +43,9 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
     elif seen.cancelled_at is None:
         yield f"rate: {seen.rate:,.1f} jobs/s; expected end: {when(seen.eta) if seen.eta else 'unknown'}"
     for error in seen.errors:
-        what = error.object_id if error.operation != "list" else "a page of its walk"
-        yield f"dead: {error.job_id} ({clean(what)}): {error.rule}: {clean(error.error)}"
+        what = "a page of its walk" if error.operation == "list" else error.object_id
+        about = "" if what is None else f" ({clean(what)})"
+        yield f"dead: {error.job_id}{about}: {error.rule}: {clean(error.error)}"
 
 
 def _walk_line(walk: WalkView) -> str:

@@ -14,8 +14,8 @@ from sqlalchemy.engine import Engine
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from sendq import Message, Operators
-from sendq.clock import SECOND
+from sendq import Message, NewBatch, Operators, Scope, Send
+from sendq.clock import SECOND, moment
 from sendq.console import anyone, console
 from sendq.console.live import Rendered
 from sendq.console.pages import PAGES
@@ -377,3 +377,24 @@ def test_the_end_of_its_lifespan_ends_streams_and_asks_acts_to_stop(application:
     go_on.set()
     assert run.ended.wait(LIMIT_S)
     assert run.state is RunState.STOPPED
+
+
+class TestTags:
+    def test_are_chips_links_and_holds(self, browser: Browser, kept: Ledger) -> None:
+        batch = kept.queue.send_many(
+            [Send("g1", PRIVATE), Send("g2", PRIVATE)], batch=NewBatch(tags={"campaign": "may"}, open=True)
+        )
+        kept.absorb()
+        operators = Operators(kept.engine)
+        until = moment(kept.clock() + HOUR)
+        operators.hold(Scope.of_tag("campaign=may"), until=until, by="anna", reason="wrong price")
+        listed = browser.get("/jobs?tag=campaign%3Dmay").text
+        assert "Tag: <b>campaign=may" in listed
+        assert "/acts/release?tag=campaign%3Dmay" in listed
+        link = 'href="/jobs?tag=campaign%3Dmay">campaign=may</a>'
+        (job, _) = operators.jobs(tag="campaign=may").items
+        for path in ("/", f"/jobs/{job.id}", f"/batches/{batch.id}", "/journal"):
+            assert link in browser.get(path).text, path
+        assert "the tag campaign=may is held" in browser.get(f"/jobs/{job.id}").text.lower()
+        assert "more may be added" in browser.get(f"/batches/{batch.id}").text
+        assert "2 jobs" in browser.get("/acts/release?tag=campaign%3Dmay").text

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +33,7 @@ from sendq.ledger.db import schema
 from sendq.rules.states import Event
 from sendq.testing import enqueued
 from tests.support.ledger import Ledger, end, outcome
+from tests.support.waiting import LIMIT_S
 
 LONG = "<p>" + "news of May, " * 400 + "</p>"
 
@@ -272,6 +275,23 @@ class TestAnOpenBatch:
         with pytest.raises(InvalidJob):
             ledger.queue.add(batch.id, [*sends(1, first=9), Send("me", message(1))])
         assert ledger.queue.batch(batch.id).total == 1
+
+    def test_is_closed_after_what_is_being_added(self, pg_ledger: Ledger) -> None:
+        ledger = pg_ledger  # SQLite has one writer at a time
+        batch = ledger.queue.send_many([], batch=NewBatch(open=True))
+        closed: Future[int] = Future()
+        with Session(ledger.engine) as session, Session(ledger.engine) as other:
+            ledger.queue.add(batch.id, sends(2), session=session)
+            ledger.queue.add(batch.id, sends(1, first=9), session=other)  # waits for no one
+            other.commit()
+            assert lead(ledger) == []  # and neither does the leader
+            close = threading.Thread(target=lambda: closed.set_result(ledger.queue.close_batch(batch.id)))
+            close.start()
+            with pytest.raises(TimeoutError):
+                closed.result(timeout=0.2)
+            session.commit()
+        assert closed.result(LIMIT_S) == 3
+        close.join(LIMIT_S)
 
     def test_counts_a_repeated_part_once(self, ledger: Ledger) -> None:
         batch = ledger.queue.send_many([], batch=NewBatch(open=True))
