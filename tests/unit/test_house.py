@@ -154,6 +154,7 @@ class TestDev:
         assert re.findall(r"^\./dev .+$", read(".ci/run"), re.MULTILINE) == [
             "./dev lint || status=$?",
             "./dev test || status=$?",
+            "./dev unit-other -q || status=$?",
             './dev test-all -m "long or hypothesis" || status=$?',
         ]
 

@@ -183,3 +183,24 @@ class TestTheImage:
         done = dev(checkout, programs(tmp_path), "image", *arguments)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
         assert says in done.stderr
+
+
+class TestAnotherPython:
+    ENVIRONMENT = f"""if [ "$1" = venv ]; then
+      mkdir -p "${{!#}}/bin"
+      printf '#!/bin/bash\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi; echo "$0 $*"\n' > "${{!#}}/bin/python"
+      chmod +x "${{!#}}/bin/python"
+    fi"""
+    NAME = "python3.11" if sys.version_info[:2] != (3, 11) else "python3.12"
+
+    def test_runs_the_fast_tests_in_an_environment_of_its_own(self, checkout: Path, tmp_path: Path) -> None:
+        named = {self.NAME.replace(".", "_"): THIS_PYTHON}
+        path = programs(tmp_path, python3=THIS_PYTHON, uv=self.ENVIRONMENT, chmod='exec /bin/chmod "$@"', **named)
+        done = dev(checkout, path, "unit-other", "-q")
+        assert done.stdout.endswith("/.venv-other/bin/python -m pytest tests/unit -p no:logging -n 2 -q\n")
+
+    def test_is_not_needed(self, checkout: Path, tmp_path: Path) -> None:
+        path = programs(tmp_path, python3=THIS_PYTHON, uv=self.ENVIRONMENT, chmod='exec /bin/chmod "$@"')
+        done = dev(checkout, path, "unit-other")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "there is no other CPython on PATH" in done.stderr
