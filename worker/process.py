@@ -50,9 +50,11 @@ from worker.telemetry.flower_events import FlowerEvents
 from worker.telemetry.spans import Spans
 from worker.telemetry.traces import Traces
 
-# Connections of one process besides one per Celery thread: recorder, heartbeat, dispatcher, rescuer, batches, grant
-# checker, reconciler, pruner, deliverer; the claimers of the intake; and the readers of files.
-OTHER_CONNECTIONS = 9 + CLAIMERS + READERS
+# Connections of one process for what runs for every job, besides one per Celery thread: recorder, heartbeat,
+# dispatcher; the claimers of the intake; and the readers of files.
+BUSY_CONNECTIONS = 3 + CLAIMERS + READERS
+# For all else: leadership, rescuer, batches, grant checker, reconciler, pruner, deliverer.
+OTHER_CONNECTIONS = 7
 
 
 class Process:
@@ -72,7 +74,7 @@ class Process:
         self._settings, self._consumes = settings, consumes
         policy = policy_of(settings)
         self.now = LedgerClock()
-        self.ledger = open_ledger(settings)
+        self.ledger, self.busy_ledger = open_ledgers(settings)
         broker_url = settings.broker_url.get_secret_value()
         self._redis_witness = None if broker_url == IN_MEMORY else RenewalWitness(broker_url)
         self._witnesses = witnesses_of(self.ledger, self._redis_witness)
@@ -82,7 +84,7 @@ class Process:
         self.spans = spans or Spans(None)
         self.engine = Engine(
             settings,
-            self.ledger,
+            self.busy_ledger,
             policy=policy,
             on_recorded=self._on_recorded,
             on_unopened=self._on_unopened,
@@ -105,7 +107,7 @@ class Process:
 
     def _outer_services(self) -> Iterator[Service]:
         """What the leading services use, and the engine: they call the API through it, so it must outlive them."""
-        yield resource("ledger", self.ledger.dispose)
+        yield resource("ledger", self._close_ledgers)
         if self._redis_witness is not None:
             yield resource("witness", self._redis_witness.close)
         yield resource("wakeup", self.wakeup.close)
@@ -157,7 +159,7 @@ class Process:
         )
         yield loop("rescuer", rescuer, limit_s=2.0)
         dispatcher = Dispatcher(
-            ledger,
+            self.busy_ledger,
             publish,
             self.wakeup,
             leadership=leadership,
@@ -194,6 +196,10 @@ class Process:
             "turns cannot be published to the broker": self.engine.heartbeat.trouble.unpublished_since is not None,
         }
         return [words for words, holds in obstacles.items() if holds]
+
+    def _close_ledgers(self) -> None:
+        self.ledger.dispose()
+        self.busy_ledger.dispose()
 
     def hurry(self) -> None:
         """Make `stop` not wait for calls; may be called by a signal handler."""
@@ -264,13 +270,19 @@ def _open(file: HeartbeatFile) -> None:
         journal.heartbeat_file_failed(error)
 
 
-def open_ledger(settings: Settings) -> Ledger:
-    """The ledger's engine, with a connection for every thread that may need one."""
+def open_ledgers(settings: Settings) -> tuple[Ledger, Ledger]:
+    """The ledger's engine, and the one of what runs for every job, with a connection for every thread that may need
+    one. On PostgreSQL the latter keeps plans; on SQLite it is the same one.
+    """
     url = settings.ledger_url.get_secret_value()
     if url.startswith("sqlite"):
         settings.make_home()
-        return open_engine(url)
-    return open_busy_engine(url, pool_size=settings.threads + OTHER_CONNECTIONS, max_overflow=2)
+        ledger = open_engine(url)
+        return ledger, ledger
+    return (
+        open_busy_engine(url, pool_size=OTHER_CONNECTIONS, max_overflow=2),
+        open_busy_engine(url, keeps_plans=True, pool_size=settings.threads + BUSY_CONNECTIONS, max_overflow=2),
+    )
 
 
 def witnesses_of(ledger: Ledger, redis: RenewalWitness | None) -> list[Witness]:

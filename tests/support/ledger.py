@@ -340,7 +340,7 @@ class Engines:
             self._file.symlink_to(url.removeprefix("sqlite:///"))
             url = f"sqlite:///{self._file}"
         if url not in self._engines:
-            self._engines[url] = open_busy_engine(url, pool_size=20)
+            self._engines[url] = open_busy_engine(url, keeps_plans=True, pool_size=20)
         engine = self._engines[url]
         yield engine.execution_options()
         # A thread that still has one would give it to a pool that is gone, and the leak be the fault of a later test.

@@ -20,12 +20,13 @@ execute it, and resets the connection instead of passing on the answer: a COMMIT
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import threading
 from collections.abc import Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -35,6 +36,11 @@ from tests.support.waiting import LIMIT_S
 
 T = TypeVar("T")
 PIECE_BYTES = 65536
+
+
+# PostgreSQL's messages Parse (name and text of a statement) and Bind (which of them is executed).
+_PREPARES = re.compile(rb"P.{4}(sendq_\d+)\0([^\0]*)\0", re.DOTALL)
+_EXECUTES = re.compile(rb"B.{4}\0(sendq_\d+)\0", re.DOTALL)
 
 
 class Mode(Enum):
@@ -55,6 +61,7 @@ class _Connection:
     swallowed: bool = False  # an answer was lost: the next one would be taken for it
     doomed: bool = False  # its next answer is the one to lose
     sent_after: bool = False  # it sent `Loss.after` since the last matching request
+    prepared: dict[bytes, bytes] = field(default_factory=dict)  # statements by the name that PostgreSQL got for each
 
 
 @dataclass(eq=False)
@@ -122,7 +129,7 @@ class Proxy:
         """Lose the answers to the next ``times`` requests that contain these bytes, and reset their connections.
 
         ``after``: only on a connection that has sent these bytes since its last such request (for example ``COMMIT`` of
-        a transaction that wrote ``sendq_attempt``). The text of a prepared statement is sent only the first few times.
+        a transaction that wrote ``sendq_attempt``), or has executed a prepared statement with them.
         """
         loss = Loss(request, after, times, threading.Event())
         self._do(self._arm(loss))
@@ -244,8 +251,10 @@ class Proxy:
         await sink.drain()
 
     def _look_for_losses(self, connection: _Connection, piece: bytes) -> None:
+        connection.prepared.update(_PREPARES.findall(piece))
+        texts = [piece, *(connection.prepared.get(name, b"") for name in _EXECUTES.findall(piece))]
         for loss in self._losses:
-            connection.sent_after = connection.sent_after or loss.after in piece
+            connection.sent_after = connection.sent_after or any(loss.after in text for text in texts)
             if loss.to in piece:
                 if connection.sent_after and loss.left:
                     loss.left -= 1

@@ -28,6 +28,11 @@ class Cause:
 
 
 ABORTED = Cause(Retryable, "the database aborted the transaction; roll back and run it again")
+# Of statements that `sendq.ledger.db.direct` has prepared.
+FORGOTTEN = Cause(Retryable, "the session has lost its prepared statements; run the transaction again", leave=True)
+CHANGED = Cause(
+    Retryable, "a migration has changed what a prepared statement returns; run the transaction again", leave=True
+)
 NO_TABLE = Cause(SchemaMismatch, "the ledger has no such table or column; run: python -m sendq migrate")
 UNREACHABLE = Cause(
     LedgerUnavailable, "the ledger cannot be reached; check the database URL and that the server runs", leave=True

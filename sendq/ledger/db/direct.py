@@ -5,31 +5,79 @@ waiting, its checks of what was asked. So the statements of `sendq.ledger.db.con
 around it here; values and rows are still converted by psycopg. Everything else about the connection is psycopg's, and
 both ways can be mixed in one transaction.
 
+A connection that `keeps_plans` prepares a statement when it is executed for the second time. That saves the server from
+parsing and planning it again, which is more work than executing it. A kept plan may have been made when the tables were
+empty, so the session allows only plans that are right at any size: `KEEPING_PLANS`.
+
 Not for a caller's process: under gevent a blocking call would stop every other greenlet.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NoReturn
 
 from psycopg import Connection, OperationalError, ProgrammingError, abc, errors
-from psycopg.adapt import PyFormat, Transformer
+from psycopg.abc import Buffer
+from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
+from psycopg.types.numeric import Int8BinaryDumper
+
+from sendq.ledger.db.causes import CHANGED, FORGOTTEN, Cause
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 
 # As `sendq.ledger.db.engine` has it: READ COMMITTED, whatever the database's default is.
 _BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
 
+# Settings of a session that keeps plans. A worker's frequent statements find a few rows through an index, by nested
+# loops, in the order of the index; while a table is small, the planner would also read or join all of it. Compiling a
+# plan (jit) costs more than executing it, and a generic plan's estimates can make it look worthwhile.
+KEEPING_PLANS = (
+    b"SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; SET enable_bitmapscan = off;"
+    b" SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off"
+)
+
+# Statements that a connection remembers, prepared or executed once; then it begins again. A worker has some hundred.
+PREPARED_MOST = 300
+
+
+# What the server says of a prepared statement that it cannot execute: there is none of that name, or another one.
+_FORGOTTEN = frozenset({b"26000", b"42P05"})
+
+
+class PreparedInVain(OperationalError):
+    """A prepared statement cannot be executed; the same transaction can, on a new connection."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.says)
+        self.cause = cause
+
 
 class DirectConnection(Connection[tuple[Any, ...]]):
     """A connection of psycopg that also executes statements without its cursors. Used by one thread at a time."""
 
     _converter: abc.Transformer | None = None  # kept, because it remembers how each type is converted
+    # By text and types of the parameters: the name, None if it was executed only once. None: it keeps no plans.
+    _kept: dict[tuple[bytes, tuple[int, ...]], bytes | None] | None = None
+    _kept_so_far = 0  # for the next name
+
+    def keep_plans(self) -> bool:
+        """Prepare frequent statements from now on, if PostgreSQL itself is at the other end; call it at once.
+
+        Behind a pooler, the next transaction may be another session's, which knows nothing of what was prepared in this
+        one. The process that answered the connection's start is then the pooler's own, or has an invented number.
+        """
+        answer = self.pgconn.exec_(b"SELECT pg_backend_pid()")
+        if answer.status != ExecStatus.TUPLES_OK or answer.get_value(0, 0) != b"%d" % self.pgconn.backend_pid:
+            return False
+        if self.pgconn.exec_(KEEPING_PLANS).status != ExecStatus.COMMAND_OK:
+            return False
+        self._kept = {}
+        return True
 
     def direct_rows(self, text: str, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Execute a statement with parameters of the form ``%(name)s``; returns all of its rows.
@@ -41,12 +89,12 @@ class DirectConnection(Connection[tuple[Any, ...]]):
         statement, names, formats = _in_form_of_libpq(text)
         converter = self._converter
         if converter is None:
-            self._converter = converter = Transformer(self)
+            self._converter = converter = Transformer(_WideNumbers(self))
         try:
             given = converter.dump_sequence([values[name] for name in names], formats)
         except KeyError as error:
             raise ProgrammingError(f"query parameter missing: {error}") from None
-        result = self.pgconn.exec_params(statement, given, converter.types, converter.formats, Format.TEXT)
+        result = self._execute(statement, given, converter)
         if result.status == ExecStatus.COMMAND_OK:
             return []
         if result.status != ExecStatus.TUPLES_OK:
@@ -56,6 +104,33 @@ class DirectConnection(Connection[tuple[Any, ...]]):
             return converter.load_rows(0, result.ntuples, tuple)
         finally:
             converter.set_pgresult(None)  # or it would keep what may be many bodies
+
+    def _execute(self, statement: bytes, given: Sequence[Buffer | None], converter: abc.Transformer) -> PGresult:
+        types = converter.types or ()
+        name = None if self._kept is None else self._name_of(statement, types)
+        if name is None:
+            return self.pgconn.exec_params(statement, given, types, converter.formats, Format.TEXT)
+        return self.pgconn.exec_prepared(name, given, converter.formats, Format.TEXT)  # type: ignore[arg-type]  # NULLs
+
+    def _name_of(self, statement: bytes, types: tuple[int, ...]) -> bytes | None:
+        """The name under which a statement is prepared; None when it is executed for the first time."""
+        assert self._kept is not None
+        key = statement, types
+        if key not in self._kept:
+            if len(self._kept) >= PREPARED_MOST:
+                self._command(b"DEALLOCATE ALL")
+                self._kept.clear()
+            self._kept[key] = None
+            return None
+        name = self._kept[key]
+        if name is None:
+            self._kept_so_far += 1
+            name = b"sendq_%d" % self._kept_so_far
+            result = self.pgconn.prepare(name, statement, types)
+            if result.status != ExecStatus.COMMAND_OK:
+                self._fail(result)
+            self._kept[key] = name
+        return name
 
     def commit(self) -> None:
         """As psycopg's own."""
@@ -76,7 +151,23 @@ class DirectConnection(Connection[tuple[Any, ...]]):
         """Raise the error of a result."""
         if self.pgconn.status != ConnStatus.OK and result.error_field(DiagnosticField.SQLSTATE) is None:
             raise OperationalError(f"the connection is lost: {self.pgconn.get_error_message()}")
+        if self._kept:
+            if result.error_field(DiagnosticField.SQLSTATE) in _FORGOTTEN:
+                raise PreparedInVain(FORGOTTEN)
+            if result.error_field(DiagnosticField.SOURCE_FUNCTION) == b"RevalidateCachedQuery":
+                raise PreparedInVain(CHANGED)
         raise errors.error_from_result(result, encoding=self.info.encoding)
+
+
+class _WideNumbers:
+    """How a connection converts values, but with each whole number as a bigint: psycopg chooses by the value, and then
+    a statement would be prepared once for each combination of sizes. Every one of them casts its parameters.
+    """
+
+    def __init__(self, connection: DirectConnection) -> None:
+        self.connection = connection
+        self.adapters = AdaptersMap(connection.adapters)
+        self.adapters.register_dumper(int, Int8BinaryDumper)
 
 
 @lru_cache(maxsize=1_000)

@@ -1,7 +1,7 @@
 """Connections to the ledger: how they are opened, and what their errors mean.
 
 PostgreSQL 14 and later, or SQLite 3.35 and later. No session state is used (no SET, no advisory locks, no named
-prepared statements), so PgBouncer in transaction mode works.
+prepared statements), so PgBouncer in transaction mode works; a worker prepares statements only where there is none.
 """
 
 from __future__ import annotations
@@ -77,21 +77,34 @@ def open_engine(url: str | URL, **options: Any) -> Engine:
 FRESH_S = 1.0
 
 
-def open_busy_engine(url: str | URL, *, monotonic: Callable[[], float] = time.monotonic, **options: Any) -> Engine:
+def open_busy_engine(
+    url: str | URL, *, keeps_plans: bool = False, monotonic: Callable[[], float] = time.monotonic, **options: Any
+) -> Engine:
     """`open_engine` for a process that uses its connections all the time, and retries aborted transactions.
 
     Pinging each connection before each transaction would be half the queries of such a process when idle. Here only a
     connection that was unused for more than `FRESH_S` is pinged, and the one used last is used first.
+
+    ``keeps_plans``: only for statements that find a few rows through an index (`sendq.ledger.db.direct`).
     """
     if ledger_url(url).get_backend_name() != "postgresql":
         return open_engine(url, **options)
     engine = open_engine(url, pool_pre_ping=False, pool_use_lifo=True, **options)
+    forgotten: list[bool] = []  # whether sessions have forgotten statements, as behind a pooler that nothing else shows
     if engine.driver == "psycopg":
         from sendq.ledger.db.direct import DirectConnection
 
         @event.listens_for(engine, "do_connect")
         def connect(_dialect: Any, _record: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-            return DirectConnection.connect(*arguments, **named)
+            connection = DirectConnection.connect(*arguments, **named)
+            if keeps_plans and not forgotten:
+                connection.keep_plans()
+            return connection
+
+        @event.listens_for(engine, "handle_error")
+        def failed(context: Any) -> None:
+            if keeps_plans and _cause_of(context.original_exception) is causes.FORGOTTEN:
+                forgotten.append(True)
 
     @event.listens_for(engine, "checkin")
     def used(_connection: Any, record: Any) -> None:
@@ -327,6 +340,9 @@ def cause_of(error: exc.DBAPIError) -> causes.Cause | None:
 def _cause_of(original: BaseException | None) -> causes.Cause | None:
     if original is None:
         return None
+    known = getattr(original, "cause", None)
+    if isinstance(known, causes.Cause):
+        return known
     message = str(original)
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
     if state is not None:

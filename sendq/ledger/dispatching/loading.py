@@ -192,6 +192,15 @@ def _load_of(dialect: str) -> Executable:
     )
     joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
     if dialect == "postgresql":
+        # A plan made while there are few batches would read all of them, and may be kept until there are many.
+        one = "LEFT JOIN LATERAL (SELECT * FROM {table} WHERE {key} = j.{its} LIMIT 1) AS {name} ON true"
+        joins = " ".join(
+            one.format(table=table, key=key, its=its, name=name)
+            for table, key, its, name in (
+                ("sendq_payload", "job_id", "id", "p"),
+                ("sendq_batch", "id", "batch_id", "b"),
+            )
+        )
         arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:floor{p} AS bigint[])" for p in range(3)])
         source = f"FROM unnest({arrays}) AS v (lane, floor0, floor1, floor2) CROSS JOIN LATERAL ({parts}) AS j"
         binds: list[BindParameter[Any]] = [bindparam("lane", type_=ARRAY(Uuid()))]

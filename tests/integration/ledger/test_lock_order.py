@@ -13,6 +13,7 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from sendq import Query
 from sendq.clock import SECOND
@@ -27,6 +28,7 @@ from sendq.ledger.db.engine import writing
 from sendq.ledger.deliveries import DeliveryAttempt
 from sendq.ledger.dispatching import rescue, turns
 from sendq.ledger.dispatching.lane_paces import pace_columns
+from sendq.ledger.dispatching.offers import offer_whole_turns
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.operators import erasure
@@ -36,6 +38,8 @@ from sendq.rules.reconcile import Seen
 from sendq.rules.states import Event
 from tests.support.ledger import Ledger, between_statements, empty, end, outcome, until_it_waits
 from tests.support.waiting import LIMIT_S
+
+LOCK_NOT_AVAILABLE = "55P03"
 
 Transaction = Callable[[Connection], Any]
 Meeting = tuple[Transaction, Transaction]
@@ -150,6 +154,23 @@ def a_claim_and_an_erasure_of_what_it_overtook(ledger: Ledger) -> Meeting:
     return _claimed(ledger, ledger.offer()), _erased(ledger, [older, newer])
 
 
+def a_round_that_claims_at_once_and_an_erasure(ledger: Ledger) -> Meeting:
+    """Of the jobs of two lanes. The round waits for none of them, but leaves its turns unclaimed."""
+    jobs = [ledger.send(grant) for grant in ("g1", "g2", "g1")]
+    ledger.clock.advance(1)
+    return _claimed_at_once(ledger), _erased(ledger, jobs)
+
+
+def a_round_that_claims_at_once_and_a_record(ledger: Ledger) -> Meeting:
+    """The turns of two lanes end, whose next jobs have just come, and those of two others are new."""
+    first, second = (_served(ledger, grant) for grant in ("g1", "g2"))
+    for grant in ("g2", "g3", "g1", "g4"):
+        ledger.send(grant)
+    ledger.clock.advance(1)
+    outcomes = [outcome(one, one.jobs[0], Event.ACCEPT, sent="yes") for one in (second, first)]
+    return _claimed_at_once(ledger), _recorded(ledger, Group(outcomes, [], [end(first), end(second)]))
+
+
 def a_record_of_pages_and_the_sums_of_their_batches(ledger: Ledger) -> Meeting:
     """One group has pages of two walks."""
     options: dict[str, Any] = {"unread": False}
@@ -242,6 +263,27 @@ def _claimed(ledger: Ledger, offered: list[Turn]) -> Transaction:
     return claim
 
 
+def _served(ledger: Ledger, grant: str) -> Claimed:
+    ledger.send(grant)
+    return ledger.serve()
+
+
+def _claimed_at_once(ledger: Ledger) -> Transaction:
+    """One round of a dispatcher that claims what it offers."""
+
+    def dispatch(connection: Connection) -> None:
+        wake_lanes(connection, take_wakes(connection, limit=10), now=ledger.clock(), paces=Paces())
+        opened = offer_whole_turns(connection, ledger.due_in(connection), now=ledger.clock())
+        try:
+            with connection.begin_nested():
+                turns.claim_at_once(connection, opened, worker=ledger.worker, now=ledger.clock(), jobs_each=10)
+        except OperationalError as error:
+            if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+                raise
+
+    return dispatch
+
+
 def _erased(ledger: Ledger, jobs: list[UUID]) -> Transaction:
     return lambda connection: erasure.erase_jobs(connection, jobs, erasure.Tally(), now=ledger.clock())
 
@@ -254,6 +296,8 @@ MEETINGS = [
     a_repeated_record_and_the_cancel_of_its_batch,
     a_claim_and_an_erasure,
     a_claim_and_an_erasure_of_what_it_overtook,
+    a_round_that_claims_at_once_and_an_erasure,
+    a_round_that_claims_at_once_and_a_record,
     a_record_of_pages_and_the_sums_of_their_batches,
     a_search_that_was_refused_and_an_operators_answer,
     deliveries_and_their_retry,

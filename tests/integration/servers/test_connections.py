@@ -12,8 +12,8 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.pq import Format
 from sqlalchemy import Connection, Engine, exc, make_url, text
 
-from sendq.errors import LedgerUnavailable
-from sendq.ledger.db import constant
+from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
+from sendq.ledger.db import constant, direct
 from sendq.ledger.db.engine import FRESH_S, open_async_engine, open_busy_engine, open_engine, reading, writing
 from tests.support.servers import PgServer
 
@@ -119,6 +119,102 @@ class TestADirectStatement:
         with pytest.raises(LedgerUnavailable):
             end()
         assert asked_directly(engine) != first
+
+
+@pytest.fixture
+def keeping(pg_url: str) -> Iterator[Engine]:
+    """An engine with one connection, which keeps plans."""
+    engine = open_busy_engine(pg_url, keeps_plans=True, pool_size=1, max_overflow=0)
+    with writing(engine) as connection:
+        connection.execute(text("CREATE TABLE fruit (id int PRIMARY KEY, weight int)"))
+        connection.execute(text("INSERT INTO fruit VALUES (1, 10), (2, 20)"))
+    yield engine
+    engine.dispose()
+
+
+PREPARED = text("SELECT statement FROM pg_prepared_statements WHERE generic_plans > 0 ORDER BY name")
+ALL_FRUIT = text("SELECT id, weight FROM fruit WHERE weight > CAST(:more AS int) ORDER BY id")
+
+
+def fruit(engine: Engine, more: int = 0) -> list[tuple[int, int]]:
+    with reading(engine) as connection:
+        return [(row[0], row[1]) for row in constant.rows(connection, ALL_FRUIT, {"more": more})]
+
+
+def prepared(engine: Engine) -> list[str]:
+    with reading(engine) as connection:
+        return [row[0] for row in connection.execute(PREPARED)]
+
+
+class TestAConnectionThatKeepsPlans:
+    def test_prepares_what_is_executed_again_whatever_its_values(self, keeping: Engine) -> None:
+        assert fruit(keeping) == [(1, 10), (2, 20)]
+        assert prepared(keeping) == []
+        assert [fruit(keeping, more) for more in (0, 15, 2**31 - 1)] == [[(1, 10), (2, 20)], [(2, 20)], []]
+        assert len(prepared(keeping)) == 1
+
+    def test_remembers_so_many_and_then_begins_again(self, keeping: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(direct, "PREPARED_MOST", 3)
+        statements = [text(f"SELECT {number}, CAST(:n AS int)") for number in range(5)]
+        for statement in statements * 3:
+            for _ in range(3):
+                with reading(keeping) as connection:
+                    assert constant.rows(connection, statement, {"n": 7})[0][1] == 7
+        assert 0 < len(prepared(keeping)) <= 3
+
+    def test_goes_on_when_a_migration_adds_a_column_or_an_index(self, keeping: Engine, pg_url: str) -> None:
+        session = asked(keeping)
+        for change in ("ADD COLUMN color text", "ADD UNIQUE (weight)", "DROP COLUMN color"):
+            assert fruit(keeping) == fruit(keeping) == [(1, 10), (2, 20)]
+            _change_fruit(pg_url, change)
+        assert fruit(keeping) == [(1, 10), (2, 20)]
+        assert asked(keeping) == session
+
+    def test_is_replaced_when_a_migration_changes_what_a_statement_returns(self, keeping: Engine, pg_url: str) -> None:
+        for _ in range(2):
+            assert fruit(keeping) == fruit(keeping) == [(1, 10), (2, 20)]
+            _change_fruit(pg_url, "ALTER COLUMN weight TYPE bigint")
+            with pytest.raises(Retryable, match="migration"):
+                fruit(keeping)
+            assert fruit(keeping) == fruit(keeping) == [(1, 10), (2, 20)]
+            assert prepared(keeping)
+            _change_fruit(pg_url, "ALTER COLUMN weight TYPE int")
+            with pytest.raises(Retryable, match="migration"):
+                fruit(keeping)
+
+    @pytest.mark.parametrize("forgets", ["DISCARD ALL", "DEALLOCATE ALL"])
+    def test_is_replaced_by_one_that_keeps_none_when_the_session_forgets(self, keeping: Engine, forgets: str) -> None:
+        fruit(keeping), fruit(keeping)
+        with keeping.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text(forgets))
+        with pytest.raises(Retryable, match="prepared"):
+            fruit(keeping)
+        for _ in range(3):
+            assert fruit(keeping) == [(1, 10), (2, 20)]
+        assert prepared(keeping) == []
+
+    def test_is_replaced_by_one_that_keeps_none_when_the_name_is_taken(self, keeping: Engine) -> None:
+        with keeping.connect() as connection:
+            connection.execute(text("PREPARE sendq_1 AS SELECT 1"))
+            connection.commit()
+        fruit(keeping)
+        with pytest.raises(Retryable, match="prepared"):
+            fruit(keeping)
+        assert fruit(keeping) == fruit(keeping) == [(1, 10), (2, 20)]
+
+    def test_says_what_is_wrong_as_any_other(self, keeping: Engine) -> None:
+        for statement in (text("SELECT 1 / CAST(:n AS int)"), text("SELECT CAST(:n AS int) FROM nothing")):
+            for _ in range(3):
+                with pytest.raises((exc.DataError, SchemaMismatch)), reading(keeping) as connection:
+                    constant.rows(connection, statement, {"n": 0})
+        assert fruit(keeping) == [(1, 10), (2, 20)]
+
+
+def _change_fruit(url: str, change: str) -> None:
+    other = open_engine(url)
+    with writing(other) as connection:
+        connection.execute(text(f"ALTER TABLE fruit {change}"))
+    other.dispose()
 
 
 class TestAList:

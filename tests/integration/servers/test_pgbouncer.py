@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from sendq.async_queue import AsyncSendQueue
-from sendq.ledger.db import migrate, schema
-from sendq.ledger.db.engine import open_async_engine, open_engine
+from sendq.ledger.db import constant, migrate, schema
+from sendq.ledger.db.engine import open_async_engine, open_busy_engine, open_engine
 from sendq.messages.message import Message
 from sendq.queue import SendQueue
 from settings import Settings
@@ -70,6 +70,25 @@ def accepted(pg_url: str) -> tuple[int, int, int]:
         ]
     engine.dispose()
     return counts[0], counts[1], counts[2]
+
+
+class TestAWorkersStatementsBehindPgBouncer:
+    def test_are_not_prepared(self, url: sa.URL) -> None:
+        engine = open_busy_engine(url, keeps_plans=True)
+        numbers = sa.text("SELECT CAST(:n AS int), pg_backend_pid()")
+        state = sa.text("SELECT (SELECT count(*) FROM pg_prepared_statements), current_setting('enable_seqscan')")
+        with engine.connect() as first, engine.connect() as second:
+            met = set()
+            for number in range(TRANSACTIONS):
+                for connection in (first, second):
+                    ((found, session),) = constant.rows(connection, numbers, {"n": number})
+                    assert found == number
+                    met.add(session)
+                    assert connection.execute(state).one() == (0, "on")
+                for connection in (first, second) if number % 2 else (second, first):
+                    connection.rollback()
+        engine.dispose()
+        assert len(met) == SERVER_CONNECTIONS
 
 
 class TestEnqueueBehindPgBouncer:
