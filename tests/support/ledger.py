@@ -21,13 +21,14 @@ from sqlalchemy import Connection, Engine, QueuePool, Row, event, select, text
 
 from sendq import Message, SendQueue, State
 from sendq.clock import SECOND, Micros
+from sendq.facts.lanes import Lane
 from sendq.facts.outcomes import Attempt, Outcome
 from sendq.facts.turns import Begin, Claimed, End, Group, Recorded, Turn
 from sendq.ids import lane_id, new_id
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_busy_engine, writing
 from sendq.ledger.dispatching import turns
-from sendq.ledger.dispatching.offers import due_lanes, offer_turns
+from sendq.ledger.dispatching.offers import due_lanes, due_whole_lanes, offer_turns, opened
 from sendq.ledger.dispatching.pairs import read_pairs
 from sendq.ledger.dispatching.record import record as record_in
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
@@ -101,6 +102,13 @@ class Ledger:
         now = self.clock()
         open_pairs = [pair for pair in read_pairs(connection) if pair.wants_at <= now]
         return [served for pair in open_pairs for served in due_lanes(connection, pair, now=now, limit=1_000)]
+
+    def opened_in(self, connection: Connection) -> list[Lane]:
+        """The due lanes with the turns that the dispatcher would claim for its own process."""
+        now = self.clock()
+        open_pairs = [pair for pair in read_pairs(connection) if pair.wants_at <= now]
+        found = [lane for pair in open_pairs for lane in due_whole_lanes(connection, pair, now=now, limit=1_000)]
+        return [opened(lane, lane.ramp, now=now) for lane in found]
 
     def offer(self) -> list[Turn]:
         """One round of the dispatcher: take in new jobs, choose all due lanes, offer their turns."""

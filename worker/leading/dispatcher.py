@@ -10,7 +10,7 @@ transaction, if that is possible without waiting for anything. Turns that are lo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from uuid import UUID
@@ -26,7 +26,15 @@ from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching import broker, canary, workers
 from sendq.ledger.dispatching.lane_paces import apply_paces
 from sendq.ledger.dispatching.lanes import NEVER
-from sendq.ledger.dispatching.offers import Used, due_lanes, give_back, offer_turns, offer_whole_turns, slots_in_use
+from sendq.ledger.dispatching.offers import (
+    Used,
+    due_lanes,
+    due_whole_lanes,
+    give_back,
+    offer_turns,
+    opened,
+    slots_in_use,
+)
 from sendq.ledger.dispatching.pairs import PairView, read_pairs, unprove
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.rules import fair_share
@@ -246,6 +254,8 @@ class Dispatcher:
         floors.first_turn(min((one.first_at for one in used.values()), default=None), now)
         free = capacity - sum(one.young + one.old for one in used.values())
         waiting = {}
+        quiet = until_over is not None and woken <= AT_ONCE_MOST and not self._full
+        whole: dict[UUID, Lane] | None = {} if quiet else None
         for pair in due:
             allowed = pair.allows(now=now)
             if allowed is not None and pair.ramp is None:
@@ -255,32 +265,38 @@ class Dispatcher:
                 by_pair = used.get((pair.application, pair.provider), NOTHING_USED)
                 room = min(free, probing_room(allowed, young=by_pair.young, old=by_pair.old))
             if room > 0:
-                waiting[pair] = fair_share.fit(
-                    due_lanes(
-                        connection, pair, now=now, limit=room, floor=floors.next_at[pair.application, pair.provider]
-                    ),
-                    room,
-                )
+                waiting[pair] = fair_share.fit(self._due(connection, pair, whole, now=now, limit=room), room)
         lanes = (lane for pair, lanes in waiting.items() if pair.application == canary.APPLICATION for lane, _ in lanes)
         canaries = frozenset(lanes)
         chosen = fair_share.choose(waiting, free)
-        begin = None
-        if until_over is None or canaries or not 0 < len(chosen) <= AT_ONCE_MOST:
-            offered = offer_turns(connection, chosen, now=now)
-            busy = _busy(offered, capacity, free)
-        else:
-            opened = offer_whole_turns(connection, chosen, now=now)
-            offered = [Turn(lane.id, lane.fence, lane.turn_slots) for lane in opened]
-            busy = _busy(offered, capacity, free)
+        few = [] if until_over is None or canaries else _opened(chosen, whole, now=now)
+        offered, begin = [Turn(lane.id, lane.fence, lane.turn_slots) for lane in few], None
+        if few and until_over is not None:
             self._tried_at_once = True
-            begin = self._claim_at_once(connection, opened, busy, until_over) if opened else None
+            begin = self._claim_at_once(connection, few, _busy(offered, capacity, free), until_over)
+        if begin is None:
+            offered = offer_turns(connection, chosen, now=now)
         if offered:
             failpoints.reached("offering")
         full = not offered or len(offered) < sum(map(len, waiting.values()))
         # A pair of which one lane was due may have no other; of the rest, further lanes may be due by now.
         after = (pair.then_wants_at if len(waiting.get(pair, ())) == 1 else now for pair in due)
         next_at = min(next_at, *after)
-        return Round(offered, woken, next_at, full=full, busy=busy, canaries=canaries, begin=begin)
+        return Round(
+            offered, woken, next_at, full=full, busy=_busy(offered, capacity, free), canaries=canaries, begin=begin
+        )
+
+    def _due(
+        self, connection: Connection, pair: PairView, whole: dict[UUID, Lane] | None, *, now: Micros, limit: int
+    ) -> list[tuple[UUID, int]]:
+        """The due lanes of a pair; if they are few, their rows are added to ``whole``, unless that is None."""
+        floor = self._floors.next_at[pair.application, pair.provider]
+        if whole is not None:
+            found = due_whole_lanes(connection, pair, now=now, limit=min(limit, AT_ONCE_MOST + 1), floor=floor)
+            if len(found) <= AT_ONCE_MOST:
+                whole |= {lane.id: lane for lane in found}
+                return [(lane.id, lane.ramp) for lane in found]
+        return due_lanes(connection, pair, now=now, limit=limit, floor=floor)
 
     def _hand_over(self, done: Round) -> None:
         """Have the turns of a round claimed, if they are not yet: by this process, or by whichever worker the broker
@@ -369,6 +385,13 @@ class Dispatcher:
             if not workers.sleep_until(connection, self._holder(), until):
                 self._leadership.lose()
         self._sleeps_until = until
+
+
+def _opened(chosen: Sequence[tuple[UUID, int]], whole: Mapping[UUID, Lane] | None, *, now: Micros) -> list[Lane]:
+    """The chosen lanes with the turns that they would be offered, if they are few and their ``whole`` rows known."""
+    if not whole or len(chosen) > AT_ONCE_MOST or any(lane_id not in whole for lane_id, _ in chosen):
+        return []
+    return [opened(whole[lane_id], slots, now=now) for lane_id, slots in chosen]
 
 
 def _busy(offered: Sequence[Turn], capacity: int, free: int) -> float:

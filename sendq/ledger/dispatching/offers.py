@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Connection, Integer, SmallInteger, Text, bindparam, null, select, text, update
@@ -28,9 +27,22 @@ def due_lanes(
     return [(lane_id, ramp) for lane_id, ramp in constant.rows(connection, _DUE, values)]
 
 
+def due_whole_lanes(
+    connection: Connection, pair: PairView, *, now: Micros, limit: int, floor: Micros = 0
+) -> list[Lane]:
+    """`due_lanes` for a caller that means to claim their turns itself: their whole rows."""
+    values = {"of": pair.application, "with": pair.provider, "now": now, "most": limit, "floor": floor}
+    return [Lane._make(row) for row in constant.rows(connection, _DUE_WHOLE, values)]
+
+
+def opened(lane: Lane, slots: int, *, now: Micros) -> Lane:
+    """A due lane with the turn that `offer_turns` would open."""
+    return lane._replace(turn="offered", fence=lane.fence + 1, turn_at=now, turn_worker=None, turn_slots=slots)
+
+
 _LANE = schema.lane.c
-_DUE = (
-    select(_LANE.id, _LANE.ramp)
+_DUE_WHOLE = (
+    select(schema.lane)
     .where(
         _LANE.application == bindparam("of", type_=Text),
         _LANE.provider == bindparam("with", type_=Text),
@@ -42,36 +54,23 @@ _DUE = (
     .limit(bindparam("most", type_=Integer))
     .with_for_update(skip_locked=True)
 )
+_DUE = _DUE_WHOLE.with_only_columns(_LANE.id, _LANE.ramp)
 
 
 def offer_turns(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros) -> list[Turn]:
     """Open a turn for each of these lanes that has none, with the given calls at once: compare and set."""
-    slots = dict(wanted)
-    return [Turn(lane, fence, slots[lane]) for lane, fence in _offered(connection, wanted, now=now, whole=False)]
-
-
-def offer_whole_turns(connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros) -> list[Lane]:
-    """`offer_turns` for a caller that claims them itself: returns the lanes, with their open turns."""
-    return [Lane._make(row) for row in _offered(connection, wanted, now=now, whole=True)]
-
-
-def _offered(
-    connection: Connection, wanted: Sequence[tuple[UUID, int]], *, now: Micros, whole: bool
-) -> list[tuple[Any, ...]]:
-    """A row for each opened turn, in the order of ``wanted``."""
     by_slots: dict[int, list[UUID]] = {}
     for lane_id, slots in wanted:
         by_slots.setdefault(slots, []).append(lane_id)
-    statement = _offer_of(connection.dialect.name, whole=whole)
-    rows: dict[UUID, tuple[Any, ...]] = {}
+    statement = _offer_of(connection.dialect.name)
+    fences: dict[UUID, int] = {}
     for slots, ids in by_slots.items():
-        values = {"ids": ids, "now": now, "slots": slots}
-        rows |= {row[0]: row for row in constant.rows(connection, statement, values)}
-    return [rows[lane_id] for lane_id, _ in wanted if lane_id in rows]
+        fences |= dict(constant.rows(connection, statement, {"ids": ids, "now": now, "slots": slots}))
+    return [Turn(lane_id, fences[lane_id], slots) for lane_id, slots in wanted if lane_id in fences]
 
 
 @lru_cache
-def _offer_of(dialect: str, *, whole: bool) -> Executable:
+def _offer_of(dialect: str) -> Executable:
     return (
         update(schema.lane)
         .where(one_of_given(dialect, _LANE.id), _LANE.turn.is_(None))
@@ -82,7 +81,7 @@ def _offer_of(dialect: str, *, whole: bool) -> Executable:
             turn_worker=null(),
             turn_slots=bindparam("slots", type_=SmallInteger),
         )
-        .returning(*(_LANE if whole else (_LANE.id, _LANE.fence)))
+        .returning(_LANE.id, _LANE.fence)
     )
 
 

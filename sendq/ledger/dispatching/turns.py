@@ -12,8 +12,22 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Text, Uuid, any_, bindparam, exists, select, text, true
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Connection,
+    Text,
+    Uuid,
+    any_,
+    bindparam,
+    exists,
+    select,
+    text,
+    true,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import dialect as postgresql
 from sqlalchemy.sql.base import Executable
 
 from sendq.clock import Micros
@@ -41,6 +55,8 @@ from sendq.vault import Vault
 
 if TYPE_CHECKING:
     from sendq.ledger.dispatching.suppression import Suppression
+
+_POSTGRESQL = postgresql()  # type: ignore[no-untyped-call]
 
 
 def claim(
@@ -92,7 +108,8 @@ def claim_at_once(
     vault: Vault = NO_VAULT,
     is_whole: Callable[[Standing], bool] = lambda found: found.may_be_claimed,
 ) -> list[Claimed]:
-    """`claim` turns in the transaction that offers them (`offer_whole_turns`): all of them, or none.
+    """Open turns and `claim` them in one step: all of them, or none. ``offered``: lanes that this transaction has
+    locked and that have no turn, each with the turn that it gets (`sendq.ledger.dispatching.offers.opened`).
 
     None are claimed, and nothing is changed, if one of the jobs needs more than a look at itself: it must not begin any
     more, its tag is held, its order among others of its object matters, or this version or vault cannot read it. Those
@@ -142,22 +159,19 @@ def _claimed(
     to_begin = [(job_id, row.fence) for lane_id, row in ours.items() for job_id in starts[lane_id]]
     if waits:
         lock_in_order(connection, [job_id for job_id, _ in to_begin])
-    begun = begin(connection, to_begin, now=now, waits=waits)
-    update_rows(
-        connection,
-        schema.lane,
-        [
-            {
-                "id": lane_id,
-                "turn": "claimed",
-                "turn_worker": worker,
-                "turn_at": max(now, row.turn_at or 0),  # a worker whose clock is behind must not make it look old
-                "turn_slots": slots[lane_id],
-                "used": pacers[lane_id].text,  # if the turn is lost, the jobs that it began are charged
-            }
-            for lane_id, row in ours.items()
-        ],
-    )
+    lanes = [
+        {
+            "id": lane_id,
+            "fence": row.fence,
+            "turn": "claimed",
+            "turn_worker": worker,
+            "turn_at": max(now, row.turn_at or 0),  # a worker whose clock is behind must not make it look old
+            "turn_slots": slots[lane_id],
+            "used": pacers[lane_id].text,  # if the turn is lost, the jobs that it began are charged
+        }
+        for lane_id, row in ours.items()
+    ]
+    begun = _begin_and_claim(connection, to_begin, lanes, now=now, waits=waits)
     return [
         Claimed(
             row,
@@ -236,25 +250,52 @@ def _around_of(dialect: str, known: tuple[ColumnElement[Any], ...]) -> Executabl
     )
 
 
-def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros, waits: bool = True) -> set[UUID]:
+def begin(connection: Connection, jobs: Sequence[tuple[UUID, int]], *, now: Micros) -> set[UUID]:
     """Mark jobs as begun in the turn of the given fence; returns those that were due, or already begun in it.
 
     A job that has been cancelled, held or put off meanwhile is not among them, and must not be sent. Several jobs are
-    locked already, unless it ``waits`` for no other transaction: then a lock of one raises the driver's error (55P03).
+    locked already.
     """
     if not jobs:
         return set()
-    ordered = sorted(jobs, key=lambda job: job[0].int)
     if connection.dialect.name == "postgresql":
-        ids, fences = zip(*ordered, strict=True)
-        values = {"ids": list(ids), "fences": list(fences), "now": now}
-        return {row[0] for row in constant.rows(connection, _begin_many(waits=waits), values)}
+        return {row[0] for row in constant.rows(connection, _begin_many(), _in_columns(jobs) | {"now": now})}
     begun: set[UUID] = set()
-    for job_id, fence in ordered:
+    for job_id, fence in sorted(jobs, key=lambda job: job[0].int):
         begun.update(connection.execute(_BEGIN_ONE, {"id": job_id, "fence": fence, "now": now}).scalars())
     return begun
 
 
+def _in_columns(jobs: Sequence[tuple[UUID, int]]) -> dict[str, list[Any]]:
+    ordered = sorted(jobs, key=lambda job: job[0].int)
+    return {"ids": [job_id for job_id, _ in ordered], "fences": [fence for _, fence in ordered]}
+
+
+def _begin_and_claim(
+    connection: Connection,
+    jobs: Sequence[tuple[UUID, int]],
+    lanes: Sequence[Mapping[str, Any]],
+    *,
+    now: Micros,
+    waits: bool,
+) -> set[UUID]:
+    """`begin` jobs, and write the claimed turns of their locked lanes: on PostgreSQL in one statement.
+
+    If it does not ``wait`` for other transactions, a lock of a job raises the driver's error (55P03).
+    """
+    if not lanes:
+        return set()
+    if connection.dialect.name == "postgresql":
+        values = {f"lane_{name}": [lane[name] for lane in lanes] for name in _CLAIMED_LANE}
+        values |= _in_columns(jobs) | {"now": now, "worker": lanes[0]["turn_worker"]}
+        return {row[0] for row in constant.rows(connection, _begin_many(claims=True, waits=waits), values)}
+    begun = begin(connection, jobs, now=now)
+    update_rows(connection, schema.lane, lanes)
+    return begun
+
+
+# What differs between the lanes of a claim.
+_CLAIMED_LANE = ("id", "fence", "turn_at", "turn_slots", "used")
 _BEGIN_SET = (
     "UPDATE sendq_job SET state = 'sending', begun_at = :now, key_at = coalesce(sendq_job.key_at, :now), turn = "
 )
@@ -270,10 +311,26 @@ _BEGIN_ONE = (
 
 
 @lru_cache
-def _begin_many(*, waits: bool) -> Executable:
-    locked = "WITH l AS MATERIALIZED (SELECT id FROM sendq_job WHERE id = ANY(:ids) ORDER BY id FOR UPDATE NOWAIT) "
+def _begin_many(*, claims: bool = False, waits: bool = True) -> Executable:
+    before: list[str] = []
+    binds: list[BindParameter[Any]] = [
+        bindparam("ids", type_=ARRAY(Uuid())),
+        bindparam("fences", type_=ARRAY(BigInteger)),
+    ]
+    if claims:
+        kinds = {name: schema.lane.c[name].type for name in _CLAIMED_LANE}
+        arrays = ", ".join(f"CAST(:lane_{name} AS {kind.compile(_POSTGRESQL)}[])" for name, kind in kinds.items())
+        changes = ", ".join(f"{name} = c.{name}" for name in _CLAIMED_LANE[1:])
+        before.append(
+            f"claimed AS (UPDATE sendq_lane AS t SET turn = 'claimed', turn_worker = :worker, {changes}"  # noqa: S608
+            f" FROM unnest({arrays}) AS c ({', '.join(_CLAIMED_LANE)}) WHERE t.id = c.id)"
+        )
+        binds += [bindparam(f"lane_{name}", type_=ARRAY(kind)) for name, kind in kinds.items()]
+        binds.append(bindparam("worker", type_=Uuid()))
+    if not waits:
+        before.append("l AS MATERIALIZED (SELECT id FROM sendq_job WHERE id = ANY(:ids) ORDER BY id FOR UPDATE NOWAIT)")
     statement = (
-        ("" if waits else locked)
+        (f"WITH {', '.join(before)} " if before else "")
         + _BEGIN_SET
         + "v.fence FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS v (id, fence)"
         + ("" if waits else " JOIN l ON l.id = v.id")
@@ -284,12 +341,4 @@ def _begin_many(*, waits: bool) -> Executable:
         " WHEN 'sending' THEN sendq_job.turn = v.fence ELSE false END"
         " RETURNING sendq_job.id"
     )
-    return (
-        text(statement)
-        .bindparams(
-            bindparam("ids", type_=ARRAY(Uuid())),
-            bindparam("fences", type_=ARRAY(BigInteger)),
-            bindparam("now", type_=BigInteger),
-        )
-        .columns(id=Uuid())
-    )
+    return text(statement).bindparams(*binds, bindparam("now", type_=BigInteger)).columns(id=Uuid())

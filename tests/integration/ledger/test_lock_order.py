@@ -28,7 +28,6 @@ from sendq.ledger.db.engine import writing
 from sendq.ledger.deliveries import DeliveryAttempt
 from sendq.ledger.dispatching import rescue, turns
 from sendq.ledger.dispatching.lane_paces import pace_columns
-from sendq.ledger.dispatching.offers import offer_whole_turns
 from sendq.ledger.dispatching.record import record
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.operators import erasure
@@ -273,7 +272,7 @@ def _claimed_at_once(ledger: Ledger) -> Transaction:
 
     def dispatch(connection: Connection) -> None:
         wake_lanes(connection, take_wakes(connection, limit=10), now=ledger.clock(), paces=Paces())
-        opened = offer_whole_turns(connection, ledger.due_in(connection), now=ledger.clock())
+        opened = ledger.opened_in(connection)
         try:
             with connection.begin_nested():
                 turns.claim_at_once(connection, opened, worker=ledger.worker, now=ledger.clock(), jobs_each=10)

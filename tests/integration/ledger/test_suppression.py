@@ -30,7 +30,6 @@ from sendq.enqueueing.suppressing import Hit
 from sendq.facts.turns import Claimed, Unopened
 from sendq.ledger import suppressions
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching.offers import offer_whole_turns
 from sendq.ledger.dispatching.turns import claim as usual_claim
 from sendq.ledger.dispatching.turns import claim_at_once
 from sendq.ledger.reading import gauges
@@ -70,7 +69,7 @@ def claimed_at_once(ledger: Ledger, **options: Any) -> list[Claimed]:
     """A round of a dispatcher that claims what it offers; without a claim it is rolled back."""
     ledger.absorb()
     with ledger.engine.connect() as connection:
-        opened = offer_whole_turns(connection, ledger.due_in(connection), now=ledger.clock())
+        opened = ledger.opened_in(connection)
         assert opened
         given: dict[str, Any] = {"worker": ledger.worker, "now": ledger.clock(), "jobs_each": 50} | options
         claimed = claim_at_once(connection, opened, **given)

@@ -14,8 +14,7 @@ from sendq.clock import moment
 from sendq.errors import Retryable
 from sendq.facts.turns import Claimed
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching.lanes import lock
-from sendq.ledger.dispatching.offers import offer_turns, offer_whole_turns
+from sendq.ledger.dispatching.offers import offer_turns
 from sendq.ledger.dispatching.turns import claim, claim_at_once
 from sendq.rules.preflight import KEY_MAX_AGE
 from sendq.vault import Vault
@@ -30,7 +29,7 @@ def at_once(ledger: Ledger, *, jobs_each: int = 50, **options: Any) -> list[Clai
     """One round of a dispatcher that claims what it offers."""
     ledger.absorb()
     with ledger.writing() as connection:
-        opened = offer_whole_turns(connection, ledger.due_in(connection), now=ledger.clock())
+        opened = ledger.opened_in(connection)
         given: dict[str, Any] = {"worker": ledger.worker, "now": ledger.clock(), "jobs_each": jobs_each} | options
         return claim_at_once(connection, opened, **given)
 
@@ -139,13 +138,13 @@ class TestATurnThatNeedsMoreThanALook:
     def test_is_left_as_it_is(self, ledger: Ledger, given: Callable[[Ledger], object]) -> None:
         given(ledger)
         ledger.queue.send("g2", MESSAGE)  # its turn is left too: all or none
-        ledger.offer()
+        ledger.absorb()
         before = state_of(ledger)
         with ledger.writing() as connection:
-            lanes = lock(connection, [row.id for row in before[1]]).values()
-            assert [lane.is_offered for lane in lanes] == [True, True]
+            opened = ledger.opened_in(connection)
+            assert [lane.is_offered for lane in opened] == [True, True]
             options: dict[str, Any] = {"worker": ledger.worker, "now": ledger.clock(), "jobs_each": 50, "vault": VAULT}
-            assert claim_at_once(connection, list(lanes), **options) == []
+            assert claim_at_once(connection, opened, **options) == []
         assert state_of(ledger) == before
 
     def test_is_left_if_it_is_not_encrypted_though_there_is_a_key(self, ledger: Ledger) -> None:
@@ -155,7 +154,7 @@ class TestATurnThatNeedsMoreThanALook:
     def test_is_left_while_the_ledger_has_lost_what_this_worker_knew(self, ledger: Ledger) -> None:
         ledger.send()
         assert at_once(ledger, is_whole=lambda standing: False) == []
-        assert ledger.lane().turn == "offered"
+        assert ledger.lane().turn is None
 
 
 class TestAJobThatAnotherTransactionHasLocked:

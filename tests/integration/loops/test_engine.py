@@ -16,7 +16,7 @@ from sendq.facts.outcomes import Outcome
 from sendq.facts.turns import Recorded, Unopened
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import workers
-from sendq.ledger.dispatching.offers import give_back, offer_whole_turns
+from sendq.ledger.dispatching.offers import give_back, offer_turns
 from sendq.simulator import Simulator
 from settings import Settings
 from tasks import turn
@@ -84,15 +84,17 @@ def lose_answer_of_next_commit(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) 
 
 
 def at_once(house: House, *, busy: float = 1.0) -> bool:
-    """What a dispatcher does that claims what it offers; whether it did."""
+    """What a dispatcher does that claims turns for its own process, and offers them if it cannot; whether it did."""
     ledger = house.ledger
     ledger.clock.at = clock.now()
     if ledger.rows(schema.wake):
         ledger.absorb()
     with ExitStack() as until_over:
         with ledger.writing() as connection:
-            opened = offer_whole_turns(connection, ledger.due_in(connection), now=ledger.clock())
+            opened = ledger.opened_in(connection)
             begin = house.engine.intake.claim_at_once(connection, opened, busy, until_over)
+            if begin is None:
+                offer_turns(connection, [(lane.id, lane.turn_slots) for lane in opened], now=ledger.clock())
         if begin is not None:
             begin()
         return begin is not None
@@ -228,7 +230,7 @@ class TestTurnsOfTheOwnDispatcher:
 
 
 class TestTurnsThatAreClaimedAtOnce:
-    """By the own dispatcher, in the transaction that offers them."""
+    """By the own dispatcher, in the transaction of its round."""
 
     def test_are_carried_out(self, house: House, api: Simulator) -> None:
         job = house.ledger.send()
