@@ -16,6 +16,7 @@ NAMES = {
     "leader": "turns per second of one dispatcher, by number of lanes",
     "latency": "commit to call on an idle system, and the cost of idling",
     "scale": "cost per dispatched job with up to ten million waiting; two workers; retention; many writers",
+    "storage": "WAL, commits, dead rows and index writes per job; size and cost while retention is at work",
     "telemetry": "CPU per attempt of logs, metrics, Flower events and Sentry traces",
 }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accounting, bulk, clients, latency, leader, scale, writers
+from benchmarks import accounting, bulk, clients, latency, leader, scale, storage, writers
 from benchmarks.accounting import parse, rows_of
 
 
@@ -67,6 +67,21 @@ class TestLeader:
         loads = re.findall(r"^\| (backlog|lone jobs) \| 2,000 \| [\d,]+ \| ([\d.]+) \| 0\.\d+ \|", report, re.MULTILINE)
         assert [load for load, _ in loads] == ["backlog", "lone jobs", "lone jobs"]
         assert [float(turns) for _, turns in loads[1:]] == [leader.FEW, leader.MANY]
+
+
+@pytest.mark.long
+class TestStorage:
+    def test_reports_what_a_job_writes_and_what_grew(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(storage, "MOST_TIMES", 0.0)
+        assert storage.main(["--minutes", "0.2", "--rate", "20", "--lanes", "5", "--report", str(tmp_path)]) == 1
+        report = (tmp_path / "storage.md").read_text()
+        assert verdicts(report) == ["False", "False"]
+        ((entries, versions),) = re.findall(
+            r"^\| \d+ \| [\d.]+ \| \d+ \| ([\d.]+) \| ([\d.]+) \|$", report, re.MULTILINE
+        )
+        assert float(entries) > float(versions) > 1
+        assert re.search(r"^\| sendq_job \| [\d.]+ \| [\d.]+ \| 0\.0 \|", report, re.MULTILINE)  # never HOT
+        assert re.search(r"^\| sendq_job_waiting_idx \| \d+ \| \d+ \| [1-9]\d* \|$", report, re.MULTILINE)
 
 
 @pytest.mark.long
