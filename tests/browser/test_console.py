@@ -125,9 +125,11 @@ class TestEveryPage:
         job = next(row.id for row in served.ledger.rows(schema.job) if row.state == "dead")
         grant = served.ledger.rows(schema.lane)[0].grant_id
         batch = served.ledger.rows(schema.batch)[0].id
+        waiting = next(row.id for row in served.ledger.rows(schema.job) if row.state == "queued")
         own = (f"/jobs/{job}", f"/accounts/default/{grant}", f"/batches/{batch}", f"/acts/retry?job={job}")
+        changes = (f"/jobs/{waiting}", f"/acts/reschedule?job={waiting}", f"/acts/hold-job?job={waiting}")
         found: dict[str, list[str]] = {}
-        for path in (*PAGES, *own):
+        for path in (*PAGES, *own, *changes):
             page.goto(served.url + path)
             expect(page.locator("h1")).to_be_visible()
             found[path] = [*barriers(page), *([] if fits(page) else ["it is wider than the window"])]
@@ -179,6 +181,19 @@ class TestAJob:
         page.get_by_role("button", name="Cancel the job").click()
         expect(page.locator(".lead")).to_contain_text("Done.")
         assert served.ledger.state(job) == "cancelled"
+
+    def test_is_held_and_released(self, window: Callable[..., Page], served: Served) -> None:
+        job = next(row.id for row in served.ledger.rows(schema.job) if row.state == "queued")
+        page = window()
+        for act, says in (("Hold", "The job is held until it is released"), ("Release", "Hold…")):
+            page.goto(f"{served.url}/jobs/{job}")
+            page.get_by_role("link", name=f"{act}…").click()
+            reason(page, "the price is wrong")
+            page.get_by_role("button", name=f"{act} the job").click()
+            expect(page.get_by_text("Done.")).to_be_visible()
+            page.goto(f"{served.url}/jobs/{job}")
+            expect(page.get_by_text(says).first).to_be_visible()
+        assert served.ledger.job(job).resume_at is None
 
 
 class TestLiveUpdates:
