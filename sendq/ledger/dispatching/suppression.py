@@ -1,7 +1,7 @@
 """Suppressed recipients at the claim: a job may have waited while one of its recipients bounced or unsubscribed.
 
-It costs one query for the jobs of a claim, and only where an application has a suppression list: whether one has, and
-the key of its digests, comes with a query that each claim makes anyway.
+It costs two queries for the jobs of a claim, and only where an application has a suppression list: whether one has,
+comes with a query that each claim makes anyway.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
 from sendq.ledger import suppressions
 from sendq.ledger.contents import chunk_of, pieces_of
-from sendq.ledger.secrets import opened_digest_key
+from sendq.ledger.secrets import stored_digest_key
 from sendq.messages.content import chunk_count
 from sendq.messages.digests import digest_of
 from sendq.messages.recipients import Recipients, recipients_in, text_of
@@ -26,17 +26,16 @@ from sendq.vault import Vault
 
 
 class Suppression:
-    """The check of the jobs of one claim. ``value``, ``cipher_key``: the stored key of the digests."""
+    """The check of the jobs of one claim."""
 
-    def __init__(self, connection: Connection, vault: Vault, value: bytes, cipher_key: str | None) -> None:
+    def __init__(self, connection: Connection, vault: Vault) -> None:
         self._connection, self._vault = connection, vault
-        self._value, self._cipher_key = value, cipher_key
         self._key: bytes | None = None
 
     def open_key(self, job: ClaimedJob) -> None:
         """Raise `Unreadable` if this vault cannot open the key of the digests: without it no mail can be checked."""
         if self._key is None and job.operation == "send":
-            self._key = opened_digest_key(self._value, self._cipher_key, self._vault)
+            self._key = stored_digest_key(self._connection, self._vault)
 
     def suppressed(self, lanes: Mapping[UUID, Lane], jobs: Mapping[UUID, Sequence[ClaimedJob]]) -> list[ClaimedJob]:
         """Those of these (opened) jobs that have a suppressed recipient."""

@@ -24,7 +24,6 @@ from sqlalchemy import (
     exists,
     select,
     text,
-    true,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import dialect as postgresql
@@ -44,7 +43,6 @@ from sendq.ledger.dispatching.tag_holds import are_held
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting, lock_in_order
 from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
-from sendq.ledger.secrets import sealed_digest_key
 from sendq.rules.job_change import cancel_event
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
@@ -220,32 +218,27 @@ def _around(
     statement = _around_of(connection.dialect.name, tuple(lineage.columns(connection)))
     rows = constant.rows(connection, statement, {"applications": sorted(applications)})
     streaks = {(application, provider): streak for application, provider, streak, *_ in rows if provider is not None}
-    *_, value, cipher_key = rows[0]
-    standing = Standing(*rows[0][3:-2])
-    if value is None:
+    standing = Standing(*rows[0][3:-1])
+    if not any(row[-1] for row in rows):
         return standing, streaks, None
     # It reads messages and addresses, whose packages a worker without a suppression list does not load.
     from sendq.ledger.dispatching.suppression import Suppression
 
-    return standing, streaks, Suppression(connection, vault, value, cipher_key)
+    return standing, streaks, Suppression(connection, vault)
 
 
 @lru_cache
 def _around_of(dialect: str, known: tuple[ColumnElement[Any], ...]) -> Executable:
     pair, leader, suppression = schema.pair.c, schema.leader, schema.suppression.c
-
-    def of_these(column: ColumnElement[str]) -> ColumnElement[bool]:
-        if dialect == "postgresql":
-            return column == any_(bindparam("applications", type_=ARRAY(Text)))
-        return column.in_(bindparam("applications", expanding=True, type_=Text))
-
-    has_list = exists().where(of_these(suppression.application))
-    key = sealed_digest_key().where(has_list).subquery()
+    if dialect == "postgresql":
+        of_these = pair.application == any_(bindparam("applications", type_=ARRAY(Text)))
+    else:
+        of_these = pair.application.in_(bindparam("applications", expanding=True, type_=Text))
+    has_list = exists().where(suppression.application == pair.application)
     return (
-        select(pair.application, pair.provider, pair.streak, *known, key.c.value, key.c.cipher_key)
+        select(pair.application, pair.provider, pair.streak, *known, has_list)
         .select_from(leader)
-        .outerjoin(schema.pair, of_these(pair.application))
-        .outerjoin(key, true())
+        .outerjoin(schema.pair, of_these)
         .where(leader.c.name == lineage.DISPATCHER)
     )
 
