@@ -240,10 +240,16 @@ class Reading(LedgerAccess):
         tag: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        each: str | None = None,
     ) -> list[DeadLetterCount]:
-        """The number of dead letters of each rule, the largest first; the filters are those of `dead_letters`."""
+        """The number of dead letters of each rule, the largest first; the filters are those of `dead_letters`.
+
+        ``each``: ``provider`` or ``application``, to count them for each of these as well.
+        """
+        if each not in (None, "provider", "application"):
+            refuse("each", "is neither provider nor application", "give one of them, or None")
         which = job_filter(application, provider, grant_id, rule, batch_id, since, until, tag)
-        return self._read(lambda connection: dead_letters.counts_by_rule(connection, which))
+        return self._read(lambda connection: dead_letters.counts_by_rule(connection, which, each=each))
 
     def doubts(
         self,

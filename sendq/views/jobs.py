@@ -203,12 +203,17 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterCount:
-    """The dead letters of one rule: how many, and when the first and the last of them were given up."""
+    """The dead letters of one rule: how many, and when the first and the last of them were given up.
+
+    ``provider``, ``application``: of which, if they are counted for each; else None.
+    """
 
     rule: str | None
     number: int
     oldest: datetime
     newest: datetime
+    provider: str | None = None
+    application: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

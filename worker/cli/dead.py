@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 @batch_option("Only dead letters of this batch.")
 @tag_option("Only dead letters with this tag.")
 @period_options("Only jobs given up")
+@click.option("--each", type=click.Choice(("provider", "application")), help="Count them for each of these as well.")
 @page_options()
 @json_option
-def dead(batch: str | None, limit: int, cursor: str | None, as_json: bool, **filters: Any) -> None:
+def dead(batch: str | None, each: str | None, limit: int, cursor: str | None, as_json: bool, **filters: Any) -> None:
     """Count dead letters by the rule that gave them up, with the reason, the remedy and the command that retries them.
 
     A dead letter is a job that was given up: it is not tried again unless it is retried by hand. With --rule they are
@@ -47,11 +48,13 @@ def dead(batch: str | None, limit: int, cursor: str | None, as_json: bool, **fil
     rule = filters["rule"]
     if rule is None and cursor is not None:
         raise click.UsageError("--after goes with --rule")
+    if rule is not None and each is not None:
+        raise click.UsageError("--each is for counts, and --rule lists; give one of them")
     filters["batch_id"] = batch
     again = _options(filters)
     with open_operators() as operators:
         if rule is None:
-            _tell_counts(operators.dead_letter_counts(**filters), again, as_json=as_json)
+            _tell_counts(operators.dead_letter_counts(**filters, each=each), each, again, as_json=as_json)
             return
         page = whole_page(
             lambda size, after: operators.dead_letters(**filters, limit=size, cursor=after), limit, cursor
@@ -70,7 +73,9 @@ def _options(filters: Mapping[str, Any]) -> dict[str, str] | None:
     return found
 
 
-def _tell_counts(found: Sequence[DeadLetterCount], again: Mapping[str, str] | None, *, as_json: bool) -> None:
+def _tell_counts(
+    found: Sequence[DeadLetterCount], each: str | None, again: Mapping[str, str] | None, *, as_json: bool
+) -> None:
     words = words_of_rules()
     if as_json:
         tell_json([_count_json(one, words, again) for one in found])
@@ -78,11 +83,14 @@ def _tell_counts(found: Sequence[DeadLetterCount], again: Mapping[str, str] | No
     if not found:
         tell("no dead letters" + ("" if again == {} else " match"))
         return
-    columns = ("rule", "dead letters", "first given up", "last given up")
-    tell_table(columns, [(one.rule, f"{one.number:,}", one.oldest, one.newest) for one in found])
-    for one in found:
+    names = () if each is None else (each,)
+    cells = [
+        (one.rule, *(getattr(one, name) for name in names), f"{one.number:,}", one.oldest, one.newest) for one in found
+    ]
+    tell_table(("rule", *names, "dead letters", "first given up", "last given up"), cells)
+    for rule in dict.fromkeys(one.rule for one in found):
         tell()
-        _tell_rule(one.rule, words, again)
+        _tell_rule(rule, words, again)
 
 
 def _tell_letters(page: Page[DeadLetter], rule: str, again: Mapping[str, str] | None, *, as_json: bool) -> None:

@@ -28,18 +28,22 @@ def _within(which: JobFilter) -> list[ColumnElement[bool]]:
     return conditions if which.rule is None else [*conditions, job.rule == which.rule]
 
 
-def counts_by_rule(connection: Connection, which: JobFilter) -> list[DeadLetterCount]:
-    """Dead letters by the rule that gave them up, the most frequent first. Reads all of them, from their index."""
+def counts_by_rule(connection: Connection, which: JobFilter, *, each: str | None = None) -> list[DeadLetterCount]:
+    """Dead letters by the rule that gave them up, the most frequent first. Reads all of them, from their index.
+
+    ``each``: for each ``provider`` or ``application``, too.
+    """
     job, lane = schema.job, schema.lane
+    groups = [job.c.rule] if each is None else [job.c.rule, lane.c[each]]
     query = select(
-        job.c.rule,
+        *groups,
         func.count().label("number"),
         func.min(job.c.finished_at).label("oldest"),
         func.max(job.c.finished_at).label("newest"),
     ).where(*_within(which), *which.conditions(without=["rule"]))
-    if which.scope.lane_id is None and which.scope != ANYWHERE:
+    if each is not None or (which.scope.lane_id is None and which.scope != ANYWHERE):
         query = query.join(lane, lane.c.id == job.c.lane_id)
-    counts = as_list(DeadLetterCount, connection.execute(query.group_by(job.c.rule)))
+    counts = as_list(DeadLetterCount, connection.execute(query.group_by(*groups)))
     return sorted(counts, key=lambda one: (-one.number, one.rule or ""))
 
 

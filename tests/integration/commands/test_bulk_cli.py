@@ -173,3 +173,18 @@ class TestJobsByTime:
         ledger.queue.modify("g1", ["m1", "m2"], unread=False, key="sweep")
         operators = Operators(ledger.engine)
         assert len(operators.jobs(key="sweep").items) == 2
+
+
+def test_dead_letters_are_counted_for_each_provider(cli: Cli, ledger: Ledger) -> None:
+    for grant, provider in (("a", "ews"), ("b", "google"), ("c", "ews")):
+        job = ledger.send(grant, provider=provider)
+        ledger.set_job(job, state="dead", rule="bad_request", finished_at=ledger.clock())
+    ledger.absorb()
+    found = as_json(cli("dead", "--each", "provider", "--json"))
+    assert [(one["rule"], one["provider"], one["number"]) for one in found] == [
+        ("bad_request", "ews", 2), ("bad_request", "google", 1)
+    ]  # fmt: skip
+    out = cli("dead", "--each", "provider")[1]
+    assert out.count("remedy:") == 1
+    assert "google" in out
+    assert cli("dead", "--each", "provider", "--rule", "bad_request")[0] == 2

@@ -285,6 +285,12 @@ class TestDeadLetters:
         first, second = operators.dead_letter_counts()
         assert (first.rule, first.number, second.rule, second.number) == ("bad_request", 3, "not_found", 1)
         assert (first.oldest, first.newest) == (moment(ledger.clock()), moment(ledger.clock() + 2 * SECOND))
+        each = operators.dead_letter_counts(each="application")
+        assert [(one.rule, one.application, one.number) for one in each] == [
+            ("bad_request", "default", 3), ("not_found", "default", 1)
+        ]  # fmt: skip
+        with pytest.raises(InvalidArgument):
+            operators.dead_letter_counts(each="grant")
         later = operators.dead_letter_counts(since=moment(ledger.clock() + 2 * SECOND))
         assert [count.number for count in later] == [1, 1]
 
