@@ -18,7 +18,7 @@ DO $$
 DECLARE
     role text;
     item text;
-    appended text[] := ARRAY['job', 'payload', 'piece', 'content', 'chunk', 'batch', 'batch_change', 'key', 'wake', 'delivery'];
+    appended text[] := ARRAY['job', 'job_tag', 'payload', 'piece', 'content', 'chunk', 'batch', 'batch_change', 'key', 'wake', 'delivery'];
 BEGIN
     FOREACH role IN ARRAY ARRAY['sendq_owner', 'sendq_worker', 'sendq_app'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
@@ -53,6 +53,8 @@ BEGIN
         -- Cancelling a job or a batch. To lock a row takes the right to update one of its columns.
         GRANT UPDATE (state, rule, finished_at, cancel_at) ON sendq_job TO sendq_app;
         GRANT UPDATE (cancel_at, making, cancelled) ON sendq_batch TO sendq_app;
+        -- Adding to an open batch, and closing it.
+        GRANT UPDATE (open, total, lane_id) ON sendq_batch TO sendq_app;
         -- Rescheduling and holding them, which the journal records: of its events, the application writes only these.
         GRANT UPDATE (due_at, next_at, resume_at, expires_at, priority) ON sendq_job TO sendq_app;
         GRANT UPDATE (due_at, expires_at, priority, held_at) ON sendq_batch TO sendq_app;

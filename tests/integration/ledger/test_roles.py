@@ -140,6 +140,16 @@ class TestTheRoles:
     @pytest.mark.parametrize(
         "statement",
         [
+            "INSERT INTO sendq_job_tag (tag, job_id) VALUES ('campaign=may', gen_random_uuid())",
+            "UPDATE sendq_batch SET open = false, total = 1, lane_id = NULL",
+        ],
+    )
+    def test_the_application_tags_and_closes_batches(self, database: Database, statement: str) -> None:
+        assert database.execute("sendq_app", statement) == []
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
             "DELETE FROM sendq_attempt",
             "UPDATE sendq_attempt SET rule = 'x'",
             "INSERT INTO sendq_event (id, at, kind, by) VALUES (gen_random_uuid(), 0, 'x', 'x')",
