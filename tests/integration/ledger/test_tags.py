@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from sqlalchemy import func, select
 
 from sendq import (
@@ -24,8 +30,10 @@ from sendq.clock import SECOND, moment
 from sendq.facts.outcomes import Page
 from sendq.ledger import batches, retention, walks
 from sendq.ledger.db import schema
+from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import tag_holds
 from sendq.rules.states import Event
+from tests.integration.ledger.test_state_machine import MEMORY, template
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
 MAY, JUNE = {"campaign": "may"}, {"campaign": "june", "tenant": "7"}
@@ -302,3 +310,58 @@ class TestRetention:
             left = connection.execute(select(schema.job_tag.c.job_id).distinct()).scalars().all()
             assert connection.execute(select(func.count()).select_from(schema.job_tag)).scalar_one() == 2
         assert [str(one) for one in left] == [kept]
+
+
+class Machine(RuleBasedStateMachine):
+    """Jobs with and without tags, holds, releases and turns in any order: none with a held tag goes, none is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Path(tempfile.mkdtemp(prefix="sendq-tags-", dir=MEMORY))
+        shutil.copy(template(), self.directory / "ledger.db")
+        self.ledger = Ledger(open_engine(f"sqlite:///{self.directory / 'ledger.db'}"))
+        self.tags: dict[str, set[str]] = {}
+        self.held: set[str] = set()
+        self.went: list[str] = []
+
+    def teardown(self) -> None:
+        for tag in sorted(self.held):
+            release(self.ledger, tag)
+        self.held.clear()
+        bring_back(self.ledger)
+        for _ in range(len(self.tags) + 1):
+            self.turns(1)
+        self.ledger.engine.dispose()
+        shutil.rmtree(self.directory)
+        assert sorted(self.went) == sorted(self.tags)  # each once
+
+    @rule(grant=st.sampled_from(["g1", "g2"]), tags=st.sets(st.sampled_from(["a", "b"])))
+    def enqueue(self, grant: str, tags: set[str]) -> None:
+        job = send(self.ledger, grant, tags=dict.fromkeys(tags, "x"))
+        self.tags[job] = {f"{tag}=x" for tag in tags}
+
+    @rule(tag=st.sampled_from(["a=x", "b=x"]), hours=st.integers(1, 3))
+    def hold(self, tag: str, hours: int) -> None:
+        until = moment(self.ledger.clock()) + timedelta(days=hours)
+        operators(self.ledger).hold(Scope.of_tag(tag), until=until, **WHO)
+        self.held.add(tag)
+
+    @rule(tag=st.sampled_from(["a=x", "b=x"]))
+    def release(self, tag: str) -> None:
+        assert (release(self.ledger, tag) is not None) == (tag in self.held)
+        self.held.discard(tag)
+
+    @rule()
+    def lead(self) -> None:
+        bring_back(self.ledger)
+
+    @rule(number=st.integers(1, 3))
+    def turns(self, number: int) -> None:
+        gone = turns(self.ledger, number)
+        assert [job for job in gone if self.tags[job] & self.held] == []
+        self.went += gone
+
+
+def test_no_order_lets_a_held_job_go_or_loses_one() -> None:
+    most = settings().max_examples * 2 // 5
+    run_state_machine_as_test(Machine, settings=settings(max_examples=most, stateful_step_count=15, deadline=None))
