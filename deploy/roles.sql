@@ -18,7 +18,9 @@ DO $$
 DECLARE
     role text;
     item text;
-    appended text[] := ARRAY['job', 'job_tag', 'payload', 'piece', 'content', 'chunk', 'batch', 'batch_change', 'key', 'wake', 'delivery'];
+    appended text[] := ARRAY['job', 'job_tag', 'payload', 'piece', 'content', 'chunk', 'batch', 'batch_change', 'key', 'wake', 'delivery',
+                              -- the key of the digests of recipients, and who has unsubscribed
+                              'secret', 'suppression'];
 BEGIN
     FOREACH role IN ARRAY ARRAY['sendq_owner', 'sendq_worker', 'sendq_app'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
@@ -37,9 +39,7 @@ BEGIN
             CONTINUE;
         END IF;
         EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO sendq_worker', item);
-        IF item <> 'sendq_secret' THEN
-            EXECUTE format('GRANT SELECT ON %I TO sendq_app', item);
-        END IF;
+        EXECUTE format('GRANT SELECT ON %I TO sendq_app', item);
         IF substr(item, 7) = ANY (appended) THEN
             EXECUTE format('GRANT INSERT ON %I TO sendq_app', item);
         END IF;
@@ -66,7 +66,8 @@ BEGIN
         CREATE POLICY sendq_readers ON sendq_event FOR SELECT TO sendq_app USING (true);
         DROP POLICY IF EXISTS sendq_changes ON sendq_event;
         CREATE POLICY sendq_changes ON sendq_event FOR INSERT TO sendq_app WITH CHECK (
-            kind IN ('reschedule', 'priority', 'hold', 'release') AND (job_id IS NOT NULL OR batch_id IS NOT NULL)
+            kind IN ('reschedule', 'priority', 'hold', 'release', 'recipients_dropped')
+            AND (job_id IS NOT NULL OR batch_id IS NOT NULL)
         );
         DROP POLICY IF EXISTS sendq_counts ON sendq_event;
         CREATE POLICY sendq_counts ON sendq_event FOR UPDATE TO sendq_app USING (

@@ -15,7 +15,7 @@ from celery import Celery
 from psycopg.errors import InsufficientPrivilege
 from redis.exceptions import NoPermissionError
 
-from sendq import Attachment, Message, Query, SendQueue, State
+from sendq import Attachment, Message, NewBatch, Query, Send, SendQueue, State, SuppressedRecipients
 from sendq.clock import SECOND, moment
 from sendq.ledger import batches, retention
 from sendq.ledger.db import migrate, schema
@@ -122,6 +122,31 @@ class TestTheRoles:
             assert queue.grant("g1").provider
             assert queue.eta("g1").ahead == 0
 
+    def test_the_application_sends_many_merges_and_keeps_to_the_suppression_list(self, database: Database) -> None:
+        clock = Clock()
+        with database.ledger("sendq_app", clock) as web, closing(SendQueue(web.engine, now=clock)) as queue:
+            text = "same text " * 300
+            many = [Send("g3", Message(to=[f"a{n}@example.com"], subject="x", body=text)) for n in range(3)]
+            batch = queue.send_many(many, batch=NewBatch(key="may", tags={"campaign": "may"}, open=True))
+            assert queue.add(batch.id, many)
+            queue.close_batch(batch.id)
+            assert queue.batch(batch.id).total == 6
+        endpoint = "https://shop.example/unsubscribe"
+        with database.ledger("sendq_app", clock) as web:
+            with closing(SendQueue(web.engine, now=clock, unsubscribe_url=endpoint)) as queue:
+                token = queue.unsubscribe_url("bea@example.com", "news").rpartition("/")[2]
+                assert queue.unsubscribe(token)
+            with (
+                database.ledger("sendq_worker", clock) as work,
+                closing(Operators(work.engine, now=clock)) as operators,
+            ):
+                list(operators.suppress(["ann@example.com"], **BY))
+            with closing(SendQueue(web.engine, now=clock)) as queue:
+                to_both = Message(to=["ann@example.com", "zoe@example.com"], subject="x", body="x")
+                with pytest.raises(SuppressedRecipients):
+                    queue.send("g3", to_both)
+                assert queue.send("g3", to_both, suppressed="drop").dropped
+
     def test_operators_act_with_the_worker_role(self, database: Database) -> None:
         clock = Clock(START + 86_400 * SECOND)
         with database.ledger("sendq_worker", clock) as work, closing(Operators(work.engine, now=clock)) as operators:
@@ -166,7 +191,10 @@ class TestTheRoles:
             "DELETE FROM sendq_key",
             "DELETE FROM sendq_wake",
             "TRUNCATE sendq_wake",
-            "SELECT value FROM sendq_secret",
+            "UPDATE sendq_secret SET value = ''",
+            "DELETE FROM sendq_secret",
+            "UPDATE sendq_suppression SET reason = 'x'",
+            "DELETE FROM sendq_suppression",
             "UPDATE sendq_version SET version_num = '9'",
             "ALTER TABLE sendq_job ADD COLUMN x int",
             "DROP TABLE sendq_job",
