@@ -110,9 +110,9 @@ _AGE = "make_interval(secs => at / 1e6 - extract(epoch FROM now())::double preci
 _BATCHES = text(
     f"WITH called AS (UPDATE fill_call SET batch_id = uuidv7({_AGE}) RETURNING *)"
     " INSERT INTO sendq_batch (id, lane_id, operation, target, hard, fields, listings, total, body, content_type,"
-    " created_at, priority, due_at)"
-    " SELECT batch_id, lane_id, 'modify', 'message', false, :fields, 0, jobs, :body, :content_type, at, 1, due_at"
-    " FROM called"
+    " created_at, priority, due_at, application)"
+    " SELECT batch_id, lane_id, 'modify', 'message', false, :fields, 0, jobs, :body, :content_type, at, 1, due_at,"
+    " :application FROM called"
 )
 # `next_at` grows by a microsecond with each job of a call (`sendq.enqueueing.planning.job_row`).
 _JOBS = text(

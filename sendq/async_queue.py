@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any, Unpack, overload
 from uuid import UUID
 
-from sqlalchemy import URL, Connection
+from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only  # asyncio only
 
-from sendq import changes, clock
+from sendq import clock
 from sendq.enqueueing.async_own_list import AsyncAsk, AsyncOwnList
 from sendq.enqueueing.batch_sends import MOST_SENDS_SQLITE, NewBatch, Sends, check_batch
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
@@ -39,36 +39,26 @@ from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.enqueueing.shared import Shared
 from sendq.enqueueing.suppressing import Hit
-from sendq.filter_checks import job_filter, limit_of, members_of, name_of
 from sendq.ids import new_id, parse_id
-from sendq.ledger import admission, waiting_jobs
 from sendq.ledger.batch_sends import Storing, add_to_batch, store_new_batch
-from sendq.ledger.batches import cancel_batch, close_batch, end_some
-from sendq.ledger.cancel import cancel
+from sendq.ledger.batches import close_batch
 from sendq.ledger.db.async_transactions import AsyncTransactions
-from sendq.ledger.operators import suppressions as lists
-from sendq.ledger.reading import batch as batch_reading
-from sendq.ledger.reading import grants, lookup
-from sendq.ledger.reading import jobs as jobs_reading
-from sendq.ledger.reading import why as why_reading
-from sendq.ledger.secrets import digest_key
 from sendq.ledger.storing import store_batch
 from sendq.ledger.suppressing import Enqueuer
 from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
-from sendq.messages.unsubscribe import Links, link_to
-from sendq.rules.states import State
+from sendq.messages.unsubscribe import Links
+from sendq.methods.async_changing import AsyncChanging
+from sendq.methods.async_reading import AsyncReading
+from sendq.methods.async_suppressing import AsyncSuppressing
 from sendq.rules.suppression import Suppressed
-from sendq.rules.waiting_job import Change
 from sendq.scope import DEFAULT_APPLICATION
-from sendq.suppression_list import checked
 from sendq.vault import Vault
-from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobCounts, JobLine, JobView, Page, Priority, Why
-from sendq.views.suppressions import Suppression
+from sendq.views import Batch, Job, Priority
 
 
-class AsyncSendQueue:
+class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
     """A send queue on one ledger, for asyncio: the methods of `SendQueue`, awaited.
 
     Every method that takes ``session`` joins the transaction of an `AsyncSession` or `AsyncConnection`: if that rolls
@@ -358,352 +348,9 @@ class AsyncSendQueue:
         call = BulkCall(grant_id, Selection(query=query), Options(**options), hard=hard)
         return await self._store_batch(call, session)
 
-    async def job(
-        self,
-        job_id: str | None = None,
-        *,
-        key: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        session: Any = None,
-    ) -> JobView:
-        """A job with its attempts, by its id or by the key it was enqueued with. Raises `NotFound`."""
-
-        def query(connection: Connection) -> JobView:
-            return lookup.job(connection, lookup.job_id(connection, job_id, application, key))
-
-        return await self._ledger.read(query, session)
-
-    async def jobs(
-        self,
-        grant_id: str | None = None,
-        *,
-        application: str = DEFAULT_APPLICATION,
-        state: State | str | Iterable[State | str] | None = None,
-        batch_id: str | None = None,
-        tag: str | None = None,
-        key: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-        session: Any = None,
-    ) -> Page[JobLine]:
-        """Jobs of a grant, of a batch, with a tag (``campaign=may``), in some states, or of a key, page by page.
-
-        The most recently enqueued comes first.
-
-        Pass a page's ``next`` as ``cursor`` for the following one. ``since`` and ``until``: when they were enqueued.
-        Without ``grant_id``, a job that was enqueued a moment ago is not found until the dispatcher has seen it. Raises
-        `InvalidArgument`, and `NotFound` for an unknown key.
-        """
-        scope = None if grant_id is None and (batch_id is not None or key is not None) else application
-        filters = job_filter(scope, None, grant_id, None, batch_id, since, until, tag)
-        which = jobs_reading.JobQuery(filters, states=members_of("state", state, State))
-        size, named = limit_of(limit), name_of("key", key)
-
-        def query(connection: Connection) -> Page[JobLine]:
-            wanted = which if named is None else jobs_reading.of_key(connection, which, application, named)
-            return jobs_reading.jobs(connection, wanted, after=cursor, limit=size)
-
-        return await self._ledger.read(query, session)
-
-    async def count(
-        self,
-        grant_id: str | None = None,
-        *,
-        application: str = DEFAULT_APPLICATION,
-        state: State | str | Iterable[State | str] | None = None,
-        batch_id: str | None = None,
-        tag: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        session: Any = None,
-    ) -> JobCounts:
-        """The number of jobs in each state; the filters are those of `jobs`. Counts up to 100,000 jobs."""
-        scope = None if grant_id is None and batch_id is not None else application
-        filters = job_filter(scope, None, grant_id, None, batch_id, since, until, tag)
-        which = jobs_reading.JobQuery(filters, states=members_of("state", state, State))
-        return await self._ledger.read(lambda connection: jobs_reading.count(connection, which), session)
-
-    async def why(
-        self,
-        job_id: str | None = None,
-        *,
-        key: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        session: Any = None,
-    ) -> Why:
-        """Why a job is in its state: what it waits for and until when, or why it ended. Raises `NotFound`."""
-
-        def query(connection: Connection) -> Why:
-            found = lookup.job_id(connection, job_id, application, key)
-            return why_reading.why(connection, found, now=self._now())
-
-        return await self._ledger.read(query, session)
-
-    async def grant(self, grant_id: str, *, application: str = DEFAULT_APPLICATION, session: Any = None) -> GrantView:
-        """Whether a grant is connected, what holds it and until when, and how many of its jobs wait.
-
-        Of a grant that has had no job yet, ``known`` is False. Nylas is not asked: a grant that needs its owner to sign
-        in again is known to do so once a call or a webhook has said it.
-        """
-        return await self._ledger.read(
-            lambda connection: grants.grant(connection, application, grant_id, now=self._now()), session
-        )
-
-    async def eta(
-        self,
-        grant_id: str,
-        *,
-        operation: str = "send",
-        due_at: datetime | None = None,
-        priority: Priority = Priority.NORMAL,
-        application: str = DEFAULT_APPLICATION,
-        session: Any = None,
-    ) -> Eta:
-        """When a job enqueued now would be carried out: an estimate from the grant's pace, its holds and its queue.
-
-        ``operation``: ``send`` or ``modify``.
-        """
-        now = self._now()
-        not_before = now if due_at is None else clock.micros(due_at)
-
-        def query(connection: Connection) -> Eta:
-            return admission.eta(
-                connection, application, grant_id, operation, priority=priority, not_before=not_before, now=now
-            )
-
-        return await self._ledger.read(query, session)
-
-    async def batch(
-        self,
-        batch_id: str | None = None,
-        *,
-        key: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        session: Any = None,
-    ) -> BatchView:
-        """A batch with its progress, by its id or key. Raises `NotFound`."""
-
-        def query(connection: Connection) -> BatchView:
-            found = lookup.batch_id(connection, batch_id, application, key)
-            return batch_reading.batch(connection, found, now=self._now())
-
-        return await self._ledger.read(query, session)
-
-    async def cancel(self, job_id: str, *, session: Any = None) -> State:
-        """Cancel a job that has not been carried out yet. Returns the state it is in afterwards.
-
-        ``cancelled``: it will not be carried out. ``sending``: a request is in progress, and the job is cancelled only
-        if that request turns out not to have been carried out. ``in_doubt``: an earlier request may have been carried
-        out; none will follow. Any other state: the job had already ended.
-
-        Raises `NotFound`.
-        """
-        wanted = parse_id(job_id, what="job")
-        return await self._ledger.write(session, lambda connection: cancel(connection, wanted, now=self._now()))
-
-    async def cancel_batch(
-        self,
-        batch_id: str | None = None,
-        *,
-        key: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        session: Any = None,
-    ) -> None:
-        """Cancel a batch: once this is committed, none of its waiting jobs starts.
-
-        This ends the waiting jobs a few hundred at a time before it returns. With ``session`` it records the request
-        only, and workers end them. A request in progress is handled as in `cancel`. Does nothing if the batch has
-        ended.
-
-        Raises `NotFound`.
-        """
-
-        def request(connection: Connection) -> UUID:
-            found = lookup.batch_id(connection, batch_id, application, key)
-            cancel_batch(connection, found, now=self._now())
-            return found
-
-        found = await self._ledger.write(session, request)
-        if session is not None:
-            return
-        after: UUID | None = UUID(int=0)
-        while after is not None:
-            step = partial(end_some, batch_id=found, after=after, now=self._now())
-            after = await self._ledger.write(None, step)
-
-    async def reschedule(
-        self,
-        job_id: str | None = None,
-        *,
-        due_at: datetime | None,
-        expires_at: Expiry = None,
-        key: str | None = None,
-        batch_id: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        by: str | None = None,
-        reason: str | None = None,
-        session: Any = None,
-    ) -> int:
-        """Change when a job that waits, or the waiting jobs of a batch, may begin. Returns how many were changed.
-
-        This replaces the wait before a retry, too; a hold remains. To change several things at once, pass ``session``.
-
-        Args:
-            job_id, key, batch_id: give one; a key names a job or a batch.
-            due_at: no earlier than this (aware). None: at once.
-            expires_at: the new expiry, or `NEVER`. None: the expiry stays, and ``due_at`` must be before it.
-            by, reason: author and reason, recorded with the change; by default ``program`` and none.
-            session: join this transaction. Without it, each few hundred jobs of a batch are changed in one.
-
-        Raises:
-            NotWaiting: its call is being made, its outcome is unknown, or it has ended. Jobs of a batch of which this
-                is true are left as they are.
-            InvalidArgument: an argument is invalid, or it would expire before it is due.
-            NotFound: there is no such job, batch or key.
-        """
-        change = changes.reschedule_of(due_at, expires_at, now=self._now())
-        return await self._change(change, job_id, key, batch_id, application, by, reason, session)
-
-    async def set_priority(
-        self,
-        job_id: str | None = None,
-        *,
-        priority: Priority | str | int,
-        key: str | None = None,
-        batch_id: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        by: str | None = None,
-        reason: str | None = None,
-        session: Any = None,
-    ) -> int:
-        """Change the priority of a job that waits, or of the waiting jobs of a batch; the rest as in `reschedule`."""
-        change = changes.priority_of(priority)
-        return await self._change(change, job_id, key, batch_id, application, by, reason, session)
-
-    async def hold(
-        self,
-        job_id: str | None = None,
-        *,
-        key: str | None = None,
-        batch_id: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        by: str | None = None,
-        reason: str | None = None,
-        session: Any = None,
-    ) -> int:
-        """Keep a job that waits, or the waiting jobs of a batch, from beginning until `release`; the rest as in
-        `reschedule`.
-
-        A job that is held still expires. Later changes of the same message wait for it. Jobs that a batch's search
-        finds afterwards are held too.
-        """
-        return await self._change(changes.HOLD, job_id, key, batch_id, application, by, reason, session)
-
-    async def release(
-        self,
-        job_id: str | None = None,
-        *,
-        key: str | None = None,
-        batch_id: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        by: str | None = None,
-        reason: str | None = None,
-        session: Any = None,
-    ) -> int:
-        """End a `hold` of a job or batch: it may begin at its due time, or when its retry is due."""
-        return await self._change(changes.RELEASE, job_id, key, batch_id, application, by, reason, session)
-
-    async def suppress(
-        self,
-        recipient: str,
-        *,
-        category: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        source: str = changes.PROGRAM,
-        session: Any = None,
-    ) -> bool:
-        """Put a recipient, an address or the digest of one, on the suppression list; False: it is on it already.
-
-        ``category``: no more mail of it; None: no mail at all. ``source``: shown with the entry.
-        """
-        given, vault, now = checked([recipient], category), self._vault, self._now()
-        act = partial(lists.add, given=given, application=application, source=source, vault=vault, now=now)
-        self._enqueuer.forget_what_is_remembered()
-        return await self._ledger.write(session, act) > 0
-
-    async def unsuppress(
-        self,
-        recipient: str,
-        *,
-        category: str | None = None,
-        application: str = DEFAULT_APPLICATION,
-        session: Any = None,
-    ) -> bool:
-        """Remove a recipient from the suppression list: the entry of a category, or (None) the one for all mail.
-
-        False: there is none. Jobs that ended because of it can be retried.
-        """
-        act = partial(lists.remove, given=checked([recipient], category), application=application, vault=self._vault)
-        return await self._ledger.write(session, act) > 0
-
-    async def suppressions(
-        self, recipient: str, *, application: str = DEFAULT_APPLICATION, session: Any = None
-    ) -> tuple[Suppression, ...]:
-        """The entries of a recipient, an address or the digest of one. `Operators.suppressions` lists all of them."""
-        (given,) = checked([recipient], None)
-        query = partial(lists.entries, application=application, recipient=given, vault=self._vault, limit=1_000)
-        return (await self._ledger.read(query, session)).items
-
-    async def unsubscribe_url(
-        self, recipient: str, category: str, *, application: str = DEFAULT_APPLICATION, session: Any = None
-    ) -> str:
-        """The link with which a recipient unsubscribes from a category, for the text of a message.
-
-        It is that of ``Message(unsubscribe=…)``. Raises `InvalidArgument`, and ``ValueError`` without an endpoint.
-        """
-        checked([recipient], category)
-        if self._unsubscribe_url is None:
-            raise ValueError("unsubscribe_url: the queue has none; pass it to the queue")
-        token = (await self._links_for(session)).token(application, category, recipient)
-        return link_to(self._unsubscribe_url, token)
-
-    async def unsubscribe(self, token: str, *, session: Any = None) -> bool:
-        """Put the person whom the token of a link names on the list of its category; False: the token is not valid.
-
-        For an endpoint of your own; `sendq.webhooks` has one. Safe to repeat.
-        """
-        act = partial(lists.unsubscribe, token=token, vault=self._vault, now=self._now())
-        self._enqueuer.forget_what_is_remembered()
-        return await self._ledger.write(session, act)
-
     async def close(self) -> None:
         """Close the pooled connections. The queue opens new ones if it is used again."""
         await self._ledger.close()
-
-    async def _change(
-        self,
-        change: Change,
-        job_id: str | None,
-        key: str | None,
-        batch_id: str | None,
-        application: str,
-        by: str | None,
-        reason: str | None,
-        session: Any,
-    ) -> int:
-        author, now = changes.author_of(by, reason), self._now()
-        begin = waiting_jobs.start if session is None else waiting_jobs.all_at_once
-
-        def first(connection: Connection) -> waiting_jobs.Changing:
-            job, batch = lookup.job_or_batch(connection, job_id, batch_id, application, key)
-            return begin(connection, change, author, job_id=job, batch_id=batch, now=now)
-
-        done = await self._ledger.write(session, first)
-        while done.after is not None:
-            done = await self._ledger.write(None, partial(waiting_jobs.go_on, change=change, so_far=done, now=now))
-        return done.number
 
     async def _store_sends(self, sends: Sequence[Send], *, indexed: bool, session: Any) -> list[Job]:
         now = self._now()
@@ -722,20 +369,6 @@ class AsyncSendQueue:
                 now=now, cap=self._lane_cap, vault=self._vault,
             ),
         )  # fmt: skip
-
-    async def _links_for(self, session: Any) -> Links:
-        """Makes unsubscribe links. Only a committed key is kept: one that is rolled back would make links to nowhere.
-
-        On SQLite another transaction than the caller's would wait for it, and it for that.
-        """
-        if self._links is None:
-            in_callers = session is not None and self._ledger.engine.dialect.name == "sqlite"
-            made = partial(digest_key, vault=self._vault)
-            key = await self._ledger.write(session if in_callers else None, made)
-            if in_callers:
-                return Links(key, self._unsubscribe_url)
-            self._links = Links(key, self._unsubscribe_url)
-        return self._links
 
     def _reading(
         self, sends: Iterable[Send], batch_id: UUID, links: Links, now: clock.Micros

@@ -8,12 +8,16 @@ import pytest
 
 from sendq.async_queue import AsyncSendQueue
 from sendq.queue import SendQueue
-from tests.support.unasync import RESULT, SOURCE, sync_source
+from tests.support.unasync import FILES, PACKAGE, sync_source
+
+SOURCE = PACKAGE / "async_queue.py"
 
 
 class TestTheSyncQueue:
-    def test_is_what_the_generator_writes(self) -> None:
-        assert RESULT.read_text(encoding="utf-8") == sync_source(SOURCE.read_text(encoding="utf-8")), "./dev generate"
+    @pytest.mark.parametrize("path", FILES)
+    def test_is_what_the_generator_writes(self, path: str) -> None:
+        source = (PACKAGE / path).read_text(encoding="utf-8")
+        assert (PACKAGE / FILES[path]).read_text(encoding="utf-8") == sync_source(source, path), "./dev generate"
 
     def test_has_the_methods_and_signatures_of_the_asyncio_one(self) -> None:
         methods = [name for name, _ in inspect.getmembers(SendQueue, inspect.isfunction) if not name.startswith("_")]
@@ -30,9 +34,9 @@ class TestTheGenerator:
     def test_refuses_asyncio_that_no_rule_replaces(self) -> None:
         source = SOURCE.read_text(encoding="utf-8") + "\nasync with everything:\n    pass\n"
         with pytest.raises(ValueError, match="no rule replaces"):
-            sync_source(source)
+            sync_source(source, SOURCE.name)
 
     def test_refuses_a_source_that_a_rule_does_not_fit(self) -> None:
         source = SOURCE.read_text(encoding="utf-8").replace("of yours.", "")
         with pytest.raises(ValueError, match="nothing that matches"):
-            sync_source(source)
+            sync_source(source, SOURCE.name)

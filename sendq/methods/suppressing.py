@@ -1,0 +1,108 @@
+"""The methods of `SendQueue` for suppressed recipients, and for people who unsubscribe.
+
+Generated from ``sendq/methods/async_suppressing.py`` by ``./dev generate``: change that file, not this one.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from sendq import changes, clock
+from sendq.ledger.db.transactions import Transactions
+from sendq.ledger.operators import suppressions as lists
+from sendq.ledger.secrets import digest_key
+from sendq.ledger.suppressing import Enqueuer
+from sendq.messages.unsubscribe import Links, link_to
+from sendq.scope import DEFAULT_APPLICATION
+from sendq.suppression_list import checked
+from sendq.vault import Vault
+from sendq.views.suppressions import Suppression
+
+
+class Suppressing:
+    """See the module."""
+
+    _ledger: Transactions
+    _now: clock.Clock
+    _vault: Vault
+    _enqueuer: Enqueuer
+    _unsubscribe_url: str | None
+    _links: Links | None
+
+    def suppress(
+        self,
+        recipient: str,
+        *,
+        category: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        source: str = changes.PROGRAM,
+        session: Any = None,
+    ) -> bool:
+        """Put a recipient, an address or the digest of one, on the suppression list; False: it is on it already.
+
+        ``category``: no more mail of it; None: no mail at all. ``source``: shown with the entry.
+        """
+        given, vault, now = checked([recipient], category), self._vault, self._now()
+        act = partial(lists.add, given=given, application=application, source=source, vault=vault, now=now)
+        self._enqueuer.forget_what_is_remembered()
+        return self._ledger.write(session, act) > 0
+
+    def unsuppress(
+        self,
+        recipient: str,
+        *,
+        category: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        session: Any = None,
+    ) -> bool:
+        """Remove a recipient from the suppression list: the entry of a category, or (None) the one for all mail.
+
+        False: there is none. Jobs that ended because of it can be retried.
+        """
+        act = partial(lists.remove, given=checked([recipient], category), application=application, vault=self._vault)
+        return self._ledger.write(session, act) > 0
+
+    def suppressions(
+        self, recipient: str, *, application: str = DEFAULT_APPLICATION, session: Any = None
+    ) -> tuple[Suppression, ...]:
+        """The entries of a recipient, an address or the digest of one. `Operators.suppressions` lists all of them."""
+        (given,) = checked([recipient], None)
+        query = partial(lists.entries, application=application, recipient=given, vault=self._vault, limit=1_000)
+        return (self._ledger.read(query, session)).items
+
+    def unsubscribe_url(
+        self, recipient: str, category: str, *, application: str = DEFAULT_APPLICATION, session: Any = None
+    ) -> str:
+        """The link with which a recipient unsubscribes from a category, for the text of a message.
+
+        It is that of ``Message(unsubscribe=…)``. Raises `InvalidArgument`, and ``ValueError`` without an endpoint.
+        """
+        checked([recipient], category)
+        if self._unsubscribe_url is None:
+            raise ValueError("unsubscribe_url: the queue has none; pass it to the queue")
+        token = (self._links_for(session)).token(application, category, recipient)
+        return link_to(self._unsubscribe_url, token)
+
+    def unsubscribe(self, token: str, *, session: Any = None) -> bool:
+        """Put the person whom the token of a link names on the list of its category; False: the token is not valid.
+
+        For an endpoint of your own; `sendq.webhooks` has one. Safe to repeat.
+        """
+        act = partial(lists.unsubscribe, token=token, vault=self._vault, now=self._now())
+        self._enqueuer.forget_what_is_remembered()
+        return self._ledger.write(session, act)
+
+    def _links_for(self, session: Any) -> Links:
+        """Makes unsubscribe links. Only a committed key is kept: one that is rolled back would make links to nowhere.
+
+        On SQLite another transaction than the caller's would wait for it, and it for that.
+        """
+        if self._links is None:
+            in_callers = session is not None and self._ledger.engine.dialect.name == "sqlite"
+            made = partial(digest_key, vault=self._vault)
+            key = self._ledger.write(session if in_callers else None, made)
+            if in_callers:
+                return Links(key, self._unsubscribe_url)
+            self._links = Links(key, self._unsubscribe_url)
+        return self._links
