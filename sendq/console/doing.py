@@ -69,6 +69,8 @@ class Acting(Endpoint):
         if self.desk.runs.get(identity) is None:
             try:
                 preview = act.preview(self.desk.operators, given)
+                if preview.possible:
+                    act.check(self.desk.operators, given)
                 self._carry_out(act, asked, given, preview, identity)
             except InvalidArgument as error:
                 return self._preview(act, asked, form, invalid(error), 422)

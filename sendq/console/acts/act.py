@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
 
 from sendq.console.listing import PERIODS, since
 from sendq.console.runs import Facts
@@ -16,12 +15,16 @@ from sendq.scope import DEFAULT_APPLICATION
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An input of an act's form: a selection (``options``), a checkbox (``check``), or a line of text."""
+    """An input of an act's form: a selection (``options``), a checkbox (``check``), or a line of text.
+
+    ``required``: a selection in which nothing is selected until a person chooses.
+    """
 
     name: str
     label: str
     options: Sequence[tuple[str, str]] = ()
     check: bool = False
+    required: bool = False
     value: str = ""
     hint: str = ""
 
@@ -117,21 +120,25 @@ def rate_choice(without: str) -> Choice:
     return Choice("rate", "Rate", (("", without), *rates))
 
 
-class Act(Protocol):
-    """An act by its name in the address. Both methods raise the exceptions of `Operators`."""
+class Act:
+    """An act by its name in the address. Its methods raise the exceptions of `Operators`.
 
-    @property
-    def name(self) -> str: ...
+    ``fields``: those that say what it concerns; those of `Preview.choices` say how.
+    """
 
-    @property
-    def fields(self) -> Sequence[str]:
-        """The fields that say what it concerns; those of `Preview.choices` say how."""
+    name: str
+    fields: Sequence[str]
 
     def preview(self, operators: Operators, given: Given) -> Preview:
-        """What it would do. Nothing is changed."""
+        """What it would do, whatever the choices of the form are. Nothing is changed."""
+        raise NotImplementedError
+
+    def check(self, operators: Operators, given: Given) -> None:
+        """Raise `InvalidArgument` if the choices of the form cannot be carried out. Nothing is changed."""
 
     def steps(self, operators: Operators, given: Given) -> Iterator[Facts]:
         """Carry it out, step by step; each yields what has been done so far."""
+        raise NotImplementedError
 
 
 def with_period(act: Act, values: Mapping[str, str], now: datetime) -> Mapping[str, str]:

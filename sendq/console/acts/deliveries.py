@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sendq.console.acts.act import Given, Preview, count
+from sendq.console.acts.act import Act, Given, Preview, count
 from sendq.console.runs import Facts
 from sendq.errors import NotFound
 from sendq.filters import DeliveryFilter
 from sendq.operators import Operators
 
 
-class DeliverAgain:
+class DeliverAgain(Act):
     """One delivery, or all of a receiver that have not been accepted."""
 
     name = "deliver"

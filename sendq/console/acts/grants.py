@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from sendq.console.acts.act import Choice, Given, Preview, count, rate_choice
+from sendq.console.acts.act import Act, Choice, Given, Preview, count, rate_choice
 from sendq.console.runs import Facts
 from sendq.console.texts import absolute
 from sendq.errors import NotFound
@@ -60,7 +60,7 @@ def state_facts(state: ScopeState) -> list[tuple[str, str]]:
     return facts
 
 
-class Hold:
+class Hold(Act):
     """Pause a scope until a time."""
 
     name = "hold"
@@ -94,7 +94,7 @@ class Hold:
         )
 
 
-class Release:
+class Release(Act):
     """End a hold, or reopen a closed grant."""
 
     name = "release"
@@ -126,7 +126,7 @@ class Release:
         yield ("Result", said), ("Waiting", count(result.before.waiting, "job"))
 
 
-class HoldAll:
+class HoldAll(Act):
     """Hold each grant that matches until a time."""
 
     name = "hold-all"
@@ -155,7 +155,7 @@ class HoldAll:
             yield ("Held", f"{part.held:,}"), ("Held for longer", f"{part.longer:,}"), ("Until", absolute(part.until))
 
 
-class ReleaseAll:
+class ReleaseAll(Act):
     """Release each grant that matches."""
 
     name = "release-all"

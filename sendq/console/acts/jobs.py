@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sendq.console.acts.act import Choice, Given, Preview, count, rate_choice
+from sendq.console.acts.act import Act, Choice, Given, Preview, count, rate_choice
 from sendq.console.runs import Facts
 from sendq.console.texts import words
 from sendq.errors import NotFound
@@ -51,7 +51,7 @@ def job_page(job_id: str) -> tuple[str, ...]:
     return "jobs", job_id
 
 
-class Retry:
+class Retry(Act):
     """Retry a dead letter, or all that match."""
 
     name = "retry"
@@ -126,7 +126,7 @@ class Retry:
         return sum(one.number for one in counts)
 
 
-class Resolve:
+class Resolve(Act):
     """Answer what became of a job in doubt, or of all that match."""
 
     name = "resolve"
@@ -183,7 +183,7 @@ class Resolve:
         return DoubtFilter(**job_filters(given))
 
 
-class Cancel:
+class Cancel(Act):
     """Cancel a job."""
 
     name = "cancel"
@@ -213,7 +213,7 @@ class Cancel:
         yield ("Before", words(result.before)), ("Now", words(result.state))
 
 
-class CancelAll:
+class CancelAll(Act):
     """Cancel every job that matches and has not ended."""
 
     name = "cancel-all"
@@ -242,7 +242,7 @@ class CancelAll:
         return UnfinishedFilter(**job_filters(given))
 
 
-class CancelBatch:
+class CancelBatch(Act):
     """Cancel a batch."""
 
     name = "cancel-batch"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
-from sendq.console.acts.act import Choice, Given, Preview, count
+from sendq.console.acts.act import Act, Choice, Given, Preview, count
 from sendq.console.runs import Facts
+from sendq.console.texts import absolute
 from sendq.errors import InvalidArgument, NotFound, NotWaiting, Problem
 from sendq.operators import ChangeProgress, Operators, Run
 
@@ -22,21 +26,30 @@ SPANS = {
     "7d": ("In 7 days", timedelta(days=7)),
 }
 
+# The choice of the time in the other field.
+AT = "at"
 
-class Changing:
+
+class Changing(Act):
     """What the acts on jobs that wait have in common. ``nothing``: what is said if nothing would change; None: the form
-    decides that.
+    decides that. ``possible``: choices that can be carried out with every job that waits, for the preview.
     """
 
-    name: str
     fields = FIELDS
     verb: str
     choices: Sequence[Choice] = ()
+    possible: Mapping[str, str] = MappingProxyType({})
     nothing: str | None = None
 
     def run(self, operators: Operators, given: Given, *, dry_run: bool) -> Run[ChangeProgress]:
-        """The act; a dry run only finds out whether it still waits, whatever the form asks for."""
+        """The act."""
         raise NotImplementedError
+
+    def check(self, operators: Operators, given: Given) -> None:
+        """Try it with what the form asks for."""
+        # The progress of the act says if it no longer waits, as it does if that changes in between.
+        with suppress(NotWaiting):
+            self.run(operators, given, dry_run=True).finish()
 
     def preview(self, operators: Operators, given: Given) -> Preview:
         """Whether it still waits, and how many jobs there are."""
@@ -45,7 +58,8 @@ class Changing:
         warnings = []
         number = 0
         try:
-            number = self.run(operators, given, dry_run=True).finish().number
+            any_choice = replace(given, values={**given.values, **self.possible})
+            number = self.run(operators, any_choice, dry_run=True).finish().number
             if not number and (batch or self.nothing):
                 warnings.append("No job of it waits." if batch else f"{self.nothing}")
         except NotWaiting as error:
@@ -54,7 +68,7 @@ class Changing:
         return Preview(
             what=f"{self.verb} a job" if job else f"{self.verb} {jobs}",
             button=f"{self.verb} the job" if job else f"{self.verb} {count(number, 'job')}",
-            facts=[] if job else [("Waiting jobs", f"{number:,}")],
+            facts=[("Due", absolute(operators.job(job).due_at))] if job else [("Waiting jobs", f"{number:,}")],
             back=("jobs", job) if job else ("batches", batch),
             warnings=warnings,
             possible=not warnings,
@@ -74,13 +88,15 @@ class Reschedule(Changing):
     name = "reschedule"
     verb = "Reschedule"
     choices = (
-        Choice("in", "When", tuple((value, label) for value, (label, _) in SPANS.items())),
-        Choice("at", "Or at", hint="a time like 2026-07-01T09:00:00Z"),
-    )
+        Choice("in", "When", (*((value, label) for value, (label, _) in SPANS.items()), (AT, "At this time:")),
+               required=True),
+        Choice("at", "Time", hint="like 2026-07-01T09:00:00Z"),
+    )  # fmt: skip
+    possible = MappingProxyType({"in": "now", "at": ""})
 
     def run(self, operators: Operators, given: Given, *, dry_run: bool) -> Run[ChangeProgress]:
         """The act."""
-        due_at = None if dry_run else _due(given)
+        due_at = _due(given)
         return operators.reschedule(**named_of(given), due_at=due_at, **signature(given), dry_run=dry_run)
 
 
@@ -89,11 +105,14 @@ class Prioritise(Changing):
 
     name = "priority"
     verb = "Change the priority of"
-    choices = (Choice("to", "Priority", tuple((level, level) for level in ("high", "normal", "low"))),)
+    choices = (Choice("to", "Priority", tuple((level, level) for level in ("high", "normal", "low")), required=True),)
+    possible = MappingProxyType({"to": "high"})
 
     def run(self, operators: Operators, given: Given, *, dry_run: bool) -> Run[ChangeProgress]:
         """The act."""
-        level = "high" if dry_run else given.get("to") or "high"
+        level = given.get("to")
+        if level is None:
+            raise InvalidArgument([Problem("priority", "is missing", "choose one")])
         return operators.set_priority(**named_of(given), priority=level, **signature(given), dry_run=dry_run)
 
 
@@ -135,9 +154,18 @@ def signature(given: Given) -> dict[str, Any]:
 
 
 def _due(given: Given) -> datetime | None:
-    at, span = given.time("at"), given.get("in") or "now"
-    if at is not None:
+    """When it is to be due; None: now. Raises `InvalidArgument`."""
+    at, span = given.time("at"), given.get("in") or (AT if given.get("at") else None)
+    if span is None:
+        raise InvalidArgument([Problem("when", "is missing", "choose when it is to be due")])
+    if span == AT:
+        if at is None:
+            raise InvalidArgument([Problem("time", "is missing", "give one like 2026-07-01T09:00:00Z")])
+        if at < datetime.now(UTC):
+            raise InvalidArgument([Problem("time", "is in the past", "give a later one, or choose At once")])
         return at
+    if at is not None:
+        raise InvalidArgument([Problem("when", "is chosen, and a time is given", "choose one of the two")])
     if span not in SPANS:
-        raise InvalidArgument([Problem("in", "is not one of the choices", "choose one")])
+        raise InvalidArgument([Problem("when", "is not one of the choices", "choose one")])
     return None if span == "now" else datetime.now(UTC) + SPANS[span][1]

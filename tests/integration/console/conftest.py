@@ -74,6 +74,13 @@ def browser(application: Starlette) -> Browser:
 
 def act(browser: Browser, url: str, **fields: str) -> Answer:
     """Open the page of an act, fill in its form, send it, and follow it to the page of its progress."""
+    answer = submit(browser, url, **fields)
+    assert answer.status == 303, answer.words
+    return browser.get(answer.headers["location"])
+
+
+def submit(browser: Browser, url: str, **fields: str) -> Answer:
+    """Open the page of an act, fill in its form, and send it."""
     page = browser.get(url)
     assert page.status == 200, page.words
     given = {name: page.field(name) for name in ("csrf", "id")} | fields
@@ -92,6 +99,4 @@ def act(browser: Browser, url: str, **fields: str) -> Answer:
     ):
         if f'type="hidden" name="{name}"' in page.text:
             given[name] = page.field(name)
-    sent = browser.post(url.partition("?")[0], given)
-    assert sent.status == 303, sent.words
-    return browser.get(sent.headers["location"])
+    return browser.post(url.partition("?")[0], given)

@@ -12,14 +12,14 @@ import pytest
 from starlette.applications import Starlette
 
 from sendq import clock
-from sendq.clock import SECOND
+from sendq.clock import SECOND, moment
 from sendq.console.acts.jobs import EXAMINED, REFUSALS
 from sendq.console.runs import AT_ONCE
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.rules.by_hand import RetryRefusal
-from tests.integration.console.conftest import act
+from tests.integration.console.conftest import act, submit
 from tests.support.asgi import Browser
 from tests.support.ledger import Ledger
 from tests.support.waiting import eventually
@@ -413,18 +413,45 @@ class TestAJobThatWaits:
         assert kept.job(job).due_at == clock.micros(at)
 
     @pytest.mark.parametrize(
-        ("at", "says"), [("2026-07-01", "is not a time with its zone"), ("2199-01-01T00:00:00Z", "before it expires")]
+        ("fields", "says"),
+        [
+            ({}, "When is missing; choose when it is to be due"),
+            ({"in": "at"}, "Time is missing"),
+            ({"in": "tomorrow"}, "When is not one of the choices"),
+            ({"in": "1h", "at": "2198-01-01T00:00:00Z"}, "choose one of the two"),
+            ({"at": "2026-07-01"}, "is not a time with its zone"),
+            ({"at": "2001-07-01T00:00:00Z"}, "Time is in the past"),
+            ({"at": "2199-01-01T00:00:00Z"}, "before it expires"),
+            ({"in": "7d"}, "before it expires"),
+        ],
     )
-    def test_is_not_rescheduled_to_what_cannot_be(self, browser: Browser, kept: Ledger, at: str, says: str) -> None:
-        job = absorbed(kept)
+    def test_is_not_rescheduled_to_what_cannot_be(
+        self, browser: Browser, kept: Ledger, fields: dict[str, str], says: str
+    ) -> None:
+        job = absorbed(kept, due_at=moment(clock.now() + 72 * HOUR))
         before = kept.job(job)
-        assert says in act(browser, f"/acts/reschedule?job={job}", reason="later", at=at).words
+        answer = submit(browser, f"/acts/reschedule?job={job}", reason="later", **fields)
+        assert (answer.status, says in answer.words) == (422, True), answer.words
+        assert 'value="later"' in answer.text
         assert kept.job(job) == before
+
+    def test_shows_when_it_is_due_before_it_is_rescheduled(self, browser: Browser, kept: Ledger) -> None:
+        at = clock.now() + 72 * HOUR
+        page = browser.get(f"/acts/reschedule?job={absorbed(kept, due_at=moment(at))}")
+        assert f"Due {moment(at):%Y-%m-%d %H:%M:%S}Z" in page.words
+        assert " selected" not in page.text
 
     def test_gets_another_priority(self, browser: Browser, kept: Ledger) -> None:
         job = absorbed(kept)
         act(browser, f"/acts/priority?job={job}", reason="a newsletter", to="low")
         assert kept.job(job).priority == 2
+
+    def test_gets_no_priority_that_nobody_chose(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        before = kept.job(job)
+        for fields in ({}, {"to": "urgent"}):
+            assert submit(browser, f"/acts/priority?job={job}", reason="r", **fields).status == 422
+        assert kept.job(job) == before
 
     @pytest.mark.parametrize("name", ["reschedule", "priority", "hold-job", "release-job"])
     def test_is_left_alone_once_it_no_longer_waits(self, browser: Browser, kept: Ledger, name: str) -> None:
