@@ -30,6 +30,7 @@ from sendq.enqueueing.planning import (
     Options,
     OptionsGiven,
     Send,
+    SendOptionsGiven,
     plan_sends,
     valid_lane_cap,
     valid_unsubscribe_url,
@@ -191,7 +192,7 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         batch: NewBatch,
         render: Render | None = None,
         session: Any = None,
-        **options: Unpack[OptionsGiven],
+        **options: Unpack[SendOptionsGiven],
     ) -> Batch:
         """Enqueue one message for many recipients, each with fields of their own, as a batch: all or none.
 
@@ -208,6 +209,7 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
 
         The other options are explained at `sendq.Options`, and are those of all messages. Raises what `send` raises; a
         problem's field begins with the row's position. An exception that ``rows`` or ``render`` raise is passed on.
+        With ``suppressed="drop"``, suppressed recipients get no mail, and the others do: see `Batch.left_out`.
         """
         check_batch(batch)
         options.setdefault("application", batch.application)

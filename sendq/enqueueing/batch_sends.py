@@ -19,6 +19,7 @@ from sendq.clock import Micros
 from sendq.enqueueing.arguments import check_key
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.planning import Send, digest_of, plan_sends
+from sendq.enqueueing.suppressing import Verdict
 from sendq.enqueueing.targets import parse_target
 from sendq.errors import InvalidArgument, InvalidJob, Problem, SuppressedRecipients
 from sendq.messages.content import Content
@@ -84,13 +85,13 @@ class Refused(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Some messages of a batch: the position of the first, and how they become rows (again, without the recipients
-    that are dropped from those in ``instead``, which are counted from the beginning of the part).
+    """Some messages of a batch: the position of the first, and how they become rows (again, without the recipients and
+    messages that a verdict takes away; its positions are counted from the beginning of the part).
     """
 
     first: int
     sends: list[Send]
-    plan: Callable[[Mapping[int, Message]], Planned]
+    plan: Callable[[Verdict], Planned]
 
 
 class Sends:
@@ -189,7 +190,7 @@ class Sends:
                 found += [problem.under(f"[{position}]") for problem in self._own_problems(send, position)]
         planned = None
         try:
-            planned = part.plan({})
+            planned = part.plan(Verdict())
         except InvalidJob as wrong:
             found += (problem for problem in wrong.problems if _place(problem) not in refused)
         self._add(sorted(found, key=_place))
@@ -216,7 +217,10 @@ class Sends:
                 problems.append(Problem("key", reason, "use a different key for each message"))
         return problems
 
-    def _planned(self, sends: list[Send], first: int, instead: Mapping[int, Message]) -> Planned:
+    def _planned(self, sends: list[Send], first: int, verdict: Verdict) -> Planned:
+        kept = [position for position in range(len(sends)) if position not in verdict.left_out]
+        instead = {place: verdict.instead[at] for place, at in enumerate(kept) if at in verdict.instead}
+        sends = [sends[position] for position in kept]
         return plan_sends(
             sends, indexed=True, batch_id=self._batch_id, first=first, texts=self._shared(sends), instead=instead,
             **self._settings,

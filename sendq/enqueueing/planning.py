@@ -64,7 +64,8 @@ class Options:
         tags: what the job is about, like ``{"campaign": "may"}``: to find, count, hold, release, retry and cancel jobs
             by. At most 8, see `sendq.rules.tags`. Never a recipient's data: tags are not encrypted, and are shown.
         suppressed: for sends only: what to do about suppressed recipients. ``refuse``: raise `SuppressedRecipients`.
-            ``drop``: send to the others, and name the positions in `Job.dropped`; refused if nobody is left in ``to``.
+            ``drop``: send to the others, and name the positions in `Job.dropped`. A message with nobody left in ``to``
+            is refused; a batch is made without it, and counts it in `Batch.left_out`.
         traceparent: the trace (W3C Trace Context) that the attempts of the job belong to. None: that of the active span
             of OpenTelemetry, if there is one.
     """
@@ -94,6 +95,13 @@ class OptionsGiven(TypedDict, total=False):
     on_outcome: str | None
     tags: Mapping[str, str] | None
     traceparent: str | None
+
+
+class SendOptionsGiven(OptionsGiven, total=False):
+    """`Options` of sends as keyword arguments."""
+
+    in_doubt: str | None
+    suppressed: Suppressed | str
 
 
 @dataclass(frozen=True, slots=True)

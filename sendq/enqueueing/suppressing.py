@@ -18,6 +18,8 @@ from sendq.rules.suppression import Suppressed
 
 OWN_LIST = "the application's own list"
 
+_TO = ("to[", "mime.To[")
+
 
 class Hit(NamedTuple):
     """A suppressed recipient: the position of its send, the field that names it, and why."""
@@ -29,11 +31,14 @@ class Hit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of a call: problems, messages with fewer recipients, and the fields that they have lost."""
+    """What becomes of a call: problems, messages with fewer recipients, the fields that they have lost, and messages
+    that are left out because nobody is left in ``to``.
+    """
 
     problems: Sequence[Problem] = ()
     instead: Mapping[int, Message] = field(default_factory=dict)
     dropped: Mapping[int, Sequence[Hit]] = field(default_factory=dict)
+    left_out: Mapping[int, Sequence[Hit]] = field(default_factory=dict)
 
 
 def mail_of(send: Send) -> Recipients:
@@ -41,16 +46,23 @@ def mail_of(send: Send) -> Recipients:
     return recipients_of(send.message)
 
 
-def judge(sends: Sequence[Send], hits: Iterable[Hit], *, indexed: bool) -> Verdict:
-    """What becomes of these sends because of their suppressed recipients. With ``indexed``, as in `plan_sends`."""
+def judge(sends: Sequence[Send], hits: Iterable[Hit], *, indexed: bool, of_batch: bool = False) -> Verdict:
+    """What becomes of these sends because of their suppressed recipients. With ``indexed``, as in `plan_sends`.
+
+    A message to nobody is left out of a batch (``of_batch``) if the caller drops recipients, and refused elsewhere.
+    """
     by_send: dict[int, dict[str, Hit]] = {}
     for hit in hits:
         by_send.setdefault(hit.position, {}).setdefault(hit.field, hit)
     problems: list[Problem] = []
     instead: dict[int, Message] = {}
     dropped: dict[int, Sequence[Hit]] = {}
+    left_out: dict[int, Sequence[Hit]] = {}
     for position, found in sorted(by_send.items()):
         send = sends[position]
+        if of_batch and send.options.suppressed == Suppressed.DROP and _is_to_nobody(send, found):
+            left_out[position] = tuple(found.values())
+            continue
         refused = _refused(send, found)
         if refused:
             problems += [problem.under(f"[{position}]") for problem in refused] if indexed else refused
@@ -58,7 +70,11 @@ def judge(sends: Sequence[Send], hits: Iterable[Hit], *, indexed: bool) -> Verdi
         assert isinstance(send.message, Message)
         instead[position] = _without(send.message, found)
         dropped[position] = tuple(found.values())
-    return Verdict(problems, instead, dropped)
+    return Verdict(problems, instead, dropped, left_out)
+
+
+def _is_to_nobody(send: Send, found: Mapping[str, Hit]) -> bool:
+    return all(name in found for name, _ in mail_of(send).named if name.startswith(_TO))
 
 
 def _refused(send: Send, found: Mapping[str, Hit]) -> list[Problem]:
@@ -69,7 +85,7 @@ def _refused(send: Send, found: Mapping[str, Hit]) -> list[Problem]:
     if not isinstance(send.message, Message):
         remedy = "leave it out: a finished message is not changed"
         return [Problem(one.field, one.reason, remedy) for one in problems]
-    if all(f"to[{index}]" in found for index in range(len(send.message.to))):
+    if _is_to_nobody(send, found):
         return [Problem(one.field, f"{one.reason}, and nobody is left in to", one.remedy) for one in problems]
     return []
 

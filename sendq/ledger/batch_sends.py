@@ -19,7 +19,7 @@ from sendq.ledger.batches import ADDED, lock_open, note_added, notice
 from sendq.ledger.enqueue import store
 from sendq.ledger.jobs import append_batch_changes
 from sendq.ledger.storing import begin_before_savepoint
-from sendq.ledger.suppressing import Enqueuer
+from sendq.ledger.suppressing import Enqueuer, note_left_out
 from sendq.ledger.waiting_jobs import hold_added
 from sendq.messages.payload import content_digest
 from sendq.rules.tags import read_tags
@@ -36,26 +36,30 @@ class Storing:
     cap: int | None
     vault: Vault
 
-    def parts(self, connection: Connection, sends: Sends, *, with_digest: bool, now: Micros) -> int:
-        """Store the jobs of a batch; returns how many there are that no key named before.
+    def parts(
+        self, connection: Connection, sends: Sends, *, with_digest: bool, now: Micros
+    ) -> tuple[int, Counter[str]]:
+        """Store the jobs of a batch. Returns how many there are that no key named before, and how many messages were
+        left out because of their suppressed recipients, by reason.
 
         Raises:
             InvalidJob, LaneFull, KeyConflict, SuppressionListFailed: roll back what was stored.
         """
         number = 0
+        left_out: Counter[str] = Counter()
         for part, planned in sends.parts():
             if with_digest:
                 sends.count_in(part, planned)
             try:
                 jobs = self.enqueuer.store(
-                    connection, part.sends, planned, lambda verdict, part=part: part.plan(verdict.instead),  # type: ignore[misc]
-                    own=self.own(part.sends), indexed=True, now=now, cap=self.cap, vault=self.vault,
+                    connection, part.sends, planned, lambda verdict, part=part: part.plan(verdict),  # type: ignore[misc]
+                    own=self.own(part.sends), indexed=True, now=now, cap=self.cap, vault=self.vault, left_out=left_out,
                 )  # fmt: skip
             except SuppressedRecipients as refused:
                 sends.refuse(part, refused.problems)
             else:
                 number += sum(not job.existed for job in jobs)
-        return number
+        return number, left_out
 
 
 def store_new_batch(
@@ -67,7 +71,7 @@ def store_new_batch(
     """
     begin_before_savepoint(connection)
     with connection.begin_nested() as step:
-        number = storing.parts(connection, sends, with_digest=new.key is not None, now=now)
+        number, left_out = storing.parts(connection, sends, with_digest=new.key is not None, now=now)
         if not sends.number and not new.open:
             raise InvalidJob([Problem("sends", "is empty", "pass at least one message, or a NewBatch(open=True)")])
         keys = []
@@ -82,9 +86,10 @@ def store_new_batch(
             return Batch(str(older), sends.number, existed=True)
         if new.open:
             append_batch_changes(connection, Counter({(batch_id, ADDED): number}), now=now)
-        elif not number:  # keys named all of its messages already: nothing will end
+        elif not number:  # keys named all of its messages already, or all were left out: nothing will end
             notice(connection, batch_id, now=now)
-    return Batch(str(batch_id), number)
+        note_left_out(connection, new.application, batch_id, left_out, now=now)
+    return Batch(str(batch_id), number, left_out=left_out.total())
 
 
 def add_to_batch(
@@ -100,8 +105,9 @@ def add_to_batch(
     with connection.begin_nested():
         batch = lock_open(connection, batch_id)
         sends = read(batch.application, read_tags(batch.tags))
-        number = storing.parts(connection, sends, with_digest=False, now=now)
+        number, left_out = storing.parts(connection, sends, with_digest=False, now=now)
         note_added(connection, batch, number, sends.lanes, now=now)
         if batch.held_at is not None:
             hold_added(connection, batch_id, now=now)
-    return Batch(str(batch_id), number)
+        note_left_out(connection, batch.application, batch_id, left_out, now=now)
+    return Batch(str(batch_id), number, left_out=left_out.total())

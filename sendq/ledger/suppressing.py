@@ -7,7 +7,8 @@ is found when it is claimed (`sendq.ledger.dispatching.suppression`), and is not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -59,27 +60,54 @@ class Enqueuer:
         now: Micros,
         cap: int | None,
         vault: Vault,
+        left_out: Counter[str] | None = None,
     ) -> list[Job]:
         """Store planned sends. ``plan`` plans them again, without dropped recipients; ``own``: who is suppressed by the
-        application's own list.
+        application's own list. ``left_out``: counts by reason the messages of a batch that have no recipient left; they
+        are not stored, and have no job in the result. None: they are refused.
 
         Raises `SuppressedRecipients`, and what `store_jobs` raises.
         """
         if connection.dialect.name == "sqlite":
             connection.execute(_TAKE_THE_LOCK)
-        hits = [*own, *self._hits(connection, sends, vault, now=now)]
-        if not hits:
-            return store_jobs(connection, planned, now=now, cap=cap, vault=vault)
-        known = _positions_of_known_keys(connection, sends, {hit.position for hit in hits})
-        verdict = judge(sends, (hit for hit in hits if hit.position not in known), indexed=indexed)
+        verdict = self.judge(
+            connection, sends, own=own, indexed=indexed, of_batch=left_out is not None, now=now, vault=vault
+        )
         if verdict.problems:
             raise SuppressedRecipients(verdict.problems)
-        jobs = store_jobs(connection, plan(verdict) if verdict.instead else planned, now=now, cap=cap, vault=vault)
+        if left_out is not None:
+            left_out.update(hits[0].reason for hits in verdict.left_out.values())
+        kept = [position for position in range(len(sends)) if position not in verdict.left_out]
+        if not kept:
+            return []
+        again = verdict.instead or verdict.left_out
+        stored = store_jobs(connection, plan(verdict) if again else planned, now=now, cap=cap, vault=vault)
+        jobs = dict(zip(kept, stored, strict=True))
         for position, dropped in verdict.dropped.items():
             if not jobs[position].existed:
                 jobs[position] = replace(jobs[position], dropped=tuple(hit.field for hit in dropped))
-        _note(connection, sends, verdict, jobs, now=now)
-        return jobs
+        if verdict.dropped:
+            _note(connection, sends, verdict, jobs, now=now)
+        return list(jobs.values())
+
+    def judge(
+        self,
+        connection: Connection,
+        sends: Sequence[Send],
+        *,
+        own: Sequence[Hit],
+        indexed: bool,
+        of_batch: bool,
+        now: Micros,
+        vault: Vault,
+    ) -> Verdict:
+        """What becomes of sends because of their suppressed recipients: see `store`."""
+        hits = [*own, *self._hits(connection, sends, vault, now=now)]
+        if not hits:
+            return Verdict()
+        known = _positions_of_known_keys(connection, sends, {hit.position for hit in hits})
+        new = (hit for hit in hits if hit.position not in known)
+        return judge(sends, new, indexed=indexed, of_batch=of_batch)
 
     def _hits(self, connection: Connection, sends: Sequence[Send], vault: Vault, *, now: Micros) -> list[Hit]:
         by_application: dict[str, list[int]] = {}
@@ -144,7 +172,21 @@ def _positions_of_known_keys(connection: Connection, sends: Sequence[Send], posi
     return {position for position, name in names.items() if name in known}
 
 
-def _note(connection: Connection, sends: Sequence[Send], verdict: Verdict, jobs: Sequence[Job], *, now: Micros) -> None:
+def note_left_out(
+    connection: Connection, application: str, batch_id: UUID, left_out: Counter[str], *, now: Micros
+) -> None:
+    """Record how many messages a batch was made without, and why."""
+    if left_out:
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in sorted(left_out.items()))
+        events.append(
+            connection, "recipients_dropped", at=now, by=BY, application=application, batch_id=batch_id,
+            number=left_out.total(), reason=f"messages left out: {reasons}",
+        )  # fmt: skip
+
+
+def _note(
+    connection: Connection, sends: Sequence[Send], verdict: Verdict, jobs: Mapping[int, Job], *, now: Micros
+) -> None:
     """Record which recipients of a job were left out, and why."""
     events.append_all(
         connection,

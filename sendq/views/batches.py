@@ -14,7 +14,8 @@ from sendq.views.page import plain
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What a bulk call returns; ``total`` is the number of its jobs (None: a walk has to find the messages first; of a
-    batch that is open, those added by this call).
+    batch that is open, those added by this call). ``left_out``: messages that this call made no job for, because all
+    their recipients are suppressed, and are dropped (``suppressed="drop"``).
 
     ``existed``: the key already named this batch, and nothing new was stored.
     """
@@ -22,6 +23,7 @@ class Batch:
     id: str
     total: int | None
     existed: bool = False
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)

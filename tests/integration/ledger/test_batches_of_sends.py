@@ -18,6 +18,7 @@ from sendq import (
     InvalidJob,
     KeyConflict,
     Message,
+    MimeMessage,
     NewBatch,
     NotFound,
     Operators,
@@ -347,3 +348,45 @@ class TestSuppressedRecipients:
             queue.send_many(sends(1_010, body="x"), batch=NewBatch())
         assert [one.field for one in refused.value.problems] == ["[3].to[0]", "[1005].to[0]"]
         assert rows(ledger, schema.job) == rows(ledger, schema.batch) == 0
+
+    def test_are_left_out_of_a_batch_if_the_caller_drops_them(self, ledger: Ledger) -> None:
+        """One bounce does not stop the next newsletter."""
+        ledger.queue.suppress("reader1@example.com", source="test")
+        ledger.queue.suppress("reader1003@example.com", source="test")
+        people = [{"email": f"reader{n}@example.com", "key": f"may-{n}"} for n in range(1_005)]
+        common, new = Message(subject="May", body="x"), NewBatch(key="may")
+        made = ledger.queue.mail_merge("g1", common, people, batch=new, suppressed="drop")
+        assert made == Batch(made.id, 1_003, left_out=2)
+        assert ledger.queue.batch(made.id).total == 1_003
+        mailed = {row.key for row in ledger.rows(schema.job)}
+        assert mailed == {one["key"] for one in people} - {"may-1", "may-1003"}
+        assert {row.key for row in ledger.rows(schema.key)} == mailed | {"may"}
+        (noted,) = (row for row in ledger.rows(schema.event) if row.kind == "recipients_dropped")
+        assert (noted.number, noted.reason) == (2, "messages left out: 2 added")
+        assert str(noted.batch_id) == made.id
+        again = ledger.queue.mail_merge("g1", common, people, batch=new, suppressed="drop")
+        assert (again.id, again.existed, len(ledger.rows(schema.job))) == (made.id, True, 1_003)
+
+    def test_that_are_all_of_a_batch_leave_an_empty_one_that_ends(self, ledger: Ledger) -> None:
+        ledger.queue.suppress("reader1@example.com", source="test")
+        options = Options(suppressed="drop")
+        finished = MimeMessage(b"To: reader1@example.com\nCc: reader2@example.com\n\n.")
+        both = [Send("g1", message(1, "x"), options), Send("g1", finished, options)]
+        made = ledger.queue.send_many(both, batch=NewBatch())
+        assert (made.total, made.left_out) == (0, 2)
+        assert lead(ledger) == [made.id]
+        opened = ledger.queue.send_many([], batch=NewBatch(open=True))
+        added = ledger.queue.add(opened.id, [*both, Send("g1", message(2, "x"), options)])
+        assert (added.total, added.left_out) == (1, 2)
+
+    def test_that_are_only_some_of_a_message_are_dropped_from_it(self, ledger: Ledger) -> None:
+        ledger.queue.suppress("reader1@example.com", source="test")
+        options = Options(suppressed="drop")
+        to_both = Message(to=["reader1@example.com", "reader2@example.com"], subject="s", body="b")
+        made = ledger.queue.send_many(
+            [Send("g1", one, options) for one in (message(1, "x"), to_both)], batch=NewBatch()
+        )
+        assert (made.total, made.left_out) == (1, 1)
+        (stored,) = enqueued(ledger.queue)
+        assert stored.body is not None
+        assert stored.body["to"] == [{"email": "reader2@example.com"}]
