@@ -8,7 +8,7 @@ from importlib import import_module
 from examples.stories.play import played
 from settings.environ import ROOT
 
-NAMES = ("throttled_account", "thousand_throttled", "signing_in_again", "dead_letter", "bounced_mail")
+NAMES = ("throttled_account", "thousand_throttled", "signing_in_again", "dead_letter", "bounced_mail", "two_widths")
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:

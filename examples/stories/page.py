@@ -23,9 +23,9 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|\+00:00
 
 
 class Page:
-    """One story on paper. ``run`` gives what a command of `sendq` prints."""
+    """One story on paper. ``run`` gives what a command of `sendq` prints, on a terminal if its width is given."""
 
-    def __init__(self, title: str, run: Callable[[str], str]) -> None:
+    def __init__(self, title: str, run: Callable[[str, int | None], str]) -> None:
         self._run = run
         self._parts = [f"# {title}\n"]
 
@@ -41,12 +41,12 @@ class Page:
         """What the code before it printed."""
         self._parts.append(f"```text\n{printed}\n```\n")
 
-    def run(self, command: str, *, shows: str) -> None:
-        """Run a command of `sendq`, and show it with what it printed.
+    def run(self, command: str, *, shows: str, columns: int | None = None) -> None:
+        """Run a command of `sendq`, and show it with what it printed (on a terminal of so many ``columns``).
 
         Raises RuntimeError if that is not what the story tells of: the machine was too slow for it, or it is not so.
         """
-        printed = self._run(command)
+        printed = self._run(command, columns)
         if shows not in printed:
             raise RuntimeError(f"`sendq {command}` does not show {shows!r}: {printed}")
         self._parts.append(f"```console\n$ sendq {command}\n{printed.rstrip()}\n```\n")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,11 +51,27 @@ class Scene:
         """Wait until ``why`` gives this reason."""
         self.until(lambda: self.queue.why(job_id).reason == reason, f"{reason} as the reason of a job")
 
-    def run(self, command: str) -> str:
-        """What a command of `sendq` prints."""
+    def run(self, command: str, columns: int | None = None) -> str:
+        """What a command of `sendq` prints; ``columns``: on a terminal of this width."""
         argv = [sys.executable, "-m", "worker.cli", *shlex.split(command)]
+        if columns is not None:
+            return _on_terminal(argv, {**self.environ, "COLUMNS": str(columns), "TERM": "xterm"})
         done = subprocess.run(argv, env=self.environ, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
         return done.stdout
+
+
+def _on_terminal(argv: Sequence[str], environ: Mapping[str, str]) -> str:
+    ours, its = os.openpty()
+    with open(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(argv, env=environ, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=its)
+        os.close(its)
+        printed = b""
+        with contextlib.suppress(OSError):  # EIO is how a terminal says that all who wrote to it have ended
+            while part := terminal.read(65536):
+                printed += part
+        if process.wait(60) != 0:
+            raise subprocess.CalledProcessError(process.returncode, argv, printed)
+    return re.sub(r"\x1b\[[0-9;]*m", "", printed.decode().replace("\r\n", "\n"))
 
 
 class Story(Protocol):

@@ -36,6 +36,18 @@ class TestAStory:
         assert page(name).startswith(f"# {story.TITLE}\n")
         assert commands
 
+    @pytest.mark.parametrize("columns", [80, 120])
+    def test_of_two_widths_fits_each_and_loses_no_state_and_no_id(self, columns: int) -> None:
+        section = page("two_widths").split(f"On {columns} columns:")[1].split("\nOn ")[0]
+        printed = dict(re.findall(r"^\$ sendq (\w+)[^\n]*\n(.*?)^```", section, re.MULTILINE | re.DOTALL))
+        assert set(printed) == {"status", "grants", "jobs", "dead"}
+        for command, text in printed.items():
+            rows = text.split("\nmailbox_not_enabled: ")[0]  # what a rule says is prose, which the terminal folds
+            assert max(map(len, rows.splitlines())) <= columns, command
+            assert "…" not in rows
+        assert all(state in printed["jobs"] for state in ("queued", "dead"))
+        assert all(state in printed["grants"] for state in ("held", "closed"))
+
     def test_on_paper_has_ids_and_times_of_its_own(self) -> None:
         one, two = "01a2067b-b120-789f-af58-eceeb4b2ed54", "01a2067b-b120-789f-af58-eceeb4b2ed55"
         first, second = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
