@@ -31,10 +31,10 @@ Name = tuple[str, bytes, str]
 """What identifies an entry: application, digest, category."""
 
 
-def has_entries(connection: Connection, application: str) -> bool:
-    """Whether the list of this application has an entry."""
+def exists(connection: Connection, name: Name) -> bool:
+    """Whether there is this entry."""
     table = schema.suppression.c
-    query = select(table.application).where(table.application == application).limit(1)
+    query = select(table.application).where(tuple_(table.application, table.digest, table.category) == name)
     return connection.execute(query).first() is not None
 
 

@@ -15,12 +15,13 @@ from sendq.facts.notices import MailNotice, OutcomeOptions
 from sendq.queue import SendQueue
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.webhooks.grouping import Groups
+from sendq.webhooks.link_pages import NO_METHOD, Page, send_page
+from sendq.webhooks.link_pages import TOO_LARGE as FORM_TOO_LARGE
+from sendq.webhooks.link_pages import TOO_LATE as FORM_TOO_LATE
 from sendq.webhooks.notice import BODY_MOST, TOO_LARGE, Received, challenge, read
 from sendq.webhooks.receiving import apply, apply_async
 from sendq.webhooks.unsubscribing import BODY_MOST as FORM_MOST
-from sendq.webhooks.unsubscribing import NO_METHOD, Endpoint, send_page
-from sendq.webhooks.unsubscribing import TOO_LARGE as FORM_TOO_LARGE
-from sendq.webhooks.unsubscribing import TOO_LATE as FORM_TOO_LATE
+from sendq.webhooks.unsubscribing import Endpoint
 
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
@@ -34,6 +35,8 @@ Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 # Nylas waits 10 s for an answer. Reading and storing get less than half of that each.
 READ_S = 4.0
 STORE_S = 4.0
+
+NO_ROUTE = Received(404, "no application's webhook is at this path")
 
 _log = logging.getLogger("sendq.webhooks")
 
@@ -52,9 +55,9 @@ def asgi(
 
     With one ``secret`` it answers at ``path`` for ``application``. With a mapping of applications to their secrets it
     answers at ``path/NAME`` for each, and at ``path`` for the one named ``default``. Paths are relative to the mount
-    point; Starlette redirects the mount point itself (``/hooks``), so register ``/hooks/`` at Nylas. Each request is
-    logged by the logger ``sendq.webhooks``, with status and sentence but without its body. For ``delivered_outcomes``
-    and ``outcome_addresses`` see `receive`.
+    point; Starlette redirects the mount point itself (``/hooks``), so register ``/hooks/`` at Nylas. The logger
+    ``sendq.webhooks`` logs each answer to a ``POST``, with status and sentence but without body and token. For
+    ``delivered_outcomes`` and ``outcome_addresses`` see `receive`.
 
     Links of ``Message(unsubscribe=…)`` are answered at ``path/unsubscribe/TOKEN`` (`sendq.webhooks.unsubscribing`), so
     the queue's ``unsubscribe_url`` ends with ``/unsubscribe``. ``unsubscribe_path`` None: not here.
@@ -109,20 +112,37 @@ def _serving(answer: Application) -> Application:
 
 
 async def _answer_link(endpoint: Endpoint, token: str, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["method"] in ("GET", "HEAD"):
-        await send_page(send, await endpoint.ask(token), head=scope["method"] == "HEAD")
-        return
-    if scope["method"] != "POST":
-        await send_page(send, NO_METHOD)
-        return
-    headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    method = scope["method"]
+    if method in ("GET", "HEAD"):
+        page: Page | None = await endpoint.ask(token)
+    elif method == "POST":
+        page = await _posted(endpoint, token, scope, receive)
+    else:
+        page = NO_METHOD
+    if page is not None:
+        await send_page(send, page, http_version=_http_version(scope), head=method == "HEAD")
+
+
+async def _posted(endpoint: Endpoint, token: str, scope: Scope, receive: Receive) -> Page | None:
+    """The answer to a form; None: the client has disconnected."""
+    headers = _headers(scope)
     body = await _body(headers, receive, FORM_MOST)
+    if body is None:
+        return None
     if isinstance(body, bytes):
-        page = await endpoint.unsubscribe(token, body)
-        _log.info("unsubscribe: %d", page.status)
-        await send_page(send, page)
-    elif body is not None:
-        await send_page(send, FORM_TOO_LARGE if body.status == 413 else FORM_TOO_LATE)
+        page = await endpoint.unsubscribe(token, body, headers.get(b"content-type", ""))
+    else:
+        page = FORM_TOO_LARGE if body.status == 413 else FORM_TOO_LATE
+    _log.info("unsubscribe: %d, %s", page.status, page.title)
+    return page
+
+
+def _headers(scope: Scope) -> dict[bytes, str]:
+    return {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _http_version(scope: Scope) -> str:
+    return str(scope.get("http_version", "1.1"))
 
 
 async def _live(receive: Receive, send: Send) -> None:
@@ -143,7 +163,9 @@ async def _answer(
 ) -> None:
     route = routes.get(_path_below(scope))
     if route is None:
-        await _say(send, Received(404, "no application's webhook is at this path"))
+        if scope["method"] == "POST":
+            _log.warning("webhook: 404, %s", NO_ROUTE.says)
+        await _say(send, NO_ROUTE)
     elif scope["method"] == "GET":
         await _echo(scope, send)
     elif scope["method"] == "POST":
@@ -170,7 +192,7 @@ async def _echo(scope: Scope, send: Send) -> None:
 
 async def _take_in(store: _Store, route: tuple[str, str], scope: Scope, receive: Receive, send: Send) -> None:
     application, secret = route
-    headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+    headers = _headers(scope)
     body = await _body(headers, receive)
     if body is None:
         return  # the client has disconnected
@@ -183,7 +205,7 @@ async def _take_in(store: _Store, route: tuple[str, str], scope: Scope, receive:
         "webhook of %s: %d, %s", application, answer.status, answer.says,
     )  # fmt: skip
     # Servers read the rest of a body that the application did not, to its end, unless the connection is to be closed.
-    close = answer.status in (408, 413) and scope.get("http_version", "1.1").startswith("1")
+    close = answer.status in (408, 413) and _http_version(scope).startswith("1")
     await _say(send, answer, *([(b"connection", b"close")] if close else []))
 
 

@@ -6,24 +6,31 @@
 Mail programs post without cookies and without a person. What the token says is all that counts; one that is not signed
 by this ledger changes nothing, and costs no access to it. A request has at most `BODY_MOST` bytes.
 
-Each process stores at most `RATE` a second, `BURST` at once; more get 429 and may come again. Requests with forged
-tokens are not counted, so they cannot use up what others need.
+Nobody can use up what others need:
+
+- Of each token one request at a time asks the ledger; those that come meanwhile get its answer.
+- A person who is on the list already costs one look-up, and no write.
+- Each process stores at most `RATE` new entries a second, `BURST` at once; more get 429 and may come again.
+- Links have threads and connections of their own, `AT_ONCE` of them, so that notifications never wait for links.
 """
 
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import time
-from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from sendq.errors import SendqError
-from sendq.messages.unsubscribe import ONE_CLICK
-from sendq.messages.unsubscribe_token import read, signing_key
+from sendq.ledger.operators import suppressions
+from sendq.messages.unsubscribe_token import Token, read, signing_key
 from sendq.queue import SendQueue
+from sendq.webhooks.link_pages import BUSY, DOWN, NOT_ASKED, UNKNOWN, Page, done, question
+from sendq.webhooks.one_click_form import asks_one_click
 
 if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
@@ -34,53 +41,23 @@ BODY_MOST = 4_096
 RATE = 100
 BURST = 500
 
-STORE_S = 4.0
+# Accesses to the ledger at the same time. A pool has 15 connections (SQLAlchemy's default).
+AT_ONCE = 4
 
-_HEADERS = (
-    (b"cache-control", b"no-store"),
-    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
-     b"frame-ancestors 'none'; base-uri 'none'"),
-    (b"referrer-policy", b"no-referrer"),  # the link is the person's
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-robots-tag", b"noindex, nofollow"),
-)  # fmt: skip
+# Tokens that wait for one: what the ledger stores in less than `STORE_S`, a few milliseconds each.
+WAITING_MOST = 500
+
+STORE_S = 4.0
 
 _log = logging.getLogger("sendq.webhooks")
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """An answer: its status, a heading and a sentence, and whether there is a button."""
+class _Loop:
+    """What belongs to one event loop: an ASGI application may be served by several."""
 
-    status: int
-    title: str
-    says: str
-    button: bool = False
-
-    def html(self) -> bytes:
-        """The whole page."""
-        field, value = ONE_CLICK.split("=")
-        form = (
-            f'<form method="post"><input type="hidden" name="{field}" value="{value}">'
-            "<button>Unsubscribe</button></form>"
-        )
-        return (
-            '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f"<title>{html.escape(self.title)}</title><style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:32rem;"
-            "margin:4rem auto;padding:0 1rem}button{font:inherit;padding:.5rem 1rem}</style>"
-            f"<h1>{html.escape(self.title)}</h1><p>{html.escape(self.says)}</p>{form if self.button else ''}</html>"
-        ).encode()
-
-
-ASK = Page(200, "Unsubscribe?", "You will get no more mail of this kind.", button=True)
-DONE = Page(200, "Unsubscribed", "You will get no more mail of this kind.")
-UNKNOWN = Page(404, "This link is not valid", "It may have been cut off. Use the whole link in the mail.")
-NOT_ASKED = Page(400, "Not unsubscribed", "Use the button on the page of the link.")
-BUSY = Page(429, "Not yet unsubscribed", "There are too many requests. Try again in a minute.")
-DOWN = Page(503, "Not yet unsubscribed", "Try again in a few minutes.")
-TOO_LARGE = Page(413, "Not unsubscribed", "The request is too large.")
-TOO_LATE = Page(408, "Not unsubscribed", "The request did not arrive in time.")
-NO_METHOD = Page(405, "Not possible", "Use the link in the mail.")
+    def __init__(self) -> None:
+        self.turns = asyncio.Semaphore(AT_ONCE)
+        self.asking: dict[str, asyncio.Task[Page]] = {}
 
 
 class Endpoint:
@@ -89,25 +66,43 @@ class Endpoint:
     def __init__(self, queue: SendQueue | AsyncSendQueue, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._queue, self._clock = queue, clock
         self._room, self._at = float(BURST), clock()
+        self._key: bytes | None = None
+        self._threads = ThreadPoolExecutor(AT_ONCE, "sendq-unsubscribe") if isinstance(queue, SendQueue) else None
+        self._loops: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
 
     async def ask(self, token: str) -> Page:
         """The page of a link. Nothing is changed."""
-        links = await self._in_time(self._queue._links_for, None)
-        if isinstance(links, Page):
-            return links
-        return UNKNOWN if read(signing_key(links.key), token) is None else ASK
+        found = await self._read(token)
+        return found if isinstance(found, Page) else question(found.category)
 
-    async def unsubscribe(self, token: str, body: bytes) -> Page:
-        """Unsubscribe the person whom a token names, if that is what the body asks for."""
-        if ONE_CLICK.encode() not in body and not _in_form_data(body):
+    async def unsubscribe(self, token: str, body: bytes, content_type: str = "") -> Page:
+        """Unsubscribe the person whom a token names, if that is what the form asks for."""
+        if not asks_one_click(body, content_type):
             return NOT_ASKED
-        asked = await self.ask(token)
-        if asked is not ASK:
-            return asked
-        if not self._take_room():
-            return BUSY
-        done = await self._in_time(self._queue.unsubscribe, token)
-        return done if isinstance(done, Page) else DONE if done else UNKNOWN
+        found = await self._read(token)
+        if isinstance(found, Page):
+            return found
+        asking = self._of_loop().asking
+        if token not in asking:
+            if len(asking) >= WAITING_MOST:
+                return BUSY
+            asking[token] = asyncio.create_task(self._put_on_the_list(token, found))
+            asking[token].add_done_callback(lambda _: asking.pop(token))
+        return await asyncio.shield(asking[token])  # a client that leaves does not end it for the others
+
+    async def _put_on_the_list(self, token: str, found: Token) -> Page:
+        listed = await self._in_time(self._queue._ledger.read, partial(suppressions.is_listed, token=found))
+        if isinstance(listed, Page):
+            return listed
+        if not listed:
+            if not self._take_room():
+                return BUSY
+            stored = await self._in_time(self._queue.unsubscribe, token)
+            if isinstance(stored, Page):
+                return stored
+            if not stored:
+                return UNKNOWN
+        return done(found.category)
 
     def _take_room(self) -> bool:
         now = self._clock()
@@ -117,36 +112,25 @@ class Endpoint:
         self._room -= 1
         return True
 
+    async def _read(self, token: str) -> Token | Page:
+        """What a token says, or the page of one that is not valid."""
+        if self._key is None:
+            links = await self._in_time(self._queue._links_for, None)
+            if isinstance(links, Page):
+                return links
+            self._key = signing_key(links.key)
+        return read(self._key, token) or UNKNOWN
+
     async def _in_time(self, method: Callable[..., Any], argument: object) -> Any:
         """The result of a method of the queue, or the page that says that the ledger does not answer."""
         try:
-            async with asyncio.timeout(STORE_S):
-                if isinstance(self._queue, SendQueue):
-                    return await asyncio.to_thread(method, argument)
+            async with asyncio.timeout(STORE_S), self._of_loop().turns:
+                if self._threads is not None:
+                    return await asyncio.get_running_loop().run_in_executor(self._threads, method, argument)
                 return await method(argument)
         except (TimeoutError, SendqError) as error:
             _log.warning("unsubscribe: %s", type(error).__name__)
             return DOWN
 
-
-def _in_form_data(body: bytes) -> bool:
-    """Whether the field is there as ``multipart/form-data``, which RFC 8058 prefers."""
-    field, value = (part.encode() for part in ONE_CLICK.split("="))
-    _, there, rest = body.partition(b'name="' + field + b'"')
-    return bool(there) and rest.partition(b"\r\n\r\n")[2].startswith(value)
-
-
-async def send_page(send: Callable[[MutableMapping[str, Any]], Any], page: Page, *, head: bool = False) -> None:
-    """Send a page in one piece."""
-    body = page.html()
-    headers = [
-        (b"content-type", b"text/html; charset=utf-8"), (b"content-length", str(len(body)).encode()), *_HEADERS,
-    ]  # fmt: skip
-    if page.status in (429, 503):
-        headers.append((b"retry-after", b"60"))
-    if page.status == 405:
-        headers.append((b"allow", b"GET, HEAD, POST"))
-    if page.status in (408, 413):
-        headers.append((b"connection", b"close"))
-    await send({"type": "http.response.start", "status": page.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if head else body})
+    def _of_loop(self) -> _Loop:
+        return self._loops.setdefault(asyncio.get_running_loop(), _Loop())

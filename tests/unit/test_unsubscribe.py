@@ -13,6 +13,7 @@ from sendq.messages.digests import digest_of
 from sendq.messages.payload import send_digest
 from sendq.messages.unsubscribe import Links, url_fault
 from sendq.messages.unsubscribe_token import Token, read, signing_key
+from sendq.webhooks.one_click_form import asks_one_click
 
 KEY = bytes(32)
 LINKS = Links(KEY, "https://mail.example.com/unsubscribe/")
@@ -124,3 +125,41 @@ class TestAnEndpoint:
         assert url_fault(url) is not None
         with pytest.raises(ValueError, match="unsubscribe_url: "):
             SendQueue("sqlite:///never.db", unsubscribe_url=url)
+
+
+def part(name: str, value: str, extra: str = "") -> str:
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n{value}\r\n'
+
+
+class TestTheForm:
+    """Of RFC 8058, section 3.2."""
+
+    @pytest.mark.parametrize(
+        ("body", "content_type", "asks"),
+        [
+            ("List-Unsubscribe=One-Click", "application/x-www-form-urlencoded", True),
+            ("List-Unsubscribe=One-Click\r\n", "application/x-www-form-urlencoded; charset=UTF-8", True),
+            ("List%2DUnsubscribe=One%2dClick", "", True),
+            ("a=b&List-Unsubscribe=One-Click&c=", "", True),
+            ("foo=List-Unsubscribe=One-Clickbait", "", False),
+            ("foo=List-Unsubscribe=One-Click", "", False),
+            ("xList-Unsubscribe=One-Click", "", False),
+            ("List-Unsubscribe=One-Clickbait", "", False),
+            ("List-Unsubscribe", "", False),
+            ('{"List-Unsubscribe": "One-Click"}', "application/json", False),
+            ("\xff\x00%zz", "", False),
+            (part("List-Unsubscribe", "One-Click") + "--b--\r\n", "multipart/form-data; boundary=b", True),
+            (part("List-Unsubscribe", "One-Click") + "--b--", 'Multipart/Form-Data; boundary="b"', True),
+            (part("a", "b") + part("List-Unsubscribe", "One-Click") + "--b--", "multipart/form-data; boundary=b", True),
+            (part("List-Unsubscribe", "One-Clickbait") + "--b--", "multipart/form-data; boundary=b", False),
+            (part("a", 'name="List-Unsubscribe"\r\n\r\nOne-Click') + "--b--", "multipart/form-data; boundary=b", False),
+            (part("a", "List-Unsubscribe=One-Click") + "--b--", "multipart/form-data; boundary=b", False),
+            (part("List-Unsubscribe", "One-Click") + "--b--", "multipart/form-data; boundary=c", False),
+            (part("List-Unsubscribe", "One-Click") + "--b--", "multipart/form-data", False),
+            ("List-Unsubscribe=One-Click", "multipart/form-data; boundary=b", False),
+            ("", "multipart/form-data; boundary=", False),
+            ("--b\r\n\r\n", "multipart/form-data; boundary*=x'y'%zz", False),
+        ],
+    )
+    def test_asks_only_with_its_field(self, body: str, content_type: str, asks: bool) -> None:
+        assert asks_one_click(body.encode("latin-1"), content_type) is asks

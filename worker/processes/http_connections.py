@@ -109,7 +109,10 @@ def limited(application: Application, *, requests: int) -> Application:
 
     async def serve(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         nonlocal answering
-        if scope["type"] == "http" and answering >= requests:
+        if scope["type"] != "http":  # the lifespan is no request
+            await application(scope, receive, send)
+            return
+        if answering >= requests:
             headers = [(b"content-length", b"0"), (b"retry-after", b"10"), (b"connection", b"close")]
             await send({"type": "http.response.start", "status": 503, "headers": headers})
             await send({"type": "http.response.body", "body": b""})

@@ -10,7 +10,8 @@ import uvicorn
 from sendq import SendQueue
 from sendq.errors import Problem
 from sendq.facts.notices import OutcomeOptions
-from sendq.webhooks import asgi
+from sendq.webhooks import asgi, unsubscribe_asgi
+from sendq.webhooks.endpoint import Application, Receive, Scope, Send
 from settings import Settings, SettingsError
 from worker.processes.http_connections import connection_class, limited
 from worker.processes.listening import at, leave, listening
@@ -18,6 +19,11 @@ from worker.processes.listening import at, leave, listening
 # Notifications about grants are rare. Concurrent requests beyond this get a 503, and Nylas retries them. Each may hold
 # a body of a megabyte.
 REQUESTS_MOST = 200
+
+# Links are requested by anyone: however many these are, none takes a notification's place. A form has 4 KB at most.
+LINK_REQUESTS_MOST = 500
+
+LINKS = "/unsubscribe/"
 
 # Requests end within the 10 s that Nylas waits for an answer.
 GRACE_S = 10
@@ -58,15 +64,7 @@ def serve(
         for name, url in addresses(secrets, host, listener.getsockname()[1]).items():
             say(f"{name}: {url}")
         config = uvicorn.Config(
-            limited(
-                asgi(
-                    queue,
-                    secret=secrets,
-                    delivered_outcomes=outcomes.delivered,
-                    outcome_addresses=outcomes.addresses,
-                ),
-                requests=REQUESTS_MOST,
-            ),
+            receiver(queue, secrets, outcomes),
             http=connection_class(),
             log_config=None,
             access_log=False,
@@ -76,6 +74,27 @@ def serve(
             timeout_graceful_shutdown=GRACE_S,
         )
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def receiver(queue: SendQueue, secrets: dict[str, str], outcomes: OutcomeOptions) -> Application:
+    """Notifications and unsubscribe links, each with its own limit of concurrent requests."""
+    notifications = limited(
+        asgi(
+            queue,
+            secret=secrets,
+            delivered_outcomes=outcomes.delivered,
+            outcome_addresses=outcomes.addresses,
+            unsubscribe_path=None,
+        ),
+        requests=REQUESTS_MOST,
+    )
+    links = limited(unsubscribe_asgi(queue, path=LINKS), requests=LINK_REQUESTS_MOST)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        is_link = scope["type"] == "http" and scope["path"].startswith(LINKS)
+        await (links if is_link else notifications)(scope, receive, send)
+
+    return serve
 
 
 def addresses(secrets: dict[str, str], host: str, port: int) -> dict[str, str]:

@@ -13,7 +13,7 @@ from sendq.ledger.reading.paging import cursor, place, walk
 from sendq.ledger.secrets import digest_key, stored_digest_key
 from sendq.ledger.suppressions import Entry, Name
 from sendq.messages.digests import digest_in, same_form
-from sendq.messages.unsubscribe_token import read, signing_key
+from sendq.messages.unsubscribe_token import Token, read, signing_key
 from sendq.rules.suppression import ALL_MAIL, Reason
 from sendq.suppression_list import Given, list_name
 from sendq.vault import Vault
@@ -81,9 +81,13 @@ def unsubscribe(connection: Connection, token: str, *, vault: Vault, now: Micros
     return True
 
 
-def _named(token: tuple[str, str, bytes]) -> Name:
-    application, category, digest = token
-    return application, digest, category
+def is_listed(connection: Connection, token: Token) -> bool:
+    """Whether the entry that `unsubscribe` would add is on the list."""
+    return suppressions.exists(connection, _named(token))
+
+
+def _named(token: Token) -> Name:
+    return token.application, token.digest, token.category
 
 
 def name_of_list(connection: Connection, application: str, *, vault: Vault) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
 from typing import Any
 
 import pytest
@@ -14,13 +15,17 @@ from sendq.ledger.db import schema
 from sendq.testing import enqueued
 from sendq.vault import Vault
 from sendq.webhooks import asgi, unsubscribe_asgi
-from sendq.webhooks.unsubscribing import BODY_MOST, BURST, BUSY, DONE, NOT_ASKED, RATE, UNKNOWN, Endpoint
+from sendq.webhooks.link_pages import BUSY, NOT_ASKED, UNKNOWN, done
+from sendq.webhooks.unsubscribing import AT_ONCE, BODY_MOST, BURST, RATE, Endpoint
 from tests.integration.ledger.test_suppression import LEYAH, NOOR, listed
+from tests.integration.ledger.test_webhooks import envelope, signed
 from tests.support.asgi import Answer, Browser
 from tests.support.ledger import Ledger
+from tests.support.waiting import LIMIT_S
 
 URL = "https://mail.example.com/unsubscribe"
 ONE_CLICK = b"List-Unsubscribe=One-Click"
+DONE = done("newsletter")
 
 
 @pytest.fixture
@@ -36,6 +41,10 @@ def link_in(queue: SendQueue, **options: Any) -> str:
     assert body is not None
     header = {one["name"]: one["value"] for one in body["custom_headers"]}["List-Unsubscribe"]
     return str(header[len("<https://mail.example.com") : -1])
+
+
+def token_of(queue: SendQueue, recipient: str) -> str:
+    return queue.unsubscribe_url(recipient, "newsletter").rpartition("/")[2]
 
 
 def one_click(application: Any, path: str, body: bytes = ONE_CLICK, **headers: str) -> Answer:
@@ -101,6 +110,36 @@ class TestALink:
                 assert answer.status in (400, 404), one
         assert listed(ledger) == []
 
+    def test_shows_its_category_escaped_and_what_the_button_does(self, queue: SendQueue) -> None:
+        link = queue.unsubscribe_url(LEYAH, "<b>tips & news</b>").removeprefix("https://mail.example.com")
+        page = Browser(asgi(queue, secret="x")).get(link)
+        assert "Press the button to stop mail of the kind “<b>tips & news</b>”." in page.words
+        assert "“&lt;b&gt;tips &amp; news&lt;/b&gt;”" in page.text
+        assert "no more mail" not in page.text
+        assert "no more mail of the kind “<b>tips & news</b>”" in one_click(asgi(queue, secret="x"), link).words
+
+    @pytest.mark.parametrize(("version", "closes"), [("1.1", True), ("1.0", True), ("2", False), ("3", False)])
+    def test_closes_the_connection_where_the_protocol_allows_it(
+        self, queue: SendQueue, version: str, closes: bool
+    ) -> None:
+        browser = Browser(asgi(queue, secret="x"))
+        browser.sent_as = {"http_version": version}
+        answer = browser.request("POST", link_in(queue), b"x" * (BODY_MOST + 1))
+        assert (answer.status, "connection" in answer.headers) == (413, closes)
+
+    def test_that_is_posted_to_is_logged_without_its_token(
+        self, queue: SendQueue, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("INFO", "sendq.webhooks")
+        path, application = link_in(queue), asgi(queue, secret="x")
+        for body in (ONE_CLICK, b"", b"x" * (BODY_MOST + 1)):
+            one_click(application, path, body)
+        assert one_click(application, "/nowhere").status == 404
+        assert [text.split(",")[0] for text in caplog.messages] == [
+            "unsubscribe: 200", "unsubscribe: 400", "unsubscribe: 413", "webhook: 404",
+        ]  # fmt: skip
+        assert path.rpartition("/")[2] not in caplog.text
+
     @pytest.mark.parametrize("body", [b"", b"List-Unsubscribe=", b"x=1", b"List-Unsubscribe=One-Cl"])
     def test_with_another_request_changes_nothing(self, ledger: Ledger, queue: SendQueue, body: bytes) -> None:
         assert one_click(asgi(queue, secret="x"), link_in(queue), body).status == NOT_ASKED.status
@@ -150,7 +189,7 @@ class TestALink:
 
 class TestTheEndpoint:
     def test_stores_no_more_than_it_has_room_for(self, ledger: Ledger, queue: SendQueue) -> None:
-        token = link_in(queue).rpartition("/")[2]
+        tokens = [token_of(queue, f"a{number}@example.com") for number in range(3)]
         at = [0.0]
         endpoint = Endpoint(queue, clock=lambda: at[0])
 
@@ -158,12 +197,71 @@ class TestTheEndpoint:
             for _ in range(BURST + 1):
                 assert await endpoint.unsubscribe("forged", ONE_CLICK) is UNKNOWN
             endpoint._room = 1.0
-            assert await endpoint.unsubscribe(token, ONE_CLICK) is DONE
-            assert await endpoint.unsubscribe(token, ONE_CLICK) is BUSY
+            assert await endpoint.unsubscribe(tokens[0], ONE_CLICK) == DONE
+            assert await endpoint.unsubscribe(tokens[1], ONE_CLICK) is BUSY
             at[0] += 1 / RATE
-            assert await endpoint.unsubscribe(token, ONE_CLICK) is DONE
+            assert await endpoint.unsubscribe(tokens[2], ONE_CLICK) == DONE
 
         asyncio.run(story())
+
+    def test_answers_repeats_without_the_room_of_others(self, ledger: Ledger, queue: SendQueue) -> None:
+        mine, others = token_of(queue, LEYAH), token_of(queue, NOOR)
+        endpoint = Endpoint(queue, clock=lambda: 0.0)
+
+        async def story() -> None:
+            endpoint._room = 2.0
+            for _ in range(3):
+                at_once = await asyncio.gather(*(endpoint.unsubscribe(mine, ONE_CLICK) for _ in range(50)))
+                assert set(at_once) == {DONE}
+            assert endpoint._room == 1.0
+            assert await endpoint.unsubscribe(others, ONE_CLICK) == DONE
+
+        asyncio.run(story())
+        assert len(listed(ledger)) == 2
+
+    def test_stores_a_repeat_after_the_entry_was_removed(self, ledger: Ledger, queue: SendQueue) -> None:
+        token, endpoint = token_of(queue, LEYAH), Endpoint(queue)
+
+        async def story() -> None:
+            assert await endpoint.unsubscribe(token, ONE_CLICK) == DONE
+            queue.unsuppress(LEYAH, category="newsletter")
+            assert await endpoint.unsubscribe(token, ONE_CLICK) == DONE
+
+        asyncio.run(story())
+        assert len(listed(ledger)) == 1
+
+    def test_of_links_leaves_threads_for_notifications(
+        self, ledger: Ledger, queue: SendQueue, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While every link hangs in the ledger, a notification is stored at once."""
+        tokens = [token_of(queue, f"a{number}@example.com") for number in range(60)]
+        application, released, inside = asgi(queue, secret="s3cret"), threading.Event(), threading.Semaphore(0)
+        store = queue.unsubscribe
+
+        def hanging(token: str, **session: Any) -> bool:
+            inside.release()
+            assert released.wait(LIMIT_S)
+            return store(token, **session)
+
+        monkeypatch.setattr(queue, "unsubscribe", hanging)
+        notice = envelope("grant.expired", ledger.clock())
+        browser = Browser(application)
+
+        async def story() -> None:
+            links = [
+                asyncio.create_task(browser.answer_to("POST", f"/unsubscribe/{token}", ONE_CLICK)) for token in tokens
+            ]
+            try:
+                for _ in range(AT_ONCE):
+                    assert await asyncio.to_thread(inside.acquire, timeout=LIMIT_S)
+                answer = await browser.answer_to("POST", "/", notice, {"x-nylas-signature": signed(notice, "s3cret")})
+                assert answer.status == 200
+                assert not inside.acquire(blocking=False)
+            finally:
+                released.set()
+                await asyncio.gather(*links)
+
+        asyncio.run(asyncio.wait_for(story(), LIMIT_S))
 
     def test_serves_a_queue_for_asyncio(self, ledger: Ledger, queue: SendQueue, ledger_url: str) -> None:
         url = ledger_url.replace("postgresql+psycopg:", "postgresql:").split("?")[0]
@@ -172,7 +270,7 @@ class TestTheEndpoint:
         async def story() -> None:
             own = AsyncSendQueue(url, unsubscribe_url=URL)
             try:
-                assert await Endpoint(own).unsubscribe(path.rpartition("/")[2], ONE_CLICK) is DONE
+                assert await Endpoint(own).unsubscribe(path.rpartition("/")[2], ONE_CLICK) == DONE
             finally:
                 await own.close()
 

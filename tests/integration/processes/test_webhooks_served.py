@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import uvicorn
 
 from sendq import AsyncSendQueue, SendQueue
 from sendq.clock import now as wall
+from sendq.facts.notices import USUAL
 from sendq.webhooks import BODY_MOST, asgi
 from sendq.webhooks.endpoint import Application
 from tests.integration.ledger.test_webhooks import SECRET, envelope, signed
@@ -29,6 +30,7 @@ from tests.support.ledger import MESSAGE, Ledger
 from tests.support.processes import Running, running
 from tests.support.waiting import LIMIT_S, eventually
 from worker.processes.http_connections import HEADERS_S
+from worker.processes.webhooks import receiver
 
 
 @pytest.fixture
@@ -162,6 +164,25 @@ def test_an_answer_is_given_though_the_ledger_hangs(sqlite_ledger_url: str, monk
     finally:
         blocker.close()
         queue.close()
+
+
+def test_requests_of_links_leave_room_for_notifications(
+    sqlite_ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.processes.webhooks.REQUESTS_MOST", 1)
+    monkeypatch.setattr("worker.processes.webhooks.LINK_REQUESTS_MOST", 2)
+    queue = SendQueue(sqlite_ledger_url)
+    queue.send("g1", MESSAGE)
+    body = envelope("grant.expired", wall())
+    link = b"POST /unsubscribe/x HTTP/1.1\r\nHost: x\r\nContent-Length: 26\r\n\r\n"
+    with served(receiver(queue, {"default": SECRET}, USUAL)) as it:
+        with ExitStack() as slow:
+            for _ in range(2):
+                slow.enter_context(socket.create_connection(("127.0.0.1", it.port), timeout=LIMIT_S)).sendall(link)
+            eventually(lambda: it.ask("GET", "/unsubscribe/x")[0].status == 503, "no other link is answered")
+            assert it.post(body) == 200
+        eventually(lambda: it.ask("GET", "/unsubscribe/x")[0].status == 404, "links are answered again")
+    queue.close()
 
 
 @pytest.fixture
