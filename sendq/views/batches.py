@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from sendq.rules.states import State
+from sendq.views.grants import HoldView
 from sendq.views.page import plain
 
 
@@ -62,7 +63,8 @@ class BatchView:
     ``grant_id`` is None if it has jobs of several grants. ``counts`` has the number of jobs in each final state, and
     in doubt. ``rate`` is in jobs per second over the last minute; ``eta`` follows from it, from holds and from the
     lane's pace, and is None when unknown (during a walk, while the lane is closed, and while a person holds the batch:
-    ``held_at``). ``errors`` are the first dead
+    ``held_at``). ``holds``: the holds in force of its grant, provider and application, of its tags, and of tags of its
+    first thousand waiting jobs; one without ``until`` is of a grant that is closed. ``errors`` are the first dead
     letters, at most ten. ``finished_at``: when its last job ended; a retry of its dead letters reopens it.
     """
 
@@ -82,6 +84,7 @@ class BatchView:
     finished_at: datetime | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     open: bool = False
+    holds: Sequence[HoldView] = ()
 
     @property
     def waiting(self) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from worker.cli.output import clean, when
 
 if TYPE_CHECKING:
-    from sendq.views import BatchView, WalkView
+    from sendq.views import BatchView, HoldView, WalkView
 
 
 WALKS = {
@@ -37,7 +37,9 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
         rest = "; calls in flight are finished first" if seen.waiting else ""
         yield f"cancelled: {when(seen.cancelled_at)}{rest}"
     if seen.held_at is not None:
-        yield f"held since {when(seen.held_at)}; to release it: sendq release --whole-batch {seen.id} --reason …"
+        yield f"held since {when(seen.held_at)}; to release it: sendq release --batch {seen.id} --reason …"
+    for hold in seen.holds:
+        yield _hold_line(hold)
     if seen.finished_at is not None:
         yield f"finished: {when(seen.finished_at)}"
     elif seen.cancelled_at is None:
@@ -46,6 +48,15 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
         what = "a page of its walk" if error.operation == "list" else error.object_id
         about = "" if what is None else f" ({clean(what)})"
         yield f"dead: {error.job_id}{about}: {error.rule}: {clean(error.error)}"
+
+
+def _hold_line(hold: HoldView) -> str:
+    from sendq import Scope
+
+    scope = Scope(hold.application, hold.grant_id, hold.provider, hold.tag)
+    if hold.until is None:
+        return f"jobs wait: {clean(scope)} is closed until its owner signs in again ({hold.rule})"
+    return f"jobs wait: {clean(scope)} is held until {when(hold.until)} by {clean(hold.by)} ({hold.rule})"
 
 
 def _walk_line(walk: WalkView) -> str:

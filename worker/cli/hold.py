@@ -51,11 +51,10 @@ def hold(
     whole_application: bool,
     job: str | None,
     key: str | None,
-    whole_batch: str | None,
+    batch: str | None,
     each_grant: bool,
     rule: str | None,
     state: tuple[str, ...],
-    batch: str | None,
     since: datetime | None,
     lasting: timedelta | None,
     until: datetime | None,
@@ -66,18 +65,19 @@ def hold(
 ) -> None:
     """Pause a grant, provider, application or tag until a given time. Jobs wait; no attempts are used up.
 
-    With --rule, --state, --batch or --each-grant: each grant that matches all filters.
+    With --rule, --state or --each-grant: each grant that matches all filters.
 
-    With --job, --key or --whole-batch: only these jobs, until they are released, as long as they do not expire.
+    With --job, --key or --batch: only these jobs, until they are released, as long as they do not expire. Other mail of
+    their grants goes on.
 
     Calls in flight are finished. A hold never shortens an existing one: exit status 1 if it is already held for longer.
     """
     others = {
         "application": application, "grant": grant, "provider": provider, "whole": whole_application, "tag": tag,
-        "each": each_grant, "rule": rule, "state": state, "batch": batch, "since": since, "for": lasting,
+        "each": each_grant, "rule": rule, "state": state, "since": since, "for": lasting,
         "until": until,
     }  # fmt: skip
-    if (named := jobs_named(job, key, whole_batch, others)) is not None:
+    if (named := jobs_named(job, key, batch, others)) is not None:
         with open_operators() as operators:
             run = operators.hold_job(**named, by=by, reason=reason, dry_run=dry_run)
             carry_out(run, "held until released", "held", facts={"by": by, "reason": reason}, as_json=as_json)
@@ -85,7 +85,7 @@ def hold(
     if lasting is not None and until is not None:
         raise click.UsageError("give --for or --until, not both")
     end = until or datetime.now(UTC) + (lasting or DEFAULT_HOLD)
-    which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, batch, since, tag=tag)
+    which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, since, tag=tag)
     if which is not None:
         _hold_each(which, end, by=by, reason=reason, dry_run=dry_run, as_json=as_json)
         return

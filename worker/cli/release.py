@@ -47,11 +47,10 @@ def release(
     whole_application: bool,
     job: str | None,
     key: str | None,
-    whole_batch: str | None,
+    batch: str | None,
     each_grant: bool,
     rule: str | None,
     state: tuple[str, ...],
-    batch: str | None,
     since: datetime | None,
     until: datetime | None,
     apart_s: float | None,
@@ -62,32 +61,30 @@ def release(
 ) -> None:
     """End a hold now, no matter what set it, or reopen a grant that is closed until its owner signs in again.
 
-    With --rule, --state, --batch or --each-grant: of every grant that matches all filters, those held for the longest
+    With --rule, --state or --each-grant: of every grant that matches all filters, those held for the longest
     time first. With --rule, also the holds of providers and applications by that rule. Without --rule
     or --state, grants that are closed are left out.
 
-    With --job, --key or --whole-batch: the hold of these jobs, which then begin when they are due.
+    With --job, --key or --batch: the hold of these jobs, which then begin when they are due.
 
     Sending resumes with a single call and speeds up as calls succeed. Exit status 1 if there is nothing to end.
     """
     others = {
         "application": application, "grant": grant, "provider": provider, "whole": whole_application, "tag": tag,
-        "each": each_grant, "rule": rule, "state": state, "batch": batch, "since": since, "until": until,
+        "each": each_grant, "rule": rule, "state": state, "since": since, "until": until,
         "rate": apart_s,
     }  # fmt: skip
-    if (named := jobs_named(job, key, whole_batch, others)) is not None:
+    if (named := jobs_named(job, key, batch, others)) is not None:
         with open_operators() as operators:
             run = operators.release_job(**named, by=by, reason=reason, dry_run=dry_run)
             carry_out(run, "released", "free: nobody holds it", facts={"by": by, "reason": reason}, as_json=as_json)
         return
-    which = filter_of(
-        application, grant, provider, whole_application, each_grant, rule, state, batch, since, until, tag
-    )
+    which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, since, until, tag)
     if which is not None:
         _release_each(which, apart_s or 0.0, by=by, reason=reason, dry_run=dry_run, as_json=as_json)
         return
     if apart_s is not None:
-        raise click.UsageError("--rate goes with several grants: add --rule, --state, --batch or --each-grant")
+        raise click.UsageError("--rate goes with several grants: add --rule, --state or --each-grant")
     scope = scope_of(application, grant, provider, whole_application, tag)
     with open_operators() as operators:
         result = operators.release(scope, by=by, reason=reason, dry_run=dry_run)

@@ -34,9 +34,9 @@ def scope_options(command: F) -> F:
 
 
 def job_options(command: F) -> F:
-    """``--job``, ``--key`` or ``--whole-batch``: jobs that wait, instead of grants."""
+    """``--job``, ``--key`` or ``--batch``: jobs that wait, instead of grants."""
     for option in (
-        click.option("--whole-batch", metavar="ID", help="The waiting jobs of this batch, whatever their grant does."),
+        batch_option("The waiting jobs of this batch; other mail of their grants goes on."),
         click.option("--key", metavar="KEY", help="The job or batch that was enqueued with this key."),
         click.option("--job", metavar="ID", help="One job that waits."),
     ):
@@ -45,19 +45,22 @@ def job_options(command: F) -> F:
 
 
 def jobs_named(
-    job: str | None, key: str | None, whole_batch: str | None, others: Mapping[str, object]
+    job: str | None, key: str | None, batch: str | None, others: Mapping[str, object]
 ) -> dict[str, Any] | None:
     """The job or batch that is named, as arguments of the acts; None: the command is about grants.
 
     ``others``: the options that are about grants.
     """
-    named = sum(given is not None for given in (job, key, whole_batch))
+    named = sum(given is not None for given in (job, key, batch))
     if not named:
         return None
     application = others["application"]
     if named > 1 or any(value for name, value in others.items() if name != "application"):
-        raise click.UsageError("--job, --key and --whole-batch go with none of each other and of the options of grants")
-    return {"job_id": job, "key": key, "batch_id": whole_batch, "application": application or "default"}
+        raise click.UsageError(
+            "give one of --job, --key and --batch alone: they name jobs, and --grant, --rule, --since, --for and the "
+            "like are about grants"
+        )
+    return {"job_id": job, "key": key, "batch_id": batch, "application": application or "default"}
 
 
 def each_grant_options(done: str, period: Callable[[Any], Any]) -> Callable[[F], F]:
@@ -66,7 +69,6 @@ def each_grant_options(done: str, period: Callable[[Any], Any]) -> Callable[[F],
     def decorate(command: F) -> F:
         for option in (
             period,
-            batch_option("The grant of this batch."),
             click.option(
                 "--state", multiple=True, type=click.Choice(("open", "held", "closed")),
                 help="Grants in this state; repeatable.",
@@ -91,7 +93,6 @@ def filter_of(
     each_grant: bool,
     rule: str | None,
     state: tuple[str, ...],
-    batch: str | None,
     since: datetime | None,
     until: datetime | None = None,
     tag: str | None = None,
@@ -99,17 +100,17 @@ def filter_of(
     """The filter of an act on many grants; None: it is about one scope."""
     from sendq import GrantFilter
 
-    if not (each_grant or rule or state or batch):
+    if not (each_grant or rule or state):
         if since or until:
-            raise click.UsageError("--since and --until go with --rule, --state, --batch or --each-grant")
+            raise click.UsageError("--since and --until go with --rule, --state or --each-grant")
         return None
     if tag is not None:
         raise click.UsageError("--tag goes with --application alone: it holds jobs, not grants")
     if whole_application:
         application = application or "default"
     which = GrantFilter(
-        states=state, rule=rule, provider=provider, application=application, grant_id=grant, batch_id=batch,
-        since=since, until=until,
+        states=state, rule=rule, provider=provider, application=application, grant_id=grant, since=since,
+        until=until,
     )  # fmt: skip
     if which == GrantFilter():
         raise click.UsageError(

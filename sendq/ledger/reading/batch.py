@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select
 
-from sendq.clock import Micros, moment
+from sendq.clock import Micros, micros, moment
 from sendq.facts.lanes import Lane
 from sendq.ledger.batches import ADDED, Sums, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
-from sendq.ledger.reading.holds import hold_ends
+from sendq.ledger.reading.holds import holds_in_force, tag_holds, wide_holds
 from sendq.ledger.reading.lookup import no_such_batch
 from sendq.ledger.reading.rows import as_list, first, lane_of
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
 from sendq.rules.states import FINAL, State
-from sendq.views import BatchError, BatchView, WalkView
+from sendq.views import BatchError, BatchView, HoldView, WalkView
 
 ERRORS_MOST = 10
+
+# Waiting jobs of a batch whose own tags are looked at: enough to find the tags of a mail merge, in milliseconds.
+TAGGED_MOST = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     lane = None if row.lane_id is None else lane_of(connection, row.lane_id)
     sums = sums_of(connection, [batch_id])[batch_id]
     pace = _rate(connection, batch_id, now=now)
+    holds = _holds(connection, row, lane, now=now)
     counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
     dead = counts.get(State.DEAD, 0) + sums.get("list:dead", 0)
     return BatchView(
@@ -61,11 +66,12 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         grant_id=None if lane is None else lane.grant_id,
         total=sums.get(ADDED, 0) if row.open else row.total,
         open=row.open,
+        holds=holds,
         counts=counts,
         created_at=moment(row.created_at),
         walk=_walk(row, sums),
         rate=pace,
-        eta=_eta(connection, row, lane, sums, pace, now=now),
+        eta=_eta(row, lane, sums, pace, _last_end(holds), now=now),
         errors=_errors(connection, batch_id) if dead else (),
         cancelled_at=None if row.cancel_at is None else moment(row.cancel_at),
         held_at=None if row.held_at is None else moment(row.held_at),
@@ -99,31 +105,67 @@ def _rate(connection: Connection, batch_id: UUID, *, now: Micros) -> float:
     return rate(int(lately.ended or 0), over=now - (lately.first_at or now))
 
 
+def _holds(connection: Connection, row: BatchRow, lane: Lane | None, *, now: Micros) -> tuple[HoldView, ...]:
+    """The holds in force over its waiting jobs, the widest first."""
+    if row.finished_at is not None:
+        return ()
+    if lane is None:
+        wide = wide_holds(connection, now=now, applications=[row.application])
+        found = [hold for hold in wide if hold.provider is None]
+    else:
+        found = holds_in_force(connection, lane, now=now)
+    of_tags = [hold for hold in tag_holds(connection, now=now) if hold.application == row.application]
+    if of_tags:
+        own = {f"{key}={value}" for key, value in row.tags.items()}
+        others = [hold.tag for hold in of_tags if hold.tag not in own]
+        own |= _tags_among(connection, row.id, others) if others else set()
+        found += [hold for hold in of_tags if hold.tag in own]
+    return tuple(found)
+
+
+def _tags_among(connection: Connection, batch_id: UUID, tags: Sequence[str | None]) -> set[str]:
+    """Those of these tags that one of its first waiting jobs has."""
+    job, tag = schema.job.c, schema.job_tag.c
+    some = (
+        select(job.id)
+        .where(job.batch_id == batch_id, job.state == State.QUEUED.value)
+        .order_by(job.id)
+        .limit(TAGGED_MOST)
+        .subquery()
+    )
+    query = select(tag.tag).join(some, some.c.id == tag.job_id).where(tag.tag.in_(tags)).distinct()
+    return set(connection.execute(query).scalars())
+
+
+def _last_end(holds: Sequence[HoldView]) -> Micros:
+    return max((micros(hold.until) for hold in holds if hold.until is not None), default=0)
+
+
 def _eta(
-    connection: Connection, row: BatchRow, lane: Lane | None, sums: Sums, pace: float, *, now: Micros
+    row: BatchRow, lane: Lane | None, sums: Sums, pace: float, held_until: Micros, *, now: Micros
 ) -> datetime | None:
     if row.total is None or row.finished_at is not None or row.held_at is not None:
         return None
     if lane is None:
-        return _eta_of_several(row, sums, pace, now=now)
+        return _eta_of_several(row, sums, pace, held_until, now=now)
     waiting = row.total - jobs_ended(sums) - sums.get(State.IN_DOUBT.value, 0)
     at = eta(
         waiting,
         rate=pace,
         paced_at=pacer_of(lane, now=now).start_of(max(1, waiting), call_of(row.operation, None), now),
-        held_until=hold_ends(connection, lane.id),
+        held_until=held_until,
         closed=lane.closed_at is not None,
         now=now,
     )
     return None if at is None else moment(at)
 
 
-def _eta_of_several(row: BatchRow, sums: Sums, pace: float, *, now: Micros) -> datetime | None:
-    """From the rate alone: the lanes of several grants have paces and holds of their own."""
+def _eta_of_several(row: BatchRow, sums: Sums, pace: float, held_until: Micros, *, now: Micros) -> datetime | None:
+    """From the rate and the holds of all its jobs: the lanes of several grants have their own paces and holds."""
     waiting = (row.total or 0) - jobs_ended(sums) - sums.get(State.IN_DOUBT.value, 0)
     if waiting and not pace:
         return None
-    at = eta(waiting, rate=pace, paced_at=now, held_until=now, closed=False, now=now)
+    at = eta(waiting, rate=pace, paced_at=now, held_until=held_until, closed=False, now=now)
     return None if at is None else moment(at)
 
 

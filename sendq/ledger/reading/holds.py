@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, func, or_, select
 
 from sendq.clock import Micros, moment
-from sendq.facts.lanes import WHOLE_APPLICATION
+from sendq.facts.lanes import WHOLE_APPLICATION, Lane
 from sendq.ledger.db import schema
 from sendq.rules.rule_ids import BY_HAND
 from sendq.rules.tags import each_tag
@@ -100,6 +100,22 @@ def tag_holds(connection: Connection, *, now: Micros) -> list[HoldView]:
         )
         for row in rows
     ]
+
+
+def holds_in_force(connection: Connection, lane: Lane, *, now: Micros) -> list[HoldView]:
+    """The holds in force over a lane, the widest first, and (without ``until``) that it is closed."""
+    held = [
+        HoldView(
+            hold.application, hold.provider, hold.grant_id, _moment(hold.held_since), moment(hold.held_until),
+            hold.held_rule, hold.held_by,
+        )
+        for hold in holds_over(connection, lane.id)
+        if hold.held_until > now
+    ]  # fmt: skip
+    if lane.closed_at is not None:
+        since, rule = moment(lane.closed_at), lane.closed_rule
+        held.append(HoldView(lane.application, lane.provider, lane.grant_id, since, None, rule, "policy"))
+    return held
 
 
 def hold_ends(connection: Connection, lane_id: UUID) -> Micros:

@@ -84,17 +84,32 @@ class TestHold:
         assert ledger.state(UUID(job)) is State.QUEUED
         assert cli("release", "--job", job, *WHY)[1] == f"{job} is already free: nobody holds it\n"
 
-    def test_of_a_whole_batch_is_not_that_of_its_grant(self, cli: Cli, ledger: Ledger) -> None:
+    def test_of_a_batch_is_not_that_of_its_grant(self, cli: Cli, ledger: Ledger) -> None:
         batch = ledger.queue.modify("g1", ["m1", "m2"], unread=False)
         ledger.absorb()
-        assert cli("hold", "--whole-batch", batch.id, *WHY)[1] == (
+        assert cli("hold", "--batch", batch.id, *WHY)[1] == (
             f"2 waiting jobs of batch {batch.id} are held until released\n"
         )
         assert ledger.lane().held_until is None
         assert "2 jobs of grant g1" in cli("events", "--kind", "hold")[1]
-        assert "held since" in cli("batch", batch.id)[1]
+        assert f"sendq release --batch {batch.id}" in cli("batch", batch.id)[1]
+        assert cli("release", "--batch", batch.id, *WHY)[1] == f"2 waiting jobs of batch {batch.id} are released\n"
+
+    def test_of_what_a_batch_belongs_to_is_shown_with_it(self, cli: Cli, ledger: Ledger) -> None:
+        batch = ledger.queue.modify("g1", ["m1"], unread=False, tags={"campaign": "may"})
+        ledger.absorb()
+        for scope in (["--tag", "campaign=may"], ["--grant", "g1"], ["--whole-application"]):
+            assert cli("hold", *scope, "--for", "2h", *WHY)[0] == 0
+        out = cli("batch", batch.id)[1]
+        for said in ("tag campaign=may", "grant g1", "application default"):
+            assert f"jobs wait: {said} is held until " in out
+        assert len(as_json(cli("batch", batch.id, "--json"))["holds"]) == 3
+        ledger.set_lane(closed_at=ledger.clock(), closed_rule="invalid_grant")
+        assert (
+            "jobs wait: grant g1 is closed until its owner signs in again (invalid_grant)" in cli("batch", batch.id)[1]
+        )
 
     @pytest.mark.parametrize("command", ["hold", "release"])
-    @pytest.mark.parametrize("also", [["--grant", "g1"], ["--batch", "b"], ["--whole-batch", "b"], ["--since", "2h"]])
+    @pytest.mark.parametrize("also", [["--grant", "g1"], ["--batch", "b"], ["--rule", "r"], ["--since", "2h"]])
     def test_names_jobs_or_grants(self, cli: Cli, job: str, command: str, also: list[str]) -> None:
         assert cli(command, "--job", job, *also, *WHY)[0] == 2

@@ -18,6 +18,8 @@ from sqlalchemy import func, select
 from sendq import (
     DeadLetterFilter,
     InvalidArgument,
+    Message,
+    NewBatch,
     Operators,
     Options,
     Query,
@@ -26,7 +28,7 @@ from sendq import (
     State,
     UnfinishedFilter,
 )
-from sendq.clock import SECOND, moment
+from sendq.clock import SECOND, micros, moment
 from sendq.facts.outcomes import Page
 from sendq.ledger import batches, retention, walks
 from sendq.ledger.db import schema
@@ -275,6 +277,33 @@ class TestAHoldOfATag:
         assert operators(ledger).overview().holds == (held,)
         (event,) = operators(ledger).events(kind="hold").items
         assert (event.tag, event.reason) == ("campaign=may", WHO["reason"])
+
+    @pytest.mark.parametrize("tagged", ["batch", "jobs"])
+    @pytest.mark.parametrize("grants", [1, 2])
+    def test_delays_the_end_of_a_batch_and_is_shown_with_it(self, ledger: Ledger, tagged: str, grants: int) -> None:
+        options = Options(tags=MAY if tagged == "jobs" else None)
+        new = NewBatch(tags=MAY if tagged == "batch" else None)
+        sends = [Send(f"g{n % grants}", Message(to=[f"r{n}@example.com"]), options) for n in range(30)]
+        batch = ledger.queue.send_many(sends, batch=new)
+        send(ledger, "g0", tags=JUNE)
+        ledger.absorb()
+        claimed = ledger.serve(jobs_each=1)
+        ledger.record(*(outcome(claimed, job, Event.ACCEPT, sent="yes") for job in claimed.jobs), ends=[end(claimed)])
+        ledger.absorb()
+        hold(ledger, "campaign=june", hours=9)
+        hold(ledger, "campaign=may", hours=2)
+        operators(ledger).hold(Scope.of_tag("campaign=may", "other"), until=moment(ledger.clock() + 5 * HOUR), **WHO)
+        seen = ledger.queue.batch(batch.id)
+        assert [(one.tag, one.until, one.by) for one in seen.holds] == [
+            ("campaign=may", moment(ledger.clock() + 2 * HOUR), "anna")
+        ]
+        assert seen.eta is not None
+        assert 2 * HOUR <= micros(seen.eta) - ledger.clock() < 3 * HOUR
+        release(ledger)
+        after = ledger.queue.batch(batch.id)
+        assert after.holds == ()
+        assert after.eta is not None
+        assert micros(after.eta) - ledger.clock() < HOUR
 
 
 class TestActs:
