@@ -112,7 +112,7 @@ def due(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUI
     """
     table, lane = schema.job, schema.lane
     ranked = (
-        _open(select(table.c.id, table.c.look_at, _place().label("place")), now)
+        _open(select(table.c.id, table.c.look_at, _place(now).label("place")), now)
         .where(table.c.lane_id.not_in(sorted(busy)))
         .subquery()
     )
@@ -148,9 +148,10 @@ def _open(statement: Select[Any], now: Micros) -> Select[Any]:
     )
 
 
-def _place() -> Any:
+def _place(now: Micros) -> Any:
+    """The place of a job among those of its lane: what is due is looked for before what is not due yet."""
     table = schema.job.c
-    return func.row_number().over(partition_by=table.lane_id, order_by=(table.look_at, table.id))
+    return func.row_number().over(partition_by=table.lane_id, order_by=(table.due_at > now, table.look_at, table.id))
 
 
 def _first_requests(connection: Connection, ids: Sequence[UUID]) -> dict[tuple[UUID, int], Micros]:
@@ -289,8 +290,10 @@ def _state_after(state: State, event: Event) -> State:
 def _ended(row: Row[Any], ending: Ending, *, at: Micros, now: Micros, even_late: bool) -> dict[str, Any]:
     state = _state_after(State(row.state), ending.event)
     again = state is State.QUEUED
-    start = max(at, row.due_at)
     is_held = row.resume_at is not None
+    # One that was not due yet returns to its place among the jobs of its time, which are a microsecond apart.
+    place = row.resume_at if is_held else row.next_at
+    start = at if row.due_at <= at else max(row.due_at, place)
     late = row.expires_at is not None and row.expires_at <= at
     return {
         "id": row.id,

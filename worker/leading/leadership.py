@@ -211,7 +211,8 @@ class Leadership:
         assert found.lost_since is not None
         if is_new:
             journal.dispatch_stopped(str(found.shut_because), found.lost_since)
-        if self._now() - found.lost_since >= self._key_max_age():
+        key_max_age = self._key_max_age()
+        if self._now() - found.lost_since >= key_max_age:
             if is_new or self._is_repairing:
                 alert("shut", f"ledger_{found.shut_because}", level="fatal")
             self._is_repairing = False
@@ -223,7 +224,7 @@ class Leadership:
         self._repair_pause_s = 0.0
         with writing(self._ledger) as connection:
             repeated, self._repaired = recover.repeat_by_key(
-                connection, since=found.lost_since, now=self._now(), after=self._repaired
+                connection, since=found.lost_since, now=self._now(), after=self._repaired, key_max_age=key_max_age
             )
             if self._repaired is None:
                 reason = f"{found.shut_because} since {moment(found.lost_since).isoformat(timespec='seconds')}"

@@ -53,7 +53,7 @@ def recover(ledger: Ledger, since: Micros | None, *, by: str, reason: str, dry_r
         return
     if dry_run:
         with ledger.reading() as connection:
-            unfinished = recovery.count(connection, since=since, now=ledger.now())
+            unfinished = recovery.count(connection, since=since)
         yield RecoverProgress(dry_run, unfinished.sends, unfinished.changes)
         return
     sends = changes = 0

@@ -12,13 +12,14 @@ from uuid import UUID
 
 import pytest
 
-from sendq import Operators, clock
+from sendq import NEVER, Operators, clock
 from sendq.clock import SECOND, Micros, moment
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import lineage, workers
 from sendq.ledger.dispatching.lineage import Incomplete, Standing
+from sendq.ledger.doubt import Ending, settle
 from sendq.ledger.operators import recover
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event, State
@@ -330,11 +331,25 @@ class TestAnotherServer:
         assert len(house.offered) == 1
         assert house.leadership.serves
 
-    def test_does_not_touch_what_was_not_due(self, house: House) -> None:
-        later = house.ledger.send(due_at=moment(house.ledger.clock() + 3600 * SECOND))
+    def test_repeats_later_what_is_due_while_its_key_is_young(self, house: House) -> None:
+        later = house.ledger.send(due_at=moment(house.ledger.clock() + 600 * SECOND))
         self.taken_over(house)
         house.renew(2)
-        assert house.ledger.job(later).doubt_at is None
+        row = house.ledger.job(later)
+        assert (row.state, row.doubt_at is None, row.next_at) == ("queued", False, row.due_at)
+
+    def test_searches_at_once_for_what_is_held_or_due_when_its_key_is_too_old(self, house: House) -> None:
+        later = house.ledger.send(due_at=moment(house.ledger.clock() + 3600 * SECOND), expires_at=NEVER)
+        held = house.ledger.send()
+        house.ledger.queue.hold(str(held))
+        self.taken_over(house)
+        house.renew(2)
+        assert {(row.state, row.rule) for row in map(house.ledger.job, (later, held))} == {("in_doubt", "recovered")}
+        with house.ledger.writing() as connection:
+            ending = Ending(Event.RETURN, "not_found")
+            settle(connection, {later: ending, held: ending}, by="reconcile", now=house.ledger.clock())
+        assert house.ledger.queue.release(str(held)) == 1
+        assert house.ledger.queue.reschedule(str(later), due_at=None) == 1
 
     def test_keeps_the_age_of_a_key_that_was_used_before(self, house: House) -> None:
         house.renew(5)
@@ -537,7 +552,7 @@ class TestRecovering:
             ledger.send()
         since = ledger.clock()
         with ledger.writing() as connection:
-            assert recover.count(connection, since=since, now=ledger.clock()) == recover.Unfinished(5, 0)
+            assert recover.count(connection, since=since) == recover.Unfinished(5, 0)
         ledger.clock.advance(1)
         assert self.recover(ledger, since, limit=2) == recover.Unfinished(5, 0)
         assert self.recover(ledger, since) == recover.Unfinished(0, 0)

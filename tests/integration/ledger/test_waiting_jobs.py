@@ -26,12 +26,13 @@ from sendq import (
 )
 from sendq.clock import SECOND, Micros, micros, moment
 from sendq.ids import lane_id
-from sendq.ledger import batches, walks
+from sendq.ledger import batches, doubt, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import turns
 from sendq.ledger.doubt import Ending, settle
 from sendq.ledger.operators import recover
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
+from sendq.rules.reconcile import Delays
 from sendq.rules.states import Event
 from sendq.rules.waiting_job import HELD
 from tests.integration.ledger.test_record import bury
@@ -451,6 +452,50 @@ class TestAfterALoss:
         ledger.queue.reschedule(str(other), due_at=at(ledger, 10))
         assert self.since(ledger) == 2
         assert ledger.state(later) is State.IN_DOUBT
+
+    def test_even_if_no_reschedule_is_known_because_its_record_was_lost_too(self, ledger: Ledger) -> None:
+        later = ledger.send(due_at=at(ledger, 24 * HOUR), expires_at=NEVER)
+        ledger.absorb()
+        ledger.clock.advance(120)
+        assert self.since(ledger) == 1
+        assert ledger.state(later) is State.IN_DOUBT
+        ledger.clock.advance(24 * HOUR)
+        assert begun(ledger) == []
+
+    def test_is_searched_for_soon_and_from_the_loss_on(self, ledger: Ledger) -> None:
+        job = ledger.send(due_at=at(ledger, 24 * HOUR), expires_at=NEVER)
+        ledger.absorb()
+        ledger.clock.advance(120)
+        since = ledger.clock() - 60 * SECOND
+        self.since(ledger)
+        with ledger.writing() as connection:
+            doubt.take_up(connection, Delays(0, 0), now=ledger.clock(), limit=10)
+            ledger.clock.advance(HOUR)
+            (wanted,) = doubt.due(connection, now=ledger.clock(), limit=10)
+        assert (wanted.id, wanted.first_at) == (job, since)
+        assert wanted.job.look_at < since + HOUR * SECOND
+
+    def test_what_is_due_is_searched_for_first(self, ledger: Ledger) -> None:
+        later, due = ledger.send(due_at=at(ledger, 24 * HOUR), expires_at=NEVER), ledger.send()
+        ledger.absorb()
+        ledger.clock.advance(120)
+        assert self.since(ledger) == 2
+        ledger.set_job(later, look_at=ledger.clock() - 1)
+        ledger.set_job(due, look_at=ledger.clock())
+        with ledger.writing() as connection:
+            assert [one.id for one in doubt.due(connection, now=ledger.clock(), limit=10)] == [due]
+
+    def test_jobs_that_were_not_sent_keep_their_order(self, ledger: Ledger) -> None:
+        options = Options(due_at=at(ledger, HOUR))
+        jobs = [UUID(job.id) for job in ledger.queue.send_many([Send("g1", MESSAGE, options) for _ in range(3)])]
+        ledger.absorb()
+        before = [ledger.job(job).next_at for job in jobs]
+        ledger.clock.advance(120)
+        assert self.since(ledger) == 3
+        with ledger.writing() as connection:
+            endings = dict.fromkeys(jobs, Ending(Event.RETURN, "not_found"))
+            settle(connection, endings, by="reconcile", now=ledger.clock())
+        assert [ledger.job(job).next_at for job in jobs] == before
 
     def test_a_job_that_was_not_sent_returns_to_its_due_time_and_hold(self, ledger: Ledger) -> None:
         later, held = ledger.send(due_at=at(ledger, HOUR)), ledger.send()
