@@ -17,10 +17,9 @@ from sendq.enqueueing.suppressing import Hit
 from sendq.errors import InvalidJob, Problem, SuppressedRecipients
 from sendq.ledger.batches import ADDED, lock_open, note_added, notice
 from sendq.ledger.enqueue import store
-from sendq.ledger.jobs import append_batch_changes
+from sendq.ledger.jobs import append_batch_changes, hold_with_batches
 from sendq.ledger.storing import begin_before_savepoint
 from sendq.ledger.suppressing import Enqueuer, note_left_out
-from sendq.ledger.waiting_jobs import hold_added
 from sendq.messages.payload import content_digest
 from sendq.rules.tags import read_tags
 from sendq.vault import Vault
@@ -37,10 +36,10 @@ class Storing:
     vault: Vault
 
     def parts(
-        self, connection: Connection, sends: Sends, *, with_digest: bool, now: Micros
+        self, connection: Connection, sends: Sends, *, with_digest: bool, now: Micros, held: bool = False
     ) -> tuple[int, Counter[str]]:
         """Store the jobs of a batch. Returns how many there are that no key named before, and how many messages were
-        left out because of their suppressed recipients, by reason.
+        left out because of their suppressed recipients, by reason. ``held``: the batch is.
 
         Raises:
             InvalidJob, LaneFull, KeyConflict, SuppressionListFailed: roll back what was stored.
@@ -58,7 +57,10 @@ class Storing:
             except SuppressedRecipients as refused:
                 sends.refuse(part, refused.problems)
             else:
-                number += sum(not job.existed for job in jobs)
+                added = [UUID(job.id) for job in jobs if not job.existed]
+                number += len(added)
+                if held and added:
+                    hold_with_batches(connection, added)
         return number, left_out
 
 
@@ -105,9 +107,8 @@ def add_to_batch(
     with connection.begin_nested():
         batch = lock_open(connection, batch_id)
         sends = read(batch.application, read_tags(batch.tags))
-        number, left_out = storing.parts(connection, sends, with_digest=False, now=now)
+        held = batch.held_at is not None
+        number, left_out = storing.parts(connection, sends, with_digest=False, now=now, held=held)
         note_added(connection, batch, number, sends.lanes, now=now)
-        if batch.held_at is not None:
-            hold_added(connection, batch_id, now=now)
         note_left_out(connection, batch.application, batch_id, left_out, now=now)
     return Batch(str(batch_id), number, left_out=left_out.total())

@@ -1,7 +1,8 @@
 """Jobs: locking them, writing their changes, and ending those that wait.
 
 Every state change of a job that affects its batch or has an outcome to deliver goes through `store_changes`: it writes
-the job, the appended count of its batch, and the deliveries of its outcome, in one transaction.
+the job, the appended count of its batch, and the deliveries of its outcome, in one transaction. A job of a held batch
+that returns to the queue is held.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, Update, exists, select, update
 
 from sendq.clock import Micros
 from sendq.facts.jobs import LockedJob
@@ -22,6 +23,7 @@ from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import insert_rows, one_of_given, update_rows
 from sendq.rules.rule_ids import RULE_OF
 from sendq.rules.states import FINAL, MOVES, Event, State
+from sendq.rules.waiting_job import HELD
 
 COUNTED = FINAL | {State.IN_DOUBT}
 
@@ -111,9 +113,33 @@ def store_changes(
         if before.batch_id is not None:
             _count(counts, before.batch_id, before, None if before.id in going_on else after["state"])
     append_batch_changes(connection, counts, now=now)
+    returned = [
+        before.id
+        for before, after in changed
+        if before.batch_id is not None and after["state"] == State.QUEUED and before.state != State.QUEUED
+    ]
+    if returned:
+        hold_with_batches(connection, returned)
     to_deliver = [before.id for before, after in changed if before.on_outcome and before.state != after["state"]]
     if to_deliver:
         outcomes.append_jobs(connection, to_deliver, now=now)
+
+
+def hold_with_batches(connection: Connection, ids: Sequence[UUID]) -> None:
+    """Hold those of these waiting jobs, which are locked or new, whose batch is held.
+
+    A statement of its own, after their locks: a hold that it does not see yet waits for these locks, and then finds
+    them waiting.
+    """
+    constant.rows(connection, _hold_of(connection.dialect.name), {"ids": list(ids)})
+
+
+@lru_cache
+def _hold_of(dialect: str) -> Update:
+    job, batch = schema.job, schema.batch.c
+    is_held = exists().where(batch.id == job.c.batch_id, batch.held_at.is_not(None))
+    these = (one_of_given(dialect, job.c.id), job.c.state == State.QUEUED.value, job.c.next_at < HELD, is_held)
+    return update(job).where(*these).values(resume_at=job.c.next_at, next_at=HELD)
 
 
 def append_batch_changes(connection: Connection, counts: Mapping[tuple[UUID, str], int], *, now: Micros) -> None:

@@ -6,7 +6,11 @@ before the job begins always counts. Lanes are not locked: they learn about earl
 jobs.
 
 A batch takes one transaction for its own row, which counts for the jobs that its walk makes later, and one for each
-few hundred of its jobs; in a caller's transaction all of it is one.
+few hundred of its jobs; in a caller's transaction all of it is one. A change of a batch stops when a later one has
+taken its place: that one changes the rest of the jobs. A hold of a batch also counts for its jobs that return to the
+queue (`sendq.ledger.jobs.store_changes`).
+
+Jobs are locked before their batch, as by a record and a retry.
 """
 
 from __future__ import annotations
@@ -27,13 +31,15 @@ from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.reading import lookup
 from sendq.rules.rule_ids import BY_HAND
-from sendq.rules.states import State
-from sendq.rules.waiting_job import HELD, Change, ChangeKind, after_change, refusal
+from sendq.rules.states import FINAL, State
+from sendq.rules.waiting_job import Change, ChangeKind, after_change, refusal
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 STEP = 500
 
 _FIRST = UUID(int=0)
+
+_ENDED = tuple(state.value for state in FINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,7 @@ def start(
 
 
 def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micros) -> Changing:
-    """Change the next few hundred jobs of a batch."""
+    """Change the next few hundred jobs of a batch, unless a later change of it has taken the place of this one."""
     job = schema.job.c
     assert so_far.batch_id is not None
     assert so_far.after is not None
@@ -106,9 +112,14 @@ def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micr
         .scalars()
         .all()
     )
-    rows = _locked(connection, job.id.in_(ids), job.state == State.QUEUED.value) if ids else {}
+    # Those on the wire or in doubt too: they may return to the queue in a transaction that did not see the hold.
+    rows = _locked(connection, job.id.in_(ids), job.state.not_in(_ENDED)) if ids else {}
+    if _is_overtaken(connection, so_far.batch_id, change, now=now):
+        return replace(so_far, after=None)
     free = [row for row in rows.values() if refusal(row) is None and not change.is_too_late(row)]
     number = _apply(connection, free, change, first=so_far.number)
+    if change.kind is ChangeKind.RELEASE:  # or they would be held for ever once it is known that they were not sent
+        _apply(connection, [row for row in rows.values() if row.state == State.IN_DOUBT.value], change)
     if number:
         table = schema.event.c
         more = update(schema.event).where(table.id == so_far.event_id).values(number=table.number + number)
@@ -125,17 +136,40 @@ def all_at_once(
     connection: Connection, change: Change, author: Author, *, job_id: UUID | None, batch_id: UUID | None, now: Micros
 ) -> Changing:
     """`start`, and all parts that follow, in one transaction."""
+    if batch_id is not None and connection.dialect.name == "postgresql":
+        _lock_batch_after_jobs(connection, batch_id)
     done = start(connection, change, author, job_id=job_id, batch_id=batch_id, now=now)
     while done.after is not None:
         done = go_on(connection, change, done, now=now)
     return done
 
 
-def hold_added(connection: Connection, batch_id: UUID, *, now: Micros) -> None:
-    """Hold the jobs that were added to a held batch, at ``now``, in this transaction."""
-    job = schema.job.c
-    added = (job.batch_id == batch_id, job.state == State.QUEUED.value, job.created_at == now, job.resume_at.is_(None))
-    connection.execute(update(schema.job).where(*added).values(resume_at=job.next_at, next_at=HELD))
+def _lock_batch_after_jobs(connection: Connection, batch_id: UUID) -> None:
+    """Lock the unfinished jobs of a batch, and then the batch, in the order of a record of its walk.
+
+    The walk makes jobs meanwhile; if there are new ones, the batch is let go of until they are locked too.
+    """
+    job, batch = schema.job.c, schema.batch.c
+    unfinished = select(job.id).where(job.batch_id == batch_id, job.state.not_in(_ENDED)).order_by(job.id)
+    locked: set[UUID] = set()
+    while True:
+        locked.update(connection.execute(unfinished.with_for_update()).scalars())
+        with connection.begin_nested() as step:
+            connection.execute(select(batch.id).where(batch.id == batch_id).with_for_update()).all()
+            if locked.issuperset(connection.execute(unfinished).scalars()):
+                return
+            step.rollback()
+
+
+def _is_overtaken(connection: Connection, batch_id: UUID, change: Change, *, now: Micros) -> bool:
+    """Whether a later change of the same kind is what the batch asks for now, or the batch is gone."""
+    table = schema.batch
+    # FOR KEY SHARE: a change that begins now waits for this part.
+    this = select(table).where(table.c.id == batch_id).with_for_update(read=True, key_share=True)
+    batch = connection.execute(this).first()
+    if batch is None:
+        return True
+    return any(getattr(batch, name) != value for name, value in _of_batch(batch, change, now=now).items())
 
 
 def _start_batch(

@@ -115,8 +115,9 @@ def retry(
     rows = [row for row in seen.ready if row.id in there - erased]
     # At least a microsecond, as for new jobs: times are distinct, so that a scan that starts at one job skips no other.
     starts = {row.id: first_at + position * max(1, apart) for position, row in enumerate(rows)}
-    store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
+    # First, so that a hold of the batch either is seen by `store_changes` or waits, and then finds these jobs waiting.
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
+    store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
     events.append_all(connection, [_event(row, by=by, reason=reason, act=act, now=now) for row in rows])
     wakes = wakes_of(rows, starts)
     if wakes:
@@ -206,7 +207,7 @@ def _erased(connection: Connection, rows: Sequence[Row[Any]], *, lock: bool = Fa
     shared = select(batch.id).where(batch.id.in_(batches), func.length(batch.body) > 0)
     if lock:
         own = own.order_by(payload.job_id).with_for_update(read=True)
-        shared = shared.order_by(batch.id).with_for_update()
+        shared = shared.order_by(batch.id).with_for_update(key_share=True)  # as `reopen` does
     there = {*connection.execute(own).scalars(), *connection.execute(shared).scalars()}
     return {row.id for row in rows if (row.id if row.operation in OWN_BODY else row.batch_id) not in there}
 

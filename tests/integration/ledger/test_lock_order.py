@@ -16,12 +16,13 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
 from sendq import Query
+from sendq.changes import HOLD, RELEASE
 from sendq.clock import SECOND
 from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.facts.outcomes import Hold, Page, Scope
 from sendq.facts.turns import Begin, Claimed, Group, Turn
 from sendq.ids import lane_id, new_id
-from sendq.ledger import batches, deliveries, doubt
+from sendq.ledger import batches, deliveries, doubt, waiting_jobs
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new
 from sendq.ledger.db.engine import writing
@@ -32,6 +33,7 @@ from sendq.ledger.dispatching.record import record
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.operators import erasure
 from sendq.ledger.operators.holds import hold_pair
+from sendq.ledger.operators.retry import DeadLetterSelection, retry
 from sendq.rules.paces import Paces
 from sendq.rules.reconcile import Seen
 from sendq.rules.states import Event
@@ -192,6 +194,48 @@ def a_record_of_pages_and_the_sums_of_their_batches(ledger: Ledger) -> Meeting:
     return _recorded(ledger, Group(pages)), add_up
 
 
+def a_record_of_a_page_and_a_hold_of_its_batch(ledger: Ledger) -> Meeting:
+    """The hold is of the whole batch in one transaction, as in a caller's session; another listing begins."""
+    batch_id = UUID(ledger.queue.modify("g1", thread_ids=["t1", "t2", "t3"], unread=False).id)
+    ledger.absorb()
+    ledger.set_lane("g1", width=1, ramp=1)
+    ledger.clock.advance(1)
+    claimed = ledger.serve()
+    (first,) = (job for job in claimed.jobs if job.id in claimed.begun)
+    other = next(job for job in claimed.jobs if job.id not in claimed.begun)
+    read = outcome(claimed, first, Event.ACCEPT, sent="yes", page=Page(("m1",), b"next", "text/plain"))
+    group = Group([read], [Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, other.id)])
+
+    def hold(connection: Connection) -> None:
+        author = waiting_jobs.Author("tests", None)
+        waiting_jobs.all_at_once(connection, HOLD, author, job_id=None, batch_id=batch_id, now=ledger.clock())
+
+    return _recorded(ledger, group), hold
+
+
+def a_hold_of_a_batch_and_a_record_of_its_page(ledger: Ledger) -> Meeting:
+    return a_record_of_a_page_and_a_hold_of_its_batch(ledger)[::-1]
+
+
+def a_release_of_a_batch_and_a_retry_of_its_dead_letters(ledger: Ledger) -> Meeting:
+    """The release is a part of many."""
+    batch = ledger.queue.modify("g1", ["a", "b", "c"], unread=False)
+    ledger.clock.advance(1)
+    claimed = ledger.serve()
+    dead = [outcome(claimed, job, Event.GIVE_UP) for job in claimed.jobs if job.id in claimed.begun]
+    ledger.record(*dead, ends=[end(claimed)])
+    ledger.queue.hold(batch_id=batch.id)
+    now = ledger.clock()
+    with ledger.writing() as connection:
+        author = waiting_jobs.Author("tests", None)
+        begun = waiting_jobs.start(connection, RELEASE, author, job_id=None, batch_id=UUID(batch.id), now=now)
+
+    def retried(connection: Connection) -> None:
+        retry(connection, DeadLetterSelection(), after=None, first_at=now, by="tests", now=now)
+
+    return retried, lambda connection: waiting_jobs.go_on(connection, RELEASE, begun, now=now)
+
+
 def a_search_that_was_refused_and_an_operators_answer(ledger: Ledger) -> Meeting:
     """The search was for the newer of two jobs in doubt of one lane."""
     jobs = []
@@ -298,6 +342,9 @@ MEETINGS = [
     a_round_that_claims_at_once_and_an_erasure,
     a_round_that_claims_at_once_and_a_record,
     a_record_of_pages_and_the_sums_of_their_batches,
+    a_record_of_a_page_and_a_hold_of_its_batch,
+    a_hold_of_a_batch_and_a_record_of_its_page,
+    a_release_of_a_batch_and_a_retry_of_its_dead_letters,
     a_search_that_was_refused_and_an_operators_answer,
     deliveries_and_their_retry,
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -24,20 +25,25 @@ from sendq import (
     SendQueue,
     State,
 )
+from sendq.changes import HOLD, RELEASE, priority_of
 from sendq.clock import SECOND, Micros, micros, moment
+from sendq.facts.turns import Group
 from sendq.ids import lane_id
-from sendq.ledger import batches, doubt, walks
+from sendq.ledger import batches, doubt, waiting_jobs, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import turns
+from sendq.ledger.dispatching.record import record
 from sendq.ledger.doubt import Ending, settle
 from sendq.ledger.operators import recover
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
+from sendq.ledger.waiting_jobs import Author, Changing
 from sendq.rules.reconcile import Delays
 from sendq.rules.states import Event
-from sendq.rules.waiting_job import HELD
+from sendq.rules.waiting_job import HELD, Change, ChangeKind
 from tests.integration.ledger.test_record import bury
 from tests.integration.ledger.test_walks import list_page
-from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outcome
+from tests.support.ledger import MESSAGE, Ledger, between_statements, empty, end, outcome, until_it_waits
+from tests.support.waiting import LIMIT_S
 
 HOUR = 3_600
 
@@ -62,6 +68,44 @@ def begun(ledger: Ledger) -> list[UUID]:
         ends=[end(claimed)],
     )
     return [job.id for job in claimed.jobs if job.id in claimed.begun]
+
+
+def three_jobs(ledger: Ledger, operation: str) -> str:
+    """A batch of three, that is due; returns its id."""
+    if operation == "send":
+        batch = ledger.queue.send_many([Send("g1", MESSAGE) for _ in range(3)], batch=NewBatch())
+    else:
+        batch = ledger.queue.modify("g1", ["m1", "m2", "m3"], unread=False)
+    ledger.clock.advance(1)
+    return batch.id
+
+
+def reschedule_to(due_at: Micros) -> Change:
+    return Change(ChangeKind.RESCHEDULE, due_at=due_at)
+
+
+def begin_change(ledger: Ledger, batch_id: UUID, change: Change) -> Changing:
+    with ledger.writing() as connection:
+        author = Author("tests", None)
+        return waiting_jobs.start(connection, change, author, job_id=None, batch_id=batch_id, now=ledger.clock())
+
+
+def go_on(ledger: Ledger, change: Change, so_far: Changing) -> Changing:
+    with ledger.writing() as connection:
+        return waiting_jobs.go_on(connection, change, so_far, now=ledger.clock())
+
+
+def go_on_to_the_end(ledger: Ledger, change: Change, so_far: Changing) -> Changing:
+    while so_far.after is not None:
+        so_far = go_on(ledger, change, so_far)
+    return so_far
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Future[Any]]]:
+    """Run something in another thread."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit
 
 
 def changes(queue: SendQueue) -> dict[str, Callable[..., int]]:
@@ -368,6 +412,148 @@ class TestABatch:
         assert ledger.queue.batch(batch.id).held_at is None
         assert begun(ledger) != []
 
+    @pytest.mark.parametrize("operation", ["send", "modify"])
+    def test_that_is_held_holds_what_returns_from_the_wire(self, ledger: Ledger, operation: str) -> None:
+        batch_id = three_jobs(ledger, operation)
+        claimed = ledger.serve()
+        ledger.queue.hold(batch_id=batch_id, by="anna", reason="stop")
+        later = ledger.clock() + 30 * SECOND
+        refused = [
+            outcome(claimed, job, Event.RETURN, next_at=later) for job in claimed.jobs if job.id in claimed.begun
+        ]
+        ledger.record(*refused, ends=[end(claimed)])
+        assert {ledger.job(one.job_id).resume_at for one in refused} == {later}
+        ledger.clock.advance(60)
+        assert begun(ledger) == []
+        assert ledger.queue.why(str(refused[0].job_id)).note == "stop"
+        assert ledger.queue.release(batch_id=batch_id) == 3
+        assert begun(ledger) != []
+
+    def test_that_is_held_holds_what_a_dead_worker_leaves(self, ledger: Ledger) -> None:
+        batch_id = three_jobs(ledger, "send")
+        claimed = ledger.serve()
+        ledger.queue.hold(batch_id=batch_id)
+        bury(ledger)
+        ledger.clock.advance(60)
+        assert {row.next_at for row in ledger.rows(schema.job)} == {HELD}
+        assert claimed.begun
+
+    def test_that_is_held_holds_its_retried_dead_letters(self, ledger: Ledger) -> None:
+        batch_id = three_jobs(ledger, "send")
+        claimed = ledger.serve()
+        dead = [outcome(claimed, job, Event.GIVE_UP) for job in claimed.jobs if job.id in claimed.begun]
+        ledger.record(*dead, ends=[end(claimed)])
+        ledger.queue.hold(batch_id=batch_id)
+        start = ledger.clock() + 10 * SECOND
+        with ledger.writing() as connection:
+            retry(connection, DeadLetterSelection(), after=None, first_at=start, by="anna", now=ledger.clock())
+        row = ledger.job(dead[0].job_id)
+        assert (row.state, row.next_at, row.resume_at) == ("queued", HELD, start)
+        ledger.clock.advance(60)
+        assert begun(ledger) == []
+
+    @pytest.mark.parametrize("released", [False, True])
+    def test_that_is_held_holds_what_was_in_doubt_until_it_is_released(self, ledger: Ledger, *, released: bool) -> None:
+        batch_id = three_jobs(ledger, "send")
+        claimed = ledger.serve()
+        (unknown, *_) = [job.id for job in claimed.jobs if job.id in claimed.begun]
+        ledger.record(
+            *(outcome(claimed, job, Event.DOUBT, sent="maybe") for job in claimed.jobs if job.id in claimed.begun),
+            ends=[end(claimed)],
+        )
+        ledger.queue.hold(batch_id=batch_id)
+        if released:
+            ledger.queue.release(batch_id=batch_id)
+        with ledger.writing() as connection:
+            settle(connection, {unknown: Ending(Event.RETURN, "not_found")}, by="reconcile", now=ledger.clock())
+        row = ledger.job(unknown)
+        held = (HELD, ledger.clock())
+        assert (row.next_at, row.resume_at) == ((ledger.clock(), None) if released else held)
+
+    def test_that_is_released_releases_what_went_in_doubt_while_it_was_held(self, ledger: Ledger) -> None:
+        batch_id = three_jobs(ledger, "send")
+        ledger.absorb()
+        ledger.queue.hold(batch_id=batch_id)
+        ledger.clock.advance(120)
+        since = ledger.clock() - 60 * SECOND
+        with ledger.writing() as connection:
+            recover.put_in_doubt(connection, since=since, now=ledger.clock(), after=None)
+        assert ledger.queue.release(batch_id=batch_id) == 0
+        jobs = [row.id for row in ledger.rows(schema.job)]
+        with ledger.writing() as connection:
+            endings = dict.fromkeys(jobs, Ending(Event.RETURN, "not_found"))
+            settle(connection, endings, by="reconcile", now=ledger.clock())
+        assert begun(ledger) != []
+
+    @pytest.mark.parametrize("returns", ["returned", "retried", "settled"])
+    def test_that_is_held_while_a_job_returns_holds_that_job(
+        self, pg_ledger: Ledger, returns: str, run: Callable[..., Future[Any]]
+    ) -> None:
+        ledger = pg_ledger
+        at, statements = 0, 1
+        while at < statements:
+            batch_id = three_jobs(ledger, "send")
+            claimed = ledger.serve()
+            (job,) = (one for one in claimed.jobs if one.id in claimed.begun)
+            if returns != "returned":
+                event, sent = (Event.GIVE_UP, "no") if returns == "retried" else (Event.DOUBT, "maybe")
+                ledger.record(outcome(claimed, job, event, sent=sent), ends=[end(claimed)])
+            held: list[Future[Any]] = []
+
+            def hold(batch_id: str = batch_id, held: list[Future[Any]] = held) -> None:
+                held.append(run(ledger.queue.hold, batch_id=batch_id))
+                until_it_waits(ledger, held[-1])
+
+            with ledger.writing() as connection, between_statements(connection, at, hold) as seen:
+                if returns == "returned":
+                    group = Group([outcome(claimed, job, Event.RETURN)], ends=[end(claimed)])
+                    record(connection, group, now=ledger.clock())
+                elif returns == "retried":
+                    these = DeadLetterSelection([job.id])
+                    retry(connection, these, after=None, first_at=ledger.clock(), by="anna", now=ledger.clock())
+                else:
+                    settle(connection, {job.id: Ending(Event.RETURN, "r")}, by="reconcile", now=ledger.clock())
+            for one in held:
+                one.result(LIMIT_S)
+            row = ledger.job(job.id)
+            assert (row.state, row.next_at) == ("queued", HELD), seen[at - 1 : at]
+            statements, at = len(seen), at + 1
+            empty(ledger)
+        assert statements > 1
+
+    def test_has_what_the_last_change_asked_for_when_another_was_overtaken(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sendq.ledger.waiting_jobs.STEP", 2)
+        soon, late = ledger.clock() + HOUR * SECOND, ledger.clock() + 2 * HOUR * SECOND
+        changes_and_columns: list[tuple[Change, Change, dict[str, Any]]] = [
+            (HOLD, RELEASE, {"resume_at": None}),
+            (RELEASE, HOLD, {"next_at": HELD}),
+            (reschedule_to(soon), reschedule_to(late), {"due_at": late}),
+            (priority_of("high"), priority_of("low"), {"priority": 2}),
+        ]
+        for first, second, columns in changes_and_columns:
+            made = ledger.queue.send_many([Send("g1", MESSAGE) for _ in range(6)], batch=NewBatch())
+            batch_id = UUID(made.id)
+            if first is RELEASE:
+                ledger.queue.hold(batch_id=made.id)
+            done = begin_change(ledger, batch_id, first)
+            done = go_on(ledger, first, done)
+            overtaking = go_on_to_the_end(ledger, second, begin_change(ledger, batch_id, second))
+            done = go_on_to_the_end(ledger, first, done)
+            assert (done.number, overtaking.left) == (2, 0)
+            rows = [row for row in ledger.rows(schema.job) if row.batch_id == batch_id]
+            assert {tuple(getattr(row, name) for name in columns) for row in rows} == {tuple(columns.values())}
+
+    def test_goes_on_when_another_kind_of_change_begins(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sendq.ledger.waiting_jobs.STEP", 2)
+        batch = ledger.queue.send_many([Send("g1", MESSAGE) for _ in range(6)], batch=NewBatch())
+        done = begin_change(ledger, UUID(batch.id), HOLD)
+        ledger.queue.set_priority(batch_id=batch.id, priority="low")
+        ledger.queue.reschedule(batch_id=batch.id, due_at=None)
+        assert go_on_to_the_end(ledger, HOLD, done).number == 6
+        assert {(row.next_at, row.priority) for row in ledger.rows(schema.job)} == {(HELD, 2)}
+
     def test_is_held_in_the_callers_transaction_as_a_whole(
         self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -417,6 +603,15 @@ class TestABatch:
         assert ledger.queue.why(str(added.id)).note == "stop"
         assert ledger.queue.release(batch_id=batch.id) == 2
         assert [len(one.jobs) for one in ledger.claim(ledger.offer())] == [1, 1]
+
+    def test_that_is_held_and_open_leaves_a_job_that_was_released_when_others_are_added(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many([Send("g1", MESSAGE)], batch=NewBatch(open=True))
+        ledger.queue.hold(batch_id=batch.id)
+        (first,) = ledger.rows(schema.job)
+        ledger.queue.release(str(first.id))
+        ledger.queue.add(batch.id, [Send("g1", MESSAGE)])
+        assert ledger.job(first.id).resume_at is None
+        assert sorted(row.next_at == HELD for row in ledger.rows(schema.job)) == [False, True]
 
     @pytest.mark.parametrize("over", ["cancelled", "finished"])
     def test_that_is_over_is_refused(self, ledger: Ledger, over: str) -> None:
