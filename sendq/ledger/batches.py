@@ -51,13 +51,15 @@ _ANY_NEWS = text(
     "SELECT EXISTS (SELECT 1 FROM sendq_batch_change WHERE NOT summed)"
     " OR EXISTS (SELECT 1 FROM sendq_batch WHERE making)"
     " OR EXISTS (SELECT 1 FROM sendq_batch WHERE cancel_at IS NOT NULL AND NOT cancelled)"
-    " OR EXISTS (SELECT 1 FROM sendq_tag_hold WHERE released)"
+    " OR EXISTS (SELECT 1 FROM sendq_tag_hold WHERE held_until <= :now)"
 )
 
 
-def any_news(connection: Connection) -> bool:
-    """Whether there is a change to add up, a walk that is over, a batch that was cancelled, or a tag released."""
-    return bool(connection.execute(_ANY_NEWS).scalar_one())
+def any_news(connection: Connection, *, now: Micros) -> bool:
+    """Whether there is a change to add up, a walk that is over, a batch that was cancelled, or a tag's hold that is
+    over.
+    """
+    return bool(connection.execute(_ANY_NEWS, {"now": now}).scalar_one())
 
 
 def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[UUID]:

@@ -28,6 +28,13 @@ def repeatable(operation: str) -> bool:
     return operation in OPERATIONS and operation != "send"
 
 
+def must_be_repeated(operation: str, doubt_at: Micros | None) -> bool:
+    """Whether a job that waits may have been sent, and waits for its repeat: while the API remembers its key, a repeat
+    is safe and shows what became of the first; later it could be a second copy.
+    """
+    return doubt_at is not None and not repeatable(operation)
+
+
 # After this many workers died, for whatever cause, while a job was begun, it runs alone in a separate process. A death
 # there is counted on top of these, and only that makes it poison.
 DEATHS_TOLERATED = 2

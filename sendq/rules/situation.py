@@ -8,6 +8,7 @@ from uuid import UUID
 from sendq.clock import Micros
 from sendq.facts.lanes import Lane
 from sendq.rules.delivery import Delivery
+from sendq.rules.rule_ids import TAG_HELD
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,12 @@ class JobFacts:
     look_at: Micros | None
     expires_at: Micros | None = None
     resume_at: Micros | None = None  # when it may begin once the person who holds it releases it
+    due_at: Micros = 0
+
+    @property
+    def not_before(self) -> Micros:
+        """When it may begin, if none of its tags is held."""
+        return self.due_at if self.rule == TAG_HELD else self.next_at
 
 
 @dataclass(frozen=True, slots=True)

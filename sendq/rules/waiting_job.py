@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from sendq.clock import Micros
-from sendq.rules.preflight import repeatable
+from sendq.rules.preflight import must_be_repeated
 from sendq.rules.states import FINAL, MOVES, State
 
 # `next_at` of a job that a person holds: 2300-01-01, later than any due time or expiry that may be asked for.
@@ -85,9 +85,7 @@ def refusal(job: Changeable) -> str | None:
         return "a newer version of sendq is handling it"
     if state is State.SENDING:
         return "its call is being made"
-    if state is State.IN_DOUBT or (
-        state is State.QUEUED and job.doubt_at is not None and not repeatable(job.operation)
-    ):
+    if state is State.IN_DOUBT or (state is State.QUEUED and must_be_repeated(job.operation, job.doubt_at)):
         return "it may have been sent, and that must be known first"
     if state in FINAL:
         return "it has ended"

@@ -10,6 +10,7 @@ from sendq.facts.lanes import Lane
 from sendq.rules.delivery import Delivery
 from sendq.rules.eta import predicted
 from sendq.rules.pace import call_of, read, stated_costs
+from sendq.rules.preflight import must_be_repeated
 from sendq.rules.reconcile import Seen
 from sendq.rules.rule_ids import (
     BY_HAND,
@@ -22,6 +23,7 @@ from sendq.rules.rule_ids import (
     POISON,
     QUEUED,
     SUPPRESSED,
+    TAG_HELD,
 )
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
@@ -157,7 +159,7 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         return _held_itself(around)
     held = _held(around, now=now, of_tags=True)
     # Whichever ends later decides: a job that is due tomorrow does not start when a hold of twenty minutes is over.
-    if held is not None and held.until >= job.next_at:
+    if held is not None and held.until >= job.not_before:
         if held.rule in NOT_OPENED:
             return _why(job, "held", _unopened(held.rule, around), until=held.until, rule=held.rule, by=held.by)
         says = f"the {held.scope} is held"
@@ -172,6 +174,8 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         until = before.next_at if before.state == State.QUEUED else None
         return _why(job, "behind", says, until=until)
     if job.next_at > now:
+        if job.rule == TAG_HELD and around.tag_holds and job.due_at <= now:
+            return _why(job, "held", "the hold of its tag is over, and the leader brings its jobs back", rule=TAG_HELD)
         if job.rule in NOT_OPENED:
             return _why(job, "held", _unopened(job.rule, around), until=job.next_at, rule=job.rule, by="policy")
         if job.rule == JOB_REFUSED:
@@ -239,6 +243,7 @@ def _closed(lane: Lane) -> str:
 
 def _held(around: Situation, *, now: Micros, of_tags: bool = False) -> HoldFacts | None:
     """The hold in force that ends last: of its lane or, if they count, of its tags."""
+    of_tags = of_tags and not must_be_repeated(around.job.operation, around.job.doubt_at)
     holds = around.holds + around.tag_holds if of_tags else around.holds
     return max((hold for hold in holds if hold.until > now), key=lambda hold: hold.until, default=None)
 
@@ -295,7 +300,7 @@ def _eta(around: Situation, *, now: Micros) -> Micros:
     """About when it starts, if only the pace, holds and the jobs ahead delay it."""
     job, lane = around.job, around.lane
     held = _held(around, now=now, of_tags=True)
-    not_before = max(job.next_at, held.until if held else 0)
+    not_before = max(job.not_before, held.until if held else 0)
     call = call_of(job.operation, job.form)
     width = 1 if lane is None else lane.width
     return predicted(lane, call, ahead=around.ahead, now=now, not_before=not_before, width=width)

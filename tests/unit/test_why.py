@@ -105,6 +105,20 @@ class TestAJobThatWaits:
         found = why(lane={"closed_at": NOW, "closed_rule": "forbidden", "suspected": True})
         assert (found.reason, "asked" in found.says) == ("reauth", True)
 
+    def test_for_the_hold_of_its_tag_whatever_time_an_earlier_one_gave_it(self) -> None:
+        put_off = {"next_at": LATER + 3_600 * SECOND, "rule": "tag_held"}
+        found = why(job=put_off, tag_holds=(hold("tag a=b"),))
+        assert (found.reason, found.until) == ("held", moment(LATER))
+        over = why(job=put_off, tag_holds=(hold("tag a=b", until=NOW),))
+        assert (over.reason, over.until) == ("held", None)
+        assert "is over" in over.says
+        later = why(job=put_off | {"next_at": LATER + SECOND, "due_at": LATER + SECOND}, tag_holds=(hold("tag a=b"),))
+        assert (later.reason, later.until) == ("not_due", moment(LATER + SECOND))
+
+    def test_for_its_repeat_which_no_hold_of_its_tag_delays(self) -> None:
+        found = why(job={"next_at": NOW + SECOND, "doubt_at": NOW}, tag_holds=(hold("tag a=b"),))
+        assert (found.reason, found.until) == ("retry", moment(NOW + SECOND))
+
     def test_for_its_due_time_when_a_hold_ends_before_that(self) -> None:
         found = why(job={"next_at": LATER + SECOND}, held=(hold("grant"),))
         assert (found.reason, found.until) == ("not_due", moment(LATER + SECOND))

@@ -1,5 +1,5 @@
 """The leader's work on batches: makes jobs of the messages found, ends cancelled jobs, and finishes batches; and on
-holds of tags that were released.
+holds of tags that are over.
 
 The next leader continues where this one stopped: each step is one transaction over at most a thousand rows, and all
 progress is in the ledger.
@@ -30,8 +30,9 @@ BATCHES_MOST = 100
 # Job changes added up per round: several seconds of work of the fastest worker.
 CHANGES_MOST = 10_000
 
-# Limit for the steps of one round, so that a large batch does not delay the end of others.
-ROUND_MOST_S = 2.0
+# Limit for each kind of work in one round: all of them together leave a second or two until the end of the next batch
+# is noticed, and a large cancelled batch does not delay the jobs of walks and of released tags.
+SHARE_S = 0.7
 
 _FIRST = UUID(int=0)
 
@@ -48,12 +49,11 @@ class Batches(LeaderLoop):
     def stand_by(self) -> None:
         """Forget this process's progress: another process continues meanwhile."""
         self._ended_up_to.clear()
-        self._tag_holds.forget()
 
     def lead_once(self) -> None:
         """Add up changes and finish batches; then end, make and bring back as many jobs as fit into a round."""
         with reading(self._ledger) as connection:
-            if not batches.any_news(connection):
+            if not batches.any_news(connection, now=self._now()):
                 return
         with writing(self._ledger) as connection:
             now = self._now()
@@ -64,12 +64,13 @@ class Batches(LeaderLoop):
         with reading(self._ledger) as connection:
             being_cancelled = batches.being_cancelled(connection, limit=BATCHES_MOST)
             walked = walks.walked(connection, limit=BATCHES_MOST)
-        until = time.monotonic() + ROUND_MOST_S
+        until = time.monotonic() + SHARE_S
         for batch_id in being_cancelled:
             self._end_jobs(batch_id, until)
+        until = time.monotonic() + SHARE_S
         for batch_id in walked:
             self._make_jobs(batch_id, until)
-        self._tag_holds.bring_back(until)
+        self._tag_holds.bring_back(time.monotonic() + SHARE_S)
 
     def _end_jobs(self, batch_id: UUID, until: float) -> None:
         while time.monotonic() < until:

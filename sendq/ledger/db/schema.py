@@ -135,10 +135,10 @@ tag_hold = Table(
     metadata,
     Column("application", Text, primary_key=True),
     Column("tag", Text, primary_key=True),
-    Column("held_until", BigInteger, nullable=False),
+    Column("held_until", BigInteger, nullable=False),  # 0: it was released
     Column("held_since", BigInteger, nullable=False),
     Column("held_by", Text, nullable=False),
-    Column("released", Boolean, nullable=False, server_default=text("false")),  # what it put off is being brought back
+    Column("brought_back_to", Uuid),  # when it is over: the last job that the leader has looked at; null: none yet
 )
 
 payload = Table(

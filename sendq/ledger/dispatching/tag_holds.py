@@ -2,10 +2,13 @@
 
 A hold is one row, and concerns jobs that come later too. No job is touched until it comes up in a turn of its lane: it
 and those with the tag that are due behind it are then put off until the hold ends, and leave the way of the others.
-Jobs without tags cost no query.
+Jobs without tags cost no query. A send that may have gone out already is never put off: its repeat is safe only while
+the API remembers its idempotency key.
 
-After a release the leader brings back what was put off, some at a time (`worker.leading.tag_holds`), and then deletes
-the row. A claim locks the row before it puts jobs off, so that it puts none off behind the leader's back.
+Once a hold is over, released or not, the leader brings back what was put off for longer, some at a time
+(`worker.leading.tag_holds`), and then deletes the row: the time until which a job was put off may be that of an earlier
+hold of the tag. A new hold of the same tag takes over the row, and the leader begins again when that one is over. A
+claim locks the row before it puts jobs off, so that it puts none off behind the leader's back.
 """
 
 from __future__ import annotations
@@ -14,15 +17,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    Text,
+    Uuid,
+    bindparam,
+    delete,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import one_of, update_rows
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs
+from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import TAG_HELD
 from sendq.rules.states import State
 from sendq.rules.tags import each_tag
@@ -30,12 +47,17 @@ from sendq.rules.tags import each_tag
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 STEP = 500
 
-# Rows of a tag's index in one step of a release: most of a tag's jobs may have ended.
+# Rows of a tag's index in one step after a hold's end: most of a tag's jobs may have ended.
 LOOK = 5_000
 
 _hold = schema.tag_hold.c
 
 Held = Mapping[tuple[str, str], Micros]  # by application and tag: until when
+
+
+def with_tags(jobs: Iterable[ClaimedJob]) -> list[ClaimedJob]:
+    """Those of these jobs that wait if one of their tags is held."""
+    return [job for job in jobs if job.tags is not None and not must_be_repeated(job.operation, job.doubt_at)]
 
 
 def are_held(
@@ -45,7 +67,7 @@ def are_held(
     names = {(lanes[job.lane_id].application, tag) for job in jobs for tag in each_tag(job.tags)}
     query = (
         select(_hold.application, _hold.tag, _hold.held_until)
-        .where(tuple_(_hold.application, _hold.tag).in_(sorted(names)), _hold.held_until > now, ~_hold.released)
+        .where(tuple_(_hold.application, _hold.tag).in_(sorted(names)), _hold.held_until > now)
         .order_by(_hold.application, _hold.tag)
     )
     rows = connection.execute(query.with_for_update(read=True) if lock else query)
@@ -56,90 +78,82 @@ def hold_back(
     connection: Connection, lanes: Mapping[UUID, Lane], found: Sequence[ClaimedJob], *, now: Micros
 ) -> frozenset[UUID]:
     """Put off those of these jobs of which a tag is held, and others that are due behind them; returns all of them."""
-    tagged = [job for job in found if job.tags is not None]
-    if not tagged or not (held := are_held(connection, lanes, tagged, now=now)):
+    tagged = with_tags(found)
+    if not tagged or not are_held(connection, lanes, tagged, now=now):
         return frozenset()
     held = are_held(connection, lanes, tagged, now=now, lock=True)
-    ids: set[UUID] = set()
-    for lane_id in {job.lane_id for job in tagged}:
-        tags = [tag for application, tag in held if application == lanes[lane_id].application]
-        ids.update(_due(connection, lane_id, tags, now=now))
-    ids.update(job.id for job in tagged if _until(job.tags, lanes[job.lane_id].application, held))
+    ends = {job.id: end for job in tagged if (end := _end_of(job.tags, lanes[job.lane_id].application, held))}
+    for lane_id in {job.lane_id for job in tagged if job.id in ends}:
+        lane = lanes[lane_id]
+        for job_id, tags in _due(connection, lane, now=now):
+            if (end := _end_of(tags, lane.application, held)) is not None:
+                ends[job_id] = end
     # Those that are not held too: the caller locks them later, and all are locked in the order of their ids.
-    there = lock_jobs(connection, [*ids, *(job.id for job in found)])
-    tags_of = _tags_of(connection, ids)
+    there = lock_jobs(connection, [*ends, *(job.id for job in found)])
     rows = [
-        {"id": job_id, "next_at": until, "rule": TAG_HELD}
-        for job_id, job in there.items()
-        if job_id in ids
+        {"id": job_id, "next_at": end, "rule": TAG_HELD}
+        for job_id, end in ends.items()
+        if (job := there.get(job_id)) is not None
         and job.state == State.QUEUED
         and job.next_at <= now  # it may have been held or rescheduled since it was read
-        and (until := _until(tags_of[job_id], lanes[job.lane_id].application, held)) is not None
+        and not must_be_repeated(job.operation, job.doubt_at)
     ]
     update_rows(connection, schema.job, rows)
-    return frozenset(ids)
+    return frozenset(ends)
 
 
-def _due(connection: Connection, lane_id: UUID, tags: Sequence[str], *, now: Micros) -> Sequence[UUID]:
-    """Some of a lane's jobs with one of these tags that are due."""
-    job, tag = schema.job.c, schema.job_tag.c
-    if not tags:
-        return ()
-    some = select(job.id).where(
-        job.lane_id == lane_id, job.state == State.QUEUED.value, job.next_at <= now,
-        job.id.in_(select(tag.job_id).where(one_of(connection, tag.tag, tags))),
-    )  # fmt: skip
-    return connection.execute(some.limit(STEP)).scalars().all()
+def _due(connection: Connection, lane: Lane, *, now: Micros) -> Sequence[tuple[UUID, str]]:
+    """The first of a lane's jobs with tags that are due, by priority, and their tags."""
+    found: list[tuple[UUID, str]] = []
+    for priority, floor in enumerate(lane.floors):
+        values = {"lane": lane.id, "priority": priority, "floor": floor, "now": now, "most": STEP - len(found)}
+        for job_id, tags, operation, doubt_at in constant.rows(connection, _DUE, values):
+            if tags is not None and not must_be_repeated(operation, doubt_at):
+                found.append((job_id, tags))
+    return found
 
 
-def _tags_of(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, str | None]:
-    job = schema.job.c
-    return {row.id: row.tags for row in connection.execute(select(job.id, job.tags).where(job.id.in_(list(ids))))}
+# In the order of the index of waiting jobs, and no more of them than may be put off, so that it is cheap in any lane.
+_DUE = (
+    text(
+        "SELECT id, tags, operation, doubt_at FROM sendq_job"
+        " WHERE lane_id = :lane AND state = 'queued' AND priority = :priority AND next_at >= :floor AND next_at <= :now"
+        " ORDER BY next_at, id LIMIT :most"
+    )
+    .bindparams(bindparam("lane", type_=Uuid()))
+    .columns(id=Uuid(), tags=Text(), operation=Text(), doubt_at=BigInteger())
+)
 
 
-def _until(tags: str | None, application: str, held: Held) -> Micros | None:
+def _end_of(tags: str | None, application: str, held: Held) -> Micros | None:
     """When the last of the holds of these tags ends; None: none is held."""
     return max((held[application, tag] for tag in each_tag(tags) if (application, tag) in held), default=None)
 
 
-# --- after a release --------------------------------------------------------------------------------------------------
+# --- after its end ----------------------------------------------------------------------------------------------------
 
 
-def released(connection: Connection) -> list[tuple[str, str]]:
-    """Holds that were released, by application and tag: what they put off is being brought back."""
-    names = (_hold.application, _hold.tag)
-    return [(application, tag) for application, tag in connection.execute(select(*names).where(_hold.released))]
+def ended(connection: Connection, *, now: Micros) -> list[tuple[str, str]]:
+    """Holds that are over, by application and tag: what they put off is being brought back."""
+    over = select(_hold.application, _hold.tag).where(_hold.held_until <= now).order_by(_hold.application, _hold.tag)
+    return [(application, tag) for application, tag in connection.execute(over)]
 
 
-def bring_back(
-    connection: Connection, application: str, tag: str, *, after: UUID, now: Micros
-) -> tuple[int, UUID | None]:
-    """Bring back some jobs of a released hold; returns how many, and where to continue (None: the hold is gone).
+def bring_back(connection: Connection, application: str, tag: str, *, now: Micros) -> tuple[int, bool]:
+    """Bring back some jobs of a hold that is over; returns how many, and whether there may be more.
 
     They start in the order of their enqueue. Those of which another tag is held are put off again at their next turn.
     """
     this = (_hold.application == application, _hold.tag == tag)
     row = connection.execute(select(schema.tag_hold).where(*this).with_for_update()).first()
-    if row is None or not row.released:  # held again meanwhile
-        return 0, None
-    job, lane, index = schema.job.c, schema.lane.c, schema.job_tag.c
-    look = select(index.job_id).where(index.tag == tag, index.job_id > after).order_by(index.job_id).limit(LOOK)
+    if row is None or row.held_until > now:  # held again meanwhile
+        return 0, False
+    index = schema.job_tag.c
+    look = select(index.job_id).where(index.tag == tag).order_by(index.job_id).limit(LOOK)
+    if row.brought_back_to is not None:
+        look = look.where(index.job_id > row.brought_back_to)
     candidates = connection.execute(look).scalars().all()
-    put_off = (
-        select(
-            job.id, job.lane_id, job.priority, job.due_at, job.resume_at,
-            lane.application, lane.grant_id, lane.provider,
-        )
-        .join(schema.lane, lane.id == job.lane_id)
-        .where(
-            one_of(connection, job.id, candidates), job.state == State.QUEUED.value, job.rule == TAG_HELD,
-            job.next_at > now, lane.application == application,
-        )
-        .order_by(job.id)
-        .limit(STEP)
-        .with_for_update(of=schema.job)
-    )  # fmt: skip
-    rows: list[Row[Any]] = list(connection.execute(put_off)) if candidates else []
+    rows = _put_off(connection, application, candidates, now=now) if candidates else []
     # A microsecond apart, as for new jobs; one that was rescheduled meanwhile waits for its time.
     starts = {row.id: max(now + position, row.due_at) for position, row in enumerate(rows)}
     free = [row for row in rows if row.resume_at is None]
@@ -151,6 +165,30 @@ def bring_back(
         append_wakes(connection, wakes_of(free, starts), at=now)
     if len(rows) < STEP and len(candidates) < LOOK:
         connection.execute(delete(schema.tag_hold).where(*this))
-        return len(rows), None
+        return len(rows), False
     last: UUID = rows[-1].id if len(rows) == STEP else candidates[-1]
-    return len(rows), last
+    connection.execute(update(schema.tag_hold).where(*this).values(brought_back_to=last))
+    return len(rows), True
+
+
+def _put_off(
+    connection: Connection, application: str, candidates: Sequence[UUID], *, now: Micros
+) -> Sequence[Row[Any]]:
+    """The first of these jobs that a held tag keeps waiting, locked."""
+    job, lane = schema.job.c, schema.lane.c
+    query = (
+        select(
+            job.id, job.lane_id, job.priority, job.due_at, job.resume_at,
+            lane.application, lane.grant_id, lane.provider,
+        )
+        .join(schema.lane, lane.id == job.lane_id)
+        .where(
+            one_of(connection, job.id, candidates), job.state == literal_column(f"'{State.QUEUED.value}'"),
+            job.rule == TAG_HELD, job.next_at > now, lane.application == application,
+        )
+        .order_by(job.id)
+        .limit(STEP)
+        .with_for_update(of=schema.job)
+    )  # fmt: skip
+    rows: list[Row[Any]] = list(connection.execute(query))
+    return rows

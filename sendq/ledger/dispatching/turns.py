@@ -39,7 +39,7 @@ from sendq.ledger.dispatching import lineage
 from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, load_jobs, place_in_queue
-from sendq.ledger.dispatching.tag_holds import are_held
+from sendq.ledger.dispatching.tag_holds import are_held, with_tags
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting, lock_in_order
 from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
@@ -123,7 +123,7 @@ def claim_at_once(
         return []
     jobs: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in ours}
     found_jobs = first_jobs(connection, ours, now=now, jobs_each=jobs_each)
-    tagged = [job for job in found_jobs if job.tags is not None]
+    tagged = with_tags(found_jobs)
     if tagged and are_held(connection, ours, tagged, now=now):
         return []
     for job in sorted(found_jobs, key=place_in_queue):

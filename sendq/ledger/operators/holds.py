@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, func, literal_column, select, text, update
 
 from sendq.clock import Micros, moment
 from sendq.facts.lanes import WHOLE_APPLICATION, Lane, Pair
@@ -34,6 +34,15 @@ from sendq.rules.states import State
 from sendq.scope import COUNT_MOST, ScopeState
 
 Released = Literal["released", "reopened"]
+
+# One statement, because the leader may delete the row of the last hold at any time.
+_HOLD_TAG = text(
+    "INSERT INTO sendq_tag_hold (application, tag, held_until, held_since, held_by)"
+    " VALUES (:application, :tag, :held_until, :held_since, :held_by)"
+    " ON CONFLICT (application, tag) DO UPDATE SET held_until = excluded.held_until, held_since = excluded.held_since,"
+    " held_by = excluded.held_by, brought_back_to = NULL"
+    " WHERE sendq_tag_hold.held_until <= excluded.held_until RETURNING tag"
+)
 
 
 def hold_grant(
@@ -133,13 +142,8 @@ def hold_tag(
 ) -> bool:
     """Hold the jobs with a tag, those to come included, until ``until``; False as above."""
     row = {"application": application, "tag": tag, "held_until": until, "held_since": now, "held_by": by}
-    if not insert_new(connection, schema.tag_hold, [row], returning="tag"):
-        before = _tag_hold(connection, application, tag, lock=True)
-        if before is not None and not before.released and before.held_until > until:
-            return False
-        table = schema.tag_hold
-        this = update(table).where(table.c.application == application, table.c.tag == tag)
-        connection.execute(this.values(held_until=until, held_since=now, held_by=by, released=False))
+    if connection.execute(_HOLD_TAG, row).first() is None:
+        return False
     _tag_event(connection, "hold", application, tag, by=by, reason=reason, now=now)
     return True
 
@@ -148,20 +152,13 @@ def release_tag(
     connection: Connection, application: str, tag: str, *, by: str, reason: str, now: Micros
 ) -> Released | None:
     """End the hold of a tag; returns None if there was none. The leader brings back the jobs that it put off."""
-    row = _tag_hold(connection, application, tag, lock=True)
-    if row is None or row.released or row.held_until <= now:
-        return None
     table = schema.tag_hold
-    this = update(table).where(table.c.application == application, table.c.tag == tag)
-    connection.execute(this.values(released=True))
+    this = update(table).where(table.c.application == application, table.c.tag == tag, table.c.held_until > now)
+    # Over by every clock, one that is behind included.
+    if not connection.execute(this.values(held_until=0)).rowcount:
+        return None
     _tag_event(connection, "release", application, tag, by=by, reason=reason, now=now)
     return "released"
-
-
-def _tag_hold(connection: Connection, application: str, tag: str, *, lock: bool) -> Row[Any] | None:
-    table = schema.tag_hold
-    query = select(table).where(table.c.application == application, table.c.tag == tag)
-    return connection.execute(query.with_for_update() if lock else query).first()
 
 
 def _tag_event(
@@ -254,8 +251,10 @@ def tag_state(connection: Connection, application: str, tag: str, *, now: Micros
         .where(index.tag == tag, lane.application == application)
     )
     waiting = _waiting(connection, jobs, COUNT_MOST)
-    row = _tag_hold(connection, application, tag, lock=False)
-    if row is None or row.released or row.held_until <= now:
+    table = schema.tag_hold
+    held = select(table).where(table.c.application == application, table.c.tag == tag, table.c.held_until > now)
+    row = connection.execute(held).first()
+    if row is None:
         return ScopeState(known, waiting)
     return ScopeState(known, waiting, moment(row.held_until), BY_HAND, row.held_by)
 

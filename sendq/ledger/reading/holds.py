@@ -80,7 +80,7 @@ def holds_of_tags(connection: Connection, lane_id: UUID, tags: str | None) -> li
     held = (
         select(schema.tag_hold)
         .join(schema.lane, lane.application == table.application)
-        .where(lane.id == lane_id, table.tag.in_(names), ~table.released)
+        .where(lane.id == lane_id, table.tag.in_(names))
     )
     return [
         StoredHold(row.application, None, None, row.held_until, row.held_since, BY_HAND, row.held_by, row.tag)
@@ -92,7 +92,7 @@ def tag_holds(connection: Connection, *, now: Micros) -> list[HoldView]:
     """The holds of tags that are in force."""
     table = schema.tag_hold.c
     rows = connection.execute(
-        select(schema.tag_hold).where(table.held_until > now, ~table.released).order_by(table.application, table.tag)
+        select(schema.tag_hold).where(table.held_until > now).order_by(table.application, table.tag)
     )
     return [
         HoldView(

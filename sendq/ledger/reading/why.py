@@ -35,7 +35,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
     table = schema.job
     found = connection.execute(
         select(*columns_of(JobFacts, table), table.c.lane_id, table.c.batch_id, table.c.object_id,
-               table.c.priority, table.c.due_at, table.c.generation, table.c.tags).where(table.c.id == job_id)
+               table.c.priority, table.c.generation, table.c.tags).where(table.c.id == job_id)
     ).first()  # fmt: skip
     if found is None:
         raise no_such_job(job_id)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,9 @@ from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import tag_holds
 from sendq.rules.states import Event
 from tests.integration.ledger.test_state_machine import MEMORY, template
-from tests.support.ledger import MESSAGE, Ledger, end, outcome
+from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outcome, until_it_waits
+from tests.support.waiting import LIMIT_S
+from worker.leading.tag_holds import TagHolds
 
 MAY, JUNE = {"campaign": "may"}, {"campaign": "june", "tenant": "7"}
 WHO: Any = {"by": "anna", "reason": "wrong price in the subject"}
@@ -61,15 +65,15 @@ def release(ledger: Ledger, tag: str = "campaign=may") -> str | None:
 
 
 def bring_back(ledger: Ledger) -> int:
-    """What the leader does after a release."""
+    """What the leader does after a hold's end."""
     with ledger.writing() as connection:
-        released = tag_holds.released(connection)
+        ended = tag_holds.ended(connection, now=ledger.clock())
     number = 0
-    for name in released:
-        after: UUID | None = UUID(int=0)
-        while after is not None:
+    for name in ended:
+        more = True
+        while more:
             with ledger.writing() as connection:
-                part, after = tag_holds.bring_back(connection, *name, after=after, now=ledger.clock())
+                part, more = tag_holds.bring_back(connection, *name, now=ledger.clock())
             number += part
     return number
 
@@ -234,6 +238,106 @@ class TestAHoldOfATag:
         ledger.clock.advance(2.5 * 3_600)
         assert turn(ledger) == []
 
+    @pytest.mark.parametrize("leader_looks", [False, True])
+    def test_that_is_shorter_than_one_released_before_ends_at_its_own_time(
+        self, ledger: Ledger, leader_looks: bool
+    ) -> None:
+        job = send(ledger, tags=MAY)
+        hold(ledger, hours=48)
+        assert turn(ledger) == []
+        release(ledger)
+        hold(ledger, hours=1)
+        if leader_looks:
+            assert bring_back(ledger) == 0
+        ledger.clock.advance(3_590)
+        assert turns(ledger, 2) == []
+        assert ledger.queue.why(job).reason == "held"
+        ledger.clock.advance(20)
+        assert bring_back(ledger) == 1
+        assert turns(ledger, 2) == [job]
+
+    def test_that_ends_before_another_of_the_same_job_leaves_it_to_that_one(self, ledger: Ledger) -> None:
+        job = send(ledger, tags=MAY | {"tenant": "7"})
+        hold(ledger, hours=48)
+        hold(ledger, "tenant=7", hours=1)
+        assert turn(ledger) == []
+        ledger.clock.advance(2 * 3_600)
+        bring_back(ledger)
+        assert turns(ledger, 2) == []
+        assert ledger.queue.why(job).says.startswith("the tag campaign=may is held")
+        release(ledger)
+        bring_back(ledger)
+        assert turns(ledger, 2) == [job]
+
+    def test_that_is_released_again_brings_back_those_that_came_back_before(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        jobs = [send(ledger, tags=MAY) for _ in range(3)]
+        hold(ledger, hours=48)
+        assert turns(ledger, 2) == []
+        leader = TagHolds(ledger.engine, now=ledger.clock)
+        release(ledger)
+        monkeypatch.setattr(tag_holds, "STEP", 2)
+        leader.bring_back(monotonic=iter([0.0, 2.0]).__next__, until=1.0)  # two of the three
+        monkeypatch.undo()
+        hold(ledger, hours=48)
+        ledger.clock.advance(5)
+        assert turns(ledger, 2) == []
+        release(ledger)
+        leader.bring_back(until=time.monotonic() + LIMIT_S)
+        assert turns(ledger, 4) == jobs
+
+    def test_leaves_no_row_when_it_is_over(self, ledger: Ledger) -> None:
+        job = send(ledger, tags=MAY)
+        hold(ledger, hours=1)
+        hold(ledger, "tenant=7", hours=1)
+        assert turn(ledger) == []
+        ledger.clock.advance(2 * 3_600)
+        assert turn(ledger) == [job]
+        with ledger.writing() as connection:
+            assert batches.any_news(connection, now=ledger.clock())
+        assert bring_back(ledger) == 0
+        assert ledger.rows(schema.tag_hold) == []
+        with ledger.writing() as connection:
+            assert not batches.any_news(connection, now=ledger.clock())
+
+    def test_that_is_made_while_the_leader_ends_the_last_one_holds(self, pg_ledger: Ledger) -> None:
+        ledger = pg_ledger
+        job = send(ledger, tags=MAY)
+        hold(ledger, hours=48)
+        assert turn(ledger) == []
+        release(ledger)
+        with ThreadPoolExecutor(1) as pool:
+            made: list[Future[None]] = []
+
+            def hold_again() -> None:
+                made.append(pool.submit(hold, ledger))
+                until_it_waits(ledger, made[0])
+
+            with ledger.writing() as connection:
+                ((application, tag),) = tag_holds.ended(connection, now=ledger.clock())
+                with between_statements(connection, 1, hold_again):  # the row is locked, and about to be deleted
+                    tag_holds.bring_back(connection, application, tag, now=ledger.clock())
+            made[0].result(LIMIT_S)
+        assert turns(ledger, 2) == []
+        assert ledger.queue.why(job).reason == "held"
+
+    def test_leaves_a_send_that_is_repeated_because_its_outcome_is_unknown(self, ledger: Ledger) -> None:
+        doubtful = send(ledger, tags=MAY)
+        ledger.clock.advance(1)
+        claimed = ledger.serve()
+        soon = ledger.clock() + 10 * SECOND
+        repeat = outcome(claimed, claimed.jobs[0], Event.RETURN, sent="maybe", next_at=soon)
+        ledger.record(repeat, ends=[end(claimed)])
+        hold(ledger, hours=24)
+        held = send(ledger, tags=MAY)
+        ledger.clock.advance(5)
+        assert turns(ledger, 2) == []
+        assert ledger.queue.why(doubtful).reason == "retry"
+        ledger.clock.advance(10)
+        assert turns(ledger, 2) == [doubtful]
+        assert ledger.queue.why(held).reason == "held"
+
     def test_that_is_released_leaves_jobs_that_were_held_or_rescheduled_meanwhile(self, ledger: Ledger) -> None:
         held, later, free = (send(ledger, tags={"campaign": "may"}) for _ in range(3))
         hold(ledger)
@@ -342,7 +446,9 @@ class TestRetention:
 
 
 class Machine(RuleBasedStateMachine):
-    """Jobs with and without tags, holds, releases and turns in any order: none with a held tag goes, none is lost."""
+    """Jobs with and without tags, holds, their ends, releases and turns in any order: none with a held tag goes, and
+    none is lost.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -350,13 +456,17 @@ class Machine(RuleBasedStateMachine):
         shutil.copy(template(), self.directory / "ledger.db")
         self.ledger = Ledger(open_engine(f"sqlite:///{self.directory / 'ledger.db'}"))
         self.tags: dict[str, set[str]] = {}
-        self.held: set[str] = set()
+        self.ends: dict[str, int] = {}
         self.went: list[str] = []
+
+    @property
+    def held(self) -> set[str]:
+        return {tag for tag, end in self.ends.items() if end > self.ledger.clock()}
 
     def teardown(self) -> None:
         for tag in sorted(self.held):
             release(self.ledger, tag)
-        self.held.clear()
+        self.ends.clear()
         bring_back(self.ledger)
         for _ in range(len(self.tags) + 1):
             self.turns(1)
@@ -371,14 +481,20 @@ class Machine(RuleBasedStateMachine):
 
     @rule(tag=st.sampled_from(["a=x", "b=x"]), hours=st.integers(1, 3))
     def hold(self, tag: str, hours: int) -> None:
-        until = moment(self.ledger.clock()) + timedelta(days=hours)
-        operators(self.ledger).hold(Scope.of_tag(tag), until=until, **WHO)
-        self.held.add(tag)
+        until = self.ledger.clock() + hours * HOUR
+        done = operators(self.ledger).hold(Scope.of_tag(tag), until=moment(until), **WHO)
+        assert done.done == (self.ends.get(tag, 0) <= until)
+        if done.done:
+            self.ends[tag] = until
 
     @rule(tag=st.sampled_from(["a=x", "b=x"]))
     def release(self, tag: str) -> None:
         assert (release(self.ledger, tag) is not None) == (tag in self.held)
-        self.held.discard(tag)
+        self.ends.pop(tag, None)
+
+    @rule(hours=st.integers(1, 3))
+    def wait(self, hours: int) -> None:
+        self.ledger.clock.advance(hours * 3_600)
 
     @rule()
     def lead(self) -> None:
@@ -386,9 +502,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=st.integers(1, 3))
     def turns(self, number: int) -> None:
-        gone = turns(self.ledger, number)
-        assert [job for job in gone if self.tags[job] & self.held] == []
-        self.went += gone
+        for _ in range(number):
+            gone = turn(self.ledger)
+            assert [job for job in gone if self.tags[job] & self.held] == []
+            self.went += gone
 
 
 def test_no_order_lets_a_held_job_go_or_loses_one() -> None:

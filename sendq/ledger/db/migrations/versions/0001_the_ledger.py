@@ -583,7 +583,7 @@ def upgrade() -> None:
         sa.Column("held_until", sa.BigInteger(), nullable=False),
         sa.Column("held_since", sa.BigInteger(), nullable=False),
         sa.Column("held_by", sa.Text(), nullable=False),
-        sa.Column("released", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("brought_back_to", sa.Uuid(), nullable=True),
         sa.PrimaryKeyConstraint("application", "tag", name=op.f("sendq_tag_hold_pkey")),
     )
     op.create_table(
