@@ -31,6 +31,11 @@ from sendq.rules.preflight import KEY_MAX_AGE, objection
 from sendq.rules.rule_ids import DIED, STOPPED
 from sendq.rules.states import Event, State
 
+# Part of the text of a statement, or the database does not use the partial index of the state: SQLite never, and
+# PostgreSQL not in a session that keeps plans.
+_QUEUED: ColumnElement[str] = literal_column(f"'{State.QUEUED.value}'")
+_SENDING: ColumnElement[str] = literal_column(f"'{State.SENDING.value}'")
+
 ORPHANS_MOST = 100
 UNKNOWN = "the worker ended while this call was begun; whether it went out is unknown"
 
@@ -124,7 +129,7 @@ def take_back_orphans(
     stray = connection.execute(
         select(job.id, job.lane_id)
         .join(lane, lane.c.id == job.lane_id)
-        .where(job.state == State.SENDING.value, job.begun_at < begun_before)
+        .where(job.state == _SENDING, job.begun_at < begun_before)
         .where(lane.c.turn.is_(None) | (lane.c.fence != job.turn))
         .limit(ORPHANS_MOST)
     ).all()
@@ -149,9 +154,7 @@ def _is_of(lane: Lane, fence: int | None) -> bool:
 
 def _begun_in(connection: Connection, lanes: Mapping[UUID, LaneChange]) -> dict[UUID, LockedJob]:
     job = schema.job
-    ids = connection.execute(
-        select(job.c.id).where(job.c.lane_id.in_(sorted(lanes)), job.c.state == State.SENDING.value)
-    )
+    ids = connection.execute(select(job.c.id).where(job.c.lane_id.in_(sorted(lanes)), job.c.state == _SENDING))
     jobs = lock_jobs(connection, ids.scalars().all()) if lanes else {}
     return {
         job_id: row
@@ -197,7 +200,6 @@ def _return_begun(
     apply_known(connection, begun.keys(), now=now)  # a report may have shown that it went out
 
 
-# Spelled out, or SQLite uses no partial index.
 _ANY = text(
     "SELECT renewed_at, unclaimed_since IS NOT NULL AS unclaimed,"
     " EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < :before) AS turns,"
@@ -257,7 +259,7 @@ def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micr
     table = schema.job
     over = connection.execute(
         select(table)
-        .where(table.c.state == State.QUEUED.value, table.c.expires_at <= now)
+        .where(table.c.state == _QUEUED, table.c.expires_at <= now)
         .order_by(table.c.expires_at)
         .limit(limit)
     ).all()
@@ -271,9 +273,7 @@ def doubt_open_keys(connection: Connection, *, now: Micros, limit: int) -> int:
     If they stayed in the queue, their keys would look young again once the clock has caught up.
     """
     table = schema.job.c
-    # Spelled out, or SQLite uses no partial index.
-    queued: ColumnElement[str] = literal_column(f"'{State.QUEUED.value}'")
-    waiting = select(table.id).where(table.state == queued, table.doubt_at.is_not(None), table.operation == "send")
+    waiting = select(table.id).where(table.state == _QUEUED, table.doubt_at.is_not(None), table.operation == "send")
     ids = connection.execute(waiting.order_by(table.id).limit(limit)).scalars()
     return len(end_waiting(connection, dict.fromkeys(ids, Event.DOUBT), now=now))
 
