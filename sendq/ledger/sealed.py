@@ -97,7 +97,7 @@ def open_jobs(
             opened.jobs[id_], opened.stuck[id_] = [], _ALTERED_LANE
             opened.unopened.altered_lanes.append(id_)
             continue
-        sorted_ = _sort(jobs, files, vault, opened.unopened, suppression)
+        sorted_ = _sort(jobs, files, vault, opened.unopened, suppression, lane.application)
         opened.jobs[id_] = sorted_.ready
         altered += sorted_.altered
         if sorted_.waiting and not sorted_.ready:
@@ -143,7 +143,7 @@ def open_at_once(
     for id_, jobs in loaded.items():
         if vault and id_ != lane_id(lanes[id_].application, lanes[id_].grant_id):
             return None
-        sorted_ = _sort(jobs, files, vault, Unopened(), suppression)
+        sorted_ = _sort(jobs, files, vault, Unopened(), suppression, lanes[id_].application)
         if sorted_.waiting or sorted_.altered:
             return None
         opened[id_] = sorted_.ready
@@ -160,7 +160,12 @@ class _Sorted:
 
 
 def _sort(
-    jobs: Sequence[ClaimedJob], files: _Files, vault: Vault, unopened: Unopened, suppression: Suppression | None
+    jobs: Sequence[ClaimedJob],
+    files: _Files,
+    vault: Vault,
+    unopened: Unopened,
+    suppression: Suppression | None,
+    application: str,
 ) -> _Sorted:
     found = _Sorted()
     objects: dict[str, Cause] = {}
@@ -171,7 +176,7 @@ def _sort(
         try:
             job_opened = _opened(job, files, vault)
             if suppression is not None:
-                suppression.open_key(job)
+                suppression.open_key(job, application)
             found.ready.append(job_opened)
             continue
         except Altered:

@@ -6,7 +6,7 @@ comes with a query that each claim makes anyway.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -26,15 +26,17 @@ from sendq.vault import Vault
 
 
 class Suppression:
-    """The check of the jobs of one claim."""
+    """The check of the jobs of one claim: those of ``applications``, which have a suppression list."""
 
-    def __init__(self, connection: Connection, vault: Vault) -> None:
-        self._connection, self._vault = connection, vault
+    def __init__(self, connection: Connection, vault: Vault, applications: Collection[str]) -> None:
+        self._connection, self._vault, self._applications = connection, vault, applications
         self._key: bytes | None = None
 
-    def open_key(self, job: ClaimedJob) -> None:
-        """Raise `Unreadable` if this vault cannot open the key of the digests: without it no mail can be checked."""
-        if self._key is None and job.operation == "send":
+    def open_key(self, job: ClaimedJob, application: str) -> None:
+        """Raise `Unreadable` if this vault cannot open the key of the digests: without it the application's mail
+        cannot be checked.
+        """
+        if self._key is None and job.operation == "send" and application in self._applications:
             self._key = stored_digest_key(self._connection, self._vault)
 
     def suppressed(self, lanes: Mapping[UUID, Lane], jobs: Mapping[UUID, Sequence[ClaimedJob]]) -> list[ClaimedJob]:
@@ -43,6 +45,8 @@ class Suppression:
             return []
         by_application: dict[str, list[tuple[ClaimedJob, Recipients]]] = {}
         for lane_id, some in jobs.items():
+            if lanes[lane_id].application not in self._applications:
+                continue
             mails = [(job, self._recipients(job)) for job in some if job.operation == "send"]
             by_application.setdefault(lanes[lane_id].application, []).extend(mails)
         found: list[ClaimedJob] = []

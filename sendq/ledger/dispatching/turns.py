@@ -219,12 +219,13 @@ def _around(
     rows = constant.rows(connection, statement, {"applications": sorted(applications)})
     streaks = {(application, provider): streak for application, provider, streak, *_ in rows if provider is not None}
     standing = Standing(*rows[0][3:-1])
-    if not any(row[-1] for row in rows):
+    with_list = {row[0] for row in rows if row[-1]}
+    if not with_list:
         return standing, streaks, None
     # It reads messages and addresses, whose packages a worker without a suppression list does not load.
     from sendq.ledger.dispatching.suppression import Suppression
 
-    return standing, streaks, Suppression(connection, vault)
+    return standing, streaks, Suppression(connection, vault, with_list)
 
 
 @lru_cache

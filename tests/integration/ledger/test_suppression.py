@@ -192,6 +192,15 @@ class TestAWaitingJob:
         assert unopened.missing == {"k1": 1}
         assert (ledger.job(job).state, ledger.lane().held_rule) == ("queued", NO_KEY)
 
+    def test_of_one_application_does_not_delay_the_mail_of_others(self, ledger: Ledger) -> None:
+        """Not even if their jobs are claimed together."""
+        ledger.queue._vault = Vault({"k1": bytes(32)})
+        suppress(ledger, NOOR, application="other")
+        ledger.queue._vault = Vault()
+        waits, goes = ledger.send(application="other"), ledger.send()
+        assert claim(ledger, vault=Vault()) == [goes]
+        assert (ledger.job(waits).state, ledger.lane(application="other").held_rule) == ("queued", NO_KEY)
+
     def test_costs_no_statement_more_where_nobody_is_suppressed(self, ledger: Ledger) -> None:
         counts = []
         for grant, application in (("g0", None), ("g1", None), ("g2", "other"), ("g3", "default")):
