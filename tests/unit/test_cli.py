@@ -249,6 +249,32 @@ class TestOutput:
         assert len(out.splitlines()) == 5  # the line; the heading, one row, and one row of two lines
         assert err == "sendq: g1 is held?[2J\n"
 
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("command", ["policy", "policy --json", "--help"])
+    def test_stdout_that_is_full_is_one_line_and_status_2(self, command: str, unbuffered: str) -> None:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, "-m", "worker.cli", *command.split()], cwd=ROOT, stdout=full, stderr=subprocess.PIPE,
+                text=True, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (
+            2, "sendq: stdout: No space left on device; the output is not complete\n",
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("closed", "says"),
+        [(">&-", "sendq: stdout is closed; to throw the output away, redirect it to /dev/null\n"), (">&- 2>&-", "")],
+    )
+    def test_stdout_that_is_closed_is_one_line_and_status_2(self, closed: str, says: str) -> None:
+        program = f'"{sys.executable}" -m worker.cli policy {closed}'
+        done = subprocess.run(["sh", "-c", program], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", says)
+
+    def test_messages_for_a_stderr_that_is_closed_do_not_go_to_stdout(self) -> None:
+        program = f'"{sys.executable}" -m worker.cli nonsense 2>&-'
+        done = subprocess.run(["sh", "-c", program], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+
     def test_a_reader_that_leaves_ends_it_without_a_traceback(self) -> None:
         reader, writer = os.pipe()
         os.close(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -130,6 +131,11 @@ for command in (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.stderr is None:  # closed, and print would write messages to stdout
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        complain("stdout is closed; to throw the output away, redirect it to /dev/null")
+        return UNUSABLE
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a character gets its number instead of a traceback.
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
@@ -143,6 +149,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
+    except OSError as error:
+        if not _is_of_stdout(error):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as above
+        complain(f"stdout: {error.strerror}; the output is not complete")
+        return UNUSABLE
+
+
+def _is_of_stdout(error: OSError) -> bool:
+    """Whether this is why the output could not be written: a full disk, a terminal that has gone."""
+    if error.filename is not None:
+        return False
+    try:
+        sys.stdout.flush()  # fails again: what could not be written is still there
+    except OSError:
+        return True
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)  # without a buffer
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -158,6 +181,10 @@ def _run(arguments: Sequence[str] | None) -> int:
         return error.exit_code
     except (BrokenPipeError, KeyboardInterrupt, click.Abort):
         raise
+    except OSError as error:
+        if _is_of_stdout(error):
+            raise
+        return _explained(error)
     except Exception as error:
         return _explained(error)
 
