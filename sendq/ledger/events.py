@@ -13,7 +13,8 @@
     reschedule, priority    a person or program changed jobs that wait, as do hold and release of a job or batch
     refused             somebody tried an act in the console who is not an operator
 
-An act on many things is one event with their ``number``, in the transaction that changed the first of them.
+An act on many things is one event (on a suppression list: one for each category) with their ``number``, in the
+transaction that changed the first of them.
 What it did to each is kept too, as an event with the id of that one (``act``): lists show these parts only for a job or
 a grant.
 
@@ -71,6 +72,7 @@ def event(
     act: UUID | None = None,
     event_id: UUID | None = None,
     tag: str | None = None,
+    category: str | None = None,
 ) -> dict[str, Any]:
     """An event as a row. ``by`` is an operator's name, or the automatic actor: ``policy``, ``escalation``, ``check``,
     ``reconcile``, ``webhook``, ``suppression``. ``act``: the event of the act that it is a part of; ``event_id``: None
@@ -91,6 +93,7 @@ def event(
         "number": number,
         "act": act,
         "tag": tag,
+        "category": category,
     }
 
 
@@ -116,3 +119,17 @@ class ActEvent:
         else:
             append(connection, self._kind, at=now, event_id=self.id, number=number, **self._what)
             self._written = True
+
+
+class CategoryEvents:
+    """The events of an act on a suppression list, one for each category. ``what``: the fields of all of them."""
+
+    def __init__(self, kind: str, **what: Any) -> None:
+        self._kind, self._what = kind, what
+        self._of: dict[str, ActEvent] = {}
+
+    def add(self, connection: Connection, category: str, number: int, *, now: Micros) -> None:
+        """This transaction changed ``number`` more entries for a category ("": for all mail)."""
+        if category not in self._of:
+            self._of[category] = ActEvent(self._kind, category=category or None, **self._what)
+        self._of[category].add(connection, number, now=now)

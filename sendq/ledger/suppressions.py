@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, select, tuple_
+from sqlalchemy import Connection, delete, func, select, tuple_
 
 from sendq.clock import Micros
 from sendq.ledger.db import schema
@@ -36,6 +36,18 @@ def exists(connection: Connection, name: Name) -> bool:
     table = schema.suppression.c
     query = select(table.application).where(tuple_(table.application, table.digest, table.category) == name)
     return connection.execute(query).first() is not None
+
+
+def applications(connection: Connection) -> list[str]:
+    """The applications whose list has an entry: one probe of the primary key for each."""
+    table = schema.suppression.c
+    found: list[str] = []
+    while True:
+        query = select(func.min(table.application)).where(*([table.application > found[-1]] if found else []))
+        name = connection.execute(query).scalar_one()
+        if name is None:
+            return found
+        found.append(name)
 
 
 def entries_of(

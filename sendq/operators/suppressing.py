@@ -42,7 +42,7 @@ class Suppressing(LedgerAccess):
         cursor: str | None = None,
     ) -> Page[Suppression]:
         """Entries of the suppression lists, the latest first. ``all_mail``: only those for all mail. ``recipient``:
-        those of an address, or of the digest of one, in ``application`` (None: ``default``).
+        those of an address, or of the digest of one.
         """
         from sendq.ledger.operators import suppressions
         from sendq.suppression_list import checked

@@ -129,7 +129,7 @@ class EventView:
     ``kind`` is one of `sendq.ledger.events`; ``by`` an operator's name, or an automatic actor: ``policy``,
     ``escalation``, ``check``, ``reconcile``, ``webhook``. ``job_id``: the job concerned, or whose answer caused it.
     ``number``: of an act on many things, how many it changed; the other fields are then its filter. ``act``: the event
-    of the act that this is a part of.
+    of the act that this is a part of. ``category``: of entries of a suppression list; None: those for all mail.
     """
 
     id: str
@@ -146,6 +146,7 @@ class EventView:
     number: int | None = None
     act: str | None = None
     tag: str | None = None
+    category: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

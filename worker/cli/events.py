@@ -31,7 +31,10 @@ KINDS = (
 )  # fmt: skip
 
 # What the acts on many things concern; all others: jobs.
-NOUNS = {"hold": "grant", "release": "grant", "deliveries_retried": "delivery"}
+NOUNS = {
+    "hold": "grant", "release": "grant", "deliveries_retried": "delivery", "suppressed": "recipient",
+    "unsuppressed": "recipient",
+}  # fmt: skip
 
 
 @click.command()
@@ -115,4 +118,6 @@ def _many(event: EventView, number: int) -> str:
     pairs = (("grant", event.grant_id), ("provider", event.provider), ("application", event.application),
              ("batch", event.batch_id), ("tag", event.tag))  # fmt: skip
     of = ", ".join(f"{name} {value}" for name, value in pairs if value is not None)
+    if noun == "recipient":
+        of += ", all mail" if event.category is None else f", category {event.category}"
     return f"{what} of {of}" if of else what

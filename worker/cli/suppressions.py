@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sendq import Operators, Suppression
     from sendq.operators import Run
     from sendq.operators.acts.suppress import SuppressProgress
+    from sendq.views import Page
 
 # Spelled out, so that --help needs no import of the ledger; a test holds them to its own.
 REASONS = ("bounced", "complained", "unsubscribed", "added", "imported")
@@ -55,31 +56,52 @@ def list_entries(
     cursor: str | None,
     as_json: bool,
 ) -> None:
-    """List the entries, the latest first. Exit status 1 if a given recipient has none."""
+    """List the entries, the latest first.
+
+    With --recipient: those that keep mail from this person, in all applications. With --category too, the entry for all
+    mail counts as well. Exit status 1 if there is none.
+    """
     if category is not None and all_mail:
         raise click.UsageError("give either --category or --all-mail")
     vault = load_settings().vault
     with open_operators() as operators:
-        page = whole_page(
-            lambda size, after: operators.suppressions(
-                application=application, category=category, all_mail=all_mail, reason=reason, recipient=recipient,
-                vault=vault, limit=size, cursor=after,
-            ),
-            limit,
-            cursor,
-        )  # fmt: skip
+
+        def page_of(category: str | None, *, all_mail: bool) -> Page[Suppression]:
+            return whole_page(
+                lambda size, after: operators.suppressions(
+                    application=application,
+                    category=category,
+                    all_mail=all_mail,
+                    reason=reason,
+                    recipient=recipient,
+                    vault=vault,
+                    limit=size,
+                    cursor=after,
+                ),
+                limit,
+                cursor,
+            )
+
+        page = page_of(category, all_mail=all_mail)
+        for_all_mail = not page.items and category is not None and recipient is not None and cursor is None
+        if for_all_mail:
+            page = page_of(None, all_mail=True)
     if as_json:
         tell_json(page.as_json())
     elif page.items:
+        if for_all_mail:
+            tell("no entry for this category, but one for all mail, which applies to it")
         tell_table(
             ("recipient", "application", "category", "reason", "since", "source"),
             [(one.digest, one.application, one.category or "all mail", one.reason, one.at, one.source)
              for one in page.items],
         )  # fmt: skip
         tell_of_more(page)
+    elif any((application, category, all_mail, reason, cursor)):
+        tell("no entry matches")
     else:
         tell("no recipient is suppressed" if recipient is None else "this recipient is not suppressed")
-    if recipient is not None and not page.items:
+    if recipient is not None and not page.items and cursor is None:
         raise SystemExit(FAILED)
 
 

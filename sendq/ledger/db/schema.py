@@ -382,6 +382,7 @@ event = Table(
     Column("number", Integer),  # of an act on many things: how many it changed; grows until the act ends
     Column("act", Uuid),  # a part of that act: the id of the act's own event
     Column("tag", Text),
+    Column("category", Text),  # of the entries of a suppression list that an act changed; null: those for all mail
     Index("sendq_event_at_idx", "at", "id"),
     Index("sendq_event_grant_idx", "grant_id", "at", "id", **_when("grant_id IS NOT NULL")),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, select, tuple_
 
 from sendq.clock import Micros, micros, moment
 from sendq.ledger import suppressions
@@ -107,20 +107,26 @@ def entries(
     after: str | None = None,
     limit: int,
 ) -> Page[Suppression]:
-    """Entries that match every given filter, the latest first; ``category`` "": those for all mail."""
+    """Entries that match every given filter, the latest first. ``category`` "": those for all mail; ``recipient``: in
+    every application, if none is given.
+    """
     table = schema.suppression.c
     given = ((table.application, application), (table.category, category), (table.reason, reason))
     filters = [column == value for column, value in given if value is not None]
+    within = []
     if recipient is not None:
         key = stored_digest_key(connection, vault)
         if key is None:
             return Page((), None)
-        filters.append(table.digest == digest_in(recipient.recipient, key, application or "default"))
-        query = select(schema.suppression).where(*filters).order_by(table.at.desc()).limit(limit)
-        return Page(tuple(_view(row) for row in connection.execute(query)), None)
+        # Found by the primary key. The digests of an address differ between applications.
+        named = [application] if application is not None else suppressions.applications(connection)
+        digests = [(one, digest_in(recipient.recipient, key, one)) for one in named]
+        within, filters = [*filters, tuple_(table.application, table.digest).in_(digests)], []
     order = [table.at, table.application, table.category, table.digest]
     where = place("suppressions", after, int, str, str, bytes)
-    rows, last = walk(connection, select(schema.suppression), order, filters=filters, after=where, limit=limit)
+    rows, last = walk(
+        connection, select(schema.suppression), order, within=within, filters=filters, after=where, limit=limit
+    )
     return Page(tuple(_view(row) for row in rows), cursor("suppressions", last))
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sendq.ledger import suppressions
 from sendq.ledger.db.bulk import chunks
-from sendq.ledger.events import ActEvent
+from sendq.ledger.events import CategoryEvents
 from sendq.ledger.operators import suppressions as lists
 from sendq.operators.base import Ledger
 from sendq.suppression_list import Given
@@ -30,7 +30,7 @@ def suppress(
     ledger: Ledger, given: Sequence[Given], application: str, *, vault: Vault, by: str, reason: str, dry_run: bool
 ) -> Iterator[SuppressProgress]:
     """Add entries, some hundreds in each transaction."""
-    event = ActEvent("suppressed", by=by, reason=reason, application=application)
+    events = CategoryEvents("suppressed", by=by, reason=reason, application=application)
     changed = 0
     for some in chunks(given, STEP):
         if dry_run:
@@ -38,9 +38,11 @@ def suppress(
                 changed += lists.new_ones(connection, some, application, vault=vault)
         else:
             with ledger.writing() as connection:
-                new = lists.add(connection, some, application, source=by, vault=vault, now=ledger.now())
-                event.add(connection, new, now=ledger.now())
-            changed += new
+                for category in sorted({one.category for one in some}):
+                    part = [one for one in some if one.category == category]
+                    new = lists.add(connection, part, application, source=by, vault=vault, now=ledger.now())
+                    events.add(connection, category, new, now=ledger.now())
+                    changed += new
         yield SuppressProgress(application, dry_run, len(given), changed)
     if not given:
         yield SuppressProgress(application, dry_run, 0)
@@ -58,7 +60,7 @@ def unsuppress(
     dry_run: bool,
 ) -> Iterator[SuppressProgress]:
     """Remove entries, some hundreds in each transaction."""
-    event = ActEvent("unsuppressed", by=by, reason=reason, application=application)
+    events = CategoryEvents("unsuppressed", by=by, reason=reason, application=application)
     changed = 0
     for some in chunks(given, STEP):
         with ledger.reading() if dry_run else ledger.writing() as connection:
@@ -66,7 +68,8 @@ def unsuppress(
             if dry_run:
                 changed += len(found)
             else:
-                removed = suppressions.remove(connection, found)
-                event.add(connection, removed, now=ledger.now())
-                changed += removed
+                for category in sorted({category for _, _, category in found}):
+                    removed = suppressions.remove(connection, [name for name in found if name[2] == category])
+                    events.add(connection, category, removed, now=ledger.now())
+                    changed += removed
         yield SuppressProgress(application, dry_run, len(given), changed)

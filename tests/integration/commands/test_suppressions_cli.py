@@ -65,6 +65,68 @@ class TestTheList:
         assert entries(cli, "--reason", "bounced") == []
         assert LEYAH not in cli("suppressions", "list")[1]
 
+    def test_of_a_person_has_the_entries_of_all_applications(self, cli: Cli, ledger: Ledger) -> None:
+        cli("suppressions", "add", LEYAH, *WHY)
+        cli("suppressions", "add", LEYAH, "--application", "eu", "--category", "news", *WHY)
+        cli("suppressions", "add", NOOR, "--application", "eu", *WHY)
+        found = entries(cli, "--recipient", LEYAH)
+        assert {(one["application"], one["category"]) for one in found} == {("default", None), ("eu", "news")}
+        assert [one["application"] for one in entries(cli, "--recipient", NOOR)] == ["eu"]
+        digest = entries(cli, "--recipient", NOOR)[0]["digest"]
+        assert [one["application"] for one in entries(cli, "--recipient", digest)] == ["eu"]
+        assert len(entries(cli, "--recipient", LEYAH, "--application", "eu")) == 1
+
+    def test_of_a_person_has_the_entry_that_applies_to_a_category(self, cli: Cli, ledger: Ledger) -> None:
+        cli("suppressions", "add", LEYAH, *WHY)
+        cli("suppressions", "add", LEYAH, "--category", "news", *WHY)
+        status, out, _ = cli("suppressions", "list", "--recipient", LEYAH, "--category", "zzz")
+        assert (status, "all mail" in out, "not suppressed" in out) == (0, True, False)
+        assert [one["category"] for one in entries(cli, "--recipient", LEYAH, "--category", "zzz")] == [None]
+        assert [one["category"] for one in entries(cli, "--recipient", LEYAH, "--category", "news")] == ["news"]
+
+    @pytest.mark.parametrize(
+        ("filters", "status"),
+        [
+            (["--category", "zzz"], 0), (["--application", "eu"], 0), (["--reason", "bounced"], 0),
+            (["--recipient", LEYAH, "--reason", "bounced"], 1), (["--recipient", LEYAH, "--application", "eu"], 1),
+            (["--recipient", LEYAH, "--category", "zzz"], 1), (["--recipient", LEYAH, "--all-mail"], 1),
+        ],
+    )  # fmt: skip
+    def test_does_not_say_that_nobody_is_suppressed_because_of_a_filter(
+        self, cli: Cli, ledger: Ledger, filters: list[str], status: int
+    ) -> None:
+        cli("suppressions", "add", LEYAH, "--category", "news", *WHY)
+        assert cli("suppressions", "list", *filters)[:2] == (status, "no entry matches\n")
+
+    def test_of_a_person_is_listed_page_by_page(self, cli: Cli, ledger: Ledger) -> None:
+        for category in ("a", "b", "c", "d"):
+            cli("suppressions", "add", LEYAH, "--category", category, *WHY)
+        listing = ("suppressions", "list", "--recipient", LEYAH, "--limit", "2")
+        assert "more follow" in cli(*listing)[1]
+        seen: list[str] = []
+        after: tuple[str, ...] = ()
+        for _ in range(2):
+            page = json.loads(cli(*listing, "--json", *after)[1])
+            seen += [one["category"] for one in page["items"]]
+            after = ("--after", page["next"])
+        assert (sorted(seen), page["next"]) == (["a", "b", "c", "d"], None)
+
+    def test_keeps_a_journal_of_recipients_by_category(self, cli: Cli, ledger: Ledger, tmp_path: Path) -> None:
+        given = tmp_path / "list.csv"
+        given.write_text(f"address,category\n{LEYAH},news\n{NOOR},news\n{NOOR},\n")
+        cli("suppressions", "import", str(given), *WHY)
+        cli("suppressions", "remove", NOOR, "--every-category", *WHY)
+        rows = [line.split("  ") for line in cli("events")[1].splitlines()[1:]]
+        told = sorted(" ".join(part.strip() for part in row[1:] if part.strip()) for row in rows)
+        assert [line.split(" ann")[0] for line in told] == [
+            "suppressed 1 recipient of application default, all mail",
+            "suppressed 2 recipients of application default, category news",
+            "unsuppressed 1 recipient of application default, all mail",
+            "unsuppressed 1 recipient of application default, category news",
+        ]
+        categories = [one["category"] for one in json.loads(cli("events", "--json")[1])["items"]]
+        assert sorted(map(str, categories)) == ["None", "None", "news", "news"]
+
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [

@@ -201,6 +201,7 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=True),
         sa.Column("act", sa.Uuid(), nullable=True),
         sa.Column("tag", sa.Text(), nullable=True),
+        sa.Column("category", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_event_pkey")),
     )
     op.create_index("sendq_event_at_idx", "sendq_event", ["at", "id"], unique=False)
