@@ -177,7 +177,7 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
             return await self._store_sends(list(sends), indexed=True, session=session)
         check_batch(batch)
         now, batch_id = self._now(), new_id()
-        read = self._reading(sends, batch_id, await self._links_for(session), now)(batch.application, batch.tags)
+        read = self._reading(sends, batch_id, now)(batch.application, batch.tags)
         return await self._ledger.write(
             session,
             lambda connection: store_new_batch(connection, batch, batch_id, read, self._storing(), now=now),
@@ -227,7 +227,7 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         Raises what `send` raises, and `NotFound`; `InvalidJob` also if the batch is closed or cancelled.
         """
         wanted, now = parse_id(batch_id, what="batch"), self._now()
-        read = self._reading(sends, wanted, await self._links_for(session), now)
+        read = self._reading(sends, wanted, now)
         return await self._ledger.write(
             session, lambda connection: add_to_batch(connection, wanted, read, self._storing(), now=now)
         )
@@ -373,11 +373,11 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         )  # fmt: skip
 
     def _reading(
-        self, sends: Iterable[Send], batch_id: UUID, links: Links, now: clock.Micros
+        self, sends: Iterable[Send], batch_id: UUID, now: clock.Micros
     ) -> Callable[[str, Mapping[str, str] | None], Sends]:
         """Reads the messages of a batch, once its application and tags are known."""
         most = MOST_SENDS_SQLITE if self._ledger.engine.dialect.name == "sqlite" else None
-        settings: dict[str, Any] = {"metadata_key": self._metadata_key, "senders": self._senders, "links": links}
+        settings: dict[str, Any] = {"metadata_key": self._metadata_key, "senders": self._senders}
         return lambda application, tags: Sends(
             sends, batch_id=batch_id, application=application, tags=tags, most=most, now=now, **settings
         )
@@ -386,7 +386,7 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         def own(part: Sequence[Send]) -> list[Hit]:
             return await_only(self._own_list.hits(part))
 
-        return Storing(self._enqueuer, own, self._lane_cap, self._vault)
+        return Storing(self._enqueuer, own, self._links_within, self._lane_cap, self._vault)
 
     async def _store_batch(self, call: BulkCall, session: Any) -> Batch:
         now = self._now()

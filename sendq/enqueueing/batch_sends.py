@@ -18,12 +18,13 @@ from uuid import UUID
 from sendq.clock import Micros
 from sendq.enqueueing.arguments import check_key
 from sendq.enqueueing.plan import Planned
-from sendq.enqueueing.planning import Send, digest_of, plan_sends
+from sendq.enqueueing.planning import Send, digest_of, plan_sends, wants_links
 from sendq.enqueueing.suppressing import Verdict
 from sendq.enqueueing.targets import parse_target
 from sendq.errors import InvalidArgument, InvalidJob, Problem, SuppressedRecipients
 from sendq.messages.content import Content
 from sendq.messages.message import Message
+from sendq.messages.unsubscribe import Links
 from sendq.messages.wire_format import shared_text
 from sendq.rules.tags import check_tags, stored_tags
 from sendq.scope import DEFAULT_APPLICATION
@@ -95,7 +96,7 @@ class Part(NamedTuple):
 
 
 class Sends:
-    """The messages of one call, part by part: iterate over it once.
+    """The messages of one call, part by part, once.
 
     ``number`` and ``lanes`` are those of what has been read so far.
     """
@@ -123,18 +124,28 @@ class Sends:
         self._problems: list[Problem] = []
         self._more_problems = 0
         self._only_suppressed = True
+        self._reading = self._read()
+        self._ask_links: Callable[[], Links]
+        self._links: Links | None = None
 
     @property
     def digest(self) -> bytes:
         """Of the contents of all messages, in their order."""
         return self._digest.digest()
 
-    def parts(self) -> Iterator[tuple[Part, Planned]]:
+    def parts(self, links: Callable[[], Links]) -> Iterator[tuple[Part, Planned]]:
         """The messages, `STEP` at a time, with their rows. Once something is wrong with one, the rest is only checked.
+
+        Called again, it continues after the part that was returned last. ``links`` is called if a message has an
+        unsubscribe link.
 
         Raises:
             InvalidJob: with the problems of all messages. An exception of the caller's iterable is passed on.
         """
+        self._ask_links = links
+        return self._reading
+
+    def _read(self) -> Iterator[tuple[Part, Planned]]:
         for some in _parts(self._sends):
             first, self.number = self.number, self.number + len(some)
             sends = [self._of_batch(send) for send in some]
@@ -218,12 +229,14 @@ class Sends:
         return problems
 
     def _planned(self, sends: list[Send], first: int, verdict: Verdict) -> Planned:
+        if self._links is None and any(map(wants_links, sends)):
+            self._links = self._ask_links()
         kept = [position for position in range(len(sends)) if position not in verdict.left_out]
         instead = {place: verdict.instead[at] for place, at in enumerate(kept) if at in verdict.instead}
         sends = [sends[position] for position in kept]
         return plan_sends(
             sends, indexed=True, batch_id=self._batch_id, first=first, texts=self._shared(sends), instead=instead,
-            **self._settings,
+            links=self._links, **self._settings,
         )  # fmt: skip
 
     def _shared(self, part: list[Send]) -> Mapping[str, Content]:

@@ -83,11 +83,10 @@ def merge_problems(
     """
     sends = Sends(
         merged(grant_id, message, rows, options=options), batch_id=UUID(int=0), application=options.application,
-        tags=None, now=now, metadata_key=metadata_key, links=Links(bytes(32), "https://example.com"),
-        problems_most=most,
+        tags=None, now=now, metadata_key=metadata_key, problems_most=most,
     )  # fmt: skip
     try:
-        for _ in sends.parts():
+        for _ in sends.parts(lambda: Links(bytes(32), "https://example.com")):
             pass
     except InvalidJob as wrong:
         return sends.number, list(wrong.problems)

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row, select
 
 from sendq.clock import Micros
 from sendq.enqueueing.batch_sends import NewBatch, Sends, batch_row
 from sendq.enqueueing.plan import Plan
 from sendq.enqueueing.planning import Options, Send, key_row
 from sendq.enqueueing.suppressing import Hit
-from sendq.errors import InvalidJob, Problem, SuppressedRecipients
+from sendq.errors import InvalidJob, LaneFull, Problem, SuppressedRecipients
 from sendq.ledger.batches import ADDED, lock_open, note_added, notice
-from sendq.ledger.enqueue import store
+from sendq.ledger.db import schema
+from sendq.ledger.enqueue import require_same, store
 from sendq.ledger.jobs import append_batch_changes, hold_with_batches
-from sendq.ledger.storing import begin_before_savepoint
+from sendq.ledger.storing import begin_before_savepoint, lock_before_reading
 from sendq.ledger.suppressing import Enqueuer, note_left_out
 from sendq.messages.payload import content_digest
+from sendq.messages.unsubscribe import Links
 from sendq.rules.tags import read_tags
 from sendq.vault import Vault
 from sendq.views import Batch
@@ -28,10 +33,15 @@ from sendq.views import Batch
 
 @dataclass(frozen=True, slots=True)
 class Storing:
-    """How a queue stores its sends. ``own``: which recipients the application's own list suppresses."""
+    """How a queue stores its sends.
+
+    ``own``: which recipients the application's own list suppresses; ``links``: makes unsubscribe links, with the key in
+    the ledger of this connection.
+    """
 
     enqueuer: Enqueuer
     own: Callable[[Sequence[Send]], list[Hit]]
+    links: Callable[[Connection], Links]
     cap: int | None
     vault: Vault
 
@@ -46,7 +56,7 @@ class Storing:
         """
         number = 0
         left_out: Counter[str] = Counter()
-        for part, planned in sends.parts():
+        for part, planned in sends.parts(partial(self.links, connection)):
             if with_digest:
                 sends.count_in(part, planned)
             try:
@@ -67,19 +77,62 @@ class Storing:
 def store_new_batch(
     connection: Connection, new: NewBatch, batch_id: UUID, sends: Sends, storing: Storing, *, now: Micros
 ) -> Batch:
-    """Store a batch of sends. Returns it, or the older one that its key already names.
+    """Store a batch of sends. Returns it, or the older one that its key already names, even if recipients have been
+    suppressed since or too many jobs wait.
 
-    The key comes last, when all contents are known: if it names an older batch, what was stored is rolled back.
+    A new key is stored last, when all contents are known. Until then another call may store it: then what was stored
+    here is rolled back.
     """
     begin_before_savepoint(connection)
+    lock_before_reading(connection)
+    if (older := _key_of(connection, new)) is not None:
+        return _repeated(connection, older, new, sends, storing)
+    try:
+        return _store_new(connection, new, batch_id, sends, storing, now=now)
+    except (SuppressedRecipients, LaneFull):
+        if (older := _key_of(connection, new)) is None:
+            raise
+        return _repeated(connection, older, new, sends, storing)
+
+
+def _key_of(connection: Connection, new: NewBatch) -> Row[Any] | None:
+    """The row of the batch's key, if it was used before."""
+    table = schema.key
+    this = select(table).where(table.c.application == new.application, table.c.key == new.key)
+    return None if new.key is None else connection.execute(this).first()
+
+
+def _repeated(connection: Connection, older: Row[Any], new: NewBatch, sends: Sends, storing: Storing) -> Batch:
+    """What a key already names. Reads (the rest of) the messages for their digest alone.
+
+    Raises `KeyConflict`, and `InvalidJob` for messages that are invalid.
+    """
+    with suppress(SuppressedRecipients):  # of parts before the key was found; raised after the last part
+        for part, planned in sends.parts(partial(storing.links, connection)):
+            sends.count_in(part, planned)
+    _require_some(new, sends)
+    return Batch(str(require_same(older, _content_of(new, sends), storing.vault)), sends.number, existed=True)
+
+
+def _require_some(new: NewBatch, sends: Sends) -> None:
+    if not sends.number and not new.open:
+        raise InvalidJob([Problem("sends", "is empty", "pass at least one message, or a NewBatch(open=True)")])
+
+
+def _content_of(new: NewBatch, sends: Sends) -> bytes:
+    return content_digest("batch", new.application, "", sends.digest)
+
+
+def _store_new(
+    connection: Connection, new: NewBatch, batch_id: UUID, sends: Sends, storing: Storing, *, now: Micros
+) -> Batch:
     with connection.begin_nested() as step:
         number, left_out = storing.parts(connection, sends, with_digest=new.key is not None, now=now)
-        if not sends.number and not new.open:
-            raise InvalidJob([Problem("sends", "is empty", "pass at least one message, or a NewBatch(open=True)")])
+        _require_some(new, sends)
         keys = []
         if new.key is not None:
-            content = content_digest("batch", new.application, "", sends.digest)
-            keys = [key_row(Options(key=new.key, application=new.application), content, now=now, batch_id=batch_id)]
+            options = Options(key=new.key, application=new.application)
+            keys = [key_row(options, _content_of(new, sends), now=now, batch_id=batch_id)]
         batch = batch_row(new, batch_id, now=now, number=number, lanes=sends.lanes)
         found = store(connection, Plan(jobs=(), batch=batch, keys=keys), at=now, vault=storing.vault)
         if found:
@@ -104,6 +157,7 @@ def add_to_batch(
 ) -> Batch:
     """Add to an open batch. ``read`` gets its application and its tags."""
     begin_before_savepoint(connection)
+    lock_before_reading(connection)
     with connection.begin_nested():
         batch = lock_open(connection, batch_id)
         sends = read(batch.application, read_tags(batch.tags))

@@ -143,12 +143,19 @@ def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]], vault
         there = {(row.application, row.key): row for row in rows}
         for row in taken:
             name = (row["application"], row["key"])
-            first = there[name]
-            target = first.job_id or first.batch_id
-            if not _same_content(first, row["digest"], vault):
-                raise KeyConflict(row["key"], str(target))
-            found[name] = target
+            found[name] = require_same(there[name], row["digest"], vault)
     return found
+
+
+def require_same(first: Row[Any], digest: bytes, vault: Vault) -> UUID:
+    """The id of the job or batch that an existing key names, if it was used with this content.
+
+    Raises `KeyConflict`, or `Unreadable` as `store` does.
+    """
+    target: UUID = first.job_id or first.batch_id
+    if not _same_content(first, digest, vault):
+        raise KeyConflict(first.key, str(target))
+    return target
 
 
 def _sealed_key(row: Mapping[str, Any], vault: Vault) -> Mapping[str, Any]:

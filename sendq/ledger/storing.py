@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from sendq.clock import Micros
 from sendq.enqueueing.plan import Planned
@@ -15,6 +15,8 @@ from sendq.ledger import admission
 from sendq.ledger.enqueue import store
 from sendq.vault import Vault
 from sendq.views import Batch, Job
+
+_TAKE_THE_LOCK = text("DELETE FROM sendq_wake WHERE 0")
 
 
 def store_jobs(connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault) -> list[Job]:
@@ -60,3 +62,9 @@ def begin_before_savepoint(connection: Connection) -> None:
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "sqlite" and not driver.in_transaction:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def lock_before_reading(connection: Connection) -> None:
+    """SQLite: wait for the write lock now. It refuses a transaction that read first, if another has written since."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(_TAKE_THE_LOCK)

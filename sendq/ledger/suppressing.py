@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from sqlalchemy import Connection, exists, select, text, tuple_
+from sqlalchemy import Connection, exists, select, tuple_
 
 from sendq.clock import SECOND, Micros
 from sendq.enqueueing.plan import Planned
@@ -23,7 +23,7 @@ from sendq.ledger import events, suppressions
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks
 from sendq.ledger.secrets import opened_digest_key, sealed_digest_key
-from sendq.ledger.storing import store_jobs
+from sendq.ledger.storing import lock_before_reading, store_jobs
 from sendq.messages.digests import digest_of
 from sendq.messages.unsubscribe_token import category_of, signing_key
 from sendq.rules.suppression import stands_in_the_way
@@ -33,9 +33,6 @@ from sendq.views import Job
 REMEMBERED: Micros = 1 * SECOND
 
 BY = "suppression"
-
-# SQLite refuses a transaction that read first and writes then, if another one has written in between.
-_TAKE_THE_LOCK = text("DELETE FROM sendq_wake WHERE 0")
 
 
 class Enqueuer:
@@ -68,8 +65,7 @@ class Enqueuer:
 
         Raises `SuppressedRecipients`, and what `store_jobs` raises.
         """
-        if connection.dialect.name == "sqlite":
-            connection.execute(_TAKE_THE_LOCK)
+        lock_before_reading(connection)
         verdict = self.judge(
             connection, sends, own=own, indexed=indexed, of_batch=left_out is not None, now=now, vault=vault
         )

@@ -8,10 +8,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from sqlalchemy import Connection
+
 from sendq import changes, clock
 from sendq.ledger.db.transactions import Transactions
 from sendq.ledger.operators import suppressions as lists
-from sendq.ledger.secrets import digest_key
+from sendq.ledger.secrets import digest_key, stored_digest_key
 from sendq.ledger.suppressing import Enqueuer
 from sendq.messages.unsubscribe import Links, link_to
 from sendq.scope import DEFAULT_APPLICATION
@@ -106,3 +108,14 @@ class Suppressing:
                 return Links(key, self._unsubscribe_url)
             self._links = Links(key, self._unsubscribe_url)
         return self._links
+
+    def _links_within(self, connection: Connection) -> Links:
+        """`_links_for` the messages of a batch, which are read in its transaction."""
+        if self._links is not None:
+            return self._links
+        made = partial(digest_key, vault=self._vault)
+        key = stored_digest_key(connection, self._vault)
+        if key is None and connection.dialect.name != "sqlite":
+            # Once in the life of a ledger, so that no one else who needs it waits for this transaction.
+            key = self._ledger.write(None, made)
+        return Links(key or made(connection), self._unsubscribe_url)

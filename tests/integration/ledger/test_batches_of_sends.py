@@ -17,6 +17,7 @@ from sendq import (
     Batch,
     InvalidJob,
     KeyConflict,
+    LaneFull,
     Message,
     MimeMessage,
     NewBatch,
@@ -26,6 +27,7 @@ from sendq import (
     Send,
     SendQueue,
     State,
+    Unreadable,
     Vault,
 )
 from sendq.errors import SuppressedRecipients
@@ -390,3 +392,88 @@ class TestSuppressedRecipients:
         (stored,) = enqueued(ledger.queue)
         assert stored.body is not None
         assert stored.body["to"] == [{"email": "reader2@example.com"}]
+
+
+class TestAKeyThatWasUsed:
+    """A repeat returns the first batch, as with a single message, whatever has become of its recipients and jobs."""
+
+    def test_counts_more_than_who_was_suppressed_since(self, ledger: Ledger) -> None:
+        asked: list[str] = []
+
+        def own(application: str, category: str | None, addresses: Any) -> list[str]:
+            asked.extend(addresses)
+            return []
+
+        queue = SendQueue(ledger.engine, now=ledger.clock, suppressed=own)
+        first = queue.send_many(sends(3), batch=NewBatch(key="may"))
+        queue.suppress("reader1@example.com")
+        asked.clear()
+        assert queue.send_many(sends(3), batch=NewBatch(key="may")) == Batch(first.id, 3, existed=True)
+        assert asked == []
+        with pytest.raises(KeyConflict):
+            queue.send_many(sends(2), batch=NewBatch(key="may"))
+        with pytest.raises(InvalidJob, match="sends: is empty"):
+            queue.send_many([], batch=NewBatch(key="may"))
+        wrong = Send("g1", Message(to=["nobody"], subject="x", body="x"))
+        with pytest.raises(InvalidJob, match=r"\[1\].to\[0\].email"):
+            queue.send_many([*sends(1), wrong], batch=NewBatch(key="may"))
+        assert rows(ledger, schema.job) == 3
+
+    def test_counts_more_than_how_many_jobs_wait(self, ledger: Ledger) -> None:
+        queue = SendQueue(ledger.engine, now=ledger.clock, lane_cap=4)
+        first = queue.send_many(sends(3), batch=NewBatch(key="may"))
+        assert queue.send_many(sends(3), batch=NewBatch(key="may")) == Batch(first.id, 3, existed=True)
+        with pytest.raises(LaneFull):
+            queue.send_many(sends(3), batch=NewBatch(key="june"))
+        assert rows(ledger, schema.job) == 3
+
+    @pytest.mark.parametrize("refusal", ["suppressed", "full"])
+    def test_by_another_call_while_this_one_was_reading(
+        self, pg_ledger: Ledger, monkeypatch: pytest.MonkeyPatch, refusal: str
+    ) -> None:
+        ledger = pg_ledger  # SQLite has one writer at a time
+        monkeypatch.setattr("sendq.enqueueing.batch_sends.STEP", 2)
+        queue = SendQueue(ledger.engine, now=ledger.clock, lane_cap=5 if refusal == "full" else None)
+        firsts: list[Batch] = []
+
+        def interrupted() -> Iterator[Send]:
+            yield from sends(1)
+            firsts.append(queue.send_many(sends(5), batch=NewBatch(key="may")))
+            if refusal == "suppressed":
+                queue.suppress("reader1@example.com")
+            yield from sends(4, first=1)
+
+        again = queue.send_many(interrupted(), batch=NewBatch(key="may"))
+        assert again == Batch(firsts[0].id, 5, existed=True)
+        assert rows(ledger, schema.job) == 5
+
+
+class TestWithoutTheKeyOfTheLinks:
+    """A program whose vault lacks the key of the digests sends what needs no link, as `send` does."""
+
+    @pytest.fixture
+    def other(self, ledger: Ledger) -> SendQueue:
+        vault = Vault({"k1": b"k" * 32})
+        SendQueue(ledger.engine, now=ledger.clock, vault=vault).suppress("ann@example.com")
+        return SendQueue(ledger.engine, now=ledger.clock, unsubscribe_url="https://mail.example.com/unsubscribe")
+
+    def test_batches_are_stored(self, ledger: Ledger, other: SendQueue) -> None:
+        batch = other.send_many(sends(1), batch=NewBatch(open=True))
+        assert other.add(batch.id, sends(1, first=2)).total == 1
+        wanting = Send("g1", Message(to=["bob@example.com"], subject="x", body="x", unsubscribe="news"))
+        with pytest.raises(Unreadable):
+            other.add(batch.id, [*sends(1, first=3), wanting])
+        assert rows(ledger, schema.job) == 2
+
+    def test_links_of_a_batch_work_even_if_they_are_the_first(self, ledger: Ledger) -> None:
+        queue = SendQueue(ledger.engine, now=ledger.clock, unsubscribe_url="https://mail.example.com/unsubscribe")
+        queue.send_many(sends(2), batch=NewBatch())
+        assert rows(ledger, schema.secret) == 0
+        wanting = Send("g1", Message(to=["bob@example.com"], subject="x", body="x", unsubscribe="news"))
+        with Session(ledger.engine) as session:
+            queue.send_many([*sends(1), wanting], batch=NewBatch(), session=session)
+            session.commit()
+        body = enqueued(queue)[-1].body
+        assert body is not None
+        (link,) = [one["value"] for one in body["custom_headers"] if one["name"] == "List-Unsubscribe"]
+        assert link == f"<{queue.unsubscribe_url('bob@example.com', 'news')}>"
