@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Unpack, overload
 from uuid import UUID
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only  # asyncio only
 
@@ -40,10 +40,12 @@ from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.enqueueing.shared import Shared
 from sendq.enqueueing.suppressing import Hit
+from sendq.errors import InvalidJob
 from sendq.ids import new_id, parse_id
 from sendq.ledger.batch_sends import Storing, add_to_batch, store_new_batch
 from sendq.ledger.batches import close_batch
 from sendq.ledger.db.async_transactions import AsyncTransactions
+from sendq.ledger.secrets import stored_digest_key
 from sendq.ledger.storing import store_batch
 from sendq.ledger.suppressing import Enqueuer
 from sendq.messages.mark import valid_metadata_key
@@ -56,7 +58,7 @@ from sendq.methods.async_suppressing import AsyncSuppressing
 from sendq.rules.suppression import Suppressed
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
-from sendq.views import Batch, Job, Priority
+from sendq.views import Batch, Job, MergeCheck, Priority
 
 
 class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
@@ -217,6 +219,45 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         check_merge(message, common)
         sends = merged(grant_id, message, rows, options=common, render=render)
         return await self.send_many(sends, batch=batch, session=session)
+
+    async def check_mail_merge(
+        self,
+        grant_id: str,
+        message: Message,
+        rows: Iterable[Mapping[str, str]],
+        *,
+        batch: NewBatch,
+        render: Render | None = None,
+        session: Any = None,
+        problems_most: int = 1_000,
+        **options: Unpack[SendOptionsGiven],
+    ) -> MergeCheck:
+        """What `mail_merge` would refuse or leave out, suppressed recipients too; nothing is enqueued.
+
+        Up to ``problems_most`` problems are listed. Keys that were used before are found only when it is enqueued.
+        Raises `InvalidJob` for problems of ``message`` and ``batch`` themselves.
+        """
+        check_batch(batch)
+        options.setdefault("application", batch.application)
+        common, now = Options(**options), self._now()
+        check_merge(message, common)
+
+        def check(connection: Connection) -> MergeCheck:
+            # Any key will do: the links are not sent.
+            key = stored_digest_key(connection, self._vault) or bytes(32)
+            sends = Sends(
+                merged(grant_id, message, rows, options=common, render=render), batch_id=new_id(),
+                application=batch.application, tags=batch.tags, now=now, metadata_key=self._metadata_key,
+                senders=self._senders, problems_most=problems_most,
+            )  # fmt: skip
+            try:
+                links = Links(key, self._unsubscribe_url)
+                left_out = self._storing().check(connection, sends, links, now=now)
+            except InvalidJob as wrong:
+                return MergeCheck(sends.number, 0, wrong.problems)
+            return MergeCheck(sends.number, left_out.total(), ())
+
+        return await self._ledger.read(check, session)
 
     async def add(self, batch_id: str, sends: Iterable[Send], *, session: Any = None) -> Batch:
         """Add messages to a batch that was left open, all or none, as in `send_many`.

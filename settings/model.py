@@ -43,6 +43,7 @@ from settings.values import (
     SecretUrl,
     SentryDsn,
     TagKeys,
+    UnsubscribeUrl,
 )
 
 # How far clocks may differ before idempotency keys are no longer trusted.
@@ -251,6 +252,10 @@ class Settings(BaseModel):
     reauth_url: str | None = setting(
         None, "your page where an owner signs in again; {grant_id} and {application} are filled in (default: Nylas's "
         "hosted authentication, if the client id is known)",
+    )  # fmt: skip
+    unsubscribe_url: UnsubscribeUrl | None = setting(
+        None, "the https address of your unsubscribe endpoint, for messages with `unsubscribe` that `sendq merge` or "
+        "the enqueue task enqueues; a message's own url overrides this",
     )  # fmt: skip
     policy_file: AbsolutePath | None = setting(
         None, "rows of the error policy that take precedence over the built-in table (TOML; see `sendq policy check`)",

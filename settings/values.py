@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, PlainSerializer, Secret, S
 from pydantic_core import PydanticCustomError
 
 from sendq.ledger.db.urls import worker_url
+from sendq.messages.unsubscribe import url_fault
 from sendq.rules.tags import check_tag_key
 from sendq.vault import Vault
 from settings.brokers import EXAMPLE, Sentinels, is_sentinel
@@ -219,6 +220,15 @@ def _strip(value: object) -> object:
 
 
 Trimmed = BeforeValidator(_strip)
+
+
+def _unsubscribe_url(url: str) -> str:
+    if (fault := url_fault(url)) is not None:
+        raise refuse(fault, "write one like https://mail.example.com/unsubscribe")
+    return url
+
+
+UnsubscribeUrl = Annotated[str, Trimmed, AfterValidator(_unsubscribe_url)]
 ApiUri = Annotated[str, Trimmed, AfterValidator(_api_uri)]
 LedgerUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_ledger_url)]
 RedisUrl = Annotated[SecretUrl, Trimmed, AfterValidator(_redis_url)]

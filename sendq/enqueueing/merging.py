@@ -75,6 +75,7 @@ def merge_problems(
     options: Options,
     now: Micros,
     metadata_key: str,
+    unsubscribe_url: str | None,
     most: int,
 ) -> tuple[int, list[Problem]]:
     """What a merge would refuse, without a ledger: the number of rows, and up to ``most`` problems, by their positions.
@@ -86,7 +87,7 @@ def merge_problems(
         tags=None, now=now, metadata_key=metadata_key, problems_most=most,
     )  # fmt: skip
     try:
-        for _ in sends.parts(lambda: Links(bytes(32), "https://example.com")):
+        for _ in sends.parts(lambda: Links(bytes(32), unsubscribe_url)):
             pass
     except InvalidJob as wrong:
         return sends.number, list(wrong.problems)

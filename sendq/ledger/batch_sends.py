@@ -73,6 +73,19 @@ class Storing:
                     hold_with_batches(connection, added)
         return number, left_out
 
+    def check(self, connection: Connection, sends: Sends, links: Links, *, now: Micros) -> Counter[str]:
+        """Raise `InvalidJob` and `SuppressedRecipients` as `parts` would; nothing is stored. Returns how many messages
+        would be left out, by reason.
+        """
+        left_out: Counter[str] = Counter()
+        for part, _ in sends.parts(lambda: links):
+            verdict = self.enqueuer.judge(
+                connection, part.sends, own=self.own(part.sends), indexed=True, of_batch=True, now=now, vault=self.vault
+            )
+            sends.refuse(part, verdict.problems)
+            left_out.update(hits[0].reason for hits in verdict.left_out.values())
+        return left_out
+
 
 def store_new_batch(
     connection: Connection, new: NewBatch, batch_id: UUID, sends: Sends, storing: Storing, *, now: Micros

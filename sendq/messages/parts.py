@@ -20,7 +20,7 @@ _SAID = {
     "bool_type": ("is not True or False", "pass a bool"),
     "dict_type": ("is not a mapping", "pass a dict of strings"),
     "missing": ("is missing", "set it"),
-    "extra_forbidden": ("is not a known field", "see the class for its fields"),
+    "extra_forbidden": ("is not a known field", "correct its name, or leave it out"),
 }
 
 # Fields of the API that are deliberately not supported, and what to use instead.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from sendq.errors import Problem
 from sendq.rules.states import State
 from sendq.views.grants import HoldView
 from sendq.views.page import plain
@@ -25,6 +26,17 @@ class Batch:
     total: int | None
     existed: bool = False
     left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MergeCheck:
+    """What a mail merge would do: the number of its ``rows``, of those that would be ``left_out`` because they are
+    suppressed, and what would be refused, with the positions of the rows.
+    """
+
+    rows: int
+    left_out: int
+    problems: Sequence[Problem]
 
 
 @dataclass(frozen=True, slots=True)

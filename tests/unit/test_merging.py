@@ -26,7 +26,7 @@ def one(message: Message, row: Mapping[str, str] = ANN, **given: Any) -> Send:
 def refused(*rows: Any, message: Message | None = None) -> list[str]:
     number, problems = merge_problems(
         "g1", message or Message(subject="Hello {{first_name}}", body="x"), rows, options=Options(), now=1_000_000,
-        metadata_key="key1", most=10,
+        unsubscribe_url="https://mail.example.com/u", metadata_key="key1", most=10,
     )  # fmt: skip
     assert number == len(rows)
     return [f"{problem.field}: {problem.reason}" for problem in problems]

@@ -25,7 +25,10 @@ def open_queue() -> Iterator[SendQueue]:
     from worker.doctor.ledger_address import ledger_address
 
     settings = load_settings()
-    queue = SendQueue(ledger_address(settings), metadata_key=settings.metadata_key, vault=settings.vault)
+    queue = SendQueue(
+        ledger_address(settings), metadata_key=settings.metadata_key, vault=settings.vault,
+        unsubscribe_url=settings.unsubscribe_url,
+    )  # fmt: skip
     try:
         yield queue
     finally:

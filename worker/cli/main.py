@@ -46,6 +46,7 @@ from worker.cli.top import top
 from worker.cli.up import up
 from worker.cli.webhooks import webhooks
 from worker.cli.why import why
+from worker.cli.wording import on_command_line
 from worker.cli.worker import worker
 
 INTERRUPTED = 130
@@ -199,14 +200,15 @@ def _explained(error: Exception) -> int:
 
     if isinstance(error, InvalidArgument):
         for problem in error.problems:
-            complain(f"{_option_of(problem.field)} {problem.reason}; {problem.remedy}")
+            complain(on_command_line(f"{_option_of(problem.field)} {problem.reason}; {problem.remedy}"))
         return UNUSABLE
     if isinstance(error, NotFound):
         lists = "sendq deliveries" if str(error).startswith("there is no delivery") else "sendq jobs"
-        complain(f"{error}; see: {lists}")
+        says = on_command_line(str(error))
+        complain(says if "see: sendq " in says else f"{says}; see: {lists}")
         return FAILED
     if isinstance(error, SettingsError | SendqError | EmbeddedError):
-        says = str(error).replace(PACKAGE_COMMAND, "sendq migrate")
+        says = on_command_line(str(error).replace(PACKAGE_COMMAND, "sendq migrate"))
         names_a_command = "sendq " in says or not isinstance(error, LedgerUnavailable)
         complain(says if names_a_command else f"{says}; to diagnose: sendq check")
         return UNUSABLE

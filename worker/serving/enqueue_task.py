@@ -57,4 +57,7 @@ def _accept_into(settings: Settings, ledger: Ledger) -> Any:
     from sendq import SendQueue
     from tasks.enqueue import accept
 
-    return partial(accept, SendQueue(ledger, metadata_key=settings.metadata_key, vault=settings.vault))
+    queue = SendQueue(
+        ledger, metadata_key=settings.metadata_key, vault=settings.vault, unsubscribe_url=settings.unsubscribe_url
+    )
+    return partial(accept, queue)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sendq import Operators
+from sendq.testing import enqueued
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger
 
@@ -36,7 +37,10 @@ class TestMerge:
         assert json.loads(cli(*command)[1])["existed"] is True
         assert Operators(ledger.engine).batch(made["batch_id"]).tags == {"campaign": "may"}
 
-    def test_shows_line_by_line_what_it_would_refuse(self, run: Cli, files: Any) -> None:
+    def test_shows_line_by_line_what_it_would_refuse(
+        self, run: Cli, files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/ledger.db")
         table = '\ufeffemail,first_name\nann@example.com,"Ann, the first"\nnobody,Bob\n\n'
         table += "di@example.com\nann@example.com,A\n"
         status, out, err = run(*files(table), "--dry-run")
@@ -45,6 +49,8 @@ class TestMerge:
             "sendq: line 3: to[0].email is not an email address",
             "sendq: line 5: row has 1 value for 2 columns",
             "sendq: line 6: email is the same address as that of line 2",
+            "sendq: whether recipients are suppressed was not checked: the ledger's SQLite file "
+            f"{tmp_path}/ledger.db does not exist",
         ]
         assert run(*files(GOOD), "--dry-run")[:2] == (0, "2 rows, 0 would be refused; nothing was changed\n")
 
@@ -57,12 +63,69 @@ class TestMerge:
 
     @pytest.mark.parametrize(
         ("table", "says"),
-        [("name\nAnn\n", "no column email"), ("email,email\n", "two columns of one name"), ("", "no column email")],
+        [
+            ("name\nAnn\n", "no column email"),
+            ("email,email\n", "two columns of one name"),
+            ("Email,email\n", "two columns of one name"),
+            ("", "no column email"),
+            ("email;name\na@example.com;A\n", "--delimiter ';'"),
+            ("email\tname\n", "--delimiter $'\\t'"),
+            ('email,name\na@example.com,A\n\nb@example.com,"B\nc@example.com,C\n', "line 4: the row that begins here"),
+        ],
     )
     def test_refuses_a_table_without_addresses(self, run: Cli, files: Any, table: str, says: str) -> None:
         status, _, err = run(*files(table), "--dry-run")
         assert status == 2
         assert says in err
+
+    def test_leaves_suppressed_recipients_out_if_asked_to(self, ledger: Ledger, cli: Cli, files: Any) -> None:
+        ledger.queue.suppress("bob@example.com", source="test")
+        for also in (["--dry-run"], []):
+            status, _, err = cli(*files(GOOD), *also)
+            assert status == 1
+            assert "line 4: to[0] is on the suppression list" in err
+            assert "leave it out, or add --skip-suppressed" in err
+        assert cli(*files(GOOD), "--dry-run", "--skip-suppressed")[:2] == (
+            0, "2 rows, 1 would be left out, 0 would be refused; nothing was changed\n"
+        )  # fmt: skip
+        assert Operators(ledger.engine).count_jobs().number == 0
+        status, out, _ = cli(*files(GOOD), "--skip-suppressed")
+        assert (status, "1 message\n1 suppressed recipient left out" in out) == (0, True)
+        made = json.loads(cli(*files(GOOD), "--skip-suppressed", "--json")[1])
+        assert (made["total"], made["left_out"]) == (1, 1)
+        assert "messages left out: 1 added" in cli("events", "--batch", made["batch_id"])[1]
+
+    def test_makes_unsubscribe_links_with_the_address_in_the_settings(
+        self, ledger: Ledger, cli: Cli, files: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        command = files(GOOD, {"subject": "May", "body": "News", "unsubscribe": "news"})
+        for also in (["--dry-run"], []):
+            status, _, err = cli(*command, *also)
+            assert (status, "line 2: unsubscribe.url is missing; set SENDQ_UNSUBSCRIBE_URL" in err) == (1, True)
+        monkeypatch.setenv("SENDQ_UNSUBSCRIBE_URL", "http://mail.example.com/u")
+        assert "SENDQ_UNSUBSCRIBE_URL: is not an https URL" in cli(*command)[2]
+        monkeypatch.setenv("SENDQ_UNSUBSCRIBE_URL", "https://mail.example.com/u")
+        assert cli(*command, "--dry-run")[0] == cli(*command)[0] == 0
+        headers = [one for job in enqueued(ledger.queue) for one in (job.body or {})["custom_headers"]]
+        assert sum("<https://mail.example.com/u/" in header["value"] for header in headers) == 2
+
+    def test_finds_its_columns_however_they_are_capitalised(self, ledger: Ledger, cli: Cli, files: Any) -> None:
+        table = "Email,NAME,First_Name\nann@example.com,Ann A.,Ann\n"
+        assert cli(*files(table, {"subject": "{{Email}} {{email}} {{First_Name}}", "body": "b"}))[0] == 0
+        (job,) = enqueued(ledger.queue)
+        assert job.body is not None
+        assert job.body["to"] == [{"email": "ann@example.com", "name": "Ann A."}]
+        assert job.body["subject"] == "ann@example.com ann@example.com Ann"
+
+    def test_refuses_another_table_with_the_key_of_a_batch_and_one_without_rows(
+        self, ledger: Ledger, cli: Cli, files: Any
+    ) -> None:
+        assert cli(*files(GOOD), "--key", "may")[0] == 0
+        status, _, err = cli(*files("email,first_name\ncy@example.com,Cy\n"), "--key", "may")
+        assert (status, "use a new key for new content; nothing was enqueued" in err, "job(" in err) == (1, True, False)
+        for also in (["--dry-run"], []):
+            status, _, err = cli(*files("email\n"), *also)
+            assert (status, "the table has no rows" in err, "NewBatch" in err) == (1, True, False)
 
     def test_refuses_an_address_as_a_tag(self, run: Cli, files: Any) -> None:
         status, _, err = run(*files(GOOD), "--tag", "to=ann@example.com", "--dry-run")
