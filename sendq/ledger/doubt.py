@@ -222,7 +222,7 @@ def ripe(connection: Connection, choice: Choice, *, before: Micros, now: Micros,
         select(job, gone.label("gone"))
         .join(lane, lane.c.id == job.c.lane_id)
         .where(job.c.state == IN_DOUBT, job.c.look_at.is_not(None), job.c.doubt_at < before)
-        .where(chosen != Choice.WAIT.value, or_(gone, job.c.looks >= LOOKS_LEAST))
+        .where(chosen != Choice.WAIT.value, or_(gone, and_(job.c.looks >= LOOKS_LEAST, job.c.due_at <= now)))
         .where(or_(gone, chosen == Choice.DEAD.value, again))
         .order_by(job.c.look_at)
         .limit(limit)

@@ -137,8 +137,9 @@ class Changing:
         """Keep a job that waits, or the waiting jobs of a batch, from beginning until `release`; the rest as in
         `reschedule`.
 
-        A job that is held still expires. Later changes of the same message wait for it. Jobs that a batch's search
-        finds afterwards are held too.
+        A job that is held still expires. Later changes of the same message wait for it. Jobs of a held batch that are
+        found by its search, added, or return to the queue afterwards (for a retry, say) are held too. A later `release`
+        ends a hold of a batch that still goes on.
         """
         return self._change(changes.HOLD, job_id, key, batch_id, application, by, reason, session)
 

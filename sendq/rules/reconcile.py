@@ -206,24 +206,26 @@ def judge(look: Look, job: Doubt, delays: Delays, *, asked_at: Micros, later: bo
 def after_absence(job: Doubt, choice: Choice, *, now: Micros) -> Event | None:
     """What happens to a job whose absence one more look has proven; None: one more look is needed.
 
-    A refused one is sent again whatever the choice: the choice is about unknown outcomes.
+    A refused one is sent again whatever the choice: the choice is about unknown outcomes. So is one that is not due
+    yet, at its due time: it is in doubt only because the ledger lost a part of its history.
     """
     if job.refused_at is not None:
         return _not_sent(job, now) or Event.RETURN
     if (job.misses or 0) + 1 < MISSES_NEEDED:
         return None
-    return _not_sent(job, now) or (Event.GIVE_UP if choice is Choice.DEAD else Event.RETURN)
+    give_up = choice is Choice.DEAD and job.due_at <= now
+    return _not_sent(job, now) or (Event.GIVE_UP if give_up else Event.RETURN)
 
 
 def by_itself(job: Doubt, choice: Choice, delays: Delays, *, gone: bool, now: Micros) -> Event | None:
     """What happens automatically to a job that looks could not settle; None: nothing (yet).
 
-    A job that was cancelled or is past its expiry is not sent again on a guess: it is left to an operator. ``gone``:
-    its grant no longer exists, so that no look is possible.
+    A job that was cancelled or is past its expiry is not sent again on a guess: it is left to an operator. One that is
+    not due yet has time for more looks. ``gone``: its grant no longer exists, so that no look is possible.
     """
     if now < counts_from(job, delays) + delays.look_for or choice is Choice.WAIT:
         return None
-    if not gone and (job.looks or 0) < LOOKS_LEAST:
+    if not gone and ((job.looks or 0) < LOOKS_LEAST or now < job.due_at):
         return None
     if choice is Choice.DEAD or gone:
         return Event.GIVE_UP

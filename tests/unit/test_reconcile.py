@@ -178,6 +178,11 @@ class TestProvenAbsence:
         assert after_absence(replace(JOB, misses=1, expires_at=COUNTS), choice, now=COUNTS) is Event.EXPIRE
         assert after_absence(replace(JOB, misses=1, expires_at=COUNTS + 1), choice, now=COUNTS) is not Event.EXPIRE
 
+    @pytest.mark.parametrize("choice", Choice)
+    def test_of_what_is_not_due_yet_returns_it_to_its_due_time(self, choice: Choice) -> None:
+        assert after_absence(replace(JOB, misses=1, due_at=COUNTS + 1), choice, now=COUNTS) is Event.RETURN
+        assert after_absence(replace(JOB, misses=1, due_at=COUNTS), Choice.DEAD, now=COUNTS) is Event.GIVE_UP
+
 
 class TestARefusalThatMayHaveComeAfterTheMessageWentOut:
     """The request was answered, so nothing is on its way; and the account asked for quiet."""
@@ -249,6 +254,13 @@ class TestLookingInVain:
     def test_sends_nothing_again_that_was_cancelled_or_is_past_its_time(self, job: Job) -> None:
         assert by_itself(job, Choice.RESEND, DELAYS, gone=False, now=self.OVER) is None
         assert by_itself(job, Choice.DEAD, DELAYS, gone=False, now=self.OVER) is Event.GIVE_UP
+
+    @pytest.mark.parametrize("choice", [Choice.RESEND, Choice.DEAD])
+    def test_does_not_end_before_the_due_time_unless_the_grant_is_gone(self, choice: Choice) -> None:
+        job = replace(self.VAIN, due_at=self.OVER + HOUR)
+        assert by_itself(job, choice, DELAYS, gone=False, now=self.OVER + HOUR - 1) is None
+        assert by_itself(job, choice, DELAYS, gone=False, now=self.OVER + HOUR) is not None
+        assert by_itself(job, choice, DELAYS, gone=True, now=self.OVER) is Event.GIVE_UP
 
     def test_gives_up_where_nobody_can_look_any_more(self) -> None:
         for choice, event in ((Choice.WAIT, None), (Choice.RESEND, Event.GIVE_UP), (Choice.DEAD, Event.GIVE_UP)):

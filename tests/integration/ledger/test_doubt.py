@@ -338,6 +338,8 @@ class TestWhatHappensByItself:
         job = self.doubtful(ledger, **values)
         assert self.ripe(ledger, Choice.RESEND) == []
         assert self.ripe(ledger, Choice.DEAD) == [job]
+        ledger.set_job(job, due_at=ledger.clock() + HOUR)
+        assert self.ripe(ledger, Choice.DEAD) == []
 
     def test_needs_looks(self, ledger: Ledger) -> None:
         job = self.doubtful(ledger)
