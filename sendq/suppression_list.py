@@ -4,7 +4,7 @@
     leyah@example.com,newsletter,unsubscribed,2026-07-01T09:00Z     may be missing
     digest,category,reason,at,source,list                           what `written` makes, and takes again
 
-``list`` tells digests of another ledger or application, which would name nobody here.
+``list`` shows that digests are of another ledger or application, where they would match no recipient.
 """
 
 from __future__ import annotations
@@ -43,6 +43,15 @@ def list_name(key: bytes, application: str) -> str:
     return hmac.digest(key, f"list\0{application}".encode(), "sha256").hex()[:8]
 
 
+def _first(problems: list[Problem], field: str) -> list[Problem]:
+    """Those that one error lists; the last one says how many more ``field`` has."""
+    more = len(problems) - PROBLEMS_MOST
+    if more <= 0:
+        return problems
+    reason = f"has {more:,} more problem{'' if more == 1 else 's'}"
+    return [*problems[:PROBLEMS_MOST], Problem(field, reason, "correct those that are listed")]
+
+
 def recipient_problem(field: str, recipient: object) -> Problem | None:
     """Why this is neither an address nor a digest, without showing it; None: it is one of them."""
     remedy = "give an address, or a digest of 32 hexadecimal digits"
@@ -65,16 +74,20 @@ def checked(recipients: Sequence[str], category: str | None, reason: Reason = Re
     if category is not None and (fault_ := category_fault(category)) is not None:
         problems.append(Problem("category", fault_, "give a short name, like newsletter, or none for all mail"))
     if problems:
-        raise InvalidArgument(problems[:PROBLEMS_MOST])
+        raise InvalidArgument(_first(problems, "recipients"))
     return [Given(recipient, category or ALL_MAIL, reason) for recipient in recipients]
 
 
-def read_csv(lines: Iterable[str], *, name: str | None = None) -> list[Given]:
+def read_csv(lines: Iterable[str], *, delimiter: str = ",", name: str | None = None) -> list[Given]:
     """The entries of a file with a line of column names. ``name``: of the list that its digests must be of.
 
-    Raises `InvalidArgument` with the numbers of the lines that are wrong; none is read then.
+    Raises `InvalidArgument` with the numbers of the lines that are wrong, or if the file has no entries.
     """
-    rows = csv.DictReader(lines, restkey="", strict=True)
+    if len(delimiter) != 1 or delimiter in '"\r\n ':
+        raise InvalidArgument(
+            [Problem("delimiter", "is not one character that can separate columns", "use one like ;")]
+        )
+    rows = csv.DictReader(lines, restkey="", strict=True, delimiter=delimiter)
     problems: list[Problem] = []
     found: list[Given] = []
     try:
@@ -87,12 +100,12 @@ def read_csv(lines: Iterable[str], *, name: str | None = None) -> list[Given]:
                 found.append(given)
             else:
                 problems += given
-            if len(problems) >= PROBLEMS_MOST:
-                break
     except csv.Error:
         problems.append(Problem(f"line {rows.line_num}", "is not CSV", "quote fields that have commas or quotes"))
+    if not problems and not found:
+        problems.append(Problem("file", "has no entries", "write one on each line below the column names"))
     if problems:
-        raise InvalidArgument(problems)
+        raise InvalidArgument(_first(problems, "file"))
     return found
 
 
@@ -101,7 +114,8 @@ def _column_problems(columns: Sequence[str]) -> list[Problem]:
     if ("address" in columns) == ("digest" in columns):
         return [Problem("line 1", "names not exactly one of the columns address and digest", remedy)]
     if unknown := sorted(set(columns) - _READ):
-        return [Problem("line 1", f"names {len(unknown)} columns that are not known", remedy)]
+        which = "a column that is" if len(unknown) == 1 else f"{len(unknown)} columns that are"
+        return [Problem("line 1", f"names {which} not known", remedy)]
     return [Problem("line 1", "names a column twice", remedy)] if len(set(columns)) < len(columns) else []
 
 
@@ -119,7 +133,7 @@ def _entry(line: int, row: dict[str, str | None], name: str | None) -> Given | l
             Problem(field, "has no digest of 32 hexadecimal digits", "correct it, or use the column address")
         )
     if values.get("list", name) not in ("", name):
-        reason = "has a digest of another ledger or application, which names nobody here"
+        reason = "has a digest of another ledger or application, which matches no recipient of this list"
         problems.append(Problem(field, reason, "import addresses"))
     category = values.get("category", "")
     if category and category_fault(category) is not None:
@@ -139,7 +153,7 @@ def _time(text: str) -> datetime | str | None:
     try:
         at = datetime.fromisoformat(text) if text else None
     except ValueError:
-        return "has a time that is none"
+        return "has a time that is not in ISO 8601"
     if at is not None and (at.tzinfo is None or not 2000 <= at.astimezone(UTC).year < 2200):
         return "has a time without a time zone, or of another century"
     return at

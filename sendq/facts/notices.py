@@ -27,8 +27,8 @@ class Recipient(NamedTuple):
 class OutcomeOptions(NamedTuple):
     """What outcomes about mail are created, and what they contain.
 
-    ``delivered``: also of mails that were delivered. ``addresses``: the receivers that are told whose copy it was by
-    its address too (as `sendq.enqueueing.targets` names receivers).
+    ``delivered``: also of mails that were delivered. ``addresses``: the receivers (as `sendq.enqueueing.targets` names
+    them) whose outcomes name recipients by address too.
     """
 
     delivered: bool = False

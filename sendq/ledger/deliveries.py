@@ -148,8 +148,8 @@ def record(connection: Connection, receiver: str, tried: Sequence[DeliveryAttemp
     rows = {row.id: row for row in connection.execute(wanted.with_for_update()) if row.state == WAITING}
     after = [_after(rows[one.delivery_id], one, now=now) for one in tried if one.delivery_id in rows]
     update_rows(connection, table, after)
-    told = [one["id"] for one in after if one["state"] == DELIVERED and rows[one["id"]].addresses is not None]
-    update_rows(connection, table, [{"id": one, "addresses": None, "cipher_key": None} for one in told])
+    delivered = [one["id"] for one in after if one["state"] == DELIVERED and rows[one["id"]].addresses is not None]
+    update_rows(connection, table, [{"id": one, "addresses": None, "cipher_key": None} for one in delivered])
     given_up = sum(one["state"] == GIVEN_UP for one in after)
     held_until, error = _note_receiver(connection, receiver, tried, now=now)
     if held_until is not None:

@@ -26,7 +26,7 @@ from sendq.ledger.secrets import opened_digest_key, sealed_digest_key
 from sendq.ledger.storing import lock_before_reading, store_jobs
 from sendq.messages.digests import digest_of
 from sendq.messages.unsubscribe_token import category_of, signing_key
-from sendq.rules.suppression import stands_in_the_way
+from sendq.rules.suppression import blocking_reason
 from sendq.vault import Vault
 from sendq.views import Job
 
@@ -148,7 +148,7 @@ def _look_up(connection: Connection, application: str, sends: Sequence[tuple[int
         category = category_of(signing_key(key), mail.unsubscribe, application)
         category = category if unsubscribe is None else unsubscribe.category
         for field, address in mail.named:
-            reason = stands_in_the_way(listed.get(digests[address], ()), category)
+            reason = blocking_reason(listed.get(digests[address], ()), category)
             if reason is not None:
                 found.append(Hit(position, field, reason))
     return found

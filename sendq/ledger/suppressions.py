@@ -1,6 +1,6 @@
 """The suppression list of each application: entries, looked up by the digest of an address; never the address itself.
 
-An entry stands in the way of all mail, or of one category (`sendq.rules.suppression`). It is not pruned, and `forget`
+An entry blocks all mail, or that of one category (`sendq.rules.suppression`). It is not pruned, and `forget`
 leaves it: without it the recipient would be mailed again. Without an entry, an application costs a probe of an index.
 """
 

@@ -66,7 +66,7 @@ def request_of(message: Message | MimeMessage, *, job_id: str, metadata_key: str
 def with_shared_text(message: Message, text: Content, *, job_id: str, metadata_key: str) -> Request:
     """The request that sends a message without files whose body is ``text`` (`shared_text`), stored only once.
 
-    The body comes last, because whoever reads the recipients or headers of a stored request reads its opening.
+    The body comes last, because code that needs the recipients or headers of a stored request reads its opening only.
     """
     opening = freeze_send(message, job_id=job_id, metadata_key=metadata_key, body=False)
     return Request(JSON_TEXT, JSON_TYPE, opening[:-1] + b',"body":"', (Piece(text, b'"}'),))

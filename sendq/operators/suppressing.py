@@ -121,12 +121,16 @@ class Suppressing(LedgerAccess):
         lines: Iterable[str],
         *,
         application: str = DEFAULT_APPLICATION,
+        delimiter: str = ",",
         vault: Vault | None = None,
         by: str,
         reason: str,
         dry_run: bool = False,
     ) -> Run[SuppressProgress]:
-        """Add the entries of a CSV file (`sendq.suppression_list`); nothing if one of its lines is wrong."""
+        """Add the entries of a CSV file (`sendq.suppression_list`); ``delimiter`` separates its columns.
+
+        Raises `InvalidArgument`, and adds nothing, if one of its lines is wrong or it has no entries.
+        """
         from sendq.ledger.operators import suppressions
         from sendq.suppression_list import read_csv
 
@@ -135,7 +139,8 @@ class Suppressing(LedgerAccess):
         keys = vault or Vault()
         with self._ledger.reading() as connection:
             name = suppressions.name_of_list(connection, application, vault=keys)
-        return self._suppress(read_csv(lines, name=name), application, keys, by, reason, dry_run=dry_run)
+        given = read_csv(lines, delimiter=delimiter, name=name)
+        return self._suppress(given, application, keys, by, reason, dry_run=dry_run)
 
     def _suppress(
         self, given: Sequence[Given], application: str, vault: Vault | None, by: str, reason: str, *, dry_run: bool

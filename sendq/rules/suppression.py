@@ -1,4 +1,4 @@
-"""Suppression: which reports put a recipient on the list, and which entries stand in the way of a mail. Pure.
+"""Suppression: which reports put a recipient on the list, and which entries block a mail. Pure.
 
 A recipient is put on the list if the address cannot be delivered to (a *hard* bounce), or if the person complained. A
 full mailbox, a mail that is too large or was taken for spam, and a server that is down say nothing about the address.
@@ -16,7 +16,7 @@ from typing import Final
 
 from sendq.rules.delivery import Delivery
 
-# The category of an entry that stands in the way of all mail.
+# The category of an entry that blocks all mail.
 ALL_MAIL: Final = ""
 
 CATEGORY_MOST = 100  # characters
@@ -96,7 +96,7 @@ def reason_of(delivery: Delivery | None, *, hard: bool) -> Reason | None:
     return Reason.BOUNCED if delivery is Delivery.BOUNCED and hard else None
 
 
-def stands_in_the_way(entries: Collection[tuple[str, str]], category: str | None) -> str | None:
+def blocking_reason(entries: Collection[tuple[str, str]], category: str | None) -> str | None:
     """The reason of the entry that keeps a mail of ``category`` (None: it has none) from a recipient; None: none does.
 
     ``entries``: the recipient's, as (category, reason).

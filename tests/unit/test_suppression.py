@@ -12,7 +12,7 @@ from sendq.messages import unsubscribe_token
 from sendq.messages.digests import digest_of, same_form
 from sendq.messages.unsubscribe_token import Token, category_of, read, sign, signing_key
 from sendq.rules.delivery import Delivery
-from sendq.rules.suppression import ALL_MAIL, Reason, is_hard_bounce, reason_of, stands_in_the_way
+from sendq.rules.suppression import ALL_MAIL, Reason, blocking_reason, is_hard_bounce, reason_of
 
 AGENTS, CONNECTED = "message.bounced", "message.bounce_detected"
 KEY = signing_key(bytes(32))
@@ -84,7 +84,7 @@ class TestAnEntry:
     def test_is_in_the_way_of_all_mail_or_of_its_category(
         self, entries: list[tuple[str, str]], category: str | None, reason: str | None
     ) -> None:
-        assert stands_in_the_way(entries, category) == reason
+        assert blocking_reason(entries, category) == reason
 
 
 class TestAnAddress:

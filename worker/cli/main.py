@@ -57,6 +57,7 @@ PACKAGE_COMMAND = "python -m sendq migrate"
 OPTIONS = {
     "grant_id": "--grant", "batch_id": "--batch", "job_id": "--job", "cursor": "--after", "apart_s": "--rate",
     "due_at": "--at", "expires_at": "--expires", "jobs": "JOB", "deliveries": "DELIVERY",
+    "recipients": "RECIPIENT", "file": "FILE",
 }  # fmt: skip
 
 BROKEN_PIPE = 141  # what a shell reports of any program that its reader left

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sendq.errors import Problem
     from sendq.views import MergeCheck
 
-# Problems that a dry run lists: as many as a person may want to mend in a table.
+# Problems that a dry run lists: as many as a person may want to correct in a table.
 PROBLEMS_MOST = 10_000
 
 # What separates columns, and how a shell writes it.

@@ -168,21 +168,22 @@ def remove(
 @suppressions.command("import")
 @click.argument("file", type=click.File("r", encoding="utf-8-sig", errors="strict"))
 @_application
+@click.option("--delimiter", default=",", show_default=True, help="What separates the columns.")
 @reason_option(required=True)
 @by_option
 @dry_run_option("Check the file and count what would be added, and change nothing.")
 @json_option
-def import_(file: TextIO, application: str, reason: str, by: str, dry_run: bool, as_json: bool) -> None:
+def import_(file: TextIO, application: str, delimiter: str, reason: str, by: str, dry_run: bool, as_json: bool) -> None:
     """Add the entries of a CSV FILE; - reads stdin.
 
-    Its first line names the columns: address or digest, and any of category, reason, at. If a line is wrong, nothing is
-    added. What `export` writes can be imported into the same ledger.
+    Its first line names the columns: address or digest, and any of category, reason, at. If a line is wrong, or
+    there is none below it, nothing is added. What `export` writes can be imported into the same ledger.
     """
     vault = load_settings().vault
     with open_operators() as operators:
         try:
             run = operators.import_suppressions(
-                file, application=application, vault=vault, by=by, reason=reason, dry_run=dry_run
+                file, application=application, delimiter=delimiter, vault=vault, by=by, reason=reason, dry_run=dry_run
             )
         except UnicodeDecodeError:
             raise click.UsageError("FILE is not UTF-8; save it as UTF-8") from None

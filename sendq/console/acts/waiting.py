@@ -1,4 +1,4 @@
-"""Second thoughts about a job that waits, or a batch: reschedule, prioritise, hold and release it."""
+"""Change a job that waits, or a batch: reschedule, prioritise, hold and release it."""
 
 from __future__ import annotations
 

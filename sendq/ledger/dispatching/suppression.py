@@ -21,7 +21,7 @@ from sendq.messages.content import chunk_count
 from sendq.messages.digests import digest_of
 from sendq.messages.recipients import Recipients, recipients_in, text_of
 from sendq.messages.unsubscribe_token import category_of, signing_key
-from sendq.rules.suppression import stands_in_the_way
+from sendq.rules.suppression import blocking_reason
 from sendq.vault import Vault
 
 
@@ -62,7 +62,7 @@ class Suppression:
             return
         for job, people in mails:
             category = category_of(signing_key(key), people.unsubscribe, application)
-            if any(stands_in_the_way(listed.get(one, ()), category) is not None for one in digests[job.id]):
+            if any(blocking_reason(listed.get(one, ()), category) is not None for one in digests[job.id]):
                 yield job
 
     def _recipients(self, job: ClaimedJob) -> Recipients:

@@ -1,4 +1,4 @@
-"""Second thoughts about jobs that wait, from the command line."""
+"""Changes of jobs that wait, from the command line."""
 
 from __future__ import annotations
 

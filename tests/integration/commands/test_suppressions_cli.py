@@ -172,12 +172,38 @@ class TestAFile:
         assert (status, out) == (2, "")
         assert "line 2 has a digest of another ledger or application" in err
 
+    def test_may_have_another_delimiter(self, cli: Cli, ledger: Ledger, tmp_path: Path) -> None:
+        given = tmp_path / "list.csv"
+        given.write_text(f"address;category\n{LEYAH};news\n")
+        assert cli("suppressions", "import", str(given), "--delimiter", ";", *WHY)[0] == 0
+        assert listed(ledger) == [("default", LEYAH, "news", "imported")]
+        for wrong in ("", ";;", '"', "\n", " "):
+            status, _, err = cli("suppressions", "import", str(given), "--delimiter", wrong, *WHY)
+            assert (status, "--delimiter is not one character" in err) == (2, True)
+
+    def test_with_many_wrong_lines_says_how_many_it_does_not_list(
+        self, cli: Cli, ledger: Ledger, tmp_path: Path
+    ) -> None:
+        given = tmp_path / "list.csv"
+        for wrong, says in ((20, None), (21, "FILE has 1 more problem;"), (1_500, "FILE has 1,480 more problems;")):
+            given.write_text("address\n" + "leyah@\n" * wrong)
+            status, _, err = cli("suppressions", "import", str(given), *WHY)
+            lines = err.splitlines()
+            assert (status, len(lines)) == (2, 20 if says is None else 21)
+            assert says is None or says in lines[-1]
+        err = cli("suppressions", "add", *["leyah@"] * 25, *WHY)[2]
+        assert "RECIPIENT has 5 more problems;" in err.splitlines()[-1]
+
     @pytest.mark.parametrize(
         ("text", "says"),
         [
             ("", "line 1 names not exactly one of the columns address and digest"),
             ("email\nleyah@example.com\n", "line 1 names not exactly one of"),
-            ("address,colour\nleyah@example.com,red\n", "line 1 names 1 columns that are not known"),
+            ("address,colour\nleyah@example.com,red\n", "line 1 names a column that is not known"),
+            ("address,colour,size\nleyah@example.com,red,5\n", "line 1 names 2 columns that are not known"),
+            ("address,at\nleyah@example.com,soon\n", "line 2 has a time that is not in ISO 8601"),
+            ("address\n", "FILE has no entries"),
+            ("address;category\nleyah@example.com;news\n", "line 1 names not exactly one of"),
             ("address\nnoor@example.com\nleyah@\n", "line 3 is not an email address"),
             ("address,category\nleyah@example.com\n", "line 2 has more or fewer fields"),
             ("address,category\nleyah@example.com,a,b\n", "line 2 has more or fewer fields"),

@@ -1,4 +1,4 @@
-"""Lanes, turns, holds, second thoughts, clocks and crashes in any order: the real ledger and what must hold.
+"""Lanes, turns, holds, changes of waiting jobs, clocks and crashes in any order: the real ledger and what must hold.
 
 The machine plays enqueueing applications, dispatcher, broker, two workers, rescuer, operators and the API, each at the
 worst moment it can find. It keeps its own book of what the API has accepted and of who may make calls, and compares.

@@ -1,4 +1,4 @@
-"""Second thoughts about jobs that wait: rescheduled, given another priority, held, released."""
+"""Changes of jobs that wait: rescheduled, given another priority, held, released."""
 
 from __future__ import annotations
 
