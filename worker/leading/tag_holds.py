@@ -20,17 +20,21 @@ class TagHolds:
         self._ledger, self._now = ledger, now
 
     def bring_back(self, until: float, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Bring back as many jobs as fit into the time; ``until``: on the monotonic clock. The tags take turns."""
+        """Bring back as many jobs as fit into the time, some at least; ``until``: on the monotonic clock. The tags take
+        turns.
+        """
         with reading(self._ledger) as connection:
             left = tag_holds.ended(connection, now=self._now())
         jobs = dict.fromkeys(left, 0)
-        while left and monotonic() < until:
+        while left:
             name = left.pop(0)
             with writing(self._ledger) as connection:
                 part, more = tag_holds.bring_back(connection, *name, now=self._now())
             jobs[name] += part
             if more:
                 left.append(name)
+            if monotonic() >= until:
+                break
         for (application, tag), number in jobs.items():
             if number:
                 journal.tag_released(application, tag, number)

@@ -38,8 +38,10 @@ from sendq.ledger.db.engine import open_engine
 from sendq.ledger.dispatching import tag_holds
 from sendq.rules.states import Event
 from tests.integration.ledger.test_state_machine import MEMORY, template
+from tests.support.leading import FixedLeadership
 from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outcome, until_it_waits
 from tests.support.waiting import LIMIT_S
+from worker.leading.batches import Batches
 from worker.leading.tag_holds import TagHolds
 
 MAY, JUNE = {"campaign": "may"}, {"campaign": "june", "tenant": "7"}
@@ -278,7 +280,7 @@ class TestAHoldOfATag:
         leader = TagHolds(ledger.engine, now=ledger.clock)
         release(ledger)
         monkeypatch.setattr(tag_holds, "STEP", 2)
-        leader.bring_back(monotonic=iter([0.0, 2.0]).__next__, until=1.0)  # two of the three
+        leader.bring_back(monotonic=iter([2.0]).__next__, until=1.0)  # two of the three
         monkeypatch.undo()
         hold(ledger, hours=48)
         ledger.clock.advance(5)
@@ -286,6 +288,21 @@ class TestAHoldOfATag:
         release(ledger)
         leader.bring_back(until=time.monotonic() + LIMIT_S)
         assert turns(ledger, 4) == jobs
+
+    def test_that_is_released_does_not_wait_for_a_large_batch_that_was_cancelled(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        jobs = [send(ledger, tags=MAY) for _ in range(3)]
+        hold(ledger)
+        assert turns(ledger, 2) == []
+        batch = ledger.queue.modify("g2", [f"m{number}" for number in range(1_500)], unread=False)
+        with ledger.writing() as connection:  # the caller ended before it had cancelled the jobs
+            batches.cancel_batch(connection, UUID(batch.id), now=ledger.clock())
+        release(ledger)
+        monkeypatch.setattr("worker.leading.batches.SHARE_S", 0.01)  # less than one step of the batch takes
+        Batches(ledger.engine, FixedLeadership(), now=ledger.clock).run_once()
+        assert not ledger.rows(schema.batch)[0].cancelled
+        assert turns(ledger, 3) == jobs
 
     def test_leaves_no_row_when_it_is_over(self, ledger: Ledger) -> None:
         job = send(ledger, tags=MAY)
