@@ -19,8 +19,10 @@ from sendq.facts.outcomes import Scope as Scope_
 from sendq.ledger import contents, sealed
 from sendq.ledger.db import direct, schema
 from sendq.ledger.dispatching import offers, rescue, tag_holds, turns
+from sendq.ledger.dispatching.lane_paces import apply_paces
 from sendq.ledger.dispatching.offers import slots_in_use
 from sendq.ledger.operators import recover
+from sendq.rules.paces import Paces
 from sendq.rules.states import Event
 from sendq.vault import KEY_BYTES, Vault
 from tests.integration.ledger.test_turns_at_once import at_once
@@ -150,6 +152,7 @@ def lost_work(ledger: Ledger) -> None:
         rescue.bury(connection, ledger.worker, now=ledger.clock(), died=True)
         recover.keep_generations(connection, {row.id: 0 for row in ledger.rows(schema.job)})
         sealed.release(connection, after=UUID(int=0), now=ledger.clock())
+        apply_paces(connection, Paces(), after=UUID(int=0), limit=100)
     ledger.clock.advance(60)
     ledger.serve()
 
