@@ -199,6 +199,15 @@ class TestLists:
         for url in ("/jobs?grant=g-none", "/accounts?application=other", "/journal?by=nobody", "/dead?rule=none"):
             assert "Nothing matches these filters." in browser.get(url).words
 
+    def test_name_the_category_of_a_suppression(self, browser: Browser, kept: Ledger) -> None:
+        for category in (None, "news"):
+            Operators(kept.engine, now=kept.clock).suppress(
+                ["leyah@example.com"], category=category, by="ann", reason="asked"
+            ).finish()
+        words = browser.get("/journal").words
+        assert "application default category news" in words
+        assert "application default all mail" in words
+
     @pytest.mark.parametrize(
         "query",
         ["state=nonsense", "since=1s", "after=nonsense", "grant=leyah@example.com", "batch=17", "application=%00"],
