@@ -243,14 +243,18 @@ def _related_of(dialect: str) -> Executable:
     # may already be made, and must not be undone. (One that still waits, waits behind it.)
     overtaken = (
         "CASE WHEN b.walk IS NOT NULL AND j.object_id IS NOT NULL THEN EXISTS (SELECT 1 FROM sendq_job AS n"
-        " JOIN sendq_batch AS nb ON nb.id = n.batch_id WHERE n.lane_id = j.lane_id AND n.object_id = j.object_id"
-        " AND n.state IN ('sent', 'sending') AND n.due_at > j.due_at AND (nb.fields & b.fields) <> 0) END"
+        " WHERE n.lane_id = j.lane_id AND n.object_id = j.object_id AND n.state IN ('sent', 'sending')"
+        " AND n.due_at > j.due_at"
+        " AND ((SELECT nb.fields FROM sendq_batch AS nb WHERE nb.id = n.batch_id) & b.fields) <> 0) END"
     )
     these = "= ANY(:ids)" if dialect == "postgresql" else "IN :ids"
+    # A plan that is kept from when there were few batches must look each one up.
+    one = "LATERAL (SELECT * FROM sendq_batch WHERE id = j.batch_id LIMIT 1) AS b ON true"
+    batch = f"LEFT JOIN {one if dialect == 'postgresql' else 'sendq_batch AS b ON b.id = j.batch_id'}"
     statement = text(
         f"SELECT j.id, {sender} AS sender_id, {overtaken} AS overtaken, (SELECT o.id {before}) AS behind,"  # noqa: S608
         f" (SELECT o.next_at {before}) AS behind_next_at, (SELECT o.rule {before}) AS behind_rule"
-        f" FROM sendq_job AS j LEFT JOIN sendq_batch AS b ON b.id = j.batch_id WHERE j.id {these}"
+        f" FROM sendq_job AS j {batch} WHERE j.id {these}"
     )
     if dialect == "postgresql":
         statement = statement.bindparams(bindparam("ids", type_=ARRAY(Uuid())))
