@@ -79,6 +79,7 @@ class Situation:
     highest_at        the highest time that a worker has seen
     unpublished_since since when publishing to the broker fails; None: it works
     unclaimed_since   since when no worker claims the turns that are offered; None: some do
+    failing_since     since when rounds of dispatchers fail; None: they do not
     delivery          what became of its mail; None: it is no mail, or was not sent
     tag_holds         of its tags; some may be over
     held              who holds the job itself, and why; None: nobody, or it is not known any more
@@ -98,6 +99,7 @@ class Situation:
     before: EarlierChange | None
     unpublished_since: Micros | None = None
     unclaimed_since: Micros | None = None
+    failing_since: Micros | None = None
     delivery: Delivery | None = None
     tag_holds: tuple[HoldFacts, ...] = ()
     held: HeldBy | None = None

@@ -38,10 +38,11 @@ SHUT: Mapping[str, str] = {
 }
 
 UNPUBLISHED = "turns cannot be published, because Redis cannot be reached or takes no messages,"
+FAILING = "the dispatcher fails (the log of the worker that led says why, as `bug`)"
 UNCLAIMED = "no worker claims turns: Redis loses their messages, or workers do not read their queue,"
 
 # Reasons whose end is not known.
-_OPEN_ENDED = frozenset({"held", "reauth", "shut", "no_worker", "no_dispatcher", "broker", "unclaimed"})
+_OPEN_ENDED = frozenset({"held", "reauth", "shut", "no_worker", "no_dispatcher", "broker", "unclaimed", "failing"})
 
 # After this a leader that died should have been replaced: the lease has 4.5 s by default.
 LEADERLESS = 15 * SECOND
@@ -253,6 +254,8 @@ def _unserved(around: Situation, *, now: Micros) -> Why:
     job, lane = around.job, around.lane
     if not around.workers:
         return _why(job, "no_worker", "no worker is running; start one with: sendq worker", ahead=around.ahead)
+    if around.failing_since is not None and (lane is None or lane.turn != "claimed"):
+        return _why(job, "failing", f"{FAILING} since {_clock(around.failing_since)}", ahead=around.ahead)
     if around.dispatcher_until <= now:
         says = "no worker is the leader right now; one takes over within seconds"
         if now - around.dispatcher_until > LEADERLESS:

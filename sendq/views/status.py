@@ -88,13 +88,15 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True)
 class BrokerView:
-    """Trouble with the broker, as the ledger knows it.
+    """Why turns do not reach workers, as far as the ledger knows.
 
-    ``unpublished_since``: turns cannot be published; ``unclaimed_since``: no worker claims them. None: it works.
+    ``unpublished_since``: turns cannot be published; ``unclaimed_since``: no worker claims them; ``failing_since``:
+    the dispatcher fails unexpectedly, so that there may be none. None: it works.
     """
 
     unpublished_since: datetime | None
     unclaimed_since: datetime | None
+    failing_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,7 @@ class TestAJobThatWaits:
         found = why(lane=lane, unpublished_since=NOW - 60 * SECOND, unclaimed_since=NOW - 90 * SECOND)
         assert (found.reason, found.says[-23:]) == ("broker", f"{moment(NOW - 60 * SECOND):%Y-%m-%d %H:%M:%S} UTC")
         assert why(lane=lane, unclaimed_since=NOW).reason == "unclaimed"
+        assert why(lane=lane, unclaimed_since=NOW, failing_since=NOW, dispatcher_until=0).reason == "failing"
         assert why(lane={"turn": "claimed"}, unpublished_since=NOW, unclaimed_since=NOW).reason == "in_line"
 
     def test_for_a_leader_since_when_there_is_none(self) -> None:

@@ -100,8 +100,11 @@ def _tell_jobs(seen: Status) -> None:
 
 def _broker(seen: BrokerView) -> Iterator[str]:
     """Nothing while turns go through the broker."""
-    from sendq.rules.why import UNCLAIMED, UNPUBLISHED
+    from sendq.rules.why import FAILING, UNCLAIMED, UNPUBLISHED
 
+    if seen.failing_since is not None:  # its turns are not claimed either, and Redis is not the cause
+        yield f"{FAILING} since {when(seen.failing_since)}"
+        return
     if seen.unpublished_since is not None:
         yield f"{UNPUBLISHED} since {when(seen.unpublished_since)}; see: sendq health"
     if seen.unclaimed_since is not None:

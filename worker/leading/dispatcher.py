@@ -70,6 +70,10 @@ STEADY, CLOSELY = 8, 2 * BUSY_PAUSE
 SLEEP: Micros = clock.seconds(10)
 # Pause after an error, without using the wakeup, which may be the cause.
 ERROR_PAUSE_S = 1.0
+# After so many rounds in a row that failed unexpectedly, another process gets this long to take the lease: it may have
+# other code. If there is none, this process goes on trying.
+FAILED_MOST = 5
+AWAY_S = 10.0
 # After a conflict with another transaction, which has committed by then.
 CONFLICT_PAUSE_S = 0.02
 
@@ -140,6 +144,9 @@ class Dispatcher:
         self._broker_pause: Micros = 0
         self._tried_at_once = False  # whether this round has tried to claim its turns
         self._trouble_noted = False  # whether the ledger says that publishing fails
+        self._failing_noted = False  # whether it says that rounds fail
+        self._failed = 0  # rounds in a row
+        self._failing_since: Micros = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sendq-dispatcher", daemon=True)
 
@@ -173,7 +180,30 @@ class Dispatcher:
                 self._stopping.wait(ERROR_PAUSE_S)
             except Exception:
                 journal.bug("dispatcher")
+                self._count_failed_round()
                 self._stopping.wait(ERROR_PAUSE_S)
+
+    def _count_failed_round(self) -> None:
+        """Give up leading for a while after some failed rounds in a row, and say so in the ledger."""
+        self._failing_since = self._failing_since if self._failed else self._now()
+        self._failed += 1
+        if self._failed < FAILED_MOST:
+            return
+        self._failed = 0
+        try:
+            with writing(self._ledger) as connection:
+                broker.note_failing(connection, since=self._failing_since)
+            self._leadership.step_down(AWAY_S)
+        except Exception:  # of any type: the code may be anything but whole
+            journal.bug("dispatcher")
+
+    def _note_round(self) -> None:
+        """A round, and all that belongs to it, has succeeded."""
+        self._failed = 0
+        if self._failing_noted:
+            with writing(self._ledger) as connection:
+                broker.note_round(connection)
+            self._failing_noted = False
 
     def run_once(self) -> Micros:
         """Lead if possible, and do one round; returns how long to wait for the next one unless woken."""
@@ -186,7 +216,9 @@ class Dispatcher:
             metrics.leads()
             self._floors, self._sleeps_until, self._paced = Floors(), 0, FIRST
             with reading(self._ledger) as connection:
-                self._trouble_noted = broker.read(connection).unpublished_since is not None
+                trouble = broker.read(connection)
+            self._trouble_noted = trouble.unpublished_since is not None
+            self._failing_noted = trouble.failing_since is not None
         if not leadership.serves:
             return max(FULL_PAUSE, min(leadership.until_asking(), clock.seconds(self._poll_s)))
         if self._paced is not None:
@@ -196,6 +228,7 @@ class Dispatcher:
         metrics.dispatched(len(done.turns))
         if done.turns:
             self._hand_over(done)
+        self._note_round()
         return self._pause_after(done)
 
     def _apply_paces(self, after: UUID) -> None:

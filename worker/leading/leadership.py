@@ -153,6 +153,11 @@ class Leadership:
         """Stop leading, and ask again as soon as the ledger answers."""
         self._fence, self._ask_at = None, AT_ONCE
 
+    def step_down(self, away_s: float) -> None:
+        """Let another process lead at once, and do not lead again for so many seconds."""
+        self.resign()
+        self._fence, self._ask_at = None, self._monotonic() + away_s
+
     def resign(self) -> None:
         """Let another process lead at once."""
         if self._fence is not None:

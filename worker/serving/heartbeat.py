@@ -78,7 +78,7 @@ class Heartbeat:
         self._witnessed = witnessed
         self._moves = KeyMoves(settings.key_max_age_s)
         self._reported_at: Micros | None = None  # the stop for which the moves have been reported
-        self.trouble = BrokerTrouble(None, None)  # with the broker, as of the last heartbeat
+        self.trouble = BrokerTrouble(None, None, None)  # with the broker, as of the last heartbeat
         self._known: tuple[UUID | None, int] | None = None  # the line and renewals of the latest state that was seen
 
     @property

@@ -542,6 +542,7 @@ leader = Table(
     Column("highest_at", BigInteger, nullable=False, server_default="0"),  # the highest time that any process has seen
     Column("unpublished_since", BigInteger),  # since when publishing to the broker fails; null: it works
     Column("unclaimed_since", BigInteger),  # since when no worker claims the turns that are offered; null: some do
+    Column("failing_since", BigInteger),  # since when rounds of dispatchers fail unexpectedly; null: they do not
 )
 
 # The version table, which does not clash with an application's own `alembic_version`.

@@ -1,4 +1,5 @@
-"""What the ledger knows of the broker: since when nothing can be published, and since when no worker takes turns.
+"""Why turns do not reach workers, as far as the ledger knows: since when nothing can be published, no worker takes
+turns, or dispatchers fail.
 
 The broker cannot be asked by everybody (an application and an operator may reach the ledger alone), and it cannot say
 whether workers read their queue.
@@ -16,16 +17,20 @@ from sendq.ledger.db import schema
 
 @dataclass(frozen=True, slots=True)
 class BrokerTrouble:
-    """``unpublished_since``: publishing fails; ``unclaimed_since``: no worker claims turns. None: it works."""
+    """``unpublished_since``: publishing fails; ``unclaimed_since``: no worker claims turns; ``failing_since``: rounds
+    of dispatchers fail. None: it works.
+    """
 
     unpublished_since: Micros | None
     unclaimed_since: Micros | None
+    failing_since: Micros | None
 
 
 def read(connection: Connection) -> BrokerTrouble:
     """The trouble there is now."""
     leader = schema.leader.c
-    return BrokerTrouble(*connection.execute(select(leader.unpublished_since, leader.unclaimed_since)).one())
+    columns = (leader.unpublished_since, leader.unclaimed_since, leader.failing_since)
+    return BrokerTrouble(*connection.execute(select(*columns)).one())
 
 
 def note_unpublished(connection: Connection, *, now: Micros) -> None:
@@ -38,6 +43,18 @@ def note_published(connection: Connection) -> None:
     """Publishing works."""
     leader = schema.leader
     connection.execute(update(leader).where(leader.c.unpublished_since.is_not(None)).values(unpublished_since=None))
+
+
+def note_failing(connection: Connection, *, since: Micros) -> None:
+    """Several rounds of a dispatcher in a row have failed; remembered since the first time."""
+    leader = schema.leader
+    connection.execute(update(leader).values(failing_since=func.coalesce(leader.c.failing_since, since)))
+
+
+def note_round(connection: Connection) -> None:
+    """A round of a dispatcher has succeeded."""
+    leader = schema.leader
+    connection.execute(update(leader).where(leader.c.failing_since.is_not(None)).values(failing_since=None))
 
 
 def note_unclaimed(connection: Connection, *, since: Micros) -> None:

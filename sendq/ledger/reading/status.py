@@ -55,7 +55,8 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
 def broker_view(connection: Connection) -> BrokerView:
     """Since when the broker does not work, as far as the ledger knows."""
     found = broker.read(connection)
-    return BrokerView(*(None if at is None else moment(at) for at in (found.unpublished_since, found.unclaimed_since)))
+    times = (found.unpublished_since, found.unclaimed_since, found.failing_since)
+    return BrokerView(*(None if at is None else moment(at) for at in times))
 
 
 def shut(connection: Connection) -> Shut | None:

@@ -74,6 +74,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         before=_last(connection, before) if queued and found.object_id is not None else None,
         unpublished_since=trouble.unpublished_since,
         unclaimed_since=trouble.unclaimed_since,
+        failing_since=trouble.failing_since,
         delivery=None if delivery is None else delivery.delivery,
         tag_holds=tuple(_hold(connection, hold) for hold in holds_of_tags(connection, found.lane_id, found.tags)),
         held=_held_by(connection, lane, job.id, found.batch_id) if job.resume_at is not None else None,

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import event
 
-from sendq import clock
+from sendq import Operators, clock
 from sendq.clock import SECOND
 from sendq.errors import Retryable
 from sendq.facts.lanes import Lane
@@ -24,6 +24,7 @@ from sendq.ledger.dispatching import workers
 from sendq.rules.paces import Paces
 from tests.support.ledger import Ledger
 from tests.support.waiting import LIMIT_S, eventually
+from worker.leading import dispatcher as dispatcher_module
 from worker.leading.dispatcher import AT_ONCE_MOST, CLOSELY, FULL_PAUSE, STEADY, Dispatcher
 from worker.leading.leadership import Leadership
 
@@ -389,3 +390,36 @@ class TestAWakeupThatBreaks:
             eventually(lambda: standing.clock.advance(0.1) and len(wakeup.waited) > 2, "waiting again")
         finally:
             dispatcher.stop(LIMIT_S)
+
+
+class TestADispatcherWhoseRoundsFail:
+    def test_lets_another_process_lead_and_says_so(self, standing: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As when its code was replaced under it."""
+        monkeypatch.setattr(dispatcher_module, "ERROR_PAUSE_S", 0.001)
+        broken, other = standing.dispatcher(), standing.dispatcher()
+        failed: list[None] = []
+
+        def fail(*_: Any) -> Any:
+            failed.append(None)
+            raise ImportError("cannot import name 'choose' from 'sendq.rules.fair_share'")
+
+        monkeypatch.setattr(broken, "_round_and_begin", fail)
+        job = standing.ledger.send("g1")
+        broken.start()
+        try:
+            eventually(lambda: standing.leader().failing_since is not None, "that the ledger says so")
+            eventually(lambda: not standing.leads[0], "another process's chance to lead")
+            assert len(failed) == dispatcher_module.FAILED_MOST
+            operators = Operators(standing.ledger.engine, now=standing.clock)
+            assert "the dispatcher fails" in operators.why(str(job)).says
+            assert operators.status().broker.failing_since is not None
+            other.run_once()
+            assert standing.leads == [False, True]
+            assert standing.leader().failing_since is None
+            assert len(standing.offered) == 1
+            standing.pass_time(LEASE_S)
+            other.run_once()  # renews the lease, so that the other one finds it taken
+            standing.pass_time(dispatcher_module.AWAY_S - LEASE_S + 1)
+            assert standing.leads == [False, True]
+        finally:
+            broken.stop(LIMIT_S)

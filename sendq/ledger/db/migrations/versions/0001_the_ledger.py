@@ -485,6 +485,7 @@ def upgrade() -> None:
         sa.Column("highest_at", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("unpublished_since", sa.BigInteger(), nullable=True),
         sa.Column("unclaimed_since", sa.BigInteger(), nullable=True),
+        sa.Column("failing_since", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("name", name=op.f("sendq_leader_pkey")),
     )
     op.create_table(
