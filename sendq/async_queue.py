@@ -42,7 +42,7 @@ from sendq.enqueueing.shared import Shared
 from sendq.enqueueing.suppressing import Hit
 from sendq.errors import InvalidJob
 from sendq.ids import new_id, parse_id
-from sendq.ledger.batch_sends import Storing, add_to_batch, store_new_batch
+from sendq.ledger.batch_sends import Storing, add_to_batch, reading_once, store_new_batch
 from sendq.ledger.batches import close_batch
 from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.secrets import stored_digest_key
@@ -173,6 +173,10 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         that several of these messages have are stored once. A SQLite ledger takes 100,000 in one call. Messages whose
         key was used before are not enqueued again, and do not belong to the batch.
 
+        The messages of a batch are read, and the application's own suppression list is asked, in the transaction: both
+        should be fast, and on SQLite neither can write to the ledger's file, and all other writers wait. After
+        `Retryable`, pass a new generator: this one was read. A repeat with the batch's key reads them for comparison.
+
         Raises what `send` raises. An exception that ``sends`` raises is passed on, and nothing is stored.
         """
         if batch is None:
@@ -180,10 +184,11 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         check_batch(batch)
         now, batch_id = self._now(), new_id()
         read = self._reading(sends, batch_id, now)(batch.application, batch.tags)
-        return await self._ledger.write(
-            session,
-            lambda connection: store_new_batch(connection, batch, batch_id, read, self._storing(), now=now),
-        )
+        with reading_once():
+            return await self._ledger.write(
+                session,
+                lambda connection: store_new_batch(connection, batch, batch_id, read, self._storing(), now=now),
+            )
 
     async def mail_merge(
         self,
@@ -269,14 +274,16 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         """
         wanted, now = parse_id(batch_id, what="batch"), self._now()
         read = self._reading(sends, wanted, now)
-        return await self._ledger.write(
-            session, lambda connection: add_to_batch(connection, wanted, read, self._storing(), now=now)
-        )
+        with reading_once():
+            return await self._ledger.write(
+                session, lambda connection: add_to_batch(connection, wanted, read, self._storing(), now=now)
+            )
 
     async def close_batch(self, batch_id: str, *, session: Any = None) -> int:
         """Close a batch that was left open: nothing can be added any more, and it ends with its last job.
 
-        Returns its total. It waits for calls of `add` that are under way. Closing it again does nothing.
+        Returns its total. It waits for transactions that `add` to it: close it after yours has committed, since of two
+        that add and then close, one is aborted (`Retryable`). Closing it again does nothing.
 
         Raises `NotFound`, and `InvalidJob` for a batch of changes.
         """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from sendq.enqueueing.batch_sends import NewBatch, Sends, batch_row
 from sendq.enqueueing.plan import Plan
 from sendq.enqueueing.planning import Options, Send, key_row
 from sendq.enqueueing.suppressing import Hit
-from sendq.errors import InvalidJob, LaneFull, Problem, SuppressedRecipients
+from sendq.errors import InvalidJob, LaneFull, Problem, Retryable, SuppressedRecipients, SuppressionListFailed
 from sendq.ledger.batches import ADDED, lock_open, note_added, notice
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import require_same, store
@@ -62,7 +62,8 @@ class Storing:
             try:
                 jobs = self.enqueuer.store(
                     connection, part.sends, planned, lambda verdict, part=part: part.plan(verdict),  # type: ignore[misc]
-                    own=self.own(part.sends), indexed=True, now=now, cap=self.cap, vault=self.vault, left_out=left_out,
+                    own=self._ask(connection, part.sends), indexed=True, now=now, cap=self.cap, vault=self.vault,
+                    left_out=left_out,
                 )  # fmt: skip
             except SuppressedRecipients as refused:
                 sends.refuse(part, refused.problems)
@@ -85,6 +86,24 @@ class Storing:
             sends.refuse(part, verdict.problems)
             left_out.update(hits[0].reason for hits in verdict.left_out.values())
         return left_out
+
+    def _ask(self, connection: Connection, sends: Sequence[Send]) -> list[Hit]:
+        try:
+            return self.own(sends)
+        except SuppressionListFailed as failed:
+            if connection.dialect.name != "sqlite":
+                raise
+            reason = "a batch asks it in its transaction, so it cannot write to the file of a SQLite ledger"
+            raise SuppressionListFailed(f"{failed} ({reason})") from failed.__cause__
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Say with `Retryable` that the messages have been read: they may come from a generator."""
+    try:
+        yield
+    except Retryable as error:
+        raise Retryable(f"{error}; pass the messages again: from a new generator, since this one was read") from error
 
 
 def store_new_batch(

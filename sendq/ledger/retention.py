@@ -3,7 +3,8 @@
     a finished job          as long as is set for its state, with its attempts, its body (a retry needs the body; the
                             attempts show whether some recipients already have a mail) and what became of its mail
     bodies of jobs          shorter: they are not sent any more. Those of dead letters stay as long as the job
-    a batch                 until its last job is deleted (its changes are added up by `sendq.ledger.batches`)
+    a batch                 until its last job is deleted (its changes are added up by `sendq.ledger.batches`); one
+                            without jobs as long as a job that was sent
     a key                   longer than its job: a repeat of an old call must not become a new mail
     events, notifications   each for its own time
 
@@ -137,6 +138,25 @@ def delete_where(connection: Connection, column: Column[Any], values: Sequence[A
     """Delete the rows with one of these values."""
     if values:
         connection.execute(delete(column.table).where(column.in_(values)))
+
+
+def drop_empty_batches(connection: Connection, *, before: Micros, now: Micros) -> int:
+    """Delete batches that ended before ``before`` and have no jobs; returns how many were looked at.
+
+    Such a batch never had a job, or lost its last one before it ended; others are deleted by `drop_jobs`. So each batch
+    is looked at once, along its ``finished_at``: a batch that is reopened gets a later one.
+    """
+    table, name = schema.batch.c, "batches without jobs"
+    at = _cursor(connection, name)
+    walk = select(table.finished_at).where(table.finished_at >= at).order_by(table.finished_at)
+    times = connection.execute(walk.where(table.finished_at < min(before, now - SETTLED)).limit(STEP)).scalars().all()
+    if not times:
+        return 0
+    ended = select(table.id).where(table.finished_at.between(times[0], times[-1]))
+    ids = connection.execute(ended).scalars().all()
+    _drop_empty_batches(connection, set(ids))
+    _set_cursor(connection, name, times[-1] + 1)
+    return len(ids)
 
 
 def _drop_empty_batches(connection: Connection, ids: set[UUID]) -> None:

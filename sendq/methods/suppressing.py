@@ -60,7 +60,8 @@ class Suppressing:
     ) -> bool:
         """Remove a recipient from the suppression list: the entry of a category, or (None) the one for all mail.
 
-        False: there is none. Jobs that ended because of it can be retried.
+        False: there is none. Jobs that ended because of it can be retried. With the database roles of
+        ``deploy/roles.sql``, this needs ``sendq_worker``.
         """
         act = partial(lists.remove, given=checked([recipient], category), application=application, vault=self._vault)
         return self._ledger.write(session, act) > 0

@@ -69,6 +69,8 @@ class Pruner(LeaderLoop):
             (State.DEAD, s.keep_dead_days),
         ):
             yield f"{state.value} jobs", partial(retention.drop_jobs, state=state, before=before(days), now=now)
+        empty = partial(retention.drop_empty_batches, before=before(s.keep_sent_days), now=now)
+        yield "batches without jobs", empty
         yield "files that no job sends any more", partial(drop_unused_contents, limit=FILES_STEP)
         yield "keys", partial(retention.drop_keys, before=before(s.keep_keys_days))
         yield "events", partial(retention.drop_events, before=before(s.keep_events_days))

@@ -73,8 +73,9 @@ CLOSED = Cause(LedgerUnavailable, "the ledger's database does not accept connect
 REJECTED = Cause(LedgerUnavailable, "the server rejects the user or password, or this host; correct the database URL")
 NO_RIGHT = Cause(
     LedgerUnavailable,
-    "the database role has no right to do this in the ledger; grant it SELECT, INSERT, UPDATE and DELETE on all tables "
-    "whose names begin with sendq_",
+    "the database role has no right to do this in the ledger; with the roles of deploy/roles.sql, connect as "
+    "sendq_worker, or run that file again after a migration; without them, grant the role SELECT, INSERT, UPDATE and "
+    "DELETE on all tables whose names begin with sendq_",
 )
 BROKEN = Cause(LedgerUnavailable, "the ledger's server reports an internal error; see the server's log", leave=True)
 

@@ -215,6 +215,7 @@ batch = Table(
     Column("traceparent", Text),
     Index("sendq_batch_making_idx", "id", **_when("making")),
     Index("sendq_batch_cancel_idx", "id", **_when("cancel_at IS NOT NULL AND NOT cancelled")),
+    Index("sendq_batch_finished_at_idx", "finished_at", **_when("finished_at IS NOT NULL")),
 )
 
 batch_change = Table(

@@ -62,7 +62,10 @@ def find(connection: Connection, lane_id: UUID) -> GrantRecords:
     batches = connection.execute(select(batch.id).where(batch.lane_id == lane_id).order_by(batch.id)).scalars().all()
     named = select(key.application, key.key).outerjoin(schema.job, job.id == key.job_id)
     named = named.outerjoin(schema.batch, batch.id == key.batch_id)
-    keys = connection.execute(named.where((job.lane_id == lane_id) | (batch.lane_id == lane_id)))
+    # The digest of a batch over several grants covers this one's messages too.
+    shared = select(job.batch_id).where(job.lane_id == lane_id, job.batch_id.is_not(None))
+    of_lane = (job.lane_id == lane_id) | (batch.lane_id == lane_id) | key.batch_id.in_(shared)
+    keys = connection.execute(named.where(of_lane))
     return GrantRecords(jobs, batches, [(row.application, row.key) for row in keys])
 
 

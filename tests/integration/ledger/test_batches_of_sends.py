@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from uuid import UUID
 
@@ -24,9 +24,11 @@ from sendq import (
     NotFound,
     Operators,
     Options,
+    Retryable,
     Send,
     SendQueue,
     State,
+    SuppressionListFailed,
     Unreadable,
     Vault,
 )
@@ -477,3 +479,47 @@ class TestWithoutTheKeyOfTheLinks:
         assert body is not None
         (link,) = [one["value"] for one in body["custom_headers"] if one["name"] == "List-Unsubscribe"]
         assert link == f"<{queue.unsubscribe_url('bob@example.com', 'news')}>"
+
+
+class TestMessagesThatAreReadInTheTransaction:
+    def test_are_named_by_the_failure_of_the_own_list_on_sqlite(self, ledger: Ledger) -> None:
+        def own(application: str, category: str | None, addresses: Any) -> list[str]:
+            raise OSError("locked")
+
+        queue = SendQueue(ledger.engine, now=ledger.clock, suppressed=own)
+        with pytest.raises(SuppressionListFailed) as failed:
+            queue.send_many(sends(1), batch=NewBatch())
+        on_sqlite = ledger.engine.dialect.name == "sqlite"
+        assert ("in its transaction, so it cannot write to the file" in str(failed.value)) == on_sqlite
+        assert isinstance(failed.value.__cause__, OSError)
+
+    def test_are_asked_for_again_after_a_deadlock(self, pg_ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two batches whose messages have the same keys, in another order and in different parts."""
+        monkeypatch.setattr("sendq.enqueueing.batch_sends.STEP", 1)
+        both_hold_one = threading.Barrier(2)
+
+        def generated(*keys: str) -> Iterator[Send]:
+            yield Send("g1", message(1), Options(key=keys[0]))
+            both_hold_one.wait(LIMIT_S)
+            yield Send("g1", message(1), Options(key=keys[1]))
+
+        def enqueue(*keys: str) -> Batch | Retryable:
+            try:
+                return pg_ledger.queue.send_many(generated(*keys), batch=NewBatch())
+            except Retryable as error:
+                return error
+
+        with ThreadPoolExecutor(2) as pool:
+            results = [one.result(LIMIT_S) for one in [pool.submit(enqueue, *keys) for keys in ("ab", "ba")]]
+        (refused,) = (one for one in results if isinstance(one, Retryable))
+        assert "from a new generator" in str(refused)
+        assert rows(pg_ledger, schema.job) == 2
+
+
+class TestForgetting:
+    def test_one_of_several_grants_erases_the_digest_of_the_batchs_key(self, ledger: Ledger) -> None:
+        batch = ledger.queue.send_many(sends(4, grants=2), batch=NewBatch(key="may"))
+        ledger.queue.send_many(sends(1, first=1, grants=2), batch=NewBatch(key="june"))
+        Operators(ledger.engine, now=ledger.clock).forget("g0", by="anna", reason="asked for").finish()
+        assert {row.key: len(row.digest) for row in ledger.rows(schema.key)} == {"may": 0, "june": 32}
+        assert ledger.queue.send_many(sends(4, grants=2), batch=NewBatch(key="may")).id == batch.id

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import text
 
-from sendq import NEVER, Attachment, KeyConflict, Message, Pruned, State
+from sendq import NEVER, Attachment, KeyConflict, Message, NewBatch, Options, Pruned, Send, State
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
 from sendq.ledger import batches, events, retention
@@ -102,6 +102,25 @@ class TestTheKeeper:
         assert ledger.queue.batch(str(batch)).counts == {State.SENT: 1, State.DEAD: 1}
         after(ledger, 60)
         assert ledger.rows(schema.batch) == ledger.rows(schema.batch_change) == []
+
+    def test_a_batch_without_jobs_goes_too(self, ledger: Ledger) -> None:
+        """All of its messages had jobs already, or its jobs were pruned while it was open."""
+        ended(ledger, key="a")
+        sends = [Send("g1", MESSAGE, Options(key="a"))]
+        ledger.queue.send_many(sends, batch=NewBatch(key="empty"))
+        opened = ledger.queue.send_many([Send("g1", MESSAGE)], batch=NewBatch(open=True, key="open"))
+        ledger.finish(ledger.serve())
+        after(ledger, 40)
+        ledger.queue.close_batch(opened.id)
+        going_on = ledger.queue.send_many([Send("g1", MESSAGE)], batch=NewBatch(key="going on"))
+        with ledger.writing() as connection:
+            batches.finish_batches(connection, now=ledger.clock(), limit=100)
+        after(ledger, 29)
+        assert len(ledger.rows(schema.batch)) == 3
+        after(ledger, 2)
+        assert [str(row.id) for row in ledger.rows(schema.batch)] == [going_on.id]
+        after(ledger, 400)
+        assert [row.key for row in ledger.rows(schema.key)] == ["going on"]
 
     def test_does_nothing_where_it_does_not_lead(self, ledger: Ledger) -> None:
         ended(ledger)

@@ -71,6 +71,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("cancel_at IS NOT NULL AND NOT cancelled"),
     )
     op.create_index(
+        "sendq_batch_finished_at_idx",
+        "sendq_batch",
+        ["finished_at"],
+        unique=False,
+        postgresql_where=sa.text("finished_at IS NOT NULL"),
+        sqlite_where=sa.text("finished_at IS NOT NULL"),
+    )
+    op.create_index(
         "sendq_batch_making_idx",
         "sendq_batch",
         ["id"],
