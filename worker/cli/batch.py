@@ -33,7 +33,10 @@ LOOK_EVERY_S = 0.5
 )
 @json_option
 def batch(batch: str | None, key: str | None, application: str, watch: bool, as_json: bool) -> None:
-    """Show the progress of BATCH: jobs by state, rate, expected end, first errors."""
+    """Show the progress of BATCH: jobs by state, rate, expected end, holds, first errors.
+
+    With --watch and --json, only the result is printed, once the batch has ended.
+    """
     one_of(batch, key, "BATCH")
     with open_operators() as operators:
 

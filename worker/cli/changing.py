@@ -36,7 +36,7 @@ def names_of(job: str | None, key: str | None, batch: str | None, application: s
 
 
 def carry_out(run: Run[ChangeProgress], done: str, already: str, *, facts: dict[str, Any], as_json: bool) -> None:
-    """Carry out a change, and print what it did; ``done`` completes "2 jobs are …", ``already`` "it is already …".
+    """Carry out a change, and print what it did; ``done`` completes "2 jobs are …", ``already`` "it is …".
 
     A job or batch that cannot be changed any more fails with status 1, and with its state.
     """
@@ -66,4 +66,4 @@ def _sentence(result: ChangeProgress, done: str, already: str) -> str:
     would = "would be" if result.dry_run else "is" if not result.is_batch or result.number == 1 else "are"
     if result.is_batch:
         return f"{counted(result.number, 'waiting job')} of batch {result.id} {would} {done}"
-    return f"{result.id} {would} {done}" if result.number else f"{result.id} is already {already}"
+    return f"{result.id} {would} {done}" if result.number else f"{result.id} is {already}"

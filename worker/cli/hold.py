@@ -80,7 +80,7 @@ def hold(
     if (named := jobs_named(job, key, batch, others)) is not None:
         with open_operators() as operators:
             run = operators.hold_job(**named, by=by, reason=reason, dry_run=dry_run)
-            carry_out(run, "held until released", "held", facts={"by": by, "reason": reason}, as_json=as_json)
+            carry_out(run, "held until released", "already held", facts={"by": by, "reason": reason}, as_json=as_json)
         return
     if lasting is not None and until is not None:
         raise click.UsageError("give --for or --until, not both")

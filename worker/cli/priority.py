@@ -38,5 +38,5 @@ def priority(
     named = names_of(job, key, batch, application)
     with open_operators() as operators:
         run = operators.set_priority(**named, priority=level, by=by, reason=reason, dry_run=dry_run)
-        words = f"of {level} priority"
-        carry_out(run, words, words, facts={"priority": level}, as_json=as_json)
+        words = f"set to {level} priority"
+        carry_out(run, words, f"already {words}", facts={"priority": level}, as_json=as_json)

@@ -77,7 +77,7 @@ def release(
     if (named := jobs_named(job, key, batch, others)) is not None:
         with open_operators() as operators:
             run = operators.release_job(**named, by=by, reason=reason, dry_run=dry_run)
-            carry_out(run, "released", "free: nobody holds it", facts={"by": by, "reason": reason}, as_json=as_json)
+            carry_out(run, "released", "not held", facts={"by": by, "reason": reason}, as_json=as_json)
         return
     which = filter_of(application, grant, provider, whole_application, each_grant, rule, state, since, until, tag)
     if which is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -42,7 +43,7 @@ def reschedule(
 
     A hold remains. Exit status 1 if JOB no longer waits: its call is being made, its outcome is unknown, or it ended.
     """
-    from sendq import NEVER
+    from sendq import NEVER, InvalidArgument
 
     if (at is not None) + (after is not None) + at_once != 1:
         raise click.UsageError("give one of --at, --in and --now")
@@ -53,6 +54,18 @@ def reschedule(
     expires_at = NEVER if never_expires else expires
     with open_operators() as operators:
         run = operators.reschedule(**named, due_at=due_at, expires_at=expires_at, by=by, reason=reason, dry_run=dry_run)
-        start = "now" if due_at is None else when(due_at)
         facts = {"due_at": None if due_at is None else due_at.isoformat()}
-        carry_out(run, f"due {start}", f"due {start}", facts=facts, as_json=as_json)
+        start = _start(due_at)
+        try:
+            carry_out(run, f"due {start}", f"already due {start}", facts=facts, as_json=as_json)
+        except InvalidArgument as error:
+            if after is None:
+                raise
+            problems = [replace(one, field="in") if one.field == "due_at" else one for one in error.problems]
+            raise InvalidArgument(problems) from None
+
+
+def _start(due_at: datetime | None) -> str:
+    if due_at is None:
+        return "now"
+    return "at once: the time given is past" if due_at <= datetime.now(UTC) else when(due_at)

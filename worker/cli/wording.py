@@ -9,6 +9,7 @@ WORDS = (
     ("is missing, and the queue has none; pass unsubscribe_url to the queue, or url with the message",
      "is missing; set SENDQ_UNSUBSCRIBE_URL, or give url with unsubscribe in the message"),
     ("use a new key for new content, or get the existing job with job(key=…)", "use a new key for new content"),
+    ("pass a datetime with a time zone", "give a time like 2026-07-01T09:00:00Z"),
     ("; ask with batch(key=…)", "; see: sendq batch --key KEY"),
     ("; ask with job(key=…)", "; see: sendq why --key KEY"),
     ("is given with every_category", "is given with --every-category"),

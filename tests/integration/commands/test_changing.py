@@ -41,10 +41,17 @@ class TestReschedule:
         assert "nothing was changed" in out
         assert ledger.rows(schema.job) == before
 
-    def test_beyond_the_expiry_names_the_option(self, cli: Cli, job: str) -> None:
-        status, _, err = cli("reschedule", job, "--in", "30d")
-        assert (status, "--at is not before it expires" in err, "a later expiry" in err) == (2, True, True)
+    def test_to_a_time_that_cannot_be_names_the_option_that_was_given(self, cli: Cli, job: str) -> None:
+        for given in (["--in", "30d"], ["--at", "2199-01-01T00:00:00Z"]):
+            status, _, err = cli("reschedule", job, *given)
+            assert (status, f"{given[0]} is not before it expires" in err, "a later expiry" in err) == (2, True, True)
+        status, _, err = cli("reschedule", job, "--at", "9999-01-01T00:00:00Z")
+        assert (status, "give a time like" in err, "datetime" in err) == (2, True, False)
         assert cli("reschedule", job, "--in", "30d", "--never-expires")[0] == 0
+
+    def test_to_a_time_that_is_past_says_at_once(self, cli: Cli, job: str) -> None:
+        out = cli("reschedule", job, "--at", "2001-01-01T00:00:00Z")[1]
+        assert out == f"{job} is due at once: the time given is past\n"
 
     @pytest.mark.parametrize(
         "given", [[], ["--now", "--in", "2h"], ["--now", "--expires", "2030-01-01T00:00:00Z", "--never-expires"]]
@@ -67,7 +74,7 @@ class TestPriority:
         out = as_json(cli("priority", "--batch", batch.id, "--to", "low", "--json"))
         assert out == {"batch_id": batch.id, "priority": "low", "changed": 2, "left": 0, "dry_run": False}
         assert (
-            f"0 waiting jobs of batch {batch.id} are of low priority"
+            f"0 waiting jobs of batch {batch.id} are set to low priority"
             in cli("priority", "--batch", batch.id, "--to", "low")[1]
         )
 
@@ -82,7 +89,7 @@ class TestHold:
         assert as_json(cli("jobs", "--json"))["items"][0]["next_at"] is None
         assert cli("release", "--job", job, *WHY)[1] == f"{job} is released\n"
         assert ledger.state(UUID(job)) is State.QUEUED
-        assert cli("release", "--job", job, *WHY)[1] == f"{job} is already free: nobody holds it\n"
+        assert cli("release", "--job", job, *WHY)[1] == f"{job} is not held\n"
 
     def test_of_a_batch_is_not_that_of_its_grant(self, cli: Cli, ledger: Ledger) -> None:
         batch = ledger.queue.modify("g1", ["m1", "m2"], unread=False)
