@@ -8,8 +8,9 @@ from functools import partial
 from uuid import UUID
 
 import pytest
+from sqlalchemy import select
 
-from sendq import Send, State
+from sendq import Message, NewBatch, Send, State
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import writing
 from sendq.simulator import Fault, Request
@@ -65,6 +66,19 @@ class TestSending:
         body = json.loads(request.body)
         assert body["metadata"] == {"key1": job.id}
         assert {"name": "X-Sendq-Job", "value": job.id} in body["custom_headers"]
+
+    def test_messages_of_a_batch_with_a_common_text_go_out_whole(self, system: System) -> None:
+        text = '<p>Grüße aus dem Mai, "hier".</p>\n' * 100
+        messages = [Message(to=[f"ann{number}@example.com"], subject=f"{number}", body=text) for number in range(2)]
+        batch = system.queue.send_many([Send("common-text", one) for one in messages], batch=NewBatch())
+        eventually(partial(is_over, system, batch.id), "the batch's end")
+        with system.engine.connect() as connection:
+            forms = connection.execute(select(schema.job.c.form).where(schema.job.c.batch_id == UUID(batch.id)))
+            assert set(forms.scalars()) == {"json_text"}
+        requests = [one for one in system.api.requests if one.grant == "common-text"]
+        assert {(one.status, one.headers["content-type"]) for one in requests} == {(200, "application/json")}
+        bodies = sorted((json.loads(one.body) for one in requests), key=lambda body: str(body["subject"]))
+        assert [(body["subject"], body["body"]) for body in bodies] == [("0", text), ("1", text)]
 
     def test_a_hundred_lanes_at_once(self, system: System) -> None:
         jobs = system.queue.send_many([Send(f"many-{number % 100}", mail()) for number in range(300)])
