@@ -133,7 +133,10 @@ class TestTheList:
             (["add", "nobody", *WHY], "RECIPIENT[0] is not an email address"),
             (["add", LEYAH, "--category", " ", *WHY], "--category is not 1 to 100 characters"),
             (["list", "--recipient", "leyah@"], "RECIPIENT[0] is not an email address"),
-            (["remove", LEYAH, "--category", "a", "--every-category", *WHY], "--category is given with every_category"),
+            (
+                ["remove", LEYAH, "--category", "a", "--every-category", *WHY],
+                "--category is given with --every-category",
+            ),
         ],
     )
     def test_of_bad_input_says_what_is_wrong(self, cli: Cli, ledger: Ledger, arguments: list[str], says: str) -> None:
