@@ -188,7 +188,7 @@ class TestARoleWithoutRights:
             connection.exec_driver_sql(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{name}"')
         with Session(pg_engine) as session:
             session.execute(sa.text(f'SET LOCAL ROLE "{name}"'))
-            with pytest.raises(LedgerUnavailable, match=r"no right .* grant it SELECT, INSERT"):
+            with pytest.raises(LedgerUnavailable, match=r"no right .* grant the role SELECT, INSERT"):
                 SendQueue(pg_engine).send(GRANT, message(), session=session)
         with pg_engine.begin() as connection:
             connection.exec_driver_sql(f'DROP OWNED BY "{name}"')
