@@ -166,7 +166,7 @@ def _rows(ledger: Engine, asked: Any) -> Sequence[Any]:
 
 
 class Feed:
-    """Enqueues single sends at an even pace, in a thread of its own."""
+    """Enqueues single sends at an even pace, in a separate thread."""
 
     def __init__(self, queue: SendQueue, *, rate: float, lanes: int) -> None:
         self._queue, self._pause_s, self._lanes = queue, 1 / rate, lanes

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from examples.stories.dead_letter import NOT_ENABLED
 from examples.stories.page import Page
 from examples.stories.play import Scene, invoice
+from examples.stories.thousand_throttled import THROTTLED
 from sendq import State
-from sendq.simulator import Fault, Simulator
+from sendq.simulator import Simulator
 from sendq.views.grants import GrantState
 
 TITLE = "The lists of the command line at 80 and at 120 columns"
@@ -17,21 +19,6 @@ WIDTHS = (80, 120)
 
 # As Nylas names them.
 HELD, CLOSED, SICK = (str(UUID(int=0x3B9C << 100 | number)) for number in range(3))
-
-THROTTLED = Fault.status(
-    429,
-    type="rate_limit_error",
-    message="Exchange account throttled: sync has been temporarily paused",
-    headers={"Retry-After": "1200"},
-)
-NOT_ENABLED = Fault.status(
-    404,
-    type="api.provider_error",
-    message="Mailbox not enabled for REST API",
-    provider_error={
-        "error": {"code": "MailboxNotEnabledForRESTAPI", "message": "REST API is not yet supported for this mailbox."}
-    },
-)
 
 
 def set_up(nylas: Simulator) -> None:

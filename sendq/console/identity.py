@@ -41,8 +41,8 @@ ANONYMOUS = Person("anonymous")
 def anyone(request: Request) -> Person | None:
     """Anyone on this machine may read; no one may act.
 
-    The request has to come from this machine and to name it: a page of somebody else whose name resolves to 127.0.0.1
-    may not read either. Nor may anybody through a proxy, whose clients may be anywhere.
+    The request has to come from this machine and to name it: a page of another site whose name resolves to 127.0.0.1
+    may not read either, nor may clients of a proxy, which may be anywhere.
     """
     peer = request.client.host if request.client is not None else None
     here = is_loopback(peer) and is_loopback(hostname_of(request))

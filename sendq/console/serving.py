@@ -40,7 +40,7 @@ log = logging.getLogger("sendq.console")
 # Bytes of a form: a reason and a few fields.
 FORM_MOST = 32 * 1024
 
-# How long sending a form may take, in seconds: anybody may send one to sign in, and each holds a request.
+# How long sending a form may take, in seconds: signing in needs no login yet, and each form holds a request.
 FORM_S = 4.0
 
 # A page whose ledger cannot be used loads itself again after this many seconds.

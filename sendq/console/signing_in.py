@@ -79,12 +79,12 @@ class SignIn:
         return response
 
     def _warn_of_proxy(self, request: Request) -> None:
-        """Once: all who come through a proxy that is not believed count as one address, and lock each other out."""
+        """Once: all who come through a proxy that is not trusted count as one address, and lock each other out."""
         if self._warned or "x-forwarded-for" not in request.headers or self._desk.proxies.sent(request):
             return
         self._warned = True
         log.warning(
-            "X-Forwarded-For from %s is not believed: if that is your proxy, name it in SENDQ_CONSOLE_TRUSTED_PROXIES; "
+            "X-Forwarded-For from %s is ignored: if that is your proxy, name it in SENDQ_CONSOLE_TRUSTED_PROXIES; "
             "until then attempts to sign in of all its clients are counted as those of one",
             request.client.host if request.client is not None else "a socket file",
         )

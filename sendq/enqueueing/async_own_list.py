@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
-from sendq.enqueueing.own_list import ASK_S, Ask, OwnList, Threads, failed, hits_of, questions
+from sendq.enqueueing.own_list import ASK_S, Ask, Threads, check_function, failed, hits_of, questions
 from sendq.enqueueing.planning import Send
 from sendq.enqueueing.suppressing import Hit
 
@@ -18,7 +18,7 @@ class AsyncOwnList:
     """The list of one queue; None: it has none."""
 
     def __init__(self, ask: AsyncAsk | None) -> None:
-        OwnList(ask)  # type: ignore[arg-type]  # the same check
+        check_function(ask)
         self._ask, self._threads = ask, Threads()
 
     async def hits(self, sends: Sequence[Send]) -> list[Hit]:

@@ -1,4 +1,4 @@
-"""Mail merge: one message, many recipients, each with fields of their own.
+"""Mail merge: one message, many recipients, each with its own fields.
 
 A recipient is a row, as of a table: ``email`` (required), ``name`` and ``key`` have a meaning, and every column is a
 field of the message. By default a field replaces ``{{field}}`` in subject and body; an HTML body gets it escaped. A
@@ -28,7 +28,7 @@ Row = Mapping[str, str]
 Render = Callable[[Message, Row], Message]
 """Makes the message for one recipient from the common one and the recipient's row; ``to`` is filled in already."""
 
-# Columns with a meaning of their own.
+# Columns with a fixed meaning.
 EMAIL, NAME, KEY = "email", "name", "key"
 
 _placeholder = re.compile(r"\{\{\s*([^{}]*?)\s*\}\}")

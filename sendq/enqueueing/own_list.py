@@ -3,7 +3,7 @@
     def suppressed(application: str, category: str | None, addresses: Sequence[str]) -> Iterable[str]:
         return those of the addresses that must get no mail
 
-It runs in a thread of its own, so that one that hangs does not hang the call: after `ASK_S` the call raises
+It runs in a separate thread, so that one that hangs does not hang the call: after `ASK_S` the call raises
 `SuppressionListFailed`, as it does if the function raises. Nothing is stored then: to mail people who do not want it is
 worse than an error that the caller sees.
 """
@@ -79,14 +79,18 @@ def failed(error: BaseException) -> SuppressionListFailed:
     return SuppressionListFailed(f"suppressed: raised {type(error).__name__}; nothing was stored")
 
 
+def check_function(ask: object) -> None:
+    """Raise ``ValueError`` for something that cannot be called; None: there is no list."""
+    if ask is not None and not callable(ask):
+        raise ValueError("suppressed: is not a function; pass one that takes application, category and addresses")
+
+
 class OwnList:
     """The list of one queue; None: it has none."""
 
     def __init__(self, ask: Ask | None) -> None:
-        if ask is not None and not callable(ask):
-            raise ValueError("suppressed: is not a function; pass one that takes application, category and addresses")
-        self._ask = ask
-        self._threads = Threads()
+        check_function(ask)
+        self._ask, self._threads = ask, Threads()
 
     def hits(self, sends: Sequence[Send]) -> list[Hit]:
         """The recipients of these (checked) sends that are on the list. Raises `SuppressionListFailed`."""

@@ -64,7 +64,7 @@ class Options:
         tags: what the job is about, like ``{"campaign": "may"}``: to find, count, hold, release, retry and cancel jobs
             by. At most 8, see `sendq.rules.tags`. Never a recipient's data: tags are not encrypted, and are shown.
         suppressed: for sends only: what to do about suppressed recipients. ``refuse``: raise `SuppressedRecipients`.
-            ``drop``: send to the others, and name the positions in `Job.dropped`. A message with nobody left in ``to``
+            ``drop``: send to the others, and name the positions in `Job.dropped`. A message whose ``to`` would be empty
             is refused; a batch is made without it, and counts it in `Batch.left_out`.
         traceparent: the trace (W3C Trace Context) that the attempts of the job belong to. None: that of the active span
             of OpenTelemetry, if there is one.
@@ -154,20 +154,40 @@ def plan_sends(
     Raises:
         InvalidJob: with every problem of every send.
     """
-    problems: list[Problem] = []
-    messages: list[Message | MimeMessage] = []
+    messages, problems = [], []
     for position, send in enumerate(sends):
         found = _send_problems(send, now=now, metadata_key=metadata_key, senders=senders)
         if not found:
-            message = instead.get(position, send.message)
-            if isinstance(message, Message) and message.unsubscribe is not None:
-                message, found = with_links(message, send.options, links, metadata_key=metadata_key)
+            message, found = _linked(instead.get(position, send.message), send.options, links, metadata_key)
             messages.append(message)
         problems += [problem.under(f"[{first + position}]") for problem in found] if indexed else found
     if not problems and batch_id is None:
         problems = _repeated_keys(sends)
     if problems:
         raise InvalidJob(problems)
+    return _rows(sends, messages, now=now, metadata_key=metadata_key, batch_id=batch_id, first=first, texts=texts or {})
+
+
+def _linked(
+    message: Message | MimeMessage, options: Options, links: Links | None, metadata_key: str
+) -> tuple[Message | MimeMessage, list[Problem]]:
+    """The message with its unsubscribe links, if it wants some."""
+    if not isinstance(message, Message) or message.unsubscribe is None:
+        return message, []
+    return with_links(message, options, links, metadata_key=metadata_key)
+
+
+def _rows(
+    sends: Sequence[Send],
+    messages: Sequence[Message | MimeMessage],
+    *,
+    now: Micros,
+    metadata_key: str,
+    batch_id: UUID | None,
+    first: int,
+    texts: Mapping[str, Content],
+) -> Planned:
+    """The rows for sends that have been checked; see `plan_sends`."""
     jobs, payloads, keys, ids, names = [], [], [], [], []
     pieces: list[dict[str, Any]] = []
     contents: dict[bytes, Content] = {}
@@ -180,7 +200,7 @@ def plan_sends(
         options, job_id = send.options, new_id()
         name = (options.application, send.grant_id)
         lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
-        request = _request(messages[position], str(job_id), metadata_key, texts or {})
+        request = _request(messages[position], str(job_id), metadata_key, texts)
         row = job_row(
             "send", job_id, lane, options, now=now, position=first + position, form=request.form, tagged=tagged
         )
@@ -322,7 +342,7 @@ def with_links(
         token = links.token(options.application, unsubscribe.category, recipient.email)
         variables = (message.template.variables or {}).values() if message.template is not None else ()
         if not any(token in text for text in (message.body or "", *variables)):
-            reason = f"is a header that {options.provider} does not carry, and the body has no link of its own"
+            reason = f"is a header that {options.provider} does not carry, and the body has no link"
             remedy = "put the link that unsubscribe_url() returns for this recipient into the body"
             return message, [Problem("unsubscribe", reason, remedy)]
     if any(len(value) > LINE_MOST for _, value in headers):

@@ -32,7 +32,7 @@ class Hit(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What becomes of a call: problems, messages with fewer recipients, the fields that they have lost, and messages
-    that are left out because nobody is left in ``to``.
+    that are left out because their ``to`` would be empty.
     """
 
     problems: Sequence[Problem] = ()
@@ -49,7 +49,8 @@ def mail_of(send: Send) -> Recipients:
 def judge(sends: Sequence[Send], hits: Iterable[Hit], *, indexed: bool, of_batch: bool = False) -> Verdict:
     """What becomes of these sends because of their suppressed recipients. With ``indexed``, as in `plan_sends`.
 
-    A message to nobody is left out of a batch (``of_batch``) if the caller drops recipients, and refused elsewhere.
+    A message whose ``to`` would be empty is left out of a batch (``of_batch``) if the caller drops recipients, and
+    refused elsewhere.
     """
     by_send: dict[int, dict[str, Hit]] = {}
     for hit in hits:
@@ -60,7 +61,7 @@ def judge(sends: Sequence[Send], hits: Iterable[Hit], *, indexed: bool, of_batch
     left_out: dict[int, Sequence[Hit]] = {}
     for position, found in sorted(by_send.items()):
         send = sends[position]
-        if of_batch and send.options.suppressed == Suppressed.DROP and _is_to_nobody(send, found):
+        if of_batch and send.options.suppressed == Suppressed.DROP and _empties_to(send, found):
             left_out[position] = tuple(found.values())
             continue
         refused = _refused(send, found)
@@ -73,7 +74,7 @@ def judge(sends: Sequence[Send], hits: Iterable[Hit], *, indexed: bool, of_batch
     return Verdict(problems, instead, dropped, left_out)
 
 
-def _is_to_nobody(send: Send, found: Mapping[str, Hit]) -> bool:
+def _empties_to(send: Send, found: Mapping[str, Hit]) -> bool:
     return all(name in found for name, _ in mail_of(send).named if name.startswith(_TO))
 
 
@@ -85,8 +86,8 @@ def _refused(send: Send, found: Mapping[str, Hit]) -> list[Problem]:
     if not isinstance(send.message, Message):
         remedy = "leave it out: a finished message is not changed"
         return [Problem(one.field, one.reason, remedy) for one in problems]
-    if _is_to_nobody(send, found):
-        return [Problem(one.field, f"{one.reason}, and nobody is left in to", one.remedy) for one in problems]
+    if _empties_to(send, found):
+        return [Problem(one.field, f"{one.reason}, and to has no other recipient", one.remedy) for one in problems]
     return []
 
 

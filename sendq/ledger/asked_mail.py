@@ -1,4 +1,4 @@
-"""Which applications to ask about their mail: those with Agent Accounts that nobody notifies us of."""
+"""Which applications to ask about their mail: those with Agent Accounts for which no notifications arrive."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AGENT_ACCOUNTS = "nylas"
 
 
 def applications_to_ask(connection: Connection, *, since: Micros) -> list[str]:
-    """Applications whose Agent Accounts sent mail since then, and of which no notification about mail ever came."""
+    """Applications whose Agent Accounts sent mail since then, and for which no notification about mail ever came."""
     pair, count = schema.pair.c, schema.notice_count.c
     notified = exists().where(count.application == pair.application, count.kind.like("message.%"))
     rows = connection.execute(

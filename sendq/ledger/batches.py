@@ -72,7 +72,7 @@ def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[U
     changed = _changed(connection, limit=limit)
     if not changed:
         return []
-    # FOR NO KEY UPDATE, here and in `reopen`: in no one's way who adds to an open batch.
+    # FOR NO KEY UPDATE, here and in `reopen`: it does not block transactions that add to an open batch.
     query = select(table).where(table.c.id.in_(changed)).order_by(table.c.id).with_for_update(key_share=True)
     batches = connection.execute(query).all()
     _add_up(connection, changed, now=now, limit=limit)
@@ -143,14 +143,14 @@ def reopen(connection: Connection, ids: Collection[UUID]) -> None:
 def lock_open(connection: Connection, batch_id: UUID) -> Row[Any]:
     """An open batch, locked so that it is neither closed nor cancelled before this transaction ends.
 
-    Others may add to it at the same time, and the leader is not kept waiting.
+    It does not block other transactions that add to the batch, nor the leader.
 
     Raises:
         NotFound: there is no such batch.
         InvalidJob: it is not open.
     """
     table = schema.batch
-    # FOR KEY SHARE: in the way of FOR UPDATE alone.
+    # FOR KEY SHARE: it conflicts with FOR UPDATE only.
     this = select(table).where(table.c.id == batch_id).with_for_update(read=True, key_share=True)
     row = connection.execute(this).first()
     if row is None:

@@ -1,4 +1,4 @@
-"""Grants too much of whose mail bounced within an hour: found and held, because providers punish exactly that.
+"""Finds and holds grants with too high a bounce rate within an hour, because providers punish exactly that.
 
 Counted is the mail that the API accepted within the hour, and since the last such hold of its grant began or was
 released: the same bounces never hold a grant twice. Nothing is counted per send; the two queries read what is stored:
@@ -38,7 +38,7 @@ class Bounced(NamedTuple):
 
 
 def find_bounced(connection: Connection, *, rate: float, least: int, now: Micros) -> list[Bounced]:
-    """The grants of whose mail more than ``rate`` (0 to 1) bounced, if at least ``least`` mails were accepted."""
+    """The grants with a bounce rate above ``rate`` (0 to 1) and at least ``least`` accepted mails."""
     since = now - WINDOW
     candidates = _candidates(connection, more_than=rate * least, since=since)
     if not candidates:

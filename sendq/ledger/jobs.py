@@ -128,7 +128,7 @@ def store_changes(
 def hold_with_batches(connection: Connection, ids: Sequence[UUID]) -> None:
     """Hold those of these waiting jobs, which are locked or new, whose batch is held.
 
-    A statement of its own, after their locks: a hold that it does not see yet waits for these locks, and then finds
+    A separate statement, after their locks: a hold that it does not see yet waits for these locks, and then finds
     them waiting.
     """
     constant.rows(connection, _hold_of(connection.dialect.name), {"ids": list(ids)})

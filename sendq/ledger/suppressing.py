@@ -39,7 +39,7 @@ class Enqueuer:
     """Stores sends without suppressed recipients. One for each queue; thread-safe."""
 
     def __init__(self) -> None:
-        self._without_list: dict[str, Micros] = {}  # applications, and until when that is believed
+        self._without_list: dict[str, Micros] = {}  # applications without a list, and until when that is cached
 
     def forget_what_is_remembered(self) -> None:
         """Ask again which applications have a list: this process has changed one."""
@@ -118,8 +118,8 @@ class Enqueuer:
 
     def _key_of_list(self, connection: Connection, application: str, vault: Vault, *, now: Micros) -> bytes | None:
         """The key of the digests, if this application has a suppression list."""
-        believed = self._without_list.get(application)
-        if believed is not None and believed - REMEMBERED <= now < believed:
+        cached_until = self._without_list.get(application)
+        if cached_until is not None and cached_until - REMEMBERED <= now < cached_until:
             return None
         table = schema.suppression.c
         has_list = exists().where(table.application == application)

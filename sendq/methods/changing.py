@@ -99,8 +99,8 @@ class Changing:
             session: join this transaction. Without it, each few hundred jobs of a batch are changed in one.
 
         Raises:
-            NotWaiting: its call is being made, its outcome is unknown, or it has ended. Jobs of a batch of which this
-                is true are left as they are.
+            NotWaiting: its call is being made, its outcome is unknown, or it has ended. Such jobs of a batch are left
+                as they are.
             InvalidArgument: an argument is invalid, or it would expire before it is due.
             NotFound: there is no such job, batch or key.
         """

@@ -53,7 +53,7 @@ GRANT_NOT_FOUND: Final = "grant_not_found"
 KEY_CHECK: Final = "key_check"
 WRONG_APPLICATION: Final = "wrong_application"
 
-# A grant too much of whose mail bounced within an hour (`SENDQ_BOUNCE_HOLD_S`).
+# A grant whose bounce rate within an hour is too high (`SENDQ_BOUNCE_HOLD_S`).
 BOUNCE_RATE: Final = "bounce_rate"
 
 # Holds that an operator made; the reason is in the event of the same time.

@@ -82,7 +82,7 @@ class Situation:
     failing_since     since when rounds of dispatchers fail; None: they do not
     delivery          what became of its mail; None: it is no mail, or was not sent
     tag_holds         of its tags; some may be over
-    held              who holds the job itself, and why; None: nobody, or it is not known any more
+    held              who holds the job itself, and why; None: it is not held, or that is no longer known
     before            the last of the earlier changes of its message that have not ended
     """
 

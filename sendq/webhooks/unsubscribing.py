@@ -6,12 +6,12 @@
 Mail programs post without cookies and without a person. What the token says is all that counts; one that is not signed
 by this ledger changes nothing, and costs no access to it. A request has at most `BODY_MOST` bytes.
 
-Nobody can use up what others need:
+One client cannot use up what others need:
 
 - Of each token one request at a time asks the ledger; those that come meanwhile get its answer.
 - A person who is on the list already costs one look-up, and no write.
 - Each process stores at most `RATE` new entries a second, `BURST` at once; more get 429 and may come again.
-- Links have threads and connections of their own, `AT_ONCE` of them, so that notifications never wait for links.
+- Links have separate threads and connections, `AT_ONCE` of them, so that notifications never wait for links.
 """
 
 from __future__ import annotations

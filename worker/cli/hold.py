@@ -98,13 +98,17 @@ def hold(
     else:
         _tell(result)
     if not result.allowed:
-        before = result.before
-        assert before.held_until is not None
-        complain(
-            f"{scope} is already held until {when(before.held_until)} ({before.held_rule}, by {before.held_by}); "
-            f"to end that hold first: sendq release {options_of(scope)} --reason …"
-        )
+        _complain_of_longer(result)
         raise SystemExit(FAILED)
+
+
+def _complain_of_longer(result: HoldResult) -> None:
+    scope, before = result.scope, result.before
+    assert before.held_until is not None
+    complain(
+        f"{scope} is already held until {when(before.held_until)} ({before.held_rule}, by {before.held_by}); "
+        f"to end that hold first: sendq release {options_of(scope)} --reason …"
+    )
 
 
 def _hold_each(which: GrantFilter, end: datetime, *, by: str, reason: str, dry_run: bool, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Holds grants too much of whose mail bounced within an hour, if `SENDQ_BOUNCE_HOLD_S` is set.
+"""Holds grants with too high a bounce rate within an hour, if `SENDQ_BOUNCE_HOLD_S` is set.
 
 Only the grant is held: its account is what its provider punishes, and another customer's mail has no part in it.
 """

@@ -21,7 +21,7 @@ def listening(host: str, port: int, *, remedy: str = "choose others") -> socket.
 
 
 def _reason(error: OSError) -> str | None:
-    # Python adds the address to the system's words; a name that does not resolve has an errno of its own kind.
+    # Python adds the address to the system's words; a name that does not resolve has an errno of another kind.
     if error.errno is None or isinstance(error, socket.gaierror):
         return error.strerror
     return os.strerror(error.errno)

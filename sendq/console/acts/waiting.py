@@ -133,7 +133,7 @@ class ReleaseJob(Changing):
 
     name = "release-job"
     verb = "Release"
-    nothing = "Nobody holds it."
+    nothing = "It is not held."
 
     def run(self, operators: Operators, given: Given, *, dry_run: bool) -> Run[ChangeProgress]:
         """The act."""

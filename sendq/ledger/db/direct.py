@@ -49,7 +49,7 @@ PREPARED_MOST = 300
 _FORGOTTEN = frozenset({b"26000", b"42P05"})
 
 
-class PreparedInVain(OperationalError):
+class UnusablePlan(OperationalError):
     """A prepared statement cannot be executed; the same transaction can, on a new connection."""
 
     def __init__(self, cause: Cause) -> None:
@@ -153,9 +153,9 @@ class DirectConnection(Connection[tuple[Any, ...]]):
             raise OperationalError(f"the connection is lost: {self.pgconn.get_error_message()}")
         if self._kept:
             if result.error_field(DiagnosticField.SQLSTATE) in _FORGOTTEN:
-                raise PreparedInVain(FORGOTTEN)
+                raise UnusablePlan(FORGOTTEN)
             if result.error_field(DiagnosticField.SOURCE_FUNCTION) == b"RevalidateCachedQuery":
-                raise PreparedInVain(CHANGED)
+                raise UnusablePlan(CHANGED)
         raise errors.error_from_result(result, encoding=self.info.encoding)
 
 

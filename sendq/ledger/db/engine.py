@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -90,21 +91,21 @@ def open_busy_engine(
     if ledger_url(url).get_backend_name() != "postgresql":
         return open_engine(url, **options)
     engine = open_engine(url, pool_pre_ping=False, pool_use_lifo=True, **options)
-    forgotten: list[bool] = []  # whether sessions have forgotten statements, as behind a pooler that nothing else shows
+    forgets = threading.Event()  # sessions have forgotten statements, as behind a pooler that nothing else shows
     if engine.driver == "psycopg":
         from sendq.ledger.db.direct import DirectConnection
 
         @event.listens_for(engine, "do_connect")
         def connect(_dialect: Any, _record: Any, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
             connection = DirectConnection.connect(*arguments, **named)
-            if keeps_plans and not forgotten:
+            if keeps_plans and not forgets.is_set():
                 connection.keep_plans()
             return connection
 
         @event.listens_for(engine, "handle_error")
         def failed(context: Any) -> None:
             if keeps_plans and _cause_of(context.original_exception) is causes.FORGOTTEN:
-                forgotten.append(True)
+                forgets.set()
 
     @event.listens_for(engine, "checkin")
     def used(_connection: Any, record: Any) -> None:

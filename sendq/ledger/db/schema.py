@@ -121,7 +121,7 @@ job = Table(
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
 )
 
-# The index of tags. A table of its own, because every change of a job is written to the indexes of its own table again.
+# The index of tags. A separate table, because every change of a job is written to the indexes of its own table again.
 job_tag = Table(
     "sendq_job_tag",
     metadata,
@@ -196,7 +196,7 @@ batch = Table(
     Column("listings", Integer, nullable=False, server_default="0"),
     Column("open", Boolean, nullable=False, server_default=text("false")),  # sends are still added to it
     Column("total", Integer),  # null: unknown until the walk is over, or while it is open
-    Column("body", LargeBinary),  # the request that each of its jobs makes; null: each has a body of its own
+    Column("body", LargeBinary),  # the request that each of its jobs makes; null: each has its own body
     Column("content_type", Text),
     Column("cipher_key", Text),  # as in a payload
     Column("created_at", BigInteger, nullable=False),

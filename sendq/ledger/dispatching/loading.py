@@ -171,6 +171,17 @@ def _in_object_order(jobs: list[ClaimedJob], related: Mapping[UUID, _Related]) -
     return [job if job.object_id is None else by_object[job.object_id].pop(0) for job in jobs]
 
 
+def _one_row_of(table: str, name: str, key: str, value: str, *, dialect: str) -> str:
+    """A left join of the one row of ``table`` whose ``key`` is ``value``.
+
+    On PostgreSQL it is looked up for each row: a plan that joins the whole table is right while the table is small, and
+    may be kept until it is large.
+    """
+    if dialect == "postgresql":
+        return f"LEFT JOIN LATERAL (SELECT * FROM {table} WHERE {key} = {value} LIMIT 1) AS {name} ON true"  # noqa: S608
+    return f"LEFT JOIN {table} AS {name} ON {name}.{key} = {value}"
+
+
 @lru_cache
 def _load_of(dialect: str) -> Executable:
     prefix = "v." if dialect == "postgresql" else ":"
@@ -190,17 +201,9 @@ def _load_of(dialect: str) -> Executable:
         " b.fields, j.seal, j.seal_key, NULL AS files,"
         " coalesce(j.traceparent, b.traceparent) AS traceparent"
     )
-    joins = "LEFT JOIN sendq_payload AS p ON p.job_id = j.id LEFT JOIN sendq_batch AS b ON b.id = j.batch_id"
+    payload = _one_row_of("sendq_payload", "p", "job_id", "j.id", dialect=dialect)
+    joins = f"{payload} {_one_row_of('sendq_batch', 'b', 'id', 'j.batch_id', dialect=dialect)}"
     if dialect == "postgresql":
-        # A plan made while there are few batches would read all of them, and may be kept until there are many.
-        one = "LEFT JOIN LATERAL (SELECT * FROM {table} WHERE {key} = j.{its} LIMIT 1) AS {name} ON true"
-        joins = " ".join(
-            one.format(table=table, key=key, its=its, name=name)
-            for table, key, its, name in (
-                ("sendq_payload", "job_id", "id", "p"),
-                ("sendq_batch", "id", "batch_id", "b"),
-            )
-        )
         arrays = ", ".join(["CAST(:lane AS uuid[])"] + [f"CAST(:floor{p} AS bigint[])" for p in range(3)])
         source = f"FROM unnest({arrays}) AS v (lane, floor0, floor1, floor2) CROSS JOIN LATERAL ({parts}) AS j"
         binds: list[BindParameter[Any]] = [bindparam("lane", type_=ARRAY(Uuid()))]
@@ -248,9 +251,7 @@ def _related_of(dialect: str) -> Executable:
         " AND ((SELECT nb.fields FROM sendq_batch AS nb WHERE nb.id = n.batch_id) & b.fields) <> 0) END"
     )
     these = "= ANY(:ids)" if dialect == "postgresql" else "IN :ids"
-    # A plan that is kept from when there were few batches must look each one up.
-    one = "LATERAL (SELECT * FROM sendq_batch WHERE id = j.batch_id LIMIT 1) AS b ON true"
-    batch = f"LEFT JOIN {one if dialect == 'postgresql' else 'sendq_batch AS b ON b.id = j.batch_id'}"
+    batch = _one_row_of("sendq_batch", "b", "id", "j.batch_id", dialect=dialect)
     statement = text(
         f"SELECT j.id, {sender} AS sender_id, {overtaken} AS overtaken, (SELECT o.id {before}) AS behind,"  # noqa: S608
         f" (SELECT o.next_at {before}) AS behind_next_at, (SELECT o.rule {before}) AS behind_rule"

@@ -66,7 +66,7 @@ class Suppression:
                 yield job
 
     def _recipients(self, job: ClaimedJob) -> Recipients:
-        """Nobody if they cannot be read: the request cannot be made either, and the policy ends such a job."""
+        """None if they cannot be read: the request cannot be made either, and the policy ends such a job."""
         try:
             text = text_of(job.form, job.body)
             return self._recipients_of_content(job) if text is None else recipients_in(job.form, text)

@@ -8,7 +8,7 @@ the API remembers its idempotency key.
 Once a hold is over, released or not, the leader brings back what was put off for longer, some at a time
 (`worker.leading.tag_holds`), and then deletes the row: the time until which a job was put off may be that of an earlier
 hold of the tag. A new hold of the same tag takes over the row, and the leader begins again when that one is over. A
-claim locks the row before it puts jobs off, so that it puts none off behind the leader's back.
+claim locks the row before it puts jobs off, so that it puts none off that the leader has already passed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def are_held(
 def hold_back(
     connection: Connection, lanes: Mapping[UUID, Lane], found: Sequence[ClaimedJob], *, now: Micros
 ) -> frozenset[UUID]:
-    """Put off those of these jobs of which a tag is held, and others that are due behind them; returns all of them."""
+    """Put off those of these jobs that have a held tag, and others that are due behind them; returns all of them."""
     tagged = with_tags(found)
     if not tagged or not are_held(connection, lanes, tagged, now=now):
         return frozenset()
@@ -113,7 +113,7 @@ def _due(connection: Connection, lane: Lane, *, now: Micros) -> Sequence[tuple[U
     return found
 
 
-# In the order of the index of waiting jobs, and no more of them than may be put off, so that it is cheap in any lane.
+# In the order of the index of waiting jobs, limited to how many may be put off, so that it is cheap in any lane.
 _DUE = (
     text(
         "SELECT id, tags, operation, doubt_at FROM sendq_job"
@@ -142,7 +142,7 @@ def ended(connection: Connection, *, now: Micros) -> list[tuple[str, str]]:
 def bring_back(connection: Connection, application: str, tag: str, *, now: Micros) -> tuple[int, bool]:
     """Bring back some jobs of a hold that is over; returns how many, and whether there may be more.
 
-    They start in the order of their enqueue. Those of which another tag is held are put off again at their next turn.
+    They start in the order of their enqueue. Those with another held tag are put off again at their next turn.
     """
     this = (_hold.application == application, _hold.tag == tag)
     row = connection.execute(select(schema.tag_hold).where(*this).with_for_update()).first()

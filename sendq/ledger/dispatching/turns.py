@@ -110,9 +110,8 @@ def claim_at_once(
     locked and that have no turn, each with the turn that it gets (`sendq.ledger.dispatching.offers.opened`).
 
     None are claimed, and nothing is changed, if one of the jobs needs more than a look at itself: it must not begin any
-    more, its tag is held, its order among others of its object matters, or this version or vault cannot read it. Those
-    are for `claim`.
-    It waits for no lock.
+    more, its tag is held, a recipient is suppressed, its order among others of its object matters, or this version or
+    vault cannot read it. Those are for `claim`. It waits for no lock.
 
     Raises:
         sqlalchemy.exc.OperationalError: another transaction has locked one of the jobs (PostgreSQL's 55P03).

@@ -68,7 +68,7 @@ def no_such_job(job_id: UUID) -> NotFound:
 
 
 def no_such_batch(batch_id: UUID) -> NotFound:
-    """The error for an id of which the ledger has no batch, or no longer has one."""
+    """The error for an id of a batch that the ledger does not have, or no longer has."""
     return NotFound(f"there is no batch {batch_id} in this ledger; it may have been pruned after its retention")
 
 

@@ -401,7 +401,7 @@ class TestAJobThatWaits:
         assert "held" in browser.get("/jobs").words
         assert "It is held already" in browser.get(f"/acts/hold-job?job={job}").words
         act(browser, f"/acts/release-job?job={job}", reason="it was right")
-        assert "Nobody holds it" in browser.get(f"/acts/release-job?job={job}").words
+        assert "It is not held" in browser.get(f"/acts/release-job?job={job}").words
         assert events_of(kept) == [("hold", "anna", "wrong price"), ("release", "anna", "it was right")]
 
     def test_is_rescheduled(self, browser: Browser, kept: Ledger) -> None:

@@ -136,7 +136,7 @@ class TestSigningIn:
         for address in ("192.0.2.1", "192.0.2.2"):
             sign_in(locked, x_forwarded_for=address)
         warnings = [one.getMessage() for one in caplog.records if "SENDQ_CONSOLE_TRUSTED_PROXIES" in one.getMessage()]
-        assert [line.partition(" is not believed")[0] for line in warnings] == ["X-Forwarded-For from 127.0.0.1"]
+        assert [line.partition(" is ignored")[0] for line in warnings] == ["X-Forwarded-For from 127.0.0.1"]
 
     def test_over_plain_http_says_that_it_cannot_work(self, locked: Browser) -> None:
         assert "without HTTPS" not in locked.get("/sign-in").words

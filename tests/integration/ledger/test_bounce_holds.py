@@ -1,4 +1,4 @@
-"""Grants too much of whose mail bounced within an hour are held, on both databases."""
+"""Grants with too high a bounce rate within an hour are held, on both databases."""
 
 from __future__ import annotations
 

@@ -293,7 +293,7 @@ class TestASend:
 
     def test_that_would_go_to_nobody_is_refused(self, ledger: Ledger) -> None:
         suppress(ledger, LEYAH)
-        nobody = f"{LISTED}, and nobody is left in to"
+        nobody = f"{LISTED}, and to has no other recipient"
         assert refused(ledger, Message(to=[LEYAH], cc=[NOOR]), suppressed="drop") == [("to[0]", nobody)]
         finished = MimeMessage(b"To: noor@example.com, leyah@example.com\n\n.")
         assert refused(ledger, finished, suppressed="drop") == [("mime.To[1]", LISTED)]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +11,24 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.trace import TracerProvider
 
 from sendq import Message, State
+from tests.support.posted import Posted
 from tests.support.servers import PgServer
 from tests.support.system import running
-from tests.support.waiting import LIMIT_S, eventually
+from tests.support.waiting import eventually
 
 MARKED = Message(to=["bad+marked@marked-domain.example"], subject="marked-subject", body="<p>marked-body</p>")
 
 
-class Collector:
-    """A receiver of OTLP over HTTP: keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        outer = self
-
-        class Door(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                request = ExportTraceServiceRequest()
-                request.ParseFromString(body)
-                outer.requests.append(request)
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+class Collector(Posted):
+    """A receiver of OTLP over HTTP."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        return f"http://{self.address}"
+
+    @property
+    def requests(self) -> list[ExportTraceServiceRequest]:
+        return [ExportTraceServiceRequest.FromString(body) for body in self.bodies]
 
     def spans(self) -> list[Any]:
         """All spans so far."""
@@ -57,12 +38,8 @@ class Collector:
 
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    collector = Collector()
-    collector.thread.start()
-    yield collector
-    collector.server.shutdown()
-    collector.server.server_close()
-    collector.thread.join(LIMIT_S)
+    with Collector() as collector:
+        yield collector
 
 
 def test_each_attempt_is_a_span_in_the_callers_trace(pg_server: PgServer, tmp_path: Path, collector: Collector) -> None:

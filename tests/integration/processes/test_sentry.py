@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,40 +11,26 @@ import pytest
 
 from sendq import Message, State
 from sendq.simulator import Fault
+from tests.support.posted import Posted
 from tests.support.servers import PgServer
 from tests.support.system import API_KEY, System, mail, running
-from tests.support.waiting import LIMIT_S, eventually
+from tests.support.waiting import eventually
 
 MARKED = Message(
     to=["bad+marked-address@marked-domain.example"], subject="marked-subject", body="<p>marked-body</p>"
 )  # fmt: skip
 
 
-class Ingest:
-    """A stand-in for Sentry's door: keeps the envelopes it is sent."""
-
-    def __init__(self) -> None:
-        self.envelopes: list[str] = []
-        outer = self
-
-        class Door(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                if self.headers.get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                outer.envelopes.append(body.decode())
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Door)
-        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+class Ingest(Posted):
+    """What Sentry's SDK sends its envelopes to."""
 
     @property
     def dsn(self) -> str:
-        return f"http://key@127.0.0.1:{self.server.server_address[1]}/1"
+        return f"http://key@{self.address}/1"
+
+    @property
+    def envelopes(self) -> list[str]:
+        return [body.decode() for body in self.bodies]
 
     def events(self) -> list[dict[str, Any]]:
         """The events in the envelopes: the lines that have a fingerprint."""
@@ -65,12 +48,8 @@ class Ingest:
 
 @pytest.fixture
 def ingest() -> Iterator[Ingest]:
-    ingest = Ingest()
-    ingest.thread.start()
-    yield ingest
-    ingest.server.shutdown()
-    ingest.server.server_close()
-    ingest.thread.join(LIMIT_S)
+    with Ingest() as ingest:
+        yield ingest
 
 
 def test_one_issue_for_each_rule_with_ids_alone(pg_server: PgServer, tmp_path: Path, ingest: Ingest) -> None:
