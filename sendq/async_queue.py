@@ -19,7 +19,7 @@ from sqlalchemy import URL, Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import await_only  # asyncio only
 
-from sendq import clock
+from sendq import changes, clock
 from sendq.enqueueing.async_own_list import AsyncAsk, AsyncOwnList
 from sendq.enqueueing.batch_sends import MOST_SENDS_SQLITE, NewBatch, Sends, check_batch
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
@@ -45,6 +45,7 @@ from sendq.ids import new_id, parse_id
 from sendq.ledger.batch_sends import Storing, add_to_batch, reading_once, store_new_batch
 from sendq.ledger.batches import close_batch
 from sendq.ledger.db.async_transactions import AsyncTransactions
+from sendq.ledger.replacing import replace_message
 from sendq.ledger.secrets import stored_digest_key
 from sendq.ledger.storing import store_batch
 from sendq.ledger.suppressing import Enqueuer
@@ -289,6 +290,46 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         """
         wanted = parse_id(batch_id, what="batch")
         return await self._ledger.write(session, lambda connection: close_batch(connection, wanted, now=self._now()))
+
+    async def replace(
+        self,
+        job_id: str,
+        message: Message | MimeMessage,
+        *,
+        suppressed: Suppressed | str = Suppressed.REFUSE,
+        by: str | None = None,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> Job:
+        """Replace the message of a send that waits: the same job and key, with other content.
+
+        Everything else stays: due time, expiry, priority, holds, tags, batch. The message is checked as in `send`. The
+        event of the change has keyed digests of the old and the new request. A later `send` with the key is compared
+        with the new message (and its grant), whatever times it asks for; the old message is a `KeyConflict`. With the
+        database roles of ``deploy/roles.sql``, this needs ``sendq_worker``: applications cannot change what is stored.
+
+        Args:
+            job_id: the job. One of a batch can be replaced too; the batch's key still names the messages as they were.
+            message: the new message, complete.
+            suppressed: what to do about suppressed recipients, as in `send`.
+            by, reason: author and reason, recorded with the change; by default ``program`` and none.
+            session: join this transaction.
+
+        Raises:
+            NotWaiting: its call is being made, it may have been sent, or it has ended. Nothing was changed.
+            InvalidArgument: the job is not a send.
+            NotFound: there is no such job.
+            InvalidJob, SuppressedRecipients, SuppressionListFailed, Unreadable: as in `send`.
+        """
+        author, wanted = changes.author_of(by, reason), parse_id(job_id, what="job")
+        await measure_contents([Send("", message)])  # asyncio only
+        return await self._ledger.write(
+            session,
+            lambda connection: replace_message(
+                connection, wanted, message, author, self._storing(), suppressed=suppressed,
+                metadata_key=self._metadata_key, senders=self._senders, now=self._now(),
+            ),
+        )  # fmt: skip
 
     async def modify(
         self,

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sqlalchemy import URL, Connection, Engine
 
-from sendq import clock
+from sendq import changes, clock
 from sendq.enqueueing.batch_sends import MOST_SENDS_SQLITE, NewBatch, Sends, check_batch
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.expiry import Expiry
@@ -41,6 +41,7 @@ from sendq.ids import new_id, parse_id
 from sendq.ledger.batch_sends import Storing, add_to_batch, reading_once, store_new_batch
 from sendq.ledger.batches import close_batch
 from sendq.ledger.db.transactions import Transactions
+from sendq.ledger.replacing import replace_message
 from sendq.ledger.secrets import stored_digest_key
 from sendq.ledger.storing import store_batch
 from sendq.ledger.suppressing import Enqueuer
@@ -286,6 +287,45 @@ class SendQueue(Reading, Changing, Suppressing):
         """
         wanted = parse_id(batch_id, what="batch")
         return self._ledger.write(session, lambda connection: close_batch(connection, wanted, now=self._now()))
+
+    def replace(
+        self,
+        job_id: str,
+        message: Message | MimeMessage,
+        *,
+        suppressed: Suppressed | str = Suppressed.REFUSE,
+        by: str | None = None,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> Job:
+        """Replace the message of a send that waits: the same job and key, with other content.
+
+        Everything else stays: due time, expiry, priority, holds, tags, batch. The message is checked as in `send`. The
+        event of the change has keyed digests of the old and the new request. A later `send` with the key is compared
+        with the new message (and its grant), whatever times it asks for; the old message is a `KeyConflict`. With the
+        database roles of ``deploy/roles.sql``, this needs ``sendq_worker``: applications cannot change what is stored.
+
+        Args:
+            job_id: the job. One of a batch can be replaced too; the batch's key still names the messages as they were.
+            message: the new message, complete.
+            suppressed: what to do about suppressed recipients, as in `send`.
+            by, reason: author and reason, recorded with the change; by default ``program`` and none.
+            session: join this transaction.
+
+        Raises:
+            NotWaiting: its call is being made, it may have been sent, or it has ended. Nothing was changed.
+            InvalidArgument: the job is not a send.
+            NotFound: there is no such job.
+            InvalidJob, SuppressedRecipients, SuppressionListFailed, Unreadable: as in `send`.
+        """
+        author, wanted = changes.author_of(by, reason), parse_id(job_id, what="job")
+        return self._ledger.write(
+            session,
+            lambda connection: replace_message(
+                connection, wanted, message, author, self._storing(), suppressed=suppressed,
+                metadata_key=self._metadata_key, senders=self._senders, now=self._now(),
+            ),
+        )  # fmt: skip
 
     def modify(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -15,8 +15,9 @@ class Plan:
     """What one call of enqueue stores: rows, ready to go in.
 
     ``jobs`` may be a generator if there are no payloads; both are read in chunks. ``pieces``, in order, name their
-    contents by digest, and ``contents`` has each of them. ``wakes`` holds a row for each lane. The ``repr`` shows
-    nothing, because error trackers show the variables of every frame.
+    contents by digest, and ``contents`` has each of them. ``wakes`` holds a row for each lane.
+    ``message_digest`` makes the digest of a job's message alone, to compare with a key whose content was replaced. The
+    ``repr`` shows nothing, because error trackers show the variables of every frame.
     """
 
     jobs: Iterable[Mapping[str, Any]]
@@ -26,6 +27,7 @@ class Plan:
     batch: Mapping[str, Any] | None = None
     keys: Sequence[Mapping[str, Any]] = ()
     wakes: Sequence[Mapping[str, Any]] = field(default_factory=list)
+    message_digest: Callable[[UUID], bytes] | None = None
 
     def __repr__(self) -> str:
         return "Plan(…)"

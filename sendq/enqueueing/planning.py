@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any, TypedDict
@@ -144,12 +144,14 @@ def plan_sends(
     batch_id: UUID | None = None,
     first: int = 0,
     texts: Mapping[str, Content] | None = None,
+    replaces: UUID | None = None,
 ) -> Planned:
     """The rows for these sends. With ``indexed``, a problem's field begins with the position: ``[7].to[0].email``.
 
     ``links`` makes unsubscribe links. ``instead``: messages without their suppressed recipients, by position; the
     digests of keys stay those of the messages as they were passed. ``first``: the position in its call of the first of
     these sends, which are then a part of a batch. ``texts``: bodies that are stored once for all messages with them.
+    ``replaces``: the job that gets the message of the only send.
 
     Raises:
         InvalidJob: with every problem of every send.
@@ -165,7 +167,10 @@ def plan_sends(
         problems = _repeated_keys(sends)
     if problems:
         raise InvalidJob(problems)
-    return _rows(sends, messages, now=now, metadata_key=metadata_key, batch_id=batch_id, first=first, texts=texts or {})
+    return _rows(
+        sends, messages, now=now, metadata_key=metadata_key, batch_id=batch_id, first=first, texts=texts or {},
+        replaces=replaces,
+    )  # fmt: skip
 
 
 def _linked(
@@ -186,6 +191,7 @@ def _rows(
     batch_id: UUID | None,
     first: int,
     texts: Mapping[str, Content],
+    replaces: UUID | None,
 ) -> Planned:
     """The rows for sends that have been checked; see `plan_sends`."""
     jobs, payloads, keys, ids, names = [], [], [], [], []
@@ -197,7 +203,7 @@ def _rows(
     active = active_traceparent()
     traced = active is not None or any(send.options.traceparent for send in sends)
     for position, send in enumerate(sends):
-        options, job_id = send.options, new_id()
+        options, job_id = send.options, replaces or new_id()
         name = (options.application, send.grant_id)
         lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
         request = _request(messages[position], str(job_id), metadata_key, texts)
@@ -219,7 +225,10 @@ def _rows(
         wakes.add(lane, options, send.grant_id, row["priority"], row["next_at"])
         if options.key is not None:
             keys.append(key_row(options, digest_of(send), now=now, job_id=job_id))
-    plan = Plan(jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows())
+    plan = Plan(
+        jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows(),
+        message_digest=lambda job_id: message_digest(sends[ids.index(job_id)]),
+    )  # fmt: skip
     return Planned(plan, ids, names)
 
 
@@ -239,6 +248,12 @@ def digest_of(send: Send) -> bytes:
     if isinstance(send.message, MimeMessage):
         return mime_digest(send.message, **given)
     return send_digest(send.message, **given)
+
+
+def message_digest(send: Send) -> bytes:
+    """The digest of a message, its grant and its application, whenever it was to be sent."""
+    options = replace(send.options, due_at=None, expires_at=None)
+    return digest_of(replace(send, options=options))
 
 
 def _piece_rows(request: Request, job_id: UUID) -> Iterator[dict[str, Any]]:

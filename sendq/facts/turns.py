@@ -63,12 +63,13 @@ class Unopened:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A turn of a worker wants to make the call for this job next."""
+    """A turn of a worker wants to make the call for this job next, as it was loaded with this ``generation``."""
 
     lane_id: UUID
     fence: int
     worker: UUID
     job_id: UUID
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,14 @@ order, so that they cannot deadlock either.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hmac import compare_digest
 from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Table, TwoPhaseTransaction, select, text, tuple_
+from sqlalchemy import Connection, Row, Table, TwoPhaseTransaction, select, text, tuple_, update
 
 from sendq.bindings import key_context
 from sendq.clock import Micros
@@ -30,6 +31,10 @@ NO_VAULT = Vault()
 
 # The columns of a wake row by priority.
 _WAKES = ("high_at", "normal_at", "low_at")
+
+# Before the digest of a key whose message was replaced: the digest of the message alone, without the times that the
+# first call asked for.
+REPLACED = b"replaced "
 
 # The leader's row has the time until which it sleeps. Only a commit with earlier work wakes it: a NOTIFY is not free
 # (it takes a lock that all commits share).
@@ -49,7 +54,7 @@ def store(connection: Connection, plan: Plan, *, at: Micros, vault: Vault = NO_V
         Unreadable: a key exists, and its digest is sealed with an encryption key that this vault does not have, or
             was altered.
     """
-    found = _claim_keys(connection, plan.keys, vault)
+    found = _claim_keys(connection, plan, vault)
     known = {key["job_id"] or key["batch_id"] for key in plan.keys if (key["application"], key["key"]) in found}
     batch: list[Mapping[str, Any]] = []
     if plan.batch is not None:
@@ -125,10 +130,10 @@ def _can_notify(connection: Connection) -> bool:
     return connection.dialect.name == "postgresql" and not isinstance(connection.get_transaction(), TwoPhaseTransaction)
 
 
-def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]], vault: Vault) -> dict[tuple[str, str], UUID]:
+def _claim_keys(connection: Connection, plan: Plan, vault: Vault) -> dict[tuple[str, str], UUID]:
     """Insert the keys. Returns those that existed already, with the ids that they name."""
     found: dict[tuple[str, str], UUID] = {}
-    wanted = sorted(keys, key=lambda row: (row["application"], row["key"]))
+    wanted = sorted(plan.keys, key=lambda row: (row["application"], row["key"]))
     by_application = groupby(wanted, key=lambda row: row["application"])
     for chunk in (chunk for _, rows in by_application for chunk in chunks(rows)):
         # One application at a time, because only the key is returned.
@@ -143,19 +148,34 @@ def _claim_keys(connection: Connection, keys: Sequence[Mapping[str, Any]], vault
         there = {(row.application, row.key): row for row in rows}
         for row in taken:
             name = (row["application"], row["key"])
-            found[name] = require_same(there[name], row["digest"], vault)
+            alone = None if plan.message_digest is None else partial(plan.message_digest, row["job_id"])
+            found[name] = require_same(there[name], row["digest"], vault, message_digest=alone)
     return found
 
 
-def require_same(first: Row[Any], digest: bytes, vault: Vault) -> UUID:
+def require_same(
+    first: Row[Any], digest: bytes, vault: Vault, *, message_digest: Callable[[], bytes] | None = None
+) -> UUID:
     """The id of the job or batch that an existing key names, if it was used with this content.
+
+    ``message_digest``: makes the digest of the message alone, with which a replaced message is compared.
 
     Raises `KeyConflict`, or `Unreadable` as `store` does.
     """
     target: UUID = first.job_id or first.batch_id
-    if not _same_content(first, digest, vault):
+    if not _same_content(first, digest, vault, message_digest):
         raise KeyConflict(first.key, str(target))
     return target
+
+
+def replace_key(connection: Connection, application: str, key: str, job_id: UUID, digest: bytes, vault: Vault) -> None:
+    """Have a key name new content of its job: ``digest`` is that of the message alone. One that was erased stays so."""
+    table = schema.key
+    row = {"application": application, "key": key, "digest": REPLACED + digest, "job_id": job_id, "batch_id": None}
+    made = _sealed_key(row, vault)
+    this = (table.c.application == application, table.c.key == key, table.c.job_id == job_id, table.c.digest != b"")
+    new = {"digest": made["digest"], "cipher_key": made.get("cipher_key")}
+    connection.execute(update(table).where(*this).values(**new))
 
 
 def _sealed_key(row: Mapping[str, Any], vault: Vault) -> Mapping[str, Any]:
@@ -166,7 +186,7 @@ def _sealed_key(row: Mapping[str, Any], vault: Vault) -> Mapping[str, Any]:
     return {**row, "digest": digest.data, "cipher_key": digest.key_name}
 
 
-def _same_content(first: Row[Any], digest: bytes, vault: Vault) -> bool:
+def _same_content(first: Row[Any], digest: bytes, vault: Vault, message_digest: Callable[[], bytes] | None) -> bool:
     """Whether an existing key was used with this content. One whose digest was erased matches any."""
     known = bytes(first.digest)
     if not known:
@@ -175,4 +195,6 @@ def _same_content(first: Row[Any], digest: bytes, vault: Vault) -> bool:
         known = vault.open(
             known, first.cipher_key, context=key_context(first.application, first.key, first.job_id or first.batch_id)
         )
+    if known.startswith(REPLACED) and len(known) > len(digest):
+        return message_digest is not None and compare_digest(known[len(REPLACED) :], message_digest())
     return compare_digest(known, digest)

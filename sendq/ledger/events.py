@@ -10,7 +10,8 @@
     recipients_dropped  a job was enqueued without some of its recipients: they are suppressed
     cancel, retry, resolved, deliveries_retried, forget, recovered, rekey, suppressed, unsuppressed
                         what an operator did
-    reschedule, priority    a person or program changed jobs that wait, as do hold and release of a job or batch
+    reschedule, priority, replace   a person or program changed jobs that wait, as do hold and release of a job or
+                                    batch; ``replace`` has the digests of both requests (`sendq.ledger.replacing`)
     refused             somebody tried an act in the console who is not an operator
 
 An act on many things is one event (on a suppression list: one for each category) with their ``number``, in the
@@ -42,7 +43,7 @@ KINDS = (
     "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "recipients_dropped",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
-    "reschedule", "priority", "refused",
+    "reschedule", "priority", "replace", "refused",
 )  # fmt: skip
 
 

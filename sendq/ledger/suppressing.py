@@ -83,7 +83,7 @@ class Enqueuer:
             if not jobs[position].existed:
                 jobs[position] = replace(jobs[position], dropped=tuple(hit.field for hit in dropped))
         if verdict.dropped:
-            _note(connection, sends, verdict, jobs, now=now)
+            note_dropped(connection, sends, verdict, jobs, now=now)
         return list(jobs.values())
 
     def judge(
@@ -180,7 +180,7 @@ def note_left_out(
         )  # fmt: skip
 
 
-def _note(
+def note_dropped(
     connection: Connection, sends: Sequence[Send], verdict: Verdict, jobs: Mapping[int, Job], *, now: Micros
 ) -> None:
     """Record which recipients of a job were left out, and why."""

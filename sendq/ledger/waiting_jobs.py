@@ -94,7 +94,7 @@ def start(
         return Changing(int(bool(after_change(row, change))))
     number = _apply(connection, [row], change)
     if number:
-        lane = _lane(connection, row)
+        lane = lane_of(connection, row)
         fields = {"job_id": job_id, "batch_id": row.batch_id, "at": now}
         events.append(connection, change.kind.value, **fields, **_fields(change, author), **lane)
     return Changing(number)
@@ -196,7 +196,7 @@ def _start_batch(
     connection.execute(update(table).where(table.c.id == batch_id).values(**_of_batch(batch, change, now=now)))
     event_id = new_id()
     fields = {"batch_id": batch_id, "at": now, "number": 0, "event_id": event_id}
-    lane = {"application": batch.application} if batch.lane_id is None else _lane(connection, batch)
+    lane = {"application": batch.application} if batch.lane_id is None else lane_of(connection, batch)
     events.append(connection, change.kind.value, **fields, **_fields(change, author), **lane)
     return Changing(0, batch_id=batch_id, event_id=event_id, after=_FIRST)
 
@@ -249,7 +249,7 @@ def _wake(connection: Connection, changed: Sequence[tuple[Row[Any], dict[str, An
     lanes: dict[UUID, dict[str, Any]] = {}
     for row, _ in changed:  # a batch of sends has several lanes
         if row.lane_id not in lanes:
-            lanes[row.lane_id] = _lane(connection, row)
+            lanes[row.lane_id] = lane_of(connection, row)
     woken = [
         _Woken(row.id, row.lane_id, lane["application"], lane["grant_id"], None, columns.get("priority", row.priority))
         for row, columns in changed
@@ -271,7 +271,7 @@ class _Woken:
     priority: int
 
 
-def _lane(connection: Connection, row: Row[Any]) -> dict[str, Any]:
+def lane_of(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     """The application, grant and provider of a job or batch.
 
     The dispatcher may not have made its lane yet: then the wake row of its enqueue names them. The lane is read again

@@ -1,9 +1,10 @@
-"""Keyed digests of recipients' addresses: they recognise a recipient again, and do not show who it is. Pure."""
+"""Keyed digests of recipients' addresses and of requests: they recognise one again, and do not show it. Pure."""
 
 from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Iterable
 
 from sendq.messages.addresses import parse, trimmed, wire_form
 
@@ -28,6 +29,14 @@ def digest_of(key: bytes, application: str, address: str) -> bytes:
     """HMAC-SHA256 of an address in its `same_form`, cut to 16 bytes; another application's digests differ."""
     named = f"{application}\0{same_form(address)}"
     return hmac.digest(key, named.encode(errors="replace"), "sha256")[:DIGEST_BYTES]
+
+
+def request_digest(key: bytes, opening: bytes, pieces: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """HMAC-SHA256 of a request, cut to 16 bytes. ``pieces``: the digest of each content, and the bytes after it."""
+    digest = hmac.new(key, b"request\0" + opening, "sha256")
+    for content, after in pieces:
+        digest.update(content + after)
+    return digest.digest()[:DIGEST_BYTES]
 
 
 def digest_in(recipient: str, key: bytes, application: str) -> bytes:

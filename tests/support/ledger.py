@@ -142,7 +142,7 @@ class Ledger:
         return self.record_group(
             Group(
                 outcomes,
-                [Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job) for claimed, job in begins],
+                [begin_of(claimed, job) for claimed, job in begins],
                 list(ends),
             )
         )
@@ -203,6 +203,12 @@ class Ledger:
         """Write a job's columns directly."""
         with self.writing() as connection:
             connection.execute(schema.job.update().where(schema.job.c.id == job_id).values(**values))
+
+
+def begin_of(claimed: Claimed, job_id: UUID) -> Begin:
+    """What the worker of a turn asks for, to make the call for this job next."""
+    generation = next((job.generation for job in claimed.jobs if job.id == job_id), 0)
+    return Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job_id, generation)
 
 
 def outcome(claimed: Claimed, job: Any, event: Event, *, called: bool = True, **given: Any) -> Outcome:

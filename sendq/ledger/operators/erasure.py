@@ -1,7 +1,8 @@
 """Erasure: remove what the ledger keeps of a grant's mail, and cancel what waits (``sendq forget``).
 
     erased     bodies, texts of errors and of bounces, what became of each recipient's copy, addresses in outcomes, and
-               the digests of keys (a key still finds its job, and a repeat with it still sends no second mail)
+               the digests of keys (a key still finds its job, and a repeat with it still sends no second mail) and of
+               replaced requests
     kept       the record of each job: its ids, times, states and rules, and keys as the application wrote them
     left       jobs in flight or in doubt: their bodies are needed to find out whether they were sent. A job in flight
                is cancelled if its call was not sent. Forget the grant again once they have ended
@@ -152,6 +153,13 @@ def erase_keys(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
     these = select(table.c.key).where(this).order_by(table.c.application, table.c.key).with_for_update()
     connection.execute(these).all()
     connection.execute(update(table).where(this).values(digest=b"", cipher_key=None))
+
+
+def erase_digests(connection: Connection, application: str, grant_id: str) -> None:
+    """Erase the digests of requests that were replaced, in their events, with the reasons that follow them."""
+    table = schema.event
+    replaced = (table.c.grant_id == grant_id, table.c.application == application, table.c.kind == "replace")
+    connection.execute(update(table).where(*replaced).values(reason=None))
 
 
 def note(connection: Connection, application: str, grant_id: str, *, by: str, reason: str, now: Micros) -> None:

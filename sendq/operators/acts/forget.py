@@ -80,6 +80,7 @@ def forget(
             erasure.erase_keys(connection, keys)
     with ledger.writing() as connection:
         batches_left = erasure.erase_batches(connection, found.batches)
+        erasure.erase_digests(connection, application, grant_id)
     _drop_files(ledger)
     ledger.empty_log()
     yield replace(so_far(), batches_left=batches_left)

@@ -20,7 +20,7 @@ from sendq.changes import HOLD, RELEASE
 from sendq.clock import SECOND
 from sendq.facts.lanes import WHOLE_APPLICATION
 from sendq.facts.outcomes import Hold, Page, Scope
-from sendq.facts.turns import Begin, Claimed, Group, Turn
+from sendq.facts.turns import Claimed, Group, Turn
 from sendq.ids import lane_id, new_id
 from sendq.ledger import batches, deliveries, doubt, waiting_jobs
 from sendq.ledger.db import schema
@@ -37,7 +37,7 @@ from sendq.ledger.operators.retry import DeadLetterSelection, retry
 from sendq.rules.paces import Paces
 from sendq.rules.reconcile import Seen
 from sendq.rules.states import Event
-from tests.support.ledger import Ledger, between_statements, empty, end, outcome, until_it_waits
+from tests.support.ledger import Ledger, begin_of, between_statements, empty, end, outcome, until_it_waits
 from tests.support.waiting import LIMIT_S
 
 LOCK_NOT_AVAILABLE = "55P03"
@@ -121,7 +121,7 @@ def a_record_and_the_cancel_of_its_batch(ledger: Ledger) -> Meeting:
     assert claimed.begun == {newer}
     (job,) = (job for job in claimed.jobs if job.id == newer)
     accepted = outcome(claimed, job, Event.ACCEPT, sent="yes")
-    group = Group([accepted], [Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, older)])
+    group = Group([accepted], [begin_of(claimed, older)])
     return _recorded(ledger, group), _cancelled(ledger, batch_id)
 
 
@@ -204,7 +204,7 @@ def a_record_of_a_page_and_a_hold_of_its_batch(ledger: Ledger) -> Meeting:
     (first,) = (job for job in claimed.jobs if job.id in claimed.begun)
     other = next(job for job in claimed.jobs if job.id not in claimed.begun)
     read = outcome(claimed, first, Event.ACCEPT, sent="yes", page=Page(("m1",), b"next", "text/plain"))
-    group = Group([read], [Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, other.id)])
+    group = Group([read], [begin_of(claimed, other.id)])
 
     def hold(connection: Connection) -> None:
         author = waiting_jobs.Author("tests", None)

@@ -34,6 +34,7 @@ from sendq.ledger.dispatching import rescue, workers
 from sendq.ledger.dispatching.offers import offer_turns
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.operators import holds
+from sendq.messages.payload import freeze_send
 from sendq.rules.pace import Limit, call_of
 from sendq.rules.paces import PaceRule, Paces, Window
 from sendq.rules.preflight import objection
@@ -97,6 +98,7 @@ class Machine(RuleBasedStateMachine):
         self.mail: Counter[UUID] = Counter()
         self.held: set[UUID] = set()  # jobs, by a person
         self.not_before: dict[UUID, Micros] = {}  # rescheduled to then
+        self.content: dict[UUID, bytes] = {}  # replaced by this
         self.starts: dict[str, list[tuple[Micros, str]]] = {grant: [] for grant in GRANTS}
 
     def teardown(self) -> None:
@@ -188,7 +190,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(
         data=st.data(),
-        thought=st.sampled_from(["reschedule", "hold", "hold", "release", "priority"]),
+        thought=st.sampled_from(["reschedule", "hold", "hold", "release", "priority", "replace"]),
         seconds=st.sampled_from([-60, 0, 30, 1_200]),
     )
     def think_again(self, data: st.DataObject, thought: str, seconds: int) -> None:
@@ -210,6 +212,12 @@ class Machine(RuleBasedStateMachine):
                     self.held.discard(job)
                 case "priority":
                     queue.set_priority(name, priority=data.draw(st.sampled_from(["high", "low"])))
+                case "replace":
+                    if before.operation != "send":
+                        return
+                    new = MESSAGE.model_copy(update={"subject": f"version {before.generation}"})
+                    queue.replace(name, new)
+                    self.content[job] = freeze_send(new, job_id=name)
             waits = True
         except NotWaiting:
             waits = False
@@ -334,6 +342,8 @@ class Machine(RuleBasedStateMachine):
             return
         assert job.id not in self.held, "a person holds it"
         assert now >= self.not_before.get(job.id, 0), "it was put off"
+        if job.operation == "send":
+            assert job.body == self.content.get(job.id, freeze_send(MESSAGE, job_id=str(job.id))), "it was replaced"
         self.starts[claimed.lane.grant_id].append((now, call_of(job.operation, job.form)))
         key = f"{job.id}:{job.generation}"
         replayed = key in self.accepted

@@ -14,11 +14,11 @@ from sqlalchemy import text
 from sendq import State
 from sendq.clock import SECOND
 from sendq.facts.outcomes import Hold, Outcome, Scope
-from sendq.facts.turns import Begin, Claimed, Recorded
+from sendq.facts.turns import Claimed, Recorded
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
 from sendq.rules.states import Event
-from tests.support.ledger import Ledger, end, outcome
+from tests.support.ledger import Ledger, begin_of, end, outcome
 from tests.support.servers import PgServer
 from tests.support.waiting import LIMIT_S, eventually
 from worker.serving.recorder import TEXT_REFUSED, Entry, Recorder
@@ -147,7 +147,7 @@ class TestAGroup:
         (claimed,) = pg_ledger.claim(pg_ledger.offer())
         following = next(job.id for job in claimed.jobs if job.id not in claimed.begun)
         pg_ledger.queue.cancel(str(ids[3]))
-        wanted = [Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job) for job in (following, ids[3])]
+        wanted = [begin_of(claimed, job) for job in (following, ids[3])]
         done = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
         recorder.put(Entry(PAIR, done, wanted, None, told.entry))
         recorder.start()

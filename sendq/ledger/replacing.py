@@ -1,0 +1,155 @@
+"""Replacing the message of a send that waits: the same job and key, other content.
+
+The job is locked, and gets a new generation: the API would compare a request under a used idempotency key with the
+first one, and a worker that has loaded the old content does not begin it any more (`sendq.ledger.dispatching.turns`).
+The event of the change has the keyed digests of both requests and the generation, which attempts name too: so it is
+known which content each attempt was made with.
+
+Contents (files, shared texts) are counted by the pieces that refer to them: those of the old message are deleted here,
+and a content that no other request has by `sendq.ledger.contents.drop_unused_contents`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, delete, select, update
+
+from sendq.bindings import File, payload_context
+from sendq.clock import Micros
+from sendq.enqueueing.plan import Plan
+from sendq.enqueueing.planning import Options, Send, message_digest, plan_sends, wants_links
+from sendq.enqueueing.senders import Senders
+from sendq.errors import Altered, InvalidArgument, NotWaiting, Problem, SuppressedRecipients
+from sendq.facts.lanes import UNKNOWN
+from sendq.ledger import events, sealing
+from sendq.ledger.batch_sends import Storing
+from sendq.ledger.contents import files_of, pieces_of, store_pieces
+from sendq.ledger.db import schema
+from sendq.ledger.enqueue import replace_key
+from sendq.ledger.reading import lookup
+from sendq.ledger.secrets import digest_key
+from sendq.ledger.storing import begin_before_savepoint, lock_before_reading
+from sendq.ledger.suppressing import note_dropped
+from sendq.ledger.waiting_jobs import Author, lane_of
+from sendq.messages.digests import request_digest
+from sendq.messages.message import Message
+from sendq.messages.mime import MimeMessage
+from sendq.rules.suppression import Suppressed
+from sendq.rules.waiting_job import refusal
+from sendq.vault import Vault
+from sendq.views import Job
+
+KIND = "replace"
+
+
+def replace_message(
+    connection: Connection,
+    job_id: UUID,
+    message: Message | MimeMessage,
+    author: Author,
+    storing: Storing,
+    *,
+    suppressed: Suppressed | str,
+    metadata_key: str,
+    senders: Senders | None,
+    now: Micros,
+) -> Job:
+    """Replace the message of a job; returns the job, with the recipients that were dropped.
+
+    Raises:
+        NotFound: there is no such job.
+        NotWaiting: it cannot be changed any more.
+        InvalidArgument: it is not a send.
+        InvalidJob, SuppressedRecipients, SuppressionListFailed: as at enqueue.
+        Unreadable: what is stored of it is encrypted with a key that the vault does not have.
+    """
+    begin_before_savepoint(connection)
+    lock_before_reading(connection)
+    with connection.begin_nested():
+        table = schema.job
+        row = connection.execute(select(table).where(table.c.id == job_id).with_for_update()).first()
+        _require_replaceable(row, job_id)
+        assert row is not None
+        lane = lane_of(connection, row)
+        provider = None if lane["provider"] == UNKNOWN else lane["provider"]
+        options = Options(application=lane["application"], provider=provider, suppressed=suppressed)
+        send = Send(lane["grant_id"], message, options)
+        links = storing.links(connection) if wants_links(send) else None
+
+        def plan(instead: Mapping[int, Message]) -> Plan:
+            return plan_sends(
+                [send], indexed=False, now=now, metadata_key=metadata_key, senders=senders, links=links,
+                instead=instead, replaces=job_id,
+            ).plan  # fmt: skip
+
+        planned = plan({})
+        verdict = storing.enqueuer.judge(
+            connection, [send], own=storing.own([send]), indexed=False, of_batch=False, now=now, vault=storing.vault
+        )
+        if verdict.problems:
+            raise SuppressedRecipients(verdict.problems)
+        if verdict.instead:
+            planned = plan(verdict.instead)
+        if _exchange(connection, row, planned, lane, author, storing.vault, now=now):
+            if row.key is not None:
+                digest = message_digest(send)
+                replace_key(connection, send.options.application, row.key, job_id, digest, storing.vault)
+            note_dropped(connection, [send], verdict, {0: Job(str(job_id))}, now=now)
+    return Job(str(job_id), existed=True, dropped=tuple(hit.field for hit in verdict.dropped.get(0, ())))
+
+
+def _require_replaceable(row: Row[Any] | None, job_id: UUID) -> None:
+    if row is None:
+        raise lookup.no_such_job(job_id)
+    if row.operation != "send":
+        raise InvalidArgument([Problem("job_id", "is not a send", "cancel it, and enqueue another change instead")])
+    if (because := refusal(row)) is not None:
+        raise NotWaiting("job", str(job_id), row.state, because)
+
+
+def _exchange(
+    connection: Connection, row: Row[Any], plan: Plan, lane: Mapping[str, Any], author: Author, vault: Vault, *,
+    now: Micros,
+) -> bool:  # fmt: skip
+    """Store the new request of a locked job instead of the old one; False: they are the same."""
+    job, payload = schema.job, schema.payload
+    key = digest_key(connection, vault)
+    before = _digest_of_stored(connection, row, key, vault)
+    (new,), (new_job,) = plan.payloads, plan.jobs
+    after = request_digest(key, new["body"], [(piece["digest"], piece["after"]) for piece in plan.pieces])
+    if before == after:
+        return False
+    form = {"form": new_job["form"]}
+    connection.execute(delete(schema.piece).where(schema.piece.c.job_id == row.id))
+    files = [File(piece["digest"], plan.contents[piece["digest"]].measure().size) for piece in plan.pieces]
+    sealed = sealing.payload_row(new, {**row._mapping, **form}, files, vault)
+    columns = {name: sealed.get(name) for name in ("body", "content_type", "length", "cipher_key")}
+    connection.execute(update(payload).where(payload.c.job_id == row.id).values(**columns))
+    store_pieces(connection, plan.pieces, plan.contents, vault=vault)
+    generation = row.generation + 1
+    changes = form | {"generation": generation, "key_at": None}
+    connection.execute(update(job).where(job.c.id == row.id).values(**changes))
+    digests = f"request {before.hex()} to {after.hex()}, generation {generation}"
+    reason = f"{digests}: {author.reason}" if author.reason else digests
+    fields = {"job_id": row.id, "batch_id": row.batch_id, "at": now, "by": author.by, "reason": reason}
+    events.append(connection, KIND, **fields, **lane)
+    return True
+
+
+def _digest_of_stored(connection: Connection, row: Row[Any], key: bytes, vault: Vault) -> bytes:
+    """The digest of a job's request as it is stored."""
+    table = schema.payload
+    stored = connection.execute(select(table).where(table.c.job_id == row.id)).first()
+    if stored is None:
+        raise Altered("")
+    files = files_of(connection, [row.id]).get(row.id, [])
+    context = payload_context(
+        row.id, row.lane_id, row.batch_id, row.operation, row.form, row.object_id, stored.content_type, stored.length,
+        files,
+    )  # fmt: skip
+    opening = vault.open(bytes(stored.body), stored.cipher_key, context=context)
+    pieces = pieces_of(connection, row.id, vault=vault)
+    return request_digest(key, opening, [(piece.digest, piece.after) for piece in pieces])
