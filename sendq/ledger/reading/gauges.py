@@ -101,8 +101,7 @@ class Levels:
 
 def levels(connection: Connection, *, now: Micros) -> Levels:
     """Run all queries, in one transaction."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL statement_timeout = {LIMIT_MS}"))
+    limit_time(connection)
     turn_wait_s, oldest_s = waits(connection, now=now)
     workers = connection.execute(
         select(func.count(), func.coalesce(func.sum(schema.worker.c.capacity), 0), func.min(schema.worker.c.beat_at))
@@ -128,6 +127,12 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
     )
 
 
+def limit_time(connection: Connection) -> None:
+    """Let each query of this transaction take at most `LIMIT_MS`, on PostgreSQL."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL statement_timeout = {LIMIT_MS}"))
+
+
 def waits(connection: Connection, *, now: Micros) -> tuple[float, dict[str, float]]:
     """``turn_wait_s`` and ``oldest_s`` of `Levels`."""
     pairs = read_pairs(connection)
@@ -149,12 +154,17 @@ def calls_since(connection: Connection, at: Micros) -> dict[str, int]:
 
 def count_waiting(connection: Connection, state: State) -> int:
     """How many jobs are in a state that is not final; more than `COUNT_MOST` is an estimate, or "at least"."""
-    some = select(schema.job.c.id).where(_is(state)).limit(COUNT_MOST).subquery()
-    counted = int(connection.execute(select(func.count()).select_from(some)).scalar_one())
+    counted = count_most(connection, state)
     if counted < COUNT_MOST or connection.dialect.name != "postgresql":
         return counted
     estimate = text("SELECT reltuples FROM pg_class WHERE oid = to_regclass(:index)")
     return max(counted, int(connection.execute(estimate, {"index": _INDEX_OF[state]}).scalar() or 0))
+
+
+def count_most(connection: Connection, state: State) -> int:
+    """How many jobs are in a state that has a partial index; `COUNT_MOST` means at least as many."""
+    some = select(schema.job.c.id).where(_is(state)).limit(COUNT_MOST).subquery()
+    return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 
 
 def lanes_by_state(connection: Connection, *, now: Micros) -> Counter[tuple[str, str]]:

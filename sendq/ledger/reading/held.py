@@ -6,10 +6,12 @@ closed, and `JOBS_MOST` jobs, through the index of waiting ones. Where a bound i
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, func, select
@@ -40,9 +42,24 @@ class Waiting:
     more: bool = False
     oldest: Micros | None = None
 
-    def __add__(self, other: Waiting) -> Waiting:
-        times = [at for at in (self.oldest, other.oldest) if at is not None]
-        return Waiting(self.number + other.number, self.more or other.more, min(times, default=None))
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """The waiting jobs of lanes: by lane their number and when the oldest of those that are due was due, and the lanes
+    whose jobs are not all counted.
+    """
+
+    by_lane: dict[UUID, tuple[int, Micros | None]]
+    more: set[UUID]
+
+    def of(self, lanes: Sequence[UUID], *, more: bool = False) -> Waiting:
+        """Of some of them together."""
+        found = [one for lane in lanes if (one := self.by_lane.get(lane)) is not None]
+        return Waiting(
+            sum(number for number, _ in found),
+            more or not self.more.isdisjoint(lanes),
+            min((at for _, at in found if at is not None), default=None),
+        )
 
 
 class Group(NamedTuple):
@@ -55,27 +72,43 @@ class Group(NamedTuple):
     state: GrantState
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A lane that is held or closed, or the hold of a pair with its lanes."""
+@dataclass(slots=True)
+class Members:
+    """The lanes of a group, and the first and last times of their holds."""
 
-    lanes: Sequence[UUID]
-    since: Micros | None
-    until: Micros | None
+    lanes: list[UUID] = field(default_factory=list)
     more: bool = False
+    since: Micros | None = None
+    first: Micros | None = None
+    last: Micros | None = None
+
+    def add(self, lanes: Sequence[UUID], since: Micros | None, until: Micros | None) -> None:
+        """One more hold."""
+        self.lanes += lanes
+        if since is not None and (self.since is None or since < self.since):
+            self.since = since
+        if until is not None:
+            self.first = until if self.first is None or until < self.first else self.first
+            self.last = until if self.last is None or until > self.last else self.last
 
 
 def held(
     connection: Connection, *, scope: LaneFilter = ANYWHERE, rule: str | None = None, now: Micros
 ) -> tuple[HeldGroup, ...]:
     """The groups in which grants are held or closed, those with the most waiting jobs first."""
-    members: dict[Group, list[Member]] = {}
-    lanes = [*_lanes(connection, _closed(rule), scope), *_lanes(connection, _held(rule, now=now), scope)]
-    for group, member in (*lanes[:LANES_MOST], *_pairs(connection, scope, rule, now=now)):
-        members.setdefault(group, []).append(member)
-    waiting = _waiting(connection, {lane for of in members.values() for member in of for lane in member.lanes}, now)
+    members: defaultdict[Group, Members] = defaultdict(Members)
+    rows = [*_lanes(connection, _closed(rule), scope), *_lanes(connection, _held(rule, now=now), scope)]
+    for lane, application, provider, closed_at, closed_rule, held_until, held_since, held_rule in rows[:LANES_MOST]:
+        if closed_at is not None:
+            group = Group(application, provider, closed_rule, "grant", GrantState.CLOSED)
+            members[group].add([lane], closed_at, None)
+        else:
+            group = Group(application, provider, held_rule, "grant", GrantState.HELD)
+            members[group].add([lane], held_since, held_until)
+    _add_pairs(connection, members, scope, rule, now=now)
+    waiting = _waiting(connection, {lane for of in members.values() for lane in of.lanes}, now)
     groups = [_group(group, of, waiting) for group, of in members.items()]
-    if len(lanes) > LANES_MOST:
+    if len(rows) > LANES_MOST:
         groups = [replace(one, more_grants=True) if one.scope == "grant" else one for one in groups]
     return tuple(sorted(groups, key=lambda one: (-one.waiting, -one.grants, one.application, one.rule or "")))
 
@@ -96,8 +129,8 @@ def waiting_behind(connection: Connection, lanes: Sequence[UUID], pairs: Iterabl
         some = _of_pair(connection, *name)
         more = more or len(some) > LANES_MOST
         all_of_them.update(some)
-    found = _waiting(connection, set(sorted(all_of_them)[:LANES_MOST]), 0)
-    return sum(found.values(), Waiting(more=more))
+    some = sorted(all_of_them)[:LANES_MOST]
+    return _waiting(connection, set(some), 0).of(some, more=more)
 
 
 def _closed(rule: str | None) -> list[ColumnElement[bool]]:
@@ -110,23 +143,16 @@ def _held(rule: str | None, *, now: Micros) -> list[ColumnElement[bool]]:
     return held if rule is None else [*held, _lane.held_rule == rule]
 
 
-def _lanes(
-    connection: Connection, state: list[ColumnElement[bool]], scope: LaneFilter
-) -> Iterable[tuple[Group, Member]]:
+def _lanes(connection: Connection, state: list[ColumnElement[bool]], scope: LaneFilter) -> Sequence[Any]:
     names = (_lane.id, _lane.application, _lane.provider, _lane.closed_at, _lane.closed_rule, _lane.held_until,
              _lane.held_since, _lane.held_rule)  # fmt: skip
-    found = connection.execute(select(*names).where(*state, *scope.conditions(_lane.id)).limit(LANES_MOST + 1))
-    for row in found:
-        closed = row.closed_at is not None
-        decided = row.closed_rule if closed else row.held_rule
-        state_ = GrantState.CLOSED if closed else GrantState.HELD
-        since, until = (row.closed_at, None) if closed else (row.held_since, row.held_until)
-        yield Group(row.application, row.provider, decided, "grant", state_), Member([row.id], since, until)
+    return connection.execute(select(*names).where(*state, *scope.conditions(_lane.id)).limit(LANES_MOST + 1)).all()
 
 
-def _pairs(
-    connection: Connection, scope: LaneFilter, rule: str | None, *, now: Micros
-) -> Iterable[tuple[Group, Member]]:
+def _add_pairs(
+    connection: Connection, members: defaultdict[Group, Members], scope: LaneFilter, rule: str | None, *, now: Micros
+) -> None:
+    """Add the holds of providers and applications, with the lanes that have work."""
     if scope.grant is not None:
         return
     table = schema.pair.c
@@ -137,7 +163,8 @@ def _pairs(
         lanes = _of_pair(connection, row.application, row.provider)
         scope_ = "application" if whole else "provider"
         group = Group(row.application, None if whole else row.provider, row.held_rule, scope_, GrantState.HELD)
-        yield group, Member(lanes[:LANES_MOST], row.held_since, row.held_until, more=len(lanes) > LANES_MOST)
+        members[group].add(lanes[:LANES_MOST], row.held_since, row.held_until)
+        members[group].more |= len(lanes) > LANES_MOST
 
 
 def _of_pair(connection: Connection, application: str, provider: str) -> Sequence[UUID]:
@@ -148,11 +175,11 @@ def _of_pair(connection: Connection, application: str, provider: str) -> Sequenc
     return connection.execute(query.limit(LANES_MOST + 1)).scalars().all()
 
 
-def _waiting(connection: Connection, lanes: set[UUID], now: Micros) -> dict[UUID, Waiting]:
+def _waiting(connection: Connection, lanes: set[UUID], now: Micros) -> Counted:
     """The waiting jobs of these lanes, by lane; at most `JOBS_MOST` in all, spread evenly over parts of the lanes."""
     job = schema.job.c
-    found: dict[UUID, Waiting] = {}
-    parts = list(chunks(sorted(lanes)))
+    counted = Counted({}, set())
+    parts = list(chunks(sorted(lanes, key=attrgetter("int"))))
     for part in parts:
         most = JOBS_MOST // len(parts)
         some = (
@@ -165,26 +192,24 @@ def _waiting(connection: Connection, lanes: set[UUID], now: Micros) -> dict[UUID
         rows = connection.execute(
             select(some.c.lane_id, func.count().label("number"), due.label("oldest")).group_by(some.c.lane_id)
         ).all()
-        more = sum(row.number for row in rows) > most
-        found |= {lane: Waiting(more=True) for lane in part if more}
-        found |= {row.lane_id: Waiting(int(row.number), more, row.oldest) for row in rows}
-    return found
+        counted.by_lane.update((lane, (number, oldest)) for lane, number, oldest in rows)
+        if sum(number for _, number, _ in rows) > most:
+            counted.more.update(part)
+    return counted
 
 
-def _group(group: Group, members: Sequence[Member], waiting: dict[UUID, Waiting]) -> HeldGroup:
-    jobs = sum((waiting.get(lane, Waiting()) for member in members for lane in member.lanes), Waiting())
-    since = min((member.since for member in members if member.since is not None), default=None)
-    ends = [member.until for member in members if member.until is not None]
+def _group(group: Group, members: Members, waiting: Counted) -> HeldGroup:
+    jobs = waiting.of(members.lanes)
     return HeldGroup(
         *group,
-        grants=sum(len(member.lanes) for member in members),
-        more_grants=any(member.more for member in members),
+        grants=len(members.lanes),
+        more_grants=members.more,
         waiting=jobs.number,
         more_waiting=jobs.more,
         oldest=_moment(jobs.oldest),
-        since=_moment(since),
-        first_back=_moment(min(ends, default=None)),
-        last_back=_moment(max(ends, default=None)),
+        since=_moment(members.since),
+        first_back=_moment(members.first),
+        last_back=_moment(members.last),
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, select
 from sendq.clock import SECOND, Micros, moment, seconds
 from sendq.ids import first_id
 from sendq.ledger.db import schema
+from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.reading import gauges
 from sendq.ledger.reading.holds import tag_holds, wide_holds
@@ -23,26 +24,28 @@ from sendq.views.status import CALLS_S
 
 def overview(connection: Connection, *, now: Micros) -> Overview:
     """What waits and what moves."""
-    levels = gauges.levels(connection, now=now)
+    gauges.limit_time(connection)
+    standing = lineage.read(connection)
+    turn_wait_s, oldest_s = gauges.waits(connection, now=now)
     lanes: Counter[str] = Counter()
-    for (state, _), number in levels.lanes.items():
+    for (state, _), number in gauges.lanes_by_state(connection, now=now).items():
         lanes[state] += number
-    jobs = {State(name): number for name, number in levels.jobs.items()}
-    jobs |= {State.IN_DOUBT: sum(levels.in_doubt.values()), State.DEAD: sum(levels.dead.values())}
+    jobs = {state: gauges.count_waiting(connection, state) for state in (State.QUEUED, State.SENDING)}
+    jobs |= {state: gauges.count_most(connection, state) for state in (State.IN_DOUBT, State.DEAD)}
     return Overview(
         at=moment(now),
-        shut=shut(connection),
+        shut=shut(standing),
         broker=broker_view(connection),
         jobs=jobs,
         enqueued=_enqueued_since(connection, now - seconds(CALLS_S)),
         calls=gauges.calls_since(connection, now - seconds(CALLS_S)),
-        oldest_s=levels.oldest_s,
-        turn_wait_s=levels.turn_wait_s,
+        oldest_s=oldest_s,
+        turn_wait_s=turn_wait_s,
         lanes=dict(lanes),
         holds=(*wide_holds(connection, now=now), *tag_holds(connection, now=now)),
         workers=tuple(workers(connection, now=now)),
-        deliveries=levels.deliveries,
-        clock_behind_s=max(0, lineage.read(connection).highest_at - now) / SECOND,
+        deliveries=backlog(connection, now=now),
+        clock_behind_s=max(0, standing.highest_at - now) / SECOND,
     )
 
 

@@ -16,7 +16,7 @@ from sendq.clock import SECOND, Micros, moment, seconds
 from sendq.ledger.db import schema
 from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching import broker, lineage
-from sendq.ledger.dispatching.lineage import DISPATCHER, Incomplete
+from sendq.ledger.dispatching.lineage import DISPATCHER, Incomplete, Standing
 from sendq.ledger.reading import gauges
 from sendq.ledger.reading.held import held
 from sendq.ledger.reading.holds import lane_holds, tag_holds, wide_holds
@@ -30,10 +30,11 @@ from sendq.views.status import CALLS_S, JOBS_MOST
 
 def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
     """The ledger at a glance, with at most ``holds`` grants that are held or closed, the latest first."""
+    standing = lineage.read(connection)
     turn_wait_s, oldest_s = gauges.waits(connection, now=now)
     return Status(
         at=moment(now),
-        shut=shut(connection),
+        shut=shut(standing),
         jobs=job_counts(connection),
         lanes=lane_counts(connection, now=now),
         holds=(
@@ -47,7 +48,7 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         calls=gauges.calls_since(connection, now - seconds(CALLS_S)),
         deliveries=backlog(connection, now=now),
         broker=broker_view(connection),
-        clock_behind_s=max(0, lineage.read(connection).highest_at - now) / SECOND,
+        clock_behind_s=max(0, standing.highest_at - now) / SECOND,
         held=held(connection, now=now),
     )
 
@@ -59,9 +60,8 @@ def broker_view(connection: Connection) -> BrokerView:
     return BrokerView(*(None if at is None else moment(at) for at in times))
 
 
-def shut(connection: Connection) -> Shut | None:
+def shut(found: Standing) -> Shut | None:
     """Whether the ledger has lost part of its history: then nothing is sent until `sendq recover` has been run."""
-    found = lineage.read(connection)
     if found.shut_at is None:
         return None
     because = found.shut_because or Incomplete.LOST

@@ -8,10 +8,12 @@ from sendq import clock
 from sendq.clock import SECOND, moment
 from sendq.errors import InvalidArgument
 from sendq.ledger.db import schema
+from sendq.ledger.reading import gauges
 from sendq.operators import Operators
 from sendq.rules.states import State
 from sendq.views import FoundGrant
 from tests.support.ledger import Ledger
+from tests.support.populated import populate
 
 HOUR = 3600 * SECOND
 
@@ -38,6 +40,20 @@ class TestTheOverview:
         assert seen.calls == {"done": 1}
         assert (seen.shut, seen.broker.unpublished_since, seen.workers) == (None, None, ())
         assert seen.as_json()["jobs"]["queued"] == 1
+
+    def test_counts_what_the_metrics_count(self, ledger: Ledger, operators: Operators) -> None:
+        with ledger.writing() as connection:
+            populate(connection, grants=60, jobs=600, held=7, now=ledger.clock())
+            levels = gauges.levels(connection, now=ledger.clock())
+        seen = operators.overview()
+        assert {state.value: number for state, number in seen.jobs.items()} == dict(levels.jobs) | {
+            "in_doubt": sum(levels.in_doubt.values()), "dead": sum(levels.dead.values()),
+        }  # fmt: skip
+        assert sum(seen.lanes.values()) == sum(levels.lanes.values()) == 60
+        assert (seen.oldest_s, seen.turn_wait_s, seen.deliveries) == (
+            levels.oldest_s, levels.turn_wait_s, levels.deliveries,
+        )  # fmt: skip
+        assert operators.held() == levels.held
 
     def test_shows_the_holds_of_providers(self, ledger: Ledger, operators: Operators) -> None:
         with ledger.writing() as connection:
