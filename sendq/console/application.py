@@ -15,6 +15,7 @@ from sendq.console.doing import Acting, Progress, Stop
 from sendq.console.headers import Headers
 from sendq.console.identity import Proxies, Who
 from sendq.console.live import EVERY_S, Fragments
+from sendq.console.looking_up import LookUp
 from sendq.console.pages import PAGES
 from sendq.console.passwords import PasswordFile
 from sendq.console.serving import Page, failed, not_found
@@ -22,6 +23,7 @@ from sendq.console.sessions import Sessions, Signer
 from sendq.console.signing_in import SignIn, SignOut
 from sendq.console.texts import RuleText
 from sendq.operators import Operators
+from sendq.vault import Vault
 
 
 def console(
@@ -33,6 +35,7 @@ def console(
     secret: str | None = None,
     trusted_proxies: Collection[str] = (),
     every_s: float = EVERY_S,
+    vault: Vault | None = None,
 ) -> Starlette:
     """The console over a ledger, as an application to mount (at any path) or to serve.
 
@@ -45,6 +48,8 @@ def console(
                      makes its own
     trusted_proxies  addresses or networks whose ``X-Forwarded-For`` is believed when attempts to sign in are counted
     every_s          how often an open page is updated, in seconds; all who look at the same page share one query
+    vault            the encryption keys of the ledger, if it is encrypted: needed only to look up by an address whether
+                     a recipient is suppressed; no body is opened
 
     Raises ``ValueError`` for a short secret or an invalid network. The ledger is first used by the first page.
     The end of its lifespan ends live updates, asks acts to stop after their current step, and closes the ledger. An
@@ -63,6 +68,7 @@ def console(
         rules=rules or {},
         reauth_url=reauth_url or (lambda application, grant_id: None),
         fragments=Fragments(every_s=every_s),
+        vault=vault or Vault(),
     )
 
     @asynccontextmanager
@@ -75,6 +81,7 @@ def console(
 
     routes = [
         *(Route(path, Page(desk, page), methods=["GET"]) for path, page in PAGES.items()),
+        Route("/suppressions", LookUp(desk), methods=["POST"]),
         Route("/acts/{act}", Acting(desk), methods=["GET", "POST"]),
         Route("/runs/{run}", Progress(desk), methods=["GET"]),
         Route("/runs/{run}/stop", Stop(desk), methods=["POST"]),

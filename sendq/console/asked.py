@@ -12,7 +12,9 @@ from sendq.console.identity import Person
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request. ``base``: the path at which the console is mounted; ``path``: within it."""
+    """One request. ``base``: the path at which the console is mounted; ``path``: within it; ``update``: only the live
+    part of a page is rendered.
+    """
 
     person: Person
     base: str
@@ -21,6 +23,7 @@ class Asked:
     values: Mapping[str, str]
     now: datetime
     csrf: str
+    update: bool = False
 
     def get(self, name: str) -> str | None:
         """A value of the query; None: it is missing or empty."""

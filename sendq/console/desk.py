@@ -19,6 +19,7 @@ from sendq.console.runs import Runs
 from sendq.console.sessions import Sessions, Signer
 from sendq.console.texts import Rules
 from sendq.operators import Operators
+from sendq.vault import Vault
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -58,6 +59,7 @@ class Desk:
     rules: Rules
     reauth_url: ReauthUrl
     fragments: Fragments
+    vault: Vault = field(default_factory=Vault)  # of an encrypted ledger: to look up recipients by their addresses
     runs: Runs = field(default_factory=Runs)
     attempts: Attempts = field(default_factory=Attempts)
     templates: Environment = field(default_factory=_compiled)

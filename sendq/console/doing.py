@@ -50,7 +50,7 @@ class Acting(Endpoint):
         self, act: Act, asked: Asked, values: Mapping[str, str], error: str | None = None, status: int = 200
     ) -> Response:
         values = with_period(act, values, asked.now)
-        preview = act.preview(self.desk.operators, Given(values, asked.person.name))
+        preview = act.preview(self.desk.operators, Given(values, asked.person.name, vault=self.desk.vault))
         view = {
             "act": act,
             "preview": preview,
@@ -62,7 +62,7 @@ class Acting(Endpoint):
         return HTMLResponse(self.desk.render(View("act.html", view), asked), status)
 
     def _begin(self, act: Act, asked: Asked, form: Mapping[str, str]) -> Response:
-        given = Given(form, asked.person.name, form.get("reason", "").strip())
+        given = Given(form, asked.person.name, form.get("reason", "").strip(), self.desk.vault)
         if not given.reason:
             return self._preview(act, asked, form, "Give a reason: it is recorded with your name.", 422)
         identity = form.get("id", "")

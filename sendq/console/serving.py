@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 from urllib.parse import parse_qsl
@@ -115,7 +116,7 @@ class Page(Endpoint):
         desk = self.desk
 
         def rendered() -> Rendered:
-            now = asked_of(desk, request, asked.person)
+            now = replace(asked_of(desk, request, asked.person), update=True)
             try:
                 view = self._page(desk, now)
                 assert isinstance(view, View), "a page that moves has no live part"
@@ -221,7 +222,9 @@ def explained(error: Exception) -> tuple[int, str, str]:
 
 
 # Arguments of `Operators` that have another name on the pages.
-LABELS = {"which": "this address", "cursor": "the page in this address", "apart_s": "rate"}
+LABELS = {
+    "which": "this address", "cursor": "the page in this address", "apart_s": "rate", "recipients[0]": "recipient",
+}  # fmt: skip
 
 
 def invalid(error: InvalidArgument) -> str:

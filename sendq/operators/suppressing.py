@@ -19,7 +19,7 @@ from sendq.scope import DEFAULT_APPLICATION
 from sendq.signing import signed
 from sendq.vault import Vault
 from sendq.views.page import Page
-from sendq.views.suppressions import Suppression
+from sendq.views.suppressions import Suppression, SuppressionCount
 
 if TYPE_CHECKING:
     from sendq.operators.acts.suppress import SuppressProgress
@@ -48,6 +48,8 @@ class Suppressing(LedgerAccess):
         from sendq.suppression_list import checked
 
         scope_of(application, None, None)
+        if all_mail and category is not None:
+            refuse([Problem("category", "is given with all_mail", "give one of them")])
         reasons = members_of("reason", reason, Reason)
         given = None if recipient is None else checked([recipient], None)[0]
         size, kind = limit_of(limit), next(iter(reasons), None)
@@ -57,6 +59,24 @@ class Suppressing(LedgerAccess):
                 connection, application=application, category=of, reason=kind, recipient=given, vault=vault or Vault(),
                 after=cursor, limit=size,
             )  # fmt: skip
+
+    def suppression_counts(self) -> tuple[SuppressionCount, ...]:
+        """Entries of the suppression lists by application, category and reason; of the latest 100,000."""
+        from sendq.ledger.operators import suppressions
+
+        return tuple(self._read(suppressions.counts))
+
+    def digest_of_recipient(
+        self, recipient: str, *, application: str = DEFAULT_APPLICATION, vault: Vault | None = None
+    ) -> str | None:
+        """The digest that an application's list would have of an address; None: the ledger has no list yet."""
+        from sendq.ledger.operators import suppressions
+        from sendq.suppression_list import checked
+
+        scope_of(application, None, None)
+        checked([recipient], None)
+        with self._ledger.reading() as connection:
+            return suppressions.digest_of(connection, recipient, application, vault=vault or Vault())
 
     def name_of_suppressions(self, application: str = DEFAULT_APPLICATION, *, vault: Vault | None = None) -> str:
         """Names an application's list in exported files; empty if the ledger has no list yet."""

@@ -1,4 +1,4 @@
-"""An entry of a suppression list, as applications and operators see it."""
+"""Suppression lists, as applications and operators see them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ class Suppression:
     reason: str
     at: datetime
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressionCount:
+    """Entries of an application's list that have a category (None: all mail) and a reason in common."""
+
+    application: str
+    category: str | None
+    reason: str
+    number: int
+    oldest: datetime
+    newest: datetime

@@ -27,7 +27,18 @@ from worker.processes.listening import listening
 PASSWORD = "correct horse"
 HELD = 1_000
 DESK, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
-PAGES = ("/", "/accounts?state=held", "/jobs", "/dead", "/batches", "/doubts", "/outcomes", "/journal", "/search?q=x")
+PAGES = (
+    "/",
+    "/accounts?state=held",
+    "/jobs",
+    "/dead",
+    "/batches",
+    "/doubts",
+    "/outcomes",
+    "/suppressions",
+    "/journal",
+    "/search?q=x",
+)
 PICTURE_BYTES = 120_000
 
 

@@ -76,6 +76,8 @@ def populate(connection: Connection, *, grants: int, jobs: int, held: int, now: 
     _batches(connection, all_grants, now)
     _workers(connection, now)
     insert_rows(connection, schema.delivery, [*_deliveries(all_grants, now)])
+    for entries in chunks(_suppressions(jobs // 20, now), 5_000):
+        insert_rows(connection, schema.suppression, entries)
     return all_grants
 
 
@@ -185,4 +187,15 @@ def _deliveries(grants: list[Grant], now: Micros) -> Iterator[dict[str, Any]]:
             "until": at + 3 * DAY, "tries": 1 if state == "delivered" else 7, "refusals": 0, "tried_at": at + SECOND,
             "done_at": None if state == "waiting" else at + SECOND,
             "error": None if state == "delivered" else "status 503",
+        }  # fmt: skip
+
+
+def _suppressions(number: int, now: Micros) -> Iterator[dict[str, Any]]:
+    reasons = (("bounced", "message.bounced"), ("unsubscribed", "one-click"), ("complained", "message.complaint"))
+    for place in range(number):
+        reason, source = reasons[place % 3]
+        yield {
+            "application": "default", "digest": place.to_bytes(16, "big"),
+            "category": "newsletter" if reason == "unsubscribed" else "", "reason": reason,
+            "at": now - DAY + place * (DAY // number), "source": source,
         }  # fmt: skip

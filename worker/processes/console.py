@@ -67,6 +67,7 @@ def serve(
         reauth_url=lambda application, grant_id: reauth_url(settings, application, grant_id),
         secret=None if secret is None else secret.get_secret_value(),
         trusted_proxies=settings.console_trusted_proxies,
+        vault=settings.vault,
     )
     with listening(host, port, remedy="choose others (sendq up: --console-port)") as listener:
         signal.signal(signal.SIGTERM, leave)

@@ -6,6 +6,7 @@ from sendq.console.acts.act import Act, Choice, Given, Preview
 from sendq.console.acts.deliveries import DeliverAgain
 from sendq.console.acts.grants import Hold, HoldAll, Release, ReleaseAll
 from sendq.console.acts.jobs import Cancel, CancelAll, CancelBatch, Resolve, Retry
+from sendq.console.acts.suppressions import Suppress, Unsuppress
 from sendq.console.acts.waiting import HoldJob, Prioritise, ReleaseJob, Reschedule
 
 ACTS: dict[str, Act] = {
@@ -25,6 +26,8 @@ ACTS: dict[str, Act] = {
         CancelAll(),
         CancelBatch(),
         DeliverAgain(),
+        Suppress(),
+        Unsuppress(),
     )
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from sendq.console.listing import PERIODS, since
@@ -11,6 +11,7 @@ from sendq.console.runs import Facts
 from sendq.errors import InvalidArgument, Problem
 from sendq.operators import Operators
 from sendq.scope import DEFAULT_APPLICATION
+from sendq.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,12 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The fields of an act's form, and who sent it."""
+    """The fields of an act's form, who sent it, and the ledger's encryption keys if the console has them."""
 
     values: Mapping[str, str]
     by: str
     reason: str = "-"
+    vault: Vault = field(default_factory=Vault)
 
     def get(self, name: str) -> str | None:
         """A field; None: it is missing or empty."""

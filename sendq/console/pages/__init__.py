@@ -11,6 +11,7 @@ from sendq.console.pages.journal import journal
 from sendq.console.pages.now import now
 from sendq.console.pages.outcomes import outcomes
 from sendq.console.pages.search import search
+from sendq.console.pages.suppressions import suppressions
 from sendq.console.serving import PageFunction
 
 PAGES: dict[str, PageFunction] = {
@@ -24,6 +25,7 @@ PAGES: dict[str, PageFunction] = {
     "/batches/{batch}": batch,
     "/doubts": doubts,
     "/outcomes": outcomes,
+    "/suppressions": suppressions,
     "/journal": journal,
     "/search": search,
 }

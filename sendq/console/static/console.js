@@ -99,7 +99,7 @@
   });
 
   // "/" searches, "p" pauses, "g" and a letter opens a page.
-  const pages = { n: 0, a: 1, j: 2, d: 3, b: 4, u: 5, o: 6, l: 7 };
+  const pages = { n: 0, a: 1, j: 2, d: 3, b: 4, u: 5, o: 6, s: 7, l: 8 };
   let going = false;
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
@@ -114,7 +114,7 @@
 
   document.addEventListener("submit", (event) => {
     // Empty filters stay out of the address; a form is sent once.
-    if (event.target.matches(".filters")) {
+    if (event.target.method === "get") {
       for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true;
     } else if (event.target.method === "post") {
       const button = event.target.querySelector("button[type=submit]");

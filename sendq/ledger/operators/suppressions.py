@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, Row, select, tuple_
+from sqlalchemy import Connection, Row, func, select, tuple_
 
 from sendq.clock import Micros, micros, moment
 from sendq.ledger import suppressions
@@ -12,15 +12,20 @@ from sendq.ledger.db import schema
 from sendq.ledger.reading.paging import cursor, place, walk
 from sendq.ledger.secrets import digest_key, stored_digest_key
 from sendq.ledger.suppressions import Entry, Name
-from sendq.messages.digests import digest_in, same_form
+from sendq.messages.digests import digest_in, is_digest, same_form
 from sendq.messages.unsubscribe_token import Token, read, signing_key
 from sendq.rules.suppression import ALL_MAIL, Reason
 from sendq.suppression_list import Given, list_name
 from sendq.vault import Vault
 from sendq.views.page import Page
-from sendq.views.suppressions import Suppression
+from sendq.views.suppressions import Suppression, SuppressionCount
 
 ONE_CLICK = "one-click"
+
+# Entries that are counted, the latest: some ten milliseconds.
+COUNT_MOST = 100_000
+
+_ORDER = [schema.suppression.c[name] for name in ("at", "application", "category", "digest")]
 
 
 def add(
@@ -57,7 +62,7 @@ def names(
     connection: Connection, given: Sequence[Given], application: str, *, every_category: bool, vault: Vault
 ) -> list[Name]:
     """The entries of these recipients: of the given category, or of every one."""
-    key = stored_digest_key(connection, vault)
+    key = _key_for(connection, given, vault)
     if key is None:
         return []
     wanted = {(digest_in(one.recipient, key, application), one.category) for one in given}
@@ -115,19 +120,44 @@ def entries(
     filters = [column == value for column, value in given if value is not None]
     within = []
     if recipient is not None:
-        key = stored_digest_key(connection, vault)
+        key = _key_for(connection, [recipient], vault)
         if key is None:
             return Page((), None)
         # Found by the primary key. The digests of an address differ between applications.
         named = [application] if application is not None else suppressions.applications(connection)
         digests = [(one, digest_in(recipient.recipient, key, one)) for one in named]
         within, filters = [*filters, tuple_(table.application, table.digest).in_(digests)], []
-    order = [table.at, table.application, table.category, table.digest]
     where = place("suppressions", after, int, str, str, bytes)
     rows, last = walk(
-        connection, select(schema.suppression), order, within=within, filters=filters, after=where, limit=limit
+        connection, select(schema.suppression), _ORDER, within=within, filters=filters, after=where, limit=limit
     )
     return Page(tuple(_view(row) for row in rows), cursor("suppressions", last))
+
+
+def counts(connection: Connection) -> list[SuppressionCount]:
+    """The latest `COUNT_MOST` entries by application, category and reason; in the order of the first two."""
+    table = schema.suppression.c
+    some = select(table.application, table.category, table.reason, table.at)
+    some = some.order_by(*(column.desc() for column in _ORDER)).limit(COUNT_MOST)
+    of = some.subquery().c
+    group = (of.application, of.category, of.reason)
+    query = select(*group, func.count(), func.min(of.at), func.max(of.at)).group_by(*group)
+    rows = sorted(connection.execute(query).all(), key=lambda row: (row[0], row[1], -row[3], row[2]))
+    return [
+        SuppressionCount(row[0], None if row[1] == ALL_MAIL else row[1], row[2], row[3], moment(row[4]), moment(row[5]))
+        for row in rows
+    ]
+
+
+def digest_of(connection: Connection, recipient: str, application: str, *, vault: Vault) -> str | None:
+    """The digest of a recipient in an application; None: this ledger has no digests yet."""
+    key = _key_for(connection, [Given(recipient)], vault)
+    return None if key is None else digest_in(recipient, key, application).hex()
+
+
+def _key_for(connection: Connection, given: Sequence[Given], vault: Vault) -> bytes | None:
+    """The key of the digests, for those who give addresses; digests need none, so that they are found without one."""
+    return b"" if all(is_digest(one.recipient) for one in given) else stored_digest_key(connection, vault)
 
 
 def _view(row: Row[tuple[object, ...]]) -> Suppression:

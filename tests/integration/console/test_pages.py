@@ -33,7 +33,7 @@ from tests.support.populated import HELD_RULE, populate
 from tests.support.waiting import LIMIT_S
 
 HOUR = 3600 * SECOND
-LISTS = ("/accounts", "/jobs", "/dead", "/batches", "/doubts", "/outcomes", "/journal")
+LISTS = ("/accounts", "/jobs", "/dead", "/batches", "/doubts", "/outcomes", "/suppressions", "/journal")
 
 MARK = "plantedmark"
 PRIVATE = Message(
@@ -213,7 +213,7 @@ class TestLists:
         ["state=nonsense", "since=1s", "after=nonsense", "grant=leyah@example.com", "batch=17", "application=%00"],
     )
     def test_survive_any_address(self, browser: Browser, query: str) -> None:
-        for path in ("/jobs", "/accounts", "/dead", "/doubts", "/journal", "/outcomes", "/batches"):
+        for path in LISTS:
             page = browser.get(f"{path}?{query}")
             assert page.status in (200, 400, 404), page.words
 

@@ -18,7 +18,19 @@ from tests.support.ledger import Ledger
 from tests.support.populated import populate
 
 # Lanes may be read whole: there are as many as grants. So may the few rows of pairs, workers, receivers and the leader.
-LARGE = ("job", "attempt", "event", "delivery", "batch", "batch_change", "key", "payload", "found", "report")
+LARGE = (
+    "job",
+    "attempt",
+    "event",
+    "delivery",
+    "batch",
+    "batch_change",
+    "key",
+    "payload",
+    "found",
+    "report",
+    "suppression",
+)
 
 
 @contextmanager
@@ -35,6 +47,20 @@ def noted(engine: Engine) -> Iterator[dict[str, Any]]:
         yield seen
     finally:
         event.remove(engine, "before_cursor_execute", note)
+
+
+def test_the_first_page_asks_for_nothing_twice_and_for_nothing_that_it_does_not_show(kept: Ledger, seat: Seat) -> None:
+    with kept.writing() as connection:
+        populate(connection, grants=40, jobs=400, held=10, now=kept.clock())
+    browser = Browser(console(Operators(kept.engine), who=seat, rules=RULES))
+    browser.get("/")  # checks the schema
+    asked: list[str] = []
+    event.listen(kept.engine, "before_cursor_execute", lambda _conn, _cursor, statement, *_: asked.append(statement))
+    browser.get("/")
+    # A count of jobs is the same statement but for the state, which is spelled out.
+    queries = [statement for statement in asked if statement.startswith("SELECT")]
+    assert len(queries) == len(set(queries))
+    assert [query for query in queries if "sendq_suppression" in query or "sendq_notice_count" in query] == []
 
 
 def test_every_query_of_every_page_uses_an_index_of_each_large_table(pg_ledger: Ledger, seat: Seat) -> None:
