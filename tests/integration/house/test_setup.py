@@ -48,6 +48,21 @@ def dev(checkout: Path, path: Path, *arguments: str, **environ: str) -> subproce
     )  # fmt: skip
 
 
+def pyenv(tmp_path: Path, name: str) -> tuple[Path, Path]:
+    """A pyenv that has a version which is not the chosen one; its root, and the path of that Python."""
+    root = tmp_path / ".pyenv"
+    here = root / "versions" / f"{name.removeprefix('python')}.1" / "bin" / name
+    for program, text in (
+        (here, THIS_PYTHON),
+        (root / "shims" / name, f"echo 'pyenv: {name}: command not found' >&2; exit 127"),
+        (root / "shims" / "python", "echo 'pyenv: python: command not found' >&2; exit 127"),
+    ):
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/bash\n{text}\n")
+        program.chmod(0o755)
+    return root, here
+
+
 THIS_PYTHON = f'exec {sys.executable} "$@"'
 
 # A uv that says this and fails: sentences like those of uv 0.13 and pip 25, written by hand.
@@ -83,6 +98,12 @@ class TestAPython:
         missing = "echo 'pyenv: python3.12: command not found' >&2; exit 127"
         path = programs(tmp_path, python3_12=missing, python3=THIS_PYTHON, uv="exit 1")
         assert "set-up failed" in dev(checkout, path).stderr  # it came as far as uv
+
+    def test_is_found_in_pyenv_if_none_on_path_can_be_used(self, checkout: Path, tmp_path: Path) -> None:
+        root, here = pyenv(tmp_path, "python3.12")
+        path = programs(tmp_path, uv=f'echo "$*" >> {tmp_path}/asked; exit 1')
+        dev(checkout, Path(f"{root}/shims:{path}"))
+        assert f"--python {here}" in (tmp_path / "asked").read_text()
 
     def test_that_is_named_and_cannot_be_used_is_not_replaced(self, checkout: Path, tmp_path: Path) -> None:
         path = programs(tmp_path, python3=THIS_PYTHON)
@@ -186,7 +207,8 @@ class TestTheImage:
 
 
 class TestAnotherPython:
-    ENVIRONMENT = f"""if [ "$1" = venv ]; then
+    ENVIRONMENT = f"""echo "$*" >> asked
+    if [ "$1" = venv ]; then
       mkdir -p "${{!#}}/bin"
       printf '#!/bin/bash\nif [ "$1" = -c ]; then exec {sys.executable} "$@"; fi; echo "$0 $*"\n' > "${{!#}}/bin/python"
       chmod +x "${{!#}}/bin/python"
@@ -203,4 +225,16 @@ class TestAnotherPython:
         path = programs(tmp_path, python3=THIS_PYTHON, uv=self.ENVIRONMENT, chmod='exec /bin/chmod "$@"')
         done = dev(checkout, path, "unit-other")
         assert (done.returncode, done.stdout) == (0, "")
-        assert "there is no other CPython on PATH" in done.stderr
+        assert "there is no other CPython, on PATH or in pyenv" in done.stderr
+
+    @pytest.mark.parametrize("found_by", ["HOME", "PYENV_ROOT", "its shims"])
+    def test_is_found_in_pyenv_where_only_its_shims_are_on_path(
+        self, found_by: str, checkout: Path, tmp_path: Path
+    ) -> None:
+        root, here = pyenv(tmp_path, self.NAME)
+        path = programs(tmp_path, uv=self.ENVIRONMENT, chmod='exec /bin/chmod "$@"')
+        (root / "shims" / "python").write_text(f"#!/bin/bash\n{THIS_PYTHON}\n")
+        environ = {"HOME": {"HOME": str(tmp_path)}, "PYENV_ROOT": {"PYENV_ROOT": str(root)}}.get(found_by, {})
+        done = dev(checkout, Path(f"{root}/shims:{path}"), "unit-other", **environ)
+        assert done.stdout.endswith("/.venv-other/bin/python -m pytest tests/unit -p no:logging -n 2\n"), done.stderr
+        assert f"--python {here}" in (checkout / "asked").read_text()
