@@ -55,8 +55,9 @@ BEGIN
         GRANT UPDATE (cancel_at, making, cancelled) ON sendq_batch TO sendq_app;
         -- Adding to an open batch, and closing it.
         GRANT UPDATE (open, total, lane_id) ON sendq_batch TO sendq_app;
-        -- Rescheduling and holding them, which the journal records: of its events, the application writes only these.
-        GRANT UPDATE (due_at, next_at, resume_at, expires_at, priority) ON sendq_job TO sendq_app;
+        -- Rescheduling, holding and approving them, which the journal records: of its events, the application writes only
+        -- these.
+        GRANT UPDATE (due_at, next_at, resume_at, expires_at, priority, approve_by, approved_at) ON sendq_job TO sendq_app;
         GRANT UPDATE (due_at, expires_at, priority, held_at) ON sendq_batch TO sendq_app;
         GRANT INSERT, UPDATE (number) ON sendq_event TO sendq_app;
         ALTER TABLE sendq_event ENABLE ROW LEVEL SECURITY;
@@ -66,12 +67,13 @@ BEGIN
         CREATE POLICY sendq_readers ON sendq_event FOR SELECT TO sendq_app USING (true);
         DROP POLICY IF EXISTS sendq_changes ON sendq_event;
         CREATE POLICY sendq_changes ON sendq_event FOR INSERT TO sendq_app WITH CHECK (
-            kind IN ('reschedule', 'priority', 'hold', 'release', 'recipients_dropped')
+            kind IN ('reschedule', 'priority', 'hold', 'release', 'approve', 'reject', 'recipients_dropped')
             AND (job_id IS NOT NULL OR batch_id IS NOT NULL)
         );
         DROP POLICY IF EXISTS sendq_counts ON sendq_event;
         CREATE POLICY sendq_counts ON sendq_event FOR UPDATE TO sendq_app USING (
-            kind IN ('reschedule', 'priority', 'hold', 'release') AND batch_id IS NOT NULL AND act IS NULL
+            kind IN ('reschedule', 'priority', 'hold', 'release', 'approve', 'reject') AND batch_id IS NOT NULL
+            AND act IS NULL
         );
         GRANT DELETE ON sendq_found TO sendq_app;
         -- A file that is sent again is locked, so that retention does not delete it.

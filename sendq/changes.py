@@ -30,6 +30,11 @@ def reschedule_of(due_at: datetime | None, expires_at: Expiry, *, now: Micros) -
     return Change(ChangeKind.RESCHEDULE, due_at=start, expires_at=until, keeps_expiry=expires_at is None)
 
 
+def decision_of(kind: ChangeKind, *, now: Micros) -> Change:
+    """An approval or a rejection."""
+    return Change(kind, at=now)
+
+
 def priority_of(priority: Priority | str | int) -> Change:
     """A change of the priority. Raises `InvalidArgument`."""
     if problems := check_priority(priority):

@@ -121,6 +121,7 @@ class SendQueue(Reading, Changing, Suppressing):
         on_outcome: str | None = None,
         in_doubt: str | None = None,
         tags: Mapping[str, str] | None = None,
+        needs_approval: bool = False,
         suppressed: Suppressed | str = Suppressed.REFUSE,
         traceparent: str | None = None,
         session: Any = None,
@@ -151,6 +152,7 @@ class SendQueue(Reading, Changing, Suppressing):
             on_outcome=on_outcome,
             in_doubt=in_doubt,
             tags=tags,
+            needs_approval=needs_approval,
             suppressed=suppressed,
             traceparent=traceparent,
         )
@@ -181,7 +183,7 @@ class SendQueue(Reading, Changing, Suppressing):
             return self._store_sends(list(sends), indexed=True, session=session)
         check_batch(batch)
         now, batch_id = self._now(), new_id()
-        read = self._reading(sends, batch_id, now)(batch.application, batch.tags)
+        read = self._reading(sends, batch_id, now)(batch.application, batch.tags, batch.needs_approval)
         with reading_once():
             return self._ledger.write(
                 session,
@@ -458,13 +460,14 @@ class SendQueue(Reading, Changing, Suppressing):
 
     def _reading(
         self, sends: Iterable[Send], batch_id: UUID, now: clock.Micros
-    ) -> Callable[[str, Mapping[str, str] | None], Sends]:
-        """Reads the messages of a batch, once its application and tags are known."""
+    ) -> Callable[[str, Mapping[str, str] | None, bool], Sends]:
+        """Reads the messages of a batch, once its application and tags are known, and whether it needs approval."""
         most = MOST_SENDS_SQLITE if self._ledger.engine.dialect.name == "sqlite" else None
         settings: dict[str, Any] = {"metadata_key": self._metadata_key, "senders": self._senders}
-        return lambda application, tags: Sends(
-            sends, batch_id=batch_id, application=application, tags=tags, most=most, now=now, **settings
-        )
+        return lambda application, tags, gated: Sends(
+            sends, batch_id=batch_id, application=application, tags=tags, needs_approval=gated, most=most, now=now,
+            **settings,
+        )  # fmt: skip
 
     def _storing(self) -> Storing:
         def own(part: Sequence[Send]) -> list[Hit]:

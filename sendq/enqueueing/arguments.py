@@ -78,6 +78,11 @@ def check_priority(priority: object) -> list[Problem]:
     return [Problem("priority", "is not one of high (0), normal (1) and low (2)", "pass one of them")]
 
 
+def check_flag(field: str, value: object) -> list[Problem]:
+    """What is wrong with an option that is on or off."""
+    return [] if isinstance(value, bool) else [Problem(field, "is not True or False", "pass a bool")]
+
+
 def check_times(due_at: object, expires_at: object, now: datetime) -> list[Problem]:
     """What is wrong with the times of a job; None means not set. A ``due_at`` in the past means at once.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sendq.clock import Micros
-from sendq.enqueueing.arguments import check_key
+from sendq.enqueueing.arguments import check_flag, check_key
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.planning import Send, digest_of, plan_sends, wants_links
 from sendq.enqueueing.suppressing import Verdict
@@ -52,6 +52,8 @@ class NewBatch:
         on_outcome: where to report once, when its last job has ended; see `sendq.enqueueing.targets`.
         open: more messages will be added: `SendQueue.add`, and at last `SendQueue.close_batch`. It cannot end before.
         application: that of all its messages.
+        needs_approval: as in `sendq.Options`, for all its messages: one approval of the batch approves them all, once
+            the batch is closed.
     """
 
     key: str | None = None
@@ -59,6 +61,7 @@ class NewBatch:
     on_outcome: str | None = None
     open: bool = False
     application: str = DEFAULT_APPLICATION
+    needs_approval: bool = False
 
 
 def check_batch(given: NewBatch) -> None:
@@ -68,11 +71,9 @@ def check_batch(given: NewBatch) -> None:
         remedy = 'create one: NewBatch(key="newsletter-may")'
         raise InvalidJob([Problem("batch", "is not a sendq.NewBatch", remedy)])
     problems = [*check_key(new.key), *check_tags(new.tags)]
-    is_open: object = new.open
     if new.on_outcome is not None and isinstance(target := parse_target(new.on_outcome), Problem):
         problems.append(target)
-    if not isinstance(is_open, bool):
-        problems.append(Problem("open", "is not True or False", "pass a bool"))
+    problems += [*check_flag("open", new.open), *check_flag("needs_approval", new.needs_approval)]
     if not isinstance(new.application, str) or not new.application:
         problems.append(Problem("application", "is not a name", "pass the name it has in the workers' settings"))
     if problems:
@@ -108,6 +109,7 @@ class Sends:
         batch_id: UUID,
         application: str,
         tags: Mapping[str, str] | None,
+        needs_approval: bool = False,
         most: int | None = None,
         problems_most: int = PROBLEMS_MOST,
         **settings: Any,
@@ -115,7 +117,7 @@ class Sends:
         """``most``: how many messages the ledger takes in one call. ``settings``: of `plan_sends`."""
         self.number = 0
         self.lanes: set[UUID] = set()
-        self._sends, self._application, self._tags = sends, application, tags
+        self._sends, self._application, self._tags, self._gated = sends, application, tags, needs_approval
         self._batch_id, self._settings = batch_id, settings
         self._most, self._problems_most = most, problems_most
         self._digest = hashlib.sha256()
@@ -183,7 +185,9 @@ class Sends:
         self._only_suppressed = only
 
     def _of_batch(self, send: Any) -> Any:
-        """The message with the tags of the batch; its own win."""
+        """The message with the tags of the batch (its own win), and its need for approval."""
+        if self._gated and isinstance(send, Send):
+            send = replace(send, options=replace(send.options, needs_approval=True))
         if not self._tags or not isinstance(send, Send) or not isinstance(send.options.tags or {}, Mapping):
             return send
         return replace(send, options=replace(send.options, tags={**self._tags, **(send.options.tags or {})}))
@@ -301,4 +305,5 @@ def batch_row(new: NewBatch, batch_id: UUID, *, now: Micros, number: int, lanes:
         "on_outcome": new.on_outcome,
         "key": new.key,
         "tags": stored_tags(new.tags),
+        "needs_approval": new.needs_approval,
     }

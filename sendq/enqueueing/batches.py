@@ -11,17 +11,18 @@ The first pages of a walk are jobs as well (operation ``list``); `sendq.ledger.w
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 from sendq.clock import Micros
-from sendq.enqueueing.arguments import check_ids
+from sendq.enqueueing.arguments import check_flag, check_ids
 from sendq.enqueueing.page_query import page_query
 from sendq.enqueueing.plan import Plan, Planned
 from sendq.enqueueing.planning import (
     Options,
     Wakes,
+    approval_columns,
     expiry_of,
     first_at,
     given_expiry,
@@ -150,6 +151,8 @@ def plan_batch(
         "key": options.key,
         "tags": stored_tags(options.tags),
     }
+    if options.needs_approval:
+        batch["needs_approval"] = True
     if (traceparent := options.traceparent or active_traceparent()) is not None:
         batch["traceparent"] = traceparent
     payloads: Sequence[Mapping[str, Any]] = ()
@@ -157,7 +160,9 @@ def plan_batch(
         jobs: Iterable[Mapping[str, Any]] = _rows(call.operation, checked.ids, batch_id, lane, options, now=now)
     else:
         first_pages = _first_pages(call, checked)
-        listings = list(_rows("list", [None] * len(first_pages), batch_id, lane, options, now=now))
+        # A walk only reads: it shows what is to be approved.
+        of_walk = replace(options, needs_approval=False)
+        listings = list(_rows("list", [None] * len(first_pages), batch_id, lane, of_walk, now=now))
         payloads = [
             {"job_id": row["id"], "body": page, "content_type": QUERY_TYPE}
             for row, page in zip(listings, first_pages, strict=True)
@@ -200,8 +205,12 @@ def _rows(
     alike = job_row(operation, batch_id, lane, options, now=now, position=0, tagged=bool(options.tags))
     alike |= {"batch_id": batch_id, "on_outcome": None, "key": None}
     start = alike["next_at"]
+    begins = "next_at"
+    if options.needs_approval:
+        alike |= approval_columns(alike, options)
+        begins = "resume_at"
     for position, object_id in enumerate(objects):
-        yield alike | {"id": new_id(), "object_id": object_id, "next_at": start + position}
+        yield alike | {"id": new_id(), "object_id": object_id, begins: start + position}
 
 
 def _digest(call: BulkCall, checked: _Checked) -> bytes:
@@ -270,9 +279,9 @@ def _ids(selection: Selection) -> tuple[Sequence[str], list[Problem]]:
 
 def _flag_problems(call: BulkCall) -> list[Problem]:
     problems = [
-        Problem(name, "is not True or False", "pass a bool")
+        problem
         for name, value in (("whole_threads", call.whole_threads), ("hard", call.hard))
-        if not isinstance(value, bool)
+        for problem in check_flag(name, value)
     ]
     if call.whole_threads is True and call.selection.thread_ids is None:
         problems.append(Problem("whole_threads", "is set without thread_ids", "pass thread_ids"))

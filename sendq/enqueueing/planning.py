@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from sendq.clock import Micros, micros, moment
-from sendq.enqueueing.arguments import PRIORITIES, check_grant, check_key, check_priority, check_times
+from sendq.enqueueing.arguments import PRIORITIES, check_flag, check_grant, check_key, check_priority, check_times
 from sendq.enqueueing.expiry import Expiry, Never
 from sendq.enqueueing.plan import Plan, Planned
 from sendq.enqueueing.senders import Senders, sender_problems
@@ -30,6 +30,7 @@ from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
 from sendq.rules.suppression import Suppressed
 from sendq.rules.tags import check_tags, stored_tags
+from sendq.rules.waiting_job import unapproved
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import Priority
 
@@ -63,6 +64,9 @@ class Options:
             out not to have been sent. None: what the workers' settings say.
         tags: what the job is about, like ``{"campaign": "may"}``: to find, count, hold, release, retry and cancel jobs
             by. At most 8, see `sendq.rules.tags`. Never a recipient's data: tags are not encrypted, and are shown.
+        needs_approval: it does not begin before a person or program approves it (`SendQueue.approve`,
+            ``sendq approve``). One that is not approved by its expiry (or, if it never expires, within 72 hours after
+            ``due_at``) is given up as a dead letter, rule ``not_approved``. Not part of what a ``key`` identifies.
         suppressed: for sends only: what to do about suppressed recipients. ``refuse``: raise `SuppressedRecipients`.
             ``drop``: send to the others, and name the positions in `Job.dropped`. A message whose ``to`` would be empty
             is refused; a batch is made without it, and counts it in `Batch.left_out`.
@@ -79,6 +83,7 @@ class Options:
     on_outcome: str | None = None
     in_doubt: str | None = None
     tags: Mapping[str, str] | None = None
+    needs_approval: bool = False
     suppressed: Suppressed | str = Suppressed.REFUSE
     traceparent: str | None = None
 
@@ -94,6 +99,7 @@ class OptionsGiven(TypedDict, total=False):
     provider: str | None
     on_outcome: str | None
     tags: Mapping[str, str] | None
+    needs_approval: bool
     traceparent: str | None
 
 
@@ -200,6 +206,7 @@ def _rows(
     wakes = Wakes()
     lanes: dict[tuple[str, str], UUID] = {}
     tagged = any(send.options.tags for send in sends)
+    gated = any(send.options.needs_approval for send in sends)
     active = active_traceparent()
     traced = active is not None or any(send.options.traceparent for send in sends)
     for position, send in enumerate(sends):
@@ -210,6 +217,8 @@ def _rows(
         row = job_row(
             "send", job_id, lane, options, now=now, position=first + position, form=request.form, tagged=tagged
         )
+        if gated:
+            row |= approval_columns(row, options)
         row["batch_id"] = batch_id
         if traced:  # like the tags
             row["traceparent"] = options.traceparent or active
@@ -298,6 +307,13 @@ def job_row(
     }
     # All rows of a call have the same columns; most calls have no tags, and do not pay for them.
     return row | {"tags": stored_tags(options.tags)} if tagged else row
+
+
+def approval_columns(row: Mapping[str, Any], options: Options) -> dict[str, Any]:
+    """The columns with which the row of a job waits for approval. All rows of a call that has some get them."""
+    if options.needs_approval:
+        return unapproved(row["next_at"], row["due_at"], row["expires_at"])
+    return {"next_at": row["next_at"], "resume_at": None, "approve_by": None, "rule": None}
 
 
 def key_row(
@@ -403,7 +419,7 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
         problems.append(Problem("application", reason, "pass the name it has in the workers' settings"))
     if options.on_outcome is not None and isinstance(target := parse_target(options.on_outcome), Problem):
         problems.append(target)
-    problems += check_traceparent(options.traceparent)
+    problems += [*check_flag("needs_approval", options.needs_approval), *check_traceparent(options.traceparent)]
     if options.tags is not None:
         problems += check_tags(options.tags)
     return problems

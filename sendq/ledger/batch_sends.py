@@ -182,17 +182,17 @@ def _store_new(
 def add_to_batch(
     connection: Connection,
     batch_id: UUID,
-    read: Callable[[str, dict[str, str]], Sends],
+    read: Callable[[str, dict[str, str], bool], Sends],
     storing: Storing,
     *,
     now: Micros,
 ) -> Batch:
-    """Add to an open batch. ``read`` gets its application and its tags."""
+    """Add to an open batch. ``read`` gets its application and its tags, and whether it needs approval."""
     begin_before_savepoint(connection)
     lock_before_reading(connection)
     with connection.begin_nested():
         batch = lock_open(connection, batch_id)
-        sends = read(batch.application, read_tags(batch.tags))
+        sends = read(batch.application, read_tags(batch.tags), batch.needs_approval)
         held = batch.held_at is not None
         number, left_out = storing.parts(connection, sends, with_digest=False, now=now, held=held)
         note_added(connection, batch, number, sends.lanes, now=now)

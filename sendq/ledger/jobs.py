@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, Update, exists, select, update
+from sqlalchemy import Connection, Row, Select, Update, exists, func, select, update
 
 from sendq.clock import Micros
 from sendq.facts.jobs import LockedJob
@@ -138,8 +138,9 @@ def hold_with_batches(connection: Connection, ids: Sequence[UUID]) -> None:
 def _hold_of(dialect: str) -> Update:
     job, batch = schema.job, schema.batch.c
     is_held = exists().where(batch.id == job.c.batch_id, batch.held_at.is_not(None))
-    these = (one_of_given(dialect, job.c.id), job.c.state == State.QUEUED.value, job.c.next_at < HELD, is_held)
-    return update(job).where(*these).values(resume_at=job.c.next_at, next_at=HELD)
+    these = (one_of_given(dialect, job.c.id), job.c.state == State.QUEUED.value, job.c.next_at != HELD, is_held)
+    # One that waits for approval has a `resume_at`.
+    return update(job).where(*these).values(resume_at=func.coalesce(job.c.resume_at, job.c.next_at), next_at=HELD)
 
 
 def append_batch_changes(connection: Connection, counts: Mapping[tuple[UUID, str], int], *, now: Micros) -> None:

@@ -38,7 +38,7 @@ from sendq.messages.digests import request_digest
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.rules.suppression import Suppressed
-from sendq.rules.waiting_job import refusal
+from sendq.rules.waiting_job import after_replacement, refusal
 from sendq.vault import Vault
 from sendq.views import Job
 
@@ -130,7 +130,7 @@ def _exchange(
     connection.execute(update(payload).where(payload.c.job_id == row.id).values(**columns))
     store_pieces(connection, plan.pieces, plan.contents, vault=vault)
     generation = row.generation + 1
-    changes = form | {"generation": generation, "key_at": None}
+    changes = form | {"generation": generation, "key_at": None} | after_replacement(row, now=now)
     connection.execute(update(job).where(job.c.id == row.id).values(**changes))
     digests = f"request {before.hex()} to {after.hex()}, generation {generation}"
     reason = f"{digests}: {author.reason}" if author.reason else digests

@@ -1,4 +1,4 @@
-"""Changing jobs that wait: another due time or priority, a hold, a release; of one job, or of those of a batch.
+"""Changing jobs that wait: another due time or priority, a hold, a release, an approval; of one, or of a batch's.
 
 A job is locked, and changed only if it still waits (`sendq.rules.waiting_job.refusal`). A worker that has loaded it for
 its turn begins it only if it is still due (`sendq.ledger.dispatching.turns.begin`), so that a change that is committed
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, literal_column, select, update
 
 from sendq.clock import Micros, moment
 from sendq.errors import InvalidArgument, NotWaiting, Problem
@@ -29,10 +29,11 @@ from sendq.ledger import events
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.enqueue import append_wakes, wakes_of
+from sendq.ledger.jobs import end_waiting
 from sendq.ledger.reading import lookup
-from sendq.rules.rule_ids import BY_HAND
-from sendq.rules.states import FINAL, State
-from sendq.rules.waiting_job import Change, ChangeKind, after_change, refusal
+from sendq.rules.rule_ids import BY_HAND, REJECTED
+from sendq.rules.states import FINAL, Event, State
+from sendq.rules.waiting_job import DECISIONS, Change, ChangeKind, after_change, refusal
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 STEP = 500
@@ -86,7 +87,7 @@ def start(
     row = _locked(connection, schema.job.c.id == job_id).pop(job_id, None)
     if row is None:
         raise lookup.no_such_job(job_id)
-    if (because := refusal(row)) is not None:
+    if (because := refusal(row, change)) is not None:
         raise NotWaiting("job", str(job_id), row.state, because)
     if change.is_too_late(row):
         raise _too_late(change.expiry_of(row))
@@ -94,10 +95,38 @@ def start(
         return Changing(int(bool(after_change(row, change))))
     number = _apply(connection, [row], change)
     if number:
-        lane = lane_of(connection, row)
-        fields = {"job_id": job_id, "batch_id": row.batch_id, "at": now}
-        events.append(connection, change.kind.value, **fields, **_fields(change, author), **lane)
+        _note(connection, [row], change, author, now=now)
     return Changing(number)
+
+
+def decide_some(
+    connection: Connection, ids: Sequence[UUID], decision: Change, author: Author, *, act: UUID, now: Micros
+) -> int:
+    """Approve or reject those of these jobs that wait for approval; returns how many. ``act``: the act's event."""
+    rows = [row for row in _locked(connection, schema.job.c.id.in_(ids)).values() if refusal(row, decision) is None]
+    number = _apply(connection, rows, decision)
+    _note(connection, rows, decision, author, now=now, act=act)
+    return number
+
+
+def _note(
+    connection: Connection, rows: Sequence[Row[Any]], change: Change, author: Author, *, now: Micros, **more: Any
+) -> None:
+    """Write an event for each of these jobs."""
+    fields = _fields(change, author)
+    parts = [
+        events.event(
+            change.kind.value,
+            at=now,
+            job_id=row.id,
+            batch_id=row.batch_id,
+            **fields,
+            **lane_of(connection, row),
+            **more,
+        )
+        for row in rows
+    ]
+    events.append_all(connection, parts)
 
 
 def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micros) -> Changing:
@@ -116,7 +145,7 @@ def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micr
     rows = _locked(connection, job.id.in_(ids), job.state.not_in(_ENDED)) if ids else {}
     if _is_overtaken(connection, so_far.batch_id, change, now=now):
         return replace(so_far, after=None)
-    free = [row for row in rows.values() if refusal(row) is None and not change.is_too_late(row)]
+    free = [row for row in rows.values() if refusal(row, change) is None and not change.is_too_late(row)]
     number = _apply(connection, free, change, first=so_far.number)
     if change.kind is ChangeKind.RELEASE:  # or they would be held for ever once it is known that they were not sent
         _apply(connection, [row for row in rows.values() if row.state == State.IN_DOUBT.value], change)
@@ -184,21 +213,42 @@ def _start_batch(
         because = "none of its jobs waits any more"
         raise NotWaiting("batch", str(batch_id), "cancelled" if cancelled else "finished", because)
     job = schema.job.c
-    waiting = (job.batch_id == batch_id, job.state == State.QUEUED.value)
+    waiting: tuple[ColumnElement[bool], ...] = (job.batch_id == batch_id, job.state == State.QUEUED.value)
     if change.kind is ChangeKind.RESCHEDULE and change.keeps_expiry:
         earliest = connection.execute(select(func.min(job.expires_at)).where(*waiting)).scalar()
         expiries = [at for at in (earliest, batch.expires_at) if at is not None]
         if expiries and min(expiries) <= change.due_at:
             raise _too_late(min(expiries))
+    if change.kind in DECISIONS:
+        waiting = (*waiting, *unapproved_jobs(now=now))
+        _require_decidable(connection, batch, waiting)
     if dry_run:
         number = connection.execute(select(func.count()).select_from(schema.job).where(*waiting)).scalar_one()
         return Changing(int(number), batch_id=batch_id)
-    connection.execute(update(table).where(table.c.id == batch_id).values(**_of_batch(batch, change, now=now)))
+    if values := _of_batch(batch, change, now=now):
+        connection.execute(update(table).where(table.c.id == batch_id).values(**values))
     event_id = new_id()
     fields = {"batch_id": batch_id, "at": now, "number": 0, "event_id": event_id}
     lane = {"application": batch.application} if batch.lane_id is None else lane_of(connection, batch)
     events.append(connection, change.kind.value, **fields, **_fields(change, author), **lane)
     return Changing(0, batch_id=batch_id, event_id=event_id, after=_FIRST)
+
+
+def unapproved_jobs(*, now: Micros) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of jobs that can be approved or rejected now."""
+    job = schema.job.c
+    return (job.state == literal_column(f"'{State.QUEUED.value}'"), job.approve_by > now, job.approved_at.is_(None))
+
+
+def _require_decidable(connection: Connection, batch: Row[Any], waiting: Sequence[ColumnElement[bool]]) -> None:
+    """Raise `NotWaiting` unless the batch is complete and some of its jobs wait: what is decided about is all there."""
+    state = "open" if batch.open else "incomplete" if batch.total is None or batch.making else None
+    if state == "open":
+        raise NotWaiting("batch", str(batch.id), state, "more may be added to it; close it first")
+    if state is not None:
+        raise NotWaiting("batch", str(batch.id), state, "its messages are still being found; try again once they are")
+    if connection.execute(select(schema.job.c.id).where(*waiting).limit(1)).first() is None:
+        raise NotWaiting("batch", str(batch.id), "unfinished", "none of its jobs waits for approval")
 
 
 def _of_batch(batch: Row[Any], change: Change, *, now: Micros) -> dict[str, Any]:
@@ -210,6 +260,8 @@ def _of_batch(batch: Row[Any], change: Change, *, now: Micros) -> dict[str, Any]
             return {"held_at": None}
         case ChangeKind.PRIORITY:
             return {"priority": change.priority}
+        case ChangeKind.APPROVE | ChangeKind.REJECT:
+            return {}  # no more jobs come
     return {"due_at": change.due_at} | ({} if change.keeps_expiry else {"expires_at": change.expires_at})
 
 
@@ -227,6 +279,8 @@ def _locked(connection: Connection, *which: Any) -> dict[UUID, Row[Any]]:
 
 def _apply(connection: Connection, rows: Sequence[Row[Any]], change: Change, *, first: int = 0) -> int:
     """Change locked jobs that may be changed; returns how many were not as asked for before."""
+    if change.kind is ChangeKind.REJECT:
+        return len(end_waiting(connection, {row.id: Event.CANCEL for row in rows}, now=change.at, rule=REJECTED))
     changed = [
         (row, {"id": row.id, **columns})
         for position, row in enumerate(rows, start=first)

@@ -24,7 +24,7 @@ from sendq.ledger import sealing
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_new, insert_rows
 from sendq.ledger.enqueue import append_wakes, tag_rows
-from sendq.rules.waiting_job import HELD
+from sendq.rules.waiting_job import HELD, unapproved
 from sendq.vault import Vault
 
 _WAKES = ("high_at", "normal_at", "low_at")
@@ -94,6 +94,7 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
     rows = [
         _job(batch, batch.operation, one.object_id, batch.due_at + place, now=now)
         | {"seal": one.seal, "seal_key": one.seal_key}
+        | _approval(batch, batch.due_at + place)
         for place, one in enumerate(messages)
     ]
     insert_rows(connection, schema.job, rows)
@@ -106,6 +107,14 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
         times = dict.fromkeys(_WAKES) | {_WAKES[batch.priority]: batch.due_at}
         append_wakes(connection, [wake | times], at=batch.due_at)
     return len(ids)
+
+
+def _approval(batch: Row[Any], start: Micros) -> dict[str, Any]:
+    """What differs in a job that waits for approval."""
+    if not batch.needs_approval:
+        return {}
+    columns = unapproved(start, batch.due_at, batch.expires_at)
+    return columns if batch.held_at is None else {**columns, "next_at": HELD}
 
 
 def _job(batch: Row[Any], operation: str, object_id: str | None, next_at: Micros, *, now: Micros) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from sendq.ledger.cancel import cancel
 from sendq.ledger.db.transactions import Transactions
 from sendq.ledger.reading import lookup
 from sendq.rules.states import State
-from sendq.rules.waiting_job import Change
+from sendq.rules.waiting_job import Change, ChangeKind
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import Priority
 
@@ -156,6 +156,54 @@ class Changing:
     ) -> int:
         """End a `hold` of a job or batch: it may begin at its due time, or when its retry is due."""
         return self._change(changes.RELEASE, job_id, key, batch_id, application, by, reason, session)
+
+    def approve(
+        self,
+        job_id: str | None = None,
+        *,
+        key: str | None = None,
+        batch_id: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        by: str,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> int:
+        """Approve a job that waits for approval, or those of a batch: they may begin when they are due. Returns how
+        many were approved.
+
+        A batch is approved or rejected once nothing more can join it: it is closed, and its messages are found. A hold
+        remains.
+
+        Args:
+            job_id, key, batch_id: give one; a key names a job or a batch.
+            by, reason: who approves it, and why; recorded with the approval.
+            session: join this transaction. Without it, each few hundred jobs of a batch are changed in one.
+
+        Raises:
+            NotWaiting: it needs no approval or is approved already, was not approved in time, was cancelled, is being
+                sent, or has ended; a batch also if it is not complete. The error has its state.
+            InvalidArgument: an argument is invalid.
+            NotFound: there is no such job, batch or key.
+        """
+        decision = changes.decision_of(ChangeKind.APPROVE, now=self._now())
+        return self._change(decision, job_id, key, batch_id, application, by, reason, session)
+
+    def reject(
+        self,
+        job_id: str | None = None,
+        *,
+        key: str | None = None,
+        batch_id: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        by: str,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> int:
+        """End a job that waits for approval, or those of a batch: they are cancelled, rule ``rejected``; the rest as in
+        `approve`.
+        """
+        decision = changes.decision_of(ChangeKind.REJECT, now=self._now())
+        return self._change(decision, job_id, key, batch_id, application, by, reason, session)
 
     def _change(
         self,

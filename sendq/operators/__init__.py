@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from sendq.operators.acting import Acting
+from sendq.operators.acts.approve import DecisionProgress
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
 from sendq.operators.acts.cancel_jobs import CancelProgress
 from sendq.operators.acts.change import ChangeProgress
@@ -30,6 +31,7 @@ __all__ = [
     "CancelProgress",
     "CancelResult",
     "ChangeProgress",
+    "DecisionProgress",
     "DeliverAgainProgress",
     "ForgetProgress",
     "HoldProgress",

@@ -10,7 +10,9 @@ from sendq.enqueueing.expiry import Expiry
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import parse_id
+from sendq.ledger.waiting_jobs import Author
 from sendq.operators.acts import (
+    approve,
     cancel,
     cancel_jobs,
     change,
@@ -25,6 +27,7 @@ from sendq.operators.acts import (
     resolve,
     retry,
 )
+from sendq.operators.acts.approve import DecisionProgress
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
 from sendq.operators.acts.cancel_jobs import CancelProgress
 from sendq.operators.acts.change import ChangeProgress
@@ -32,6 +35,7 @@ from sendq.operators.acts.checks import (
     grant_query_of,
     hold_end,
     job_filter_of,
+    job_ids,
     refuse,
     require_a_field,
     spacing_of,
@@ -49,7 +53,7 @@ from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
 from sendq.operators.base import LedgerAccess
 from sendq.rules.by_hand import Answer
-from sendq.rules.waiting_job import Change
+from sendq.rules.waiting_job import Change, ChangeKind
 from sendq.scope import Scope
 from sendq.signing import maybe_signed, signed
 from sendq.vault import Vault
@@ -281,6 +285,31 @@ class Acting(LedgerAccess):
         author = changes.author_of(by, reason)
         parts = change.change(self._ledger, job, batch, key, application, wanted, author, dry_run=dry_run)
         return Run(parts)
+
+    def approve(
+        self, which: UnfinishedFilter | Sequence[str], *, by: str, reason: str | None = None, dry_run: bool = False
+    ) -> Run[DecisionProgress]:
+        """Approve jobs that wait for approval: those with these ids, or all that match a filter with some field.
+
+        A filter of nothing but a batch is about the batch as a whole, which has to be complete: closed, and its
+        messages found; else this raises `NotWaiting`. Jobs that are enqueued after this began are not approved.
+        """
+        return self._decide(which, ChangeKind.APPROVE, by, reason, dry_run=dry_run)
+
+    def reject(
+        self, which: UnfinishedFilter | Sequence[str], *, by: str, reason: str | None = None, dry_run: bool = False
+    ) -> Run[DecisionProgress]:
+        """End jobs that wait for approval: they are cancelled, rule ``rejected``; the rest as in `approve`."""
+        return self._decide(which, ChangeKind.REJECT, by, reason, dry_run=dry_run)
+
+    def _decide(
+        self, which: UnfinishedFilter | Sequence[str], kind: ChangeKind, by: str, reason: str | None, *, dry_run: bool
+    ) -> Run[DecisionProgress]:
+        author = Author(*maybe_signed(by, reason))
+        if not isinstance(which, UnfinishedFilter):
+            return Run(approve.decide(self._ledger, job_ids(which), kind, author, dry_run=dry_run))
+        require_a_field(which, UnfinishedFilter())
+        return Run(approve.decide(self._ledger, job_filter_of(which), kind, author, dry_run=dry_run))
 
     def forget(
         self, grant_id: str, application: str = "default", *, by: str, reason: str, dry_run: bool = False

@@ -62,6 +62,11 @@ BY_HAND: Final = "by_hand"
 # Jobs that wait because one of their tags is held.
 TAG_HELD: Final = "tag_held"
 
+# Jobs that wait for approval; those that were not approved in time; those that were rejected.
+NEEDS_APPROVAL: Final = "needs_approval"
+NOT_APPROVED: Final = "not_approved"
+REJECTED: Final = "rejected"
+
 # The rule that is recorded for a job that ends or goes in doubt without a call.
 RULE_OF: Final[Mapping[Event, str]] = {
     Event.EXPIRE: "expired",

@@ -9,6 +9,7 @@ from sendq.clock import Micros
 from sendq.facts.lanes import Lane
 from sendq.rules.delivery import Delivery
 from sendq.rules.rule_ids import TAG_HELD
+from sendq.rules.waiting_job import UNAPPROVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,25 @@ class JobFacts:
     seen: str | None
     look_at: Micros | None
     expires_at: Micros | None = None
-    resume_at: Micros | None = None  # when it may begin once the person who holds it releases it
+    resume_at: Micros | None = None  # when it may begin once it is released, and approved if it needs that
     due_at: Micros = 0
+    approve_by: Micros | None = None
+    approved_at: Micros | None = None
 
     @property
     def not_before(self) -> Micros:
         """When it may begin, if none of its tags is held."""
         return self.due_at if self.rule == TAG_HELD else self.next_at
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """Whether it needs approval and has none."""
+        return self.approve_by is not None and self.approved_at is None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a person holds it; it may wait for approval, too."""
+        return self.resume_at is not None and self.next_at != UNAPPROVED
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sendq.clock import Micros
+from sendq.clock import SECOND, Micros
 from sendq.rules.preflight import must_be_repeated
+from sendq.rules.rule_ids import NEEDS_APPROVAL, NOT_APPROVED, REJECTED
 from sendq.rules.states import FINAL, MOVES, State
 
 # `next_at` of a job that a person holds: 2300-01-01, later than any due time or expiry that may be asked for.
 HELD: Micros = 10_413_792_000_000_000
+
+# … and of one that waits for approval and is not held: a day later, so that both are known apart.
+UNAPPROVED: Micros = HELD + 86_400 * SECOND
+
+# How long after its due time a job that never expires may wait for approval.
+APPROVAL_TIME: Micros = 72 * 3_600 * SECOND
 
 
 class Changeable(Protocol):
@@ -33,7 +40,13 @@ class Changeable(Protocol):
     @property
     def expires_at(self) -> Micros | None: ...
     @property
+    def approve_by(self) -> Micros | None: ...
+    @property
+    def approved_at(self) -> Micros | None: ...
+    @property
     def doubt_at(self) -> Micros | None: ...
+    @property
+    def rule(self) -> str | None: ...
 
 
 class ChangeKind(StrEnum):
@@ -43,7 +56,12 @@ class ChangeKind(StrEnum):
     PRIORITY = "priority"
     HOLD = "hold"
     RELEASE = "release"
+    APPROVE = "approve"
+    REJECT = "reject"
 
+
+# Decisions about jobs that wait for approval.
+DECISIONS = frozenset({ChangeKind.APPROVE, ChangeKind.REJECT})
 
 # What has been done to a job, for sentences.
 DONE: Mapping[ChangeKind, str] = {
@@ -51,18 +69,23 @@ DONE: Mapping[ChangeKind, str] = {
     ChangeKind.PRIORITY: "given another priority",
     ChangeKind.HOLD: "held",
     ChangeKind.RELEASE: "released",
+    ChangeKind.APPROVE: "approved",
+    ChangeKind.REJECT: "rejected",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change. ``due_at`` and ``expires_at``: those of a reschedule; ``keeps_expiry``: the expiry is not changed."""
+    """One change. ``due_at`` and ``expires_at``: those of a reschedule; ``keeps_expiry``: the expiry is not changed;
+    ``at``: when an approval or rejection is made.
+    """
 
     kind: ChangeKind
     due_at: Micros = 0
     expires_at: Micros | None = None
     keeps_expiry: bool = True
     priority: int = 0
+    at: Micros = 0
 
     def expiry_of(self, job: Changeable) -> Micros | None:
         """The job's expiry after this change."""
@@ -74,8 +97,38 @@ class Change:
         return self.kind is ChangeKind.RESCHEDULE and expires_at is not None and expires_at <= self.due_at
 
 
-def refusal(job: Changeable) -> str | None:
-    """Why nothing can be changed in this job any more; None: it waits.
+def waits_for_approval(job: Changeable) -> bool:
+    """Whether a job needs approval and has none: it does not begin, whatever else is changed in it."""
+    return job.approve_by is not None and job.approved_at is None
+
+
+def approve_by_of(due_at: Micros, expires_at: Micros | None) -> Micros:
+    """Until when a job may wait for approval: until it expires, or for `APPROVAL_TIME` after its due time."""
+    return due_at + APPROVAL_TIME if expires_at is None else expires_at
+
+
+def unapproved(start: Micros, due_at: Micros, expires_at: Micros | None) -> dict[str, Any]:
+    """The columns of a new job that needs approval, and may begin at ``start``."""
+    approve_by = approve_by_of(due_at, expires_at)
+    return {"next_at": UNAPPROVED, "resume_at": start, "approve_by": approve_by, "rule": NEEDS_APPROVAL}
+
+
+def is_held(job: Changeable) -> bool:
+    """Whether a person holds it; it may wait for approval, too."""
+    return job.resume_at is not None and job.next_at != UNAPPROVED
+
+
+def after_replacement(job: Changeable, *, now: Micros) -> dict[str, Any]:
+    """The columns to set once the content of a waiting job is another one: what was approved was the old one."""
+    if job.approve_by is None or job.approved_at is None:
+        return {}
+    approve_by = approve_by_of(max(job.due_at, now), job.expires_at)
+    waits: dict[str, Any] = {"approved_at": None, "approve_by": approve_by, "rule": NEEDS_APPROVAL}
+    return waits if is_held(job) else {**waits, "next_at": UNAPPROVED, "resume_at": job.next_at}
+
+
+def refusal(job: Changeable, change: Change | None = None) -> str | None:
+    """Why this (None: anything) cannot be changed in this job, or not any more; None: it can.
 
     A message that may have gone out is left alone even while it waits for its repeat: a repeat at another time could be
     a second copy.
@@ -87,25 +140,50 @@ def refusal(job: Changeable) -> str | None:
         return "its call is being made"
     if state is State.IN_DOUBT or (state is State.QUEUED and must_be_repeated(job.operation, job.doubt_at)):
         return "it may have been sent, and that must be known first"
+    decision = change if change is not None and change.kind in DECISIONS else None
     if state in FINAL:
-        return "it has ended"
-    return None
+        late = decision is not None and job.rule == NOT_APPROVED
+        return f"{_LATE}; to have it wait for approval again: sendq retry" if late else "it has ended"
+    return None if decision is None else _undecidable(job, decision.at)
+
+
+_LATE = "it was not approved in time"
+
+
+def _undecidable(job: Changeable, now: Micros) -> str | None:
+    """Why a job that waits can be neither approved nor rejected."""
+    if job.approve_by is None:
+        return "it needs no approval"
+    if job.approved_at is not None:
+        return "it is approved already"
+    return _LATE if job.approve_by <= now else None
 
 
 def after_change(job: Changeable, change: Change, *, position: int = 0) -> dict[str, Any]:
     """The columns of a waiting job to set; empty if it is already as asked for.
 
     ``position``: its place among those that are changed together, which keeps their order. A hold remembers when the
-    job may begin (the wait before a retry included), and a release restores it.
+    job may begin (the wait before a retry included), and a release restores it. Only an approval approves: one that
+    waits for it is held and released without any effect on that.
     """
-    is_held = job.resume_at is not None
+    waits = waits_for_approval(job)
     match change.kind:
         case ChangeKind.HOLD:
-            return {} if is_held else {"next_at": HELD, "resume_at": job.next_at}
+            return {} if is_held(job) else {"next_at": HELD, "resume_at": job.resume_at if waits else job.next_at}
         case ChangeKind.RELEASE:
-            return {"next_at": job.resume_at, "resume_at": None} if is_held else {}
+            if not is_held(job):
+                return {}
+            return {"next_at": UNAPPROVED} if waits else {"next_at": job.resume_at, "resume_at": None}
+        case ChangeKind.APPROVE:
+            begins = {} if is_held(job) else {"next_at": job.resume_at, "resume_at": None}
+            return {"approved_at": change.at, "rule": None, **begins} if waits else {}
+        case ChangeKind.REJECT:
+            return {"state": State.CANCELLED.value, "rule": REJECTED} if waits else {}
         case ChangeKind.PRIORITY:
             return {} if job.priority == change.priority else {"priority": change.priority}
     start = change.due_at + position
-    times: dict[str, Any] = {"resume_at": start} if is_held else {"next_at": start}
-    return {"due_at": change.due_at, "expires_at": change.expiry_of(job), **times}
+    expires_at = change.expiry_of(job)
+    times: dict[str, Any] = {"next_at": start} if job.resume_at is None else {"resume_at": start}
+    if waits:
+        times["approve_by"] = approve_by_of(change.due_at, expires_at)
+    return {"due_at": change.due_at, "expires_at": expires_at, **times}

@@ -18,16 +18,19 @@ from sendq.rules.rule_ids import (
     GRANT_NOT_FOUND,
     INTEGRITY,
     JOB_REFUSED,
+    NEEDS_APPROVAL,
     NO_KEY,
+    NOT_APPROVED,
     NOT_ENCRYPTED,
     POISON,
     QUEUED,
+    REJECTED,
     SUPPRESSED,
     TAG_HELD,
 )
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
-from sendq.rules.waiting_job import HELD
+from sendq.rules.waiting_job import HELD, UNAPPROVED
 from sendq.views import Why
 
 # By why the ledger is shut (`sendq.ledger.dispatching.lineage`); the remedy comes last: its options can be appended.
@@ -104,6 +107,13 @@ _SUPPRESSED = (
     "or the person complained or unsubscribed; if that is a mistake: sendq suppressions remove, then sendq retry"
 )
 
+_NOT_APPROVED = (
+    "it needed approval and was not approved in time, so it was not sent; to have it wait for approval again: "
+    "sendq retry"
+)
+
+_REJECTED = "it needed approval and was rejected, so it was not sent"
+
 _POISON = "two workers died while sending it, then the process that ran it alone; to try it again: sendq retry"
 
 
@@ -138,6 +148,10 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         return _why(job, state.value, _POISON, rule=job.rule)
     if state is State.DEAD and job.rule == INTEGRITY:
         return _why(job, state.value, _ALTERED, rule=job.rule)
+    if state is State.DEAD and job.rule == NOT_APPROVED:
+        return _why(job, state.value, _NOT_APPROVED, rule=job.rule)
+    if state is State.CANCELLED and job.rule == REJECTED:
+        return _why(job, state.value, _REJECTED, rule=job.rule)
     if state is State.DEAD and job.rule == SUPPRESSED:
         return _why(job, state.value, _SUPPRESSED, rule=job.rule)
     if state is State.DEAD and job.rule == FAILED_LATER:
@@ -156,6 +170,8 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         return _why(job, "shut", SHUT[around.shut_because or "lost"])
     if around.lane is not None and around.lane.closed_at is not None:
         return _why(job, "reauth", _closed(around.lane), rule=around.lane.closed_rule, by="policy")
+    if job.waits_for_approval:
+        return _unapproved(around)
     if job.resume_at is not None:
         return _held_itself(around)
     held = _held(around, now=now, of_tags=True)
@@ -171,7 +187,8 @@ def _explain(around: Situation, *, now: Micros) -> Why:
     if before is not None and (before.state == State.SENDING or before.next_at > now):
         says = f"an earlier change of the same message goes first: job {before.id}"
         if before.next_at >= HELD:
-            return _why(job, "behind", f"{says}, which a person holds")
+            waits = "which waits for approval" if before.next_at == UNAPPROVED else "which a person holds"
+            return _why(job, "behind", f"{says}, {waits}")
         until = before.next_at if before.state == State.QUEUED else None
         return _why(job, "behind", says, until=until)
     if job.next_at > now:
@@ -187,6 +204,16 @@ def _explain(around: Situation, *, now: Micros) -> Why:
             )
         return _why(job, "not_due", "it is not due yet", until=job.next_at)
     return _unserved(around, now=now)
+
+
+def _unapproved(around: Situation) -> Why:
+    """A person has to approve it."""
+    job = around.job
+    assert job.approve_by is not None
+    says = f"it waits for approval, and is given up unless it is approved by {_clock(job.approve_by)}: sendq approve"
+    if job.is_held:
+        says += "; it is held, too, until it is released"
+    return _why(job, "unapproved", says, rule=NEEDS_APPROVAL)
 
 
 def _held_itself(around: Situation) -> Why:

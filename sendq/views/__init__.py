@@ -19,9 +19,10 @@ from sendq.views.jobs import (
 )
 from sendq.views.overview import BatchLine, Found, FoundGrant, Overview, PaceView
 from sendq.views.page import Page, plain
-from sendq.views.status import Backlog, BrokerView, DeliveryView, LaneCounts, Shut, Status, WorkerView
+from sendq.views.status import Approvals, Backlog, BrokerView, DeliveryView, LaneCounts, Shut, Status, WorkerView
 
 __all__ = [
+    "Approvals",
     "AttemptView",
     "Backlog",
     "Batch",

@@ -77,7 +77,8 @@ class BatchView:
     lane's pace, and is None when unknown (during a walk, while the lane is closed, and while a person holds the batch:
     ``held_at``). ``holds``: the holds in force of its grant, provider and application, of its tags, and of tags of its
     first thousand waiting jobs; one without ``until`` is of a grant that is closed. ``errors`` are the first dead
-    letters, at most ten. ``finished_at``: when its last job ended; a retry of its dead letters reopens it.
+    letters, at most ten. ``unapproved``: how many of its jobs wait for approval; counted if the batch needs approval.
+    ``finished_at``: when its last job ended; a retry of its dead letters reopens it.
     """
 
     id: str
@@ -97,6 +98,7 @@ class BatchView:
     tags: Mapping[str, str] = field(default_factory=dict)
     open: bool = False
     holds: Sequence[HoldView] = ()
+    unapproved: int = 0
 
     @property
     def waiting(self) -> int:

@@ -58,7 +58,9 @@ class JobView:
     starts again at 0 when a person retries the job; ``trail`` has every attempt.
 
     ``delivery``: what became of its mail; None: it is no mail, or was not sent. ``key``: the one that it was enqueued
-    with; a batch's is that of the batch. ``next_at``: when it may next begin; None: a person holds it.
+    with; a batch's is that of the batch. ``next_at``: when it may next begin; None: a person holds it, or it waits for
+    approval. ``approve_by``: until when it may wait for approval; None: it needs none. ``approved_at``: None: not yet.
+    ``held``: a person holds it.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
@@ -83,6 +85,14 @@ class JobView:
     trail: tuple[AttemptView, ...]
     tags: Mapping[str, str]
     delivery: DeliveryStatus | None = None
+    approve_by: datetime | None = None
+    approved_at: datetime | None = None
+    held: bool = False
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """Whether it may be approved or rejected."""
+        return self.state is State.QUEUED and self.approve_by is not None and self.approved_at is None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
@@ -91,7 +101,7 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class JobLine:
-    """A job in a list. ``attempts`` and ``next_at``: as in `JobView`.
+    """A job in a list. ``attempts``, ``next_at``, ``approve_by`` and ``approved_at``: as in `JobView`.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
@@ -112,6 +122,8 @@ class JobLine:
     rule: str | None
     key: str | None
     tags: Mapping[str, str]
+    approve_by: datetime | None = None
+    approved_at: datetime | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

@@ -10,7 +10,7 @@ from typing import Any
 from sendq.rules.states import State
 from sendq.views.grants import HoldView
 from sendq.views.page import plain
-from sendq.views.status import Backlog, BrokerView, Shut, WorkerView
+from sendq.views.status import Approvals, Backlog, BrokerView, Shut, WorkerView
 
 # The last minute's enqueued jobs are counted up to here.
 ENQUEUED_MOST = 10_000
@@ -31,6 +31,7 @@ class Overview:
     lanes        by state: ``closed``, ``held``, ``served`` (in a turn), ``waiting`` (for one), ``idle``
     holds        those of applications, providers and tags that are in force
     clock_behind_s  how far the clock is behind the latest time that a worker has seen, in seconds
+    approvals    jobs that wait for approval
     """
 
     at: datetime
@@ -46,6 +47,7 @@ class Overview:
     workers: tuple[WorkerView, ...]
     deliveries: Backlog
     clock_behind_s: float
+    approvals: Approvals
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

@@ -99,6 +99,18 @@ class BrokerView:
     failing_since: datetime | None = None
 
 
+# Jobs that wait for approval are counted up to here.
+APPROVALS_MOST = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Approvals:
+    """Jobs that wait for approval, up to `APPROVALS_MOST`; ``first_end``: when the first of them is given up."""
+
+    waiting: int = 0
+    first_end: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """The ledger at a glance.
@@ -110,6 +122,7 @@ class Status:
     oldest_s     by priority, how long the oldest job has waited that no hold, closed lane or pace delays, in seconds
     calls        of the last minute, by what they led to (``done``, or a route of the policy)
     clock_behind_s  how far the clock is behind the latest time that a worker has seen, in seconds: it was set back
+    approvals    jobs that wait for approval
     """
 
     at: datetime
@@ -125,6 +138,7 @@ class Status:
     broker: BrokerView
     clock_behind_s: float = 0.0
     held: tuple[HeldGroup, ...] = ()
+    approvals: Approvals = Approvals()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

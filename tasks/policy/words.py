@@ -83,6 +83,17 @@ LEDGER_RULES = {
         "Held by its tag", "An operator holds all jobs with one of its tags; the events say why.",
         "Nothing to do, or release the tag.",
     ),
+    "needs_approval": Said(
+        "Waits for approval", "It needs approval before it may begin.", "sendq approve, or sendq reject.",
+    ),
+    "not_approved": Said(
+        "Not approved in time",
+        "It needed approval, and nobody approved it in time.",
+        "If it is still wanted, retry it: then it waits for approval again.",
+    ),
+    "rejected": Said(
+        "Rejected", "It needed approval, and was rejected: see the events.", "Nothing to do.",
+    ),
     "encryption_key_missing": Said(
         "Encryption key missing",
         "It is encrypted with a key that no worker has.",

@@ -62,7 +62,7 @@ class TestHelp:
         assert told == {0, FAILED, UNUSABLE, INTERRUPTED, BROKEN_PIPE}
 
     def test_every_act_of_an_operator_takes_a_reason_an_author_and_a_dry_run(self) -> None:
-        acts = ("cancel", "forget", "hold", "recover", "rekey", "release", "resolve", "retry")
+        acts = ("approve", "cancel", "forget", "hold", "recover", "reject", "rekey", "release", "resolve", "retry")
         deliveries = sendq.commands["deliveries"]
         assert isinstance(deliveries, click.Group)
         for command in [*(sendq.commands[name] for name in acts), deliveries.commands["retry"]]:

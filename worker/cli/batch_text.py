@@ -38,6 +38,8 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
         yield f"cancelled: {when(seen.cancelled_at)}{rest}"
     if seen.held_at is not None:
         yield f"held since {when(seen.held_at)}; to release it: sendq release --batch {seen.id} --reason …"
+    if seen.unapproved:
+        yield f"{seen.unapproved:,} of its jobs wait for approval: sendq approve --batch {seen.id}"
     for hold in seen.holds:
         yield _hold_line(hold)
     if seen.finished_at is not None:

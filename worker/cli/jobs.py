@@ -84,6 +84,8 @@ def jobs(
     """List the jobs that match every filter, the most recently enqueued first.
 
     What expires within six hours: sendq jobs --expires-until +6h
+
+    What waits for approval: sendq jobs --rule needs_approval
     """
     id_of(batch, "batch")
     filters |= {"state": state or None, "delivery": delivery or None, "batch_id": batch}
@@ -112,6 +114,7 @@ def jobs(
             Column("tags", extra=True),
             Column("enqueued", extra=True),
             Column("expires", extra=True),
+            Column("approve by", extra=True),
             Column("attempts used", extra=True),
         ),
         [
@@ -126,6 +129,7 @@ def jobs(
                 " ".join(f"{key}={value}" for key, value in job.tags.items()),
                 job.created_at,
                 job.expires_at if job.state == "queued" else None,
+                job.approve_by if job.state == "queued" and job.approved_at is None else None,
                 job.attempts,
             )
             for job in page.items

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import click
 
+from worker.cli.approve import approve, reject
 from worker.cli.batch import batch
 from worker.cli.cancel import cancel
 from worker.cli.check import check
@@ -90,6 +91,7 @@ def sendq() -> None:
 
 
 for command in (
+    approve,
     batch,
     cancel,
     check,
@@ -112,6 +114,7 @@ for command in (
     policy,
     priority,
     recover,
+    reject,
     rekey,
     release,
     reschedule,

@@ -24,7 +24,7 @@ from worker.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from sendq.views import Backlog, BrokerView, LaneCounts, Status, WorkerView
+    from sendq.views import Approvals, Backlog, BrokerView, LaneCounts, Status, WorkerView
 
 
 # Clocks that are set differ by less, the one of the API included.
@@ -60,7 +60,7 @@ def status(watch: float | None, as_json: bool) -> None:
                     tell_json(seen.as_json())
                 else:
                     _tell_jobs(seen)
-                    for line in (*_broker(seen.broker), *_backlog(seen.deliveries)):
+                    for line in (*_approvals(seen.approvals), *_broker(seen.broker), *_backlog(seen.deliveries)):
                         tell(line)
                     tell()
                     _tell_lanes(seen.lanes)
@@ -96,6 +96,16 @@ def _tell_jobs(seen: Status) -> None:
     tell(f"calls in the last minute: {calls:,} ({calls / CALLS_S:.1f}/s)" + (f"; of these {others}" if others else ""))
     waits = ", ".join(f"{age:,.0f} s ({name} priority)" for name, age in seen.oldest_s.items() if age >= 1)
     tell(f"longest wait of an eligible job: {waits or 'none over 1 s'}")
+
+
+def _approvals(seen: Approvals) -> Iterator[str]:
+    """Nothing while no job waits for approval."""
+    from sendq.views.status import APPROVALS_MOST
+
+    if seen.first_end is not None:
+        number = f"{seen.waiting:,}" + ("+" if seen.waiting >= APPROVALS_MOST else "")
+        ends = f"the first is given up at {when(seen.first_end)}"
+        yield f"jobs that wait for approval: {number}; {ends}; see: sendq jobs --rule needs_approval"
 
 
 def _broker(seen: BrokerView) -> Iterator[str]:

@@ -210,11 +210,15 @@ class Rescuer(PeriodicLoop):
         trusted = self._key_max_age()
         with writing(self._ledger) as connection:
             jobs = rescue.expire(connection, now=self._now(), limit=EXPIRE_MOST, key_max_age=trusted)
+        with writing(self._ledger) as connection:  # others, as below: each locks its jobs in order
+            unapproved = rescue.give_up_unapproved(connection, now=self._now(), limit=EXPIRE_MOST)
         if not trusted:
-            with writing(self._ledger) as connection:  # another transaction: each locks its jobs in order
+            with writing(self._ledger) as connection:
                 rescue.doubt_open_keys(connection, now=self._now(), limit=EXPIRE_MOST)
         if jobs:
             journal.jobs_expired(jobs)
+        if unapproved:
+            journal.jobs_not_approved(unapproved)
 
     def _sweep(self) -> None:
         with writing(self._ledger) as connection:

@@ -153,6 +153,10 @@ def families(known: Levels) -> Iterator[Metric]:
     yield _by("jobs_expiring", soon, "application provider rule", known.expiring)
     lately = "Jobs that expired within the last hour, before they were sent; counted up to 10,000"
     yield _by("jobs_expired", lately, "application provider", known.expired)
+    unapproved = {name: number for name, (number, _) in known.unapproved.items()}
+    yield _by("jobs_unapproved", "Jobs that wait for approval; counted up to 10,000", "application", unapproved)
+    late = {name: soon for name, (_, soon) in known.unapproved.items()}
+    yield _by("jobs_unapproved_expiring", "Those of them that are given up within 6 h", "application", late)
     yield _by("turns", "Open turns, by state", "state", known.turns)
     oldest = "Age of the oldest eligible job that is not held, by priority"
     yield _by("oldest_job_seconds", oldest, "priority", known.oldest_s)

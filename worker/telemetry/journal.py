@@ -104,6 +104,11 @@ def jobs_expired(jobs: int) -> None:
     _log.info("jobs_expired", jobs=jobs)
 
 
+def jobs_not_approved(jobs: int) -> None:
+    """Jobs that need approval were not approved in time; they are dead letters, and were not sent."""
+    _log.warning("jobs_not_approved", jobs=jobs)
+
+
 def mail_failed_later(jobs: int) -> None:
     """The API reported that mails it had accepted never went out; their jobs are dead letters."""
     _log.warning("mail_failed_later", jobs=jobs)

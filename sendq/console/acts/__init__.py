@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sendq.console.acts.act import Act, Choice, Given, Preview
+from sendq.console.acts.approving import Approve, Reject
 from sendq.console.acts.deliveries import DeliverAgain
 from sendq.console.acts.grants import Hold, HoldAll, Release, ReleaseAll
 from sendq.console.acts.jobs import Cancel, CancelAll, CancelBatch, Resolve, Retry
@@ -22,6 +23,8 @@ ACTS: dict[str, Act] = {
         Prioritise(),
         HoldJob(),
         ReleaseJob(),
+        Approve(),
+        Reject(),
         Cancel(),
         CancelAll(),
         CancelBatch(),

@@ -21,6 +21,7 @@ from sendq.console.listing import (
     chosen_of,
     listed,
 )
+from sendq.rules.rule_ids import NEEDS_APPROVAL
 from sendq.rules.states import FINAL, State
 from sendq.views import JobView, Why
 
@@ -56,6 +57,9 @@ def _acts_on_all(chosen: Mapping[str, str]) -> Iterator[tuple[str, str, dict[str
         yield "release", "Release this tag…", scope
     if not filters or filters.keys() != chosen.keys() - {"state"}:
         return
+    if chosen.get("rule") == NEEDS_APPROVAL:
+        yield "approve", "Approve all that match…", filters
+        yield "reject", "Reject all that match…", filters
     if state == State.QUEUED:
         yield "cancel-all", "Cancel all that match…", filters
     elif state in (State.DEAD, State.EXPIRED):
@@ -90,10 +94,13 @@ def acts_for(seen: JobView) -> Iterator[tuple[str, str]]:
         yield "retry", "Retry…"
     if seen.state is State.IN_DOUBT:
         yield "resolve", "Resolve…"
+    if seen.waits_for_approval:
+        yield "approve", "Approve…"
+        yield "reject", "Reject…"
     if seen.state is State.QUEUED:
         yield "reschedule", "Reschedule…"
         yield "priority", "Priority…"
-        yield ("release-job", "Release…") if seen.next_at is None else ("hold-job", "Hold…")
+        yield ("release-job", "Release…") if seen.held else ("hold-job", "Hold…")
     if seen.state not in FINAL:
         yield "cancel", "Cancel…"
 

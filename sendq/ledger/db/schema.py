@@ -73,9 +73,12 @@ job = Table(
     Column("state", Text, nullable=False),
     Column("due_at", BigInteger, nullable=False),  # what the caller asked for; only `reschedule` changes it
     Column("next_at", BigInteger, nullable=False),  # when it may next begin; a retry moves it
-    # While a person holds it (`next_at` is then `HELD`): when it may begin once it is released; null: it is not held.
+    # While a person holds it (`next_at` is then `HELD`), or it waits for approval: when it may begin after that.
     Column("resume_at", BigInteger),
     Column("expires_at", BigInteger),
+    # Until when it may wait for approval (`next_at` is then `UNAPPROVED`, and `resume_at` is set); null: it needs none.
+    Column("approve_by", BigInteger),
+    Column("approved_at", BigInteger),  # null: not approved
     Column("created_at", BigInteger, nullable=False),
     Column("attempts", SmallInteger, nullable=False, server_default="0"),  # used up; waiting uses none
     Column("deaths", SmallInteger, nullable=False, server_default="0"),  # of processes while it was begun
@@ -119,6 +122,12 @@ job = Table(
     Index("sendq_job_finished_idx", "state", "finished_at", **_when("finished_at IS NOT NULL")),
     Index("sendq_job_open_key_idx", "id", **_when("state = 'queued' AND doubt_at IS NOT NULL")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
+    Index(
+        "sendq_job_approval_idx",
+        "approve_by",
+        "id",
+        **_when("state = 'queued' AND approve_by IS NOT NULL AND approved_at IS NULL"),
+    ),
 )
 
 # The index of tags. A separate table, because every change of a job is written to the indexes of its own table again.
@@ -209,6 +218,7 @@ batch = Table(
     Column("tags", Text),
     Column("making", Boolean, nullable=False, server_default=text("false")),  # the walk is over, jobs are being made
     Column("held_at", BigInteger),  # held by a person since; jobs that a walk makes are held too
+    Column("needs_approval", Boolean, nullable=False, server_default=text("false")),  # so do jobs that join it later
     Column("cancel_at", BigInteger),
     Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # all of its waiting jobs have ended
     Column("finished_at", BigInteger),  # its last job has ended; a retry of dead letters reopens it

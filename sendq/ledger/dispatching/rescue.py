@@ -28,7 +28,7 @@ from sendq.rules.job_change import after_loss
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
-from sendq.rules.rule_ids import DIED, STOPPED
+from sendq.rules.rule_ids import DIED, NOT_APPROVED, STOPPED
 from sendq.rules.states import Event, State
 
 # Part of the text of a statement, or the database does not use the partial index of the state: SQLite never, and
@@ -203,14 +203,17 @@ def _return_begun(
 _ANY = text(
     "SELECT renewed_at, unclaimed_since IS NOT NULL AS unclaimed,"
     " EXISTS (SELECT 1 FROM sendq_lane WHERE turn IS NOT NULL AND turn_at < :before) AS turns,"
-    " EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= :now) AS jobs"
+    " EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= :now)"
+    " OR EXISTS (SELECT 1 FROM sendq_job WHERE state = 'queued' AND approve_by IS NOT NULL AND approved_at IS NULL"
+    " AND approve_by <= :now) AS jobs"
     " FROM sendq_leader WHERE name = 'dispatcher'"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Overdue:
-    """Whether an open turn is overdue, whether a waiting job has expired, and when the lease was last renewed.
+    """Whether an open turn is overdue, whether a waiting job has expired or was not approved in time, and when the
+    lease was last renewed.
 
     ``unclaimed``: the ledger says that no worker claims turns (`sendq.ledger.dispatching.broker`).
     """
@@ -255,16 +258,31 @@ def take_back_unclaimed(
 
 
 def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micros = KEY_MAX_AGE) -> int:
-    """End waiting jobs that have expired, in any lane, including closed ones, which get no turn."""
+    """End waiting jobs that have expired, in any lane, including closed ones, which get no turn.
+
+    Those that wait for approval are for `give_up_unapproved`.
+    """
     table = schema.job
+    decided = or_(table.c.approve_by.is_(None), table.c.approved_at.is_not(None))
     over = connection.execute(
         select(table)
-        .where(table.c.state == _QUEUED, table.c.expires_at <= now)
+        .where(table.c.state == _QUEUED, table.c.expires_at <= now, decided)
         .order_by(table.c.expires_at)
         .limit(limit)
     ).all()
     events = {job.id: objection(job, now=now, key_max_age=key_max_age) for job in over}
     return len(end_waiting(connection, {job_id: event for job_id, event in events.items() if event}, now=now))
+
+
+def give_up_unapproved(connection: Connection, *, now: Micros, limit: int) -> int:
+    """Give up up to ``limit`` jobs that were not approved in time; returns how many."""
+    table = schema.job.c
+    these = (table.state == _QUEUED, table.approve_by <= now, table.approved_at.is_(None))
+    ids = list(connection.execute(select(table.id).where(*these).order_by(table.approve_by).limit(limit)).scalars())
+    lock_jobs(connection, ids)
+    # Again, as they are now: one may have been approved or rescheduled while its lock was waited for.
+    late = connection.execute(select(table.id).where(table.id.in_(ids), *these)).scalars()
+    return len(end_waiting(connection, dict.fromkeys(late, Event.GIVE_UP), now=now, rule=NOT_APPROVED))
 
 
 def doubt_open_keys(connection: Connection, *, now: Micros, limit: int) -> int:

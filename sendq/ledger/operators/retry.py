@@ -29,8 +29,9 @@ from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
 from sendq.ledger.reading.paging import literal
 from sendq.rules.by_hand import EXPIRY, RetryRefusal
 from sendq.rules.preflight import OWN_BODY
-from sendq.rules.rule_ids import FAILED_LATER
+from sendq.rules.rule_ids import FAILED_LATER, NEEDS_APPROVAL
 from sendq.rules.states import Event, State, move
+from sendq.rules.waiting_job import UNAPPROVED, approve_by_of, waits_for_approval
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 CHUNK = 500
@@ -134,18 +135,23 @@ def states_of(connection: Connection, ids: Iterable[UUID]) -> dict[UUID, State]:
 
 def _retried(row: Row[Any], start: Micros) -> dict[str, Any]:
     late = row.expires_at is not None and row.expires_at <= start
+    expires_at = start + EXPIRY if late else row.expires_at
+    # One that was not approved in time waits for approval again.
+    waits = waits_for_approval(row)
     return {
         "id": row.id,
         "state": move(State(row.state), Event.RETRY).value,
-        "next_at": start,
-        "resume_at": None,
+        "next_at": UNAPPROVED if waits else start,
+        "resume_at": start if waits else None,
+        "approve_by": approve_by_of(start, expires_at) if waits else row.approve_by,
+        "rule": NEEDS_APPROVAL if waits else row.rule,
         "attempts": 0,
         "deaths": 0,
         "conflicts": 0,
         "generation": row.generation + 1,
         "key_at": None,
         "doubt_at": None,
-        "expires_at": start + EXPIRY if late else row.expires_at,
+        "expires_at": expires_at,
         "finished_at": None,
     }
 

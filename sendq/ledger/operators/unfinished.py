@@ -1,4 +1,4 @@
-"""Unfinished jobs that match a filter: what a cancel of many concerns.
+"""Unfinished jobs that match a filter: what a cancel, an approval or a rejection of many concerns.
 
 Queued jobs are found slice by slice along the index of waiting jobs, so that a slice costs the same in a ledger of any
 size; one that is moved meanwhile may be missed, and is found when the act is repeated.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, select, tuple_
 
+from sendq.clock import Micros
 from sendq.ledger.db import schema
 from sendq.ledger.reading.filters import JobFilter
 from sendq.ledger.reading.paging import literal
@@ -52,6 +54,31 @@ def after_cancel(connection: Connection, which: JobFilter) -> dict[State, int]:
     states = {State.IN_DOUBT if row.doubtful else State.CANCELLED: int(row.number) for row in rows}
     in_flight = len(sending(connection, which))
     return states | ({State.SENDING: in_flight} if in_flight else {})
+
+
+def unapproved(
+    connection: Connection, which: JobFilter, *, after: Place | None, now: Micros
+) -> tuple[Sequence[UUID], Place | None]:
+    """Up to `STEP` jobs that wait for approval and were enqueued by ``now``, after a place, and the place of the next;
+    None: no more.
+    """
+    statement = _unapproved(which, now).order_by(_job.approve_by, _job.id).limit(STEP)
+    if after is not None:
+        statement = statement.where(tuple_(_job.approve_by, _job.id) > tuple_(*after))
+    rows = connection.execute(statement).all()
+    last = (rows[-1].approve_by, rows[-1].id) if len(rows) == STEP else None
+    return [row.id for row in rows], last
+
+
+def count_unapproved(connection: Connection, which: JobFilter, *, now: Micros) -> int:
+    """How many of them there are."""
+    found = _unapproved(which, now).subquery()
+    return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
+
+
+def _unapproved(which: JobFilter, now: Micros) -> Select[Any]:
+    conditions = (_job.approve_by > now, _job.approved_at.is_(None), _job.created_at <= now)
+    return _matching(which, State.QUEUED, _job.approve_by).where(*conditions)
 
 
 def _matching(which: JobFilter, state: State, *more: ColumnElement[Any]) -> Select[Any]:

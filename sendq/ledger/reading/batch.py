@@ -17,6 +17,7 @@ from sendq.ledger.jobs import COUNTED
 from sendq.ledger.reading.holds import holds_in_force, tag_holds, wide_holds
 from sendq.ledger.reading.lookup import no_such_batch
 from sendq.ledger.reading.rows import as_list, first, lane_of
+from sendq.ledger.reading.unapproved import waiting
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
 from sendq.rules.states import FINAL, State
@@ -44,6 +45,7 @@ class BatchRow:
     created_at: Micros
     cancel_at: Micros | None
     held_at: Micros | None
+    needs_approval: bool
     finished_at: Micros | None
     tags: dict[str, str]
 
@@ -58,6 +60,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     pace = _rate(connection, batch_id, now=now)
     holds = _holds(connection, row, lane, now=now)
     counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
+    unapproved = _unapproved(connection, batch_id) if row.needs_approval and row.finished_at is None else 0
     dead = counts.get(State.DEAD, 0) + sums.get("list:dead", 0)
     return BatchView(
         id=str(row.id),
@@ -71,13 +74,19 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         created_at=moment(row.created_at),
         walk=_walk(row, sums),
         rate=pace,
-        eta=_eta(row, lane, sums, pace, _last_end(holds), now=now),
+        eta=None if unapproved else _eta(row, lane, sums, pace, _last_end(holds), now=now),
         errors=_errors(connection, batch_id) if dead else (),
         cancelled_at=None if row.cancel_at is None else moment(row.cancel_at),
         held_at=None if row.held_at is None else moment(row.held_at),
         finished_at=None if row.finished_at is None else moment(row.finished_at),
         tags=row.tags,
+        unapproved=unapproved,
     )
+
+
+def _unapproved(connection: Connection, batch_id: UUID) -> int:
+    this = select(func.count()).where(schema.job.c.batch_id == batch_id, *waiting())
+    return int(connection.execute(this).scalar_one())
 
 
 def _walk(row: BatchRow, sums: Sums) -> WalkView | None:

@@ -23,6 +23,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching.lanes import first_waiting
 from sendq.ledger.dispatching.pairs import read_pairs
+from sendq.ledger.reading import unapproved
 from sendq.ledger.reading.held import held
 from sendq.rules.states import State
 from sendq.views import Backlog, HeldGroup
@@ -72,6 +73,7 @@ class Levels:
     held            what is held or closed, by application, provider and rule, with the jobs that wait behind it
     expiring        jobs that expire within `EXPIRES_SOON`, by (application, provider, rule that holds or closed the
                     lane or its provider or application, else "")
+    unapproved      jobs that wait for approval, and those of them that are given up within six hours, by application
     expired         jobs that expired within `EXPIRED_LATELY`, by (application, provider)
     notices         notifications about mail since the ledger exists, by (application, provider, type, result): their
                     number, and the sum of the seconds from a mail's acceptance to the report
@@ -95,6 +97,7 @@ class Levels:
     held: Sequence[HeldGroup] = ()
     expiring: Mapping[tuple[str, str, str], int] = field(default_factory=dict)
     expired: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    unapproved: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     notices: Mapping[tuple[str, str, str, str], tuple[int, float]] = field(default_factory=dict)
     suppressed: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
@@ -122,6 +125,7 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
         held=held(connection, now=now),
         expiring=_expiring(connection, now=now),
         expired=_expired(connection, now=now),
+        unapproved=unapproved.by_application(connection, now=now),
         notices=_notices(connection),
         suppressed=_suppressed(connection),
     )
@@ -198,7 +202,9 @@ def _wide_holds(connection: Connection, *, now: Micros) -> Counter[tuple[str, st
 def _expiring(connection: Connection, *, now: Micros) -> dict[tuple[str, str, str], int]:
     """Up to `COUNT_MOST` jobs, those that expire first."""
     job, lane, pair = schema.job.c, schema.lane.c, schema.pair.c
-    soon = select(job.lane_id).where(_is(State.QUEUED), job.expires_at < now + EXPIRES_SOON)
+    # Those that wait for approval are counted by themselves.
+    decided = or_(job.approve_by.is_(None), job.approved_at.is_not(None))
+    soon = select(job.lane_id).where(_is(State.QUEUED), job.expires_at < now + EXPIRES_SOON, decided)
     some = soon.order_by(job.expires_at).limit(COUNT_MOST).subquery()
     over = (
         select(pair.held_rule)

@@ -14,11 +14,13 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select
 
 from sendq.ledger.db import schema
+from sendq.ledger.reading import unapproved
 from sendq.ledger.reading.filters import ALWAYS, EVERY_JOB, JobFilter, Period
 from sendq.ledger.reading.lookup import find_key
 from sendq.ledger.reading.paging import cursor, in_states, literal, place, walk
 from sendq.ledger.reading.rows import as_one, columns_of, next_start
 from sendq.rules.delivery import Delivery
+from sendq.rules.rule_ids import NEEDS_APPROVAL
 from sendq.rules.states import State
 from sendq.scope import COUNT_MOST
 from sendq.views import JobCounts, JobLine, Page, Priority
@@ -57,6 +59,8 @@ class JobQuery:
         ):
             if value is not None:
                 conditions.append(column == value)
+        if self.jobs.rule == NEEDS_APPROVAL:  # all of them are in a partial index
+            conditions.append(job.id.in_(select(job.id).where(*unapproved.waiting()).correlate(None)))
         if self.deliveries:
             status, named = schema.delivery_status.c, [delivery.value for delivery in sorted(self.deliveries)]
             this = (status.job_id == job.id, status.generation == job.generation, status.delivery.in_(named))

@@ -14,6 +14,7 @@ from sendq.ids import parse_id
 from sendq.ledger.db import schema
 from sendq.ledger.reading.delivery import delivery_of
 from sendq.ledger.reading.rows import as_list, as_one, first, next_start
+from sendq.rules.waiting_job import is_held
 from sendq.views import AttemptView, JobView
 
 
@@ -108,4 +109,5 @@ def job(connection: Connection, job_id: UUID) -> JobView:
     table = schema.attempt
     attempts = connection.execute(select(table).where(table.c.job_id == job_id).order_by(table.c.begun_at, table.c.id))
     trail = tuple(as_list(AttemptView, attempts))
-    return as_one(JobView, row, trail=trail, delivery=delivery_of(connection, row), next_at=next_start(row.next_at))
+    more = {"trail": trail, "delivery": delivery_of(connection, row), "held": is_held(row)}
+    return as_one(JobView, row, next_at=next_start(row.next_at), **more)

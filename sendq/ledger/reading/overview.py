@@ -15,6 +15,7 @@ from sendq.ledger.dispatching import lineage
 from sendq.ledger.reading import gauges
 from sendq.ledger.reading.holds import tag_holds, wide_holds
 from sendq.ledger.reading.status import broker_view, shut, workers
+from sendq.ledger.reading.unapproved import approvals
 from sendq.rules.pace import pacer_of
 from sendq.rules.states import State
 from sendq.views import Overview, PaceView
@@ -46,6 +47,7 @@ def overview(connection: Connection, *, now: Micros) -> Overview:
         workers=tuple(workers(connection, now=now)),
         deliveries=backlog(connection, now=now),
         clock_behind_s=max(0, standing.highest_at - now) / SECOND,
+        approvals=approvals(connection),
     )
 
 

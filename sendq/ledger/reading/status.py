@@ -22,6 +22,7 @@ from sendq.ledger.reading.held import held
 from sendq.ledger.reading.holds import lane_holds, tag_holds, wide_holds
 from sendq.ledger.reading.paging import literal
 from sendq.ledger.reading.rows import as_one
+from sendq.ledger.reading.unapproved import approvals
 from sendq.rules.states import WAITING, State
 from sendq.rules.why import SHUT
 from sendq.views import BrokerView, LaneCounts, Shut, Status, WorkerView
@@ -50,6 +51,7 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         broker=broker_view(connection),
         clock_behind_s=max(0, standing.highest_at - now) / SECOND,
         held=held(connection, now=now),
+        approvals=approvals(connection),
     )
 
 

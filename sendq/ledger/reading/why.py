@@ -77,7 +77,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         failing_since=trouble.failing_since,
         delivery=None if delivery is None else delivery.delivery,
         tag_holds=tuple(_hold(connection, hold) for hold in holds_of_tags(connection, found.lane_id, found.tags)),
-        held=_held_by(connection, lane, job.id, found.batch_id) if job.resume_at is not None else None,
+        held=_held_by(connection, lane, job.id, found.batch_id) if job.is_held else None,
     )
 
 

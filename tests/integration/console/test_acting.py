@@ -469,3 +469,29 @@ class TestAJobThatWaits:
         page = browser.get(f"/batches/{batch.id}").words
         assert "Held since" in page
         assert "Release…" in page
+
+
+class TestApproval:
+    @pytest.mark.parametrize(("name", "done"), [("approve", "Approved 1 job"), ("reject", "Rejected 1 job")])
+    def test_of_a_job_from_its_page(self, browser: Browser, kept: Ledger, name: str, done: str) -> None:
+        job = absorbed(kept, needs_approval=True)
+        assert "1 wait for approval" in browser.get("/").words
+        page = browser.get(f"/jobs/{job}")
+        assert "waits for approval" in page.words
+        assert f"/acts/{name}?job={job}" in page.text
+        assert f"/acts/hold-job?job={job}" in page.text
+        assert "Wait for approval 1" in browser.get(f"/acts/{name}?job={job}").words
+        assert done in act(browser, f"/acts/{name}?job={job}", reason="read it").words
+        assert events_of(kept) == [(name, "anna", "read it")]
+        assert "approved already" in browser.get(f"/acts/approve?job={job}").words or name == "reject"
+
+    def test_of_all_that_match_the_list_and_of_a_batch(self, browser: Browser, kept: Ledger) -> None:
+        jobs = [absorbed(kept, needs_approval=True) for _ in range(2)]
+        page = browser.get("/jobs?rule=needs_approval")
+        assert "Approve all that match" in page.words
+        assert "Approved 2 jobs" in act(browser, "/acts/approve?rule=needs_approval", reason="read").words
+        assert all(kept.job(job).approved_at for job in jobs)
+        batch = kept.queue.delete("g1", ["m1", "m2", "m3"], needs_approval=True).id
+        assert "3 of its jobs wait for approval" in browser.get(f"/batches/{batch}").words
+        assert "Rejected 3 jobs" in act(browser, f"/acts/reject?batch={batch}", reason="all wrong").words
+        assert "none of its jobs waits for approval" in browser.get(f"/acts/approve?batch={batch}").words

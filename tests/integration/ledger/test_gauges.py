@@ -65,7 +65,7 @@ class TestJobs:
             gauges.levels(connection, now=ledger.clock())
             asked = [one for one in statements if "FROM sendq_job" in one]
             plans = [str(connection.execute(text(f"EXPLAIN QUERY PLAN {one}")).all()) for one in asked]
-        assert len(plans) == 6
+        assert len(plans) == 7
         # Of doubts there are two, by lane and by when they are looked into: either holds doubts alone.
         names = (("waiting",), ("begun",), ("doubt", "look"), ("dead",), ("expiry",), ("finished",))
         used = [{name for name in alike if any(f"sendq_job_{name}_idx" in plan for plan in plans)} for alike in names]

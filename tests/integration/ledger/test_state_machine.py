@@ -97,6 +97,7 @@ class Machine(RuleBasedStateMachine):
         self.accepted: set[str] = set()  # by the API, by idempotency key
         self.mail: Counter[UUID] = Counter()
         self.held: set[UUID] = set()  # jobs, by a person
+        self.unapproved: set[UUID] = set()  # jobs that need approval and have none
         self.not_before: dict[UUID, Micros] = {}  # rescheduled to then
         self.content: dict[UUID, bytes] = {}  # replaced by this
         self.starts: dict[str, list[tuple[Micros, str]]] = {grant: [] for grant in GRANTS}
@@ -110,10 +111,19 @@ class Machine(RuleBasedStateMachine):
 
     # --- what may happen ----------------------------------------------------------------------------------------------
 
-    @rule(grant=st.sampled_from(sorted(GRANTS)), number=st.integers(1, 6), priority=st.sampled_from(["high", "low"]))
-    def enqueue(self, grant: str, number: int, priority: str) -> None:
+    @rule(
+        grant=st.sampled_from(sorted(GRANTS)),
+        number=st.integers(1, 6),
+        priority=st.sampled_from(["high", "low"]),
+        approvals=st.integers(0, 2),
+    )
+    def enqueue(self, grant: str, number: int, priority: str, approvals: int = 0) -> None:
         options = Options(provider=GRANTS[grant], priority=priority)
-        self.jobs |= {UUID(job.id) for job in self.ledger.queue.send_many([Send(grant, MESSAGE, options)] * number)}
+        gated = changed(options, needs_approval=True, expires_at=moment(self.clock() + 1_200 * SECOND))
+        sends = [Send(grant, MESSAGE, options)] * number + [Send(grant, MESSAGE, gated)] * approvals
+        jobs = [UUID(job.id) for job in self.ledger.queue.send_many(sends)]
+        self.jobs |= set(jobs)
+        self.unapproved |= set(jobs[number:])
 
     @rule(worker=st.integers(0, 1), message=st.sampled_from(["comes", "comes twice", "comes later", "is lost"]))
     def serve(self, worker: int, message: str) -> None:
@@ -190,13 +200,13 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.jobs)
     @rule(
         data=st.data(),
-        thought=st.sampled_from(["reschedule", "hold", "hold", "release", "priority", "replace"]),
+        thought=st.sampled_from(["reschedule", "hold", "hold", "release", "priority", "replace", "approve", "reject"]),
         seconds=st.sampled_from([-60, 0, 30, 1_200]),
     )
     def think_again(self, data: st.DataObject, thought: str, seconds: int) -> None:
         """Of a job that waits; one that is begun, whose outcome is unknown, or that has ended is left alone."""
         job = data.draw(st.sampled_from(sorted(self.jobs)))
-        before = self.ledger.job(job)
+        before, unapproved = self.ledger.job(job), set(self.unapproved)
         queue, name = self.ledger.queue, str(job)
         due_at = self.clock() + seconds * SECOND
         try:
@@ -218,11 +228,20 @@ class Machine(RuleBasedStateMachine):
                     new = MESSAGE.model_copy(update={"subject": f"version {before.generation}"})
                     queue.replace(name, new)
                     self.content[job] = freeze_send(new, job_id=name)
+                    if before.approved_at is not None:
+                        self.unapproved.add(job)
+                case "approve":
+                    queue.approve(name, by="leyah")
+                    self.unapproved.discard(job)
+                case "reject":
+                    queue.reject(name, by="leyah")
             waits = True
         except NotWaiting:
             waits = False
         unknown = before.operation == "send" and before.doubt_at is not None
-        assert waits == (before.state == State.QUEUED and not unknown)
+        in_time = job in unapproved and before.approve_by > self.clock()
+        allowed = in_time or thought not in ("approve", "reject")
+        assert waits == (before.state == State.QUEUED and not unknown and allowed)
         assert waits or self.ledger.job(job) == before
 
     def hold(self, grant: str, minutes: int) -> None:
@@ -248,6 +267,8 @@ class Machine(RuleBasedStateMachine):
         with self.ledger.writing() as connection:
             rescue.expire(connection, now=now, limit=100)
         with self.ledger.writing() as connection:
+            rescue.give_up_unapproved(connection, now=now, limit=100)
+        with self.ledger.writing() as connection:
             _, asleep = rescue.sweep(connection, after=UUID(int=0), limit=100, now=now)
         assert asleep == 0, "a lane was asleep with jobs waiting"
 
@@ -266,6 +287,8 @@ class Machine(RuleBasedStateMachine):
                 assert self.mail[row.id] == 1, "sent, says the ledger, and it is not"
             if row.operation == "send" and row.state in (State.CANCELLED, State.EXPIRED):
                 assert self.mail[row.id] == 0, "not sent, says the ledger, and it is"
+            if row.rule == "not_approved":
+                assert (row.state, self.mail[row.id]) == (State.DEAD, 0)
 
     @invariant()
     def a_lane_is_in_one_turn_at_a_time(self) -> None:
@@ -341,6 +364,7 @@ class Machine(RuleBasedStateMachine):
             turn.wire.append(outcome(claimed, job, given_back, called=False, begun_at=now))
             return
         assert job.id not in self.held, "a person holds it"
+        assert job.id not in self.unapproved, "it is not approved"
         assert now >= self.not_before.get(job.id, 0), "it was put off"
         if job.operation == "send":
             assert job.body == self.content.get(job.id, freeze_send(MESSAGE, job_id=str(job.id))), "it was replaced"
@@ -408,6 +432,10 @@ class Machine(RuleBasedStateMachine):
             self.turns = [turn for turn in self.turns if not turn.over]
             for grant in GRANTS:
                 self.release(grant)
+            for job in self.unapproved:
+                with suppress(NotWaiting):
+                    self.ledger.queue.approve(str(job), by="leyah")
+            self.unapproved.clear()
             for job in self.held:
                 with suppress(NotWaiting):
                     self.ledger.queue.release(str(job))

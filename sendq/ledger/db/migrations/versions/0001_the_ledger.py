@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("tags", sa.Text(), nullable=True),
         sa.Column("making", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("held_at", sa.BigInteger(), nullable=True),
+        sa.Column("needs_approval", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("cancel_at", sa.BigInteger(), nullable=True),
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
@@ -243,6 +244,8 @@ def upgrade() -> None:
         sa.Column("next_at", sa.BigInteger(), nullable=False),
         sa.Column("resume_at", sa.BigInteger(), nullable=True),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("approve_by", sa.BigInteger(), nullable=True),
+        sa.Column("approved_at", sa.BigInteger(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("deaths", sa.SmallInteger(), server_default="0", nullable=False),
@@ -269,6 +272,14 @@ def upgrade() -> None:
         sa.Column("tags", sa.Text(), nullable=True),
         sa.Column("traceparent", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
+    )
+    op.create_index(
+        "sendq_job_approval_idx",
+        "sendq_job",
+        ["approve_by", "id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued' AND approve_by IS NOT NULL AND approved_at IS NULL"),
+        sqlite_where=sa.text("state = 'queued' AND approve_by IS NOT NULL AND approved_at IS NULL"),
     )
     op.create_index(
         "sendq_job_batch_dead_idx",

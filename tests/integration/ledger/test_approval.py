@@ -1,0 +1,433 @@
+"""Jobs that need approval: they wait for an operator's word, and nothing else counts as that."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy.orm import Session
+
+from sendq import (
+    NEVER,
+    DeadLetterFilter,
+    InvalidArgument,
+    InvalidJob,
+    NewBatch,
+    NotFound,
+    NotWaiting,
+    Options,
+    Query,
+    Send,
+    State,
+    UnfinishedFilter,
+)
+from sendq.clock import SECOND, moment
+from sendq.ledger import batches, walks
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching import rescue
+from sendq.ledger.reading import gauges
+from sendq.operators import Operators
+from sendq.rules.states import Event
+from sendq.rules.waiting_job import HELD, UNAPPROVED
+from tests.integration.ledger.test_waiting_jobs import begun, events_of
+from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outcome
+
+HOUR = 3_600
+TARGET = "https://app.example/outcomes"
+
+
+def at(ledger: Ledger, seconds: float) -> datetime:
+    return moment(ledger.clock() + round(seconds * SECOND))
+
+
+def operators(ledger: Ledger) -> Operators:
+    return Operators(ledger.engine, now=ledger.clock)
+
+
+def give_up(ledger: Ledger) -> int:
+    """As the leader does, first what expired: it must leave what waits for approval alone."""
+    with ledger.writing() as connection:
+        rescue.expire(connection, now=ledger.clock(), limit=100)
+    with ledger.writing() as connection:
+        return rescue.give_up_unapproved(connection, now=ledger.clock(), limit=100)
+
+
+class TestAJobThatNeedsApproval:
+    def test_begins_once_it_is_approved(self, ledger: Ledger) -> None:
+        job, other = ledger.send(needs_approval=True), ledger.send()
+        ledger.clock.advance(HOUR)
+        assert begun(ledger) == [other]
+        why = ledger.queue.why(str(job))
+        assert (why.reason, why.rule, why.until) == ("unapproved", "needs_approval", None)
+        assert "given up unless it is approved by 2026-05-31 20:26:40 UTC" in why.says
+        seen = ledger.queue.job(str(job))
+        assert (seen.next_at, seen.approved_at, seen.held) == (None, None, False)
+        assert seen.approve_by == seen.expires_at
+        assert ledger.queue.approve(str(job), by="anna", reason="read it") == 1
+        assert ledger.queue.job(str(job)).approved_at == moment(ledger.clock())
+        assert ledger.queue.job(str(job)).rule is None
+        assert begun(ledger) == [job]
+        assert events_of(ledger) == [("approve", "anna", "read it", job, None)]
+
+    def test_waits_for_its_due_time_after_that(self, ledger: Ledger) -> None:
+        job = ledger.send(due_at=at(ledger, HOUR), needs_approval=True)
+        ledger.queue.approve(str(job), by="anna")
+        assert begun(ledger) == []
+        assert ledger.queue.why(str(job)).reason == "not_due"
+        ledger.clock.advance(HOUR)
+        assert begun(ledger) == [job]
+
+    @pytest.mark.parametrize("kind", ["release", "reschedule", "priority", "hold and release"])
+    def test_is_not_approved_by_any_other_change(self, ledger: Ledger, kind: str) -> None:
+        job, queue = ledger.send(needs_approval=True), ledger.queue
+        match kind:
+            case "release":
+                assert queue.release(str(job)) == 0
+            case "reschedule":
+                assert queue.reschedule(str(job), due_at=at(ledger, -60)) == 1
+            case "priority":
+                assert queue.set_priority(str(job), priority="high") == 1
+            case "hold and release":
+                assert queue.hold(str(job)) == 1
+                assert queue.job(str(job)).held
+                assert "held" in queue.why(str(job)).says
+                assert queue.release(str(job)) == 1
+        ledger.clock.advance(HOUR)
+        assert begun(ledger) == []
+        assert ledger.job(job).next_at == UNAPPROVED
+        queue.approve(str(job), by="anna")
+        assert begun(ledger) == [job]
+
+    def test_stays_held_when_it_is_approved(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True)
+        ledger.queue.hold(str(job), by="anna")
+        assert ledger.queue.approve(str(job), by="ben") == 1
+        assert ledger.job(job).next_at == HELD
+        assert begun(ledger) == []
+        assert ledger.queue.why(str(job)).reason == "held"
+        ledger.queue.release(str(job))
+        assert begun(ledger) == [job]
+
+    def test_is_in_the_list_and_the_counts_of_what_waits_for_approval(self, ledger: Ledger) -> None:
+        job, approved = ledger.send(needs_approval=True), ledger.send(needs_approval=True)
+        ledger.send(), ledger.send(expires_at=at(ledger, HOUR))
+        ledger.absorb()
+        ledger.queue.approve(str(approved), by="anna")
+        (line,) = operators(ledger).jobs(rule="needs_approval").items
+        assert (line.id, line.approve_by) == (str(job), line.expires_at)
+        assert operators(ledger).count_jobs(rule="needs_approval").number == 1
+        assert operators(ledger).status().approvals.waiting == 1
+        assert operators(ledger).overview().approvals.first_end == line.approve_by
+        ledger.clock.advance(71 * HOUR)
+        with ledger.writing() as connection:
+            levels = gauges.levels(connection, now=ledger.clock())
+        assert levels.unapproved == {"default": (1, 1)}
+        assert sum(levels.expiring.values()) == 3
+
+    def test_keeps_its_need_out_of_what_its_key_identifies(self, ledger: Ledger) -> None:
+        first = ledger.send(key="k", needs_approval=True)
+        again = ledger.queue.send("g1", MESSAGE, key="k")
+        assert (again.id, again.existed) == (str(first), True)
+        assert begun(ledger) == []
+
+    @pytest.mark.parametrize("given", ["yes", 1, None, 72])
+    def test_says_so_with_a_bool(self, ledger: Ledger, given: Any) -> None:
+        with pytest.raises(InvalidJob, match="needs_approval: is not True or False"):
+            ledger.queue.send("g1", MESSAGE, needs_approval=given)
+        with pytest.raises(InvalidJob, match="needs_approval: is not True or False"):
+            ledger.queue.delete("g1", ["m1"], needs_approval=given)
+        with pytest.raises(InvalidJob, match=r"batch\.needs_approval: is not True or False"):
+            ledger.queue.send_many([], batch=NewBatch(needs_approval=given))
+        assert ledger.rows(schema.job) == []
+
+    def test_is_among_others_of_its_call(self, ledger: Ledger) -> None:
+        given = [Options(needs_approval=True), Options(), Options(needs_approval=True)]
+        jobs = [UUID(job.id) for job in ledger.queue.send_many([Send("g1", MESSAGE, one) for one in given])]
+        ledger.clock.advance(1)
+        assert begun(ledger) == [jobs[1]]
+        ledger.queue.approve(str(jobs[2]), by="anna")
+        assert begun(ledger) == [jobs[2]]
+
+    def test_holds_up_later_changes_of_the_message_and_is_named_there(self, ledger: Ledger) -> None:
+        ledger.queue.delete("g1", ["m1"], needs_approval=True)
+        (later,) = ledger.modify("g1", ["m1"])
+        ledger.clock.advance(1)
+        assert begun(ledger) == []
+        assert "which waits for approval" in ledger.queue.why(str(later)).says
+
+
+class TestApproval:
+    @pytest.mark.parametrize("decision", ["approve", "reject"])
+    def test_is_refused_with_the_state_of_the_job(self, ledger: Ledger, decision: str) -> None:
+        jobs = {name: ledger.send(name, needs_approval=name != "plain") for name in ("plain", "wire", "late", "gone")}
+        approved, expired = ledger.send("approved", needs_approval=True), ledger.send("expired", needs_approval=True)
+        ledger.queue.reschedule(str(jobs["wire"]), due_at=None, expires_at=NEVER)
+        ledger.queue.approve(str(jobs["wire"]), by="anna")
+        ledger.claim(ledger.offer())
+        ledger.set_job(jobs["plain"], state="queued")
+        ledger.queue.cancel(str(jobs["gone"]))
+        ledger.queue.approve(str(approved), by="anna")
+        ledger.queue.reschedule(str(expired), due_at=None, expires_at=at(ledger, 60))
+        ledger.queue.reschedule(str(jobs["late"]), due_at=None, expires_at=at(ledger, 100))
+        ledger.clock.advance(60)
+        assert give_up(ledger) == 1
+        ledger.clock.advance(40)  # not given up yet
+        before, events = ledger.rows(schema.job), events_of(ledger)
+        for job, state, reason in (
+            (jobs["plain"], "queued", "it needs no approval"),
+            (jobs["wire"], "sending", "its call is being made"),
+            (jobs["late"], "queued", "it was not approved in time"),
+            (jobs["gone"], "cancelled", "it has ended"),
+            (approved, "queued", "it is approved already"),
+            (expired, "dead", "it was not approved in time; to have it wait for approval again: sendq retry"),
+        ):
+            with pytest.raises(NotWaiting) as error:
+                getattr(ledger.queue, decision)(str(job), by="ben")
+            assert error.value.state == state
+            assert f"{state}: {reason}; nothing was changed" in str(error.value)
+        assert (ledger.rows(schema.job), events_of(ledger)) == (before, events)
+
+    @pytest.mark.parametrize("by", ["", "policy", None, "a\nb"])
+    def test_names_a_person(self, ledger: Ledger, by: Any) -> None:
+        job = ledger.send(needs_approval=True)
+        with pytest.raises(InvalidArgument, match="by: "):
+            operators(ledger).approve([str(job)], by=by)
+        assert ledger.job(job).approved_at is None
+
+    @pytest.mark.parametrize("decision", ["approve", "reject"])
+    def test_is_undone_with_the_callers_transaction(self, ledger: Ledger, decision: str) -> None:
+        with Session(ledger.engine) as session:
+            job = ledger.queue.send("g9", MESSAGE, needs_approval=True, on_outcome=TARGET, session=session)
+            session.commit()
+        before = ledger.rows(schema.job)
+        with Session(ledger.engine) as session:
+            assert getattr(ledger.queue, decision)(job.id, by="anna", session=session) == 1
+            session.rollback()
+        assert ledger.rows(schema.job) == before
+        assert ledger.rows(schema.event) == ledger.rows(schema.delivery) == []
+
+    def test_by_one_operator_while_another_one_rejects_leaves_one_decision(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True)
+        assert ledger.queue.reject(str(job), by="ben") == 1
+        with pytest.raises(NotWaiting, match="cancelled"):
+            ledger.queue.approve(str(job), by="anna")
+        assert begun(ledger) == []
+
+
+class TestAReplacementOfWhatWasApproved:
+    @pytest.mark.parametrize("held", [False, True])
+    def test_waits_for_approval_again(self, ledger: Ledger, held: bool) -> None:
+        job = ledger.send(needs_approval=True)
+        ledger.queue.replace(str(job), MESSAGE.model_copy(update={"subject": "before"}))
+        ledger.queue.approve(str(job), by="anna")
+        if held:
+            ledger.queue.hold(str(job))
+        ledger.queue.replace(str(job), MESSAGE.model_copy(update={"subject": "something else"}))
+        ledger.queue.release(str(job))
+        assert begun(ledger) == []
+        assert ledger.queue.why(str(job)).reason == "unapproved"
+        ledger.queue.approve(str(job), by="anna")
+        assert begun(ledger) == [job]
+
+
+class TestRejection:
+    def test_ends_the_job_and_is_an_outcome(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True, on_outcome=TARGET)
+        assert ledger.queue.reject(str(job), by="anna", reason="wrong price") == 1
+        seen = ledger.queue.job(str(job))
+        assert (seen.state, seen.rule) == (State.CANCELLED, "rejected")
+        assert "was rejected" in ledger.queue.why(str(job)).says
+        (delivery,) = ledger.rows(schema.delivery)
+        assert (delivery.kind, '"rule": "rejected"' in delivery.facts) == ("cancelled", True)
+        assert events_of(ledger) == [("reject", "anna", "wrong price", job, None)]
+
+
+class TestWhatIsNotApprovedInTime:
+    def test_is_a_dead_letter_that_was_not_sent_and_an_outcome(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True, expires_at=at(ledger, HOUR), on_outcome=TARGET)
+        ledger.clock.advance(HOUR - 1)
+        assert give_up(ledger) == 0
+        ledger.clock.advance(1)
+        assert give_up(ledger) == 1
+        seen = ledger.queue.job(str(job))
+        assert (seen.state, seen.rule, seen.attempts, seen.trail) == (State.DEAD, "not_approved", 0, ())
+        assert "was not approved in time, so it was not sent" in ledger.queue.why(str(job)).says
+        (delivery,) = ledger.rows(schema.delivery)
+        assert (delivery.kind, '"rule": "not_approved"' in delivery.facts) == ("dead", True)
+
+    def test_is_known_to_the_rescuers_look(self, ledger: Ledger) -> None:
+        ledger.queue.delete("g1", ["m1"], needs_approval=True)
+        with ledger.writing() as connection:
+            assert not rescue.anything(connection, before=0, now=ledger.clock() + 72 * HOUR * SECOND - 1).jobs
+            assert rescue.anything(connection, before=0, now=ledger.clock() + 72 * HOUR * SECOND).jobs
+
+    def test_waits_for_approval_again_once_it_is_retried(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True)
+        ledger.absorb()
+        ledger.clock.advance(72 * HOUR)
+        assert give_up(ledger) == 1
+        assert operators(ledger).retry(DeadLetterFilter(rule="not_approved"), by="anna").finish().retried == 1
+        assert begun(ledger) == []
+        seen = ledger.queue.job(str(job))
+        assert (seen.rule, seen.approve_by) == ("needs_approval", at(ledger, 72 * HOUR))
+        ledger.queue.approve(str(job), by="anna")
+        assert begun(ledger) == [job]
+
+    def test_needs_no_approval_if_it_had_it_before_it_failed(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True)
+        ledger.queue.approve(str(job), by="anna")
+        claimed = ledger.serve()
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.GIVE_UP), ends=[end(claimed)])
+        operators(ledger).retry([str(job)], by="anna").finish()
+        assert begun(ledger) == [job]
+
+    def test_may_be_put_off_with_its_expiry(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True, expires_at=at(ledger, HOUR))
+        ledger.queue.reschedule(str(job), due_at=None, expires_at=at(ledger, 3 * HOUR))
+        ledger.clock.advance(2 * HOUR)
+        assert give_up(ledger) == 0
+        ledger.queue.reschedule(str(job), due_at=at(ledger, HOUR), expires_at=NEVER)
+        assert ledger.queue.job(str(job)).approve_by == at(ledger, 73 * HOUR)
+        ledger.queue.approve(str(job), by="anna")
+        ledger.clock.advance(HOUR)
+        assert begun(ledger) == [job]
+
+
+class TestABatchThatNeedsApproval:
+    def make(self, ledger: Ledger, number: int = 3, **options: Any) -> str:
+        sends = [Send(f"g{n}", MESSAGE) for n in range(number)]
+        return ledger.queue.send_many(sends, batch=NewBatch(needs_approval=True, **options)).id
+
+    def test_is_approved_as_one(self, ledger: Ledger) -> None:
+        batch = self.make(ledger, on_outcome=TARGET)
+        ledger.clock.advance(1)
+        assert ledger.offer() == []
+        seen = ledger.queue.batch(batch)
+        assert (seen.unapproved, seen.eta) == (3, None)
+        dry = operators(ledger).approve(UnfinishedFilter(batch_id=batch), by="anna", dry_run=True).finish()
+        assert (dry.number, events_of(ledger)) == (3, [])
+        assert ledger.queue.approve(batch_id=batch, by="anna", reason="read") == 3
+        assert ledger.queue.batch(batch).unapproved == 0
+        assert sum(len(one.begun) for one in ledger.claim(ledger.offer())) == 3
+        assert events_of(ledger) == [("approve", "anna", "read", UUID(batch), 3)]
+        with pytest.raises(NotWaiting, match="none of its jobs waits for approval"):
+            ledger.queue.approve(batch_id=batch, by="anna")
+
+    def test_is_rejected_as_one(self, ledger: Ledger) -> None:
+        batch = self.make(ledger, on_outcome=TARGET)
+        assert ledger.queue.reject(batch_id=batch, by="anna") == 3
+        with ledger.writing() as connection:
+            assert batches.finish_batches(connection, now=ledger.clock(), limit=100) == [UUID(batch)]
+        assert ledger.queue.batch(batch).counts == {State.CANCELLED: 3}
+        assert {row.rule for row in ledger.rows(schema.job)} == {"rejected"}
+
+    def test_is_not_decided_about_while_more_may_be_added(self, ledger: Ledger) -> None:
+        batch = self.make(ledger, open=True)
+        for decision in (ledger.queue.approve, ledger.queue.reject):
+            with pytest.raises(NotWaiting, match="is open: more may be added to it; close it first"):
+                decision(batch_id=batch, by="anna")
+        ledger.queue.add(batch, [Send("g7", MESSAGE)])
+        ledger.queue.hold(batch_id=batch)
+        ledger.queue.add(batch, [Send("g8", MESSAGE)])
+        assert ledger.offer() == []
+        ledger.queue.close_batch(batch)
+        ledger.clock.advance(1)
+        assert ledger.queue.approve(batch_id=batch, by="anna") == 5
+        assert ledger.offer() == []
+        assert ledger.queue.release(batch_id=batch) == 5
+        assert sum(len(one.begun) for one in ledger.claim(ledger.offer())) == 5
+
+    def test_shows_what_a_search_finds_before_any_of_it_is_deleted(self, ledger: Ledger) -> None:
+        batch = ledger.queue.delete_matching("g1", Query(unread=True), needs_approval=True).id
+        (listing,) = begun(ledger)
+        assert ledger.job(listing).operation == "list"
+        with pytest.raises(NotWaiting, match="is incomplete: its messages are still being found"):
+            ledger.queue.approve(batch_id=batch, by="anna")
+        with ledger.writing() as connection:
+            rows = [{"batch_id": UUID(batch), "object_id": f"m{number}"} for number in range(3)]
+            connection.execute(schema.found.insert(), rows)
+            connection.execute(schema.batch.update().values(total=3, making=True))
+            assert walks.make_jobs(connection, UUID(batch), now=ledger.clock()) == 3
+        ledger.clock.advance(60)
+        assert begun(ledger) == []
+        assert ledger.queue.batch(batch).unapproved == 3
+        assert ledger.queue.approve(batch_id=batch, by="anna") == 3
+        assert len(begun(ledger)) > 0
+
+    def test_takes_its_jobs_in_parts(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sendq.ledger.waiting_jobs.STEP", 2)
+        batch = self.make(ledger, 5)
+        which = UnfinishedFilter(batch_id=batch)
+        assert [part.number for part in operators(ledger).approve(which, by="anna")][-1] == 5
+        with Session(ledger.engine) as session:
+            again = self.make(ledger, 5)
+            assert ledger.queue.reject(batch_id=again, by="anna", session=session) == 5
+            session.commit()
+
+
+class TestAllThatMatch:
+    def test_are_approved_by_tag_and_application_and_no_others(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sendq.ledger.operators.unfinished.STEP", 2)
+        tagged = [ledger.send(needs_approval=True, tags={"agent": "a7"}) for _ in range(5)]
+        ledger.send(tags={"agent": "a7"}, due_at=at(ledger, HOUR))
+        others = [ledger.send(needs_approval=True), ledger.send(needs_approval=True, application="eu")]
+        ledger.absorb()
+        which = UnfinishedFilter(tag="agent=a7", application="default")
+        assert operators(ledger).approve(which, by="anna", dry_run=True).finish().number == 5
+        assert ledger.rows(schema.event) == []
+        assert operators(ledger).approve(which, by="anna", reason="all read").finish().number == 5
+        assert all(ledger.job(job).approved_at for job in tagged)
+        assert not any(ledger.job(job).approved_at for job in others)
+        (act,) = [row for row in ledger.rows(schema.event) if row.number is not None]
+        assert (act.kind, act.number, act.tag, act.by) == ("approve", 5, "agent=a7", "anna")
+        assert sum(row.act == act.id for row in ledger.rows(schema.event)) == 5
+        assert operators(ledger).reject(UnfinishedFilter(application="eu"), by="anna").finish().number == 1
+        assert ledger.state(others[1]) is State.CANCELLED
+
+    def test_leave_alone_what_is_enqueued_meanwhile(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sendq.ledger.operators.unfinished.STEP", 2)
+        [ledger.send(needs_approval=True) for _ in range(3)]
+        ledger.absorb()
+        run = operators(ledger).approve(UnfinishedFilter(application="default"), by="anna")
+        assert next(run).number == 2
+        ledger.clock.advance(1)
+        unseen = ledger.send(needs_approval=True)
+        assert run.finish().number == 3
+        assert ledger.job(unseen).approved_at is None
+
+    def test_are_named_by_some_field(self, ledger: Ledger) -> None:
+        with pytest.raises(InvalidArgument, match="has no filter"):
+            operators(ledger).approve(UnfinishedFilter(), by="anna")
+
+    def test_named_by_their_ids_are_left_with_their_state(self, ledger: Ledger) -> None:
+        job, plain, nothing = ledger.send(needs_approval=True), ledger.send(), UUID(int=7)
+        done = operators(ledger).approve([str(job), str(plain), str(nothing)], by="anna").finish()
+        assert (done.number, set(done.refused)) == (1, {str(plain), str(nothing)})
+        assert "is queued: it needs no approval" in done.refused[str(plain)]
+        with pytest.raises(NotFound):
+            operators(ledger).approve(["no id"], by="anna")
+
+
+class TestRaces:
+    @pytest.mark.parametrize("decision", ["approve", "reject"])
+    def test_a_decision_that_comes_while_it_is_given_up_counts(self, pg_ledger: Ledger, decision: str) -> None:
+        """The leader reads what is late, then locks it: what was decided or put off in between is not given up."""
+        ledger = pg_ledger
+        job = ledger.send(needs_approval=True, expires_at=at(ledger, HOUR))
+        ledger.clock.advance(HOUR)
+
+        def decide() -> None:
+            if decision == "approve":
+                ledger.queue.reschedule(str(job), due_at=None, expires_at=NEVER)
+                ledger.queue.approve(str(job), by="anna")
+            else:
+                ledger.queue.cancel(str(job))
+
+        with ledger.writing() as connection, between_statements(connection, 1, decide) as seen:
+            assert rescue.give_up_unapproved(connection, now=ledger.clock(), limit=10) == 0
+        assert "FOR UPDATE" in seen[1]
+        assert ledger.state(job) is (State.QUEUED if decision == "approve" else State.CANCELLED)
