@@ -103,10 +103,12 @@ class TestWhatWasEnqueued:
         assert job.attachments == names[1:]
         queue.modify("g1", ["m1"], starred=True)
         assert assert_enqueued(queue, operation="modify").body == {"starred": True}
-        if keys:
-            with pytest.raises(Unreadable):
-                enqueued(SendQueue(sqlite_ledger_url))
         queue.close()
+        if keys:
+            without_keys = SendQueue(sqlite_ledger_url)
+            with pytest.raises(Unreadable):
+                enqueued(without_keys)
+            without_keys.close()
 
     def test_is_known_without_its_message_when_that_was_deleted(self, ledger: Ledger) -> None:
         ledger.send(key="k1")
