@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sendq.queue import SendQueue
     from sendq.rules.delivery import Delivery
     from sendq.rules.states import State
+    from sendq.rules.windows import Window
     from sendq.scope import Scope
     from sendq.vault import Vault
     from sendq.views import (
@@ -104,6 +105,7 @@ _HOMES = {
     "sendq.queue": ("SendQueue",),
     "sendq.rules.delivery": ("Delivery",),
     "sendq.rules.states": ("State",),
+    "sendq.rules.windows": ("Window",),
     "sendq.scope": ("Scope",),
     "sendq.vault": ("Vault",),
     "sendq.views.suppressions": ("Suppression",),
@@ -182,6 +184,7 @@ __all__ = [
     "Vault",
     "WalkView",
     "Why",
+    "Window",
 ]
 
 _MISSING: dict[str, str] = {}

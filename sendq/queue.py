@@ -8,6 +8,7 @@ Generated from ``sendq/async_queue.py`` by ``./dev generate``: change that file,
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -53,6 +54,7 @@ from sendq.methods.changing import Changing
 from sendq.methods.reading import Reading
 from sendq.methods.suppressing import Suppressing
 from sendq.rules.suppression import Suppressed
+from sendq.rules.windows import Window
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
 from sendq.views import Batch, Job, MergeCheck, Priority
@@ -79,6 +81,7 @@ class SendQueue(Reading, Changing, Suppressing):
             (`sendq.enqueueing.own_list`). The list in the ledger is used in any case.
         unsubscribe_url: the https address of the unsubscribe endpoint, for messages with ``unsubscribe``.
         now: the clock, for tests.
+        chance: random numbers from 0 to 1, excluded, for tests.
 
     Raises:
         ValueError: an argument is invalid, or the driver that the URL names is not installed.
@@ -95,6 +98,7 @@ class SendQueue(Reading, Changing, Suppressing):
         suppressed: Ask | None = None,
         unsubscribe_url: str | None = None,
         now: clock.Clock = clock.now,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._ledger = Transactions(ledger)
         self._metadata_key = valid_metadata_key(metadata_key)
@@ -106,6 +110,7 @@ class SendQueue(Reading, Changing, Suppressing):
         self._unsubscribe_url = valid_unsubscribe_url(unsubscribe_url)
         self._links: Links | None = None
         self._now = now
+        self._chance = chance
 
     def send(
         self,
@@ -123,6 +128,7 @@ class SendQueue(Reading, Changing, Suppressing):
         tags: Mapping[str, str] | None = None,
         needs_approval: bool = False,
         suppressed: Suppressed | str = Suppressed.REFUSE,
+        window: Window | None = None,
         traceparent: str | None = None,
         session: Any = None,
     ) -> Job:
@@ -154,6 +160,7 @@ class SendQueue(Reading, Changing, Suppressing):
             tags=tags,
             needs_approval=needs_approval,
             suppressed=suppressed,
+            window=window,
             traceparent=traceparent,
         )
         jobs = self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
@@ -183,7 +190,13 @@ class SendQueue(Reading, Changing, Suppressing):
             return self._store_sends(list(sends), indexed=True, session=session)
         check_batch(batch)
         now, batch_id = self._now(), new_id()
-        read = self._reading(sends, batch_id, now)(batch.application, batch.tags, batch.needs_approval)
+        read = self._reading(sends, batch_id, now)(
+            application=batch.application,
+            tags=batch.tags,
+            window=batch.window,
+            spread=batch.spread,
+            needs_approval=batch.needs_approval,
+        )
         with reading_once():
             return self._ledger.write(
                 session,
@@ -252,8 +265,8 @@ class SendQueue(Reading, Changing, Suppressing):
             key = stored_digest_key(connection, self._vault) or bytes(32)
             sends = Sends(
                 merged(grant_id, message, rows, options=common, render=render), batch_id=new_id(),
-                application=batch.application, tags=batch.tags, now=now, metadata_key=self._metadata_key,
-                senders=self._senders, problems_most=problems_most,
+                application=batch.application, tags=batch.tags, window=batch.window, spread=batch.spread, now=now,
+                metadata_key=self._metadata_key, senders=self._senders, problems_most=problems_most,
             )  # fmt: skip
             try:
                 links = Links(key, self._unsubscribe_url)
@@ -458,16 +471,12 @@ class SendQueue(Reading, Changing, Suppressing):
             ),
         )  # fmt: skip
 
-    def _reading(
-        self, sends: Iterable[Send], batch_id: UUID, now: clock.Micros
-    ) -> Callable[[str, Mapping[str, str] | None, bool], Sends]:
-        """Reads the messages of a batch, once its application and tags are known, and whether it needs approval."""
+    def _reading(self, sends: Iterable[Send], batch_id: UUID, now: clock.Micros) -> Callable[..., Sends]:
+        """Reads the messages of a batch, once its application, tags, window and the like are known."""
         most = MOST_SENDS_SQLITE if self._ledger.engine.dialect.name == "sqlite" else None
         settings: dict[str, Any] = {"metadata_key": self._metadata_key, "senders": self._senders}
-        return lambda application, tags, gated: Sends(
-            sends, batch_id=batch_id, application=application, tags=tags, needs_approval=gated, most=most, now=now,
-            **settings,
-        )  # fmt: skip
+        settings["chance"] = self._chance
+        return lambda **of_batch: Sends(sends, batch_id=batch_id, most=most, now=now, **of_batch, **settings)
 
     def _storing(self) -> Storing:
         def own(part: Sequence[Send]) -> list[Hit]:

@@ -25,9 +25,10 @@ from sendq.facts.turns import Begin, Claimed, End, Shrink
 from sendq.ids import new_id
 from sendq.rules.pace import APART, call_of, next_ramp
 from sendq.rules.preflight import DEATHS_TOLERATED, objection
-from sendq.rules.rule_ids import RETURNED, RULE_OF
+from sendq.rules.rule_ids import OUTSIDE_WINDOW, RETURNED, RULE_OF
 from sendq.rules.starts import LONGEST_PAUSE, first_to_begin, start_soon
 from sendq.rules.states import Event
+from sendq.rules.windows import put_off_until
 from tasks import failpoints
 from tasks.calling.calls import kind_of, make_call, read_answer
 from tasks.calling.isolated import NoProcess
@@ -136,6 +137,7 @@ class _Turn:
         self._modified_at: Micros = 0
         self._slow = 0  # calls on the wire that gave up their slots
         self._ends_at = around.now() + around.turn_time
+        self._windowed = any(job.time_window or self._lane.time_window for job in claimed.jobs)
         self._stopped = False
         self._objects: set[str] = set()  # objects of jobs of this turn that are begun or did not succeed
         self._open = 0  # begun jobs without an outcome, recorded or being recorded
@@ -201,6 +203,8 @@ class _Turn:
     def _next_to_begin(self) -> list[ClaimedJob]:
         """The jobs to begin with the commit of an outcome: as many as the ramp allows."""
         now = self._around.now()
+        if self._windowed and any(put_off_until(job, self._lane, now=now) is not None for job in self._waiting):
+            self._ends_at = min(self._ends_at, now)  # the next claim puts these off
         if now >= self._ends_at or not self._may_go_on():
             return []
         room = max(0, self._width() - self._open - len(self._begun))
@@ -289,6 +293,8 @@ class _Turn:
         event = objection(job, now=begun_at, key_max_age=around.key_max_age)
         if event is not None:
             return self._without_call(job, event, RULE_OF[event])
+        if self._windowed and (opens_at := put_off_until(job, lane, now=begun_at)) is not None:
+            return self._without_call(job, Event.RETURN, OUTSIDE_WINDOW, next_at=opens_at)
         failpoints.reached("calling")
         with on_the_wire:
             application = around.application(lane.application)

@@ -7,10 +7,12 @@ was stored before it was found is rolled back.
 from __future__ import annotations
 
 import hashlib
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -19,6 +21,7 @@ from sendq.clock import Micros
 from sendq.enqueueing.arguments import check_flag, check_key
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.planning import Send, digest_of, plan_sends, wants_links
+from sendq.enqueueing.spreading import Spread, check_spread, check_window, number_of
 from sendq.enqueueing.suppressing import Verdict
 from sendq.enqueueing.targets import parse_target
 from sendq.errors import InvalidArgument, InvalidJob, Problem, SuppressedRecipients
@@ -27,6 +30,7 @@ from sendq.messages.message import Message
 from sendq.messages.unsubscribe import Links
 from sendq.messages.wire_format import shared_text
 from sendq.rules.tags import check_tags, stored_tags
+from sendq.rules.windows import Window
 from sendq.scope import DEFAULT_APPLICATION
 
 # Messages of one step: enough that a round trip does not matter, few enough that memory stays flat.
@@ -54,6 +58,11 @@ class NewBatch:
         application: that of all its messages.
         needs_approval: as in `sendq.Options`, for all its messages: one approval of the batch approves them all, once
             the batch is closed.
+        window: that of its messages whose own options have none; see `sendq.Window`.
+        spread: their due times are spread over so long, evenly and with jitter: from ``due_at``, or from when the
+            window opens, and only over times at which it is open. Messages in a list keep their order; those of a
+            generator, whose number is not known before, do not. Those that are added to an open batch are spread over
+            as long, from then on.
     """
 
     key: str | None = None
@@ -62,6 +71,8 @@ class NewBatch:
     open: bool = False
     application: str = DEFAULT_APPLICATION
     needs_approval: bool = False
+    window: Window | None = None
+    spread: timedelta | None = None
 
 
 def check_batch(given: NewBatch) -> None:
@@ -76,6 +87,7 @@ def check_batch(given: NewBatch) -> None:
     problems += [*check_flag("open", new.open), *check_flag("needs_approval", new.needs_approval)]
     if not isinstance(new.application, str) or not new.application:
         problems.append(Problem("application", "is not a name", "pass the name it has in the workers' settings"))
+    problems += [*check_window(new.window), *check_spread(new.spread)]
     if problems:
         raise InvalidJob([problem.under("batch") for problem in problems])
 
@@ -110,6 +122,9 @@ class Sends:
         application: str,
         tags: Mapping[str, str] | None,
         needs_approval: bool = False,
+        window: Window | None = None,
+        spread: timedelta | None = None,
+        chance: Callable[[], float] = random.random,
         most: int | None = None,
         problems_most: int = PROBLEMS_MOST,
         **settings: Any,
@@ -118,7 +133,8 @@ class Sends:
         self.number = 0
         self.lanes: set[UUID] = set()
         self._sends, self._application, self._tags, self._gated = sends, application, tags, needs_approval
-        self._batch_id, self._settings = batch_id, settings
+        self._batch_id, self._settings, self._window = batch_id, settings, window
+        self._spread = None if spread is None else Spread(spread // _MICROSECOND, number_of(sends), chance)
         self._most, self._problems_most = most, problems_most
         self._digest = hashlib.sha256()
         self._keys: dict[str, int] = {}
@@ -185,12 +201,15 @@ class Sends:
         self._only_suppressed = only
 
     def _of_batch(self, send: Any) -> Any:
-        """The message with the tags of the batch (its own win), and its need for approval."""
-        if self._gated and isinstance(send, Send):
-            send = replace(send, options=replace(send.options, needs_approval=True))
-        if not self._tags or not isinstance(send, Send) or not isinstance(send.options.tags or {}, Mapping):
+        """The message with the tags and the window of the batch (its own win), and its need for approval."""
+        if not isinstance(send, Send):
             return send
-        return replace(send, options=replace(send.options, tags={**self._tags, **(send.options.tags or {})}))
+        more: dict[str, Any] = {"needs_approval": True} if self._gated else {}
+        if self._tags and isinstance(send.options.tags or {}, Mapping):
+            more["tags"] = {**self._tags, **(send.options.tags or {})}
+        if self._window is not None and send.options.window is None:
+            more["window"] = self._window
+        return replace(send, options=replace(send.options, **more)) if more else send
 
     def _checked(self, part: Part) -> Planned | None:
         """The rows of a part, or None: it has problems."""
@@ -240,7 +259,7 @@ class Sends:
         sends = [sends[position] for position in kept]
         return plan_sends(
             sends, indexed=True, batch_id=self._batch_id, first=first, texts=self._shared(sends), instead=instead,
-            links=self._links, **self._settings,
+            links=self._links, spread=self._spread, **self._settings,
         )  # fmt: skip
 
     def _shared(self, part: list[Send]) -> Mapping[str, Content]:
@@ -255,6 +274,8 @@ class Sends:
 
 
 _position = re.compile(r"^\[(\d+)\]")
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def _place(problem: Problem) -> int:
@@ -306,4 +327,6 @@ def batch_row(new: NewBatch, batch_id: UUID, *, now: Micros, number: int, lanes:
         "key": new.key,
         "tags": stored_tags(new.tags),
         "needs_approval": new.needs_approval,
+        "time_window": None if new.window is None else str(new.window),
+        "spread": None if new.spread is None else new.spread // _MICROSECOND,
     }

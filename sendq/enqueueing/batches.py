@@ -28,6 +28,7 @@ from sendq.enqueueing.planning import (
     given_expiry,
     job_row,
     key_row,
+    opening,
     option_problems,
     priority_of,
 )
@@ -129,7 +130,8 @@ def plan_batch(
         keys.append(key_row(options, _digest(call, checked), now=now, batch_id=batch_id))
     wakes = Wakes()
     due_at = first_at(options, now=now)
-    wakes.add(lane, options, call.grant_id, priority_of(options), due_at)
+    opens_at = opening(options, due_at)
+    wakes.add(lane, options, call.grant_id, priority_of(options), opens_at)
     batch = {
         "id": batch_id,
         "application": options.application,
@@ -146,10 +148,11 @@ def plan_batch(
         "created_at": now,
         "priority": priority_of(options),
         "due_at": due_at,
-        "expires_at": expiry_of(call.operation, options, now=now),
+        "expires_at": expiry_of(call.operation, options, opens_at),
         "on_outcome": options.on_outcome,
         "key": options.key,
         "tags": stored_tags(options.tags),
+        "time_window": None if options.window is None else str(options.window),
     }
     if options.needs_approval:
         batch["needs_approval"] = True
@@ -202,7 +205,10 @@ def _rows(
     operation: str, objects: Sequence[str | None], batch_id: UUID, lane: UUID, options: Options, *, now: Micros
 ) -> Iterator[dict[str, Any]]:
     # Made once: 100,000 rows differ only in id, object and position.
-    alike = job_row(operation, batch_id, lane, options, now=now, position=0, tagged=bool(options.tags))
+    alike = job_row(
+        operation, batch_id, lane, options, now=now, due_at=first_at(options, now=now), position=0,
+        tagged=bool(options.tags), windowed=options.window is not None,
+    )  # fmt: skip
     alike |= {"batch_id": batch_id, "on_outcome": None, "key": None}
     start = alike["next_at"]
     begins = "next_at"

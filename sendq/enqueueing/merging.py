@@ -9,8 +9,9 @@ of the application's own may make the message in any other way.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
+from datetime import timedelta
 from html import escape
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from sendq.messages.digests import same_form
 from sendq.messages.fields import Recipient
 from sendq.messages.message import Message
 from sendq.messages.unsubscribe import Links
+from sendq.rules.windows import Window
 
 Row = Mapping[str, str]
 
@@ -42,10 +44,33 @@ class MissingField(ValueError):
         super().__init__(name)
 
 
+class _Counted:
+    """Messages whose number is known before they are read."""
+
+    def __init__(self, sends: Iterator[Send], number: int) -> None:
+        self._sends, self._number = sends, number
+
+    def __iter__(self) -> Iterator[Send]:
+        return self._sends
+
+    def __len__(self) -> int:
+        return self._number
+
+
 def merged(
     grant_id: str, message: Message, rows: Iterable[Row | Refused], *, options: Options, render: Render | None = None
+) -> Iterable[Send]:
+    """The messages, one for each row, in their order; a row that cannot be merged is `Refused`, with its problems.
+
+    If the number of rows is known, so is that of the messages.
+    """
+    sends = _merged(grant_id, message, rows, options=options, render=render)
+    return _Counted(sends, len(rows)) if isinstance(rows, Sized) else sends
+
+
+def _merged(
+    grant_id: str, message: Message, rows: Iterable[Row | Refused], *, options: Options, render: Render | None
 ) -> Iterator[Send]:
-    """The messages, one for each row, in their order; a row that cannot be merged is `Refused`, with its problems."""
     seen: dict[str, int] = {}
     for position, row in enumerate(rows):
         if isinstance(row, Refused):
@@ -77,6 +102,8 @@ def merge_problems(
     metadata_key: str,
     unsubscribe_url: str | None,
     most: int,
+    window: Window | None = None,
+    spread: timedelta | None = None,
 ) -> tuple[int, list[Problem]]:
     """What a merge would refuse, without a ledger: the number of rows, and up to ``most`` problems, by their positions.
 
@@ -84,7 +111,7 @@ def merge_problems(
     """
     sends = Sends(
         merged(grant_id, message, rows, options=options), batch_id=UUID(int=0), application=options.application,
-        tags=None, now=now, metadata_key=metadata_key, problems_most=most,
+        tags=None, window=window, spread=spread, now=now, metadata_key=metadata_key, problems_most=most,
     )  # fmt: skip
     try:
         for _ in sends.parts(lambda: Links(bytes(32), unsubscribe_url)):

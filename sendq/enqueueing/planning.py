@@ -14,6 +14,7 @@ from sendq.enqueueing.arguments import PRIORITIES, check_flag, check_grant, chec
 from sendq.enqueueing.expiry import Expiry, Never
 from sendq.enqueueing.plan import Plan, Planned
 from sendq.enqueueing.senders import Senders, sender_problems
+from sendq.enqueueing.spreading import Spread, check_window, opening_problems
 from sendq.enqueueing.targets import parse_target
 from sendq.enqueueing.tracing import active_traceparent, check_traceparent
 from sendq.enqueueing.validation import check_message, check_mime
@@ -28,9 +29,11 @@ from sendq.messages.unsubscribe import LINE_MOST, WITHOUT_HEADER, Links, url_fau
 from sendq.messages.wire_format import Request, request_of, with_shared_text
 from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
+from sendq.rules.rule_ids import OUTSIDE_WINDOW
 from sendq.rules.suppression import Suppressed
 from sendq.rules.tags import check_tags, stored_tags
 from sendq.rules.waiting_job import unapproved
+from sendq.rules.windows import Window, first_opening
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import Priority
 
@@ -70,6 +73,9 @@ class Options:
         suppressed: for sends only: what to do about suppressed recipients. ``refuse``: raise `SuppressedRecipients`.
             ``drop``: send to the others, and name the positions in `Job.dropped`. A message whose ``to`` would be empty
             is refused; a batch is made without it, and counts it in `Batch.left_out`.
+        window: the hours in which it may begin, see `sendq.Window`; ``due_at`` outside of them means the next opening,
+            a retry waits for it too, and the 72 hours of a send count from the first. None: the default of the grant,
+            if it has one (`Operators.set_window`). Not part of the content that ``key`` names.
         traceparent: the trace (W3C Trace Context) that the attempts of the job belong to. None: that of the active span
             of OpenTelemetry, if there is one.
     """
@@ -85,6 +91,7 @@ class Options:
     tags: Mapping[str, str] | None = None
     needs_approval: bool = False
     suppressed: Suppressed | str = Suppressed.REFUSE
+    window: Window | None = None
     traceparent: str | None = None
 
 
@@ -100,6 +107,7 @@ class OptionsGiven(TypedDict, total=False):
     on_outcome: str | None
     tags: Mapping[str, str] | None
     needs_approval: bool
+    window: Window | None
     traceparent: str | None
 
 
@@ -151,6 +159,7 @@ def plan_sends(
     first: int = 0,
     texts: Mapping[str, Content] | None = None,
     replaces: UUID | None = None,
+    spread: Spread | None = None,
 ) -> Planned:
     """The rows for these sends. With ``indexed``, a problem's field begins with the position: ``[7].to[0].email``.
 
@@ -158,6 +167,7 @@ def plan_sends(
     digests of keys stay those of the messages as they were passed. ``first``: the position in its call of the first of
     these sends, which are then a part of a batch. ``texts``: bodies that are stored once for all messages with them.
     ``replaces``: the job that gets the message of the only send.
+    ``spread``: gives them their due times.
 
     Raises:
         InvalidJob: with every problem of every send.
@@ -165,6 +175,9 @@ def plan_sends(
     messages, problems = [], []
     for position, send in enumerate(sends):
         found = _send_problems(send, now=now, metadata_key=metadata_key, senders=senders)
+        if not found and spread is not None:
+            options = send.options
+            found = spread.problems(options.window, first_at(options, now=now), options.expires_at)
         if not found:
             message, found = _linked(instead.get(position, send.message), send.options, links, metadata_key)
             messages.append(message)
@@ -176,6 +189,7 @@ def plan_sends(
     return _rows(
         sends, messages, now=now, metadata_key=metadata_key, batch_id=batch_id, first=first, texts=texts or {},
         replaces=replaces,
+        spread=spread,
     )  # fmt: skip
 
 
@@ -198,6 +212,7 @@ def _rows(
     first: int,
     texts: Mapping[str, Content],
     replaces: UUID | None,
+    spread: Spread | None,
 ) -> Planned:
     """The rows for sends that have been checked; see `plan_sends`."""
     jobs, payloads, keys, ids, names = [], [], [], [], []
@@ -207,6 +222,7 @@ def _rows(
     lanes: dict[tuple[str, str], UUID] = {}
     tagged = any(send.options.tags for send in sends)
     gated = any(send.options.needs_approval for send in sends)
+    windowed = any(send.options.window for send in sends)
     active = active_traceparent()
     traced = active is not None or any(send.options.traceparent for send in sends)
     for position, send in enumerate(sends):
@@ -214,9 +230,13 @@ def _rows(
         name = (options.application, send.grant_id)
         lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
         request = _request(messages[position], str(job_id), metadata_key, texts)
+        due_at = first_at(options, now=now)
+        if spread is not None:
+            due_at = spread.due_at(first + position, options.window, due_at)
         row = job_row(
-            "send", job_id, lane, options, now=now, position=first + position, form=request.form, tagged=tagged
-        )
+            "send", job_id, lane, options, now=now, due_at=due_at, position=first + position, form=request.form,
+            tagged=tagged, windowed=windowed,
+        )  # fmt: skip
         if gated:
             row |= approval_columns(row, options)
         row["batch_id"] = batch_id
@@ -278,16 +298,20 @@ def job_row(
     options: Options,
     *,
     now: Micros,
+    due_at: Micros,
     position: int,
     form: str | None = None,
     tagged: bool,
+    windowed: bool,
 ) -> dict[str, Any]:
-    """The row of one job, the one at ``position`` in its call; ``tagged``: some job of the call has tags."""
-    due_at = first_at(options, now=now)
+    """The row of one job, the one at ``position`` in its call; ``tagged``: some job of the call has tags;
+    ``windowed``: some has a window.
+    """
+    opens_at = opening(options, due_at)
     # A microsecond more for each job of a call: `next_at` alone then gives the order of arrival, and a scan of a lane
     # that starts at one job skips none before it. Not added to `due_at`, which orders the jobs of one message: the last
     # job of a large call would come after the first of the next call.
-    next_at = due_at + position
+    next_at = opens_at + position
     row = {
         "id": job_id,
         "lane_id": lane,
@@ -299,21 +323,26 @@ def job_row(
         "state": "queued",
         "due_at": due_at,
         "next_at": next_at,
-        "expires_at": expiry_of(operation, options, now=now),
+        "expires_at": expiry_of(operation, options, opens_at),
         "created_at": now,
         "on_outcome": options.on_outcome,
         "key": options.key,
         "in_doubt": options.in_doubt,
     }
     # All rows of a call have the same columns; most calls have no tags, and do not pay for them.
-    return row | {"tags": stored_tags(options.tags)} if tagged else row
+    if tagged:
+        row["tags"] = stored_tags(options.tags)
+    if windowed:
+        row["time_window"] = None if options.window is None else str(options.window)
+        row["rule"] = OUTSIDE_WINDOW if opens_at > due_at else None
+    return row
 
 
 def approval_columns(row: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """The columns with which the row of a job waits for approval. All rows of a call that has some get them."""
     if options.needs_approval:
         return unapproved(row["next_at"], row["due_at"], row["expires_at"])
-    return {"next_at": row["next_at"], "resume_at": None, "approve_by": None, "rule": None}
+    return {"next_at": row["next_at"], "resume_at": None, "approve_by": None, "rule": row.get("rule")}
 
 
 def key_row(
@@ -336,8 +365,14 @@ def priority_of(options: Options) -> int:
 
 
 def first_at(options: Options, *, now: Micros) -> Micros:
-    """When the first job of a call may start."""
+    """When the first job of a call is due."""
     return now if options.due_at is None else max(now, micros(options.due_at))
+
+
+def opening(options: Options, due_at: Micros) -> Micros:
+    """When a job that is due then may start: when its window is open."""
+    opens_at = None if options.window is None else first_opening(options.window, due_at)
+    return due_at if opens_at is None else opens_at
 
 
 def given_expiry(expires_at: Expiry) -> datetime | None:
@@ -345,13 +380,13 @@ def given_expiry(expires_at: Expiry) -> datetime | None:
     return expires_at if isinstance(expires_at, datetime) else None
 
 
-def expiry_of(operation: str, options: Options, *, now: Micros) -> Micros | None:
-    """When a job of this operation expires; None: never."""
+def expiry_of(operation: str, options: Options, opens_at: Micros) -> Micros | None:
+    """When a job of this operation expires that may start at ``opens_at``; None: never."""
     if isinstance(options.expires_at, datetime):
         return micros(options.expires_at)
     if isinstance(options.expires_at, Never) or operation != "send":
         return None
-    return first_at(options, now=now) + _SEND_EXPIRY
+    return opens_at + _SEND_EXPIRY
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -405,8 +440,14 @@ def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[
     """What is wrong with a call, apart from its content."""
     expires_at = None if isinstance(options.expires_at, Never) else options.expires_at
     problems = [*check_grant(grant_id), *check_key(options.key), *check_priority(options.priority)]
+    times: list[Problem] = []
     if options.due_at is not None or expires_at is not None:
-        problems += check_times(options.due_at, expires_at, moment(now))
+        times = check_times(options.due_at, expires_at, moment(now))
+        problems += times
+    if options.window is not None:
+        problems += (found := check_window(options.window))
+        if not times and not found:
+            problems += opening_problems(options.window, first_at(options, now=now), expires_at)
     if options.provider is not None and options.provider not in PROVIDERS:
         problems.append(Problem("provider", "is not a known provider", f"pass one of {', '.join(PROVIDERS)}, or None"))
     if options.in_doubt is not None and options.in_doubt not in IN_DOUBT:

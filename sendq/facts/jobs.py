@@ -49,6 +49,7 @@ class ClaimedJob(NamedTuple):
     seal_key: str | None = None
     files: tuple[File, ...] | None = None  # those that its request is bound to; None: it is not sealed
     traceparent: str | None = None  # of the span that enqueued it
+    time_window: str | None = None  # when it may begin, in the form of `sendq.rules.windows`
 
 
 class LockedJob(NamedTuple):

@@ -63,6 +63,7 @@ class Lane(NamedTuple):
     refused_jobs: str | None
     opened_at: Micros | None
     gone: bool
+    time_window: str | None = None
 
     @property
     def pair(self) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from sendq.rules.eta import predicted
 from sendq.rules.pace import SENDS
 from sendq.rules.states import State
 from sendq.rules.waiting_job import HELD
+from sendq.rules.windows import next_opening
 from sendq.views import Eta, Priority
 
 
@@ -31,20 +32,27 @@ def eta(
     priority: int,
     not_before: Micros,
     now: Micros,
+    window: str | None = None,
 ) -> Eta:
     """When a job that is enqueued now would be carried out."""
     lane_at = lane_id(application, grant_id)
     lane = connection.execute(select(schema.lane).where(schema.lane.c.id == lane_at)).first()
     ahead = waiting(connection, lane_at, priority=priority, most=AHEAD_MOST, even_held=False)
     more = ahead == AHEAD_MOST
+    opens_at = _opening(window, max(now, not_before))
     if lane is None:
-        at = predicted(None, call, ahead=ahead, now=now, not_before=not_before)
-        return Eta(moment(at), ahead, more, _expiry(call, at, not_before))
+        at = predicted(None, call, ahead=ahead, now=now, not_before=opens_at)
+        return Eta(moment(at), ahead, more, _expiry(call, at, opens_at))
     if lane.closed_at is not None:
-        return Eta(None, ahead, more, _expiry(call, None, not_before))
+        return Eta(None, ahead, more, _expiry(call, None, opens_at))
     held_until = hold_ends(connection, lane_at)
-    at = predicted(lane, call, ahead=ahead, now=now, not_before=max(not_before, held_until), width=lane.width)
-    return Eta(moment(at), ahead, more, _expiry(call, at, not_before))
+    begins_at = _opening(window or lane.time_window, max(opens_at, held_until))
+    at = predicted(lane, call, ahead=ahead, now=now, not_before=begins_at, width=lane.width)
+    return Eta(moment(at), ahead, more, _expiry(call, at, opens_at))
+
+
+def _opening(window: str | None, at: Micros) -> Micros:
+    return at if window is None else next_opening(window, at)
 
 
 def _expiry(call: str, at: Micros | None, due_at: Micros) -> datetime | None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,7 @@ from sendq.ledger.suppressing import Enqueuer, note_left_out
 from sendq.messages.payload import content_digest
 from sendq.messages.unsubscribe import Links
 from sendq.rules.tags import read_tags
+from sendq.rules.windows import read_window
 from sendq.vault import Vault
 from sendq.views import Batch
 
@@ -182,17 +184,21 @@ def _store_new(
 def add_to_batch(
     connection: Connection,
     batch_id: UUID,
-    read: Callable[[str, dict[str, str], bool], Sends],
+    read: Callable[..., Sends],
     storing: Storing,
     *,
     now: Micros,
 ) -> Batch:
-    """Add to an open batch. ``read`` gets its application and its tags, and whether it needs approval."""
+    """Add to an open batch. ``read`` gets its application, tags, window and the like by their names."""
     begin_before_savepoint(connection)
     lock_before_reading(connection)
     with connection.begin_nested():
         batch = lock_open(connection, batch_id)
-        sends = read(batch.application, read_tags(batch.tags), batch.needs_approval)
+        sends = read(
+            application=batch.application, tags=read_tags(batch.tags), needs_approval=batch.needs_approval,
+            window=None if batch.time_window is None else read_window(batch.time_window),
+            spread=None if batch.spread is None else timedelta(microseconds=batch.spread),
+        )  # fmt: skip
         held = batch.held_at is not None
         number, left_out = storing.parts(connection, sends, with_digest=False, now=now, held=held)
         note_added(connection, batch, number, sends.lanes, now=now)

@@ -136,4 +136,5 @@ def _job(batch: Row[Any], operation: str, object_id: str | None, next_at: Micros
         "on_outcome": None,
         "key": None,
         "tags": batch.tags,
+        "time_window": batch.time_window,
     }

@@ -20,6 +20,7 @@ from sendq.ledger.reading import grants, lookup
 from sendq.ledger.reading import jobs as jobs_reading
 from sendq.ledger.reading import why as why_reading
 from sendq.rules.states import State
+from sendq.rules.windows import Window
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import BatchView, Eta, GrantView, JobCounts, JobLine, JobView, Page, Priority, Why
 
@@ -130,20 +131,22 @@ class Reading:
         operation: str = "send",
         due_at: datetime | None = None,
         priority: Priority = Priority.NORMAL,
+        window: Window | None = None,
         application: str = DEFAULT_APPLICATION,
         session: Any = None,
     ) -> Eta:
-        """When a job enqueued now would be carried out: an estimate from the grant's pace, its holds and its queue.
+        """When a job enqueued now would be carried out: an estimate from the grant's pace, holds, window and queue.
 
-        ``operation``: ``send`` or ``modify``.
+        ``operation``: ``send`` or ``modify``; ``window``: the job's own.
         """
         now = self._now()
         not_before = now if due_at is None else clock.micros(due_at)
 
         def query(connection: Connection) -> Eta:
             return admission.eta(
-                connection, application, grant_id, operation, priority=priority, not_before=not_before, now=now
-            )
+                connection, application, grant_id, operation, priority=priority, not_before=not_before, now=now,
+                window=None if window is None else str(window),
+            )  # fmt: skip
 
         return self._ledger.read(query, session)
 

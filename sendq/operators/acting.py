@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sendq import changes
 from sendq.enqueueing.expiry import Expiry
+from sendq.enqueueing.spreading import check_window
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import parse_id
@@ -26,6 +27,7 @@ from sendq.operators.acts import (
     release_grants,
     resolve,
     retry,
+    set_window,
 )
 from sendq.operators.acts.approve import DecisionProgress
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
@@ -51,9 +53,11 @@ from sendq.operators.acts.release_grants import ReleaseProgress
 from sendq.operators.acts.resolve import ResolveProgress
 from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
+from sendq.operators.acts.set_window import WindowProgress
 from sendq.operators.base import LedgerAccess
 from sendq.rules.by_hand import Answer
 from sendq.rules.waiting_job import Change, ChangeKind
+from sendq.rules.windows import Window
 from sendq.scope import Scope
 from sendq.signing import maybe_signed, signed
 from sendq.vault import Vault
@@ -269,6 +273,31 @@ class Acting(LedgerAccess):
     ) -> Run[ChangeProgress]:
         """End the hold of a job or batch."""
         return self._change(changes.RELEASE, job_id, batch_id, key, application, by, reason, dry_run=dry_run)
+
+    def set_window(
+        self,
+        grant_id: str,
+        window: Window | None,
+        *,
+        application: str = "default",
+        by: str,
+        reason: str,
+        dry_run: bool = False,
+    ) -> Run[WindowProgress]:
+        """Set when a grant's jobs may begin that have no window of their own; None: at any time.
+
+        It counts for jobs that wait and for those to come, and for a grant that had no job yet. A call that a worker is
+        about to make is still made.
+        """
+        by, reason = signed(by, reason)
+        refuse(check_window(window))
+        scope = Scope.of_grant(grant_id, application)
+        wanted = None if window is None else str(window)
+        return Run(
+            set_window.set_window(
+                self._ledger, scope.application, grant_id, wanted, by=by, reason=reason, dry_run=dry_run
+            )
+        )
 
     def _change(
         self,

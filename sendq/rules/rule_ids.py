@@ -66,6 +66,8 @@ TAG_HELD: Final = "tag_held"
 NEEDS_APPROVAL: Final = "needs_approval"
 NOT_APPROVED: Final = "not_approved"
 REJECTED: Final = "rejected"
+# Jobs that wait for the next opening of their window, or of their grant's.
+OUTSIDE_WINDOW: Final = "outside_window"
 
 # The rule that is recorded for a job that ends or goes in doubt without a call.
 RULE_OF: Final[Mapping[Event, str]] = {

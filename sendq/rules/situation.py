@@ -31,10 +31,11 @@ class JobFacts:
     due_at: Micros = 0
     approve_by: Micros | None = None
     approved_at: Micros | None = None
+    time_window: str | None = None
 
     @property
     def not_before(self) -> Micros:
-        """When it may begin, if none of its tags is held."""
+        """When it may begin, if none of its tags is held and its window is open."""
         return self.due_at if self.rule == TAG_HELD else self.next_at
 
     @property

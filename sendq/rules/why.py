@@ -22,6 +22,7 @@ from sendq.rules.rule_ids import (
     NO_KEY,
     NOT_APPROVED,
     NOT_ENCRYPTED,
+    OUTSIDE_WINDOW,
     POISON,
     QUEUED,
     REJECTED,
@@ -31,6 +32,7 @@ from sendq.rules.rule_ids import (
 from sendq.rules.situation import HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.rules.waiting_job import HELD, UNAPPROVED
+from sendq.rules.windows import next_opening, readable_window
 from sendq.views import Why
 
 # By why the ledger is shut (`sendq.ledger.dispatching.lineage`); the remedy comes last: its options can be appended.
@@ -191,6 +193,9 @@ def _explain(around: Situation, *, now: Micros) -> Why:
             return _why(job, "behind", f"{says}, {waits}")
         until = before.next_at if before.state == State.QUEUED else None
         return _why(job, "behind", says, until=until)
+    closed = _outside_window(around, now=now)
+    if closed is not None:
+        return closed
     if job.next_at > now:
         if job.rule == TAG_HELD and around.tag_holds and job.due_at <= now:
             return _why(job, "held", "the hold of its tag is over, and the leader brings its jobs back", rule=TAG_HELD)
@@ -223,6 +228,39 @@ def _held_itself(around: Situation) -> Why:
         return _why(job, "held", "the job is held until it is released: sendq release --job", rule=BY_HAND)
     what = "the job is" if held.batch_id is None else f"its batch {held.batch_id} is"
     return _why(job, "held", f"{what} held until it is released", rule=BY_HAND, by=held.by, note=held.reason)
+
+
+def _outside_window(around: Situation, *, now: Micros) -> Why | None:
+    """It waits for its window to open: it has been put off until then, or will be at its next turn."""
+    job = around.job
+    begins_at = max(job.not_before, now)
+    opens_at = _opening(around, begins_at)
+    # One that was rescheduled to an opening just is not due yet. (The others are in their order, microseconds apart.)
+    is_put_off = job.rule == OUTSIDE_WINDOW and job.next_at > now and job.next_at - job.due_at > SECOND
+    if opens_at == begins_at and not is_put_off:
+        return None
+    stored = _window(around)
+    says = "it may begin only in certain hours, and waits for the next of them"
+    if stored is not None:
+        window = readable_window(stored)
+        whose = "its" if job.time_window is not None else "its grant's"
+        says = f"{whose} window cannot be read by this version; a newer one serves it"
+        if window is not None:
+            says = f"it is outside {whose} window ({window.says}), and waits for {window.clock(opens_at)}"
+    return _why(job, "window", says, until=opens_at, rule=OUTSIDE_WINDOW, eta=_eta(around, now=now))
+
+
+def _window(around: Situation) -> str | None:
+    """Its own window, or that of its grant; one that must be repeated has none."""
+    if must_be_repeated(around.job.operation, around.job.doubt_at):
+        return None
+    return around.job.time_window or (None if around.lane is None else around.lane.time_window)
+
+
+def _opening(around: Situation, at: Micros) -> Micros:
+    """When it may begin, from a time on."""
+    stored = _window(around)
+    return at if stored is None else next_opening(stored, at)
 
 
 def _sent(around: Situation) -> str:
@@ -330,7 +368,7 @@ def _eta(around: Situation, *, now: Micros) -> Micros:
     """About when it starts, if only the pace, holds and the jobs ahead delay it."""
     job, lane = around.job, around.lane
     held = _held(around, now=now, of_tags=True)
-    not_before = max(job.not_before, held.until if held else 0)
+    not_before = _opening(around, max(now, job.not_before, held.until if held else 0))
     call = call_of(job.operation, job.form)
     width = 1 if lane is None else lane.width
     return predicted(lane, call, ahead=around.ahead, now=now, not_before=not_before, width=width)

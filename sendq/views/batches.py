@@ -78,7 +78,9 @@ class BatchView:
     ``held_at``). ``holds``: the holds in force of its grant, provider and application, of its tags, and of tags of its
     first thousand waiting jobs; one without ``until`` is of a grant that is closed. ``errors`` are the first dead
     letters, at most ten. ``unapproved``: how many of its jobs wait for approval; counted if the batch needs approval.
-    ``finished_at``: when its last job ended; a retry of its dead letters reopens it.
+    ``finished_at``: when its last job ended; a retry of its dead letters reopens it. ``window``: its own, or that of
+    its grant, as `Window` is written; ``opens_at``: when that opens next, None while it is open. ``spread_until``: when
+    the last of its messages is due, if they were spread.
     """
 
     id: str
@@ -99,6 +101,9 @@ class BatchView:
     open: bool = False
     holds: Sequence[HoldView] = ()
     unapproved: int = 0
+    window: str | None = None
+    opens_at: datetime | None = None
+    spread_until: datetime | None = None
 
     @property
     def waiting(self) -> int:

@@ -60,7 +60,7 @@ class JobView:
     ``delivery``: what became of its mail; None: it is no mail, or was not sent. ``key``: the one that it was enqueued
     with; a batch's is that of the batch. ``next_at``: when it may next begin; None: a person holds it, or it waits for
     approval. ``approve_by``: until when it may wait for approval; None: it needs none. ``approved_at``: None: not yet.
-    ``held``: a person holds it.
+    ``held``: a person holds it. ``window``: its own, as `Window` is written.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
@@ -88,6 +88,7 @@ class JobView:
     approve_by: datetime | None = None
     approved_at: datetime | None = None
     held: bool = False
+    window: str | None = None
 
     @property
     def waits_for_approval(self) -> bool:

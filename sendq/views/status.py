@@ -123,6 +123,7 @@ class Status:
     calls        of the last minute, by what they led to (``done``, or a route of the policy)
     clock_behind_s  how far the clock is behind the latest time that a worker has seen, in seconds: it was set back
     approvals    jobs that wait for approval
+    outside_window  jobs that wait for the next opening of a window, up to 100,000; the first is at ``next_opening``
     """
 
     at: datetime
@@ -139,6 +140,8 @@ class Status:
     clock_behind_s: float = 0.0
     held: tuple[HeldGroup, ...] = ()
     approvals: Approvals = Approvals()
+    outside_window: int = 0
+    next_opening: datetime | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

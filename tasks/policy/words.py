@@ -94,6 +94,9 @@ LEDGER_RULES = {
     "rejected": Said(
         "Rejected", "It needed approval, and was rejected: see the events.", "Nothing to do.",
     ),
+    "outside_window": Said(
+        "Outside its window", "It may begin only in certain hours, and waits for the next of them.", "Nothing to do.",
+    ),
     "encryption_key_missing": Said(
         "Encryption key missing",
         "It is encrypted with a key that no worker has.",

@@ -11,7 +11,7 @@ import pytest
 from sendq.clock import SECOND, Micros
 from sendq.rules.pace import MINUTE, PACES, Limit, Pace, stated_costs
 from sendq.rules.preflight import DEATHS_TOLERATED, KEY_MAX_AGE
-from sendq.rules.rule_ids import RETURNED
+from sendq.rules.rule_ids import OUTSIDE_WINDOW, RETURNED
 from sendq.rules.starts import LONGEST_PAUSE
 from sendq.rules.states import Event
 from tasks import turn
@@ -368,6 +368,33 @@ class TestDirectlyBeforeItsCall:
         one = job(doubt_at=START - SECOND, key_at=START - SECOND)
         assert Process(key_max_age=0).run(claim([one])).events == [Event.DOUBT]
         assert Process().run(claim([one])).events == [Event.ACCEPT]
+
+
+class TestAWindow:
+    """The turns of these tests begin at 20:26:40."""
+
+    CLOSED, CLOSES_SOON = "09:00-10:00 mon-sun UTC", "09:00-20:27 mon-sun UTC"
+
+    @pytest.mark.parametrize("whose", ["job", "lane"])
+    def test_that_closes_ends_the_turn(self, whose: str) -> None:
+        jobs = [job(time_window=self.CLOSES_SOON if whose == "job" else None) for _ in range(10)]
+        of_lane = None if whose == "job" else self.CLOSES_SOON
+        process = Process(usually=(4.0, answer()), turn_time=60 * SECOND)
+        process.run(claim(jobs, pace=Pace(1), time_window=of_lane))
+        assert len(process.called) == 5
+        assert process.clock.now < START + 22 * SECOND
+        assert process.end.successes == 5
+
+    def test_that_closed_before_the_call_returns_the_job(self) -> None:
+        late = job(time_window=self.CLOSED)
+        process = Process().run(claim([late]))
+        outcome = process.outcomes[late.id]
+        assert (process.called, outcome.event, outcome.rule) == ([], Event.RETURN, OUTSIDE_WINDOW)
+        assert outcome.next_at == START + (12 * 3600 + 33 * 60 + 20) * SECOND
+
+    def test_that_is_closed_does_not_keep_back_a_send_that_may_have_gone_out(self) -> None:
+        sent = job(time_window=self.CLOSED, doubt_at=START - SECOND)
+        assert Process().run(claim([sent])).called == [sent.id]
 
 
 class TestABugInAnAttempt:

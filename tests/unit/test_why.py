@@ -220,6 +220,33 @@ class TestAJobThatWaits:
         assert (found.reason, found.ahead, found.until) == ("due", 3, None)
 
 
+class TestAJobOutsideItsWindow:
+    """It is Thursday, 2026-05-28, 20:26 UTC."""
+
+    OFFICE = "09:00-17:30 mon-fri Europe/Berlin 2026-05-29"
+    MONDAY = 1_780_297_200 * SECOND
+
+    def test_waits_for_the_opening(self) -> None:
+        answer = why(job={"time_window": self.OFFICE})
+        assert (answer.reason, answer.until) == ("window", moment(self.MONDAY))
+        assert answer.says == (
+            "it is outside its window (09:00-17:30 mon-fri Europe/Berlin, except on 1 holiday), and waits for "
+            "09:00 Mon 2026-06-01 in Europe/Berlin"
+        )
+
+    def test_may_have_that_of_its_grant(self) -> None:
+        assert why(lane={"time_window": self.OFFICE}).says.startswith("it is outside its grant's window")
+        assert why(lane={"time_window": self.OFFICE}, job={"time_window": "00:00-24:00 mon-sun UTC"}).reason != "window"
+
+    def test_that_must_be_repeated_does_not_wait(self) -> None:
+        assert why(job={"time_window": self.OFFICE, "doubt_at": NOW}).reason != "window"
+
+    def test_expires_before(self) -> None:
+        answer = why(job={"time_window": self.OFFICE, "expires_at": LATER})
+        assert answer.says.endswith("before that")
+        assert answer.expires_at == moment(LATER)
+
+
 class TestAskedByAClockThatIsBehind:
     def test_a_hold_that_the_workers_have_seen_end_is_over(self) -> None:
         assert why(held=(hold("grant"),), highest_at=LATER + 1).reason != "held"

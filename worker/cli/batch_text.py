@@ -42,6 +42,10 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
         yield f"{seen.unapproved:,} of its jobs wait for approval: sendq approve --batch {seen.id}"
     for hold in seen.holds:
         yield _hold_line(hold)
+    if seen.opens_at is not None and seen.cancelled_at is None:
+        yield f"jobs wait: the window {seen.window} is closed until {when(seen.opens_at)}"
+    if seen.spread_until is not None and seen.finished_at is None:
+        yield f"due times are spread until {when(seen.spread_until)}"
     if seen.finished_at is not None:
         yield f"finished: {when(seen.finished_at)}"
     elif seen.cancelled_at is None:

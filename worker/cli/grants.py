@@ -17,7 +17,7 @@ from worker.cli.filters import (
     whole_page,
 )
 from worker.cli.held_text import tell_groups
-from worker.cli.output import Column, json_option, tell, tell_json, tell_table
+from worker.cli.output import Column, json_option, tell, tell_json, tell_table, when
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +80,10 @@ def grants(state: tuple[str, ...], limit: int, cursor: str | None, as_json: bool
         [_cells(grant, url) for grant, url in zip(page.items, urls, strict=True)],
     )
     if filters["grant_id"] is not None:
+        for grant in page.items:
+            if grant.window is not None:
+                closed = "" if grant.opens_at is None else f"; closed until {when(grant.opens_at)}"
+                tell(f"window of its jobs that have none of their own: {grant.window}{closed}")
         for call, units in sorted(item for grant in page.items for item in grant.costs.items()):
             tell(f"its last {call} used {units} units of {page.items[0].provider}'s limits, as the answer stated")
     tell_of_more(page)

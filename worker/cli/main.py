@@ -47,6 +47,7 @@ from worker.cli.top import top
 from worker.cli.up import up
 from worker.cli.webhooks import webhooks
 from worker.cli.why import why
+from worker.cli.window import window
 from worker.cli.wording import on_command_line
 from worker.cli.worker import worker
 
@@ -128,6 +129,7 @@ for command in (
     up,
     webhooks,
     why,
+    window,
     worker,
 ):
     sendq.add_command(command)

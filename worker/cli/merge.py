@@ -15,13 +15,14 @@ import click
 
 from worker.cli.connection import load_settings, open_queue
 from worker.cli.output import FAILED, complain, counted, json_option, tell, tell_json
-from worker.cli.params import dry_run_option
+from worker.cli.params import dry_run_option, duration, window
 from worker.cli.wording import on_command_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
 
-    from sendq import Message, NewBatch
+    from sendq import Message, NewBatch, Window
     from sendq.enqueueing.batch_sends import Refused
     from sendq.errors import Problem
     from sendq.views import MergeCheck
@@ -49,6 +50,14 @@ _position = re.compile(r"^\[(\d+)\]\.?")
 @click.option("--key", metavar="KEY", help="The batch's key: a repeated command with it changes nothing.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="A tag of all messages; repeatable.")
 @click.option("--on-outcome", metavar="TARGET", help="Where to report when the last message has ended.")
+@click.option(
+    "--window",
+    type=window,
+    metavar="WINDOW",
+    help="When they may be sent, like '09:00-17:30 mon-fri Europe/Berlin'; holidays may follow, with commas.",
+)
+@click.option("--spread", type=duration, metavar="DURATION",
+              help="Spread them over so long, like 4h, and only over times at which the window is open.")  # fmt: skip
 @click.option("--application", default="default", show_default=True, metavar="NAME", help="The grant's application.")
 @dry_run_option("Show what would be refused, line by line, and change nothing.")
 @json_option
@@ -61,6 +70,8 @@ def merge(
     key: str | None,
     tags: tuple[str, ...],
     on_outcome: str | None,
+    window: Window | None,
+    spread: timedelta | None,
     application: str,
     dry_run: bool,
     as_json: bool,
@@ -77,7 +88,9 @@ def merge(
     from sendq.enqueueing.batch_sends import check_batch
     from sendq.enqueueing.merging import check_merge
 
-    batch = NewBatch(key=key, tags=_tags(tags), on_outcome=on_outcome, application=application)
+    batch = NewBatch(
+        key=key, tags=_tags(tags), on_outcome=on_outcome, application=application, window=window, spread=spread
+    )
     rows = Table(table, delimiter)
     try:
         common = _message(message)
@@ -129,6 +142,7 @@ def _try(grant: str, common: Message, rows: Table, batch: NewBatch, *, skip_supp
         number, problems = merge_problems(
             grant, common, rows.read(), options=Options(application=batch.application), now=now(),
             metadata_key=settings.metadata_key, unsubscribe_url=settings.unsubscribe_url, most=PROBLEMS_MOST,
+            window=batch.window, spread=batch.spread,
         )  # fmt: skip
         found = MergeCheck(number, 0, problems)
     _tell_checked(found, rows, unchecked, as_json=as_json)

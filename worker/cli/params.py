@@ -7,9 +7,12 @@ import os
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from sendq import Window
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,6 +70,20 @@ def any_time(given: str) -> datetime:
         return past(given)
     except click.BadParameter as error:
         raise click.BadParameter(f"{error.message}; or from now on, like +6h") from None
+
+
+def window(given: str) -> Window:
+    """A window as `Window` is written: hours, days, zone, and holidays if there are any."""
+    from sendq.errors import InvalidArgument
+    from sendq.rules.windows import read_window
+
+    try:
+        return read_window(given)
+    except InvalidArgument as error:
+        raise click.BadParameter(
+            "; ".join(f"{one.field} {one.reason}" for one in error.problems)
+            + "; use a form like '09:00-17:30 mon-fri Europe/Berlin'"
+        ) from None
 
 
 def rate(given: str) -> float:

@@ -94,6 +94,10 @@ def _tell_jobs(seen: Status) -> None:
     calls = sum(seen.calls.values())
     others = ", ".join(f"{number:,} {route}" for route, number in sorted(seen.calls.items()) if route != "done")
     tell(f"calls in the last minute: {calls:,} ({calls / CALLS_S:.1f}/s)" + (f"; of these {others}" if others else ""))
+    if seen.outside_window and seen.next_opening is not None:
+        more = "+" * (seen.outside_window >= JOBS_MOST)
+        number = f"{seen.outside_window:,}{more}"
+        tell(f"jobs that wait for their windows: {number}, the first until {when(seen.next_opening)}")
     waits = ", ".join(f"{age:,.0f} s ({name} priority)" for name, age in seen.oldest_s.items() if age >= 1)
     tell(f"longest wait of an eligible job: {waits or 'none over 1 s'}")
 

@@ -105,6 +105,7 @@ job = Table(
     Column("seal_key", Text),  # name of the encryption key that made it; null: there is none
     Column("tags", Text),  # in the form of `sendq.rules.tags.stored_tags`; null: none
     Column("traceparent", Text),  # of the span that enqueued it (W3C Trace Context); null: none, or its batch has it
+    Column("time_window", Text),  # when it may begin (`sendq.rules.windows`); null: whenever its lane's says
     # What a lane's turn reads, in its order. Rows leave the index when they begin.
     Index("sendq_job_waiting_idx", "lane_id", "priority", "next_at", "id", **_when("state = 'queued'")),
     Index("sendq_job_begun_idx", "lane_id", **_when("state = 'sending'")),
@@ -121,6 +122,7 @@ job = Table(
     # The order in which retention walks.
     Index("sendq_job_finished_idx", "state", "finished_at", **_when("finished_at IS NOT NULL")),
     Index("sendq_job_open_key_idx", "id", **_when("state = 'queued' AND doubt_at IS NOT NULL")),
+    Index("sendq_job_outside_idx", "next_at", **_when("state = 'queued' AND rule = 'outside_window'")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
     Index(
         "sendq_job_approval_idx",
@@ -223,6 +225,8 @@ batch = Table(
     Column("cancelled", Boolean, nullable=False, server_default=text("false")),  # all of its waiting jobs have ended
     Column("finished_at", BigInteger),  # its last job has ended; a retry of dead letters reopens it
     Column("traceparent", Text),
+    Column("time_window", Text),  # as in a job; for those that are added or that its walk makes
+    Column("spread", BigInteger),  # over this long, in µs, the due times of added messages are spread; null: not at all
     Index("sendq_batch_making_idx", "id", **_when("making")),
     Index("sendq_batch_cancel_idx", "id", **_when("cancel_at IS NOT NULL AND NOT cancelled")),
     Index("sendq_batch_finished_at_idx", "finished_at", **_when("finished_at IS NOT NULL")),
@@ -333,6 +337,7 @@ lane = Table(
     Column("refused_jobs", Text),  # which jobs those calls were for, in the form of `sendq.rules.refused_jobs`
     Column("opened_at", BigInteger),  # last reopened; calls begun before do not close it again
     Column("gone", Boolean, nullable=False, server_default=text("false")),  # the grant no longer exists: its jobs end
+    Column("time_window", Text),  # when jobs without a window may begin; null: at any time
     Index("sendq_lane_application_idx", "application", "id"),
     Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),
     Index("sendq_lane_closed_idx", "check_at", **_when("closed_at IS NOT NULL")),

@@ -33,16 +33,18 @@ from sendq.facts.lanes import Lane
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.tag_holds import hold_back
+from sendq.ledger.dispatching.windows import wait_for_windows
 from sendq.ledger.jobs import lock_due
 from sendq.rules.changed_fields import BITS
 from sendq.rules.preflight import FORMS, OPERATIONS
-from sendq.rules.rule_ids import TAG_HELD
+from sendq.rules.rule_ids import OUTSIDE_WINDOW, TAG_HELD
 from sendq.rules.waiting_job import HELD
 
 # A job that must wait for an earlier one of the same object that is not in this turn is looked at again after this.
 BEHIND_RECHECK = 1 * SECOND
 
-# … and after this at the latest, if a person holds that one, or a tag of it: the hold may end at any time.
+# … and after this at the latest, if a person holds that one, or a tag of it, or it waits for its window: any of these
+# may end at any time.
 HELD_RECHECK = 30 * SECOND
 
 # A job that this version cannot carry out is put off for this long. A worker that claims its lane later may be able to.
@@ -87,6 +89,7 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
     known = [job for job in found if not is_foreign(job)] if foreign else found
     related = _related(connection, known)
     held = hold_back(connection, lanes, found, now=now)
+    held |= wait_for_windows(connection, lanes, found, held, now=now)
     free = [job for job in known if job.id not in held] if held else known
     behind = _behind(free, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
     for job in sorted(free, key=place_in_queue):
@@ -152,8 +155,9 @@ def _behind(found: Sequence[ClaimedJob], related: Mapping[UUID, _Related], *, no
         name = (job.lane_id, job.object_id)
         if before.behind not in in_sight:
             after = max(before.behind_next_at or 0, now + BEHIND_RECHECK)
-            # A hold of a person or of a tag may end before its time, and then only the held jobs are brought back.
-            held = after >= HELD or before.behind_rule == TAG_HELD
+            # A hold of a person or of a tag may end before its time, and then only the held jobs are brought back; so
+            # may the wait for a window, if the grant's default changes.
+            held = after >= HELD or before.behind_rule in (TAG_HELD, OUTSIDE_WINDOW)
             waits_until[name] = min(after, now + HELD_RECHECK) if held else after
         if name in waits_until:  # all later jobs of the object wait too, wherever they are
             behind[job.id] = waits_until[name]
@@ -185,7 +189,7 @@ def _one_row_of(table: str, name: str, key: str, value: str, *, dialect: str) ->
 @lru_cache
 def _load_of(dialect: str) -> Executable:
     prefix = "v." if dialect == "postgresql" else ":"
-    columns = ", ".join((*_JOB, "seal", "seal_key", "traceparent"))
+    columns = ", ".join((*_JOB, "seal", "seal_key", "traceparent", "time_window"))
     parts = " UNION ALL ".join(
         f"SELECT * FROM (SELECT {columns} FROM sendq_job WHERE lane_id = {prefix}lane AND state = 'queued'"  # noqa: S608
         f" AND priority = {priority} AND next_at >= {prefix}floor{priority} AND next_at <= :now"
@@ -199,7 +203,7 @@ def _load_of(dialect: str) -> Executable:
         " p.job_id IS NOT NULL AS own_body,"
         " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS sender_id,"
         " b.fields, j.seal, j.seal_key, NULL AS files,"
-        " coalesce(j.traceparent, b.traceparent) AS traceparent"
+        " coalesce(j.traceparent, b.traceparent) AS traceparent, j.time_window"
     )
     payload = _one_row_of("sendq_payload", "p", "job_id", "j.id", dialect=dialect)
     joins = f"{payload} {_one_row_of('sendq_batch', 'b', 'id', 'j.batch_id', dialect=dialect)}"
@@ -221,6 +225,7 @@ def _load_of(dialect: str) -> Executable:
         "seal": LargeBinary(),
         "seal_key": Text(),
         "traceparent": Text(),
+        "time_window": Text(),
     }
     types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
     types |= {"cipher_key": Text(), "own_body": Boolean()}

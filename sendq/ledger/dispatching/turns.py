@@ -41,6 +41,7 @@ from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, load_jobs, place_in_queue
 from sendq.ledger.dispatching.tag_holds import are_held, with_tags
+from sendq.ledger.dispatching.windows import outside
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.ledger.jobs import end_waiting, lock_in_order
 from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
@@ -111,8 +112,8 @@ def claim_at_once(
     locked and that have no turn, each with the turn that it gets (`sendq.ledger.dispatching.offers.opened`).
 
     None are claimed, and nothing is changed, if one of the jobs needs more than a look at itself: it must not begin any
-    more, its tag is held, a recipient is suppressed, its order among others of its object matters, or this version or
-    vault cannot read it. Those are for `claim`. It waits for no lock.
+    more, its tag is held, its window is closed, a recipient is suppressed, its order among others of its object
+    matters, or this version or vault cannot read it. Those are for `claim`. It waits for no lock.
 
     Raises:
         sqlalchemy.exc.OperationalError: another transaction has locked one of the jobs (PostgreSQL's 55P03).
@@ -125,6 +126,8 @@ def claim_at_once(
     found_jobs = first_jobs(connection, ours, now=now, jobs_each=jobs_each)
     tagged = with_tags(found_jobs)
     if tagged and are_held(connection, ours, tagged, now=now):
+        return []
+    if outside(ours, found_jobs, now=now):
         return []
     for job in sorted(found_jobs, key=place_in_queue):
         if job.object_id is not None or is_foreign(job) or _objection(job, now=now, key_max_age=key_max_age):

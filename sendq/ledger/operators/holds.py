@@ -52,7 +52,7 @@ def hold_grant(
 
     A grant that never had a job gets its lane now, so that the hold applies to its first job.
     """
-    lane = _lane(connection, application, grant_id, now=now)
+    lane = lane_made_for(connection, application, grant_id, now=now)
     change = lock_changes(connection, [lane])[lane]
     row = change.lane
     if _outlasts(row, until):
@@ -171,7 +171,7 @@ def _outlasts(row: Lane | Pair, until: Micros) -> bool:
     return row.held_until is not None and row.held_until > until
 
 
-def _lane(connection: Connection, application: str, grant_id: str, *, now: Micros) -> UUID:
+def lane_made_for(connection: Connection, application: str, grant_id: str, *, now: Micros) -> UUID:
     """The grant's lane, created if necessary. Its provider becomes known with the first job that names one."""
     lane, provider = lane_id(application, grant_id), "unknown"
     row = {

@@ -14,13 +14,16 @@ from sendq.facts.lanes import Lane
 from sendq.ledger.batches import ADDED, Sums, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
+from sendq.ledger.reading.grants import closed_until
 from sendq.ledger.reading.holds import holds_in_force, tag_holds, wide_holds
 from sendq.ledger.reading.lookup import no_such_batch
 from sendq.ledger.reading.rows import as_list, first, lane_of
 from sendq.ledger.reading.unapproved import waiting
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
+from sendq.rules.spread import spread_over
 from sendq.rules.states import FINAL, State
+from sendq.rules.windows import readable_window
 from sendq.views import BatchError, BatchView, HoldView, WalkView
 
 ERRORS_MOST = 10
@@ -48,6 +51,17 @@ class BatchRow:
     needs_approval: bool
     finished_at: Micros | None
     tags: dict[str, str]
+    time_window: str | None
+    spread: Micros | None
+
+    @property
+    def spread_until(self) -> Micros | None:
+        """When the last of its messages is due; None: they are not spread, or more are added."""
+        if self.spread is None or self.open:
+            return None
+        window = None if self.time_window is None else readable_window(self.time_window)
+        spans = spread_over(window, self.created_at, self.spread)
+        return spans[-1][1] if spans else None
 
 
 def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
@@ -59,6 +73,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     sums = sums_of(connection, [batch_id])[batch_id]
     pace = _rate(connection, batch_id, now=now)
     holds = _holds(connection, row, lane, now=now)
+    window = row.time_window or (None if lane is None else lane.time_window)
     counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
     unapproved = _unapproved(connection, batch_id) if row.needs_approval and row.finished_at is None else 0
     dead = counts.get(State.DEAD, 0) + sums.get("list:dead", 0)
@@ -74,13 +89,16 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         created_at=moment(row.created_at),
         walk=_walk(row, sums),
         rate=pace,
-        eta=None if unapproved else _eta(row, lane, sums, pace, _last_end(holds), now=now),
+        eta=None if unapproved else _eta_in_window(row, lane, sums, pace, _last_end(holds), window, now=now),
         errors=_errors(connection, batch_id) if dead else (),
         cancelled_at=None if row.cancel_at is None else moment(row.cancel_at),
         held_at=None if row.held_at is None else moment(row.held_at),
         finished_at=None if row.finished_at is None else moment(row.finished_at),
         tags=row.tags,
         unapproved=unapproved,
+        window=window,
+        opens_at=None if row.finished_at is not None else closed_until(window, now),
+        spread_until=None if row.spread_until is None else moment(row.spread_until),
     )
 
 
@@ -148,6 +166,21 @@ def _tags_among(connection: Connection, batch_id: UUID, tags: Sequence[str | Non
 
 def _last_end(holds: Sequence[HoldView]) -> Micros:
     return max((micros(hold.until) for hold in holds if hold.until is not None), default=0)
+
+
+def _eta_in_window(
+    row: BatchRow, lane: Lane | None, sums: Sums, pace: float, held_until: Micros, window: str | None, *, now: Micros
+) -> datetime | None:
+    """The expected end, with the times at which the window is closed, and after the end of the spread."""
+    at = _eta(row, lane, sums, pace, held_until, now=now)
+    if at is None or not row.total:
+        return at
+    end = micros(at)
+    readable = None if window is None else readable_window(window)
+    if readable is not None:
+        begin = max(now, held_until)
+        end = readable.after_open_time(begin, end - begin)
+    return moment(max(end, row.spread_until or 0))
 
 
 def _eta(

@@ -20,6 +20,7 @@ from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.eta import predicted
 from sendq.rules.pace import stated_costs
 from sendq.rules.states import State
+from sendq.rules.windows import next_opening
 from sendq.views import GrantState, GrantView, HoldView, Page
 
 # The waiting jobs of a grant are counted up to here; in a list of grants, up to the lower number.
@@ -90,6 +91,7 @@ class LaneRow:
     spacing: Micros
     spacing_until: Micros
     stretch: Micros
+    time_window: str | None
     waiting: int
 
 
@@ -234,6 +236,8 @@ def _view(lane: LaneRow, wide: Sequence[HoldView], event: Kept | None, most: int
         more_waiting=lane.waiting > most,
         costs=stated_costs(lane.used),
         eta=_eta(lane, over, most, now),
+        window=lane.time_window,
+        opens_at=closed_until(lane.time_window, now),
     )
 
 
@@ -243,7 +247,16 @@ def _eta(lane: LaneRow, over: Sequence[HoldView], most: int, now: Micros) -> dat
         return None
     held_until = max((micros(hold.until) for hold in over if hold.until is not None), default=0)
     ahead = min(lane.waiting, most) - 1
-    return moment(predicted(lane, "send", ahead=ahead, now=now, not_before=held_until, width=lane.width))
+    begins_at = max(now, held_until)
+    if lane.time_window is not None:
+        begins_at = next_opening(lane.time_window, begins_at)
+    return moment(predicted(lane, "send", ahead=ahead, now=now, not_before=begins_at, width=lane.width))
+
+
+def closed_until(window: str | None, now: Micros) -> datetime | None:
+    """When a stored window opens; None: it is open, or there is none."""
+    opens_at = now if window is None else next_opening(window, now)
+    return moment(opens_at) if opens_at > now else None
 
 
 def _kept_since(lane: LaneRow) -> Micros | None:

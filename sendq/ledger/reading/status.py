@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection, case, func, select
+from sqlalchemy import Connection, case, func, select, text
 
 from sendq.clock import SECOND, Micros, moment, seconds
 from sendq.ledger.db import schema
@@ -23,7 +23,9 @@ from sendq.ledger.reading.holds import lane_holds, tag_holds, wide_holds
 from sendq.ledger.reading.paging import literal
 from sendq.ledger.reading.rows import as_one
 from sendq.ledger.reading.unapproved import approvals
+from sendq.rules.rule_ids import OUTSIDE_WINDOW
 from sendq.rules.states import WAITING, State
+from sendq.rules.waiting_job import HELD
 from sendq.rules.why import SHUT
 from sendq.views import BrokerView, LaneCounts, Shut, Status, WorkerView
 from sendq.views.status import CALLS_S, JOBS_MOST
@@ -33,6 +35,7 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
     """The ledger at a glance, with at most ``holds`` grants that are held or closed, the latest first."""
     standing = lineage.read(connection)
     turn_wait_s, oldest_s = gauges.waits(connection, now=now)
+    outside_window, next_opening = _outside_window(connection, now=now)
     return Status(
         at=moment(now),
         shut=shut(standing),
@@ -52,7 +55,18 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         clock_behind_s=max(0, standing.highest_at - now) / SECOND,
         held=held(connection, now=now),
         approvals=approvals(connection),
+        outside_window=outside_window,
+        next_opening=None if next_opening is None else moment(next_opening),
     )
+
+
+def _outside_window(connection: Connection, *, now: Micros) -> tuple[int, Micros | None]:
+    """How many jobs wait for a window, and when the first of them may begin."""
+    table = schema.job.c
+    waits = (table.state == literal(State.QUEUED), table.rule == text(f"'{OUTSIDE_WINDOW}'"), table.next_at > now)
+    some = select(table.next_at).where(*waits, table.next_at < HELD).order_by(table.next_at).limit(JOBS_MOST).subquery()
+    number, first = connection.execute(select(func.count(), func.min(some.c.next_at)).select_from(some)).one()
+    return int(number), first
 
 
 def broker_view(connection: Connection) -> BrokerView:

@@ -6,9 +6,10 @@ from uuid import UUID
 
 import pytest
 
-from sendq import State, clock
-from sendq.clock import SECOND
+from sendq import State, Window, clock
+from sendq.clock import SECOND, moment
 from sendq.ledger.db import schema
+from sendq.rules.windows import DAYS
 from tests.integration.commands.test_operators import as_json
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger
@@ -120,3 +121,31 @@ class TestHold:
     @pytest.mark.parametrize("also", [["--grant", "g1"], ["--batch", "b"], ["--rule", "r"], ["--since", "2h"]])
     def test_names_jobs_or_grants(self, cli: Cli, job: str, command: str, also: list[str]) -> None:
         assert cli(command, "--job", job, *also, *WHY)[0] == 2
+
+
+class TestWindow:
+    OFFICE = "09:00-17:30 mon-fri Europe/Berlin 2026-12-25"
+
+    def test_is_set_shown_and_removed(self, cli: Cli, ledger: Ledger, job: str) -> None:
+        status, out, _ = cli("window", "--grant", "g1", "--set", self.OFFICE, *WHY)
+        assert (status, out) == (0, f"grant g1 has the window {self.OFFICE}; before: none\n")
+        assert f"window of its jobs that have none of their own: {self.OFFICE}" in cli("grants", "--grant", "g1")[1]
+        done = as_json(cli("window", "--grant", "g1", "--remove", *WHY, "--dry-run", "--json"))
+        assert (done["before"], done["window"], done["changed"], done["dry_run"]) == (self.OFFICE, None, True, True)
+        out = cli("window", "--grant", "g1", "--remove", *WHY)[1]
+        assert out == f"grant g1 has no window; before: {self.OFFICE}\n"
+        assert cli("window", "--grant", "g1", "--remove", *WHY)[1] == "grant g1 has no window, as before\n"
+        kinds = [event["kind"] for event in as_json(cli("events", "--grant", "g1", "--json"))["items"]]
+        assert kinds == ["window", "window"]
+
+    def test_that_is_closed_is_named_by_status_and_why(self, cli: Cli, ledger: Ledger) -> None:
+        ledger.clock.at = clock.now()
+        today = f"{moment(ledger.clock()):%a}".lower()
+        others = ",".join(day for day in DAYS if day != today)
+        made = ledger.send(window=Window("12:00-12:30", days=others, tz="UTC"))
+        assert "jobs that wait for their windows: 1, the first until" in cli("status")[1]
+        assert "it is outside its window (12:00-12:30" in cli("why", str(made))[1]
+
+    @pytest.mark.parametrize("given", [(), ("--set", OFFICE, "--remove"), ("--set", "nonsense")])
+    def test_needs_one_of_two(self, cli: Cli, given: tuple[str, ...]) -> None:
+        assert cli("window", "--grant", "g1", *given, *WHY)[0] == 2

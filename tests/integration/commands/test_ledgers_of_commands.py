@@ -38,6 +38,7 @@ ASKS: dict[str, tuple[list[str], int]] = {
     "status": ([], 0),
     "suppressions list": ([], 0),
     "why": ([NOBODY], 1),
+    "window": (["--grant", "g1", "--remove", *WHY], 0),
 }
 
 # Those that ask none, that make one, or that answer for it in their own way and have tests of that.

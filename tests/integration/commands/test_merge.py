@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sendq import Operators
+from sendq.ledger.db import schema
 from sendq.testing import enqueued
 from tests.support.commands import Cli
 from tests.support.ledger import Ledger
@@ -126,6 +128,31 @@ class TestMerge:
         for also in (["--dry-run"], []):
             status, _, err = cli(*files("email\n"), *also)
             assert (status, "the table has no rows" in err, "NewBatch" in err) == (1, True, False)
+
+    def test_spreads_messages_within_a_window(self, ledger: Ledger, cli: Cli, files: Any) -> None:
+        made = cli(*files(GOOD), "--window", "00:00-24:00 mon-sun UTC", "--spread", "4h", "--json")[1]
+        batch = ledger.queue.batch(json.loads(made)["batch_id"])
+        assert batch.window == "00:00-24:00 mon-sun UTC"
+        assert batch.spread_until is not None
+        assert batch.spread_until - batch.created_at == timedelta(hours=4)
+        assert "due times are spread until" in cli("batch", batch.id)[1]
+        assert len({row.due_at for row in ledger.rows(schema.job)}) == 2
+        assert cli(*files(GOOD), "--window", "00:00-24:00 UTC", "--spread", "4h", "--dry-run")[0] == 0
+
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            (("--window", "09:00-17:30"), "use a form like '09:00-17:30 mon-fri Europe/Berlin'"),
+            (("--window", "09:00-09:00 mon-fri UTC"), "window.hours is empty: it never opens"),
+            (("--window", "09:00-17:30 mon-fri Europe/Atlantis"), "window.tz is not a known time zone"),
+            (("--spread", "0h"), "use a duration from 1s"),
+        ],
+    )
+    def test_refuses_a_window_or_spread_that_is_none(
+        self, run: Cli, files: Any, given: tuple[str, ...], says: str
+    ) -> None:
+        status, _, err = run(*files(GOOD), *given)
+        assert (status, says in " ".join(err.split())) == (2, True)
 
     def test_refuses_an_address_as_a_tag(self, run: Cli, files: Any) -> None:
         status, _, err = run(*files(GOOD), "--tag", "to=ann@example.com", "--dry-run")

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from sendq import NEVER, NotWaiting, Options, Send, State
+from sendq import NEVER, NotWaiting, Operators, Options, Send, State, Window
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Claimed
@@ -36,10 +36,12 @@ from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.operators import holds
 from sendq.messages.payload import freeze_send
 from sendq.rules.pace import Limit, call_of
-from sendq.rules.paces import PaceRule, Paces, Window
-from sendq.rules.preflight import objection
+from sendq.rules.paces import PaceRule, Paces
+from sendq.rules.paces import Window as PaceWindow
+from sendq.rules.preflight import must_be_repeated, objection
 from sendq.rules.starts import first_to_begin, start_soon
 from sendq.rules.states import FINAL, Event
+from sendq.rules.windows import put_off_until
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
 GRANTS = {"g1": "microsoft", "g2": "google", "g3": "imap"}
@@ -50,10 +52,18 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 # Limits that a few jobs exceed.
 SLOW = Paces(
     [
-        PaceRule(provider="microsoft", limits={"messages": Window(4)}),
-        PaceRule(grant="g2", limits={"minute": Window(300)}),
+        PaceRule(provider="microsoft", limits={"messages": PaceWindow(4)}),
+        PaceRule(grant="g2", limits={"minute": PaceWindow(300)}),
     ]
 )
+
+# Each is closed for some minutes soon after the machine's start, at 20:26 UTC, and open within two hours of any time.
+WINDOWS = [
+    Window("21:00-20:30", tz="UTC"),
+    Window("21:45-23:15", tz="Europe/London"),
+    Window("03:15-02:20", tz="Asia/Kolkata"),
+]
+windows = st.sampled_from([None, None, *WINDOWS])
 
 
 @cache
@@ -100,6 +110,7 @@ class Machine(RuleBasedStateMachine):
         self.unapproved: set[UUID] = set()  # jobs that need approval and have none
         self.not_before: dict[UUID, Micros] = {}  # rescheduled to then
         self.content: dict[UUID, bytes] = {}  # replaced by this
+        self.windows: dict[UUID, Window | None] = {}  # of jobs
         self.starts: dict[str, list[tuple[Micros, str]]] = {grant: [] for grant in GRANTS}
 
     def teardown(self) -> None:
@@ -116,14 +127,22 @@ class Machine(RuleBasedStateMachine):
         number=st.integers(1, 6),
         priority=st.sampled_from(["high", "low"]),
         approvals=st.integers(0, 2),
+        window=windows,
     )
-    def enqueue(self, grant: str, number: int, priority: str, approvals: int = 0) -> None:
-        options = Options(provider=GRANTS[grant], priority=priority)
-        gated = changed(options, needs_approval=True, expires_at=moment(self.clock() + 1_200 * SECOND))
+    def enqueue(self, grant: str, number: int, priority: str, approvals: int = 0, window: Window | None = None) -> None:
+        options = Options(provider=GRANTS[grant], priority=priority, window=window)
+        expires_at = moment(self.clock() + 1_200 * SECOND)
+        gated = changed(options, needs_approval=True, expires_at=expires_at, window=None)
         sends = [Send(grant, MESSAGE, options)] * number + [Send(grant, MESSAGE, gated)] * approvals
         jobs = [UUID(job.id) for job in self.ledger.queue.send_many(sends)]
         self.jobs |= set(jobs)
         self.unapproved |= set(jobs[number:])
+        self.windows |= dict.fromkeys(jobs[:number], window) | dict.fromkeys(jobs[number:])
+
+    @rule(grant=st.sampled_from(sorted(GRANTS)), window=windows)
+    def give_a_window(self, grant: str, window: Window | None) -> None:
+        """An operator sets or removes the window of a grant."""
+        Operators(self.ledger.engine, now=self.clock).set_window(grant, window, by="leyah", reason="test").finish()
 
     @rule(worker=st.integers(0, 1), message=st.sampled_from(["comes", "comes twice", "comes later", "is lost"]))
     def serve(self, worker: int, message: str) -> None:
@@ -193,7 +212,10 @@ class Machine(RuleBasedStateMachine):
                 self.ledger.queue.cancel(str(data.draw(st.sampled_from(sorted(self.jobs)))))
             case "modify":
                 message = data.draw(st.sampled_from(["m1", "m2"]))
-                self.jobs |= set(self.ledger.modify(grant, [message], provider=GRANTS[grant]))
+                window = data.draw(windows)
+                made = set(self.ledger.modify(grant, [message], provider=GRANTS[grant], window=window))
+                self.jobs |= made
+                self.windows |= dict.fromkeys(made, window)
             case "rescue":
                 self.rescue()
 
@@ -348,6 +370,7 @@ class Machine(RuleBasedStateMachine):
     def claim(self, message: Offer, worker: UUID) -> None:
         for claimed in self.ledger.claim([message], worker=worker, jobs_each=4):
             begun = [job for job in claimed.jobs if job.id in claimed.begun]
+            assert all(self.is_open(claimed, job, self.clock()) for job in begun), "begun outside its window"
             self.turns.append(Turn(claimed, worker, begun, tried={job.id for job in begun}))
             if not begun:
                 self.advance_turn(self.turns[-1])
@@ -359,10 +382,16 @@ class Machine(RuleBasedStateMachine):
         self.clock.at = now
         lane = self.ledger.lane(claimed.lane.grant_id)
         event = objection(job, now=now)
+        opens_at = put_off_until(job, claimed.lane, now=now)
+        if event is None and opens_at is not None:
+            put_off: dict[str, Any] = {"called": False, "begun_at": now, "next_at": opens_at}
+            turn.wire.append(outcome(claimed, job, Event.RETURN, **put_off))
+            return
         if event is not None or (lane.held_until or 0) > now or lane.closed_at is not None:
             given_back = event or Event.RETURN
             turn.wire.append(outcome(claimed, job, given_back, called=False, begun_at=now))
             return
+        assert self.is_open(claimed, job, now), "called outside its window"
         assert job.id not in self.held, "a person holds it"
         assert job.id not in self.unapproved, "it is not approved"
         assert now >= self.not_before.get(job.id, 0), "it was put off"
@@ -375,6 +404,12 @@ class Machine(RuleBasedStateMachine):
             self.accepted.add(key)
             self.mail[job.id] += 1
         turn.wire.append(self.outcome(turn, job, "accept" if replayed else fate, now))
+
+    def is_open(self, claimed: Claimed, job: Any, now: Micros) -> bool:
+        """Whether a job may begin by its own window or, without one, by that which its lane had at the claim."""
+        own, of_lane = self.windows[job.id], claimed.lane.time_window
+        window = own or next((one for one in WINDOWS if str(one) == of_lane), None)
+        return window is None or window.is_open(now) or must_be_repeated(job.operation, job.doubt_at)
 
     def outcome(self, turn: Turn, job: Any, fate: str, now: Micros) -> Outcome:
         claimed, key_at = turn.claimed, job.key_at or now

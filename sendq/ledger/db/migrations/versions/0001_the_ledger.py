@@ -61,6 +61,8 @@ def upgrade() -> None:
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("finished_at", sa.BigInteger(), nullable=True),
         sa.Column("traceparent", sa.Text(), nullable=True),
+        sa.Column("time_window", sa.Text(), nullable=True),
+        sa.Column("spread", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_batch_pkey")),
     )
     op.create_index(
@@ -271,6 +273,7 @@ def upgrade() -> None:
         sa.Column("seal_key", sa.Text(), nullable=True),
         sa.Column("tags", sa.Text(), nullable=True),
         sa.Column("traceparent", sa.Text(), nullable=True),
+        sa.Column("time_window", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
     )
     op.create_index(
@@ -370,6 +373,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state = 'queued' AND doubt_at IS NOT NULL"),
     )
     op.create_index(
+        "sendq_job_outside_idx",
+        "sendq_job",
+        ["next_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'queued' AND rule = 'outside_window'"),
+        sqlite_where=sa.text("state = 'queued' AND rule = 'outside_window'"),
+    )
+    op.create_index(
         "sendq_job_waiting_idx",
         "sendq_job",
         ["lane_id", "priority", "next_at", "id"],
@@ -437,6 +448,7 @@ def upgrade() -> None:
         sa.Column("refused_jobs", sa.Text(), nullable=True),
         sa.Column("opened_at", sa.BigInteger(), nullable=True),
         sa.Column("gone", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("time_window", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_lane_pkey")),
     )
     op.create_index(
