@@ -180,6 +180,12 @@ class TestTheFile:
             assert all(wait == {"condition": "service_healthy", "required": False} for wait in waits)
         assert dotenv({})["COMPOSE_PROFILES"] == "postgres,redis"
 
+    def test_pins_images_that_it_does_not_build_by_digest(self) -> None:
+        images = {name: service["image"] for name, service in compose(SECRETS).items() if "build" not in service}
+        assert set(images) == {"postgres", "redis"}
+        for name, pinned in images.items():
+            assert re.fullmatch(rf"{name}:[\w.-]+@sha256:[0-9a-f]{{64}}", pinned), pinned
+
     def test_limits_memory_processes_logs_and_capabilities_of_every_service(self) -> None:
         for name, service in compose(SECRETS).items():
             assert service["mem_limit"], name
