@@ -29,7 +29,7 @@ from tests.support.system import System, mail, running
 from tests.support.waiting import LIMIT_S, eventually
 
 NUMBER = 5_000  # notifications, each of which comes twice
-ROUNDS, ALONE_S, BURST_S = 3, 5.0, 10.0  # in turns, so that whatever else the machine does is in both
+ROUNDS, ALONE_S, BURST_S = 3, 5.0, 7.0  # in turns, so that whatever else the machine does is in both
 SENDS_EACH_S = 20
 GRANTS = 20
 LATENCY_S = 0.1  # of the API
@@ -104,7 +104,7 @@ class Sender:
 
 
 @pytest.mark.long
-def test_ten_thousand_notifications_in_half_a_minute_are_applied_once_and_sends_go_on(
+def test_ten_thousand_notifications_within_half_a_minute_are_applied_once_and_sends_go_on(
     pg_server: PgServer, tmp_path: Path
 ) -> None:
     place = tmp_path / "receiver"
