@@ -79,7 +79,7 @@ class TestLookingUp:
         digest = add(kept)
         add(kept, LEYAH, "news", "shop")
         page = look_up(browser, f"Leyah <{LEYAH.upper()}>")
-        assert "suppressed No mail is sent to this recipient by default (since" in page.words
+        assert "suppressed No mail is sent to this recipient by application default (since" in page.words
         assert "added, from ben" in page.words
         assert page.text.count("<code>") == 2
         shop = look_up(browser, LEYAH, "shop")
