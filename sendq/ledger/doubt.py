@@ -40,8 +40,9 @@ from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import locked_from, store_changes
 from sendq.rules.by_hand import EXPIRY
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
+from sendq.rules.rule_ids import NEEDS_APPROVAL
 from sendq.rules.states import FINAL, Event, State, move
-from sendq.rules.waiting_job import HELD
+from sendq.rules.waiting_job import HELD, waits_for_approval
 
 # A look that was begun but not recorded (its leader died) is repeated after this: longer than any look takes.
 BEGUN_FOR: Micros = 5 * 60 * SECOND
@@ -290,6 +291,7 @@ def _state_after(state: State, event: Event) -> State:
 def _ended(row: Row[Any], ending: Ending, *, at: Micros, now: Micros, even_late: bool) -> dict[str, Any]:
     state = _state_after(State(row.state), ending.event)
     again = state is State.QUEUED
+    # By a person, or until it is approved: a ledger that was restored may have lost that it was.
     is_held = row.resume_at is not None
     # One that was not due yet returns to its place among the jobs of its time, which are a microsecond apart.
     place = row.resume_at if is_held else row.next_at
@@ -298,10 +300,10 @@ def _ended(row: Row[Any], ending: Ending, *, at: Micros, now: Micros, even_late:
     return {
         "id": row.id,
         "state": state.value,
-        "rule": ending.rule,
+        "rule": NEEDS_APPROVAL if again and waits_for_approval(row) else ending.rule,
         "message_id": ending.message_id or row.message_id,
         "finished_at": now if state in FINAL else None,
-        "next_at": (HELD if is_held else start) if again else row.next_at,
+        "next_at": (max(row.next_at, HELD) if is_held else start) if again else row.next_at,
         "resume_at": start if again and is_held else row.resume_at,
         "attempts": 0 if again else row.attempts,
         "deaths": 0 if again and even_late else row.deaths,  # else it would just kill its process again

@@ -15,6 +15,7 @@ from sendq.rules.pace import PACES, Pacer
 from sendq.rules.reconcile import Seen
 from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
+from sendq.rules.waiting_job import HELD, UNAPPROVED
 from sendq.rules.why import explain
 from sendq.views import Why
 from tests.support import facts
@@ -104,6 +105,15 @@ class TestAJobThatWaits:
     def test_for_the_api_to_say_what_is_wrong_with_the_grant(self) -> None:
         found = why(lane={"closed_at": NOW, "closed_rule": "forbidden", "suspected": True})
         assert (found.reason, "asked" in found.says) == ("reauth", True)
+
+    def test_for_approval_whatever_else_holds_it(self) -> None:
+        waits = {"next_at": UNAPPROVED, "resume_at": NOW, "approve_by": LATER, "rule": "needs_approval"}
+        found = why(job=waits, held=(hold("grant"),))
+        assert (found.reason, found.rule, found.until) == ("unapproved", "needs_approval", None)
+        assert "given up unless it is approved by" in found.says
+        assert "held" not in found.says
+        assert "it is held, too" in why(job=waits | {"next_at": HELD}).says
+        assert why(job=waits | {"next_at": NOW, "resume_at": None, "approved_at": NOW}).reason == "due"
 
     def test_for_the_hold_of_its_tag_whatever_time_an_earlier_one_gave_it(self) -> None:
         put_off = {"next_at": LATER + 3_600 * SECOND, "rule": "tag_held"}

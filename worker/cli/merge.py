@@ -58,6 +58,9 @@ _position = re.compile(r"^\[(\d+)\]\.?")
 )
 @click.option("--spread", type=duration, metavar="DURATION",
               help="Spread them over so long, like 4h, and only over times at which the window is open.")  # fmt: skip
+@click.option(
+    "--needs-approval", is_flag=True, help="Send nothing before the batch is approved: sendq approve --batch."
+)
 @click.option("--application", default="default", show_default=True, metavar="NAME", help="The grant's application.")
 @dry_run_option("Show what would be refused, line by line, and change nothing.")
 @json_option
@@ -72,6 +75,7 @@ def merge(
     on_outcome: str | None,
     window: Window | None,
     spread: timedelta | None,
+    needs_approval: bool,
     application: str,
     dry_run: bool,
     as_json: bool,
@@ -89,7 +93,13 @@ def merge(
     from sendq.enqueueing.merging import check_merge
 
     batch = NewBatch(
-        key=key, tags=_tags(tags), on_outcome=on_outcome, application=application, window=window, spread=spread
+        key=key,
+        tags=_tags(tags),
+        on_outcome=on_outcome,
+        application=application,
+        window=window,
+        spread=spread,
+        needs_approval=needs_approval,
     )
     rows = Table(table, delimiter)
     try:
@@ -117,6 +127,8 @@ def merge(
     tell(f"batch {made.id}: {counted(made.total or 0, 'message')}" + " (enqueued before)" * made.existed)
     if made.left_out:
         tell(f"{counted(made.left_out, 'suppressed recipient')} left out; see: sendq events --batch {made.id}")
+    if needs_approval and not made.existed:
+        tell(f"it waits for approval: sendq approve --batch {made.id}")
     tell(f"to follow it: sendq batch {made.id} --watch; to cancel it: sendq cancel --batch {made.id}")
 
 

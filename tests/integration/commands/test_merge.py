@@ -39,6 +39,11 @@ class TestMerge:
         assert json.loads(cli(*command)[1])["existed"] is True
         assert Operators(ledger.engine).batch(made["batch_id"]).tags == {"campaign": "may"}
 
+    def test_waits_for_approval_if_asked_to(self, ledger: Ledger, cli: Cli, files: Any) -> None:
+        status, out, _ = cli(*files(GOOD), "--needs-approval")
+        assert (status, "it waits for approval: sendq approve --batch " in out) == (0, True)
+        assert Operators(ledger.engine).count_jobs(rule="needs_approval").number == 2
+
     def test_shows_line_by_line_what_it_would_refuse(
         self, run: Cli, files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -27,6 +27,7 @@ from sendq.clock import SECOND, moment
 from sendq.ledger import batches, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
+from sendq.ledger.doubt import Ending, settle
 from sendq.ledger.reading import gauges
 from sendq.operators import Operators
 from sendq.rules.states import Event
@@ -230,6 +231,22 @@ class TestAReplacementOfWhatWasApproved:
         assert ledger.queue.why(str(job)).reason == "unapproved"
         ledger.queue.approve(str(job), by="anna")
         assert begun(ledger) == [job]
+
+
+class TestADoubtAboutWhatWasNotApproved:
+    @pytest.mark.parametrize("held", [False, True])
+    def test_returns_it_to_its_wait_for_approval(self, ledger: Ledger, held: bool) -> None:
+        """As after the restore of a backup from before its approval, if it turns out not to have been sent."""
+        job = ledger.send(needs_approval=True)
+        ledger.absorb()
+        if held:
+            ledger.queue.hold(str(job))
+        ledger.set_job(job, state="in_doubt", doubt_at=ledger.clock(), key_at=ledger.clock(), rule="recovered")
+        with ledger.writing() as connection:
+            settle(connection, {job: Ending(Event.RETURN, "not_found")}, by="reconcile", now=ledger.clock())
+        assert (ledger.job(job).next_at, ledger.job(job).rule) == (HELD if held else UNAPPROVED, "needs_approval")
+        ledger.queue.approve(str(job), by="anna")
+        assert begun(ledger) == ([] if held else [job])
 
 
 class TestRejection:
