@@ -13,7 +13,7 @@ from sendq.console import files
 from sendq.console.desk import Desk, ReauthUrl
 from sendq.console.doing import Acting, Progress, Stop
 from sendq.console.headers import Headers
-from sendq.console.identity import Proxies, Who
+from sendq.console.identity import Who
 from sendq.console.live import EVERY_S, Fragments
 from sendq.console.looking_up import LookUp
 from sendq.console.pages import PAGES
@@ -24,6 +24,7 @@ from sendq.console.signing_in import SignIn, SignOut
 from sendq.console.texts import RuleText
 from sendq.operators import Operators
 from sendq.vault import Vault
+from sendq.web.proxies import Proxies
 
 
 def console(

@@ -12,14 +12,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from sendq.console import files, texts
 from sendq.console.asked import Asked, View
-from sendq.console.attempts import Attempts
-from sendq.console.identity import Proxies, Who
+from sendq.console.identity import Who
 from sendq.console.live import Fragments
 from sendq.console.runs import Runs
 from sendq.console.sessions import Sessions, Signer
 from sendq.console.texts import Rules
 from sendq.operators import Operators
 from sendq.vault import Vault
+from sendq.web.attempts import Attempts
+from sendq.web.proxies import Proxies
 
 TEMPLATES = Path(__file__).parent / "templates"
 

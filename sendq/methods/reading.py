@@ -13,16 +13,18 @@ from sqlalchemy import Connection
 
 from sendq import clock
 from sendq.filter_checks import job_filter, limit_of, members_of, name_of
+from sendq.ids import parse_id
 from sendq.ledger import admission
 from sendq.ledger.db.transactions import Transactions
 from sendq.ledger.reading import batch as batch_reading
-from sendq.ledger.reading import grants, lookup
+from sendq.ledger.reading import grants, lookup, owner
 from sendq.ledger.reading import jobs as jobs_reading
 from sendq.ledger.reading import why as why_reading
 from sendq.rules.states import State
 from sendq.rules.windows import Window
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import BatchView, Eta, GrantView, JobCounts, JobLine, JobView, Page, Priority, Why
+from sendq.views.owner import Owner
 
 
 class Reading:
@@ -163,5 +165,20 @@ class Reading:
         def query(connection: Connection) -> BatchView:
             found = lookup.batch_id(connection, batch_id, application, key)
             return batch_reading.batch(connection, found, now=self._now())
+
+        return self._ledger.read(query, session)
+
+    def owner(self, job_id: str | None = None, *, batch_id: str | None = None, session: Any = None) -> Owner:
+        """The application and the grants of a job or batch, for programs that decide who may see it.
+
+        Unlike those of `JobView`, they are known at once. Raises `NotFound`.
+        """
+        if (job_id is None) == (batch_id is None):
+            raise TypeError("name either a job or a batch by its id")
+
+        def query(connection: Connection) -> Owner:
+            if job_id is not None:
+                return owner.of_job(connection, parse_id(job_id, what="job"))
+            return owner.of_batch(connection, parse_id(batch_id or "", what="batch"))
 
         return self._ledger.read(query, session)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from sendq.console import files, passwords
-from sendq.console.attempts import MOST, REMEMBERED, WINDOW_S, Attempts
 from sendq.console.live import FORGOTTEN_S, Fragments, Rendered
 from sendq.console.texts import TONES, absolute, relative, span, tone, words
 from sendq.rules.states import State
+from sendq.web.attempts import MOST, REMEMBERED, WINDOW_S, Attempts
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 

@@ -24,9 +24,9 @@ from sendq.console import (
     serving,
     signing_in,
 )
-from sendq.console.attempts import MOST
 from sendq.console.doing import RECORDED_MOST
 from sendq.ledger.db import schema
+from sendq.web.attempts import MOST
 from tests.integration.console.conftest import ANNA, RULES, VERA, Seat, act
 from tests.support.asgi import Answer, Browser
 from tests.support.ledger import Ledger
