@@ -345,6 +345,19 @@ class Settings(BaseModel):
         "Name only those with few values: of each, 100 are counted apart, and the rest as `other` (default: none)",
     )  # fmt: skip
 
+    # The HTTP API.
+    api_tokens_file: AbsolutePath | None = setting(
+        None, "file with the tokens of the HTTP API, as digests; `sendq token create` writes it",
+    )  # fmt: skip
+    api_rate: float = setting(
+        100.0, "how often one token may be used in one process of the HTTP API; twice as many requests at once",
+        unit="requests/s", gt=0, le=100_000,
+    )  # fmt: skip
+    api_trusted_proxies: Networks = setting(
+        (), "addresses or networks of the proxies in front of the HTTP API, comma-separated; only their headers are "
+        "believed",
+    )  # fmt: skip
+
     # The console.
     console_passwords_file: AbsolutePath | None = setting(
         None, "file with the people who may sign in to the console, and their roles; `sendq password` writes its lines",

@@ -33,7 +33,7 @@ from worker.redis.embedded import find_redis_server
 ROOT = Path(__file__).parents[2]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
-PUBLISHED = {"flower": "5555", "webhooks": "8787", "console": "8790"}
+PUBLISHED = {"flower": "5555", "webhooks": "8787", "console": "8790", "api": "8791"}
 
 SECRETS = {
     "POSTGRES_PASSWORD": "p0stgres",

@@ -36,7 +36,7 @@ def container(name: str) -> dict[str, Any]:
 
 class TestAPod:
     def test_is_made_of_everything_that_runs(self) -> None:
-        assert PODS.keys() == {"worker", "console", "webhooks", "flower", "migrate"}
+        assert PODS.keys() == {"worker", "console", "api", "webhooks", "flower", "migrate"}
 
     @each_pod
     def test_is_no_root_and_writes_nowhere_but_to_its_own_tmp(self, name: str) -> None:
@@ -74,7 +74,7 @@ class TestAPod:
         assert only["envFrom"] == [{"secretRef": {"name": f"sendq-{name}"}}]
         assert PODS[name]["spec"]["enableServiceLinks"] is False  # Flower would read its own Service's variables
 
-    @pytest.mark.parametrize("name", ["console", "webhooks", "flower"])
+    @pytest.mark.parametrize("name", ["console", "api", "webhooks", "flower"])
     def test_that_serves_is_probed_as_in_compose_and_has_a_service(self, name: str) -> None:
         only = container(name)
         (port,) = only["ports"]
@@ -136,4 +136,4 @@ class TestTheWhole:
             assert (ROOT / path.removeprefix("../sendq/") / "kustomization.yaml").is_file()
         assert [one["name"] for one in example["images"]] == [container("worker")["image"]]
         secrets = set(re.findall(r"`(sendq-[a-z-]+)`", page[page.index("| Secret | keys |") :].partition("\n\n")[0]))
-        assert secrets == {f"sendq-{name}" for name in PODS} | {"sendq-console-passwords"}
+        assert secrets == {f"sendq-{name}" for name in PODS} | {"sendq-console-passwords", "sendq-api-tokens"}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import click
 
+from worker.cli.api import api
 from worker.cli.approve import approve, reject
 from worker.cli.batch import batch
 from worker.cli.cancel import cancel
@@ -43,6 +44,7 @@ from worker.cli.settings import settings
 from worker.cli.simulator import simulator
 from worker.cli.status import status
 from worker.cli.suppressions import suppressions
+from worker.cli.token import token
 from worker.cli.top import top
 from worker.cli.up import up
 from worker.cli.webhooks import webhooks
@@ -92,6 +94,7 @@ def sendq() -> None:
 
 
 for command in (
+    api,
     approve,
     batch,
     cancel,
@@ -125,6 +128,7 @@ for command in (
     simulator,
     status,
     suppressions,
+    token,
     top,
     up,
     webhooks,

@@ -24,6 +24,8 @@ LONGEST = timedelta(days=366)
 # Spelled out, so that --help needs no imports; a test compares them with the policy's.
 # Of the console, unless another is given: not one that the simulator has in the guides.
 CONSOLE_PORT = 8790
+# Of the HTTP API, likewise.
+API_PORT = 8791
 
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 

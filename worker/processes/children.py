@@ -32,6 +32,11 @@ def console_argv(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "worker.cli", "console", *arguments]
 
 
+def api_argv(*arguments: str) -> list[str]:
+    """The command line of the HTTP API."""
+    return [sys.executable, "-P", "-m", "worker.cli", "api", *arguments]
+
+
 def with_packages(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment in which a child finds our packages in any working directory."""
     paths = [str(ROOT), *filter(None, [environ.get("PYTHONPATH")])]

@@ -1,4 +1,4 @@
-"""`sendq up`: everything on one machine. Migrated ledger, broker, workers, optionally Flower and the console.
+"""`sendq up`: everything on one machine. Migrated ledger, broker, workers, optionally Flower, console and HTTP API.
 
 Ctrl-C stops all.
 
@@ -26,7 +26,7 @@ from sendq.ledger.db import migrate
 from settings import Settings, SettingsError
 from settings.values import IN_MEMORY, nth_address
 from worker.doctor.check_redis import redis_items
-from worker.processes.children import console_argv, flower_argv, start_child, worker_argv
+from worker.processes.children import api_argv, console_argv, flower_argv, start_child, worker_argv
 from worker.processes.guard import Guarded
 from worker.processes.stopping import Stop, Stopping, stoppable
 from worker.redis.embedded import NO_BROKER, EmbeddedRedis, NoServerError
@@ -49,6 +49,11 @@ NOT_FOR_CONSOLE = re.compile(
     r"NYLAS_(API_KEY|API_KEY_FILE|WEBHOOK_SECRET)|SENDQ_ENCRYPTION_\w+|SENDQ_OUTCOME_\w+|REDIS_URL"
 ).fullmatch
 
+# What the HTTP API is not given: like the console, but it stores bodies, and needs the keys for that.
+NOT_FOR_API = re.compile(
+    r"NYLAS_(API_KEY|API_KEY_FILE|WEBHOOK_SECRET)|SENDQ_CONSOLE_\w+|SENDQ_OUTCOME_\w+|REDIS_URL"
+).fullmatch
+
 LOOK_S = 0.5  # how often the children are checked
 
 FAILED = 1
@@ -60,15 +65,22 @@ def up(
     workers: int,
     flower: bool,
     console_port: int | None,
+    api_port: int | None = None,
     environ: Mapping[str, str],
     say: Callable[[str], None],
 ) -> int:
-    """Run until asked to stop; return the exit status. ``console_port``: None for no console; ``say`` prints a line.
+    """Run until asked to stop; return the exit status. ``console_port``, ``api_port``: None for no console, no
+    HTTP API; ``say`` prints a line.
 
     Raises `SettingsError` (no API key, or a broker that cannot be used), the exceptions of `migrate.run`, and
     `EmbeddedError` (no Redis available).
     """
     settings.require_keys()
+    if api_port is not None:
+        # Before anything starts: without tokens it cannot serve. Imported here, since it brings a web server.
+        from worker.processes.api import tokens_of
+
+        tokens_of(settings)
     with stoppable() as stop, ExitStack() as running:
         try:
             broker_url = _servers(settings, running, say, alone=workers == 1 and not flower)
@@ -85,6 +97,8 @@ def up(
                 say(f"flower: http://127.0.0.1:{FLOWER_PORT}")
             if console_port is not None:
                 children.start("console", console_argv(f"--port={console_port}"), for_console(given))
+            if api_port is not None:
+                children.start("api", api_argv(f"--port={api_port}"), for_api(given))
             say(f"up: {workers} worker{'s' * (workers > 1)}; Ctrl-C stops")
             failed = children.watch(say)
         except Stopping:
@@ -104,6 +118,11 @@ def for_flower(environ: Mapping[str, str]) -> dict[str, str]:
 def for_console(environ: Mapping[str, str]) -> dict[str, str]:
     """What the console's process gets of the environment."""
     return {name: value for name, value in environ.items() if not NOT_FOR_CONSOLE(name)}
+
+
+def for_api(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the process of the HTTP API gets of the environment."""
+    return {name: value for name, value in environ.items() if not NOT_FOR_API(name)}
 
 
 def _servers(settings: Settings, running: ExitStack, say: Callable[[str], None], *, alone: bool) -> str:

@@ -127,11 +127,12 @@ class TestTheFile:
         with pytest.raises(KeyError, match=f"{name}: set it in .env"):
             compose({**SECRETS, name: ""})
 
-    def test_publishes_nothing_but_flower_the_console_and_the_receiver_and_these_to_this_host(self) -> None:
+    def test_publishes_nothing_but_what_people_and_applications_use_and_that_to_this_host(self) -> None:
         published = {name: service["ports"] for name, service in compose(SECRETS).items() if "ports" in service}
         assert published == {
             "flower": ["127.0.0.1:5555:5555"],
             "console": ["127.0.0.1:8790:8790"],
+            "api": ["127.0.0.1:8791:8791"],
             "webhooks": ["127.0.0.1:8787:8787"],
         }
 
@@ -143,6 +144,15 @@ class TestTheFile:
         given = compose({**SECRETS, "SENDQ_CONSOLE_TRUSTED_PROXIES": "10.0.0.7"})["console"]["environment"]
         assert given["SENDQ_CONSOLE_TRUSTED_PROXIES"] == "10.0.0.7"
         assert not {"NYLAS_API_KEY", "SENDQ_ENCRYPTION_KEYS", "REDIS_URL"} & console["environment"].keys()
+
+    def test_starts_the_api_only_where_it_is_wanted_with_tokens_and_no_api_key(self) -> None:
+        api = compose(SECRETS)["api"]
+        assert api["profiles"] == ["api"]
+        directory, _, name = api["environment"]["SENDQ_API_TOKENS_FILE"].rpartition("/")
+        assert (api["volumes"], name) == ([f"./api-tokens:{directory}:ro"], "tokens")
+        given = compose({**SECRETS, "SENDQ_API_TRUSTED_PROXIES": "10.0.0.7"})["api"]["environment"]
+        assert given["SENDQ_API_TRUSTED_PROXIES"] == "10.0.0.7"
+        assert not {"NYLAS_API_KEY", "REDIS_URL"} & api["environment"].keys()
 
     def test_starts_the_receiver_only_where_it_is_wanted_and_tells_it_no_api_key(self) -> None:
         webhooks = compose(SECRETS)["webhooks"]
@@ -216,7 +226,7 @@ class TestTheFile:
         asked = set(re.findall(r"(?<!\$)\$\{(\w+)", (ROOT / "docker-compose.yml").read_text()))
         listed = set(re.findall(r"^(\w+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
         settings = {name for row in Settings.describe() for name in row.env}
-        assert asked - {"FLOWER_PORT", "WEBHOOKS_PORT", "CONSOLE_PORT"} <= listed | settings
+        assert asked - {"FLOWER_PORT", "WEBHOOKS_PORT", "CONSOLE_PORT", "API_PORT"} <= listed | settings
         assert listed <= asked | settings | {"COMPOSE_PROFILES"}
 
 

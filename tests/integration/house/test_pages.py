@@ -91,13 +91,15 @@ AROUND = {
     "test_sending.py": None,
 }
 
-# Pages whose commands have tests of their own: the page about security, and the examples (test_examples.py).
-TRIED_ELSEWHERE = ("docs/security.md", "examples/README.md")
+# Pages whose commands have tests of their own: the page about security, the one about the HTTP
+# API (api/test_served.py), and the examples (test_examples.py).
+TRIED_ELSEWHERE = ("docs/security.md", "docs/http_api.md", "examples/README.md")
 GRANT = "g1"
 
 # Commands that serve until they are stopped, or ask something: what they are told is looked at here, and tests of
 # theirs start them.
 SERVERS = {
+    "api": "api/test_served.py",
     "console": "console/test_served.py",
     "password": "console/test_served.py",
     "up": "commands/test_up.py",

@@ -127,7 +127,7 @@ class TestTheWheelOfWorkers:
         assert dict(scripts["console_scripts"]) == {"sendq": "sendq_worker:main"}
         metadata = message_from_string(packed.read(f"{about}/METADATA").decode())
         required = metadata.get_all("Requires-Dist") or []
-        assert f"sendq[asyncio,console,encryption,simulator]=={sendq.__version__}" in required
+        assert f"sendq[api,asyncio,console,encryption,simulator]=={sendq.__version__}" in required
         assert [one.partition(">=")[0] for one in required if "extra == 'otel'" in one] == [
             "opentelemetry-exporter-otlp-proto-http",
             "opentelemetry-sdk",

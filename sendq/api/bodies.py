@@ -1,0 +1,155 @@
+"""Reading what a client sends, within bounds of size, time and depth, before the ledger is used.
+
+The whole body arrives first: a client that is slow, or that goes away, holds no transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
+
+from sendq.api.limits import Budget
+from sendq.api.problems import Refused
+from sendq.messages.content import MOST_BYTES
+
+# Bytes. A JSON request to Nylas has at most 3 MB; many messages, or a file in base64, may come in one request here.
+JSON_MOST = 10_000_000
+# A whole request to Nylas with its files, and some more for the text of the form.
+FORM_MOST = MOST_BYTES + 1_000_000
+
+# Bytes of bodies kept at the same time, in memory or (files of forms) in temporary files.
+KEPT_MOST = 256 * 1024 * 1024
+
+# Seconds until the whole body, and until the next part of it, has to be there.
+BODY_S, PART_S = 120.0, 15.0
+
+DEPTH_MOST = 20  # a message needs five levels
+TRY_AGAIN_S = 2
+
+JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
+
+
+class Incoming:
+    """The body of one request."""
+
+    def __init__(self, request: Request, budget: Budget) -> None:
+        self._request, self._budget = request, budget
+        self._taken = 0
+
+    @property
+    def headers(self) -> Headers:
+        """Of the request."""
+        return self._request.headers
+
+    @property
+    def media_type(self) -> str:
+        """Without parameters; empty: there is none."""
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    def require(self, *allowed: str, most: int) -> None:
+        """Refuse a content type, an encoding or a length that is known not to be supported, before reading."""
+        if self.media_type not in allowed:
+            raise Refused("media-type", f"Send {' or '.join(allowed)}.", headers={"accept": ", ".join(allowed)})
+        if self.headers.get("content-encoding", "identity").lower() != "identity":
+            raise Refused("media-type", "Send it without a content encoding.", headers={"accept-encoding": "identity"})
+        charset = self.headers.get("content-type", "").lower().partition("charset=")[2].strip("\" '").partition(";")[0]
+        if charset and charset.strip("\" '") not in ("utf-8", "utf8", "us-ascii"):
+            raise Refused("media-type", "Send it in UTF-8.")
+        length = self.headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > most:
+            raise _too_large(most)
+
+    async def stream(self, most: int) -> AsyncIterator[bytes]:
+        """The body, part by part. Raises `Refused` if it is larger than ``most``, or too slow."""
+        size, loop = 0, asyncio.get_running_loop()
+        deadline = loop.time() + BODY_S
+        parts = self._request.stream().__aiter__()
+        while True:
+            try:
+                async with asyncio.timeout_at(min(deadline, loop.time() + PART_S)):
+                    part = await anext(parts, None)
+            except TimeoutError:
+                raise Refused("too-slow", "Nothing was stored. Send it again.", headers=CLOSE) from None
+            except ClientDisconnect:
+                raise Gone from None
+            if part is None:
+                return
+            size += len(part)
+            if size > most:
+                raise _too_large(most)
+            if not self._budget.take(len(part)):
+                detail = "The server is reading as many requests as it has room for. Try again."
+                raise Refused("unavailable", detail, again_s=TRY_AGAIN_S, headers=CLOSE)
+            self._taken += len(part)
+            yield part
+
+    async def json(self, *, optional: bool = False) -> Any:
+        """The body as JSON; None: it is empty, and ``optional``. Raises `Refused`."""
+        if optional and self.headers.get("content-length", "0") == "0" and "transfer-encoding" not in self.headers:
+            return None
+        self.require(JSON_TYPE, most=JSON_MOST)
+        body = bytearray()
+        async for part in self.stream(JSON_MOST):
+            body += part
+        return await run_in_threadpool(parsed, bytes(body))
+
+    def release(self) -> None:
+        """What was read is no longer kept."""
+        self._budget.give_back(self._taken)
+        self._taken = 0
+
+
+class Gone(Exception):
+    """The client has closed the connection: there is nobody to answer."""
+
+
+CLOSE = {"connection": "close"}  # the rest of the request is not read
+
+
+def parsed(body: bytes) -> Any:
+    """JSON, strictly: UTF-8, each name once, no NaN, not nested too deeply. Raises `Refused`."""
+    try:
+        value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        # The error is not shown: it may contain the text.
+        detail = "The body is not JSON in UTF-8 in which each object has each name once."
+        raise Refused("malformed", detail) from None
+    if _is_deep(value):
+        raise Refused("malformed", f"The JSON is nested more than {DEPTH_MOST} levels deep.")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError
+    return found
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(DEPTH_MOST + 1):
+        within: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                within += one.values()
+            elif isinstance(one, list):
+                within += one
+        if not within:
+            return False
+        level = within
+    return True
+
+
+def _too_large(most: int) -> Refused:
+    return Refused("too-large", f"A request of this kind has at most {most:,} bytes.", headers=CLOSE)

@@ -1,0 +1,367 @@
+"""From JSON to the arguments of the Python API, whose names the fields have and whose checks decide.
+
+Here only what JSON cannot express is converted: times (ISO 8601), ``never``, and bytes (base64). What cannot be
+converted is passed on as it is, and the Python API says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from datetime import date, datetime, timedelta
+from functools import cache
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from sendq import clock
+from sendq.api.problems import Refused
+from sendq.api.tokens import Token
+from sendq.enqueueing.batch_sends import NewBatch
+from sendq.enqueueing.expiry import NEVER, Never
+from sendq.enqueueing.planning import Options, OptionsGiven, Send, option_problems
+from sendq.enqueueing.query import Query
+from sendq.enqueueing.validation import check_message, check_mime
+from sendq.errors import InvalidArgument, InvalidJob, Problem
+from sendq.messages.attachment import Attachment
+from sendq.messages.characters import shown
+from sendq.messages.content import Content
+from sendq.messages.message import Message
+from sendq.messages.mime import MimeMessage
+
+T = TypeVar("T")
+
+SENDS_MOST = 10_000  # of one request; a batch that is open takes more in the next one
+PROBLEMS_MOST = 100  # are listed one by one; the rest are counted
+
+NEVER_TEXT = "never"
+
+UNKNOWN = ("is not a known field", "correct its name, or leave it out")
+
+# Fields whose names are words of Python, by their names in JSON.
+ALIASES = {"in": "in_", "from": "from_"}
+
+
+@cache
+def option_hints(kind: type = Options) -> Mapping[str, Any]:
+    """The options of a call by name, with their types."""
+    return types.MappingProxyType(get_type_hints(kind))
+
+
+@dataclass(slots=True)
+class Given:
+    """A JSON object whose fields are taken one after another; what is left over is unknown."""
+
+    left: dict[str, Any]
+    problems: list[Problem]
+
+    @classmethod
+    def of(cls, given: object, what: str = "") -> Given:
+        """Raises `InvalidJob` if it is not an object."""
+        if not isinstance(given, dict):
+            raise InvalidJob([Problem(what, "is not a JSON object", "send an object")])
+        return cls(dict(given), [])
+
+    def take(self, name: str, default: Any = None) -> Any:
+        """The value of a field; null: ``default``, as if it were not there."""
+        value = self.left.pop(name, None)
+        return default if value is None else value
+
+    def take_some(self, hints: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of these fields that are there, converted as their types require."""
+        found = {}
+        for argument, hint in hints.items():
+            value = self.take(argument.rstrip("_") if argument in ALIASES.values() else argument)
+            if value is None:
+                continue
+            try:
+                found[argument] = converted(hint, value, argument)
+            except InvalidArgument as wrong:
+                self.problems += wrong.problems
+        return found
+
+    def end(self) -> None:
+        """Every field that is left over is a problem."""
+        self.problems += (Problem(shown(name), *UNKNOWN) for name in self.left)
+
+
+def converted(hint: Any, value: Any, name: str = "") -> Any:
+    """A value of JSON as this type has it, or as it is: a time span is a number of seconds, a data class an object of
+    its fields. Raises `InvalidArgument` for what is wrong with those, under ``name``.
+    """
+    kinds = get_args(hint) or (hint,)
+    if isinstance(value, list) and date in kinds:
+        return [converted(date, one) for one in value]
+    if isinstance(value, int | float) and not isinstance(value, bool) and timedelta in kinds:
+        return _span(value)
+    if isinstance(value, dict):
+        for kind in kinds:
+            if isinstance(kind, type) and is_dataclass(kind):
+                return _data_class(kind, value, name)
+    if isinstance(value, str) and Never in kinds and value == NEVER_TEXT:
+        return NEVER
+    if isinstance(value, str) and datetime in kinds:
+        return time_of(value)
+    if isinstance(value, str) and date in kinds:
+        return _day(value)
+    return value
+
+
+def _span(seconds: float) -> timedelta | float:
+    try:
+        return timedelta(seconds=seconds)
+    except OverflowError:
+        return seconds
+
+
+def _day(text: str) -> date | str:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return text
+
+
+def _data_class(kind: type, value: dict[str, Any], name: str) -> Any:
+    needed = {one.name for one in fields(kind) if one.init and one.default is MISSING}
+    given = Given(dict(value), [])
+    hints = get_type_hints(kind)
+    found = given.take_some({one.name: hints[one.name] for one in fields(kind) if one.init})
+    given.end()
+    problems = [problem.under(name) for problem in given.problems]
+    problems += (Problem(f"{name}.{one}", "is missing", "set it") for one in sorted(needed - found.keys()))
+    if problems:
+        raise InvalidArgument(problems)
+    return kind(**found)
+
+
+def time_of(text: str) -> datetime | str:
+    """A time in ISO 8601; what is none stays a string."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return text
+
+
+def send_of(
+    given: object,
+    token: Token,
+    *,
+    key: str | None = None,
+    files: Sequence[Attachment] = (),
+    mime: Content | None = None,
+) -> Send:
+    """One message of a request. ``key``: of the header; ``files`` and ``mime``: of a form.
+
+    Raises `InvalidJob` with every problem that can be found without the ledger, and `Refused` for what the token does
+    not allow.
+    """
+    fields_given = Given.of(given)
+    grant_id = fields_given.left.pop("grant_id", None)
+    options = options_of(fields_given, token, key)
+    require_grant(token, grant_id)
+    problems = fields_given.problems
+    make, message = _message_maker(fields_given, files, mime), None
+    fields_given.end()
+    try:
+        message = make()
+    except InvalidJob as wrong:
+        problems += wrong.problems
+    if problems or message is None:
+        raise InvalidJob([*problems, *_problems(grant_id, message, options)])
+    return Send(grant_id, message, options)
+
+
+def message_of(given: Given, *, files: Sequence[Attachment] = (), mime: Content | None = None) -> Message | MimeMessage:
+    """The message of a request that has no other fields left. Raises `InvalidJob`."""
+    make, message, problems = _message_maker(given, files, mime), None, given.problems
+    given.end()
+    try:
+        message = make()
+    except InvalidJob as wrong:
+        problems += wrong.problems
+    if problems or message is None:
+        raise InvalidJob(problems)
+    return message
+
+
+def sends_of(given: object, token: Token, *, field: str = "sends") -> list[Send]:
+    """The messages of one request. Raises `InvalidJob` with the problems of all of them, and `Refused`."""
+    if not isinstance(given, list):
+        raise InvalidJob([Problem(field, "is not a list of messages", "send a list, even for a single message")])
+    if len(given) > SENDS_MOST:
+        remedy = "add them to an open batch in several requests"
+        raise InvalidJob([Problem(field, f"has more than {SENDS_MOST:,} messages", remedy)])
+    sends, problems = [], []
+    for position, one in enumerate(given):
+        try:
+            sends.append(send_of(one, token))
+        except InvalidJob as wrong:
+            problems += [problem.under(f"[{position}]") for problem in wrong.problems]
+    if not problems:
+        return sends
+    problems += _problems_of_others(given, token, {_position(problem) for problem in problems})
+    raise InvalidJob(_shortened(sorted(problems, key=_position), field))
+
+
+def options_of(
+    given: Given, token: Token, key: str | None = None, *, kind: type = Options, hints: Mapping[str, Any] | None = None
+) -> Any:
+    """The options of a call, an object of ``kind``; the application is the token's. Raises `Refused`."""
+    found = given.take_some(option_hints(kind) if hints is None else hints)
+    application = found.setdefault("application", token.application)
+    if isinstance(application, str) and application != token.application:
+        raise Refused("not-allowed", "The token is for another application.")
+    if key is not None and found.setdefault("key", key) != key:
+        remedy = "send one of them, or the same value"
+        given.problems.append(Problem("key", "differs from the header Idempotency-Key", remedy))
+    return kind(**found)
+
+
+def bulk_options(given: Given, token: Token, key: str | None) -> dict[str, Any]:
+    """The options of a modification or deletion as keyword arguments. Raises `Refused`."""
+    hints = option_hints(OptionsGiven)
+    options = options_of(given, token, key, hints=hints)
+    return {name: getattr(options, name) for name in hints}
+
+
+def batch_of(given: Given, token: Token, key: str | None) -> NewBatch:
+    """The batch to be made. Raises `Refused`."""
+    new: NewBatch = options_of(given, token, key, kind=NewBatch)
+    return new
+
+
+def query_of(given: object) -> Query:
+    """A query. Raises `InvalidJob` for unknown fields."""
+    fields_given = Given.of(given, "query")
+    query = Query(**fields_given.take_some(option_hints(Query)))
+    fields_given.end()
+    if fields_given.problems:
+        raise InvalidJob([problem.under("query") for problem in fields_given.problems])
+    return query
+
+
+def require_grant(token: Token, grant_id: object) -> None:
+    """Raise `Refused` for a grant that the token does not cover, whether it exists or not."""
+    if isinstance(grant_id, str) and grant_id and not token.covers(grant_id):
+        raise Refused("not-allowed", "The token does not cover this grant.")
+
+
+def arguments(given: object, hints: Mapping[str, Any], *, optional: bool = False) -> dict[str, Any]:
+    """Fields that are arguments of a method. Raises `InvalidArgument` for unknown ones."""
+    if given is None and optional:
+        return {}
+    try:
+        fields_given = Given.of(given)
+    except InvalidJob as wrong:
+        raise InvalidArgument(wrong.problems) from None
+    found = fields_given.take_some(hints)
+    fields_given.end()
+    if fields_given.problems:
+        raise InvalidArgument(fields_given.problems)
+    return found
+
+
+def query_string(given: Sequence[tuple[str, str]], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of an address; a list's may be repeated. Raises `InvalidArgument`."""
+    found: dict[str, Any] = {}
+    problems = []
+    for name, value in given:
+        several = name in hints and list in get_args(hints[name])
+        if name not in hints:
+            problems.append(Problem(shown(name), "is not a known parameter", "correct its name, or leave it out"))
+        elif several:
+            found.setdefault(name, []).append(value)
+        elif name in found:
+            problems.append(Problem(name, "is given twice", "give it once"))
+        elif int in get_args(hints[name]) and value.isascii() and value.isdecimal() and len(value) < 10:
+            found[name] = int(value)
+        else:
+            found[name] = converted(hints[name], value)
+    if problems:
+        raise InvalidArgument(problems)
+    return found
+
+
+# --- messages ---------------------------------------------------------------------------------------------------------
+
+
+def _message_maker(
+    given: Given, files: Sequence[Attachment], mime: Content | None
+) -> Callable[[], Message | MimeMessage | None]:
+    """Makes the message: ``message`` is an object of its fields, ``mime`` a finished message in base64."""
+    message, encoded = given.take("message"), given.take("mime")
+    if (message is not None) + (encoded is not None) + (mime is not None) != 1:
+        remedy = "send an object `message`, or a finished message as `mime`"
+        given.problems.append(Problem("message", "is missing, or sent together with `mime`", remedy))
+        return lambda: None
+    if mime is not None or encoded is not None:
+        if files:
+            remedy = "put the files into the finished message"
+            given.problems.append(Problem("attachments", "cannot be added to a finished message", remedy))
+        content = mime if mime is not None else _bytes(encoded, "mime", given.problems)
+        return lambda: MimeMessage(content)
+    if not isinstance(message, dict):
+        given.problems.append(Problem("message", "is not a JSON object", "send an object of the message's fields"))
+        return lambda: None
+    arguments = dict(message)
+    for name in set(ALIASES.values()) & arguments.keys():
+        given.problems.append(Problem(name, *UNKNOWN))
+        del arguments[name]
+    attachments = arguments.get("attachments")
+    if attachments is None and files:
+        attachments = []
+    if isinstance(attachments, list):
+        arguments["attachments"] = [*_with_contents(attachments, given.problems), *files]
+    return lambda: Message(**arguments)
+
+
+def _with_contents(attachments: list[Any], problems: list[Problem]) -> Iterator[Any]:
+    for index, one in enumerate(attachments):
+        if isinstance(one, Mapping) and one.get("content") is not None:
+            content = _bytes(one["content"], f"attachments[{index}].content", problems)
+            yield {**one, "content": content}
+        else:
+            yield one
+
+
+def _bytes(encoded: object, field: str, problems: list[Problem]) -> bytes:
+    """The bytes of a text in base64; empty, with a problem, if it is none."""
+    remedy = "encode the bytes as base64 (RFC 4648, section 4), without line breaks"
+    try:
+        if isinstance(encoded, str):
+            return base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        pass
+    problems.append(Problem(field, "is not base64", remedy))
+    return b""
+
+
+def _problems_of_others(given: list[Any], token: Token, known: set[int]) -> Iterator[Problem]:
+    """The problems of those messages that could be made."""
+    for position, one in enumerate(given):
+        if position in known:
+            continue
+        send = send_of(one, token)
+        found = _problems(send.grant_id, send.message, send.options)
+        yield from (problem.under(f"[{position}]") for problem in found)
+
+
+def _problems(grant_id: object, message: Message | MimeMessage | None, options: Options) -> list[Problem]:
+    """What the Python API would find: it is not asked if something cannot be converted."""
+    provider = options.provider if isinstance(options.provider, str) else None
+    found = option_problems(grant_id, options, now=clock.now())
+    if isinstance(message, Message):
+        return found + check_message(message, provider=provider, metadata_key="")
+    return found if message is None else found + check_mime(message, provider=provider)
+
+
+def _position(problem: Problem) -> int:
+    return int(problem.field[1 : problem.field.index("]")])
+
+
+def _shortened(problems: list[Problem], field: str) -> list[Problem]:
+    more = len(problems) - PROBLEMS_MOST
+    if more <= 0:
+        return problems
+    return [*problems[:PROBLEMS_MOST], Problem(field, f"has {more:,} more problems", "fix these first")]

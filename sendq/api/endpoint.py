@@ -1,0 +1,178 @@
+"""From a request to an answer: whose token it is, what it may, its body, the operation in a thread, and errors."""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from anyio import CapacityLimiter, to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from sendq.api.bodies import CLOSE, FORM_TYPE, JSON_TYPE, Gone, Incoming
+from sendq.api.forms import Form, form_of
+from sendq.api.limits import Budget, FailedLogins, Rate
+from sendq.api.operation import Asked, Operation, Result
+from sendq.api.problems import Answer, Refused, refusal
+from sendq.api.tokens import Access, Token, TokenFile, TokenFileError
+from sendq.enqueueing.tracing import check_traceparent
+from sendq.errors import Problem, Retryable, SendqError
+from sendq.queue import SendQueue
+from sendq.web.proxies import Proxies
+
+log = logging.getLogger("sendq.api")
+
+# Operations at once: each has a connection to the ledger, of which the pool has no more.
+AT_ONCE = 15
+
+# How often an operation is run whose transaction the database aborted.
+RUNS_MOST = 3
+
+_bearer = re.compile(r"bearer +([!-~]{1,200}) *", re.I).fullmatch
+_key = re.compile(r"[ -~]*").fullmatch
+
+ALWAYS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+
+
+@dataclass(slots=True)
+class Desk:
+    """What all endpoints share."""
+
+    queue: SendQueue
+    tokens: TokenFile
+    rate: Rate
+    failed: FailedLogins
+    proxies: Proxies
+    budget: Budget
+    threads: CapacityLimiter | None = None  # made in the event loop
+
+
+class Endpoint:
+    """One address with its methods."""
+
+    def __init__(self, desk: Desk, operations: Mapping[str, Operation]) -> None:
+        self._desk, self._operations = desk, operations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        incoming = Incoming(request, self._desk.budget)
+        try:
+            response = await self._answered(request, incoming)
+        except Gone:
+            return
+        except Refused as refused:
+            response = refused.answer()
+        except SendqError as error:
+            response = refusal(error).answer()
+        except Exception as error:
+            response = failure(error)
+        finally:
+            incoming.release()
+        for name, value in ALWAYS.items():
+            response.headers[name] = value
+        await response(scope, receive, send)
+
+    async def _answered(self, request: Request, incoming: Incoming) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        operation = self._operations.get(method)
+        if operation is None:
+            allowed = ", ".join(sorted(self._operations))
+            raise Refused("no-such-method", f"It has {allowed}.", headers={"allow": allowed})
+        token = self._token(request)
+        if wait_s := self._desk.rate.take(token.id):
+            raise Refused("too-many", "The token is used more often than it may be.", again_s=wait_s, headers=CLOSE)
+        if operation.access is Access.WRITE and token.access is not Access.WRITE:
+            raise Refused("not-allowed", "The token is for reading only.")
+        key = _key_of(request, operation)
+        form, given = None, None
+        if operation.form and incoming.media_type == FORM_TYPE:
+            form = await form_of(incoming)
+            given = form.given
+        elif operation.body is not None:
+            if operation.form and incoming.media_type != JSON_TYPE:
+                incoming.require(JSON_TYPE, FORM_TYPE, most=0)
+            given = await incoming.json(optional=operation.optional)
+        try:
+            result = await self._run(operation, self._asked(request, token, key, given, form))
+        finally:
+            if form is not None:
+                await form.data.close()
+        headers = {}
+        if result.location is not None:
+            headers["location"] = request.scope.get("root_path", "") + result.location
+        return Answer(result.content, result.status, headers=headers)
+
+    def _asked(self, request: Request, token: Token, key: str | None, given: object, form: Form | None) -> Asked:
+        traceparent = request.headers.get("traceparent")
+        return Asked(
+            queue=self._desk.queue,
+            token=token,
+            values=request.path_params,
+            query=tuple(request.query_params.multi_items()),
+            given=given,
+            form=form,
+            key=key,
+            traceparent=None if check_traceparent(traceparent) else traceparent,  # as W3C says about an invalid one
+        )
+
+    async def _run(self, operation: Operation, asked: Asked) -> Result:
+        if self._desk.threads is None:
+            self._desk.threads = CapacityLimiter(AT_ONCE)
+
+        def run() -> Result:
+            for _ in range(RUNS_MOST - 1):
+                try:
+                    return operation.run(asked)
+                except Retryable:
+                    continue
+            return operation.run(asked)
+
+        return await to_thread.run_sync(run, limiter=self._desk.threads)
+
+    def _token(self, request: Request) -> Token:
+        """The token of a request. Raises `Refused`."""
+        given = _bearer(request.headers.get("authorization", ""))
+        try:
+            token = self._desk.tokens.find(given[1] if given is not None else "")
+        except TokenFileError as error:
+            log.error("no token is accepted: %s", error)
+            raise Refused("unavailable", "Tokens cannot be checked now.", again_s=60, headers=CLOSE) from None
+        if token is not None and not token.has_expired(datetime.now(UTC)):
+            return token
+        address = self._desk.proxies.client_of(request)
+        if wait_s := self._desk.failed.count(address):
+            log.warning("too many requests without a valid token from %s", address)
+            detail = "Too many requests without a valid token came from this address."
+            raise Refused("too-many", detail, again_s=wait_s, headers=CLOSE)
+        log.warning("a request without a valid token from %s", address)
+        detail = "The token has expired." if token is not None else "Send `Authorization: Bearer TOKEN`."
+        raise Refused("no-token", detail, headers={"www-authenticate": 'Bearer realm="sendq"'} | CLOSE)
+
+
+def failure(error: Exception) -> Response:
+    """The answer to a request that failed by a mistake of ours. The log has the place, and no value."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-5:]))
+    log.error("a request failed: %s in %s", type(error).__name__, where)
+    return Refused("failed", "The server failed. Its log says where.").answer()
+
+
+def _key_of(request: Request, operation: Operation) -> str | None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    field, refused = "Idempotency-Key", ""
+    if operation.body in ("Sends",):
+        refused, remedy = "does not fit a request with many messages", "give each message a `key`"
+    elif len(keys) > 1:
+        refused, remedy = "is given twice", "give it once"
+    elif not keys[0] or not _key(keys[0]):
+        refused, remedy = "is not 1 to 255 printable ASCII characters", "send any other key as `key` in the body"
+    if refused:
+        raise Refused("invalid", "Nothing was enqueued.", problems=[Problem(field, refused, remedy)])
+    return keys[0] if operation.keyed else None

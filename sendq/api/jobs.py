@@ -1,0 +1,144 @@
+"""Jobs and grants: what they are, why they wait, and changes of those that wait."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from sendq.api.decoding import arguments, query_string, require_grant
+from sendq.api.operation import NO_HINTS, Asked, Result, require_visible, shown
+from sendq.enqueueing.expiry import Expiry
+from sendq.errors import InvalidArgument, NotFound, Problem
+from sendq.scope import Scope
+from sendq.views import Priority
+
+LIST: dict[str, Any] = {
+    "grant_id": str | None,
+    "state": list[str] | None,
+    "batch_id": str | None,
+    "tag": str | None,
+    "key": str | None,
+    "since": datetime | None,
+    "until": datetime | None,
+    "limit": int | None,
+    "cursor": str | None,
+}
+ETA: dict[str, Any] = {"operation": str | None, "due_at": datetime | None, "priority": str | None}
+REASON: dict[str, Any] = {"reason": str | None}
+RESCHEDULE: dict[str, Any] = {"due_at": datetime | None, "expires_at": Expiry, **REASON}
+PRIORITY: dict[str, Any] = {"priority": Priority | str | int, **REASON}
+
+OPERATIONS = ("send", "modify")
+
+
+def job(asked: Asked) -> Result:
+    """A job with its attempts."""
+    require_visible(asked, job_id=asked.values["job_id"])
+    return Result(shown(asked.queue.job(asked.values["job_id"])))
+
+
+def why(asked: Asked) -> Result:
+    """Why a job is in its state."""
+    require_visible(asked, job_id=asked.values["job_id"])
+    return Result(shown(asked.queue.why(asked.values["job_id"])))
+
+
+def cancel(asked: Asked) -> Result:
+    """Cancel a job."""
+    arguments(asked.given, NO_HINTS, optional=True)
+    require_visible(asked, job_id=asked.values["job_id"])
+    return Result({"state": asked.queue.cancel(asked.values["job_id"])})
+
+
+def jobs(asked: Asked) -> Result:
+    """Jobs, page by page. Of a list with several grants, those that the token does not cover are left out."""
+    filters = query_string(asked.query, LIST)
+    token = asked.token
+    require_grant(token, filters.get("grant_id"))
+    if "batch_id" in filters:
+        require_visible(asked, batch_id=filters["batch_id"])
+    page = asked.queue.jobs(application=token.application, **filters)
+    if token.covers_all or "grant_id" in filters or "batch_id" in filters:
+        return Result(page.as_json())
+    covered = [one for one in page.items if one.grant_id is not None and token.covers(one.grant_id)]
+    if "key" in filters and page.items and not covered:
+        # Those of a grant that the dispatcher has not seen have no grant in the list.
+        covered = [one for one in page.items if _is_visible(asked, one.id)]
+        if not covered:
+            raise NotFound("outside of the token's scope")
+    return Result(replace(page, items=tuple(covered)).as_json())
+
+
+def reschedule(asked: Asked) -> Result:
+    """Change when a job, or a batch's jobs, may begin."""
+    given = asked.given
+    if isinstance(given, dict) and "due_at" not in given:
+        raise InvalidArgument([Problem("due_at", "is missing", "send a time, or null for at once")])
+    return _change(asked, "reschedule", {"due_at": None} | arguments(given, RESCHEDULE))
+
+
+def set_priority(asked: Asked) -> Result:
+    """Change the priority of a job, or of a batch's jobs."""
+    given = arguments(asked.given, PRIORITY)
+    if "priority" not in given:
+        raise InvalidArgument([Problem("priority", "is missing", "send high, normal or low")])
+    return _change(asked, "set_priority", given)
+
+
+def hold(asked: Asked) -> Result:
+    """Keep a job, or a batch's jobs, from beginning."""
+    return _change(asked, "hold", arguments(asked.given, REASON, optional=True))
+
+
+def release(asked: Asked) -> Result:
+    """End a hold of a job or batch."""
+    return _change(asked, "release", arguments(asked.given, REASON, optional=True))
+
+
+def grant(asked: Asked) -> Result:
+    """A grant: whether it is connected, what holds it, and how many of its jobs wait."""
+    grant_id = _grant_id(asked)
+    return Result(shown(asked.queue.grant(grant_id, application=asked.token.application)))
+
+
+def eta(asked: Asked) -> Result:
+    """When a job enqueued now would be carried out."""
+    grant_id = _grant_id(asked)
+    given = query_string(asked.query, ETA)
+    problems = []
+    if given.setdefault("operation", "send") not in OPERATIONS:
+        problems.append(Problem("operation", f"is not one of {', '.join(OPERATIONS)}", "give one of them"))
+    due_at = given.get("due_at")
+    if due_at is not None and (not isinstance(due_at, datetime) or due_at.utcoffset() is None):
+        problems.append(Problem("due_at", "is not a time with a time zone", "write it like 2026-07-01T09:00:00Z"))
+    priority = given.pop("priority", "normal")
+    if priority not in ("high", "normal", "low"):
+        problems.append(Problem("priority", "is not one of high, normal, low", "give one of them"))
+    if problems:
+        raise InvalidArgument(problems)
+    given["priority"] = Priority[priority.upper()]
+    return Result(shown(asked.queue.eta(grant_id, application=asked.token.application, **given)))
+
+
+def _change(asked: Asked, method: str, given: dict[str, Any]) -> Result:
+    which = {name: asked.values[name] for name in ("job_id", "batch_id") if name in asked.values}
+    require_visible(asked, **which)
+    changed = getattr(asked.queue, method)(**which, **given, by=asked.author)
+    return Result({"changed": changed})
+
+
+def _is_visible(asked: Asked, job_id: str) -> bool:
+    try:
+        require_visible(asked, job_id=job_id)
+    except NotFound:
+        return False
+    return True
+
+
+def _grant_id(asked: Asked) -> str:
+    """The grant in the address. Raises `Refused`, and `InvalidArgument` for what cannot be one."""
+    grant_id = asked.values["grant_id"]
+    require_grant(asked.token, grant_id)
+    Scope.of_grant(grant_id)
+    return grant_id

@@ -1,0 +1,70 @@
+"""Changes and deletions of messages in a mailbox: of those that are named, or of all that match a query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sendq.api.decoding import Given, bulk_options, query_of, require_grant
+from sendq.api.operation import Asked, Result
+from sendq.api.sending import conflicting, made
+from sendq.errors import InvalidJob, KeyConflict, Problem
+from sendq.views import Batch
+
+CHANGES: dict[str, Any] = {
+    "unread": bool | None,
+    "starred": bool | None,
+    "folders": list[str] | None,
+    "metadata": dict[str, str] | None,
+}
+WHICH: dict[str, Any] = {"message_ids": list[str] | None, "thread_ids": list[str] | None}
+# With a query, these are fields of the query.
+SHARED: dict[str, Any] = {"shared_from": str | None, "shared_folder_id": str | None}
+MODIFY: dict[str, Any] = {"whole_threads": bool, "query_imap": bool | None, **SHARED}
+DELETE: dict[str, Any] = {"hard": bool, **SHARED}
+
+
+def modify(asked: Asked) -> Result:
+    """Enqueue a change."""
+    return _enqueue(asked, CHANGES, MODIFY, frozenset())
+
+
+def delete(asked: Asked) -> Result:
+    """Enqueue a deletion."""
+    return _enqueue(asked, {}, DELETE, frozenset({"hard"}))
+
+
+def _enqueue(asked: Asked, changes: dict[str, Any], more: dict[str, Any], with_query: frozenset[str]) -> Result:
+    given = Given.of(asked.given)
+    grant_id = given.left.pop("grant_id", None)
+    require_grant(asked.token, grant_id)
+    options = bulk_options(given, asked.token, asked.key)
+    if asked.traceparent is not None and options.get("traceparent") is None:
+        options["traceparent"] = asked.traceparent
+    values = given.take_some(changes | WHICH | more)
+    query = given.take("query")
+    given.end()
+    problems = given.problems
+    if query is not None:
+        for name in sorted(values.keys() & (WHICH.keys() | more.keys()) - with_query):
+            remedy = (
+                "name the messages, or send a query" if name in WHICH else "set it within the query, or leave it out"
+            )
+            problems.append(Problem(name, "cannot be combined with a query", remedy))
+        try:
+            query = query_of(query)
+        except InvalidJob as wrong:
+            problems += wrong.problems
+    if problems:
+        raise InvalidJob(problems)
+    try:
+        return made(asked, _call(asked, "modify" if changes else "delete", grant_id, query, values | options))
+    except KeyConflict as conflict:
+        raise conflicting(asked, conflict) from None
+
+
+def _call(asked: Asked, operation: str, grant_id: Any, query: Any, arguments: dict[str, Any]) -> Batch:
+    if query is not None:
+        batch: Batch = getattr(asked.queue, f"{operation}_matching")(grant_id, query, **arguments)
+    else:
+        batch = getattr(asked.queue, operation)(grant_id, **arguments)
+    return batch

@@ -1,0 +1,139 @@
+"""Sends and batches of sends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sendq.api.decoding import Given, arguments, batch_of, message_of, option_hints, send_of, sends_of
+from sendq.api.operation import NO_HINTS, Asked, Result, require_visible, shown
+from sendq.api.problems import Refused
+from sendq.enqueueing.planning import Send
+from sendq.errors import InvalidJob, KeyConflict, NotFound
+from sendq.rules.suppression import Suppressed
+from sendq.views import Batch
+
+REPLACE: dict[str, Any] = {"suppressed": Suppressed | str, "reason": str | None}
+
+
+def send(asked: Asked) -> Result:
+    """Enqueue one message."""
+    form = asked.form
+    files, mime = (form.files, form.mime) if form is not None else ((), None)
+    one = _traced(send_of(asked.given, asked.token, key=asked.key, files=files, mime=mime), asked)
+    options = {name: getattr(one.options, name) for name in option_hints()}
+    try:
+        job = asked.queue.send(one.grant_id, one.message, **options)
+    except KeyConflict as conflict:
+        raise conflicting(asked, conflict) from None
+    return Result(shown(job), 200 if job.existed else 201, f"/v1/jobs/{job.id}")
+
+
+def replace_message(asked: Asked) -> Result:
+    """Replace the message of a send that waits."""
+    job_id, form = asked.values["job_id"], asked.form
+    require_visible(asked, job_id=job_id)
+    files, mime = (form.files, form.mime) if form is not None else ((), None)
+    given = Given.of(asked.given)
+    options = given.take_some(REPLACE)
+    message = message_of(given, files=files, mime=mime)
+    job = asked.queue.replace(job_id, message, by=asked.author, **options)
+    return Result(shown(job))
+
+
+def send_many(asked: Asked) -> Result:
+    """Enqueue many messages, all or none."""
+    given = Given.of(asked.given)
+    sends = _sends(asked, given)
+    try:
+        jobs = asked.queue.send_many(sends)
+    except KeyConflict as conflict:
+        raise conflicting(asked, conflict) from None
+    return Result({"jobs": [shown(job) for job in jobs]}, 201 if any(not job.existed for job in jobs) else 200)
+
+
+def create_batch(asked: Asked) -> Result:
+    """Make a batch of messages, closed or open."""
+    given = Given.of(asked.given)
+    new = batch_of(given, asked.token, asked.key)
+    sends = _sends(asked, given, may_be_missing=new.open is True)
+    try:
+        batch = asked.queue.send_many(sends, batch=new)
+    except KeyConflict as conflict:
+        raise conflicting(asked, conflict) from None
+    return made(asked, batch)
+
+
+def add(asked: Asked) -> Result:
+    """Add messages to a batch that is open."""
+    batch_id = asked.values["batch_id"]
+    require_visible(asked, batch_id=batch_id)
+    sends = _sends(asked, Given.of(asked.given))
+    try:
+        batch = asked.queue.add(batch_id, sends)
+    except KeyConflict as conflict:
+        raise conflicting(asked, conflict) from None
+    return Result(shown(batch), 201 if batch.total else 200, f"/v1/batches/{batch.id}")
+
+
+def close_batch(asked: Asked) -> Result:
+    """Close a batch that is open."""
+    arguments(asked.given, NO_HINTS, optional=True)
+    require_visible(asked, batch_id=asked.values["batch_id"])
+    return Result({"total": asked.queue.close_batch(asked.values["batch_id"])})
+
+
+def cancel_batch(asked: Asked) -> Result:
+    """Cancel a batch."""
+    arguments(asked.given, NO_HINTS, optional=True)
+    require_visible(asked, batch_id=asked.values["batch_id"])
+    asked.queue.cancel_batch(asked.values["batch_id"])
+    return batch(asked)
+
+
+def batch(asked: Asked) -> Result:
+    """A batch and its progress."""
+    require_visible(asked, batch_id=asked.values["batch_id"])
+    return Result(shown(asked.queue.batch(asked.values["batch_id"])))
+
+
+def _sends(asked: Asked, given: Given, *, may_be_missing: bool = False) -> list[Send]:
+    """The messages in ``given``, whose other fields have been taken. Raises `InvalidJob` with all problems."""
+    sends = given.left.pop("sends", [] if may_be_missing else None)
+    given.end()
+    problems = list(given.problems)
+    try:
+        found = [_traced(one, asked) for one in sends_of(sends, asked.token)]
+    except InvalidJob as wrong:
+        problems += wrong.problems
+    if problems:
+        raise InvalidJob(problems)
+    return found
+
+
+def made(asked: Asked, new: Batch) -> Result:
+    """The answer to a request that makes a batch. A key may name one that the token does not cover."""
+    if new.existed:
+        try:
+            require_visible(asked, batch_id=new.id)
+        except NotFound:
+            raise Refused("key-conflict", "The key was used before. Use a new key.") from None
+    return Result(shown(new), 200 if new.existed else 201, f"/v1/batches/{new.id}")
+
+
+def conflicting(asked: Asked, conflict: KeyConflict) -> Refused | KeyConflict:
+    """A conflict names the other job only if the token covers it."""
+    for name in ("job_id", "batch_id"):
+        try:
+            require_visible(asked, **{name: conflict.job_id})
+        except NotFound:
+            continue
+        return conflict
+    return Refused("key-conflict", "The key was used before, with different content. Use a new key for new content.")
+
+
+def _traced(one: Send, asked: Asked) -> Send:
+    """The message as a part of the trace of the request, if it names no other."""
+    if asked.traceparent is None or one.options.traceparent is not None:
+        return one
+    return replace(one, options=replace(one.options, traceparent=asked.traceparent))
