@@ -116,5 +116,5 @@ def pages(engine: Engine) -> list[str]:
         "/search?q=message-3750", f"/search?q={job.id}", "/dead", "/dead?rule=bad_request&provider=google",
         f"/acts/retry?rule={job.rule}", f"/acts/release-all?rule={HELD_RULE}&provider=ews&state=held", "/batches",
         f"/batches/{batch.id}", "/doubts", "/outcomes", "/outcomes?state=given_up", "/journal", "/journal?kind=closed",
-        "/suppressions", "/suppressions?reason=bounced",
+        "/suppressions", "/suppressions?reason=bounced", "/jobs?delivery=bounced",
     ]  # fmt: skip

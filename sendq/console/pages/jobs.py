@@ -21,6 +21,7 @@ from sendq.console.listing import (
     chosen_of,
     listed,
 )
+from sendq.rules.delivery import Delivery
 from sendq.rules.rule_ids import NEEDS_APPROVAL
 from sendq.rules.states import FINAL, State
 from sendq.views import JobView, Why
@@ -28,7 +29,8 @@ from sendq.views import JobView, Why
 STATE = Filter("state", "State", tuple(State))
 OPERATION = Filter("operation", "Operation", ("send", "modify", "delete", "list"))
 PRIORITY = Filter("priority", "Priority", ("high", "normal", "low"))
-FILTERS = (STATE, RULE, PROVIDER, APPLICATION, GRANT, OPERATION, PRIORITY, BATCH, TAG, SINCE)
+DELIVERY = Filter("delivery", "Delivery", tuple(one for one in Delivery if one is not Delivery.UNKNOWN))
+FILTERS = (STATE, DELIVERY, RULE, PROVIDER, APPLICATION, GRANT, OPERATION, PRIORITY, BATCH, TAG, SINCE)
 
 EVENTS, DELIVERIES = 20, 10
 

@@ -199,6 +199,24 @@ class TestLists:
         for url in ("/jobs?grant=g-none", "/accounts?application=other", "/journal?by=nobody", "/dead?rule=none"):
             assert "Nothing matches these filters." in browser.get(url).words
 
+    def test_of_jobs_are_filtered_by_what_became_of_their_mail(self, browser: Browser, kept: Ledger) -> None:
+        batch = kept.queue.send_many([Send("g1", PRIVATE), Send("g2", PRIVATE)], batch=NewBatch())
+        kept.absorb()
+        job = kept.rows(schema.job)[0].id
+        now = kept.clock()
+        kept.set_job(job, state="sent", finished_at=now)
+        with kept.writing() as connection:
+            insert_rows(connection, schema.delivery_status, [{
+                "job_id": job, "delivery": "bounced", "at": now, "source": "message.bounced", "noted_at": now,
+                "generation": 0,
+            }])  # fmt: skip
+        link = re.findall(r'href="([^"]*)">Its bounces', browser.get(f"/batches/{batch.id}").text)[0]
+        page = browser.get(link.replace("&amp;", "&"))
+        assert page.text.partition("<tbody>")[2].count("<tr>") == 1
+        assert f'href="/jobs/{job}"' in page.text
+        assert "/acts/retry" not in browser.get("/jobs?state=dead&delivery=bounced").text
+        assert "Nothing matches" in browser.get("/jobs?delivery=complained").words
+
     def test_name_the_category_of_a_suppression(self, browser: Browser, kept: Ledger) -> None:
         for category in (None, "news"):
             Operators(kept.engine, now=kept.clock).suppress(
