@@ -18,7 +18,7 @@ DO $$
 DECLARE
     role text;
     item text;
-    appended text[] := ARRAY['job', 'job_tag', 'payload', 'piece', 'content', 'chunk', 'batch', 'batch_change', 'key', 'wake', 'delivery',
+    appended text[] := ARRAY['job', 'job_tag', 'after', 'payload', 'piece', 'content', 'chunk', 'batch', 'batch_change', 'key', 'wake', 'delivery',
                               -- the key of the digests of recipients, and who has unsubscribed
                               'secret', 'suppression'];
 BEGIN
@@ -59,6 +59,7 @@ BEGIN
         -- these.
         GRANT UPDATE (due_at, next_at, resume_at, expires_at, priority, approve_by, approved_at) ON sendq_job TO sendq_app;
         GRANT UPDATE (due_at, expires_at, priority, held_at) ON sendq_batch TO sendq_app;
+        GRANT UPDATE (check_at) ON sendq_after TO sendq_app;
         GRANT INSERT, UPDATE (number) ON sendq_event TO sendq_app;
         ALTER TABLE sendq_event ENABLE ROW LEVEL SECURITY;
         DROP POLICY IF EXISTS sendq_workers ON sendq_event;

@@ -10,8 +10,8 @@ message broker is used here, and no HTTP call is made.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Unpack, overload
 from uuid import UUID
@@ -133,6 +133,10 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         suppressed: Suppressed | str = Suppressed.REFUSE,
         window: Window | None = None,
         traceparent: str | None = None,
+        after: Job | UUID | str | None = None,
+        delay: timedelta | None = None,
+        unless: str | Collection[str] | None = None,
+        reply_to: Job | UUID | str | None = None,
         session: Any = None,
     ) -> Job:
         """Enqueue one message for sending through ``grant_id``; it is durable once the transaction commits.
@@ -165,6 +169,10 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
             suppressed=suppressed,
             window=window,
             traceparent=traceparent,
+            after=after,
+            delay=delay,
+            unless=unless,
+            reply_to=reply_to,
         )
         jobs = await self._store_sends([Send(grant_id, message, options)], indexed=False, session=session)
         return jobs[0]

@@ -26,6 +26,7 @@ from worker.leading.batches import Batches
 from worker.leading.bounce_holds import BounceHolds
 from worker.leading.clock_repair import ClockRepair
 from worker.leading.dispatcher import Dispatcher, Publish, none_at_once
+from worker.leading.followers import Followers
 from worker.leading.grant_checker import GrantChecker
 from worker.leading.leadership import Leadership, Witness
 from worker.leading.mail_reports import MailReports
@@ -148,6 +149,7 @@ class Process:
             )
         if settings.bounce_hold_s is not None:
             yield loop("bounce holds", BounceHolds(ledger, leadership, settings, now=now), limit_s=2.0)
+        yield loop("followers", Followers(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
         yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)
         rescuer = Rescuer(
             ledger,

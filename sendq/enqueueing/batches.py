@@ -17,6 +17,7 @@ from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.enqueueing.arguments import check_flag, check_ids
+from sendq.enqueueing.following import refused_for_changes
 from sendq.enqueueing.page_query import page_query
 from sendq.enqueueing.plan import Plan, Planned
 from sendq.enqueueing.planning import (
@@ -242,7 +243,7 @@ def _digest(call: BulkCall, checked: _Checked) -> bytes:
 def _checked(call: BulkCall, *, now: Micros, metadata_key: str) -> _Checked:
     options, selection, changes = call.options, call.selection, call.changes
     provider = options.provider if isinstance(options.provider, str) else None
-    problems = option_problems(call.grant_id, options, now=now)
+    problems = option_problems(call.grant_id, options, now=now) + refused_for_changes(options)
     ids: Sequence[str] = ()
     if selection.by_query:
         problems += check_query(selection.query, provider=provider)

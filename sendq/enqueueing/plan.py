@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from sendq.clock import Micros
 from sendq.messages.content import Content
+
+
+class Following(NamedTuple):
+    """A new job that waits for another one. ``field``: the position in its call, for problems. ``delay``: µs from when
+    the other was sent; ``lifetime``: µs from its start to its expiry, None: that is set, or it has none.
+    """
+
+    job_id: UUID
+    after_id: UUID
+    lane_id: UUID
+    application: str
+    field: str
+    delay: Micros
+    unless: str | None
+    replies: bool
+    lifetime: Micros | None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -28,6 +45,7 @@ class Plan:
     keys: Sequence[Mapping[str, Any]] = ()
     wakes: Sequence[Mapping[str, Any]] = field(default_factory=list)
     message_digest: Callable[[UUID], bytes] | None = None
+    followings: Sequence[Following] = ()
 
     def __repr__(self) -> str:
         return "Plan(…)"

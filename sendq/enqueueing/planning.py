@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -12,7 +12,8 @@ from uuid import UUID
 from sendq.clock import Micros, micros, moment
 from sendq.enqueueing.arguments import PRIORITIES, check_flag, check_grant, check_key, check_priority, check_times
 from sendq.enqueueing.expiry import Expiry, Never
-from sendq.enqueueing.plan import Plan, Planned
+from sendq.enqueueing.following import check_following, check_in_call, digest_with, following_of, follows, with_place
+from sendq.enqueueing.plan import Following, Plan, Planned
 from sendq.enqueueing.senders import Senders, sender_problems
 from sendq.enqueueing.spreading import Spread, check_window, opening_problems
 from sendq.enqueueing.targets import parse_target
@@ -25,17 +26,18 @@ from sendq.messages.content import Content
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.messages.payload import mime_digest, send_digest
+from sendq.messages.reply_place import has_place
 from sendq.messages.unsubscribe import LINE_MOST, WITHOUT_HEADER, Links, url_fault
 from sendq.messages.wire_format import Request, request_of, with_shared_text
 from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
-from sendq.rules.rule_ids import OUTSIDE_WINDOW
+from sendq.rules.rule_ids import AFTER, OUTSIDE_WINDOW
 from sendq.rules.suppression import Suppressed
 from sendq.rules.tags import check_tags, stored_tags
-from sendq.rules.waiting_job import unapproved
+from sendq.rules.waiting_job import HELD, unapproved
 from sendq.rules.windows import Window, first_opening
 from sendq.scope import DEFAULT_APPLICATION
-from sendq.views import Priority
+from sendq.views import Job, Priority
 
 # Old mail is worse than none: a send that could not be carried out within three days of its due time expires.
 SEND_EXPIRY = timedelta(hours=72)
@@ -78,6 +80,13 @@ class Options:
             if it has one (`Operators.set_window`). Not part of the content that ``key`` names.
         traceparent: the trace (W3C Trace Context) that the attempts of the job belong to. None: that of the active span
             of OpenTelemetry, if there is one.
+        after: for sends only: wait until this job was sent (the `Job` that `send` returned, or its id; in `send_many`
+            without a batch also the position of an earlier message). If it is given up, expires or is cancelled, so
+            does this one end, under the rule ``after_failed``. ``expires_at`` None: 72 hours after the wait.
+        delay: wait so much longer after that job was sent. ``due_at`` counts too: the later time does.
+        unless: do not send it if the mail of that job was answered (``replied``) or bounced (``bounced``): one of them,
+            or both in a list. It is then cancelled, under the rule ``unless_replied`` or ``unless_bounced``.
+        reply_to: like ``after``, and the message replies to that job's, in its thread. The same grant sends both.
     """
 
     key: str | None = None
@@ -93,6 +102,10 @@ class Options:
     suppressed: Suppressed | str = Suppressed.REFUSE
     window: Window | None = None
     traceparent: str | None = None
+    after: Job | UUID | str | int | None = None
+    delay: timedelta | None = None
+    unless: str | Collection[str] | None = None
+    reply_to: Job | UUID | str | int | None = None
 
 
 class OptionsGiven(TypedDict, total=False):
@@ -116,6 +129,10 @@ class SendOptionsGiven(OptionsGiven, total=False):
 
     in_doubt: str | None
     suppressed: Suppressed | str
+    after: Job | UUID | str | int | None
+    delay: timedelta | None
+    unless: str | Collection[str] | None
+    reply_to: Job | UUID | str | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +191,9 @@ def plan_sends(
     """
     messages, problems = [], []
     for position, send in enumerate(sends):
-        found = _send_problems(send, now=now, metadata_key=metadata_key, senders=senders)
+        place = position if indexed and batch_id is None else None
+        found = _send_problems(send, place, now=now, metadata_key=metadata_key, senders=senders)
+        found += check_in_call(sends, position) if place is not None and not found else []
         if not found and spread is not None:
             options = send.options
             found = spread.problems(options.window, first_at(options, now=now), options.expires_at)
@@ -190,6 +209,7 @@ def plan_sends(
         sends, messages, now=now, metadata_key=metadata_key, batch_id=batch_id, first=first, texts=texts or {},
         replaces=replaces,
         spread=spread,
+        indexed=indexed,
     )  # fmt: skip
 
 
@@ -213,9 +233,11 @@ def _rows(
     texts: Mapping[str, Content],
     replaces: UUID | None,
     spread: Spread | None,
+    indexed: bool,
 ) -> Planned:
     """The rows for sends that have been checked; see `plan_sends`."""
-    jobs, payloads, keys, ids, names = [], [], [], [], []
+    jobs, payloads, keys, names = [], [], [], []
+    ids: list[UUID] = []
     pieces: list[dict[str, Any]] = []
     contents: dict[bytes, Content] = {}
     wakes = Wakes()
@@ -225,11 +247,16 @@ def _rows(
     windowed = any(send.options.window for send in sends)
     active = active_traceparent()
     traced = active is not None or any(send.options.traceparent for send in sends)
+    followings: list[Following] = []
+    some_follow = any(follows(send.options) for send in sends)
     for position, send in enumerate(sends):
         options, job_id = send.options, replaces or new_id()
         name = (options.application, send.grant_id)
         lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
-        request = _request(messages[position], str(job_id), metadata_key, texts)
+        message = messages[position]
+        if options.reply_to is not None and isinstance(message, Message):
+            message = with_place(message, job_id)
+        request = _request(message, str(job_id), metadata_key, texts)
         due_at = first_at(options, now=now)
         if spread is not None:
             due_at = spread.due_at(first + position, options.window, due_at)
@@ -242,6 +269,9 @@ def _rows(
         row["batch_id"] = batch_id
         if traced:  # like the tags
             row["traceparent"] = options.traceparent or active
+        if some_follow:
+            field = f"[{first + position}]" if indexed else ""
+            _add_following(row, followings, options, ids, request, field=field)
         jobs.append(row)
         payload = {"job_id": job_id, "body": request.opening, "content_type": request.content_type, "length": None}
         payloads.append(payload)
@@ -257,8 +287,37 @@ def _rows(
     plan = Plan(
         jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows(),
         message_digest=lambda job_id: message_digest(sends[ids.index(job_id)]),
+        followings=followings,
     )  # fmt: skip
     return Planned(plan, ids, names)
+
+
+def _add_following(
+    row: dict[str, Any],
+    followings: list[Following],
+    options: Options,
+    ids: list[UUID],
+    request: Request,
+    *,
+    field: str,
+) -> None:
+    """Have the job of this row wait, if it follows another."""
+    row.setdefault("rule", None)
+    if not follows(options):
+        return
+    if options.reply_to is not None and not has_place(request.opening, row["id"]):
+        problem = Problem(
+            "reply_to", "is not possible with a body of 3 MB or more", "send a shorter one, or pass after"
+        )
+        raise InvalidJob([problem.under(field)] if field else [problem])
+    own_expiry = options.expires_at is not None
+    lifetime = None if own_expiry else _SEND_EXPIRY
+    row["expires_at"] = row["expires_at"] if own_expiry else None
+    if options.needs_approval:
+        row["resume_at"] = HELD
+    else:
+        row |= {"next_at": HELD, "rule": AFTER}
+    followings.append(following_of(options, row["id"], row["lane_id"], ids, field=field, lifetime=lifetime))
 
 
 def _request(message: Message | MimeMessage, job_id: str, metadata_key: str, texts: Mapping[str, Content]) -> Request:
@@ -275,13 +334,15 @@ def digest_of(send: Send) -> bytes:
     given: dict[str, Any] = {"application": options.application, "grant_id": send.grant_id}
     given |= {"due_at": options.due_at, "expires_at": given_expiry(options.expires_at)}
     if isinstance(send.message, MimeMessage):
-        return mime_digest(send.message, **given)
-    return send_digest(send.message, **given)
+        digest = mime_digest(send.message, **given)
+    else:
+        digest = send_digest(send.message, **given)
+    return digest_with(digest, options) if follows(options) else digest
 
 
 def message_digest(send: Send) -> bytes:
-    """The digest of a message, its grant and its application, whenever it was to be sent."""
-    options = replace(send.options, due_at=None, expires_at=None)
+    """The digest of a message, its grant and its application, whenever and after whatever it was to be sent."""
+    options = replace(send.options, due_at=None, expires_at=None, after=None, delay=None, unless=None, reply_to=None)
     return digest_of(replace(send, options=options))
 
 
@@ -418,11 +479,14 @@ def with_links(
     return changed, check_message(changed, provider=options.provider, metadata_key=metadata_key)
 
 
-def _send_problems(send: object, *, now: Micros, metadata_key: str, senders: Senders | None) -> list[Problem]:
+def _send_problems(
+    send: object, position: int | None, *, now: Micros, metadata_key: str, senders: Senders | None
+) -> list[Problem]:
     if not isinstance(send, Send):
         return [Problem("", "is not a sendq.Send", "create one: Send(grant_id, Message(…), Options(key=…))")]
     problems = option_problems(send.grant_id, send.options, now=now)
     message: object = send.message
+    problems += check_following(send.options, message, position)
     provider = send.options.provider if isinstance(send.options.provider, str) else None
     if isinstance(message, Message):
         problems += check_message(message, provider=provider, metadata_key=metadata_key)

@@ -45,6 +45,7 @@ from sendq.ledger import suppressions
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new, one_of
 from sendq.ledger.delivery_status import Status, mail_job, move_on, read_statuses, store_statuses
+from sendq.ledger.dispatching.followers import note_reply
 from sendq.ledger.jobs import lock_jobs
 from sendq.ledger.operators.erasure import forgotten_jobs
 from sendq.ledger.outcomes import BAD_NEWS, MailNews, NewsAbout, append_news
@@ -120,7 +121,7 @@ class _Intake:
         for notice in notices:
             job = found.get(notice.id)
             if notice.delivery is None:
-                result = UNUSED
+                result = self._reply(notice)
             elif job is None:
                 result = self._without_job(notice)
             elif notice.id not in fresh:
@@ -138,6 +139,13 @@ class _Intake:
             self.counts[provider, notice.kind, result] += 1
         self._count()
         return results
+
+    def _reply(self, notice: MailNotice) -> str:
+        """An answer in the thread of a mail: it may end what follows that. Repeating it changes nothing."""
+        job = self._match([notice]).get(notice.id)
+        if job is None or not note_reply(self.connection, [job.id], at=notice.at or self.now, now=self.now):
+            return UNUSED
+        return APPLIED
 
     def _match(self, notices: Sequence[MailNotice]) -> dict[str, _Found]:
         """The jobs of notifications, by the notification's id."""

@@ -29,6 +29,7 @@ from sendq.ledger.batch_sends import Storing
 from sendq.ledger.contents import files_of, pieces_of, store_pieces
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import replace_key
+from sendq.ledger.following import followed_by_reply, with_known_id
 from sendq.ledger.reading import lookup
 from sendq.ledger.secrets import digest_key
 from sendq.ledger.storing import begin_before_savepoint, lock_before_reading
@@ -75,15 +76,18 @@ def replace_message(
         assert row is not None
         lane = lane_of(connection, row)
         provider = None if lane["provider"] == UNKNOWN else lane["provider"]
-        options = Options(application=lane["application"], provider=provider, suppressed=suppressed)
+        follows = followed_by_reply(connection, job_id)
+        reply_to = None if follows is None else follows.after_id
+        options = Options(application=lane["application"], provider=provider, suppressed=suppressed, reply_to=reply_to)
         send = Send(lane["grant_id"], message, options)
         links = storing.links(connection) if wants_links(send) else None
 
         def plan(instead: Mapping[int, Message]) -> Plan:
-            return plan_sends(
+            planned = plan_sends(
                 [send], indexed=False, now=now, metadata_key=metadata_key, senders=senders, links=links,
                 instead=instead, replaces=job_id,
             ).plan  # fmt: skip
+            return planned if follows is None else with_known_id(planned, follows)
 
         planned = plan({})
         verdict = storing.enqueuer.judge(

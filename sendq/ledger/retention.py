@@ -1,7 +1,8 @@
 """Retention: what is kept of the past, and for how long. In steps of at most `STEP` rows, each a short transaction.
 
     a finished job          as long as is set for its state, with its attempts, its body (a retry needs the body; the
-                            attempts show whether some recipients already have a mail) and what became of its mail
+                            attempts show whether some recipients already have a mail) and what became of its mail;
+                            longer while another job waits for it
     bodies of jobs          shorter: they are not sent any more. Those of dead letters stay as long as the job
     a batch                 until its last job is deleted (its changes are added up by `sendq.ledger.batches`); one
                             without jobs as long as a job that was sent
@@ -23,6 +24,7 @@ from sqlalchemy import Column, ColumnElement, Connection, delete, exists, litera
 from sendq.clock import SECOND, Micros
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks, insert_new
+from sendq.rules.after import Stage
 from sendq.rules.states import FINAL, State
 from sendq.rules.tags import each_tag
 
@@ -39,10 +41,11 @@ SETTLED: Micros = 60 * SECOND
 def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micros) -> int:
     """Delete jobs that ended in ``state`` before ``before``, with all dependent rows; returns how many."""
     assert state in FINAL
-    job = schema.job
+    job, after = schema.job, schema.after.c
+    followed = exists().where(after.after_id == job.c.id, after.stage != Stage.DONE.value)
     query = (
         select(job.c.id, job.c.batch_id, job.c.tags)
-        .where(_in(state), job.c.finished_at < min(before, now - SETTLED))
+        .where(_in(state), job.c.finished_at < min(before, now - SETTLED), ~followed)
         .order_by(job.c.finished_at)
         .limit(STEP)
         .with_for_update(skip_locked=True)
@@ -52,7 +55,7 @@ def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micr
     erase_bodies(connection, ids)
     _drop_tags(connection, [(tag, row.id) for row in rows for tag in each_tag(row.tags)])
     status, recipient = schema.delivery_status.c.job_id, schema.recipient_status.c.job_id
-    for column in (status, recipient, schema.attempt.c.job_id, job.c.id):
+    for column in (status, recipient, after.job_id, schema.attempt.c.job_id, job.c.id):
         delete_where(connection, column, ids)
     if batches := {row.batch_id for row in rows if row.batch_id is not None}:
         _drop_empty_batches(connection, batches)

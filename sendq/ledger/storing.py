@@ -13,6 +13,7 @@ from sendq.clock import Micros
 from sendq.enqueueing.plan import Planned
 from sendq.ledger import admission
 from sendq.ledger.enqueue import store
+from sendq.ledger.following import store_followings
 from sendq.vault import Vault
 from sendq.views import Batch, Job
 
@@ -43,13 +44,16 @@ def _store(
     connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault
 ) -> Mapping[tuple[str, str], UUID]:
     """Store all of a plan or nothing, even if the caller catches the error and commits the rest of its transaction."""
-    may_fail_halfway = len(planned.plan.keys) > 1 or cap is not None or bool(planned.plan.contents)
+    plan = planned.plan
+    may_fail_halfway = len(plan.keys) > 1 or cap is not None or bool(plan.contents) or bool(plan.followings)
     if may_fail_halfway:
         begin_before_savepoint(connection)
     with connection.begin_nested() if may_fail_halfway else nullcontext():
-        found = store(connection, planned.plan, at=now, vault=vault)
+        found = store(connection, plan, at=now, vault=vault)
+        if plan.followings:
+            store_followings(connection, planned, found)
         if cap is not None and len(found) < len(planned.ids):
-            lanes = [(wake["application"], wake["grant_id"]) for wake in planned.plan.wakes]
+            lanes = [(wake["application"], wake["grant_id"]) for wake in plan.wakes]
             admission.admit(connection, lanes, cap=cap, now=now)
         return found
 

@@ -28,12 +28,13 @@ from sendq.ids import new_id
 from sendq.ledger import events
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.dispatching.followers import reschedule_parked
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.reading import lookup
 from sendq.rules.rule_ids import BY_HAND, REJECTED
 from sendq.rules.states import FINAL, Event, State
-from sendq.rules.waiting_job import DECISIONS, Change, ChangeKind, after_change, refusal
+from sendq.rules.waiting_job import DECISIONS, Change, ChangeKind, after_change, is_parked, refusal
 
 # Jobs in one transaction: few enough that a row stays locked for milliseconds only.
 STEP = 500
@@ -292,6 +293,8 @@ def _apply(connection: Connection, rows: Sequence[Row[Any]], change: Change, *, 
         alike.setdefault(tuple(columns), []).append(columns)
     for group in alike.values():
         update_rows(connection, schema.job, group)
+    if change.kind is ChangeKind.RESCHEDULE:
+        reschedule_parked(connection, [row.id for row, _ in changed if is_parked(row)], due_at=change.due_at)
     if changed and change.kind is not ChangeKind.HOLD:
         _wake(connection, changed)
     return len(changed)

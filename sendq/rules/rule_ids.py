@@ -69,6 +69,12 @@ REJECTED: Final = "rejected"
 # Jobs that wait for the next opening of their window, or of their grant's.
 OUTSIDE_WINDOW: Final = "outside_window"
 
+# Jobs that follow another: still waiting for it; ended because it was not sent; or because of what `unless` names.
+AFTER: Final = "after"
+AFTER_FAILED: Final = "after_failed"
+UNLESS_REPLIED: Final = "unless_replied"
+UNLESS_BOUNCED: Final = "unless_bounced"
+
 # The rule that is recorded for a job that ends or goes in doubt without a call.
 RULE_OF: Final[Mapping[Event, str]] = {
     Event.EXPIRE: "expired",

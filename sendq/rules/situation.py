@@ -79,6 +79,23 @@ class EarlierChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Follows:
+    """How the job follows another (`sendq.rules.after`).
+
+    ``state``: of that one, None: it was pruned; ``failed_by``: the rule that ended it; ``trouble``: why the thread of
+    its mail could not be read, or the reply not completed.
+    """
+
+    after_id: UUID
+    state: str | None
+    failed_by: str | None
+    delay: Micros
+    unless: str | None
+    check_at: Micros | None
+    trouble: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
     """The job and what surrounds it, read in one transaction.
 
@@ -98,6 +115,7 @@ class Situation:
     tag_holds         of its tags; some may be over
     held              who holds the job itself, and why; None: it is not held, or that is no longer known
     before            the last of the earlier changes of its message that have not ended
+    follows           the job that it waits for, or that ended it; None: there is none
     """
 
     job: JobFacts
@@ -117,3 +135,4 @@ class Situation:
     delivery: Delivery | None = None
     tag_holds: tuple[HoldFacts, ...] = ()
     held: HeldBy | None = None
+    follows: Follows | None = None

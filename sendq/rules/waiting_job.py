@@ -9,10 +9,11 @@ from typing import Any, Protocol
 
 from sendq.clock import SECOND, Micros
 from sendq.rules.preflight import must_be_repeated
-from sendq.rules.rule_ids import NEEDS_APPROVAL, NOT_APPROVED, REJECTED
+from sendq.rules.rule_ids import AFTER, NEEDS_APPROVAL, NOT_APPROVED, REJECTED
 from sendq.rules.states import FINAL, MOVES, State
 
-# `next_at` of a job that a person holds: 2300-01-01, later than any due time or expiry that may be asked for.
+# `next_at` of a job that a person holds, or that waits for another job: 2300-01-01, later than any due time or expiry
+# that may be asked for.
 HELD: Micros = 10_413_792_000_000_000
 
 # … and of one that waits for approval and is not held: a day later, so that both are known apart.
@@ -127,6 +128,11 @@ def after_replacement(job: Changeable, *, now: Micros) -> dict[str, Any]:
     return waits if is_held(job) else {**waits, "next_at": UNAPPROVED, "resume_at": job.next_at}
 
 
+def is_parked(job: Changeable) -> bool:
+    """Whether the job waits for another job (`sendq.rules.after`), whatever else it waits for."""
+    return (job.next_at if job.resume_at is None else job.resume_at) >= HELD
+
+
 def refusal(job: Changeable, change: Change | None = None) -> str | None:
     """Why this (None: anything) cannot be changed in this job, or not any more; None: it can.
 
@@ -176,7 +182,8 @@ def after_change(job: Changeable, change: Change, *, position: int = 0) -> dict[
             return {"next_at": UNAPPROVED} if waits else {"next_at": job.resume_at, "resume_at": None}
         case ChangeKind.APPROVE:
             begins = {} if is_held(job) else {"next_at": job.resume_at, "resume_at": None}
-            return {"approved_at": change.at, "rule": None, **begins} if waits else {}
+            rule = AFTER if is_parked(job) else None
+            return {"approved_at": change.at, "rule": rule, **begins} if waits else {}
         case ChangeKind.REJECT:
             return {"state": State.CANCELLED.value, "rule": REJECTED} if waits else {}
         case ChangeKind.PRIORITY:
@@ -184,6 +191,8 @@ def after_change(job: Changeable, change: Change, *, position: int = 0) -> dict[
     start = change.due_at + position
     expires_at = change.expiry_of(job)
     times: dict[str, Any] = {"next_at": start} if job.resume_at is None else {"resume_at": start}
+    if is_parked(job):  # until it has been released, whatever its due time
+        times = {}
     if waits:
         times["approve_by"] = approve_by_of(change.due_at, expires_at)
     return {"due_at": change.due_at, "expires_at": expires_at, **times}

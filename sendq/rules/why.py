@@ -7,12 +7,15 @@ from dataclasses import replace
 
 from sendq.clock import SECOND, Micros, moment
 from sendq.facts.lanes import Lane
+from sendq.rules.after import Unless
 from sendq.rules.delivery import Delivery
 from sendq.rules.eta import predicted
 from sendq.rules.pace import call_of, read, stated_costs
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.reconcile import Seen
 from sendq.rules.rule_ids import (
+    AFTER,
+    AFTER_FAILED,
     BY_HAND,
     FAILED_LATER,
     GRANT_NOT_FOUND,
@@ -28,8 +31,10 @@ from sendq.rules.rule_ids import (
     REJECTED,
     SUPPRESSED,
     TAG_HELD,
+    UNLESS_BOUNCED,
+    UNLESS_REPLIED,
 )
-from sendq.rules.situation import HoldFacts, JobFacts, Situation
+from sendq.rules.situation import Follows, HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.rules.waiting_job import HELD, UNAPPROVED
 from sendq.rules.windows import next_opening, readable_window
@@ -47,7 +52,9 @@ FAILING = "the dispatcher fails (the log of the worker that led says why, as `bu
 UNCLAIMED = "no worker claims turns: Redis loses their messages, or workers do not read their queue,"
 
 # Reasons whose end is not known.
-_OPEN_ENDED = frozenset({"held", "reauth", "shut", "no_worker", "no_dispatcher", "broker", "unclaimed", "failing"})
+_OPEN_ENDED = frozenset(
+    {"after", "held", "reauth", "shut", "no_worker", "no_dispatcher", "broker", "unclaimed", "failing"}
+)
 
 # After this a leader that died should have been replaced: the lease has 4.5 s by default.
 LEADERLESS = 15 * SECOND
@@ -89,6 +96,9 @@ _SET_ASIDE = (
     "the provider refused it twice, and the API says that the grant is valid: another job of the grant goes first, and "
     "if that one succeeds, this one is given up"
 )
+
+# What ends a job that follows another, as a part of a sentence about that one's mail.
+_UNLESS: Mapping[Unless, str] = {Unless.REPLIED: "is answered", Unless.BOUNCED: "bounces"}
 
 # Why jobs wait, or a lane is held, because of the encryption.
 NOT_OPENED: Mapping[str | None, str] = {
@@ -161,7 +171,8 @@ def _explain(around: Situation, *, now: Micros) -> Why:
     if state is State.SENT:
         return _why(job, state.value, _sent(around), rule=job.rule)
     if state in _ENDED:
-        return _why(job, state.value, _ENDED[state], rule=job.rule)
+        says = _not_followed(job, around.follows) if around.follows is not None else None
+        return _why(job, state.value, says or _ENDED[state], rule=job.rule)
     if state is State.IN_DOUBT:
         return _in_doubt(around, now=now)
     if state is State.SENDING:
@@ -176,6 +187,8 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         return _unapproved(around)
     if job.resume_at is not None:
         return _held_itself(around)
+    if job.rule == AFTER and around.follows is not None:
+        return _follows(around, around.follows, now=now)
     held = _held(around, now=now, of_tags=True)
     # Whichever ends later decides: a job that is due tomorrow does not start when a hold of twenty minutes is over.
     if held is not None and held.until >= job.not_before:
@@ -261,6 +274,54 @@ def _opening(around: Situation, at: Micros) -> Micros:
     """When it may begin, from a time on."""
     stored = _window(around)
     return at if stored is None else next_opening(stored, at)
+
+
+def _follows(around: Situation, follows: Follows, *, now: Micros) -> Why:
+    """It waits for another job, or for what is to be known of that one's mail."""
+    job, name = around.job, f"job {follows.after_id}"
+    unless = [_UNLESS[Unless(one)] for one in (follows.unless or "").split()]
+    condition = f", unless its mail {' or '.join(unless)}" if unless else ""
+    delay = f", then {_duration(follows.delay)}" if follows.delay else ""
+    if follows.check_at is None:
+        return _why(job, "after", f"it waits for {name} to be sent{delay}{condition}", rule=AFTER)
+    if follows.trouble is not None:
+        reason = NOT_OPENED.get(follows.trouble, f"the thread of its mail could not be read ({follows.trouble})")
+        says = f"{name} was sent, but {reason}; that is tried again"
+        return _why(job, "after", says, until=max(now, follows.check_at), rule=AFTER)
+    if follows.check_at > now:
+        says = f"{name} was sent, and it follows {_duration(follows.delay)} later{condition}"
+        return _why(job, "after", says, until=follows.check_at, rule=AFTER)
+    held = _held(around, now=now)
+    if held is not None and unless:
+        says = f"{name} was sent; the {held.scope} is held, and the thread is not read until the hold ends"
+        return _why(job, "after", says, until=held.until, rule=AFTER)
+    reading = ", and its thread is read for an answer" if Unless.REPLIED in (follows.unless or "") else ""
+    return _why(job, "after", f"{name} was sent{reading}; the leader releases it within seconds", rule=AFTER)
+
+
+def _not_followed(job: JobFacts, follows: Follows) -> str | None:
+    """Why a job ended instead of following another; None: that was not the reason."""
+    name = f"job {follows.after_id}, which it was to follow,"
+    if job.rule == UNLESS_REPLIED:
+        return f"it was not sent, because the mail of {name} was answered"
+    if job.rule == UNLESS_BOUNCED:
+        return f"it was not sent, because the mail of {name} bounced, was rejected or was marked as spam"
+    if job.rule != AFTER_FAILED:
+        return None
+    if follows.state == State.SENT:
+        return f"it was not sent, because the id of the message of {name} is not known"
+    what = {State.CANCELLED: "was cancelled", State.EXPIRED: "expired", State.DEAD: "was given up"}
+    because = f" ({follows.failed_by})" if follows.failed_by else ""
+    says = f"it was not sent, because {name} {what.get(State(follows.state or ''), 'was not sent')}{because}"
+    return f"{says}; to try it again, retry that one first: sendq retry" if job.state == State.DEAD else says
+
+
+def _duration(micros: Micros) -> str:
+    for unit, name in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
+        if micros >= unit * SECOND and micros % (unit * SECOND) == 0:
+            number = micros // (unit * SECOND)
+            return f"{number:,} {name}" + ("" if number == 1 else "s")
+    return f"{micros / SECOND:g} seconds"
 
 
 def _sent(around: Situation) -> str:

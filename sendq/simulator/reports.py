@@ -114,6 +114,15 @@ class Reports:
             complaint = {"reported_at": at, "type": "abuse", "complained_recipients": complained}
             self._note("message.complaint", grant, about | {"complaint": complaint})
 
+    def replied(self, grant: Grant, root: Message, answer: Message) -> None:
+        """Somebody answered in a thread that is tracked."""
+        facts = {
+            "message_id": answer.document["id"], "root_message_id": root.document["id"],
+            "thread_id": answer.document["thread_id"], "timestamp": int(self._clock()), "label": "",
+            "reply_data": {"count": 1}, "sender_app_id": "simulator",
+        }  # fmt: skip
+        self._note("thread.replied", grant, facts)
+
     def _note(self, kind: str, grant: Grant, facts: Mapping[str, Any], **beside: Any) -> None:
         envelope = {
             "specversion": "1.0",

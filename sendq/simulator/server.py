@@ -140,6 +140,18 @@ class Simulator:
         """
         self._reports.webhook = Webhook(url, secret, delay, again_after)
 
+    def answer(self, accepted: Accepted, *, sender: str | None = None) -> Message:
+        """Somebody answers an accepted message: its first recipient, or ``sender``. The answer is in its thread.
+
+        If the message was sent with ``tracking_options.thread_replies``, ``thread.replied`` is notified.
+        """
+        message = self._store.answer(accepted.grant, accepted.id, sender=sender)
+        if (accepted.payload.get("tracking_options") or {}).get("thread_replies") and self._loop is not None:
+            root = self._store.messages[accepted.grant][accepted.id]
+            grant = self._store.put_grant(accepted.grant, None, None, None)
+            self._loop.call_soon_threadsafe(self._reports.replied, grant, root, message)
+        return message
+
     def deliver_again(self) -> None:
         """Deliver every notification once more, as Nylas may."""
         if self._loop is not None:

@@ -281,6 +281,15 @@ class Store:
             self.changed.notify_all()
         return message
 
+    def answer(self, grant_id: str, message_id: str, *, sender: str | None = None) -> Message:
+        """An answer to an accepted message comes in, in its thread: from ``sender``, or its first recipient."""
+        answered = self.messages[grant_id][message_id].document
+        people = {"from": [{"email": sender}] if sender else answered["to"][:1], "to": answered["from"]}
+        return self.put_message(
+            grant_id, f"answer-{next(self._numbers):x}", thread_id=answered["thread_id"],
+            subject=f"Re: {answered['subject']}", folders=["INBOX"], **people,
+        )  # fmt: skip
+
     def put_folder(self, grant_id: str, folder_id: str, attribute: str) -> None:
         """Make a system folder whose id says nothing about it."""
         with self.changed:

@@ -18,8 +18,8 @@ from worker.processes.services import Service, Services
 # engine stop before it, and what all of them use is closed last.
 IN_ORDER = [
     "ledger", "witness", "wakeup", "exporter", "flower events", "heartbeat file", "engine",
-    "reconciler", "pruner", "grant checker", "clock repair", "mail reports", "send events", "bounce holds", "batches",
-    "rescuer", "dispatcher", "deliverer",
+    "reconciler", "pruner", "grant checker", "clock repair", "mail reports", "send events", "bounce holds",
+    "followers", "batches", "rescuer", "dispatcher", "deliverer",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 from sendq.clock import SECOND, moment
 from sendq.rules.pace import PACES, Pacer
 from sendq.rules.reconcile import Seen
-from sendq.rules.situation import EarlierChange, HoldFacts, JobFacts, Situation
+from sendq.rules.situation import EarlierChange, Follows, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.waiting_job import HELD, UNAPPROVED
 from sendq.rules.why import explain
@@ -61,6 +61,66 @@ def why(
         "highest_at": 0,
     } | around
     return explain(Situation(**values), now=NOW)
+
+
+class TestItFollowsAnother:
+    AFTER = UUID(int=7)
+
+    def follows(self, **given: Any) -> Follows:
+        values: dict[str, Any] = {
+            "after_id": self.AFTER, "state": "sent", "failed_by": None, "delay": 0, "unless": None, "check_at": None,
+            "trouble": None,
+        }  # fmt: skip
+        return Follows(**(values | given))
+
+    def waits(self, **given: Any) -> Why:
+        return why(job={"next_at": HELD, "rule": "after"}, follows=self.follows(**given))
+
+    def test_waits_for_it(self) -> None:
+        found = self.waits(delay=3 * 86_400 * SECOND, unless="replied")
+        assert (found.reason, found.until) == ("after", None)
+        assert found.says == f"it waits for job {self.AFTER} to be sent, then 3 days, unless its mail is answered"
+
+    def test_waits_for_its_delay(self) -> None:
+        found = self.waits(delay=90 * SECOND, check_at=LATER, unless="bounced replied")
+        assert found.until == moment(LATER)
+        assert (
+            found.says
+            == f"job {self.AFTER} was sent, and it follows 90 seconds later, unless its mail bounces or is answered"
+        )
+
+    def test_waits_until_its_thread_can_be_read(self) -> None:
+        assert (
+            "could not be read (rate_limit)" in self.waits(check_at=LATER, trouble="rate_limit", unless="replied").says
+        )
+        assert "encrypted with a key" in self.waits(check_at=LATER, trouble="encryption_key_missing").says
+        assert self.waits(check_at=NOW, unless="replied").says.startswith(f"job {self.AFTER} was sent, and its thread")
+
+    def test_and_a_person_holds_it(self) -> None:
+        found = why(job={"next_at": HELD, "resume_at": HELD, "rule": "after"}, follows=self.follows())
+        assert (found.reason, found.rule) == ("held", "by_hand")
+
+    @pytest.mark.parametrize(
+        ("rule", "state", "given", "says"),
+        [
+            ("unless_replied", "cancelled", {}, "was answered"),
+            ("unless_bounced", "cancelled", {}, "bounced, was rejected or was marked as spam"),
+            (
+                "after_failed",
+                "dead",
+                {"state": "dead", "failed_by": "bad_request"},
+                "was given up (bad_request); to try",
+            ),
+            ("after_failed", "dead", {"state": None}, "was not sent"),
+            ("after_failed", "dead", {}, "the id of the message"),
+            ("after_failed", "cancelled", {"state": "cancelled", "failed_by": "unless_replied"}, "was cancelled"),
+        ],
+    )
+    def test_and_ended_because_of_it(self, rule: str, state: str, given: dict[str, Any], says: str) -> None:
+        found = why(job={"state": state, "rule": rule}, follows=self.follows(**given))
+        assert found.says.startswith("it was not sent, because")
+        assert str(self.AFTER) in found.says
+        assert says in found.says
 
 
 class TestAJobInDoubt:

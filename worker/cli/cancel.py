@@ -63,10 +63,13 @@ def _cancel_one(job: str | None, key: str | None, application: str, act: dict[st
         result = operators.cancel(found, **act)
     if as_json:
         named = {"job_id": found} if key is None else {"job_id": found, "key": key}
-        tell_json(named | {"state": result.state.value, "dry_run": result.dry_run})
+        followers = {"followers": result.followers} if result.followers else {}
+        tell_json(named | {"state": result.state.value, "dry_run": result.dry_run} | followers)
     else:
         would = "would be" if result.dry_run else "is"
         tell(f"{found} {would} {result.state}: {MEANING.get(result.state, 'it had already ended')}")
+        if result.followers:
+            tell(f"jobs that wait for it to be sent, and end with it: {result.followers:,}")
         if result.dry_run:
             tell("nothing was changed")
     if result.state not in ("cancelled", "sending"):

@@ -8,6 +8,7 @@ in steps, and a key outlives its job on purpose.
      ├── piece ── content ── chunk   files of a request; equal files are stored once
      ├── attempt              one row for each HTTP call
      ├── job_tag              one row for each tag ── tag_hold: jobs with this tag wait
+     ├── after                of a job that follows another: which one, and how far it is
      └── batch ── batch_change   appended counts; progress is their sum
            └── found             messages that a walk has found, until it makes jobs of them
     key                       names a job or batch, even long after it was pruned
@@ -150,6 +151,32 @@ tag_hold = Table(
     Column("held_since", BigInteger, nullable=False),
     Column("held_by", Text, nullable=False),
     Column("brought_back_to", Uuid),  # when it is over: the last job that the leader has looked at; null: none yet
+)
+
+# A row of its own, so that jobs that follow none cost nothing.
+after = Table(
+    "sendq_after",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("after_id", Uuid, nullable=False),  # the job that it follows
+    Column("stage", Text, nullable=False),  # waiting | timed | released | done: `sendq.rules.after`
+    Column("depth", SmallInteger, nullable=False),  # its place in its chain: 1 follows a job that follows none
+    Column("delay", BigInteger, nullable=False),  # µs from when that job was sent
+    Column("unless", Text),  # replied, bounced, or both with a space; null: sent in any case
+    Column("replies", Boolean, nullable=False),  # it replies to that job's mail
+    Column("lifetime", BigInteger),  # µs from its start to its expiry; null: its expiry is set, or it has none
+    # Of the job that it follows, once that was sent:
+    Column("start_at", BigInteger),  # when it was sent, and the delay
+    Column("lane_id", Uuid),
+    Column("message_id", Text),
+    Column("check_at", BigInteger),  # when the leader looks at it next; null: still waiting, or done
+    Column("checks", SmallInteger, nullable=False, server_default="0"),  # failed readings of the thread in a row
+    Column("trouble", Text),  # why it could not be released at the last check; null: it could
+    Column("replied_at", BigInteger),  # when an answer was reported; null: none was
+    Column("released_at", BigInteger),
+    Index("sendq_after_after_id_idx", "after_id"),
+    Index("sendq_after_waiting_idx", "job_id", **_when("stage = 'waiting'")),
+    Index("sendq_after_check_idx", "check_at", "job_id", **_when("check_at IS NOT NULL")),
 )
 
 payload = Table(

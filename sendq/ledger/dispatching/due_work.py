@@ -6,6 +6,7 @@ from sqlalchemy import Connection, exists, select, text
 
 from sendq.clock import Micros
 from sendq.ledger.db import schema
+from sendq.ledger.dispatching import followers
 from sendq.ledger.dispatching.pairs import read_pairs
 from sendq.rules.states import State
 
@@ -13,7 +14,8 @@ _UNFINISHED = (State.QUEUED, State.SENDING, State.IN_DOUBT)
 
 
 def has_due_work(connection: Connection, *, now: Micros) -> bool:
-    """Whether there are jobs that no dispatcher has seen, open turns, lanes that are due, or batches to be continued.
+    """Whether there are jobs that no dispatcher has seen, open turns, lanes that are due, batches to be continued, or
+    jobs that follow another and may go on.
 
     What waits for a time, a hold, its lane's pace or a sign-in is not due. ``connection`` must not have read anything
     in its transaction yet.
@@ -32,4 +34,6 @@ def has_due_work(connection: Connection, *, now: Micros) -> bool:
     ):
         if connection.execute(query.limit(1)).first() is not None:
             return True
+    if followers.may_go_on(connection, now=now):
+        return True
     return any(pair.wants_at <= now for pair in read_pairs(connection))

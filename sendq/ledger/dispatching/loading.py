@@ -37,7 +37,7 @@ from sendq.ledger.dispatching.windows import wait_for_windows
 from sendq.ledger.jobs import lock_due
 from sendq.rules.changed_fields import BITS
 from sendq.rules.preflight import FORMS, OPERATIONS
-from sendq.rules.rule_ids import OUTSIDE_WINDOW, TAG_HELD
+from sendq.rules.rule_ids import AFTER, OUTSIDE_WINDOW, TAG_HELD
 from sendq.rules.waiting_job import HELD
 
 # A job that must wait for an earlier one of the same object that is not in this turn is looked at again after this.
@@ -92,6 +92,7 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
     held |= wait_for_windows(connection, lanes, found, held, now=now)
     free = [job for job in known if job.id not in held] if held else known
     behind = _behind(free, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
+    behind |= {job.id: HELD for job in found if job.rule == AFTER}  # whatever has changed its time: not before its job
     for job in sorted(free, key=place_in_queue):
         # Most claims have none of these, and looking up each id has a measurable cost.
         if behind and job.id in behind:

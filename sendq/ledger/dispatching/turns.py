@@ -48,7 +48,7 @@ from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
 from sendq.rules.job_change import cancel_event
 from sendq.rules.pace import pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
-from sendq.rules.rule_ids import OVERTAKEN
+from sendq.rules.rule_ids import AFTER, OVERTAKEN
 from sendq.rules.starts import first_to_begin, slots_of, start_soon
 from sendq.rules.states import Event
 from sendq.vault import Vault
@@ -112,8 +112,8 @@ def claim_at_once(
     locked and that have no turn, each with the turn that it gets (`sendq.ledger.dispatching.offers.opened`).
 
     None are claimed, and nothing is changed, if one of the jobs needs more than a look at itself: it must not begin any
-    more, its tag is held, its window is closed, a recipient is suppressed, its order among others of its object
-    matters, or this version or vault cannot read it. Those are for `claim`. It waits for no lock.
+    more, its tag is held, its window is closed, it waits for another job, a recipient is suppressed, its order among
+    others of its object matters, or this version or vault cannot read it. Those are for `claim`. It waits for no lock.
 
     Raises:
         sqlalchemy.exc.OperationalError: another transaction has locked one of the jobs (PostgreSQL's 55P03).
@@ -130,7 +130,9 @@ def claim_at_once(
     if outside(ours, found_jobs, now=now):
         return []
     for job in sorted(found_jobs, key=place_in_queue):
-        if job.object_id is not None or is_foreign(job) or _objection(job, now=now, key_max_age=key_max_age):
+        if job.object_id is not None or is_foreign(job) or job.rule == AFTER:
+            return []
+        if _objection(job, now=now, key_max_age=key_max_age):
             return []
         jobs[job.lane_id].append(job)
     first = {lane_id: some[:jobs_each] for lane_id, some in jobs.items()}

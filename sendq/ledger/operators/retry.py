@@ -23,6 +23,7 @@ from sendq.ledger import events
 from sendq.ledger.batches import reopen
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import known_as_sent
+from sendq.ledger.dispatching.followers import park_again
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
@@ -120,7 +121,8 @@ def retry(
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
     store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
     events.append_all(connection, [_event(row, by=by, reason=reason, act=act, now=now) for row in rows])
-    wakes = wakes_of(rows, starts)
+    parked = park_again(connection, starts)
+    wakes = wakes_of([row for row in rows if row.id not in parked], starts)
     if wakes:
         append_wakes(connection, wakes, at=first_at)
     return replace(seen, ready=rows)

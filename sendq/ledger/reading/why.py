@@ -15,14 +15,17 @@ from sendq.ledger.reading.holds import StoredHold, holds_of_tags, holds_over
 from sendq.ledger.reading.lookup import no_such_job
 from sendq.ledger.reading.rows import as_one, columns_of, lane_of
 from sendq.rules.preflight import OWN_BODY
-from sendq.rules.rule_ids import BOUNCE_RATE, BY_HAND
-from sendq.rules.situation import EarlierChange, HeldBy, HoldFacts, JobFacts, Situation
+from sendq.rules.rule_ids import AFTER, AFTER_FAILED, BOUNCE_RATE, BY_HAND, UNLESS_BOUNCED, UNLESS_REPLIED
+from sendq.rules.situation import EarlierChange, Follows, HeldBy, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.why import explain
 from sendq.views import Why
 
 # Counting the jobs ahead stops here: "more than ten thousand" is precise enough, and the count stays cheap.
 AHEAD_MOST = 10_000
+
+# The rules of jobs that wait for another, or ended because of it.
+_OF_FOLLOWERS = frozenset({AFTER, AFTER_FAILED, UNLESS_REPLIED, UNLESS_BOUNCED})
 
 
 def why(connection: Connection, job_id: UUID, *, now: Micros) -> Why:
@@ -78,7 +81,19 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         delivery=None if delivery is None else delivery.delivery,
         tag_holds=tuple(_hold(connection, hold) for hold in holds_of_tags(connection, found.lane_id, found.tags)),
         held=_held_by(connection, lane, job.id, found.batch_id) if job.is_held else None,
+        follows=_follows(connection, job) if job.rule in _OF_FOLLOWERS else None,
     )
+
+
+def _follows(connection: Connection, job: JobFacts) -> Follows | None:
+    after, other = schema.after.c, schema.job.c
+    row = connection.execute(
+        select(after.after_id, other.state, other.rule.label("failed_by"), after.delay, after.unless, after.check_at,
+               after.trouble)
+        .outerjoin(schema.job, other.id == after.after_id)
+        .where(after.job_id == job.id)
+    ).first()  # fmt: skip
+    return None if row is None else as_one(Follows, row)
 
 
 def _held_by(connection: Connection, lane: Lane | None, job_id: UUID, batch_id: UUID | None) -> HeldBy | None:

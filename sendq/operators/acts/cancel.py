@@ -12,6 +12,7 @@ from sendq.clock import Micros
 from sendq.ledger import batches, events
 from sendq.ledger.cancel import after_cancel
 from sendq.ledger.cancel import cancel as cancel_job
+from sendq.ledger.dispatching.followers import followed_by
 from sendq.ledger.reading import batch as batch_reading
 from sendq.ledger.reading import lookup
 from sendq.operators.base import Ledger
@@ -28,12 +29,14 @@ class CancelResult:
 
     ``state`` is ``cancelled`` (it will not go out); ``sending`` (its call is in flight: it is cancelled if the answer
     is "not sent"); ``in_doubt`` (it may have gone out, and is not tried again); or the state in which it had ended.
+    ``followers``: how many jobs wait for it to be sent, directly or behind one another; they end with it.
     """
 
     job_id: str
     before: State
     state: State
     dry_run: bool
+    followers: int = 0
 
     @property
     def ended_before(self) -> bool:
@@ -47,15 +50,16 @@ def cancel(
     """Cancel one job. Raises `NotFound`."""
     row = lookup.job_row(connection, job_id)
     before = State(row.state)
+    waiting = followed_by(connection, job_id) if before not in FINAL else 0
     if dry_run:
-        return CancelResult(str(job_id), before, after_cancel(row), dry_run)
+        return CancelResult(str(job_id), before, after_cancel(row), dry_run, waiting)
     state = cancel_job(connection, job_id, now=now)
     if before not in FINAL:
         events.append(
             connection, "cancel", at=now, by=by, reason=reason, job_id=job_id, batch_id=row.batch_id,
             application=row.application, grant_id=row.grant_id,
         )  # fmt: skip
-    return CancelResult(str(job_id), before, state, dry_run)
+    return CancelResult(str(job_id), before, state, dry_run, waiting)
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,7 @@ AROUND = {
     "SQLAlchemy": (QUEUE + MODELS, STORED, "queued\n"),
     "Django": (QUEUE + DJANGO, STORED, "queued\n"),
     "bad input": (QUEUE, "", None),
+    "follow-up": (QUEUE, "", "after\n"),
     "webhooks": ("", "print(callable(notifications))", "True\n"),
     "delivery": (QUEUE + "job = queue.send('grant-id', message)\n", "print(status)", "None\n"),
     "suppression": (QUEUE, "", "['to[0]']\n('to[1]',)\n"),

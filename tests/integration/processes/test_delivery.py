@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from examples.follow_up.sequence import begin
 from sendq import Delivery, Operators, Send, SendQueue, State, SuppressedRecipients
 from sendq.enqueueing.planning import Options
 from sendq.ledger.db import schema
@@ -93,3 +94,29 @@ class TestARecipientWhoBounced:
         retried = Operators(system.engine).retry([waiting], by="anna", reason="a typo at their provider").finish()
         assert retried.jobs == (waiting,)
         eventually(lambda: copies(system, waiting) == 1, "the mail after the removal")
+
+
+class TestAFollowUp:
+    def test_replies_in_the_thread_and_ends_when_it_is_answered(self, system: System) -> None:
+        system.api.grant("follow", provider="google")
+        steps = [(timedelta(0), "Hello {name}"), (timedelta(0), "Again"), (timedelta(days=7), "The last")]
+        jobs = [job.id for job in begin(system.queue, "follow", 42, "leyah@example.com", "Leyah", steps)]
+        eventually(lambda: system.state(jobs[1]) is State.SENT, "the second step")
+        first, second = (one for one in system.api.mailbox if one.job in jobs)
+        assert (first.job, second.job, second.thread_id) == (jobs[0], jobs[1], first.thread_id)
+        assert second.payload["reply_to_message_id"] == first.id
+        assert system.state(jobs[2]) is State.QUEUED
+        eventually(lambda: system.queue.why(jobs[2]).until is not None, "the time of the third")
+        system.api.answer(first)  # notified at once, days before the third step is due
+        eventually(lambda: system.state(jobs[2]) is State.CANCELLED, "the end of the third")
+        assert system.queue.job(jobs[2]).rule == "unless_replied"
+
+    def test_is_not_sent_if_its_thread_shows_an_answer_that_nobody_notified(self, system: System) -> None:
+        system.api.grant("silent", provider="google")
+        first = system.queue.send("silent", mail()).id
+        eventually(lambda: system.state(first) is State.SENT, "the first step")
+        system.api.answer(next(one for one in system.api.mailbox if one.job == first))
+        second = system.queue.send("silent", mail(), after=first, unless="replied").id
+        eventually(lambda: system.state(second) is State.CANCELLED, "the end of the second")
+        assert copies(system, second) == 0
+        assert "was answered" in system.queue.why(second).says

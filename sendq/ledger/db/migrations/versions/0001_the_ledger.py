@@ -13,6 +13,43 @@ depends_on = None
 
 def upgrade() -> None:
     op.create_table(
+        "sendq_after",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("after_id", sa.Uuid(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("depth", sa.SmallInteger(), nullable=False),
+        sa.Column("delay", sa.BigInteger(), nullable=False),
+        sa.Column("unless", sa.Text(), nullable=True),
+        sa.Column("replies", sa.Boolean(), nullable=False),
+        sa.Column("lifetime", sa.BigInteger(), nullable=True),
+        sa.Column("start_at", sa.BigInteger(), nullable=True),
+        sa.Column("lane_id", sa.Uuid(), nullable=True),
+        sa.Column("message_id", sa.Text(), nullable=True),
+        sa.Column("check_at", sa.BigInteger(), nullable=True),
+        sa.Column("checks", sa.SmallInteger(), server_default="0", nullable=False),
+        sa.Column("trouble", sa.Text(), nullable=True),
+        sa.Column("replied_at", sa.BigInteger(), nullable=True),
+        sa.Column("released_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("sendq_after_pkey")),
+    )
+    op.create_index("sendq_after_after_id_idx", "sendq_after", ["after_id"], unique=False)
+    op.create_index(
+        "sendq_after_check_idx",
+        "sendq_after",
+        ["check_at", "job_id"],
+        unique=False,
+        postgresql_where=sa.text("check_at IS NOT NULL"),
+        sqlite_where=sa.text("check_at IS NOT NULL"),
+    )
+    op.create_index(
+        "sendq_after_waiting_idx",
+        "sendq_after",
+        ["job_id"],
+        unique=False,
+        postgresql_where=sa.text("stage = 'waiting'"),
+        sqlite_where=sa.text("stage = 'waiting'"),
+    )
+    op.create_table(
         "sendq_attempt",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("job_id", sa.Uuid(), nullable=False),

@@ -1,0 +1,519 @@
+"""Jobs that follow another: the leader moves them on, some at a time, each step a short transaction.
+
+    waiting   all of them are looked at in turn, `SLICE` in each round. So nothing of the jobs that they follow is
+              written or locked, and no outcome can be missed; with up to 10,000 of them it is found within 2 s
+    timed     once its time has come: ended because of what became of the mail that it follows, or released. With
+              ``unless="replied"`` only after the thread of that mail was read, which the caller does
+    released  with ``unless="replied"``: while it waits in its lane, the thread is read again every `REREAD`. If the
+              lane is held meanwhile, it is parked again until the thread can be read
+
+A chain ends from its head, one job after the other. Only followers are locked, in the order of their ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select
+
+from sendq.bindings import payload_context
+from sendq.clock import SECOND, Micros
+from sendq.errors import Altered, NotEncrypted, Unreadable
+from sendq.ledger.contents import files_of
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.enqueue import NO_VAULT, append_wakes, wakes_of
+from sendq.ledger.jobs import end_waiting, hold_with_batches
+from sendq.messages.reply_place import has_place, with_id
+from sendq.rules.after import BAD_NEWS, Ending, Stage, Unless, each_unless, ending, ending_by_facts
+from sendq.rules.preflight import must_be_repeated
+from sendq.rules.rule_ids import AFTER, AFTER_FAILED, INTEGRITY, NEEDS_APPROVAL, NO_KEY, NOT_ENCRYPTED
+from sendq.rules.states import FINAL, Event, State
+from sendq.rules.waiting_job import HELD
+from sendq.vault import Vault
+
+# Waiting followers that are looked at in one round: two look-ups in an index each, some 20 ms in all.
+SLICE = 5_000
+
+# Followers in one transaction: few enough that a row stays locked for milliseconds only.
+STEP = 200
+
+# Between two readings of the thread of a follower that waits in its lane. A webhook ends it sooner.
+REREAD: Micros = 60 * SECOND
+
+# After a reading that failed, or without the encryption key: doubled each time, up to the longest.
+AGAIN, AGAIN_MOST = 30 * SECOND, 600 * SECOND
+
+# Of the followers whose threads are to be read, the first of each lane is found among this many.
+CANDIDATES = 2_000
+
+_after = schema.after.c
+_ENDED = tuple(sorted(state.value for state in FINAL))
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A follower that ended without being sent."""
+
+    id: UUID
+    after_id: UUID
+    rule: str
+
+
+@dataclass(slots=True)
+class Moved:
+    """What a step did: the followers that ended, and how many were released."""
+
+    ended: list[Ended] = field(default_factory=list)
+    released: int = 0
+
+    def add(self, other: Moved) -> None:
+        """Count in another step."""
+        self.ended += other.ended
+        self.released += other.released
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """A thread to be read: that of a message that was sent with a grant."""
+
+    job_id: UUID
+    lane_id: UUID
+    application: str
+    grant_id: str
+    provider: str
+    message_id: str
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+def any_follower(connection: Connection) -> bool:
+    """Whether some follower waits, or is to be looked at at some time."""
+    waiting = select(_after.job_id).where(_after.stage == Stage.WAITING.value).limit(1)
+    timed = select(_after.job_id).where(_after.check_at.is_not(None)).limit(1)
+    return any(connection.execute(query).first() is not None for query in (waiting, timed))
+
+
+def may_go_on(connection: Connection, *, now: Micros) -> bool:
+    """Whether something may be decided about a follower now."""
+    if settled(connection, after=UUID(int=0))[0]:
+        return True
+    timed = and_(_after.stage == Stage.TIMED.value, _after.check_at <= now, or_(~_reads(), ~_is_held(now)))
+    return connection.execute(select(_after.job_id).where(timed).limit(1)).first() is not None
+
+
+def followed_by(connection: Connection, job_id: UUID) -> int:
+    """How many jobs wait for this one, or for one that does: they end with it."""
+    found: set[UUID] = set()
+    wanted = {job_id}
+    while wanted:
+        waiting = select(_after.job_id).where(_after.after_id.in_(wanted), _after.stage == Stage.WAITING.value)
+        wanted = set(connection.execute(waiting).scalars()) - found
+        found |= wanted
+    return len(found)
+
+
+def settled(connection: Connection, *, after: UUID) -> tuple[list[UUID], UUID | None]:
+    """Of the next `SLICE` waiting followers after an id, those about which something is decided; and where to continue
+    (None: that was the last).
+    """
+    one, other = schema.job.alias("one"), schema.job.alias("other")
+    some = (
+        select(_after.job_id, _after.after_id)
+        .where(_after.stage == Stage.WAITING.value, _after.job_id > after)
+        .order_by(_after.job_id)
+        .limit(SLICE)
+        .subquery()
+    )
+    query = (
+        select(some.c.job_id, or_(one.c.id.is_(None), one.c.state != State.QUEUED.value,
+                                  other.c.id.is_(None), other.c.state.in_(_ENDED)).label("is_settled"))
+        .select_from(some)
+        .outerjoin(one, one.c.id == some.c.job_id)
+        .outerjoin(other, other.c.id == some.c.after_id)
+        .order_by(some.c.job_id)
+    )  # fmt: skip
+    rows = connection.execute(query).all()
+    return [row.job_id for row in rows if row.is_settled], (rows[-1].job_id if len(rows) == SLICE else None)
+
+
+def settle(connection: Connection, ids: Sequence[UUID], *, now: Micros, vault: Vault = NO_VAULT) -> Moved:
+    """Move on waiting followers whose job has an outcome; those whose time has come, at once."""
+    step = _Step(connection, _read(connection, _after.job_id.in_(ids)), vault, now)
+    for row in step.rows:
+        if row.stage != Stage.WAITING or step.is_over(row) or step.ends(row):
+            continue
+        if row.other_state == State.SENT:
+            step.time(row)
+    return step.write()
+
+
+# --- timed ------------------------------------------------------------------------------------------------------------
+
+
+def move_on(connection: Connection, *, now: Micros, limit: int = STEP, vault: Vault = NO_VAULT) -> tuple[Moved, bool]:
+    """Move on some followers whose time has come and whose threads need not be read first; and whether there may be
+    more.
+    """
+    reads = _reads()
+    due = and_(_after.check_at <= now, or_(~reads, and_(_after.stage == Stage.RELEASED.value, _is_held(now))))
+    rows = _read(connection, due, limit=limit)
+    step = _Step(connection, rows, vault, now)
+    for row in rows:
+        if row.stage == Stage.DONE or step.is_over(row):
+            continue
+        step.decide(row, read=False)
+    return step.write(), len(rows) == limit
+
+
+def threads_to_read(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUID]) -> list[Thread]:
+    """Threads to be read now: at most one of each lane, none of the lanes that are ``busy``, held or closed.
+
+    Those of the followers that wait longest come first.
+    """
+    lane = schema.lane.c
+    candidates = (
+        select(_after.job_id, _after.lane_id, _after.check_at)
+        .where(_after.check_at <= now, _reads(), _after.lane_id.not_in(sorted(busy)), ~_is_held(now))
+        .order_by(_after.check_at, _after.job_id)
+        .limit(CANDIDATES)
+        .subquery()
+    ).c
+    place = func.row_number().over(partition_by=candidates.lane_id, order_by=(candidates.check_at, candidates.job_id))
+    ranked = select(candidates.job_id, candidates.check_at, place.label("place")).subquery().c
+    first = select(ranked.job_id).where(ranked.place == 1).order_by(ranked.check_at, ranked.job_id).limit(limit)
+    rows = connection.execute(
+        select(_after.job_id, _after.lane_id, _after.message_id, lane.application, lane.grant_id, lane.provider)
+        .join(schema.lane, lane.id == _after.lane_id)
+        .where(_after.job_id.in_(connection.execute(first).scalars().all()))
+        .order_by(_after.check_at, _after.job_id)
+    )
+    return [
+        Thread(row.job_id, row.lane_id, row.application, row.grant_id, row.provider, row.message_id) for row in rows
+    ]
+
+
+def conclude(
+    connection: Connection,
+    job_id: UUID,
+    *,
+    replied: bool | None,
+    now: Micros,
+    stated: Micros = 0,
+    rule: str | None = None,
+    vault: Vault = NO_VAULT,
+) -> Moved:
+    """Act on a reading of a thread. ``replied`` None: it failed, ``rule`` says why, and ``stated`` for how long the
+    account asks to be left alone.
+    """
+    rows = _read(connection, _after.job_id == job_id, _after.check_at.is_not(None))
+    step = _Step(connection, rows, vault, now)
+    for row in rows:
+        if step.is_over(row):
+            continue
+        if replied:
+            step.set(row, replied_at=row.replied_at or now)
+            step.decide(row, read=True, replied=True)
+        elif replied is None:
+            wait = min(AGAIN_MOST, AGAIN << min(row.checks, 10))
+            step.set(row, check_at=now + max(wait, stated), checks=min(row.checks + 1, 100), trouble=rule)
+        else:
+            step.decide(row, read=True)
+    return step.write()
+
+
+def note_reply(connection: Connection, ids: Collection[UUID], *, at: Micros, now: Micros) -> int:
+    """An answer to the mails of these jobs was reported: what follows them is looked at at once. Returns how many."""
+    found: dict[UUID, Row[Any]] = {}
+    wanted = set(ids)
+    while wanted:  # down the chain, as far as its messages are in the same thread
+        query = select(_after.job_id, _after.unless, _after.stage, _after.check_at, _after.replies, _after.replied_at)
+        rows = connection.execute(query.where(_after.after_id.in_(wanted), _after.stage != Stage.DONE.value)).all()
+        more = [row for row in rows if row.job_id not in found]
+        found |= {row.job_id: row for row in more}
+        wanted = {row.job_id for row in more if row.replies}
+    marked = [
+        {"job_id": row.job_id, "replied_at": at, "check_at": None if row.check_at is None else now}
+        for row in found.values()
+        if Unless.REPLIED in each_unless(row.unless) and row.replied_at is None
+    ]
+    update_rows(connection, schema.after, sorted(marked, key=lambda row: row["job_id"].int), key="job_id")
+    return len(marked)
+
+
+def park_again(connection: Connection, starts: Mapping[UUID, Micros]) -> set[UUID]:
+    """Park those of these jobs that follow another; returns them. They were just put back into the queue, to begin at
+    these times.
+
+    One that was never released waits again for the job that it follows; for others, ``unless`` counts again.
+    """
+    query = select(_after.job_id, _after.unless, _after.lifetime, _after.released_at).order_by(_after.job_id)
+    rows = connection.execute(query.where(_after.job_id.in_(list(starts)))).all()
+    new = [row for row in rows if row.released_at is None]
+    known = [row for row in rows if row.released_at is not None and row.unless is not None]
+    again = {"stage": Stage.WAITING.value, "start_at": None, "check_at": None, "checks": 0, "trouble": None}
+    update_rows(connection, schema.after, [{"job_id": row.job_id, **again} for row in new], key="job_id")
+    timed = [{"job_id": row.job_id, "stage": Stage.TIMED.value, "check_at": starts[row.job_id]} for row in known]
+    update_rows(connection, schema.after, timed, key="job_id")
+    parked = _locked(connection, [row.job_id for row in (*new, *known)])
+    _park(connection, list(parked.values()))
+    without = [{"id": row.job_id, "expires_at": None} for row in new if row.lifetime is not None]
+    update_rows(connection, schema.job, without)
+    return set(parked)
+
+
+def reschedule_parked(connection: Connection, ids: Collection[UUID], *, due_at: Micros) -> None:
+    """Parked jobs, which are locked, have another due time: those whose job was sent are looked at then."""
+    if not ids:
+        return
+    timed = _after.stage == Stage.TIMED.value
+    rows = connection.execute(select(_after.job_id, _after.start_at).where(_after.job_id.in_(ids), timed))
+    times = [{"job_id": row.job_id, "check_at": max(row.start_at, due_at)} for row in rows]
+    update_rows(connection, schema.after, sorted(times, key=lambda row: row["job_id"].int), key="job_id")
+
+
+def _reads() -> ColumnElement[bool]:
+    """Whether a thread is to be read before a follower is sent."""
+    # Never null, so that it can be negated.
+    wanted = and_(_after.unless.is_not(None), _after.unless.like(f"%{Unless.REPLIED}%"))
+    return and_(wanted, _after.replied_at.is_(None), _after.message_id.is_not(None))
+
+
+def _is_held(now: Micros) -> ColumnElement[bool]:
+    """Whether the lane whose thread is to be read is held or closed: nothing is asked there."""
+    lane, pair = schema.lane.c, schema.pair.c
+    of_pair = exists().where(
+        pair.application == lane.application, pair.provider.in_([lane.provider, "*"]), pair.held_until > now
+    )
+    held = or_(lane.closed_at.is_not(None), lane.held_until > now, of_pair)
+    return exists().where(lane.id == _after.lane_id, held)
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+def _read(connection: Connection, *which: ColumnElement[bool], limit: int | None = None) -> Sequence[Row[Any]]:
+    """Followers, with what is known of the job that each follows."""
+    other = schema.job.alias("other")
+    query: Select[Any] = (
+        select(
+            schema.after, other.c.id.label("other_id"), other.c.state.label("other_state"),
+            other.c.finished_at.label("sent_at"), other.c.message_id.label("other_message"),
+            other.c.lane_id.label("other_lane"),
+        )
+        .outerjoin(other, other.c.id == _after.after_id)
+        .where(*which)
+        .order_by(_after.check_at, _after.job_id)
+    )  # fmt: skip
+    return connection.execute(query if limit is None else query.limit(limit)).all()
+
+
+class _Step:
+    """Decisions about some followers, which are locked, and then written together."""
+
+    def __init__(self, connection: Connection, rows: Sequence[Row[Any]], vault: Vault, now: Micros) -> None:
+        self._connection, self._vault, self._now = connection, vault, now
+        self.rows = rows
+        self._jobs = _locked(connection, [row.job_id for row in rows])
+        self._bad_news = _bad_news(connection, rows)
+        self._marks: dict[UUID, dict[str, Any]] = {}
+        self._times: dict[UUID, dict[str, Any]] = {}
+        self._ends: dict[UUID, tuple[Row[Any], Ending]] = {}
+        self._releases: list[Row[Any]] = []
+        self._parks: list[UUID] = []
+
+    def set(self, row: Row[Any], **columns: Any) -> None:
+        """Change columns of a follower's row."""
+        self._marks.setdefault(row.job_id, {}).update(columns)
+
+    def is_over(self, row: Row[Any]) -> bool:
+        """Whether there is nothing to decide (now), because the follower has ended or may have been sent."""
+        job = self._jobs.get(row.job_id)
+        if job is None or job.state in _ENDED:
+            self.set(row, stage=Stage.DONE.value, check_at=None)
+            return True
+        if job.state != State.QUEUED or must_be_repeated(job.operation, job.doubt_at):
+            # On the wire, in doubt, or to be repeated; it may return without having been sent.
+            self.set(row, check_at=self._now + REREAD)
+            return True
+        return False
+
+    def ends(self, row: Row[Any], *, replied: bool = False) -> bool:
+        """Whether the follower ends because of the job that it follows, or of what became of its mail."""
+        state, unless = row.other_state, each_unless(row.unless)
+        if row.stage != Stage.WAITING and row.other_id is None:
+            state = State.SENT  # pruned since
+        end = ending(state)
+        if end is None and state == State.SENT:
+            end = ending_by_facts(
+                unless, replied=replied or row.replied_at is not None, delivery=self._bad_news.get(row.after_id)
+            )
+            needs_id = row.replies or Unless.REPLIED in unless
+            if end is None and needs_id and (row.message_id or row.other_message) is None:
+                end = Ending(Event.GIVE_UP, AFTER_FAILED)
+        if end is not None:
+            self._ends[row.job_id] = (row, end)
+        return end is not None
+
+    def time(self, row: Row[Any]) -> None:
+        """The job that it follows was sent: set the time of the follower, and release it if that has come."""
+        job = self._jobs[row.job_id]
+        start_at = row.sent_at + row.delay
+        begins = max(start_at, job.due_at)
+        columns: dict[str, Any] = {"stage": Stage.TIMED.value, "start_at": start_at, "check_at": begins}
+        self.set(row, **columns, message_id=row.other_message, lane_id=row.other_lane)
+        if row.lifetime is not None and job.expires_at is None:
+            self._times[row.job_id] = {"id": row.job_id, "expires_at": begins + row.lifetime}
+        if begins <= self._now and Unless.REPLIED not in each_unless(row.unless):
+            self._releases.append(row)
+
+    def decide(self, row: Row[Any], *, read: bool, replied: bool = False) -> None:
+        """End or release a timed or released follower; ``read``: its thread has just been read."""
+        if self.ends(row, replied=replied):
+            return
+        if row.other_state is not None and row.other_state != State.SENT:
+            # It was reported as never sent, and is sent again.
+            self.set(row, stage=Stage.WAITING.value, start_at=None, check_at=None)
+            if row.stage == Stage.RELEASED:
+                self._parks.append(row.job_id)
+            return
+        if row.stage == Stage.RELEASED:
+            if read:
+                self.set(row, check_at=self._now + REREAD, checks=0, trouble=None)
+            else:  # its lane is held
+                self.set(row, stage=Stage.TIMED.value, check_at=self._now)
+                self._parks.append(row.job_id)
+            return
+        begins = max(row.start_at, self._jobs[row.job_id].due_at)
+        if begins > self._now:  # rescheduled
+            self.set(row, check_at=begins)
+        else:
+            self._releases.append(row)
+
+    def write(self) -> Moved:
+        """Write what was decided."""
+        self._release()
+        connection, now = self._connection, self._now
+        moved = Moved(released=len(self._releases))
+        for event, rule in sorted({(end.event, end.rule) for _, end in self._ends.values()}):
+            ids = {job_id: event for job_id, (_, end) in self._ends.items() if (end.event, end.rule) == (event, rule)}
+            done = end_waiting(connection, ids, now=now, rule=rule)
+            moved.ended += [Ended(job_id, self._ends[job_id][0].after_id, rule) for job_id in sorted(done)]
+        for row, _ in self._ends.values():
+            self.set(row, stage=Stage.DONE.value, check_at=None)
+        _park(connection, [self._jobs[job_id] for job_id in self._parks])
+        update_rows(connection, schema.job, list(self._times.values()))
+        for columns in {tuple(sorted(marks)) for marks in self._marks.values()}:
+            alike = [
+                {"job_id": job_id, **marks}
+                for job_id, marks in sorted(self._marks.items(), key=lambda item: item[0].int)
+                if tuple(sorted(marks)) == columns
+            ]
+            update_rows(connection, schema.after, [{name: row[name] for name in ("job_id", *columns)} for row in alike],
+                        key="job_id")  # fmt: skip
+        return moved
+
+    def _release(self) -> None:
+        replies = [row for row in self._releases if row.replies]
+        if replies:
+            self._fill_in(replies)
+        if not self._releases:
+            return
+        connection, now = self._connection, self._now
+        starts = {row.job_id: now + position for position, row in enumerate(self._releases)}
+        jobs = [self._jobs[row.job_id] for row in self._releases]
+        free = [job for job in jobs if job.resume_at is None]
+        held = [job for job in jobs if job.resume_at is not None]
+        update_rows(connection, schema.job, [{"id": job.id, "rule": None, "next_at": starts[job.id]} for job in free])
+        update_rows(connection, schema.job, [{"id": job.id, "resume_at": starts[job.id]} for job in held])
+        waited = [{"id": job.id, "rule": None} for job in held if job.rule == AFTER]  # others also need approval
+        update_rows(connection, schema.job, waited)
+        in_batches = [job.id for job in free if job.batch_id is not None]
+        if in_batches:
+            hold_with_batches(connection, in_batches)
+        for row in self._releases:
+            reads = Unless.REPLIED in each_unless(row.unless)
+            stage = Stage.RELEASED if reads else Stage.DONE
+            columns = {"stage": stage.value, "check_at": now + REREAD if reads else None}
+            self.set(row, **columns, released_at=row.released_at or now, checks=0, trouble=None)
+        known = [job for job in free if job.application is not None]
+        if known:
+            append_wakes(connection, wakes_of(known, starts), at=now)
+
+    def _fill_in(self, rows: Iterable[Row[Any]]) -> None:
+        """Complete the bytes of replies with the id of the message that each replies to. Never done twice."""
+        payload = schema.payload
+        ids = [row.job_id for row in rows if row.released_at is None]
+        there = {row.job_id: row for row in self._connection.execute(
+            select(payload).where(payload.c.job_id.in_(ids)).order_by(payload.c.job_id).with_for_update()
+        )}  # fmt: skip
+        files = files_of(self._connection, ids) if ids else {}
+        for row in [row for row in rows if row.released_at is None]:
+            job, stored = self._jobs[row.job_id], there.get(row.job_id)
+            message_id = row.message_id or row.other_message
+            try:
+                if stored is None:
+                    raise Altered("")
+                columns = _filled_in(job, stored, files.get(row.job_id, []), message_id, self._vault)
+            except Altered:
+                self._ends[row.job_id] = (row, Ending(Event.GIVE_UP, INTEGRITY))
+            except (NotEncrypted, Unreadable) as error:
+                rule = NOT_ENCRYPTED if isinstance(error, NotEncrypted) else NO_KEY
+                self.set(row, check_at=self._now + AGAIN, trouble=rule)
+            else:
+                update_rows(self._connection, payload, [columns], key="job_id")
+                continue
+            self._releases.remove(row)
+
+
+def _filled_in(job: Row[Any], stored: Row[Any], files: Sequence[Any], message_id: str, vault: Vault) -> dict[str, Any]:
+    of_job = (job.id, job.lane_id, job.batch_id, job.operation, job.form, job.object_id)
+    context = payload_context(*of_job, stored.content_type, stored.length, files)
+    body = vault.open(bytes(stored.body), stored.cipher_key, context=context)
+    if not has_place(body, job.id):
+        raise Altered(stored.cipher_key or "")
+    complete = with_id(body, job.id, message_id)
+    length = None if stored.length is None else stored.length + len(complete) - len(body)
+    sealed = vault.seal(complete, context=payload_context(*of_job, stored.content_type, length, files))
+    return {"job_id": job.id, "body": sealed.data, "length": length, "cipher_key": sealed.key_name}
+
+
+def _park(connection: Connection, jobs: Sequence[Row[Any]]) -> None:
+    """Have locked jobs wait until they are released; a hold of a person, or the wait for approval, remains."""
+    free = [{"id": job.id, "next_at": HELD, "rule": AFTER} for job in jobs if job.resume_at is None]
+    update_rows(connection, schema.job, free)
+    held = [job for job in jobs if job.resume_at is not None]
+    update_rows(connection, schema.job, [{"id": job.id, "resume_at": HELD} for job in held])
+    waiting = [{"id": job.id, "rule": AFTER} for job in held if job.rule != NEEDS_APPROVAL]
+    update_rows(connection, schema.job, waiting)
+
+
+def _locked(connection: Connection, ids: Sequence[UUID]) -> Mapping[UUID, Row[Any]]:
+    if not ids:
+        return {}
+    job, lane = schema.job, schema.lane.c
+    query = (
+        select(job, lane.application, lane.grant_id, lane.provider)
+        .outerjoin(schema.lane, lane.id == job.c.lane_id)
+        .where(job.c.id.in_(ids))
+        .order_by(job.c.id)
+        .with_for_update(of=job)
+    )
+    return {row.id: row for row in connection.execute(query)}
+
+
+def _bad_news(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, str]:
+    """What became of the mails that these followers follow, if it is bad, by job."""
+    wanted = {row.after_id for row in rows if Unless.BOUNCED in each_unless(row.unless)}
+    if not wanted:
+        return {}
+    table = schema.delivery_status.c
+    bad = table.delivery.in_([delivery.value for delivery in BAD_NEWS])
+    found = connection.execute(
+        select(table.job_id, table.delivery).where(table.job_id.in_(wanted), bad, ~table.pending)
+    )
+    return {row.job_id: row.delivery for row in found}

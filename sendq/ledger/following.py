@@ -1,0 +1,162 @@
+"""Jobs that follow another, at enqueue: what they follow is checked, and their rows are stored.
+
+The other job is not locked: its worker must not wait for the caller's transaction. Whatever becomes of it until that
+commits is found by the leader, which looks at every job that waits (`sendq.ledger.dispatching.followers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select
+
+from sendq.enqueueing.plan import Following, Plan, Planned
+from sendq.errors import InvalidJob, Problem
+from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import chunks, insert_rows
+from sendq.ledger.operators.erasure import forgotten_jobs
+from sendq.messages.reply_place import with_id
+from sendq.rules.after import DEPTH_MOST, Stage, Unless, each_unless
+from sendq.rules.states import FINAL, State
+
+_FAILED = tuple(sorted(FINAL - {State.SENT}))
+
+
+def store_followings(connection: Connection, planned: Planned, found: Mapping[tuple[str, str], UUID]) -> None:
+    """Store how the new jobs of a plan follow others. ``found``: the older jobs that its keys name instead of new ones.
+
+    Raises:
+        InvalidJob: one of them cannot follow the job that it names; roll back what was stored.
+    """
+    older = {
+        job_id: found[name]
+        for job_id, name in zip(planned.ids, planned.names, strict=True)
+        if name is not None and name in found
+    }
+    new = [
+        one._replace(after_id=older.get(one.after_id, one.after_id))
+        for one in planned.plan.followings
+        if one.job_id not in older
+    ]
+    if not new:
+        return
+    together = {job_id for job_id in planned.ids if job_id not in older}
+    others = _read(connection, {one.after_id for one in new} - together)
+    depths: dict[UUID, int] = {}
+    problems: list[Problem] = []
+    for one in new:
+        other = others.get(one.after_id)
+        before = depths.get(one.after_id, 0) if other is None else other.depth or 0
+        depths[one.job_id] = before + 1
+        wrong = None if one.after_id in together else _problem(one, other)
+        if wrong is None and before >= DEPTH_MOST:
+            reason = f"would be the end of a chain of more than {DEPTH_MOST} jobs"
+            wrong = Problem("after", reason, "begin a new chain, with a due_at")
+        if wrong is not None:
+            problems.append(wrong.under(one.field) if one.field else wrong)
+    if problems:
+        raise InvalidJob(problems)
+    for some in chunks(_row(one, depths[one.job_id]) for one in new):
+        insert_rows(connection, schema.after, some)
+
+
+def followed_by_reply(connection: Connection, job_id: UUID) -> Row[Any] | None:
+    """How this job follows another, if it replies to that one's message."""
+    table = schema.after
+    this = select(table).where(table.c.job_id == job_id, table.c.replies)
+    return connection.execute(this).first()
+
+
+def with_known_id(plan: Plan, follows: Row[Any]) -> Plan:
+    """The plan of the one reply in it, with the id of the message that it replies to, if it was released before."""
+    if follows.released_at is None or follows.message_id is None:
+        return plan
+    (payload,) = plan.payloads
+    body = with_id(payload["body"], follows.job_id, follows.message_id)
+    length = None if payload["length"] is None else payload["length"] + len(body) - len(payload["body"])
+    return replace(plan, payloads=[{**payload, "body": body, "length": length}])
+
+
+def _row(one: Following, depth: int) -> dict[str, Any]:
+    return {
+        "job_id": one.job_id,
+        "after_id": one.after_id,
+        "stage": Stage.WAITING.value,
+        "depth": depth,
+        "delay": one.delay,
+        "unless": one.unless,
+        "replies": one.replies,
+        "lifetime": one.lifetime,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """A job that others are to follow."""
+
+    state: str
+    operation: str
+    lane_id: UUID
+    application: str | None  # None: its lane does not exist yet
+    message_id: str | None
+    depth: int | None  # its own place in a chain; None: it follows none
+    forgotten: bool
+
+
+def _read(connection: Connection, ids: Collection[UUID]) -> dict[UUID, _Other]:
+    """These jobs, as they are now."""
+    if not ids:
+        return {}
+    job, lane, after, wake = schema.job.c, schema.lane.c, schema.after.c, schema.wake.c
+    rows = connection.execute(
+        select(job.id, job.state, job.operation, job.lane_id, job.message_id, after.depth)
+        .outerjoin(schema.after, after.job_id == job.id)
+        .where(job.id.in_(ids))
+    ).all()
+    lanes = {row.lane_id for row in rows}
+    applications: dict[UUID, str] = {}
+    # The dispatcher turns wakes into lanes: what is in neither the first time is in the second.
+    for table in (schema.lane.c.id, wake.lane_id, schema.lane.c.id):
+        if missing := lanes - applications.keys():
+            named = lane.application if table is lane.id else wake.application
+            applications.update(
+                tuple(row) for row in connection.execute(select(table, named).where(table.in_(missing)))
+            )
+    forgotten = forgotten_jobs(connection, [row.id for row in rows if row.state == State.SENT])
+    return {
+        row.id: _Other(
+            row.state, row.operation, row.lane_id, applications.get(row.lane_id), row.message_id, row.depth,
+            row.id in forgotten,
+        )
+        for row in rows
+    }  # fmt: skip
+
+
+def _problem(one: Following, other: _Other | None) -> Problem | None:
+    """Why a job cannot follow the one that it names; None: it can."""
+    if other is None:
+        reason = "is no job in this ledger: it never was, or was deleted after its retention"
+        return Problem("after", reason, "pass a job that this queue returned, or use due_at")
+    if other.application != one.application:
+        return Problem("after", "is a job of another application", "enqueue both for the same application")
+    if other.operation != "send":
+        return Problem("after", "is not a send", "pass the job of a message")
+    if other.state in _FAILED:
+        remedy = (
+            "enqueue both again" if other.state == State.CANCELLED else "retry that one first, or enqueue both again"
+        )
+        return Problem("after", f"has ended without being sent: it is {other.state}", remedy)
+    if other.forgotten:
+        return Problem("after", "is a job of a grant that was forgotten since", "enqueue both again")
+    if one.replies and other.lane_id != one.lane_id:
+        return Problem(
+            "reply_to", "is a job of another grant", "send the reply with the grant of that job, or pass after"
+        )
+    needs_id = one.replies or Unless.REPLIED in each_unless(one.unless)
+    if needs_id and other.state == State.SENT and other.message_id is None:
+        reason = "was sent, but the id of its message is not known"
+        return Problem("reply_to" if one.replies else "after", reason, "pass neither reply_to nor unless='replied'")
+    return None

@@ -1,0 +1,34 @@
+"""The place of a message's id in the bytes of a reply that is stored before that message was sent.
+
+The bytes of a request are frozen when it is enqueued, except in a reply to a message of another job: its id is not
+known yet. A *place* stands for it, and is replaced before the first request; after that the bytes are never changed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+from sendq.messages.forms import encoded
+
+# At least as long as an id usually is, so that a request whose form was chosen by its size still fits with its id.
+_LENGTH: Final = 256
+
+
+def place_of_id(job_id: UUID) -> str:
+    """What stands in the bytes of this job's request in place of the id of the message that it replies to."""
+    return f"sendq-reply-to-{job_id}-".ljust(_LENGTH, "0")
+
+
+def has_place(body: bytes, job_id: UUID) -> bool:
+    """Whether these bytes have the place of an id, once."""
+    return body.count(_field(place_of_id(job_id))) == 1
+
+
+def with_id(body: bytes, job_id: UUID, message_id: str) -> bytes:
+    """The bytes of this job's request with the id in its place."""
+    return body.replace(_field(place_of_id(job_id)), _field(message_id), 1)
+
+
+def _field(value: str) -> bytes:
+    return b'"reply_to_message_id":' + encoded(value)

@@ -1,0 +1,174 @@
+"""The leader's work on jobs that follow another (`sendq.ledger.dispatching.followers`).
+
+Threads are read a few at a time and one per grant, as the reconciler searches mailboxes: regular jobs have priority.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Engine as Ledger
+
+from sendq import clock
+from sendq.clock import Micros
+from sendq.ledger.db.engine import reading, writing
+from sendq.ledger.dispatching import followers
+from sendq.ledger.dispatching.followers import Moved, Thread
+from settings import Settings
+from tasks.calling.nylas import NylasClient
+from tasks.calling.thread import ThreadRead, read_thread
+from tasks.policy.failure import Failure, parse
+from worker.leading.leader_loop import LeaderLoop
+from worker.leading.leadership import Leads
+from worker.serving.engine import Engine
+from worker.telemetry import journal
+
+ROUND_S = 1.0
+
+# Simultaneous readings, and the pause between two in one mailbox: as for the reconciler's searches.
+READS_MOST = 20
+LANE_PAUSE_S = 2.0
+
+# Limit for a reading, which is several calls; it is not urgent.
+READ_LIMIT_S = 120.0
+
+# The longest pause that an account may ask for by its refusal of a reading.
+PAUSE_MOST: Micros = clock.seconds(3_600)
+
+# What is recorded if no answer says why a thread could not be read.
+NO_ANSWER = "no_answer"
+NOT_CONFIGURED = "application_not_configured"
+
+_FIRST = UUID(int=0)
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A reading on the wire."""
+
+    thread: Thread
+    future: Future[ThreadRead]
+
+
+class Followers(LeaderLoop):
+    """See the module."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        leadership: Leads,
+        engine: Engine,
+        settings: Settings,
+        *,
+        now: clock.Clock,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__("followers", leadership, every_s=ROUND_S, whole_ledger=True)
+        self._ledger, self._engine, self._settings = ledger, engine, settings
+        self._now, self._monotonic = now, monotonic
+        self._after = _FIRST
+        self._begun: dict[UUID, _Begun] = {}  # by lane
+        self._free_at: dict[UUID, float] = {}  # lanes with a recent reading; monotonic
+
+    def stand_by(self) -> None:
+        """Forget the readings on the wire: the leader begins its own."""
+        self._begun.clear()
+
+    def lead_once(self) -> None:
+        """One round: act on readings, look at the next waiting followers, move on those whose time has come."""
+        for lane_id, begun in list(self._begun.items()):
+            if begun.future.done():
+                del self._begun[lane_id]
+                self._free_at[lane_id] = self._monotonic() + LANE_PAUSE_S
+                self._conclude(begun)
+        with reading(self._ledger) as connection:
+            if not followers.any_follower(connection):
+                return
+        self._settle()
+        self._move_on()
+        self._begin_reading()
+
+    def _settle(self) -> None:
+        """Look at the next slice of waiting followers; further down a chain at once, as long as some end."""
+        while self.may_act:
+            with reading(self._ledger) as connection:
+                ids, after = followers.settled(connection, after=self._after)
+            moved = Moved()
+            for first in range(0, len(ids), followers.STEP):
+                with writing(self._ledger) as connection:
+                    part = ids[first : first + followers.STEP]
+                    moved.add(followers.settle(connection, part, now=self._now(), vault=self._settings.vault))
+            self._note(moved)
+            self._after = after or _FIRST
+            if after is not None or not moved.ended:
+                return
+
+    def _move_on(self) -> None:
+        more = True
+        while more and self.may_act:
+            with writing(self._ledger) as connection:
+                moved, more = followers.move_on(connection, now=self._now(), vault=self._settings.vault)
+            self._note(moved)
+
+    def _begin_reading(self) -> None:
+        room = READS_MOST - len(self._begun)
+        if room <= 0:
+            return
+        at = self._monotonic()
+        self._free_at = {lane: free_at for lane, free_at in self._free_at.items() if free_at > at}
+        busy = self._begun.keys() | self._free_at.keys()
+        with reading(self._ledger) as connection:
+            threads = followers.threads_to_read(connection, now=self._now(), limit=room, busy=busy)
+        for thread in threads:
+            try:
+                question = self._question(thread)
+            except KeyError:  # this process has no such application; another leader may have it
+                self._failed(thread, NOT_CONFIGURED, 0)
+            else:
+                self._begun[thread.lane_id] = _Begun(thread, self._engine.begin(question))
+
+    def _question(self, thread: Thread) -> Callable[[NylasClient], Any]:
+        application = self._engine.application(thread.application)
+
+        async def question(client: NylasClient) -> ThreadRead:
+            try:
+                reading_it = read_thread(client, application, thread.grant_id, thread.message_id)
+                return await asyncio.wait_for(reading_it, READ_LIMIT_S)
+            except TimeoutError:
+                return ThreadRead(None)
+
+        return question
+
+    def _conclude(self, begun: _Begun) -> None:
+        if begun.future.cancelled():
+            return  # the process is ending; the next leader reads it again
+        thread, found, now = begun.thread, begun.future.result(), self._now()
+        if found.replied is None:
+            stated, error = 0, NO_ANSWER
+            if found.refusal is not None:
+                said = parse(found.refusal, provider=thread.provider, operation="modify", now=now)
+                if isinstance(said, Failure):
+                    stated, error = min(said.stated or 0, PAUSE_MOST), said.type or str(said.status or NO_ANSWER)
+            self._failed(thread, error, stated)
+            return
+        with writing(self._ledger) as connection:
+            moved = followers.conclude(
+                connection, thread.job_id, replied=found.replied, now=now, vault=self._settings.vault
+            )
+        self._note(moved)
+
+    def _failed(self, thread: Thread, error: str, stated: Micros) -> None:
+        """A thread could not be read: it is tried again later."""
+        journal.thread_not_read(thread.job_id, thread.grant_id, error)
+        with writing(self._ledger) as connection:
+            followers.conclude(connection, thread.job_id, replied=None, now=self._now(), stated=stated, rule=error)
+
+    def _note(self, moved: Moved) -> None:
+        for one in moved.ended:
+            journal.follower_ended(one.id, one.after_id, one.rule)
