@@ -97,6 +97,21 @@ LEDGER_RULES = {
     "outside_window": Said(
         "Outside its window", "It may begin only in certain hours, and waits for the next of them.", "Nothing to do.",
     ),
+    "after": Said(
+        "Follows another job", "It waits until another job was sent, and for its delay.", "Nothing to do.",
+    ),
+    "after_failed": Said(
+        "The job before was not sent",
+        "It was to follow another job, which was given up, expired or was cancelled, or whose message has no known id.",
+        "sendq why names the other job. Retry that one first, then this one: it waits for it again.",
+    ),
+    "unless_replied": Said(
+        "Answered", "The mail that it was to follow was answered, so it was not sent.", "Nothing to do.",
+    ),
+    "unless_bounced": Said(
+        "Bounced", "The mail that it was to follow bounced, was rejected or was marked as spam, so it was not sent.",
+        "Nothing to do, or correct the address.",
+    ),
     "encryption_key_missing": Said(
         "Encryption key missing",
         "It is encrypted with a key that no worker has.",
