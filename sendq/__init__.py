@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sendq.queue import SendQueue
     from sendq.rules.delivery import Delivery
     from sendq.rules.states import State
+    from sendq.rules.warm_up import WarmUp
     from sendq.rules.windows import Window
     from sendq.scope import Scope
     from sendq.vault import Vault
@@ -105,6 +106,7 @@ _HOMES = {
     "sendq.queue": ("SendQueue",),
     "sendq.rules.delivery": ("Delivery",),
     "sendq.rules.states": ("State",),
+    "sendq.rules.warm_up": ("WarmUp",),
     "sendq.rules.windows": ("Window",),
     "sendq.scope": ("Scope",),
     "sendq.vault": ("Vault",),
@@ -183,6 +185,7 @@ __all__ = [
     "Unsubscribe",
     "Vault",
     "WalkView",
+    "WarmUp",
     "Why",
     "Window",
 ]

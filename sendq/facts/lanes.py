@@ -64,6 +64,7 @@ class Lane(NamedTuple):
     opened_at: Micros | None
     gone: bool
     time_window: str | None = None
+    warm_up: str | None = None
 
     @property
     def pair(self) -> tuple[str, str]:

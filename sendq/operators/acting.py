@@ -27,6 +27,7 @@ from sendq.operators.acts import (
     release_grants,
     resolve,
     retry,
+    set_warm_up,
     set_window,
 )
 from sendq.operators.acts.approve import DecisionProgress
@@ -53,10 +54,12 @@ from sendq.operators.acts.release_grants import ReleaseProgress
 from sendq.operators.acts.resolve import ResolveProgress
 from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
+from sendq.operators.acts.set_warm_up import WarmUpResult
 from sendq.operators.acts.set_window import WindowProgress
 from sendq.operators.base import LedgerAccess
 from sendq.rules.by_hand import Answer
 from sendq.rules.waiting_job import Change, ChangeKind
+from sendq.rules.warm_up import WarmUp
 from sendq.rules.windows import Window
 from sendq.scope import Scope
 from sendq.signing import maybe_signed, signed
@@ -298,6 +301,31 @@ class Acting(LedgerAccess):
                 self._ledger, scope.application, grant_id, wanted, by=by, reason=reason, dry_run=dry_run
             )
         )
+
+    def set_warm_up(
+        self,
+        grant_id: str,
+        warm_up: WarmUp | None,
+        *,
+        application: str = "default",
+        by: str,
+        reason: str,
+        dry_run: bool = False,
+    ) -> WarmUpResult:
+        """Begin to warm up a new account: its budget of messages within 24 hours grows from now on. None: end it.
+
+        Mail above the budget waits, whatever its priority. A daily budget in the workers' settings counts as well.
+        """
+        by, reason = signed(by, reason)
+        given: object = warm_up
+        if given is not None and not isinstance(given, WarmUp):
+            refuse([Problem("warm_up", "is not a sendq.WarmUp", "create one: WarmUp(first=20, growth=1.2, most=700)")])
+        scope = Scope.of_grant(grant_id, application)
+        with self._ledger.reading() if dry_run else self._ledger.writing() as connection:
+            return set_warm_up.set_warm_up(
+                connection, scope.application, grant_id, warm_up, by=by, reason=reason, dry_run=dry_run,
+                now=self._now(),
+            )  # fmt: skip
 
     def _change(
         self,

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import ceil
 from typing import Any, Protocol
 
 from sendq.clock import SECOND, Micros
+from sendq.rules.warm_up import daily_budget, days_until
 
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
@@ -191,6 +192,8 @@ class Pacer:
     # next turn on, so that a call is corrected by what it was charged.
     stated: dict[str, int] = field(default_factory=dict)
     learned: dict[str, int] = field(default_factory=dict)
+    warm_up: str | None = None  # makes the pace's daily budget grow; `own_daily`: the budget without it
+    own_daily: int | None = None
 
     def __post_init__(self) -> None:
         self.full_at += [0.0] * (len(self.pace.limits) - len(self.full_at))
@@ -231,9 +234,20 @@ class Pacer:
             cost = self.cost(limit, call)
             at = max(at, max(full_at, now) + (number * cost - limit.burst) * limit.interval)
         if self.pace.daily is not None and call in SENDS:
-            today = sum(self.hours.values())
-            at = max(at, now + (today + number - 1) // self.pace.daily * 24 * HOUR)
+            at = max(at, now + self._days(sum(self.hours.values()) + number, now) * 24 * HOUR)
         return round(at)
+
+    def _days(self, number: int, now: Micros) -> int:
+        """After how many days the message of this number is sent, if only the daily budget delays it."""
+        if self.warm_up is not None:
+            return days_until(self.warm_up, number, now=now, daily=self.own_daily)
+        assert self.pace.daily is not None
+        return (number - 1) // self.pace.daily
+
+    @property
+    def day_is_full(self) -> bool:
+        """Whether the daily budget is used up; messages of more than 24 hours ago may still count."""
+        return self.pace.daily is not None and sum(self.hours.values()) >= self.pace.daily
 
     def _distance(self, call: str) -> Micros:
         return max(self.stretch, 0 if call in SENDS else self.spacing)
@@ -356,18 +370,18 @@ class Paced(Protocol):
     def spacing_until(self) -> Micros: ...
     @property
     def stretch(self) -> Micros: ...
+    @property
+    def warm_up(self) -> str | None: ...
 
 
 def pacer_of(lane: Paced, *, now: Micros) -> Pacer:
     """The pacer of a lane as the ledger has it."""
-    return pacer(
-        read(lane.pace, lane.provider),
-        lane.used,
-        now=now,
-        spacing=lane.spacing,
-        spacing_until=lane.spacing_until,
-        stretch=lane.stretch,
-    )
+    pace = own = read(lane.pace, lane.provider)
+    if lane.warm_up is not None:
+        pace = replace(own, daily=daily_budget(lane.warm_up, now=now, daily=own.daily))
+    made = pacer(pace, lane.used, now=now, spacing=lane.spacing, spacing_until=lane.spacing_until, stretch=lane.stretch)
+    made.warm_up, made.own_daily = lane.warm_up, own.daily
+    return made
 
 
 def next_turn_at(

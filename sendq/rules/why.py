@@ -10,7 +10,7 @@ from sendq.facts.lanes import Lane
 from sendq.rules.after import Unless
 from sendq.rules.delivery import Delivery
 from sendq.rules.eta import predicted
-from sendq.rules.pace import call_of, read, stated_costs
+from sendq.rules.pace import call_of, pacer_of, read, stated_costs
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.reconcile import Seen
 from sendq.rules.rule_ids import (
@@ -419,6 +419,10 @@ def _paced(lane: Lane, now: Micros) -> str:
         return f"the provider throttled the account: calls stay {lane.stretch / SECOND:g} s apart until they succeed"
     if lane.spacing_until > now:
         return f"the grant's quota was exhausted: for a while modifications stay {lane.spacing / SECOND:g} s apart"
+    pacer = pacer_of(lane, now=now)
+    if pacer.day_is_full:
+        says = f"its account has sent the {pacer.pace.daily:,} messages that it may send within 24 hours"
+        return says if lane.warm_up is None else f"{says} while it is warmed up; there are more on each day"
     limits = [f"{limit.units} per {limit.window / SECOND:g} s" for limit in read(lane.pace, lane.provider).limits]
     says = f"its lane keeps to the limits for {lane.provider} ({', '.join(limits)})"
     costs = [f"{units} units for a {call}" for call, units in sorted(stated_costs(lane.used).items())]

@@ -85,6 +85,7 @@ class GrantView:
     costs         by kind of call: the units of its provider's limits that the last one used, if its answer stated them
     waiting       its waiting jobs; if ``more_waiting``, there are more than were counted
     eta           about when the last of these starts; None: nothing waits, or its owner must sign in first
+    daily         the messages that it may send within 24 hours now; None: it is not being warmed up
     window        when those of its jobs may begin that have none of their own, as `Window` is written; None: always
     opens_at      when it opens next; None: it is open, or there is none
     """
@@ -107,6 +108,7 @@ class GrantView:
     more_waiting: bool
     costs: Mapping[str, int] = field(default_factory=dict)
     eta: datetime | None = None
+    daily: int | None = None
     window: str | None = None
     opens_at: datetime | None = None
 

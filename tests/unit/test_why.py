@@ -11,11 +11,12 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, moment
-from sendq.rules.pace import PACES, Pacer
+from sendq.rules.pace import PACES, Pacer, pacer_of
 from sendq.rules.reconcile import Seen
 from sendq.rules.situation import EarlierChange, Follows, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.waiting_job import HELD, UNAPPROVED
+from sendq.rules.warm_up import WarmUp, written
 from sendq.rules.why import explain
 from sendq.views import Why
 from tests.support import facts
@@ -288,6 +289,20 @@ class TestAJobThatWaits:
     def test_for_a_free_slot(self) -> None:
         found = why()
         assert (found.reason, found.ahead, found.until) == ("due", 3, None)
+
+
+class TestAnAccountThatIsWarmedUp:
+    def test_has_sent_what_it_may(self) -> None:
+        stored = written(WarmUp(2, 1.5, 10), NOW)
+        pacer = pacer_of(facts.lane(warm_up=stored), now=NOW)
+        for _ in range(2):
+            pacer.take("send", NOW)
+        answer = why(lane={"warm_up": stored, "used": pacer.text, "ready_at": LATER})
+        assert (answer.reason, answer.until) == ("pace", moment(LATER))
+        assert answer.says == (
+            "its account has sent the 2 messages that it may send within 24 hours while it is warmed up; there are "
+            "more on each day"
+        )
 
 
 class TestAJobOutsideItsWindow:

@@ -47,6 +47,7 @@ from worker.cli.suppressions import suppressions
 from worker.cli.token import token
 from worker.cli.top import top
 from worker.cli.up import up
+from worker.cli.warmup import warmup
 from worker.cli.webhooks import webhooks
 from worker.cli.why import why
 from worker.cli.window import window
@@ -132,6 +133,7 @@ for command in (
     top,
     up,
     webhooks,
+    warmup,
     why,
     window,
     worker,

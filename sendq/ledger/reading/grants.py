@@ -20,6 +20,7 @@ from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.eta import predicted
 from sendq.rules.pace import stated_costs
 from sendq.rules.states import State
+from sendq.rules.warm_up import daily_budget
 from sendq.rules.windows import next_opening
 from sendq.views import GrantState, GrantView, HoldView, Page
 
@@ -92,6 +93,7 @@ class LaneRow:
     spacing_until: Micros
     stretch: Micros
     time_window: str | None
+    warm_up: str | None
     waiting: int
 
 
@@ -236,6 +238,7 @@ def _view(lane: LaneRow, wide: Sequence[HoldView], event: Kept | None, most: int
         more_waiting=lane.waiting > most,
         costs=stated_costs(lane.used),
         eta=_eta(lane, over, most, now),
+        daily=None if lane.warm_up is None else daily_budget(lane.warm_up, now=now),
         window=lane.time_window,
         opens_at=closed_until(lane.time_window, now),
     )

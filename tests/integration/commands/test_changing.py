@@ -149,3 +149,19 @@ class TestWindow:
     @pytest.mark.parametrize("given", [(), ("--set", OFFICE, "--remove"), ("--set", "nonsense")])
     def test_needs_one_of_two(self, cli: Cli, given: tuple[str, ...]) -> None:
         assert cli("window", "--grant", "g1", *given, *WHY)[0] == 2
+
+
+class TestWarmUp:
+    def test_is_begun_shown_and_ended(self, cli: Cli, ledger: Ledger) -> None:
+        status, out, _ = cli("warmup", "--grant", "g1", *WHY)
+        says = "20 a day, 1.2 times as many on each day, up to 700"
+        assert (status, out) == (0, f"grant g1 is warmed up: {says}; before: no warm-up\n")
+        assert "it is being warmed up: 20 messages within 24 hours now" in cli("grants", "--grant", "g1")[1]
+        done = as_json(cli("warmup", "--grant", "g1", "--end", *WHY, "--dry-run", "--json"))
+        assert (done["before"]["first"], done["warm_up"]) == (20, None)
+        out = cli("warmup", "--grant", "g1", "--end", *WHY)[1]
+        assert out == f"grant g1 is not warmed up any more; before: {says}\n"
+
+    def test_that_does_not_grow_is_refused(self, cli: Cli) -> None:
+        status, _, err = cli("warmup", "--grant", "g1", "--growth", "1", *WHY)
+        assert (status, "--growth is not a number from 1.01 to 2.0" in err) == (2, True)

@@ -74,6 +74,7 @@ AROUND = {
     "keys": (QUEUE, "", "True True\n"),
     "when": (QUEUE, "", "1\n"),
     "files": (QUEUE, "", "queued\n"),
+    "windows": (QUEUE, "", "09:00-17:30 mon-fri Europe/Berlin 2026-12-25,2026-12-26\nTrue\n"),
     "many": (QUEUE, "", "500\n"),
     "newsletter": (QUEUE, "", "500 500\n1\n"),
     "tags": (QUEUE, "", "[{'campaign': 'june', 'tenant': '7'}] {<State.QUEUED: 'queued'>: 1}\nTrue\nreleased\n"),

@@ -486,6 +486,7 @@ def upgrade() -> None:
         sa.Column("opened_at", sa.BigInteger(), nullable=True),
         sa.Column("gone", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("time_window", sa.Text(), nullable=True),
+        sa.Column("warm_up", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_lane_pkey")),
     )
     op.create_index(

@@ -1,0 +1,100 @@
+"""The warm-up of a new account: a budget of messages a day that grows. Pure.
+
+Providers judge an account by what it has sent: Google asks bulk senders to begin with a low volume and to increase it
+slowly ("Email sender guidelines"), and Nylas to send no more than 700 messages a day from one grant ("Improving email
+deliverability"). Neither gives a schedule. Ours begins with 20 a day and sends a fifth more on each day, which takes 20
+days to 700, as long as guides for senders advise (three to four weeks).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sendq.clock import SECOND, Micros
+from sendq.errors import InvalidArgument, Problem
+
+DAY: Micros = 24 * 60 * 60 * SECOND
+
+# Twice as much as on the day before is no slow increase, and less than a hundredth more takes a year.
+GROWTH = (1.01, 2.0)
+
+# More a day than any provider lets one account send.
+MOST = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """``WarmUp(first=20, growth=1.2, most=700)``: 20 messages within 24 hours, on each day a fifth more, up to 700.
+
+    Once the budget has reached ``most``, the warm-up is over and the account has no such budget any more.
+
+    Raises:
+        InvalidArgument: (a ``ValueError``) lists every problem with its field.
+    """
+
+    first: int = 20
+    growth: float = 1.2
+    most: int = 700
+
+    def __post_init__(self) -> None:
+        first: object = self.first
+        growth: object = self.growth
+        most: object = self.most
+        problems = []
+        if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first < MOST:
+            problems.append(Problem("first", f"is not an integer from 1 to {MOST - 1:,}", "pass one like 20"))
+        least, greatest = GROWTH
+        if isinstance(growth, bool) or not isinstance(growth, int | float) or not least <= growth <= greatest:
+            problems.append(Problem("growth", f"is not a number from {least} to {greatest}", "pass one like 1.2"))
+        if isinstance(most, bool) or not isinstance(most, int) or not 1 < most <= MOST:
+            problems.append(Problem("most", f"is not an integer from 2 to {MOST:,}", "pass one like 700"))
+        if not problems and self.most <= self.first:
+            problems.append(Problem("most", "is not more than first", "pass what the account sends in the end"))
+        if problems:
+            raise InvalidArgument(problems)
+
+    def __str__(self) -> str:
+        return f"{self.first} a day, {self.growth:g} times as many on each day, up to {self.most}"
+
+    def budget(self, day: int) -> int | None:
+        """The messages of a day, counted from 0; None: it is over."""
+        budget = float(self.first)
+        for _ in range(day):
+            if budget >= self.most:
+                return None
+            budget *= self.growth
+        return None if budget >= self.most else int(budget)
+
+
+def written(warm_up: WarmUp, began_at: Micros) -> str:
+    """A warm-up that began then, as a lane has it."""
+    return json.dumps([began_at, warm_up.first, warm_up.growth, warm_up.most], separators=(",", ":"))
+
+
+@lru_cache(maxsize=1024)
+def read_warm_up(stored: str) -> tuple[WarmUp, Micros]:
+    """A warm-up as a lane has it, and when it began."""
+    began_at, first, growth, most = json.loads(stored)
+    return WarmUp(first, growth, most), began_at
+
+
+def daily_budget(stored: str | None, *, now: Micros, daily: int | None = None) -> int | None:
+    """How many messages an account may send within 24 hours now; ``daily``: at most in any case; None: no budget."""
+    if stored is None:
+        return daily
+    warm_up, began_at = read_warm_up(stored)
+    budget = warm_up.budget(max(0, now - began_at) // DAY)
+    return min((one for one in (budget, daily) if one is not None), default=None)
+
+
+def days_until(stored: str, number: int, *, now: Micros, daily: int | None) -> int:
+    """On which day from now on the account's message of this number is sent, if only its budgets delay it."""
+    days = 0
+    while (budget := daily_budget(stored, now=now + days * DAY, daily=daily)) is not None and number > budget:
+        if budget == daily:  # it does not grow any more
+            return days + (number - 1) // budget
+        number -= budget
+        days += 1
+    return days

@@ -1,0 +1,76 @@
+"""The warm-up of a new account: mail above the budget of the day waits for the next one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from sendq import NEVER, InvalidArgument, Operators, WarmUp
+from sendq.clock import moment
+from sendq.ledger.db import schema
+from sendq.rules.states import Event
+from tests.support.ledger import Ledger, end, outcome
+
+WHO: Any = {"by": "anna", "reason": "a new account"}
+HOUR = 3_600
+
+
+def set_warm_up(ledger: Ledger, warm_up: WarmUp | None, **options: Any) -> Any:
+    return Operators(ledger.engine, now=ledger.clock).set_warm_up("g1", warm_up, **WHO, **options)
+
+
+def send_what_may_go(ledger: Ledger) -> set[UUID]:
+    """The jobs that begin now, turn after turn; their calls succeed."""
+    sent: set[UUID] = set()
+    while ledger.absorb() or ledger.due():
+        for claimed in ledger.claim(ledger.offer()):
+            done = [outcome(claimed, job, Event.ACCEPT, sent="yes") for job in claimed.jobs if job.id in claimed.begun]
+            ready_at = claimed.pacer.start("send", ledger.clock())
+            ledger.record(*done, ends=[replace(end(claimed, ready_at=ready_at), used=claimed.pacer.text)])
+            sent |= claimed.begun
+        ledger.clock.advance(1)
+    return sent
+
+
+class TestAnAccount:
+    def test_sends_a_budget_that_grows_on_each_day(self, ledger: Ledger) -> None:
+        set_warm_up(ledger, WarmUp(2, 1.5, 10))
+        jobs = {ledger.send(expires_at=NEVER) for _ in range(6)}
+        first = send_what_may_go(ledger)
+        assert len(first) == 2
+        assert ledger.queue.grant("g1").daily == 2
+        last = ledger.queue.grant("g1").eta
+        assert last is not None
+        assert last > moment(ledger.clock()) + timedelta(days=1)
+        ledger.clock.advance(25 * HOUR)
+        second = send_what_may_go(ledger)
+        assert len(second) == 3
+        ledger.clock.advance(25 * HOUR)
+        assert first | second | send_what_may_go(ledger) == jobs
+
+    def test_has_no_budget_once_it_is_ended(self, ledger: Ledger) -> None:
+        set_warm_up(ledger, WarmUp(1, 1.5, 10))
+        jobs = {ledger.send() for _ in range(3)}
+        sent = send_what_may_go(ledger)
+        assert len(sent) == 1
+        done = set_warm_up(ledger, None)
+        assert (done.before, done.warm_up) == (WarmUp(1, 1.5, 10), None)
+        assert sent | send_what_may_go(ledger) == jobs
+        assert ledger.queue.grant("g1").daily is None
+
+    def test_names_who_began_and_who_ended_it(self, ledger: Ledger) -> None:
+        assert set_warm_up(ledger, None).before is None
+        set_warm_up(ledger, WarmUp(), dry_run=True)
+        assert ledger.rows(schema.event) == []
+        set_warm_up(ledger, WarmUp())
+        set_warm_up(ledger, None)
+        assert [(row.kind, row.by, row.reason) for row in ledger.rows(schema.event)] == [
+            ("warm_up", "anna", "20 a day, 1.2 times as many on each day, up to 700: a new account"),
+            ("warm_up", "anna", "none: a new account"),
+        ]
+        with pytest.raises(InvalidArgument, match=r"warm_up: is not a sendq\.WarmUp"):
+            set_warm_up(ledger, 20)  # type: ignore[arg-type]
