@@ -81,6 +81,7 @@ AROUND = {
     "bulk": (QUEUE, "", "2 None 1.0\n"),
     "asking": (QUEUE, "", f"queued | no_worker | {NO_WORKER} | None\ncancelled\n"),
     "change a job that waits": (QUEUE, "print(queue.why(job.id).state)", "queued\n"),
+    "approval": (QUEUE, "", "it waits for approval, and is given up unless it is approved by TIME: sendq approve\n"),
     "accounts": (QUEUE, "", "0 jobs wait\n"),
     "lists": (QUEUE + "queue.send('grant-id', message, key='invoice-42')\n", "", f"0 {NO_WORKER}\n"),
     "operators": (QUEUE + "queue.send('grant-id', message)\n", "", "True 1\n0\n0 {}\n"),

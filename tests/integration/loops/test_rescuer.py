@@ -71,6 +71,20 @@ class TestTheRescuer:
         rescuer(ledger).run_once()
         assert ledger.state(job) is State.EXPIRED
 
+    def test_gives_up_what_was_not_approved_in_time(self, ledger: Ledger) -> None:
+        """Also of an account whose lane gets no turn, and before the expiry of the same time would end it."""
+        job = ledger.send(needs_approval=True, expires_at=moment(ledger.clock() + SECOND))
+        deletion = ledger.queue.delete("g1", ["m1"], needs_approval=True).id
+        ledger.clock.advance(2)
+        rescuer(ledger, serves=False).run_once()
+        assert ledger.state(job) is State.QUEUED
+        rescuer(ledger).run_once()
+        assert (ledger.state(job), ledger.job(job).rule) == (State.DEAD, "not_approved")
+        assert ledger.queue.batch(deletion).unapproved == 1
+        ledger.clock.advance(72 * 3_600)
+        rescuer(ledger).run_once()
+        assert ledger.queue.batch(deletion).counts == {State.DEAD: 1}
+
 
 class TestWatching:
     """Who is silent is buried, whoever dies meanwhile of those who watch; who speaks is not."""
