@@ -68,7 +68,7 @@ BEGIN
         CREATE POLICY sendq_readers ON sendq_event FOR SELECT TO sendq_app USING (true);
         DROP POLICY IF EXISTS sendq_changes ON sendq_event;
         CREATE POLICY sendq_changes ON sendq_event FOR INSERT TO sendq_app WITH CHECK (
-            kind IN ('reschedule', 'priority', 'hold', 'release', 'approve', 'reject', 'recipients_dropped')
+            kind IN ('reschedule', 'priority', 'hold', 'release', 'approve', 'reject', 'undo', 'recipients_dropped')
             AND (job_id IS NOT NULL OR batch_id IS NOT NULL)
         );
         DROP POLICY IF EXISTS sendq_counts ON sendq_event;

@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         JobCounts,
         JobLine,
         JobView,
+        LeftAlone,
         Page,
         Priority,
         RecipientStatus,
@@ -114,7 +115,7 @@ _HOMES = {
     "sendq.views": (
         "AttemptView", "Batch", "BatchError", "BatchView", "DeadLetter", "DeadLetterCount", "DeliveryStatus",
         "DeliveryView", "Doubt", "Eta", "EventView", "GrantState", "GrantView", "HeldGroup", "HoldView", "Job",
-        "JobCounts", "JobLine", "JobView", "Page", "Priority", "RecipientStatus", "Status", "WalkView", "Why",
+        "JobCounts", "JobLine", "JobView", "LeftAlone", "Page", "Priority", "RecipientStatus", "Status", "WalkView", "Why",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -153,6 +154,7 @@ __all__ = [
     "KeyConflict",
     "LaneFull",
     "LedgerUnavailable",
+    "LeftAlone",
     "Message",
     "MimeMessage",
     "NewBatch",

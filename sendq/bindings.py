@@ -3,6 +3,7 @@
     payload   its job: lane, batch, operation, form, object, content type, length; its files, in order, by digest
     batch     its lane, operation, target, fields and content type; every job of it is checked against them
     tag       of a job without a body of its own, and of a message that a walk found: batch, lane, operation, object
+    snapshot  the batch that changes the message, its lane, the message, and whether it is from before or after
     piece     its job and position, and the digest of the file before it
     chunk     the digest and size of its file, and its position: shared by all jobs that have this file
     secret    its name
@@ -53,12 +54,22 @@ def batch_context(
     batch_id: UUID, lane_id: UUID, operation: str, target: str, hard: bool, fields: int, content_type: str
 ) -> bytes:
     """The context of the body that all jobs of a batch share; ``operation`` is that of the jobs."""
-    return context_of("batch", batch_id.hex, lane_id.hex, operation, target, bool(hard), fields, content_type)
+    return context_of("batch", batch_id.hex, lane_id.hex, _bound(operation), target, bool(hard), fields, content_type)
 
 
 def tag_context(batch_id: UUID, lane_id: UUID, operation: str, object_id: str | None) -> bytes:
     """The context of a job's tag: that this object is one of those that the batch is about."""
-    return context_of("job", batch_id.hex, lane_id.hex, operation, object_id)
+    return context_of("job", batch_id.hex, lane_id.hex, _bound(operation), object_id)
+
+
+def _bound(operation: str) -> str:
+    """The operation that a job is bound to: one that reads its message first becomes a modification."""
+    return "modify" if operation == "read" else operation
+
+
+def snapshot_context(batch_id: UUID, lane_id: UUID, object_id: str, when: str) -> bytes:
+    """The context of what a message was ``before`` or ``after`` the change by a batch."""
+    return context_of("snapshot", batch_id.hex, lane_id.hex, object_id, when)
 
 
 def piece_context(job_id: UUID, position: int, digest: bytes) -> bytes:

@@ -7,7 +7,8 @@ from datetime import datetime
 from sendq.clock import Micros, micros, moment
 from sendq.enqueueing.arguments import PRIORITIES, check_priority, check_times
 from sendq.enqueueing.expiry import NEVER, Expiry
-from sendq.errors import InvalidArgument
+from sendq.enqueueing.targets import parse_target
+from sendq.errors import InvalidArgument, Problem
 from sendq.ledger.waiting_jobs import Author
 from sendq.rules.waiting_job import Change, ChangeKind
 from sendq.signing import maybe_signed
@@ -40,6 +41,13 @@ def priority_of(priority: Priority | str | int) -> Change:
     if problems := check_priority(priority):
         raise InvalidArgument(problems)
     return Change(ChangeKind.PRIORITY, priority=PRIORITIES[priority] if isinstance(priority, str) else int(priority))
+
+
+def target_of(on_outcome: str | None) -> str | None:
+    """Where to send an outcome. Raises `InvalidArgument`."""
+    if on_outcome is not None and isinstance(problem := parse_target(on_outcome), Problem):
+        raise InvalidArgument([problem])
+    return on_outcome
 
 
 def author_of(by: str | None, reason: str | None) -> Author:

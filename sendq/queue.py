@@ -42,10 +42,12 @@ from sendq.ids import new_id, parse_id
 from sendq.ledger.batch_sends import Storing, add_to_batch, reading_once, store_new_batch
 from sendq.ledger.batches import close_batch
 from sendq.ledger.db.transactions import Transactions
+from sendq.ledger.reading import lookup
 from sendq.ledger.replacing import replace_message
 from sendq.ledger.secrets import stored_digest_key
 from sendq.ledger.storing import store_batch
 from sendq.ledger.suppressing import Enqueuer
+from sendq.ledger.undoing import Undoing, undo
 from sendq.messages.mark import valid_metadata_key
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
@@ -364,6 +366,7 @@ class SendQueue(Reading, Changing, Suppressing):
         shared_from: str | None = None,
         shared_folder_id: str | None = None,
         query_imap: bool | None = None,
+        undoable: bool = False,
         session: Any = None,
         **options: Unpack[OptionsGiven],
     ) -> Batch:
@@ -390,6 +393,8 @@ class SendQueue(Reading, Changing, Suppressing):
             shared_folder_id: Microsoft: the folder in that mailbox that has the threads.
             query_imap: IMAP, Yahoo and iCloud: find a message on the IMAP server itself, for messages older than the
                 90 days that Nylas stores. Slow.
+            undoable: keep what the messages were before, for `undo`. Each message is read before it is changed, which
+                is one more request; with ``thread_ids`` the listing shows it. Not with ``whole_threads``.
             session: join this transaction.
 
         Raises what `send` raises. An exception that ``message_ids`` or ``thread_ids`` raise while they are read is
@@ -398,7 +403,10 @@ class SendQueue(Reading, Changing, Suppressing):
         selection = Selection(message_ids=message_ids, thread_ids=thread_ids)
         changes = Changes(unread, starred, folders, metadata)
         shared = Shared(shared_from, shared_folder_id, query_imap)
-        call = BulkCall(grant_id, selection, Options(**options), changes, whole_threads=whole_threads, shared=shared)
+        call = BulkCall(
+            grant_id, selection, Options(**options), changes, whole_threads=whole_threads, shared=shared,
+            undoable=undoable,
+        )  # fmt: skip
         return self._store_batch(call, session)
 
     def modify_matching(
@@ -410,6 +418,7 @@ class SendQueue(Reading, Changing, Suppressing):
         starred: bool | None = None,
         folders: Sequence[str] | None = None,
         metadata: Mapping[str, str] | None = None,
+        undoable: bool = False,
         session: Any = None,
         **options: Unpack[OptionsGiven],
     ) -> Batch:
@@ -418,10 +427,53 @@ class SendQueue(Reading, Changing, Suppressing):
         Workers list all matching messages, twenty per page, before they change the first one, because a change can
         alter what matches and shift the pages. The batch's total is None until then. If a later call changes the same
         fields of a message in the meantime, that message is skipped (its job is cancelled, rule ``overtaken``).
+        ``undoable``: keep what the listing shows of each message, for `undo`.
         """
         changes = Changes(unread, starred, folders, metadata)
-        call = BulkCall(grant_id, Selection(query=query), Options(**options), changes)
+        call = BulkCall(grant_id, Selection(query=query), Options(**options), changes, undoable=undoable)
         return self._store_batch(call, session)
+
+    def undo(
+        self,
+        batch_id: str | None = None,
+        *,
+        key: str | None = None,
+        application: str = DEFAULT_APPLICATION,
+        priority: Priority | str | int = Priority.NORMAL,
+        on_outcome: str | None = None,
+        by: str | None = None,
+        reason: str | None = None,
+        session: Any = None,
+    ) -> Batch:
+        """Undo a batch of modifications that was enqueued with ``undoable=True``, and has ended.
+
+        The result is a batch with a job for each message that was changed. It reads the message, and restores what it
+        was before if it is as the change left it. A message that was changed since, or is gone, is left alone: its job
+        is cancelled (rules ``changed_since`` and ``gone_since``), and `BatchView.left` counts and names them. Messages
+        whose change failed or was not made are not touched. While an undo of the batch goes on, this returns it.
+
+        Args:
+            batch_id, key: the batch; give one.
+            priority, on_outcome: of the undo, see `sendq.Options`.
+            by, reason: author and reason, recorded with it; by default ``program`` and none.
+            session: join this transaction.
+
+        Raises:
+            InvalidArgument: the batch cannot be undone: it still goes on, keeps no snapshots, changed nothing, sends or
+                deletes, is an undo itself, or its grant was forgotten.
+            NotFound: there is no such batch.
+            LaneFull, Unreadable: as in `send`.
+        """
+        author = changes.author_of(by, reason)
+        wanted = changes.priority_of(priority).priority
+        receiver = changes.target_of(on_outcome)
+
+        def store(connection: Connection) -> Batch:
+            found = lookup.batch_id(connection, batch_id, application, key)
+            how = Undoing(author, wanted, receiver, self._lane_cap, self._vault)
+            return undo(connection, found, how, now=self._now())
+
+        return self._ledger.write(session, store)
 
     def delete(
         self,

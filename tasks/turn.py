@@ -23,20 +23,30 @@ from sendq.facts.jobs import ClaimedJob
 from sendq.facts.outcomes import Attempt, Outcome, Sent
 from sendq.facts.turns import Begin, Claimed, End, Shrink
 from sendq.ids import new_id
+from sendq.rules.message_state import Verdict
 from sendq.rules.pace import APART, call_of, next_ramp
 from sendq.rules.preflight import DEATHS_TOLERATED, objection
-from sendq.rules.rule_ids import OUTSIDE_WINDOW, RETURNED, RULE_OF
+from sendq.rules.rule_ids import (
+    CHANGED_SINCE,
+    GONE_SINCE,
+    NOT_KEPT,
+    OUTSIDE_WINDOW,
+    READ_FIRST,
+    RETURNED,
+    RULE_OF,
+)
 from sendq.rules.starts import LONGEST_PAUSE, first_to_begin, start_soon
 from sendq.rules.states import Event
 from sendq.rules.windows import put_off_until
 from tasks import failpoints
-from tasks.calling.calls import kind_of, make_call, read_answer
+from tasks.calling.calls import is_gone, kind_of, make_call, read_answer
 from tasks.calling.isolated import NoProcess
 from tasks.calling.nylas import Application, NylasClient
+from tasks.calling.undoing import restore, state_after, state_before
 from tasks.calling.upload import Upload
 from tasks.calling.usage import units_used
 from tasks.policy.decide import Decision, JobFacts, decide
-from tasks.policy.failure import Failure, Success
+from tasks.policy.failure import Answer, Failure, Success
 from tasks.policy.row import Policy, Route
 
 # Wait before the next attempt when the machine cannot start a process (out of memory or processes).
@@ -295,26 +305,35 @@ class _Turn:
             return self._without_call(job, event, RULE_OF[event])
         if self._windowed and (opens_at := put_off_until(job, lane, now=begun_at)) is not None:
             return self._without_call(job, Event.RETURN, OUTSIDE_WINDOW, next_at=opens_at)
+        if job.operation == "restore" and job.snapshot is None:
+            return self._without_call(job, Event.CANCEL, NOT_KEPT)
         failpoints.reached("calling")
+        verdict: Verdict | None = None
         with on_the_wire:
-            application = around.application(lane.application)
-            answer = await make_call(
-                client,
-                application,
-                lane.grant_id,
-                job,
-                metadata_key=around.metadata_key,
-                upload=around.upload,
-            )
+            application, grant_id, key = around.application(lane.application), lane.grant_id, around.metadata_key
+            if job.operation == "restore":
+                answer, verdict = await restore(client, around.client, application, grant_id, job, metadata_key=key)
+            else:
+                answer = await make_call(
+                    client, application, grant_id, job, metadata_key=key, upload=around.upload
+                )  # fmt: skip
         failpoints.reached("answered")
         ended_at = around.now()
         result, page = read_answer(job, answer, provider=lane.provider, grant_id=lane.grant_id, now=ended_at)
         decision = self._decide(result, self._facts(job, begun_at), ended_at)
         outcome = self._as_outcome(job, result, decision, begun_at=begun_at, ended_at=ended_at)
         self._learn(decision)
-        if not result.replayed and (units := units_used(answer.headers, lane.provider)) is not None:
+        # The answer to a restore states what the second of its two calls used.
+        stated = not result.replayed and job.operation != "restore"
+        if stated and (units := units_used(answer.headers, lane.provider)) is not None:
             self._pacer.correct(call_of(job.operation, job.form), units, succeeded=isinstance(result, Success))
-        return outcome if page is None else outcome._replace(page=page)
+        if page is not None:
+            return outcome._replace(page=page)
+        if job.operation == "restore":
+            return _after_restore(outcome, verdict, result)
+        if isinstance(result, Success) and (job.operation == "read" or (job.operation == "modify" and job.undoable)):
+            return _with_state(outcome, job, answer)
+        return outcome
 
     async def _wait_for_start(self, job: ClaimedJob) -> None:
         """Wait until the job's start; jobs are begun a little early so that the pace does not wait for commits."""
@@ -451,6 +470,24 @@ class _Turn:
             "traceparent": job.traceparent,
             "tags": job.tags,
         }
+
+
+def _with_state(outcome: Outcome, job: ClaimedJob, answer: Answer) -> Outcome:
+    """With what is kept for an undo. A message that was read goes back, to be changed in the lane's next turn."""
+    if job.operation == "modify":
+        return outcome._replace(state=state_after(job, answer))
+    return outcome._replace(
+        event=Event.RETURN, rule=READ_FIRST, next_at=job.next_at, sent=Sent.NO, state=state_before(job, answer)
+    )
+
+
+def _after_restore(outcome: Outcome, verdict: Verdict | None, result: Success | Failure) -> Outcome:
+    """A message that was changed since, or is gone, is left alone."""
+    if isinstance(result, Failure):
+        return outcome._replace(event=Event.CANCEL, rule=GONE_SINCE, hold=None) if is_gone(result) else outcome
+    left = {Verdict.CHANGED: CHANGED_SINCE, Verdict.UNKNOWN: NOT_KEPT}
+    rule = None if verdict is None else left.get(verdict)
+    return outcome if rule is None else outcome._replace(event=Event.CANCEL, rule=rule, sent=Sent.NO)
 
 
 CONFLICT_RULE = "key_in_progress"

@@ -42,6 +42,7 @@ from sendq.ids import lane_id, new_id
 from sendq.messages.forms import JSON_TYPE, with_parameters
 from sendq.messages.payload import bulk_digest, freeze_changes
 from sendq.rules.changed_fields import BITS, EVERY_FIELD, bits_of
+from sendq.rules.message_state import SELECTED
 from sendq.rules.tags import stored_tags
 
 # One call is one transaction, and SQLite has one writer at a time: so many ids take it seconds, and others wait for at
@@ -89,6 +90,7 @@ class BulkCall:
     changes: Changes | None = None
     whole_threads: bool = False
     hard: bool = False
+    undoable: bool = False
     shared: Shared = field(default_factory=Shared)
 
     @property
@@ -157,11 +159,14 @@ def plan_batch(
     }
     if options.needs_approval:
         batch["needs_approval"] = True
+    if call.undoable:
+        batch["undoable"] = True
     if (traceparent := options.traceparent or active_traceparent()) is not None:
         batch["traceparent"] = traceparent
     payloads: Sequence[Mapping[str, Any]] = ()
     if walk is None:
-        jobs: Iterable[Mapping[str, Any]] = _rows(call.operation, checked.ids, batch_id, lane, options, now=now)
+        operation = "read" if call.undoable else call.operation
+        jobs: Iterable[Mapping[str, Any]] = _rows(operation, checked.ids, batch_id, lane, options, now=now)
     else:
         first_pages = _first_pages(call, checked)
         # A walk only reads: it shows what is to be approved.
@@ -188,8 +193,8 @@ def _walk(call: BulkCall) -> str | None:
 
 
 def _first_pages(call: BulkCall, checked: _Checked) -> list[bytes]:
-    where = call.shared.parameters("shared_from", "shared_folder_id")
-    return [page_query({"thread_id": thread} | where) for thread in checked.ids] or [checked.query]
+    where, select = call.shared.parameters("shared_from", "shared_folder_id"), SELECTED if call.undoable else "id"
+    return [page_query({"thread_id": thread} | where, select=select) for thread in checked.ids] or [checked.query]
 
 
 def _parameters(call: BulkCall) -> dict[str, str]:
@@ -237,6 +242,54 @@ def _digest(call: BulkCall, checked: _Checked) -> bytes:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """The undo of a batch of modifications: its ``lane_id``, ``fields`` and requests (``body``) are those of the batch.
+
+    ``on_outcome`` as in `Options`.
+    """
+
+    batch_id: UUID
+    application: str
+    grant_id: str
+    lane_id: UUID
+    fields: int
+    body: bytes
+    message_ids: Sequence[str]
+    priority: int
+    tags: str | None
+    on_outcome: str | None = None
+
+
+def plan_undo(undo: Undo, *, now: Micros) -> Planned:
+    """The rows of the batch that undoes another one: a job for each of its messages that were changed."""
+    undoing = new_id()
+    options = Options(application=undo.application, priority=undo.priority, on_outcome=undo.on_outcome)
+    wakes = Wakes()
+    wakes.add(undo.lane_id, options, undo.grant_id, undo.priority, now)
+    batch = {
+        "id": undoing,
+        "application": undo.application,
+        "lane_id": undo.lane_id,
+        "operation": "restore",
+        "target": "message",
+        "hard": False,
+        "fields": undo.fields,
+        "total": len(undo.message_ids),
+        "body": undo.body,
+        "content_type": JSON_TYPE,
+        "created_at": now,
+        "priority": undo.priority,
+        "due_at": now,
+        "on_outcome": undo.on_outcome,
+        "tags": undo.tags,
+        "undoes": undo.batch_id,
+    }
+    rows = _rows("restore", undo.message_ids, undoing, undo.lane_id, options, now=now)
+    jobs = rows if undo.tags is None else ({**row, "tags": undo.tags} for row in rows)
+    return Planned(Plan(jobs=jobs, batch=batch, wakes=wakes.rows()), [undoing], [None])
+
+
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -272,7 +325,9 @@ def _checked(call: BulkCall, *, now: Micros, metadata_key: str) -> _Checked:
     )  # fmt: skip
     # Not empty even for a deletion without parameters: an empty body means that it was erased.
     request = with_parameters(request, _parameters(call)) or b"\n"
-    return _Checked(ids, request, freeze_query(selection.query) if isinstance(selection.query, Query) else b"")
+    select = SELECTED if call.undoable else "id"
+    query = freeze_query(selection.query, select=select) if isinstance(selection.query, Query) else b""
+    return _Checked(ids, request, query)
 
 
 def _ids(selection: Selection) -> tuple[Sequence[str], list[Problem]]:
@@ -287,11 +342,14 @@ def _ids(selection: Selection) -> tuple[Sequence[str], list[Problem]]:
 def _flag_problems(call: BulkCall) -> list[Problem]:
     problems = [
         problem
-        for name, value in (("whole_threads", call.whole_threads), ("hard", call.hard))
+        for name, value in (("whole_threads", call.whole_threads), ("hard", call.hard), ("undoable", call.undoable))
         for problem in check_flag(name, value)
     ]
     if call.whole_threads is True and call.selection.thread_ids is None:
         problems.append(Problem("whole_threads", "is set without thread_ids", "pass thread_ids"))
+    if call.whole_threads is True and call.undoable is True:
+        reason = "cannot be True for whole threads, whose messages Nylas changes itself"
+        problems.append(Problem("undoable", reason, "remove whole_threads, or undoable"))
     if call.whole_threads is True and call.changes is not None and call.changes.metadata is not None:
         reason = "cannot be set on a thread, only on its messages"
         problems.append(Problem("metadata", reason, "remove it or whole_threads"))

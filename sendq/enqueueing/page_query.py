@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 PAGE = 20
 
 
-def page_query(filters: dict[str, str], *, limit: int = PAGE) -> bytes:
-    """The query string of a page, with sorted filters. It asks for the ids of messages only."""
-    shape = {"limit": str(limit), "select": "id"}
+def page_query(filters: dict[str, str], *, limit: int = PAGE, select: str = "id") -> bytes:
+    """The query string of a page, with sorted filters. ``select``: the fields of messages; by default ids only."""
+    shape = {"limit": str(limit), "select": select}
     return urlencode([*sorted((filters | shape).items())], quote_via=quote).encode()

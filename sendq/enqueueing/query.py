@@ -87,10 +87,10 @@ def given(query: Query) -> dict[str, Any]:
     return {one.name: value for one in fields(query) if (value := getattr(query, one.name)) is not None}
 
 
-def freeze_query(query: Query) -> bytes:
-    """The query string of a listing's first page."""
+def freeze_query(query: Query, *, select: str = "id") -> bytes:
+    """The query string of a listing's first page; ``select``: the fields of messages that it asks for."""
     values = {name.rstrip("_"): _on_the_wire(name, value) for name, value in given(query).items()}
-    return page_query(values | query.shared.parameters(*_SHARED))
+    return page_query(values | query.shared.parameters(*_SHARED), select=select)
 
 
 def _on_the_wire(name: str, value: Any) -> str:

@@ -50,6 +50,8 @@ class ClaimedJob(NamedTuple):
     files: tuple[File, ...] | None = None  # those that its request is bound to; None: it is not sealed
     traceparent: str | None = None  # of the span that enqueued it
     time_window: str | None = None  # when it may begin, in the form of `sendq.rules.windows`
+    undoable: bool | None = None  # its batch keeps what its messages were before
+    snapshot: tuple[bytes, bytes | None] | None = None  # of one that restores: what it was before, and what was left
 
 
 class LockedJob(NamedTuple):

@@ -83,11 +83,15 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one listing returned: at most a page of ids, and the request for the next page (None: it was the last)."""
+    """What one listing returned: at most a page of ids, and the request for the next page (None: it was the last).
+
+    ``states``: of these messages, in the form of `sendq.rules.message_state`, if the batch keeps them.
+    """
 
     found: Sequence[str]
     following: bytes | None
     content_type: str
+    states: Sequence[bytes] = ()
 
 
 class Outcome(NamedTuple):
@@ -108,6 +112,7 @@ class Outcome(NamedTuple):
     refused: bool = False  # in doubt although its request was answered: refused, and its key keeps that answer
     message_id: str | None = None
     page: Page | None = None  # what a listing has found
+    state: bytes | None = None  # of the message, before its change (read) or after it, to be kept
     batch_id: UUID | None = None  # of a job of a batch
     conflict: bool = False  # the API was still working on an earlier request with this key
     died: bool = False  # the job's own process died

@@ -13,6 +13,8 @@
     reschedule, priority, replace   a person or program changed jobs that wait, as do hold and release of a job or
                                     batch; ``replace`` has the digests of both requests (`sendq.ledger.replacing`)
     window, warm_up     an operator set or removed the window of a grant; began or ended its warm-up
+    window              an operator set or removed the window of a grant
+    undo                a person or program began to undo a batch
     refused             somebody tried an act in the console who is not an operator
 
 An act on many things is one event (on a suppression list: one for each category) with their ``number``, in the
@@ -44,7 +46,7 @@ KINDS = (
     "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "recipients_dropped",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
-    "reschedule", "priority", "replace", "window", "warm_up", "approve", "reject", "refused",
+    "reschedule", "priority", "replace", "window", "warm_up", "approve", "reject", "undo", "refused",
 )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
     a finished job          as long as is set for its state, with its attempts, its body (a retry needs the body; the
                             attempts show whether some recipients already have a mail) and what became of its mail;
                             longer while another job waits for it
+    snapshots               as long as their jobs
     bodies of jobs          shorter: they are not sent any more. Those of dead letters stay as long as the job
     a batch                 until its last job is deleted (its changes are added up by `sendq.ledger.batches`); one
                             without jobs as long as a job that was sent
@@ -58,6 +59,7 @@ def drop_jobs(connection: Connection, state: State, *, before: Micros, now: Micr
     for column in (status, recipient, after.job_id, schema.attempt.c.job_id, job.c.id):
         delete_where(connection, column, ids)
     if batches := {row.batch_id for row in rows if row.batch_id is not None}:
+        delete_where(connection, schema.snapshot.c.job_id, ids)
         _drop_empty_batches(connection, batches)
     return len(rows)
 

@@ -15,7 +15,7 @@ An altered job is not kept waiting, because its lane's other jobs would wait wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
@@ -36,6 +36,7 @@ from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_due
+from sendq.ledger.snapshots import of_restores
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED, SUPPRESSED
@@ -88,7 +89,7 @@ def open_jobs(
     suppressed recipient ends too.
     """
     opened = Opened()
-    files = _Files(connection, [job.id for jobs in loaded.values() for job in jobs if job.length is not None])
+    files = _Files(connection, loaded.values())
     put_off: list[dict[str, Any]] = []
     altered: list[ClaimedJob] = []
     for id_, jobs in loaded.items():
@@ -138,7 +139,7 @@ def open_at_once(
     """The jobs with their bodies, as by `open_jobs`; None, and nothing is changed, if one of them cannot be opened, or
     has a suppressed recipient.
     """
-    files = _Files(connection, [job.id for jobs in loaded.values() for job in jobs if job.length is not None])
+    files = _Files(connection, loaded.values())
     opened: dict[UUID, list[ClaimedJob]] = {}
     for id_, jobs in loaded.items():
         if vault and id_ != lane_id(lanes[id_].application, lanes[id_].grant_id):
@@ -195,11 +196,18 @@ def _sort(
 
 
 class _Files:
-    """The files of the jobs of a claim, read at once."""
+    """The files of the jobs of a claim, read at once, and the snapshots that they restore."""
 
-    def __init__(self, connection: Connection, jobs: Sequence[UUID]) -> None:
+    def __init__(self, connection: Connection, loaded: Iterable[Sequence[ClaimedJob]]) -> None:
+        jobs, restores = [], []
+        for job in (job for some in loaded for job in some):
+            if job.length is not None:
+                jobs.append(job.id)
+            elif job.operation == "restore":
+                restores.append(job.id)
         self._files = files_of(connection, jobs) if jobs else {}
         self._keys = keys_of_files(connection, jobs) if jobs else {}
+        self.snapshots = of_restores(connection, restores)
 
     def of(self, job: ClaimedJob) -> tuple[File, ...]:
         return tuple(self._files.get(job.id, ()))
@@ -220,7 +228,7 @@ def _opened(job: ClaimedJob, files: _Files, vault: Vault) -> ClaimedJob:
     if job.own_body:
         return _with_own_body(job, files.of(job) if job.length is not None else (), vault)
     if job.cipher_key is None and job.seal_key is None and vault.accepts_unencrypted:
-        return job
+        return _with_snapshot(job, files, vault)
     if job.batch_id is None or job.target is None or job.fields is None:  # its payload or its batch has been deleted
         raise Altered(job.seal_key or "")
     vault.verify(
@@ -229,7 +237,13 @@ def _opened(job: ClaimedJob, files: _Files, vault: Vault) -> ClaimedJob:
     context = batch_context(
         job.batch_id, job.lane_id, job.operation, job.target, bool(job.hard), job.fields, job.content_type
     )
-    return job._replace(body=vault.open(job.body, job.cipher_key, context=context))
+    return _with_snapshot(job._replace(body=vault.open(job.body, job.cipher_key, context=context)), files, vault)
+
+
+def _with_snapshot(job: ClaimedJob, files: _Files, vault: Vault) -> ClaimedJob:
+    if job.operation != "restore" or (stored := files.snapshots.get(job.id)) is None:
+        return job
+    return job._replace(snapshot=stored.opened(vault))
 
 
 def _with_own_body(job: ClaimedJob, files: tuple[File, ...], vault: Vault) -> ClaimedJob:

@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, delete, select, update
 from sendq.clock import Micros
 from sendq.facts.outcomes import Page
 from sendq.ids import new_id
-from sendq.ledger import sealing
+from sendq.ledger import sealing, snapshots
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_new, insert_rows
 from sendq.ledger.enqueue import append_wakes, tag_rows
@@ -58,10 +58,12 @@ def record_page(
     batch = connection.execute(this.with_for_update()).first()
     if batch is None:
         return None  # pruned or erased while the call was on the wire
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"batch_id": batch_id, "object_id": found} | sealing.tag(batch_id, lane_id, batch.operation, found, vault)
         for found in page.found
     ]
+    for row, state in zip(rows, page.states, strict=False):
+        row |= snapshots.sealed(batch_id, lane_id, row["object_id"], "before", state, vault)
     counts[batch_id, "found"] += len(insert_new(connection, schema.found, rows, returning="object_id"))
     counts[batch_id, "page"] += 1
     if page.following is None or batch.cancel_at is not None:
@@ -86,7 +88,7 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
     batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if batch is None or not batch.making:
         return 0
-    some = select(found.c.object_id, found.c.seal, found.c.seal_key).where(found.c.batch_id == batch_id)
+    some = select(found).where(found.c.batch_id == batch_id)
     messages = connection.execute(some.order_by(found.c.object_id).limit(limit)).all()
     ids = [row.object_id for row in messages]
     connection.execute(delete(found).where(found.c.batch_id == batch_id, found.c.object_id.in_(ids)))
@@ -99,6 +101,12 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
     ]
     insert_rows(connection, schema.job, rows)
     insert_rows(connection, schema.job_tag, tag_rows(rows))
+    kept = [
+        {"job_id": row["id"], "before": one.before, "before_key": one.before_key}
+        for row, one in zip(rows, messages, strict=True)
+        if one.before is not None
+    ]
+    insert_rows(connection, schema.snapshot, kept)
     if len(ids) < limit:
         connection.execute(update(table).where(table.c.id == batch_id).values(making=False))
     if ids:

@@ -29,6 +29,7 @@ from sendq.operators.acts import (
     retry,
     set_warm_up,
     set_window,
+    undo,
 )
 from sendq.operators.acts.approve import DecisionProgress
 from sendq.operators.acts.cancel import CancelBatchProgress, CancelResult
@@ -56,6 +57,7 @@ from sendq.operators.acts.retry import RetryProgress
 from sendq.operators.acts.run import Run
 from sendq.operators.acts.set_warm_up import WarmUpResult
 from sendq.operators.acts.set_window import WindowProgress
+from sendq.operators.acts.undo import UndoResult
 from sendq.operators.base import LedgerAccess
 from sendq.rules.by_hand import Answer
 from sendq.rules.waiting_job import Change, ChangeKind
@@ -367,6 +369,26 @@ class Acting(LedgerAccess):
             return Run(approve.decide(self._ledger, job_ids(which), kind, author, dry_run=dry_run))
         require_a_field(which, UnfinishedFilter())
         return Run(approve.decide(self._ledger, job_filter_of(which), kind, author, dry_run=dry_run))
+
+    def undo(
+        self,
+        batch_id: str,
+        *,
+        vault: Vault | None = None,
+        by: str,
+        reason: str | None = None,
+        dry_run: bool = False,
+    ) -> UndoResult:
+        """Undo a batch of modifications that keeps snapshots, as `SendQueue.undo` does.
+
+        ``vault``: the encryption keys, if there are any.
+        """
+        author = changes.author_of(by, reason)
+        with self._ledger.writing() as connection:
+            return undo.undo_batch(
+                connection, parse_id(batch_id, what="batch"), author, vault=vault or Vault(), dry_run=dry_run,
+                now=self._now(),
+            )  # fmt: skip
 
     def forget(
         self, grant_id: str, application: str = "default", *, by: str, reason: str, dry_run: bool = False

@@ -64,7 +64,7 @@ T = TypeVar("T")
 # Items of a page unless the caller says otherwise.
 PAGE = 100
 
-OPERATIONS = ("send", "modify", "delete", "list")
+OPERATIONS = ("send", "modify", "delete", "list", "read", "restore")
 
 
 class Reading(LedgerAccess):

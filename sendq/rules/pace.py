@@ -24,7 +24,7 @@ from sendq.rules.warm_up import daily_budget, days_until
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
 # The kinds of calls that limits know: a job's operation, and a separate name for sends with attachments as parts.
-CALLS = ("send", "multipart", "modify", "delete", "list")
+CALLS = ("send", "multipart", "modify", "delete", "list", "restore")
 SENDS = ("send", "multipart")
 
 MINUTE: Micros = 60 * SECOND
@@ -73,7 +73,7 @@ class Pace:
     learns: bool = False
 
 
-_ANY = dict.fromkeys(CALLS, 1)
+_ANY = dict.fromkeys(CALLS, 1) | {"restore": 2}  # it reads a message, and may modify it
 
 # Nylas's own, per grant and second ("Rate limits").
 NYLAS = (
@@ -83,11 +83,11 @@ NYLAS = (
 
 # Gmail API, "Usage limits": units by method. A send is about 115 with what Nylas reads afterwards, which its answer may
 # state (`Pacer.correct`). A listing is a page of 20: `messages.list` and 20 × `messages.get`.
-_GMAIL = {"send": 100, "multipart": 100, "modify": 5, "delete": 5, "list": 105}
+_GMAIL = {"send": 100, "multipart": 100, "modify": 5, "delete": 5, "list": 105, "restore": 10}
 # One send is several requests to Graph: draft, upload, send, and reading it back (`Nylas-Provider-Request-Count`).
-_GRAPH = {"send": 4, "multipart": 5, "modify": 1, "delete": 1, "list": 1}
+_GRAPH = {"send": 4, "multipart": 5, "modify": 1, "delete": 1, "list": 1, "restore": 2}
 # Not documented: a send, and reading it back.
-_EXCHANGE = {"send": 2, "multipart": 2, "modify": 1, "delete": 1, "list": 2}
+_EXCHANGE = {"send": 2, "multipart": 2, "modify": 1, "delete": 1, "list": 2, "restore": 2}
 _SENDS = dict.fromkeys(SENDS, 1)
 
 PACES: dict[str, Pace] = {
@@ -117,6 +117,8 @@ def pace_of(provider: str) -> Pace:
 
 def call_of(operation: str, form: str | None) -> str:
     """The kind of call that a job makes, as limits know it; ``form``: how its message is sent, None if it has none."""
+    if operation == "read":  # a message, which costs as much as a modification with every provider
+        return "modify"
     return "multipart" if operation == "send" and form in ("multipart", "mime") else operation
 
 

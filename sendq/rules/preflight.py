@@ -16,7 +16,7 @@ KEY_MAX_AGE: Micros = 45 * 60 * SECOND
 CLOCK_TOLERANCE: Micros = 5 * 60 * SECOND
 
 # What this version can carry out. Any other operation was enqueued by a newer version and is left to its workers.
-OPERATIONS = frozenset({"send", "modify", "delete", "list"})
+OPERATIONS = frozenset({"send", "modify", "delete", "list", "read", "restore"})
 FORMS = frozenset({None, "json", "json_text", "multipart", "mime"})
 
 # These operations have a body of their own; the jobs of all others share their batch's.

@@ -32,6 +32,15 @@ STOPPED: Final = "worker_stopped"
 # A later change of the same message has already been made.
 OVERTAKEN: Final = "overtaken"
 
+# Returned to the queue with what its message was before; the change is made in its next turn.
+READ_FIRST: Final = "read_first"
+
+# Left alone by an undo: the message is not as the change left it, is gone, or what it was before is not kept.
+CHANGED_SINCE: Final = "changed_since"
+GONE_SINCE: Final = "gone_since"
+NOT_KEPT: Final = "not_kept"
+LEFT_ALONE: Final = (CHANGED_SINCE, GONE_SINCE, NOT_KEPT)
+
 # Refused twice while the API called its grant valid: another job of the grant goes first, and if that one succeeds,
 # this one is given up.
 JOB_REFUSED: Final = "job_refused"

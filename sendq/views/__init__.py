@@ -1,6 +1,6 @@
 """The views of the ledger for applications and operators: frozen snapshots, with datetimes in UTC."""
 
-from sendq.views.batches import Batch, BatchError, BatchView, MergeCheck, WalkView
+from sendq.views.batches import Batch, BatchError, BatchView, LeftAlone, MergeCheck, WalkView
 from sendq.views.delivery import DeliveryStatus, RecipientStatus
 from sendq.views.grants import EventView, GrantState, GrantView, HeldGroup, HoldView
 from sendq.views.jobs import (
@@ -49,6 +49,7 @@ __all__ = [
     "JobLine",
     "JobView",
     "LaneCounts",
+    "LeftAlone",
     "MergeCheck",
     "Overview",
     "PaceView",

@@ -51,6 +51,15 @@ class BatchError:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftAlone:
+    """Messages that an undo left alone for one reason: the rule, their number, and the ids of the first ten."""
+
+    rule: str
+    number: int
+    object_ids: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class WalkView:
     """How a batch finds its messages.
 
@@ -81,6 +90,7 @@ class BatchView:
     ``finished_at``: when its last job ended; a retry of its dead letters reopens it. ``window``: its own, or that of
     its grant, as `Window` is written; ``opens_at``: when that opens next, None while it is open. ``spread_until``: when
     the last of its messages is due, if they were spread.
+    ``undoable``: it keeps what its messages were. ``undoes``: the batch that it undoes; ``left``: what it left alone.
     """
 
     id: str
@@ -104,6 +114,9 @@ class BatchView:
     window: str | None = None
     opens_at: datetime | None = None
     spread_until: datetime | None = None
+    undoable: bool = False
+    undoes: str | None = None
+    left: Sequence[LeftAlone] = ()
 
     @property
     def waiting(self) -> int:

@@ -4,6 +4,8 @@
     modify   PUT     /messages/{id}              changes; of a whole thread: /threads/{id}
     delete   DELETE  /messages/{id}              to the trash; ``hard``: for good
     list     GET     /messages?…                 a page of a listing
+    read     GET     /messages/{id}              what it is before a change that can be undone
+    restore  GET, PUT  /messages/{id}            see `tasks.calling.undoing`
 
 The policy has two kinds: *send*, which must never be done twice, and *modify*, which may be repeated after any
 transient failure. Deletions and listings are of the second kind.
@@ -12,6 +14,7 @@ transient failure. Deletions and listings are of the second kind.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import parse_qsl
 
 from sendq.clock import Micros
@@ -23,6 +26,7 @@ from sendq.messages.mark import keep_mark
 from sendq.rules.rule_ids import DIED, RETURNED, STOPPED
 from tasks.calling.nylas import Application, NylasClient
 from tasks.calling.page import Listed, read_page
+from tasks.calling.undoing import read_message, states_on
 from tasks.calling.upload import Upload
 from tasks.policy.failure import Answer, Failure, Success, parse
 
@@ -61,6 +65,8 @@ async def make_call(
             return await client.send(application, grant_id, body, key, content_type=job.content_type, mime=mime)
         case "list":
             return await client.find(application, grant_id, _asked(job))
+        case "read":
+            return await read_message(client, application, grant_id, job)
     assert job.object_id is not None
     parameters, body = split_parameters(job.body)
     if job.operation == "delete":
@@ -80,7 +86,7 @@ def read_answer(
     ``grant_id``: the grant that was called; None if it is not known.
     """
     result = parse(answer, provider=provider, operation=kind_of(job.operation), now=now, grant_id=grant_id)
-    if job.operation == "delete" and isinstance(result, Failure) and _is_gone(result) and job.doubt_at is not None:
+    if job.operation == "delete" and isinstance(result, Failure) and is_gone(result) and job.doubt_at is not None:
         # An earlier request of this job may have deleted it, with only the answer lost.
         return Success(404, None, None, result.request_id, replayed=False, queued=False), None
     if job.operation != "list" or isinstance(result, Failure):
@@ -89,10 +95,12 @@ def read_answer(
     if listed is None:  # an unreadable page is no success: it is requested again, as after a broken connection
         broken = Answer(None, answer.headers, b"", "cut")
         return parse(broken, provider=provider, operation=kind_of(job.operation), now=now), None
-    return result, _page(job, listed)
+    page = _page(job, listed)
+    return result, replace(page, states=states_on(job, answer.body)) if job.undoable else page
 
 
-def _is_gone(failure: Failure) -> bool:
+def is_gone(failure: Failure) -> bool:
+    """Whether the message does not exist."""
     return failure.status == 404 and failure.type != "grant.not_found" and failure.origin != "edge"
 
 
@@ -109,5 +117,6 @@ def _page(job: ClaimedJob, listed: Listed) -> Page:
     if listed.cursor is None:
         return Page(listed.ids, None, job.content_type)
     asked = _asked(job)
-    limit = int(asked.pop("limit"))
-    return Page(listed.ids, page_query(asked | {"page_token": listed.cursor}, limit=limit), job.content_type)
+    limit, select = int(asked.pop("limit")), asked.pop("select")
+    following = page_query(asked | {"page_token": listed.cursor}, limit=limit, select=select)
+    return Page(listed.ids, following, job.content_type)

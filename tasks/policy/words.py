@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sendq.facts.outcomes import Sent
-from sendq.rules.rule_ids import BOUNCE_RATE, KEY_CHECK
+from sendq.rules.rule_ids import BOUNCE_RATE, CHANGED_SINCE, GONE_SINCE, KEY_CHECK, NOT_KEPT, READ_FIRST
 from tasks.policy.row import Policy
 from tasks.policy.table import OTHER_APPLICATION
 
@@ -111,6 +111,19 @@ LEDGER_RULES = {
     "unless_bounced": Said(
         "Bounced", "The mail that it was to follow bounced, was rejected or was marked as spam, so it was not sent.",
         "Nothing to do, or correct the address.",
+    ),
+    READ_FIRST: Said(
+        "Read first", "What the message was is kept, so that its change can be undone; the change is made next.",
+        "Nothing to do.",
+    ),
+    CHANGED_SINCE: Said(
+        "Changed since", "The message is not as the change that was to be undone left it, so it was left alone.",
+        "If it should be changed anyway, modify it.",
+    ),
+    GONE_SINCE: Said("Gone since", "The message whose change was to be undone no longer exists.", "Nothing to do."),
+    NOT_KEPT: Said(
+        "No longer kept", "What the message was before its change is not in the ledger, so it was left alone.",
+        "If it should be changed, modify it.",
     ),
     "encryption_key_missing": Said(
         "Encryption key missing",

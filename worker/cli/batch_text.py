@@ -19,6 +19,13 @@ WALKS = {
 }
 
 
+WHY_LEFT = {
+    "changed_since": "changed since",
+    "gone_since": "gone since",
+    "not_kept": "what they were is no longer kept",
+}
+
+
 def batch_lines(seen: BatchView) -> Iterator[str]:
     """A batch for people."""
     of = f"{seen.total:,} jobs" if seen.total is not None else "a number of jobs that is not known yet"
@@ -50,6 +57,16 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
         yield f"finished: {when(seen.finished_at)}"
     elif seen.cancelled_at is None:
         yield f"rate: {seen.rate:,.1f} jobs/s; expected end: {when(seen.eta) if seen.eta else 'unknown'}"
+    if seen.undoable:
+        yield f"it keeps what its messages were before; to undo it: sendq undo --batch {seen.id} --reason …"
+    if seen.undoes is not None:
+        yield f"it undoes batch {seen.undoes}"
+    for left in seen.left:
+        first = ", ".join(clean(one) for one in left.object_ids)
+        more = f" and {left.number - len(left.object_ids):,} more" if left.number > len(left.object_ids) else ""
+        yield f"left alone: {left.number:,} ({WHY_LEFT.get(left.rule, left.rule)}): {first}{more}"
+    if seen.left:
+        yield f"all of them: sendq jobs --batch {seen.id} --state cancelled"
     for error in seen.errors:
         what = "a page of its walk" if error.operation == "list" else error.object_id
         about = "" if what is None else f" ({clean(what)})"

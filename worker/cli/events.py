@@ -27,7 +27,7 @@ KINDS = (
     "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "recipients_dropped",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
-    "reschedule", "priority", "replace", "window", "warm_up", "approve", "reject", "refused",
+    "reschedule", "priority", "replace", "window", "warm_up", "approve", "reject", "undo", "refused",
 )  # fmt: skip
 
 # What the acts on many things concern; all others: jobs.

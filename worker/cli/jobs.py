@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 # Spelled out, so that --help needs no import of the package's own lists; a test holds them together.
 STATES = ("queued", "sending", "in_doubt", "sent", "dead", "cancelled", "expired")
-OPERATIONS = ("send", "modify", "delete", "list")
+OPERATIONS = ("send", "modify", "delete", "list", "read", "restore")
 PRIORITIES = ("high", "normal", "low")
 NOT_COUNTED = ("key", "due_since", "due_until", "expires_since", "expires_until")
 DELIVERIES = ("failed_later", "rejected", "confirmed", "delivered", "bounced", "complained")

@@ -46,6 +46,7 @@ from worker.cli.status import status
 from worker.cli.suppressions import suppressions
 from worker.cli.token import token
 from worker.cli.top import top
+from worker.cli.undo import undo
 from worker.cli.up import up
 from worker.cli.warmup import warmup
 from worker.cli.webhooks import webhooks
@@ -131,6 +132,7 @@ for command in (
     suppressions,
     token,
     top,
+    undo,
     up,
     webhooks,
     warmup,

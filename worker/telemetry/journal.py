@@ -42,7 +42,7 @@ def recorded(outcome: Outcome) -> None:
     if outcome.attempt is None:
         if outcome.event is not Event.RETURN:
             ended_without_call(outcome)
-    elif outcome.event is not Event.ACCEPT:
+    elif outcome.event is not Event.ACCEPT and outcome.attempt.route is not None:
         attempt_failed(outcome)
     elif _level.isEnabledFor(logging.DEBUG):  # most calls; structlog would build the line first
         accepted(outcome)

@@ -17,7 +17,7 @@ from sendq.rules.states import Event
 from settings.celery import QUEUE
 from settings.sentry import active_sentry
 
-METHODS = {"send": "POST", "modify": "PUT", "delete": "DELETE", "list": "GET"}
+METHODS = {"send": "POST", "modify": "PUT", "delete": "DELETE", "list": "GET", "read": "GET", "restore": "PUT"}
 
 
 class Traces:

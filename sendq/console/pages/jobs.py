@@ -27,7 +27,7 @@ from sendq.rules.states import FINAL, State
 from sendq.views import JobView, Why
 
 STATE = Filter("state", "State", tuple(State))
-OPERATION = Filter("operation", "Operation", ("send", "modify", "delete", "list"))
+OPERATION = Filter("operation", "Operation", ("send", "modify", "delete", "list", "read", "restore"))
 PRIORITY = Filter("priority", "Priority", ("high", "normal", "low"))
 DELIVERY = Filter("delivery", "Delivery", tuple(one for one in Delivery if one is not Delivery.UNKNOWN))
 FILTERS = (STATE, DELIVERY, RULE, PROVIDER, APPLICATION, GRANT, OPERATION, PRIORITY, BATCH, TAG, SINCE)

@@ -9,6 +9,7 @@ in steps, and a key outlives its job on purpose.
      ├── attempt              one row for each HTTP call
      ├── job_tag              one row for each tag ── tag_hold: jobs with this tag wait
      ├── after                of a job that follows another: which one, and how far it is
+     ├── snapshot             of a message that a job changes: what it was before, for an undo
      └── batch ── batch_change   appended counts; progress is their sum
            └── found             messages that a walk has found, until it makes jobs of them
     key                       names a job or batch, even long after it was pruned
@@ -67,7 +68,7 @@ job = Table(
     Column("id", Uuid, primary_key=True),
     Column("lane_id", Uuid, nullable=False),
     Column("batch_id", Uuid),
-    Column("operation", Text, nullable=False),  # send | modify | delete | list (a page of a walk)
+    Column("operation", Text, nullable=False),  # send | modify | delete | list (a page of a walk) | read | restore
     Column("form", Text),  # of a send's request: json | json_text | multipart | mime; null: not a send
     Column("object_id", Text),  # the message or thread that is changed; jobs for one object run one after another
     Column("priority", SmallInteger, nullable=False),  # 0 high, 1 normal, 2 low
@@ -225,13 +226,15 @@ batch = Table(
     Column("id", Uuid, primary_key=True),
     Column("application", Text, nullable=False),
     Column("lane_id", Uuid),  # null: its jobs are of several grants
-    Column("operation", Text, nullable=False),  # send | modify | delete: what its jobs do, except those of its walk
+    Column("operation", Text, nullable=False),  # send | modify | delete | restore: what its jobs do in the end
     Column("target", Text, nullable=False),  # message | thread
     Column("hard", Boolean, nullable=False, server_default=text("false")),  # deleted permanently, not just trashed
     Column("fields", SmallInteger, nullable=False),  # the fields it changes: see `sendq.rules.changed_fields`
     # A walk finds the messages first: query (one listing) or threads (one per thread); null: the caller named them.
     Column("walk", Text),
     Column("listings", Integer, nullable=False, server_default="0"),
+    Column("undoable", Boolean, nullable=False, server_default=text("false")),  # its jobs keep snapshots
+    Column("undoes", Uuid),  # the batch whose changes it undoes
     Column("open", Boolean, nullable=False, server_default=text("false")),  # sends are still added to it
     Column("total", Integer),  # null: unknown until the walk is over, or while it is open
     Column("body", LargeBinary),  # the request that each of its jobs makes; null: each has its own body
@@ -255,6 +258,7 @@ batch = Table(
     Column("time_window", Text),  # as in a job; for those that are added or that its walk makes
     Column("spread", BigInteger),  # over this long, in µs, the due times of added messages are spread; null: not at all
     Index("sendq_batch_making_idx", "id", **_when("making")),
+    Index("sendq_batch_undoes_idx", "undoes", **_when("undoes IS NOT NULL")),
     Index("sendq_batch_cancel_idx", "id", **_when("cancel_at IS NOT NULL AND NOT cancelled")),
     Index("sendq_batch_finished_at_idx", "finished_at", **_when("finished_at IS NOT NULL")),
 )
@@ -280,6 +284,19 @@ found = Table(
     Column("object_id", Text, primary_key=True),
     Column("seal", LargeBinary),  # of the job that it becomes
     Column("seal_key", Text),
+    Column("before", LargeBinary),  # of its snapshot; null: the batch keeps none
+    Column("before_key", Text),
+)
+
+# Of a message, the fields that the job's batch changes (`sendq.rules.message_state`); encrypted like a body.
+snapshot = Table(
+    "sendq_snapshot",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("before", LargeBinary, nullable=False),
+    Column("before_key", Text),
+    Column("after", LargeBinary),  # what the change left; null: what it asked for
+    Column("after_key", Text),
 )
 
 key = Table(

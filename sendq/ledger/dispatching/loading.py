@@ -204,7 +204,7 @@ def _load_of(dialect: str) -> Executable:
         " p.job_id IS NOT NULL AS own_body,"
         " p.length, b.target, b.hard, b.cancel_at AS batch_cancel_at, NULL AS sender_id,"
         " b.fields, j.seal, j.seal_key, NULL AS files,"
-        " coalesce(j.traceparent, b.traceparent) AS traceparent, j.time_window"
+        " coalesce(j.traceparent, b.traceparent) AS traceparent, j.time_window, b.undoable, NULL AS snapshot"
     )
     payload = _one_row_of("sendq_payload", "p", "job_id", "j.id", dialect=dialect)
     joins = f"{payload} {_one_row_of('sendq_batch', 'b', 'id', 'j.batch_id', dialect=dialect)}"
@@ -227,6 +227,7 @@ def _load_of(dialect: str) -> Executable:
         "seal_key": Text(),
         "traceparent": Text(),
         "time_window": Text(),
+        "undoable": Boolean(),
     }
     types |= {"body": LargeBinary(), "content_type": Text(), "length": BigInteger()}
     types |= {"cipher_key": Text(), "own_body": Boolean()}

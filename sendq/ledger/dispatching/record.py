@@ -24,7 +24,7 @@ from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane, Pair
 from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ids import new_id
-from sendq.ledger import events
+from sendq.ledger import events, snapshots
 from sendq.ledger.attempts import insert_new_attempts
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import apply_known, failed_later
@@ -158,6 +158,7 @@ class _Recording:
             if job is not before[job_id]
         ]
         store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
+        snapshots.record(self._connection, outcomes, jobs, vault=self._vault)
         # A report may show that the mail went out; then it must not be sent again, not even a moment later.
         unsent = [job.id for job, after in changed if job.operation == "send" and after["state"] != State.SENT]
         apply_known(self._connection, unsent, now=self._now)

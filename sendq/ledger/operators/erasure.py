@@ -1,8 +1,8 @@
 """Erasure: remove what the ledger keeps of a grant's mail, and cancel what waits (``sendq forget``).
 
-    erased     bodies, texts of errors and of bounces, what became of each recipient's copy, addresses in outcomes, and
-               the digests of keys (a key still finds its job, and a repeat with it still sends no second mail) and of
-               replaced requests
+    erased     bodies, what messages were before a change, texts of errors and of bounces, what became of each
+               recipient's copy, addresses in outcomes, and the digests of keys (a key still finds its job, and a
+               repeat with it still sends no second mail) and of replaced requests
     kept       the record of each job: its ids, times, states and rules, and keys as the application wrote them
     left       jobs in flight or in doubt: their bodies are needed to find out whether they were sent. A job in flight
                is cancelled if its call was not sent. Forget the grant again once they have ended
@@ -93,7 +93,9 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
     on_the_wire = table.c.id.in_(jobs) & (table.c.state == State.SENDING.value)
     connection.execute(update(table).where(on_the_wire, table.c.cancel_at.is_(None)).values(cancel_at=now))
     ended = connection.execute(select(table.c.id).where(table.c.id.in_(jobs), table.c.state.in_(_ENDED)))
-    erase_bodies(connection, ended.scalars().all())
+    over = ended.scalars().all()
+    erase_bodies(connection, over)
+    delete_where(connection, schema.snapshot.c.job_id, over)
     attempt = schema.attempt
     connection.execute(update(attempt).where(attempt.c.job_id.in_(jobs)).values(error=None))
     status = schema.delivery_status

@@ -27,6 +27,7 @@ from sendq.bindings import (
     payload_context,
     piece_context,
     secret_context,
+    snapshot_context,
     tag_context,
 )
 from sendq.errors import Altered, NotEncrypted, Unreadable
@@ -89,8 +90,17 @@ def _of_tag(row: Row[Any], files: Files) -> bytes:
     return tag_context(row.batch_id, row.lane_id, row.operation, row.object_id)
 
 
+def _of_found(row: Row[Any], files: Files) -> bytes:
+    return snapshot_context(row.batch_id, row.lane_id, row.object_id, "before")
+
+
+def _of_snapshot(when: str) -> Callable[[Row[Any], Files], bytes]:
+    return lambda row, files: snapshot_context(row.batch_id, row.lane_id, row.object_id, when)
+
+
 _job, _payload, _batch, _found = schema.job, schema.payload, schema.batch, schema.found
 _piece, _content, _chunk, _named = schema.piece, schema.content, schema.chunk, schema.key
+_snapshot = schema.snapshot
 
 
 def _kept(column: Column[Any], context: Callable[[Row[Any], Files], bytes], **more: Any) -> Kept:
@@ -102,6 +112,18 @@ def _kept(column: Column[Any], context: Callable[[Row[Any], Files], bytes], **mo
 KEPT = (
     _kept(_payload.c.body, _of_payload, beside=(_job, _job.c.id == _payload.c.job_id)),
     _kept(_batch.c.body, _of_batch),
+    Kept(
+        _found.c.before, _found.c.before_key, _found.c.before.is_not(None), _of_found,
+        beside=(_batch, _batch.c.id == _found.c.batch_id),
+    ),
+    Kept(
+        _snapshot.c.before, _snapshot.c.before_key, _snapshot.c.before.is_not(None), _of_snapshot("before"),
+        beside=(_job, _job.c.id == _snapshot.c.job_id),
+    ),
+    Kept(
+        _snapshot.c.after, _snapshot.c.after_key, _snapshot.c.after.is_not(None), _of_snapshot("after"),
+        beside=(_job, _job.c.id == _snapshot.c.job_id),
+    ),
     Kept(_job.c.seal, _job.c.seal_key, _job.c.object_id.is_not(None), _of_tag, tags=True),
     Kept(
         _found.c.seal, _found.c.seal_key, _found.c.object_id.is_not(None), _of_tag,

@@ -21,10 +21,11 @@ from sendq.ledger.reading.rows import as_list, first, lane_of
 from sendq.ledger.reading.unapproved import waiting
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
+from sendq.rules.rule_ids import LEFT_ALONE
 from sendq.rules.spread import spread_over
 from sendq.rules.states import FINAL, State
 from sendq.rules.windows import readable_window
-from sendq.views import BatchError, BatchView, HoldView, WalkView
+from sendq.views import BatchError, BatchView, HoldView, LeftAlone, WalkView
 
 ERRORS_MOST = 10
 
@@ -53,6 +54,8 @@ class BatchRow:
     tags: dict[str, str]
     time_window: str | None
     spread: Micros | None
+    undoable: bool
+    undoes: UUID | None
 
     @property
     def spread_until(self) -> Micros | None:
@@ -99,12 +102,27 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         window=window,
         opens_at=None if row.finished_at is not None else closed_until(window, now),
         spread_until=None if row.spread_until is None else moment(row.spread_until),
+        undoable=row.undoable,
+        undoes=None if row.undoes is None else str(row.undoes),
+        left=() if row.undoes is None or State.CANCELLED not in counts else _left_alone(connection, batch_id),
     )
 
 
 def _unapproved(connection: Connection, batch_id: UUID) -> int:
     this = select(func.count()).where(schema.job.c.batch_id == batch_id, *waiting())
     return int(connection.execute(this).scalar_one())
+
+
+def _left_alone(connection: Connection, batch_id: UUID) -> tuple[LeftAlone, ...]:
+    """What an undo left alone, by reason."""
+    job = schema.job.c
+    these = (job.batch_id == batch_id, job.state == State.CANCELLED.value)
+    counted = select(job.rule, func.count().label("number")).where(*these, job.rule.in_(LEFT_ALONE)).group_by(job.rule)
+    found = []
+    for row in connection.execute(counted.order_by(job.rule)).all():
+        first_ones = select(job.object_id).where(*these, job.rule == row.rule).order_by(job.id).limit(ERRORS_MOST)
+        found.append(LeftAlone(row.rule, row.number, tuple(connection.execute(first_ones).scalars())))
+    return tuple(found)
 
 
 def _walk(row: BatchRow, sums: Sums) -> WalkView | None:

@@ -79,6 +79,8 @@ def upgrade() -> None:
         sa.Column("fields", sa.SmallInteger(), nullable=False),
         sa.Column("walk", sa.Text(), nullable=True),
         sa.Column("listings", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("undoable", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.Column("undoes", sa.Uuid(), nullable=True),
         sa.Column("open", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("total", sa.Integer(), nullable=True),
         sa.Column("body", sa.LargeBinary(), nullable=True),
@@ -125,6 +127,14 @@ def upgrade() -> None:
         unique=False,
         postgresql_where=sa.text("making"),
         sqlite_where=sa.text("making"),
+    )
+    op.create_index(
+        "sendq_batch_undoes_idx",
+        "sendq_batch",
+        ["undoes"],
+        unique=False,
+        postgresql_where=sa.text("undoes IS NOT NULL"),
+        sqlite_where=sa.text("undoes IS NOT NULL"),
     )
     op.create_table(
         "sendq_batch_change",
@@ -267,7 +277,18 @@ def upgrade() -> None:
         sa.Column("object_id", sa.Text(), nullable=False),
         sa.Column("seal", sa.LargeBinary(), nullable=True),
         sa.Column("seal_key", sa.Text(), nullable=True),
+        sa.Column("before", sa.LargeBinary(), nullable=True),
+        sa.Column("before_key", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("batch_id", "object_id", name=op.f("sendq_found_pkey")),
+    )
+    op.create_table(
+        "sendq_snapshot",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("before", sa.LargeBinary(), nullable=False),
+        sa.Column("before_key", sa.Text(), nullable=True),
+        sa.Column("after", sa.LargeBinary(), nullable=True),
+        sa.Column("after_key", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("job_id", name=op.f("sendq_snapshot_pkey")),
     )
     op.create_table(
         "sendq_job",

@@ -1,0 +1,118 @@
+"""Undoing a batch of modifications: which batch can be undone, and the batch that does it.
+
+The batch is locked, so that of two undos the second finds the first. Its jobs are those of the messages whose change
+was made; what each of them restores is read when it is claimed (`sendq.ledger.snapshots`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, select
+
+from sendq.bindings import batch_context
+from sendq.clock import Micros
+from sendq.enqueueing.batches import Undo, plan_undo
+from sendq.errors import InvalidArgument, Problem
+from sendq.ledger import events
+from sendq.ledger.db import schema
+from sendq.ledger.reading import lookup
+from sendq.ledger.storing import lock_before_reading, store_batch
+from sendq.ledger.waiting_jobs import Author, lane_of
+from sendq.rules.states import State
+from sendq.vault import Vault
+from sendq.views import Batch
+
+KIND = "undo"
+
+
+@dataclass(frozen=True, slots=True)
+class Undoing:
+    """How a batch is undone: author and reason, the undo's priority and receiver, the lane's limit, and the keys."""
+
+    author: Author
+    priority: int
+    on_outcome: str | None
+    cap: int | None
+    vault: Vault
+
+
+def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, dry_run: bool = False) -> Batch:
+    """Store the batch that undoes another one, or return the one that is doing it.
+
+    ``dry_run``: nothing is stored, and the result has the id of the batch that would be undone.
+
+    Raises:
+        NotFound: there is no such batch.
+        InvalidArgument: it cannot be undone.
+        Unreadable: its request is encrypted with a key that the vault does not have.
+        LaneFull: as at enqueue.
+    """
+    lock_before_reading(connection)
+    table = schema.batch
+    row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
+    if row is None:
+        raise lookup.no_such_batch(batch_id)
+    if (problem := _refusal(row)) is not None:
+        raise InvalidArgument([problem])
+    under_way = select(table.c.id, table.c.total).where(table.c.undoes == batch_id, table.c.finished_at.is_(None))
+    if (other := connection.execute(under_way).first()) is not None:
+        return Batch(str(other.id), other.total, existed=True)
+    messages = _changed_messages(connection, batch_id)
+    if not messages:
+        raise InvalidArgument([Problem("batch_id", "has changed no message of which a snapshot is kept", _NOTHING)])
+    if dry_run:
+        return Batch(str(batch_id), len(messages))
+    lane = lane_of(connection, row)
+    context = batch_context(
+        row.id, row.lane_id, row.operation, row.target, row.hard, row.fields, row.content_type
+    )  # fmt: skip
+    body = how.vault.open(bytes(row.body), row.cipher_key, context=context)
+    wanted = Undo(
+        batch_id, row.application, lane["grant_id"], row.lane_id, row.fields, body, messages, how.priority, row.tags,
+        how.on_outcome,
+    )  # fmt: skip
+    made = store_batch(connection, plan_undo(wanted, now=now), len(messages), now=now, cap=how.cap, vault=how.vault)
+    by_whom = f"by batch {made.id}"
+    reason = f"{by_whom}: {how.author.reason}" if how.author.reason else by_whom
+    fields = {"batch_id": batch_id, "number": len(messages), "at": now, "by": how.author.by, "reason": reason}
+    events.append(connection, KIND, **fields, **lane)
+    return made
+
+
+_NOTHING = "nothing is left to undo"
+
+
+def _refusal(batch: Row[Any]) -> Problem | None:
+    """Why a batch cannot be undone; None: it can."""
+    again = "modify the messages again"
+    if batch.undoes is not None:
+        return Problem("batch_id", "is an undo itself", again)
+    if batch.operation == "send":
+        return Problem("batch_id", "is a batch of sends, which cannot be undone", "cancel_batch ends what waits of one")
+    if batch.operation == "delete" and batch.hard:
+        return Problem("batch_id", "has deleted messages permanently", "they cannot be restored")
+    if batch.operation == "delete":
+        reason = "has moved messages to the trash, and Nylas has no call to take them back"
+        return Problem("batch_id", reason, "set the folders of each with modify")
+    if not batch.undoable:
+        return Problem("batch_id", "keeps no snapshots: it was enqueued without undoable=True", again)
+    if batch.finished_at is None:
+        return Problem("batch_id", "still goes on", "wait until it has ended, or cancel it first")
+    if not batch.body:
+        return Problem("batch_id", "was erased when its grant was forgotten", again)
+    return None
+
+
+def _changed_messages(connection: Connection, batch_id: UUID) -> list[str]:
+    """The messages that a batch has changed, in the order of its jobs, of which snapshots are kept."""
+    job, kept = schema.job.c, schema.snapshot
+    query = (
+        select(job.object_id)
+        .join(kept, kept.c.job_id == job.id)
+        .where(job.batch_id == batch_id, job.state == State.SENT.value)
+        .order_by(job.id)
+    )
+    return list(connection.execute(query).scalars())

@@ -1,0 +1,119 @@
+"""Undo of bulk changes through real processes: every message as before, and those touched meanwhile left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sendq import Batch, BatchView, InvalidArgument, Query, State
+from sendq.ledger.db import schema
+from sendq.simulator import Fault
+from tests.support.system import System, running_on
+from tests.support.waiting import LIMIT_S, eventually
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One system with one worker for all tests here; each uses grants of its own."""
+    with running_on(request.param, request, tmp_path_factory.mktemp("system")) as system:
+        system.start_worker()
+        yield system
+
+
+def finished(system: System, batch: Batch) -> BatchView:
+    def is_finished() -> BatchView | None:
+        view = system.queue.batch(batch.id)
+        return view if view.finished_at is not None else None
+
+    return eventually(is_finished, f"the end of batch {batch.id}", limit_s=LIMIT_S)  # type: ignore[return-value]
+
+
+FIELDS = ("unread", "starred", "folders", "metadata")
+
+
+def fill(system: System, grant: str, count: int) -> dict[str, dict[str, Any]]:
+    """Messages that differ in everything, by their ids, with the state that they have."""
+    for number in range(count):
+        system.api.message(
+            grant, f"{grant}-{number:02}", unread=number % 2 == 0, starred=number % 3 == 0,
+            folders=["INBOX", f"private {number % 4}"], metadata={"crm": str(number)}, subject="tidy",
+        )  # fmt: skip
+    return states(system, grant)
+
+
+def states(system: System, grant: str) -> dict[str, dict[str, Any]]:
+    with system.api._store.changed:
+        messages = system.api._store.messages[grant]
+        return {name: {field: one.document[field] for field in FIELDS} for name, one in messages.items()}
+
+
+def touch(system: System, grant: str, message: str, **changes: Any) -> None:
+    """Somebody changes a message in their mailbox."""
+    store = system.api._store
+    found = store.find_message(grant, message)
+    assert found is not None
+    store.modify(grant, found, changes)
+
+
+CHANGES: dict[str, Any] = {"unread": False, "starred": True, "folders": ["DONE"], "metadata": {"crm": "done"}}
+
+
+class TestUndo:
+    @pytest.mark.parametrize("how", ["ids", "query", "threads"])
+    def test_restores_every_message_and_leaves_alone_those_touched_since(self, system: System, how: str) -> None:
+        grant = f"undo-{how}"
+        before = fill(system, grant, 24)
+        names = list(before)
+        if how == "ids":
+            batch = system.queue.modify(grant, names, **CHANGES, undoable=True)
+        elif how == "query":
+            batch = system.queue.modify_matching(grant, Query(subject="tidy"), **CHANGES, undoable=True)
+        else:
+            with system.api._store.changed:
+                threads = {one.document["thread_id"] for one in system.api._store.messages[grant].values()}
+            batch = system.queue.modify(grant, thread_ids=sorted(threads), **CHANGES, undoable=True)
+        assert dict(finished(system, batch).counts) == {State.SENT: 24}
+        assert list(states(system, grant).values()) == [CHANGES] * 24
+        touch(system, grant, names[3], unread=True)
+        touch(system, grant, names[5], folders=["private 9"])
+        system.api._store.remove(grant, system.api._store.find_message(grant, names[7]))  # type: ignore[arg-type]
+        touched = states(system, grant)
+        view = finished(system, system.queue.undo(batch.id, by="anna", reason="a mistake"))
+        assert dict(view.counts) == {State.SENT: 21, State.CANCELLED: 3}
+        assert [(one.rule, one.number, list(one.object_ids)) for one in view.left] == [
+            ("changed_since", 2, [names[3], names[5]]),
+            ("gone_since", 1, [names[7]]),
+        ]
+        left = {names[3]: touched[names[3]], names[5]: touched[names[5]]}
+        assert states(system, grant) == {name: left.get(name, before[name]) for name in touched}
+        with pytest.raises(InvalidArgument, match="is an undo itself"):
+            system.queue.undo(view.id)
+
+    def test_does_not_touch_messages_whose_change_failed_or_never_ran(self, system: System) -> None:
+        before = fill(system, "failed", 6)
+        names = list(before)
+        system.api.will(Fault.status(400), grant="failed", operation="modify", times=1)
+        batch = system.queue.modify("failed", [*names, "missing"], starred=True, undoable=True)
+        assert dict(finished(system, batch).counts) == {State.SENT: 5, State.DEAD: 2}
+        (failed,) = {
+            row.object_id for row in system.rows(schema.job)
+            if str(row.batch_id) == batch.id and row.state == State.DEAD and row.object_id != "missing"
+        }  # fmt: skip
+        touch(system, "failed", failed, starred=True)
+        requests = len([one for one in system.api.requests if one.message_id == failed])
+        view = finished(system, system.queue.undo(batch.id))
+        assert dict(view.counts) == {State.SENT: 5}
+        assert states(system, "failed") == before | {failed: before[failed] | {"starred": True}}
+        assert len([one for one in system.api.requests if one.message_id == failed]) == requests
+
+    def test_of_a_change_whose_answer_was_lost_restores_what_was_there_before_it(self, system: System) -> None:
+        before = fill(system, "lost", 4)
+        system.api.will(Fault.drop(), grant="lost", operation="modify", times=2)
+        batch = system.queue.modify("lost", list(before), starred=True, folders=["DONE"], undoable=True)
+        finished(system, batch)
+        assert states(system, "lost") != before
+        system.api.will(Fault.drop(), grant="lost", operation="modify", times=2)
+        finished(system, system.queue.undo(batch.id))
+        assert states(system, "lost") == before

@@ -1,0 +1,39 @@
+"""``sendq undo``: restore what the messages of a batch of modifications were before."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from worker.cli.connection import load_settings, open_operators
+from worker.cli.output import counted, json_option, tell, tell_json
+from worker.cli.params import by_option, dry_run_option, reason_option
+
+
+@click.command()
+@click.option("--batch", required=True, metavar="ID", help="A batch of modifications that was made with undoable=True.")
+@reason_option(required=False)
+@by_option
+@dry_run_option("Show how many messages it would restore, and change nothing.")
+@json_option
+def undo(batch: str, reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
+    """Restore what the messages of a batch of modifications were before it.
+
+    Messages that were changed since, or are gone, are left alone; sendq batch shows which. The undo is a batch too: it
+    can be followed and cancelled, and not undone.
+    """
+    with open_operators() as operators:
+        result = operators.undo(batch, vault=load_settings().vault, by=by, reason=reason, dry_run=dry_run)
+    if as_json:
+        tell_json(asdict(result))
+        return
+    messages = counted(result.total, "message")
+    if result.existed:
+        tell(f"batch {result.undo_id} is undoing it already: {messages}")
+    elif result.dry_run:
+        tell(f"{messages} would be restored, except those that were changed since; nothing was changed")
+        return
+    else:
+        tell(f"batch {result.undo_id}: restores {messages}, except those that were changed since")
+    tell(f"to follow it: sendq batch {result.undo_id} --watch; to cancel it: sendq cancel --batch {result.undo_id}")
