@@ -78,7 +78,7 @@ def record(
         insert_new(connection, table, befores, returning="job_id")
         these = job.c.id.in_([row["job_id"] for row in befores])
         connection.execute(update(job).where(these, job.c.operation == "read").values(operation="modify"))
-    update_rows(connection, table, afters)
+    update_rows(connection, table, afters, key="job_id")
 
 
 def of_restores(connection: Connection, jobs: Sequence[UUID]) -> dict[UUID, Stored]:

@@ -117,6 +117,6 @@ def _page(job: ClaimedJob, listed: Listed) -> Page:
     if listed.cursor is None:
         return Page(listed.ids, None, job.content_type)
     asked = _asked(job)
-    limit, select = int(asked.pop("limit")), asked.pop("select")
+    limit, select = int(asked.pop("limit")), asked.pop("select", "id")
     following = page_query(asked | {"page_token": listed.cursor}, limit=limit, select=select)
     return Page(listed.ids, following, job.content_type)

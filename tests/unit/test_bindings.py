@@ -30,6 +30,9 @@ FIELDS: dict[Callable[..., bytes], dict[str, tuple[Any, Any]]] = {
     bindings.tag_context: {
         "batch_id": (ONE, OTHER), "lane_id": (ONE, OTHER), "operation": ("modify", "delete"), "object_id": ("m1", "m2"),
     },
+    bindings.snapshot_context: {
+        "batch_id": (ONE, OTHER), "lane_id": (ONE, OTHER), "object_id": ("m1", "m2"), "when": ("before", "after"),
+    },
     bindings.piece_context: {"job_id": (ONE, OTHER), "position": (0, 1), "digest": (b"a" * 32, b"b" * 32)},
     bindings.chunk_context: {"file": (FILES[0], FILES[1]), "position": (0, 1)},
     bindings.key_context: {"application": ("a", "b"), "key": ("k", "l"), "target": (ONE, OTHER)},

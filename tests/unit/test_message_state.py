@@ -1,0 +1,61 @@
+"""What a message was before a change, and whether the change may be undone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sendq.rules.changed_fields import EVERY_FIELD, bits_of
+from sendq.rules.message_state import Verdict, read, state_of, verdict, written
+
+WAS = {"unread": True, "starred": False, "folders": ["INBOX", "UNREAD"], "metadata": {"key1": "job", "crm": "7"}}
+LEFT = {"unread": False, "starred": False, "folders": ["done"], "metadata": {"crm": "8"}}
+
+
+class TestStateOf:
+    def test_has_the_fields_that_are_changed(self) -> None:
+        assert state_of({**WAS, "subject": "x"}, bits_of(["unread", "folders"])) == {
+            "unread": True, "folders": ["INBOX", "UNREAD"],
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("document", "state"),
+        [
+            ({}, {"metadata": {}}),
+            ({"metadata": None, "unread": None}, {"metadata": {}}),
+            ({"unread": "yes", "starred": 1, "folders": "INBOX", "metadata": []}, {}),
+            ({"folders": [1], "metadata": {"a": 1}}, {}),
+        ],
+    )
+    def test_leaves_out_what_an_answer_does_not_show(self, document: dict[str, Any], state: dict[str, Any]) -> None:
+        assert state_of(document, EVERY_FIELD) == state
+
+    def test_is_read_as_it_was_written(self) -> None:
+        assert read(written(WAS)) == WAS
+
+
+class TestVerdict:
+    @pytest.mark.parametrize(
+        ("now", "found"),
+        [
+            (LEFT, Verdict.RESTORE),
+            (LEFT | {"metadata": {"key1": "job", "crm": "8"}}, Verdict.RESTORE),  # the pair that sendq keeps
+            (WAS, Verdict.RESTORED),
+            (WAS | {"folders": ["UNREAD", "INBOX"]}, Verdict.RESTORED),  # folders have no order
+            (LEFT | {"unread": True}, Verdict.CHANGED),
+            (LEFT | {"folders": ["done", "more"]}, Verdict.CHANGED),
+            (LEFT | {"metadata": {"crm": "9"}}, Verdict.CHANGED),
+            (WAS | {"starred": True}, Verdict.CHANGED),
+            ({name: value for name, value in LEFT.items() if name != "folders"}, Verdict.CHANGED),
+        ],
+    )
+    def test_restores_only_what_is_as_the_change_left_it(self, now: dict[str, Any], found: Verdict) -> None:
+        assert verdict(now, before=WAS, left=LEFT, mark="key1") is found
+
+    def test_is_unknown_if_it_is_not_known_what_was_there(self) -> None:
+        assert verdict(LEFT, before={}, left=LEFT, mark="key1") is Verdict.UNKNOWN
+
+    def test_of_a_field_that_nobody_has_changed_looks_at_no_other(self) -> None:
+        assert verdict({"unread": False, "starred": True}, before={"unread": True}, left={"unread": False},
+                       mark="key1") is Verdict.RESTORE  # fmt: skip
