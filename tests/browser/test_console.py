@@ -149,7 +149,12 @@ class TestEveryPage:
         batch = served.ledger.rows(schema.batch)[0].id
         waiting = next(row.id for row in served.ledger.rows(schema.job) if row.state == "queued")
         own = (f"/jobs/{job}", f"/accounts/default/{grant}", f"/batches/{batch}", f"/acts/retry?job={job}")
-        changes = (f"/jobs/{waiting}", f"/acts/reschedule?job={waiting}", f"/acts/hold-job?job={waiting}")
+        changes = (
+            f"/jobs/{waiting}",
+            f"/acts/reschedule?job={waiting}",
+            f"/acts/hold-job?job={waiting}",
+            "/acts/suppress",
+        )
         found: dict[str, list[str]] = {}
         for path in (*PAGES, *own, *changes):
             page.goto(served.url + path)
@@ -279,6 +284,35 @@ class TestAForgedForm:
         )
         assert answer.status == 403
         assert not [row for row in served.ledger.rows(schema.pair) if row.held_by == "anna"]
+
+
+class TestASuppressedRecipient:
+    def test_is_looked_up_and_removed_without_the_address_in_any_url(
+        self, window: Callable[..., Page], served: Served
+    ) -> None:
+        address = "leyah@example.com"
+        page = window()
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
+        page.get_by_role("link", name="Suppressions").click()
+        page.get_by_role("link", name="Suppress a recipient…").click()
+        page.get_by_label("Recipient").fill(address)
+        reason(page, "they asked")
+        page.get_by_role("button", name="Suppress", exact=True).click()
+        expect(page.get_by_text("1 entry added")).to_be_visible()
+        for act, says in (("Remove", "No mail is sent to this recipient"), (None, "have no entry for this recipient")):
+            page.goto(f"{served.url}/suppressions")
+            page.get_by_label("Recipient").fill(address)
+            page.get_by_role("button", name="Is it suppressed?").click()
+            expect(page.locator(".lead")).to_contain_text(says)
+            assert fits(page)
+            assert barriers(page) == []
+            if act is not None:
+                page.get_by_role("link", name=f"{act}…").click()
+                reason(page, "they asked for it again")
+                page.get_by_role("button", name=act).click()
+                expect(page.get_by_text("1 entry removed")).to_be_visible()
+        assert [url for url in urls if "leyah" in url] == []
 
 
 class TestPictures:
