@@ -18,6 +18,7 @@ WHY = ["--reason", "r"]
 
 # What each is asked, and its exit status on an empty ledger: 1 where there is no such thing.
 ASKS: dict[str, tuple[list[str], int]] = {
+    "approve": ([NOBODY], 1),
     "batch": ([NOBODY], 1),
     "cancel": ([NOBODY], 1),
     "dead": ([], 0),
@@ -29,6 +30,7 @@ ASKS: dict[str, tuple[list[str], int]] = {
     "hold": (["--grant", "g1", *WHY], 0),
     "jobs": ([], 0),
     "priority": ([NOBODY, "--to", "high"], 1),
+    "reject": ([NOBODY], 1),
     "recover": (["--since", "1h", *WHY], 0),
     "rekey": ([], 0),
     "release": (["--grant", "g1", *WHY], 1),
