@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import date, datetime, timedelta
 from functools import cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeGuard, TypeVar, get_args, get_type_hints
 
 from sendq import clock
 from sendq.api.problems import Refused
@@ -97,7 +97,7 @@ def converted(hint: Any, value: Any, name: str = "") -> Any:
         return _span(value)
     if isinstance(value, dict):
         for kind in kinds:
-            if isinstance(kind, type) and is_dataclass(kind):
+            if is_given(kind):
                 return _data_class(kind, value, name)
     if isinstance(value, str) and Never in kinds and value == NEVER_TEXT:
         return NEVER
@@ -106,6 +106,11 @@ def converted(hint: Any, value: Any, name: str = "") -> Any:
     if isinstance(value, str) and date in kinds:
         return _day(value)
     return value
+
+
+def is_given(kind: Any) -> TypeGuard[type]:
+    """Whether clients send objects of this data class: views are answers, of which they send the id."""
+    return isinstance(kind, type) and is_dataclass(kind) and not kind.__module__.startswith("sendq.views")
 
 
 def _span(seconds: float) -> timedelta | float:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from sendq.api.decoding import arguments, query_string, require_grant
-from sendq.api.operation import NO_HINTS, Asked, Result, require_visible, shown
+from sendq.api.operation import NO_HINTS, Asked, Result, is_visible, require_visible, shown
 from sendq.enqueueing.expiry import Expiry
 from sendq.errors import InvalidArgument, NotFound, Problem
 from sendq.scope import Scope
@@ -64,7 +64,7 @@ def jobs(asked: Asked) -> Result:
     covered = [one for one in page.items if one.grant_id is not None and token.covers(one.grant_id)]
     if "key" in filters and page.items and not covered:
         # Those of a grant that the dispatcher has not seen have no grant in the list.
-        covered = [one for one in page.items if _is_visible(asked, one.id)]
+        covered = [one for one in page.items if is_visible(asked, one.id)]
         if not covered:
             raise NotFound("outside of the token's scope")
     return Result(replace(page, items=tuple(covered)).as_json())
@@ -126,14 +126,6 @@ def _change(asked: Asked, method: str, given: dict[str, Any]) -> Result:
     require_visible(asked, **which)
     changed = getattr(asked.queue, method)(**which, **given, by=asked.author)
     return Result({"changed": changed})
-
-
-def _is_visible(asked: Asked, job_id: str) -> bool:
-    try:
-        require_visible(asked, job_id=job_id)
-    except NotFound:
-        return False
-    return True
 
 
 def _grant_id(asked: Asked) -> str:

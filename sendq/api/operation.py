@@ -89,3 +89,12 @@ def require_visible(asked: Asked, *, job_id: str | None = None, batch_id: str | 
     token = asked.token
     if owner.application != token.application or not all(map(token.covers, owner.grant_ids)):
         raise NotFound("outside of the token's scope")
+
+
+def is_visible(asked: Asked, job_id: str) -> bool:
+    """Whether there is such a job, and the token covers it."""
+    try:
+        require_visible(asked, job_id=job_id)
+    except NotFound:
+        return False
+    return True

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import date, datetime, timedelta
 from enum import Enum, IntEnum
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from uuid import UUID
 
 from pydantic import BaseModel
 
-from sendq.api.decoding import NEVER_TEXT
+from sendq.api.decoding import NEVER_TEXT, is_given
 from sendq.enqueueing.expiry import Never
 from sendq.messages.content import Content
 from sendq.messages.fields import Recipient
@@ -45,7 +46,7 @@ class Schemas:
             return self.of(arguments[0], given=given)
         if origin in (Union, types.UnionType):
             return self._union(arguments, given)
-        if origin in (list, tuple, Sequence, Iterable):
+        if origin in (list, tuple, Sequence, Collection, Iterable):
             return {"type": "array", "items": self.of(arguments[0], given=given)}
         if origin in (dict, Mapping):
             return {"type": "object", "additionalProperties": self.of(arguments[1], given=given)}
@@ -67,6 +68,8 @@ class Schemas:
         has_enum = any(isinstance(one, type) and issubclass(one, Enum) for one in arguments)
         # Beside an enum, strings and numbers are its values.
         kinds = [one for one in arguments if not (has_enum and one in (str, int))]
+        if given:  # an id is a string
+            kinds = [one for one in kinds if one is not UUID and (is_given(one) or not is_dataclass(one))]
         found = [self.of(one, given=given) for one in kinds]
         return found[0] if len(found) == 1 else {"anyOf": found}
 

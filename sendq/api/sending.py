@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from sendq.api.decoding import Given, arguments, batch_of, message_of, option_hints, send_of, sends_of
-from sendq.api.operation import NO_HINTS, Asked, Result, require_visible, shown
+from sendq.api.operation import NO_HINTS, Asked, Result, is_visible, require_visible, shown
 from sendq.api.problems import Refused
 from sendq.enqueueing.planning import Send
-from sendq.errors import InvalidJob, KeyConflict, NotFound
+from sendq.errors import InvalidJob, KeyConflict, NotFound, Problem
 from sendq.rules.suppression import Suppressed
 from sendq.views import Batch
 
@@ -21,6 +22,7 @@ def send(asked: Asked) -> Result:
     form = asked.form
     files, mime = (form.files, form.mime) if form is not None else ((), None)
     one = _traced(send_of(asked.given, asked.token, key=asked.key, files=files, mime=mime), asked)
+    _require_followed(asked, [one], indexed=False)
     options = {name: getattr(one.options, name) for name in option_hints()}
     try:
         job = asked.queue.send(one.grant_id, one.message, **options)
@@ -108,7 +110,26 @@ def _sends(asked: Asked, given: Given, *, may_be_missing: bool = False) -> list[
         problems += wrong.problems
     if problems:
         raise InvalidJob(problems)
+    _require_followed(asked, found, indexed=True)
     return found
+
+
+def _require_followed(asked: Asked, sends: Sequence[Send], *, indexed: bool) -> None:
+    """Raise `InvalidJob` for messages that follow a job which the token does not cover, or which there is not."""
+    known: dict[str, bool] = {}
+    problems = []
+    for position, one in enumerate(sends):
+        for name in ("after", "reply_to"):
+            job_id = getattr(one.options, name)
+            if not isinstance(job_id, str):
+                continue
+            if job_id not in known:
+                known[job_id] = is_visible(asked, job_id)
+            if not known[job_id]:
+                problem = Problem(name, "is no job that the token covers", "pass the id that an earlier send returned")
+                problems.append(problem.under(f"[{position}]") if indexed else problem)
+    if problems:
+        raise InvalidJob(problems)
 
 
 def made(asked: Asked, new: Batch) -> Result:

@@ -15,7 +15,7 @@ from sendq.api import Access, TokenFile, TokenFileError, add_token, api, new_tok
 from sendq.enqueueing.planning import Options
 from sendq.testing import enqueued
 from sendq.views.owner import Owner
-from tests.integration.api.conftest import MESSAGE, Client, told
+from tests.integration.api.conftest import MESSAGE, Client, fields_of, told
 from tests.support.asgi import Answer
 from tests.support.ledger import Ledger
 
@@ -71,6 +71,21 @@ class TestATokenOfAnother:
         assert enqueued(kept.queue) == []
         assert narrow.post("/v1/send", SEND | {"grant_id": "team-1"}).status == 201
         assert narrow.get("/v1/grants/g2").status == 200
+
+    def test_grant_has_no_job_that_may_be_followed(self, kept: Ledger, client_of: Clients) -> None:
+        job = kept.queue.send("g1", MAIL).id
+        narrow = client_of(grants=("g2",))
+        mine = SEND | {"grant_id": "g2"}
+        for name in ("after", "reply_to"):
+            for wrong in (job, "01a22d36-9f51-71d9-9a96-b01c024e80e5", "x", {"id": job}):
+                one = narrow.post("/v1/send", mine | {name: wrong})
+                many = narrow.post("/v1/send-many", {"sends": [mine, mine | {name: wrong}]})
+                assert fields_of(one) == [name], one.text
+                assert fields_of(many) == [f"[1].{name}"], many.text
+        first = told(narrow.post("/v1/send", mine))["id"]
+        assert narrow.post("/v1/send", mine | {"after": first, "delay": 3600, "unless": ["replied"]}).status == 201
+        assert narrow.post("/v1/send-many", {"sends": [mine, mine | {"reply_to": 0}]}).status == 201
+        assert narrow.post("/v1/send", mine | {"after": first, "unless": "bounced"}).status == 201
 
     def test_application_may_not_be_named(self, client: Client, kept: Ledger) -> None:
         assert client.post("/v1/send", SEND | {"application": "other"}).status == 403
