@@ -117,3 +117,4 @@ class Wake(NamedTuple):
     high_at: Micros | None
     normal_at: Micros | None
     low_at: Micros | None
+    lane_exists: bool

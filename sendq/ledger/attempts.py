@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Uuid, bindparam
+from sqlalchemy.dialects.postgresql import ARRAY
 
+from sendq.facts.jobs import LockedJob
 from sendq.facts.outcomes import Attempt
+from sendq.ids import number
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import insert_new, insert_rows
+from sendq.ledger.db.bulk import POSTGRESQL, Then, insert_new, insert_new_then, insert_rows
+from sendq.ledger.jobs import lock_jobs
 
 
 def append_attempts(connection: Connection, attempts: Sequence[Attempt]) -> None:
@@ -17,6 +22,31 @@ def append_attempts(connection: Connection, attempts: Sequence[Attempt]) -> None
     insert_rows(connection, schema.attempt, [attempt._asdict() for attempt in attempts])
 
 
-def insert_new_attempts(connection: Connection, attempts: Sequence[Attempt]) -> set[UUID]:
-    """Write those attempts that do not exist yet; returns their ids."""
-    return insert_new(connection, schema.attempt, [attempt._asdict() for attempt in attempts], returning="id")
+def insert_new_and_lock(
+    connection: Connection, attempts: Sequence[Attempt], jobs: Sequence[UUID]
+) -> tuple[set[UUID], dict[UUID, LockedJob]]:
+    """Write those attempts that do not exist yet, then lock ``jobs``: on PostgreSQL in one statement.
+
+    Returns the ids of these attempts, and the jobs as `lock_jobs` does.
+    """
+    rows = [attempt._asdict() for attempt in attempts]
+    if not rows or connection.dialect.name != "postgresql":
+        return insert_new(connection, schema.attempt, rows, returning="id"), lock_jobs(connection, jobs)
+    given = {"ids": sorted(set(jobs), key=number)}
+    found = insert_new_then(connection, schema.attempt, rows, _and_lock(), given)
+    fresh = {row[0] for row in found if row[1] is None}
+    return fresh, {row[0]: LockedJob._make(row) for row in found if row[1] is not None}
+
+
+@lru_cache
+def _and_lock() -> Then:
+    """The ids of the attempts with nulls, and the jobs, which have a state."""
+    columns = [schema.job.c[name] for name in LockedJob._fields]
+    nulls = ", ".join(f"CAST(NULL AS {column.type.compile(POSTGRESQL)})" for column in columns[1:])
+    names = ", ".join(LockedJob._fields)
+    jobs = f"SELECT {names} FROM sendq_job WHERE id = ANY(CAST(:ids AS uuid[])) ORDER BY id FOR UPDATE"  # noqa: S608
+    return Then(
+        f"SELECT id, {nulls} FROM fresh UNION ALL SELECT * FROM ({jobs}) AS j",  # noqa: S608
+        (bindparam("ids", type_=ARRAY(Uuid())),),
+        tuple(columns),
+    )

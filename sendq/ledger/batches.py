@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, delete, func, or_, select, text, update
 from sendq.clock import SECOND, Micros
 from sendq.errors import InvalidJob, Problem
 from sendq.ledger.cancel import cancel_some
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import CHUNK, insert_rows
 from sendq.ledger.jobs import append_batch_changes
 from sendq.ledger.reading.lookup import no_such_batch
@@ -59,7 +59,7 @@ def any_news(connection: Connection, *, now: Micros) -> bool:
     """Whether there is a change to add up, a walk that is over, a batch that was cancelled, or a tag's hold that is
     over.
     """
-    return bool(connection.execute(_ANY_NEWS, {"now": now}).scalar_one())
+    return bool(constant.rows(connection, _ANY_NEWS, {"now": now})[0][0])
 
 
 def finish_batches(connection: Connection, *, now: Micros, limit: int) -> list[UUID]:

@@ -20,7 +20,7 @@ from sendq.facts.jobs import LockedJob
 from sendq.facts.outcomes import Attempt, Sent
 from sendq.ids import new_id
 from sendq.ledger.attempts import append_attempts
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import insert_rows, update_rows
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.rules.delivery import WENT_OUT, Delivery, Known, MailJob, Report, event_for, is_pending
@@ -176,7 +176,7 @@ _ANY_PENDING = text("SELECT EXISTS (SELECT 1 FROM sendq_delivery_status WHERE pe
 
 def any_pending(connection: Connection) -> bool:
     """Whether a report waits for the record of an outcome."""
-    return bool(connection.execute(_ANY_PENDING).scalar_one())
+    return bool(constant.rows(connection, _ANY_PENDING, {})[0][0])
 
 
 def find_pending(connection: Connection, *, limit: int) -> Sequence[UUID]:

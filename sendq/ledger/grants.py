@@ -25,7 +25,7 @@ from sendq.clock import SECOND, Micros
 from sendq.facts.lanes import UNKNOWN, WHOLE_APPLICATION, Lane
 from sendq.facts.outcomes import Hold, Scope
 from sendq.ledger import events, outcomes
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.dispatching.lane_paces import name_providers
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.dispatching.pairs import hold_for_answer, lock_pairs, make_pairs
@@ -113,7 +113,7 @@ _ANY_CLOSED = text("SELECT EXISTS (SELECT 1 FROM sendq_lane WHERE closed_at IS N
 
 def any_closed(connection: Connection) -> bool:
     """Whether any lane is closed: if not, there is nothing to do here."""
-    return bool(connection.execute(_ANY_CLOSED).scalar_one())
+    return bool(constant.rows(connection, _ANY_CLOSED, {})[0][0])
 
 
 def to_check(connection: Connection, *, now: Micros, limit: int) -> list[Check]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, any_, bindparam, insert, literal, text, update
@@ -26,7 +26,7 @@ from sendq.ledger.db import constant
 Row = Mapping[str, Any]
 T = TypeVar("T")
 
-_POSTGRESQL = postgresql()  # type: ignore[no-untyped-call]
+POSTGRESQL = postgresql()  # type: ignore[no-untyped-call]
 
 # Rows per round trip: large enough that the trip does not matter, small enough that memory stays flat.
 CHUNK = 1_000
@@ -108,6 +108,29 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
     return found
 
 
+class Then(NamedTuple):
+    """A query that is part of a statement which inserts rows; ``fresh`` has the keys of those that were new.
+
+    It does not see the rows themselves: all parts of a statement see the tables as they were before it.
+    """
+
+    text: str
+    parameters: tuple[BindParameter[Any], ...]
+    columns: tuple[Column[Any], ...]
+
+
+def insert_new_then(
+    connection: Connection, table: Table, rows: Sequence[Row], then: Then, given: Mapping[str, Any]
+) -> Sequence[tuple[Any, ...]]:
+    """PostgreSQL: insert the ``rows`` whose ``id`` is new, and execute a query in the same statement: its rows.
+
+    ``given``: its parameters, whose names are not those of columns.
+    """
+    columns = tuple(rows[0])
+    own, values = _said_once(columns, rows)
+    return constant.rows(connection, _insert_new_then(table, columns, own, then), {**values, **given})
+
+
 def _all_new(connection: Connection, table: Table, rows: Sequence[Row]) -> bool:
     """Insert all rows at once, or none if one of them is not new. SQLite returns rows of single statements only."""
     driver: Any = connection.connection.driver_connection
@@ -137,6 +160,9 @@ def update_rows(connection: Connection, table: Table, rows: Sequence[Row], *, ke
 
 def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset[str], dict[str, Any]]:
     """The columns whose values differ between rows, and the values to bind: a list for those, one for each other."""
+    if len(rows) == 1:  # at least one array is needed for the number of rows
+        (row,) = rows
+        return _first(columns), {**row, columns[0]: [row[columns[0]]]}
     own = set()
     values: dict[str, Any] = {}
     for name in columns:
@@ -153,13 +179,18 @@ def _said_once(columns: tuple[str, ...], rows: Sequence[Row]) -> tuple[frozenset
     return frozenset(own), values
 
 
+@lru_cache(maxsize=512)
+def _first(columns: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(columns[:1])
+
+
 def _prefix(number: int) -> str:
     """Of the parameters of one of several inserts."""
     return f"i{number}_"
 
 
 def _typed(table: Table, name: str, own: frozenset[str], prefix: str = "") -> str:
-    kind = table.c[name].type.compile(_POSTGRESQL)
+    kind = table.c[name].type.compile(POSTGRESQL)
     return f"CAST(:{prefix}{name} AS {kind}{'[]' if name in own else ''})"
 
 
@@ -202,6 +233,13 @@ def _insert_together(inserts: tuple[tuple[Table, tuple[str, ...], frozenset[str]
 def _insert_new(table: Table, columns: tuple[str, ...], own: frozenset[str], returning: str) -> TextualSelect:
     statement = _unnest_insert(table, columns, own, f"ON CONFLICT DO NOTHING RETURNING {returning}")
     return statement.columns(**{returning: table.c[returning].type})
+
+
+@lru_cache(maxsize=512)
+def _insert_new_then(table: Table, columns: tuple[str, ...], own: frozenset[str], then: Then) -> TextualSelect:
+    new = f"{_insert(table, columns, own)} ON CONFLICT DO NOTHING RETURNING id"
+    statement = text(f"WITH fresh AS ({new}) {then.text}").bindparams(*_types(table, columns, own), *then.parameters)
+    return statement.columns(*then.columns)
 
 
 @lru_cache(maxsize=512)

@@ -22,8 +22,10 @@ def rows(connection: Connection, statement: Executable, values: Mapping[str, Any
 
     ``statement`` must be a constant of its module, or come from a cached function; ``values`` are its parameters.
     """
-    dialect, listeners = connection.dialect, connection.dispatch
-    heard = listeners.before_cursor_execute or listeners.after_cursor_execute
+    dialect = connection.dialect
+    heard = (connection._has_events or connection.engine._has_events) and (
+        connection.dispatch.before_cursor_execute or connection.dispatch.after_cursor_execute
+    )
     if dialect.driver != "psycopg" or dialect.is_async or heard:
         result = connection.execute(statement, dict(values))
         return result.all() if result.returns_rows else []

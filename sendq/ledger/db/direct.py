@@ -2,8 +2,8 @@
 
 A cursor of psycopg costs several times what libpq and the server take for a short statement: its generators, its own
 waiting, its checks of what was asked. So the statements of `sendq.ledger.db.constant`, BEGIN, COMMIT and ROLLBACK go
-around it here; values and rows are still converted by psycopg. Everything else about the connection is psycopg's, and
-both ways can be mixed in one transaction.
+around it here, with values of the usual types; rows and other values are still converted by psycopg. Everything else
+about the connection is psycopg's, and both ways can be mixed in one transaction.
 
 A connection that `keeps_plans` prepares a statement when it is executed for the second time. That saves the server from
 parsing and planning it again, which is more work than executing it. A kept plan may have been made when the tables were
@@ -15,18 +15,18 @@ Not for a caller's process: under gevent a blocking call would stop every other 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NoReturn
 
 from psycopg import Connection, OperationalError, ProgrammingError, abc, errors
-from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 from psycopg.types.numeric import Int8BinaryDumper
 
 from sendq.ledger.db.causes import CHANGED, FORGOTTEN, Cause
+from sendq.ledger.db.parameters import Parameters, encoded
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 
@@ -64,6 +64,7 @@ class DirectConnection(Connection[tuple[Any, ...]]):
     # By text and types of the parameters: the name, None if it was executed only once. None: it keeps no plans.
     _kept: dict[tuple[bytes, tuple[int, ...]], bytes | None] | None = None
     _kept_so_far = 0  # for the next name
+    _is_utf8: bool | None = None  # whether it sends texts as UTF-8
 
     def keep_plans(self) -> bool:
         """Prepare frequent statements from now on, if PostgreSQL itself is at the other end; call it at once.
@@ -91,10 +92,16 @@ class DirectConnection(Connection[tuple[Any, ...]]):
         if converter is None:
             self._converter = converter = Transformer(_WideNumbers(self))
         try:
-            given = converter.dump_sequence([values[name] for name in names], formats)
+            wanted = [values[name] for name in names]
         except KeyError as error:
             raise ProgrammingError(f"query parameter missing: {error}") from None
-        result = self._execute(statement, given, converter)
+        if self._is_utf8 is None:
+            self._is_utf8 = self.info.encoding == "utf-8"
+        given = encoded(wanted) if self._is_utf8 else None
+        if given is None:
+            dumped = converter.dump_sequence(wanted, formats)
+            given = Parameters(dumped, converter.types or (), converter.formats or ())
+        result = self._execute(statement, given)
         if result.status == ExecStatus.COMMAND_OK:
             return []
         if result.status != ExecStatus.TUPLES_OK:
@@ -105,12 +112,11 @@ class DirectConnection(Connection[tuple[Any, ...]]):
         finally:
             converter.set_pgresult(None)  # or it would keep what may be many bodies
 
-    def _execute(self, statement: bytes, given: Sequence[Buffer | None], converter: abc.Transformer) -> PGresult:
-        types = converter.types or ()
-        name = None if self._kept is None else self._name_of(statement, types)
+    def _execute(self, statement: bytes, given: Parameters) -> PGresult:
+        name = None if self._kept is None else self._name_of(statement, given.types)
         if name is None:
-            return self.pgconn.exec_params(statement, given, types, converter.formats, Format.TEXT)
-        return self.pgconn.exec_prepared(name, given, converter.formats, Format.TEXT)  # type: ignore[arg-type]  # NULLs
+            return self.pgconn.exec_params(statement, given.values, given.types, given.formats, Format.TEXT)
+        return self.pgconn.exec_prepared(name, given.values, given.formats, Format.TEXT)
 
     def _name_of(self, statement: bytes, types: tuple[int, ...]) -> bytes | None:
         """The name under which a statement is prepared; None when it is executed for the first time."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, text
 
 from sendq.clock import Micros
+from sendq.ledger.db import constant
 
 if TYPE_CHECKING:
     import psycopg
@@ -21,7 +22,7 @@ def server_time(connection: Connection) -> Micros | None:
     """The time by PostgreSQL's clock; None on SQLite, whose clock is this machine's."""
     if connection.dialect.name != "postgresql":
         return None
-    return int(connection.execute(_TIME).scalar_one())
+    return int(constant.rows(connection, _TIME, {})[0][0])
 
 
 # How long a notification may take to come through a pooler that passes it on.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, and_, func, or_, select, update
 
 from sendq.clock import Micros
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,12 @@ class BrokerTrouble:
 
 def read(connection: Connection) -> BrokerTrouble:
     """The trouble there is now."""
-    leader = schema.leader.c
-    columns = (leader.unpublished_since, leader.unclaimed_since, leader.failing_since)
-    return BrokerTrouble(*connection.execute(select(*columns)).one())
+    ((unpublished, unclaimed, failing),) = constant.rows(connection, _TROUBLE, {})
+    return BrokerTrouble(unpublished, unclaimed, failing)
+
+
+_LEADER = schema.leader.c
+_TROUBLE = select(_LEADER.unpublished_since, _LEADER.unclaimed_since, _LEADER.failing_since)
 
 
 def note_unpublished(connection: Connection, *, now: Micros) -> None:

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, bindparam, select, update
 
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.server_run import same_history, server_run
 
 DISPATCHER = "dispatcher"
@@ -101,15 +102,25 @@ def columns(connection: Connection) -> list[Any]:
 
 def read(connection: Connection) -> Standing:
     """The current standing; locks nothing."""
-    found = select(*columns(connection)).where(schema.leader.c.name == DISPATCHER)
-    return Standing(*connection.execute(found).one())
+    (found,) = constant.rows(connection, _read_of(tuple(columns(connection))), {})
+    return Standing(*found)
+
+
+@lru_cache
+def _read_of(columns: tuple[ColumnElement[Any], ...]) -> Select[Any]:
+    return select(*columns).where(schema.leader.c.name == DISPATCHER)
 
 
 def see(connection: Connection, at: Micros) -> None:
     """Remember the highest time that any process has seen."""
-    table = schema.leader
-    raised = update(table).where(table.c.name == DISPATCHER, table.c.highest_at < at - STEP)
-    connection.execute(raised.values(highest_at=at))
+    constant.rows(connection, _SEEN, {"at": at, "before": at - STEP})
+
+
+_SEEN = (
+    update(schema.leader)
+    .where(schema.leader.c.name == DISPATCHER, schema.leader.c.highest_at < bindparam("before", type_=BigInteger))
+    .values(highest_at=bindparam("at", type_=BigInteger))
+)
 
 
 def prove(connection: Connection, server: str | None, *, now: Micros) -> None:

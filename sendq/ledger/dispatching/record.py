@@ -25,14 +25,14 @@ from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ids import new_id
 from sendq.ledger import events, snapshots
-from sendq.ledger.attempts import insert_new_attempts
+from sendq.ledger.attempts import insert_new_and_lock
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import apply_known, failed_later
 from sendq.ledger.dispatching import pairs
 from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
 from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
-from sendq.ledger.jobs import lock_jobs, store_changes
+from sendq.ledger.jobs import store_changes
 from sendq.ledger.walks import lock_batches, record_page
 from sendq.rules.job_change import after_outcome, event_of_end, sent_with_another_key
 from sendq.rules.pace import PROVEN_FOR
@@ -109,13 +109,12 @@ class _Recording:
         """Write the attempts; if one exists already, an earlier try of this group applied its outcome."""
         outcomes = self._group.outcomes
         attempts = [outcome.attempt for outcome in outcomes if outcome.attempt is not None]
-        fresh = insert_new_attempts(self._connection, attempts)
-        first = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
-        blamed = self._blamed(first)
         # All jobs are locked in one statement, in order, because a cancel or an erasure locks many too.
         ids = [one.job_id for one in outcomes]
-        ids += [one.job_id for one in self._group.begins] + [job_id for job_id, _ in blamed]
-        jobs = self._apply(first, blamed, lock_jobs(self._connection, ids))
+        ids += [one.job_id for one in self._group.begins] + [job_id for job_id, _ in self._blamed(outcomes)]
+        fresh, locked = insert_new_and_lock(self._connection, attempts, ids)
+        first = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
+        jobs = self._apply(first, self._blamed(first), locked)
         repeated = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
         if repeated:
             self._report_again(repeated, jobs)

@@ -226,6 +226,7 @@ class Overdue:
 
 def anything(connection: Connection, *, before: Micros, now: Micros) -> Overdue:
     """Whether a turn opened before ``before`` (by the leaders' clock) is still open, and the rest of `Overdue`."""
+    # Not one of the constants, whose plans are kept: one that is made while few jobs wait reads all that do.
     found = connection.execute(_ANY, {"before": before, "now": now}).one()
     return Overdue(bool(found.turns), bool(found.jobs), found.renewed_at, bool(found.unclaimed))
 

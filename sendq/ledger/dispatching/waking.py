@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Integer, Select, bindparam, delete, select, text
+from sqlalchemy import BigInteger, Connection, Integer, bindparam, delete, select, text
 
 from sendq.clock import Micros
 from sendq.facts.lanes import FLOORS, Floors, Wake
 from sendq.ledger.db import constant, schema
-from sendq.ledger.db.bulk import insert_new, one_of_given, update_rows
+from sendq.ledger.db.bulk import insert_new, update_rows
 from sendq.ledger.dispatching.lane_paces import name_providers, pace_columns
 from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.pairs import make_pairs
@@ -36,7 +35,13 @@ _SOME = (
     .with_for_update(skip_locked=True)
     .cte("some")
 )
-_TAKE = delete(schema.wake).where(schema.wake.c.id.in_(select(_SOME.c.id))).returning(*schema.wake.c)
+# No EXISTS, for which a planner may choose to read all lanes at once.
+_LANE = select(schema.lane.c.id).where(schema.lane.c.id == schema.wake.c.lane_id).correlate(schema.wake)
+_TAKE = (
+    delete(schema.wake)
+    .where(schema.wake.c.id.in_(select(_SOME.c.id)))
+    .returning(*schema.wake.c, _LANE.scalar_subquery().is_not(None))
+)
 
 
 def take_wakes(connection: Connection, *, limit: int, above: int = 0) -> Sequence[Wake]:
@@ -91,6 +96,7 @@ def lower(floors: Floors, priority: int, at: Micros) -> Floors:
 class _News:
     application: str
     grant_id: str
+    lane_exists: bool
     provider: str | None
     earliest: list[Micros | None]
 
@@ -103,7 +109,9 @@ class _News:
 def _merge(wakes: Sequence[Wake]) -> dict[UUID, _News]:
     news: dict[UUID, _News] = {}
     for wake in wakes:
-        new = news.setdefault(wake.lane_id, _News(wake.application, wake.grant_id, None, [None, None, None]))
+        new = news.setdefault(
+            wake.lane_id, _News(wake.application, wake.grant_id, wake.lane_exists, None, [None, None, None])
+        )
         new.provider = wake.provider or new.provider
         for priority, at in enumerate((wake.high_at, wake.normal_at, wake.low_at)):
             known = new.earliest[priority]
@@ -116,10 +124,9 @@ def _make_lanes(
     connection: Connection, news: Mapping[UUID, _News], *, now: Micros, paces: Paces
 ) -> set[tuple[str, str]]:
     """Create those of these lanes that do not exist yet; returns their pairs, which may not exist either."""
-    known = {row[0] for row in constant.rows(connection, _known_of(connection.dialect.name), {"ids": list(news)})}
     lanes: list[dict[str, Any]] = []
     for lane_id, new in sorted(news.items()):
-        if lane_id in known:
+        if new.lane_exists:
             continue
         provider = paces.provider(new.application, new.provider)
         row = {"id": lane_id, "application": new.application, "grant_id": new.grant_id, "provider": provider}
@@ -127,8 +134,3 @@ def _make_lanes(
         lanes.append(row | {"created_at": now, "ramp": 1} | pace)
     insert_new(connection, schema.lane, lanes, returning="id")
     return {(lane["application"], lane["provider"]) for lane in lanes}
-
-
-@lru_cache
-def _known_of(dialect: str) -> Select[Any]:
-    return select(schema.lane.c.id).where(one_of_given(dialect, schema.lane.c.id))

@@ -12,11 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import BigInteger, Boolean, Connection, Integer, Uuid, bindparam, delete, insert, select, update
 
 from sendq.clock import SECOND, Micros
 from sendq.ids import new_id
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.dispatching.lineage import DISPATCHER
 
 
@@ -62,13 +62,22 @@ def register(
 
 def beat(connection: Connection, worker: UUID, *, load: Load, now: Micros) -> bool:
     """Count a beat; False: the worker was presumed dead and buried, and must go on under a new id."""
-    table = schema.worker
-    changed = connection.execute(
-        update(table)
-        .where(table.c.id == worker)
-        .values(beats=table.c.beats + 1, beat_at=now, silent=0, capacity=load.capacity, stopping=load.stopping)
+    values = {"worker": worker, "now": now, "most": load.capacity, "is_stopping": load.stopping}
+    return bool(constant.rows(connection, _BEAT, values))
+
+
+_BEAT = (
+    update(schema.worker)
+    .where(schema.worker.c.id == bindparam("worker", type_=Uuid))
+    .values(
+        beats=schema.worker.c.beats + 1,
+        beat_at=bindparam("now", type_=BigInteger),
+        silent=0,
+        capacity=bindparam("most", type_=Integer),
+        stopping=bindparam("is_stopping", type_=Boolean),
     )
-    return changed.rowcount == 1
+    .returning(schema.worker.c.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +93,11 @@ class Beats:
 
 def beats(connection: Connection) -> dict[UUID, Beats]:
     """The beats of every worker."""
-    table = schema.worker.c
-    rows = connection.execute(select(table.id, table.beats, table.silent, table.stale_after))
-    return {row.id: Beats(row.beats, row.silent, row.stale_after) for row in rows}
+    rows = constant.rows(connection, _BEATS, {})
+    return {worker: Beats(count, silent, stale_after) for worker, count, silent, stale_after in rows}
+
+
+_BEATS = select(schema.worker.c.id, schema.worker.c.beats, schema.worker.c.silent, schema.worker.c.stale_after)
 
 
 def record_silence(connection: Connection, worker: UUID, seen: Beats) -> None:
@@ -138,6 +149,10 @@ def lead(
     ``over``: a lease that was not renewed for its whole duration, and so is over whatever time it names. ``complete``:
     whether the ledger had lost nothing at the renewal before, whose time is recorded then.
     """
+    if over is None:  # the usual case: this process holds it
+        values = {"who": holder, "until": now + lease, "now": now}
+        if found := constant.rows(connection, _RENEW_WHOLE if complete else _RENEW, values):
+            return int(found[0][0])
     table = schema.leader
     columns = (table.c.holder, table.c.expires_at, table.c.fence, table.c.line)
     row = connection.execute(select(*columns).where(table.c.name == DISPATCHER).with_for_update()).one()
@@ -152,6 +167,20 @@ def lead(
     taken = renewed | {"holder": holder, "fence": row.fence + 1, "sleeps_until": 0}
     connection.execute(update(table).where(table.c.name == DISPATCHER).values(renewed if ours else taken))
     return int(row.fence if ours else row.fence + 1)
+
+
+_LEADER = schema.leader.c
+_RENEW = (
+    update(schema.leader)
+    .where(_LEADER.name == DISPATCHER, _LEADER.holder == bindparam("who", type_=Uuid), _LEADER.line.is_not(None))
+    .values(
+        expires_at=bindparam("until", type_=BigInteger),
+        renewals=_LEADER.renewals + 1,
+        renewed_at=bindparam("now", type_=BigInteger),
+    )
+    .returning(_LEADER.fence)
+)
+_RENEW_WHOLE = _RENEW.values(complete_at=_LEADER.renewed_at)
 
 
 def resign(connection: Connection, holder: UUID) -> None:

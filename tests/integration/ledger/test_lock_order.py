@@ -71,8 +71,8 @@ def two_dispatchers(ledger: Ledger) -> Meeting:
 
     def old_leader(connection: Connection) -> None:
         wakes = take_wakes(connection, limit=2)
-        with between_statements(connection, 1, create):
-            wake_lanes(connection, wakes, now=ledger.clock(), paces=Paces())
+        create()
+        wake_lanes(connection, wakes, now=ledger.clock(), paces=Paces())
 
     return old_leader, wake
 

@@ -11,11 +11,13 @@ from sqlalchemy import func, select
 
 from sendq import Send, State
 from sendq.clock import SECOND, moment
-from sendq.facts.outcomes import Hold, Scope
+from sendq.facts.outcomes import Attempt, Hold, Scope
 from sendq.facts.turns import Claimed, Group, Shrink
-from sendq.ids import new_id
+from sendq.ids import new_id, number
+from sendq.ledger.attempts import insert_new_and_lock
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
+from sendq.ledger.jobs import lock_jobs
 from sendq.rules.rule_ids import DIED
 from sendq.rules.states import Event
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
@@ -286,6 +288,32 @@ class TestAGroupThatIsRepeated:
         lane = ledger.lane()
         assert (lane.turn, lane.fence) == ("claimed", second.lane.fence)
         assert ledger.state(first.jobs[0].id) is State.SENDING
+
+
+class TestAttemptsThatAreWrittenWhileTheirJobsAreLocked:
+    """One statement on PostgreSQL, several on SQLite."""
+
+    def test_are_those_that_did_not_exist(self, ledger: Ledger) -> None:
+        first, second, erased = ledger.send(), ledger.send("g2"), new_id()
+        attempts = [Attempt(new_id(), job, 1, None, 1, 2, None, "test", None, "no") for job in (first, second, erased)]
+        with ledger.writing() as connection:
+            fresh, _ = insert_new_and_lock(connection, attempts[:1], [first])
+            assert fresh == {attempts[0].id}
+        with ledger.writing() as connection:
+            fresh, jobs = insert_new_and_lock(connection, attempts, [erased, second, first, first])
+            assert fresh == {attempts[1].id, attempts[2].id}
+            assert list(jobs) == sorted([first, second], key=number)
+            assert jobs == lock_jobs(connection, [first, second])
+            assert insert_new_and_lock(connection, [], [second]) == (set(), {second: jobs[second]})
+            assert insert_new_and_lock(connection, attempts, []) == (set(), {})
+        assert {row.id for row in ledger.rows(schema.attempt)} == {attempt.id for attempt in attempts}
+
+    def test_lock_their_jobs(self, pg_ledger: Ledger) -> None:
+        job = pg_ledger.send()
+        with pg_ledger.writing() as connection:
+            insert_new_and_lock(connection, [Attempt(new_id(), job, 1, None, 1, 2, None, "test", None, "no")], [job])
+            with pg_ledger.writing() as other:
+                assert lock_jobs(other, [job], skip_locked=True) == {}
 
 
 class TestALateSent:
