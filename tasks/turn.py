@@ -205,7 +205,10 @@ class _Turn:
         lane = self._lane
         # These jobs count as open until this is committed, so that a second outcome does not begin as many again.
         self._open += len(begins)
-        wanted = [Begin(lane.id, lane.fence, self._worker_id, begin.id, begin.generation) for begin in begins]
+        wanted = [
+            Begin(lane.id, lane.fence, self._worker_id, begin.id, begin.generation, begin.content_version)
+            for begin in begins
+        ]
         may_go = await self._around.record(self._pair, outcome, wanted, end)
         self._open -= len(begins)
         self._begun.extend(begin for begin in begins if begin.id in may_go)

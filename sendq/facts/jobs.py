@@ -29,6 +29,7 @@ class ClaimedJob(NamedTuple):
     deaths: int
     conflicts: int
     generation: int
+    content_version: int  # of its message: how often that was replaced
     key_at: Micros | None
     doubt_at: Micros | None
     rule: str | None

@@ -63,13 +63,14 @@ class Unopened:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """A turn of a worker wants to make the call for this job next, as it was loaded with this ``generation``."""
+    """A turn of a worker wants to make the call for this job next, if its key and its content are those loaded."""
 
     lane_id: UUID
     fence: int
     worker: UUID
     job_id: UUID
     generation: int
+    content_version: int
 
 
 @dataclass(frozen=True, slots=True)

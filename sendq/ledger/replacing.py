@@ -1,9 +1,9 @@
 """Replacing the message of a send that waits: the same job and key, other content.
 
-The job is locked, and gets a new generation: the API would compare a request under a used idempotency key with the
-first one, and a worker that has loaded the old content does not begin it any more (`sendq.ledger.dispatching.turns`).
-The event of the change has the keyed digests of both requests and the generation, which attempts name too: so it is
-known which content each attempt was made with.
+The job gets a new content version: a worker that has loaded another one does not begin it
+(`sendq.ledger.dispatching.turns`). Its idempotency key stays. No request that the API may have kept was made under that
+key, or the job could not be replaced; and if the ledger loses this change and the send after it, a repeat of the old
+message under the same key is no second mail. The event has the keyed digests of both requests.
 
 Contents (files, shared texts) are counted by the pieces that refer to them: those of the old message are deleted here,
 and a content that no other request has by `sendq.ledger.contents.drop_unused_contents`.
@@ -133,10 +133,10 @@ def _exchange(
     columns = {name: sealed.get(name) for name in ("body", "content_type", "length", "cipher_key")}
     connection.execute(update(payload).where(payload.c.job_id == row.id).values(**columns))
     store_pieces(connection, plan.pieces, plan.contents, vault=vault)
-    generation = row.generation + 1
-    changes = form | {"generation": generation, "key_at": None} | after_replacement(row, now=now)
+    version = row.content_version + 1
+    changes = form | {"content_version": version} | after_replacement(row, now=now)
     connection.execute(update(job).where(job.c.id == row.id).values(**changes))
-    digests = f"request {before.hex()} to {after.hex()}, generation {generation}"
+    digests = f"request {before.hex()} to {after.hex()}, content version {version}"
     reason = f"{digests}: {author.reason}" if author.reason else digests
     fields = {"job_id": row.id, "batch_id": row.batch_id, "at": now, "by": author.by, "reason": reason}
     events.append(connection, KIND, **fields, **lane)

@@ -204,6 +204,7 @@ def _read_job(facts: Mapping[str, Any]) -> ClaimedJob:
         deaths=0,
         conflicts=0,
         generation=0,
+        content_version=0,
         key_at=None,
         doubt_at=facts["doubt_at"],
         rule=facts["rule"],

@@ -409,7 +409,8 @@ CONFLICT = (
         type=("concurrent_idempotent_request",), text=(("idempotency-key", "in progress"),),
         wait=Wait(3, floor=3), backoff=Backoff(base=6, cap=10, number=None)),
     Row("key_reused", "Invalid idempotent request", (409,), DEAD, JOB, MAYBE,
-        "This key was used with another payload: a bug of this program. What that payload did is not known.",
+        "This key was used with another payload: a bug of this program, or the database has lost the change that "
+        "replaced the message. What that payload did is not known.",
         "Report it, and look into the account's sent mail before anything is sent again.", IDEMPOTENT,
         type=("invalid_idempotent_request",), text=(("idempotency-key", "different"),), alert=True),
     Row("modify_conflict", "Conflict", (409,), RETRY, JOB, NO,

@@ -22,6 +22,7 @@ _NEW: dict[str, Any] = {
     "deaths": 0,
     "conflicts": 0,
     "generation": 0,
+    "content_version": 0,
     "key_at": None,
     "doubt_at": None,
     "rule": None,

@@ -207,8 +207,8 @@ class Ledger:
 
 def begin_of(claimed: Claimed, job_id: UUID) -> Begin:
     """What the worker of a turn asks for, to make the call for this job next."""
-    generation = next((job.generation for job in claimed.jobs if job.id == job_id), 0)
-    return Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job_id, generation)
+    loaded = next(((job.generation, job.content_version) for job in claimed.jobs if job.id == job_id), (0, 0))
+    return Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job_id, *loaded)
 
 
 def outcome(claimed: Claimed, job: Any, event: Event, *, called: bool = True, **given: Any) -> Outcome:

@@ -86,6 +86,7 @@ job = Table(
     Column("deaths", SmallInteger, nullable=False, server_default="0"),  # of processes while it was begun
     Column("conflicts", SmallInteger, nullable=False, server_default="0"),  # "still running" answers in a row
     Column("generation", Integer, nullable=False, server_default="0"),  # of the idempotency key `<id>:<generation>`
+    Column("content_version", Integer, nullable=False, server_default="0"),  # of its message: 0 as enqueued
     Column("key_at", BigInteger),  # first request with that key; null: the key is unused
     Column("doubt_at", BigInteger),  # last request with an unknown outcome; null: every outcome is known
     Column("in_doubt", Text),  # wait | resend | dead: if it is not found in the mailbox; null: the workers' setting

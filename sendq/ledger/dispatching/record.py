@@ -267,7 +267,7 @@ class _Recording:
     def _begin_jobs(self) -> None:
         """Begin the jobs that open turns want to begin next, except in lanes that are held by now."""
         wanted = [
-            (item.job_id, item.fence, item.generation)
+            (item.job_id, item.fence, item.generation, item.content_version)
             for item in self._group.begins
             if self._is_open(item) and (self._lane_of(item).held_until or 0) <= self._now
         ]

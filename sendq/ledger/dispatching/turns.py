@@ -159,8 +159,8 @@ def _claimed(
     starts = {
         lane_id: start_soon(first_to_begin(jobs[lane_id], slots[lane_id]), pacers[lane_id], now=now) for lane_id in ours
     }
-    generations = {job.id: job.generation for lane_id in ours for job in jobs[lane_id]}
-    to_begin = [(job_id, row.fence, generations[job_id]) for lane_id, row in ours.items() for job_id in starts[lane_id]]
+    loaded = {job.id: (job.generation, job.content_version) for lane_id in ours for job in jobs[lane_id]}
+    to_begin = [(job_id, row.fence, *loaded[job_id]) for lane_id, row in ours.items() for job_id in starts[lane_id]]
     if waits:
         lock_in_order(connection, [job_id for job_id, *_ in to_begin])
     lanes = [
@@ -250,31 +250,31 @@ def _around_of(dialect: str, known: tuple[ColumnElement[Any], ...]) -> Executabl
     )
 
 
-# A job that is to begin: its id, the fence of its turn, and the generation that it was loaded with.
-Beginning = tuple[UUID, int, int]
+# A job that is to begin: its id, the fence of its turn, and the generation and content version that it was loaded with.
+Beginning = tuple[UUID, int, int, int]
 
 
 def begin(connection: Connection, jobs: Sequence[Beginning], *, now: Micros) -> set[UUID]:
     """Mark jobs as begun in the turn of the given fence; returns those that were due, or already begun in it.
 
-    A job that has been cancelled, held or put off since it was loaded, or whose content has been replaced (it has a new
-    generation then), is not among them, and must not be sent. Several jobs are locked already.
+    A job that has been cancelled, held or put off since it was loaded, or whose message has been replaced, is not among
+    them, and must not be sent. Several jobs are locked already.
     """
     if not jobs:
         return set()
     if connection.dialect.name == "postgresql":
         return {row[0] for row in constant.rows(connection, _begin_many(), _in_columns(jobs) | {"now": now})}
     begun: set[UUID] = set()
-    for job_id, fence, generation in sorted(jobs, key=lambda job: job[0].int):
-        values = {"id": job_id, "fence": fence, "generation": generation, "now": now}
+    for job_id, fence, generation, content in sorted(jobs, key=lambda job: job[0].int):
+        values = {"id": job_id, "fence": fence, "generation": generation, "content": content, "now": now}
         begun.update(connection.execute(_BEGIN_ONE, values).scalars())
     return begun
 
 
 def _in_columns(jobs: Sequence[Beginning]) -> dict[str, list[Any]]:
     ordered = sorted(jobs, key=lambda job: job[0].int)
-    columns = zip(*ordered, strict=True) if ordered else ((), (), ())
-    return dict(zip(("ids", "fences", "generations"), map(list, columns), strict=True))
+    columns = zip(*ordered, strict=True) if ordered else ((), (), (), ())
+    return dict(zip(("ids", "fences", "generations", "contents"), map(list, columns), strict=True))
 
 
 def _begin_and_claim(
@@ -308,7 +308,7 @@ _BEGIN_SET = (
 _BEGIN_ONE = (
     text(
         _BEGIN_SET + ":fence WHERE id = :id"
-        " AND ((state = 'queued' AND next_at <= :now AND generation = :generation)"
+        " AND ((state = 'queued' AND next_at <= :now AND generation = :generation AND content_version = :content)"
         " OR (state = 'sending' AND turn = :fence))"
         " RETURNING id"
     )
@@ -324,6 +324,7 @@ def _begin_many(*, claims: bool = False, waits: bool = True) -> Executable:
         bindparam("ids", type_=ARRAY(Uuid())),
         bindparam("fences", type_=ARRAY(BigInteger)),
         bindparam("generations", type_=ARRAY(Integer)),
+        bindparam("contents", type_=ARRAY(Integer)),
     ]
     if claims:
         kinds = {name: schema.lane.c[name].type for name in _CLAIMED_LANE}
@@ -340,13 +341,14 @@ def _begin_many(*, claims: bool = False, waits: bool = True) -> Executable:
     statement = (
         (f"WITH {', '.join(before)} " if before else "")
         + _BEGIN_SET
-        + "v.fence FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:generations AS integer[]))"
-        + " AS v (id, fence, generation)"
+        + "v.fence FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:generations AS integer[]),"
+        + " CAST(:contents AS integer[])) AS v (id, fence, generation, content)"
         + ("" if waits else " JOIN l ON l.id = v.id")
         # CASE, because with a plain condition on the state the planner reads the whole index of waiting jobs if its
         # statistics are from a time when few waited.
         + " WHERE sendq_job.id = v.id"
         " AND CASE sendq_job.state WHEN 'queued' THEN sendq_job.next_at <= :now AND sendq_job.generation = v.generation"
+        " AND sendq_job.content_version = v.content"
         " WHEN 'sending' THEN sendq_job.turn = v.fence ELSE false END"
         " RETURNING sendq_job.id"
     )

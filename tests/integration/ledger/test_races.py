@@ -472,7 +472,7 @@ class TestAPlannerThatBelievesNothingWaits:
 
         with pg_ledger.writing() as connection:
             event.listen(connection, "before_cursor_execute", before)
-            assert turns.begin(connection, [(job, 1, 0) for job in jobs], now=pg_ledger.clock()) == set(jobs)
+            assert turns.begin(connection, [(job, 1, 0, 0) for job in jobs], now=pg_ledger.clock()) == set(jobs)
             statement, parameters = seen[0]
             plan = "\n".join(connection.exec_driver_sql(f"EXPLAIN {statement}", parameters).scalars())
         assert "sendq_job_waiting_idx" not in plan

@@ -34,12 +34,13 @@ from sendq.facts.turns import Claimed, Group
 from sendq.ledger.contents import chunk_of, drop_unused_contents, pieces_of
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import turns
-from sendq.ledger.operators import erasure
+from sendq.ledger.operators import erasure, recover
 from sendq.messages.payload import freeze_send
 from sendq.operators import Operators
 from sendq.rules.states import Event
 from sendq.vault import KEY_BYTES
 from tests.support.ledger import MESSAGE, Ledger, begin_of, between_statements, end, outcome
+from worker.serving.key_moves import KeyMoves
 
 OTHER = Message(to=["bea@example.com"], subject="Invoice 43", body="<p>43</p>")
 VAULT = Vault({"first": os.urandom(KEY_BYTES)})
@@ -73,7 +74,7 @@ class TestReplace:
         before = ledger.job(UUID(job.id))._asdict()
         replaced = ledger.queue.replace(job.id, OTHER, by="anna", reason="a typo")
         assert (replaced.id, replaced.existed, replaced.dropped) == (job.id, True, ())
-        assert ledger.job(UUID(job.id))._asdict() == before | {"generation": 1}
+        assert ledger.job(UUID(job.id))._asdict() == before | {"content_version": 1}
         (loaded,) = claim(ledger).jobs
         assert loaded.body == wire(OTHER, job.id)
 
@@ -84,7 +85,7 @@ class TestReplace:
         ledger.queue.reschedule(job.id, due_at=later)
         before = ledger.job(UUID(job.id))._asdict()
         ledger.queue.replace(job.id, OTHER)
-        assert ledger.job(UUID(job.id))._asdict() == before | {"generation": 1}
+        assert ledger.job(UUID(job.id))._asdict() == before | {"content_version": 1}
 
     def test_records_the_digests_of_both_requests(self, ledger: Ledger) -> None:
         job = ledger.queue.send("g1", MESSAGE)
@@ -92,7 +93,7 @@ class TestReplace:
         ledger.queue.replace(job.id, MESSAGE)
         first, second = replacements(ledger)
         assert (first.by, first.job_id, first.grant_id) == ("anna", UUID(job.id), "g1")
-        assert first.reason.endswith(", generation 1: a typo")
+        assert first.reason.endswith(", content version 1: a typo")
         assert second.by == "program"
         digests = [[word for word in one.reason.replace(",", "").split() if len(word) == 32] for one in (first, second)]
         assert digests[0] == digests[1][::-1]
@@ -101,7 +102,7 @@ class TestReplace:
     def test_by_the_same_message_changes_nothing(self, ledger: Ledger) -> None:
         job = ledger.queue.send("g1", MESSAGE)
         ledger.queue.replace(job.id, MESSAGE)
-        assert ledger.job(UUID(job.id)).generation == 0
+        assert ledger.job(UUID(job.id)).content_version == 0
         assert not replacements(ledger)
 
     def test_is_undone_with_the_callers_transaction(self, ledger: Ledger) -> None:
@@ -112,14 +113,14 @@ class TestReplace:
         assert claim(ledger).jobs[0].body == wire(MESSAGE, job.id)
         assert ledger.queue.send("g1", MESSAGE, key="a").existed
 
-    def test_of_a_job_that_was_tried_in_vain_uses_another_idempotency_key(self, ledger: Ledger) -> None:
+    def test_of_a_job_that_was_tried_in_vain_keeps_the_key_that_the_api_has_not_seen(self, ledger: Ledger) -> None:
         job = ledger.queue.send("g1", MESSAGE)
         claimed = claim(ledger)
         ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN, counts=True), ends=[end(claimed)])
         assert ledger.job(UUID(job.id)).key_at is not None
         ledger.queue.replace(job.id, OTHER)
         (loaded,) = claim(ledger).jobs
-        assert (loaded.generation, loaded.attempts, loaded.body) == (1, 1, wire(OTHER, job.id))
+        assert (loaded.generation, loaded.attempts, loaded.body) == (0, 1, wire(OTHER, job.id))
 
     def test_of_a_job_of_a_batch_leaves_the_others_their_shared_text(self, ledger: Ledger) -> None:
         text = "the same text " * 1_000
@@ -195,7 +196,40 @@ class TestAWorkerThatHasLoadedTheOldMessage:
         assert any("sendq_payload" in one for one in seen[:6])
         assert "UPDATE sendq_job" in seen[6]
         assert claimed.begun == frozenset()
-        assert pg_ledger.job(job).generation == 1
+        assert pg_ledger.job(job).content_version == 1
+
+
+class TestALedgerThatHasLostTheChangeAndItsSend:
+    @pytest.mark.parametrize("refused", [False, True])
+    def test_repeats_the_old_message_under_the_key_of_the_new_one(self, ledger: Ledger, refused: bool) -> None:
+        """The API recognises the key, and sends nothing."""
+        job = UUID(ledger.queue.send("g1", MESSAGE).id)
+        ledger.absorb()
+        ledger.clock.advance(1)
+        lost_since, moves = ledger.clock(), KeyMoves(3600)
+        backup = {table: ledger.rows(table) for table in (schema.lane, schema.job, schema.payload)}
+        if refused:  # the next request needs another key
+            claimed = ledger.serve()
+            answered = outcome(claimed, claimed.jobs[0], Event.RETURN, new_generation=True)
+            moves.note([answered])
+            ledger.record(answered, ends=[end(claimed)])
+        ledger.queue.replace(str(job), OTHER)
+        claimed = ledger.serve()
+        (sent,) = claimed.jobs
+        assert (sent.body, sent.generation) == (wire(OTHER, str(job)), int(refused))
+        accepted = outcome(claimed, sent, Event.ACCEPT, sent="yes")
+        moves.note([accepted])
+        ledger.record(accepted, ends=[end(claimed)])
+        with ledger.writing() as connection:
+            for table, rows in backup.items():
+                kept = {name: value for name, value in rows[0]._mapping.items() if name != "fence"}
+                connection.execute(table.update().values(**kept))
+            recover.keep_generations(connection, moves.recent())
+            recover.repeat_by_key(connection, since=lost_since, now=ledger.clock(), after=None)
+        ledger.clock.advance(1)
+        (repeat,) = ledger.serve().jobs
+        assert repeat.body == wire(MESSAGE, str(job))
+        assert repeat.generation == sent.generation
 
 
 class TestForget:

@@ -247,7 +247,7 @@ class Machine(RuleBasedStateMachine):
                 case "replace":
                     if before.operation != "send":
                         return
-                    new = MESSAGE.model_copy(update={"subject": f"version {before.generation}"})
+                    new = MESSAGE.model_copy(update={"subject": f"version {before.content_version}"})
                     queue.replace(name, new)
                     self.content[job] = freeze_send(new, job_id=name)
                     if before.approved_at is not None:

@@ -192,15 +192,15 @@ class TestBeginning:
         job = ledger.send()
         ledger.set_job(job, key_at=77, doubt_at=78)
         with ledger.writing() as connection:
-            turns.begin(connection, [(job, 1, 0)], now=ledger.clock())
+            turns.begin(connection, [(job, 1, 0, 0)], now=ledger.clock())
         assert ledger.job(job).key_at == 77
 
     def test_the_same_job_again_in_its_turn_is_answered_alike(self, ledger: Ledger) -> None:
         job = ledger.send()
         claimed = ledger.serve()
         with ledger.writing() as connection:
-            assert turns.begin(connection, [(job, claimed.lane.fence, 0)], now=ledger.clock()) == {job}
-            assert turns.begin(connection, [(job, claimed.lane.fence + 1, 0)], now=ledger.clock()) == set()
+            assert turns.begin(connection, [(job, claimed.lane.fence, 0, 0)], now=ledger.clock()) == {job}
+            assert turns.begin(connection, [(job, claimed.lane.fence + 1, 0, 0)], now=ledger.clock()) == set()
 
     def test_a_cancelled_job_is_refused(self, ledger: Ledger) -> None:
         ledger.queue.send_many([Send("g1", MESSAGE) for _ in range(5)])

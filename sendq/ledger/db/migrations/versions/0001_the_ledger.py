@@ -311,6 +311,7 @@ def upgrade() -> None:
         sa.Column("deaths", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("conflicts", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("generation", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("content_version", sa.Integer(), server_default="0", nullable=False),
         sa.Column("key_at", sa.BigInteger(), nullable=True),
         sa.Column("doubt_at", sa.BigInteger(), nullable=True),
         sa.Column("in_doubt", sa.Text(), nullable=True),
