@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sendq.api.decoding import Given, bulk_options, query_of, require_grant
-from sendq.api.operation import Asked, Result
+from sendq.api.decoding import Given, arguments, bulk_options, query_of, require_grant
+from sendq.api.operation import Asked, Result, require_visible
 from sendq.api.sending import conflicting, made
 from sendq.errors import InvalidJob, KeyConflict, Problem
-from sendq.views import Batch
+from sendq.views import Batch, Priority
 
 CHANGES: dict[str, Any] = {
     "unread": bool | None,
@@ -19,18 +19,27 @@ CHANGES: dict[str, Any] = {
 WHICH: dict[str, Any] = {"message_ids": list[str] | None, "thread_ids": list[str] | None}
 # With a query, these are fields of the query.
 SHARED: dict[str, Any] = {"shared_from": str | None, "shared_folder_id": str | None}
-MODIFY: dict[str, Any] = {"whole_threads": bool, "query_imap": bool | None, **SHARED}
+MODIFY: dict[str, Any] = {"undoable": bool, "whole_threads": bool, "query_imap": bool | None, **SHARED}
 DELETE: dict[str, Any] = {"hard": bool, **SHARED}
+UNDO: dict[str, Any] = {"priority": Priority | str | int, "on_outcome": str | None, "reason": str | None}
 
 
 def modify(asked: Asked) -> Result:
     """Enqueue a change."""
-    return _enqueue(asked, CHANGES, MODIFY, frozenset())
+    return _enqueue(asked, CHANGES, MODIFY, frozenset({"undoable"}))
 
 
 def delete(asked: Asked) -> Result:
     """Enqueue a deletion."""
     return _enqueue(asked, {}, DELETE, frozenset({"hard"}))
+
+
+def undo(asked: Asked) -> Result:
+    """Undo a batch of modifications that kept what it changed."""
+    batch_id = asked.values["batch_id"]
+    require_visible(asked, batch_id=batch_id)
+    given = arguments(asked.given, UNDO, optional=True)
+    return made(asked, asked.queue.undo(batch_id, by=asked.author, **given))
 
 
 def _enqueue(asked: Asked, changes: dict[str, Any], more: dict[str, Any], with_query: frozenset[str]) -> Result:

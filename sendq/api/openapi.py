@@ -93,7 +93,7 @@ def _answer(operation: Operation, status: int, name: str) -> dict[str, Any]:
         else HTTPStatus(status).phrase,
         "content": {JSON_TYPE: {"schema": _reference(name)}},
     }  # fmt: skip
-    if operation.name in ("send", "create_batch", "modify", "delete", "add"):
+    if operation.name in ("send", "create_batch", "modify", "delete", "add", "undo"):
         found["headers"] = {"Location": {"schema": STRING, "description": "The path of what it made", "required": True}}
     return found
 
@@ -151,6 +151,7 @@ def _schemas() -> Schemas:
     named["Modify"] = schemas.object(changes | bulk, required=["grant_id"], grant_id=STRING, query=query) | which
     deletions = modifying.WHICH | modifying.DELETE
     named["Delete"] = schemas.object(deletions | bulk, required=["grant_id"], grant_id=STRING, query=query) | which
+    named["Undo"] = schemas.object(modifying.UNDO)
     named["Reschedule"] = schemas.object(jobs.RESCHEDULE, required=["due_at"])
     named["SetPriority"] = schemas.object(jobs.PRIORITY, required=["priority"])
     named["Reason"] = schemas.object(jobs.REASON)

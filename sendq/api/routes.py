@@ -49,6 +49,11 @@ OPERATIONS = (
         results={200: "BatchView"},
     ),
     Operation(
+        name="undo", method="POST", path="/v1/batches/{batch_id}/undo", access=Access.WRITE, run=modifying.undo,
+        summary="Undo a batch of modifications that is undoable and has ended", body="Undo", optional=True,
+        results=MADE,
+    ),
+    Operation(
         name="jobs", method="GET", path="/v1/jobs", access=Access.READ, run=jobs.jobs,
         summary="Jobs, page by page, the most recently enqueued first", query=jobs.LIST, results={200: "Page"},
     ),

@@ -44,7 +44,9 @@ class TestATokenOfAnother:
                            (f"batches/{batch}", "batches/01a22d36-9f51-71d9-9a96-b01c024e80e5")):  # fmt: skip
             for path in READS[: 1 + one.startswith("jobs")]:
                 unknown[one + path] = (stranger.get(f"/v1/{one}{path}"), stranger.get(f"/v1/{other}{path}"))
-            for path in CHANGES if one.startswith("jobs") else (*CHANGES[:1], *CHANGES[2:], "/close", "/sends"):
+            for path in (
+                CHANGES if one.startswith("jobs") else (*CHANGES[:1], *CHANGES[2:], "/close", "/undo", "/sends")
+            ):
                 given = {"sends": [SEND | {"grant_id": "g2"}]} if path == "/sends" else GIVEN.get(path)
                 unknown[one + path] = tuple(stranger.post(f"/v1/{which}{path}", given) for which in (one, other))
         for path, (answer, missing) in unknown.items():

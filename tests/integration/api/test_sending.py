@@ -219,6 +219,15 @@ class TestModify:
         assert client.post("/v1/delete", {"grant_id": "g1", "query": query, "hard": True}).status == 201
         assert told(client.get(found.headers["location"]))["operation"] == "modify"
 
+    def test_can_be_undone_once_the_batch_has_ended(self, client: Client, kept: Ledger) -> None:
+        made = client.post("/v1/modify", {"grant_id": "g1", "message_ids": ["m1"], "unread": False, "undoable": True})
+        url = made.headers["location"]
+        assert client.post(f"{url}/undo").status in (409, 422)
+        assert fields_of(client.post(f"{url}/undo", {"x": 1})) == ["x"]
+        kept.absorb()
+        client.post(f"{url}/cancel")
+        assert client.post(f"{url}/undo", {"reason": "a mistake"}).status in (201, 422)
+
     def test_name_every_problem(self, client: Client) -> None:
         answer = client.post(
             "/v1/modify",
