@@ -164,9 +164,10 @@ def move_on(connection: Connection, *, now: Micros, limit: int = STEP, vault: Va
     rows = _read(connection, due, limit=limit)
     step = _Step(connection, rows, vault, now)
     for row in rows:
-        if row.stage == Stage.DONE or step.is_over(row):
-            continue
-        step.decide(row, read=False)
+        if row.stage == Stage.DONE:  # an answer was noted while it was released
+            step.set(row, check_at=None)
+        elif not step.is_over(row):
+            step.decide(row, read=False)
     return step.write(), len(rows) == limit
 
 

@@ -92,6 +92,17 @@ class TestSend:
         job = told(client.get(client.post("/v1/send", due).headers["location"]))
         assert (job["due_at"], job["expires_at"]) == ("2100-07-01T07:00:00+00:00", None)
 
+    def test_takes_a_mail_after_another(self, client: Client, kept: Ledger) -> None:
+        first = told(client.post("/v1/send", SEND))["id"]
+        follows = {"reply_to": first, "delay": 259_200, "unless": ["replied", "bounced"]}
+        assert client.post("/v1/send", SEND | follows).status == 201
+        (row,) = kept.rows(schema.after)
+        assert (str(row.after_id), row.delay, row.unless) == (first, 259_200_000_000, "bounced replied")
+        for name, value in product(("after", "reply_to"), [[], 1.5, True, "\ud800", "", ["x"], {"id": first}, 0, -1]):
+            assert fields_of(client.post("/v1/send", SEND | {name: value})) == [name]
+        for name, value in product(("delay", "unless"), [[], True, "", ["x"], {"a": 1}, -1, 10**30]):
+            assert fields_of(client.post("/v1/send", SEND | {"after": first, name: value})) == [name]
+
     def test_takes_windows_and_spreads(self, client: Client, kept: Ledger) -> None:
         window = {"hours": "09:00-17:30", "days": "mon-fri", "tz": "Europe/Berlin", "holidays": ["2100-01-01"]}
         answer = client.post("/v1/batches", {"window": window, "spread": 3600, "sends": [SEND, SEND]})

@@ -306,6 +306,15 @@ class TestCancel:
         assert as_json(cli("cancel", job, "--json")) == cancelled
         assert ledger.queue.job(job).state == "cancelled"
 
+    def test_a_job_that_others_follow_is_cancelled_with_a_word_on_them(self, cli: Cli, ledger: Ledger) -> None:
+        first = ledger.send()
+        second = ledger.send(after=str(first))
+        ledger.send(after=str(second))
+        said = cli("cancel", str(first), "--dry-run")[1]
+        assert "jobs that wait for it to be sent, and end with it: 2" in said
+        assert as_json(cli("cancel", str(first), "--json"))["followers"] == 2
+        assert f"it waits for job {first} to be sent" in cli("why", str(second))[1]
+
     def test_who_did_it_and_why_is_kept_if_there_was_something_to_do(self, cli: Cli, ledger: Ledger) -> None:
         job, batch = str(ledger.send()), ledger.queue.modify("a", ["m1", "m2"], unread=False)
         ledger.absorb()

@@ -12,10 +12,12 @@ from sqlalchemy import select, update
 
 from sendq import InvalidJob, KeyConflict, Options, Send, SendQueue, State
 from sendq.clock import SECOND, moment
+from sendq.facts.notices import MailNotice
 from sendq.ids import new_id
 from sendq.ledger import retention
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.rescue import expire
+from sendq.ledger.mail_notices import APPLIED, UNUSED, take_in
 from sendq.ledger.operators import retry
 from sendq.ledger.operators.retry import DeadLetterSelection
 from sendq.ledger.sealed import open_at_once
@@ -304,6 +306,35 @@ class TestUnlessReplied:
         )
 
 
+class TestAReportedAnswer:
+    def test_ends_what_follows_in_the_thread_at_once(self, ledger: Ledger) -> None:
+        first = sent(ledger)
+        second = ledger.send(reply_to=str(first), delay=THREE_DAYS, unless="replied")
+        third = ledger.send(reply_to=str(second), unless="replied")
+        aside = ledger.send(after=str(first), delay=THREE_DAYS)
+        lead(ledger)
+        notice = MailNotice("n1", "thread.replied", None, "g1", (), message_of(first), ledger.clock())
+        with ledger.writing() as connection:
+            assert take_in(connection, [notice], "other", vault=Vault(), now=ledger.clock()) == [UNUSED]
+            assert take_in(connection, [notice], "default", vault=Vault(), now=ledger.clock()) == [APPLIED]
+            assert take_in(connection, [notice], "default", vault=Vault(), now=ledger.clock()) == [UNUSED]
+        lead(ledger)
+        rules = [ledger.job(job).rule for job in (second, third, aside)]
+        assert rules == ["unless_replied", "after_failed", "after"]
+
+    def test_that_comes_too_late_changes_nothing(self, ledger: Ledger) -> None:
+        first = sent(ledger)
+        second = ledger.send(after=str(first), unless="replied")
+        lead(ledger)
+        assert carry_out(ledger) == [second]
+        # Noted between the leader's look and its write.
+        with ledger.writing() as connection:
+            late = {"stage": "done", "check_at": ledger.clock(), "replied_at": ledger.clock()}
+            connection.execute(update(schema.after).where(schema.after.c.job_id == second).values(**late))
+        lead(ledger)
+        assert (ledger.state(second), after_row(ledger, second).check_at) == (State.SENT, None)
+
+
 class TestAReply:
     def body(self, ledger: Ledger, job_id: UUID) -> bytes:
         with ledger.engine.connect() as connection:
@@ -322,6 +353,18 @@ class TestAReply:
         ledger.set_job(first, message_id="another")
         lead(ledger)
         assert self.body(ledger, second) == frozen
+
+    @pytest.mark.parametrize("released", [False, True])
+    def test_whose_message_is_replaced_stays_one(self, ledger: Ledger, released: bool) -> None:
+        first = ledger.send()
+        second = ledger.send(reply_to=str(first), key="reply")
+        carry_out(ledger)
+        if released:
+            lead(ledger)
+        ledger.queue.replace(str(second), MESSAGE.model_copy(update={"subject": "Another"}))
+        lead(ledger)
+        body = json.loads(self.body(ledger, second))
+        assert (body["subject"], body["reply_to_message_id"]) == ("Another", message_of(first))
 
     def test_is_stored_in_every_form_with_the_right_length(self, ledger: Ledger) -> None:
         from sendq import Attachment
