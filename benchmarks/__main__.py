@@ -17,6 +17,7 @@ NAMES = {
     "latency": "commit to call on an idle system, and the cost of idling",
     "scale": "cost per dispatched job with up to ten million waiting; two workers; retention; many writers",
     "storage": "WAL, commits, dead rows and index writes per job; size and cost while retention is at work",
+    "undo": "50,000 changes and their undo, and whether every message is as before",
     "telemetry": "CPU per attempt of logs, metrics, Flower events and Sentry traces",
 }
 

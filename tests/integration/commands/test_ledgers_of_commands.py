@@ -39,6 +39,7 @@ ASKS: dict[str, tuple[list[str], int]] = {
     "retry": (["--rule", "bad_request"], 0),
     "status": ([], 0),
     "suppressions list": ([], 0),
+    "undo": (["--batch", NOBODY], 1),
     "warmup": (["--grant", "g1", *WHY], 0),
     "why": ([NOBODY], 1),
     "window": (["--grant", "g1", "--remove", *WHY], 0),

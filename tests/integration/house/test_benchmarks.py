@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accounting, bulk, clients, latency, leader, scale, storage, writers
+from benchmarks import accounting, bulk, clients, latency, leader, scale, storage, undo, writers
 from benchmarks.accounting import parse, rows_of
 
 
@@ -39,6 +39,18 @@ class TestLatency:
         assert "| sendq-dispatcher |" in report
         assert "profile of idleness" not in report
         assert "## sqlite" in report
+
+
+@pytest.mark.long
+class TestUndo:
+    def test_finds_every_message_as_before_but_those_that_were_touched(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(undo, "EACH", 20)
+        assert undo.main(["--messages", "60", "--report", str(tmp_path)]) == 0
+        report = (tmp_path / "undo.md").read_text()
+        assert "| left_alone | {'changed_since': 3, 'gone_since': 3} |" in report
+        assert "| messages_not_as_they_should_be | 0 |" in report
 
 
 @pytest.mark.long

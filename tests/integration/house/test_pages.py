@@ -79,6 +79,7 @@ AROUND = {
     "newsletter": (QUEUE, "", "500 500\n1\n"),
     "tags": (QUEUE, "", "[{'campaign': 'june', 'tenant': '7'}] {<State.QUEUED: 'queued'>: 1}\nTrue\nreleased\n"),
     "bulk": (QUEUE, "", "2 None 1.0\n"),
+    "undo": (QUEUE, "", ""),
     "asking": (QUEUE, "", f"queued | no_worker | {NO_WORKER} | None\ncancelled\n"),
     "change a job that waits": (QUEUE, "print(queue.why(job.id).state)", "queued\n"),
     "approval": (QUEUE, "", "it waits for approval, and is given up unless it is approved by TIME: sendq approve\n"),
