@@ -24,6 +24,7 @@ from tests.chaos.crew import Crew
 from tests.soak import report
 from tests.soak.faults import Faults, shortened
 from tests.soak.load import Load, Outcomes
+from tests.soak.operator import Operator
 from tests.soak.samples import Samples
 from tests.soak.verdict import judge
 from tests.support.receivers import SECRET, receiving
@@ -74,22 +75,25 @@ def _soak(system: System, receiver: Outcomes, directory: Path, *, minutes: float
     crew = Crew(directory, _environ(system, receiver), CREW, program=["worker"], ready=partial(_registered, system))
     load = Load(system.queue, {name: "wide" if name in wide else "default" for name in names}, seed=seed, rate=RATE)
     samples = Samples(system, crew, lambda: len(load.jobs))
+    operator = Operator(system)
     began = time.time()
     try:
         crew.start()
         samples.spared = crew.workers[0].pid
         samples.start()
         load.start()
+        operator.start()
         kills = _kill(crew, samples.spared, until=time.monotonic() + minutes * 60, chance=random.Random(seed))
         load.stop()
+        operator.stop()
         faults.active = False
         samples.stop()
         drained = _drained(system, load, receiver)
         verdict = judge(system, load, receiver, quiet=quiet, directory=directory)
     finally:
         crew.stop()
-    return report.Soaked(minutes, seed, began, kills, crew.restarts, load, receiver.received, faults.counts,
-                         samples, drained, verdict)  # fmt: skip
+    return report.Soaked(minutes, seed, began, kills, crew.restarts, operator.resolved, load, receiver.received,
+                         faults.counts, samples, drained, verdict)  # fmt: skip
 
 
 def _environ(system: System, receiver: Outcomes) -> dict[str, str]:

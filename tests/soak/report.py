@@ -20,8 +20,9 @@ webhooks of every outcome. Each family of documented faults (by status; server e
 in a hundred, with the cases of `tests/data/golden_errors.json`; where a message may have gone out, it does in half of
 them. Faults of a provider or an application hit the second application (20 grants). 40 grants meet no fault: their jobs
 are *untouched*, though a kill may hit them too. Waits and holds of the policy are cut to 15 s, retention to three
-minutes. *Lost*: accepted from the caller, and no outcome arrived. *Untrue*: "sent" without a copy in the API's mailbox,
-or "not sent" with one. *Growth*: the median of the last ten minutes against that of minutes 10 to 20.
+minutes. An operator looks into the API's mailbox every minute, and ends the doubts that are older than two.
+*Lost*: accepted from the caller, and no outcome arrived. *Untrue*: "sent" without a copy in the API's mailbox, or "not
+sent" with one. *Growth*: the median of the last ten minutes against that of minutes 10 to 20.
 """
 
 
@@ -34,6 +35,7 @@ class Soaked:
     began: float
     kills: int
     restarts: int
+    resolved: int  # doubts that the operator ended
     load: Load
     outcomes: int
     faults: Mapping[str, int]
@@ -67,6 +69,7 @@ def _markdown(soaked: Soaked) -> Iterator[str]:
         ("outcomes received (with repeats)", "", f"{soaked.outcomes:,}"),
         ("faults", "", f"{sum(soaked.faults.values()):,} of {len(soaked.faults)} rules"),
         ("workers killed", "", soaked.kills),
+        ("doubts that were left to the operator", "", soaked.resolved),
         ("drained by itself", "yes", "yes" if soaked.drained else "**no**"),
         ("lost", 0, len(verdict.lost)),
         ("twice", 0, len(verdict.twice)),
