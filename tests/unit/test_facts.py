@@ -14,11 +14,15 @@ from sendq.ledger.db import schema
 
 @pytest.mark.parametrize(
     ("fact", "table"),
-    [(Lane, schema.lane), (Pair, schema.pair), (Wake, schema.wake), (Attempt, schema.attempt)],
+    [(Lane, schema.lane), (Pair, schema.pair), (Attempt, schema.attempt)],
     ids=lambda one: getattr(one, "__name__", ""),
 )
 def test_have_the_columns_of_their_table(fact: Any, table: Any) -> None:
     assert list(fact._fields) == [column.name for column in table.columns]
+
+
+def test_a_wake_has_also_whether_its_lane_exists() -> None:
+    assert list(Wake._fields) == [*(column.name for column in schema.wake.columns), "lane_exists"]
 
 
 def test_of_a_job_are_columns_of_the_job() -> None:

@@ -26,8 +26,13 @@ def since_boot() -> int:
 class LedgerClock:
     """A `sendq.clock.Clock`. Thread-safe: its state is one tuple, replaced as a whole."""
 
-    def __init__(self, *, elapsed: Callable[[], int] = since_boot) -> None:
-        self._elapsed = elapsed
+    def __init__(
+        self,
+        *,
+        elapsed: Callable[[], int] = since_boot,
+        server: Callable[[Connection], Micros | None] = server_time,
+    ) -> None:
+        self._elapsed, self._server = elapsed, server
         self._known: tuple[Micros, int] | None = None
 
     def __call__(self) -> Micros:
@@ -39,6 +44,6 @@ class LedgerClock:
     def ask(self, connection: Connection) -> None:
         """Query the ledger's time."""
         asked = self._elapsed()
-        at = server_time(connection)
+        at = self._server(connection)
         if at is not None:
             self._known = (at, (asked + self._elapsed()) // 2)
