@@ -70,8 +70,9 @@ class Options:
         tags: what the job is about, like ``{"campaign": "may"}``: to find, count, hold, release, retry and cancel jobs
             by. At most 8, see `sendq.rules.tags`. Never a recipient's data: tags are not encrypted, and are shown.
         needs_approval: it does not begin before a person or program approves it (`SendQueue.approve`,
-            ``sendq approve``). One that is not approved by its expiry (or, if it never expires, within 72 hours after
-            ``due_at``) is given up as a dead letter, rule ``not_approved``. Not part of what a ``key`` identifies.
+            ``sendq approve``). One that is not approved by its expiry (or, if it never expires, within 72 hours
+            once it is due and its window is open) is given up as a dead letter, rule ``not_approved``. Not part of what
+            a ``key`` identifies.
         suppressed: for sends only: what to do about suppressed recipients. ``refuse``: raise `SuppressedRecipients`.
             ``drop``: send to the others, and name the positions in `Job.dropped`. A message whose ``to`` would be empty
             is refused; a batch is made without it, and counts it in `Batch.left_out`.
@@ -402,7 +403,7 @@ def job_row(
 def approval_columns(row: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """The columns with which the row of a job waits for approval. All rows of a call that has some get them."""
     if options.needs_approval:
-        return unapproved(row["next_at"], row["due_at"], row["expires_at"])
+        return unapproved(row["next_at"], row["expires_at"], row.get("time_window"))
     return {"next_at": row["next_at"], "resume_at": None, "approve_by": None, "rule": row.get("rule")}
 
 

@@ -42,7 +42,7 @@ from sendq.rules.by_hand import EXPIRY
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
 from sendq.rules.rule_ids import NEEDS_APPROVAL
 from sendq.rules.states import FINAL, Event, State, move
-from sendq.rules.waiting_job import HELD, waits_for_approval
+from sendq.rules.waiting_job import HELD, approve_by_of, waits_for_approval
 
 # A look that was begun but not recorded (its leader died) is repeated after this: longer than any look takes.
 BEGUN_FOR: Micros = 5 * 60 * SECOND
@@ -297,10 +297,12 @@ def _ended(row: Row[Any], ending: Ending, *, at: Micros, now: Micros, even_late:
     place = row.resume_at if is_held else row.next_at
     start = at if row.due_at <= at else max(row.due_at, place)
     late = row.expires_at is not None and row.expires_at <= at
+    expires_at = at + EXPIRY if again and late and even_late else row.expires_at
+    waits = again and waits_for_approval(row)
     return {
         "id": row.id,
         "state": state.value,
-        "rule": NEEDS_APPROVAL if again and waits_for_approval(row) else ending.rule,
+        "rule": NEEDS_APPROVAL if waits else ending.rule,
         "message_id": ending.message_id or row.message_id,
         "finished_at": now if state in FINAL else None,
         "next_at": (max(row.next_at, HELD) if is_held else start) if again else row.next_at,
@@ -312,7 +314,8 @@ def _ended(row: Row[Any], ending: Ending, *, at: Micros, now: Micros, even_late:
         "key_at": None if again else row.key_at,
         "doubt_at": None if again else row.doubt_at,
         "refused_at": None,
-        "expires_at": at + EXPIRY if again and late and even_late else row.expires_at,
+        "expires_at": expires_at,
+        "approve_by": approve_by_of(start, expires_at, row.time_window) if waits and even_late else row.approve_by,
         "look_at": None,
         "looks": None,
         "misses": None,

@@ -24,7 +24,7 @@ from sendq.ledger import sealing, snapshots
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import CHUNK, insert_new, insert_rows
 from sendq.ledger.enqueue import append_wakes, tag_rows
-from sendq.rules.waiting_job import HELD, unapproved
+from sendq.rules.waiting_job import HELD, approve_by_of, unapproved
 from sendq.vault import Vault
 
 _WAKES = ("high_at", "normal_at", "low_at")
@@ -96,7 +96,7 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
     rows = [
         _job(batch, batch.operation, one.object_id, batch.due_at + place, now=now)
         | {"seal": one.seal, "seal_key": one.seal_key}
-        | _approval(batch, batch.due_at + place)
+        | _approval(batch, batch.due_at + place, now=now)
         for place, one in enumerate(messages)
     ]
     insert_rows(connection, schema.job, rows)
@@ -117,11 +117,12 @@ def make_jobs(connection: Connection, batch_id: UUID, *, now: Micros, limit: int
     return len(ids)
 
 
-def _approval(batch: Row[Any], start: Micros) -> dict[str, Any]:
-    """What differs in a job that waits for approval."""
+def _approval(batch: Row[Any], start: Micros, *, now: Micros) -> dict[str, Any]:
+    """What differs in a job that waits for approval. Its time for that begins once it is there to be approved."""
     if not batch.needs_approval:
         return {}
-    columns = unapproved(start, batch.due_at, batch.expires_at)
+    approve_by = approve_by_of(max(start, now), batch.expires_at, batch.time_window)
+    columns = unapproved(start, batch.expires_at, batch.time_window) | {"approve_by": approve_by}
     return columns if batch.held_at is None else {**columns, "next_at": HELD}
 
 

@@ -11,6 +11,7 @@ from sendq.clock import SECOND, Micros
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import AFTER, NEEDS_APPROVAL, NOT_APPROVED, REJECTED
 from sendq.rules.states import FINAL, MOVES, State
+from sendq.rules.windows import next_opening
 
 # `next_at` of a job that a person holds, or that waits for another job: 2300-01-01, later than any due time or expiry
 # that may be asked for.
@@ -19,7 +20,7 @@ HELD: Micros = 10_413_792_000_000_000
 # … and of one that waits for approval and is not held: a day later, so that both are known apart.
 UNAPPROVED: Micros = HELD + 86_400 * SECOND
 
-# How long after its due time a job that never expires may wait for approval.
+# How long a job that never expires may wait for approval, once it is due and its window is open.
 APPROVAL_TIME: Micros = 72 * 3_600 * SECOND
 
 
@@ -48,6 +49,8 @@ class Changeable(Protocol):
     def doubt_at(self) -> Micros | None: ...
     @property
     def rule(self) -> str | None: ...
+    @property
+    def time_window(self) -> str | None: ...
 
 
 class ChangeKind(StrEnum):
@@ -103,14 +106,18 @@ def waits_for_approval(job: Changeable) -> bool:
     return job.approve_by is not None and job.approved_at is None
 
 
-def approve_by_of(due_at: Micros, expires_at: Micros | None) -> Micros:
-    """Until when a job may wait for approval: until it expires, or for `APPROVAL_TIME` after its due time."""
-    return due_at + APPROVAL_TIME if expires_at is None else expires_at
+def approve_by_of(start: Micros, expires_at: Micros | None, window: str | None) -> Micros:
+    """Until when a job may wait for approval that is due at ``start``: until it expires, or, if it never does, for
+    `APPROVAL_TIME` after its own window (None: it has none) is open.
+    """
+    if expires_at is not None:
+        return expires_at
+    return (start if window is None else next_opening(window, start)) + APPROVAL_TIME
 
 
-def unapproved(start: Micros, due_at: Micros, expires_at: Micros | None) -> dict[str, Any]:
+def unapproved(start: Micros, expires_at: Micros | None, window: str | None) -> dict[str, Any]:
     """The columns of a new job that needs approval, and may begin at ``start``."""
-    approve_by = approve_by_of(due_at, expires_at)
+    approve_by = approve_by_of(start, expires_at, window)
     return {"next_at": UNAPPROVED, "resume_at": start, "approve_by": approve_by, "rule": NEEDS_APPROVAL}
 
 
@@ -123,7 +130,7 @@ def after_replacement(job: Changeable, *, now: Micros) -> dict[str, Any]:
     """The columns to set once the content of a waiting job is another one: what was approved was the old one."""
     if job.approve_by is None or job.approved_at is None:
         return {}
-    approve_by = approve_by_of(max(job.due_at, now), job.expires_at)
+    approve_by = approve_by_of(max(job.due_at, now), job.expires_at, job.time_window)
     waits: dict[str, Any] = {"approved_at": None, "approve_by": approve_by, "rule": NEEDS_APPROVAL}
     return waits if is_held(job) else {**waits, "next_at": UNAPPROVED, "resume_at": job.next_at}
 
@@ -194,5 +201,5 @@ def after_change(job: Changeable, change: Change, *, position: int = 0) -> dict[
     if is_parked(job):  # until it has been released, whatever its due time
         times = {}
     if waits:
-        times["approve_by"] = approve_by_of(change.due_at, expires_at)
+        times["approve_by"] = approve_by_of(change.due_at, expires_at, job.time_window)
     return {"due_at": change.due_at, "expires_at": expires_at, **times}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sendq.clock import SECOND, Micros
+from sendq.clock import SECOND, Micros, moment
 from sendq.ledger import events
 from sendq.rules.rule_ids import NEEDS_APPROVAL, NOT_APPROVED
 from sendq.rules.states import State
@@ -44,10 +44,11 @@ class Job:
     approved_at: Micros | None = None
     doubt_at: Micros | None = None
     rule: str | None = None
+    time_window: str | None = None
 
 
 def gated(**given: Any) -> Job:
-    return replace(Job(), **unapproved(NOW, NOW, None) | given)
+    return replace(Job(), **unapproved(NOW, None, None) | given)
 
 
 changes = st.builds(
@@ -89,8 +90,18 @@ class TestAJobThatNeedsApproval:
         assert (after.next_at >= HELD, is_held(after)) == (True, is_held(job))
 
     def test_may_wait_until_it_expires_or_for_three_days(self) -> None:
-        assert unapproved(NOW, NOW, NOW + SECOND)["approve_by"] == NOW + SECOND
-        assert unapproved(NOW, NOW, None)["approve_by"] == NOW + APPROVAL_TIME
+        assert unapproved(NOW, NOW + SECOND, None)["approve_by"] == NOW + SECOND
+        assert unapproved(NOW, None, None)["approve_by"] == NOW + APPROVAL_TIME
+
+    def test_that_never_expires_has_its_three_days_once_its_window_is_open(self) -> None:
+        opens_at = NOW - NOW % (86_400 * SECOND) + 5 * 86_400 * SECOND
+        day = f"{moment(opens_at):%a}".lower()
+        window = f"00:00-24:00 {day} UTC"
+        job = gated(**unapproved(NOW, None, window), time_window=window)
+        assert job.approve_by == opens_at + APPROVAL_TIME
+        assert after_change(job, Change(ChangeKind.RESCHEDULE, due_at=NOW + 1))["approve_by"] == job.approve_by
+        assert after_replacement(replace(job, approved_at=NOW), now=NOW)["approve_by"] == job.approve_by
+        assert unapproved(NOW, NOW + SECOND, window)["approve_by"] == NOW + SECOND
 
     @pytest.mark.parametrize(
         ("job", "reason"),

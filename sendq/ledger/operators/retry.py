@@ -145,7 +145,7 @@ def _retried(row: Row[Any], start: Micros) -> dict[str, Any]:
         "state": move(State(row.state), Event.RETRY).value,
         "next_at": UNAPPROVED if waits else start,
         "resume_at": start if waits else None,
-        "approve_by": approve_by_of(start, expires_at) if waits else row.approve_by,
+        "approve_by": approve_by_of(start, expires_at, row.time_window) if waits else row.approve_by,
         "rule": NEEDS_APPROVAL if waits else row.rule,
         "attempts": 0,
         "deaths": 0,

@@ -248,6 +248,19 @@ class TestADoubtAboutWhatWasNotApproved:
         ledger.queue.approve(str(job), by="anna")
         assert begun(ledger) == ([] if held else [job])
 
+    def test_gives_it_its_time_for_approval_again_if_it_is_to_be_sent_late(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True, expires_at=at(ledger, HOUR))
+        ledger.absorb()
+        ledger.clock.advance(10)
+        operators(ledger).recover(moment(ledger.clock()), by="anna", reason="a backup").finish()
+        ledger.clock.advance(2 * HOUR)
+        operators(ledger).resolve([str(job)], "resend", by="anna", reason="not sent").finish()
+        assert give_up(ledger) == 0
+        seen = ledger.queue.job(str(job))
+        assert seen.approve_by == seen.expires_at == at(ledger, 72 * HOUR)
+        ledger.queue.approve(str(job), by="anna")
+        assert begun(ledger) == [job]
+
 
 class TestRejection:
     def test_ends_the_job_and_is_an_outcome(self, ledger: Ledger) -> None:
@@ -362,16 +375,31 @@ class TestABatchThatNeedsApproval:
         assert ledger.job(listing).operation == "list"
         with pytest.raises(NotWaiting, match="is incomplete: its messages are still being found"):
             ledger.queue.approve(batch_id=batch, by="anna")
-        with ledger.writing() as connection:
-            rows = [{"batch_id": UUID(batch), "object_id": f"m{number}"} for number in range(3)]
-            connection.execute(schema.found.insert(), rows)
-            connection.execute(schema.batch.update().values(total=3, making=True))
-            assert walks.make_jobs(connection, UUID(batch), now=ledger.clock()) == 3
+        self.found(ledger, batch)
         ledger.clock.advance(60)
         assert begun(ledger) == []
         assert ledger.queue.batch(batch).unapproved == 3
         assert ledger.queue.approve(batch_id=batch, by="anna") == 3
         assert len(begun(ledger)) > 0
+
+    def test_has_its_time_for_approval_after_a_search_that_took_longer(self, ledger: Ledger) -> None:
+        batch = ledger.queue.delete_matching("g1", Query(unread=True), needs_approval=True).id
+        begun(ledger)
+        ledger.clock.advance(73 * HOUR)
+        self.found(ledger, batch)
+        assert give_up(ledger) == 0
+        assert {row.approve_by for row in ledger.rows(schema.job) if row.approve_by} == {
+            ledger.clock() + 72 * HOUR * SECOND
+        }
+        assert ledger.queue.approve(batch_id=batch, by="anna") == 3
+
+    def found(self, ledger: Ledger, batch: str) -> None:
+        """Three messages are found, and become the batch's jobs."""
+        with ledger.writing() as connection:
+            rows = [{"batch_id": UUID(batch), "object_id": f"m{number}"} for number in range(3)]
+            connection.execute(schema.found.insert(), rows)
+            connection.execute(schema.batch.update().values(total=3, making=True))
+            assert walks.make_jobs(connection, UUID(batch), now=ledger.clock()) == 3
 
     def test_takes_its_jobs_in_parts(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sendq.ledger.waiting_jobs.STEP", 2)
