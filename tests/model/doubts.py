@@ -184,7 +184,8 @@ class Doubts(World[Life]):
         if not ours:
             return "nobody wants to know any more", state
         if event is not None:
-            row = SimpleNamespace(**job._asdict(), id=None, message_id=None, next_at=0, resume_at=None)
+            unused = dict.fromkeys(("id", "message_id", "resume_at", "approve_by", "approved_at"))
+            row = SimpleNamespace(**job._asdict(), **unused, next_at=0)
             now = state.clock
             ended = job.having(_ended(row, Ending(event, ""), at=now, now=now, even_late=False))  # type: ignore[arg-type]
             return f"{seen.value}, so {event.value}", state._replace(job=ended)
