@@ -3,6 +3,7 @@
 404 ──▶ closed, nothing ends; without a recent success of the application, or if a second grant is missing too,
 │       the application is paused (`key_check`)
 └─▶ the API is asked about the grant, and about others of its application
+        ├─ it knows the grant now ─▶ the key is right, and the grant is opened
         ├─ it knows one of them ──▶ the key is right: the grant is gone, and its waiting jobs end
         ├─ it knows none ──▶ the application is held (`wrong_application`), every missing grant is opened
         └─ there is no other ──▶ it is asked again for a while, then the grant is gone
@@ -64,7 +65,13 @@ def others(
 
 
 def key_is_right(connection: Connection, application: str, *, now: Micros) -> None:
-    """Other grants show that the key is right: end the pause of the application."""
+    """The API knows a grant of the application, so its key is right: end its pause, if there is one."""
+    pair = schema.pair.c
+    paused = select(pair.held_rule).where(
+        pair.application == application, pair.provider == WHOLE_APPLICATION, pair.held_rule == KEY_CHECK
+    )
+    if connection.execute(paused).first() is None:
+        return
     whole = lock_pairs(connection, [application]).get((application, WHOLE_APPLICATION))
     if whole is None or whole.held_rule != KEY_CHECK or (whole.held_until or 0) <= now:
         return

@@ -8,7 +8,7 @@ problem of their application.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import CancelledError
 from uuid import UUID
 
@@ -114,7 +114,10 @@ class GrantChecker(LeaderLoop):
         missing = [check for check, verdict in verdicts if verdict is Verdict.GONE]
         for check in (check for check in missing if check.rule == GRANT_DELETED):
             self._note_gone(check)  # Nylas's signed notification and the API say so
-        right = self._check_keys([check for check in missing if check.rule != GRANT_DELETED])
+        right = self._check_keys(
+            [check for check in missing if check.rule != GRANT_DELETED],
+            known={check.application for check, verdict in verdicts if verdict in (Verdict.VALID, Verdict.INVALID)},
+        )
         also_missing = self._verdicts([check for check in later if check.application in right])
         for check in (check for check, verdict in also_missing if verdict is Verdict.GONE):
             self._note_gone(check)
@@ -143,24 +146,17 @@ class GrantChecker(LeaderLoop):
                     grants.found_invalid(connection, check.lane_id, now=self._now())
         return verdicts
 
-    def _check_keys(self, missing: Sequence[Check]) -> set[str]:
-        """Grants that the API does not know: ask about others, and end, hold or keep waiting what depends on them.
+    def _check_keys(self, missing: Sequence[Check], *, known: Collection[str]) -> set[str]:
+        """Whether the keys of applications are right; what depends on that ends, is held, or keeps waiting.
 
-        Returns the applications whose key is right.
+        ``missing``: grants that the API does not know; others of their application are asked about. ``known``:
+        applications of which it has just known a grant, so that their key is right: the grant that was missing may be
+        the one that it knows now. Returns the applications whose key is right.
         """
-        right = set()
-        for application in sorted({check.application for check in missing}):
+        right = set(known)
+        for application in sorted({check.application for check in missing} | right):
             of_it = [check for check in missing if check.application == application]
-            with writing(self._ledger) as connection:
-                others = missing_grants.others(
-                    connection,
-                    application,
-                    [check.lane_id for check in of_it],
-                    start=UUID(int=int(self._engine.chance() * 2**128)),
-                    now=self._now(),
-                )
-            ruling = key_ruling(len(of_it), [verdict_of(answer) for _, answer in self._answers(others)])
-            journal.key_checked(application, ruling.value)
+            ruling = KeyRuling.RIGHT if application in known else self._ask_about_others(application, of_it)
             if ruling is KeyRuling.RIGHT:
                 right.add(application)
                 for check in of_it:
@@ -173,6 +169,20 @@ class GrantChecker(LeaderLoop):
                 for check in of_it:
                     self._note_alone(check)
         return right
+
+    def _ask_about_others(self, application: str, missing: Sequence[Check]) -> KeyRuling:
+        """What the API says about other grants of an application than these."""
+        with writing(self._ledger) as connection:
+            others = missing_grants.others(
+                connection,
+                application,
+                [check.lane_id for check in missing],
+                start=UUID(int=int(self._engine.chance() * 2**128)),
+                now=self._now(),
+            )
+        ruling = key_ruling(len(missing), [verdict_of(answer) for _, answer in self._answers(others)])
+        journal.key_checked(application, ruling.value)
+        return ruling
 
     def _note_wrong_key(self, application: str, *, since: Micros) -> None:
         now = self._now()

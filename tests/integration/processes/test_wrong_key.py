@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from sqlalchemy import select
 
-from sendq import Options, Send, State, clock
+from sendq import Operators, Options, Send, State, clock
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.operators.holds import release_pair
@@ -22,7 +22,7 @@ from tests.support.servers import PgServer
 from tests.support.system import API_KEY, System, mail, running
 from tests.support.waiting import eventually
 
-APPLICATIONS = ("cold", "turned", "mixed", "lonely", "mistaken")
+APPLICATIONS = ("cold", "turned", "mixed", "lonely", "mistaken", "denied")
 WINDOW_S = 6.0  # of SENDQ_ESCALATE_WINDOW_S
 CALLS_AT_ONCE = PACES["google"].width  # of each lane here
 
@@ -147,3 +147,19 @@ class TestADeletedGrant:
         key.wrong = False
         eventually(partial(all_are, system, jobs, State.SENT), "every job sent")
         assert lane(system, "mistaken-0", "mistaken").closed_at is None
+
+    def test_that_is_known_after_all_ends_the_pause_of_the_others(self, system: System) -> None:
+        """Its first answer was wrong. The others wait until the key is checked, and no longer."""
+        Key(system, "denied", wrong=False)
+        system.api.will(DELETED, grant="denied-0")
+        jobs = enqueue(system, "denied", grants=1, each=5)
+        eventually(lambda: "hold" in key_checks(system, "denied"), "the pause of the application")
+        jobs += enqueue(system, "denied", grants=5, each=1)
+        eventually(partial(all_are, system, jobs, State.SENT), "every job sent")
+        assert key_checks(system, "denied") == ["hold", "release"]
+
+
+def key_checks(system: System, application: str) -> list[str]:
+    """The events of the checks of an application's key, the first one first."""
+    page = Operators(system.engine).events(application=application, rule="key_check")
+    return [event.kind for event in reversed(page.items)]
