@@ -69,6 +69,18 @@ def lock_due(connection: Connection, ids: Sequence[UUID], *, now: Micros) -> set
     return {job_id for job_id, job in locked.items() if job.state == State.QUEUED and job.next_at <= now}
 
 
+def changed_since(connection: Connection, loaded: Mapping[UUID, int]) -> set[UUID]:
+    """Those of these (locked) jobs that no longer have the content version with which they were loaded."""
+    rows = constant.rows(connection, _versions_of(connection.dialect.name), {"ids": sorted(loaded, key=number)})
+    return {job_id for job_id, version in rows if version != loaded[job_id]}
+
+
+@lru_cache
+def _versions_of(dialect: str) -> Select[Any]:
+    table = schema.job.c
+    return select(table.id, table.content_version).where(one_of_given(dialect, table.id))
+
+
 def locked_from(row: Row[Any]) -> LockedJob:
     """A job that the caller's own query locked and read with all columns."""
     return LockedJob._make(getattr(row, name) for name in LockedJob._fields)

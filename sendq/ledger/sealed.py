@@ -35,7 +35,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.enqueue import notify
-from sendq.ledger.jobs import end_waiting, lock_due
+from sendq.ledger.jobs import changed_since, end_waiting, lock_due
 from sendq.ledger.snapshots import of_restores
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import LaneChange
@@ -117,7 +117,10 @@ def open_jobs(
     suppressed = suppression.suppressed(lanes, opened.jobs) if suppression is not None else []
     if put_off or altered or suppressed:
         due = lock_due(connection, [job.id for jobs in loaded.values() for job in jobs], now=now)
-        update_rows(connection, schema.job, [row for row in put_off if row["id"] in due])
+        replaced = _leave_out_replaced(connection, loaded, opened)
+        update_rows(connection, schema.job, [row for row in put_off if row["id"] in due - replaced])
+        altered = [job for job in altered if job.id not in replaced]
+        suppressed = [job for job in suppressed if job.id not in replaced]
     if altered:
         ends = {job.id: event_of_end(job.operation, job.doubt_at) for job in altered}
         opened.unopened.altered += sorted(end_waiting(connection, ends, now=now, rule=INTEGRITY))
@@ -126,6 +129,21 @@ def open_jobs(
         end_waiting(connection, ends, now=now, rule=SUPPRESSED)
         opened.jobs = {id_: [job for job in jobs if job.id not in ends] for id_, jobs in opened.jobs.items()}
     return opened
+
+
+def _leave_out_replaced(
+    connection: Connection, loaded: Mapping[UUID, Sequence[ClaimedJob]], opened: Opened
+) -> set[UUID]:
+    """The (locked) jobs whose message has been replaced since they were loaded: nothing is known of the new one.
+
+    They are removed from the turn, and their lane is not held for the old ones.
+    """
+    jobs = {job.id: job for some in loaded.values() for job in some}
+    replaced = changed_since(connection, {job.id: job.content_version for job in jobs.values()})
+    for lane in {jobs[job_id].lane_id for job_id in replaced}:
+        opened.jobs[lane] = [job for job in opened.jobs[lane] if job.id not in replaced]
+        opened.stuck.pop(lane, None)
+    return replaced
 
 
 def open_at_once(

@@ -232,6 +232,43 @@ class TestALedgerThatHasLostTheChangeAndItsSend:
         assert repeat.generation == sent.generation
 
 
+class TestReplacedWhileItsTurnIsClaimed:
+    """What the claim read of the old message does not end the job."""
+
+    @pytest.mark.parametrize("gap", range(1, 7))
+    def test_encrypted_with_a_file(self, pg_ledger: Ledger, gap: int) -> None:
+        pg_ledger.queue = SendQueue(pg_ledger.engine, now=pg_ledger.clock, vault=VAULT)
+        job = pg_ledger.queue.send("g1", MESSAGE.model_copy(update={"attachments": (file(b"1" * 4_000_000),)}))
+        new = OTHER.model_copy(update={"attachments": (file(b"2" * 4_000_000),)})
+        self._replaces(pg_ledger, job.id, new, gap, VAULT)
+
+    @pytest.mark.parametrize("gap", range(1, 7))
+    def test_without_its_suppressed_recipient(self, pg_ledger: Ledger, gap: int) -> None:
+        job = pg_ledger.queue.send("g1", MESSAGE)
+        pg_ledger.absorb()
+        pg_ledger.queue.suppress("leyah@example.com")
+        self._replaces(pg_ledger, job.id, OTHER, gap, Vault())
+
+    def _replaces(self, ledger: Ledger, job_id: str, new: Message, gap: int, vault: Vault) -> None:
+        """At each place until the claim locks the job; after that, a replacement waits for the claim."""
+        offered = ledger.offer()
+        queue = SendQueue(ledger.engine, now=ledger.clock, vault=vault)
+        with (
+            ledger.writing() as connection,
+            between_statements(connection, gap, lambda: queue.replace(job_id, new)),
+        ):
+            (claimed,) = turns.claim(
+                connection, [(turn.lane_id, turn.fence) for turn in offered], worker=ledger.worker,
+                now=ledger.clock(), jobs_each=50, vault=vault,
+            )  # fmt: skip
+        row = ledger.job(UUID(job_id))
+        assert row.content_version == 1
+        if row.state == State.SENDING:  # it was replaced before it was loaded
+            assert claimed.jobs[0].content_version == 1
+        else:
+            assert (row.state, claimed.begun) == (State.QUEUED, frozenset())
+
+
 class TestForget:
     def test_erases_the_digests(self, ledger: Ledger) -> None:
         job = ledger.queue.send("g1", MESSAGE)
