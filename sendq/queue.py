@@ -43,7 +43,7 @@ from sendq.ledger.batch_sends import Storing, add_to_batch, reading_once, store_
 from sendq.ledger.batches import close_batch
 from sendq.ledger.db.transactions import Transactions
 from sendq.ledger.reading import lookup
-from sendq.ledger.replacing import replace_message
+from sendq.ledger.replacing import replace_message, send_instead
 from sendq.ledger.secrets import stored_digest_key
 from sendq.ledger.storing import store_batch
 from sendq.ledger.suppressing import Enqueuer
@@ -344,11 +344,17 @@ class SendQueue(Reading, Changing, Suppressing):
             InvalidJob, SuppressedRecipients, SuppressionListFailed, Unreadable: as in `send`.
         """
         author, wanted = changes.author_of(by, reason), parse_id(job_id, what="job")
+        send = self._ledger.read(lambda connection: send_instead(connection, wanted, message, suppressed), session)
+        links = self._links_for(session) if wants_links(send) else None
+        settings: dict[str, Any] = {"metadata_key": self._metadata_key, "senders": self._senders, "links": links}
+        plan = partial(plan_sends, [send], indexed=False, now=self._now(), replaces=wanted, **settings)
+        plan()
+        own = self._own_list.hits([send])
         return self._ledger.write(
             session,
             lambda connection: replace_message(
-                connection, wanted, message, author, self._storing(), suppressed=suppressed,
-                metadata_key=self._metadata_key, senders=self._senders, now=self._now(),
+                connection, wanted, send, plan, author, own=own, enqueuer=self._enqueuer, vault=self._vault,
+                now=self._now(),
             ),
         )  # fmt: skip
 

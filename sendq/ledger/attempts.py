@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from uuid import UUID
 
-from sqlalchemy import Connection, Uuid, bindparam
+from sqlalchemy import Connection, Uuid, bindparam, exists, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from sendq.facts.jobs import LockedJob
@@ -20,6 +20,15 @@ from sendq.ledger.jobs import lock_jobs
 def append_attempts(connection: Connection, attempts: Sequence[Attempt]) -> None:
     """Write attempts that cannot exist yet."""
     insert_rows(connection, schema.attempt, [attempt._asdict() for attempt in attempts])
+
+
+def replaced_untried(connection: Connection, job_id: UUID, application: str, grant_id: str) -> bool:
+    """Whether a job's message has been replaced since the last call for it began."""
+    attempt, event = schema.attempt.c, schema.event.c
+    last = select(func.max(attempt.begun_at)).where(attempt.job_id == job_id).scalar_subquery()
+    of_job = (event.grant_id == grant_id, event.application == application, event.job_id == job_id)
+    replaced = exists().where(*of_job, event.kind == "replace", event.at >= last)
+    return bool(connection.execute(select(replaced)).scalar())
 
 
 def insert_new_and_lock(

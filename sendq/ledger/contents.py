@@ -32,10 +32,26 @@ def store_pieces(
     Raises:
         InvalidJob: a file changed after it was measured. Roll back: a part of it is stored.
     """
+    insert_pieces(connection, pieces, store_contents(connection, pieces, contents, vault=vault), vault=vault)
+
+
+def store_contents(
+    connection: Connection, pieces: Sequence[Mapping[str, Any]], contents: Mapping[bytes, Content], *, vault: Vault
+) -> dict[bytes, UUID]:
+    """Insert the contents of pieces that are not stored yet; returns the ids of all. Raises as `store_pieces`."""
     wanted = {piece["digest"] for piece in pieces}
+    if not wanted:
+        return {}
     ids = _known(connection, wanted)
     for digest in wanted - ids.keys():
         ids[digest] = _store(connection, contents[digest], vault)
+    return ids
+
+
+def insert_pieces(
+    connection: Connection, pieces: Sequence[Mapping[str, Any]], ids: Mapping[bytes, UUID], *, vault: Vault
+) -> None:
+    """Insert pieces. ``ids``: those of their contents, which are stored."""
     for some in chunks(pieces):
         insert_rows(connection, schema.piece, [_sealed(piece, ids[piece["digest"]], vault) for piece in some])
 

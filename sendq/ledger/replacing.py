@@ -11,7 +11,7 @@ and a content that no other request has by `sendq.ledger.contents.drop_unused_co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -19,21 +19,20 @@ from sqlalchemy import Connection, Row, delete, select, update
 
 from sendq.bindings import File, payload_context
 from sendq.clock import Micros
-from sendq.enqueueing.plan import Plan
-from sendq.enqueueing.planning import Options, Send, message_digest, plan_sends, wants_links
-from sendq.enqueueing.senders import Senders
+from sendq.enqueueing.plan import Plan, Planned
+from sendq.enqueueing.planning import Options, Send, message_digest
+from sendq.enqueueing.suppressing import Hit
 from sendq.errors import Altered, InvalidArgument, NotWaiting, Problem, SuppressedRecipients
 from sendq.facts.lanes import UNKNOWN
 from sendq.ledger import events, sealing
-from sendq.ledger.batch_sends import Storing
-from sendq.ledger.contents import files_of, pieces_of, store_pieces
+from sendq.ledger.contents import files_of, insert_pieces, pieces_of, store_contents
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import replace_key
 from sendq.ledger.following import followed_by_reply, with_known_id
 from sendq.ledger.reading import lookup
 from sendq.ledger.secrets import digest_key
 from sendq.ledger.storing import begin_before_savepoint, lock_before_reading
-from sendq.ledger.suppressing import note_dropped
+from sendq.ledger.suppressing import Enqueuer, note_dropped
 from sendq.ledger.waiting_jobs import Author, lane_of
 from sendq.messages.digests import request_digest
 from sendq.messages.message import Message
@@ -46,84 +45,92 @@ from sendq.views import Job
 KIND = "replace"
 
 
-def replace_message(
-    connection: Connection,
-    job_id: UUID,
-    message: Message | MimeMessage,
-    author: Author,
-    storing: Storing,
-    *,
-    suppressed: Suppressed | str,
-    metadata_key: str,
-    senders: Senders | None,
-    now: Micros,
-) -> Job:
-    """Replace the message of a job; returns the job, with the recipients that were dropped.
+def send_instead(
+    connection: Connection, job_id: UUID, message: Message | MimeMessage, suppressed: Suppressed | str
+) -> Send:
+    """The new message of a job, with what the job has that its check needs. Nothing is locked (on SQLite the ledger is,
+    if this joins a transaction, which is refused a write after it has read).
 
     Raises:
         NotFound: there is no such job.
         NotWaiting: it cannot be changed any more.
         InvalidArgument: it is not a send.
-        InvalidJob, SuppressedRecipients, SuppressionListFailed: as at enqueue.
+    """
+    if not connection.get_execution_options().get("sendq_reads"):
+        begin_before_savepoint(connection)
+        lock_before_reading(connection)
+    row = _require_replaceable(connection.execute(select(schema.job).where(schema.job.c.id == job_id)).first(), job_id)
+    lane = lane_of(connection, row)
+    provider = None if lane["provider"] == UNKNOWN else lane["provider"]
+    follows = followed_by_reply(connection, job_id)
+    reply_to = None if follows is None else follows.after_id
+    options = Options(application=lane["application"], provider=provider, suppressed=suppressed, reply_to=reply_to)
+    return Send(lane["grant_id"], message, options)
+
+
+def replace_message(
+    connection: Connection,
+    job_id: UUID,
+    send: Send,
+    plan: Callable[..., Planned],
+    author: Author,
+    *,
+    own: Sequence[Hit],
+    enqueuer: Enqueuer,
+    vault: Vault,
+    now: Micros,
+) -> Job:
+    """Replace the message of a job; returns the job, with the recipients that were dropped.
+
+    ``send``: from `send_instead`; ``plan``: plans it, without dropped recipients; ``own``: who is suppressed by the
+    application's own list. The job is locked last, since its account's other jobs may wait for that lock.
+
+    Raises:
+        NotFound, NotWaiting, InvalidArgument: as `send_instead`: it may have begun since.
+        InvalidJob, SuppressedRecipients: as at enqueue.
         Unreadable: what is stored of it is encrypted with a key that the vault does not have.
     """
     begin_before_savepoint(connection)
     lock_before_reading(connection)
     with connection.begin_nested():
-        table = schema.job
-        row = connection.execute(select(table).where(table.c.id == job_id).with_for_update()).first()
-        _require_replaceable(row, job_id)
-        assert row is not None
-        lane = lane_of(connection, row)
-        provider = None if lane["provider"] == UNKNOWN else lane["provider"]
-        follows = followed_by_reply(connection, job_id)
-        reply_to = None if follows is None else follows.after_id
-        options = Options(application=lane["application"], provider=provider, suppressed=suppressed, reply_to=reply_to)
-        send = Send(lane["grant_id"], message, options)
-        links = storing.links(connection) if wants_links(send) else None
-
-        def plan(instead: Mapping[int, Message]) -> Plan:
-            planned = plan_sends(
-                [send], indexed=False, now=now, metadata_key=metadata_key, senders=senders, links=links,
-                instead=instead, replaces=job_id,
-            ).plan  # fmt: skip
-            return planned if follows is None else with_known_id(planned, follows)
-
-        planned = plan({})
-        verdict = storing.enqueuer.judge(
-            connection, [send], own=storing.own([send]), indexed=False, of_batch=False, now=now, vault=storing.vault
-        )
+        verdict = enqueuer.judge(connection, [send], own=own, indexed=False, of_batch=False, now=now, vault=vault)
         if verdict.problems:
             raise SuppressedRecipients(verdict.problems)
-        if verdict.instead:
-            planned = plan(verdict.instead)
-        if _exchange(connection, row, planned, lane, author, storing.vault, now=now):
-            if row.key is not None:
-                digest = message_digest(send)
-                replace_key(connection, send.options.application, row.key, job_id, digest, storing.vault)
+        planned = plan(instead=verdict.instead).plan
+        contents = store_contents(connection, planned.pieces, planned.contents, vault=vault)
+        job = schema.job
+        locked = connection.execute(select(job).where(job.c.id == job_id).with_for_update()).first()
+        row = _require_replaceable(locked, job_id)
+        if send.options.reply_to is not None and (follows := followed_by_reply(connection, job_id)) is not None:
+            planned = with_known_id(planned, follows)
+        if row.key is not None:  # it may name what was dropped from the message that is stored
+            replace_key(connection, send.options.application, row.key, job_id, message_digest(send), vault)
+        if _exchange(connection, row, planned, contents, lane_of(connection, row), author, vault, now=now):
             note_dropped(connection, [send], verdict, {0: Job(str(job_id))}, now=now)
     return Job(str(job_id), existed=True, dropped=tuple(hit.field for hit in verdict.dropped.get(0, ())))
 
 
-def _require_replaceable(row: Row[Any] | None, job_id: UUID) -> None:
+def _require_replaceable(row: Row[Any] | None, job_id: UUID) -> Row[Any]:
     if row is None:
         raise lookup.no_such_job(job_id)
     if row.operation != "send":
         raise InvalidArgument([Problem("job_id", "is not a send", "cancel it, and enqueue another change instead")])
     if (because := refusal(row)) is not None:
         raise NotWaiting("job", str(job_id), row.state, because)
+    return row
 
 
 def _exchange(
-    connection: Connection, row: Row[Any], plan: Plan, lane: Mapping[str, Any], author: Author, vault: Vault, *,
-    now: Micros,
+    connection: Connection, row: Row[Any], plan: Plan, contents: Mapping[bytes, UUID], lane: Mapping[str, Any],
+    author: Author, vault: Vault, *, now: Micros,
 ) -> bool:  # fmt: skip
     """Store the new request of a locked job instead of the old one; False: they are the same."""
     job, payload = schema.job, schema.payload
     key = digest_key(connection, vault)
     before = _digest_of_stored(connection, row, key, vault)
     (new,), (new_job,) = plan.payloads, plan.jobs
-    after = request_digest(key, new["body"], [(piece["digest"], piece["after"]) for piece in plan.pieces])
+    pieces = [(piece["digest"], piece["after"]) for piece in plan.pieces]
+    after = request_digest(key, new_job["form"], new["content_type"], new["body"], pieces)
     if before == after:
         return False
     form = {"form": new_job["form"]}
@@ -132,7 +139,7 @@ def _exchange(
     sealed = sealing.payload_row(new, {**row._mapping, **form}, files, vault)
     columns = {name: sealed.get(name) for name in ("body", "content_type", "length", "cipher_key")}
     connection.execute(update(payload).where(payload.c.job_id == row.id).values(**columns))
-    store_pieces(connection, plan.pieces, plan.contents, vault=vault)
+    insert_pieces(connection, plan.pieces, contents, vault=vault)
     version = row.content_version + 1
     changes = form | {"content_version": version} | after_replacement(row, now=now)
     connection.execute(update(job).where(job.c.id == row.id).values(**changes))
@@ -156,4 +163,6 @@ def _digest_of_stored(connection: Connection, row: Row[Any], key: bytes, vault: 
     )  # fmt: skip
     opening = vault.open(bytes(stored.body), stored.cipher_key, context=context)
     pieces = pieces_of(connection, row.id, vault=vault)
-    return request_digest(key, opening, [(piece.digest, piece.after) for piece in pieces])
+    return request_digest(
+        key, row.form, stored.content_type, opening, [(piece.digest, piece.after) for piece in pieces]
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Iterable
+from itertools import chain
 
 from sendq.messages.addresses import parse, trimmed, wire_form
 
@@ -31,11 +32,13 @@ def digest_of(key: bytes, application: str, address: str) -> bytes:
     return hmac.digest(key, named.encode(errors="replace"), "sha256")[:DIGEST_BYTES]
 
 
-def request_digest(key: bytes, opening: bytes, pieces: Iterable[tuple[bytes, bytes]]) -> bytes:
+def request_digest(
+    key: bytes, form: str, content_type: str, opening: bytes, pieces: Iterable[tuple[bytes, bytes]]
+) -> bytes:
     """HMAC-SHA256 of a request, cut to 16 bytes. ``pieces``: the digest of each content, and the bytes after it."""
-    digest = hmac.new(key, b"request\0" + opening, "sha256")
-    for content, after in pieces:
-        digest.update(content + after)
+    digest = hmac.new(key, b"request\0", "sha256")
+    for part in (form.encode(), content_type.encode(), opening, *chain.from_iterable(pieces)):
+        digest.update(len(part).to_bytes(8) + part)  # or parts with other borders would be equal
     return digest.digest()[:DIGEST_BYTES]
 
 

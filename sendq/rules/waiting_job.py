@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from sendq.clock import SECOND, Micros
 from sendq.rules.preflight import must_be_repeated
-from sendq.rules.rule_ids import AFTER, NEEDS_APPROVAL, NOT_APPROVED, REJECTED
+from sendq.rules.rule_ids import AFTER, NEEDS_APPROVAL, NOT_APPROVED, OUTSIDE_WINDOW, REJECTED, TAG_HELD
 from sendq.rules.states import FINAL, MOVES, State
 from sendq.rules.windows import next_opening
 
@@ -19,6 +19,9 @@ HELD: Micros = 10_413_792_000_000_000
 
 # … and of one that waits for approval and is not held: a day later, so that both are known apart.
 UNAPPROVED: Micros = HELD + 86_400 * SECOND
+
+# Rules of jobs that a claim put off, and that are brought back when the hold of their tag or their window ends early.
+PUT_OFF = frozenset({TAG_HELD, OUTSIDE_WINDOW})
 
 # How long a job that never expires may wait for approval, once it is due and its window is open.
 APPROVAL_TIME: Micros = 72 * 3_600 * SECOND
@@ -131,8 +134,17 @@ def after_replacement(job: Changeable, *, now: Micros) -> dict[str, Any]:
     if job.approve_by is None or job.approved_at is None:
         return {}
     approve_by = approve_by_of(max(job.due_at, now), job.expires_at, job.time_window)
-    waits: dict[str, Any] = {"approved_at": None, "approve_by": approve_by, "rule": NEEDS_APPROVAL}
-    return waits if is_held(job) else {**waits, "next_at": UNAPPROVED, "resume_at": job.next_at}
+    start = job.next_at if job.resume_at is None else job.resume_at
+    if job.rule in PUT_OFF:  # a wait that may end early, and then only what has its rule is found
+        start = job.due_at
+    held = is_held(job)
+    return {
+        "approved_at": None,
+        "approve_by": approve_by,
+        "rule": NEEDS_APPROVAL,
+        "next_at": job.next_at if held else UNAPPROVED,
+        "resume_at": start,
+    }
 
 
 def is_parked(job: Changeable) -> bool:

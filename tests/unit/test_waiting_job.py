@@ -16,6 +16,7 @@ from sendq.rules.states import State
 from sendq.rules.waiting_job import (
     APPROVAL_TIME,
     HELD,
+    PUT_OFF,
     Change,
     ChangeKind,
     after_change,
@@ -88,6 +89,17 @@ class TestAJobThatNeedsApproval:
         after = replace(job, **after_replacement(job, now=NOW))
         assert waits_for_approval(after)
         assert (after.next_at >= HELD, is_held(after)) == (True, is_held(job))
+
+    @pytest.mark.parametrize("rule", sorted(PUT_OFF))
+    @pytest.mark.parametrize("held", [False, True])
+    def test_needs_it_again_and_no_longer_waits_for_a_tag_or_window_that_may_be_free_sooner(
+        self, rule: str, held: bool
+    ) -> None:
+        later = NOW + 3600 * SECOND
+        times = {"next_at": HELD, "resume_at": later} if held else {"next_at": later, "resume_at": None}
+        job = gated(approved_at=NOW, rule=rule, **times)
+        after = replace(job, **after_replacement(job, now=NOW))
+        assert (after.resume_at, after.rule, is_held(after)) == (job.due_at, NEEDS_APPROVAL, held)
 
     def test_may_wait_until_it_expires_or_for_three_days(self) -> None:
         assert unapproved(NOW, NOW + SECOND, None)["approve_by"] == NOW + SECOND

@@ -25,7 +25,7 @@ from sendq.facts.outcomes import Hold, Outcome, Scope
 from sendq.facts.turns import Begin, End, Group, Recorded, Shrink
 from sendq.ids import new_id
 from sendq.ledger import events, snapshots
-from sendq.ledger.attempts import insert_new_and_lock
+from sendq.ledger.attempts import insert_new_and_lock, replaced_untried
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import apply_known, failed_later
 from sendq.ledger.dispatching import pairs
@@ -197,6 +197,8 @@ class _Recording:
         change = self._lanes[success.lane_id]
         change.forget_refusals([job.id])
         lane = change.lane
+        if job.operation == "send" and replaced_untried(self._connection, job.id, lane.application, lane.grant_id):
+            return job  # another message was refused
         self._recorded.given_up.append(
             Outcome(
                 new_id(), lane.id, lane.fence, job.id, job.operation, event, JOB_REFUSED, job.next_at,

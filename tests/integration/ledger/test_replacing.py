@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -150,6 +151,17 @@ class TestTheKey:
         with pytest.raises(KeyConflict):
             ledger.queue.modify("g1", ["m1"], unread=False, key="a")
 
+    def test_names_the_message_that_is_stored_without_its_dropped_recipients(self, ledger: Ledger) -> None:
+        both = Message(to=["anna@example.com", "bea@example.com"], subject="x", body="y")
+        one = both.model_copy(update={"to": both.to[:1]})
+        ledger.queue.suppress("bea@example.com")
+        job = ledger.queue.send("g1", both, key="a", suppressed="drop")
+        ledger.queue.replace(job.id, one)
+        assert not replacements(ledger)
+        assert ledger.queue.send("g1", one, key="a").id == job.id
+        with pytest.raises(KeyConflict):
+            ledger.queue.send("g1", both, key="a", suppressed="drop")
+
     def test_is_sealed(self, ledger: Ledger) -> None:
         ledger.queue = SendQueue(ledger.engine, now=ledger.clock, vault=VAULT)
         job = ledger.queue.send("g1", MESSAGE, key="a")
@@ -253,9 +265,13 @@ class TestReplacedWhileItsTurnIsClaimed:
         """At each place until the claim locks the job; after that, a replacement waits for the claim."""
         offered = ledger.offer()
         queue = SendQueue(ledger.engine, now=ledger.clock, vault=vault)
+
+        def replace() -> None:
+            queue.replace(job_id, new)
+
         with (
             ledger.writing() as connection,
-            between_statements(connection, gap, lambda: queue.replace(job_id, new)),
+            between_statements(connection, gap, replace),
         ):
             (claimed,) = turns.claim(
                 connection, [(turn.lane_id, turn.fence) for turn in offered], worker=ledger.worker,
@@ -267,6 +283,39 @@ class TestReplacedWhileItsTurnIsClaimed:
             assert claimed.jobs[0].content_version == 1
         else:
             assert (row.state, claimed.begun) == (State.QUEUED, frozenset())
+
+    def test_does_not_wait_for_the_applications_own_list(self, pg_ledger: Ledger) -> None:
+        """Nor for a file: the account's other jobs go on."""
+        job = UUID(pg_ledger.queue.send("g1", MESSAGE).id)
+        begun: list[bool] = []
+
+        def own(*_: Any) -> list[str]:
+            begun.append(job in claim(pg_ledger).begun)
+            return []
+
+        with pytest.raises(NotWaiting):
+            SendQueue(pg_ledger.engine, now=pg_ledger.clock, suppressed=own).replace(str(job), OTHER)
+        assert begun == [True]
+
+
+class TestARefusedMessage:
+    @pytest.mark.parametrize("replaced", [True, False])
+    def test_is_not_held_against_the_new_one(self, ledger: Ledger, replaced: bool) -> None:
+        """It was refused twice, and another job of the grant has succeeded since."""
+        bad = ledger.send()
+        claimed = claim(ledger)
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.RETURN, new_generation=True), ends=[end(claimed)])
+        ledger.clock.advance(1)
+        refused = json.dumps([[bad.hex, 2]])
+        ledger.set_lane(refused_jobs=refused, suspected=True, refused=2, opened_at=ledger.clock())
+        ledger.set_job(bad, next_at=ledger.clock() + 600 * SECOND)
+        if replaced:
+            ledger.queue.replace(str(bad), OTHER)
+        ledger.send()
+        ledger.clock.advance(1)
+        claimed = claim(ledger)
+        ledger.record(outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes"), ends=[end(claimed)])
+        assert ledger.job(bad).state == (State.QUEUED if replaced else State.DEAD)
 
 
 class TestForget:
