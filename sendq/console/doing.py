@@ -54,7 +54,7 @@ class Acting(Endpoint):
         view = {
             "act": act,
             "preview": preview,
-            "given": values,
+            "given": {**values, **preview.fixed},
             "id": secrets.token_urlsafe(12),
             "error": error,
             "back": asked.url(*preview.back),

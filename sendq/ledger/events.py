@@ -10,10 +10,11 @@
     recipients_dropped  a job was enqueued without some of its recipients: they are suppressed
     cancel, retry, resolved, deliveries_retried, forget, recovered, rekey, suppressed, unsuppressed
                         what an operator did
-    reschedule, priority, replace   a person or program changed jobs that wait, as do hold and release of a job or
-                                    batch; ``replace`` has the digests of both requests (`sendq.ledger.replacing`)
+    reschedule, priority, approve, reject, replace
+                        a person or program changed jobs that wait, as do hold and release of a job or batch;
+                        ``replace`` has the digests of both requests (`sendq.ledger.replacing`), and with ``approve``
+                        and ``reject`` of a job whose message was replaced goes its content version
     window, warm_up     an operator set or removed the window of a grant; began or ended its warm-up
-    window              an operator set or removed the window of a grant
     undo                a person or program began to undo a batch
     refused             somebody tried an act in the console who is not an operator
 
@@ -38,15 +39,17 @@ from sendq.clock import Micros
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
+from sendq.rules.waiting_job import ChangeKind
 
 # Authors of events that no person caused; operators may not use these names, or they could not be told apart.
 AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook", "suppression"})
 
 KINDS = (
-    "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
+    *(kind.value for kind in ChangeKind),
+    "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "recipients_dropped",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
-    "reschedule", "priority", "replace", "window", "warm_up", "approve", "reject", "undo", "refused",
+    "replace", "window", "warm_up", "undo", "refused",
 )  # fmt: skip
 
 

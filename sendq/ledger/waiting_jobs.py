@@ -15,12 +15,12 @@ Jobs are locked before their batch, as by a record and a retry.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, func, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
 from sendq.clock import Micros, moment
 from sendq.errors import InvalidArgument, NotWaiting, Problem
@@ -32,6 +32,8 @@ from sendq.ledger.dispatching.followers import reschedule_parked
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.reading import lookup
+from sendq.ledger.reading.seen_contents import seen_contents, was_seen
+from sendq.ledger.reading.unapproved import decidable
 from sendq.rules.rule_ids import BY_HAND, REJECTED
 from sendq.rules.states import FINAL, Event, State
 from sendq.rules.waiting_job import DECISIONS, Change, ChangeKind, after_change, is_parked, refusal
@@ -55,7 +57,8 @@ class Author:
 @dataclass(frozen=True, slots=True)
 class Changing:
     """How far a change is. ``number``: jobs changed so far; ``left``: jobs of the batch that no longer wait or whose
-    outcome is unknown; ``after``: where the next part begins, None: that was all.
+    outcome is unknown; ``after``: where the next part begins, None: that was all; ``seen``: what an approval or
+    rejection is about (`sendq.ledger.reading.seen_contents`).
     """
 
     number: int
@@ -63,6 +66,7 @@ class Changing:
     batch_id: UUID | None = None
     event_id: UUID | None = None
     after: UUID | None = None
+    seen: Mapping[UUID, int] = field(default_factory=dict)
 
 
 def start(
@@ -74,16 +78,22 @@ def start(
     batch_id: UUID | None,
     now: Micros,
     dry_run: bool = False,
+    seen_at: Micros | None = None,
 ) -> Changing:
     """Change a job, or begin with a batch: the rest of it is for `go_on`.
+
+    An approval or rejection of a batch leaves jobs alone whose message is replaced after ``seen_at`` (None: now).
 
     Raises:
         NotFound: there is no such job or batch.
         NotWaiting: it cannot be changed any more.
-        InvalidArgument: it would expire before it is due.
+        InvalidArgument: it would expire before it is due, or a content version is given for a batch.
     """
+    change = replace(change, at=now)
     if batch_id is not None:
-        return _start_batch(connection, batch_id, change, author, now=now, dry_run=dry_run)
+        if change.content is not None:
+            raise InvalidArgument([Problem("content", "is given for a batch", "leave it out, or name one job")])
+        return _start_batch(connection, batch_id, change, author, now=now, dry_run=dry_run, seen_at=seen_at)
     assert job_id is not None
     row = _locked(connection, schema.job.c.id == job_id).pop(job_id, None)
     if row is None:
@@ -101,10 +111,21 @@ def start(
 
 
 def decide_some(
-    connection: Connection, ids: Sequence[UUID], decision: Change, author: Author, *, act: UUID, now: Micros
+    connection: Connection,
+    ids: Sequence[UUID],
+    decision: Change,
+    author: Author,
+    *,
+    seen: Mapping[UUID, int],
+    act: UUID,
+    now: Micros,
 ) -> int:
-    """Approve or reject those of these jobs that wait for approval; returns how many. ``act``: the act's event."""
-    rows = [row for row in _locked(connection, schema.job.c.id.in_(ids)).values() if refusal(row, decision) is None]
+    """Approve or reject those of these jobs that wait for approval and have the content that was seen; returns how
+    many. ``act``: the act's event.
+    """
+    decision = replace(decision, at=now)
+    locked = _locked(connection, schema.job.c.id.in_(ids)).values()
+    rows = [row for row in locked if refusal(row, decision) is None and was_seen(row, seen)]
     number = _apply(connection, rows, decision)
     _note(connection, rows, decision, author, now=now, act=act)
     return number
@@ -114,14 +135,13 @@ def _note(
     connection: Connection, rows: Sequence[Row[Any]], change: Change, author: Author, *, now: Micros, **more: Any
 ) -> None:
     """Write an event for each of these jobs."""
-    fields = _fields(change, author)
     parts = [
         events.event(
             change.kind.value,
             at=now,
             job_id=row.id,
             batch_id=row.batch_id,
-            **fields,
+            **_fields(change, author, row),
             **lane_of(connection, row),
             **more,
         )
@@ -135,6 +155,7 @@ def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micr
     job = schema.job.c
     assert so_far.batch_id is not None
     assert so_far.after is not None
+    change = replace(change, at=now)
     ids = (
         connection.execute(
             select(job.id).where(job.batch_id == so_far.batch_id, job.id > so_far.after).order_by(job.id).limit(STEP)
@@ -147,6 +168,8 @@ def go_on(connection: Connection, change: Change, so_far: Changing, *, now: Micr
     if _is_overtaken(connection, so_far.batch_id, change, now=now):
         return replace(so_far, after=None)
     free = [row for row in rows.values() if refusal(row, change) is None and not change.is_too_late(row)]
+    if change.kind in DECISIONS:
+        free = [row for row in free if was_seen(row, so_far.seen)]
     number = _apply(connection, free, change, first=so_far.number)
     if change.kind is ChangeKind.RELEASE:  # or they would be held for ever once it is known that they were not sent
         _apply(connection, [row for row in rows.values() if row.state == State.IN_DOUBT.value], change)
@@ -203,7 +226,14 @@ def _is_overtaken(connection: Connection, batch_id: UUID, change: Change, *, now
 
 
 def _start_batch(
-    connection: Connection, batch_id: UUID, change: Change, author: Author, *, now: Micros, dry_run: bool
+    connection: Connection,
+    batch_id: UUID,
+    change: Change,
+    author: Author,
+    *,
+    now: Micros,
+    dry_run: bool,
+    seen_at: Micros | None,
 ) -> Changing:
     table = schema.batch
     batch = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
@@ -220,9 +250,11 @@ def _start_batch(
         expiries = [at for at in (earliest, batch.expires_at) if at is not None]
         if expiries and min(expiries) <= change.due_at:
             raise _too_late(min(expiries))
+    seen: Mapping[UUID, int] = {}
     if change.kind in DECISIONS:
-        waiting = (*waiting, *unapproved_jobs(now=now))
+        waiting = (*waiting, *decidable(now=now))
         _require_decidable(connection, batch, waiting)
+        seen = seen_contents(connection, waiting, at=seen_at)
     if dry_run:
         number = connection.execute(select(func.count()).select_from(schema.job).where(*waiting)).scalar_one()
         return Changing(int(number), batch_id=batch_id)
@@ -232,13 +264,7 @@ def _start_batch(
     fields = {"batch_id": batch_id, "at": now, "number": 0, "event_id": event_id}
     lane = {"application": batch.application} if batch.lane_id is None else lane_of(connection, batch)
     events.append(connection, change.kind.value, **fields, **_fields(change, author), **lane)
-    return Changing(0, batch_id=batch_id, event_id=event_id, after=_FIRST)
-
-
-def unapproved_jobs(*, now: Micros) -> tuple[ColumnElement[bool], ...]:
-    """The conditions of jobs that can be approved or rejected now."""
-    job = schema.job.c
-    return (job.state == literal_column(f"'{State.QUEUED.value}'"), job.approve_by > now, job.approved_at.is_(None))
+    return Changing(0, batch_id=batch_id, event_id=event_id, after=_FIRST, seen=seen)
 
 
 def _require_decidable(connection: Connection, batch: Row[Any], waiting: Sequence[ColumnElement[bool]]) -> None:
@@ -343,9 +369,14 @@ def lane_of(connection: Connection, row: Row[Any]) -> dict[str, Any]:
     return {"application": None, "grant_id": None, "provider": None}
 
 
-def _fields(change: Change, author: Author) -> dict[str, Any]:
-    """The fields of the event, those of the job or batch apart."""
+def _fields(change: Change, author: Author, job: Row[Any] | None = None) -> dict[str, Any]:
+    """The fields of the event, those of the job or batch apart. Decisions about a job have its content version, unless
+    its message is the one that was enqueued.
+    """
+    version = "" if job is None or not job.content_version else f"content version {job.content_version}"
     detail = {
+        ChangeKind.APPROVE: version or None,
+        ChangeKind.REJECT: version or None,
         ChangeKind.RESCHEDULE: f"due {moment(change.due_at):%Y-%m-%d %H:%M:%S}Z",
         ChangeKind.PRIORITY: ("high", "normal", "low")[change.priority],
     }.get(change.kind)

@@ -164,6 +164,7 @@ class Changing:
         key: str | None = None,
         batch_id: str | None = None,
         application: str = DEFAULT_APPLICATION,
+        content: int | None = None,
         by: str,
         reason: str | None = None,
         session: Any = None,
@@ -176,16 +177,20 @@ class Changing:
 
         Args:
             job_id, key, batch_id: give one; a key names a job or a batch.
+            content: of one job: the content version (`JobView.content_version`) that was read; if its message has been
+                replaced since, nothing is changed. None: whatever its content is now. Jobs of a batch whose message is
+                replaced while this goes on are left alone.
             by, reason: who approves it, and why; recorded with the approval.
             session: join this transaction. Without it, each few hundred jobs of a batch are changed in one.
 
         Raises:
-            NotWaiting: it needs no approval or is approved already, was not approved in time, was cancelled, is being
-                sent, or has ended; a batch also if it is not complete. The error has its state.
+            NotWaiting: it needs no approval or is approved already, has another content version, was not approved in
+                time, was cancelled, is being sent, or has ended; a batch also if it is not complete. The error has its
+                state.
             InvalidArgument: an argument is invalid.
             NotFound: there is no such job, batch or key.
         """
-        decision = changes.decision_of(ChangeKind.APPROVE, now=self._now())
+        decision = changes.decision_of(ChangeKind.APPROVE, content)
         return self._change(decision, job_id, key, batch_id, application, by, reason, session)
 
     def reject(
@@ -195,6 +200,7 @@ class Changing:
         key: str | None = None,
         batch_id: str | None = None,
         application: str = DEFAULT_APPLICATION,
+        content: int | None = None,
         by: str,
         reason: str | None = None,
         session: Any = None,
@@ -202,7 +208,7 @@ class Changing:
         """End a job that waits for approval, or those of a batch: they are cancelled, rule ``rejected``; the rest as in
         `approve`.
         """
-        decision = changes.decision_of(ChangeKind.REJECT, now=self._now())
+        decision = changes.decision_of(ChangeKind.REJECT, content)
         return self._change(decision, job_id, key, batch_id, application, by, reason, session)
 
     def _change(
@@ -216,14 +222,15 @@ class Changing:
         reason: str | None,
         session: Any,
     ) -> int:
-        author, now = changes.author_of(by, reason), self._now()
+        author = changes.author_of(by, reason)
         begin = waiting_jobs.start if session is None else waiting_jobs.all_at_once
 
         def first(connection: Connection) -> waiting_jobs.Changing:
             job, batch = lookup.job_or_batch(connection, job_id, batch_id, application, key)
-            return begin(connection, change, author, job_id=job, batch_id=batch, now=now)
+            return begin(connection, change, author, job_id=job, batch_id=batch, now=self._now())
 
         done = self._ledger.write(session, first)
         while done.after is not None:
-            done = self._ledger.write(None, partial(waiting_jobs.go_on, change=change, so_far=done, now=now))
+            part = partial(waiting_jobs.go_on, change=change, so_far=done, now=self._now())
+            done = self._ledger.write(None, part)
         return done.number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import UUID
 
 from sendq import changes
 from sendq.enqueueing.expiry import Expiry
@@ -11,6 +12,7 @@ from sendq.enqueueing.spreading import check_window
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import parse_id
+from sendq.ledger.reading.filters import JobFilter
 from sendq.ledger.waiting_jobs import Author
 from sendq.operators.acts import (
     approve,
@@ -38,6 +40,7 @@ from sendq.operators.acts.change import ChangeProgress
 from sendq.operators.acts.checks import (
     grant_query_of,
     hold_end,
+    instant,
     job_filter_of,
     job_ids,
     refuse,
@@ -346,29 +349,63 @@ class Acting(LedgerAccess):
         return Run(parts)
 
     def approve(
-        self, which: UnfinishedFilter | Sequence[str], *, by: str, reason: str | None = None, dry_run: bool = False
+        self,
+        which: UnfinishedFilter | Sequence[str],
+        *,
+        content: int | None = None,
+        seen_at: datetime | None = None,
+        by: str,
+        reason: str | None = None,
+        dry_run: bool = False,
     ) -> Run[DecisionProgress]:
         """Approve jobs that wait for approval: those with these ids, or all that match a filter with some field.
 
         A filter of nothing but a batch is about the batch as a whole, which has to be complete: closed, and its
-        messages found; else this raises `NotWaiting`. Jobs that are enqueued after this began are not approved.
+        messages found; else this raises `NotWaiting`. Jobs that are enqueued, or whose message is replaced, after this
+        began are not approved.
+
+        ``content``: of one job: its content version (`JobView.content_version`) when it was read; if it has another one
+        now, it is refused. ``seen_at``: for a filter: when the content was read; jobs whose message was replaced since
+        are left alone. None: the filter's ``until``, or else now.
         """
-        return self._decide(which, ChangeKind.APPROVE, by, reason, dry_run=dry_run)
+        return self._decide(which, ChangeKind.APPROVE, content, seen_at, by, reason, dry_run=dry_run)
 
     def reject(
-        self, which: UnfinishedFilter | Sequence[str], *, by: str, reason: str | None = None, dry_run: bool = False
+        self,
+        which: UnfinishedFilter | Sequence[str],
+        *,
+        content: int | None = None,
+        seen_at: datetime | None = None,
+        by: str,
+        reason: str | None = None,
+        dry_run: bool = False,
     ) -> Run[DecisionProgress]:
         """End jobs that wait for approval: they are cancelled, rule ``rejected``; the rest as in `approve`."""
-        return self._decide(which, ChangeKind.REJECT, by, reason, dry_run=dry_run)
+        return self._decide(which, ChangeKind.REJECT, content, seen_at, by, reason, dry_run=dry_run)
 
     def _decide(
-        self, which: UnfinishedFilter | Sequence[str], kind: ChangeKind, by: str, reason: str | None, *, dry_run: bool
+        self,
+        which: UnfinishedFilter | Sequence[str],
+        kind: ChangeKind,
+        content: int | None,
+        seen_at: datetime | None,
+        by: str,
+        reason: str | None,
+        *,
+        dry_run: bool,
     ) -> Run[DecisionProgress]:
         author = Author(*maybe_signed(by, reason))
-        if not isinstance(which, UnfinishedFilter):
-            return Run(approve.decide(self._ledger, job_ids(which), kind, author, dry_run=dry_run))
-        require_a_field(which, UnfinishedFilter())
-        return Run(approve.decide(self._ledger, job_filter_of(which), kind, author, dry_run=dry_run))
+        decision = changes.decision_of(kind, content)
+        seen = None if seen_at is None else instant("seen_at", seen_at)
+        chosen: JobFilter | list[UUID]
+        if isinstance(which, UnfinishedFilter):
+            require_a_field(which, UnfinishedFilter())
+            chosen = job_filter_of(which)
+        else:
+            chosen = job_ids(which)
+        if content is not None and (isinstance(chosen, JobFilter) or len(set(chosen)) > 1):
+            refuse([Problem("content", "is given for several jobs", "leave it out, or name one job")])
+        return Run(approve.decide(self._ledger, chosen, decision, author, seen_at=seen, dry_run=dry_run))
 
     def undo(
         self,
@@ -405,7 +442,7 @@ class Acting(LedgerAccess):
     def recover(self, since: datetime | None, *, by: str, reason: str, dry_run: bool = False) -> Run[RecoverProgress]:
         """Recover a ledger that was restored from a backup or failed over with loss, and dispatch its jobs again.
 
-        ``since``: when its history ends. Every send that was unfinished then and is due now is put in doubt and
+        ``since``: when its history ends. Every send that was unfinished then, due or not, is put in doubt and
         searched for in its mailbox; changes of messages return to the queue. None: nothing was lost, no job is changed.
         """
         by, reason = signed(by, reason)

@@ -9,7 +9,7 @@ from sendq.clock import Micros
 from sendq.facts.lanes import Lane
 from sendq.rules.delivery import Delivery
 from sendq.rules.rule_ids import TAG_HELD
-from sendq.rules.waiting_job import UNAPPROVED
+from sendq.rules.waiting_job import is_held, waits_for_approval
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class JobFacts:
     approve_by: Micros | None = None
     approved_at: Micros | None = None
     time_window: str | None = None
+    content_version: int = 0
 
     @property
     def not_before(self) -> Micros:
@@ -41,12 +42,12 @@ class JobFacts:
     @property
     def waits_for_approval(self) -> bool:
         """Whether it needs approval and has none."""
-        return self.approve_by is not None and self.approved_at is None
+        return waits_for_approval(self)
 
     @property
     def is_held(self) -> bool:
         """Whether a person holds it; it may wait for approval, too."""
-        return self.resume_at is not None and self.next_at != UNAPPROVED
+        return is_held(self)
 
 
 @dataclass(frozen=True, slots=True)

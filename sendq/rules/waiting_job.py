@@ -53,6 +53,8 @@ class Changeable(Protocol):
     @property
     def rule(self) -> str | None: ...
     @property
+    def content_version(self) -> int: ...
+    @property
     def time_window(self) -> str | None: ...
 
 
@@ -84,7 +86,7 @@ DONE: Mapping[ChangeKind, str] = {
 @dataclass(frozen=True, slots=True)
 class Change:
     """One change. ``due_at`` and ``expires_at``: those of a reschedule; ``keeps_expiry``: the expiry is not changed;
-    ``at``: when an approval or rejection is made.
+    ``at``: when an approval or rejection is made; ``content``: the content version that it is about, None: any.
     """
 
     kind: ChangeKind
@@ -93,6 +95,7 @@ class Change:
     keeps_expiry: bool = True
     priority: int = 0
     at: Micros = 0
+    content: int | None = None
 
     def expiry_of(self, job: Changeable) -> Micros | None:
         """The job's expiry after this change."""
@@ -104,7 +107,25 @@ class Change:
         return self.kind is ChangeKind.RESCHEDULE and expires_at is not None and expires_at <= self.due_at
 
 
-def waits_for_approval(job: Changeable) -> bool:
+class Approvable(Protocol):
+    """What says whether a job needs approval, and has it: times in microseconds, or as views have them."""
+
+    @property
+    def approve_by(self) -> object: ...
+    @property
+    def approved_at(self) -> object: ...
+
+
+class Holdable(Protocol):
+    """The columns of a job that say whether a person holds it."""
+
+    @property
+    def next_at(self) -> Micros: ...
+    @property
+    def resume_at(self) -> Micros | None: ...
+
+
+def waits_for_approval(job: Approvable) -> bool:
     """Whether a job needs approval and has none: it does not begin, whatever else is changed in it."""
     return job.approve_by is not None and job.approved_at is None
 
@@ -124,14 +145,14 @@ def unapproved(start: Micros, expires_at: Micros | None, window: str | None) -> 
     return {"next_at": UNAPPROVED, "resume_at": start, "approve_by": approve_by, "rule": NEEDS_APPROVAL}
 
 
-def is_held(job: Changeable) -> bool:
+def is_held(job: Holdable) -> bool:
     """Whether a person holds it; it may wait for approval, too."""
     return job.resume_at is not None and job.next_at != UNAPPROVED
 
 
 def after_replacement(job: Changeable, *, now: Micros) -> dict[str, Any]:
     """The columns to set once the content of a waiting job is another one: what was approved was the old one."""
-    if job.approve_by is None or job.approved_at is None:
+    if job.approve_by is None or waits_for_approval(job):
         return {}
     approve_by = approve_by_of(max(job.due_at, now), job.expires_at, job.time_window)
     start = job.next_at if job.resume_at is None else job.resume_at
@@ -169,19 +190,21 @@ def refusal(job: Changeable, change: Change | None = None) -> str | None:
     if state in FINAL:
         late = decision is not None and job.rule == NOT_APPROVED
         return f"{_LATE}; to have it wait for approval again: sendq retry" if late else "it has ended"
-    return None if decision is None else _undecidable(job, decision.at)
+    return None if decision is None else _undecidable(job, decision)
 
 
 _LATE = "it was not approved in time"
 
 
-def _undecidable(job: Changeable, now: Micros) -> str | None:
+def _undecidable(job: Changeable, decision: Change) -> str | None:
     """Why a job that waits can be neither approved nor rejected."""
     if job.approve_by is None:
         return "it needs no approval"
+    if decision.content not in (None, job.content_version):
+        return f"its content is another one: version {job.content_version}, not {decision.content}"
     if job.approved_at is not None:
         return "it is approved already"
-    return _LATE if job.approve_by <= now else None
+    return _LATE if job.approve_by <= decision.at else None
 
 
 def after_change(job: Changeable, change: Change, *, position: int = 0) -> dict[str, Any]:

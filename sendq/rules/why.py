@@ -228,7 +228,8 @@ def _unapproved(around: Situation) -> Why:
     """A person has to approve it."""
     job = around.job
     assert job.approve_by is not None
-    says = f"it waits for approval, and is given up unless it is approved by {_clock(job.approve_by)}: sendq approve"
+    what = f"approval of content version {job.content_version}" if job.content_version else "approval"
+    says = f"it waits for {what}, and is given up unless it is approved by {_clock(job.approve_by)}: sendq approve"
     if job.is_held:
         says += "; it is held, too, until it is released"
     return _why(job, "unapproved", says, rule=NEEDS_APPROVAL)

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Any
 
 from sendq.rules.states import State
+from sendq.rules.waiting_job import waits_for_approval
 from sendq.views.delivery import DeliveryStatus
 from sendq.views.page import plain
 
@@ -60,7 +61,8 @@ class JobView:
     ``delivery``: what became of its mail; None: it is no mail, or was not sent. ``key``: the one that it was enqueued
     with; a batch's is that of the batch. ``next_at``: when it may next begin; None: a person holds it, or it waits for
     approval. ``approve_by``: until when it may wait for approval; None: it needs none. ``approved_at``: None: not yet.
-    ``held``: a person holds it. ``window``: its own, as `Window` is written.
+    ``held``: a person holds it. ``window``: its own, as `Window` is written. ``content_version``: how often its message
+    was replaced; 0: it is the one that was enqueued.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
@@ -89,11 +91,12 @@ class JobView:
     approved_at: datetime | None = None
     held: bool = False
     window: str | None = None
+    content_version: int = 0
 
     @property
     def waits_for_approval(self) -> bool:
         """Whether it may be approved or rejected."""
-        return self.state is State.QUEUED and self.approve_by is not None and self.approved_at is None
+        return self.state is State.QUEUED and waits_for_approval(self)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""
@@ -102,7 +105,8 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class JobLine:
-    """A job in a list. ``attempts``, ``next_at``, ``approve_by`` and ``approved_at``: as in `JobView`.
+    """A job in a list. ``attempts``, ``next_at``, ``approve_by``, ``approved_at`` and ``content_version``: as in
+    `JobView`.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """
@@ -125,6 +129,7 @@ class JobLine:
     tags: Mapping[str, str]
     approve_by: datetime | None = None
     approved_at: datetime | None = None
+    content_version: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

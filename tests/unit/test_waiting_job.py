@@ -46,6 +46,7 @@ class Job:
     doubt_at: Micros | None = None
     rule: str | None = None
     time_window: str | None = None
+    content_version: int = 0
 
 
 def gated(**given: Any) -> Job:
@@ -132,6 +133,11 @@ class TestAJobThatNeedsApproval:
         late = Change(ChangeKind.APPROVE, at=NOW + APPROVAL_TIME)
         assert refusal(gated(), late) == "it was not approved in time"
         assert refusal(gated(), Change(ChangeKind.APPROVE, at=NOW + APPROVAL_TIME - 1)) is None
+
+    def test_is_decided_about_only_with_the_content_that_was_read(self) -> None:
+        for kind in (ChangeKind.APPROVE, ChangeKind.REJECT):
+            for content, reason in ((1, "its content is another one: version 2, not 1"), (2, None), (None, None)):
+                assert refusal(gated(content_version=2), Change(kind, at=NOW, content=content)) == reason
 
     def test_is_cancelled_by_a_rejection(self) -> None:
         assert after_change(gated(), Change(ChangeKind.REJECT))["state"] == State.CANCELLED

@@ -29,6 +29,12 @@ def _options(done: str) -> Callable[[F], F]:
             reason_option(required=False),
             period_options("Those enqueued"),
             tag_option("Those with this tag."),
+            click.option(
+                "--content",
+                type=click.IntRange(min=0),
+                metavar="N",
+                help="Only if the content version of the one JOB, as `sendq why` shows it, is N: 0 is as enqueued.",
+            ),
             batch_option("A batch that is complete: closed, and its messages found."),
             scope_options("jobs"),
             key_option("The job that was enqueued with this key, instead of its id."),
@@ -45,7 +51,8 @@ def _options(done: str) -> Callable[[F], F]:
 def approve(**given: Any) -> None:
     """Approve JOBs that wait for approval, or all that match every given filter: they may begin when they are due.
 
-    `sendq jobs --rule needs_approval` lists what waits. A hold remains. Exit status 1 if a given JOB is left as it is,
+    `sendq jobs --rule needs_approval` lists what waits. A hold remains. A message that is replaced while this goes on,
+    or since --until, is left alone. Exit status 1 if a given JOB is left as it is,
     with its state, or if nothing matches.
     """
     _decide("approve", "approved", **given)
@@ -67,6 +74,7 @@ def _decide(
     *,
     jobs: tuple[str, ...],
     key: str | None,
+    content: int | None,
     reason: str | None,
     by: str,
     dry_run: bool,
@@ -80,12 +88,14 @@ def _decide(
     named = bool(jobs) or key is not None
     if named == bool(given - ({"application"} if key is not None else set())) or (bool(jobs) and bool(given)):
         raise click.UsageError("give at least one JOB, or --key, or filter with --batch, --tag, --application, …")
+    if content is not None and len(jobs) + (key is not None) != 1:
+        raise click.UsageError("--content is for one JOB")
     with open_operators() as operators, progress_line() as show:
         if key is not None:
             jobs = (*jobs, operators.job(key=key, application=filters["application"] or "default").id)
         which = jobs if named else UnfinishedFilter(batch_id=filters.pop("batch"), **filters)
         try:
-            run = _run(operators, act)(which, by=by, reason=reason, dry_run=dry_run)
+            run = _run(operators, act)(which, content=content, by=by, reason=reason, dry_run=dry_run)
             result = interruptible(
                 run, show, lambda part: f"{counted(part.number, 'job')} {'would be ' * dry_run}{done}"
             )

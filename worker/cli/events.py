@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 # Spelled out, so that --help needs no import of the ledger; a test holds them to its own.
 KINDS = (
-    "hold", "release", "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
+    "reschedule", "priority", "hold", "release", "approve", "reject",
+    "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
     "recipients_dropped",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
-    "reschedule", "priority", "replace", "window", "warm_up", "approve", "reject", "undo", "refused",
+    "replace", "window", "warm_up", "undo", "refused",
 )  # fmt: skip
 
 # What the acts on many things concern; all others: jobs.

@@ -115,6 +115,7 @@ def jobs(
             Column("enqueued", extra=True),
             Column("expires", extra=True),
             Column("approve by", extra=True),
+            Column("content version", extra=True),
             Column("attempts used", extra=True),
         ),
         [
@@ -130,6 +131,7 @@ def jobs(
                 job.created_at,
                 job.expires_at if job.state == "queued" else None,
                 job.approve_by if job.state == "queued" and job.approved_at is None else None,
+                job.content_version or None,
                 job.attempts,
             )
             for job in page.items

@@ -46,6 +46,8 @@ def why(job: str | None, key: str | None, application: str, as_json: bool) -> No
     if reason.ahead:
         tell(f"jobs ahead in its lane: {reason.ahead:,}")
     tell(f"grant: {seen.grant_id or 'shown once the leader has picked up the job'}; enqueued {when(seen.created_at)}")
+    if seen.waits_for_approval:
+        tell(f"to approve just this content: sendq approve {seen.id} --content {seen.content_version}")
     if seen.delivery is not None:
         _tell_delivery(seen.delivery)
     if seen.trail:

@@ -36,7 +36,8 @@ class Preview:
 
     ``what``: a heading such as "Release grant g1"; ``button``: the same as a command, with the number; ``facts``: what
     was counted; ``warnings``: what to know before; ``possible``: False if there is nothing to do, and ``warnings`` say
-    why; ``back``: the address of the page that it concerns, within the console.
+    why; ``back``: the address of the page that it concerns, within the console; ``fixed``: fields that the form gets
+    besides those of the address, so that the act is about what the preview has shown.
     """
 
     what: str
@@ -47,6 +48,7 @@ class Preview:
     possible: bool = True
     danger: bool = False
     choices: Sequence[Choice] = ()
+    fixed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

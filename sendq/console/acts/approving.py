@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from sendq.console.acts.act import Act, Given, Preview, count
 from sendq.console.acts.jobs import FIELDS, job_filters, job_page
 from sendq.console.runs import Facts
-from sendq.errors import NotWaiting
+from sendq.errors import InvalidArgument, NotWaiting, Problem
 from sendq.filters import UnfinishedFilter
 from sendq.operators import DecisionProgress, Operators, Run
 
@@ -17,16 +18,18 @@ class Approve(Act):
     """Approve it: it may begin when it is due."""
 
     name = "approve"
-    fields = ("job", *FIELDS)
+    fields = ("job", "content", *FIELDS)
     verb, done = "Approve", "Approved"
     danger = False
 
     def preview(self, operators: Operators, given: Given) -> Preview:
-        """How many wait for approval."""
+        """How many wait for approval. Of one job it is its content as it is now, unless the address says which."""
         job, batch = given.get("job"), given.get("batch")
-        number, warnings = 0, list[str]()
+        number, warnings, fixed = 0, list[str](), dict[str, str]()
+        if job is not None and given.get("content") is None:
+            fixed["content"] = str(operators.job(job).content_version)
         try:
-            tried = self._run(operators)(self._which(given), by=given.by, dry_run=True).finish()
+            tried = self._run(operators)(self._which(given), **self._seen(given), by=given.by, dry_run=True).finish()
             number = tried.number
             warnings += [f"{problem.removesuffix('; nothing was changed')}." for problem in tried.refused.values()]
         except NotWaiting as error:
@@ -42,16 +45,26 @@ class Approve(Act):
             warnings=warnings,
             possible=number > 0,
             danger=self.danger,
+            fixed=fixed,
         )
 
     def steps(self, operators: Operators, given: Given) -> Iterator[Facts]:
         """A few hundred jobs in each step."""
         with suppress(NotWaiting):  # decided or ended since the preview; the result counts none
-            for part in self._run(operators)(self._which(given), by=given.by, reason=given.reason):
+            for part in self._run(operators)(self._which(given), **self._seen(given), by=given.by, reason=given.reason):
                 yield (self.done, count(part.number, "job")), *(("Left", problem) for problem in part.refused.values())
 
     def _run(self, operators: Operators) -> Callable[..., Run[DecisionProgress]]:
         return operators.approve
+
+    def _seen(self, given: Given) -> dict[str, Any]:
+        """Which content the person has seen: of one job its version, of several the time of the preview."""
+        if given.get("job") is None:
+            return {"seen_at": given.until}
+        content = given.get("content")
+        if content is not None and not content.isdecimal():
+            raise InvalidArgument([Problem("content", "is not a number", "open the act from the page of the job")])
+        return {"content": None if content is None else int(content)}
 
     def _which(self, given: Given) -> UnfinishedFilter | Sequence[str]:
         job = given.get("job")

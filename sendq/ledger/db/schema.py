@@ -128,6 +128,11 @@ job = Table(
     Index("sendq_job_outside_idx", "next_at", **_when("state = 'queued' AND rule = 'outside_window'")),
     Index("sendq_job_expiry_idx", "expires_at", **_when("state = 'queued' AND expires_at IS NOT NULL")),
     Index(
+        "sendq_job_batch_approval_idx",
+        "batch_id",
+        **_when("state = 'queued' AND approve_by IS NOT NULL AND approved_at IS NULL AND batch_id IS NOT NULL"),
+    ),
+    Index(
         "sendq_job_approval_idx",
         "approve_by",
         "id",

@@ -24,6 +24,7 @@ from sendq.ledger.dispatching.lanes import first_waiting, lock_changes, write_ch
 from sendq.ledger.dispatching.workers import deregister
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_jobs, store_changes
+from sendq.ledger.reading.unapproved import given_up, not_waiting
 from sendq.rules.job_change import after_loss
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.pace import pacer_of
@@ -264,10 +265,9 @@ def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micr
     Those that wait for approval are for `give_up_unapproved`.
     """
     table = schema.job
-    decided = or_(table.c.approve_by.is_(None), table.c.approved_at.is_not(None))
     over = connection.execute(
         select(table)
-        .where(table.c.state == _QUEUED, table.c.expires_at <= now, decided)
+        .where(table.c.state == _QUEUED, table.c.expires_at <= now, not_waiting())
         .order_by(table.c.expires_at)
         .limit(limit)
     ).all()
@@ -278,7 +278,7 @@ def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micr
 def give_up_unapproved(connection: Connection, *, now: Micros, limit: int) -> int:
     """Give up up to ``limit`` jobs that were not approved in time; returns how many."""
     table = schema.job.c
-    these = (table.state == _QUEUED, table.approve_by <= now, table.approved_at.is_(None))
+    these = given_up(now=now)
     ids = list(connection.execute(select(table.id).where(*these).order_by(table.approve_by).limit(limit)).scalars())
     lock_jobs(connection, ids)
     # Again, as they are now: one may have been approved or rescheduled while its lock was waited for.

@@ -16,6 +16,7 @@ from sendq.clock import Micros
 from sendq.ledger.db import schema
 from sendq.ledger.reading.filters import JobFilter
 from sendq.ledger.reading.paging import literal
+from sendq.ledger.reading.unapproved import decidable
 from sendq.rules.preflight import OPERATIONS, repeatable
 from sendq.rules.states import State
 
@@ -57,12 +58,13 @@ def after_cancel(connection: Connection, which: JobFilter) -> dict[State, int]:
 
 
 def unapproved(
-    connection: Connection, which: JobFilter, *, after: Place | None, now: Micros
+    connection: Connection, which: JobFilter, *, after: Place | None, now: Micros, began: Micros
 ) -> tuple[Sequence[UUID], Place | None]:
-    """Up to `STEP` jobs that wait for approval and were enqueued by ``now``, after a place, and the place of the next;
-    None: no more.
+    """Up to `STEP` jobs that wait for approval and were enqueued by ``began``, after a place, and the place of the
+    next; None: no more.
     """
-    statement = _unapproved(which, now).order_by(_job.approve_by, _job.id).limit(STEP)
+    conditions = unapproved_conditions(which, now=now, began=began)
+    statement = _joined(_job.approve_by).where(*conditions).order_by(_job.approve_by, _job.id).limit(STEP)
     if after is not None:
         statement = statement.where(tuple_(_job.approve_by, _job.id) > tuple_(*after))
     rows = connection.execute(statement).all()
@@ -72,19 +74,20 @@ def unapproved(
 
 def count_unapproved(connection: Connection, which: JobFilter, *, now: Micros) -> int:
     """How many of them there are."""
-    found = _unapproved(which, now).subquery()
+    found = _joined().where(*unapproved_conditions(which, now=now, began=now)).subquery()
     return int(connection.execute(select(func.count()).select_from(found)).scalar_one())
 
 
-def _unapproved(which: JobFilter, now: Micros) -> Select[Any]:
-    conditions = (_job.approve_by > now, _job.approved_at.is_(None), _job.created_at <= now)
-    return _matching(which, State.QUEUED, _job.approve_by).where(*conditions)
+def unapproved_conditions(which: JobFilter, *, now: Micros, began: Micros) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of jobs that wait for approval and were enqueued by ``began``, joined with their lanes."""
+    return (*decidable(now=now), _job.created_at <= began, *which.conditions(), *which.period.of_ids(_job.id))
 
 
 def _matching(which: JobFilter, state: State, *more: ColumnElement[Any]) -> Select[Any]:
+    return _joined(*more).where(_job.state == literal(state), *which.conditions(), *which.period.of_ids(_job.id))
+
+
+def _joined(*more: ColumnElement[Any]) -> Select[Any]:
     lane = schema.lane.c
-    return (
-        select(_job.id, _job.lane_id, _job.batch_id, lane.application, lane.grant_id, lane.provider, *more)
-        .outerjoin(schema.lane, lane.id == _job.lane_id)
-        .where(_job.state == literal(state), *which.conditions(), *which.period.of_ids(_job.id))
-    )
+    columns = (_job.id, _job.lane_id, _job.batch_id, lane.application, lane.grant_id, lane.provider, *more)
+    return select(*columns).outerjoin(schema.lane, lane.id == _job.lane_id)

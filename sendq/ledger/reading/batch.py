@@ -49,7 +49,6 @@ class BatchRow:
     created_at: Micros
     cancel_at: Micros | None
     held_at: Micros | None
-    needs_approval: bool
     finished_at: Micros | None
     tags: dict[str, str]
     time_window: str | None
@@ -78,7 +77,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
     holds = _holds(connection, row, lane, now=now)
     window = row.time_window or (None if lane is None else lane.time_window)
     counts = {state: sums[state.value] for state in State if state in COUNTED and sums.get(state.value)}
-    unapproved = _unapproved(connection, batch_id) if row.needs_approval and row.finished_at is None else 0
+    unapproved = _unapproved(connection, batch_id) if row.finished_at is None else 0
     dead = counts.get(State.DEAD, 0) + sums.get("list:dead", 0)
     return BatchView(
         id=str(row.id),

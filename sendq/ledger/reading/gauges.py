@@ -203,8 +203,7 @@ def _expiring(connection: Connection, *, now: Micros) -> dict[tuple[str, str, st
     """Up to `COUNT_MOST` jobs, those that expire first."""
     job, lane, pair = schema.job.c, schema.lane.c, schema.pair.c
     # Those that wait for approval are counted by themselves.
-    decided = or_(job.approve_by.is_(None), job.approved_at.is_not(None))
-    soon = select(job.lane_id).where(_is(State.QUEUED), job.expires_at < now + EXPIRES_SOON, decided)
+    soon = select(job.lane_id).where(_is(State.QUEUED), job.expires_at < now + EXPIRES_SOON, unapproved.not_waiting())
     some = soon.order_by(job.expires_at).limit(COUNT_MOST).subquery()
     over = (
         select(pair.held_rule)

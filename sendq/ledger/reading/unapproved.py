@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, case, func, select
+from sqlalchemy import ColumnElement, Connection, case, func, or_, select
 
 from sendq.clock import SECOND, Micros, moment
 from sendq.ledger.db import schema
@@ -21,6 +21,21 @@ _job = schema.job.c
 def waiting() -> tuple[ColumnElement[bool], ...]:
     """The conditions of jobs that wait for approval, as the index has them."""
     return _job.state == literal(State.QUEUED), _job.approve_by.is_not(None), _job.approved_at.is_(None)
+
+
+def decidable(*, now: Micros) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of those of them that can be approved or rejected now."""
+    return *waiting(), _job.approve_by > now
+
+
+def given_up(*, now: Micros) -> tuple[ColumnElement[bool], ...]:
+    """The conditions of those of them that were not approved in time."""
+    return *waiting(), _job.approve_by <= now
+
+
+def not_waiting() -> ColumnElement[bool]:
+    """The condition of all other waiting jobs: they need no approval, or have it."""
+    return or_(_job.approve_by.is_(None), _job.approved_at.is_not(None))
 
 
 def approvals(connection: Connection) -> Approvals:

@@ -6,16 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from sendq.changes import decision_of
+from sendq.clock import Micros
 from sendq.errors import NotFound, NotWaiting
 from sendq.ledger import waiting_jobs
 from sendq.ledger.events import ActEvent
 from sendq.ledger.operators import unfinished
 from sendq.ledger.reading.filters import JobFilter
+from sendq.ledger.reading.seen_contents import seen_contents
 from sendq.ledger.waiting_jobs import Author
 from sendq.operators.acts.checks import event_fields
 from sendq.operators.base import Ledger
-from sendq.rules.waiting_job import ChangeKind
+from sendq.rules.waiting_job import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +33,38 @@ class DecisionProgress:
 
 
 def decide(
-    ledger: Ledger, which: JobFilter | Sequence[UUID], kind: ChangeKind, author: Author, *, dry_run: bool
+    ledger: Ledger,
+    which: JobFilter | Sequence[UUID],
+    decision: Change,
+    author: Author,
+    *,
+    seen_at: Micros | None,
+    dry_run: bool,
 ) -> Iterator[DecisionProgress]:
-    """Approve or reject what is named; each part is one transaction.
+    """Approve or reject what is named; each part is one transaction. ``seen_at``: when it was seen; None: now.
 
     Raises:
         NotWaiting: a batch is not complete, or none of its jobs waits for approval.
         NotFound: there is no such batch.
     """
     if not isinstance(which, JobFilter):
-        yield from _named(ledger, which, kind, author, dry_run=dry_run)
+        yield from _named(ledger, which, decision, author, dry_run=dry_run)
     elif which == JobFilter(batch_id=which.batch_id):
-        yield from _batch(ledger, which.batch_id, kind, author, dry_run=dry_run)
+        yield from _batch(ledger, which.batch_id, decision, author, seen_at=seen_at, dry_run=dry_run)
     else:
-        yield from _matching(ledger, which, kind, author, dry_run=dry_run)
+        yield from _matching(ledger, which, decision, author, seen_at=seen_at, dry_run=dry_run)
 
 
 def _named(
-    ledger: Ledger, ids: Sequence[UUID], kind: ChangeKind, author: Author, *, dry_run: bool
+    ledger: Ledger, ids: Sequence[UUID], decision: Change, author: Author, *, dry_run: bool
 ) -> Iterator[DecisionProgress]:
     number, refused = 0, dict[str, str]()
     for job_id in dict.fromkeys(ids):
-        now = ledger.now()
         try:
             with ledger.writing() as connection:
                 done = waiting_jobs.start(
-                    connection, decision_of(kind, now=now), author, job_id=job_id, batch_id=None, now=now,
-                    dry_run=dry_run,
-                )  # fmt: skip
+                    connection, decision, author, job_id=job_id, batch_id=None, now=ledger.now(), dry_run=dry_run
+                )
             number += done.number
         except (NotWaiting, NotFound) as error:
             refused[str(job_id)] = str(error)
@@ -67,37 +72,44 @@ def _named(
 
 
 def _batch(
-    ledger: Ledger, batch_id: UUID | None, kind: ChangeKind, author: Author, *, dry_run: bool
+    ledger: Ledger,
+    batch_id: UUID | None,
+    decision: Change,
+    author: Author,
+    *,
+    seen_at: Micros | None,
+    dry_run: bool,
 ) -> Iterator[DecisionProgress]:
-    now = ledger.now()
-    decision = decision_of(kind, now=now)
     with ledger.writing() as connection:
         done = waiting_jobs.start(
-            connection, decision, author, job_id=None, batch_id=batch_id, now=now, dry_run=dry_run
-        )
+            connection, decision, author, job_id=None, batch_id=batch_id, now=ledger.now(), dry_run=dry_run,
+            seen_at=seen_at,
+        )  # fmt: skip
     yield DecisionProgress(dry_run, done.number)
     while done.after is not None:
         with ledger.writing() as connection:
-            done = waiting_jobs.go_on(connection, decision, done, now=now)
+            done = waiting_jobs.go_on(connection, decision, done, now=ledger.now())
         yield DecisionProgress(dry_run, done.number)
 
 
 def _matching(
-    ledger: Ledger, which: JobFilter, kind: ChangeKind, author: Author, *, dry_run: bool
+    ledger: Ledger, which: JobFilter, decision: Change, author: Author, *, seen_at: Micros | None, dry_run: bool
 ) -> Iterator[DecisionProgress]:
-    """Jobs that are enqueued while this goes on are left alone: nobody has seen them."""
-    now = ledger.now()
-    if dry_run:
-        with ledger.reading() as connection:
-            yield DecisionProgress(dry_run, unfinished.count_unapproved(connection, which, now=now))
-        return
-    decision = decision_of(kind, now=now)
-    event = ActEvent(kind.value, by=author.by, reason=author.reason, **event_fields(which))
+    """Jobs that are enqueued, or whose message is replaced, while this goes on are left alone: nobody has seen them."""
+    began = ledger.now()
+    with ledger.reading() as connection:
+        if dry_run:
+            yield DecisionProgress(dry_run, unfinished.count_unapproved(connection, which, now=began))
+            return
+        waiting = unfinished.unapproved_conditions(which, now=began, began=began)
+        seen = seen_contents(connection, waiting, at=which.period.until if seen_at is None else seen_at)
+    event = ActEvent(decision.kind.value, by=author.by, reason=author.reason, **event_fields(which))
     number, after = 0, None
     while True:
+        now = ledger.now()
         with ledger.writing() as connection:
-            ids, after = unfinished.unapproved(connection, which, after=after, now=now)
-            done = waiting_jobs.decide_some(connection, ids, decision, author, act=event.id, now=now)
+            ids, after = unfinished.unapproved(connection, which, after=after, now=now, began=began)
+            done = waiting_jobs.decide_some(connection, ids, decision, author, seen=seen, act=event.id, now=now)
             event.add(connection, done, now=now)
         number += done
         yield DecisionProgress(dry_run, number)

@@ -41,6 +41,18 @@ class TestApprove:
         out = as_json(cli("approve", "--tag", "agent=a7", "--by", "anna", "--json"))
         assert out == {"dry_run": False, "approved": 1, "refused": {}}
 
+    def test_just_the_content_that_was_read(self, cli: Cli, ledger: Ledger, job: str) -> None:
+        assert f"to approve just this content: sendq approve {job} --content 0\n" in cli("why", job)[1]
+        ledger.queue.replace(job, MESSAGE.model_copy(update={"subject": "another"}))
+        status, out, err = cli("approve", job, "--content", "0")
+        assert (status, out, "its content is another one: version 1, not 0" in err) == (1, "0 jobs approved\n", True)
+        assert as_json(cli("jobs", "--rule", "needs_approval", "--json"))["items"][0]["content_version"] == 1
+        assert f"sendq approve {job} --content 1\n" in cli("why", job)[1]
+        assert cli("approve", "--key", "agent-9", "--content", "1")[0] == 0
+        for many in (["--tag", "agent=a7"], [job, job[:-1] + "0"], [job, "--key", "agent-9"]):
+            assert cli("reject", *many, "--content", "1")[0] == 2
+        assert cli("reject", job, "--content", "-1")[0] == 2
+
     def test_a_batch_once_it_is_closed(self, cli: Cli, ledger: Ledger) -> None:
         ledger.clock.at = clock.now()
         new = NewBatch(needs_approval=True, open=True)

@@ -90,6 +90,7 @@ def submit(browser: Browser, url: str, **fields: str) -> Answer:
         "provider",
         "rule",
         "job",
+        "content",
         "batch",
         "delivery",
         "receiver",

@@ -21,7 +21,7 @@ from sendq.ledger.db.bulk import insert_rows
 from sendq.rules.by_hand import RetryRefusal
 from tests.integration.console.conftest import act, submit
 from tests.support.asgi import Browser
-from tests.support.ledger import Ledger
+from tests.support.ledger import MESSAGE, Ledger
 from tests.support.waiting import eventually
 
 HOUR = 3600 * SECOND
@@ -495,3 +495,22 @@ class TestApproval:
         assert "3 of its jobs wait for approval" in browser.get(f"/batches/{batch}").words
         assert "Rejected 3 jobs" in act(browser, f"/acts/reject?batch={batch}", reason="all wrong").words
         assert "none of its jobs waits for approval" in browser.get(f"/acts/approve?batch={batch}").words
+
+    def test_is_of_the_content_that_was_shown(self, browser: Browser, kept: Ledger) -> None:
+        """Of one job that of its page, or else of the preview; of many what it was at the preview."""
+        one, two = absorbed(kept, needs_approval=True), absorbed(kept, needs_approval=True)
+        other = MESSAGE.model_copy(update={"subject": "another"})
+        assert f"/acts/approve?job={one}&amp;content=0" in browser.get(f"/jobs/{one}").text
+        assert browser.get(f"/acts/approve?job={one}").field("content") == "0"
+        kept.queue.replace(str(one), other)
+        assert "its content is another one: version 1, not 0" in browser.get(f"/acts/approve?job={one}&content=0").words
+        assert "Content version 1" in browser.get(f"/jobs/{one}").words
+        assert browser.get(f"/acts/approve?job={one}").field("content") == "1"
+        assert browser.get(f"/acts/approve?job={one}&content=x").status == 400
+        page = browser.get("/acts/approve?rule=needs_approval")
+        kept.clock.at = clock.now()
+        kept.queue.replace(str(two), other)
+        form = {name: page.field(name) for name in ("csrf", "id", "rule", "until")} | {"reason": "read"}
+        assert browser.post("/acts/approve", form).status == 303
+        eventually(lambda: kept.job(one).approved_at is not None, "the approval")
+        assert kept.job(two).approved_at is None

@@ -23,8 +23,8 @@ from sendq import (
     State,
     UnfinishedFilter,
 )
-from sendq.clock import SECOND, moment
-from sendq.ledger import batches, walks
+from sendq.clock import SECOND, moment, now
+from sendq.ledger import batches, waiting_jobs, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.doubt import Ending, settle
@@ -233,6 +233,128 @@ class TestAReplacementOfWhatWasApproved:
         assert begun(ledger) == [job]
 
 
+class TestAnApprovalOfWhatHasBeenRead:
+    """Of what was replaced since, nobody has read what it is now."""
+
+    def replace(self, ledger: Ledger, job: UUID | str, subject: str = "something else") -> None:
+        ledger.queue.replace(str(job), MESSAGE.model_copy(update={"subject": subject}))
+
+    @pytest.mark.parametrize("decision", ["approve", "reject"])
+    def test_leaves_a_job_alone_whose_message_was_replaced_since(self, ledger: Ledger, decision: str) -> None:
+        job = ledger.send(needs_approval=True)
+        read = ledger.queue.job(str(job)).content_version
+        self.replace(ledger, job)
+        decide = getattr(ledger.queue, decision)
+        with pytest.raises(NotWaiting, match="its content is another one: version 1, not 0"):
+            decide(str(job), content=read, by="anna")
+        refused = getattr(operators(ledger), decision)([str(job)], content=read, by="anna").finish().refused
+        assert "version 1, not 0" in refused[str(job)]
+        assert (ledger.job(job).approved_at, begun(ledger)) == (None, [])
+        assert "approval of content version 1," in ledger.queue.why(str(job)).says
+        ledger.absorb()
+        (line,) = operators(ledger).jobs(rule="needs_approval").items
+        assert decide(str(job), content=line.content_version, by="anna", reason="read it") == 1
+        assert events_of(ledger)[-1] == (decision, "anna", "content version 1: read it", job, None)
+
+    @pytest.mark.parametrize("content", ["1", -1, True, 1.0])
+    def test_names_its_version_with_a_number(self, ledger: Ledger, content: Any) -> None:
+        job = str(ledger.send(needs_approval=True))
+        for approve in (ledger.queue.approve, lambda one, **given: operators(ledger).approve([one], **given)):
+            with pytest.raises(InvalidArgument, match="content: is not a content version"):
+                approve(job, content=content, by="anna")
+
+    def test_names_the_version_of_one_job_only(self, ledger: Ledger) -> None:
+        batch = ledger.queue.delete("g1", ["m1", "m2"], needs_approval=True).id
+        with pytest.raises(InvalidArgument, match="content: is given for a batch"):
+            ledger.queue.approve(batch_id=batch, content=0, by="anna")
+        for which in (UnfinishedFilter(batch_id=batch), [str(row.id) for row in ledger.rows(schema.job)]):
+            with pytest.raises(InvalidArgument, match="content: is given for several jobs"):
+                operators(ledger).approve(which, content=0, by="anna")
+        assert not any(row.approved_at for row in ledger.rows(schema.job))
+
+    def test_leaves_alone_what_is_replaced_while_it_goes_on(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whether it was approved by then or not, and however often it was replaced before."""
+        monkeypatch.setattr("sendq.ledger.operators.unfinished.STEP", 2)
+        jobs = [ledger.send(needs_approval=True, expires_at=NEVER) for _ in range(5)]
+        self.replace(ledger, jobs[2], "before")
+        self.replace(ledger, jobs[4], "before")
+        ledger.absorb()
+        run = operators(ledger).approve(UnfinishedFilter(application="default"), by="anna")
+        assert next(run).number == 2
+        for replaced in (jobs[0], jobs[3], jobs[4]):  # no time has passed
+            self.replace(ledger, replaced)
+        assert run.finish().number == 3
+        assert [ledger.job(job).approved_at is None for job in jobs] == [True, False, False, True, True]
+        assert operators(ledger).approve(UnfinishedFilter(application="default"), by="anna").finish().number == 3
+
+    @pytest.mark.parametrize("by_program", [False, True])
+    def test_of_a_batch_leaves_alone_what_is_replaced_while_it_goes_on(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, by_program: bool
+    ) -> None:
+        monkeypatch.setattr("sendq.ledger.waiting_jobs.STEP", 2)
+        sends = [Send("g1", MESSAGE) for _ in range(5)]
+        batch = ledger.queue.send_many(sends, batch=NewBatch(needs_approval=True)).id
+        jobs = sorted(row.id for row in ledger.rows(schema.job))
+        self.replace(ledger, jobs[3], "before")
+        if by_program:
+            parts: list[Any] = []
+            go_on = waiting_jobs.go_on
+
+            def first(connection: Any, change: Any, so_far: Any, **given: Any) -> Any:
+                if not parts and connection.dialect.name == "postgresql":
+                    self.replace(ledger, jobs[4])
+                parts.append(so_far)
+                return go_on(connection, change, so_far, **given)
+
+            monkeypatch.setattr(waiting_jobs, "go_on", first)
+            ledger.queue.approve(batch_id=batch, by="anna")
+            replaced = ledger.engine.dialect.name == "postgresql"
+        else:
+            run = operators(ledger).approve(UnfinishedFilter(batch_id=batch), by="anna")
+            next(run), next(run)
+            self.replace(ledger, jobs[4])
+            run.finish()
+            replaced = True
+        assert [ledger.job(job).approved_at is None for job in jobs] == [False] * 4 + [replaced]
+
+    @pytest.mark.parametrize("of_batch", [False, True])
+    def test_leaves_alone_what_was_replaced_since_it_was_read(self, ledger: Ledger, of_batch: bool) -> None:
+        ledger.clock.at = now()  # the time of ids, by which the filter goes
+        sends = [Send("g1", MESSAGE, Options(needs_approval=True, tags={"a": "b"})) for _ in range(3)]
+        batch = ledger.queue.send_many(sends, batch=NewBatch()).id
+        jobs = sorted(row.id for row in ledger.rows(schema.job))
+        self.replace(ledger, jobs[0])
+        ledger.clock.advance(60)
+        read_at = moment(ledger.clock())
+        ledger.clock.advance(60)
+        self.replace(ledger, jobs[1])
+        if of_batch:
+            done = operators(ledger).approve(UnfinishedFilter(batch_id=batch), seen_at=read_at, by="anna").finish()
+        else:
+            done = operators(ledger).approve(UnfinishedFilter(tag="a=b", until=read_at), by="anna").finish()
+        assert done.number == 2
+        assert [ledger.job(job).approved_at is None for job in jobs] == [False, True, False]
+
+    @pytest.mark.parametrize("of_batch", [False, True])
+    def test_approves_nothing_whose_time_ends_while_it_goes_on(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, of_batch: bool
+    ) -> None:
+        for name in ("sendq.ledger.operators.unfinished.STEP", "sendq.ledger.waiting_jobs.STEP"):
+            monkeypatch.setattr(name, 1)
+        hours = [Options(needs_approval=True, expires_at=at(ledger, n * HOUR), tags={"a": "b"}) for n in (1, 2, 3)]
+        batch = ledger.queue.send_many([Send("g1", MESSAGE, one) for one in hours], batch=NewBatch()).id
+        which = UnfinishedFilter(batch_id=batch) if of_batch else UnfinishedFilter(tag="a=b")
+        run = operators(ledger).approve(which, by="anna")
+        while next(run).number == 0:
+            pass
+        ledger.clock.advance(2 * HOUR)
+        assert run.finish().number == 2
+        late = sum(row.approved_at is None for row in ledger.rows(schema.job))
+        assert late == 1
+
+
 class TestADoubtAboutWhatWasNotApproved:
     @pytest.mark.parametrize("held", [False, True])
     def test_returns_it_to_its_wait_for_approval(self, ledger: Ledger, held: bool) -> None:
@@ -344,6 +466,13 @@ class TestABatchThatNeedsApproval:
         assert events_of(ledger) == [("approve", "anna", "read", UUID(batch), 3)]
         with pytest.raises(NotWaiting, match="none of its jobs waits for approval"):
             ledger.queue.approve(batch_id=batch, by="anna")
+
+    def test_counts_what_waits_by_itself(self, ledger: Ledger) -> None:
+        sends = [Send("g1", MESSAGE, Options(needs_approval=number > 0)) for number in range(3)]
+        batch = ledger.queue.send_many(sends, batch=NewBatch()).id
+        ledger.absorb()
+        seen = ledger.queue.batch(batch)
+        assert (seen.unapproved, seen.eta) == (2, None)
 
     def test_is_rejected_as_one(self, ledger: Ledger) -> None:
         batch = self.make(ledger, on_outcome=TARGET)

@@ -336,6 +336,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_job_pkey")),
     )
     op.create_index(
+        "sendq_job_batch_approval_idx",
+        "sendq_job",
+        ["batch_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "state = 'queued' AND approve_by IS NOT NULL AND approved_at IS NULL AND batch_id IS NOT NULL"
+        ),
+        sqlite_where=sa.text(
+            "state = 'queued' AND approve_by IS NOT NULL AND approved_at IS NULL AND batch_id IS NOT NULL"
+        ),
+    )
+    op.create_index(
         "sendq_job_approval_idx",
         "sendq_job",
         ["approve_by", "id"],
