@@ -1,8 +1,11 @@
 """Reads the thread of a message that was sent, to find out whether somebody has answered.
 
-The message tells its thread and its sender; the messages of the thread are listed, the newest first, with their senders
-only. Every message of another sender counts as an answer, an automatic one too (how those are marked differs), except
-the reports of mail servers and drafts. Facts: Nylas, "Return a message", "Return all messages" (``thread_id``).
+The message tells its thread, its sender and its date; the messages of the thread are listed, the newest first, with
+their senders and dates only. Every message of another sender that is not older counts as an answer, an automatic one
+too (how those are marked differs), except the reports of mail servers and drafts. Older ones do not: they may be what
+the message answers itself. Dates are in whole seconds, so one of the same second counts, and one without a date: a mail
+too few is better than one that ignores an answer. Facts: Nylas, "Return a message", "Return all messages"
+(``thread_id``; ``date``).
 """
 
 from __future__ import annotations
@@ -33,31 +36,41 @@ class ThreadRead:
 
 async def read_thread(client: NylasClient, application: Application, grant_id: str, message_id: str) -> ThreadRead:
     """Whether the thread of this message has an answer. Errors of the network or the API are never raised."""
-    answer = await client.message(application, grant_id, message_id, {"select": "id,thread_id,from"})
+    answer = await client.message(application, grant_id, message_id, {"select": "id,thread_id,from,date"})
     message = object_in(answer)
-    thread_id = None if message is None else message.get("thread_id")
-    if message is None or not isinstance(thread_id, str) or not thread_id:
+    if message is None:
         return ThreadRead(None, answer)
-    own = set(_senders(message))
+    thread_id, own, sent_at = message.get("thread_id"), set(_senders(message)), _date(message)
+    if not isinstance(thread_id, str) or not thread_id or not own or sent_at is None:
+        return ThreadRead(None, answer)
     cursor: str | None = None
     for _ in range(PAGES_MOST):
-        query = {"thread_id": thread_id, "limit": str(PAGE), "select": "id,object,folders,from"}
+        query = {"thread_id": thread_id, "limit": str(PAGE), "select": "id,object,folders,from,date"}
         answer = await client.find(application, grant_id, query if cursor is None else {**query, "page_token": cursor})
         page = messages_in(answer)
         if page is None:
             return ThreadRead(None, answer)
         messages, cursor = page
-        if any(is_answer(one, own) for one in messages):
+        if any(is_answer(one, own, since=sent_at) for one in messages):
             return ThreadRead(True)
         if cursor is None:
             break
     return ThreadRead(False)
 
 
-def is_answer(message: Mapping[str, Any], own: Collection[str]) -> bool:
-    """Whether a message of the thread is an answer to the account with these addresses."""
-    senders = _senders(message)
-    return not is_draft(message) and any(one not in own and one.partition("@")[0] not in _REPORTERS for one in senders)
+def is_answer(message: Mapping[str, Any], own: Collection[str], *, since: int) -> bool:
+    """Whether a message of the thread is an answer to one that the account with these addresses sent at ``since``
+    (seconds).
+    """
+    date = _date(message)
+    if is_draft(message) or (date is not None and date < since):
+        return False
+    return any(one not in own and one.partition("@")[0] not in _REPORTERS for one in _senders(message))
+
+
+def _date(message: Mapping[str, Any]) -> int | None:
+    given = message.get("date")
+    return given if isinstance(given, int) and not isinstance(given, bool) else None
 
 
 def _senders(message: Mapping[str, Any]) -> list[str]:

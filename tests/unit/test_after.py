@@ -146,7 +146,12 @@ class TestAnAnswer:
         ],
     )  # fmt: skip
     def test_is_a_message_of_somebody_else(self, sender: Any, is_one: bool) -> None:
-        assert is_answer({"from": sender}, self.OWN) is is_one
+        assert is_answer({"from": sender, "date": 7}, self.OWN, since=7) is is_one
 
     def test_is_no_draft(self) -> None:
-        assert not is_answer({"from": [{"email": "leyah@example.com"}], "folders": ["DRAFTS"]}, self.OWN)
+        draft = {"from": [{"email": "leyah@example.com"}], "folders": ["DRAFTS"], "date": 8}
+        assert not is_answer(draft, self.OWN, since=7)
+
+    @pytest.mark.parametrize(("date", "is_one"), [(6, False), (7, True), (8, True), (None, True), ("6", True)])
+    def test_is_no_older_than_the_mail(self, date: Any, is_one: bool) -> None:
+        assert is_answer({"from": [{"email": "leyah@example.com"}], "date": date}, self.OWN, since=7) is is_one
