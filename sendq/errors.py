@@ -205,3 +205,7 @@ class SchemaMismatch(SendqError):
 
 class LedgerUnavailable(SendqError):
     """The ledger cannot be reached or used; the message says why, and what to do."""
+
+
+class NoRight(LedgerUnavailable):
+    """The database role has no right to do this in the ledger; the message says what it needs."""

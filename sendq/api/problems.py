@@ -20,6 +20,7 @@ from sendq.errors import (
     KeyConflict,
     LaneFull,
     LedgerUnavailable,
+    NoRight,
     NotFound,
     NotWaiting,
     Problem,
@@ -64,6 +65,7 @@ KINDS: Mapping[str, Kind] = {
     "too-many": Kind(429, "Too many requests"),
     "lane-full": Kind(429, "Too many jobs wait for this grant"),
     "failed": Kind(500, "The server failed"),
+    "no-right": Kind(500, "The database does not allow this"),
     "unreadable": Kind(500, "Stored content cannot be decrypted"),
     "unavailable": Kind(503, "Not available now"),
 }
@@ -144,6 +146,9 @@ def _of_the_server(error: SendqError) -> Refused:
     if isinstance(error, Retryable):
         return Refused("unavailable", "The ledger is busy. Nothing was stored. Try again.", again_s=BUSY_S)
     log.error("a request failed: %s", error)
+    if isinstance(error, NoRight):
+        detail = "Nothing was changed: the server's role in the database may not do this. Its log says what is needed."
+        return Refused("no-right", detail)
     if isinstance(error, LedgerUnavailable | SchemaMismatch):
         detail = "The ledger cannot be used. Nothing was stored, unless the connection was lost while it was: repeat "
         return Refused("unavailable", detail + "the request with the same key.", again_s=LEDGER_AWAY_S)

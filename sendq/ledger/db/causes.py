@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sendq.errors import LedgerUnavailable, Retryable, SchemaMismatch
+from sendq.errors import LedgerUnavailable, NoRight, Retryable, SchemaMismatch
 
 Meaning = Retryable | LedgerUnavailable | SchemaMismatch
 
@@ -72,7 +72,7 @@ NO_OPTIONS = Cause(
 CLOSED = Cause(LedgerUnavailable, "the ledger's database does not accept connections at present", leave=True)
 REJECTED = Cause(LedgerUnavailable, "the server rejects the user or password, or this host; correct the database URL")
 NO_RIGHT = Cause(
-    LedgerUnavailable,
+    NoRight,
     "the database role has no right to do this in the ledger; with the roles of deploy/roles.sql, connect as "
     "sendq_worker, or run that file again after a migration; without them, grant the role SELECT, INSERT, UPDATE and "
     "DELETE on all tables whose names begin with sendq_",

@@ -22,6 +22,7 @@ from sendq import (
     Send,
     State,
     UnfinishedFilter,
+    Window,
 )
 from sendq.clock import SECOND, moment, now
 from sendq.ledger import batches, waiting_jobs, walks
@@ -31,7 +32,8 @@ from sendq.ledger.doubt import Ending, settle
 from sendq.ledger.reading import gauges
 from sendq.operators import Operators
 from sendq.rules.states import Event
-from sendq.rules.waiting_job import HELD, UNAPPROVED
+from sendq.rules.waiting_job import HELD, PUT_OFF, UNAPPROVED
+from sendq.scope import Scope
 from tests.integration.ledger.test_waiting_jobs import begun, events_of
 from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outcome
 
@@ -53,6 +55,42 @@ def give_up(ledger: Ledger) -> int:
         rescue.expire(connection, now=ledger.clock(), limit=100)
     with ledger.writing() as connection:
         return rescue.give_up_unapproved(connection, now=ledger.clock(), limit=100)
+
+
+class TestReplacedAfterItsApproval:
+    """Once it is approved again it begins when the hold or window ends, as if it had not been replaced."""
+
+    def test_while_its_tag_is_held(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True, tags={"campaign": "may"})
+        ledger.queue.approve(str(job), by="anna")
+        ledger.absorb()
+        tag = Scope("default", tag="campaign=may")
+        operators(ledger).hold(tag, until=at(ledger, 40 * HOUR), by="anna", reason="a test")
+        assert begun(ledger) == []
+        self._replace(ledger, job)
+        operators(ledger).release(tag, by="anna", reason="a test")
+        self._begins(ledger, job)
+
+    def test_while_the_window_of_its_grant_is_closed(self, ledger: Ledger) -> None:
+        job = ledger.send(needs_approval=True)
+        ledger.queue.approve(str(job), by="anna")
+        ledger.absorb()
+        operators(ledger).set_window("g1", Window("02:00-03:00", tz="UTC"), by="anna", reason="a test").finish()
+        assert begun(ledger) == []
+        self._replace(ledger, job)
+        operators(ledger).set_window("g1", None, by="anna", reason="a test").finish()
+        self._begins(ledger, job)
+
+    def _replace(self, ledger: Ledger, job: UUID) -> None:
+        assert ledger.job(job).rule in PUT_OFF
+        ledger.queue.replace(str(job), MESSAGE.model_copy(update={"subject": "Invoice 43"}))
+        assert ledger.job(job).next_at == UNAPPROVED
+
+    def _begins(self, ledger: Ledger, job: UUID) -> None:
+        ledger.clock.advance(1)
+        assert begun(ledger) == []
+        ledger.queue.approve(str(job), by="anna")
+        assert begun(ledger) == [job]
 
 
 class TestAJobThatNeedsApproval:

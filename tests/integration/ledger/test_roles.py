@@ -15,7 +15,8 @@ from celery import Celery
 from psycopg.errors import InsufficientPrivilege
 from redis.exceptions import NoPermissionError
 
-from sendq import Attachment, Message, NewBatch, Query, Send, SendQueue, State, SuppressedRecipients
+from sendq import Attachment, LedgerUnavailable, Message, NewBatch, Query, Send, SendQueue, State, SuppressedRecipients
+from sendq.api.problems import refusal
 from sendq.clock import SECOND, moment
 from sendq.ledger import batches, retention
 from sendq.ledger.db import migrate, schema
@@ -146,6 +147,16 @@ class TestTheRoles:
                 with pytest.raises(SuppressedRecipients):
                     queue.send("g3", to_both)
                 assert queue.send("g3", to_both, suppressed="drop").dropped
+
+    def test_the_application_is_told_that_it_may_not_replace_a_message(self, database: Database) -> None:
+        with database.ledger("sendq_app", Clock()) as web, closing(SendQueue(web.engine, now=web.clock)) as queue:
+            job = queue.send("g4", mail())
+            with pytest.raises(LedgerUnavailable, match="connect as sendq_worker") as refused:
+                queue.replace(job.id, mail(43))
+            assert queue.job(job.id).state is State.QUEUED
+            assert not [row for row in web.rows(schema.event) if row.kind == "replace"]
+        problem = refusal(refused.value)
+        assert (problem.kind, problem.answer().status_code) == ("no-right", 500)
 
     def test_operators_act_with_the_worker_role(self, database: Database) -> None:
         clock = Clock(START + 86_400 * SECOND)
