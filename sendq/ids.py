@@ -53,11 +53,19 @@ def lane_id(application: str, grant_id: str) -> UUID:
     return UUID(int=number & ~(0b11 << 62) | 0b10 << 62)
 
 
+def valid_id(value: str) -> UUID | None:
+    """An id that a caller passed; None: it is not a valid one, and nothing can have it."""
+    try:
+        return UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        return None
+
+
 def parse_id(value: str | UUID, *, what: str) -> UUID:
     """An id that a caller passed. Raises `NotFound` if it is not a valid id, because nothing can have it."""
     if isinstance(value, UUID):
         return value
-    try:
-        return UUID(value)
-    except (ValueError, AttributeError, TypeError):
-        raise NotFound(f"there is no {what} {value!r}: ids look like 0192f0c1-2f3e-7c4d-9a5b-0123456789ab") from None
+    found = valid_id(value)
+    if found is None:
+        raise NotFound(f"there is no {what} {value!r}: ids look like 0192f0c1-2f3e-7c4d-9a5b-0123456789ab")
+    return found

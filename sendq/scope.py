@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -59,6 +60,18 @@ class Scope:
         if self.tag is not None:
             return f"tag {self.tag}{of}"
         return f"provider {self.provider}{of}" if self.provider else f"application {self.application}"
+
+
+def grant_pattern(pattern: str) -> str:
+    """A pattern of grants (``team-*``: ``*`` stands for any characters, everything else for itself) as a regular
+    expression, which Python and PostgreSQL read alike.
+    """
+    return rf"^{'.*'.join(map(re.escape, pattern.split('*')))}\Z"
+
+
+def matches_grant(pattern: str, grant_id: str) -> bool:
+    """Whether a grant matches a pattern of grants."""
+    return re.search(grant_pattern(pattern), grant_id, re.DOTALL) is not None
 
 
 # Counting the waiting jobs of a scope stops here: the count stays cheap.

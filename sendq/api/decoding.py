@@ -206,7 +206,7 @@ def sends_of(given: object, token: Token, *, field: str = "sends") -> list[Send]
     if not problems:
         return sends
     problems += _problems_of_others(given, token, {_position(problem) for problem in problems})
-    raise InvalidJob(_shortened(sorted(problems, key=_position), field))
+    raise InvalidJob(shortened(sorted(problems, key=_position), field))
 
 
 def options_of(
@@ -365,7 +365,8 @@ def _position(problem: Problem) -> int:
     return int(problem.field[1 : problem.field.index("]")])
 
 
-def _shortened(problems: list[Problem], field: str) -> list[Problem]:
+def shortened(problems: list[Problem], field: str) -> list[Problem]:
+    """The first problems, and the number of the others under ``field``."""
     more = len(problems) - PROBLEMS_MOST
     if more <= 0:
         return problems

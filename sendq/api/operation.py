@@ -11,6 +11,7 @@ from sendq.api.forms import Form
 from sendq.api.tokens import Access, Token
 from sendq.errors import NotFound
 from sendq.queue import SendQueue
+from sendq.views.owner import Owner
 from sendq.views.page import plain
 
 NO_HINTS: Mapping[str, Any] = MappingProxyType({})
@@ -85,16 +86,12 @@ def shown(view: Any) -> dict[str, Any]:
 
 def require_visible(asked: Asked, *, job_id: str | None = None, batch_id: str | None = None) -> None:
     """Raise `NotFound` unless the token covers the job or batch: it does not learn whether there is one."""
-    owner = asked.queue.owner(job_id, batch_id=batch_id)
-    token = asked.token
-    if owner.application != token.application or not all(map(token.covers, owner.grant_ids)):
+    if not may_see(asked.token, asked.queue.owner(job_id, batch_id=batch_id)):
         raise NotFound("outside of the token's scope")
 
 
-def is_visible(asked: Asked, job_id: str) -> bool:
-    """Whether there is such a job, and the token covers it."""
-    try:
-        require_visible(asked, job_id=job_id)
-    except NotFound:
+def may_see(token: Token, owner: Owner) -> bool:
+    """Whether the token covers all grants of a job or batch. A batch without any belongs to no limited token."""
+    if owner.application != token.application:
         return False
-    return True
+    return token.covers_all or (bool(owner.grant_ids) and all(map(token.covers, owner.grant_ids)))

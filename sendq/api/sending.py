@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sendq.api.decoding import Given, arguments, batch_of, message_of, option_hints, send_of, sends_of
-from sendq.api.operation import NO_HINTS, Asked, Result, is_visible, require_visible, shown
+from sendq.api.decoding import Given, arguments, batch_of, message_of, option_hints, send_of, sends_of, shortened
+from sendq.api.operation import NO_HINTS, Asked, Result, may_see, require_visible, shown
 from sendq.api.problems import Refused
 from sendq.enqueueing.planning import Send
 from sendq.errors import InvalidJob, KeyConflict, NotFound, Problem
@@ -59,6 +59,9 @@ def create_batch(asked: Asked) -> Result:
     given = Given.of(asked.given)
     new = batch_of(given, asked.token, asked.key)
     sends = _sends(asked, given, may_be_missing=new.open is True)
+    if not sends and not asked.token.covers_all:
+        remedy = "begin with a message: its grants decide which tokens the batch belongs to"
+        raise InvalidJob([Problem("sends", "is empty, and the token does not cover every grant", remedy)])
     try:
         batch = asked.queue.send_many(sends, batch=new)
     except KeyConflict as conflict:
@@ -116,20 +119,22 @@ def _sends(asked: Asked, given: Given, *, may_be_missing: bool = False) -> list[
 
 def _require_followed(asked: Asked, sends: Sequence[Send], *, indexed: bool) -> None:
     """Raise `InvalidJob` for messages that follow a job which the token does not cover, or which there is not."""
-    known: dict[str, bool] = {}
+    followed = [
+        (position, name, job_id)
+        for position, one in enumerate(sends)
+        for name in ("after", "reply_to")
+        if isinstance(job_id := getattr(one.options, name), str)
+    ]
+    if not followed:
+        return
+    owners = asked.queue.owners({job_id for _, _, job_id in followed})
     problems = []
-    for position, one in enumerate(sends):
-        for name in ("after", "reply_to"):
-            job_id = getattr(one.options, name)
-            if not isinstance(job_id, str):
-                continue
-            if job_id not in known:
-                known[job_id] = is_visible(asked, job_id)
-            if not known[job_id]:
-                problem = Problem(name, "is no job that the token covers", "pass the id that an earlier send returned")
-                problems.append(problem.under(f"[{position}]") if indexed else problem)
+    for position, name, job_id in followed:
+        if job_id not in owners or not may_see(asked.token, owners[job_id]):
+            problem = Problem(name, "is no job that the token covers", "pass the id that an earlier send returned")
+            problems.append(problem.under(f"[{position}]") if indexed else problem)
     if problems:
-        raise InvalidJob(problems)
+        raise InvalidJob(shortened(problems, "sends"))
 
 
 def made(asked: Asked, new: Batch) -> Result:

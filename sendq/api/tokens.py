@@ -27,7 +27,7 @@ from typing import Any
 
 from sendq.errors import InvalidArgument, Problem
 from sendq.messages.characters import header_fault
-from sendq.scope import DEFAULT_APPLICATION
+from sendq.scope import DEFAULT_APPLICATION, matches_grant
 
 PREFIX = "sendq_"
 SECRET_BYTES = 32
@@ -75,7 +75,7 @@ class Token:
 
     def covers(self, grant_id: str) -> bool:
         """Whether it may use a grant."""
-        return any(_matches(pattern, grant_id) for pattern in self.grants)
+        return any(matches_grant(pattern, grant_id) for pattern in self.grants)
 
     @property
     def covers_all(self) -> bool:
@@ -277,8 +277,3 @@ def _values(token: Token) -> dict[str, Any]:
 
 def _digest_of(secret: str) -> str:
     return "sha256:" + hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _matches(pattern: str, grant_id: str) -> bool:
-    """``*`` stands for any characters, everything else for itself."""
-    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), grant_id, re.DOTALL) is not None

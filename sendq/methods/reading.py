@@ -5,7 +5,7 @@ Generated from ``sendq/methods/async_reading.py`` by ``./dev generate``: change 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -13,13 +13,14 @@ from sqlalchemy import Connection
 
 from sendq import clock
 from sendq.filter_checks import job_filter, limit_of, members_of, name_of
-from sendq.ids import parse_id
+from sendq.ids import parse_id, valid_id
 from sendq.ledger import admission
 from sendq.ledger.db.transactions import Transactions
 from sendq.ledger.reading import batch as batch_reading
 from sendq.ledger.reading import grants, lookup, owner
 from sendq.ledger.reading import jobs as jobs_reading
 from sendq.ledger.reading import why as why_reading
+from sendq.ledger.reading.filters import GrantFilter
 from sendq.rules.states import State
 from sendq.rules.windows import Window
 from sendq.scope import DEFAULT_APPLICATION
@@ -59,6 +60,7 @@ class Reading:
         key: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        grants: Collection[str] | None = None,
         limit: int = 100,
         cursor: str | None = None,
         session: Any = None,
@@ -68,8 +70,10 @@ class Reading:
         The most recently enqueued comes first.
 
         Pass a page's ``next`` as ``cursor`` for the following one. ``since`` and ``until``: when they were enqueued.
-        Without ``grant_id``, a job that was enqueued a moment ago is not found until the dispatcher has seen it. Raises
-        `InvalidArgument`, and `NotFound` for an unknown key.
+        Without ``grant_id``, a job that was enqueued a moment ago is not found until the dispatcher has seen it.
+        ``grants``: for programs that decide who may see what, patterns of the only grants (``team-*``) whose jobs are
+        found. Raises `InvalidArgument`, and `NotFound` for an unknown key; with ``grants``, also for a job or batch of
+        other grants.
         """
         scope = None if grant_id is None and (batch_id is not None or key is not None) else application
         filters = job_filter(scope, None, grant_id, None, batch_id, since, until, tag)
@@ -78,6 +82,8 @@ class Reading:
 
         def query(connection: Connection) -> Page[JobLine]:
             wanted = which if named is None else jobs_reading.of_key(connection, which, application, named)
+            if grants is not None:
+                wanted = jobs_reading.of_grants(connection, wanted, GrantFilter.of(application, grants))
             return jobs_reading.jobs(connection, wanted, after=cursor, limit=size)
 
         return self._ledger.read(query, session)
@@ -165,6 +171,16 @@ class Reading:
         def query(connection: Connection) -> BatchView:
             found = lookup.batch_id(connection, batch_id, application, key)
             return batch_reading.batch(connection, found, now=self._now())
+
+        return self._ledger.read(query, session)
+
+    def owners(self, job_ids: Iterable[str], *, session: Any = None) -> dict[str, Owner]:
+        """The owners of many jobs, by the ids as they were given; those of no job are left out. See `owner`."""
+        wanted = {given: found for given in set(job_ids) if (found := valid_id(given)) is not None}
+
+        def query(connection: Connection) -> dict[str, Owner]:
+            found = owner.of_jobs(connection, set(wanted.values()))
+            return {given: found[job_id] for given, job_id in wanted.items() if job_id in found}
 
         return self._ledger.read(query, session)
 

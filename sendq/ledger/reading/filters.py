@@ -10,11 +10,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, and_, or_, select
 
 from sendq.clock import Micros
 from sendq.ids import first_id, lane_id
 from sendq.ledger.db import schema
+from sendq.scope import grant_pattern, matches_grant
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,32 @@ class LaneFilter:
             return named if self.provider is None else [*named, schema.lane.c.provider == self.provider]
         pairs = ((schema.lane.c.application, self.application), (schema.lane.c.provider, self.provider))
         return [column == value for column, value in pairs if value is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantFilter:
+    """The grants of an application that a caller may see: some by their ids, others by patterns (``team-*``)."""
+
+    application: str
+    grant_ids: Collection[str] = ()
+    patterns: Collection[str] = ()
+
+    @classmethod
+    def of(cls, application: str, patterns: Collection[str]) -> GrantFilter:
+        """Patterns, of which those without ``*`` are ids."""
+        ids = [pattern for pattern in patterns if "*" not in pattern]
+        return cls(application, ids, [pattern for pattern in patterns if "*" in pattern])
+
+    def covers(self, grant_id: str) -> bool:
+        """Whether the caller may see a grant."""
+        return grant_id in self.grant_ids or any(matches_grant(pattern, grant_id) for pattern in self.patterns)
+
+    def condition(self) -> ColumnElement[bool]:
+        """For jobs that are joined with the table of lanes. Only ids find jobs that the dispatcher has not seen yet."""
+        lane = schema.lane.c
+        named = schema.job.c.lane_id.in_([lane_id(self.application, grant_id) for grant_id in self.grant_ids])
+        alike = [lane.grant_id.regexp_match(grant_pattern(pattern)) for pattern in self.patterns]
+        return or_(named, and_(lane.application == self.application, or_(*alike))) if alike else named
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, select
 
+from sendq.errors import NotFound
 from sendq.ledger.db import schema
-from sendq.ledger.reading import unapproved
-from sendq.ledger.reading.filters import ALWAYS, EVERY_JOB, JobFilter, Period
+from sendq.ledger.reading import owner, unapproved
+from sendq.ledger.reading.filters import ALWAYS, EVERY_JOB, GrantFilter, JobFilter, Period
 from sendq.ledger.reading.lookup import find_key
 from sendq.ledger.reading.paging import cursor, in_states, literal, place, walk
 from sendq.ledger.reading.rows import as_one, columns_of, next_start
@@ -37,10 +38,11 @@ class JobQuery:
     """Which jobs: those that match every given field. ``jobs.period``: when they were enqueued.
 
     ``due``: for when they were enqueued (see `JobView.due_at`). ``expires``: when they expire; only waiting ones do.
-    ``deliveries``: what became of their mail.
+    ``deliveries``: what became of their mail. ``grants``: those that the caller may see (see `of_grants`).
     """
 
     jobs: JobFilter = EVERY_JOB
+    grants: GrantFilter | None = None
     job_id: UUID | None = None
     due: Period = ALWAYS
     expires: Period = ALWAYS
@@ -53,6 +55,8 @@ class JobQuery:
         """All but the period, the batch and the tag."""
         job = schema.job.c
         conditions = [*self.jobs.conditions(without=["batch_id", "tag"]), *self.due.of_times(job.due_at)]
+        if self.grants is not None:
+            conditions.append(self.grants.condition())
         for column, value in (
             (job.operation, self.operation),
             (job.priority, None if self.priority is None else self.priority.value),
@@ -69,10 +73,35 @@ class JobQuery:
 
 
 def of_key(connection: Connection, which: JobQuery, application: str, key: str) -> JobQuery:
-    """``which``, of the job that was enqueued with a key, or of the jobs of the batch that was. Raises `NotFound`."""
+    """``which``, of the job that was enqueued with a key, or of the jobs of the batch that was.
+
+    Raises `NotFound`, also for the key of a batch other than the one that ``which`` names.
+    """
     found = find_key(connection, application, key)
-    of_batch = replace(which.jobs, batch_id=found.batch_id or which.jobs.batch_id)
-    return replace(which, jobs=of_batch, job_id=found.job_id)
+    named = which.jobs.batch_id
+    if found.batch_id is not None and named not in (None, found.batch_id):
+        raise NotFound(f"this key names another batch than {named}")
+    return replace(which, jobs=replace(which.jobs, batch_id=found.batch_id or named), job_id=found.job_id)
+
+
+def of_grants(connection: Connection, which: JobQuery, seen: GrantFilter) -> JobQuery:
+    """``which``, of the grants that the caller may see.
+
+    A job or batch that ``which`` names must be covered with all of its grants, which then are known, also before the
+    dispatcher has seen the jobs. Raises `NotFound`.
+    """
+    shown = seen
+    grant_id = which.jobs.scope.grant
+    if grant_id is not None and seen.covers(grant_id):
+        shown = replace(seen, grant_ids=[grant_id], patterns=())
+    for named, owner_of in ((which.jobs.batch_id, owner.of_batch), (which.job_id, owner.of_job)):
+        if named is None:
+            continue
+        its = owner_of(connection, named)
+        if its.application != seen.application or not its.grant_ids or not all(map(seen.covers, its.grant_ids)):
+            raise NotFound("none of the grants that may be seen has such jobs")
+        shown = replace(seen, grant_ids=its.grant_ids, patterns=())
+    return replace(which, grants=shown)
 
 
 def jobs(connection: Connection, which: JobQuery, *, after: str | None = None, limit: int) -> Page[JobLine]:

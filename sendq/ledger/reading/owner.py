@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from uuid import UUID
 
 from sqlalchemy import Connection, select
 
 from sendq.ledger.db import schema
+from sendq.ledger.db.bulk import chunks
 from sendq.ledger.reading.lookup import no_such_batch, no_such_job
 from sendq.views.owner import Owner
+
+AT_ONCE = 10_000  # ids in one statement: databases allow 32,766 or more parameters
 
 job, batch, lane, wake = schema.job, schema.batch, schema.lane, schema.wake
 
 
 def of_job(connection: Connection, job_id: UUID) -> Owner:
     """The owner of a job. Raises `NotFound`."""
-    lane_id = connection.execute(select(job.c.lane_id).where(job.c.id == job_id)).scalar()
-    if lane_id is None:
+    found = of_jobs(connection, [job_id])
+    if job_id not in found:
         raise no_such_job(job_id)
-    application, grant_id = _lanes(connection, {lane_id})[0]
-    return Owner(application, frozenset({grant_id}))
+    return found[job_id]
+
+
+def of_jobs(connection: Connection, job_ids: Iterable[UUID]) -> dict[UUID, Owner]:
+    """The owners of many jobs by their ids; ids of no job are left out."""
+    lanes: dict[UUID, UUID] = {}
+    for some in chunks(job_ids, AT_ONCE):
+        rows = connection.execute(select(job.c.id, job.c.lane_id).where(job.c.id.in_(some)))
+        lanes |= {row.id: row.lane_id for row in rows}
+    owners = {
+        lane_id: Owner(application, frozenset({grant_id}))
+        for lane_id, (application, grant_id) in _lanes(connection, set(lanes.values())).items()
+    }
+    return {job_id: owners[lane_id] for job_id, lane_id in lanes.items()}
 
 
 def of_batch(connection: Connection, batch_id: UUID) -> Owner:
@@ -31,18 +47,18 @@ def of_batch(connection: Connection, batch_id: UUID) -> Owner:
     lanes = {found.lane_id}
     if found.lane_id is None:
         lanes = set(connection.execute(select(job.c.lane_id).where(job.c.batch_id == batch_id).distinct()).scalars())
-    return Owner(found.application, frozenset(grant_id for _, grant_id in _lanes(connection, lanes)))
+    return Owner(found.application, frozenset(grant_id for _, grant_id in _lanes(connection, lanes).values()))
 
 
-def _lanes(connection: Connection, lane_ids: set[UUID]) -> list[tuple[str, str]]:
-    """Application and grant of lanes. Those that the dispatcher has not seen yet are in its wakes.
+def _lanes(connection: Connection, lane_ids: set[UUID]) -> dict[UUID, tuple[str, str]]:
+    """Application and grant of lanes by their ids. Those that the dispatcher has not seen yet are in its wakes.
 
     The dispatcher stores a lane in the transaction that deletes its wakes, so lanes are looked up again after them.
     """
     known: dict[UUID, tuple[str, str]] = {}
     for table, its_id in ((lane, lane.c.id), (wake, wake.c.lane_id), (lane, lane.c.id)):
-        if missing := lane_ids - known.keys():
-            columns = (its_id, table.c.application, table.c.grant_id)
-            rows = connection.execute(select(*columns).where(its_id.in_(missing)).distinct())
+        columns = (its_id, table.c.application, table.c.grant_id)
+        for some in chunks(lane_ids - known.keys(), AT_ONCE):
+            rows = connection.execute(select(*columns).where(its_id.in_(some)).distinct())
             known |= {row[0]: (row[1], row[2]) for row in rows}
-    return [known[lane_id] for lane_id in lane_ids]
+    return {lane_id: known[lane_id] for lane_id in lane_ids}

@@ -40,6 +40,8 @@ def walk(
     """Up to ``limit`` rows of ``wanted`` after ``after``, by ``key``, and the place where the page ended; in descending
     order, or ``upwards``.
 
+    A page that ends after a row that it only looked at names no such row: of an id that has a time, only the time.
+
     The rows must contain ``key``. ``within`` are conditions that its index serves, ``filters`` all others.
     """
     order = [column.asc() if upwards else column.desc() for column in key]
@@ -51,12 +53,19 @@ def walk(
         last = select(*key).where(*among).order_by(*order).offset(SCAN_MOST - 1).limit(1)
         row = connection.execute(last).first()
         if row is not None:
-            edge = tuple(row)
+            edge = tuple(row) if upwards else tuple(map(_without_chance, row))
             among.append(_place(key) <= _place(edge) if upwards else _place(key) >= _place(edge))
     rows = connection.execute(wanted.where(*among, *filters).order_by(*order).limit(limit + 1)).all()
     if len(rows) <= limit:
         return rows, edge
     return rows[:limit], tuple(rows[limit - 1]._mapping[column] for column in key)
+
+
+def _without_chance(value: Any) -> Any:
+    """The smallest id of the same moment: going down, a page ends before it, and the next one begins after it."""
+    if not isinstance(value, UUID) or value.version != 7:
+        return value
+    return UUID(int=value.int >> 62 << 62)
 
 
 def _place(values: Sequence[Any]) -> Any:

@@ -98,7 +98,10 @@ class TestATokenOfAnother:
         kept.queue.send("g1", MAIL, key="k")
         kept.queue.send_many([PySend("g1", MAIL)], batch=NewBatch(key="b"))
         narrow = client_of(grants=("g2",))
-        for path, given in (("send", SEND | {"grant_id": "g2", "key": "k"}), ("batches", {"open": True, "key": "b"})):
+        for path, given in (
+            ("send", SEND | {"grant_id": "g2", "key": "k"}),
+            ("batches", {"sends": [SEND | {"grant_id": "g2"}], "key": "b"}),
+        ):
             answer = narrow.post(f"/v1/{path}", given)
             assert (answer.status, "job_id" in told(answer)) == (409, False)
 
@@ -216,8 +219,12 @@ class TestOwner:
         sends = [PySend(grant, MAIL, Options(application="shop")) for grant in ("g1", "g2", "g2")]
         batch = ledger.queue.send_many(sends, batch=NewBatch(application="shop")).id
         empty = ledger.queue.send_many([], batch=NewBatch(open=True)).id
+        unknown = "01a22d36-9f51-71d9-9a96-b01c024e80e5"
         for _ in range(2):
             assert ledger.queue.owner(str(job)) == Owner("shop", frozenset({"g1"}))
+            assert ledger.queue.owners([str(job), job.hex, unknown, "x"]) == dict.fromkeys(
+                [str(job), job.hex], Owner("shop", frozenset({"g1"}))
+            )
             assert ledger.queue.owner(batch_id=batch) == Owner("shop", frozenset({"g1", "g2"}))
             assert ledger.queue.owner(batch_id=empty).grant_ids == frozenset()
             ledger.absorb()
