@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -35,7 +37,8 @@ from sendq.rules.states import Event
 from sendq.rules.waiting_job import HELD, PUT_OFF, UNAPPROVED
 from sendq.scope import Scope
 from tests.integration.ledger.test_waiting_jobs import begun, events_of
-from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outcome
+from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outcome, until_it_waits
+from tests.support.waiting import LIMIT_S
 
 HOUR = 3_600
 TARGET = "https://app.example/outcomes"
@@ -246,13 +249,6 @@ class TestApproval:
             session.rollback()
         assert ledger.rows(schema.job) == before
         assert ledger.rows(schema.event) == ledger.rows(schema.delivery) == []
-
-    def test_by_one_operator_while_another_one_rejects_leaves_one_decision(self, ledger: Ledger) -> None:
-        job = ledger.send(needs_approval=True)
-        assert ledger.queue.reject(str(job), by="ben") == 1
-        with pytest.raises(NotWaiting, match="cancelled"):
-            ledger.queue.approve(str(job), by="anna")
-        assert begun(ledger) == []
 
 
 class TestAReplacementOfWhatWasApproved:
@@ -643,3 +639,48 @@ class TestRaces:
             assert rescue.give_up_unapproved(connection, now=ledger.clock(), limit=10) == 0
         assert "FOR UPDATE" in seen[1]
         assert ledger.state(job) is (State.QUEUED if decision == "approve" else State.CANCELLED)
+
+    @pytest.mark.parametrize(("first", "second"), [("approve", "reject"), ("reject", "approve")])
+    @pytest.mark.parametrize("of_batch", [False, True])
+    def test_of_two_decisions_at_once_the_first_counts(
+        self, pg_ledger: Ledger, first: str, second: str, of_batch: bool
+    ) -> None:
+        """The other one waits for its transaction, and then sees what it did."""
+        ledger = pg_ledger
+        new = NewBatch(needs_approval=True)
+        batch = ledger.queue.send_many([Send("g1", MESSAGE), Send("g2", MESSAGE)], batch=new).id
+        job = str(ledger.rows(schema.job)[0].id)
+        named = {"batch_id": batch} if of_batch else {"job_id": job}
+        with ThreadPoolExecutor(1) as pool, Session(ledger.engine) as session:
+            assert getattr(ledger.queue, first)(**named, by="anna", session=session) == 1 + of_batch
+            other = pool.submit(getattr(ledger.queue, second), job_id=job, by="ben")
+            until_it_waits(ledger, other)
+            assert not other.done()
+            session.commit()
+            with pytest.raises(NotWaiting, match="approved already" if first == "approve" else "cancelled"):
+                other.result(LIMIT_S)
+        assert [row.kind for row in ledger.rows(schema.event)] == [first]
+        assert ledger.state(UUID(job)) is (State.QUEUED if first == "approve" else State.CANCELLED)
+
+    @pytest.mark.parametrize("replaced_first", [False, True])
+    def test_an_approval_and_a_replacement_at_once_send_nothing_unread(
+        self, pg_ledger: Ledger, replaced_first: bool
+    ) -> None:
+        ledger = pg_ledger
+        job = ledger.send(needs_approval=True)
+        other = MESSAGE.model_copy(update={"subject": "another"})
+        approve = partial(ledger.queue.approve, str(job), content=0, by="anna")
+        replace = partial(ledger.queue.replace, str(job), other)
+        first, second = (replace, approve) if replaced_first else (approve, replace)
+        with ThreadPoolExecutor(1) as pool, Session(ledger.engine) as session:
+            first(session=session)
+            waits = pool.submit(second)
+            until_it_waits(ledger, waits)
+            assert not waits.done()
+            session.commit()
+            if replaced_first:
+                with pytest.raises(NotWaiting, match="version 1, not 0"):
+                    waits.result(LIMIT_S)
+            else:
+                waits.result(LIMIT_S)
+        assert (ledger.job(job).approved_at, begun(ledger)) == (None, [])

@@ -67,7 +67,7 @@ class TestJobs:
             plans = [str(connection.execute(text(f"EXPLAIN QUERY PLAN {one}")).all()) for one in asked]
         assert len(plans) == 7
         # Of doubts there are two, by lane and by when they are looked into: either holds doubts alone.
-        names = (("waiting",), ("begun",), ("doubt", "look"), ("dead",), ("expiry",), ("finished",))
+        names = (("waiting",), ("begun",), ("doubt", "look"), ("dead",), ("expiry",), ("finished",), ("approval",))
         used = [{name for name in alike if any(f"sendq_job_{name}_idx" in plan for plan in plans)} for alike in names]
         assert all(used)
 

@@ -158,6 +158,20 @@ class TestTheRoles:
         problem = refusal(refused.value)
         assert (problem.kind, problem.answer().status_code) == ("no-right", 500)
 
+    @pytest.mark.parametrize("decision", ["approve", "reject"])
+    def test_the_application_approves_and_rejects(self, database: Database, decision: str) -> None:
+        with database.ledger("sendq_app", Clock()) as web, closing(SendQueue(web.engine, now=web.clock)) as queue:
+            one = queue.send("g5", mail(), needs_approval=True, on_outcome="webhook:shop")
+            many = queue.send_many([Send("g5", mail())] * 2, batch=NewBatch(needs_approval=True))
+            read = queue.job(one.id).content_version
+            assert getattr(queue, decision)(one.id, content=read, by="anna") == 1
+            assert getattr(queue, decision)(batch_id=many.id, by="anna") == 2
+            events = [(row.kind, row.number) for row in web.rows(schema.event) if row.kind == decision]
+            assert events == [(decision, None), (decision, 2)]
+            if decision == "approve":
+                queue.cancel(one.id)
+                queue.cancel_batch(many.id)
+
     def test_operators_act_with_the_worker_role(self, database: Database) -> None:
         clock = Clock(START + 86_400 * SECOND)
         with database.ledger("sendq_worker", clock) as work, closing(Operators(work.engine, now=clock)) as operators:
@@ -196,6 +210,7 @@ class TestTheRoles:
             "UPDATE sendq_pair SET held_until = NULL",
             "UPDATE sendq_leader SET fence = 9",
             "UPDATE sendq_job SET generation = 9",
+            "UPDATE sendq_job SET content_version = 9",
             "UPDATE sendq_payload SET body = ''",
             "UPDATE sendq_delivery SET state = 'x'",
             "DELETE FROM sendq_job",
