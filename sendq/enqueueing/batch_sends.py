@@ -185,6 +185,11 @@ class Sends:
                 self._problems.append(Problem("sends", reason, "fix these first"))
             raise (SuppressedRecipients if self._only_suppressed else InvalidJob)(self._problems)
 
+    @property
+    def spread_until(self) -> Micros | None:
+        """When the spread of the messages that have been planned ends; None: they are not spread."""
+        return None if self._spread is None else self._spread.until
+
     def count_in(self, part: Part, planned: Planned) -> None:
         """Add the contents of these messages to the digest."""
         known = {key["key"]: key["digest"] for key in planned.plan.keys}
@@ -303,7 +308,9 @@ def _parts(sends: Iterable[Any]) -> Iterator[list[Any]]:
         yield part
 
 
-def batch_row(new: NewBatch, batch_id: UUID, *, now: Micros, number: int, lanes: set[UUID]) -> dict[str, Any]:
+def batch_row(
+    new: NewBatch, batch_id: UUID, *, now: Micros, number: int, lanes: set[UUID], spread_until: Micros | None
+) -> dict[str, Any]:
     """The row of a batch of sends with so many messages."""
     return {
         "id": batch_id,
@@ -329,4 +336,5 @@ def batch_row(new: NewBatch, batch_id: UUID, *, now: Micros, number: int, lanes:
         "needs_approval": new.needs_approval,
         "time_window": None if new.window is None else str(new.window),
         "spread": None if new.spread is None else new.spread // _MICROSECOND,
+        "spread_until": spread_until,
     }

@@ -83,7 +83,8 @@ class Options:
             of OpenTelemetry, if there is one.
         after: for sends only: wait until this job was sent (the `Job` that `send` returned, or its id; in `send_many`
             without a batch also the position of an earlier message). If it is given up, expires or is cancelled, so
-            does this one end, under the rule ``after_failed``. ``expires_at`` None: 72 hours after the wait.
+            does this one end, under the rule ``after_failed``. ``expires_at`` None: 72 hours after the wait,
+            or after its window then opens.
         delay: wait so much longer after that job was sent. ``due_at`` counts too: the later time does.
         unless: do not send it if the mail of that job was answered (``replied``) or bounced (``bounced``): one of them,
             or both in a list. It is then cancelled, under the rule ``unless_replied`` or ``unless_bounced``.

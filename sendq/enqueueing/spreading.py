@@ -26,11 +26,19 @@ class Spread:
     def __init__(self, length: Micros, number: int | None, chance: Callable[[], float]) -> None:
         self._length, self._number, self._chance = length, number, chance
         self._offset = 0.0 if number is not None else chance()
+        self._until: Micros | None = None
+
+    @property
+    def until(self) -> Micros | None:
+        """The latest end of the spreads of the messages so far; None: there were none."""
+        return self._until
 
     def due_at(self, position: int, window: Window | None, begin: Micros) -> Micros:
         """When the message at this position of the call is due; the spread begins at ``begin``."""
         where = fraction(position, self._number, self._offset, self._chance)
-        return place_in(spread_over(window, begin, self._length), where)
+        spans = spread_over(window, begin, self._length)
+        self._until = max(self._until or 0, spans[-1][1])
+        return place_in(spans, where)
 
     def problems(self, window: Window | None, begin: Micros, expires_at: object) -> list[Problem]:
         """What is wrong with it for a message without other problems."""

@@ -43,6 +43,7 @@ def eta(
     if lane is None:
         at = predicted(None, call, ahead=ahead, now=now, not_before=opens_at)
         return Eta(moment(at), ahead, more, _expiry(call, at, opens_at))
+    opens_at = _opening(window or lane.time_window, opens_at)
     if lane.closed_at is not None:
         return Eta(None, ahead, more, _expiry(call, None, opens_at))
     held_until = hold_ends(connection, lane_at)

@@ -167,7 +167,9 @@ def _store_new(
         if new.key is not None:
             options = Options(key=new.key, application=new.application)
             keys = [key_row(options, _content_of(new, sends), now=now, batch_id=batch_id)]
-        batch = batch_row(new, batch_id, now=now, number=number, lanes=sends.lanes)
+        batch = batch_row(
+            new, batch_id, now=now, number=number, lanes=sends.lanes, spread_until=sends.spread_until
+        )  # fmt: skip
         found = store(connection, Plan(jobs=(), batch=batch, keys=keys), at=now, vault=storing.vault)
         if found:
             step.rollback()
@@ -201,6 +203,6 @@ def add_to_batch(
         )  # fmt: skip
         held = batch.held_at is not None
         number, left_out = storing.parts(connection, sends, with_digest=False, now=now, held=held)
-        note_added(connection, batch, number, sends.lanes, now=now)
+        note_added(connection, batch, number, sends.lanes, now=now, spread_until=sends.spread_until)
         note_left_out(connection, batch.application, batch_id, left_out, now=now)
     return Batch(str(batch_id), number, left_out=left_out.total())

@@ -161,12 +161,20 @@ def lock_open(connection: Connection, batch_id: UUID) -> Row[Any]:
     return row
 
 
-def note_added(connection: Connection, batch: Row[Any], number: int, lanes: Collection[UUID], *, now: Micros) -> None:
+def note_added(
+    connection: Connection, batch: Row[Any], number: int, lanes: Collection[UUID], *, now: Micros,
+    spread_until: Micros | None,
+) -> None:  # fmt: skip
     """Count messages that were added to an open batch; ``lanes``: of theirs."""
     append_batch_changes(connection, Counter({(batch.id, ADDED): number}), now=now)
+    changes: dict[str, Any] = {}
     if batch.lane_id is not None and set(lanes) - {batch.lane_id}:
+        changes["lane_id"] = None
+    if spread_until is not None:
+        changes["spread_until"] = max(batch.spread_until or 0, spread_until)
+    if changes:
         table = schema.batch
-        connection.execute(update(table).where(table.c.id == batch.id).values(lane_id=None))
+        connection.execute(update(table).where(table.c.id == batch.id).values(**changes))
 
 
 def close(connection: Connection, batch: Row[Any], *, now: Micros) -> int:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, select
 
+from sendq.clock import Micros, moment
 from sendq.enqueueing.plan import Following, Plan, Planned
 from sendq.errors import InvalidJob, Problem
 from sendq.ledger.db import schema
@@ -20,6 +21,7 @@ from sendq.ledger.db.bulk import chunks, insert_rows
 from sendq.ledger.operators.erasure import forgotten_jobs
 from sendq.messages.reply_place import with_id
 from sendq.rules.after import DEPTH_MOST, Stage, Unless, each_unless
+from sendq.rules.expiry import first_chance
 from sendq.rules.states import FINAL, State
 
 _FAILED = tuple(sorted(FINAL - {State.SENT}))
@@ -46,6 +48,8 @@ def store_followings(connection: Connection, planned: Planned, found: Mapping[tu
     together = {job_id for job_id in planned.ids if job_id not in older}
     others = _read(connection, {one.after_id for one in new} - together)
     depths: dict[UUID, int] = {}
+    rows = {row["id"]: row for row in planned.plan.jobs}
+    begins: dict[UUID, Micros] = {}
     problems: list[Problem] = []
     for one in new:
         other = others.get(one.after_id)
@@ -55,6 +59,12 @@ def store_followings(connection: Connection, planned: Planned, found: Mapping[tu
         if wrong is None and before >= DEPTH_MOST:
             reason = f"would be the end of a chain of more than {DEPTH_MOST} jobs"
             wrong = Problem("after", reason, "begin a new chain, with a due_at")
+        row = rows[one.job_id]
+        sent_at = begins.get(one.after_id) or (other and other.sent_at) or row["created_at"]
+        begins[one.job_id] = first_chance(row.get("time_window"), max(row["due_at"], sent_at + one.delay))
+        if wrong is None and row["expires_at"] is not None and row["expires_at"] <= begins[one.job_id]:
+            reason = f"is before it can begin, which is at {moment(begins[one.job_id]):%Y-%m-%d %H:%M:%S} UTC at best"
+            wrong = Problem("expires_at", reason, "pass a later time, or a shorter delay")
         if wrong is not None:
             problems.append(wrong.under(one.field) if one.field else wrong)
     if problems:
@@ -102,6 +112,7 @@ class _Other:
     lane_id: UUID
     application: str | None  # None: its lane does not exist yet
     message_id: str | None
+    sent_at: Micros | None  # None: it was not sent yet
     depth: int | None  # its own place in a chain; None: it follows none
     forgotten: bool
 
@@ -112,7 +123,7 @@ def _read(connection: Connection, ids: Collection[UUID]) -> dict[UUID, _Other]:
         return {}
     job, lane, after, wake = schema.job.c, schema.lane.c, schema.after.c, schema.wake.c
     rows = connection.execute(
-        select(job.id, job.state, job.operation, job.lane_id, job.message_id, after.depth)
+        select(job.id, job.state, job.operation, job.lane_id, job.message_id, job.finished_at, after.depth)
         .outerjoin(schema.after, after.job_id == job.id)
         .where(job.id.in_(ids))
     ).all()
@@ -128,8 +139,8 @@ def _read(connection: Connection, ids: Collection[UUID]) -> dict[UUID, _Other]:
     forgotten = forgotten_jobs(connection, [row.id for row in rows if row.state == State.SENT])
     return {
         row.id: _Other(
-            row.state, row.operation, row.lane_id, applications.get(row.lane_id), row.message_id, row.depth,
-            row.id in forgotten,
+            row.state, row.operation, row.lane_id, applications.get(row.lane_id), row.message_id,
+            row.finished_at if row.state == State.SENT else None, row.depth, row.id in forgotten,
         )
         for row in rows
     }  # fmt: skip

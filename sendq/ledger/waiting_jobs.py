@@ -289,7 +289,9 @@ def _of_batch(batch: Row[Any], change: Change, *, now: Micros) -> dict[str, Any]
             return {"priority": change.priority}
         case ChangeKind.APPROVE | ChangeKind.REJECT:
             return {}  # no more jobs come
-    return {"due_at": change.due_at} | ({} if change.keeps_expiry else {"expires_at": change.expires_at})
+    return {"due_at": change.due_at, "spread_until": None} | (
+        {} if change.keeps_expiry else {"expires_at": change.expires_at}
+    )
 
 
 def _locked(connection: Connection, *which: Any) -> dict[UUID, Row[Any]]:

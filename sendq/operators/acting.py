@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sendq import changes
 from sendq.enqueueing.expiry import Expiry
-from sendq.enqueueing.spreading import check_window
+from sendq.enqueueing.spreading import check_window, opening_problems
 from sendq.errors import Problem
 from sendq.filters import DeadLetterFilter, DeliveryFilter, DoubtFilter, GrantFilter, UnfinishedFilter
 from sendq.ids import parse_id
@@ -299,6 +299,7 @@ class Acting(LedgerAccess):
         """
         by, reason = signed(by, reason)
         refuse(check_window(window))
+        refuse([] if window is None else opening_problems(window, self._now(), None))
         scope = Scope.of_grant(grant_id, application)
         wanted = None if window is None else str(window)
         return Run(

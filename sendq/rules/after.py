@@ -9,7 +9,7 @@ moves it on (`sendq.ledger.dispatching.followers`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -60,7 +60,7 @@ def check_unless(unless: object) -> list[Problem]:
     names = ", ".join(Unless)
     if unless is None or (isinstance(unless, str) and unless in tuple(Unless)):
         return []
-    listed = isinstance(unless, Collection) and not isinstance(unless, str | bytes)
+    listed = isinstance(unless, Collection) and not isinstance(unless, str | bytes | Mapping)
     if listed and unless and all(isinstance(one, str) and one in tuple(Unless) for one in unless):  # type: ignore[attr-defined]
         return []
     return [Problem("unless", f"is not one of {names}, or a list of them", "pass one of them, both in a list, or None")]

@@ -20,6 +20,10 @@ DAY: Micros = 24 * 60 * 60 * SECOND
 # Twice as much as on the day before is no slow increase, and less than a hundredth more takes a year.
 GROWTH = (1.01, 2.0)
 
+# The daily budget while a warm-up cannot be read, since a newer version wrote it: the first of the default one. Workers
+# of that version give the rest.
+UNREADABLE_BUDGET = 20
+
 # More a day than any provider lets one account send.
 MOST = 100_000
 
@@ -75,17 +79,30 @@ def written(warm_up: WarmUp, began_at: Micros) -> str:
 
 @lru_cache(maxsize=1024)
 def read_warm_up(stored: str) -> tuple[WarmUp, Micros]:
-    """A warm-up as a lane has it, and when it began."""
+    """A warm-up as a lane has it, and when it began. Raises ``ValueError`` or ``TypeError``: it cannot be read."""
     began_at, first, growth, most = json.loads(stored)
+    if isinstance(began_at, bool) or not isinstance(began_at, int):
+        raise InvalidArgument([Problem("began_at", "is not a time", "end the warm-up, and begin it again")])
     return WarmUp(first, growth, most), began_at
+
+
+def readable_warm_up(stored: str) -> tuple[WarmUp, Micros] | None:
+    """As `read_warm_up`; None: a newer version wrote it."""
+    try:
+        return read_warm_up(stored)
+    except (ValueError, TypeError):  # not JSON, another shape, or other values
+        return None
 
 
 def daily_budget(stored: str | None, *, now: Micros, daily: int | None = None) -> int | None:
     """How many messages an account may send within 24 hours now; ``daily``: at most in any case; None: no budget."""
     if stored is None:
         return daily
-    warm_up, began_at = read_warm_up(stored)
-    budget = warm_up.budget(max(0, now - began_at) // DAY)
+    found = readable_warm_up(stored)
+    budget: int | None = UNREADABLE_BUDGET
+    if found is not None:
+        warm_up, began_at = found
+        budget = warm_up.budget(max(0, now - began_at) // DAY)
     return min((one for one in (budget, daily) if one is not None), default=None)
 
 
@@ -93,7 +110,7 @@ def days_until(stored: str, number: int, *, now: Micros, daily: int | None) -> i
     """On which day from now on the account's message of this number is sent, if only its budgets delay it."""
     days = 0
     while (budget := daily_budget(stored, now=now + days * DAY, daily=daily)) is not None and number > budget:
-        if budget == daily:  # it does not grow any more
+        if budget == daily or readable_warm_up(stored) is None:  # it does not grow any more
             return days + (number - 1) // budget
         number -= budget
         days += 1

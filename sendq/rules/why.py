@@ -10,6 +10,7 @@ from sendq.facts.lanes import Lane
 from sendq.rules.after import Unless
 from sendq.rules.delivery import Delivery
 from sendq.rules.eta import predicted
+from sendq.rules.expiry import expiry_in
 from sendq.rules.pace import call_of, pacer_of, read, stated_costs
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.reconcile import Seen
@@ -140,7 +141,8 @@ def explain(around: Situation, *, now: Micros) -> Why:
 
 
 def _with_expiry(why: Why, around: Situation) -> Why:
-    expires_at = around.job.expires_at
+    lane = around.lane
+    expires_at = expiry_in(None if lane is None else lane.time_window, around.job)
     if expires_at is None or why.state is not State.QUEUED:
         return why
     expires = moment(expires_at)
@@ -258,7 +260,7 @@ def _outside_window(around: Situation, *, now: Micros) -> Why | None:
     if stored is not None:
         window = readable_window(stored)
         whose = "its" if job.time_window is not None else "its grant's"
-        says = f"{whose} window cannot be read by this version; a newer one serves it"
+        says = f"{whose} window cannot be read by this version; a newer one serves it, unless time zones are missing"
         if window is not None:
             says = f"it is outside {whose} window ({window.says}), and waits for {window.clock(opens_at)}"
     return _why(job, "window", says, until=opens_at, rule=OUTSIDE_WINDOW, eta=_eta(around, now=now))

@@ -39,7 +39,8 @@ _DAY: Micros = 24 * 60 * 60 * SECOND
 # Offsets from UTC are compared this far apart. No zone changes its clocks, and back, within so short a time.
 _SAMPLE: Micros = 6 * 60 * 60 * SECOND
 
-# A job whose window cannot be read, since a newer version wrote it, is looked at again after this.
+# A job whose window cannot be read here (a newer version wrote it, or this machine has no time zone data) is looked at
+# again after this; maybe another worker claims it then.
 UNREADABLE_RECHECK: Micros = 60 * SECOND
 
 _hours = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)", re.ASCII).fullmatch
@@ -247,6 +248,15 @@ def _read_zone(tz: object, problems: list[Problem]) -> ZoneInfo | None:
     return None
 
 
+def has_zones() -> bool:
+    """Whether this machine has time zone data: those of its system, or the package tzdata."""
+    try:
+        ZoneInfo.no_cache("Europe/Berlin")
+    except (LookupError, OSError):
+        return False
+    return True
+
+
 def _read_holidays(holidays: object, problems: list[Problem]) -> tuple[date, ...]:
     remedy = "pass a list like [date(2026, 12, 25)]"
     if isinstance(holidays, str | bytes) or not isinstance(holidays, Iterable):
@@ -282,7 +292,7 @@ def read_window(stored: str) -> Window:
 
 
 def readable_window(stored: str) -> Window | None:
-    """As `read_window`; None: a newer version wrote it."""
+    """As `read_window`; None: a newer version wrote it, or this machine has no time zone data."""
     try:
         return read_window(stored)
     except InvalidArgument:

@@ -69,6 +69,7 @@ class TestTheOptions:
             ({"after": OTHER, "unless": []}, "unless"),
             ({"after": OTHER, "unless": ["replied", 7]}, "unless"),
             ({"after": OTHER, "unless": 7}, "unless"),
+            ({"after": OTHER, "unless": {"replied": 1}}, "unless"),
             ({"after": OTHER, "reply_to": "0192f0c1-2f3e-7c4d-9a5b-0123456789ac"}, "reply_to"),
         ],
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import sys
+import zoneinfo
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,14 @@ class TestACheckOfTheSettings:
     def test_fails_for_a_page_that_does_not_name_the_grant(self) -> None:
         assert states(SENDQ_REAUTH_URL="https://app.example.com/reconnect") == {"reauth page": "fail"}
         assert states(SENDQ_REAUTH_URL="https://app.example.com/reconnect?grant={grant_id}") == {}
+
+    def test_fails_on_a_machine_without_time_zones(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "tzdata", None)  # as if it were not installed
+        zoneinfo.reset_tzpath(to=[])
+        try:
+            assert states() == {"time zones": "fail"}
+        finally:
+            zoneinfo.reset_tzpath()
 
     @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # any address of this machine
     def test_fails_for_a_port_that_another_program_has(self, host: str) -> None:

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 from psycopg import adapters as usual
 from psycopg.adapt import AdaptersMap, PyFormat, Transformer
+from psycopg.pq import Format
 from psycopg.types.numeric import Int8BinaryDumper
 from psycopg.types.string import StrBinaryDumper
 
@@ -51,6 +52,14 @@ def test_are_as_psycopg_sends_them(value: Any) -> None:
 )
 def test_of_another_type_are_left_to_psycopg(value: Any) -> None:
     assert encoded([1, value]) is None
+
+
+@pytest.mark.parametrize("number", [0, 1, 100, 101, 130, 1_000])
+def test_have_a_format_each(number: int) -> None:
+    found = encoded(list(range(number)))
+    assert found is not None
+    assert len(found.values) == len(found.types) == number
+    assert found.formats == [Format.BINARY] * number
 
 
 def test_of_a_number_that_is_too_large_are_refused() -> None:

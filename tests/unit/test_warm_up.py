@@ -12,7 +12,7 @@ from sendq import InvalidArgument, WarmUp
 from sendq.clock import SECOND
 from sendq.rules.pace import pacer_of, written
 from sendq.rules.paces import PaceRule, Paces
-from sendq.rules.warm_up import DAY, daily_budget, days_until
+from sendq.rules.warm_up import DAY, UNREADABLE_BUDGET, daily_budget, days_until
 from sendq.rules.warm_up import written as stored_of
 from tests.support.facts import lane
 
@@ -36,6 +36,14 @@ class TestTheBudget:
 
     def test_is_the_first_while_the_clock_is_behind(self) -> None:
         assert daily_budget(STORED, now=NOW - 3 * DAY) == 20
+
+    @pytest.mark.parametrize(
+        "stored", ['{"v":2}', "[1,2,3]", "nonsense", "", "null", '["x",20,1.2,700]', "[0,20,9,700]", "[0,20,1.2,700,5]"]
+    )
+    def test_is_small_while_a_newer_version_alone_can_read_it(self, stored: str) -> None:
+        assert daily_budget(stored, now=NOW) == UNREADABLE_BUDGET
+        assert daily_budget(stored, now=NOW, daily=5) == 5
+        assert days_until(stored, 2 * UNREADABLE_BUDGET + 1, now=NOW, daily=None) == 2
 
     @given(warm_ups, st.integers(0, 400))
     def test_never_shrinks_and_is_over_for_good(self, warm_up: WarmUp, day: int) -> None:

@@ -28,6 +28,7 @@ from sendq.ledger.db.rights import try_writing
 from sendq.ledger.db.signals import NoNotifications, listen, server_time
 from sendq.ledger.enqueue import CHANNEL
 from sendq.redaction import redact
+from sendq.rules.windows import has_zones
 from settings import Application, Settings, SettingsError
 from settings.celery import foreign_variables, why_ignored
 from settings.otel import otel_problems
@@ -98,7 +99,7 @@ def _mistakes(name: str, error: SettingsError) -> Iterator[CheckItem]:
 
 
 def file_items(settings: Settings) -> Iterator[CheckItem]:
-    """What a worker refuses at its start, or what would fail later: the policy file, the metrics port, the page."""
+    """What a worker refuses at its start, or what would fail later: the policy file, time zones, the metrics port."""
     try:
         policy_of(settings)
     except SettingsError as error:
@@ -109,6 +110,9 @@ def file_items(settings: Settings) -> Iterator[CheckItem]:
     if settings.reauth_url is not None and "{grant_id}" not in settings.reauth_url:
         remedy = "write it where the page takes the grant's id, like https://app.example.com/reconnect?grant={grant_id}"
         yield CheckItem("reauth page", "fail", "SENDQ_REAUTH_URL does not contain {grant_id}", remedy)
+    if not has_zones():
+        says = "this machine has none, so no job that has a window is sent"
+        yield CheckItem("time zones", "fail", says, "install the package tzdata, of the system or with pip")
     if settings.metrics_address is not None:
         yield _metrics_item(settings.metrics_address)
 

@@ -45,7 +45,6 @@ _KINDS: Mapping[type, _Kind] = {
     UUID: _Kind(2950, 2951, lambda value: value.bytes),
 }
 _UNKNOWN = 0  # the type of a null, which the statement's own casts determine
-_FORMATS = [Format.BINARY] * 100
 
 
 def encoded(values: Sequence[Any]) -> Parameters | None:
@@ -64,7 +63,7 @@ def encoded(values: Sequence[Any]) -> Parameters | None:
             types.append(kind.list_type)
         else:
             return None
-    return Parameters(sent, tuple(types), _FORMATS[: len(sent)])
+    return Parameters(sent, tuple(types), [Format.BINARY] * len(sent))
 
 
 def _kind_of(values: list[Any]) -> _Kind | None:

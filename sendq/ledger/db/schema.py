@@ -263,6 +263,7 @@ batch = Table(
     Column("traceparent", Text),
     Column("time_window", Text),  # as in a job; for those that are added or that its walk makes
     Column("spread", BigInteger),  # over this long, in µs, the due times of added messages are spread; null: not at all
+    Column("spread_until", BigInteger),  # the latest end of the spreads so far; null: none, or it was rescheduled since
     Index("sendq_batch_making_idx", "id", **_when("making")),
     Index("sendq_batch_undoes_idx", "undoes", **_when("undoes IS NOT NULL")),
     Index("sendq_batch_cancel_idx", "id", **_when("cancel_at IS NOT NULL AND NOT cancelled")),

@@ -29,6 +29,7 @@ from sendq.ledger.enqueue import NO_VAULT, append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting, hold_with_batches
 from sendq.messages.reply_place import has_place, with_id
 from sendq.rules.after import BAD_NEWS, Ending, Stage, Unless, each_unless, ending, ending_by_facts
+from sendq.rules.expiry import first_chance
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import AFTER, AFTER_FAILED, INTEGRITY, NEEDS_APPROVAL, NO_KEY, NOT_ENCRYPTED
 from sendq.rules.states import FINAL, Event, State
@@ -368,7 +369,8 @@ class _Step:
         columns: dict[str, Any] = {"stage": Stage.TIMED.value, "start_at": start_at, "check_at": begins}
         self.set(row, **columns, message_id=row.other_message, lane_id=row.other_lane)
         if row.lifetime is not None and job.expires_at is None:
-            self._times[row.job_id] = {"id": row.job_id, "expires_at": begins + row.lifetime}
+            chance = first_chance(job.time_window or job.of_lane, begins)
+            self._times[row.job_id] = {"id": row.job_id, "expires_at": chance + row.lifetime}
         if begins <= self._now and Unless.REPLIED not in each_unless(row.unless):
             self._releases.append(row)
 
@@ -433,6 +435,7 @@ class _Step:
         update_rows(connection, schema.job, [{"id": job.id, "resume_at": starts[job.id]} for job in held])
         waited = [{"id": job.id, "rule": None} for job in held if job.rule == AFTER]  # others also need approval
         update_rows(connection, schema.job, waited)
+        update_rows(connection, schema.job, self._expire_later())
         in_batches = [job.id for job in free if job.batch_id is not None]
         if in_batches:
             hold_with_batches(connection, in_batches)
@@ -444,6 +447,18 @@ class _Step:
         known = [job for job in free if job.application is not None]
         if known:
             append_wakes(connection, wakes_of(known, starts), at=now)
+
+    def _expire_later(self) -> list[dict[str, Any]]:
+        """New default expiries of released jobs whose grant got a window after their time was set."""
+        rows = []
+        for row in self._releases:
+            job = self._jobs[row.job_id]
+            if row.start_at is None or row.lifetime is None or job.of_lane is None or job.time_window is not None:
+                continue
+            begins = max(row.start_at, job.due_at)
+            if job.expires_at == begins + row.lifetime != (at := first_chance(job.of_lane, begins) + row.lifetime):
+                rows.append({"id": row.job_id, "expires_at": at})
+        return rows
 
     def _fill_in(self, rows: Iterable[Row[Any]]) -> None:
         """Complete the bytes of replies with the id of the message that each replies to. Never done twice."""
@@ -498,7 +513,7 @@ def _locked(connection: Connection, ids: Sequence[UUID]) -> Mapping[UUID, Row[An
         return {}
     job, lane = schema.job, schema.lane.c
     query = (
-        select(job, lane.application, lane.grant_id, lane.provider)
+        select(job, lane.application, lane.grant_id, lane.provider, lane.time_window.label("of_lane"))
         .outerjoin(schema.lane, lane.id == job.c.lane_id)
         .where(job.c.id.in_(ids))
         .order_by(job.c.id)

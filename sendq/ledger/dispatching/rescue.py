@@ -21,10 +21,12 @@ from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import apply_known
 from sendq.ledger.dispatching.lanes import first_waiting, lock_changes, write_changes
+from sendq.ledger.dispatching.windows import expire_later
 from sendq.ledger.dispatching.workers import deregister
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import end_waiting, lock_jobs, store_changes
 from sendq.ledger.reading.unapproved import given_up, not_waiting
+from sendq.rules.expiry import expiry_in
 from sendq.rules.job_change import after_loss
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.pace import pacer_of
@@ -262,15 +264,22 @@ def take_back_unclaimed(
 def expire(connection: Connection, *, now: Micros, limit: int, key_max_age: Micros = KEY_MAX_AGE) -> int:
     """End waiting jobs that have expired, in any lane, including closed ones, which get no turn.
 
-    Those that wait for approval are for `give_up_unapproved`.
+    Those that wait for approval are for `give_up_unapproved`. The default expiry of one that has not been put off yet,
+    because its lane is held, does not count its grant's window: it is moved instead, and others end the next time.
     """
-    table = schema.job
+    table, lane = schema.job, schema.lane.c
     over = connection.execute(
-        select(table)
+        select(table, lane.time_window.label("of_lane"))
+        .outerjoin(schema.lane, lane.id == table.c.lane_id)
         .where(table.c.state == _QUEUED, table.c.expires_at <= now, not_waiting())
         .order_by(table.c.expires_at)
         .limit(limit)
     ).all()
+    later = {job.id: at for job in over if (at := expiry_in(job.of_lane, job)) is not None and at > now}
+    if later:  # others, if locked after these, would be locked out of order
+        lock_jobs(connection, list(later))
+        expire_later(connection, later)
+        return 0
     events = {job.id: objection(job, now=now, key_max_age=key_max_age) for job in over}
     return len(end_waiting(connection, {job_id: event for job_id, event in events.items() if event}, now=now))
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Text, Uuid, bindparam, text
+from sqlalchemy import BigInteger, Connection, Text, Uuid, bindparam, select, text
 
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
@@ -18,6 +18,8 @@ from sendq.facts.lanes import Lane
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.jobs import lock_jobs
+from sendq.rules.by_hand import EXPIRY
+from sendq.rules.expiry import expiry_in
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import OUTSIDE_WINDOW
 from sendq.rules.states import State
@@ -53,10 +55,14 @@ def wait_for_windows(
     opens = outside(lanes, [job for job in found if job.id not in held], now=now)
     if not opens:
         return frozenset()
+    expiries = {job.id: expiry_in(lanes[job.lane_id].time_window, job) for job in found if job.id in opens}
+    later = {job.id for job in found if job.id in opens and expiries[job.id] != job.expires_at}
     for lane_id in {job.lane_id for job in found if job.id in opens and not held}:
-        for due in _due(connection, lanes[lane_id], now=now):
-            if (opens_at := put_off_until(due, lanes[lane_id], now=now)) is not None:
-                opens[due.id] = opens_at
+        lane = lanes[lane_id]
+        for due in _due(connection, lane, now=now):
+            if (opens_at := put_off_until(due, lane, now=now)) is not None:
+                opens[due.id], expiries[due.id] = opens_at, expiry_in(lane.time_window, due)
+                later |= {due.id} if expiries[due.id] != due.expires_at else set()
     # Those that are not put off too: the caller locks them later, and all are locked in the order of their ids.
     there = lock_jobs(connection, [*opens, *(job.id for job in found)])
     rows = [
@@ -68,14 +74,28 @@ def wait_for_windows(
         and not must_be_repeated(job.operation, job.doubt_at)
     ]
     update_rows(connection, schema.job, rows)
+    put_off = {row["id"] for row in rows}
+    expire_later(connection, {job_id: expiries[job_id] for job_id in later & put_off})
     return frozenset(opens)
 
 
+def expire_later(connection: Connection, expiries: Mapping[UUID, Micros | None]) -> None:
+    """Move the expiry of those of these locked jobs that still have the default one."""
+    if not expiries:
+        return
+    job = schema.job.c
+    default = select(job.id).where(job.id.in_(list(expiries)), job.expires_at == job.due_at + EXPIRY)
+    ids = connection.execute(default.order_by(job.id)).scalars().all()
+    update_rows(connection, schema.job, [{"id": job_id, "expires_at": expiries[job_id]} for job_id in ids])
+
+
 class _Due(NamedTuple):
-    """What decides whether a job that is due is put off."""
+    """What decides whether a job that is due is put off, and when it expires."""
 
     id: UUID
     operation: str
+    due_at: Micros
+    expires_at: Micros | None
     doubt_at: Micros | None
     time_window: str | None
 
@@ -92,10 +112,13 @@ def _due(connection: Connection, lane: Lane, *, now: Micros) -> Sequence[_Due]:
 # In the order of the index of waiting jobs, limited to how many may be put off, so that it is cheap in any lane.
 _DUE = (
     text(
-        "SELECT id, operation, doubt_at, time_window FROM sendq_job"
+        "SELECT id, operation, due_at, expires_at, doubt_at, time_window FROM sendq_job"
         " WHERE lane_id = :lane AND state = 'queued' AND priority = :priority AND next_at >= :floor AND next_at <= :now"
         " ORDER BY next_at, id LIMIT :most"
     )
     .bindparams(bindparam("lane", type_=Uuid()))
-    .columns(id=Uuid(), operation=Text(), doubt_at=BigInteger(), time_window=Text())
-)
+    .columns(
+        id=Uuid(), operation=Text(), due_at=BigInteger(), expires_at=BigInteger(), doubt_at=BigInteger(),
+        time_window=Text(),
+    )
+)  # fmt: skip

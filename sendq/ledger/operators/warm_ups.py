@@ -12,15 +12,16 @@ from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.enqueue import notify
 from sendq.ledger.operators.holds import lane_made_for
 from sendq.rules.pace import pacer_of
-from sendq.rules.warm_up import WarmUp, read_warm_up, written
+from sendq.rules.warm_up import WarmUp, written
 
 _lane = schema.lane.c
 
 
-def warm_up_of(connection: Connection, application: str, grant_id: str) -> WarmUp | None:
-    """The warm-up of a grant; None: it has none, or had no job yet."""
-    stored = connection.execute(select(_lane.warm_up).where(_lane.id == lane_id(application, grant_id))).scalar()
-    return None if stored is None else read_warm_up(stored)[0]
+def warm_up_of(connection: Connection, application: str, grant_id: str) -> str | None:
+    """The warm-up of a grant as it is stored; None: it has none, or had no job yet."""
+    this = select(_lane.warm_up).where(_lane.id == lane_id(application, grant_id))
+    stored: str | None = connection.execute(this).scalar()
+    return stored
 
 
 def set_warm_up(

@@ -20,6 +20,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.operators.holds import lane_made_for
+from sendq.rules.by_hand import EXPIRY
 from sendq.rules.rule_ids import OUTSIDE_WINDOW
 from sendq.rules.states import State
 from sendq.rules.windows import next_opening
@@ -79,9 +80,17 @@ def bring_back(
     ):
         changes = [{"id": row.id, name: starts[row.id], "rule": rules[row.id]} for row in some]
         update_rows(connection, schema.job, changes)
+        defaults = [{"id": row.id, "expires_at": starts[row.id] + EXPIRY} for row in some if _expires_by_default(row)]
+        update_rows(connection, schema.job, defaults)
         if some and name == "next_at":
             append_wakes(connection, wakes_of(some, starts), at=min(starts[row.id] for row in some))
     return len(moved), rows[-1].id if len(rows) == STEP else None
+
+
+def _expires_by_default(row: Row[Any]) -> bool:
+    """Whether the expiry of a job that waits for a window is the default one, from its due time or the opening."""
+    counted_from = (row.due_at, row.next_at if row.resume_at is None else row.resume_at)
+    return row.operation == "send" and row.expires_at is not None and row.expires_at - EXPIRY in counted_from
 
 
 def _put_off(connection: Connection, lane: UUID, *, after: UUID, now: Micros) -> Sequence[Row[Any]]:
@@ -89,7 +98,7 @@ def _put_off(connection: Connection, lane: UUID, *, after: UUID, now: Micros) ->
     job = schema.job.c
     query = (
         select(
-            job.id, job.lane_id, job.priority, job.due_at, job.next_at, job.resume_at,
+            job.id, job.lane_id, job.priority, job.due_at, job.next_at, job.resume_at, job.operation, job.expires_at,
             _lane.application, _lane.grant_id, _lane.provider,
         )
         .join(schema.lane, _lane.id == job.lane_id)

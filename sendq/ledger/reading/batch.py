@@ -22,7 +22,6 @@ from sendq.ledger.reading.unapproved import waiting
 from sendq.rules.pace import call_of, pacer_of
 from sendq.rules.progress import RATE_WINDOW, eta, jobs_ended, listings_ended, rate, walk_state
 from sendq.rules.rule_ids import LEFT_ALONE
-from sendq.rules.spread import spread_over
 from sendq.rules.states import FINAL, State
 from sendq.rules.windows import readable_window
 from sendq.views import BatchError, BatchView, HoldView, LeftAlone, WalkView
@@ -52,18 +51,14 @@ class BatchRow:
     finished_at: Micros | None
     tags: dict[str, str]
     time_window: str | None
-    spread: Micros | None
+    spread_until: Micros | None
     undoable: bool
     undoes: UUID | None
 
     @property
-    def spread_until(self) -> Micros | None:
-        """When the last of its messages is due; None: they are not spread, or more are added."""
-        if self.spread is None or self.open:
-            return None
-        window = None if self.time_window is None else readable_window(self.time_window)
-        spans = spread_over(window, self.created_at, self.spread)
-        return spans[-1][1] if spans else None
+    def spread_ends_at(self) -> Micros | None:
+        """By when the last of its messages is due; None: they are not spread, or more are added."""
+        return None if self.open else self.spread_until
 
 
 def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
@@ -100,7 +95,7 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         unapproved=unapproved,
         window=window,
         opens_at=None if row.finished_at is not None else closed_until(window, now),
-        spread_until=None if row.spread_until is None else moment(row.spread_until),
+        spread_until=None if row.spread_ends_at is None else moment(row.spread_ends_at),
         undoable=row.undoable,
         undoes=None if row.undoes is None else str(row.undoes),
         left=() if row.undoes is None or State.CANCELLED not in counts else _left_alone(connection, batch_id),
@@ -197,7 +192,7 @@ def _eta_in_window(
     if readable is not None:
         begin = max(now, held_until)
         end = readable.after_open_time(begin, end - begin)
-    return moment(max(end, row.spread_until or 0))
+    return moment(max(end, row.spread_ends_at or 0))
 
 
 def _eta(

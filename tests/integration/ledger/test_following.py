@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, update
 
-from sendq import InvalidJob, KeyConflict, Options, Send, SendQueue, State
+from sendq import InvalidJob, KeyConflict, Options, Send, SendQueue, State, Window
 from sendq.clock import SECOND, moment
 from sendq.facts.notices import MailNotice
 from sendq.ids import new_id
@@ -50,6 +50,41 @@ def problems(ledger: Ledger, **options: Any) -> dict[str, str]:
         ledger.queue.send("g1", options.pop("message", MESSAGE), key="refused", **options)
     assert (len(ledger.rows(schema.job)), len(ledger.rows(schema.after)), len(ledger.rows(schema.key))) == before
     return {problem.field: problem.reason for problem in refused.value.problems}
+
+
+class TestAFollowerThatCannotBeginInTime:
+    @pytest.mark.parametrize("window", [None, Window("00:00-24:00", tz="UTC")])
+    def test_is_refused(self, ledger: Ledger, window: Window | None) -> None:
+        first = ledger.send()
+        until = moment(ledger.clock() + 3 * DAY * SECOND)
+        wrong = problems(ledger, after=str(first), delay=THREE_DAYS, expires_at=until, window=window)
+        assert wrong == {"expires_at": f"is before it can begin, which is at {until:%Y-%m-%d %H:%M:%S} UTC at best"}
+        ledger.send(after=str(first), delay=THREE_DAYS, expires_at=until + timedelta(seconds=1), window=window)
+
+    def test_is_not_refused_if_the_other_was_sent_long_ago(self, ledger: Ledger) -> None:
+        first = sent(ledger)
+        ledger.clock.advance(3 * DAY - 30)
+        soon = moment(ledger.clock() + 60 * SECOND)
+        second = ledger.send(after=str(first), delay=THREE_DAYS, expires_at=soon)
+        ledger.clock.advance(40)
+        lead(ledger)
+        assert carry_out(ledger) == [second]
+
+    def test_is_refused_at_the_end_of_a_chain_and_before_its_window_opens(self, ledger: Ledger) -> None:
+        soon = moment(ledger.clock() + 2 * DAY * SECOND)
+        opens = moment(ledger.clock() + 2 * 3_600 * SECOND)
+        window = Window(f"{opens:%H}:00-{opens:%H}:01", days=f"{opens:%a}".lower(), tz="UTC")
+        later = timedelta(days=1)
+        chain = [
+            Send("g1", MESSAGE),
+            Send("g1", MESSAGE, Options(after=0, delay=later)),
+            Send("g1", MESSAGE, Options(after=1, delay=later, expires_at=soon)),
+            Send("g1", MESSAGE, Options(after=0, delay=later, expires_at=soon, window=window)),
+        ]
+        with pytest.raises(InvalidJob) as refused:
+            ledger.queue.send_many(chain)
+        assert [problem.field for problem in refused.value.problems] == ["[2].expires_at", "[3].expires_at"]
+        assert ledger.rows(schema.job) == []
 
 
 class TestAFollower:

@@ -13,6 +13,7 @@ from sendq import NEVER, InvalidArgument, Operators, WarmUp
 from sendq.clock import moment
 from sendq.ledger.db import schema
 from sendq.rules.states import Event
+from sendq.rules.warm_up import UNREADABLE_BUDGET
 from tests.support.ledger import Ledger, end, outcome
 
 WHO: Any = {"by": "anna", "reason": "a new account"}
@@ -60,6 +61,16 @@ class TestAnAccount:
         done = set_warm_up(ledger, None)
         assert (done.before, done.warm_up) == (WarmUp(1, 1.5, 10), None)
         assert sent | send_what_may_go(ledger) == jobs
+        assert ledger.queue.grant("g1").daily is None
+
+    def test_with_a_warm_up_of_a_newer_version_sends_little_and_stops_nobody(self, ledger: Ledger) -> None:
+        ledger.send()
+        send_what_may_go(ledger)
+        ledger.set_lane(warm_up='{"v":2}')
+        jobs = {ledger.send(), ledger.send("g2")}
+        assert send_what_may_go(ledger) == jobs
+        assert ledger.queue.grant("g1").daily == UNREADABLE_BUDGET
+        assert set_warm_up(ledger, None).before is None
         assert ledger.queue.grant("g1").daily is None
 
     def test_names_who_began_and_who_ended_it(self, ledger: Ledger) -> None:

@@ -284,6 +284,11 @@ class TestAGrant:
         evening.send("new")
         assert begin(evening) == set()
 
+    def test_has_none_that_never_opens(self, evening: Ledger) -> None:
+        with pytest.raises(InvalidArgument, match="window: does not open within a year"):
+            set_window(evening, Window("09:00-10:00", days="mon", tz="UTC", holidays=HOLIDAYS))
+        assert evening.rows(schema.lane) == []
+
     def test_is_only_looked_at_in_a_dry_run(self, evening: Ledger) -> None:
         set_window(evening, OFFICE)
         done = operators(evening).set_window("g1", NIGHTS, **WHO, dry_run=True).finish()
@@ -412,6 +417,31 @@ class TestASpread:
         noon.queue.add(batch.id, [Send("g1", MESSAGE)] * 2)
         starts = sorted(row.due_at - FRIDAY_NOON for row in noon.rows(schema.job))
         assert [start // (HOUR // 2) for start in starts[1:]] == [4, 5]
+        noon.queue.close_batch(batch.id)
+        assert noon.queue.batch(batch.id).spread_until == moment(FRIDAY_NOON + 3 * HOUR)
+
+    def test_ends_so_long_after_the_last_of_the_first_due_times(self, noon: Ledger) -> None:
+        sends = [
+            Send("g1", MESSAGE, Options(due_at=moment(FRIDAY_NOON + days * 24 * HOUR), window=window))
+            for days, window in ((1, None), (0, None), (2, OFFICE))
+        ]
+        batch = noon.queue.send_many(sends, batch=NewBatch(spread=timedelta(hours=4)))
+        seen = noon.queue.batch(batch.id)
+        assert seen.spread_until == moment(MONDAY_MORNING + 4 * HOUR)
+        latest = max(row.due_at for row in noon.rows(schema.job))
+        assert moment(latest) < seen.spread_until
+
+    def test_bounds_the_expected_end(self, noon: Ledger) -> None:
+        due_at = moment(FRIDAY_NOON + 24 * HOUR)
+        given = NewBatch(spread=timedelta(hours=4))
+        batch = noon.queue.send_many([Send("g1", MESSAGE, Options(due_at=due_at))] * 3, batch=given)
+        begin(noon)
+        assert noon.queue.batch(batch.id).eta == moment(FRIDAY_NOON + 28 * HOUR)
+
+    def test_is_over_once_its_messages_are_rescheduled(self, noon: Ledger) -> None:
+        batch = noon.queue.send_many([Send("g1", MESSAGE)] * 3, batch=NewBatch(spread=timedelta(hours=4)))
+        noon.queue.reschedule(batch_id=batch.id, due_at=moment(FRIDAY_NOON + HOUR))
+        assert noon.queue.batch(batch.id).spread_until is None
 
 
 HOLIDAYS = [date(2026, 6, 8) + timedelta(weeks=week) for week in range(60)]

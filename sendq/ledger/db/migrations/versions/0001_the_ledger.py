@@ -102,6 +102,7 @@ def upgrade() -> None:
         sa.Column("traceparent", sa.Text(), nullable=True),
         sa.Column("time_window", sa.Text(), nullable=True),
         sa.Column("spread", sa.BigInteger(), nullable=True),
+        sa.Column("spread_until", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("sendq_batch_pkey")),
     )
     op.create_index(

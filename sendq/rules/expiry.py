@@ -1,0 +1,46 @@
+"""The default expiry of sends: so long after they may first begin, in their windows. Pure.
+
+At enqueue only a job's own window is known. That of its grant is counted once the job waits for it.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sendq.clock import Micros
+from sendq.rules.by_hand import EXPIRY
+from sendq.rules.windows import first_opening, readable_window
+
+
+class Expiring(Protocol):
+    """The columns of a job that are read here."""
+
+    @property
+    def operation(self) -> str: ...
+    @property
+    def due_at(self) -> Micros: ...
+    @property
+    def expires_at(self) -> Micros | None: ...
+    @property
+    def time_window(self) -> str | None: ...
+
+
+def first_chance(window: str | None, at: Micros) -> Micros:
+    """When a job that is due then may first begin; ``window`` is a stored one. One that cannot be read, or never
+    opens, does not count.
+    """
+    readable = None if window is None else readable_window(window)
+    opens_at = None if readable is None else first_opening(readable, at)
+    return at if opens_at is None else opens_at
+
+
+def expiry_in(window: str | None, job: Expiring) -> Micros | None:
+    """The expiry of a job whose grant has this window.
+
+    It is later than the stored one if that is the default, counted from a due time at which the window is closed. The
+    ledger does not say who chose an expiry: exactly `EXPIRY` after the due time is the default.
+    """
+    is_default = job.operation == "send" and job.expires_at == job.due_at + EXPIRY
+    if window is None or job.time_window is not None or not is_default:
+        return job.expires_at
+    return first_chance(window, job.due_at) + EXPIRY
