@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select, text
 
 from sendq.bindings import payload_context
 from sendq.clock import SECOND, Micros
 from sendq.errors import Altered, NotEncrypted, Unreadable
 from sendq.ledger.contents import files_of
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.enqueue import NO_VAULT, append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting, hold_with_batches
@@ -52,6 +52,10 @@ AGAIN, AGAIN_MOST = 30 * SECOND, 600 * SECOND
 CANDIDATES = 2_000
 
 _after = schema.after.c
+_ANY = text(
+    f"SELECT EXISTS (SELECT 1 FROM sendq_after WHERE stage = '{Stage.WAITING.value}')"  # noqa: S608
+    " OR EXISTS (SELECT 1 FROM sendq_after WHERE check_at IS NOT NULL)"
+)
 _ENDED = tuple(sorted(state.value for state in FINAL))
 
 
@@ -94,9 +98,7 @@ class Thread:
 
 def any_follower(connection: Connection) -> bool:
     """Whether some follower waits, or is to be looked at at some time."""
-    waiting = select(_after.job_id).where(_after.stage == Stage.WAITING.value).limit(1)
-    timed = select(_after.job_id).where(_after.check_at.is_not(None)).limit(1)
-    return any(connection.execute(query).first() is not None for query in (waiting, timed))
+    return bool(constant.rows(connection, _ANY, {})[0][0])
 
 
 def may_go_on(connection: Connection, *, now: Micros) -> bool:

@@ -20,6 +20,7 @@ from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger
 from worker.leading.batches import Batches
 from worker.leading.clock_repair import ClockRepair
+from worker.leading.followers import Followers
 from worker.leading.grant_checker import GrantChecker
 from worker.leading.reconciler import Reconciler
 from worker.leading.send_events import Absent
@@ -43,6 +44,10 @@ def clock_repair(ledger: Ledger) -> PeriodicLoop:
     return repair
 
 
+def following(ledger: Ledger) -> PeriodicLoop:
+    return Followers(ledger.engine, FixedLeadership(), ENGINE, SETTINGS, now=ledger.clock)
+
+
 def reconciler(ledger: Ledger) -> PeriodicLoop:
     return Reconciler(
         ledger.engine,
@@ -57,7 +62,9 @@ def reconciler(ledger: Ledger) -> PeriodicLoop:
 
 
 class TestARoundWithNothingToDo:
-    @pytest.mark.parametrize(("rounds", "most"), [(batches, 1), (grant_checker, 2), (reconciler, 1), (clock_repair, 0)])
+    @pytest.mark.parametrize(
+        ("rounds", "most"), [(batches, 1), (grant_checker, 2), (reconciler, 1), (clock_repair, 0), (following, 1)]
+    )
     def test_asks_for_that_alone(self, ledger: Ledger, rounds: Any, most: int) -> None:
         ledger.send("g1", provider="imap")
         ledger.absorb()
