@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sends an invoice with a file over the HTTP API, and asks what became of it. Needs curl.
+# Sends an invoice with a file over the HTTP API, and asks what became of it. Needs curl and jq.
 #
 #   SENDQ_URL=http://127.0.0.1:8791 SENDQ_TOKEN=sendq_… ./send.sh GRANT invoice.pdf leyah@example.com
 set -euo pipefail
@@ -9,11 +9,12 @@ grant=$1 file=$2 to=$3
 ask() { printf 'header = "Authorization: Bearer %s"\n' "$SENDQ_TOKEN" | curl --silent --show-error --config - "$@"; }
 
 number=$(basename "$file" .pdf)
-request='{"grant_id": "'$grant'", "message": {"to": ["'$to'"], "subject": "Your invoice", "body": "<p>See the file.</p>"}}'
-# --retry repeats after 408, 429 and 503, and waits as long as the server says. The key makes that harmless.
+request=$(jq --null-input --arg grant "$grant" --arg to "$to" \
+  '{grant_id: $grant, message: {to: [$to], subject: "Your invoice", body: "<p>See the file.</p>"}}')
+# --retry repeats after 408, 429 and 5xx, and waits as long as the server says. The key makes that harmless.
 job=$(ask --fail-with-body --retry 5 --retry-connrefused --header "Idempotency-Key: $number" \
-  --form-string "send=$request" --form "attachments=@$file;type=application/pdf" "$SENDQ_URL/v1/send")
+  --form-string "send=$request" --form "attachments=@\"$file\";type=application/pdf" "$SENDQ_URL/v1/send")
 echo "$job"
-id=$(sed -E 's/.*"id":"([^"]+)".*/\1/' <<<"$job")
+id=$(jq --raw-output .id <<<"$job")
 ask --fail-with-body "$SENDQ_URL/v1/jobs/$id/why"
 echo

@@ -16,11 +16,14 @@ export class Sendq {
   #base;
   #token;
   #attempts;
+  #timeout;
 
-  constructor(base, token, { attempts = 5 } = {}) {
+  /** `attempts`: of a request that may be repeated; `timeout`: seconds of each. */
+  constructor(base, token, { attempts = 5, timeout = 150 } = {}) {
     this.#base = base.replace(/\/$/, "");
     this.#token = token;
     this.#attempts = attempts;
+    this.#timeout = timeout;
   }
 
   /** Enqueue one message. With the same key and content again, it returns the first job. */
@@ -58,20 +61,32 @@ export class Sendq {
     return this.#call("POST", `/v1/jobs/${encodeURIComponent(id)}/cancel`);
   }
 
+  /** Enqueue a change of messages in a mailbox, such as `{ grant_id, message_ids, unread: false, undoable: true }`. */
+  modify(request, key) {
+    return this.#call("POST", "/v1/modify", { json: request, key });
+  }
+
+  /** Undo a batch of changes that was `undoable` and has ended. */
+  undo(id, request = {}) {
+    return this.#call("POST", `/v1/batches/${encodeURIComponent(id)}/undo`, { json: request });
+  }
+
   /** Requests that may be repeated are: those without effect, and those with a key. */
   async #call(method, path, { json, form, key } = {}) {
-    const headers = { authorization: `Bearer ${this.#token}` };
-    if (key !== undefined) headers["idempotency-key"] = key;
-    if (json !== undefined) headers["content-type"] = "application/json";
+    const headers = new Headers({ authorization: `Bearer ${this.#token}` }); // throws for a key that is not ASCII
+    if (key !== undefined) headers.set("idempotency-key", key);
+    if (json !== undefined) headers.set("content-type", "application/json");
+    const url = new URL(this.#base + path);
+    const body = form ?? (json && JSON.stringify(json));
     const repeatable = method === "GET" || key !== undefined;
     for (let attempt = 1; ; attempt += 1) {
       let wait = 2 ** attempt;
       try {
-        const answer = await fetch(this.#base + path, { method, headers, body: form ?? (json && JSON.stringify(json)) });
-        const content = await answer.json();
-        if (answer.ok) return content;
-        const later = [408, 429, 503].includes(answer.status);
-        if (!later || !repeatable || attempt >= this.#attempts) throw new SendqError(content);
+        const answer = await fetch(url, { method, headers, body, signal: AbortSignal.timeout(this.#timeout * 1000) });
+        const text = await answer.text();
+        if (answer.ok) return JSON.parse(text);
+        const later = [408, 429, 500, 502, 503, 504].includes(answer.status);
+        if (!later || !repeatable || attempt >= this.#attempts) throw new SendqError(problemOf(answer, text));
         wait = Number(answer.headers.get("retry-after") ?? wait);
       } catch (error) {
         // No answer: whether it was stored is not known, and a repeat with the key finds out.
@@ -79,5 +94,14 @@ export class Sendq {
       }
       await new Promise((resolve) => setTimeout(resolve, wait * 1000));
     }
+  }
+}
+
+/** What a problem says, or, of a proxy in between, only its status. */
+function problemOf(answer, text) {
+  try {
+    return { status: answer.status, title: `The server answered ${answer.status}`, ...JSON.parse(text) };
+  } catch {
+    return { status: answer.status, title: `A server in between answered ${answer.status}` };
   }
 }

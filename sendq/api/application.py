@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sendq.api.bodies import KEPT_MOST
-from sendq.api.endpoint import ALWAYS, Desk, Endpoint
-from sendq.api.limits import Budget, FailedLogins, Rate
+from sendq.api.bodies import EACH_MOST, KEPT_MOST
+from sendq.api.endpoint import ALWAYS, AT_ONCE, EACH_AT_ONCE, TURN_S, WRITES_AT_ONCE, Desk, Endpoint
+from sendq.api.limits import Budget, FailedLogins, Rate, Turns
 from sendq.api.openapi import document
 from sendq.api.operation import Operation
 from sendq.api.problems import Answer, Refused
@@ -54,7 +54,8 @@ def api(
         rate=Rate(rate),
         failed=FailedLogins(),
         proxies=Proxies(trusted_proxies),
-        budget=Budget(KEPT_MOST),
+        budget=Budget(KEPT_MOST, each=EACH_MOST),
+        turns=Turns(AT_ONCE, writes=WRITES_AT_ONCE, each=EACH_AT_ONCE, wait_s=TURN_S),
     )
 
     @asynccontextmanager
@@ -71,7 +72,7 @@ def api(
     async def described(request: Request) -> Response:
         return openapi
 
-    return Starlette(
+    application = Starlette(
         routes=[
             *(Route(path, Endpoint(desk, operations), methods=None) for path, operations in paths.items()),
             Route("/v1/openapi.json", described, methods=["GET"]),
@@ -79,6 +80,9 @@ def api(
         exception_handlers={HTTPException: _no_such_address},
         lifespan=lifespan,
     )
+    # A redirect would go to whatever host the client names, over HTTP behind a proxy that speaks HTTPS.
+    application.router.redirect_slashes = False
+    return application
 
 
 async def _no_such_address(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from sendq.api.limits import Budget
-from sendq.api.problems import Refused
+from sendq.api.problems import TRY_AGAIN_S, Refused
 from sendq.messages.content import MOST_BYTES
 
 # Bytes. A JSON request to Nylas has at most 3 MB; many messages, or a file in base64, may come in one request here.
@@ -25,12 +26,18 @@ FORM_MOST = MOST_BYTES + 1_000_000
 
 # Bytes of bodies kept at the same time, in memory or (files of forms) in temporary files.
 KEPT_MOST = 256 * 1024 * 1024
+# Of these, the bytes of one token: two forms.
+EACH_MOST = 64 * 1024 * 1024
 
-# Seconds until the whole body, and until the next part of it, has to be there.
-BODY_S, PART_S = 120.0, 15.0
+# Seconds until the whole body, and until the next so many bytes of it, have to be there.
+BODY_S, PART_S, PART_BYTES = 120.0, 15.0, 64 * 1024
 
 DEPTH_MOST = 20  # a message needs five levels
-TRY_AGAIN_S = 2
+# Commas and opening brackets, each of which adds a value or two: 10,000 messages to twenty named recipients each have
+# 700,000. Values take a multiple of their bytes in memory.
+VALUES_MOST = 1_000_000
+
+LARGE = 256 * 1024  # bytes; larger bodies are parsed one at a time
 
 JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
 
@@ -41,6 +48,7 @@ class Incoming:
     def __init__(self, request: Request, budget: Budget) -> None:
         self._request, self._budget = request, budget
         self._taken = 0
+        self.token_id = ""
 
     @property
     def headers(self) -> Headers:
@@ -69,10 +77,11 @@ class Incoming:
         """The body, part by part. Raises `Refused` if it is larger than ``most``, or too slow."""
         size, loop = 0, asyncio.get_running_loop()
         deadline = loop.time() + BODY_S
+        part_deadline, part_size = loop.time() + PART_S, 0
         parts = self._request.stream().__aiter__()
         while True:
             try:
-                async with asyncio.timeout_at(min(deadline, loop.time() + PART_S)):
+                async with asyncio.timeout_at(min(deadline, part_deadline)):
                     part = await anext(parts, None)
             except TimeoutError:
                 raise Refused("too-slow", "Nothing was stored. Send it again.", headers=CLOSE) from None
@@ -81,10 +90,13 @@ class Incoming:
             if part is None:
                 return
             size += len(part)
+            part_size += len(part)
+            if part_size >= PART_BYTES:
+                part_deadline, part_size = loop.time() + PART_S, 0
             if size > most:
                 raise _too_large(most)
-            if not self._budget.take(len(part)):
-                detail = "The server is reading as many requests as it has room for. Try again."
+            if not self._budget.take(len(part), self.token_id):
+                detail = "The server is reading as many requests as it has room for, or the token may have. Try again."
                 raise Refused("unavailable", detail, again_s=TRY_AGAIN_S, headers=CLOSE)
             self._taken += len(part)
             yield part
@@ -97,11 +109,18 @@ class Incoming:
         body = bytearray()
         async for part in self.stream(JSON_MOST):
             body += part
-        return await run_in_threadpool(parsed, bytes(body))
+        return await self.parsed(bytes(body))
+
+    async def parsed(self, body: bytes) -> Any:
+        """JSON that was a part of the body, or all of it. Raises `Refused`."""
+        if len(body) < LARGE:
+            return await run_in_threadpool(parsed, body)
+        async with self._budget.parsing:
+            return await run_in_threadpool(parsed, body)
 
     def release(self) -> None:
         """What was read is no longer kept."""
-        self._budget.give_back(self._taken)
+        self._budget.give_back(self._taken, self.token_id)
         self._taken = 0
 
 
@@ -113,7 +132,9 @@ CLOSE = {"connection": "close"}  # the rest of the request is not read
 
 
 def parsed(body: bytes) -> Any:
-    """JSON, strictly: UTF-8, each name once, no NaN, not nested too deeply. Raises `Refused`."""
+    """JSON, strictly: UTF-8, each name once, no NaN, not too many values or levels. Raises `Refused`."""
+    if _has_many_values(body):
+        raise Refused("too-large", f"The JSON has more than {VALUES_MOST:,} values. Send it in several requests.")
     try:
         value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -123,6 +144,23 @@ def parsed(body: bytes) -> Any:
     if _is_deep(value):
         raise Refused("malformed", f"The JSON is nested more than {DEPTH_MOST} levels deep.")
     return value
+
+
+_string = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
+
+def _has_many_values(body: bytes) -> bool:
+    """Before it is parsed, from its bytes. Only if there are many marks, those within strings are left out."""
+    marks = _marks(body)
+    if marks <= VALUES_MOST:
+        return False
+    if body.count(b'"') > 4 * VALUES_MOST:  # keys and values, each with two
+        return True
+    return marks - sum(_marks(one[0]) for one in _string.finditer(body)) > VALUES_MOST
+
+
+def _marks(text: bytes) -> int:
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import binascii
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Any, TypeGuard, TypeVar, get_args, get_type_hints
 
@@ -141,11 +141,14 @@ def _data_class(kind: type, value: dict[str, Any], name: str) -> Any:
 
 
 def time_of(text: str) -> datetime | str:
-    """A time in ISO 8601; what is none stays a string."""
+    """A time in ISO 8601; what is none, or lies outside of the calendar in UTC, stays a string."""
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is not None:
+            found.astimezone(UTC)
+    except (ValueError, OverflowError):
         return text
+    return found
 
 
 def send_of(

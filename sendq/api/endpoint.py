@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sendq.api.bodies import CLOSE, FORM_TYPE, JSON_TYPE, Gone, Incoming
 from sendq.api.forms import Form, form_of
-from sendq.api.limits import Budget, FailedLogins, Rate
+from sendq.api.limits import Budget, FailedLogins, Rate, Turns
 from sendq.api.operation import Asked, Operation, Result
 from sendq.api.problems import Answer, Refused, refusal
 from sendq.api.tokens import Access, Token, TokenFile, TokenFileError
@@ -29,6 +29,9 @@ log = logging.getLogger("sendq.api")
 
 # Operations at once: each has a connection to the ledger, of which the pool has no more.
 AT_ONCE = 15
+# Of these, those that write, so that reads find a thread; and those of one token.
+WRITES_AT_ONCE, EACH_AT_ONCE = 11, 6
+TURN_S = 10.0  # how long a request waits for its turn
 
 # How often an operation is run whose transaction the database aborted.
 RUNS_MOST = 3
@@ -49,7 +52,7 @@ class Desk:
     failed: FailedLogins
     proxies: Proxies
     budget: Budget
-    threads: CapacityLimiter | None = None  # made in the event loop
+    turns: Turns
 
 
 class Endpoint:
@@ -89,6 +92,7 @@ class Endpoint:
         if operation.access is Access.WRITE and token.access is not Access.WRITE:
             raise Refused("not-allowed", "The token is for reading only.")
         key = _key_of(request, operation)
+        incoming.token_id = token.id
         form, given = None, None
         if operation.form and incoming.media_type == FORM_TYPE:
             form = await form_of(incoming)
@@ -121,9 +125,6 @@ class Endpoint:
         )
 
     async def _run(self, operation: Operation, asked: Asked) -> Result:
-        if self._desk.threads is None:
-            self._desk.threads = CapacityLimiter(AT_ONCE)
-
         def run() -> Result:
             for _ in range(RUNS_MOST - 1):
                 try:
@@ -132,7 +133,8 @@ class Endpoint:
                     continue
             return operation.run(asked)
 
-        return await to_thread.run_sync(run, limiter=self._desk.threads)
+        async with self._desk.turns.turn(asked.token.id, writes=operation.access is Access.WRITE):
+            return await to_thread.run_sync(run)
 
     def _token(self, request: Request) -> Token:
         """The token of a request. Raises `Refused`."""
@@ -146,10 +148,12 @@ class Endpoint:
             return token
         address = self._desk.proxies.client_of(request)
         if wait_s := self._desk.failed.count(address):
-            log.warning("too many requests without a valid token from %s", address)
+            if self._desk.failed.is_news(address, limited=True):
+                log.warning("too many requests without a valid token from %s", address)
             detail = "Too many requests without a valid token came from this address."
             raise Refused("too-many", detail, again_s=wait_s, headers=CLOSE)
-        log.warning("a request without a valid token from %s", address)
+        if self._desk.failed.is_news(address, limited=False):
+            log.warning("requests without a valid token from %s", address)
         detail = "The token has expired." if token is not None else "Send `Authorization: Bearer TOKEN`."
         raise Refused("no-token", detail, headers={"www-authenticate": 'Bearer realm="sendq"'} | CLOSE)
 
@@ -169,10 +173,12 @@ def _key_of(request: Request, operation: Operation) -> str | None:
     field, refused = "Idempotency-Key", ""
     if operation.body in ("Sends",):
         refused, remedy = "does not fit a request with many messages", "give each message a `key`"
+    elif not operation.keyed and operation.access is Access.WRITE:
+        refused, remedy = "has no effect on this request", "leave it out: a repeat of the request changes nothing more"
     elif len(keys) > 1:
         refused, remedy = "is given twice", "give it once"
     elif not keys[0] or not _key(keys[0]):
         refused, remedy = "is not 1 to 255 printable ASCII characters", "send any other key as `key` in the body"
     if refused:
-        raise Refused("invalid", "Nothing was enqueued.", problems=[Problem(field, refused, remedy)])
+        raise Refused("invalid", "Nothing was enqueued or changed.", problems=[Problem(field, refused, remedy)])
     return keys[0] if operation.keyed else None

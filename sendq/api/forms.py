@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, NamedTuple
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from sendq.api.bodies import FORM_MOST, FORM_TYPE, JSON_MOST, Incoming, parsed
+from sendq.api.bodies import FORM_MOST, FORM_TYPE, JSON_MOST, Incoming
 from sendq.api.problems import Refused
 from sendq.messages.attachment import Attachment
 from sendq.messages.content import Content
@@ -75,13 +74,13 @@ async def form_of(incoming: Incoming) -> Form:
         detail = f"The form cannot be read: its parts are `{JSON_PART}`, and at most {FILES_MOST} files."
         raise Refused("malformed", detail) from None
     try:
-        return await _read(data)
+        return await _read(data, incoming)
     except BaseException:
         await data.close()
         raise
 
 
-async def _read(data: FormData) -> Form:
+async def _read(data: FormData, incoming: Incoming) -> Form:
     texts, files, mimes = [], [], []
     for name, value in data.multi_items():
         if name == JSON_PART:
@@ -95,7 +94,7 @@ async def _read(data: FormData) -> Form:
     if len(texts) != 1 or len(mimes) > 1:
         detail = f"The form needs one part `{JSON_PART}`, the JSON of the request, and has at most one `{MIME_PART}`."
         raise Refused("malformed", detail)
-    given = await run_in_threadpool(parsed, texts[0])
+    given = await incoming.parsed(texts[0])
     return Form(given, tuple(files), mimes[0] if mimes else None, data)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from sendq.api.decoding import arguments, query_string, require_grant
 from sendq.api.operation import NO_HINTS, Asked, Result, require_visible, shown
+from sendq.enqueueing.arguments import check_times
 from sendq.enqueueing.expiry import Expiry
 from sendq.errors import InvalidArgument, Problem
 from sendq.scope import Scope
@@ -101,7 +102,7 @@ def eta(asked: Asked) -> Result:
     if given.setdefault("operation", "send") not in OPERATIONS:
         problems.append(Problem("operation", f"is not one of {', '.join(OPERATIONS)}", "give one of them"))
     due_at = given.get("due_at")
-    if due_at is not None and (not isinstance(due_at, datetime) or due_at.utcoffset() is None):
+    if check_times(due_at, None, datetime.now(UTC)):
         problems.append(Problem("due_at", "is not a time with a time zone", "write it like 2026-07-01T09:00:00Z"))
     priority = given.pop("priority", "normal")
     if priority not in ("high", "normal", "low"):

@@ -1,11 +1,16 @@
-"""What one client may take: requests per second of a token, failed logins of an address, memory of all bodies."""
+"""What one client may take: requests per second, at once and in memory of a token, failed logins of an address."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
-from sendq.web.attempts import Attempts
+from sendq.api.problems import TRY_AGAIN_S, Refused
+from sendq.web.attempts import REMEMBERED, WINDOW_S, Attempts, place_of
 
 
 class Rate:
@@ -31,26 +36,67 @@ class FailedLogins:
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._attempts = Attempts(now=now)
+        self._attempts, self._now = Attempts(now=now), now
+        self._logged: OrderedDict[tuple[str, bool], float] = OrderedDict()
 
     def count(self, address: str) -> float:
         """Count one; returns how many seconds the address has to wait: 0, it has not failed often yet."""
         return self._attempts.begin(address, address)
 
-
-class Budget:
-    """Bytes of request bodies that are kept at the same time."""
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    def take(self, size: int) -> bool:
-        """Whether there is room for so many more."""
-        if size > self.left:
+    def is_news(self, address: str, *, limited: bool) -> bool:
+        """Whether to log it: once for each address and window, and once more when the address is limited."""
+        key, now = (place_of(address), limited), self._now()
+        if now - self._logged.get(key, -WINDOW_S) < WINDOW_S:
             return False
-        self.left -= size
+        self._logged[key] = now
+        self._logged.move_to_end(key)
+        while len(self._logged) > REMEMBERED:
+            self._logged.popitem(last=False)
         return True
 
-    def give_back(self, size: int) -> None:
+
+class Budget:
+    """Bytes of request bodies that are kept at the same time: of all, and of each token, so that none takes all."""
+
+    def __init__(self, most: int, *, each: int) -> None:
+        self.left, self._each = most, each
+        self._kept: Counter[str] = Counter()
+        self.parsing = asyncio.Lock()  # of a large body: it takes a multiple of its bytes
+
+    def take(self, size: int, token_id: str) -> bool:
+        """Whether there is room for so many more."""
+        if size > self.left or self._kept[token_id] + size > self._each:
+            return False
+        self.left -= size
+        self._kept[token_id] += size
+        return True
+
+    def give_back(self, size: int, token_id: str) -> None:
         """They are no longer kept."""
         self.left += size
+        self._kept[token_id] -= size
+        if not self._kept[token_id]:
+            del self._kept[token_id]
+
+
+class Turns:
+    """Operations at once: ``most`` of all, of which at most ``writes`` write, and ``each`` belong to one token."""
+
+    def __init__(self, most: int, *, writes: int, each: int, wait_s: float) -> None:
+        self._all, self._writes = asyncio.Semaphore(most), asyncio.Semaphore(writes)
+        self._of_token = defaultdict[str, asyncio.Semaphore](partial(asyncio.Semaphore, each))
+        self._wait_s = wait_s
+
+    @asynccontextmanager
+    async def turn(self, token_id: str, *, writes: bool) -> AsyncIterator[None]:
+        """Waits for a turn, and ends it. Raises `Refused` if that takes too long."""
+        needed = [self._of_token[token_id], *([self._writes] if writes else []), self._all]
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._wait_s):
+                    for one in needed:
+                        await stack.enter_async_context(one)
+            except TimeoutError:
+                detail = "More requests wait than the server can answer now. Nothing was stored. Try again."
+                raise Refused("unavailable", detail, again_s=TRY_AGAIN_S) from None
+            yield

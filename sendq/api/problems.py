@@ -37,7 +37,7 @@ log = logging.getLogger("sendq.api")
 MEDIA_TYPE = "application/problem+json"
 
 # Seconds after which a request is worth repeating.
-LEDGER_AWAY_S, BUSY_S = 5, 1
+LEDGER_AWAY_S, BUSY_S, TRY_AGAIN_S = 5, 1, 2
 LANE_FULL_S = 60  # if the lane has no expected end
 LANE_FULL_MOST_S = 3600
 

@@ -59,11 +59,11 @@ class Attempts:
 
 
 def _keys(name: str, address: str) -> tuple[tuple[str, ...], ...]:
-    place = _place(address)
+    place = place_of(address)
     return ("both", name, place), ("address", place), ("name", name)
 
 
-def _place(address: str) -> str:
+def place_of(address: str) -> str:
     """What counts as one address: of IPv6 a network of 64 bits, all of which one client may use."""
     try:
         known = ip_address(address.partition("%")[0])

@@ -145,6 +145,27 @@ class TestAnAnswer:
         dropped = client.post("/v1/send", {"grant_id": "g1", "message": both, "suppressed": "drop"})
         assert told(dropped)["dropped"] == ["to[1]"]
 
+    def test_to_an_address_with_a_slash_at_its_end_is_no_redirect(self, client: Client) -> None:
+        for answer in (client.post("/v1/send/", SEND, host="evil.example"), client.get("/v1/jobs/")):
+            assert (answer.status, answer.headers["content-type"]) == (404, "application/problem+json")
+            assert "location" not in answer.headers
+
+    def test_to_a_time_outside_of_the_calendar_names_it(self, client: Client) -> None:
+        last = "9999-12-31T23:59:59Z"
+        assert client.get(f"/v1/grants/g/eta?due_at={last}").status == 422
+        assert client.get(f"/v1/jobs?until={last}").status == 200
+        for at in ("9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00%2B23:59"):
+            for path in (f"grants/g/eta?due_at={at}", f"jobs?since={at}", f"jobs?until={at}"):
+                answer = client.get(f"/v1/{path}")
+                assert (answer.status, "is no" in answer.text) == (422, True), answer.text
+
+    def test_to_a_key_that_has_no_effect_says_so(self, client: Client) -> None:
+        url = client.post("/v1/send", SEND).headers["location"]
+        for path in (f"{url}/cancel", f"{url}/hold", "/v1/batches/x/undo", "/v1/batches/x/sends", "/v1/send-many"):
+            answer = client.post(path, {}, idempotency_key="k")
+            assert (answer.status, told(answer)["problems"][0]["field"]) == (422, "Idempotency-Key")
+        assert client.get(url, idempotency_key="k").status == 200
+
 
 class TestADatabaseThatAborts:
     def test_is_asked_again_before_the_client_is(

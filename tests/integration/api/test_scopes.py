@@ -152,6 +152,7 @@ class TestAccess:
         again = [Client(application, "x", peer="10.1.1.1").get("/v1/jobs") for _ in range(7)]
         assert [one.status for one in again] == [401] * 5 + [429] * 2
         assert 0 < int(again[-1].headers["retry-after"]) <= 300
+        assert caplog.text.count("without a valid token from 10.1.1.1") == 2
         assert Client(application, client.token, peer="10.1.1.1").get("/v1/jobs").status == 200
 
     def test_by_any_other_header_is_none(self, application: Starlette, client: Client) -> None:

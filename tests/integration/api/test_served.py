@@ -69,12 +69,27 @@ def token(run: Cli, tokens: Path) -> str:
 
 
 @pytest.fixture
-def served(sqlite_ledger_url: str, tokens: Path, token: str, tmp_path: Path) -> Iterator[Served]:
-    environ = {"DATABASE_URL": sqlite_ledger_url, "SENDQ_API_TOKENS_FILE": str(tokens)}
+def served(run: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    """Made by the first commands of the page, in their order."""
+    monkeypatch.chdir(tmp_path)
+    exports, *commands, last = [shlex.split(line, comments=True) for line in PAGE[0].text.splitlines()]
+    given = dict(one.split("=", 1) for one in exports[1:])
+    environ = {  # the server has another working directory
+        "DATABASE_URL": given.pop("DATABASE_URL").replace("sqlite:///", f"sqlite:///{tmp_path}/"),
+        "SENDQ_API_TOKENS_FILE": str(tmp_path / given.pop("SENDQ_API_TOKENS_FILE")),
+    }
+    assert not given
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    for words in commands:
+        status, out, err = run(*words[1:])
+        assert (words[0], status) == ("sendq", 0), err
+    assert TOKEN.fullmatch(out.strip())
+    assert last == ["sendq", "api"]
     with running(["api", "--port", "0"], tmp_path, **environ) as process:
         url = process.line_with("api: ").split()[1].removesuffix("/v1/openapi.json")
-        queue = SendQueue(sqlite_ledger_url)
-        yield Served(url, token, sqlite_ledger_url.removeprefix("sqlite:///"), queue, process)
+        queue = SendQueue(environ["DATABASE_URL"])
+        yield Served(url, out.strip(), environ["DATABASE_URL"].removeprefix("sqlite:///"), queue, process)
         queue.close()
 
 
@@ -85,6 +100,7 @@ def test_the_page_and_the_clients_do_what_they_say_and_slow_clients_hold_nothing
     _holds_no_transaction_for_slow_clients(served)
     if shutil.which("curl"):
         _answers_the_commands_of_the_page(served, tmp_path)
+    if shutil.which("curl") and shutil.which("jq"):
         _answers_the_script(served, tmp_path)
     if shutil.which("node"):
         _answers_the_client_for_node(served)
@@ -93,7 +109,7 @@ def test_the_page_and_the_clients_do_what_they_say_and_slow_clients_hold_nothing
     assert '"level": "error"' not in served.process.stderr
     assert served.token[30:] not in served.process.stderr
     assert "@example.com" not in served.process.stderr
-    missing = [name for name in ("curl", "node") if not shutil.which(name)]
+    missing = [name for name in ("curl", "jq", "node") if not shutil.which(name)]
     if missing:
         pytest.skip(f"not on this machine, so its clients were not tried: {', '.join(missing)}")
 
@@ -155,16 +171,52 @@ console.log(JSON.stringify([why.reason, state, known.key, wrong.status, wrong.pr
     assert json.loads(told) == ["no_worker", "cancelled", "node-1", 422, "to[0].email"]
 
 
+NODE = f"""
+import http from "node:http";
+import {{ Sendq }} from "{EXAMPLES / "sendq.mjs"}";
+let requests = 0, answer;
+const server = http.createServer((request, response) => {{ requests += 1; request.resume(); answer?.(response); }});
+await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+const url = `http://127.0.0.1:${{server.address().port}}`;
+const seen = [];
+async function attempt(key, reply, options = {{}}) {{
+  [requests, answer] = [0, reply];
+  const error = await new Sendq(url, "t", {{ attempts: 2, ...options }}).send({{}}, key).catch((error) => error);
+  seen.push([requests, error.name === "TimeoutError" ? error.name : error.constructor.name, error.status ?? null]);
+}}
+const problem = (status) => (response) =>
+  response.writeHead(status, {{ "retry-after": "0" }}).end(`{{"title": "It failed", "status": ${{status}}}}`);
+await attempt("k", problem(500));
+await attempt("k", problem(409));
+await attempt(undefined, problem(503));
+await attempt("請", problem(500));
+await attempt("k", (response) => response.writeHead(502, {{ "retry-after": "0" }}).end("<html>"));
+await attempt("k", undefined, {{ attempts: 1, timeout: 0.05 }});
+console.log(JSON.stringify(seen));
+process.exit(0);
+"""
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="not on this machine: node")
+def test_the_client_for_node_repeats_what_may_be_repeated_and_says_why_it_failed(tmp_path: Path) -> None:
+    command = ["node", "--input-type=module", "--eval", NODE]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=True)
+    assert json.loads(done.stdout) == [
+        [2, "SendqError", 500], [1, "SendqError", 409], [1, "SendqError", 503], [0, "TypeError", None],
+        [2, "SendqError", 502], [1, "TimeoutError", None],
+    ]  # fmt: skip
+
+
 class TestThePage:
     def test_has_commands_that_there_are(self, run: Cli, tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SENDQ_API_TOKENS_FILE", str(tokens))
         lines = [shlex.split(line, comments=True) for one in PAGE for line in one.text.splitlines() if "sendq " in line]
         commands = [words[1:] for words in lines if words and words[0] == "sendq"]
         for words in commands:
-            if words != ["api"]:
+            if words not in (["api"], ["migrate"]):  # see `served`
                 assert run(*words)[0] == 0, words
         assert [words[:2] for words in commands] == [
-            ["token", "create"], ["api"], ["token", "create"], ["token", "list"], ["token", "revoke"],
+            ["migrate"], ["token", "create"], ["api"], ["token", "create"], ["token", "list"], ["token", "revoke"],
         ]  # fmt: skip
         assert "shop: write, every grant of default" in run("token", "list")[1]
 
