@@ -42,7 +42,7 @@ from tasks import failpoints
 from tasks.calling.calls import is_gone, kind_of, make_call, read_answer
 from tasks.calling.isolated import NoProcess
 from tasks.calling.nylas import Application, NylasClient
-from tasks.calling.undoing import restore, state_after, state_before
+from tasks.calling.undoing import is_as_kept, read_message, restore, state_after, state_before
 from tasks.calling.upload import Upload
 from tasks.calling.usage import units_used
 from tasks.policy.decide import Decision, JobFacts, decide
@@ -51,6 +51,9 @@ from tasks.policy.row import Policy, Route
 
 # Wait before the next attempt when the machine cannot start a process (out of memory or processes).
 PROCESS_PAUSE: Micros = 10 * SECOND
+
+# A message that was read longer ago is read again before it is changed, because somebody may have changed it since.
+FRESH: Micros = 5 * SECOND
 
 BUG = "internal_error"
 
@@ -150,6 +153,7 @@ class _Turn:
         self._windowed = any(job.time_window or self._lane.time_window for job in claimed.jobs)
         self._stopped = False
         self._objects: set[str] = set()  # objects of jobs of this turn that are begun or did not succeed
+        self._read_at: dict[UUID, Micros] = {}  # when this turn read the messages of changes that can be undone
         self._open = 0  # begun jobs without an outcome, recorded or being recorded
         self._ended = False
 
@@ -192,11 +196,24 @@ class _Turn:
         self._open -= 1
         if outcome.event is Event.ACCEPT and job.object_id is not None:
             self._objects.discard(job.object_id)
+        if outcome.rule == READ_FIRST:
+            self._change_next(job, outcome)
         try:
             await self._record(outcome, self._next_to_begin())
         finally:  # in any case, or the pair would be held in this process for ever
             if outcome.hold is not None and outcome.hold.above_grant:
                 self._around.hold(self._pair, outcome.hold.scope, recorded=True)
+
+    def _change_next(self, job: ClaimedJob, read: Outcome) -> None:
+        """Make the change of a message right after what it was is committed, before anybody else touches it."""
+        assert job.object_id is not None
+        assert read.state is not None
+        self._read_at[job.id] = read.begun_at
+        self._objects.discard(job.object_id)
+        doubt_at = None if job.operation == "read" else job.doubt_at  # a read that was lost has changed nothing
+        self._waiting.appendleft(
+            job._replace(operation="modify", rule=READ_FIRST, snapshot=(read.state, None), doubt_at=doubt_at)
+        )
 
     async def _record(self, outcome: Outcome | None, begins: list[ClaimedJob]) -> None:
         """Have the outcome committed together with the jobs to begin next or, if there are none, the turn's end."""
@@ -317,9 +334,7 @@ class _Turn:
             if job.operation == "restore":
                 answer, verdict = await restore(client, around.client, application, grant_id, job, metadata_key=key)
             else:
-                answer = await make_call(
-                    client, application, grant_id, job, metadata_key=key, upload=around.upload
-                )  # fmt: skip
+                job, answer = await self._call(job, client, application, begun_at)
         failpoints.reached("answered")
         ended_at = around.now()
         result, page = read_answer(job, answer, provider=lane.provider, grant_id=lane.grant_id, now=ended_at)
@@ -332,11 +347,32 @@ class _Turn:
             self._pacer.correct(call_of(job.operation, job.form), units, succeeded=isinstance(result, Success))
         if page is not None:
             return outcome._replace(page=page)
+        if job.operation == "read":
+            return _after_read(outcome, job, result, answer, metadata_key=key)
         if job.operation == "restore":
             return _after_restore(outcome, verdict, result)
-        if isinstance(result, Success) and (job.operation == "read" or (job.operation == "modify" and job.undoable)):
-            return _with_state(outcome, job, answer)
+        if isinstance(result, Success) and job.operation == "modify" and job.undoable:
+            return outcome._replace(state=state_after(job, answer))
         return outcome
+
+    async def _call(
+        self, job: ClaimedJob, client: NylasClient, application: Application, begun_at: Micros
+    ) -> tuple[ClaimedJob, Answer]:
+        """Make the call of a job; returns the job as what it turned out to be, and the answer.
+
+        A change that can be undone is a read instead if its message is not as it is kept: somebody else has changed it
+        since, and that must be kept before the change is made.
+        """
+        around, grant_id, key = self._around, self._lane.grant_id, self._around.metadata_key
+        since_read = begun_at - self._read_at.get(job.id, begun_at + 1)
+        if job.operation == "modify" and job.undoable and not 0 <= since_read <= FRESH:
+            self._pacer.take(call_of("read", None), begun_at)
+            answer = await read_message(around.client, application, grant_id, job)
+            if answer.status != 200 or not is_as_kept(job, answer, metadata_key=key):
+                return job._replace(operation="read"), answer
+        return job, await make_call(
+            client, application, grant_id, job, metadata_key=key, upload=around.upload
+        )  # fmt: skip
 
     async def _wait_for_start(self, job: ClaimedJob) -> None:
         """Wait until the job's start; jobs are begun a little early so that the pace does not wait for commits."""
@@ -475,13 +511,16 @@ class _Turn:
         }
 
 
-def _with_state(outcome: Outcome, job: ClaimedJob, answer: Answer) -> Outcome:
-    """With what is kept for an undo. A message that was read goes back, to be changed in the lane's next turn."""
-    if job.operation == "modify":
-        return outcome._replace(state=state_after(job, answer))
-    return outcome._replace(
-        event=Event.RETURN, rule=READ_FIRST, next_at=job.next_at, sent=Sent.NO, state=state_before(job, answer)
-    )
+def _after_read(
+    outcome: Outcome, job: ClaimedJob, result: Success | Failure, answer: Answer, *, metadata_key: str
+) -> Outcome:
+    """Nothing was changed. A message that was read goes back with what it was, to be changed next."""
+    attempt = None if outcome.attempt is None else outcome.attempt._replace(sent=Sent.NO)
+    outcome = outcome._replace(sent=Sent.NO, attempt=attempt)
+    if isinstance(result, Failure):
+        return outcome
+    state = state_before(job, answer, metadata_key=metadata_key)
+    return outcome._replace(event=Event.RETURN, rule=READ_FIRST, next_at=job.next_at, state=state)
 
 
 def _after_restore(outcome: Outcome, verdict: Verdict | None, result: Success | Failure) -> Outcome:

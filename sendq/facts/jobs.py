@@ -52,7 +52,7 @@ class ClaimedJob(NamedTuple):
     traceparent: str | None = None  # of the span that enqueued it
     time_window: str | None = None  # when it may begin, in the form of `sendq.rules.windows`
     undoable: bool | None = None  # its batch keeps what its messages were before
-    snapshot: tuple[bytes, bytes | None] | None = None  # of one that restores: what it was before, and what was left
+    snapshot: tuple[bytes, bytes | None] | None = None  # of its message: what it was before, and what a change left
 
 
 class LockedJob(NamedTuple):

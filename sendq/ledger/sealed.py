@@ -36,7 +36,7 @@ from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import changed_since, end_waiting, lock_due
-from sendq.ledger.snapshots import of_restores
+from sendq.ledger.snapshots import of_changes, of_restores
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED, SUPPRESSED
@@ -214,18 +214,20 @@ def _sort(
 
 
 class _Files:
-    """The files of the jobs of a claim, read at once, and the snapshots that they restore."""
+    """The files of the jobs of a claim, read at once, and the snapshots that they restore or may replace."""
 
     def __init__(self, connection: Connection, loaded: Iterable[Sequence[ClaimedJob]]) -> None:
-        jobs, restores = [], []
+        jobs, restores, changes = [], [], []
         for job in (job for some in loaded for job in some):
             if job.length is not None:
                 jobs.append(job.id)
             elif job.operation == "restore":
                 restores.append(job.id)
+            elif job.undoable and job.operation == "modify":
+                changes.append(job.id)
         self._files = files_of(connection, jobs) if jobs else {}
         self._keys = keys_of_files(connection, jobs) if jobs else {}
-        self.snapshots = of_restores(connection, restores)
+        self.snapshots = of_restores(connection, restores) | of_changes(connection, changes)
 
     def of(self, job: ClaimedJob) -> tuple[File, ...]:
         return tuple(self._files.get(job.id, ()))
@@ -259,7 +261,7 @@ def _opened(job: ClaimedJob, files: _Files, vault: Vault) -> ClaimedJob:
 
 
 def _with_snapshot(job: ClaimedJob, files: _Files, vault: Vault) -> ClaimedJob:
-    if job.operation != "restore" or (stored := files.snapshots.get(job.id)) is None:
+    if (stored := files.snapshots.get(job.id)) is None:
         return job
     return job._replace(snapshot=stored.opened(vault))
 

@@ -5,13 +5,16 @@
                          left for what was there before
     found by a walk      the listing shows it; it is kept with what the walk has found
 
+A change that does not follow its read at once reads the message again, and if that is not as it is kept, the snapshot
+is replaced before the change is made: what others have changed meanwhile is what an undo restores.
+
 What a change left is kept only if the answer shows something else than was asked for. A snapshot is deleted with its
 job, and when its grant is forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -53,11 +56,17 @@ def sealed(batch_id: UUID, lane_id: UUID, object_id: str, when: str, state: byte
 
 
 def record(
-    connection: Connection, outcomes: Sequence[Outcome], jobs: Mapping[UUID, LockedJob], *, vault: Vault
+    connection: Connection,
+    outcomes: Sequence[Outcome],
+    jobs: Mapping[UUID, LockedJob],
+    *,
+    late: Collection[UUID],
+    vault: Vault,
 ) -> None:
     """Keep what the calls of these outcomes saw. Call it in the transaction that has written them to their jobs.
 
-    A job that has read its message, and still waits, is a modification from now on.
+    A job that has read its message, and still waits, is a modification from now on. ``late``: the outcomes that came
+    after the turns of their jobs; what these have read may by now be what another turn's change has left.
     """
     seen = [one for one in outcomes if one.state is not None and one.batch_id is not None and one.job_id in jobs]
     if not seen:
@@ -70,15 +79,33 @@ def record(
         assert one.batch_id is not None
         assert one.state is not None
         state, bound = jobs[one.job_id].state, (one.batch_id, one.lane_id, objects[one.job_id])
-        if one.operation == "read" and state == State.QUEUED:
+        if one.operation == "read" and state == State.QUEUED and one.id not in late:
             befores.append({"job_id": one.job_id, **sealed(*bound, "before", one.state, vault)})
         elif one.operation == "modify" and state == State.SENT:
             afters.append({"job_id": one.job_id, **sealed(*bound, "after", one.state, vault)})
     if befores:
-        insert_new(connection, table, befores, returning="job_id")
+        new = insert_new(connection, table, befores, returning="job_id")
+        update_rows(connection, table, [row for row in befores if row["job_id"] not in new], key="job_id")
         these = job.c.id.in_([row["job_id"] for row in befores])
-        connection.execute(update(job).where(these, job.c.operation == "read").values(operation="modify"))
+        first = update(job).where(these, job.c.operation == "read")
+        # A read that was lost has changed nothing.
+        connection.execute(first.values(operation="modify", doubt_at=None))
     update_rows(connection, table, afters, key="job_id")
+
+
+def of_changes(connection: Connection, jobs: Sequence[UUID]) -> dict[UUID, Stored]:
+    """The snapshots of what these jobs change; none for one that has none yet."""
+    if not jobs:
+        return {}
+    job, kept = schema.job.c, schema.snapshot.c
+    query = (
+        select(
+            job.id, job.batch_id, job.lane_id, job.object_id, kept.before, kept.before_key, kept.after, kept.after_key
+        )
+        .join(schema.snapshot, kept.job_id == job.id)
+        .where(job.id.in_(jobs))
+    )
+    return {row[0]: Stored._make(row[1:]) for row in connection.execute(query)}
 
 
 def of_restores(connection: Connection, jobs: Sequence[UUID]) -> dict[UUID, Stored]:

@@ -6,17 +6,19 @@ was made; what each of them restores is read when it is claimed (`sendq.ledger.s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, exists, or_, select
 
 from sendq.bindings import batch_context
 from sendq.clock import Micros
 from sendq.enqueueing.batches import Undo, plan_undo
 from sendq.errors import InvalidArgument, Problem
+from sendq.facts.outcomes import Sent
 from sendq.ledger import events
+from sendq.ledger.batches import sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.reading import lookup
 from sendq.ledger.storing import lock_before_reading, store_batch
@@ -60,11 +62,11 @@ def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, d
     under_way = select(table.c.id, table.c.total).where(table.c.undoes == batch_id, table.c.finished_at.is_(None))
     if (other := connection.execute(under_way).first()) is not None:
         return Batch(str(other.id), other.total, existed=True)
-    messages = _changed_messages(connection, batch_id)
+    messages, left_out = _changed_messages(connection, batch_id)
     if not messages:
         raise InvalidArgument([Problem("batch_id", "has changed no message of which a snapshot is kept", _NOTHING)])
     if dry_run:
-        return Batch(str(batch_id), len(messages))
+        return Batch(str(batch_id), len(messages), left_out=left_out)
     lane = lane_of(connection, row)
     context = batch_context(
         row.id, row.lane_id, row.operation, row.target, row.hard, row.fields, row.content_type
@@ -79,7 +81,7 @@ def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, d
     reason = f"{by_whom}: {how.author.reason}" if how.author.reason else by_whom
     fields = {"batch_id": batch_id, "number": len(messages), "at": now, "by": how.author.by, "reason": reason}
     events.append(connection, KIND, **fields, **lane)
-    return made
+    return replace(made, left_out=left_out)
 
 
 _NOTHING = "nothing is left to undo"
@@ -106,13 +108,22 @@ def _refusal(batch: Row[Any]) -> Problem | None:
     return None
 
 
-def _changed_messages(connection: Connection, batch_id: UUID) -> list[str]:
-    """The messages that a batch has changed, in the order of its jobs, of which snapshots are kept."""
-    job, kept = schema.job.c, schema.snapshot
+def _changed_messages(connection: Connection, batch_id: UUID) -> tuple[list[str], int]:
+    """The messages that a batch may have changed, in the order of its jobs, of which snapshots are kept; and how many
+    others it has changed, whose jobs retention has deleted.
+
+    A change whose answer was lost may have been made, whatever became of its job: the undo finds that out.
+    """
+    job, kept, attempt = schema.job, schema.snapshot, schema.attempt.c
+    may_be_made = exists().where(attempt.job_id == job.c.id, attempt.sent != Sent.NO.value)
     query = (
-        select(job.object_id)
-        .join(kept, kept.c.job_id == job.id)
-        .where(job.batch_id == batch_id, job.state == State.SENT.value)
-        .order_by(job.id)
+        select(job.c.object_id, job.c.state)
+        .join(kept, kept.c.job_id == job.c.id)
+        .where(job.c.batch_id == batch_id)
+        .where(or_(job.c.state == State.SENT.value, job.c.doubt_at.is_not(None), may_be_made))
+        .order_by(job.c.id)
     )
-    return list(connection.execute(query).scalars())
+    rows = connection.execute(query).all()
+    sent = sum(row.state == State.SENT for row in rows)
+    left_out = sums_of(connection, [batch_id])[batch_id].get(State.SENT.value, 0) - sent
+    return [row.object_id for row in rows], max(0, left_out)

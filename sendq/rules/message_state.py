@@ -64,13 +64,38 @@ def verdict(now: State, *, before: State, left: State, mark: str) -> Verdict:
 
     ``mark``: the metadata key of the pair that sendq keeps, which a change of the metadata does not state.
     """
-    if not before:
+    if not before or left.keys() - before.keys():
         return Verdict.UNKNOWN
     if all(_alike(name, now, before) for name in before):
         return Verdict.RESTORED
     if all(_alike(name, now, left) or (name == "metadata" and _alike_beside(mark, now, left)) for name in left):
         return Verdict.RESTORE
     return Verdict.CHANGED
+
+
+def before_next(now: State, *, kept: State, asked: State, mark: str, repeated: bool) -> dict[str, Any]:
+    """What a message is before the next request of its change, which finds it in the state ``now``.
+
+    ``kept``: what it was found to be before. ``repeated``: an earlier request may have made the change, so what shows
+    the change says nothing about what was there before it; anything else was set by somebody else.
+    """
+    if not repeated:
+        return dict(now)
+    return {name: kept[name] if name in kept and _shows(name, now, asked, mark) else now[name] for name in now}
+
+
+def alike(one: State, other: State) -> bool:
+    """Whether two states are the same."""
+    return one.keys() == other.keys() and all(_alike(name, one, other) for name in one)
+
+
+def _shows(name: str, now: State, asked: State, mark: str) -> bool:
+    """Whether a field may be as it is because of the change; a provider may add folders of its own (``IMPORTANT``)."""
+    if name not in asked:
+        return False
+    if name == "folders":
+        return set(asked[name]) <= set(now[name])
+    return _alike_beside(mark, now, asked) if name == "metadata" else bool(now[name] == asked[name])
 
 
 def _alike(name: str, one: State, other: State) -> bool:

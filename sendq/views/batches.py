@@ -17,7 +17,8 @@ from sendq.views.page import plain
 class Batch:
     """What a bulk call returns; ``total`` is the number of its jobs (None: a walk has to find the messages first; of a
     batch that is open, those added by this call). ``left_out``: messages that this call made no job for, because all
-    their recipients are suppressed, and are dropped (``suppressed="drop"``).
+    their recipients are suppressed, and are dropped (``suppressed="drop"``); of an undo, messages that were changed and
+    are not restored, because their snapshots are no longer kept.
 
     ``existed``: the key already named this batch, and nothing new was stored.
     """

@@ -33,7 +33,11 @@ def undo(batch: str, reason: str | None, by: str, dry_run: bool, as_json: bool) 
         tell(f"batch {result.undo_id} is undoing it already: {messages}")
     elif result.dry_run:
         tell(f"{messages} would be restored, except those that were changed since; nothing was changed")
-        return
     else:
         tell(f"batch {result.undo_id}: restores {messages}, except those that were changed since")
+    if result.left_out:
+        gone = counted(result.left_out, "message")
+        tell(f"not restored: {gone} changed by the batch, because retention has deleted the snapshots")
+    if result.undo_id is None:
+        return
     tell(f"to follow it: sendq batch {result.undo_id} --watch; to cancel it: sendq cancel --batch {result.undo_id}")

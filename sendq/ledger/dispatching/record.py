@@ -130,6 +130,7 @@ class _Recording:
         counts: Counter[tuple[UUID, str]] = Counter()
         going_on: set[UUID] = set()
         refuted = self._refuted(outcomes, before)
+        late: set[UUID] = set()
         for outcome in outcomes:
             job = jobs.get(outcome.job_id)
             if job is None:
@@ -137,6 +138,7 @@ class _Recording:
             in_turn = _is_in_turn(job, outcome)
             if not in_turn:
                 self._report_late(job, outcome)
+                late.add(outcome.id)
             if outcome.id in refuted:
                 pass  # the mail was accepted and then failed
             elif in_turn or (outcome.event is Event.ACCEPT and Event.ACCEPT in MOVES.get(State(job.state), {})):
@@ -157,7 +159,7 @@ class _Recording:
             if job is not before[job_id]
         ]
         store_changes(self._connection, changed, now=self._now, counts=counts, going_on=going_on)
-        snapshots.record(self._connection, outcomes, jobs, vault=self._vault)
+        snapshots.record(self._connection, outcomes, jobs, late=late, vault=self._vault)
         # A report may show that the mail went out; then it must not be sent again, not even a moment later.
         unsent = [job.id for job, after in changed if job.operation == "send" and after["state"] != State.SENT]
         apply_known(self._connection, unsent, now=self._now)

@@ -21,7 +21,7 @@ class UndoResult:
     """What an undo did, or (``dry_run``) would do.
 
     ``undo_id``: the batch that undoes ``batch_id``; None: a dry run. ``total``: its messages. ``existed``: it was
-    started before, and goes on.
+    started before, and goes on. ``left_out``: messages that were changed, but whose snapshots are no longer kept.
     """
 
     batch_id: str
@@ -29,6 +29,7 @@ class UndoResult:
     total: int
     existed: bool
     dry_run: bool
+    left_out: int = 0
 
 
 def undo_batch(
@@ -38,4 +39,4 @@ def undo_batch(
     how = Undoing(author, PRIORITY, None, None, vault)
     made = undo(connection, batch_id, how, now=now, dry_run=dry_run)
     undo_id = made.id if made.existed or not dry_run else None
-    return UndoResult(str(batch_id), undo_id, made.total or 0, made.existed, dry_run)
+    return UndoResult(str(batch_id), undo_id, made.total or 0, made.existed, dry_run, made.left_out)

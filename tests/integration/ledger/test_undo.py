@@ -303,3 +303,101 @@ class TestPrivacy:
         batch = ledger.queue.send_many([Send("g1", MESSAGE)], batch=NewBatch())
         with pytest.raises(InvalidArgument, match="is a batch of sends"):
             ledger.queue.undo(batch.id)
+
+
+class TestWhatIsReadAgain:
+    def test_replaces_what_is_kept_before_the_change(self, ledger: Ledger) -> None:
+        job = _read(ledger)
+        moved = BEFORE | {"folders": ["mine"]}
+        claimed = claim(ledger)
+        (again,) = claimed.jobs
+        assert (again.operation, read(again.snapshot[0])) == ("modify", BEFORE)
+        ledger.record(answer(claimed, again._replace(operation="read"), {"m0": moved}, None), ends=[end(claimed)])
+        (kept,) = ledger.rows(schema.snapshot)
+        assert (read(kept.before), ledger.job(job).operation) == (moved, "modify")
+
+    def test_replaces_nothing_if_it_comes_after_its_turn(self, ledger: Ledger) -> None:
+        """Another turn may have made the change since, and the message may have been read as that left it."""
+        _read(ledger)
+        claimed = claim(ledger)
+        (again,) = claimed.jobs
+        bury(ledger)
+        ledger.record(answer(claimed, again._replace(operation="read"), {"m0": CHANGE}, None))
+        assert [read(row.before) for row in ledger.rows(schema.snapshot)] == [BEFORE]
+
+    def test_is_changed_by_the_turn_that_read_it(self, ledger: Ledger) -> None:
+        ledger.queue.modify("g1", ["m0"], **CHANGE, undoable=True)
+        claimed = claim(ledger)
+        (job,) = claimed.jobs
+        recorded = ledger.record(answer(claimed, job, {"m0": BEFORE}, None), begins=[(claimed, job.id)])
+        assert set(recorded.begun) == {job.id}
+        assert (ledger.job(job.id).state, ledger.job(job.id).operation) == (State.SENDING, "modify")
+
+    def test_of_a_read_that_was_lost_leaves_no_doubt_about_the_change(self, ledger: Ledger) -> None:
+        ledger.queue.modify("g1", ["m0"], **CHANGE, undoable=True)
+        claim(ledger)
+        bury(ledger)
+        ledger.clock.advance(60)
+        claimed = claim(ledger)
+        (job,) = claimed.jobs
+        assert (job.operation, job.doubt_at is None) == ("read", False)
+        ledger.record(answer(claimed, job, {"m0": BEFORE}, None), ends=[end(claimed)])
+        assert ledger.job(job.id).doubt_at is None
+
+
+def _read(ledger: Ledger) -> UUID:
+    """A job that has read its message."""
+    ledger.queue.modify("g1", ["m0"], **CHANGE, undoable=True)
+    claimed = claim(ledger)
+    (job,) = claimed.jobs
+    ledger.record(answer(claimed, job, {"m0": BEFORE}, None), ends=[end(claimed)])
+    return UUID(str(job.id))
+
+
+class TestLostChanges:
+    @pytest.mark.parametrize(
+        ("sent", "rule", "undone"), [("maybe", "service_unavailable", True), ("no", "refused", False)]
+    )
+    def test_are_undone_if_they_may_have_been_made(self, ledger: Ledger, sent: str, rule: str, undone: bool) -> None:
+        job_id = _read(ledger)
+        claimed = claim(ledger)
+        gave_up = outcome(claimed, claimed.jobs[0], Event.GIVE_UP, rule=rule, sent=sent)
+        ledger.record(gave_up, ends=[end(claimed)])
+        lead(ledger)
+        batch = str(ledger.job(job_id).batch_id)
+        if undone:
+            assert ledger.queue.undo(batch).total == 1
+            assert [job.object_id for job in loaded(ledger)] == ["m0"]
+        else:
+            with pytest.raises(InvalidArgument, match="nothing is left to undo"):
+                ledger.queue.undo(batch)
+
+    def test_are_undone_if_their_worker_died_and_they_were_cancelled(self, ledger: Ledger) -> None:
+        job_id = _read(ledger)
+        claim(ledger)
+        bury(ledger)
+        batch = str(ledger.job(job_id).batch_id)
+        ledger.queue.cancel_batch(batch)
+        lead(ledger)
+        assert ledger.job(job_id).state == State.CANCELLED
+        assert ledger.queue.undo(batch).total == 1
+
+
+class TestRetention:
+    def test_that_has_deleted_some_of_the_jobs_is_not_hidden(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        batch = changed(ledger)
+        assert ledger.queue.undo(batch.id).left_out == 0
+        work(ledger, {})
+        monkeypatch.setattr(retention, "STEP", 1)
+        ledger.clock.advance(120)
+        with ledger.writing() as connection:
+            retention.drop_jobs(connection, State.SENT, before=ledger.clock(), now=ledger.clock())
+        operators = Operators(ledger.engine, now=ledger.clock)
+        tried = operators.undo(batch.id, by="anna", dry_run=True)
+        assert (tried.total, tried.left_out) == (2, 1)
+        made = ledger.queue.undo(batch.id)
+        assert (made.total, made.left_out) == (2, 1)
+        (event,) = [row for row in ledger.rows(schema.event) if row.kind == "undo"][-1:]
+        assert event.number == 2

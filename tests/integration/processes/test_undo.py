@@ -117,3 +117,73 @@ class TestUndo:
         system.api.will(Fault.drop(), grant="lost", operation="modify", times=2)
         finished(system, system.queue.undo(batch.id))
         assert states(system, "lost") == before
+
+
+class TestChangesOfOthers:
+    """What others do between the snapshot and the change is what an undo restores."""
+
+    def test_an_earlier_batch_that_was_late_is_not_undone_with_a_later_one(self, system: System) -> None:
+        names = list(fill(system, "two", 3))
+        system.api.will(Fault.status(503), grant="two", operation="modify", times=2)
+        earlier = system.queue.modify("two", names, folders=["PROJECT"])
+        batch = system.queue.modify_matching("two", Query(subject="tidy"), folders=["DONE"], undoable=True)
+        finished(system, earlier)
+        finished(system, batch)
+        view = finished(system, system.queue.undo(batch.id))
+        assert dict(view.counts) == {State.SENT: 3}
+        assert [one["folders"] for one in states(system, "two").values()] == [["PROJECT"]] * 3
+
+    def test_a_move_while_the_batch_waits_for_approval_is_kept(self, system: System) -> None:
+        before = fill(system, "approval", 3)
+        names = list(before)
+        batch = system.queue.modify_matching(
+            "approval", Query(subject="tidy"), folders=["DONE"], undoable=True, needs_approval=True
+        )
+        eventually(lambda: system.queue.batch(batch.id).unapproved == 3 or None, "jobs to approve", limit_s=LIMIT_S)
+        touch(system, "approval", names[0], folders=["MINE"])
+        touch(system, "approval", names[1], folders=["DONE"])
+        touched = states(system, "approval")
+        system.queue.approve(batch_id=batch.id, by="anna")
+        finished(system, batch)
+        finished(system, system.queue.undo(batch.id))
+        assert states(system, "approval") == touched
+
+    def test_a_move_between_two_requests_of_the_change_is_kept(self, system: System) -> None:
+        (name,) = fill(system, "between", 1)
+        system.api.will(Fault.status(503), grant="between", operation="modify", times=2)
+        batch = system.queue.modify("between", [name], folders=["DONE"], undoable=True)
+        eventually(lambda: _puts(system, name) or None, "the first request of the change", limit_s=LIMIT_S)
+        touch(system, "between", name, folders=["MINE"])
+        finished(system, batch)
+        assert states(system, "between")[name]["folders"] == ["DONE"]
+        finished(system, system.queue.undo(batch.id))
+        assert states(system, "between")[name]["folders"] == ["MINE"]
+
+    def test_a_change_is_made_right_after_its_read_by_two_requests(self, system: System) -> None:
+        (name,) = fill(system, "lean", 1)
+        finished(system, system.queue.modify("lean", [name], folders=["DONE"], undoable=True))
+        assert [one.method for one in system.api.requests if one.message_id == name] == ["GET", "PUT"]
+
+
+class TestLostAnswers:
+    @pytest.mark.parametrize("fault", [Fault.drop(accepted=True), Fault.status(504, accepted=True)])
+    def test_changes_whose_answers_were_lost_are_undone_after_a_cancel(self, system: System, fault: Fault) -> None:
+        grant = f"cancelled-{fault.http_status or 'drop'}"
+        before = fill(system, grant, 3)
+        system.api.will(fault, grant=grant, operation="modify", times=50)
+        batch = system.queue.modify(grant, list(before), folders=["DONE"], undoable=True)
+
+        def all_changed() -> bool | None:
+            return all(one["folders"] == ["DONE"] for one in states(system, grant).values()) or None
+
+        eventually(all_changed, "the changes", limit_s=LIMIT_S)
+        system.queue.cancel_batch(batch.id)
+        assert State.SENT not in finished(system, batch).counts
+        system.api._faults.clear()
+        view = finished(system, system.queue.undo(batch.id))
+        assert dict(view.counts) == {State.SENT: 3}
+        assert states(system, grant) == before
+
+
+def _puts(system: System, message: str) -> list[Any]:
+    return [one for one in system.api.requests if one.message_id == message and one.method == "PUT"]
