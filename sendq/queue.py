@@ -399,8 +399,8 @@ class SendQueue(Reading, Changing, Suppressing):
             shared_folder_id: Microsoft: the folder in that mailbox that has the threads.
             query_imap: IMAP, Yahoo and iCloud: find a message on the IMAP server itself, for messages older than the
                 90 days that Nylas stores. Slow.
-            undoable: keep what the messages were before, for `undo`. Each message is read before it is changed, which
-                is one more request; with ``thread_ids`` the listing shows it. Not with ``whole_threads``.
+            undoable: keep what the messages were before, for `undo`. Each message is read right before it is changed,
+                which is one more request. Not with ``whole_threads``.
             session: join this transaction.
 
         Raises what `send` raises. An exception that ``message_ids`` or ``thread_ids`` raise while they are read is
@@ -433,7 +433,7 @@ class SendQueue(Reading, Changing, Suppressing):
         Workers list all matching messages, twenty per page, before they change the first one, because a change can
         alter what matches and shift the pages. The batch's total is None until then. If a later call changes the same
         fields of a message in the meantime, that message is skipped (its job is cancelled, rule ``overtaken``).
-        ``undoable``: keep what the listing shows of each message, for `undo`.
+        ``undoable``: keep what the messages were before, for `undo`, as in `modify`.
         """
         changes = Changes(unread, starred, folders, metadata)
         call = BulkCall(grant_id, Selection(query=query), Options(**options), changes, undoable=undoable)
@@ -456,7 +456,9 @@ class SendQueue(Reading, Changing, Suppressing):
         The result is a batch with a job for each message that was changed. It reads the message, and restores what it
         was before if it is as the change left it. A message that was changed since, or is gone, is left alone: its job
         is cancelled (rules ``changed_since`` and ``gone_since``), and `BatchView.left` counts and names them. Messages
-        whose change failed or was not made are not touched. While an undo of the batch goes on, this returns it.
+        whose change failed or was not made are not touched; one whose answer was lost is restored if it was made.
+        `Batch.left_out` counts the changed messages whose snapshots are no longer kept. While an undo of the batch goes
+        on, this returns it.
 
         Args:
             batch_id, key: the batch; give one.

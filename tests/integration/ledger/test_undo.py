@@ -311,6 +311,7 @@ class TestWhatIsReadAgain:
         moved = BEFORE | {"folders": ["mine"]}
         claimed = claim(ledger)
         (again,) = claimed.jobs
+        assert again.snapshot is not None
         assert (again.operation, read(again.snapshot[0])) == ("modify", BEFORE)
         ledger.record(answer(claimed, again._replace(operation="read"), {"m0": moved}, None), ends=[end(claimed)])
         (kept,) = ledger.rows(schema.snapshot)
