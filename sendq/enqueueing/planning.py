@@ -34,7 +34,7 @@ from sendq.rules.reconcile import Choice
 from sendq.rules.rule_ids import AFTER, OUTSIDE_WINDOW
 from sendq.rules.suppression import Suppressed
 from sendq.rules.tags import check_tags, stored_tags
-from sendq.rules.waiting_job import HELD, unapproved
+from sendq.rules.waiting_job import HELD, approve_by_of, unapproved
 from sendq.rules.windows import Window, first_opening
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import Job, Priority
@@ -316,7 +316,7 @@ def _add_following(
     lifetime = None if own_expiry else _SEND_EXPIRY
     row["expires_at"] = row["expires_at"] if own_expiry else None
     if options.needs_approval:
-        row["resume_at"] = HELD
+        row |= {"resume_at": HELD, "approve_by": approve_by_of(HELD, row["expires_at"], None)}
     else:
         row |= {"next_at": HELD, "rule": AFTER}
     followings.append(following_of(options, row["id"], row["lane_id"], ids, field=field, lifetime=lifetime))

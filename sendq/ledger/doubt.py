@@ -35,6 +35,7 @@ from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.delivery_status import apply_known
+from sendq.ledger.dispatching.followers import park_again
 from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import locked_from, store_changes
@@ -249,7 +250,7 @@ def settle(
     A job that returns to the queue gets a new key, and its attempts start at 0. ``generation``: only if the job still
     has this one. ``even_late``: a job that has expired gets a new expiry, because an operator wants it sent; and poison
     is tried. ``starts``: when each job that returns to the queue may begin; None: now. ``act``: the event of the act
-    that this is a part of.
+    that this is a part of. One that follows another job waits for that again, unless it was released.
 
     Reports about the mails come first: what is known to have gone out is sent, whatever the ending.
     """
@@ -263,10 +264,12 @@ def settle(
     store_changes(connection, changed, now=now)
     append_attempts(connection, [a for row in rows if (a := endings[row.id].attempt) is not None])
     events.append_all(connection, [_event(row, endings[row.id], by=by, act=act, now=now) for row in rows])
-    returned = [row for row in rows if endings[row.id].event is Event.RETURN]
-    if returned:
-        first = {row.id: starts.get(row.id, now) for row in returned}
-        append_wakes(connection, wakes_of(returned, first), at=min(first.values()))
+    first = {row.id: starts.get(row.id, now) for row in rows if endings[row.id].event is Event.RETURN}
+    if first:
+        parked = park_again(connection, first, even_late=even_late)
+        wakes = wakes_of([row for row in rows if row.id in first and row.id not in parked], first)
+        if wakes:
+            append_wakes(connection, wakes, at=min(first.values()))
     return rows
 
 

@@ -121,7 +121,7 @@ class _Intake:
         for notice in notices:
             job = found.get(notice.id)
             if notice.delivery is None:
-                result = self._reply(notice)
+                result = UNUSED
             elif job is None:
                 result = self._without_job(notice)
             elif notice.id not in fresh:
@@ -132,6 +132,9 @@ class _Intake:
                 reports.append((notice, job))
             results.append(result)
         earlier = self._apply(reports)
+        replied = self._note_replies([notice for notice in notices if notice.delivery is None])
+        results = [APPLIED if notice.id in replied else result
+                   for notice, result in zip(notices, results, strict=True)]  # fmt: skip
         results = [EARLIER if notice.id in earlier and result == APPLIED else result
                    for notice, result in zip(notices, results, strict=True)]  # fmt: skip
         for notice, result in zip(notices, results, strict=True):
@@ -140,12 +143,16 @@ class _Intake:
         self._count()
         return results
 
-    def _reply(self, notice: MailNotice) -> str:
-        """An answer in the thread of a mail: it may end what follows that. Repeating it changes nothing."""
-        job = self._match([notice]).get(notice.id)
-        if job is None or not note_reply(self.connection, [job.id], at=notice.at or self.now, now=self.now):
-            return UNUSED
-        return APPLIED
+    def _note_replies(self, notices: Sequence[MailNotice]) -> set[str]:
+        """Answers in the threads of mails may end what follows those; returns the ids of the notices of which one did.
+        Repeating one changes nothing.
+
+        All at once, and after the jobs of other reports are locked: rows are locked in the leader's order.
+        """
+        jobs = {notice_id: job.id for notice_id, job in self._match(notices).items()}
+        answers = {jobs[notice.id]: notice.at or self.now for notice in notices if notice.id in jobs}
+        noted = note_reply(self.connection, answers, now=self.now) if answers else set()
+        return {notice_id for notice_id, job_id in jobs.items() if job_id in noted}
 
     def _match(self, notices: Sequence[MailNotice]) -> dict[str, _Found]:
         """The jobs of notifications, by the notification's id."""

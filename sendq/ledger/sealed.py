@@ -3,6 +3,7 @@
     its key is not at hand     it waits: `NO_KEY`
     it is not encrypted        it waits: `NOT_ENCRYPTED`, unless the vault accepts that
     it was altered             it ends: `INTEGRITY`; if an earlier request may have gone out, it is in doubt
+    it is not complete         the same: a reply without the id of the message that it replies to
     its lane was altered       the lane is held: `INTEGRITY`
 
 A job that waits is not begun, and not dead-lettered. If other jobs of its turn can run, it is looked at again after
@@ -37,6 +38,7 @@ from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.enqueue import notify
 from sendq.ledger.jobs import changed_since, end_waiting, lock_due
 from sendq.ledger.snapshots import of_changes, of_restores
+from sendq.messages.reply_place import is_incomplete
 from sendq.rules.job_change import event_of_end
 from sendq.rules.lane_change import LaneChange
 from sendq.rules.rule_ids import INTEGRITY, NO_KEY, NOT_ENCRYPTED, SUPPRESSED
@@ -246,7 +248,10 @@ def _opened(job: ClaimedJob, files: _Files, vault: Vault) -> ClaimedJob:
     if job.length is not None:
         files.check_keys(job, vault)
     if job.own_body:
-        return _with_own_body(job, files.of(job) if job.length is not None else (), vault)
+        own = _with_own_body(job, files.of(job) if job.length is not None else (), vault)
+        if is_incomplete(own.body, own.id):
+            raise Altered(job.cipher_key or "")
+        return own
     if job.cipher_key is None and job.seal_key is None and vault.accepts_unencrypted:
         return _with_snapshot(job, files, vault)
     if job.batch_id is None or job.target is None or job.fields is None:  # its payload or its batch has been deleted

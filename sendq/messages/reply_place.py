@@ -14,6 +14,8 @@ from sendq.messages.forms import encoded
 # At least as long as an id usually is, so that a request whose form was chosen by its size still fits with its id.
 _LENGTH: Final = 256
 
+_BEGINNING: Final = b'"reply_to_message_id":"sendq-reply-to-'
+
 
 def place_of_id(job_id: UUID) -> str:
     """What stands in the bytes of this job's request in place of the id of the message that it replies to."""
@@ -23,6 +25,11 @@ def place_of_id(job_id: UUID) -> str:
 def has_place(body: bytes, job_id: UUID) -> bool:
     """Whether these bytes have the place of an id, once."""
     return body.count(_field(place_of_id(job_id))) == 1
+
+
+def is_incomplete(body: bytes, job_id: UUID) -> bool:
+    """Whether this request still has the place: it must not be made. Cheap for all others."""
+    return _BEGINNING in body and has_place(body, job_id)
 
 
 def with_id(body: bytes, job_id: UUID, message_id: str) -> bytes:

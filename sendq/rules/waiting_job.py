@@ -132,10 +132,13 @@ def waits_for_approval(job: Approvable) -> bool:
 
 def approve_by_of(start: Micros, expires_at: Micros | None, window: str | None) -> Micros:
     """Until when a job may wait for approval that is due at ``start``: until it expires, or, if it never does, for
-    `APPROVAL_TIME` after its own window (None: it has none) is open.
+    `APPROVAL_TIME` after its own window (None: it has none) is open. One that waits for another job (`HELD`) may wait
+    for approval as long as for that.
     """
     if expires_at is not None:
         return expires_at
+    if start >= HELD:
+        return HELD
     return (start if window is None else next_opening(window, start)) + APPROVAL_TIME
 
 
@@ -154,7 +157,8 @@ def after_replacement(job: Changeable, *, now: Micros) -> dict[str, Any]:
     """The columns to set once the content of a waiting job is another one: what was approved was the old one."""
     if job.approve_by is None or waits_for_approval(job):
         return {}
-    approve_by = approve_by_of(max(job.due_at, now), job.expires_at, job.time_window)
+    begins = HELD if is_parked(job) else max(job.due_at, now)
+    approve_by = approve_by_of(begins, job.expires_at, job.time_window)
     start = job.next_at if job.resume_at is None else job.resume_at
     if job.rule in PUT_OFF:  # a wait that may end early, and then only what has its rule is found
         start = job.due_at
@@ -236,5 +240,6 @@ def after_change(job: Changeable, change: Change, *, position: int = 0) -> dict[
     if is_parked(job):  # until it has been released, whatever its due time
         times = {}
     if waits:
-        times["approve_by"] = approve_by_of(change.due_at, expires_at, job.time_window)
+        limit_from = HELD if is_parked(job) else change.due_at
+        times["approve_by"] = approve_by_of(limit_from, expires_at, job.time_window)
     return {"due_at": change.due_at, "expires_at": expires_at, **times}

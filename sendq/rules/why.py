@@ -231,7 +231,8 @@ def _unapproved(around: Situation) -> Why:
     job = around.job
     assert job.approve_by is not None
     what = f"approval of content version {job.content_version}" if job.content_version else "approval"
-    says = f"it waits for {what}, and is given up unless it is approved by {_clock(job.approve_by)}: sendq approve"
+    limit = "" if job.approve_by >= HELD else f", and is given up unless it is approved by {_clock(job.approve_by)}"
+    says = f"it waits for {what}{limit}: sendq approve"
     if job.is_held:
         says += "; it is held, too, until it is released"
     return _why(job, "unapproved", says, rule=NEEDS_APPROVAL)

@@ -29,11 +29,12 @@ from sendq.ledger.enqueue import NO_VAULT, append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting, hold_with_batches
 from sendq.messages.reply_place import has_place, with_id
 from sendq.rules.after import BAD_NEWS, Ending, Stage, Unless, each_unless, ending, ending_by_facts
+from sendq.rules.by_hand import EXPIRY
 from sendq.rules.expiry import first_chance
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import AFTER, AFTER_FAILED, INTEGRITY, NEEDS_APPROVAL, NO_KEY, NOT_ENCRYPTED
 from sendq.rules.states import FINAL, Event, State
-from sendq.rules.waiting_job import HELD
+from sendq.rules.waiting_job import HELD, approve_by_of, waits_for_approval
 from sendq.vault import Vault
 
 # Waiting followers that are looked at in one round: two look-ups in an index each, some 20 ms in all.
@@ -132,9 +133,12 @@ def settled(connection: Connection, *, after: UUID) -> tuple[list[UUID], UUID | 
         .limit(SLICE)
         .subquery()
     )
+    # One that may have been sent, after a loss of records, is moved on once it is known that it was not.
+    can_move = and_(one.c.state == State.QUEUED.value, one.c.doubt_at.is_(None))
+    has_outcome = or_(other.c.id.is_(None), other.c.state.in_(_ENDED))
     query = (
-        select(some.c.job_id, or_(one.c.id.is_(None), one.c.state != State.QUEUED.value,
-                                  other.c.id.is_(None), other.c.state.in_(_ENDED)).label("is_settled"))
+        select(some.c.job_id, or_(one.c.id.is_(None), one.c.state.in_(_ENDED), and_(can_move, has_outcome))
+                              .label("is_settled"))
         .select_from(some)
         .outerjoin(one, one.c.id == some.c.job_id)
         .outerjoin(other, other.c.id == some.c.after_id)
@@ -146,12 +150,12 @@ def settled(connection: Connection, *, after: UUID) -> tuple[list[UUID], UUID | 
 
 def settle(connection: Connection, ids: Sequence[UUID], *, now: Micros, vault: Vault = NO_VAULT) -> Moved:
     """Move on waiting followers whose job has an outcome; those whose time has come, at once."""
-    step = _Step(connection, _read(connection, _after.job_id.in_(ids)), vault, now)
+    step = _Step(connection, ids, vault, now)
     for row in step.rows:
         if row.stage != Stage.WAITING or step.is_over(row) or step.ends(row):
             continue
         if row.other_state == State.SENT:
-            step.time(row)
+            step.schedule(row)
     return step.write()
 
 
@@ -164,14 +168,20 @@ def move_on(connection: Connection, *, now: Micros, limit: int = STEP, vault: Va
     """
     reads = _reads()
     due = and_(_after.check_at <= now, or_(~reads, and_(_after.stage == Stage.RELEASED.value, _is_held(now))))
-    rows = _read(connection, due, limit=limit)
-    step = _Step(connection, rows, vault, now)
-    for row in rows:
-        if row.stage == Stage.DONE:  # an answer was noted while it was released
+    ids = connection.execute(
+        select(_after.job_id).where(due).order_by(_after.check_at, _after.job_id).limit(limit)
+    ).scalars().all()  # fmt: skip
+    step = _Step(connection, ids, vault, now)
+    for row in step.rows:
+        if row.check_at is None or row.check_at > now:
+            continue
+        if row.stage in (Stage.DONE, Stage.WAITING):
             step.set(row, check_at=None)
+        elif row.stage == Stage.TIMED and _is_to_be_read(row):  # another leader has just parked it again
+            continue
         elif not step.is_over(row):
             step.decide(row, read=False)
-    return step.write(), len(rows) == limit
+    return step.write(), len(ids) == limit
 
 
 def threads_to_read(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUID]) -> list[Thread]:
@@ -214,12 +224,11 @@ def conclude(
     """Act on a reading of a thread. ``replied`` None: it failed, ``rule`` says why, and ``stated`` for how long the
     account asks to be left alone.
     """
-    rows = _read(connection, _after.job_id == job_id, _after.check_at.is_not(None))
-    step = _Step(connection, rows, vault, now)
-    for row in rows:
-        if step.is_over(row):
+    step = _Step(connection, [job_id], vault, now)
+    for row in step.rows:
+        if row.check_at is None or row.stage not in (Stage.TIMED, Stage.RELEASED) or step.is_over(row):
             continue
-        if replied:
+        if replied or row.replied_at is not None:  # an answer may have been reported since the thread was read
             step.set(row, replied_at=row.replied_at or now)
             step.decide(row, read=True, replied=True)
         elif replied is None:
@@ -230,54 +239,96 @@ def conclude(
     return step.write()
 
 
-def note_reply(connection: Connection, ids: Collection[UUID], *, at: Micros, now: Micros) -> int:
-    """An answer to the mails of these jobs was reported: what follows them is looked at at once. Returns how many."""
-    found: dict[UUID, Row[Any]] = {}
-    wanted = set(ids)
-    while wanted:  # down the chain, as far as its messages are in the same thread
-        query = select(_after.job_id, _after.unless, _after.stage, _after.check_at, _after.replies, _after.replied_at)
-        rows = connection.execute(query.where(_after.after_id.in_(wanted), _after.stage != Stage.DONE.value)).all()
-        more = [row for row in rows if row.job_id not in found]
-        found |= {row.job_id: row for row in more}
-        wanted = {row.job_id for row in more if row.replies}
-    marked = [
-        {"job_id": row.job_id, "replied_at": at, "check_at": None if row.check_at is None else now}
-        for row in found.values()
-        if Unless.REPLIED in each_unless(row.unless) and row.replied_at is None
-    ]
-    update_rows(connection, schema.after, sorted(marked, key=lambda row: row["job_id"].int), key="job_id")
-    return len(marked)
-
-
-def park_again(connection: Connection, starts: Mapping[UUID, Micros]) -> set[UUID]:
-    """Park those of these jobs that follow another; returns them. They were just put back into the queue, to begin at
-    these times.
-
-    One that was never released waits again for the job that it follows; for others, ``unless`` counts again.
+def note_reply(connection: Connection, answers: Mapping[UUID, Micros], *, now: Micros) -> set[UUID]:
+    """Answers to the mails of these jobs were reported, at these times: what follows them is looked at at once. Returns
+    those of the jobs that some other followed with ``unless="replied"``.
     """
-    query = select(_after.job_id, _after.unless, _after.lifetime, _after.released_at).order_by(_after.job_id)
-    rows = connection.execute(query.where(_after.job_id.in_(list(starts)))).all()
-    new = [row for row in rows if row.released_at is None]
-    known = [row for row in rows if row.released_at is not None and row.unless is not None]
-    again = {"stage": Stage.WAITING.value, "start_at": None, "check_at": None, "checks": 0, "trouble": None}
-    update_rows(connection, schema.after, [{"job_id": row.job_id, **again} for row in new], key="job_id")
-    timed = [{"job_id": row.job_id, "stage": Stage.TIMED.value, "check_at": starts[row.job_id]} for row in known]
-    update_rows(connection, schema.after, timed, key="job_id")
-    parked = _locked(connection, [row.job_id for row in (*new, *known)])
-    _park(connection, list(parked.values()))
-    without = [{"id": row.job_id, "expires_at": None} for row in new if row.lifetime is not None]
-    update_rows(connection, schema.job, without)
-    return set(parked)
+    answered = {job_id: job_id for job_id in answers}  # by job: the one in whose thread it is
+    unless: set[UUID] = set()
+    wanted = set(answers)
+    while wanted:  # down the chain, as far as its messages are in the same thread
+        query = select(_after.job_id, _after.after_id, _after.unless, _after.replies).order_by(_after.job_id)
+        rows = connection.execute(query.where(_after.after_id.in_(wanted), _after.stage != Stage.DONE.value)).all()
+        unless |= {row.job_id for row in rows if Unless.REPLIED in each_unless(row.unless)}
+        more = [row for row in rows if row.job_id not in answered]
+        answered |= {row.job_id: answered[row.after_id] for row in more}
+        wanted = {row.job_id for row in more if row.replies}
+    open_ = [row for row in _lock(connection, unless) if row.stage != Stage.DONE and row.replied_at is None]
+    marked = [
+        {
+            "job_id": row.job_id,
+            "replied_at": answers[answered[row.job_id]],
+            "check_at": None if row.check_at is None else now,
+        }
+        for row in open_
+    ]
+    update_rows(connection, schema.after, marked, key="job_id")
+    return {answered[row.job_id] for row in open_}
+
+
+def park_again(connection: Connection, starts: Mapping[UUID, Micros], *, even_late: bool = False) -> set[UUID]:
+    """Park those of these locked jobs that follow another; returns them. They were just put back into the queue, to
+    begin at these times. ``even_late``: one that would expire before it may begin gets a new expiry.
+
+    One that was never released waits again for the job that it follows, or, if that is still known to be sent (it may
+    have been deleted since), for its time. For others, ``unless`` counts again.
+    """
+    follows = [row for row in _lock(connection, starts) if row.released_at is None or row.unless is not None]
+    if not follows:
+        return set()
+    jobs = _locked(connection, [row.job_id for row in follows])
+    other = schema.job.c
+    sent_at = {
+        row.id: row.finished_at if row.state == State.SENT else None
+        for row in connection.execute(
+            select(other.id, other.state, other.finished_at).where(other.id.in_([row.after_id for row in follows]))
+        )
+    }
+    marks, times = [], []
+    for row in follows:
+        job = jobs[row.job_id]
+        begins, expires_at = max(starts[row.job_id], job.due_at, row.start_at or 0), job.expires_at
+        mark: dict[str, Any] = {"job_id": row.job_id, "start_at": row.start_at, "checks": 0, "trouble": None}
+        sent_then = None if row.start_at is None else row.start_at - row.delay
+        is_known = sent_then is not None and sent_at.get(row.after_id, sent_then) == sent_then
+        if row.released_at is None and not is_known:
+            begins = HELD
+            expires_at = expires_at if row.lifetime is None else None
+            marks.append(mark | {"stage": Stage.WAITING.value, "start_at": None, "check_at": None})
+        else:
+            if row.released_at is None and row.lifetime is not None:
+                expires_at = first_chance(job.time_window or job.of_lane, begins) + row.lifetime
+            elif even_late and expires_at is not None and expires_at <= begins:
+                expires_at = begins + EXPIRY
+            marks.append(mark | {"stage": Stage.TIMED.value, "check_at": begins})
+        times.append({"id": job.id, "expires_at": expires_at, "approve_by": _approve_by(job, begins, expires_at)})
+    update_rows(connection, schema.after, marks, key="job_id")
+    update_rows(connection, schema.job, times)
+    _park(connection, list(jobs.values()))
+    return set(jobs)
 
 
 def reschedule_parked(connection: Connection, ids: Collection[UUID], *, due_at: Micros) -> None:
     """Parked jobs, which are locked, have another due time: those whose job was sent are looked at then."""
-    if not ids:
+    rows = [row for row in _lock(connection, ids) if row.stage == Stage.TIMED]
+    if not rows:
         return
-    timed = _after.stage == Stage.TIMED.value
-    rows = connection.execute(select(_after.job_id, _after.start_at).where(_after.job_id.in_(ids), timed))
-    times = [{"job_id": row.job_id, "check_at": max(row.start_at, due_at)} for row in rows]
-    update_rows(connection, schema.after, sorted(times, key=lambda row: row["job_id"].int), key="job_id")
+    begins = {row.job_id: max(row.start_at, due_at) for row in rows}
+    times = [{"job_id": job_id, "check_at": at} for job_id, at in begins.items()]
+    update_rows(connection, schema.after, times, key="job_id")
+    jobs = [job for job in _locked(connection, list(begins)).values() if waits_for_approval(job)]
+    limits = [{"id": job.id, "approve_by": _approve_by(job, begins[job.id], job.expires_at)} for job in jobs]
+    update_rows(connection, schema.job, limits)
+
+
+def _approve_by(job: Row[Any], begins: Micros, expires_at: Micros | None) -> Micros | None:
+    """Until when a follower that may begin then can be approved; None: it needs no approval."""
+    return approve_by_of(begins, expires_at, job.time_window) if waits_for_approval(job) else job.approve_by
+
+
+def _is_to_be_read(row: Row[Any]) -> bool:
+    """As `_reads`, of a row."""
+    return Unless.REPLIED in each_unless(row.unless) and row.replied_at is None and row.message_id is not None
 
 
 def _reads() -> ColumnElement[bool]:
@@ -300,8 +351,18 @@ def _is_held(now: Micros) -> ColumnElement[bool]:
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
-def _read(connection: Connection, *which: ColumnElement[bool], limit: int | None = None) -> Sequence[Row[Any]]:
-    """Followers, with what is known of the job that each follows."""
+def _lock(connection: Connection, ids: Collection[UUID]) -> Sequence[Row[Any]]:
+    """How some jobs follow others, locked in the order of their ids: after the jobs, if those are locked too."""
+    if not ids:
+        return []
+    query = select(schema.after).where(_after.job_id.in_(list(ids))).order_by(_after.job_id)
+    return connection.execute(query.with_for_update()).all()
+
+
+def _read(connection: Connection, ids: Sequence[UUID]) -> list[Row[Any]]:
+    """Followers, locked as by `_lock`, with what is known of the job that each follows; in the order of their times."""
+    if not ids:
+        return []
     other = schema.job.alias("other")
     query: Select[Any] = (
         select(
@@ -310,20 +371,25 @@ def _read(connection: Connection, *which: ColumnElement[bool], limit: int | None
             other.c.lane_id.label("other_lane"),
         )
         .outerjoin(other, other.c.id == _after.after_id)
-        .where(*which)
-        .order_by(_after.check_at, _after.job_id)
+        .where(_after.job_id.in_(ids))
+        .order_by(_after.job_id)
+        .with_for_update(of=schema.after)
     )  # fmt: skip
-    return connection.execute(query if limit is None else query.limit(limit)).all()
+    return sorted(connection.execute(query).all(), key=lambda row: (row.check_at or 0, row.job_id.int))
 
 
 class _Step:
-    """Decisions about some followers, which are locked, and then written together."""
+    """Decisions about some followers, which are locked, and then written together.
 
-    def __init__(self, connection: Connection, rows: Sequence[Row[Any]], vault: Vault, now: Micros) -> None:
+    They are read after their jobs are locked: another leader, or a report of an answer, may have changed them since
+    they were found.
+    """
+
+    def __init__(self, connection: Connection, ids: Sequence[UUID], vault: Vault, now: Micros) -> None:
         self._connection, self._vault, self._now = connection, vault, now
-        self.rows = rows
-        self._jobs = _locked(connection, [row.job_id for row in rows])
-        self._bad_news = _bad_news(connection, rows)
+        self._jobs = _locked(connection, ids)
+        self.rows = _read(connection, ids)
+        self._bad_news = _bad_news(connection, self.rows)
         self._marks: dict[UUID, dict[str, Any]] = {}
         self._times: dict[UUID, dict[str, Any]] = {}
         self._ends: dict[UUID, tuple[Row[Any], Ending]] = {}
@@ -342,7 +408,8 @@ class _Step:
             return True
         if job.state != State.QUEUED or must_be_repeated(job.operation, job.doubt_at):
             # On the wire, in doubt, or to be repeated; it may return without having been sent.
-            self.set(row, check_at=self._now + REREAD)
+            if row.stage != Stage.WAITING:
+                self.set(row, check_at=self._now + REREAD)
             return True
         return False
 
@@ -363,16 +430,19 @@ class _Step:
             self._ends[row.job_id] = (row, end)
         return end is not None
 
-    def time(self, row: Row[Any]) -> None:
+    def schedule(self, row: Row[Any]) -> None:
         """The job that it follows was sent: set the time of the follower, and release it if that has come."""
         job = self._jobs[row.job_id]
         start_at = row.sent_at + row.delay
         begins = max(start_at, job.due_at)
         columns: dict[str, Any] = {"stage": Stage.TIMED.value, "start_at": start_at, "check_at": begins}
         self.set(row, **columns, message_id=row.other_message, lane_id=row.other_lane)
-        if row.lifetime is not None and job.expires_at is None:
-            chance = first_chance(job.time_window or job.of_lane, begins)
-            self._times[row.job_id] = {"id": row.job_id, "expires_at": chance + row.lifetime}
+        expires_at = job.expires_at
+        if row.lifetime is not None and expires_at is None:
+            expires_at = first_chance(job.time_window or job.of_lane, begins) + row.lifetime
+        approve_by = _approve_by(job, begins, expires_at)
+        if (expires_at, approve_by) != (job.expires_at, job.approve_by):
+            self._times[row.job_id] = {"id": row.job_id, "expires_at": expires_at, "approve_by": approve_by}
         if begins <= self._now and Unless.REPLIED not in each_unless(row.unless):
             self._releases.append(row)
 
@@ -438,6 +508,12 @@ class _Step:
         waited = [{"id": job.id, "rule": None} for job in held if job.rule == AFTER]  # others also need approval
         update_rows(connection, schema.job, waited)
         update_rows(connection, schema.job, self._expire_later())
+        limits = [
+            {"id": job.id, "approve_by": _approve_by(job, starts[job.id], job.expires_at)}
+            for job in held
+            if job.approve_by is not None and job.approve_by >= HELD and job.id not in self._times
+        ]
+        update_rows(connection, schema.job, limits)
         in_batches = [job.id for job in free if job.batch_id is not None]
         if in_batches:
             hold_with_batches(connection, in_batches)

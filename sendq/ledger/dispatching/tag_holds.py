@@ -40,7 +40,7 @@ from sendq.ledger.db.bulk import one_of, update_rows
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs
 from sendq.rules.preflight import must_be_repeated
-from sendq.rules.rule_ids import TAG_HELD
+from sendq.rules.rule_ids import AFTER, TAG_HELD
 from sendq.rules.states import State
 from sendq.rules.tags import each_tag
 
@@ -78,7 +78,7 @@ def hold_back(
     connection: Connection, lanes: Mapping[UUID, Lane], found: Sequence[ClaimedJob], *, now: Micros
 ) -> frozenset[UUID]:
     """Put off those of these jobs that have a held tag, and others that are due behind them; returns all of them."""
-    tagged = with_tags(found)
+    tagged = [job for job in with_tags(found) if job.rule != AFTER]  # such a one waits for its job first
     if not tagged or not are_held(connection, lanes, tagged, now=now):
         return frozenset()
     held = are_held(connection, lanes, tagged, now=now, lock=True)
@@ -107,6 +107,7 @@ def _due(connection: Connection, lane: Lane, *, now: Micros) -> Sequence[tuple[U
     found: list[tuple[UUID, str]] = []
     for priority, floor in enumerate(lane.floors):
         values = {"lane": lane.id, "priority": priority, "floor": floor, "now": now, "most": STEP - len(found)}
+        values["parked"] = AFTER
         for job_id, tags, operation, doubt_at in constant.rows(connection, _DUE, values):
             if tags is not None and not must_be_repeated(operation, doubt_at):
                 found.append((job_id, tags))
@@ -118,9 +119,10 @@ _DUE = (
     text(
         "SELECT id, tags, operation, doubt_at FROM sendq_job"
         " WHERE lane_id = :lane AND state = 'queued' AND priority = :priority AND next_at >= :floor AND next_at <= :now"
+        " AND (rule IS NULL OR rule <> :parked)"
         " ORDER BY next_at, id LIMIT :most"
     )
-    .bindparams(bindparam("lane", type_=Uuid()))
+    .bindparams(bindparam("lane", type_=Uuid()), bindparam("parked", type_=Text()))
     .columns(id=Uuid(), tags=Text(), operation=Text(), doubt_at=BigInteger())
 )
 

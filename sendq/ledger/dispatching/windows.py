@@ -21,7 +21,7 @@ from sendq.ledger.jobs import lock_jobs
 from sendq.rules.by_hand import EXPIRY
 from sendq.rules.expiry import expiry_in
 from sendq.rules.preflight import must_be_repeated
-from sendq.rules.rule_ids import OUTSIDE_WINDOW
+from sendq.rules.rule_ids import AFTER, OUTSIDE_WINDOW
 from sendq.rules.states import State
 from sendq.rules.windows import put_off_until
 
@@ -34,7 +34,8 @@ def outside(lanes: Mapping[UUID, Lane], jobs: Sequence[ClaimedJob], *, now: Micr
     return {
         job.id: opens_at
         for job in jobs
-        if (job.time_window or lanes[job.lane_id].time_window)
+        if job.rule != AFTER  # it waits for its job first
+        and (job.time_window or lanes[job.lane_id].time_window)
         and (opens_at := put_off_until(job, lanes[job.lane_id], now=now)) is not None
     }
 
@@ -105,6 +106,7 @@ def _due(connection: Connection, lane: Lane, *, now: Micros) -> Sequence[_Due]:
     found: list[_Due] = []
     for priority, floor in enumerate(lane.floors):
         values = {"lane": lane.id, "priority": priority, "floor": floor, "now": now, "most": STEP - len(found)}
+        values["parked"] = AFTER
         found += map(_Due._make, constant.rows(connection, _DUE, values))
     return found
 
@@ -114,9 +116,10 @@ _DUE = (
     text(
         "SELECT id, operation, due_at, expires_at, doubt_at, time_window FROM sendq_job"
         " WHERE lane_id = :lane AND state = 'queued' AND priority = :priority AND next_at >= :floor AND next_at <= :now"
+        " AND (rule IS NULL OR rule <> :parked)"
         " ORDER BY next_at, id LIMIT :most"
     )
-    .bindparams(bindparam("lane", type_=Uuid()))
+    .bindparams(bindparam("lane", type_=Uuid()), bindparam("parked", type_=Text()))
     .columns(
         id=Uuid(), operation=Text(), due_at=BigInteger(), expires_at=BigInteger(), doubt_at=BigInteger(),
         time_window=Text(),

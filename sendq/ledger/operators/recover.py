@@ -2,8 +2,9 @@
 
 A send that the ledger shows as unfinished at the time of the loss may have been sent since. Every such send is put in
 doubt, as if its last request were made now, so that it is searched for in its mailbox before anything else is done
-with it. That includes sends that are held or not due yet: one may have been released or brought forward and sent, and
-the record of that is lost as well. If a send is not found, it returns to its due time, or to its hold. Changes of
+with it. That includes sends that are held, not due yet or wait for another job: one may have been released or brought
+forward and sent, and the record of that is lost as well. If a send is not found, it returns to its due time, to its
+hold, or to its wait for the other job. Changes of
 messages that had begun return to the queue, since they are safe to repeat. Jobs that were enqueued after the loss are
 not changed. The last step resumes dispatching; every step may be repeated.
 

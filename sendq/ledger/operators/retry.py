@@ -121,7 +121,7 @@ def retry(
     reopen(connection, {row.batch_id for row in rows if row.batch_id is not None})
     store_changes(connection, [(still[row.id], _retried(row, starts[row.id])) for row in rows], now=now)
     events.append_all(connection, [_event(row, by=by, reason=reason, act=act, now=now) for row in rows])
-    parked = park_again(connection, starts)
+    parked = park_again(connection, starts, even_late=True)
     wakes = wakes_of([row for row in rows if row.id not in parked], starts)
     if wakes:
         append_wakes(connection, wakes, at=first_at)

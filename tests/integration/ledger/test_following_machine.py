@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         self.ledger.clock.advance(1)
         if notified:
             with self.ledger.writing() as connection:
-                followers.note_reply(connection, [job], at=self.ledger.clock(), now=self.ledger.clock())
+                followers.note_reply(connection, {job: self.ledger.clock()}, now=self.ledger.clock())
 
     @precondition(lambda self: self.jobs)
     @rule(which=st.integers(0, 50), what=st.sampled_from(["cancel", "hold", "release", "earlier", "later", "urgent"]))
