@@ -20,10 +20,12 @@ from sendq.clock import SECOND
 from sendq.errors import Problem
 from sendq.facts.notices import OutcomeOptions
 from sendq.ledger.db.urls import sqlite_url
+from sendq.rules.budgets import Budgets
 from sendq.rules.paces import Paces
 from sendq.rules.preflight import CLOCK_TOLERANCE
 from sendq.vault import Vault
 from settings.application import US, Application, NamedApplications, Provider
+from settings.budgets import BudgetSettings
 from settings.console import ConsoleSecret, HeaderName, Names, Networks
 from settings.environ import IN_CHECKOUT, ROOT, Row, read, rows
 from settings.errors import SettingsError
@@ -173,6 +175,11 @@ class Settings(BaseModel):
         (), "your own rate limits, a JSON list; the most specific entry wins: [{\"provider\": \"google\", \"limits\": "
         "{\"minute\": 15000}}, {\"grant\": \"…\", \"width\": 1, \"daily\": 500}]. limits: units per window of the "
         "provider; width: calls at once; daily: messages in 24 hours, per account",
+    )  # fmt: skip
+    budgets: BudgetSettings = setting(
+        (), "how many sends of an application, or of one of its tags, may begin at most: a JSON object like "
+        '{"shop": "500/h", "shop campaign=may": "200/d"}; units are min, h and d, in windows that follow UTC. Sends '
+        "beyond wait for the next window. The same for all workers (default: no budgets)",
     )  # fmt: skip
     turn_s: float = setting(
         2.0, "a turn (one run of an account's jobs in a worker) starts no new job after about this long; less than "
@@ -507,6 +514,11 @@ class Settings(BaseModel):
         providers = {name: one.provider for name, one in self.applications.items() if one.provider is not None}
         return Paces([pace.rule for pace in self.paces], providers)
 
+    @cached_property
+    def send_budgets(self) -> Budgets:
+        """The budgets, by application and tag."""
+        return Budgets(self.budgets)
+
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, validated like any other."""
         return type(self)(**{**{name: getattr(self, name) for name in self.model_fields_set}, **changes})
@@ -526,6 +538,11 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
     if s.redis_url is not None and s.redis_url.get_secret_value() == IN_MEMORY and not s.has_sqlite_ledger:
         yield Problem("REDIS_URL", "is memory://, which connects no two workers",
                       "set it to a Redis server; memory:// is for one worker with a SQLite ledger")  # fmt: skip
+    has_default = not s.named_applications or any(value is not None for value in plain)
+    known = {*s.named_applications, *(["default"] if has_default else [])}
+    for name in sorted({one.application for one in s.budgets} - known):
+        yield Problem("SENDQ_BUDGETS", f"names an unknown application {name!r}",
+                      f"correct it; applications: {', '.join(sorted(known))}")  # fmt: skip
     if s.stale_after_s <= 3 * s.beat_interval_s:
         yield Problem("SENDQ_STALE_AFTER_S", "is not more than three times SENDQ_BEAT_INTERVAL_S",
                       "raise it, or two late heartbeats make a worker count as dead")  # fmt: skip

@@ -137,7 +137,7 @@ class _Turn:
     def __init__(self, claimed: Claimed, around: Surroundings) -> None:
         self._lane, self._around = claimed.lane, around
         self._pair = (claimed.lane.application, claimed.lane.provider)
-        self._streak = claimed.streak
+        self._streak, self._budgets = claimed.streak, claimed.budgets
         self._offered_at: Micros = claimed.lane.turn_at or 0
         self._worker_id = claimed.worker
         self._waiting: deque[ClaimedJob] = deque(job for job in claimed.jobs if job.id not in claimed.begun)
@@ -223,7 +223,15 @@ class _Turn:
         # These jobs count as open until this is committed, so that a second outcome does not begin as many again.
         self._open += len(begins)
         wanted = [
-            Begin(lane.id, lane.fence, self._worker_id, begin.id, begin.generation, begin.content_version)
+            Begin(
+                lane.id,
+                lane.fence,
+                self._worker_id,
+                begin.id,
+                begin.generation,
+                begin.content_version,
+                self._budgets.get(begin.id, ()),
+            )
             for begin in begins
         ]
         may_go = await self._around.record(self._pair, outcome, wanted, end)

@@ -24,6 +24,7 @@ from worker.clocks.ledger_clock import LedgerClock
 from worker.configured_policy import policy_of
 from worker.leading.batches import Batches
 from worker.leading.bounce_holds import BounceHolds
+from worker.leading.budgets import BudgetWatch
 from worker.leading.clock_repair import ClockRepair
 from worker.leading.dispatcher import Dispatcher, Publish, none_at_once
 from worker.leading.followers import Followers
@@ -149,6 +150,8 @@ class Process:
             )
         if settings.bounce_hold_s is not None:
             yield loop("bounce holds", BounceHolds(ledger, leadership, settings, now=now), limit_s=2.0)
+        if settings.budgets:
+            yield loop("budget watch", BudgetWatch(ledger, leadership, now=now), limit_s=2.0)
         yield loop("followers", Followers(ledger, leadership, self.engine, settings, now=now), limit_s=2.0)
         yield loop("batches", Batches(ledger, leadership, now=now), limit_s=2.0)
         rescuer = Rescuer(

@@ -14,6 +14,7 @@ from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
 from sendq.facts.outcomes import Outcome
+from sendq.rules.budgets import Budget
 from sendq.rules.pace import Pacer
 
 
@@ -39,6 +40,7 @@ class Claimed:
     starts: Mapping[UUID, Micros]  # when each of the begun jobs may start
     streak: int = 0  # holds of its pair or application since the last success of the pair
     foreign: frozenset[str] = frozenset()  # operations of a newer version; their jobs are left to its workers
+    budgets: Mapping[UUID, tuple[Budget, ...]] = field(default_factory=dict)  # by job, those that count it
 
 
 @dataclass(slots=True)
@@ -71,6 +73,7 @@ class Begin:
     job_id: UUID
     generation: int
     content_version: int
+    budgets: tuple[Budget, ...] = ()  # those that count it
 
 
 @dataclass(frozen=True, slots=True)

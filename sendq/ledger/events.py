@@ -47,7 +47,7 @@ AUTOMATIC = frozenset({"policy", "escalation", "check", "reconcile", "webhook", 
 KINDS = (
     *(kind.value for kind in ChangeKind),
     "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
-    "recipients_dropped",
+    "recipients_dropped", "over_budget",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
     "replace", "window", "warm_up", "undo", "refused",
 )  # fmt: skip

@@ -78,6 +78,9 @@ REJECTED: Final = "rejected"
 # Jobs that wait for the next opening of their window, or of their grant's.
 OUTSIDE_WINDOW: Final = "outside_window"
 
+# Sends that wait because a budget of their application, or of one of their tags, is used up.
+OVER_BUDGET: Final = "over_budget"
+
 # Jobs that follow another: still waiting for it; ended because it was not sent; or because of what `unless` names.
 AFTER: Final = "after"
 AFTER_FAILED: Final = "after_failed"

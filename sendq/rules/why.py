@@ -27,6 +27,7 @@ from sendq.rules.rule_ids import (
     NOT_APPROVED,
     NOT_ENCRYPTED,
     OUTSIDE_WINDOW,
+    OVER_BUDGET,
     POISON,
     QUEUED,
     REJECTED,
@@ -214,6 +215,8 @@ def _explain(around: Situation, *, now: Micros) -> Why:
     if job.next_at > now:
         if job.rule == TAG_HELD and around.tag_holds and job.due_at <= now:
             return _why(job, "held", "the hold of its tag is over, and the leader brings its jobs back", rule=TAG_HELD)
+        if job.rule == OVER_BUDGET and job.next_at > job.due_at:
+            return _over_budget(around, now=now)
         if job.rule in NOT_OPENED:
             return _why(job, "held", _unopened(job.rule, around), until=job.next_at, rule=job.rule, by="policy")
         if job.rule == JOB_REFUSED:
@@ -224,6 +227,16 @@ def _explain(around: Situation, *, now: Micros) -> Why:
             )
         return _why(job, "not_due", "it is not due yet", until=job.next_at)
     return _unserved(around, now=now)
+
+
+def _over_budget(around: Situation, *, now: Micros) -> Why:
+    """It was put off to the next window of a budget that was used up."""
+    job = around.job
+    # The one whose window ends last has decided; its next window may have begun, with the lane a few seconds later.
+    spent = max((one for one in around.spent if one.until <= job.next_at), key=lambda one: one.until, default=None)
+    which = "a budget of its application or tags" if spent is None else f"the budget of {spent.says}"
+    says = f"it is over {which}; goes on at {_clock(job.next_at)}"
+    return _why(job, "over_budget", says, until=job.next_at, rule=OVER_BUDGET, eta=_eta(around, now=now))
 
 
 def _unapproved(around: Situation) -> Why:

@@ -19,7 +19,17 @@ from sendq.views.jobs import (
 )
 from sendq.views.overview import BatchLine, Found, FoundGrant, Overview, PaceView
 from sendq.views.page import Page, plain
-from sendq.views.status import Approvals, Backlog, BrokerView, DeliveryView, LaneCounts, Shut, Status, WorkerView
+from sendq.views.status import (
+    Approvals,
+    Backlog,
+    BrokerView,
+    BudgetView,
+    DeliveryView,
+    LaneCounts,
+    Shut,
+    Status,
+    WorkerView,
+)
 
 __all__ = [
     "Approvals",
@@ -30,6 +40,7 @@ __all__ = [
     "BatchLine",
     "BatchView",
     "BrokerView",
+    "BudgetView",
     "DeadLetter",
     "DeadLetterCount",
     "DeliveryStatus",

@@ -10,7 +10,7 @@ from typing import Any
 from sendq.rules.states import State
 from sendq.views.grants import HoldView
 from sendq.views.page import plain
-from sendq.views.status import Approvals, Backlog, BrokerView, Shut, WorkerView
+from sendq.views.status import Approvals, Backlog, BrokerView, BudgetView, Shut, WorkerView
 
 # The last minute's enqueued jobs are counted up to here.
 ENQUEUED_MOST = 10_000
@@ -32,6 +32,7 @@ class Overview:
     holds        those of applications, providers and tags that are in force
     clock_behind_s  how far the clock is behind the latest time that a worker has seen, in seconds
     approvals    jobs that wait for approval
+    budgets      budgets of which some is used in the current window
     """
 
     at: datetime
@@ -48,6 +49,7 @@ class Overview:
     deliveries: Backlog
     clock_behind_s: float
     approvals: Approvals
+    budgets: tuple[BudgetView, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

@@ -112,6 +112,22 @@ class Approvals:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetView:
+    """A budget in its current window, which ends at ``until``; ``tag``: None means the whole application.
+
+    ``per``: minute, hour or day; ``used``: sends that began; ``over``: whether others had to wait for the next window.
+    """
+
+    application: str
+    tag: str | None
+    most: int
+    per: str
+    used: int
+    over: bool
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The ledger at a glance.
 
@@ -124,6 +140,7 @@ class Status:
     clock_behind_s  how far the clock is behind the latest time that a worker has seen, in seconds: it was set back
     approvals    jobs that wait for approval
     outside_window  jobs that wait for the next opening of a window, up to 100,000; the first is at ``next_opening``
+    budgets      budgets of which some is used in the current window
     """
 
     at: datetime
@@ -142,6 +159,7 @@ class Status:
     approvals: Approvals = Approvals()
     outside_window: int = 0
     next_opening: datetime | None = None
+    budgets: tuple[BudgetView, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for ``json.dumps``."""

@@ -83,6 +83,10 @@ LEDGER_RULES = {
         "Held by its tag", "An operator holds all jobs with one of its tags; the events say why.",
         "Nothing to do, or release the tag.",
     ),
+    "over_budget": Said(
+        "Over its budget", "As many sends of its application or tag as its budget allows have begun in this window.",
+        "Nothing to do; cancel what was enqueued by mistake, or raise SENDQ_BUDGETS.",
+    ),
     "needs_approval": Said(
         "Waits for approval", "It needs approval before it may begin.", "sendq approve, or sendq reject.",
     ),

@@ -28,10 +28,12 @@ from sendq.ids import lane_id, new_id
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_busy_engine, writing
 from sendq.ledger.dispatching import turns
+from sendq.ledger.dispatching.budgets import NO_BUDGETS
 from sendq.ledger.dispatching.offers import due_lanes, due_whole_lanes, offer_turns, opened
 from sendq.ledger.dispatching.pairs import read_pairs
 from sendq.ledger.dispatching.record import record as record_in
 from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
+from sendq.rules.budgets import Budgets
 from sendq.rules.paces import Paces
 from sendq.rules.states import Event
 from tests.support.servers import PgServer
@@ -63,6 +65,7 @@ class Ledger:
     engine: Engine
     clock: Clock = field(default_factory=Clock)
     worker: UUID = field(default_factory=new_id)
+    budgets: Budgets = NO_BUDGETS
 
     def __post_init__(self) -> None:
         self.queue = SendQueue(self.engine, now=self.clock)
@@ -125,6 +128,7 @@ class Ledger:
                 worker=worker or self.worker,
                 now=self.clock(),
                 jobs_each=jobs_each,
+                budgets=self.budgets,
             )
 
     def serve(self, *, worker: UUID | None = None, jobs_each: int = 50) -> Claimed:
@@ -208,7 +212,7 @@ class Ledger:
 def begin_of(claimed: Claimed, job_id: UUID) -> Begin:
     """What the worker of a turn asks for, to make the call for this job next."""
     loaded = next(((job.generation, job.content_version) for job in claimed.jobs if job.id == job_id), (0, 0))
-    return Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job_id, *loaded)
+    return Begin(claimed.lane.id, claimed.lane.fence, claimed.worker, job_id, *loaded, claimed.budgets.get(job_id, ()))
 
 
 def outcome(claimed: Claimed, job: Any, event: Event, *, called: bool = True, **given: Any) -> Outcome:

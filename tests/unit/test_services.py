@@ -19,7 +19,7 @@ from worker.processes.services import Service, Services
 IN_ORDER = [
     "ledger", "witness", "wakeup", "exporter", "flower events", "heartbeat file", "engine",
     "reconciler", "pruner", "grant checker", "clock repair", "mail reports", "send events", "bounce holds",
-    "followers", "batches", "rescuer", "dispatcher", "deliverer",
+    "budget watch", "followers", "batches", "rescuer", "dispatcher", "deliverer",
 ]  # fmt: skip
 
 
@@ -76,6 +76,7 @@ class TestAProcess:
             "SENDQ_METRICS_ADDRESS": "127.0.0.1:0",
             "SENDQ_RUN_DIR": str(tmp_path),
             "SENDQ_BOUNCE_HOLD_S": "3600",
+            "SENDQ_BUDGETS": '{"default": "500/h"}',
             "SENDQ_HOME": str(tmp_path),
         })  # fmt: skip
         process = Process(settings, lambda bundles: None, cast(Any, None), consumes=lambda: True)

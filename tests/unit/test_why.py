@@ -11,6 +11,7 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, moment
+from sendq.rules.budgets import Spent
 from sendq.rules.pace import PACES, Pacer, pacer_of
 from sendq.rules.reconcile import Seen
 from sendq.rules.situation import EarlierChange, Follows, HoldFacts, JobFacts, Situation
@@ -62,6 +63,25 @@ def why(
         "highest_at": 0,
     } | around
     return explain(Situation(**values), now=NOW)
+
+
+class TestItIsOverABudget:
+    SPENT = Spent("shop", "", 500, 3_600 * SECOND, LATER)
+
+    def test_and_names_it_and_the_time(self) -> None:
+        at = LATER + 2 * SECOND
+        found = why(job={"next_at": at, "rule": "over_budget"}, spent=(self.SPENT,))
+        assert (found.reason, found.rule, found.until) == ("over_budget", "over_budget", moment(at))
+        assert found.says.startswith("it is over the budget of 500 an hour of application shop; goes on at ")
+
+    def test_and_names_the_one_that_ends_last(self) -> None:
+        day = Spent("shop", "a=b", 7, 86_400 * SECOND, LATER + 10 * SECOND)
+        found = why(job={"next_at": LATER + 11 * SECOND, "rule": "over_budget"}, spent=(self.SPENT, day))
+        assert "the budget of 7 a day of application shop, tag a=b" in found.says
+
+    def test_that_is_no_longer_known(self) -> None:
+        found = why(job={"next_at": LATER, "rule": "over_budget"})
+        assert "a budget of its application or tags" in found.says
 
 
 class TestItFollowsAnother:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KINDS = (
     "reschedule", "priority", "hold", "release", "approve", "reject",
     "closed", "reopened", "reauth_required", "grant_gone", "escalated", "narrowed", "clock_set_back",
-    "recipients_dropped",
+    "recipients_dropped", "over_budget",
     "cancel", "retry", "resolved", "deliveries_retried", "forget", "recovered", "rekey", "suppressed", "unsuppressed",
     "replace", "window", "warm_up", "undo", "refused",
 )  # fmt: skip

@@ -60,7 +60,12 @@ def status(watch: float | None, as_json: bool) -> None:
                     tell_json(seen.as_json())
                 else:
                     _tell_jobs(seen)
-                    for line in (*_approvals(seen.approvals), *_broker(seen.broker), *_backlog(seen.deliveries)):
+                    for line in (
+                        *_approvals(seen.approvals),
+                        *_budgets(seen),
+                        *_broker(seen.broker),
+                        *_backlog(seen.deliveries),
+                    ):
                         tell(line)
                     tell()
                     _tell_lanes(seen.lanes)
@@ -100,6 +105,14 @@ def _tell_jobs(seen: Status) -> None:
         tell(f"jobs that wait for their windows: {number}, the first until {when(seen.next_opening)}")
     waits = ", ".join(f"{age:,.0f} s ({name} priority)" for name, age in seen.oldest_s.items() if age >= 1)
     tell(f"longest wait of an eligible job: {waits or 'none over 1 s'}")
+
+
+def _budgets(seen: Status) -> Iterator[str]:
+    """Nothing without budgets of which some is used in their current windows."""
+    for one in seen.budgets:
+        what = f"budget of application {one.application}" + (f", tag {one.tag}" if one.tag else "")
+        over = f"; more sends wait until {when(one.until)}" if one.over else ""
+        yield f"{what}: {one.used:,} of {one.most:,} per {one.per} used{over}"
 
 
 def _approvals(seen: Approvals) -> Iterator[str]:

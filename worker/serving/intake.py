@@ -128,6 +128,7 @@ class Intake:
             jobs_each=jobs_to_load(fit, slots=slots_each, most=self._settings.turn_jobs),
             key_max_age=self._heartbeat.key_max_age,
             vault=self._settings.vault,
+            budgets=self._settings.send_budgets,
             is_whole=self._heartbeat.whole_since(),
         )
         if not claimed:
@@ -222,6 +223,7 @@ class Intake:
                 key_max_age=self._heartbeat.key_max_age,
                 vault=settings.vault,
                 unopened=unopened,
+                budgets=settings.send_budgets,
                 is_whole=is_whole,
             )
             failpoints.reached("claiming")

@@ -164,6 +164,7 @@ def families(known: Levels) -> Iterator[Metric]:
     yield _by("deliveries", "Outcomes not yet delivered, by state; counted up to 10,000", "state", undelivered)
     yield from _notices(known)
     yield _suppressed(known)
+    yield from _budgets(known)
     for name, meaning, value in (
         ("oldest_delivery_seconds", "Age of the oldest undelivered outcome", known.deliveries.oldest_s),
         (
@@ -210,6 +211,16 @@ def _notices(known: Levels) -> Iterator[Metric]:
 def _suppressed(known: Levels) -> Metric:
     meaning = "Entries of suppression lists; counted up to 100,000"
     return _by("suppressed_recipients", meaning, "application reason", known.suppressed)
+
+
+def _budgets(known: Levels) -> Iterator[Metric]:
+    names = {one: (one.application, one.tag or "") for one in known.budgets}
+    used = "Sends that began in the current window of a budget; tag: empty for that of the whole application"
+    yield _by("budget_used", used, "application tag", {name: one.used for one, name in names.items()})
+    most = "How many may begin in a window, of the budgets of which some is used"
+    yield _by("budget_limit", most, "application tag", {name: one.most for one, name in names.items()})
+    over = "1 if sends had to wait for the next window, otherwise 0"
+    yield _by("budget_over", over, "application tag", {name: int(one.over) for one, name in names.items()})
 
 
 def _by(name: str, meaning: str, labels: str, values: Mapping[Any, float]) -> Metric:

@@ -14,7 +14,7 @@ import structlog
 
 from sendq.clock import Micros, moment
 from sendq.facts.outcomes import Outcome
-from sendq.rules.rule_ids import BOUNCE_RATE
+from sendq.rules.rule_ids import BOUNCE_RATE, OVER_BUDGET
 from sendq.rules.states import Event, State
 
 _log = structlog.get_logger("sendq")
@@ -128,6 +128,14 @@ def held_for_bounces(application: str, grant: str, *, bounced: int, accepted: in
     """Too much of a grant's mail bounced within an hour (`SENDQ_BOUNCE_HOLD_S`): it is held until that time."""
     _log.error(
         "held_for_bounces", application=application, grant=grant, rule=BOUNCE_RATE, bounced=bounced, accepted=accepted,
+        until=moment(until).isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
+def over_budget(application: str, tag: str | None, *, budget: str, until: Micros) -> None:
+    """A budget (`SENDQ_BUDGETS`) is used up, and further sends wait until that time; once in each window."""
+    _log.error(
+        "over_budget", application=application, tag=tag, rule=OVER_BUDGET, budget=budget,
         until=moment(until).isoformat(timespec="seconds"),
     )  # fmt: skip
 

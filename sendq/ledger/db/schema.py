@@ -15,6 +15,7 @@ in steps, and a key outlives its job on purpose.
     key                       names a job or batch, even long after it was pruned
     prune_cursor              how far the pruner has come (`sendq.ledger.retention`)
     wake                      "this lane has new jobs": appended by enqueue, deleted by the dispatcher
+    budget                    how many sends of an application or tag began in the current window
     lane ── pair              a lane belongs to one (application, provider); both can be held
     worker, leader            which workers are alive, and which one dispatches; the ledger's history and highest time
     event                     what happened to lanes and holds, and what operators did, with author and time
@@ -158,6 +159,20 @@ tag_hold = Table(
     Column("held_since", BigInteger, nullable=False),
     Column("held_by", Text, nullable=False),
     Column("brought_back_to", Uuid),  # when it is over: the last job that the leader has looked at; null: none yet
+)
+
+# What has been used of each budget; no row before its first send. The whole application: an empty tag.
+budget = Table(
+    "sendq_budget",
+    metadata,
+    Column("application", Text, primary_key=True),
+    Column("tag", Text, primary_key=True),
+    Column("most", BigInteger, nullable=False),
+    Column("per", BigInteger, nullable=False),  # the length of its windows
+    Column("window_at", BigInteger, nullable=False),  # the window in which it was used last
+    Column("used", BigInteger, nullable=False),  # sends that began in it
+    Column("over_at", BigInteger),  # since when sends wait, in this window or an earlier one; null: never
+    Column("announced_at", BigInteger),  # the last `over_at` for which there is an event
 )
 
 # A row of its own, so that jobs that follow none cost nothing.

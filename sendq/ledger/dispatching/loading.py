@@ -32,9 +32,11 @@ from sendq.facts.jobs import ClaimedJob
 from sendq.facts.lanes import Lane
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.dispatching.budgets import NO_BUDGETS, OverBudget, wait_for_budgets
 from sendq.ledger.dispatching.tag_holds import hold_back
 from sendq.ledger.dispatching.windows import wait_for_windows
 from sendq.ledger.jobs import lock_due
+from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.changed_fields import BITS
 from sendq.rules.preflight import FORMS, OPERATIONS
 from sendq.rules.rule_ids import AFTER, OUTSIDE_WINDOW, TAG_HELD
@@ -54,12 +56,13 @@ FOREIGN_RECHECK = 60 * SECOND
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """The first jobs of each lane that may run now; which of them are overtaken; and, by lane, the operations that
-    this version does not know.
+    this version does not know. ``over``: the budgets for which sends have been put off.
     """
 
     jobs: Mapping[UUID, list[ClaimedJob]]
     overtaken: frozenset[UUID]
     foreign: Mapping[UUID, frozenset[str]]
+    over: frozenset[Budget] = frozenset()
 
 
 # The columns that come from the job's own row.
@@ -81,7 +84,14 @@ def first_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micro
     return found
 
 
-def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros, jobs_each: int) -> Loaded:
+def load_jobs(
+    connection: Connection,
+    lanes: Mapping[UUID, Lane],
+    *,
+    now: Micros,
+    jobs_each: int,
+    budgets: Budgets = NO_BUDGETS,
+) -> Loaded:
     """The first jobs of each lane that may run now, by priority, due time and arrival."""
     found = first_jobs(connection, lanes, now=now, jobs_each=jobs_each)
     loaded: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in lanes}
@@ -90,6 +100,8 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
     related = _related(connection, known)
     held = hold_back(connection, lanes, found, now=now)
     held |= wait_for_windows(connection, lanes, found, held, now=now)
+    over = wait_for_budgets(connection, lanes, found, held, budgets, now=now) if budgets else OverBudget()
+    held |= over.jobs
     free = [job for job in known if job.id not in held] if held else known
     behind = _behind(free, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
     behind |= {job.id: HELD for job in found if job.rule == AFTER}  # whatever has changed its time: not before its job
@@ -109,6 +121,7 @@ def load_jobs(connection: Connection, lanes: Mapping[UUID, Lane], *, now: Micros
         ordered,
         frozenset(job_id for job_id, row in related.items() if row.overtaken),
         {job.lane_id: frozenset(one.operation for one in foreign if one.lane_id == job.lane_id) for job in foreign},
+        over.budgets,
     )
 
 

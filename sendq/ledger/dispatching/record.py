@@ -29,6 +29,7 @@ from sendq.ledger.attempts import insert_new_and_lock, replaced_untried
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import apply_known, failed_later
 from sendq.ledger.dispatching import pairs
+from sendq.ledger.dispatching.budgets import reserve
 from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
 from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
@@ -58,6 +59,7 @@ class _Recording:
         self._pairs: Mapping[tuple[str, str], Pair] = {}
         self._missing: list[Outcome] = []  # of grants that the API does not know, as of now
         self._events: list[dict[str, Any]] = []
+        self._jobs: Mapping[UUID, LockedJob] = {}
         self._recorded = Recorded()
 
     def run(self) -> Recorded:
@@ -114,7 +116,7 @@ class _Recording:
         ids += [one.job_id for one in self._group.begins] + [job_id for job_id, _ in self._blamed(outcomes)]
         fresh, locked = insert_new_and_lock(self._connection, attempts, ids)
         first = [outcome for outcome in outcomes if outcome.attempt is None or outcome.id in fresh]
-        jobs = self._apply(first, self._blamed(first), locked)
+        jobs = self._jobs = self._apply(first, self._blamed(first), locked)
         repeated = [outcome for outcome in outcomes if outcome.attempt is not None and outcome.id not in fresh]
         if repeated:
             self._report_again(repeated, jobs)
@@ -269,11 +271,23 @@ class _Recording:
             self._recorded.incidents.append(outcome)
 
     def _begin_jobs(self) -> None:
-        """Begin the jobs that open turns want to begin next, except in lanes that are held by now."""
-        wanted = [
-            (item.job_id, item.fence, item.generation, item.content_version)
+        """Begin the jobs that open turns want to begin next, except in lanes that are held by now, or over a budget."""
+        items = [
+            item
             for item in self._group.begins
             if self._is_open(item) and (self._lane_of(item).held_until or 0) <= self._now
+        ]
+        # One that an earlier try of this group has begun is counted already.
+        counted = [
+            (item.job_id, item.budgets)
+            for item in items
+            if item.budgets and (job := self._jobs.get(item.job_id)) is not None and job.state == State.QUEUED
+        ]
+        refused = reserve(self._connection, counted, now=self._now) if counted else set()
+        wanted = [
+            (item.job_id, item.fence, item.generation, item.content_version)
+            for item in items
+            if item.job_id not in refused
         ]
         self._recorded.begun = begin(self._connection, wanted, now=self._now)
 

@@ -37,16 +37,18 @@ from sendq.facts.turns import Claimed, Unopened
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching import lineage
+from sendq.ledger.dispatching.budgets import NO_BUDGETS, reserve
 from sendq.ledger.dispatching.lanes import lock
 from sendq.ledger.dispatching.lineage import Standing
 from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, load_jobs, place_in_queue
 from sendq.ledger.dispatching.tag_holds import are_held, with_tags
 from sendq.ledger.dispatching.windows import outside
 from sendq.ledger.enqueue import NO_VAULT
-from sendq.ledger.jobs import end_waiting, lock_in_order
+from sendq.ledger.jobs import end_waiting, lock_in_order, lock_jobs
 from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
+from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.job_change import cancel_event
-from sendq.rules.pace import pacer_of
+from sendq.rules.pace import Pacer, pacer_of
 from sendq.rules.preflight import KEY_MAX_AGE, objection
 from sendq.rules.rule_ids import AFTER, OVERTAKEN
 from sendq.rules.starts import first_to_begin, slots_of, start_soon
@@ -69,6 +71,7 @@ def claim(
     key_max_age: Micros = KEY_MAX_AGE,
     vault: Vault = NO_VAULT,
     unopened: Unopened | None = None,
+    budgets: Budgets = NO_BUDGETS,
     is_whole: Callable[[Standing], bool] = lambda found: found.may_be_claimed,
 ) -> list[Claimed]:
     """Claim those of ``turns`` (lane, fence) that are still offered, and begin the first jobs of each.
@@ -76,7 +79,8 @@ def claim(
     Jobs that must not go out any more (expired, in doubt with a key too old for a safe repeat, to a recipient who was
     suppressed since) end here. Jobs that ``vault`` cannot open wait or end (`sendq.ledger.sealed`), and are added to
     ``unopened``; a turn that only waits is closed and not returned. In a ledger that is not ``is_whole`` nothing is
-    claimed: a message in the broker may be from a time that the ledger has lost.
+    claimed: a message in the broker may be from a time that the ledger has lost. Sends that are over one of the
+    ``budgets`` wait.
     """
     fences = dict(turns)
     rows = lock(connection, fences)
@@ -86,7 +90,7 @@ def claim(
     found, streaks, suppression = _around(connection, {row.application for row in ours.values()}, vault)
     if not is_whole(found):
         return []
-    loaded = load_jobs(connection, ours, now=now, jobs_each=jobs_each)
+    loaded = load_jobs(connection, ours, now=now, jobs_each=jobs_each, budgets=budgets)
     living = _without_those_that_end(connection, loaded, now=now, key_max_age=key_max_age)
     opened = open_jobs(connection, ours, living, vault, jobs_each=jobs_each, now=now, suppression=suppression)
     if opened.unopened:
@@ -94,7 +98,8 @@ def claim(
         ours = {lane_id: row for lane_id, row in ours.items() if lane_id not in opened.stuck}
         if unopened is not None:
             unopened.add(opened.unopened)
-    return _claimed(connection, ours, opened.jobs, streaks, worker=worker, now=now, foreign=loaded.foreign)
+    counted, jobs = _reserve(connection, ours, opened.jobs, budgets, loaded.over, now=now)
+    return _claimed(connection, ours, jobs, streaks, worker=worker, now=now, foreign=loaded.foreign, budgets=counted)
 
 
 def claim_at_once(
@@ -106,14 +111,16 @@ def claim_at_once(
     jobs_each: int,
     key_max_age: Micros = KEY_MAX_AGE,
     vault: Vault = NO_VAULT,
+    budgets: Budgets = NO_BUDGETS,
     is_whole: Callable[[Standing], bool] = lambda found: found.may_be_claimed,
 ) -> list[Claimed]:
     """Open turns and `claim` them in one step: all of them, or none. ``offered``: lanes that this transaction has
     locked and that have no turn, each with the turn that it gets (`sendq.ledger.dispatching.offers.opened`).
 
     None are claimed, and nothing is changed, if one of the jobs needs more than a look at itself: it must not begin any
-    more, its tag is held, its window is closed, it waits for another job, a recipient is suppressed, its order among
-    others of its object matters, or this version or vault cannot read it. Those are for `claim`. It waits for no lock.
+    more, one of the ``budgets`` counts it, its tag is held, its window is closed, it waits for another job, a recipient
+    is suppressed, its order among others of its object matters, or this version or vault cannot read it. Those are for
+    `claim`. It waits for no lock.
 
     Raises:
         sqlalchemy.exc.OperationalError: another transaction has locked one of the jobs (PostgreSQL's 55P03).
@@ -124,6 +131,8 @@ def claim_at_once(
         return []
     jobs: dict[UUID, list[ClaimedJob]] = {lane_id: [] for lane_id in ours}
     found_jobs = first_jobs(connection, ours, now=now, jobs_each=jobs_each)
+    if budgets and any(budgets.of(ours[job.lane_id].application, job) for job in found_jobs):
+        return []
     tagged = with_tags(found_jobs)
     if tagged and are_held(connection, ours, tagged, now=now):
         return []
@@ -151,14 +160,11 @@ def _claimed(
     worker: UUID,
     now: Micros,
     foreign: Mapping[UUID, frozenset[str]] | None = None,
+    budgets: Mapping[UUID, tuple[Budget, ...]] | None = None,
     waits: bool = True,
 ) -> list[Claimed]:
     """Begin the first of these jobs, and claim the open turns of their (locked) lanes."""
-    pacers = {lane_id: pacer_of(row, now=now) for lane_id, row in ours.items()}
-    slots = {lane_id: slots_of(row, jobs[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}
-    starts = {
-        lane_id: start_soon(first_to_begin(jobs[lane_id], slots[lane_id]), pacers[lane_id], now=now) for lane_id in ours
-    }
+    pacers, slots, starts = _starts(ours, jobs, now=now)
     loaded = {job.id: (job.generation, job.content_version) for lane_id in ours for job in jobs[lane_id]}
     to_begin = [(job_id, row.fence, *loaded[job_id]) for lane_id, row in ours.items() for job_id in starts[lane_id]]
     if waits:
@@ -187,9 +193,54 @@ def _claimed(
             starts[lane_id],
             max(streaks.get((row.application, row.provider), 0), streaks.get((row.application, WHOLE_APPLICATION), 0)),
             (foreign or {}).get(lane_id, frozenset()),
+            {job.id: budgets[job.id] for job in jobs[lane_id] if job.id in budgets} if budgets else {},
         )
         for lane_id, row in ours.items()
     ]
+
+
+def _starts(
+    ours: Mapping[UUID, Lane], jobs: Mapping[UUID, list[ClaimedJob]], *, now: Micros
+) -> tuple[dict[UUID, Pacer], dict[UUID, int], dict[UUID, dict[UUID, Micros]]]:
+    """By lane: its pacer, charged with the jobs that begin first; its calls at once; when each of these jobs starts."""
+    pacers = {lane_id: pacer_of(row, now=now) for lane_id, row in ours.items()}
+    slots = {lane_id: slots_of(row, jobs[lane_id], pacers[lane_id], now=now) for lane_id, row in ours.items()}
+    starts = {
+        lane_id: start_soon(first_to_begin(jobs[lane_id], slots[lane_id]), pacers[lane_id], now=now) for lane_id in ours
+    }
+    return pacers, slots, starts
+
+
+def _reserve(
+    connection: Connection,
+    ours: Mapping[UUID, Lane],
+    jobs: Mapping[UUID, list[ClaimedJob]],
+    budgets: Budgets,
+    over: frozenset[Budget],
+    *,
+    now: Micros,
+) -> tuple[Mapping[UUID, tuple[Budget, ...]], Mapping[UUID, list[ClaimedJob]]]:
+    """Count the jobs that begin first in their budgets; returns all jobs that budgets count, and those that may go on.
+
+    If one is refused, the turns get none that is counted and was not reserved. Those stay as they are, and the next
+    claim puts them off.
+    """
+    if not budgets:
+        return {}, jobs
+    all_jobs = [(row.application, job) for lane_id, row in ours.items() for job in jobs[lane_id]]
+    counted = {job.id: mine for application, job in all_jobs if (mine := budgets.of(application, job))}
+    if not counted:
+        reserve(connection, [], now=now, over=over)
+        return {}, jobs
+    # All of them, and before the budgets: which of them begin is only known then.
+    lock_jobs(connection, [job.id for _, job in all_jobs])
+    *_, starts = _starts(ours, jobs, now=now)
+    wanted = [(job_id, counted[job_id]) for some in starts.values() for job_id in some if job_id in counted]
+    refused = reserve(connection, wanted, now=now, over=over)
+    if not refused:
+        return counted, jobs
+    out = counted.keys() - {job_id for job_id, _ in wanted} | refused
+    return counted, {lane_id: [job for job in some if job.id not in out] for lane_id, some in jobs.items()}
 
 
 def _without_those_that_end(

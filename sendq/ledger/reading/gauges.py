@@ -24,9 +24,10 @@ from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching.lanes import first_waiting
 from sendq.ledger.dispatching.pairs import read_pairs
 from sendq.ledger.reading import unapproved
+from sendq.ledger.reading.budgets import budgets
 from sendq.ledger.reading.held import held
 from sendq.rules.states import State
-from sendq.views import Backlog, HeldGroup
+from sendq.views import Backlog, BudgetView, HeldGroup
 
 # Counts are exact up to here: an index scan of some milliseconds.
 COUNT_MOST = 10_000
@@ -78,6 +79,7 @@ class Levels:
     notices         notifications about mail since the ledger exists, by (application, provider, type, result): their
                     number, and the sum of the seconds from a mail's acceptance to the report
     suppressed      recipients on suppression lists, by (application, reason); of `SUPPRESSED_MOST` entries at most
+    budgets         those of which some is used in the current window
     workers         registered ones; capacity: calls that they make at once; silence_s: the longest time since a
                     heartbeat, by the clocks of the workers
     """
@@ -100,6 +102,7 @@ class Levels:
     unapproved: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     notices: Mapping[tuple[str, str, str, str], tuple[int, float]] = field(default_factory=dict)
     suppressed: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    budgets: Sequence[BudgetView] = ()
 
 
 def levels(connection: Connection, *, now: Micros) -> Levels:
@@ -128,6 +131,7 @@ def levels(connection: Connection, *, now: Micros) -> Levels:
         unapproved=unapproved.by_application(connection, now=now),
         notices=_notices(connection),
         suppressed=_suppressed(connection),
+        budgets=budgets(connection, now=now),
     )
 
 

@@ -13,6 +13,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching import lineage
 from sendq.ledger.reading import gauges
+from sendq.ledger.reading.budgets import budgets
 from sendq.ledger.reading.holds import tag_holds, wide_holds
 from sendq.ledger.reading.status import broker_view, shut, workers
 from sendq.ledger.reading.unapproved import approvals
@@ -48,6 +49,7 @@ def overview(connection: Connection, *, now: Micros) -> Overview:
         deliveries=backlog(connection, now=now),
         clock_behind_s=max(0, standing.highest_at - now) / SECOND,
         approvals=approvals(connection),
+        budgets=budgets(connection, now=now),
     )
 
 

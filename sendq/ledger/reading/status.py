@@ -18,6 +18,7 @@ from sendq.ledger.deliveries import backlog
 from sendq.ledger.dispatching import broker, lineage
 from sendq.ledger.dispatching.lineage import DISPATCHER, Incomplete, Standing
 from sendq.ledger.reading import gauges
+from sendq.ledger.reading.budgets import budgets
 from sendq.ledger.reading.held import held
 from sendq.ledger.reading.holds import lane_holds, tag_holds, wide_holds
 from sendq.ledger.reading.paging import literal
@@ -57,6 +58,7 @@ def status(connection: Connection, *, now: Micros, holds: int = 20) -> Status:
         approvals=approvals(connection),
         outside_window=outside_window,
         next_opening=None if next_opening is None else moment(next_opening),
+        budgets=budgets(connection, now=now),
     )
 
 

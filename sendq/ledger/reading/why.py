@@ -10,12 +10,13 @@ from sendq.clock import Micros
 from sendq.facts.lanes import Lane
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import broker
+from sendq.ledger.reading.budgets import used_up
 from sendq.ledger.reading.delivery import delivery_of
 from sendq.ledger.reading.holds import StoredHold, holds_of_tags, holds_over
 from sendq.ledger.reading.lookup import no_such_job
 from sendq.ledger.reading.rows import as_one, columns_of, lane_of
 from sendq.rules.preflight import OWN_BODY
-from sendq.rules.rule_ids import AFTER, AFTER_FAILED, BOUNCE_RATE, BY_HAND, UNLESS_BOUNCED, UNLESS_REPLIED
+from sendq.rules.rule_ids import AFTER, AFTER_FAILED, BOUNCE_RATE, BY_HAND, OVER_BUDGET, UNLESS_BOUNCED, UNLESS_REPLIED
 from sendq.rules.situation import EarlierChange, Follows, HeldBy, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
 from sendq.rules.why import explain
@@ -82,6 +83,7 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         tag_holds=tuple(_hold(connection, hold) for hold in holds_of_tags(connection, found.lane_id, found.tags)),
         held=_held_by(connection, lane, job.id, found.batch_id) if job.is_held else None,
         follows=_follows(connection, job) if job.rule in _OF_FOLLOWERS else None,
+        spent=used_up(connection, lane.application, found.tags) if lane is not None and job.rule == OVER_BUDGET else (),
     )
 
 

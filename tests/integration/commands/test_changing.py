@@ -9,6 +9,7 @@ import pytest
 from sendq import State, Window, clock
 from sendq.clock import SECOND, moment
 from sendq.ledger.db import schema
+from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.windows import DAYS
 from tests.integration.commands.test_operators import as_json
 from tests.support.commands import Cli
@@ -137,6 +138,16 @@ class TestWindow:
         assert cli("window", "--grant", "g1", "--remove", *WHY)[1] == "grant g1 has no window, as before\n"
         kinds = [event["kind"] for event in as_json(cli("events", "--grant", "g1", "--json"))["items"]]
         assert kinds == ["window", "window"]
+
+    def test_that_is_over_a_budget_is_named_by_status(self, cli: Cli, ledger: Ledger) -> None:
+        ledger.clock.at = clock.now()
+        ledger.budgets = Budgets([Budget("default", "a=b", 1, 86_400 * SECOND)])
+        for _ in range(2):
+            ledger.send(tags={"a": "b"})
+        ledger.finish(ledger.serve(jobs_each=1))
+        ledger.set_lane(ready_at=0)
+        ledger.claim(ledger.offer())
+        assert "budget of application default, tag a=b: 1 of 1 per day used; more sends wait" in cli("status")[1]
 
     def test_that_is_closed_is_named_by_status_and_why(self, cli: Cli, ledger: Ledger) -> None:
         ledger.clock.at = clock.now()

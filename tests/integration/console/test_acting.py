@@ -18,6 +18,7 @@ from sendq.console.runs import AT_ONCE
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
+from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.by_hand import RetryRefusal
 from tests.integration.console.conftest import act, submit
 from tests.support.asgi import Browser
@@ -472,6 +473,16 @@ class TestAJobThatWaits:
 
 
 class TestApproval:
+    def test_that_is_over_a_budget_is_named(self, browser: Browser, kept: Ledger) -> None:
+        kept.budgets = Budgets([Budget("default", "", 1, 86_400 * SECOND)])
+        jobs = [absorbed(kept), absorbed(kept)]
+        kept.finish(kept.serve(jobs_each=1))
+        kept.set_lane(ready_at=0)
+        kept.claim(kept.offer())
+        (waits,) = [job for job in jobs if kept.job(job).state == "queued"]
+        assert "Over the budget of default : 1 of 1 per day began" in browser.get("/").words
+        assert "over the budget of 1 a day of application default" in browser.get(f"/jobs/{waits}").words
+
     @pytest.mark.parametrize(("name", "done"), [("approve", "Approved 1 job"), ("reject", "Rejected 1 job")])
     def test_of_a_job_from_its_page(self, browser: Browser, kept: Ledger, name: str, done: str) -> None:
         job = absorbed(kept, needs_approval=True)

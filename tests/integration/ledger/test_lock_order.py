@@ -34,6 +34,7 @@ from sendq.ledger.dispatching.waking import take_wakes, wake_lanes
 from sendq.ledger.operators import erasure
 from sendq.ledger.operators.holds import hold_pair
 from sendq.ledger.operators.retry import DeadLetterSelection, retry
+from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.paces import Paces
 from sendq.rules.reconcile import Seen
 from sendq.rules.states import Event
@@ -286,6 +287,34 @@ def deliveries_and_their_retry(ledger: Ledger) -> Meeting:
     return retried, attempted
 
 
+def two_claims_within_the_same_budgets(ledger: Ledger) -> Meeting:
+    """Neither of the two budgets has a row yet."""
+    _with_budgets(ledger)
+    for grant in ("g1", "g2"):
+        ledger.send(grant, tags={"a": "b"})
+    one, other = ledger.offer()
+    return _claimed(ledger, [one]), _claimed(ledger, [other])
+
+
+def a_claim_and_a_record_within_the_same_budgets(ledger: Ledger) -> Meeting:
+    """The record begins the next jobs of its turn."""
+    _with_budgets(ledger)
+    for _ in range(3):
+        ledger.send("g1", tags={"a": "b"})
+    served = ledger.serve()
+    waiting = [job.id for job in served.jobs if job.id not in served.begun]
+    done = [outcome(served, job, Event.ACCEPT, sent="yes") for job in served.jobs if job.id in served.begun]
+    begins = [begin_of(served, job) for job in waiting]
+    for _ in range(3):
+        ledger.send("g2", tags={"a": "b"})
+    return _claimed(ledger, ledger.offer()), _recorded(ledger, Group(done, begins))
+
+
+def _with_budgets(ledger: Ledger) -> None:
+    hour = 3_600 * SECOND
+    ledger.budgets = Budgets([Budget("default", "", 100, hour), Budget("default", "a=b", 2, hour)])
+
+
 def _recorded(ledger: Ledger, group: Group) -> Transaction:
     return lambda connection: record(connection, group, now=ledger.clock())
 
@@ -301,7 +330,9 @@ def _claimed(ledger: Ledger, offered: list[Turn]) -> Transaction:
     wanted = [(turn.lane_id, turn.fence) for turn in offered]
 
     def claim(connection: Connection) -> list[Claimed]:
-        return turns.claim(connection, wanted, worker=ledger.worker, now=ledger.clock(), jobs_each=10)
+        return turns.claim(
+            connection, wanted, worker=ledger.worker, now=ledger.clock(), jobs_each=10, budgets=ledger.budgets
+        )
 
     return claim
 
@@ -347,6 +378,8 @@ MEETINGS = [
     a_release_of_a_batch_and_a_retry_of_its_dead_letters,
     a_search_that_was_refused_and_an_operators_answer,
     deliveries_and_their_retry,
+    two_claims_within_the_same_budgets,
+    a_claim_and_a_record_within_the_same_budgets,
 ]
 
 

@@ -683,6 +683,18 @@ def upgrade() -> None:
         "sendq_suppression_at_idx", "sendq_suppression", ["at", "application", "category", "digest"], unique=False
     )
     op.create_table(
+        "sendq_budget",
+        sa.Column("application", sa.Text(), nullable=False),
+        sa.Column("tag", sa.Text(), nullable=False),
+        sa.Column("most", sa.BigInteger(), nullable=False),
+        sa.Column("per", sa.BigInteger(), nullable=False),
+        sa.Column("window_at", sa.BigInteger(), nullable=False),
+        sa.Column("used", sa.BigInteger(), nullable=False),
+        sa.Column("over_at", sa.BigInteger(), nullable=True),
+        sa.Column("announced_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("application", "tag", name=op.f("sendq_budget_pkey")),
+    )
+    op.create_table(
         "sendq_tag_hold",
         sa.Column("application", sa.Text(), nullable=False),
         sa.Column("tag", sa.Text(), nullable=False),

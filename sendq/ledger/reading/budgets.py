@@ -1,0 +1,42 @@
+"""What has been used of budgets, for people and for metrics. There is one row of each."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, select
+
+from sendq.clock import Micros, moment
+from sendq.ledger.db import schema
+from sendq.rules.budgets import WHOLE, Spent, unit
+from sendq.rules.tags import each_tag
+from sendq.views import BudgetView
+
+_budget = schema.budget.c
+
+
+def budgets(connection: Connection, *, now: Micros) -> tuple[BudgetView, ...]:
+    """The budgets of which some is used in the current window, by application and tag."""
+    query = select(schema.budget).where(_budget.window_at + _budget.per > now)
+    return tuple(
+        BudgetView(
+            row.application,
+            row.tag or None,
+            row.most,
+            unit(row.per),
+            row.used,
+            row.over_at is not None and row.over_at >= row.window_at,
+            moment(row.window_at + row.per),
+        )
+        for row in connection.execute(query.order_by(_budget.application, _budget.tag))
+    )
+
+
+def used_up(connection: Connection, application: str, tags: str | None) -> tuple[Spent, ...]:
+    """The budgets of an application and of these tags that were used up in their last window."""
+    names = (WHOLE, *each_tag(tags))
+    query = select(schema.budget).where(
+        _budget.application == application, _budget.tag.in_(names), _budget.used >= _budget.most
+    )
+    return tuple(
+        Spent(row.application, row.tag, row.most, row.per, row.window_at + row.per)
+        for row in connection.execute(query.order_by(_budget.application, _budget.tag))
+    )

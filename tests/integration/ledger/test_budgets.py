@@ -1,0 +1,221 @@
+"""Budgets in the ledger: never more sends begin in a window, whoever claims, and the others say so while they wait."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event
+
+from sendq import State
+from sendq.clock import SECOND, moment
+from sendq.facts.turns import Group
+from sendq.ledger.db import schema
+from sendq.ledger.dispatching import turns
+from sendq.ledger.dispatching.record import record
+from sendq.ledger.reading.gauges import levels
+from sendq.rules.budgets import Budget, Budgets
+from sendq.rules.rule_ids import OVER_BUDGET
+from sendq.rules.states import Event
+from tests.integration.ledger.test_turns_at_once import at_once
+from tests.support.leading import FixedLeadership
+from tests.support.ledger import Ledger, begin_of, end, outcome
+from worker.leading.budgets import BudgetWatch
+
+HOUR = 3_600 * SECOND
+MAY = {"campaign": "may"}
+
+
+@pytest.fixture
+def three(ledger: Ledger) -> Ledger:
+    """At most three sends an hour; the hour has just begun."""
+    return with_budgets(ledger, Budget("default", "", 3, HOUR))
+
+
+def with_budgets(ledger: Ledger, *budgets: Budget) -> Ledger:
+    ledger.budgets = Budgets(budgets)
+    ledger.clock.at += HOUR - ledger.clock.at % HOUR
+    return ledger
+
+
+def begin_all(ledger: Ledger) -> set[UUID]:
+    """The jobs that begin now, turn after turn, a few of each turn later than the first; their calls succeed."""
+    begun: set[UUID] = set()
+    while ledger.absorb() or ledger.due():
+        for claimed in ledger.claim(ledger.offer()):
+            going, waiting = [*claimed.begun], [job.id for job in claimed.jobs if job.id not in claimed.begun]
+            while going:
+                begun.update(going)
+                done = [outcome(claimed, job, Event.ACCEPT, sent="yes") for job in claimed.jobs if job.id in going]
+                following, waiting = waiting[:2], waiting[2:]
+                went = ledger.record(*done, begins=[(claimed, job) for job in following]).begun
+                going = [job for job in following if job in went]
+            ledger.record(ends=[end(claimed, ramp=2)])
+            ledger.set_lane(claimed.lane.grant_id, ready_at=0)
+    return begun
+
+
+def used(ledger: Ledger) -> dict[str, int]:
+    return {row.tag: row.used for row in ledger.rows(schema.budget)}
+
+
+class TestABudget:
+    def test_is_never_exceeded_and_the_others_wait_for_the_next_window(self, three: Ledger) -> None:
+        jobs = [three.send(f"g{number % 2}") for number in range(8)]
+        assert len(begin_all(three)) == 3
+        waiting = [three.job(job) for job in jobs if three.state(job) is State.QUEUED]
+        assert {row.rule for row in waiting} == {OVER_BUDGET}
+        ends = three.clock() + HOUR
+        assert all(ends <= row.next_at < ends + 10 * SECOND for row in waiting)
+        three.clock.at = ends - 1
+        assert begin_all(three) == set()
+        three.clock.at = ends + 10 * SECOND
+        assert len(begin_all(three)) == 3
+        three.clock.at = ends + HOUR + 10 * SECOND
+        assert len(begin_all(three)) == 2
+
+    def test_counts_each_begin_of_a_turn_that_lasts_into_the_next_window(self, three: Ledger) -> None:
+        jobs = [three.send() for _ in range(5)]
+        claimed = three.serve()
+        (first,) = claimed.begun
+        three.clock.advance(3_600)
+        begins = [(claimed, job) for job in jobs if job != first]
+        assert len(three.record(outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes"), begins=begins).begun) == 3
+        assert three.state(first) is State.SENT
+        assert used(three) == {"": 3}
+
+    def test_of_a_tag_lets_the_rest_of_the_lane_go_on(self, ledger: Ledger) -> None:
+        with_budgets(ledger, Budget("default", "campaign=may", 1, HOUR))
+        tagged = [ledger.send(tags=MAY, priority="high") for _ in range(3)]
+        plain = [ledger.send(priority="low") for _ in range(3)]
+        begun = begin_all(ledger)
+        assert begun >= {*plain}
+        assert len(begun & {*tagged}) == 1
+        assert used(ledger) == {"campaign=may": 1}
+
+    def test_needs_room_in_each_that_counts_the_job(self, ledger: Ledger) -> None:
+        with_budgets(ledger, Budget("default", "", 3, HOUR), Budget("default", "campaign=may", 1, HOUR))
+        for _ in range(3):
+            ledger.send(tags=MAY)
+            ledger.send()
+        assert len(begin_all(ledger)) == 3
+        assert used(ledger) == {"": 3, "campaign=may": 1}
+
+    def test_does_not_concern_changes_of_mail(self, three: Ledger) -> None:
+        changes = three.modify("g1", [f"m{number}" for number in range(5)])
+        begun: set[UUID] = set()
+        for _ in changes:  # they keep their spacing
+            begun |= begin_all(three)
+            three.clock.advance(60)
+        assert begun == {*changes}
+        assert used(three) == {}
+
+    def test_never_delays_the_repeat_of_a_send_that_may_have_gone_out(self, three: Ledger) -> None:
+        doubtful = three.send("g9")
+        three.absorb()
+        three.set_job(doubtful, doubt_at=three.clock(), key_at=three.clock(), next_at=three.clock() + 60 * SECOND)
+        for _ in range(5):
+            three.send("g1")
+        assert len(begin_all(three)) == 3
+        three.clock.advance(61)
+        three.set_lane("g9", next_at=three.clock())
+        claimed = three.claim(three.offer())
+        assert {job for one in claimed for job in one.begun} == {doubtful}
+        assert used(three) == {"": 3}
+
+    def test_counts_a_job_once_when_its_group_is_recorded_twice(self, three: Ledger) -> None:
+        jobs = [three.send() for _ in range(2)]
+        claimed = three.serve()
+        done = outcome(claimed, claimed.jobs[0], Event.ACCEPT, sent="yes")
+        (other,) = {*jobs} - claimed.begun
+        for _ in range(2):
+            assert three.record(done, begins=[(claimed, other)]).begun == {other}
+        assert used(three) == {"": 2}
+
+    def test_is_left_to_a_claim_of_its_own(self, three: Ledger) -> None:
+        three.send()
+        assert at_once(three, budgets=three.budgets) == []
+        three.budgets = Budgets([Budget("other", "", 1, HOUR)])
+        assert len(at_once(three, budgets=three.budgets)) == 1
+
+    def test_costs_no_statement_where_there_is_none(self, ledger: Ledger) -> None:
+        with_budgets(ledger, Budget("default", "campaign=may", 1, HOUR), Budget("other", "", 1, HOUR))
+        ledger.send(tags={"campaign": "june"})
+        ledger.send()
+        seen: list[str] = []
+        event.listen(ledger.engine, "before_cursor_execute", lambda *given: seen.append(given[2]))
+        assert len(begin_all(ledger)) == 2
+        assert [one for one in seen if "sendq_budget" in one] == []
+
+
+class TestTwoWorkersAtOnce:
+    def test_begin_no_more_than_the_budget(self, pg_ledger: Ledger) -> None:
+        ledger = with_budgets(pg_ledger, Budget("default", "", 7, HOUR))
+        grants = [f"g{number}" for number in range(6)]
+        for grant in grants * 3:
+            ledger.send(grant)
+        offered = ledger.offer()
+
+        def work(number: int) -> int:
+            begun = 0
+            for turn in offered[number::3]:
+                for claimed in ledger.claim([turn]):
+                    begun += len(claimed.begun)
+                    rest = [begin_of(claimed, job.id) for job in claimed.jobs if job.id not in claimed.begun]
+                    with ledger.writing() as connection:
+                        begun += len(record(connection, Group((), rest), now=ledger.clock()).begun)
+            return begun
+
+        with ThreadPoolExecutor(3) as pool:
+            assert sum(pool.map(work, range(3))) == 7
+        assert used(ledger) == {"": 7}
+
+    def test_begin_one_where_the_other_has_counted_the_last_but_not_committed(self, pg_ledger: Ledger) -> None:
+        ledger = with_budgets(pg_ledger, Budget("default", "", 1, HOUR))
+        ledger.send("g1")
+        ledger.send("g2")
+        one, other = ledger.offer()
+        with ThreadPoolExecutor(1) as pool:
+            with ledger.writing() as connection:
+                claimed = turns.claim(
+                    connection, [(one.lane_id, one.fence)], worker=ledger.worker, now=ledger.clock(), jobs_each=10,
+                    budgets=ledger.budgets,
+                )  # fmt: skip
+                waits = pool.submit(ledger.claim, [other])
+            assert [len(turn.begun) for turn in (*claimed, *waits.result())] == [1, 0]
+        assert begin_all(ledger) == set()
+
+
+class TestWhoAsks:
+    def test_is_told_which_budget_and_until_when(self, three: Ledger) -> None:
+        jobs = [three.send() for _ in range(4)]
+        begin_all(three)
+        (waits,) = [job for job in jobs if three.state(job) is State.QUEUED]
+        why = three.queue.why(str(waits))
+        assert (why.reason, why.rule) == ("over_budget", OVER_BUDGET)
+        assert why.says.startswith("it is over the budget of 3 an hour of application default; goes on at ")
+        with three.writing() as connection:
+            (seen,) = levels(connection, now=three.clock()).budgets
+        assert (seen.used, seen.most, seen.per, seen.over) == (3, 3, "hour", True)
+        assert seen.until == moment(three.clock() + HOUR)
+
+    def test_sees_no_alert_for_a_budget_that_is_only_used_up(self, three: Ledger) -> None:
+        for _ in range(3):
+            three.send()
+        begin_all(three)
+        with three.writing() as connection:
+            (seen,) = levels(connection, now=three.clock()).budgets
+        assert (seen.used, seen.over) == (3, False)
+
+    def test_finds_one_event_for_each_window(self, three: Ledger) -> None:
+        for _ in range(9):
+            three.send()
+        watch = BudgetWatch(three.engine, FixedLeadership(True), now=three.clock)
+        for _ in range(2):
+            begin_all(three)
+            watch.run_once()
+            watch.run_once()
+            three.clock.advance(3_610)
+        events = [(row.kind, row.application, row.tag, row.rule) for row in three.rows(schema.event)]
+        assert events == [("over_budget", "default", None, OVER_BUDGET)] * 2
