@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 from uuid import UUID
 
@@ -63,5 +64,5 @@ def test_have_a_format_each(number: int) -> None:
 
 
 def test_of_a_number_that_is_too_large_are_refused() -> None:
-    with pytest.raises(Exception, match="too large"):
+    with pytest.raises(struct.error):  # its words differ between versions of Python
         encoded([2**63])
