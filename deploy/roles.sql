@@ -58,7 +58,7 @@ BEGIN
         -- Rescheduling, holding and approving them, which the journal records: of its events, the application writes only
         -- these.
         GRANT UPDATE (due_at, next_at, resume_at, expires_at, priority, approve_by, approved_at) ON sendq_job TO sendq_app;
-        GRANT UPDATE (due_at, expires_at, priority, held_at) ON sendq_batch TO sendq_app;
+        GRANT UPDATE (due_at, expires_at, priority, held_at, spread_until) ON sendq_batch TO sendq_app;
         GRANT UPDATE (check_at) ON sendq_after TO sendq_app;
         GRANT INSERT, UPDATE (number) ON sendq_event TO sendq_app;
         ALTER TABLE sendq_event ENABLE ROW LEVEL SECURITY;
