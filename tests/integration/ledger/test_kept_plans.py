@@ -38,7 +38,13 @@ OF_ONE_MESSAGE = {"sendq_job_object_idx", "sendq_job_message_idx"}
 
 # Indexes that may be read whole: of the turns that are open now; and those of what a loop of the leader looks after, of
 # which the first row is enough.
-SMALL = {"sendq_lane_turn_idx", "sendq_lane_closed_idx", "sendq_job_look_idx", "sendq_batch_change_news_idx"}
+SMALL = {
+    "sendq_lane_turn_idx",
+    "sendq_lane_closed_idx",
+    "sendq_job_look_idx",
+    "sendq_job_doubt_idx",
+    "sendq_batch_change_news_idx",
+}
 SMALL |= {"sendq_batch_making_idx", "sendq_batch_cancel_idx", "sendq_delivery_status_pending_idx"}
 
 
