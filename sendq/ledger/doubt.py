@@ -35,8 +35,8 @@ from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.delivery_status import apply_known
-from sendq.ledger.dispatching.followers import park_again
 from sendq.ledger.dispatching.lanes import NEVER
+from sendq.ledger.dispatching.parked import park_again
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import locked_from, store_changes
 from sendq.rules.by_hand import EXPIRY

@@ -45,7 +45,7 @@ from sendq.ledger import suppressions
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new, one_of
 from sendq.ledger.delivery_status import Status, mail_job, move_on, read_statuses, store_statuses
-from sendq.ledger.dispatching.followers import note_reply
+from sendq.ledger.dispatching.threads import note_reply
 from sendq.ledger.jobs import lock_jobs
 from sendq.ledger.operators.erasure import forgotten_jobs
 from sendq.ledger.outcomes import BAD_NEWS, MailNews, NewsAbout, append_news

@@ -28,7 +28,7 @@ from sendq.ids import new_id
 from sendq.ledger import events
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
-from sendq.ledger.dispatching.followers import reschedule_parked
+from sendq.ledger.dispatching.parked import reschedule_parked
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting
 from sendq.ledger.reading import lookup

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sendq.ledger.dispatching import followers
 from sendq.ledger.dispatching.followers import Moved
+from sendq.ledger.dispatching.threads import threads_to_read
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.rules.states import Event
 from sendq.vault import Vault
@@ -29,7 +30,7 @@ def lead(
             total.add(followers.settle(connection, ids, now=ledger.clock(), vault=vault))
         with ledger.writing() as connection:
             total.add(followers.move_on(connection, now=ledger.clock(), vault=vault)[0])
-            threads = followers.threads_to_read(connection, now=ledger.clock(), limit=20, busy=())
+            threads = threads_to_read(connection, now=ledger.clock(), limit=20, busy=())
         for thread in threads:
             with ledger.writing() as connection:
                 shown = replied(thread.job_id)

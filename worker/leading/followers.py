@@ -19,7 +19,8 @@ from sendq import clock
 from sendq.clock import Micros
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching import followers
-from sendq.ledger.dispatching.followers import Moved, Thread
+from sendq.ledger.dispatching.followers import Moved
+from sendq.ledger.dispatching.threads import Thread, threads_to_read
 from settings import Settings
 from tasks.calling.nylas import NylasClient
 from tasks.calling.thread import ThreadRead, read_thread
@@ -124,7 +125,7 @@ class Followers(LeaderLoop):
         self._free_at = {lane: free_at for lane, free_at in self._free_at.items() if free_at > at}
         busy = self._begun.keys() | self._free_at.keys()
         with reading(self._ledger) as connection:
-            threads = followers.threads_to_read(connection, now=self._now(), limit=room, busy=busy)
+            threads = threads_to_read(connection, now=self._now(), limit=room, busy=busy)
         for thread in threads:
             try:
                 question = self._question(thread)

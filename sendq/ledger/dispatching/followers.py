@@ -12,12 +12,12 @@ A chain ends from its head, one job after the other. Only followers are locked, 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, exists, func, or_, select, text
+from sqlalchemy import Connection, Row, Select, and_, or_, select, text
 
 from sendq.bindings import payload_context
 from sendq.clock import SECOND, Micros
@@ -25,16 +25,17 @@ from sendq.errors import Altered, NotEncrypted, Unreadable
 from sendq.ledger.contents import files_of
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
+from sendq.ledger.dispatching.parked import approve_by, lock_followers, park
+from sendq.ledger.dispatching.threads import is_held, is_to_be_read, reads_thread
 from sendq.ledger.enqueue import NO_VAULT, append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting, hold_with_batches
 from sendq.messages.reply_place import has_place, with_id
 from sendq.rules.after import BAD_NEWS, Ending, Stage, Unless, each_unless, ending, ending_by_facts
-from sendq.rules.by_hand import EXPIRY
 from sendq.rules.expiry import first_chance
 from sendq.rules.preflight import must_be_repeated
-from sendq.rules.rule_ids import AFTER, AFTER_FAILED, INTEGRITY, NEEDS_APPROVAL, NO_KEY, NOT_ENCRYPTED
+from sendq.rules.rule_ids import AFTER, AFTER_FAILED, INTEGRITY, NO_KEY, NOT_ENCRYPTED
 from sendq.rules.states import FINAL, Event, State
-from sendq.rules.waiting_job import HELD, approve_by_of, waits_for_approval
+from sendq.rules.waiting_job import HELD
 from sendq.vault import Vault
 
 # Waiting followers that are looked at in one round: two look-ups in an index each, some 20 ms in all.
@@ -48,9 +49,6 @@ REREAD: Micros = 60 * SECOND
 
 # After a reading that failed, or without the encryption key: doubled each time, up to the longest.
 AGAIN, AGAIN_MOST = 30 * SECOND, 600 * SECOND
-
-# Of the followers whose threads are to be read, the first of each lane is found among this many.
-CANDIDATES = 2_000
 
 _after = schema.after.c
 _ANY = text(
@@ -82,18 +80,6 @@ class Moved:
         self.released += other.released
 
 
-@dataclass(frozen=True, slots=True)
-class Thread:
-    """A thread to be read: that of a message that was sent with a grant."""
-
-    job_id: UUID
-    lane_id: UUID
-    application: str
-    grant_id: str
-    provider: str
-    message_id: str
-
-
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +92,7 @@ def may_go_on(connection: Connection, *, now: Micros) -> bool:
     """Whether something may be decided about a follower now."""
     if settled(connection, after=UUID(int=0))[0]:
         return True
-    timed = and_(_after.stage == Stage.TIMED.value, _after.check_at <= now, or_(~_reads(), ~_is_held(now)))
+    timed = and_(_after.stage == Stage.TIMED.value, _after.check_at <= now, or_(~reads_thread(), ~is_held(now)))
     return connection.execute(select(_after.job_id).where(timed).limit(1)).first() is not None
 
 
@@ -166,8 +152,7 @@ def move_on(connection: Connection, *, now: Micros, limit: int = STEP, vault: Va
     """Move on some followers whose time has come and whose threads need not be read first; and whether there may be
     more.
     """
-    reads = _reads()
-    due = and_(_after.check_at <= now, or_(~reads, and_(_after.stage == Stage.RELEASED.value, _is_held(now))))
+    due = and_(_after.check_at <= now, or_(~reads_thread(), and_(_after.stage == Stage.RELEASED.value, is_held(now))))
     ids = connection.execute(
         select(_after.job_id).where(due).order_by(_after.check_at, _after.job_id).limit(limit)
     ).scalars().all()  # fmt: skip
@@ -177,38 +162,11 @@ def move_on(connection: Connection, *, now: Micros, limit: int = STEP, vault: Va
             continue
         if row.stage in (Stage.DONE, Stage.WAITING):
             step.set(row, check_at=None)
-        elif row.stage == Stage.TIMED and _is_to_be_read(row):  # another leader has just parked it again
+        elif row.stage == Stage.TIMED and is_to_be_read(row):  # another leader has just parked it again
             continue
         elif not step.is_over(row):
             step.decide(row, read=False)
     return step.write(), len(ids) == limit
-
-
-def threads_to_read(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUID]) -> list[Thread]:
-    """Threads to be read now: at most one of each lane, none of the lanes that are ``busy``, held or closed.
-
-    Those of the followers that wait longest come first.
-    """
-    lane = schema.lane.c
-    candidates = (
-        select(_after.job_id, _after.lane_id, _after.check_at)
-        .where(_after.check_at <= now, _reads(), _after.lane_id.not_in(sorted(busy)), ~_is_held(now))
-        .order_by(_after.check_at, _after.job_id)
-        .limit(CANDIDATES)
-        .subquery()
-    ).c
-    place = func.row_number().over(partition_by=candidates.lane_id, order_by=(candidates.check_at, candidates.job_id))
-    ranked = select(candidates.job_id, candidates.check_at, place.label("place")).subquery().c
-    first = select(ranked.job_id).where(ranked.place == 1).order_by(ranked.check_at, ranked.job_id).limit(limit)
-    rows = connection.execute(
-        select(_after.job_id, _after.lane_id, _after.message_id, lane.application, lane.grant_id, lane.provider)
-        .join(schema.lane, lane.id == _after.lane_id)
-        .where(_after.job_id.in_(connection.execute(first).scalars().all()))
-        .order_by(_after.check_at, _after.job_id)
-    )
-    return [
-        Thread(row.job_id, row.lane_id, row.application, row.grant_id, row.provider, row.message_id) for row in rows
-    ]
 
 
 def conclude(
@@ -239,128 +197,11 @@ def conclude(
     return step.write()
 
 
-def note_reply(connection: Connection, answers: Mapping[UUID, Micros], *, now: Micros) -> set[UUID]:
-    """Answers to the mails of these jobs were reported, at these times: what follows them is looked at at once. Returns
-    those of the jobs that some other followed with ``unless="replied"``.
-    """
-    answered = {job_id: job_id for job_id in answers}  # by job: the one in whose thread it is
-    unless: set[UUID] = set()
-    wanted = set(answers)
-    while wanted:  # down the chain, as far as its messages are in the same thread
-        query = select(_after.job_id, _after.after_id, _after.unless, _after.replies).order_by(_after.job_id)
-        rows = connection.execute(query.where(_after.after_id.in_(wanted), _after.stage != Stage.DONE.value)).all()
-        unless |= {row.job_id for row in rows if Unless.REPLIED in each_unless(row.unless)}
-        more = [row for row in rows if row.job_id not in answered]
-        answered |= {row.job_id: answered[row.after_id] for row in more}
-        wanted = {row.job_id for row in more if row.replies}
-    open_ = [row for row in _lock(connection, unless) if row.stage != Stage.DONE and row.replied_at is None]
-    marked = [
-        {
-            "job_id": row.job_id,
-            "replied_at": answers[answered[row.job_id]],
-            "check_at": None if row.check_at is None else now,
-        }
-        for row in open_
-    ]
-    update_rows(connection, schema.after, marked, key="job_id")
-    return {answered[row.job_id] for row in open_}
-
-
-def park_again(connection: Connection, starts: Mapping[UUID, Micros], *, even_late: bool = False) -> set[UUID]:
-    """Park those of these locked jobs that follow another; returns them. They were just put back into the queue, to
-    begin at these times. ``even_late``: one that would expire before it may begin gets a new expiry.
-
-    One that was never released waits again for the job that it follows, or, if that is still known to be sent (it may
-    have been deleted since), for its time. For others, ``unless`` counts again.
-    """
-    follows = [row for row in _lock(connection, starts) if row.released_at is None or row.unless is not None]
-    if not follows:
-        return set()
-    jobs = _locked(connection, [row.job_id for row in follows])
-    other = schema.job.c
-    sent_at = {
-        row.id: row.finished_at if row.state == State.SENT else None
-        for row in connection.execute(
-            select(other.id, other.state, other.finished_at).where(other.id.in_([row.after_id for row in follows]))
-        )
-    }
-    marks, times = [], []
-    for row in follows:
-        job = jobs[row.job_id]
-        begins, expires_at = max(starts[row.job_id], job.due_at, row.start_at or 0), job.expires_at
-        mark: dict[str, Any] = {"job_id": row.job_id, "start_at": row.start_at, "checks": 0, "trouble": None}
-        sent_then = None if row.start_at is None else row.start_at - row.delay
-        is_known = sent_then is not None and sent_at.get(row.after_id, sent_then) == sent_then
-        if row.released_at is None and not is_known:
-            begins = HELD
-            expires_at = expires_at if row.lifetime is None else None
-            marks.append(mark | {"stage": Stage.WAITING.value, "start_at": None, "check_at": None})
-        else:
-            if row.released_at is None and row.lifetime is not None:
-                expires_at = first_chance(job.time_window or job.of_lane, begins) + row.lifetime
-            elif even_late and expires_at is not None and expires_at <= begins:
-                expires_at = begins + EXPIRY
-            marks.append(mark | {"stage": Stage.TIMED.value, "check_at": begins})
-        times.append({"id": job.id, "expires_at": expires_at, "approve_by": _approve_by(job, begins, expires_at)})
-    update_rows(connection, schema.after, marks, key="job_id")
-    update_rows(connection, schema.job, times)
-    _park(connection, list(jobs.values()))
-    return set(jobs)
-
-
-def reschedule_parked(connection: Connection, ids: Collection[UUID], *, due_at: Micros) -> None:
-    """Parked jobs, which are locked, have another due time: those whose job was sent are looked at then."""
-    rows = [row for row in _lock(connection, ids) if row.stage == Stage.TIMED]
-    if not rows:
-        return
-    begins = {row.job_id: max(row.start_at, due_at) for row in rows}
-    times = [{"job_id": job_id, "check_at": at} for job_id, at in begins.items()]
-    update_rows(connection, schema.after, times, key="job_id")
-    jobs = [job for job in _locked(connection, list(begins)).values() if waits_for_approval(job)]
-    limits = [{"id": job.id, "approve_by": _approve_by(job, begins[job.id], job.expires_at)} for job in jobs]
-    update_rows(connection, schema.job, limits)
-
-
-def _approve_by(job: Row[Any], begins: Micros, expires_at: Micros | None) -> Micros | None:
-    """Until when a follower that may begin then can be approved; None: it needs no approval."""
-    return approve_by_of(begins, expires_at, job.time_window) if waits_for_approval(job) else job.approve_by
-
-
-def _is_to_be_read(row: Row[Any]) -> bool:
-    """As `_reads`, of a row."""
-    return Unless.REPLIED in each_unless(row.unless) and row.replied_at is None and row.message_id is not None
-
-
-def _reads() -> ColumnElement[bool]:
-    """Whether a thread is to be read before a follower is sent."""
-    # Never null, so that it can be negated.
-    wanted = and_(_after.unless.is_not(None), _after.unless.like(f"%{Unless.REPLIED}%"))
-    return and_(wanted, _after.replied_at.is_(None), _after.message_id.is_not(None))
-
-
-def _is_held(now: Micros) -> ColumnElement[bool]:
-    """Whether the lane whose thread is to be read is held or closed: nothing is asked there."""
-    lane, pair = schema.lane.c, schema.pair.c
-    of_pair = exists().where(
-        pair.application == lane.application, pair.provider.in_([lane.provider, "*"]), pair.held_until > now
-    )
-    held = or_(lane.closed_at.is_not(None), lane.held_until > now, of_pair)
-    return exists().where(lane.id == _after.lane_id, held)
-
-
 # --- one step ---------------------------------------------------------------------------------------------------------
 
 
-def _lock(connection: Connection, ids: Collection[UUID]) -> Sequence[Row[Any]]:
-    """How some jobs follow others, locked in the order of their ids: after the jobs, if those are locked too."""
-    if not ids:
-        return []
-    query = select(schema.after).where(_after.job_id.in_(list(ids))).order_by(_after.job_id)
-    return connection.execute(query.with_for_update()).all()
-
-
 def _read(connection: Connection, ids: Sequence[UUID]) -> list[Row[Any]]:
-    """Followers, locked as by `_lock`, with what is known of the job that each follows; in the order of their times."""
+    """Followers and what is known of the job that each follows, in the order of their times; locked in that of ids."""
     if not ids:
         return []
     other = schema.job.alias("other")
@@ -387,7 +228,7 @@ class _Step:
 
     def __init__(self, connection: Connection, ids: Sequence[UUID], vault: Vault, now: Micros) -> None:
         self._connection, self._vault, self._now = connection, vault, now
-        self._jobs = _locked(connection, ids)
+        self._jobs = lock_followers(connection, ids)
         self.rows = _read(connection, ids)
         self._bad_news = _bad_news(connection, self.rows)
         self._marks: dict[UUID, dict[str, Any]] = {}
@@ -440,9 +281,9 @@ class _Step:
         expires_at = job.expires_at
         if row.lifetime is not None and expires_at is None:
             expires_at = first_chance(job.time_window or job.of_lane, begins) + row.lifetime
-        approve_by = _approve_by(job, begins, expires_at)
-        if (expires_at, approve_by) != (job.expires_at, job.approve_by):
-            self._times[row.job_id] = {"id": row.job_id, "expires_at": expires_at, "approve_by": approve_by}
+        times = {"expires_at": expires_at, "approve_by": approve_by(job, begins, expires_at)}
+        if times != {"expires_at": job.expires_at, "approve_by": job.approve_by}:
+            self._times[row.job_id] = {"id": row.job_id, **times}
         if begins <= self._now and Unless.REPLIED not in each_unless(row.unless):
             self._releases.append(row)
 
@@ -480,7 +321,7 @@ class _Step:
             moved.ended += [Ended(job_id, self._ends[job_id][0].after_id, rule) for job_id in sorted(done)]
         for row, _ in self._ends.values():
             self.set(row, stage=Stage.DONE.value, check_at=None)
-        _park(connection, [self._jobs[job_id] for job_id in self._parks])
+        park(connection, [self._jobs[job_id] for job_id in self._parks])
         update_rows(connection, schema.job, list(self._times.values()))
         for columns in {tuple(sorted(marks)) for marks in self._marks.values()}:
             alike = [
@@ -509,7 +350,7 @@ class _Step:
         update_rows(connection, schema.job, waited)
         update_rows(connection, schema.job, self._expire_later())
         limits = [
-            {"id": job.id, "approve_by": _approve_by(job, starts[job.id], job.expires_at)}
+            {"id": job.id, "approve_by": approve_by(job, starts[job.id], job.expires_at)}
             for job in held
             if job.approve_by is not None and job.approve_by >= HELD and job.id not in self._times
         ]
@@ -574,30 +415,6 @@ def _filled_in(job: Row[Any], stored: Row[Any], files: Sequence[Any], message_id
     length = None if stored.length is None else stored.length + len(complete) - len(body)
     sealed = vault.seal(complete, context=payload_context(*of_job, stored.content_type, length, files))
     return {"job_id": job.id, "body": sealed.data, "length": length, "cipher_key": sealed.key_name}
-
-
-def _park(connection: Connection, jobs: Sequence[Row[Any]]) -> None:
-    """Have locked jobs wait until they are released; a hold of a person, or the wait for approval, remains."""
-    free = [{"id": job.id, "next_at": HELD, "rule": AFTER} for job in jobs if job.resume_at is None]
-    update_rows(connection, schema.job, free)
-    held = [job for job in jobs if job.resume_at is not None]
-    update_rows(connection, schema.job, [{"id": job.id, "resume_at": HELD} for job in held])
-    waiting = [{"id": job.id, "rule": AFTER} for job in held if job.rule != NEEDS_APPROVAL]
-    update_rows(connection, schema.job, waiting)
-
-
-def _locked(connection: Connection, ids: Sequence[UUID]) -> Mapping[UUID, Row[Any]]:
-    if not ids:
-        return {}
-    job, lane = schema.job, schema.lane.c
-    query = (
-        select(job, lane.application, lane.grant_id, lane.provider, lane.time_window.label("of_lane"))
-        .outerjoin(schema.lane, lane.id == job.c.lane_id)
-        .where(job.c.id.in_(ids))
-        .order_by(job.c.id)
-        .with_for_update(of=job)
-    )
-    return {row.id: row for row in connection.execute(query)}
 
 
 def _bad_news(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, str]:

@@ -23,7 +23,7 @@ from sendq.ledger import events
 from sendq.ledger.batches import reopen
 from sendq.ledger.db import schema
 from sendq.ledger.delivery_status import known_as_sent
-from sendq.ledger.dispatching.followers import park_again
+from sendq.ledger.dispatching.parked import park_again
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter

@@ -14,7 +14,7 @@ from sendq import NEVER, State, Window
 from sendq.clock import SECOND, moment
 from sendq.ledger import doubt, retention
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching import followers
+from sendq.ledger.dispatching import followers, parked, threads
 from sendq.ledger.dispatching.rescue import expire, give_up_unapproved
 from sendq.ledger.doubt import Ending
 from sendq.ledger.operators import recover, retry
@@ -153,7 +153,7 @@ class TestWhateverChangesItsTime:
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
     """Have something happen after followers were found and before they are locked."""
-    locked = followers._locked
+    locked = parked.lock_followers
     done: list[bool] = []
 
     def later(connection: Connection, ids: Sequence[UUID]) -> Any:
@@ -162,7 +162,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], Any]) -> None:
             act()
         return locked(connection, ids)
 
-    monkeypatch.setattr(followers, "_locked", later)
+    monkeypatch.setattr(followers, "lock_followers", later)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ class TestAtOnce:
 
         def report() -> None:
             with ledger.writing() as connection:
-                assert followers.note_reply(connection, {first: ledger.clock()}, now=ledger.clock()) == {first}
+                assert threads.note_reply(connection, {first: ledger.clock()}, now=ledger.clock()) == {first}
 
         meanwhile(monkeypatch, report)
         with ledger.writing() as connection:
