@@ -102,7 +102,7 @@ def _fill(system: System, messages: int) -> State:
 
 
 def _touch(system: System) -> State:
-    """Somebody changes some messages, and deletes others; returns those that were changed, as they are then."""
+    """Change some messages and delete others, as a user would; return the changed ones in their new state."""
     store = system.api._store
     names = list(_states(system))
     for name in names[::EACH]:

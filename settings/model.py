@@ -177,9 +177,9 @@ class Settings(BaseModel):
         "provider; width: calls at once; daily: messages in 24 hours, per account",
     )  # fmt: skip
     budgets: BudgetSettings = setting(
-        (), "how many sends of an application, or of one of its tags, may begin at most: a JSON object like "
-        '{"shop": "500/h", "shop campaign=may": "200/d"}; units are min, h and d, in windows that follow UTC. Sends '
-        "beyond wait for the next window. The same for all workers (default: no budgets)",
+        (), "limits on how many sends of an application, or of one of its tags, may begin per minute, hour or day: a "
+        'JSON object like {"shop": "500/h", "shop campaign=may": "200/d"}; units are min, h and d, in windows that '
+        "follow UTC. Further sends wait for the next window. Set the same for all workers (default: no budgets)",
     )  # fmt: skip
     turn_s: float = setting(
         2.0, "a turn (one run of an account's jobs in a worker) starts no new job after about this long; less than "
@@ -357,7 +357,7 @@ class Settings(BaseModel):
         None, "file with the tokens of the HTTP API, as digests; `sendq token create` writes it",
     )  # fmt: skip
     api_rate: float = setting(
-        100.0, "how often one token may be used in one process of the HTTP API; twice as many requests at once",
+        100.0, "requests that one token may make to one process of the HTTP API, with bursts of twice as many",
         unit="requests/s", gt=0, le=100_000,
     )  # fmt: skip
     api_trusted_proxies: Networks = setting(

@@ -71,7 +71,7 @@ export class Sendq {
     return this.#call("POST", `/v1/batches/${encodeURIComponent(id)}/undo`, { json: request });
   }
 
-  /** Requests that may be repeated are: those without effect, and those with a key. */
+  /** Repeats only requests without side effects, and those with a key. */
   async #call(method, path, { json, form, key } = {}) {
     const headers = new Headers({ authorization: `Bearer ${this.#token}` }); // throws for a key that is not ASCII
     if (key !== undefined) headers.set("idempotency-key", key);

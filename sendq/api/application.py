@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from sendq.api.bodies import EACH_MOST, KEPT_MOST
 from sendq.api.endpoint import ALWAYS, AT_ONCE, EACH_AT_ONCE, TURN_S, WRITES_AT_ONCE, Desk, Endpoint
-from sendq.api.limits import Budget, FailedLogins, Rate, Turns
+from sendq.api.limits import BodyMemory, FailedLogins, Rate, Turns
 from sendq.api.openapi import document
 from sendq.api.operation import Operation
 from sendq.api.problems import Answer, Refused
@@ -38,7 +38,7 @@ def api(
 
     queue            a database URL, or a `SendQueue` of yours, which you close yourself
     tokens           the token file, or its path; `sendq token create` writes it
-    rate             requests per second of each token, in this process; twice as many at once
+    rate             requests per second of each token, in this process; bursts of twice as many
     trusted_proxies  addresses or networks whose ``X-Forwarded-For`` is believed when failed logins are counted
 
     Raises `TokenFileError` for a token file that cannot be used, and ``ValueError`` for an invalid network or rate. The
@@ -54,7 +54,7 @@ def api(
         rate=Rate(rate),
         failed=FailedLogins(),
         proxies=Proxies(trusted_proxies),
-        budget=Budget(KEPT_MOST, each=EACH_MOST),
+        memory=BodyMemory(KEPT_MOST, each=EACH_MOST),
         turns=Turns(AT_ONCE, writes=WRITES_AT_ONCE, each=EACH_AT_ONCE, wait_s=TURN_S),
     )
 
@@ -88,7 +88,7 @@ def api(
 async def _no_such_address(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        refused = Refused("no-such-method", "It has GET.", headers=dict(error.headers or {}))
+        refused = Refused("no-such-method", "This address allows GET.", headers=dict(error.headers or {}))
     else:
         refused = Refused("not-found", "There is no such address; see /v1/openapi.json.")
     answer = refused.answer()

@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
-from sendq.api.limits import Budget
+from sendq.api.limits import BodyMemory
 from sendq.api.problems import TRY_AGAIN_S, Refused
 from sendq.messages.content import MOST_BYTES
 
@@ -45,8 +45,8 @@ JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
 class Incoming:
     """The body of one request."""
 
-    def __init__(self, request: Request, budget: Budget) -> None:
-        self._request, self._budget = request, budget
+    def __init__(self, request: Request, memory: BodyMemory) -> None:
+        self._request, self._memory = request, memory
         self._taken = 0
         self.token_id = ""
 
@@ -84,7 +84,8 @@ class Incoming:
                 async with asyncio.timeout_at(min(deadline, part_deadline)):
                     part = await anext(parts, None)
             except TimeoutError:
-                raise Refused("too-slow", "Nothing was stored. Send it again.", headers=CLOSE) from None
+                detail = "Nothing was stored. Send it again."
+                raise Refused("too-slow", detail, again_s=TRY_AGAIN_S, headers=CLOSE) from None
             except ClientDisconnect:
                 raise Gone from None
             if part is None:
@@ -95,8 +96,8 @@ class Incoming:
                 part_deadline, part_size = loop.time() + PART_S, 0
             if size > most:
                 raise _too_large(most)
-            if not self._budget.take(len(part), self.token_id):
-                detail = "The server is reading as many requests as it has room for, or the token may have. Try again."
+            if not self._memory.take(len(part), self.token_id):
+                detail = "The server, or this token, has no room for another request body now. Try again."
                 raise Refused("unavailable", detail, again_s=TRY_AGAIN_S, headers=CLOSE)
             self._taken += len(part)
             yield part
@@ -115,17 +116,17 @@ class Incoming:
         """JSON that was a part of the body, or all of it. Raises `Refused`."""
         if len(body) < LARGE:
             return await run_in_threadpool(parsed, body)
-        async with self._budget.parsing:
+        async with self._memory.parsing:
             return await run_in_threadpool(parsed, body)
 
     def release(self) -> None:
         """What was read is no longer kept."""
-        self._budget.give_back(self._taken, self.token_id)
+        self._memory.give_back(self._taken, self.token_id)
         self._taken = 0
 
 
 class Gone(Exception):
-    """The client has closed the connection: there is nobody to answer."""
+    """The client has closed the connection, so no answer is sent."""
 
 
 CLOSE = {"connection": "close"}  # the rest of the request is not read
@@ -139,7 +140,7 @@ def parsed(body: bytes) -> Any:
         value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         # The error is not shown: it may contain the text.
-        detail = "The body is not JSON in UTF-8 in which each object has each name once."
+        detail = "The body is not JSON in UTF-8, or an object has the same name twice."
         raise Refused("malformed", detail) from None
     if _is_deep(value):
         raise Refused("malformed", f"The JSON is nested more than {DEPTH_MOST} levels deep.")

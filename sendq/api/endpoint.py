@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from sendq.api.bodies import CLOSE, FORM_TYPE, JSON_TYPE, Gone, Incoming
 from sendq.api.forms import Form, form_of
-from sendq.api.limits import Budget, FailedLogins, Rate, Turns
+from sendq.api.limits import BodyMemory, FailedLogins, Rate, Turns
 from sendq.api.operation import Asked, Operation, Result
 from sendq.api.problems import Answer, Refused, refusal
 from sendq.api.tokens import Access, Token, TokenFile, TokenFileError
@@ -51,7 +51,7 @@ class Desk:
     rate: Rate
     failed: FailedLogins
     proxies: Proxies
-    budget: Budget
+    memory: BodyMemory
     turns: Turns
 
 
@@ -63,7 +63,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        incoming = Incoming(request, self._desk.budget)
+        incoming = Incoming(request, self._desk.memory)
         try:
             response = await self._answered(request, incoming)
         except Gone:
@@ -85,10 +85,10 @@ class Endpoint:
         operation = self._operations.get(method)
         if operation is None:
             allowed = ", ".join(sorted(self._operations))
-            raise Refused("no-such-method", f"It has {allowed}.", headers={"allow": allowed})
+            raise Refused("no-such-method", f"This address allows {allowed}.", headers={"allow": allowed})
         token = self._token(request)
         if wait_s := self._desk.rate.take(token.id):
-            raise Refused("too-many", "The token is used more often than it may be.", again_s=wait_s, headers=CLOSE)
+            raise Refused("too-many", "The token has exceeded its request rate.", again_s=wait_s, headers=CLOSE)
         if operation.access is Access.WRITE and token.access is not Access.WRITE:
             raise Refused("not-allowed", "The token is for reading only.")
         key = _key_of(request, operation)
@@ -159,7 +159,7 @@ class Endpoint:
 
 
 def failure(error: Exception) -> Response:
-    """The answer to a request that failed by a mistake of ours. The log has the place, and no value."""
+    """The answer to a request that failed because of a bug. The log has where, but no values."""
     frames = traceback.extract_tb(error.__traceback__)
     where = " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-5:]))
     log.error("a request failed: %s in %s", type(error).__name__, where)

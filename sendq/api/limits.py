@@ -10,11 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from sendq.api.problems import TRY_AGAIN_S, Refused
-from sendq.web.attempts import REMEMBERED, WINDOW_S, Attempts, place_of
+from sendq.web.login_attempts import REMEMBERED, WINDOW_S, LoginAttempts, place_of
 
 
 class Rate:
-    """A token bucket for each token: ``per_s`` requests a second, and twice as many at once. In one process."""
+    """A token bucket for each token: ``per_s`` requests per second, in this process; bursts of twice as many."""
 
     def __init__(self, per_s: float, *, now: Callable[[], float] = time.monotonic) -> None:
         self._per_s, self._most, self._now = per_s, max(1.0, 2 * per_s), now
@@ -36,7 +36,7 @@ class FailedLogins:
     """
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._attempts, self._now = Attempts(now=now), now
+        self._attempts, self._now = LoginAttempts(now=now), now
         self._logged: OrderedDict[tuple[str, bool], float] = OrderedDict()
 
     def count(self, address: str) -> float:
@@ -55,7 +55,7 @@ class FailedLogins:
         return True
 
 
-class Budget:
+class BodyMemory:
     """Bytes of request bodies that are kept at the same time: of all, and of each token, so that none takes all."""
 
     def __init__(self, most: int, *, each: int) -> None:

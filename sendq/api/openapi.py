@@ -89,7 +89,7 @@ def _operation(operation: Operation, schemas: Schemas) -> dict[str, Any]:
 
 def _answer(operation: Operation, status: int, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "description": "It was used before: what the first request made" if status == 200 and 201 in operation.results
+        "description": "It existed already: what the first request made" if status == 200 and 201 in operation.results
         else HTTPStatus(status).phrase,
         "content": {JSON_TYPE: {"schema": _reference(name)}},
     }  # fmt: skip
@@ -114,7 +114,7 @@ def _problem(status: int) -> dict[str, Any]:
         "description": " / ".join(titles),
         "content": {MEDIA_TYPE: {"schema": _reference("Problem")}},
     }
-    if status in (429, 503):
+    if status in (408, 429, 503):
         found["headers"] = {"Retry-After": {"schema": INTEGER, "required": True, "description": "Seconds"}}
     return found
 

@@ -127,7 +127,9 @@ def refusal(error: SendqError) -> Refused:
         detail = "The key was used before, with different content. Use a new key for new content."
         return Refused("key-conflict", detail, job_id=error.job_id)
     if isinstance(error, NotWaiting):
-        return Refused("not-waiting", "Its state is in `state`. Nothing was changed.", id=error.id, state=error.state)
+        return Refused(
+            "not-waiting", "Nothing was changed; `state` has its present state.", id=error.id, state=error.state
+        )
     if isinstance(error, LaneFull):
         return _lane_full(error)
     return _of_the_server(error)
@@ -150,8 +152,11 @@ def _of_the_server(error: SendqError) -> Refused:
         detail = "Nothing was changed: the server's role in the database may not do this. Its log says what is needed."
         return Refused("no-right", detail)
     if isinstance(error, LedgerUnavailable | SchemaMismatch):
-        detail = "The ledger cannot be used. Nothing was stored, unless the connection was lost while it was: repeat "
-        return Refused("unavailable", detail + "the request with the same key.", again_s=LEDGER_AWAY_S)
+        detail = (
+            "The ledger cannot be used. If the connection was lost during the commit, the request may have been "
+            "stored: repeat it with the same key."
+        )
+        return Refused("unavailable", detail, again_s=LEDGER_AWAY_S)
     if isinstance(error, SuppressionListFailed):
         detail = "The suppression list did not answer. Nothing was stored. Try again."
         return Refused("unavailable", detail, again_s=LEDGER_AWAY_S)

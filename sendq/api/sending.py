@@ -131,7 +131,7 @@ def _require_followed(asked: Asked, sends: Sequence[Send], *, indexed: bool) -> 
     problems = []
     for position, name, job_id in followed:
         if job_id not in owners or not may_see(asked.token, owners[job_id]):
-            problem = Problem(name, "is no job that the token covers", "pass the id that an earlier send returned")
+            problem = Problem(name, "is not a job that the token covers", "pass the id that an earlier send returned")
             problems.append(problem.under(f"[{position}]") if indexed else problem)
     if problems:
         raise InvalidJob(shortened(problems, "sends"))

@@ -40,7 +40,7 @@ _digest = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 _pattern = re.compile(r"[!-~]+").fullmatch
 
 # Compared with for ids that do not exist, so that they take as long.
-_NOBODY = "sha256:" + "0" * 64
+_NO_DIGEST = "sha256:" + "0" * 64
 
 
 class Access(StrEnum):
@@ -145,7 +145,7 @@ class TokenFile:
         parts = _token(text)
         token = self.tokens().get(parts[1]) if parts else None
         secret = parts[2] if parts else ""
-        right = hmac.compare_digest(_digest_of(secret), token.digest if token is not None else _NOBODY)
+        right = hmac.compare_digest(_digest_of(secret), token.digest if token is not None else _NO_DIGEST)
         return token if right else None
 
 
@@ -156,7 +156,7 @@ def add_token(path: str | Path, token: Token) -> None:
     with _changing(Path(path)) as lines:
         if any(one.name == token.name for one in _parsed("".join(lines)).values()):
             remedy = "choose another (both are valid until one is revoked), or revoke that token first"
-            raise InvalidArgument([Problem("name", "is that of another token", remedy)])
+            raise InvalidArgument([Problem("name", "is already in use by another token", remedy)])
         if lines and not lines[-1].endswith("\n"):
             lines[-1] += "\n"
         lines.append(json.dumps(_values(token)) + "\n")
@@ -173,7 +173,7 @@ def remove_token(path: str | Path, name: str) -> bool:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[list[str]]:
-    """The lines of the file, which replace it at the end: whoever reads it sees the old ones or the new ones."""
+    """The lines of the file, which replace it atomically at the end: a reader sees either the old or the new file."""
     beside = path.with_name(path.name + ".new")
     try:
         # The new file is the lock as well: of two commands at once, the second waits, and then finds it gone.

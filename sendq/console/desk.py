@@ -19,7 +19,7 @@ from sendq.console.sessions import Sessions, Signer
 from sendq.console.texts import Rules
 from sendq.operators import Operators
 from sendq.vault import Vault
-from sendq.web.attempts import Attempts
+from sendq.web.login_attempts import LoginAttempts
 from sendq.web.proxies import Proxies
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,7 +62,7 @@ class Desk:
     fragments: Fragments
     vault: Vault = field(default_factory=Vault)  # of an encrypted ledger: to look up recipients by their addresses
     runs: Runs = field(default_factory=Runs)
-    attempts: Attempts = field(default_factory=Attempts)
+    attempts: LoginAttempts = field(default_factory=LoginAttempts)
     templates: Environment = field(default_factory=_compiled)
 
     def render(self, view: View, asked: Asked, *, fragment: bool = False) -> str:

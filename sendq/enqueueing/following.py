@@ -55,7 +55,7 @@ def check_following(options: Options, message: object, position: int | None) -> 
         problems += _check_target(name, getattr(options, name), position)
     both = options.after is not None and options.reply_to is not None
     if not problems and both and _target(options.after) != _target(options.reply_to):
-        reason = "is another job than after"
+        reason = "names a different job from after"
         problems.append(Problem("reply_to", reason, "pass the same job, or only one of the two"))
     if options.reply_to is not None:
         if isinstance(message, MimeMessage):

@@ -292,10 +292,10 @@ class Acting(LedgerAccess):
         reason: str,
         dry_run: bool = False,
     ) -> Run[WindowProgress]:
-        """Set when a grant's jobs may begin that have no window of their own; None: at any time.
+        """Set or remove (None) a grant's window: the hours in which its jobs may begin, unless they have their own.
 
-        It counts for jobs that wait and for those to come, and for a grant that had no job yet. A call that a worker is
-        about to make is still made.
+        It applies at once, to waiting jobs and to new ones, and also to a grant that had no job yet. A call that a
+        worker is about to make is still made.
         """
         by, reason = signed(by, reason)
         refuse(check_window(window))
@@ -318,7 +318,7 @@ class Acting(LedgerAccess):
         reason: str,
         dry_run: bool = False,
     ) -> WarmUpResult:
-        """Begin to warm up a new account: its budget of messages within 24 hours grows from now on. None: end it.
+        """Warm up a new account: its budget of messages within 24 hours grows every day from now on. None: end it.
 
         Mail above the budget waits, whatever its priority. A daily budget in the workers' settings counts as well.
         """

@@ -51,7 +51,7 @@ class Budget:
 def said(application: str, tag: str, most: int, per: Micros) -> str:
     """A budget as words."""
     of_tag = f", tag {tag}" if tag else ""
-    return f"{most:,} {_WITH_ARTICLE.get(per, 'in a window')} of application {application}{of_tag}"
+    return f"{most:,} {_WITH_ARTICLE.get(per, 'in a window')} for application {application}{of_tag}"
 
 
 def unit(per: Micros) -> str:
@@ -154,7 +154,7 @@ def use_of(budget: Budget, window_at: Micros, used: int, over_at: Micros | None,
 
 
 @dataclass(frozen=True, slots=True)
-class Spent:
+class UsedUp:
     """A budget as the ledger has it, used up in a window that ends at ``until``."""
 
     application: str
@@ -165,7 +165,7 @@ class Spent:
 
     @property
     def says(self) -> str:
-        """For people: ``500 an hour of application shop``."""
+        """For people: ``500 an hour for application shop``."""
         return said(self.application, self.tag, self.most, self.per)
 
 

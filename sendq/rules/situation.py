@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.facts.lanes import Lane
-from sendq.rules.budgets import Spent
+from sendq.rules.budgets import UsedUp
 from sendq.rules.delivery import Delivery
 from sendq.rules.rule_ids import TAG_HELD
 from sendq.rules.waiting_job import is_held, waits_for_approval
@@ -118,7 +118,7 @@ class Situation:
     held              who holds the job itself, and why; None: it is not held, or that is no longer known
     before            the last of the earlier changes of its message that have not ended
     follows           the job that it waits for, or that ended it; None: there is none
-    spent             budgets of its application and tags that were used up when it was put off
+    used_up             budgets of its application and tags that were used up when it was put off
     """
 
     job: JobFacts
@@ -139,4 +139,4 @@ class Situation:
     tag_holds: tuple[HoldFacts, ...] = ()
     held: HeldBy | None = None
     follows: Follows | None = None
-    spent: tuple[Spent, ...] = ()
+    used_up: tuple[UsedUp, ...] = ()

@@ -2,7 +2,7 @@
 
 Providers judge an account by what it has sent: Google asks bulk senders to begin with a low volume and to increase it
 slowly ("Email sender guidelines"), and Nylas to send no more than 700 messages a day from one grant ("Improving email
-deliverability"). Neither gives a schedule. Ours begins with 20 a day and sends a fifth more on each day, which takes 20
+deliverability"). Neither gives a schedule. Ours begins with 20 a day and sends a fifth more each day, which takes 20
 days to 700, as long as guides for senders advise (three to four weeks).
 """
 
@@ -30,7 +30,7 @@ MOST = 100_000
 
 @dataclass(frozen=True, slots=True)
 class WarmUp:
-    """``WarmUp(first=20, growth=1.2, most=700)``: 20 messages within 24 hours, on each day a fifth more, up to 700.
+    """``WarmUp(first=20, growth=1.2, most=700)``: 20 messages within 24 hours, each day a fifth more, up to 700.
 
     Once the budget has reached ``most``, the warm-up is over and the account has no such budget any more.
 
@@ -60,7 +60,7 @@ class WarmUp:
             raise InvalidArgument(problems)
 
     def __str__(self) -> str:
-        return f"{self.first} a day, {self.growth:g} times as many on each day, up to {self.most}"
+        return f"{self.first} a day, {self.growth:g} times as many each day, up to {self.most}"
 
     def budget(self, day: int) -> int | None:
         """The messages of a day, counted from 0; None: it is over."""

@@ -233,9 +233,9 @@ def _over_budget(around: Situation, *, now: Micros) -> Why:
     """It was put off to the next window of a budget that was used up."""
     job = around.job
     # The one whose window ends last has decided; its next window may have begun, with the lane a few seconds later.
-    spent = max((one for one in around.spent if one.until <= job.next_at), key=lambda one: one.until, default=None)
-    which = "a budget of its application or tags" if spent is None else f"the budget of {spent.says}"
-    says = f"it is over {which}; goes on at {_clock(job.next_at)}"
+    used_up = max((one for one in around.used_up if one.until <= job.next_at), key=lambda one: one.until, default=None)
+    which = "a budget of its application or tags" if used_up is None else f"the budget of {used_up.says}"
+    says = f"it is over {which}; it goes on at {_clock(job.next_at)}"
     return _why(job, "over_budget", says, until=job.next_at, rule=OVER_BUDGET, eta=_eta(around, now=now))
 
 
@@ -274,7 +274,7 @@ def _outside_window(around: Situation, *, now: Micros) -> Why | None:
     if stored is not None:
         window = readable_window(stored)
         whose = "its" if job.time_window is not None else "its grant's"
-        says = f"{whose} window cannot be read by this version; a newer one serves it, unless time zones are missing"
+        says = f"{whose} window cannot be read here: a newer version wrote it, or this machine has no time zone data"
         if window is not None:
             says = f"it is outside {whose} window ({window.says}), and waits for {window.clock(opens_at)}"
     return _why(job, "window", says, until=opens_at, rule=OUTSIDE_WINDOW, eta=_eta(around, now=now))
@@ -298,7 +298,7 @@ def _follows(around: Situation, follows: Follows, *, now: Micros) -> Why:
     job, name = around.job, f"job {follows.after_id}"
     unless = [_UNLESS[Unless(one)] for one in (follows.unless or "").split()]
     condition = f", unless its mail {' or '.join(unless)}" if unless else ""
-    delay = f", then {_duration(follows.delay)}" if follows.delay else ""
+    delay = f", and then for {_duration(follows.delay)}" if follows.delay else ""
     if follows.check_at is None:
         return _why(job, "after", f"it waits for {name} to be sent{delay}{condition}", rule=AFTER)
     if follows.trouble is not None:
@@ -306,7 +306,7 @@ def _follows(around: Situation, follows: Follows, *, now: Micros) -> Why:
         says = f"{name} was sent, but {reason}; that is tried again"
         return _why(job, "after", says, until=max(now, follows.check_at), rule=AFTER)
     if follows.check_at > now:
-        says = f"{name} was sent, and it follows {_duration(follows.delay)} later{condition}"
+        says = f"{name} was sent; this job follows {_duration(follows.delay)} later{condition}"
         return _why(job, "after", says, until=follows.check_at, rule=AFTER)
     held = _held(around, now=now)
     if held is not None and unless:
@@ -439,7 +439,7 @@ def _paced(lane: Lane, now: Micros) -> str:
     pacer = pacer_of(lane, now=now)
     if pacer.day_is_full:
         says = f"its account has sent the {pacer.pace.daily:,} messages that it may send within 24 hours"
-        return says if lane.warm_up is None else f"{says} while it is warmed up; there are more on each day"
+        return says if lane.warm_up is None else f"{says} while it is warmed up; there are more every day"
     limits = [f"{limit.units} per {limit.window / SECOND:g} s" for limit in read(lane.pace, lane.provider).limits]
     says = f"its lane keeps to the limits for {lane.provider} ({', '.join(limits)})"
     costs = [f"{units} units for a {call}" for call, units in sorted(stated_costs(lane.used).items())]

@@ -200,7 +200,7 @@ def _read_hours(hours: object, problems: list[Problem]) -> tuple[int, int]:
     else:
         begin, end = int(found[1]) * 60 + int(found[2]), int(found[3]) * 60 + int(found[4])
         if begin >= _MINUTES or end > _MINUTES:
-            problems.append(Problem("hours", "has a time that no clock shows", "use 00:00 to 23:59; 24:00 as the end"))
+            problems.append(Problem("hours", "has a time that does not exist", "use 00:00 to 23:59; 24:00 as the end"))
         elif begin == end:
             problems.append(Problem("hours", "is empty: it never opens", "for the whole day pass 00:00-24:00"))
         return begin, end if end > begin else end + _MINUTES

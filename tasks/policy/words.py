@@ -102,10 +102,10 @@ LEDGER_RULES = {
         "Outside its window", "It may begin only in certain hours, and waits for the next of them.", "Nothing to do.",
     ),
     "after": Said(
-        "Follows another job", "It waits until another job was sent, and for its delay.", "Nothing to do.",
+        "Follows another job", "It waits for another job to be sent, and then for its delay.", "Nothing to do.",
     ),
     "after_failed": Said(
-        "The job before was not sent",
+        "The job it follows was not sent",
         "It was to follow another job, which was given up, expired or was cancelled, or whose message has no known id.",
         "sendq why names the other job. Retry that one first, then this one: it waits for it again.",
     ),
@@ -117,16 +117,18 @@ LEDGER_RULES = {
         "Nothing to do, or correct the address.",
     ),
     READ_FIRST: Said(
-        "Read first", "What the message was is kept, so that its change can be undone; the change is made next.",
+        "Read first",
+        "The message was read and its state kept, so that the change can be undone; the change itself comes next.",
         "Nothing to do.",
     ),
     CHANGED_SINCE: Said(
-        "Changed since", "The message is not as the change that was to be undone left it, so it was left alone.",
+        "Changed since", "The message was changed again after the change that was to be undone, so it was left alone.",
         "If it should be changed anyway, modify it.",
     ),
     GONE_SINCE: Said("Gone since", "The message whose change was to be undone no longer exists.", "Nothing to do."),
     NOT_KEPT: Said(
-        "No longer kept", "What the message was before its change is not in the ledger, so it was left alone.",
+        "Earlier state not kept",
+        "The ledger does not have the message's state from before the change, so it was left alone.",
         "If it should be changed, modify it.",
     ),
     "encryption_key_missing": Said(

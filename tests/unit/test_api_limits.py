@@ -12,7 +12,7 @@ import pytest
 
 from sendq.api import bodies
 from sendq.api.bodies import VALUES_MOST, Incoming, parsed
-from sendq.api.limits import Budget, FailedLogins, Turns
+from sendq.api.limits import BodyMemory, FailedLogins, Turns
 from sendq.api.problems import Refused
 
 
@@ -36,14 +36,14 @@ class TestJson:
         assert bodies._marks(body) < VALUES_MOST
 
 
-class TestBudget:
+class TestBodyMemory:
     def test_is_shared_between_tokens(self) -> None:
-        budget = Budget(100, each=60)
-        assert [budget.take(50, "a"), budget.take(20, "a"), budget.take(40, "b"), budget.take(20, "b")] == [
+        memory = BodyMemory(100, each=60)
+        assert [memory.take(50, "a"), memory.take(20, "a"), memory.take(40, "b"), memory.take(20, "b")] == [
             True, False, True, False,
         ]  # fmt: skip
-        budget.give_back(50, "a")
-        assert budget.take(60, "a")
+        memory.give_back(50, "a")
+        assert memory.take(60, "a")
 
 
 class TestASlowBody:
@@ -62,7 +62,7 @@ class TestASlowBody:
         async def read() -> None:
             request: Any = Drips()
             async with asyncio.timeout(30):
-                async for _ in Incoming(request, Budget(10_000, each=10_000)).stream(10_000):
+                async for _ in Incoming(request, BodyMemory(10_000, each=10_000)).stream(10_000):
                     pass
 
         with pytest.raises(Refused, match="too-slow"):

@@ -108,5 +108,5 @@ class TestTheUseOfABudget:
 
 
 def test_a_budget_is_said_as_people_say_it() -> None:
-    assert said("shop", "", 1_500, HOUR) == "1,500 an hour of application shop"
-    assert said("shop", "a=b", 2, 60 * SECOND) == "2 a minute of application shop, tag a=b"
+    assert said("shop", "", 1_500, HOUR) == "1,500 an hour for application shop"
+    assert said("shop", "a=b", 2, 60 * SECOND) == "2 a minute for application shop, tag a=b"

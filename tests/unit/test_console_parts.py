@@ -12,7 +12,7 @@ from sendq.console import files, passwords
 from sendq.console.live import FORGOTTEN_S, Fragments, Rendered
 from sendq.console.texts import TONES, absolute, relative, span, tone, words
 from sendq.rules.states import State
-from sendq.web.attempts import MOST, REMEMBERED, WINDOW_S, Attempts
+from sendq.web.login_attempts import MOST, REMEMBERED, WINDOW_S, LoginAttempts
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
 
@@ -41,9 +41,9 @@ class TestStates:
 
 
 class TestAttempts:
-    def attempts(self) -> Attempts:
+    def attempts(self) -> LoginAttempts:
         self.now = 0.0
-        return Attempts(now=lambda: self.now)
+        return LoginAttempts(now=lambda: self.now)
 
     def test_are_limited_by_name_and_address_together(self) -> None:
         attempts = self.attempts()

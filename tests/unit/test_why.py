@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from sendq.clock import SECOND, moment
-from sendq.rules.budgets import Spent
+from sendq.rules.budgets import UsedUp
 from sendq.rules.pace import PACES, Pacer, pacer_of
 from sendq.rules.reconcile import Seen
 from sendq.rules.situation import EarlierChange, Follows, HoldFacts, JobFacts, Situation
@@ -66,18 +66,18 @@ def why(
 
 
 class TestItIsOverABudget:
-    SPENT = Spent("shop", "", 500, 3_600 * SECOND, LATER)
+    USED_UP = UsedUp("shop", "", 500, 3_600 * SECOND, LATER)
 
     def test_and_names_it_and_the_time(self) -> None:
         at = LATER + 2 * SECOND
-        found = why(job={"next_at": at, "rule": "over_budget"}, spent=(self.SPENT,))
+        found = why(job={"next_at": at, "rule": "over_budget"}, used_up=(self.USED_UP,))
         assert (found.reason, found.rule, found.until) == ("over_budget", "over_budget", moment(at))
-        assert found.says.startswith("it is over the budget of 500 an hour of application shop; goes on at ")
+        assert found.says.startswith("it is over the budget of 500 an hour for application shop; it goes on at ")
 
     def test_and_names_the_one_that_ends_last(self) -> None:
-        day = Spent("shop", "a=b", 7, 86_400 * SECOND, LATER + 10 * SECOND)
-        found = why(job={"next_at": LATER + 11 * SECOND, "rule": "over_budget"}, spent=(self.SPENT, day))
-        assert "the budget of 7 a day of application shop, tag a=b" in found.says
+        day = UsedUp("shop", "a=b", 7, 86_400 * SECOND, LATER + 10 * SECOND)
+        found = why(job={"next_at": LATER + 11 * SECOND, "rule": "over_budget"}, used_up=(self.USED_UP, day))
+        assert "the budget of 7 a day for application shop, tag a=b" in found.says
 
     def test_that_is_no_longer_known(self) -> None:
         found = why(job={"next_at": LATER, "rule": "over_budget"})
@@ -100,14 +100,16 @@ class TestItFollowsAnother:
     def test_waits_for_it(self) -> None:
         found = self.waits(delay=3 * 86_400 * SECOND, unless="replied")
         assert (found.reason, found.until) == ("after", None)
-        assert found.says == f"it waits for job {self.AFTER} to be sent, then 3 days, unless its mail is answered"
+        assert (
+            found.says == f"it waits for job {self.AFTER} to be sent, and then for 3 days, unless its mail is answered"
+        )
 
     def test_waits_for_its_delay(self) -> None:
         found = self.waits(delay=90 * SECOND, check_at=LATER, unless="bounced replied")
         assert found.until == moment(LATER)
         assert (
             found.says
-            == f"job {self.AFTER} was sent, and it follows 90 seconds later, unless its mail bounces or is answered"
+            == f"job {self.AFTER} was sent; this job follows 90 seconds later, unless its mail bounces or is answered"
         )
 
     def test_waits_until_its_thread_can_be_read(self) -> None:
@@ -321,7 +323,7 @@ class TestAnAccountThatIsWarmedUp:
         assert (answer.reason, answer.until) == ("pace", moment(LATER))
         assert answer.says == (
             "its account has sent the 2 messages that it may send within 24 hours while it is warmed up; there are "
-            "more on each day"
+            "more every day"
         )
 
 

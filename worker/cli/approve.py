@@ -33,9 +33,10 @@ def _options(done: str) -> Callable[[F], F]:
                 "--content",
                 type=click.IntRange(min=0),
                 metavar="N",
-                help="Only if the content version of the one JOB, as `sendq why` shows it, is N: 0 is as enqueued.",
+                help="Only if JOB still has content version N, as `sendq why` shows it (0: as enqueued). "
+                "For a single JOB.",
             ),
-            batch_option("A batch that is complete: closed, and its messages found."),
+            batch_option("All jobs of this batch, once it is closed and its search has ended."),
             scope_options("jobs"),
             key_option("The job that was enqueued with this key, instead of its id."),
             click.argument("jobs", nargs=-1, metavar="[JOB]..."),
@@ -49,11 +50,11 @@ def _options(done: str) -> Callable[[F], F]:
 @click.command()
 @_options("approved")
 def approve(**given: Any) -> None:
-    """Approve JOBs that wait for approval, or all that match every given filter: they may begin when they are due.
+    """Approve JOBs that wait for approval, or all jobs that match every filter: they begin when they are due.
 
-    `sendq jobs --rule needs_approval` lists what waits. A hold remains. A message that is replaced while this goes on,
-    or since --until, is left alone. Exit status 1 if a given JOB is left as it is,
-    with its state, or if nothing matches.
+    `sendq jobs --rule needs_approval` lists what waits. Held jobs stay held. A job whose message is replaced while the
+    command runs, or after the time given with --until, is left alone. Exit status 1 if a given JOB was left as it was
+    (the output says why), or if nothing matches.
     """
     _decide("approve", "approved", **given)
 
@@ -61,9 +62,9 @@ def approve(**given: Any) -> None:
 @click.command()
 @_options("rejected")
 def reject(**given: Any) -> None:
-    """Reject JOBs that wait for approval, or all that match every given filter: they are cancelled.
+    """Reject JOBs that wait for approval, or all jobs that match every filter: they are cancelled.
 
-    Exit status 1 if a given JOB is left as it is, with its state, or if nothing matches.
+    Exit status 1 if a given JOB was left as it was (the output says why), or if nothing matches.
     """
     _decide("reject", "rejected", **given)
 

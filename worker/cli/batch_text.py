@@ -22,7 +22,7 @@ WALKS = {
 WHY_LEFT = {
     "changed_since": "changed since",
     "gone_since": "gone since",
-    "not_kept": "what they were is no longer kept",
+    "not_kept": "their earlier state is not kept",
 }
 
 
@@ -58,7 +58,7 @@ def batch_lines(seen: BatchView) -> Iterator[str]:
     elif seen.cancelled_at is None:
         yield f"rate: {seen.rate:,.1f} jobs/s; expected end: {when(seen.eta) if seen.eta else 'unknown'}"
     if seen.undoable:
-        yield f"it keeps what its messages were before; to undo it: sendq undo --batch {seen.id} --reason …"
+        yield f"it can be undone: sendq undo --batch {seen.id} --reason …"
     if seen.undoes is not None:
         yield f"it undoes batch {seen.undoes}"
     for left in seen.left:

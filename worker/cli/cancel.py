@@ -69,7 +69,7 @@ def _cancel_one(job: str | None, key: str | None, application: str, act: dict[st
         would = "would be" if result.dry_run else "is"
         tell(f"{found} {would} {result.state}: {MEANING.get(result.state, 'it had already ended')}")
         if result.followers:
-            tell(f"jobs that wait for it to be sent, and end with it: {result.followers:,}")
+            tell(f"jobs that follow it, and end with it: {result.followers:,}")
         if result.dry_run:
             tell("nothing was changed")
     if result.state not in ("cancelled", "sending"):

@@ -82,7 +82,7 @@ def grants(state: tuple[str, ...], limit: int, cursor: str | None, as_json: bool
     if filters["grant_id"] is not None:
         for grant in page.items:
             if grant.daily is not None:
-                tell(f"it is being warmed up: {grant.daily:,} messages within 24 hours now, more on each day")
+                tell(f"it is being warmed up: at most {grant.daily:,} messages within 24 hours today, more every day")
             if grant.window is not None:
                 closed = "" if grant.opens_at is None else f"; closed until {when(grant.opens_at)}"
                 tell(f"window of its jobs that have none of their own: {grant.window}{closed}")

@@ -57,7 +57,8 @@ _position = re.compile(r"^\[(\d+)\]\.?")
     help="When they may be sent, like '09:00-17:30 mon-fri Europe/Berlin'; holidays may follow, with commas.",
 )
 @click.option("--spread", type=duration, metavar="DURATION",
-              help="Spread them over so long, like 4h, and only over times at which the window is open.")  # fmt: skip
+              help="Spread the due times evenly over this long, like 4h; only time in which the window is open "
+              "counts.")  # fmt: skip
 @click.option(
     "--needs-approval", is_flag=True, help="Send nothing before the batch is approved: sendq approve --batch."
 )
@@ -129,7 +130,7 @@ def merge(
         tell(f"{counted(made.left_out, 'suppressed recipient')} left out; see: sendq events --batch {made.id}")
     if needs_approval and not made.existed:
         tell(f"it waits for approval: sendq approve --batch {made.id}")
-    tell(f"to follow it: sendq batch {made.id} --watch; to cancel it: sendq cancel --batch {made.id}")
+    tell(f"to watch it: sendq batch {made.id} --watch; to cancel it: sendq cancel --batch {made.id}")
 
 
 _SUPPRESSED = {False: "refuse", True: "drop"}

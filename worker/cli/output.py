@@ -88,7 +88,7 @@ def tell_json(value: Any) -> None:
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table. ``folds``: long text, which may go on in further lines; ``extra``: left out of a table that
-    would be too wide with it.
+    would be too wide with it, or in which it would be empty.
     """
 
     name: str
@@ -99,14 +99,14 @@ class Column:
 def tell_table(columns: Sequence[str | Column], rows: Iterable[Sequence[object]], *, folds: bool = False) -> None:
     """Rows under headings; a cell may be a list of lines. Only long text is folded, and nothing is cut.
 
-    Where the terminal is too narrow, columns that are ``extra`` are left out, from the last to the first, and a line
-    names them; where it is too narrow even so, each row becomes a block of lines, with all its columns. ``folds``: all
-    columns but the first are long text.
+    Columns that are ``extra`` are left out if no row has a value. Where the terminal is too narrow, the others are left
+    out too, from the last to the first, and a line names them; where it is too narrow even so, each row becomes a block
+    of lines, with all its columns. ``folds``: all columns but the first are long text.
     """
     every = [one if isinstance(one, Column) else Column(one, folds and bool(at)) for at, one in enumerate(columns)]
     cells = [[clean(cell) for cell in row] for row in rows]
     least = [_least_width(column, [row[at] for row in cells]) for at, column in enumerate(every)]
-    shown = list(range(len(every)))
+    shown = [at for at, column in enumerate(every) if not column.extra or any(row[at] for row in cells)]
     extra = [at for at in shown if every[at].extra]
     while extra and _width_of([least[at] for at in shown]) > output_width():
         shown.remove(extra.pop())

@@ -121,7 +121,7 @@ def _approvals(seen: Approvals) -> Iterator[str]:
 
     if seen.first_end is not None:
         number = f"{seen.waiting:,}" + ("+" if seen.waiting >= APPROVALS_MOST else "")
-        ends = f"the first is given up at {when(seen.first_end)}"
+        ends = f"unless approved, the first is given up at {when(seen.first_end)}"
         yield f"jobs that wait for approval: {number}; {ends}; see: sendq jobs --rule needs_approval"
 
 

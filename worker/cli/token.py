@@ -42,9 +42,11 @@ def token() -> None:
     "grants",
     multiple=True,
     metavar="PATTERN",
-    help="A grant that it may use, or several: team-*. Can be repeated; without it, every grant of the application.",
+    help="A grant that it may use; * stands for any characters, as in team-*. Repeatable (default: every grant).",
 )
-@click.option("--expires", type=duration, metavar="TIME", help="It expires after this time, like 90d (default: never).")
+@click.option(
+    "--expires", type=duration, metavar="DURATION", help="How long it is valid, like 90d (default: for ever)."
+)
 @file_option
 def create(
     name: str, write: bool, application: str, grants: tuple[str, ...], expires: timedelta | None, path: Path | None

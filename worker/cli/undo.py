@@ -18,10 +18,10 @@ from worker.cli.params import by_option, dry_run_option, reason_option
 @dry_run_option("Show how many messages it would restore, and change nothing.")
 @json_option
 def undo(batch: str, reason: str | None, by: str, dry_run: bool, as_json: bool) -> None:
-    """Restore what the messages of a batch of modifications were before it.
+    """Undo a batch of modifications: restore its messages to what they were before.
 
-    Messages that were changed since, or are gone, are left alone; sendq batch shows which. The undo is a batch too: it
-    can be followed and cancelled, and not undone.
+    Messages that were changed since, or are gone, are left alone; sendq batch shows which. The undo is a batch too:
+    you can watch and cancel it, but not undo it.
     """
     with open_operators() as operators:
         result = operators.undo(batch, vault=load_settings().vault, by=by, reason=reason, dry_run=dry_run)
@@ -37,7 +37,7 @@ def undo(batch: str, reason: str | None, by: str, dry_run: bool, as_json: bool) 
         tell(f"batch {result.undo_id}: restores {messages}, except those that were changed since")
     if result.left_out:
         gone = counted(result.left_out, "message")
-        tell(f"not restored: {gone} changed by the batch, because retention has deleted the snapshots")
+        tell(f"not restored: {gone} changed by the batch, whose earlier state is no longer kept")
     if result.undo_id is None:
         return
-    tell(f"to follow it: sendq batch {result.undo_id} --watch; to cancel it: sendq cancel --batch {result.undo_id}")
+    tell(f"to watch it: sendq batch {result.undo_id} --watch; to cancel it: sendq cancel --batch {result.undo_id}")

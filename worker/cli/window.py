@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     "window",
     type=window_type,
     metavar="WINDOW",
-    help="Like '09:00-17:30 mon-fri Europe/Berlin'; holidays may follow: 2026-12-25,2026-12-26",
+    help="The window, like '09:00-17:30 mon-fri Europe/Berlin'; holidays may follow: 2026-12-25,2026-12-26",
 )
-@click.option("--remove", is_flag=True, help="Its jobs may begin at any time.")
+@click.option("--remove", is_flag=True, help="Remove the window: jobs may begin at any time.")
 @reason_option(required=True)
 @by_option
 @dry_run_option("Show the window that it has, and change nothing.")
@@ -41,15 +41,15 @@ def window(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Set when a grant's jobs may begin that have no window of their own, or remove that.
+    """Set or remove a grant's window: the hours in which its jobs may begin, unless they have their own.
 
-    It counts at once, for jobs that wait and for those to come. sendq grants --grant ID shows it.
+    It applies at once, to waiting jobs and to new ones. sendq grants --grant ID shows it.
     """
     if (window is None) != remove:
         raise click.UsageError("give either --set or --remove")
     with open_operators() as operators, progress_line() as show:
         run = operators.set_window(grant, window, application=application, by=by, reason=reason, dry_run=dry_run)
-        result = interruptible(run, show, lambda part: f"{counted(part.number, 'job')} at another time")
+        result = interruptible(run, show, lambda part: f"{counted(part.number, 'job')} moved")
     if as_json:
         facts = {"grant_id": grant, "application": application, "before": result.before, "window": result.window}
         tell_json(facts | {"changed": result.changed, "number": result.number, "dry_run": dry_run})
@@ -58,6 +58,6 @@ def window(
     now = f"the window {result.window}" if result.window else "no window"
     tell(f"grant {grant} {has} {now}" + (f"; before: {result.before or 'none'}" if result.changed else ", as before"))
     if result.number:
-        tell(f"{counted(result.number, 'waiting job')} may begin at another time now")
+        tell(f"the start of {counted(result.number, 'waiting job')} has changed")
     if dry_run:
         tell("nothing was changed")

@@ -161,13 +161,14 @@ def mailbox_searched(job: UUID, grant: str, rule: str | None, result: str) -> No
 
 
 def follower_ended(job: UUID, after: UUID, rule: str) -> None:
-    """A job that was to follow job `after` ended without being sent: that one was not sent (after_failed), or its mail
-    was answered or bounced (unless_replied, unless_bounced)."""
+    """A job that follows job `after` ended unsent: job `after` was not sent (after_failed), or its mail was answered or
+    bounced (unless_replied, unless_bounced)."""
     _log.info("follower_ended", job=str(job), after=str(after), rule=rule)
 
 
 def thread_not_read(job: UUID, grant: str, error: str) -> None:
-    """A job is sent unless its thread was answered, and the thread could not be read; that is tried again."""
+    """A follow-up is sent only if its thread has no answer, and the thread could not be read; it is read again
+    later."""
     _log.warning("thread_not_read", job=str(job), grant=grant, error=error)
 
 

@@ -196,7 +196,7 @@ class Cancel(Act):
         if not result.ended_before and result.state is State.SENDING:
             warnings.append("Its call is in flight: it is cancelled if the answer is that it was not sent.")
         if result.followers:
-            warnings.append(f"Jobs that wait for it to be sent, and end with it: {result.followers:,}.")
+            warnings.append(f"Jobs that follow it, and end with it: {result.followers:,}.")
         if not result.ended_before and result.state is State.IN_DOUBT:
             warnings.append("It may have been sent: it is not tried again, and stays in doubt until that is known.")
         return Preview(

@@ -141,7 +141,8 @@ job = Table(
     ),
 )
 
-# The index of tags. A separate table, because every change of a job is written to the indexes of its own table again.
+# The index of tags. A separate table, because each update of a job also rewrites its entries in the indexes of its own
+# table.
 job_tag = Table(
     "sendq_job_tag",
     metadata,

@@ -20,7 +20,7 @@ from sendq.ledger import events
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.jobs import lock_jobs
-from sendq.rules.budgets import Budget, Budgets, Spent, Use, goes_on_at, use_of
+from sendq.rules.budgets import Budget, Budgets, Use, UsedUp, goes_on_at, use_of
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import OVER_BUDGET
 from sendq.rules.states import State
@@ -206,7 +206,7 @@ _DUE = (
 # --- announcing -------------------------------------------------------------------------------------------------------
 
 
-def announce(connection: Connection) -> list[Spent]:
+def announce(connection: Connection) -> list[UsedUp]:
     """Write an event for each budget that sends are over, once in a window; returns those that are new."""
     fresh = (_budget.over_at.is_not(None), (_budget.announced_at.is_(None)) | (_budget.announced_at < _budget.over_at))
     query = select(schema.budget).where(*fresh).order_by(_budget.application, _budget.tag)
@@ -217,7 +217,7 @@ def announce(connection: Connection) -> list[Spent]:
         this = (_budget.application == row.application, _budget.tag == row.tag)
         connection.execute(update(schema.budget).where(*this).values(announced_at=row.over_at))
         until = row.over_at - row.over_at % row.per + row.per
-        one = Spent(row.application, row.tag, row.most, row.per, until)
+        one = UsedUp(row.application, row.tag, row.most, row.per, until)
         events.append(
             connection, "over_budget", at=row.over_at, by="policy", application=one.application, tag=one.tag or None,
             rule=OVER_BUDGET, reason=one.says,

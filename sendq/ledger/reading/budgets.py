@@ -6,7 +6,7 @@ from sqlalchemy import Connection, select
 
 from sendq.clock import Micros, moment
 from sendq.ledger.db import schema
-from sendq.rules.budgets import WHOLE, Spent, unit
+from sendq.rules.budgets import WHOLE, UsedUp, unit
 from sendq.rules.tags import each_tag
 from sendq.views import BudgetView
 
@@ -30,13 +30,13 @@ def budgets(connection: Connection, *, now: Micros) -> tuple[BudgetView, ...]:
     )
 
 
-def used_up(connection: Connection, application: str, tags: str | None) -> tuple[Spent, ...]:
+def used_up(connection: Connection, application: str, tags: str | None) -> tuple[UsedUp, ...]:
     """The budgets of an application and of these tags that were used up in their last window."""
     names = (WHOLE, *each_tag(tags))
     query = select(schema.budget).where(
         _budget.application == application, _budget.tag.in_(names), _budget.used >= _budget.most
     )
     return tuple(
-        Spent(row.application, row.tag, row.most, row.per, row.window_at + row.per)
+        UsedUp(row.application, row.tag, row.most, row.per, row.window_at + row.per)
         for row in connection.execute(query.order_by(_budget.application, _budget.tag))
     )

@@ -83,7 +83,9 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         tag_holds=tuple(_hold(connection, hold) for hold in holds_of_tags(connection, found.lane_id, found.tags)),
         held=_held_by(connection, lane, job.id, found.batch_id) if job.is_held else None,
         follows=_follows(connection, job) if job.rule in _OF_FOLLOWERS else None,
-        spent=used_up(connection, lane.application, found.tags) if lane is not None and job.rule == OVER_BUDGET else (),
+        used_up=used_up(connection, lane.application, found.tags)
+        if lane is not None and job.rule == OVER_BUDGET
+        else (),
     )
 
 

@@ -198,7 +198,7 @@ class TestTokenFile:
         now = datetime.now(UTC)
         tokens.write_text("# ours\n")
         add_token(tokens, new_token("a", now=now)[0])
-        with pytest.raises(ValueError, match="is that of another token"):
+        with pytest.raises(ValueError, match="is already in use by another token"):
             add_token(tokens, new_token("a", now=now)[0])
         add_token(tokens, new_token("b", now=now)[0])
         assert remove_token(tokens, "a")

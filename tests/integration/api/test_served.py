@@ -293,7 +293,7 @@ class TestToken:
         where = ("--file", str(tokens))
         for given, says in (
             (("a b", *where), "use 1 to 64 of letters"),
-            (("shop", *where), "is that of another token"),
+            (("shop", *where), "is already in use by another token"),
             (("desk", "--grant", "", *where), "not a pattern"),
             (("desk",), "give --file, or set SENDQ_API_TOKENS_FILE"),
             (("desk", "--file", str(tmp_path / "no" / "tokens")), "cannot be used (No such file or directory)"),

@@ -26,7 +26,7 @@ class TestApprove:
         ledger.send()
         assert [one["id"] for one in as_json(cli("jobs", "--rule", "needs_approval", "--json"))["items"]] == [job]
         assert "waits for approval" in cli("why", job)[1]
-        assert "jobs that wait for approval: 1; the first is given up at" in cli("status")[1]
+        assert "jobs that wait for approval: 1; unless approved, the first is given up at" in cli("status")[1]
         status, out, _ = cli("approve", job, "--reason", "read it", "--by", "anna")
         assert (status, out) == (0, "1 job approved\n")
         (event,) = as_json(cli("events", "--job", job, "--json"))["items"]

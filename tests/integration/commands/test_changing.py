@@ -165,9 +165,9 @@ class TestWindow:
 class TestWarmUp:
     def test_is_begun_shown_and_ended(self, cli: Cli, ledger: Ledger) -> None:
         status, out, _ = cli("warmup", "--grant", "g1", *WHY)
-        says = "20 a day, 1.2 times as many on each day, up to 700"
+        says = "20 a day, 1.2 times as many each day, up to 700"
         assert (status, out) == (0, f"grant g1 is warmed up: {says}; before: no warm-up\n")
-        assert "it is being warmed up: 20 messages within 24 hours now" in cli("grants", "--grant", "g1")[1]
+        assert "it is being warmed up: at most 20 messages within 24 hours today" in cli("grants", "--grant", "g1")[1]
         done = as_json(cli("warmup", "--grant", "g1", "--end", *WHY, "--dry-run", "--json"))
         assert (done["before"]["first"], done["warm_up"]) == (20, None)
         out = cli("warmup", "--grant", "g1", "--end", *WHY)[1]

@@ -311,7 +311,7 @@ class TestCancel:
         second = ledger.send(after=str(first))
         ledger.send(after=str(second))
         said = cli("cancel", str(first), "--dry-run")[1]
-        assert "jobs that wait for it to be sent, and end with it: 2" in said
+        assert "jobs that follow it, and end with it: 2" in said
         assert as_json(cli("cancel", str(first), "--json"))["followers"] == 2
         assert f"it waits for job {first} to be sent" in cli("why", str(second))[1]
 

@@ -104,6 +104,20 @@ class TestATable:
         assert out.splitlines()[-1] == "not shown at this width: key"
         assert "some words some words" in out
 
+    @pytest.mark.parametrize(("values", "shown"), [(("", None), False), (("", "invoice-8"), True), ((0, ""), True)])
+    def test_leaves_out_what_is_extra_and_empty_in_every_row(
+        self, capsys: pytest.CaptureFixture[str], values: tuple[object, ...], shown: bool
+    ) -> None:
+        columns = ("job", Column("key", extra=True), "answer")
+        tell_table(columns, [("1", value, "") for value in values])
+        heading, *_ = capsys.readouterr().out.splitlines()
+        assert heading.split() == ["job", *["key"] * shown, "answer"]
+
+    def test_does_not_name_an_empty_column_as_left_out(self, terminal: Callable[[int], Callable[[], str]]) -> None:
+        written = terminal(92)
+        tell_table(self.COLUMNS, [(*self.ROW[:3], None, self.ROW[4])])
+        assert "not shown" not in written()
+
     def test_becomes_blocks_where_it_is_too_narrow(self, terminal: Callable[[int], Callable[[], str]]) -> None:
         written = terminal(60)
         tell_table(self.COLUMNS, [self.ROW, self.ROW])

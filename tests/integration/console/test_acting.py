@@ -481,7 +481,7 @@ class TestApproval:
         kept.claim(kept.offer())
         (waits,) = [job for job in jobs if kept.job(job).state == "queued"]
         assert "Over the budget of default : 1 of 1 per day began" in browser.get("/").words
-        assert "over the budget of 1 a day of application default" in browser.get(f"/jobs/{waits}").words
+        assert "over the budget of 1 a day for application default" in browser.get(f"/jobs/{waits}").words
 
     @pytest.mark.parametrize(("name", "done"), [("approve", "Approved 1 job"), ("reject", "Rejected 1 job")])
     def test_of_a_job_from_its_page(self, browser: Browser, kept: Ledger, name: str, done: str) -> None:

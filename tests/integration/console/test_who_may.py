@@ -26,7 +26,7 @@ from sendq.console import (
 )
 from sendq.console.doing import RECORDED_MOST
 from sendq.ledger.db import schema
-from sendq.web.attempts import MOST
+from sendq.web.login_attempts import MOST
 from tests.integration.console.conftest import ANNA, RULES, VERA, Seat, act
 from tests.support.asgi import Answer, Browser
 from tests.support.ledger import Ledger

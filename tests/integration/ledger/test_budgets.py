@@ -194,7 +194,7 @@ class TestWhoAsks:
         (waits,) = [job for job in jobs if three.state(job) is State.QUEUED]
         why = three.queue.why(str(waits))
         assert (why.reason, why.rule) == ("over_budget", OVER_BUDGET)
-        assert why.says.startswith("it is over the budget of 3 an hour of application default; goes on at ")
+        assert why.says.startswith("it is over the budget of 3 an hour for application default; it goes on at ")
         with three.writing() as connection:
             (seen,) = levels(connection, now=three.clock()).budgets
         assert (seen.used, seen.most, seen.per, seen.over) == (3, 3, "hour", True)

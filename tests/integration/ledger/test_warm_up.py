@@ -80,7 +80,7 @@ class TestAnAccount:
         set_warm_up(ledger, WarmUp())
         set_warm_up(ledger, None)
         assert [(row.kind, row.by, row.reason) for row in ledger.rows(schema.event)] == [
-            ("warm_up", "anna", "20 a day, 1.2 times as many on each day, up to 700: a new account"),
+            ("warm_up", "anna", "20 a day, 1.2 times as many each day, up to 700: a new account"),
             ("warm_up", "anna", "none: a new account"),
         ]
         with pytest.raises(InvalidArgument, match=r"warm_up: is not a sendq\.WarmUp"):

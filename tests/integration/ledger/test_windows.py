@@ -508,7 +508,7 @@ class TestTheRest:
         assert begin(evening) == set()
         row = evening.job(job)
         assert (row.state, row.next_at) == (State.QUEUED, FRIDAY_EVENING + MINUTE)
-        assert "cannot be read by this version" in evening.queue.why(str(job)).says
+        assert "window cannot be read here" in evening.queue.why(str(job)).says
 
     def test_a_claim_without_windows_costs_no_more(self, noon: Ledger) -> None:
         def statements() -> int:

@@ -16,7 +16,7 @@ MOST = {"both": 5, "address": 20, "name": 50}
 REMEMBERED = 10_000  # names and addresses; the oldest are forgotten first
 
 
-class Attempts:
+class LoginAttempts:
     """Attempts of the last minutes that failed, or are being checked."""
 
     def __init__(self, *, now: Callable[[], float] = time.monotonic) -> None:
