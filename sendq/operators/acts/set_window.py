@@ -39,11 +39,10 @@ def set_window(
     with ledger.writing() as connection:
         before = windows.window_of(connection, application, grant_id)
         changed = windows.set_window(connection, application, grant_id, window, by=by, reason=reason, now=ledger.now())
-    number, after = 0, _FIRST if before is not None else None  # even if it is as wanted: an earlier call may have ended
+    number = 0
+    after: UUID | None = _FIRST  # even if nothing was changed: an earlier call may have been interrupted
     while after is not None:
         with ledger.writing() as connection:
             part, after = windows.bring_back(connection, application, grant_id, after=after, now=ledger.now())
         number += part
         yield WindowProgress(dry_run, before, window, changed, number)
-    if before is None:
-        yield WindowProgress(dry_run, before, window, changed)

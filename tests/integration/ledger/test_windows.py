@@ -272,6 +272,21 @@ class TestAGrant:
             ("window", "anna", "none: office hours"),
         ]
 
+    @pytest.mark.parametrize("wanted", [None, NIGHTS])
+    def test_whose_change_was_interrupted_is_continued_by_a_repeat(
+        self, evening: Ledger, monkeypatch: pytest.MonkeyPatch, wanted: Window | None
+    ) -> None:
+        monkeypatch.setattr(windows, "STEP", 2)
+        set_window(evening, OFFICE)
+        jobs = {evening.send() for _ in range(5)}
+        assert begin_all(evening) == set()
+        part = next(iter(operators(evening).set_window("g1", wanted, **WHO)))
+        assert (part.number, part.changed) == (2, True)
+        done = set_window(evening, wanted)
+        assert (done.number, done.changed) == (3, False)
+        evening.clock.at = max(at("2026-06-05 22:00"), evening.clock()) + 1
+        assert begin_all(evening) == jobs
+
     def test_leaves_jobs_with_a_window_of_their_own_alone(self, evening: Ledger) -> None:
         set_window(evening, NIGHTS)
         own = evening.send(window=OFFICE)
