@@ -134,7 +134,8 @@ def decide_some(
 def _note(
     connection: Connection, rows: Sequence[Row[Any]], change: Change, author: Author, *, now: Micros, **more: Any
 ) -> None:
-    """Write an event for each of these jobs."""
+    """Write an event for each of these jobs, which are from `_locked`."""
+    lanes = _lanes_of(connection, rows)
     parts = [
         events.event(
             change.kind.value,
@@ -142,7 +143,7 @@ def _note(
             job_id=row.id,
             batch_id=row.batch_id,
             **_fields(change, author, row),
-            **lane_of(connection, row),
+            **lanes[row.lane_id],
             **more,
         )
         for row in rows
@@ -295,6 +296,7 @@ def _of_batch(batch: Row[Any], change: Change, *, now: Micros) -> dict[str, Any]
 
 
 def _locked(connection: Connection, *which: Any) -> dict[UUID, Row[Any]]:
+    """These jobs, each with its lane's application, grant and provider (None: the lane was not made yet)."""
     job, lane = schema.job, schema.lane
     statement = (
         select(job, lane.c.application, lane.c.grant_id, lane.c.provider)
@@ -331,10 +333,7 @@ def _apply(connection: Connection, rows: Sequence[Row[Any]], change: Change, *, 
 def _wake(connection: Connection, changed: Sequence[tuple[Row[Any], dict[str, Any]]]) -> None:
     """Have the dispatcher look at the lanes of jobs that may begin earlier, or in another order, than it knows."""
     starts = {row.id: columns.get("next_at", row.next_at) for row, columns in changed}
-    lanes: dict[UUID, dict[str, Any]] = {}
-    for row, _ in changed:  # a batch of sends has several lanes
-        if row.lane_id not in lanes:
-            lanes[row.lane_id] = lane_of(connection, row)
+    lanes = _lanes_of(connection, [row for row, _ in changed])
     woken = [
         _Woken(row.id, row.lane_id, lane["application"], lane["grant_id"], None, columns.get("priority", row.priority))
         for row, columns in changed
@@ -354,6 +353,17 @@ class _Woken:
     grant_id: str
     provider: str | None
     priority: int
+
+
+def _lanes_of(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, dict[str, Any]]:
+    """As `lane_of`, for jobs from `_locked`, by the ids of their lanes: only lanes that were not made yet are read."""
+    lanes: dict[UUID, dict[str, Any]] = {}
+    for row in rows:
+        if row.application is not None:
+            lanes[row.lane_id] = {"application": row.application, "grant_id": row.grant_id, "provider": row.provider}
+        elif row.lane_id not in lanes:
+            lanes[row.lane_id] = lane_of(connection, row)
+    return lanes
 
 
 def lane_of(connection: Connection, row: Row[Any]) -> dict[str, Any]:

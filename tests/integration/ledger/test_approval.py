@@ -27,14 +27,16 @@ from sendq import (
     Window,
 )
 from sendq.clock import SECOND, moment, now
+from sendq.ids import new_id
 from sendq.ledger import batches, waiting_jobs, walks
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import rescue
 from sendq.ledger.doubt import Ending, settle
 from sendq.ledger.reading import gauges
+from sendq.ledger.waiting_jobs import Author
 from sendq.operators import Operators
 from sendq.rules.states import Event
-from sendq.rules.waiting_job import HELD, PUT_OFF, UNAPPROVED
+from sendq.rules.waiting_job import HELD, PUT_OFF, UNAPPROVED, Change, ChangeKind
 from sendq.scope import Scope
 from tests.integration.ledger.test_waiting_jobs import begun, events_of
 from tests.support.ledger import MESSAGE, Ledger, between_statements, end, outcome, until_it_waits
@@ -595,6 +597,27 @@ class TestAllThatMatch:
         assert sum(row.act == act.id for row in ledger.rows(schema.event)) == 5
         assert operators(ledger).reject(UnfinishedFilter(application="eu"), by="anna").finish().number == 1
         assert ledger.state(others[1]) is State.CANCELLED
+
+    @pytest.mark.parametrize("absorbed", [True, False])
+    def test_take_no_more_statements_for_more_jobs_of_a_lane(self, ledger: Ledger, absorbed: bool) -> None:
+        """``absorbed``: whether the dispatcher has made the lanes of the jobs."""
+
+        def statements(number: int) -> int:
+            ids = [ledger.send(needs_approval=True) for _ in range(number)]
+            if absorbed:
+                ledger.absorb()
+            act, decision = new_id(), Change(ChangeKind.APPROVE)
+            with ledger.writing() as connection, between_statements(connection, 1_000, lambda: None) as taken:
+                done = waiting_jobs.decide_some(
+                    connection, ids, decision, Author("anna", None), seen={}, act=act, now=ledger.clock()
+                )
+            assert done == number
+            return len(taken)
+
+        statements(1)  # the first one also asks what the server is
+        assert statements(20) == statements(2)
+        rows = [row for row in ledger.rows(schema.event) if row.kind == "approve"]
+        assert {(row.application, row.grant_id) for row in rows} == {("default", "g1")}
 
     def test_leave_alone_what_is_enqueued_meanwhile(self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sendq.ledger.operators.unfinished.STEP", 2)
