@@ -58,7 +58,7 @@ def store_followings(connection: Connection, planned: Planned, found: Mapping[tu
         wrong = None if one.after_id in together else _problem(one, other)
         if wrong is None and before >= DEPTH_MOST:
             reason = f"would be the end of a chain of more than {DEPTH_MOST} jobs"
-            wrong = Problem("after", reason, "begin a new chain, with a due_at")
+            wrong = Problem(_option(one), reason, "begin a new chain, with a due_at")
         row = rows[one.job_id]
         sent_at = begins.get(one.after_id) or (other and other.sent_at) or row["created_at"]
         begins[one.job_id] = first_chance(row.get("time_window"), max(row["due_at"], sent_at + one.delay))
@@ -146,28 +146,32 @@ def _read(connection: Connection, ids: Collection[UUID]) -> dict[UUID, _Other]:
     }  # fmt: skip
 
 
+def _option(one: Following) -> str:
+    """The option that names the other job."""
+    return "reply_to" if one.replies else "after"
+
+
 def _problem(one: Following, other: _Other | None) -> Problem | None:
     """Why a job cannot follow the one that it names; None: it can."""
+    name = _option(one)
     if other is None:
         reason = "is no job in this ledger: it never was, or was deleted after its retention"
-        return Problem("after", reason, "pass a job that this queue returned, or use due_at")
+        return Problem(name, reason, "pass a job that this queue returned, or use due_at")
     if other.application != one.application:
-        return Problem("after", "is a job of another application", "enqueue both for the same application")
+        return Problem(name, "is a job of another application", "enqueue both for the same application")
     if other.operation != "send":
-        return Problem("after", "is not a send", "pass the job of a message")
+        return Problem(name, "is not a send", "pass the job of a message")
     if other.state in _FAILED:
         remedy = (
             "enqueue both again" if other.state == State.CANCELLED else "retry that one first, or enqueue both again"
         )
-        return Problem("after", f"has ended without being sent: it is {other.state}", remedy)
+        return Problem(name, f"has ended without being sent: it is {other.state}", remedy)
     if other.forgotten:
-        return Problem("after", "is a job of a grant that was forgotten since", "enqueue both again")
+        return Problem(name, "is a job of a grant that was forgotten since", "enqueue both again")
     if one.replies and other.lane_id != one.lane_id:
-        return Problem(
-            "reply_to", "is a job of another grant", "send the reply with the grant of that job, or pass after"
-        )
+        return Problem(name, "is a job of another grant", "send the reply with the grant of that job, or pass after")
     needs_id = one.replies or Unless.REPLIED in each_unless(one.unless)
     if needs_id and other.state == State.SENT and other.message_id is None:
         reason = "was sent, but the id of its message is not known"
-        return Problem("reply_to" if one.replies else "after", reason, "pass neither reply_to nor unless='replied'")
+        return Problem(name, reason, "pass neither reply_to nor unless='replied'")
     return None

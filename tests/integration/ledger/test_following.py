@@ -469,6 +469,8 @@ class TestIsRefused:
         assert problems(ledger, reply_to=str(ledger.send("g2"))) == {"reply_to": "is a job of another grant"}
         ledger.queue.cancel(str(first))
         assert problems(ledger, after=str(first)) == {"after": "has ended without being sent: it is cancelled"}
+        for never in (new_id(), foreign, change, first):
+            assert set(problems(ledger, reply_to=str(never))) == {"reply_to"}
 
     def test_a_reply_to_a_message_whose_id_is_not_known(self, ledger: Ledger) -> None:
         first = ledger.send()
@@ -480,6 +482,7 @@ class TestIsRefused:
         sends = [Send("g1", MESSAGE)] + [Send("g1", MESSAGE, Options(after=at)) for at in range(100)]
         jobs = ledger.queue.send_many(sends)
         assert set(problems(ledger, after=jobs[-1])) == {"after"}
+        assert set(problems(ledger, reply_to=jobs[-1])) == {"reply_to"}
         with pytest.raises(InvalidJob):
             ledger.queue.send_many([*sends, Send("g1", MESSAGE, Options(after=100))])
 
