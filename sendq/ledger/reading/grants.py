@@ -18,9 +18,8 @@ from sendq.ledger.reading.holds import wide_holds
 from sendq.ledger.reading.paging import Place, cursor, literal, place, walk
 from sendq.ledger.reading.rows import as_list, columns_of
 from sendq.rules.eta import predicted
-from sendq.rules.pace import stated_costs
+from sendq.rules.pace import pacer_of, stated_costs
 from sendq.rules.states import State
-from sendq.rules.warm_up import daily_budget
 from sendq.rules.windows import next_opening
 from sendq.views import GrantState, GrantView, HoldView, Page
 
@@ -238,7 +237,7 @@ def _view(lane: LaneRow, wide: Sequence[HoldView], event: Kept | None, most: int
         more_waiting=lane.waiting > most,
         costs=stated_costs(lane.used),
         eta=_eta(lane, over, most, now),
-        daily=None if lane.warm_up is None else daily_budget(lane.warm_up, now=now),
+        daily=None if lane.warm_up is None else pacer_of(lane, now=now).pace.daily,
         window=lane.time_window,
         opens_at=closed_until(lane.time_window, now),
     )

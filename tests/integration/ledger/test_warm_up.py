@@ -12,6 +12,8 @@ import pytest
 from sendq import NEVER, InvalidArgument, Operators, WarmUp
 from sendq.clock import moment
 from sendq.ledger.db import schema
+from sendq.rules.pace import written
+from sendq.rules.paces import PaceRule, Paces
 from sendq.rules.states import Event
 from sendq.rules.warm_up import UNREADABLE_BUDGET
 from tests.support.ledger import Ledger, end, outcome
@@ -52,6 +54,15 @@ class TestAnAccount:
         assert len(second) == 3
         ledger.clock.advance(25 * HOUR)
         assert first | second | send_what_may_go(ledger) == jobs
+
+    def test_with_a_lower_budget_in_its_pace_sends_that(self, ledger: Ledger) -> None:
+        set_warm_up(ledger, WarmUp(5, 1.5, 10))
+        for _ in range(6):
+            ledger.send()
+        ledger.absorb()
+        ledger.set_lane(pace=written(Paces([PaceRule(grant="g1", daily=3)]).of("default", "google", "g1")))
+        assert ledger.queue.grant("g1").daily == 3
+        assert len(send_what_may_go(ledger)) == 3
 
     def test_has_no_budget_once_it_is_ended(self, ledger: Ledger) -> None:
         set_warm_up(ledger, WarmUp(1, 1.5, 10))
