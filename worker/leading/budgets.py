@@ -29,4 +29,4 @@ class BudgetWatch(LeaderLoop):
             over = announce(connection)
         for one in over:
             journal.over_budget(one.application, one.tag or None, budget=one.says, until=one.until)
-            alert("hold", OVER_BUDGET, level="error", application=one.application)
+            alert("over_budget", OVER_BUDGET, level="error", application=one.application)

@@ -1,8 +1,8 @@
 """Alerts: what needs a person, reported to Sentry with ids only.
 
 Sentry groups them by kind and rule (the fingerprint): dead letters, grants whose owners must sign in, holds of a
-provider or an application, sends in doubt, missing encryption keys, and answers that no row of the policy knows.
-Retries are breadcrumbs, not issues. Without ``SENTRY_DSN`` the log alone has all this.
+provider or an application, budgets that are used up, sends in doubt, missing encryption keys, and answers that no row
+of the policy knows. Retries are breadcrumbs, not issues. Without ``SENTRY_DSN`` the log alone has all this.
 """
 
 from __future__ import annotations

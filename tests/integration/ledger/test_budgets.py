@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import pytest
+import sentry_sdk
 from sqlalchemy import event
 
 from sendq import State
@@ -219,3 +220,19 @@ class TestWhoAsks:
             three.clock.advance(3_610)
         events = [(row.kind, row.application, row.tag, row.rule) for row in three.rows(schema.event)]
         assert events == [("over_budget", "default", None, OVER_BUDGET)] * 2
+
+    def test_finds_an_alert_of_its_own_kind(self, three: Ledger) -> None:
+        alerts: list[list[str]] = []
+        for _ in range(9):
+            three.send()
+        begin_all(three)
+        with sentry_sdk.isolation_scope():
+            sentry_sdk.init(
+                dsn="https://key@sentry.example.com/1", default_integrations=False,
+                before_send=lambda event, _: alerts.append(event["fingerprint"]),
+            )  # fmt: skip
+            try:
+                BudgetWatch(three.engine, FixedLeadership(True), now=three.clock).run_once()
+            finally:
+                sentry_sdk.init()
+        assert alerts == [["sendq", "over_budget", OVER_BUDGET]]
