@@ -60,9 +60,9 @@ class JobView:
 
     ``delivery``: what became of its mail; None: it is no mail, or was not sent. ``key``: the one that it was enqueued
     with; a batch's is that of the batch. ``next_at``: when it may next begin; None: a person holds it, or it waits for
-    approval. ``approve_by``: until when it may wait for approval; None: it needs none. ``approved_at``: None: not yet.
-    ``held``: a person holds it. ``window``: its own, as `Window` is written. ``content_version``: how often its message
-    was replaced; 0: it is the one that was enqueued.
+    approval or for another job. ``approve_by``: until when it may wait for approval; None: it needs none.
+    ``approved_at``: None: not yet. ``held``: a person holds it; False once it has ended. ``window``: its own, as
+    `Window` is written. ``content_version``: how often its message was replaced; 0: it is the one that was enqueued.
 
     ``application`` and ``grant_id`` are None until the dispatcher has seen the job's lane.
     """

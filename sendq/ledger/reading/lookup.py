@@ -109,5 +109,6 @@ def job(connection: Connection, job_id: UUID) -> JobView:
     table = schema.attempt
     attempts = connection.execute(select(table).where(table.c.job_id == job_id).order_by(table.c.begun_at, table.c.id))
     trail = tuple(as_list(AttemptView, attempts))
-    more = {"trail": trail, "delivery": delivery_of(connection, row), "held": is_held(row), "window": row.time_window}
+    held = row.finished_at is None and is_held(row)  # a job that ends keeps its columns of the hold
+    more = {"trail": trail, "delivery": delivery_of(connection, row), "held": held, "window": row.time_window}
     return as_one(JobView, row, next_at=next_start(row.next_at), **more)

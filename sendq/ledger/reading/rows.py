@@ -42,7 +42,7 @@ def as_one(kind: type[T], row: Row[*tuple[Any, ...]], **others: Any) -> T:
 
 
 def next_start(next_at: Micros) -> datetime | None:
-    """When a job may next begin; None: a person holds it, or it waits for approval."""
+    """When a job may next begin; None: a person holds it, or it waits for approval or for another job."""
     return None if next_at >= HELD else moment(next_at)
 
 

@@ -405,6 +405,13 @@ class TestAJobThatWaits:
         assert "It is not held" in browser.get(f"/acts/release-job?job={job}").words
         assert events_of(kept) == [("hold", "anna", "wrong price"), ("release", "anna", "it was right")]
 
+    def test_for_another_job_says_so(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept, after=str(absorbed(kept)))
+        assert "Next start once the job that it follows is sent" in browser.get(f"/jobs/{job}").words
+        assert "held" not in browser.get("/jobs?rule=after").words
+        act(browser, f"/acts/hold-job?job={job}", reason="wrong price")
+        assert "Next start once it is released" in browser.get(f"/jobs/{job}").words
+
     def test_is_rescheduled(self, browser: Browser, kept: Ledger) -> None:
         job = absorbed(kept)
         act(browser, f"/acts/reschedule?job={job}", reason="later", **{"in": "4h"})

@@ -270,6 +270,13 @@ class TestHold:
             retry(connection, which, after=None, first_at=ledger.clock(), by="anna", now=ledger.clock())
         assert begun(ledger) == [job]
 
+    def test_is_not_held_any_more_once_it_has_ended(self, ledger: Ledger) -> None:
+        job = str(ledger.send())
+        ledger.queue.hold(job)
+        assert ledger.queue.job(job).held
+        ledger.queue.cancel(job)
+        assert not ledger.queue.job(job).held
+
     def test_holds_up_later_changes_of_the_message_and_is_named_there(self, ledger: Ledger) -> None:
         (first,) = ledger.modify("g1", ["m1"])
         (second,) = ledger.modify("g1", ["m1"], unread=True)
