@@ -174,6 +174,7 @@ def remove_token(path: str | Path, name: str) -> bool:
 @contextmanager
 def _changing(path: Path) -> Iterator[list[str]]:
     """The lines of the file, which replace it atomically at the end: a reader sees either the old or the new file."""
+    path = Path(os.path.realpath(path))  # behind a link, the file itself is replaced
     beside = path.with_name(path.name + ".new")
     try:
         # The new file is the lock as well: of two commands at once, the second waits, and then finds it gone.
@@ -182,24 +183,30 @@ def _changing(path: Path) -> Iterator[list[str]]:
                 fcntl.flock(new, fcntl.LOCK_EX)
                 if not beside.exists() or os.fstat(new.fileno()).st_ino != beside.stat().st_ino:
                     continue
-                text = path.read_text(encoding="utf-8") if path.exists() else ""
-                _parsed(text)
-                lines = text.splitlines(keepends=True)
                 try:
+                    text = path.read_text(encoding="utf-8") if path.exists() else ""
+                    _parsed(text)
+                    lines = text.splitlines(keepends=True)
                     yield lines
+                    new.truncate(0)
+                    new.write("".join(lines))
+                    new.flush()
+                    os.fsync(new.fileno())
+                    if path.exists():
+                        _match_owner(new.fileno(), path.stat())
+                    os.replace(beside, path)
                 except BaseException:
-                    beside.unlink()
+                    beside.unlink(missing_ok=True)
                     raise
-                new.truncate(0)
-                new.write("".join(lines))
-                new.flush()
-                os.fsync(new.fileno())
-                if path.exists():
-                    os.chmod(beside, path.stat().st_mode & 0o777)
-                os.replace(beside, path)
                 return
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(error) from None
+
+
+def _match_owner(file: int, old: os.stat_result) -> None:
+    """Give the new file the owner and mode of the old one: a server that may read the one has to read the other."""
+    os.fchown(file, old.st_uid, old.st_gid)
+    os.fchmod(file, old.st_mode & 0o777)
 
 
 def _private(path: str, flags: int) -> int:

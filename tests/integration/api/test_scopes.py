@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -189,6 +190,27 @@ class TestTokenFile:
         with pytest.raises(TokenFileError):
             remove_token(tokens, "shop")
         assert line in tokens.read_text()
+        assert _beside(tokens) == ["tokens"]
+
+    def test_keeps_its_owner_and_mode(self, tokens: Path) -> None:
+        owner = (10_001, 10_001) if os.geteuid() == 0 else (os.geteuid(), os.getgroups()[-1])
+        os.chown(tokens, *owner)
+        tokens.chmod(0o640)
+        add_token(tokens, new_token("a", now=datetime.now(UTC))[0])
+        found = tokens.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (*owner, 0o640)
+
+    @pytest.mark.parametrize("exists", [True, False])
+    def test_behind_a_link_is_changed_where_it_is(self, tmp_path: Path, exists: bool) -> None:
+        (tmp_path / "secrets").mkdir()
+        real, link = tmp_path / "secrets" / "tokens", tmp_path / "tokens"
+        link.symlink_to(real)
+        if exists:
+            real.touch()
+        add_token(link, new_token("a", now=datetime.now(UTC))[0])
+        assert link.is_symlink()
+        assert [one.name for one in TokenFile(real).tokens().values()] == ["a"]
+        assert _beside(real) == ["tokens"]
 
     def test_that_is_missing_says_what_to_do(self, tmp_path: Path) -> None:
         with pytest.raises(TokenFileError, match="sendq token create"):
@@ -204,12 +226,17 @@ class TestTokenFile:
         assert remove_token(tokens, "a")
         assert [one.name for one in TokenFile(tokens).tokens().values()] == ["b"]
         assert tokens.read_text().startswith("# ours\n")
-        assert [one.name for one in tokens.parent.iterdir() if one.name.startswith("tokens")] == ["tokens"]
+        assert _beside(tokens) == ["tokens"]
 
     def test_of_bad_scopes_names_every_problem(self) -> None:
         now = datetime.now(UTC)
         with pytest.raises(ValueError, match=r"name: .*application: .*grants: .*expires_at: "):
             new_token("a b", application="", grants=["a b"], expires_at=now, now=now)
+
+
+def _beside(tokens: Path) -> list[str]:
+    """The token file, and what a change left beside it."""
+    return [one.name for one in tokens.parent.iterdir() if one.name.startswith("tokens")]
 
 
 class TestOwner:
