@@ -169,7 +169,7 @@ def _schemas() -> Schemas:
     named["FieldProblem"] = _answer_of(field=STRING, reason=STRING, remedy=STRING)
     problems = {"type": "array", "items": _reference("FieldProblem")}
     whole = _answer_of(type=STRING, title=STRING, status=INTEGER, detail=STRING)
-    further = {"problems": problems, "job_id": STRING, "id": STRING, "state": STRING}
+    further = {"problems": problems, "job_id": STRING, "batch_id": STRING, "id": STRING, "state": STRING}
     named["Problem"] = whole | {"properties": whole["properties"] | further}
     return schemas
 

@@ -71,6 +71,9 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+KEY_CONFLICT = "The key was used before, with different content. Use a new key for new content."
+
+
 class Refused(Exception):
     """A request that is answered with a problem."""
 
@@ -124,8 +127,7 @@ def refusal(error: SendqError) -> Refused:
     if isinstance(error, NotFound):
         return Refused("not-found", "There is no such job, batch or key.")
     if isinstance(error, KeyConflict):
-        detail = "The key was used before, with different content. Use a new key for new content."
-        return Refused("key-conflict", detail, job_id=error.job_id)
+        return Refused("key-conflict", KEY_CONFLICT)  # without the id: see `sending.conflicting`
     if isinstance(error, NotWaiting):
         return Refused(
             "not-waiting", "Nothing was changed; `state` has its present state.", id=error.id, state=error.state

@@ -8,7 +8,7 @@ from typing import Any
 
 from sendq.api.decoding import Given, arguments, batch_of, message_of, option_hints, send_of, sends_of, shortened
 from sendq.api.operation import NO_HINTS, Asked, Result, may_see, require_visible, shown
-from sendq.api.problems import Refused
+from sendq.api.problems import KEY_CONFLICT, Refused
 from sendq.enqueueing.planning import Send
 from sendq.errors import InvalidJob, KeyConflict, NotFound, Problem
 from sendq.rules.suppression import Suppressed
@@ -93,7 +93,7 @@ def cancel_batch(asked: Asked) -> Result:
     arguments(asked.given, NO_HINTS, optional=True)
     require_visible(asked, batch_id=asked.values["batch_id"])
     asked.queue.cancel_batch(asked.values["batch_id"])
-    return batch(asked)
+    return Result(shown(asked.queue.batch(asked.values["batch_id"])))
 
 
 def batch(asked: Asked) -> Result:
@@ -147,15 +147,16 @@ def made(asked: Asked, new: Batch) -> Result:
     return Result(shown(new), 200 if new.existed else 201, f"/v1/batches/{new.id}")
 
 
-def conflicting(asked: Asked, conflict: KeyConflict) -> Refused | KeyConflict:
-    """A conflict names the other job only if the token covers it."""
+def conflicting(asked: Asked, conflict: KeyConflict) -> Refused:
+    """A conflict names the other job or batch only if the token covers it."""
     for name in ("job_id", "batch_id"):
+        which: dict[str, Any] = {name: conflict.job_id}
         try:
-            require_visible(asked, **{name: conflict.job_id})
+            require_visible(asked, **which)
         except NotFound:
             continue
-        return conflict
-    return Refused("key-conflict", "The key was used before, with different content. Use a new key for new content.")
+        return Refused("key-conflict", KEY_CONFLICT, **which)
+    return Refused("key-conflict", KEY_CONFLICT)
 
 
 def _traced(one: Send, asked: Asked) -> Send:

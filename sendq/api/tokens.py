@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from sendq.errors import InvalidArgument, Problem
 from sendq.messages.characters import header_fault
 from sendq.scope import DEFAULT_APPLICATION, matches_grant
+from sendq.web.text_file import TextFile, why_unreadable
 
 PREFIX = "sendq_"
 SECRET_BYTES = 32
@@ -124,21 +124,12 @@ class TokenFile:
 
     def __init__(self, path: str | Path) -> None:
         """Raises `TokenFileError`."""
-        self._path, self._lock = Path(path), Lock()
-        self._read: tuple[tuple[int, int, int], dict[str, Token]] | None = None
+        self._file = TextFile(path, _parsed, _unreadable)
         self.tokens()
 
     def tokens(self) -> Mapping[str, Token]:
         """All tokens by id, expired ones too. Raises `TokenFileError`."""
-        try:
-            with self._lock:
-                stat = self._path.stat()
-                mark = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-                if self._read is None or self._read[0] != mark:
-                    self._read = mark, _parsed(self._path.read_text(encoding="utf-8"))
-                return self._read[1]
-        except (OSError, UnicodeDecodeError) as error:
-            raise _unreadable(error) from None
+        return self._file.content()
 
     def find(self, text: str) -> Token | None:
         """The token with this text, expired or not; None: there is none. Takes as long for one that does not exist."""
@@ -214,8 +205,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _unreadable(error: Exception) -> TokenFileError:
-    why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-    return TokenFileError(f"the token file cannot be used ({why}); make it with `sendq token create`")
+    return TokenFileError(f"the token file cannot be used ({why_unreadable(error)}); make it with `sendq token create`")
 
 
 def _parsed(text: str) -> dict[str, Token]:

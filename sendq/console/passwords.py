@@ -12,9 +12,10 @@ import secrets
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
 
 from sendq.console.identity import Person, Role
+from sendq.web.text_file import TextFile, why_unreadable
 
 # 32 MiB and a tenth of a second for each guess.
 COST, BLOCK, PARALLEL = 2**15, 8, 1
@@ -55,27 +56,14 @@ class PasswordFile:
 
     def __init__(self, path: str | Path) -> None:
         """Raises `PasswordFileError`."""
-        self._path = Path(path)
-        self._lock, self._slots = Lock(), BoundedSemaphore(AT_ONCE)
-        self._read: tuple[tuple[int, int, int], dict[str, Entry]] | None = None
+        self._file, self._slots = TextFile(path, _parsed, _unreadable), BoundedSemaphore(AT_ONCE)
         self.entries()
         # Compared with for names that do not exist, so that they take as long.
         self._nobody = password_line("nobody", secrets.token_urlsafe()).rpartition(":")[2]
 
     def entries(self) -> dict[str, Entry]:
         """The lines by name. Raises `PasswordFileError`."""
-        try:
-            with self._lock:
-                stat = self._path.stat()
-                mark = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-                if self._read is None or self._read[0] != mark:
-                    self._read = mark, _parsed(self._path.read_text(encoding="utf-8"))
-                return self._read[1]
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise PasswordFileError(
-                f"the password file cannot be read ({why}); write it with `sendq password NAME`"
-            ) from None
+        return self._file.content()
 
     def check(self, name: str, password: str) -> Entry | None:
         """The entry with this name and password; None: there is none. Takes a tenth of a second, always."""
@@ -83,6 +71,11 @@ class PasswordFile:
         with self._slots:
             right = _matches(password[: PASSWORD_MOST + 1], entry.hashed if entry is not None else self._nobody)
         return entry if right else None
+
+
+def _unreadable(error: Exception) -> PasswordFileError:
+    why = why_unreadable(error)
+    return PasswordFileError(f"the password file cannot be read ({why}); write it with `sendq password NAME`")
 
 
 def _parsed(text: str) -> dict[str, Entry]:

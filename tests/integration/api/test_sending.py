@@ -58,6 +58,16 @@ class TestSend:
         other = client.post("/v1/send", {"grant_id": "g1", "message": {"to": ["a@example.com"]}, "key": "invoice-42"})
         assert (other.status, told(other)["job_id"]) == (409, told(first)["id"])
 
+    def test_with_the_key_of_a_batch_that_has_other_content_names_the_batch(self, client: Client) -> None:
+        batch = told(client.post("/v1/batches", {"sends": [SEND]}, idempotency_key="may"))["id"]
+        for path, given in (
+            ("/v1/send", SEND),
+            ("/v1/batches", {"sends": [SEND, SEND]}),
+            ("/v1/modify", {"grant_id": "g1", "message_ids": ["m1"], "unread": False}),
+        ):
+            answer = client.post(path, given, idempotency_key="may")
+            assert (answer.status, told(answer)["batch_id"], "job_id" in told(answer)) == (409, batch, False)
+
     def test_names_every_problem_of_options_and_message_and_stores_nothing(self, client: Client, kept: Ledger) -> None:
         answer = client.post(
             "/v1/send",
