@@ -13,7 +13,9 @@ T = TypeVar("T")
 class TextFile(Generic[T]):
     """What a file of text means, as of its latest content; threads may share it."""
 
-    def __init__(self, path: str | Path, parse: Callable[[str], T], unreadable: Callable[[Exception], Exception]) -> None:
+    def __init__(
+        self, path: str | Path, parse: Callable[[str], T], unreadable: Callable[[Exception], Exception]
+    ) -> None:
         """``unreadable``: the error to raise instead of ``OSError`` and ``UnicodeDecodeError``."""
         self._path, self._parse, self._unreadable = Path(path), parse, unreadable
         self._lock = Lock()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from sendq import Batch, BatchView, InvalidArgument, Query, State
+from sendq import InvalidArgument, Query, State
 from sendq.ledger.db import schema
 from sendq.simulator import Fault
+from tests.support.mailboxes import CHANGES, fill, finished, remove, states, touch
 from tests.support.system import System, running_on
 from tests.support.waiting import LIMIT_S, eventually
 
@@ -20,44 +21,6 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with running_on(request.param, request, tmp_path_factory.mktemp("system")) as system:
         system.start_worker()
         yield system
-
-
-def finished(system: System, batch: Batch) -> BatchView:
-    def is_finished() -> BatchView | None:
-        view = system.queue.batch(batch.id)
-        return view if view.finished_at is not None else None
-
-    return eventually(is_finished, f"the end of batch {batch.id}", limit_s=LIMIT_S)  # type: ignore[return-value]
-
-
-FIELDS = ("unread", "starred", "folders", "metadata")
-
-
-def fill(system: System, grant: str, count: int) -> dict[str, dict[str, Any]]:
-    """Messages that differ in everything, by their ids, with the state that they have."""
-    for number in range(count):
-        system.api.message(
-            grant, f"{grant}-{number:02}", unread=number % 2 == 0, starred=number % 3 == 0,
-            folders=["INBOX", f"private {number % 4}"], metadata={"crm": str(number)}, subject="tidy",
-        )  # fmt: skip
-    return states(system, grant)
-
-
-def states(system: System, grant: str) -> dict[str, dict[str, Any]]:
-    with system.api._store.changed:
-        messages = system.api._store.messages[grant]
-        return {name: {field: one.document[field] for field in FIELDS} for name, one in messages.items()}
-
-
-def touch(system: System, grant: str, message: str, **changes: Any) -> None:
-    """Somebody changes a message in their mailbox."""
-    store = system.api._store
-    found = store.find_message(grant, message)
-    assert found is not None
-    store.modify(grant, found, changes)
-
-
-CHANGES: dict[str, Any] = {"unread": False, "starred": True, "folders": ["DONE"], "metadata": {"crm": "done"}}
 
 
 class TestUndo:
@@ -78,7 +41,7 @@ class TestUndo:
         assert list(states(system, grant).values()) == [CHANGES] * 24
         touch(system, grant, names[3], unread=True)
         touch(system, grant, names[5], folders=["private 9"])
-        system.api._store.remove(grant, system.api._store.find_message(grant, names[7]))  # type: ignore[arg-type]
+        remove(system, grant, names[7])
         touched = states(system, grant)
         view = finished(system, system.queue.undo(batch.id, by="anna", reason="a mistake"))
         assert dict(view.counts) == {State.SENT: 21, State.CANCELLED: 3}
