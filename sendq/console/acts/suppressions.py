@@ -67,19 +67,16 @@ class Suppress(Act):
     def _run(self, operators: Operators, given: Given, *, dry_run: bool) -> int:
         recipient = given.get("address") or "" if given.get("recipient") is None else _digest_of(given)
         try:
-            return self._added(operators, given, recipient, dry_run=dry_run)
+            run = operators.suppress(
+                [recipient], application=given.application, category=given.get("category"), vault=given.vault,
+                by=given.by, reason=given.reason, dry_run=dry_run,
+            )  # fmt: skip
+            return run.finish().changed
         except Unreadable:
             reason = "cannot be added here: the ledger is encrypted, and the console does not have its key"
             raise InvalidArgument(
                 [Problem("recipient", reason, "use sendq suppressions add where workers run")]
             ) from None
-
-    def _added(self, operators: Operators, given: Given, recipient: str, *, dry_run: bool) -> int:
-        run = operators.suppress(
-            [recipient], application=given.application, category=given.get("category"), vault=given.vault, by=given.by,
-            reason=given.reason, dry_run=dry_run,
-        )  # fmt: skip
-        return run.finish().changed
 
 
 class Unsuppress(Act):
@@ -96,8 +93,7 @@ class Unsuppress(Act):
             warnings = ["There is no such entry: the recipient is not suppressed by it any more."]
         else:
             facts += [("Because", words(found.reason)), ("Source", found.source), ("Since", absolute(found.at))]
-            known = {reason.value: text for reason, text in WARNINGS.items()}
-            warnings = [known[found.reason]] if found.reason in known else []
+            warnings = [WARNINGS[Reason(found.reason)]] if found.reason in WARNINGS else []
         return Preview(
             what="Remove a recipient from the suppression list",
             button="Remove",
@@ -127,5 +123,7 @@ def _digest_of(given: Given) -> str:
 
 def _entry(operators: Operators, given: Given) -> Suppression | None:
     category = given.get("category")
-    found = operators.suppressions(application=given.application, recipient=_digest_of(given)).items
-    return next((one for one in found if one.category == category), None)
+    found = operators.suppressions(
+        application=given.application, category=category, all_mail=category is None, recipient=_digest_of(given)
+    )
+    return next(iter(found.items), None)

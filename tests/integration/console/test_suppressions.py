@@ -189,6 +189,18 @@ class TestUnsuppress:
         assert 'name="reason"' not in browser.get(url).text
         assert "There is no such entry" in browser.get(url).words
 
+    def test_finds_an_entry_of_a_person_who_has_more_than_a_page_of_them(self, browser: Browser, kept: Ledger) -> None:
+        digest = add(kept)
+        (first,) = kept.rows(schema.suppression)
+        with kept.writing() as connection:
+            later = [
+                first._asdict() | {"category": f"news-{number}", "at": first.at + number + 1} for number in range(101)
+            ]
+            connection.execute(schema.suppression.insert(), later)
+        for query in ("", "&category=news-0"):
+            page = browser.get(f"/acts/unsuppress?recipient={digest}&application=default{query}")
+            assert "There is no such entry" not in page.words
+
     @pytest.mark.parametrize("query", ["", "recipient=leyah@example.com", "recipient=00", "application=default"])
     def test_needs_a_digest(self, browser: Browser, query: str) -> None:
         assert browser.get(f"/acts/unsuppress?{query}").status == 404
