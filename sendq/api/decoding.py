@@ -156,17 +156,18 @@ def send_of(
     token: Token,
     *,
     key: str | None = None,
+    traceparent: str | None = None,
     files: Sequence[Attachment] = (),
     mime: Content | None = None,
 ) -> Send:
-    """One message of a request. ``key``: of the header; ``files`` and ``mime``: of a form.
+    """One message of a request. ``key`` and ``traceparent``: of the headers; ``files`` and ``mime``: of a form.
 
     Raises `InvalidJob` with every problem that can be found without the ledger, and `Refused` for what the token does
     not allow.
     """
     fields_given = Given.of(given)
     grant_id = fields_given.left.pop("grant_id", None)
-    options = options_of(fields_given, token, key)
+    options = options_of(fields_given, token, key, traceparent)
     require_grant(token, grant_id)
     problems = fields_given.problems
     make, message = _message_maker(fields_given, files, mime), None
@@ -193,30 +194,42 @@ def message_of(given: Given, *, files: Sequence[Attachment] = (), mime: Content 
     return message
 
 
-def sends_of(given: object, token: Token, *, field: str = "sends") -> list[Send]:
+def sends_of(given: object, token: Token, *, traceparent: str | None = None, field: str = "sends") -> list[Send]:
     """The messages of one request. Raises `InvalidJob` with the problems of all of them, and `Refused`."""
     if not isinstance(given, list):
         raise InvalidJob([Problem(field, "is not a list of messages", "send a list, even for a single message")])
     if len(given) > SENDS_MOST:
         remedy = "add them to an open batch in several requests"
         raise InvalidJob([Problem(field, f"has more than {SENDS_MOST:,} messages", remedy)])
-    sends, problems = [], []
+    made: dict[int, Send] = {}
+    problems: list[Problem] = []
     for position, one in enumerate(given):
         try:
-            sends.append(send_of(one, token))
+            made[position] = send_of(one, token, traceparent=traceparent)
         except InvalidJob as wrong:
             problems += [problem.under(f"[{position}]") for problem in wrong.problems]
     if not problems:
-        return sends
-    problems += _problems_of_others(given, token, {_position(problem) for problem in problems})
+        return list(made.values())
+    for position, send in made.items():
+        found = _problems(send.grant_id, send.message, send.options)
+        problems += [problem.under(f"[{position}]") for problem in found]
     raise InvalidJob(shortened(sorted(problems, key=_position), field))
 
 
 def options_of(
-    given: Given, token: Token, key: str | None = None, *, kind: type = Options, hints: Mapping[str, Any] | None = None
+    given: Given,
+    token: Token,
+    key: str | None = None,
+    traceparent: str | None = None,
+    *,
+    kind: type = Options,
+    hints: Mapping[str, Any] | None = None,
 ) -> Any:
     """The options of a call, an object of ``kind``; the application is the token's. Raises `Refused`."""
-    found = given.take_some(option_hints(kind) if hints is None else hints)
+    known = option_hints(kind) if hints is None else hints
+    found = given.take_some(known)
+    if traceparent is not None and "traceparent" in known:
+        found.setdefault("traceparent", traceparent)
     application = found.setdefault("application", token.application)
     if isinstance(application, str) and application != token.application:
         raise Refused("not-allowed", "The token is for another application.")
@@ -226,10 +239,10 @@ def options_of(
     return kind(**found)
 
 
-def bulk_options(given: Given, token: Token, key: str | None) -> dict[str, Any]:
+def bulk_options(given: Given, token: Token, key: str | None, traceparent: str | None) -> dict[str, Any]:
     """The options of a modification or deletion as keyword arguments. Raises `Refused`."""
     hints = option_hints(OptionsGiven)
-    options = options_of(given, token, key, hints=hints)
+    options = options_of(given, token, key, traceparent, hints=hints)
     return {name: getattr(options, name) for name in hints}
 
 
@@ -343,16 +356,6 @@ def _bytes(encoded: object, field: str, problems: list[Problem]) -> bytes:
         pass
     problems.append(Problem(field, "is not base64", remedy))
     return b""
-
-
-def _problems_of_others(given: list[Any], token: Token, known: set[int]) -> Iterator[Problem]:
-    """The problems of those messages that could be made."""
-    for position, one in enumerate(given):
-        if position in known:
-            continue
-        send = send_of(one, token)
-        found = _problems(send.grant_id, send.message, send.options)
-        yield from (problem.under(f"[{position}]") for problem in found)
 
 
 def _problems(grant_id: object, message: Message | MimeMessage | None, options: Options) -> list[Problem]:

@@ -102,14 +102,10 @@ class Endpoint:
                 incoming.require(JSON_TYPE, FORM_TYPE, most=0)
             given = await incoming.json(optional=operation.optional)
         try:
-            result = await self._run(operation, self._asked(request, token, key, given, form))
+            return await self._run(operation, self._asked(request, token, key, given, form), request)
         finally:
             if form is not None:
                 await form.data.close()
-        headers = {}
-        if result.location is not None:
-            headers["location"] = request.scope.get("root_path", "") + result.location
-        return Answer(result.content, result.status, headers=headers)
 
     def _asked(self, request: Request, token: Token, key: str | None, given: object, form: Form | None) -> Asked:
         traceparent = request.headers.get("traceparent")
@@ -124,7 +120,7 @@ class Endpoint:
             traceparent=None if check_traceparent(traceparent) else traceparent,  # as W3C says about an invalid one
         )
 
-    async def _run(self, operation: Operation, asked: Asked) -> Result:
+    async def _run(self, operation: Operation, asked: Asked, request: Request) -> Response:
         def run() -> Result:
             for _ in range(RUNS_MOST - 1):
                 try:
@@ -133,8 +129,14 @@ class Endpoint:
                     continue
             return operation.run(asked)
 
+        def answer() -> Response:  # in the thread as well: the JSON of thousands of jobs takes a while
+            result, headers = run(), {}
+            if result.location is not None:
+                headers["location"] = request.scope.get("root_path", "") + result.location
+            return Answer(result.content, result.status, headers=headers)
+
         async with self._desk.turns.turn(asked.token.id, writes=operation.access is Access.WRITE):
-            return await to_thread.run_sync(run)
+            return await to_thread.run_sync(answer)
 
     def _token(self, request: Request) -> Token:
         """The token of a request. Raises `Refused`."""
@@ -171,7 +173,7 @@ def _key_of(request: Request, operation: Operation) -> str | None:
     if not keys:
         return None
     field, refused = "Idempotency-Key", ""
-    if operation.body in ("Sends",):
+    if operation.body == "Sends":
         refused, remedy = "does not fit a request with many messages", "give each message a `key`"
     elif not operation.keyed and operation.access is Access.WRITE:
         refused, remedy = "has no effect on this request", "leave it out: a repeat of the request changes nothing more"

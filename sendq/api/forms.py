@@ -5,7 +5,7 @@
     mime            a finished message, instead of ``message`` in the JSON
     any other name  a file that the body shows as ``cid:NAME``
 
-Files that are larger than a megabyte are kept in temporary files without a name, until the answer is sent.
+Files that are larger than a megabyte are kept in temporary files without a name, until the operation has ended.
 """
 
 from __future__ import annotations

@@ -46,9 +46,7 @@ def _enqueue(asked: Asked, changes: dict[str, Any], more: dict[str, Any], with_q
     given = Given.of(asked.given)
     grant_id = given.left.pop("grant_id", None)
     require_grant(asked.token, grant_id)
-    options = bulk_options(given, asked.token, asked.key)
-    if asked.traceparent is not None and options.get("traceparent") is None:
-        options["traceparent"] = asked.traceparent
+    options = bulk_options(given, asked.token, asked.key, asked.traceparent)
     values = given.take_some(changes | WHICH | more)
     query = given.take("query")
     given.end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from sendq.api.decoding import Given, arguments, batch_of, message_of, option_hints, send_of, sends_of, shortened
@@ -21,7 +20,7 @@ def send(asked: Asked) -> Result:
     """Enqueue one message."""
     form = asked.form
     files, mime = (form.files, form.mime) if form is not None else ((), None)
-    one = _traced(send_of(asked.given, asked.token, key=asked.key, files=files, mime=mime), asked)
+    one = send_of(asked.given, asked.token, key=asked.key, traceparent=asked.traceparent, files=files, mime=mime)
     _require_followed(asked, [one], indexed=False)
     options = {name: getattr(one.options, name) for name in option_hints()}
     try:
@@ -108,7 +107,7 @@ def _sends(asked: Asked, given: Given, *, may_be_missing: bool = False) -> list[
     given.end()
     problems = list(given.problems)
     try:
-        found = [_traced(one, asked) for one in sends_of(sends, asked.token)]
+        found = sends_of(sends, asked.token, traceparent=asked.traceparent)
     except InvalidJob as wrong:
         problems += wrong.problems
     if problems:
@@ -157,10 +156,3 @@ def conflicting(asked: Asked, conflict: KeyConflict) -> Refused:
             continue
         return Refused("key-conflict", KEY_CONFLICT, **which)
     return Refused("key-conflict", KEY_CONFLICT)
-
-
-def _traced(one: Send, asked: Asked) -> Send:
-    """The message as a part of the trace of the request, if it names no other."""
-    if asked.traceparent is None or one.options.traceparent is not None:
-        return one
-    return replace(one, options=replace(one.options, traceparent=asked.traceparent))
