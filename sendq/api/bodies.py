@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -66,8 +67,8 @@ class Incoming:
             raise Refused("media-type", f"Send {' or '.join(allowed)}.", headers={"accept": ", ".join(allowed)})
         if self.headers.get("content-encoding", "identity").lower() != "identity":
             raise Refused("media-type", "Send it without a content encoding.", headers={"accept-encoding": "identity"})
-        charset = self.headers.get("content-type", "").lower().partition("charset=")[2].strip("\" '").partition(";")[0]
-        if charset and charset.strip("\" '") not in ("utf-8", "utf8", "us-ascii"):
+        charset = parse_options_header(self.headers.get("content-type"))[1].get(b"charset", b"").strip(b"'").lower()
+        if charset not in (b"", b"utf-8", b"utf8", b"us-ascii"):
             raise Refused("media-type", "Send it in UTF-8.")
         length = self.headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > most:

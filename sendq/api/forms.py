@@ -51,7 +51,7 @@ class _Parser(MultiPartParser):
     def on_part_end(self) -> None:
         part = self._current_part
         if part.file is None:
-            self.items.append((part.field_name, part.data))  # type: ignore[arg-type]
+            self.items.append((part.field_name, part.data.decode("latin-1")))  # its bytes, one by one
         else:
             super().on_part_end()
 
@@ -84,7 +84,7 @@ async def _read(data: FormData, incoming: Incoming) -> Form:
     texts, files, mimes = [], [], []
     for name, value in data.multi_items():
         if name == JSON_PART:
-            texts.append(await value.read() if isinstance(value, UploadFile) else bytes(value))  # type: ignore[arg-type]
+            texts.append(await value.read() if isinstance(value, UploadFile) else value.encode("latin-1"))
         elif not isinstance(value, UploadFile):
             raise Refused("malformed", f"The form has a part that is neither `{JSON_PART}` nor a file.")
         elif name == MIME_PART:

@@ -46,7 +46,8 @@ class TestABody:
     def test_in_another_encoding_is_refused(self, client: Client) -> None:
         assert client.post("/v1/send", SEND, content_encoding="gzip").status == 415
         assert client.post("/v1/send", SEND, content_type="application/json; charset=latin-1").status == 415
-        assert client.post("/v1/send", SEND, content_type='application/json; charset="UTF-8"').status == 201
+        for kind in ('charset="UTF-8"', "charset=utf-8; profile=a", 'profile="a;charset=latin-1"', "Charset=utf-8"):
+            assert client.post("/v1/send", SEND, content_type=f"application/json; {kind}").status == 201
 
     def test_that_is_too_large_is_refused_before_and_while_it_is_read(
         self, client: Client, monkeypatch: pytest.MonkeyPatch, kept: Ledger
