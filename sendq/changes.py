@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sendq.clock import Micros, micros, moment
-from sendq.enqueueing.arguments import PRIORITIES, check_priority, check_times
+from sendq.enqueueing.arguments import check_priority, check_times, priority_number
 from sendq.enqueueing.expiry import NEVER, Expiry
 from sendq.enqueueing.targets import parse_target
 from sendq.errors import InvalidArgument, Problem
@@ -44,7 +44,7 @@ def priority_of(priority: Priority | str | int) -> Change:
     """A change of the priority. Raises `InvalidArgument`."""
     if problems := check_priority(priority):
         raise InvalidArgument(problems)
-    return Change(ChangeKind.PRIORITY, priority=PRIORITIES[priority] if isinstance(priority, str) else int(priority))
+    return Change(ChangeKind.PRIORITY, priority=priority_number(priority))
 
 
 def target_of(on_outcome: str | None) -> str | None:

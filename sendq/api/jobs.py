@@ -7,7 +7,7 @@ from typing import Any
 
 from sendq.api.decoding import arguments, query_string, require_grant
 from sendq.api.operation import NO_HINTS, Asked, Result, require_visible, shown
-from sendq.enqueueing.arguments import check_times
+from sendq.enqueueing.arguments import check_priority, check_times, priority_number
 from sendq.enqueueing.expiry import Expiry
 from sendq.errors import InvalidArgument, Problem
 from sendq.scope import Scope
@@ -24,7 +24,7 @@ LIST: dict[str, Any] = {
     "limit": int | None,
     "cursor": str | None,
 }
-ETA: dict[str, Any] = {"operation": str | None, "due_at": datetime | None, "priority": str | None}
+ETA: dict[str, Any] = {"operation": str | None, "due_at": datetime | None, "priority": Priority | str | int}
 REASON: dict[str, Any] = {"reason": str | None}
 RESCHEDULE: dict[str, Any] = {"due_at": datetime | None, "expires_at": Expiry, **REASON}
 PRIORITY: dict[str, Any] = {"priority": Priority | str | int, **REASON}
@@ -104,12 +104,11 @@ def eta(asked: Asked) -> Result:
     due_at = given.get("due_at")
     if check_times(due_at, None, datetime.now(UTC)):
         problems.append(Problem("due_at", "is not a time with a time zone", "write it like 2026-07-01T09:00:00Z"))
-    priority = given.pop("priority", "normal")
-    if priority not in ("high", "normal", "low"):
-        problems.append(Problem("priority", "is not one of high, normal, low", "give one of them"))
+    priority = given.pop("priority", Priority.NORMAL)
+    problems += check_priority(priority)
     if problems:
         raise InvalidArgument(problems)
-    given["priority"] = Priority[priority.upper()]
+    given["priority"] = Priority(priority_number(priority))
     return Result(shown(asked.queue.eta(grant_id, application=asked.token.application, **given)))
 
 

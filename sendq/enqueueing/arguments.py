@@ -78,6 +78,11 @@ def check_priority(priority: object) -> list[Problem]:
     return [Problem("priority", "is not one of high (0), normal (1) and low (2)", "pass one of them")]
 
 
+def priority_number(priority: str | int) -> int:
+    """A checked priority as the ledger keeps it."""
+    return PRIORITIES[priority] if isinstance(priority, str) else int(priority)
+
+
 def check_flag(field: str, value: object) -> list[Problem]:
     """What is wrong with an option that is on or off."""
     return [] if isinstance(value, bool) else [Problem(field, "is not True or False", "pass a bool")]

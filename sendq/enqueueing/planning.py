@@ -10,7 +10,14 @@ from typing import Any, TypedDict
 from uuid import UUID
 
 from sendq.clock import Micros, micros, moment
-from sendq.enqueueing.arguments import PRIORITIES, check_flag, check_grant, check_key, check_priority, check_times
+from sendq.enqueueing.arguments import (
+    check_flag,
+    check_grant,
+    check_key,
+    check_priority,
+    check_times,
+    priority_number,
+)
 from sendq.enqueueing.expiry import Expiry, Never
 from sendq.enqueueing.following import check_following, check_in_call, digest_with, following_of, follows, with_place
 from sendq.enqueueing.plan import Following, Plan, Planned
@@ -423,8 +430,7 @@ def key_row(
 
 def priority_of(options: Options) -> int:
     """The priority as the ledger keeps it."""
-    value = options.priority
-    return PRIORITIES[value] if isinstance(value, str) else int(value)
+    return priority_number(options.priority)
 
 
 def first_at(options: Options, *, now: Micros) -> Micros:

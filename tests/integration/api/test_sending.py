@@ -326,7 +326,9 @@ class TestJobs:
         client.post("/v1/send", SEND)
         grant = told(client.get("/v1/grants/g1"))
         assert (grant["application"], grant["waiting"], grant["connected"]) == ("default", 1, True)
-        assert told(client.get("/v1/grants/g1/eta?priority=low&due_at=2100-01-01T00:00:00Z"))["ahead"] >= 0
+        for priority in ("low", "2"):
+            answer = client.get(f"/v1/grants/g1/eta?priority={priority}&due_at=2100-01-01T00:00:00Z")
+            assert told(answer)["ahead"] >= 0
         wrong = client.get("/v1/grants/g1/eta?priority=vip&due_at=now&operation=x")
         assert sorted(fields_of(wrong)) == ["due_at", "operation", "priority"]
         assert client.get("/v1/grants/a@b").status == 422
