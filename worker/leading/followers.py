@@ -5,12 +5,9 @@ Threads are read a few at a time and one per grant, as the reconciler searches m
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 from uuid import UUID
 
 from sqlalchemy import Engine as Ledger
@@ -22,39 +19,23 @@ from sendq.ledger.dispatching import followers
 from sendq.ledger.dispatching.followers import Moved
 from sendq.ledger.dispatching.threads import Thread, threads_to_read
 from settings import Settings
-from tasks.calling.nylas import NylasClient
 from tasks.calling.thread import ThreadRead, read_thread
 from tasks.policy.failure import Failure, parse
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
+from worker.leading.mailbox_readings import NOT_CONFIGURED, MailboxReadings
 from worker.serving.engine import Engine
 from worker.telemetry import journal
 
 ROUND_S = 1.0
-
-# Simultaneous readings, and the pause between two in one mailbox: as for the reconciler's searches.
-READS_MOST = 20
-LANE_PAUSE_S = 2.0
-
-# Limit for a reading, which is several calls; it is not urgent.
-READ_LIMIT_S = 120.0
 
 # The longest pause that an account may ask for by its refusal of a reading.
 PAUSE_MOST: Micros = clock.seconds(3_600)
 
 # What is recorded if no answer says why a thread could not be read.
 NO_ANSWER = "no_answer"
-NOT_CONFIGURED = "application_not_configured"
 
 _FIRST = UUID(int=0)
-
-
-@dataclass(slots=True)
-class _Begun:
-    """A reading on the wire."""
-
-    thread: Thread
-    future: Future[ThreadRead]
 
 
 class Followers(LeaderLoop):
@@ -72,22 +53,20 @@ class Followers(LeaderLoop):
     ) -> None:
         super().__init__("followers", leadership, every_s=ROUND_S, whole_ledger=True)
         self._ledger, self._engine, self._settings = ledger, engine, settings
-        self._now, self._monotonic = now, monotonic
+        self._now = now
         self._after = _FIRST
-        self._begun: dict[UUID, _Begun] = {}  # by lane
-        self._free_at: dict[UUID, float] = {}  # lanes with a recent reading; monotonic
+        self._readings: MailboxReadings[Thread, ThreadRead] = MailboxReadings(
+            engine, late=ThreadRead(None), monotonic=monotonic
+        )
 
     def stand_by(self) -> None:
         """Forget the readings on the wire: the leader begins its own."""
-        self._begun.clear()
+        self._readings.forget()
 
     def lead_once(self) -> None:
         """One round: act on readings, look at the next waiting followers, move on those whose time has come."""
-        for lane_id, begun in list(self._begun.items()):
-            if begun.future.done():
-                del self._begun[lane_id]
-                self._free_at[lane_id] = self._monotonic() + LANE_PAUSE_S
-                self._conclude(begun)
+        for thread, found in self._readings.ended():
+            self._conclude(thread, found)
         with reading(self._ledger) as connection:
             if not followers.any_follower(connection):
                 return
@@ -118,38 +97,22 @@ class Followers(LeaderLoop):
             self._note(moved)
 
     def _begin_reading(self) -> None:
-        room = READS_MOST - len(self._begun)
+        room = self._readings.room
         if room <= 0:
             return
-        at = self._monotonic()
-        self._free_at = {lane: free_at for lane, free_at in self._free_at.items() if free_at > at}
-        busy = self._begun.keys() | self._free_at.keys()
         with reading(self._ledger) as connection:
-            threads = threads_to_read(connection, now=self._now(), limit=room, busy=busy)
+            threads = threads_to_read(connection, now=self._now(), limit=room, busy=self._readings.busy())
         for thread in threads:
             try:
-                question = self._question(thread)
-            except KeyError:  # this process has no such application; another leader may have it
+                application = self._engine.application(thread.application)
+            except KeyError:
                 self._failed(thread, NOT_CONFIGURED, 0)
-            else:
-                self._begun[thread.lane_id] = _Begun(thread, self._engine.begin(question))
+                continue
+            read = partial(read_thread, application=application, grant_id=thread.grant_id, message_id=thread.message_id)
+            self._readings.begin(thread.lane_id, thread, read)
 
-    def _question(self, thread: Thread) -> Callable[[NylasClient], Any]:
-        application = self._engine.application(thread.application)
-
-        async def question(client: NylasClient) -> ThreadRead:
-            try:
-                reading_it = read_thread(client, application, thread.grant_id, thread.message_id)
-                return await asyncio.wait_for(reading_it, READ_LIMIT_S)
-            except TimeoutError:
-                return ThreadRead(None)
-
-        return question
-
-    def _conclude(self, begun: _Begun) -> None:
-        if begun.future.cancelled():
-            return  # the process is ending; the next leader reads it again
-        thread, found, now = begun.thread, begun.future.result(), self._now()
+    def _conclude(self, thread: Thread, found: ThreadRead) -> None:
+        now = self._now()
         if found.replied is None:
             stated, error = 0, NO_ANSWER
             if found.refusal is not None:

@@ -7,13 +7,10 @@ delay the others.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any
-from uuid import UUID
+from functools import partial
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine as Ledger
 
@@ -40,26 +37,17 @@ from sendq.rules.states import Event
 from settings import Settings
 from tasks.calling import mailbox
 from tasks.calling.mailbox import Brought
-from tasks.calling.nylas import NylasClient
 from tasks.policy.failure import Failure, parse
 from tasks.policy.row import DAY_S
 from worker.leading.leader_loop import LeaderLoop
 from worker.leading.leadership import Leads
+from worker.leading.mailbox_readings import NOT_CONFIGURED, MailboxReadings
 from worker.leading.send_events import Absent
 from worker.serving.engine import Engine
 from worker.telemetry import journal
 from worker.telemetry.alerts import Alerts
 
 ROUND_S = 1.0
-
-# Simultaneous looks: each is a few calls, and regular jobs have priority.
-LOOKS_MOST = 20
-
-# Between two looks in one mailbox: each costs about as much as a send, and Nylas recommends two seconds between sends.
-LANE_PAUSE_S = 2.0
-
-# Limit for a look, which is several calls; it is not urgent.
-LOOK_LIMIT_S = 120.0
 
 # The shortest pause for a mailbox that refused the search.
 REFUSED_REST: Micros = clock.seconds(300)
@@ -75,13 +63,11 @@ _RULE_OF = {Event.RETURN: ABSENT, Event.GIVE_UP: ABSENT, Event.EXPIRE: "expired"
 _BY_ITSELF = {Event.RETURN: "in_doubt_resent", Event.GIVE_UP: "in_doubt_given_up"}
 
 
-@dataclass(slots=True)
-class _Begun:
-    """A look on the wire."""
+class _Begun(NamedTuple):
+    """A look, and when it was begun."""
 
     wanted: Wanted
-    asked_at: Micros
-    future: Future[Brought]
+    at: Micros
 
 
 class Reconciler(LeaderLoop):
@@ -103,23 +89,21 @@ class Reconciler(LeaderLoop):
         """``on_resolved`` is called with the outcome of each doubt that ends. ``absent``: who has no send events."""
         super().__init__("reconciler", leadership, every_s=ROUND_S, whole_ledger=True)
         self._ledger, self._engine, self._settings, self._alerts = ledger, engine, settings, alerts
-        self._on_resolved, self._absent, self._now, self._monotonic = on_resolved, absent, now, monotonic
+        self._on_resolved, self._absent, self._now = on_resolved, absent, now
         self._delays = Delays(settle=clock.seconds(settings.index_lag_s), look_for=clock.seconds(settings.look_for_s))
         self._choice = Choice(settings.in_doubt)
-        self._begun: dict[UUID, _Begun] = {}  # by lane
-        self._free_at: dict[UUID, float] = {}  # lanes with a recent look; monotonic
+        self._readings: MailboxReadings[_Begun, Brought] = MailboxReadings(
+            engine, late=Brought(Look(answered=False), None), monotonic=monotonic
+        )
 
     def stand_by(self) -> None:
         """Forget the looks on the wire: the leader begins its own."""
-        self._begun.clear()
+        self._readings.forget()
 
     def lead_once(self) -> None:
         """One round: record results, take up new doubts, end those that looks could not resolve, begin looks."""
-        for lane_id, begun in list(self._begun.items()):
-            if begun.future.done():
-                del self._begun[lane_id]
-                self._free_at[lane_id] = self._monotonic() + LANE_PAUSE_S
-                self._note(begun)
+        for begun, brought in self._readings.ended():
+            self._note(begun, brought)
         with reading(self._ledger) as connection:
             if not doubt.any_doubt(connection):
                 return
@@ -137,21 +121,23 @@ class Reconciler(LeaderLoop):
     # --- looks --------------------------------------------------------------------------------------------------------
 
     def _begin_looks(self) -> None:
-        room = LOOKS_MOST - len(self._begun)
+        room, now = self._readings.room, self._now()
         if room <= 0:
             return
-        at, now = self._monotonic(), self._now()
-        self._free_at = {lane: free_at for lane, free_at in self._free_at.items() if free_at > at}
         with writing(self._ledger) as connection:
-            busy = self._begun.keys() | self._free_at.keys()
-            wanted = doubt.due(connection, now=now, limit=room, busy=busy)
+            wanted = doubt.due(connection, now=now, limit=room, busy=self._readings.busy())
         for one in wanted:
-            self._begun[one.job.lane_id] = _Begun(one, now, self._engine.begin(self._question(one, now)))
+            try:
+                application = self._engine.application(one.job.application)
+            except KeyError:  # it is looked for again after `doubt.BEGUN_FOR`
+                journal.mailbox_searched(one.id, one.job.grant_id, one.job.rule, NOT_CONFIGURED)
+                continue
+            look = partial(mailbox.look, application=application, wanted=self._wanted(one, now))
+            self._readings.begin(one.job.lane_id, _Begun(one, now), look)
 
-    def _question(self, one: Wanted, now: Micros) -> Callable[[NylasClient], Any]:
+    def _wanted(self, one: Wanted, now: Micros) -> mailbox.Wanted:
         job = one.job
-        application = self._engine.application(job.application)
-        asked = mailbox.Wanted(
+        return mailbox.Wanted(
             grant_id=job.grant_id,
             provider=job.provider,
             mark=str(one.id),
@@ -163,31 +149,21 @@ class Reconciler(LeaderLoop):
             events=job.provider == AGENT_ACCOUNTS and job.application not in self._absent,
         )
 
-        async def question(client: NylasClient) -> Brought:
-            try:
-                return await asyncio.wait_for(mailbox.look(client, application, asked), LOOK_LIMIT_S)
-            except TimeoutError:
-                return Brought(Look(answered=False), None)
-
-        return question
-
-    def _note(self, begun: _Begun) -> None:
+    def _note(self, begun: _Begun, brought: Brought) -> None:
         """Record the result of a look, and act on it."""
-        if begun.future.cancelled():
-            return  # the process is ending; the next leader looks again
-        wanted, brought = begun.wanted, begun.future.result()
-        job, look = wanted.job, brought.look
+        wanted, look = begun.wanted, brought.look
+        job = wanted.job
         if brought.no_events:
             self._absent.note(job.application)
         # The earlier of two clocks: if ours were ahead, "not found" would count too early.
-        asked_at = min(begun.asked_at, brought.api_time or begun.asked_at)
+        asked_at = min(begun.at, brought.api_time or begun.at)
         with reading(self._ledger) as connection:
             later = doubt.was_later(connection, wanted, look)
         seen = judge(look, job, self._delays, asked_at=asked_at, later=later)
         journal.mailbox_searched(wanted.id, job.grant_id, job.rule, seen.value)
         event = self._event_of(job, seen)
         if event is not None:
-            self._end_by_look(begun, seen, event)
+            self._end_by_look(begun, look, seen, event)
             return
         now = self._now()
         with writing(self._ledger) as connection:
@@ -219,13 +195,12 @@ class Reconciler(LeaderLoop):
 
     # --- endings ------------------------------------------------------------------------------------------------------
 
-    def _end_by_look(self, begun: _Begun, seen: Seen, event: Event) -> None:
+    def _end_by_look(self, begun: _Begun, look: Look, seen: Seen, event: Event) -> None:
         job, now = begun.wanted.job, self._now()
         rule = FOUND if seen is Seen.FOUND else _RULE_OF[event]
         sent = "yes" if seen is Seen.FOUND else "no"
-        attempt = trail(job, rule, sent=sent, begun_at=begun.asked_at, now=now, status=200)
-        found = begun.future.result().look.found
-        self._end(job, Ending(event, rule, message_id=found, attempt=attempt), sent=sent, now=now)
+        attempt = trail(job, rule, sent=sent, begun_at=begun.at, now=now, status=200)
+        self._end(job, Ending(event, rule, message_id=look.found, attempt=attempt), sent=sent, now=now)
 
     def _end_by_itself(self) -> None:
         now = self._now()

@@ -4,6 +4,7 @@ the time.
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -48,11 +49,11 @@ def following(ledger: Ledger) -> PeriodicLoop:
     return Followers(ledger.engine, FixedLeadership(), ENGINE, SETTINGS, now=ledger.clock)
 
 
-def reconciler(ledger: Ledger) -> PeriodicLoop:
+def reconciler(ledger: Ledger, engine: Any = ENGINE) -> PeriodicLoop:
     return Reconciler(
         ledger.engine,
         FixedLeadership(),
-        ENGINE,
+        engine,
         SETTINGS,
         cast(Any, None),
         on_resolved=print,
@@ -108,3 +109,19 @@ class TestOneThing:
         reconciler_.run_once()
         assert len(taken) == 1
         assert ledger.job(job).look_at is not None
+
+    def test_in_doubt_is_looked_for_though_the_settings_lack_the_application_of_another(self, ledger: Ledger) -> None:
+        for look_at, application in ((ledger.clock() - SECOND, "unknown"), (ledger.clock(), "default")):
+            job = ledger.send("g1", provider="imap", application=application)
+            ledger.absorb()
+            long_ago = ledger.clock() - 7_200 * SECOND
+            ledger.set_job(job, state="in_doubt", doubt_at=long_ago, key_at=long_ago, look_at=look_at)
+        begun: list[Any] = []
+
+        def begin(read: Any) -> Future[Any]:
+            begun.append(read)
+            return Future()
+
+        engine = SimpleNamespace(application=SETTINGS.applications.__getitem__, begin=begin)
+        reconciler(ledger, engine).run_once()
+        assert len(begun) == 1
