@@ -404,11 +404,16 @@ class Settings(BaseModel):
             raise PydanticCustomError(KIND, "the settings do not fit together", {"problems": problems})
         return self
 
+    @property
+    def sets_default(self) -> bool:
+        """Whether a variable of the application ``default`` is set."""
+        plain = (self.nylas_api_key, self.nylas_api_key_file, self.nylas_client_id, self.nylas_webhook_secret)
+        return any(value is not None for value in plain)
+
     @cached_property
     def applications(self) -> Mapping[str, Application]:
         """The configured applications by name; without any, a ``default`` without a key."""
-        plain = (self.nylas_api_key, self.nylas_api_key_file, self.nylas_client_id, self.nylas_webhook_secret)
-        if self.named_applications and all(value is None for value in plain):
+        if self.named_applications and not self.sets_default:
             return self.named_applications
         default = Application(
             name="default",
@@ -531,14 +536,13 @@ def conflicts(settings: Settings) -> Iterator[Problem]:
         yield Problem("NYLAS_API_KEY", "is set together with NYLAS_API_KEY_FILE", "set one of the two")
     if s.encryption_keys is not None and s.encryption_keys_file is not None:
         yield Problem("SENDQ_ENCRYPTION_KEYS", "is set together with SENDQ_ENCRYPTION_KEYS_FILE", "set one of the two")
-    plain = (s.nylas_api_key, s.nylas_api_key_file, s.nylas_client_id, s.nylas_webhook_secret)
-    if "default" in s.named_applications and any(value is not None for value in plain):
+    if "default" in s.named_applications and s.sets_default:
         yield Problem("SENDQ_APPLICATIONS.default", "is set together with NYLAS_ variables, which define the same "
                       "application", "set one of the two")  # fmt: skip
     if s.redis_url is not None and s.redis_url.get_secret_value() == IN_MEMORY and not s.has_sqlite_ledger:
         yield Problem("REDIS_URL", "is memory://, which connects no two workers",
                       "set it to a Redis server; memory:// is for one worker with a SQLite ledger")  # fmt: skip
-    has_default = not s.named_applications or any(value is not None for value in plain)
+    has_default = s.sets_default or not s.named_applications
     known = {*s.named_applications, *(["default"] if has_default else [])}
     for name in sorted({one.application for one in s.budgets} - known):
         yield Problem("SENDQ_BUDGETS", f"names an unknown application {name!r}",
