@@ -36,7 +36,7 @@ from sendq.rules.rule_ids import (
     UNLESS_BOUNCED,
     UNLESS_REPLIED,
 )
-from sendq.rules.situation import Follows, HoldFacts, JobFacts, Situation
+from sendq.rules.situation import EarlierChange, Follows, HoldFacts, JobFacts, Situation
 from sendq.rules.states import MOVES, State
 from sendq.rules.waiting_job import HELD, UNAPPROVED
 from sendq.rules.windows import next_opening, readable_window
@@ -130,6 +130,16 @@ _REJECTED = "it needed approval and was rejected, so it was not sent"
 
 _POISON = "two workers died while sending it, then the process that ran it alone; to try it again: sendq retry"
 
+# Ends that a rule explains better than the state does.
+_ENDED_BY: Mapping[tuple[State, str | None], str] = {
+    (State.DEAD, POISON): _POISON,
+    (State.DEAD, INTEGRITY): _ALTERED,
+    (State.DEAD, NOT_APPROVED): _NOT_APPROVED,
+    (State.CANCELLED, REJECTED): _REJECTED,
+    (State.DEAD, SUPPRESSED): _SUPPRESSED,
+    (State.DEAD, FAILED_LATER): _FAILED_LATER,
+}
+
 
 def explain(around: Situation, *, now: Micros) -> Why:
     """The first reason that applies, in the order in which the dispatcher and the worker check.
@@ -159,23 +169,8 @@ def _with_expiry(why: Why, around: Situation) -> Why:
 def _explain(around: Situation, *, now: Micros) -> Why:
     job = around.job
     state = State(job.state)
-    if state is State.DEAD and job.rule == POISON:
-        return _why(job, state.value, _POISON, rule=job.rule)
-    if state is State.DEAD and job.rule == INTEGRITY:
-        return _why(job, state.value, _ALTERED, rule=job.rule)
-    if state is State.DEAD and job.rule == NOT_APPROVED:
-        return _why(job, state.value, _NOT_APPROVED, rule=job.rule)
-    if state is State.CANCELLED and job.rule == REJECTED:
-        return _why(job, state.value, _REJECTED, rule=job.rule)
-    if state is State.DEAD and job.rule == SUPPRESSED:
-        return _why(job, state.value, _SUPPRESSED, rule=job.rule)
-    if state is State.DEAD and job.rule == FAILED_LATER:
-        return _why(job, state.value, _FAILED_LATER, rule=job.rule)
-    if state is State.SENT:
-        return _why(job, state.value, _sent(around), rule=job.rule)
     if state in _ENDED:
-        says = _not_followed(job, around.follows) if around.follows is not None else None
-        return _why(job, state.value, says or _ENDED[state], rule=job.rule)
+        return _why(job, state.value, _ended(around, state), rule=job.rule)
     if state is State.IN_DOUBT:
         return _in_doubt(around, now=now)
     if state is State.SENDING:
@@ -203,30 +198,45 @@ def _explain(around: Situation, *, now: Micros) -> Why:
         )
     before = around.before
     if before is not None and (before.state == State.SENDING or before.next_at > now):
-        says = f"an earlier change of the same message goes first: job {before.id}"
-        if before.next_at >= HELD:
-            waits = "which waits for approval" if before.next_at == UNAPPROVED else "which a person holds"
-            return _why(job, "behind", f"{says}, {waits}")
-        until = before.next_at if before.state == State.QUEUED else None
-        return _why(job, "behind", says, until=until)
+        return _behind(job, before)
     closed = _outside_window(around, now=now)
     if closed is not None:
         return closed
-    if job.next_at > now:
-        if job.rule == TAG_HELD and around.tag_holds and job.due_at <= now:
-            return _why(job, "held", "the hold of its tag is over, and the leader brings its jobs back", rule=TAG_HELD)
-        if job.rule == OVER_BUDGET and job.next_at > job.due_at:
-            return _over_budget(around, now=now)
-        if job.rule in NOT_OPENED:
-            return _why(job, "held", _unopened(job.rule, around), until=job.next_at, rule=job.rule, by="policy")
-        if job.rule == JOB_REFUSED:
-            return _why(job, "set_aside", _SET_ASIDE, until=job.next_at, rule=job.rule)
-        if job.attempts or job.doubt_at is not None:
-            return _why(
-                job, "retry", "its last attempt failed, and it will be retried", until=job.next_at, rule=job.rule
-            )
-        return _why(job, "not_due", "it is not due yet", until=job.next_at)
-    return _unserved(around, now=now)
+    return _put_off(around, now=now) if job.next_at > now else _unserved(around, now=now)
+
+
+def _ended(around: Situation, state: State) -> str:
+    if state is State.SENT:
+        return _sent(around)
+    because = _ENDED_BY.get((state, around.job.rule))
+    if because is None and around.follows is not None:
+        because = _not_followed(around.job, around.follows)
+    return because or _ENDED[state]
+
+
+def _behind(job: JobFacts, before: EarlierChange) -> Why:
+    """An earlier job about the same message goes first."""
+    says = f"an earlier change of the same message goes first: job {before.id}"
+    if before.next_at >= HELD:
+        waits = "which waits for approval" if before.next_at == UNAPPROVED else "which a person holds"
+        return _why(job, "behind", f"{says}, {waits}")
+    return _why(job, "behind", says, until=before.next_at if before.state == State.QUEUED else None)
+
+
+def _put_off(around: Situation, *, now: Micros) -> Why:
+    """Its time has not come."""
+    job = around.job
+    if job.rule == TAG_HELD and around.tag_holds and job.due_at <= now:
+        return _why(job, "held", "the hold of its tag is over, and the leader brings its jobs back", rule=TAG_HELD)
+    if job.rule == OVER_BUDGET and job.next_at > job.due_at:
+        return _over_budget(around, now=now)
+    if job.rule in NOT_OPENED:
+        return _why(job, "held", _unopened(job.rule, around), until=job.next_at, rule=job.rule, by="policy")
+    if job.rule == JOB_REFUSED:
+        return _why(job, "set_aside", _SET_ASIDE, until=job.next_at, rule=job.rule)
+    if job.attempts or job.doubt_at is not None:
+        return _why(job, "retry", "its last attempt failed, and it will be retried", until=job.next_at, rule=job.rule)
+    return _why(job, "not_due", "it is not due yet", until=job.next_at)
 
 
 def _over_budget(around: Situation, *, now: Micros) -> Why:
