@@ -19,6 +19,7 @@ from sendq.errors import InvalidJob, Problem
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks, insert_rows
 from sendq.ledger.operators.erasure import forgotten_jobs
+from sendq.ledger.reading.owner import lanes_of
 from sendq.messages.reply_place import with_id
 from sendq.rules.after import DEPTH_MOST, Stage, Unless, each_unless
 from sendq.rules.expiry import first_chance
@@ -121,21 +122,14 @@ def _read(connection: Connection, ids: Collection[UUID]) -> dict[UUID, _Other]:
     """These jobs, as they are now."""
     if not ids:
         return {}
-    job, lane, after, wake = schema.job.c, schema.lane.c, schema.after.c, schema.wake.c
+    job, after = schema.job.c, schema.after.c
     rows = connection.execute(
         select(job.id, job.state, job.operation, job.lane_id, job.message_id, job.finished_at, after.depth)
         .outerjoin(schema.after, after.job_id == job.id)
         .where(job.id.in_(ids))
     ).all()
-    lanes = {row.lane_id for row in rows}
-    applications: dict[UUID, str] = {}
-    # The dispatcher turns wakes into lanes: what is in neither the first time is in the second.
-    for table in (schema.lane.c.id, wake.lane_id, schema.lane.c.id):
-        if missing := lanes - applications.keys():
-            named = lane.application if table is lane.id else wake.application
-            applications.update(
-                tuple(row) for row in connection.execute(select(table, named).where(table.in_(missing)))
-            )
+    lanes = lanes_of(connection, {row.lane_id for row in rows})
+    applications = {lane_id: application for lane_id, (application, _) in lanes.items()}
     forgotten = forgotten_jobs(connection, [row.id for row in rows if row.state == State.SENT])
     return {
         row.id: _Other(

@@ -33,7 +33,7 @@ def of_jobs(connection: Connection, job_ids: Iterable[UUID]) -> dict[UUID, Owner
         lanes |= {row.id: row.lane_id for row in rows}
     owners = {
         lane_id: Owner(application, frozenset({grant_id}))
-        for lane_id, (application, grant_id) in _lanes(connection, set(lanes.values())).items()
+        for lane_id, (application, grant_id) in lanes_of(connection, set(lanes.values())).items()
     }
     return {job_id: owners[lane_id] for job_id, lane_id in lanes.items()}
 
@@ -47,11 +47,13 @@ def of_batch(connection: Connection, batch_id: UUID) -> Owner:
     lanes = {found.lane_id}
     if found.lane_id is None:
         lanes = set(connection.execute(select(job.c.lane_id).where(job.c.batch_id == batch_id).distinct()).scalars())
-    return Owner(found.application, frozenset(grant_id for _, grant_id in _lanes(connection, lanes).values()))
+    owners = lanes_of(connection, lanes)
+    return Owner(found.application, frozenset(owners[lane_id][1] for lane_id in lanes))
 
 
-def _lanes(connection: Connection, lane_ids: set[UUID]) -> dict[UUID, tuple[str, str]]:
-    """Application and grant of lanes by their ids. Those that the dispatcher has not seen yet are in its wakes.
+def lanes_of(connection: Connection, lane_ids: set[UUID]) -> dict[UUID, tuple[str, str]]:
+    """Application and grant of lanes by their ids; unknown ids are left out. Lanes that the dispatcher has not seen yet
+    are in its wakes.
 
     The dispatcher stores a lane in the transaction that deletes its wakes, so lanes are looked up again after them.
     """
@@ -61,4 +63,4 @@ def _lanes(connection: Connection, lane_ids: set[UUID]) -> dict[UUID, tuple[str,
         for some in chunks(lane_ids - known.keys(), AT_ONCE):
             rows = connection.execute(select(*columns).where(its_id.in_(some)).distinct())
             known |= {row[0]: (row[1], row[2]) for row in rows}
-    return {lane_id: known[lane_id] for lane_id in lane_ids}
+    return known
