@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 Micros = int
 Clock = Callable[[], Micros]
 
 SECOND: Micros = 1_000_000
+
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def now() -> Micros:
@@ -30,6 +32,11 @@ def micros(moment: datetime) -> Micros:
 def moment(at: Micros) -> datetime:
     """Microseconds as an aware datetime in UTC."""
     return datetime.fromtimestamp(at // SECOND, UTC).replace(microsecond=at % SECOND)
+
+
+def micros_in(duration: timedelta) -> Micros:
+    """A duration as microseconds."""
+    return duration // _MICROSECOND
 
 
 def seconds(duration: float) -> Micros:

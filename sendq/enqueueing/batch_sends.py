@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sendq.clock import Micros
+from sendq.clock import Micros, micros_in
 from sendq.enqueueing.arguments import check_flag, check_key
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.planning import Send, digest_of, plan_sends, wants_links
@@ -134,7 +134,7 @@ class Sends:
         self.lanes: set[UUID] = set()
         self._sends, self._application, self._tags, self._gated = sends, application, tags, needs_approval
         self._batch_id, self._settings, self._window = batch_id, settings, window
-        self._spread = None if spread is None else Spread(spread // _MICROSECOND, number_of(sends), chance)
+        self._spread = None if spread is None else Spread(micros_in(spread), number_of(sends), chance)
         self._most, self._problems_most = most, problems_most
         self._digest = hashlib.sha256()
         self._keys: dict[str, int] = {}
@@ -280,8 +280,6 @@ class Sends:
 
 _position = re.compile(r"^\[(\d+)\]")
 
-_MICROSECOND = timedelta(microseconds=1)
-
 
 def _place(problem: Problem) -> int:
     found = _position.match(problem.field)
@@ -335,6 +333,6 @@ def batch_row(
         "tags": stored_tags(new.tags),
         "needs_approval": new.needs_approval,
         "time_window": None if new.window is None else str(new.window),
-        "spread": None if new.spread is None else new.spread // _MICROSECOND,
+        "spread": None if new.spread is None else micros_in(new.spread),
         "spread_until": spread_until,
     }

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-from sendq.clock import Micros
+from sendq.clock import Micros, micros_in
 from sendq.enqueueing.plan import Following
 from sendq.errors import Problem
 from sendq.messages.message import Message
@@ -17,8 +17,6 @@ from sendq.messages.mime import MimeMessage
 from sendq.messages.reply_place import place_of_id
 from sendq.rules.after import check_delay, check_unless, stored_unless
 from sendq.views import Job
-
-_MICROSECOND = timedelta(microseconds=1)
 
 OPTIONS = ("after", "delay", "unless", "reply_to")
 
@@ -70,7 +68,7 @@ def check_following(options: Options, message: object, position: int | None) -> 
 def check_in_call(sends: Sequence[Any], position: int) -> list[Problem]:
     """What is wrong with following an earlier send of the same call; it has been checked by itself."""
     options: Options = sends[position].options
-    target = _target(options.after if options.after is not None else options.reply_to)
+    target = _followed(options)
     if not isinstance(target, int):
         return []
     name = "after" if options.after is not None else "reply_to"
@@ -114,11 +112,20 @@ def _target(value: object) -> UUID | int | None:
         return None
 
 
+def _followed(options: Options) -> UUID | int | None:
+    """The job that a send follows; None: it follows none."""
+    return _target(options.after if options.after is not None else options.reply_to)
+
+
+def _delay(options: Options) -> Micros:
+    return 0 if options.delay is None else micros_in(options.delay)
+
+
 def following_of(
     options: Options, job_id: UUID, lane_id: UUID, ids: list[UUID], *, field: str, lifetime: Micros | None
 ) -> Following:
     """How a checked send follows another; ``ids``: those of the jobs before it in the call."""
-    target = _target(options.after if options.after is not None else options.reply_to)
+    target = _followed(options)
     assert target is not None
     return Following(
         job_id=job_id,
@@ -126,7 +133,7 @@ def following_of(
         lane_id=lane_id,
         application=options.application,
         field=field,
-        delay=0 if options.delay is None else options.delay // _MICROSECOND,
+        delay=_delay(options),
         unless=stored_unless(options.unless),
         replies=options.reply_to is not None,
         lifetime=lifetime,
@@ -140,7 +147,10 @@ def with_place(message: Message, job_id: UUID) -> Message:
 
 def digest_with(digest: bytes, options: Options) -> bytes:
     """The digest of what a send asks for, with what it follows: a key with another ``after`` is a conflict."""
-    delay = 0 if options.delay is None else options.delay // _MICROSECOND
-    target = _target(options.after if options.after is not None else options.reply_to)
-    facts: list[Any] = [str(target), delay, stored_unless(options.unless), options.reply_to is not None]
+    facts: list[Any] = [
+        str(_followed(options)),
+        _delay(options),
+        stored_unless(options.unless),
+        options.reply_to is not None,
+    ]
     return hashlib.sha256(digest + json.dumps(facts).encode()).digest()

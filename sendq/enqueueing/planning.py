@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, TypedDict
 from uuid import UUID
 
-from sendq.clock import Micros, micros, moment
+from sendq.clock import Micros, micros, micros_in, moment
 from sendq.enqueueing.arguments import (
     check_flag,
     check_grant,
@@ -48,7 +48,7 @@ from sendq.views import Job, Priority
 
 # Old mail is worse than none: a send that could not be carried out within three days of its due time expires.
 SEND_EXPIRY = timedelta(hours=72)
-_SEND_EXPIRY: Micros = SEND_EXPIRY // timedelta(microseconds=1)
+_SEND_EXPIRY: Micros = micros_in(SEND_EXPIRY)
 
 IN_DOUBT = tuple(choice.value for choice in Choice)
 SUPPRESSED = tuple(choice.value for choice in Suppressed)

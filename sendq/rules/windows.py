@@ -21,7 +21,7 @@ from functools import lru_cache
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from sendq.clock import SECOND, Micros, moment
+from sendq.clock import SECOND, Micros, micros_in, moment
 from sendq.errors import InvalidArgument, Problem
 from sendq.facts.lanes import Lane
 from sendq.rules.preflight import must_be_repeated
@@ -171,7 +171,7 @@ class Window:
     def _offset(self, at: Micros) -> Micros:
         offset = moment(at).astimezone(self._zone).utcoffset()
         assert offset is not None
-        return offset // timedelta(microseconds=1)
+        return micros_in(offset)
 
     def _change(self, before: Micros, after: Micros) -> Micros:
         """The first time with another offset than ``before``'s, between the two. Clocks change at whole seconds."""
