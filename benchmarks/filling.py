@@ -114,7 +114,7 @@ _BATCHES = text(
     " SELECT batch_id, lane_id, 'modify', 'message', false, :fields, 0, jobs, :body, :content_type, at, 1, due_at,"
     " :application FROM called"
 )
-# `next_at` grows by a microsecond with each job of a call (`sendq.enqueueing.planning.job_row`).
+# `next_at` grows by a microsecond with each job of a call (`sendq.enqueueing.rows.job_row`).
 _JOBS = text(
     "INSERT INTO sendq_job (id, lane_id, batch_id, operation, object_id, priority, state, due_at, next_at, created_at)"
     f" SELECT uuidv7({_AGE}), lane_id, batch_id, 'modify', to_hex(no) || '-' || place, 1, 'queued', due_at,"

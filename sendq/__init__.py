@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sendq.async_queue import AsyncSendQueue
     from sendq.enqueueing.batch_sends import NewBatch
     from sendq.enqueueing.expiry import NEVER
-    from sendq.enqueueing.planning import Options, Send
+    from sendq.enqueueing.options import Options, Send
     from sendq.enqueueing.query import Query
     from sendq.errors import (
         InvalidArgument,
@@ -101,7 +101,7 @@ _HOMES = {
     "sendq.messages.unsubscribe": ("Unsubscribe",),
     "sendq.enqueueing.batch_sends": ("NewBatch",),
     "sendq.enqueueing.expiry": ("NEVER",),
-    "sendq.enqueueing.planning": ("Options", "Send"),
+    "sendq.enqueueing.options": ("Options", "Send"),
     "sendq.enqueueing.query": ("Query",),
     "sendq.operators": ("Operators",),
     "sendq.queue": ("SendQueue",),

@@ -27,16 +27,8 @@ from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selecti
 from sendq.enqueueing.expiry import Expiry
 from sendq.enqueueing.measuring import measure_contents  # asyncio only
 from sendq.enqueueing.merging import Render, check_merge, merged
-from sendq.enqueueing.planning import (
-    Options,
-    OptionsGiven,
-    Send,
-    SendOptionsGiven,
-    plan_sends,
-    valid_lane_cap,
-    valid_unsubscribe_url,
-    wants_links,
-)
+from sendq.enqueueing.options import Options, OptionsGiven, Send, SendOptionsGiven
+from sendq.enqueueing.planning import plan_sends, valid_lane_cap, valid_unsubscribe_url, wants_links
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.enqueueing.shared import Shared

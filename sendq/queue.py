@@ -22,17 +22,9 @@ from sendq.enqueueing.batch_sends import MOST_SENDS_SQLITE, NewBatch, Sends, che
 from sendq.enqueueing.batches import MOST_IDS_SQLITE, BulkCall, Changes, Selection, plan_batch
 from sendq.enqueueing.expiry import Expiry
 from sendq.enqueueing.merging import Render, check_merge, merged
+from sendq.enqueueing.options import Options, OptionsGiven, Send, SendOptionsGiven
 from sendq.enqueueing.own_list import Ask, OwnList
-from sendq.enqueueing.planning import (
-    Options,
-    OptionsGiven,
-    Send,
-    SendOptionsGiven,
-    plan_sends,
-    valid_lane_cap,
-    valid_unsubscribe_url,
-    wants_links,
-)
+from sendq.enqueueing.planning import plan_sends, valid_lane_cap, valid_unsubscribe_url, wants_links
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.senders import Senders
 from sendq.enqueueing.shared import Shared

@@ -20,7 +20,7 @@ from sendq.api.problems import Refused
 from sendq.api.tokens import Token
 from sendq.enqueueing.batch_sends import NewBatch
 from sendq.enqueueing.expiry import NEVER, Never
-from sendq.enqueueing.planning import Options, OptionsGiven, Send, option_problems
+from sendq.enqueueing.options import Options, OptionsGiven, Send, option_problems
 from sendq.enqueueing.query import Query
 from sendq.enqueueing.validation import check_message, check_mime
 from sendq.errors import InvalidArgument, InvalidJob, Problem

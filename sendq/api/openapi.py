@@ -16,7 +16,7 @@ from sendq.api.problems import KINDS, MEDIA_TYPE
 from sendq.api.routes import OPERATIONS
 from sendq.api.schemas import BASE64, STRING, Schema, Schemas
 from sendq.enqueueing.batch_sends import NewBatch
-from sendq.enqueueing.planning import Options, OptionsGiven
+from sendq.enqueueing.options import Options, OptionsGiven
 from sendq.enqueueing.query import Query
 from sendq.messages.message import Message
 from sendq.views import Batch, BatchView, Eta, GrantView, Job, JobLine, JobView, Why

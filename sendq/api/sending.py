@@ -8,7 +8,7 @@ from typing import Any
 from sendq.api.decoding import Given, arguments, batch_of, message_of, option_hints, send_of, sends_of, shortened
 from sendq.api.operation import NO_HINTS, Asked, Result, may_see, require_visible, shown
 from sendq.api.problems import KEY_CONFLICT, Refused
-from sendq.enqueueing.planning import Send
+from sendq.enqueueing.options import Send
 from sendq.errors import InvalidJob, KeyConflict, NotFound, Problem
 from sendq.rules.suppression import Suppressed
 from sendq.views import Batch

@@ -7,8 +7,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+from sendq.enqueueing.options import Send
 from sendq.enqueueing.own_list import ASK_S, Ask, Threads, check_function, failed, hits_of, questions
-from sendq.enqueueing.planning import Send
 from sendq.enqueueing.suppressing import Hit
 
 AsyncAsk = Ask | Callable[[str, str | None, Sequence[str]], Awaitable[Iterable[str]]]

@@ -19,8 +19,9 @@ from uuid import UUID
 
 from sendq.clock import Micros, micros_in
 from sendq.enqueueing.arguments import check_flag, check_key
+from sendq.enqueueing.options import Send
 from sendq.enqueueing.plan import Planned
-from sendq.enqueueing.planning import Send, digest_of, plan_sends, wants_links
+from sendq.enqueueing.planning import digest_of, plan_sends, wants_links
 from sendq.enqueueing.spreading import Spread, check_spread, check_window, number_of
 from sendq.enqueueing.suppressing import Verdict
 from sendq.enqueueing.targets import parse_target

@@ -18,22 +18,11 @@ from uuid import UUID
 from sendq.clock import Micros
 from sendq.enqueueing.arguments import check_flag, check_ids
 from sendq.enqueueing.following import refused_for_changes
+from sendq.enqueueing.options import Options, expiry_of, first_at, given_expiry, opening, option_problems, priority_of
 from sendq.enqueueing.page_query import page_query
 from sendq.enqueueing.plan import Plan, Planned
-from sendq.enqueueing.planning import (
-    Options,
-    Wakes,
-    approval_columns,
-    expiry_of,
-    first_at,
-    given_expiry,
-    job_row,
-    key_row,
-    opening,
-    option_problems,
-    priority_of,
-)
 from sendq.enqueueing.query import Query, check_query, freeze_query
+from sendq.enqueueing.rows import Wakes, approval_columns, job_row, key_row
 from sendq.enqueueing.shared import Shared, check_shared
 from sendq.enqueueing.tracing import active_traceparent
 from sendq.enqueueing.validation import check_changes

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
-from datetime import timedelta
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from sendq.clock import Micros, micros_in
+from sendq.enqueueing.options import Options, Send
 from sendq.enqueueing.plan import Following
 from sendq.errors import Problem
 from sendq.messages.message import Message
@@ -19,21 +19,6 @@ from sendq.rules.after import check_delay, check_unless, stored_unless
 from sendq.views import Job
 
 OPTIONS = ("after", "delay", "unless", "reply_to")
-
-
-class Options(Protocol):
-    """The options that are read here: those of `sendq.Options`."""
-
-    @property
-    def application(self) -> str: ...
-    @property
-    def after(self) -> Job | UUID | str | int | None: ...
-    @property
-    def delay(self) -> timedelta | None: ...
-    @property
-    def unless(self) -> str | Collection[str] | None: ...
-    @property
-    def reply_to(self) -> Job | UUID | str | int | None: ...
 
 
 def follows(options: Options) -> bool:
@@ -65,9 +50,9 @@ def check_following(options: Options, message: object, position: int | None) -> 
     return problems + check_delay(options.delay) + check_unless(options.unless)
 
 
-def check_in_call(sends: Sequence[Any], position: int) -> list[Problem]:
+def check_in_call(sends: Sequence[Send], position: int) -> list[Problem]:
     """What is wrong with following an earlier send of the same call; it has been checked by itself."""
-    options: Options = sends[position].options
+    options = sends[position].options
     target = _followed(options)
     if not isinstance(target, int):
         return []

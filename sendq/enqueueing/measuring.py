@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from sendq.enqueueing.planning import Send
+from sendq.enqueueing.options import Send
 from sendq.messages.content import ContentFault
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.enqueueing.batch_sends import Refused, Sends
-from sendq.enqueueing.planning import Options, Send
+from sendq.enqueueing.options import Options, Send
 from sendq.errors import InvalidJob, Problem
 from sendq.messages.digests import same_form
 from sendq.messages.fields import Recipient

@@ -17,7 +17,7 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from sendq.enqueueing.planning import Send
+from sendq.enqueueing.options import Send
 from sendq.enqueueing.suppressing import OWN_LIST, Hit, mail_of
 from sendq.errors import SuppressionListFailed
 from sendq.messages.digests import same_form

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sendq.enqueueing.planning import Send
+from sendq.enqueueing.options import Send
 from sendq.errors import Problem
 from sendq.messages.fields import Recipient
 from sendq.messages.message import Message

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Row, select
 
 from sendq.clock import Micros
 from sendq.enqueueing.batch_sends import NewBatch, Sends, batch_row
+from sendq.enqueueing.options import Options, Send
 from sendq.enqueueing.plan import Plan
-from sendq.enqueueing.planning import Options, Send, key_row
+from sendq.enqueueing.rows import key_row
 from sendq.enqueueing.suppressing import Hit
 from sendq.errors import InvalidJob, LaneFull, Problem, Retryable, SuppressedRecipients, SuppressionListFailed
 from sendq.ledger.batches import ADDED, lock_open, note_added, notice

@@ -19,8 +19,9 @@ from sqlalchemy import Connection, Row, delete, select, update
 
 from sendq.bindings import File, payload_context
 from sendq.clock import Micros
+from sendq.enqueueing.options import Options, Send
 from sendq.enqueueing.plan import Plan, Planned
-from sendq.enqueueing.planning import Options, Send, message_digest
+from sendq.enqueueing.planning import message_digest
 from sendq.enqueueing.suppressing import Hit
 from sendq.errors import Altered, InvalidArgument, NotWaiting, Problem, SuppressedRecipients
 from sendq.facts.lanes import UNKNOWN

@@ -15,8 +15,8 @@ from uuid import UUID
 from sqlalchemy import Connection, exists, select, tuple_
 
 from sendq.clock import SECOND, Micros
+from sendq.enqueueing.options import Send
 from sendq.enqueueing.plan import Planned
-from sendq.enqueueing.planning import Send
 from sendq.enqueueing.suppressing import Hit, Verdict, judge, mail_of
 from sendq.errors import SuppressedRecipients, Unreadable
 from sendq.ledger import events, suppressions

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from sendq import Message, SendQueue
-from sendq.enqueueing.planning import OptionsGiven
+from sendq.enqueueing.options import OptionsGiven
 from sendq.errors import LedgerUnavailable, Retryable
 from sendq.outcomes import BadOutcome, verify
 from tests.support.receivers import SECRET, Receiver

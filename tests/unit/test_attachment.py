@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sendq import Attachment, InvalidJob, Message, MimeMessage, Send
-from sendq.enqueueing.planning import Options, plan_sends
+from sendq.enqueueing.options import Options
+from sendq.enqueueing.planning import plan_sends
 from sendq.enqueueing.senders import Senders
 from sendq.errors import Problem
 from sendq.messages.content import MOST_BYTES

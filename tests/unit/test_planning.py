@@ -11,8 +11,9 @@ import pytest
 from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue
 from sendq.clock import SECOND, micros
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
+from sendq.enqueueing.options import SEND_EXPIRY
 from sendq.enqueueing.plan import Planned
-from sendq.enqueueing.planning import SEND_EXPIRY, plan_sends
+from sendq.enqueueing.planning import plan_sends
 from sendq.ids import lane_id
 
 START = 1_780_000_000 * SECOND

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq import InvalidJob, Message
-from sendq.enqueueing.planning import Options, Send, plan_sends
+from sendq.enqueueing.options import Options, Send
+from sendq.enqueueing.planning import plan_sends
 from sendq.rules.tags import MOST_TAGS, check_tag, check_tags, each_tag, read_tags, stored_tags
 
 KEYS = st.from_regex(r"[a-z0-9_.-]{1,32}", fullmatch=True)

@@ -192,7 +192,7 @@ class TestADatabaseThatAborts:
 class TestTheDocument:
     def test_is_served_to_everybody_and_describes_every_option(self, application: Starlette) -> None:
         from sendq.enqueueing.batch_sends import NewBatch
-        from sendq.enqueueing.planning import Options, OptionsGiven
+        from sendq.enqueueing.options import Options, OptionsGiven
         from sendq.messages.message import Message
 
         answer = Client(application, None).get("/v1/openapi.json")

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from sendq import Message, NewBatch, SendQueue
 from sendq import Send as PySend
 from sendq.api import Access, TokenFile, TokenFileError, add_token, api, new_token, remove_token
-from sendq.enqueueing.planning import Options
+from sendq.enqueueing.options import Options
 from sendq.testing import enqueued
 from sendq.views.owner import Owner
 from tests.integration.api.conftest import MESSAGE, Client, fields_of, told

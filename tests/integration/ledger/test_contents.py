@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import delete, event, func, select
 
 from sendq import AsyncSendQueue, Attachment, InvalidJob, KeyConflict, Message, MimeMessage, Send, SendQueue, Unreadable
-from sendq.enqueueing.planning import Options
+from sendq.enqueueing.options import Options
 from sendq.ledger import contents
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine, reading, writing

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sendq import InvalidJob, Message, Send
 from sendq.clock import SECOND, Micros, moment
 from sendq.enqueueing.expiry import NEVER
-from sendq.enqueueing.planning import Options
+from sendq.enqueueing.options import Options
 from sendq.ids import lane_id
 from sendq.ledger import doubt
 from sendq.ledger.db import schema

@@ -138,7 +138,7 @@ def joining_says_nothing_to_the_database(shop: Shop) -> None:
 
 
 def a_conflict_undoes_its_own_call_alone(shop: Shop) -> None:
-    from sendq.enqueueing.planning import Options, Send
+    from sendq.enqueueing.options import Options, Send
 
     with shop.atomic():
         shop.sell(1, key="taken")

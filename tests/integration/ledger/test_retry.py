@@ -11,7 +11,7 @@ import pytest
 
 from sendq.clock import SECOND, moment
 from sendq.enqueueing.expiry import NEVER
-from sendq.enqueueing.planning import SEND_EXPIRY
+from sendq.enqueueing.options import SEND_EXPIRY
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows

@@ -10,7 +10,7 @@ import pytest
 
 from examples.follow_up.sequence import begin
 from sendq import Delivery, Operators, Send, SendQueue, State, SuppressedRecipients
-from sendq.enqueueing.planning import Options
+from sendq.enqueueing.options import Options
 from sendq.ledger.db import schema
 from sendq.webhooks import asgi
 from tests.integration.processes.test_webhooks_served import served

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import select
 
 from sendq import Send, State, clock
-from sendq.enqueueing.planning import Options
+from sendq.enqueueing.options import Options
 from sendq.ids import lane_id
 from sendq.ledger import grants
 from sendq.ledger.db import schema

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sendq import Send, State
-from sendq.enqueueing.planning import Options
+from sendq.enqueueing.options import Options
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import writing
 from tests.support.receivers import SECRET, ForeignApplication, Receiver, receiving

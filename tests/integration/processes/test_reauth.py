@@ -13,7 +13,7 @@ from sqlalchemy import Row, event, func, select, update
 
 from sendq import Send, State, clock
 from sendq.clock import SECOND, Micros
-from sendq.enqueueing.planning import Options
+from sendq.enqueueing.options import Options
 from sendq.facts.outcomes import Hold, Scope
 from sendq.facts.turns import Claimed
 from sendq.ids import lane_id

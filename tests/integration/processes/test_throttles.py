@@ -19,7 +19,7 @@ import pytest
 
 from sendq import Message, Send, State, clock
 from sendq.clock import SECOND
-from sendq.enqueueing.planning import Options
+from sendq.enqueueing.options import Options
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import writing
 from sendq.ledger.operators.holds import release_pair
