@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,20 @@ def add_up(collapsed: str, ticks: dict[int, int]) -> dict[str, Any]:
     }
 
 
+def lines(found: Mapping[str, Any], whole_ms: float) -> list[str]:
+    """What `look` found, as tables. ``whole_ms``: the worker's CPU per job, of which they have the shares."""
+    parts = {
+        "layers": "layer (samples)",
+        "threads": "thread (CPU)",
+        "hottest": "function of ours, with all that it calls in libraries (samples)",
+    }
+    made: list[str] = []
+    for part, what in parts.items():
+        made += ["", f"| {what} | share | ms |", "|---|---:|---:|"]
+        made += [f"| {name} | {share:.1%} | {share * whole_ms:.3f} |" for name, share in found[part].items()]
+    return made
+
+
 def layer_of(files: list[str]) -> str:
     """The layer of a stack, given the files of its frames, innermost last."""
     for file in reversed(files):
@@ -110,7 +126,7 @@ def _shares(counts: Counter[str]) -> dict[str, float]:
 def _file(frame: str) -> str:
     """``run (…/site-packages/celery/app/base.py:12)`` → ``celery/app/base.py``."""
     path = frame.rpartition("(")[2].rpartition(":")[0]
-    for base in ("/site-packages/", f"{ROOT}/", "/lib/python3.11/", "/lib/python3.12/"):
+    for base in ("/site-packages/", f"{ROOT}/", f"/lib/python{sys.version_info.major}.{sys.version_info.minor}/"):
         path = path.rpartition(base)[2]
     return path
 

@@ -9,6 +9,8 @@ happens once for each of them. The producer enqueues each job in its own call, a
 p50 and p99 are from the moment at which the queue has the job to the arrival of its request at the API. CPU is the
 operating system's, per job, and includes whatever each part does beside the jobs. The first row is a client without
 any queue, under full load: the ratios to its CPU per call are what reports of two machines can be compared by.
+
+In the end sendq's worker is sampled for where the time of a lone job goes (`benchmarks.layers`).
 """
 
 from __future__ import annotations
@@ -19,20 +21,37 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks import reporting
-from benchmarks.contest import OTHERS_CORE, SETTLE_S, Load, await_calls, measure, play, sent_once, staged, working
-from benchmarks.contestants import Contestant, contestants
+from psutil import Process
+
+from benchmarks import layers, reporting
+from benchmarks.contest import (
+    OTHERS_CORE,
+    SETTLE_S,
+    Load,
+    Stage,
+    await_calls,
+    measure,
+    play,
+    sent_once,
+    staged,
+    working,
+)
+from benchmarks.contestants import Contestant, Missing, contestants
 from benchmarks.peers import FAILURES, at_least_one, chosen
 from benchmarks.peers_report import NO_QUEUE, OURS
 from benchmarks.stage import fsync_ms, machine, ms, on_core, tree_cpu
+from worker.processes.guard import Guarded
 
 DEFAULT = ("sendq", "Celery + pool", "Taskiq", "procrastinate", "PgQueuer", "BullMQ", "graphile-worker")
 IN_FLIGHT, LATENCY_S = 500, 0.2
 CLIENT_CALLS = 3_000  # of the client without a queue
+SAMPLED_RATES, SAMPLED_S = (10, 50), 30
 
 # The bars, against the peer of that name in the same run.
 QUICKEST, CHEAPEST = "graphile-worker", "Celery + pool"
@@ -59,6 +78,8 @@ def main(arguments: list[str]) -> int:
                 "versions": one.versions,
                 "rows": run(one, given.rates, seconds=given.seconds, lanes=given.lanes),
             }
+            if name == OURS:
+                results["profiles"] = profiles(one, given.rates, lanes=given.lanes)
         except FAILURES as why:
             results["not_run"][name] = " ".join(str(why).split())
             print(f"{name}: not run: {why}", file=sys.stderr, flush=True)
@@ -106,37 +127,62 @@ def client_cpu_ms(lanes: int) -> float | None:
 
 def run(one: Contestant, rates: Sequence[int], *, seconds: int, lanes: int) -> list[dict[str, Any]]:
     """One row for each rate, by one worker that lives through all of them."""
-    load = Load(lanes, lanes, IN_FLIGHT, LATENCY_S, gentle_jobs=0, per_second=1.0)
     rows = []
+    with warm(one, lanes) as (stage, running, worker):
+        first = lanes
+        for rate in rates:
+            time.sleep(SETTLE_S)
+            jobs, calls = rate * seconds, stage.marks.count
+            before = tree_cpu(worker), stage.servers_cpu()
+            fed = play(one, stage, "drip", first, jobs, rate)
+            await_calls(stage, calls + jobs, running)
+            time.sleep(SETTLE_S)
+            after = tree_cpu(worker), stage.servers_cpu()
+            arrived = sent_once(stage.marks, range(first, first + jobs), after=calls)
+            waits = sorted(max(0.0, (arrived[int(job)] - at) / 1e6) for job, at in fed["taken"].items())
+            rows.append(
+                {
+                    "rate": rate,
+                    "p50_ms": round(statistics.median(waits), 1),
+                    "p99_ms": round(waits[min(len(waits) - 1, int(len(waits) * 0.99))], 1),
+                    "worker_cpu_ms": ms(after[0] - before[0], jobs),
+                    "servers_cpu_ms": ms(after[1] - before[1], jobs),
+                    "producer_cpu_ms": ms(fed["cpu_s"], jobs),
+                }
+            )
+            print(f"{one.name}: {json.dumps(rows[-1])}", file=sys.stderr, flush=True)
+            first += jobs
+    return rows
+
+
+@contextmanager
+def warm(one: Contestant, lanes: int) -> Iterator[tuple[Stage, Guarded, Process]]:
+    """The stage and the queue's worker, which has had one job of every grant."""
+    load = Load(lanes, lanes, IN_FLIGHT, LATENCY_S, gentle_jobs=0, per_second=1.0)
     with on_core(OTHERS_CORE), staged(one, load, one.in_flight(IN_FLIGHT)) as stage:
         play(one, stage, "prepare")
         play(one, stage, "fill", 0, lanes)
         with working(one, stage, one.in_flight(IN_FLIGHT)) as (running, worker):
             await_calls(stage, lanes, running)
-            first = lanes
-            for rate in rates:
-                time.sleep(SETTLE_S)
-                jobs, calls = rate * seconds, stage.marks.count
-                before = tree_cpu(worker), stage.servers_cpu()
-                fed = play(one, stage, "drip", first, jobs, rate)
-                await_calls(stage, calls + jobs, running)
-                time.sleep(SETTLE_S)
-                after = tree_cpu(worker), stage.servers_cpu()
-                arrived = sent_once(stage.marks, range(first, first + jobs), after=calls)
-                waits = sorted(max(0.0, (arrived[int(job)] - at) / 1e6) for job, at in fed["taken"].items())
-                rows.append(
-                    {
-                        "rate": rate,
-                        "p50_ms": round(statistics.median(waits), 1),
-                        "p99_ms": round(waits[min(len(waits) - 1, int(len(waits) * 0.99))], 1),
-                        "worker_cpu_ms": ms(after[0] - before[0], jobs),
-                        "servers_cpu_ms": ms(after[1] - before[1], jobs),
-                        "producer_cpu_ms": ms(fed["cpu_s"], jobs),
-                    }
-                )
-                print(f"{one.name}: {json.dumps(rows[-1])}", file=sys.stderr, flush=True)
+            yield stage, running, worker
+
+
+def profiles(one: Contestant, rates: Sequence[int], *, lanes: int) -> dict[str, Any]:
+    """What the worker does at some of the rates, by rate (`layers.look`); a sentence if that is not possible."""
+    found: dict[str, Any] = {}
+    with warm(one, lanes) as (stage, _, worker), ThreadPoolExecutor(1) as pool:
+        first = lanes
+        for rate in SAMPLED_RATES:
+            if rate in rates:
+                jobs = rate * SAMPLED_S
+                dripping = pool.submit(play, one, stage, "drip", first, jobs, rate)
+                try:
+                    found[str(rate)] = layers.look(worker.pid, SAMPLED_S)
+                except Missing as why:
+                    found[str(rate)] = str(why)
+                dripping.result()
                 first += jobs
-    return rows
+    return found
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -195,8 +241,27 @@ def markdown(results: dict[str, Any]) -> list[str]:
     ]
     rows.sort(key=lambda row: row["jobs/s"])
     lines += ["", *reporting.table(rows), *reporting.bars(bars(results))]
+    lines += _profiles(results)
     how = [f"- **{name}** ({one['versions']}): {one['written']}" for name, one in results["queues"].items()]
     lines += reporting.section("How each is set up", "", how)
     if results["not_run"]:
         lines += reporting.section("Not run", "", [f"- **{name}**: {why}" for name, why in results["not_run"].items()])
     return lines
+
+
+def _profiles(results: dict[str, Any]) -> list[str]:
+    """Where the worker's CPU per job goes, at each rate that was sampled."""
+    costs = {str(row["rate"]): row["worker_cpu_ms"] for row in results["queues"].get(OURS, {"rows": []})["rows"]}
+    made: list[str] = []
+    for rate, found in results.get("profiles", {}).items():
+        title = f"Where the worker's time goes, at {rate} jobs/s"
+        if isinstance(found, str):
+            made += reporting.section(title, f"Not looked at: {' '.join(found.split())}", [])
+            continue
+        words = (
+            f"Of its {costs[rate]:g} ms a job, in one more run: {found['samples']:,} samples of what holds the "
+            "interpreter's lock, each counted for the innermost layer that it passes, and the operating system's CPU "
+            "of each thread, in which encryption, system calls and what an idle worker does are too."
+        )
+        made += reporting.section(title, words, layers.lines(found, costs[rate]))
+    return made

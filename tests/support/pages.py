@@ -14,8 +14,9 @@ import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from benchmarks.peers_report import readme_table
+from benchmarks import readme
 from settings import Settings
 from tasks.policy.explain import policy_table_markdown
 from tests.support.waiting import LIMIT_S
@@ -65,7 +66,7 @@ def filled(text: str) -> str:
     """The page with all generated parts filled in."""
     text = _between(text, "policy", policy_table_markdown())
     text = _between(text, "settings", settings_table_markdown())
-    text = _between(text, "peers", peers_table_markdown())
+    text = _between(text, "peers", readme.table(results("peers"), results("ordinary")))
     text = _between(text, "tree", tree_markdown())
     return _CODE.sub(lambda at: f"<!-- code: {at[1]} {at[2]} -->\n\n```python\n{_source(at[1], at[2])}\n```\n", text)
 
@@ -92,10 +93,10 @@ def tree_markdown() -> str:
     return "\n```text\n" + "\n".join(lines) + "\n```\n\n"
 
 
-def peers_table_markdown() -> str:
-    """The comparison of sendq with other queues from the last recorded run."""
-    kept = "benchmarks/results/peers.json"
-    return readme_table(json.loads(read(kept))) if (ROOT / kept).exists() else "No run has been kept yet.\n"
+def results(benchmark: str) -> dict[str, Any]:
+    """What the last recorded run of a benchmark has measured."""
+    found: dict[str, Any] = json.loads(read(f"benchmarks/results/{benchmark}.json"))
+    return found
 
 
 def _between(text: str, name: str, made: str) -> str:

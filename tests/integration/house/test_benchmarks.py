@@ -25,7 +25,7 @@ class TestLatency:
         monkeypatch.setattr(latency, "PROFILED_S", 1.0)
         monkeypatch.setattr(latency, "SETTLED_S", 0.3)
         monkeypatch.setattr(latency, "LOGGED_JOBS", 2)
-        monkeypatch.setattr(latency, "P50_MS", 0.0)
+        monkeypatch.setattr(latency, "P50_MS", {"postgresql": 0.0, "sqlite": 0.0})
         monkeypatch.setattr(latency, "IDLE_PERCENT", 1e6)
         options = ["--jobs", "3", "--idle-s", "1", "--ledgers", "postgresql,sqlite", "--report", str(tmp_path)]
         with tempfile.TemporaryDirectory() as at:
@@ -35,6 +35,7 @@ class TestLatency:
         assert verdicts(report)[0] == "False"
         assert verdicts(report)[2] == "True"
         assert "## postgresql: profile of waits" in report
+        assert "## sqlite: profile of waits" in report
         assert re.search(r"\| 1\.0 \| [\d.]+ \| [^|]*INSERT INTO sendq_attempt ", report)  # once for each job
         assert "| sendq-dispatcher |" in report
         assert "profile of idleness" not in report
