@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Protocol
 from uuid import UUID
 
@@ -26,7 +27,7 @@ _NAMES = {UNITS["min"]: "minute", UNITS["h"]: "hour", UNITS["d"]: "day"}
 _WITH_ARTICLE = {UNITS["min"]: "a minute", UNITS["h"]: "an hour", UNITS["d"]: "a day"}
 MOST = 1_000_000_000
 
-# Lanes that wait for a new window begin one after another, in its first twentieth or ten seconds.
+# Lanes that wait for a new window begin one after another, in its first twentieth, or first ten seconds.
 _SPREAD_SHARE = 20
 _LONGEST_SPREAD: Micros = 10 * SECOND
 
@@ -172,7 +173,9 @@ class UsedUp:
 def goes_on_at(use: Use, lane_id: UUID) -> Micros:
     """When a lane's jobs that are over a budget may begin: not those of all lanes at the same moment."""
     spread = min(use.budget.per // _SPREAD_SHARE, _LONGEST_SPREAD)
-    return use.ends_at + lane_id.int % spread
+    # In another order in each window, or the lane that is first in all of them could use up each.
+    window = (use.ends_at // use.budget.per).to_bytes(8, "big")
+    return use.ends_at + int.from_bytes(blake2b(lane_id.bytes + window, digest_size=8).digest(), "big") % spread
 
 
 def _window(at: Micros, per: Micros) -> Micros:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from uuid import UUID
 
 import pytest
@@ -105,6 +106,14 @@ class TestTheUseOfABudget:
         starts = {goes_on_at(use, UUID(int=number * 7_654_321)) - use.ends_at for number in range(50)}
         assert len(starts) > 40
         assert 0 <= min(starts) <= max(starts) < 10 * SECOND
+
+    def test_lets_each_lane_be_the_first_as_often_as_any_other(self) -> None:
+        lanes = [UUID(int=number * 7_654_321) for number in range(10)]
+        first: Counter[UUID] = Counter()
+        for window in range(200):
+            use = use_of(WHOLE, NOON + window * HOUR, 500, None, now=NOON + window * HOUR)
+            first[min(lanes, key=lambda lane: goes_on_at(use, lane))] += 1
+        assert {lane: 8 <= first[lane] <= 40 for lane in lanes} == dict.fromkeys(lanes, True)
 
 
 def test_a_budget_is_said_as_people_say_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -94,6 +95,18 @@ class TestABudget:
         assert begun >= {*plain}
         assert len(begun & {*tagged}) == 1
         assert used(ledger) == {"campaign=may": 1}
+
+    def test_lets_every_lane_go_on_in_turn(self, three: Ledger) -> None:
+        lane_of = {three.send(f"g{number % 3}"): number % 3 for number in range(45)}
+        begin_all(three)
+        begun: Counter[int] = Counter()
+        for _ in range(6):
+            three.clock.at += HOUR - three.clock() % HOUR
+            for _ in range(10):
+                three.clock.advance(1)
+                begun.update(lane_of[job] for job in begin_all(three))
+        assert begun.keys() == {0, 1, 2}
+        assert sum(begun.values()) == 6 * 3
 
     def test_needs_room_in_each_that_counts_the_job(self, ledger: Ledger) -> None:
         with_budgets(ledger, Budget("default", "", 3, HOUR), Budget("default", "campaign=may", 1, HOUR))
