@@ -31,6 +31,9 @@ MOST = 1_000_000_000
 _SPREAD_SHARE = 20
 _LONGEST_SPREAD: Micros = 10 * SECOND
 
+# Application, tag and length of the windows.
+Name = tuple[str, str, Micros]
+
 _amount = re.compile(r"(-?[0-9]{1,20})\s*/\s*([a-z]+)").fullmatch
 
 
@@ -44,9 +47,9 @@ class Budget:
     per: Micros
 
     @property
-    def name(self) -> tuple[str, str]:
-        """What there is one budget of."""
-        return self.application, self.tag
+    def name(self) -> Name:
+        """What there is one count of: workers whose settings have other windows do not reset it."""
+        return self.application, self.tag, self.per
 
 
 def said(application: str, tag: str, most: int, per: Micros) -> str:
@@ -147,11 +150,10 @@ class Use:
 def use_of(budget: Budget, window_at: Micros, used: int, over_at: Micros | None, *, now: Micros) -> Use:
     """What is used now, by what was stored last.
 
-    A worker whose clock is behind counts in the window that another has begun. If the length of the window was changed,
-    what is stored counts in the window in which it began.
+    A worker whose clock is behind counts in the window that another has begun.
     """
-    stored, current = _window(window_at, budget.per), _window(now, budget.per)
-    return Use(budget, max(stored, current), used if stored >= current else 0, over_at)
+    current = window_of(now, budget.per)
+    return Use(budget, max(window_at, current), used if window_at >= current else 0, over_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,5 +180,6 @@ def goes_on_at(use: Use, lane_id: UUID) -> Micros:
     return use.ends_at + int.from_bytes(blake2b(lane_id.bytes + window, digest_size=8).digest(), "big") % spread
 
 
-def _window(at: Micros, per: Micros) -> Micros:
+def window_of(at: Micros, per: Micros) -> Micros:
+    """When the window began in which a time lies."""
     return at - at % per

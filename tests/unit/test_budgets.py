@@ -87,10 +87,6 @@ class TestTheUseOfABudget:
     def test_counts_in_the_later_window_while_a_clock_is_behind(self) -> None:
         assert self.used(WHOLE, NOON, NOON - 1) == (NOON, 7)
 
-    def test_keeps_what_began_in_the_window_when_its_length_changes(self) -> None:
-        assert self.used(MAY, NOON, NOON + HOUR) == (NOON - 12 * HOUR, 7)
-        assert self.used(WHOLE, NOON - 12 * HOUR, NOON) == (NOON, 0)
-
     def test_goes_over_once_in_each_window(self) -> None:
         use = use_of(WHOLE, NOON, 500, None, now=NOON + 1)
         assert not use.has_room

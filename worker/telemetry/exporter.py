@@ -214,13 +214,13 @@ def _suppressed(known: Levels) -> Metric:
 
 
 def _budgets(known: Levels) -> Iterator[Metric]:
-    names = {one: (one.application, one.tag or "") for one in known.budgets}
+    names = {one: (one.application, one.tag or "", one.per) for one in known.budgets}
     used = "Sends that began in the current window of a budget; tag: empty for that of the whole application"
-    yield _by("budget_used", used, "application tag", {name: one.used for one, name in names.items()})
+    yield _by("budget_used", used, "application tag per", {name: one.used for one, name in names.items()})
     most = "How many may begin in a window, of the budgets of which some is used"
-    yield _by("budget_limit", most, "application tag", {name: one.most for one, name in names.items()})
+    yield _by("budget_limit", most, "application tag per", {name: one.most for one, name in names.items()})
     over = "1 if sends had to wait for the next window, otherwise 0"
-    yield _by("budget_over", over, "application tag", {name: int(one.over) for one, name in names.items()})
+    yield _by("budget_over", over, "application tag per", {name: int(one.over) for one, name in names.items()})
 
 
 def _by(name: str, meaning: str, labels: str, values: Mapping[Any, float]) -> Metric:

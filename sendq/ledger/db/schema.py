@@ -168,8 +168,9 @@ budget = Table(
     metadata,
     Column("application", Text, primary_key=True),
     Column("tag", Text, primary_key=True),
+    # The length of its windows; in the key, so that workers with different settings do not reset each other's count.
+    Column("per", BigInteger, primary_key=True, autoincrement=False),
     Column("most", BigInteger, nullable=False),
-    Column("per", BigInteger, nullable=False),  # the length of its windows
     Column("window_at", BigInteger, nullable=False),  # the window in which it was used last
     Column("used", BigInteger, nullable=False),  # sends that began in it
     Column("over_at", BigInteger),  # since when sends wait, in this window or an earlier one; null: never

@@ -11,7 +11,21 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Row, Select, Text, Uuid, bindparam, select, text, tuple_, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
@@ -20,7 +34,7 @@ from sendq.ledger import events
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.jobs import lock_jobs
-from sendq.rules.budgets import Budget, Budgets, Use, UsedUp, goes_on_at, use_of
+from sendq.rules.budgets import Budget, Budgets, Name, Use, UsedUp, goes_on_at, use_of
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import OVER_BUDGET
 from sendq.rules.states import State
@@ -31,6 +45,7 @@ STEP = 500
 NO_BUDGETS = Budgets()
 
 _budget = schema.budget.c
+_NAME = (_budget.application, _budget.tag, _budget.per)
 
 
 class OverBudget(NamedTuple):
@@ -123,53 +138,52 @@ def reserve(
     return refused
 
 
-def _lock(connection: Connection, needed: Mapping[tuple[str, str], Budget]) -> dict[tuple[str, str], Row[Any]]:
+def _lock(connection: Connection, needed: Mapping[Name, Budget]) -> dict[Name, Row[Any]]:
     """The rows of these budgets, locked in their order; those that are missing are made before any is locked."""
     names = sorted(needed)
-    there = {(row.application, row.tag) for row in connection.execute(_rows(names))}
-    for application, tag in names:
-        if (application, tag) not in there:
-            one = needed[application, tag]
-            values = {"application": application, "tag": tag, "most": one.most, "per": one.per}
+    there = {_name(row) for row in connection.execute(_rows(names))}
+    for name in names:
+        if name not in there:
+            application, tag, per = name
+            values = {"application": application, "tag": tag, "per": per, "most": needed[name].most}
             connection.execute(_MAKE, values)
     locked = connection.execute(_rows(names).with_for_update())
-    return {(row.application, row.tag): row for row in locked}
+    return {_name(row): row for row in locked}
 
 
 _MAKE = text(
-    "INSERT INTO sendq_budget (application, tag, most, per, window_at, used) VALUES (:application, :tag, :most, :per,"
-    " 0, 0) ON CONFLICT (application, tag) DO NOTHING"
+    "INSERT INTO sendq_budget (application, tag, per, most, window_at, used) VALUES (:application, :tag, :per, :most,"
+    " 0, 0) ON CONFLICT (application, tag, per) DO NOTHING"
 )
 
 
 def _store(connection: Connection, before: Row[Any], use: Use) -> None:
-    budget = use.budget
-    values = {
-        "most": budget.most,
-        "per": budget.per,
-        "window_at": use.window_at,
-        "used": use.used,
-        "over_at": use.over_at,
-    }
+    values = {"most": use.budget.most, "window_at": use.window_at, "used": use.used, "over_at": use.over_at}
     if any(getattr(before, name) != value for name, value in values.items()):
-        this = (_budget.application == budget.application, _budget.tag == budget.tag)
-        connection.execute(update(schema.budget).where(*this).values(**values))
+        connection.execute(update(schema.budget).where(_is(before)).values(**values))
 
 
 def _uses(connection: Connection, budgets: Iterable[Budget], *, now: Micros) -> list[Use]:
     """How much of these budgets is used, of those that have ever been used."""
     of_name = {one.name: one for one in budgets}
     rows = connection.execute(_rows(sorted(of_name)))
-    return [_use(of_name[row.application, row.tag], row, now=now) for row in rows]
+    return [_use(of_name[_name(row)], row, now=now) for row in rows]
 
 
 def _use(budget: Budget, row: Row[Any], *, now: Micros) -> Use:
     return use_of(budget, row.window_at, row.used, row.over_at, now=now)
 
 
-def _rows(names: Sequence[tuple[str, str]]) -> Select[Any]:
-    name = tuple_(_budget.application, _budget.tag)
-    return select(schema.budget).where(name.in_(names)).order_by(_budget.application, _budget.tag)
+def _rows(names: Sequence[Name]) -> Select[Any]:
+    return select(schema.budget).where(tuple_(*_NAME).in_(names)).order_by(*_NAME)
+
+
+def _name(row: Row[Any]) -> Name:
+    return row.application, row.tag, row.per
+
+
+def _is(row: Row[Any]) -> ColumnElement[bool]:
+    return and_(_budget.application == row.application, _budget.tag == row.tag, _budget.per == row.per)
 
 
 class _Due(NamedTuple):
@@ -209,13 +223,12 @@ _DUE = (
 def announce(connection: Connection) -> list[UsedUp]:
     """Write an event for each budget that sends are over, once in a window; returns those that are new."""
     fresh = (_budget.over_at.is_not(None), (_budget.announced_at.is_(None)) | (_budget.announced_at < _budget.over_at))
-    query = select(schema.budget).where(*fresh).order_by(_budget.application, _budget.tag)
+    query = select(schema.budget).where(*fresh).order_by(*_NAME)
     if connection.execute(query).first() is None:
         return []
     found = []
     for row in connection.execute(query.with_for_update()).all():
-        this = (_budget.application == row.application, _budget.tag == row.tag)
-        connection.execute(update(schema.budget).where(*this).values(announced_at=row.over_at))
+        connection.execute(update(schema.budget).where(_is(row)).values(announced_at=row.over_at))
         until = row.over_at - row.over_at % row.per + row.per
         one = UsedUp(row.application, row.tag, row.most, row.per, until)
         events.append(

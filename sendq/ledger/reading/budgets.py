@@ -1,4 +1,4 @@
-"""What has been used of budgets, for people and for metrics. There is one row of each."""
+"""What has been used of budgets, for people and for metrics. There is one row for each of its windows' lengths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _budget = schema.budget.c
 
 
 def budgets(connection: Connection, *, now: Micros) -> tuple[BudgetView, ...]:
-    """The budgets of which some is used in the current window, by application and tag."""
+    """The budgets of which some is used in the current window, by application, tag and window."""
     query = select(schema.budget).where(_budget.window_at + _budget.per > now)
     return tuple(
         BudgetView(
@@ -26,7 +26,7 @@ def budgets(connection: Connection, *, now: Micros) -> tuple[BudgetView, ...]:
             row.over_at is not None and row.over_at >= row.window_at,
             moment(row.window_at + row.per),
         )
-        for row in connection.execute(query.order_by(_budget.application, _budget.tag))
+        for row in connection.execute(query.order_by(_budget.application, _budget.tag, _budget.per))
     )
 
 
@@ -38,5 +38,5 @@ def used_up(connection: Connection, application: str, tags: str | None) -> tuple
     )
     return tuple(
         UsedUp(row.application, row.tag, row.most, row.per, row.window_at + row.per)
-        for row in connection.execute(query.order_by(_budget.application, _budget.tag))
+        for row in connection.execute(query.order_by(_budget.application, _budget.tag, _budget.per))
     )

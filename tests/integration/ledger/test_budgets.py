@@ -147,6 +147,26 @@ class TestABudget:
             assert three.record(done, begins=[(claimed, other)]).begun == {other}
         assert used(three) == {"": 2}
 
+    def test_keeps_its_count_while_other_workers_have_another_window_for_it(self, ledger: Ledger) -> None:
+        by_day, by_hour = Budget("default", "", 3, 24 * HOUR), Budget("default", "", 3, HOUR)
+        with_budgets(ledger, by_day)
+        for _ in range(9):
+            ledger.send()
+        assert len(begin_all(ledger)) == 3
+        with_budgets(ledger, by_hour)
+        ledger.send("g2")
+        assert len(begin_all(ledger)) == 1
+        ledger.budgets = Budgets([by_day])
+        ledger.send("g3")
+        assert begin_all(ledger) == set()
+        ledger.budgets = Budgets([by_hour])
+        for _ in range(4):
+            ledger.send("g4")
+        assert len(begin_all(ledger)) == 2
+        with ledger.writing() as connection:
+            seen = {one.per: one.used for one in levels(connection, now=ledger.clock()).budgets}
+        assert seen == {"day": 3, "hour": 3}
+
     def test_is_left_to_a_claim_of_its_own(self, three: Ledger) -> None:
         three.send()
         assert at_once(three, budgets=three.budgets) == []

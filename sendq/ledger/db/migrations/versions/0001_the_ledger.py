@@ -686,13 +686,13 @@ def upgrade() -> None:
         "sendq_budget",
         sa.Column("application", sa.Text(), nullable=False),
         sa.Column("tag", sa.Text(), nullable=False),
+        sa.Column("per", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("most", sa.BigInteger(), nullable=False),
-        sa.Column("per", sa.BigInteger(), nullable=False),
         sa.Column("window_at", sa.BigInteger(), nullable=False),
         sa.Column("used", sa.BigInteger(), nullable=False),
         sa.Column("over_at", sa.BigInteger(), nullable=True),
         sa.Column("announced_at", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("application", "tag", name=op.f("sendq_budget_pkey")),
+        sa.PrimaryKeyConstraint("application", "tag", "per", name=op.f("sendq_budget_pkey")),
     )
     op.create_table(
         "sendq_tag_hold",
