@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 import sentry_sdk
-from sqlalchemy import event
+from sqlalchemy import event, select
 
-from sendq import State
+from sendq import LedgerUnavailable, State
 from sendq.clock import SECOND, moment
 from sendq.facts.turns import Group
 from sendq.ledger.db import schema
@@ -23,6 +23,7 @@ from sendq.rules.states import Event
 from tests.integration.ledger.test_turns_at_once import at_once
 from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger, begin_of, end, outcome
+from tests.support.waiting import LIMIT_S
 from worker.leading.budgets import BudgetWatch
 
 HOUR = 3_600 * SECOND
@@ -219,6 +220,26 @@ class TestTwoWorkersAtOnce:
                 waits = pool.submit(ledger.claim, [other])
             assert [len(turn.begun) for turn in (*claimed, *waits.result())] == [1, 0]
         assert begin_all(ledger) == set()
+
+    def test_go_on_when_one_of_them_has_frozen_with_the_budget_locked(self, pg_ledger: Ledger) -> None:
+        ledger = with_budgets(pg_ledger, Budget("default", "", 5, HOUR))
+        ledger.send("g1")
+        ledger.send("g2")
+        one, other = ledger.offer()
+
+        def freeze() -> None:
+            with ledger.writing() as frozen, ThreadPoolExecutor(1) as pool:
+                turns.claim(
+                    frozen, [(one.lane_id, one.fence)], worker=ledger.worker, now=ledger.clock(), jobs_each=10,
+                    budgets=ledger.budgets,
+                )  # fmt: skip
+                (claimed,) = pool.submit(ledger.claim, [other]).result(LIMIT_S)
+                assert len(claimed.begun) == 1
+                frozen.execute(select(1))
+
+        with pytest.raises(LedgerUnavailable, match="ended the connection"):
+            freeze()
+        assert used(ledger) == {"": 1}
 
 
 class TestWhoAsks:
