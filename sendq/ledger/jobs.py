@@ -75,6 +75,21 @@ def changed_since(connection: Connection, loaded: Mapping[UUID, int]) -> set[UUI
     return {job_id for job_id, version in rows if version != loaded[job_id]}
 
 
+def unchanged(
+    connection: Connection, locked: Mapping[UUID, LockedJob], loaded: Mapping[UUID, tuple[int, int]], *, now: Micros
+) -> set[UUID]:
+    """Those of these (locked) jobs that may still begin as they were loaded: same generation and content."""
+    due = {
+        job_id: content
+        for job_id, (generation, content) in loaded.items()
+        if (job := locked.get(job_id)) is not None
+        and job.state == State.QUEUED
+        and job.next_at <= now
+        and job.generation == generation
+    }
+    return due.keys() - changed_since(connection, due) if due else set()
+
+
 @lru_cache
 def _versions_of(dialect: str) -> Select[Any]:
     table = schema.job.c

@@ -33,7 +33,7 @@ from sendq.ledger.dispatching.budgets import reserve
 from sendq.ledger.dispatching.lanes import NEVER, lock_changes, write_changes
 from sendq.ledger.dispatching.turns import begin
 from sendq.ledger.enqueue import NO_VAULT, notify
-from sendq.ledger.jobs import store_changes
+from sendq.ledger.jobs import store_changes, unchanged
 from sendq.ledger.walks import lock_batches, record_page
 from sendq.rules.job_change import after_outcome, event_of_end, sent_with_another_key
 from sendq.rules.pace import PROVEN_FOR
@@ -278,11 +278,9 @@ class _Recording:
             if self._is_open(item) and (self._lane_of(item).held_until or 0) <= self._now
         ]
         # One that an earlier try of this group has begun is counted already.
-        counted = [
-            (item.job_id, item.budgets)
-            for item in items
-            if item.budgets and (job := self._jobs.get(item.job_id)) is not None and job.state == State.QUEUED
-        ]
+        loaded = {item.job_id: (item.generation, item.content_version) for item in items if item.budgets}
+        may_begin = unchanged(self._connection, self._jobs, loaded, now=self._now)
+        counted = [(item.job_id, item.budgets) for item in items if item.job_id in may_begin]
         refused = reserve(self._connection, counted, now=self._now) if counted else set()
         wanted = [
             (item.job_id, item.fence, item.generation, item.content_version)

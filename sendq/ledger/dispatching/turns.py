@@ -44,7 +44,7 @@ from sendq.ledger.dispatching.loading import Loaded, first_jobs, is_foreign, loa
 from sendq.ledger.dispatching.tag_holds import are_held, with_tags
 from sendq.ledger.dispatching.windows import outside
 from sendq.ledger.enqueue import NO_VAULT
-from sendq.ledger.jobs import end_waiting, lock_in_order, lock_jobs
+from sendq.ledger.jobs import end_waiting, lock_in_order, lock_jobs, unchanged
 from sendq.ledger.sealed import hold_stuck, open_at_once, open_jobs
 from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.job_change import cancel_event
@@ -233,9 +233,11 @@ def _reserve(
         reserve(connection, [], now=now, over=over)
         return {}, jobs
     # All of them, and before the budgets: which of them begin is only known then.
-    lock_jobs(connection, [job.id for _, job in all_jobs])
+    locked = lock_jobs(connection, [job.id for _, job in all_jobs])
     *_, starts = _starts(ours, jobs, now=now)
-    wanted = [(job_id, counted[job_id]) for some in starts.values() for job_id in some if job_id in counted]
+    loaded = {job.id: (job.generation, job.content_version) for _, job in all_jobs if job.id in counted}
+    may_begin = unchanged(connection, locked, loaded, now=now)
+    wanted = [(job_id, counted[job_id]) for some in starts.values() for job_id in some if job_id in may_begin]
     refused = reserve(connection, wanted, now=now, over=over)
     if not refused:
         return counted, jobs

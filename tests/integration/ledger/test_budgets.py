@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -20,6 +21,7 @@ from sendq.ledger.reading.gauges import levels
 from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.rule_ids import OVER_BUDGET
 from sendq.rules.states import Event
+from sendq.rules.waiting_job import HELD
 from tests.integration.ledger.test_turns_at_once import at_once
 from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger, begin_of, end, outcome
@@ -167,6 +169,43 @@ class TestABudget:
         with ledger.writing() as connection:
             seen = {one.per: one.used for one in levels(connection, now=ledger.clock()).budgets}
         assert seen == {"day": 3, "hour": 3}
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"next_at": HELD}, {"generation": 1}, {"content_version": 1}, {"state": "cancelled"}],
+        ids=lambda change: str(*change),
+    )
+    def test_counts_no_job_that_has_changed_since_and_does_not_begin(
+        self, three: Ledger, change: dict[str, Any]
+    ) -> None:
+        for _ in range(3):
+            three.send()
+        claimed = three.serve()
+        others = [job.id for job in claimed.jobs if job.id not in claimed.begun]
+        for job in others:
+            three.set_job(job, **change)
+        assert three.record(begins=[(claimed, job) for job in others]).begun == set()
+        assert used(three) == {"": 1}
+
+    @pytest.mark.parametrize("change", [{"next_at": HELD}, {"content_version": 1}], ids=lambda change: str(*change))
+    def test_counts_no_job_that_changes_during_its_claim(self, pg_ledger: Ledger, change: dict[str, Any]) -> None:
+        three = with_budgets(pg_ledger, Budget("default", "", 3, HOUR))
+        job = three.send()
+        (turn,) = three.offer()
+        with three.writing() as connection:
+
+            def meanwhile(*given: Any) -> None:
+                if "sendq_budget" in given[2] and three.job(job).content_version == 0:
+                    three.set_job(job, **change)
+
+            event.listen(connection, "before_cursor_execute", meanwhile)
+            (claimed,) = turns.claim(
+                connection, [(turn.lane_id, turn.fence)], worker=three.worker, now=three.clock(), jobs_each=10,
+                budgets=three.budgets,
+            )  # fmt: skip
+            event.remove(connection, "before_cursor_execute", meanwhile)
+        assert claimed.begun == set()
+        assert used(three) == {}
 
     def test_is_left_to_a_claim_of_its_own(self, three: Ledger) -> None:
         three.send()
