@@ -228,8 +228,8 @@ def _put_off(around: Situation, *, now: Micros) -> Why:
     job = around.job
     if job.rule == TAG_HELD and around.tag_holds and job.due_at <= now:
         return _why(job, "held", "the hold of its tag is over, and the leader brings its jobs back", rule=TAG_HELD)
-    if job.rule == OVER_BUDGET and job.next_at > job.due_at:
-        return _over_budget(around, now=now)
+    if job.rule == OVER_BUDGET and job.next_at > job.due_at + SECOND:  # not one that was rescheduled since
+        return _over_budget(around)
     if job.rule in NOT_OPENED:
         return _why(job, "held", _unopened(job.rule, around), until=job.next_at, rule=job.rule, by="policy")
     if job.rule == JOB_REFUSED:
@@ -239,14 +239,14 @@ def _put_off(around: Situation, *, now: Micros) -> Why:
     return _why(job, "not_due", "it is not due yet", until=job.next_at)
 
 
-def _over_budget(around: Situation, *, now: Micros) -> Why:
-    """It was put off to the next window of a budget that was used up."""
+def _over_budget(around: Situation) -> Why:
+    """It was put off to the next window of a budget that was used up, which others may use up again before its turn."""
     job = around.job
     # The one whose window ends last has decided; its next window may have begun, with the lane a few seconds later.
     used_up = max((one for one in around.used_up if one.until <= job.next_at), key=lambda one: one.until, default=None)
     which = "a budget of its application or tags" if used_up is None else f"the budget of {used_up.says}"
-    says = f"it is over {which}; it goes on at {_clock(job.next_at)}"
-    return _why(job, "over_budget", says, until=job.next_at, rule=OVER_BUDGET, eta=_eta(around, now=now))
+    says = f"it is over {which}; it goes on at {_clock(job.next_at)} at the earliest"
+    return _why(job, "over_budget", says, until=job.next_at, rule=OVER_BUDGET)
 
 
 def _unapproved(around: Situation) -> Why:

@@ -79,6 +79,15 @@ class TestItIsOverABudget:
         found = why(job={"next_at": LATER + 11 * SECOND, "rule": "over_budget"}, used_up=(self.USED_UP, day))
         assert "the budget of 7 a day for application shop, tag a=b" in found.says
 
+    def test_and_promises_no_time_as_others_may_use_up_the_next_window_too(self) -> None:
+        found = why(job={"next_at": LATER, "rule": "over_budget"}, used_up=(self.USED_UP,))
+        assert found.eta is None
+        assert found.says.endswith(" at the earliest")
+
+    def test_unless_it_was_rescheduled_since(self) -> None:
+        found = why(job={"next_at": LATER + 1, "due_at": LATER, "rule": "over_budget"}, used_up=(self.USED_UP,))
+        assert found.reason == "not_due"
+
     def test_that_is_no_longer_known(self) -> None:
         found = why(job={"next_at": LATER, "rule": "over_budget"})
         assert "a budget of its application or tags" in found.says
