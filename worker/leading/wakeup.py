@@ -1,7 +1,7 @@
 """How the sleeping dispatcher notices a commit that makes work for it.
 
 PostgreSQL notifies (NOTIFY) a listening connection, except through PgBouncer in transaction mode. SQLite cannot notify,
-so its file is checked often, which is cheap (`sendq.ledger.db.signals`). The dispatcher also polls, for what both miss.
+but Linux says when something is written to its log. The dispatcher also polls, for what both miss.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import os
 import select
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import Engine
 
@@ -19,8 +19,15 @@ from sendq.ledger.db.signals import NoNotifications, WriteCounter, listen
 from sendq.ledger.enqueue import CHANNEL
 from worker.telemetry import journal
 
-# A commit waits for half of this on average; a check every 0.01 s would permanently cost 1 % of a core.
+if TYPE_CHECKING:
+    from asyncinotify import Inotify
+
+# Where nothing says that SQLite's log is written, its file is checked this often: a commit waits for half of it on
+# average, and a check every 0.01 s would permanently cost 1 % of a core.
 SQLITE_LOOK_S = 0.03
+
+# What is written to the log is a commit only after an fsync: look again so soon, then after twice the time, and so on.
+SQLITE_FIRST_LOOK_S = 0.001
 
 # Pause after a failed attempt to listen.
 RETRY_S = 5.0
@@ -131,21 +138,49 @@ class PostgresWakeup(_Pipe):
 
 
 class SqliteWakeup(_Pipe):
-    """Checks the file every 30 ms."""
+    """Watches the write-ahead log of the file; without inotify, checks the file every 30 ms."""
 
     can_notify = False
     poll_every = seconds(1)
 
     def __init__(self, path: str) -> None:
         super().__init__()
-        self._writes = WriteCounter(path)
+        self._writes = WriteCounter(path)  # keeps the log, which the last connection deletes
+        self._watch = _watch(f"{path}-wal")
 
     def wait_for(self, limit_s: float) -> None:
+        fds = [] if self._watch is None else [self._watch.fd]
         deadline = time.monotonic() + limit_s
+        look_s = most_s = SQLITE_LOOK_S if self._watch is None else limit_s
         while (left := deadline - time.monotonic()) > 0:
-            if self._select([], min(left, SQLITE_LOOK_S)) or self._writes.has_changed():
+            ready = self._select(fds, min(left, look_s))
+            if self._read in ready or self._writes.has_changed():
                 return
+            if ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(fds[0], 65_536)  # a commit goes on: only that it does is of interest
+                look_s = SQLITE_FIRST_LOOK_S
+            else:
+                look_s = min(most_s, 2 * look_s)
 
     def close(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
         self._writes.close()
         super().close()
+
+
+def _watch(log: str) -> Inotify | None:
+    """What says that the log was written; None if this system has nothing like it, or has no more of it."""
+    try:
+        from asyncinotify import Inotify, Mask
+
+        watch = Inotify()
+        try:
+            watch.add_watch(log, Mask.MODIFY)
+        except OSError:
+            watch.close()
+            raise
+    except (ImportError, OSError):
+        return None
+    return watch
