@@ -58,13 +58,12 @@ def console(
     """
     signer = Signer(secret)
     asks: Who = Sessions(who, signer) if isinstance(who, PasswordFile) else who
-    sessions = asks if isinstance(asks, Sessions) else None
     owned = not isinstance(ledger, Operators)
     desk = Desk(
         operators=ledger if isinstance(ledger, Operators) else Operators(ledger),
         who=asks,
         signer=signer,
-        sessions=sessions,
+        sessions=asks if isinstance(asks, Sessions) else None,
         proxies=Proxies(trusted_proxies),
         rules=rules or {},
         reauth_url=reauth_url or (lambda application, grant_id: None),
@@ -80,6 +79,17 @@ def console(
         if owned:
             desk.operators.close()
 
+    application = Starlette(
+        routes=_routes(desk),
+        middleware=[Middleware(Headers)],
+        exception_handlers={404: not_found(desk), 405: not_found(desk), Exception: failed(desk)},
+        lifespan=lifespan,
+    )
+    application.state.desk = desk
+    return application
+
+
+def _routes(desk: Desk) -> list[Route]:
     routes = [
         *(Route(path, Page(desk, page), methods=["GET"]) for path, page in PAGES.items()),
         Route("/suppressions", LookUp(desk), methods=["POST"]),
@@ -88,16 +98,9 @@ def console(
         Route("/runs/{run}/stop", Stop(desk), methods=["POST"]),
         Route("/files/{name}", files.serve, methods=["GET"]),
     ]
-    if sessions is not None:
+    if desk.sessions is not None:
         routes += [
-            Route("/sign-in", SignIn(desk, sessions), methods=["GET", "POST"]),
-            Route("/sign-out", SignOut(desk, sessions), methods=["POST"]),
+            Route("/sign-in", SignIn(desk, desk.sessions), methods=["GET", "POST"]),
+            Route("/sign-out", SignOut(desk, desk.sessions), methods=["POST"]),
         ]
-    application = Starlette(
-        routes=routes,
-        middleware=[Middleware(Headers)],
-        exception_handlers={404: not_found(desk), 405: not_found(desk), Exception: failed(desk)},
-        lifespan=lifespan,
-    )
-    application.state.desk = desk
-    return application
+    return routes

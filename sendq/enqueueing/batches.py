@@ -115,45 +115,14 @@ def plan_batch(
         )
     options = call.options
     batch_id, lane = new_id(), lane_id(options.application, call.grant_id)
-    walk = _walk(call)
-    total = None if walk is not None else len(checked.ids)
+    batch = _batch_row(call, checked, batch_id, lane, now=now)
     keys = []
     if options.key is not None:
         keys.append(key_row(options, _digest(call, checked), now=now, batch_id=batch_id))
     wakes = Wakes()
-    due_at = first_at(options, now=now)
-    opens_at = opening(options, due_at)
-    wakes.add(lane, options, call.grant_id, priority_of(options), opens_at)
-    batch = {
-        "id": batch_id,
-        "application": options.application,
-        "lane_id": lane,
-        "operation": call.operation,
-        "target": "thread" if call.whole_threads else "message",
-        "hard": call.hard,
-        "fields": EVERY_FIELD if call.changes is None else _fields(call.changes),
-        "walk": walk,
-        "listings": 0 if walk is None else len(checked.ids) or 1,
-        "total": total,
-        "body": checked.request,
-        "content_type": JSON_TYPE,
-        "created_at": now,
-        "priority": priority_of(options),
-        "due_at": due_at,
-        "expires_at": expiry_of(call.operation, options, opens_at),
-        "on_outcome": options.on_outcome,
-        "key": options.key,
-        "tags": stored_tags(options.tags),
-        "time_window": None if options.window is None else str(options.window),
-    }
-    if options.needs_approval:
-        batch["needs_approval"] = True
-    if call.undoable:
-        batch["undoable"] = True
-    if (traceparent := options.traceparent or active_traceparent()) is not None:
-        batch["traceparent"] = traceparent
+    wakes.add(lane, options, call.grant_id, batch["priority"], opening(options, batch["due_at"]))
     payloads: Sequence[Mapping[str, Any]] = ()
-    if walk is None:
+    if batch["walk"] is None:
         operation = "read" if call.undoable else call.operation
         jobs: Iterable[Mapping[str, Any]] = _rows(operation, checked.ids, batch_id, lane, options, now=now)
     else:
@@ -168,7 +137,41 @@ def plan_batch(
         jobs = listings
     name = None if options.key is None else (options.application, options.key)
     plan = Plan(jobs=jobs, payloads=payloads, batch=batch, keys=keys, wakes=wakes.rows())
-    return Planned(plan, [batch_id], [name]), total
+    return Planned(plan, [batch_id], [name]), batch["total"]
+
+
+def _batch_row(call: BulkCall, checked: _Checked, batch_id: UUID, lane: UUID, *, now: Micros) -> dict[str, Any]:
+    options, walk = call.options, _walk(call)
+    due_at = first_at(options, now=now)
+    batch = {
+        "id": batch_id,
+        "application": options.application,
+        "lane_id": lane,
+        "operation": call.operation,
+        "target": "thread" if call.whole_threads else "message",
+        "hard": call.hard,
+        "fields": EVERY_FIELD if call.changes is None else _fields(call.changes),
+        "walk": walk,
+        "listings": 0 if walk is None else len(checked.ids) or 1,
+        "total": len(checked.ids) if walk is None else None,
+        "body": checked.request,
+        "content_type": JSON_TYPE,
+        "created_at": now,
+        "priority": priority_of(options),
+        "due_at": due_at,
+        "expires_at": expiry_of(call.operation, options, opening(options, due_at)),
+        "on_outcome": options.on_outcome,
+        "key": options.key,
+        "tags": stored_tags(options.tags),
+        "time_window": None if options.window is None else str(options.window),
+    }
+    if options.needs_approval:
+        batch["needs_approval"] = True
+    if call.undoable:
+        batch["undoable"] = True
+    if (traceparent := options.traceparent or active_traceparent()) is not None:
+        batch["traceparent"] = traceparent
+    return batch
 
 
 def _fields(changes: Changes) -> int:
@@ -233,32 +236,28 @@ def _digest(call: BulkCall, checked: _Checked) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """The undo of a batch of modifications: its ``lane_id``, ``fields`` and requests (``body``) are those of the batch.
+    """The undo of a batch of modifications.
 
-    ``on_outcome`` as in `Options`.
+    ``lane_id``, ``fields`` and requests (``body``), and the application and the tags in ``options``, are the batch's.
     """
 
     batch_id: UUID
-    application: str
     grant_id: str
     lane_id: UUID
     fields: int
     body: bytes
     message_ids: Sequence[str]
-    priority: int
-    tags: str | None
-    on_outcome: str | None = None
+    options: Options
 
 
 def plan_undo(undo: Undo, *, now: Micros) -> Planned:
     """The rows of the batch that undoes another one: a job for each of its messages that were changed."""
-    undoing = new_id()
-    options = Options(application=undo.application, priority=undo.priority, on_outcome=undo.on_outcome)
+    undoing, options = new_id(), undo.options
     wakes = Wakes()
-    wakes.add(undo.lane_id, options, undo.grant_id, undo.priority, now)
+    wakes.add(undo.lane_id, options, undo.grant_id, priority_of(options), now)
     batch = {
         "id": undoing,
-        "application": undo.application,
+        "application": options.application,
         "lane_id": undo.lane_id,
         "operation": "restore",
         "target": "message",
@@ -268,14 +267,13 @@ def plan_undo(undo: Undo, *, now: Micros) -> Planned:
         "body": undo.body,
         "content_type": JSON_TYPE,
         "created_at": now,
-        "priority": undo.priority,
+        "priority": priority_of(options),
         "due_at": now,
-        "on_outcome": undo.on_outcome,
-        "tags": undo.tags,
+        "on_outcome": options.on_outcome,
+        "tags": stored_tags(options.tags),
         "undoes": undo.batch_id,
     }
-    rows = _rows("restore", undo.message_ids, undoing, undo.lane_id, options, now=now)
-    jobs = rows if undo.tags is None else ({**row, "tags": undo.tags} for row in rows)
+    jobs = _rows("restore", undo.message_ids, undoing, undo.lane_id, options, now=now)
     return Planned(Plan(jobs=jobs, batch=batch, wakes=wakes.rows()), [undoing], [None])
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Row, exists, or_, select
 from sendq.bindings import batch_context
 from sendq.clock import Micros
 from sendq.enqueueing.batches import Undo, plan_undo
+from sendq.enqueueing.options import Options
 from sendq.errors import InvalidArgument, Problem
 from sendq.facts.outcomes import Sent
 from sendq.ledger import events
@@ -24,6 +25,7 @@ from sendq.ledger.reading import lookup
 from sendq.ledger.storing import lock_before_reading, store_batch
 from sendq.ledger.waiting_jobs import Author, lane_of
 from sendq.rules.states import State
+from sendq.rules.tags import read_tags
 from sendq.vault import Vault
 from sendq.views import Batch
 
@@ -72,10 +74,10 @@ def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, d
         row.id, row.lane_id, row.operation, row.target, row.hard, row.fields, row.content_type
     )  # fmt: skip
     body = how.vault.open(bytes(row.body), row.cipher_key, context=context)
-    wanted = Undo(
-        batch_id, row.application, lane["grant_id"], row.lane_id, row.fields, body, messages, how.priority, row.tags,
-        how.on_outcome,
-    )  # fmt: skip
+    options = Options(
+        application=row.application, priority=how.priority, on_outcome=how.on_outcome, tags=read_tags(row.tags)
+    )
+    wanted = Undo(batch_id, lane["grant_id"], row.lane_id, row.fields, body, messages, options)
     made = store_batch(connection, plan_undo(wanted, now=now), len(messages), now=now, cap=how.cap, vault=how.vault)
     by_whom = f"by batch {made.id}"
     reason = f"{by_whom}: {how.author.reason}" if how.author.reason else by_whom

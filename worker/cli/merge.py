@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sendq import Message, NewBatch, Window
     from sendq.enqueueing.batch_sends import Refused
     from sendq.errors import Problem
-    from sendq.views import MergeCheck
+    from sendq.views import Batch, MergeCheck
 
 # Problems that a dry run lists: as many as a person may want to correct in a table.
 PROBLEMS_MOST = 10_000
@@ -121,6 +121,10 @@ def merge(
     except KeyConflict as conflict:
         complain(f"{on_command_line(str(conflict))}; nothing was enqueued")
         raise SystemExit(FAILED) from None
+    _tell_made(made, needs_approval=needs_approval, as_json=as_json)
+
+
+def _tell_made(made: Batch, *, needs_approval: bool, as_json: bool) -> None:
     if as_json:
         left_out = {} if made.existed else {"left_out": made.left_out}
         tell_json({"batch_id": made.id, "total": made.total, "existed": made.existed} | left_out)
