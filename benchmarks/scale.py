@@ -43,7 +43,7 @@ from tests.support.servers import PgServer, running_postgres
 from worker.redis.embedded import EmbeddedRedis, redis_client
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-MOST_TIMES = 1.5
+MOST_TIMES = 1.3
 
 LANES_MOST, JOBS_OF_A_LANE = 100_000, 10
 OPEN_LANES = 200  # at every size, so that the same jobs are dispatched
