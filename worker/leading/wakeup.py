@@ -181,6 +181,6 @@ def _watch(log: str) -> Inotify | None:
         except OSError:
             watch.close()
             raise
-    except (ImportError, OSError):
+    except (ImportError, RuntimeError, OSError):  # RuntimeError: its import found no inotify
         return None
     return watch
