@@ -28,8 +28,8 @@ def api(host: str, port: int) -> None:
     from worker.processes.api import serve, tokens_of
 
     settings = load_settings()
-    tokens_of(settings)
+    tokens = tokens_of(settings)
     require_ledger()
     start_logs(settings)
     with open_queue() as queue:
-        serve(settings, queue, host=host, port=port, say=tell)
+        serve(settings, queue, tokens, host=host, port=port, say=tell)

@@ -15,8 +15,8 @@ from sendq.console.texts import RuleText
 from sendq.errors import Problem
 from settings import Settings, SettingsError
 from worker.notifying.reauth import reauth_url
-from worker.processes.http_connections import connection_class, limited
-from worker.processes.listening import at, leave, listening
+from worker.processes.http_connections import limited, server_config
+from worker.processes.listening import at, leave, listening, setting_error
 
 # Open pages each hold one request for their live updates; beyond this, requests get a 503.
 REQUESTS_MOST = 700
@@ -31,8 +31,7 @@ def who_of(settings: Settings, host: str) -> Who | PasswordFile:
         try:
             return PasswordFile(settings.console_passwords_file)
         except PasswordFileError as error:
-            reason, _, remedy = str(error).partition("; ")
-            raise SettingsError([Problem("SENDQ_CONSOLE_PASSWORDS_FILE", reason, remedy)]) from None
+            raise setting_error("SENDQ_CONSOLE_PASSWORDS_FILE", error) from None
     if settings.console_proxy_header is not None:
         return ProxyHeader(
             settings.console_proxy_header,
@@ -73,17 +72,7 @@ def serve(
         signal.signal(signal.SIGTERM, leave)
         login = settings.console_passwords_file or settings.console_proxy_header
         say(f"console: {at(host, listener.getsockname()[1])}" + ("" if login else " (read-only: no login is set)"))
-        config = uvicorn.Config(
-            limited(application, requests=REQUESTS_MOST),
-            http=connection_class(),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # the console itself decides which proxies it believes
-            lifespan="on",
-            ws="none",
-            timeout_graceful_shutdown=GRACE_S,
-        )
+        config = server_config(limited(application, requests=REQUESTS_MOST), grace_s=GRACE_S, lifespan="on")
         _Server(config, application.state.desk.fragments.close).run(sockets=[listener])
 
 

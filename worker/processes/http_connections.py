@@ -12,8 +12,9 @@ import asyncio
 import resource
 from collections.abc import MutableMapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sendq.webhooks.endpoint import Application, Receive, Send
@@ -101,6 +102,21 @@ def connection_class() -> type[Connection]:
         waiting = Waiting(max(1, min(CONNECTIONS_MOST, files)))
 
     return Limited
+
+
+def server_config(application: Application, *, grace_s: int, lifespan: Literal["on", "off"]) -> uvicorn.Config:
+    """How a server serves. ``grace_s``: how long requests may take to end when it stops."""
+    return uvicorn.Config(
+        application,
+        http=connection_class(),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # applications themselves decide which proxies they believe
+        lifespan=lifespan,
+        ws="none",
+        timeout_graceful_shutdown=grace_s,
+    )
 
 
 def limited(application: Application, *, requests: int) -> Application:

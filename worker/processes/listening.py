@@ -27,6 +27,12 @@ def _reason(error: OSError) -> str | None:
     return os.strerror(error.errno)
 
 
+def setting_error(variable: str, error: Exception) -> SettingsError:
+    """An error about a file that a setting names, whose text is ``reason; remedy``."""
+    reason, _, remedy = str(error).partition("; ")
+    return SettingsError([Problem(variable, reason, remedy)])
+
+
 def at(host: str, port: int) -> str:
     """The address of a server's root."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"

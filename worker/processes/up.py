@@ -65,7 +65,7 @@ def up(
     workers: int,
     flower: bool,
     console_port: int | None,
-    api_port: int | None = None,
+    api_port: int | None,
     environ: Mapping[str, str],
     say: Callable[[str], None],
 ) -> int:

@@ -13,7 +13,7 @@ from sendq.facts.notices import OutcomeOptions
 from sendq.webhooks import asgi, unsubscribe_asgi
 from sendq.webhooks.endpoint import Application, Receive, Scope, Send
 from settings import Settings, SettingsError
-from worker.processes.http_connections import connection_class, limited
+from worker.processes.http_connections import limited, server_config
 from worker.processes.listening import at, leave, listening
 
 # Notifications about grants are rare. Concurrent requests beyond this get a 503, and Nylas retries them. Each may hold
@@ -63,16 +63,7 @@ def serve(
         signal.signal(signal.SIGTERM, leave)
         for name, url in addresses(secrets, host, listener.getsockname()[1]).items():
             say(f"{name}: {url}")
-        config = uvicorn.Config(
-            receiver(queue, secrets, outcomes),
-            http=connection_class(),
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            timeout_graceful_shutdown=GRACE_S,
-        )
+        config = server_config(receiver(queue, secrets, outcomes), grace_s=GRACE_S, lifespan="off")
         uvicorn.Server(config).run(sockets=[listener])
 
 
