@@ -12,8 +12,8 @@ from sendq.views.grants import HoldView
 from sendq.views.page import plain
 from sendq.views.status import Approvals, Backlog, BrokerView, BudgetView, Shut, WorkerView
 
-# The last minute's enqueued jobs are counted up to here.
-ENQUEUED_MOST = 10_000
+# Jobs are counted up to here: an index scan of some milliseconds.
+COUNT_MOST = 10_000
 
 # Batches, grants and jobs that one search shows.
 FOUND_MOST = 20
@@ -23,8 +23,8 @@ FOUND_MOST = 20
 class Overview:
     """What waits and what moves, in numbers that cost the same on a ledger of any size.
 
-    jobs         queued, sending, in doubt and dead; above 10,000 an estimate, or "at least"
-    enqueued     jobs of the last minute, counted up to `ENQUEUED_MOST`
+    jobs         queued, sending, in doubt and dead; from `COUNT_MOST` on an estimate, or "at least"
+    enqueued     jobs of the last minute, counted up to `COUNT_MOST`
     calls        of the last minute, by what they led to (``done``, or a route of the policy)
     oldest_s     by priority, how long the oldest job has waited that no hold, closed lane or pace delays, in seconds
     turn_wait_s  how long the lane that has waited longest has been due for a turn, in seconds

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+# Entries that are counted, the latest: some ten milliseconds.
+COUNT_MOST = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Suppression:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from sendq.console.asked import Asked, View
 from sendq.console.desk import Desk
 from sendq.rules.states import State
+from sendq.views.overview import COUNT_MOST
+from sendq.views.status import APPROVALS_MOST
 
 # Clocks that are set differ by less, in seconds.
 CLOCK_S = 10.0
@@ -19,6 +21,8 @@ def now(desk: Desk, asked: Asked) -> View:
         {
             "live": True,
             "seen": seen,
+            "approvals_most": APPROVALS_MOST,
+            "jobs_most": COUNT_MOST,
             "held": desk.operators.held(),
             "oldest_s": oldest,
             "states": (State.QUEUED, State.SENDING, State.IN_DOUBT, State.DEAD),

@@ -10,7 +10,7 @@ from sendq.console.listing import APPLICATION, ROWS, Filter, arguments, chosen_o
 from sendq.errors import Unreadable
 from sendq.rules.suppression import Reason
 from sendq.scope import DEFAULT_APPLICATION
-from sendq.views.suppressions import Suppression
+from sendq.views.suppressions import COUNT_MOST, Suppression
 
 CATEGORY = Filter("category", "Category")
 ALL_MAIL = Filter("all_mail", "For", ("yes",), {"yes": "all mail"})
@@ -41,6 +41,7 @@ def suppressions(desk: Desk, asked: Asked) -> View:
             "list": listed(asked, FILTERS, chosen, page.items, page.next),
             "counts": counts,
             "total": sum(one.number for one in counts),
+            "total_most": COUNT_MOST,
         },
     )
 

@@ -18,12 +18,9 @@ from sendq.rules.suppression import ALL_MAIL, Reason
 from sendq.suppression_list import Given, list_name
 from sendq.vault import Vault
 from sendq.views.page import Page
-from sendq.views.suppressions import Suppression, SuppressionCount
+from sendq.views.suppressions import COUNT_MOST, Suppression, SuppressionCount
 
 ONE_CLICK = "one-click"
-
-# Entries that are counted, the latest: some ten milliseconds.
-COUNT_MOST = 100_000
 
 _ORDER = [schema.suppression.c[name] for name in ("at", "application", "category", "digest")]
 

@@ -28,9 +28,7 @@ from sendq.ledger.reading.budgets import budgets
 from sendq.ledger.reading.held import held
 from sendq.rules.states import State
 from sendq.views import Backlog, BudgetView, HeldGroup
-
-# Counts are exact up to here: an index scan of some milliseconds.
-COUNT_MOST = 10_000
+from sendq.views.overview import COUNT_MOST
 
 # Long enough before the end that a person can act, even at night.
 EXPIRES_SOON: Micros = 6 * 3_600 * SECOND

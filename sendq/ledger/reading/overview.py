@@ -20,7 +20,7 @@ from sendq.ledger.reading.unapproved import approvals
 from sendq.rules.pace import pacer_of
 from sendq.rules.states import State
 from sendq.views import Overview, PaceView
-from sendq.views.overview import ENQUEUED_MOST
+from sendq.views.overview import COUNT_MOST
 from sendq.views.status import CALLS_S
 
 
@@ -56,7 +56,7 @@ def overview(connection: Connection, *, now: Micros) -> Overview:
 def _enqueued_since(connection: Connection, at: Micros) -> int:
     """Ids of jobs are in the order of time, so this reads only the end of their index."""
     job = schema.job.c
-    some = select(job.id).where(job.id >= first_id(at)).limit(ENQUEUED_MOST).subquery()
+    some = select(job.id).where(job.id >= first_id(at)).limit(COUNT_MOST).subquery()
     return int(connection.execute(select(func.count()).select_from(some)).scalar_one())
 
 
