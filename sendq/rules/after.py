@@ -58,10 +58,11 @@ class Ending:
 def check_unless(unless: object) -> list[Problem]:
     """What is wrong with ``unless``."""
     names = ", ".join(Unless)
-    if unless is None or (isinstance(unless, str) and unless in tuple(Unless)):
-        return []
-    listed = isinstance(unless, Collection) and not isinstance(unless, str | bytes | Mapping)
-    if listed and unless and all(isinstance(one, str) and one in tuple(Unless) for one in unless):  # type: ignore[attr-defined]
+    if isinstance(unless, Collection) and not isinstance(unless, str | bytes | Mapping):
+        given = list(unless)
+    else:
+        given = [unless]
+    if unless is None or (given and all(isinstance(one, str) and one in tuple(Unless) for one in given)):
         return []
     return [Problem("unless", f"is not one of {names}, or a list of them", "pass one of them, both in a list, or None")]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -11,9 +11,6 @@ from worker.cli.connection import open_operators
 from worker.cli.filters import batch_option, interruptible, key_option, period_options, scope_options, tag_option
 from worker.cli.output import FAILED, complain, counted, json_option, progress_line, tell, tell_json
 from worker.cli.params import by_option, dry_run_option, reason_option
-
-if TYPE_CHECKING:
-    from sendq.operators import DecisionProgress, Operators, Run
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,7 +93,9 @@ def _decide(
             jobs = (*jobs, operators.job(key=key, application=filters["application"] or "default").id)
         which = jobs if named else UnfinishedFilter(batch_id=filters.pop("batch"), **filters)
         try:
-            run = _run(operators, act)(which, content=content, by=by, reason=reason, dry_run=dry_run)
+            run = (operators.approve if act == "approve" else operators.reject)(
+                which, content=content, by=by, reason=reason, dry_run=dry_run
+            )
             result = interruptible(
                 run, show, lambda part: f"{counted(part.number, 'job')} {'would be ' * dry_run}{done}"
             )
@@ -112,7 +111,3 @@ def _decide(
             complain(problem)
     if result.refused or not result.number:
         raise SystemExit(FAILED)
-
-
-def _run(operators: Operators, act: str) -> Callable[..., Run[DecisionProgress]]:
-    return operators.approve if act == "approve" else operators.reject

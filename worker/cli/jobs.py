@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,6 +23,9 @@ from worker.cli.filters import (
 )
 from worker.cli.output import Column, json_option, tell, tell_json, tell_table
 from worker.cli.params import any_time
+
+if TYPE_CHECKING:
+    from sendq.views import JobLine, Page
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,6 +105,10 @@ def jobs(
     if not page.items:
         tell("no jobs match")
         return
+    _tell(page)
+
+
+def _tell(page: Page[JobLine]) -> None:
     tell_table(
         (
             "job",

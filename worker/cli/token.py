@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.connection import load_settings
-from worker.cli.output import FAILED, complain
+from worker.cli.output import FAILED, complain, json_option, tell, tell_json, when
 from worker.cli.params import duration
 
 if TYPE_CHECKING:
@@ -69,11 +68,11 @@ def create(
     with _trouble():
         add_token(_file(path), new)
     complain(f"created {new.name} ({_scope(new)}); the token is shown only now:")
-    click.echo(text)
+    tell(text)
 
 
 @token.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @file_option
 def list_(as_json: bool, path: Path | None) -> None:
     """List the tokens with their scopes; the tokens themselves are not stored."""
@@ -82,11 +81,11 @@ def list_(as_json: bool, path: Path | None) -> None:
     with _trouble():
         tokens = list(TokenFile(_file(path)).tokens().values())
     if as_json:
-        click.echo(json.dumps([one.as_json() for one in tokens], indent=2))
+        tell_json([one.as_json() for one in tokens])
         return
     now = datetime.now(UTC)
     for one in tokens:
-        click.echo(f"{one.name}: {_scope(one)}; created {one.created_at:%Y-%m-%d}{_expiry(one, now)}")
+        tell(f"{one.name}: {_scope(one)}; created {when(one.created_at)}{_expiry(one, now)}")
     if not tokens:
         complain("there are no tokens")
 
@@ -131,4 +130,4 @@ def _scope(one: Token) -> str:
 def _expiry(one: Token, now: datetime) -> str:
     if one.expires_at is None:
         return ""
-    return f", {'expired' if one.has_expired(now) else 'expires'} {one.expires_at:%Y-%m-%d %H:%M}Z"
+    return f", {'expired' if one.has_expired(now) else 'expires'} {when(one.expires_at)}"
