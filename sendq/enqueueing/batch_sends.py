@@ -26,6 +26,7 @@ from sendq.enqueueing.spreading import Spread, check_spread, check_window, numbe
 from sendq.enqueueing.suppressing import Verdict
 from sendq.enqueueing.targets import parse_target
 from sendq.errors import InvalidArgument, InvalidJob, Problem, SuppressedRecipients
+from sendq.messages.characters import has_lone_surrogate
 from sendq.messages.content import Content
 from sendq.messages.message import Message
 from sendq.messages.unsubscribe import Links
@@ -291,7 +292,9 @@ def _text_of(send: Any) -> str | None:
     message = getattr(send, "message", None)
     if not isinstance(message, Message) or message.attachments or message.body is None:
         return None
-    return message.body if len(message.body) >= SHARED_LEAST else None
+    if len(message.body) < SHARED_LEAST or has_lone_surrogate(message.body):  # which a check refuses later
+        return None
+    return message.body
 
 
 def _parts(sends: Iterable[Any]) -> Iterator[list[Any]]:

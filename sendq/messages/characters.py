@@ -49,6 +49,17 @@ def header_fault(text: str) -> str | None:
     return _named(faults)
 
 
+def has_lone_surrogate(text: str) -> bool:
+    """Whether ``text`` has half of a character, and so no encoding."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
 def code_point(character: str) -> str:
     """``U+200B``: the name of a character that cannot be seen."""
     return f"U+{ord(character):04X}"
@@ -61,11 +72,8 @@ def shown(name: object) -> str:
 
 def _text_faults(text: str) -> list[str]:
     faults = ["a NUL character"] if "\0" in text else []
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            faults.append("a lone surrogate (half of a character)")
+    if has_lone_surrogate(text):
+        faults.append("a lone surrogate (half of a character)")
     return faults
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq import InvalidJob, Message, Options, Send
-from sendq.enqueueing.batch_sends import Refused
+from sendq.enqueueing.batch_sends import SHARED_LEAST, Refused
 from sendq.enqueueing.merging import check_merge, merge_problems, merged
 from sendq.messages.fields import Template
 
@@ -83,11 +83,27 @@ class TestWhatIsRefused:
             ([ANN, ANN | {"email": "bob@example.com"}], ["[1].key: is the same as the key of [0]"]),
             ([{"email": "a@example.com", "first_name": 5}], ["[0].row: is not a dict of strings"]),
             (["ann@example.com"], ["[0].row: is not a dict of strings"]),
+            ([{"email": "a@example.com", "first_name": "\ud800"}],
+             ["[0].subject: contains a lone surrogate (half of a character)"]),
             ([Refused(()), ANN], []),
         ],
     )  # fmt: skip
     def test_is_named_by_its_row(self, rows: list[Any], said: list[str]) -> None:
         assert refused(*rows) == said
+
+    @pytest.mark.parametrize(
+        ("message", "said"),
+        [
+            (Message(subject="{{a}}", body="{{b}}"), ["subject: ", "body: "]),
+            (Message(subject="x", body="{{a}}" * SHARED_LEAST), ["body: "]),
+            (Message(template=Template(id="t1")),
+             ["template.variables[a]: has a value that ", "template.variables[b]: has a value that "]),
+        ],
+    )  # fmt: skip
+    def test_is_half_of_a_character_in_a_field(self, message: Message, said: list[str]) -> None:
+        rows = [{"a": "\ud800", "b": "x\udfff", "email": f"{name}@example.com"} for name in ("ann", "bob")]
+        fault = "contains a lone surrogate (half of a character)"
+        assert refused(*rows, message=message) == [f"[{at}].{one}{fault}" for at in (0, 1) for one in said]
 
     def test_is_a_message_with_recipients_or_a_key_for_all(self) -> None:
         with pytest.raises(InvalidJob) as wrong:
