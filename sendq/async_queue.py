@@ -201,6 +201,7 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
             window=batch.window,
             spread=batch.spread,
             needs_approval=batch.needs_approval,
+            with_digests=batch.key is not None,
         )
         with reading_once():
             return await self._ledger.write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from hashlib import blake2b
 from operator import attrgetter
 from uuid import UUID
@@ -16,6 +17,9 @@ from sendq.errors import NotFound
 number = attrgetter("int")
 
 _RANDOM_BITS = 62
+
+# Ids that are made together count up from one time: so many end a quarter of a millisecond after it.
+_AT_ONCE = 1_000
 _lock = threading.Lock()
 _last = 0
 
@@ -26,13 +30,29 @@ def new_id() -> UUID:
     The 12 bits after the milliseconds are their fraction (method 3 of section 6.2). Ids of the same moment count up, so
     that ids are in the order of arrival, even within one call.
     """
+    return _ids(1)[0]
+
+
+def new_ids(count: int) -> Iterator[UUID]:
+    """So many ids, as `new_id` would make them one after the other, at less cost."""
+    for first in range(0, count, _AT_ONCE):
+        yield from _ids(min(_AT_ONCE, count - first))
+
+
+def _ids(count: int) -> list[UUID]:
     global _last
     now = time.time_ns()
     stamp = (now // 1_000_000 << 12) | (now % 1_000_000 * 4096 // 1_000_000)
     with _lock:
-        _last = stamp = max(stamp, _last + 1)
-    tail = int.from_bytes(os.urandom(8), "big") >> (64 - _RANDOM_BITS)
+        stamp = max(stamp, _last + 1)
+        _last = stamp + count - 1
+    random = os.urandom(8 * count)
+    return [_id_of(stamp + at, random[8 * at : 8 * at + 8]) for at in range(count)]
+
+
+def _id_of(stamp: int, random: bytes) -> UUID:
     milliseconds, fraction = stamp >> 12, stamp & 0xFFF
+    tail = int.from_bytes(random, "big") >> (64 - _RANDOM_BITS)
     return UUID(int=milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | tail)
 
 

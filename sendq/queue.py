@@ -198,6 +198,7 @@ class SendQueue(Reading, Changing, Suppressing):
             window=batch.window,
             spread=batch.spread,
             needs_approval=batch.needs_approval,
+            with_digests=batch.key is not None,
         )
         with reading_once():
             return self._ledger.write(

@@ -21,16 +21,15 @@ from sendq.clock import Micros, micros_in
 from sendq.enqueueing.arguments import check_flag, check_key
 from sendq.enqueueing.options import Send
 from sendq.enqueueing.plan import Planned
-from sendq.enqueueing.planning import digest_of, plan_sends, wants_links
+from sendq.enqueueing.planning import plan_sends, wants_links
 from sendq.enqueueing.spreading import Spread, check_spread, check_window, number_of
 from sendq.enqueueing.suppressing import Verdict
 from sendq.enqueueing.targets import parse_target
 from sendq.errors import InvalidArgument, InvalidJob, Problem, SuppressedRecipients
 from sendq.messages.characters import has_lone_surrogate
-from sendq.messages.content import Content
 from sendq.messages.message import Message
 from sendq.messages.unsubscribe import Links
-from sendq.messages.wire_format import shared_text
+from sendq.messages.wire_format import SharedText, shared_text
 from sendq.rules.tags import check_tags, stored_tags
 from sendq.rules.windows import Window
 from sendq.scope import DEFAULT_APPLICATION
@@ -140,7 +139,7 @@ class Sends:
         self._most, self._problems_most = most, problems_most
         self._digest = hashlib.sha256()
         self._keys: dict[str, int] = {}
-        self._texts: dict[str, Content] = {}
+        self._texts: dict[str, SharedText] = {}
         self._problems: list[Problem] = []
         self._more_problems = 0
         self._only_suppressed = True
@@ -193,10 +192,9 @@ class Sends:
         return None if self._spread is None else self._spread.until
 
     def count_in(self, part: Part, planned: Planned) -> None:
-        """Add the contents of these messages to the digest."""
-        known = {key["key"]: key["digest"] for key in planned.plan.keys}
-        for send in part.sends:
-            self._digest.update(known.get(send.options.key) or digest_of(send))
+        """Add the contents of these messages to the digest. They were planned ``with_digests``."""
+        for _, digest in zip(part.sends, planned.digests, strict=True):
+            self._digest.update(digest)
 
     def refuse(self, part: Part, problems: Iterable[Problem]) -> None:
         """Refuse the call because of suppressed recipients; positions are counted from the beginning of the part."""
@@ -269,7 +267,7 @@ class Sends:
             links=self._links, spread=self._spread, **self._settings,
         )  # fmt: skip
 
-    def _shared(self, part: list[Send]) -> Mapping[str, Content]:
+    def _shared(self, part: list[Send]) -> Mapping[str, SharedText]:
         """The texts that several of these messages have, as contents that are stored once."""
         bodies = Counter(text for send in part if (text := _text_of(send)) is not None)
         for text, number in bodies.items():

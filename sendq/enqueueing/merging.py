@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import replace
 from datetime import timedelta
 from html import escape
+from itertools import chain
+from typing import Any
 from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.enqueueing.batch_sends import Refused, Sends
-from sendq.enqueueing.options import Options, Send
+from sendq.enqueueing.options import Options, Send, with_key
 from sendq.errors import InvalidJob, Problem
 from sendq.messages.digests import same_form
 from sendq.messages.fields import Recipient
@@ -72,6 +73,7 @@ def _merged(
     grant_id: str, message: Message, rows: Iterable[Row | Refused], *, options: Options, render: Render | None
 ) -> Iterator[Send]:
     seen: dict[str, int] = {}
+    fields = _Fields(message)
     for position, row in enumerate(rows):
         if isinstance(row, Refused):
             yield row  # type: ignore[misc]  # for `Sends`, which knows it
@@ -79,10 +81,10 @@ def _merged(
         problems = _row_problems(row, seen, position)
         if not problems:
             try:
-                merge = _with_fields if render is None else render
-                made = merge(message.model_copy(update={"to": (Recipient(row[EMAIL], row.get(NAME) or None),)}), row)
+                to = (Recipient(row[EMAIL], row.get(NAME) or None),)
+                made = fields.merged(to, row) if render is None else render(message.with_typed(to=to), row)
                 own_key = row.get(KEY) or None
-                yield Send(grant_id, made, options if own_key is None else replace(options, key=own_key))
+                yield Send(grant_id, made, options if own_key is None else with_key(options, own_key))
                 continue
             except MissingField as missing:
                 remedy = "add it to the row, or take it out of the message"
@@ -136,7 +138,7 @@ def check_merge(message: object, options: Options) -> None:
 
 
 def _row_problems(row: object, seen: dict[str, int], position: int) -> list[Problem]:
-    if not isinstance(row, Mapping) or not all(isinstance(part, str) for item in row.items() for part in item):
+    if not isinstance(row, Mapping) or not _has_only_strings(row):
         return [Problem("row", "is not a dict of strings", 'pass one like {"email": "…", "first_name": "…"}')]
     address = row.get(EMAIL, "").strip()
     if not address:
@@ -147,23 +149,45 @@ def _row_problems(row: object, seen: dict[str, int], position: int) -> list[Prob
     return []
 
 
-def _with_fields(message: Message, row: Row) -> Message:
-    if message.template is not None:
-        variables = {**(message.template.variables or {}), **row}
-        return message.model_copy(update={"template": message.template.model_copy(update={"variables": variables})})
-    changed = {}
-    if message.subject is not None:
-        changed["subject"] = _filled(message.subject, row)
-    if message.body is not None:
-        changed["body"] = _filled(message.body, row, html=not message.is_plaintext)
-    return message.model_copy(update=changed)
+def _has_only_strings(row: Mapping[Any, Any]) -> bool:
+    kinds = set(map(type, chain(row, row.values())))
+    return kinds <= {str} or all(issubclass(kind, str) for kind in kinds)
 
 
-def _filled(text: str, row: Row, *, html: bool = False) -> str:
-    def value(found: re.Match[str]) -> str:
-        name = found[1]
-        if name not in row:
-            raise MissingField(name)
-        return escape(row[name]) if html else row[name]
+class _Fields:
+    """Puts the fields of a row into the message: into its placeholders, or among the variables of its template."""
 
-    return _placeholder.sub(value, text) if "{{" in text else text
+    def __init__(self, message: Message) -> None:
+        """The common message: its texts are taken apart only once."""
+        self._message = message
+        self._texts: dict[str, _Text] = {}
+        if message.template is None and message.subject is not None:
+            self._texts["subject"] = _Text(message.subject)
+        if message.template is None and message.body is not None:
+            self._texts["body"] = _Text(message.body, html=not message.is_plaintext)
+
+    def merged(self, to: tuple[Recipient, ...], row: Row) -> Message:
+        """The message for the recipient of this row. Raises `MissingField`."""
+        made: dict[str, Any] = {field: text.filled(row) for field, text in self._texts.items()}
+        if (template := self._message.template) is not None:
+            made["template"] = template.with_typed(variables={**(template.variables or {}), **row})
+        return self._message.with_typed(to=to, **made)
+
+
+class _Text:
+    """A text with placeholders."""
+
+    def __init__(self, text: str, *, html: bool = False) -> None:
+        # Split at a pattern with one group: what is between the placeholders, and every second one is a name.
+        self._parts = _placeholder.split(text)
+        self._html = html
+
+    def filled(self, row: Row) -> str:
+        """The text for a row. Raises `MissingField`."""
+        parts = self._parts.copy()
+        for at in range(1, len(parts), 2):
+            name = parts[at]
+            if name not in row:
+                raise MissingField(name)
+            parts[at] = escape(row[name]) if self._html else row[name]
+        return "".join(parts) if len(parts) > 1 else parts[0]

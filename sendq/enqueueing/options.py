@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
+from operator import attrgetter, is_
 from typing import TypedDict
 from uuid import UUID
 
@@ -102,6 +103,18 @@ class Options:
     reply_to: Job | UUID | str | int | None = None
 
 
+_all_but_key = attrgetter(*(one.name for one in fields(Options) if one.name != "key"))
+
+
+def with_key(options: Options, key: str) -> Options:
+    """These options with another key; `dataclasses.replace` takes several times as long."""
+    made = object.__new__(Options)
+    for name in Options.__slots__:
+        object.__setattr__(made, name, getattr(options, name))
+    object.__setattr__(made, "key", key)
+    return made
+
+
 class OptionsGiven(TypedDict, total=False):
     """`Options` as keyword arguments."""
 
@@ -136,6 +149,24 @@ class Send:
     grant_id: str
     message: Message | MimeMessage
     options: Options = field(default_factory=Options)
+
+
+class OptionChecks:
+    """The checks of the options of one call, whose sends often have the same grant, and all options but the key."""
+
+    def __init__(self, now: Micros) -> None:
+        self._now = now
+        self._sound: tuple[object, ...] = ()
+
+    def problems(self, grant_id: object, options: Options) -> list[Problem]:
+        """As `option_problems`."""
+        given = (grant_id, *_all_but_key(options))
+        # By identity: True is no valid priority, although it equals 1.
+        if self._sound and all(map(is_, given, self._sound)):
+            return check_key(options.key)
+        if not (found := option_problems(grant_id, options, now=self._now)):
+            self._sound = given
+        return found
 
 
 def option_problems(grant_id: object, options: Options, *, now: Micros) -> list[Problem]:

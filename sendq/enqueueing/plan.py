@@ -53,8 +53,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan, and for each job (or the batch) its id and the (application, key) that may name an older one instead."""
+    """A plan, and for each job (or the batch) its id and the (application, key) that may name an older one instead.
+
+    ``digests``: those of the contents, in order, if they were asked for.
+    """
 
     plan: Plan
     ids: Sequence[UUID]
     names: Sequence[tuple[str, str] | None]
+    digests: Sequence[bytes] = ()

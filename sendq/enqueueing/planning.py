@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.enqueueing.following import check_following, check_in_call, digest_with, following_of, follows, with_place
-from sendq.enqueueing.options import SEND_LIFETIME, Options, Send, first_at, given_expiry, option_problems
+from sendq.enqueueing.options import SEND_LIFETIME, OptionChecks, Options, Send, first_at, given_expiry
 from sendq.enqueueing.plan import Following, Plan, Planned
 from sendq.enqueueing.rows import Wakes, approval_columns, job_row, key_row
 from sendq.enqueueing.senders import Senders, sender_problems
@@ -18,14 +18,14 @@ from sendq.enqueueing.spreading import Spread
 from sendq.enqueueing.tracing import active_traceparent
 from sendq.enqueueing.validation import check_message, check_mime
 from sendq.errors import InvalidJob, Problem
-from sendq.ids import lane_id, new_id
+from sendq.ids import lane_id, new_ids
 from sendq.messages.content import Content
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
-from sendq.messages.payload import mime_digest, send_digest
+from sendq.messages.payload import SendText, mime_digest, send_digest, send_text
 from sendq.messages.reply_place import has_place
 from sendq.messages.unsubscribe import LINE_MOST, WITHOUT_HEADER, Links, url_fault
-from sendq.messages.wire_format import Request, request_of, with_shared_text
+from sendq.messages.wire_format import Request, SharedText, request_of, with_shared_text
 from sendq.rules.rule_ids import AFTER
 from sendq.rules.waiting_job import HELD, approve_by_of
 
@@ -62,9 +62,10 @@ def plan_sends(
     instead: Mapping[int, Message] = NOTHING_DROPPED,
     batch_id: UUID | None = None,
     first: int = 0,
-    texts: Mapping[str, Content] | None = None,
+    texts: Mapping[str, SharedText] | None = None,
     replaces: UUID | None = None,
     spread: Spread | None = None,
+    with_digests: bool = False,
 ) -> Planned:
     """The rows for these sends. With ``indexed``, a problem's field begins with the position: ``[7].to[0].email``.
 
@@ -72,15 +73,16 @@ def plan_sends(
     digests of keys stay those of the messages as they were passed. ``first``: the position in its call of the first of
     these sends, which are then a part of a batch. ``texts``: bodies that are stored once for all messages with them.
     ``replaces``: the job that gets the message of the only send.
-    ``spread``: gives them their due times.
+    ``spread``: gives them their due times. ``with_digests``: `Planned.digests` is wanted.
 
     Raises:
         InvalidJob: with every problem of every send.
     """
     messages, problems = [], []
+    checks = OptionChecks(now)
     for position, send in enumerate(sends):
         place = position if indexed and batch_id is None else None
-        found = _send_problems(send, place, now=now, metadata_key=metadata_key, senders=senders)
+        found = _send_problems(send, place, checks, metadata_key=metadata_key, senders=senders)
         found += check_in_call(sends, position) if place is not None and not found else []
         if not found and spread is not None:
             options = send.options
@@ -98,6 +100,7 @@ def plan_sends(
         replaces=replaces,
         spread=spread,
         indexed=indexed,
+        with_digests=with_digests,
     )  # fmt: skip
 
 
@@ -118,14 +121,16 @@ def _rows(
     metadata_key: str,
     batch_id: UUID | None,
     first: int,
-    texts: Mapping[str, Content],
+    texts: Mapping[str, SharedText],
     replaces: UUID | None,
     spread: Spread | None,
     indexed: bool,
+    with_digests: bool,
 ) -> Planned:
     """The rows for sends that have been checked; see `plan_sends`."""
     jobs, payloads, keys, names = [], [], [], []
     ids: list[UUID] = []
+    digests: list[bytes] = []
     pieces: list[dict[str, Any]] = []
     contents: dict[bytes, Content] = {}
     wakes = Wakes()
@@ -137,14 +142,15 @@ def _rows(
     traced = active is not None or any(send.options.traceparent for send in sends)
     followings: list[Following] = []
     some_follow = any(follows(send.options) for send in sends)
-    for position, send in enumerate(sends):
-        options, job_id = send.options, replaces or new_id()
+    job_ids = new_ids(len(sends)) if replaces is None else [replaces]
+    for position, (send, job_id) in enumerate(zip(sends, job_ids, strict=True)):
+        options = send.options
         name = (options.application, send.grant_id)
         lane = lanes.get(name) or lanes.setdefault(name, lane_id(*name))
         message = messages[position]
         if options.reply_to is not None and isinstance(message, Message):
             message = with_place(message, job_id)
-        request = _request(message, str(job_id), metadata_key, texts)
+        request, text = _frozen(message, str(job_id), metadata_key, texts)
         due_at = first_at(options, now=now)
         if spread is not None:
             due_at = spread.due_at(first + position, options.window, due_at)
@@ -170,14 +176,16 @@ def _rows(
         ids.append(job_id)
         names.append(None if options.key is None else (options.application, options.key))
         wakes.add(lane, options, send.grant_id, row["priority"], row["next_at"])
+        if options.key is not None or with_digests:
+            digests.append(digest_of(send, text if message is send.message else None))
         if options.key is not None:
-            keys.append(key_row(options, digest_of(send), now=now, job_id=job_id))
+            keys.append(key_row(options, digests[-1], now=now, job_id=job_id))
     plan = Plan(
         jobs=jobs, payloads=payloads, pieces=pieces, contents=contents, keys=keys, wakes=wakes.rows(),
         message_digest=lambda job_id: message_digest(sends[ids.index(job_id)]),
         followings=followings,
     )  # fmt: skip
-    return Planned(plan, ids, names)
+    return Planned(plan, ids, names, digests if with_digests else ())
 
 
 def _add_following(
@@ -208,23 +216,29 @@ def _add_following(
     followings.append(following_of(options, row["id"], row["lane_id"], ids, field=field, lifetime=lifetime))
 
 
-def _request(message: Message | MimeMessage, job_id: str, metadata_key: str, texts: Mapping[str, Content]) -> Request:
-    if texts and isinstance(message, Message) and not message.attachments and message.body is not None:
-        text = texts.get(message.body)
-        if text is not None:
-            return with_shared_text(message, text, job_id=job_id, metadata_key=metadata_key)
-    return request_of(message, job_id=job_id, metadata_key=metadata_key)
+def _frozen(
+    message: Message | MimeMessage, job_id: str, metadata_key: str, texts: Mapping[str, SharedText]
+) -> tuple[Request, SendText | None]:
+    """The request of a job, and the JSON of its message: encoded once, because its digest is made of that too."""
+    if isinstance(message, MimeMessage):
+        return request_of(message, job_id=job_id, metadata_key=metadata_key), None
+    shared = texts.get(message.body) if texts and message.body is not None and not message.attachments else None
+    if shared is not None:
+        text = send_text(message, escaped_body=shared.escaped)
+        return with_shared_text(text, shared, job_id=job_id, metadata_key=metadata_key), text
+    text = send_text(message)
+    return request_of(message, job_id=job_id, metadata_key=metadata_key, text=text), text
 
 
-def digest_of(send: Send) -> bytes:
-    """The digest of what a (checked) message asks for."""
+def digest_of(send: Send, text: SendText | None = None) -> bytes:
+    """The digest of what a (checked) message asks for. ``text``: the JSON of its message, if it is known already."""
     options = send.options
     given: dict[str, Any] = {"application": options.application, "grant_id": send.grant_id}
     given |= {"due_at": options.due_at, "expires_at": given_expiry(options.expires_at)}
     if isinstance(send.message, MimeMessage):
         digest = mime_digest(send.message, **given)
     else:
-        digest = send_digest(send.message, **given)
+        digest = send_digest(send.message, **given, text=text)
     return digest_with(digest, options) if follows(options) else digest
 
 
@@ -267,11 +281,11 @@ def with_links(
 
 
 def _send_problems(
-    send: object, position: int | None, *, now: Micros, metadata_key: str, senders: Senders | None
+    send: object, position: int | None, checks: OptionChecks, *, metadata_key: str, senders: Senders | None
 ) -> list[Problem]:
     if not isinstance(send, Send):
         return [Problem("", "is not a sendq.Send", "create one: Send(grant_id, Message(…), Options(key=…))")]
-    problems = option_problems(send.grant_id, send.options, now=now)
+    problems = checks.problems(send.grant_id, send.options)
     message: object = send.message
     problems += check_following(send.options, message, position)
     provider = send.options.provider if isinstance(send.options.provider, str) else None

@@ -88,9 +88,9 @@ class Wakes:
 
     def add(self, lane: UUID, options: Options, grant_id: str, priority: int, at: Micros) -> None:
         """A job of this lane is due then."""
-        row = self._rows.setdefault(
-            lane,
-            {
+        row = self._rows.get(lane)
+        if row is None:
+            row = self._rows[lane] = {
                 "lane_id": lane,
                 "application": options.application,
                 "grant_id": grant_id,
@@ -98,8 +98,7 @@ class Wakes:
                 "high_at": None,
                 "normal_at": None,
                 "low_at": None,
-            },
-        )
+            }
         name = ("high_at", "normal_at", "low_at")[priority]
         row[name] = at if row[name] is None else min(row[name], at)
 

@@ -71,10 +71,10 @@ class Storing:
             except SuppressedRecipients as refused:
                 sends.refuse(part, refused.problems)
             else:
-                added = [UUID(job.id) for job in jobs if not job.existed]
+                added = [job.id for job in jobs if not job.existed]
                 number += len(added)
                 if held and added:
-                    hold_with_batches(connection, added)
+                    hold_with_batches(connection, [UUID(job) for job in added])
         return number, left_out
 
     def check(self, connection: Connection, sends: Sends, links: Links, *, now: Micros) -> Counter[str]:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from sendq.clock import Micros
 from sendq.enqueueing.plan import Planned
@@ -17,7 +17,7 @@ from sendq.ledger.following import store_followings
 from sendq.vault import Vault
 from sendq.views import Batch, Job
 
-_TAKE_THE_LOCK = text("DELETE FROM sendq_wake WHERE 0")
+_TAKE_THE_LOCK = "DELETE FROM sendq_wake WHERE 0"
 
 
 def store_jobs(connection: Connection, planned: Planned, *, now: Micros, cap: int | None, vault: Vault) -> list[Job]:
@@ -71,4 +71,4 @@ def begin_before_savepoint(connection: Connection) -> None:
 def lock_before_reading(connection: Connection) -> None:
     """SQLite: wait for the write lock now. It refuses a transaction that read first, if another has written since."""
     if connection.dialect.name == "sqlite":
-        connection.execute(_TAKE_THE_LOCK)
+        connection.exec_driver_sql(_TAKE_THE_LOCK)

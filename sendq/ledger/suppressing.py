@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
-from sqlalchemy import Connection, exists, select, tuple_
+from sqlalchemy import Connection, String, bindparam, exists, select, tuple_
 
 from sendq.clock import SECOND, Micros
 from sendq.enqueueing.options import Send
@@ -20,7 +20,7 @@ from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.suppressing import Hit, Verdict, judge, mail_of
 from sendq.errors import SuppressedRecipients, Unreadable
 from sendq.ledger import events, suppressions
-from sendq.ledger.db import schema
+from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import chunks
 from sendq.ledger.secrets import opened_digest_key, sealed_digest_key
 from sendq.ledger.storing import lock_before_reading, store_jobs
@@ -33,6 +33,11 @@ from sendq.views import Job
 REMEMBERED: Micros = 1 * SECOND
 
 BY = "suppression"
+
+# The key of the digests, if an application has a list.
+_KEY_OF_LIST = sealed_digest_key().where(
+    exists().where(schema.suppression.c.application == bindparam("application", type_=String))
+)
 
 
 class Enqueuer:
@@ -121,17 +126,16 @@ class Enqueuer:
         cached_until = self._without_list.get(application)
         if cached_until is not None and cached_until - REMEMBERED <= now < cached_until:
             return None
-        table = schema.suppression.c
-        has_list = exists().where(table.application == application)
-        row = connection.execute(sealed_digest_key().where(has_list)).first()
-        if row is None:
+        found = constant.rows(connection, _KEY_OF_LIST, {"application": application})
+        if not found:
             if connection.dialect.name != "sqlite":
                 if len(self._without_list) > 1_000:  # names of applications come from callers
                     self._without_list.clear()
                 self._without_list[application] = now + REMEMBERED
             return None
         try:
-            return opened_digest_key(row.value, row.cipher_key, vault)
+            ((value, cipher_key),) = found
+            return opened_digest_key(value, cipher_key, vault)
         except Unreadable:  # encryption is being introduced, or a key replaced: the claim has the key, and checks too
             return None
 

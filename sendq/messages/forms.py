@@ -30,6 +30,11 @@ def encoded(value: Any) -> bytes:
     return _encode(value).encode()
 
 
+def quoted(text: str) -> str:
+    """A text as a JSON string."""
+    return _encode(text)
+
+
 def content_length(form: str, size: int) -> int:
     """The bytes that a content of ``size`` needs in a request of this form."""
     return (size + 2) // 3 * 4 if form == JSON else size

@@ -57,7 +57,7 @@ class Part(BaseModel):
     @classmethod
     def of(cls, item: object) -> Self:
         """``item`` itself, or a part made from a mapping of its fields. Raises `InvalidJob`."""
-        if isinstance(item, cls):
+        if type(item) is cls or isinstance(item, cls):
             return item
         if isinstance(item, Mapping) and all(isinstance(name, str) for name in item):
             return cls(**item)
@@ -65,7 +65,11 @@ class Part(BaseModel):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """A copy with some fields changed. Unlike pydantic's own, it checks them. Raises `InvalidJob`."""
-        return type(self)(**{**dict(self), **(update or {})})
+        return type(self)(**{**self.__dict__, **(update or {})})
+
+    def with_typed(self, **fields: Any) -> Self:
+        """A copy with fields that are known to have the type of theirs: it costs a fraction of `model_copy`."""
+        return super().model_copy(update=fields)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # pydantic refuses as well, with an error that shows the value.
@@ -81,7 +85,11 @@ def listed(kind: type[Part], value: object, remedy: str) -> tuple[Part, ...]:
     """Each item of ``value`` as a ``kind``. Raises one `InvalidJob` with the problems of all items, by index."""
     if value is None:
         return ()
-    if isinstance(value, str | bytes | Mapping | Part) or not isinstance(value, Iterable):
+    if type(value) is tuple and all(type(item) is kind for item in value):  # of another message
+        return value
+    if not isinstance(value, list | tuple) and (
+        isinstance(value, str | bytes | Mapping | Part) or not isinstance(value, Iterable)
+    ):
         raise InvalidJob([Problem("", "is not a list", remedy)])
     parts: list[Part] = []
     problems: list[Problem] = []

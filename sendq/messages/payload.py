@@ -16,11 +16,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from sendq.messages.addresses import wire_form
 from sendq.messages.fields import Recipient
-from sendq.messages.forms import encoded
+from sendq.messages.forms import encoded, quoted
 from sendq.messages.mark import JOB_HEADER
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
@@ -29,18 +30,86 @@ from sendq.messages.unsubscribe import as_digested
 _DIGEST_VERSION = 1
 
 
-def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1", body: bool = True) -> bytes:
+class SendText(NamedTuple):
+    """The fields of a message that are set, as JSON, encoded once for its request and its digest.
+
+    In parts, because the mark is added to ``metadata`` and ``custom_headers``, and a body that many messages have is
+    stored apart from them.
+    """
+
+    head: bytes  # `{"to":[…],"subject":"…"`
+    body: bytes  # `,"body":"…"`, or empty
+    rest: Mapping[str, Any]  # the fields after the body
+
+    def plain(self) -> bytes:
+        """The JSON without the mark."""
+        return self.head + self.body + _fields_after(self.rest)
+
+    def marked(self, job_id: str, metadata_key: str, *, body: bool = True) -> bytes:
+        """The JSON with the mark of a job."""
+        opening = self.head + self.body if body else self.head
+        if not self.rest:  # of nearly every message
+            job = quoted(job_id)
+            mark = f'{{{quoted(metadata_key)}:{job}}},"custom_headers":[{{"name":"{JOB_HEADER}","value":{job}}}]'
+            return opening + f',"metadata":{mark}}}'.encode()
+        rest: dict[str, Any] = {**self.rest}
+        rest["metadata"] = {**rest.get("metadata", {}), metadata_key: job_id}
+        rest["custom_headers"] = [*rest.get("custom_headers", ()), {"name": JOB_HEADER, "value": job_id}]
+        return opening + _fields_after(rest)
+
+
+def send_text(message: Message, *, escaped_body: bytes | None = None) -> SendText:
+    """The JSON of a message. ``escaped_body``: that of its body, without the quotes, if it is known."""
+    head = [f'{{"to":{_people(message.to)}']
+    if message.cc:
+        head.append(f'"cc":{_people(message.cc)}')
+    if message.bcc:
+        head.append(f'"bcc":{_people(message.bcc)}')
+    if message.reply_to:
+        head.append(f'"reply_to":{_people(message.reply_to)}')
+    if message.from_:
+        head.append(f'"from":{_people(message.from_)}')
+    if message.subject is not None:
+        head.append(f'"subject":{quoted(message.subject)}')
+    body = b""
+    if escaped_body is not None:
+        body = b',"body":"' + escaped_body + b'"'
+    elif message.body is not None:
+        body = b',"body":' + encoded(message.body)
+    return SendText(",".join(head).encode(), body, _rest(message))
+
+
+def _rest(message: Message) -> dict[str, Any]:
+    """The fields after the body that are set, by their names in the API."""
+    rest: dict[str, Any] = {}
+    for field in ("is_plaintext", "reply_to_message_id", "signature_id"):
+        value = getattr(message, field)
+        if value is not None:
+            rest[field] = value
+    if message.custom_headers:
+        rest["custom_headers"] = [{"name": header.name, "value": header.value} for header in message.custom_headers]
+    if message.metadata:
+        rest["metadata"] = dict(sorted(message.metadata.items()))
+    if message.tracking_options is not None:
+        rest["tracking_options"] = message.tracking_options.model_dump(exclude_none=True)
+    if message.template is not None:
+        rest["template"] = message.template.model_dump(exclude_none=True)
+        if message.template.variables:
+            rest["template"]["variables"] = dict(sorted(message.template.variables.items()))
+    return rest
+
+
+def _fields_after(rest: Mapping[str, Any]) -> bytes:
+    """The end of a JSON object: these fields after others."""
+    return b"," + encoded(rest)[1:] if rest else b"}"
+
+
+def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1") -> bytes:
     """The JSON of a send request: compact, in UTF-8, with the fields that are set and the job's mark.
 
-    Attachments are not included: their place depends on the form of the request (`sendq.messages.wire_format`), and so
-    does, without ``body``, that of the message's text.
+    Attachments are not included: their place depends on the form of the request (`sendq.messages.wire_format`).
     """
-    payload = _send_payload(message)
-    if not body:
-        payload.pop("body", None)
-    payload["metadata"] = {**payload.get("metadata", {}), metadata_key: job_id}
-    payload["custom_headers"] = [*payload.get("custom_headers", ()), {"name": JOB_HEADER, "value": job_id}]
-    return encoded(payload)
+    return send_text(message).marked(job_id, metadata_key)
 
 
 def freeze_changes(
@@ -67,21 +136,25 @@ def send_digest(
     grant_id: str,
     due_at: datetime | None = None,
     expires_at: datetime | None = None,
+    text: SendText | None = None,
 ) -> bytes:
     """The digest of a send, as `content_digest`. Pass the times only if the caller set them.
 
-    Attachments count by their digests, regardless of the form of the request.
+    Attachments count by their digests, regardless of the form of the request. ``text``: the JSON of this message, if it
+    is known already.
     """
-    payload = _send_payload(message)
+    text = send_text(message) if text is None else text
+    more: dict[str, Any] = {}
     if message.unsubscribe is not None:
-        payload["unsubscribe"] = as_digested(message.unsubscribe)
+        more["unsubscribe"] = as_digested(message.unsubscribe)
     if message.attachments:
         # The content type that the caller set: a guessed one may change with Python's table.
-        payload["attachments"] = [
+        more["attachments"] = [
             one.described() | {"content_type": one.content_type, "digest": one.content.measure().digest.hex()}
             for one in message.attachments
         ]
-    return content_digest("send", application, grant_id, encoded(payload), due_at=due_at, expires_at=expires_at)
+    payload = text.plain()[:-1] + _fields_after(more)
+    return content_digest("send", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
 
 
 def mime_digest(
@@ -144,43 +217,28 @@ def content_digest(
 def _digest_of(
     operation: str, application: str, grant_id: str, *, due_at: datetime | None, expires_at: datetime | None
 ) -> hashlib._Hash:
-    times = [time and time.astimezone(UTC).isoformat(timespec="microseconds") for time in (due_at, expires_at)]
-    head = encoded([_DIGEST_VERSION, operation, application, grant_id, *times])
+    if due_at is None and expires_at is None:
+        return hashlib.sha256(_untimed_head(operation, application, grant_id))
+    times = (
+        None if at is None else at.astimezone(UTC).isoformat(timespec="microseconds") for at in (due_at, expires_at)
+    )
+    return hashlib.sha256(_head(operation, application, grant_id, *times))
+
+
+def _head(operation: str, application: str, grant_id: str, *times: str | None) -> bytes:
     # JSON escapes line feeds, so the first one ends the head.
-    return hashlib.sha256(head + b"\n")
+    return encoded([_DIGEST_VERSION, operation, application, grant_id, *times]) + b"\n"
 
 
-def _send_payload(message: Message) -> dict[str, Any]:
-    """The fields that are set, by their names in the API, without the mark."""
-    payload: dict[str, Any] = {"to": _people(message.to)}
-    if message.cc:
-        payload["cc"] = _people(message.cc)
-    if message.bcc:
-        payload["bcc"] = _people(message.bcc)
-    if message.reply_to:
-        payload["reply_to"] = _people(message.reply_to)
-    if message.from_:
-        payload["from"] = _people(message.from_)
-    for field in ("subject", "body", "is_plaintext", "reply_to_message_id", "signature_id"):
-        value = getattr(message, field)
-        if value is not None:
-            payload[field] = value
-    if message.custom_headers:
-        payload["custom_headers"] = [{"name": header.name, "value": header.value} for header in message.custom_headers]
-    if message.metadata:
-        payload["metadata"] = dict(sorted(message.metadata.items()))
-    if message.tracking_options is not None:
-        payload["tracking_options"] = message.tracking_options.model_dump(exclude_none=True)
-    if message.template is not None:
-        payload["template"] = message.template.model_dump(exclude_none=True)
-        if message.template.variables:
-            payload["template"]["variables"] = dict(sorted(message.template.variables.items()))
-    return payload
+# In a bulk call, it is that of every message.
+@lru_cache(maxsize=256)
+def _untimed_head(operation: str, application: str, grant_id: str) -> bytes:
+    return _head(operation, application, grant_id, None, None)
 
 
-def _people(people: tuple[Recipient, ...]) -> list[dict[str, str]]:
-    return [_person(wire_form(person.email) or person.email, person.name) for person in people]
+def _people(people: tuple[Recipient, ...]) -> str:
+    return f"[{','.join([_person(wire_form(person.email) or person.email, person.name) for person in people])}]"
 
 
-def _person(email: str, name: str | None) -> dict[str, str]:
-    return {"email": email, "name": name} if name else {"email": email}
+def _person(email: str, name: str | None) -> str:
+    return f'{{"email":{quoted(email)},"name":{quoted(name)}}}' if name else f'{{"email":{quoted(email)}}}'

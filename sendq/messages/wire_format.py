@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sendq.messages.attachment import MESSAGE_PART, Attachment, part_names
 from sendq.messages.content import Content
@@ -25,7 +26,7 @@ from sendq.messages.forms import JSON, JSON_TEXT, JSON_TYPE, MAX_JSON_BYTES, MIM
 from sendq.messages.mark import JOB_HEADER
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
-from sendq.messages.payload import freeze_send
+from sendq.messages.payload import SendText, send_text
 
 _MIME_HEAD = 'Content-Disposition: form-data; name="mime"; filename="message.eml"\r\nContent-Type: message/rfc822'
 
@@ -54,27 +55,40 @@ class Request:
         return len(self.opening) + sum(sizes)
 
 
-def request_of(message: Message | MimeMessage, *, job_id: str, metadata_key: str) -> Request:
-    """The request that sends ``message``; its size decides the form. The message has been checked."""
+class SharedText(NamedTuple):
+    """A body that many messages have: as a content, and as its JSON without the quotes (the content's own bytes)."""
+
+    content: Content
+    escaped: bytes
+
+
+def request_of(
+    message: Message | MimeMessage, *, job_id: str, metadata_key: str, text: SendText | None = None
+) -> Request:
+    """The request that sends ``message``; its size decides the form. The message has been checked.
+
+    ``text``: the JSON of this message, if it is known already.
+    """
     if isinstance(message, MimeMessage):
         return _mime(message, job_id)
-    text = freeze_send(message, job_id=job_id, metadata_key=metadata_key)
-    request = _json(text, message.attachments)
-    return request if request.length <= MAX_JSON_BYTES else _multipart(text, message.attachments, job_id)
+    frozen = (send_text(message) if text is None else text).marked(job_id, metadata_key)
+    request = _json(frozen, message.attachments)
+    return request if request.length <= MAX_JSON_BYTES else _multipart(frozen, message.attachments, job_id)
 
 
-def with_shared_text(message: Message, text: Content, *, job_id: str, metadata_key: str) -> Request:
-    """The request that sends a message without files whose body is ``text`` (`shared_text`), stored only once.
+def with_shared_text(text: SendText, shared: SharedText, *, job_id: str, metadata_key: str) -> Request:
+    """The request that sends a message without files whose body is stored only once.
 
     The body comes last, because code that needs the recipients or headers of a stored request reads its opening only.
     """
-    opening = freeze_send(message, job_id=job_id, metadata_key=metadata_key, body=False)
-    return Request(JSON_TEXT, JSON_TYPE, opening[:-1] + b',"body":"', (Piece(text, b'"}'),))
+    opening = text.marked(job_id, metadata_key, body=False)
+    return Request(JSON_TEXT, JSON_TYPE, opening[:-1] + b',"body":"', (Piece(shared.content, b'"}'),))
 
 
-def shared_text(body: str) -> Content:
-    """A body as a content of requests in the form ``json_text``."""
-    return Content.of(encoded(body)[1:-1])
+def shared_text(body: str) -> SharedText:
+    """A body for requests in the form ``json_text``."""
+    escaped = encoded(body)[1:-1]
+    return SharedText(Content.of(escaped), escaped)
 
 
 def _json(text: bytes, attachments: tuple[Attachment, ...]) -> Request:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.clock import now
-from sendq.ids import first_id, lane_id, new_id
+from sendq.ids import first_id, lane_id, new_id, new_ids
 
 
 class TestANewId:
@@ -35,6 +35,15 @@ class TestANewId:
         made = [new_id() for _ in range(20_000)]
         assert made == sorted(made)
         assert len(set(made)) == len(made)
+
+    def test_made_together_with_others_is_as_if_it_were_made_alone(self) -> None:
+        first, before = new_id(), now()
+        made = list(new_ids(5_000))
+        assert [first, *made, last := new_id()] == sorted({first, *made, last})
+        assert len(made) == 5_000
+        assert {one.version for one in made} == {7}
+        assert first_id(before) <= made[0] < made[-1] < first_id(now() + 2_000)
+        assert list(new_ids(0)) == []
 
     def test_is_unlike_those_that_other_threads_make_at_the_same_time(self) -> None:
         made: list[list[int]] = [[] for _ in range(4)]

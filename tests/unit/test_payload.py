@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sendq.messages.fields import CustomHeader, Recipient, TrackingOptions
+from sendq.messages.forms import encoded
 from sendq.messages.message import Message
-from sendq.messages.payload import bulk_digest, content_digest, freeze_changes, freeze_send, send_digest
+from sendq.messages.payload import bulk_digest, content_digest, freeze_changes, freeze_send, send_digest, send_text
 
 JOB_ID = "0197a1b2-0000-7000-8000-000000000001"
 DUE = datetime(2030, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -51,6 +52,20 @@ class TestFreezingASend:
             '{"to":[{"email":"leyah@example.com","name":"Leyah"}],"subject":"Grüße","body":"<p class=\\"x\\">\\n</p>",'
             '"metadata":{"key1":"J"},"custom_headers":[{"name":"X-Sendq-Job","value":"J"}]}'
         )
+
+    @given(messages, texts)
+    def test_adds_nothing_but_the_mark_to_what_the_digest_is_made_of(self, message: Message, job_id: str) -> None:
+        """The text that both share, parsed and encoded as a whole."""
+        text = send_text(message)
+        fields = json.loads(text.plain())
+        assert text.plain() == encoded(fields)
+        fields["metadata"] = {**fields.get("metadata", {}), "key1": job_id}
+        fields["custom_headers"] = [*fields.get("custom_headers", ()), {"name": "X-Sendq-Job", "value": job_id}]
+        assert text.marked(job_id, "key1") == encoded(fields)
+        body = fields.pop("body", None)
+        assert text.marked(job_id, "key1", body=False) == encoded(fields)
+        if body is not None:
+            assert send_text(message, escaped_body=encoded(body)[1:-1]) == text
 
     def test_uses_the_names_of_the_api_for_every_field(self) -> None:
         message = Message(

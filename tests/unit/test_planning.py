@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue
 from sendq.clock import SECOND, micros
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
-from sendq.enqueueing.options import SEND_EXPIRY
+from sendq.enqueueing.options import SEND_EXPIRY, with_key
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.planning import plan_sends
 from sendq.ids import lane_id
@@ -44,6 +45,22 @@ class TestTheCapOfALane:
     def test_that_lets_nothing_in_or_is_no_number_is_refused(self, cap: Any) -> None:
         with pytest.raises(ValueError, match="lane_cap: is not a positive integer"):
             SendQueue("sqlite://", lane_cap=cap)
+
+
+class TestTheOptionsOfManySends:
+    def test_are_checked_for_each_although_most_are_the_same(self) -> None:
+        common = Options(priority=1, tags={"campaign": "may"})
+        sends = [Send("g1", MESSAGE, with_key(common, key)) for key in ("a", "", "b", "k" * 256)]
+        sends += [Send("", MESSAGE, common), Send("g1", MESSAGE, replace(common, priority=True)),
+                  Send("g1", MESSAGE, replace(common, tags={"": "x"})), Send("g1", MESSAGE, common)]  # fmt: skip
+        with pytest.raises(InvalidJob) as wrong:
+            plan(*sends)
+        fields = [problem.field for problem in wrong.value.problems]
+        assert fields == ["[1].key", "[3].key", "[4].grant_id", "[5].priority", "[6].tags"]
+
+    def test_have_another_key_and_are_the_same_otherwise(self) -> None:
+        common = Options(priority="low", tags={"a": "b"}, due_at=TOMORROW, needs_approval=True, after="x", key="old")
+        assert with_key(common, "new") == replace(common, key="new")
 
 
 class TestTheExpiry:

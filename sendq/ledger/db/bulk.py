@@ -2,7 +2,8 @@
 
 PostgreSQL gets each column as one array (``INSERT … SELECT FROM unnest(…)``): one statement to plan, whose text does
 not grow with the number of rows. A column with the same value in all rows is sent once: that is two thirds of the
-values in a group of outcomes. SQLite runs in our own process, where one prepared statement per row is as cheap.
+values in a group of outcomes. SQLite runs in our own process, where one prepared statement per row is as cheap
+(`sendq.ledger.db.driver_rows`).
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Column, ColumnElement, Connection, Table, any_, bindparam, insert, literal, text, update
+from sqlalchemy import Column, ColumnElement, Connection, Table, any_, bindparam, literal, text, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import dialect as postgresql
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.sql.dml import Update
 from sqlalchemy.sql.elements import BindParameter, TextClause
 from sqlalchemy.sql.selectable import TextualSelect
 
 from sendq.ledger.db import constant
+from sendq.ledger.db.driver_rows import insert_tuples
 
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -65,7 +66,7 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
         own, values = _said_once(columns, rows)
         constant.rows(connection, _unnest_insert(table, columns, own, ""), values)
     else:
-        connection.execute(insert(table), [dict(row) for row in rows])
+        insert_tuples(connection, table, rows)
 
 
 def insert_together(
@@ -101,10 +102,10 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Row], return
         return {row[0] for row in constant.rows(connection, _insert_new(table, columns, own, returning), values)}
     if len(rows) >= MANY and _all_new(connection, table, rows):
         return {row[returning] for row in rows}
-    statement_ = sqlite_insert(table).on_conflict_do_nothing().returning(table.c[returning])
     found: set[Any] = set()
     for row in rows:
-        found.update(connection.execute(statement_, dict(row)).scalars())
+        if insert_tuples(connection, table, [row], or_nothing=True, returning=returning).all():
+            found.add(row[returning])
     return found
 
 
@@ -137,7 +138,7 @@ def _all_new(connection: Connection, table: Table, rows: Sequence[Row]) -> bool:
     if not driver.in_transaction:  # a savepoint would be the transaction
         return False
     with connection.begin_nested() as step:
-        done = connection.execute(sqlite_insert(table).on_conflict_do_nothing(), [dict(row) for row in rows])
+        done = insert_tuples(connection, table, rows, or_nothing=True)
         if done.rowcount == len(rows):
             return True
         step.rollback()

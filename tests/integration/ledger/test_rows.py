@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import bindparam, event, exc, select, text, update
+from sqlalchemy import bindparam, create_engine, event, exc, select, text, update
 
+from sendq import Message, Send, SendQueue
 from sendq.ids import new_id
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import insert_new, insert_rows, update_rows
+from sendq.ledger.db.migrate import upgrade
 from tests.support.ledger import Ledger
 
 BATCH, OTHER = new_id(), new_id()
+MESSAGE = Message(to=["leyah@example.com"], subject="Invoice 42")
 
 
 def change(**given: Any) -> dict[str, Any]:
@@ -37,6 +41,16 @@ class TestRows:
         with ledger.writing() as connection:
             insert_rows(connection, schema.batch_change, rows)
         assert changes(ledger) == [(BATCH, "sent", 1, 7), (BATCH, "dead", 2, 7), (OTHER, "sent", 1, 7)]
+
+    def test_are_stored_by_an_engine_with_named_parameters(self, tmp_path: Path) -> None:
+        engine = create_engine(f"sqlite:///{tmp_path}/ledger.db", paramstyle="named")
+        upgrade(engine)
+        jobs = {SendQueue(engine).send("g1", MESSAGE, key="k").id for _ in range(2)}
+        jobs |= {job.id for job in SendQueue(engine).send_many([Send("g1", MESSAGE)] * 60)}
+        with engine.connect() as connection:
+            assert {str(job) for job in connection.execute(select(schema.job.c.id)).scalars()} == jobs
+        assert len(jobs) == 61
+        engine.dispose()
 
     def test_that_are_new_are_told_from_those_that_are_not(self, ledger: Ledger) -> None:
         def found(name: str) -> dict[str, Any]:
