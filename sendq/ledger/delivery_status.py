@@ -22,7 +22,9 @@ from sendq.ids import new_id
 from sendq.ledger.attempts import append_attempts
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import insert_rows, update_rows
+from sendq.ledger.dispatching.mail_news import note_news
 from sendq.ledger.jobs import lock_jobs, store_changes
+from sendq.rules.after import BAD_NEWS
 from sendq.rules.delivery import WENT_OUT, Delivery, Known, MailJob, Report, event_for, is_pending
 from sendq.rules.rule_ids import FAILED_LATER, REPORTED
 from sendq.rules.states import FINAL, Event, State, move
@@ -136,7 +138,7 @@ def apply_known(connection: Connection, ids: Collection[UUID], *, now: Micros) -
     statuses = read_statuses(connection, list(jobs)) if jobs else {}
     known = [(jobs[job_id], status) for job_id, status in statuses.items()]
     moved = move_on(connection, known, now=now)
-    after = []
+    after, settled = [], set()
     for job, status in known:
         state = moved.get(job.id, State(job.state))
         # A report stays with the generation that it is about, unless it has ended the job.
@@ -144,7 +146,11 @@ def apply_known(connection: Connection, ids: Collection[UUID], *, now: Micros) -
         pending = status.pending and is_pending(state, Delivery(status.delivery))
         if (generation, pending) != (status.generation, status.pending):
             after.append({"job_id": job.id, "generation": generation, "pending": pending})
+            if not pending:
+                settled.add(job.id)
     update_rows(connection, schema.delivery_status, after, key="job_id")
+    bounced = {job.id for job, status in known if job.id in settled and status.delivery in BAD_NEWS}
+    note_news(connection, answers={}, bounced=bounced, now=now)
     return moved
 
 

@@ -21,7 +21,7 @@ from sendq.ledger.db.bulk import chunks, insert_rows
 from sendq.ledger.operators.erasure import forgotten_jobs
 from sendq.ledger.reading.owner import lanes_of
 from sendq.messages.reply_place import with_id
-from sendq.rules.after import DEPTH_MOST, Stage, Unless, each_unless
+from sendq.rules.after import DEPTH_MOST, Stage, needs_message_id
 from sendq.rules.expiry import first_chance
 from sendq.rules.states import FINAL, State
 
@@ -164,7 +164,7 @@ def _problem(one: Following, other: _Other | None) -> Problem | None:
         return Problem(name, "is a job of a grant that was forgotten since", "enqueue both again")
     if one.replies and other.lane_id != one.lane_id:
         return Problem(name, "is a job of another grant", "send the reply with the grant of that job, or pass after")
-    needs_id = one.replies or Unless.REPLIED in each_unless(one.unless)
+    needs_id = needs_message_id(one.unless, replies=one.replies)
     if needs_id and other.state == State.SENT and other.message_id is None:
         reason = "was sent, but the id of its message is not known"
         return Problem(name, reason, "pass neither reply_to nor unless='replied'")

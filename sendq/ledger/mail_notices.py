@@ -45,7 +45,7 @@ from sendq.ledger import suppressions
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_new, one_of
 from sendq.ledger.delivery_status import Status, mail_job, move_on, read_statuses, store_statuses
-from sendq.ledger.dispatching.threads import note_reply
+from sendq.ledger.dispatching.mail_news import note_news
 from sendq.ledger.jobs import lock_jobs
 from sendq.ledger.operators.erasure import forgotten_jobs
 from sendq.ledger.outcomes import BAD_NEWS, MailNews, NewsAbout, append_news
@@ -54,6 +54,7 @@ from sendq.ledger.retention import delete_where
 from sendq.ledger.secrets import digest_key
 from sendq.messages.digests import digest_of
 from sendq.rules import delivery as rules
+from sendq.rules.after import BAD_NEWS as ENDS_FOLLOWERS
 from sendq.rules.delivery import Delivery, Report
 from sendq.rules.states import State
 from sendq.rules.suppression import ALL_MAIL, reason_of
@@ -112,6 +113,7 @@ class _Intake:
     outcomes: OutcomeOptions
     counts: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by provider, kind and result
     micros: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    bounced: set[UUID] = field(default_factory=set)  # jobs whose mail is now known to have bounced, or the like
 
     def run(self, notices: Sequence[MailNotice]) -> list[str]:
         found = self._match([notice for notice in notices if notice.delivery is not None])
@@ -132,7 +134,7 @@ class _Intake:
                 reports.append((notice, job))
             results.append(result)
         earlier = self._apply(reports)
-        replied = self._note_replies([notice for notice in notices if notice.delivery is None])
+        replied = self._note_news([notice for notice in notices if notice.delivery is None])
         results = [APPLIED if notice.id in replied else result
                    for notice, result in zip(notices, results, strict=True)]  # fmt: skip
         results = [EARLIER if notice.id in earlier and result == APPLIED else result
@@ -143,15 +145,15 @@ class _Intake:
         self._count()
         return results
 
-    def _note_replies(self, notices: Sequence[MailNotice]) -> set[str]:
-        """Answers in the threads of mails may end what follows those; returns the ids of the notices of which one did.
-        Repeating one changes nothing.
+    def _note_news(self, notices: Sequence[MailNotice]) -> set[str]:
+        """Answers in the threads of mails, and bounces, may end what follows those; returns the ids of the notices of
+        answers of which one did. Repeating one changes nothing.
 
         All at once, and after the jobs of other reports are locked: rows are locked in the leader's order.
         """
         jobs = {notice_id: job.id for notice_id, job in self._match(notices).items()}
         answers = {jobs[notice.id]: notice.at or self.now for notice in notices if notice.id in jobs}
-        noted = note_reply(self.connection, answers, now=self.now) if answers else set()
+        noted = note_news(self.connection, answers=answers, bounced=self.bounced, now=self.now)
         return {notice_id for notice_id, job_id in jobs.items() if job_id in noted}
 
     def _match(self, notices: Sequence[MailNotice]) -> dict[str, _Found]:
@@ -269,6 +271,7 @@ class _Intake:
         touched = dict.fromkeys(job_id for job_id, _ in current)
         move_on(self.connection, [(jobs[job_id], after[job_id]) for job_id in touched], now=self.now)
         store_statuses(self.connection, changed.values(), existing=before)
+        self.bounced |= {one.job_id for one in changed.values() if not one.pending and one.delivery in ENDS_FOLLOWERS}
         self._news(changed, before, changes)
 
     def _news(self, known: Mapping[UUID, Status], before: Mapping[UUID, Status], changes: Sequence[Change]) -> None:

@@ -2,7 +2,8 @@
 
     a finished job          as long as is set for its state, with its attempts, its body (a retry needs the body; the
                             attempts show whether some recipients already have a mail) and what became of its mail;
-                            longer while another job waits for it
+                            longer while another job waits for it. The id of its message stays with jobs that follow
+                            it, as long as those: a retry of one needs it
     snapshots               as long as their jobs
     bodies of jobs          shorter: they are not sent any more. Those of dead letters stay as long as the job
     a batch                 until its last job is deleted (its changes are added up by `sendq.ledger.batches`); one

@@ -79,6 +79,11 @@ def each_unless(stored: str | None) -> tuple[Unless, ...]:
     return tuple(Unless(name) for name in (stored or "").split())
 
 
+def needs_message_id(stored: str | None, *, replies: bool) -> bool:
+    """Whether a follower with this stored ``unless`` cannot be sent without the id of the message that it follows."""
+    return replies or Unless.REPLIED in each_unless(stored)
+
+
 def check_delay(delay: object) -> list[Problem]:
     """What is wrong with ``delay``."""
     if delay is None:

@@ -30,7 +30,7 @@ def lead(
             total.add(followers.settle(connection, ids, now=ledger.clock(), vault=vault))
         with ledger.writing() as connection:
             total.add(followers.move_on(connection, now=ledger.clock(), vault=vault)[0])
-            threads = threads_to_read(connection, now=ledger.clock(), limit=20, busy=())
+            threads, _ = threads_to_read(connection, now=ledger.clock(), limit=20, busy=())
         for thread in threads:
             with ledger.writing() as connection:
                 shown = replied(thread.job_id)

@@ -55,6 +55,7 @@ class Followers(LeaderLoop):
         self._ledger, self._engine, self._settings = ledger, engine, settings
         self._now = now
         self._after = _FIRST
+        self._turn = _FIRST  # the lane after which the next has its turn to be read
         self._readings: MailboxReadings[Thread, ThreadRead] = MailboxReadings(
             engine, late=ThreadRead(None), monotonic=monotonic
         )
@@ -101,7 +102,9 @@ class Followers(LeaderLoop):
         if room <= 0:
             return
         with reading(self._ledger) as connection:
-            threads = threads_to_read(connection, now=self._now(), limit=room, busy=self._readings.busy())
+            threads, self._turn = threads_to_read(
+                connection, now=self._now(), limit=room, busy=self._readings.busy(), after=self._turn
+            )
         for thread in threads:
             try:
                 application = self._engine.application(thread.application)

@@ -4,8 +4,10 @@
               written or locked, and no outcome can be missed; with up to 10,000 of them it is found within 2 s
     timed     once its time has come: ended because of what became of the mail that it follows, or released. With
               ``unless="replied"`` only after the thread of that mail was read, which the caller does
-    released  with ``unless="replied"``: while it waits in its lane, the thread is read again every `REREAD`. If the
-              lane is held meanwhile, it is parked again until the thread can be read
+    released  with ``unless``: looked at again until it has begun, ever more rarely (`REREAD`), and with "replied" the
+              thread is read again each time. If that is not possible, it is parked again until it is
+
+An answer or a bounce that is reported (`sendq.ledger.dispatching.mail_news`) is acted on at once in the last two.
 
 A chain ends from its head, one job after the other. Only followers are locked, in the order of their ids.
 """
@@ -17,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, and_, or_, select, text
+from sqlalchemy import Connection, Row, Select, and_, func, or_, select, text
 
 from sendq.bindings import payload_context
 from sendq.clock import SECOND, Micros
@@ -26,11 +28,21 @@ from sendq.ledger.contents import files_of
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.parked import approve_by, lock_followers, park
-from sendq.ledger.dispatching.threads import is_held, is_to_be_read, reads_thread
+from sendq.ledger.dispatching.threads import CANDIDATES, READS, is_held, is_to_be_read, waits_for_release
 from sendq.ledger.enqueue import NO_VAULT, append_wakes, wakes_of
 from sendq.ledger.jobs import end_waiting, hold_with_batches
+from sendq.ledger.operators.erasure import forgotten_jobs
 from sendq.messages.reply_place import has_place, with_id
-from sendq.rules.after import BAD_NEWS, Ending, Stage, Unless, each_unless, ending, ending_by_facts
+from sendq.rules.after import (
+    BAD_NEWS,
+    Ending,
+    Stage,
+    Unless,
+    each_unless,
+    ending,
+    ending_by_facts,
+    needs_message_id,
+)
 from sendq.rules.expiry import first_chance
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import AFTER, AFTER_FAILED, INTEGRITY, NO_KEY, NOT_ENCRYPTED
@@ -44,16 +56,24 @@ SLICE = 5_000
 # Followers in one transaction: few enough that a row stays locked for milliseconds only.
 STEP = 200
 
-# Between two readings of the thread of a follower that waits in its lane. A webhook ends it sooner.
-REREAD: Micros = 60 * SECOND
+# Between two looks at a follower that waits in its lane: as long as it has waited, within these limits. An answer that
+# comes within the last `REREAD_MOST` before it begins may be missed; a webhook reports it sooner.
+REREAD, REREAD_MOST = 60 * SECOND, 900 * SECOND
+
+# Bytes of replies that are completed in one step, except that one reply may be larger: each is some three times in
+# memory meanwhile, and its row is locked until all are written.
+FILLED_MOST = 8_000_000
 
 # After a reading that failed, or without the encryption key: doubled each time, up to the longest.
 AGAIN, AGAIN_MOST = 30 * SECOND, 600 * SECOND
 
 _after = schema.after.c
+_READS_NONE = text(schema.READS_NO_THREAD)
+_RELEASED = text(f"check_at IS NOT NULL AND stage = '{Stage.RELEASED.value}'")
 _ANY = text(
     f"SELECT EXISTS (SELECT 1 FROM sendq_after WHERE stage = '{Stage.WAITING.value}')"  # noqa: S608
-    " OR EXISTS (SELECT 1 FROM sendq_after WHERE check_at IS NOT NULL)"
+    f" OR EXISTS (SELECT 1 FROM sendq_after WHERE {schema.READS_NO_THREAD})"
+    f" OR EXISTS (SELECT 1 FROM sendq_after WHERE {schema.READS_THREAD})"
 )
 _ENDED = tuple(sorted(state.value for state in FINAL))
 
@@ -92,8 +112,9 @@ def may_go_on(connection: Connection, *, now: Micros) -> bool:
     """Whether something may be decided about a follower now."""
     if settled(connection, after=UUID(int=0))[0]:
         return True
-    timed = and_(_after.stage == Stage.TIMED.value, _after.check_at <= now, or_(~reads_thread(), ~is_held(now)))
-    return connection.execute(select(_after.job_id).where(timed).limit(1)).first() is not None
+    timed = select(_after.job_id).where(_after.stage == Stage.TIMED.value, _after.check_at <= now).limit(1)
+    can = (timed.where(_READS_NONE), timed.where(READS, ~is_held(now)))
+    return any(connection.execute(query).first() is not None for query in can)
 
 
 def followed_by(connection: Connection, job_id: UUID) -> int:
@@ -152,21 +173,31 @@ def move_on(connection: Connection, *, now: Micros, limit: int = STEP, vault: Va
     """Move on some followers whose time has come and whose threads need not be read first; and whether there may be
     more.
     """
-    due = and_(_after.check_at <= now, or_(~reads_thread(), and_(_after.stage == Stage.RELEASED.value, is_held(now))))
-    ids = connection.execute(
-        select(_after.job_id).where(due).order_by(_after.check_at, _after.job_id).limit(limit)
-    ).scalars().all()  # fmt: skip
+    ids = _decidable(connection, now=now, limit=limit)
     step = _Step(connection, ids, vault, now)
     for row in step.rows:
         if row.check_at is None or row.check_at > now:
             continue
         if row.stage in (Stage.DONE, Stage.WAITING):
             step.set(row, check_at=None)
-        elif row.stage == Stage.TIMED and is_to_be_read(row):  # another leader has just parked it again
-            continue
         elif not step.is_over(row):
             step.decide(row, read=False)
-    return step.write(), len(ids) == limit
+    moved = step.write()
+    return moved, len(ids) == limit or step.left > 0
+
+
+def _decidable(connection: Connection, *, now: Micros, limit: int) -> Sequence[UUID]:
+    """Followers that are due and whose threads need not be read, or not any more, or not now."""
+    due = select(_after.job_id).where(_after.check_at <= now).order_by(_after.check_at, _after.job_id)
+    found = list(connection.execute(due.where(_READS_NONE).limit(limit)).scalars())
+    if len(found) < limit:  # released ones of lanes that were held since
+        held = due.where(_RELEASED, READS, or_(is_held(now), ~waits_for_release()))
+        found += connection.execute(held.limit(limit - len(found))).scalars()
+    if len(found) < limit:  # those that ended, among the first
+        some = due.where(READS).limit(CANDIDATES).subquery().c.job_id
+        over = select(_after.job_id).where(_after.job_id.in_(select(some)), ~waits_for_release())
+        found += connection.execute(over.limit(limit - len(found))).scalars()
+    return list(dict.fromkeys(found))
 
 
 def conclude(
@@ -192,6 +223,7 @@ def conclude(
         elif replied is None:
             wait = min(AGAIN_MOST, AGAIN << min(row.checks, 10))
             step.set(row, check_at=now + max(wait, stated), checks=min(row.checks + 1, 100), trouble=rule)
+            step.put_off(row)
         else:
             step.decide(row, read=True)
     return step.write()
@@ -231,11 +263,13 @@ class _Step:
         self._jobs = lock_followers(connection, ids)
         self.rows = _read(connection, ids)
         self._bad_news = _bad_news(connection, self.rows)
+        self._forgotten = _forgotten(connection, self.rows)
         self._marks: dict[UUID, dict[str, Any]] = {}
         self._times: dict[UUID, dict[str, Any]] = {}
         self._ends: dict[UUID, tuple[Row[Any], Ending]] = {}
         self._releases: list[Row[Any]] = []
         self._parks: list[UUID] = []
+        self.left = 0  # replies that were not released, only because this step has enough of them
 
     def set(self, row: Row[Any], **columns: Any) -> None:
         """Change columns of a follower's row."""
@@ -250,7 +284,7 @@ class _Step:
         if job.state != State.QUEUED or must_be_repeated(job.operation, job.doubt_at):
             # On the wire, in doubt, or to be repeated; it may return without having been sent.
             if row.stage != Stage.WAITING:
-                self.set(row, check_at=self._now + REREAD)
+                self.set(row, check_at=self._look_again_at(row))
             return True
         return False
 
@@ -264,12 +298,27 @@ class _Step:
             end = ending_by_facts(
                 unless, replied=replied or row.replied_at is not None, delivery=self._bad_news.get(row.after_id)
             )
-            needs_id = row.replies or Unless.REPLIED in unless
-            if end is None and needs_id and (row.message_id or row.other_message) is None:
+            if end is None and needs_message_id(row.unless, replies=row.replies) and not self._has_id(row):
                 end = Ending(Event.GIVE_UP, AFTER_FAILED)
         if end is not None:
             self._ends[row.job_id] = (row, end)
         return end is not None
+
+    def put_off(self, row: Row[Any]) -> None:
+        """Park a released follower again: it may begin only once its thread was read."""
+        if row.stage == Stage.RELEASED:
+            self.set(row, stage=Stage.TIMED.value)
+            self._parks.append(row.job_id)
+
+    def _look_again_at(self, row: Row[Any]) -> Micros:
+        waited = self._now - (row.released_at or self._now)
+        return self._now + min(REREAD_MOST, max(REREAD, waited))
+
+    def _has_id(self, row: Row[Any]) -> bool:
+        """Whether the id of the message that it follows is known, and was not erased."""
+        if row.stage != Stage.WAITING:
+            return row.message_id is not None
+        return row.other_message is not None and row.after_id not in self._forgotten
 
     def schedule(self, row: Row[Any]) -> None:
         """The job that it follows was sent: set the time of the follower, and release it if that has come."""
@@ -277,7 +326,8 @@ class _Step:
         start_at = row.sent_at + row.delay
         begins = max(start_at, job.due_at)
         columns: dict[str, Any] = {"stage": Stage.TIMED.value, "start_at": start_at, "check_at": begins}
-        self.set(row, **columns, message_id=row.other_message, lane_id=row.other_lane)
+        message_id = row.other_message if needs_message_id(row.unless, replies=row.replies) else None
+        self.set(row, **columns, message_id=message_id, lane_id=row.other_lane, bounced_at=None)
         expires_at = job.expires_at
         if row.lifetime is not None and expires_at is None:
             expires_at = first_chance(job.time_window or job.of_lane, begins) + row.lifetime
@@ -291,22 +341,23 @@ class _Step:
         """End or release a timed or released follower; ``read``: its thread has just been read."""
         if self.ends(row, replied=replied):
             return
+        if row.bounced_at is not None:  # an earlier send of that job did
+            self.set(row, bounced_at=None)
         if row.other_state is not None and row.other_state != State.SENT:
             # It was reported as never sent, and is sent again.
+            self.put_off(row)
             self.set(row, stage=Stage.WAITING.value, start_at=None, check_at=None)
-            if row.stage == Stage.RELEASED:
-                self._parks.append(row.job_id)
-            return
-        if row.stage == Stage.RELEASED:
-            if read:
-                self.set(row, check_at=self._now + REREAD, checks=0, trouble=None)
-            else:  # its lane is held
-                self.set(row, stage=Stage.TIMED.value, check_at=self._now)
-                self._parks.append(row.job_id)
             return
         begins = max(row.start_at, self._jobs[row.job_id].due_at)
-        if begins > self._now:  # rescheduled
+        if row.stage == Stage.RELEASED and (read or not is_to_be_read(row)):
+            self.set(row, check_at=self._look_again_at(row), checks=0, trouble=None)
+        elif row.stage == Stage.RELEASED:  # its lane is held
+            self.put_off(row)
+            self.set(row, check_at=self._now)
+        elif begins > self._now:  # rescheduled
             self.set(row, check_at=begins)
+        elif not read and Unless.REPLIED in each_unless(row.unless):
+            self.set(row, check_at=self._now)
         else:
             self._releases.append(row)
 
@@ -359,9 +410,8 @@ class _Step:
         if in_batches:
             hold_with_batches(connection, in_batches)
         for row in self._releases:
-            reads = Unless.REPLIED in each_unless(row.unless)
-            stage = Stage.RELEASED if reads else Stage.DONE
-            columns = {"stage": stage.value, "check_at": now + REREAD if reads else None}
+            stage = Stage.DONE if row.unless is None else Stage.RELEASED
+            columns = {"stage": stage.value, "check_at": None if row.unless is None else now + REREAD}
             self.set(row, **columns, released_at=row.released_at or now, checks=0, trouble=None)
         known = [job for job in free if job.application is not None]
         if known:
@@ -382,12 +432,13 @@ class _Step:
     def _fill_in(self, rows: Iterable[Row[Any]]) -> None:
         """Complete the bytes of replies with the id of the message that each replies to. Never done twice."""
         payload = schema.payload
-        ids = [row.job_id for row in rows if row.released_at is None]
+        rows = self._first_bytes([row for row in rows if row.released_at is None])
+        ids = [row.job_id for row in rows]
         there = {row.job_id: row for row in self._connection.execute(
             select(payload).where(payload.c.job_id.in_(ids)).order_by(payload.c.job_id).with_for_update()
         )}  # fmt: skip
         files = files_of(self._connection, ids) if ids else {}
-        for row in [row for row in rows if row.released_at is None]:
+        for row in rows:
             job, stored = self._jobs[row.job_id], there.get(row.job_id)
             message_id = row.message_id or row.other_message
             try:
@@ -404,6 +455,25 @@ class _Step:
                 continue
             self._releases.remove(row)
 
+    def _first_bytes(self, rows: Sequence[Row[Any]]) -> Sequence[Row[Any]]:
+        """The first of these replies, up to `FILLED_MOST`; the others are released in a later step."""
+        payload = schema.payload.c
+        query = select(payload.job_id, func.length(payload.body)).where(
+            payload.job_id.in_([row.job_id for row in rows])
+        )
+        lengths: dict[UUID, int] = {row[0]: row[1] for row in self._connection.execute(query)} if rows else {}
+        chosen: list[Row[Any]] = []
+        total = 0
+        for row in rows:
+            total += lengths.get(row.job_id, 0)
+            if chosen and total > FILLED_MOST:
+                break
+            chosen.append(row)
+        for row in rows[len(chosen) :]:
+            self._releases.remove(row)
+        self.left = len(rows) - len(chosen)
+        return chosen
+
 
 def _filled_in(job: Row[Any], stored: Row[Any], files: Sequence[Any], message_id: str, vault: Vault) -> dict[str, Any]:
     of_job = (job.id, job.lane_id, job.batch_id, job.operation, job.form, job.object_id)
@@ -415,6 +485,18 @@ def _filled_in(job: Row[Any], stored: Row[Any], files: Sequence[Any], message_id
     length = None if stored.length is None else stored.length + len(complete) - len(body)
     sealed = vault.seal(complete, context=payload_context(*of_job, stored.content_type, length, files))
     return {"job_id": job.id, "body": sealed.data, "length": length, "cipher_key": sealed.key_name}
+
+
+def _forgotten(connection: Connection, rows: Sequence[Row[Any]]) -> set[UUID]:
+    """The jobs whose grants were forgotten, of those that were sent and whose messages' ids are needed now."""
+    wanted = {
+        row.after_id
+        for row in rows
+        if row.stage == Stage.WAITING
+        and row.other_state == State.SENT
+        and needs_message_id(row.unless, replies=row.replies)
+    }
+    return forgotten_jobs(connection, sorted(wanted)) if wanted else set()
 
 
 def _bad_news(connection: Connection, rows: Sequence[Row[Any]]) -> dict[UUID, str]:

@@ -52,7 +52,7 @@ def park_again(connection: Connection, starts: Mapping[UUID, Micros], *, even_la
         if row.released_at is None and not is_known:
             begins = HELD
             expires_at = expires_at if row.lifetime is None else None
-            marks.append(mark | {"stage": Stage.WAITING.value, "start_at": None, "check_at": None})
+            marks.append(mark | {"stage": Stage.WAITING.value, "start_at": None, "check_at": None, "bounced_at": None})
         else:
             if row.released_at is None and row.lifetime is not None:
                 expires_at = first_chance(job.time_window or job.of_lane, begins) + row.lifetime

@@ -1,24 +1,57 @@
-"""Threads of mails that others follow with ``unless="replied"``: which are to be read, and reported answers."""
+"""Threads of mails that others follow with ``unless="replied"``: which are to be read, lane by lane in turn."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    Uuid,
+    and_,
+    bindparam,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+)
 
 from sendq.clock import Micros
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import update_rows
-from sendq.ledger.dispatching.parked import lock_rows
-from sendq.rules.after import Stage, Unless, each_unless
+from sendq.ledger.db.bulk import chunks, one_of
+from sendq.rules.after import Unless, each_unless
+from sendq.rules.states import State
 
-# Of the followers whose threads are to be read, the first of each lane is found among this many.
-CANDIDATES = 2_000
+# As long as fewer threads are to be read, the lanes of all of them are known; with more, the lanes are looked at in
+# turn, up to `LANES` in each round, which takes some 20 ms.
+CANDIDATES = LANES = 1_000
+
+# Lanes whose oldest followers are found in one statement: a few more than are read at once.
+STEP = 100
 
 _after = schema.after.c
+READS = text(schema.READS_THREAD)
+
+# Each step of the recursion is one look-up in the index: the next lane that has a follower whose thread is to be read.
+_NEXT = "SELECT lane_id FROM sendq_after WHERE {reads} AND lane_id > {above} ORDER BY lane_id LIMIT 1"
+_NEXT_LANES = (
+    text(
+        "WITH RECURSIVE turn (lane_id, place) AS ("  # noqa: S608
+        f" SELECT ({_NEXT.format(reads=schema.READS_THREAD, above=':above')}), 1"
+        f" UNION ALL SELECT ({_NEXT.format(reads=schema.READS_THREAD, above='turn.lane_id')}), turn.place + 1"
+        " FROM turn WHERE turn.lane_id IS NOT NULL AND turn.place < :most"
+        ") SELECT lane_id FROM turn WHERE lane_id IS NOT NULL"
+    )
+    .bindparams(bindparam("above", type_=Uuid()), bindparam("most", type_=Integer()))
+    .columns(lane_id=Uuid())
+)
+_ALL_LANES = UUID(int=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,77 +66,81 @@ class Thread:
     message_id: str
 
 
-def threads_to_read(connection: Connection, *, now: Micros, limit: int, busy: Collection[UUID]) -> list[Thread]:
-    """Threads to be read now: at most one of each lane, none of the lanes that are ``busy``, held or closed.
+def threads_to_read(
+    connection: Connection, *, now: Micros, limit: int, busy: Collection[UUID], after: UUID = _ALL_LANES
+) -> tuple[list[Thread], UUID]:
+    """Threads to be read now, and where the next call continues: pass that as ``after``.
 
-    Those of the followers that wait longest come first.
+    At most one of each lane, that of the follower that waits longest; none of the lanes that are ``busy``, held or
+    closed. Lanes have their turns in the order of their ids, so that one with many such threads delays no other.
     """
-    lane = schema.lane.c
-    candidates = (
-        select(_after.job_id, _after.lane_id, _after.check_at)
-        .where(_after.check_at <= now, reads_thread(), _after.lane_id.not_in(sorted(busy)), ~is_held(now))
-        .order_by(_after.check_at, _after.job_id)
-        .limit(CANDIDATES)
-        .subquery()
-    ).c
-    place = func.row_number().over(partition_by=candidates.lane_id, order_by=(candidates.check_at, candidates.job_id))
-    ranked = select(candidates.job_id, candidates.check_at, place.label("place")).subquery().c
-    first = select(ranked.job_id).where(ranked.place == 1).order_by(ranked.check_at, ranked.job_id).limit(limit)
-    rows = connection.execute(
-        select(_after.job_id, _after.lane_id, _after.message_id, lane.application, lane.grant_id, lane.provider)
-        .join(schema.lane, lane.id == _after.lane_id)
-        .where(_after.job_id.in_(connection.execute(first).scalars().all()))
-        .order_by(_after.check_at, _after.job_id)
+    lanes = _lanes_in_turn(connection, now=now, after=after)
+    lane = schema.lane
+    found: list[Any] = []
+    for some in chunks([one for one in lanes if one not in busy], STEP):
+        query = select(lane.c.id, lane.c.application, lane.c.grant_id, lane.c.provider, _oldest(now).label("job_id"))
+        rows = connection.execute(query.where(one_of(connection, lane.c.id, some), ~_holds(now)))
+        due = {row.id: row for row in rows if row.job_id is not None}
+        found.extend(due[one] for one in some if one in due)
+        if len(found) >= limit:
+            break
+    del found[limit:]
+    ids = [row.job_id for row in found]
+    query = select(_after.job_id, _after.message_id).where(_after.job_id.in_(ids))
+    messages = {row.job_id: row.message_id for row in connection.execute(query)} if ids else {}
+    threads = [
+        Thread(row.job_id, row.id, row.application, row.grant_id, row.provider, messages[row.job_id]) for row in found
+    ]
+    if len(threads) == limit:
+        return threads, threads[-1].lane_id
+    return threads, lanes[-1] if lanes else after
+
+
+def _lanes_in_turn(connection: Connection, *, now: Micros, after: UUID) -> Sequence[UUID]:
+    """Lanes that may have threads to be read now, in the order of their turns."""
+    due = select(_after.lane_id).where(READS, _after.check_at <= now)
+    first = due.order_by(_after.check_at, _after.job_id).limit(CANDIDATES)
+    found = connection.execute(first).scalars().all()
+    lanes = set(found)
+    if len(found) == CANDIDATES:
+        next_ones = connection.execute(_NEXT_LANES, {"above": after, "most": LANES}).scalars().all()
+        lanes = set(next_ones)
+        if len(next_ones) < LANES:
+            lanes |= set(connection.execute(_NEXT_LANES, {"above": _ALL_LANES, "most": LANES}).scalars())
+    return sorted(lanes, key=lambda lane: (lane <= after, lane))
+
+
+def _oldest(now: Micros) -> Any:
+    """The follower of a lane that waits longest for its thread to be read; none that was sent or has ended since."""
+    query = select(_after.job_id).where(
+        READS, _after.lane_id == schema.lane.c.id, _after.check_at <= now, waits_for_release()
     )
-    return [
-        Thread(row.job_id, row.lane_id, row.application, row.grant_id, row.provider, row.message_id) for row in rows
-    ]
+    return query.order_by(_after.check_at, _after.job_id).limit(1).correlate(schema.lane).scalar_subquery()
 
 
-def note_reply(connection: Connection, answers: Mapping[UUID, Micros], *, now: Micros) -> set[UUID]:
-    """Answers to the mails of these jobs were reported, at these times: what follows them is looked at at once. Returns
-    those of the jobs that some other followed with ``unless="replied"``.
-    """
-    answered = {job_id: job_id for job_id in answers}  # by job: the one in whose thread it is
-    unless: set[UUID] = set()
-    wanted = set(answers)
-    while wanted:  # down the chain, as far as its messages are in the same thread
-        query = select(_after.job_id, _after.after_id, _after.unless, _after.replies).order_by(_after.job_id)
-        rows = connection.execute(query.where(_after.after_id.in_(wanted), _after.stage != Stage.DONE.value)).all()
-        unless |= {row.job_id for row in rows if Unless.REPLIED in each_unless(row.unless)}
-        more = [row for row in rows if row.job_id not in answered]
-        answered |= {row.job_id: answered[row.after_id] for row in more}
-        wanted = {row.job_id for row in more if row.replies}
-    open_ = [row for row in lock_rows(connection, unless) if row.stage != Stage.DONE and row.replied_at is None]
-    marked = [
-        {
-            "job_id": row.job_id,
-            "replied_at": answers[answered[row.job_id]],
-            "check_at": None if row.check_at is None else now,
-        }
-        for row in open_
-    ]
-    update_rows(connection, schema.after, marked, key="job_id")
-    return {answered[row.job_id] for row in open_}
+def waits_for_release() -> ColumnElement[bool]:
+    """Whether a follower waits, and was certainly not sent."""
+    # A scalar subquery: a join would let the planner read all jobs.
+    job = schema.job.c
+    state = select(job.state).where(job.id == _after.job_id, job.doubt_at.is_(None)).correlate(schema.after)
+    return func.coalesce(state.scalar_subquery(), "") == State.QUEUED.value
 
 
 def is_to_be_read(row: Row[Any]) -> bool:
-    """As `reads_thread`, of a row."""
-    return Unless.REPLIED in each_unless(row.unless) and row.replied_at is None and row.message_id is not None
-
-
-def reads_thread() -> ColumnElement[bool]:
-    """Whether a thread is to be read before a follower is sent."""
-    # Never null, so that it can be negated.
-    wanted = and_(_after.unless.is_not(None), _after.unless.like(f"%{Unless.REPLIED}%"))
-    return and_(wanted, _after.replied_at.is_(None), _after.message_id.is_not(None))
+    """As `schema.READS_THREAD`, of a row whose time is set."""
+    is_reported = row.replied_at is not None or row.bounced_at is not None
+    return Unless.REPLIED in each_unless(row.unless) and not is_reported and row.message_id is not None
 
 
 def is_held(now: Micros) -> ColumnElement[bool]:
     """Whether the lane whose thread is to be read is held or closed: nothing is asked there."""
+    return exists().where(schema.lane.c.id == _after.lane_id, _holds(now))
+
+
+def _holds(now: Micros) -> ColumnElement[bool]:
+    """Whether a lane is held or closed."""
     lane, pair = schema.lane.c, schema.pair.c
     of_pair = exists().where(
-        pair.application == lane.application, pair.provider.in_([lane.provider, "*"]), pair.held_until > now
+        and_(pair.application == lane.application, pair.provider.in_([lane.provider, "*"]), pair.held_until > now)
     )
-    held = or_(lane.closed_at.is_not(None), lane.held_until > now, of_pair)
-    return exists().where(lane.id == _after.lane_id, held)
+    return or_(lane.closed_at.is_not(None), func.coalesce(lane.held_until, 0) > now, of_pair)

@@ -1,8 +1,9 @@
 """Erasure: remove what the ledger keeps of a grant's mail, and cancel what waits (``sendq forget``).
 
     erased     bodies, what messages were before a change, texts of errors and of bounces, what became of each
-               recipient's copy, addresses in outcomes, and the digests of keys (a key still finds its job, and a
-               repeat with it still sends no second mail) and of replaced requests
+               recipient's copy, addresses in outcomes, the digests of keys (a key still finds its job, and a
+               repeat with it still sends no second mail) and of replaced requests, and the ids of messages with the
+               jobs that follow theirs: one of another grant that cannot be sent without it ends as ``after_failed``
     kept       the record of each job: its ids, times, states and rules, and keys as the application wrote them
     left       jobs in flight or in doubt: their bodies are needed to find out whether they were sent. A job in flight
                is cancelled if its call was not sent. Forget the grant again once they have ended
@@ -21,9 +22,11 @@ from sqlalchemy import Connection, select, tuple_, update
 from sendq.clock import Micros
 from sendq.ledger import events
 from sendq.ledger.db import schema
-from sendq.ledger.db.bulk import chunks
+from sendq.ledger.db.bulk import chunks, update_rows
+from sendq.ledger.dispatching.parked import lock_rows
 from sendq.ledger.jobs import end_waiting, lock_jobs
 from sendq.ledger.retention import delete_where, erase_bodies
+from sendq.rules.after import needs_message_id
 from sendq.rules.job_change import cancel_event
 from sendq.rules.states import FINAL, State
 
@@ -101,9 +104,22 @@ def erase_jobs(connection: Connection, jobs: Sequence[UUID], tally: Tally, *, no
     status = schema.delivery_status
     connection.execute(update(status).where(status.c.job_id.in_(jobs)).values(detail=None))
     delete_where(connection, schema.recipient_status.c.job_id, jobs)
+    _erase_message_ids(connection, jobs, now=now)
     delivery = schema.delivery
     named = delivery.c.subject.in_(jobs) & delivery.c.addresses.is_not(None)
     connection.execute(update(delivery).where(named).values(addresses=None, cipher_key=None))
+
+
+def _erase_message_ids(connection: Connection, jobs: Sequence[UUID], *, now: Micros) -> None:
+    """Of messages that others follow. Those that need them are looked at at once."""
+    table = schema.after.c
+    followers = select(table.job_id).where(table.after_id.in_(jobs), table.message_id.is_not(None))
+    rows = lock_rows(connection, connection.execute(followers).scalars().all())
+    marks = []
+    for row in rows:
+        is_needed = row.check_at is not None and needs_message_id(row.unless, replies=row.replies)
+        marks.append({"job_id": row.job_id, "message_id": None, "check_at": now if is_needed else row.check_at})
+    update_rows(connection, schema.after, marks, key="job_id")
 
 
 def forgotten_jobs(connection: Connection, jobs: Sequence[UUID]) -> set[UUID]:

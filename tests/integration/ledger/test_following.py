@@ -516,6 +516,8 @@ class TestRetention:
         ledger.clock.advance(1 * DAY)
         lead(ledger)
         assert carry_out(ledger) == [second]
+        ledger.clock.advance(60)
+        lead(ledger)
         assert prune() == 1
         ledger.clock.advance(2 * DAY)
         lead(ledger)

@@ -22,7 +22,8 @@ from sendq.clock import SECOND, Micros, moment
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.engine import open_engine
-from sendq.ledger.dispatching import followers, rescue, threads
+from sendq.ledger.dispatching import followers, rescue
+from sendq.ledger.dispatching.mail_news import note_news
 from sendq.ledger.operators import retry
 from sendq.ledger.operators.retry import DeadLetterSelection
 from sendq.rules.states import FINAL, Event
@@ -145,7 +146,7 @@ class Machine(RuleBasedStateMachine):
         self.ledger.clock.advance(1)
         if notified:
             with self.ledger.writing() as connection:
-                threads.note_reply(connection, {job: self.ledger.clock()}, now=self.ledger.clock())
+                note_news(connection, answers={job: self.ledger.clock()}, bounced=(), now=self.ledger.clock())
 
     @precondition(lambda self: self.jobs)
     @rule(which=st.integers(0, 50), what=st.sampled_from(["cancel", "hold", "release", "earlier", "later", "urgent"]))

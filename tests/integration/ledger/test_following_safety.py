@@ -14,7 +14,8 @@ from sendq import NEVER, State, Window
 from sendq.clock import SECOND, moment
 from sendq.ledger import doubt, retention
 from sendq.ledger.db import schema
-from sendq.ledger.dispatching import followers, parked, threads
+from sendq.ledger.dispatching import followers, parked
+from sendq.ledger.dispatching.mail_news import note_news
 from sendq.ledger.dispatching.rescue import expire, give_up_unapproved
 from sendq.ledger.doubt import Ending
 from sendq.ledger.operators import recover, retry
@@ -209,7 +210,7 @@ class TestAtOnce:
 
         def report() -> None:
             with ledger.writing() as connection:
-                assert threads.note_reply(connection, {first: ledger.clock()}, now=ledger.clock()) == {first}
+                assert note_news(connection, answers={first: ledger.clock()}, bounced=(), now=ledger.clock()) == {first}
 
         meanwhile(monkeypatch, report)
         with ledger.writing() as connection:

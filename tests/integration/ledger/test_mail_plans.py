@@ -53,14 +53,14 @@ def filled(pg_ledger: Ledger) -> Ledger:
 
 
 @contextmanager
-def plans(ledger: Ledger) -> Iterator[list[str]]:
+def plans(ledger: Ledger, explain: str = "EXPLAIN") -> Iterator[list[str]]:
     """The plan of every query that is made, as the planner chooses it."""
     found: list[str] = []
 
     def before(_conn: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
         if statement.lstrip().upper().startswith(("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")):
-            cursor.execute(f"EXPLAIN {statement}", parameters)
-            found.append("\n".join(row[0] for row in cursor.fetchall()))
+            cursor.execute(f"{explain} {statement}", parameters)
+            found.append("\n".join(str(row[-1]) for row in cursor.fetchall()))
 
     event.listen(ledger.engine, "before_cursor_execute", before)
     try:

@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("checks", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("trouble", sa.Text(), nullable=True),
         sa.Column("replied_at", sa.BigInteger(), nullable=True),
+        sa.Column("bounced_at", sa.BigInteger(), nullable=True),
         sa.Column("released_at", sa.BigInteger(), nullable=True),
         sa.PrimaryKeyConstraint("job_id", name=op.f("sendq_after_pkey")),
     )
@@ -38,8 +39,50 @@ def upgrade() -> None:
         "sendq_after",
         ["check_at", "job_id"],
         unique=False,
-        postgresql_where=sa.text("check_at IS NOT NULL"),
-        sqlite_where=sa.text("check_at IS NOT NULL"),
+        postgresql_where=sa.text(
+            "check_at IS NOT NULL AND (unless IS NULL OR unless = 'bounced' OR replied_at IS NOT NULL"
+            " OR bounced_at IS NOT NULL OR message_id IS NULL)"
+        ),
+        sqlite_where=sa.text(
+            "check_at IS NOT NULL AND (unless IS NULL OR unless = 'bounced' OR replied_at IS NOT NULL"
+            " OR bounced_at IS NOT NULL OR message_id IS NULL)"
+        ),
+    )
+    op.create_index(
+        "sendq_after_lane_idx",
+        "sendq_after",
+        ["lane_id", "check_at", "job_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "check_at IS NOT NULL AND unless <> 'bounced' AND replied_at IS NULL AND bounced_at IS NULL"
+            " AND message_id IS NOT NULL"
+        ),
+        sqlite_where=sa.text(
+            "check_at IS NOT NULL AND unless <> 'bounced' AND replied_at IS NULL AND bounced_at IS NULL"
+            " AND message_id IS NOT NULL"
+        ),
+    )
+    op.create_index(
+        "sendq_after_read_idx",
+        "sendq_after",
+        ["check_at", "job_id"],
+        unique=False,
+        postgresql_where=sa.text(
+            "check_at IS NOT NULL AND unless <> 'bounced' AND replied_at IS NULL AND bounced_at IS NULL"
+            " AND message_id IS NOT NULL"
+        ),
+        sqlite_where=sa.text(
+            "check_at IS NOT NULL AND unless <> 'bounced' AND replied_at IS NULL AND bounced_at IS NULL"
+            " AND message_id IS NOT NULL"
+        ),
+    )
+    op.create_index(
+        "sendq_after_released_idx",
+        "sendq_after",
+        ["check_at", "job_id"],
+        unique=False,
+        postgresql_where=sa.text("check_at IS NOT NULL AND stage = 'released'"),
+        sqlite_where=sa.text("check_at IS NOT NULL AND stage = 'released'"),
     )
     op.create_index(
         "sendq_after_waiting_idx",
