@@ -29,7 +29,7 @@ MOST = 1_000_000_000
 
 # Lanes that wait for a new window begin one after another, in its first twentieth, or first ten seconds.
 _SPREAD_SHARE = 20
-_LONGEST_SPREAD: Micros = 10 * SECOND
+LONGEST_SPREAD: Micros = 10 * SECOND
 
 # Application, tag and length of the windows.
 Name = tuple[str, str, Micros]
@@ -174,7 +174,7 @@ class UsedUp:
 
 def goes_on_at(use: Use, lane_id: UUID) -> Micros:
     """When a lane's jobs that are over a budget may begin: not those of all lanes at the same moment."""
-    spread = min(use.budget.per // _SPREAD_SHARE, _LONGEST_SPREAD)
+    spread = min(use.budget.per // _SPREAD_SHARE, LONGEST_SPREAD)
     # In another order in each window, or the lane that is first in all of them could use up each.
     window = (use.ends_at // use.budget.per).to_bytes(8, "big")
     return use.ends_at + int.from_bytes(blake2b(lane_id.bytes + window, digest_size=8).digest(), "big") % spread

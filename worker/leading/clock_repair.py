@@ -2,7 +2,8 @@
 
 The leader compares the ledger's time with the latest that it has seen. If it was set back, and when this process
 begins to lead, the times that lie further ahead than any pace or hold allows are brought back. Other workers read the
-ledger's time with each heartbeat, and may write wrong times until then: so it is repeated for some seconds.
+ledger's time with each heartbeat, and may write wrong times until then: so it is repeated for some seconds, and budgets
+are brought back after those.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class ClockRepair(LeaderLoop):
         self._ledger, self._now, self._repeat_s, self._monotonic = ledger, now, repeat_s, monotonic
         self._latest: clock.Micros | None = None  # None: this process does not lead
         self._until = float("-inf")
+        self._budgets_too = False
 
     def stand_by(self) -> None:
         """The next leader looks for itself."""
@@ -59,10 +61,14 @@ class ClockRepair(LeaderLoop):
         if behind > SLACK:
             self._latest = now
             self._until = self._monotonic() + self._repeat_s
+            self._budgets_too = True
             journal.clock_set_back(behind_s=behind / clock.SECOND)
             alert("clock_set_back", "set_back", level="error")
-        if known is None or self._monotonic() <= self._until:
+        repeats = self._monotonic() <= self._until
+        if known is None or repeats:
             self._bring_back(behind if behind > SLACK else 0)
+        if known is None or (self._budgets_too and not repeats):
+            self._bring_back_budgets()
 
     def _bring_back(self, behind: clock.Micros) -> None:
         lanes = jobs = 0
@@ -78,3 +84,15 @@ class ClockRepair(LeaderLoop):
                 set_back.note(connection, behind=behind, lanes=lanes, jobs=jobs, now=self._now())
         if lanes or jobs:
             journal.times_brought_back(lanes=lanes, jobs=jobs)
+
+    def _bring_back_budgets(self) -> None:
+        sends = 0
+        while self.may_act and not self._stopping.is_set():
+            with writing(self._ledger) as connection:
+                done = set_back.budgets_step(connection, now=self._now())
+            sends += done
+            if not done:
+                self._budgets_too = False
+                break
+        if sends:
+            journal.times_brought_back(lanes=0, jobs=sends)

@@ -16,14 +16,19 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.dispatching.lanes import lock_changes, write_changes
 from sendq.ledger.dispatching.pairs import lock_pairs, write_pair
-from sendq.ledger.enqueue import notify
+from sendq.ledger.enqueue import append_wakes, notify, wakes_of
 from sendq.ledger.jobs import lock_jobs
+from sendq.rules.budgets import LONGEST_SPREAD, window_of
 from sendq.rules.lane_change import CHECK_MOST
 from sendq.rules.pace import BEHAVES_AFTER
+from sendq.rules.rule_ids import OVER_BUDGET
 from sendq.rules.set_back import ASK_MOST, SLACK, lane_columns, pair_columns
 from sendq.rules.states import State
 
 _EXACTLY = SECOND
+
+# Sends over a budget in one transaction: each looks at all waiting jobs, and no turn wants the rows that it locks.
+BUDGET_STEP = 5_000
 
 _lane, _job, _attempt, _delivery = schema.lane.c, schema.job.c, schema.attempt.c, schema.delivery.c
 
@@ -126,6 +131,53 @@ def deliveries_step(connection: Connection, *, now: Micros) -> int:
         values = {"next_at": _delivery.next_at - (column - now), column.name: now}
         changed += connection.execute(moved.values(values)).rowcount
     return changed
+
+
+def budgets_step(connection: Connection, *, now: Micros) -> int:
+    """Bring back windows of budgets, and some of the sends that wait for one; returns how many sends, 0: there are no
+    more.
+
+    Only once all workers have the right time: one that has not begins the window of the future again, with none used.
+    """
+    budget = schema.budget.c
+    rows = connection.execute(select(schema.budget).order_by(*schema.budget.primary_key)).all()
+    ends: dict[str, Micros] = {}
+    for row in rows:
+        begins_at = min(row.window_at, window_of(now, row.per))
+        ends[row.application] = max(ends.get(row.application, 0), begins_at + row.per + LONGEST_SPREAD)
+    sends = sum(_bring_back_sends(connection, name, put_off_to=at, now=now) for name, at in sorted(ends.items()))
+    # After the sends, as everywhere: no other transaction locks a job after a budget.
+    for row in rows:
+        if row.window_at <= now + SLACK:
+            continue
+        columns: dict[str, Micros] = {"window_at": window_of(now, row.per)}  # what was used counts on
+        columns |= {name: now for name in ("over_at", "announced_at") if (getattr(row, name) or 0) > now}
+        this = (budget.application == row.application, budget.tag == row.tag, budget.per == row.per)
+        connection.execute(update(schema.budget).where(*this).values(columns))
+    return sends
+
+
+def _bring_back_sends(connection: Connection, application: str, *, put_off_to: Micros, now: Micros) -> int:
+    """Bring back some sends that wait for a budget until after ``put_off_to``, the end of all current windows."""
+    until = func.coalesce(_job.resume_at, _job.next_at)
+    query = (
+        select(_job.id, _job.lane_id, _job.priority, _job.resume_at, _lane.application, _lane.grant_id, _lane.provider)
+        .join(schema.lane, _lane.id == _job.lane_id)
+        .where(_job.state == State.QUEUED.value, _job.rule == OVER_BUDGET, _lane.application == application)
+        .where(until > put_off_to + SLACK, until > _job.due_at + _EXACTLY)
+        .order_by(_job.id)
+        .limit(BUDGET_STEP)
+        .with_for_update(of=schema.job)
+    )
+    rows = connection.execute(query).all()
+    starts = {row.id: now + position for position, row in enumerate(rows)}
+    free = [row for row in rows if row.resume_at is None]
+    held = [row for row in rows if row.resume_at is not None]
+    update_rows(connection, schema.job, [{"id": row.id, "next_at": starts[row.id]} for row in free])
+    update_rows(connection, schema.job, [{"id": row.id, "resume_at": starts[row.id]} for row in held])
+    if free:
+        append_wakes(connection, wakes_of(free, starts), at=now)
+    return len(rows)
 
 
 def note(connection: Connection, *, behind: Micros, lanes: int, jobs: int, now: Micros) -> None:

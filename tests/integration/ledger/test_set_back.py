@@ -8,17 +8,20 @@ from uuid import UUID
 from sqlalchemy import select
 
 from sendq import State
-from sendq.clock import SECOND, Micros
+from sendq.clock import SECOND, Micros, moment
 from sendq.facts.outcomes import Hold, Scope
 from sendq.facts.turns import End
 from sendq.ids import lane_id
 from sendq.ledger import events
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import set_back
+from sendq.ledger.dispatching.budgets import announce
 from sendq.ledger.dispatching.pairs import hold_by_hand
 from sendq.ledger.operators.holds import hold_grant
 from sendq.operators import Operators
+from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.states import Event
+from tests.integration.ledger.test_budgets import begin_all
 from tests.support.ledger import Ledger, end, outcome
 
 MINUTE: Micros = 60 * SECOND
@@ -194,3 +197,48 @@ class TestTheStatus:
             found = connection.execute(select(schema.event.c.kind, schema.event.c.reason)).one()
         assert tuple(found) == ("clock_set_back", "by 290 s; brought back: 3 lanes, 2 jobs")
         assert "clock_set_back" in events.KINDS
+
+
+class TestABudget:
+    def test_whose_window_lies_ahead_counts_on_in_the_current_one(self, ledger: Ledger) -> None:
+        ledger.budgets = Budgets([Budget("default", "", 3, MINUTE)])
+        ledger.clock.at += 30 * 86_400 * SECOND
+        jobs = [ledger.send() for _ in range(5)]
+        held = ledger.send()
+        assert len(begin_all(ledger)) == 3
+        announced(ledger)
+        ledger.queue.hold(str(held))
+        ledger.clock.at -= 30 * 86_400 * SECOND + ledger.clock.at % MINUTE
+        jobs.append(ledger.send())
+        assert begin_all(ledger) == set()  # until it is brought back
+        assert budgets_back(ledger) == 4
+        assert begin_all(ledger) == set()
+        assert ledger.job(held).resume_at <= ledger.clock() + 10
+        ledger.clock.advance(70)
+        assert len(begin_all(ledger)) == 3
+        assert {ledger.state(job) for job in jobs} == {State.SENT}
+        ledger.queue.release(str(held))
+        for _ in range(4):
+            ledger.send()
+        assert begin_all(ledger) == set()
+        assert announced(ledger) == 1
+
+    def test_that_is_right_is_left_as_it_is(self, ledger: Ledger) -> None:
+        ledger.budgets = Budgets([Budget("default", "", 1, MINUTE), Budget("default", "a=b", 1, 86_400 * SECOND)])
+        for _ in range(3):
+            ledger.send(tags={"a": "b"})
+        ledger.send(due_at=moment(ledger.clock() + 900 * MINUTE))
+        begin_all(ledger)
+        before = ledger.rows(schema.budget), ledger.rows(schema.job)
+        assert budgets_back(ledger) == 0
+        assert (ledger.rows(schema.budget), ledger.rows(schema.job)) == before
+
+
+def budgets_back(ledger: Ledger) -> int:
+    with ledger.writing() as connection:
+        return set_back.budgets_step(connection, now=ledger.clock())
+
+
+def announced(ledger: Ledger) -> int:
+    with ledger.writing() as connection:
+        return len(announce(connection))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sendq.clock import SECOND
 from sendq.ledger.db import schema
+from sendq.rules.budgets import Budget, Budgets
 from tests.support.leading import FixedLeadership
 from tests.support.ledger import Ledger
 from worker.leading.clock_repair import ClockRepair
@@ -73,3 +75,27 @@ class TestTheLeader:
         ledger.clock.advance(-300)
         machine.round()
         assert (machine.is_late(), machine.notes()) == (False, 0)
+
+    def test_brings_budgets_back_once_the_others_know(self, ledger: Ledger) -> None:
+        machine = Machine(ledger)
+        ledger.budgets = Budgets([Budget("default", "", 1, 60 * SECOND)])
+        ledger.clock.advance(3_600)
+        machine.round()
+        ledger.send()
+        ledger.serve()
+        ahead = ledger.rows(schema.budget)[0].window_at
+        ledger.clock.advance(-3_600)
+        for _ in range(2):
+            machine.round(REPEAT_S / 2)
+            assert ledger.rows(schema.budget)[0].window_at == ahead
+        machine.round(REPEAT_S)
+        assert ledger.rows(schema.budget)[0].window_at <= ledger.clock()
+
+    def test_brings_budgets_back_that_an_earlier_leader_left(self, ledger: Ledger) -> None:
+        ledger.budgets = Budgets([Budget("default", "", 1, 60 * SECOND)])
+        ledger.clock.advance(3_600)
+        ledger.send()
+        ledger.serve()
+        ledger.clock.advance(-3_600)
+        Machine(ledger).round()
+        assert ledger.rows(schema.budget)[0].window_at <= ledger.clock()
