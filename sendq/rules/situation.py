@@ -118,7 +118,8 @@ class Situation:
     held              who holds the job itself, and why; None: it is not held, or that is no longer known
     before            the last of the earlier changes of its message that have not ended
     follows           the job that it waits for, or that ended it; None: there is none
-    used_up             budgets of its application and tags that were used up when it was put off
+    used_up           budgets of its application and tags that were used up when it was put off
+    room              how many more sends may begin in the current windows of these; None: no limit is known
     """
 
     job: JobFacts
@@ -140,3 +141,4 @@ class Situation:
     held: HeldBy | None = None
     follows: Follows | None = None
     used_up: tuple[UsedUp, ...] = ()
+    room: int | None = None

@@ -456,9 +456,11 @@ def _paced(lane: Lane, now: Micros) -> str:
     return f"{says}; its last answers stated {' and '.join(costs)}" if costs else says
 
 
-def _eta(around: Situation, *, now: Micros) -> Micros:
-    """About when it starts, if only the pace, holds and the jobs ahead delay it."""
+def _eta(around: Situation, *, now: Micros) -> Micros | None:
+    """About when it starts, if only the pace, holds and the jobs ahead delay it; None: a budget may."""
     job, lane = around.job, around.lane
+    if around.room is not None and around.room <= around.ahead and not must_be_repeated(job.operation, job.doubt_at):
+        return None
     held = _held(around, now=now, of_tags=True)
     not_before = _opening(around, max(now, job.not_before, held.until if held else 0))
     call = call_of(job.operation, job.form)

@@ -277,8 +277,8 @@ class Why:
 
     ``by`` is who made the hold that it waits for (``policy``, or a person), ``note`` the person's reason for it.
     ``ahead`` counts the jobs of its lane that go first, up to 10,000. ``eta``: about when it starts, if only its lane's
-    pace, holds and the jobs ahead delay it. ``expires_at``: it expires then, before ``until`` or ``eta``, or while it
-    waits for something whose end is not known.
+    pace, holds and the jobs ahead delay it; None if a budget may, too. ``expires_at``: it expires then, before
+    ``until`` or ``eta``, or while it waits for something whose end is not known.
     """
 
     job_id: str

@@ -84,6 +84,13 @@ class TestItIsOverABudget:
         assert found.eta is None
         assert found.says.endswith(" at the earliest")
 
+    def test_and_promises_no_time_while_others_ahead_take_up_the_room(self) -> None:
+        due = {"next_at": NOW}
+        assert why(job=due, room=3, ahead=2).eta is not None
+        assert why(job=due, room=3, ahead=3).eta is None
+        assert why(job=due | {"doubt_at": NOW}, room=0).eta is not None
+        assert why(job=due, held=(HoldFacts("grant", LATER, "x", "policy"),), room=0).eta is None
+
     def test_unless_it_was_rescheduled_since(self) -> None:
         found = why(job={"next_at": LATER + 1, "due_at": LATER, "rule": "over_budget"}, used_up=(self.USED_UP,))
         assert found.reason == "not_due"

@@ -14,6 +14,7 @@ from sendq.facts.lanes import Lane
 from sendq.ledger.batches import ADDED, Sums, sums_of
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import COUNTED
+from sendq.ledger.reading.budgets import room
 from sendq.ledger.reading.grants import closed_until
 from sendq.ledger.reading.holds import holds_in_force, tag_holds, wide_holds
 from sendq.ledger.reading.lookup import no_such_batch
@@ -86,7 +87,9 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         created_at=moment(row.created_at),
         walk=_walk(row, sums),
         rate=pace,
-        eta=None if unapproved else _eta_in_window(row, lane, sums, pace, _last_end(holds), window, now=now),
+        eta=None
+        if unapproved or _is_over_budget(connection, row, sums, now=now)
+        else _eta_in_window(row, lane, sums, pace, _last_end(holds), window, now=now),
         errors=_errors(connection, batch_id) if dead else (),
         cancelled_at=None if row.cancel_at is None else moment(row.cancel_at),
         held_at=None if row.held_at is None else moment(row.held_at),
@@ -100,6 +103,15 @@ def batch(connection: Connection, batch_id: UUID, *, now: Micros) -> BatchView:
         undoes=None if row.undoes is None else str(row.undoes),
         left=() if row.undoes is None or State.CANCELLED not in counts else _left_alone(connection, batch_id),
     )
+
+
+def _is_over_budget(connection: Connection, row: BatchRow, sums: Sums, *, now: Micros) -> bool:
+    """Whether more of its sends wait than a budget, of its application or of its own tags, lets begin now."""
+    if row.operation != "send" or row.total is None or row.finished_at is not None:
+        return False
+    own = [f"{key}={value}" for key, value in row.tags.items()]
+    left = room(connection, row.application, own, now=now)
+    return left is not None and row.total - jobs_ended(sums) > left
 
 
 def _unapproved(connection: Connection, batch_id: UUID) -> int:

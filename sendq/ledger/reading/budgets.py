@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Connection, select
 
 from sendq.clock import Micros, moment
@@ -40,3 +42,14 @@ def used_up(connection: Connection, application: str, tags: str | None) -> tuple
         UsedUp(row.application, row.tag, row.most, row.per, row.window_at + row.per)
         for row in connection.execute(query.order_by(_budget.application, _budget.tag, _budget.per))
     )
+
+
+def room(connection: Connection, application: str, tags: Iterable[str] = (), *, now: Micros) -> int | None:
+    """How many more sends with these tags may begin in the current windows; None: no budget limits them that was used
+    in these windows or the ones before.
+    """
+    names = (WHOLE, *tags)
+    lately = _budget.window_at + 2 * _budget.per > now
+    query = select(schema.budget).where(_budget.application == application, _budget.tag.in_(names), lately)
+    left = (row.most - (row.used if row.window_at + row.per > now else 0) for row in connection.execute(query))
+    return max(0, rooms) if (rooms := min(left, default=None)) is not None else None

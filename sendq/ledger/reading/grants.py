@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, and_, ca
 from sendq.clock import Micros, micros, moment
 from sendq.ids import lane_id
 from sendq.ledger.db import schema
+from sendq.ledger.reading.budgets import room as room_of
 from sendq.ledger.reading.filters import ALWAYS, ANYWHERE, LaneFilter, Period
 from sendq.ledger.reading.holds import wide_holds
 from sendq.ledger.reading.paging import Place, cursor, literal, place, walk
@@ -202,13 +203,18 @@ def _waiting(lane: Any, most: int) -> ScalarSelect[int]:
 
 
 def _views(connection: Connection, lanes: Sequence[LaneRow], most: int, now: Micros) -> list[GrantView]:
-    wide = wide_holds(connection, now=now, applications={lane.application for lane in lanes})
+    applications = {lane.application for lane in lanes}
+    wide = wide_holds(connection, now=now, applications=applications)
+    rooms = {application: room_of(connection, application, now=now) for application in applications}
     events = _events(connection, lanes)
-    return [_view(lane, wide, events.get((lane.application, lane.grant_id, _kept_since(lane))), most, now)
+    return [_view(lane, wide, events.get((lane.application, lane.grant_id, _kept_since(lane))),
+                  rooms[lane.application], most, now)
             for lane in lanes]  # fmt: skip
 
 
-def _view(lane: LaneRow, wide: Sequence[HoldView], event: Kept | None, most: int, now: Micros) -> GrantView:
+def _view(
+    lane: LaneRow, wide: Sequence[HoldView], event: Kept | None, room: int | None, most: int, now: Micros
+) -> GrantView:
     closed = lane.closed_at is not None
     held_until = None if lane.held_until is None or lane.held_until <= now else moment(lane.held_until)
     held = held_until is not None and not closed
@@ -236,7 +242,7 @@ def _view(lane: LaneRow, wide: Sequence[HoldView], event: Kept | None, most: int
         waiting=min(lane.waiting, most),
         more_waiting=lane.waiting > most,
         costs=stated_costs(lane.used),
-        eta=_eta(lane, over, most, now),
+        eta=None if room is not None and lane.waiting > room else _eta(lane, over, most, now),
         daily=None if lane.warm_up is None else pacer_of(lane, now=now).pace.daily,
         window=lane.time_window,
         opens_at=closed_until(lane.time_window, now),

@@ -10,7 +10,7 @@ from sendq.clock import Micros
 from sendq.facts.lanes import Lane
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching import broker
-from sendq.ledger.reading.budgets import used_up
+from sendq.ledger.reading.budgets import room, used_up
 from sendq.ledger.reading.delivery import delivery_of
 from sendq.ledger.reading.holds import StoredHold, holds_of_tags, holds_over
 from sendq.ledger.reading.lookup import no_such_job
@@ -19,6 +19,7 @@ from sendq.rules.preflight import OWN_BODY
 from sendq.rules.rule_ids import AFTER, AFTER_FAILED, BOUNCE_RATE, BY_HAND, OVER_BUDGET, UNLESS_BOUNCED, UNLESS_REPLIED
 from sendq.rules.situation import EarlierChange, Follows, HeldBy, HoldFacts, JobFacts, Situation
 from sendq.rules.states import State
+from sendq.rules.tags import each_tag
 from sendq.rules.why import explain
 from sendq.views import Why
 
@@ -31,10 +32,10 @@ _OF_FOLLOWERS = frozenset({AFTER, AFTER_FAILED, UNLESS_REPLIED, UNLESS_BOUNCED})
 
 def why(connection: Connection, job_id: UUID, *, now: Micros) -> Why:
     """Why a job is in its state, and until when. Raises `NotFound`."""
-    return explain(situation(connection, job_id), now=now)
+    return explain(situation(connection, job_id, now=now), now=now)
 
 
-def situation(connection: Connection, job_id: UUID) -> Situation:
+def situation(connection: Connection, job_id: UUID, *, now: Micros) -> Situation:
     """The input of `sendq.rules.why`. Raises `NotFound`."""
     table = schema.job
     found = connection.execute(
@@ -86,6 +87,9 @@ def situation(connection: Connection, job_id: UUID) -> Situation:
         used_up=used_up(connection, lane.application, found.tags)
         if lane is not None and job.rule == OVER_BUDGET
         else (),
+        room=room(connection, lane.application, each_tag(found.tags), now=now)
+        if lane is not None and queued and job.operation == "send"
+        else None,
     )
 
 

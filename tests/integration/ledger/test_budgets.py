@@ -11,7 +11,7 @@ import pytest
 import sentry_sdk
 from sqlalchemy import event, select
 
-from sendq import LedgerUnavailable, State
+from sendq import LedgerUnavailable, NewBatch, Send, State
 from sendq.clock import SECOND, moment
 from sendq.facts.turns import Group
 from sendq.ledger.db import schema
@@ -24,7 +24,7 @@ from sendq.rules.states import Event
 from sendq.rules.waiting_job import HELD
 from tests.integration.ledger.test_turns_at_once import at_once
 from tests.support.leading import FixedLeadership
-from tests.support.ledger import Ledger, begin_of, end, outcome
+from tests.support.ledger import MESSAGE, Ledger, begin_of, end, outcome
 from tests.support.waiting import LIMIT_S
 from worker.leading.budgets import BudgetWatch
 
@@ -293,6 +293,21 @@ class TestWhoAsks:
             (seen,) = levels(connection, now=three.clock()).budgets
         assert (seen.used, seen.most, seen.per, seen.over) == (3, 3, "hour", True)
         assert seen.until == moment(three.clock() + HOUR)
+
+    def test_is_promised_no_time_that_the_budget_cannot_keep(self, three: Ledger) -> None:
+        three.send(tags=MAY)
+        begin_all(three)
+        batch = three.queue.send_many([Send("g1", MESSAGE)] * 2, batch=NewBatch(tags=MAY)).id
+        job = three.send()
+        assert three.queue.batch(batch).eta is not None
+        assert three.queue.why(str(job)).eta is None  # the third of two
+        assert three.queue.grant("g1").eta is None
+        three.queue.cancel(str(job))
+        assert three.queue.grant("g1").eta is not None
+        with_budgets(three, Budget("default", "campaign=may", 1, HOUR))
+        three.send("g2", tags=MAY)
+        begin_all(three)
+        assert three.queue.batch(batch).eta is None
 
     def test_sees_no_alert_for_a_budget_that_is_only_used_up(self, three: Ledger) -> None:
         for _ in range(3):
