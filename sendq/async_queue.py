@@ -314,9 +314,11 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         job_id: str,
         message: Message | MimeMessage,
         *,
+        content: int | None = None,
         suppressed: Suppressed | str = Suppressed.REFUSE,
         by: str | None = None,
         reason: str | None = None,
+        dry_run: bool = False,
         session: Any = None,
     ) -> Job:
         """Replace the message of a send that waits: the same job and key, with other content.
@@ -329,20 +331,25 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
         Args:
             job_id: the job. One of a batch can be replaced too; the batch's key still names the messages as they were.
             message: the new message, complete.
+            content: the content version (`JobView.content_version`) that it replaces; if the message has been replaced
+                since, nothing is changed. None: whatever its content is now.
             suppressed: what to do about suppressed recipients, as in `send`.
             by, reason: author and reason, recorded with the change; by default ``program`` and none.
+            dry_run: check everything, and change nothing.
             session: join this transaction.
 
         Raises:
-            NotWaiting: its call is being made, it may have been sent, or it has ended. Nothing was changed.
+            NotWaiting: its call is being made, it may have been sent, it has ended, or it has another content version.
+                Nothing was changed.
             InvalidArgument: the job is not a send.
             NotFound: there is no such job.
             InvalidJob, SuppressedRecipients, SuppressionListFailed, Unreadable: as in `send`.
         """
         author, wanted = changes.author_of(by, reason), parse_id(job_id, what="job")
+        changes.check_content(content)
         await measure_contents([Send("", message)])  # asyncio only
         send = await self._ledger.read(
-            lambda connection: send_instead(connection, wanted, message, suppressed), session
+            lambda connection: send_instead(connection, wanted, message, suppressed, content=content), session
         )
         links = await self._links_for(session) if wants_links(send) else None
         settings: dict[str, Any] = {"metadata_key": self._metadata_key, "senders": self._senders, "links": links}
@@ -353,7 +360,7 @@ class AsyncSendQueue(AsyncReading, AsyncChanging, AsyncSuppressing):
             session,
             lambda connection: replace_message(
                 connection, wanted, send, plan, author, own=own, enqueuer=self._enqueuer, vault=self._vault,
-                now=self._now(),
+                now=self._now(), content=content, dry_run=dry_run,
             ),
         )  # fmt: skip
 

@@ -33,11 +33,15 @@ def reschedule_of(due_at: datetime | None, expires_at: Expiry, *, now: Micros) -
 
 def decision_of(kind: ChangeKind, content: int | None = None) -> Change:
     """An approval or a rejection. ``content``: the only content version that it is about. Raises `InvalidArgument`."""
-    given: object = content
-    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
+    check_content(content)
+    return Change(kind, content=content)
+
+
+def check_content(content: object) -> None:
+    """Raise `InvalidArgument` unless it is a content version, or None: any."""
+    if content is not None and (isinstance(content, bool) or not isinstance(content, int) or content < 0):
         remedy = "give the one that the job had when its content was read: JobView.content_version"
         raise InvalidArgument([Problem("content", "is not a content version: a number from 0 on", remedy)])
-    return Change(kind, content=content)
 
 
 def priority_of(priority: Priority | str | int) -> Change:

@@ -6,10 +6,9 @@ The whole body arrives first: a client that is slow, or that goes away, holds no
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any, NoReturn
+from typing import Any
 
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
@@ -18,7 +17,9 @@ from starlette.requests import ClientDisconnect, Request
 
 from sendq.api.limits import BodyMemory
 from sendq.api.problems import TRY_AGAIN_S, Refused
+from sendq.errors import InvalidJob
 from sendq.messages.content import MOST_BYTES
+from sendq.messages.from_json import strict_json
 
 # Bytes. A JSON request to Nylas has at most 3 MB; many messages, or a file in base64, may come in one request here.
 JSON_MOST = 10_000_000
@@ -138,9 +139,8 @@ def parsed(body: bytes) -> Any:
     if _has_many_values(body):
         raise Refused("too-large", f"The JSON has more than {VALUES_MOST:,} values. Send it in several requests.")
     try:
-        value = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        # The error is not shown: it may contain the text.
+        value = strict_json(body)
+    except InvalidJob:
         detail = "The body is not JSON in UTF-8, or an object has the same name twice."
         raise Refused("malformed", detail) from None
     if _is_deep(value):
@@ -163,17 +163,6 @@ def _has_many_values(body: bytes) -> bool:
 
 def _marks(text: bytes) -> int:
     return text.count(b",") + text.count(b"[") + text.count(b"{")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError
-    return found
-
-
-def _no_constant(_: str) -> NoReturn:
-    raise ValueError
 
 
 def _is_deep(value: Any) -> bool:

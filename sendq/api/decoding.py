@@ -6,8 +6,6 @@ converted is passed on as it is, and the Python API says what is wrong with it.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -27,6 +25,7 @@ from sendq.errors import InvalidArgument, InvalidJob, Problem
 from sendq.messages.attachment import Attachment
 from sendq.messages.characters import shown
 from sendq.messages.content import Content
+from sendq.messages.from_json import ALIASES, UNKNOWN, from_base64, message_arguments
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 
@@ -36,11 +35,6 @@ SENDS_MOST = 10_000  # of one request; a batch that is open takes more in the ne
 PROBLEMS_MOST = 100  # are listed one by one; the rest are counted
 
 NEVER_TEXT = "never"
-
-UNKNOWN = ("is not a known field", "correct its name, or leave it out")
-
-# Fields whose names are words of Python, by their names in JSON.
-ALIASES = {"in": "in_", "from": "from_"}
 
 
 @cache
@@ -320,42 +314,13 @@ def _message_maker(
         if files:
             remedy = "put the files into the finished message"
             given.problems.append(Problem("attachments", "cannot be added to a finished message", remedy))
-        content = mime if mime is not None else _bytes(encoded, "mime", given.problems)
+        content = mime if mime is not None else from_base64(encoded, "mime", given.problems)
         return lambda: MimeMessage(content)
     if not isinstance(message, dict):
         given.problems.append(Problem("message", "is not a JSON object", "send an object of the message's fields"))
         return lambda: None
-    arguments = dict(message)
-    for name in set(ALIASES.values()) & arguments.keys():
-        given.problems.append(Problem(name, *UNKNOWN))
-        del arguments[name]
-    attachments = arguments.get("attachments")
-    if attachments is None and files:
-        attachments = []
-    if isinstance(attachments, list):
-        arguments["attachments"] = [*_with_contents(attachments, given.problems), *files]
+    arguments = message_arguments(message, given.problems, files=files)
     return lambda: Message(**arguments)
-
-
-def _with_contents(attachments: list[Any], problems: list[Problem]) -> Iterator[Any]:
-    for index, one in enumerate(attachments):
-        if isinstance(one, Mapping) and one.get("content") is not None:
-            content = _bytes(one["content"], f"attachments[{index}].content", problems)
-            yield {**one, "content": content}
-        else:
-            yield one
-
-
-def _bytes(encoded: object, field: str, problems: list[Problem]) -> bytes:
-    """The bytes of a text in base64; empty, with a problem, if it is none."""
-    remedy = "encode the bytes as base64 (RFC 4648, section 4), without line breaks"
-    try:
-        if isinstance(encoded, str):
-            return base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        pass
-    problems.append(Problem(field, "is not base64", remedy))
-    return b""
 
 
 def _problems(grant_id: object, message: Message | MimeMessage | None, options: Options) -> list[Problem]:

@@ -13,7 +13,7 @@ from sendq.errors import InvalidJob, KeyConflict, NotFound, Problem
 from sendq.rules.suppression import Suppressed
 from sendq.views import Batch
 
-REPLACE: dict[str, Any] = {"suppressed": Suppressed | str, "reason": str | None}
+REPLACE: dict[str, Any] = {"content": int | None, "suppressed": Suppressed | str, "reason": str | None}
 
 
 def send(asked: Asked) -> Result:

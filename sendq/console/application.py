@@ -23,6 +23,7 @@ from sendq.console.sessions import Sessions, Signer
 from sendq.console.signing_in import SignIn, SignOut
 from sendq.console.texts import RuleText
 from sendq.operators import Operators
+from sendq.queue import SendQueue
 from sendq.vault import Vault
 from sendq.web.proxies import Proxies
 
@@ -37,6 +38,7 @@ def console(
     trusted_proxies: Collection[str] = (),
     every_s: float = EVERY_S,
     vault: Vault | None = None,
+    queue: SendQueue | None = None,
 ) -> Starlette:
     """The console over a ledger, as an application to mount (at any path) or to serve.
 
@@ -50,7 +52,9 @@ def console(
     trusted_proxies  addresses or networks whose ``X-Forwarded-For`` is believed when attempts to sign in are counted
     every_s          how often an open page is updated, in seconds; all who look at the same page share one query
     vault            the encryption keys of the ledger, if it is encrypted: needed only to look up by an address whether
-                     a recipient is suppressed; no body is opened
+                     a recipient is suppressed, and to undo a batch
+    queue            replaces messages of sends that wait, with its own keys and options; you close it yourself. None:
+                     that act is refused
 
     Raises ``ValueError`` for a short secret or an invalid network. The ledger is first used by the first page.
     The end of its lifespan ends live updates, asks acts to stop after their current step, and closes the ledger. An
@@ -69,6 +73,7 @@ def console(
         reauth_url=reauth_url or (lambda application, grant_id: None),
         fragments=Fragments(every_s=every_s),
         vault=vault or Vault(),
+        queue=queue,
     )
 
     @asynccontextmanager

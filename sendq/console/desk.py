@@ -18,6 +18,7 @@ from sendq.console.runs import Runs
 from sendq.console.sessions import Sessions, Signer
 from sendq.console.texts import Rules
 from sendq.operators import Operators
+from sendq.queue import SendQueue
 from sendq.vault import Vault
 from sendq.web.login_attempts import LoginAttempts
 from sendq.web.proxies import Proxies
@@ -60,7 +61,8 @@ class Desk:
     rules: Rules
     reauth_url: ReauthUrl
     fragments: Fragments
-    vault: Vault = field(default_factory=Vault)  # of an encrypted ledger: to look up recipients by their addresses
+    vault: Vault = field(default_factory=Vault)  # of an encrypted ledger: to look up recipients, and to undo
+    queue: SendQueue | None = None  # replaces messages
     runs: Runs = field(default_factory=Runs)
     attempts: LoginAttempts = field(default_factory=LoginAttempts)
     templates: Environment = field(default_factory=_compiled)

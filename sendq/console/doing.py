@@ -39,7 +39,7 @@ class Acting(Endpoint):
             if not asked.person.acts:
                 raise Refused(403, "Not allowed", NOT_ALLOWED)
             return await run_in_threadpool(self._preview, act, asked, asked.query)
-        form = await form_of(request)
+        form = await form_of(request, most=act.form_most if asked.person.acts else None)
         require_own(self.desk, request, asked.person, form)
         if not asked.person.acts:
             await run_in_threadpool(self._record_refusal, act, asked)
@@ -50,7 +50,7 @@ class Acting(Endpoint):
         self, act: Act, asked: Asked, values: Mapping[str, str], error: str | None = None, status: int = 200
     ) -> Response:
         values = with_period(act, values, asked.now)
-        preview = act.preview(self.desk.operators, Given(values, asked.person.name, vault=self.desk.vault))
+        preview = act.preview(self.desk.operators, self._given(values, asked, "-"))
         view = {
             "act": act,
             "preview": preview,
@@ -62,7 +62,7 @@ class Acting(Endpoint):
         return HTMLResponse(self.desk.render(View("act.html", view), asked), status)
 
     def _begin(self, act: Act, asked: Asked, form: Mapping[str, str]) -> Response:
-        given = Given(form, asked.person.name, form.get("reason", "").strip(), self.desk.vault)
+        given = self._given(form, asked, form.get("reason", "").strip())
         if not given.reason:
             return self._preview(act, asked, form, "Give a reason: it is recorded with your name.", 422)
         identity = form.get("id", "")
@@ -75,6 +75,9 @@ class Acting(Endpoint):
             except InvalidArgument as error:
                 return self._preview(act, asked, form, invalid(error), 422)
         return RedirectResponse(asked.url("runs", identity), 303)
+
+    def _given(self, values: Mapping[str, str], asked: Asked, reason: str) -> Given:
+        return Given(values, asked.person.name, reason, self.desk.vault, self.desk.queue)
 
     def _carry_out(self, act: Act, asked: Asked, given: Given, preview: Preview, identity: str) -> None:
         if not 8 <= len(identity) <= 64 or not identity.replace("-", "").replace("_", "").isalnum():

@@ -43,6 +43,7 @@ FORM_MOST = 32 * 1024
 
 # How long sending a form may take, in seconds: signing in needs no login yet, and each form holds a request.
 FORM_S = 4.0
+LARGE_FORM_S = 60.0  # of an operator who replaces a message, over a slow connection
 
 # A page whose ledger cannot be used loads itself again after this many seconds.
 AGAIN_S = 5
@@ -167,15 +168,18 @@ def csrf_of(desk: Desk, request: Request, person: Person) -> str:
     return desk.signer.sign("csrf", person.name, "" if session is None else session.id)
 
 
-async def form_of(request: Request) -> dict[str, str]:
-    """The fields of a form. Raises `Refused` for one that is large, or takes longer than `FORM_S`."""
+async def form_of(request: Request, *, most: int | None = None) -> dict[str, str]:
+    """The fields of a form. Raises `Refused` for one that is larger than ``most`` (None: `FORM_MOST`) bytes, or takes
+    longer than `FORM_S`, or, if it may be large, `LARGE_FORM_S`.
+    """
+    seconds, limit = (FORM_S, FORM_MOST) if most is None else (LARGE_FORM_S, most)
     body = bytearray()
     try:
-        async with asyncio.timeout(FORM_S):
+        async with asyncio.timeout(seconds):
             async for part in request.stream():
                 body += part
-                if len(body) > FORM_MOST:
-                    raise Refused(413, "Too large", "This form is larger than any that the console has.")
+                if len(body) > limit:
+                    raise Refused(413, "Too large", "This form is too large for the console. Nothing was changed.")
     except TimeoutError:
         raise Refused(408, "Too slow", "The form did not arrive in time. Nothing was changed. Send it again.") from None
     except ClientDisconnect:

@@ -39,7 +39,7 @@ from sendq.messages.digests import request_digest
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
 from sendq.rules.suppression import Suppressed
-from sendq.rules.waiting_job import after_replacement, refusal
+from sendq.rules.waiting_job import after_replacement, other_content, refusal
 from sendq.vault import Vault
 from sendq.views import Job
 
@@ -47,20 +47,28 @@ KIND = "replace"
 
 
 def send_instead(
-    connection: Connection, job_id: UUID, message: Message | MimeMessage, suppressed: Suppressed | str
+    connection: Connection,
+    job_id: UUID,
+    message: Message | MimeMessage,
+    suppressed: Suppressed | str,
+    *,
+    content: int | None = None,
 ) -> Send:
     """The new message of a job, with what the job has that its check needs. Nothing is locked (on SQLite the ledger is,
     if this joins a transaction, which is refused a write after it has read).
 
+    ``content``: the content version that is to be replaced; None: any.
+
     Raises:
         NotFound: there is no such job.
-        NotWaiting: it cannot be changed any more.
+        NotWaiting: it cannot be changed any more, or has another content version.
         InvalidArgument: it is not a send.
     """
     if not connection.get_execution_options().get("sendq_reads"):
         begin_before_savepoint(connection)
         lock_before_reading(connection)
-    row = _require_replaceable(connection.execute(select(schema.job).where(schema.job.c.id == job_id)).first(), job_id)
+    found = connection.execute(select(schema.job).where(schema.job.c.id == job_id)).first()
+    row = _require_replaceable(found, job_id, content)
     lane = lane_of(connection, row)
     provider = None if lane["provider"] == UNKNOWN else lane["provider"]
     follows = followed_by_reply(connection, job_id)
@@ -80,11 +88,14 @@ def replace_message(
     enqueuer: Enqueuer,
     vault: Vault,
     now: Micros,
+    content: int | None = None,
+    dry_run: bool = False,
 ) -> Job:
     """Replace the message of a job; returns the job, with the recipients that were dropped.
 
-    ``send``: from `send_instead`; ``plan``: plans it, without dropped recipients; ``own``: who is suppressed by the
-    application's own list. The job is locked last, since its account's other jobs may wait for that lock.
+    ``send``, ``content``: from and as in `send_instead`; ``plan``: plans it, without dropped recipients; ``own``: who
+    is suppressed by the application's own list; ``dry_run``: it is rolled back. The job is locked last, since its
+    account's other jobs may wait for that lock.
 
     Raises:
         NotFound, NotWaiting, InvalidArgument: as `send_instead`: it may have begun since.
@@ -93,7 +104,7 @@ def replace_message(
     """
     begin_before_savepoint(connection)
     lock_before_reading(connection)
-    with connection.begin_nested():
+    with connection.begin_nested() as step:
         verdict = enqueuer.judge(connection, [send], own=own, indexed=False, of_batch=False, now=now, vault=vault)
         if verdict.problems:
             raise SuppressedRecipients(verdict.problems)
@@ -101,22 +112,24 @@ def replace_message(
         contents = store_contents(connection, planned.pieces, planned.contents, vault=vault)
         job = schema.job
         locked = connection.execute(select(job).where(job.c.id == job_id).with_for_update()).first()
-        row = _require_replaceable(locked, job_id)
+        row = _require_replaceable(locked, job_id, content)
         if send.options.reply_to is not None and (follows := followed_by_reply(connection, job_id)) is not None:
             planned = with_known_id(planned, follows)
         if row.key is not None:  # it may name what was dropped from the message that is stored
             replace_key(connection, send.options.application, row.key, job_id, message_digest(send), vault)
         if _exchange(connection, row, planned, contents, lane_of(connection, row), author, vault, now=now):
             note_dropped(connection, [send], verdict, {0: Job(str(job_id))}, now=now)
+        if dry_run:
+            step.rollback()
     return Job(str(job_id), existed=True, dropped=tuple(hit.field for hit in verdict.dropped.get(0, ())))
 
 
-def _require_replaceable(row: Row[Any] | None, job_id: UUID) -> Row[Any]:
+def _require_replaceable(row: Row[Any] | None, job_id: UUID, content: int | None) -> Row[Any]:
     if row is None:
         raise lookup.no_such_job(job_id)
     if row.operation != "send":
         raise InvalidArgument([Problem("job_id", "is not a send", "cancel it, and enqueue another change instead")])
-    if (because := refusal(row)) is not None:
+    if (because := refusal(row) or other_content(row, content)) is not None:
         raise NotWaiting("job", str(job_id), row.state, because)
     return row
 

@@ -197,6 +197,13 @@ def refusal(job: Changeable, change: Change | None = None) -> str | None:
     return None if decision is None else _undecidable(job, decision)
 
 
+def other_content(job: Changeable, content: int | None) -> str | None:
+    """Why a job does not have the content version that was read (None: any); None: it has."""
+    if content in (None, job.content_version):
+        return None
+    return f"its content is another one: version {job.content_version}, not {content}"
+
+
 _LATE = "it was not approved in time"
 
 
@@ -204,8 +211,8 @@ def _undecidable(job: Changeable, decision: Change) -> str | None:
     """Why a job that waits can be neither approved nor rejected."""
     if job.approve_by is None:
         return "it needs no approval"
-    if decision.content not in (None, job.content_version):
-        return f"its content is another one: version {job.content_version}, not {decision.content}"
+    if (other := other_content(job, decision.content)) is not None:
+        return other
     if job.approved_at is not None:
         return "it is approved already"
     return _LATE if job.approve_by <= decision.at else None

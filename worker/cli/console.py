@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.connection import load_settings, open_operators, require_ledger
+from worker.cli.connection import load_settings, open_operators, open_queue, require_ledger
 from worker.cli.output import tell
 from worker.cli.params import CONSOLE_PORT
 from worker.cli.rule_texts import words_of_rules
@@ -32,5 +32,5 @@ def console(host: str, port: int) -> None:
     settings = load_settings()
     require_ledger()
     start_logs(settings)
-    with open_operators() as operators:
-        serve(settings, operators, dict(words_of_rules()), host=host, port=port, say=tell)
+    with open_operators() as operators, open_queue() as queue:
+        serve(settings, operators, queue, dict(words_of_rules()), host=host, port=port, say=tell)

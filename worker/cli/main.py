@@ -37,6 +37,7 @@ from worker.cli.priority import priority
 from worker.cli.recover import recover
 from worker.cli.rekey import rekey
 from worker.cli.release import release
+from worker.cli.replace import replace
 from worker.cli.reschedule import reschedule
 from worker.cli.resolve import resolve
 from worker.cli.retry import retry
@@ -123,6 +124,7 @@ for command in (
     reject,
     rekey,
     release,
+    replace,
     reschedule,
     resolve,
     retry,

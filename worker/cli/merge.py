@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from array import array
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from worker.cli.connection import load_settings, open_queue
+from worker.cli.message_file import message_option, read_message, tell_problems
 from worker.cli.output import FAILED, complain, counted, json_option, tell, tell_json
 from worker.cli.params import dry_run_option, duration, window
 from worker.cli.wording import on_command_line
@@ -43,8 +43,7 @@ _position = re.compile(r"^\[(\d+)\]\.?")
 @click.option("--grant", required=True, metavar="ID", help="The account that sends.")
 @click.option("--csv", "table", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="The recipients: UTF-8, with a header; email is required, name and key are optional.")  # fmt: skip
-@click.option("--message", required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="JSON with the fields of the message, like subject and body, or template; without to.")  # fmt: skip
+@message_option("JSON with the fields of the message, like subject and body, or template; without to. - reads stdin.")
 @click.option("--delimiter", default=",", show_default=True, help="What separates the columns.")
 @click.option("--skip-suppressed", is_flag=True, help="Leave suppressed recipients out instead of refusing the table.")
 @click.option("--key", metavar="KEY", help="The batch's key: a repeated command with it changes nothing.")
@@ -68,7 +67,7 @@ _position = re.compile(r"^\[(\d+)\]\.?")
 def merge(
     grant: str,
     table: Path,
-    message: Path,
+    message: str,
     delimiter: str,
     skip_suppressed: bool,
     key: str | None,
@@ -165,14 +164,16 @@ def _try(grant: str, common: Message, rows: Table, batch: NewBatch, *, skip_supp
     _tell_checked(found, rows, unchecked, as_json=as_json)
 
 
-def _message(path: Path) -> Message:
-    from sendq import Message
+def _message(path: str) -> Message:
+    """Raises ``SystemExit`` for a message that cannot be used."""
+    from sendq import InvalidJob
 
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise click.BadParameter("is not JSON in UTF-8", param_hint="--message") from None
-    return Message.of(fields)
+        return read_message(path)
+    except InvalidJob as wrong:
+        tell_problems(path, wrong.problems)
+        complain("nothing was enqueued")
+        raise SystemExit(FAILED) from None
 
 
 def _tags(given: tuple[str, ...]) -> dict[str, str] | None:

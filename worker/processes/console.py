@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from sendq import Operators
+from sendq import Operators, SendQueue
 from sendq.console import PasswordFile, PasswordFileError, ProxyHeader, anyone, console
 from sendq.console.identity import Who, is_loopback
 from sendq.console.texts import RuleText
@@ -47,6 +47,7 @@ def who_of(settings: Settings, host: str) -> Who | PasswordFile:
 def serve(
     settings: Settings,
     operators: Operators,
+    queue: SendQueue,
     rules: dict[str, RuleText],
     *,
     host: str,
@@ -67,6 +68,7 @@ def serve(
         secret=None if secret is None else secret.get_secret_value(),
         trusted_proxies=settings.console_trusted_proxies,
         vault=settings.vault,
+        queue=queue,
     )
     with listening(host, port, remedy="choose others (sendq up: --console-port)") as listener:
         signal.signal(signal.SIGTERM, leave)

@@ -7,7 +7,9 @@ from sendq.console.acts.approving import Approve, Reject
 from sendq.console.acts.deliveries import DeliverAgain
 from sendq.console.acts.grants import Hold, HoldAll, Release, ReleaseAll
 from sendq.console.acts.jobs import Cancel, CancelAll, CancelBatch, Resolve, Retry
+from sendq.console.acts.replacing import Replace
 from sendq.console.acts.suppressions import Suppress, Unsuppress
+from sendq.console.acts.undoing import Undo
 from sendq.console.acts.waiting import HoldJob, Prioritise, ReleaseJob, Reschedule
 
 ACTS: dict[str, Act] = {
@@ -23,11 +25,13 @@ ACTS: dict[str, Act] = {
         Prioritise(),
         HoldJob(),
         ReleaseJob(),
+        Replace(),
         Approve(),
         Reject(),
         Cancel(),
         CancelAll(),
         CancelBatch(),
+        Undo(),
         DeliverAgain(),
         Suppress(),
         Unsuppress(),

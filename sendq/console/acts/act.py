@@ -10,21 +10,23 @@ from sendq.console.listing import PERIODS, since
 from sendq.console.runs import Facts
 from sendq.errors import InvalidArgument, Problem
 from sendq.operators import Operators
+from sendq.queue import SendQueue
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.vault import Vault
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An input of an act's form: a selection (``options``), a checkbox (``check``), or a line of text.
+    """An input of an act's form: a selection (``options``), a checkbox (``check``), a line of text, or many (``long``).
 
-    ``required``: a selection in which nothing is selected until a person chooses.
+    ``required``: it must be filled in; nothing is selected until a person chooses.
     """
 
     name: str
     label: str
     options: Sequence[tuple[str, str]] = ()
     check: bool = False
+    long: bool = False
     required: bool = False
     value: str = ""
     hint: str = ""
@@ -53,12 +55,15 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """The fields of an act's form, who sent it, and the ledger's encryption keys if the console has them."""
+    """The fields of an act's form, who sent it, and, if the console has them, the ledger's encryption keys and the
+    queue that replaces messages.
+    """
 
     values: Mapping[str, str]
     by: str
     reason: str = "-"
     vault: Vault = field(default_factory=Vault)
+    queue: SendQueue | None = None
 
     def get(self, name: str) -> str | None:
         """A field; None: it is missing or empty."""
@@ -99,6 +104,14 @@ class Given:
         return at
 
     @property
+    def content(self) -> int | None:
+        """The content version of a job that the person has seen; None: not given. Raises `InvalidArgument`."""
+        text = self.get("content")
+        if text is not None and not (text.isdecimal() and len(text) <= CONTENT_DIGITS):
+            raise InvalidArgument([Problem("content", "is not a number", "open the act from the page of the job")])
+        return None if text is None else int(text)
+
+    @property
     def apart_s(self) -> float:
         """Seconds from one thing to the next, from the field ``rate``: things per minute. Raises `InvalidArgument`."""
         text = self.get("rate")
@@ -114,6 +127,8 @@ class Given:
         return 60 / value
 
 
+CONTENT_DIGITS = 9
+
 # How many per minute a form may ask for.
 RATE_LEAST, RATE_MOST = 0.01, 100_000
 
@@ -127,11 +142,13 @@ def rate_choice(without: str) -> Choice:
 class Act:
     """An act by its name in the address. Its methods raise the exceptions of `Operators`.
 
-    ``fields``: those that say what it concerns; those of `Preview.choices` say how.
+    ``fields``: those that say what it concerns; those of `Preview.choices` say how. ``form_most``: bytes of its form;
+    None: as many as any form has.
     """
 
     name: str
     fields: Sequence[str]
+    form_most: int | None = None
 
     def preview(self, operators: Operators, given: Given) -> Preview:
         """What it would do, whatever the choices of the form are. Nothing is changed."""

@@ -9,7 +9,7 @@ from typing import Any
 from sendq.console.acts.act import Act, Given, Preview, count
 from sendq.console.acts.jobs import FIELDS, job_filters, job_page
 from sendq.console.runs import Facts
-from sendq.errors import InvalidArgument, NotWaiting, Problem
+from sendq.errors import NotWaiting
 from sendq.filters import UnfinishedFilter
 from sendq.operators import DecisionProgress, Operators, Run
 
@@ -61,10 +61,7 @@ class Approve(Act):
         """Which content the person has seen: of one job its version, of several the time of the preview."""
         if given.get("job") is None:
             return {"seen_at": given.until}
-        content = given.get("content")
-        if content is not None and not content.isdecimal():
-            raise InvalidArgument([Problem("content", "is not a number", "open the act from the page of the job")])
-        return {"content": None if content is None else int(content)}
+        return {"content": given.content}
 
     def _which(self, given: Given) -> UnfinishedFilter | Sequence[str]:
         job = given.get("job")

@@ -103,6 +103,8 @@ def acts_for(seen: JobView) -> Iterator[tuple[str, str]]:
         yield "reschedule", "Reschedule…"
         yield "priority", "Priority…"
         yield ("release-job", "Release…") if seen.held else ("hold-job", "Hold…")
+        if seen.operation == "send":
+            yield "replace", "Replace its message…"
     if seen.state not in FINAL:
         yield "cancel", "Cancel…"
 

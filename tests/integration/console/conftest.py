@@ -63,6 +63,7 @@ def application(kept: Ledger, seat: Seat) -> Starlette:
         rules=RULES,
         reauth_url=lambda application, grant_id: f"https://shop.example/sign-in?grant={grant_id}",
         every_s=0.02,
+        queue=kept.queue,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,8 +13,9 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from sendq import clock
+from sendq import NewBatch, Operators, Send, clock
 from sendq.clock import SECOND, moment
+from sendq.console import console
 from sendq.console.acts.jobs import EXAMINED, REFUSALS
 from sendq.console.runs import AT_ONCE
 from sendq.ids import new_id
@@ -20,12 +23,15 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.rules.budgets import Budget, Budgets
 from sendq.rules.by_hand import RetryRefusal
-from tests.integration.console.conftest import act, submit
+from tests.integration.console.conftest import Seat, act, submit
+from tests.integration.ledger.test_undo import changed
 from tests.support.asgi import Browser
 from tests.support.ledger import MESSAGE, Ledger
 from tests.support.waiting import eventually
 
 HOUR = 3600 * SECOND
+
+NEW = '{"to": ["bea@example.com"], "subject": "Invoice 43", "body": "<p>43</p>"}'
 
 
 def absorbed(ledger: Ledger, grant: str = "g1", **options: Any) -> Any:
@@ -477,6 +483,125 @@ class TestAJobThatWaits:
         page = browser.get(f"/batches/{batch.id}").words
         assert "Held since" in page
         assert "Release…" in page
+
+
+class TestReplace:
+    def test_gives_the_job_another_message_and_shows_none(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        assert f"/acts/replace?job={job}&amp;content=0" in browser.get(f"/jobs/{job}").text
+        url = f"/acts/replace?job={job}&content=0"
+        page = browser.get(url)
+        assert "Content version now 0" in page.words
+        assert str(MESSAGE.subject) not in page.text
+        done = act(browser, url, message=NEW, reason="a typo")
+        assert "Done. Content version 1" in done.words
+        (payload,) = kept.rows(schema.payload)
+        assert b"Invoice 43" in bytes(payload.body)
+        ((kind, by, reason),) = events_of(kept)
+        assert (kind, by, reason is not None and reason.endswith(", content version 1: a typo")) == (
+            "replace", "anna", True,
+        )  # fmt: skip
+        for answer in (done, browser.get(f"/jobs/{job}"), browser.get("/journal")):
+            assert "Invoice 43" not in answer.text
+
+    @pytest.mark.parametrize(
+        ("message", "says"),
+        [
+            ("{", "Message is not JSON from line 1, column 2 on; correct it."),
+            ("", "Message is not JSON"),
+            ('{"subject": "x"}', "Message.to has no recipient; pass at least one."),
+            ('{"to": ["ann@example"], "subject": "x"}', "Message.to[0].email is not an email address"),
+            ('{"to": ["gone@example.com"], "subject": "x"}', "Message.to[0] "),
+        ],
+    )
+    def test_by_what_is_no_message_is_refused_and_the_form_kept(
+        self, browser: Browser, kept: Ledger, message: str, says: str
+    ) -> None:
+        kept.queue.suppress("gone@example.com", source="test")
+        job = absorbed(kept)
+        before = kept.job(job), kept.rows(schema.payload)
+        answer = submit(browser, f"/acts/replace?job={job}", message=message, reason="a typo")
+        assert (answer.status, says in answer.words) == (422, True), answer.words
+        assert 'value="a typo"' in answer.text
+        assert html.escape(message, quote=False) in html.unescape(answer.text)
+        assert (kept.job(job), kept.rows(schema.payload)) == before
+        assert not [event for event in events_of(kept) if event[0] == "replace"]
+
+    def test_is_of_the_content_that_was_shown(self, browser: Browser, kept: Ledger) -> None:
+        job = absorbed(kept)
+        page = browser.get(f"/acts/replace?job={job}")
+        kept.queue.replace(str(job), MESSAGE.model_copy(update={"subject": "another"}))
+        assert "version 1, not 0." in browser.get(f"/acts/replace?job={job}&content=0").words
+        form = {name: page.field(name) for name in ("csrf", "id", "job", "content")}
+        sent = browser.post("/acts/replace", form | {"message": NEW, "reason": "a typo"})
+        assert sent.status == 303
+        assert "its content is another one: version 1, not 0" in browser.get(sent.headers["location"]).words
+        assert kept.job(job).content_version == 1
+
+    def test_is_refused_for_what_does_not_wait_or_is_no_send(self, browser: Browser, kept: Ledger) -> None:
+        (job,) = dead(kept)
+        assert f"the job {job} is dead: it has ended." in browser.get(f"/acts/replace?job={job}").words
+        assert "/acts/replace" not in browser.get(f"/jobs/{job}").text
+        kept.queue.modify("g1", ["m1"], unread=False)
+        (change,) = [row.id for row in kept.rows(schema.job) if row.operation == "modify"]
+        assert "It is not a send" in browser.get(f"/acts/replace?job={change}").words
+        assert browser.get("/acts/replace").status == 404
+        for content in ("x", "9" * 5_000):
+            assert browser.get(f"/acts/replace?job={job}&content={content}").status == 400
+
+    def test_needs_a_queue(self, kept: Ledger, seat: Seat) -> None:
+        page = Browser(console(Operators(kept.engine), who=seat)).get(f"/acts/replace?job={absorbed(kept)}")
+        assert "it was made without a queue" in page.words
+
+    def test_takes_a_message_that_is_larger_than_other_forms(self, browser: Browser, kept: Ledger) -> None:
+        large = json.dumps({"to": ["bea@example.com"], "subject": "x", "body": "<p>ü</p>" * 50_000})
+        url = f"/acts/replace?job={absorbed(kept)}"
+        assert "Content version 1" in act(browser, url, message=large, reason="longer").words
+        assert submit(browser, url, message="x" * 9_000_001, reason="longer").status == 413
+        assert browser.post("/acts/cancel", {"reason": "x" * 40_000}).status == 413
+
+
+class TestUndo:
+    def test_starts_the_batch_that_undoes_it(self, browser: Browser, kept: Ledger) -> None:
+        batch = changed(kept)
+        assert f"/acts/undo?batch={batch.id}" in browser.get(f"/batches/{batch.id}").text
+        page = browser.get(f"/acts/undo?batch={batch.id}")
+        assert "Undo 3 changes" in page.words
+        assert len(kept.rows(schema.batch)) == 1
+        done = act(browser, f"/acts/undo?batch={batch.id}", reason="the wrong folder")
+        (undo,) = [row for row in kept.rows(schema.batch) if row.undoes is not None]
+        assert "Messages 3" in done.words
+        assert f'href="/batches/{undo.id}"' in done.text
+        ((kind, by, reason),) = [event for event in events_of(kept) if event[0] == "undo"]
+        assert (kind, by, reason) == ("undo", "anna", f"by batch {undo.id}: the wrong folder")
+        assert "is undone by batch" in browser.get(f"/acts/undo?batch={batch.id}").words
+        refused = browser.get(f"/acts/undo?batch={undo.id}")
+        assert "Batch is an undo itself; modify the messages again." in refused.words
+        assert 'type="submit"' not in refused.text.partition('class="card act"')[2]
+        assert "/acts/undo" not in browser.get(f"/batches/{undo.id}").text
+
+    def test_says_what_it_leaves_out(self, browser: Browser, kept: Ledger) -> None:
+        batch = changed(kept)
+        job = next(row.job_id for row in kept.rows(schema.snapshot))
+        with kept.writing() as connection:
+            connection.execute(schema.snapshot.delete().where(schema.snapshot.c.job_id == job))
+        assert "Not restored, since their snapshots are deleted 1 message" in browser.get(
+            f"/acts/undo?batch={batch.id}"
+        ).words  # fmt: skip
+        with kept.writing() as connection:
+            connection.execute(schema.snapshot.delete())
+        page = browser.get(f"/acts/undo?batch={batch.id}").words
+        assert "Batch has changed no message of which a snapshot is kept; nothing is left to undo." in page
+
+    def test_of_what_cannot_be_undone_says_why(self, browser: Browser, kept: Ledger) -> None:
+        going = kept.queue.modify("g1", ["m1"], unread=False, undoable=True)
+        plain = kept.queue.modify("g1", ["m1"], unread=False)
+        sends = kept.queue.send_many([Send("g1", MESSAGE)], batch=NewBatch())
+        for batch, says in ((going, "Batch still goes on"), (plain, "keeps no snapshots"), (sends, "batch of sends")):
+            page = browser.get(f"/acts/undo?batch={batch.id}")
+            assert (page.status, says in page.words) == (200, True), page.words
+            assert "/acts/undo" not in browser.get(f"/batches/{batch.id}").text
+        assert browser.get("/acts/undo").status == 404
 
 
 class TestApproval:
