@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from sendq.clock import Micros, micros, moment
-from sendq.enqueueing.arguments import check_priority, check_times, priority_number
+from sendq.enqueueing.arguments import check_key, check_priority, check_times, priority_number
 from sendq.enqueueing.expiry import NEVER, Expiry
 from sendq.enqueueing.targets import parse_target
 from sendq.errors import InvalidArgument, Problem
@@ -56,6 +57,13 @@ def target_of(on_outcome: str | None) -> str | None:
     if on_outcome is not None and isinstance(problem := parse_target(on_outcome), Problem):
         raise InvalidArgument([problem])
     return on_outcome
+
+
+def undo_key_of(key: str | None) -> str | None:
+    """The key of an undo. Raises `InvalidArgument`."""
+    if problems := check_key(key):
+        raise InvalidArgument([replace(problem, field="undo_key") for problem in problems])
+    return key
 
 
 def author_of(by: str | None, reason: str | None) -> Author:

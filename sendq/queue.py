@@ -447,6 +447,7 @@ class SendQueue(Reading, Changing, Suppressing):
         *,
         key: str | None = None,
         application: str = DEFAULT_APPLICATION,
+        undo_key: str | None = None,
         priority: Priority | str | int = Priority.NORMAL,
         on_outcome: str | None = None,
         by: str | None = None,
@@ -464,6 +465,7 @@ class SendQueue(Reading, Changing, Suppressing):
 
         Args:
             batch_id, key: the batch; give one.
+            undo_key: of the undo: a repeat with it returns the same undo, also after that has ended.
             priority, on_outcome: of the undo, see `sendq.Options`.
             by, reason: author and reason, recorded with it; by default ``program`` and none.
             session: join this transaction.
@@ -472,15 +474,16 @@ class SendQueue(Reading, Changing, Suppressing):
             InvalidArgument: the batch cannot be undone: it still goes on, keeps no snapshots, changed nothing, sends or
                 deletes, is an undo itself, or its grant was forgotten.
             NotFound: there is no such batch.
+            KeyConflict: ``undo_key`` was used before, for something else.
             LaneFull, Unreadable: as in `send`.
         """
         author = changes.author_of(by, reason)
         wanted = changes.priority_of(priority).priority
-        receiver = changes.target_of(on_outcome)
+        receiver, name = changes.target_of(on_outcome), changes.undo_key_of(undo_key)
 
         def store(connection: Connection) -> Batch:
             found = lookup.batch_id(connection, batch_id, application, key)
-            how = Undoing(author, wanted, receiver, self._lane_cap, self._vault)
+            how = Undoing(author, wanted, receiver, self._lane_cap, self._vault, name)
             return undo(connection, found, how, now=self._now())
 
         return self._ledger.write(session, store)

@@ -67,8 +67,8 @@ export class Sendq {
   }
 
   /** Undo a batch of changes that was `undoable` and has ended. */
-  undo(id, request = {}) {
-    return this.#call("POST", `/v1/batches/${encodeURIComponent(id)}/undo`, { json: request });
+  undo(id, request = {}, key) {
+    return this.#call("POST", `/v1/batches/${encodeURIComponent(id)}/undo`, { json: request, key });
   }
 
   /** Repeats only requests without side effects, and those with a key. */

@@ -7,7 +7,7 @@ converted is passed on as it is, and the Python API says what is wrong with it.
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
@@ -35,6 +35,8 @@ SENDS_MOST = 10_000  # of one request; a batch that is open takes more in the ne
 PROBLEMS_MOST = 100  # are listed one by one; the rest are counted
 
 NEVER_TEXT = "never"
+
+KEYS_DIFFER = Problem("key", "differs from the header Idempotency-Key", "send one of them, or the same value")
 
 
 @cache
@@ -228,8 +230,7 @@ def options_of(
     if isinstance(application, str) and application != token.application:
         raise Refused("not-allowed", "The token is for another application.")
     if key is not None and found.setdefault("key", key) != key:
-        remedy = "send one of them, or the same value"
-        given.problems.append(Problem("key", "differs from the header Idempotency-Key", remedy))
+        given.problems.append(KEYS_DIFFER)
     return kind(**found)
 
 

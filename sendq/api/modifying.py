@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from sendq.api.decoding import Given, arguments, bulk_options, query_of, require_grant
+from sendq.api.decoding import KEYS_DIFFER, Given, arguments, bulk_options, query_of, require_grant
 from sendq.api.operation import Asked, Result, require_visible
 from sendq.api.sending import conflicting, made
-from sendq.errors import InvalidJob, KeyConflict, Problem
+from sendq.errors import InvalidArgument, InvalidJob, KeyConflict, Problem
 from sendq.views import Batch, Priority
 
 CHANGES: dict[str, Any] = {
@@ -21,7 +22,9 @@ WHICH: dict[str, Any] = {"message_ids": list[str] | None, "thread_ids": list[str
 SHARED: dict[str, Any] = {"shared_from": str | None, "shared_folder_id": str | None}
 MODIFY: dict[str, Any] = {"undoable": bool, "whole_threads": bool, "query_imap": bool | None, **SHARED}
 DELETE: dict[str, Any] = {"hard": bool, **SHARED}
-UNDO: dict[str, Any] = {"priority": Priority | str | int, "on_outcome": str | None, "reason": str | None}
+UNDO: dict[str, Any] = {
+    "key": str | None, "priority": Priority | str | int, "on_outcome": str | None, "reason": str | None,
+}  # fmt: skip
 
 
 def modify(asked: Asked) -> Result:
@@ -39,7 +42,18 @@ def undo(asked: Asked) -> Result:
     batch_id = asked.values["batch_id"]
     require_visible(asked, batch_id=batch_id)
     given = arguments(asked.given, UNDO, optional=True)
-    return made(asked, asked.queue.undo(batch_id, by=asked.author, **given))
+    key = given.pop("key", None)
+    if asked.key is not None:
+        if key not in (None, asked.key):
+            raise InvalidArgument([KEYS_DIFFER])
+        key = asked.key
+    try:
+        return made(asked, asked.queue.undo(batch_id, undo_key=key, by=asked.author, **given))
+    except KeyConflict as conflict:
+        raise conflicting(asked, conflict) from None
+    except InvalidArgument as wrong:
+        named = [replace(one, field="key") if one.field == "undo_key" else one for one in wrong.problems]
+        raise InvalidArgument(named) from None
 
 
 def _enqueue(asked: Asked, changes: dict[str, Any], more: dict[str, Any], with_query: frozenset[str]) -> Result:

@@ -51,7 +51,7 @@ OPERATIONS = (
     Operation(
         name="undo", method="POST", path="/v1/batches/{batch_id}/undo", access=Access.WRITE, run=modifying.undo,
         summary="Undo a batch of modifications that is undoable and has ended", body="Undo", optional=True,
-        results=MADE,
+        keyed=True, results=MADE,
     ),
     Operation(
         name="jobs", method="GET", path="/v1/jobs", access=Access.READ, run=jobs.jobs,

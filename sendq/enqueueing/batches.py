@@ -29,7 +29,7 @@ from sendq.enqueueing.validation import check_changes
 from sendq.errors import InvalidJob, Problem
 from sendq.ids import lane_id, new_id
 from sendq.messages.forms import JSON_TYPE, with_parameters
-from sendq.messages.payload import bulk_digest, freeze_changes
+from sendq.messages.payload import bulk_digest, content_digest, freeze_changes
 from sendq.rules.changed_fields import BITS, EVERY_FIELD, bits_of
 from sendq.rules.message_state import SELECTED
 from sendq.rules.tags import stored_tags
@@ -239,6 +239,7 @@ class Undo:
     """The undo of a batch of modifications.
 
     ``lane_id``, ``fields`` and requests (``body``), and the application and the tags in ``options``, are the batch's.
+    The key in ``options`` is that of the undo.
     """
 
     batch_id: UUID
@@ -248,6 +249,12 @@ class Undo:
     body: bytes
     message_ids: Sequence[str]
     options: Options
+
+
+def undo_key_row(application: str, key: str, undoes: UUID, *, now: Micros, batch_id: UUID) -> dict[str, Any]:
+    """The row of the key of an undo, ``batch_id``: its content is which batch it undoes."""
+    digest = content_digest("undo", application, "", undoes.bytes)
+    return key_row(Options(application=application, key=key), digest, now=now, batch_id=batch_id)
 
 
 def plan_undo(undo: Undo, *, now: Micros) -> Planned:
@@ -270,11 +277,16 @@ def plan_undo(undo: Undo, *, now: Micros) -> Planned:
         "priority": priority_of(options),
         "due_at": now,
         "on_outcome": options.on_outcome,
+        "key": options.key,
         "tags": stored_tags(options.tags),
         "undoes": undo.batch_id,
     }
     jobs = _rows("restore", undo.message_ids, undoing, undo.lane_id, options, now=now)
-    return Planned(Plan(jobs=jobs, batch=batch, wakes=wakes.rows()), [undoing], [None])
+    keys, name = [], None
+    if options.key is not None:
+        keys = [undo_key_row(options.application, options.key, undo.batch_id, now=now, batch_id=undoing)]
+        name = (options.application, options.key)
+    return Planned(Plan(jobs=jobs, batch=batch, keys=keys, wakes=wakes.rows()), [undoing], [name])
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

@@ -14,13 +14,15 @@ from sqlalchemy import Connection, Row, exists, or_, select
 
 from sendq.bindings import batch_context
 from sendq.clock import Micros
-from sendq.enqueueing.batches import Undo, plan_undo
+from sendq.enqueueing.batches import Undo, plan_undo, undo_key_row
 from sendq.enqueueing.options import Options
+from sendq.enqueueing.plan import Plan
 from sendq.errors import InvalidArgument, Problem
 from sendq.facts.outcomes import Sent
 from sendq.ledger import events
 from sendq.ledger.batches import sums_of
 from sendq.ledger.db import schema
+from sendq.ledger.enqueue import require_same, store
 from sendq.ledger.reading import lookup
 from sendq.ledger.storing import lock_before_reading, store_batch
 from sendq.ledger.waiting_jobs import Author, lane_of
@@ -34,23 +36,27 @@ KIND = "undo"
 
 @dataclass(frozen=True, slots=True)
 class Undoing:
-    """How a batch is undone: author and reason, the undo's priority and receiver, the lane's limit, and the keys."""
+    """How a batch is undone: author and reason, priority and receiver of the undo, the lane's limit, the encryption
+    keys, and the key of the undo.
+    """
 
     author: Author
     priority: int
     on_outcome: str | None
     cap: int | None
     vault: Vault
+    key: str | None = None
 
 
 def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, dry_run: bool = False) -> Batch:
-    """Store the batch that undoes another one, or return the one that is doing it.
+    """Store the batch that undoes another one, or return the one that is doing it, or that the key names already.
 
     ``dry_run``: nothing is stored, and the result has the id of the batch that would be undone.
 
     Raises:
         NotFound: there is no such batch.
         InvalidArgument: it cannot be undone.
+        KeyConflict: the key was used for something else.
         Unreadable: its request is encrypted with a key that the vault does not have.
         LaneFull: as at enqueue.
     """
@@ -59,10 +65,15 @@ def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, d
     row = connection.execute(select(table).where(table.c.id == batch_id).with_for_update()).first()
     if row is None:
         raise lookup.no_such_batch(batch_id)
+    if how.key is not None and (made := _made_with(connection, row, how.key, how.vault, now=now)) is not None:
+        return made
     if (problem := _refusal(row)) is not None:
         raise InvalidArgument([problem])
     under_way = select(table.c.id, table.c.total).where(table.c.undoes == batch_id, table.c.finished_at.is_(None))
     if (other := connection.execute(under_way).first()) is not None:
+        if how.key is not None and not dry_run:  # from now on a repeat finds it, also after its end
+            named = undo_key_row(row.application, how.key, batch_id, now=now, batch_id=other.id)
+            store(connection, Plan(jobs=(), keys=[named]), at=now, vault=how.vault)
         return Batch(str(other.id), other.total, existed=True)
     messages, left_out = _changed_messages(connection, batch_id)
     if not messages:
@@ -75,8 +86,9 @@ def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, d
     )  # fmt: skip
     body = how.vault.open(bytes(row.body), row.cipher_key, context=context)
     options = Options(
-        application=row.application, priority=how.priority, on_outcome=how.on_outcome, tags=read_tags(row.tags)
-    )
+        application=row.application, key=how.key, priority=how.priority, on_outcome=how.on_outcome,
+        tags=read_tags(row.tags),
+    )  # fmt: skip
     wanted = Undo(batch_id, lane["grant_id"], row.lane_id, row.fields, body, messages, options)
     made = store_batch(connection, plan_undo(wanted, now=now), len(messages), now=now, cap=how.cap, vault=how.vault)
     by_whom = f"by batch {made.id}"
@@ -84,6 +96,19 @@ def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, d
     fields = {"batch_id": batch_id, "number": len(messages), "at": now, "by": how.author.by, "reason": reason}
     events.append(connection, KIND, **fields, **lane)
     return replace(made, left_out=left_out)
+
+
+def _made_with(connection: Connection, batch: Row[Any], key: str, vault: Vault, *, now: Micros) -> Batch | None:
+    """The undo of a batch that a key names; None: the key is new. Raises `KeyConflict` if it names something else."""
+    keys, table = schema.key, schema.batch
+    this = (keys.c.application == batch.application, keys.c.key == key)
+    found = connection.execute(select(keys).where(*this)).first()
+    if found is None:
+        return None
+    wanted = undo_key_row(batch.application, key, batch.id, now=now, batch_id=batch.id)
+    identity = require_same(found, wanted["digest"], vault)
+    total = connection.execute(select(table.c.total).where(table.c.id == identity)).scalar()
+    return Batch(str(identity), total, existed=True)
 
 
 _NOTHING = "nothing is left to undo"

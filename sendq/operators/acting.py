@@ -412,6 +412,7 @@ class Acting(LedgerAccess):
         self,
         batch_id: str,
         *,
+        undo_key: str | None = None,
         vault: Vault | None = None,
         by: str,
         reason: str | None = None,
@@ -421,10 +422,10 @@ class Acting(LedgerAccess):
 
         ``vault``: the encryption keys, if there are any.
         """
-        author = changes.author_of(by, reason)
+        author, key = changes.author_of(by, reason), changes.undo_key_of(undo_key)
         with self._ledger.writing() as connection:
             return undo.undo_batch(
-                connection, parse_id(batch_id, what="batch"), author, vault=vault or Vault(), dry_run=dry_run,
+                connection, parse_id(batch_id, what="batch"), author, key=key, vault=vault or Vault(), dry_run=dry_run,
                 now=self._now(),
             )  # fmt: skip
 

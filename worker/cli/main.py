@@ -63,7 +63,7 @@ PACKAGE_COMMAND = "python -m sendq migrate"
 # The arguments of `Operators` that have another name here.
 OPTIONS = {
     "grant_id": "--grant", "batch_id": "--batch", "job_id": "--job", "cursor": "--after", "apart_s": "--rate",
-    "due_at": "--at", "expires_at": "--expires", "jobs": "JOB", "deliveries": "DELIVERY",
+    "due_at": "--at", "undo_key": "--key", "expires_at": "--expires", "jobs": "JOB", "deliveries": "DELIVERY",
     "recipients": "RECIPIENT", "file": "FILE",
 }  # fmt: skip
 

@@ -21,7 +21,8 @@ class UndoResult:
     """What an undo did, or (``dry_run``) would do.
 
     ``undo_id``: the batch that undoes ``batch_id``; None: a dry run. ``total``: its messages. ``existed``: it was
-    started before, and goes on. ``left_out``: messages that were changed, but whose snapshots are no longer kept.
+    started before, and goes on, or its key names it. ``left_out``: messages that were changed, but whose snapshots are
+    no longer kept.
     """
 
     batch_id: str
@@ -33,10 +34,17 @@ class UndoResult:
 
 
 def undo_batch(
-    connection: Connection, batch_id: UUID, author: Author, *, vault: Vault, dry_run: bool, now: Micros
+    connection: Connection,
+    batch_id: UUID,
+    author: Author,
+    *,
+    key: str | None,
+    vault: Vault,
+    dry_run: bool,
+    now: Micros,
 ) -> UndoResult:
     """Start the undo of a batch. Raises what `undo` raises."""
-    how = Undoing(author, PRIORITY, None, None, vault)
+    how = Undoing(author, PRIORITY, None, None, vault, key)
     made = undo(connection, batch_id, how, now=now, dry_run=dry_run)
     undo_id = made.id if made.existed or not dry_run else None
     return UndoResult(str(batch_id), undo_id, made.total or 0, made.existed, dry_run, made.left_out)

@@ -16,6 +16,7 @@ from sendq import State
 from sendq.ledger.db import schema
 from sendq.testing import enqueued
 from tests.integration.api.conftest import MESSAGE, Client, fields_of, told
+from tests.integration.ledger.test_undo import changed, lead
 from tests.support.ledger import Ledger
 
 SEND = {"grant_id": "g1", "message": MESSAGE}
@@ -248,6 +249,22 @@ class TestModify:
         kept.absorb()
         client.post(f"{url}/cancel")
         assert client.post(f"{url}/undo", {"reason": "a mistake"}).status in (201, 422)
+
+    def test_are_undone_once_by_requests_with_the_same_key(self, client: Client, kept: Ledger) -> None:
+        batch = changed(kept)
+        url = f"/v1/batches/{batch.id}/undo"
+        made = client.post(url, idempotency_key="undo-1")
+        assert (made.status, told(made)["total"]) == (201, 3)
+        kept.queue.cancel_batch(told(made)["id"])
+        lead(kept)
+        for repeat in (client.post(url, idempotency_key="undo-1"), client.post(url, {"key": "undo-1"})):
+            assert (repeat.status, told(repeat)["id"]) == (200, told(made)["id"])
+            assert repeat.headers["location"] == made.headers["location"]
+        assert fields_of(client.post(url, {"key": "other"}, idempotency_key="undo-1")) == ["key"]
+        assert fields_of(client.post(url, {"key": "x" * 256})) == ["key"]
+        client.post("/v1/modify", {"grant_id": "g1", "message_ids": ["m1"], "unread": False, "key": "taken"})
+        assert client.post(url, idempotency_key="taken").status == 409
+        assert client.post(url, idempotency_key="undo-2").status == 201
 
     def test_name_every_problem(self, client: Client) -> None:
         answer = client.post(

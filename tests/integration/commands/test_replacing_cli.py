@@ -68,7 +68,8 @@ class TestReplace:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
         made = as_json(cli("replace", job, "--message", "-", "--json"))
         assert made == {"job_id": job, "content_version": 1, "replaced": True, "dropped": [], "dry_run": False}
-        assert content.encode() in body_of(ledger)
+        assert b'"filename":"a.txt"' in body_of(ledger)
+        assert [bytes(row.data) for row in ledger.rows(schema.chunk)] == [b"terms"]
 
     def test_a_dry_run_checks_everything_and_changes_nothing(
         self, cli: Cli, ledger: Ledger, job: str, file: Path

@@ -15,6 +15,7 @@ from sendq import (
     Batch,
     InvalidArgument,
     InvalidJob,
+    KeyConflict,
     NewBatch,
     NotFound,
     Operators,
@@ -176,6 +177,36 @@ class TestUndo:
         work(ledger, {})
         assert ledger.queue.undo(batch.id).id != first.id
 
+    def test_with_its_key_is_the_same_one_after_its_end(self, ledger: Ledger) -> None:
+        batch = changed(ledger)
+        first = ledger.queue.undo(batch.id, undo_key="undo-1")
+        work(ledger, {})
+        assert ledger.queue.undo(batch.id, undo_key="undo-1") == replace(first, existed=True)
+        assert ledger.queue.batch(key="undo-1").id == first.id
+        operators = Operators(ledger.engine, now=ledger.clock)
+        again = operators.undo(batch.id, undo_key="undo-1", by="anna")
+        assert (again.undo_id, again.existed, again.total) == (first.id, True, 3)
+        assert ledger.queue.undo(batch.id, undo_key="undo-2").id != first.id
+
+    def test_with_a_new_key_while_it_goes_on_is_found_by_that_key_too(self, ledger: Ledger) -> None:
+        batch = changed(ledger)
+        first = ledger.queue.undo(batch.id)
+        assert ledger.queue.undo(batch.id, undo_key="undo-1") == replace(first, existed=True)
+        work(ledger, {})
+        assert ledger.queue.undo(batch.id, undo_key="undo-1") == replace(first, existed=True)
+        assert len([row for row in ledger.rows(schema.batch) if row.undoes is not None]) == 1
+
+    def test_with_a_key_of_something_else_is_a_conflict(self, ledger: Ledger) -> None:
+        batch = changed(ledger)
+        other = ledger.queue.modify("g1", ["m7"], **CHANGE, undoable=True)
+        work(ledger, {"m7": BEFORE})
+        ledger.queue.undo(other.id, undo_key="other")
+        ledger.queue.send("g2", MESSAGE, key="sent")
+        for key in ("sent", "other"):
+            with pytest.raises(KeyConflict):
+                ledger.queue.undo(batch.id, undo_key=key)
+        assert len([row for row in ledger.rows(schema.batch) if row.undoes is not None]) == 1
+
     def test_is_undone_with_the_callers_transaction(self, ledger: Ledger) -> None:
         batch = changed(ledger)
         with Session(ledger.engine) as session:
@@ -228,7 +259,9 @@ class TestIsRefused:
         with pytest.raises(NotFound):
             ledger.queue.undo("01970000-0000-7000-8000-000000000000")
 
-    @pytest.mark.parametrize("given", [{"on_outcome": "nowhere at all"}, {"priority": "urgent"}, {"by": ""}])
+    @pytest.mark.parametrize(
+        "given", [{"on_outcome": "nowhere at all"}, {"priority": "urgent"}, {"by": ""}, {"undo_key": ""}]
+    )
     def test_with_an_invalid_argument(self, ledger: Ledger, given: dict[str, Any]) -> None:
         batch = changed(ledger)
         with pytest.raises(InvalidArgument):
