@@ -280,11 +280,21 @@ class SendQueue(Reading, Changing, Suppressing):
 
         return self._ledger.read(check, session)
 
-    def add(self, batch_id: str, sends: Iterable[Send], *, session: Any = None) -> Batch:
+    def add(
+        self,
+        batch_id: str,
+        sends: Iterable[Send],
+        *,
+        grants: Collection[str] | None = None,
+        session: Any = None,
+    ) -> Batch:
         """Add messages to a batch that was left open, all or none, as in `send_many`.
 
         Several callers may add to it at the same time. The result's ``total`` is the number of messages that this call
         enqueued: a repeat after a crash skips those whose keys were used.
+
+        ``grants``: for programs that decide who may see what, patterns of the only grants (``team-*``) that the batch
+        may have, other callers' messages included; with any other it raises `NotFound`, and nothing is stored.
 
         Raises what `send` raises, and `NotFound`; `InvalidJob` also if the batch is closed or cancelled.
         """
@@ -292,7 +302,8 @@ class SendQueue(Reading, Changing, Suppressing):
         read = self._reading(sends, wanted, now)
         with reading_once():
             return self._ledger.write(
-                session, lambda connection: add_to_batch(connection, wanted, read, self._storing(), now=now)
+                session,
+                lambda connection: add_to_batch(connection, wanted, read, self._storing(), now=now, grants=grants),
             )
 
     def close_batch(self, batch_id: str, *, session: Any = None) -> int:

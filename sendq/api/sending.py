@@ -74,7 +74,7 @@ def add(asked: Asked) -> Result:
     require_visible(asked, batch_id=batch_id)
     sends = _sends(asked, Given.of(asked.given))
     try:
-        batch = asked.queue.add(batch_id, sends)
+        batch = asked.queue.add(batch_id, sends, grants=None if asked.token.covers_all else asked.token.grants)
     except KeyConflict as conflict:
         raise conflicting(asked, conflict) from None
     return Result(shown(batch), 201 if batch.total else 200, f"/v1/batches/{batch.id}")

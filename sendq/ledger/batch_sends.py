@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +24,7 @@ from sendq.ledger.batches import ADDED, lock_open, note_added, notice
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import require_same, store
 from sendq.ledger.jobs import append_batch_changes, hold_with_batches
+from sendq.ledger.reading import owner
 from sendq.ledger.storing import begin_before_savepoint, lock_before_reading
 from sendq.ledger.suppressing import Enqueuer, note_left_out
 from sendq.messages.payload import content_digest
@@ -191,8 +192,13 @@ def add_to_batch(
     storing: Storing,
     *,
     now: Micros,
+    grants: Collection[str] | None = None,
 ) -> Batch:
-    """Add to an open batch. ``read`` gets its application, tags, window and the like by their names."""
+    """Add to an open batch. ``read`` gets its application, tags, window and the like by their names.
+
+    ``grants``: patterns of the only grants that it may have then. This is checked last, so that it counts what others
+    have added and committed meanwhile; what they commit later is added to a batch that has these messages.
+    """
     begin_before_savepoint(connection)
     lock_before_reading(connection)
     with connection.begin_nested():
@@ -206,4 +212,6 @@ def add_to_batch(
         number, left_out = storing.parts(connection, sends, with_digest=False, now=now, held=held)
         note_added(connection, batch, number, sends.lanes, now=now, spread_until=sends.spread_until)
         note_left_out(connection, batch.application, batch_id, left_out, now=now)
+        if grants is not None:
+            owner.require_grants(connection, batch_id, grants)
     return Batch(str(batch_id), number, left_out=left_out.total())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from uuid import UUID
 
 from sqlalchemy import Connection, select
@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import chunks
 from sendq.ledger.reading.lookup import no_such_batch, no_such_job
+from sendq.scope import matches_grant
 from sendq.views.owner import Owner
 
 AT_ONCE = 10_000  # ids in one statement: databases allow 32,766 or more parameters
@@ -49,6 +50,13 @@ def of_batch(connection: Connection, batch_id: UUID) -> Owner:
         lanes = set(connection.execute(select(job.c.lane_id).where(job.c.batch_id == batch_id).distinct()).scalars())
     owners = lanes_of(connection, lanes)
     return Owner(found.application, frozenset(owners[lane_id][1] for lane_id in lanes))
+
+
+def require_grants(connection: Connection, batch_id: UUID, patterns: Collection[str]) -> None:
+    """Raise `NotFound` unless every grant of a batch matches one of these patterns, and there is one."""
+    found = of_batch(connection, batch_id).grant_ids
+    if not found or not all(any(matches_grant(one, grant_id) for one in patterns) for grant_id in found):
+        raise no_such_batch(batch_id)
 
 
 def lanes_of(connection: Connection, lane_ids: set[UUID]) -> dict[UUID, tuple[str, str]]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.applications import Starlette
@@ -58,6 +59,23 @@ class TestATokenOfAnother:
         assert [one["grant_id"] for one in told(stranger.get("/v1/jobs"))["items"]] in ([], ["g2"])
         states = {one.id: (one.state, one.priority) for one in enqueued(kept.queue)}
         assert set(states.values()) == {("queued", 1)}
+
+    def test_grant_adds_nothing_to_a_batch_to_which_another_adds_at_the_same_time(
+        self, kept: Ledger, tokens: Path
+    ) -> None:
+        batch = kept.queue.send_many([PySend("g1", MAIL)], batch=NewBatch(open=True)).id
+
+        class Meanwhile(SendQueue):
+            def owner(self, *given: Any, **named: Any) -> Owner:
+                found = super().owner(*given, **named)
+                kept.queue.add(batch, [PySend("foreign", MAIL)])
+                return found
+
+        token, text = new_token("desk", access=Access.WRITE, grants=["g1"], now=datetime.now(UTC))
+        add_token(tokens, token)
+        client = Client(api(Meanwhile(kept.engine), tokens=tokens), text)
+        assert client.post(f"/v1/batches/{batch}/sends", {"sends": [SEND]}).status == 404
+        assert kept.queue.batch(batch).total == 2
 
     def test_grant_may_not_send_through_it_or_ask_for_it(self, kept: Ledger, client_of: Clients) -> None:
         narrow = client_of(grants=("g2", "team-*"))

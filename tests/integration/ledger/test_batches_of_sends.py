@@ -33,6 +33,7 @@ from sendq import (
     Vault,
 )
 from sendq.errors import SuppressedRecipients
+from sendq.ids import lane_id
 from sendq.ledger import batches
 from sendq.ledger.db import schema
 from sendq.rules.states import Event
@@ -254,6 +255,28 @@ class TestAnOpenBatch:
         assert ledger.queue.close_batch(batch.id) == 5 == ledger.queue.close_batch(batch.id)
         assert lead(ledger) == [batch.id]
         assert (ledger.queue.batch(batch.id).open, ledger.queue.batch(batch.id).total) == (False, 5)
+
+    def test_of_certain_grants_takes_nothing_once_others_have_added_to_it(self, pg_ledger: Ledger) -> None:
+        """The other one commits between the first look at the batch and the insert, on a connection of its own."""
+        queue = pg_ledger.queue
+        batch = queue.send_many(sends(1), batch=NewBatch(open=True))
+        assert queue.add(batch.id, sends(1, first=1), grants=["g0", "team-*"]).total == 1
+
+        def meanwhile() -> Iterator[Send]:
+            yield from sends(1, first=2)
+            with ThreadPoolExecutor() as pool:
+                pool.submit(queue.add, batch.id, [Send("foreign", message(3))]).result(LIMIT_S)
+
+        for given in (meanwhile(), sends(1, first=4)):
+            before = rows(pg_ledger, schema.job)
+            with pytest.raises(NotFound):
+                queue.add(batch.id, given, grants=["g0", "team-*"])
+            assert {row.lane_id for row in pg_ledger.rows(schema.job)} == {
+                lane_id("default", one) for one in ("g0", "foreign")
+            }
+            assert rows(pg_ledger, schema.job) == (3 if before == 2 else before)
+        assert queue.add(batch.id, sends(1, first=5), grants=["g*", "foreign"]).total == 1
+        assert queue.batch(batch.id).total == queue.close_batch(batch.id) == 4
 
     def test_refuses_more_once_it_is_closed_or_cancelled(self, ledger: Ledger) -> None:
         closed = ledger.queue.send_many(sends(1), batch=NewBatch())
