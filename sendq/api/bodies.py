@@ -39,7 +39,7 @@ DEPTH_MOST = 20  # a message needs five levels
 # 700,000. Values take a multiple of their bytes in memory.
 VALUES_MOST = 1_000_000
 
-LARGE = 256 * 1024  # bytes; larger bodies are parsed one at a time
+LARGE = 256 * 1024  # bytes; larger bodies are parsed one at a time, and of those of one token one is handled at a time
 
 JSON_TYPE, FORM_TYPE = "application/json", "multipart/form-data"
 
@@ -61,6 +61,11 @@ class Incoming:
     def media_type(self) -> str:
         """Without parameters; empty: there is none."""
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether what was read of it so far takes long to handle."""
+        return self._taken >= LARGE
 
     def require(self, *allowed: str, most: int) -> None:
         """Refuse a content type, an encoding or a length that is known not to be supported, before reading."""

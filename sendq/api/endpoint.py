@@ -102,7 +102,8 @@ class Endpoint:
                 incoming.require(JSON_TYPE, FORM_TYPE, most=0)
             given = await incoming.json(optional=operation.optional)
         try:
-            return await self._run(operation, self._asked(request, token, key, given, form), request)
+            asked = self._asked(request, token, key, given, form)
+            return await self._run(operation, asked, request, large=incoming.is_large)
         finally:
             if form is not None:
                 await form.data.close()
@@ -120,7 +121,7 @@ class Endpoint:
             traceparent=None if check_traceparent(traceparent) else traceparent,  # as W3C says about an invalid one
         )
 
-    async def _run(self, operation: Operation, asked: Asked, request: Request) -> Response:
+    async def _run(self, operation: Operation, asked: Asked, request: Request, *, large: bool) -> Response:
         def run() -> Result:
             for _ in range(RUNS_MOST - 1):
                 try:
@@ -135,7 +136,8 @@ class Endpoint:
                 headers["location"] = request.scope.get("root_path", "") + result.location
             return Answer(result.content, result.status, headers=headers)
 
-        async with self._desk.turns.turn(asked.token.id, writes=operation.access is Access.WRITE):
+        writes = operation.access is Access.WRITE
+        async with self._desk.turns.turn(asked.token.id, writes=writes, large=large):
             return await to_thread.run_sync(answer)
 
     def _token(self, request: Request) -> Token:

@@ -80,17 +80,24 @@ class BodyMemory:
 
 
 class Turns:
-    """Operations at once: ``most`` of all, of which at most ``writes`` write, and ``each`` belong to one token."""
+    """Operations at once: ``most`` of all, of which at most ``writes`` write, and ``each`` belong to one token.
+
+    Of its large ones, a token runs one: they are work for the processor, and Python threads share one. Several would
+    not end sooner, but each of the many short steps of another request would wait for every one of them.
+    """
 
     def __init__(self, most: int, *, writes: int, each: int, wait_s: float) -> None:
         self._all, self._writes = asyncio.Semaphore(most), asyncio.Semaphore(writes)
         self._of_token = defaultdict[str, asyncio.Semaphore](partial(asyncio.Semaphore, each))
+        self._large = defaultdict[str, asyncio.Semaphore](partial(asyncio.Semaphore, 1))
         self._wait_s = wait_s
 
     @asynccontextmanager
-    async def turn(self, token_id: str, *, writes: bool) -> AsyncIterator[None]:
+    async def turn(self, token_id: str, *, writes: bool, large: bool = False) -> AsyncIterator[None]:
         """Waits for a turn, and ends it. Raises `Refused` if that takes too long."""
         needed = [self._of_token[token_id], *([self._writes] if writes else []), self._all]
+        if large:  # first, so that those that wait for it have no turn of small ones
+            needed.insert(0, self._large[token_id])
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(self._wait_s):

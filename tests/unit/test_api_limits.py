@@ -88,6 +88,20 @@ class TestTurns:
 
         asyncio.run(play())
 
+    def test_of_large_requests_are_one_for_each_token_and_leave_the_small_ones_theirs(self) -> None:
+        async def play() -> None:
+            turns = Turns(5, writes=5, each=2, wait_s=0.01)
+            async with AsyncExitStack() as held:
+                for token in ("a", "b"):
+                    await held.enter_async_context(turns.turn(token, writes=True, large=True))
+                    with pytest.raises(Refused, match="unavailable"):
+                        await held.enter_async_context(turns.turn(token, writes=True, large=True))
+                    await held.enter_async_context(turns.turn(token, writes=True))
+            async with turns.turn("a", writes=True, large=True):
+                pass
+
+        asyncio.run(play())
+
 
 class TestFailedLogins:
     def test_are_logged_once_for_each_address_and_window(self) -> None:
