@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -171,8 +171,9 @@ def _rows(
         payloads.append(payload)
         if request.pieces:
             payload["length"] = request.length
-            pieces += _piece_rows(request, job_id)
-            contents |= {piece.content.measure().digest: piece.content for piece in request.pieces}
+            of_job = _piece_rows(request, job_id)
+            pieces += of_job
+            contents |= {row["digest"]: piece.content for row, piece in zip(of_job, request.pieces, strict=True)}
         ids.append(job_id)
         names.append(None if options.key is None else (options.application, options.key))
         wakes.add(lane, options, send.grant_id, row["priority"], row["next_at"])
@@ -233,8 +234,12 @@ def _frozen(
 def digest_of(send: Send, text: SendText | None = None) -> bytes:
     """The digest of what a (checked) message asks for. ``text``: the JSON of its message, if it is known already."""
     options = send.options
-    given: dict[str, Any] = {"application": options.application, "grant_id": send.grant_id}
-    given |= {"due_at": options.due_at, "expires_at": given_expiry(options.expires_at)}
+    given: dict[str, Any] = {
+        "application": options.application,
+        "grant_id": send.grant_id,
+        "due_at": options.due_at,
+        "expires_at": given_expiry(options.expires_at),
+    }
     if isinstance(send.message, MimeMessage):
         digest = mime_digest(send.message, **given)
     else:
@@ -248,10 +253,11 @@ def message_digest(send: Send) -> bytes:
     return digest_of(replace(send, options=options))
 
 
-def _piece_rows(request: Request, job_id: UUID) -> Iterator[dict[str, Any]]:
-    for position, piece in enumerate(request.pieces):
-        digest = piece.content.measure().digest
-        yield {"job_id": job_id, "position": position, "digest": digest, "after": piece.after}
+def _piece_rows(request: Request, job_id: UUID) -> list[dict[str, Any]]:
+    return [
+        {"job_id": job_id, "position": position, "digest": piece.content.measure().digest, "after": piece.after}
+        for position, piece in enumerate(request.pieces)
+    ]
 
 
 def with_links(

@@ -8,6 +8,7 @@ message", "Update a message", attachments and metadata, and the provider's own w
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 
 from sendq.errors import Problem
 from sendq.messages.attachment import content_problems
@@ -159,7 +160,7 @@ def _most_bytes(message: Message) -> int:
     if message.template is not None:
         variables = message.template.variables or {}
         parts += len(variables)
-        characters += len(message.template.id) + sum(len(name) + len(value) for name, value in variables.items())
+        characters += len(message.template.id) + sum(map(len, chain(variables, variables.values())))
     return _BYTES_BESIDE + parts * _BYTES_PER_PART + characters * _BYTES_PER_CHARACTER
 
 

@@ -56,7 +56,7 @@ def parse(text: str) -> tuple[str, str | None]:
 
     Other text is returned as (``text``, None): `wire_form` decides whether it is an address.
     """
-    if (found := _named(trimmed(text))) is None:
+    if "<" not in text or (found := _named(trimmed(text))) is None:
         return text, None
     quoted = found["quoted"]
     name = trimmed(found["bare"]) if quoted is None else re.sub(r"\\(.)", r"\1", quoted)

@@ -29,6 +29,8 @@ _apart = (
 
 def text_fault(text: str) -> str | None:
     """Why ``text`` cannot be stored or sent, or None."""
+    if text.isascii() and "\0" not in text:
+        return None
     return _named(_text_faults(text))
 
 

@@ -100,6 +100,8 @@ class Content:
 
         Raises `ContentFault`.
         """
+        if self._measure is not None and isinstance(self._source, bytes):
+            return self._measure
         with self._lock, _as_faults():
             stamp = self._stamp_now()
             if self._measure is None or stamp != self._stamp:

@@ -33,29 +33,30 @@ _DIGEST_VERSION = 1
 class SendText(NamedTuple):
     """The fields of a message that are set, as JSON, encoded once for its request and its digest.
 
-    In parts, because the mark is added to ``metadata`` and ``custom_headers``, and a body that many messages have is
-    stored apart from them.
+    In parts, because a body that many messages have is stored apart from them, and the mark is added to ``metadata``
+    and ``custom_headers``.
     """
 
     head: bytes  # `{"to":[…],"subject":"…"`
     body: bytes  # `,"body":"…"`, or empty
-    rest: Mapping[str, Any]  # the fields after the body
+    rest: bytes  # the fields after the body, each after a comma
+    marked_rest: Mapping[str, Any] | None  # the same not encoded, if some of them get the mark
 
     def plain(self) -> bytes:
         """The JSON without the mark."""
-        return self.head + self.body + _fields_after(self.rest)
+        return self.head + self.body + self.rest + b"}"
 
     def marked(self, job_id: str, metadata_key: str, *, body: bool = True) -> bytes:
         """The JSON with the mark of a job."""
         opening = self.head + self.body if body else self.head
-        if not self.rest:  # of nearly every message
+        if self.marked_rest is None:
             job = quoted(job_id)
             mark = f'{{{quoted(metadata_key)}:{job}}},"custom_headers":[{{"name":"{JOB_HEADER}","value":{job}}}]'
-            return opening + f',"metadata":{mark}}}'.encode()
-        rest: dict[str, Any] = {**self.rest}
+            return opening + self.rest + f',"metadata":{mark}}}'.encode()
+        rest: dict[str, Any] = {**self.marked_rest}
         rest["metadata"] = {**rest.get("metadata", {}), metadata_key: job_id}
         rest["custom_headers"] = [*rest.get("custom_headers", ()), {"name": JOB_HEADER, "value": job_id}]
-        return opening + _fields_after(rest)
+        return opening + _after_others(rest) + b"}"
 
 
 def send_text(message: Message, *, escaped_body: bytes | None = None) -> SendText:
@@ -76,7 +77,9 @@ def send_text(message: Message, *, escaped_body: bytes | None = None) -> SendTex
         body = b',"body":"' + escaped_body + b'"'
     elif message.body is not None:
         body = b',"body":' + encoded(message.body)
-    return SendText(",".join(head).encode(), body, _rest(message))
+    rest = _rest(message)
+    some_get_mark = "metadata" in rest or "custom_headers" in rest
+    return SendText(",".join(head).encode(), body, _after_others(rest), rest if some_get_mark else None)
 
 
 def _rest(message: Message) -> dict[str, Any]:
@@ -99,9 +102,9 @@ def _rest(message: Message) -> dict[str, Any]:
     return rest
 
 
-def _fields_after(rest: Mapping[str, Any]) -> bytes:
-    """The end of a JSON object: these fields after others."""
-    return b"," + encoded(rest)[1:] if rest else b"}"
+def _after_others(fields: Mapping[str, Any]) -> bytes:
+    """Fields of a JSON object that come after others."""
+    return b"," + encoded(fields)[1:-1] if fields else b""
 
 
 def freeze_send(message: Message, *, job_id: str, metadata_key: str = "key1") -> bytes:
@@ -153,7 +156,7 @@ def send_digest(
             one.described() | {"content_type": one.content_type, "digest": one.content.measure().digest.hex()}
             for one in message.attachments
         ]
-    payload = text.plain()[:-1] + _fields_after(more)
+    payload = text.plain()[:-1] + _after_others(more) + b"}"
     return content_digest("send", application, grant_id, payload, due_at=due_at, expires_at=expires_at)
 
 
