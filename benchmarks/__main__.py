@@ -13,6 +13,7 @@ NAMES = {
     "fairness": "the effect of busy and hanging lanes on quiet ones, and how well the providers' limits are kept",
     "peers": "sendq compared with Celery, Dramatiq, Taskiq, BullMQ and others: jobs per second, CPU, memory, latency",
     "ordinary": "sendq beside others when jobs come one by one, 10 to 150 a second: latency, CPU per job",
+    "merge": "mail merge of 100,000 recipients, `send_many` and single sends: CPU, time and memory of the caller",
     "leader": "turns per second of one dispatcher, by number of lanes",
     "latency": "commit to call on an idle system, and the cost of idling",
     "scale": "cost per dispatched job with up to ten million waiting; two workers; retention; many writers",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accounting, bulk, clients, latency, leader, scale, storage, undo, writers
+from benchmarks import accounting, bulk, clients, latency, leader, merge, scale, storage, undo, writers
 from benchmarks.accounting import parse, rows_of
 
 
@@ -52,6 +52,18 @@ class TestUndo:
         report = (tmp_path / "undo.md").read_text()
         assert "| left_alone | {'changed_since': 3, 'gone_since': 3} |" in report
         assert "| messages_not_as_they_should_be | 0 |" in report
+
+
+@pytest.mark.long
+class TestMerge:
+    def test_reports_every_call_on_both_databases(self, tmp_path: Path) -> None:
+        options = ["--recipients", "60", "--messages", "50", "--sends", "3", "--report", str(tmp_path)]
+        assert merge.main(options) == 0
+        report = (tmp_path / "merge.md").read_text()
+        for call in ("fields", "keys", "equal", "template", "send_many", "send"):
+            assert f"| {call} | SQLite |" in report
+            assert f"| {call} | PostgreSQL |" in report
+        assert re.search(r"\| equal \| SQLite \| .* \| 1 \|\n", report)  # the body is stored once
 
 
 @pytest.mark.long
