@@ -20,6 +20,7 @@ from uuid import UUID
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import Engine
 
 from sendq import NEVER, NotWaiting, Operators, Options, Send, State, Window
 from sendq.clock import SECOND, Micros, moment
@@ -42,6 +43,7 @@ from sendq.rules.preflight import must_be_repeated, objection
 from sendq.rules.starts import first_to_begin, start_soon
 from sendq.rules.states import FINAL, Event
 from sendq.rules.windows import put_off_until
+from tests.support.following import message_of
 from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
 GRANTS = {"g1": "microsoft", "g2": "google", "g3": "imap"}
@@ -97,8 +99,7 @@ class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.home = Path(tempfile.mkdtemp(prefix="sendq-machine-", dir=MEMORY))
-        shutil.copy(template(), self.home / "ledger.db")
-        self.ledger = Ledger(open_engine(f"sqlite:///{self.home / 'ledger.db'}"))
+        self.ledger = Ledger(self.open_ledger())
         self.clock = self.ledger.clock
         self.workers = [self.new_worker(), self.new_worker()]
         self.broker: list[Offer] = []
@@ -112,6 +113,11 @@ class Machine(RuleBasedStateMachine):
         self.content: dict[UUID, bytes] = {}  # replaced by this
         self.windows: dict[UUID, Window | None] = {}  # of jobs
         self.starts: dict[str, list[tuple[Micros, str]]] = {grant: [] for grant in GRANTS}
+
+    def open_ledger(self) -> Engine:
+        """An empty ledger."""
+        shutil.copy(template(), self.home / "ledger.db")
+        return open_engine(f"sqlite:///{self.home / 'ledger.db'}")
 
     def teardown(self) -> None:
         try:
@@ -392,11 +398,7 @@ class Machine(RuleBasedStateMachine):
             turn.wire.append(outcome(claimed, job, given_back, called=False, begun_at=now))
             return
         assert self.is_open(claimed, job, now), "called outside its window"
-        assert job.id not in self.held, "a person holds it"
-        assert job.id not in self.unapproved, "it is not approved"
-        assert now >= self.not_before.get(job.id, 0), "it was put off"
-        if job.operation == "send":
-            assert job.body == self.content.get(job.id, freeze_send(MESSAGE, job_id=str(job.id))), "it was replaced"
+        self.check_call(job, now)
         self.starts[claimed.lane.grant_id].append((now, call_of(job.operation, job.form)))
         key = f"{job.id}:{job.generation}"
         replayed = key in self.accepted
@@ -404,6 +406,17 @@ class Machine(RuleBasedStateMachine):
             self.accepted.add(key)
             self.mail[job.id] += 1
         turn.wire.append(self.outcome(turn, job, "accept" if replayed else fate, now))
+
+    def check_call(self, job: Any, now: Micros) -> None:
+        """What must hold for a job whose call is made now."""
+        assert job.id not in self.held, "a person holds it"
+        assert job.id not in self.unapproved, "it is not approved"
+        assert now >= self.not_before.get(job.id, 0), "it was put off"
+        if job.operation == "send":
+            self.check_content(job)
+
+    def check_content(self, job: Any) -> None:
+        assert job.body == self.content.get(job.id, freeze_send(MESSAGE, job_id=str(job.id))), "it was replaced"
 
     def is_open(self, claimed: Claimed, job: Any, now: Micros) -> bool:
         """Whether a job may begin by its own window or, without one, by that which its lane had at the claim."""
@@ -417,7 +430,7 @@ class Machine(RuleBasedStateMachine):
         unknown: dict[str, Any] = {"sent": "maybe" if job.operation == "send" or job.doubt_at else "no"}
         match fate:
             case "accept":
-                return outcome(claimed, job, Event.ACCEPT, sent="yes", begun_at=now)
+                return outcome(claimed, job, Event.ACCEPT, sent="yes", begun_at=now, message_id=message_of(job.id))
             case "unknown":
                 too_old = job.operation == "send" and now - key_at > 40 * 60 * SECOND
                 event = Event.DOUBT if too_old else Event.RETURN
