@@ -59,17 +59,17 @@ def wait_for_budgets(
     connection: Connection,
     lanes: Mapping[UUID, Lane],
     found: Sequence[ClaimedJob],
-    held: frozenset[UUID],
+    waiting: frozenset[UUID],
     budgets: Budgets,
     *,
     now: Micros,
 ) -> OverBudget:
     """Put off those of these jobs that are over a budget, and others that are due behind them.
 
-    ``held``: jobs that have been put off already. If there are some, all of ``found`` are locked, and no others are put
-    off, whose locks would come out of order.
+    ``waiting``: jobs that have been put off already. If there are some, all of ``found`` are locked, and no others are
+    put off, whose locks would come out of order.
     """
-    counted = [job for job in found if job.id not in held and budgets.of(lanes[job.lane_id].application, job)]
+    counted = [job for job in found if job.id not in waiting and budgets.of(lanes[job.lane_id].application, job)]
     if not counted:
         return OverBudget()
     names = {one for job in counted for one in budgets.of(lanes[job.lane_id].application, job)}
@@ -87,7 +87,7 @@ def wait_for_budgets(
 
     for job in counted:
         look(lanes[job.lane_id], job)
-    for lane_id in {job.lane_id for job in counted if job.id in starts and not held}:
+    for lane_id in {job.lane_id for job in counted if job.id in starts and not waiting}:
         for due in _due(connection, lanes[lane_id], now=now):
             look(lanes[lane_id], due)
     # Those that are not put off too: the caller locks them later, and all are locked in the order of their ids.

@@ -98,11 +98,11 @@ def load_jobs(
     foreign = [job for job in found if is_foreign(job)]
     known = [job for job in found if not is_foreign(job)] if foreign else found
     related = _related(connection, known)
-    held = hold_back(connection, lanes, found, now=now)
-    held |= wait_for_windows(connection, lanes, found, held, now=now)
-    over = wait_for_budgets(connection, lanes, found, held, budgets, now=now) if budgets else OverBudget()
-    held |= over.jobs
-    free = [job for job in known if job.id not in held] if held else known
+    waiting = hold_back(connection, lanes, found, now=now)
+    waiting |= wait_for_windows(connection, lanes, found, waiting, now=now)
+    over = wait_for_budgets(connection, lanes, found, waiting, budgets, now=now) if budgets else OverBudget()
+    waiting |= over.jobs
+    free = [job for job in known if job.id not in waiting] if waiting else known
     behind = _behind(free, related, now=now) | {job.id: now + FOREIGN_RECHECK for job in foreign}
     behind |= {job.id: HELD for job in found if job.rule == AFTER}  # whatever has changed its time: not before its job
     for job in sorted(free, key=place_in_queue):

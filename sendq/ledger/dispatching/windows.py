@@ -44,21 +44,21 @@ def wait_for_windows(
     connection: Connection,
     lanes: Mapping[UUID, Lane],
     found: Sequence[ClaimedJob],
-    held: frozenset[UUID],
+    waiting: frozenset[UUID],
     *,
     now: Micros,
 ) -> frozenset[UUID]:
     """Put off those of these jobs whose window is closed, and others that are due behind them; returns all of them.
 
-    ``held``: jobs that are held by their tags and have been put off. If there are some, all of ``found`` are locked,
-    and no others are put off, whose locks would come out of order.
+    ``waiting``: jobs that have been put off already. If there are some, all of ``found`` are locked, and no others are
+    put off, whose locks would come out of order.
     """
-    opens = outside(lanes, [job for job in found if job.id not in held], now=now)
+    opens = outside(lanes, [job for job in found if job.id not in waiting], now=now)
     if not opens:
         return frozenset()
     expiries = {job.id: expiry_in(lanes[job.lane_id].time_window, job) for job in found if job.id in opens}
     later = {job.id for job in found if job.id in opens and expiries[job.id] != job.expires_at}
-    for lane_id in {job.lane_id for job in found if job.id in opens and not held}:
+    for lane_id in {job.lane_id for job in found if job.id in opens and not waiting}:
         lane = lanes[lane_id]
         for due in _due(connection, lane, now=now):
             if (opens_at := put_off_until(due, lane, now=now)) is not None:
