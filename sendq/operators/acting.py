@@ -318,9 +318,9 @@ class Acting(LedgerAccess):
         reason: str,
         dry_run: bool = False,
     ) -> WarmUpResult:
-        """Warm up a new account: its budget of messages within 24 hours grows every day from now on. None: end it.
+        """Warm up a new account: its limit of messages within 24 hours grows every day from now on. None: end it.
 
-        Mail above the budget waits, whatever its priority. A daily budget in the workers' settings counts as well.
+        Mail above the limit waits, whatever its priority. A daily limit in the workers' settings counts as well.
         """
         by, reason = signed(by, reason)
         given: object = warm_up

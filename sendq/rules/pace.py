@@ -19,7 +19,7 @@ from math import ceil
 from typing import Any, Protocol
 
 from sendq.clock import SECOND, Micros
-from sendq.rules.warm_up import daily_budget, days_until
+from sendq.rules.warm_up import daily_limit, days_until
 
 PROVIDERS = ("google", "microsoft", "ews", "imap", "icloud", "yahoo", "nylas", "unknown")
 
@@ -189,12 +189,12 @@ class Pacer:
     full_at: list[float] = field(default_factory=list)
     modify_at: Micros = 0
     call_at: Micros = 0
-    hours: dict[int, int] = field(default_factory=dict)  # messages by hour since 1970, for the daily budget
+    hours: dict[int, int] = field(default_factory=dict)  # messages by hour since 1970, for the daily limit
     # By kind of call: what the last one used, as its answer stated it; what this turn's answers state counts from the
     # next turn on, so that a call is corrected by what it was charged.
     stated: dict[str, int] = field(default_factory=dict)
     learned: dict[str, int] = field(default_factory=dict)
-    warm_up: str | None = None  # makes the pace's daily budget grow; `own_daily`: the budget without it
+    warm_up: str | None = None  # makes the pace's daily limit grow; `own_daily`: the limit without it
     own_daily: int | None = None
 
     def __post_init__(self) -> None:
@@ -240,7 +240,7 @@ class Pacer:
         return round(at)
 
     def _days(self, number: int, now: Micros) -> int:
-        """After how many days the message of this number is sent, if only the daily budget delays it."""
+        """After how many days the message of this number is sent, if only the daily limit delays it."""
         if self.warm_up is not None:
             return days_until(self.warm_up, number, now=now, daily=self.own_daily)
         assert self.pace.daily is not None
@@ -248,7 +248,7 @@ class Pacer:
 
     @property
     def day_is_full(self) -> bool:
-        """Whether the daily budget is used up; messages of more than 24 hours ago may still count."""
+        """Whether the daily limit is used up; messages of more than 24 hours ago may still count."""
         return self.pace.daily is not None and sum(self.hours.values()) >= self.pace.daily
 
     def _distance(self, call: str) -> Micros:
@@ -316,7 +316,7 @@ class Pacer:
         return min(self.start("send", now), self.start("modify", now))
 
     def _day_allows(self, daily: int, now: Micros) -> Micros:
-        """When the day's budget has room again: when the oldest hours leave the last 24."""
+        """When the daily limit has room again: when the oldest hours leave the last 24."""
         this = now // HOUR
         recent = sorted((hour, sent) for hour, sent in self.hours.items() if hour > this - DAY_HOURS)
         left = sum(sent for _, sent in recent)
@@ -328,7 +328,7 @@ class Pacer:
         return now
 
 
-# The day's budget looks at whole hours, so that a message counts for 24 to 25 of them.
+# The daily limit looks at whole hours, so that a message counts for 24 to 25 of them.
 DAY_HOURS = 25
 
 
@@ -380,7 +380,7 @@ def pacer_of(lane: Paced, *, now: Micros) -> Pacer:
     """The pacer of a lane as the ledger has it."""
     pace = own = read(lane.pace, lane.provider)
     if lane.warm_up is not None:
-        pace = replace(own, daily=daily_budget(lane.warm_up, now=now, daily=own.daily))
+        pace = replace(own, daily=daily_limit(lane.warm_up, now=now, daily=own.daily))
     made = pacer(pace, lane.used, now=now, spacing=lane.spacing, spacing_until=lane.spacing_until, stretch=lane.stretch)
     made.warm_up, made.own_daily = lane.warm_up, own.daily
     return made

@@ -22,7 +22,7 @@ class PaceRule:
     """A setting for the pace of some lanes. None leaves a value unchanged.
 
     It concerns one grant, or the lanes of an ``application`` or of a ``provider`` or of both. ``limits`` changes the
-    provider's limits by name; None removes one. ``daily`` is a budget of messages in 24 hours.
+    provider's limits by name; None removes one. ``daily`` limits the messages within 24 hours.
     """
 
     application: str | None = None

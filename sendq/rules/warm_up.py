@@ -1,4 +1,4 @@
-"""The warm-up of a new account: a budget of messages a day that grows. Pure.
+"""The warm-up of a new account: a limit of messages a day that grows. Pure.
 
 Providers judge an account by what it has sent: Google asks bulk senders to begin with a low volume and to increase it
 slowly ("Email sender guidelines"), and Nylas to send no more than 700 messages a day from one grant ("Improving email
@@ -20,9 +20,9 @@ DAY: Micros = 24 * 60 * 60 * SECOND
 # Twice as much as on the day before is no slow increase, and less than a hundredth more takes a year.
 GROWTH = (1.01, 2.0)
 
-# The daily budget while a warm-up cannot be read, since a newer version wrote it: the first of the default one. Workers
+# The daily limit while a warm-up cannot be read, since a newer version wrote it: the first of the default one. Workers
 # of that version give the rest.
-UNREADABLE_BUDGET = 20
+UNREADABLE_LIMIT = 20
 
 # More a day than any provider lets one account send.
 MOST = 100_000
@@ -32,7 +32,7 @@ MOST = 100_000
 class WarmUp:
     """``WarmUp(first=20, growth=1.2, most=700)``: 20 messages within 24 hours, each day a fifth more, up to 700.
 
-    Once the budget has reached ``most``, the warm-up is over and the account has no such budget any more.
+    Once the limit has reached ``most``, the warm-up is over and the account has no such limit any more.
 
     Raises:
         InvalidArgument: (a ``ValueError``) lists every problem with its field.
@@ -62,14 +62,14 @@ class WarmUp:
     def __str__(self) -> str:
         return f"{self.first} a day, {self.growth:g} times as many each day, up to {self.most}"
 
-    def budget(self, day: int) -> int | None:
+    def limit(self, day: int) -> int | None:
         """The messages of a day, counted from 0; None: it is over."""
-        budget = float(self.first)
+        limit = float(self.first)
         for _ in range(day):
-            if budget >= self.most:
+            if limit >= self.most:
                 return None
-            budget *= self.growth
-        return None if budget >= self.most else int(budget)
+            limit *= self.growth
+        return None if limit >= self.most else int(limit)
 
 
 def written(warm_up: WarmUp, began_at: Micros) -> str:
@@ -94,24 +94,24 @@ def readable_warm_up(stored: str) -> tuple[WarmUp, Micros] | None:
         return None
 
 
-def daily_budget(stored: str | None, *, now: Micros, daily: int | None = None) -> int | None:
-    """How many messages an account may send within 24 hours now; ``daily``: at most in any case; None: no budget."""
+def daily_limit(stored: str | None, *, now: Micros, daily: int | None = None) -> int | None:
+    """How many messages an account may send within 24 hours now; ``daily``: at most in any case; None: no limit."""
     if stored is None:
         return daily
     found = readable_warm_up(stored)
-    budget: int | None = UNREADABLE_BUDGET
+    limit: int | None = UNREADABLE_LIMIT
     if found is not None:
         warm_up, began_at = found
-        budget = warm_up.budget(max(0, now - began_at) // DAY)
-    return min((one for one in (budget, daily) if one is not None), default=None)
+        limit = warm_up.limit(max(0, now - began_at) // DAY)
+    return min((one for one in (limit, daily) if one is not None), default=None)
 
 
 def days_until(stored: str, number: int, *, now: Micros, daily: int | None) -> int:
-    """On which day from now on the account's message of this number is sent, if only its budgets delay it."""
+    """On which day from now on the account's message of this number is sent, if only its limits delay it."""
     days = 0
-    while (budget := daily_budget(stored, now=now + days * DAY, daily=daily)) is not None and number > budget:
-        if budget == daily or readable_warm_up(stored) is None:  # it does not grow any more
-            return days + (number - 1) // budget
-        number -= budget
+    while (limit := daily_limit(stored, now=now + days * DAY, daily=daily)) is not None and number > limit:
+        if limit == daily or readable_warm_up(stored) is None:  # it does not grow any more
+            return days + (number - 1) // limit
+        number -= limit
         days += 1
     return days

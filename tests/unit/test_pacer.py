@@ -195,7 +195,7 @@ class TestAClockThatWasAhead:
         again = pacer(PACES[provider], used.text, now=last - ahead)
         assert again.text == pacer(PACES[provider], used.text, now=last + HOUR).text
 
-    def test_keeps_the_days_budget(self) -> None:
+    def test_keeps_the_days_limit(self) -> None:
         used = Pacer(replace(PACES["nylas"], daily=3), hours={(NOW + 5 * HOUR) // HOUR: 3})
         again = pacer(used.pace, used.text, now=NOW)
         assert NOW + 23 * HOUR < again.start("send", NOW) <= NOW + 25 * HOUR
@@ -243,7 +243,7 @@ class TestAPaceThatNobodyPublishes:
         assert [at - NOW for at, _ in starts] == [0, SECOND, 2 * SECOND]
 
 
-class TestADailyBudget:
+class TestADailyLimit:
     def test_is_kept_in_any_24_hours(self) -> None:
         starts = [at for at, _ in run(Pacer(Pace(1, daily=50)), ["send"] * 400)]
         assert all(starts[i + 50] - starts[i] >= 24 * HOUR for i in range(len(starts) - 50))

@@ -1,4 +1,4 @@
-"""``sendq warmup``: a budget of messages a day that grows, for a new account."""
+"""``sendq warmup``: a limit of messages a day that grows, for a new account."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from worker.cli.params import by_option, dry_run_option, reason_option
 @click.option("--grant", required=True, metavar="ID", help="The account.")
 @click.option("--application", default="default", show_default=True, metavar="NAME", help="The grant's application.")
 @click.option("--first", type=int, default=20, show_default=True, metavar="N", help="Messages on the first day.")
-@click.option("--growth", type=float, default=1.2, show_default=True, help="Factor by which the budget grows each day.")
+@click.option("--growth", type=float, default=1.2, show_default=True, help="Factor by which the limit grows each day.")
 @click.option("--most", type=int, default=700, show_default=True, metavar="N",
-              help="The warm-up ends once the budget reaches this.")  # fmt: skip
-@click.option("--end", is_flag=True, help="End the warm-up now: its budget no longer applies.")
+              help="The warm-up ends once the limit reaches this.")  # fmt: skip
+@click.option("--end", is_flag=True, help="End the warm-up now: its limit no longer applies.")
 @reason_option(required=True)
 @by_option
 @dry_run_option("Show the warm-up that it has, and change nothing.")
@@ -33,9 +33,9 @@ def warmup(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Warm up a new account: give it a budget of messages within 24 hours that grows every day.
+    """Warm up a new account: give it a limit of messages within 24 hours that grows every day.
 
-    Mail above the budget waits. sendq grants --grant ID shows the budget.
+    Mail above the limit waits. sendq grants --grant ID shows the limit.
     """
     from dataclasses import asdict
 

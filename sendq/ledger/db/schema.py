@@ -421,7 +421,7 @@ lane = Table(
     Column("opened_at", BigInteger),  # last reopened; calls begun before do not close it again
     Column("gone", Boolean, nullable=False, server_default=text("false")),  # the grant no longer exists: its jobs end
     Column("time_window", Text),  # when jobs without a window may begin; null: at any time
-    Column("warm_up", Text),  # a daily budget that grows (`sendq.rules.warm_up`); null: none
+    Column("warm_up", Text),  # a daily limit that grows (`sendq.rules.warm_up`); null: none
     Index("sendq_lane_application_idx", "application", "id"),
     Index("sendq_lane_due_idx", "application", "provider", "next_at", **_when("turn IS NULL AND next_at IS NOT NULL")),
     Index("sendq_lane_closed_idx", "check_at", **_when("closed_at IS NOT NULL")),

@@ -1,4 +1,4 @@
-"""The warm-up of an account: its budget of messages a day grows from when an operator begins it."""
+"""The warm-up of an account: its limit of messages a day grows from when an operator begins it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def set_warm_up(
 ) -> None:
     """Begin the warm-up of a grant now, or (None) end it.
 
-    A grant that never had a job gets its lane now, so that the budget counts from its first job on.
+    A grant that never had a job gets its lane now, so that the limit counts from its first job on.
     """
     lane = lane_made_for(connection, application, grant_id, now=now)
     change = lock_changes(connection, [lane])[lane]

@@ -1,4 +1,4 @@
-"""The warm-up of a new account: mail above the budget of the day waits for the next one."""
+"""The warm-up of a new account: mail above the limit of the day waits for the next one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sendq.ledger.db import schema
 from sendq.rules.pace import written
 from sendq.rules.paces import PaceRule, Paces
 from sendq.rules.states import Event
-from sendq.rules.warm_up import UNREADABLE_BUDGET
+from sendq.rules.warm_up import UNREADABLE_LIMIT
 from tests.support.ledger import Ledger, end, outcome
 
 WHO: Any = {"by": "anna", "reason": "a new account"}
@@ -40,7 +40,7 @@ def send_what_may_go(ledger: Ledger) -> set[UUID]:
 
 
 class TestAnAccount:
-    def test_sends_a_budget_that_grows_on_each_day(self, ledger: Ledger) -> None:
+    def test_sends_a_limit_that_grows_on_each_day(self, ledger: Ledger) -> None:
         set_warm_up(ledger, WarmUp(2, 1.5, 10))
         jobs = {ledger.send(expires_at=NEVER) for _ in range(6)}
         first = send_what_may_go(ledger)
@@ -55,7 +55,7 @@ class TestAnAccount:
         ledger.clock.advance(25 * HOUR)
         assert first | second | send_what_may_go(ledger) == jobs
 
-    def test_with_a_lower_budget_in_its_pace_sends_that(self, ledger: Ledger) -> None:
+    def test_with_a_lower_limit_in_its_pace_sends_that(self, ledger: Ledger) -> None:
         set_warm_up(ledger, WarmUp(5, 1.5, 10))
         for _ in range(6):
             ledger.send()
@@ -64,7 +64,7 @@ class TestAnAccount:
         assert ledger.queue.grant("g1").daily == 3
         assert len(send_what_may_go(ledger)) == 3
 
-    def test_has_no_budget_once_it_is_ended(self, ledger: Ledger) -> None:
+    def test_has_no_limit_once_it_is_ended(self, ledger: Ledger) -> None:
         set_warm_up(ledger, WarmUp(1, 1.5, 10))
         jobs = {ledger.send() for _ in range(3)}
         sent = send_what_may_go(ledger)
@@ -80,7 +80,7 @@ class TestAnAccount:
         ledger.set_lane(warm_up='{"v":2}')
         jobs = {ledger.send(), ledger.send("g2")}
         assert send_what_may_go(ledger) == jobs
-        assert ledger.queue.grant("g1").daily == UNREADABLE_BUDGET
+        assert ledger.queue.grant("g1").daily == UNREADABLE_LIMIT
         assert set_warm_up(ledger, None).before is None
         assert ledger.queue.grant("g1").daily is None
 
