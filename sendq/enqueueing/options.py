@@ -9,7 +9,7 @@ from operator import attrgetter, is_
 from typing import TypedDict
 from uuid import UUID
 
-from sendq.clock import Micros, micros, micros_in, moment
+from sendq.clock import Micros, micros, moment
 from sendq.enqueueing.arguments import (
     check_flag,
     check_grant,
@@ -26,6 +26,7 @@ from sendq.errors import Problem
 from sendq.messages.characters import header_fault
 from sendq.messages.message import Message
 from sendq.messages.mime import MimeMessage
+from sendq.rules.expiry import EXPIRY
 from sendq.rules.pace import PROVIDERS
 from sendq.rules.reconcile import Choice
 from sendq.rules.suppression import Suppressed
@@ -33,10 +34,6 @@ from sendq.rules.tags import check_tags
 from sendq.rules.windows import Window, first_opening
 from sendq.scope import DEFAULT_APPLICATION
 from sendq.views import Job, Priority
-
-# Old mail is worse than none: a send that could not be carried out within three days of its due time expires.
-SEND_EXPIRY = timedelta(hours=72)
-SEND_LIFETIME: Micros = micros_in(SEND_EXPIRY)
 
 IN_DOUBT = tuple(choice.value for choice in Choice)
 SUPPRESSED = tuple(choice.value for choice in Suppressed)
@@ -226,4 +223,4 @@ def expiry_of(operation: str, options: Options, opens_at: Micros) -> Micros | No
         return micros(options.expires_at)
     if isinstance(options.expires_at, Never) or operation != "send":
         return None
-    return opens_at + SEND_LIFETIME
+    return opens_at + EXPIRY

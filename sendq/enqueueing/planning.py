@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sendq.clock import Micros
 from sendq.enqueueing.following import check_following, check_in_call, digest_with, following_of, follows, with_place
-from sendq.enqueueing.options import SEND_LIFETIME, OptionChecks, Options, Send, first_at, given_expiry
+from sendq.enqueueing.options import OptionChecks, Options, Send, first_at, given_expiry
 from sendq.enqueueing.plan import Following, Plan, Planned
 from sendq.enqueueing.rows import Wakes, approval_columns, job_row, key_row
 from sendq.enqueueing.senders import Senders, sender_problems
@@ -26,6 +26,7 @@ from sendq.messages.payload import SendText, mime_digest, send_digest, send_text
 from sendq.messages.reply_place import has_place
 from sendq.messages.unsubscribe import LINE_MOST, WITHOUT_HEADER, Links, url_fault
 from sendq.messages.wire_format import Request, SharedText, request_of, with_shared_text
+from sendq.rules.expiry import EXPIRY
 from sendq.rules.rule_ids import AFTER
 from sendq.rules.waiting_job import HELD, approve_by_of
 
@@ -208,7 +209,7 @@ def _add_following(
         )
         raise InvalidJob([problem.under(field)] if field else [problem])
     own_expiry = options.expires_at is not None
-    lifetime = None if own_expiry else SEND_LIFETIME
+    lifetime = None if own_expiry else EXPIRY
     row["expires_at"] = row["expires_at"] if own_expiry else None
     if options.needs_approval:
         row |= {"resume_at": HELD, "approve_by": approve_by_of(HELD, row["expires_at"], None)}

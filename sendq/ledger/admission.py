@@ -14,8 +14,8 @@ from sendq.ids import lane_id
 from sendq.ledger.db import schema
 from sendq.ledger.reading.holds import hold_ends
 from sendq.ledger.reading.why import AHEAD_MOST
-from sendq.rules.by_hand import EXPIRY
 from sendq.rules.eta import predicted
+from sendq.rules.expiry import EXPIRY
 from sendq.rules.pace import SENDS
 from sendq.rules.states import State
 from sendq.rules.waiting_job import HELD
@@ -39,21 +39,17 @@ def eta(
     lane = connection.execute(select(schema.lane).where(schema.lane.c.id == lane_at)).first()
     ahead = waiting(connection, lane_at, priority=priority, most=AHEAD_MOST, even_held=False)
     more = ahead == AHEAD_MOST
-    opens_at = _opening(window, max(now, not_before))
+    opens_at = next_opening(window, max(now, not_before))
     if lane is None:
         at = predicted(None, call, ahead=ahead, now=now, not_before=opens_at)
         return Eta(moment(at), ahead, more, _expiry(call, at, opens_at))
-    opens_at = _opening(window or lane.time_window, opens_at)
+    opens_at = next_opening(window or lane.time_window, opens_at)
     if lane.closed_at is not None:
         return Eta(None, ahead, more, _expiry(call, None, opens_at))
     held_until = hold_ends(connection, lane_at)
-    begins_at = _opening(window or lane.time_window, max(opens_at, held_until))
+    begins_at = next_opening(window or lane.time_window, max(opens_at, held_until))
     at = predicted(lane, call, ahead=ahead, now=now, not_before=begins_at, width=lane.width)
     return Eta(moment(at), ahead, more, _expiry(call, at, opens_at))
-
-
-def _opening(window: str | None, at: Micros) -> Micros:
-    return at if window is None else next_opening(window, at)
 
 
 def _expiry(call: str, at: Micros | None, due_at: Micros) -> datetime | None:

@@ -39,7 +39,7 @@ from sendq.ledger.dispatching.lanes import NEVER
 from sendq.ledger.dispatching.parked import park_again
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import locked_from, store_changes
-from sendq.rules.by_hand import EXPIRY
+from sendq.rules.expiry import EXPIRY
 from sendq.rules.reconcile import LOOKS_LEAST, Choice, Delays, Look, Seen, first_look, last_request, request_over
 from sendq.rules.rule_ids import NEEDS_APPROVAL
 from sendq.rules.states import FINAL, Event, State, move

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from sendq.clock import SECOND, Micros
-
-# A job that expired before an operator retries or resends it gets this much more time: as much as a new send.
-EXPIRY: Micros = 72 * 3600 * SECOND
-
 
 class Answer(StrEnum):
     """An operator's answer about a job in doubt."""

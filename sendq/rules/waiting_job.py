@@ -139,7 +139,7 @@ def approve_by_of(start: Micros, expires_at: Micros | None, window: str | None) 
         return expires_at
     if start >= HELD:
         return HELD
-    return (start if window is None else next_opening(window, start)) + APPROVAL_TIME
+    return next_opening(window, start) + APPROVAL_TIME
 
 
 def unapproved(start: Micros, expires_at: Micros | None, window: str | None) -> dict[str, Any]:

@@ -299,8 +299,7 @@ def _window(around: Situation) -> str | None:
 
 def _opening(around: Situation, at: Micros) -> Micros:
     """When it may begin, from a time on."""
-    stored = _window(around)
-    return at if stored is None else next_opening(stored, at)
+    return next_opening(_window(around), at)
 
 
 def _follows(around: Situation, follows: Follows, *, now: Micros) -> Why:

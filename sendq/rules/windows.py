@@ -328,8 +328,10 @@ def put_off_until(job: Windowed, lane: Lane, *, now: Micros) -> Micros | None:
     return opens_at if opens_at > now else None
 
 
-def next_opening(stored: str, at: Micros) -> Micros:
-    """When jobs with a stored window may begin, from ``at`` on."""
+def next_opening(stored: str | None, at: Micros) -> Micros:
+    """When jobs with a stored window (None: they have none) may begin, from ``at`` on."""
+    if stored is None:
+        return at
     window = readable_window(stored)
     if window is None:
         return at + UNREADABLE_RECHECK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,10 +12,11 @@ import pytest
 from sendq import NEVER, InvalidJob, Message, Options, Send, SendQueue
 from sendq.clock import SECOND, micros
 from sendq.enqueueing.batches import BulkCall, Changes, Selection, plan_batch
-from sendq.enqueueing.options import SEND_EXPIRY, with_key
+from sendq.enqueueing.options import with_key
 from sendq.enqueueing.plan import Planned
 from sendq.enqueueing.planning import plan_sends
 from sendq.ids import lane_id
+from sendq.rules.expiry import EXPIRY
 
 START = 1_780_000_000 * SECOND
 TOMORROW = datetime(2026, 7, 1, tzinfo=UTC)
@@ -65,7 +66,7 @@ class TestTheOptionsOfManySends:
 
 class TestTheExpiry:
     def test_of_a_send_is_72_hours_after_its_due_time(self) -> None:
-        assert timedelta(hours=72) == SEND_EXPIRY
+        assert EXPIRY == 72 * 3600 * SECOND
         (at_once,) = jobs(plan(send()))
         (later,) = jobs(plan(send(due_at=TOMORROW)))
         assert at_once["expires_at"] == START + 72 * 3600 * SECOND

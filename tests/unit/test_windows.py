@@ -262,3 +262,4 @@ class TestAJob:
 
     def test_with_a_window_that_this_version_cannot_read_is_looked_at_again(self) -> None:
         assert next_opening("every full moon", NOW) == NOW + MINUTE
+        assert next_opening(None, NOW) == NOW

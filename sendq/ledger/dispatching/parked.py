@@ -15,8 +15,7 @@ from sendq.clock import Micros
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.rules.after import Stage
-from sendq.rules.by_hand import EXPIRY
-from sendq.rules.expiry import first_chance
+from sendq.rules.expiry import EXPIRY, first_chance
 from sendq.rules.rule_ids import AFTER, NEEDS_APPROVAL
 from sendq.rules.states import State
 from sendq.rules.waiting_job import HELD, approve_by_of, waits_for_approval

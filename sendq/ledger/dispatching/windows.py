@@ -7,10 +7,10 @@ closed too are then put off, some at a time. Jobs without a window, in lanes wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Connection, Text, Uuid, bindparam, select, text
+from sqlalchemy import BigInteger, Connection, Row, Text, Uuid, bindparam, select, text
 
 from sendq.clock import Micros
 from sendq.facts.jobs import ClaimedJob
@@ -18,8 +18,7 @@ from sendq.facts.lanes import Lane
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.jobs import lock_jobs
-from sendq.rules.by_hand import EXPIRY
-from sendq.rules.expiry import expiry_in
+from sendq.rules.expiry import expiry_in, is_default
 from sendq.rules.preflight import must_be_repeated
 from sendq.rules.rule_ids import AFTER, OUTSIDE_WINDOW
 from sendq.rules.states import State
@@ -85,9 +84,10 @@ def expire_later(connection: Connection, expiries: Mapping[UUID, Micros | None])
     if not expiries:
         return
     job = schema.job.c
-    default = select(job.id).where(job.id.in_(list(expiries)), job.expires_at == job.due_at + EXPIRY)
-    ids = connection.execute(default.order_by(job.id)).scalars().all()
-    update_rows(connection, schema.job, [{"id": job_id, "expires_at": expiries[job_id]} for job_id in ids])
+    query = select(job.id, job.operation, job.due_at, job.expires_at).where(job.id.in_(list(expiries)))
+    rows: list[Row[Any]] = list(connection.execute(query.order_by(job.id)))
+    later = [{"id": row.id, "expires_at": expiries[row.id]} for row in rows if is_default(row)]
+    update_rows(connection, schema.job, later)
 
 
 class _Due(NamedTuple):

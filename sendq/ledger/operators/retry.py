@@ -28,7 +28,8 @@ from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.jobs import lock_jobs, store_changes
 from sendq.ledger.reading.filters import EVERY_JOB, JobFilter
 from sendq.ledger.reading.paging import literal
-from sendq.rules.by_hand import EXPIRY, RetryRefusal
+from sendq.rules.by_hand import RetryRefusal
+from sendq.rules.expiry import EXPIRY
 from sendq.rules.preflight import OWN_BODY
 from sendq.rules.rule_ids import FAILED_LATER, NEEDS_APPROVAL
 from sendq.rules.states import Event, State, move

@@ -20,7 +20,7 @@ from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import update_rows
 from sendq.ledger.enqueue import append_wakes, wakes_of
 from sendq.ledger.operators.holds import lane_made_for
-from sendq.rules.by_hand import EXPIRY
+from sendq.rules.expiry import EXPIRY, is_default
 from sendq.rules.rule_ids import OUTSIDE_WINDOW
 from sendq.rules.states import State
 from sendq.rules.windows import next_opening
@@ -70,27 +70,33 @@ def bring_back(
     rules: dict[UUID, str | None] = {}
     for position, row in enumerate(rows):
         due_at = max(now + position, row.due_at)
-        starts[row.id] = due_at if window is None else next_opening(window, due_at)
+        starts[row.id] = next_opening(window, due_at)
         rules[row.id] = OUTSIDE_WINDOW if starts[row.id] > due_at else None
-    moved = [row for row in rows if starts[row.id] != (row.next_at if row.resume_at is None else row.resume_at)]
+    moved = [row for row in rows if starts[row.id] != _start(row)]
     # Those that a person holds, and the others.
     for name, some in (
         ("next_at", [row for row in moved if row.resume_at is None]),
         ("resume_at", [row for row in moved if row.resume_at is not None]),
     ):
-        changes = [{"id": row.id, name: starts[row.id], "rule": rules[row.id]} for row in some]
+        changes = [
+            {
+                "id": row.id,
+                name: starts[row.id],
+                "rule": rules[row.id],
+                "expires_at": starts[row.id] + EXPIRY if is_default(row, _start(row)) else row.expires_at,
+            }
+            for row in some
+        ]
         update_rows(connection, schema.job, changes)
-        defaults = [{"id": row.id, "expires_at": starts[row.id] + EXPIRY} for row in some if _expires_by_default(row)]
-        update_rows(connection, schema.job, defaults)
         if some and name == "next_at":
             append_wakes(connection, wakes_of(some, starts), at=min(starts[row.id] for row in some))
     return len(moved), rows[-1].id if len(rows) == STEP else None
 
 
-def _expires_by_default(row: Row[Any]) -> bool:
-    """Whether the expiry of a job that waits for a window is the default one, from its due time or the opening."""
-    counted_from = (row.due_at, row.next_at if row.resume_at is None else row.resume_at)
-    return row.operation == "send" and row.expires_at is not None and row.expires_at - EXPIRY in counted_from
+def _start(row: Row[Any]) -> Micros:
+    """When a job that waits for a window may begin, once it is released if a person holds it."""
+    start: Micros = row.next_at if row.resume_at is None else row.resume_at
+    return start
 
 
 def _put_off(connection: Connection, lane: UUID, *, after: UUID, now: Micros) -> Sequence[Row[Any]]:

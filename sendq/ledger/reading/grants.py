@@ -255,15 +255,13 @@ def _eta(lane: LaneRow, over: Sequence[HoldView], most: int, now: Micros) -> dat
         return None
     held_until = max((micros(hold.until) for hold in over if hold.until is not None), default=0)
     ahead = min(lane.waiting, most) - 1
-    begins_at = max(now, held_until)
-    if lane.time_window is not None:
-        begins_at = next_opening(lane.time_window, begins_at)
+    begins_at = next_opening(lane.time_window, max(now, held_until))
     return moment(predicted(lane, "send", ahead=ahead, now=now, not_before=begins_at, width=lane.width))
 
 
 def closed_until(window: str | None, now: Micros) -> datetime | None:
     """When a stored window opens; None: it is open, or there is none."""
-    opens_at = now if window is None else next_opening(window, now)
+    opens_at = next_opening(window, now)
     return moment(opens_at) if opens_at > now else None
 
 

@@ -26,7 +26,8 @@ from sendq.ledger import retention
 from sendq.ledger.db import schema
 from sendq.ledger.dispatching.pairs import hold_by_hand, make_pairs
 from sendq.ledger.operators import many_grants, unfinished
-from sendq.rules.by_hand import EXPIRY, RetryRefusal
+from sendq.rules.by_hand import RetryRefusal
+from sendq.rules.expiry import EXPIRY
 from sendq.rules.states import Event
 from tests.integration.ledger.test_doubt import in_doubt
 from tests.support.ledger import Ledger, end, outcome

@@ -20,7 +20,8 @@ from sendq.ledger.doubt import Ending, Wanted
 from sendq.ledger.operators import resolve as resolving
 from sendq.ledger.operators.resolve import DoubtPart, DoubtSelection
 from sendq.ledger.reading.filters import JobFilter, LaneFilter
-from sendq.rules.by_hand import EXPIRY, Answer, ResendRefusal, RetryRefusal
+from sendq.rules.by_hand import Answer, ResendRefusal, RetryRefusal
+from sendq.rules.expiry import EXPIRY
 from sendq.rules.preflight import DEATHS_TOLERATED
 from sendq.rules.reconcile import LOOKS_LEAST, ROUNDING, Choice, Delays, Look, Seen, first_look
 from sendq.rules.rule_ids import POISON

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,14 +10,14 @@ import pytest
 
 from sendq.clock import SECOND, moment
 from sendq.enqueueing.expiry import NEVER
-from sendq.enqueueing.options import SEND_EXPIRY
 from sendq.ids import new_id
 from sendq.ledger.db import schema
 from sendq.ledger.db.bulk import insert_rows
 from sendq.ledger.operators import retry
 from sendq.ledger.operators.retry import DeadLetterPart, DeadLetterSelection
 from sendq.ledger.reading.filters import JobFilter, LaneFilter, Period
-from sendq.rules.by_hand import EXPIRY, RetryRefusal
+from sendq.rules.by_hand import RetryRefusal
+from sendq.rules.expiry import EXPIRY
 from sendq.rules.states import Event, State
 from tests.integration.ledger.test_races import wait_until_somebody_waits_for_a_lock
 from tests.support.ledger import Ledger, end, outcome
@@ -103,7 +102,7 @@ class TestRetrying:
         retry_all(ledger)
         assert ledger.job(short).expires_at == ledger.job(short).next_at + EXPIRY
         assert (ledger.job(long).expires_at, ledger.job(endless).expires_at) == (before, None)
-        assert timedelta(microseconds=EXPIRY) == SEND_EXPIRY
+        assert EXPIRY == 72 * 3600 * SECOND
 
     def test_takes_it_off_the_dead_of_its_batch(self, ledger: Ledger) -> None:
         first, second = ledger.modify("g1", ["m1", "m2"])
