@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from sendq.ledger.db import schema
 from sendq.ledger.dispatching import followers
-from sendq.ledger.dispatching.followers import Moved
+from sendq.ledger.dispatching.followers import Ended
 from sendq.ledger.dispatching.threads import threads_to_read
 from sendq.ledger.enqueue import NO_VAULT
 from sendq.rules.states import Event
+from sendq.rules.waiting_job import is_parked
 from sendq.vault import Vault
 from tests.support.ledger import Ledger, end, outcome
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What some rounds of the leader did. ``released``: how many jobs wait no longer for another one."""
+
+    ended: list[Ended]
+    released: int
 
 
 def lead(
@@ -21,25 +32,31 @@ def lead(
     replied: Callable[[UUID], bool | None] = lambda job: False,
     rounds: int = 4,
     vault: Vault = NO_VAULT,
-) -> Moved:
+) -> Rounds:
     """A few rounds of the leader; ``replied``: what reading the thread of a job's mail shows (None: it failed)."""
-    total = Moved()
+    ended: list[Ended] = []
+    waited = following(ledger)
     for _ in range(rounds):
         with ledger.writing() as connection:
             ids, _ = followers.settled(connection, after=UUID(int=0))
-            total.add(followers.settle(connection, ids, now=ledger.clock(), vault=vault))
+            ended += followers.settle(connection, ids, now=ledger.clock(), vault=vault)
         with ledger.writing() as connection:
-            total.add(followers.move_on(connection, now=ledger.clock(), vault=vault)[0])
+            ended += followers.move_on(connection, now=ledger.clock(), vault=vault)[0]
             threads, _ = threads_to_read(connection, now=ledger.clock(), limit=20, busy=())
         for thread in threads:
             with ledger.writing() as connection:
                 shown = replied(thread.job_id)
-                total.add(
-                    followers.conclude(
-                        connection, thread.job_id, replied=shown, now=ledger.clock(), rule="too_many", vault=vault
-                    )
+                ended += followers.conclude(
+                    connection, thread.job_id, replied=shown, now=ledger.clock(), rule="too_many", vault=vault
                 )
-    return total
+    still = following(ledger)
+    free = {row.id for row in ledger.rows(schema.job) if row.state == "queued"} - still
+    return Rounds(ended, len(waited & free))
+
+
+def following(ledger: Ledger) -> set[UUID]:
+    """The jobs that wait for another one, whatever else they wait for."""
+    return {row.id for row in ledger.rows(schema.job) if row.state == "queued" and is_parked(row)}
 
 
 def carry_out(ledger: Ledger, event: Event = Event.ACCEPT, **given: Any) -> list[UUID]:

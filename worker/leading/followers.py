@@ -6,7 +6,7 @@ Threads are read a few at a time and one per grant, as the reconciler searches m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from sendq import clock
 from sendq.clock import Micros
 from sendq.ledger.db.engine import reading, writing
 from sendq.ledger.dispatching import followers
-from sendq.ledger.dispatching.followers import Moved
+from sendq.ledger.dispatching.followers import Ended
 from sendq.ledger.dispatching.threads import Thread, threads_to_read
 from settings import Settings
 from tasks.calling.thread import ThreadRead, read_thread
@@ -80,22 +80,22 @@ class Followers(LeaderLoop):
         while self.may_act:
             with reading(self._ledger) as connection:
                 ids, after = followers.settled(connection, after=self._after)
-            moved = Moved()
+            ended: list[Ended] = []
             for first in range(0, len(ids), followers.STEP):
                 with writing(self._ledger) as connection:
                     part = ids[first : first + followers.STEP]
-                    moved.add(followers.settle(connection, part, now=self._now(), vault=self._settings.vault))
-            self._note(moved)
+                    ended += followers.settle(connection, part, now=self._now(), vault=self._settings.vault)
+            self._note(ended)
             self._after = after or _FIRST
-            if after is not None or not moved.ended:
+            if after is not None or not ended:
                 return
 
     def _move_on(self) -> None:
         more = True
         while more and self.may_act:
             with writing(self._ledger) as connection:
-                moved, more = followers.move_on(connection, now=self._now(), vault=self._settings.vault)
-            self._note(moved)
+                ended, more = followers.move_on(connection, now=self._now(), vault=self._settings.vault)
+            self._note(ended)
 
     def _begin_reading(self) -> None:
         room = self._readings.room
@@ -125,10 +125,10 @@ class Followers(LeaderLoop):
             self._failed(thread, error, stated)
             return
         with writing(self._ledger) as connection:
-            moved = followers.conclude(
+            ended = followers.conclude(
                 connection, thread.job_id, replied=found.replied, now=now, vault=self._settings.vault
             )
-        self._note(moved)
+        self._note(ended)
 
     def _failed(self, thread: Thread, error: str, stated: Micros) -> None:
         """A thread could not be read: it is tried again later."""
@@ -136,6 +136,6 @@ class Followers(LeaderLoop):
         with writing(self._ledger) as connection:
             followers.conclude(connection, thread.job_id, replied=None, now=self._now(), stated=stated, rule=error)
 
-    def _note(self, moved: Moved) -> None:
-        for one in moved.ended:
+    def _note(self, ended: Iterable[Ended]) -> None:
+        for one in ended:
             journal.follower_ended(one.id, one.after_id, one.rule)

@@ -15,7 +15,7 @@ A chain ends from its head, one job after the other. Only followers are locked, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -87,19 +87,6 @@ class Ended:
     rule: str
 
 
-@dataclass(slots=True)
-class Moved:
-    """What a step did: the followers that ended, and how many were released."""
-
-    ended: list[Ended] = field(default_factory=list)
-    released: int = 0
-
-    def add(self, other: Moved) -> None:
-        """Count in another step."""
-        self.ended += other.ended
-        self.released += other.released
-
-
 # --- waiting ----------------------------------------------------------------------------------------------------------
 
 
@@ -155,8 +142,11 @@ def settled(connection: Connection, *, after: UUID) -> tuple[list[UUID], UUID | 
     return [row.job_id for row in rows if row.is_settled], (rows[-1].job_id if len(rows) == SLICE else None)
 
 
-def settle(connection: Connection, ids: Sequence[UUID], *, now: Micros, vault: Vault = NO_VAULT) -> Moved:
-    """Move on waiting followers whose job has an outcome; those whose time has come, at once."""
+def settle(connection: Connection, ids: Sequence[UUID], *, now: Micros, vault: Vault = NO_VAULT) -> list[Ended]:
+    """Move on waiting followers whose job has an outcome; those whose time has come, at once.
+
+    Returns those that ended.
+    """
     step = _Step(connection, ids, vault, now)
     for row in step.rows:
         if row.stage != Stage.WAITING or step.is_over(row) or step.ends(row):
@@ -169,9 +159,11 @@ def settle(connection: Connection, ids: Sequence[UUID], *, now: Micros, vault: V
 # --- timed ------------------------------------------------------------------------------------------------------------
 
 
-def move_on(connection: Connection, *, now: Micros, limit: int = STEP, vault: Vault = NO_VAULT) -> tuple[Moved, bool]:
-    """Move on some followers whose time has come and whose threads need not be read first; and whether there may be
-    more.
+def move_on(
+    connection: Connection, *, now: Micros, limit: int = STEP, vault: Vault = NO_VAULT
+) -> tuple[list[Ended], bool]:
+    """Move on some followers whose time has come and whose threads need not be read first. Returns those that ended,
+    and whether there may be more to move on.
     """
     ids = _decidable(connection, now=now, limit=limit)
     step = _Step(connection, ids, vault, now)
@@ -209,9 +201,11 @@ def conclude(
     stated: Micros = 0,
     rule: str | None = None,
     vault: Vault = NO_VAULT,
-) -> Moved:
-    """Act on a reading of a thread. ``replied`` None: it failed, ``rule`` says why, and ``stated`` for how long the
-    account asks to be left alone.
+) -> list[Ended]:
+    """Act on a reading of a thread; returns the follower if it ended.
+
+    ``replied`` None: the reading failed, ``rule`` says why, and ``stated`` for how long the account asks to be left
+    alone.
     """
     step = _Step(connection, [job_id], vault, now)
     for row in step.rows:
@@ -361,15 +355,15 @@ class _Step:
         else:
             self._releases.append(row)
 
-    def write(self) -> Moved:
-        """Write what was decided."""
+    def write(self) -> list[Ended]:
+        """Write what was decided; returns the followers that ended."""
         self._release()
         connection, now = self._connection, self._now
-        moved = Moved(released=len(self._releases))
+        ended: list[Ended] = []
         for event, rule in sorted({(end.event, end.rule) for _, end in self._ends.values()}):
             ids = {job_id: event for job_id, (_, end) in self._ends.items() if (end.event, end.rule) == (event, rule)}
             done = end_waiting(connection, ids, now=now, rule=rule)
-            moved.ended += [Ended(job_id, self._ends[job_id][0].after_id, rule) for job_id in sorted(done)]
+            ended += [Ended(job_id, self._ends[job_id][0].after_id, rule) for job_id in sorted(done)]
         for row, _ in self._ends.values():
             self.set(row, stage=Stage.DONE.value, check_at=None)
         park(connection, [self._jobs[job_id] for job_id in self._parks])
@@ -382,7 +376,7 @@ class _Step:
             ]
             update_rows(connection, schema.after, [{name: row[name] for name in ("job_id", *columns)} for row in alike],
                         key="job_id")  # fmt: skip
-        return moved
+        return ended
 
     def _release(self) -> None:
         replies = [row for row in self._releases if row.replies]
