@@ -74,8 +74,8 @@ def store_followings(connection: Connection, planned: Planned, found: Mapping[tu
         insert_rows(connection, schema.after, some)
 
 
-def followed_by_reply(connection: Connection, job_id: UUID) -> Row[Any] | None:
-    """How this job follows another, if it replies to that one's message."""
+def what_it_replies_to(connection: Connection, job_id: UUID) -> Row[Any] | None:
+    """What this job replies to: its row of `sendq_after`; None: it is no reply to another job's message."""
     table = schema.after
     this = select(table).where(table.c.job_id == job_id, table.c.replies)
     return connection.execute(this).first()

@@ -29,7 +29,7 @@ from sendq.ledger import events, sealing
 from sendq.ledger.contents import files_of, insert_pieces, pieces_of, store_contents
 from sendq.ledger.db import schema
 from sendq.ledger.enqueue import replace_key
-from sendq.ledger.following import followed_by_reply, with_known_id
+from sendq.ledger.following import what_it_replies_to, with_known_id
 from sendq.ledger.reading import lookup
 from sendq.ledger.secrets import digest_key
 from sendq.ledger.storing import begin_before_savepoint, lock_before_reading
@@ -71,7 +71,7 @@ def send_instead(
     row = _require_replaceable(found, job_id, content)
     lane = lane_of(connection, row)
     provider = None if lane["provider"] == UNKNOWN else lane["provider"]
-    follows = followed_by_reply(connection, job_id)
+    follows = what_it_replies_to(connection, job_id)
     reply_to = None if follows is None else follows.after_id
     options = Options(application=lane["application"], provider=provider, suppressed=suppressed, reply_to=reply_to)
     return Send(lane["grant_id"], message, options)
@@ -113,7 +113,7 @@ def replace_message(
         job = schema.job
         locked = connection.execute(select(job).where(job.c.id == job_id).with_for_update()).first()
         row = _require_replaceable(locked, job_id, content)
-        if send.options.reply_to is not None and (follows := followed_by_reply(connection, job_id)) is not None:
+        if send.options.reply_to is not None and (follows := what_it_replies_to(connection, job_id)) is not None:
             planned = with_known_id(planned, follows)
         if row.key is not None:  # it may name what was dropped from the message that is stored
             replace_key(connection, send.options.application, row.key, job_id, message_digest(send), vault)
@@ -158,9 +158,8 @@ def _exchange(
     changes = form | {"content_version": version} | after_replacement(row, now=now)
     connection.execute(update(job).where(job.c.id == row.id).values(**changes))
     digests = f"request {before.hex()} to {after.hex()}, content version {version}"
-    reason = f"{digests}: {author.reason}" if author.reason else digests
-    fields = {"job_id": row.id, "batch_id": row.batch_id, "at": now, "by": author.by, "reason": reason}
-    events.append(connection, KIND, **fields, **lane)
+    fields = {"job_id": row.id, "batch_id": row.batch_id, "at": now, "by": author.by}
+    events.append(connection, KIND, **fields, reason=author.reason_with(digests), **lane)
     return True
 
 

@@ -91,8 +91,7 @@ def undo(connection: Connection, batch_id: UUID, how: Undoing, *, now: Micros, d
     )  # fmt: skip
     wanted = Undo(batch_id, lane["grant_id"], row.lane_id, row.fields, body, messages, options)
     made = store_batch(connection, plan_undo(wanted, now=now), len(messages), now=now, cap=how.cap, vault=how.vault)
-    by_whom = f"by batch {made.id}"
-    reason = f"{by_whom}: {how.author.reason}" if how.author.reason else by_whom
+    reason = how.author.reason_with(f"by batch {made.id}")
     fields = {"batch_id": batch_id, "number": len(messages), "at": now, "by": how.author.by, "reason": reason}
     events.append(connection, KIND, **fields, **lane)
     return replace(made, left_out=left_out)

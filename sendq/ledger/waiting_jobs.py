@@ -6,9 +6,10 @@ before the job begins always counts. Lanes are not locked: they learn about earl
 jobs.
 
 A batch takes one transaction for its own row, which counts for the jobs that its walk makes later, and one for each
-few hundred of its jobs; in a caller's transaction all of it is one. A change of a batch stops when a later one has
-taken its place: that one changes the rest of the jobs. A hold of a batch also counts for its jobs that return to the
-queue (`sendq.ledger.jobs.store_changes`).
+few hundred of its jobs; in a caller's transaction all of it is one. A reschedule, a priority, a hold or a release of a
+batch stops when a later one has taken its place: that one changes the rest of the jobs. An approval and a rejection go
+on: of two, the one that comes to a job first decides about it. A hold of a batch also counts for its jobs that return
+to the queue (`sendq.ledger.jobs.store_changes`).
 
 Jobs are locked before their batch, as by a record and a retry.
 """
@@ -52,6 +53,10 @@ class Author:
 
     by: str
     reason: str | None
+
+    def reason_with(self, detail: str | None) -> str | None:
+        """The reason for an event that also has a detail of the change, which comes first; None: there is neither."""
+        return ": ".join(part for part in (detail, self.reason) if part) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,14 +392,13 @@ def _fields(change: Change, author: Author, job: Row[Any] | None = None) -> dict
     """
     version = "" if job is None or not job.content_version else f"content version {job.content_version}"
     detail = {
-        ChangeKind.APPROVE: version or None,
-        ChangeKind.REJECT: version or None,
+        ChangeKind.APPROVE: version,
+        ChangeKind.REJECT: version,
         ChangeKind.RESCHEDULE: f"due {moment(change.due_at):%Y-%m-%d %H:%M:%S}Z",
         ChangeKind.PRIORITY: ("high", "normal", "low")[change.priority],
     }.get(change.kind)
-    reason = author.reason if detail is None else f"{detail}: {author.reason}" if author.reason else detail
     rule = BY_HAND if change.kind in (ChangeKind.HOLD, ChangeKind.RELEASE) else None
-    return {"by": author.by, "reason": reason, "rule": rule}
+    return {"by": author.by, "reason": author.reason_with(detail), "rule": rule}
 
 
 def _too_late(expires_at: Micros | None) -> InvalidArgument:

@@ -74,9 +74,9 @@ class Suppressing(LedgerAccess):
         from sendq.suppression_list import checked
 
         scope_of(application, None, None)
-        checked([recipient], None)
+        (given,) = checked([recipient], None)
         with self._ledger.reading() as connection:
-            return suppressions.digest_of(connection, recipient, application, vault=vault or Vault())
+            return suppressions.digest_of(connection, given, application, vault=vault or Vault())
 
     def name_of_suppressions(self, application: str = DEFAULT_APPLICATION, *, vault: Vault | None = None) -> str:
         """Names an application's list in exported files; empty if the ledger has no list yet."""

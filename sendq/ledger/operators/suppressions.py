@@ -146,10 +146,10 @@ def counts(connection: Connection) -> list[SuppressionCount]:
     ]
 
 
-def digest_of(connection: Connection, recipient: str, application: str, *, vault: Vault) -> str | None:
+def digest_of(connection: Connection, given: Given, application: str, *, vault: Vault) -> str | None:
     """The digest of a recipient in an application; None: this ledger has no digests yet."""
-    key = _key_for(connection, [Given(recipient)], vault)
-    return None if key is None else digest_in(recipient, key, application).hex()
+    key = _key_for(connection, [given], vault)
+    return None if key is None else digest_in(given.recipient, key, application).hex()
 
 
 def _key_for(connection: Connection, given: Sequence[Given], vault: Vault) -> bytes | None:

@@ -14,6 +14,7 @@ from sendq.ledger.operators import unfinished
 from sendq.ledger.reading.filters import JobFilter
 from sendq.ledger.reading.seen_contents import seen_contents
 from sendq.ledger.waiting_jobs import Author
+from sendq.operators.acts.change import parts
 from sendq.operators.acts.checks import event_fields
 from sendq.operators.base import Ledger
 from sendq.rules.waiting_job import Change
@@ -81,14 +82,11 @@ def _batch(
     dry_run: bool,
 ) -> Iterator[DecisionProgress]:
     with ledger.writing() as connection:
-        done = waiting_jobs.start(
+        first = waiting_jobs.start(
             connection, decision, author, job_id=None, batch_id=batch_id, now=ledger.now(), dry_run=dry_run,
             seen_at=seen_at,
         )  # fmt: skip
-    yield DecisionProgress(dry_run, done.number)
-    while done.after is not None:
-        with ledger.writing() as connection:
-            done = waiting_jobs.go_on(connection, decision, done, now=ledger.now())
+    for done in parts(ledger, decision, first):
         yield DecisionProgress(dry_run, done.number)
 
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from uuid import UUID
-
-from sqlalchemy import Connection
 
 from sendq.ledger import waiting_jobs
 from sendq.ledger.reading import lookup
@@ -42,22 +39,22 @@ def change(
     dry_run: bool,
 ) -> Iterator[ChangeProgress]:
     """Change what is named; each part is one transaction."""
-
-    def first(connection: Connection) -> tuple[UUID, Changing]:
-        job_id, batch_id = lookup.job_or_batch(connection, job, batch, application, key)
-        done = waiting_jobs.start(
-            connection, wanted, author, job_id=job_id, batch_id=batch_id, now=ledger.now(), dry_run=dry_run
-        )
-        identity = job_id or batch_id
-        assert identity is not None
-        return identity, done
-
     # A dry run takes locks, as the act does, but for a moment only.
     with ledger.writing() as connection:
-        identity, done = first(connection)
-    while True:
-        yield ChangeProgress(dry_run, str(identity), done.batch_id is not None, done.number, done.left)
-        if done.after is None:
-            return
+        job_id, batch_id = lookup.job_or_batch(connection, job, batch, application, key)
+        first = waiting_jobs.start(
+            connection, wanted, author, job_id=job_id, batch_id=batch_id, now=ledger.now(), dry_run=dry_run
+        )
+    identity = str(job_id or batch_id)
+    for done in parts(ledger, wanted, first):
+        yield ChangeProgress(dry_run, identity, done.batch_id is not None, done.number, done.left)
+
+
+def parts(ledger: Ledger, wanted: Change, first: Changing) -> Iterator[Changing]:
+    """How far a change is: after its first part, which is done, and after each further one, a transaction each."""
+    done = first
+    yield done
+    while done.after is not None:
         with ledger.writing() as connection:
             done = waiting_jobs.go_on(connection, wanted, done, now=ledger.now())
+        yield done

@@ -11,9 +11,7 @@ from sendq.clock import Micros
 from sendq.ledger.undoing import Undoing, undo
 from sendq.ledger.waiting_jobs import Author
 from sendq.vault import Vault
-
-# The priority of an undo by an operator: normal, as the ledger keeps it.
-PRIORITY = 1
+from sendq.views import Priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +42,7 @@ def undo_batch(
     now: Micros,
 ) -> UndoResult:
     """Start the undo of a batch. Raises what `undo` raises."""
-    how = Undoing(author, PRIORITY, None, None, vault, key)
+    how = Undoing(author, Priority.NORMAL.value, None, None, vault, key)
     made = undo(connection, batch_id, how, now=now, dry_run=dry_run)
     undo_id = made.id if made.existed or not dry_run else None
     return UndoResult(str(batch_id), undo_id, made.total or 0, made.existed, dry_run, made.left_out)
