@@ -82,13 +82,13 @@ class BatchView:
     """A batch and its progress.
 
     ``total`` is None until a walk has found its messages; while sends are added to it (``open``), it has those so far.
-    ``grant_id`` is None if it has jobs of several grants. ``counts`` has the number of jobs in each final state, and
-    in doubt. ``rate`` is in jobs per second over the last minute; ``eta`` follows from it, from holds and from the
-    lane's pace, and is None when unknown (during a walk, while the lane is closed, while a person holds the batch:
-    ``held_at``, and when more of its sends wait than a budget lets begin now). ``holds``: the holds in force of its
-    grant, provider and application, of its tags, and of tags of its first thousand waiting jobs; one without ``until``
-    is of a grant that is closed. ``errors`` are the first dead letters, at most ten. ``unapproved``: how many of its
-    jobs wait for approval; counted if the batch needs approval.
+    ``grant_id`` is None if it has jobs of several grants. ``counts`` has the number of jobs in each final state, and in
+    doubt. ``rate`` is in jobs per second over the last minute; ``eta`` follows from it, from holds and from the lane's
+    pace, and is None when unknown (during a walk, while the lane is closed, while jobs wait for approval, while a
+    person holds the batch: ``held_at``, and when more of its sends wait than a budget lets begin now). ``holds``: the
+    holds in force of its grant, provider and application, of its tags, and of tags of its first thousand waiting jobs;
+    one without ``until`` is of a grant that is closed. ``errors`` are the first dead letters, at most ten.
+    ``unapproved``: how many of its jobs wait for approval, whether the batch or some of its messages need it.
     ``finished_at``: when its last job ended; a retry of its dead letters reopens it. ``window``: its own, or that of
     its grant, as `Window` is written; ``opens_at``: when that opens next, None while it is open. ``spread_until``: when
     the last of its messages is due, if they were spread.

@@ -84,8 +84,9 @@ class GrantView:
     holds         every hold in force over it: its application's, its provider's, its own
     costs         by kind of call: the units of its provider's limits that the last one used, if its answer stated them
     waiting       its waiting jobs; if ``more_waiting``, there are more than were counted
-    eta           about when the last of these starts; None: nothing waits, its owner must sign in first,
-                  or more wait than a budget of its application lets begin now
+    eta           about when the last of these starts, if none is held by a person or waits for approval or for another
+                  job; None: nothing waits, its owner must sign in first, or more wait than a budget of its application
+                  lets begin now
     daily         the messages that it may send within 24 hours now, by its warm-up or, if that allows fewer, its pace;
                   None: it is not being warmed up
     window        when those of its jobs may begin that have none of their own, as `Window` is written; None: always

@@ -302,6 +302,8 @@ class Why:
 class Eta:
     """When a job accepted now would start: an estimate from its lane's pace, the holds over it and the jobs ``ahead``.
 
+    A wait for approval or for another job is not counted.
+
     ``at`` None: not before the grant's owner has signed in again. ``or_later``: more jobs are ahead than were counted.
     ``expires_at``: when a send enqueued now would expire by default, if that is before ``at`` or ``at`` is None.
     """
