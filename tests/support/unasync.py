@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "sendq"
 FILES = {
     "async_queue.py": "queue.py",
-    **{f"methods/async_{name}.py": f"methods/{name}.py" for name in ("reading", "changing", "suppressing")},
+    **{f"methods/async_{name}.py": f"methods/{name}.py" for name in ("bulk", "reading", "changing", "suppressing")},
 }
 GENERATED = "Generated from ``sendq/{}`` by ``./dev generate``: change that file, not this one."
 
@@ -43,8 +43,8 @@ CODE = (
     (r".*# asyncio only\n", ""),
     (r"\nfrom sqlalchemy\.ext\.asyncio import AsyncEngine\n", "\nfrom sqlalchemy import Engine\n"),
     (r"\bAsyncEngine\b", "Engine"),
-    (r"\basync_(reading|changing|suppressing)\b", r"\1"),
-    (r"\bAsync(Reading|Changing|Suppressing)\b", r"\1"),
+    (r"\basync_(bulk|reading|changing|suppressing)\b", r"\1"),
+    (r"\bAsync(Bulk|Reading|Changing|Suppressing)\b", r"\1"),
     (r"\bAsyncSendQueue\b", "SendQueue"),
     (r"\basync_transactions\b", "transactions"),
     (r"\bAsyncTransactions\b", "Transactions"),
