@@ -27,6 +27,7 @@ from sendq.console.texts import words
 from sendq.errors import (
     InvalidArgument,
     LedgerUnavailable,
+    NoRight,
     NotFound,
     Retryable,
     SchemaMismatch,
@@ -214,6 +215,8 @@ def explained(error: Exception) -> tuple[int, str, str]:
         return 404, "Not found", sentence(str(error))
     if isinstance(error, InvalidArgument):
         return 400, "Not understood", invalid(error)
+    if isinstance(error, NoRight):
+        return 500, "The database does not allow this", sentence(str(error))
     if isinstance(error, LedgerUnavailable):
         return 503, "The ledger cannot be reached", sentence(str(error))
     if isinstance(error, SchemaMismatch):

@@ -39,3 +39,12 @@ def test_starts_one_names_it_and_says_what_was_left_alone(cli: Cli, ledger: Ledg
     assert "left alone: 1 (gone since): m2" in out
     status, _, err = cli("undo", "--batch", made["undo_id"])
     assert (status, "--batch is an undo itself" in err) == (2, True)
+    keyed = ("undo", "--batch", batch.id, "--key", "undo-1", "--json")
+    again = as_json(cli(*keyed))
+    assert (again["existed"], again["undo_id"] == made["undo_id"]) == (False, False)
+    assert as_json(cli(*keyed)) == again | {"existed": True}
+    ledger.queue.modify("g1", ["m9"], unread=False, key="taken")
+    status, out, err = cli("undo", "--batch", batch.id, "--key", "taken")
+    assert (status, out, "different content" in err, "nothing was changed" in err) == (1, "", True, True)
+    status, _, err = cli("undo", "--batch", batch.id, "--key", "")
+    assert (status, "--key is empty" in err) == (2, True)

@@ -18,6 +18,7 @@ from redis.exceptions import NoPermissionError
 from sendq import Attachment, LedgerUnavailable, Message, NewBatch, Query, Send, SendQueue, State, SuppressedRecipients
 from sendq.api.problems import refusal
 from sendq.clock import SECOND, moment
+from sendq.console.serving import explained
 from sendq.ledger import batches, retention
 from sendq.ledger.db import migrate, schema
 from sendq.ledger.db.engine import open_engine
@@ -155,6 +156,7 @@ class TestTheRoles:
                 queue.replace(job.id, mail(43))
             assert queue.job(job.id).state is State.QUEUED
             assert not [row for row in web.rows(schema.event) if row.kind == "replace"]
+        assert explained(refused.value)[:2] == (500, "The database does not allow this")
         problem = refusal(refused.value)
         assert (problem.kind, problem.answer().status_code) == ("no-right", 500)
 
