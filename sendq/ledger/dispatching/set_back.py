@@ -164,7 +164,8 @@ def _bring_back_sends(connection: Connection, application: str, *, put_off_to: M
         select(_job.id, _job.lane_id, _job.priority, _job.resume_at, _lane.application, _lane.grant_id, _lane.provider)
         .join(schema.lane, _lane.id == _job.lane_id)
         .where(_job.state == State.QUEUED.value, _job.rule == OVER_BUDGET, _lane.application == application)
-        .where(until > put_off_to + SLACK, until > _job.due_at + _EXACTLY)
+        # Not those that a person or program rescheduled since. A due time may be from a clock that was ahead, too.
+        .where(until > put_off_to + SLACK, func.abs(until - _job.due_at) > _EXACTLY)
         .order_by(_job.id)
         .limit(BUDGET_STEP)
         .with_for_update(of=schema.job)

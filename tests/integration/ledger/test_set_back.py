@@ -223,6 +223,19 @@ class TestABudget:
         assert begin_all(ledger) == set()
         assert announced(ledger) == 1
 
+    def test_brings_back_a_send_again_that_was_enqueued_by_such_a_clock(self, ledger: Ledger) -> None:
+        ledger.budgets = Budgets([Budget("default", "", 1, MINUTE)])
+        for days in (30, 1):
+            ledger.clock.advance(days * 86_400)
+            if days == 30:
+                first, _ = ledger.send(), ledger.send()
+            else:
+                ledger.send(priority="high")
+            begin_all(ledger)
+            ledger.clock.advance(-days * 86_400)
+            assert budgets_back(ledger) == 1
+        assert ledger.state(first) is State.SENT
+
     def test_that_is_right_is_left_as_it_is(self, ledger: Ledger) -> None:
         ledger.budgets = Budgets([Budget("default", "", 1, MINUTE), Budget("default", "a=b", 1, 86_400 * SECOND)])
         for _ in range(3):
