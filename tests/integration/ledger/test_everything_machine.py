@@ -171,10 +171,10 @@ class Everything(Machine):
         self.starts = {grant: [] for grant in GRANTS}
         with self.ledger.writing() as connection:
             recover.put_in_doubt(connection, since=since, now=self.clock(), after=None)
-        for number, worker in enumerate(self.workers):
+        for worker in self.ledger.rows(schema.worker):  # those of the time of the backup
             with self.ledger.writing() as connection:
-                rescue.bury(connection, worker, now=self.clock())
-            self.workers[number] = self.new_worker()
+                rescue.bury(connection, worker.id, now=self.clock())
+        self.workers = [self.new_worker(), self.new_worker()]
 
     def can_restore(self) -> bool:
         return self.ledger.engine.dialect.name == "sqlite"
