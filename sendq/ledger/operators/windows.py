@@ -1,8 +1,8 @@
 """The window of a grant: when those of its jobs may begin that have no window of their own.
 
 A new window, or none, counts for the next claim. Jobs that the old one put off are brought back a few hundred at a
-time, each to when it may begin now; if that is interrupted, the rest begins when the old window opens, if the new one
-is open then.
+time, each to when it may begin now. If that is interrupted, the same change made again continues it; until then the
+rest is looked at when the old window opens.
 """
 
 from __future__ import annotations
