@@ -35,7 +35,7 @@ class Form(NamedTuple):
 
 
 class _Parser(MultiPartParser):
-    """Starlette's parser, but texts stay bytes, and a form that lacks its end is noticed: its last file is lost."""
+    """Starlette's parser, but texts keep their bytes, and a form without its end is refused: its last file is lost."""
 
     def __init__(self, incoming: Incoming) -> None:
         # One text beside the files, and room to find out that there are more.

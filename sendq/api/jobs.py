@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sendq.api.decoding import arguments, query_string, require_grant
-from sendq.api.operation import NO_HINTS, Asked, Result, require_visible, shown
+from sendq.api.operation import Asked, Result, require_visible, shown
 from sendq.enqueueing.arguments import check_priority, check_times, priority_number
 from sendq.enqueueing.expiry import Expiry
 from sendq.errors import InvalidArgument, Problem
+from sendq.rules.windows import read_window
 from sendq.scope import Scope
 from sendq.views import Priority
 
@@ -24,7 +25,12 @@ LIST: dict[str, Any] = {
     "limit": int | None,
     "cursor": str | None,
 }
-ETA: dict[str, Any] = {"operation": str | None, "due_at": datetime | None, "priority": Priority | str | int}
+ETA: dict[str, Any] = {
+    "operation": str | None,
+    "due_at": datetime | None,
+    "priority": Priority | str | int,
+    "window": str | None,
+}
 REASON: dict[str, Any] = {"reason": str | None}
 RESCHEDULE: dict[str, Any] = {"due_at": datetime | None, "expires_at": Expiry, **REASON}
 PRIORITY: dict[str, Any] = {"priority": Priority | str | int, **REASON}
@@ -46,9 +52,9 @@ def why(asked: Asked) -> Result:
 
 def cancel(asked: Asked) -> Result:
     """Cancel a job."""
-    arguments(asked.given, NO_HINTS, optional=True)
+    given = arguments(asked.given, REASON, optional=True)
     require_visible(asked, job_id=asked.values["job_id"])
-    return Result({"state": asked.queue.cancel(asked.values["job_id"])})
+    return Result({"state": asked.queue.cancel(asked.values["job_id"], by=asked.author, **given)})
 
 
 def jobs(asked: Asked) -> Result:
@@ -106,6 +112,11 @@ def eta(asked: Asked) -> Result:
         problems.append(Problem("due_at", "is not a time with a time zone", "write it like 2026-07-01T09:00:00Z"))
     priority = given.pop("priority", Priority.NORMAL)
     problems += check_priority(priority)
+    if (window := given.pop("window", None)) is not None:
+        try:
+            given["window"] = read_window(window)
+        except InvalidArgument as wrong:
+            problems += wrong.problems
     if problems:
         raise InvalidArgument(problems)
     given["priority"] = Priority(priority_number(priority))

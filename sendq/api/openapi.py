@@ -32,7 +32,7 @@ COMPUTED: Mapping[str, Mapping[str, Schema]] = {
     "GrantView": {"connected": {"type": "boolean"}, "held_until": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
 }
 
-# The statuses that any operation may answer, and those of operations with a body or with an id in the address.
+# The statuses that any operation may answer, and those of operations with a body, or with an id or parameters.
 _ALL, _WITH_BODY, _WITH_ID = (401, 403, 405, 422, 429, 500, 503), (400, 408, 409, 413, 415), (404, 409)
 
 _ABOUT = """\

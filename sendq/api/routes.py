@@ -45,7 +45,7 @@ OPERATIONS = (
     ),
     Operation(
         name="cancel_batch", method="POST", path="/v1/batches/{batch_id}/cancel", access=Access.WRITE,
-        run=sending.cancel_batch, summary="Cancel a batch", body="Nothing", optional=True,
+        run=sending.cancel_batch, summary="Cancel a batch", body="Reason", optional=True,
         results={200: "BatchView"},
     ),
     Operation(
@@ -67,7 +67,7 @@ OPERATIONS = (
     ),
     Operation(
         name="cancel", method="POST", path="/v1/jobs/{job_id}/cancel", access=Access.WRITE, run=jobs.cancel,
-        summary="Cancel a job", body="Nothing", optional=True, results={200: "JobState"},
+        summary="Cancel a job", body="Reason", optional=True, results={200: "JobState"},
     ),
     Operation(
         name="replace", method="POST", path="/v1/jobs/{job_id}/replace", access=Access.WRITE,

@@ -13,6 +13,7 @@ from sendq.errors import InvalidJob, KeyConflict, NotFound, Problem
 from sendq.rules.suppression import Suppressed
 from sendq.views import Batch
 
+CANCEL: dict[str, Any] = {"reason": str | None}
 REPLACE: dict[str, Any] = {"content": int | None, "suppressed": Suppressed | str, "reason": str | None}
 
 
@@ -89,9 +90,9 @@ def close_batch(asked: Asked) -> Result:
 
 def cancel_batch(asked: Asked) -> Result:
     """Cancel a batch."""
-    arguments(asked.given, NO_HINTS, optional=True)
+    given = arguments(asked.given, CANCEL, optional=True)
     require_visible(asked, batch_id=asked.values["batch_id"])
-    asked.queue.cancel_batch(asked.values["batch_id"])
+    asked.queue.cancel_batch(asked.values["batch_id"], by=asked.author, **given)
     return Result(shown(asked.queue.batch(asked.values["batch_id"])))
 
 

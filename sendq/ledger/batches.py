@@ -17,11 +17,13 @@ from sqlalchemy import Connection, Row, delete, func, or_, select, text, update
 
 from sendq.clock import SECOND, Micros
 from sendq.errors import InvalidJob, Problem
+from sendq.ledger import events
 from sendq.ledger.cancel import cancel_some
 from sendq.ledger.db import constant, schema
 from sendq.ledger.db.bulk import CHUNK, insert_rows
 from sendq.ledger.jobs import append_batch_changes
 from sendq.ledger.reading.lookup import no_such_batch
+from sendq.ledger.waiting_jobs import lane_of
 from sendq.rules.progress import ended, walk_is_complete
 from sendq.rules.states import State
 
@@ -220,6 +222,17 @@ def cancel_batch(connection: Connection, batch_id: UUID, *, now: Micros) -> bool
     if row.open:
         close(connection, row, now=now)
     connection.execute(update(table).where(table.c.id == batch_id).values(cancel_at=now, making=False))
+    return True
+
+
+def cancel_batch_by(connection: Connection, batch_id: UUID, *, by: str, reason: str | None, now: Micros) -> bool:
+    """`cancel_batch`, with an event that has its author and reason if it changed something."""
+    if not cancel_batch(connection, batch_id, now=now):
+        return False
+    table = schema.batch
+    row = connection.execute(select(table).where(table.c.id == batch_id)).one()
+    lane = {"application": row.application} if row.lane_id is None else lane_of(connection, row)
+    events.append(connection, "cancel", at=now, by=by, reason=reason, batch_id=batch_id, **lane)
     return True
 
 

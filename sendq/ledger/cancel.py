@@ -10,11 +10,13 @@ from sqlalchemy import Connection, Row, update
 
 from sendq.clock import Micros
 from sendq.facts.jobs import LockedJob
+from sendq.ledger import events
 from sendq.ledger.db import schema
 from sendq.ledger.jobs import end_waiting, lock_jobs
-from sendq.ledger.reading.lookup import no_such_job
+from sendq.ledger.reading.lookup import job_row, no_such_job
+from sendq.ledger.waiting_jobs import lane_of
 from sendq.rules.job_change import cancel_event
-from sendq.rules.states import MOVES, Event, State
+from sendq.rules.states import FINAL, MOVES, Event, State
 
 
 def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
@@ -29,6 +31,16 @@ def cancel(connection: Connection, job_id: UUID, *, now: Micros) -> State:
     if job_id not in states:
         raise no_such_job(job_id)
     return states[job_id]
+
+
+def cancel_by(connection: Connection, job_id: UUID, *, by: str, reason: str | None, now: Micros) -> State:
+    """`cancel`, with an event that has its author and reason, unless the job had ended before."""
+    row = job_row(connection, job_id)
+    state = cancel(connection, job_id, now=now)
+    if State(row.state) not in FINAL:
+        of = {"job_id": job_id, "batch_id": row.batch_id, **lane_of(connection, row)}
+        events.append(connection, "cancel", at=now, by=by, reason=reason, **of)
+    return state
 
 
 def cancel_some(connection: Connection, ids: Sequence[UUID], *, now: Micros) -> dict[UUID, State]:

@@ -13,8 +13,8 @@ from sendq import changes, clock
 from sendq.enqueueing.expiry import Expiry
 from sendq.ids import parse_id
 from sendq.ledger import waiting_jobs
-from sendq.ledger.batches import cancel_batch, end_some
-from sendq.ledger.cancel import cancel
+from sendq.ledger.batches import cancel_batch, cancel_batch_by, end_some
+from sendq.ledger.cancel import cancel, cancel_by
 from sendq.ledger.db.async_transactions import AsyncTransactions
 from sendq.ledger.reading import lookup
 from sendq.rules.states import State
@@ -29,17 +29,27 @@ class AsyncChanging:
     _ledger: AsyncTransactions
     _now: clock.Clock
 
-    async def cancel(self, job_id: str, *, session: Any = None) -> State:
+    async def cancel(
+        self, job_id: str, *, by: str | None = None, reason: str | None = None, session: Any = None
+    ) -> State:
         """Cancel a job that has not been carried out yet. Returns the state it is in afterwards.
 
         ``cancelled``: it will not be carried out. ``sending``: a request is in progress, and the job is cancelled only
         if that request turns out not to have been carried out. ``in_doubt``: an earlier request may have been carried
         out; none will follow. Any other state: the job had already ended.
 
-        Raises `NotFound`.
+        ``by`` and ``reason`` (author and reason) are recorded with it; without both, nothing is recorded.
+
+        Raises `NotFound`, and `InvalidArgument` for ``by`` and ``reason``.
         """
         wanted = parse_id(job_id, what="job")
-        return await self._ledger.write(session, lambda connection: cancel(connection, wanted, now=self._now()))
+        if by is None and reason is None:
+            return await self._ledger.write(session, lambda connection: cancel(connection, wanted, now=self._now()))
+        author = changes.author_of(by, reason)
+        return await self._ledger.write(
+            session,
+            lambda connection: cancel_by(connection, wanted, by=author.by, reason=author.reason, now=self._now()),
+        )
 
     async def cancel_batch(
         self,
@@ -47,20 +57,26 @@ class AsyncChanging:
         *,
         key: str | None = None,
         application: str = DEFAULT_APPLICATION,
+        by: str | None = None,
+        reason: str | None = None,
         session: Any = None,
     ) -> None:
         """Cancel a batch: once this is committed, none of its waiting jobs starts.
 
         This ends the waiting jobs a few hundred at a time before it returns. With ``session`` it records the request
-        only, and workers end them. A request in progress is handled as in `cancel`. Does nothing if the batch has
-        ended.
+        only, and workers end them. A request in progress is handled as in `cancel`, and so are ``by`` and ``reason``.
+        Does nothing if the batch has ended.
 
-        Raises `NotFound`.
+        Raises `NotFound`, and `InvalidArgument` for ``by`` and ``reason``.
         """
+        author = None if by is None and reason is None else changes.author_of(by, reason)
 
         def request(connection: Connection) -> UUID:
             found = lookup.batch_id(connection, batch_id, application, key)
-            cancel_batch(connection, found, now=self._now())
+            if author is None:
+                cancel_batch(connection, found, now=self._now())
+            else:
+                cancel_batch_by(connection, found, by=author.by, reason=author.reason, now=self._now())
             return found
 
         found = await self._ledger.write(session, request)

@@ -9,9 +9,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from sendq.clock import Micros
-from sendq.ledger import batches, events
-from sendq.ledger.cancel import after_cancel
-from sendq.ledger.cancel import cancel as cancel_job
+from sendq.ledger import batches
+from sendq.ledger.cancel import after_cancel, cancel_by
 from sendq.ledger.dispatching.followers import followed_by
 from sendq.ledger.reading import batch as batch_reading
 from sendq.ledger.reading import lookup
@@ -53,12 +52,7 @@ def cancel(
     waiting = followed_by(connection, job_id) if before not in FINAL else 0
     if dry_run:
         return CancelResult(str(job_id), before, after_cancel(row), dry_run, waiting)
-    state = cancel_job(connection, job_id, now=now)
-    if before not in FINAL:
-        events.append(
-            connection, "cancel", at=now, by=by, reason=reason, job_id=job_id, batch_id=row.batch_id,
-            application=row.application, grant_id=row.grant_id,
-        )  # fmt: skip
+    state = cancel_by(connection, job_id, by=by, reason=reason, now=now)
     return CancelResult(str(job_id), before, state, dry_run, waiting)
 
 
@@ -87,12 +81,7 @@ def cancel_batch(
         yield CancelBatchProgress(seen, dry_run)
         return
     with ledger.writing() as connection:
-        now = ledger.now()
-        if batches.cancel_batch(connection, batch_id, now=now):
-            events.append(
-                connection, "cancel", at=now, by=by, reason=reason, batch_id=batch_id,
-                application=seen.application, grant_id=seen.grant_id,
-            )  # fmt: skip
+        batches.cancel_batch_by(connection, batch_id, by=by, reason=reason, now=ledger.now())
     yield CancelBatchProgress(_view(ledger, batch_id), dry_run=False)
     after: UUID | None = UUID(int=0)
     steps = 0

@@ -309,6 +309,17 @@ class TestJobs:
         answer = client.post(f"{url}/hold")
         assert (answer.status, told(answer)["state"]) == (409, State.CANCELLED)
 
+    def test_and_batches_are_cancelled_in_the_name_of_the_token(self, client: Client, kept: Ledger) -> None:
+        job = client.post("/v1/send", SEND).headers["location"]
+        batch = client.post("/v1/batches", {"sends": [SEND]}).headers["location"]
+        for url in (job, batch, job, batch):  # the second time, nothing is left to cancel
+            assert client.post(f"{url}/cancel", {"reason": "a mistake"}).status == 200
+        events = [(row.job_id, row.batch_id, row.kind, row.by, row.reason) for row in kept.rows(schema.event)]
+        told_of = [(UUID(job.rpartition("/")[2]), None), (None, UUID(batch.rpartition("/")[2]))]
+        assert events == [(*which, "cancel", "api:shop", "a mistake") for which in told_of]
+        assert fields_of(client.post(f"{job}/cancel", {"reason": "", "by": "anna"})) == ["by"]
+        assert fields_of(client.post(f"{job}/cancel", {"reason": ""})) == ["reason"]
+
     def test_get_another_message_while_they_wait(self, client: Client, kept: Ledger) -> None:
         url = client.post("/v1/send", SEND | {"key": "k"}).headers["location"]
         kept.absorb()
@@ -346,8 +357,12 @@ class TestJobs:
         for priority in ("low", "2"):
             answer = client.get(f"/v1/grants/g1/eta?priority={priority}&due_at=2100-01-01T00:00:00Z")
             assert told(answer)["ahead"] >= 0
-        wrong = client.get("/v1/grants/g1/eta?priority=vip&due_at=now&operation=x")
-        assert sorted(fields_of(wrong)) == ["due_at", "operation", "priority"]
+        later = client.get(
+            "/v1/grants/g1/eta?window=00:00-24:00%20mon-sun%20UTC%202100-01-02&due_at=2100-01-02T12:00:00Z"
+        )
+        assert told(later)["at"].startswith("2100-01-03T00:00")
+        wrong = client.get("/v1/grants/g1/eta?priority=vip&due_at=now&operation=x&window=always")
+        assert sorted(fields_of(wrong)) == ["due_at", "operation", "priority", "window"]
         assert client.get("/v1/grants/a@b").status == 422
 
 

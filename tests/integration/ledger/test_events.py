@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from sendq import InvalidArgument, State
 from sendq.clock import SECOND
 from sendq.facts.outcomes import Hold, Scope
 from sendq.facts.turns import Claimed
 from sendq.ledger import escalation
 from sendq.ledger.db import schema
 from sendq.rules.states import Event
-from tests.support.ledger import Ledger, end, outcome
+from tests.support.ledger import MESSAGE, Ledger, end, outcome
 
 HOUR = 3600 * SECOND
 
@@ -114,3 +115,17 @@ class TestAnEscalation:
             ("escalated", "policy", "google", None),
             *(("reopened", "escalation", "google", f"g{number}") for number in range(3)),
         ]  # fmt: skip
+
+
+def test_a_cancel_is_kept_if_its_author_is_named(ledger: Ledger) -> None:
+    for options in ({}, {"by": "anna"}, {"reason": "a mistake"}):
+        job = ledger.queue.send("g1", MESSAGE, provider="google")
+        batch = ledger.queue.modify("g1", ["m"], unread=False, provider="google")
+        ledger.absorb()
+        assert ledger.queue.cancel(job.id, **options) == State.CANCELLED
+        ledger.queue.cancel_batch(batch.id, **options)
+        ledger.queue.cancel_batch(batch.id, **options)
+    assert told(ledger) == [("cancel", by, "google", "g1") for by in ("anna", "anna", "program", "program")]
+    assert [row.reason for row in ledger.rows(schema.event)] == [None, None, "a mistake", "a mistake"]
+    with pytest.raises(InvalidArgument, match="by: is empty"):
+        ledger.queue.cancel_batch(batch.id, by="")
